@@ -1,0 +1,100 @@
+"""An experiment: every choice of a run in one frozen value. It is its own configuration and reads back from what a run wrote."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from limbeck.method import Method
+from limbeck.methods.sds import SDS
+from limbeck.noise import Fresh, Noise
+from limbeck.representation import Spec
+from limbeck.representations.latents import Latents
+from limbeck.timesteps import Timesteps
+from limbeck.timesteps import Uniform as UniformTimes
+from limbeck.weights import DreamFusion, Weight
+
+
+@dataclass(frozen=True)
+class Optimizer(abc.ABC):
+    """How gradients move parameters. The peak rate belongs to the representation.
+
+    fall: share of the run after which the rate falls linearly to zero; 1 keeps it.
+    """
+
+    fall: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fall <= 1:
+            raise ValueError(f"fall is a share of the run in [0, 1], not {self.fall}")
+
+    @abc.abstractmethod
+    def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer: ...
+
+    def factor(self, step: int, steps: int) -> float:
+        """What multiplies every rate at ``step`` of ``steps``."""
+        progress = step / max(steps, 1)
+        return 1.0 if progress <= self.fall else (1 - progress) / (1 - self.fall)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam without weight decay, which would shrink latents."""
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    eps: float = 1e-15
+
+    def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(list(groups), betas=(self.beta1, self.beta2), eps=self.eps)
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Plain gradient descent, with momentum if asked for."""
+
+    momentum: float = 0.0
+
+    def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(list(groups), momentum=self.momentum)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run.
+
+    prompts: one or more texts. negative: what guidance leads away from, for all of them. model: ``world`` (embedded), ``gaussians``,
+    ``dataset:FOLDER``, or a Stable Diffusion 1/2 folder or hub id. particles: independent results per prompt. batch: particles drawn
+    per step, 0 for all. steps: iterations. seed: decides every random draw.
+    """
+
+    prompts: tuple[str, ...]
+    negative: str = ""
+    model: str = "world"
+    method: Method = field(default_factory=SDS)
+    representation: Spec = field(default_factory=Latents)
+    timesteps: Timesteps = field(default_factory=UniformTimes)
+    weight: Weight = field(default_factory=DreamFusion)
+    noise: Noise = field(default_factory=Fresh)
+    optimizer: Optimizer = field(default_factory=Adam)
+    particles: int = 1
+    batch: int = 0
+    steps: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(p.strip() for p in self.prompts):
+            raise ValueError("a prompt is missing: give at least one text that is not empty")
+        for name, low in (("particles", 1), ("steps", 1), ("batch", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        if self.batch > self.total:
+            raise ValueError(f"batch {self.batch} is more than the {self.total} particles (prompts x particles); use 0 for all")
+
+    @property
+    def total(self) -> int:
+        """Particles in all, prompt by prompt: particle i belongs to prompt i // particles."""
+        return len(self.prompts) * self.particles

@@ -1,0 +1,102 @@
+"""The frame of every method: what it is given for a step, what it answers, what it remembers."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.prior import Conditions, Prior
+from limbeck.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Everything drawn for one step, before any network is called.
+
+    x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle index ``[B]``;
+    rng the step's generator; step and steps where the run stands.
+    """
+
+    x0: Float[Tensor, "b ..."]
+    t: Float[Tensor, "b"]
+    eps: Float[Tensor, "b ..."]
+    told: Conditions
+    view: Int[Tensor, "b"]
+    rng: torch.Generator
+    schedule: NoiseSchedule
+    step: int = 0
+    steps: int = 1
+
+    @cached_property
+    def xt(self) -> Float[Tensor, "b ..."]:
+        """x_t of the detached x0 and the drawn noise."""
+        return self.schedule.noised(self.x0.detach(), self.eps, self.t)
+
+
+class State(Protocol):
+    """What a method remembers between steps, as named tensors for the checkpoint."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def load(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+class Stateless:
+    """The state of a method that remembers nothing."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        if tensors:
+            raise ValueError(f"this method keeps no state, but the checkpoint holds {sorted(tensors)[:3]}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a state may need to be made: how many particles there are in all, how many prompts they belong to, the seed."""
+
+    particles: int
+    prompts: int
+    seed: int
+    x0: Float[Tensor, "n ..."]  #: first x0 of every particle, detached
+
+
+@dataclass(frozen=True)
+class Method(abc.ABC):
+    """A method of score distillation. Subclasses are final frozen dataclasses, their fields the options; one paper, one file."""
+
+    bibtex = ""  #: the paper, for the report
+    passes = ""  #: network passes per particle and step, as in the table of methods
+
+    def init(self, prior: Prior, start: Start) -> State:
+        """The state before the first step."""
+        return Stateless()
+
+    @abc.abstractmethod
+    def __call__(self, prior: Prior, sample: Sample, state: State) -> Float[Tensor, "b ..."]:
+        """The unweighted direction to descend in x0 space; called without a graph."""
+
+    def fit(self, prior: Prior, sample: Sample, state: State) -> dict[str, Tensor]:
+        """The critic's own step, after the particles'. Changes ``state`` in place; returns figures to record."""
+        return {}
+
+    def critic(self, prior: Prior, state: State) -> Prior | None:
+        """The learned denoiser of the particles, where there is one; for pictures of its x0 and for sampling from it."""
+        return None
+
+
+def surrogate(x0: Float[Tensor, "b ..."], direction: Float[Tensor, "b ..."], view: Int[Tensor, "b"]) -> Float[Tensor, ""]:
+    """A scalar whose gradient in x0 is ``direction``, averaged over the views of each particle.
+
+    Only rows of the same particle share the average, so what a particle receives never depends on how many others there are.
+    The value itself means nothing and is never logged.
+    """
+    views = (view[:, None] == view[None]).sum(1)
+    return ((direction.detach() * x0).flatten(1).sum(1) / views.to(x0)).sum()

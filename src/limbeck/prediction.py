@@ -1,0 +1,43 @@
+"""What a denoiser says of x_t: the pair (x0, eps). Every parametrisation is one constructor, none converts into another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.schedule import expand
+
+Kind = Literal["eps", "x0", "v", "flow"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The denoiser's estimate of the clean sample and of the noise, tied by x_t = alpha x0 + sigma eps."""
+
+    x0: Float[Tensor, "b ..."]
+    eps: Float[Tensor, "b ..."]
+
+    @staticmethod
+    def of(kind: Kind, out: Float[Tensor, "b ..."], xt: Float[Tensor, "b ..."], alpha: Float[Tensor, "b"],
+           sigma: Float[Tensor, "b"]) -> Prediction:  # fmt: skip
+        """Read a network's output. ``flow`` is eps - x0 (alpha = 1 - t); ``v`` is alpha eps - sigma x0 (Salimans & Ho 2022).
+
+        ``eps`` needs alpha > 0 and ``x0`` sigma > 0; ``v`` and ``flow`` are stable everywhere.
+        """
+        a, s = expand(alpha, xt), expand(sigma, xt)
+        if kind == "eps":
+            return Prediction((xt - s * out) / a, out)
+        if kind == "x0":
+            return Prediction(out, (xt - a * out) / s)
+        if kind == "v":
+            return Prediction(a * xt - s * out, s * xt + a * out)
+        if kind == "flow":
+            return Prediction(xt - s * out, xt + a * out)
+        raise ValueError(f"unknown prediction type {kind!r}: choose one of {', '.join(get_args(Kind))}")
+
+    def lerp(self, other: Prediction, scale: float) -> Prediction:
+        """self + scale (other - self): with self the null and other the positive prediction, guidance as diffusers counts it."""
+        return Prediction(self.x0.lerp(other.x0, scale), self.eps.lerp(other.eps, scale))

@@ -1,0 +1,94 @@
+"""The one face every frozen model wears, exact or learned, and the guidance that is said once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.prediction import Prediction
+from limbeck.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prior is told about each row: for a text model the token features ``[B, L, D]``, for a mixture class log-weights ``[B, K]``.
+
+    adapted: whether these rows go through the low-rank critic adapters of the network rather than past them.
+    """
+
+    data: Float[Tensor, "b ..."]
+    adapted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, rows: Tensor | slice) -> Condition:
+        return replace(self, data=self.data[rows])
+
+    def through_adapter(self) -> Condition:
+        """The same words, asked of the critic that shares the prior's network."""
+        return replace(self, adapted=True)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """A prompt as the prior hears it: ``pos`` the text, ``null`` the empty or negative text it is guided away from."""
+
+    pos: Condition
+    null: Condition
+
+    def __getitem__(self, rows: Tensor | slice) -> Conditions:
+        return Conditions(self.pos[rows], self.null[rows])
+
+
+@dataclass
+class Meter:
+    """Network passes so far: ``calls`` of the network, ``rows`` through it."""
+
+    calls: int = 0
+    rows: int = 0
+
+    def count(self, rows: int) -> None:
+        self.calls += 1
+        self.rows += rows
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A frozen model as one callable. Images are [0, 1] float32 NCHW outside; casts happen only inside."""
+
+    schedule: NoiseSchedule
+    shape: tuple[int, ...]  #: of one x0: (channels, height, width), or (dimension,) for a plain mixture
+    image_size: tuple[int, int]  #: height and width of what ``encode`` takes by default
+    device: str
+    meter: Meter  #: network passes so far
+
+    def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
+        """Predictions at x_t under each condition, all in one network call, float32 (float64 for exact priors fed float64)."""
+        ...
+
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+        """x0 of images in [0, 1], differentiable."""
+        ...
+
+    def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b 3 h w"]:
+        """Images in [0, 1] of x0."""
+        ...
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """One row per prompt; the empty string is the unconditional row. Cached."""
+        ...
+
+
+def guided(prior: Prior, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Conditions, scale: float) -> Prediction:
+    """null + scale (pos - null). Scale 1 and scale 0 cost one pass, any other two in one call."""
+    if scale == 1:
+        return prior(xt, t, told.pos)[0]
+    if scale == 0:
+        return prior(xt, t, told.null)[0]
+    null, pos = prior(xt, t, told.null, told.pos)
+    return null.lerp(pos, scale)

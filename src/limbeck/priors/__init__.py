@@ -1,0 +1,1 @@
+"""Frozen models: exact ones in closed form and learned ones from diffusers."""

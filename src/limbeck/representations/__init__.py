@@ -1,0 +1,1 @@
+"""What can be optimised: one file each, found by name."""

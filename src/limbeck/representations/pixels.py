@@ -1,0 +1,68 @@
+"""Pixels as parameters, kept in [0, 1] by a sigmoid and spread over a pyramid of scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limbeck.prior import Prior
+from limbeck.representation import Render, Representation, Spec
+
+
+class PixelParticles(Representation):
+    """image = sigmoid(sum of the levels, each enlarged to full size); level k has 1 / 2^k of the resolution."""
+
+    def __init__(self, start: list[Tensor], rate: float, smooth: float):
+        super().__init__()
+        self.levels = nn.ModuleList(nn.ParameterList(level.unbind(0)) for level in start)
+        self.rate, self.smooth = rate, smooth
+
+    def render(self, view: Int[Tensor, "b"]) -> Render:
+        rows = view.tolist()
+        stacks = [torch.stack([level[i] for i in rows]) for level in self.levels]
+        size = stacks[0].shape[-2:]
+        total = stacks[0]
+        for stack in stacks[1:]:
+            total = total + F.interpolate(stack, size, mode="bilinear", align_corners=False)
+        return Render(total.sigmoid(), "image")
+
+    def groups(self) -> list[dict]:
+        return [{"params": list(self.levels.parameters()), "lr": self.rate}]
+
+    def regularise(self, render: Render) -> dict[str, Float[Tensor, ""]]:
+        if self.smooth == 0:
+            return {}
+        x = render.image
+        steep = (x.diff(dim=-1).square().sum((1, 2, 3)) + x.diff(dim=-2).square().sum((1, 2, 3))).sum()
+        return {"smooth": self.smooth * steep}
+
+
+@dataclass(frozen=True)
+class Pixels(Spec):
+    """RGB particles that start near mid grey.
+
+    A gradient through an autoencoder is rough at the finest scale. The coarse levels of the pyramid collect what neighbours agree on
+    and so move faster than that roughness. rate: peak learning rate of the logits. levels: scales, 1 for plain pixels.
+    spread: deviation of the start at the coarsest level. smooth: weight of squared differences of neighbours.
+    """
+
+    rate: float = 0.03
+    levels: int = 5
+    spread: float = 0.5
+    smooth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0 or self.levels < 1 or self.spread < 0 or self.smooth < 0:
+            raise ValueError(f"rate must be positive, levels at least 1, spread and smooth not negative: {self}")
+
+    def build(self, prior: Prior, particles: int, seed: int) -> Representation:
+        rng = torch.Generator().manual_seed(seed)
+        h, w = prior.image_size
+        sizes = [(max(h >> k, 1), max(w >> k, 1)) for k in range(self.levels)]
+        start = [torch.zeros(particles, 3, *size) for size in sizes]
+        start[-1] = self.spread * torch.randn(start[-1].shape, generator=rng)
+        return PixelParticles(start, self.rate, self.smooth).to(prior.device)

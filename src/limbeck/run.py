@@ -1,0 +1,167 @@
+"""The loop: one step of any method on any representation, and the state that makes a resumed run bit-identical."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.experiment import Experiment
+from limbeck.method import Sample, Start, State, surrogate
+from limbeck.prior import Conditions, Prior
+from limbeck.schedule import expand
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The only source of randomness of a step, on the CPU so that every device draws the same."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+class NonFinite(RuntimeError):
+    """A value stopped being finite. ``cause`` names it; ``inputs`` are the tensors of the step, for the failure file."""
+
+    def __init__(self, step: int, cause: str, inputs: dict[str, Tensor]):
+        super().__init__(f"step {step}: {cause} is not finite")
+        self.step, self.cause, self.inputs = step, cause, inputs
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did. ``gradient`` is w(t) times the direction; figures are scalars still on the device."""
+
+    step: int
+    sample: Sample
+    gradient: Float[Tensor, "b ..."]
+    figures: dict[str, Tensor]
+
+
+@dataclass
+class Cost:
+    """Seconds and network passes by part, added up over a run. Seconds are of the host: on a GPU, work is queued ahead of them."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+class Run:
+    """Particles, optimiser and critic of an experiment under way."""
+
+    def __init__(self, experiment: Experiment, prior: Prior):
+        e = experiment
+        self.experiment, self.prior = e, prior
+        self.told = Conditions(prior.condition(e.prompts), prior.condition([e.negative] * len(e.prompts)))
+        self.representation = e.representation.build(prior, e.total, e.seed)
+        self.optimizer = e.optimizer.build(self.representation.groups())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        everyone = torch.arange(e.total)
+        with torch.no_grad():
+            first = self._x0(self.representation.render(everyone))
+        self.state: State = e.method.init(prior, Start(e.total, len(e.prompts), e.seed, first))
+        self.step = 0
+        self.cost = Cost()
+
+    def _x0(self, render) -> Tensor:
+        return self.prior.encode(render.image) if render.space == "image" else render.image
+
+    def told_to(self, view: Int[Tensor, "b"]) -> Conditions:
+        """The conditions of particles."""
+        return self.told[(view // self.experiment.particles).to(self.prior.device)]
+
+    def _draw(self, rng: torch.Generator) -> Int[Tensor, "b"]:
+        e = self.experiment
+        everyone = torch.arange(e.total)
+        return everyone if e.batch in (0, e.total) else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
+
+    def advance(self) -> Step:
+        """One step of the experiment; raises ``NonFinite`` before anything is changed by a value that is not finite."""
+        e, prior, cost = self.experiment, self.prior, self.cost
+        rng = generator(e.seed, self.step)
+        view = self._draw(rng)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * e.optimizer.factor(self.step, e.steps)
+        with cost.of("render"):
+            render = self.representation.render(view)
+        with cost.of("encode"):
+            x0 = self._x0(render)
+        t = prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), rng)).to(x0.device)
+        eps = e.noise(view, tuple(x0.shape[1:]), e.seed, rng).to(x0)
+        sample = Sample(x0, t, eps, self.told_to(view), view, rng, prior.schedule, self.step, e.steps)
+        with cost.of("method"), torch.no_grad():
+            direction = e.method(prior, sample, self.state)
+            weight = e.weight(prior.schedule, t)
+            gradient = expand(weight, direction) * direction
+        terms = self.representation.regularise(render)
+        with cost.of("backward"):
+            torch.stack([surrogate(x0, gradient, view.to(x0.device)), *terms.values()]).sum().backward()
+        figures = self._figures(sample, direction, gradient, weight)
+        self._check(sample, gradient, figures)
+        with cost.of("optimiser"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        with cost.of("critic"):
+            figures |= e.method.fit(prior, sample, self.state)
+        self.step += 1
+        return Step(self.step, sample, gradient, figures)
+
+    def _figures(self, sample: Sample, direction: Tensor, gradient: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        norms = torch._foreach_norm([p.grad for p in self.representation.parameters() if p.grad is not None])
+        return {
+            "residual": direction.square().mean().sqrt(),
+            "gradient": gradient.square().mean().sqrt(),
+            "parameters": torch.stack(norms).norm(),
+            "weight": weight.mean(),
+            "t": sample.t.mean(),
+        }
+
+    def _check(self, sample: Sample, gradient: Tensor, figures: dict[str, Tensor]) -> None:
+        if bool(figures["parameters"].isfinite()):
+            return
+        inputs = {"x0": sample.x0.detach(), "t": sample.t, "eps": sample.eps, "gradient": gradient}
+        named = {"x0": "the render or its encoding", "gradient": "the direction the method answered"}
+        bad = [text for key, text in named.items() if not bool(inputs[key].isfinite().all())]
+        raise NonFinite(self.step, bad[0] if bad else "the gradient of the parameters", inputs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, besides the experiment."""
+        out = {f"representation.{k}": v for k, v in self.representation.state_dict().items()}
+        out |= {f"state.{k}": v for k, v in self.state.tensors().items()}
+        return out | {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+
+    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Go on from what ``tensors`` returned after ``step`` steps."""
+        part = lambda head: {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
+        self.representation.load_state_dict(part("representation."))
+        load_optimizer(self.optimizer, part("optimizer."))
+        self.state.load(part("state."))
+        self.step = step
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's memory by parameter number and name."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {f"{i}.{k}": v for i, p in enumerate(parameters) for k, v in optimizer.state[p].items() if isinstance(v, Tensor)}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` returned."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in enumerate(parameters):
+        memory = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.split(".", 1)[0] == str(i)}
+        optimizer.state[p] = {k: v.clone() if k == "step" else v.to(p.device).clone() for k, v in memory.items()}
+
+
+def steps(experiment: Experiment, prior: Prior) -> Iterator[Step]:
+    """The loop as a generator: look at, log or change what you like between steps."""
+    run = Run(experiment, prior)
+    while run.step < experiment.steps:
+        yield run.advance()
