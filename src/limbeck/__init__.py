@@ -1,0 +1,3 @@
+"""Limbeck: a laboratory for score distillation."""
+
+__version__ = "0.1.0"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +48,9 @@ class State(Protocol):
     def load(self, tensors: dict[str, Tensor]) -> None: ...
 
 
+S = TypeVar("S", bound=State)
+
+
 class Stateless:
     """The state of a method that remembers nothing."""
 
@@ -69,27 +73,38 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Method(abc.ABC):
+class Method(abc.ABC, Generic[S]):
     """A method of score distillation. Subclasses are final frozen dataclasses, their fields the options; one paper, one file."""
 
     bibtex = ""  #: the paper, for the report
     passes = ""  #: network passes per particle and step, as in the table of methods
 
-    def init(self, prior: Prior, start: Start) -> State:
+    @abc.abstractmethod
+    def init(self, prior: Prior, start: Start) -> S:
         """The state before the first step."""
-        return Stateless()
 
     @abc.abstractmethod
-    def __call__(self, prior: Prior, sample: Sample, state: State) -> Float[Tensor, "b ..."]:
+    def __call__(self, prior: Prior, sample: Sample, state: S) -> Float[Tensor, "b ..."]:
         """The unweighted direction to descend in x0 space; called without a graph."""
 
-    def fit(self, prior: Prior, sample: Sample, state: State) -> dict[str, Tensor]:
+    def fit(self, prior: Prior, sample: Sample, state: S) -> dict[str, Tensor]:
         """The critic's own step, after the particles'. Changes ``state`` in place; returns figures to record."""
         return {}
 
-    def critic(self, prior: Prior, state: State) -> Prior | None:
+    def critic_prior(self, prior: Prior, state: S) -> Prior | None:
         """The learned denoiser of the particles, where there is one; for pictures of its x0 and for sampling from it."""
         return None
+
+    def save_critic(self, prior: Prior, state: S, folder: Path) -> None:
+        """Write the critic's weights for use elsewhere, where there is one."""
+
+
+@dataclass(frozen=True)
+class Memoryless(Method[Stateless]):
+    """A method whose every step stands alone."""
+
+    def init(self, prior: Prior, start: Start) -> Stateless:
+        return Stateless()
 
 
 def surrogate(x0: Float[Tensor, "b ..."], direction: Float[Tensor, "b ..."], view: Int[Tensor, "b"]) -> Float[Tensor, ""]:

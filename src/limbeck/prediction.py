@@ -41,3 +41,13 @@ class Prediction:
     def lerp(self, other: Prediction, scale: float) -> Prediction:
         """self + scale (other - self): with self the null and other the positive prediction, guidance as diffusers counts it."""
         return Prediction(self.x0.lerp(other.x0, scale), self.eps.lerp(other.eps, scale))
+
+    def output(self, kind: Kind, alpha: Float[Tensor, "b"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b ..."]:
+        """What a network of parametrisation ``kind`` would have said; of the true (x0, eps) it is the training target."""
+        if kind == "eps":
+            return self.eps
+        if kind == "x0":
+            return self.x0
+        if kind == "v":
+            return expand(alpha, self.x0) * self.eps - expand(sigma, self.x0) * self.x0
+        return self.eps - self.x0

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prediction import Prediction
+from limbeck.prediction import Kind, Prediction
 from limbeck.schedule import NoiseSchedule
 
 
@@ -62,6 +62,7 @@ class Prior(Protocol):
     """A frozen model as one callable. Images are [0, 1] float32 NCHW outside; casts happen only inside."""
 
     schedule: NoiseSchedule
+    kind: Kind  #: the parametrisation its network was trained in, and a critic's is
     shape: tuple[int, ...]  #: of one x0: (channels, height, width), or (dimension,) for a plain mixture
     image_size: tuple[int, int]  #: height and width of what ``encode`` takes by default
     device: str
@@ -84,11 +85,18 @@ class Prior(Protocol):
         ...
 
 
-def guided(prior: Prior, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Conditions, scale: float) -> Prediction:
-    """null + scale (pos - null). Scale 1 and scale 0 cost one pass, any other two in one call."""
+def asked(told: Conditions, scale: float) -> list[Condition]:
+    """The conditions guidance needs: one at scale 1 or 0, else null and pos."""
     if scale == 1:
-        return prior(xt, t, told.pos)[0]
-    if scale == 0:
-        return prior(xt, t, told.null)[0]
-    null, pos = prior(xt, t, told.null, told.pos)
-    return null.lerp(pos, scale)
+        return [told.pos]
+    return [told.null] if scale == 0 else [told.null, told.pos]
+
+
+def combined(answers: Sequence[Prediction], scale: float) -> Prediction:
+    """null + scale (pos - null), from the answers to ``asked``."""
+    return answers[0].lerp(answers[1], scale) if len(answers) == 2 else answers[0]
+
+
+def guided(prior: Prior, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Conditions, scale: float) -> Prediction:
+    """Guidance as diffusers counts it. Scale 1 and scale 0 cost one pass, any other two in one call."""
+    return combined(prior(xt, t, *asked(told, scale)), scale)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.experiment import Experiment
+from limbeck.memory import load_optimizer, optimizer_tensors
 from limbeck.method import Sample, Start, State, surrogate
 from limbeck.prior import Conditions, Prior
 from limbeck.schedule import expand
@@ -144,20 +145,6 @@ class Run:
         load_optimizer(self.optimizer, part("optimizer."))
         self.state.load(part("state."))
         self.step = step
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory by parameter number and name."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {f"{i}.{k}": v for i, p in enumerate(parameters) for k, v in optimizer.state[p].items() if isinstance(v, Tensor)}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` returned."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, p in enumerate(parameters):
-        memory = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.split(".", 1)[0] == str(i)}
-        optimizer.state[p] = {k: v.clone() if k == "step" else v.to(p.device).clone() for k, v in memory.items()}
 
 
 def steps(experiment: Experiment, prior: Prior) -> Iterator[Step]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Method, Sample, State
+from limbeck.method import Memoryless, Sample, Stateless
 from limbeck.prior import Prior, guided
 
 
 @dataclass(frozen=True)
-class SDS(Method):
+class SDS(Memoryless):
     """eps_hat_s(x_t, t, y) - eps.
 
     guidance: s of eps_null + s (eps_y - eps_null); the paper's omega is s - 1, its 100 our 101.
@@ -24,5 +24,5 @@ class SDS(Method):
   author={Poole, Ben and Jain, Ajay and Barron, Jonathan T. and Mildenhall, Ben}, journal={arXiv:2209.14988}, year={2022}}"""
     passes = "2 (1 at guidance 1)"
 
-    def __call__(self, prior: Prior, sample: Sample, state: State) -> Float[Tensor, "b ..."]:
+    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
         return guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prediction import Prediction
+from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Meter
 from limbeck.schedule import NoiseSchedule, expand, stable_diffusion
 
@@ -48,6 +48,7 @@ class GaussianMixture:
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule = field(default_factory=stable_diffusion)
     device: str = "cpu"
+    kind: Kind = "eps"
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -111,6 +112,7 @@ class DataSet:
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule = field(default_factory=stable_diffusion)
     device: str = "cpu"
+    kind: Kind = "eps"
     chunk: int = 2048
 
     def __post_init__(self) -> None:

@@ -1,0 +1,55 @@
+"""Checkpoints: named tensors and a note in one safetensors file that is either the old one or the new one, never half of either."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+
+def save(path: Path, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
+    """Replace ``path`` in one move. If the disk is full, what was there stays and OSError says so."""
+    part = path.with_name(path.name + ".part")
+    # safetensors refuses tensors that share memory; a clone on the CPU shares nothing
+    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    data = serialise(own, {"note": json.dumps(note or {})})
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        kept = "; the one before is kept" if path.exists() else ""
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror} ({len(data) / 1e6:.1f} MB needed){kept}") from error
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ValueError(f"{path} is damaged ({reason}): delete it to start the run over, or name another folder")
+
+
+def note(path: Path) -> dict[str, Any]:
+    """The note alone, without reading the tensors. ValueError if the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["note"])
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise _broken(path, error) from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, on the CPU, and note. ValueError if the file is damaged."""
+    told = note(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise _broken(path, error) from error

@@ -1,0 +1,147 @@
+"""Components by name: nothing is registered; a class is found because it is a file of the package, or a file of yours."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+OWN_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<name>\w*))?")
+
+
+def unknown(what: str, value: object, accepted: Iterable[str]) -> ValueError:
+    """The error for a name that is none: names the value, the nearest accepted one and all accepted ones."""
+    names = sorted(accepted)
+    close = difflib.get_close_matches(_squash(str(value)), {_squash(n): n for n in names}, n=1, cutoff=0.5)
+    guess = next((f" Did you mean {n}?" for n in names if close and _squash(n) == close[0]), "")
+    return ValueError(f"no {what} is called {str(value)!r}.{guess} Accepted: {', '.join(names) or 'none'}")
+
+
+def _squash(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def base_of(hint: Any) -> type | None:
+    """The component base of a field's type, also of ``Base | None``; None where the field is a plain value."""
+    for part in typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,):
+        if isinstance(part, type) and is_dataclass(part):
+            return part
+    return None
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The types of the options of a dataclass, by name, in order."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+
+
+@cache
+def _home(base: type) -> tuple[str, ...]:
+    """Modules where subclasses of ``base`` live: the package named as its module with an s, or the module itself."""
+    plural = base.__module__ + "s"
+    # a base of your own file has no package beside it
+    packaged = base.__module__.startswith("limbeck.") and importlib.util.find_spec(plural) is not None
+    top = plural if packaged else base.__module__
+    module = importlib.import_module(top)
+    inside = pkgutil.iter_modules(module.__path__, top + ".") if "__path__" in vars(module) else ()
+    return (top, *(found.name for found in inside))
+
+
+def _concrete(module: types.ModuleType, base: type) -> list[type]:
+    own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
+    return [c for c in own if not inspect.isabstract(c) and not c.__name__.startswith("_")]
+
+
+def choices(base: type) -> dict[str, type]:
+    """Every component of the package that can stand for ``base``: its class name in lower case, and the class; sorted."""
+    found = (c for name in _home(base) for c in _concrete(importlib.import_module(name), base))
+    return dict(sorted((c.__name__.lower(), c) for c in found if not (inspect.isabstract(base) and c is base)))
+
+
+def find(base: type, name: str) -> type:
+    """The class called ``name``: of the package (any case, ``-`` and ``_`` allowed), or ``path/to/mine.py:MyClass`` of your own.
+
+    Raises ValueError that says what is accepted, where the name is unknown or the class does not fit ``base``.
+    """
+    own = OWN_FILE.fullmatch(name)
+    if own:
+        return _from_file(base, Path(own["path"]), own["name"] or "")
+    known = choices(base)
+    for key, cls in known.items():
+        if _squash(name) == key.replace("_", ""):
+            return cls
+    error = unknown(_noun(base), name, known)
+    raise ValueError(f"{error}, or path/to/file.py:ClassName of your own")
+
+
+def name_of(component: object) -> str:
+    """What ``find`` finds the class of ``component`` by."""
+    cls = type(component)
+    if cls.__module__.split(".")[0] == __name__.split(".")[0]:
+        return cls.__name__.lower()
+    file = vars(sys.modules[cls.__module__]).get("__file__")
+    if file is None:
+        # made in a notebook or a console: the name tells a reader what it was, and reading it back fails with the reason
+        return f"{cls.__module__}:{cls.__qualname__}"
+    return f"{Path(file).resolve()}:{cls.__qualname__}"
+
+
+def _noun(base: type) -> str:
+    return {"Spec": "representation"}.get(base.__name__, base.__name__.removesuffix("Spec").lower())
+
+
+def _from_file(base: type, path: Path, name: str) -> type:
+    module = _import(path)
+    fitting = {c.__name__: c for c in _concrete(module, base) if c.__module__ == module.__name__}
+    if not name and len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if not name:
+        raise ValueError(f"{path} must be followed by :ClassName; it defines {', '.join(fitting) or f'no {_noun(base)}'}")
+    cls = vars(module).get(name)
+    if not isinstance(cls, type):
+        raise unknown(f"{_noun(base)} in {path}", name, fitting)
+    if not issubclass(cls, base):
+        raise ValueError(f"{name} in {path} is no {_noun(base)}: let it inherit from {base.__module__}.{base.__qualname__}")
+    if inspect.isabstract(cls):
+        raise ValueError(f"{name} in {path} lacks {', '.join(sorted(cls.__abstractmethods__))}")
+    if vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
+        raise ValueError(f"{name} in {path} has options but is no dataclass: put @dataclass(frozen=True) above it")
+    return cls
+
+
+def _import(path: Path) -> types.ModuleType:
+    """The module in ``path``; the one already imported where there is one, so that its classes stay equal."""
+    full = path.expanduser().resolve()
+    if not full.is_file():
+        raise ValueError(f"no file {path}: give path/to/file.py:ClassName")
+    for module in list(sys.modules.values()):
+        file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
+        # a module of our own making goes by its content, below
+        if file and not module.__name__.startswith("own_") and Path(file) == full:
+            return module
+    content = full.read_bytes()
+    name = f"own_{hashlib.sha256(bytes(full) + content).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, full)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while they are made
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

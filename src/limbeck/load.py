@@ -1,0 +1,72 @@
+"""From the word behind ``--model`` to a prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from limbeck.prior import Prior
+from limbeck.priors.exact import DataSet, coloured_shapes
+
+WORLD = Path(__file__).parent / "world" / "weights"  #: the embedded pipeline
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def pick_device(device: str) -> str:
+    """``auto`` becomes cuda where there is one, else cpu; a device that is not there is an error."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch sees no CUDA device here; use --device cpu")
+    if device.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"unknown device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def load(model: str = "world", device: str = "auto") -> Prior:
+    """The prior behind a name: ``world`` (embedded), ``gaussians``, ``dataset:FOLDER``, a pipeline folder, or a hub id.
+
+    Raises ValueError where there is no such thing or it is of another kind.
+    """
+    device = pick_device(device)
+    if model == "gaussians":
+        return coloured_shapes()
+    if model.startswith("dataset:"):
+        return load_dataset(Path(model.removeprefix("dataset:")))
+    from limbeck.priors.stable import Stable, check_layout
+
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    if model == "world":
+        check_layout(WORLD)
+        return Stable(str(WORLD), device, torch.float32)
+    if Path(model).exists():
+        check_layout(Path(model))
+    elif model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise ValueError(f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline folder, or a hub id like owner/name")
+    try:
+        return Stable(model, device, dtype)
+    except OSError as error:
+        raise ValueError(f"could not load {model!r}: {str(error).splitlines()[0]}") from error
+
+
+def load_dataset(folder: Path, size: int = 64) -> DataSet:
+    """The pictures below a folder, cut square from the middle and resized; the label is the path in words (``cats/red_one.png``)."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not folder.is_dir():
+        raise ValueError(f"no data set: {folder} is not a folder")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS)
+    if not files:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
+    store = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    for i, path in enumerate(files):
+        try:
+            with Image.open(path) as image:
+                square = ImageOps.fit(image.convert("RGB"), (size, size))
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path} is not a picture that can be read") from error
+        store[i] = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+    labels = tuple(str(p.relative_to(folder).with_suffix("")).replace("_", " ").replace("-", " ") for p in files)
+    return DataSet(store, labels)

@@ -1,0 +1,48 @@
+"""VSD, variational score distillation: ProlificDreamer (Wang et al. 2023, arXiv 2305.16213), eq. 8 and algorithm 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.critics import Critic, CriticSpec, LowRank
+from limbeck.method import Method, Sample, Start
+from limbeck.prior import Prior, asked, combined
+
+
+@dataclass(frozen=True)
+class VSD(Method[Critic]):
+    """eps_hat_s(x_t, t, y) - eps_phi(x_t, t, y), phi a denoiser of the particles.
+
+    guidance: s of the prior. critic_guidance: the same of phi; 1 is one pass. critic: what phi is and how it learns.
+    """
+
+    guidance: float = 7.5
+    critic_guidance: float = 1.0
+    critic: CriticSpec = field(default_factory=LowRank)
+
+    bibtex = """@inproceedings{wang2023prolificdreamer, title={ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation
+  with Variational Score Distillation}, author={Wang, Zhengyi and Lu, Cheng and Wang, Yikai and Bao, Fan and Li, Chongxuan and
+  Su, Hang and Zhu, Jun}, booktitle={NeurIPS}, year={2023}}"""
+    passes = "3 + 1 with backward (low-rank critic: the 3 in one call)"
+
+    def init(self, prior: Prior, start: Start) -> Critic:
+        return self.critic.build(prior, start)
+
+    def __call__(self, prior: Prior, sample: Sample, state: Critic) -> Float[Tensor, "b ..."]:
+        state.see(sample)
+        frozen, own = asked(sample.told, self.guidance), asked(sample.told, self.critic_guidance)
+        said, phi = state.beside(prior, sample, frozen, own)
+        return combined(said, self.guidance).eps - combined(phi, self.critic_guidance).eps
+
+    def fit(self, prior: Prior, sample: Sample, state: Critic) -> dict[str, Tensor]:
+        return state.fit(sample)
+
+    def critic_prior(self, prior: Prior, state: Critic) -> Prior:
+        return state.prior()
+
+    def save_critic(self, prior: Prior, state: Critic, folder: Path) -> None:
+        state.save(folder)

@@ -1,0 +1,51 @@
+"""Does a picture show what its prompt says? The prompt is read by a word list, the picture by the world's evaluator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.world.scene import ASYMMETRIC, ATTRIBUTES, OBJECTS
+
+
+def said(prompt: str) -> dict[str, int]:
+    """Indices of the world's attributes that a prompt names, in any order, by whole words whatever their case.
+
+    An attribute is left out when no word of it is there, or words of two: *a red cube beside a blue cube* says no one colour.
+    """
+    words = set(re.findall(r"[a-z]+", prompt.lower()))
+    named = {name: [i for i, word in enumerate(known) if word in words] for name, known in ATTRIBUTES.items()}
+    return {name: hits[0] for name, hits in named.items() if len(hits) == 1}
+
+
+def judged(prompt: str) -> dict[str, int]:
+    """The part of ``said`` that a picture can be judged by: nothing without an object, no view of an object that has no sides."""
+    told = said(prompt)
+    if "object" not in told:
+        return {}
+    sided = OBJECTS[told["object"]] in ASYMMETRIC
+    overhead = ATTRIBUTES["view"].index("overhead")
+    return {name: i for name, i in told.items() if name != "view" or sided or i == overhead}
+
+
+def agreement(verdicts: Int[Tensor, "n 5"], prompts: Sequence[str]) -> dict[str, float]:
+    """Share of pictures whose verdict equals what their prompt says, by attribute; attributes never said are left out.
+
+    verdicts: what ``Evaluator.judge`` answers, in the order of ``ATTRIBUTES``; prompts: one per picture. Every share is over the
+    pictures whose prompt says that attribute. ``all``: every said attribute is right. ``rejected``: the evaluator sees none of its
+    objects, which counts as a wrong object. Range [0, 1], no unit.
+    """
+    right: dict[str, list[bool]] = {}
+    for row, prompt in zip(verdicts.tolist(), prompts, strict=True):
+        told = judged(prompt)
+        if not told:
+            continue
+        seen = dict(zip(ATTRIBUTES, row, strict=True))
+        hits = {name: seen[name] == i for name, i in told.items()}
+        for name, hit in {**hits, "all": all(hits.values()), "rejected": seen["object"] >= len(OBJECTS)}.items():
+            right.setdefault(name, []).append(hit)
+    order = [*ATTRIBUTES, "all", "rejected"]
+    return {name: sum(right[name]) / len(right[name]) for name in order if name in right}

@@ -1,0 +1,80 @@
+"""Low-rank adapters on a frozen network, with rows: in one call some rows pass through them and the others do not.
+
+Hooks add B A x to the output of the attention projections, so the frozen network itself is never touched: without adapted rows its
+output is the pretrained one bit for bit. Saved in the layout that diffusers' ``load_lora_weights`` reads.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from limbeck.prior import Prior
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  #: Hu et al. 2021 on attention; what the diffusers scripts adapt
+
+
+class Rows:
+    """Which rows of the call under way pass through the adapters: an index tensor, or None for none."""
+
+    def __init__(self) -> None:
+        self.index: Tensor | None = None
+        self.everyone = False  #: all rows do; saves the gather
+
+
+@runtime_checkable
+class Networked(Prior, Protocol):
+    """A prior with a network whose rows can pass through adapters."""
+
+    unet: nn.Module
+    rows: Rows
+
+
+class Adapters(nn.Module):
+    """One pair (A ``[rank, in]``, B ``[out, rank]``) per attention projection. B starts at zero: at first they change nothing."""
+
+    def __init__(self, network: nn.Module, rows: Rows, rank: int, rng: torch.Generator):
+        super().__init__()
+        layers = {n: m for n, m in network.named_modules() if n.endswith(TARGETS) and isinstance(m, nn.Linear)}
+        if not layers:
+            raise ValueError(f"{type(network).__name__} has no linear layer named {', '.join(TARGETS)} to adapt")
+        self.names = list(layers)
+        self.rank = rank
+        self.down = nn.ParameterList()
+        self.up = nn.ParameterList()
+        self._hooks = []
+        for i, layer in enumerate(layers.values()):
+            bound = 1 / math.sqrt(layer.in_features)  # as kaiming_uniform with a = sqrt 5, the habit of LoRA
+            start = (torch.rand(rank, layer.in_features, generator=rng) * 2 - 1) * bound
+            self.down.append(nn.Parameter(start.to(layer.weight.device, torch.float32)))
+            self.up.append(nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device)))
+            self._hooks.append(layer.register_forward_hook(self._hook(i, rows)))
+
+    def _hook(self, i: int, rows: Rows):
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            if rows.index is None:
+                return out
+            x = inputs[0] if rows.everyone else inputs[0][rows.index]
+            change = (x @ self.down[i].T.to(x.dtype)) @ self.up[i].T.to(x.dtype)
+            return out + change if rows.everyone else out.index_add(0, rows.index, change)
+
+        return hook
+
+    def remove(self) -> None:
+        """Take the hooks off the network."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def save(self, folder: Path) -> None:
+        """Write ``pytorch_lora_weights.safetensors``; scaling is alpha / rank = 1."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for name, a, b in zip(self.names, self.down, self.up, strict=True):
+            tensors[f"unet.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
+            tensors[f"unet.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+        save_file(tensors, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
