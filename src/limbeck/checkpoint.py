@@ -13,7 +13,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 
-def save(path: Path, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
     """Replace ``path`` in one move. If the disk is full, what was there stays and OSError says so."""
     part = path.with_name(path.name + ".part")
     # safetensors refuses tensors that share memory; a clone on the CPU shares nothing
@@ -36,7 +36,7 @@ def _broken(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}): delete it to start the run over, or name another folder")
 
 
-def note(path: Path) -> dict[str, Any]:
+def read_note(path: Path) -> dict[str, Any]:
     """The note alone, without reading the tensors. ValueError if the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
@@ -45,9 +45,9 @@ def note(path: Path) -> dict[str, Any]:
         raise _broken(path, error) from error
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, on the CPU, and note. ValueError if the file is damaged."""
-    told = note(path)
+    told = read_note(path)
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, told  # noqa: SIM118 (no mapping)

@@ -21,12 +21,18 @@ from typing import Any
 OWN_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<name>\w*))?")
 
 
+def close(value: str, names: Iterable[str]) -> str | None:
+    """The name that ``value`` may be a slip of, if there is one; case, hyphens and underscores count for nothing."""
+    squashed = {_squash(name): name for name in names}
+    return next((squashed[found] for found in difflib.get_close_matches(_squash(value), squashed, n=1, cutoff=0.6)), None)
+
+
 def unknown(what: str, value: object, accepted: Iterable[str]) -> ValueError:
     """The error for a name that is none: names the value, the nearest accepted one and all accepted ones."""
     names = sorted(accepted)
-    close = difflib.get_close_matches(_squash(str(value)), {_squash(n): n for n in names}, n=1, cutoff=0.5)
-    guess = next((f" Did you mean {n}?" for n in names if close and _squash(n) == close[0]), "")
-    return ValueError(f"no {what} is called {str(value)!r}.{guess} Accepted: {', '.join(names) or 'none'}")
+    guess = close(str(value), names)
+    hint = f" Did you mean {guess}?" if guess else ""
+    return ValueError(f"no {what} is called {str(value)!r}.{hint} Accepted: {', '.join(names) or 'none'}")
 
 
 def _squash(name: str) -> str:
@@ -34,10 +40,14 @@ def _squash(name: str) -> str:
 
 
 def base_of(hint: Any) -> type | None:
-    """The component base of a field's type, also of ``Base | None``; None where the field is a plain value."""
+    """The dataclass a field holds, also of ``Base | None``; None where the field is a plain value.
+
+    Where it is abstract, a component is chosen for it by name; where it is concrete, it is that class and has no name.
+    """
     for part in typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,):
-        if isinstance(part, type) and is_dataclass(part):
-            return part
+        plain = typing.get_origin(part) or part  # Method[State] is a Method
+        if isinstance(plain, type) and is_dataclass(plain):
+            return plain
     return None
 
 
@@ -86,9 +96,8 @@ def find(base: type, name: str) -> type:
     raise ValueError(f"{error}, or path/to/file.py:ClassName of your own")
 
 
-def name_of(component: object) -> str:
-    """What ``find`` finds the class of ``component`` by."""
-    cls = type(component)
+def name_of(cls: type) -> str:
+    """What ``find`` finds the class by."""
     if cls.__module__.split(".")[0] == __name__.split(".")[0]:
         return cls.__name__.lower()
     file = vars(sys.modules[cls.__module__]).get("__file__")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import types
 import typing
 import unicodedata
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from limbeck.components import base_of, find, hints_of, name_of, unknown
+from limbeck.components import base_of, choices, find, hints_of, name_of, unknown
 
 if TYPE_CHECKING:
     from limbeck.experiment import Experiment
@@ -38,8 +39,9 @@ def wanted(hint: Any) -> str:
 
 def mapping(value: Any, hint: Any = None) -> Any:
     """``value`` in plain lists, mappings and scalars; a component becomes its name and its options."""
-    if base_of(hint or type(value)) is not None and value is not None:
-        return {"name": name_of(value)} | options(value)
+    base = base_of(hint or type(value))
+    if base is not None and value is not None:
+        return ({"name": name_of(type(value))} if inspect.isabstract(base) else {}) | options(value)
     if isinstance(value, tuple):
         args = typing.get_args(hint)
         each = args if args and args[1:] != (...,) else (args[0] if args else None,) * len(value)
@@ -85,33 +87,41 @@ def load_file(path: Path) -> Experiment:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _make(cls: type, plain: dict, where: str) -> Any:
+def _make(cls: type, plain: dict, where: str, default: Any = None) -> Any:
+    """A ``cls`` of what ``plain`` says, the rest as in ``default`` if that is a ``cls`` too, else by its own defaults."""
     hints = hints_of(cls)
+    default = default if type(default) is cls else None
     for key in plain:
         if key not in hints:
             raise unknown(f"option of {where or 'an experiment'}", key, hints)
-    for f in fields(cls):
-        if f.init and f.name not in plain and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{_dotted(where, f.name)} is missing; it is {wanted(hints[f.name])}")
-    values = {key: _read(value, hints[key], _dotted(where, key)) for key, value in plain.items()}
+    defaults = {f.name: getattr(default, f.name) if default is not None else default_of(f) for f in fields(cls) if f.init}
+    for key, value in defaults.items():
+        if key not in plain and value is MISSING:
+            raise ValueError(f"{_dotted(where, key)} is missing; it is {wanted(hints[key])}")
+    values = defaults | {key: _read(value, hints[key], _dotted(where, key), defaults[key]) for key, value in plain.items()}
     try:
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from error
 
 
+def default_of(field: Field) -> Any:
+    """What a field is when nothing is said; MISSING where something must be."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 def _dotted(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _read(value: Any, hint: Any, where: str) -> Any:
+def _read(value: Any, hint: Any, where: str, default: Any = None) -> Any:
     """``value`` as ``hint`` wants it, or ValueError."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _read_any(value, args, where)
+        return _read_any(value, args, where, default)
     base = base_of(hint)
     if base is not None:
-        return _component(value, base, where)
+        return _component(value, base, where, default)
     if origin is Literal and value in args:
         return value
     if origin is tuple and isinstance(value, str) and args == (str, ...):
@@ -124,16 +134,16 @@ def _read(value: Any, hint: Any, where: str) -> Any:
     raise _wrong(value, hint, where)
 
 
-def _read_any(value: Any, hints: tuple, where: str) -> Any:
+def _read_any(value: Any, hints: tuple, where: str, default: Any) -> Any:
     if value is None and type(None) in hints:
         return None
     rest = [h for h in hints if h is not type(None)]
     for hint in rest[:-1]:
         try:
-            return _read(value, hint, where)
+            return _read(value, hint, where, default)
         except ValueError:
             continue
-    return _read(value, rest[-1], where)
+    return _read(value, rest[-1], where, default)
 
 
 def _scalar(value: Any, hint: type, where: str) -> Any:
@@ -159,20 +169,25 @@ def _wrong(value: Any, hint: Any, where: str) -> ValueError:
     return ValueError(f"{where} must be {wanted(hint)}, not {value!r}{quotes}")
 
 
-def _component(value: Any, base: type, where: str) -> Any:
+def _component(value: Any, base: type, where: str, default: Any) -> Any:
     plain = {"name": value} if isinstance(value, str) else value
-    if not isinstance(plain, dict) or not isinstance(plain.get("name"), str):
+    if not isinstance(plain, dict):
         raise ValueError(f"{where} must be a component as in '{{name: ..., option: value}}', not {value!r}")
+    if not inspect.isabstract(base):
+        return _make(base, plain, where, default)
+    name = plain.get("name", name_of(type(default)) if isinstance(default, base) else None)
+    if not isinstance(name, str):
+        raise ValueError(f"{where}.name must be one of {', '.join(choices(base))}, not {name!r}")
     try:
-        cls = find(base, plain["name"])
+        cls = find(base, name)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return _make(cls, {k: v for k, v in plain.items() if k != "name"}, where)
+    return _make(cls, {k: v for k, v in plain.items() if k != "name"}, where, default)
 
 
-def fingerprint(experiment: Experiment) -> str:
-    """Eight hexadecimal digits that differ where any option differs."""
-    return hashlib.sha256(json.dumps(options(experiment), sort_keys=True).encode()).hexdigest()[:8]
+def fingerprint(settings: Any) -> str:
+    """Eight hexadecimal digits of a frozen dataclass, which differ where any option differs."""
+    return hashlib.sha256(json.dumps(options(settings), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def slug(text: str, longest: int = 40) -> str:

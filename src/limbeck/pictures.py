@@ -42,13 +42,13 @@ def spread(images: Float[Tensor, "b 3 h w"], view: Sequence[int], total: int) ->
 
 
 def heat(maps: Float[Tensor, "n h w"], top: float) -> Float[Tensor, "n 3 h w"]:
-    """Viridis from 0 to ``top``; values above show as ``top``."""
-    level = (maps.detach().double().cpu() / top).clamp(0, 1).numpy()
+    """Viridis from 0 to ``top`` on a square-root scale, since gradients fall tenfold in a run; more shows as ``top``."""
+    level = (maps.detach().double().cpu() / top).clamp(0, 1).sqrt().numpy()
     return torch.from_numpy(colormaps["viridis"](level)[..., :3]).permute(0, 3, 1, 2).float()
 
 
 def heat_sheet(maps: Float[Tensor, "n 3 h w"], columns: int, top: float) -> Image.Image:
-    """A grid of ``heat`` pictures, enlarged to at least 128 pixels a row so that the bar can be read, and the bar with its numbers."""
+    """A grid of ``heat`` pictures, a row enlarged to at least 128 pixels so that the bar is legible, and the bar with numbers."""
     sheet = grid(maps, columns)
     factor = max(1, -(-128 // maps.shape[-2]))
     sheet = sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST)
@@ -57,7 +57,7 @@ def heat_sheet(maps: Float[Tensor, "n 3 h w"], columns: int, top: float) -> Imag
     ramp = (colormaps["viridis"](np.linspace(1, 0, sheet.height))[:, None, :3] * 255).round().astype(np.uint8)
     out.paste(Image.fromarray(np.repeat(ramp, 12, 1)), (sheet.width + 8, 0))
     draw, font, left = ImageDraw.Draw(out), ImageFont.load_default(10), sheet.width + 24
-    for value, y, anchor in ((top, 1, "la"), (top / 2, sheet.height // 2, "lm"), (0.0, sheet.height - 1, "ld")):
+    for value, y, anchor in ((top, 1, "la"), (top / 4, sheet.height // 2, "lm"), (0.0, sheet.height - 1, "ld")):
         draw.text((left, y), f"{value:.2g}", fill="black", font=font, anchor=anchor)
     return out
 
@@ -69,13 +69,22 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     os.replace(part, path)
 
 
+def save_finals(folder: Path, images: Float[Tensor, "n 3 h w"], each: int) -> None:
+    """final.png, a row per prompt, and final/PROMPT-PARTICLE.png of pictures sorted by prompt, ``each`` of them for every one."""
+    (folder / "final").mkdir(parents=True, exist_ok=True)
+    save_picture(grid(images, each), folder / "final.png")
+    for i, image in enumerate(images):
+        save_picture(grid(image[None], 1), folder / "final" / f"{i // each:02d}-{i % each:02d}.png")
+
+
 def film(frames: Sequence[Path], path: Path, seconds: float = 4.0, least: int = 256) -> None:
-    """An animated WebP of PNG files, ``seconds`` long with the last frame held, small pictures enlarged to ``least`` pixels across."""
+    """An animated WebP of PNG files, ``seconds`` long, the last frame held; small ones are enlarged to ``least`` pixels across."""
     sheets = [Image.open(frame).convert("RGB") for frame in frames]
     factor = max(1, -(-least // sheets[0].width))
     size = (sheets[0].width * factor, sheets[0].height * factor)
     sheets = [sheet.resize(size, Image.Resampling.NEAREST) for sheet in sheets]
     pause = max(int(1000 * seconds / len(sheets)), 40)
     part = path.with_name(path.name + ".part")
-    sheets[0].save(part, "WEBP", save_all=True, append_images=sheets[1:], duration=[pause] * (len(sheets) - 1) + [2000], loop=0, quality=85)
+    pauses = [pause] * (len(sheets) - 1) + [2000]
+    sheets[0].save(part, "WEBP", save_all=True, append_images=sheets[1:], duration=pauses, loop=0, quality=85)
     os.replace(part, path)

@@ -46,6 +46,10 @@ class NoiseSchedule(abc.ABC):
         """The nearest time the model was trained at; continuous schedules know every time."""
         return t
 
+    def ladder(self, steps: int) -> Float[Tensor, "steps"]:
+        """Times of a sampler with ``steps`` calls, falling from the last time ("trailing" spacing)."""
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+
 
 @dataclass(frozen=True)
 class Discrete(NoiseSchedule):
@@ -77,6 +81,13 @@ class Discrete(NoiseSchedule):
 
     def snap(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return self.tick(t).to(t.dtype) / len(self.alphas_cumprod)
+
+    def ladder(self, steps: int) -> Float[Tensor, "steps"]:
+        total = len(self.alphas_cumprod)
+        if not 1 <= steps <= total:
+            raise ValueError(f"steps must lie in 1 .. {total}, the ticks of this schedule, not {steps}")
+        ticks = (total - torch.arange(steps, dtype=torch.float64) * total / steps).round() - 1
+        return ticks / total
 
     def _at(self, t: Tensor) -> Tensor:
         return self._table.to(t.device)[self.tick(t)]

@@ -1,8 +1,13 @@
 """Figures of merit: of pictures alone, of sets of features, and of what the world's evaluator sees."""
 
-from limbeck.metrics.agreement import agreement, judged, said
-from limbeck.metrics.features import feature_diversity, frechet
-from limbeck.metrics.images import clipped, diversity, saturation, variation
-from limbeck.metrics.scores import scores
-
-__all__ = ["agreement", "clipped", "diversity", "feature_diversity", "frechet", "judged", "said", "saturation", "scores", "variation"]
+from limbeck.metrics.agreement import agreement as agreement
+from limbeck.metrics.agreement import judged as judged
+from limbeck.metrics.agreement import said as said
+from limbeck.metrics.features import feature_diversity as feature_diversity
+from limbeck.metrics.frechet import frechet_distance as frechet_distance
+from limbeck.metrics.images import clipped as clipped
+from limbeck.metrics.images import diversity as diversity
+from limbeck.metrics.images import saturation as saturation
+from limbeck.metrics.images import variation as variation
+from limbeck.metrics.scores import score_pictures as score_pictures
+from limbeck.metrics.scores import scores as scores

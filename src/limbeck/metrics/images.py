@@ -26,7 +26,7 @@ def clipped(images: Float[Tensor, "n 3 h w"]) -> float:
 
 
 def variation(images: Float[Tensor, "n 3 h w"]) -> float:
-    """Mean absolute difference of neighbours, across and down alike: the anisotropic total variation of Rudin, Osher & Fatemi (1992) per pair.
+    """Mean absolute difference of neighbours, across and down: anisotropic total variation (Rudin, Osher & Fatemi 1992) per pair.
 
     Range [0, 1], in units of the image range per pixel; compare only pictures of one size.
     """

@@ -35,3 +35,14 @@ def scores(images: Float[Tensor, "n 3 h w"], prompts: Sequence[str], evaluator: 
     names = list(dict.fromkeys(name for row in rows for name in row if name != "prompt"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {"prompts": rows, "mean": {name: sum(v) / len(v) for name, v in values.items()}}
+
+
+def score_pictures(images: Float[Tensor, "n 3 h w"], prompts: Sequence[str], each: int) -> dict[str, Any]:
+    """``scores`` of pictures sorted by prompt, ``each`` of them for every one, by the world's evaluator where it can judge them."""
+    if len(images) != each * len(prompts):
+        raise ValueError(f"{len(images)} pictures are not {each} for each of {len(prompts)} prompts")
+    if images.shape[-2:] != (64, 64) or not any(judged(prompt) for prompt in prompts):
+        return scores(images, prompts)
+    from limbeck.world import load_evaluator  # read only where there is something it can judge
+
+    return scores(images, prompts, load_evaluator())

@@ -126,6 +126,10 @@ class DenoiserTask(Task):
     def build(self) -> nn.Module:
         return Denoising(CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")), self.prediction, self.floor)
 
+    def preview(self, model: nn.Module, folder: Path, minute: float) -> dict[str, float]:
+        """A grid of 28 prompts, two per object, and how many of them the evaluator sees as asked."""
+        return preview_grid(model, folder, self.folder, minute, self.name)
+
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
         z = np.load(self.folder / "latents.npy", mmap_mode="r")
         ids = np.load(self.folder / "captions.npy", mmap_mode="r")  # [variants + empty row]
@@ -153,3 +157,27 @@ def sample(model: Denoising, ids: Int[Tensor, "n l"], empty: Int[Tensor, "1 l"],
         null, out = model.unet(z.repeat(2, 1, 1, 1), t, text).sample.chunk(2)
         z = scheduler.step(null + scale * (out - null), t, z).prev_sample
     return z
+
+
+def preview_grid(model: Denoising, out: Path, folder: Path, minute: float, name: str) -> dict[str, float]:
+    """Sample two scenes per object with their full captions, save the grid, return the evaluator's agreement."""
+    from diffusers import AutoencoderKL
+    from PIL import Image
+
+    from limbeck.world import load_evaluator
+    from limbeck.world.judge import full_captions
+    from limbeck.world.scene import ATTRIBUTES, OBJECTS, random_scenes
+
+    device = next(model.parameters()).device
+    scenes = random_scenes(2000, np.random.default_rng(77))
+    scenes = scenes[np.concatenate([np.flatnonzero(scenes.object == i)[:2] for i in range(len(OBJECTS))])]
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
+    ids, empty = tokens(tokenizer, full_captions(scenes)), tokens(tokenizer, [""])
+    noise = torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    z = sample(model, ids.to(device), empty.to(device), 20, 5.0, noise=noise).float().cpu()
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    images = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+    grid = images.unflatten(0, (-1, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(out / f"{name}-{minute:06.1f}.png")
+    right = (load_evaluator(folder / "pipeline").judge(images) == torch.from_numpy(scenes.labels())).float().mean(0)
+    return {f"right_{key}": round(right[i].item(), 3) for i, key in enumerate(ATTRIBUTES)}

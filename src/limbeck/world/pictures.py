@@ -50,4 +50,4 @@ def load_captions(folder: Path, seed: int, variants: int = 4) -> list[list[str]]
 
 def as_images(pictures: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
     """uint8 pictures as float32 images in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255

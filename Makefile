@@ -1,0 +1,44 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, where it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+export MPLBACKEND := Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test slow gpu lint install clean
+
+install: $(STAMP)
+
+# torch goes first and alone, so that a build for this machine is kept and nothing pulls another over it
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt) $(if $(LIMBECK_TORCH_INDEX),--index-url $(LIMBECK_TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[world,dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: export HF_HUB_OFFLINE := 1
+test: export OMP_NUM_THREADS := 1
+test: install lint
+	$(BIN)/python -m pytest
+
+slow: export HF_HUB_OFFLINE := 1
+slow: install
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+gpu: export HF_HUB_OFFLINE := 1
+gpu: install
+	$(BIN)/python -m pytest -m gpu --timeout 1800
+
+lint: install
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,58 @@
+"""What a run ran on: versions, hardware, threads, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("limbeck", "torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and hardware, as far as a result may depend on them; nothing that names a person or a place."""
+    cuda = device.startswith("cuda")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if cuda else device,
+        "cuda": torch.version.cuda if cuda else None,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else None,
+    }
+
+
+def peak_bytes(device: str) -> dict[str, int]:
+    """Most memory this process has held so far: of the host and, on CUDA, of the device."""
+    out = {}
+    if sys.platform != "win32":
+        import resource  # Windows has none
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        out["peak_bytes"] = most if sys.platform == "darwin" else most * 1024
+    if device.startswith("cuda"):
+        out["peak_device_bytes"] = torch.cuda.max_memory_allocated(device)
+    return out

@@ -1,0 +1,70 @@
+"""metrics.jsonl: one line per step, gathered on the device and fetched in batches, so that a step never waits for its figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.run import Step
+
+ROWS = 16  #: at most so many rows of a step are kept apart, by time, for the picture of the gradient by t
+
+
+def read_figures(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics file; a last line that a killed run left half written is dropped."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Figures:
+    """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out."""
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        kept = [line for line in read_figures(path) if line["step"] <= step]
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.replace(path)
+        self.last: dict[str, Any] = kept[-1] if kept else {}
+        self._waiting: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+
+    def add(self, step: Step, evaluations: int, elapsed: float) -> None:
+        """Keep the figures of a step; nothing is fetched from the device."""
+        told = {"step": step.step, "evaluations": evaluations, "seconds": round(elapsed, 3)}
+        apart = {"times": step.sample.t[:ROWS], "gradients": step.gradient[:ROWS].flatten(1).square().mean(1).sqrt()}
+        self._waiting.append((told, step.figures | apart))
+
+    def flush(self) -> dict[str, Any]:
+        """Fetch what is waiting, one transfer per device, and append it to the file; returns the newest line."""
+        if not self._waiting:
+            return self.last
+        tensors = [(i, name, value) for i, (_, figures) in enumerate(self._waiting) for name, value in figures.items()]
+        lines = [told for told, _ in self._waiting]
+        for device in {value.device for _, _, value in tensors}:
+            here = [(i, name, value) for i, name, value in tensors if value.device == device]
+            numbers = iter(torch.cat([value.detach().reshape(-1).float() for _, _, value in here]).tolist())
+            for i, name, value in here:
+                row = [_short(next(numbers)) for _ in range(value.numel())]
+                lines[i][name] = row if value.ndim else row[0]
+        with self.path.open("a") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        self._waiting.clear()
+        self.last = lines[-1]
+        return self.last
+
+
+def _short(number: float) -> float | None:
+    """Seven digits, all that float32 has; JSON has no NaN."""
+    return float(f"{number:.7g}") if math.isfinite(number) else None

@@ -1,0 +1,3 @@
+def write(f):
+    return f[0]
+

@@ -1,0 +1,71 @@
+"""How well a model of the world follows its prompts: agreement by the evaluator, and the Frechet distance to true renders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.metrics.frechet import frechet_distance
+from limbeck.prior import Conditions, Prior
+from limbeck.sample import sample
+from limbeck.world.evaluator import REJECT, Evaluator
+from limbeck.world.pictures import as_images
+from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, VIEWS, Scenes, caption, random_scenes, render
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Shares in [0, 1] of samples whose attribute is as asked; ``view`` over objects whose views differ. ``rejected``: called no object.
+
+    frechet: between the samples and as many renders of the same scenes, in the evaluator's features; ``frechet_renders`` is the same
+    between two sets of renders, the floor for that many pictures.
+    """
+
+    count: int
+    agreement: dict[str, float]
+    by_object: dict[str, float]
+    rejected: float
+    frechet: float
+    frechet_renders: float
+
+
+def full_captions(scenes: Scenes) -> list[str]:
+    """Captions that name every attribute, except the view where it does not show."""
+    telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
+    rows = zip(scenes.labels(), telling, strict=True)
+    return [caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "") for (o, c, p, b, v), tell in rows]
+
+
+def judged_samples(prior: Prior, count: int, steps: int, guidance: float, seed: int) -> tuple[Scenes, Float[Tensor, "n 3 h w"]]:
+    """Held-out scenes and one sample for the full caption of each."""
+    scenes = random_scenes(count, np.random.default_rng(seed), unseen=True)
+    texts = full_captions(scenes)
+    told = Conditions(prior.condition(texts), prior.condition([""] * count))
+    noise = torch.randn(count, *prior.shape, generator=torch.Generator().manual_seed(seed)).to(prior.device)
+    with torch.no_grad():
+        parts = [
+            prior.decode(sample(prior, told[slice(i, i + 32)], noise[i : i + 32], steps, guidance)).cpu() for i in range(0, count, 32)
+        ]
+    return scenes, torch.cat(parts)
+
+
+def judge(scenes: Scenes, images: Float[Tensor, "n 3 h w"], evaluator: Evaluator) -> Verdict:
+    """The evaluator's verdict on one picture per scene."""
+    truth = torch.from_numpy(scenes.labels())
+    said = evaluator.judge(images)
+    right = (said == truth).float()
+    telling = torch.from_numpy(scenes.asymmetric)
+    agreement = {name: right[:, i].mean().item() for i, name in enumerate(ATTRIBUTES)}
+    agreement["view"] = right[telling, 4].mean().item()
+    by_object = {name: right[truth[:, 0] == i, 0].mean().item() for i, name in enumerate(OBJECTS) if (truth[:, 0] == i).any()}
+    renders = as_images(render(scenes))
+    others = as_images(render(random_scenes(len(scenes), np.random.default_rng(10_007), unseen=True)))
+    features = [evaluator.features(x).detach() for x in (images, renders, others)]
+    return Verdict(
+        len(scenes), agreement, by_object, (said[:, 0] == REJECT).float().mean().item(),
+        frechet_distance(features[0], features[1]), frechet_distance(features[2], features[1]),
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""``limbeck train-world``: pictures, evaluator, autoencoder, text encoder and U-Net, from nothing to a pipeline folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from limbeck.world.autoencoder import AutoencoderTask, encode_all, psnr, reconstruct, standardise
+from limbeck.world.denoiser import DenoiserTask, build_scheduler, build_tokenizer, tokens
+from limbeck.world.evaluator import EvaluatorTask, accuracy
+from limbeck.world.fit import Budget, averaged, fit
+from limbeck.world.pictures import as_images, load_captions, load_pictures, prepare
+
+
+@dataclass(frozen=True)
+class Training:
+    """Training of the embedded world model.
+
+    out: working folder; a killed training goes on from it. minutes: wall time in all, shared out over the stages. device: auto, cpu or
+    cuda. workers: processes, 0 for one per core on a CPU. pictures: renders to train on. prediction, floor, batch: of the denoiser.
+    """
+
+    out: Path = Path("world-training")
+    minutes: float = 150.0
+    device: str = "auto"
+    workers: int = 0
+    pictures: int = 60_000
+    prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
+    floor: float = 0.25
+    batch: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or self.workers < 0 or self.pictures < 100 or self.batch < 1 or self.floor < 0:
+            raise ValueError(f"minutes, batch must be positive, workers and floor not negative, pictures at least 100: {self}")
+
+    def budget(self, share: float) -> Budget:
+        """The budget of a stage that may use ``share`` of the minutes."""
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        workers = (self.workers or os.cpu_count() or 1) if device == "cpu" else 1
+        return Budget(self.minutes * share, workers, device)
+
+
+#: shares of the minutes by stage, from what each needed to stop improving on two cores
+EVALUATOR, AUTOENCODER, DENOISER = 0.05, 0.12, 0.83
+
+
+def train(settings: Training) -> Path:
+    """Run every stage that is not done yet; returns the pipeline folder."""
+    out = settings.out
+    prepare(out / "train", settings.pictures, 1)
+    prepare(out / "test", 2000, 2)
+    print(f"{settings.pictures} pictures are ready in {out}", flush=True)
+    evaluator = EvaluatorTask(out / "train", out / "test")
+    net = fit(evaluator, out, replace(settings.budget(EVALUATOR), preview=180), settings.seed)
+    _export_evaluator(net, out)
+    autoencoder = AutoencoderTask(out / "train", out / "test")
+    fit(autoencoder, out, replace(settings.budget(AUTOENCODER), preview=180), settings.seed)
+    encode(out)
+    task = DenoiserTask(out, settings.batch, settings.prediction, settings.floor)
+    fit(task, out, settings.budget(DENOISER), settings.seed)
+    return export(out, task)
+
+
+def encode(out: Path) -> None:
+    """From the trained autoencoder to standardised latents, token ids and the tokenizer; does nothing when they are there."""
+    if (out / "encoded.json").exists():
+        return
+    task = AutoencoderTask(out / "train", out / "test")
+    net = averaged(task, out / "autoencoder.checkpoint.safetensors").net
+    pictures, test = load_pictures(out / "train"), as_images(load_pictures(out / "test")[:500])
+    standardise(net, encode_all(net, pictures[:4000]))
+    net.save_pretrained(out / "vae")
+    latents = encode_all(net, pictures)
+    np.save(out / "latents.npy", latents.half().numpy())
+    texts = load_captions(out / "train", 5)
+    tokenizer = build_tokenizer([text for variant in texts for text in variant], out / "tokenizer")
+    empty = tokens(tokenizer, [""]).numpy().astype(np.int16).repeat(len(pictures), 0)
+    np.save(out / "captions.npy", np.stack([tokens(tokenizer, v).numpy().astype(np.int16) for v in texts] + [empty]))
+    figures = {
+        "psnr": psnr(reconstruct(net, test), test),
+        "latent_std": latents.std((0, 2, 3)).tolist(),
+        "vocabulary": len(tokenizer),
+    }
+    (out / "encoded.json").write_text(json.dumps(figures))
+
+
+def _export_evaluator(net: torch.nn.Module, out: Path) -> None:
+    folder = out / "pipeline"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half().contiguous() for k, v in net.net.state_dict().items()}, folder / "evaluator.safetensors")
+    test = as_images(load_pictures(out / "test"))
+    (out / "evaluator.json").write_text(json.dumps(accuracy(net.net, test, out / "test", len(test))))
+
+
+def export(out: Path, task: DenoiserTask) -> Path:
+    """Write ``out/pipeline``: a StableDiffusionPipeline in fp16 from the averaged weights, with the evaluator beside it."""
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from transformers import CLIPTokenizer
+
+    folder = out / "pipeline"
+    model = averaged(task, out / f"{task.name}.checkpoint.safetensors")
+    model.unet.set_default_attn_processor()
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(out / "vae"), text_encoder=model.text, unet=model.unet,
+        tokenizer=CLIPTokenizer.from_pretrained(str(out / "tokenizer")), scheduler=build_scheduler(task.prediction),
+        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):  # older transformers read these rather than tokenizer.json
+        shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(task).items()}
+    (folder / "training.json").write_text(json.dumps(plain, indent=1))
+    return folder

@@ -1,0 +1,41 @@
+"""One thread, no network, shapes checked at run time; small pipelines built once."""
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+ALGEBRA = ("schedule", "prediction", "prior", "timesteps", "weights", "noise", "critics", "methods", "priors.exact",
+           "priors.adapters", "priors.stable", "representation", "representations", "run", "sample")  # fmt: skip
+install_import_hook([f"limbeck.{name}" for name in ALGEBRA], "beartype.beartype")
+
+from tiny import write_pipeline
+
+
+@pytest.fixture(scope="session")
+def eps_folder(tmp_path_factory):
+    """A pipeline that predicts noise, on Stable Diffusion's schedule."""
+    return write_pipeline(tmp_path_factory.mktemp("eps"), "epsilon")
+
+
+@pytest.fixture(scope="session")
+def v_folder(tmp_path_factory):
+    """A pipeline that predicts v, with zero terminal signal."""
+    return write_pipeline(tmp_path_factory.mktemp("v"), "v_prediction")
+
+
+@pytest.fixture(params=["eps", "v"])
+def folder(request, eps_folder, v_folder):
+    return {"eps": eps_folder, "v": v_folder}[request.param]
+
+
+@pytest.fixture
+def prior(eps_folder):
+    """A freshly loaded prior, for tests that attach adapters or count calls."""
+    from limbeck.priors.stable import Stable
+
+    return Stable(str(eps_folder))
