@@ -6,12 +6,19 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 
 import pytest
 import torch
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-ALGEBRA = ("schedule", "prediction", "prior", "timesteps", "weights", "noise", "critics", "methods", "priors.exact",
-           "priors.adapters", "priors.stable", "representation", "representations", "run", "sample")  # fmt: skip
-install_import_hook([f"limbeck.{name}" for name in ALGEBRA], "beartype.beartype")
+# Where a wrong value must reach the code's own refusal, or a test stands in for a prior, shapes stay unchecked.
+SHAPED = ("schedule", "prediction", "timesteps", "weights", "noise", "priors.adapters", "priors.stable")
+install_import_hook([f"limbeck.{name}" for name in SHAPED], "conftest.checked")
+
+
+def checked(obj):
+    """Beartype that takes an int for a float."""
+    return beartype(conf=BeartypeConf(is_pep484_tower=True))(obj)
+
 
 from tiny import write_pipeline
 

@@ -96,7 +96,12 @@ def test_ladder_is_the_trailing_spacing_of_diffusers(steps):
     theirs = scheduler_of("epsilon")
     theirs.set_timesteps(steps)
     schedule = stable_diffusion()
-    assert schedule.tick(schedule.ladder(steps)).tolist() == theirs.timesteps.tolist()[:steps]
+    ours = schedule.tick(schedule.ladder(steps)).tolist()
+    assert len(ours) == steps
+    for i, (a, b) in enumerate(zip(ours, theirs.timesteps.tolist(), strict=False)):
+        tie = 2 * i * 1000 % (2 * steps) == steps  # exactly between two ticks, where their float sum decides by its error
+        assert a == b or (tie and abs(a - b) == 1)
+        assert i == 0 or a < ours[i - 1]
 
 
 @pytest.mark.parametrize("steps", [0, 51])

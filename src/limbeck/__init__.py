@@ -1,3 +1,26 @@
-"""Limbeck: a laboratory for score distillation."""
+"""Limbeck: a laboratory for score distillation. Names are imported when they are first used, so that the command line starts fast."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck import methods, priors, representations
+    from limbeck.experiment import Experiment
+    from limbeck.load import load
+    from limbeck.run import Run, steps
+    from limbeck.sample import Sampling
 
 __version__ = "0.1.0"
+__all__ = ["Experiment", "Run", "Sampling", "load", "methods", "priors", "representations", "steps"]
+
+_HOME = {"Experiment": "experiment", "load": "load", "Run": "run", "steps": "run", "Sampling": "sample"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"limbeck.{_HOME[name]}"), name)
+    if name in ("methods", "priors", "representations"):
+        return importlib.import_module(f"limbeck.{name}")
+    raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

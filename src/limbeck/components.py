@@ -124,7 +124,8 @@ def _from_file(base: type, path: Path, name: str) -> type:
     if not issubclass(cls, base):
         raise ValueError(f"{name} in {path} is no {_noun(base)}: let it inherit from {base.__module__}.{base.__qualname__}")
     if inspect.isabstract(cls):
-        raise ValueError(f"{name} in {path} lacks {', '.join(sorted(cls.__abstractmethods__))}")
+        lacking = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
+        raise ValueError(f"{name} in {path} lacks {lacking}")
     if vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
         raise ValueError(f"{name} in {path} has options but is no dataclass: put @dataclass(frozen=True) above it")
     return cls

@@ -115,6 +115,8 @@ def _node(cls: type, path: str, default: Any, argv: Sequence[str], base: type | 
             nodes.append(_node(below, here, value, argv, None))
         else:
             name = said(argv, _option(here))
+            if name is None and value is None:
+                continue  # none is chosen, and none is what it is
             if name is None and not isinstance(value, below):
                 raise ValueError(f"--{_option(here)} is missing; accepted: {', '.join(choices(below))}")
             nodes.append(_node(type(value) if name is None else _found(below, name, here), here, value, argv, below))

@@ -23,14 +23,17 @@ def to_bytes(images: Float[Tensor, "n 3 h w"]) -> np.ndarray:
 
 
 def grid(images: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2) -> Image.Image:
-    """Images row by row, ``columns`` to a row, on white with ``gap`` pixels between; the pixels are as they are."""
+    """Images row by row, ``columns`` to a row, ``gap`` transparent pixels between; the pixels are as they are. One alone is RGB."""
     cells = to_bytes(images)
     n, h, w, _ = cells.shape
+    if n == 1:
+        return Image.fromarray(cells[0])
     rows = -(-n // columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    sheet = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4), np.uint8)
+    sheet[..., :3] = 255  # white, where a viewer knows no transparency
     for i, cell in enumerate(cells):
         y, x = (i // columns) * (h + gap), (i % columns) * (w + gap)
-        sheet[y : y + h, x : x + w] = cell
+        sheet[y : y + h, x : x + w, :3], sheet[y : y + h, x : x + w, 3] = cell, 255
     return Image.fromarray(sheet)
 
 
@@ -52,7 +55,7 @@ def heat_sheet(maps: Float[Tensor, "n 3 h w"], columns: int, top: float) -> Imag
     sheet = grid(maps, columns)
     factor = max(1, -(-128 // maps.shape[-2]))
     sheet = sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST)
-    out = Image.new("RGB", (sheet.width + BAR, sheet.height), "white")
+    out = Image.new("RGBA", (sheet.width + BAR, sheet.height), "white")
     out.paste(sheet, (0, 0))
     ramp = (colormaps["viridis"](np.linspace(1, 0, sheet.height))[:, None, :3] * 255).round().astype(np.uint8)
     out.paste(Image.fromarray(np.repeat(ramp, 12, 1)), (sheet.width + 8, 0))
@@ -79,7 +82,7 @@ def save_finals(folder: Path, images: Float[Tensor, "n 3 h w"], each: int) -> No
 
 def film(frames: Sequence[Path], path: Path, seconds: float = 4.0, least: int = 256) -> None:
     """An animated WebP of PNG files, ``seconds`` long, the last frame held; small ones are enlarged to ``least`` pixels across."""
-    sheets = [Image.open(frame).convert("RGB") for frame in frames]
+    sheets = [Image.open(frame).convert("RGBA") for frame in frames]
     factor = max(1, -(-least // sheets[0].width))
     size = (sheets[0].width * factor, sheets[0].height * factor)
     sheets = [sheet.resize(size, Image.Resampling.NEAREST) for sheet in sheets]

@@ -1,3 +1,97 @@
-def write(f):
-    return f[0]
+"""Static reports: the page of one run, and the comparison of several. One file, no network, no scripts."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from limbeck.report import plots
+from limbeck.report.folder import Left, differing, read_folder
+from limbeck.report.tables import SCORES, score_columns, score_text, seconds_text
+
+HERE = Path(__file__).parent
+MANY = 16  #: at most so many recorded steps are shown
+
+
+def write(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page of one folder (report.html in it) or the comparison of several (comparison.html beside them), or to ``out``.
+
+    Folders are those of runs, finished or not, and of samples. Raises ValueError where one is neither.
+    """
+    if not folders:
+        raise ValueError("a report needs at least one run folder")
+    left = [read_folder(Path(folder)) for folder in folders]
+    if len(left) == 1:
+        return _save(out or left[0].path / "report.html", "run.html.j2", _single(left[0]))
+    parent = Path(os.path.commonpath([one.path.resolve().parent for one in left]))
+    return _save(out or parent / "comparison.html", "comparison.html.j2", _several(left))
+
+
+def _save(out: Path, template: str, content: dict[str, Any]) -> Path:
+    # prompts are anybody's text: everything is escaped but our own style and plots
+    env = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    env.lstrip_blocks = True
+    env.filters["score"], env.filters["seconds"] = score_text, seconds_text
+    env.globals["style"] = Markup((HERE / "style.css").read_text())
+    env.globals["score_help"] = SCORES
+    text = env.get_template(template).render(content)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_text(text)
+    os.replace(part, out)
+    return out
+
+
+def _single(left: Left) -> dict[str, Any]:
+    steps = left.recorded()
+    # the first and the last are always among them
+    shown = steps if len(steps) <= MANY else [steps[round(i * (len(steps) - 1) / (MANY - 1))] for i in range(MANY)]
+    rows = left.scores.get("prompts", [])
+    return {
+        "left": left,
+        "finals": left.finals(),
+        "each": int(left.settings.get("particles", 1)),
+        "film": left.film(),
+        "strips": [
+            ("Progress", "The representation itself.", left.strip(shown, "")),
+            ("One step of the prior", "Its guess of the clean picture at the x_t of the step, guided.", left.strip(shown, "-x0")),
+            ("One step of the critic", "The same guess of the critic, which follows the particles.", left.strip(shown, "-critic")),
+        ],
+        "gradients": left.strip(shown, "-gradient"),
+        "top": left.gradient_top(),
+        "curves": [(title, Markup(svg)) for title, svg in plots.curves(left.metrics)],
+        "columns": score_columns(rows),
+        "rows": rows,
+        "parts": _parts(left),
+    }
+
+
+def _parts(left: Left) -> list[tuple[str, float, float]]:
+    """Part of a run, its seconds, its share of the whole; the rest is called other."""
+    seconds = dict(sorted(left.seconds().items(), key=lambda item: -item[1]))
+    rest = left.elapsed() - sum(seconds.values())
+    if rest > 0.005 * left.elapsed():
+        seconds["other"] = rest
+    total = max(sum(seconds.values()), 1e-9)
+    return [(name, value, value / total) for name, value in seconds.items() if value >= 0.0005]
+
+
+def _several(left: list[Left]) -> dict[str, Any]:
+    prompts = list(dict.fromkeys(prompt for one in left for prompt in one.prompts))
+    cells = [{caption: images for caption, images in one.finals()} for one in left]
+    means = [one.scores.get("mean", {}) for one in left]
+    colours = plots.colours(len(left))
+    overlays = plots.overlays([(one.metrics, colour) for one, colour in zip(left, colours, strict=True)])
+    return {
+        "runs": list(zip(left, colours, cells, means, strict=True)),
+        "prompts": prompts,
+        "columns": score_columns(means),
+        "overlays": [(title, Markup(svg)) for title, svg in overlays],
+        "differing": differing(left),
+        "captioned": ("prompts", "model", "method.name", "method.guidance", "steps", "particles"),
+    }
