@@ -38,7 +38,8 @@ def timed(call: Callable[[], object], device: str) -> float:
 
 
 def bare(run: Run, rows: int, critic_rows: int) -> Callable[[], None]:
-    """The network calls of one step and nothing else: ``rows`` forward, then ``critic_rows`` with a backward through the adapters."""
+    """The network calls of one step and nothing else: ``rows`` forward, then ``critic_rows`` with a backward through the
+    adapters."""
     prior = run.prior
     assert isinstance(prior, Networked)
     unet = prior.unet

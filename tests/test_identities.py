@@ -91,7 +91,9 @@ def test_identity_01_sds_is_the_gradient_of_a_weighted_divergence(x, t):
     alpha, sigma = at(SD, float(SD.snap(f64([t]))))
     eps, share = quadrature()
     rows = len(eps)
-    direction = SDS(1.0)(prior, drawn(SD, torch.full((rows, 1), x, dtype=torch.float64), t, eps[:, None], classes(rows, (1, 1, 1), (1, 1, 1))), FREE)
+    direction = SDS(1.0)(
+        prior, drawn(SD, torch.full((rows, 1), x, dtype=torch.float64), t, eps[:, None], classes(rows, (1, 1, 1), (1, 1, 1))), FREE
+    )
     h = 2e-3  # five points: the error of the difference is of order h^4
     kl = [divergence(x + k * h, alpha, sigma) for k in (-2, -1, 1, 2)]
     slope = (kl[0] - 8 * kl[1] + 8 * kl[2] - kl[3]) / (12 * h)
@@ -157,7 +159,9 @@ def test_identity_04_a_run_comes_to_rest_where_it_should_and_spreads_as_it_shoul
     rate, n, c = 0.3, 40, 0.49
     prior = pair(null, pos, 0.7, 0.7)
     prior.labels = ("plain", "bright")
-    prior.condition = lambda texts: Condition(torch.stack([torch.tensor([0.0, -torch.inf] if x == "" else [-torch.inf, 0.0]).double() for x in texts]))
+    prior.condition = lambda texts: Condition(
+        torch.stack([torch.tensor([0.0, -torch.inf] if x == "" else [-torch.inf, 0.0]).double() for x in texts])
+    )
     alpha, sigma = at(SD, t)
     total = alpha**2 * c + sigma**2
     keep, kick = 1 - rate * sigma * alpha / total, rate * alpha**2 * c / total
@@ -544,7 +548,13 @@ def rows_of(s, keep):
 
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch():
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(SD, normal(6, 4, seed=2), torch.linspace(0.05, 0.95, 6).double(), normal(6, 4, seed=3), classes(6, (1, 1, 1), (0.1, 0.1, 0.8)))
+    s = drawn(
+        SD,
+        normal(6, 4, seed=2),
+        torch.linspace(0.05, 0.95, 6).double(),
+        normal(6, 4, seed=3),
+        classes(6, (1, 1, 1), (0.1, 0.1, 0.8)),
+    )
     method = VSD(7.5, critic=Exact())
     singles = method.init(prior, Start(6, 6, 0, torch.zeros_like(s.x0)))  # every prompt has one particle
     for one in (lambda q: SDS(7.5)(prior, q, FREE), lambda q: method(prior, q, singles)):
@@ -554,7 +564,9 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch():
 
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch_in_a_network(prior):
     x0, eps = normal(4, 4, 8, 8, dtype=torch.float32), normal(4, 4, 8, 8, seed=1, dtype=torch.float32)
-    s = drawn(prior.schedule, x0, torch.tensor([0.1, 0.4, 0.6, 0.9]), eps, spoken(prior, ["a red mug", "a blue chair", "two cats", "x"]))
+    s = drawn(
+        prior.schedule, x0, torch.tensor([0.1, 0.4, 0.6, 0.9]), eps, spoken(prior, ["a red mug", "a blue chair", "two cats", "x"])
+    )
     with torch.no_grad():
         whole = SDS(7.5)(prior, s, FREE)
         apart = torch.cat([SDS(7.5)(prior, rows_of(s, torch.tensor([i])), FREE) for i in range(4)])
@@ -592,7 +604,8 @@ class Straight(Memoryless):
 
 def test_identity_30_plain_descent_moves_a_particle_by_its_own_direction_alone():
     for n in (1, 7):
-        run = Run(Experiment(("x",), method=Straight(), representation=Latents(0.5), optimizer=SGD(), weight=Uniform(), particles=n, steps=1),
+        run = Run(Experiment(("x",), method=Straight(), representation=Latents(0.5), optimizer=SGD(), weight=Uniform(),
+        particles=n, steps=1),
                   GaussianMixture(normal(1, 4), torch.ones(1)))  # fmt: skip
         before = torch.stack(list(run.representation.particles)).detach().clone()
         run.advance()

@@ -22,7 +22,7 @@ def truth(schedule, t):
 
 @given(schedule=schedules, t=st.floats(0.02, 0.98), kind=st.sampled_from(["eps", "x0", "v", "flow"]))
 def test_output_then_of_gives_back_the_truth(schedule, t, kind):
-    if kind == "flow" and not isinstance(schedule, RectifiedFlow) or kind == "v" and isinstance(schedule, RectifiedFlow):
+    if (kind == "flow" and not isinstance(schedule, RectifiedFlow)) or (kind == "v" and isinstance(schedule, RectifiedFlow)):
         return
     said, xt, alpha, sigma = truth(schedule, t)
     read = Prediction.of(kind, said.output(kind, alpha, sigma), xt, alpha, sigma)

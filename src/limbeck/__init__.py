@@ -1,4 +1,5 @@
-"""Limbeck: a laboratory for score distillation. Names are imported when they are first used, so that the command line starts fast."""
+"""Limbeck: a laboratory for score distillation. Names are imported when they are first used, so that the command line starts
+fast."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.memory import load_optimizer, optimizer_tensors
 from limbeck.method import Sample, Start
 from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Meter, Prior
 from limbeck.priors.adapters import Adapters, Networked
-from limbeck.memory import load_optimizer, optimizer_tensors
 from limbeck.schedule import NoiseSchedule, expand
 from limbeck.timesteps import Timesteps, Uniform
 
@@ -64,8 +64,10 @@ class Critic(abc.ABC):
 class Learning:
     """How a learned critic is trained.
 
-    rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its own draw
-    of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the null text, which a
+    rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its own
+    draw
+    of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the null text,
+    which a
     critic guidance other than 1 needs.
     """
 
@@ -115,7 +117,10 @@ class _Trainer:
 
 @dataclass(frozen=True)
 class LowRank(CriticSpec):
-    """Low-rank adapters on the prior's own network, so that its rows ride in the frozen rows' call."""
+    """Low-rank adapters on the prior's own network, so that its rows ride in the frozen rows' call.
+
+    rank: of the change to each attention projection, at least 1.
+    """
 
     rank: int = 8
     learning: Learning = field(default_factory=Learning)
@@ -182,7 +187,8 @@ def _load(module: nn.Module, trainer: _Trainer, tensors: dict[str, Tensor], head
 
 @dataclass(frozen=True)
 class SmallUNet(CriticSpec):
-    """A small U-Net trained from scratch on the particles alone; it knows no text but the pooled condition. Works on every picture prior."""
+    """A small U-Net trained from scratch on the particles alone; it knows no text but the pooled condition. Works on every
+    picture prior."""
 
     width: int = 32
     learning: Learning = field(default_factory=Learning)
@@ -291,7 +297,8 @@ class _ExactCritic(Critic):
 
 
 class _OfParticles:
-    """q_t of the particles: x0_hat = sum_j r_j x_j over the particles of the row's prompt, r = softmax(-|x_t - alpha x_j|^2 / 2 sigma^2)."""
+    """q_t of the particles: x0_hat = sum_j r_j x_j over the particles of the row's prompt, r = softmax(-|x_t - alpha x_j|^2 / 2
+    sigma^2)."""
 
     def __init__(self, prior: Prior, x0: Tensor, view: Tensor, per: int):
         self.schedule: NoiseSchedule = prior.schedule
@@ -307,4 +314,3 @@ class _OfParticles:
         x0 = (log.softmax(1)[..., None] * groups).sum(1).view_as(xt)
         said = Prediction(x0, (xt - expand(alpha, x0) * x0) / expand(sigma, x0))
         return [said for _ in conditions]
-

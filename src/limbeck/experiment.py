@@ -42,7 +42,10 @@ class Optimizer(abc.ABC):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam without weight decay, which would shrink latents."""
+    """Adam without weight decay, which would shrink latents.
+
+    beta1: of the mean. beta2: of the square. eps: added to the root of the square.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.99
@@ -54,7 +57,10 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Plain gradient descent, with momentum if asked for."""
+    """Plain gradient descent, with momentum if asked for.
+
+    momentum: share of the last step that is kept.
+    """
 
     momentum: float = 0.0
 
@@ -66,8 +72,10 @@ class SGD(Optimizer):
 class Experiment:
     """What is run.
 
-    prompts: one or more texts. negative: what guidance leads away from, for all of them. model: ``world`` (embedded), ``gaussians``,
-    ``dataset:FOLDER``, or a Stable Diffusion 1/2 folder or hub id. particles: independent results per prompt. batch: particles drawn
+    prompts: one or more texts. negative: what guidance leads away from, for all of them. model: ``world`` (embedded),
+    ``gaussians``,
+    ``dataset:FOLDER``, or a Stable Diffusion 1/2 folder or hub id. particles: independent results per prompt. batch: particles
+    drawn
     per step, 0 for all. steps: iterations. seed: decides every random draw.
     """
 

@@ -19,6 +19,8 @@ def pick_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but torch sees no CUDA device here; use --device cpu")
+    if device.startswith("cuda:") and not (device[5:].isdigit() and int(device[5:]) < torch.cuda.device_count()):
+        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from cuda:0")
     if device.split(":")[0] not in ("cpu", "cuda", "mps"):
         raise ValueError(f"unknown device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
     return device
@@ -43,7 +45,9 @@ def load(model: str = "world", device: str = "auto") -> Prior:
     if Path(model).exists():
         check_layout(Path(model))
     elif model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise ValueError(f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline folder, or a hub id like owner/name")
+        raise ValueError(
+            f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline folder, or a hub id like owner/name"
+        )
     try:
         return Stable(model, device, dtype)
     except OSError as error:
@@ -51,7 +55,8 @@ def load(model: str = "world", device: str = "auto") -> Prior:
 
 
 def load_dataset(folder: Path, size: int = 64) -> DataSet:
-    """The pictures below a folder, cut square from the middle and resized; the label is the path in words (``cats/red_one.png``)."""
+    """The pictures below a folder, cut square from the middle and resized; the label is the path in words
+    (``cats/red_one.png``)."""
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 

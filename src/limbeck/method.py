@@ -20,7 +20,8 @@ from limbeck.schedule import NoiseSchedule
 class Sample:
     """Everything drawn for one step, before any network is called.
 
-    x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle index ``[B]``;
+    x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle
+    index ``[B]``;
     rng the step's generator; step and steps where the run stands.
     """
 

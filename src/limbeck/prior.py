@@ -15,7 +15,8 @@ from limbeck.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Condition:
-    """What a prior is told about each row: for a text model the token features ``[B, L, D]``, for a mixture class log-weights ``[B, K]``.
+    """What a prior is told about each row: for a text model the token features ``[B, L, D]``, for a mixture class log-weights
+    ``[B, K]``.
 
     adapted: whether these rows go through the low-rank critic adapters of the network rather than past them.
     """
@@ -61,12 +62,31 @@ class Meter:
 class Prior(Protocol):
     """A frozen model as one callable. Images are [0, 1] float32 NCHW outside; casts happen only inside."""
 
-    schedule: NoiseSchedule
-    kind: Kind  #: the parametrisation its network was trained in, and a critic's is
-    shape: tuple[int, ...]  #: of one x0: (channels, height, width), or (dimension,) for a plain mixture
-    image_size: tuple[int, int]  #: height and width of what ``encode`` takes by default
-    device: str
-    meter: Meter  #: network passes so far
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def kind(self) -> Kind:
+        """The parametrisation its network was trained in, and its critic is."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one x0: (channels, height, width), or (dimension,) for a plain mixture."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of what ``encode`` takes by default."""
+        ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def meter(self) -> Meter:
+        """Network passes so far."""
+        ...
 
     def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
         """Predictions at x_t under each condition, all in one network call, float32 (float64 for exact priors fed float64)."""

@@ -1,4 +1,5 @@
-"""Plain sampling, DDIM and ancestral, from any prior: the reference every method is compared with, and a look into a saved critic."""
+"""Plain sampling, DDIM and ancestral, from any prior: the reference every method is compared with, and a look into a saved
+critic."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from limbeck.schedule import expand
 class Sampling:
     """What is sampled.
 
-    prompts: one or more texts. steps: network calls per picture. guidance: 1 is none. sampler: ddim (deterministic) or ancestral.
+    prompts: one or more texts. negative: what guidance leads away from. model: as in a run. seed: of the noise. steps: network
+    calls per picture. guidance: 1 is none. sampler: ddim (deterministic) or ancestral.
     count: pictures per prompt. critic: a run folder whose critic is sampled instead of the prior.
     """
 
@@ -98,7 +100,9 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     before, began = prior.meter.rows, time.perf_counter()
     eta = 1.0 if sampling.sampler == "ancestral" else 0.0
     images = [
-        prior.decode(sample(source, told[rows[i : i + 32]], noise[i : i + 32], sampling.steps, sampling.guidance, eta, rng)).detach()
+        prior.decode(
+            sample(source, told[rows[i : i + 32]], noise[i : i + 32], sampling.steps, sampling.guidance, eta, rng)
+        ).detach()
         for i in range(0, len(rows), 32)
     ]
     pictures = torch.cat(images).cpu()

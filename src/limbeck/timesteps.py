@@ -30,7 +30,10 @@ def _uniform(low: float, high: float, rows: int, rng: torch.Generator) -> Tensor
 
 @dataclass(frozen=True)
 class Uniform(Timesteps):
-    """U(low, high) for every row (DreamFusion: .02 to .98)."""
+    """U(low, high) for every row (DreamFusion: .02 to .98).
+
+    low: least time. high: greatest time.
+    """
 
     low: float = 0.02
     high: float = 0.98
@@ -44,7 +47,10 @@ class Uniform(Timesteps):
 
 @dataclass(frozen=True)
 class TwoStage(Timesteps):
-    """U(low, high), and U(low, late) after a share ``switch`` of the run (ProlificDreamer: .5 after 5k of 25k steps in 3D)."""
+    """U(low, high), and U(low, late) after a share ``switch`` of the run (ProlificDreamer: .5 after 5k of 25k steps in 3D).
+
+    low: least time. high: greatest time at first. late: greatest time later. switch: share of the run after which it is later.
+    """
 
     low: float = 0.02
     high: float = 0.98
@@ -63,7 +69,10 @@ class TwoStage(Timesteps):
 
 @dataclass(frozen=True)
 class Linear(Timesteps):
-    """From ``high`` down to ``low``, the same for every row, nothing drawn (DreamGaussian, SDI)."""
+    """From ``high`` down to ``low``, the same for every row, nothing drawn (DreamGaussian, SDI).
+
+    low: last time. high: first time.
+    """
 
     low: float = 0.02
     high: float = 0.98
@@ -77,7 +86,10 @@ class Linear(Timesteps):
 
 @dataclass(frozen=True)
 class Fixed(Timesteps):
-    """One time for the whole run."""
+    """One time for the whole run.
+
+    at: that time.
+    """
 
     at: float = 0.5
 

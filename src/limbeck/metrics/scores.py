@@ -38,11 +38,17 @@ def scores(images: Float[Tensor, "n 3 h w"], prompts: Sequence[str], evaluator: 
 
 
 def score_pictures(images: Float[Tensor, "n 3 h w"], prompts: Sequence[str], each: int) -> dict[str, Any]:
-    """``scores`` of pictures sorted by prompt, ``each`` of them for every one, by the world's evaluator where it can judge them."""
+    """``scores`` of pictures sorted by prompt, ``each`` of them for every one, by the world's evaluator where it can judge them.
+
+    Where the evaluator's file is missing, ``note`` says so instead of agreement: a finished run is not lost for it.
+    """
     if len(images) != each * len(prompts):
         raise ValueError(f"{len(images)} pictures are not {each} for each of {len(prompts)} prompts")
     if images.shape[-2:] != (64, 64) or not any(judged(prompt) for prompt in prompts):
         return scores(images, prompts)
     from limbeck.world import load_evaluator  # read only where there is something it can judge
 
-    return scores(images, prompts, load_evaluator())
+    try:
+        return scores(images, prompts, load_evaluator())
+    except FileNotFoundError as error:
+        return scores(images, prompts) | {"note": f"without agreement: {error}"}

@@ -57,9 +57,9 @@ class GaussianMixture:
             raise ValueError(f"{len(self.means)} means, {len(self.stds)} stds and {len(self.weights)} weights do not match")
         if not bool((self.stds >= 0).all()) or not bool((self.weights > 0).all()):
             raise ValueError("stds must not be negative and weights must be positive")
-        self.means, self.stds, self.weights = self.means.double(), self.stds.double(), self.weights.double()
+        self.means, self.stds, self._log_weights = self.means.double(), self.stds.double(), self.weights.double().log()
         self.shape = tuple(self.means.shape[1:])
-        self.image_size = self.shape[-2:] if len(self.shape) == 3 else (1, 1)
+        self.image_size = (self.shape[-2], self.shape[-1]) if len(self.shape) == 3 else (1, 1)
         self.meter = Meter()
 
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -68,17 +68,18 @@ class GaussianMixture:
         return Condition(class_weights(self.labels, prompts))
 
     def _log_parts(self, xt: Tensor, t: Tensor, told: Condition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log of weight times density of each component at x_t ``[B, K]``, differences ``[B, K, D]``, variances ``[B, K]``, alpha."""
+        """log of weight times density of each component at x_t ``[B, K]``, differences ``[B, K, D]``, variances ``[B, K]``,
+        alpha."""
         alpha, sigma = self.schedule.alpha(t).double(), self.schedule.sigma(t).double()
         x = xt.double().flatten(1)
         variance = (alpha[:, None] * self.stds) ** 2 + sigma[:, None] ** 2
         apart = x[:, None] - alpha[:, None, None] * self.means.flatten(1)
-        log = self.weights.log() + told.data.double() - 0.5 * apart.square().sum(-1) / variance
+        log = self._log_weights + told.data.double() - 0.5 * apart.square().sum(-1) / variance
         return log - 0.5 * x.shape[1] * (2 * torch.pi * variance).log(), apart, variance, alpha
 
     def log_density(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b"]:
         """log p_t(x_t | told), differentiable in x_t."""
-        norm = (self.weights.log() + told.data.double()).logsumexp(1)
+        norm = (self._log_weights + told.data.double()).logsumexp(1)
         return self._log_parts(xt, t, told)[0].logsumexp(1) - norm
 
     def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
@@ -119,7 +120,7 @@ class DataSet:
         if self.pictures.ndim != 4 or self.pictures.shape[1] != 3 or len(self.pictures) == 0:
             raise ValueError(f"pictures must be [N, 3, h, w] with N at least 1, not {list(self.pictures.shape)}")
         self.shape = tuple(self.pictures.shape[1:])
-        self.image_size = self.shape[-2:]
+        self.image_size = (self.shape[1], self.shape[2])
         self.meter = Meter()
         self._classes = tuple(sorted(set(self.labels)))
 
@@ -167,12 +168,17 @@ class DataSet:
 
 
 def coloured_shapes(size: int = 24, std: float = 0.08, schedule: Literal["sd"] = "sd") -> GaussianMixture:
-    """The mixture behind ``--model gaussians``: twelve soft pictures, {red, green, blue, yellow} x {disc, square, ring}, on grey."""
+    """The mixture behind ``--model gaussians``: twelve soft pictures, {red, green, blue, yellow} x {disc, square, ring}, on
+    grey."""
     axis = torch.linspace(-1, 1, size, dtype=torch.float64)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     radius = (x**2 + y**2).sqrt()
     soft = lambda d: torch.sigmoid(-d * size / 2)  # noqa: E731
-    masks = {"disc": soft(radius - 0.6), "square": soft(torch.maximum(x.abs(), y.abs()) - 0.55), "ring": soft((radius - 0.55).abs() - 0.18)}
+    masks = {
+        "disc": soft(radius - 0.6),
+        "square": soft(torch.maximum(x.abs(), y.abs()) - 0.55),
+        "ring": soft((radius - 0.55).abs() - 0.18),
+    }
     colours = {"red": (0.8, -0.7, -0.7), "green": (-0.7, 0.5, -0.6), "blue": (-0.7, -0.4, 0.9), "yellow": (0.9, 0.8, -0.7)}
     means, labels = [], []
     for name, rgb in colours.items():

@@ -12,14 +12,18 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.utils.logging import disable_progress_bar as disable_diffusers_bar
 from jaxtyping import Float
 from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
 
 from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Meter
 from limbeck.priors.adapters import Rows
 from limbeck.schedule import Discrete
 
+disable_progress_bar()  # a prompt's half second of loading needs no bar of its own
+disable_diffusers_bar()
 KINDS: dict[str, Kind] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  #: diffusers' words for parametrisations
 
 
@@ -35,7 +39,7 @@ class Stable:
         word = scheduler.config.prediction_type
         if word not in KINDS:
             raise ValueError(f"{source}: prediction_type {word!r} is not known; known are {', '.join(KINDS)}")
-        self.kind = KINDS[word]
+        self.kind: Kind = KINDS[word]
         self.schedule = Discrete(tuple(scheduler.alphas_cumprod.double().tolist()))
         self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype).to(device).eval()
         self.vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype).to(device).eval()
@@ -44,7 +48,7 @@ class Stable:
         if device == "cpu":  # the fused kernel's backward, which a critic needs, is slow on CPUs at small sizes
             self.unet.set_attn_processor(AttnProcessor())
         side = self.unet.config.sample_size
-        self.shape = (self.unet.config.in_channels, side, side)
+        self.shape: tuple[int, ...] = (self.unet.config.in_channels, side, side)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.image_size = (side * factor, side * factor)
         self.meter = Meter()
@@ -62,7 +66,9 @@ class Stable:
         from transformers import CLIPTextModel, CLIPTokenizer
 
         tokenizer = CLIPTokenizer.from_pretrained(self.source, subfolder="tokenizer")
-        encoder = CLIPTextModel.from_pretrained(self.source, subfolder="text_encoder", torch_dtype=self.dtype).to(self.device).eval()
+        encoder = (
+            CLIPTextModel.from_pretrained(self.source, subfolder="text_encoder", torch_dtype=self.dtype).to(self.device).eval()
+        )
         length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         out = tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return encoder(out.input_ids.to(self.device)).last_hidden_state.float()
@@ -83,11 +89,11 @@ class Stable:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [Prediction.of(self.kind, part, xt.float(), alpha, sigma) for part in out.float().chunk(n)]
 
-    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         mean = self.vae.encode((image * 2 - 1).to(self.dtype)).latent_dist.mean.float()
         return mean * self.vae.config.scaling_factor
 
-    def decode(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h w"]:
+    def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         image = self.vae.decode((x0 / self.vae.config.scaling_factor).to(self.dtype), return_dict=False)[0]
         return (image.float() / 2 + 0.5).clamp(0, 1)
 

@@ -18,12 +18,15 @@ class PixelParticles(Representation):
 
     def __init__(self, start: list[Tensor], rate: float, smooth: float):
         super().__init__()
-        self.levels = nn.ModuleList(nn.ParameterList(level.unbind(0)) for level in start)
+        self.names = [f"level{k}" for k in range(len(start))]
+        self.levels = nn.ParameterDict(
+            {name: nn.ParameterList(level.unbind(0)) for name, level in zip(self.names, start, strict=True)}
+        )
         self.rate, self.smooth = rate, smooth
 
     def render(self, view: Int[Tensor, "b"]) -> Render:
         rows = view.tolist()
-        stacks = [torch.stack([level[i] for i in rows]) for level in self.levels]
+        stacks = [torch.stack([self.levels[name][i] for i in rows]) for name in self.names]
         size = stacks[0].shape[-2:]
         total = stacks[0]
         for stack in stacks[1:]:
@@ -45,7 +48,8 @@ class PixelParticles(Representation):
 class Pixels(Spec):
     """RGB particles that start near mid grey.
 
-    A gradient through an autoencoder is rough at the finest scale. The coarse levels of the pyramid collect what neighbours agree on
+    A gradient through an autoencoder is rough at the finest scale. The coarse levels of the pyramid collect what neighbours agree
+    on
     and so move faster than that roughness. rate: peak learning rate of the logits. levels: scales, 1 for plain pixels.
     spread: deviation of the start at the coarsest level. smooth: weight of squared differences of neighbours.
     """

@@ -1,4 +1,5 @@
-"""The embedded world: a procedural 3D world of captioned pictures, a small diffusion model of it, and an evaluator that can tell."""
+"""The embedded world: a procedural 3D world of captioned pictures, a small diffusion model of it, and an evaluator that can
+tell."""
 
 from __future__ import annotations
 

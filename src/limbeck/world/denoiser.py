@@ -27,7 +27,9 @@ def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
     words = sorted({word for text in sentences for word in text.replace(",", " ,").split()})
     tool = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     tool.normalizer = normalizers.Lowercase()
-    tool.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tool.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>",
                                   show_progress=False)  # fmt: skip
@@ -90,6 +92,8 @@ class Denoising(nn.Module):
     noisiest levels, where the text alone speaks, from being forgotten under zero terminal signal.
     """
 
+    abar: Tensor
+
     def __init__(self, tokenizer: CLIPTokenizer, prediction: str, floor: float):
         super().__init__()
         self.text = build_text_encoder(tokenizer)
@@ -113,7 +117,7 @@ class Denoising(nn.Module):
 
 
 @dataclass(frozen=True)
-class DenoiserTask(Task):
+class DenoiserTask(Task[Denoising]):
     """Joint training; one caption in ten is empty, for guidance."""
 
     folder: Path  #: holds latents.npy, captions.npy and tokenizer/
@@ -123,10 +127,10 @@ class DenoiserTask(Task):
     name: str = "denoiser"
     rate: float = 1e-3
 
-    def build(self) -> nn.Module:
+    def build(self) -> Denoising:
         return Denoising(CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")), self.prediction, self.floor)
 
-    def preview(self, model: nn.Module, folder: Path, minute: float) -> dict[str, float]:
+    def preview(self, model: Denoising, folder: Path, minute: float) -> dict[str, float]:
         """A grid of 28 prompts, two per object, and how many of them the evaluator sees as asked."""
         return preview_grid(model, folder, self.folder, minute, self.name)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Evaluator(nn.Module):
         super().__init__()
         wide = (24, 24, 64, 112, FEATURES)
         self.stem = nn.Conv2d(3, wide[0], 3, 2, 1)
-        self.blocks = nn.Sequential(*(_Block(a, b, 2 if b > 24 else 1) for a, b in zip(wide, wide[1:], strict=False)))
+        self.blocks = nn.Sequential(*(_Block(a, b, 2 if b > 24 else 1) for a, b in pairwise(wide)))
         self.norm = nn.LayerNorm(FEATURES)
         sizes = {name: len(words) + (name == "object") for name, words in ATTRIBUTES.items()}
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, n) for name, n in sizes.items()})
@@ -129,11 +130,11 @@ class _Training(nn.Module):
         for i, name in enumerate(ATTRIBUTES):
             if name != "object":
                 losses[name] = F.cross_entropy(logits[name][real].float(), labels[real, i])
-        return {"loss": sum(losses.values()), **losses}
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
 @dataclass(frozen=True)
-class EvaluatorTask(Task):
+class EvaluatorTask(Task[_Training]):
     """Three quarters of a batch are worn renders, one quarter spoiled ones."""
 
     data: Path
@@ -143,7 +144,7 @@ class EvaluatorTask(Task):
     rate: float = 2e-3
     average: float = 0.998
 
-    def build(self) -> nn.Module:
+    def build(self) -> _Training:
         return _Training()
 
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
@@ -156,7 +157,7 @@ class EvaluatorTask(Task):
         labels[:bad, 0] = REJECT
         return torch.cat([spoil(x[:bad], mixed, rng), wear(x[bad:], rng)]), labels
 
-    def preview(self, model: nn.Module, folder: Path, minute: float) -> dict[str, float]:
+    def preview(self, model: _Training, folder: Path, minute: float) -> dict[str, float]:
         pictures = as_images(load_pictures(self.test)[:2000])
         return accuracy(model.net, pictures, self.test, 2000)
 
@@ -165,7 +166,8 @@ class EvaluatorTask(Task):
 def _truth_and_partners(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels ``[N, 5]`` and, per row, a row to mix it with.
 
-    The partner of an asymmetric object shows the same object, coloured the same, from another view; any row is a partner of the rest.
+    The partner of an asymmetric object shows the same object, coloured the same, from another view; any row is a partner of the
+    rest.
     """
     scenes = load_scenes(folder)
     truth = scenes.labels()

@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -36,7 +37,10 @@ class Budget:
     preview: float = 600.0
 
 
-class Task(abc.ABC):
+M = TypeVar("M", bound=nn.Module)
+
+
+class Task(abc.ABC, Generic[M]):
     """What one stage trains. Instances travel to the workers, so they hold settings and paths, never tensors."""
 
     name: str
@@ -46,14 +50,14 @@ class Task(abc.ABC):
     average: float = 0.999  #: decay of the moving average of the weights
 
     @abc.abstractmethod
-    def build(self) -> nn.Module:
+    def build(self) -> M:
         """A module whose forward takes a batch and returns ``{"loss": scalar, ...}``."""
 
     @abc.abstractmethod
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
         """One worker's batch on the CPU."""
 
-    def preview(self, model: nn.Module, folder: Path, minute: float) -> dict[str, float]:
+    def preview(self, model: M, folder: Path, minute: float) -> dict[str, float]:
         """Figures (and pictures in ``folder``) from the averaged weights; called now and then, and at the end."""
         return {}
 
@@ -142,7 +146,8 @@ def _loop(rank: int, task: Task, folder: Path, budget: Budget, seed: int, state:
     saved = shown = state.elapsed
     sums: dict[str, Tensor] = {}
     counted = 0
-    while os.getppid() == parent:  # a worker whose parent was killed must not train on
+    # a worker whose parent was killed must not train on; a training without workers may outlive its shell
+    while budget.workers == 1 or os.getppid() == parent:
         now = time.monotonic()
         clock += now - last
         last = now
@@ -193,7 +198,7 @@ def _preview(task: Task, state: _State, folder: Path) -> dict[str, float]:
     return figures
 
 
-def fit(task: Task, folder: Path, budget: Budget, seed: int = 0) -> nn.Module:
+def fit(task: Task[M], folder: Path, budget: Budget, seed: int = 0) -> M:
     """Train a task for what is left of its budget and return the module with averaged weights, on the CPU.
 
     A killed run goes on from ``NAME.checkpoint.safetensors`` in ``folder``; a finished one returns at once.
@@ -209,7 +214,7 @@ def fit(task: Task, folder: Path, budget: Budget, seed: int = 0) -> nn.Module:
     return averaged(task, path)
 
 
-def averaged(task: Task, checkpoint: Path) -> nn.Module:
+def averaged(task: Task[M], checkpoint: Path) -> M:
     """The module of a task with the averaged weights of a checkpoint."""
     model = task.build()
     tensors = load_file(checkpoint)

@@ -19,9 +19,11 @@ from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTE
 
 @dataclass(frozen=True)
 class Verdict:
-    """Shares in [0, 1] of samples whose attribute is as asked; ``view`` over objects whose views differ. ``rejected``: called no object.
+    """Shares in [0, 1] of samples whose attribute is as asked; ``view`` over objects whose views differ. ``rejected``: called no
+    object.
 
-    frechet: between the samples and as many renders of the same scenes, in the evaluator's features; ``frechet_renders`` is the same
+    frechet: between the samples and as many renders of the same scenes, in the evaluator's features; ``frechet_renders`` is the
+    same
     between two sets of renders, the floor for that many pictures.
     """
 
@@ -37,7 +39,9 @@ def full_captions(scenes: Scenes) -> list[str]:
     """Captions that name every attribute, except the view where it does not show."""
     telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
     rows = zip(scenes.labels(), telling, strict=True)
-    return [caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "") for (o, c, p, b, v), tell in rows]
+    return [
+        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "") for (o, c, p, b, v), tell in rows
+    ]
 
 
 def judged_samples(prior: Prior, count: int, steps: int, guidance: float, seed: int) -> tuple[Scenes, Float[Tensor, "n 3 h w"]]:
@@ -48,7 +52,8 @@ def judged_samples(prior: Prior, count: int, steps: int, guidance: float, seed: 
     noise = torch.randn(count, *prior.shape, generator=torch.Generator().manual_seed(seed)).to(prior.device)
     with torch.no_grad():
         parts = [
-            prior.decode(sample(prior, told[slice(i, i + 32)], noise[i : i + 32], steps, guidance)).cpu() for i in range(0, count, 32)
+            prior.decode(sample(prior, told[slice(i, i + 32)], noise[i : i + 32], steps, guidance)).cpu()
+            for i in range(0, count, 32)
         ]
     return scenes, torch.cat(parts)
 

@@ -36,7 +36,8 @@ _GROUND = np.array(
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes: attribute indices ``[N]``, camera azimuth and elevation in radians ``[N]``, distance ``[N]``, brightness ``[N]``."""
+    """N scenes: attribute indices ``[N]``, camera azimuth and elevation in radians ``[N]``, distance ``[N]``, brightness
+    ``[N]``."""
 
     object: np.ndarray
     colour: np.ndarray
@@ -92,7 +93,9 @@ def random_scenes(n: int, rng: np.random.Generator, unseen: bool = False) -> Sce
     near = rng.integers(0, 4, n) * (np.pi / 2) + rng.normal(0, 0.2, n)
     azimuth = np.where(rng.random(n) < 0.67, near, rng.uniform(-np.pi, np.pi, n))
     top = rng.random(n) < 0.2
-    elevation = np.where(top, rng.uniform(math.radians(58), math.radians(74), n), rng.uniform(math.radians(-2), math.radians(35), n))
+    elevation = np.where(
+        top, rng.uniform(math.radians(58), math.radians(74), n), rng.uniform(math.radians(-2), math.radians(35), n)
+    )
     return Scenes(
         object=picked[:, 0], colour=picked[:, 1], pattern=picked[:, 2], background=rng.integers(0, len(BACKGROUNDS), n),
         azimuth=(azimuth + np.pi) % (2 * np.pi) - np.pi, elevation=elevation,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from limbeck.world.autoencoder import AutoencoderTask, encode_all, psnr, reconstruct, standardise
 from limbeck.world.denoiser import DenoiserTask, build_scheduler, build_tokenizer, tokens
-from limbeck.world.evaluator import EvaluatorTask, accuracy
+from limbeck.world.evaluator import Evaluator, EvaluatorTask, accuracy
 from limbeck.world.fit import Budget, averaged, fit
 from limbeck.world.pictures import as_images, load_captions, load_pictures, prepare
 
@@ -24,7 +24,8 @@ from limbeck.world.pictures import as_images, load_captions, load_pictures, prep
 class Training:
     """Training of the embedded world model.
 
-    out: working folder; a killed training goes on from it. minutes: wall time in all, shared out over the stages. device: auto, cpu or
+    out: working folder; a killed training goes on from it. minutes: wall time in all, shared out over the stages. device: auto,
+    cpu or
     cuda. workers: processes, 0 for one per core on a CPU. pictures: renders to train on. prediction, floor, batch: of the denoiser.
     """
 
@@ -61,13 +62,15 @@ def train(settings: Training) -> Path:
     print(f"{settings.pictures} pictures are ready in {out}", flush=True)
     evaluator = EvaluatorTask(out / "train", out / "test")
     net = fit(evaluator, out, replace(settings.budget(EVALUATOR), preview=180), settings.seed)
-    _export_evaluator(net, out)
+    _export_evaluator(net.net, out)
     autoencoder = AutoencoderTask(out / "train", out / "test")
     fit(autoencoder, out, replace(settings.budget(AUTOENCODER), preview=180), settings.seed)
     encode(out)
     task = DenoiserTask(out, settings.batch, settings.prediction, settings.floor)
     fit(task, out, settings.budget(DENOISER), settings.seed)
-    return export(out, task)
+    folder = export(out, task)
+    score(folder)
+    return folder
 
 
 def encode(out: Path) -> None:
@@ -93,12 +96,12 @@ def encode(out: Path) -> None:
     (out / "encoded.json").write_text(json.dumps(figures))
 
 
-def _export_evaluator(net: torch.nn.Module, out: Path) -> None:
+def _export_evaluator(net: Evaluator, out: Path) -> None:
     folder = out / "pipeline"
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in net.net.state_dict().items()}, folder / "evaluator.safetensors")
+    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, folder / "evaluator.safetensors")
     test = as_images(load_pictures(out / "test"))
-    (out / "evaluator.json").write_text(json.dumps(accuracy(net.net, test, out / "test", len(test))))
+    (out / "evaluator.json").write_text(json.dumps(accuracy(net, test, out / "test", len(test))))
 
 
 def export(out: Path, task: DenoiserTask) -> Path:
@@ -120,3 +123,24 @@ def export(out: Path, task: DenoiserTask) -> Path:
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(task).items()}
     (folder / "training.json").write_text(json.dumps(plain, indent=1))
     return folder
+
+
+def score(folder: Path, count: int = 256, steps: int = 50, guidance: float = 5.0) -> dict:
+    """Judge a pipeline on held-out combinations; writes card.json and grid.png (56 pictures) into ``folder`` and returns the
+    figures."""
+    from PIL import Image
+
+    from limbeck.priors.stable import Stable
+    from limbeck.world import load_evaluator
+    from limbeck.world.judge import judge, judged_samples
+
+    prior = Stable(str(folder))
+    scenes, images = judged_samples(prior, count, steps, guidance, seed=4321)
+    verdict = judge(scenes, images, load_evaluator(folder))
+    card = {**asdict(verdict), "steps": steps, "guidance": guidance}
+    (folder / "card.json").write_text(json.dumps(card, indent=1))
+    first = np.argsort(scenes.object, kind="stable")
+    shown = images[first[np.linspace(0, count - 1, 56).round().astype(int)]]
+    grid = shown.unflatten(0, (4, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(folder / "grid.png")
+    return card
