@@ -14,18 +14,20 @@ from pathlib import Path
 
 OUT = Path("runs/demo")
 PROMPTS = ("a striped red mug", "a yellow duck on grass", "a purple mushroom in the snow", "a blue car on sand")
-COMMON = ("--particles", "2", "--optimizer.fall", "0.5", "--timesteps", "twostage")
+COMMON = ("--particles", "2", "--precision", "bfloat16", "--optimizer.fall", "0.5", "--timesteps", "twostage")
 JOBS = {
     "vsd-7.5": ("run", "--method", "vsd", "--steps", "500", *COMMON),
     "sds-100": ("run", "--method", "sds", "--method.guidance", "100", "--steps", "400", *COMMON),
     "sds-7.5": ("run", "--method", "sds", "--method.guidance", "7.5", "--steps", "400", *COMMON),
-    "sampling": ("sample", "--guidance", "5", "--count", "2"),
+    "sampling": ("sample", "--guidance", "5", "--count", "2", "--precision", "bfloat16"),
 }
 
 
 def work(name: str) -> None:
     """One job in a process of its own; its output goes to a log beside its folder."""
     verb, *options = JOBS[name]
+    if verb == "sample" and (OUT / name / "final.png").exists():
+        return  # a run goes on or says that it is done; samples are never overwritten
     start = time.monotonic()
     log = OUT / f"{name}.log"
     command = [sys.executable, "-m", "limbeck", verb, *PROMPTS, *options, "--out", str(OUT / name)]

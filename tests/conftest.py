@@ -20,18 +20,19 @@ def checked(obj):
     return beartype(conf=BeartypeConf(is_pep484_tower=True))(obj)
 
 
-from tiny import write_pipeline
-
-
 @pytest.fixture(scope="session")
 def eps_folder(tmp_path_factory):
     """A pipeline that predicts noise, on Stable Diffusion's schedule."""
+    from tiny import write_pipeline
+
     return write_pipeline(tmp_path_factory.mktemp("eps"), "epsilon")
 
 
 @pytest.fixture(scope="session")
 def v_folder(tmp_path_factory):
     """A pipeline that predicts v, with zero terminal signal."""
+    from tiny import write_pipeline
+
     return write_pipeline(tmp_path_factory.mktemp("v"), "v_prediction")
 
 

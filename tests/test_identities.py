@@ -321,7 +321,7 @@ def test_identity_08_sds_particles_collapse_exponentially():
     prior, x = pair(null, pos, 0.7, 0.7), normal(100, 1)
     alpha, sigma = at(SD, t)
     k = sigma * alpha / (alpha**2 * 0.49 + sigma**2)
-    end = integrate(lambda y: drift(SDS(4.0), FREE, prior, y, t), x, 4.0, 200)
+    end = integrate(lambda y: drift(SDS(4.0), FREE, prior, y, t), x, 4.0, 100)
     rest = null + 4 * (pos - null)
     assert worst(end, rest + (x - rest) * exp(-4 * k)) < 1e-8
 
@@ -331,7 +331,7 @@ def test_identity_08_vsd_particles_keep_the_variance_of_the_prior(scale):
     null, pos, t = f64([-0.4]), f64([0.8]), 0.3
     prior, x = pair(null, pos, 0.7, 0.7), 0.2 * normal(100, 1)
     method, state = VSD(scale, critic=OfMoments()), Normal(SD)
-    end = integrate(lambda y: drift(method, state, prior, y, t), x, 60.0, 200)
+    end = integrate(lambda y: drift(method, state, prior, y, t), x, 60.0, 120)
     assert abs(float(end.mean()) - float(null + scale * (pos - null))) < 1e-7
     assert abs(float(end.var(correction=0)) - 0.49) < 1e-7
 

@@ -37,8 +37,8 @@ def test_every_step_is_that_of_diffusers(word, steps, eta):
     scheduler = scheduler_of(word)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.final_alpha_cumprod.double()
-    if word == "epsilon":
-        scheduler.set_timesteps(steps)
+    if word == "v_prediction":
+        eta = min(eta, 0.99)  # at 1 and without terminal signal theirs takes the root of -1e-17
     schedule = Discrete(tuple(scheduler.alphas_cumprod.tolist()))
     prior, told, start = Watched(mixture(schedule)), classes(5, (1, 1, 1), (0.1, 0.1, 0.8)), normal(5, 4)
     got = sample(prior, told, start, steps, 3.0, eta, rng(8))
@@ -58,7 +58,7 @@ def test_every_step_is_that_of_diffusers(word, steps, eta):
     assert len(prior.asked) == steps
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.9])
 def test_a_sample_is_that_of_the_pipeline(folder, eta):
     prior, pipe = Stable(str(folder)), StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)

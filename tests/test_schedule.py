@@ -106,7 +106,7 @@ def test_ladder_is_the_trailing_spacing_of_diffusers(steps):
 
 @pytest.mark.parametrize("steps", [0, 51])
 def test_ladder_refuses_more_steps_than_ticks(steps):
-    with pytest.raises(ValueError, match="1 .. 50"):
+    with pytest.raises(ValueError, match=r"1 \.\. 50"):
         zero_terminal().ladder(steps)
 
 

@@ -19,11 +19,11 @@ def scheduler_of(prediction: str):
     """Stable Diffusion's betas, "trailing" spacing ending at alpha = 1, zero terminal signal for v; what ``sample`` does."""
     from diffusers import DDIMScheduler
 
-    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-    clip_sample=False,
-                         prediction_type=prediction, rescale_betas_zero_snr=prediction == "v_prediction",
-                         timestep_spacing="trailing",
-                         steps_offset=1, set_alpha_to_one=True)  # fmt: skip
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        prediction_type=prediction, rescale_betas_zero_snr=prediction == "v_prediction", timestep_spacing="trailing",
+        steps_offset=1, set_alpha_to_one=True,
+    )  # fmt: skip
 
 
 def write_pipeline(folder: Path, prediction: str) -> Path:
@@ -85,12 +85,10 @@ def spoken(prior: Prior, texts: list[str]) -> Conditions:
     return Conditions(prior.condition(texts), prior.condition([""] * len(texts)))
 
 
-def drawn(schedule: NoiseSchedule, x0: Tensor, t: Tensor | float, eps: Tensor, told: Conditions, view: Tensor | None = None)
-->
-Sample
-Sample:
-    """A sample as the loop would make it, from tensors of one's
-    own."""
+def drawn(
+    schedule: NoiseSchedule, x0: Tensor, t: Tensor | float, eps: Tensor, told: Conditions, view: Tensor | None = None
+) -> Sample:
+    """A sample as the loop would make it, from tensors of one's own."""
     t = torch.full((len(x0),), t, dtype=torch.float64) if isinstance(t, float) else t
     return Sample(x0, schedule.snap(t), eps, told, torch.arange(len(x0)) if view is None else view, rng(99), schedule)
 

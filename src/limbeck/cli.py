@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> None:
     from limbeck.load import load
     from limbeck.record import record
 
-    prior = load(experiment.model, place.device)
+    prior = load(experiment.model, place.device, experiment.precision)
     prior.condition(experiment.prompts)  # a prompt this model cannot hear is told before a folder is made
     try:
         report = record(experiment, prior, folder, every=place.every, command=command)
@@ -144,7 +144,7 @@ def sample(argv: Sequence[str]) -> None:
 
     from limbeck.load import load
 
-    print(sample_to_folder(sampling, load(sampling.model, place.device), folder))
+    print(sample_to_folder(sampling, load(sampling.model, place.device, sampling.precision), folder))
 
 
 def report(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.prior import Prior
+from limbeck.prior import Precision, Prior
 from limbeck.priors.exact import DataSet, coloured_shapes
 
 WORLD = Path(__file__).parent / "world" / "weights"  #: the embedded pipeline
@@ -26,7 +26,16 @@ def pick_device(device: str) -> str:
     return device
 
 
-def load(model: str = "world", device: str = "auto") -> Prior:
+def pick_precision(precision: Precision, device: str) -> torch.dtype:
+    """``auto`` becomes float32 on a CPU and 16 bits elsewhere: bfloat16 where it is fast, whose range a critic's gradients need."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def load(model: str = "world", device: str = "auto", precision: Precision = "auto") -> Prior:
     """The prior behind a name: ``world`` (embedded), ``gaussians``, ``dataset:FOLDER``, a pipeline folder, or a hub id.
 
     Raises ValueError where there is no such thing or it is of another kind.
@@ -38,10 +47,10 @@ def load(model: str = "world", device: str = "auto") -> Prior:
         return load_dataset(Path(model.removeprefix("dataset:")))
     from limbeck.priors.stable import Stable, check_layout
 
-    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    dtype = pick_precision(precision, device)
     if model == "world":
         check_layout(WORLD)
-        return Stable(str(WORLD), device, torch.float32)
+        return Stable(str(WORLD), device, dtype)
     if Path(model).exists():
         check_layout(Path(model))
     elif model.count("/") != 1 or model.startswith((".", "/", "~")):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.prediction import Kind, Prediction
 from limbeck.schedule import NoiseSchedule
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]  #: of frozen weights
 
 
 @dataclass(frozen=True)

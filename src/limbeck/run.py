@@ -130,6 +130,7 @@ class Run:
         inputs = {"x0": sample.x0.detach(), "t": sample.t, "eps": sample.eps, "gradient": gradient}
         named = {"x0": "the render or its encoding", "gradient": "the direction the method answered"}
         bad = [text for key, text in named.items() if not bool(inputs[key].isfinite().all())]
+        self.optimizer.zero_grad(set_to_none=True)
         raise NonFinite(self.step, bad[0] if bad else "the gradient of the parameters", inputs)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prior import Conditions, Prior, guided
+from limbeck.prior import Conditions, Precision, Prior, guided
 from limbeck.schedule import expand
 
 
@@ -22,7 +22,8 @@ from limbeck.schedule import expand
 class Sampling:
     """What is sampled.
 
-    prompts: one or more texts. negative: what guidance leads away from. model: as in a run. seed: of the noise. steps: network
+    prompts: one or more texts. negative: what guidance leads away from. model: as in a run. seed: of the noise.
+    precision: of the frozen weights, as in a run. steps: network
     calls per picture. guidance: 1 is none. sampler: ddim (deterministic) or ancestral.
     count: pictures per prompt. critic: a run folder whose critic is sampled instead of the prior.
     """
@@ -36,6 +37,7 @@ class Sampling:
     count: int = 4
     seed: int = 0
     critic: Path | None = None
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(p.strip() for p in self.prompts):

@@ -15,7 +15,7 @@ from limbeck.report.folder import Left, differing, read_folder
 from limbeck.report.tables import SCORES, score_columns, score_text, seconds_text
 
 HERE = Path(__file__).parent
-MANY = 16  #: at most so many recorded steps are shown
+MANY = 12  #: at most so many recorded steps are shown
 
 
 def write(folders: Sequence[Path], out: Path | None = None) -> Path:

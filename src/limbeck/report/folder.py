@@ -39,9 +39,10 @@ def shown(path: Path, most: int, hard: bool, caption: str = "", cut: int = 0) ->
     picture = picture.crop((0, 0, picture.width - cut, picture.height))
     if picture.width > most:
         size = (most, max(1, round(picture.height * most / picture.width)))
-        picture = picture.resize(size, Image.Resampling.NEAREST if hard and cut else Image.Resampling.LANCZOS)
+        how = Image.Resampling.NEAREST if hard and cut else Image.Resampling.LANCZOS
+        picture = picture.resize(size, how, reducing_gap=None if hard and cut else 3.0)
     store = io.BytesIO()
-    picture.save(store, "WEBP", lossless=hard, quality=86)
+    picture.save(store, "WEBP", lossless=hard, quality=82)
     data = base64.b64encode(store.getvalue()).decode()
     return Shown(f"data:image/webp;base64,{data}", picture.width, picture.height, hard, caption)
 

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 
 INK = "#123456"  #: stands for the page's text colour until the SVG is written
 ACCENT = "#d1495b"
-POINTS = 800  #: at most so many points of a curve are drawn
+POINTS, DOTS = 800, 400  #: at most so many points of a curve, and so many separate dots, are drawn
 PALETTE = ("#d1495b", "#3a86c8", "#2a9d6f", "#e09f3e", "#8e6bbf", "#56a3a6", "#b56576", "#7f8c3b")
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "limbeck", "font.family": "sans-serif", "font.size": 9, "text.color": INK,
     "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
     "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.minor.width": 0.4,
@@ -37,9 +37,8 @@ def colours(count: int) -> list[str]:
     return [to_hex(colormaps["turbo"](0.08 + 0.84 * i / (count - 1))) for i in range(count)]
 
 
-def _thin(values: Sequence[Any]) -> list[Any]:
-    stride = max(1, math.ceil(len(values) / POINTS))
-    return list(values[::stride])
+def _thin(values: np.ndarray, most: int = POINTS) -> np.ndarray:
+    return values[:: max(1, math.ceil(len(values) / most))]
 
 
 def _series(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +96,7 @@ def _by_time(lines: Sequence[Line]) -> str:
     rows = [(t, g, step) for step, row in pairs for t, g in row if g]
     if not rows:
         return ""
-    t, g, step = np.array(_thin(rows), dtype=float).T
+    t, g, step = _thin(np.array(rows, dtype=float), DOTS).T
     figure, axes = _axes("", "t")
     axes.scatter(t, g, c=step, cmap="viridis", s=7, linewidths=0, alpha=0.85)
     axes.set_xlim(0, 1)
@@ -124,7 +123,7 @@ def curves(lines: Sequence[Line]) -> list[tuple[str, str]]:
             out.insert(2, ("Gradient by t, later steps lighter", scatter))
         figure, axes = _axes("")
         steps, times = _series(lines, "t")
-        axes.plot(_thin(steps), _thin(times), ".", color=ACCENT, markersize=2.5)
+        axes.plot(_thin(steps, DOTS), _thin(times, DOTS), ".", color=ACCENT, markersize=2.5)
         axes.set_ylim(0, 1)
         out.append(("Time t, mean of the step", _svg(figure)))
     return out

@@ -45,7 +45,9 @@ def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    return CLIPTokenizer.from_pretrained(str(folder), model_max_length=LENGTH)
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=LENGTH)
+    tokenizer.save_pretrained(folder)  # the length is kept in its configuration
+    return tokenizer
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Int[Tensor, "n length"]:
@@ -124,11 +126,16 @@ class DenoiserTask(Task[Denoising]):
     size: int = 32
     prediction: str = "v_prediction"
     floor: float = 0.25
+    start: Path | None = None  #: a pipeline folder whose text encoder and U-Net to begin with
     name: str = "denoiser"
     rate: float = 1e-3
 
     def build(self) -> Denoising:
-        return Denoising(CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")), self.prediction, self.floor)
+        model = Denoising(CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")), self.prediction, self.floor)
+        if self.start is not None:
+            model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(self.start / "unet").float().state_dict())
+            model.text.load_state_dict(CLIPTextModel.from_pretrained(self.start / "text_encoder").float().state_dict())
+        return model
 
     def preview(self, model: Denoising, folder: Path, minute: float) -> dict[str, float]:
         """A grid of 28 prompts, two per object, and how many of them the evaluator sees as asked."""

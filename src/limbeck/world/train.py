@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.world.autoencoder import AutoencoderTask, encode_all, psnr, reconstruct, standardise
-from limbeck.world.denoiser import DenoiserTask, build_scheduler, build_tokenizer, tokens
+from limbeck.world.denoiser import LENGTH, DenoiserTask, build_scheduler, build_tokenizer, tokens
 from limbeck.world.evaluator import Evaluator, EvaluatorTask, accuracy
 from limbeck.world.fit import Budget, averaged, fit
 from limbeck.world.pictures import as_images, load_captions, load_pictures, prepare
@@ -24,9 +24,17 @@ from limbeck.world.pictures import as_images, load_captions, load_pictures, prep
 class Training:
     """Training of the embedded world model.
 
-    out: working folder; a killed training goes on from it. minutes: wall time in all, shared out over the stages. device: auto,
-    cpu or
-    cuda. workers: processes, 0 for one per core on a CPU. pictures: renders to train on. prediction, floor, batch: of the denoiser.
+    out: working folder; a killed training goes on from it.
+    minutes: wall time in all, shared out over the stages.
+    device: auto, cpu or cuda.
+    workers: processes, 0 for one per core on a CPU.
+    pictures: renders to train on.
+    prediction: what the denoiser predicts; v_prediction comes with zero terminal signal.
+    floor: added to the signal-to-noise ratio in the loss weight, see ``Denoising``.
+    batch: pictures per worker and step of the denoiser.
+    start: a pipeline folder to go on from: its autoencoder, tokenizer and evaluator are taken over, its denoiser
+        is trained further.
+    seed: of the training; the pictures have seeds of their own.
     """
 
     out: Path = Path("world-training")
@@ -37,6 +45,7 @@ class Training:
     prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
     floor: float = 0.25
     batch: int = 32
+    start: Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,34 +69,45 @@ def train(settings: Training) -> Path:
     prepare(out / "train", settings.pictures, 1)
     prepare(out / "test", 2000, 2)
     print(f"{settings.pictures} pictures are ready in {out}", flush=True)
-    evaluator = EvaluatorTask(out / "train", out / "test")
-    net = fit(evaluator, out, replace(settings.budget(EVALUATOR), preview=180), settings.seed)
-    _export_evaluator(net.net, out)
-    autoencoder = AutoencoderTask(out / "train", out / "test")
-    fit(autoencoder, out, replace(settings.budget(AUTOENCODER), preview=180), settings.seed)
+    if settings.start is None:
+        evaluator = EvaluatorTask(out / "train", out / "test")
+        net = fit(evaluator, out, replace(settings.budget(EVALUATOR), preview=180), settings.seed)
+        _export_evaluator(net.net, out)
+        autoencoder = AutoencoderTask(out / "train", out / "test")
+        fit(autoencoder, out, replace(settings.budget(AUTOENCODER), preview=180), settings.seed)
+        if not (out / "vae").exists():
+            net = averaged(autoencoder, out / "autoencoder.checkpoint.safetensors").net
+            standardise(net, encode_all(net, load_pictures(out / "train")[:4000]))
+            net.save_pretrained(out / "vae")
+            build_tokenizer([text for variant in load_captions(out / "train", 5) for text in variant], out / "tokenizer")
+    else:
+        for part in ("vae", "tokenizer"):
+            shutil.copytree(settings.start / part, out / part, dirs_exist_ok=True)
+        (out / "pipeline").mkdir(exist_ok=True)
+        shutil.copy(settings.start / "evaluator.safetensors", out / "pipeline")
     encode(out)
-    task = DenoiserTask(out, settings.batch, settings.prediction, settings.floor)
-    fit(task, out, settings.budget(DENOISER), settings.seed)
+    task = DenoiserTask(out, settings.batch, settings.prediction, settings.floor, settings.start)
+    fit(task, out, settings.budget(DENOISER if settings.start is None else 1.0), settings.seed)
     folder = export(out, task)
     score(folder)
     return folder
 
 
 def encode(out: Path) -> None:
-    """From the trained autoencoder to standardised latents, token ids and the tokenizer; does nothing when they are there."""
+    """Write latents.npy and captions.npy of the training pictures; does nothing when they are there."""
     if (out / "encoded.json").exists():
         return
-    task = AutoencoderTask(out / "train", out / "test")
-    net = averaged(task, out / "autoencoder.checkpoint.safetensors").net
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
+
+    net = AutoencoderKL.from_pretrained(out / "vae")
+    tokenizer = CLIPTokenizer.from_pretrained(str(out / "tokenizer"), model_max_length=LENGTH)
     pictures, test = load_pictures(out / "train"), as_images(load_pictures(out / "test")[:500])
-    standardise(net, encode_all(net, pictures[:4000]))
-    net.save_pretrained(out / "vae")
     latents = encode_all(net, pictures)
     np.save(out / "latents.npy", latents.half().numpy())
-    texts = load_captions(out / "train", 5)
-    tokenizer = build_tokenizer([text for variant in texts for text in variant], out / "tokenizer")
     empty = tokens(tokenizer, [""]).numpy().astype(np.int16).repeat(len(pictures), 0)
-    np.save(out / "captions.npy", np.stack([tokens(tokenizer, v).numpy().astype(np.int16) for v in texts] + [empty]))
+    said = [tokens(tokenizer, variant).numpy().astype(np.int16) for variant in load_captions(out / "train", 5)]
+    np.save(out / "captions.npy", np.stack([*said, empty]))
     figures = {
         "psnr": psnr(reconstruct(net, test), test),
         "latent_std": latents.std((0, 2, 3)).tolist(),
@@ -113,10 +133,16 @@ def export(out: Path, task: DenoiserTask) -> Path:
     model = averaged(task, out / f"{task.name}.checkpoint.safetensors")
     model.unet.set_default_attn_processor()
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(out / "vae"), text_encoder=model.text, unet=model.unet,
-        tokenizer=CLIPTokenizer.from_pretrained(str(out / "tokenizer")), scheduler=build_scheduler(task.prediction),
-        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=AutoencoderKL.from_pretrained(out / "vae"),
+        text_encoder=model.text,
+        unet=model.unet,
+        tokenizer=CLIPTokenizer.from_pretrained(str(out / "tokenizer"), model_max_length=LENGTH),
+        scheduler=build_scheduler(task.prediction),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
     for name in ("vocab.json", "merges.txt"):  # older transformers read these rather than tokenizer.json
         shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
