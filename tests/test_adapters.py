@@ -6,7 +6,8 @@ from diffusers import StableDiffusionPipeline
 from tiny import WORDS, normal, rng, spoken, worst
 from torch import nn
 
-from limbeck.critics import Learning, LowRank
+from limbeck.critic import Learning
+from limbeck.critics import LowRank
 from limbeck.experiment import Experiment
 from limbeck.methods.vsd import VSD
 from limbeck.priors.adapters import TARGETS, Adapters, Networked, Rows

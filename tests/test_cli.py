@@ -22,7 +22,8 @@ import limbeck.record
 import limbeck.report
 from limbeck.cli import Place, Reporting, default_folder, main
 from limbeck.config import load_file
-from limbeck.critics import Exact, Learning, LowRank
+from limbeck.critic import Learning
+from limbeck.critics import Exact, LowRank
 from limbeck.experiment import SGD, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from limbeck.components import base_of, choices, find, name_of
-from limbeck.critics import CriticSpec, Exact, Learning
+from limbeck.critic import CriticSpec, Learning
+from limbeck.critics import Exact
 from limbeck.experiment import SGD, Optimizer
 from limbeck.method import Method
 from limbeck.methods.sds import SDS

@@ -13,7 +13,8 @@ from test_components import MINE
 
 from limbeck.components import find
 from limbeck.config import differences, dump, fingerprint, load, load_file, slug
-from limbeck.critics import Exact, Learning, LowRank, SmallUNet
+from limbeck.critic import Learning
+from limbeck.critics import Exact, LowRank, SmallUNet
 from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.method import Method
 from limbeck.methods.sds import SDS

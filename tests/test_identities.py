@@ -10,7 +10,8 @@ import torch
 from tiny import classes, drawn, normal, rng, spoken, worst
 from torch import Tensor, nn
 
-from limbeck.critics import Critic, CriticSpec, Exact, Learning, LowRank
+from limbeck.critic import Critic, CriticSpec, Learning
+from limbeck.critics import Exact, LowRank
 from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.method import Memoryless, Start, Stateless, surrogate
 from limbeck.methods.sds import SDS

@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny import normal
 
-from limbeck.critics import Exact, Learning, LowRank, SmallUNet
+from limbeck.critic import Learning
+from limbeck.critics import Exact, LowRank, SmallUNet
 from limbeck.experiment import Experiment
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD

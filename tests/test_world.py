@@ -80,7 +80,7 @@ def test_front_is_where_the_face_is():
 
 def test_a_handle_changes_sides_between_front_and_back():
     front, back = (render(at(azimuth, 0, "mug"))[0].astype(int) for azimuth in (0, 180))
-    red = lambda p: (p[..., 0] - p[..., 2] > 40)  # noqa: E731
+    red = lambda p: p[..., 0] - p[..., 2] > 40  # noqa: E731
     middle = [np.nonzero(red(p))[1].mean() for p in (front, back)]
     assert abs(middle[0] - middle[1]) > 1
     assert abs((middle[0] - 31.5) + (middle[1] - 31.5)) < 2

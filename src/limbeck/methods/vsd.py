@@ -8,7 +8,8 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.critics import Critic, CriticSpec, LowRank
+from limbeck.critic import Critic, CriticSpec
+from limbeck.critics import LowRank
 from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, asked, combined
 

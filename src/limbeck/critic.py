@@ -1,0 +1,119 @@
+"""What a critic is: a denoiser of the particles themselves (VSD's phi), a prior that is trained or an exact one that is told."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.memory import load_optimizer
+from limbeck.method import Sample, Start
+from limbeck.prediction import Kind, Prediction
+from limbeck.prior import Condition, Prior
+from limbeck.timesteps import Timesteps, Uniform
+
+
+@dataclass(frozen=True)
+class CriticSpec(abc.ABC):
+    """The options of a critic."""
+
+    @abc.abstractmethod
+    def build(self, prior: Prior, start: Start) -> Critic:
+        """A critic of ``start.particles`` particles; ValueError where this prior cannot have one."""
+
+
+class Critic(abc.ABC):
+    """A critic under training: what it predicts, how it learns, what a checkpoint keeps."""
+
+    @abc.abstractmethod
+    def prior(self) -> Prior:
+        """The critic as a prior like any other."""
+
+    def beside(self, prior: Prior, sample: Sample, frozen: Sequence[Condition], own: Sequence[Condition]
+               ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
+        """Answers of the frozen prior and of the critic at the sample's x_t; one network call where they share a network."""
+        return prior(sample.xt, sample.t, *frozen), self.prior()(sample.xt, sample.t, *own)
+
+    @abc.abstractmethod
+    def see(self, sample: Sample) -> None:
+        """Be told the particles of this step before being asked about them."""
+
+    @abc.abstractmethod
+    def fit(self, sample: Sample) -> dict[str, Tensor]:
+        """One training step, or several, on the sample's detached x0."""
+
+    @abc.abstractmethod
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    @abc.abstractmethod
+    def load(self, tensors: dict[str, Tensor]) -> None: ...
+
+    @abc.abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the weights for use elsewhere."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a learned critic is trained.
+
+    rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its own
+    draw
+    of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the null text,
+    which a
+    critic guidance other than 1 needs.
+    """
+
+    rate: float = 1e-3
+    steps: int = 1
+    batch: int = 0
+    times: Timesteps = field(default_factory=lambda: Uniform(0.0, 1.0))
+    unconditional: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rate < 0 or self.steps < 0 or self.batch < 0 or not 0 <= self.unconditional <= 1:
+            raise ValueError(f"rate, steps and batch must not be negative and unconditional lies in [0, 1]: {self}")
+
+
+class Trainer:
+    """Denoising score matching of some parameters on the particles, in the parametrisation of the prior."""
+
+    def __init__(self, parameters: list[nn.Parameter], how: Learning, kind: Kind):
+        self.how, self.kind, self.parameters = how, kind, parameters
+        self.optimizer = torch.optim.AdamW(parameters, lr=how.rate, weight_decay=0.0)
+
+    def fit(self, prior: Prior, sample: Sample, adapted: bool) -> dict[str, Tensor]:
+        losses = [self._step(prior, sample, adapted) for _ in range(self.how.steps)]
+        return {"critic": torch.stack(losses).mean()} if losses else {}
+
+    def _step(self, prior: Prior, sample: Sample, adapted: bool) -> Tensor:
+        n, rng = self.how.batch or len(sample.x0), sample.rng
+        rows = torch.arange(n) if n == len(sample.x0) else torch.randint(len(sample.x0), (n,), generator=rng)
+        x0 = sample.x0.detach()[rows.to(sample.x0.device)]
+        t = sample.schedule.snap(self.how.times(sample.step, sample.steps, n, rng)).to(x0.device)
+        eps = torch.randn(x0.shape, generator=rng).to(x0)
+        told = sample.told.pos[rows.to(x0.device)]
+        if self.how.unconditional > 0:
+            drop = (torch.rand(n, generator=rng) < self.how.unconditional).to(x0.device)
+            null = sample.told.null[rows.to(x0.device)].data
+            told = Condition(torch.where(drop.view(-1, *[1] * (null.ndim - 1)), null, told.data))
+        alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
+        with torch.enable_grad():
+            said = prior(sample.schedule.noised(x0, eps, t), t, told.through_adapter() if adapted else told)[0]
+            target = Prediction(x0, eps).output(self.kind, alpha, sigma)
+            loss = (said.output(self.kind, alpha, sigma) - target).square().mean()
+            loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
+def load_learned(module: nn.Module, trainer: Trainer, tensors: dict[str, Tensor], head: str) -> None:
+    """Put back a network and its optimiser from a checkpoint's tensors, those of the network under ``head``."""
+    part = lambda h: {k[len(h) :]: v for k, v in tensors.items() if k.startswith(h)}  # noqa: E731
+    module.load_state_dict(part(head))
+    load_optimizer(trainer.optimizer, part("optimizer."))

@@ -1,0 +1,7 @@
+"""Critics: one file each, found by name."""
+
+from limbeck.critics.exact import Exact
+from limbeck.critics.lowrank import LowRank
+from limbeck.critics.smallunet import SmallUNet
+
+__all__ = ["Exact", "LowRank", "SmallUNet"]

@@ -1,0 +1,93 @@
+"""A critic that is a small U-Net of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.critic import Critic, CriticSpec, Learning, Trainer, load_learned
+from limbeck.memory import optimizer_tensors
+from limbeck.method import Sample, Start
+from limbeck.prediction import Kind, Prediction
+from limbeck.prior import Condition, Meter, Prior
+
+
+@dataclass(frozen=True)
+class SmallUNet(CriticSpec):
+    """A small U-Net trained from scratch on the particles alone. It knows the prior's condition; it works on any picture prior.
+
+    width: channels at full resolution, a multiple of 8. learning: how it is trained.
+    """
+
+    width: int = 32
+    learning: Learning = field(default_factory=Learning)
+
+    def __post_init__(self) -> None:
+        if self.width < 8 or self.width % 8:
+            raise ValueError(f"width must be a positive multiple of 8, not {self.width}")
+
+    def build(self, prior: Prior, start: Start) -> Critic:
+        if len(prior.shape) != 3 or prior.shape[-1] % 4 or prior.shape[-2] % 4:
+            raise ValueError(f"a small U-Net needs x0 of [C, H, W] with H and W divisible by 4, not {list(prior.shape)}")
+        return _UNetCritic(self, prior, start.seed)
+
+
+class _SmallPrior:
+    """The small network as a prior, in v parametrisation, which is tame at both ends of the schedule."""
+
+    kind: Kind = "v"
+
+    def __init__(self, prior: Prior, width: int):
+        from diffusers import UNet2DConditionModel
+
+        self.schedule, self.shape, self.image_size, self.device = prior.schedule, prior.shape, prior.image_size, prior.device
+        self.encode, self.decode, self.condition = prior.encode, prior.decode, prior.condition
+        self.meter = Meter()
+        told = prior.condition([""]).data
+        features = told.shape[-1]
+        self.net = UNet2DConditionModel(
+            sample_size=prior.shape[-1], in_channels=prior.shape[0], out_channels=prior.shape[0], layers_per_block=1,
+            block_out_channels=(width, 2 * width, 2 * width), norm_num_groups=8, attention_head_dim=4,
+            down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"), cross_attention_dim=features,
+        ).to(prior.device)  # fmt: skip
+
+    def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
+        n, b = len(conditions), len(xt)
+        self.meter.count(n * b)
+        # log-weights of an exact prior's components become shares; token features stay as they are
+        text = torch.cat([c.data.exp().unsqueeze(1) if c.data.ndim == 2 else c.data for c in conditions])
+        out = self.net(xt.float().repeat(n, 1, 1, 1), (t * 1000).repeat(n), text.to(torch.float32), return_dict=False)[0]
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return [Prediction.of("v", part, xt.float(), alpha, sigma) for part in out.chunk(n)]
+
+
+class _UNetCritic(Critic):
+    def __init__(self, spec: SmallUNet, prior: Prior, seed: int):
+        with torch.random.fork_rng(devices=[]):  # diffusers draws weights from the global generator
+            torch.manual_seed(seed)
+            self._small = _SmallPrior(prior, spec.width)
+        self._trainer = Trainer(list(self._small.net.parameters()), spec.learning, "v")
+
+    def prior(self) -> Prior:
+        return self._small
+
+    def see(self, sample: Sample) -> None:
+        pass
+
+    def fit(self, sample: Sample) -> dict[str, Tensor]:
+        return self._trainer.fit(self._small, sample, adapted=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        memory = {f"optimizer.{k}": v for k, v in optimizer_tensors(self._trainer.optimizer).items()}
+        return {f"net.{k}": v for k, v in self._small.net.state_dict().items()} | memory
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        load_learned(self._small.net, self._trainer, tensors, "net.")
+
+    def save(self, folder: Path) -> None:
+        self._small.net.save_pretrained(folder / "unet")
