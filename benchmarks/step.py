@@ -48,13 +48,15 @@ def bare(run: Run, rows: int, critic_rows: int) -> Callable[[], None]:
     x, words = make(rows)
     y, less = make(max(critic_rows, 1))
 
+    critic = run.state.adapters if critic_rows else None  # type: ignore[attr-defined]
+
     def call() -> None:
         with torch.no_grad():
             unet(x, 500, words, return_dict=False)
         if critic_rows:
-            prior.rows.index, prior.rows.everyone = torch.arange(critic_rows), True
+            prior.rows.give(critic, torch.arange(critic_rows), True)
             unet(y, 500, less, return_dict=False)[0].float().square().mean().backward()
-            prior.rows.index, prior.rows.everyone = None, False
+            prior.rows.clear()
 
     return call
 

@@ -29,7 +29,7 @@ texts = st.text(min_size=1).filter(lambda t: t.strip() != "")
 critics = st.one_of(
     st.just(Exact()),
     st.builds(LowRank, rank=st.integers(1, 64), learning=st.builds(Learning, rate=share, steps=st.integers(0, 5))),
-    st.builds(SmallUNet, width=st.integers(8, 64)),
+    st.builds(SmallUNet, width=st.integers(1, 8).map(lambda n: 8 * n)),
 )
 methods = st.one_of(
     st.builds(SDS, guidance=st.floats(-1e3, 1e3)), st.builds(VSD, guidance=st.floats(0, 100), critic_guidance=share, critic=critics)

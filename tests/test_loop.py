@@ -12,6 +12,7 @@ from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.method import Memoryless, Start
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
+from limbeck.noise import FixedPerParticle, Fresh
 from limbeck.prediction import Prediction
 from limbeck.prior import Conditions
 from limbeck.priors.exact import GaussianMixture, coloured_shapes
@@ -192,6 +193,16 @@ def test_the_generator_hangs_on_seed_and_step_alone():
     assert len(set(values)) == len(values)
 
 
+@pytest.mark.parametrize("noise", [Fresh(), FixedPerParticle()], ids=["fresh", "fixed"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_noise_is_independent_of_the_start(seed, noise):
+    """They come from different streams: no row of one is a row of the other, not even shifted."""
+    experiment = red(prompts=("red disc",), particles=4, seed=seed, noise=noise, timesteps=Fixed(0.5), steps=1)
+    s = next(steps(experiment, shapes())).sample
+    start, eps = s.x0.detach().flatten(1), s.eps.flatten(1)
+    assert float((start @ eps.T / start.shape[1]).abs().max()) < 5 / start.shape[1] ** 0.5
+
+
 def test_the_loop_as_a_generator_is_the_run():
     run = Run(red(), shapes())
     gradients = [run.advance().gradient for _ in range(8)]
@@ -335,7 +346,7 @@ def test_what_a_critic_is_taught_is_what_the_exact_denoiser_says(kind):
     told = Conditions(prior.condition(["red disc"] * 6), prior.condition([""] * 6))
     s = drawn(prior.schedule, x0.expand(6, -1, -1, -1), 0.5, normal(6, 3, 8, 8), told)
     right, wrong = Knowing(x0, prior.schedule), Knowing(x0 + 0.1, prior.schedule)
-    loss = lambda q: float(Trainer([q.nothing], Learning(rate=0.0, steps=3), kind).fit(q, s, False)["critic"])  # noqa: E731
+    loss = lambda q: float(Trainer([q.nothing], Learning(rate=0.0, steps=3), kind).fit(q, s)["critic"])  # noqa: E731
     assert loss(right) < 1e-24
     assert loss(wrong) > 1e-4
 

@@ -56,9 +56,21 @@ def options(component: Any) -> dict[str, Any]:
     return {name: mapping(getattr(component, name), hint) for name, hint in hints_of(type(component)).items()}
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML reads as a line break but its plain style does not escape."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if set(text) & set("\x85\u2028\u2029\ufeff") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump(experiment: Experiment) -> str:
     """The experiment as YAML, every option written out."""
-    return yaml.safe_dump(options(experiment), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(options(experiment), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def load(text: str) -> Experiment:

@@ -61,11 +61,9 @@ class Critic(abc.ABC):
 class Learning:
     """How a learned critic is trained.
 
-    rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its own
-    draw
-    of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the null text,
-    which a
-    critic guidance other than 1 needs.
+    rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its
+    own draw of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the
+    null text, which a critic guidance other than 1 needs.
     """
 
     rate: float = 1e-3
@@ -86,11 +84,11 @@ class Trainer:
         self.how, self.kind, self.parameters = how, kind, parameters
         self.optimizer = torch.optim.AdamW(parameters, lr=how.rate, weight_decay=0.0)
 
-    def fit(self, prior: Prior, sample: Sample, adapted: bool) -> dict[str, Tensor]:
-        losses = [self._step(prior, sample, adapted) for _ in range(self.how.steps)]
+    def fit(self, prior: Prior, sample: Sample) -> dict[str, Tensor]:
+        losses = [self._step(prior, sample) for _ in range(self.how.steps)]
         return {"critic": torch.stack(losses).mean()} if losses else {}
 
-    def _step(self, prior: Prior, sample: Sample, adapted: bool) -> Tensor:
+    def _step(self, prior: Prior, sample: Sample) -> Tensor:
         n, rng = self.how.batch or len(sample.x0), sample.rng
         rows = torch.arange(n) if n == len(sample.x0) else torch.randint(len(sample.x0), (n,), generator=rng)
         x0 = sample.x0.detach()[rows.to(sample.x0.device)]
@@ -103,7 +101,7 @@ class Trainer:
             told = Condition(torch.where(drop.view(-1, *[1] * (null.ndim - 1)), null, told.data))
         alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
         with torch.enable_grad():
-            said = prior(sample.schedule.noised(x0, eps, t), t, told.through_adapter() if adapted else told)[0]
+            said = prior(sample.schedule.noised(x0, eps, t), t, told)[0]
             target = Prediction(x0, eps).output(self.kind, alpha, sigma)
             loss = (said.output(self.kind, alpha, sigma) - target).square().mean()
             loss.backward()

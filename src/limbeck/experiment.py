@@ -74,11 +74,9 @@ class Experiment:
     """What is run.
 
     prompts: one or more texts. negative: what guidance leads away from, for all of them. model: ``world`` (embedded),
-    ``gaussians``,
-    ``dataset:FOLDER``, or a Stable Diffusion 1/2 folder or hub id. particles: independent results per prompt. batch: particles
-    drawn
-    per step, 0 for all. steps: iterations. seed: decides every random draw.
-    precision: of a network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
+    ``gaussians``, ``dataset:FOLDER``, or a Stable Diffusion 1/2 folder or hub id. particles: independent results per prompt.
+    batch: particles drawn per step, 0 for all. steps: iterations. seed: decides every random draw. precision: of a network's
+    frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
     """
 
     prompts: tuple[str, ...]

@@ -21,8 +21,7 @@ class Sample:
     """Everything drawn for one step, before any network is called.
 
     x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle
-    index ``[B]``;
-    rng the step's generator; step and steps where the run stands.
+    index ``[B]``; rng the step's generator; step and steps where the run stands.
     """
 
     x0: Float[Tensor, "b ..."]

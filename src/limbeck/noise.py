@@ -32,5 +32,5 @@ class FixedPerParticle(Noise):
     """Each particle keeps its own noise for the whole run (CFD, FSD in 2D)."""
 
     def __call__(self, view: Int[Tensor, "b"], shape: tuple[int, ...], seed: int, rng: torch.Generator) -> Float[Tensor, "b ..."]:
-        own = [torch.Generator().manual_seed(seed * 100_003 + int(i)) for i in view]
+        own = [torch.Generator().manual_seed(seed * 100_003 + int(i) + 250_007) for i in view]
         return torch.stack([torch.randn(shape, generator=g) for g in own])

@@ -20,11 +20,11 @@ class Condition:
     """What a prior is told about each row: for a text model the token features ``[B, L, D]``, for a mixture class log-weights
     ``[B, K]``.
 
-    adapted: whether these rows go through the low-rank critic adapters of the network rather than past them.
+    adapters: the low-rank adapters these rows pass through, None for the frozen network alone.
     """
 
     data: Float[Tensor, "b ..."]
-    adapted: bool = False
+    adapters: object | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -32,9 +32,9 @@ class Condition:
     def __getitem__(self, rows: Tensor | slice) -> Condition:
         return replace(self, data=self.data[rows])
 
-    def through_adapter(self) -> Condition:
-        """The same words, asked of the critic that shares the prior's network."""
-        return replace(self, adapted=True)
+    def through(self, adapters: object) -> Condition:
+        """The same words, asked of a critic that shares the prior's network."""
+        return replace(self, adapters=adapters)
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,14 @@ class LowRank(CriticSpec):
 class _Adapted:
     """A prior whose every row passes through the adapters."""
 
-    def __init__(self, prior: Prior):
-        self._prior = prior
+    def __init__(self, prior: Prior, adapters: Adapters):
+        self._prior, self._adapters = prior, adapters
         self.schedule, self.kind, self.shape, self.image_size = prior.schedule, prior.kind, prior.shape, prior.image_size
         self.device, self.meter = prior.device, prior.meter
         self.encode, self.decode, self.condition = prior.encode, prior.decode, prior.condition
 
     def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
-        return self._prior(xt, t, *(told.through_adapter() for told in conditions))
+        return self._prior(xt, t, *(told.through(self._adapters) for told in conditions))
 
 
 class _LowRankCritic(Critic):
@@ -58,18 +58,18 @@ class _LowRankCritic(Critic):
         self._trainer = Trainer(list(self.adapters.parameters()), spec.learning, prior.kind)
 
     def prior(self) -> Prior:
-        return _Adapted(self._prior)
+        return _Adapted(self._prior, self.adapters)
 
     def beside(self, prior: Prior, sample: Sample, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
-        said = prior(sample.xt, sample.t, *frozen, *(told.through_adapter() for told in own))
+        said = prior(sample.xt, sample.t, *frozen, *(told.through(self.adapters) for told in own))
         return said[: len(frozen)], said[len(frozen) :]
 
     def see(self, sample: Sample) -> None:
         pass
 
     def fit(self, sample: Sample) -> dict[str, Tensor]:
-        return self._trainer.fit(self._prior, sample, adapted=True)
+        return self._trainer.fit(self.prior(), sample)
 
     def tensors(self) -> dict[str, Tensor]:
         memory = {f"optimizer.{k}": v for k, v in optimizer_tensors(self._trainer.optimizer).items()}

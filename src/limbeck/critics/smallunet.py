@@ -80,7 +80,7 @@ class _UNetCritic(Critic):
         pass
 
     def fit(self, sample: Sample) -> dict[str, Tensor]:
-        return self._trainer.fit(self._small, sample, adapted=False)
+        return self._trainer.fit(self._small, sample)
 
     def tensors(self) -> dict[str, Tensor]:
         memory = {f"optimizer.{k}": v for k, v in optimizer_tensors(self._trainer.optimizer).items()}

@@ -7,12 +7,15 @@ output is the pretrained one bit for bit. Saved in the layout that diffusers' ``
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from limbeck.prior import Prior
 
@@ -20,11 +23,20 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  #: Hu et al. 2021 on attention; 
 
 
 class Rows:
-    """Which rows of the call under way pass through the adapters: an index tensor, or None for none."""
+    """Which rows of the call under way pass through which adapters: an index tensor and its owner, or None for none."""
 
     def __init__(self) -> None:
-        self.index: Tensor | None = None
-        self.everyone = False  #: all rows do; saves the gather
+        self.clear()
+
+    def give(self, owner: object, index: Tensor, everyone: bool) -> None:
+        """Let the rows at ``index`` pass through ``owner``; where they are all the rows, saying so saves the gather."""
+        self.owner: object | None = owner
+        self.index: Tensor | None = index
+        self.everyone = everyone
+
+    def clear(self) -> None:
+        """No rows pass through any adapters."""
+        self.owner, self.index, self.everyone = None, None, False
 
 
 @runtime_checkable
@@ -47,28 +59,15 @@ class Adapters(nn.Module):
         self.rank = rank
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
-        self._hooks = []
+        hooks = []
         for i, layer in enumerate(layers.values()):
             bound = 1 / math.sqrt(layer.in_features)  # as kaiming_uniform with a = sqrt 5, the habit of LoRA
             start = (torch.rand(rank, layer.in_features, generator=rng) * 2 - 1) * bound
             self.down.append(nn.Parameter(start.to(layer.weight.device, torch.float32)))
             self.up.append(nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device)))
-            self._hooks.append(layer.register_forward_hook(self._hook(i, rows)))
-
-    def _hook(self, i: int, rows: Rows):
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            if rows.index is None:
-                return out
-            x = inputs[0] if rows.everyone else inputs[0][rows.index]
-            change = (x @ self.down[i].T.to(x.dtype)) @ self.up[i].T.to(x.dtype)
-            return out + change if rows.everyone else out.index_add(0, rows.index, change)
-
-        return hook
-
-    def remove(self) -> None:
-        """Take the hooks off the network."""
-        for hook in self._hooks:
-            hook.remove()
+            hooks.append(layer.register_forward_hook(_hook(weakref.ref(self), i, rows)))
+        # the network outlives its critics: their hooks go when they go
+        weakref.finalize(self, _remove, hooks)
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``; scaling is alpha / rank = 1."""
@@ -78,3 +77,22 @@ class Adapters(nn.Module):
             tensors[f"unet.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
             tensors[f"unet.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
         save_file(tensors, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
+
+
+def _remove(hooks: list[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()
+
+
+def _hook(owner: weakref.ref[Adapters], i: int, rows: Rows) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Add the i-th change to the rows that are the owner's."""
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        mine = owner()
+        if mine is None or rows.index is None or rows.owner is not mine:
+            return out
+        x = inputs[0] if rows.everyone else inputs[0][rows.index]
+        change = (x @ mine.down[i].T.to(x.dtype)) @ mine.up[i].T.to(x.dtype)
+        return out + change if rows.everyone else out.index_add(0, rows.index, change)
+
+    return hook

@@ -76,16 +76,19 @@ class Stable:
     def __call__(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
         n, b = len(conditions), len(xt)
         self.meter.count(n * b)
-        adapted = [i for i, told in enumerate(conditions) if told.adapted]
+        adapted = [i for i, told in enumerate(conditions) if told.adapters is not None]
         if adapted:
+            owners = {id(conditions[i].adapters) for i in adapted}
+            if len(owners) > 1:
+                raise ValueError(f"one call can pass through one set of adapters, not {len(owners)}")
             spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
-            self.rows.index, self.rows.everyone = torch.cat(spans), len(adapted) == n
+            self.rows.give(conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n)
         text = torch.cat([told.data.expand(b, -1, -1) for told in conditions]).to(self.dtype)
         tick = self.schedule.tick(t).repeat(n)
         try:
             out = self.unet(xt.to(self.dtype).repeat(n, 1, 1, 1), tick, text, return_dict=False)[0]
         finally:
-            self.rows.index, self.rows.everyone = None, False
+            self.rows.clear()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [Prediction.of(self.kind, part, xt.float(), alpha, sigma) for part in out.float().chunk(n)]
 

@@ -48,9 +48,8 @@ class PixelParticles(Representation):
 class Pixels(Spec):
     """RGB particles that start near mid grey.
 
-    A gradient through an autoencoder is rough at the finest scale. The coarse levels of the pyramid collect what neighbours agree
-    on
-    and so move faster than that roughness. rate: peak learning rate of the logits. levels: scales, 1 for plain pixels.
+    A gradient through an autoencoder is rough at the finest scale. The coarse levels of the pyramid collect what neighbours
+    agree on and so move faster than that roughness. rate: peak learning rate of the logits. levels: scales, 1 for plain pixels.
     spread: deviation of the start at the coarsest level. smooth: weight of squared differences of neighbours.
     """
 

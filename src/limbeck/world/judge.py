@@ -23,8 +23,7 @@ class Verdict:
     object.
 
     frechet: between the samples and as many renders of the same scenes, in the evaluator's features; ``frechet_renders`` is the
-    same
-    between two sets of renders, the floor for that many pictures.
+    same between two sets of renders, the floor for that many pictures.
     """
 
     count: int

@@ -24,17 +24,12 @@ from limbeck.world.pictures import as_images, load_captions, load_pictures, prep
 class Training:
     """Training of the embedded world model.
 
-    out: working folder; a killed training goes on from it.
-    minutes: wall time in all, shared out over the stages.
-    device: auto, cpu or cuda.
-    workers: processes, 0 for one per core on a CPU.
-    pictures: renders to train on.
-    prediction: what the denoiser predicts; v_prediction comes with zero terminal signal.
-    floor: added to the signal-to-noise ratio in the loss weight, see ``Denoising``.
-    batch: pictures per worker and step of the denoiser.
-    start: a pipeline folder to go on from: its autoencoder, tokenizer and evaluator are taken over, its denoiser
-        is trained further.
-    seed: of the training; the pictures have seeds of their own.
+    out: working folder; a killed training goes on from it. minutes: wall time in all, shared out over the stages. device: auto,
+    cpu or cuda. workers: processes, 0 for one per core on a CPU. pictures: renders to train on. prediction: what the denoiser
+    predicts; v_prediction comes with zero terminal signal. floor: added to the signal-to-noise ratio in the loss weight, see
+    ``Denoising``. batch: pictures per worker and step of the denoiser. start: a pipeline folder to go on from: its autoencoder,
+    tokenizer and evaluator are taken over, its denoiser is trained further. seed: of the training; the pictures have seeds of
+    their own.
     """
 
     out: Path = Path("world-training")
