@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shlex
 import sys
@@ -133,7 +134,8 @@ def sample(argv: Sequence[str]) -> None:
     """``limbeck sample``: plain samples into a folder."""
     from limbeck.config import fingerprint, slug
     from limbeck.options import parse
-    from limbeck.sample import Sampling, sample_to_folder
+    from limbeck.record_samples import sample_to_folder
+    from limbeck.sample import Sampling
 
     about = "Draw samples of a model for each PROMPT, with its own sampler; the yardstick for what distillation gives."
     sampling, place = parse([(Sampling, None), (SamplePlace, None)], argv, "limbeck sample", about, "prompts")
@@ -169,7 +171,12 @@ def train_world(argv: Sequence[str]) -> None:
     from limbeck.world.train import Training, train
 
     (training,) = parse([(Training, None)], argv, "limbeck train-world", "Train the embedded model again, from nothing.")
-    print(train(training))
+    folder = train(training)
+
+    from limbeck.metrics.card import score
+
+    print(json.dumps(score(folder), indent=1))
+    print(folder)
 
 
 def doctor(argv: Sequence[str]) -> None:

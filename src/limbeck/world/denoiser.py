@@ -176,8 +176,7 @@ def preview_grid(model: Denoising, out: Path, folder: Path, minute: float, name:
     from PIL import Image
 
     from limbeck.world import load_evaluator
-    from limbeck.world.judge import full_captions
-    from limbeck.world.scene import ATTRIBUTES, OBJECTS, random_scenes
+    from limbeck.world.scene import ATTRIBUTES, OBJECTS, full_captions, random_scenes
 
     device = next(model.parameters()).device
     scenes = random_scenes(2000, np.random.default_rng(77))

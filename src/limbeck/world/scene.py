@@ -145,3 +145,12 @@ def captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5) -> lis
                        BACKGROUNDS[b] if kb else "", VIEWS[v] if kv else "")  # fmt: skip
         out.append(f"a photo of {text}" if prefix < 0.1 else text)
     return out
+
+
+def full_captions(scenes: Scenes) -> list[str]:
+    """Captions that name every attribute, except the view where it does not show."""
+    telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
+    rows = zip(scenes.labels(), telling, strict=True)
+    return [
+        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "") for (o, c, p, b, v), tell in rows
+    ]

@@ -83,9 +83,7 @@ def train(settings: Training) -> Path:
     encode(out)
     task = DenoiserTask(out, settings.batch, settings.prediction, settings.floor, settings.start)
     fit(task, out, settings.budget(DENOISER if settings.start is None else 1.0), settings.seed)
-    folder = export(out, task)
-    score(folder)
-    return folder
+    return export(out, task)
 
 
 def encode(out: Path) -> None:
@@ -144,24 +142,3 @@ def export(out: Path, task: DenoiserTask) -> Path:
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(task).items()}
     (folder / "training.json").write_text(json.dumps(plain, indent=1))
     return folder
-
-
-def score(folder: Path, count: int = 256, steps: int = 50, guidance: float = 5.0) -> dict:
-    """Judge a pipeline on held-out combinations; writes card.json and grid.png (56 pictures) into ``folder`` and returns the
-    figures."""
-    from PIL import Image
-
-    from limbeck.priors.stable import Stable
-    from limbeck.world import load_evaluator
-    from limbeck.world.judge import judge, judged_samples
-
-    prior = Stable(str(folder))
-    scenes, images = judged_samples(prior, count, steps, guidance, seed=4321)
-    verdict = judge(scenes, images, load_evaluator(folder))
-    card = {**asdict(verdict), "steps": steps, "guidance": guidance}
-    (folder / "card.json").write_text(json.dumps(card, indent=1))
-    first = np.argsort(scenes.object, kind="stable")
-    shown = images[first[np.linspace(0, count - 1, 56).round().astype(int)]]
-    grid = shown.unflatten(0, (4, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(folder / "grid.png")
-    return card

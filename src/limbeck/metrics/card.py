@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from limbeck.prior import Conditions, Prior
 from limbeck.sample import sample
 from limbeck.world.evaluator import REJECT, Evaluator
 from limbeck.world.pictures import as_images
-from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, VIEWS, Scenes, caption, random_scenes, render
+from limbeck.world.scene import ATTRIBUTES, OBJECTS, Scenes, full_captions, random_scenes, render
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,6 @@ class Verdict:
     rejected: float
     frechet: float
     frechet_renders: float
-
-
-def full_captions(scenes: Scenes) -> list[str]:
-    """Captions that name every attribute, except the view where it does not show."""
-    telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
-    rows = zip(scenes.labels(), telling, strict=True)
-    return [
-        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "") for (o, c, p, b, v), tell in rows
-    ]
 
 
 def judged_samples(prior: Prior, count: int, steps: int, guidance: float, seed: int) -> tuple[Scenes, Float[Tensor, "n 3 h w"]]:
@@ -73,3 +66,23 @@ def judge(scenes: Scenes, images: Float[Tensor, "n 3 h w"], evaluator: Evaluator
         len(scenes), agreement, by_object, (said[:, 0] == REJECT).float().mean().item(),
         frechet_distance(features[0], features[1]), frechet_distance(features[2], features[1]),
     )  # fmt: skip
+
+
+def score(folder: Path, count: int = 256, steps: int = 50, guidance: float = 5.0) -> dict:
+    """Judge a pipeline on held-out combinations; writes card.json and grid.png (56 pictures) into ``folder`` and returns the
+    figures."""
+    from PIL import Image
+
+    from limbeck.priors.stable import Stable
+    from limbeck.world import load_evaluator
+
+    prior = Stable(str(folder))
+    scenes, images = judged_samples(prior, count, steps, guidance, seed=4321)
+    verdict = judge(scenes, images, load_evaluator(folder))
+    card = {**asdict(verdict), "steps": steps, "guidance": guidance}
+    (folder / "card.json").write_text(json.dumps(card, indent=1))
+    first = np.argsort(scenes.object, kind="stable")
+    shown = images[first[np.linspace(0, count - 1, 56).round().astype(int)]]
+    grid = shown.unflatten(0, (4, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(folder / "grid.png")
+    return card
