@@ -23,7 +23,7 @@ import limbeck.report
 from limbeck.cli import Place, Reporting, default_folder, main
 from limbeck.config import load_file
 from limbeck.critic import Learning
-from limbeck.critics import Exact, LowRank
+from limbeck.critics import Auto, Exact, LowRank
 from limbeck.experiment import SGD, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
@@ -90,7 +90,7 @@ def test_a_configuration_gives_the_defaults() -> None:
 
 def test_deep_options_and_spellings() -> None:
     argv = ["a", "--method", "vsd", "--method.critic.learning.times.high", ".5", "--method.critic_guidance", "2"]
-    assert experiment_of(*argv).method == VSD(critic_guidance=2.0, critic=LowRank(learning=Learning(times=Uniform(0.0, 0.5))))
+    assert experiment_of(*argv).method == VSD(critic_guidance=2.0, critic=Auto(learning=Learning(times=Uniform(0.0, 0.5))))
 
 
 def test_values_that_begin_with_a_hyphen() -> None:
@@ -182,7 +182,7 @@ def test_help_of_run_lists_names_and_the_options_of_what_is_chosen(capsys: pytes
     assert "--timesteps {fixed," in plain and "--method.guidance" in plain and "--method.critic" not in plain
     assert main(["run", "--method", "vsd", "--help"]) == 0
     vsd = capsys.readouterr().out
-    assert "--method.critic {exact,lowrank,smallunet}" in vsd and "--method.critic.rank" in vsd and "--every" in vsd
+    assert "--method.critic {auto,exact,lowrank,smallunet}" in vsd and "--method.critic.rank" in vsd and "--every" in vsd
 
 
 @pytest.mark.parametrize("verb", ["sample", "report", "train-world", "doctor"])
@@ -223,7 +223,7 @@ def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> No
         ("run a --model dataset:nowhere", "nowhere is not a folder"),
         ("run a --config nowhere.yaml", "no configuration file nowhere.yaml"),
         ("run a --method nowhere.py:Mine", "no file nowhere.py"),
-        ("run disc --method vsd --model gaussians", "no network to adapt"),
+        ("run disc --method vsd --method.critic lowrank --model gaussians", "no network to adapt"),
         ("sample --steps 3", "a prompt is missing"),
         ("sample a --sampler euler", "--sampler must be one of ddim, ancestral, not 'euler'"),
         ("sample a --critic nowhere", "--critic nowhere is no run folder"),

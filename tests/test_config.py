@@ -14,7 +14,7 @@ from test_components import MINE
 from limbeck.components import find
 from limbeck.config import differences, dump, fingerprint, load, load_file, slug
 from limbeck.critic import Learning
-from limbeck.critics import Exact, LowRank, SmallUNet
+from limbeck.critics import Auto, Exact, LowRank, SmallUNet
 from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.method import Method
 from limbeck.methods.sds import SDS
@@ -76,7 +76,7 @@ def test_short_forms_and_defaults() -> None:
 
 def test_a_nested_option_left_out_takes_the_default_of_its_place() -> None:
     text = "{prompts: [a], method: {name: vsd, critic: {learning: {times: {high: 0.5}}}}}"
-    assert load(text).method == VSD(critic=LowRank(learning=Learning(times=Uniform(0.0, 0.5))))
+    assert load(text).method == VSD(critic=Auto(learning=Learning(times=Uniform(0.0, 0.5))))
 
 
 def test_own_class(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_file_is_named(tmp_path: Path) -> None:
 def test_differences_name_the_option_and_both_values() -> None:
     a = Experiment(("a",), method=VSD())
     assert differences(a, replace(a, steps=7)) == ["steps: 500 -> 7"]
-    assert differences(a, replace(a, method=VSD(critic=LowRank(rank=2)))) == ["method.critic.rank: 8 -> 2"]
+    assert differences(a, replace(a, method=VSD(critic=Auto(rank=2)))) == ["method.critic.rank: 8 -> 2"]
     assert differences(a, replace(a, method=SDS())) == ["method: vsd -> sds"]
     assert differences(a, replace(a, prompts=("b",))) == ['prompts: ["a"] -> ["b"]']
 

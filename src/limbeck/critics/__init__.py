@@ -1,7 +1,8 @@
 """Critics: one file each, found by name."""
 
+from limbeck.critics.auto import Auto
 from limbeck.critics.exact import Exact
 from limbeck.critics.lowrank import LowRank
 from limbeck.critics.smallunet import SmallUNet
 
-__all__ = ["Exact", "LowRank", "SmallUNet"]
+__all__ = ["Auto", "Exact", "LowRank", "SmallUNet"]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.critic import Critic, CriticSpec
-from limbeck.critics import LowRank
+from limbeck.critics import Auto
 from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, asked, combined
 
@@ -23,7 +23,7 @@ class VSD(Method[Critic]):
 
     guidance: float = 7.5
     critic_guidance: float = 1.0
-    critic: CriticSpec = field(default_factory=LowRank)
+    critic: CriticSpec = field(default_factory=Auto)
 
     bibtex = """@inproceedings{wang2023prolificdreamer, title={ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation
   with Variational Score Distillation}, author={Wang, Zhengyi and Lu, Cheng and Wang, Yikai and Bao, Fan and Li, Chongxuan and

@@ -21,10 +21,10 @@ def class_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor
 
     Raises ValueError where a prompt shares no word with any label.
     """
-    words = [set(re.findall(r"\w+", label.lower())) for label in labels]
+    words = [set(re.findall(r"[^\W\d_]+", label.lower())) for label in labels]
     rows = []
     for prompt in prompts:
-        said = set(re.findall(r"\w+", prompt.lower()))
+        said = set(re.findall(r"[^\W\d_]+", prompt.lower()))
         shared = torch.tensor([len(said & w) for w in words])
         if said and int(shared.max()) == 0:
             known = ", ".join(sorted(set().union(*words))[:40]) or "none"
