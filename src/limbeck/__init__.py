@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from limbeck import methods, priors, representations
     from limbeck.experiment import Experiment
     from limbeck.load import load
+    from limbeck.notebook import distill
     from limbeck.run import Run, steps
     from limbeck.sample import Sampling
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "Run", "Sampling", "load", "methods", "priors", "representations", "steps"]
+__all__ = ["Experiment", "Run", "Sampling", "distill", "load", "methods", "priors", "representations", "steps"]
 
-_HOME = {"Experiment": "experiment", "load": "load", "Run": "run", "steps": "run", "Sampling": "sample"}
+_HOME = {"Experiment": "experiment", "load": "load", "Run": "run", "steps": "run", "Sampling": "sample", "distill": "notebook"}
 
 
 def __getattr__(name: str) -> Any:

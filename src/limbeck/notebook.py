@@ -1,0 +1,72 @@
+"""One call for a notebook: distil prompts and hold what came out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.checkpoint import read_checkpoint
+from limbeck.experiment import Experiment
+from limbeck.figures import read_figures
+from limbeck.prior import Prior
+from limbeck.record import record
+from limbeck.run import Run
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A finished run and its folder."""
+
+    experiment: Experiment
+    prior: Prior
+    folder: Path
+
+    @cached_property
+    def run(self) -> Run:
+        """The run after its last step: particles, critic, optimiser."""
+        run = Run(self.experiment, self.prior)
+        tensors, note = read_checkpoint(self.folder / "checkpoint.safetensors")
+        run.load(tensors, note["step"])
+        return run
+
+    @property
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """Every particle as an image in [0, 1], prompt by prompt."""
+        with torch.no_grad():
+            return self.run.representation.pictures(self.prior, torch.arange(self.experiment.total)).float().cpu()
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The figures of every step."""
+        return read_figures(self.folder / "metrics.jsonl")
+
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.folder / "report.html"
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run folder; FileExistsError where ``folder`` is there already."""
+        return Path(shutil.copytree(self.folder, folder))
+
+
+def distill(
+    prompts: str | Sequence[str], prior: Prior, folder: str | Path | None = None, model: str = "made in Python", **choices: Any
+) -> Distilled:
+    """Distil prompts under ``prior``; ``choices`` are fields of ``Experiment``, such as method, particles and steps.
+
+    folder: of the run, a temporary one if left out. model: its name in the record. Raises as ``Experiment`` and ``record`` do.
+    """
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    experiment = Experiment(texts, model=model, **choices)
+    place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
+    record(experiment, prior, place)
+    return Distilled(experiment, prior, place)
