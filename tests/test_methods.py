@@ -1,0 +1,123 @@
+"""The identities of the methods beyond SDS and VSD on exact priors, what they cost, and what they refuse."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import classes, drawn, normal, worst
+from torch import Tensor
+
+from limbeck.method import Stateless
+from limbeck.methods.csd import CSD
+from limbeck.methods.sds import SDS
+from limbeck.methods.sjc import SJC
+from limbeck.prior import guided
+from limbeck.priors.exact import GaussianMixture
+from limbeck.schedule import Cosine, RectifiedFlow, expand, stable_diffusion
+
+TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
+SD = stable_diffusion()
+SCHEDULES = [SD, Cosine(), RectifiedFlow()]
+FREE = Stateless()
+TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))  #: shares of the null and of the prompt
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+every_time = pytest.mark.parametrize("t", TIMES)
+
+
+def f64(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def mixture(schedule=SD) -> GaussianMixture:
+    return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
+
+
+def drawn5(schedule=SD, t: Tensor | float = 0.5):
+    return drawn(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), classes(5, *TOLD))
+
+
+def pair(null: Tensor, pos: Tensor, std: float, schedule=SD) -> GaussianMixture:
+    """Null is N(null, std^2), the prompt N(pos, std^2)."""
+    return GaussianMixture(torch.stack([null, pos]), f64([std, std]), schedule=schedule)
+
+
+def sided(rows: int):
+    return classes(rows, (1.0, 0.0), (0.0, 1.0))
+
+
+def asked_of(prior, act):
+    """What ``act`` answers, and the calls and rows it took."""
+    before = prior.meter.calls, prior.meter.rows
+    out = act()
+    return out, (prior.meter.calls - before[0], prior.meter.rows - before[1])
+
+
+# SJC
+
+
+@every_schedule
+@every_time
+@pytest.mark.parametrize("var_red", [True, False])
+def test_identity_10_sjc_is_the_papers_formula_with_its_denoiser(schedule, t, var_red):
+    prior, s = mixture(schedule), drawn5(schedule, t)
+    lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
+    z = s.x0 + lam * s.eps
+    d = guided(prior, z * expand(schedule.alpha(s.t), z), s.t, s.told, 7.5).x0  # D(z; lambda): the network is asked at alpha z
+    paper = (s.x0 - d) / lam if var_red else (z - d) / lam
+    assert worst(SJC(7.5, var_red)(prior, s, FREE), paper) < 1e-11
+
+
+@every_schedule
+@every_time
+def test_identity_10_sjc_is_sds_and_without_variance_reduction_it_keeps_the_noise(schedule, t):
+    prior, s = mixture(schedule), drawn5(schedule, t)
+    sds, sjc, plain = SDS(7.5)(prior, s, FREE), SJC(7.5)(prior, s, FREE), SJC(7.5, var_red=False)(prior, s, FREE)
+    assert torch.equal(sjc, sds)
+    assert worst(plain - sjc, s.eps) < 1e-13
+
+
+@pytest.mark.parametrize(("t", "better"), [(0.05, False), (0.9, True)])
+def test_sjc_variance_reduction_helps_only_where_there_is_more_noise_than_signal(t, better):
+    prior = GaussianMixture(torch.zeros(1, 1).double(), f64([1.0]))
+    s = drawn(SD, torch.zeros(400, 1).double(), t, normal(400, 1), classes(400, (1.0,), (1.0,)))
+    reduced, plain = (SJC(1.0, v)(prior, s, FREE).var() for v in (True, False))
+    assert bool(reduced < plain) == better
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(7.5, 10), (1.0, 5), (0.0, 5)])
+def test_sjc_passes(guidance, rows):
+    prior, s = mixture(), drawn5()
+    assert asked_of(prior, lambda: SJC(guidance)(prior, s, FREE))[1] == (1, rows)
+
+
+# CSD
+
+
+@every_time
+def test_identity_05_csd_is_the_limit_of_sds_over_s(t):
+    prior, s = mixture(), drawn5(SD, t)
+    csd = CSD()(prior, s, FREE)
+    assert worst(SDS(1e12)(prior, s, FREE) / 1e12, csd) < 1e-11
+    # exactly: SDS at any s is SDS at 0 and s times CSD
+    assert worst(SDS(7.5)(prior, s, FREE) - SDS(0.0)(prior, s, FREE), 7.5 * csd) < 1e-12
+
+
+@every_schedule
+@every_time
+def test_identity_05_of_equal_widths_csd_is_one_constant_and_never_rests(schedule, t):
+    null, pos = normal(4, seed=4), normal(4, seed=5)
+    s = drawn(schedule, 9 * normal(6, 4, seed=2), t, normal(6, 4, seed=3), sided(6))
+    alpha, sigma = expand(schedule.alpha(s.t), s.x0), expand(schedule.sigma(s.t), s.x0)
+    expected = -sigma * alpha / (alpha**2 * 0.49 + sigma**2) * (pos - null)
+    assert worst(CSD()(pair(null, pos, 0.7, schedule), s, FREE), expected.expand(6, 4)) < 1e-12
+
+
+def test_csd_vanishes_where_the_prompt_says_nothing():
+    prior, s = mixture(), drawn5()
+    s = replace(s, told=classes(5, TOLD[0], TOLD[0]))
+    assert worst(CSD()(prior, s, FREE), torch.zeros(5, 4)) == 0
+
+
+def test_csd_passes():
+    prior, s = mixture(), drawn5()
+    assert asked_of(prior, lambda: CSD()(prior, s, FREE))[1] == (1, 10)
