@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import classes, drawn, normal, worst
+from tiny import classes, drawn, normal, rng, worst
 from torch import Tensor
 
 from limbeck.method import Stateless
+from limbeck.methods.asd import ASD
 from limbeck.methods.csd import CSD
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
@@ -121,3 +122,53 @@ def test_csd_vanishes_where_the_prompt_says_nothing():
 def test_csd_passes():
     prior, s = mixture(), drawn5()
     assert asked_of(prior, lambda: CSD()(prior, s, FREE))[1] == (1, 10)
+
+
+# ASD
+
+
+@every_schedule
+@every_time
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_identity_14_asd_without_a_shift_is_csd_times_s_minus_one(schedule, t, scale):
+    prior, s = mixture(schedule), drawn5(schedule, t)
+    assert worst(ASD(scale, eta=0.0)(prior, s, FREE), (scale - 1) * CSD()(prior, s, FREE)) < 1e-12
+
+
+@every_schedule
+def test_asd_asks_later_of_the_same_noise_and_without_guidance(schedule):
+    prior, s = mixture(schedule), drawn5(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
+    got = ASD(7.5, eta=0.4)(prior, s, FREE)
+    shift = 0.4 * (s.t - 0.02).clamp_min(0)
+    later = schedule.snap(s.t + torch.minimum(shift, 1 - s.t) * torch.rand(5, generator=rng(99)).double())
+    assert bool((later[:2] == s.t[:2]).all()) and bool((later[2:] > s.t[2:]).all()) and float(later.max()) <= 1
+    phi = prior(schedule.noised(s.x0, s.eps, later), later, s.told.pos)[0].eps
+    assert worst(got, guided(prior, s.xt, s.t, s.told, 7.5).eps - phi) < 1e-13
+
+
+@every_time
+def test_asd_of_a_gaussian_in_closed_form(t):
+    """The predictions at t and at t + D are both known."""
+    mean, c = f64([0.4, -0.2]), 0.49
+    prior = GaussianMixture(mean[None], f64([0.7]), schedule=Cosine())
+    s = drawn(Cosine(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), classes(6, (1.0,), (1.0,)))
+
+    def eps_hat(time):
+        a, b = expand(Cosine().alpha(time), s.x0), expand(Cosine().sigma(time), s.x0)
+        return b / (a**2 * c + b**2) * (a * (s.x0 - mean) + b * s.eps)
+
+    bound = torch.minimum(0.1 * (s.t - 0.02), 1 - s.t)
+    later = s.t + bound * torch.rand(6, generator=rng(99)).double()
+    assert worst(ASD(1.0)(prior, s, FREE), eps_hat(s.t) - eps_hat(later)) < 1e-12
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(7.5, 15), (1.0, 10)])
+def test_asd_passes(guidance, rows):
+    prior, s = mixture(), drawn5()
+    assert asked_of(prior, lambda: ASD(guidance)(prior, s, FREE))[1] == (2, rows)
+
+
+@pytest.mark.parametrize("options", [{"eta": -0.1}, {"eta": float("nan")}, {"t_min": -0.1}, {"t_min": 1.1}])
+def test_asd_refuses(options):
+    with pytest.raises(ValueError, match="eta must not be negative and t_min lies in"):
+        ASD(**options)
