@@ -7,13 +7,16 @@ import torch
 from tiny import classes, drawn, normal, rng, worst
 from torch import Tensor
 
-from limbeck.method import Stateless
+from limbeck.experiment import Experiment
+from limbeck.method import Start, Stateless
 from limbeck.methods.asd import ASD
+from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
-from limbeck.prior import guided
+from limbeck.prior import Conditions, guided
 from limbeck.priors.exact import GaussianMixture
+from limbeck.run import Run
 from limbeck.schedule import Cosine, RectifiedFlow, expand, stable_diffusion
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
@@ -172,3 +175,102 @@ def test_asd_passes(guidance, rows):
 def test_asd_refuses(options):
     with pytest.raises(ValueError, match="eta must not be negative and t_min lies in"):
         ASD(**options)
+
+
+# Bridge
+
+LABELS = ("red mug", "blue mug", "red chair")
+
+
+def worded(schedule=SD) -> GaussianMixture:
+    return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS, schedule=schedule)
+
+
+def late(prior, texts, t=0.5, rows=6):
+    """A sample of the last step of a run of these prompts, the same number of particles each, and what a state is made of."""
+    whose = [texts[i // (rows // len(texts))] for i in range(rows)]
+    told = Conditions(prior.condition(whose), prior.condition([""] * rows))
+    s = drawn(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), told)
+    return replace(s, step=9, steps=10), Start(rows, len(texts), 0, s.x0, tuple(texts))
+
+
+@every_time
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_identity_14_bridge_turns_round_with_its_ends_and_vanishes_between_equal_ones(schedule, t):
+    prior = worded(schedule)
+    s, start = late(prior, ("mug", "chair"), t)
+
+    def end(source, target):
+        method = Bridge(40.0, source=source, target=target)
+        return method(prior, s, method.init(prior, start))
+
+    there, back = end(" blue", " red mug"), end(" red mug", " blue")
+    assert float(there.abs().amax()) > 0.1
+    assert worst(there, -back) == 0
+    assert worst(end(" blue", " blue"), torch.zeros_like(there)) == 0
+
+
+@every_time
+def test_identity_14_bridge_from_nothing_is_s_times_csd(t):
+    prior = worded()
+    s, _ = late(prior, ("red mug",), t)
+    method = Bridge(40.0, source="", target="red mug")
+    got = method(prior, s, method.init(prior, Start(6, 1, 0, s.x0, ("",))))
+    assert worst(got, 40 * CSD()(prior, s, FREE)) < 1e-12
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_bridge_is_sds_until_it_switches(step):
+    prior = worded()
+    s, start = late(prior, ("mug",))
+    s = replace(s, step=step)
+    method = Bridge(7.5, switch=0.3, source=" blue", target=" red")
+    assert torch.equal(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) == (step < 3)
+
+
+def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
+    prior = worded()
+    s, start = late(prior, ("red", "blue"))
+    method = Bridge(2.0, switch=0.0, source=" mug", target=" chair")
+    state = method.init(prior, start)
+    whole = method(prior, s, state)
+    for i in range(6):
+        text = ("red", "blue")[i // 3]
+        told = [prior.condition([text + end]) for end in (" mug", " chair")]
+        source, target = prior(s.xt[i : i + 1], s.t[i : i + 1], *told)
+        assert worst(whole[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
+    some = torch.tensor([1, 4])  # what a smaller batch draws
+    part = replace(s, x0=s.x0[some], t=s.t[some], eps=s.eps[some], told=s.told[some], view=s.view[some])
+    assert worst(method(prior, part, state), whole[some]) < 1e-13
+
+
+@pytest.mark.parametrize("step", [0, 9])
+def test_bridge_passes(step):
+    prior = worded()
+    s, start = late(prior, ("mug",))
+    method = Bridge(source=" blue", target=" red")
+    state = method.init(prior, start)
+    assert asked_of(prior, lambda: method(prior, replace(s, step=step), state))[1] == (1, 12)
+    assert state.tensors() == {}
+
+
+def test_a_run_tells_a_bridge_its_prompts():
+    prior = worded()
+    method = Bridge(source=" mug", target=" chair")
+    run = Run(Experiment(("red", "blue"), method=method, particles=2, steps=4), prior)
+    assert torch.equal(run.state.source.data, prior.condition(["red mug", "blue mug"]).data)
+    assert torch.equal(run.state.target.data, prior.condition(["red chair", "blue chair"]).data)
+    while run.step < 4:
+        run.advance()
+    assert (prior.meter.calls, prior.meter.rows) == (4, 4 * 2 * 4)
+
+
+@pytest.mark.parametrize("switch", [-0.1, 1.1, float("nan")])
+def test_bridge_refuses_a_switch_outside_the_run(switch):
+    with pytest.raises(ValueError, match="switch is a share of the run"):
+        Bridge(switch=switch)
+
+
+def test_bridge_refuses_to_start_without_the_prompts():
+    with pytest.raises(ValueError, match="needs all 2, but is given 0"):
+        Bridge().init(worded(), Start(4, 2, 0, torch.zeros(4, 4)))
