@@ -1,19 +1,25 @@
 """The identities of the methods beyond SDS and VSD on exact priors, what they cost, and what they refuse."""
 
 from dataclasses import replace
+from math import exp
 
 import pytest
 import torch
 from tiny import classes, drawn, normal, rng, worst
 from torch import Tensor
 
+from limbeck.critic import Critic, Learning
+from limbeck.critics import Auto, Exact, LowRank
 from limbeck.experiment import Experiment
 from limbeck.method import Start, Stateless
 from limbeck.methods.asd import ASD
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
+from limbeck.methods.esd import ESD
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
+from limbeck.methods.vsd import VSD
+from limbeck.prediction import Prediction
 from limbeck.prior import Conditions, guided
 from limbeck.priors.exact import GaussianMixture
 from limbeck.run import Run
@@ -274,3 +280,121 @@ def test_bridge_refuses_a_switch_outside_the_run(switch):
 def test_bridge_refuses_to_start_without_the_prompts():
     with pytest.raises(ValueError, match="needs all 2, but is given 0"):
         Bridge().init(worded(), Start(4, 2, 0, torch.zeros(4, 4)))
+
+
+# ESD
+
+
+class Told(Critic):
+    """Of the prompt it says the noise that was added, as for a particle it knows; of the null the Gaussian of all particles."""
+
+    def see(self, sample):
+        x = sample.x0.detach()
+        self.q = GaussianMixture(x.mean(0)[None], x.var(correction=0).sqrt()[None], schedule=sample.schedule)
+
+    def beside(self, prior, sample, frozen, own):
+        everyone = self.q(sample.xt, sample.t, self.q.condition([""] * len(sample.x0)))[0]
+        own = [everyone if told is sample.told.null else Prediction(sample.x0, sample.eps) for told in own]
+        return prior(sample.xt, sample.t, *frozen), own
+
+    def prior(self):
+        return self.q
+
+    def fit(self, sample):
+        return {}
+
+    def tensors(self):
+        return {}
+
+    def load(self, tensors):
+        pass
+
+    def save(self, folder):
+        pass
+
+
+NULL, POS = f64([-0.4]), f64([0.8])  #: means of two Gaussians of variance .49
+
+
+def speed(method, x: Tensor, t: float) -> Tensor:
+    """Minus the direction averaged over the noise: antithetic pairs are exact for linear denoisers."""
+    eps = normal(len(x), 1, seed=5)
+    s = drawn(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), sided(2 * len(x)))
+    return -method(pair(NULL, POS, 0.7), s, Told()).unflatten(0, (2, -1)).mean(0)
+
+
+def settled(method, x: Tensor, t: float, span: float, n: int) -> Tensor:
+    """Where the particles are after ``span``, by Runge-Kutta of fourth order."""
+    h = span / n
+    for _ in range(n):
+        a = speed(method, x, t)
+        b = speed(method, x + h / 2 * a, t)
+        c = speed(method, x + h / 2 * b, t)
+        x = x + h / 6 * (a + 2 * b + 2 * c + speed(method, x + h * c, t))
+    return x
+
+
+@every_time
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.9, 1.0])
+def test_identity_09_speed_of_the_particles_variance(lam, t):
+    x = 1.5 * normal(300, 1)
+    alpha, sigma = (float(f(SD.snap(f64([t])))) for f in (SD.alpha, SD.sigma))
+    var = float(x.var(correction=0))
+    pull = 1 / (alpha**2 * 0.49 + sigma**2) - lam / (alpha**2 * var + sigma**2)
+    got = 2 * ((x - x.mean()) * speed(ESD(4.0, lam), x, t)).mean()
+    assert abs(float(got) + 2 * sigma * alpha * var * pull) < 1e-12
+
+
+@pytest.mark.parametrize(("lam", "t"), [(1.0, 0.3), (0.9, 0.1), (0.5, 0.1), (0.7, 0.2)])
+def test_identity_09_esd_rests_at_less_variance_than_the_prior(lam, t):
+    alpha, sigma = (float(f(f64([t]))) for f in (SD.alpha, SD.sigma))
+    rest = lam * 0.49 - (1 - lam) * sigma**2 / alpha**2
+    assert rest > 0.05
+    end = settled(ESD(4.0, lam), 0.3 * normal(40, 1), t, 150.0, 200)
+    assert abs(float(end.var(correction=0)) - rest) < 1e-9
+    # the critic is centred on its own particles, so the mean goes to the guided prior's
+    assert abs(float(end.mean()) - float(NULL + 4 * (POS - NULL))) < 1e-9
+
+
+def test_identity_09_esd_collapses_below_the_threshold():
+    lam, t = 0.3, 0.5
+    alpha, sigma = (float(f(f64([t]))) for f in (SD.alpha, SD.sigma))
+    threshold = sigma**2 / (alpha**2 * 0.49 + sigma**2)
+    assert lam < threshold
+    x = normal(40, 1)
+    end = settled(ESD(4.0, lam), x, t, 60.0, 200)
+    # the variance falls at least as fast as the equation linearised at zero says
+    rate = 2 * sigma * alpha * (1 / (alpha**2 * 0.49 + sigma**2) - lam / sigma**2)
+    assert 0 <= float(end.var(correction=0)) < 1.01 * float(x.var(correction=0)) * exp(-rate * 60)
+
+
+@every_time
+def test_esd_is_vsd_at_entropy_zero_and_with_the_exact_critic_always(t):
+    prior, s = mixture(), drawn5(SD, t)
+    start = Start(5, 1, 0, s.x0)
+
+    def told(method):
+        return method(prior, s, method.init(prior, start))
+
+    vsd = told(VSD(7.5, critic=Exact()))
+    for lam in (0.0, 0.5, 1.0):
+        assert worst(told(ESD(7.5, lam, Exact())), vsd) < 1e-13
+    assert torch.equal(ESD(7.5, 0.0)(prior, s, Told()), VSD(7.5, 1.0)(prior, s, Told()))
+    assert torch.equal(ESD(7.5, 0.25)(prior, s, Told()), VSD(7.5, 0.75)(prior, s, Told()))
+
+
+def test_esd_trains_the_null_rows_of_its_default_critic():
+    assert isinstance(ESD().critic, Auto) and ESD().critic.learning.unconditional > 0
+
+
+@pytest.mark.parametrize(("lam", "rows"), [(0.5, 4), (0.0, 3), (1.0, 3)])
+def test_esd_passes_on_a_network(prior, lam, rows):
+    method = ESD(7.5, lam, LowRank(4, Learning(unconditional=0.1)))
+    run = Run(Experiment(("a red mug",), method=method, particles=2, steps=1), prior)
+    assert asked_of(prior, run.advance)[1] == (2, 2 * rows + 2)  # one call together, one of the critic's own step
+
+
+@pytest.mark.parametrize("entropy", [-0.1, 1.1, float("nan")])
+def test_esd_refuses(entropy):
+    with pytest.raises(ValueError, match=r"entropy is lambda in \[0, 1\]"):
+        ESD(entropy=entropy)
