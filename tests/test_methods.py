@@ -16,6 +16,7 @@ from limbeck.methods.asd import ASD
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
 from limbeck.methods.esd import ESD
+from limbeck.methods.ism import ISM
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
 from limbeck.methods.vsd import VSD
@@ -398,3 +399,115 @@ def test_esd_passes_on_a_network(prior, lam, rows):
 def test_esd_refuses(entropy):
     with pytest.raises(ValueError, match=r"entropy is lambda in \[0, 1\]"):
         ESD(entropy=entropy)
+
+
+# ISM
+
+LATE = {"delta_t_first": 0.08}  #: no annealing
+
+
+def inverted(prior, s, row: int, to: float, stride: float):
+    """x at ``to`` of one row, stride by stride from its clean x at time 0."""
+    x, now, null = s.x0[row : row + 1], 0.0, s.told.null[row : row + 1]
+    while now < to:
+        later = min(float(prior.schedule.snap(f64([now + stride]))), to)
+        said = prior(x, f64([now]), null)[0]
+        x, now = prior.schedule.noised(said.x0, said.eps, f64([later])), later
+    return x
+
+
+@every_schedule
+def test_identity_18_ism_is_the_gap_of_two_predicted_pictures(schedule):
+    prior, s = mixture(schedule), drawn5(schedule, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
+    weighted = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * ISM(7.5, **LATE)(prior, s, FREE)
+    for i in range(5):
+        t, told = s.t[i : i + 1], s.told[i : i + 1]
+        earlier = schedule.snap((t - 0.08).clamp_min(0))
+        before = prior(inverted(prior, s, i, float(earlier), 0.2), earlier, told.null)[0]
+        after = guided(prior, schedule.noised(before.x0, before.eps, t), t, told, 7.5)
+        assert worst(weighted[i : i + 1], before.x0 - after.x0) < 1e-11
+
+
+@every_time
+def test_identity_18_ism_vanishes_with_its_interval_where_the_prompt_says_nothing(t):
+    prior, s = mixture(Cosine()), drawn5(Cosine(), t)
+    s = replace(s, told=classes(5, TOLD[0], TOLD[0]))
+
+    def of(delta):
+        return ISM(1.0, delta_t=delta, delta_t_first=delta)(prior, s, FREE)
+
+    assert worst(of(0.0), torch.zeros(5, 4)) < 1e-14
+    coarse, fine = (of(delta) / delta for delta in (2e-5, 1e-5))
+    assert float(fine.abs().amax()) > 1e-3
+    assert worst(coarse, fine) < 1e-3 * float(fine.abs().amax())  # a constant, to first order
+
+
+@every_schedule
+@every_time
+def test_identity_18_at_an_interval_of_t_the_clean_picture_is_asked_once(schedule, t):
+    prior, s = mixture(schedule), drawn5(schedule, t)
+    once = prior(s.x0, torch.zeros_like(s.t), s.told.null)[0]
+    full = guided(prior, schedule.noised(once.x0, once.eps, s.t), s.t, s.told, 7.5)
+    got, spent = asked_of(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_first=1.0)(prior, s, FREE))
+    assert worst(got, full.eps - once.eps) < 1e-13
+    assert spent == (2, 15)
+
+
+def test_ism_draws_nothing_unless_it_starts_from_noise():
+    prior, s = mixture(), drawn5()
+    other = replace(s, eps=normal(5, 4, seed=9))
+    assert torch.equal(ISM()(prior, s, FREE), ISM()(prior, other, FREE))
+    assert not torch.equal(ISM(noisy=True)(prior, s, FREE), ISM(noisy=True)(prior, other, FREE))
+    assert not torch.equal(ISM(inversions=1)(prior, s, FREE), ISM(inversions=1)(prior, other, FREE))
+
+
+def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time():
+    prior, s = mixture(), drawn5()
+    now, to = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
+    said = prior(SD.noised(s.x0, s.eps, now), now, s.told.null)[0]
+    method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversions=1)
+    assert worst(method.inverted(prior, s, to), SD.noised(said.x0, said.eps, to)) < 1e-13
+    nothing = ISM(7.5, delta_t=0.1, inversions=0)
+    assert torch.equal(nothing.inverted(prior, s, to), SD.noised(s.x0, s.eps, to))
+    zero = torch.zeros_like(to)
+    assert torch.equal(ISM(noisy=True).inverted(prior, s, zero), SD.noised(s.x0, s.eps, zero))
+    assert torch.equal(ISM().inverted(prior, s, zero), s.x0)
+
+
+@pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
+def test_ism_anneals_its_interval(step, delta):
+    assert abs(ISM().interval(step, 100) - delta) < 1e-15
+    assert ISM(anneal=0.0).interval(step, 100) == 0.08
+
+
+@pytest.mark.parametrize(("t", "strides"), [(0.05, 0), (0.08, 0), (0.09, 1), (0.3, 2), (0.48, 2), (0.5, 3), (0.75, 4), (0.98, 5)])
+def test_ism_passes_of_one_row(t, strides):
+    prior, s = mixture(), drawn5(SD, t)
+    one = replace(s, x0=s.x0[:1], t=s.t[:1], eps=s.eps[:1], told=s.told[:1], view=s.view[:1])
+    assert asked_of(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (strides + 2, strides + 3)
+
+
+def test_ism_asks_only_for_rows_that_have_not_arrived():
+    prior, s = mixture(), drawn5(SD, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
+    got, spent = asked_of(prior, lambda: ISM(7.5, **LATE)(prior, s, FREE))
+    assert spent == (5 + 2, 0 + 2 + 3 + 4 + 5 + 5 + 10)
+    for i in range(5):
+        rows = torch.tensor([i])
+        one = replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows])
+        assert worst(ISM(7.5, **LATE)(prior, one, FREE), got[rows]) < 1e-13
+
+
+def test_ism_runs_in_the_single_precision_of_a_run():
+    prior = mixture()
+    run = Run(Experiment(("x",), method=ISM(1.0), particles=3, steps=5), prior)
+    while run.step < 5:
+        assert bool(run.advance().gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("options", [
+    {"delta_t": -0.1}, {"delta_t": 1.1}, {"delta_t_first": -0.1}, {"anneal": -0.1}, {"anneal": 1.1}, {"delta_s": 0.0},
+    {"delta_s": 1.1}, {"inversions": -1}, {"delta_t": float("nan")}, {"delta_s": float("nan")},
+])  # fmt: skip
+def test_ism_refuses(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.* in"):
+        ISM(**options)
