@@ -1,6 +1,7 @@
 """The identities of the methods beyond SDS and VSD on exact priors, what they cost, and what they refuse."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import exp
 
 import pytest
@@ -16,6 +17,7 @@ from limbeck.methods.asd import ASD
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
 from limbeck.methods.esd import ESD
+from limbeck.methods.hifa import HiFA
 from limbeck.methods.ism import ISM
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
@@ -24,7 +26,9 @@ from limbeck.prediction import Prediction
 from limbeck.prior import Conditions, guided
 from limbeck.priors.exact import GaussianMixture
 from limbeck.run import Run
-from limbeck.schedule import Cosine, RectifiedFlow, expand, stable_diffusion
+from limbeck.sample import sample
+from limbeck.schedule import Cosine, NoiseSchedule, RectifiedFlow, expand, stable_diffusion
+from limbeck.weights import Lambda
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion()
@@ -511,3 +515,83 @@ def test_ism_runs_in_the_single_precision_of_a_run():
 def test_ism_refuses(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}.* in"):
         ISM(**options)
+
+
+# HiFA
+
+
+@dataclass(frozen=True)
+class Squeezed(NoiseSchedule):
+    """Another schedule whose time ``last`` is called 1."""
+
+    whole: NoiseSchedule
+    last: float
+
+    def alpha(self, t):
+        return self.whole.alpha(t * self.last)
+
+    def sigma(self, t):
+        return self.whole.sigma(t * self.last)
+
+    def time(self, log_snr):
+        return self.whole.time(log_snr) / self.last
+
+
+class Squeezing:
+    """A prior asked by times of the squeezed schedule."""
+
+    def __init__(self, prior, schedule):
+        self.prior, self.schedule = prior, schedule
+
+    def __call__(self, xt, t, *conditions):
+        return self.prior(xt, t * self.schedule.last, *conditions)
+
+
+@every_schedule
+@every_time
+def test_identity_12_hifa_of_one_step_is_sds_and_weighed_by_lambda_the_gap_of_pictures(schedule, t):
+    prior, s = mixture(schedule), drawn5(schedule, t)
+    hifa = HiFA(7.5, k=1)(prior, s, FREE)
+    assert worst(hifa, SDS(7.5)(prior, s, FREE)) < 1e-11
+    gap = s.x0 - guided(prior, s.xt, s.t, s.told, 7.5).x0
+    assert worst(expand(Lambda()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("k", [1, 2, 4, 10])
+def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
+    """At t = 1 the direction is multiplied by alpha = 0 and holds nothing, so the sampler starts just before."""
+    prior, t = mixture(schedule), 0.9999
+    s = drawn5(schedule, t)
+    squeezed = Squeezed(schedule, t)
+    picture = sample(Squeezing(prior, squeezed), s.told, s.xt, k, 3.0)
+    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k)(prior, s, FREE)
+    assert worst(held, picture) < 1e-11
+
+
+@every_schedule
+@every_time
+@pytest.mark.parametrize("k", [2, 4])
+def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
+    """Each DDIM step scales the distance to the mean of a Gaussian prior."""
+    mean, std = f64([0.4, -0.3]), 0.6
+    s = drawn(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), classes(6, (1.0,), (1.0,)))
+    ends = [schedule.snap(s.t[:1] * left / k) for left in range(k, 0, -1)]
+    pairs = [(float(schedule.alpha(e)), float(schedule.sigma(e))) for e in ends] + [(1.0, 0.0)]
+    apart = s.xt - pairs[0][0] * mean
+    for (a, b), (later, noise) in pairwise(pairs):
+        apart = apart * (later * a * std**2 + noise * b) / (a**2 * std**2 + b**2)
+    expected = pairs[0][0] / pairs[0][1] * (s.x0 - mean - apart)
+    assert worst(HiFA(1.0, k)(GaussianMixture(mean[None], f64([std]), schedule=schedule), s, FREE), expected) < 1e-11
+
+
+@pytest.mark.parametrize(("guidance", "k", "rows"), [(7.5, 1, 10), (7.5, 4, 40), (1.0, 4, 20)])
+def test_hifa_passes(guidance, k, rows):
+    prior, s = mixture(), drawn5()
+    assert asked_of(prior, lambda: HiFA(guidance, k)(prior, s, FREE))[1] == (k, rows)
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_hifa_refuses(k):
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        HiFA(k=k)
