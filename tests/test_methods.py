@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.critic import Critic, Learning
 from limbeck.critics import Auto, Exact, LowRank
-from limbeck.experiment import Experiment
+from limbeck.experiment import SGD, Experiment
 from limbeck.method import Start, Stateless
 from limbeck.methods.asd import ASD
 from limbeck.methods.bridge import Bridge
@@ -22,13 +22,16 @@ from limbeck.methods.ism import ISM
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
 from limbeck.methods.vsd import VSD
+from limbeck.noise import FixedPerParticle
 from limbeck.prediction import Prediction
 from limbeck.prior import Conditions, guided
 from limbeck.priors.exact import GaussianMixture
+from limbeck.representations.latents import Latents
 from limbeck.run import Run
 from limbeck.sample import sample
 from limbeck.schedule import Cosine, NoiseSchedule, RectifiedFlow, expand, stable_diffusion
-from limbeck.weights import Lambda
+from limbeck.timesteps import Timesteps
+from limbeck.weights import Lambda, Weight
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion()
@@ -595,3 +598,90 @@ def test_hifa_passes(guidance, k, rows):
 def test_hifa_refuses(k):
     with pytest.raises(ValueError, match="k must be at least 1"):
         HiFA(k=k)
+
+
+# CFD and FSD
+
+
+def lam(schedule, t: Tensor) -> Tensor:
+    return schedule.sigma(t) / schedule.alpha(t)
+
+
+def bend(schedule) -> Tensor:
+    """Times of a sampler that starts where there still is signal, so that lambda is finite."""
+    times = schedule.ladder(21)[1:]
+    assert bool((schedule.alpha(times) > 0).all())
+    return times
+
+
+@every_schedule
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_identity_20_sds_with_one_noise_is_ddim_from_that_noise(schedule, scale):
+    prior, noise, told = mixture(schedule), normal(5, 4, seed=3), classes(5, *TOLD)
+    times = bend(schedule)
+    x, z = torch.zeros_like(noise), noise * schedule.sigma(times[:1])
+    for i, t in enumerate(times.unsqueeze(1)):
+        now = t.expand(5)
+        said = guided(prior, z, now, told, scale)  # DDIM, written on z
+        assert worst(x, z / schedule.alpha(t) - lam(schedule, t) * noise) < 1e-11
+        later = times[i + 1 : i + 2]
+        z = schedule.alpha(later) * said.x0 + schedule.sigma(later) * said.eps if len(later) else said.x0
+        step = lam(schedule, t) - (lam(schedule, later) if len(later) else 0)
+        x = x - step * SDS(scale)(prior, drawn(schedule, x, now, noise, told), FREE)
+    assert worst(x, z) < 1e-11
+
+
+def test_identity_20_from_zero_it_is_the_package_sampler():
+    prior, noise, told = mixture(), normal(5, 4, seed=3), classes(5, *TOLD)
+    times = SD.ladder(25)  # Stable Diffusion's last tick keeps some signal
+    x, ends = torch.zeros_like(noise), [*lam(SD, times).tolist(), 0.0]
+    for i, t in enumerate(times):
+        x = x - (ends[i] - ends[i + 1]) * SDS(7.5)(prior, drawn(SD, x, t.expand(5), noise, told), FREE)
+    assert worst(x, sample(prior, told, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
+
+
+@dataclass(frozen=True)
+class Rungs(Timesteps):
+    """The sampler's times."""
+
+    def __call__(self, step, steps, rows, rng):
+        return SD.ladder(steps)[step].expand(rows)
+
+
+@dataclass(frozen=True)
+class Fall(Weight):
+    """lambda_i - lambda_{i+1}, the step of the sampler."""
+
+    steps: int = 1
+
+    def __call__(self, schedule, t):
+        times = schedule.ladder(self.steps)
+        ends = torch.cat([lam(schedule, times), torch.zeros(1).double()])
+        i = (times[None] - t.double()[:, None]).abs().argmin(1)
+        return ends[i] - ends[i + 1]
+
+
+def test_identity_20_a_whole_run_is_the_sampler():
+    """In the single precision of a run, with the run's own noise, weights and plain descent."""
+    prior, n = mixture(), 25
+    experiment = Experiment(("x", "x"), method=SDS(1.0), representation=Latents(1.0), optimizer=SGD(), noise=FixedPerParticle(),
+                            timesteps=Rungs(), weight=Fall(n), particles=2, steps=n)  # fmt: skip
+    run = Run(experiment, prior)
+    with torch.no_grad():
+        for p in run.representation.particles:
+            p.zero_()
+    noises = []
+    while run.step < n:
+        noises.append(run.advance().sample.eps)
+    assert all(torch.equal(noise, noises[0]) for noise in noises)
+    end = torch.stack(list(run.representation.particles)).detach()
+    told = Conditions(prior.condition(["x"] * 4), prior.condition([""] * 4))
+    start = noises[0].double() * SD.sigma(SD.ladder(n)[:1])
+    assert worst(end.reshape(4, -1), sample(prior, told, start, n, 1.0)) < 2e-5
+
+
+@every_time
+def test_the_weight_of_cfd_turns_the_direction_into_the_gap_of_pictures(t):
+    prior, s = mixture(), drawn5(SD, t)
+    gap = s.x0 - guided(prior, s.xt, s.t, s.told, 8.0).x0
+    assert worst(expand(Lambda()(SD, s.t), s.x0) * SDS(8.0)(prior, s, FREE), gap) < 1e-12
