@@ -481,6 +481,15 @@ def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time
     assert torch.equal(ISM().inverted(prior, s, zero), s.x0)
 
 
+def test_ism_arrives_at_s_where_strides_round_to_less():
+    prior, s = mixture(), drawn5()
+    x, times = s.x0, (0.0, 0.033, 0.066, 0.1)  # strides of 33.4 ticks are 33, so the third would end at .099
+    for now, later in pairwise(f64([t] * 5) for t in times):
+        said = prior(x, now, s.told.null)[0]
+        x = SD.noised(said.x0, said.eps, later)
+    assert worst(ISM(delta_s=0.0334, inversions=3).inverted(prior, s, f64([0.1] * 5)), x) < 1e-13
+
+
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
 def test_ism_anneals_its_interval(step, delta):
     assert abs(ISM().interval(step, 100) - delta) < 1e-15
