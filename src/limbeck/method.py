@@ -70,6 +70,7 @@ class Start:
     prompts: int
     seed: int
     x0: Float[Tensor, "n ..."]  #: first x0 of every particle, detached
+    texts: tuple[str, ...] = ()  #: the prompts; particle i belongs to prompt i // (particles / prompts)
 
 
 @dataclass(frozen=True)

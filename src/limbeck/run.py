@@ -67,7 +67,7 @@ class Run:
         everyone = torch.arange(e.total)
         with torch.no_grad():
             first = self._x0(self.representation.render(everyone))
-        self.state: State = e.method.init(prior, Start(e.total, len(e.prompts), e.seed, first))
+        self.state: State = e.method.init(prior, Start(e.total, len(e.prompts), e.seed, first, e.prompts))
         self.step = 0
         self.cost = Cost()
 

@@ -1,0 +1,55 @@
+"""SDS-Bridge: McAllister et al. 2024, Rethinking Score Distillation as a Bridge Between Image Distributions (arXiv 2406.09417)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.method import Method, Sample, Start, Stateless
+from limbeck.prior import Prior, guided
+
+
+class Ends(Stateless):
+    """The conditions of both ends of the bridge, one row per prompt; made anew from the texts, so nothing is remembered."""
+
+    def __init__(self, prior: Prior, start: Start, source: str, target: str):
+        if len(start.texts) != start.prompts:
+            raise ValueError(f"Bridge adds words to the prompts and needs all {start.prompts}, but is given {len(start.texts)}")
+        self.per = start.particles // start.prompts
+        self.source = prior.condition([text + source for text in start.texts])
+        self.target = prior.condition([text + target for text in start.texts])
+
+
+@dataclass(frozen=True)
+class Bridge(Method[Ends]):
+    """SDS at first, then s (eps(x_t, t, y + target) - eps(x_t, t, y + source)), source the words for what SDS gets wrong.
+
+    guidance: s of both stages. switch: share of the run after which the bridge begins. source: what is added to the prompt to
+    name the faults of the first stage. target: what is added to name what is wanted.
+    """
+
+    guidance: float = 40.0
+    switch: float = 0.5
+    source: str = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
+    target: str = ", detailed high resolution, high quality, sharp"
+
+    bibtex = """@inproceedings{mcallister2024bridge, title={Rethinking Score Distillation as a Bridge Between Image Distributions},
+  author={McAllister, David and Ge, Songwei and Huang, Jia-Bin and Jacobs, David W. and Efros, Alexei A. and Holynski, Aleksander
+  and Kanazawa, Angjoo}, booktitle={NeurIPS}, year={2024}}"""
+    passes = "2"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.switch <= 1:
+            raise ValueError(f"switch is a share of the run in [0, 1], not {self.switch}")
+
+    def init(self, prior: Prior, start: Start) -> Ends:
+        return Ends(prior, start, self.source, self.target)
+
+    def __call__(self, prior: Prior, sample: Sample, state: Ends) -> Float[Tensor, "b ..."]:
+        if sample.step < self.switch * sample.steps:
+            return guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
+        prompt = (sample.view // state.per).to(state.source.data.device)
+        source, target = prior(sample.xt, sample.t, state.source[prompt], state.target[prompt])
+        return self.guidance * (target.eps - source.eps)
