@@ -179,7 +179,7 @@ def test_top_help_and_version_do_not_wait_for_torch(tmp_path: Path) -> None:
 def test_help_of_run_lists_names_and_the_options_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     plain = capsys.readouterr().out
-    assert "--timesteps {fixed," in plain and "--method.guidance" in plain and "--method.critic" not in plain
+    assert "--timesteps {dreamtime," in plain and "--method.guidance" in plain and "--method.critic" not in plain
     assert main(["run", "--method", "vsd", "--help"]) == 0
     vsd = capsys.readouterr().out
     assert "--method.critic {auto,exact,lowrank,smallunet}" in vsd and "--method.critic.rank" in vsd and "--every" in vsd

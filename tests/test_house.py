@@ -68,11 +68,16 @@ def test_nothing_is_guessed_hidden_or_unpickled(name):
 
 @pytest.mark.parametrize(("name", "may"), [
     ("schedule.py", set()), ("prediction.py", {"schedule"}), ("prior.py", {"schedule", "prediction"}),
-    ("timesteps.py", set()), ("noise.py", set()), ("weights.py", {"schedule"}), ("memory.py", set()),
+    ("timestep.py", {"schedule"}), ("noise.py", set()), ("weights.py", {"schedule"}), ("memory.py", set()),
     ("method.py", {"schedule", "prior"}), ("representation.py", {"prior"}),
 ])  # fmt: skip
 def test_the_algebra_knows_nobody_above_it(name, may):
     assert imports(name) <= may
+
+
+@pytest.mark.parametrize("name", files("timesteps/"))
+def test_timesteps_know_the_algebra_only(name):
+    assert not [m for m in imports(name) if m.split(".")[0] not in ("schedule", "weights", "timestep", "timesteps")]
 
 
 @pytest.mark.parametrize("name", files("methods/"))
