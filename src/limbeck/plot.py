@@ -109,12 +109,12 @@ def timesteps(chosen: Sequence[Timesteps], steps: int, schedule: NoiseSchedule) 
     size = (5.2, 3.2) if len(chosen) == 1 else (2.5 * columns, 1.75 * rows + 0.3)
     with _ink():
         figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
         for panel, how in zip(panels, chosen, strict=False):
             _times(panel, how, steps, schedule, POINTS if len(chosen) == 1 else 250)
             panel.set_title(_label(how), fontsize=9, loc="left", fontweight="bold")
             panel.set(xlim=(0, steps), ylim=(0, 1))
-        for panel in list(panels)[len(chosen) :]:
+        for panel in panels[len(chosen) :]:
             panel.set_visible(False)
         figure.supxlabel("step", fontsize=9)
         figure.supylabel("time t (1 is noise)", fontsize=9)
