@@ -113,7 +113,7 @@ def test_representations_know_no_method_and_no_concrete_prior(name):
 
 @pytest.mark.parametrize("name", ["run.py", "experiment.py", "sample.py", "critic.py", *files("critics/")])
 def test_the_loop_knows_no_front_end(name):
-    assert not [m for m in imports(name) if m.split(".")[0] in ("cli", "options", "report", "record", "sweep", "doctor")]
+    assert not [m for m in imports(name) if m.split(".")[0] in ("cli", "options", "plot", "report", "record", "sweep", "doctor")]
 
 
 def test_importing_the_algebra_wakes_no_model_library():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +103,15 @@ def test_help_of_run_names_every_one(capsys: pytest.CaptureFixture[str]) -> None
     told = "".join(capsys.readouterr().out.replace("│", "").split())
     for base in (Timesteps, Weight, Noise):
         assert "{" + ",".join(choices(base)) + "}" in told
+
+
+@pytest.mark.parametrize(("page", "base"), [("timesteps.md", Timesteps), ("weights.md", Weight), ("weights.md", Noise)])
+def test_the_page_has_a_row_with_every_option_of_every_one(page: str, base: type) -> None:
+    lines = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8").splitlines()
+    for name, cls in choices(base).items():
+        rows = [line for line in lines if line.startswith(f"| `{name}` |")]
+        own = {f.name for f in fields(cls)} - {"per_row"}
+        assert any(all(option in row for option in own) for row in rows), name
 
 
 @pytest.mark.parametrize("how", [
