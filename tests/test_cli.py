@@ -179,13 +179,13 @@ def test_top_help_and_version_do_not_wait_for_torch(tmp_path: Path) -> None:
 def test_help_of_run_lists_names_and_the_options_of_what_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     plain = capsys.readouterr().out
-    assert "--timesteps {fixed," in plain and "--method.guidance" in plain and "--method.critic" not in plain
+    assert "--timesteps {dreamtime," in plain and "--method.guidance" in plain and "--method.critic" not in plain
     assert main(["run", "--method", "vsd", "--help"]) == 0
     vsd = capsys.readouterr().out
     assert "--method.critic {auto,exact,lowrank,smallunet}" in vsd and "--method.critic.rank" in vsd and "--every" in vsd
 
 
-@pytest.mark.parametrize("verb", ["sample", "report", "train-world", "doctor"])
+@pytest.mark.parametrize("verb", ["sample", "plot", "report", "train-world", "doctor"])
 def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     assert f"limbeck {verb}" in capsys.readouterr().out
@@ -229,6 +229,13 @@ def test_help_of_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> No
         ("sample a --critic nowhere", "--critic nowhere is no run folder"),
         ("report", "a run folder is missing"),
         ("report nowhere", "no run folder nowhere"),
+        ("plot", "what to draw is missing: limbeck plot timesteps [NAME ...]"),
+        ("plot weighs", "no picture is called 'weighs'. Did you mean weights? Accepted: timesteps, weights"),
+        ("plot timesteps linear dreamtme", "no timesteps is called 'dreamtme'. Did you mean dreamtime?"),
+        ("plot weights minsnr nothing", "no weight is called 'nothing'"),
+        ("plot weights --out w.jpg", "--out must end in .png or .svg, not w.jpg"),
+        ("plot timesteps --steps 0", "steps must be at least 1, not 0"),
+        ("plot timesteps --under ddpm", "--under must be one of stable, cosine, flow, not 'ddpm'"),
         ("train-world --minutes many", "--minutes must be a number, not 'many'"),
         ("train-world now", "'now' belongs to no option"),
         ("doctor --all", "doctor takes no options, not '--all'"),

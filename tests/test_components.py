@@ -76,7 +76,7 @@ def test_one_name_means_another_class_for_another_base() -> None:
 
 def test_unknown_name_says_the_nearest_and_all() -> None:
     with pytest.raises(
-        ValueError, match=r"'twostge'.* Did you mean twostage\? Accepted: fixed, linear, .*twostage, uniform"
+        ValueError, match=r"'twostge'.* Did you mean twostage\? Accepted: dreamtime, fixed, .*twostage, uniform"
     ) as caught:
         find(Timesteps, "twostge")
     assert "path/to/file.py:ClassName" in str(caught.value)

@@ -68,11 +68,16 @@ def test_nothing_is_guessed_hidden_or_unpickled(name):
 
 @pytest.mark.parametrize(("name", "may"), [
     ("schedule.py", set()), ("prediction.py", {"schedule"}), ("prior.py", {"schedule", "prediction"}),
-    ("timesteps.py", set()), ("noise.py", set()), ("weights.py", {"schedule"}), ("memory.py", set()),
+    ("timestep.py", {"schedule"}), ("noise.py", set()), ("weights.py", {"schedule"}), ("memory.py", set()),
     ("method.py", {"schedule", "prior"}), ("representation.py", {"prior"}),
 ])  # fmt: skip
 def test_the_algebra_knows_nobody_above_it(name, may):
     assert imports(name) <= may
+
+
+@pytest.mark.parametrize("name", files("timesteps/"))
+def test_timesteps_know_the_algebra_only(name):
+    assert not [m for m in imports(name) if m.split(".")[0] not in ("schedule", "weights", "timestep", "timesteps")]
 
 
 @pytest.mark.parametrize("name", files("methods/"))
@@ -108,7 +113,7 @@ def test_representations_know_no_method_and_no_concrete_prior(name):
 
 @pytest.mark.parametrize("name", ["run.py", "experiment.py", "sample.py", "critic.py", *files("critics/")])
 def test_the_loop_knows_no_front_end(name):
-    assert not [m for m in imports(name) if m.split(".")[0] in ("cli", "options", "report", "record", "sweep", "doctor")]
+    assert not [m for m in imports(name) if m.split(".")[0] in ("cli", "options", "plot", "report", "record", "sweep", "doctor")]
 
 
 def test_importing_the_algebra_wakes_no_model_library():

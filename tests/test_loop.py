@@ -12,7 +12,7 @@ from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.method import Memoryless, Start
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.noise import FixedPerParticle, Fresh
+from limbeck.noise import Antithetic, Drifting, FixedPerParticle, Fresh
 from limbeck.prediction import Prediction
 from limbeck.prior import Conditions
 from limbeck.priors.exact import GaussianMixture, coloured_shapes
@@ -193,7 +193,7 @@ def test_the_generator_hangs_on_seed_and_step_alone():
     assert len(set(values)) == len(values)
 
 
-@pytest.mark.parametrize("noise", [Fresh(), FixedPerParticle()], ids=["fresh", "fixed"])
+@pytest.mark.parametrize("noise", [Fresh(), FixedPerParticle(), Drifting(), Antithetic()], ids=lambda n: type(n).__name__)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_noise_is_independent_of_the_start(seed, noise):
     """They come from different streams: no row of one is a row of the other, not even shifted."""

@@ -26,6 +26,7 @@ Score distillation: optimise what can be rendered under a frozen diffusion model
 
   run          optimise particles for one or more prompts and write a run folder with its report
   sample       draw plain samples of a model, or of a run's critic, to compare with
+  plot         draw timesteps or weights by name
   report       write one HTML page over one or several run folders
   train-world  train the embedded model again, from nothing
   doctor       say what this installation has and lacks
@@ -165,6 +166,16 @@ def report(argv: Sequence[str]) -> None:
     print(write(list(wanted.folders), wanted.out))
 
 
+def plot(argv: Sequence[str]) -> None:
+    """``limbeck plot``: timesteps over a run, or weights over time."""
+    from limbeck.options import parse
+    from limbeck.plot import Plotting, draw
+
+    about = "Draw timesteps over a run, or weights over time: limbeck plot timesteps|weights [NAME ...]."
+    (wanted,) = parse([(Plotting, None)], argv, "limbeck plot", about, "names")
+    print(draw(wanted))
+
+
 def train_world(argv: Sequence[str]) -> None:
     """``limbeck train-world``: the embedded model from nothing."""
     from limbeck.options import parse
@@ -193,7 +204,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    "run": run, "sample": sample, "report": report, "train-world": train_world, "doctor": doctor,
+    "run": run, "sample": sample, "plot": plot, "report": report, "train-world": train_world, "doctor": doctor,
 }  # fmt: skip
 
 

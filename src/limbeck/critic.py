@@ -14,7 +14,8 @@ from limbeck.memory import load_optimizer
 from limbeck.method import Sample, Start
 from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Prior
-from limbeck.timesteps import Timesteps, Uniform
+from limbeck.timestep import Timesteps
+from limbeck.timesteps import Uniform
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Trainer:
         n, rng = self.how.batch or len(sample.x0), sample.rng
         rows = torch.arange(n) if n == len(sample.x0) else torch.randint(len(sample.x0), (n,), generator=rng)
         x0 = sample.x0.detach()[rows.to(sample.x0.device)]
-        t = sample.schedule.snap(self.how.times(sample.step, sample.steps, n, rng)).to(x0.device)
+        t = sample.schedule.snap(self.how.times(sample.step, sample.steps, n, sample.schedule, rng)).to(x0.device)
         eps = torch.randn(x0.shape, generator=rng).to(x0)
         told = sample.told.pos[rows.to(x0.device)]
         if self.how.unconditional > 0:

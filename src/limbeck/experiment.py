@@ -14,7 +14,7 @@ from limbeck.noise import Fresh, Noise
 from limbeck.prior import Precision
 from limbeck.representation import Spec
 from limbeck.representations.latents import Latents
-from limbeck.timesteps import Timesteps
+from limbeck.timestep import Timesteps
 from limbeck.timesteps import Uniform as UniformTimes
 from limbeck.weights import DreamFusion, Weight
 

@@ -94,8 +94,8 @@ class Run:
             render = self.representation.render(view)
         with cost.of("encode"):
             x0 = self._x0(render)
-        t = prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), rng)).to(x0.device)
-        eps = e.noise(view, tuple(x0.shape[1:]), e.seed, rng).to(x0)
+        t = prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)).to(x0.device)
+        eps = e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng).to(x0)
         sample = Sample(x0, t, eps, self.told_to(view), view, rng, prior.schedule, self.step, e.steps)
         with cost.of("method"), torch.no_grad():
             direction = e.method(prior, sample, self.state)
