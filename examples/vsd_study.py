@@ -1,6 +1,6 @@
 """VSD against SDS and plain sampling on the embedded model: 32 prompts, 4 seeds each, judged by the evaluator.
 
-    python examples/vsd_study.py search     # critic and particle rates, 4 prompts
+    python examples/vsd_study.py search     # critic and particle rates, 3 prompts
     python examples/vsd_study.py main       # the table, with the rates given as --rate and --critic-rate
 
 One process per core, one thread each; finished runs are not computed again. Prints one table row per run.
@@ -61,15 +61,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("what", choices=("search", "main"))
     arguments.add_argument("--steps", type=int, default=500)
+    arguments.add_argument("--jobs", type=int, default=0)
     arguments.add_argument("--rate", type=float, default=0.03)
     arguments.add_argument("--critic-rate", type=float, default=1e-3)
     chosen = arguments.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     print(f"{'':34s}" + "".join(f"{key:>12s}" for key in SCORES), flush=True)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(chosen.jobs or os.cpu_count() or 1) as pool:
         if chosen.what == "search":
-            few = prompts(6)
-            grid = [(rate, critic) for rate in (0.02, 0.05) for critic in (3e-4, 1e-3, 3e-3)]
+            few = prompts(3)
+            grid = [(rate, critic) for rate in (0.03, 0.1) for critic in (1e-3, 3e-3)]
             names = [f"search-{rate}-{critic}-{chosen.steps}" for rate, critic in grid]
             wait = [pool.submit(job, n, few, vsd(*pair, chosen.steps)) for n, pair in zip(names, grid, strict=True)]
             for name, one in zip(names, wait, strict=True):

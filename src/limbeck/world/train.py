@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -137,8 +137,11 @@ def export(out: Path, task: DenoiserTask) -> Path:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    config.pop("_name_or_path", None)  # where it was made is nobody's business
+    (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2))
     for name in ("vocab.json", "merges.txt"):  # older transformers read these rather than tokenizer.json
         shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(task).items()}
-    (folder / "training.json").write_text(json.dumps(plain, indent=1))
+    kept = {name: getattr(task, name) for name in ("size", "prediction", "floor", "rate", "warmup", "decay_from", "average")}
+    (folder / "training.json").write_text(json.dumps(kept, indent=1))
     return folder
