@@ -76,7 +76,18 @@ def main() -> None:
             for name, one in zip(names, wait, strict=True):
                 print(row(name, [one.result()]), flush=True)
             return
-        sds = ["run", "--method", "sds", "--method.guidance", "7.5", "--steps", str(chosen.steps), *COMMON]
+        sds = [
+            "run",
+            "--method",
+            "sds",
+            "--method.guidance",
+            "7.5",
+            "--representation.rate",
+            str(chosen.rate),
+            "--steps",
+            str(chosen.steps),
+            *COMMON,
+        ]
         jobs = {
             f"vsd-{chosen.rate}-{chosen.critic_rate}-{chosen.steps}": vsd(chosen.rate, chosen.critic_rate, chosen.steps),
             f"sds-7.5-{chosen.steps}": sds,

@@ -653,7 +653,7 @@ def test_identity_20_from_zero_it_is_the_package_sampler():
 class Rungs(Timesteps):
     """The sampler's times."""
 
-    def __call__(self, step, steps, rows, rng):
+    def __call__(self, step, steps, rows, schedule, rng):
         return SD.ladder(steps)[step].expand(rows)
 
 

@@ -137,11 +137,17 @@ def export(out: Path, task: DenoiserTask) -> Path:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
-    config = json.loads((folder / "vae" / "config.json").read_text())
-    config.pop("_name_or_path", None)  # where it was made is nobody's business
-    (folder / "vae" / "config.json").write_text(json.dumps(config, indent=2))
+    _edit(folder / "vae" / "config.json", _name_or_path=None)  # where it was made is nobody's business
+    # transformers loads in the type it finds here, diffusers in float32; a pipeline must not mix them
+    _edit(folder / "text_encoder" / "config.json", dtype="float32")
     for name in ("vocab.json", "merges.txt"):  # older transformers read these rather than tokenizer.json
         shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
     kept = {name: getattr(task, name) for name in ("size", "prediction", "floor", "rate", "warmup", "decay_from", "average")}
     (folder / "training.json").write_text(json.dumps(kept, indent=1))
     return folder
+
+
+def _edit(path: Path, **changes: str | None) -> None:
+    """Set entries of a JSON file, or take them out with None."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None or k not in changes}, indent=2) + "\n")
