@@ -35,6 +35,6 @@ def test_sixteen_bits_stay_near(eps_folder):
     kept = []
     for dtype in (torch.float32, torch.bfloat16):
         run = Run(experiment, Stable(str(eps_folder), "cuda", dtype))
-        step = [run.advance() for _ in range(2)][0]
+        step = run.advance()
         kept.append(step.gradient)
     assert (kept[0] - kept[1]).norm() < 0.05 * kept[0].norm()
