@@ -87,7 +87,7 @@ def test_what_a_particle_receives_is_its_weighted_direction_exactly(particles):
 
 
 def test_pixels_receive_the_gradient_through_render_and_encode():
-    run = Run(red(representation=Pixels(0.5, levels=2), optimizer=SGD(), steps=1), shapes())
+    run = Run(red(representation=Pixels(0.5, levels=2, smooth=0.0), optimizer=SGD(), steps=1), shapes())
     before = [p.detach().clone().requires_grad_() for p in run.representation.parameters()]
     step = run.advance()
     fine, coarse = torch.stack(before[:6]), torch.stack(before[6:])
@@ -95,8 +95,9 @@ def test_pixels_receive_the_gradient_through_render_and_encode():
     x0 = (fine + up).sigmoid() * 2 - 1
     assert worst(x0, step.sample.x0) < 1e-6
     grads = torch.autograd.grad((x0 * step.gradient).sum(), before)
-    for p, old, g in zip(run.representation.parameters(), before, grads, strict=True):
-        assert worst(p, old - 0.5 * g) < 1e-6
+    rates = [0.25] * 6 + [0.5] * 6  # a level moves at half the rate of the next coarser one
+    for p, old, g, rate in zip(run.representation.parameters(), before, grads, rates, strict=True):
+        assert worst(p, old - rate * g) < 1e-6
 
 
 def test_rendered_pixels_are_pictures():

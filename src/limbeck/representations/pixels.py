@@ -34,7 +34,8 @@ class PixelParticles(Representation):
         return Render(total.sigmoid(), "image")
 
     def groups(self) -> list[dict]:
-        return [{"params": list(self.levels.parameters()), "lr": self.rate}]
+        coarsest = len(self.names) - 1
+        return [{"params": list(self.levels[name]), "lr": self.rate * 0.5 ** (coarsest - k)} for k, name in enumerate(self.names)]
 
     def regularise(self, render: Render) -> dict[str, Float[Tensor, ""]]:
         if self.smooth == 0:
@@ -48,15 +49,16 @@ class PixelParticles(Representation):
 class Pixels(Spec):
     """RGB particles that start near mid grey.
 
-    A gradient through an autoencoder is rough at the finest scale. The coarse levels of the pyramid collect what neighbours
-    agree on and so move faster than that roughness. rate: peak learning rate of the logits. levels: scales, 1 for plain pixels.
-    spread: deviation of the start at the coarsest level. smooth: weight of squared differences of neighbours.
+    A gradient through an autoencoder is rough at the finest scale. Each level of the pyramid moves at half the rate of the next
+    coarser one, so that what neighbours agree on comes first. rate: peak learning rate of the logits at the coarsest level. levels:
+    scales, 1 for plain pixels. spread: deviation of the start at the coarsest level. smooth: weight of squared differences of
+    neighbours; 0 leaves a faint grid at the autoencoder's stride.
     """
 
-    rate: float = 0.03
+    rate: float = 0.2
     levels: int = 5
     spread: float = 0.5
-    smooth: float = 0.0
+    smooth: float = 0.1
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.levels < 1 or self.spread < 0 or self.smooth < 0:
