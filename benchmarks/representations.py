@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from limbeck.camera import View
 from limbeck.loading import pick_device
 from limbeck.prior import Prior
 from limbeck.representation import Representation, Spec
@@ -68,7 +69,7 @@ def kept(made: Representation, view: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        image = made.render(view).image
+        image = made.render(View(view)).image
     del image
     return sum(found.values())
 
@@ -80,7 +81,7 @@ def measure(spec: Spec, size: int, device: str, repeats: int) -> tuple[float, fl
     forward, backward = [], []
     for i in range(repeats + 1):
         start = clock(device)
-        image = made.render(view).image
+        image = made.render(View(view)).image
         middle = clock(device)
         image.square().sum().backward()
         if i:  # the first warms up

@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import limbeck as lb
+from limbeck.camera import View
 from limbeck.config import fingerprint
 from limbeck.editing import LOOKS, How, Pictures, experiments, suited
 from limbeck.methods.cds import CDS
@@ -125,7 +126,7 @@ def edited(how: How, files: Sequence[Path], edits: Edits, prior: lb.priors.Stabl
         pull += [step.gradient] if step.step <= LOOKS else []
     with torch.no_grad():
         parts = torch.arange(experiment.total).split(16)
-        images = torch.cat([run.representation.pictures(prior, part).float().cpu() for part in parts])
+        images = torch.cat([run.representation.pictures(prior, View(part)).float().cpu() for part in parts])
     return images, torch.stack(pull).mean(0).norm(dim=1).cpu()
 
 

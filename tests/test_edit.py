@@ -13,6 +13,7 @@ from rich.console import Console
 
 import limbeck as lb
 from limbeck import cli, config
+from limbeck.camera import View
 from limbeck.editing import How, Pictures, default_folder, edit_to_folder, experiments, suited
 from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.methods.cds import CDS
@@ -156,11 +157,11 @@ def test_outside_the_mask_pixels_are_kept_exactly_and_the_particle_does_not_move
     assert (after[:, :9] == before[:, :9]).all() and (after[:, 9:] != before[:, 9:]).any()
     (e,) = experiments(wanted, quick(name), prior).values()
     run = Run(e, prior)
-    first = run.representation.render(torch.tensor([0])).image.detach().clone()
+    first = run.representation.render(View(torch.tensor([0]))).image.detach().clone()
     parameter = run.representation.inner.particles[0].detach().clone()
     run.advance()
     run.advance() if e.steps > 1 else None
-    moved = (run.representation.render(torch.tensor([0])).image != first)[0].any(0)
+    moved = (run.representation.render(View(torch.tensor([0]))).image != first)[0].any(0)
     assert not moved[:, :4].any() and moved[:, 4:].all()
     assert torch.equal(run.representation.inner.particles[0][..., :4], parameter[..., :4])
 
@@ -169,10 +170,10 @@ def test_grey_changes_in_part(prior, photo, tmp_path):
     path = tmp_path / "grey.png"
     Image.fromarray(np.full((16, 16), 51, np.uint8)).save(path)
     start = Masked(Latents(images=(photo,)), (path,)).build(prior, 1, 0)
-    first = start.render(torch.tensor([0])).image.detach().clone()
+    first = start.render(View(torch.tensor([0]))).image.detach().clone()
     with torch.no_grad():
         start.inner.particles[0] += 1
-    assert torch.allclose(start.render(torch.tensor([0])).image, first + 0.2, atol=1e-5)
+    assert torch.allclose(start.render(View(torch.tensor([0]))).image, first + 0.2, atol=1e-5)
 
 
 def test_pixels_can_be_masked_too(prior, photo, tmp_path):
@@ -181,7 +182,7 @@ def test_pixels_can_be_masked_too(prior, photo, tmp_path):
     e = Experiment(("a red mug",), source=("two striped cats",), method=DDS(), representation=masked)
     run = Run(e, prior)
     run.advance()
-    shown = run.representation.pictures(prior, torch.tensor([0]))[0]
+    shown = run.representation.pictures(prior, View(torch.tensor([0])))[0]
     kept = read_image(photo, (16, 16))
     assert torch.equal(shown[..., :9], kept[..., :9]) and bool((shown[..., 9:] != kept[..., 9:]).any())
 

@@ -9,6 +9,7 @@ from PIL import Image
 from tiny import asked_of, classes, drawn, f64, normal, rng, spoken, worst
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.critics import Exact
 from limbeck.experiment import SGD, Experiment
 from limbeck.gradient import Clipped, Normalised
@@ -401,7 +402,7 @@ def test_the_source_is_the_first_render_of_the_same_particles(spec, batch, pictu
                             particles=2, representation=spec(images=pictures), steps=6)  # fmt: skip
     run = Run(experiment, coloured_shapes(8))
     with torch.no_grad():
-        first = run._x0(run.representation.render(torch.arange(4))).clone()
+        first = run._x0(run.representation.render(View(torch.arange(4)))).clone()
     texts = run.prior.condition(["green disc", "green disc", "yellow ring", "yellow ring"])
     for _ in range(6):
         with torch.no_grad():

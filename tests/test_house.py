@@ -70,7 +70,8 @@ def test_nothing_is_guessed_hidden_or_unpickled(name):
     ("schedule.py", set()), ("prediction.py", {"schedule"}), ("prior.py", {"schedule", "prediction"}),
     ("timestep.py", {"schedule"}), ("noise.py", {"method", "prior", "inversion"}), ("gradient.py", {"schedule"}),
     ("weights.py", {"schedule"}), ("memory.py", set()), ("inversion.py", {"prior", "schedule"}), ("baseline.py", {"schedule"}),
-    ("method.py", {"schedule", "prediction", "prior"}), ("representation.py", {"prior"}),
+    ("camera.py", set()), ("views.py", {"camera"}),
+    ("method.py", {"schedule", "prediction", "prior", "camera"}), ("representation.py", {"prior", "camera", "views"}),
 ])  # fmt: skip
 def test_the_algebra_knows_nobody_above_it(name, may):
     assert imports(name) <= may
@@ -86,6 +87,13 @@ def test_methods_know_no_representation_and_no_concrete_prior(name):
     assert not [
         m for m in imports(name) if m.split(".")[0] in ("representation", "representations", "priors", "run", "experiment", "world")
     ]
+
+
+@pytest.mark.parametrize("name", files("methods/"))
+def test_a_method_knows_no_camera(name):
+    """What is optimised may be a picture or a solid: a method cannot tell."""
+    assert not imports(name) & {"camera", "views"}
+    assert not [n for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute) and n.attr == "camera"]
 
 
 @pytest.mark.parametrize("name", ["projection.py", *files("projections/")])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import drawn, normal, worst
 
+from limbeck.camera import View
 from limbeck.critic import Learning, Trainer
 from limbeck.critics import Exact, LowRank, SmallUNet
 from limbeck.experiment import SGD, Adam, Experiment
@@ -102,11 +103,11 @@ def test_pixels_receive_the_gradient_through_render_and_encode():
 
 def test_rendered_pixels_are_pictures():
     representation = Pixels(levels=4).build(shapes(), 3, 0)
-    render = representation.render(torch.tensor([2, 0]))
+    render = representation.render(View(torch.tensor([2, 0])))
     assert render.space == "image" and render.image.shape == (2, 3, 8, 8)
     image = render.image.detach()
     assert float(image.min()) > 0 and float(image.max()) < 1
-    assert torch.equal(render.image[0], representation.render(torch.tensor([2])).image[0])
+    assert torch.equal(render.image[0], representation.render(View(torch.tensor([2]))).image[0])
 
 
 def test_a_particle_hears_its_own_prompt():

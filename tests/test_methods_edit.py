@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tiny import classes, drawn, f64, normal, rng, spoken, worst
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.experiment import SGD, Experiment
 from limbeck.method import Source, Start, Stateless
 from limbeck.methods.cds import CDS
@@ -186,14 +187,14 @@ def test_a_step_of_rate_one_is_ddim_from_the_noised_picture():
     prior, schedule, k = mixture(Cosine()), Cosine(), 12
     choices = {"timesteps": Fixed(0.6), "weight": Uniform(), "optimizer": SGD(), "steps": 1, "particles": 3}
     run = Run(Experiment(("x",), method=SDEdit(1.0, k), representation=Latents(rate=1.0), **choices), prior)
-    before = run.representation.render(torch.arange(3)).image.detach().clone()
+    before = run.representation.render(View(torch.arange(3))).image.detach().clone()
     eps = run.advance().sample.eps
     xt = schedule.noised(before, eps, torch.full((3,), 0.6))
     for i in range(k, 0, -1):  # eq. 12 of DDIM, written out
         t, later = (torch.full((3,), 0.6 * j / k, dtype=torch.float64) for j in (i, i - 1))
         said = prior(xt, t, run.told_to(torch.arange(3)).pos)[0]
         xt = schedule.noised(said.x0, said.eps, later)
-    assert worst(run.representation.render(torch.arange(3)).image, xt) < 1e-5
+    assert worst(run.representation.render(View(torch.arange(3))).image, xt) < 1e-5
 
 
 # CDS, on a network

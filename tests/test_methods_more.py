@@ -12,6 +12,7 @@ from tiny import asked_of, classes, drawn, f64, normal, worst
 from torch import Tensor
 
 from limbeck.baseline import Baseline, Constant, Quadratic, stein
+from limbeck.camera import View
 from limbeck.experiment import SGD, Experiment
 from limbeck.method import Directions, Method, Start, Stateless, Words
 from limbeck.methods.csd import CSD
@@ -591,12 +592,12 @@ def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
     run = Run(experiment, prior)
     before = copy.deepcopy(run.representation)
     s = run.advance().sample
-    render = before.render(torch.arange(2))
+    render = before.render(View(torch.arange(2)))
     image = render.image
     x0 = prior.encode(image)
     hat = guided(prior, s.xt, s.t, replace(s.told, k=2), 1.0).x0
     loss = (x0 - hat).square().sum() / 2 + 0.3 * (image - prior.decode(hat)).square().sum() / 2
-    (loss + sum(before.regularise(render).values())).backward()
+    (loss + sum(before.regularise(render, 0.0).values())).backward()
     for group, old in zip(run.optimizer.param_groups, before.groups(), strict=True):
         for now, then in zip(group["params"], old["params"], strict=True):
             moved = (then - now).detach() / group["lr"]

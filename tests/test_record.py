@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import limbeck.record as recording
+from limbeck.camera import View
 from limbeck.checkpoint import read_checkpoint, read_note, write_checkpoint
 from limbeck.config import load
 from limbeck.critics import SmallUNet
@@ -89,7 +90,7 @@ def test_final_pictures_are_the_particles(finished):
     while run.step < 12:
         run.advance()
     with torch.no_grad():
-        image = run.representation.pictures(run.prior, torch.tensor([3]))[0]
+        image = run.representation.pictures(run.prior, View(torch.tensor([3])))[0]
     with Image.open(finished / "final" / "01-01.png") as file:
         stored = torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8).view(12, 12, 3)
     assert torch.equal(stored, (image * 255).round().byte().permute(1, 2, 0))

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from tiny import normal, worst
 
+from limbeck.camera import View
 from limbeck.experiment import SGD, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.pictures import save_picture
@@ -65,8 +66,8 @@ def test_every_representation_has_the_size_asked_for_in_any_aspect_ratio(prior, 
     for size in ((0, 0), (16, 24), (32, 16)):
         made = replace(representation, size=size).build(prior, 3, 0)
         h, w = (16, 16) if size == (0, 0) else size
-        assert made.pictures(prior, everyone(3)).shape == (3, 3, h, w)
-        render = made.render(torch.tensor([2, 0]))
+        assert made.pictures(prior, View(everyone(3))).shape == (3, 3, h, w)
+        render = made.render(View(torch.tensor([2, 0])))
         assert render.image.shape == ((2, 3, h, w) if render.space == "image" else (2, 4, h // 2, w // 2))
 
 
@@ -78,7 +79,7 @@ def test_a_start_is_a_function_of_the_seed_and_in_range(prior, representation):
     b, c = representation.build(prior, 2, 5).state_dict(), representation.build(prior, 2, 6).state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert any(not torch.equal(a[k], c[k]) for k in a)
-    image = representation.build(prior, 2, 5).pictures(prior, everyone(2)).detach()
+    image = representation.build(prior, 2, 5).pictures(prior, View(everyone(2))).detach()
     assert float(image.min()) >= 0 and float(image.max()) <= 1
     assert worst(image[0], image[1]) > 1e-4  # particles do not begin alike
 
@@ -87,7 +88,7 @@ def test_a_start_is_a_function_of_the_seed_and_in_range(prior, representation):
 def test_the_start_has_a_gradient_everywhere(prior, representation):
     """Of every pixel to some parameter, and of every parameter that a picture can depend on."""
     made = representation.build(prior, 1, 0)
-    render = made.render(everyone(1))
+    render = made.render(View(everyone(1)))
     assert float(render.image.detach().std()) < 0.35
     for row in range(0, render.image.shape[-2], 3):
         for column in range(0, render.image.shape[-1], 3):
@@ -127,16 +128,16 @@ def test_a_latent_from_an_image_is_the_encoded_image(prior, files):
     made = Latents(images=(files[0],), size=(16, 16)).build(prior, 2, 0)
     with torch.no_grad():
         encoded = prior.encode(read_image(files[0], (16, 16))[None])
-    shown = made.render(everyone(2)).image
+    shown = made.render(View(everyone(2))).image
     assert worst(shown, encoded.expand(2, -1, -1, -1)) < 1e-5  # a batch of two rounds otherwise than one
-    noisy = Latents(images=(files[0],), size=(16, 16), spread=1.0).build(prior, 40, 0).render(everyone(40)).image
+    noisy = Latents(images=(files[0],), size=(16, 16), spread=1.0).build(prior, 40, 0).render(View(everyone(40))).image
     assert abs(float((noisy.detach() - encoded).std()) - 1) < 0.05
 
 
 def test_pixels_begun_with_an_image_render_it(prior, files):
     made = Pixels(images=(files[1],), size=(16, 16)).build(prior, 2, 0)
     goal = read_image(files[1], (16, 16)).clamp(0.02, 0.98)
-    assert worst(made.render(everyone(2)).image, goal.expand(2, -1, -1, -1)) < 1e-5
+    assert worst(made.render(View(everyone(2))).image, goal.expand(2, -1, -1, -1)) < 1e-5
 
 
 def test_one_image_for_all_one_per_prompt_or_one_per_particle(files):
@@ -145,7 +146,7 @@ def test_one_image_for_all_one_per_prompt_or_one_per_particle(files):
     for count, order in ((1, [0, 0, 0, 0]), (2, [0, 0, 1, 1]), (4, [0, 1, 2, 3])):
         first = Pixels(images=tuple(files[:count])).first_images(prior, 4)
         assert torch.equal(first, torch.stack([own[i] for i in order]))
-        shown = Pixels(images=tuple(files[:count])).build(prior, 4, 0).pictures(prior, everyone(4))
+        shown = Pixels(images=tuple(files[:count])).build(prior, 4, 0).pictures(prior, View(everyone(4)))
         assert worst(shown, first.clamp(0.02, 0.98)) < 1e-5
         distinct = Pixels(images=tuple(files[:count])).distinct_images(prior, 4)
         assert torch.equal(distinct, torch.stack(own[:count]))
@@ -183,7 +184,7 @@ def test_a_start_is_fitted_to_images_and_says_how_near_it_came(files, representa
 
     prior = coloured_shapes(24)
     made = replace(representation, images=tuple(files[:2])).build(prior, 4, 0)
-    shown = made.pictures(prior, everyone(4)).detach()
+    shown = made.pictures(prior, View(everyone(4))).detach()
     goal = torch.stack([read_image(path, (24, 24)) for path in (files[0], files[0], files[1], files[1])])
     ratios = -10 * (shown - goal).square().mean((1, 2, 3)).log10()
     assert float(ratios.min()) > least
@@ -198,7 +199,7 @@ def test_a_network_of_latents_is_fitted_to_the_encoded_image(prior, files):
     made = Siren(space="latent", width=32, depth=2, fit=200, images=(files[0],), size=(16, 16)).build(prior, 1, 0)
     with torch.no_grad():
         goal = prior.encode(read_image(files[0], (16, 16))[None])
-        assert float((made.render(everyone(1)).image - goal).square().mean() / goal.var()) < 0.01
+        assert float((made.render(View(everyone(1))).image - goal).square().mean() / goal.var()) < 0.01
 
 
 # The loop
@@ -229,8 +230,8 @@ def test_a_resumed_run_is_bit_identical_and_an_undrawn_particle_does_not_move(re
 @pytest.mark.parametrize("representation", DRAWN, ids=NAMES)
 def test_what_a_particle_shows_and_receives_does_not_depend_on_the_others(prior, representation):
     made = representation.build(prior, 3, 0)
-    alone = made.render(torch.tensor([1]))
-    together = made.render(everyone(3))
+    alone = made.render(View(torch.tensor([1])))
+    together = made.render(View(everyone(3)))
     assert worst(alone.image[0], together.image[1]) < 1e-5
     probe = normal(*alone.image.shape[1:], dtype=torch.float32)
     wanted = [p for name, p in made.named_parameters() if name.endswith(".1")]
@@ -245,7 +246,7 @@ def test_a_picture_can_be_drawn_at_any_resolution(prior, representation):
     """Four times as large and averaged down, it is the same picture but for detail."""
     made = representation.build(prior, 2, 0)
     small, large = made.at(everyone(2), 16, 16), made.at(everyone(2), 64, 64)
-    assert torch.equal(small, made.render(everyone(2)).image) and large.shape == (2, 3, 64, 64)
+    assert torch.equal(small, made.render(View(everyone(2))).image) and large.shape == (2, 3, 64, 64)
     assert float((torch.nn.functional.avg_pool2d(large, 4) - small).detach().abs().mean()) < 0.03
 
 
@@ -280,7 +281,7 @@ def test_networks_of_several_particles_are_each_evaluated_alone():
     for layer in range(2):
         h = (10 * (h @ made.parts[f"weight{layer}"][2].T + made.parts[f"bias{layer}"][2])).sin()
     out = (h @ made.parts["weight2"][2].T + made.parts["bias2"][2]).sigmoid().T.reshape(3, 12, 12)
-    assert worst(made.render(torch.tensor([2, 0])).image[0], out) < 1e-6
+    assert worst(made.render(View(torch.tensor([2, 0]))).image[0], out) < 1e-6
 
 
 def test_fourier_features_are_the_cosines_and_sines_of_the_paper():

@@ -17,6 +17,7 @@ from limbeck.representation import Spec
 from limbeck.representations.latents import Latents
 from limbeck.timestep import Timesteps
 from limbeck.timesteps import Uniform as UniformTimes
+from limbeck.views import Flat, Views
 from limbeck.weights import DreamFusion, Weight
 
 
@@ -79,7 +80,8 @@ class Experiment:
     negative text the prompt does not say itself. source: of an edit, what the first pictures show, one text for all or one per
     prompt. model: ``world`` (embedded), ``gaussians``, ``gaussians-flow`` (the same under a rectified flow), ``dataset:FOLDER``, a
     diffusers pipeline's folder, a ``.safetensors`` checkpoint, or a hub id ``owner/name@revision``; limbeck models lists some.
-    parts: what is changed of that model. particles: independent results per prompt. batch: particles drawn per step, 0 for all.
+    parts: what is changed of that model. views: from where it is looked at; left out, as the representation is made for. particles:
+    independent results per prompt. batch: particles drawn per step, 0 for all.
     multistep: denoising steps behind every guided prediction. steps: iterations. seed: decides every random draw. precision: of a
     network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
     """
@@ -92,6 +94,7 @@ class Experiment:
     parts: Parts = field(default_factory=Parts)
     method: Method = field(default_factory=SDS)
     representation: Spec = field(default_factory=Latents)
+    views: Views | None = None
     timesteps: Timesteps = field(default_factory=UniformTimes)
     weight: Weight = field(default_factory=DreamFusion)
     noise: Noise = field(default_factory=Fresh)
@@ -114,8 +117,18 @@ class Experiment:
             raise ValueError(f"perpendicular {self.perpendicular} needs a text to keep away from: give it with --negative")
         if len(self.source) not in (0, 1, len(self.prompts)):
             raise ValueError(f"source must be one text for all or one for each of the {len(self.prompts)} prompts: {self.source}")
+        if self.views is not None and isinstance(self.views, Flat) != isinstance(self.representation.views, Flat):
+            what, sides = type(self.representation).__name__.lower(), type(self.representation.views).__name__.lower()
+            raise ValueError(f"views {type(self.views).__name__.lower()} do not suit {what}, which takes {sides}")
+        if self.source and not isinstance(self.representation.views, Flat):
+            raise ValueError("source: edits are of pictures; there is none of what is seen from all sides")
         if self.batch > self.total:
             raise ValueError(f"batch {self.batch} is more than the {self.total} particles (prompts x particles); use 0 for all")
+
+    @property
+    def looking(self) -> Views:
+        """The views, chosen or those of the representation."""
+        return self.views or self.representation.views
 
     @property
     def total(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.camera import Camera
 from limbeck.prior import Condition, Conditions, Prior, guided
 from limbeck.schedule import NoiseSchedule
 
@@ -31,7 +32,7 @@ class Sample:
 
     x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle
     index ``[B]``; rng the step's generator; step and steps where the run stands. image: what was rendered, where that is an image
-    and not x0 itself. source: of an edit.
+    and not x0 itself. source: of an edit. camera: each row was seen by, which is a critic's business and no method's.
     """
 
     x0: Float[Tensor, "b ..."]
@@ -45,6 +46,7 @@ class Sample:
     steps: int = 1
     image: Float[Tensor, "b 3 h w"] | None = None
     source: Source | None = None
+    camera: Camera | None = None
 
     @cached_property
     def xt(self) -> Float[Tensor, "b ..."]:
@@ -65,6 +67,7 @@ class Sample:
             view=self.view[rows],
             image=image,
             source=source,
+            camera=None if self.camera is None else self.camera[rows],
         )
 
     def later(self, share: float, t_min: float) -> Float[Tensor, "b"]:

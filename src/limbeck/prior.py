@@ -76,6 +76,10 @@ class Condition:
         """These rows where ``kept``, elsewhere those of another."""
         return self._both(other, lambda a, b: torch.where(kept.view(-1, *[1] * (a.ndim - 1)), a, b))
 
+    def lerp(self, other: Condition, share: Float[Tensor, "b"]) -> Condition:
+        """These rows led towards those of another by a share per row."""
+        return self._both(other, lambda a, b: torch.lerp(a, b, share.to(a).view(-1, *[1] * (a.ndim - 1))))
+
     def _both(self, other: Condition, join: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         pooled = None if self.pooled is None or other.pooled is None else join(self.pooled, other.pooled)
         return replace(self, data=join(self.data, other.data), pooled=pooled)

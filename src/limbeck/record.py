@@ -28,6 +28,7 @@ from limbeck.run import NonFinite, Run, Step
 
 CHECKPOINT_SECONDS = 30.0
 FLUSH_SECONDS = 1.0
+SHOWN = 4  #: sides that are pictured of what has sides
 
 
 def record(
@@ -200,9 +201,10 @@ class Recorder:
 
     @torch.no_grad()
     def _all(self) -> Tensor:
-        """What every particle shows, in parts so that a large decoder fits."""
-        everyone = torch.arange(self.experiment.total)
-        return torch.cat([self.run.representation.pictures(self.prior, part).float().cpu() for part in everyone.split(8)])
+        """What every particle shows, from ``SHOWN`` sides if it has any; in parts so that a large decoder fits."""
+        everyone = self.run.looks(SHOWN)
+        parts = [everyone[part] for part in torch.arange(len(everyone)).split(8)]
+        return torch.cat([self.run.representation.pictures(self.prior, part).float().cpu() for part in parts])
 
     def _decoded(self, x0: Tensor) -> Tensor:
         return torch.cat([self.prior.decode(part).float().cpu() for part in x0.split(8)])
@@ -211,9 +213,12 @@ class Recorder:
         """False where the model has no pictures, as a mixture in the plane."""
         if len(self.prior.shape) != 3:
             return False
-        sheet = pictures.grid(self._all(), self.experiment.particles)
-        self._keep(sheet, step)
+        self._keep(pictures.grid(images := self._all(), self._columns(images)), step)
         return True
+
+    def _columns(self, images: Tensor) -> int:
+        """Pictures to a row, which is a prompt's."""
+        return len(images) // len(self.experiment.prompts)
 
     @torch.no_grad()
     def _pictures(self, step: Step) -> None:
@@ -261,9 +266,10 @@ class Recorder:
         e, folder = self.experiment, self.folder
         if len(self.prior.shape) == 3:
             images = self._all()
-            pictures.save_finals(folder, images, e.particles)
+            columns = self._columns(images)
+            pictures.save_finals(folder, images, columns)
             self.run.representation.save(folder / "final", pictures.final_names(e.total, e.particles))
-            write_text(folder / "scores.json", json.dumps(score_pictures(images, e.prompts, e.particles), indent=1) + "\n")
+            write_text(folder / "scores.json", json.dumps(score_pictures(images, e.prompts, columns), indent=1) + "\n")
             frames = [p for p in sorted((folder / "images").glob("step-*.png")) if p.stem.count("-") == 1]
             pictures.film(frames, folder / "progress.webp")
         e.method.save_critic(self.prior, self.run.state, folder / "critic")

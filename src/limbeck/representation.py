@@ -14,15 +14,25 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
+from limbeck.camera import View
 from limbeck.prior import Prior
+from limbeck.views import Flat, Views
 
 
 @dataclass(frozen=True)
 class Render:
-    """What a representation shows: images in [0, 1] or latents of the prior, ``[B, ...]``, as ``space`` says."""
+    """What a representation shows: images in [0, 1] or latents of the prior, ``[B, ...]``, as ``space`` says.
+
+    Of what has sides also, at the size it was rendered at: alpha in [0, 1], depth along the line of sight (0 where nothing is),
+    normal of unit length in the space of the world; and terms, scalars that ``regularise`` may weigh.
+    """
 
     image: Float[Tensor, "b ..."]
     space: Literal["image", "latent"]
+    alpha: Float[Tensor, "b 1 y x"] | None = None
+    depth: Float[Tensor, "b 1 y x"] | None = None
+    normal: Float[Tensor, "b 3 y x"] | None = None
+    terms: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
 class Representation(nn.Module, abc.ABC):
@@ -31,22 +41,26 @@ class Representation(nn.Module, abc.ABC):
     start = ""  #: how the start came out, a line for people; empty where there is nothing to say
 
     @abc.abstractmethod
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        """What the named particles show."""
+    def render(self, view: View) -> Render:
+        """What the particles in view show, to the cameras if it has sides."""
 
     @abc.abstractmethod
     def groups(self) -> Iterable[dict]:
         """Optimiser groups, each with its peak rate as ``lr``."""
 
-    def before(self, view: Int[Tensor, "b"]) -> Render:
+    def before(self, view: View) -> Render:
         """What an edit starts from, asked before the first step; what the particles show then, unless said otherwise."""
         return self.render(view)
 
-    def regularise(self, render: Render) -> dict[str, Float[Tensor, ""]]:
-        """Terms to descend beside the method's, by name."""
+    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+        """Terms to descend beside the method's, by name, weighed as they are at this share of the run."""
         return {}
 
-    def pictures(self, prior: Prior, view: Int[Tensor, "b"]) -> Float[Tensor, "b 3 h w"]:
+    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """Called after every step of the optimiser: occupancy, densifying and the like. Shapes of tensors must stay."""
+        return None
+
+    def pictures(self, prior: Prior, view: View) -> Float[Tensor, "b 3 h w"]:
         """The representation itself as images in [0, 1], never a detour through the autoencoder."""
         render = self.render(view)
         return render.image if render.space == "image" else prior.decode(render.image)
@@ -87,6 +101,11 @@ class Spec(abc.ABC):
 
     size: tuple[int, int] = field(default=(0, 0), kw_only=True)
     images: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    @property
+    def views(self) -> Views:
+        """How it is looked at unless the experiment says otherwise; an orbit for what has sides."""
+        return Flat()
 
     @abc.abstractmethod
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
@@ -170,12 +189,12 @@ def begun(made: Parts, goal: Float[Tensor, "m ..."] | None, particles: int, step
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
     for _ in range(steps):
         adam.zero_grad(set_to_none=True)
-        loss = (made.render(everyone).image - goal).square().flatten(1).mean(1).sum()
+        loss = (made.render(View(everyone)).image - goal).square().flatten(1).mean(1).sum()
         loss.backward()
         adam.step()
         fall.step()
     with torch.no_grad():
-        render = made.render(everyone)
+        render = made.render(View(everyone))
         errors = (render.image - goal).square().flatten(1).mean(1)
         peak = 1.0 if render.space == "image" else goal.max() - goal.min()
         ratios = (10 * (peak**2 / errors.clamp_min(1e-10)).log10()).tolist()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.camera import Camera, View
 from limbeck.experiment import Experiment
 from limbeck.loading import load
 from limbeck.memory import load_optimizer, optimizer_tensors
@@ -62,11 +63,13 @@ class Run:
     def __init__(self, experiment: Experiment, prior: Prior):
         e = experiment
         self.experiment, self.prior = e, prior
-        self.told = self._heard(e.prompts)
+        self.views = e.looking
+        self.sides = len(self.views.texts(""))
+        self.told = self._heard(tuple(text for prompt in e.prompts for text in self.views.texts(prompt)))
         self.representation = e.representation.build(prior, e.total, e.seed)
         self.optimizer = e.optimizer.build(self.representation.groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        everyone = torch.arange(e.total)
+        everyone = self.looks(1)
         with torch.no_grad():
             first = self._x0(self.representation.render(everyone))
             before = self._x0(self.representation.before(everyone)) if e.source else None
@@ -93,9 +96,25 @@ class Run:
         """The prompt of each particle."""
         return (view // self.experiment.particles).to(self.prior.device)
 
-    def told_to(self, view: Int[Tensor, "b"]) -> Conditions:
-        """The conditions of particles."""
-        return self.told[self._rows(view)]
+    def looks(self, each: int) -> View:
+        """Every particle, from ``each`` fixed sides if it has any; what results are shown by."""
+        camera = self.views.fixed(each)
+        if camera is None:
+            return View(torch.arange(self.experiment.total))
+        everyone = torch.arange(self.experiment.total).repeat_interleave(each)
+        return View(everyone, camera[torch.arange(each).repeat(self.experiment.total)])
+
+    def told_to(self, view: Int[Tensor, "b"], camera: Camera | None = None) -> Conditions:
+        """The conditions of particles, with the words of the side that is seen."""
+        if self.sides == 1:
+            return self.told[self._rows(view)]
+        first = self._rows(view) * self.sides
+        share, place = self.views.sides(camera, len(view)).to(first.device).topk(2, dim=1)
+        told = self.told[first + place[:, 0]]
+        if self.views.mixes:
+            told = replace(told, pos=told.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1]))
+        away = [(self.told.pos[first + at.to(first)], weight.to(first.device)) for at, weight in self.views.away(camera)]
+        return replace(told, against=(*told.against, *away))
 
     def _source_of(self, view: Int[Tensor, "b"]) -> Source | None:
         """What particles are edits of."""
@@ -112,17 +131,20 @@ class Run:
         """One step of the experiment; raises ``NonFinite`` before anything is changed by a value that is not finite."""
         e, prior, cost = self.experiment, self.prior, self.cost
         rng = generator(e.seed, self.step)
-        view = self._draw(rng)
+        view = self._draw(rng).repeat_interleave(self.views.each)
+        camera = self.views.cameras(len(view), rng)
+        progress = self.step / max(e.steps, 1)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * e.optimizer.factor(self.step, e.steps)
         with cost.of("render"):
-            render = self.representation.render(view)
+            render = self.representation.render(View(view, camera, rng, progress))
         with cost.of("encode"):
             x0 = self._x0(render)
         t = prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)).to(x0.device)
         eps = e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng).to(x0)
         image = render.image if render.space == "image" else None
-        drawn = Sample(x0, t, eps, self.told_to(view), view, rng, prior.schedule, self.step, e.steps, image, self._source_of(view))
+        told, source = self.told_to(view, camera), self._source_of(view)
+        drawn = Sample(x0, t, eps, told, view, rng, prior.schedule, self.step, e.steps, image, source, camera)
         with cost.of("method"), torch.no_grad():
             sample = replace(drawn, eps=e.noise.refined(prior, drawn))
             said = e.method(prior, sample, self.state)
@@ -130,15 +152,17 @@ class Run:
             direction = said if not isinstance(said, Directions) else said.x0
             weight = e.weight(prior.schedule, t)
             gradient = e.gradient(expand(weight, direction) * direction, self.step, e.steps)
-        terms = [surrogate(x0, gradient, view.to(x0.device)), *self.representation.regularise(render).values()]
+        rules = self.representation.regularise(render, progress)
+        terms = [surrogate(x0, gradient, view.to(x0.device)), *rules.values()]
         if both is not None and image is not None:
             terms.append(surrogate(image, expand(weight, both.image) * both.image, view.to(x0.device)))
         with cost.of("backward"):
             torch.stack(terms).sum().backward()
-        figures = self._figures(sample, direction, gradient, weight)
+        figures = self._figures(sample, direction, gradient, weight) | {name: term.detach() for name, term in rules.items()}
         self._check(sample, gradient, figures)
         with cost.of("optimiser"):
             self.optimizer.step()
+            self.representation.after_step(self.step, e.steps, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
         with cost.of("critic"):
             figures |= e.method.fit(prior, sample, self.state)

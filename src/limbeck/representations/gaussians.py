@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Parts, Render, Representation, Spec, begun
 from limbeck.tiles import Canvas, Group, Over, taken
@@ -113,8 +114,8 @@ class GaussianParticles(Parts):
         fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and find_spec("gsplat") is not None
         return (splatted if fast else painted)(cloud, height, width)
 
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        return Render(self.at(view, *self.size), "image")
+    def render(self, view: View) -> Render:
+        return Render(self.at(view.particle, *self.size), "image")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec, latent_shape
 
@@ -20,8 +20,8 @@ class LatentParticles(Representation):
         self.particles = nn.ParameterList(start.unbind(0))
         self.rate = rate
 
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        return Render(torch.stack([self.particles[i] for i in view.tolist()]), "latent")
+    def render(self, view: View) -> Render:
+        return Render(torch.stack([self.particles[i] for i in view.particle.tolist()]), "latent")
 
     def groups(self) -> list[dict]:
         return [{"params": list(self.particles), "lr": self.rate}]

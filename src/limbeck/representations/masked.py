@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec, read_image
 from limbeck.representations.latents import Latents
@@ -27,7 +28,7 @@ class Held(Representation):
         self.masks: Tensor
         self.given: Tensor
         with torch.no_grad():
-            first = inner.render(torch.arange(len(masks))).image
+            first = inner.render(View(torch.arange(len(masks)))).image
         # a place of a latent is free if anything in it is
         coarse = F.adaptive_max_pool2d(masks, first.shape[-2:])
         for name, tensor in (("first", first), ("coarse", coarse), ("masks", masks), ("given", given)):
@@ -36,18 +37,18 @@ class Held(Representation):
     def _held(self, shown: Tensor, first: Tensor, mask: Tensor) -> Tensor:
         return torch.where(mask == 0, first, mask * shown + (1 - mask) * first)
 
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        render, rows = self.inner.render(view), view.to(self.first.device)
+    def render(self, view: View) -> Render:
+        render, rows = self.inner.render(view), view.particle.to(self.first.device)
         return Render(self._held(render.image, self.first[rows], self.coarse[rows]), render.space)
 
     def groups(self) -> Iterable[dict]:
         return self.inner.groups()
 
-    def regularise(self, render: Render) -> dict[str, Float[Tensor, ""]]:
-        return self.inner.regularise(render)
+    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+        return self.inner.regularise(render, progress)
 
-    def pictures(self, prior: Prior, view: Int[Tensor, "b"]) -> Float[Tensor, "b 3 h w"]:
-        render, rows = self.render(view), view.to(self.first.device)
+    def pictures(self, prior: Prior, view: View) -> Float[Tensor, "b 3 h w"]:
+        render, rows = self.render(view), view.particle.to(self.first.device)
         shown = render.image if render.space == "image" else prior.decode(render.image)
         return self._held(shown, self.given[rows], self.masks[rows])
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec
 from limbeck.representations.latents import LatentParticles, Latents, latent_shape
@@ -22,8 +22,8 @@ class NoiseParticles(LatentParticles):
         super().__init__(start, rate)
         self.register_buffer("source", source, persistent=False)
 
-    def before(self, view: Int[Tensor, "b"]) -> Render:
-        return Render(self.source[view.to(self.source.device)], "latent")
+    def before(self, view: View) -> Render:
+        return Render(self.source[view.particle.to(self.source.device)], "latent")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Noises(Spec):
             raise ValueError("noises belong to pictures: name them with --representation.images")
         pictures = Latents(spread=0.0, size=self.size, images=self.images).build(prior, particles, seed)
         with torch.no_grad():
-            source = pictures.render(torch.arange(particles)).image
+            source = pictures.render(View(torch.arange(particles))).image
         rng = torch.Generator().manual_seed(seed)
         start = torch.randn(particles, *latent_shape(prior, self.canvas(prior)), generator=rng)
         return NoiseParticles(start, source, self.rate).to(prior.device)

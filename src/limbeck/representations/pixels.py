@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec
 
@@ -24,8 +25,8 @@ class PixelParticles(Representation):
         )
         self.rate, self.smooth = rate, smooth
 
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        rows = view.tolist()
+    def render(self, view: View) -> Render:
+        rows = view.particle.tolist()
         stacks = [torch.stack([self.levels[name][i] for i in rows]) for name in self.names]
         size = stacks[0].shape[-2:]
         total = stacks[0]
@@ -37,7 +38,7 @@ class PixelParticles(Representation):
         coarsest = len(self.names) - 1
         return [{"params": list(self.levels[name]), "lr": self.rate * 0.5 ** (coarsest - k)} for k, name in enumerate(self.names)]
 
-    def regularise(self, render: Render) -> dict[str, Float[Tensor, ""]]:
+    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         if self.smooth == 0:
             return {}
         x = render.image

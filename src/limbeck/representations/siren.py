@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Parts, Render, Representation, Spec, begun, latent_shape
 
@@ -71,8 +72,8 @@ class CoordinateNetworks(Parts):
         out = h.transpose(1, 2).reshape(len(view), -1, height, width)
         return out.sigmoid() if self.space == "image" else out
 
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        return Render(self.at(view, *self.size), self.space)
+    def render(self, view: View) -> Render:
+        return Render(self.at(view.particle, *self.size), self.space)
 
 
 @dataclass(frozen=True)

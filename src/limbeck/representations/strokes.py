@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Parts, Render, Representation, Spec, begun
 from limbeck.tiles import MOST, SIDE, Canvas, Group, Over, taken
@@ -134,8 +135,8 @@ class StrokeParticles(Parts):
         """The particles drawn at another resolution."""
         return brushed(self.painting(view, height, width), height, width, self.pieces)
 
-    def render(self, view: Int[Tensor, "b"]) -> Render:
-        return Render(self.at(view, *self.size), "image")
+    def render(self, view: View) -> Render:
+        return Render(self.at(view.particle, *self.size), "image")
 
     @torch.no_grad()
     def save(self, folder: Path, names: Sequence[str]) -> None:

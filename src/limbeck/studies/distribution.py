@@ -12,6 +12,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from limbeck.camera import View
 from limbeck.critics import Exact
 from limbeck.experiment import Adam, Experiment
 from limbeck.method import Method
@@ -92,7 +93,7 @@ class Distribution(Study):
         run = Run(what, toy)
         while run.step < what.steps:
             run.advance()
-        return run.representation.render(torch.arange(what.total)).image.detach()
+        return run.representation.render(View(torch.arange(what.total))).image.detach()
 
     @staticmethod
     def _measured(x: Tensor, centres: Tensor, truth: Tensor) -> dict:

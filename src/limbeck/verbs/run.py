@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.record import record
 
     prior = load(experiment.model, place.device, experiment.precision, experiment.parts)
-    prior.condition(experiment.prompts)  # a prompt this model cannot hear is told before a folder is made
+    texts = [text for prompt in experiment.prompts for text in experiment.looking.texts(prompt)]
+    prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
     with going_on(command):
         print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror))
