@@ -68,7 +68,7 @@ def main() -> None:
     arguments.add_argument("what", choices=("search", "main"))
     arguments.add_argument("--steps", type=int, default=700)
     arguments.add_argument("--jobs", type=int, default=0)
-    arguments.add_argument("--rate", type=float, default=0.1)
+    arguments.add_argument("--rate", type=float, default=0.03)
     arguments.add_argument("--critic-rate", type=float, default=3e-3)
     chosen = arguments.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def main() -> None:
             return
         jobs = {
             f"vsd-{chosen.rate}-{chosen.critic_rate}-{chosen.steps}": vsd(chosen.rate, chosen.critic_rate, chosen.steps),
-            f"sds-{chosen.steps // 2}": sds(chosen.rate, chosen.steps // 2),
+            f"sds-0.1-{chosen.steps // 2}": sds(0.1, chosen.steps // 2),
             "sampling": ["sample", "--guidance", "7.5", "--count", "4"],
         }
         groups = [prompts(32)[k::GROUPS] for k in range(GROUPS)]

@@ -71,7 +71,8 @@ def test_nothing_is_guessed_hidden_or_unpickled(name):
     ("timestep.py", {"schedule"}), ("noise.py", {"method", "prior", "inversion"}), ("gradient.py", {"schedule"}),
     ("weights.py", {"schedule"}), ("memory.py", set()), ("inversion.py", {"prior", "schedule"}), ("baseline.py", {"schedule"}),
     ("camera.py", set()), ("views.py", {"camera"}),
-    ("method.py", {"schedule", "prediction", "prior", "camera"}), ("representation.py", {"prior", "camera", "views"}),
+    ("method.py", {"schedule", "prediction", "prior", "camera"}), ("representation.py", {"prior", "camera", "views", "solid"}),
+    ("solid.py", set()), ("encoding.py", set()),
 ])  # fmt: skip
 def test_the_algebra_knows_nobody_above_it(name, may):
     assert imports(name) <= may

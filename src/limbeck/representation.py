@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.camera import View
 from limbeck.prior import Prior
+from limbeck.solid import Splats, Surface
 from limbeck.views import Flat, Views
 
 
@@ -64,6 +65,10 @@ class Representation(nn.Module, abc.ABC):
         """The representation itself as images in [0, 1], never a detour through the autoencoder."""
         render = self.render(view)
         return render.image if render.space == "image" else prior.decode(render.image)
+
+    def solid(self, particle: int) -> Surface | Splats:
+        """A particle as files and viewers want it; ValueError where it has no sides."""
+        raise ValueError("this representation is flat: it has neither a surface nor splats")
 
     def save(self, folder: Path, names: Sequence[str]) -> None:
         """Files of its own for the folder of a run, ``names`` being one per particle; usually none."""
