@@ -89,8 +89,6 @@ def by_weight(edges: Float[Tensor, "r s_plus_1"], weights: Float[Tensor, "r s"],
 
 def finer(places: Float[Tensor, "r s"], weights: Float[Tensor, "r s"], count: int, rng: torch.Generator | None
           ) -> Float[Tensor, "r t"]:  # fmt: skip
-    places: Float[Tensor, "r s"], weights: Float[Tensor, "r s"], count: int, rng: torch.Generator | None
-) -> Float[Tensor, "r t"]:
     """Ascending coarse places and ``count`` more where their weights are, all in order (NeRF, section 5.2).
 
     The parts between the middles of neighbours carry the weights of the places within; the first and last place carry none.
