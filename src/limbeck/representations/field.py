@@ -1,0 +1,198 @@
+"""Radiance fields: density and colour of every point of a box, rendered by marching rays through it (DreamFusion, Poole et al.
+2022, arXiv 2209.14988; NeRF, Mildenhall et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.background import Background, Behind, World
+from limbeck.blob import Blob, Magic3D
+from limbeck.camera import Camera, View
+from limbeck.decoder import Decoder, Plain
+from limbeck.encoding import Encoded, Encoding
+from limbeck.encodings.grid import Grid
+from limbeck.occupancy import Occupancy
+from limbeck.prior import Prior
+from limbeck.representation import Render, Representation, Spec
+from limbeck.shading import Shading
+from limbeck.views import Orbit, Views
+from limbeck.volume import march
+
+REFRESH = 16  #: steps between looks at which cells are empty
+
+
+class FieldParticle(nn.Module):
+    """One particle: features of points, what they mean, what is behind, where it may hold something."""
+
+    encoded: Encoded
+    behind: Behind
+    occupancy: Occupancy
+
+    def __init__(self, spec: Field, generator: torch.Generator):
+        super().__init__()
+        self.encoded = spec.encoding.build(generator)
+        self.decoder = spec.decoder.build(self.encoded.width, generator)
+        self.behind = spec.background.build(generator)
+        self.occupancy = Occupancy(spec.cells, spec.half)
+
+
+class Fields(Representation):
+    """Particles as radiance fields."""
+
+    def __init__(self, spec: Field, prior: Prior, particles: int, seed: int):
+        super().__init__()
+        self.spec, self.canvas = spec, spec.canvas(prior)
+        self.seed = seed
+        draws = (torch.Generator().manual_seed(seed * 7_919 + i) for i in range(particles))
+        self.particles = nn.ModuleList(FieldParticle(spec, draw) for draw in draws)
+        self.to(prior.device)
+
+    def groups(self) -> Iterable[dict]:
+        s = self.spec
+        for name, rate in (("encoded", s.encoding.rate), ("decoder", s.decoder.rate), ("behind", s.background.rate)):
+            found = [p for one in self.particles for p in one.get_submodule(name).parameters()]
+            if found:
+                yield {"params": found, "lr": s.rate * rate}
+
+    def one(self, particle: int) -> FieldParticle:
+        """The parts of a particle."""
+        found = self.particles[particle]
+        assert isinstance(found, FieldParticle)
+        return found
+
+    def inside(self, particle: int, points: Float[Tensor, "n 3"], progress: float = 1.0
+               ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:  # fmt: skip
+        """Density, per unit of length, and albedo in [0, 1] of points of the world."""
+        one = self.one(particle)
+        raw = one.decoder(one.encoded(points / self.spec.half, progress))
+        density = F.softplus(raw[:, 0] + self.spec.blob(points))
+        return density, raw[:, 1:4].sigmoid()
+
+    def density(self, points: Float[Tensor, "n 3"], particle: int, progress: float = 1.0) -> Float[Tensor, "n"]:
+        """Density of points of the world, per unit of length."""
+        return self.inside(particle, points, progress)[0]
+
+    def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
+        """Colour of points of the world, without light."""
+        return self.inside(particle, points)[1]
+
+    def normals(self, particle: int, points: Float[Tensor, "n 3"], progress: float) -> Float[Tensor, "n 3"]:
+        """- grad density, of unit length: differences over four corners of a tetrahedron, so that gradients reach the density."""
+        e = self.spec.half / 64
+        corners = points.new_tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
+        four = self.density((points[:, None] + e * corners).reshape(-1, 3), particle, progress).view(-1, 4)
+        return -F.normalize(four @ corners, dim=1, eps=1e-8)
+
+    def _side(self, progress: float) -> tuple[int, int]:
+        """Height and width rendered under training at this share of the run."""
+        s = self.spec
+        short = s.late if progress >= s.switch and s.late else s.resolution
+        height, width = self.canvas
+        return (short * height // min(self.canvas), short * width // min(self.canvas)) if short else self.canvas
+
+    def render(self, view: View) -> Render:
+        if view.camera is None:
+            raise ValueError("a field is looked at by cameras: --views orbit")
+        device = self.one(0).occupancy.mean.device
+        parts = [self._of(k, view.camera[(view.particle == k).nonzero().squeeze(1)].to(device), view)
+                 for k in sorted(set(view.particle.tolist()))]  # fmt: skip
+        back = view.particle.argsort(stable=True).argsort().to(device)
+        join = lambda name: torch.cat([getattr(part, name) for part in parts])[back]  # noqa: E731
+        normal = join("normal") if parts[0].normal is not None else None
+        terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
+        return Render(join("image"), "image", join("alpha"), join("depth"), normal, terms)
+
+    def _of(self, particle: int, camera: Camera, view: View) -> Render:
+        s, (h, w) = self.spec, self._side(view.progress) if view.rng is not None else self.canvas
+        b, one = len(camera), self.one(particle)
+        ahead = camera.directions(h, w)
+        jitter = torch.full((b, h, w), 0.5) if view.rng is None else torch.rand(b, h, w, generator=view.rng)
+        samples = march(camera.eye, ahead, s.half, s.samples, jitter.to(ahead), one.occupancy)
+        density, albedo = self.inside(particle, samples.points, view.progress)
+        weights = samples.weights(density)
+        light = s.shading.draw(camera, view)
+        wanted = view.rng is None or light is not None or s.orientation > 0
+        normal, terms = None, {}
+        if wanted:
+            seen = weights.detach() > 1e-3
+            there = samples.kept(seen)
+            towards = self.normals(particle, there.points, view.progress)
+            normal = there.gathered(weights[seen], towards)
+            facing = (towards * ahead.reshape(-1, 3)[there.ray]).sum(1).clamp_min(0).square()
+            terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.rays
+            if light is not None:
+                albedo = light.on(albedo, there, towards, seen, h * w)
+        colour = samples.gathered(weights, albedo).view(b, h, w, 3)
+        depth = samples.gathered(weights, samples.depth[:, None]).view(b, h, w)
+        alpha = samples.gathered(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
+        behind = one.behind(ahead, view.rng, view.progress)
+        image = (colour + (1 - alpha) * behind).permute(0, 3, 1, 2)
+        terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "rough": one.encoded.roughness(),
+                  "entropy": _entropy(alpha)}  # fmt: skip
+        if (h, w) != self.canvas:
+            image = F.interpolate(image, self.canvas, mode="bilinear", align_corners=False)
+        shape = lambda x: None if x is None else x.view(b, h, w, 3).permute(0, 3, 1, 2)  # noqa: E731
+        return Render(image, "image", alpha.permute(0, 3, 1, 2), depth[:, None], shape(normal), terms)
+
+    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+        s = self.spec
+        weight = {"opacity": s.opacity, "orientation": s.orientation, "entropy": s.entropy, "rough": s.variation}
+        return {name: value * weight[name] for name, value in render.terms.items() if weight[name]}
+
+    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        if (step + 1) % REFRESH or step < steps * self.spec.grace:
+            return
+        rng = torch.Generator().manual_seed(self.seed * 104_729 + step)
+        for k in range(len(self.particles)):
+            self.one(k).occupancy.update(partial(self.density, particle=k, progress=step / steps), rng)
+
+
+def _entropy(alpha: Float[Tensor, "b h w 1"]) -> Float[Tensor, ""]:
+    """Mean binary entropy of the opacities, in nats: small where they are all 0 or 1."""
+    a = alpha.clamp(1e-5, 1 - 1e-5)
+    return -(a * a.log() + (1 - a) * (1 - a).log()).mean()
+
+
+@dataclass(frozen=True)
+class Field(Spec):
+    """A radiance field per particle in a box around the origin.
+
+    encoding: what it knows of points. decoder: what the features mean. blob: density that is added from the start. background: what
+    is seen past it. shading: light on it while it is trained. half: half the side of the box, in units of space. samples: along the
+    box's diagonal. resolution: shorter side rendered, 0 for the model's; it is enlarged to the model's size. late: the same after a
+    share switch of the run; 0 keeps it. rate: peak rate of Adam. opacity, orientation, entropy, variation: weights of DreamFusion's
+    opacity and orientation terms, of the entropy of opacities, of the roughness of features. cells: side of the grid that tells
+    which cells are empty, after a share grace of the run.
+    """
+
+    encoding: Encoding = field(default_factory=Grid)
+    decoder: Decoder = field(default_factory=Plain)
+    blob: Blob = field(default_factory=Magic3D)
+    background: Background = field(default_factory=World)
+    shading: Shading = field(default_factory=Shading)
+    half: float = 1.2
+    samples: int = 80
+    resolution: int = 0
+    late: int = 0
+    switch: float = 0.5
+    rate: float = 0.02
+    opacity: float = 0.0
+    orientation: float = 0.0
+    entropy: float = 0.0
+    variation: float = 0.0
+    cells: int = 32
+    grace: float = 0.05
+
+    @property
+    def views(self) -> Views:
+        return Orbit()
+
+    def build(self, prior: Prior, particles: int, seed: int) -> Fields:
+        return Fields(self, prior, particles, seed)
