@@ -14,7 +14,7 @@ from limbeck.occupancy import Occupancy
 
 def through_box(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float
                 ) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b h w"]]:  # fmt: skip
-    """Where each ray enters and leaves the box [-half, half]^3, never behind the eye; one that misses it leaves before it enters."""
+    """Where each ray enters and leaves the box [-half, half]^3, never behind the eye; one that misses leaves before it enters."""
     safe = torch.where(ahead.abs() < 1e-9, 1e-9, ahead)
     eye = eye[:, None, None]
     a, b = (-half - eye) / safe, (half - eye) / safe
