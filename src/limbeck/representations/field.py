@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -20,12 +21,24 @@ from limbeck.encoding import Encoded, Encoding
 from limbeck.encodings.grid import Grid
 from limbeck.occupancy import Occupancy
 from limbeck.prior import Prior
-from limbeck.representation import Render, Representation, Spec
+from limbeck.representation import Render, Representation, Spec, latent_shape
 from limbeck.shading import Shading
 from limbeck.views import Orbit, Views
 from limbeck.volume import march
 
 REFRESH = 16  #: steps between looks at which cells are empty
+
+
+class _Unbounded(Behind):
+    """One learned latent behind everything."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
+                ) -> Float[Tensor, "*n c"]:  # fmt: skip
+        return self.value.expand(*ahead.shape[:-1], -1)
 
 
 class FieldParticle(nn.Module):
@@ -35,11 +48,11 @@ class FieldParticle(nn.Module):
     behind: Behind
     occupancy: Occupancy
 
-    def __init__(self, spec: Field, generator: torch.Generator):
+    def __init__(self, spec: Field, channels: int, generator: torch.Generator):
         super().__init__()
         self.encoded = spec.encoding.build(generator)
-        self.decoder = spec.decoder.build(self.encoded.width, generator)
-        self.behind = spec.background.build(generator)
+        self.decoder = spec.decoder.build(self.encoded.width, generator, 1 + channels)
+        self.behind = _Unbounded(channels) if spec.space == "latent" else spec.background.build(generator)
         self.occupancy = Occupancy(spec.cells, spec.half)
 
 
@@ -48,10 +61,12 @@ class Fields(Representation):
 
     def __init__(self, spec: Field, prior: Prior, particles: int, seed: int):
         super().__init__()
-        self.spec, self.canvas = spec, spec.canvas(prior)
+        latent = spec.space == "latent"
+        shape = latent_shape(prior, spec.canvas(prior)) if latent else (3, *spec.canvas(prior))
+        self.spec, self.channels, self.canvas = spec, shape[0], shape[1:]
         self.seed = seed
         draws = (torch.Generator().manual_seed(seed * 7_919 + i) for i in range(particles))
-        self.particles = nn.ModuleList(FieldParticle(spec, draw) for draw in draws)
+        self.particles = nn.ModuleList(FieldParticle(spec, self.channels, draw) for draw in draws)
         self.to(prior.device)
 
     def groups(self) -> Iterable[dict]:
@@ -67,20 +82,27 @@ class Fields(Representation):
         assert isinstance(found, FieldParticle)
         return found
 
-    def inside(self, particle: int, points: Float[Tensor, "n 3"], progress: float = 1.0
-               ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:  # fmt: skip
-        """Density, per unit of length, and albedo in [0, 1] of points of the world."""
-        one = self.one(particle)
-        raw = one.decoder(one.encoded(points / self.spec.half, progress))
-        density = F.softplus(raw[:, 0] + self.spec.blob(points))
-        return density, raw[:, 1:4].sigmoid()
+    def inside(self, particle: int, points: Float[Tensor, "n 3"], progress: float = 1.0, rng: torch.Generator | None = None
+               ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:  # fmt: skip
+        """Density, per unit of length, and albedo in [0, 1], or latents, of points of the world."""
+        s, one = self.spec, self.one(particle)
+        raw = one.decoder(one.encoded(points / s.half, progress))
+        height = s.sharp * raw[:, 0] + s.blob(points)
+        if s.noise and rng is not None:
+            height = height + s.noise * torch.randn(len(points), generator=rng).to(height)
+        density = F.softplus(height) if s.density == "softplus" else height.clamp_max(15).exp()
+        return density, raw[:, 1:].sigmoid() if s.space == "image" else raw[:, 1:]
 
     def density(self, points: Float[Tensor, "n 3"], particle: int, progress: float = 1.0) -> Float[Tensor, "n"]:
         """Density of points of the world, per unit of length."""
         return self.inside(particle, points, progress)[0]
 
     def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
-        """Colour of points of the world, without light."""
+        """Colour of points of the world, without light; ValueError where it is made of latents."""
+        if self.spec.space == "latent":
+            raise ValueError(
+                "a field of latents has no colours of its own: render it, or train one with --representation.space image"
+            )
         return self.inside(particle, points)[1]
 
     def normals(self, particle: int, points: Float[Tensor, "n 3"], progress: float) -> Float[Tensor, "n 3"]:
@@ -95,7 +117,7 @@ class Fields(Representation):
         s = self.spec
         short = s.late if progress >= s.switch and s.late else s.resolution
         height, width = self.canvas
-        return (short * height // min(self.canvas), short * width // min(self.canvas)) if short else self.canvas
+        return (short * height // min(self.canvas), short * width // min(self.canvas)) if short else (height, width)
 
     def render(self, view: View) -> Render:
         if view.camera is None:
@@ -107,7 +129,7 @@ class Fields(Representation):
         join = lambda name: torch.cat([getattr(part, name) for part in parts])[back]  # noqa: E731
         normal = join("normal") if parts[0].normal is not None else None
         terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
-        return Render(join("image"), "image", join("alpha"), join("depth"), normal, terms)
+        return Render(join("image"), self.spec.space, join("alpha"), join("depth"), normal, terms)
 
     def _of(self, particle: int, camera: Camera, view: View) -> Render:
         s, (h, w) = self.spec, self._side(view.progress) if view.rng is not None else self.canvas
@@ -115,7 +137,7 @@ class Fields(Representation):
         ahead = camera.directions(h, w)
         jitter = torch.full((b, h, w), 0.5) if view.rng is None else torch.rand(b, h, w, generator=view.rng)
         samples = march(camera.eye, ahead, s.half, s.samples, jitter.to(ahead), one.occupancy)
-        density, albedo = self.inside(particle, samples.points, view.progress)
+        density, albedo = self.inside(particle, samples.points, view.progress, view.rng)
         weights = samples.weights(density)
         light = s.shading.draw(camera, view)
         wanted = view.rng is None or light is not None or s.orientation > 0
@@ -129,7 +151,7 @@ class Fields(Representation):
             terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.rays
             if light is not None:
                 albedo = light.on(albedo, there, towards, seen, h * w)
-        colour = samples.gathered(weights, albedo).view(b, h, w, 3)
+        colour = samples.gathered(weights, albedo).view(b, h, w, -1)
         depth = samples.gathered(weights, samples.depth[:, None]).view(b, h, w)
         alpha = samples.gathered(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
         behind = one.behind(ahead, view.rng, view.progress)
@@ -139,7 +161,7 @@ class Fields(Representation):
         if (h, w) != self.canvas:
             image = F.interpolate(image, self.canvas, mode="bilinear", align_corners=False)
         shape = lambda x: None if x is None else x.view(b, h, w, 3).permute(0, 3, 1, 2)  # noqa: E731
-        return Render(image, "image", alpha.permute(0, 3, 1, 2), depth[:, None], shape(normal), terms)
+        return Render(image, s.space, alpha.permute(0, 3, 1, 2), depth[:, None], shape(normal), terms)
 
     def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         s = self.spec
@@ -166,10 +188,12 @@ class Field(Spec):
 
     encoding: what it knows of points. decoder: what the features mean. blob: density that is added from the start. background: what
     is seen past it. shading: light on it while it is trained. half: half the side of the box, in units of space. samples: along the
-    box's diagonal. resolution: shorter side rendered, 0 for the model's; it is enlarged to the model's size. late: the same after a
-    share switch of the run; 0 keeps it. rate: peak rate of Adam. opacity, orientation, entropy, variation: weights of DreamFusion's
-    opacity and orientation terms, of the entropy of opacities, of the roughness of features. cells: side of the grid that tells
-    which cells are empty, after a share grace of the run.
+    box's diagonal. space: whether images or latents are rendered (Latent-NeRF). density: its activation. sharp: multiplies what is
+    learned of the density. noise: deviation of what is added to the raw density, drawn anew in training. resolution: shorter side
+    rendered, 0 for the model's; it is enlarged to the model's size. late: the same after a share switch of the run; 0 keeps it.
+    rate: peak rate of Adam. opacity, orientation, entropy, variation: weights of DreamFusion's opacity and orientation terms, of
+    the entropy of opacities, of the roughness of features. cells: side of the grid that tells which cells are empty. grace: share
+    of the run before it is asked.
     """
 
     encoding: Encoding = field(default_factory=Grid)
@@ -179,6 +203,10 @@ class Field(Spec):
     shading: Shading = field(default_factory=Shading)
     half: float = 1.2
     samples: int = 80
+    space: Literal["image", "latent"] = "image"
+    density: Literal["softplus", "exp"] = "softplus"
+    sharp: float = 1.0
+    noise: float = 0.0
     resolution: int = 0
     late: int = 0
     switch: float = 0.5
@@ -189,6 +217,23 @@ class Field(Spec):
     variation: float = 0.0
     cells: int = 32
     grace: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.images:
+            raise ValueError("images: a field is seen from all sides and begins with no picture; leave it out")
+        for name, least in (("samples", 2), ("cells", 2), ("resolution", 0), ("late", 0), ("sharp", 0), ("noise", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("opacity", "orientation", "entropy", "variation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is a weight and must not be negative, not {getattr(self, name)}")
+        for name in ("switch", "grace"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
+        if self.half <= 0 or self.rate <= 0:
+            raise ValueError(f"half and rate must be positive, not {self.half} and {self.rate}")
+        if self.space == "latent" and self.shading.lit:
+            raise ValueError("latents take no light: leave --representation.shading.lit at 0, or render images")
 
     @property
     def views(self) -> Views:
