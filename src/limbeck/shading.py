@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.camera import Camera, View
@@ -20,11 +20,15 @@ class Light:
     ambient: float
     textureless: bool
 
+    def of(self, rows: Int[Tensor, "r"]) -> Light:
+        """The lamps of some of the views."""
+        return Light(self.place[rows.to(self.place.device)], self.ambient, self.textureless)
+
     def on(self, albedo: Float[Tensor, "n 3"], samples: Marched, normals: Float[Tensor, "m 3"], seen: Bool[Tensor, "n"], rays: int
            ) -> Float[Tensor, "n 3"]:  # fmt: skip
         """albedo (l_rho max(0, n . l) + l_a) of samples of ``rays`` rays to a view. Normals are of those that are ``seen``: what
         is not has no weight in the picture."""
-        towards = torch.nn.functional.normalize(self.place[samples.ray[seen] // rays] - samples.points[seen], dim=1)
+        towards = torch.nn.functional.normalize(self.place.to(albedo)[samples.ray[seen] // rays] - samples.points[seen], dim=1)
         lit = self.ambient + (1 - self.ambient) * (normals * towards).sum(1).clamp_min(0)
         shade = albedo.new_ones(len(albedo)).index_put((seen.nonzero().squeeze(1),), lit)
         return shade[:, None] * (torch.ones_like(albedo) if self.textureless else albedo)
@@ -62,4 +66,4 @@ class Shading:
         towards = camera.eye.cpu() + self.spread * torch.randn(len(camera), 3, generator=view.rng)
         norm = 0.8 + 0.7 * torch.rand(len(camera), 1, generator=view.rng)
         place = torch.nn.functional.normalize(towards, dim=1) * norm
-        return Light(place.to(camera.eye), self.ambient, bare < self.textureless)
+        return Light(place, self.ambient, bare < self.textureless)

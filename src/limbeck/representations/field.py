@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 from limbeck.background import Background, Behind, World
 from limbeck.blob import Blob, Magic3D
-from limbeck.camera import Camera, View
+from limbeck.camera import View
 from limbeck.decoder import Decoder, Plain
 from limbeck.encoding import Encoded, Encoding
 from limbeck.encodings.grid import Grid
 from limbeck.occupancy import Occupancy
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec, latent_shape
-from limbeck.shading import Shading
+from limbeck.shading import Light, Shading
 from limbeck.views import Orbit, Views
 from limbeck.volume import march
 
@@ -106,11 +106,11 @@ class Fields(Representation):
         return self.inside(particle, points)[1]
 
     def normals(self, particle: int, points: Float[Tensor, "n 3"], progress: float) -> Float[Tensor, "n 3"]:
-        """- grad density, of unit length: differences over four corners of a tetrahedron, so that gradients reach the density."""
+        """- grad density, of unit length, by central differences, so that gradients of what is lit reach the density."""
         e = self.spec.half / 64
-        corners = points.new_tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
-        four = self.density((points[:, None] + e * corners).reshape(-1, 3), particle, progress).view(-1, 4)
-        return -F.normalize(four @ corners, dim=1, eps=1e-8)
+        ways = e * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
+        ahead, behind = self.density((points[:, None] + ways).reshape(-1, 3), particle, progress).view(-1, 2, 3).unbind(1)
+        return F.normalize(behind - ahead, dim=1, eps=1e-8)
 
     def _side(self, progress: float) -> tuple[int, int]:
         """Height and width rendered under training at this share of the run."""
@@ -123,23 +123,24 @@ class Fields(Representation):
         if view.camera is None:
             raise ValueError("a field is looked at by cameras: --views orbit")
         device = self.one(0).occupancy.mean.device
-        parts = [self._of(k, view.camera[(view.particle == k).nonzero().squeeze(1)].to(device), view)
-                 for k in sorted(set(view.particle.tolist()))]  # fmt: skip
+        light = self.spec.shading.draw(view.camera, view)
+        rows = {k: (view.particle == k).nonzero().squeeze(1) for k in sorted(set(view.particle.tolist()))}
+        parts = [self._of(k, view[at], device, light and light.of(at)) for k, at in rows.items()]
         back = view.particle.argsort(stable=True).argsort().to(device)
         join = lambda name: torch.cat([getattr(part, name) for part in parts])[back]  # noqa: E731
         normal = join("normal") if parts[0].normal is not None else None
         terms = {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
         return Render(join("image"), self.spec.space, join("alpha"), join("depth"), normal, terms)
 
-    def _of(self, particle: int, camera: Camera, view: View) -> Render:
+    def _of(self, particle: int, view: View, device: torch.device, light: Light | None) -> Render:
         s, (h, w) = self.spec, self._side(view.progress) if view.rng is not None else self.canvas
-        b, one = len(camera), self.one(particle)
+        assert view.camera is not None
+        camera, b, one = view.camera.to(device), len(view), self.one(particle)
         ahead = camera.directions(h, w)
         jitter = torch.full((b, h, w), 0.5) if view.rng is None else torch.rand(b, h, w, generator=view.rng)
         samples = march(camera.eye, ahead, s.half, s.samples, jitter.to(ahead), one.occupancy)
         density, albedo = self.inside(particle, samples.points, view.progress, view.rng)
         weights = samples.weights(density)
-        light = s.shading.draw(camera, view)
         wanted = view.rng is None or light is not None or s.orientation > 0
         normal, terms = None, {}
         if wanted:
@@ -150,7 +151,7 @@ class Fields(Representation):
             facing = (towards * ahead.reshape(-1, 3)[there.ray]).sum(1).clamp_min(0).square()
             terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.rays
             if light is not None:
-                albedo = light.on(albedo, there, towards, seen, h * w)
+                albedo = light.on(albedo, samples, towards, seen, h * w)
         colour = samples.gathered(weights, albedo).view(b, h, w, -1)
         depth = samples.gathered(weights, samples.depth[:, None]).view(b, h, w)
         alpha = samples.gathered(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
