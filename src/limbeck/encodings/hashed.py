@@ -67,9 +67,9 @@ class Hashed(Encoding):
 
     levels: how many (16). features: of each level (2). log2_rows: binary logarithm of the longest table (19). coarsest, finest:
     cells along a side of the first and last level (16; 2048), the others in a geometric series. smooth: weights of corners by a
-    smooth step, so that normals have no jumps (appendix A). spread: features begin uniform in +- this. begin: levels open at the
-    start; 0 for all. opening: shares of the run at which the first of the others opens and the last one does (threestudio: 8 levels,
-    then one each 2% of the run from 8% on).
+    smooth step, so that normals have no jumps (appendix A, without its shift by half a cell). spread: features begin uniform in +-
+    this. begin: levels open at the start; 0 for all. opening: shares of the run at which the first of the others opens and the last
+    one does (threestudio: 8 levels, then one more after each 2% of the run, from 8% on).
     """
 
     levels: int = 16

@@ -36,14 +36,14 @@ class TriPlanes(Encoded):
         self.width = spec.features * (len(spec.levels) if self.joined else 1)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n f"]:
-        """In every level the sum (EG3D, section 4.1) or the product (K-Planes eq. 1) of what the planes say of a point."""
+        """In every level the sum (EG3D, section 4.1) or the product (K-Planes, section 3.1) of what the planes say of a point."""
         at = torch.stack([points[:, pair] for pair in SEEN])[:, :, None]
         read = [F.grid_sample(level, at, align_corners=True, padding_mode="border")[..., 0] for level in self.levels]
         told = [planes[0] * planes[1] * planes[2] if self.multiplied else planes.sum(0) for planes in read]
         return (torch.cat(told) if self.joined else torch.stack(told).sum(0)).t()
 
     def roughness(self) -> Float[Tensor, ""]:
-        """Total variation, squared (K-Planes eq. 3): over levels and axes, the mean squared difference of neighbours."""
+        """Total variation, squared, as K-Planes has it: over levels and axes, the mean squared difference of neighbours."""
         return torch.stack([level.diff(dim=axis).square().mean() for level in self.levels for axis in (2, 3)]).sum()
 
 
