@@ -67,7 +67,7 @@ class Frequencies(Encoding):
     def variance(self, progress: float) -> float:
         """lambda_Sigma at this share of the run."""
         done = min(progress / self.until, 1.0) if self.until else 1.0
-        return self.first + (self.last - self.first) * done
+        return self.first * (1 - done) + self.last * done
 
     def build(self, generator: torch.Generator) -> Waves:
         return Waves(self)
