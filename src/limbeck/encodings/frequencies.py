@@ -20,7 +20,7 @@ from torch import Tensor
 from limbeck.encoding import Encoded, Encoding
 
 
-def waves(points: Float[Tensor, "n d"], octaves: int, variance: float = 0.0) -> Float[Tensor, "n 2ld"]:
+def waves(points: Float[Tensor, "n d"], octaves: int, variance: float = 0.0) -> Float[Tensor, "n w"]:
     """E[(sin 2^l x, cos 2^l x)] for x ~ N(points, variance I), l < octaves: integrated positional encoding (mip-NeRF eq. 13-14).
 
     A wave 2^l is damped by exp(-4^l variance / 2). The order is sines, then cosines, each by octave and then by axis.
