@@ -12,6 +12,7 @@ import yaml
 
 from limbeck.checkpoint import read_checkpoint
 from limbeck.config import load
+from limbeck.critic import Critic
 from limbeck.metrics import score_pictures
 from limbeck.pictures import save_finals
 from limbeck.prior import Conditions, Prior
@@ -29,13 +30,13 @@ def saved_critic(folder: Path, prior: Prior) -> Prior:
     critic = run.experiment.method.critic_prior(prior, run.state)
     if critic is None:
         raise ValueError(f"{folder}: method {type(run.experiment.method).__name__} has no critic to sample from")
-    return critic
+    return run.state.alone() if isinstance(run.state, Critic) else critic
 
 
 def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """Sample and write final.png, final/, sample.yaml, scores.json and cost.json; returns final.png."""
-    told = Conditions(prior.condition(sampling.prompts), prior.condition([sampling.negative] * len(sampling.prompts)))
     source = saved_critic(sampling.critic, prior) if sampling.critic else prior
+    told = Conditions(source.condition(sampling.prompts), source.condition([sampling.negative] * len(sampling.prompts)))
     rows = torch.arange(len(sampling.prompts)).repeat_interleave(sampling.count).to(prior.device)
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
