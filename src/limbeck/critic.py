@@ -35,6 +35,8 @@ class CriticSpec(abc.ABC):
 class Critic(abc.ABC):
     """A critic under training: what it predicts, how it learns, what a checkpoint keeps."""
 
+    camera = False  #: whether it is told the camera of each row
+
     @abc.abstractmethod
     def prior(self) -> Prior:
         """The critic as a prior like any other."""

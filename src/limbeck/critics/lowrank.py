@@ -76,6 +76,7 @@ class _LowRankCritic(Critic):
         if spec.start is not None:
             self.adapters.take(read_adapters(spec.start, own.part), spec.start)
             self.adapters.take_pose(read_pose(spec.start), spec.start)
+        self.camera = spec.camera
         self._own, self._shared = own, own is prior
         self._said = _Adapted(prior, own, self.adapters, None if self._shared else Translation(prior, own, start))
         self._trainer = Trainer(list(self.adapters.parameters()), spec.learning, own.kind, spec.camera)

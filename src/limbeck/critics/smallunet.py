@@ -77,6 +77,7 @@ class _SmallPrior(Derived):
 
 class _UNetCritic(Critic):
     def __init__(self, spec: SmallUNet, prior: Prior, seed: int):
+        self.camera = spec.camera
         with torch.random.fork_rng(devices=[]):  # diffusers draws weights from the global generator
             torch.manual_seed(seed)
             self._small = _SmallPrior(prior, spec.width, spec.camera)

@@ -11,7 +11,7 @@ import math
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -171,7 +171,7 @@ def _remove(hooks: list[RemovableHandle]) -> None:
         hook.remove()
 
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
 def _hook(owner: weakref.ref[Adapters], i: int, rows: Rows) -> Hook:
@@ -195,7 +195,7 @@ def _hook(owner: weakref.ref[Adapters], i: int, rows: Rows) -> Hook:
 def _seen(owner: weakref.ref[Adapters], rows: Rows) -> Hook:
     """Add what their cameras say to the rows that are the owner's."""
 
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    def hook(layer: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
         mine = owner()
         if mine is None or mine.pose is None or rows.index is None or rows.owner is not mine:
             return out
