@@ -15,6 +15,7 @@ from limbeck.camera import View, around
 from limbeck.cli import main
 from limbeck.critic import Learning, Trainer
 from limbeck.critics import LowRank, NullText, SmallUNet
+from limbeck.critics.frozen import related
 from limbeck.experiment import Experiment
 from limbeck.loading import load
 from limbeck.method import Start
@@ -413,6 +414,11 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(eps_folder,
     with torch.no_grad():
         frozen, own = critic.beside(prior, s, [told.null, told.pos], [told.pos])
         assert torch.equal(own[0].eps, v(s.xt, s.t, words)[0].eps) and worst(own[0].eps, frozen[1].eps) > 1e-2
+    v.shape, v.image_size = (4, 12, 12), (24, 24)  # 2.1 is of 768 pixels and its base of 512: a network has no size of its own
+    assert related("it", prior, replace(start, load=lambda name: v)) is v
+    v.image_size = (48, 48)  # latents of four pixels a side are other ones
+    with pytest.raises(ValueError, match=r"critic it has x0 of \[4, 12, 12\], the model of \[4, 8, 8\]"):
+        related("it", prior, replace(start, load=lambda name: v))
     assert critic.prior().kind == "v" and prior.kind == "eps"
     loss = critic.fit(replace(s, rng=rng(4)))["critic"]
     g = rng(4)

@@ -30,9 +30,11 @@ class Frozen(CriticSpec):
 
 
 def related(model: str, prior: Prior, start: Start) -> Prior:
-    """Another model of the latents and the noise schedule of ``prior``; ValueError where it has others."""
+    """Another model of the latents and the noise schedule of ``prior``, for pictures of its size; ValueError where it is not one."""
     other = start.load(model)
-    if other.shape != prior.shape:
+    sized = other.unit > 0 and all(side % other.unit == 0 for side in prior.image_size)
+    alike = other.shape[0] == prior.shape[0] and other.image_size[0] * prior.shape[-1] == prior.image_size[0] * other.shape[-1]
+    if other.shape != prior.shape and not (sized and alike):
         shapes = f"x0 of {list(other.shape)}, the model of {list(prior.shape)}"
         raise ValueError(f"critic {model} has {shapes}: choose one that shares it")
     if other.schedule != prior.schedule:
