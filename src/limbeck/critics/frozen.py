@@ -30,7 +30,7 @@ class Frozen(CriticSpec):
 
 
 def related(model: str, prior: Prior, start: Start) -> Prior:
-    """Another model of the latents and the noise schedule of ``prior``, for pictures of its size; ValueError where it is not one."""
+    """Another model of the latents and the noise schedule of ``prior``, for pictures of its size; ValueError where it is none."""
     other = start.load(model)
     sized = other.unit > 0 and all(side % other.unit == 0 for side in prior.image_size)
     alike = other.shape[0] == prior.shape[0] and other.image_size[0] * prior.shape[-1] == prior.image_size[0] * other.shape[-1]
