@@ -26,6 +26,13 @@ SHAPED = (
     "priors.sd3",
     "priors.flux",
     "priors.saved",
+    "encoding",
+    "encodings.hashed",
+    "encodings.frequencies",
+    "decoder",
+    "blob",
+    "background",
+    "occupancy",
 )
 install_import_hook([f"limbeck.{name}" for name in SHAPED], "conftest.checked")
 

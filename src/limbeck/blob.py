@@ -35,7 +35,7 @@ class Nothing(Blob):
 
 @dataclass(frozen=True)
 class Gaussian(Blob):
-    """height exp(-|mu|^2 / (2 width^2)) (DreamFusion, arXiv 2209.14988, appendix A.2).
+    """height exp(-|mu|^2 / (2 width^2)) (DreamFusion, arXiv 2209.14988, appendix A).
 
     height: lambda, at the origin (5). width: sigma (.2).
     """

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.memory import load_optimizer
 from limbeck.method import Method, Sample, Start
 from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Prior
+from limbeck.schedule import expand
 from limbeck.timestep import Timesteps
 from limbeck.timesteps import Uniform
+
+Wanted = Literal["auto", "eps", "x0", "v", "flow"]  #: what a loss is of; auto is what the network predicts
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class CriticSpec(abc.ABC):
 class Critic(abc.ABC):
     """A critic under training: what it predicts, how it learns, what a checkpoint keeps."""
 
+    camera = False  #: whether it is told the camera of each row
+
     @abc.abstractmethod
     def prior(self) -> Prior:
         """The critic as a prior like any other."""
@@ -37,7 +44,11 @@ class Critic(abc.ABC):
     def beside(self, prior: Prior, sample: Sample, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
         """Answers of the frozen prior and of the critic at the sample's x_t; one network call where they share a network."""
-        return prior(sample.xt, sample.t, *frozen), self.prior()(sample.xt, sample.t, *own)
+        return prior(sample.xt, sample.t, *frozen), self.prior()(sample.xt, sample.t, *map(sample.seen, own))
+
+    def alone(self) -> Prior:
+        """The critic as a prior of any rows and texts, to sample from; ValueError where it is none, saying what to look at."""
+        return self.prior()
 
     @abc.abstractmethod
     def see(self, sample: Sample) -> None:
@@ -82,7 +93,10 @@ class Learning:
 
     rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its
     own draw of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the
-    null text, which a critic guidance other than 1 needs.
+    null text, which a critic guidance other than 1 needs. kind: of what the loss is the square error; auto is what the critic's
+    network predicts. Errors of one x_t are proportional, so another kind is another weight of the times: v of a network that
+    predicts eps counts its error 1 / alpha^2 times. camera_dropout: share of rows trained without a camera, of a critic that is
+    told it (ProlificDreamer's code: .1).
     """
 
     rate: float = 1e-3
@@ -90,17 +104,35 @@ class Learning:
     batch: int = 0
     times: Timesteps = field(default_factory=lambda: Uniform(0.0, 1.0))
     unconditional: float = 0.0
+    kind: Wanted = "auto"
+    camera_dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Wanted):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Wanted))}, not {self.kind!r}")
+        if not 0 <= self.camera_dropout <= 1:
+            raise ValueError(f"camera_dropout is a share in [0, 1], not {self.camera_dropout}")
         if self.rate < 0 or self.steps < 0 or self.batch < 0 or not 0 <= self.unconditional <= 1:
             raise ValueError(f"rate, steps and batch must not be negative and unconditional lies in [0, 1]: {self}")
 
+    def suit(self, prior: Prior) -> None:
+        """ValueError where the loss would be infinite: of x0 or v, by a network that predicts eps, where the signal ends."""
+        if prior.kind == "eps" and self.kind not in ("auto", "eps") and float(prior.schedule.alpha(torch.ones(1))) == 0:
+            raise ValueError(f"kind {self.kind}: this network predicts eps and its signal ends at t = 1; use auto")
+
+
+def errors(kind: Kind, alpha: Float[Tensor, "b"], sigma: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """How large, up to a factor of their own, errors of one x_t are: alpha d x0 = -sigma d eps, so d x0, d v and d flow are
+    sigma / alpha, (alpha^2 + sigma^2) / alpha and (alpha + sigma) / alpha times d eps (but for the sign of d x0)."""
+    return {"eps": alpha, "x0": sigma, "v": alpha**2 + sigma**2, "flow": alpha + sigma}[kind]
+
 
 class Trainer:
-    """Denoising score matching of some parameters on the particles, in the parametrisation of the prior."""
+    """Denoising score matching of some parameters on the particles; ``kind`` is what their network predicts, ``camera`` whether
+    they are told the camera."""
 
-    def __init__(self, parameters: list[nn.Parameter], how: Learning, kind: Kind):
-        self.how, self.kind, self.parameters = how, kind, parameters
+    def __init__(self, parameters: list[nn.Parameter], how: Learning, kind: Kind, camera: bool = False):
+        self.how, self.kind, self.parameters, self.camera = how, kind, parameters, camera
         self.optimizer = torch.optim.AdamW(parameters, lr=how.rate, weight_decay=0.0)
 
     def fit(self, prior: Prior, sample: Sample) -> dict[str, Tensor]:
@@ -113,19 +145,32 @@ class Trainer:
         x0 = sample.x0.detach()[rows.to(sample.x0.device)]
         t = sample.schedule.snap(self.how.times(sample.step, sample.steps, n, sample.schedule, rng)).to(x0.device)
         eps = torch.randn(x0.shape, generator=rng).to(x0)
-        told = sample.told.pos[rows.to(x0.device)]
+        told = sample.seen(sample.told.pos)[rows.to(x0.device)]
         if self.how.unconditional > 0:
             drop = (torch.rand(n, generator=rng) < self.how.unconditional).to(x0.device)
-            told = told.where(~drop, sample.told.null[rows.to(x0.device)])
+            told = told.where(~drop, sample.seen(sample.told.null)[rows.to(x0.device)])
+        if self.camera and told.pose is not None and self.how.camera_dropout > 0:
+            blind = (torch.rand(n, generator=rng) < self.how.camera_dropout).to(x0.device)
+            told = replace(told, pose=told.pose.masked_fill(blind.view(-1, 1, 1), 0.0))
         alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
+        wanted = self.kind if self.how.kind == "auto" else self.how.kind
         with torch.enable_grad():
             said = prior(sample.schedule.noised(x0, eps, t), t, told)[0]
             target = Prediction(x0, eps).output(self.kind, alpha, sigma)
-            loss = (said.output(self.kind, alpha, sigma) - target).square().mean()
+            error = said.output(self.kind, alpha, sigma) - target
+            if wanted != self.kind:
+                error = expand(errors(wanted, alpha, sigma) / errors(self.kind, alpha, sigma), error) * error
+            loss = error.square().mean()
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+
+def cameras_there(wanted: bool, start: Start) -> None:
+    """ValueError where a critic is to be told cameras and there are none."""
+    if wanted and not start.cameras:
+        raise ValueError("camera: what is optimised is a picture and is seen by no camera; leave --method.critic.camera out")
 
 
 def load_learned(module: nn.Module, trainer: Trainer, tensors: dict[str, Tensor], head: str) -> None:

@@ -100,7 +100,7 @@ class _Block(nn.Module):
 
 @dataclass(frozen=True)
 class Residual(Decoder):
-    """Residual blocks with SiLU and layer normalisation, the network of DreamFusion (arXiv 2209.14988, appendix A.2).
+    """Residual blocks with SiLU and layer normalisation, the network of DreamFusion (arXiv 2209.14988, appendix A).
 
     blocks: how many (5). hidden: units (128).
     """

@@ -53,6 +53,10 @@ class Sample:
         """x_t of the detached x0 and the drawn noise."""
         return self.schedule.noised(self.x0.detach(), self.eps, self.t)
 
+    def seen(self, told: Condition) -> Condition:
+        """The rows of ``told`` with the pose each row of the sample was seen by, if by any; for critics."""
+        return told if self.camera is None else replace(told, pose=self.camera.pose.to(told.data.device, torch.float32))
+
     def rows(self, rows: Int[Tensor, "r"]) -> Sample:
         """Some of the rows, by their places on the CPU; the generator is shared."""
         at = rows.to(self.x0.device)
@@ -115,6 +119,8 @@ class Start:
     sources: tuple[str, ...] = ()  #: of an edit: what each prompt's picture shows before it, one per prompt
     negative: str = ""  #: what guidance leads away from
     load: Callable[[str], Prior] = no_other  #: another model by name, where this one is
+    said: tuple[str, ...] = ()  #: the prompts with the words of their sides, where they have some
+    cameras: bool = False  #: whether the particles are looked at by cameras
 
     def prompt_of(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The prompt of each particle."""

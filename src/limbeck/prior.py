@@ -49,18 +49,27 @@ class Condition:
     ``[B, K]``.
 
     pooled: one vector per row ``[B, P]`` beside the tokens, for a model that hears both. adapters: the low-rank adapters these rows
-    pass through, None for the frozen network alone.
+    pass through, None for the frozen network alone. pose: camera to world of each row ``[B, 4, 4]``, heard by a critic that knows
+    cameras and by nobody else. bare: the same rows without the words of a side, where those have some.
     """
 
     data: Float[Tensor, "b ..."]
     adapters: object | None = None
     pooled: Float[Tensor, "b p"] | None = None
+    pose: Float[Tensor, "b 4 4"] | None = None
+    bare: Condition | None = None
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, rows: Tensor | slice) -> Condition:
-        return replace(self, data=self.data[rows], pooled=None if self.pooled is None else self.pooled[rows])
+        pooled, pose = (None if part is None else part[rows] for part in (self.pooled, self.pose))
+        return replace(self, data=self.data[rows], pooled=pooled, pose=pose, bare=None if self.bare is None else self.bare[rows])
+
+    @property
+    def unsided(self) -> Condition:
+        """The same rows without the words of a side: what is heard by a critic that is told the camera itself."""
+        return self if self.bare is None else replace(self.bare, adapters=self.adapters, pose=self.pose)
 
     def through(self, adapters: object) -> Condition:
         """The same words, asked of a critic that shares the prior's network."""
@@ -82,7 +91,9 @@ class Condition:
 
     def _both(self, other: Condition, join: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         pooled = None if self.pooled is None or other.pooled is None else join(self.pooled, other.pooled)
-        return replace(self, data=join(self.data, other.data), pooled=pooled)
+        pose = None if self.pose is None or other.pose is None else join(self.pose, other.pose)
+        bare = None if self.bare is None and other.bare is None else self.unsided._both(other.unsided, join)
+        return replace(self, data=join(self.data, other.data), pooled=pooled, pose=pose, bare=bare)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ class Recorder:
         shown = {"x0": guided(self.prior, sample.xt, sample.t, sample.told, self.guidance).x0}
         critic = e.method.critic_prior(self.prior, self.run.state)
         if critic is not None:
-            shown["critic"] = critic(sample.xt, sample.t, sample.told.pos)[0].x0
+            shown["critic"] = critic(sample.xt, sample.t, sample.seen(sample.told.pos))[0].x0
         meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
         view = sample.view.tolist()
         for name, x0 in shown.items():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import yaml
 
+from limbeck.camera import around
 from limbeck.checkpoint import read_checkpoint
 from limbeck.config import load
+from limbeck.critic import Critic
 from limbeck.metrics import score_pictures
 from limbeck.pictures import save_finals
 from limbeck.prior import Conditions, Prior
@@ -19,8 +21,8 @@ from limbeck.run import Run
 from limbeck.sample import Sampling, sample
 
 
-def saved_critic(folder: Path, prior: Prior) -> Prior:
-    """The critic of a finished or unfinished run, as a prior. ValueError where the run has none."""
+def saved_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
+    """The critic of a finished or unfinished run, as a prior. ValueError where the run has none, or none that knows cameras."""
     if not (folder / "run.yaml").exists():
         raise ValueError(f"{folder} is no run folder: it has no run.yaml")
     run = Run(load((folder / "run.yaml").read_text()), prior)
@@ -29,13 +31,19 @@ def saved_critic(folder: Path, prior: Prior) -> Prior:
     critic = run.experiment.method.critic_prior(prior, run.state)
     if critic is None:
         raise ValueError(f"{folder}: method {type(run.experiment.method).__name__} has no critic to sample from")
-    return critic
+    if camera and not (isinstance(run.state, Critic) and run.state.camera):
+        raise ValueError(f"{folder}: its critic was told no cameras; leave --camera out")
+    return run.state.alone() if isinstance(run.state, Critic) else critic
 
 
 def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """Sample and write final.png, final/, sample.yaml, scores.json and cost.json; returns final.png."""
-    told = Conditions(prior.condition(sampling.prompts), prior.condition([sampling.negative] * len(sampling.prompts)))
-    source = saved_critic(sampling.critic, prior) if sampling.critic else prior
+    source = saved_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
+    told = Conditions(source.condition(sampling.prompts), source.condition([sampling.negative] * len(sampling.prompts)))
+    if sampling.camera:
+        azimuth, elevation, distance = (torch.full((len(sampling.prompts),), number) for number in sampling.camera)
+        pose = around(azimuth.deg2rad(), elevation.deg2rad(), distance, 40.0).pose.to(prior.device)  # whatever its field of view
+        told = Conditions(replace(told.pos, pose=pose), replace(told.null, pose=pose))
     rows = torch.arange(len(sampling.prompts)).repeat_interleave(sampling.count).to(prior.device)
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
@@ -51,7 +59,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     seconds = time.perf_counter() - began
     save_finals(folder, pictures, sampling.count)
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(sampling).items()}
-    plain["prompts"] = list(sampling.prompts)
+    plain["prompts"], plain["camera"] = list(sampling.prompts), list(sampling.camera)
     (folder / "sample.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
     (folder / "scores.json").write_text(json.dumps(score_pictures(pictures, sampling.prompts, sampling.count), indent=1))
     cost = {"elapsed": seconds, "seconds": {"sampling": seconds}, "evaluations": prior.meter.rows - before}

@@ -65,7 +65,10 @@ class Run:
         self.experiment, self.prior = e, prior
         self.views = e.looking
         self.sides = len(self.views.texts(""))
-        self.told = self._heard(tuple(text for prompt in e.prompts for text in self.views.texts(prompt)))
+        texts = tuple(text for prompt in e.prompts for text in self.views.texts(prompt))
+        # all at once: text encoders are loaded to be asked
+        self.bare = prior.condition((*e.prompts, *texts))[: len(e.prompts)] if self.sides > 1 else None
+        self.told = self._heard(texts)
         self.representation = e.representation.build(prior, e.total, e.seed)
         self.optimizer = e.optimizer.build(self.representation.groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -75,7 +78,8 @@ class Run:
             before = self._x0(self.representation.before(everyone)) if e.source else None
         self.source = Source(before, self._heard(e.sources)) if before is not None else None
         other = partial(load, device=prior.device, precision=e.precision)
-        start = Start(e.total, len(e.prompts), e.seed, first, e.prompts, e.sources, e.negative, other)
+        seen = everyone.camera is not None
+        start = Start(e.total, len(e.prompts), e.seed, first, e.prompts, e.sources, e.negative, other, texts, seen)
         self.state: State = e.method.init(prior, start)
         self.step = 0
         self.cost = Cost()
@@ -113,6 +117,7 @@ class Run:
         told = self.told[first + place[:, 0]]
         if self.views.mixes:
             told = replace(told, pos=told.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1]))
+        told = replace(told, pos=replace(told.pos, bare=self.bare[self._rows(view)])) if self.bare is not None else told
         away = [(self.told.pos[first + at.to(first)], weight.to(first.device)) for at, weight in self.views.away(camera)]
         return replace(told, against=(*told.against, *away))
 

@@ -22,7 +22,9 @@ class Sampling:
     prompts: one or more texts. negative: what guidance leads away from. model: as in a run. parts: as in a run.
     seed: of the noise.     precision: of the frozen weights, as in a run. steps: network
     calls per picture. guidance: 1 is none. sampler: ddim (deterministic) or ancestral.
-    count: pictures per prompt. critic: a run folder whose critic is sampled instead of the prior.
+    count: pictures per prompt. critic: a run folder whose critic is sampled instead of the prior. camera: azimuth and elevation in
+    degrees and distance of the view that a critic which is told cameras is sampled for; left out, it is told none, as a share of
+    its rows was in training.
     """
 
     prompts: tuple[str, ...]
@@ -35,11 +37,14 @@ class Sampling:
     count: int = 4
     seed: int = 0
     critic: Path | None = None
+    camera: tuple[float, ...] = ()
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
+        if len(self.camera) not in (0, 3) or (self.camera and self.critic is None):
+            raise ValueError(f"camera takes an azimuth, an elevation and a distance, beside a critic, not {self.camera}")
         for name in ("steps", "count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

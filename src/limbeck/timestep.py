@@ -39,6 +39,20 @@ class Timesteps(abc.ABC):
 
 
 @dataclass(frozen=True)
+class Ranged(Timesteps):
+    """Times of a range.
+
+    low: least time. high: greatest time.
+    """
+
+    low: float = 0.02
+    high: float = 0.98
+
+    def __post_init__(self) -> None:
+        in_order(self.low, self.high)
+
+
+@dataclass(frozen=True)
 class Drawn(Timesteps):
     """Times drawn between bounds that only the step decides.
 

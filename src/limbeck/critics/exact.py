@@ -53,6 +53,10 @@ class _ExactCritic(Critic):
         there = torch.cat([torch.ones(now.shape[:2], dtype=torch.bool), known], 1).to(self.x0.device)
         return _OfParticles(self._prior, torch.cat([now, self._past], 1), there, self._view // self._per)
 
+    def alone(self) -> Prior:
+        """None: it is of the particles it was last told of, row by row, and a sample of it is one of them."""
+        raise ValueError("the exact critic's samples are the run's particles themselves: look at its final.png")
+
     def fit(self, sample: Sample) -> dict[str, Tensor]:
         """The places the drawn particles are about to leave become the past; the oldest are forgotten."""
         size = self._past.shape[1]

@@ -10,69 +10,96 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.critic import Critic, CriticSpec, Learning, Trainer, load_learned
+from limbeck.critic import Critic, CriticSpec, Learning, Trainer, cameras_there, load_learned
+from limbeck.critics.frozen import Translation, related
 from limbeck.memory import optimizer_tensors
 from limbeck.method import Sample, Start
 from limbeck.prediction import Prediction
 from limbeck.prior import Condition, Derived, Prior
-from limbeck.priors.adapters import Adapters, Networked
-from limbeck.priors.saved import read_adapters
+from limbeck.priors.adapters import TARGETS, Adapters, Networked
+from limbeck.priors.saved import read_adapters, read_pose
 
 
 @dataclass(frozen=True)
 class LowRank(CriticSpec):
     """Low-rank adapters on the prior's own network, so that its rows ride in the frozen rows' call.
 
-    rank: of the change to each attention projection, at least 1. learning: how it is trained. start: file or folder of adapters to
-    begin with, saved here, by diffusers or by peft.
+    rank: of the change to each layer, at least 1. learning: how it is trained. start: file or folder of adapters to begin with,
+    saved here, by diffusers or by peft. targets: which layers are adapted, by the ends of their names; beside attention's
+    projections for instance ff.net.2, conv1, proj_in or attn2.to_k. camera: tell it the camera of each row, for what has sides;
+    it then hears the prompt without the words of a side. model: another model's network to adapt, as in --model, of the same
+    latents and noise schedule; the prior's own if left out, and else a second network in memory and a second call.
     """
 
     rank: int = 8
     learning: Learning = field(default_factory=Learning)
     start: Path | None = None
+    targets: tuple[str, ...] = TARGETS
+    camera: bool = False
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank must be at least 1, not {self.rank}")
 
     def build(self, prior: Prior, start: Start) -> Critic:
-        if not isinstance(prior, Networked):
-            raise ValueError("this model has no network to adapt: with an exact prior use --method.critic exact or smallunet")
-        return _LowRankCritic(self, prior, start.seed)
+        own = related(self.model, prior, start) if self.model else prior
+        if not isinstance(own, Networked):
+            name = f"critic.model {self.model}" if self.model else "this model"
+            raise ValueError(f"{name} has no network to adapt: with an exact prior use --method.critic exact or smallunet")
+        self.learning.suit(own)
+        cameras_there(self.camera, start)
+        return _LowRankCritic(self, own, start, prior)
 
 
 class _Adapted(Derived):
-    """A prior whose every row passes through the adapters."""
+    """A network's prior whose every row passes through the adapters; asked in the terms of the prior it speaks for."""
 
-    def __init__(self, prior: Prior, adapters: Adapters):
-        super().__init__(prior)
-        self._prior, self._adapters, self.meter = prior, adapters, prior.meter
+    def __init__(self, speaks_for: Prior, own: Prior, adapters: Adapters, translated: Translation | None):
+        super().__init__(speaks_for)
+        self.kind, self.meter = own.kind, own.meter
+        self._own, self._adapters, self._translated = own, adapters, translated
+
+    def heard(self, told: Condition) -> Condition:
+        """What its network is told of ``told``."""
+        told = told.unsided if self._adapters.pose is not None else told
+        return (told if self._translated is None else self._translated(told)).through(self._adapters)
 
     def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
-        return self._prior(xt, t, *(told.through(self._adapters) for told in conditions))
+        return self._own(xt, t, *map(self.heard, conditions))
 
 
 class _LowRankCritic(Critic):
-    def __init__(self, spec: LowRank, prior: Networked, seed: int):
-        self._prior = prior
-        self.adapters = Adapters(prior.network, prior.rows, spec.rank, torch.Generator().manual_seed(seed), prior.part)
+    def __init__(self, spec: LowRank, own: Networked, start: Start, prior: Prior):
+        rng = torch.Generator().manual_seed(start.seed)
+        self.adapters = Adapters(own.network, own.rows, spec.rank, rng, own.part, spec.targets, spec.camera)
         if spec.start is not None:
-            self.adapters.take(read_adapters(spec.start, prior.part), spec.start)
-        self._trainer = Trainer(list(self.adapters.parameters()), spec.learning, prior.kind)
+            self.adapters.take(read_adapters(spec.start, own.part), spec.start)
+            self.adapters.take_pose(read_pose(spec.start), spec.start)
+        self.camera = spec.camera
+        self._own, self._shared = own, own is prior
+        self._said = _Adapted(prior, own, self.adapters, None if self._shared else Translation(prior, own, start))
+        self._trainer = Trainer(list(self.adapters.parameters()), spec.learning, own.kind, spec.camera)
 
     def prior(self) -> Prior:
-        return _Adapted(self._prior, self.adapters)
+        return self._said
+
+    def alone(self) -> Prior:
+        """Without a camera, as some rows were trained, unless a condition brings its own."""
+        return _Adapted(self._own, self._own, self.adapters, None)
 
     def beside(self, prior: Prior, sample: Sample, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
-        said = prior(sample.xt, sample.t, *frozen, *(told.through(self.adapters) for told in own))
+        if not self._shared:
+            return super().beside(prior, sample, frozen, own)
+        said = prior(sample.xt, sample.t, *frozen, *(self._said.heard(sample.seen(told)) for told in own))
         return said[: len(frozen)], said[len(frozen) :]
 
     def see(self, sample: Sample) -> None:
         pass
 
     def fit(self, sample: Sample) -> dict[str, Tensor]:
-        return self._trainer.fit(self.prior(), sample)
+        return self._trainer.fit(self._said, sample)
 
     def tensors(self) -> dict[str, Tensor]:
         memory = {f"optimizer.{k}": v for k, v in optimizer_tensors(self._trainer.optimizer).items()}

@@ -31,6 +31,7 @@ class NullText(CriticSpec):
     learning: Learning = field(default_factory=Learning)
 
     def build(self, prior: Prior, start: Start) -> Critic:
+        self.learning.suit(prior)
         return _TextCritic(self, prior)
 
 

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.critic import Critic, CriticSpec, Learning, Trainer, load_learned
+from limbeck.critic import Critic, CriticSpec, Learning, Trainer, cameras_there, load_learned
 from limbeck.memory import optimizer_tensors
 from limbeck.method import Sample, Start
 from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Derived, Prior
+from limbeck.priors.posed import NUMBERS, posed
 from limbeck.schedule import RectifiedFlow
 
 
@@ -21,11 +22,13 @@ from limbeck.schedule import RectifiedFlow
 class SmallUNet(CriticSpec):
     """A small U-Net trained from scratch on the particles alone. It knows the prior's condition; it works on any picture prior.
 
-    width: channels at full resolution, a multiple of 8. learning: how it is trained.
+    width: channels at full resolution, a multiple of 8. learning: how it is trained. camera: tell it the camera of each row, for
+    what has sides; it then hears the prompt without the words of a side.
     """
 
     width: int = 32
     learning: Learning = field(default_factory=Learning)
+    camera: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
@@ -34,42 +37,51 @@ class SmallUNet(CriticSpec):
     def build(self, prior: Prior, start: Start) -> Critic:
         if len(prior.shape) != 3 or prior.shape[-1] % 4 or prior.shape[-2] % 4:
             raise ValueError(f"a small U-Net needs x0 of [C, H, W] with H and W divisible by 4, not {list(prior.shape)}")
+        cameras_there(self.camera, start)
         return _UNetCritic(self, prior, start.seed)
 
 
 class _SmallPrior(Derived):
     """The small network as a prior, in v parametrisation, or flow where paths are straight: tame at both ends of the schedule."""
 
-    def __init__(self, prior: Prior, width: int):
+    def __init__(self, prior: Prior, width: int, camera: bool):
         from diffusers import UNet2DConditionModel
 
         super().__init__(prior)
         self.kind: Kind = "flow" if isinstance(prior.schedule, RectifiedFlow) else "v"
-        told = prior.condition([""]).data
-        features = told.shape[-1]
+        features = prior.condition([""]).data.shape[-1]
+        # a camera is a "class" to diffusers: Linear-SiLU-Linear of its pose, added to the embedding of time
+        self._camera, seen = camera, {"class_embed_type": "projection", "projection_class_embeddings_input_dim": NUMBERS}
         self.net = UNet2DConditionModel(
             sample_size=prior.shape[-1], in_channels=prior.shape[0], out_channels=prior.shape[0], layers_per_block=1,
             block_out_channels=(width, 2 * width, 2 * width), norm_num_groups=8, attention_head_dim=4,
             down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"), cross_attention_dim=features,
+            **(seen if camera else {}),
         ).to(prior.device)  # fmt: skip
 
     def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
         n, b = len(conditions), len(xt)
         self.meter.count(n * b)
+        if self._camera:
+            conditions = tuple(told.unsided for told in conditions)
+        pose = posed(conditions, b) if self._camera else None
+        if self._camera and pose is None:
+            pose = xt.new_zeros(n * b, NUMBERS, dtype=torch.float32)
         # log-weights of an exact prior's components become shares; token features stay as they are
         text = torch.cat([c.data.exp().unsqueeze(1) if c.data.ndim == 2 else c.data for c in conditions])
-        out = self.net(xt.float().repeat(n, 1, 1, 1), (t * 1000).repeat(n), text.to(torch.float32), return_dict=False)[0]
+        out = self.net(xt.float().repeat(n, 1, 1, 1), (t * 1000).repeat(n), text.to(torch.float32), pose, return_dict=False)[0]
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [Prediction.of(self.kind, part, xt.float(), alpha, sigma) for part in out.chunk(n)]
 
 
 class _UNetCritic(Critic):
     def __init__(self, spec: SmallUNet, prior: Prior, seed: int):
+        self.camera = spec.camera
         with torch.random.fork_rng(devices=[]):  # diffusers draws weights from the global generator
             torch.manual_seed(seed)
-            self._small = _SmallPrior(prior, spec.width)
-        self._trainer = Trainer(list(self._small.net.parameters()), spec.learning, self._small.kind)
+            self._small = _SmallPrior(prior, spec.width, spec.camera)
+        self._trainer = Trainer(list(self._small.net.parameters()), spec.learning, self._small.kind, spec.camera)
 
     def prior(self) -> Prior:
         return self._small

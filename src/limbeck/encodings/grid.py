@@ -30,7 +30,7 @@ class Grids(Encoded):
         self.width = spec.features * (len(spec.levels) if self.joined else 1)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n f"]:
-        """Trilinear interpolation in every level (DVGO eq. 4); the outermost points of a grid lie on the faces of the box."""
+        """Trilinear interpolation in every level (DVGO, section 4); the outermost points of a grid lie on the faces of the box."""
         at = points[None, :, None, None]
         read = [
             F.grid_sample(level.permute(3, 0, 1, 2)[None], at, align_corners=True, padding_mode="border").view(-1, len(points))

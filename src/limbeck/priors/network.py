@@ -16,6 +16,7 @@ from limbeck.prior import Condition, Meter, Parts
 from limbeck.priors.adapters import Rows
 from limbeck.priors.files import Files
 from limbeck.priors.lora import Lora
+from limbeck.priors.posed import posed
 from limbeck.schedule import NoiseSchedule
 
 
@@ -127,7 +128,8 @@ class Network(abc.ABC):
             if len(owners) > 1:
                 raise ValueError(f"one call can pass through one set of adapters, not {len(owners)}")
             spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
-            self.rows.give(conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n)
+            cameras = posed([conditions[i] for i in adapted], b)
+            self.rows.give(conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n, cameras)
         try:
             out = self._forward(xt.to(self.dtype).repeat(n, 1, 1, 1), t.repeat(n), self._joined(conditions, b))
         finally:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 #: What files call A and B, and what stands before the name of a layer.
 DOWN, UP = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight"), (".lora_B.weight", ".lora.up.weight", ".lora_up.weight")
 HEADS = ("base_model.model.",)
+POSE = "pose.safetensors"  #: what the camera says, beside the adapters of a critic that is told it
 NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
-Pair = tuple[Float[Tensor, "r i"], Float[Tensor, "o r"]]
+Pair = tuple[Float[Tensor, "r i ..."], Float[Tensor, "o r ..."]]
 
 
 def read_adapters(path: Path, part: str) -> dict[str, Pair]:
@@ -42,8 +44,8 @@ def read_adapters(path: Path, part: str) -> dict[str, Pair]:
     for name in sorted(key.removesuffix(end) for key in plain for end in DOWN if key.endswith(end)):
         a = next(plain[name + end] for end in DOWN if name + end in plain)
         b = next((plain[name + end] for end in UP if name + end in plain), None)
-        if b is None or a.ndim != 2 or b.ndim != 2:
-            raise ValueError(f"{found[0]}: {name} is no pair of matrices A and B")
+        if b is None or a.ndim != b.ndim or a.ndim not in (2, 4) or any(side != 1 for side in b.shape[2:]):
+            raise ValueError(f"{found[0]}: {name} is no pair of matrices A and B, nor a convolution A and matrix B")
         alpha = float(plain[f"{name}.alpha"]) if f"{name}.alpha" in plain else own.get("lora_alpha", len(a))
         pairs[name] = (a.float(), b.float() * (alpha / len(a)))
     if not pairs:
@@ -51,6 +53,17 @@ def read_adapters(path: Path, part: str) -> dict[str, Pair]:
             f"{found[0]} holds no adapters of a {part} in a known layout; its first key is {next(iter(tensors), 'missing')}"
         )
     return pairs
+
+
+def read_pose(path: Path) -> dict[str, Tensor] | None:
+    """What was saved of the camera beside the adapters at ``path``, a file or a folder; None where nothing was."""
+    file = (path if path.is_dir() else path.parent) / POSE
+    if not file.is_file():
+        return None
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no .safetensors file that can be read: {error}") from error
 
 
 def _plain(key: str, part: str) -> str:

@@ -8,42 +8,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.timestep import Drawn, a_share, in_order, progress
+from limbeck.timestep import Drawn, Ranged, a_share, in_order, progress
 
 
 @dataclass(frozen=True)
-class Uniform(Drawn):
-    """U(low, high) (DreamFusion: .02 to .98).
-
-    low: least time. high: greatest time.
-    """
-
-    low: float = 0.02
-    high: float = 0.98
-
-    def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+class Uniform(Ranged, Drawn):
+    """U(low, high) (DreamFusion: .02 to .98)."""
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
         return self.low, self.high
 
 
 @dataclass(frozen=True)
-class TwoStage(Drawn):
+class TwoStage(Ranged, Drawn):
     """U(low, high), and U(late_low, late) after a share ``switch`` of the run (ProlificDreamer: .5 after 5k of 25k steps in 3D).
 
     low: least time at first. high: greatest time at first. late: greatest time later. switch: share of the run after which it is
     later. late_low: least time later, that of the beginning if left out.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     late: float = 0.5
     switch: float = 0.5
     late_low: float | None = None
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         in_order(self.low if self.late_low is None else self.late_low, self.late)
         a_share("switch", self.switch)
 
@@ -54,18 +43,16 @@ class TwoStage(Drawn):
 
 
 @dataclass(frozen=True)
-class NStage(Drawn):
+class NStage(Ranged, Drawn):
     """Stage i of n, each of equal length: U over the lowest (n - i) / n of [low, high] (prolific_dreamer2d's ``t_stages``).
 
     low: least time. high: greatest time of the first stage. stages: n.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     stages: int = 4
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         if self.stages < 1:
             raise ValueError(f"stages must be at least 1, not {self.stages}")
 
@@ -75,18 +62,16 @@ class NStage(Drawn):
 
 
 @dataclass(frozen=True)
-class RandomDown(Drawn):
+class RandomDown(Ranged, Drawn):
     """U over a window around the line that falls from ``high`` to ``low``, cut off at both ends (prolific_dreamer2d).
 
-    low: least time. high: greatest time. radius: half the window, as a share of high - low.
+    radius: half the window, as a share of high - low.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     radius: float = 0.5
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         if not 0 <= self.radius <= 1:
             raise ValueError(f"radius is a share of high - low in [0, 1], not {self.radius}")
 
@@ -97,7 +82,7 @@ class RandomDown(Drawn):
 
 
 @dataclass(frozen=True)
-class RandomDecay(Drawn):
+class RandomDecay(Ranged, Drawn):
     """U between bounds that move from (low, high) to (late_low, late), in a line or by a constant factor per step (2d-sds).
 
     low: least time at first. high: greatest time at first. late_low: least time at last. late: greatest time at last.
@@ -105,13 +90,12 @@ class RandomDecay(Drawn):
     """
 
     low: float = 0.5
-    high: float = 0.98
     late_low: float = 0.02
     late: float = 0.2
     exponential: bool = False
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         in_order(self.late_low, self.late)
         if self.exponential and min(self.low, self.late_low) <= 0:
             raise ValueError(f"an exponential decay needs times above 0, not low {self.low}, late_low {self.late_low}")
@@ -125,19 +109,17 @@ class RandomDecay(Drawn):
 
 
 @dataclass(frozen=True)
-class ISM(Drawn):
+class ISM(Ranged, Drawn):
     """U(low, top), where top falls in a line from ``high`` to ``late`` and stays there (LucidDreamer: 1500 of 5000 steps).
 
     low: least time. high: greatest time at first. late: greatest time after the warm-up. warm: share of the run that it takes.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     late: float = 0.5
     warm: float = 0.3
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         in_order(self.low, self.late)
         a_share("warm", self.warm)
 
@@ -147,19 +129,17 @@ class ISM(Drawn):
 
 
 @dataclass(frozen=True)
-class LogitNormal(Drawn):
+class LogitNormal(Ranged, Drawn):
     """low + (high - low) sigmoid(n), n normal: more of the middle (Esser et al. 2024, the training of SD3: 0 to 1).
 
-    low: least time. high: greatest time. mean: of n; above 0 favours noise. spread: standard deviation of n.
+    mean: of n; above 0 favours noise. spread: standard deviation of n.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     mean: float = 0.0
     spread: float = 1.0
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         if not 0 <= self.spread < float("inf") or not abs(self.mean) < float("inf"):
             raise ValueError(f"mean must be finite and spread at least 0, not {self.mean} and {self.spread}")
 
@@ -171,18 +151,16 @@ class LogitNormal(Drawn):
 
 
 @dataclass(frozen=True)
-class Shifted(Drawn):
+class Shifted(Ranged, Drawn):
     """low + (high - low) s u / (1 + (s - 1) u), u uniform: more noise for s > 1 (Esser et al. 2024; RFDS draws so on SD3).
 
-    low: least time. high: greatest time. shift: s; 3 in SD3.
+    shift: s; 3 in SD3.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     shift: float = 3.0
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         if not 0 < self.shift < float("inf"):
             raise ValueError(f"shift must be above 0, not {self.shift}")
 

@@ -9,25 +9,23 @@ import torch
 from torch import Tensor
 
 from limbeck.schedule import NoiseSchedule
-from limbeck.timestep import Planned, in_order
+from limbeck.timestep import Planned, Ranged, in_order
 from limbeck.weights import plateau
 
 TICKS = 1000  #: the grid on which the mass is summed
 
 
 @dataclass(frozen=True)
-class DreamTime(Planned):
+class DreamTime(Ranged, Planned):
     """t_i = argmin_t |sum of p(u) over u >= t, minus i / N|, where p is W_d W_p in sum 1 and W_d = sigma / alpha.
 
     W_p is 1 on [m2, m1] and falls as a Gaussian above and below. The plan spends the weight already; with ``--weight uniform`` it
     is not spent twice.
 
-    low: least time. high: greatest time. m1: where the plateau ends, above. m2: where it ends, below. s1: deviation above. s2:
+    m1: where the plateau ends, above. m2: where it ends, below. s1: deviation above. s2:
     deviation below. diffusion: whether W_d is a factor; prolific_dreamer2d leaves it out.
     """
 
-    low: float = 0.02
-    high: float = 0.98
     m1: float = 0.8
     m2: float = 0.5
     s1: float = 0.3
@@ -35,7 +33,7 @@ class DreamTime(Planned):
     diffusion: bool = True
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         in_order(self.m2, self.m1)
         if not (self.s1 > 0 and self.s2 > 0):
             raise ValueError(f"s1 and s2 must be above 0, not {self.s1} and {self.s2}")

@@ -6,38 +6,26 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from limbeck.schedule import NoiseSchedule
-from limbeck.timestep import Planned, in_order, progress
+from limbeck.timestep import Planned, Ranged, in_order, progress
 
 
 @dataclass(frozen=True)
-class Linear(Planned):
+class Linear(Ranged, Planned):
     """From ``high`` down to ``low`` in a line (DreamGaussian, SDI, CFD in 2D).
 
     low: last time. high: first time.
     """
-
-    low: float = 0.02
-    high: float = 0.98
-
-    def __post_init__(self) -> None:
-        in_order(self.low, self.high)
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
         return self.high - (self.high - self.low) * progress(step, steps)
 
 
 @dataclass(frozen=True)
-class Quadratic(Planned):
+class Quadratic(Ranged, Planned):
     """The square of a line from sqrt(high) to sqrt(low): quickly through noise, slowly near the data (prolific_dreamer2d).
 
     low: last time. high: first time.
     """
-
-    low: float = 0.02
-    high: float = 0.98
-
-    def __post_init__(self) -> None:
-        in_order(self.low, self.high)
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
         first, last = self.high**0.5, self.low**0.5
@@ -45,18 +33,17 @@ class Quadratic(Planned):
 
 
 @dataclass(frozen=True)
-class HiFA(Planned):
+class HiFA(Ranged, Planned):
     """high - (high - low) p^power, p the progress; power 1/2 is HiFA's square root (Zhu and Zhuang 2023).
 
     low: last time; HiFA's code warns of less than .3. high: first time. power: of the progress; above 1 stays long at noise.
     """
 
     low: float = 0.3
-    high: float = 0.98
     power: float = 0.5
 
     def __post_init__(self) -> None:
-        in_order(self.low, self.high)
+        super().__post_init__()
         if not 0 < self.power < float("inf"):
             raise ValueError(f"power must be above 0, not {self.power}")
 
