@@ -89,9 +89,11 @@ def _boxes(scene: Scene, corners: Float[Tensor, "f 3 3"]) -> tuple[Int[Tensor, "
     flat = corners[..., :2] / torch.where(ahead, corners[..., 2], 1)[..., None]
     ends = torch.tensor([scene.width, scene.height], device=corners.device)
     whole, some = ahead.all(1)[:, None], ahead.any(1)[:, None]
+    a, b, c = flat.unbind(1)  # a minimum over an axis of three is slow
+    low, high = a.minimum(b).minimum(c), a.maximum(b).maximum(c)
     # bounds are cut before they become whole numbers, which a far point may not fit into
-    first = torch.where(whole, flat.amin(1), 0).clamp(-1, 1e6).sub(0.5 + SLACK).ceil().long().clamp_min(0)
-    last = torch.where(whole, flat.amax(1), 1e6).clamp(-1, 1e6).sub(0.5 - SLACK).floor().long()
+    first = torch.where(whole, low, 0).clamp(-1, 1e6).sub(0.5 + SLACK).ceil().long().clamp_min(0)
+    last = torch.where(whole, high, 1e6).clamp(-1, 1e6).sub(0.5 - SLACK).floor().long()
     size = (torch.minimum(last, ends - 1) - first + 1).clamp_min(0)
     return first, torch.where(some & (size > 0).all(1, keepdim=True), size, 0)
 
@@ -106,7 +108,7 @@ def _pairs(scene: Scene, corners: Tensor, face: Tensor, first: Tensor, size: Ten
     down = torch.div(k, wide[row], rounding_mode="floor")
     face = face[row]
     y, x = first[face, 1] + down, first[face, 0] + k - down * wide[row]
-    local = corners[face]
+    local = taken(corners, face)
     b = _local(local, x + 0.5, y + 0.5)
     total = b.sum(1)
     depth = (b * local[..., 2]).sum(1) / total
@@ -120,7 +122,7 @@ def visible(scene: Scene) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
 
     Every face is tried on the pixels of its box, in parts of about ``MOST`` tries, and a z-buffer keeps the nearest.
     """
-    corners = scene.points[scene.mesh.faces]
+    corners = taken(scene.points, scene.mesh.faces)
     first, size = _boxes(scene, corners)
     tries = size.prod(1)
     some = tries.nonzero().squeeze(1)
@@ -154,7 +156,7 @@ def silhouettes(scene: Scene) -> tuple[Int[Tensor, "s 2"], Int[Tensor, "s"], Int
     """Edges whose faces all lie on one side in the picture, the image they are in, and the side: 1 where a third corner c has
     (b - a) x (c - a) > 0 in pixels, x to the right and y down. Edges that reach behind the near plane are left out."""
     mesh = scene.mesh
-    a, b, c = scene.points[mesh.faces].unbind(1)
+    a, b, c = taken(scene.points, mesh.faces).unbind(1)
     turn = (a * torch.linalg.cross(b, c)).sum(1).sign().long()
     side = (turn[:, None] * mesh.along).flatten()
     zero = side.new_zeros(len(mesh.edges))

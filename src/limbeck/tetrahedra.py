@@ -118,7 +118,8 @@ class TetGrid:
             tet = torch.arange(len(tets), device=sdf.device)[:, None].expand_as(real)[real]
             ends = torch.tensor(EDGES, device=sdf.device)[cut[real]]  # [F, 3, 2] corners of tetrahedra
             ends = tets[tet[:, None, None], ends]
-            key, faces = torch.unique(ends.amin(2) * len(sdf) + ends.amax(2), return_inverse=True)
+            a, b = ends.unbind(2)
+            key, faces = torch.unique(a.minimum(b) * len(sdf) + a.maximum(b), return_inverse=True)
             a, b = key // len(sdf), key % len(sdf)
         sa, sb = taken(sdf[:, None], a), taken(sdf[:, None], b)
         return (taken(vertices, a) * sb - taken(vertices, b) * sa) / (sb - sa), Triangles(faces, len(a))

@@ -22,8 +22,8 @@ class Triangles:
 
     @cached_property
     def _welded(self) -> tuple[Tensor, Tensor]:
-        ends = torch.stack([self.faces, self.faces.roll(-1, 1)], 2).reshape(-1, 2)
-        key, side = torch.unique(ends.amin(1) * self.count + ends.amax(1), return_inverse=True)
+        a, b = self.faces.flatten(), self.faces.roll(-1, 1).flatten()
+        key, side = torch.unique(a.minimum(b) * self.count + a.maximum(b), return_inverse=True)
         return torch.stack([key // self.count, key % self.count], 1), side.reshape(-1, 3)
 
     @property

@@ -1,0 +1,293 @@
+"""A surface out of a tetrahedral grid of signed distances, with a field of colours: DMTet, as Fantasia3D, Magic3D and
+ProlificDreamer refine what a radiance field began.
+
+@inproceedings{shen2021dmtet,
+  title={Deep Marching Tetrahedra: a Hybrid Representation for High-Resolution 3D Shape Synthesis},
+  author={Shen, Tianchang and Gao, Jun and Yin, Kangxue and Liu, Ming-Yu and Fidler, Sanja}, booktitle={NeurIPS}, year={2021}}
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limbeck.camera import Camera, View
+from limbeck.colour import Colour, paint
+from limbeck.encoding import Encoding
+from limbeck.encodings.grid import Grid
+from limbeck.handover import Spatial, matched, representation_of
+from limbeck.prior import Prior
+from limbeck.raster import Scene, Seen, homogeneous, rasterised, smoothed
+from limbeck.representation import Render, Representation, Spec
+from limbeck.solid import Surface
+from limbeck.tetrahedra import TetGrid, distance_of, ellipsoid
+from limbeck.triangles import Triangles, bending, joined, laplacian, unit, vertex_normals
+from limbeck.views import Orbit, Views
+
+Shading = Literal["texture", "lit", "clay", "normals", "facing"]
+COLOURED = ("texture", "lit")  #: the shadings that show colours
+CLAY = 0.8  #: grey of what is shown without its colours
+
+
+class Meshes(Representation):
+    """Every particle has signed distances, moves of the grid's vertices, and colours of its own."""
+
+    begun: Tensor
+    border: Tensor
+    blur: Tensor
+
+    def __init__(self, spec: Mesh, sdf: Float[Tensor, "n v"], canvas: tuple[int, int], seed: int):
+        super().__init__()
+        self.spec, self.grid, self.canvas = spec, spec.grid, canvas
+        self.register_buffer("begun", sdf)
+        self.sdf = nn.ParameterList(torch.zeros(sdf.shape[1]) for _ in sdf)
+        self.deform = nn.ParameterList(torch.zeros(sdf.shape[1], 3) for _ in sdf)
+        generator = torch.Generator().manual_seed(seed)
+        self.colours = [Colour(spec.encoding, spec.width, spec.bound, generator) for _ in sdf]
+        self.colour = nn.ModuleList(self.colours)
+        self.sdf.requires_grad_(spec.geometry)
+        self.deform.requires_grad_(spec.geometry)
+        self.colour.requires_grad_(spec.paints)
+        self.register_buffer("border", self.grid.border(), persistent=False)
+        self.register_buffer("blur", blur(self.grid.side, spec.smooth), persistent=False)
+        self._fixed: dict[int, tuple[Tensor, Triangles]] = {}
+        self.register_load_state_dict_post_hook(lambda module, _: module._fixed.clear())
+
+    def groups(self) -> list[dict]:
+        s, out = self.spec, []
+        if s.geometry:
+            out = [{"params": list(self.sdf), "lr": s.rate_sdf}, {"params": list(self.deform), "lr": s.rate_deform}]
+        if s.paints:
+            features = [p for colour in self.colours for p in colour.encoded.parameters()]
+            out.append({"params": features, "lr": s.rate * s.encoding.rate})
+            out.append({"params": [p for colour in self.colours for p in colour.network.parameters()], "lr": s.rate})
+        return out
+
+    def signed(self, particle: int) -> Float[Tensor, "v"]:
+        """Signed distances at the grid's vertices: those of the start and the blurred moves of the run."""
+        if not self.spec.smooth:
+            return self.begun[particle] + self.sdf[particle]
+        moved = self.sdf[particle].reshape((self.grid.side,) * 3)
+        for _ in range(3):  # along the last axis, which becomes the first
+            moved = (moved @ self.blur).permute(2, 0, 1)
+        return self.begun[particle] + moved.flatten()
+
+    def surface(self, particle: int) -> tuple[Float[Tensor, "v 3"], Triangles]:
+        """Vertices in space and faces of a particle, closed: the border of the box is always outside. ValueError where nothing is
+        left. A surface that does not change is made once."""
+        if particle in self._fixed:
+            return self._fixed[particle]
+        sdf = self.signed(particle)
+        sdf = torch.where(self.border, sdf.clamp_min(0.1 * self.grid.cell), sdf)
+        made = self.grid.surface(sdf, self.grid.deformed(self.deform[particle]))
+        if not len(made[1].faces):
+            raise ValueError(
+                f"particle {particle} has no surface left, and nothing brings it back: begin with larger radii or a lower level, "
+                "or take a lower rate_sdf"
+            )
+        if not self.spec.geometry:
+            self._fixed[particle] = made
+        return made
+
+    def density(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
+        """sigmoid(-s / cell) / cell of the distance s to the surface, 1 / (2 cell) on it. Moves of the grid's vertices are not
+        followed."""
+        return (-self.distance(points, particle) / self.grid.cell).sigmoid() / self.grid.cell
+
+    def distance(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
+        """The signed distances, read between the grid's vertices."""
+        n = self.grid.side
+        cube = self.signed(particle).reshape(1, 1, n, n, n)
+        at = (points.flip(1) / self.grid.bound)[None, None, None]  # grid_sample names the last axis first
+        return nn.functional.grid_sample(cube, at, align_corners=True, padding_mode="border").flatten()
+
+    def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
+        """The colours, which are known everywhere and mean something on the surface."""
+        return self.colours[particle](points)
+
+    def render(self, view: View) -> Render:
+        if view.camera is None:
+            raise ValueError("a mesh is seen by cameras: this view has none")
+        camera, particles = view.camera.to(self.sdf[0].device), view.particle.tolist()
+        made = {particle: self.surface(particle) for particle in dict.fromkeys(particles)}
+        seen, points, normals = self._seen(camera, [made[particle] for particle in particles])
+        shown = self._shaded(camera, view, seen, points, normals)
+        background = shown.new_tensor(self.spec.background)[:, None, None]
+        alpha, image = seen.image(torch.ones_like(shown[:, :1])), seen.image(shown)
+        both = smoothed(seen, torch.cat([image + (1 - alpha) * background, alpha], 1))
+        terms = self._terms(list(made.values())) if torch.is_grad_enabled() and self.spec.geometry else {}
+        return Render(both[:, :3], "image", both[:, 3:], seen.image(seen.depth[:, None]), seen.image(normals), terms)
+
+    def _seen(self, camera: Camera, made: list[tuple[Tensor, Triangles]]) -> tuple[Seen, Tensor, Tensor]:
+        """What the pixels show, their points in space and unit normals."""
+        rows = range(len(made))
+        flat = torch.cat([homogeneous(camera[row : row + 1], made[row][0][None], *self.canvas)[0] for row in rows])
+        faces = torch.tensor([len(mesh.faces) for _, mesh in made], device=flat.device)
+        image = torch.arange(len(made), device=flat.device).repeat_interleave(faces)
+        seen = rasterised(Scene(flat, joined([mesh for _, mesh in made]), image, len(made), *self.canvas))
+        looks = {id(mesh): vertex_normals(vertices, mesh) for vertices, mesh in made}
+        both = torch.cat([torch.cat([vertices, looks[id(mesh)]], 1) for vertices, mesh in made])
+        points, normals = seen.of(both).split(3, 1)
+        return seen, points, unit(normals)
+
+    def _shaded(self, camera: Camera, view: View, seen: Seen, points: Tensor, normals: Tensor) -> Float[Tensor, "p 3"]:
+        """Colours of the pixels that are not empty."""
+        row = seen.pixel // (self.canvas[0] * self.canvas[1])
+        shading = self.spec.shading
+        if shading == "normals":
+            return (normals + 1) / 2
+        if shading == "facing":
+            return ((normals[:, None] @ camera.pose[row, :3, :3])[:, 0] + 1) / 2
+        colour = torch.full_like(points, CLAY) if shading == "clay" else self._painted(view, row, points)
+        if shading == "texture":
+            return colour
+        falls = (normals * unit(camera.eye[row] - points)).sum(1, keepdim=True).clamp_min(0)
+        return colour * (self.spec.ambient + (1 - self.spec.ambient) * falls)
+
+    def _painted(self, view: View, row: Int[Tensor, "p"], points: Float[Tensor, "p 3"]) -> Float[Tensor, "p 3"]:
+        owner = view.particle.to(row.device)[row]
+        out = torch.zeros_like(points)
+        for particle in dict.fromkeys(view.particle.tolist()):
+            own = (owner == particle).nonzero().squeeze(1)
+            out = out.index_copy(0, own, self.colours[particle](points.index_select(0, own), view.progress))
+        return out
+
+    def _terms(self, made: list[tuple[Tensor, Triangles]]) -> dict[str, Tensor]:
+        """Of every particle that is seen, added up, so that none depends on how many there are."""
+        weights = {"laplacian": (self.spec.laplacian, laplacian), "bending": (self.spec.bending, bending)}
+        return {
+            name: torch.stack([term(vertices, mesh) for vertices, mesh in made]).sum()
+            for name, (weight, term) in weights.items()
+            if weight
+        }
+
+    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+        weights = {"laplacian": self.spec.laplacian, "bending": self.spec.bending}
+        return {name: weights[name] * term for name, term in render.terms.items()}
+
+    @torch.no_grad()
+    def solid(self, particle: int) -> Surface:
+        vertices, mesh = self.surface(particle)
+        return Surface(vertices, mesh.faces, torch.no_grad()(self.colours[particle]))
+
+
+def blur(side: int, wide: float) -> Float[Tensor, "n n"]:
+    """Weights of a Gaussian blur along a line, ``wide`` its deviation in steps; columns sum to one."""
+    at = torch.arange(side, dtype=torch.float32)
+    weight = (-(at[:, None] - at).square() / (2 * max(wide, 1e-3) ** 2)).exp()
+    return weight / weight.sum(0)
+
+
+@dataclass(frozen=True)
+class Mesh(Spec):
+    """A surface that marching tetrahedra find in a grid of signed distances, and colours in the space around it.
+
+    It begins as an ellipsoid, or with what another run made. cells: cubes to a side of the grid (papers: 128 and 256). bound: the
+    box is [-bound, bound]^3. radii: half axes of the ellipsoid. start: folder or checkpoint of a run of a field or a mesh, with one
+    particle, one per prompt or one for each. level: density of its field at the surface; 0 for ln 2 / cell, where a cell is half
+    opaque. fit: steps that fit the colours to those of the start. geometry: whether the surface is optimised. texture: whether the
+    colours are, where the shading shows them. shading: colours as they are, lit by a lamp at the camera, as grey clay in that
+    light, or the normals of the world or those facing the camera as colours, n / 2 + 1 / 2. ambient: share of the light that comes
+    from everywhere. background: red, green and blue in [0, 1]. encoding: of the points, for the colours. width: hidden units of
+    their network. smooth: deviation in cells of a blur between what is optimised and the distances, so that steps are smooth (as in
+    Nicolet et al. 2021, arXiv 2107.05513); 0 for plain DMTet. laplacian: weight of the mean distance of vertices from the middle of
+    their neighbours (ProlificDreamer .5, threestudio 10,000). bending: weight of the mean of 1 - cos between faces side by side
+    (5,000 and 10,000). rate: peak rate of the colours. rate_sdf: peak rate of the distances, in units of space. rate_deform: of raw
+    moves of the grid's vertices, whose tanh is in half cells.
+    """
+
+    cells: int = 32
+    bound: float = 1.0
+    radii: tuple[float, float, float] = (0.6, 0.6, 0.6)
+    start: Path | None = None
+    level: float = 0.0
+    fit: int = 200
+    geometry: bool = True
+    texture: bool = True
+    shading: Shading = "lit"
+    ambient: float = 0.4
+    background: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    encoding: Encoding = field(default_factory=Grid)
+    width: int = 32
+    smooth: float = 1.5
+    laplacian: float = 0.0
+    bending: float = 0.0
+    rate: float = 1e-2
+    rate_sdf: float = 5e-3
+    rate_deform: float = 5e-3
+
+    def __post_init__(self) -> None:
+        if self.images:
+            raise ValueError("a mesh cannot begin with images: leave images out, or begin with another run by start")
+        if self.cells < 4 or self.width < 1 or self.fit < 0:
+            raise ValueError(f"cells must be at least 4, width 1, fit not negative: {self.cells}, {self.width}, {self.fit}")
+        if self.bound <= 0 or not 2 * self.bound / self.cells < min(self.radii) <= max(self.radii) < self.bound:
+            raise ValueError(f"radii must be more than a cell and less than bound {self.bound:g}, not {self.radii}")
+        if min(weights := (self.level, self.smooth, self.laplacian, self.bending)) < 0:
+            raise ValueError(f"level, smooth, laplacian and bending must not be negative: {weights}")
+        if not 0 <= self.ambient <= 1 or not all(0 <= c <= 1 for c in self.background):
+            raise ValueError(f"ambient and the background's colours are in [0, 1], not {self.ambient}, {self.background}")
+        if min(self.rate, self.rate_sdf, self.rate_deform) <= 0:
+            raise ValueError(f"every rate must be positive: {self.rate}, {self.rate_sdf}, {self.rate_deform}")
+        if not self.geometry and not self.paints:
+            shows = f"shading is one of {', '.join(COLOURED)}, not {self.shading}" if self.texture else "texture is true"
+            raise ValueError(f"nothing is optimised: geometry is false, and colours are optimised only where {shows}")
+
+    @property
+    def grid(self) -> TetGrid:
+        return TetGrid(self.cells, self.bound)
+
+    @property
+    def paints(self) -> bool:
+        """Whether colours are optimised."""
+        return self.texture and self.shading in COLOURED
+
+    @property
+    def views(self) -> Views:
+        return Orbit()
+
+    def build(self, prior: Prior, particles: int, seed: int) -> Representation:
+        canvas, points = self.canvas(prior), self.grid.vertices()
+        sdf = ellipsoid(points, self.radii).expand(particles, -1)
+        made = Meshes(self, sdf.clone(), canvas, seed).to(prior.device)
+        if self.start is not None:
+            begin(made, self.start, prior, seed)
+        return made
+
+
+def begin(made: Meshes, start: Path, prior: Prior, seed: int) -> None:
+    """``made`` with the surfaces and colours of another run: as they are where that is a mesh of the same grid, else from the level
+    of its density. ValueError where the run made nothing solid, or has no surface at that level."""
+    other, count = representation_of(start, prior)
+    if not isinstance(other, Spatial):
+        raise ValueError(f"{start} holds a run of {type(other).__name__}, which has neither density nor colours in space")
+    spec, generator = made.spec, torch.Generator().manual_seed(seed)
+    level = spec.level or math.log(2) / made.grid.cell
+    for ours, theirs in enumerate(matched(count, len(made.sdf), start)):
+        with torch.no_grad():
+            points = made.grid.vertices().to(made.sdf[ours])
+            if isinstance(other, Meshes) and other.grid == made.grid:
+                made.begun[ours] = other.signed(theirs)
+                made.deform[ours].copy_(other.deform[theirs])
+            elif isinstance(other, Meshes):
+                made.begun[ours] = other.distance(points, theirs)
+            else:
+                density = torch.cat([other.density(part, theirs) for part in points.split(1 << 18)])
+                made.begun[ours] = distance_of(level - density, made.grid)
+            vertices, _ = made.surface(ours)
+        same = isinstance(other, Meshes) and (other.spec.encoding, other.spec.width) == (spec.encoding, spec.width)
+        if isinstance(other, Meshes) and same:
+            made.colours[ours].load_state_dict(other.colours[theirs].state_dict())
+        else:
+            rates = (spec.rate * spec.encoding.rate, spec.rate)
+            paint(made.colours[ours], partial(other.albedo, particle=theirs), vertices, made.grid.cell, rates, spec.fit, generator)
+            made.colours[ours].requires_grad_(spec.paints)
+    faces = [len(made.surface(i)[1].faces) for i in range(len(made.sdf))]
+    made.start = f"begins with {start}: {', '.join(f'{n:,}' for n in faces)} faces"
