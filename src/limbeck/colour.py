@@ -1,4 +1,4 @@
-"""Colours in space: of every point, by an encoding and a small network."""
+"""Colours in space: of every point, by an encoding and a decoder."""
 
 from __future__ import annotations
 
@@ -8,35 +8,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.decoder import Decoder
 from limbeck.encoding import Encoding
 
 
 class Colour(nn.Module):
-    """RGB of points: an encoding and a network of one hidden layer. It begins grey."""
+    """RGB of points of the box [-reach, reach]^3, for one particle."""
 
-    def __init__(self, encoding: Encoding, width: int, bound: float, generator: torch.Generator):
+    def __init__(self, encoding: Encoding, decoder: Decoder, reach: float, generator: torch.Generator):
         super().__init__()
-        self.encoded, self.bound = encoding.build(generator), bound
-        # on "meta" nothing is drawn, of which a layer would draw from the global state
-        first, last = (nn.Linear(a, b, device="meta").to_empty(device="cpu") for a, b in ((self.encoded.width, width), (width, 3)))
-        for layer in (first, last):
-            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
-        self.network = nn.Sequential(first, nn.ReLU(), last, nn.Sigmoid())
+        self.encoded, self.reach = encoding.build(generator), reach
+        self.decoder = decoder.build(self.encoded.width, generator, 3)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n 3"]:
-        return self.network(self.encoded((points / self.bound).clamp(-1, 1), progress))
+        return self.decoder(self.encoded((points / self.reach).clamp(-1, 1), progress)).sigmoid()
 
 
 def paint(colour: Colour, goal: Callable[[Tensor], Tensor], vertices: Float[Tensor, "v 3"], cell: float,
           rates: tuple[float, float], steps: int, generator: torch.Generator) -> None:  # fmt: skip
     """Fit ``colour`` to the RGB that ``goal`` answers of points within about half a cell of the vertices.
 
-    rates: of the encoding and of the network. Adam on the squared error, the rates falling as a cosine.
+    rates: of the encoding and of the decoder. Adam on the squared error, the rates falling as a cosine.
     """
     colour.requires_grad_(True)
-    parts = zip((colour.encoded, colour.network), rates, strict=True)
-    adam = torch.optim.Adam([{"params": list(part.parameters()), "lr": rate} for part, rate in parts], betas=(0.9, 0.99), eps=1e-15)
+    parts = zip((colour.encoded, colour.decoder), rates, strict=True)
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99), eps=1e-15)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
     for _ in range(steps):
         pick = torch.randint(len(vertices), (4096,), generator=generator).to(vertices.device)

@@ -60,11 +60,11 @@ def triangle_table() -> Int[Tensor, "16 2 3"]:
 
 @dataclass(frozen=True)
 class TetGrid:
-    """``cells`` cubes to a side of the box [-bound, bound]^3, each cut into six tetrahedra; vertex (i, j, k) has the number
+    """``cells`` cubes to a side of the box [-half, half]^3, each cut into six tetrahedra; vertex (i, j, k) has the number
     (i n + j) n + k with n = cells + 1, and stands at x, y, z from the i, j, k."""
 
     cells: int
-    bound: float
+    half: float
 
     @property
     def side(self) -> int:
@@ -74,10 +74,10 @@ class TetGrid:
     @property
     def cell(self) -> float:
         """Width of a cube."""
-        return 2 * self.bound / self.cells
+        return 2 * self.half / self.cells
 
     def vertices(self) -> Float[Tensor, "v 3"]:
-        line = torch.linspace(-self.bound, self.bound, self.side)
+        line = torch.linspace(-self.half, self.half, self.side)
         return torch.cartesian_prod(line, line, line)
 
     def border(self) -> Bool[Tensor, "v"]:
@@ -139,3 +139,10 @@ def distance_of(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> F
     slope = torch.stack(torch.gradient(cube, spacing=grid.cell)).square().sum(0).sqrt().flatten()
     most = far * grid.cell
     return (level / slope.clamp_min(1e-12)).clamp(-most, most)
+
+
+def blur(side: int, wide: float) -> Float[Tensor, "n n"]:
+    """Weights of a Gaussian blur along a line, ``wide`` its deviation in steps; columns sum to one."""
+    at = torch.arange(side, dtype=torch.float32)
+    weight = (-(at[:, None] - at).square() / (2 * max(wide, 1e-3) ** 2)).exp()
+    return weight / weight.sum(0)

@@ -1,10 +1,5 @@
 """A surface out of a tetrahedral grid of signed distances, with a field of colours: DMTet, as Fantasia3D, Magic3D and
-ProlificDreamer refine what a radiance field began.
-
-@inproceedings{shen2021dmtet,
-  title={Deep Marching Tetrahedra: a Hybrid Representation for High-Resolution 3D Shape Synthesis},
-  author={Shen, Tianchang and Gao, Jun and Yin, Kangxue and Liu, Ming-Yu and Fidler, Sanja}, booktitle={NeurIPS}, year={2021}}
-"""
+ProlificDreamer refine what a radiance field began (Shen et al. 2021, arXiv 2111.04276)."""
 
 from __future__ import annotations
 
@@ -18,8 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.background import Background, World
 from limbeck.camera import Camera, View
 from limbeck.colour import Colour, paint
+from limbeck.decoder import Decoder, Small
 from limbeck.encoding import Encoding
 from limbeck.encodings.grid import Grid
 from limbeck.handover import Spatial, matched, representation_of
@@ -27,7 +24,7 @@ from limbeck.prior import Prior
 from limbeck.raster import Scene, Seen, homogeneous, rasterised, smoothed
 from limbeck.representation import Render, Representation, Spec
 from limbeck.solid import Surface
-from limbeck.tetrahedra import TetGrid, distance_of, ellipsoid
+from limbeck.tetrahedra import TetGrid, blur, distance_of, ellipsoid
 from limbeck.triangles import Triangles, bending, joined, laplacian, unit, vertex_normals
 from limbeck.views import Orbit, Views
 
@@ -50,8 +47,9 @@ class Meshes(Representation):
         self.sdf = nn.ParameterList(torch.zeros(sdf.shape[1]) for _ in sdf)
         self.deform = nn.ParameterList(torch.zeros(sdf.shape[1], 3) for _ in sdf)
         generator = torch.Generator().manual_seed(seed)
-        self.colours = [Colour(spec.encoding, spec.width, spec.bound, generator) for _ in sdf]
+        self.colours = [Colour(spec.encoding, spec.decoder, spec.half, generator) for _ in sdf]
         self.colour = nn.ModuleList(self.colours)
+        self.behind = nn.ModuleList(spec.background.build(generator) for _ in sdf)
         self.sdf.requires_grad_(spec.geometry)
         self.deform.requires_grad_(spec.geometry)
         self.colour.requires_grad_(spec.paints)
@@ -61,14 +59,14 @@ class Meshes(Representation):
         self.register_load_state_dict_post_hook(lambda module, _: module._fixed.clear())
 
     def groups(self) -> list[dict]:
-        s, out = self.spec, []
+        s = self.spec
+        parts = [(s.rate * s.background.rate, list(self.behind.parameters()))]
         if s.geometry:
-            out = [{"params": list(self.sdf), "lr": s.rate_sdf}, {"params": list(self.deform), "lr": s.rate_deform}]
+            parts += [(s.rate_sdf, list(self.sdf)), (s.rate_deform, list(self.deform))]
         if s.paints:
-            features = [p for colour in self.colours for p in colour.encoded.parameters()]
-            out.append({"params": features, "lr": s.rate * s.encoding.rate})
-            out.append({"params": [p for colour in self.colours for p in colour.network.parameters()], "lr": s.rate})
-        return out
+            parts.append((s.rate * s.encoding.rate, [p for one in self.colours for p in one.encoded.parameters()]))
+            parts.append((s.rate * s.decoder.rate, [p for one in self.colours for p in one.decoder.parameters()]))
+        return [{"params": found, "lr": rate} for rate, found in parts if found]
 
     def signed(self, particle: int) -> Float[Tensor, "v"]:
         """Signed distances at the grid's vertices: those of the start and the blurred moves of the run."""
@@ -105,7 +103,7 @@ class Meshes(Representation):
         """The signed distances, read between the grid's vertices."""
         n = self.grid.side
         cube = self.signed(particle).reshape(1, 1, n, n, n)
-        at = (points.flip(1) / self.grid.bound)[None, None, None]  # grid_sample names the last axis first
+        at = (points.flip(1) / self.grid.half)[None, None, None]  # grid_sample names the last axis first
         return nn.functional.grid_sample(cube, at, align_corners=True, padding_mode="border").flatten()
 
     def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
@@ -119,9 +117,8 @@ class Meshes(Representation):
         made = {particle: self.surface(particle) for particle in dict.fromkeys(particles)}
         seen, points, normals = self._seen(camera, [made[particle] for particle in particles])
         shown = self._shaded(camera, view, seen, points, normals)
-        background = shown.new_tensor(self.spec.background)[:, None, None]
         alpha, image = seen.image(torch.ones_like(shown[:, :1])), seen.image(shown)
-        both = smoothed(seen, torch.cat([image + (1 - alpha) * background, alpha], 1))
+        both = smoothed(seen, torch.cat([image + (1 - alpha) * self._behind(camera, view), alpha], 1))
         terms = self._terms(list(made.values())) if torch.is_grad_enabled() and self.spec.geometry else {}
         return Render(both[:, :3], "image", both[:, 3:], seen.image(seen.depth[:, None]), seen.image(normals), terms)
 
@@ -159,14 +156,19 @@ class Meshes(Representation):
             out = out.index_copy(0, own, self.colours[particle](points.index_select(0, own), view.progress))
         return out
 
+    def _behind(self, camera: Camera, view: View) -> Float[Tensor, "b 3 h w"]:
+        """The background of every row, which each particle has of its own."""
+        ahead = camera.directions(*self.canvas)
+        rows: dict[int, Tensor] = {}
+        for particle in dict.fromkeys(view.particle.tolist()):
+            own = (view.particle == particle).nonzero().squeeze(1).tolist()
+            rows |= dict(zip(own, self.behind[particle](ahead[own], view.rng, view.progress), strict=True))
+        return torch.stack([rows[row] for row in range(len(view))]).permute(0, 3, 1, 2)
+
     def _terms(self, made: list[tuple[Tensor, Triangles]]) -> dict[str, Tensor]:
         """Of every particle that is seen, added up, so that none depends on how many there are."""
-        weights = {"laplacian": (self.spec.laplacian, laplacian), "bending": (self.spec.bending, bending)}
-        return {
-            name: torch.stack([term(vertices, mesh) for vertices, mesh in made]).sum()
-            for name, (weight, term) in weights.items()
-            if weight
-        }
+        terms = {"laplacian": (self.spec.laplacian, laplacian), "bending": (self.spec.bending, bending)}
+        return {name: torch.stack([of(*one) for one in made]).sum() for name, (weight, of) in terms.items() if weight}
 
     def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         weights = {"laplacian": self.spec.laplacian, "bending": self.spec.bending}
@@ -178,34 +180,27 @@ class Meshes(Representation):
         return Surface(vertices, mesh.faces, torch.no_grad()(self.colours[particle]))
 
 
-def blur(side: int, wide: float) -> Float[Tensor, "n n"]:
-    """Weights of a Gaussian blur along a line, ``wide`` its deviation in steps; columns sum to one."""
-    at = torch.arange(side, dtype=torch.float32)
-    weight = (-(at[:, None] - at).square() / (2 * max(wide, 1e-3) ** 2)).exp()
-    return weight / weight.sum(0)
-
-
 @dataclass(frozen=True)
 class Mesh(Spec):
     """A surface that marching tetrahedra find in a grid of signed distances, and colours in the space around it.
 
-    It begins as an ellipsoid, or with what another run made. cells: cubes to a side of the grid (papers: 128 and 256). bound: the
-    box is [-bound, bound]^3. radii: half axes of the ellipsoid. start: folder or checkpoint of a run of a field or a mesh, with one
+    It begins as an ellipsoid, or with what another run made. cells: cubes to a side of the grid (papers: 128 and 256). half: half
+    the side of the box. radii: half axes of the ellipsoid. start: folder or checkpoint of a run of a field or a mesh, with one
     particle, one per prompt or one for each. level: density of its field at the surface; 0 for ln 2 / cell, where a cell is half
     opaque. fit: steps that fit the colours to those of the start. geometry: whether the surface is optimised. texture: whether the
     colours are, where the shading shows them. shading: colours as they are, lit by a lamp at the camera, as grey clay in that
     light, or the normals of the world or those facing the camera as colours, n / 2 + 1 / 2. ambient: share of the light that comes
-    from everywhere. background: red, green and blue in [0, 1]. encoding: of the points, for the colours. width: hidden units of
-    their network. smooth: deviation in cells of a blur between what is optimised and the distances, so that steps are smooth (as in
-    Nicolet et al. 2021, arXiv 2107.05513); 0 for plain DMTet. laplacian: weight of the mean distance of vertices from the middle of
-    their neighbours (ProlificDreamer .5, threestudio 10,000). bending: weight of the mean of 1 - cos between faces side by side
-    (5,000 and 10,000). rate: peak rate of the colours. rate_sdf: peak rate of the distances, in units of space. rate_deform: of raw
-    moves of the grid's vertices, whose tanh is in half cells.
+    from everywhere. background: what is seen past it. encoding: of the points, for the colours. decoder: of the encoding. smooth:
+    deviation in cells of a blur between what is optimised and the distances, so that steps are smooth (as in Nicolet et al. 2021,
+    arXiv 2107.05513); 0 for plain DMTet. laplacian: weight of the mean distance of vertices from the middle of their neighbours
+    (ProlificDreamer .5, threestudio 10,000). bending: weight of the mean of 1 - cos between faces side by side (5,000 and 10,000).
+    rate: peak rate of the colours. rate_sdf: peak rate of the distances, in units of space. rate_deform: of raw moves of the grid's
+    vertices, whose tanh is in half cells.
     """
 
     cells: int = 32
-    bound: float = 1.0
-    radii: tuple[float, float, float] = (0.6, 0.6, 0.6)
+    half: float = 1.2
+    radii: tuple[float, float, float] = (0.7, 0.7, 0.7)
     start: Path | None = None
     level: float = 0.0
     fit: int = 200
@@ -213,9 +208,9 @@ class Mesh(Spec):
     texture: bool = True
     shading: Shading = "lit"
     ambient: float = 0.4
-    background: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    background: Background = field(default_factory=World)
     encoding: Encoding = field(default_factory=Grid)
-    width: int = 32
+    decoder: Decoder = field(default_factory=Small)
     smooth: float = 1.5
     laplacian: float = 0.0
     bending: float = 0.0
@@ -226,14 +221,14 @@ class Mesh(Spec):
     def __post_init__(self) -> None:
         if self.images:
             raise ValueError("a mesh cannot begin with images: leave images out, or begin with another run by start")
-        if self.cells < 4 or self.width < 1 or self.fit < 0:
-            raise ValueError(f"cells must be at least 4, width 1, fit not negative: {self.cells}, {self.width}, {self.fit}")
-        if self.bound <= 0 or not 2 * self.bound / self.cells < min(self.radii) <= max(self.radii) < self.bound:
-            raise ValueError(f"radii must be more than a cell and less than bound {self.bound:g}, not {self.radii}")
+        if self.cells < 4 or self.fit < 0:
+            raise ValueError(f"cells must be at least 4 and fit not negative, not {self.cells} and {self.fit}")
+        if self.half <= 0 or not 2 * self.half / self.cells < min(self.radii) <= max(self.radii) < self.half:
+            raise ValueError(f"radii must be more than a cell and less than half {self.half:g}, not {self.radii}")
         if min(weights := (self.level, self.smooth, self.laplacian, self.bending)) < 0:
             raise ValueError(f"level, smooth, laplacian and bending must not be negative: {weights}")
-        if not 0 <= self.ambient <= 1 or not all(0 <= c <= 1 for c in self.background):
-            raise ValueError(f"ambient and the background's colours are in [0, 1], not {self.ambient}, {self.background}")
+        if not 0 <= self.ambient <= 1:
+            raise ValueError(f"ambient is a share in [0, 1], not {self.ambient}")
         if min(self.rate, self.rate_sdf, self.rate_deform) <= 0:
             raise ValueError(f"every rate must be positive: {self.rate}, {self.rate_sdf}, {self.rate_deform}")
         if not self.geometry and not self.paints:
@@ -242,12 +237,16 @@ class Mesh(Spec):
 
     @property
     def grid(self) -> TetGrid:
-        return TetGrid(self.cells, self.bound)
+        return TetGrid(self.cells, self.half)
 
     @property
     def paints(self) -> bool:
         """Whether colours are optimised."""
         return self.texture and self.shading in COLOURED
+
+    def painted_as(self, other: Mesh) -> bool:
+        """Whether the colours of both have the same parameters."""
+        return (self.encoding, self.decoder, self.half) == (other.encoding, other.decoder, other.half)
 
     @property
     def views(self) -> Views:
@@ -282,11 +281,15 @@ def begin(made: Meshes, start: Path, prior: Prior, seed: int) -> None:
                 density = torch.cat([other.density(part, theirs) for part in points.split(1 << 18)])
                 made.begun[ours] = distance_of(level - density, made.grid)
             vertices, _ = made.surface(ours)
-        same = isinstance(other, Meshes) and (other.spec.encoding, other.spec.width) == (spec.encoding, spec.width)
+        same = isinstance(other, Meshes) and (other.spec.encoding, other.spec.decoder, other.spec.half) == (
+            spec.encoding,
+            spec.decoder,
+            spec.half,
+        )
         if isinstance(other, Meshes) and same:
             made.colours[ours].load_state_dict(other.colours[theirs].state_dict())
         else:
-            rates = (spec.rate * spec.encoding.rate, spec.rate)
+            rates = (spec.rate * spec.encoding.rate, spec.rate * spec.decoder.rate)
             paint(made.colours[ours], partial(other.albedo, particle=theirs), vertices, made.grid.cell, rates, spec.fit, generator)
             made.colours[ours].requires_grad_(spec.paints)
     faces = [len(made.surface(i)[1].faces) for i in range(len(made.sdf))]
