@@ -12,6 +12,9 @@ from limbeck.decoder import Decoder
 from limbeck.encoding import Encoding
 
 
+FIT_POINTS = 2048  #: that colours are compared at in a step of a fit
+
+
 class Colour(nn.Module):
     """RGB of points of the box [-reach, reach]^3, for one particle."""
 
@@ -36,8 +39,8 @@ def paint(colour: Colour, goal: Callable[[Tensor], Tensor], vertices: Float[Tens
     adam = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99), eps=1e-15)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
     for _ in range(steps):
-        pick = torch.randint(len(vertices), (4096,), generator=generator).to(vertices.device)
-        points = vertices[pick] + cell / 2 * torch.randn(4096, 3, generator=generator).to(vertices)
+        pick = torch.randint(len(vertices), (FIT_POINTS,), generator=generator).to(vertices.device)
+        points = vertices[pick] + cell / 2 * torch.randn(FIT_POINTS, 3, generator=generator).to(vertices)
         with torch.no_grad():
             wanted = goal(points)
         adam.zero_grad(set_to_none=True)
