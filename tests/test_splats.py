@@ -415,7 +415,7 @@ def test_regularisers_are_weighed_means_of_the_particles_in_view():
 @pytest.mark.parametrize(("options", "says"), [
     ({"count": 0}, "count must be"), ({"radius": 0.0}, "positive"), ({"opacity": 1.0}, "opacity must be in"),
     ({"dead": 0.0}, "dead must be in"), ({"every": -1}, "not be negative"), ({"until": 1.5}, "until is a share"),
-    ({"varied": -0.1}, "varied is a share"), ({"rate_mean": 0.0}, "every rate"), ({"images": ("a.png",)}, "begin with no picture"),
+    ({"rate_mean": 0.0}, "every rate"), ({"images": ("a.png",)}, "begin with no picture"),
 ])  # fmt: skip
 def test_bad_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck import solid
-from limbeck.camera import View
+from limbeck.background import Background, World
+from limbeck.camera import Camera, View
 from limbeck.cloud import DENSEST
 from limbeck.ply import write_ply
 from limbeck.prior import Prior
@@ -36,7 +37,14 @@ class SplatParticles(Parts):
         self.spec, self.size, self.seed = spec, size, seed
         self.register_buffer("moved", torch.zeros(len(start["mean"]), dtype=torch.long))
         self.register_buffer("pull", torch.zeros_like(start["opacity"]))
+        draw = torch.Generator().manual_seed(seed)
+        self.behind = nn.ModuleList(spec.background.build(draw) for _ in start["mean"])
         self._shift: tuple[Tensor, Tensor] | None = None  # of the step under way, never between steps
+
+    def groups(self) -> list[dict]:
+        behind = list(self.behind.parameters())
+        rate = self.spec.rate_colour * self.spec.background.rate
+        return [*super().groups(), *([{"params": behind, "lr": rate}] if behind else [])]
 
     def ellipsoids(self, particles: Int[Tensor, "b"]) -> Ellipsoids:
         """The Gaussians of particles in world space."""
@@ -61,18 +69,19 @@ class SplatParticles(Parts):
             shift = torch.zeros_like(seen.mean[..., :2]).requires_grad_()
             self._shift = shift, view.particle
         out = splat(seen, camera, height, width, shift, self.spec.sharp)
-        image = out.colour + (1 - out.alpha) * self._behind(view, height, width).to(out.colour)
+        image = out.colour + (1 - out.alpha) * self._behind(view, camera, height, width).to(out.colour)
         facing = normals(out.depth.detach(), out.alpha.detach(), camera) if view.rng is None else None
         terms = {"opacity": each.opacity.mean(1).sum(), "scale": each.scale.mean((1, 2)).sum()}
         return Render(image, "image", out.alpha, out.depth, facing, terms)
 
-    def _behind(self, view: View, height: int, width: int) -> Float[Tensor, "b 3 h w"]:
-        ends = torch.tensor([self.spec.sky, self.spec.ground]).expand(len(view), 2, 3)
-        if view.rng is not None:
-            drawn = torch.rand(len(view), 2, 3, generator=view.rng)
-            ends = torch.where(torch.rand(len(view), 1, 1, generator=view.rng) < self.spec.varied, drawn, ends)
-        share = ((torch.arange(height) + 0.5) / height)[:, None]
-        return (ends[:, 0, :, None, None] * (1 - share) + ends[:, 1, :, None, None] * share).expand(-1, -1, -1, width)
+    def _behind(self, view: View, camera: Camera, height: int, width: int) -> Float[Tensor, "b 3 h w"]:
+        """The background of every row, which each particle has of its own."""
+        ahead = camera.directions(height, width)
+        rows: dict[int, Tensor] = {}
+        for particle in dict.fromkeys(view.particle.tolist()):
+            own = (view.particle == particle).nonzero().squeeze(1).tolist()
+            rows |= dict(zip(own, self.behind[particle](ahead[own], view.rng, view.progress), strict=True))
+        return torch.stack([rows[row] for row in range(len(view))]).permute(0, 3, 1, 2)
 
     def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         weights = {"opacity": self.spec.sparse, "scale": self.spec.small}
@@ -137,8 +146,8 @@ class Splats(Spec):
     The start fills a ball around the origin with round ones of nearly one grey. count: Gaussians per particle. radius: of the ball.
     spacing: their deviation in units of the distance of neighbours. opacity: at the start, below 0.99. spread: deviation of the
     colour logits at the start. bound: means stay within this distance of the origin. largest: limit of a deviation. sharp:
-    Gaussians smaller than a pixel fade instead of growing to a pixel's size (Mip-Splatting). sky, ground: colours behind at the top
-    and the bottom edge. varied: share of the views in training before random ones. every: steps between relocations, 0 for none;
+    Gaussians smaller than a pixel fade instead of growing to a pixel's size (Mip-Splatting). background: what is
+    seen past them. every: steps between relocations, 0 for none;
     until: a share of the run. dead: opacity below which a Gaussian is moved. towards: the living draw the dead by opacity
     (3DGS-MCMC) or by gradient on the screen. kick: how far from its new home one is put, in deviations. sparse, small: weights of
     the mean opacity and of the mean deviation. rate_mean: peak rate in units of space. rate_scale: of logarithms. rate_turn: of
@@ -153,9 +162,7 @@ class Splats(Spec):
     bound: float = 1.3
     largest: float = 0.3
     sharp: bool = False
-    sky: tuple[float, float, float] = (0.35, 0.56, 0.92)
-    ground: tuple[float, float, float] = (0.72, 0.84, 0.98)
-    varied: float = 1.0
+    background: Background = field(default_factory=World)
     every: int = 25
     until: float = 0.8
     dead: float = 0.02
@@ -176,9 +183,8 @@ class Splats(Spec):
             raise ValueError(f"count must be at least 1; radius, spacing, bound and largest positive: {self}")
         if min(self.spread, self.every, self.kick, self.sparse, self.small) < 0:
             raise ValueError(f"spread, every, kick, sparse and small must not be negative: {self}")
-        for name in ("varied", "until"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
+        if not 0 <= self.until <= 1:
+            raise ValueError(f"until is a share in [0, 1], not {self.until}")
         for name in ("opacity", "dead"):
             if not 0 < getattr(self, name) < DENSEST:
                 raise ValueError(f"{name} must be in (0, {DENSEST}), not {getattr(self, name)}")
