@@ -109,3 +109,21 @@ def asked_of(prior, act):
     before = prior.meter.calls, prior.meter.rows
     out = act()
     return out, (prior.meter.calls - before[0], prior.meter.rows - before[1])
+
+
+def agree(made: torch.nn.Module, value, bound: float) -> None:
+    """Every third parameter's gradient against central differences."""
+    made.zero_grad()
+    value().backward()
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            flat = p.data.view(-1)
+            for i in range(0, len(flat), 3):
+                step, old = 1e-6, flat[i].item()
+                ends = []
+                for sign in (1, -1):
+                    flat[i] = old + sign * step
+                    ends.append(float(value()))
+                flat[i] = old
+                slope = (ends[0] - ends[1]) / (2 * step)
+                assert abs(slope - float(p.grad.view(-1)[i])) < bound * (1 + abs(slope)), (name, i)

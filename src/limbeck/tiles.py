@@ -125,11 +125,11 @@ class Canvas:
             out.append(Group(chosen, listed, real))
         return out
 
-    def assemble(self, groups: list[Group], colours: list[Float[Tensor, "t p 3"]]) -> Float[Tensor, "b 3 h w"]:
+    def assemble(self, groups: list[Group], shown: list[Float[Tensor, "t p c"]]) -> Float[Tensor, "b c h w"]:
         """The images, of what each group's tiles show."""
         back = torch.cat([group.tile for group in groups]).argsort()
-        flat = taken(torch.cat(colours), back).reshape(self.images, self.down, self.across, SIDE, SIDE, 3)
-        whole = flat.permute(0, 5, 1, 3, 2, 4).reshape(self.images, 3, self.down * SIDE, self.across * SIDE)
+        flat = taken(torch.cat(shown), back).reshape(self.images, self.down, self.across, SIDE, SIDE, -1)
+        whole = flat.permute(0, 5, 1, 3, 2, 4).reshape(self.images, -1, self.down * SIDE, self.across * SIDE)
         return whole[..., : self.height, : self.width]
 
 

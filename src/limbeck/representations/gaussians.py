@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -12,77 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.camera import View
+from limbeck.cloud import BLUR, DENSEST, Cloud, layers
 from limbeck.prior import Prior
 from limbeck.representation import Parts, Render, Representation, Spec, begun
-from limbeck.tiles import Canvas, Group, Over, taken
-
-LEAST = 1 / 255  #: a smaller alpha counts as none, which gives every Gaussian an edge; gsplat's kernels do the same
-DENSEST = 0.99  #: the greatest opacity, so that nothing behind is without a gradient
-BLUR = 0.3  #: variance in square pixels added to every Gaussian, as in 3D Gaussian splatting, so that none falls between pixels
-
-
-@dataclass(frozen=True)
-class Cloud:
-    """Gaussians of some images in pixels: means, the inverse covariance (xx, xy, yy), colours and opacities, front first."""
-
-    mean: Float[Tensor, "b n 2"]
-    inverse: Float[Tensor, "b n 3"]
-    spread: Float[Tensor, "b n 2"]  #: deviations along x and y
-    colour: Float[Tensor, "b n 3"]
-    opacity: Float[Tensor, "b n"]
-    background: Float[Tensor, "b 3"]
-
-
-def painted(cloud: Cloud, height: int, width: int) -> Float[Tensor, "b 3 h w"]:
-    """The images of a cloud in plain PyTorch: sum_i c_i a_i prod_{j < i} (1 - a_j) + the background behind.
-
-    a_i(p) = o_i exp(-(p - m_i)^T S_i^-1 (p - m_i) / 2) where that is at least 1/255, else 0.
-    """
-    b, n = cloud.opacity.shape
-    canvas = Canvas(b, height, width)
-    flat = cloud.opacity.flatten()
-    with torch.no_grad():  # a_i >= 1/255 lies within this many deviations
-        reach = (2 * (flat / LEAST).clamp_min(1).log()).sqrt()[:, None] * cloud.spread.flatten(0, 1)
-        mean = cloud.mean.flatten(0, 1)
-        image = torch.arange(b, device=flat.device).repeat_interleave(n)
-        groups = canvas.groups(image, mean - reach, mean + reach)
-    x, y = canvas.pixels.to(cloud.mean).unbind(-1)
-    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
-    table = torch.cat([cloud.mean, cloud.inverse, cloud.opacity.log()[..., None], cloud.colour], -1).flatten(0, 1)
-    return canvas.assemble(groups, [_tiles(canvas, group, table, basis, cloud.background) for group in groups])
-
-
-def _tiles(canvas: Canvas, group: Group, table: Tensor, basis: Float[Tensor, "6 p"], background: Tensor) -> Float[Tensor, "t p 3"]:
-    """The exponent is a quadratic in the pixel's place in its tile, so that a matrix product evaluates it."""
-    rows = taken(table, group.shape)
-    centre = canvas.centres(group.tile, rows)[:, None]
-    dx, dy = (centre - rows[..., :2]).unbind(-1)
-    xx, xy, yy, log_opacity = rows[..., 2:6].unbind(-1)
-    ex, ey = xx * dx + xy * dy, xy * dx + yy * dy
-    height = log_opacity - (dx * ex + dy * ey) / 2
-    parts = torch.stack([height.masked_fill(~group.real, -1e4), -ex, -ey, -xx / 2, -xy, -yy / 2], -1)
-    alpha = F.threshold((parts @ basis).exp(), LEAST, 0.0)
-    colour, left = Over.apply(alpha, rows[..., 6:9])
-    behind = taken(background, group.tile // (canvas.down * canvas.across))
-    return colour + left[..., None] * behind[:, None]
-
-
-def splatted(cloud: Cloud, height: int, width: int) -> Float[Tensor, "b 3 h w"]:
-    """The same images by gsplat 1.5's CUDA kernels, which stop at a transmittance of 1e-4."""
-    from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels
-
-    side = 16
-    across, down = -(-width // side), -(-height // side)
-    b, n = cloud.opacity.shape
-    with torch.no_grad():
-        reach = (2 * (cloud.opacity / LEAST).clamp_min(1).log()).sqrt()[..., None] * cloud.spread
-        depth = torch.arange(1, n + 1, device=reach.device, dtype=torch.float32).expand(b, n)
-        _, pairs, flat = isect_tiles(cloud.mean, reach.ceil().int(), depth, side, across, down)
-        offsets = isect_offset_encode(pairs, b, across, down)
-    image, _ = rasterize_to_pixels(
-        cloud.mean, cloud.inverse, cloud.colour, cloud.opacity, width, height, side, offsets, flat, backgrounds=cloud.background
-    )
-    return image.permute(0, 3, 1, 2)
 
 
 class GaussianParticles(Parts):
@@ -103,16 +34,13 @@ class GaussianParticles(Parts):
         middle = (along + across) / 2 + BLUR
         xx, xy, yy = middle + half * turn.cos(), half * turn.sin(), middle - half * turn.cos()
         inverse = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy * xy)[..., None]
-        return Cloud(
-            mean, inverse, torch.stack([xx, yy], -1).sqrt(), part["colour"].sigmoid(), DENSEST * part["opacity"].sigmoid(),
-            part["background"].sigmoid(),
-        )  # fmt: skip
+        spread = torch.stack([xx, yy], -1).sqrt()
+        return Cloud(mean, inverse, spread, part["colour"].sigmoid(), DENSEST * part["opacity"].sigmoid())
 
     def at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
         """The particles drawn at another resolution."""
-        cloud = self.cloud(view, height, width)
-        fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and find_spec("gsplat") is not None
-        return (splatted if fast else painted)(cloud, height, width)
+        front, left = layers(self.cloud(view, height, width), height, width)
+        return front + left * self.part("background", view).sigmoid()[:, :, None, None]
 
     def render(self, view: View) -> Render:
         return Render(self.at(view.particle, *self.size), "image")
