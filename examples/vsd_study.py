@@ -49,8 +49,8 @@ def row(name: str, folders: list[Path]) -> str:
     return f"{name:34s}" + "".join(f"{cell:12.3f}" for cell in cells)
 
 
-def vsd(rate: float, critic: float, steps: int) -> list[str]:
-    learning = ["--method.critic.learning.rate", str(critic)]
+def vsd(rate: float, critic: float, steps: int, kind: str = "smallunet") -> list[str]:
+    learning = ["--method.critic", kind, "--method.critic.learning.rate", str(critic)]
     return ["run", "--method", "vsd", *learning, "--representation.rate", str(rate), "--steps", str(steps), *COMMON]
 
 
@@ -66,9 +66,10 @@ COMMON = ["--particles", "4", "--optimizer.fall", "0.5", "--timesteps", "twostag
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("what", choices=("search", "main"))
-    arguments.add_argument("--steps", type=int, default=700)
+    arguments.add_argument("--steps", type=int, default=500)
     arguments.add_argument("--jobs", type=int, default=0)
     arguments.add_argument("--rate", type=float, default=0.03)
+    arguments.add_argument("--critic", default="smallunet")
     arguments.add_argument("--critic-rate", type=float, default=3e-3)
     chosen = arguments.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
@@ -78,13 +79,15 @@ def main() -> None:
             few = prompts(3)
             grid = [(rate, critic) for rate in (0.03, 0.1) for critic in (1e-3, 3e-3)]
             names = [f"search-{rate}-{critic}-{chosen.steps}" for rate, critic in grid]
-            wait = [pool.submit(job, n, few, vsd(*pair, chosen.steps)) for n, pair in zip(names, grid, strict=True)]
+            wait = [pool.submit(job, n, few, vsd(*pair, chosen.steps, chosen.critic)) for n, pair in zip(names, grid, strict=True)]
             for name, one in zip(names, wait, strict=True):
                 print(row(name, [one.result()]), flush=True)
             return
         jobs = {
-            f"vsd-{chosen.rate}-{chosen.critic_rate}-{chosen.steps}": vsd(chosen.rate, chosen.critic_rate, chosen.steps),
-            f"sds-0.1-{chosen.steps // 2}": sds(0.1, chosen.steps // 2),
+            f"vsd-{chosen.critic}-{chosen.rate}-{chosen.critic_rate}-{chosen.steps}": vsd(
+                chosen.rate, chosen.critic_rate, chosen.steps, chosen.critic
+            ),
+            "sds-0.1-350": sds(0.1, 350),
             "sampling": ["sample", "--guidance", "7.5", "--count", "4"],
         }
         groups = [prompts(32)[k::GROUPS] for k in range(GROUPS)]

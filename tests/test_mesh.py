@@ -342,7 +342,14 @@ def test_smoothness_terms_are_zero_on_a_plane_and_known_on_a_cube():
 
 # The representation
 
-COARSE = Mesh(cells=8, encoding=Grid(levels=(4, 8)), decoder=Small(hidden=8), laplacian=1.0, bending=1.0, background=Solid(colour=(0.2, 0.4, 0.6)))
+COARSE = Mesh(
+    cells=8,
+    encoding=Grid(levels=(4, 8)),
+    decoder=Small(hidden=8),
+    laplacian=1.0,
+    bending=1.0,
+    background=Solid(colour=(0.2, 0.4, 0.6)),
+)
 
 
 def shapes():
@@ -366,7 +373,7 @@ def test_it_begins_as_a_grey_ellipsoid_before_its_background_in_all_shadings():
             assert middle[2] > 0.95  # the front of a thing looks along z
         elif shading != "clay":
             assert 0.35 < middle.min() and middle.max() < 0.65
-        wide = (out.alpha.sum((1, 2, 3)))
+        wide = out.alpha.sum((1, 2, 3))
         assert wide[1] / wide[0] > 1.3  # from the side 0.6 : 0.8, from before 0.4 : 0.8
         there = out.alpha[:, 0] == 1
         assert worst(out.normal.norm(dim=1)[there], torch.ones(int(there.sum()))) < 1e-5
@@ -384,7 +391,9 @@ def test_a_particle_that_is_not_in_view_gets_no_gradient_and_others_do_not_chang
         grads.append(made.sdf[1].grad.clone())
         owners = {name.split(".")[1] for name, p in made.named_parameters() if p.grad is not None and bool(p.grad.any())}
         assert owners <= {str(row) for row in rows} and "1" in owners
-    smooth = [made.regularise(made.render(View(torch.tensor(rows), turntable(len(rows), 15, 3.6, 40))), 0.0) for rows in ((1,), (1, 1))]
+    smooth = [
+        made.regularise(made.render(View(torch.tensor(rows), turntable(len(rows), 15, 3.6, 40))), 0.0) for rows in ((1,), (1, 1))
+    ]
     assert smooth[0].keys() == smooth[1].keys() and all(torch.equal(smooth[0][k], smooth[1][k]) for k in smooth[0])
     alone, _ = made.surface(1)
     assert len(alone) and grads[0].any()
@@ -393,7 +402,8 @@ def test_a_particle_that_is_not_in_view_gets_no_gradient_and_others_do_not_chang
 def test_frozen_parts_are_in_no_group_and_a_fixed_surface_is_made_once():
     prior = shapes()
     both, shape, paint = (
-        replace(COARSE, **what).build(prior, 1, 0) for what in ({}, {"shading": "normals"}, {"geometry": False, "shading": "texture"})
+        replace(COARSE, **what).build(prior, 1, 0)
+        for what in ({}, {"shading": "normals"}, {"geometry": False, "shading": "texture"})
     )
     named = lambda made: {  # noqa: E731
         name.split(".")[0] for name, p in made.named_parameters() for group in made.groups() if any(p is q for q in group["params"])

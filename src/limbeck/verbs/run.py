@@ -6,8 +6,25 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from limbeck.mirror import Mirror
+from limbeck.preset import Preset, begun, shared
+
+if TYPE_CHECKING:
+    from limbeck.experiment import Experiment
+
+UNSAID = ("(a prompt)",)  #: stands for the prompts in the defaults of a preset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made of, where that is not said option by option.
+
+    preset: a paper's recipe, whose options are the defaults here.
+    """
+
+    preset: Preset | None = None
 
 
 @dataclass(frozen=True)
@@ -31,18 +48,64 @@ class Watched:
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck run``: make or continue a run folder."""
+    """``limbeck run``: make or continue a run folder, or those of the stages of a recipe."""
     from limbeck import config
     from limbeck.experiment import Experiment
     from limbeck.options import parse, said
+
+    file, preset = said(argv, "config"), _preset(argv)
+    if file is not None and preset is not None:
+        raise ValueError("--config and --preset both say what is run: give one of them")
+    first = next(iter(preset.stages(UNSAID).values())) if preset is not None else None
+    default = config.load_file(Path(file)) if file is not None else first
+    about = "Optimise particles for each PROMPT and write a run folder. The same command goes on with a run that was stopped."
+    experiment, _, place = parse(
+        [(Experiment, default), (Recipe, Recipe(preset)), (Watched, None)], argv, "limbeck run", about, "prompts"
+    )
+    if experiment.prompts == UNSAID:
+        raise ValueError("a prompt is missing: give at least one text that is not empty")
+    command = shlex.join(["limbeck", "run", *argv])
+    if preset is None or first is None or len(preset.stages(UNSAID)) == 1:
+        _one(experiment, place, place.out, command)
+    else:
+        _stages(preset, first, experiment, place, command)
+
+
+def _preset(argv: Sequence[str]) -> Preset | None:
+    """The recipe that is named, with its own options; the others are read later, since their defaults are its."""
+    from limbeck.options import parse
+
+    own: list[str] = []
+    for i, word in enumerate(argv):
+        if word == "--":
+            break
+        name, equals, _ = word.partition("=")
+        if name == "--preset" or name.startswith("--preset."):
+            own += [word] if equals else [word, *argv[i + 1 : i + 2]]
+    return parse([(Recipe, None)], own, "limbeck run", "")[0].preset if own else None
+
+
+def _stages(preset: Preset, first: Experiment, chosen: Experiment, place: Watched, command: str) -> None:
+    """One run folder after the other below one; each begins with what the one before left."""
+    from dataclasses import replace
+
+    from limbeck.config import fingerprint, slug
+
+    stages = preset.stages(UNSAID)
+    whole = {name: shared(first, chosen, stage) for name, stage in stages.items()}
+    name = type(preset).__name__.lower()
+    above = place.out or Path("runs") / f"{slug(chosen.prompts[0])}-{name}-{fingerprint(replace(first, prompts=chosen.prompts))}"
+    before = None
+    for number, (name, stage) in enumerate(whole.items(), 1):
+        folder = above / f"{number}-{name}"
+        _one(stage if before is None else begun(stage, before), place, folder, command)
+        before = folder
+
+
+def _one(experiment: Experiment, place: Watched, out: Path | None, command: str) -> None:
     from limbeck.places import check_folder, default_folder, going_on
 
-    file = said(argv, "config")
-    default = config.load_file(Path(file)) if file is not None else None
-    about = "Optimise particles for each PROMPT and write a run folder. The same command goes on with a run that was stopped."
-    experiment, place = parse([(Experiment, default), (Watched, None)], argv, "limbeck run", about, "prompts")
-    command = shlex.join(["limbeck", "run", *argv])
-    folder = place.out or default_folder(experiment)
+    folder = out or default_folder(experiment)
     check_folder(folder, experiment)
 
     from limbeck.loading import load

@@ -1,0 +1,44 @@
+"""DreamFusion, Poole et al. 2022, arXiv 2209.14988: a radiance field by SDS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from limbeck.background import Environment
+from limbeck.blob import Gaussian
+from limbeck.decoder import Residual
+from limbeck.encodings.frequencies import Frequencies
+from limbeck.experiment import Experiment
+from limbeck.methods.sds import SDS
+from limbeck.preset import SD, Preset
+from limbeck.representations.field import Field
+from limbeck.shading import Shading
+from limbeck.timesteps import TwoStage, Uniform
+from limbeck.views import Orbit
+
+#: cameras as the embedded model has seen its world: 40 degrees wide, 3.4 to 3.8 away, seldom above 42 degrees
+AROUND = Orbit(each=4, elevation=(-2.0, 42.0), over_area=0.0, overhead=55.0)
+#: of a box in which its objects fit
+SMALL = Field(resolution=32, late=64, switch=0.4, half=1.2, samples=80)
+
+
+@dataclass(frozen=True)
+class DreamFusion(Preset):
+    """A radiance field by SDS, as DreamFusion makes it."""
+
+    def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        return {"field": Experiment(
+            prompts, method=SDS(guidance=15.0), representation=SMALL, views=AROUND, timesteps=TwoStage(), steps=600,
+        )}  # fmt: skip
+
+    def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        light = Shading(after=1 / 15, lit=0.75, textureless=0.5, ambient=0.1)
+        field = Field(
+            encoding=Frequencies(), decoder=Residual(), blob=Gaussian(5.0, 0.2), background=Environment(), shading=light,
+            density="exp", half=1.4, samples=128, resolution=64, rate=1e-3, opacity=1e-3, orientation=1e-2, cells=64,
+        )  # fmt: skip
+        views = Orbit(each=4, distance=(1.0, 1.5), fov=(40.6, 71.1), elevation=(-10.0, 90.0), jitter=0.1, aim=0.2, roll=0.02)
+        return {"field": Experiment(
+            prompts, model=SD, method=SDS(guidance=100.0), representation=field, views=views, timesteps=Uniform(0.02, 0.98),
+            steps=15_000,
+        )}  # fmt: skip

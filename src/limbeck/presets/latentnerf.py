@@ -1,0 +1,39 @@
+"""Latent-NeRF, Metzer et al. 2022, arXiv 2211.07600: a radiance field whose colours are latents, so that nothing is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from limbeck.blob import Gaussian
+from limbeck.decoder import Small
+from limbeck.encodings.grid import Grid
+from limbeck.encodings.hashed import Hashed
+from limbeck.experiment import Experiment
+from limbeck.methods.sds import SDS
+from limbeck.preset import SD, Preset
+from limbeck.presets.dreamfusion import AROUND, SMALL
+from limbeck.representations.field import Field
+from limbeck.timesteps import TwoStage, Uniform
+from limbeck.views import Orbit
+
+
+@dataclass(frozen=True)
+class LatentNeRF(Preset):
+    """A field that renders latents by SDS; no autoencoder in the loop."""
+
+    def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03)
+        return {"field": Experiment(
+            prompts, method=SDS(guidance=15.0), representation=field, views=AROUND, timesteps=TwoStage(), steps=600
+        )}  # fmt: skip
+
+    def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        field = Field(
+            encoding=Hashed(), decoder=Small(64), blob=Gaussian(5.0, 0.2), space="latent", half=1.0, samples=128, rate=1e-2,
+            entropy=5e-4, cells=64,
+        )  # fmt: skip
+        views = Orbit(each=1, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-10.0, 60.0))
+        return {"field": Experiment(
+            prompts, model=SD, method=SDS(guidance=100.0), representation=field, views=views, timesteps=Uniform(0.02, 0.98),
+            steps=10_000,
+        )}  # fmt: skip

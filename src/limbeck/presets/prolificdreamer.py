@@ -1,0 +1,71 @@
+"""ProlificDreamer, Wang et al. 2023, arXiv 2305.16213: a radiance field by VSD, its surface by SDS, its texture by VSD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from limbeck.background import Environment
+from limbeck.blob import Magic3D, Mixed, Scene
+from limbeck.critic import Learning
+from limbeck.critics.lowrank import LowRank
+from limbeck.decoder import Small
+from limbeck.encodings.hashed import Hashed
+from limbeck.experiment import Experiment
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.preset import SD, Preset
+from limbeck.presets.dreamfusion import AROUND, SMALL
+from limbeck.representations.field import Field
+from limbeck.representations.mesh import Mesh
+from limbeck.timesteps import TwoStage, Uniform
+from limbeck.views import Orbit
+
+
+@dataclass(frozen=True)
+class ProlificDreamer(Preset):
+    """A radiance field by VSD, then its surface by SDS, then the surface's colours by VSD: field, geometry, texture.
+
+    place: what the field begins as; object a ball, scene a shell around the camera, mixed both. A scene has one stage, the field.
+    """
+
+    place: str = "object"
+
+    def __post_init__(self) -> None:
+        if self.place not in ("object", "scene", "mixed"):
+            raise ValueError(f"place is one of object, scene, mixed, not {self.place!r}")
+
+    def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        if self.place != "object":
+            raise ValueError(f"place {self.place!r}: the embedded model knows objects only; take --preset.size full")
+        vsd = VSD(critic=LowRank(camera=True, learning=Learning(rate=3e-3)))
+        field = Experiment(prompts, method=vsd, representation=SMALL, views=AROUND, timesteps=TwoStage(), steps=600)
+        shape = Mesh(cells=40, half=1.2, texture=False, shading="lit", laplacian=0.5)
+        geometry = replace(field, method=SDS(guidance=15.0), representation=shape, timesteps=Uniform(0.02, 0.5), steps=150)
+        painted = replace(shape, geometry=False, texture=True, shading="texture")
+        texture = replace(field, representation=painted, timesteps=Uniform(0.02, 0.5), steps=300)
+        return {"field": field, "geometry": geometry, "texture": texture}
+
+    def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        vsd = VSD(critic=LowRank(rank=4, camera=True, learning=Learning(rate=1e-4)))
+        blob = {"object": Magic3D(10.0, 0.5), "scene": Scene(-10.0, 2.5), "mixed": Mixed()}[self.place]
+        near = self.place == "object"
+        nerf = Field(
+            encoding=Hashed(rate=10.0), decoder=Small(32), blob=blob, background=Environment(chance=0.5), half=1.0 if near else 5.0,
+            samples=128 if near else 256, resolution=64, late=512, switch=0.2, rate=1e-3, noise=1.0, entropy=10.0, cells=64,
+        )  # fmt: skip
+        wide = Orbit(each=1, distance=(1.0, 1.5) if near else (0.1, 2.3), fov=(40.0, 70.0), elevation=(-30.0, 90.0))
+        times = TwoStage(0.02, 0.98, 0.5, 0.2 if near else 0.4)
+        field = Experiment(prompts, model=SD, method=vsd, representation=nerf, views=wide, timesteps=times, batch=1, steps=25_000)
+        if not near:
+            return {"field": field}
+        close = replace(wide, fov=(30.0, 60.0))
+        shape = Mesh(
+            cells=256, half=1.0, texture=False, shading="normals", encoding=Hashed(), smooth=0.0, laplacian=0.5, bending=5000.0,
+            rate=1e-3, rate_sdf=5e-3, rate_deform=5e-3,
+        )  # fmt: skip
+        geometry = replace(
+            field, method=SDS(guidance=100.0), representation=shape, views=close, timesteps=Uniform(0.02, 0.5), steps=15_000
+        )
+        painted = replace(shape, geometry=False, texture=True, shading="texture")
+        texture = replace(field, representation=painted, views=close, timesteps=Uniform(0.02, 0.5), steps=30_000)
+        return {"field": field, "geometry": geometry, "texture": texture}
