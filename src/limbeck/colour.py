@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from limbeck.decoder import Decoder
 from limbeck.encoding import Encoding
 
-
 FIT_POINTS = 2048  #: that colours are compared at in a step of a fit
 
 

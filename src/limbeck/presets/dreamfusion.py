@@ -8,7 +8,8 @@ from limbeck.background import Environment
 from limbeck.blob import Gaussian
 from limbeck.decoder import Residual
 from limbeck.encodings.frequencies import Frequencies
-from limbeck.experiment import Experiment
+from limbeck.encodings.grid import Grid
+from limbeck.experiment import Adam, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.preset import SD, Preset
 from limbeck.representations.field import Field
@@ -18,8 +19,8 @@ from limbeck.views import Orbit
 
 #: cameras as the embedded model has seen its world: 40 degrees wide, 3.4 to 3.8 away, seldom above 42 degrees
 AROUND = Orbit(each=4, elevation=(-2.0, 42.0), over_area=0.0, overhead=55.0)
-#: of a box in which its objects fit
-SMALL = Field(resolution=32, late=64, switch=0.4, half=1.2, samples=80)
+#: of a box in which its objects fit; sharp outlines, and rough features held down (docs/dreamfusion.md)
+SMALL = Field(encoding=Grid(levels=(12, 24, 48)), sharp=10.0, variation=100.0, resolution=32, late=64, switch=0.4)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class DreamFusion(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         return {"field": Experiment(
-            prompts, method=SDS(guidance=15.0), representation=SMALL, views=AROUND, timesteps=TwoStage(), steps=600,
+            prompts, method=SDS(guidance=15.0), representation=SMALL, views=AROUND, timesteps=TwoStage(),
+            optimizer=Adam(fall=0.5), steps=600,
         )}  # fmt: skip
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:

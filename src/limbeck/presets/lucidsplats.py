@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from limbeck.experiment import Experiment
+from limbeck.experiment import Adam, Experiment
 from limbeck.methods.ism import ISM
 from limbeck.preset import SD, Preset
 from limbeck.representations.splats import Splats
@@ -19,7 +19,7 @@ class LucidSplats(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         return {"splats": Experiment(
-            prompts, method=ISM(guidance=7.5), representation=Splats(), timesteps=TwoStage(), steps=400
+            prompts, method=ISM(guidance=7.5), representation=Splats(), timesteps=TwoStage(), optimizer=Adam(fall=0.5), steps=400
         )}  # fmt: skip
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:

@@ -8,7 +8,7 @@ from limbeck.background import Environment
 from limbeck.blob import Magic3D as Ball
 from limbeck.decoder import Small
 from limbeck.encodings.hashed import Hashed
-from limbeck.experiment import Experiment
+from limbeck.experiment import Adam, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.preset import SD, Preset
 from limbeck.presets.dreamfusion import AROUND, SMALL
@@ -24,7 +24,13 @@ class Magic3D(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         coarse = Experiment(
-            prompts, method=SDS(guidance=15.0), representation=replace(SMALL, late=0), views=AROUND, timesteps=TwoStage(), steps=400
+            prompts,
+            method=SDS(guidance=15.0),
+            representation=replace(SMALL, late=0),
+            views=AROUND,
+            timesteps=TwoStage(),
+            optimizer=Adam(fall=0.5),
+            steps=400,
         )
         mesh = Mesh(cells=40, half=1.2, shading="texture", laplacian=0.5)
         fine = replace(coarse, representation=mesh, timesteps=Uniform(0.02, 0.5), steps=250)

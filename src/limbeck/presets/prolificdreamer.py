@@ -10,7 +10,7 @@ from limbeck.critic import Learning
 from limbeck.critics.lowrank import LowRank
 from limbeck.decoder import Small
 from limbeck.encodings.hashed import Hashed
-from limbeck.experiment import Experiment
+from limbeck.experiment import Adam, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.preset import SD, Preset
@@ -38,7 +38,9 @@ class ProlificDreamer(Preset):
         if self.place != "object":
             raise ValueError(f"place {self.place!r}: the embedded model knows objects only; take --preset.size full")
         vsd = VSD(critic=LowRank(camera=True, learning=Learning(rate=3e-3)))
-        field = Experiment(prompts, method=vsd, representation=SMALL, views=AROUND, timesteps=TwoStage(), steps=600)
+        field = Experiment(
+            prompts, method=vsd, representation=SMALL, views=AROUND, timesteps=TwoStage(), optimizer=Adam(fall=0.5), steps=600
+        )
         shape = Mesh(cells=40, half=1.2, texture=False, shading="lit", laplacian=0.5)
         geometry = replace(field, method=SDS(guidance=15.0), representation=shape, timesteps=Uniform(0.02, 0.5), steps=150)
         painted = replace(shape, geometry=False, texture=True, shading="texture")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from limbeck.encodings.grid import Grid
-from limbeck.experiment import Experiment
+from limbeck.experiment import Adam, Experiment
 from limbeck.methods.sjc import SJC as Chaining
 from limbeck.preset import SD, Preset
 from limbeck.presets.dreamfusion import AROUND, SMALL
@@ -23,7 +23,7 @@ class SJC(Preset):
         field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03)
         return {"field": Experiment(
             prompts, method=Chaining(guidance=15.0), weight=Even(), representation=field, views=AROUND, timesteps=TwoStage(),
-            steps=600,
+            optimizer=Adam(fall=0.5), steps=600,
         )}  # fmt: skip
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
