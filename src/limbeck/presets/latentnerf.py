@@ -24,7 +24,8 @@ class LatentNeRF(Preset):
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03)
         return {"field": Experiment(
-            prompts, method=SDS(guidance=15.0), representation=field, views=AROUND, timesteps=TwoStage(), optimizer=Adam(fall=0.5), steps=600
+            prompts, method=SDS(guidance=15.0), representation=field, views=AROUND, timesteps=TwoStage(), optimizer=Adam(fall=0.5),
+            steps=600,
         )}  # fmt: skip
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:

@@ -8,6 +8,7 @@ from limbeck.background import Environment
 from limbeck.blob import Magic3D, Mixed, Scene
 from limbeck.critic import Learning
 from limbeck.critics.lowrank import LowRank
+from limbeck.critics.smallunet import SmallUNet
 from limbeck.decoder import Small
 from limbeck.encodings.hashed import Hashed
 from limbeck.experiment import Adam, Experiment
@@ -37,7 +38,7 @@ class ProlificDreamer(Preset):
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         if self.place != "object":
             raise ValueError(f"place {self.place!r}: the embedded model knows objects only; take --preset.size full")
-        vsd = VSD(critic=LowRank(camera=True, learning=Learning(rate=3e-3)))
+        vsd = VSD(critic=SmallUNet(camera=True, learning=Learning(rate=3e-3)))
         field = Experiment(
             prompts, method=vsd, representation=SMALL, views=AROUND, timesteps=TwoStage(), optimizer=Adam(fall=0.5), steps=600
         )
