@@ -87,7 +87,8 @@ class Condition:
 
     def lerp(self, other: Condition, share: Float[Tensor, "b"]) -> Condition:
         """These rows led towards those of another by a share per row."""
-        return self._both(other, lambda a, b: torch.lerp(a, b, share.to(a).view(-1, *[1] * (a.ndim - 1))))
+        led = lambda a, b: torch.lerp(a, b, share.to(a).view(-1, *[1] * (a.ndim - 1)))  # noqa: E731
+        return self._both(other, lambda a, b: torch.where(a == b, a, led(a, b)))  # log-weights may be -inf in both
 
     def _both(self, other: Condition, join: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         pooled = None if self.pooled is None or other.pooled is None else join(self.pooled, other.pooled)
