@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from limbeck.mirror import Sink
 from limbeck.run import Step
 
+Hearer = Callable[[Sequence[dict[str, Any]]], None]
 ROWS = 16  #: at most so many rows of a step are kept apart, by time, for the picture of the gradient by t
 
 
@@ -30,15 +32,20 @@ def read_figures(path: Path) -> list[dict[str, Any]]:
 
 
 class Figures:
-    """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out."""
+    """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out.
 
-    def __init__(self, path: Path, step: int, sink: Sink | None = None):
-        self.path, self.sink = path, sink
+    told: hears of every line in the file, those that are there already first.
+    """
+
+    def __init__(self, path: Path, step: int, sink: Sink | None = None, told: Hearer | None = None):
+        self.path, self.sink, self.told = path, sink, told
         kept = [line for line in read_figures(path) if line["step"] <= step]
         part = path.with_name(path.name + ".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(path)
         self.last: dict[str, Any] = kept[-1] if kept else {}
+        if told is not None:
+            told(kept)
         self._waiting: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def add(self, step: Step, evaluations: int, elapsed: float) -> None:
@@ -63,6 +70,8 @@ class Figures:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         if self.sink is not None:
             self.sink.figures(lines)
+        if self.told is not None:
+            self.told(lines)
         self._waiting.clear()
         self.last = lines[-1]
         return self.last

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from limbeck import config, pictures
+from limbeck import config, pictures, sheets
 from limbeck.checkpoint import read_checkpoint, read_note, write_checkpoint
+from limbeck.diagnosis import Diagnosis, Doomed
 from limbeck.environment import environment, peak_bytes
 from limbeck.experiment import Experiment
 from limbeck.figures import Figures, read_figures
@@ -28,7 +29,6 @@ from limbeck.run import NonFinite, Run, Step
 
 CHECKPOINT_SECONDS = 30.0
 FLUSH_SECONDS = 1.0
-SHOWN = 4  #: sides that are pictured of what has sides
 
 
 def record(
@@ -39,15 +39,17 @@ def record(
     command: str = "",
     console: Console | None = None,
     mirror: Mirror | None = None,
+    diagnose: bool = True,
 ) -> Path:
     """Run ``experiment`` in ``folder`` and return its report; the same run goes on where it stopped, a finished one is left alone.
 
     every: steps between pictures, 0 for about ten a run. command: what was typed, for the record. mirror: where figures and
-    pictures go besides. Ctrl-C is heard between steps and
-    leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends bit-identical.
+    pictures go besides. diagnose: whether a run of what has sides that shows nothing any more is stopped. Ctrl-C is heard between
+    steps and leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends
+    bit-identical.
 
-    Raises ValueError if the folder holds another run or a damaged checkpoint, OSError if the disk is full, and ``NonFinite`` after
-    saving the step's inputs as failure.safetensors.
+    Raises ValueError if the folder holds another run or a damaged checkpoint, OSError if the disk is full, ``NonFinite`` after
+    saving the step's inputs as failure.safetensors, and ``Doomed`` after saving a checkpoint.
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
@@ -57,7 +59,7 @@ def record(
     if told.get("step") == experiment.steps and report.exists():
         console.print(f"{folder} holds this run, finished after {experiment.steps} steps: nothing to do", highlight=False)
         return report
-    recorder = Recorder(experiment, prior, folder, every, console)
+    recorder = Recorder(experiment, prior, folder, every, console, diagnose)
     recorder.open(command, mirror)
     try:
         recorder.drive()
@@ -88,10 +90,10 @@ def write_text(path: Path, text: str) -> None:
 class Recorder:
     """One sitting of a run: from its start or its checkpoint to its end."""
 
-    def __init__(self, experiment: Experiment, prior: Prior, folder: Path, every: int, console: Console):
+    def __init__(self, experiment: Experiment, prior: Prior, folder: Path, every: int, console: Console, diagnose: bool = True):
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
         self.every = every or max(1, round(experiment.steps / 10))
-        self.run = Run(experiment, prior)
+        self.run, self.diagnose, self.diagnosis = Run(experiment, prior), diagnose, Diagnosis(experiment.steps)
         self.rows_before, self.elapsed_before = 0, 0.0
         self.rows_at_start, self.began = prior.meter.rows, time.perf_counter()
         self.saved_at = self.flushed_at = self.began
@@ -115,7 +117,7 @@ class Recorder:
         if (self.folder / "checkpoint.safetensors").exists():
             self._resume()
         self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step) if mirror is not None else None
-        self.figures = Figures(self.folder / "metrics.jsonl", self.run.step, self.sink)
+        self.figures = Figures(self.folder / "metrics.jsonl", self.run.step, self.sink, self.diagnosis.see)
         write_text(self.folder / "run.yaml", config.dump(self.experiment))
         with (self.folder / "command.txt").open("a") as file:
             file.write((command or "(from Python)") + "\n")
@@ -181,8 +183,16 @@ class Recorder:
         if now - self.flushed_at > FLUSH_SECONDS or last:
             self.flushed_at = now
             self._show(progress, task)
+            if self.diagnosis.found is not None and self.diagnose and not last:
+                self._doomed(self.diagnosis.found)
         if now - self.saved_at > CHECKPOINT_SECONDS:
             self.save()
+
+    def _doomed(self, error: Doomed) -> None:
+        """Keep the run as it is, to be looked at, and raise."""
+        self.save()
+        self.console.print(f"{error}; {self.folder} holds the run until here, --no-diagnose goes on with it", highlight=False)
+        raise error
 
     def _show(self, progress: Progress, task: TaskID) -> None:
         line = self.figures.flush()
@@ -199,13 +209,6 @@ class Recorder:
             write_checkpoint(self.folder / "checkpoint.safetensors", self.run.tensors(), note)
         self.saved_at = time.perf_counter()
 
-    @torch.no_grad()
-    def _all(self) -> Tensor:
-        """What every particle shows, from ``SHOWN`` sides if it has any; in parts so that a large decoder fits."""
-        everyone = self.run.looks(SHOWN)
-        parts = [everyone[part] for part in torch.arange(len(everyone)).split(8)]
-        return torch.cat([self.run.representation.pictures(self.prior, part).float().cpu() for part in parts])
-
     def _decoded(self, x0: Tensor) -> Tensor:
         return torch.cat([self.prior.decode(part).float().cpu() for part in x0.split(8)])
 
@@ -213,12 +216,9 @@ class Recorder:
         """False where the model has no pictures, as a mixture in the plane."""
         if len(self.prior.shape) != 3:
             return False
-        self._keep(pictures.grid(images := self._all(), self._columns(images)), step)
+        for kind, images in sheets.looks(self.run).items():
+            self._keep(sheets.sheet(self.run, images), step, kind)
         return True
-
-    def _columns(self, images: Tensor) -> int:
-        """Pictures to a row, which is a prompt's."""
-        return len(images) // len(self.experiment.prompts)
 
     @torch.no_grad()
     def _pictures(self, step: Step) -> None:
@@ -234,12 +234,10 @@ class Recorder:
         meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
         view = sample.view.tolist()
         for name, x0 in shown.items():
-            images = pictures.spread(self._decoded(x0), view, e.total)
-            self._keep(pictures.grid(images, e.particles), step.step, name)
+            self._keep(pictures.grid(*sheets.placed(self.run, self._decoded(x0), view)), step.step, name)
         maps = step.gradient.float().flatten(1, -3).norm(dim=1)
         top = self._scale(maps)
-        sheet = pictures.heat_sheet(pictures.spread(pictures.heat(maps, top), view, e.total), e.particles, top)
-        self._keep(sheet, step.step, "gradient")
+        self._keep(pictures.heat_sheet(*sheets.placed(self.run, pictures.heat(maps, top), view), top), step.step, "gradient")
         if not self.console.is_terminal:
             self.console.print(f"step {step.step} of {e.steps}, {self.elapsed:.0f} s", highlight=False)
 
@@ -265,11 +263,13 @@ class Recorder:
 
         e, folder = self.experiment, self.folder
         if len(self.prior.shape) == 3:
-            images = self._all()
-            columns = self._columns(images)
-            pictures.save_finals(folder, images, columns)
+            images = sheets.looks(self.run)[""]
+            each, sides = len(images) // len(e.prompts), sheets.sides(self.run)
+            pictures.save_finals(folder, images, each, sides)
+            sheets.turn(self.run, folder / "turntable", lambda line: self.console.print(line, highlight=False))
             self.run.representation.save(folder / "final", pictures.final_names(e.total, e.particles))
-            write_text(folder / "scores.json", json.dumps(score_pictures(images, e.prompts, columns), indent=1) + "\n")
+            scores = score_pictures(images, e.prompts, each, max(len(sides), 1))
+            write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
             frames = [p for p in sorted((folder / "images").glob("step-*.png")) if p.stem.count("-") == 1]
             pictures.film(frames, folder / "progress.webp")
         e.method.save_critic(self.prior, self.run.state, folder / "critic")

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.camera import Camera, View
+from limbeck.diagnosis import covered
 from limbeck.experiment import Experiment
 from limbeck.loading import load
 from limbeck.memory import load_optimizer, optimizer_tensors
@@ -164,6 +165,7 @@ class Run:
         with cost.of("backward"):
             torch.stack(terms).sum().backward()
         figures = self._figures(sample, direction, gradient, weight) | {name: term.detach() for name, term in rules.items()}
+        figures |= covered(render)
         self._check(sample, gradient, figures)
         with cost.of("optimiser"):
             self.optimizer.step()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -12,10 +14,11 @@ from torch import Tensor
 
 from limbeck.camera import Camera
 from limbeck.heldout import pictured
-from limbeck.pictures import SEEN, grid, spread
+from limbeck.pictures import SEEN, final_names, grid, spread
 from limbeck.prior import Prior
 from limbeck.representation import Render
 from limbeck.run import Run
+from limbeck.turntable import Looked, stills, turntable
 
 AT_ONCE = 8  #: pictures rendered together, so that a large decoder fits
 
@@ -47,7 +50,9 @@ def planes(render: Render, camera: Camera, prior: Prior) -> dict[str, Float[Tens
     if render.normal is not None:
         out["normal"] = (alpha * (render.normal.detach().float().cpu() + 1) / 2 + 1 - alpha).clamp(0, 1)
     if render.depth is not None:
-        out["depth"] = alpha * depths(render.depth.detach().cpu(), camera) + 1 - alpha
+        # what is seen through in part has gathered as much of its depth
+        whole = render.depth.detach().float().cpu() / alpha.clamp_min(0.05)
+        out["depth"] = alpha * depths(whole, camera) + 1 - alpha
     return out | {"alpha": alpha.expand(-1, 3, -1, -1)}
 
 
@@ -64,15 +69,37 @@ def sheet(run: Run, images: Float[Tensor, "n 3 h w"]) -> Image.Image:
     return grid(images, columns(run))
 
 
+def sides(run: Run) -> tuple[str, ...]:
+    """Names of the sides that every particle is shown from; none of what is flat."""
+    return SEEN if run.views.fixed(1) is not None else ()
+
+
 def columns(run: Run) -> int:
     """Pictures to a row of a ``sheet``."""
-    return len(SEEN) if run.looks(1).camera is not None else run.experiment.particles
+    return len(sides(run)) or run.experiment.particles
 
 
 def placed(run: Run, images: Float[Tensor, "b 3 h w"], view: Sequence[int]) -> tuple[Float[Tensor, "n 3 h w"], int]:
     """Pictures of the rows of a step, and how many go into a row of a sheet: each at the place of its particle, those that were not
     drawn grey; of what has sides, where a particle may be seen more than once, one after the other."""
     e = run.experiment
-    if run.looks(1).camera is not None:
-        return images.detach().float().cpu(), e.looking.each if e.looking.each > 1 else min(len(images), len(SEEN))
+    if sides(run):
+        return images.detach().float().cpu(), run.views.each if run.views.each > 1 else min(len(images), len(SEEN))
     return spread(images, view, e.total), e.particles
+
+
+def turn(run: Run, folder: Path, say: Callable[[str], object]) -> None:
+    """Of every particle that has sides PROMPT-PARTICLE.mp4, once around it, and stills as PNG; ``say`` hears why there are none."""
+    camera = run.views.fixed(1)
+    if camera is None:
+        return
+    elevation, fov = (math.degrees(angle[0].item()) for angle in (camera.elevation, camera.fov))
+    looked = Looked(elevation, camera.distance[0].item(), fov)
+    folder.mkdir(exist_ok=True)
+    for particle, name in enumerate(final_names(run.experiment.total, run.experiment.particles)):
+        try:
+            turntable(run.representation, run.prior, particle, folder / f"{name}.mp4", looked=looked, say=say)
+            stills(run.representation, run.prior, particle, folder / f"{name}.png", looked=looked)
+        except ValueError as error:
+            say(str(error))
+            return

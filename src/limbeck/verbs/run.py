@@ -33,7 +33,7 @@ class Watched:
 
     out: run folder, made of prompt, method and options if left out. every: steps between pictures and checkpoints, 0 to let the
     run choose. device: auto, cpu, cuda, cuda:N or mps. config: a run's run.yaml, whose options are the defaults here. mirror:
-    where figures and pictures go besides the folder.
+    where figures and pictures go besides the folder. diagnose: stop a run of what has sides once it shows nothing any more.
     """
 
     out: Path | None = None
@@ -41,6 +41,7 @@ class Watched:
     device: str = "auto"
     config: Path | None = None
     mirror: Mirror | None = None
+    diagnose: bool = True
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -115,4 +116,4 @@ def _one(experiment: Experiment, place: Watched, out: Path | None, command: str)
     texts = [text for prompt in experiment.prompts for text in experiment.looking.texts(prompt)]
     prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
     with going_on(command):
-        print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror))
+        print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror, diagnose=place.diagnose))
