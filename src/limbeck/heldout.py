@@ -34,8 +34,8 @@ def held_out(distance: float, fov: float) -> Camera:
 def textureless(alpha: Float[Tensor, "b 1 y x"], normal: Float[Tensor, "b 3 y x"], camera: Camera) -> Float[Tensor, "b 3 y x"]:
     """White things of these normals under the world's lamp, which goes with the camera, before its sky; images in [0, 1].
 
-    The lamp is the world's because its evaluator knows no other: under one at the camera itself it takes the true objects for
-    others twice as often. Normals of any length count by their direction.
+    The lamp is the world's because its evaluator knows no other: under one at the camera itself it names half as many of the true
+    objects. Normals of any length count by their direction.
     """
     turn = camera.pose[:, :3, :3].to(normal)
     towards = torch.nn.functional.normalize(turn @ torch.tensor(LAMP).to(normal), dim=1)
