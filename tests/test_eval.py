@@ -20,6 +20,7 @@ from limbeck.metrics.retrieval import combinations, distractors, r_precision, se
 from limbeck.metrics.sides import BACK, FRONT, SIDE, side_of, view_figures
 from limbeck.priors.exact import coloured_shapes
 from limbeck.representations.latents import Latents
+from limbeck.representations.mesh import Mesh
 from limbeck.standing import table
 from limbeck.world import load_evaluator
 from limbeck.world.evaluator import REJECT
@@ -280,6 +281,15 @@ def test_eval_writes_a_line_a_file_and_a_table(tmp_path, capsys):
 def test_families_are_runs_that_differ_in_prompts_and_seed_only():
     e = Experiment(("a yellow duck",), representation=Object())
     assert family(e) == family(replace(e, prompts=("a red car",), seed=4)) != family(replace(e, steps=7))
+
+
+def test_a_recipe_is_judged_by_its_last_stage(tmp_path):
+    for name in ("1-field", "2-geometry", "10-texture"):
+        (tmp_path / "recipe").mkdir(exist_ok=True)
+        run_of(tmp_path / "recipe" / name, Object())
+    assert opened(tmp_path / "recipe").folder.name == "10-texture"
+    one, two = (replace(Experiment(("a red car",), representation=Mesh()), representation=Mesh(start=tmp_path / x)) for x in "ab")
+    assert family(one) == family(two)
 
 
 def test_the_table_is_a_mean_over_seeds_then_over_prompts():

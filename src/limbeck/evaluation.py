@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,17 @@ class Opened:
         return self.camera.distance[0].item()
 
 
+def last_stage(folder: Path) -> Path:
+    """Of the folder of a recipe with several stages, that of the last one begun; of any other, itself."""
+    stages = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
+    if (folder / "run.yaml").is_file() or not stages:
+        return folder
+    return max(stages, key=lambda stage: int(stage.name.partition("-")[0]))
+
+
 def opened(folder: Path) -> Opened:
-    """A run that can be judged; ValueError for what is none, is flat or unfinished."""
+    """A run that can be judged, of a recipe with several stages its last; ValueError for what is none, is flat or unfinished."""
+    folder = last_stage(folder)
     if not (folder / "run.yaml").is_file():
         raise ValueError(f"{folder} is no run folder: it has no run.yaml")
     experiment = config.load_file(folder / "run.yaml")
@@ -206,6 +215,8 @@ def frechet(features: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
 def family(experiment: Experiment) -> str:
     """What runs have in common that differ in nothing but prompts and seed."""
     plain = replace(experiment, prompts=("prompt",), seed=0, source=())
+    if any(option.name == "start" for option in fields(plain.representation)):  # the run before, which differs with the prompt
+        plain = replace(plain, representation=replace(plain.representation, start=None))  # type: ignore[call-arg]
     names = (type(e).__name__ for e in (experiment.method, experiment.representation))
     return f"{', '.join(names)}, {experiment.steps} steps ({config.fingerprint(plain)})"
 
