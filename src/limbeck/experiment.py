@@ -134,6 +134,9 @@ class Experiment:
             raise ValueError(f"views {type(self.views).__name__.lower()} do not suit {what}, which takes {sides}")
         if self.source and not isinstance(self.representation.views, Flat):
             raise ValueError("source: edits are of pictures; there is none of what is seen from all sides")
+        if self.method.moves == "noise" and self.representation.holds != "noise":
+            name, what = (type(part).__name__.lower() for part in (self.method, self.representation))
+            raise ValueError(f"{name} moves the noise of a picture, and {what} holds none: use --representation noises")
         if self.batch > self.total:
             raise ValueError(f"batch {self.batch} is more than the {self.total} particles (prompts x particles); use 0 for all")
 

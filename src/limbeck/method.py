@@ -158,6 +158,7 @@ class Method(abc.ABC, Generic[S]):
     """A method of score distillation. Subclasses are final frozen dataclasses, their fields the options; one paper, one file."""
 
     bibtex = ""  #: the paper, for the report
+    moves = "pictures"  #: what its direction is to move, as a representation says what it ``holds``
     passes = ""  #: network passes per particle and step, as in the table of methods
     backward = ""  #: what is differentiated besides the representation and a critic, if anything
 

@@ -21,9 +21,11 @@ from limbeck.experiment import Experiment
 from limbeck.figures import Figures
 from limbeck.interrupt import CtrlC
 from limbeck.metrics import score_pictures
-from limbeck.mirror import Mirror
+from limbeck.mirror import Mirror, Sink
+from limbeck.plan import planned
 from limbeck.prior import Prior
 from limbeck.run import NonFinite, Run, Step
+from limbeck.timing import now
 from limbeck.watch import check
 from limbeck.writer import Writer
 
@@ -46,8 +48,8 @@ def record(
     pictures go besides. Ctrl-C is heard between steps and
     leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends bit-identical.
 
-    Raises ValueError if the folder holds another run or a damaged checkpoint, OSError if the disk is full, and ``NonFinite`` after
-    saving the step's inputs as failure.safetensors.
+    Raises ValueError if the folder holds another run or a damaged checkpoint, or where memory cannot suffice, OSError if the disk is
+    full, and ``NonFinite`` after saving the step's inputs as failure.safetensors.
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
@@ -58,8 +60,9 @@ def record(
         console.print(f"{folder} holds this run, finished after {experiment.steps} steps: nothing to do", highlight=False)
         return report
     recorder = Recorder(experiment, prior, folder, every, console)
-    recorder.open(command, mirror)
     try:
+        recorder.plan.refuse()
+        recorder.open(command, mirror)
         recorder.drive()
         return recorder.finish()
     finally:
@@ -88,8 +91,9 @@ class Recorder:
         self.rows_before, self.elapsed_before = 0, 0.0
         self.rows_at_start, self.began = prior.meter.rows, time.perf_counter()
         self.saved_at = self.flushed_at = self.began
-        self.counted_at = -1  #: step of this sitting whose operations are counted
-        self.writer, self.sink = Writer(), None
+        self.plan = planned(self.run)
+        self.writer = Writer()
+        self.sink: Sink | None = None
         self.saving = threading.Event()  #: set while no checkpoint is under way
         self.saving.set()
 
@@ -109,7 +113,7 @@ class Recorder:
         (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
         if (self.folder / "checkpoint.safetensors").exists():
             self._resume()
-        self.counted_at = self.run.step + 1 if not self.run.cost.flops else -1
+        self.first = self.run.step
         if mirror is not None:
             self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step)
         self.figures = Figures(self.folder / "metrics.jsonl", self.run.step, self.writer, self.sink, self.run.watch.ask)
@@ -123,6 +127,8 @@ class Recorder:
             if self.run.representation.start:
                 self.console.print(f"{self.folder}: {self.run.representation.start}", highlight=False)
             self.album.of_all(0)
+        if self.plan.step is not None:
+            self.console.print(self.plan, highlight=False)
 
     def close(self) -> None:
         """Write what waits and let go of the mirror."""
@@ -172,21 +178,32 @@ class Recorder:
         self.console.print(f"{error}; the inputs of the step are in {path}", highlight=False)
 
     def _step(self, progress: Progress, task: TaskID) -> None:
-        cost = self.run.cost
-        with cost.counting() if self.run.step == self.counted_at else nullcontext():
-            step = self.run.advance()
+        cost, step = self.run.cost, self._advance()
         with cost.of("figures"):
             self.figures.add(step, self.rows, self.elapsed)
         if step.step % self.every == 0 or step.step == self.experiment.steps:
             self._pictures(step)
-        now = time.perf_counter()
-        if now - self.flushed_at > FLUSH_SECONDS:
-            self.flushed_at = now
+        clock = time.perf_counter()
+        if clock - self.flushed_at > FLUSH_SECONDS:
+            self.flushed_at = clock
             with cost.of("figures"):
                 self.figures.flush()
             self._show(progress, task)
-        if now - self.saved_at > CHECKPOINT_SECONDS:
+        if clock - self.saved_at > CHECKPOINT_SECONDS:
             self.save()
+
+    def _advance(self) -> Step:
+        """A step; the second of a sitting is counted, unless one was before, and the third is timed for the plan."""
+        run, done = self.run, self.run.step - self.first
+        if done == 1 and not run.cost.bytes:
+            with run.cost.counting():
+                return run.advance()
+        if done != 2:
+            return run.advance()
+        began = now(self.prior.device)
+        step = run.advance()
+        self.console.print(self.plan.timed(now(self.prior.device) - began, run.cost), highlight=False)
+        return step
 
     def _pictures(self, step: Step) -> None:
         cost, e = self.run.cost, self.experiment
@@ -200,7 +217,8 @@ class Recorder:
         """How far the run is, with the newest figures that are written."""
         line, speed = self.figures.last, progress.tasks[0].speed
         rate = f"{speed:.1f} steps/s" if speed and speed >= 1 else f"{1 / speed:.1f} s/step" if speed else ""
-        told = f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  evaluations {line['evaluations']:,}" if line else ""
+        whole = line and None not in (line["t"], line["gradient"])  # else the run is about to stop
+        told = f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  evaluations {line['evaluations']:,}" if whole else ""
         progress.update(task, completed=self.run.step, says=told, rate=rate)
 
     def save(self) -> None:
