@@ -18,7 +18,7 @@ from limbeck.loading import EXACT, pick_device, pick_precision
 from limbeck.run import Run
 from limbeck.scarce import refusal
 from limbeck.schedule import sent
-from limbeck.tally import Tally
+from limbeck.tally import Tally, scaled
 from limbeck.timing import seconds_of
 
 ROW = 4  #: a row takes less than so many times the weights of the known networks, at their own sizes and with a graph
@@ -61,7 +61,8 @@ class Plan:
         """The same with the length of a step and, unless they were told before, with what ``cost`` counted of one."""
         if self.step is not None:
             return replace(self, step=None, flops=0, seconds=seconds)
-        return replace(self, step=max(cost.bytes.values(), default=0), flops=sum(cost.flops.values()), seconds=seconds)
+        flops = sum(count for part, count in cost.flops.items() if part != "pictures")  # which most steps have none of
+        return replace(self, step=max(cost.bytes.values(), default=0), flops=flops, seconds=seconds)
 
     @property
     def parts(self) -> str:
@@ -73,7 +74,7 @@ class Plan:
         free = f" of {gb(self.held + self.free)} GB" if self.free is not None else ""
         told = f"about {gb(self.need)} GB{free} ({self.parts})" if self.step is not None else ""
         if self.flops:
-            told += f", {self.flops / 1e12:.3g} TFLOP a step"
+            told += f", {scaled(self.flops, 'FLOP')} a step"
         if self.seconds:
             told += f"{', ' if told else ''}{self.steps} steps of {self.seconds:.3g} s: about {duration(self.steps * self.seconds)}"
         return f"plan: {told}"

@@ -48,7 +48,7 @@ def record(
     pictures go besides. Ctrl-C is heard between steps and
     leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends bit-identical.
 
-    Raises ValueError if the folder holds another run or a damaged checkpoint, or where memory cannot suffice, OSError if the disk is
+    Raises ValueError if the folder holds another run or a damaged checkpoint or where memory cannot suffice, OSError if the disk is
     full, and ``NonFinite`` after saving the step's inputs as failure.safetensors.
     """
     console = console or Console(stderr=True)
@@ -128,7 +128,7 @@ class Recorder:
                 self.console.print(f"{self.folder}: {self.run.representation.start}", highlight=False)
             self.album.of_all(0)
         if self.plan.step is not None:
-            self.console.print(self.plan, highlight=False)
+            self.console.print(str(self.plan), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Write what waits and let go of the mirror."""
@@ -202,7 +202,8 @@ class Recorder:
             return run.advance()
         began = now(self.prior.device)
         step = run.advance()
-        self.console.print(self.plan.timed(now(self.prior.device) - began, run.cost), highlight=False)
+        told = self.plan.timed(now(self.prior.device) - began, run.cost)
+        self.console.print(str(told), highlight=False, soft_wrap=True)
         return step
 
     def _pictures(self, step: Step) -> None:

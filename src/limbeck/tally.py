@@ -23,6 +23,15 @@ OWN: dict[Any, tuple[Callable[..., int], int]] = {
 }
 
 
+def scaled(value: float, unit: str) -> str:
+    """A count with three digits and the prefix that suits it: ``3.32 GFLOP``, ``13.6 MB``."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            short = value / size
+            return f"{short:.3g} {prefix}{unit}" if short < 1000 else f"{short:,.0f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
+
+
 class Tally(TorchDispatchMode):
     """While it is open, counts without changing anything.
 
