@@ -158,7 +158,7 @@ def rehearsed(run: Run) -> Plan:
                 run.advance()
         else:
             least = min(least, seconds_of(run.advance, run.prior.device))
-    return replace(plan, step=None).timed(least, run.cost) if run.cost.bytes else replace(plan, seconds=least)
+    return replace(plan, step=None).timed(least, run.cost) if run.step > 1 else replace(plan, seconds=least)
 
 
 def refuse_weights(experiment: Experiment, device: str) -> None:

@@ -195,7 +195,7 @@ class Recorder:
     def _advance(self) -> Step:
         """A step; the second of a sitting is counted, unless one was before, and the third is timed for the plan."""
         run, done = self.run, self.run.step - self.first
-        if done == 1 and not run.cost.bytes:
+        if done == 1 and "method" not in run.cost.bytes:
             with run.cost.counting():
                 return run.advance()
         if done != 2:
