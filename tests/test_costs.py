@@ -172,7 +172,8 @@ def test_a_run_that_asks_late_keeps_nothing_bad_and_leaves_the_inputs(tmp_path, 
     tensors, note = read_checkpoint(tmp_path / "run" / "failure.safetensors")
     assert note["step"] == 5 and tensors["gradient"].isnan().any()
     kept, note = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
-    assert note["step"] == 5 and all(bool(v.isfinite().all()) for v in kept.values())
+    # the writer may hear of the bad step while the checkpoint before it waits
+    assert note["step"] in (4, 5) and all(bool(v.isfinite().all()) for v in kept.values())
 
 
 def test_figures_alone_stop_a_run_that_asks_late(tmp_path, monkeypatch):
@@ -192,12 +193,12 @@ def test_a_critic_that_is_not_finite_is_never_kept(tmp_path, monkeypatch):
         out = fit(self, prior, sample, state)
         if sample.step == 2:
             with torch.no_grad():
-                next(iter(state.network.parameters())).fill_(torch.inf)
+                next(iter(state.tensors().values())).fill_(torch.inf)
         return out
 
     monkeypatch.setattr(VSD, "fit", broken)
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(NonFinite, match="step 3: state.* after this step is not finite"):
+    with pytest.raises(NonFinite, match=r"step 3: state.* after this step is not finite"):
         go(experiment(method=VSD(7.5, critic=SmallUNet(width=8))), tmp_path / "run")
     assert read_note(tmp_path / "run" / "checkpoint.safetensors")["step"] == 2
 
@@ -218,6 +219,12 @@ def test_a_fused_optimiser_goes_on_bit_by_bit():
 
 
 # What a step takes
+
+
+@pytest.fixture(scope="module")
+def tiny(eps_folder):
+    """For runs without adapters."""
+    return Stable(str(eps_folder))
 
 
 def test_operations_and_bytes_of_a_network_are_those_counted_by_hand():
@@ -254,7 +261,7 @@ def test_bytes_are_those_held_at_once_and_views_hold_none():
         del kept
         with tally.of("after"):
             x.mul_(2)
-    assert [tally.bytes[k] for k in ("one after the other", "together", "views", "after")] == [8000, 20000, 20000, 0]
+    assert [tally.bytes[k] for k in ("one after the other", "together", "views", "after")] == [4000, 20000, 20000, 0]
 
 
 @pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=LowRank(2))], ids=["sds", "vsd"])
@@ -271,11 +278,8 @@ def test_counting_changes_nothing_and_says_the_same_at_every_step(method, eps_fo
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     assert plain.prior.meter == counted.prior.meter
     assert found[0] == found[1] == found[2]
-    assert (
-        found[0]["encode"] > 0
-        and found[0]["backward"] >= found[0]["encode"]
-        and ("critic" in found[0]) == ("vsd" in repr(method).lower())
-    )
+    assert found[0]["encode"] > 0 and found[0]["backward"] >= found[0]["encode"]
+    assert ("critic" in found[0]) == isinstance(method, VSD)
     assert not counted.cost.seconds and plain.cost.seconds["method"] > 0
 
 
@@ -286,9 +290,9 @@ def test_a_run_counts_one_step_and_says_so(finished):
     assert "memory is the most that was held during a part" in page and "written beside the steps" in page
 
 
-def test_what_was_counted_survives_a_pause(tmp_path, monkeypatch, eps_folder):
+def test_what_was_counted_survives_a_pause(tmp_path, monkeypatch, tiny):
     e = Experiment(("a red mug",), method=SDS(7.5), particles=1, steps=5)
-    prior, quiet = Stable(str(eps_folder)), Console(file=io.StringIO(), width=200)
+    prior, quiet = tiny, Console(file=io.StringIO(), width=200)
     advance = Run.advance
     with monkeypatch.context() as patch:
         patch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
@@ -308,14 +312,13 @@ def test_counts_in_words():
 # Before a run
 
 
-@pytest.mark.parametrize(
-    "method",
-    [SDS(7.5), SDS(1.0), VSD(7.5, critic=LowRank(2)), VSD(7.5, critic=SmallUNet(width=8))],
-    ids=["sds", "one", "lowrank", "unet"],
-)
-def test_the_plan_of_a_row_is_near_what_a_step_takes_and_changes_nothing(method, eps_folder):
-    e = Experiment(("a red mug",), method=method, representation=Pixels(), particles=3, steps=3)
-    run, other = (Run(e, Stable(str(eps_folder))) for _ in range(2))
+CRITICS = (VSD(7.5, critic=LowRank(2)), VSD(7.5, critic=SmallUNet(width=8)))
+
+
+@pytest.mark.parametrize("method", [SDS(7.5), SDS(1.0), *CRITICS], ids=["sds", "one", "lowrank", "unet"])
+def test_the_plan_of_a_row_is_near_what_a_step_takes_and_changes_nothing(method, eps_folder, tiny):
+    e = Experiment(("a red mug",), method=method, representation=Pixels(), particles=2, steps=3)
+    run, other = (Run(e, Stable(str(eps_folder)) if isinstance(method, VSD) else tiny) for _ in range(2))
     before = replace(run.prior.meter)
     plan = planned(run, thorough=True)
     assert run.prior.meter == before and all(p.grad is None for p in run.representation.parameters())
@@ -329,8 +332,8 @@ def test_the_plan_of_a_row_is_near_what_a_step_takes_and_changes_nothing(method,
     assert plan.held < plan.need
 
 
-def test_small_runs_are_not_tried_out(eps_folder):
-    run = Run(Experiment(("a red mug",), particles=2), Stable(str(eps_folder)))
+def test_small_runs_are_not_tried_out(tiny):
+    run = Run(Experiment(("a red mug",), particles=2), tiny)
     before = run.prior.meter.calls
     assert planned(run).step is None and run.prior.meter.calls == before
 
@@ -371,8 +374,8 @@ def test_weights_are_counted_in_the_files_before_any_is_read(eps_folder):
     assert _numbers("stabilityai/stable-diffusion-xl-base-1.0") > 3e9 and _numbers("nobody/knows-this") == 0
 
 
-def test_a_rehearsal_of_one_step(eps_folder):
-    run = Run(Experiment(("a red mug",), steps=1), Stable(str(eps_folder)))
+def test_a_rehearsal_of_one_step(tiny):
+    run = Run(Experiment(("a red mug",), steps=1), tiny)
     assert "1 steps of" in str(rehearsed(run)) and run.step == 1
 
 
