@@ -1,6 +1,7 @@
 """Every method with every representation, on an exact and on a tiny learned prior; and what each method's step costs."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -79,7 +80,12 @@ def test_every_method_runs_on_every_representation_or_says_why_not(name, kind, t
     texts = ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
     method = LMC(b=Learned(pictures=0)) if name == "lmc" else choices(Method)[name]()
     for shown, spec in specs(picture).items():
-        experiment = Experiment(texts[:1], source=texts[1:], method=method, representation=spec, particles=2, steps=2)
+        make = partial(Experiment, texts[:1], source=texts[1:], method=method, representation=spec, particles=2, steps=2)
+        if name == "irfds" and shown != "noises":
+            with pytest.raises(ValueError, match=f"irfds moves the noise of a picture, and {shown} holds none"):
+                make()
+            continue
+        experiment = make()
         if (name, kind) in REFUSED:
             with pytest.raises(ValueError, match=REFUSED[name, kind]):
                 Run(experiment, prior).advance()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck import config
 from limbeck.camera import Camera
-from limbeck.checkpoint import read_checkpoint, read_note
+from limbeck.checkpoint import read_checkpoint, read_note, write_text
 from limbeck.experiment import Experiment
 from limbeck.heldout import RETRIEVED, RINGS, Seen, held_out, look, textureless
 from limbeck.metrics import agreement, diversity, feature_diversity, frechet_distance, judged
@@ -25,7 +25,6 @@ from limbeck.metrics.clip import Clip
 from limbeck.metrics.retrieval import combinations, distractors, r_precision, seen_scores
 from limbeck.metrics.sides import side_of, sided, view_figures
 from limbeck.prior import Prior
-from limbeck.record import write_text
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, VIEWS, Scenes, render
 
 ENOUGH = 256  #: pictures from which on a Frechet distance in 160 features is told
