@@ -76,8 +76,8 @@ class TetGrid:
         """Width of a cube."""
         return 2 * self.half / self.cells
 
-    def vertices(self) -> Float[Tensor, "v 3"]:
-        line = torch.linspace(-self.half, self.half, self.side)
+    def vertices(self, device: torch.device | None = None) -> Float[Tensor, "v 3"]:
+        line = torch.linspace(-self.half, self.half, self.side, device=device)
         return torch.cartesian_prod(line, line, line)
 
     def border(self) -> Bool[Tensor, "v"]:
@@ -88,7 +88,7 @@ class TetGrid:
 
     def deformed(self, raw: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
         """The vertices, each moved by tanh of what is given, at most half a cell to a side (DMTet, section 3.2.1)."""
-        return self.vertices().to(raw) + raw.tanh() * (self.cell / 2)
+        return self.vertices(raw.device).to(raw) + raw.tanh() * (self.cell / 2)
 
     def _cut(self, inside: Bool[Tensor, "v"]) -> Int[Tensor, "m 4"]:
         """Tetrahedra with corners on both sides. Only cubes that are cut are split, so that fine grids cost their surface."""
