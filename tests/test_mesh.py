@@ -28,7 +28,7 @@ from limbeck.representations.field import Field
 from limbeck.representations.latents import Latents
 from limbeck.representations.mesh import Mesh, Meshes
 from limbeck.run import Run
-from limbeck.tetrahedra import TetGrid, distance_of, ellipsoid, kuhn, triangle_table
+from limbeck.tetrahedra import TetGrid, distance_of, ellipsoid, kuhn, outlined, triangle_table
 from limbeck.triangles import Triangles, bending, face_normals, joined, laplacian, volume
 from limbeck.views import Orbit
 
@@ -171,6 +171,16 @@ def test_first_order_distances_are_exact_for_a_sphere_and_a_linear_slope():
     assert worst(ellipsoid(points, (0.6, 0.6, 0.6)), points.norm(dim=1) - 0.6) < 1e-6
     flat = points @ torch.tensor([0.6, 0.0, 0.8]) - 0.05
     assert worst(distance_of(7 * flat, grid), flat.clamp(-0.2, 0.2)) < 1e-5
+
+
+def test_the_level_of_a_fog_is_where_it_is_half_opaque_from_the_sides():
+    """D exp(-r^2 / 2 s^2) along a line at distance b is D s (2 pi)^.5 exp(-b^2 / 2 s^2): ln 2 at the level ln 2 / (s (2 pi)^.5)."""
+    grid, s = TetGrid(60, 1.5), 0.35
+    density = 8 * (-grid.vertices().square().sum(1) / (2 * s**2)).exp()
+    assert abs(outlined(density, grid) / (math.log(2) / (s * math.sqrt(2 * math.pi))) - 1) < 0.03
+    assert outlined(torch.where(density > 1, 50.0, 0.0), grid) == 25.0  # of something sharp the middle
+    with pytest.raises(ValueError, match="nothing is half opaque"):
+        outlined(density / 50, grid)
 
 
 # Rasterisation

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -139,6 +140,19 @@ def distance_of(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> F
     slope = torch.stack(torch.gradient(cube, spacing=grid.cell)).square().sum(0).sqrt().flatten()
     most = far * grid.cell
     return (level / slope.clamp_min(1e-12)).clamp(-most, most)
+
+
+def outlined(density: Float[Tensor, "v"], grid: TetGrid) -> float:
+    """The density whose surface covers as much, seen along the three axes, as is more than half opaque of the density itself.
+
+    That many columns have a greatest density above it; at most half of the greatest of all. ValueError where nothing is that dense.
+    """
+    cube = density.reshape((grid.side,) * 3)
+    opaque = sum(int((cube.sum(axis) * grid.cell > math.log(2)).sum()) for axis in range(3))
+    if not opaque:
+        raise ValueError("nothing is half opaque from any side: let the run before go on for longer, or give a level")
+    tops = torch.cat([cube.amax(axis).flatten() for axis in range(3)]).sort(descending=True).values
+    return min(float(tops[opaque - 1]), float(tops[0]) / 2)
 
 
 def blur(side: int, wide: float) -> Float[Tensor, "n n"]:
