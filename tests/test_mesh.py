@@ -29,7 +29,7 @@ from limbeck.representations.latents import Latents
 from limbeck.representations.mesh import Mesh, Meshes
 from limbeck.run import Run
 from limbeck.tetrahedra import TetGrid, distance_of, ellipsoid, kuhn, outlined, triangle_table
-from limbeck.triangles import Triangles, bending, face_normals, joined, laplacian, volume
+from limbeck.triangles import Triangles, bending, face_normals, joined, laplacian, pieces, volume, without_specks
 from limbeck.views import Orbit
 
 CUBE = torch.tensor([
@@ -351,6 +351,21 @@ def test_smoothness_terms_are_zero_on_a_plane_and_known_on_a_cube():
     assert closed(eight) and abs(laplacian(octahedron, eight).item() - 1) < 1e-9  # the middle of four neighbours is the origin
 
 
+def test_pieces_are_told_apart_and_specks_left_out():
+    grid = TetGrid(24, 1.0)
+    points = grid.vertices()
+    large, small = (
+        (points - torch.tensor(place)).norm(dim=1) - radius for place, radius in (((-0.3, 0, 0), 0.5), ((0.8, 0.4, 0), 0.1))
+    )
+    vertices, mesh = grid.surface(large.minimum(small), points)
+    kinds = pieces(mesh)
+    assert kinds.unique().numel() == 2
+    assert torch.equal(kinds == kinds[vertices[:, 0].argmax()], vertices[:, 0] > 0.5)
+    kept, rest = without_specks(vertices, mesh, 0.1)
+    assert closed(rest) and euler(rest) == 2 and rest.count == len(kept) and kept[:, 0].max() < 0.5
+    assert len(without_specks(vertices, mesh, 0.0)[1].faces) == len(mesh.faces)
+
+
 # The representation
 
 COARSE = Mesh(
@@ -429,6 +444,24 @@ def test_frozen_parts_are_in_no_group_and_a_fixed_surface_is_made_once():
     before = paint.surface(0)[0].norm(dim=1).mean()
     paint.load_state_dict(state)
     assert abs((before - paint.surface(0)[0].norm(dim=1).mean()).item() - 0.1) < 0.02  # what is loaded is shown
+
+
+def test_outlines_alone_turn_a_ball_into_an_ellipsoid():
+    """Adam on the squared error of four opacities: half axes to a quarter of a cell."""
+    prior, radii = coloured_shapes(32), (0.45, 0.85, 0.6)
+    spec = replace(COARSE, cells=16, rate_sdf=2e-2, shading="clay", laplacian=0.0, bending=0.0)
+    with torch.no_grad():
+        goal = replace(spec, radii=radii).build(prior, 1, 0).render(views(0, 0, 0, 0)).alpha
+    made = replace(spec, radii=(0.6, 0.6, 0.6)).build(prior, 1, 0)
+    adam = torch.optim.Adam(made.groups())
+    for step in range(60):
+        adam.param_groups[0]["lr"] = spec.rate_sdf * (1 - step / 60)
+        loss = (made.render(views(0, 0, 0, 0)).alpha - goal).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    reached = made.surface(0)[0].detach().abs().amax(0)
+    assert worst(reached, torch.tensor(radii)) < made.grid.cell / 4, reached
 
 
 @pytest.mark.parametrize("spec", [COARSE, replace(COARSE, smooth=0.0, geometry=False, shading="texture")])
@@ -520,6 +553,16 @@ def test_a_mesh_begins_at_the_level_of_a_fields_density_in_its_colours(tmp_path)
     found = made.albedo(vertices, 0).detach()
     assert (found[:, 0] - wanted).abs().max() < 0.02 and (found[:, 1:] - 0.5).abs().max() < 0.02
     assert "begins with" in made.start and f"{len(made.surface(0)[1].faces):,} faces" in made.start
+
+
+def test_a_mesh_covers_what_is_half_opaque_of_the_field_it_begins_with(tmp_path):
+    field = left_behind(tmp_path / "field", Field(encoding=Grid(levels=(3,), spread=0.0), blob=Magic3D(8.0, 0.8)))
+    theirs, _ = representation_of(field, coloured_shapes(48))
+    ours = replace(COARSE, cells=32, start=field).build(coloured_shapes(48), 1, 0)
+    with torch.no_grad():
+        field_alpha, mesh_alpha = (made.render(views(0, 0, 0, 0)).alpha for made in (theirs, ours))
+    both, either = (field_alpha > 0.5) & (mesh_alpha > 0.5), (field_alpha > 0.5) | (mesh_alpha > 0.5)
+    assert both.sum() / either.sum() > 0.95
 
 
 def test_a_mesh_of_the_same_grid_goes_on_as_it_was_and_another_grid_follows_it(tmp_path):

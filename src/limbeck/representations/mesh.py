@@ -24,11 +24,12 @@ from limbeck.raster import Scene, Seen, homogeneous, rasterised, smoothed
 from limbeck.representation import Render, Representation, Spec
 from limbeck.solid import Surface
 from limbeck.tetrahedra import TetGrid, blur, distance_of, ellipsoid, outlined
-from limbeck.triangles import Triangles, bending, joined, laplacian, unit, vertex_normals
+from limbeck.triangles import Triangles, bending, joined, laplacian, unit, vertex_normals, without_specks
 from limbeck.views import Orbit, Views
 
 Shading = Literal["texture", "lit", "clay", "normals", "facing"]
 COLOURED = ("texture", "lit")  #: the shadings that show colours
+SPECK = 0.01  #: of the faces: a smaller piece is left out of files
 CLAY = 0.8  #: grey of what is shown without its colours
 
 
@@ -175,7 +176,8 @@ class Meshes(Representation):
 
     @torch.no_grad()
     def solid(self, particle: int) -> Surface:
-        vertices, mesh = self.surface(particle)
+        """The surface without specks, which no view has cared for."""
+        vertices, mesh = without_specks(*self.surface(particle), SPECK)
         return Surface(vertices, mesh.faces, torch.no_grad()(self.colours[particle]))
 
 
