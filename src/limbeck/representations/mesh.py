@@ -213,8 +213,8 @@ class Mesh(Spec):
     encoding: Encoding = field(default_factory=Grid)
     decoder: Decoder = field(default_factory=Small)
     smooth: float = 1.5
-    laplacian: float = 2000.0
-    bending: float = 3000.0
+    laplacian: float = 300.0
+    bending: float = 100.0
     rate: float = 1e-2
     rate_sdf: float = 5e-3
     rate_deform: float = 2e-3
