@@ -88,7 +88,7 @@ class TetGrid:
         return ~inner.flatten()
 
     def deformed(self, raw: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
-        """The vertices, each moved by tanh of what is given, at most half a cell to a side (DMTet, section 3.2.1)."""
+        """The vertices, each moved by tanh of what is given, at most half a cell to a side (as in DMTet)."""
         return self.vertices(raw.device).to(raw) + raw.tanh() * (self.cell / 2)
 
     def _cut(self, inside: Bool[Tensor, "v"]) -> Int[Tensor, "m 4"]:
@@ -107,7 +107,7 @@ class TetGrid:
     def surface(self, sdf: Float[Tensor, "v"], vertices: Float[Tensor, "v 3"]) -> tuple[Float[Tensor, "s 3"], Triangles]:
         """The zero level of signed distances, negative inside: welded vertices and faces, counter-clockwise seen from outside.
 
-        A vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet, eq. 3), which is where its gradients come from. The
+        A vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet), which is where its gradients come from. The
         surface is closed where the border of the box is outside; it is empty where nothing is inside.
         """
         with torch.no_grad():
