@@ -255,6 +255,15 @@ def test_who_hears_what(camera, prior, monkeypatch):
     assert (prior.meter.calls, prior.meter.rows) == (2, 6 + 2)
 
 
+def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
+    views = Orbit(words=SIDES, blend=True)
+    run = Run(Experiment((PROMPT, "two striped cats"), representation=Sided(), views=views, particles=2), prior)
+    camera = views.cameras(4, rng())
+    told = run.told_to(torch.arange(4), camera)
+    assert torch.equal(told.pos.unsided.data, prior.condition([PROMPT, PROMPT, "two striped cats", "two striped cats"]).data)
+    assert worst(told.pos.data, told.pos.unsided.data) > 0.1
+
+
 def test_dropped_cameras_and_texts(prior, monkeypatch):
     """As often as asked for; texts and cameras apart; the bare text and not the one of a side."""
     learning = Learning(rate=0.0, batch=64, unconditional=0.25, camera_dropout=0.5)
