@@ -187,13 +187,15 @@ def test_irfds_passes_and_hears_the_source_only():
     assert torch.equal(IRFDS()(prior, deaf, FREE), got)
 
 
-def test_irfds_refuses():
+def test_irfds_refuses(red_disc):
     with pytest.raises(ValueError, match="normal must not be negative"):
         IRFDS(normal=-1.0)
     with pytest.raises(ValueError, match="this method edits: say what the pictures show with --source"):
         IRFDS()(mixture(), drawn5(), FREE)
     with pytest.raises(ValueError, match="irfds looks for the noise of a picture: say what it shows with --source"):
-        Run(Experiment(("red disc",), method=IRFDS()), coloured_shapes(8))
+        Run(Experiment(("red disc",), method=IRFDS(), representation=Noises(images=(red_disc,))), coloured_shapes(24))
+    with pytest.raises(ValueError, match="irfds moves the noise of a picture, and latents holds none: use --representation noises"):
+        Experiment(("red disc",), source=("red disc",), method=IRFDS())
     with pytest.raises(ValueError, match="noises belong to pictures"):
         Noises().build(coloured_shapes(8), 2, 0)
     with pytest.raises(ValueError, match="rate must be positive"):

@@ -197,7 +197,8 @@ def test_kill_9_with_a_critic(tmp_path):
         command = [sys.executable, "-c", textwrap.dedent(KILLED), os.path.dirname(__file__), str(tmp_path / "cut")]
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, timeout=120)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-        assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] == 7
+        # written beside the steps, each waiting for the one before: the last may have been under way
+        assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (6, 7)
         go(with_critic(), tmp_path / "cut", every=5)
         go(with_critic(), tmp_path / "whole", every=5)
         same(tmp_path / "whole", tmp_path / "cut")

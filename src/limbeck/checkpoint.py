@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,26 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 
-def write_checkpoint(path: Path, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
-    """Replace ``path`` in one move. If the disk is full, what was there stays and OSError says so."""
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one move."""
     part = path.with_name(path.name + ".part")
-    # safetensors refuses tensors that share memory; a clone on the CPU shares nothing
-    own = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What tensors hold now, on the CPU, each in memory of its own: safetensors refuses tensors that share it."""
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
+    """Replace ``path`` in one move. If the disk is full, what was there stays and OSError says so."""
+    write_snapshot(path, snapshot(tensors), note)
+
+
+def write_snapshot(path: Path, own: dict[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
+    """The same of what ``snapshot`` answered."""
+    part = path.with_name(path.name + ".part")
     data = serialise(own, {"note": json.dumps(note or {})})
     try:
         with part.open("wb") as file:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from limbeck.experiment import Experiment
 from limbeck.method import Method
 from limbeck.prior import Prior
+from limbeck.representations.latents import Latents
 from limbeck.run import Run
 from limbeck.timesteps import Fixed
 
 PARTICLES, STEPS = 1, 2
+
+
+@dataclass(frozen=True)
+class _Noise(Latents):
+    """Latents in the place of the noise that belongs to a picture: for counting, any will do."""
+
+    holds = "noise"
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,9 @@ class Count:
 
 def counted(method: Method, prior: Prior, prompt: str = "a red mug", source: str = "a blue mug") -> Count:
     """Passes of each of ``STEPS`` steps at t = .6, as an edit of ``source`` where the method is one; raises as the method does."""
-    run = Run(Experiment((prompt,), source=(source,), method=method, particles=PARTICLES, steps=STEPS, timesteps=Fixed(0.6)), prior)
+    what = _Noise() if method.moves == "noise" else Latents()
+    common: dict[str, Any] = {"particles": PARTICLES, "steps": STEPS, "timesteps": Fixed(0.6)}
+    run = Run(Experiment((prompt,), source=(source,), method=method, representation=what, **common), prior)
     seen: list[tuple[float, float, float]] = []
     for _ in range(STEPS):
         meter = prior.meter

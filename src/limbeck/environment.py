@@ -48,6 +48,27 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
+def free_bytes(device: str) -> int | None:
+    """Memory that a run can still have: of a CUDA device, also what torch holds and does not use, else of the host, within the
+    limit of its control group if there is one. None where nobody says."""
+    if device.startswith("cuda"):
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    lines = _lines(Path("/proc/meminfo"))
+    told = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    group = Path("/sys/fs/cgroup")
+    limit, used = (_lines(group / name) for name in ("memory.max", "memory.current"))
+    if limit and used and limit[0].isdigit():
+        # pages of files that were read are given back where they are wanted
+        files = sum(int(line.split()[1]) for line in _lines(group / "memory.stat") if line.startswith("inactive_file "))
+        told.append(int(limit[0]) - int(used[0]) + files)
+    return min(told, default=None)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
 def peak_bytes(device: str) -> dict[str, int]:
     """Most memory this process has held so far: of the host and, on CUDA, of the device."""
     out = {}

@@ -55,7 +55,8 @@ class Adam(Optimizer):
     eps: float = 1e-15
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(list(groups), betas=(self.beta1, self.beta2), eps=self.eps)
+        every = _listed(groups)
+        return torch.optim.Adam(every, betas=(self.beta1, self.beta2), eps=self.eps, fused=_on_cuda(every))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,18 @@ class SGD(Optimizer):
     momentum: float = 0.0
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(list(groups), momentum=self.momentum)
+        every = _listed(groups)
+        return torch.optim.SGD(every, momentum=self.momentum, fused=_on_cuda(every))
+
+
+def _listed(groups: Iterable[dict]) -> list[dict]:
+    return [group | {"params": list(group["params"])} for group in groups]
+
+
+def _on_cuda(groups: Iterable[dict]) -> bool | None:
+    """True where all parameters are on CUDA: there a fused optimiser is one kernel, which can be told on the device not to move.
+    Elsewhere it is left to torch."""
+    return all(p.device.type == "cuda" for group in groups for p in group["params"]) or None
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,9 @@ class Experiment:
             raise ValueError(f"views {type(self.views).__name__.lower()} do not suit {what}, which takes {sides}")
         if self.source and not isinstance(self.representation.views, Flat):
             raise ValueError("source: edits are of pictures; there is none of what is seen from all sides")
+        if self.method.moves == "noise" and self.representation.holds != "noise":
+            name, what = (type(part).__name__.lower() for part in (self.method, self.representation))
+            raise ValueError(f"{name} moves the noise of a picture, and {what} holds none: use --representation noises")
         if self.batch > self.total:
             raise ValueError(f"batch {self.batch} is more than the {self.total} particles (prompts x particles); use 0 for all")
 

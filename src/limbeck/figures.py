@@ -1,9 +1,11 @@
-"""metrics.jsonl: one line per step, gathered on the device and fetched in batches, so that a step never waits for its figures."""
+"""metrics.jsonl: one line per step, gathered on the device and fetched and written in batches, beside the steps."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from limbeck.mirror import Sink
 from limbeck.run import Step
+from limbeck.writer import Writer
 
 ROWS = 16  #: at most so many rows of a step are kept apart, by time, for the picture of the gradient by t
 
@@ -30,15 +33,18 @@ def read_figures(path: Path) -> list[dict[str, Any]]:
 
 
 class Figures:
-    """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out."""
+    """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out.
 
-    def __init__(self, path: Path, step: int, sink: Sink | None = None):
-        self.path, self.sink = path, sink
+    check: asked beside the steps after every batch of lines; raises where the run must not go on.
+    """
+
+    def __init__(self, path: Path, step: int, writer: Writer, sink: Sink | None = None, check: Callable[[], None] | None = None):
+        self.path, self.writer, self.sink, self.check = path, writer, sink, check
         kept = [line for line in read_figures(path) if line["step"] <= step]
         part = path.with_name(path.name + ".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(path)
-        self.last: dict[str, Any] = kept[-1] if kept else {}
+        self.last: dict[str, Any] = kept[-1] if kept else {}  #: the newest line in the file
         self._waiting: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def add(self, step: Step, evaluations: int, elapsed: float) -> None:
@@ -47,25 +53,33 @@ class Figures:
         apart = {"times": step.sample.t[:ROWS], "gradients": step.gradient[:ROWS].flatten(1).square().mean(1).sqrt()}
         self._waiting.append((told, step.figures | apart))
 
-    def flush(self) -> dict[str, Any]:
-        """Fetch what is waiting, one transfer per device, and append it to the file; returns the newest line."""
+    def flush(self) -> None:
+        """Have the writer fetch what is waiting, one transfer per device, and append it to the file."""
         if not self._waiting:
-            return self.last
+            return
         tensors = [(i, name, value) for i, (_, figures) in enumerate(self._waiting) for name, value in figures.items()]
-        lines = [told for told, _ in self._waiting]
+        stacked = []
         for device in {value.device for _, _, value in tensors}:
             here = [(i, name, value) for i, name, value in tensors if value.device == device]
-            numbers = iter(torch.cat([value.detach().reshape(-1).float() for _, _, value in here]).tolist())
-            for i, name, value in here:
-                row = [_short(next(numbers)) for _ in range(value.numel())]
-                lines[i][name] = row if value.ndim else row[0]
+            places = [(i, name, value.numel(), value.ndim) for i, name, value in here]
+            stacked.append((places, torch.cat([value.detach().reshape(-1).float() for _, _, value in here])))
+        lines = [told for told, _ in self._waiting]
+        self._waiting = []
+        self.writer.put(partial(self._write, lines, stacked))
+
+    def _write(self, lines: list[dict[str, Any]], stacked: list[tuple[list[tuple[int, str, int, int]], Tensor]]) -> None:
+        for places, values in stacked:
+            numbers = iter(values.tolist())
+            for i, name, count, axes in places:
+                row = [_short(next(numbers)) for _ in range(count)]
+                lines[i][name] = row if axes else row[0]
         with self.path.open("a") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         if self.sink is not None:
             self.sink.figures(lines)
-        self._waiting.clear()
         self.last = lines[-1]
-        return self.last
+        if self.check is not None:
+            self.check()
 
 
 def _short(number: float) -> float | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.camera import Camera
 from limbeck.prior import Condition, Conditions, Prior, guided
-from limbeck.schedule import NoiseSchedule
+from limbeck.schedule import NoiseSchedule, sent
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Sample:
 
     def seen(self, told: Condition) -> Condition:
         """The rows of ``told`` with the pose each row of the sample was seen by, if by any; for critics."""
-        return told if self.camera is None else replace(told, pose=self.camera.pose.to(told.data.device, torch.float32))
+        return told if self.camera is None else replace(told, pose=sent(self.camera.pose.float(), told.data.device))
 
     def rows(self, rows: Int[Tensor, "r"]) -> Sample:
         """Some of the rows, by their places on the CPU; the generator is shared."""
@@ -77,7 +77,7 @@ class Sample:
     def later(self, share: float, t_min: float) -> Float[Tensor, "b"]:
         """Times t + U[0, share (t - t_min)], at most 1, drawn anew by the step's generator (ASD, DSD)."""
         reach = torch.minimum((share * (self.t - t_min)).clamp_min(0), 1 - self.t)
-        return self.schedule.snap(self.t + reach * torch.rand(len(reach), generator=self.rng).to(reach))
+        return self.schedule.snap(self.t + reach * sent(torch.rand(len(reach), generator=self.rng), reach.device).to(reach))
 
 
 class State(Protocol):
@@ -142,7 +142,7 @@ class Words(Stateless):
 
     def of(self, view: Int[Tensor, "b"]) -> list[Condition]:
         """The rows of particles, of each of the texts."""
-        return [said[(view // self._per).to(said.data.device)] for said in self._said]
+        return [said[sent(view // self._per, said.data.device)] for said in self._said]
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,7 @@ class Method(abc.ABC, Generic[S]):
     """A method of score distillation. Subclasses are final frozen dataclasses, their fields the options; one paper, one file."""
 
     bibtex = ""  #: the paper, for the report
+    moves = "pictures"  #: what its direction is to move, as a representation says what it ``holds``
     passes = ""  #: network passes per particle and step, as in the table of methods
     backward = ""  #: what is differentiated besides the representation and a critic, if anything
 

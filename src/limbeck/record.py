@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
+import threading
 import time
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
-from jaxtyping import Float
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
 from limbeck import config, pictures
-from limbeck.checkpoint import read_checkpoint, read_note, write_checkpoint
+from limbeck.album import Album
+from limbeck.checkpoint import read_checkpoint, read_note, snapshot, write_checkpoint, write_snapshot, write_text
 from limbeck.environment import environment, peak_bytes
 from limbeck.experiment import Experiment
-from limbeck.figures import Figures, read_figures
+from limbeck.figures import Figures
 from limbeck.interrupt import CtrlC
 from limbeck.metrics import score_pictures
-from limbeck.mirror import Mirror
-from limbeck.prior import Prior, guided
+from limbeck.mirror import Mirror, Sink
+from limbeck.plan import planned
+from limbeck.prior import Prior
 from limbeck.run import NonFinite, Run, Step
+from limbeck.timing import now
+from limbeck.watch import check
+from limbeck.writer import Writer
 
 CHECKPOINT_SECONDS = 30.0
 FLUSH_SECONDS = 1.0
-SHOWN = 4  #: sides that are pictured of what has sides
 
 
 def record(
@@ -46,8 +48,8 @@ def record(
     pictures go besides. Ctrl-C is heard between steps and
     leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends bit-identical.
 
-    Raises ValueError if the folder holds another run or a damaged checkpoint, OSError if the disk is full, and ``NonFinite`` after
-    saving the step's inputs as failure.safetensors.
+    Raises ValueError if the folder holds another run or a damaged checkpoint or where memory cannot suffice, OSError if the disk is
+    full, and ``NonFinite`` after saving the step's inputs as failure.safetensors.
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
@@ -58,8 +60,9 @@ def record(
         console.print(f"{folder} holds this run, finished after {experiment.steps} steps: nothing to do", highlight=False)
         return report
     recorder = Recorder(experiment, prior, folder, every, console)
-    recorder.open(command, mirror)
     try:
+        recorder.plan.refuse()
+        recorder.open(command, mirror)
         recorder.drive()
         return recorder.finish()
     finally:
@@ -78,13 +81,6 @@ def refuse_other(folder: Path, experiment: Experiment) -> None:
         raise ValueError(f"{folder} holds samples, not a run: name another folder")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one move."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 class Recorder:
     """One sitting of a run: from its start or its checkpoint to its end."""
 
@@ -95,8 +91,11 @@ class Recorder:
         self.rows_before, self.elapsed_before = 0, 0.0
         self.rows_at_start, self.began = prior.meter.rows, time.perf_counter()
         self.saved_at = self.flushed_at = self.began
-        options = {f.name for f in dataclasses.fields(experiment.method)}
-        self.guidance = experiment.method.guidance if "guidance" in options else 1.0  # type: ignore[attr-defined]
+        self.plan = planned(self.run)
+        self.writer = Writer()
+        self.sink: Sink | None = None
+        self.saving = threading.Event()  #: set while no checkpoint is under way
+        self.saving.set()
 
     @property
     def rows(self) -> int:
@@ -114,8 +113,11 @@ class Recorder:
         (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
         if (self.folder / "checkpoint.safetensors").exists():
             self._resume()
-        self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step) if mirror is not None else None
-        self.figures = Figures(self.folder / "metrics.jsonl", self.run.step, self.sink)
+        self.first = self.run.step
+        if mirror is not None:
+            self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step)
+        self.figures = Figures(self.folder / "metrics.jsonl", self.run.step, self.writer, self.sink, self.run.watch.ask)
+        self.album = Album(self.run, self.folder, self.writer, self.sink)
         write_text(self.folder / "run.yaml", config.dump(self.experiment))
         with (self.folder / "command.txt").open("a") as file:
             file.write((command or "(from Python)") + "\n")
@@ -124,18 +126,15 @@ class Recorder:
         if self.run.step == 0:
             if self.run.representation.start:
                 self.console.print(f"{self.folder}: {self.run.representation.start}", highlight=False)
-            self._picture_of_all(0)
+            self.album.of_all(0)
+        if self.plan.step is not None:
+            self.console.print(str(self.plan), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Let go of the mirror."""
+        """Write what waits and let go of the mirror."""
+        self.writer.close()
         if self.sink is not None:
             self.sink.close()
-
-    def _keep(self, sheet: Image.Image, step: int, kind: str = "") -> None:
-        """A picture of a step into images/ and the mirror; ``kind`` is empty for the representation itself."""
-        pictures.save_picture(sheet, self.folder / "images" / f"step-{step:05d}{'-' * bool(kind)}{kind}.png")
-        if self.sink is not None:
-            self.sink.picture(kind or "picture", sheet, step)
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.safetensors"
@@ -145,7 +144,7 @@ class Recorder:
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"{path} was written by another version and does not fit: delete it to start the run over") from error
         self.rows_before, self.elapsed_before = note["rows"], note["elapsed"]
-        self.run.cost.seconds.update(note["seconds"])
+        self.run.cost.take_up(note)
         self.console.print(f"{self.folder}: going on after step {note['step']} of {self.experiment.steps}", highlight=False)
 
     def drive(self) -> None:
@@ -156,108 +155,89 @@ class Recorder:
         )  # fmt: skip
         with progress, CtrlC() as interrupt:
             task = progress.add_task("", total=self.experiment.steps, completed=self.run.step, says="", rate="")
-            while self.run.step < self.experiment.steps:
-                self._step(progress, task)
-                if interrupt.heard:
-                    self.save()
-                    raise KeyboardInterrupt
-        self.save()
+            try:
+                while self.run.step < self.experiment.steps:
+                    self._step(progress, task)
+                    if interrupt.heard:
+                        self.save()
+                        self.writer.drain()
+                        raise KeyboardInterrupt
+                self.save()
+                self.writer.drain()
+                self._show(progress, task)
+            except NonFinite as error:
+                self._failed(error)
+                raise
+
+    def _failed(self, error: NonFinite) -> None:
+        with suppress(NonFinite):  # the writer may have met it too
+            self.figures.flush()
+            self.writer.drain()
+        path = self.folder / "failure.safetensors"
+        write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
+        self.console.print(f"{error}; the inputs of the step are in {path}", highlight=False)
 
     def _step(self, progress: Progress, task: TaskID) -> None:
-        try:
-            step = self.run.advance()
-        except NonFinite as error:
-            self.figures.flush()
-            path = self.folder / "failure.safetensors"
-            write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
-            self.console.print(f"{error}; the inputs of the step are in {path}", highlight=False)
-            raise
-        self.figures.add(step, self.rows, self.elapsed)
-        last = step.step == self.experiment.steps
-        if step.step % self.every == 0 or last:
-            with self.run.cost.of("pictures"):
-                self._pictures(step)
-        now = time.perf_counter()
-        if now - self.flushed_at > FLUSH_SECONDS or last:
-            self.flushed_at = now
+        cost, step = self.run.cost, self._advance()
+        with cost.of("figures"):
+            self.figures.add(step, self.rows, self.elapsed)
+        if step.step % self.every == 0 or step.step == self.experiment.steps:
+            self._pictures(step)
+        clock = time.perf_counter()
+        if clock - self.flushed_at > FLUSH_SECONDS:
+            self.flushed_at = clock
+            with cost.of("figures"):
+                self.figures.flush()
             self._show(progress, task)
-        if now - self.saved_at > CHECKPOINT_SECONDS:
+        if clock - self.saved_at > CHECKPOINT_SECONDS:
             self.save()
 
-    def _show(self, progress: Progress, task: TaskID) -> None:
-        line = self.figures.flush()
-        speed = progress.tasks[0].speed
-        rate = f"{speed:.1f} steps/s" if speed and speed >= 1 else f"{1 / speed:.1f} s/step" if speed else ""
-        says = f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  evaluations {line['evaluations']:,}"
-        progress.update(task, completed=line["step"], says=says, rate=rate)
+    def _advance(self) -> Step:
+        """A step; the second of a sitting is counted, unless one was before, and the third is timed for the plan."""
+        run, done = self.run, self.run.step - self.first
+        if done == 1 and "method" not in run.cost.bytes:
+            with run.cost.counting():
+                return run.advance()
+        if done != 2:
+            return run.advance()
+        began = now(self.prior.device)
+        step = run.advance()
+        told = self.plan.timed(now(self.prior.device) - began, run.cost)
+        self.console.print(str(told), highlight=False, soft_wrap=True)
+        return step
 
-    def save(self) -> None:
-        """Figures first: the checkpoint must never be ahead of them."""
-        self.figures.flush()
-        note = {"step": self.run.step, "rows": self.rows, "elapsed": self.elapsed, "seconds": self.run.cost.seconds}
-        with self.run.cost.of("checkpoint"):
-            write_checkpoint(self.folder / "checkpoint.safetensors", self.run.tensors(), note)
-        self.saved_at = time.perf_counter()
-
-    @torch.no_grad()
-    def _all(self) -> Tensor:
-        """What every particle shows, from ``SHOWN`` sides if it has any; in parts so that a large decoder fits."""
-        everyone = self.run.looks(SHOWN)
-        parts = [everyone[part] for part in torch.arange(len(everyone)).split(8)]
-        return torch.cat([self.run.representation.pictures(self.prior, part).float().cpu() for part in parts])
-
-    def _decoded(self, x0: Tensor) -> Tensor:
-        return torch.cat([self.prior.decode(part).float().cpu() for part in x0.split(8)])
-
-    def _picture_of_all(self, step: int) -> bool:
-        """False where the model has no pictures, as a mixture in the plane."""
-        if len(self.prior.shape) != 3:
-            return False
-        self._keep(pictures.grid(images := self._all(), self._columns(images)), step)
-        return True
-
-    def _columns(self, images: Tensor) -> int:
-        """Pictures to a row, which is a prompt's."""
-        return len(images) // len(self.experiment.prompts)
-
-    @torch.no_grad()
     def _pictures(self, step: Step) -> None:
-        if not self._picture_of_all(step.step):
-            return
-        self.figures.flush()
-        sample, meter, e = step.sample, self.prior.meter, self.experiment
-        calls, rows = meter.calls, meter.rows
-        shown = {"x0": guided(self.prior, sample.xt, sample.t, sample.told, self.guidance).x0}
-        critic = e.method.critic_prior(self.prior, self.run.state)
-        if critic is not None:
-            shown["critic"] = critic(sample.xt, sample.t, sample.seen(sample.told.pos))[0].x0
-        meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
-        view = sample.view.tolist()
-        for name, x0 in shown.items():
-            images = pictures.spread(self._decoded(x0), view, e.total)
-            self._keep(pictures.grid(images, e.particles), step.step, name)
-        maps = step.gradient.float().flatten(1, -3).norm(dim=1)
-        top = self._scale(maps)
-        sheet = pictures.heat_sheet(pictures.spread(pictures.heat(maps, top), view, e.total), e.particles, top)
-        self._keep(sheet, step.step, "gradient")
-        if not self.console.is_terminal:
+        cost, e = self.run.cost, self.experiment
+        with cost.counting() if "pictures" not in cost.bytes else nullcontext(), cost.of("pictures"):
+            self.figures.flush()
+            seen = self.album.of_step(step)
+        if seen and not self.console.is_terminal:
             self.console.print(f"step {step.step} of {e.steps}, {self.elapsed:.0f} s", highlight=False)
 
-    def _scale(self, maps: Float[Tensor, "b h w"]) -> float:
-        """Top of the colour scale, one for the whole run: fixed by the first map, brought to the gradients usual until then.
+    def _show(self, progress: Progress, task: TaskID) -> None:
+        """How far the run is, with the newest figures that are written."""
+        line, speed = self.figures.last, progress.tasks[0].speed
+        rate = f"{speed:.1f} steps/s" if speed and speed >= 1 else f"{1 / speed:.1f} s/step" if speed else ""
+        whole = line and None not in (line["t"], line["gradient"])  # else the run is about to stop
+        told = f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  evaluations {line['evaluations']:,}" if whole else ""
+        progress.update(task, completed=self.run.step, says=told, rate=rate)
 
-        The step of the first map may have drawn an unusual t; the median of the norms so far has not.
+    def save(self) -> None:
+        """Have the writer keep the run as it is now: figures first, as the checkpoint must never be ahead of them.
+
+        A checkpoint waits for the one before, so that only one copy is in memory. Raises ``NonFinite`` in the place of keeping a
+        value that is not finite.
         """
-        path = self.folder / "images" / "gradient-scale.json"
-        if path.exists():
-            return json.loads(path.read_text())["top"]
-        lines = read_figures(self.folder / "metrics.jsonl")
-        norms = torch.tensor([line["gradient"] or 0.0 for line in lines], dtype=torch.float64)
-        few = maps.double().cpu().flatten()[:: max(1, maps.numel() // 1_000_000)]  # quantile refuses more than 16 million
-        high = few.quantile(0.99) / norms[-1].clamp_min(1e-30) * norms.median()
-        top = float(f"{high.item():.2g}") or 1.0
-        write_text(path, json.dumps({"top": top, "colours": "viridis"}) + "\n")
-        return top
+        self.figures.flush()
+        run, path = self.run, self.folder / "checkpoint.safetensors"
+        with run.cost.of("checkpoint"):
+            run.watch.ask()
+            tensors = run.tensors()
+            check(tensors, run.step)
+            self.writer.wait(self.saving)
+            note = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed, **run.cost.note()}
+            self.saving = self.writer.put(partial(write_snapshot, path, snapshot(tensors), note))
+        self.saved_at = time.perf_counter()
 
     def finish(self) -> Path:
         """What is made once the last step is done; done again in full if it was interrupted."""
@@ -265,8 +245,8 @@ class Recorder:
 
         e, folder = self.experiment, self.folder
         if len(self.prior.shape) == 3:
-            images = self._all()
-            columns = self._columns(images)
+            images = self.album.all()
+            columns = self.album.columns(images)
             pictures.save_finals(folder, images, columns)
             self.run.representation.save(folder / "final", pictures.final_names(e.total, e.particles))
             write_text(folder / "scores.json", json.dumps(score_pictures(images, e.prompts, columns), indent=1) + "\n")
@@ -275,7 +255,23 @@ class Recorder:
         e.method.save_critic(self.prior, self.run.state, folder / "critic")
         if e.method.bibtex:
             write_text(folder / "references.bib", e.method.bibtex + "\n")
-        seconds = {part: round(value, 3) for part, value in self.run.cost.seconds.items()}
-        cost = {"seconds": seconds, "elapsed": round(self.elapsed, 3), "evaluations": self.rows, **peak_bytes(self.prior.device)}
-        write_text(folder / "cost.json", json.dumps(cost, indent=1) + "\n")
+        write_text(folder / "cost.json", json.dumps(self.spent(), indent=1) + "\n")
         return report.write([folder])
+
+    def spent(self) -> dict[str, Any]:
+        """Seconds of all steps by part, operations of all by those of one, and the most bytes a part held beyond what stays."""
+        cost, e = self.run.cost, self.experiment
+        times = {"pictures": e.steps // self.every + (e.steps % self.every > 0)}
+        flops = {part: one * times.get(part, e.steps) for part, one in cost.flops.items()}
+        peak = peak_bytes(self.prior.device)
+        if "peak_device_bytes" in peak:
+            peak["peak_device_bytes"] = max(peak["peak_device_bytes"], cost.peak)
+        return {
+            "seconds": {part: round(value, 3) for part, value in cost.seconds.items()},
+            "elapsed": round(self.elapsed, 3),
+            "evaluations": self.rows,
+            "flops": flops,
+            "bytes": cost.bytes,
+            "beside": {"seconds": round(self.writer.seconds, 3), "waited": round(self.writer.waited, 3)},
+            **peak,
+        }

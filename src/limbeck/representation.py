@@ -6,7 +6,7 @@ import abc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -106,6 +106,8 @@ class Spec(abc.ABC):
 
     size: tuple[int, int] = field(default=(0, 0), kw_only=True)
     images: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    holds: ClassVar[str] = "pictures"  #: what x0 is; noise for a method that looks for it
 
     @property
     def views(self) -> Views:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,25 +11,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.camera import Camera, View
+from limbeck.cost import Cost
 from limbeck.experiment import Experiment
 from limbeck.loading import load
 from limbeck.memory import load_optimizer, optimizer_tensors
 from limbeck.method import Directions, Sample, Source, Start, State, surrogate
 from limbeck.prior import Conditions, Prior
-from limbeck.schedule import expand
+from limbeck.schedule import expand, sent
+from limbeck.watch import NonFinite, Watch
+
+__all__ = ["Cost", "NonFinite", "Run", "Step", "generator", "steps"]
 
 
 def generator(seed: int, step: int) -> torch.Generator:
     """The only source of randomness of a step, on the CPU so that every device draws the same."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)  # never the seed itself, which draws the start
-
-
-class NonFinite(RuntimeError):
-    """A value stopped being finite. ``cause`` names it; ``inputs`` are the tensors of the step, for the failure file."""
-
-    def __init__(self, step: int, cause: str, inputs: dict[str, Tensor]):
-        super().__init__(f"step {step}: {cause} is not finite")
-        self.step, self.cause, self.inputs = step, cause, inputs
 
 
 @dataclass(frozen=True)
@@ -42,19 +36,6 @@ class Step:
     sample: Sample
     gradient: Float[Tensor, "b ..."]
     figures: dict[str, Tensor]
-
-
-@dataclass
-class Cost:
-    """Seconds and network passes by part, added up over a run. Seconds are of the host: on a GPU, work is queued ahead of them."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
 
 class Run:
@@ -85,7 +66,7 @@ class Run:
         start = Start(e.total, len(e.prompts), e.seed, first, e.prompts, e.sources, e.negative, other, texts, seen)
         self.state: State = e.method.init(prior, start)
         self.step = 0
-        self.cost = Cost()
+        self.cost, self.watch = Cost(prior.device), Watch(prior.device.startswith("cuda"))
 
     def _x0(self, render) -> Tensor:
         return self.prior.encode(render.image) if render.space == "image" else render.image
@@ -101,7 +82,7 @@ class Run:
 
     def _rows(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The prompt of each particle."""
-        return (view // self.experiment.particles).to(self.prior.device)
+        return sent(view // self.experiment.particles, self.prior.device)
 
     def looks(self, each: int) -> View:
         """Every particle, from ``each`` fixed sides if it has any; what results are shown by."""
@@ -116,18 +97,20 @@ class Run:
         if self.sides == 1:
             return self.told[self._rows(view)]
         first = self._rows(view) * self.sides
-        share, place = self.views.sides(camera, len(view)).to(first.device).topk(2, dim=1)
+        share, place = sent(self.views.sides(camera, len(view)), first.device).topk(2, dim=1)
         told = self.told[first + place[:, 0]]
         if self.views.mixes:
             told = replace(told, pos=told.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1]))
-        away = [(self.told.pos[first + at.to(first)], weight.to(first.device)) for at, weight in self.views.away(camera)]
+        moved = [(sent(at, first.device), sent(weight, first.device)) for at, weight in self.views.away(camera)]
+        away = [(self.told.pos[first + at], weight) for at, weight in moved]
         return replace(told, against=(*told.against, *away))
 
     def _source_of(self, view: Int[Tensor, "b"]) -> Source | None:
         """What particles are edits of."""
         if self.source is None:
             return None
-        return Source(self.source.x0[view.to(self.source.x0.device)], self.source.told[self._rows(view)])
+        at = sent(view, self.source.x0.device)
+        return Source(self.source.x0[at], self.source.told[self._rows(view)])
 
     def _draw(self, rng: torch.Generator) -> Int[Tensor, "b"]:
         e = self.experiment
@@ -135,7 +118,10 @@ class Run:
         return everyone if e.batch in (0, e.total) else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
 
     def advance(self) -> Step:
-        """One step of the experiment; raises ``NonFinite`` before anything is changed by a value that is not finite."""
+        """One step of the experiment; raises ``NonFinite`` before anything is changed by a value that is not finite.
+
+        On CUDA, where the host runs ahead, particles are not changed either, but it is ``watch.ask`` that raises.
+        """
         e, prior, cost = self.experiment, self.prior, self.cost
         rng = generator(e.seed, self.step)
         view = self._draw(rng).repeat_interleave(self.views.each)
@@ -147,26 +133,26 @@ class Run:
             render = self.representation.render(View(view, camera, rng, progress))
         with cost.of("encode"):
             x0 = self._x0(render)
-        t = prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)).to(x0.device)
-        eps = e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng).to(x0)
+        t = sent(prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)), x0.device)
+        eps = sent(e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng), x0.device).to(x0)
+        row = sent(view, x0.device)
         image = render.image if render.space == "image" else None
         told, source = self.told_to(view, camera), self._source_of(view)
         drawn = Sample(x0, t, eps, told, view, rng, prior.schedule, self.step, e.steps, image, source, camera)
         with cost.of("method"), torch.no_grad():
             sample = replace(drawn, eps=e.noise.refined(prior, drawn))
             said = e.method(prior, sample, self.state)
-            both = said if isinstance(said, Directions) else None
             direction = said if not isinstance(said, Directions) else said.x0
             weight = e.weight(prior.schedule, t)
-            gradient = e.gradient(expand(weight, direction) * direction, self.step, e.steps)
+            gradient, beside = self._weighed(said, weight)
         rules = self.representation.regularise(render, progress)
-        terms = [surrogate(x0, gradient, view.to(x0.device)), *rules.values()]
-        if both is not None and image is not None:
-            terms.append(surrogate(image, expand(weight, both.image) * both.image, view.to(x0.device)))
+        terms = [surrogate(x0, gradient, row), *rules.values()]
+        if beside is not None and image is not None:
+            terms.append(surrogate(image, beside, row))
         with cost.of("backward"):
             torch.stack(terms).sum().backward()
         figures = self._figures(sample, direction, gradient, weight) | {name: term.detach() for name, term in rules.items()}
-        self._check(sample, gradient, figures)
+        self._check(sample, gradient, figures["parameters"])
         with cost.of("optimiser"):
             self.optimizer.step()
             self.representation.after_step(self.step, e.steps, self.optimizer)
@@ -186,14 +172,25 @@ class Run:
             "t": sample.t.mean(),
         }
 
-    def _check(self, sample: Sample, gradient: Tensor, figures: dict[str, Tensor]) -> None:
-        if bool(figures["parameters"].isfinite()):
-            return
+    def _weighed(self, said: Tensor | Directions, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is to be descended in x0 space and, where the method says so, in that of the image: w(t) times the direction, as the
+        rule of gradients has it. The rule is of a row as a whole, so that it keeps the proportion of the two."""
+        rule = partial(self.experiment.gradient, step=self.step, steps=self.experiment.steps)
+        if not isinstance(said, Directions):
+            return rule(expand(weight, said) * said), None
+        parts = [expand(weight, part) * part for part in (said.x0, said.image)]
+        whole = rule(torch.cat([part.flatten(1) for part in parts], 1)).split([part[0].numel() for part in parts], 1)
+        return whole[0].view_as(said.x0), whole[1].view_as(said.image)
+
+    def _check(self, sample: Sample, gradient: Tensor, norm: Tensor) -> None:
         inputs = {"x0": sample.x0.detach(), "t": sample.t, "eps": sample.eps, "gradient": gradient}
-        named = {"x0": "the render or its encoding", "gradient": "the direction the method answered"}
-        bad = [text for key, text in named.items() if not bool(inputs[key].isfinite().all())]
-        self.optimizer.zero_grad(set_to_none=True)
-        raise NonFinite(self.step, bad[0] if bad else "the gradient of the parameters", inputs)
+        try:
+            self.watch.see(self.step, norm, inputs)
+        except NonFinite:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+        if self.watch.lazy:
+            self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]  # as torch's GradScaler tells it
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, besides the experiment."""

@@ -1,8 +1,13 @@
-"""Memory that ran out: how to tell, and what to change."""
+"""Memory that ran out, or is going to: how to tell, and what to change."""
 
 from __future__ import annotations
 
 WORDS = ("out of memory", "can't allocate memory", "not enough memory")  #: torch's, of accelerators and of the host
+CHANGE = (
+    "take fewer --particles or draw only some per step with --batch, take --precision bfloat16, "
+    "smaller pictures with --representation.size, or a tiny autoencoder with --parts.vae; "
+    "limbeck models says how large models are"
+)
 
 
 def scarce(error: Exception) -> bool:
@@ -12,8 +17,9 @@ def scarce(error: Exception) -> bool:
 
 def advice(text: str) -> str:
     """One line on memory that ran out, with what torch said."""
-    return (
-        "out of memory: take fewer --particles or draw only some per step with --batch, take --precision bfloat16, "
-        "smaller pictures with --representation.size, or a tiny autoencoder with --parts.vae; "
-        f"limbeck models says how large models are ({text})"
-    )
+    return f"out of memory: {CHANGE} ({text})"
+
+
+def refusal(need: int, free: int, parts: str) -> str:
+    """One line on memory that is not going to suffice: bytes still needed, bytes free, and what they are needed for."""
+    return f"this run needs about {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free ({parts}): {CHANGE}"

@@ -13,6 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """A tensor of the host on ``device``. On CUDA the host does not wait for the device's work; its memory may be freed at once."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+
+
 def expand(a: Float[Tensor, "b"], like: Float[Tensor, "b ..."]) -> Tensor:
     """``a`` with trailing axes of length one, so that it multiplies ``like`` row by row, in its dtype and on its device."""
     return a.to(like).reshape(-1, *[1] * (like.ndim - 1))
@@ -90,7 +95,7 @@ class Discrete(NoiseSchedule):
         return ticks / total
 
     def _at(self, t: Tensor) -> Tensor:
-        return self._table.to(t.device)[self.tick(t)]
+        return sent(self._table, t.device)[self.tick(t)]
 
     def alpha(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return self._at(t).sqrt()

@@ -25,6 +25,7 @@ class IRFDS(Memoryless):
     normal: float = 1.0
 
     bibtex = RFDS.bibtex
+    moves = "noise"
     passes = "1 (2 at another guidance than 1)"
 
     def __post_init__(self) -> None:

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from limbeck.report import plots
 from limbeck.report.folder import Left, differing, read_folder
-from limbeck.report.tables import SCORES, score_columns, score_text, seconds_text
+from limbeck.report.tables import PARTS, SCORES, score_columns, score_text, seconds_text
+from limbeck.tally import scaled
 
 HERE = Path(__file__).parent
 MANY = 12  #: at most so many recorded steps are shown
@@ -69,6 +70,8 @@ def _single(left: Left) -> dict[str, Any]:
         "columns": score_columns(rows),
         "rows": rows,
         "parts": _parts(left),
+        "counted": bool(left.cost.get("bytes")),
+        "flops": scaled(sum(left.cost.get("flops", {}).values()), "FLOP"),
     }
 
 
@@ -79,14 +82,20 @@ def write_edits(folders: Sequence[Path], out: Path) -> Path:
     return _save(out, "edits.html.j2", {"runs": runs, "count": sum(len(rows) for _, rows, _ in runs)})
 
 
-def _parts(left: Left) -> list[tuple[str, float, float]]:
-    """Part of a run, its seconds, its share of the whole; the rest is called other."""
+def _parts(left: Left) -> list[tuple[str, float, float, str, str]]:
+    """Part of a run, its seconds, its share of the whole, its operations and most bytes in words; the rest is called other."""
     seconds = dict(sorted(left.seconds().items(), key=lambda item: -item[1]))
     rest = left.elapsed() - sum(seconds.values())
     if rest > 0.005 * left.elapsed():
         seconds["other"] = rest
     total = max(sum(seconds.values()), 1e-9)
-    return [(name, value, value / total) for name, value in seconds.items() if value >= 0.0005]
+    flops, held = left.cost.get("flops", {}), left.cost.get("bytes", {})
+    told = lambda counts, name, unit: scaled(counts[name], unit) if counts.get(name) else "\N{EN DASH}"  # noqa: E731
+    return [
+        (PARTS.get(name, name), value, value / total, told(flops, name, "FLOP"), told(held, name, "B"))
+        for name, value in seconds.items()
+        if value >= 0.0005
+    ]
 
 
 def _several(left: list[Left]) -> dict[str, Any]:

@@ -21,6 +21,13 @@ SCORES = {
     "feature_diversity": ("feature diversity", "Mean cosine distance of two particles in the evaluator's features.", False),
 }
 
+#: part of a run, as cost.json names it: what a page calls it
+PARTS = {
+    "method": "direction (prior, critic)",
+    "critic": "critic's step",
+    "pictures": "pictures (decode)",
+}
+
 
 def score_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The scores that any row has, in the order of ``SCORES``."""

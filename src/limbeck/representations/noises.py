@@ -35,6 +35,8 @@ class Noises(Spec):
 
     rate: float = 0.003
 
+    holds = "noise"
+
     def __post_init__(self) -> None:
         if self.rate <= 0:
             raise ValueError(f"rate must be positive, not {self.rate}")

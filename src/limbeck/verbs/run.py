@@ -33,7 +33,7 @@ class Watched:
 
     out: run folder, made of prompt, method and options if left out. every: steps between pictures and checkpoints, 0 to let the
     run choose. device: auto, cpu, cuda, cuda:N or mps. config: a run's run.yaml, whose options are the defaults here. mirror:
-    where figures and pictures go besides the folder.
+    where figures and pictures go besides the folder. dry: take three steps in memory, say what the run would need, write nothing.
     """
 
     out: Path | None = None
@@ -41,6 +41,7 @@ class Watched:
     device: str = "auto"
     config: Path | None = None
     mirror: Mirror | None = None
+    dry: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -109,10 +110,16 @@ def _one(experiment: Experiment, place: Watched, out: Path | None, command: str)
     check_folder(folder, experiment)
 
     from limbeck.loading import load
+    from limbeck.plan import refuse_weights, rehearsed
     from limbeck.record import record
+    from limbeck.run import Run
 
+    refuse_weights(experiment, place.device)
     prior = load(experiment.model, place.device, experiment.precision, experiment.parts)
     texts = [text for prompt in experiment.prompts for text in experiment.looking.texts(prompt)]
     prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
+    if place.dry:
+        print(rehearsed(Run(experiment, prior)))
+        return
     with going_on(command):
         print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror))

@@ -1,0 +1,103 @@
+"""The pictures of a run: looked at between steps, drawn and written beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from limbeck import pictures
+from limbeck.checkpoint import write_text
+from limbeck.figures import read_figures
+from limbeck.mirror import Sink
+from limbeck.prior import guided
+from limbeck.run import Run, Step
+from limbeck.writer import Writer
+
+SHOWN = 4  #: sides that are pictured of what has sides
+
+
+class Album:
+    """images/ of a run folder. What is looked at is fetched at once, so that the next step may change it."""
+
+    def __init__(self, run: Run, folder: Path, writer: Writer, sink: Sink | None):
+        self.run, self.prior, self.folder, self.writer, self.sink = run, run.prior, folder, writer, sink
+        self.experiment = e = run.experiment
+        options = {f.name for f in dataclasses.fields(e.method)}
+        self.guidance = e.method.guidance if "guidance" in options else 1.0  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def all(self) -> Float[Tensor, "n 3 h w"]:
+        """What every particle shows, from ``SHOWN`` sides if it has any; in parts so that a large decoder fits."""
+        everyone = self.run.looks(SHOWN)
+        parts = [everyone[part] for part in torch.arange(len(everyone)).split(8)]
+        return torch.cat([self.run.representation.pictures(self.prior, part).float().cpu() for part in parts])
+
+    def columns(self, images: Tensor) -> int:
+        """Pictures to a row, which is a prompt's."""
+        return len(images) // len(self.experiment.prompts)
+
+    def of_all(self, step: int) -> bool:
+        """The particles; False where the model has no pictures, as a mixture in the plane."""
+        if len(self.prior.shape) != 3:
+            return False
+        images = self.all()
+        self.writer.put(lambda: self._keep(pictures.grid(images, self.columns(images)), step))
+        return True
+
+    @torch.no_grad()
+    def of_step(self, step: Step) -> bool:
+        """The particles, x0 of prior and critic, and the gradient; False where the model has no pictures."""
+        if not self.of_all(step.step):
+            return False
+        sample, meter, e = step.sample, self.prior.meter, self.experiment
+        calls, rows = meter.calls, meter.rows
+        shown = {"x0": guided(self.prior, sample.xt, sample.t, sample.told, self.guidance).x0}
+        critic = e.method.critic_prior(self.prior, self.run.state)
+        if critic is not None:
+            shown["critic"] = critic(sample.xt, sample.t, sample.seen(sample.told.pos))[0].x0
+        meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
+        seen = {name: self._decoded(x0) for name, x0 in shown.items()}
+        maps = step.gradient.float().flatten(1, -3).norm(dim=1).cpu()
+        self.writer.put(partial(self._draw, step.step, sample.view.tolist(), seen, maps))
+        return True
+
+    def _decoded(self, x0: Tensor) -> Tensor:
+        return torch.cat([self.prior.decode(part).float().cpu() for part in x0.split(8)])
+
+    def _draw(self, step: int, view: list[int], seen: dict[str, Tensor], maps: Float[Tensor, "b h w"]) -> None:
+        e = self.experiment
+        for name, images in seen.items():
+            self._keep(pictures.grid(pictures.spread(images, view, e.total), e.particles), step, name)
+        top = self._scale(maps)
+        sheet = pictures.heat_sheet(pictures.spread(pictures.heat(maps, top), view, e.total), e.particles, top)
+        self._keep(sheet, step, "gradient")
+
+    def _keep(self, sheet: Image.Image, step: int, kind: str = "") -> None:
+        """A picture of a step into images/ and the mirror; ``kind`` is empty for the representation itself."""
+        pictures.save_picture(sheet, self.folder / "images" / f"step-{step:05d}{'-' * bool(kind)}{kind}.png")
+        if self.sink is not None:
+            self.sink.picture(kind or "picture", sheet, step)
+
+    def _scale(self, maps: Float[Tensor, "b h w"]) -> float:
+        """Top of the colour scale, one for the whole run: fixed by the first map, brought to the gradients usual until then.
+
+        The step of the first map may have drawn an unusual t; the median of the norms so far has not. The figures until this step
+        are in the file, as they were given to the writer before.
+        """
+        path = self.folder / "images" / "gradient-scale.json"
+        if path.exists():
+            return json.loads(path.read_text())["top"]
+        lines = read_figures(self.folder / "metrics.jsonl")
+        norms = torch.tensor([line["gradient"] or 0.0 for line in lines], dtype=torch.float64)
+        few = maps.double().flatten()[:: max(1, maps.numel() // 1_000_000)]  # quantile refuses more than 16 million
+        high = few.quantile(0.99) / norms[-1].clamp_min(1e-30) * norms.median()
+        top = float(f"{high.item():.2g}") or 1.0
+        write_text(path, json.dumps({"top": top, "colours": "viridis"}) + "\n")
+        return top
