@@ -1,0 +1,106 @@
+"""Seconds and peak memory of a view of what has sides, forward and backward, at 64, 128 and 256 pixels.
+
+    python benchmarks/render.py [--device cuda] [--only splats]
+
+One function per representation returns what is measured. Seconds are the median of several renders after one that warms up; on a
+CPU, processor time of one thread. Peak is the most that PyTorch held at once during forward and backward beyond what it held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from limbeck.camera import View, turntable
+from limbeck.loading import pick_device
+from limbeck.representation import Representation
+from limbeck.representations.splats import SplatParticles, Splats
+
+Made = Callable[[int, str], Representation]
+
+
+def splats(count: int, spacing: float = 0.8, opacity: float = 0.1) -> Made:
+    """A ball of Gaussians as a run begins with, or with other sizes and opacities."""
+
+    def made(size: int, device: str) -> Representation:
+        spec = Splats(count=count, spacing=spacing, opacity=opacity)
+        return SplatParticles(spec, spec._start(1, 0), (size, size), 0).to(device)
+
+    return made
+
+
+SHOWN: dict[str, Made] = {
+    "splats, 1,000": splats(1000), "splats, 4,000": splats(4000), "splats, 4,000 opaque": splats(4000, opacity=0.8),
+    "splats, 16,000": splats(16000),
+}  # fmt: skip
+
+
+def clock(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def there_and_back(made: Representation, view: View, device: str) -> tuple[float, float]:
+    """Seconds forward and backward of one render."""
+    start = clock(device)
+    render = made.render(view)
+    middle = clock(device)
+    render.image.square().sum().backward()
+    return middle - start, clock(device) - middle
+
+
+def peak_bytes(made: Representation, view: View, device: str) -> int:
+    """The most PyTorch held at once during one render and its backward, beyond what it held before."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        there_and_back(made, view, device)
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        there_and_back(made, view, device)
+    held = most = 0
+    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        most = max(most, held)
+    return most
+
+
+def measured(made: Representation, device: str, repeats: int) -> tuple[float, float, int]:
+    """Seconds forward, seconds backward, peak bytes, as in a step of training: one view from slightly above."""
+    camera = turntable(1, 15.0, 3.6, 40.0)
+    times = []
+    for _ in range(repeats + 1):
+        made.zero_grad(set_to_none=True)
+        times.append(there_and_back(made, View(torch.tensor([0]), camera, torch.Generator().manual_seed(0)), device))
+    forward, backward = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    made.zero_grad(set_to_none=True)
+    return forward, backward, peak_bytes(made, View(torch.tensor([0]), camera, torch.Generator().manual_seed(0)), device)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[64, 128, 256])
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--only", default="", help="rows whose name begins so")
+    chosen = arguments.parse_args()
+    torch.set_num_threads(1)
+    device = pick_device(chosen.device)
+    print("| | " + " | ".join(f"{size}: forward, backward ms; peak MB" for size in chosen.sizes) + " |")
+    print("|---|" + "---|" * len(chosen.sizes))
+    for name, make in SHOWN.items():
+        if name.startswith(chosen.only):
+            cells = (measured(make(size, device), device, chosen.repeats) for size in chosen.sizes)
+            print(f"| {name} | " + " | ".join(f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
