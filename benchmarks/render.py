@@ -3,7 +3,7 @@
     python benchmarks/render.py [--device cuda] [--only splats]
 
 One function per representation returns what is measured. Seconds are the median of several renders after one that warms up; on a
-CPU, processor time of one thread. Peak is the most that PyTorch held at once during forward and backward beyond what it held before.
+CPU, processor time of one thread. Peak is the most that PyTorch held at once during forward and backward beyond what was there.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def main() -> None:
     for name, make in SHOWN.items():
         if name.startswith(chosen.only):
             cells = (measured(make(size, device), device, chosen.repeats) for size in chosen.sizes)
-            print(f"| {name} | " + " | ".join(f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells) + " |", flush=True)
+            told = (f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells)
+            print(f"| {name} | {' | '.join(told)} |", flush=True)
 
 
 if __name__ == "__main__":
