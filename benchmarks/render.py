@@ -3,7 +3,8 @@
     python benchmarks/render.py [--device cuda] [--only splats]
 
 One function per representation returns what is measured. Seconds are the median of several renders after one that warms up; on a
-CPU, processor time of one thread. Peak is the most that PyTorch held at once during forward and backward beyond what was there.
+CPU, processor time of one thread. Peak is the most that PyTorch held at once during forward and backward beyond what it
+held before.
 """
 
 from __future__ import annotations
@@ -12,30 +13,58 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from limbeck.camera import View, turntable
 from limbeck.loading import pick_device
+from limbeck.prior import Prior
 from limbeck.representation import Representation
-from limbeck.representations.splats import SplatParticles, Splats
+from limbeck.representations.mesh import Mesh, Shading
+from limbeck.representations.splats import Splats
 
 Made = Callable[[int, str], Representation]
 
 
-def splats(count: int, spacing: float = 0.8, opacity: float = 0.1) -> Made:
-    """A ball of Gaussians as a run begins with, or with other sizes and opacities."""
+@dataclass
+class Blank:
+    """What a spec asks of a prior, and no model."""
+
+    size: int
+    device: str
+    unit: int = 0
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return (self.size, self.size)
+
+
+def mesh(cells: int, shading: Shading = "lit", geometry: bool = True) -> Made:
+    """An ellipsoid out of a grid of this many cells, as a run begins with."""
 
     def made(size: int, device: str) -> Representation:
-        spec = Splats(count=count, spacing=spacing, opacity=opacity)
-        return SplatParticles(spec, spec._start(1, 0), (size, size), 0).to(device)
+        prior: Prior = Blank(size, device)  # type: ignore[assignment]
+        return Mesh(cells=cells, radii=(0.9, 0.9, 0.9), shading=shading, geometry=geometry).build(prior, 1, 0)
+
+    return made
+
+
+def splats(count: int, spacing: float = 0.6) -> Made:
+    """A ball of Gaussians as a run begins with, or larger ones."""
+
+    def made(size: int, device: str) -> Representation:
+        prior: Prior = Blank(size, device)  # type: ignore[assignment]
+        return Splats(count=count, spacing=spacing).build(prior, 1, 0)
 
     return made
 
 
 SHOWN: dict[str, Made] = {
-    "splats, 1,000": splats(1000), "splats, 4,000": splats(4000), "splats, 4,000 opaque": splats(4000, opacity=0.8),
+    "mesh, 32 cells": mesh(32), "mesh, 32 cells, fixed": mesh(32, geometry=False), "mesh, 32 cells, normals": mesh(32, "normals"),
+    "mesh, 64 cells": mesh(64), "mesh, 128 cells": mesh(128),
+    "splats, 1,000": splats(1000), "splats, 4,000": splats(4000), "splats, 4,000, twice as wide": splats(4000, 1.2),
     "splats, 16,000": splats(16000),
 }  # fmt: skip
 
@@ -52,7 +81,7 @@ def there_and_back(made: Representation, view: View, device: str) -> tuple[float
     start = clock(device)
     render = made.render(view)
     middle = clock(device)
-    render.image.square().sum().backward()
+    (render.image.square().sum() + sum(made.regularise(render, 0.0).values())).backward()
     return middle - start, clock(device) - middle
 
 
@@ -99,8 +128,9 @@ def main() -> None:
     for name, make in SHOWN.items():
         if name.startswith(chosen.only):
             cells = (measured(make(size, device), device, chosen.repeats) for size in chosen.sizes)
-            told = (f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells)
-            print(f"| {name} | {' | '.join(told)} |", flush=True)
+            print(
+                f"| {name} | " + " | ".join(f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells) + " |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -155,31 +155,32 @@ class Splats(Spec):
     sharp: Gaussians smaller than a pixel fade instead of growing to a pixel's size (Mip-Splatting). background: what is seen past
     them. every: steps between relocations, 0 for none. until: share of the run after which there are none. dead: opacity below
     which a Gaussian is moved. towards: the living draw the dead by opacity (3DGS-MCMC) or by gradient on the screen. kick: how far
-    from its new home one is put, in deviations. sparse, small: weights of the mean opacity and of the mean deviation. rate_mean:
-    peak rate in units of space. rate_scale: of logarithms. rate_turn: of quaternions. rate_opacity, rate_colour: of logits.
+    from its new home one is put, in deviations. sparse: weight of the mean opacity. small: weight of the mean deviation. rate_mean:
+    peak rate in units of space. rate_scale: peak rate of logarithms. rate_turn: peak rate of quaternions. rate_opacity: peak rate
+    of logits. rate_colour: peak rate of logits.
     """
 
     count: int = 3000
     radius: float = 0.7
-    spacing: float = 0.8
-    opacity: float = 0.1
+    spacing: float = 0.6
+    opacity: float = 0.3
     spread: float = 0.1
     bound: float = 1.3
-    largest: float = 0.3
+    largest: float = 0.1
     sharp: bool = False
     start: Path | None = None
     background: Background = field(default_factory=World)
-    every: int = 25
+    every: int = 10
     until: float = 0.8
-    dead: float = 0.02
+    dead: float = 0.05
     towards: Literal["opacity", "gradient"] = "opacity"
     kick: float = 0.5
     sparse: float = 0.0
     small: float = 0.0
     rate_mean: float = 0.005
-    rate_scale: float = 0.02
-    rate_turn: float = 0.02
-    rate_opacity: float = 0.05
+    rate_scale: float = 0.03
+    rate_turn: float = 0.03
+    rate_opacity: float = 0.1
     rate_colour: float = 0.05
 
     def __post_init__(self) -> None:
