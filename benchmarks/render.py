@@ -1,6 +1,6 @@
 """Seconds and peak memory of a view of what has sides, forward and backward, at 64, 128 and 256 pixels.
 
-    python benchmarks/render.py [--device cuda] [--only mesh]
+    python benchmarks/render.py [--device cuda] [--only splats]
 
 One function per representation returns what is measured. Seconds are the median of several renders after one that warms up; on a
 CPU, processor time of one thread. Peak is the most that PyTorch held at once during forward and backward beyond what it
@@ -19,10 +19,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from limbeck.camera import View, turntable
+from limbeck.decoder import Small
+from limbeck.encodings.grid import Grid
+from limbeck.encodings.hashed import Hashed
 from limbeck.loading import pick_device
 from limbeck.prior import Prior
 from limbeck.representation import Representation
-from limbeck.representations.mesh import Mesh, Shading
+from limbeck.representations.field import Field
+from limbeck.representations.mesh import Mesh
+from limbeck.representations.mesh import Shading as Shown
+from limbeck.representations.splats import Splats
+from limbeck.shading import Shading
 
 Made = Callable[[int, str], Representation]
 
@@ -40,7 +47,7 @@ class Blank:
         return (self.size, self.size)
 
 
-def mesh(cells: int, shading: Shading = "lit", geometry: bool = True) -> Made:
+def mesh(cells: int, shading: Shown = "lit", geometry: bool = True) -> Made:
     """An ellipsoid out of a grid of this many cells, as a run begins with."""
 
     def made(size: int, device: str) -> Representation:
@@ -50,9 +57,36 @@ def mesh(cells: int, shading: Shading = "lit", geometry: bool = True) -> Made:
     return made
 
 
+def splats(count: int, spacing: float = 0.6) -> Made:
+    """A ball of Gaussians as a run begins with, or larger ones."""
+
+    def made(size: int, device: str) -> Representation:
+        prior: Prior = Blank(size, device)  # type: ignore[assignment]
+        return Splats(count=count, spacing=spacing).build(prior, 1, 0)
+
+    return made
+
+
+def field(**options: object) -> Made:
+    """A field as the recipes begin with: a ball of which rays skip what is empty."""
+
+    def made(size: int, device: str) -> Representation:
+        prior: Prior = Blank(size, device)  # type: ignore[assignment]
+        shown = Field(**options).build(prior, 1, 0)  # type: ignore[arg-type]
+        shown.after_step(15, 16, torch.optim.SGD(shown.parameters(), 0.0))
+        return shown
+
+    return made
+
+
+SMALL, LARGE = Grid(levels=(12, 24, 48)), Hashed(levels=16)
 SHOWN: dict[str, Made] = {
+    "field, dense grids": field(encoding=SMALL), "field, dense grids, lit": field(encoding=SMALL, shading=Shading(0.0, 1.0)),
+    "field, hash 16 x 2, decoder": field(encoding=LARGE, decoder=Small(hidden=32)),
     "mesh, 32 cells": mesh(32), "mesh, 32 cells, fixed": mesh(32, geometry=False), "mesh, 32 cells, normals": mesh(32, "normals"),
     "mesh, 64 cells": mesh(64), "mesh, 128 cells": mesh(128),
+    "splats, 1,000": splats(1000), "splats, 4,000": splats(4000), "splats, 4,000, twice as wide": splats(4000, 1.2),
+    "splats, 16,000": splats(16000),
 }  # fmt: skip
 
 
