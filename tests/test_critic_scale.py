@@ -14,7 +14,7 @@ from limbeck import record_samples
 from limbeck.camera import View, around
 from limbeck.cli import main
 from limbeck.critic import Learning, Trainer
-from limbeck.critics import LowRank, NullText, SmallUNet
+from limbeck.critics import Frozen, LowRank, NullText, SmallUNet
 from limbeck.critics.frozen import related
 from limbeck.experiment import Experiment
 from limbeck.loading import load
@@ -219,6 +219,19 @@ def test_a_network_without_an_embedding_of_time_is_refused():
         Adapters(Bare(), Rows(), 1, rng(), targets=("to_q",), camera=True)
 
 
+def test_in_sixteen_bits_the_critic_stays_in_float32(eps_folder):
+    """The frozen network's precision is its own: untrained nothing changes, and what is trained keeps its digits."""
+    prior = Stable(str(eps_folder), dtype=torch.bfloat16)
+    run = Run(sided(LowRank(2, EAGER, targets=MORE, camera=True)), prior)
+    told = with_pose(prior.condition(WORDS[:3]))
+    before = eps(prior, told)[0]
+    assert torch.equal(eps(run.state.prior(), told)[0], before)
+    advanced(run, 2)
+    assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in run.state.adapters.parameters())
+    assert float(run.state.adapters.pose.last.weight.detach().abs().max()) > 0
+    assert torch.equal(eps(prior, told)[0], before) and worst(eps(run.state.prior(), told)[0], before) > 1e-2
+
+
 @pytest.mark.parametrize("critic", [LowRank(2, camera=True), SmallUNet(8, camera=True)], ids=["lowrank", "small"])
 def test_pictures_have_no_camera_to_tell(critic, prior):
     with pytest.raises(ValueError, match=r"seen by no camera; leave --method\.critic\.camera out"):
@@ -253,6 +266,15 @@ def test_who_hears_what(camera, prior, monkeypatch):
     assert torch.equal(own.data, bare if camera else pos.data) and torch.equal(learnt.data, own.data)
     assert torch.equal(own.pose, sample.camera.pose) and torch.equal(learnt.pose, sample.camera.pose)
     assert (prior.meter.calls, prior.meter.rows) == (2, 6 + 2)
+
+
+def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
+    views = Orbit(words=SIDES, blend=True)
+    run = Run(Experiment((PROMPT, "two striped cats"), representation=Sided(), views=views, particles=2), prior)
+    camera = views.cameras(4, rng())
+    told = run.told_to(torch.arange(4), camera)
+    assert torch.equal(told.pos.unsided.data, prior.condition([PROMPT, PROMPT, "two striped cats", "two striped cats"]).data)
+    assert worst(told.pos.data, told.pos.unsided.data) > 0.1
 
 
 def test_dropped_cameras_and_texts(prior, monkeypatch):
@@ -538,17 +560,16 @@ def test_a_critic_is_sampled_from_a_camera_or_from_none(eps_folder, tmp_path, mo
 
 
 def test_critics_that_cannot_be_sampled_say_what_to_look_at(tmp_path, capsys):
-    words = ["--model", "gaussians", "--device", "cpu", "--steps", "2", "--particles", "2", "--method", "vsd"]
-    for critic, told in (
-        ("exact", "are the run's particles themselves: look at its final.png"),
-        ("frozen", "sample it with --model gaussians"),
-    ):
-        more = ["--method.critic.model", "gaussians"] if critic == "frozen" else []
-        assert main(["run", "red disc", *words, "--method.critic", critic, *more, "--out", str(tmp_path / critic)]) == 0
-        capsys.readouterr()
-        sample = ["sample", "red disc", "--model", "gaussians", "--device", "cpu", "--critic", str(tmp_path / critic)]
-        assert main([*sample, "--out", str(tmp_path / "s")]) == 2
+    words = ["--model", "gaussians", "--device", "cpu"]
+    run = ["run", "red disc", *words, "--steps", "1", "--method", "vsd", "--method.critic", "exact", "--out", str(tmp_path / "run")]
+    assert main(run) == 0
+    capsys.readouterr()
+    for camera, told in ((["--camera", "90", "-10", "3"], "its critic was told no cameras"), ([], "look at its final.png")):
+        assert main(["sample", "red disc", *words, "--critic", str(tmp_path / "run"), *camera, "--out", str(tmp_path / "s")]) == 2
         assert told in " ".join(capsys.readouterr().err.split())
+    start = Start(1, 1, 0, torch.zeros(1, 3, 24, 24), ("red disc",), load=lambda name: load(name, "cpu"))
+    with pytest.raises(ValueError, match="sample it with --model gaussians and no --critic"):
+        Frozen("gaussians").build(load("gaussians", "cpu"), start).alone()
 
 
 def test_the_options_are_on_the_command_line(capsys):

@@ -196,7 +196,8 @@ def test_what_is_empty_is_left_out_and_the_picture_stays(prior):
         before = made.render(one()).image
         made.after_step(15, 16, None)
         assert made.one(0).occupancy.share < 0.9
-        assert torch.equal(made.render(one()).image, before)
+        lost = (made.render(one()).image - before).abs().max()
+        assert lost < 1e-12  # what is left out has a density of exp(-30), over a length of at most 3.5
 
 
 SMALL = Field(encoding=Grid(levels=(6,)), resolution=8, samples=12, cells=8, half=1.2)

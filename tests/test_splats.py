@@ -10,13 +10,20 @@ import pytest
 import torch
 from tiny import agree, normal, rng, worst
 
+from limbeck import config
+from limbeck.blob import Magic3D
 from limbeck.camera import Camera, View, around, turntable
+from limbeck.checkpoint import write_checkpoint
 from limbeck.cloud import BLUR, LEAST, painted, splatted
+from limbeck.encodings.grid import Grid
 from limbeck.experiment import SGD, Adam, Experiment
 from limbeck.methods.sds import SDS
 from limbeck.ply import C0, LAYOUT, read_ply, write_ply
+from limbeck.points import neighbour_distance, surface_points
 from limbeck.priors.exact import coloured_shapes
 from limbeck.relocation import chosen, forget, shared
+from limbeck.representations.field import Field
+from limbeck.representations.pixels import Pixels
 from limbeck.representations.splats import SplatParticles, Splats
 from limbeck.run import Run
 from limbeck.splatting import Ellipsoids, normals, projected, rotations, splat
@@ -425,6 +432,73 @@ def test_bad_options_are_refused(options, says):
 def test_without_a_camera_nothing_is_seen():
     with pytest.raises(ValueError, match="--views orbit"):
         particles(Splats(count=5)).render(View(torch.tensor([0])))
+
+
+# What another run made
+
+
+def ball(points: torch.Tensor, radius: float = 0.6) -> torch.Tensor:
+    """Dense within a radius, and empty beyond within .02."""
+    return 200 * ((radius - points.norm(dim=1)) / 0.002).sigmoid()
+
+
+def test_points_lie_on_the_surface_of_a_density_all_over_it():
+    points = surface_points(ball, 800, 1.3, rng(2))
+    away = points.norm(dim=1) - 0.6
+    apart = 1.3 * (12.6 / 800) ** 0.5  # what is dense that near to what is empty counts as surface
+    assert float(away.max()) < 0.02 and float(away.min()) > -1.01 * apart
+    assert float(points.mean(0).norm()) < 0.06 and worst((points.T @ points) / len(points) * 3 / 0.52**2, torch.eye(3)) < 0.2
+    with pytest.raises(ValueError, match="begin with another run"):
+        surface_points(lambda points: torch.zeros(len(points)), 50, 1.3, rng())
+
+
+def test_the_distance_of_neighbours_is_that_of_three():
+    line = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [3.0, 0, 0], [6.0, 0, 0], [20.0, 0, 0]])
+    assert neighbour_distance(line).tolist() == pytest.approx([10 / 3, 8 / 3, 8 / 3, 14 / 3, 50 / 3])
+    with pytest.raises(ValueError, match="count of 2"):
+        neighbour_distance(line[:1])
+
+
+def folder_of(tmp_path, e: Experiment, prior) -> Run:
+    run = Run(e, prior)
+    run.advance()
+    (tmp_path / "run.yaml").write_text(config.dump(e))
+    write_checkpoint(tmp_path / "checkpoint.safetensors", run.tensors(), {"step": 1})
+    return run
+
+
+def test_splats_begin_with_splats_as_they_are(tmp_path):
+    prior = coloured_shapes(12)
+    first = folder_of(tmp_path, experiment(particles=1), prior)
+    second = Run(experiment(representation=replace(SMALL, start=tmp_path)), prior)
+    for name, part in second.representation.parts.items():
+        assert all(torch.equal(each, first.representation.parts[name][0]) for each in part)
+    with pytest.raises(ValueError, match=r"has 25 Gaussians, not 26"):
+        replace(SMALL, start=tmp_path, count=26).build(prior, 1, 0)
+
+
+def test_splats_begin_on_the_surface_of_a_field(tmp_path):
+    """A field's silhouette and colours, seen again in the splats that begin with it."""
+    prior = coloured_shapes(48)
+    field = Field(encoding=Grid(levels=(8,)), blob=Magic3D(height=40.0, radius=0.6), cells=8)
+    run = folder_of(tmp_path, experiment(representation=field, particles=1), prior)
+    splats = Splats(count=1500, start=tmp_path).build(prior, 1, 0)
+    view = View(torch.tensor([0]), front(1).to("cpu"))
+    view = View(view.particle, Camera(view.camera.pose.float(), view.camera.fov.float()))
+    with torch.no_grad():
+        a, b = run.representation.render(view), splats.render(view)
+    assert float(((a.alpha > 0.5) == (b.alpha > 0.5)).float().mean()) > 0.9
+    inside = (a.alpha > 0.9) & (b.alpha > 0.9)
+    assert float(inside.float().mean()) > 0.05
+    assert float((a.image - b.image).abs()[inside.expand_as(a.image)].mean()) < 0.05
+    assert "begins with" in splats.start
+
+
+def test_what_is_flat_is_nothing_to_begin_with(tmp_path):
+    prior = coloured_shapes(12)
+    folder_of(tmp_path, experiment(representation=Pixels(), views=None, particles=1), prior)
+    with pytest.raises(ValueError, match="neither density nor colours"):
+        replace(SMALL, start=tmp_path).build(prior, 1, 0)
 
 
 # Files

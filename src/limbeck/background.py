@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ class Background(abc.ABC):
     rate: of its parameters, in units of the field's rate.
     """
 
-    rate: float = 1.0
+    rate: float = field(default=1.0, kw_only=True)
 
     @abc.abstractmethod
     def build(self, generator: torch.Generator) -> Behind:

@@ -6,7 +6,7 @@ import abc
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.schedule import expand
@@ -46,3 +46,36 @@ def stein(
         value = phi(x, t)
         slope = torch.autograd.grad(value.sum(), x)[0]
     return expand(value.detach(), eps) * eps - expand(sigma, eps) * slope
+
+
+class Moments:
+    """Running <d, zeta> and <zeta, zeta> of each particle at each of ``bins`` equal parts of the times; d + mu zeta varies least
+    for mu = -<d, zeta> / <zeta, zeta>."""
+
+    def __init__(self, particles: int, bins: int, device: torch.device):
+        self.sums = torch.zeros(2, particles, bins, dtype=torch.float64, device=device)
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def mu(self, view: Int[Tensor, "b"], t: Float[Tensor, "b"], d: Float[Tensor, "b ..."], zeta: Float[Tensor, "b ..."]
+           ) -> Float[Tensor, "b"]:  # fmt: skip
+        """mu of each row by earlier steps only: were it of this d, mu zeta would not have mean zero. This d counts once settled."""
+        last = self.sums.shape[-1] - 1
+        rows = view.to(self.sums.device), (t * (last + 1)).long().clamp(0, last).to(self.sums.device)
+        cross, square = self.sums[:, *rows]
+        self._pending = *rows, torch.stack([(d * zeta).flatten(1).sum(1), zeta.square().flatten(1).sum(1)]).to(self.sums)
+        return torch.where(square > 0, -cross / square, 0.0)
+
+    def settle(self, keep: float) -> None:
+        """Let the last rows count, what those particles had seen there before ``keep`` times as much as it did."""
+        if self._pending is not None:
+            view, bins, new = self._pending
+            self.sums[:, view, bins] = keep * self.sums[:, view, bins]
+            for total, part in zip(self.sums, new, strict=True):
+                total.index_put_((view, bins), part, accumulate=True)  # several views of a particle add up
+            self._pending = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"sums": self.sums}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        self.sums = tensors["sums"].to(self.sums)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.environment import installed
 from limbeck.tiles import Canvas, Group, Over, taken
 
 LEAST = 1 / 255  #: a smaller alpha counts as none, which gives every Gaussian an edge; gsplat's kernels do the same
@@ -34,13 +35,19 @@ class Cloud:
         return (2 * (self.opacity / LEAST).clamp_min(1).log()).sqrt()[..., None] * self.spread
 
 
+@cache
+def accelerated() -> bool:
+    """Whether gsplat is there to draw on CUDA; ``limbeck doctor`` says so too."""
+    return installed("gsplat") is not None
+
+
 def layers(cloud: Cloud, height: int, width: int) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """What a cloud shows, sum_i c_i a_i prod_{j < i} (1 - a_j), and the share of light from behind that is left, prod_i (1 - a_i).
 
     a_i(p) = o_i exp(-(p - m_i)^T S_i^-1 (p - m_i) / 2) where that is at least 1/255, else 0. By gsplat where it can be, in plain
     PyTorch everywhere else.
     """
-    fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and find_spec("gsplat") is not None
+    fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and accelerated()
     return (splatted if fast else painted)(cloud, height, width)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -22,7 +22,7 @@ class Decoder(abc.ABC):
     rate: of its parameters, in units of the field's rate.
     """
 
-    rate: float = 1.0
+    rate: float = field(default=1.0, kw_only=True)
 
     @abc.abstractmethod
     def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:

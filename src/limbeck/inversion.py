@@ -26,6 +26,14 @@ def rungs(schedule: NoiseSchedule, end: Float[Tensor, "b"], start: float, steps:
     return [*(way(time, end) for time in even), end]
 
 
+def strides(schedule: NoiseSchedule, end: Float[Tensor, "b"], stride: float, most: int) -> list[Float[Tensor, "b"]]:
+    """Times up to ``end`` of each row, ``most`` strides before it and not before 0; the last stride ends there, shorter or none."""
+    times = [schedule.snap((end - most * stride).clamp_min(0))]
+    for left in reversed(range(most)):
+        times.append(torch.minimum(schedule.snap(times[-1] + stride), end) if left else end)
+    return times
+
+
 def along(
     prior: Prior,
     x: Float[Tensor, "b ..."],

@@ -55,7 +55,7 @@ class Sample:
 
     def seen(self, told: Condition) -> Condition:
         """The rows of ``told`` with the pose each row of the sample was seen by, if by any; for critics."""
-        return told if self.camera is None else replace(told, pose=self.camera.pose.to(told.data.device, torch.float32))
+        return told if self.camera is None else replace(told, pose=sent(self.camera.pose.float(), told.data.device))
 
     def rows(self, rows: Int[Tensor, "r"]) -> Sample:
         """Some of the rows, by their places on the CPU; the generator is shared."""

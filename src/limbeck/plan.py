@@ -138,7 +138,8 @@ def traced(run: Run) -> Tally:
         del x0  # and its graph, as before the critic's step
         if critic is not None:
             with tally.of("critic"):
-                said = critic(xt.requires_grad_(), t, told.pos)[0]
+                pose = None if view.camera is None else sent(view.camera.pose.float(), prior.device)
+                said = critic(xt.requires_grad_(), t, replace(told.pos, pose=pose))[0]
                 torch.autograd.grad(said.x0.sum(), xt, allow_unused=True)
     meter.calls, meter.rows, meter.trained = before
     rows = (e.batch or e.total) * run.views.each

@@ -49,8 +49,11 @@ class Run:
         self.sides = len(self.views.texts(""))
         texts = tuple(text for prompt in e.prompts for text in self.views.texts(prompt))
         # all at once: text encoders are loaded to be asked
-        self.bare = prior.condition((*e.prompts, *texts))[: len(e.prompts)] if self.sides > 1 else None
+        plain = prior.condition((*texts, *e.prompts))[len(texts) :] if self.sides > 1 else None
         self.told = self._heard(texts)
+        if plain is not None:
+            bare = plain[torch.arange(len(e.prompts)).repeat_interleave(self.sides).to(prior.device)]
+            self.told = replace(self.told, pos=replace(self.told.pos, bare=bare))
         self.representation = e.representation.build(prior, e.total, e.seed)
         self.optimizer = e.optimizer.build(self.representation.groups())
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -99,7 +102,6 @@ class Run:
         told = self.told[first + place[:, 0]]
         if self.views.mixes:
             told = replace(told, pos=told.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1]))
-        told = replace(told, pos=replace(told.pos, bare=self.bare[self._rows(view)])) if self.bare is not None else told
         moved = [(sent(at, first.device), sent(weight, first.device)) for at, weight in self.views.away(camera)]
         away = [(self.told.pos[first + at], weight) for at, weight in moved]
         return replace(told, against=(*told.against, *away))

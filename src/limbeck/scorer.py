@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.method import Start
+from limbeck.method import Start, Stateless
 from limbeck.prior import Conditions, Prior
 
 #: x0 ``[n, ...]``, what each row is told, and its particle ``[n]``, to a score ``[n]``; called without a graph
@@ -25,6 +25,13 @@ class Scorer(abc.ABC):
     @abc.abstractmethod
     def build(self, prior: Prior, start: Start) -> Score:
         """The score of x0 of this prior; ValueError where it cannot judge them."""
+
+
+class Judge(Stateless):
+    """The state of a method that scores: a score, and nothing that changes."""
+
+    def __init__(self, score: Score):
+        self.score = score
 
 
 Scheme = Literal["minmax", "bestworst", "best", "softmax"]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -76,8 +77,8 @@ class TetGrid:
         """Width of a cube."""
         return 2 * self.half / self.cells
 
-    def vertices(self) -> Float[Tensor, "v 3"]:
-        line = torch.linspace(-self.half, self.half, self.side)
+    def vertices(self, device: torch.device | None = None) -> Float[Tensor, "v 3"]:
+        line = torch.linspace(-self.half, self.half, self.side, device=device)
         return torch.cartesian_prod(line, line, line)
 
     def border(self) -> Bool[Tensor, "v"]:
@@ -87,8 +88,8 @@ class TetGrid:
         return ~inner.flatten()
 
     def deformed(self, raw: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
-        """The vertices, each moved by tanh of what is given, at most half a cell to a side (DMTet, section 3.2.1)."""
-        return self.vertices().to(raw) + raw.tanh() * (self.cell / 2)
+        """The vertices, each moved by tanh of what is given, at most half a cell to a side (as in DMTet)."""
+        return self.vertices(raw.device).to(raw) + raw.tanh() * (self.cell / 2)
 
     def _cut(self, inside: Bool[Tensor, "v"]) -> Int[Tensor, "m 4"]:
         """Tetrahedra with corners on both sides. Only cubes that are cut are split, so that fine grids cost their surface."""
@@ -106,7 +107,7 @@ class TetGrid:
     def surface(self, sdf: Float[Tensor, "v"], vertices: Float[Tensor, "v 3"]) -> tuple[Float[Tensor, "s 3"], Triangles]:
         """The zero level of signed distances, negative inside: welded vertices and faces, counter-clockwise seen from outside.
 
-        A vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet, eq. 3), which is where its gradients come from. The
+        A vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet), which is where its gradients come from. The
         surface is closed where the border of the box is outside; it is empty where nothing is inside.
         """
         with torch.no_grad():
@@ -139,6 +140,19 @@ def distance_of(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> F
     slope = torch.stack(torch.gradient(cube, spacing=grid.cell)).square().sum(0).sqrt().flatten()
     most = far * grid.cell
     return (level / slope.clamp_min(1e-12)).clamp(-most, most)
+
+
+def outlined(density: Float[Tensor, "v"], grid: TetGrid) -> float:
+    """The density whose surface covers as much, seen along the three axes, as is more than half opaque of the density itself.
+
+    That many columns have a greatest density above it; at most half of the greatest of all. ValueError where nothing is that dense.
+    """
+    cube = density.reshape((grid.side,) * 3)
+    opaque = sum(int((cube.sum(axis) * grid.cell > math.log(2)).sum()) for axis in range(3))
+    if not opaque:
+        raise ValueError("nothing is half opaque from any side: let the run before go on for longer, or give a level")
+    tops = torch.cat([cube.amax(axis).flatten() for axis in range(3)]).sort(descending=True).values
+    return min(float(tops[opaque - 1]), float(tops[0]) / 2)
 
 
 def blur(side: int, wide: float) -> Float[Tensor, "n n"]:

@@ -66,6 +66,27 @@ def joined(meshes: Sequence[Triangles]) -> Triangles:
     return whole
 
 
+def pieces(mesh: Triangles) -> Int[Tensor, "v"]:
+    """The lowest vertex of the connected piece each vertex belongs to."""
+    a, b = mesh.edges.unbind(1)
+    lowest = torch.arange(mesh.count, device=mesh.faces.device)
+    while True:
+        least = lowest[a].minimum(lowest[b])
+        after = lowest.scatter_reduce(0, a, least, "amin").scatter_reduce(0, b, least, "amin")
+        after = after[after]  # the lowest of the lowest: long ways are halved
+        if torch.equal(after, lowest):
+            return lowest
+        lowest = after
+
+
+def without_specks(vertices: Float[Tensor, "v 3"], mesh: Triangles, share: float) -> tuple[Float[Tensor, "u 3"], Triangles]:
+    """The mesh without pieces of fewer than a share of its faces, and without vertices that no face needs."""
+    piece = pieces(mesh)[mesh.faces[:, 0]]
+    faces = mesh.faces[torch.bincount(piece, minlength=mesh.count)[piece] >= share * len(mesh.faces)]
+    kept, faces = torch.unique(faces, return_inverse=True)
+    return vertices[kept], Triangles(faces, len(kept))
+
+
 def face_normals(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, "f 3"]:
     """Outward normals, as long as twice the area of the face."""
     a, b, c = taken(vertices, mesh.faces).unbind(1)

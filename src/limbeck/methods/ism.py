@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.inversion import along
+from limbeck.inversion import along, strides
 from limbeck.method import Memoryless, Sample, Stateless
 from limbeck.prior import Prior, guided
 from limbeck.schedule import expand
@@ -50,13 +50,9 @@ class ISM(Memoryless):
 
     def inverted(self, prior: Prior, sample: Sample, s: Float[Tensor, "b"]) -> Float[Tensor, "b ..."]:
         """x_s of each row."""
-        snap, x = sample.schedule.snap, sample.x0.detach()
-        now = snap((s - self.inversions * self.delta_s).clamp_min(0))
-        drawn = expand(((now > 0) | self.noisy).to(now), x)
-        times = [now]
-        for left in reversed(range(self.inversions)):
-            times.append(torch.minimum(snap(times[-1] + self.delta_s), s) if left else s)
-        start = torch.where(drawn > 0, sample.schedule.noised(x, sample.eps, now), x)
+        x, times = sample.x0.detach(), strides(sample.schedule, s, self.delta_s, self.inversions)
+        drawn = expand(((times[0] > 0) | self.noisy).to(times[0]), x)
+        start = torch.where(drawn > 0, sample.schedule.noised(x, sample.eps, times[0]), x)
         return along(prior, start, sample.told.plain, times, 0.0)
 
     def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:

@@ -8,17 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Method, Sample, Start, Stateless
+from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, asked, combined, finished
-from limbeck.scorer import Scheme, Score, Scorer, fewest, shares
+from limbeck.scorer import Judge, Scheme, Scorer, fewest, shares
 from limbeck.scorers import Auto
-
-
-class Judge(Stateless):
-    """The state: a score, and nothing that changes."""
-
-    def __init__(self, score: Score):
-        self.score = score
 
 
 @dataclass(frozen=True)

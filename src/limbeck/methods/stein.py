@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.baseline import Baseline, Constant, stein
+from limbeck.baseline import Baseline, Constant, Moments, stein
 from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, guided
 from limbeck.schedule import expand
-
-
-class Moments:
-    """Running <d, zeta> and <zeta, zeta> of each particle at each share of the times; mu = -<d, zeta> / <zeta, zeta>."""
-
-    def __init__(self, particles: int, bins: int, device: torch.device):
-        self.sums = torch.zeros(2, particles, bins, dtype=torch.float64, device=device)
-        self.pending: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def at(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """Where a row's sums stand."""
-        last = self.sums.shape[-1] - 1
-        return sample.view.to(self.sums.device), (sample.t * (last + 1)).long().clamp(0, last).to(self.sums.device)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"sums": self.sums}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        self.sums = tensors["sums"].to(self.sums)
 
 
 @dataclass(frozen=True)
@@ -62,18 +42,8 @@ class Stein(Method[Moments]):
     def __call__(self, prior: Prior, sample: Sample, state: Moments) -> Float[Tensor, "b ..."]:
         d = guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
         zeta = stein(self.phi, sample.xt, sample.eps, sample.t, sample.schedule.sigma(sample.t))
-        rows = state.at(sample)
-        cross, square = state.sums[:, *rows]
-        # mu knows earlier steps only: were it of this eps, mu zeta would not have mean zero
-        mu = torch.where(square > 0, -cross / square, 0.0)
-        state.pending = *rows, torch.stack([(d * zeta).flatten(1).sum(1), zeta.square().flatten(1).sum(1)]).to(state.sums)
-        return d + expand(mu, d) * zeta
+        return d + expand(state.mu(sample.view, sample.t, d, zeta), d) * zeta
 
     def fit(self, prior: Prior, sample: Sample, state: Moments) -> dict[str, Tensor]:
-        if state.pending is not None:
-            view, bins, new = state.pending
-            state.sums[:, view, bins] = self.keep * state.sums[:, view, bins]
-            for total, part in zip(state.sums, new, strict=True):
-                total.index_put_((view, bins), part, accumulate=True)  # several views of a particle add up
-            state.pending = None
+        state.settle(self.keep)
         return {}

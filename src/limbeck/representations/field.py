@@ -157,8 +157,9 @@ class Fields(Representation):
         alpha = samples.gathered(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
         behind = one.behind(ahead, view.rng, view.progress)
         image = (colour + (1 - alpha) * behind).permute(0, 3, 1, 2)
-        terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "rough": one.encoded.roughness(),
-                  "entropy": _entropy(alpha)}  # fmt: skip
+        terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
+        if s.variation:  # it passes over every feature of the grid: a sixth of a small render
+            terms["rough"] = one.encoded.roughness()
         if (h, w) != self.canvas:
             image = F.interpolate(image, self.canvas, mode="bilinear", align_corners=False)
         shape = lambda x: None if x is None else x.view(b, h, w, 3).permute(0, 3, 1, 2)  # noqa: E731

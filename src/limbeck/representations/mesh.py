@@ -3,7 +3,6 @@ ProlificDreamer refine what a radiance field began (Shen et al. 2021, arXiv 2111
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,13 @@ from limbeck.prior import Prior
 from limbeck.raster import Scene, Seen, homogeneous, rasterised, smoothed
 from limbeck.representation import Render, Representation, Spec
 from limbeck.solid import Surface
-from limbeck.tetrahedra import TetGrid, blur, distance_of, ellipsoid
-from limbeck.triangles import Triangles, bending, joined, laplacian, unit, vertex_normals
+from limbeck.tetrahedra import TetGrid, blur, distance_of, ellipsoid, outlined
+from limbeck.triangles import Triangles, bending, joined, laplacian, unit, vertex_normals, without_specks
 from limbeck.views import Orbit, Views
 
 Shading = Literal["texture", "lit", "clay", "normals", "facing"]
 COLOURED = ("texture", "lit")  #: the shadings that show colours
+SPECK = 0.01  #: of the faces: a smaller piece is left out of files
 CLAY = 0.8  #: grey of what is shown without its colours
 
 
@@ -176,7 +176,8 @@ class Meshes(Representation):
 
     @torch.no_grad()
     def solid(self, particle: int) -> Surface:
-        vertices, mesh = self.surface(particle)
+        """The surface without specks, which no view has cared for."""
+        vertices, mesh = without_specks(*self.surface(particle), SPECK)
         return Surface(vertices, mesh.faces, torch.no_grad()(self.colours[particle]))
 
 
@@ -186,16 +187,16 @@ class Mesh(Spec):
 
     It begins as an ellipsoid, or with what another run made. cells: cubes to a side of the grid (papers: 128 and 256). half: half
     the side of the box. radii: half axes of the ellipsoid. start: folder or checkpoint of a run of a field or a mesh, with one
-    particle, one per prompt or one for each. level: density of its field at the surface; 0 for ln 2 / cell, where a cell is half
-    opaque. fit: steps that fit the colours to those of the start. geometry: whether the surface is optimised. texture: whether the
-    colours are, where the shading shows them. shading: colours as they are, lit by a lamp at the camera, as grey clay in that
-    light, or the normals of the world or those facing the camera as colours, n / 2 + 1 / 2. ambient: share of the light that comes
-    from everywhere. background: what is seen past it. encoding: of the points, for the colours. decoder: of the encoding. smooth:
-    deviation in cells of a blur between what is optimised and the distances, so that steps are smooth (as in Nicolet et al. 2021,
-    arXiv 2107.05513); 0 for plain DMTet. laplacian: weight of the mean distance of vertices from the middle of their neighbours
-    (ProlificDreamer .5, threestudio 10,000). bending: weight of the mean of 1 - cos between faces side by side (5,000 and 10,000).
-    rate: peak rate of the colours. rate_sdf: peak rate of the distances, in units of space. rate_deform: of raw moves of the grid's
-    vertices, whose tanh is in half cells.
+    particle, one per prompt or one for each. level: density of its field at the surface; 0 for that whose surface covers as much
+    as is half opaque. fit: steps that fit the colours to those of the start. geometry: whether the surface is optimised. texture:
+    whether the colours are, where the shading shows them. shading: colours as they are, lit by a lamp at the camera, as grey clay
+    in that light, or the normals of the world or those facing the camera as colours, n / 2 + 1 / 2. ambient: share of the light
+    that comes from everywhere. background: what is seen past it. encoding: of the points, for the colours. decoder: of the
+    encoding. smooth: deviation in cells of a blur between what is optimised and the distances, so that steps are smooth (as in
+    Nicolet et al. 2021, arXiv 2107.05513); 0 for plain DMTet. laplacian: weight of the mean distance of vertices from the middle of
+    their neighbours (ProlificDreamer .5, threestudio 10,000). bending: weight of the mean of 1 - cos between faces side by side
+    (5,000 and 10,000). rate: peak rate of the colours. rate_sdf: peak rate of the distances, in units of space. rate_deform: of raw
+    moves of the grid's vertices, whose tanh is in half cells.
     """
 
     cells: int = 32
@@ -212,11 +213,11 @@ class Mesh(Spec):
     encoding: Encoding = field(default_factory=Grid)
     decoder: Decoder = field(default_factory=Small)
     smooth: float = 1.5
-    laplacian: float = 0.0
-    bending: float = 0.0
+    laplacian: float = 300.0
+    bending: float = 100.0
     rate: float = 1e-2
     rate_sdf: float = 5e-3
-    rate_deform: float = 5e-3
+    rate_deform: float = 2e-3
 
     def __post_init__(self) -> None:
         if self.images:
@@ -268,7 +269,6 @@ def begin(made: Meshes, start: Path, prior: Prior, seed: int) -> None:
     if not isinstance(other, Spatial):
         raise ValueError(f"{start} holds a run of {type(other).__name__}, which has neither density nor colours in space")
     spec, generator = made.spec, torch.Generator().manual_seed(seed)
-    level = spec.level or math.log(2) / made.grid.cell
     for ours, theirs in enumerate(matched(count, len(made.sdf), start)):
         with torch.no_grad():
             points = made.grid.vertices().to(made.sdf[ours])
@@ -279,7 +279,7 @@ def begin(made: Meshes, start: Path, prior: Prior, seed: int) -> None:
                 made.begun[ours] = other.distance(points, theirs)
             else:
                 density = torch.cat([other.density(part, theirs) for part in points.split(1 << 18)])
-                made.begun[ours] = distance_of(level - density, made.grid)
+                made.begun[ours] = distance_of((spec.level or outlined(density, made.grid)) - density, made.grid)
             vertices, _ = made.surface(ours)
         same = isinstance(other, Meshes) and (other.spec.encoding, other.spec.decoder, other.spec.half) == (
             spec.encoding,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +18,17 @@ from limbeck import solid
 from limbeck.background import Background, World
 from limbeck.camera import Camera, View
 from limbeck.cloud import DENSEST
+from limbeck.handover import Spatial, matched, representation_of
 from limbeck.ply import write_ply
+from limbeck.points import neighbour_distance, surface_points
 from limbeck.prior import Prior
 from limbeck.relocation import chosen, forget, shared
 from limbeck.representation import Parts, Render, Spec
 from limbeck.splatting import Ellipsoids, normals, rotations, splat
 from limbeck.tiles import taken
 from limbeck.views import Orbit, Views
+
+OPAQUE = 0.8  #: opacity of Gaussians on a surface to begin with
 
 
 class SplatParticles(Parts):
@@ -145,35 +150,37 @@ class Splats(Spec):
 
     The start fills a ball around the origin with round ones of nearly one grey. count: Gaussians per particle. radius: of the ball.
     spacing: their deviation in units of the distance of neighbours. opacity: at the start, below 0.99. spread: deviation of the
-    colour logits at the start. bound: means stay within this distance of the origin. largest: limit of a deviation. sharp:
-    Gaussians smaller than a pixel fade instead of growing to a pixel's size (Mip-Splatting). background: what is
-    seen past them. every: steps between relocations, 0 for none;
-    until: a share of the run. dead: opacity below which a Gaussian is moved. towards: the living draw the dead by opacity
-    (3DGS-MCMC) or by gradient on the screen. kick: how far from its new home one is put, in deviations. sparse, small: weights of
-    the mean opacity and of the mean deviation. rate_mean: peak rate in units of space. rate_scale: of logarithms. rate_turn: of
-    quaternions. rate_opacity, rate_colour: of logits.
+    colour logits at the start. start: folder or checkpoint of a run of a field, a mesh or splats to begin with instead, with one
+    particle, one per prompt or one for each. bound: means stay within this distance of the origin. largest: limit of a deviation.
+    sharp: Gaussians smaller than a pixel fade instead of growing to a pixel's size (Mip-Splatting). background: what is seen past
+    them. every: steps between relocations, 0 for none. until: share of the run after which there are none. dead: opacity below
+    which a Gaussian is moved. towards: the living draw the dead by opacity (3DGS-MCMC) or by gradient on the screen. kick: how far
+    from its new home one is put, in deviations. sparse: weight of the mean opacity. small: weight of the mean deviation. rate_mean:
+    peak rate in units of space. rate_scale: peak rate of logarithms. rate_turn: peak rate of quaternions. rate_opacity: peak rate
+    of logits. rate_colour: peak rate of logits.
     """
 
     count: int = 3000
     radius: float = 0.7
-    spacing: float = 0.8
-    opacity: float = 0.1
+    spacing: float = 0.6
+    opacity: float = 0.3
     spread: float = 0.1
     bound: float = 1.3
-    largest: float = 0.3
+    largest: float = 0.1
     sharp: bool = False
+    start: Path | None = None
     background: Background = field(default_factory=World)
-    every: int = 25
+    every: int = 10
     until: float = 0.8
-    dead: float = 0.02
+    dead: float = 0.05
     towards: Literal["opacity", "gradient"] = "opacity"
     kick: float = 0.5
     sparse: float = 0.0
     small: float = 0.0
     rate_mean: float = 0.005
-    rate_scale: float = 0.02
-    rate_turn: float = 0.02
-    rate_opacity: float = 0.05
+    rate_scale: float = 0.03
+    rate_turn: float = 0.03
+    rate_opacity: float = 0.1
     rate_colour: float = 0.05
 
     def __post_init__(self) -> None:
@@ -220,4 +227,33 @@ class Splats(Spec):
         }
 
     def build(self, prior: Prior, particles: int, seed: int) -> SplatParticles:
-        return SplatParticles(self, self._start(particles, seed), self.canvas(prior), seed).to(prior.device)
+        made = SplatParticles(self, self._start(particles, seed), self.canvas(prior), seed).to(prior.device)
+        if self.start is not None:
+            begin(made, self.start, prior, seed)
+        return made
+
+
+@torch.no_grad()
+def begin(made: SplatParticles, start: Path, prior: Prior, seed: int) -> None:
+    """``made`` as what another run made: its very Gaussians where that are splats, else opaque ones on the surface of its density,
+    in its colours. ValueError where the run made nothing solid, or another number of Gaussians."""
+    other, count = representation_of(start, prior)
+    own = made.parts["mean"]
+    for ours, theirs in enumerate(matched(count, len(own), start)):
+        if isinstance(other, SplatParticles):
+            if other.spec.count != made.spec.count:
+                raise ValueError(f"{start} has {other.spec.count} Gaussians, not {made.spec.count}: say --representation.count")
+            for name, part in made.parts.items():
+                part[ours].copy_(other.parts[name][theirs])
+            continue
+        if not isinstance(other, Spatial):
+            raise ValueError(f"{start} holds a run of {type(other).__name__}, which has neither density nor colours in space")
+        rng = torch.Generator().manual_seed(seed * 7_919 + ours)
+        density = partial(other.density, particle=theirs)
+        points = surface_points(density, made.spec.count, made.spec.bound, rng, own[ours].device)
+        own[ours].copy_(points)
+        size = (made.spec.spacing * neighbour_distance(points)).clamp_max(made.spec.largest)
+        made.parts["scale"][ours].copy_(size.log()[:, None].expand(-1, 3))
+        made.parts["opacity"][ours].fill_(math.log(OPAQUE / (DENSEST - OPAQUE)))
+        made.parts["colour"][ours].copy_(other.albedo(points, theirs).clamp(0.02, 0.98).logit())
+    made.start = f"begins with {start}"
