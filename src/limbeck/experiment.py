@@ -94,8 +94,8 @@ class Experiment:
     diffusers pipeline's folder, a ``.safetensors`` checkpoint, or a hub id ``owner/name@revision``; limbeck models lists some.
     parts: what is changed of that model. running: how its network and autoencoder are run. views: from where it is looked at;
     left out, as the representation is made for. particles: independent results per prompt. batch: particles drawn per step, 0 for
-    all. multistep: denoising steps behind every guided prediction. steps: iterations. seed: decides every random draw. precision: of a
-    network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
+    all. multistep: denoising steps behind every guided prediction. steps: iterations. seed: decides every random draw. precision:
+    of a network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
     """
 
     prompts: tuple[str, ...]

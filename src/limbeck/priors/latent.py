@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.priors.files import Files, frozen
 from limbeck.priors.network import Network
-from limbeck.priors.running import Fetched, arranged
+from limbeck.priors.running import Fetched, arranged, swapped
 
 
 class Latent(Network):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.prior import Running
 
 FEW = 2**21  #: scores of one head, queries times keys, up to which plain attention is faster in 16 bits on a CPU
-WIDE = 32  #: side of what a network sees from which channels-last pays
+WIDE = 32  #: side of what a U-Net sees from which channels-last pays
 
 
 class CPUAttention:
@@ -41,13 +41,15 @@ class CPUAttention:
 
 
 def arranged(network: nn.Module, running: Running, device: str) -> Any:
-    """The network on its device, in its layout, with the attention that is fast there."""
-    if device == "cpu" and isinstance(network, UNet2DConditionModel):
-        usual = {name: type(p) is AttnProcessor2_0 for name, p in network.attn_processors.items()}
-        if all(usual.values()):
+    """A network or an autoencoder on its device, in its layout, with the attention that is fast there."""
+    wide = False
+    if isinstance(network, UNet2DConditionModel):
+        wide = network.config.sample_size >= WIDE
+        # where a network has another kind of attention (IF), it keeps it
+        if device == "cpu" and all(type(p) is AttnProcessor2_0 for p in network.attn_processors.values()):
             network.set_attn_processor(CPUAttention())
-    last = running.layout == "channels-last" or (running.layout == "auto" and network.config.sample_size >= WIDE)
-    return network.to(device, memory_format=torch.channels_last) if last else network.to(device)
+    last = running.layout == "channels-last" or (running.layout == "auto" and wide)
+    return network.to(device).to(memory_format=torch.channels_last) if last else network.to(device)  # type: ignore[call-overload]
 
 
 class Fetched(torch.autograd.Function):
