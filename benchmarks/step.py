@@ -57,21 +57,22 @@ def made(shape: str, device: str, precision: str, running: Running = Running()) 
     return load(shape, device, precision, running=running)  # type: ignore[arg-type]
 
 
-def told(network: Any, rows: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def told(network: Any, rows: int, device: str, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a U-Net is called with."""
     c, dtype = network.config, network.dtype
     make = lambda *s: torch.randn(*s, device=device, dtype=dtype)  # noqa: E731
     more: dict[str, Any] = {}
     if c.addition_embed_type:
         more["added_cond_kwargs"] = {"text_embeds": make(rows, 1280), "time_ids": make(rows, 6)}
-    words = (rows, 77, c.cross_attention_dim)
+    words = (rows, length, c.cross_attention_dim)
     return (make(rows, c.in_channels, c.sample_size, c.sample_size), torch.full((rows,), 500, device=device), make(*words)), more
 
 
 def bare(run: Run, rows: int, trained: int) -> Callable[[], None]:
     """The network calls of one step and nothing else: ``rows`` forward, then ``trained`` with a backward to the adapters."""
     made: Any = run.prior
-    ask, less = told(made.network, rows, made.device), told(made.network, max(trained, 1), made.device)
+    length = run.told.pos.data.shape[1]
+    ask, less = (told(made.network, n, made.device, length) for n in (rows, max(trained, 1)))
     critic: Any = run.state
 
     def call() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
 
         plain: nn.Module = made(chosen.shape, device, "float32", Running(layout="plain")).network
         plain.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator]
-        ask, more = told(plain, 2, device)
+        ask, more = told(plain, 2, device, next(iter(runs.values())).told.pos.data.shape[1])
         sides = {"unit": torch.no_grad()(lambda: plain(*ask, return_dict=False, **more))} | sides
     taken: dict[str, list[float]] = {name: [] for name in sides}
     highest: dict[str, float] = {}
