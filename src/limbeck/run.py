@@ -62,7 +62,7 @@ class Run:
             first = self._x0(self.representation.render(everyone))
             before = self._x0(self.representation.before(everyone)) if e.source else None
         self.source = Source(before, self._heard(e.sources)) if before is not None else None
-        other = partial(load, device=prior.device, precision=e.precision)
+        other = partial(load, device=prior.device, precision=e.precision, running=e.running)
         seen = everyone.camera is not None
         start = Start(e.total, len(e.prompts), e.seed, first, e.prompts, e.sources, e.negative, other, texts, seen)
         self.state: State = e.method.init(prior, start)

@@ -117,7 +117,7 @@ def _one(experiment: Experiment, place: Watched, out: Path | None, command: str)
     from limbeck.run import Run
 
     refuse_weights(experiment, place.device)
-    prior = load(experiment.model, place.device, experiment.precision, experiment.parts)
+    prior = load(experiment.model, place.device, experiment.precision, experiment.parts, experiment.running)
     texts = [text for prompt in experiment.prompts for text in experiment.looking.texts(prompt)]
     prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
     if place.dry:
