@@ -14,22 +14,12 @@ from pathlib import Path
 
 OUT = Path("runs/demo")
 PROMPTS = ("a striped red mug", "a yellow duck on grass", "a purple mushroom in the snow", "a blue car on sand")
-COMMON = (
-    "--particles",
-    "2",
-    "--precision",
-    "bfloat16",
-    "--representation.rate",
-    "0.1",
-    "--optimizer.fall",
-    "0.5",
-    "--timesteps",
-    "twostage",
-)
+COMMON = ("--particles", "2", "--precision", "bfloat16", "--optimizer.fall", "0.5", "--timesteps", "twostage")
+CRITIC = ("--method.critic", "smallunet", "--method.critic.learning.rate", "0.003")
 JOBS = {
-    "vsd-7.5": ("run", "--method", "vsd", "--method.critic.learning.rate", "0.003", "--steps", "800", *COMMON),
-    "sds-100": ("run", "--method", "sds", "--method.guidance", "100", "--steps", "600", *COMMON),
-    "sds-7.5": ("run", "--method", "sds", "--method.guidance", "7.5", "--steps", "600", *COMMON),
+    "vsd-7.5": ("run", "--method", "vsd", *CRITIC, "--representation.rate", "0.03", "--steps", "800", *COMMON),
+    "sds-100": ("run", "--method", "sds", "--method.guidance", "100", "--representation.rate", "0.1", "--steps", "600", *COMMON),
+    "sds-7.5": ("run", "--method", "sds", "--method.guidance", "7.5", "--representation.rate", "0.1", "--steps", "600", *COMMON),
     "sampling": ("sample", "--guidance", "5", "--count", "2", "--precision", "bfloat16"),
 }
 
