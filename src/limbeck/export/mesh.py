@@ -105,7 +105,7 @@ def _side(surface: Surface, cells: int) -> Float[Tensor, ""]:
 
 def _clustered(surface: Surface, cells: int) -> tuple[Int[Tensor, "v"], Int[Tensor, "g 3"]]:
     """The cell of each vertex, numbered, and the faces that still have three corners."""
-    place = ((surface.vertices - surface.vertices.amin(0)) / _side(surface, cells)).long()
+    place = ((surface.vertices - surface.vertices.amin(0)) / _side(surface, cells)).long().clamp_max(cells - 1)
     _, cell = place.unique(dim=0, return_inverse=True)
     faces = cell[surface.faces]
     a, b, c = faces.unbind(1)
