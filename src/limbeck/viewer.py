@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from viser.transforms import SO3
 
 from limbeck.camera import Camera, turntable
 from limbeck.experiment import Experiment
-from limbeck.export.files import glb
+from limbeck.export.files import glb, linear
 from limbeck.export.mesh import Mesh
 from limbeck.reopen import names, sampled
 from limbeck.snapshots import Shelf, read
@@ -30,14 +31,29 @@ POLL = 1.0  #: seconds between looks at the folder of a run under way
 GREY = 0.75
 SHADINGS = ("colour", "normals", "textureless")
 FRUSTA = 64  #: cameras drawn at most
+FILM_BEFORE = ((0.59719, 0.35458, 0.04823), (0.07600, 0.90834, 0.01566), (0.02840, 0.13383, 0.83777))  #: the curve of three.js
+FILM_AFTER = ((1.60475, -0.53108, -0.07367), (-0.10208, 1.10813, -0.00605), (-0.00327, -0.07276, 1.07602))
 SIZE = 0.12  #: of a camera drawn, in units of space
+
+
+def against_film(colours: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """The light that viser's page shows as ``colours``: it draws meshes through a curve like that of film, ACES in Stephen Hill's
+    fit with exposure 1 / .6, as three.js has it; this is the inverse. Of pure colours it is partly negative, which shaders take.
+    """
+    after, before = (torch.tensor(rows, dtype=torch.float64).inverse() for rows in (FILM_AFTER, FILM_BEFORE))
+    y = (linear(colours.double()) @ after.T).clamp(0, 1)  # y = (v (v + a) - b) / (v (c v + d) + e)
+    a, b, c, d, e = 0.0245786, 0.000090537, 0.983729, 0.4329510, 0.238081
+    two, one, none = 1 - c * y, a - d * y, b + e * y
+    v = (-one + (one**2 + 4 * two * none).sqrt()) / (2 * two)
+    return (0.6 * v @ before.T).float()
 
 
 def meshed(mesh: Mesh, shading: str) -> bytes:
     """A .glb of a mesh: its colours or its normals as they are, or its shape in grey light."""
     if shading == "textureless":
         return glb(replace(mesh, colours=torch.full_like(mesh.vertices, GREY)))
-    return glb(mesh if shading == "colour" else replace(mesh, colours=(mesh.normals + 1) / 2), unlit=True)
+    shown = mesh if shading == "colour" else replace(mesh, colours=(mesh.normals + 1) / 2)
+    return glb(shown, unlit=True, light=against_film)
 
 
 def axes(turn: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
@@ -82,7 +98,8 @@ class Viewer:
         self.shelf, self.experiment = Shelf(folder), experiment
         self.lock, self.steps = threading.Lock(), self.shelf.steps()
         self.shown: tuple[Path | None, str] | None = None
-        self.server = viser.ViserServer(host=host, port=port, label=f"limbeck: {folder.name}", verbose=False)
+        with redirect_stdout(io.StringIO()):  # it greets whatever it is told
+            self.server = viser.ViserServer(host=host, port=port, label=f"limbeck: {folder.name}", verbose=False)
         self._stage()
         gui, e = self.server.gui, experiment
         gui.add_markdown("\n".join(f"- {i:02d} {prompt}" for i, prompt in enumerate(e.prompts)))
@@ -162,6 +179,8 @@ class Viewer:
             view, camera = sampled(self.experiment, step - back)
             if camera is None or drawn >= FRUSTA:
                 return
+            if particle not in view:
+                continue
             own, shade = camera[view == particle], int(30 + 170 * (back - 1) / FRUSTA)
             turns, places = as_opencv(own)
             for turn, place, fov in zip(turns, places, own.fov.tolist(), strict=True):
@@ -179,7 +198,7 @@ class Viewer:
 def beside(folder: Path) -> Iterator[None]:
     """A viewer of a run in a process of its own, which follows it and ends with it."""
     command = [sys.executable, "-m", "limbeck", "view", str(folder), "--live"]
-    with subprocess.Popen(command, stdout=sys.stderr) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,10 @@ def png(texture: Float[Tensor, "3 y x"]) -> bytes:
     return out.getvalue()
 
 
-def glb(mesh: Mesh, unlit: bool = False) -> bytes:
-    """A mesh as one binary glTF file; unlit: its colours are shown as they are, by viewers that know KHR_materials_unlit."""
+def glb(mesh: Mesh, unlit: bool = False, light: Callable[[Tensor], Tensor] = linear) -> bytes:
+    """A mesh as one binary glTF file. unlit: its colours are shown as they are, by viewers that know KHR_materials_unlit. light:
+    what a vertex has for its colour; other than ``linear`` only for a viewer that is known to change light.
+    """
     parts: list[tuple[dict, bytes]] = []  # buffer views
 
     def put(data: bytes, **more: int) -> int:
@@ -87,7 +90,7 @@ def glb(mesh: Mesh, unlit: bool = False) -> bytes:
         sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
         top |= {"textures": [{"source": 0, "sampler": 0}], "images": [picture], "samplers": [sampler]}
     elif mesh.colours is not None:
-        places["COLOR_0"] = attribute(linear(mesh.colours), "VEC3")
+        places["COLOR_0"] = attribute(light(mesh.colours), "VEC3")
     if unlit:
         material["extensions"] = {"KHR_materials_unlit": {}}
         top["extensionsUsed"] = ["KHR_materials_unlit"]
