@@ -343,7 +343,7 @@ def test_a_browser_shows_colour_shape_and_cameras(folder: Path, made: Experiment
             viewer.shading.value = "textureless"
             grey = lambda p: int(((p.max(-1) - p.min(-1) < 0.03) & (p.mean(-1) > 0.2) & (p.mean(-1) < 0.9)).sum())  # noqa: E731
             wait_for(page, lambda p: near(p, front) < 5 and grey(p) > 1000)
-            dark = lambda p: int((p[200:, :450].max(-1) < 0.3).sum())  # noqa: E731 (away from the words of the page)
+            dark = lambda p: int((p[:, 320:455].max(-1) < 0.3).sum())  # noqa: E731 (away from the words of the page)
             wait_for(page, lambda p: grey(p) > 1000 and dark(p) < 20)
             viewer.cameras.value = True
             wait_for(page, lambda p: dark(p) > 60)
