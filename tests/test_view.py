@@ -33,7 +33,7 @@ from limbeck.loading import load
 from limbeck.pictures import grid
 from limbeck.record import record
 from limbeck.reopen import names, reopened, sampled
-from limbeck.snapshots import Shelf, read, snapshot
+from limbeck.snapshots import Shelf, read, shelve
 from limbeck.solid import Splats
 from limbeck.turntable import Looked, coloured, enlarged, panels, stills, turntable
 from limbeck.verbs.view import Viewing, show
@@ -94,7 +94,7 @@ def test_snapshots_change_no_run(made: Experiment, folder: Path) -> None:
 def test_splats_are_kept_as_splats(tmp_path: Path) -> None:
     pytest.importorskip("limbeck.ply")
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
-    snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
+    shelve(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
     back = read(Shelf(tmp_path).steps()[7]["00-00"])
     assert isinstance(back, Splats) and worst(back.mean, cloud().mean) < 1e-6
 
@@ -357,7 +357,7 @@ def test_a_browser_shows_colour_shape_and_cameras(folder: Path, made: Experiment
 def test_a_browser_shows_splats(made: Experiment, tmp_path: Path) -> None:
     pytest.importorskip("limbeck.ply")
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
-    snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 1)
+    shelve(tmp_path, e, Painted((8, 8), 1, "splats"), 1)
     viewer = Viewer(tmp_path, e, 18795)
     try:
         with browser(tmp_path / "profile", viewer.address) as page:

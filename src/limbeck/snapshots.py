@@ -21,7 +21,7 @@ NAME = re.compile(r"step-(\d+)-(\d+-\d+)\.ply")
 
 
 @torch.no_grad()
-def snapshot(folder: Path, experiment: Experiment, representation: Representation, step: int) -> None:
+def shelve(folder: Path, experiment: Experiment, representation: Representation, step: int) -> None:
     """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file."""
     if isinstance(experiment.looking, Flat):
         return

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 def show(what: Viewing, over: threading.Event) -> None:
     """The page of ``what``, until Ctrl-C or ``over``."""
     from limbeck.reopen import experiment_in, refuse_flat, reopened
-    from limbeck.snapshots import Shelf, snapshot
+    from limbeck.snapshots import Shelf, shelve
     from limbeck.viewer import Viewer
 
     folder = what.runs[0]
@@ -51,7 +51,7 @@ def show(what: Viewing, over: threading.Event) -> None:
     refuse_flat(folder, experiment)
     if not what.live and not Shelf(folder).steps():
         run = reopened(folder, what.device)
-        snapshot(folder, experiment, run.representation, run.step)
+        shelve(folder, experiment, run.representation, run.step)
         if not Shelf(folder).steps():
             raise ValueError(f"{folder}: there is nothing to look at after step {run.step}; every particle is empty")
     viewer = Viewer(folder, experiment, what.port)
