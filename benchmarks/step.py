@@ -1,109 +1,157 @@
-"""Time per iteration of a method against the bare network calls it needs, in one process and one run; and memory by part.
+"""Iterations against what their networks alone take, in one process and one run, interleaved; and the peak of memory.
 
-    python benchmarks/step.py [--device cuda] [--model world] [--batch 4] [--steps 30]
+    python benchmarks/step.py [--shape small] [--device cuda] [--threads 1] [--batch 1] [--steps 5] [--compile]
+    python benchmarks/step.py --shape world --batch 4 --steps 30        # overhead over the bare calls, embedded model
+    python benchmarks/step.py --shape sd15 --steps 1 --precisions bfloat16
 
-The bare calls are the U-Net forward passes (and the critic's forward and backward) with tensors made beforehand: nothing else. Both
-sides alternate, so that a change of the machine's load meets both; the figure is the ratio of medians.
+A unit is one float32 forward of two rows of the same U-Net as diffusers makes it: plain layout, eager, its own attention. "Bare"
+are the forward passes of an iteration (and the critic's forward and backward) with tensors made beforehand, in the same precision,
+and nothing else. All of them take turns, so that a change of the machine's load meets all; figures are medians, of the processor's
+seconds on a CPU, which other work does not lengthen as it does wall time, and of synchronised wall time on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from shapes import SHAPES, prior
+from torch import nn
 
 from limbeck.experiment import Experiment
 from limbeck.loading import load, pick_device
 from limbeck.method import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.prior import Condition
-from limbeck.priors.adapters import Networked
+from limbeck.prior import Running
 from limbeck.run import Run
 
+METHODS: dict[str, tuple[Method, int, int]] = {  #: rows of a batch in the frozen call, and through the critic's step
+    "SDS": (SDS(7.5), 2, 0),
+    "VSD": (VSD(7.5), 3, 1),
+}
 
-def timed(call: Callable[[], object], device: str) -> float:
-    """Seconds of one call, synchronised."""
-    if device.startswith("cuda"):
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Of one call: the processor's on a CPU, all threads together; wall time on a GPU."""
+    gpu = device.startswith("cuda")
+    clock = time.perf_counter if gpu else time.process_time
+    if gpu:
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     call()
-    if device.startswith("cuda"):
+    if gpu:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def bare(run: Run, rows: int, critic_rows: int) -> Callable[[], None]:
-    """The network calls of one step and nothing else: ``rows`` forward, then ``critic_rows`` with a backward through the
-    adapters."""
-    prior = run.prior
-    assert isinstance(prior, Networked)
-    unet = prior.unet
-    text = run.told.pos.data[:1].to(prior.dtype)
-    make = lambda n: (torch.randn(n, *prior.shape, device=prior.device, dtype=prior.dtype), text.expand(n, -1, -1))  # noqa: E731
-    x, words = make(rows)
-    y, less = make(max(critic_rows, 1))
+def made(shape: str, device: str, precision: str, running: Running = Running()) -> Any:  # noqa: B008
+    if shape in SHAPES:
+        return prior(shape, device, getattr(torch, precision), running)
+    return load(shape, device, precision, running=running)  # type: ignore[arg-type]
 
-    critic = run.state.adapters if critic_rows else None  # type: ignore[attr-defined]
+
+def told(network: Any, rows: int, device: str, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a U-Net is called with."""
+    c, dtype = network.config, network.dtype
+    make = lambda *s: torch.randn(*s, device=device, dtype=dtype)  # noqa: E731
+    more: dict[str, Any] = {}
+    if c.addition_embed_type:
+        more["added_cond_kwargs"] = {"text_embeds": make(rows, 1280), "time_ids": make(rows, 6)}
+    words = (rows, length, c.cross_attention_dim)
+    return (make(rows, c.in_channels, c.sample_size, c.sample_size), torch.full((rows,), 500, device=device), make(*words)), more
+
+
+def bare(run: Run, rows: int, trained: int) -> Callable[[], None]:
+    """The network calls of one step and nothing else: ``rows`` forward, then ``trained`` with a backward to the adapters."""
+    made: Any = run.prior
+    length = run.told.pos.data.shape[1]
+    ask, less = (told(made.network, n, made.device, length) for n in (rows, max(trained, 1)))
+    critic: Any = run.state
 
     def call() -> None:
         with torch.no_grad():
-            unet(x, 500, words, return_dict=False)
-        if critic_rows:
-            prior.rows.give(critic, torch.arange(critic_rows), True)
-            unet(y, 500, less, return_dict=False)[0].float().square().mean().backward()
-            prior.rows.clear()
+            if trained:  # the last rows of the frozen call are the critic's
+                index = torch.arange(rows - trained, rows, device=made.device)
+                made.rows.give(critic.adapters, index, False)
+            made._ask(*ask[0], **ask[1])
+            made.rows.clear()
+        if trained:
+            made.rows.give(critic.adapters, torch.arange(trained, device=made.device), True)
+            made._ask(*less[0], **less[1]).float().square().mean().backward()
+            made.rows.clear()
+            for p in critic.adapters.parameters():
+                p.grad = None
 
     return call
 
 
-def measure(name: str, method: Method, prior: Networked, batch: int, steps: int, rows: int, critic_rows: int) -> None:
-    run = Run(Experiment(("a red mug",), method=method, particles=batch, steps=10 * steps), prior)
-    calls = bare(run, rows, critic_rows)
-    for _ in range(3):
-        run.advance()
-        calls()
-    ours, theirs = [], []
-    for _ in range(steps):
-        ours.append(timed(run.advance, prior.device))
-        theirs.append(timed(calls, prior.device))
-    a, b = statistics.median(ours), statistics.median(theirs)
-    parts = "  ".join(f"{part} {1000 * s / run.step:.1f}" for part, s in run.cost.seconds.items())
-    print(f"{name:24s} step {1000 * a:7.1f} ms   bare calls {1000 * b:7.1f} ms   ratio {a / b:.3f}   (ms by part: {parts})")
-
-
-def memory(run_bytes: dict[str, int]) -> None:
-    for part, size in run_bytes.items():
-        print(f"{part:24s} {size / 2**20:8.1f} MiB")
+def peak(device: str, reset: bool = False) -> float:
+    """MB at the highest: on the device, or of the whole process, libraries and all (Linux; elsewhere 0)."""
+    if device.startswith("cuda"):
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0.0
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) * 1024 / 1e6
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--model", default="world")
-    arguments.add_argument("--batch", type=int, default=4)
-    arguments.add_argument("--steps", type=int, default=30)
+    arguments.add_argument("--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes")
+    arguments.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    arguments.add_argument("--batch", type=int, default=1)
+    arguments.add_argument("--steps", type=int, default=5)
+    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--compile", action="store_true", help="compiled beside eager")
+    arguments.add_argument("--no-unit", action="store_true", help="without the float32 network, where memory is short")
     chosen = arguments.parse_args()
-    torch.set_num_threads(1)
-    prior = load(chosen.model, pick_device(chosen.device))
-    b = chosen.batch
-    measure("SDS, guidance 7.5", SDS(7.5), prior, b, chosen.steps, 2 * b, 0)
-    measure("SDS, guidance 1", SDS(1.0), prior, b, chosen.steps, b, 0)
-    measure("VSD, low-rank critic", VSD(), prior, b, chosen.steps, 3 * b, b)
-    told: Condition = prior.condition(["a red mug"])
-    sizes = {
-        "U-Net weights": sum(p.numel() * p.element_size() for p in prior.unet.parameters()),
-        "autoencoder weights": sum(p.numel() * p.element_size() for p in prior.vae.parameters()),
-        "prompt features": told.data.numel() * told.data.element_size(),
-        "peak of the process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    if prior.device.startswith("cuda"):
-        sizes["peak on the device"] = torch.cuda.max_memory_allocated()
-    memory(sizes)
+    torch.set_num_threads(chosen.threads)
+    device, b = pick_device(chosen.device), chosen.batch
+    sides: dict[str, Callable[[], object]] = {}
+    runs: dict[str, Run] = {}
+    for precision in chosen.precisions:
+        for compile in ("off", "on") if chosen.compile else ("off",):
+            of = made(chosen.shape, device, precision, Running(compile=compile))  # type: ignore[arg-type]
+            for name, (method, rows, trained) in METHODS.items():
+                label = f"{name}, {precision}{', compiled' if compile == 'on' else ''}"
+                runs[label] = Run(Experiment(("a red mug",), method=method, particles=b, steps=100_000), of)
+                sides[label], sides[f"{label}, bare"] = runs[label].advance, bare(runs[label], rows * b, trained * b)
+    if not chosen.no_unit:
+        from diffusers.models.attention_processor import AttnProcessor2_0
+
+        plain: nn.Module = made(chosen.shape, device, "float32", Running(layout="plain")).network
+        plain.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator]
+        ask, more = told(plain, 2, device, next(iter(runs.values())).told.pos.data.shape[1])
+        sides = {"unit": torch.no_grad()(lambda: plain(*ask, return_dict=False, **more))} | sides
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    highest: dict[str, float] = {}
+    for turn in range(chosen.steps + 1):
+        for name, call in sides.items():
+            if turn == 0:
+                peak(device, reset=True)
+            taken[name].append(seconds(call, device))
+            if turn == 0:
+                highest[name] = peak(device)
+    middle = {name: statistics.median(values[1:] or values) for name, values in taken.items()}
+    where = f"{chosen.shape}, {b} particle(s), {chosen.threads} thread(s)"
+    print(f"| {where} | ms | units | over the bare calls | peak MB | first call s |")
+    print("|---|---|---|---|---|---|")
+    for name in [n for n in sides if not n.endswith("bare")]:
+        units = f"{middle[name] / middle['unit']:.2f}" if "unit" in middle else ""
+        over = f"{100 * (middle[name] / middle[f'{name}, bare'] - 1):+.1f} %" if f"{name}, bare" in middle else ""
+        print(f"| {name} | {1000 * middle[name]:.1f} | {units} | {over} | {highest[name]:.0f} | {taken[name][0]:.1f} |")
 
 
 if __name__ == "__main__":

@@ -364,7 +364,7 @@ def test_what_record_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert main(["run", "red disc", *TOY, "--every", "25"]) == 0
     experiment = Experiment(("red disc",), model="gaussians", steps=2)
     command = "limbeck run 'red disc' --model gaussians --device cpu --steps 2 --every 25"
-    assert told == {"folder": default_folder(experiment), "every": 25, "command": command, "mirror": None}
+    assert told == {"folder": default_folder(experiment), "every": 25, "command": command, "mirror": None, "diagnose": True}
     assert capsys.readouterr().out.strip() == str(default_folder(experiment) / "report.html")
 
 

@@ -12,15 +12,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from limbeck import pictures
+from limbeck import pictures, sheets
 from limbeck.checkpoint import write_text
 from limbeck.figures import read_figures
 from limbeck.mirror import Sink
 from limbeck.prior import guided
 from limbeck.run import Run, Step
 from limbeck.writer import Writer
-
-SHOWN = 4  #: sides that are pictured of what has sides
 
 
 class Album:
@@ -32,23 +30,16 @@ class Album:
         options = {f.name for f in dataclasses.fields(e.method)}
         self.guidance = e.method.guidance if "guidance" in options else 1.0  # type: ignore[attr-defined]
 
-    @torch.no_grad()
     def all(self) -> Float[Tensor, "n 3 h w"]:
-        """What every particle shows, from ``SHOWN`` sides if it has any; in parts so that a large decoder fits."""
-        everyone = self.run.looks(SHOWN)
-        parts = [everyone[part] for part in torch.arange(len(everyone)).split(8)]
-        return torch.cat([self.run.representation.pictures(self.prior, part).float().cpu() for part in parts])
-
-    def columns(self, images: Tensor) -> int:
-        """Pictures to a row, which is a prompt's."""
-        return len(images) // len(self.experiment.prompts)
+        """What every particle shows, from the sides ``SEEN`` if it has any."""
+        return sheets.looks(self.run)[""]
 
     def of_all(self, step: int) -> bool:
-        """The particles; False where the model has no pictures, as a mixture in the plane."""
+        """The particles, of what has sides also normals, depth and opacity; False where the model has no pictures, as a mixture in
+        the plane."""
         if len(self.prior.shape) != 3:
             return False
-        images = self.all()
-        self.writer.put(lambda: self._keep(pictures.grid(images, self.columns(images)), step))
+        self.writer.put(partial(self._draw_all, step, sheets.looks(self.run)))
         return True
 
     @torch.no_grad()
@@ -68,16 +59,18 @@ class Album:
         self.writer.put(partial(self._draw, step.step, sample.view.tolist(), seen, maps))
         return True
 
+    def _draw_all(self, step: int, seen: dict[str, Tensor]) -> None:
+        for kind, images in seen.items():
+            self._keep(sheets.sheet(self.run, images), step, kind)
+
     def _decoded(self, x0: Tensor) -> Tensor:
         return torch.cat([self.prior.decode(part).float().cpu() for part in x0.split(8)])
 
     def _draw(self, step: int, view: list[int], seen: dict[str, Tensor], maps: Float[Tensor, "b h w"]) -> None:
-        e = self.experiment
         for name, images in seen.items():
-            self._keep(pictures.grid(pictures.spread(images, view, e.total), e.particles), step, name)
+            self._keep(pictures.grid(*sheets.placed(self.run, images, view)), step, name)
         top = self._scale(maps)
-        sheet = pictures.heat_sheet(pictures.spread(pictures.heat(maps, top), view, e.total), e.particles, top)
-        self._keep(sheet, step, "gradient")
+        self._keep(pictures.heat_sheet(*sheets.placed(self.run, pictures.heat(maps, top), view), top), step, "gradient")
 
     def _keep(self, sheet: Image.Image, step: int, kind: str = "") -> None:
         """A picture of a step into images/ and the mirror; ``kind`` is empty for the representation itself."""

@@ -60,9 +60,10 @@ def foreseen(error: Exception) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
+    from limbeck.diagnosis import Doomed
     from limbeck.run import NonFinite
 
-    return isinstance(error, NonFinite)
+    return isinstance(error, NonFinite | Doomed)
 
 
 def dispatch(argv: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from limbeck.gradient import Gradient, Plain
 from limbeck.method import Method
 from limbeck.methods.sds import SDS
 from limbeck.noise import Fresh, Noise
-from limbeck.prior import Parts, Precision
+from limbeck.prior import Parts, Precision, Running
 from limbeck.representation import Spec
 from limbeck.representations.latents import Latents
 from limbeck.timestep import Timesteps
@@ -92,10 +92,10 @@ class Experiment:
     negative text the prompt does not say itself. source: of an edit, what the first pictures show, one text for all or one per
     prompt. model: ``world`` (embedded), ``gaussians``, ``gaussians-flow`` (the same under a rectified flow), ``dataset:FOLDER``, a
     diffusers pipeline's folder, a ``.safetensors`` checkpoint, or a hub id ``owner/name@revision``; limbeck models lists some.
-    parts: what is changed of that model. views: from where it is looked at; left out, as the representation is made for. particles:
-    independent results per prompt. batch: particles drawn per step, 0 for all.
-    multistep: denoising steps behind every guided prediction. steps: iterations. seed: decides every random draw. precision: of a
-    network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
+    parts: what is changed of that model. running: how its network and autoencoder are run. views: from where it is looked at;
+    left out, as the representation is made for. particles: independent results per prompt. batch: particles drawn per step, 0 for
+    all. multistep: denoising steps behind every guided prediction. steps: iterations. seed: decides every random draw. precision:
+    of a network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
     """
 
     prompts: tuple[str, ...]
@@ -104,6 +104,7 @@ class Experiment:
     source: tuple[str, ...] = ()
     model: str = "world"
     parts: Parts = field(default_factory=Parts)
+    running: Running = field(default_factory=Running)
     method: Method = field(default_factory=SDS)
     representation: Spec = field(default_factory=Latents)
     views: Views | None = None

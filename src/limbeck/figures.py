@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from limbeck.mirror import Sink
 from limbeck.run import Step
 from limbeck.writer import Writer
 
+Hearer = Callable[[Sequence[dict[str, Any]]], None]
 ROWS = 16  #: at most so many rows of a step are kept apart, by time, for the picture of the gradient by t
 
 
@@ -35,16 +36,22 @@ def read_figures(path: Path) -> list[dict[str, Any]]:
 class Figures:
     """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out.
 
-    check: asked beside the steps after every batch of lines; raises where the run must not go on.
+    check: asked beside the steps after every batch of lines; raises where the run must not go on. told: hears of every line in the
+    file, those that are there already first, the others beside the steps.
     """
 
-    def __init__(self, path: Path, step: int, writer: Writer, sink: Sink | None = None, check: Callable[[], None] | None = None):
-        self.path, self.writer, self.sink, self.check = path, writer, sink, check
+    def __init__(
+        self, path: Path, step: int, writer: Writer, sink: Sink | None = None, check: Callable[[], None] | None = None,
+        told: Hearer | None = None,
+    ):  # fmt: skip
+        self.path, self.writer, self.sink, self.check, self.told = path, writer, sink, check, told
         kept = [line for line in read_figures(path) if line["step"] <= step]
         part = path.with_name(path.name + ".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(path)
         self.last: dict[str, Any] = kept[-1] if kept else {}  #: the newest line in the file
+        if told is not None:
+            told(kept)
         self._waiting: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def add(self, step: Step, evaluations: int, elapsed: float) -> None:
@@ -77,6 +84,8 @@ class Figures:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         if self.sink is not None:
             self.sink.figures(lines)
+        if self.told is not None:
+            self.told(lines)
         self.last = lines[-1]
         if self.check is not None:
             self.check()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from limbeck.prior import Parts, Precision, Prior
+from limbeck.prior import Parts, Precision, Prior, Running
 from limbeck.priors.exact import DataSet, coloured_shapes
 from limbeck.schedule import RectifiedFlow
 
@@ -72,7 +72,8 @@ def check_layout(folder: Path, single: bool = False) -> None:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
 
 
-def load(model: str = "world", device: str = "auto", precision: Precision = "auto", parts: Parts = Parts()) -> Prior:  # noqa: B008
+def load(model: str = "world", device: str = "auto", precision: Precision = "auto", parts: Parts = Parts(),  # noqa: B008
+         running: Running = Running()) -> Prior:  # fmt: skip  # noqa: B008
     """The prior behind a name: ``world`` (embedded), ``gaussians``, ``gaussians-flow``, ``dataset:FOLDER``, a pipeline folder, a
     ``.safetensors`` checkpoint, or a hub id ``owner/name`` with ``@revision`` if wanted.
 
@@ -82,6 +83,8 @@ def load(model: str = "world", device: str = "auto", precision: Precision = "aut
     if model in EXACT or model.startswith("dataset:"):
         if parts != Parts():
             raise ValueError(f"model {model!r} has no network and no parts to change")
+        if running != Running():
+            raise ValueError(f"model {model!r} has no network that could be run otherwise: leave --running out")
         return EXACT[model]() if model in EXACT else load_dataset(Path(model.removeprefix("dataset:")))
     from limbeck.hub import configurations, located
     from limbeck.priors.files import Files
@@ -94,7 +97,7 @@ def load(model: str = "world", device: str = "auto", precision: Precision = "aut
         files = Files(configurations(where, parts.config), where)
     check_layout(files.folder, where.is_file())
     try:
-        return family(files.folder)(files, device, pick_precision(precision, device), parts)
+        return family(files.folder)(files, device, pick_precision(precision, device), parts, running)
     except OSError as error:
         raise ValueError(f"could not load {model!r}: {str(error).splitlines()[0]}") from error
 

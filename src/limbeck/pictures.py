@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 BAR = 64  #: width of the colour bar at the right of a heat map, in pixels
+SEEN = ("front", "right side", "back", "left side")  #: the sides shown of what has some, right and left as seen from the front
 BLANK = 0.5  #: grey of cells nothing was drawn for
 
 
@@ -77,11 +78,18 @@ def final_names(count: int, each: int) -> list[str]:
     return [f"{i // each:02d}-{i % each:02d}" for i in range(count)]
 
 
-def save_finals(folder: Path, images: Float[Tensor, "n 3 h w"], each: int) -> None:
-    """final.png, a row per prompt, and final/PROMPT-PARTICLE.png of pictures sorted by prompt, ``each`` of them for every one."""
+def save_finals(folder: Path, images: Float[Tensor, "n 3 h w"], each: int, sides: Sequence[str] = ()) -> None:
+    """final.png, a row per prompt, and final/PROMPT-PARTICLE.png of pictures sorted by prompt, ``each`` of them for every one.
+
+    sides: names of those that every particle is shown from, picture by picture; then final.png has a row per particle, and a file
+    is called PROMPT-PARTICLE-SIDE.png with hyphens for spaces.
+    """
     (folder / "final").mkdir(parents=True, exist_ok=True)
-    save_picture(grid(images, each), folder / "final.png")
-    for name, image in zip(final_names(len(images), each), images, strict=True):
+    save_picture(grid(images, len(sides) or each), folder / "final.png")
+    names = final_names(len(images) // max(len(sides), 1), each // max(len(sides), 1))
+    if sides:
+        names = [f"{name}-{side.replace(' ', '-')}" for name in names for side in sides]
+    for name, image in zip(names, images, strict=True):
         save_picture(grid(image[None], 1), folder / "final" / f"{name}.png")
 
 

@@ -44,6 +44,29 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Running:
+    """How a model is run: what it costs, and not what it says.
+
+    compile: on makes each network call one graph per shape of input, which takes a minute or so at its first call; graphs also
+    replays it without the host (CUDA graphs). layout: of weights and pictures in memory; auto takes what was measured to be
+    faster. slicing: the autoencoder sees one picture after the other. tiling: and each in overlapping tiles, which shows a little
+    where they meet. checkpointing: the autoencoder's activations are computed again for the gradient and not kept. offload: the
+    network waits in the host's memory while texts and pictures are encoded or decoded, the autoencoder at all other times.
+    """
+
+    compile: Literal["off", "on", "graphs"] = "off"
+    layout: Literal["auto", "plain", "channels-last"] = "auto"
+    slicing: bool = False
+    tiling: bool = False
+    checkpointing: bool = False
+    offload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload and self.compile == "graphs":
+            raise ValueError("offload moves weights, and compile graphs needs them where they were: choose one")
+
+
+@dataclass(frozen=True)
 class Condition:
     """What a prior is told about each row: for a text model the token features ``[B, L, D]``, for a mixture class log-weights
     ``[B, K]``.
@@ -87,7 +110,8 @@ class Condition:
 
     def lerp(self, other: Condition, share: Float[Tensor, "b"]) -> Condition:
         """These rows led towards those of another by a share per row."""
-        return self._both(other, lambda a, b: torch.lerp(a, b, share.to(a).view(-1, *[1] * (a.ndim - 1))))
+        led = lambda a, b: torch.lerp(a, b, share.to(a).view(-1, *[1] * (a.ndim - 1)))  # noqa: E731
+        return self._both(other, lambda a, b: torch.where(a == b, a, led(a, b)))  # log-weights may be -inf in both
 
     def _both(self, other: Condition, join: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         pooled = None if self.pooled is None or other.pooled is None else join(self.pooled, other.pooled)

@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from limbeck import config, pictures
+from limbeck import config, pictures, sheets
 from limbeck.album import Album
 from limbeck.checkpoint import read_checkpoint, read_note, snapshot, write_checkpoint, write_snapshot, write_text
+from limbeck.diagnosis import Diagnosis, Doomed
 from limbeck.environment import environment, peak_bytes
 from limbeck.experiment import Experiment
 from limbeck.figures import Figures
@@ -42,15 +43,17 @@ def record(
     command: str = "",
     console: Console | None = None,
     mirror: Mirror | None = None,
+    diagnose: bool = True,
 ) -> Path:
     """Run ``experiment`` in ``folder`` and return its report; the same run goes on where it stopped, a finished one is left alone.
 
     every: steps between pictures, 0 for about ten a run. command: what was typed, for the record. mirror: where figures and
-    pictures go besides. Ctrl-C is heard between steps and
-    leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends bit-identical.
+    pictures go besides. diagnose: whether a run of what has sides that shows nothing any more is stopped. Ctrl-C is heard between
+    steps and leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends
+    bit-identical.
 
     Raises ValueError if the folder holds another run or a damaged checkpoint or where memory cannot suffice, OSError if the disk is
-    full, and ``NonFinite`` after saving the step's inputs as failure.safetensors.
+    full, ``NonFinite`` after saving the step's inputs as failure.safetensors, and ``Doomed`` after saving a checkpoint.
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
@@ -60,7 +63,7 @@ def record(
     if told.get("step") == experiment.steps and report.exists():
         console.print(f"{folder} holds this run, finished after {experiment.steps} steps: nothing to do", highlight=False)
         return report
-    recorder = Recorder(experiment, prior, folder, every, console)
+    recorder = Recorder(experiment, prior, folder, every, console, diagnose)
     try:
         recorder.plan.refuse()
         recorder.open(command, mirror)
@@ -85,10 +88,10 @@ def refuse_other(folder: Path, experiment: Experiment) -> None:
 class Recorder:
     """One sitting of a run: from its start or its checkpoint to its end."""
 
-    def __init__(self, experiment: Experiment, prior: Prior, folder: Path, every: int, console: Console):
+    def __init__(self, experiment: Experiment, prior: Prior, folder: Path, every: int, console: Console, diagnose: bool = True):
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
         self.every = every or max(1, round(experiment.steps / 10))
-        self.run = Run(experiment, prior)
+        self.run, self.diagnose, self.diagnosis = Run(experiment, prior), diagnose, Diagnosis(experiment.steps)
         self.rows_before, self.elapsed_before = 0, 0.0
         self.rows_at_start, self.began = prior.meter.rows, time.perf_counter()
         self.saved_at = self.flushed_at = self.began
@@ -117,7 +120,8 @@ class Recorder:
         self.first = self.run.step
         if mirror is not None:
             self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step)
-        self.figures = Figures(self.folder / "metrics.jsonl", self.run.step, self.writer, self.sink, self.run.watch.ask)
+        path, asked = self.folder / "metrics.jsonl", self.run.watch.ask
+        self.figures = Figures(path, self.run.step, self.writer, self.sink, asked, self.diagnosis.see)
         self.album = Album(self.run, self.folder, self.writer, self.sink)
         write_text(self.folder / "run.yaml", config.dump(self.experiment))
         with (self.folder / "command.txt").open("a") as file:
@@ -193,8 +197,17 @@ class Recorder:
             with cost.of("figures"):
                 self.figures.flush()
             self._show(progress, task)
+            if self.diagnosis.found is not None and self.diagnose and step.step < self.experiment.steps:
+                self._doomed(self.diagnosis.found)
         if clock - self.saved_at > CHECKPOINT_SECONDS:
             self.save()
+
+    def _doomed(self, error: Doomed) -> None:
+        """Keep the run as it is, to be looked at, and raise."""
+        self.save()
+        self.writer.drain()
+        self.console.print(f"{error}; {self.folder} holds the run until here, --no-diagnose goes on with it", highlight=False)
+        raise error
 
     def _advance(self) -> Step:
         """A step; the second of a sitting is counted, unless one was before, and the third is timed for the plan."""
@@ -250,10 +263,12 @@ class Recorder:
         e, folder = self.experiment, self.folder
         if len(self.prior.shape) == 3:
             images = self.album.all()
-            columns = self.album.columns(images)
-            pictures.save_finals(folder, images, columns)
+            each, sides = len(images) // len(e.prompts), sheets.sides(self.run)
+            pictures.save_finals(folder, images, each, sides)
+            sheets.turn(self.run, folder / "turntable", lambda line: self.console.print(line, highlight=False))
             self.run.representation.save(folder / "final", pictures.final_names(e.total, e.particles))
-            write_text(folder / "scores.json", json.dumps(score_pictures(images, e.prompts, columns), indent=1) + "\n")
+            scores = score_pictures(images, e.prompts, each, max(len(sides), 1))
+            write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
             frames = [p for p in sorted((folder / "images").glob("step-*.png")) if p.stem.count("-") == 1]
             pictures.film(frames, folder / "progress.webp")
         e.method.save_critic(self.prior, self.run.state, folder / "critic")

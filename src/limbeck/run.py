@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.camera import Camera, View
 from limbeck.cost import Cost
+from limbeck.diagnosis import covered
 from limbeck.experiment import Experiment
 from limbeck.loading import load
 from limbeck.memory import load_optimizer, optimizer_tensors
@@ -61,7 +62,7 @@ class Run:
             first = self._x0(self.representation.render(everyone))
             before = self._x0(self.representation.before(everyone)) if e.source else None
         self.source = Source(before, self._heard(e.sources)) if before is not None else None
-        other = partial(load, device=prior.device, precision=e.precision)
+        other = partial(load, device=prior.device, precision=e.precision, running=e.running)
         seen = everyone.camera is not None
         start = Start(e.total, len(e.prompts), e.seed, first, e.prompts, e.sources, e.negative, other, texts, seen)
         self.state: State = e.method.init(prior, start)
@@ -152,6 +153,7 @@ class Run:
         with cost.of("backward"):
             torch.stack(terms).sum().backward()
         figures = self._figures(sample, direction, gradient, weight) | {name: term.detach() for name, term in rules.items()}
+        figures |= covered(render)
         self._check(sample, gradient, figures["parameters"])
         with cost.of("optimiser"):
             self.optimizer.step()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prior import Conditions, Parts, Precision, Prior, guided
+from limbeck.prior import Conditions, Parts, Precision, Prior, Running, guided
 from limbeck.schedule import expand
 
 
@@ -20,7 +20,7 @@ class Sampling:
     """What is sampled.
 
     prompts: one or more texts. negative: what guidance leads away from. model: as in a run. parts: as in a run.
-    seed: of the noise.     precision: of the frozen weights, as in a run. steps: network
+    running: as in a run. seed: of the noise.     precision: of the frozen weights, as in a run. steps: network
     calls per picture. guidance: 1 is none. sampler: ddim (deterministic) or ancestral.
     count: pictures per prompt. critic: a run folder whose critic is sampled instead of the prior. camera: azimuth and elevation in
     degrees and distance of the view that a critic which is told cameras is sampled for; left out, it is told none, as a share of
@@ -31,6 +31,7 @@ class Sampling:
     negative: str = ""
     model: str = "world"
     parts: Parts = field(default_factory=Parts)
+    running: Running = field(default_factory=Running)
     steps: int = 50
     guidance: float = 5.0
     sampler: Literal["ddim", "ancestral"] = "ddim"

@@ -79,6 +79,16 @@ class Discrete(NoiseSchedule):
     def _table(self) -> Tensor:
         return torch.tensor(self.alphas_cumprod, dtype=torch.float64)
 
+    @cached_property
+    def _copies(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def _table_on(self, device: torch.device) -> Tensor:
+        """The table where it is asked for; a device is given it once."""
+        if device not in self._copies:
+            self._copies[device] = self._table.to(device)
+        return self._copies[device]
+
     def tick(self, t: Float[Tensor, "b"]) -> Tensor:
         """Index into the table, int64 ``[B]``."""
         last = len(self.alphas_cumprod) - 1
@@ -95,7 +105,7 @@ class Discrete(NoiseSchedule):
         return ticks / total
 
     def _at(self, t: Tensor) -> Tensor:
-        return sent(self._table, t.device)[self.tick(t)]
+        return self._table_on(t.device)[self.tick(t)]
 
     def alpha(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return self._at(t).sqrt()
@@ -106,7 +116,7 @@ class Discrete(NoiseSchedule):
     def time(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         # compared as abar, which stays finite where the signal ends
         abar = torch.sigmoid(log_snr.double())
-        return (self._table.to(abar.device)[None] - abar[:, None]).abs().argmin(1).double() / len(self.alphas_cumprod)
+        return (self._table_on(abar.device)[None] - abar[:, None]).abs().argmin(1).double() / len(self.alphas_cumprod)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def attending(unet: UNet2DConditionModel) -> Iterator[list[Float[Tensor, "r c h w"]]]:
-    """See ``limbeck.prior.Attentive``: the up blocks' self-attention, before it is added to what it was asked about."""
+def attending(unet: UNet2DConditionModel, aside: AbstractContextManager[None]) -> Iterator[list[Float[Tensor, "r c h w"]]]:
+    """See ``limbeck.prior.Attentive``: the up blocks' self-attention, before it is added to what it was asked about.
+
+    aside: sees to it that the layers are called one by one.
+    """
     seen: list[Tensor] = []
     sizes: list[torch.Size] = []  # of the layer under way: attention itself sees places in a row
 
@@ -28,7 +31,8 @@ def attending(unet: UNet2DConditionModel) -> Iterator[list[Float[Tensor, "r c h 
     hooks = [layer.register_forward_pre_hook(size) for layer in layers]
     hooks += [block.attn1.register_forward_hook(look) for layer in layers for block in layer.transformer_blocks]
     try:
-        yield seen
+        with aside:
+            yield seen
     finally:
         for hook in hooks:
             hook.remove()

@@ -50,11 +50,9 @@ class Flux(Latent):
     def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
         b, c, h, w = xt.shape
         packed = xt.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
-        y, x = torch.meshgrid(torch.arange(h // 2), torch.arange(w // 2), indexing="ij")
+        y, x = torch.meshgrid(*(torch.arange(side // 2, device=xt.device) for side in (h, w)), indexing="ij")
         places = torch.stack([torch.zeros_like(y), y, x], -1).reshape(-1, 3).to(xt)
         guidance = torch.full((b,), self._guidance, device=xt.device) if self.told_guidance else None
-        out: Tensor = self.network(
-            packed, told.data, told.pooled, self.schedule.sigma(t).to(xt), places, places.new_zeros(told.data.shape[1], 3),
-            guidance, return_dict=False,
-        )[0]  # fmt: skip
+        words = places.new_zeros(told.data.shape[1], 3)
+        out = self._ask(packed, told.data, told.pooled, self.schedule.sigma(t).to(xt), places, words, guidance)
         return out.reshape(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)

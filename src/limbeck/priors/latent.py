@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.priors.files import Files, frozen
 from limbeck.priors.network import Network
+from limbeck.priors.running import Fetched, arranged, swapped
 
 
 class Latent(Network):
@@ -32,7 +35,13 @@ class Latent(Network):
         # the files say of some autoencoders that float16 overflows in them
         self.vae_dtype = torch.float32 if self.dtype == torch.float16 and config.get("force_upcast") else self.dtype
         whole = files.module(known[name], part, self.vae_dtype) if part else frozen(known[name], files.folder, self.vae_dtype)
-        self.vae = whole.to(self.device)
+        self.vae = arranged(whole, self.running, "cpu" if self.running.offload else self.device)
+        if self.running.slicing:
+            self.vae.enable_slicing()
+        if self.running.tiling:
+            self.vae.enable_tiling()
+        if self.running.checkpointing:
+            self.vae.enable_gradient_checkpointing()
         said = self.vae.config
         if said.latent_channels != channels:
             raise ValueError(f"{files.name}: its autoencoder has {said.latent_channels} channels, the network works on {channels}")
@@ -45,19 +54,24 @@ class Latent(Network):
         return 2 ** (len(said.block_out_channels if name == AutoencoderKL.__name__ else said.decoder_block_out_channels) - 1)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
+        return self._with_vae(self._encoded, image)
+
+    def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+        return self._with_vae(self._decoded, x0)
+
+    def _with_vae(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Work of the autoencoder, which may have to be fetched for it."""
+        if not self.running.offload:
+            return work(x)
+        near = partial(swapped, [self.network], [self.vae], self.device)
+        out: Tensor = Fetched.apply(x, work, near)
+        return out
+
+    def _encoded(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         said = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
         mean = said.latent_dist.mean if isinstance(self.vae, AutoencoderKL) else said.latents
         return (mean.float() - self.shift) * self.scaling
 
-    def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+    def _decoded(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         image = self.vae.decode((x0 / self.scaling + self.shift).to(self.vae_dtype), return_dict=False)[0]
         return (image.float() / 2 + 0.5).clamp(0, 1)
-
-
-def plain_attention(unet: nn.Module, device: str) -> None:
-    """On a CPU, the fused kernel's backward, which a critic needs, is slow at small sizes."""
-    from diffusers import UNet2DConditionModel
-    from diffusers.models.attention_processor import AttnProcessor
-
-    if device == "cpu" and isinstance(unet, UNet2DConditionModel):
-        unet.set_attn_processor(AttnProcessor())

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.prediction import Kind, Prediction
-from limbeck.prior import Condition, Meter, Parts
+from limbeck.prior import Condition, Meter, Parts, Running
 from limbeck.priors.adapters import Rows
 from limbeck.priors.files import Files
 from limbeck.priors.lora import Lora
 from limbeck.priors.posed import posed
+from limbeck.priors.running import arranged, swapped
 from limbeck.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from limbeck.priors.graphs import Graphs
 
 
 class Network(abc.ABC):
@@ -43,17 +48,34 @@ class Network(abc.ABC):
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         parts: Parts = Parts(),  # noqa: B008
+        running: Running = Running(),  # noqa: B008
     ):
         self.files = source if isinstance(source, Files) else Files(Path(source))
-        self.device, self.dtype, self.parts = device, dtype, parts
+        self.device, self.dtype, self.parts, self.running = device, dtype, parts, running
+        self._check_running()
         self.index = self.files.read("", "model_index.json")
         self.meter = Meter()
         self.rows = Rows()
         self._texts: dict[str, Condition] = {}
         self._lora: Lora | None = None
         self._load()
+        self.graphs: Graphs | None = None  #: what calls the network where it is compiled
+        if running.compile != "off":
+            from limbeck.priors.graphs import Graphs
+
+            self.graphs = Graphs(self.network, self.rows, running.compile)
         if parts.distilled is not None and not self.told_guidance:
             raise ValueError(f"distilled {parts.distilled}: the network of {self.files.name} takes no guidance as an input")
+
+    def _check_running(self) -> None:
+        how = self.running
+        if how.offload and self.device == "cpu":
+            raise ValueError("offload lets parts of a model wait in the host's memory; on device cpu they are there: leave it out")
+        if how.compile == "graphs" and not self.device.startswith("cuda"):
+            raise ValueError(f"compile graphs needs device cuda, not {self.device}: use --running.compile on")
+        wanted = [name for name in ("slicing", "tiling", "checkpointing") if getattr(how, name)]
+        if wanted and "vae" not in self.own:
+            raise ValueError(f"{self.files.name} has no autoencoder for {wanted[0]}: leave it out")
 
     @property
     def told_guidance(self) -> bool:
@@ -84,7 +106,18 @@ class Network(abc.ABC):
         if self.parts.lora is not None:
             self._lora = Lora(self.parts.lora, self.parts.scale, self.pipeline, network.config)
             self._lora.into_network(network, self.part)
-        return network.to(self.device)
+        return arranged(network, self.running, self.device)
+
+    def _ask(self, *inputs: Any, **more: Any) -> Tensor:
+        """The network's own answer, by a graph where it is compiled."""
+        if self.graphs is not None:
+            return self.graphs(*inputs, return_dict=False, **more)
+        out: Tensor = self.network(*inputs, return_dict=False, **more)[0]
+        return out
+
+    def _aside(self) -> AbstractContextManager[None]:
+        """While it is open no graph is used, so that hooks see every call."""
+        return nullcontext() if self.graphs is None else self.graphs.aside()
 
     def _spoken(self, **options: Any) -> Any:
         """Tokenizers and text encoders of the pipeline, ready to ``encode_prompt``."""
@@ -112,7 +145,8 @@ class Network(abc.ABC):
     def condition(self, prompts: Sequence[str]) -> Condition:
         missing = sorted(set(prompts) - set(self._texts))
         if missing:
-            with torch.no_grad():
+            away = [self.network] if self.running.offload else []
+            with torch.no_grad(), swapped(away, [], self.device):
                 told = self._encode(missing)
             self._texts |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
         rows = [self._texts[p] for p in prompts]

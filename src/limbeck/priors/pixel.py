@@ -36,8 +36,7 @@ class Pixel(Network):
         return Condition(told.float())
 
     def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
-        out: Tensor = self.unet(xt, self.schedule.tick(t), told.data, return_dict=False)[0]
-        return out[:, :3]
+        return self._ask(xt, self.schedule.tick(t), told.data)[:, :3]
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         return image.float() * 2 - 1

@@ -37,5 +37,4 @@ class SD3(Latent):
 
     def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
         time = 1000 * self.schedule.sigma(t).float()
-        out: Tensor = self.network(xt, told.data, told.pooled, time, return_dict=False)[0]
-        return out
+        return self._ask(xt, told.data, told.pooled, time)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.prior import Condition
 from limbeck.priors.attention import attending
-from limbeck.priors.latent import Latent, plain_attention
+from limbeck.priors.latent import Latent
 from limbeck.priors.schedules import discrete
 from limbeck.schedule import Discrete
 
@@ -33,7 +32,6 @@ class Stable(Latent):
             config, out_channels=config["in_channels"], addition_embed_type=None, class_embed_type=None, time_cond_proj_dim=None
         )
         self.unet = self.network = self._networked(UNet2DConditionModel)
-        plain_attention(self.unet, self.device)
         factor = self._autoencoder(config["in_channels"])
         # two halvings of the latent; where a U-Net has more, diffusers fits the odd sizes
         self._sized(config["sample_size"], factor, 4 * factor, config["in_channels"])
@@ -44,9 +42,7 @@ class Stable(Latent):
 
     def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``Attentive``."""
-        return attending(self.unet)
+        return attending(self.unet, self._aside())
 
     def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
-        tick: Tensor = self.schedule.tick(t)
-        out: torch.Tensor = self.unet(xt, tick, told.data, return_dict=False)[0]
-        return out
+        return self._ask(xt, self.schedule.tick(t), told.data)

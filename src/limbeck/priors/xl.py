@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.prior import Condition
 from limbeck.priors.attention import attending
-from limbeck.priors.latent import Latent, plain_attention
+from limbeck.priors.latent import Latent
 from limbeck.priors.schedules import discrete
 from limbeck.schedule import Discrete
 
@@ -35,7 +35,7 @@ class XL(Latent):
             projection_class_embeddings_input_dim=6 * config["addition_time_embed_dim"] + width,
         )  # fmt: skip
         self.unet = self.network = self._networked(UNet2DConditionModel)
-        plain_attention(self.unet, self.device)
+        self._ids: dict[tuple[int, int], Tensor] = {}
         self._factor = self._autoencoder(config["in_channels"])
         self._sized(config["sample_size"], self._factor, 4 * self._factor, config["in_channels"])
 
@@ -50,11 +50,11 @@ class XL(Latent):
 
     def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``Attentive``."""
-        return attending(self.unet)
+        return attending(self.unet, self._aside())
 
     def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
         height, width = (side * self._factor for side in xt.shape[2:])
-        ids = xt.new_tensor([height, width, 0, 0, height, width]).expand(len(xt), -1)
-        more = {"text_embeds": told.pooled, "time_ids": ids}
-        out: Tensor = self.unet(xt, self.schedule.tick(t), told.data, added_cond_kwargs=more, return_dict=False)[0]
-        return out
+        if (height, width) not in self._ids:  # made once: what is copied to a device waits for it
+            self._ids[height, width] = xt.new_tensor([height, width, 0, 0, height, width])
+        more = {"text_embeds": told.pooled, "time_ids": self._ids[height, width].expand(len(xt), -1)}
+        return self._ask(xt, self.schedule.tick(t), told.data, added_cond_kwargs=more)

@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from limbeck.pictures import SEEN
 from limbeck.report import plots
-from limbeck.report.folder import Left, differing, read_folder
+from limbeck.report.folder import Left, Shown, differing, read_folder
 from limbeck.report.tables import PARTS, SCORES, score_columns, score_text, seconds_text
 from limbeck.tally import scaled
 
@@ -28,7 +29,8 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
         raise ValueError("a report needs at least one run folder")
     left = [read_folder(Path(folder)) for folder in folders]
     if len(left) == 1:
-        return _save(out or left[0].path / "report.html", "run.html.j2", _single(left[0]))
+        page = out or left[0].path / "report.html"
+        return _save(page, "run.html.j2", _single(left[0], page))
     parent = Path(os.path.commonpath([one.path.resolve().parent for one in left]))
     return _save(out or parent / "comparison.html", "comparison.html.j2", _several(left))
 
@@ -48,7 +50,7 @@ def _save(out: Path, template: str, content: dict[str, Any]) -> Path:
     return out
 
 
-def _single(left: Left) -> dict[str, Any]:
+def _single(left: Left, page: Path) -> dict[str, Any]:
     steps = left.recorded()
     # the first and the last are always among them
     shown = steps if len(steps) <= MANY else [steps[round(i * (len(steps) - 1) / (MANY - 1))] for i in range(MANY)]
@@ -56,14 +58,11 @@ def _single(left: Left) -> dict[str, Any]:
     return {
         "left": left,
         "finals": left.finals(),
+        "turns": left.turns(page),
         "edited": left.edits(),
-        "each": int(left.settings.get("particles", 1)),
+        "each": len(SEEN) if left.sided else int(left.settings.get("particles", 1)),
         "film": left.film(),
-        "strips": [
-            ("Progress", "The representation itself.", left.strip(shown, "")),
-            ("One step of the prior", "Its guess of the clean picture at the x_t of the step, guided.", left.strip(shown, "-x0")),
-            ("One step of the critic", "The same guess of the critic, which follows the particles.", left.strip(shown, "-critic")),
-        ],
+        "strips": _strips(left, shown),
         "gradients": left.strip(shown, "-gradient"),
         "top": left.gradient_top(),
         "curves": [(title, Markup(svg)) for title, svg in plots.curves(left.metrics)],
@@ -73,6 +72,22 @@ def _single(left: Left) -> dict[str, Any]:
         "counted": bool(left.cost.get("bytes")),
         "flops": scaled(sum(left.cost.get("flops", {}).values()), "FLOP"),
     }
+
+
+def _strips(left: Left, shown: Sequence[int]) -> list[tuple[str, str, list[Shown]]]:
+    """Title, explanation and pictures of every kind of picture of the ``shown`` steps."""
+    whole = own = " One row a prompt, one column a particle." if len(left.prompts) > 1 else ""
+    if left.sided:
+        whole, own = f" One row a particle: {', '.join(SEEN)}.", " One picture for every view of the step."
+    kinds = (
+        ("Progress", "The representation itself." + whole, ""),
+        ("Normals", "Which way the surface faces: red along x, green along y, blue along z." + whole, "-normal"),
+        ("Depth", "Along the line of sight; yellow is near." + whole, "-depth"),
+        ("Opacity", "White where nothing is seen through." + whole, "-alpha"),
+        ("One step of the prior", "Its guess of the clean picture at the x_t of the step, guided." + own, "-x0"),
+        ("One step of the critic", "The same guess of the critic, which follows the particles." + own, "-critic"),
+    )
+    return [(title, says, left.strip(shown, kind)) for title, says, kind in kinds]
 
 
 def write_edits(folders: Sequence[Path], out: Path) -> Path:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from PIL import Image
 
 from limbeck.figures import read_figures
-from limbeck.pictures import BAR
+from limbeck.pictures import BAR, SEEN
 
 SMALL = 128  #: pictures of at most so many pixels across are shown with hard pixels
 
@@ -161,21 +163,37 @@ class Left:
                 return picture.width <= SMALL
         for path in sorted((self.path / "images").glob("step-*.png"))[:1]:
             with Image.open(path) as picture:
-                return picture.width // max(int(self.settings.get("particles", 1)), 1) <= SMALL
+                across = len(SEEN) if self.sided else max(int(self.settings.get("particles", 1)), 1)
+                return picture.width // across <= SMALL
         return False
 
     def finals(self) -> list[tuple[str, list[Shown]]]:
         """The final pictures by prompt; of an unfinished run, none."""
-        files = sorted((self.path / "final").glob("*-*.png"))
+        place = {side.replace(" ", "-"): i for i, side in enumerate(SEEN)}
+        split = [(path, path.stem.split("-", 2)) for path in (self.path / "final").glob("*-*.png")]
+        files = [path for path, _ in sorted(split, key=lambda one: (int(one[1][0]), int(one[1][1]), place.get(one[1][-1], 0)))]
         most = 512 if len(files) <= 24 else 256
         rows: list[tuple[str, list[Shown]]] = [(prompt, []) for prompt in self.prompts]
         for path in files:
-            prompt, particle = (int(number) for number in path.stem.split("-"))
+            first, second, *side = path.stem.split("-")
+            prompt, particle = int(first), int(second)
             if prompt < len(rows):
-                picture = shown(path, most, self._hard, f"{rows[prompt][0]}, {particle + 1}")
+                picture = shown(path, most, self._hard, " ".join(side) or f"{rows[prompt][0]}, {particle + 1}")
                 drawing = path.with_suffix(".svg")
                 rows[prompt][1].append(as_drawn(picture, drawing) if drawing.exists() else picture)
         return rows
+
+    def turns(self, page: Path) -> list[tuple[str, str, Shown | None]]:
+        """Of what has sides, particle by particle: what it is, the address of its film as seen from the folder ``page`` lies in,
+        and its stills."""
+        out = []
+        for film in sorted(p for p in (self.path / "turntable").glob("*-*") if p.suffix in (".mp4", ".webp")):
+            prompt, particle = (int(number) for number in film.stem.split("-"))
+            stills = film.with_suffix(".png")
+            address = quote(Path(os.path.relpath(film.resolve(), page.resolve().parent)).as_posix())
+            name = f"{self.prompts[prompt]}, {particle + 1}"
+            out.append((name, address, shown(stills, 1160, self._hard, name) if stills.exists() else None))
+        return out
 
     def edits(self) -> list[tuple[str, str, list[Shown]]]:
         """Of an edit: source, target and the pictures before, after, of the difference and of the gradient, one by one."""
@@ -188,6 +206,11 @@ class Left:
             images = [shown(after.with_name(f"{stem}-{kind}.png"), 384, self._hard, kind) for kind in kinds]
             rows.append((sources[prompt], self.prompts[prompt], images))
         return rows
+
+    @property
+    def sided(self) -> bool:
+        """Whether its pictures are of several sides of each particle."""
+        return any((self.path / "images").glob("step-*-alpha.png")) or any((self.path / "final").glob("*-*-*.png"))
 
     @property
     def drawn(self) -> bool:

@@ -109,9 +109,11 @@ def curves(lines: Sequence[Line]) -> list[tuple[str, str]]:
     if not lines:
         return []
     known = {"gradient": "Gradient w(t) · direction, rms", "residual": "Residual (direction), rms"}
+    sided = {"alpha": "Opacity, mean", "border": "Opacity at the border", "contrast": "Contrast of the picture"}
     plain = {"step", "evaluations", "seconds", "t", "weight", "parameters", "times", "gradients", *known}
     more = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in plain]
-    titles = known | {name: f"{name.replace('_', ' ').capitalize()} (loss)" if name == "critic" else name for name in more}
+    loss = lambda name: f"{name.replace('_', ' ').capitalize()} (loss)" if name == "critic" else name  # noqa: E731
+    titles = known | {name: sided.get(name) or loss(name) for name in more}
     out = []
     with matplotlib.rc_context(STYLE):
         for name, title in titles.items():

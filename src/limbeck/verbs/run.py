@@ -38,8 +38,8 @@ class Watched:
 
     out: run folder, made of prompt, method and options if left out. every: steps between pictures and checkpoints, 0 to let the
     run choose. device: auto, cpu, cuda, cuda:N or mps. view: show what has sides in the browser beside the run. config: a run's
-    run.yaml, whose options are the defaults here. mirror: where figures and pictures go besides the folder. dry: take three steps
-    in memory, say what the run would need, write nothing.
+    run.yaml, whose options are the defaults here. mirror: where figures and pictures go besides the folder. diagnose: stop a run of
+    what has sides once it shows nothing any more. dry: take three steps in memory, say what the run would need, write nothing.
     """
 
     out: Path | None = None
@@ -48,6 +48,7 @@ class Watched:
     view: bool = False
     config: Path | None = None
     mirror: Mirror | None = None
+    diagnose: bool = True
     dry: bool = False
 
     def __post_init__(self) -> None:
@@ -123,14 +124,14 @@ def _one(experiment: Experiment, place: Watched, out: Path | None, command: str)
     from limbeck.run import Run
 
     refuse_weights(experiment, place.device)
-    prior = load(experiment.model, place.device, experiment.precision, experiment.parts)
+    prior = load(experiment.model, place.device, experiment.precision, experiment.parts, experiment.running)
     texts = [text for prompt in experiment.prompts for text in experiment.looking.texts(prompt)]
     prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
     if place.dry:
         print(rehearsed(Run(experiment, prior)))
         return
     with going_on(command), watched:
-        print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror))
+        print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror, diagnose=place.diagnose))
 
 
 def watching(folder: Path, experiment: Experiment) -> AbstractContextManager[None]:

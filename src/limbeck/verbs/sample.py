@@ -23,4 +23,5 @@ def main(argv: Sequence[str]) -> None:
 
     from limbeck.loading import load
 
-    print(sample_to_folder(sampling, load(sampling.model, place.device, sampling.precision, sampling.parts), folder))
+    prior = load(sampling.model, place.device, sampling.precision, sampling.parts, sampling.running)
+    print(sample_to_folder(sampling, prior, folder))

@@ -1,0 +1,227 @@
+"""What became of a 3D run: its particles through 32 held-out cameras, judged by the world's evaluator and, if at hand, by CLIP."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck import config
+from limbeck.camera import Camera
+from limbeck.checkpoint import read_checkpoint, read_note, write_text
+from limbeck.experiment import Experiment
+from limbeck.heldout import RETRIEVED, RINGS, Seen, held_out, look, textureless
+from limbeck.metrics import agreement, diversity, feature_diversity, frechet_distance, judged
+from limbeck.metrics.clip import Clip
+from limbeck.metrics.retrieval import combinations, distractors, r_precision, seen_scores
+from limbeck.metrics.sides import side_of, sided, view_figures
+from limbeck.prior import Prior
+from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, VIEWS, Scenes, render
+
+ENOUGH = 256  #: pictures from which on a Frechet distance in 160 features is told
+DISTANCE = 3.6  #: of the camera in the middle of the world's own pictures
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished 3D run."""
+
+    folder: Path
+    experiment: Experiment
+    camera: Camera  #: the 32
+
+    @property
+    def distance(self) -> float:
+        return self.camera.distance[0].item()
+
+
+def last_stage(folder: Path) -> Path:
+    """Of the folder of a recipe with several stages, that of the last one begun; of any other, itself."""
+    stages = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
+    if (folder / "run.yaml").is_file() or not stages:
+        return folder
+    return max(stages, key=lambda stage: int(stage.name.partition("-")[0]))
+
+
+def opened(folder: Path) -> Opened:
+    """A run that can be judged, of a recipe with several stages its last; ValueError for what is none, is flat or unfinished."""
+    folder = last_stage(folder)
+    if not (folder / "run.yaml").is_file():
+        raise ValueError(f"{folder} is no run folder: it has no run.yaml")
+    experiment = config.load_file(folder / "run.yaml")
+    one = experiment.looking.fixed(1)
+    if one is None:
+        what = type(experiment.representation).__name__.lower()
+        raise ValueError(f"{folder} is flat: {what} have no sides to look at; its scores are in scores.json and the report")
+    saved = folder / "checkpoint.safetensors"
+    done = read_note(saved)["step"] if saved.exists() else 0
+    if done < experiment.steps:
+        raise ValueError(
+            f"{folder} is unfinished, {done} of {experiment.steps} steps: the command in its command.txt goes on with it"
+        )
+    return Opened(folder, experiment, held_out(one.distance[0].item(), math.degrees(one.fov[0].item())))
+
+
+def check_judge(run: Opened, prior: Prior, clip: Clip | None) -> None:
+    """ValueError where nobody can tell whether the pictures of a run are right."""
+    if clip is None and (prior.image_size != (64, 64) or not any(judged(prompt) for prompt in run.experiment.prompts)):
+        h, w = prior.image_size
+        raise ValueError(
+            f"{run.folder}: the evaluator judges 64 x 64 pictures of the world's objects ({', '.join(OBJECTS)}), not {h} x {w} of "
+            f"{run.experiment.prompts[0]!r} by {run.experiment.model}; give CLIP weights with --clip FOLDER"
+        )
+
+
+@torch.no_grad()
+def seen_of(run: Opened, prior: Prior) -> list[list[Seen]]:
+    """Every particle through the cameras, prompt by prompt."""
+    e = run.experiment
+    representation = e.representation.build(prior, e.total, e.seed)
+    tensors, _ = read_checkpoint(run.folder / "checkpoint.safetensors")
+    head = "representation."
+    representation.load_state_dict({k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)})
+    seen = [look(representation, prior, particle, run.camera) for particle in range(e.total)]
+    return [seen[i : i + e.particles] for i in range(0, e.total, e.particles)]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Figures of a prompt's particles and, by camera, what the evaluator saw; features for what is measured over many prompts."""
+
+    figures: dict[str, float]
+    verdicts: list[list[str]]
+    features: Float[Tensor, "n f"]
+
+
+def by_evaluator(prompt: str, particles: Sequence[Seen], camera: Camera, evaluator: Any) -> Judged:
+    """The world's evaluator on all particles of a prompt that names one of its objects."""
+    images = torch.cat([seen.images for seen in particles])
+    with torch.no_grad():
+        logits = [evaluator(part) for part in images.split(128)]
+        features = torch.cat([evaluator.features(part) for part in images.split(128)])
+    said = {name: torch.cat([part[name] for part in logits]) for name in ATTRIBUTES}
+    verdicts = torch.stack([said[name].argmax(1) for name in ATTRIBUTES], 1)
+    figures = agreement(verdicts, [prompt] * len(images))
+    figures.pop("view", None)  # the prompt's own view is not that of every camera
+    if sided(judged(prompt)["object"]):
+        figures |= view_figures(verdicts, side_of(camera).repeat(len(particles)))
+    rows = torch.cat([torch.arange(len(camera))[RETRIEVED] + i * len(camera) for i in range(len(particles))])
+    figures["r_precision"] = r_precision(seen_scores({k: v[rows] for k, v in said.items()}, prompt), 0)
+    shapes = [seen.shapes[RETRIEVED] for seen in particles if seen.shapes is not None]
+    if shapes:
+        with torch.no_grad():
+            figures["r_precision_shape"] = r_precision(seen_scores(evaluator(torch.cat(shapes)), prompt, True), 0)
+    return Judged(figures, _words(verdicts, len(camera)), features)
+
+
+def _words(verdicts: Int[Tensor, "n 5"], cameras: int) -> list[list[str]]:
+    """Verdicts as people say them, a list per particle."""
+    names = [(*words, "nothing") if name == "object" else words for name, words in ATTRIBUTES.items()]
+    said = [" ".join(known[i] for known, i in zip(names, row, strict=True)) for row in verdicts.tolist()]
+    return [said[i : i + cameras] for i in range(0, len(said), cameras)]
+
+
+def apart(particles: Sequence[Seen], evaluator: Any = None) -> dict[str, float]:
+    """How far apart the particles of a prompt are, always the same side of each: mean over the cameras; nothing of a single one."""
+    if len(particles) < 2:
+        return {}
+    sides = torch.stack([seen.images for seen in particles], 1)
+    figures = {"diversity": [diversity(side) for side in sides]}
+    if evaluator is not None:
+        figures["feature_diversity"] = [feature_diversity(side, evaluator.features) for side in sides]
+    return {name: sum(v for v in values if v is not None) / len(values) for name, values in figures.items()}
+
+
+def by_clip(prompt: str, particles: Sequence[Seen], clip: Clip, others: Sequence[str]) -> dict[str, float]:
+    """True R-Precision by CLIP, in colour and of the shape; ``others`` are what the prompt is told apart from."""
+    texts = [prompt, *dict.fromkeys(text for text in (*distractors(prompt), *others) if text != prompt)]
+    if len(texts) < 2:
+        raise ValueError(f"CLIP R-Precision of {prompt!r} needs other texts: name a file of them with --texts, one a line")
+    figures = {"clip": r_precision(clip.scores(torch.cat([seen.images[RETRIEVED] for seen in particles]), texts), 0)}
+    shapes = [seen.shapes[RETRIEVED] for seen in particles if seen.shapes is not None]
+    return figures | ({"clip_shape": r_precision(clip.scores(torch.cat(shapes), texts), 0)} if shapes else {})
+
+
+def true_object(prompt: str, camera: Camera, seed: int = 0) -> Seen:
+    """The world's own object of a prompt as its renderer draws it through cameras; what the prompt leaves open is drawn by seed,
+    the pattern is plain."""
+    from limbeck.world.pictures import as_images
+    from limbeck.world.relief import relief
+
+    told, count, rng = judged(prompt), len(camera), np.random.default_rng(seed)
+    same = lambda name, usual: np.full(count, told.get(name, usual))  # noqa: E731
+    scenes = Scenes(
+        object=same("object", 0), colour=same("colour", rng.integers(len(COLOURS))), pattern=same("pattern", 0),
+        background=same("background", 0) if "background" in told else rng.integers(0, len(BACKGROUNDS), count),
+        azimuth=camera.azimuth.numpy().astype(np.float64), elevation=camera.elevation.numpy().astype(np.float64),
+        distance=np.full(count, DISTANCE), tint=np.ones(count),
+    )  # fmt: skip
+    near = held_out(DISTANCE, 40.0)
+    alpha, normal = (torch.from_numpy(x) for x in relief(scenes.object, near.eye.double().numpy(), 64))
+    return Seen(as_images(render(scenes)), textureless(alpha[:, None], normal.permute(0, 3, 1, 2), near))
+
+
+def judged_run(run: Opened, prior: Prior, evaluator: Any = None, clip: Clip | None = None, others: Sequence[str] = ()
+               ) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor]]]:  # fmt: skip
+    """What eval.json of a run says, and the features of its pictures beside those of the true objects, prompt by prompt.
+
+    Under ``truth`` stand the same figures of the world's own objects: what a perfect result would get.
+    """
+    e, rows, features = run.experiment, [], []
+    for prompt, particles in zip(e.prompts, seen_of(run, prior), strict=True):
+        row: dict[str, Any] = {"prompt": prompt}
+        world = evaluator is not None and bool(combinations(prompt)) and prior.image_size == (64, 64)
+        if world:
+            told = by_evaluator(prompt, particles, run.camera, evaluator)
+            row |= told.figures | {"seen": told.verdicts}
+        if world and find_spec("numba") is not None:  # which draws the world; what it says is worth a wait, not an error
+            true = by_evaluator(prompt, [true_object(prompt, run.camera, e.seed)] * len(particles), run.camera, evaluator)
+            row["truth"] = true.figures
+            features.append((told.features, true.features))
+        row |= apart(particles, evaluator if world else None)
+        if clip is not None:
+            row |= by_clip(prompt, particles, clip, others)
+        rows.append(row)
+    camera = {"rings": [list(ring) for ring in RINGS], "distance": run.distance, "fov": math.degrees(run.camera.fov[0].item())}
+    sides = [VIEWS[i] for i in side_of(run.camera).tolist()]
+    out = {"step": e.steps, "cameras": camera, "sides": sides, "prompts": rows, "mean": mean(rows)}
+    return out | frechet(features), features
+
+
+def mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of every figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float))
+    return {name: sum(v := [row[name] for row in rows if name in row]) / len(v) for name in names}
+
+
+def frechet(features: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Frechet distance of the pictures of many prompts to true renders through the same cameras, in the evaluator's features;
+    nothing with fewer than ``ENOUGH`` pictures, of which it says little."""
+    if sum(len(a) for a, _ in features) < ENOUGH:
+        return {}
+    return {"frechet": frechet_distance(torch.cat([a for a, _ in features]), torch.cat([b for _, b in features]))}
+
+
+def family(experiment: Experiment) -> str:
+    """What runs have in common that differ in nothing but prompts and seed."""
+    plain = replace(experiment, prompts=("prompt",), seed=0, source=())
+    if any(option.name == "start" for option in fields(plain.representation)):  # the run before, which differs with the prompt
+        plain = replace(plain, representation=replace(plain.representation, start=None))  # type: ignore[call-arg]
+    names = (type(e).__name__ for e in (experiment.method, experiment.representation))
+    return f"{', '.join(names)}, {experiment.steps} steps ({config.fingerprint(plain)})"
+
+
+def write(run: Opened, told: dict[str, Any]) -> Path:
+    """eval.json of a run folder, in one move."""
+    path = run.folder / "eval.json"
+    write_text(path, json.dumps(told, indent=1) + "\n")
+    return path
