@@ -26,6 +26,10 @@ OPTIONAL = {
     "tensorboard": "mirrors a run into TensorBoard",
     "wandb": "mirrors a run into Weights & Biases",
     "peft": "loads the critic of a run as LoRA in diffusers",
+    "xatlas": "unwraps surfaces for the textures of export",
+    "imageio": "films of turntables, with av",
+    "av": "films of turntables, with imageio",
+    "viser": "shows solids in the browser",
     "gsplat": "draws Gaussians on CUDA, 1.5 or later",
 }
 

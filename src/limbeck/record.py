@@ -26,6 +26,7 @@ from limbeck.mirror import Mirror, Sink
 from limbeck.plan import planned
 from limbeck.prior import Prior
 from limbeck.run import NonFinite, Run, Step
+from limbeck.snapshots import shelve
 from limbeck.timing import now
 from limbeck.watch import check
 from limbeck.writer import Writer
@@ -131,6 +132,7 @@ class Recorder:
             if self.run.representation.start:
                 self.console.print(f"{self.folder}: {self.run.representation.start}", highlight=False)
             self.album.of_all(0)
+            shelve(self.folder, self.experiment, self.run.representation, 0)
         if self.plan.step is not None:
             self.console.print(str(self.plan), highlight=False, soft_wrap=True)
 
@@ -187,6 +189,8 @@ class Recorder:
             self.figures.add(step, self.rows, self.elapsed)
         if step.step % self.every == 0 or step.step == self.experiment.steps:
             self._pictures(step)
+            with cost.of("pictures"):
+                shelve(self.folder, self.experiment, self.run.representation, step.step)
         clock = time.perf_counter()
         if clock - self.flushed_at > FLUSH_SECONDS:
             self.flushed_at = clock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,19 +28,24 @@ class Recipe:
     preset: Preset | None = None
 
 
+if TYPE_CHECKING:
+    from limbeck.experiment import Experiment
+
+
 @dataclass(frozen=True)
 class Watched:
     """Where a run goes and how it is watched.
 
     out: run folder, made of prompt, method and options if left out. every: steps between pictures and checkpoints, 0 to let the
-    run choose. device: auto, cpu, cuda, cuda:N or mps. config: a run's run.yaml, whose options are the defaults here. mirror:
-    where figures and pictures go besides the folder. diagnose: stop a run of what has sides once it shows nothing any more. dry:
-    take three steps in memory, say what the run would need, write nothing.
+    run choose. device: auto, cpu, cuda, cuda:N or mps. view: show what has sides in the browser beside the run. config: a run's
+    run.yaml, whose options are the defaults here. mirror: where figures and pictures go besides the folder. diagnose: stop a run of
+    what has sides once it shows nothing any more. dry: take three steps in memory, say what the run would need, write nothing.
     """
 
     out: Path | None = None
     every: int = 0
     device: str = "auto"
+    view: bool = False
     config: Path | None = None
     mirror: Mirror | None = None
     diagnose: bool = True
@@ -110,6 +116,7 @@ def _one(experiment: Experiment, place: Watched, out: Path | None, command: str)
 
     folder = out or default_folder(experiment)
     check_folder(folder, experiment)
+    watched = watching(folder, experiment) if place.view else nullcontext()
 
     from limbeck.loading import load
     from limbeck.plan import refuse_weights, rehearsed
@@ -123,5 +130,14 @@ def _one(experiment: Experiment, place: Watched, out: Path | None, command: str)
     if place.dry:
         print(rehearsed(Run(experiment, prior)))
         return
-    with going_on(command):
+    with going_on(command), watched:
         print(record(experiment, prior, folder, every=place.every, command=command, mirror=place.mirror, diagnose=place.diagnose))
+
+
+def watching(folder: Path, experiment: Experiment) -> AbstractContextManager[None]:
+    """A viewer in a process of its own, which begins and ends with the context; ValueError where particles are flat."""
+    from limbeck.reopen import refuse_flat
+    from limbeck.viewer import beside
+
+    refuse_flat(folder, experiment)
+    return beside(folder)

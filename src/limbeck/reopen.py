@@ -1,0 +1,76 @@
+"""A run folder taken up again to look at: its particles as the last checkpoint has them, and the cameras its steps drew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck import config
+from limbeck.camera import Camera
+from limbeck.checkpoint import read_checkpoint
+from limbeck.experiment import Experiment
+from limbeck.loading import load
+from limbeck.pictures import final_names
+from limbeck.prior import Prior
+from limbeck.representation import Representation
+from limbeck.run import generator
+from limbeck.views import Flat
+
+HEAD = "representation."  #: of the names of the particles' tensors in a checkpoint
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """What a folder holds after ``step`` steps; the critic and the optimiser are left where they are."""
+
+    experiment: Experiment
+    prior: Prior
+    representation: Representation
+    step: int
+
+
+def experiment_in(folder: Path) -> Experiment:
+    """The experiment of a run folder; ValueError where it is none."""
+    if not (folder / "run.yaml").is_file():
+        raise ValueError(f"{folder} is no run folder: it has no run.yaml")
+    return config.load_file(folder / "run.yaml")
+
+
+def refuse_flat(folder: Path, experiment: Experiment) -> None:
+    """ValueError where the particles are pictures."""
+    if isinstance(experiment.looking, Flat):
+        what = type(experiment.representation).__name__.lower()
+        raise ValueError(f"{folder}: {what} are flat, without a surface or splats; what there is to see of them is in final/")
+
+
+def reopened(folder: Path, device: str = "auto") -> Reopened:
+    """The particles of a run folder. ValueError where there is no checkpoint yet, or one that does not fit."""
+    experiment, path = experiment_in(folder), folder / "checkpoint.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no checkpoint yet: let its run go on for a while")
+    tensors, note = read_checkpoint(path)
+    prior = load(experiment.model, device, experiment.precision, experiment.parts)
+    representation = experiment.representation.build(prior, experiment.total, experiment.seed)
+    try:
+        representation.load_state_dict({k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)})
+    except RuntimeError as error:
+        raise ValueError(f"{path} was written by another version and does not fit") from error
+    return Reopened(experiment, prior, representation.eval(), note["step"])
+
+
+def names(experiment: Experiment) -> list[str]:
+    """PROMPT-PARTICLE of every particle, what its files are called."""
+    return final_names(experiment.total, experiment.particles)
+
+
+def sampled(experiment: Experiment, step: int) -> tuple[Int[Tensor, "b"], Camera | None]:
+    """The particles and the cameras that a step, counted from 0, drew: they follow from its seed."""
+    rng, e = generator(experiment.seed, step), experiment
+    everyone = torch.arange(e.total)
+    drawn = everyone if e.batch in (0, e.total) else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
+    view = drawn.repeat_interleave(e.looking.each)
+    return view, e.looking.cameras(len(view), rng)

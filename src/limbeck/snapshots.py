@@ -1,0 +1,64 @@
+"""Solids on the way: solids/step-STEP-PROMPT-PARTICLE.ply in a run folder, for a viewer that needs no model to show them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from limbeck.experiment import Experiment
+from limbeck.export import at_vertices
+from limbeck.export.files import ply, put_splats, read_ply, replaced
+from limbeck.export.mesh import Mesh, checked
+from limbeck.pictures import final_names
+from limbeck.representation import Representation
+from limbeck.solid import Splats
+from limbeck.views import Flat
+
+NAME = re.compile(r"step-(\d+)-(\d+-\d+)\.ply")
+
+
+@torch.no_grad()
+def shelve(folder: Path, experiment: Experiment, representation: Representation, step: int) -> None:
+    """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file."""
+    if isinstance(experiment.looking, Flat):
+        return
+    (folder / "solids").mkdir(exist_ok=True)
+    for particle, name in enumerate(final_names(experiment.total, experiment.particles)):
+        path = folder / "solids" / f"step-{step:05d}-{name}.ply"
+        try:
+            solid = representation.solid(particle)
+            mesh = None if isinstance(solid, Splats) else at_vertices(checked(solid))
+        except ValueError:  # no surface yet, as at the start of a field
+            continue
+        if isinstance(solid, Splats):
+            put_splats(path, solid)
+        elif mesh is not None:
+            replaced(path, ply(mesh))
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The snapshots of a run folder."""
+
+    folder: Path
+
+    def steps(self) -> dict[int, dict[str, Path]]:
+        """Steps in order, and of each the file of every particle by its name."""
+        found: dict[int, dict[str, Path]] = {}
+        for path in sorted((self.folder / "solids").glob("step-*.ply")):
+            if match := NAME.fullmatch(path.name):
+                found.setdefault(int(match[1]), {})[match[2]] = path
+        return dict(sorted(found.items()))
+
+
+def read(path: Path) -> Mesh | Splats:
+    """A snapshot; ValueError where it is none."""
+    data = path.read_bytes()
+    if b"element face " in data[: data.find(b"end_header")]:
+        return read_ply(data)
+    from limbeck.ply import read_ply as read_splats
+
+    return read_splats(path)

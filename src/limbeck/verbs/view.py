@@ -1,0 +1,64 @@
+"""look at a run's solids in the browser, also while it runs"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """What is looked at.
+
+    runs: the run folder. port: of the page on this machine, the next free one if taken. live: wait for the run and show every new
+    snapshot of it. device: auto, cpu, cuda, cuda:N or mps; for a run that left no snapshots.
+    """
+
+    runs: tuple[Path, ...] = ()
+    port: int = 8080
+    live: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if len(self.runs) != 1:
+            raise ValueError(f"one run folder is wanted, not {len(self.runs)}: limbeck view runs/NAME")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port is a number from 1 to 65535, not {self.port}")
+
+
+def main(argv: Sequence[str]) -> None:
+    """``limbeck view``: a page until Ctrl-C."""
+    from limbeck.options import parse
+
+    (what,) = parse([(Viewing, None)], argv, "limbeck view", "Look at the solids of the RUN folder in the browser.", "runs")
+    show(what, threading.Event())
+
+
+def show(what: Viewing, over: threading.Event) -> None:
+    """The page of ``what``, until Ctrl-C or ``over``."""
+    from limbeck.reopen import experiment_in, refuse_flat, reopened
+    from limbeck.snapshots import Shelf, shelve
+    from limbeck.viewer import Viewer
+
+    folder = what.runs[0]
+    while what.live and not (folder / "run.yaml").is_file():
+        time.sleep(0.2)
+    experiment = experiment_in(folder)
+    refuse_flat(folder, experiment)
+    if not what.live and not Shelf(folder).steps():
+        run = reopened(folder, what.device)
+        shelve(folder, experiment, run.representation, run.step)
+        if not Shelf(folder).steps():
+            raise ValueError(f"{folder}: there is nothing to look at after step {run.step}; every particle is empty")
+    viewer = Viewer(folder, experiment, what.port)
+    print(f"limbeck: {folder} at {viewer.address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    try:
+        viewer.follow(over)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        viewer.server.stop()

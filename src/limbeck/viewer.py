@@ -1,0 +1,205 @@
+"""A run's solids in the browser, by viser: orbit, shading, particles, steps, and the cameras that the run looked through."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import viser
+from jaxtyping import Float
+from torch import Tensor
+from viser.transforms import SO3
+
+from limbeck.camera import Camera, turntable
+from limbeck.experiment import Experiment
+from limbeck.export.files import glb, linear
+from limbeck.export.mesh import Mesh
+from limbeck.reopen import names, sampled
+from limbeck.snapshots import Shelf, read
+from limbeck.solid import Splats
+from limbeck.views import Orbit
+
+POLL = 1.0  #: seconds between looks at the folder of a run under way
+GREY = 0.75
+SHADINGS = ("colour", "normals", "textureless")
+FRUSTA = 64  #: cameras drawn at most
+FILM_BEFORE = ((0.59719, 0.35458, 0.04823), (0.07600, 0.90834, 0.01566), (0.02840, 0.13383, 0.83777))  #: the curve of three.js
+FILM_AFTER = ((1.60475, -0.53108, -0.07367), (-0.10208, 1.10813, -0.00605), (-0.00327, -0.07276, 1.07602))
+SIZE = 0.12  #: of a camera drawn, in units of space
+
+
+def against_film(colours: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """The light that viser's page shows as ``colours``: it draws meshes through a curve like that of film, ACES in Stephen Hill's
+    fit with exposure 1 / .6, as three.js has it; this is the inverse. Of pure colours it is partly negative, which shaders take.
+    """
+    after, before = (torch.tensor(rows, dtype=torch.float64).inverse() for rows in (FILM_AFTER, FILM_BEFORE))
+    y = (linear(colours.double()) @ after.T).clamp(0, 1)  # y = (v (v + a) - b) / (v (c v + d) + e)
+    a, b, c, d, e = 0.0245786, 0.000090537, 0.983729, 0.4329510, 0.238081
+    two, one, none = 1 - c * y, a - d * y, b + e * y
+    v = (-one + (one**2 + 4 * two * none).sqrt()) / (2 * two)
+    return (0.6 * v @ before.T).float()
+
+
+def meshed(mesh: Mesh, shading: str) -> bytes:
+    """A .glb of a mesh: its colours or its normals as they are, or its shape in grey light."""
+    if shading == "textureless":
+        return glb(replace(mesh, colours=torch.full_like(mesh.vertices, GREY)))
+    shown = mesh if shading == "colour" else replace(mesh, colours=(mesh.normals + 1) / 2)
+    return glb(shown, unlit=True, light=against_film)
+
+
+def axes(turn: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
+    """Rotation matrices of unit quaternions (w, x, y, z)."""
+    w, x, y, z = turn.unbind(1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, 1).view(-1, 3, 3)
+
+
+def shaded(splats: Splats, shading: str) -> Float[Tensor, "n 3"]:
+    """Colours of splats; as normals serve their shortest axes, turned away from the middle."""
+    if shading == "colour":
+        return splats.colour
+    if shading == "textureless":
+        return torch.full_like(splats.colour, GREY)
+    shortest = splats.scale.argmin(1)[:, None, None].expand(-1, 3, 1)
+    normal = axes(splats.turn).gather(2, shortest)[..., 0]
+    outward = ((splats.mean - splats.mean.mean(0)) * normal).sum(1, keepdim=True) >= 0
+    return (torch.where(outward, normal, -normal) + 1) / 2
+
+
+def covariances(splats: Splats) -> Float[Tensor, "n 3 3"]:
+    """Second moments: R S S R^T."""
+    half = axes(splats.turn) * splats.scale[:, None]
+    return half @ half.mT
+
+
+def as_opencv(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Quaternions (w, x, y, z) and places of cameras that look along their own +z with y down, as viser's do."""
+    turn = camera.pose[:, :3, :3].double() @ torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
+    return np.stack([SO3.from_matrix(matrix.numpy()).wxyz for matrix in turn]), camera.eye.numpy()
+
+
+class Viewer:
+    """A page that shows what lies in ``solids/``; ``look`` has it look again."""
+
+    def __init__(self, folder: Path, experiment: Experiment, port: int, host: str = "127.0.0.1"):
+        self.shelf, self.experiment = Shelf(folder), experiment
+        self.lock, self.steps = threading.Lock(), self.shelf.steps()
+        self.shown: tuple[Path | None, str] | None = None
+        with redirect_stdout(io.StringIO()):  # it greets whatever it is told
+            self.server = viser.ViserServer(host=host, port=port, label=f"limbeck: {folder.name}", verbose=False)
+        self._stage()
+        gui, e = self.server.gui, experiment
+        gui.add_markdown("\n".join(f"- {i:02d} {prompt}" for i, prompt in enumerate(e.prompts)))
+        self.particle = gui.add_dropdown("particle", tuple(names(e)))
+        self.step = gui.add_slider("checkpoint", min=0, max=max(len(self.steps) - 1, 1), step=1, initial_value=self._last)
+        self.shading = gui.add_dropdown("shading", SHADINGS)
+        self.cameras = gui.add_checkbox("cameras", False)
+        self.back = gui.add_slider("of the last steps", min=1, max=FRUSTA, step=1, initial_value=8)
+        self.note = gui.add_markdown("")
+        for control in (self.particle, self.step, self.shading, self.cameras, self.back):
+            control.on_update(lambda _: self.draw())
+        self.draw()
+
+    @property
+    def _last(self) -> int:
+        return max(len(self.steps) - 1, 0)
+
+    @property
+    def address(self) -> str:
+        """Where the page is."""
+        return f"http://{self.server.get_host()}:{self.server.get_port()}"
+
+    def _stage(self) -> None:
+        """Up is y; the first look is that of the pictures."""
+        self.server.scene.set_up_direction("+y")
+        looked = self.experiment.looking.looked if isinstance(self.experiment.looking, Orbit) else (15.0, 3.6, 40.0)
+        self.server.initial_camera.position = tuple(turntable(1, *looked).eye[0].tolist())
+        self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
+        self.server.initial_camera.fov = float(np.radians(looked[2]))
+
+    def look(self) -> None:
+        """Take up new snapshots; who looked at the newest goes on with the newest."""
+        found = self.shelf.steps()
+        if found == self.steps:
+            return
+        newest, self.steps = self.step.value >= self._last, found
+        self.step.max = max(self._last, 1)
+        if newest:
+            self.step.value = self._last
+        self.draw()
+
+    def draw(self) -> None:
+        """Show what the controls say."""
+        with self.lock:
+            place = min(int(self.step.value), self._last)
+            step = list(self.steps)[place] if self.steps else 0
+            path = self.steps.get(step, {}).get(self.particle.value)
+            wanted = (path, self.shading.value)
+            if wanted != self.shown:
+                self._solid(path)
+                self.shown = wanted
+            self._frusta(step)
+            told = "nothing to see yet" if path is None else f"step {step} of {self.experiment.steps}"
+            self.note.content = f"**{told}**"
+
+    def _solid(self, path: Path | None) -> None:
+        scene = self.server.scene
+        scene.remove_by_name("/solid")
+        if path is None:
+            return
+        solid, shading = read(path), self.shading.value
+        if isinstance(solid, Mesh):
+            scene.add_glb("/solid", meshed(solid, shading))
+            return
+        numpy = lambda values: values.detach().float().cpu().numpy()  # noqa: E731
+        colour, opacity = numpy(shaded(solid, shading)), numpy(solid.opacity)[:, None]
+        scene.add_gaussian_splats("/solid", numpy(solid.mean), numpy(covariances(solid)), colour, opacity)
+
+    def _frusta(self, step: int) -> None:
+        """The cameras of the steps before ``step`` that looked at the particle, the latest darkest."""
+        scene = self.server.scene
+        scene.remove_by_name("/cameras")
+        if not self.cameras.value:
+            return
+        particle, drawn = names(self.experiment).index(self.particle.value), 0
+        for back in range(1, min(int(self.back.value), step) + 1):
+            view, camera = sampled(self.experiment, step - back)
+            if camera is None or drawn >= FRUSTA:
+                return
+            if particle not in view:
+                continue
+            own, shade = camera[view == particle], int(30 + 170 * (back - 1) / FRUSTA)
+            turns, places = as_opencv(own)
+            for turn, place, fov in zip(turns, places, own.fov.tolist(), strict=True):
+                name, colour = f"/cameras/{drawn}", (shade, shade, shade)
+                scene.add_camera_frustum(name, fov, 1.0, scale=SIZE, color=colour, wxyz=turn, position=place)
+                drawn += 1
+
+    def follow(self, over: threading.Event) -> None:
+        """Look at the folder until ``over``."""
+        while not over.wait(POLL):
+            self.look()
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """A viewer of a run in a process of its own, which follows it and ends with it."""
+    command = [sys.executable, "-m", "limbeck", "view", str(folder), "--live"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
