@@ -103,10 +103,11 @@ def test_the_depth_of_an_opaque_ball_is_where_its_surface_is(prior):
     with torch.no_grad():
         depth = made.render(view).depth[0, 0]
     ahead = view.camera.directions(*depth.shape)[0]
+    axis = -(ahead * view.camera.pose[0, :3, 2]).sum(-1)
     along = -(view.camera.eye[0] * ahead).sum(-1)
     half = chord(view.camera, *depth.shape)[0] / 2
     seen = half > 0.2
-    assert float((depth - (along - half))[seen].abs().max()) < 5e-3
+    assert float((depth - (along - half) * axis)[seen].abs().max()) < 5e-3
     assert float(depth[half == 0].abs().max()) < 1e-9  # outside the density is exp(-30)
 
 
@@ -238,6 +239,19 @@ def test_a_resumed_field_is_the_same_bit_by_bit(prior, field):
         straight.advance()
         again.advance()
     assert all(torch.equal(a, b) for a, b in zip(straight.tensors().values(), again.tensors().values(), strict=True))
+
+
+def test_the_surface_of_a_ball_is_a_sphere_of_its_colours(prior):
+    made = ball(encoding=Ball(sigma=1e3)).build(prior, 1, 0)
+    solid = made.solid(0)
+    far = solid.vertices.norm(dim=1)
+    cell = 2 * 1.0 / 96
+    assert abs(float(far.mean()) - RADIUS) < cell and float((far - RADIUS).abs().max()) < 1.5 * cell
+    assert torch.allclose(solid.colour(solid.vertices)[:, 0], (solid.vertices[:, 0] * 8).sigmoid())
+    a, b, c = solid.vertices[solid.faces].unbind(1)
+    assert float(torch.linalg.cross(b - a, c - a).mul(a + b + c).sum(1).gt(0).float().mean()) > 0.99  # outwards
+    with pytest.raises(ValueError, match="no colours of its own"):
+        LATENT.build(prior, 1, 0).solid(0)
 
 
 def test_latents_are_rendered_where_latents_are_wanted(prior):

@@ -24,7 +24,7 @@ from limbeck.views import Flat, Views
 class Render:
     """What a representation shows: images in [0, 1] or latents of the prior, ``[B, ...]``, as ``space`` says.
 
-    Of what has sides also, at the size it was rendered at: alpha in [0, 1], depth along the line of sight (0 where nothing is),
+    Of what has sides also, at the size it was rendered at: alpha in [0, 1], mean depth along the camera's axis, 0 where nothing is,
     normal of unit length in the space of the world; and terms, scalars that ``regularise`` may weigh.
     """
 

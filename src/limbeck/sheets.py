@@ -50,9 +50,7 @@ def planes(render: Render, camera: Camera, prior: Prior) -> dict[str, Float[Tens
     if render.normal is not None:
         out["normal"] = (alpha * (render.normal.detach().float().cpu() + 1) / 2 + 1 - alpha).clamp(0, 1)
     if render.depth is not None:
-        # what is seen through in part has gathered as much of its depth
-        whole = render.depth.detach().float().cpu() / alpha.clamp_min(0.05)
-        out["depth"] = alpha * depths(whole, camera) + 1 - alpha
+        out["depth"] = alpha * depths(render.depth.detach().float().cpu(), camera) + 1 - alpha
     return out | {"alpha": alpha.expand(-1, 3, -1, -1)}
 
 

@@ -23,9 +23,14 @@ from limbeck.occupancy import Occupancy
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec, latent_shape
 from limbeck.shading import Light, Shading
+from limbeck.solid import Surface
+from limbeck.tetrahedra import TetGrid, distance_of, outlined
+from limbeck.triangles import without_specks
 from limbeck.views import Orbit, Views
 from limbeck.volume import march
 
+CELLS = 96  #: to a side of the grid that surfaces are cut from
+SPECK = 0.01  #: of the faces: a smaller piece is left out of a surface
 REFRESH = 16  #: steps between looks at which cells are empty
 
 
@@ -153,8 +158,9 @@ class Fields(Representation):
             if light is not None:
                 albedo = light.on(albedo, samples, towards, seen, h * w)
         colour = samples.gathered(weights, albedo).view(b, h, w, -1)
-        depth = samples.gathered(weights, samples.depth[:, None]).view(b, h, w)
         alpha = samples.gathered(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
+        axis = -(ahead * camera.pose[:, None, None, :3, 2]).sum(-1)  # from the length of a ray to the depth it reaches
+        depth = samples.gathered(weights, samples.depth[:, None]).view(b, h, w) * axis / alpha[..., 0].clamp_min(1e-6)
         behind = one.behind(ahead, view.rng, view.progress)
         image = (colour + (1 - alpha) * behind).permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
@@ -164,6 +170,19 @@ class Fields(Representation):
             image = F.interpolate(image, self.canvas, mode="bilinear", align_corners=False)
         shape = lambda x: None if x is None else x.view(b, h, w, 3).permute(0, 3, 1, 2)  # noqa: E731
         return Render(image, s.space, alpha.permute(0, 3, 1, 2), depth[:, None], shape(normal), terms)
+
+    @torch.no_grad()
+    def solid(self, particle: int) -> Surface:
+        """The surface that covers as much as is half opaque, by marching tetrahedra; ValueError where nothing is, or there are no
+        colours."""
+        grid, device = TetGrid(CELLS, self.spec.half), self.one(particle).occupancy.mean.device
+        points = grid.vertices(device)
+        self.albedo(points[:1], particle)
+        density = torch.cat([self.density(part, particle) for part in points.split(1 << 18)])
+        density[grid.border().to(device)] = 0  # so that the surface is closed
+        vertices, mesh = grid.surface(distance_of(outlined(density, grid) - density, grid), points)
+        vertices, mesh = without_specks(vertices, mesh, SPECK)
+        return Surface(vertices, mesh.faces, torch.no_grad()(partial(self.albedo, particle=particle)))
 
     def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         s = self.spec
