@@ -76,7 +76,7 @@ def test_planes_have_the_colours_they_say():
     camera = turntable(1, 0.0, 3.6, 40.0)
     alpha = torch.tensor([[1.0, 1.0, 0.5, 0.0]]).view(1, 1, 1, 4)
     normal = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0], [0, 0, 0]]).T.reshape(1, 3, 1, 4)
-    depth = torch.tensor([[3.6, 1.0, 1.8, 0.0]]).view(1, 1, 1, 4)  # the third is half of 3.6
+    depth = torch.tensor([[3.6, 1.0, 3.6, 0.0]]).view(1, 1, 1, 4)
     out = planes(Render(torch.rand(1, 3, 1, 4), "image", alpha, depth, normal), camera, coloured_shapes(size=12))
     expected = torch.tensor([[0.5, 0.5, 1], [0, 0.5, 0.5], [0.75, 1, 0.75], [1, 1, 1]])
     assert torch.allclose(out["normal"][0, :, 0].T, expected, atol=1e-6)

@@ -152,7 +152,7 @@ class Fields(Representation):
             seen = weights.detach() > 1e-3
             there = samples.kept(seen)
             towards = self.normals(particle, there.points, view.progress)
-            normal = there.gathered(weights[seen], towards)
+            normal = F.normalize(there.gathered(weights[seen], towards), dim=1, eps=1e-6)
             facing = (towards * ahead.reshape(-1, 3)[there.ray]).sum(1).clamp_min(0).square()
             terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.rays
             if light is not None:
