@@ -85,7 +85,7 @@ def check_judge(run: Opened, prior: Prior, clip: Clip | None) -> None:
 def seen_of(run: Opened, prior: Prior) -> list[list[Seen]]:
     """Every particle through the cameras, prompt by prompt."""
     e = run.experiment
-    representation = e.representation.build(prior, e.total, e.seed)
+    representation = e.representation.blank.build(prior, e.total, e.seed)
     tensors, _ = read_checkpoint(run.folder / "checkpoint.safetensors")
     head = "representation."
     representation.load_state_dict({k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)})

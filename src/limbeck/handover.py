@@ -33,7 +33,7 @@ def representation_of(start: Path, prior: Prior) -> tuple[Representation, int]:
     if not (folder / "run.yaml").is_file() or not saved.is_file():
         raise ValueError(f"{start} holds no run to begin with: give the folder of a run, with its run.yaml and its checkpoint")
     experiment = load_file(folder / "run.yaml")
-    made = experiment.representation.build(prior, experiment.total, experiment.seed)
+    made = experiment.representation.blank.build(prior, experiment.total, experiment.seed)
     head = "representation."
     tensors = {name[len(head) :]: value for name, value in read_checkpoint(saved)[0].items() if name.startswith(head)}
     try:

@@ -54,7 +54,7 @@ def reopened(folder: Path, device: str = "auto") -> Reopened:
         raise ValueError(f"{folder} holds no checkpoint yet: let its run go on for a while")
     tensors, note = read_checkpoint(path)
     prior = load(experiment.model, device, experiment.precision, experiment.parts)
-    representation = experiment.representation.build(prior, experiment.total, experiment.seed)
+    representation = experiment.representation.blank.build(prior, experiment.total, experiment.seed)
     try:
         representation.load_state_dict({k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)})
     except RuntimeError as error:

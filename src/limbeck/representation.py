@@ -114,6 +114,11 @@ class Spec(abc.ABC):
         """How it is looked at unless the experiment says otherwise; an orbit for what has sides."""
         return Flat()
 
+    @property
+    def blank(self) -> Spec:
+        """The same for what is about to be read from a checkpoint: without a start that would be fitted first, only to be lost."""
+        return self
+
     @abc.abstractmethod
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         """Parameters for ``particles`` particles, a function of the seed and of the images only."""

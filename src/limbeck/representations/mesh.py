@@ -3,7 +3,7 @@ ProlificDreamer refine what a radiance field began (Shen et al. 2021, arXiv 2111
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -248,6 +248,10 @@ class Mesh(Spec):
     def painted_as(self, other: Mesh) -> bool:
         """Whether the colours of both have the same parameters."""
         return (self.encoding, self.decoder, self.half) == (other.encoding, other.decoder, other.half)
+
+    @property
+    def blank(self) -> Mesh:
+        return replace(self, start=None)
 
     @property
     def views(self) -> Views:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -197,6 +197,10 @@ class Splats(Spec):
                 raise ValueError(f"{name} must be in (0, {DENSEST}), not {getattr(self, name)}")
         if min(self.rates.values()) <= 0:
             raise ValueError(f"every rate must be positive: {self}")
+
+    @property
+    def blank(self) -> Splats:
+        return replace(self, start=None)
 
     @property
     def views(self) -> Views:
