@@ -25,6 +25,7 @@ from limbeck.metrics.clip import Clip
 from limbeck.metrics.retrieval import combinations, distractors, r_precision, seen_scores
 from limbeck.metrics.sides import side_of, sided, view_figures
 from limbeck.prior import Prior
+from limbeck.reopen import last_stage
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, VIEWS, Scenes, render
 
 ENOUGH = 256  #: pictures from which on a Frechet distance in 160 features is told
@@ -42,14 +43,6 @@ class Opened:
     @property
     def distance(self) -> float:
         return self.camera.distance[0].item()
-
-
-def last_stage(folder: Path) -> Path:
-    """Of the folder of a recipe with several stages, that of the last one begun; of any other, itself."""
-    stages = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
-    if (folder / "run.yaml").is_file() or not stages:
-        return folder
-    return max(stages, key=lambda stage: int(stage.name.partition("-")[0]))
 
 
 def opened(folder: Path) -> Opened:

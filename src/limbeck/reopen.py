@@ -40,6 +40,14 @@ def experiment_in(folder: Path) -> Experiment:
     return config.load_file(folder / "run.yaml")
 
 
+def last_stage(folder: Path) -> Path:
+    """Of the folder of a recipe with several stages, that of the last one begun; of any other, itself."""
+    stages = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
+    if (folder / "run.yaml").is_file() or not stages:
+        return folder
+    return max(stages, key=lambda stage: int(stage.name.partition("-")[0]))
+
+
 def refuse_flat(folder: Path, experiment: Experiment) -> None:
     """ValueError where the particles are pictures."""
     if isinstance(experiment.looking, Flat):

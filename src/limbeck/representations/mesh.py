@@ -285,12 +285,8 @@ def begin(made: Meshes, start: Path, prior: Prior, seed: int) -> None:
                 density = torch.cat([other.density(part, theirs) for part in points.split(1 << 18)])
                 made.begun[ours] = distance_of((spec.level or outlined(density, made.grid)) - density, made.grid)
             vertices, _ = made.surface(ours)
-        same = isinstance(other, Meshes) and (other.spec.encoding, other.spec.decoder, other.spec.half) == (
-            spec.encoding,
-            spec.decoder,
-            spec.half,
-        )
-        if isinstance(other, Meshes) and same:
+        read = lambda s: (s.encoding, s.decoder, s.half)  # noqa: E731
+        if isinstance(other, Meshes) and read(other.spec) == read(spec):
             made.colours[ours].load_state_dict(other.colours[theirs].state_dict())
         else:
             rates = (spec.rate * spec.encoding.rate, spec.rate * spec.decoder.rate)

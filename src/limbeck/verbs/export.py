@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> None:
     about = "Write particles of the RUN folder as files that Blender and others open."
     what, shape = parse([(Exporting, None), (Shape, None)], argv, "limbeck export", about, "runs")
 
-    from limbeck.reopen import experiment_in, names, refuse_flat, reopened
+    from limbeck.reopen import experiment_in, last_stage, names, refuse_flat, reopened
 
-    folder = what.runs[0]
+    folder = last_stage(what.runs[0])
     experiment = experiment_in(folder)
     refuse_flat(folder, experiment)
     chosen = what.chosen(experiment.total)

@@ -40,11 +40,11 @@ def main(argv: Sequence[str]) -> None:
 
 def show(what: Viewing, over: threading.Event) -> None:
     """The page of ``what``, until Ctrl-C or ``over``."""
-    from limbeck.reopen import experiment_in, refuse_flat, reopened
+    from limbeck.reopen import experiment_in, last_stage, refuse_flat, reopened
     from limbeck.snapshots import Shelf, shelve
     from limbeck.viewer import Viewer
 
-    folder = what.runs[0]
+    folder = what.runs[0] if what.live else last_stage(what.runs[0])
     while what.live and not (folder / "run.yaml").is_file():
         time.sleep(0.2)
     experiment = experiment_in(folder)
