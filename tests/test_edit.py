@@ -20,6 +20,7 @@ from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
+from limbeck.prior import Running
 from limbeck.priors.exact import coloured_shapes
 from limbeck.representation import read_image
 from limbeck.representations.latents import Latents
@@ -225,16 +226,18 @@ def test_a_method_takes_its_own_defaults():
 
 
 def test_the_command_line_takes_the_methods_defaults_and_what_is_said_beside(monkeypatch, photo, tmp_path):
-    asked = []
+    asked, loaded = [], []
     monkeypatch.setattr("limbeck.editing.edit_to_folder", lambda *a, **k: asked.append(a) or tmp_path)
-    monkeypatch.setattr(importlib.import_module("limbeck.loading"), "load", lambda *a: coloured_shapes(16))
+    monkeypatch.setattr(importlib.import_module("limbeck.loading"), "load", lambda *a, **k: loaded.append(k) or coloured_shapes(16))
     words = ["edit", str(photo), "--source", "a red disc", "--target", "a blue disc", "a green disc"]
-    for more in ([], ["--method", "pds", "--rate", "0.5"], ["--method", "sdedit", "--timesteps.at", "0.4"]):
+    for more in ([], ["--method", "pds", "--rate", "0.5"], ["--method", "sdedit", "--timesteps.at", "0.4"], ["--running.slicing"]):
         assert cli.main([*words, *more]) == 0
     hows = [how for _, how, _, _ in asked]
     assert hows[0] == suited(DDS)
     assert hows[1] == replace(suited(PDS), rate=0.5)
     assert hows[2] == replace(suited(SDEdit), timesteps=Fixed(0.4))
+    assert [told["running"] for told in loaded] == [Running()] * 3 + [Running(slicing=True)]
+    assert hows[3].running == Running(slicing=True)
     assert asked[0][0] == Pictures((photo,), ("a blue disc", "a green disc"), ("a red disc",))
 
 

@@ -186,12 +186,14 @@ def test_every_way_into_a_model_can_say_how_it_is_run():
 
 COMPILED = """
 import sys, torch
+from dataclasses import replace
 torch.set_num_threads(1)
 from limbeck.critics import LowRank
 from limbeck.experiment import Experiment
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.prior import Running
+from limbeck.priors.adapters import Adapters
 from limbeck.priors.stable import Stable
 from limbeck.run import Run
 eager, graphs = Stable(sys.argv[1]), Stable(sys.argv[1], running=Running(compile="on"))
@@ -201,24 +203,44 @@ def pair(method, seed=0):
     return Run(experiment, eager), Run(experiment, graphs)
 
 def compare(a, b, warm):
-    made = graphs.graphs.made
+    made = graphs.meter.graphs
+    # from the same state: Adam's first steps have the size of the rate, whatever rounding makes of a gradient near zero
+    b.load({name: value.clone() for name, value in a.tensors().items()}, a.step)
     one, other = a.advance().gradient, b.advance().gradient
     assert (one - other).abs().max() < 1e-4 * one.abs().max(), (one - other).abs().max()
-    assert not warm or graphs.graphs.made == made, "made anew after warm-up"
+    assert not warm or graphs.meter.graphs == made, "made anew after warm-up"
 
 sds = pair(SDS(7.5))
 for i in range(3):
     compare(*sds, warm=i > 0)
-assert graphs.graphs.made == 1 and graphs.graphs.seconds > 0
+assert graphs.meter.graphs == 1 and graphs.meter.warming > 0
+with sds[0].cost.counting(), sds[1].cost.counting():  # the network as it is, since a graph would hide its operations
+    compare(*sds, warm=True)
+assert sds[1].cost.flops["method"] > 0
+compare(*sds, warm=True)
 first, second = pair(VSD(7.5, critic=LowRank(4))), pair(VSD(7.5, critic=LowRank(4)), seed=1)
 for i in range(3):  # two critics under way on one network, and steps without any
     for runs in (first, second, sds):
         compare(*runs, warm=i > 0)
+spent = first[1].cost.seconds
+assert spent["warm-up"] > spent["method"] + spent["critic"], spent  # the graph of the critic's gradient, made at its first, too
 x, t, told = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.6]), graphs.condition(["a red mug"] * 2)
-made = graphs.graphs.made
+made = graphs.meter.graphs
 with torch.no_grad(), graphs.attending() as seen:
     graphs(x, t, told)
-assert seen and graphs.graphs.made == made, "hooks that look inside need the network itself"
+assert seen and graphs.meter.graphs == made, "hooks that look inside need the network itself"
+pose = torch.eye(4).expand(2, 4, 4) + torch.tensor([0.0, 1.0]).view(2, 1, 1)
+def posed(prior):  # adapters that hear where they are looked from
+    adapters = Adapters(prior.network, prior.rows, 4, torch.Generator().manual_seed(0), camera=True)
+    for p in adapters.parameters():
+        p.data.normal_(generator=torch.Generator().manual_seed(p.numel())).mul_(0.1)
+    null = prior.condition([""])
+    said = [prior(x, t, null, replace(told, adapters=adapters, pose=at))[1].eps for at in (pose, 2 * pose)]
+    (said[0] * said[1]).sum().backward()
+    return [*said, *(p.grad for p in adapters.parameters())]
+one, other = posed(eager), posed(graphs)
+assert all((a - b).abs().max() <= 1e-4 * a.abs().max() for a, b in zip(one, other, strict=True))
+assert (one[0] - one[1]).abs().max() > 1e-3 and graphs.meter.graphs == made + 1, graphs.meter
 print("graphs", made)
 """
 

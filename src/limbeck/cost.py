@@ -10,23 +10,27 @@ from typing import Any
 
 import torch
 
+from limbeck.prior import Meter
 from limbeck.tally import Tally
+
+WARMING = "warm-up"  #: part that making graphs is, wherever it happens
 
 
 class Cost:
     """Seconds by part, added up over a run, and what was counted of one step: floating-point operations and bytes.
 
-    Seconds are the host's; on CUDA the device's, by events, and never waited for. A step that is counted is not timed.
+    Seconds are the host's; on CUDA the device's, by events, and never waited for. A step that is counted is not timed. What
+    ``meter`` sees of graphs being made is a part of its own, and of no other.
     """
 
-    def __init__(self, device: str = "cpu"):
-        self.device = device
+    def __init__(self, device: str = "cpu", meter: Meter | None = None):
+        self.device, self._meter = device, meter or Meter()
         self.flops: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
         self.peak = 0  #: of a device, before counting reset what the allocator remembers
         self._tally: Tally | None = None
         self._seconds: dict[str, float] = {}
-        self._open: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._open: deque[tuple[str, float, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
     def of(self, part: str) -> Iterator[None]:
@@ -34,16 +38,25 @@ class Cost:
         if self._tally is not None:
             with self._tally.of(part):
                 yield
-        elif self.device.startswith("cuda"):
+            return
+        before = self._meter.warming
+        if self.device.startswith("cuda"):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             yield
             end.record()
-            self._open.append((part, start, end))
+            self._open.append((part, self._warmed(before), start, end))
         else:
             began = time.perf_counter()
             yield
-            self._add(part, time.perf_counter() - began)
+            self._add(part, time.perf_counter() - began - self._warmed(before))
+
+    def _warmed(self, before: float) -> float:
+        """Seconds in which graphs were made since ``before``, now added to their own part."""
+        spent = self._meter.warming - before
+        if spent:
+            self._add(WARMING, spent)
+        return spent
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -64,9 +77,9 @@ class Cost:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by part until now; of what a device has yet to do, nothing."""
-        while self._open and self._open[0][2].query():
-            part, start, end = self._open.popleft()
-            self._add(part, start.elapsed_time(end) / 1000)
+        while self._open and self._open[0][3].query():
+            part, warmed, start, end = self._open.popleft()
+            self._add(part, max(0.0, start.elapsed_time(end) / 1000 - warmed))
         return self._seconds
 
     def note(self) -> dict[str, Any]:

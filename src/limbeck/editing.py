@@ -19,7 +19,7 @@ from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.noise import Fresh, Noise
-from limbeck.prior import Precision, Prior
+from limbeck.prior import Precision, Prior, Running
 from limbeck.record import record, refuse_other
 from limbeck.representation import Spec, fitting, picture_size, read_image
 from limbeck.representations.latents import Latents
@@ -90,7 +90,8 @@ class How:
 
     method: what leads from source to target. steps: iterations. rate: peak learning rate of the latents. negative: what guidance
     leads away from, on both sides. model: ``world`` (embedded), or a Stable Diffusion 1/2 folder or hub id. particles: results per
-    picture. seed: decides every random draw. precision: of the frozen weights, as in a run.
+    picture. seed: decides every random draw. precision: of the frozen weights, as in a run. running: how the model is
+    run, the same.
     """
 
     method: Editing = field(default_factory=lambda: DDS(guidance=3.0))
@@ -106,6 +107,7 @@ class How:
     particles: int = 1
     seed: int = 0
     precision: Precision = "auto"
+    running: Running = field(default_factory=Running)
 
 
 def suited(method: type[Editing]) -> How:
@@ -132,7 +134,7 @@ def _experiment(rows: list[tuple[Path, str, str, Path | None]], how: How) -> Exp
         targets, negative=how.negative, source=() if sources[0] is None else sources, model=how.model, method=how.method,
         representation=latents if masks[0] is None else Masked(latents, masks), timesteps=how.timesteps, weight=how.weight,
         noise=how.noise, gradient=how.gradient, optimizer=how.optimizer, particles=how.particles, steps=how.steps, seed=how.seed,
-        precision=how.precision,
+        precision=how.precision, running=how.running,
     )  # fmt: skip
 
 

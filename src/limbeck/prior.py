@@ -152,11 +152,16 @@ class Conditions:
 
 @dataclass
 class Meter:
-    """Network passes so far: ``calls`` of the network, ``rows`` through it, and how many of these rows kept a graph."""
+    """Network passes so far: ``calls`` of the network, ``rows`` through it, and how many of these rows kept a graph.
+
+    graphs: compiled so far, where the network is. warming: seconds that making them took, to be told apart from a run's own.
+    """
 
     calls: int = 0
     rows: int = 0
     trained: int = 0
+    graphs: int = 0
+    warming: float = 0.0
 
     def count(self, rows: int) -> None:
         self.calls += 1

@@ -210,14 +210,16 @@ class Recorder:
         raise error
 
     def _advance(self) -> Step:
-        """A step; the second of a sitting is counted, unless one was before, and the third is timed for the plan."""
+        """A step; the second of a run is counted, and the third of a sitting is timed for the plan."""
         run, done = self.run, self.run.step - self.first
-        if done == 1 and "method" not in run.cost.bytes:
+        if run.step == 1:  # never another: where graphs are used it is eager, and a run gone on with must be the same
             with run.cost.counting():
                 return run.advance()
         if done != 2:
             return run.advance()
-        began = now(self.prior.device)
+        began, meter = now(self.prior.device), self.prior.meter
+        if meter.graphs:
+            self.console.print(f"warm-up: {meter.graphs} graphs made in {meter.warming:.1f} s", highlight=False)
         step = run.advance()
         told = self.plan.timed(now(self.prior.device) - began, run.cost)
         self.console.print(str(told), highlight=False, soft_wrap=True)

@@ -67,7 +67,7 @@ class Run:
         start = Start(e.total, len(e.prompts), e.seed, first, e.prompts, e.sources, e.negative, other, texts, seen)
         self.state: State = e.method.init(prior, start)
         self.step = 0
-        self.cost, self.watch = Cost(prior.device), Watch(prior.device.startswith("cuda"))
+        self.cost, self.watch = Cost(prior.device, prior.meter), Watch(prior.device.startswith("cuda"))
 
     def _x0(self, render) -> Tensor:
         return self.prior.encode(render.image) if render.space == "image" else render.image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,20 +11,44 @@ from typing import Any, Literal
 import torch
 import torch._dynamo
 from torch import Tensor, nn
+from torch._dynamo.callback import CallbackArgs, callback_handler
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from limbeck.prior import Meter
 from limbeck.priors.adapters import Rows
 
 LIMIT = 64  #: graphs of one network; PyTorch gives up at 8, and a run with pictures, edits and a critic has more shapes
 
 
+class Warming:
+    """Adds to ``meter`` the seconds in which PyTorch makes graphs: those of a backward pass too, which are made at its first."""
+
+    def __init__(self, meter: Meter):
+        self._meter, self._since = meter, 0.0
+        callback_handler.register_start_callback(self._begun)
+        callback_handler.register_end_callback(self._done)
+
+    def _begun(self, _: CallbackArgs) -> None:
+        self._since = time.perf_counter()
+
+    def _done(self, _: CallbackArgs) -> None:
+        self._meter.warming += time.perf_counter() - self._since
+
+    def end(self) -> None:
+        callback_handler.remove_start_callback(self._begun)
+        callback_handler.remove_end_callback(self._done)
+
+
 class Graphs:
     """Calls a network through ``torch.compile``: fixed shapes, and an error where a call does not become one whole graph.
 
-    made: graphs so far. seconds: of the calls that made them, to be told apart from a run's own.
+    Their number and the seconds that they took are ``meter.graphs`` and ``meter.warming``. Where operations are counted, the
+    network is called as it is: a graph would hide them.
     """
 
-    def __init__(self, network: nn.Module, rows: Rows, compile: Literal["on", "graphs"]):
-        self.made, self.seconds, self.plain = 0, 0.0, False
+    def __init__(self, network: nn.Module, rows: Rows, compile: Literal["on", "graphs"], meter: Meter):
+        self.meter, self.plain = meter, False
+        weakref.finalize(self, Warming(meter).end)
         self._network, self._replayed = network, compile == "graphs"
 
         def whole(*inputs: Any, **more: Any) -> Tensor:
@@ -37,16 +62,13 @@ class Graphs:
         self._compiled = torch.compile(whole, fullgraph=True, dynamic=False, mode=mode)
 
     def __call__(self, *inputs: Any, **more: Any) -> Tensor:
-        if self.plain:
+        if self.plain or _get_current_dispatch_mode() is not None:
             return self._network(*inputs, **more)[0]
-        before, start = torch._dynamo.utils.counters["stats"]["unique_graphs"], time.perf_counter()
+        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         if self._replayed:
             torch.compiler.cudagraph_mark_step_begin()
         out: Tensor = self._compiled(*inputs, **more)
-        new = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
-        if new:
-            self.made += new
-            self.seconds += time.perf_counter() - start
+        self.meter.graphs += torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
         # a replay writes over what the last one answered
         return out.clone() if self._replayed else out
 

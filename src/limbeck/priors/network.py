@@ -63,7 +63,7 @@ class Network(abc.ABC):
         if running.compile != "off":
             from limbeck.priors.graphs import Graphs
 
-            self.graphs = Graphs(self.network, self.rows, running.compile)
+            self.graphs = Graphs(self.network, self.rows, running.compile, self.meter)
         if parts.distilled is not None and not self.told_guidance:
             raise ValueError(f"distilled {parts.distilled}: the network of {self.files.name} takes no guidance as an input")
 

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     default = suited(find(Editing, said(argv, "method") or "dds"))
     what, how, place = parse([(Pictures, None), (How, default), (Place, None)], argv, "limbeck edit", about, "pictures")
     what.check()
-    command, prior = shlex.join(["limbeck", "edit", *argv]), load(how.model, place.device, how.precision)
+    command, prior = shlex.join(["limbeck", "edit", *argv]), load(how.model, place.device, how.precision, running=how.running)
     prior.condition((*what.target, *what.source))
     with going_on(command):
         print(edit_to_folder(what, how, prior, place.out or default_folder(what, how), command=command))
