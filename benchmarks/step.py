@@ -111,6 +111,7 @@ def main() -> None:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes")
     arguments.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments.add_argument("--batch", type=int, default=1)
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=1)
@@ -124,7 +125,8 @@ def main() -> None:
     for precision in chosen.precisions:
         for compile in ("off", "on") if chosen.compile else ("off",):
             of = made(chosen.shape, device, precision, Running(compile=compile))  # type: ignore[arg-type]
-            for name, (method, rows, trained) in METHODS.items():
+            for name in chosen.methods:
+                method, rows, trained = METHODS[name]
                 label = f"{name}, {precision}{', compiled' if compile == 'on' else ''}"
                 runs[label] = Run(Experiment(("a red mug",), method=method, particles=b, steps=100_000), of)
                 sides[label], sides[f"{label}, bare"] = runs[label].advance, bare(runs[label], rows * b, trained * b)
