@@ -18,6 +18,7 @@ import limbeck.record as recording
 from limbeck import pictures
 from limbeck.checkpoint import read_checkpoint, read_note
 from limbeck.cli import main
+from limbeck.cost import Cost
 from limbeck.critics import LowRank, SmallUNet
 from limbeck.experiment import Experiment
 from limbeck.figures import read_figures
@@ -27,6 +28,7 @@ from limbeck.method import Directions
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.plan import _numbers, planned, rehearsed
+from limbeck.prior import Meter
 from limbeck.priors.exact import coloured_shapes
 from limbeck.priors.stable import Stable
 from limbeck.record import record
@@ -398,3 +400,15 @@ def test_a_rule_of_gradients_is_of_the_direction_in_the_image_too():
     x0, image = by(Normalised(0.5))
     assert torch.allclose(torch.cat([x0.flatten(1), image.flatten(1)], 1).square().mean(1).sqrt(), torch.tensor(0.5))
     assert torch.allclose(image[:, :1], -2 * x0)  # in proportion as they were
+
+
+def test_seconds_in_which_graphs_were_made_are_a_part_of_their_own():
+    meter = Meter()
+    cost = Cost("cpu", meter)
+    with cost.of("method"):
+        time.sleep(0.02)
+        meter.warming += 0.015
+    assert cost.seconds["warm-up"] == 0.015 and 0.004 < cost.seconds["method"] < 0.5
+    with cost.of("critic"):
+        pass
+    assert cost.seconds["warm-up"] == 0.015
