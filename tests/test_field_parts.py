@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limbeck.background import GROUND, SKY, Background, Environment, Random, Solid, World
+from limbeck.background import Background, Environment, Random, Solid, World
 from limbeck.blob import Blob, Gaussian, Magic3D, Mixed, Nothing, Scene
 from limbeck.components import choices
 from limbeck.decoder import Decoder, Plain, Residual, Small
@@ -151,11 +151,12 @@ def test_an_environment_gives_way_to_flat_colours_later_in_the_run() -> None:
 def test_the_worlds_backgrounds_are_those_of_the_world() -> None:
     from limbeck.world import scene
 
-    assert torch.equal(SKY, torch.from_numpy(scene._SKY)) and torch.equal(GROUND, torch.from_numpy(scene._GROUND))
+    sky, ground = torch.from_numpy(scene.SKY), torch.from_numpy(scene.GROUND)
+
     seen = World(which=2).build(seeded())(RAYS, seeded())
     for row in range(3):
         k = (row + 0.5) / 3
-        assert torch.allclose(seen[:, row], SKY[2] * (1 - k) + GROUND[2] * k)
+        assert torch.allclose(seen[:, row], sky[2] * (1 - k) + ground[2] * k)
     drawn = World().build(seeded())
     assert torch.equal(drawn(RAYS), World(which=0).build(seeded())(RAYS))
     assert len(drawn(RAYS[:1].expand(200, 3, 5, 3), seeded(1))[:, 0, 0].unique(dim=0)) == 6

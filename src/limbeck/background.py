@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.decoder import drawn_network
+from limbeck.world.scene import GROUND, SKY
 
 Colour = tuple[float, float, float]
 
@@ -160,12 +161,6 @@ class Environment(Background):
         return _Environment(self, generator)
 
 
-SKY = torch.tensor(
-    [[.35, .56, .92], [.46, .70, .36], [.86, .76, .52], [.03, .03, .12], [.84, .88, .95], [.56, .27, .20]])  # fmt: skip
-GROUND = torch.tensor(
-    [[.72, .84, .98], [.24, .48, .14], [.72, .58, .34], [.16, .12, .34], [.72, .78, .88], [.42, .18, .12]])  # fmt: skip
-
-
 class _World(Behind):
     def __init__(self, which: int):
         super().__init__()
@@ -178,8 +173,9 @@ class _World(Behind):
         views, height = ahead.shape[:2]
         drawn = rng is not None and self.which < 0
         place = torch.randint(len(SKY), (views,), generator=rng) if drawn else torch.full((views,), max(self.which, 0))
+        top, bottom = torch.from_numpy(SKY), torch.from_numpy(GROUND)
         down = ((torch.arange(height) + 0.5) / height)[:, None, None]
-        return torch.lerp(SKY[place][:, None, None], GROUND[place][:, None, None], down).to(ahead).expand_as(ahead)
+        return torch.lerp(top[place][:, None, None], bottom[place][:, None, None], down).to(ahead).expand_as(ahead)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ _RGB = np.array(
      [.98, .52, .70], [.15, .80, .86], [.95, .95, .95], [.09, .09, .10]], np.float32)  # fmt: skip
 _SECOND = np.array([0.97, 0.97, 0.97], np.float32)
 _SECOND_OF_WHITE = np.array([0.30, 0.30, 0.32], np.float32)
-_SKY = np.array(
+SKY = np.array(
     [[.35, .56, .92], [.46, .70, .36], [.86, .76, .52], [.03, .03, .12], [.84, .88, .95], [.56, .27, .20]],
     np.float32)  # fmt: skip
-_GROUND = np.array(
+GROUND = np.array(
     [[.72, .84, .98], [.24, .48, .14], [.72, .58, .34], [.16, .12, .34], [.72, .78, .88], [.42, .18, .12]],
     np.float32)  # fmt: skip
 
@@ -110,7 +110,7 @@ def render(scenes: Scenes, size: int = 64) -> np.ndarray:
     first = _RGB[scenes.colour]
     second = np.where((scenes.colour == COLOURS.index("white"))[:, None], _SECOND_OF_WHITE, _SECOND)
     tint = scenes.tint[:, None].astype(np.float32)
-    colours = np.stack([first, second, _SKY[scenes.background] * tint, _GROUND[scenes.background] * tint], 1)
+    colours = np.stack([first, second, SKY[scenes.background] * tint, GROUND[scenes.background] * tint], 1)
     flat = np.cos(scenes.elevation)
     toward = np.stack([np.sin(scenes.azimuth) * flat, np.sin(scenes.elevation), np.cos(scenes.azimuth) * flat], 1)
     dark = scenes.colour == COLOURS.index("black")
