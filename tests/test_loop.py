@@ -22,6 +22,7 @@ from limbeck.representation import Render, Representation, Spec
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
 from limbeck.run import NonFinite, Run, generator, steps
+from limbeck.run import drawn as rows_of
 from limbeck.schedule import expand
 from limbeck.timesteps import Fixed, TwoStage
 from limbeck.weights import DreamFusion, Uniform
@@ -71,7 +72,7 @@ def test_drawn_particles_are_a_fair_draw():
     run = Run(red(batch=2, steps=1), shapes())
     counts = torch.zeros(6)
     for step in range(3000):
-        counts[run._draw(generator(0, step))] += 1
+        counts[rows_of(run.experiment, generator(0, step))] += 1
     assert float((counts - 1000).abs().max()) < 4 * (3000 / 3 * 2 / 3) ** 0.5
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from limbeck import config
 from limbeck.camera import Camera
-from limbeck.checkpoint import read_checkpoint, read_note, write_text
+from limbeck.checkpoint import read_note, write_text
 from limbeck.experiment import Experiment
+from limbeck.handover import representation_of
 from limbeck.heldout import RETRIEVED, RINGS, Seen, held_out, look, textureless
 from limbeck.metrics import agreement, diversity, feature_diversity, frechet_distance, judged
 from limbeck.metrics.clip import Clip
@@ -78,10 +79,7 @@ def check_judge(run: Opened, prior: Prior, clip: Clip | None) -> None:
 def seen_of(run: Opened, prior: Prior) -> list[list[Seen]]:
     """Every particle through the cameras, prompt by prompt."""
     e = run.experiment
-    representation = e.representation.blank.build(prior, e.total, e.seed)
-    tensors, _ = read_checkpoint(run.folder / "checkpoint.safetensors")
-    head = "representation."
-    representation.load_state_dict({k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)})
+    representation, _ = representation_of(run.folder, prior)
     seen = [look(representation, prior, particle, run.camera) for particle in range(e.total)]
     return [seen[i : i + e.particles] for i in range(0, e.total, e.particles)]
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from limbeck import config
 from limbeck.camera import Camera
-from limbeck.checkpoint import read_checkpoint
+from limbeck.checkpoint import read_note
 from limbeck.experiment import Experiment
+from limbeck.handover import representation_of
 from limbeck.loading import load
 from limbeck.pictures import final_names
 from limbeck.prior import Prior
 from limbeck.representation import Representation
-from limbeck.run import generator
+from limbeck.run import drawn, generator
 from limbeck.views import Flat
-
-HEAD = "representation."  #: of the names of the particles' tensors in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,9 @@ def reopened(folder: Path, device: str = "auto") -> Reopened:
     experiment, path = experiment_in(folder), folder / "checkpoint.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder} holds no checkpoint yet: let its run go on for a while")
-    tensors, note = read_checkpoint(path)
     prior = load(experiment.model, device, experiment.precision, experiment.parts)
-    representation = experiment.representation.blank.build(prior, experiment.total, experiment.seed)
-    try:
-        representation.load_state_dict({k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)})
-    except RuntimeError as error:
-        raise ValueError(f"{path} was written by another version and does not fit") from error
-    return Reopened(experiment, prior, representation.eval(), note["step"])
+    representation, _ = representation_of(folder, prior)
+    return Reopened(experiment, prior, representation.eval(), read_note(path)["step"])
 
 
 def names(experiment: Experiment) -> list[str]:
@@ -77,8 +70,6 @@ def names(experiment: Experiment) -> list[str]:
 
 def sampled(experiment: Experiment, step: int) -> tuple[Int[Tensor, "b"], Camera | None]:
     """The particles and the cameras that a step, counted from 0, drew: they follow from its seed."""
-    rng, e = generator(experiment.seed, step), experiment
-    everyone = torch.arange(e.total)
-    drawn = everyone if e.batch in (0, e.total) else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
-    view = drawn.repeat_interleave(e.looking.each)
-    return view, e.looking.cameras(len(view), rng)
+    rng = generator(experiment.seed, step)
+    view = drawn(experiment, rng)
+    return view, experiment.looking.cameras(len(view), rng)

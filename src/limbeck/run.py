@@ -39,6 +39,13 @@ class Step:
     figures: dict[str, Tensor]
 
 
+def drawn(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, "b"]:
+    """The particle of every row of a step, each as often as it is looked at."""
+    e, everyone = experiment, torch.arange(experiment.total)
+    some = everyone if e.batch in (0, e.total) else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
+    return some.repeat_interleave(e.looking.each)
+
+
 class Run:
     """Particles, optimiser and critic of an experiment under way."""
 
@@ -113,11 +120,6 @@ class Run:
         at = sent(view, self.source.x0.device)
         return Source(self.source.x0[at], self.source.told[self._rows(view)])
 
-    def _draw(self, rng: torch.Generator) -> Int[Tensor, "b"]:
-        e = self.experiment
-        everyone = torch.arange(e.total)
-        return everyone if e.batch in (0, e.total) else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
-
     def advance(self) -> Step:
         """One step of the experiment; raises ``NonFinite`` before anything is changed by a value that is not finite.
 
@@ -125,7 +127,7 @@ class Run:
         """
         e, prior, cost = self.experiment, self.prior, self.cost
         rng = generator(e.seed, self.step)
-        view = self._draw(rng).repeat_interleave(self.views.each)
+        view = drawn(e, rng)
         camera = self.views.cameras(len(view), rng)
         progress = self.step / max(e.steps, 1)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -139,9 +141,9 @@ class Run:
         row = sent(view, x0.device)
         image = render.image if render.space == "image" else None
         told, source = self.told_to(view, camera), self._source_of(view)
-        drawn = Sample(x0, t, eps, told, view, rng, prior.schedule, self.step, e.steps, image, source, camera)
+        asked = Sample(x0, t, eps, told, view, rng, prior.schedule, self.step, e.steps, image, source, camera)
         with cost.of("method"), torch.no_grad():
-            sample = replace(drawn, eps=e.noise.refined(prior, drawn))
+            sample = replace(asked, eps=e.noise.refined(prior, asked))
             said = e.method(prior, sample, self.state)
             direction = said if not isinstance(said, Directions) else said.x0
             weight = e.weight(prior.schedule, t)
