@@ -216,6 +216,16 @@ def test_particles_are_seen_from_every_side():
     assert (halves / halves.sum(1, keepdim=True)).min() > 0.4
 
 
+@pytest.mark.parametrize("each, particles", [(2, 2), (4, 3), (3, 1)])
+def test_views_of_a_particle_go_all_around_it(each, particles):
+    """Its k-th view lies in the k-th of as many sectors as it has views, however many particles there are."""
+    for seed in range(20):
+        turns = drawn(each * particles, seed, each=each).azimuth.view(particles, each) / (2 * math.pi)
+        for own in turns:
+            gaps = torch.remainder(own.roll(-1) - own, 1)
+            assert (gaps - 1 / each).abs().max() < 1 / (each * particles) and abs(gaps.sum() - 1) < 1e-5
+
+
 def test_jitter_aim_and_roll_move_what_they_say():
     plain = drawn(2000, distance=(3.0, 3.0))
     assert worst(plain.distance, torch.full((2000,), 3.0)) < 1e-5

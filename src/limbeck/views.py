@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.camera import Camera, direction, looking, turntable
@@ -75,7 +75,7 @@ class Orbit(Views):
 
     distance, fov, elevation: bounds of uniform draws; fov is vertical. over_area: share of rows whose elevation is uniform over the
     area of the sphere, the others' over the angle, which looks more often from the pole (DreamFusion: .5). stratified: one azimuth
-    in each of as many equal sectors as there are views, their start drawn anew. jitter: of the camera's place, uniform to each
+    in each of as many equal sectors as there are views, those of a particle all around it, their start drawn anew. jitter: of the camera's place, uniform to each
     side. aim: deviation of the normal draw of what is looked at. roll: of the normal draw added to up. shown: elevation, distance
     and fov of the cameras results are looked at through; zeros for the middle of each draw. words: put behind the prompt for front,
     side, back and overhead; empty texts say nothing. front: width of the front sector, as wide as the back one. overhead: elevation
@@ -116,7 +116,7 @@ class Orbit(Views):
         u, by_area = draw(), draw() < self.over_area
         area = (math.sin(low) + u * (math.sin(high) - math.sin(low))).clamp(-1, 1).asin()
         elevation = torch.where(by_area, area, low + u * (high - low))
-        turns = (torch.arange(count) + draw()) / count if self.stratified else draw()
+        turns = (self._sectors(count) + draw()) / count if self.stratified else draw()
         start = torch.rand(1, generator=rng) if self.stratified else 0.0
         azimuth = 2 * math.pi * (turns + start)
         distance, fov = (a + draw() * (b - a) for a, b in (self.distance, self.fov))
@@ -127,6 +127,11 @@ class Orbit(Views):
         at = self.aim * normal() if self.aim else torch.zeros_like(eye)
         up = torch.tensor([0.0, 1.0, 0.0]) + self.roll * normal() if self.roll else None
         return looking(eye, at, fov * (math.pi / 180), up)
+
+    def _sectors(self, count: int) -> Int[Tensor, "b"]:
+        """0 to count - 1: the ``each`` rows of a particle go once around, beside those of the next."""
+        row, each = torch.arange(count), self.each if count % self.each == 0 else 1
+        return row % each * (count // each) + row // each
 
     @property
     def mixes(self) -> bool:

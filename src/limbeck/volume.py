@@ -57,11 +57,16 @@ class Marched:
         return values.new_zeros(self.rays, values.shape[1]).index_add(0, self.ray, weights[:, None] * values)
 
 
+def stride(half: float, samples: int) -> float:
+    """From one sample of a ray to the next: so many to the diagonal of the box [-half, half]^3."""
+    return 2 * half * 3**0.5 / samples
+
+
 def march(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float, samples: int, jitter: Float[Tensor, "b h w"],
           occupancy: Occupancy) -> Marched:  # fmt: skip
     """Samples where rays pass the box, ``samples`` to its diagonal, in cells that may hold something. jitter in [0, 1) shifts the
     samples of a ray by a part of their distance: .5 for a look that repeats."""
-    step = 2 * half * 3**0.5 / samples
+    step = stride(half, samples)
     near, far = through_box(eye, ahead, half)
     depth = near[..., None] + (torch.arange(samples, device=near.device) + jitter[..., None]) * step
     at = (depth < far[..., None]).flatten().nonzero().squeeze(1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,11 +28,12 @@ from limbeck.solid import Surface
 from limbeck.tetrahedra import TetGrid, distance_of, outlined
 from limbeck.triangles import without_specks
 from limbeck.views import Orbit, Views
-from limbeck.volume import march
+from limbeck.volume import march, stride
 
 CELLS = 96  #: to a side of the grid that surfaces are cut from
 SPECK = 0.01  #: of the faces: a smaller piece is left out of a surface
 REFRESH = 16  #: steps between looks at which cells are empty
+FAINT = 0.01  #: opacity of a sample up to which its cell counts as empty (nerfacc's default)
 
 
 class _Unbounded(Behind):
@@ -58,7 +60,7 @@ class FieldParticle(nn.Module):
         self.encoded = spec.encoding.build(generator)
         self.decoder = spec.decoder.build(self.encoded.width, generator, 1 + channels)
         self.behind = _Unbounded(channels) if spec.space == "latent" else spec.background.build(generator)
-        self.occupancy = Occupancy(spec.cells, spec.half)
+        self.occupancy = Occupancy(spec.cells, spec.half, -math.log1p(-FAINT) / stride(spec.half, spec.samples))
 
 
 class Fields(Representation):
