@@ -262,6 +262,17 @@ def test_latents_are_rendered_where_latents_are_wanted(prior):
         made.albedo(torch.zeros(1, 3), 0)
 
 
+@pytest.mark.parametrize("rise, expected", [(0.0, (1.0, 1.0, 1.0)), (1.0, (0.0, 0.5, 1.0)), (0.5, (0.0, 1.0, 1.0))])
+def test_the_entropy_term_rises_to_its_weight(prior, rise, expected):
+    model = ball(entropy=3.0, rise=rise).build(prior, 1, 0)
+    render = model.render(one())
+    alpha = render.alpha.clamp(1e-5, 1 - 1e-5)
+    entropy = -(alpha * alpha.log() + (1 - alpha) * (1 - alpha).log()).mean()
+    for progress, share in zip((0.0, 0.5, 1.0), expected, strict=True):
+        terms = model.regularise(render, progress)
+        assert torch.allclose(sum(terms.values(), torch.zeros(())), 3.0 * share * entropy)
+
+
 def test_a_field_begins_as_its_blob(prior):
     made = replace(SMALL, blob=Magic3D(10.0, 0.5), encoding=Grid(levels=(6,), spread=0.0)).build(prior, 1, 0)
     density = made.density(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 1.0, 0.0]]), 0)

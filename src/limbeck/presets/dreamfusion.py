@@ -19,8 +19,10 @@ from limbeck.views import Orbit
 
 #: cameras as the embedded model has seen its world: 40 degrees wide, 3.4 to 3.8 away, seldom above 42 degrees
 AROUND = Orbit(each=4, elevation=(-2.0, 42.0), over_area=0.0, overhead=55.0)
-#: of a box in which its objects fit; sharp outlines, and rough features held down (docs/dreamfusion.md)
-SMALL = Field(encoding=Grid(levels=(12, 24, 48)), sharp=10.0, variation=100.0, resolution=32, late=64, switch=0.4)
+#: of a box in which its objects fit; rough features are held down, and outlines harden as the run goes on (docs/solids.md)
+SMALL = Field(
+    encoding=Grid(levels=(12, 24, 48)), sharp=10.0, variation=100.0, entropy=600.0, rise=1.0, resolution=32, late=64, switch=0.4
+)
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,8 @@ class Fields(Representation):
 
     def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         s = self.spec
-        weight = {"opacity": s.opacity, "orientation": s.orientation, "entropy": s.entropy, "rough": s.variation}
+        entropy = s.entropy * (min(progress / s.rise, 1.0) if s.rise else 1.0)
+        weight = {"opacity": s.opacity, "orientation": s.orientation, "entropy": entropy, "rough": s.variation}
         return {name: value * weight[name] for name, value in render.terms.items() if weight[name]}
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
@@ -215,7 +216,8 @@ class Field(Spec):
     learned of the density. noise: deviation of what is added to the raw density, drawn anew in training. resolution: shorter side
     rendered, 0 for the model's; it is enlarged to the model's size. late: the same after a share switch of the run; 0 keeps it.
     rate: peak rate of Adam. opacity, orientation, entropy, variation: weights of DreamFusion's opacity and orientation terms, of
-    the entropy of opacities, of the roughness of features. cells: side of the grid that tells which cells are empty. grace: share
+    the entropy of opacities, of the roughness of features. rise: share of the run over which that of the entropy rises from
+    nothing, so that thin parts are there before outlines harden; 0 has it whole from the start. cells: side of the grid that tells which cells are empty. grace: share
     of the run before it is asked.
     """
 
@@ -238,6 +240,7 @@ class Field(Spec):
     orientation: float = 0.0
     entropy: float = 0.0
     variation: float = 0.0
+    rise: float = 0.0
     cells: int = 32
     grace: float = 0.05
 
@@ -250,7 +253,7 @@ class Field(Spec):
         for name in ("opacity", "orientation", "entropy", "variation"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is a weight and must not be negative, not {getattr(self, name)}")
-        for name in ("switch", "grace"):
+        for name in ("switch", "rise", "grace"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
         if self.half <= 0 or self.rate <= 0:
