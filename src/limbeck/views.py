@@ -75,12 +75,12 @@ class Orbit(Views):
 
     distance, fov, elevation: bounds of uniform draws; fov is vertical. over_area: share of rows whose elevation is uniform over the
     area of the sphere, the others' over the angle, which looks more often from the pole (DreamFusion: .5). stratified: one azimuth
-    in each of as many equal sectors as there are views, those of a particle all around it, their start drawn anew. jitter: of the camera's place, uniform to each
-    side. aim: deviation of the normal draw of what is looked at. roll: of the normal draw added to up. shown: elevation, distance
-    and fov of the cameras results are looked at through; zeros for the middle of each draw. words: put behind the prompt for front,
-    side, back and overhead; empty texts say nothing. front: width of the front sector, as wide as the back one. overhead: elevation
-    above which a view is called so. blend: between the two nearest sides the texts are mixed, else the nearest is said.
-    perpendicular: weight of Perp-Neg on the other sides' words; two passes more.
+    in each of as many equal sectors as there are views, those of a particle all around it, their start drawn anew. jitter: of the
+    camera's place, uniform to each side. aim: deviation of the normal draw of what is looked at. roll: of the normal draw added to
+    up. shown: elevation, distance and fov of the cameras results are looked at through; zeros for the middle of each draw. words:
+    put behind the prompt for front, side, back and overhead; empty texts say nothing. front: width of the front sector, as wide as
+    the back one. overhead: elevation above which a view is called so. blend: between the two nearest sides the texts are mixed,
+    else the nearest is said. perpendicular: weight of Perp-Neg on the other sides' words; two passes more.
     """
 
     distance: tuple[float, float] = (3.4, 3.8)

@@ -217,8 +217,8 @@ class Field(Spec):
     rendered, 0 for the model's; it is enlarged to the model's size. late: the same after a share switch of the run; 0 keeps it.
     rate: peak rate of Adam. opacity, orientation, entropy, variation: weights of DreamFusion's opacity and orientation terms, of
     the entropy of opacities, of the roughness of features. rise: share of the run over which that of the entropy rises from
-    nothing, so that thin parts are there before outlines harden; 0 has it whole from the start. cells: side of the grid that tells which cells are empty. grace: share
-    of the run before it is asked.
+    nothing, so that thin parts are there before outlines harden; 0 has it whole from the start. cells: side of the grid that tells
+    which cells are empty. grace: share of the run before it is asked.
     """
 
     encoding: Encoding = field(default_factory=Grid)
