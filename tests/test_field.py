@@ -21,7 +21,7 @@ from limbeck.representations.latents import Latents
 from limbeck.run import Run, generator
 from limbeck.shading import Light, Shading
 from limbeck.views import Flat, Orbit
-from limbeck.volume import Marched, march, through_box
+from limbeck.volume import Marched, march, march_again, through_box
 
 RADIUS, SIGMA = 0.6, 3.0
 
@@ -63,6 +63,22 @@ class _Soft(Encoded):
 class Soft(Encoding):
     def build(self, generator: torch.Generator) -> Encoded:
         return _Soft()
+
+
+class _Shell(Encoded):
+    """A shell .06 thick, with edges."""
+
+    width = 4
+
+    def forward(self, points: Tensor, progress: float) -> Tensor:
+        height = torch.where((points.norm(dim=1) - RADIUS).abs() < 0.03, 3.0, -30.0)
+        return torch.stack([height, *[torch.zeros_like(height)] * 3], 1)
+
+
+@dataclass(frozen=True)
+class Shell(Encoding):
+    def build(self, generator: torch.Generator) -> Encoded:
+        return _Shell()
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +145,7 @@ def test_the_gradient_of_a_picture_is_its_finite_difference(prior):
 
 def test_weights_and_what_passes_make_one():
     density = torch.rand(24, dtype=torch.float64) * 9
-    some = Marched(torch.arange(24), torch.zeros(24), torch.zeros(24, 3), 4, 6, 0.1)
+    some = Marched(torch.arange(24), torch.zeros(24), torch.zeros(24, 3), torch.zeros(4, 6), 0.1)
     weights = some.weights(density).view(4, 6).sum(1)
     assert torch.allclose(weights, 1 - torch.exp(-density.view(4, 6).sum(1) * 0.1), atol=1e-12)
     few = some.kept(torch.arange(24) % 2 == 0)  # what is left out is empty
@@ -170,7 +186,7 @@ def test_normals_point_outwards(prior):
 
 
 def test_a_lamp_lights_as_lambert_says():
-    samples = Marched(torch.arange(3), torch.zeros(3), torch.zeros(3, 3), 3, 1, 1.0)
+    samples = Marched(torch.arange(3), torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1), 1.0)
     albedo, normals = torch.full((3, 3), 0.5), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.6, 0.8]])
     seen = torch.tensor([True, False, True])
     lamp = Light(torch.tensor([[0.0, 0.0, 2.0]]), 0.1, False)
@@ -225,8 +241,30 @@ def test_a_particle_receives_the_mean_of_its_views_whatever_others_there_are(pri
     assert sample.view.tolist() == [0, 0, 1, 1] and len(sample.camera) == 4
 
 
+def test_samples_where_weight_is_show_a_thin_shell_better_than_even_ones(prior):
+    shell = {"encoding": Shell(), "cells": 2}
+    seen = [ball(samples=n, importance=more, **shell).build(prior, 1, 0).render(one()).alpha for n, more in
+            ((3000, 0), (160, 0), (80, 80))]  # fmt: skip
+    even, drawn = ((alpha - seen[0]).abs().mean() for alpha in seen[1:])
+    assert drawn < 2 / 3 * even
+
+
+def test_more_samples_leave_a_ball_as_it_is_and_stand_for_the_whole_ray(prior):
+    made = ball(samples=200, importance=50).build(prior, 1, 0)
+    view, s = one(), made.spec
+    ahead = view.camera.directions(9, 9)
+    some = march(view.camera.eye, ahead, s.half, s.samples, torch.full((1, 9, 9), 0.5), Occupancy(2, s.half))
+    more = march_again(view.camera.eye, ahead, s.half, some, made.density(some.points, 0), 50, Occupancy(2, s.half), None)
+    ones = torch.ones_like(more.depth)
+    length = more.gathered(more.length, ones[:, None])
+    even = some.gathered(torch.full_like(some.depth, some.length), torch.ones_like(some.depth)[:, None])
+    assert len(more.at) > len(some.at) and (length - even).abs().max() < 2 * some.length
+    wanted = 1 - torch.exp(-SIGMA * chord(view.camera, *made.canvas))
+    assert (made.render(view).alpha[0, 0] - wanted[0]).abs().max() <= 1.5 * SIGMA * some.length
+
+
 @pytest.mark.parametrize("field", [
-    SMALL, replace(SMALL, noise=1.0, shading=Shading(after=0.0, lit=0.8)), LATENT,
+    SMALL, replace(SMALL, noise=1.0, importance=6, shading=Shading(after=0.0, lit=0.8)), LATENT,
 ])  # fmt: skip
 def test_a_resumed_field_is_the_same_bit_by_bit(prior, field):
     straight, cut = Run(experiment(field=field), prior), Run(experiment(field=field), prior)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from limbeck.occupancy import Occupancy
+from limbeck.occupancy import Occupancy, finer
 
 
 def through_box(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float
@@ -23,18 +24,28 @@ def through_box(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half
 
 @dataclass(frozen=True)
 class Marched:
-    """Samples of R rays, the same distance ``step`` apart on all of them, S at most; N are kept.
+    """Samples of R rays, S at most on each; N are kept.
 
     at ``[N]`` is the place of each in the ``R x S`` table, ray by ray from near to far; depth ``[N]`` its distance from the eye;
-    points ``[N, 3]``.
+    points ``[N, 3]``; places ``[R, S]``: the distances of all, kept or not; length ``[N]`` of the part of the ray that a sample
+    stands for, one number where all are alike.
     """
 
     at: Int[Tensor, "n"]
     depth: Float[Tensor, "n"]
     points: Float[Tensor, "n 3"]
-    rays: int
-    samples: int
-    step: float
+    places: Float[Tensor, "r s"]
+    length: Float[Tensor, "n"] | float
+
+    @property
+    def rays(self) -> int:
+        """R."""
+        return self.places.shape[0]
+
+    @property
+    def samples(self) -> int:
+        """S."""
+        return self.places.shape[1]
 
     @property
     def ray(self) -> Int[Tensor, "n"]:
@@ -43,13 +54,14 @@ class Marched:
 
     def kept(self, rows: Bool[Tensor, "n"]) -> Marched:
         """Some of the samples."""
-        return Marched(self.at[rows], self.depth[rows], self.points[rows], self.rays, self.samples, self.step)
+        length = self.length[rows] if isinstance(self.length, Tensor) else self.length
+        return Marched(self.at[rows], self.depth[rows], self.points[rows], self.places, length)
 
     def weights(self, density: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """w_i = T_i (1 - exp(-sigma_i delta)) with T_i = exp(-sum_{j < i} sigma_j delta): NeRF eq. 3."""
-        table = density.new_zeros(self.rays * self.samples).index_copy(0, self.at, density * self.step)
+        own = density * self.length
+        table = density.new_zeros(self.rays * self.samples).index_copy(0, self.at, own)
         passed = table.view(self.rays, self.samples).cumsum(1).view(-1)[self.at]
-        own = density * self.step
         return torch.exp(own - passed) * -torch.expm1(-own)
 
     def gathered(self, weights: Float[Tensor, "n"], values: Float[Tensor, "n c"]) -> Float[Tensor, "r c"]:
@@ -66,10 +78,30 @@ def march(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: floa
           occupancy: Occupancy) -> Marched:  # fmt: skip
     """Samples where rays pass the box, ``samples`` to its diagonal, in cells that may hold something. jitter in [0, 1) shifts the
     samples of a ray by a part of their distance: .5 for a look that repeats."""
-    step = stride(half, samples)
     near, far = through_box(eye, ahead, half)
-    depth = near[..., None] + (torch.arange(samples, device=near.device) + jitter[..., None]) * step
-    at = (depth < far[..., None]).flatten().nonzero().squeeze(1)
-    along, ray = depth.flatten()[at], at // samples
+    depth = near[..., None] + (torch.arange(samples, device=near.device) + jitter[..., None]) * stride(half, samples)
+    return _packed(eye, ahead, depth.flatten(0, 2), far, occupancy, stride(half, samples))
+
+
+def march_again(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float, coarse: Marched,
+                density: Float[Tensor, "n"], count: int, occupancy: Occupancy, rng: torch.Generator | None) -> Marched:  # fmt: skip
+    """The samples of ``coarse`` and ``count`` more on every ray where those of this density have weight (NeRF, section 5.2), or a
+    neighbour has (mip-NeRF, Barron et al. 2021, arXiv 2103.13415, eq. 18), as an edge lies between two samples; each stands for
+    what is nearest to it. rng: draws them; None for a look that repeats."""
+    assert isinstance(coarse.length, float)
+    weights = density.new_zeros(coarse.rays * coarse.samples).index_copy(0, coarse.at, coarse.weights(density.detach()))
+    nearest = F.max_pool1d(weights.view(coarse.rays, 1, -1), 2, 1, 1)
+    places = finer(coarse.places, (nearest[:, 0, :-1] + nearest[:, 0, 1:]) / 2, count, rng)
+    middles = (places[:, 1:] + places[:, :-1]) / 2
+    edges = torch.cat([places[:, :1] - coarse.length / 2, middles, places[:, -1:] + coarse.length / 2], 1)
+    return _packed(eye, ahead, places, through_box(eye, ahead, half)[1], occupancy, edges.diff(dim=1))
+
+
+def _packed(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], places: Float[Tensor, "r s"], far: Float[Tensor, "b h w"],
+            occupancy: Occupancy, length: Float[Tensor, "r s"] | float) -> Marched:  # fmt: skip
+    """Of places along rays, those in the box and in cells that may hold something."""
+    at = (places < far.view(-1, 1)).flatten().nonzero().squeeze(1)
+    along, ray = places.flatten()[at], at // places.shape[1]
     points = eye[ray // (ahead.shape[1] * ahead.shape[2])] + along[:, None] * ahead.reshape(-1, 3)[ray]
-    return Marched(at, along, points, near.numel(), samples, step).kept(occupancy.holds(points))
+    own = length.flatten()[at] if isinstance(length, Tensor) else length
+    return Marched(at, along, points, places, own).kept(occupancy.holds(points))

@@ -28,7 +28,7 @@ from limbeck.solid import Surface
 from limbeck.tetrahedra import TetGrid, distance_of, outlined
 from limbeck.triangles import without_specks
 from limbeck.views import Orbit, Views
-from limbeck.volume import march, stride
+from limbeck.volume import march, march_again, stride
 
 CELLS = 96  #: to a side of the grid that surfaces are cut from
 SPECK = 0.01  #: of the faces: a smaller piece is left out of a surface
@@ -146,6 +146,10 @@ class Fields(Representation):
         ahead = camera.directions(h, w)
         jitter = torch.full((b, h, w), 0.5) if view.rng is None else torch.rand(b, h, w, generator=view.rng)
         samples = march(camera.eye, ahead, s.half, s.samples, jitter.to(ahead), one.occupancy)
+        if s.importance:
+            with torch.no_grad():
+                coarse = self.density(samples.points, particle, view.progress)
+            samples = march_again(camera.eye, ahead, s.half, samples, coarse, s.importance, one.occupancy, view.rng)
         density, albedo = self.inside(particle, samples.points, view.progress, view.rng)
         weights = samples.weights(density)
         wanted = view.rng is None or light is not None or s.orientation > 0
@@ -212,13 +216,14 @@ class Field(Spec):
 
     encoding: what it knows of points. decoder: what the features mean. blob: density that is added from the start. background: what
     is seen past it. shading: light on it while it is trained. half: half the side of the box, in units of space. samples: along the
-    box's diagonal. space: whether images or latents are rendered (Latent-NeRF). density: its activation. sharp: multiplies what is
-    learned of the density. noise: deviation of what is added to the raw density, drawn anew in training. resolution: shorter side
-    rendered, 0 for the model's; it is enlarged to the model's size. late: the same after a share switch of the run; 0 keeps it.
-    rate: peak rate of Adam. opacity, orientation, entropy, variation: weights of DreamFusion's opacity and orientation terms, of
-    the entropy of opacities, of the roughness of features. rise: share of the run over which that of the entropy rises from
-    nothing, so that thin parts are there before outlines harden; 0 has it whole from the start. cells: side of the grid that tells
-    which cells are empty. grace: share of the run before it is asked.
+    box's diagonal. importance: more of them on every ray, where those have weight (NeRF). space: whether images or latents are
+    rendered (Latent-NeRF). density: its activation. sharp: multiplies what is learned of the density. noise: deviation of what is
+    added to the raw density, drawn anew in training. resolution: shorter side rendered, 0 for the model's; it is enlarged to the
+    model's size. late: the same after a share switch of the run; 0 keeps it. rate: peak rate of Adam. opacity, orientation,
+    entropy, variation: weights of DreamFusion's opacity and orientation terms, of the entropy of opacities, of the roughness of
+    features. rise: share of the run over which that of the entropy rises from nothing, so that thin parts are there before outlines
+    harden; 0 has it whole from the start. cells: side of the grid that tells which cells are empty. grace: share of the run before
+    it is asked.
     """
 
     encoding: Encoding = field(default_factory=Grid)
@@ -228,6 +233,7 @@ class Field(Spec):
     shading: Shading = field(default_factory=Shading)
     half: float = 1.2
     samples: int = 80
+    importance: int = 0
     space: Literal["image", "latent"] = "image"
     density: Literal["softplus", "exp"] = "softplus"
     sharp: float = 1.0
@@ -247,7 +253,15 @@ class Field(Spec):
     def __post_init__(self) -> None:
         if self.images:
             raise ValueError("images: a field is seen from all sides and begins with no picture; leave it out")
-        for name, least in (("samples", 2), ("cells", 2), ("resolution", 0), ("late", 0), ("sharp", 0), ("noise", 0)):
+        for name, least in (
+            ("samples", 2),
+            ("importance", 0),
+            ("cells", 2),
+            ("resolution", 0),
+            ("late", 0),
+            ("sharp", 0),
+            ("noise", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("opacity", "orientation", "entropy", "variation"):
