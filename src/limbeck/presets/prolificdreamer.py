@@ -10,6 +10,7 @@ from limbeck.critic import Learning
 from limbeck.critics.lowrank import LowRank
 from limbeck.critics.smallunet import SmallUNet
 from limbeck.decoder import Small
+from limbeck.encodings.grid import Grid
 from limbeck.encodings.hashed import Hashed
 from limbeck.experiment import Adam, Experiment
 from limbeck.methods.sds import SDS
@@ -44,7 +45,8 @@ class ProlificDreamer(Preset):
         )
         shape = Mesh(cells=40, half=1.2, texture=False, shading="lit", laplacian=0.5)
         geometry = replace(field, method=SDS(guidance=15.0), representation=shape, timesteps=Uniform(0.02, 0.5), steps=150)
-        painted = replace(shape, geometry=False, texture=True, shading="texture")
+        coarse = Grid(levels=(8, 16, 32))  # finer ones take up specks and burn out
+        painted = replace(shape, geometry=False, texture=True, shading="texture", encoding=coarse, rate=5e-3)
         texture = replace(field, representation=painted, timesteps=Uniform(0.02, 0.5), steps=300)
         return {"field": field, "geometry": geometry, "texture": texture}
 
