@@ -12,7 +12,20 @@ from limbeck import config
 from limbeck.camera import around
 from limbeck.checkpoint import write_checkpoint
 from limbeck.cli import main
-from limbeck.evaluation import apart, by_clip, by_evaluator, family, frechet, judged_run, mean, opened, true_object
+from limbeck.evaluation import (
+    Outcome,
+    Shown,
+    across,
+    apart,
+    by_clip,
+    by_evaluator,
+    family,
+    frechet,
+    judged_run,
+    mean,
+    opened,
+    true_object,
+)
 from limbeck.experiment import Experiment
 from limbeck.heldout import RETRIEVED, RINGS, Seen, held_out, look, textureless
 from limbeck.metrics.clip import Clip
@@ -153,6 +166,43 @@ def test_diversity_compares_the_same_side_of_different_particles():
     assert apart([Seen(ramp, None), Seen(ramp * 0, None)])["diversity"] == pytest.approx(ramp.mean().item(), abs=1e-6)
 
 
+def shown(*greys, sides=2, features=None):
+    """Particles of one grey each, the second side of each half as light."""
+    images = torch.tensor(greys, dtype=torch.uint8).view(-1, 1, 1, 1, 1).repeat(1, sides, 3, 4, 4)
+    images[:, 1:] //= 2
+    return Shown(images, features)
+
+
+def test_diversity_across_seeds_is_between_particles_of_different_runs_by_hand():
+    assert across([(0, shown(0, 200))]) == {} == across([(3, shown(0)), (3, shown(200))])  # one seed, twice at most
+    two = across([(0, shown(0)), (1, shown(200))])
+    assert two == {"diversity_seeds": pytest.approx((200 + 100) / 2 / 255)}
+    # the particles of one run may be as far apart as they like: (20 + 220 + 60 + 140) / 4 between the runs
+    assert across([(0, shown(0, 80)), (1, shown(20, 220))])["diversity_seeds"] == pytest.approx(110 * 0.75 / 255)
+    three = across([(0, shown(0)), (1, shown(0)), (2, shown(100))])
+    assert three["diversity_seeds"] == pytest.approx(200 / 3 * 0.75 / 255)
+
+
+def test_across_seeds_compares_the_same_side():
+    turned = Shown(shown(0, 200).images[:, [1, 0]])
+    assert across([(0, shown(100)), (1, Shown(shown(100).images[:, [1, 0]]))])["diversity_seeds"] == pytest.approx(50 / 255)
+    assert across([(0, turned), (1, turned)])["diversity_seeds"] == pytest.approx(75 / 255)  # by half, of unlike particles
+
+
+def test_across_seeds_in_features_is_one_minus_the_cosine():
+    x, y = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[3.0, 3.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, -5.0]]])
+    told = across([(0, shown(0, features=x)), (1, shown(0, 0, features=y))])
+    assert told["feature_diversity_seeds"] == pytest.approx(((1 - 0.5**0.5) + 1 + 0 + 2) / 4) and told["diversity_seeds"] == 0
+
+
+def test_across_seeds_agrees_with_diversity_where_each_run_has_one_particle():
+    images = torch.rand(2, 6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    stored = (images * 255).round().byte()
+    told = across([(seed, Shown(stored[seed : seed + 1])) for seed in (0, 1)])
+    within = apart([Seen(particle / 255, None) for particle in stored])
+    assert told["diversity_seeds"] == pytest.approx(within["diversity"], abs=1e-9)
+
+
 # true objects and false ones
 
 
@@ -255,10 +305,12 @@ def test_a_folder_without_clip_is_refused(tmp_path, eps_folder):
 
 def test_a_run_is_judged_as_its_particles_are(tmp_path, evaluator, world):
     run = opened(run_of(tmp_path / "run", Object(), particles=2))
-    told, features = judged_run(run, world, evaluator)
+    done = judged_run(run, world, evaluator)
+    told, features = done.told, done.features
     one = judged_thing(evaluator, world)
     row = told["prompts"][0]
     assert row["object"] == one.figures["object"] and row["seen"] == [one.verdicts[0]] * 2
+    assert done.seed == 0 and done.shown["a yellow duck"].images.shape == (2, 32, 3, 64, 64)
     assert row["diversity"] == 0 and len(features[0][0]) == 64 == len(features[0][1])
     assert row["truth"].keys() == one.figures.keys() and told["mean"]["janus"] == row["janus"]
     assert told["sides"][:2] == ["front", "front"] and told["sides"][-1] == VIEWS[3]
@@ -275,6 +327,10 @@ def test_eval_writes_a_line_a_file_and_a_table(tmp_path, capsys):
     assert told["cameras"]["distance"] == pytest.approx(3.6) and told["prompts"][0]["prompt"] == "a yellow duck"
     rows = [line for line in out if line.startswith("| a yellow duck")]
     assert [row.split("|")[2].strip() for row in rows] == ["2", "1"]  # two seeds of one family, one run of another
+    heads = [[cell.strip() for cell in line.split("|")] for line in out if line.startswith("| prompt")]
+    assert "across seeds" in heads[0] and "across seeds" not in heads[1] and "diversity" not in heads[0]
+    assert [cell.strip() for cell in rows[0].split("|")][heads[0].index("across seeds")] == "0.000"  # the same duck twice
+    assert out.count("across seeds: between particles of runs of different seeds") == 1
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -294,11 +350,24 @@ def test_a_recipe_is_judged_by_its_last_stage(tmp_path):
 
 def test_the_table_is_a_mean_over_seeds_then_over_prompts():
     rows = [("duck", 1.0), ("duck", 0.5), ("car", 0.0)]
-    done = [("f", {"prompts": [{"prompt": p, "object": v, "truth": {"object": 1.0}}]}, []) for p, v in rows]
+    told = [{"prompts": [{"prompt": p, "object": v, "truth": {"object": 1.0}}]} for p, v in rows]
+    done = [Outcome("f", seed, one) for seed, one in enumerate(told)]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(done).splitlines() if line.startswith("|")]
     assert lines[0] == ["prompt", "runs", "object"]
     assert lines[2:] == [["duck", "2", "75 %"], ["car", "1", "0 %"], ["mean", "", "38 %"], ["true objects", "", "100 %"]]
     assert mean([{"a": 1.0}, {"a": 0.0, "b": 3.0}]) == {"a": 0.5, "b": 3.0}
+
+
+def test_the_table_says_what_diversity_is_between():
+    told = {"prompts": [{"prompt": "duck", "diversity": 0.25}]}
+    done = [Outcome("f", seed, told, shown={"duck": shown(seed * 51, sides=1)}) for seed in (0, 1, 1)]
+    lines = table([*done, Outcome("f", 2, {"prompts": [{"prompt": "car", "object": 1.0}]}, shown={"car": shown(0)})]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert cells[0] == ["prompt", "runs", "object", "diversity", "across seeds"]
+    assert cells[2:] == [
+        ["duck", "3", "-", "0.250", "0.200"], ["car", "1", "100 %", "-", "-"], ["mean", "", "100 %", "0.250", "0.200"],
+    ]  # fmt: skip
+    assert lines[-1] == "diversity: between particles of one run; across seeds: between particles of runs of different seeds"
 
 
 def refused(capsys, *argv):

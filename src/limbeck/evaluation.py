@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
+from itertools import combinations as pairs
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from limbeck import config
@@ -21,7 +22,7 @@ from limbeck.checkpoint import read_note, write_text
 from limbeck.experiment import Experiment
 from limbeck.handover import representation_of
 from limbeck.heldout import RETRIEVED, RINGS, Seen, held_out, look, textureless
-from limbeck.metrics import agreement, diversity, feature_diversity, frechet_distance, judged
+from limbeck.metrics import agreement, difference, diversity, feature_difference, feature_diversity, frechet_distance, judged
 from limbeck.metrics.clip import Clip
 from limbeck.metrics.retrieval import combinations, distractors, r_precision, seen_scores
 from limbeck.metrics.sides import side_of, sided, view_figures
@@ -132,6 +133,33 @@ def apart(particles: Sequence[Seen], evaluator: Any = None) -> dict[str, float]:
     return {name: sum(v for v in values if v is not None) / len(values) for name, values in figures.items()}
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of a prompt's particles through the cameras, in 8 bits, since many runs are kept at once, and their features."""
+
+    images: UInt8[Tensor, "p c 3 h w"]
+    features: Float[Tensor, "p c f"] | None = None
+
+
+def across(runs: Sequence[tuple[int, Shown]]) -> dict[str, float]:
+    """How far apart particles of one prompt are that runs of different seeds made: (seed, what it shows) of each.
+
+    Always the same side of both; mean over the cameras, over pairs of particles of two seeds, and over pairs of seeds. Nothing of a
+    single seed: two runs of one seed may be the same twice, and are not compared.
+    """
+    figures: dict[str, list[float]] = {}
+    for (seed, one), (other, two) in pairs(runs, 2):
+        if seed == other:
+            continue
+        sides = range(one.images.shape[1])
+        far = [difference(one.images[:, side] / 255, two.images[:, side] / 255) for side in sides]
+        figures.setdefault("diversity_seeds", []).append(sum(far) / len(sides))
+        if one.features is not None and two.features is not None:
+            far = [feature_difference(one.features[:, side], two.features[:, side]) for side in sides]
+            figures.setdefault("feature_diversity_seeds", []).append(sum(far) / len(sides))
+    return {name: sum(values) / len(values) for name, values in figures.items()}
+
+
 def by_clip(prompt: str, particles: Sequence[Seen], clip: Clip, others: Sequence[str]) -> dict[str, float]:
     """True R-Precision by CLIP, in colour and of the shape; ``others`` are what the prompt is told apart from."""
     texts = [prompt, *dict.fromkeys(text for text in (*distractors(prompt), *others) if text != prompt)]
@@ -161,23 +189,40 @@ def true_object(prompt: str, camera: Camera, seed: int = 0) -> Seen:
     return Seen(as_images(render(scenes)), textureless(alpha[:, None], normal.permute(0, 3, 1, 2), near))
 
 
-def judged_run(run: Opened, prior: Prior, evaluator: Any = None, clip: Clip | None = None, others: Sequence[str] = ()
-               ) -> tuple[dict[str, Any], list[tuple[Tensor, Tensor]]]:  # fmt: skip
-    """What eval.json of a run says, and the features of its pictures beside those of the true objects, prompt by prompt.
+@dataclass(frozen=True)
+class Outcome:
+    """A judged run, as it is compared with others.
+
+    family: what it has in common with runs that differ in prompts and seed only. told: what eval.json says. features: of its
+    pictures beside those of the true objects, prompt by prompt. shown: its pictures by prompt.
+    """
+
+    family: str
+    seed: int
+    told: dict[str, Any]
+    features: Sequence[tuple[Tensor, Tensor]] = ()
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+
+
+def judged_run(run: Opened, prior: Prior, evaluator: Any = None, clip: Clip | None = None, others: Sequence[str] = ()) -> Outcome:
+    """What becomes eval.json of a run, and what tables of several want of it.
 
     Under ``truth`` stand the same figures of the world's own objects: what a perfect result would get.
     """
-    e, rows, features = run.experiment, [], []
+    e, rows, both, shown = run.experiment, [], [], {}
     for prompt, particles in zip(e.prompts, seen_of(run, prior), strict=True):
         row: dict[str, Any] = {"prompt": prompt}
+        images = torch.stack([(seen.images * 255).round().byte() for seen in particles])
         world = evaluator is not None and bool(combinations(prompt)) and prior.image_size == (64, 64)
+        shown[prompt] = Shown(images)
         if world:
             told = by_evaluator(prompt, particles, run.camera, evaluator)
             row |= told.figures | {"seen": told.verdicts}
+            shown[prompt] = Shown(images, told.features.unflatten(0, images.shape[:2]))
         if world and find_spec("numba") is not None:  # which draws the world; what it says is worth a wait, not an error
             true = by_evaluator(prompt, [true_object(prompt, run.camera, e.seed)] * len(particles), run.camera, evaluator)
             row["truth"] = true.figures
-            features.append((told.features, true.features))
+            both.append((told.features, true.features))
         row |= apart(particles, evaluator if world else None)
         if clip is not None:
             row |= by_clip(prompt, particles, clip, others)
@@ -185,7 +230,7 @@ def judged_run(run: Opened, prior: Prior, evaluator: Any = None, clip: Clip | No
     camera = {"rings": [list(ring) for ring in RINGS], "distance": run.distance, "fov": math.degrees(run.camera.fov[0].item())}
     sides = [VIEWS[i] for i in side_of(run.camera).tolist()]
     out = {"step": e.steps, "cameras": camera, "sides": sides, "prompts": rows, "mean": mean(rows)}
-    return out | frechet(features), features
+    return Outcome(family(e), e.seed, out | frechet(both), both, shown)
 
 
 def mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from torch import Tensor
-
-from limbeck.evaluation import frechet, mean
+from limbeck.evaluation import Outcome, across, frechet, mean
 
 #: figure: heading, whether it is a share
 HEADINGS = {
@@ -15,7 +12,14 @@ HEADINGS = {
     "view": ("view", True), "r_precision": ("R", True), "r_precision_shape": ("R shape", True), "clip": ("CLIP R", True),
     "clip_shape": ("CLIP R shape", True), "janus": ("Janus", True), "janus_side": ("Janus side", True),
     "rejected": ("rejected", True), "diversity": ("diversity", False), "feature_diversity": ("feature div.", False),
+    "diversity_seeds": ("across seeds", False), "feature_diversity_seeds": ("feature div. across", False),
 }  # fmt: skip
+
+#: what diversity is between, told below a table that has it
+BETWEEN = {
+    "diversity": "diversity: between particles of one run",
+    "diversity_seeds": "across seeds: between particles of runs of different seeds",
+}
 
 
 def said(figures: Mapping[str, float], name: str) -> str:
@@ -30,23 +34,30 @@ def line(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{HEADINGS[name][0]} {said(figures, name)}" for name in HEADINGS if name in figures)
 
 
-def table(done: Sequence[tuple[str, dict[str, Any], Sequence[tuple[Tensor, Tensor]]]]) -> str:
+def table(done: Sequence[Outcome]) -> str:
     """Markdown: for every family of runs a row per prompt, which is the mean over seeds, a row of their mean, and one of what the
-    true objects would get. done: the family, what eval.json says and the features of each run."""
+    true objects would get."""
     out = []
-    for name in dict.fromkeys(family for family, _, _ in done):
-        own = [(told, features) for family, told, features in done if family == name]
-        rows = [row for told, _ in own for row in told["prompts"]]
+    for name in dict.fromkeys(run.family for run in done):
+        own = [run for run in done if run.family == name]
+        rows = [row for run in own for row in run.told["prompts"]]
         prompts = {prompt: [row for row in rows if row["prompt"] == prompt] for prompt in dict.fromkeys(r["prompt"] for r in rows)}
-        means = {prompt: mean(seeds) for prompt, seeds in prompts.items()}
+        means = {prompt: mean(seeds) | _across(own, prompt) for prompt, seeds in prompts.items()}
         ends = {"mean": mean(list(means.values())), "true objects": mean([row["truth"] for row in rows if "truth" in row])}
         columns = [column for column in HEADINGS if any(column in row for row in means.values())]
         body = [[prompt, str(len(prompts[prompt])), *(said(row, c) for c in columns)] for prompt, row in means.items()]
         body += [[end, "", *(said(row, c) for c in columns)] for end, row in ends.items() if row]
         out += ["", f"{name}:", "", *_aligned([["prompt", "runs", *(HEADINGS[c][0] for c in columns)], *body])]
-        far = frechet([pair for _, features in own for pair in features])
+        between = [told for column, told in BETWEEN.items() if column in columns]
+        out += ["", "; ".join(between)] if between else []
+        far = frechet([pair for run in own for pair in run.features])
         out += ["", f"Frechet distance to the true objects: {far['frechet']:.1f}"] if far else []
     return "\n".join(out)
+
+
+def _across(runs: Sequence[Outcome], prompt: str) -> dict[str, float]:
+    """Of the particles that runs of different seeds made of a prompt."""
+    return across([(run.seed, run.shown[prompt]) for run in runs if prompt in run.shown])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

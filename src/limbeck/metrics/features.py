@@ -20,3 +20,12 @@ def feature_diversity(images: Float[Tensor, "n 3 h w"], features: Callable[[Tens
     f = torch.nn.functional.normalize(features(images).double(), dim=1)
     rows, columns = torch.triu_indices(len(f), len(f), 1)
     return (1 - (f[rows] * f[columns]).sum(1)).mean().item()
+
+
+def feature_difference(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    """Mean over pairs of one row of ``a`` and one of ``b`` of 1 - cosine: ``feature_diversity`` between two sets of features.
+
+    Range [0, 2], no unit.
+    """
+    one, other = (torch.nn.functional.normalize(features.double(), dim=1) for features in (a, b))
+    return (1 - one @ other.T).mean().item()

@@ -44,3 +44,14 @@ def diversity(images: Float[Tensor, "n 3 h w"]) -> float | None:
     flat = images.flatten(1).double()
     # pdist gives |a - b|, without a [N, N, D] tensor
     return (torch.pdist(flat) / flat.shape[1] ** 0.5).mean().item()
+
+
+def difference(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> float:
+    """Mean root mean squared difference over pairs of one picture of ``a`` and one of ``b``: ``diversity`` between two sets.
+
+    Range [0, 1], in units of the image range.
+    """
+    one, other = a.flatten(1).double(), b.flatten(1).double()
+    # the shorter formula, by a matrix product, loses half of the digits of near pictures
+    far = torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
+    return (far / one.shape[1] ** 0.5).mean().item()

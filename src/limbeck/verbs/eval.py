@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     if wanted.texts is not None and wanted.clip is None:
         raise ValueError("--texts are for CLIP, and no --clip FOLDER is given")
 
-    from limbeck.evaluation import check_judge, family, judged_run, opened, write
+    from limbeck.evaluation import check_judge, judged_run, opened, write
     from limbeck.loading import load, pick_device
     from limbeck.metrics.clip import Clip
     from limbeck.standing import line, table
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> None:
     others = [*(prompt for run in runs for prompt in run.experiment.prompts), *texts]
     evaluator, done = load_evaluator(), []
     for run in runs:
-        told, features = judged_run(run, prior_of(run.experiment), evaluator, clip, others)
-        print(f"{write(run, told)}: {line(told['mean'])}", flush=True)
-        done.append((family(run.experiment), told, features))
+        done.append(judged_run(run, prior_of(run.experiment), evaluator, clip, others))
+        print(f"{write(run, done[-1].told)}: {line(done[-1].told['mean'])}", flush=True)
     if len(runs) > 1:
         print(table(done))
