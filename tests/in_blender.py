@@ -1,7 +1,7 @@
 """Run by a Python that has Blender as the module ``bpy``, not by pytest: opens files, looks at them through cameras.
 
-Its one argument is a file of JSON: ``{"files": [...], "poses": [4 x 4, ...], "fov": radians, "size": pixels, "out": folder}``, poses
-with y up. Pictures go to ``out/NAME.ENDING-CAMERA.png``, what was found to ``out/found.json``.
+Its one argument is a file of JSON: ``{"files": [...], "poses": [4 x 4, ...], "fov": radians, "size": pixels, "out": folder}``,
+poses with y up. Pictures go to ``out/NAME.ENDING-CAMERA.png``, what was found to ``out/found.json``.
 """
 
 import json
