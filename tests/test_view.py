@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -25,8 +26,9 @@ from PIL import Image
 from tiny import rng, worst
 
 import limbeck
-from limbeck import Experiment, Run
+from limbeck import Experiment, Run, config
 from limbeck import camera as cameras
+from limbeck.cli import main
 from limbeck.export import at_vertices
 from limbeck.export.files import linear
 from limbeck.loading import load
@@ -36,6 +38,7 @@ from limbeck.reopen import names, reopened, sampled
 from limbeck.snapshots import Shelf, read, shelve
 from limbeck.solid import Splats
 from limbeck.turntable import Looked, coloured, enlarged, panels, stills, turntable
+from limbeck.verbs import run as run_verb
 from limbeck.verbs.view import Viewing, show
 from limbeck.viewer import FILM_AFTER, FILM_BEFORE, Viewer, against_film, as_opencv, axes, covariances, meshed, shaded
 from limbeck.views import Orbit
@@ -176,6 +179,51 @@ def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: P
         assert viewer.note.content == "**nothing to see yet**"
     finally:
         viewer.server.stop()
+
+
+def stage_of(made: Experiment, folder: Path, place: Path, step: int) -> None:
+    """A stage begun, with one snapshot."""
+    (place / "solids").mkdir(parents=True)
+    (place / "solids" / f"step-{step:05d}-00-00.ply").write_bytes((folder / "solids" / "step-00004-00-00.ply").read_bytes())
+    (place / "run.yaml").write_text(config.dump(made))
+
+
+def test_one_page_follows_a_recipe_through_its_stages(made: Experiment, folder: Path, tmp_path: Path) -> None:
+    stage_of(made, folder, tmp_path / "1-field", 2)
+    viewer = Viewer(tmp_path, made, 18770)
+    try:
+        address = viewer.address
+        assert not viewer.stage.visible and viewer.note.content == "**step 2 of 4**"
+        stage_of(replace(made, steps=9, particles=1), folder, tmp_path / "2-geometry", 7)
+        viewer.look()
+        assert viewer.stage.visible and viewer.stage.value == "2-geometry" and viewer.address == address
+        assert viewer.note.content == "**step 7 of 9**" and viewer.particle.options == ("00-00", "01-00")
+        viewer.stage.value = "1-field"
+        assert viewer.note.content == "**step 2 of 4**" and viewer.particle.options == ("00-00", "00-01", "01-00", "01-01")
+        stage_of(made, folder, tmp_path / "10-texture", 1)
+        viewer.look()
+        assert viewer.stage.value == "1-field", "who looks back is left alone"
+        assert viewer.stage.options == ("1-field", "2-geometry", "10-texture")
+    finally:
+        viewer.server.stop()
+
+
+def test_a_recipe_of_several_stages_has_one_viewer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    @contextmanager
+    def watching(place: Path, _):
+        asked.append(f"begin {place.name}")
+        yield
+        asked.append("end")
+
+    monkeypatch.setattr(run_verb, "watching", watching)
+    monkeypatch.setattr(run_verb, "_one", lambda _e, _p, out, _c, view: asked.append(f"{out.name} {view}"))
+    argv = ["run", "a red car", "--preset", "prolificdreamer", "--out", str(tmp_path / "car")]
+    assert main([*argv, "--view"]) == 0
+    assert asked == ["begin car", "1-field False", "2-geometry False", "3-texture False", "end"]
+    asked.clear()
+    assert main([*argv, "--view", "--dry"]) == 0 and "end" not in asked
 
 
 def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:

@@ -38,12 +38,17 @@ def experiment_in(folder: Path) -> Experiment:
     return config.load_file(folder / "run.yaml")
 
 
+def stages(folder: Path) -> list[Path]:
+    """The folders of a recipe's stages begun so far, in order; of any other run, itself alone."""
+    begun = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
+    if (folder / "run.yaml").is_file() or not begun:
+        return [folder]
+    return sorted(begun, key=lambda stage: int(stage.name.partition("-")[0]))
+
+
 def last_stage(folder: Path) -> Path:
     """Of the folder of a recipe with several stages, that of the last one begun; of any other, itself."""
-    stages = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
-    if (folder / "run.yaml").is_file() or not stages:
-        return folder
-    return max(stages, key=lambda stage: int(stage.name.partition("-")[0]))
+    return stages(folder)[-1]
 
 
 def refuse_flat(folder: Path, experiment: Experiment) -> None:

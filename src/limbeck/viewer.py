@@ -22,7 +22,7 @@ from limbeck.camera import Camera, turntable
 from limbeck.experiment import Experiment
 from limbeck.export.files import glb, linear
 from limbeck.export.mesh import Mesh
-from limbeck.reopen import names, sampled
+from limbeck.reopen import experiment_in, names, sampled, stages
 from limbeck.snapshots import Shelf, read
 from limbeck.solid import Splats
 from limbeck.views import Orbit
@@ -92,24 +92,29 @@ def as_opencv(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Viewer:
-    """A page that shows what lies in ``solids/``; ``look`` has it look again."""
+    """A page that shows what lies in ``solids/`` of a run folder; of a recipe of several stages, of any of them, at first the last.
+    ``look`` has it look again."""
 
     def __init__(self, folder: Path, experiment: Experiment, port: int, host: str = "127.0.0.1"):
-        self.shelf, self.experiment = Shelf(folder), experiment
-        self.lock, self.steps = threading.Lock(), self.shelf.steps()
+        """experiment: of the run or the last stage."""
+        self.root, self.stages = folder, {stage.name: stage for stage in stages(folder)}
+        self.shelf, self.experiment = Shelf(stages(folder)[-1]), experiment
+        self.lock, self.steps = threading.RLock(), self.shelf.steps()  # to change a control draws again, within a draw too
         self.shown: tuple[Path | None, str] | None = None
         with redirect_stdout(io.StringIO()):  # it greets whatever it is told
             self.server = viser.ViserServer(host=host, port=port, label=f"limbeck: {folder.name}", verbose=False)
         self._stage()
         gui, e = self.server.gui, experiment
         gui.add_markdown("\n".join(f"- {i:02d} {prompt}" for i, prompt in enumerate(e.prompts)))
+        several, last = tuple(self.stages), list(self.stages)[-1]
+        self.stage = gui.add_dropdown("stage", several, initial_value=last, visible=len(several) > 1)
         self.particle = gui.add_dropdown("particle", tuple(names(e)))
         self.step = gui.add_slider("checkpoint", min=0, max=max(len(self.steps) - 1, 1), step=1, initial_value=self._last)
         self.shading = gui.add_dropdown("shading", SHADINGS)
         self.cameras = gui.add_checkbox("cameras", False)
         self.back = gui.add_slider("of the last steps", min=1, max=FRUSTA, step=1, initial_value=8)
         self.note = gui.add_markdown("")
-        for control in (self.particle, self.step, self.shading, self.cameras, self.back):
+        for control in (self.stage, self.particle, self.step, self.shading, self.cameras, self.back):
             control.on_update(lambda _: self.draw())
         self.draw()
 
@@ -131,7 +136,13 @@ class Viewer:
         self.server.initial_camera.fov = float(np.radians(looked[2]))
 
     def look(self) -> None:
-        """Take up new snapshots; who looked at the newest goes on with the newest."""
+        """Take up new snapshots and stages; who looked at the newest goes on with the newest."""
+        begun = {stage.name: stage for stage in stages(self.root)}
+        if list(begun) != list(self.stages):
+            newest, self.stages = self.stage.value == list(self.stages)[-1], begun
+            self.stage.options, self.stage.visible = tuple(begun), len(begun) > 1
+            if newest:
+                self.stage.value = list(begun)[-1]
         found = self.shelf.steps()
         if found == self.steps:
             return
@@ -141,9 +152,19 @@ class Viewer:
             self.step.value = self._last
         self.draw()
 
+    def _turn(self, folder: Path) -> None:
+        """To another stage, as it is now."""
+        self.shelf, self.experiment = Shelf(folder), experiment_in(folder)
+        self.steps = self.shelf.steps()
+        self.particle.options = tuple(names(self.experiment))
+        self.step.max = max(self._last, 1)
+        self.step.value = self._last
+
     def draw(self) -> None:
         """Show what the controls say."""
         with self.lock:
+            if self.stages[self.stage.value] != self.shelf.folder:
+                self._turn(self.stages[self.stage.value])
             place = min(int(self.step.value), self._last)
             step = list(self.steps)[place] if self.steps else 0
             path = self.steps.get(step, {}).get(self.particle.value)

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     command = shlex.join(["limbeck", "run", *argv])
     if preset is None or first is None or len(preset.stages(UNSAID)) == 1:
-        _one(experiment, place, place.out, command)
+        _one(experiment, place, place.out, command, place.view)
     else:
         _stages(preset, first, experiment, place, command)
 
@@ -105,18 +105,19 @@ def _stages(preset: Preset, first: Experiment, chosen: Experiment, place: Watche
     name = type(preset).__name__.lower()
     above = place.out or Path("runs") / f"{slug(chosen.prompts[0])}-{name}-{fingerprint(replace(first, prompts=chosen.prompts))}"
     before = None
-    for number, (name, stage) in enumerate(whole.items(), 1):
-        folder = above / f"{number}-{name}"
-        _one(stage if before is None else begun(stage, before), place, folder, command)
-        before = folder
+    with watching(above, chosen) if place.view and not place.dry else nullcontext():  # one page for all stages
+        for number, (name, stage) in enumerate(whole.items(), 1):
+            folder = above / f"{number}-{name}"
+            _one(stage if before is None else begun(stage, before), place, folder, command, view=False)
+            before = folder
 
 
-def _one(experiment: Experiment, place: Watched, out: Path | None, command: str) -> None:
+def _one(experiment: Experiment, place: Watched, out: Path | None, command: str, view: bool) -> None:
     from limbeck.places import check_folder, default_folder, going_on
 
     folder = out or default_folder(experiment)
     check_folder(folder, experiment)
-    watched = watching(folder, experiment) if place.view else nullcontext()
+    watched = watching(folder, experiment) if view else nullcontext()
 
     from limbeck.loading import load
     from limbeck.plan import refuse_weights, rehearsed

@@ -15,7 +15,7 @@ class Viewing:
     """What is looked at.
 
     runs: the run folder. port: of the page on this machine, the next free one if taken. live: wait for the run and show every new
-    snapshot of it. device: auto, cpu, cuda, cuda:N or mps; for a run that left no snapshots.
+    snapshot of it, and every stage of a recipe. device: auto, cpu, cuda, cuda:N or mps; for a run that left no snapshots.
     """
 
     runs: tuple[Path, ...] = ()
@@ -44,9 +44,9 @@ def show(what: Viewing, over: threading.Event) -> None:
     from limbeck.snapshots import Shelf, shelve
     from limbeck.viewer import Viewer
 
-    folder = what.runs[0] if what.live else last_stage(what.runs[0])
-    while what.live and not (folder / "run.yaml").is_file():
+    while what.live and not (last_stage(what.runs[0]) / "run.yaml").is_file():
         time.sleep(0.2)
+    folder = last_stage(what.runs[0])
     experiment = experiment_in(folder)
     refuse_flat(folder, experiment)
     if not what.live and not Shelf(folder).steps():
@@ -54,8 +54,8 @@ def show(what: Viewing, over: threading.Event) -> None:
         shelve(folder, experiment, run.representation, run.step)
         if not Shelf(folder).steps():
             raise ValueError(f"{folder}: there is nothing to look at after step {run.step}; every particle is empty")
-    viewer = Viewer(folder, experiment, what.port)
-    print(f"limbeck: {folder} at {viewer.address}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    viewer = Viewer(what.runs[0], experiment, what.port)
+    print(f"limbeck: {what.runs[0]} at {viewer.address}; Ctrl-C ends it", file=sys.stderr, flush=True)
     try:
         viewer.follow(over)
     except KeyboardInterrupt:
