@@ -31,6 +31,7 @@ from limbeck import camera as cameras
 from limbeck.cli import main
 from limbeck.export import at_vertices
 from limbeck.export.files import linear
+from limbeck.heldout import LAMP
 from limbeck.loading import load
 from limbeck.pictures import grid
 from limbeck.record import record
@@ -130,7 +131,9 @@ def test_covariances_and_shades_of_splats() -> None:
     radial = torch.nn.functional.normalize(splats.mean, dim=1)
     assert (vector[:, :, 0] * radial).sum(1).abs().min() > 0.999, "the thin axis is that of the ball's radius"
     assert worst(shaded(splats, "normals"), (radial + 1) / 2) < 0.01, "outwards everywhere"
-    assert torch.equal(shaded(splats, "colour"), splats.colour) and shaded(splats, "textureless").std() == 0
+    assert torch.equal(shaded(splats, "colour"), splats.colour)
+    grey, lamp = shaded(splats, "textureless"), torch.nn.functional.normalize(torch.tensor(LAMP), dim=0)
+    assert (grey == grey[:, :1]).all() and worst(grey[:, 0], 0.75 * (0.42 + 0.62 * (radial @ lamp).clamp_min(0))) < 0.01
 
 
 def test_shadings_of_a_mesh() -> None:

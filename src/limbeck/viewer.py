@@ -22,6 +22,7 @@ from limbeck.camera import Camera, turntable
 from limbeck.experiment import Experiment
 from limbeck.export.files import glb, linear
 from limbeck.export.mesh import Mesh
+from limbeck.heldout import AMBIENT, DIFFUSE, LAMP
 from limbeck.reopen import experiment_in, names, sampled, stages
 from limbeck.snapshots import Shelf, read
 from limbeck.solid import Splats
@@ -68,15 +69,18 @@ def axes(turn: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
 
 
 def shaded(splats: Splats, shading: str) -> Float[Tensor, "n 3"]:
-    """Colours of splats; as normals serve their shortest axes, turned away from the middle."""
+    """Colours of splats; as normals serve their shortest axes, turned away from the middle. Without texture they are grey under a
+    lamp before them, up and to the left."""
     if shading == "colour":
         return splats.colour
-    if shading == "textureless":
-        return torch.full_like(splats.colour, GREY)
     shortest = splats.scale.argmin(1)[:, None, None].expand(-1, 3, 1)
     normal = axes(splats.turn).gather(2, shortest)[..., 0]
     outward = ((splats.mean - splats.mean.mean(0)) * normal).sum(1, keepdim=True) >= 0
-    return (torch.where(outward, normal, -normal) + 1) / 2
+    normal = torch.where(outward, normal, -normal)
+    if shading == "normals":
+        return (normal + 1) / 2
+    lit = normal @ torch.nn.functional.normalize(torch.tensor(LAMP).to(normal), dim=0)
+    return (GREY * (AMBIENT + DIFFUSE * lit.clamp_min(0)))[:, None].expand(-1, 3)
 
 
 def covariances(splats: Splats) -> Float[Tensor, "n 3 3"]:
@@ -105,14 +109,14 @@ class Viewer:
             self.server = viser.ViserServer(host=host, port=port, label=f"limbeck: {folder.name}", verbose=False)
         self._stage()
         gui, e = self.server.gui, experiment
-        gui.add_markdown("\n".join(f"- {i:02d} {prompt}" for i, prompt in enumerate(e.prompts)))
+        gui.add_markdown("\n".join(f"- {i:02d} {prompt}" for i, prompt in enumerate(e.prompts)) if e.prompts[1:] else e.prompts[0])
         several, last = tuple(self.stages), list(self.stages)[-1]
         self.stage = gui.add_dropdown("stage", several, initial_value=last, visible=len(several) > 1)
-        self.particle = gui.add_dropdown("particle", tuple(names(e)))
-        self.step = gui.add_slider("checkpoint", min=0, max=max(len(self.steps) - 1, 1), step=1, initial_value=self._last)
+        self.particle = gui.add_dropdown("particle", tuple(names(e)), visible=e.total > 1)
+        self.step = gui.add_slider("checkpoint", min=0, max=max(self._last, 1), step=1, initial_value=self._last)
         self.shading = gui.add_dropdown("shading", SHADINGS)
         self.cameras = gui.add_checkbox("cameras", False)
-        self.back = gui.add_slider("of the last steps", min=1, max=FRUSTA, step=1, initial_value=8)
+        self.back = gui.add_slider("of the last steps", min=1, max=FRUSTA, step=1, initial_value=8, visible=False)
         self.note = gui.add_markdown("")
         for control in (self.stage, self.particle, self.step, self.shading, self.cameras, self.back):
             control.on_update(lambda _: self.draw())
@@ -156,7 +160,7 @@ class Viewer:
         """To another stage, as it is now."""
         self.shelf, self.experiment = Shelf(folder), experiment_in(folder)
         self.steps = self.shelf.steps()
-        self.particle.options = tuple(names(self.experiment))
+        self.particle.options, self.particle.visible = tuple(names(self.experiment)), self.experiment.total > 1
         self.step.max = max(self._last, 1)
         self.step.value = self._last
 
@@ -165,6 +169,7 @@ class Viewer:
         with self.lock:
             if self.stages[self.stage.value] != self.shelf.folder:
                 self._turn(self.stages[self.stage.value])
+            self.step.visible, self.back.visible = len(self.steps) > 1, self.cameras.value  # what can be chosen
             place = min(int(self.step.value), self._last)
             step = list(self.steps)[place] if self.steps else 0
             path = self.steps.get(step, {}).get(self.particle.value)
