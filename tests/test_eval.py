@@ -311,6 +311,7 @@ def test_a_run_is_judged_as_its_particles_are(tmp_path, evaluator, world):
     row = told["prompts"][0]
     assert row["object"] == one.figures["object"] and row["seen"] == [one.verdicts[0]] * 2
     assert done.seed == 0 and done.shown["a yellow duck"].images.shape == (2, 32, 3, 64, 64)
+    assert row["particles"] == [one.figures] * 2 == one.each * 2
     assert row["diversity"] == 0 and len(features[0][0]) == 64 == len(features[0][1])
     assert row["truth"].keys() == one.figures.keys() and told["mean"]["janus"] == row["janus"]
     assert told["sides"][:2] == ["front", "front"] and told["sides"][-1] == VIEWS[3]
@@ -331,6 +332,8 @@ def test_eval_writes_a_line_a_file_and_a_table(tmp_path, capsys):
     assert "across seeds" in heads[0] and "across seeds" not in heads[1] and "diversity" not in heads[0]
     assert [cell.strip() for cell in rows[0].split("|")][heads[0].index("across seeds")] == "0.000"  # the same duck twice
     assert out.count("across seeds: between particles of runs of different seeds") == 1
+    page = (c / "report.html").read_text()
+    assert "From 32 held-out cameras" in page and "nothing" in page and f"{100 * told['mean']['object']:.0f} %" in page
     assert not list(tmp_path.rglob("*.part"))
 
 

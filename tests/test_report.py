@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,34 @@ def test_what_differs_is_marked(runs):
     ]
     text = write([runs / "sds", runs / "vsd", runs / "other"], runs / "three.html").read_text()
     assert "<mark>50.0</mark>" in text and "<mark>7.5</mark>" not in text
+
+
+def test_what_eval_said_is_in_the_report(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "sds", folder)
+    seen = ["duck yellow plain grass front", "nothing red plain sky back"]
+    told = {
+        "cameras": {"rings": [[30.0, 1, 11.25], [10.0, 1, 90.0]], "distance": 3.6, "fov": 40.0}, "sides": ["front", "side"],
+        "prompts": [{
+            "prompt": "a <b>duck</b>", "object": 0.75, "janus": 0.25, "diversity": 0.125, "seen": [seen, seen[::-1]],
+            "particles": [{"object": 0.5, "janus": 0.0}, {"object": 1.0, "janus": 0.5}], "truth": {"object": 1.0, "janus": 0.0},
+        }], "mean": {"object": 0.75},
+    }  # fmt: skip
+    assert "held-out cameras" not in write([folder]).read_text()
+    (folder / "eval.json").write_text(json.dumps(told))
+    page = write([folder]).read_text()
+    section = page[page.index("From 32 held-out cameras") :].split("</section>")[0]
+    rows = [re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", section, re.S)]
+    assert rows[0] == ["object", "Janus", "diversity"] and rows[1][-5:] == ["75", "%", "25", "%", "0.125"]
+    assert rows[2] == ["particle", "1", "50", "%", "0", "%", "\N{EN DASH}"] and rows[3][2:6] == ["100", "%", "50", "%"]
+    assert rows[4][:3] == ["the", "true", "object"] and "&lt;b&gt;duck" in section
+    assert rows[5] == ["height", "turn", "side", "particle", "1", "particle", "2"]
+    assert rows[6] == ["30°", "11°", "front", *seen[0].split(), *seen[1].split()] and len(rows) == 8
+    told["prompts"][0].pop("particles")  # as an earlier version wrote it
+    told["prompts"][0].pop("seen")
+    (folder / "eval.json").write_text(json.dumps(told))
+    page = write([folder]).read_text()
+    assert "From 32 held-out cameras" in page and "particle 1" not in page and "<details>" not in page
 
 
 def test_a_sampling_has_a_page_too(runs):

@@ -87,39 +87,39 @@ def seen_of(run: Opened, prior: Prior) -> list[list[Seen]]:
 
 @dataclass(frozen=True)
 class Judged:
-    """Figures of a prompt's particles and, by camera, what the evaluator saw; features for what is measured over many prompts."""
+    """Figures of a prompt's particles and of each alone, what the evaluator saw by camera, and features of the pictures."""
 
     figures: dict[str, float]
+    each: list[dict[str, float]]
     verdicts: list[list[str]]
     features: Float[Tensor, "n f"]
 
 
 def by_evaluator(prompt: str, particles: Sequence[Seen], camera: Camera, evaluator: Any) -> Judged:
     """The world's evaluator on all particles of a prompt that names one of its objects."""
-    images = torch.cat([seen.images for seen in particles])
-    with torch.no_grad():
-        logits = [evaluator(part) for part in images.split(128)]
-        features = torch.cat([evaluator.features(part) for part in images.split(128)])
-    said = {name: torch.cat([part[name] for part in logits]) for name in ATTRIBUTES}
-    verdicts = torch.stack([said[name].argmax(1) for name in ATTRIBUTES], 1)
-    figures = agreement(verdicts, [prompt] * len(images))
-    figures.pop("view", None)  # the prompt's own view is not that of every camera
-    if sided(judged(prompt)["object"]):
-        figures |= view_figures(verdicts, side_of(camera).repeat(len(particles)))
-    rows = torch.cat([torch.arange(len(camera))[RETRIEVED] + i * len(camera) for i in range(len(particles))])
-    figures["r_precision"] = r_precision(seen_scores({k: v[rows] for k, v in said.items()}, prompt), 0)
-    shapes = [seen.shapes[RETRIEVED] for seen in particles if seen.shapes is not None]
-    if shapes:
+    each, verdicts, features = [], [], []
+    for seen in particles:
         with torch.no_grad():
-            figures["r_precision_shape"] = r_precision(seen_scores(evaluator(torch.cat(shapes)), prompt, True), 0)
-    return Judged(figures, _words(verdicts, len(camera)), features)
+            said = evaluator(seen.images)
+            features.append(evaluator.features(seen.images))
+            shapes = evaluator(seen.shapes[RETRIEVED]) if seen.shapes is not None else None
+        verdict = torch.stack([said[name].argmax(1) for name in ATTRIBUTES], 1)
+        figures = agreement(verdict, [prompt] * len(verdict))
+        figures.pop("view", None)  # the prompt's own view is not that of every camera
+        if sided(judged(prompt)["object"]):
+            figures |= view_figures(verdict, side_of(camera))
+        figures["r_precision"] = r_precision(seen_scores({k: v[RETRIEVED] for k, v in said.items()}, prompt), 0)
+        if shapes is not None:
+            figures["r_precision_shape"] = r_precision(seen_scores(shapes, prompt, True), 0)
+        each.append(figures)
+        verdicts.append(_words(verdict))
+    return Judged(mean(each), each, verdicts, torch.cat(features))
 
 
-def _words(verdicts: Int[Tensor, "n 5"], cameras: int) -> list[list[str]]:
-    """Verdicts as people say them, a list per particle."""
+def _words(verdicts: Int[Tensor, "n 5"]) -> list[str]:
+    """Verdicts as people say them."""
     names = [(*words, "nothing") if name == "object" else words for name, words in ATTRIBUTES.items()]
-    said = [" ".join(known[i] for known, i in zip(names, row, strict=True)) for row in verdicts.tolist()]
-    return [said[i : i + cameras] for i in range(0, len(said), cameras)]
+    return [" ".join(known[i] for known, i in zip(names, row, strict=True)) for row in verdicts.tolist()]
 
 
 def apart(particles: Sequence[Seen], evaluator: Any = None) -> dict[str, float]:
@@ -217,7 +217,7 @@ def judged_run(run: Opened, prior: Prior, evaluator: Any = None, clip: Clip | No
         shown[prompt] = Shown(images)
         if world:
             told = by_evaluator(prompt, particles, run.camera, evaluator)
-            row |= told.figures | {"seen": told.verdicts}
+            row |= told.figures | {"particles": told.each, "seen": told.verdicts}
             shown[prompt] = Shown(images, told.features.unflatten(0, images.shape[:2]))
         if world and find_spec("numba") is not None:  # which draws the world; what it says is worth a wait, not an error
             true = by_evaluator(prompt, [true_object(prompt, run.camera, e.seed)] * len(particles), run.camera, evaluator)

@@ -68,10 +68,35 @@ def _single(left: Left, page: Path) -> dict[str, Any]:
         "curves": [(title, Markup(svg)) for title, svg in plots.curves(left.metrics)],
         "columns": score_columns(rows),
         "rows": rows,
+        "standing": _standing(left),
         "parts": _parts(left),
         "counted": bool(left.cost.get("bytes")),
         "flops": scaled(sum(left.cost.get("flops", {}).values()), "FLOP"),
     }
+
+
+def _standing(left: Left) -> dict[str, Any]:
+    """The figures of ``eval.json`` as a table: of every prompt, of each of several particles, and of the true object; and by camera
+    what was seen. Empty where there is none."""
+    rows: list[tuple[str, str, dict[str, Any]]] = []  # kind, name, figures
+    for told in left.judged.get("prompts", []):
+        rows.append(("", told["prompt"], told))
+        each = told.get("particles", [])
+        rows += [("own", f"particle {i}", figures) for i, figures in enumerate(each, 1)] if len(each) > 1 else []
+        rows += [("true", "the true object", told["truth"])] if "truth" in told else []
+    if not rows:
+        return {}
+    means = [("mean", "mean", left.judged["mean"])] if len(left.judged["prompts"]) > 1 else []
+    turns = [(up, (first + 360 * i / count) % 360) for up, count, first in left.judged["cameras"]["rings"] for i in range(count)]
+    seen = [
+        (
+            told["prompt"],
+            [(*turn, side, said) for turn, side, *said in zip(turns, left.judged["sides"], *told["seen"], strict=True)],
+        )
+        for told in left.judged["prompts"]
+        if "seen" in told
+    ]
+    return {"columns": score_columns([figures for _, _, figures in rows]), "rows": rows + means, "seen": seen}
 
 
 def _strips(left: Left, shown: Sequence[int]) -> list[tuple[str, str, list[Shown]]]:

@@ -114,6 +114,11 @@ class Left:
         return self._json("scores.json")
 
     @cached_property
+    def judged(self) -> dict[str, Any]:
+        """What ``limbeck eval`` said; empty where it was not asked."""
+        return self._json("eval.json")
+
+    @cached_property
     def cost(self) -> dict[str, Any]:
         return self._json("cost.json")
 

@@ -23,16 +23,17 @@ class Judging:
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck eval``: a line per run, eval.json in its folder, and with several a table."""
+    """``limbeck eval``: a line per run, eval.json and its place in the report of its folder, and with several a table."""
     from limbeck.options import parse
 
-    about = "Judge finished 3D runs in their FOLDERs, and write eval.json into each."
+    about = "Judge finished 3D runs in their FOLDERs, and write eval.json and its table in the report into each."
     (wanted,) = parse([(Judging, None)], argv, "limbeck eval", about, "folders")
     if not wanted.folders:
         raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
     if wanted.texts is not None and wanted.clip is None:
         raise ValueError("--texts are for CLIP, and no --clip FOLDER is given")
 
+    from limbeck import report
     from limbeck.evaluation import check_judge, judged_run, opened, write
     from limbeck.loading import load, pick_device
     from limbeck.metrics.clip import Clip
@@ -52,5 +53,6 @@ def main(argv: Sequence[str]) -> None:
     for run in runs:
         done.append(judged_run(run, prior_of(run.experiment), evaluator, clip, others))
         print(f"{write(run, done[-1].told)}: {line(done[-1].told['mean'])}", flush=True)
+        report.write([run.folder])
     if len(runs) > 1:
         print(table(done))
