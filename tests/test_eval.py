@@ -333,7 +333,8 @@ def test_eval_writes_a_line_a_file_and_a_table(tmp_path, capsys):
     assert [cell.strip() for cell in rows[0].split("|")][heads[0].index("across seeds")] == "0.000"  # the same duck twice
     assert out.count("across seeds: between particles of runs of different seeds") == 1
     page = (c / "report.html").read_text()
-    assert "From 32 held-out cameras" in page and "nothing" in page and f"{100 * told['mean']['object']:.0f} %" in page
+    janus = json.loads((c / "eval.json").read_text())["mean"]["janus"]
+    assert "From 32 held-out cameras" in page and "duck yellow plain" in page and f"<td>{100 * janus:.0f} %</td>" in page
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -76,7 +76,7 @@ def _svg(figure: Figure) -> str:
 def _axes(label: str, name: str = "step") -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.0, 2.5))
     axes = figure.add_subplot()
-    figure.subplots_adjust(left=0.14, right=0.99, bottom=0.19, top=0.96)  # the same for all, so that panels line up
+    figure.subplots_adjust(left=0.14, right=0.965, bottom=0.19, top=0.96)  # the same for all, so that panels line up
     axes.set_xlabel(name)
     axes.set_ylabel(label)
     return figure, axes
