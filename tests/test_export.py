@@ -376,7 +376,8 @@ def test_all_particles_and_default_places(run: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(("argv", "why"), [
     ((), "one run folder is wanted, not 0: limbeck export runs/NAME"),
     (("RUN", "RUN"), "one run folder is wanted, not 2"),
-    (("RUN/solids",), "is no run folder: it has no run.yaml"),
+    (("RUN/solids",), "is no run folder: it has no run.yaml"), (("RUN/run.yaml",), "run.yaml is a file: name the run folder"),
+    (("RUN/..",), "it holds runs, such as "), (("RUN/nowhere",), "there is no folder "),
     (("RUN", "--particle", "4"), "--particle 4: this run has 4, counted from 0; or all"),
     (("RUN", "--particle", "-1"), "--particle -1: this run has 4"),
     (("RUN", "--particle", "some"), "--particle must be a whole number or one of all, not 'some'"),
@@ -399,7 +400,8 @@ def test_flat_empty_and_unfinished_runs(tmp_path: Path, capsys: pytest.CaptureFi
     record(empty, load("gaussians"), tmp_path / "empty")
     capsys.readouterr()
     assert "the surface is empty" in refused(capsys, "export", str(tmp_path / "empty"))
-    assert "nothing to look at after step 1; every particle is empty" in refused(capsys, "view", str(tmp_path / "empty"))
+    told = refused(capsys, "view", str(tmp_path / "empty"))
+    assert "nothing to look at after step 1: the surface is empty" in told
     (tmp_path / "empty" / "checkpoint.safetensors").unlink()
     assert "holds no checkpoint yet" in refused(capsys, "export", str(tmp_path / "empty"))
     assert "latents are flat" in refused(capsys, "run", "red disc", "--model", "gaussians", "--view", "--out", str(tmp_path / "x"))

@@ -221,12 +221,21 @@ def test_a_recipe_of_several_stages_has_one_viewer(monkeypatch: pytest.MonkeyPat
         asked.append("end")
 
     monkeypatch.setattr(run_verb, "watching", watching)
-    monkeypatch.setattr(run_verb, "_one", lambda _e, _p, out, _c, view: asked.append(f"{out.name} {view}"))
+    begun: list[Path | None] = []
+
+    def one(stage: Experiment, _place, out: Path, _command, view: bool) -> None:
+        asked.append(f"{out.name} {view}")
+        begun.append(getattr(stage.representation, "start", None))
+
+    monkeypatch.setattr(run_verb, "_one", one)
     argv = ["run", "a red car", "--preset", "prolificdreamer", "--out", str(tmp_path / "car")]
     assert main([*argv, "--view"]) == 0
     assert asked == ["begin car", "1-field False", "2-geometry False", "3-texture False", "end"]
+    assert begun == [None, tmp_path / "car" / "1-field", tmp_path / "car" / "2-geometry"]
     asked.clear()
-    assert main([*argv, "--view", "--dry"]) == 0 and "end" not in asked
+    begun.clear()
+    assert main([*argv, "--view", "--dry"]) == 0 and len(asked) == 3 and "end" not in asked
+    assert begun == [None] * 3, "without folders there is nothing to begin with"
 
 
 def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:

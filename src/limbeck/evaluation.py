@@ -27,7 +27,7 @@ from limbeck.metrics.clip import Clip
 from limbeck.metrics.retrieval import combinations, distractors, r_precision, seen_scores
 from limbeck.metrics.sides import side_of, sided, view_figures
 from limbeck.prior import Prior
-from limbeck.reopen import last_stage
+from limbeck.reopen import experiment_in, last_stage
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, VIEWS, Scenes, render
 
 ENOUGH = 256  #: pictures from which on a Frechet distance in 160 features is told
@@ -50,9 +50,7 @@ class Opened:
 def opened(folder: Path) -> Opened:
     """A run that can be judged, of a recipe with several stages its last; ValueError for what is none, is flat or unfinished."""
     folder = last_stage(folder)
-    if not (folder / "run.yaml").is_file():
-        raise ValueError(f"{folder} is no run folder: it has no run.yaml")
-    experiment = config.load_file(folder / "run.yaml")
+    experiment = experiment_in(folder)
     one = experiment.looking.fixed(1)
     if one is None:
         what = type(experiment.representation).__name__.lower()

@@ -34,8 +34,18 @@ class Reopened:
 def experiment_in(folder: Path) -> Experiment:
     """The experiment of a run folder; ValueError where it is none."""
     if not (folder / "run.yaml").is_file():
-        raise ValueError(f"{folder} is no run folder: it has no run.yaml")
+        raise ValueError(_missing(folder))
     return config.load_file(folder / "run.yaml")
+
+
+def _missing(folder: Path) -> str:
+    """Why a path is no run folder, and what may have been meant."""
+    if not folder.exists():
+        return f"there is no folder {folder}"
+    if not folder.is_dir():
+        return f"{folder} is a file: name the run folder that it lies in"
+    runs = sorted(path.parent for path in folder.glob("*/run.yaml"))
+    return f"{folder} is no run folder: it has no run.yaml" + (f"; it holds runs, such as {runs[0]}" if runs else "")
 
 
 def stages(folder: Path) -> list[Path]:

@@ -21,6 +21,13 @@ NAME = re.compile(r"step-(\d+)-(\d+-\d+)\.ply")
 
 
 @torch.no_grad()
+def snapshot(representation: Representation, particle: int) -> Mesh | Splats:
+    """A particle as it is now, with colours at its vertices; ValueError with the cause where it has nothing to show."""
+    solid = representation.solid(particle)
+    return solid if isinstance(solid, Splats) else at_vertices(checked(solid))
+
+
+@torch.no_grad()
 def shelve(folder: Path, experiment: Experiment, representation: Representation, step: int) -> None:
     """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file."""
     if isinstance(experiment.looking, Flat):
@@ -29,14 +36,13 @@ def shelve(folder: Path, experiment: Experiment, representation: Representation,
     for particle, name in enumerate(final_names(experiment.total, experiment.particles)):
         path = folder / "solids" / f"step-{step:05d}-{name}.ply"
         try:
-            solid = representation.solid(particle)
-            mesh = None if isinstance(solid, Splats) else at_vertices(checked(solid))
+            solid = snapshot(representation, particle)
         except ValueError:  # no surface yet, as at the start of a field
             continue
         if isinstance(solid, Splats):
             put_splats(path, solid)
-        elif mesh is not None:
-            replaced(path, ply(mesh))
+        else:
+            replaced(path, ply(solid))
 
 
 @dataclass(frozen=True)

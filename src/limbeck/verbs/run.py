@@ -108,8 +108,10 @@ def _stages(preset: Preset, first: Experiment, chosen: Experiment, place: Watche
     with watching(above, chosen) if place.view and not place.dry else nullcontext():  # one page for all stages
         for number, (name, stage) in enumerate(whole.items(), 1):
             folder = above / f"{number}-{name}"
+            if place.dry:
+                print(f"{folder.name}: ", end="", flush=True)
             _one(stage if before is None else begun(stage, before), place, folder, command, view=False)
-            before = folder
+            before = None if place.dry else folder  # no folder to begin with: tried with what it makes by itself
 
 
 def _one(experiment: Experiment, place: Watched, out: Path | None, command: str, view: bool) -> None:

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 def show(what: Viewing, over: threading.Event) -> None:
     """The page of ``what``, until Ctrl-C or ``over``."""
     from limbeck.reopen import experiment_in, last_stage, refuse_flat, reopened
-    from limbeck.snapshots import Shelf, shelve
+    from limbeck.snapshots import Shelf, shelve, snapshot
     from limbeck.viewer import Viewer
 
     while what.live and not (last_stage(what.runs[0]) / "run.yaml").is_file():
@@ -53,7 +53,10 @@ def show(what: Viewing, over: threading.Event) -> None:
         run = reopened(folder, what.device)
         shelve(folder, experiment, run.representation, run.step)
         if not Shelf(folder).steps():
-            raise ValueError(f"{folder}: there is nothing to look at after step {run.step}; every particle is empty")
+            try:
+                snapshot(run.representation, 0)
+            except ValueError as error:
+                raise ValueError(f"{folder}: there is nothing to look at after step {run.step}: {error}") from error
     viewer = Viewer(what.runs[0], experiment, what.port)
     print(f"limbeck: {what.runs[0]} at {viewer.address}; Ctrl-C ends it", file=sys.stderr, flush=True)
     try:
