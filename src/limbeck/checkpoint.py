@@ -13,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from limbeck.copies import Copies
+from limbeck.watch import Watch, check
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one move."""
@@ -29,6 +32,15 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
     """Replace ``path`` in one move. If the disk is full, what was there stays and OSError says so."""
     write_snapshot(path, snapshot(tensors), note)
+
+
+def keep(path: Path, copies: Copies, note: Mapping[str, Any], watch: Watch) -> None:
+    """Replace ``path`` by what was copied after ``note["step"]`` steps, unless a value in it or before it is not finite."""
+    own = copies.fetched()
+    if watch.lazy:
+        watch.ask()
+        check(own, note["step"])
+    write_snapshot(path, own, note)
 
 
 def write_snapshot(path: Path, own: dict[str, Tensor], note: Mapping[str, Any] | None = None) -> None:
