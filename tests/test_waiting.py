@@ -79,8 +79,14 @@ FEWER: dict[str, dict] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shown", ["latents", "pixels"])
-@pytest.mark.parametrize("name", choices(Method))
+#: methods of which pixels are tried in every run of the tests: what they do with pictures is their own
+PIXELS = ("sds", "vsd", "dds", "hifa", "repulsive")
+EVERY = [(name, shown) for shown in ("latents", "pixels") for name in choices(Method)]
+
+
+@pytest.mark.parametrize(("name", "shown"), [
+    pytest.param(*pair, marks=pytest.mark.slow) if pair[1] == "pixels" and pair[0] not in PIXELS else pair for pair in EVERY
+])  # fmt: skip
 def test_no_method_waits(name, shown, near, picture):
     method, spec = choices(Method)[name](**FEWER.get(name, {})), {"latents": Latents(), "pixels": Pixels()}[shown]
     if name == "irfds":
@@ -118,7 +124,7 @@ def test_the_pretended_gpu_notices_what_would_wait():
         x = torch.zeros(3, device=pretend.GPU_NAME)
         acts = {
             "item": lambda: x.sum().item(), "bool": lambda: bool(x.any()), "tolist": x.tolist, "cpu": x.cpu, "nonzero": x.nonzero,
-            "mask": lambda: x[x > 0], "unique": x.unique, "host index": lambda: x[torch.tensor([0, 1])], "list index": lambda: x[[0]],
+            "mask": lambda: x[x > 0], "unique": x.unique, "host index": lambda: x[torch.tensor([0, 1])], "list": lambda: x[[0]],
             "to": lambda: torch.ones(2).to(x), "tensor": lambda: torch.tensor([1.0], device=x.device), "from": lambda: x.to("cpu"),
             "assigned": lambda: x.__setitem__(x > 0, 1.0), "copy": lambda: torch.zeros(3).copy_(x),
         }  # fmt: skip

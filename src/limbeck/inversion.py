@@ -45,9 +45,9 @@ def along(
 ) -> Float[Tensor, "b ..."]:
     """x, which lies at ``times[0]``, carried to ``times[-1]`` by one guided prediction per stride (Song et al. 2020, eq. 12).
 
-    A row whose stride is nothing is not asked about: times on the CPU tell without waiting for the device. eta: scale of fresh noise
-    that is added after every stride upwards, in units of the standard deviation of x at the stride's start given x_0 and its end (the
-    code of SDI), drawn by ``rng``.
+    A row whose stride is nothing is not asked about: times on the CPU tell without waiting for the device. eta: scale of fresh
+    noise that is added after every stride upwards, in units of the standard deviation of x at the stride's start given x_0 and its
+    end (the code of SDI), drawn by ``rng``.
     """
     schedule, told = prior.schedule, replace(told, k=1)
     for now, later in pairwise(times):
