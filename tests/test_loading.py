@@ -557,8 +557,7 @@ def test_what_to_change_where_memory_is_scarce_are_options_there_are():
     told = {name for pair in named for name in pair if name}
     assert {"resolution", "samples"} <= told & set(Field.__dataclass_fields__)
     assert "cells" in told & set(Mesh.__dataclass_fields__) and "count" in told & set(Splats.__dataclass_fields__)
-    assert "each" in told & set(Orbit.__dataclass_fields__) and {"particles", "batch"} <= told & set(
-        Experiment.__dataclass_fields__
-    )
+    assert "each" in told & set(Orbit.__dataclass_fields__)
+    assert {"particles", "batch"} <= told & set(Experiment.__dataclass_fields__)
     for line in (advice("said"), refusal(2 << 30, 1 << 30, "a step")):
         assert CHANGE in line and "\n" not in line

@@ -61,7 +61,6 @@ class CDS(Editing):
         with torch.enable_grad(), prior.attending() as own:
             x = sample.x0.detach().requires_grad_()
             prior(sample.schedule.noised(x, sample.eps, sample.t), sample.t, sample.told.pos)
-            layers = zip(own, seen, strict=False)  # of several denoising steps the first is meant
-            loss = torch.stack([self.nce(a, b[first : first + n], sample.rng) for a, b in layers]).sum()
-            (pull,) = torch.autograd.grad(loss, x)
-        return gap + self.cut * height * width / 2000 * pull
+            pairs = zip(own, seen, strict=False)  # of several denoising steps the first is meant
+            loss = torch.stack([self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]).sum()
+        return gap + self.cut * height * width / 2000 * torch.autograd.grad(loss, x)[0]

@@ -13,21 +13,7 @@ from limbeck.inversion import along, rungs
 from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, guided
 from limbeck.schedule import expand, sent
-
-
-class Targets:
-    """Of each particle: the picture it is on its way to, the noise last predicted, and when that was; -1 for never."""
-
-    def __init__(self, start: Start):
-        self.target, self.kappa = torch.zeros_like(start.x0), torch.zeros_like(start.x0)
-        self.turn = torch.full((start.particles,), -1, dtype=torch.int64)  # on the CPU, as views are
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"target": self.target, "kappa": self.kappa, "turn": self.turn}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        self.target, self.kappa = tensors["target"].to(self.target), tensors["kappa"].to(self.kappa)
-        self.turn = tensors["turn"].to(self.turn)
+from limbeck.targets import Targets
 
 
 @dataclass(frozen=True)
