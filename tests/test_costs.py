@@ -15,7 +15,7 @@ from torch import nn
 
 import limbeck.plan as planning
 import limbeck.record as recording
-from limbeck import pictures
+from limbeck import checkpoint, pictures
 from limbeck.checkpoint import read_checkpoint, read_note
 from limbeck.cli import main
 from limbeck.cost import Cost
@@ -82,7 +82,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_slow_disk_changes_no_result_and_figures_are_never_behind_a_checkpoint(finished, tmp_path, monkeypatch):
-    write, seen, most = recording.write_snapshot, [], []
+    write, seen, most = checkpoint.write_snapshot, [], []
 
     def slow(path, own, note):
         time.sleep(0.02)
@@ -92,7 +92,7 @@ def test_a_slow_disk_changes_no_result_and_figures_are_never_behind_a_checkpoint
     save = pictures.save_picture
     advance = Run.advance
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(recording, "write_snapshot", slow)
+    monkeypatch.setattr(checkpoint, "write_snapshot", slow)
     monkeypatch.setattr(pictures, "save_picture", lambda *a: (time.sleep(0.01), save(*a)))
     monkeypatch.setattr(Run, "advance", lambda run: (most.append(len(threading.enumerate())), advance(run))[1])
     go(experiment(), tmp_path / "slow", every=4)
@@ -103,7 +103,7 @@ def test_a_slow_disk_changes_no_result_and_figures_are_never_behind_a_checkpoint
 
 
 def test_a_disk_that_fills_up_is_one_line_and_the_checkpoint_before_stays(tmp_path, monkeypatch, capsys):
-    write, folder = recording.write_snapshot, tmp_path / "run"
+    write, folder = checkpoint.write_snapshot, tmp_path / "run"
 
     def full(path, own, note):
         if note["step"] > 4:
@@ -112,7 +112,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_checkpoint_before_stays(tmp_pa
 
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(recording, "write_snapshot", full)
+        patch.setattr(checkpoint, "write_snapshot", full)
         argv = ["run", "red disc", "--model", "gaussians", "--steps", "12", "--every", "12", "--out", str(folder)]
         assert main(argv) == 2
     said = capsys.readouterr().err.splitlines()

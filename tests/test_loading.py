@@ -1,6 +1,7 @@
 """Where models come from: folders, hub ids, single files, LoRAs, other autoencoders; offline, and what is said of a missing one."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,12 @@ from limbeck.loading import load
 from limbeck.methods.vsd import VSD
 from limbeck.models import MODELS, XXL, G, H, L, known, show
 from limbeck.prior import Parts
+from limbeck.representations.field import Field
+from limbeck.representations.mesh import Mesh
+from limbeck.representations.splats import Splats
 from limbeck.run import Run
+from limbeck.scarce import CHANGE, advice, refusal
+from limbeck.views import Orbit
 
 SIZED = {"flux": 16}
 
@@ -338,7 +344,12 @@ def shell(cache, *argv, cwd, code=None, **variables):
 KILLED = """
 import os, signal, sys
 import limbeck.record
+from limbeck.representations.field import Field
+from limbeck.representations.mesh import Mesh
+from limbeck.representations.splats import Splats
 from limbeck.run import Run
+from limbeck.scarce import CHANGE, advice, refusal
+from limbeck.views import Orbit
 advance = Run.advance
 def deadly(run):
     if run.step == 3:
@@ -538,3 +549,15 @@ def test_the_other_parameters_of_the_table():
     assert all(
         m.autoencoder == (0.0 if m.family == "if" else 83.8 if m.family in ("sd3", "flux", "schnell") else 83.7) for m in MODELS
     )
+
+
+def test_what_to_change_where_memory_is_scarce_are_options_there_are():
+    """Of every kind of thing, those that make a step of it smaller."""
+    named = re.findall(r"--(?:representation|views)?\.?(\w+)|\s\.(\w+)", CHANGE)
+    told = {name for pair in named for name in pair if name}
+    assert {"resolution", "samples"} <= told & set(Field.__dataclass_fields__)
+    assert "cells" in told & set(Mesh.__dataclass_fields__) and "count" in told & set(Splats.__dataclass_fields__)
+    assert "each" in told & set(Orbit.__dataclass_fields__)
+    assert {"particles", "batch"} <= told & set(Experiment.__dataclass_fields__)
+    for line in (advice("said"), refusal(2 << 30, 1 << 30, "a step")):
+        assert CHANGE in line and "\n" not in line

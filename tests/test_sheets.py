@@ -27,7 +27,7 @@ from limbeck.report.folder import read_folder
 from limbeck.representation import Render
 from limbeck.representations.pixels import Pixels
 from limbeck.run import Run
-from limbeck.sheets import columns, looks, placed, planes
+from limbeck.sheets import columns, looks, parts, placed, planes
 from limbeck.views import Orbit
 
 SILENT = ("", "", "", "")
@@ -58,7 +58,7 @@ def test_a_solid_is_shown_from_its_sides_particle_by_particle():
     run = Run(solid(), coloured_shapes(size=12))
     with torch.no_grad():
         run.representation.parts["radius"][1].fill_(0.3)
-    seen = looks(run)
+    seen = looks(run).pictures()
     assert set(seen) == {"", "normal", "depth", "alpha"} and all(images.shape == (16, 3, 12, 12) for images in seen.values())
     assert columns(run) == len(SEEN) == 4
     covered = seen["alpha"].mean((1, 2, 3)).view(4, 4)
@@ -68,7 +68,7 @@ def test_a_solid_is_shown_from_its_sides_particle_by_particle():
 
 def test_a_picture_is_shown_as_it_is():
     run = Run(Experiment(("a red disc",), model="gaussians", representation=Pixels(), particles=3), coloured_shapes(size=12))
-    seen = looks(run)
+    seen = looks(run).pictures()
     assert set(seen) == {""} and seen[""].shape == (3, 3, 12, 12) and columns(run) == 3
 
 
@@ -77,14 +77,15 @@ def test_planes_have_the_colours_they_say():
     alpha = torch.tensor([[1.0, 1.0, 0.5, 0.0]]).view(1, 1, 1, 4)
     normal = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0], [0, 0, 0]]).T.reshape(1, 3, 1, 4)
     depth = torch.tensor([[3.6, 1.0, 3.6, 0.0]]).view(1, 1, 1, 4)
-    out = planes(Render(torch.rand(1, 3, 1, 4), "image", alpha, depth, normal), camera, coloured_shapes(size=12))
+    prior, image = coloured_shapes(size=12), torch.rand(1, 3, 1, 4)
+    out = planes(parts(Render(image, "image", alpha, depth, normal), prior), camera)
     expected = torch.tensor([[0.5, 0.5, 1], [0, 0.5, 0.5], [0.75, 1, 0.75], [1, 1, 1]])
     assert torch.allclose(out["normal"][0, :, 0].T, expected, atol=1e-6)
     middle, yellow = torch.tensor([0.127, 0.566, 0.551]), torch.tensor([0.993, 0.906, 0.144])
     expected = torch.stack([middle, yellow, 0.5 * middle + 0.5, torch.ones(3)])
     assert torch.allclose(out["depth"][0, :, 0].T, expected, atol=0.01)
     assert out["alpha"][0, 0, 0].tolist() == [1, 1, 0.5, 0]
-    assert set(planes(Render(torch.rand(1, 3, 1, 4), "image"), camera, coloured_shapes(size=12))) == {""}
+    assert set(planes(parts(Render(image, "image"), prior), camera)) == {""}
 
 
 def test_the_rows_of_a_step_are_shown_one_by_one_where_a_particle_is_seen_twice():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck import pictures, sheets
 from limbeck.checkpoint import write_text
+from limbeck.copies import Copies
 from limbeck.figures import read_figures
 from limbeck.mirror import Sink
 from limbeck.prior import guided
@@ -22,7 +23,7 @@ from limbeck.writer import Writer
 
 
 class Album:
-    """images/ of a run folder. What is looked at is fetched at once, so that the next step may change it."""
+    """images/ of a run folder. What is looked at is copied at once, so that the next step may change it, and fetched beside it."""
 
     def __init__(self, run: Run, folder: Path, writer: Writer, sink: Sink | None):
         self.run, self.prior, self.folder, self.writer, self.sink = run, run.prior, folder, writer, sink
@@ -32,7 +33,7 @@ class Album:
 
     def all(self) -> Float[Tensor, "n 3 h w"]:
         """What every particle shows, from the sides ``SEEN`` if it has any."""
-        return sheets.looks(self.run)[""]
+        return sheets.looks(self.run).pictures()[""]
 
     def of_all(self, step: int) -> bool:
         """The particles, of what has sides also normals, depth and opacity; False where the model has no pictures, as a mixture in
@@ -55,18 +56,20 @@ class Album:
             shown["critic"] = critic(sample.xt, sample.t, sample.seen(sample.told.pos))[0].x0
         meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
         seen = {name: self._decoded(x0) for name, x0 in shown.items()}
-        maps = step.gradient.float().flatten(1, -3).norm(dim=1).cpu()
-        self.writer.put(partial(self._draw, step.step, sample.view.tolist(), seen, maps))
+        seen["gradient"] = step.gradient.float().flatten(1, -3).norm(dim=1)
+        self.writer.put(partial(self._draw, step.step, sample.view.tolist(), Copies(seen)))
         return True
 
-    def _draw_all(self, step: int, seen: dict[str, Tensor]) -> None:
-        for kind, images in seen.items():
+    def _draw_all(self, step: int, looks: sheets.Looks) -> None:
+        for kind, images in looks.pictures().items():
             self._keep(sheets.sheet(self.run, images), step, kind)
 
     def _decoded(self, x0: Tensor) -> Tensor:
-        return torch.cat([self.prior.decode(part).float().cpu() for part in x0.split(8)])
+        return torch.cat([self.prior.decode(part).float() for part in x0.split(8)])
 
-    def _draw(self, step: int, view: list[int], seen: dict[str, Tensor], maps: Float[Tensor, "b h w"]) -> None:
+    def _draw(self, step: int, view: list[int], copies: Copies) -> None:
+        seen = copies.fetched()
+        maps = seen.pop("gradient")
         for name, images in seen.items():
             self._keep(pictures.grid(*sheets.placed(self.run, images, view)), step, name)
         top = self._scale(maps)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.schedule import expand
+from limbeck.schedule import expand, sent
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Moments:
            ) -> Float[Tensor, "b"]:  # fmt: skip
         """mu of each row by earlier steps only: were it of this d, mu zeta would not have mean zero. This d counts once settled."""
         last = self.sums.shape[-1] - 1
-        rows = view.to(self.sums.device), (t * (last + 1)).long().clamp(0, last).to(self.sums.device)
+        rows = sent(view, self.sums.device), (t * (last + 1)).long().clamp(0, last).to(self.sums.device)
         cross, square = self.sums[:, *rows]
         self._pending = *rows, torch.stack([(d * zeta).flatten(1).sum(1), zeta.square().flatten(1).sum(1)]).to(self.sums)
         return torch.where(square > 0, -cross / square, 0.0)

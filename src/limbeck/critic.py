@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,7 +17,7 @@ from limbeck.memory import load_optimizer
 from limbeck.method import Method, Sample, Start
 from limbeck.prediction import Kind, Prediction
 from limbeck.prior import Condition, Prior
-from limbeck.schedule import expand
+from limbeck.schedule import expand, sent
 from limbeck.timestep import Timesteps
 from limbeck.timesteps import Uniform
 
@@ -141,16 +142,17 @@ class Trainer:
 
     def _step(self, prior: Prior, sample: Sample) -> Tensor:
         n, rng = self.how.batch or len(sample.x0), sample.rng
-        rows = torch.arange(n) if n == len(sample.x0) else torch.randint(len(sample.x0), (n,), generator=rng)
-        x0 = sample.x0.detach()[rows.to(sample.x0.device)]
-        t = sample.schedule.snap(self.how.times(sample.step, sample.steps, n, sample.schedule, rng)).to(x0.device)
-        eps = torch.randn(x0.shape, generator=rng).to(x0)
-        told = sample.seen(sample.told.pos)[rows.to(x0.device)]
+        near = partial(sent, device=sample.x0.device)
+        rows = near(torch.arange(n) if n == len(sample.x0) else torch.randint(len(sample.x0), (n,), generator=rng))
+        x0 = sample.x0.detach()[rows]
+        t = near(sample.schedule.snap(self.how.times(sample.step, sample.steps, n, sample.schedule, rng)))
+        eps = near(torch.randn(x0.shape, generator=rng)).to(x0)
+        told = sample.seen(sample.told.pos)[rows]
         if self.how.unconditional > 0:
-            drop = (torch.rand(n, generator=rng) < self.how.unconditional).to(x0.device)
-            told = told.where(~drop, sample.seen(sample.told.null)[rows.to(x0.device)])
+            drop = near(torch.rand(n, generator=rng) < self.how.unconditional)
+            told = told.where(~drop, sample.seen(sample.told.null)[rows])
         if self.camera and told.pose is not None and self.how.camera_dropout > 0:
-            blind = (torch.rand(n, generator=rng) < self.how.camera_dropout).to(x0.device)
+            blind = near(torch.rand(n, generator=rng) < self.how.camera_dropout)
             told = replace(told, pose=told.pose.masked_fill(blind.view(-1, 1, 1), 0.0))
         alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
         wanted = self.kind if self.how.kind == "auto" else self.how.kind

@@ -61,12 +61,12 @@ def look(representation: Representation, prior: Prior, particle: int, camera: Ca
     for rows in torch.arange(len(camera)).split(chunk):
         part = camera[rows]
         render = representation.render(View(torch.full((len(rows),), particle), part))
-        images.append(pictured(render, prior))
+        images.append(pictured(render, prior).cpu())
         if render.alpha is not None and render.normal is not None:
             shapes.append(textureless(render.alpha, render.normal, part).float().cpu())
     return Seen(torch.cat(images), torch.cat(shapes) if shapes else None)
 
 
 def pictured(render: Render, prior: Prior) -> Float[Tensor, "b 3 h w"]:
-    """A render as images in [0, 1] on the CPU."""
-    return (render.image if render.space == "image" else prior.decode(render.image)).detach().float().clamp(0, 1).cpu()
+    """A render as images in [0, 1], where it was made."""
+    return (render.image if render.space == "image" else prior.decode(render.image)).detach().float().clamp(0, 1)

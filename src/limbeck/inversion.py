@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.prior import Conditions, Prior, guided
-from limbeck.schedule import NoiseSchedule, expand
+from limbeck.schedule import NoiseSchedule, expand, sent
 
 
 def rungs(schedule: NoiseSchedule, end: Float[Tensor, "b"], start: float, steps: int) -> list[Float[Tensor, "b"]]:
@@ -45,21 +45,22 @@ def along(
 ) -> Float[Tensor, "b ..."]:
     """x, which lies at ``times[0]``, carried to ``times[-1]`` by one guided prediction per stride (Song et al. 2020, eq. 12).
 
-    A row whose stride is nothing is not asked about. eta: scale of fresh noise that is added after every stride upwards, in
-    units of the standard deviation of x at the stride's start given x_0 and its end (the code of SDI), drawn by ``rng``.
+    A row whose stride is nothing is not asked about: times on the CPU tell without waiting for the device. eta: scale of fresh
+    noise that is added after every stride upwards, in units of the standard deviation of x at the stride's start given x_0 and its
+    end (the code of SDI), drawn by ``rng``.
     """
     schedule, told = prior.schedule, replace(told, k=1)
     for now, later in pairwise(times):
         rows = (now != later).nonzero().flatten()
         if len(rows) == 0:
             continue
-        t, s = now[rows], later[rows]
-        said = guided(prior, x[rows], t, told[rows], scale)
+        at, t, s = (sent(part, x.device) for part in (rows, now[rows], later[rows]))
+        said = guided(prior, x[at], t, told[at], scale)
         new = schedule.noised(said.x0, said.eps, s)
         if eta > 0:
-            fresh = torch.randn(new.shape, generator=rng).to(new)
+            fresh = sent(torch.randn(new.shape, generator=rng), new.device).to(new)
             new = new + eta * expand(deviation(schedule, t, s), new) * fresh
-        x = x.index_copy(0, rows, new)
+        x = x.index_copy(0, at, new)
     return x
 
 

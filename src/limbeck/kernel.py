@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.method import Start, Stateless
+from limbeck.schedule import sent
 
 
 class Grouped(Stateless):
@@ -17,10 +18,10 @@ class Grouped(Stateless):
     def __init__(self, start: Start):
         self._prompt_of = start.prompt_of
 
-    def groups(self, view: Int[Tensor, "b"]) -> list[Int[Tensor, "n"]]:
-        """The rows of each prompt that was drawn, in order."""
+    def groups(self, view: Int[Tensor, "b"], device: torch.device) -> list[Int[Tensor, "n"]]:
+        """The rows of each prompt that was drawn, in order, on ``device``."""
         prompts = self._prompt_of(view.cpu())  # the loop draws on the CPU: nothing is waited for
-        return [(prompts == p).nonzero().flatten() for p in prompts.unique()]
+        return [sent((prompts == p).nonzero().flatten(), device) for p in prompts.unique()]
 
 
 def log_kernel(f: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Tensor, ""]]:
@@ -33,8 +34,7 @@ def log_kernel(f: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Ten
     if n == 1:
         return f.new_zeros(1, 1), f.new_ones(())
     square = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist").square()
-    upper = torch.ones(n, n, dtype=torch.bool, device=f.device).triu(1)
-    h = square[upper].quantile(0.5) / math.log(n)
+    h = square[*torch.triu_indices(n, n, 1, device=f.device)].quantile(0.5) / math.log(n)
     h = torch.where(h > 0, h, torch.ones_like(h))
     return -square / h, h
 

@@ -32,7 +32,8 @@ class Sample:
 
     x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle
     index ``[B]``; rng the step's generator; step and steps where the run stands. image: what was rendered, where that is an image
-    and not x0 itself. source: of an edit. camera: each row was seen by, which is a critic's business and no method's.
+    and not x0 itself. source: of an edit. camera: each row was seen by, which is a critic's business and no method's. drawn: t on
+    the CPU, where it was drawn.
     """
 
     x0: Float[Tensor, "b ..."]
@@ -47,6 +48,12 @@ class Sample:
     image: Float[Tensor, "b 3 h w"] | None = None
     source: Source | None = None
     camera: Camera | None = None
+    drawn: Float[Tensor, "b"] | None = None
+
+    @cached_property
+    def clock(self) -> Float[Tensor, "b"]:
+        """t on the CPU: what is asked about which rows is decided by it, and the device is not waited for."""
+        return self.t.cpu() if self.drawn is None else self.drawn
 
     @cached_property
     def xt(self) -> Float[Tensor, "b ..."]:
@@ -59,7 +66,7 @@ class Sample:
 
     def rows(self, rows: Int[Tensor, "r"]) -> Sample:
         """Some of the rows, by their places on the CPU; the generator is shared."""
-        at = rows.to(self.x0.device)
+        at = sent(rows, self.x0.device)
         image = None if self.image is None else self.image[at]
         source = None if self.source is None else Source(self.source.x0[at], self.source.told[at])
         return replace(
@@ -72,12 +79,14 @@ class Sample:
             image=image,
             source=source,
             camera=None if self.camera is None else self.camera[rows],
+            drawn=None if self.drawn is None else self.drawn[rows],
         )
 
     def later(self, share: float, t_min: float) -> Float[Tensor, "b"]:
-        """Times t + U[0, share (t - t_min)], at most 1, drawn anew by the step's generator (ASD, DSD)."""
-        reach = torch.minimum((share * (self.t - t_min)).clamp_min(0), 1 - self.t)
-        return self.schedule.snap(self.t + reach * sent(torch.rand(len(reach), generator=self.rng), reach.device).to(reach))
+        """Times t + U[0, share (t - t_min)], at most 1, drawn anew by the step's generator (ASD, DSD); on the CPU."""
+        t = self.clock
+        reach = torch.minimum((share * (t - t_min)).clamp_min(0), 1 - t)
+        return self.schedule.snap(t + reach * torch.rand(len(reach), generator=self.rng).to(reach))
 
 
 class State(Protocol):

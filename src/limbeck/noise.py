@@ -177,6 +177,6 @@ class Inverted(Noise):
         return torch.zeros(len(view), *shape)  # nothing is drawn before the prior is asked
 
     def refined(self, prior: Prior, sample: Sample) -> Float[Tensor, "b ..."]:
-        x, times = sample.x0.detach(), rungs(sample.schedule, sample.t, 0, self.strides)
+        x, times = sample.x0.detach(), rungs(sample.schedule, sample.clock, 0, self.strides)
         xt = along(prior, x, sample.told, times, self.guidance, self.eta, sample.rng)
         return held(sample.schedule, x, xt, sample.t)

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from limbeck import config, pictures, sheets
 from limbeck.album import Album
-from limbeck.checkpoint import read_checkpoint, read_note, snapshot, write_checkpoint, write_snapshot, write_text
+from limbeck.checkpoint import keep, read_checkpoint, read_note, write_checkpoint, write_text
+from limbeck.copies import Copies
 from limbeck.diagnosis import Diagnosis, Doomed
 from limbeck.environment import environment, peak_bytes
 from limbeck.experiment import Experiment
@@ -132,7 +133,7 @@ class Recorder:
             if self.run.representation.start:
                 self.console.print(f"{self.folder}: {self.run.representation.start}", highlight=False)
             self.album.of_all(0)
-            shelve(self.folder, self.experiment, self.run.representation, 0)
+            shelve(self.folder, self.experiment, self.run.representation, 0, self.writer.put)
         if self.plan.step is not None:
             self.console.print(str(self.plan), highlight=False, soft_wrap=True)
 
@@ -190,7 +191,7 @@ class Recorder:
         if step.step % self.every == 0 or step.step == self.experiment.steps:
             self._pictures(step)
             with cost.of("pictures"):
-                shelve(self.folder, self.experiment, self.run.representation, step.step)
+                shelve(self.folder, self.experiment, self.run.representation, step.step, self.writer.put)
         clock = time.perf_counter()
         if clock - self.flushed_at > FLUSH_SECONDS:
             self.flushed_at = clock
@@ -245,17 +246,17 @@ class Recorder:
         """Have the writer keep the run as it is now: figures first, as the checkpoint must never be ahead of them.
 
         A checkpoint waits for the one before, so that only one copy is in memory. Raises ``NonFinite`` in the place of keeping a
-        value that is not finite.
+        value that is not finite; where asking means waiting for the device, the writer does.
         """
         self.figures.flush()
         run, path = self.run, self.folder / "checkpoint.safetensors"
         with run.cost.of("checkpoint"):
-            run.watch.ask()
             tensors = run.tensors()
-            check(tensors, run.step)
+            if not run.watch.lazy:
+                check(tensors, run.step)
             self.writer.wait(self.saving)
             note = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed, **run.cost.note()}
-            self.saving = self.writer.put(partial(write_snapshot, path, snapshot(tensors), note))
+            self.saving = self.writer.put(partial(keep, path, Copies(tensors), note, run.watch))
         self.saved_at = time.perf_counter()
 
     def finish(self) -> Path:

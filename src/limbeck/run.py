@@ -136,12 +136,13 @@ class Run:
             render = self.representation.render(View(view, camera, rng, progress))
         with cost.of("encode"):
             x0 = self._x0(render)
-        t = sent(prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)), x0.device)
+        drawn_t = prior.schedule.snap(e.timesteps(self.step, e.steps, len(view), prior.schedule, rng))
+        t = sent(drawn_t, x0.device)
         eps = sent(e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng), x0.device).to(x0)
         row = sent(view, x0.device)
         image = render.image if render.space == "image" else None
         told, source = self.told_to(view, camera), self._source_of(view)
-        asked = Sample(x0, t, eps, told, view, rng, prior.schedule, self.step, e.steps, image, source, camera)
+        asked = Sample(x0, t, eps, told, view, rng, prior.schedule, self.step, e.steps, image, source, camera, drawn_t)
         with cost.of("method"), torch.no_grad():
             sample = replace(asked, eps=e.noise.refined(prior, asked))
             said = e.method(prior, sample, self.state)

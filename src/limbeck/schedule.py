@@ -20,7 +20,7 @@ def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
 
 def expand(a: Float[Tensor, "b"], like: Float[Tensor, "b ..."]) -> Tensor:
     """``a`` with trailing axes of length one, so that it multiplies ``like`` row by row, in its dtype and on its device."""
-    return a.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    return sent(a, like.device).to(like).reshape(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.method import Start, Stateless
 from limbeck.prior import Conditions, Prior
+from limbeck.schedule import sent
 
 #: x0 ``[n, ...]``, what each row is told, and its particle ``[n]``, to a score ``[n]``; called without a graph
 Score = Callable[[Float[Tensor, "n ..."], Conditions, Int[Tensor, "n"]], Float[Tensor, "n"]]
@@ -50,6 +51,6 @@ def shares(scheme: Scheme, score: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
         return score.softmax(0)
     best, plus, worst, minus = RANKED[scheme]
     by_rank = [plus / best] * best + [0.0] * (len(score) - best - worst) + [minus / max(worst, 1)] * worst
-    ranked = torch.tensor(by_rank, dtype=score.dtype, device=score.device)[:, None].expand_as(score)
+    ranked = sent(torch.tensor(by_rank, dtype=score.dtype), score.device)[:, None].expand_as(score)
     out = torch.zeros_like(score).scatter_(0, score.argsort(stable=True, dim=0, descending=True), ranked)
     return torch.where(score.isnan().any(0), score.sum(0), out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.camera import Camera
+from limbeck.copies import Copies
 from limbeck.heldout import pictured
 from limbeck.pictures import SEEN, final_names, grid, spread
 from limbeck.prior import Prior
@@ -23,34 +25,51 @@ from limbeck.turntable import Looked, stills, turntable
 AT_ONCE = 8  #: pictures rendered together, so that a large decoder fits
 
 
+@dataclass(frozen=True)
+class Looks:
+    """What every particle shows, from the sides ``SEEN`` if it has any, particle by particle; ``pictures`` waits for it."""
+
+    seen: Copies
+    camera: Camera | None
+
+    def pictures(self) -> dict[str, Float[Tensor, "n 3 h w"]]:
+        """On the CPU: under ``""`` the particles themselves, then ``normal``, ``depth`` and ``alpha`` where they render them."""
+        return planes(self.seen.fetched(), self.camera)
+
+
 @torch.no_grad()
-def looks(run: Run) -> dict[str, Float[Tensor, "n 3 h w"]]:
-    """What every particle shows, on the CPU: under ``""`` itself, from the sides ``SEEN`` if it has any, particle by particle; then
-    also ``normal``, ``depth`` and ``alpha`` where it renders them."""
+def looks(run: Run) -> Looks:
+    """All particles as they are now."""
     view = run.looks(len(SEEN))
     found: dict[str, list[Tensor]] = {}
     for rows in torch.arange(len(view)).split(AT_ONCE):
         part = view[rows]
         if part.camera is None:
-            one = {"": run.representation.pictures(run.prior, part).float().cpu()}
+            one = {"": run.representation.pictures(run.prior, part).float()}
         else:
-            one = planes(run.representation.render(part), part.camera, run.prior)
+            one = parts(run.representation.render(part), run.prior)
         for name, images in one.items():
             found.setdefault(name, []).append(images)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return Looks(Copies({name: torch.cat(several) for name, several in found.items()}), view.camera)
 
 
-def planes(render: Render, camera: Camera, prior: Prior) -> dict[str, Float[Tensor, "b 3 y x"]]:
-    """A render as pictures in [0, 1] on the CPU, those beside its image at the size it was rendered at; where nothing is they are
-    white, but for opacity, which is black there."""
-    out = {"": pictured(render, prior)}
-    if render.alpha is None:
+def parts(render: Render, prior: Prior) -> dict[str, Float[Tensor, "b c y x"]]:
+    """A render as it is, where it was made: under ``""`` as images in [0, 1], and beside them what else it has."""
+    also = {"normal": render.normal, "depth": render.depth, "alpha": render.alpha} if render.alpha is not None else {}
+    return {"": pictured(render, prior)} | {name: part.detach().float() for name, part in also.items() if part is not None}
+
+
+def planes(parts: dict[str, Float[Tensor, "b c y x"]], camera: Camera | None) -> dict[str, Float[Tensor, "b 3 y x"]]:
+    """The ``parts`` of a render, on the CPU, as pictures in [0, 1], those beside its image at the size it was rendered at; where
+    nothing is they are white, but for opacity, which is black there."""
+    out = {"": parts[""]}
+    if "alpha" not in parts or camera is None:
         return out
-    alpha = render.alpha.detach().float().clamp(0, 1).cpu()
-    if render.normal is not None:
-        out["normal"] = (alpha * (render.normal.detach().float().cpu() + 1) / 2 + 1 - alpha).clamp(0, 1)
-    if render.depth is not None:
-        out["depth"] = alpha * depths(render.depth.detach().float().cpu(), camera) + 1 - alpha
+    alpha = parts["alpha"].clamp(0, 1)
+    if "normal" in parts:
+        out["normal"] = (alpha * (parts["normal"] + 1) / 2 + 1 - alpha).clamp(0, 1)
+    if "depth" in parts:
+        out["depth"] = alpha * depths(parts["depth"], camera) + 1 - alpha
     return out | {"alpha": alpha.expand(-1, 3, -1, -1)}
 
 

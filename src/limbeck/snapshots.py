@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from limbeck.copies import Copies
 from limbeck.experiment import Experiment
 from limbeck.export import at_vertices
 from limbeck.export.files import ply, put_splats, read_ply, replaced
@@ -20,6 +23,11 @@ from limbeck.views import Flat
 NAME = re.compile(r"step-(\d+)-(\d+-\d+)\.ply")
 
 
+def now(job: Callable[[], None]) -> None:
+    """Have it done at once."""
+    job()
+
+
 @torch.no_grad()
 def snapshot(representation: Representation, particle: int) -> Mesh | Splats:
     """A particle as it is now, with colours at its vertices; ValueError with the cause where it has nothing to show."""
@@ -28,21 +36,32 @@ def snapshot(representation: Representation, particle: int) -> Mesh | Splats:
 
 
 @torch.no_grad()
-def shelve(folder: Path, experiment: Experiment, representation: Representation, step: int) -> None:
-    """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file."""
+def shelve(
+    folder: Path,
+    experiment: Experiment,
+    representation: Representation,
+    step: int,
+    put: Callable[[Callable[[], None]], object] = now,
+) -> None:
+    """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file. ``put`` has it written."""
     if isinstance(experiment.looking, Flat):
         return
     (folder / "solids").mkdir(exist_ok=True)
     for particle, name in enumerate(final_names(experiment.total, experiment.particles)):
         path = folder / "solids" / f"step-{step:05d}-{name}.ply"
         try:
-            solid = snapshot(representation, particle)
+            shown = snapshot(representation, particle)
         except ValueError:  # no surface yet, as at the start of a field
             continue
-        if isinstance(solid, Splats):
-            put_splats(path, solid)
-        else:
-            replaced(path, ply(solid))
+        put(partial(_write, path, type(shown), Copies({k: v for k, v in vars(shown).items() if v is not None})))
+
+
+def _write(path: Path, kind: type[Mesh | Splats], copies: Copies) -> None:
+    shown = kind(**copies.fetched())
+    if isinstance(shown, Splats):
+        put_splats(path, shown)
+    else:
+        replaced(path, ply(shown))
 
 
 @dataclass(frozen=True)

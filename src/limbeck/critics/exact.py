@@ -13,7 +13,7 @@ from limbeck.critic import Critic, CriticSpec
 from limbeck.method import Sample, Start
 from limbeck.prediction import Prediction
 from limbeck.prior import Condition, Derived, Prior
-from limbeck.schedule import expand
+from limbeck.schedule import expand, sent
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class _ExactCritic(Critic):
         self._pushed = torch.zeros(start.prompts, dtype=torch.long)  # on the CPU, where views are drawn
 
     def see(self, sample: Sample) -> None:
-        self._view = sample.view.to(self.x0.device)
+        self._view = sent(sample.view, self.x0.device)
         self.x0[self._view] = sample.x0.detach()
 
     def prior(self) -> Prior:
         now = self.x0.unflatten(0, (-1, self._per))
         known = torch.arange(self._past.shape[1])[None] < self._pushed[:, None]
-        there = torch.cat([torch.ones(now.shape[:2], dtype=torch.bool), known], 1).to(self.x0.device)
+        there = sent(torch.cat([torch.ones(now.shape[:2], dtype=torch.bool), known], 1), self.x0.device)
         return _OfParticles(self._prior, torch.cat([now, self._past], 1), there, self._view // self._per)
 
     def alone(self) -> Prior:
@@ -66,8 +66,9 @@ class _ExactCritic(Critic):
         for row, prompt in enumerate(self._prompt_of(sample.view.cpu()).tolist()):
             slots[prompt, int(self._pushed[prompt]) % size] = row
             self._pushed[prompt] += 1
-        prompts, places = torch.tensor(list(slots), device=self.x0.device).unbind(1)
-        self._past[prompts, places] = sample.x0.detach()[list(slots.values())].to(self._past)
+        prompts, places = sent(torch.tensor(list(slots)), self.x0.device).unbind(1)
+        rows = sent(torch.tensor(list(slots.values())), self.x0.device)
+        self._past[prompts, places] = sample.x0.detach()[rows].to(self._past)
         return {}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from limbeck.method import Memoryless, Sample, Stateless
 from limbeck.prior import Prior, guided
+from limbeck.schedule import sent
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,6 @@ class ASD(Memoryless):
             raise ValueError(f"eta must not be negative and t_min lies in [0, 1], not eta {self.eta}, t_min {self.t_min}")
 
     def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        later = sample.later(self.eta, self.t_min)
+        later = sent(sample.later(self.eta, self.t_min), sample.t.device)
         phi = prior(sample.schedule.noised(sample.x0.detach(), sample.eps, later), later, sample.told.pos)[0]
         return guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - phi.eps

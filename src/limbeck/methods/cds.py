@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.method import Editing, Sample, Start, Stateless
 from limbeck.prior import Attentive, Prior, asked
+from limbeck.schedule import sent
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class CDS(Editing):
         total = ours.new_zeros(())
         for size in (s for s in self.sizes if s <= min(ours.shape[2:])):
             a, b = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (ours, theirs))
-            places = torch.randperm(a.shape[2], generator=rng)[: self.patches].to(a.device)
+            places = sent(torch.randperm(a.shape[2], generator=rng)[: self.patches], a.device)
             logits = a[:, :, places].mT @ b[:, :, places] / self.tau
             total = total - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
         return total
@@ -60,7 +61,6 @@ class CDS(Editing):
         with torch.enable_grad(), prior.attending() as own:
             x = sample.x0.detach().requires_grad_()
             prior(sample.schedule.noised(x, sample.eps, sample.t), sample.t, sample.told.pos)
-            layers = zip(own, seen, strict=False)  # of several denoising steps the first is meant
-            loss = torch.stack([self.nce(a, b[first : first + n], sample.rng) for a, b in layers]).sum()
-            (pull,) = torch.autograd.grad(loss, x)
-        return gap + self.cut * height * width / 2000 * pull
+            pairs = zip(own, seen, strict=False)  # of several denoising steps the first is meant
+            loss = torch.stack([self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]).sum()
+        return gap + self.cut * height * width / 2000 * torch.autograd.grad(loss, x)[0]

@@ -12,6 +12,7 @@ from limbeck.inversion import along, rungs
 from limbeck.method import Method, Sample, Start, Stateless
 from limbeck.noise import FixedPerParticle
 from limbeck.prior import Prior, guided
+from limbeck.schedule import sent
 
 
 class Seeds(Stateless):
@@ -50,9 +51,9 @@ class DSD(Method[Seeds]):
 
     def __call__(self, prior: Prior, sample: Sample, state: Seeds) -> Float[Tensor, "b ..."]:
         x, told, schedule = sample.x0.detach(), sample.told, sample.schedule
-        later = sample.later(self.share, self.t_min)
-        z = state.noise[sample.view.to(x.device)]
-        z = along(prior, z, told, rungs(schedule, later, 1, self.strides), self.guidance)
+        clock = sample.later(self.share, self.t_min)
+        later, z = sent(clock, x.device), state.noise[sent(sample.view, x.device)]
+        z = along(prior, z, told, rungs(schedule, clock, 1, self.strides), self.guidance)
         kappa = guided(prior, z, later, told, self.guidance).eps
         phi = guided(prior, schedule.noised(x, kappa, later), later, told, self.own).eps
         return guided(prior, schedule.noised(x, kappa, sample.t), sample.t, told, self.guidance).eps - phi

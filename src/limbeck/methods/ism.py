@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.inversion import along, strides
 from limbeck.method import Memoryless, Sample, Stateless
 from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
+from limbeck.schedule import expand, sent
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class ISM(Memoryless):
         return self.delta_t + rest * (self.delta_t_first - self.delta_t)
 
     def inverted(self, prior: Prior, sample: Sample, s: Float[Tensor, "b"]) -> Float[Tensor, "b ..."]:
-        """x_s of each row."""
+        """x_s of each row, s on the CPU."""
         x, times = sample.x0.detach(), strides(sample.schedule, s, self.delta_s, self.inversions)
         drawn = expand(((times[0] > 0) | self.noisy).to(times[0]), x)
         start = torch.where(drawn > 0, sample.schedule.noised(x, sample.eps, times[0]), x)
         return along(prior, start, sample.told.plain, times, 0.0)
 
     def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        s = sample.schedule.snap((sample.t - self.interval(sample.step, sample.steps)).clamp_min(0))
-        null = prior(self.inverted(prior, sample, s), s, sample.told.null)[0]
+        s = sample.schedule.snap((sample.clock - self.interval(sample.step, sample.steps)).clamp_min(0))
+        null = prior(self.inverted(prior, sample, s), sent(s, sample.t.device), sample.told.null)[0]
         xt = sample.schedule.noised(null.x0, null.eps, sample.t)
         return guided(prior, xt, sample.t, sample.told, self.guidance).eps - null.eps

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, asked, combined, finished
+from limbeck.schedule import sent
 from limbeck.scorer import Judge, Scheme, Scorer, fewest, shares
 from limbeck.scorers import Auto
 
@@ -43,7 +44,7 @@ class RewardSDS(Method[Judge]):
 
     def __call__(self, prior: Prior, sample: Sample, state: Judge) -> Float[Tensor, "b ..."]:
         b, shape = len(sample.x0), sample.x0.shape[1:]
-        more = torch.randn((self.noises - 1) * b, *shape, generator=sample.rng).to(sample.eps)
+        more = sent(torch.randn((self.noises - 1) * b, *shape, generator=sample.rng), sample.eps.device).to(sample.eps)
         rows, eps = torch.arange(b, device=sample.x0.device).repeat(self.noises), torch.cat([sample.eps, more])
         told, t = sample.told[rows], sample.t[rows]
         xt = sample.schedule.noised(sample.x0.detach()[rows], eps, t)

@@ -12,22 +12,8 @@ from torch import Tensor
 from limbeck.inversion import along, rungs
 from limbeck.method import Method, Sample, Start
 from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
-
-
-class Targets:
-    """Of each particle: the picture it is on its way to, the noise last predicted, and when that was; -1 for never."""
-
-    def __init__(self, start: Start):
-        self.target, self.kappa = torch.zeros_like(start.x0), torch.zeros_like(start.x0)
-        self.turn = torch.full((start.particles,), -1, dtype=torch.int64)  # on the CPU, as views are
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"target": self.target, "kappa": self.kappa, "turn": self.turn}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        self.target, self.kappa = tensors["target"].to(self.target), tensors["kappa"].to(self.kappa)
-        self.turn = tensors["turn"].to(self.turn)
+from limbeck.schedule import expand, sent
+from limbeck.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ class SDI(Method[Targets]):
 
     def noisy(self, prior: Prior, sample: Sample, kappa: Tensor, first: Tensor) -> Float[Tensor, "b ..."]:
         """x_t of the prediction; ``first`` is 1 where a row has no kappa yet, else 0."""
-        x, t, schedule = sample.x0.detach(), sample.t, sample.schedule
+        x, t, schedule = sample.x0.detach(), sample.clock, sample.schedule
         if self.kappa == "cached":
             return schedule.noised(x, torch.where(expand(first, x) > 0, sample.eps, kappa), t)
         if self.renoise_jitter:
@@ -74,8 +60,9 @@ class SDI(Method[Targets]):
         due = (state.turn[view] != turn).nonzero().flatten()
         if len(due):
             part, whose = sample.rows(due), view[due]
-            xt = self.noisy(prior, part, state.kappa[whose], (state.turn[whose] < 0).double())
+            at = sent(whose, sample.x0.device)
+            xt = self.noisy(prior, part, state.kappa[at], (state.turn[whose] < 0).double())
             said = guided(prior, xt, part.t, part.told, self.guidance)
-            state.target[whose], state.kappa[whose], state.turn[whose] = said.x0, said.eps, turn
-        target = state.target[view]
+            state.target[at], state.kappa[at], state.turn[whose] = said.x0, said.eps, turn
+        target = state.target[sent(view, sample.x0.device)]
         return expand(sample.schedule.alpha(sample.t) / sample.schedule.sigma(sample.t), target) * (sample.x0.detach() - target)

@@ -38,7 +38,7 @@ class SVGD(Method[Grouped]):
         sds = guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
         where = (sample.xt if self.space == "xt" else sample.x0.detach()).flatten(1)
         out = torch.empty_like(sds)
-        for rows in state.groups(sample.view):
+        for rows in state.groups(sample.view, sds.device):
             log_k, h = log_kernel(where[rows])
             k = log_k.exp()
             # minus the gradient in x_j is the gradient in x_i

@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.method import Sample, Start
 from limbeck.prior import Prior
 from limbeck.projection import Projection, Projector
+from limbeck.schedule import sent
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Mean(Projector):
 
     def __call__(self, prior: Prior, sample: Sample) -> Float[Tensor, "b ..."]:
         x, b = sample.x0.detach(), len(sample.x0)
-        half = torch.randn(self._pairs * b, *x.shape[1:], generator=sample.rng).to(x)
+        half = sent(torch.randn(self._pairs * b, *x.shape[1:], generator=sample.rng), x.device).to(x)
         eps, rows = torch.cat([half, -half]), torch.arange(b, device=x.device).repeat(2 * self._pairs)
         t = sample.t[rows]
         said = prior(sample.schedule.noised(x[rows], eps, t), t, sample.told.null[rows])[0]

@@ -15,6 +15,7 @@ from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec, read_image
 from limbeck.representations.latents import Latents
+from limbeck.schedule import sent
 
 
 class Held(Representation):
@@ -38,7 +39,7 @@ class Held(Representation):
         return torch.where(mask == 0, first, mask * shown + (1 - mask) * first)
 
     def render(self, view: View) -> Render:
-        render, rows = self.inner.render(view), view.particle.to(self.first.device)
+        render, rows = self.inner.render(view), sent(view.particle, self.first.device)
         return Render(self._held(render.image, self.first[rows], self.coarse[rows]), render.space)
 
     def groups(self) -> Iterable[dict]:
@@ -48,7 +49,7 @@ class Held(Representation):
         return self.inner.regularise(render, progress)
 
     def pictures(self, prior: Prior, view: View) -> Float[Tensor, "b 3 h w"]:
-        render, rows = self.render(view), view.particle.to(self.first.device)
+        render, rows = self.render(view), sent(view.particle, self.first.device)
         shown = render.image if render.space == "image" else prior.decode(render.image)
         return self._held(shown, self.given[rows], self.masks[rows])
 

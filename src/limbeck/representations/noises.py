@@ -11,6 +11,7 @@ from limbeck.camera import View
 from limbeck.prior import Prior
 from limbeck.representation import Render, Representation, Spec
 from limbeck.representations.latents import LatentParticles, Latents, latent_shape
+from limbeck.schedule import sent
 
 
 class NoiseParticles(LatentParticles):
@@ -23,7 +24,7 @@ class NoiseParticles(LatentParticles):
         self.register_buffer("source", source, persistent=False)
 
     def before(self, view: View) -> Render:
-        return Render(self.source[view.particle.to(self.source.device)], "latent")
+        return Render(self.source[sent(view.particle, self.source.device)], "latent")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.method import Start
 from limbeck.prior import Conditions, Prior
+from limbeck.schedule import sent
 from limbeck.scorer import Score, Scorer
 
 
@@ -37,8 +38,8 @@ class Agreement(Scorer):
             total = torch.zeros(len(x0), device=x0.device)
             for name, row in logits.items():
                 # the index each row's prompt names, 0 and no weight where it names none
-                index = torch.tensor([named[p].get(name, 0) for p in prompts.tolist()], device=row.device)
-                says = torch.tensor([name in named[p] for p in prompts.tolist()], device=row.device)
+                index = sent(torch.tensor([named[p].get(name, 0) for p in prompts.tolist()]), row.device)
+                says = sent(torch.tensor([name in named[p] for p in prompts.tolist()]), row.device)
                 total = total + says * row.log_softmax(1).gather(1, index[:, None])[:, 0]
             return total
 
