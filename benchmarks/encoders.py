@@ -1,6 +1,6 @@
 """Milliseconds and bytes of the encodings of a field, forward and backward, at points along rays; in units of the grid too.
 
-    python benchmarks/encodings.py [--device cuda] [--points 65536] [--repeats 9]
+    python benchmarks/encoders.py [--device cuda] [--points 65536] [--repeats 9]
 
 Each with the decoder it is meant for. All rows take turns, so that other work on the machine falls on all of them alike. Medians
 over the repeats: on a CPU of processor time on one thread, on a GPU of synchronised wall time. Kept: what autograd holds meanwhile.

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from test_record import experiment, go, lines, same
 from torch import nn
 
@@ -27,8 +28,8 @@ from limbeck.memory import load_optimizer, optimizer_tensors
 from limbeck.method import Directions
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.plan import _numbers, planned, rehearsed
-from limbeck.prior import Meter
+from limbeck.plan import _numbers, planned, refuse_weights, rehearsed, traced
+from limbeck.prior import Meter, Running
 from limbeck.priors.exact import coloured_shapes
 from limbeck.priors.stable import Stable
 from limbeck.record import record
@@ -372,8 +373,59 @@ def test_weights_are_counted_in_the_files_before_any_is_read(eps_folder):
     prior = Stable(str(eps_folder))
     text = CLIPTextModel.from_pretrained(eps_folder / "text_encoder")
     numbers = [sum(p.numel() for p in module.parameters()) for module in (prior.network, prior.vae, text)]
-    assert _numbers(str(eps_folder)) == sum(numbers)
-    assert _numbers("stabilityai/stable-diffusion-xl-base-1.0") > 3e9 and _numbers("nobody/knows-this") == 0
+    assert list(_numbers(str(eps_folder)).values()) == numbers
+    assert sum(_numbers("stabilityai/stable-diffusion-xl-base-1.0").values()) > 3e9
+    assert sum(_numbers("nobody/knows-this").values()) == 0
+
+
+def test_the_weights_of_one_file_are_told_apart(tmp_path):
+    names = ("model.diffusion_model.a", "first_stage_model.b", "cond_stage_model.c", "conditioner.d")
+    save_file({name: torch.zeros(10**i) for i, name in enumerate(names)}, tmp_path / "all.safetensors")
+    assert _numbers(str(tmp_path / "all.safetensors")) == {"network": 1, "vae": 10, "text": 1100}
+
+
+def test_parts_that_take_turns_are_never_on_the_device_together(eps_folder, tiny, monkeypatch):
+    e = Experiment(("a red mug",), model=str(eps_folder), representation=Pixels(), running=Running(offload=True))
+    network, vae = (4 * sum(p.numel() for p in m.parameters()) for m in (tiny.network, tiny.vae))
+    away, near = planned(Run(e, tiny)), planned(Run(replace(e, running=Running()), tiny))
+    assert near.weights == network + vae and away.weights == max(network, vae)
+    assert near.held - away.held == vae  # which waits in the host's memory
+    monkeypatch.setattr(planning, "free_bytes", lambda device: 4 * max(_numbers(str(eps_folder)).values()))
+    refuse_weights(e, "cpu")
+    with pytest.raises(ValueError, match="weights alone"):
+        refuse_weights(replace(e, running=Running()), "cpu")
+
+
+@pytest.mark.parametrize("how", [Running(checkpointing=True), Running(slicing=True, checkpointing=True)], ids=["whole", "sliced"])
+def test_the_plan_knows_how_the_autoencoder_is_run(how, eps_folder):
+    """Within a tenth, where in slices many rows take less than half of so many times one, and without either twice as much."""
+    e = Experiment(("a red mug",), method=SDS(1.0), representation=Pixels(), particles=8, steps=3, running=how)
+    run, plain = Run(e, Stable(str(eps_folder), running=how)), Run(replace(e, running=Running()), Stable(str(eps_folder)))
+    told, other = (traced(one).bytes["render and encode"] for one in (run, plain))
+    with run.cost.counting():
+        run.advance()
+    found = max(run.cost.bytes[part] for part in ("encode", "backward"))
+    assert abs(told / found - 1) < 0.1 and other > 1.5 * found
+    one = traced(Run(replace(e, particles=1), run.prior)).bytes["render and encode"]
+    assert (8 * one > 2 * told) == how.slicing
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_making_graphs_is_told_apart_in_a_rehearsal_and_no_length_of_a_step(steps, tiny, monkeypatch):
+    advance, clock = Run.advance, [0.0]
+
+    def slow(run):  # as compiled: graphs at first, and the network as it is where operations are counted
+        made = 90.0 if run.step == 0 else 0.0
+        run.prior.meter.warming += made
+        clock[0] += made + (2.0 if run.step == 1 else 1.0)
+        return advance(run)
+
+    monkeypatch.setattr(Run, "advance", slow)
+    monkeypatch.setattr("limbeck.timing.now", lambda device: clock[0])
+    monkeypatch.setattr(tiny, "meter", Meter())
+    plan = rehearsed(Run(Experiment(("a red mug",), steps=steps), tiny))
+    assert (plan.seconds, plan.warming) == (1.0, 90.0)
+    assert str(plan).endswith(f"{steps} steps of 1 s: about {steps} s, and 90 s once to make graphs")
 
 
 def test_a_rehearsal_of_one_step(tiny):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,10 @@ def test_importing_the_algebra_wakes_no_model_library():
 def test_torchvision_is_absent_or_works():
     if importlib.util.find_spec("torchvision") is not None:
         importlib.import_module("torchvision")
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests"])
+def test_no_script_hides_a_module_of_the_standard_library(folder):
+    """A script's folder is on the path of what it starts: PyTorch writes no vector code where its trial of it cannot start."""
+    names = {path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py")}
+    assert names and not names & sys.stdlib_module_names

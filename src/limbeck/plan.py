@@ -15,12 +15,18 @@ from limbeck.cost import Cost
 from limbeck.environment import free_bytes
 from limbeck.experiment import Experiment
 from limbeck.loading import EXACT, pick_device, pick_precision
+from limbeck.prior import Prior
+from limbeck.priors.adapters import Networked
 from limbeck.run import Run
 from limbeck.scarce import refusal
 from limbeck.schedule import sent
 from limbeck.tally import Tally, scaled
 from limbeck.timing import seconds_of
 
+PARTS = {  #: what a folder of a pipeline, or a name in one file of everything, begins with
+    "unet": "network", "transformer": "network", "vae": "vae", "first_stage_model": "vae",
+    "text_encoder": "text", "text_encoders": "text", "cond_stage_model": "text", "conditioner": "text",
+}  # fmt: skip
 ROW = 4  #: a row takes less than so many times the weights of the known networks, at their own sizes and with a graph
 
 
@@ -32,7 +38,7 @@ def _size(tensors: Iterable[Tensor]) -> int:
 class Plan:
     """Bytes that a run takes on its device, and how long.
 
-    weights: frozen. particles and learned: of particles and critic, with gradients and the optimiser's memory. step: most that a
+    weights: frozen, the most that is on the device at once. particles and learned: of particles and critic, with gradients and the optimiser's memory. step: most that a
     step holds besides; None where nothing needs to be known of it. held: what of all this is there already. free: what is left on
     the device, None where nobody knows. flops: of a step, as ``Tally`` counts them. seconds: of a step, 0 before one was timed.
     """
@@ -46,6 +52,7 @@ class Plan:
     steps: int
     flops: int = 0
     seconds: float = 0.0
+    warming: float = 0.0
 
     @property
     def need(self) -> int:
@@ -77,6 +84,8 @@ class Plan:
             told += f", {scaled(self.flops, 'FLOP')} a step"
         if self.seconds:
             told += f"{', ' if told else ''}{self.steps} steps of {self.seconds:.3g} s: about {duration(self.steps * self.seconds)}"
+        if self.warming:
+            told += f", and {duration(self.warming)} once to make graphs"
         return f"plan: {told}"
 
 
@@ -97,14 +106,12 @@ def planned(run: Run, thorough: bool = False) -> Plan:
     """The plan of a run that has not stepped yet. A row of a step is tried only where the whole might not fit, or where it is the
     render, of which nothing is known, that may be large; ``thorough``: in any case."""
     e, prior = run.experiment, run.prior
-    own = [value for value in vars(prior).values() if isinstance(value, nn.Module)]
-    weights = _size({id(p): p for module in own for p in (*module.parameters(), *module.buffers())}.values())
-    weights += _size(value for value in vars(prior).values() if isinstance(value, Tensor))
+    weights, here = _frozen(prior, e.running.offload)
     trained, fixed = (_size(kind) for kind in (run.representation.parameters(), run.representation.buffers()))
     critic = _size(value for name, value in run.state.tensors().items() if not name.startswith("optimizer."))
     # an optimiser such as Adam remembers two numbers for each that it moves, and a gradient is one more
     plan = Plan(
-        weights, 4 * trained + fixed, 4 * critic, None, weights + trained + fixed + critic, free_bytes(prior.device), e.steps
+        weights, 4 * trained + fixed, 4 * critic, None, here + trained + fixed + critic, free_bytes(prior.device), e.steps
     )
     rows = (e.batch or e.total) * run.views.each
     large = plan.free is not None and ROW * rows * (weights + plan.particles) > plan.free
@@ -114,14 +121,36 @@ def planned(run: Run, thorough: bool = False) -> Plan:
     return plan
 
 
+def _frozen(prior: Prior, offload: bool) -> tuple[int, int]:
+    """Bytes of frozen weights on the device: most at once, and now. Parts that take turns there are never there together."""
+    own = {id(value): value for value in vars(prior).values() if isinstance(value, nn.Module)}  # some have two names
+    sizes = {key: _size([*module.parameters(), *module.buffers()]) for key, module in own.items()}
+    beside = _size(value for value in vars(prior).values() if isinstance(value, Tensor))
+    if offload and isinstance(prior, Networked):
+        return beside + max(sizes.values()), beside + sizes[id(prior.network)]
+    return beside + sum(sizes.values()), beside + sum(sizes.values())
+
+
 def traced(run: Run) -> Tally:
     """What a step takes, from one row of it: render and encoding with their graph, the prior's largest call, the critic's step.
 
-    Nothing is moved and nothing is drawn. Numbers are those of a whole step, which has so many rows more.
+    Nothing is moved and nothing is drawn. Numbers are those of a whole step, which has so many rows more: in proportion, but where
+    the autoencoder sees them one by one, what a second row adds to the first is what every other adds.
     """
+    e = run.experiment
+    rows = (e.batch or e.total) * run.views.each
+    tally = _of_rows(run, 1)
+    more = _of_rows(run, 2).bytes if e.running.slicing and rows > 1 else {part: 2 * size for part, size in tally.bytes.items()}
+    tally.flops.update({part: rows * count for part, count in tally.flops.items()})
+    tally.bytes.update({part: size + (rows - 1) * max(0, more[part] - size) for part, size in tally.bytes.items()})
+    return tally
+
+
+def _of_rows(run: Run, count: int) -> Tally:
+    """What the first particle takes, as often as ``count``."""
     e, prior, meter = run.experiment, run.prior, run.prior.meter
     before = meter.calls, meter.rows, meter.trained
-    view = run.looks(1)[:1]
+    view = run.looks(1)[torch.zeros(count, dtype=torch.long)]
     critic = e.method.critic_prior(prior, run.state)
     guidance = vars(e.method).get("guidance", 0.0)
     told = run.told_to(view.particle, view.camera)
@@ -132,7 +161,7 @@ def traced(run: Run) -> Tally:
             x0 = run._x0(run.representation.render(view))
             # not backward(), which would leave gradients behind
             torch.autograd.grad(x0.sum(), moved, allow_unused=True, retain_graph=True)
-        xt, t = x0.detach().clone(), sent(prior.schedule.snap(torch.full((1,), 0.5)), prior.device)
+        xt, t = x0.detach().clone(), sent(prior.schedule.snap(torch.full((count,), 0.5)), prior.device)
         with tally.of("method"), torch.no_grad():
             prior(xt, t, *asked)
         del x0  # and its graph, as before the critic's step
@@ -142,23 +171,23 @@ def traced(run: Run) -> Tally:
                 said = critic(xt.requires_grad_(), t, replace(told.pos, pose=pose))[0]
                 torch.autograd.grad(said.x0.sum(), xt, allow_unused=True)
     meter.calls, meter.rows, meter.trained = before
-    rows = (e.batch or e.total) * run.views.each
-    for counted in (tally.flops, tally.bytes):
-        counted.update({part: rows * value for part, value in counted.items()})
     return tally
 
 
 def rehearsed(run: Run) -> Plan:
     """The plan after up to three steps in memory alone, the last one timed; ValueError before the first if it does not fit."""
-    plan = planned(run, thorough=True)
+    plan, meter = planned(run, thorough=True), run.prior.meter
     plan.refuse()
     least = math.inf
     for i in range(min(3, run.experiment.steps)):
-        if i == 1:
+        if i == 1:  # which graphs would hide: it calls the network as it is
             with run.cost.counting():
                 run.advance()
         else:
-            least = min(least, seconds_of(run.advance, run.prior.device))
+            before = meter.warming
+            took = seconds_of(run.advance, run.prior.device)
+            least = min(least, took - (meter.warming - before))
+    plan = replace(plan, warming=meter.warming)
     return replace(plan, step=None).timed(least, run.cost) if run.step > 1 else replace(plan, seconds=least)
 
 
@@ -168,13 +197,15 @@ def refuse_weights(experiment: Experiment, device: str) -> None:
         return
     device = pick_device(device)
     width = torch.empty(0, dtype=pick_precision(experiment.precision, device)).element_size()
-    need, free = width * _numbers(experiment.model), free_bytes(device)
+    numbers, free = _numbers(experiment.model), free_bytes(device)
+    # with offload the texts', the network's and the autoencoder's weights are on the device one after the other
+    need = width * (max(numbers.values()) if experiment.running.offload else sum(numbers.values()))
     if free is not None and need > free:
         raise ValueError(refusal(need, free, "weights alone, with those of the text encoders"))
 
 
-def _numbers(model: str) -> int:
-    """Parameters of a model's files, text encoders too; by the table of known models where they are not here, else 0."""
+def _numbers(model: str) -> dict[str, int]:
+    """Parameters of a model's files by what they are of; by the table of known models where they are not here, else 0."""
     from limbeck.hub import HUB_ID, in_cache
     from limbeck.models import known
 
@@ -182,25 +213,34 @@ def _numbers(model: str) -> int:
     if not path.exists() and named is not None:
         listed = known(named["repo"])
         path = in_cache(named["repo"], named["revision"]) or path
-        if not path.exists():
-            return round(1e6 * (listed.network + listed.autoencoder + listed.text)) if listed else 0
+        if not path.exists() and listed:
+            millions = {"network": listed.network, "vae": listed.autoencoder, "text": listed.text}
+            return {part: round(1e6 * count) for part, count in millions.items()}
     if path.is_file():
         return _in_file(path)
-    parts = [p for p in path.glob("*") if p.name in ("unet", "transformer", "vae") or p.name.startswith("text_encoder")]
-    return sum(_in_folder(part) for part in parts)
+    numbers = dict.fromkeys(("network", "vae", "text"), 0)
+    for folder in path.glob("*"):
+        part = PARTS.get(folder.name.split(".")[0].rstrip("_23"))
+        if part is not None:
+            numbers[part] += _in_folder(folder)
+    return numbers
 
 
 def _in_folder(part: Path) -> int:
     files = sorted(part.glob("*.safetensors"))
     plain = [file for file in files if ".fp16" not in file.name]
-    return sum(_in_file(file) for file in plain or files)
+    return sum(sum(_in_file(file).values()) for file in plain or files)
 
 
-def _in_file(path: Path) -> int:
+def _in_file(path: Path) -> dict[str, int]:
     """Numbers in a safetensors file, whose beginning lists them; 0 where it is none."""
+    numbers = dict.fromkeys(("network", "vae", "text"), 0)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if path.suffix != ".safetensors" or length > path.stat().st_size:
-            return 0
+            return numbers
         listed = json.loads(file.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in listed.items() if name != "__metadata__")
+    for name, entry in listed.items():
+        if name != "__metadata__":
+            numbers[PARTS.get(name.split(".")[0], "network")] += math.prod(entry["shape"])
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,20 @@ class Warming:
         callback_handler.remove_end_callback(self._done)
 
 
+def written_with_vectors() -> bool:
+    """Whether PyTorch writes vector code for this CPU, which it tries in a process of its own; a warning where it does not."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    found = bool(pick_vec_isa())
+    if not found:
+        warnings.warn(
+            "compile: PyTorch could not build and load vector code for this CPU, and graphs without it are slower than none. Is its "
+            "C++ compiler there, and does no file in a folder of sys.path bear the name of a module of the standard library?",
+            stacklevel=2,
+        )
+    return found
+
+
 class Graphs:
     """Calls a network through ``torch.compile``: fixed shapes, and an error where a call does not become one whole graph.
 
@@ -58,8 +73,12 @@ class Graphs:
             return network(*inputs, **more)[0]
 
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, LIMIT)
+        options: dict[str, Any] | None = None
+        if next(network.parameters()).device.type == "cpu" and written_with_vectors():
+            # Said aloud it is part of the name of a graph kept on disk, so that one made without vectors does not pass for it.
+            options = {"cpp.vec_isa_ok": True}
         mode = "reduce-overhead" if self._replayed else None
-        self._compiled = torch.compile(whole, fullgraph=True, dynamic=False, mode=mode)
+        self._compiled = torch.compile(whole, fullgraph=True, dynamic=False, mode=mode, options=options)
 
     def __call__(self, *inputs: Any, **more: Any) -> Tensor:
         if self.plain or _get_current_dispatch_mode() is not None:
