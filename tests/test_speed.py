@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -10,10 +13,13 @@ from functools import partial
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from test_record import same
 from tiny import WORDS, normal, rng, spoken, worst
 from tiny_families import write_pixel
 from torch import nn
+from torch._inductor.cpu_vec_isa import InvalidVecISA
 
+from limbeck.checkpoint import read_note
 from limbeck.critic import Learning
 from limbeck.critics import LowRank
 from limbeck.experiment import Experiment
@@ -21,6 +27,7 @@ from limbeck.loading import load
 from limbeck.methods.vsd import VSD
 from limbeck.prior import Running
 from limbeck.priors.adapters import Adapters
+from limbeck.priors.graphs import written_with_vectors
 from limbeck.priors.running import FEW, CPUAttention, Fetched, swapped
 from limbeck.priors.stable import Stable
 from limbeck.run import Run
@@ -184,6 +191,12 @@ def test_every_way_into_a_model_can_say_how_it_is_run():
     assert partial(load, running=how).keywords["running"] is how
 
 
+def test_graphs_that_would_be_without_vectors_are_warned_of(monkeypatch):
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", lambda: InvalidVecISA())
+    with pytest.warns(UserWarning, match="compiler there"):
+        assert not written_with_vectors()
+
+
 COMPILED = """
 import sys, torch
 from dataclasses import replace
@@ -250,3 +263,42 @@ def test_graphs_say_what_the_network_says_whoever_the_critic_is_and_none_is_made
     out = subprocess.run([sys.executable, "-c", COMPILED, str(eps_folder)], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr[-2000:]
     assert "graphs" in out.stdout
+
+
+RECORDED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+import limbeck.record as recording
+from limbeck.cli import main
+from limbeck.run import Run
+recording.CHECKPOINT_SECONDS = 0.0
+folder, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+advance = Run.advance
+def deadly(run):
+    if run.step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return advance(run)
+Run.advance = deadly
+sys.exit(main(["run", "a red mug", "--model", folder, "--steps", "8", "--out", out, "--every", "4", "--running.compile", "on"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_was_killed_goes_on_bit_identically(eps_folder, tmp_path):
+    """Three processes, each of which makes its graph or finds it where another has put it; the counted step has none."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def sitting(name, last):
+        command = [sys.executable, "-c", RECORDED, str(eps_folder), str(tmp_path / name), str(last)]
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    cut = sitting("cut", 4)
+    assert cut.returncode == -signal.SIGKILL, cut.stderr[-2000:]
+    assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (3, 4)
+    for name in ("cut", "whole"):
+        done = sitting(name, 99)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "warm-up: 1 graphs made in" in done.stderr
+        assert json.loads((tmp_path / name / "cost.json").read_text())["seconds"]["warm-up"] > 0
+    same(tmp_path / "whole", tmp_path / "cut")

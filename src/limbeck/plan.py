@@ -38,9 +38,10 @@ def _size(tensors: Iterable[Tensor]) -> int:
 class Plan:
     """Bytes that a run takes on its device, and how long.
 
-    weights: frozen, the most that is on the device at once. particles and learned: of particles and critic, with gradients and the optimiser's memory. step: most that a
-    step holds besides; None where nothing needs to be known of it. held: what of all this is there already. free: what is left on
-    the device, None where nobody knows. flops: of a step, as ``Tally`` counts them. seconds: of a step, 0 before one was timed.
+    weights: frozen, the most that is on the device at once. particles and learned: of particles and critic, with gradients and the
+    optimiser's memory. step: most that a step holds besides; None where nothing needs to be known of it. held: what of all this is
+    there already. free: what is left on the device, None where nobody knows. flops: of a step, as ``Tally`` counts them. seconds:
+    of a step, 0 before one was timed.
     """
 
     weights: int
@@ -110,9 +111,7 @@ def planned(run: Run, thorough: bool = False) -> Plan:
     trained, fixed = (_size(kind) for kind in (run.representation.parameters(), run.representation.buffers()))
     critic = _size(value for name, value in run.state.tensors().items() if not name.startswith("optimizer."))
     # an optimiser such as Adam remembers two numbers for each that it moves, and a gradient is one more
-    plan = Plan(
-        weights, 4 * trained + fixed, 4 * critic, None, here + trained + fixed + critic, free_bytes(prior.device), e.steps
-    )
+    plan = Plan(weights, 4 * trained + fixed, 4 * critic, None, here + trained + fixed + critic, free_bytes(prior.device), e.steps)
     rows = (e.batch or e.total) * run.views.each
     large = plan.free is not None and ROW * rows * (weights + plan.particles) > plan.free
     if thorough or large or run.views.fixed(1) is not None:

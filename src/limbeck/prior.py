@@ -47,11 +47,12 @@ class Parts:
 class Running:
     """How a model is run: what it costs, and not what it says.
 
-    compile: on makes each network call one graph per shape of input, which takes a minute or so at its first call; graphs also
-    replays it without the host (CUDA graphs). layout: of weights and pictures in memory; auto takes what was measured to be
-    faster. slicing: the autoencoder sees one picture after the other. tiling: and each in overlapping tiles, which shows a little
-    where they meet. checkpointing: the autoencoder's activations are computed again for the gradient and not kept. offload: the
-    network waits in the host's memory while texts and pictures are encoded or decoded, the autoencoder at all other times.
+    compile: on makes each network call one graph per shape of input, which takes minutes at its first call and needs a C++ compiler
+    on a CPU; there it was measured to pay for SDS in bfloat16. graphs also replays it without the host (CUDA graphs). layout: of
+    weights and pictures in memory; auto takes what was measured to be faster. slicing: the autoencoder sees one picture after the
+    other. tiling: and each in overlapping tiles, which shows a little where they meet. checkpointing: the autoencoder's activations
+    are computed again for the gradient and not kept. offload: the network waits in the host's memory while texts and pictures are
+    encoded or decoded, the autoencoder at all other times.
     """
 
     compile: Literal["off", "on", "graphs"] = "off"

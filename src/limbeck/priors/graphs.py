@@ -47,7 +47,7 @@ def written_with_vectors() -> bool:
     found = bool(pick_vec_isa())
     if not found:
         warnings.warn(
-            "compile: PyTorch could not build and load vector code for this CPU, and graphs without it are slower than none. Is its "
+            "compile: PyTorch could not build and load vector code for this CPU, and graphs without it are slower than none. Is a "
             "C++ compiler there, and does no file in a folder of sys.path bear the name of a module of the standard library?",
             stacklevel=2,
         )
