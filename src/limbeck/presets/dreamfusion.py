@@ -39,10 +39,10 @@ class DreamFusion(Preset):
         light = Shading(after=1 / 15, lit=0.75, textureless=0.5, ambient=0.1)
         field = Field(
             encoding=Frequencies(), decoder=Residual(), blob=Gaussian(5.0, 0.2), background=Environment(), shading=light,
-            density="exp", half=1.4, samples=128, resolution=64, rate=1e-3, opacity=1e-3, orientation=1e-2, cells=64,
+            density="exp", half=1.4, samples=128, resolution=64, rate=1e-3, opacity=1.0, orientation=100.0, cells=64,
         )  # fmt: skip
         views = Orbit(each=4, distance=(1.0, 1.5), fov=(40.6, 71.1), elevation=(-10.0, 90.0), jitter=0.1, aim=0.2, roll=0.02)
         return {"field": Experiment(
-            prompts, model=SD, method=SDS(guidance=100.0), representation=field, views=views, timesteps=Uniform(0.02, 0.98),
+            prompts, model=SD, method=SDS(guidance=101.0), representation=field, views=views, timesteps=Uniform(0.02, 0.98),
             steps=15_000,
         )}  # fmt: skip

@@ -15,6 +15,7 @@ from limbeck.presets.dreamfusion import AROUND, SMALL
 from limbeck.representations.field import Field
 from limbeck.timesteps import TwoStage, Uniform
 from limbeck.views import Orbit
+from limbeck.weights import Fantasia3D
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class LatentNeRF(Preset):
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         field = Field(
-            encoding=Hashed(), decoder=Small(64), blob=Gaussian(5.0, 0.2), space="latent", half=1.0, samples=128, rate=1e-2,
-            entropy=5e-4, cells=64,
+            encoding=Hashed(smooth=False, rate=10.0), decoder=Small(64), blob=Gaussian(5.0, 0.2), density="exp", space="latent",
+            half=1.0, samples=128, rate=1e-3, entropy=7.2e-4, cells=64,
         )  # fmt: skip
-        views = Orbit(each=1, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-10.0, 60.0))
+        views = Orbit(each=1, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-60.0, 90.0), over_area=0.0, front=70.0)
         return {"field": Experiment(
-            prompts, model=SD, method=SDS(guidance=100.0), representation=field, views=views, timesteps=Uniform(0.02, 0.98),
-            steps=10_000,
+            prompts, model=SD, method=SDS(guidance=100.0), weight=Fantasia3D(), representation=field, views=views,
+            timesteps=Uniform(0.02, 0.98), steps=5_000,
         )}  # fmt: skip

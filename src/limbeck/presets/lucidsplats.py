@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from limbeck.background import Random
 from limbeck.experiment import Adam, Experiment
 from limbeck.methods.ism import ISM
 from limbeck.preset import SD, Preset
 from limbeck.representations.splats import Splats
-from limbeck.timesteps import TwoStage, Uniform
+from limbeck.timesteps import ISM as Lowered
+from limbeck.timesteps import TwoStage
 from limbeck.views import Orbit
 from limbeck.weights import Lambda
 
@@ -23,9 +25,15 @@ class LucidSplats(Preset):
         )}  # fmt: skip
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        splats = Splats(count=100_000, every=100)
-        views = Orbit(each=4, distance=(1.5, 2.0), fov=(40.0, 60.0), elevation=(-10.0, 60.0))
+        splats = Splats(
+            count=100_000, radius=0.5, opacity=0.1, background=Random(chance=0.66), every=100, until=0.6, dead=0.005, small=10.0,
+            rate_mean=5.6e-4, rate_scale=5e-3, rate_turn=1e-3, rate_opacity=0.05, rate_colour=5e-3,
+        )  # fmt: skip
+        views = Orbit(
+            each=4, distance=(4.0, 5.0), fov=(9.2, 34.4), elevation=(-15.0, 45.0), over_area=0.0, jitter=0.025, aim=0.05, roll=0.01,
+            blend=True,
+        )  # fmt: skip
         return {"splats": Experiment(
             prompts, model=SD, method=ISM(guidance=7.5), weight=Lambda(), representation=splats, views=views,
-            timesteps=Uniform(0.02, 0.5), steps=5_000,
+            timesteps=Lowered(per_row=False), optimizer=Adam(fall=0.0), steps=5_000,
         )}  # fmt: skip

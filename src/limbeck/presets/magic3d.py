@@ -14,8 +14,11 @@ from limbeck.preset import SD, Preset
 from limbeck.presets.dreamfusion import AROUND, SMALL
 from limbeck.representations.field import Field
 from limbeck.representations.mesh import Mesh
+from limbeck.shading import Shading
 from limbeck.timesteps import TwoStage, Uniform
 from limbeck.views import Orbit
+from limbeck.weights import DreamFusion
+from limbeck.weights import Uniform as Even
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,24 @@ class Magic3D(Preset):
             optimizer=Adam(fall=0.5),
             steps=400,
         )
-        mesh = Mesh(cells=40, half=1.2, shading="texture", laplacian=0.5)
+        mesh = Mesh(cells=40, half=1.2, shading="texture")
         fine = replace(coarse, representation=mesh, timesteps=Uniform(0.02, 0.5), steps=250)
         return {"coarse": coarse, "fine": fine}
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
+        known, behind = Hashed(finest=4096, smooth=False), Environment(rate=0.1)
         field = Field(
-            encoding=Hashed(), decoder=Small(64), blob=Ball(10.0, 0.5), background=Environment(), half=1.0, samples=256,
-            resolution=64, rate=1e-2, opacity=1e-3, cells=64,
+            encoding=known, decoder=Small(64), blob=Ball(10.0, 0.5), background=behind, half=2.0, samples=512, resolution=64,
+            shading=Shading(after=0.2, lit=0.75, ambient=0.5), rate=1e-2, opacity=1.0, orientation=100.0, cells=64,
         )  # fmt: skip
-        views = Orbit(each=4, distance=(1.5, 2.0), fov=(40.0, 70.0), elevation=(-10.0, 45.0))
-        coarse = Experiment(prompts, model=SD, method=SDS(guidance=100.0), representation=field, views=views, steps=10_000)
-        mesh = Mesh(cells=128, half=1.0, shading="texture", encoding=Hashed(), smooth=0.0, bending=10_000.0)
-        fine = replace(coarse, representation=mesh, timesteps=Uniform(0.02, 0.5), steps=5_000)
+        views = Orbit(each=4, distance=(1.5, 2.0), fov=(40.0, 70.0), elevation=(-10.0, 45.0), jitter=0.1, aim=0.2, roll=0.02)
+        coarse = Experiment(
+            prompts, model=SD, method=SDS(guidance=101.0), weight=Even(), representation=field, views=views, steps=10_000
+        )
+        mesh = Mesh(
+            cells=128, half=1.0, shading="texture", background=behind, encoding=known, decoder=Small(64), smooth=0.0, laplacian=0.0,
+            bending=10_000.0, rate=1e-2, rate_sdf=1e-2, rate_deform=1e-2,
+        )  # fmt: skip
+        near = replace(views, fov=(30.0, 45.0))
+        fine = replace(coarse, weight=DreamFusion(), representation=mesh, views=near, timesteps=Uniform(0.02, 0.5), steps=5_000)
         return {"coarse": coarse, "fine": fine}

@@ -53,20 +53,23 @@ class ProlificDreamer(Preset):
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         vsd = VSD(critic=LowRank(rank=4, camera=True, learning=Learning(rate=1e-4)))
         blob = {"object": Magic3D(10.0, 0.5), "scene": Scene(-10.0, 2.5), "mixed": Mixed()}[self.place]
-        near = self.place == "object"
+        near, known, behind = self.place == "object", Hashed(rate=10.0), Environment(layers=1, chance=0.5)
         nerf = Field(
-            encoding=Hashed(rate=10.0), decoder=Small(32), blob=blob, background=Environment(chance=0.5), half=1.0 if near else 5.0,
-            samples=128 if near else 256, resolution=64, late=512, switch=0.2, rate=1e-3, noise=1.0, entropy=10.0, cells=64,
+            encoding=known, decoder=Small(32), blob=blob, background=behind, half=1.0 if near else 5.0,
+            samples=128 if near else 512, resolution=64, late=512, switch=0.2, rate=1e-3, noise=1.0,
+            entropy=10.0 if near else 0.0, cells=64,
         )  # fmt: skip
-        wide = Orbit(each=1, distance=(1.0, 1.5) if near else (0.1, 2.3), fov=(40.0, 70.0), elevation=(-30.0, 90.0))
+        wide = Orbit(each=1, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-30.0, 90.0), front=60.0)
+        if not near:
+            wide = replace(wide, distance=(0.1, 2.3), elevation=(-10.0, 45.0), words=("", "", "", ""))
         times = TwoStage(0.02, 0.98, 0.5, 0.2 if near else 0.4)
         field = Experiment(prompts, model=SD, method=vsd, representation=nerf, views=wide, timesteps=times, batch=1, steps=25_000)
         if not near:
             return {"field": field}
         close = replace(wide, fov=(30.0, 60.0))
         shape = Mesh(
-            cells=256, half=1.0, texture=False, shading="normals", encoding=Hashed(), smooth=0.0, laplacian=0.5, bending=5000.0,
-            rate=1e-3, rate_sdf=5e-3, rate_deform=5e-3,
+            cells=256, half=1.0, texture=False, shading="normals", background=behind, encoding=known, smooth=0.0, laplacian=0.5,
+            bending=5000.0, rate=1e-3, rate_sdf=5e-3, rate_deform=5e-3,
         )  # fmt: skip
         geometry = replace(
             field, method=SDS(guidance=100.0), representation=shape, views=close, timesteps=Uniform(0.02, 0.5), steps=15_000

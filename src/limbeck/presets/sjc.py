@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from limbeck.background import Solid
 from limbeck.encodings.grid import Grid
 from limbeck.experiment import Adam, Experiment
 from limbeck.methods.sjc import SJC as Chaining
@@ -28,9 +29,10 @@ class SJC(Preset):
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         field = Field(
-            encoding=Grid(levels=(100,), features=5), space="latent", half=1.0, samples=128, rate=0.05, opacity=1e-2, cells=64
-        )
-        views = Orbit(each=1, distance=(1.5, 1.5), fov=(40.0, 60.0), elevation=(-10.0, 45.0))
+            encoding=Grid(levels=(100,), features=5), background=Solid(rate=0.002), space="latent", half=1.0, samples=346,
+            rate=0.05, opacity=70.0, cells=64,
+        )  # fmt: skip
+        views = Orbit(each=1, distance=(1.5, 1.5), fov=(40.0, 70.0), elevation=(-6.4, 90.0), over_area=1.0, overhead=41.8)
         return {"field": Experiment(
             prompts, model=SD, method=Chaining(guidance=100.0), weight=Even(), representation=field, views=views,
             timesteps=Uniform(0.01, 0.97), steps=10_000,
