@@ -1,5 +1,6 @@
 """Recipes: the papers' numbers, stages that begin where the one before stopped, and what is said when options do not fit."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,14 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.background import Environment
+from limbeck.blob import Gaussian
 from limbeck.components import choices
 from limbeck.config import dump, load
+from limbeck.encodings.hashed import Hashed
 from limbeck.loading import load as load_prior
 from limbeck.preset import Preset, begun, shared
 from limbeck.presets.dreamfusion import DreamFusion
+from limbeck.presets.latentnerf import LatentNeRF
+from limbeck.presets.lucidsplats import LucidSplats
+from limbeck.presets.magic3d import Magic3D
 from limbeck.presets.prolificdreamer import ProlificDreamer
+from limbeck.presets.sjc import SJC
 from limbeck.record import record
 from limbeck.representations.mesh import Mesh
+from limbeck.timesteps import Uniform
+from limbeck.weights import DreamFusion as DreamFusionWeight
+from limbeck.weights import Fantasia3D, Lambda
+from limbeck.weights import Uniform as Even
 
 PROMPT = ("a yellow duck",)
 NAMES = choices(Preset)
@@ -63,6 +75,39 @@ def test_prolificdreamer_has_the_numbers_of_its_code():
     scene = ProlificDreamer(size="full", place="scene").stages(PROMPT)
     assert list(scene) == ["field"] and scene["field"].timesteps.switch * 25_000 == 10_000
     assert (scene["field"].representation.blob.height, scene["field"].representation.blob.radius) == (-10.0, 2.5)
+    assert field.looking.front == 60.0 and scene["field"].looking.texts("a hall") == ("a hall",) * 4
+    assert [e.representation.background for e in (field, geometry, texture)] == [Environment(layers=1, chance=0.5)] * 3
+    assert geometry.representation.encoding == field.representation.encoding == Hashed(rate=10.0)
+
+
+def test_latent_fields_have_the_numbers_of_their_codes():
+    e = LatentNeRF(size="full").stages(PROMPT)["field"]
+    assert (e.steps, e.method.guidance, e.weight, e.timesteps) == (5_000, 100.0, Fantasia3D(), Uniform(0.02, 0.98))
+    assert (e.representation.density, e.representation.blob) == ("exp", Gaussian(5.0, 0.2))
+    assert e.representation.entropy == pytest.approx(5e-4 / math.log(2), rel=2e-3)  # theirs is in bits
+    assert (e.looking.elevation, e.looking.over_area, e.looking.front) == ((-60.0, 90.0), 0.0, 70.0)
+    e = SJC(size="full").stages(PROMPT)["field"]
+    assert (e.steps, e.weight, e.timesteps) == (10_000, Even(), Uniform(0.01, 0.97))
+    assert (e.representation.encoding.levels, e.representation.rate) == ((100,), 0.05)
+    assert e.representation.samples == int(2 * math.sqrt(3) / (0.5 * 2 / 100))  # half a voxel apart, over the diagonal
+    assert e.representation.opacity == pytest.approx(1e4 * math.log(11) / 346, rel=0.02)
+    low, high = e.looking.elevation  # they draw cos of the polar angle in 1 - 2 v / 180, v in 0 to 100 degrees
+    assert math.sin(math.radians(low)) == pytest.approx(1 - 200 / 180, abs=1e-3) and (high, e.looking.over_area) == (90.0, 1.0)
+    assert math.sin(math.radians(e.looking.overhead)) == pytest.approx(1 - 60 / 180, abs=1e-3)
+
+
+def test_magic3d_and_lucidsplats_have_the_numbers_of_the_codes():
+    coarse, fine = Magic3D(size="full").stages(PROMPT).values()
+    assert (coarse.steps, fine.steps, coarse.method.guidance) == (10_000, 5_000, 101.0)  # written 100, of pos + s (pos - null)
+    assert (coarse.weight, fine.weight, fine.timesteps.high) == (Even(), DreamFusionWeight(), 0.5)
+    assert (coarse.looking.fov, fine.looking.fov, fine.looking.distance) == ((40.0, 70.0), (30.0, 45.0), (1.5, 2.0))
+    assert (fine.representation.cells, fine.representation.bending, fine.representation.laplacian) == (128, 10_000.0, 0.0)
+    e = LucidSplats(size="full").stages(PROMPT)["splats"]
+    assert (e.steps, e.looking.each, e.method.guidance, e.weight) == (5_000, 4, 7.5, Lambda())
+    assert (e.method.delta_t_first, e.method.delta_t, e.method.anneal, e.method.delta_s) == (0.1, 0.08, 0.3, 0.2)
+    assert [e.timesteps.bounds(step, e.steps) for step in (0, 1_500)] == [(0.02, 0.98), (0.02, 0.5)]
+    assert e.looking.fov == pytest.approx((math.degrees(0.16), math.degrees(0.60)), abs=0.05)
+    assert e.representation.rate_mean == pytest.approx(1.6e-4 * 3.5)  # times the scale of their scene
 
 
 def test_what_holds_for_all_stages_is_passed_on_and_the_rest_is_refused():
