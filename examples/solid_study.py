@@ -2,7 +2,7 @@
 
     python examples/solid_study.py run dreamfusion             # about two minutes each on one core
     python examples/solid_study.py run prolificdreamer --seeds 1
-    limbeck eval runs/solids/dreamfusion-* --out runs/solids   # the table
+    limbeck eval runs/solids/dreamfusion-*                     # the table
 
 One process per core, one thread each; finished runs are not computed again.
 """

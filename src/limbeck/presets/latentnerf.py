@@ -23,7 +23,7 @@ class LatentNeRF(Preset):
     """A field that renders latents by SDS; no autoencoder in the loop."""
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03)
+        field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03, entropy=0.0, rise=0.0)
         return {"field": Experiment(
             prompts, method=SDS(guidance=15.0), representation=field, views=AROUND, timesteps=TwoStage(), optimizer=Adam(fall=0.5),
             steps=600,

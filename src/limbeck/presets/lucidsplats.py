@@ -8,6 +8,7 @@ from limbeck.background import Random
 from limbeck.experiment import Adam, Experiment
 from limbeck.methods.ism import ISM
 from limbeck.preset import SD, Preset
+from limbeck.presets.dreamfusion import AROUND
 from limbeck.representations.splats import Splats
 from limbeck.timesteps import ISM as Lowered
 from limbeck.timesteps import TwoStage
@@ -21,7 +22,8 @@ class LucidSplats(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         return {"splats": Experiment(
-            prompts, method=ISM(guidance=7.5), representation=Splats(), timesteps=TwoStage(), optimizer=Adam(fall=0.5), steps=400
+            prompts, method=ISM(guidance=7.5), representation=Splats(), views=AROUND, timesteps=TwoStage(),
+            optimizer=Adam(fall=0.5), steps=400,
         )}  # fmt: skip
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:

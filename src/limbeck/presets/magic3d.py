@@ -29,7 +29,7 @@ class Magic3D(Preset):
         coarse = Experiment(
             prompts,
             method=SDS(guidance=15.0),
-            representation=replace(SMALL, late=0),
+            representation=replace(SMALL, late=0, entropy=0.0, rise=0.0),
             views=AROUND,
             timesteps=TwoStage(),
             optimizer=Adam(fall=0.5),

@@ -56,7 +56,7 @@ class ProlificDreamer(Preset):
         near, known, behind = self.place == "object", Hashed(rate=10.0), Environment(layers=1, chance=0.5)
         nerf = Field(
             encoding=known, decoder=Small(32), blob=blob, background=behind, half=1.0 if near else 5.0,
-            samples=128 if near else 512, resolution=64, late=512, switch=0.2, rate=1e-3, noise=1.0,
+            samples=64 if near else 512, importance=32 if near else 0, resolution=64, late=512, switch=0.2, rate=1e-3, noise=1.0,
             entropy=10.0 if near else 0.0, cells=64,
         )  # fmt: skip
         wide = Orbit(each=1, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-30.0, 90.0), front=60.0)

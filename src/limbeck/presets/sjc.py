@@ -21,7 +21,7 @@ class SJC(Preset):
     """A dense grid of latents by score Jacobian chaining."""
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03)
+        field = replace(SMALL, encoding=Grid(features=5), space="latent", resolution=0, late=0, rate=0.03, entropy=0.0, rise=0.0)
         return {"field": Experiment(
             prompts, method=Chaining(guidance=15.0), weight=Even(), representation=field, views=AROUND, timesteps=TwoStage(),
             optimizer=Adam(fall=0.5), steps=600,
