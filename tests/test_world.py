@@ -44,6 +44,13 @@ def test_the_same_seed_draws_the_same_pictures():
     assert captions(a, np.random.default_rng(3)) == captions(b, np.random.default_rng(3))
 
 
+def test_drawing_leaves_torch_its_threads():
+    """Both use OpenMP; numba would leave it with all cores, and every test after this one spinning on a busy machine."""
+    before = torch.get_num_threads()
+    render(random_scenes(2, np.random.default_rng(0)), 16)
+    assert torch.get_num_threads() == before == 1
+
+
 def test_held_out_combinations_are_never_drawn_for_training():
     seen, unseen = scenes(5000), scenes(500, unseen=True)
     assert not held_out(seen.object, seen.colour, seen.pattern).any()

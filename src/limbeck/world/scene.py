@@ -104,8 +104,11 @@ def random_scenes(n: int, rng: np.random.Generator, unseen: bool = False) -> Sce
 
 
 def render(scenes: Scenes, size: int = 64) -> np.ndarray:
-    """Pictures of the scenes, uint8 ``[N, size, size, 3]``."""
-    from limbeck.world import shapes  # numba is wanted only where pictures are made
+    """Pictures of the scenes, uint8 ``[N, size, size, 3]``, on as many threads as torch has."""
+    import numba  # wanted only where pictures are made
+    import torch
+
+    from limbeck.world import shapes
 
     first = _RGB[scenes.colour]
     second = np.where((scenes.colour == COLOURS.index("white"))[:, None], _SECOND_OF_WHITE, _SECOND)
@@ -114,8 +117,13 @@ def render(scenes: Scenes, size: int = 64) -> np.ndarray:
     flat = np.cos(scenes.elevation)
     toward = np.stack([np.sin(scenes.azimuth) * flat, np.sin(scenes.elevation), np.cos(scenes.azimuth) * flat], 1)
     dark = scenes.colour == COLOURS.index("black")
-    return shapes.draw(scenes.object, scenes.pattern, dark, np.clip(colours, 0, 1).astype(np.float32),
-                       toward * scenes.distance[:, None], size)  # fmt: skip
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        return shapes.draw(scenes.object, scenes.pattern, dark, np.clip(colours, 0, 1).astype(np.float32),
+                           toward * scenes.distance[:, None], size)  # fmt: skip
+    finally:  # numba and torch share OpenMP, and numba leaves it with all cores
+        torch.set_num_threads(threads)
 
 
 def caption(obj: str, colour: str = "", pattern: str = "", background: str = "", view: str = "") -> str:
