@@ -414,7 +414,7 @@ def test_regularisers_are_weighed_means_of_the_particles_in_view():
     view = View(torch.tensor([0, 2, 2]), orbit(3))
     terms = made.regularise(made.render(view), 0.5)
     kept = [made.solid(i) for i in (0, 2)]
-    assert float(terms["opacity"]) == pytest.approx(2 * sum(float(each.opacity.mean()) for each in kept), rel=1e-5)
+    assert terms["opacity"].item() == pytest.approx(2 * sum(each.opacity.mean().item() for each in kept), rel=1e-5)
     assert float(terms["scale"]) == pytest.approx(3 * sum(float(each.scale.mean()) for each in kept), rel=1e-5)
     assert not particles(Splats(count=5)).regularise(made.render(view), 0.5)
 
