@@ -17,21 +17,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.camera import around
-from limbeck.decoder import Decoder, Plain, Residual, Small
-from limbeck.encoding import Encoding
-from limbeck.encodings import Frequencies, Grid, Hashed, Planes
-from limbeck.loading import pick_device
+from limbeck.graphics.cameras.camera import orbit_cameras
+from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder, MLPDecoder, ResidualDecoder
+from limbeck.graphics.fields.encodings.base import Encoding
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.encodings.frequency import FrequencyEncoding
+from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
+from limbeck.graphics.fields.encodings.triplane import TriplaneEncoding
+from limbeck.priors.loading import pick_device
 
 SHOWN: dict[str, tuple[Encoding, Decoder]] = {
-    "grid 16 32 64, x 4 summed": (Grid(), Plain()),
-    "the same, joined; small": (Grid(levels_are="joined"), Small()),
-    "grid 64, x 8; small": (Grid(levels=(64,), features=8), Small()),
-    "planes 32 64 128, x 8 joined, multiplied; small": (Planes(), Small()),
-    "planes 128, x 4, summed": (Planes(levels=(128,), features=4, planes_are="summed", levels_are="summed"), Plain()),
-    "hashed 8 x 2, 2^15, to 256; small": (Hashed(levels=8, log2_rows=15, finest=256), Small()),
-    "hashed 16 x 2, 2^19, to 2048; small": (Hashed(), Small()),
-    "frequencies 8; residual 5 x 128": (Frequencies(), Residual()),
+    "grid 16 32 64, x 4 summed": (DenseGridEncoding(), IdentityDecoder()),
+    "the same, joined; small": (DenseGridEncoding(levels_are="joined"), MLPDecoder()),
+    "grid 64, x 8; small": (DenseGridEncoding(levels=(64,), features=8), MLPDecoder()),
+    "planes 32 64 128, x 8 joined, multiplied; small": (TriplaneEncoding(), MLPDecoder()),
+    "planes 128, x 4, summed": (
+        TriplaneEncoding(levels=(128,), features=4, planes_are="summed", levels_are="summed"),
+        IdentityDecoder(),
+    ),
+    "hashed 8 x 2, 2^15, to 256; small": (
+        HashGridEncoding(levels=8, log2_rows=15, finest=256),
+        MLPDecoder(),
+    ),
+    "hashed 16 x 2, 2^19, to 2048; small": (HashGridEncoding(), MLPDecoder()),
+    "frequencies 8; residual 5 x 128": (FrequencyEncoding(), ResidualDecoder()),
 }
 
 
@@ -67,7 +76,11 @@ class Row:
 
     def kept(self, points: Float[Tensor, "n 3"]) -> int:
         """Bytes of the distinct storages that autograd keeps, parameters not counted."""
-        own = {p.untyped_storage().data_ptr() for part in (self.encoded, self.decoder) for p in part.parameters()}
+        own = {
+            p.untyped_storage().data_ptr()
+            for part in (self.encoded, self.decoder)
+            for p in part.parameters()
+        }
         found: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -92,7 +105,7 @@ def clock(device: str) -> float:
 def along_rays(count: int, samples: int = 64) -> Float[Tensor, "n 3"]:
     """Points of the box along the rays of four cameras, in the order in which a field asks for them."""
     side = max(2, round((count / samples / 4) ** 0.5))
-    camera = around(torch.arange(4) * (torch.pi / 2), torch.full((4,), 0.3), 3.6, 30)
+    camera = orbit_cameras(torch.arange(4) * (torch.pi / 2), torch.full((4,), 0.3), 3.6, 30)
     depth = torch.linspace(2.6, 4.6, samples)[:, None]
     points = camera.eye[:, None, None, None] + camera.directions(side, side)[:, :, :, None] * depth
     return points.reshape(-1, 3)
@@ -115,10 +128,14 @@ def main() -> None:
         for row in rows.values():
             row.once(points, timed=i > 0)  # the first warms up
     grid = sum(next(iter(rows.values())).took)
-    print(f"| {len(points):,} points | forward, backward ms | both, in grids | kept MB | parameters |\n|---|---|---|---|---|")
+    print(
+        f"| {len(points):,} points | forward, backward ms | both, in grids | kept MB | parameters |\n|---|---|---|---|---|"
+    )
     for name, row in rows.items():
         f, b = row.took
-        cost = f"{1000 * f:.0f}, {1000 * b:.0f} | {(f + b) / grid:.1f} | {row.kept(points) / 1e6:.0f}"
+        cost = (
+            f"{1000 * f:.0f}, {1000 * b:.0f} | {(f + b) / grid:.1f} | {row.kept(points) / 1e6:.0f}"
+        )
         print(f"| {name} | {cost} | {row.parameters:,} |")
 
 

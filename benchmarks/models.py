@@ -20,10 +20,10 @@ from shapes import SHAPES
 from step import METHODS, made, peak, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-from limbeck.experiment import Experiment
-from limbeck.loading import pick_device
-from limbeck.prior import Running
-from limbeck.run import Run
+from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.priors.loading import pick_device
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 
 def rate(device: str, dtype: torch.dtype, repeats: int = 3) -> float:
@@ -34,13 +34,24 @@ def rate(device: str, dtype: torch.dtype, repeats: int = 3) -> float:
     return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))
 
 
-def measure(shape: str, device: str, precision: str, how: Running, batch: int, steps: int, names: list[str]) -> None:
+def measure(
+    shape: str,
+    device: str,
+    precision: str,
+    how: RuntimeOptions,
+    batch: int,
+    steps: int,
+    names: list[str],
+) -> None:
     start = time.perf_counter()
     prior = made(shape, device, precision, how)
     weights = sum(p.numel() * p.element_size() for p in prior.network.parameters()) / 1e9
     print(f"<!-- {shape}: made in {time.perf_counter() - start:.0f} s -->", flush=True)
     for name in names:
-        run = Run(Experiment(("a red mug",), method=METHODS[name][0], particles=batch, steps=100_000), prior)
+        run = Run(
+            Experiment(("a red mug",), method=METHODS[name][0], particles=batch, steps=100_000),
+            prior,
+        )
         peak(device, reset=True)
         counter = FlopCounterMode(display=False)
         with (
@@ -59,7 +70,10 @@ def measure(shape: str, device: str, precision: str, how: Running, batch: int, s
             share,
             f"{peak(device) / 1e3:.1f}",
         )
-        print(f"| {shape} ({weights:.1f} GB) | {name}, {precision}, {how.compile} | {' | '.join(cells)} |", flush=True)
+        print(
+            f"| {shape} ({weights:.1f} GB) | {name}, {precision}, {how.compile} | {' | '.join(cells)} |",
+            flush=True,
+        )
         del run
         gc.collect()
 
@@ -76,8 +90,13 @@ def main() -> None:
     arguments.add_argument("--compile", action="store_true")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
-    how, device = Running(compile="on" if chosen.compile else "off"), pick_device(chosen.device)
-    print("| U-Net | | iterations/s | first call s | Tflop an iteration | matmul Gflop/s | share | peak GB |")
+    how, device = (
+        RuntimeOptions(compile="on" if chosen.compile else "off"),
+        pick_device(chosen.device),
+    )
+    print(
+        "| U-Net | | iterations/s | first call s | Tflop an iteration | matmul Gflop/s | share | peak GB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for shape in chosen.shapes:
         measure(shape, device, chosen.precision, how, chosen.batch, chosen.steps, chosen.methods)

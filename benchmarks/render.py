@@ -18,18 +18,18 @@ from dataclasses import dataclass
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from limbeck.camera import View, turntable
-from limbeck.decoder import Small
-from limbeck.encodings.grid import Grid
-from limbeck.encodings.hashed import Hashed
-from limbeck.loading import pick_device
-from limbeck.prior import Prior
-from limbeck.representation import Representation
-from limbeck.representations.field import Field
-from limbeck.representations.mesh import Mesh
-from limbeck.representations.mesh import Shading as Shown
-from limbeck.representations.splats import Splats
-from limbeck.shading import Shading
+from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.camera import turntable_cameras
+from limbeck.graphics.fields.decoders import MLPDecoder
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
+from limbeck.graphics.rendering.shading import Shading
+from limbeck.priors.loading import pick_device
+from limbeck.representations.base import RenderRequest, Representation
+from limbeck.representations.dmtet import DMTet
+from limbeck.representations.dmtet import Shading as Shown
+from limbeck.representations.gaussian_splats import GaussianSplats
+from limbeck.representations.nerf import NeRF
 
 Made = Callable[[int, str], Representation]
 
@@ -52,7 +52,9 @@ def mesh(cells: int, shading: Shown = "lit", geometry: bool = True) -> Made:
 
     def made(size: int, device: str) -> Representation:
         prior: Prior = Blank(size, device)  # type: ignore[assignment]
-        return Mesh(cells=cells, radii=(0.9, 0.9, 0.9), shading=shading, geometry=geometry).build(prior, 1, 0)
+        return DMTet(cells=cells, radii=(0.9, 0.9, 0.9), shading=shading, geometry=geometry).build(
+            prior, 1, 0
+        )
 
     return made
 
@@ -62,7 +64,7 @@ def splats(count: int, spacing: float = 0.6) -> Made:
 
     def made(size: int, device: str) -> Representation:
         prior: Prior = Blank(size, device)  # type: ignore[assignment]
-        return Splats(count=count, spacing=spacing).build(prior, 1, 0)
+        return GaussianSplats(count=count, spacing=spacing).build(prior, 1, 0)
 
     return made
 
@@ -72,17 +74,17 @@ def field(**options: object) -> Made:
 
     def made(size: int, device: str) -> Representation:
         prior: Prior = Blank(size, device)  # type: ignore[assignment]
-        shown = Field(**options).build(prior, 1, 0)  # type: ignore[arg-type]
+        shown = NeRF(**options).build(prior, 1, 0)  # type: ignore[arg-type]
         shown.after_step(15, 16, torch.optim.SGD(shown.parameters(), 0.0))
         return shown
 
     return made
 
 
-SMALL, LARGE = Grid(levels=(12, 24, 48)), Hashed(levels=16)
+SMALL, LARGE = DenseGridEncoding(levels=(12, 24, 48)), HashGridEncoding(levels=16)
 SHOWN: dict[str, Made] = {
     "field, dense grids": field(encoding=SMALL), "field, dense grids, lit": field(encoding=SMALL, shading=Shading(0.0, 1.0)),
-    "field, hash 16 x 2, decoder": field(encoding=LARGE, decoder=Small(hidden=32)),
+    "field, hash 16 x 2, decoder": field(encoding=LARGE, decoder=MLPDecoder(hidden=32)),
     "mesh, 32 cells": mesh(32), "mesh, 32 cells, fixed": mesh(32, geometry=False), "mesh, 32 cells, normals": mesh(32, "normals"),
     "mesh, 64 cells": mesh(64), "mesh, 128 cells": mesh(128),
     "splats, 1,000": splats(1000), "splats, 4,000": splats(4000), "splats, 4,000, twice as wide": splats(4000, 1.2),
@@ -97,7 +99,7 @@ def clock(device: str) -> float:
     return time.process_time()
 
 
-def there_and_back(made: Representation, view: View, device: str) -> tuple[float, float]:
+def there_and_back(made: Representation, view: RenderRequest, device: str) -> tuple[float, float]:
     """Seconds forward and backward of one render."""
     start = clock(device)
     render = made.render(view)
@@ -106,7 +108,7 @@ def there_and_back(made: Representation, view: View, device: str) -> tuple[float
     return middle - start, clock(device) - middle
 
 
-def peak_bytes(made: Representation, view: View, device: str) -> int:
+def peak_bytes(made: Representation, view: RenderRequest, device: str) -> int:
     """The most PyTorch held at once during one render and its backward, beyond what it held before."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -116,7 +118,9 @@ def peak_bytes(made: Representation, view: View, device: str) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         there_and_back(made, view, device)
     held = most = 0
-    changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [
+        event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     for change in sorted(changes, key=lambda event: event.start_ns()):
         held += change.nbytes()
         most = max(most, held)
@@ -125,14 +129,26 @@ def peak_bytes(made: Representation, view: View, device: str) -> int:
 
 def measured(made: Representation, device: str, repeats: int) -> tuple[float, float, int]:
     """Seconds forward, seconds backward, peak bytes, as in a step of training: one view from slightly above."""
-    camera = turntable(1, 15.0, 3.6, 40.0)
+    camera = turntable_cameras(1, 15.0, 3.6, 40.0)
     times = []
     for _ in range(repeats + 1):
         made.zero_grad(set_to_none=True)
-        times.append(there_and_back(made, View(torch.tensor([0]), camera, torch.Generator().manual_seed(0)), device))
+        times.append(
+            there_and_back(
+                made,
+                RenderRequest(torch.tensor([0]), camera, torch.Generator().manual_seed(0)),
+                device,
+            )
+        )
     forward, backward = (statistics.median(column) for column in zip(*times[1:], strict=True))
     made.zero_grad(set_to_none=True)
-    return forward, backward, peak_bytes(made, View(torch.tensor([0]), camera, torch.Generator().manual_seed(0)), device)
+    return (
+        forward,
+        backward,
+        peak_bytes(
+            made, RenderRequest(torch.tensor([0]), camera, torch.Generator().manual_seed(0)), device
+        ),
+    )
 
 
 def main() -> None:
@@ -144,13 +160,20 @@ def main() -> None:
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
     device = pick_device(chosen.device)
-    print("| | " + " | ".join(f"{size}: forward, backward ms; peak MB" for size in chosen.sizes) + " |")
+    print(
+        "| | "
+        + " | ".join(f"{size}: forward, backward ms; peak MB" for size in chosen.sizes)
+        + " |"
+    )
     print("|---|" + "---|" * len(chosen.sizes))
     for name, make in SHOWN.items():
         if name.startswith(chosen.only):
             cells = (measured(make(size, device), device, chosen.repeats) for size in chosen.sizes)
             print(
-                f"| {name} | " + " | ".join(f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells) + " |", flush=True
+                f"| {name} | "
+                + " | ".join(f"{1e3 * f:.0f}, {1e3 * b:.0f}; {p / 1e6:.0f}" for f, b, p in cells)
+                + " |",
+                flush=True,
             )
 
 

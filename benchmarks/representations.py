@@ -16,19 +16,18 @@ from dataclasses import dataclass
 
 import torch
 
-from limbeck.camera import View
-from limbeck.loading import pick_device
-from limbeck.prior import Prior
-from limbeck.representation import Representation, Spec
-from limbeck.representations.gaussians import Gaussians
+from limbeck.diffusion.prior import Prior
+from limbeck.priors.loading import pick_device
+from limbeck.representations.base import RenderRequest, Representation, RepresentationConfig
+from limbeck.representations.coordinate_network import Fourier, Siren
+from limbeck.representations.gaussians_2d import Gaussians2D
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
-from limbeck.representations.siren import Fourier, Siren
 from limbeck.representations.strokes import Strokes
 
-SHOWN: dict[str, Spec] = {
+SHOWN: dict[str, RepresentationConfig] = {
     "latents": Latents(), "pixels": Pixels(), "siren": Siren(), "siren, latent": Siren(space="latent"), "fourier": Fourier(),
-    "gaussians, 1,000": Gaussians(), "gaussians, 5,000": Gaussians(count=5000), "strokes, 128": Strokes(),
+    "gaussians, 1,000": Gaussians2D(), "gaussians, 5,000": Gaussians2D(count=5000), "strokes, 128": Strokes(),
     "strokes, 512": Strokes(count=512, width=0.03, length=0.1),
 }  # fmt: skip
 
@@ -69,19 +68,21 @@ def kept(made: Representation, view: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        image = made.render(View(view)).image
+        image = made.render(RenderRequest(view)).image
     del image
     return sum(found.values())
 
 
-def measure(spec: Spec, size: int, device: str, repeats: int) -> tuple[float, float, int, int]:
+def measure(
+    spec: RepresentationConfig, size: int, device: str, repeats: int
+) -> tuple[float, float, int, int]:
     """Seconds forward, seconds backward, bytes kept, bytes of parameters."""
     prior: Prior = Blank(size, device)  # type: ignore[assignment]
     made, view = spec.build(prior, 1, 0), torch.arange(1)
     forward, backward = [], []
     for i in range(repeats + 1):
         start = clock(device)
-        image = made.render(View(view)).image
+        image = made.render(RenderRequest(view)).image
         middle = clock(device)
         image.square().sum().backward()
         if i:  # the first warms up
@@ -99,14 +100,21 @@ def main() -> None:
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
     device = pick_device(chosen.device)
-    print("| | " + " | ".join(f"{size}: forward, backward ms; kept MB" for size in chosen.sizes) + " | parameters |")
+    print(
+        "| | "
+        + " | ".join(f"{size}: forward, backward ms; kept MB" for size in chosen.sizes)
+        + " | parameters |"
+    )
     print("|---|" + "---|" * (len(chosen.sizes) + 1))
     for name, spec in SHOWN.items():
         cells, parameters = [], 0
         for size in chosen.sizes:
             f, b, bytes_kept, parameters = measure(spec, size, device, chosen.repeats)
             cells.append(f"{1000 * f:.1f}, {1000 * b:.1f}; {bytes_kept / 1e6:.1f}")
-        print(f"| {name} | {' | '.join(cells)} | {parameters / 1e3:.0f} kB at {chosen.sizes[-1]} |", flush=True)
+        print(
+            f"| {name} | {' | '.join(cells)} | {parameters / 1e3:.0f} kB at {chosen.sizes[-1]} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import statistics
 import torch
 from step import METHODS, made, peak, seconds
 
-from limbeck.experiment import Experiment
-from limbeck.loading import pick_device
-from limbeck.run import Run
+from limbeck.priors.loading import pick_device
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 
 def main() -> None:
@@ -37,10 +37,14 @@ def main() -> None:
     while count <= chosen.most:
         cells = []
         for method, _, _ in METHODS.values():
-            run = Run(Experiment(("a red mug",), method=method, particles=count, steps=100_000), prior)
+            run = Run(
+                Experiment(("a red mug",), method=method, particles=count, steps=100_000), prior
+            )
             peak(device, reset=True)
             run.advance()
-            took = 1000 * statistics.median(seconds(run.advance, device) for _ in range(chosen.steps))
+            took = 1000 * statistics.median(
+                seconds(run.advance, device) for _ in range(chosen.steps)
+            )
             cells.append(f"{took:.0f}, {took / count:.1f}, {peak(device):.0f}")
         print(f"| {count} | {' | '.join(cells)} |", flush=True)
         count *= 2

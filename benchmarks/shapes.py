@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.prior import Condition, Running
-from limbeck.priors.files import Files
-from limbeck.priors.network import Network
-from limbeck.priors.stable import Stable
-from limbeck.priors.xl import XL
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.priors.checkpoint_files import CheckpointFiles
+from limbeck.priors.diffusers_base import DiffusersPrior
+from limbeck.priors.sdxl import SDXL
+from limbeck.priors.stable_diffusion import StableDiffusion
 
 SCHEDULER = dict(
     _class_name="DDIMScheduler", num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
@@ -24,7 +25,9 @@ SCHEDULER = dict(
 ATTENDS, PLAIN = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), ("DownBlock2D", "UpBlock2D")
 
 
-def unet(channels: Sequence[int], attends: Sequence[bool], size: int, heads: Any, words: int, **more: Any) -> dict[str, Any]:
+def unet(
+    channels: Sequence[int], attends: Sequence[bool], size: int, heads: Any, words: int, **more: Any
+) -> dict[str, Any]:
     """A configuration of a U-Net; ``attends`` says at which resolutions, finest first."""
     blocks = [ATTENDS if yes else PLAIN for yes in attends]
     return dict(
@@ -42,7 +45,11 @@ def vae(channels: Sequence[int], layers: int, scaling: float) -> dict[str, Any]:
 
 
 SMALL, FULL = vae((32, 32, 32, 32), 1, 0.18215), vae((128, 256, 512, 512), 2, 0.18215)
-ADDED = dict(addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
+ADDED = dict(
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  #: U-Net, autoencoder, prediction
     # attention at the coarser resolutions only, as the embedded model and XL have it
     "small": (unet((96, 160, 192), (False, True, True), 64, 4, 768, layers_per_block=1), SMALL, "epsilon"),
@@ -57,14 +64,18 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  #: U-Net, aut
 
 
 @dataclass(frozen=True)
-class Made(Files):
+class Made(CheckpointFiles):
     """A pipeline that is made and not read."""
 
     shape: str = ""
 
     def read(self, part: str, file: str = "config.json") -> dict[str, Any]:
         network, autoencoder, kind = SHAPES[self.shape]
-        known = {"unet": network, "vae": autoencoder, "scheduler": SCHEDULER | {"prediction_type": kind}}
+        known = {
+            "unet": network,
+            "vae": autoencoder,
+            "scheduler": SCHEDULER | {"prediction_type": kind},
+        }
         return known.get(part, {"projection_dim": 1280})
 
     def module(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
@@ -76,7 +87,9 @@ def filled(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
         made = cls(**config)
     made = made.to(dtype).to_empty(device="cpu").eval().requires_grad_(False)
-    block = torch.rand(2**20 - 3, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(dtype)
+    block = (
+        torch.rand(2**20 - 3, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(dtype)
+    )
     for name, weight in made.named_parameters():
         if weight.ndim < 2:
             weight.fill_(float(name.endswith("weight")))
@@ -87,25 +100,36 @@ def filled(cls: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     return made
 
 
-class Spoken(Network):
+class Spoken(DiffusersPrior):
     """Random features for any text."""
 
     def _encode(self, prompts: list[str]) -> Condition:
         rng, config = torch.Generator().manual_seed(0), self.network.config
-        tokens = torch.randn(len(prompts), 77, config.cross_attention_dim, generator=rng).to(self.device)
-        pooled = torch.randn(len(prompts), 1280, generator=rng).to(self.device) if config.addition_embed_type else None
+        tokens = torch.randn(len(prompts), 77, config.cross_attention_dim, generator=rng).to(
+            self.device
+        )
+        pooled = (
+            torch.randn(len(prompts), 1280, generator=rng).to(self.device)
+            if config.addition_embed_type
+            else None
+        )
         return Condition(tokens, None, pooled)
 
 
-class RandomStable(Spoken, Stable):
+class RandomStable(Spoken, StableDiffusion):
     pass
 
 
-class RandomXL(Spoken, XL):
+class RandomXL(Spoken, SDXL):
     pass
 
 
-def prior(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32, running: Running = Running()) -> Any:  # noqa: B008
+def prior(
+    shape: str,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    running: RuntimeOptions = RuntimeOptions(),
+) -> Any:  # noqa: B008
     """The prior of one of ``SHAPES``."""
     cls = RandomXL if shape == "xl" else RandomStable
     return cls(Made(Path(shape), None, shape), device, dtype, running=running)

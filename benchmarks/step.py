@@ -24,15 +24,17 @@ import torch
 from shapes import SHAPES, prior
 from torch import nn
 
-from limbeck.experiment import Experiment
-from limbeck.loading import load, pick_device
-from limbeck.method import Method
+from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.prior import Running
-from limbeck.run import Run
+from limbeck.priors.loading import load, pick_device
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
-METHODS: dict[str, tuple[Method, int, int]] = {  #: rows of a batch in the frozen call, and through the critic's step
+METHODS: dict[
+    str, tuple[Method, int, int]
+] = {  #: rows of a batch in the frozen call, and through the critic's step
     "SDS": (SDS(7.5), 2, 0),
     "VSD": (VSD(7.5), 3, 1),
 }
@@ -51,13 +53,17 @@ def seconds(call: Callable[[], object], device: str) -> float:
     return clock() - start
 
 
-def made(shape: str, device: str, precision: str, running: Running = Running()) -> Any:  # noqa: B008
+def made(
+    shape: str, device: str, precision: str, running: RuntimeOptions = RuntimeOptions()
+) -> Any:  # noqa: B008
     if shape in SHAPES:
         return prior(shape, device, getattr(torch, precision), running)
     return load(shape, device, precision, running=running)  # type: ignore[arg-type]
 
 
-def told(network: Any, rows: int, device: str, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def told(
+    network: Any, rows: int, device: str, length: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a U-Net is called with."""
     c, dtype = network.config, network.dtype
     make = lambda *s: torch.randn(*s, device=device, dtype=dtype)  # noqa: E731
@@ -65,7 +71,11 @@ def told(network: Any, rows: int, device: str, length: int) -> tuple[tuple[Any, 
     if c.addition_embed_type:
         more["added_cond_kwargs"] = {"text_embeds": make(rows, 1280), "time_ids": make(rows, 6)}
     words = (rows, length, c.cross_attention_dim)
-    return (make(rows, c.in_channels, c.sample_size, c.sample_size), torch.full((rows,), 500, device=device), make(*words)), more
+    return (
+        make(rows, c.in_channels, c.sample_size, c.sample_size),
+        torch.full((rows,), 500, device=device),
+        make(*words),
+    ), more
 
 
 def bare(run: Run, rows: int, trained: int) -> Callable[[], None]:
@@ -109,14 +119,18 @@ def peak(device: str, reset: bool = False) -> float:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes")
+    arguments.add_argument(
+        "--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes"
+    )
     arguments.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments.add_argument("--batch", type=int, default=1)
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--compile", action="store_true", help="compiled beside eager")
-    arguments.add_argument("--no-unit", action="store_true", help="without the float32 network, where memory is short")
+    arguments.add_argument(
+        "--no-unit", action="store_true", help="without the float32 network, where memory is short"
+    )
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
     device, b = pick_device(chosen.device), chosen.batch
@@ -124,16 +138,23 @@ def main() -> None:
     runs: dict[str, Run] = {}
     for precision in chosen.precisions:
         for compile in ("off", "on") if chosen.compile else ("off",):
-            of = made(chosen.shape, device, precision, Running(compile=compile))  # type: ignore[arg-type]
+            of = made(chosen.shape, device, precision, RuntimeOptions(compile=compile))  # type: ignore[arg-type]
             for name in chosen.methods:
                 method, rows, trained = METHODS[name]
                 label = f"{name}, {precision}{', compiled' if compile == 'on' else ''}"
-                runs[label] = Run(Experiment(("a red mug",), method=method, particles=b, steps=100_000), of)
-                sides[label], sides[f"{label}, bare"] = runs[label].advance, bare(runs[label], rows * b, trained * b)
+                runs[label] = Run(
+                    Experiment(("a red mug",), method=method, particles=b, steps=100_000), of
+                )
+                sides[label], sides[f"{label}, bare"] = (
+                    runs[label].advance,
+                    bare(runs[label], rows * b, trained * b),
+                )
     if not chosen.no_unit:
         from diffusers.models.attention_processor import AttnProcessor2_0
 
-        plain: nn.Module = made(chosen.shape, device, "float32", Running(layout="plain")).network
+        plain: nn.Module = made(
+            chosen.shape, device, "float32", RuntimeOptions(layout="plain")
+        ).network
         plain.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator]
         ask, more = told(plain, 2, device, next(iter(runs.values())).told.pos.data.shape[1])
         sides = {"unit": torch.no_grad()(lambda: plain(*ask, return_dict=False, **more))} | sides
@@ -152,8 +173,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name in [n for n in sides if not n.endswith("bare")]:
         units = f"{middle[name] / middle['unit']:.2f}" if "unit" in middle else ""
-        over = f"{100 * (middle[name] / middle[f'{name}, bare'] - 1):+.1f} %" if f"{name}, bare" in middle else ""
-        print(f"| {name} | {1000 * middle[name]:.1f} | {units} | {over} | {highest[name]:.0f} | {taken[name][0]:.1f} |")
+        over = (
+            f"{100 * (middle[name] / middle[f'{name}, bare'] - 1):+.1f} %"
+            if f"{name}, bare" in middle
+            else ""
+        )
+        print(
+            f"| {name} | {1000 * middle[name]:.1f} | {units} | {over} | {highest[name]:.0f} | {taken[name][0]:.1f} |"
+        )
 
 
 if __name__ == "__main__":

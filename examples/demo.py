@@ -13,13 +13,59 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 OUT = Path("runs/demo")
-PROMPTS = ("a striped red mug", "a yellow duck on grass", "a purple mushroom in the snow", "a blue car on sand")
-COMMON = ("--particles", "2", "--precision", "bfloat16", "--optimizer.fall", "0.5", "--timesteps", "twostage")
+PROMPTS = (
+    "a striped red mug",
+    "a yellow duck on grass",
+    "a purple mushroom in the snow",
+    "a blue car on sand",
+)
+COMMON = (
+    "--particles",
+    "2",
+    "--precision",
+    "bfloat16",
+    "--optimizer.fall",
+    "0.5",
+    "--timesteps",
+    "twostage",
+)
 CRITIC = ("--method.critic", "smallunet", "--method.critic.learning.rate", "0.003")
 JOBS = {
-    "vsd-7.5": ("run", "--method", "vsd", *CRITIC, "--representation.rate", "0.03", "--steps", "800", *COMMON),
-    "sds-100": ("run", "--method", "sds", "--method.guidance", "100", "--representation.rate", "0.1", "--steps", "600", *COMMON),
-    "sds-7.5": ("run", "--method", "sds", "--method.guidance", "7.5", "--representation.rate", "0.1", "--steps", "600", *COMMON),
+    "vsd-7.5": (
+        "run",
+        "--method",
+        "vsd",
+        *CRITIC,
+        "--representation.rate",
+        "0.03",
+        "--steps",
+        "800",
+        *COMMON,
+    ),
+    "sds-100": (
+        "run",
+        "--method",
+        "sds",
+        "--method.guidance",
+        "100",
+        "--representation.rate",
+        "0.1",
+        "--steps",
+        "600",
+        *COMMON,
+    ),
+    "sds-7.5": (
+        "run",
+        "--method",
+        "sds",
+        "--method.guidance",
+        "7.5",
+        "--representation.rate",
+        "0.1",
+        "--steps",
+        "600",
+        *COMMON,
+    ),
     "sampling": ("sample", "--guidance", "5", "--count", "2", "--precision", "bfloat16"),
 }
 
@@ -33,7 +79,12 @@ def work(name: str) -> None:
     log = OUT / f"{name}.log"
     command = [sys.executable, "-m", "limbeck", verb, *PROMPTS, *options, "--out", str(OUT / name)]
     with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     if done.returncode:
         raise SystemExit(f"{name} failed, see {log}:\n{log.read_text()[-2000:]}")
     print(f"  {name:10s} {time.monotonic() - start:5.0f} s", flush=True)
@@ -43,12 +94,26 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     cores = min(len(JOBS), os.cpu_count() or 1)
-    print(f"{len(JOBS)} jobs on {cores} cores, {len(PROMPTS)} prompts each; logs in {OUT}/", flush=True)
+    print(
+        f"{len(JOBS)} jobs on {cores} cores, {len(PROMPTS)} prompts each; logs in {OUT}/",
+        flush=True,
+    )
     with ThreadPoolExecutor(cores) as pool:
         list(pool.map(work, JOBS))
     order = ("sampling", "sds-100", "sds-7.5", "vsd-7.5")
     report = OUT / "report.html"
-    subprocess.run([sys.executable, "-m", "limbeck", "report", *(str(OUT / n) for n in order), "--out", str(report)], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "limbeck",
+            "report",
+            *(str(OUT / n) for n in order),
+            "--out",
+            str(report),
+        ],
+        check=True,
+    )
     print(f"done in {time.monotonic() - start:.0f} s; open {report.resolve()}")
 
 

@@ -26,18 +26,28 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import limbeck as lb
-from limbeck.camera import View
-from limbeck.config import fingerprint
-from limbeck.editing import LOOKS, How, Pictures, experiments, suited
+from limbeck.config.yaml import fingerprint
 from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.pictures import heat, to_bytes
-from limbeck.run import Run
-from limbeck.world import load_evaluator
-from limbeck.world.pictures import as_images
-from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Scenes, caption, random_scenes, render
+from limbeck.representations.base import RenderRequest
+from limbeck.runs.editing import LOOKS, How, Pictures, experiments, suited
+from limbeck.system.images import heat, to_bytes
+from limbeck.training.trainer import Run
+from limbeck.world.pretrained import load_evaluator
+from limbeck.world.render_cache import as_images
+from limbeck.world.scene import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    COLOURS,
+    OBJECTS,
+    PATTERNS,
+    Scenes,
+    caption,
+    random_scenes,
+    render,
+)
 
 OUT = Path("runs/edit-study")
 CHANGED = ("colour", "pattern", "background", "object")
@@ -57,7 +67,9 @@ class Edits:
         """What changes, as ``red to blue``."""
         pairs = zip(self.before.labels(), self.after.labels(), self.changed, strict=True)
         column = {name: i for i, name in enumerate(ATTRIBUTES)}
-        return [f"{ATTRIBUTES[k][a[column[k]]]} to {ATTRIBUTES[k][b[column[k]]]}" for a, b, k in pairs]
+        return [
+            f"{ATTRIBUTES[k][a[column[k]]]} to {ATTRIBUTES[k][b[column[k]]]}" for a, b, k in pairs
+        ]
 
 
 def right(scenes: Scenes, images: Tensor) -> np.ndarray:
@@ -77,15 +89,22 @@ def draw_edits(count: int, seed: int) -> Edits:
         known = len(ATTRIBUTES[name])
         new[name][i] = (new[name][i] + rng.integers(1, known)) % known
     after = replace(before, **new)
-    seen = right(before, as_images(render(before))).all(1) & right(after, as_images(render(after))).all(1)
-    rows = np.concatenate([np.flatnonzero(seen & (changed == name))[: count // len(CHANGED)] for name in CHANGED])
+    seen = right(before, as_images(render(before))).all(1) & right(
+        after, as_images(render(after))
+    ).all(1)
+    rows = np.concatenate(
+        [np.flatnonzero(seen & (changed == name))[: count // len(CHANGED)] for name in CHANGED]
+    )
     rows = rows.reshape(len(CHANGED), -1).T.flatten()
     return Edits(before[rows], after[rows], tuple(changed[rows]))
 
 
 def texts(scenes: Scenes) -> tuple[str, ...]:
     """Captions without the view, which is to stay."""
-    return tuple(caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b]) for o, c, p, b, _ in scenes.labels())
+    return tuple(
+        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b])
+        for o, c, p, b, _ in scenes.labels()
+    )
 
 
 def judged(edits: Edits, images: Tensor) -> dict[str, float]:
@@ -98,7 +117,12 @@ def judged(edits: Edits, images: Tensor) -> dict[str, float]:
     hit[rows, column] = True
     kept = hit.all(1)
     apart = (images - as_images(render(edits.after))).square().mean((1, 2, 3)).sqrt().mean().item()
-    out = {"reached": reached.mean(), "kept": kept.mean(), "both": (reached & kept).mean(), "distance": apart}
+    out = {
+        "reached": reached.mean(),
+        "kept": kept.mean(),
+        "both": (reached & kept).mean(),
+        "distance": apart,
+    }
     for name in CHANGED:
         out[name] = (reached & kept)[np.array(edits.changed) == name].mean()
     return {name: float(value) for name, value in out.items()}
@@ -116,7 +140,9 @@ def settings() -> dict[str, How]:
     }
 
 
-def edited(how: How, files: Sequence[Path], edits: Edits, prior: lb.priors.Stable) -> tuple[Tensor, Tensor]:
+def edited(
+    how: How, files: Sequence[Path], edits: Edits, prior: lb.priors.Stable
+) -> tuple[Tensor, Tensor]:
     """The edited pictures, and the size of the mean gradient over the first steps."""
     what = Pictures(tuple(files), texts(edits.after), texts(edits.before))
     (experiment,) = experiments(what, how, prior).values()
@@ -126,14 +152,23 @@ def edited(how: How, files: Sequence[Path], edits: Edits, prior: lb.priors.Stabl
         pull += [step.gradient] if step.step <= LOOKS else []
     with torch.no_grad():
         parts = torch.arange(experiment.total).split(16)
-        images = torch.cat([run.representation.pictures(prior, View(part)).float().cpu() for part in parts])
+        images = torch.cat(
+            [
+                run.representation.pictures(prior, RenderRequest(part)).float().cpu()
+                for part in parts
+            ]
+        )
     return images, torch.stack(pull).mean(0).norm(dim=1).cpu()
 
 
-def sheet(columns: dict[str, Tensor], edits: Edits, rows: Sequence[int], side: int = 72) -> Image.Image:
+def sheet(
+    columns: dict[str, Tensor], edits: Edits, rows: Sequence[int], side: int = 72
+) -> Image.Image:
     """One row per edit, one column per picture of it, in few colours so that the file is small."""
     font, left, top = ImageFont.load_default(10), 104, 18
-    out = Image.new("RGB", (left + (side + 4) * len(columns), top + (side + 4) * len(rows)), "white")
+    out = Image.new(
+        "RGB", (left + (side + 4) * len(columns), top + (side + 4) * len(rows)), "white"
+    )
     pen = ImageDraw.Draw(out)
     for x, (title, images) in enumerate(columns.items()):
         pen.text((left + x * (side + 4), 4), title, fill="black", font=font)
@@ -141,7 +176,9 @@ def sheet(columns: dict[str, Tensor], edits: Edits, rows: Sequence[int], side: i
             cell = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
             out.paste(cell, (left + x * (side + 4), top + y * (side + 4)))
     for y, row in enumerate(rows):
-        pen.text((2, top + y * (side + 4) + side // 2 - 6), edits.words[row], fill="black", font=font)
+        pen.text(
+            (2, top + y * (side + 4) + side // 2 - 6), edits.words[row], fill="black", font=font
+        )
     return out.quantize(160, dither=Image.Dither.NONE)
 
 
@@ -167,10 +204,14 @@ def save(images: Tensor, folder: Path) -> list[Path]:
 
 def saved(folder: Path) -> Tensor:
     """What ``save`` wrote."""
-    return as_images(np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))]))
+    return as_images(
+        np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
+    )
 
 
-def row_of(name: str, how: How, edits: Edits, prior: lb.priors.Stable, folder: Path) -> dict[str, float]:
+def row_of(
+    name: str, how: How, edits: Edits, prior: lb.priors.Stable, folder: Path
+) -> dict[str, float]:
     """One row of the table and its pictures in ``folder``; a row that is there is read."""
     known = folder / "row.json"
     if known.exists():
@@ -178,7 +219,10 @@ def row_of(name: str, how: How, edits: Edits, prior: lb.priors.Stable, folder: P
     files = sorted((folder.parent / "before").glob("*.png"))
     began, rows = time.perf_counter(), prior.meter.rows
     images, pull = edited(how, files, edits, prior)
-    cost = {"seconds": time.perf_counter() - began, "evaluations": (prior.meter.rows - rows) / len(files)}
+    cost = {
+        "seconds": time.perf_counter() - began,
+        "evaluations": (prior.meter.rows - rows) / len(files),
+    }
     save(images, folder)
     maps = heat(pull, float(pull.flatten().quantile(0.99)))
     save(torch.nn.functional.interpolate(maps, images.shape[-2:]), folder / "gradient")
@@ -192,17 +236,29 @@ def main() -> None:
     arguments.add_argument("--count", type=int, default=64, help="edits, a multiple of 4")
     arguments.add_argument("--seed", type=int, default=2024)
     arguments.add_argument("--precision", default="bfloat16")
-    arguments.add_argument("--only", nargs="*", help="words of the rows wanted, such as dds or published")
+    arguments.add_argument(
+        "--only", nargs="*", help="words of the rows wanted, such as dds or published"
+    )
     chosen = arguments.parse_args()
-    prior, edits = lb.load("world", precision=chosen.precision), draw_edits(chosen.count, chosen.seed)
-    weights = hashlib.sha256((prior.files.folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()[:8]
+    prior, edits = (
+        lb.load("world", precision=chosen.precision),
+        draw_edits(chosen.count, chosen.seed),
+    )
+    weights = hashlib.sha256(
+        (prior.files.folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    ).hexdigest()[:8]
     folder = OUT / f"{len(edits.changed)}-{chosen.seed}-{weights}"
     before, true = as_images(render(edits.before)), as_images(render(edits.after))
     save(before, folder / "before")
     with torch.no_grad():
-        there = torch.cat([prior.decode(prior.encode(part.to(prior.device))).cpu() for part in before.split(16)])
+        there = torch.cat(
+            [prior.decode(prior.encode(part.to(prior.device))).cpu() for part in before.split(16)]
+        )
     free = {"seconds": 0.0, "evaluations": 0.0}
-    results = {"not edited": judged(edits, before) | free, "through the autoencoder": judged(edits, there) | free}
+    results = {
+        "not edited": judged(edits, before) | free,
+        "through the autoencoder": judged(edits, there) | free,
+    }
     columns = {"before": before, "true": true}
     for name, how in settings().items():
         if chosen.only and not any(word.lower() in name.lower() for word in chosen.only):
@@ -213,7 +269,9 @@ def main() -> None:
         if name == "PDS, published":
             columns["its gradient"] = saved(here / "gradient")
         (folder / "table.md").write_text(table(results))
-        sheet(columns, edits, range(min(8, len(before)))).save(folder / "picture.png", optimize=True)
+        sheet(columns, edits, range(min(8, len(before)))).save(
+            folder / "picture.png", optimize=True
+        )
         print(table({name: results[name]}).splitlines()[-1], flush=True)
     print(f"\n{table(results)}\n{folder}")
 

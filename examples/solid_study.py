@@ -26,7 +26,19 @@ PROMPTS = (
 def job(preset: str, prompt: str, seed: int, options: list[str]) -> Path:
     """One run of a recipe in its own folder."""
     folder = OUT / f"{preset}-{prompt.split(maxsplit=1)[1].replace(' ', '-')}-{seed}"
-    command = [sys.executable, "-m", "limbeck", "run", prompt, "--preset", preset, "--seed", str(seed), "--precision", "bfloat16"]
+    command = [
+        sys.executable,
+        "-m",
+        "limbeck",
+        "run",
+        prompt,
+        "--preset",
+        preset,
+        "--seed",
+        str(seed),
+        "--precision",
+        "bfloat16",
+    ]
     with (OUT / f"{folder.name}.log").open("w") as log:
         subprocess.run(
             [*command, *options, "--out", str(folder)],
@@ -48,7 +60,11 @@ def main() -> None:
     chosen, options = arguments.parse_known_args()
     OUT.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(chosen.jobs or os.cpu_count() or 1) as pool:
-        wait = [pool.submit(job, chosen.preset, prompt, seed, options) for seed in range(chosen.seeds) for prompt in PROMPTS]
+        wait = [
+            pool.submit(job, chosen.preset, prompt, seed, options)
+            for seed in range(chosen.seeds)
+            for prompt in PROMPTS
+        ]
         for one in wait:
             one.result()
 

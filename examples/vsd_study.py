@@ -27,8 +27,14 @@ SCORES = ("object", "colour", "pattern", "background", "saturation", "variation"
 def prompts(count: int) -> list[str]:
     """Held-out combinations, all words said, objects in turn."""
     scenes = random_scenes(400, np.random.default_rng(99), unseen=True)
-    rows = [int(np.flatnonzero(scenes.object == i % len(OBJECTS))[i // len(OBJECTS)]) for i in range(count)]
-    return [caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b]) for o, c, p, b, _ in scenes.labels()[rows]]
+    rows = [
+        int(np.flatnonzero(scenes.object == i % len(OBJECTS))[i // len(OBJECTS)])
+        for i in range(count)
+    ]
+    return [
+        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b])
+        for o, c, p, b, _ in scenes.labels()[rows]
+    ]
 
 
 def job(name: str, words: list[str], options: list[str]) -> Path:
@@ -36,9 +42,26 @@ def job(name: str, words: list[str], options: list[str]) -> Path:
     folder = OUT / name
     if not (folder / "scores.json").exists():
         verb, *rest = options
-        command = [sys.executable, "-m", "limbeck", verb, *words, *rest, "--precision", "bfloat16", "--out", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "limbeck",
+            verb,
+            *words,
+            *rest,
+            "--precision",
+            "bfloat16",
+            "--out",
+            str(folder),
+        ]
         with (OUT / f"{name}.log").open("w") as log:
-            subprocess.run(command, stdout=log, stderr=log, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            subprocess.run(
+                command,
+                stdout=log,
+                stderr=log,
+                check=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
     return folder
 
 
@@ -51,7 +74,17 @@ def row(name: str, folders: list[Path]) -> str:
 
 def vsd(rate: float, critic: float, steps: int, kind: str = "smallunet") -> list[str]:
     learning = ["--method.critic", kind, "--method.critic.learning.rate", str(critic)]
-    return ["run", "--method", "vsd", *learning, "--representation.rate", str(rate), "--steps", str(steps), *COMMON]
+    return [
+        "run",
+        "--method",
+        "vsd",
+        *learning,
+        "--representation.rate",
+        str(rate),
+        "--steps",
+        str(steps),
+        *COMMON,
+    ]
 
 
 def sds(rate: float, steps: int) -> list[str]:
@@ -60,7 +93,16 @@ def sds(rate: float, steps: int) -> list[str]:
 
 
 GROUPS = 8  #: runs of four prompts each, every VSD run with a critic of its own
-COMMON = ["--particles", "4", "--optimizer.fall", "0.5", "--timesteps", "twostage", "--every", "1000000"]
+COMMON = [
+    "--particles",
+    "4",
+    "--optimizer.fall",
+    "0.5",
+    "--timesteps",
+    "twostage",
+    "--every",
+    "1000000",
+]
 
 
 def main() -> None:
@@ -79,7 +121,10 @@ def main() -> None:
             few = prompts(3)
             grid = [(rate, critic) for rate in (0.03, 0.1) for critic in (1e-3, 3e-3)]
             names = [f"search-{rate}-{critic}-{chosen.steps}" for rate, critic in grid]
-            wait = [pool.submit(job, n, few, vsd(*pair, chosen.steps, chosen.critic)) for n, pair in zip(names, grid, strict=True)]
+            wait = [
+                pool.submit(job, n, few, vsd(*pair, chosen.steps, chosen.critic))
+                for n, pair in zip(names, grid, strict=True)
+            ]
             for name, one in zip(names, wait, strict=True):
                 print(row(name, [one.result()]), flush=True)
             return
@@ -92,7 +137,9 @@ def main() -> None:
         }
         groups = [prompts(32)[k::GROUPS] for k in range(GROUPS)]
         wait2 = {
-            name: [pool.submit(job, f"{name}-{k}", group, options) for k, group in enumerate(groups)]
+            name: [
+                pool.submit(job, f"{name}-{k}", group, options) for k, group in enumerate(groups)
+            ]
             for name, options in jobs.items()
         }
         for name, each in wait2.items():

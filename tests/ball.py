@@ -9,23 +9,35 @@ import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.camera import View
-from limbeck.prior import Prior
-from limbeck.representation import Parts, Render, Spec
-from limbeck.solid import Splats, Surface
-from limbeck.views import Orbit, Views
+from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.views import CameraSampler, Orbit
+from limbeck.graphics.geometry.solids import Splats, Surface
+from limbeck.representations.base import (
+    ParticleParameters,
+    Render,
+    RenderRequest,
+    RepresentationConfig,
+)
 
 RADIUS = 0.8
 
 
-def paint(points: Float[Tensor, "n 3"], tint: Float[Tensor, "3"] | float = 0.0) -> Float[Tensor, "n 3"]:
+def paint(
+    points: Float[Tensor, "n 3"], tint: Float[Tensor, "3"] | float = 0.0
+) -> Float[Tensor, "n 3"]:
     """Smooth colours in [.05, .95]: red grows towards the front (+z), green towards +x, blue upwards."""
     return (0.5 + 0.45 / RADIUS * points[:, [2, 0, 1]] + tint).clamp(0, 1)
 
 
-def ball(subdivisions: int = 3, tint: Float[Tensor, "3"] | float = 0.0, radius: float = RADIUS) -> Surface:
+def ball(
+    subdivisions: int = 3, tint: Float[Tensor, "3"] | float = 0.0, radius: float = RADIUS
+) -> Surface:
     made = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
-    return Surface(torch.tensor(made.vertices).float(), torch.tensor(made.faces).long(), lambda points: paint(points, tint))
+    return Surface(
+        torch.tensor(made.vertices).float(),
+        torch.tensor(made.faces).long(),
+        lambda points: paint(points, tint),
+    )
 
 
 def cloud(count: int = 400, tint: Float[Tensor, "3"] | float = 0.0) -> Splats:
@@ -33,19 +45,27 @@ def cloud(count: int = 400, tint: Float[Tensor, "3"] | float = 0.0) -> Splats:
     rng = torch.Generator().manual_seed(0)
     normal = torch.nn.functional.normalize(torch.randn(count, 3, generator=rng), dim=1)
     mean, z = RADIUS * normal, torch.tensor([0.0, 0.0, 1.0])
-    turn = torch.cat([1 + normal @ z[:, None], torch.linalg.cross(z.expand(count, 3), normal)], 1)  # takes z to the normal
+    turn = torch.cat(
+        [1 + normal @ z[:, None], torch.linalg.cross(z.expand(count, 3), normal)], 1
+    )  # takes z to the normal
     scale = torch.tensor([0.12, 0.12, 0.01]).repeat(count, 1)
-    return Splats(mean, scale, torch.nn.functional.normalize(turn, dim=1), torch.full((count,), 0.95), paint(mean, tint))
+    return Splats(
+        mean,
+        scale,
+        torch.nn.functional.normalize(turn, dim=1),
+        torch.full((count,), 0.95),
+        paint(mean, tint),
+    )
 
 
-class Painted(Parts):
+class Painted(ParticleParameters):
     """The ball with a tint that is learned."""
 
     def __init__(self, size: tuple[int, int], particles: int, kind: str):
         super().__init__({"tint": torch.zeros(particles, 3)}, {"tint": 0.02})
         self.size, self.kind = size, kind
 
-    def render(self, view: View) -> Render:
+    def render(self, view: RenderRequest) -> Render:
         assert view.camera is not None
         rays, eye = view.camera.directions(*self.size), view.camera.eye[:, None, None]
         along = -(rays * eye).sum(-1)
@@ -54,11 +74,19 @@ class Painted(Parts):
         depth = torch.where(hit, along - under.clamp_min(0).sqrt(), 0.0)
         points = eye + rays * depth[..., None]
         tint = self.part("tint", view.particle)[:, None, None]
-        colour = torch.where(hit[..., None], 0.5 + 0.45 / RADIUS * points[..., [2, 0, 1]] + tint, 1.0).clamp(0, 1)
+        colour = torch.where(
+            hit[..., None], 0.5 + 0.45 / RADIUS * points[..., [2, 0, 1]] + tint, 1.0
+        ).clamp(0, 1)
         forward = -view.camera.pose[:, None, None, :3, 2]
         planes = lambda values: values.permute(0, 3, 1, 2)  # noqa: E731
         normal = planes(points / RADIUS * hit[..., None])
-        return Render(planes(colour), "image", hit[:, None].float(), (depth * (rays * forward).sum(-1))[:, None], normal)
+        return Render(
+            planes(colour),
+            "image",
+            hit[:, None].float(),
+            (depth * (rays * forward).sum(-1))[:, None],
+            normal,
+        )
 
     def solid(self, particle: int) -> Surface | Splats:
         tint = self.parts["tint"][particle].detach()
@@ -68,13 +96,13 @@ class Painted(Parts):
 
 
 @dataclass(frozen=True)
-class Ball(Spec):
+class Ball(RepresentationConfig):
     """A painted ball. kind: what it is as a solid: surface, splats or nothing."""
 
     kind: str = "surface"
 
     @property
-    def views(self) -> Views:
+    def views(self) -> CameraSampler:
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> Painted:

@@ -66,6 +66,6 @@ def folder(request, eps_folder, v_folder):
 @pytest.fixture
 def prior(eps_folder):
     """A freshly loaded prior, for tests that attach adapters or count calls."""
-    from limbeck.priors.stable import Stable
+    from limbeck.priors.stable_diffusion import StableDiffusion
 
-    return Stable(str(eps_folder))
+    return StableDiffusion(str(eps_folder))

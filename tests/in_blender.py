@@ -11,7 +11,9 @@ from pathlib import Path
 import bpy
 from mathutils import Matrix
 
-UPRIGHT = Matrix(((1, 0, 0, 0), (0, 0, -1, 0), (0, 1, 0, 0), (0, 0, 0, 1)))  # y up to Blender's z up, +z to its front, -y
+UPRIGHT = Matrix(
+    ((1, 0, 0, 0), (0, 0, -1, 0), (0, 1, 0, 0), (0, 0, 0, 1))
+)  # y up to Blender's z up, +z to its front, -y
 
 
 def opened(path):
@@ -51,7 +53,9 @@ def shining(thing):
         thing.data.materials[0].use_nodes = True
     for material in thing.data.materials:
         tree = material.node_tree
-        bare = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED").inputs["Base Color"]
+        bare = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED").inputs[
+            "Base Color"
+        ]
         glow = tree.nodes.new("ShaderNodeEmission")
         if bare.links:
             tree.links.new(bare.links[0].from_socket, glow.inputs["Color"])

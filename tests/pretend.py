@@ -45,7 +45,9 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, here: Tensor) -> There:
         strides, offset = here.stride(), here.storage_offset()
-        return Tensor._make_wrapper_subclass(cls, here.shape, strides=strides, storage_offset=offset, dtype=here.dtype)
+        return Tensor._make_wrapper_subclass(
+            cls, here.shape, strides=strides, storage_offset=offset, dtype=here.dtype
+        )
 
     def __init__(self, here: Tensor):
         self.here = here
@@ -79,9 +81,15 @@ class There(Tensor):
 
 def _together(func, args, kwargs) -> None:
     """RuntimeError where CUDA would raise one; numbers of the host are welcome anywhere."""
-    strange = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and not isinstance(x, There) and x.ndim]
+    strange = [
+        x
+        for x in tree_leaves((args, kwargs))
+        if isinstance(x, Tensor) and not isinstance(x, There) and x.ndim
+    ]
     if strange:
-        raise RuntimeError(f"{func}: a tensor of the host, of shape {tuple(strange[0].shape)}, beside tensors of the GPU")
+        raise RuntimeError(
+            f"{func}: a tensor of the host, of shape {tuple(strange[0].shape)}, beside tensors of the GPU"
+        )
 
 
 def _moved(x, *args, device=None, dtype=None, non_blocking=False, memory_format=None, copy=False):
@@ -99,12 +107,17 @@ def _moved(x, *args, device=None, dtype=None, non_blocking=False, memory_format=
     if device.type == x.device.type and dtype == x.dtype and memory_format is None and not copy:
         return x
     with torch._C.DisableTorchFunctionSubclass():
-        return aten._to_copy(x, dtype=dtype, device=device, non_blocking=non_blocking, memory_format=memory_format)
+        return aten._to_copy(
+            x, dtype=dtype, device=device, non_blocking=non_blocking, memory_format=memory_format
+        )
 
 
 def _done(func, args, kwargs):
     """An operation, done on the CPU and noted; what it makes is where a GPU would have it."""
-    kind, tensors = func._overloadpacket, [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    kind, tensors = (
+        func._overloadpacket,
+        [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)],
+    )
     near = any(isinstance(x, There) for x in tensors)
     backward = torch._C._current_graph_task_id() != -1
     to = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
@@ -112,14 +125,19 @@ def _done(func, args, kwargs):
         _note(func, kind, args, kwargs, to)
     if not near and kind is aten._to_copy and to == "cuda" and not kwargs.get("non_blocking"):
         note("a copy to the GPU that is waited for")
-    moved = {k: (HOST if k == "device" and v is not None else False if k == "pin_memory" else v) for k, v in kwargs.items()}
+    moved = {
+        k: (HOST if k == "device" and v is not None else False if k == "pin_memory" else v)
+        for k, v in kwargs.items()
+    }
     out = func(*tree_map(_here, args), **tree_map(_here, moved))
     if func._schema.is_mutable and out is not None and isinstance(args[0], Tensor):
         return args[0]
     # torch's own code makes what it needs on the CPU, where it takes the GPU's tensors to be
     own = (near or not tensors) and (backward or inside.depth)
     if to == "cuda" or own or (near and to is None):
-        return tree_map(lambda x: There(x) if isinstance(x, Tensor) and not isinstance(x, There) else x, out)
+        return tree_map(
+            lambda x: There(x) if isinstance(x, Tensor) and not isinstance(x, There) else x, out
+        )
     return out
 
 
@@ -128,7 +146,9 @@ def _here(x):
 
 
 def _note(func, kind, args, kwargs, to) -> None:
-    if kind in WAITING or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
+    if kind in WAITING or (
+        func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
+    ):
         note(str(func))
     elif kind in INDEXED and isinstance(args[0], There):
         for index in (i for i in args[1] if i is not None):
@@ -140,11 +160,15 @@ def _note(func, kind, args, kwargs, to) -> None:
         note("a copy to the host")
     elif kind is aten.copy_ and isinstance(args[0], There) != isinstance(args[1], There):
         soon = len(args) > 2 and args[2]
-        if not (soon and isinstance(args[0], There)) and not (soon and threading.current_thread() is not threading.main_thread()):
+        if not (soon and isinstance(args[0], There)) and not (
+            soon and threading.current_thread() is not threading.main_thread()
+        ):
             note("a copy between host and GPU")
 
 
-NOTES: list[tuple[str, str]] = []  #: of what was waited for by the main thread: what, and where in the house
+NOTES: list[
+    tuple[str, str]
+] = []  #: of what was waited for by the main thread: what, and where in the house
 
 
 def note(what: str) -> None:
@@ -196,7 +220,9 @@ def stream(_):
 class Pretended(TorchDispatchMode):
     """While it is open there is a GPU, for the thread that opened it."""
 
-    _mode_key = torch._C._TorchDispatchModeKey.FAKE  # so that torch asks for no driver when something is made on a device
+    _mode_key = (
+        torch._C._TorchDispatchModeKey.FAKE
+    )  # so that torch asks for no driver when something is made on a device
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _done(func, args, kwargs or {})
@@ -209,14 +235,23 @@ def gpu() -> Iterator[list[tuple[str, str]]]:
 
     def grouped(lists, with_indices=False):
         found = by_device(lists, with_indices)
-        return {(next(x for x in part[0][0] if x is not None).device, key[1]): part for key, part in found.items()}
+        return {
+            (next(x for x in part[0][0] if x is not None).device, key[1]): part
+            for key, part in found.items()
+        }
 
     lift = torch._C._only_lift_cpu_tensors()
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch._C._ensureCUDADeviceGuardSet()
-    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(.., device) as a copy from the host, which it is
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # else a module keeps its own tensors
-    group = patch.object(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(grouped))
+    torch._C._set_only_lift_cpu_tensors(
+        True
+    )  # torch.tensor(.., device) as a copy from the host, which it is
+    torch.__future__.set_overwrite_module_params_on_conversion(
+        True
+    )  # else a module keeps its own tensors
+    group = patch.object(
+        torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(grouped)
+    )
     cuda = patch.multiple(
         torch.cuda, Event=Event, Stream=Stream, stream=stream, current_stream=Stream, synchronize=lambda *_: note("synchronize"),
         memory_allocated=lambda *_: 0, max_memory_allocated=lambda *_: 0, memory_reserved=lambda *_: 0,

@@ -8,21 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.camera import View
-from limbeck.prior import Prior
-from limbeck.representation import Parts, Render, Spec
-from limbeck.views import Orbit, Views
+from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.views import CameraSampler, Orbit
+from limbeck.representations.base import (
+    ParticleParameters,
+    Render,
+    RenderRequest,
+    RepresentationConfig,
+)
 from limbeck.world.scene import COLOURS, OBJECTS, Scenes, render
 
 
-class Balls(Parts):
+class Balls(ParticleParameters):
     """A ball round the origin per particle, ``sharp`` at its edge, on grey."""
 
-    def __init__(self, colour: Tensor, radius: Tensor, size: tuple[int, int], sharp: float, rate: float):
+    def __init__(
+        self, colour: Tensor, radius: Tensor, size: tuple[int, int], sharp: float, rate: float
+    ):
         super().__init__({"colour": colour, "radius": radius}, {"colour": rate, "radius": rate})
         self.size, self.sharp = size, sharp
 
-    def render(self, view: View) -> Render:
+    def render(self, view: RenderRequest) -> Render:
         assert view.camera is not None
         camera = view.camera.to(next(self.parameters()).device)
         ahead = camera.directions(*self.size)
@@ -32,13 +38,17 @@ class Balls(Parts):
         radius = self.part("radius", view.particle)[:, :, None]
         alpha = ((radius - near) * self.sharp).sigmoid()[:, None]
         depth = middle - (radius.square() - near.square()).clamp_min(1e-6).sqrt()
-        normal = torch.nn.functional.normalize(eye + depth[..., None] * ahead, dim=-1).permute(0, 3, 1, 2)
+        normal = torch.nn.functional.normalize(eye + depth[..., None] * ahead, dim=-1).permute(
+            0, 3, 1, 2
+        )
         colour = self.part("colour", view.particle).sigmoid()[:, :, None, None]
-        return Render(alpha * colour + (1 - alpha) * 0.5, "image", alpha, alpha * depth[:, None], normal)
+        return Render(
+            alpha * colour + (1 - alpha) * 0.5, "image", alpha, alpha * depth[:, None], normal
+        )
 
 
 @dataclass(frozen=True)
-class Ball(Spec):
+class Ball(RepresentationConfig):
     """Balls.
 
     radius: at first. sharp: 1 / width of the edge, in units of space. rate: of Adam.
@@ -49,43 +59,55 @@ class Ball(Spec):
     rate: float = 0.05
 
     @property
-    def views(self) -> Views:
+    def views(self) -> CameraSampler:
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> Balls:
         rng = torch.Generator().manual_seed(seed)
         colour = torch.randn(particles, 3, generator=rng)
         radius = torch.full((particles, 1), self.radius)
-        return Balls(colour.to(prior.device), radius.to(prior.device), self.canvas(prior), self.sharp, self.rate)
+        return Balls(
+            colour.to(prior.device),
+            radius.to(prior.device),
+            self.canvas(prior),
+            self.sharp,
+            self.rate,
+        )
 
 
-class Objects(Parts):
+class Objects(ParticleParameters):
     """The world's objects as its renderer draws them; ``faces``: how many of them it has, turned evenly."""
 
     def __init__(self, spec: Object, particles: int):
         super().__init__({"nothing": torch.zeros(particles, 1)}, {"nothing": 0.0})
         self.spec = spec
 
-    def render(self, view: View) -> Render:
-        from limbeck.world.relief import relief
+    def render(self, view: RenderRequest) -> Render:
+        from limbeck.world.normals import relief
 
         s, camera = self.spec, view.camera
         assert camera is not None
         turn = 2 * np.pi / s.faces
-        azimuth = (camera.azimuth.double().numpy() + turn / 2) % turn - turn / 2 if s.faces > 1 else camera.azimuth.double().numpy()
+        azimuth = (
+            (camera.azimuth.double().numpy() + turn / 2) % turn - turn / 2
+            if s.faces > 1
+            else camera.azimuth.double().numpy()
+        )
         plain = np.zeros(len(view), np.int64)
         scenes = Scenes(
             plain + OBJECTS.index(s.object), plain + COLOURS.index(s.colour), plain, plain, azimuth,
             camera.elevation.double().numpy(), camera.distance.double().numpy(), np.ones(len(view)),
         )  # fmt: skip
-        alpha, normal = (torch.from_numpy(x) for x in relief(scenes.object, camera.eye.double().numpy(), 64))
+        alpha, normal = (
+            torch.from_numpy(x) for x in relief(scenes.object, camera.eye.double().numpy(), 64)
+        )
         image = torch.from_numpy(render(scenes)).permute(0, 3, 1, 2).float() / 255
         image = image + 0 * self.part("nothing", view.particle)[..., None, None]
         return Render(image, "image", alpha[:, None], None, normal.permute(0, 3, 1, 2))
 
 
 @dataclass(frozen=True)
-class Object(Spec):
+class Object(RepresentationConfig):
     """An object of the world.
 
     object, colour: which. faces: 1 for the object itself; n shows the same side n times on the way round.
@@ -96,7 +118,7 @@ class Object(Spec):
     faces: int = 1
 
     @property
-    def views(self) -> Views:
+    def views(self) -> CameraSampler:
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> Objects:

@@ -8,14 +8,14 @@ from diffusers import StableDiffusionPipeline
 from tiny import WORDS, normal, rng, spoken, worst
 from torch import nn
 
-from limbeck.critic import Learning
-from limbeck.critics import LowRank
-from limbeck.experiment import Experiment
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
-from limbeck.priors.adapters import TARGETS, Adapters, Networked, Rows
 from limbeck.priors.exact import GaussianMixture
-from limbeck.priors.stable import Stable
-from limbeck.run import Run
+from limbeck.priors.lora_adapters import TARGETS, Adapters, Networked, Rows
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 T = torch.tensor([0.1, 0.5, 0.9])
 XT = normal(3, 4, 8, 8, dtype=torch.float32)
@@ -23,8 +23,13 @@ XT = normal(3, 4, 8, 8, dtype=torch.float32)
 
 def trained(prior, n=3, rank=4) -> Run:
     """A run whose critic has learnt a little."""
-    learning = Learning(rate=1e-2)
-    run = Run(Experiment(("a red mug",), method=VSD(7.5, critic=LowRank(rank, learning)), particles=2, steps=n), prior)
+    learning = CriticTraining(rate=1e-2)
+    run = Run(
+        Experiment(
+            ("a red mug",), method=VSD(7.5, critic=LoRACritic(rank, learning)), particles=2, steps=n
+        ),
+        prior,
+    )
     for _ in range(n):
         run.advance()
     return run
@@ -37,13 +42,15 @@ def ask(prior, *conditions):
 
 @pytest.fixture
 def untouched(eps_folder):
-    return Stable(str(eps_folder))
+    return StableDiffusion(str(eps_folder))
 
 
 def test_every_attention_projection_is_adapted_and_starts_without_effect(prior, untouched):
     adapters = Adapters(prior.unet, prior.rows, 4, rng())
     expected = [
-        n for n, m in prior.unet.named_modules() if n.rsplit(".", 1)[-1] in ("to_q", "to_k", "to_v") or n.endswith("to_out.0")
+        n
+        for n, m in prior.unet.named_modules()
+        if n.rsplit(".", 1)[-1] in ("to_q", "to_k", "to_v") or n.endswith("to_out.0")
     ]
     assert adapters.names == expected and len(expected) % 4 == 0 and expected
     told = prior.condition(WORDS[:3])
@@ -93,7 +100,7 @@ def test_gradients_reach_the_adapters_of_adapted_rows_alone(prior):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_saved_critic_is_the_same_in_diffusers(folder, tmp_path):
-    prior = Stable(str(folder))
+    prior = StableDiffusion(str(folder))
     run = trained(prior, rank=3)  # a rank that is no default anywhere
     run.experiment.method.save_critic(prior, run.state, tmp_path / "critic")
     ours = run.experiment.method.critic_prior(prior, run.state)
@@ -103,7 +110,9 @@ def test_a_saved_critic_is_the_same_in_diffusers(folder, tmp_path):
     pipe.load_lora_weights(tmp_path / "critic")
     theirs = pipe.unet(XT, prior.schedule.tick(T), told.data).sample.detach()
     with torch.no_grad():
-        said = ours(XT, T, told)[0].output(prior.kind, prior.schedule.alpha(T), prior.schedule.sigma(T))
+        said = ours(XT, T, told)[0].output(
+            prior.kind, prior.schedule.alpha(T), prior.schedule.sigma(T)
+        )
     assert worst(theirs, plain) > 1e-2
     assert worst(said, theirs) < 1e-5
 
@@ -134,19 +143,32 @@ def test_a_second_run_on_one_prior_owes_nothing_to_the_first(prior):
 
 
 def test_two_runs_under_way_on_one_prior_do_not_mix(prior, eps_folder):
-    learning = Learning(rate=1e-2)
-    experiment = Experiment(("a red mug",), method=VSD(7.5, critic=LowRank(4, learning)), particles=2, steps=3)
-    a, b, apart = Run(experiment, prior), Run(experiment, prior), Run(experiment, Stable(str(eps_folder)))
+    learning = CriticTraining(rate=1e-2)
+    experiment = Experiment(
+        ("a red mug",), method=VSD(7.5, critic=LoRACritic(4, learning)), particles=2, steps=3
+    )
+    a, b, apart = (
+        Run(experiment, prior),
+        Run(experiment, prior),
+        Run(experiment, StableDiffusion(str(eps_folder))),
+    )
     for _ in range(3):
         for run in (a, b, apart):
             run.advance()
     for run in (a, b):
-        assert all(torch.equal(p, q) for p, q in zip(run.representation.particles, apart.representation.particles, strict=True))
+        assert all(
+            torch.equal(p, q)
+            for p, q in zip(
+                run.representation.particles, apart.representation.particles, strict=True
+            )
+        )
 
 
 def test_the_seed_of_a_run_decides_the_adapters_start(prior):
     a, b, c = (
-        Adapters(nn.Sequential(nn.Linear(3, 3)), Rows(), 2, rng()) if False else Adapters(prior.unet, Rows(), 2, rng(s))
+        Adapters(nn.Sequential(nn.Linear(3, 3)), Rows(), 2, rng())
+        if False
+        else Adapters(prior.unet, Rows(), 2, rng(s))
         for s in (0, 0, 1)
     )
     assert all(torch.equal(x, y) for x, y in zip(a.down, b.down, strict=True))
@@ -157,8 +179,8 @@ def test_the_seed_of_a_run_decides_the_adapters_start(prior):
 
 def test_a_critic_starts_from_the_seed_of_its_run(eps_folder):
     def start(seed):
-        experiment = Experiment(("a red mug",), method=VSD(7.5, critic=LowRank(4)), seed=seed)
-        return Run(experiment, Stable(str(eps_folder))).state.adapters.down[0]
+        experiment = Experiment(("a red mug",), method=VSD(7.5, critic=LoRACritic(4)), seed=seed)
+        return Run(experiment, StableDiffusion(str(eps_folder))).state.adapters.down[0]
 
     assert torch.equal(start(3), start(3)) and not torch.equal(start(3), start(4))
 
@@ -173,4 +195,4 @@ def test_an_exact_prior_cannot_carry_adapters_and_says_what_can():
     prior = GaussianMixture(normal(2, 3), torch.ones(2))
     assert not isinstance(prior, Networked)
     with pytest.raises(ValueError, match="exact or smallunet"):
-        Run(Experiment(("x",), method=VSD(critic=LowRank())), prior)
+        Run(Experiment(("x",), method=VSD(critic=LoRACritic())), prior)

@@ -19,16 +19,19 @@ from ball import RADIUS, ball, cloud, paint
 from PIL import Image
 from test_export import rays
 
-from limbeck.camera import turntable
-from limbeck.export import Shape, export
-from limbeck.solid import Surface
+from limbeck.graphics.cameras.camera import turntable_cameras
+from limbeck.graphics.export.export import MeshExportOptions, export
+from limbeck.graphics.geometry.solids import Surface
 
 BLENDER = os.environ.get("LIMBECK_BLENDER", "")
 SIZE = 64
-EYES = turntable(4, 20, 4, 40)[:2]  # the front and one side
+EYES = turntable_cameras(4, 20, 4, 40)[:2]  # the front and one side
 KINDS = [("glb", False), ("glb", True), ("obj", False), ("obj", True), ("ply", True)]
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BLENDER, reason="LIMBECK_BLENDER names no Python with bpy")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not BLENDER, reason="LIMBECK_BLENDER names no Python with bpy"),
+]
 
 
 def nosed() -> Surface:
@@ -37,7 +40,11 @@ def nosed() -> Surface:
     beam.apply_translation((0.15, 0.35, 0.9))
     whole = ball()
     corners = torch.tensor(beam.faces).long() + len(whole.vertices)
-    return Surface(torch.cat([whole.vertices, torch.tensor(beam.vertices).float()]), torch.cat([whole.faces, corners]), paint)
+    return Surface(
+        torch.cat([whole.vertices, torch.tensor(beam.vertices).float()]),
+        torch.cat([whole.faces, corners]),
+        paint,
+    )
 
 
 def named(kind: str, coloured: bool) -> str:
@@ -62,14 +69,27 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("blender")
     files = [folder / named(*kind) for kind in KINDS]
     for file, (kind, coloured) in zip(files, KINDS, strict=True):
-        export(nosed(), file, kind, Shape(texture=256, vertex_colours=coloured, crumbs=0))  # type: ignore[arg-type]
+        export(
+            nosed(), file, kind, MeshExportOptions(texture=256, vertex_colours=coloured, crumbs=0)
+        )  # type: ignore[arg-type]
     export(cloud(), folder / "splats.ply", "ply")
     files.append(folder / "splats.ply")
-    job = {"files": [str(file) for file in files], "poses": EYES.pose.tolist(), "fov": EYES.fov[0].item(), "size": SIZE}
+    job = {
+        "files": [str(file) for file in files],
+        "poses": EYES.pose.tolist(),
+        "fov": EYES.fov[0].item(),
+        "size": SIZE,
+    }
     (folder / "job.json").write_text(json.dumps(job | {"out": str(folder)}))
     script = Path(__file__).with_name("in_blender.py")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run([BLENDER, script, folder / "job.json"], capture_output=True, text=True, env=clean, timeout=900)
+    done = subprocess.run(
+        [BLENDER, script, folder / "job.json"],
+        capture_output=True,
+        text=True,
+        env=clean,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return Found(json.loads((folder / "found.json").read_text()), folder)
 
@@ -118,7 +138,9 @@ def test_the_material_has_the_texture_as_its_base_colour(found: Found, name: str
 
 def test_coloured_vertices_are_colour_attributes(found: Found) -> None:
     """Only a .glb brings a material that shows them; docs/export.md says what to do with the others."""
-    assert found.told["vertices.glb"][0]["materials"] == [{"from": "VERTEX_COLOR", "material": "surface", "images": []}]
+    assert found.told["vertices.glb"][0]["materials"] == [
+        {"from": "VERTEX_COLOR", "material": "surface", "images": []}
+    ]
     for name in ("vertices.glb", "vertices.obj", "vertices.ply"):
         (thing,) = found.told[name]
         assert len(thing["coloured"]) == 1 and (name == "vertices.glb" or thing["materials"] == [])

@@ -6,12 +6,12 @@ import torch
 from safetensors import safe_open
 from tiny import normal
 
-from limbeck.checkpoint import LARGE, read_checkpoint, write_checkpoint
-from limbeck.experiment import Experiment
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import coloured_shapes
-from limbeck.representations.mesh import Mesh
-from limbeck.run import Run
+from limbeck.representations.dmtet import DMTet
+from limbeck.system.checkpoint import LARGE, read_checkpoint, write_checkpoint
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 
 def bits(value: torch.Tensor) -> torch.Tensor:
@@ -36,12 +36,22 @@ def test_large_tensors_of_mostly_zeros_are_kept_by_their_other_numbers(tmp_path)
 
 
 def test_a_mesh_is_kept_by_what_is_near_its_surface_and_goes_on_with_the_same_bits(tmp_path):
-    mesh = Mesh(cells=40, half=1.0, smooth=0.0, radii=(0.4, 0.4, 0.4))
-    e = Experiment(("red disc",), model="gaussians", method=SDS(7.5), representation=mesh, particles=1, steps=4)
-    run, prior, path = Run(e, coloured_shapes(size=16)), coloured_shapes(size=16), tmp_path / "checkpoint.safetensors"
+    mesh = DMTet(cells=40, half=1.0, smooth=0.0, radii=(0.4, 0.4, 0.4))
+    e = Experiment(
+        ("red disc",), model="gaussians", method=SDS(7.5), representation=mesh, particles=1, steps=4
+    )
+    run, prior, path = (
+        Run(e, coloured_shapes(size=16)),
+        coloured_shapes(size=16),
+        tmp_path / "checkpoint.safetensors",
+    )
     run.advance()
     write_checkpoint(path, run.tensors(), {"step": 1})
-    whole = sum(value.numel() * value.element_size() for name, value in run.tensors().items() if "colour" not in name)
+    whole = sum(
+        value.numel() * value.element_size()
+        for name, value in run.tensors().items()
+        if "colour" not in name
+    )
     assert path.stat().st_size < 0.7 * whole
     again, (tensors, note) = Run(e, prior), read_checkpoint(path)
     again.load(tensors, note["step"])

@@ -8,25 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.components import base_of, choices, find, name_of
-from limbeck.critic import CriticSpec, Learning
-from limbeck.critics import Exact
-from limbeck.experiment import SGD, Optimizer
-from limbeck.method import Method
+from limbeck.config.discovery import base_of, choices, find, name_of
+from limbeck.distillation.critics.base import CriticConfig, CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.noise import Noise
+from limbeck.distillation.timesteps.base import Timesteps
+from limbeck.distillation.timesteps.random import TwoStageTimesteps
+from limbeck.distillation.timesteps.random import UniformTimesteps as UniformTimes
+from limbeck.distillation.weights import UniformWeight as UniformWeight
+from limbeck.distillation.weights import Weight
+from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.noise import Noise
-from limbeck.representation import Spec
-from limbeck.timesteps import Timesteps, TwoStage
-from limbeck.timesteps import Uniform as UniformTimes
-from limbeck.weights import Uniform as UniformWeight
-from limbeck.weights import Weight
+from limbeck.representations.base import RepresentationConfig
+from limbeck.training.optimizers import SGD, Optimizer
 
-BASES = (Method, Spec, Timesteps, Weight, Noise, Optimizer, CriticSpec)
+BASES = (Method, RepresentationConfig, Timesteps, Weight, Noise, Optimizer, CriticConfig)
 
 MINE = '''
 from dataclasses import dataclass
-from limbeck.method import Memoryless
+from limbeck.distillation.inputs import Memoryless
 
 @dataclass(frozen=True)
 class Mine(Memoryless):
@@ -64,19 +65,20 @@ def test_no_file_of_a_package_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["twostage", "TwoStage", "two-stage", "two_stage", "TWO-STAGE"])
 def test_spellings(name: str) -> None:
-    assert find(Timesteps, name) is TwoStage
+    assert find(Timesteps, name) is TwoStageTimesteps
 
 
 def test_one_name_means_another_class_for_another_base() -> None:
     assert find(Timesteps, "uniform") is UniformTimes
     assert find(Weight, "uniform") is UniformWeight
     assert find(Optimizer, "sgd") is SGD
-    assert find(CriticSpec, "exact") is Exact
+    assert find(CriticConfig, "exact") is ExactCritic
 
 
 def test_unknown_name_says_the_nearest_and_all() -> None:
     with pytest.raises(
-        ValueError, match=r"'twostge'.* Did you mean twostage\? Accepted: dreamtime, fixed, .*twostage, uniform"
+        ValueError,
+        match=r"'twostge'.* Did you mean twostage\? Accepted: dreamtime, fixed, .*twostage, uniform",
     ) as caught:
         find(Timesteps, "twostge")
     assert "path/to/file.py:ClassName" in str(caught.value)
@@ -85,14 +87,20 @@ def test_unknown_name_says_the_nearest_and_all() -> None:
 def test_base_of() -> None:
     assert base_of(Method) is Method
     assert base_of(Method | None) is Method
-    assert base_of(Learning) is Learning
-    assert base_of(float) is None and base_of(tuple[str, ...]) is None and base_of(float | None) is None
+    assert base_of(CriticTraining) is CriticTraining
+    assert (
+        base_of(float) is None
+        and base_of(tuple[str, ...]) is None
+        and base_of(float | None) is None
+    )
 
 
 def test_own_file(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = find(Method, f"{mine}:Mine")
     assert issubclass(cls, Method) and cls().pull == 0.5
-    assert find(Method, f"{mine}:Mine") is cls, "a second look must give the same class, or experiments would not be equal"
+    assert find(Method, f"{mine}:Mine") is cls, (
+        "a second look must give the same class, or experiments would not be equal"
+    )
     assert find(Method, str(mine)) is cls, "one class needs no name"
     monkeypatch.chdir(mine.parent)
     assert find(Method, "mine.py:Mine") is cls
@@ -114,10 +122,22 @@ def test_a_class_already_imported_is_the_one_found() -> None:
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        (MINE, "Mein", r"no method in .*mine.py is called 'Mein'. Did you mean Mine\? Accepted: Mine"),
+        (
+            MINE,
+            "Mein",
+            r"no method in .*mine.py is called 'Mein'. Did you mean Mine\? Accepted: Mine",
+        ),
         ("x = 1", "Mine", "Accepted: none"),
-        ("class Mine: pass", "Mine", r"is no method: let it inherit from limbeck.method.Method"),
-        ("from limbeck.method import Method\nclass Mine(Method): pass", "Mine", "lacks __call__"),
+        (
+            "class Mine: pass",
+            "Mine",
+            r"is no method: let it inherit from limbeck.methods.base.Method",
+        ),
+        (
+            "from limbeck.distillation.inputs import Method\nclass Mine(Method): pass",
+            "Mine",
+            "lacks __call__",
+        ),
         (MINE.replace("@dataclass(frozen=True)\n", ""), "Mine", "no dataclass"),
         ("import nowhere_at_all", "Mine", "cannot be imported: ModuleNotFoundError"),
         ("def broken(:", "Mine", "cannot be imported: SyntaxError"),

@@ -7,6 +7,8 @@ import threading
 import time
 from dataclasses import replace
 
+import limbeck.plan as planning
+import limbeck.record as recording
 import pytest
 import torch
 from rich.console import Console
@@ -14,36 +16,37 @@ from safetensors.torch import save_file
 from test_record import experiment, go, lines, same
 from torch import nn
 
-import limbeck.plan as planning
-import limbeck.record as recording
-from limbeck import checkpoint, pictures
-from limbeck.checkpoint import read_checkpoint, read_note
-from limbeck.cli import main
-from limbeck.cost import Cost
-from limbeck.critics import LowRank, SmallUNet
-from limbeck.experiment import Experiment
-from limbeck.figures import read_figures
-from limbeck.gradient import Clipped, Normalised, Plain
-from limbeck.memory import load_optimizer, optimizer_tensors
-from limbeck.method import Directions
+from limbeck.cli.main import main
+from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.diffusion.prior import NetworkCallCounter
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.gradient_transforms import Clip, Normalize, NoTransform
+from limbeck.methods.base import LatentAndImageGradient
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.plan import _numbers, planned, refuse_weights, rehearsed, traced
-from limbeck.prior import Meter, Running
 from limbeck.priors.exact import coloured_shapes
-from limbeck.priors.stable import Stable
-from limbeck.record import record
+from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.pixels import Pixels
-from limbeck.run import NonFinite, Run
-from limbeck.tally import Tally, scaled
-from limbeck.watch import Watch, check
-from limbeck.writer import Writer
+from limbeck.runs.metrics_log import read_metrics
+from limbeck.runs.recorder import record
+from limbeck.system import checkpoint
+from limbeck.system import images as pictures
+from limbeck.system.background_writer import BackgroundWriter
+from limbeck.system.checkpoint import read_checkpoint, read_note
+from limbeck.system.finite import FiniteMonitor, NonFiniteError, check_finite
+from limbeck.system.flops import OpCounter, scaled
+from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
+from limbeck.training.experiment import Experiment
+from limbeck.training.profile import Profile
+from limbeck.training.resources import _numbers, planned, refuse_weights, rehearsed, traced
+from limbeck.training.trainer import Run
 
 # The writer
 
 
 def test_jobs_are_done_in_order_and_only_so_many_wait():
-    writer, gate, done = Writer(2), threading.Event(), []
+    writer, gate, done = BackgroundWriter(2), threading.Event(), []
     writer.put(gate.wait)
     while not writer._jobs.empty():
         time.sleep(0.001)
@@ -63,8 +66,10 @@ def test_jobs_are_done_in_order_and_only_so_many_wait():
 
 
 def test_the_first_error_ends_the_jobs_and_is_told_to_whoever_comes_next():
-    writer, done = Writer(), []
-    failed = writer.put(lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    writer, done = BackgroundWriter(), []
+    failed = writer.put(
+        lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left"):
         writer.wait(failed)
     with pytest.raises(OSError, match="No space left"):
@@ -82,12 +87,14 @@ def finished(tmp_path_factory):
     return folder
 
 
-def test_a_slow_disk_changes_no_result_and_figures_are_never_behind_a_checkpoint(finished, tmp_path, monkeypatch):
+def test_a_slow_disk_changes_no_result_and_figures_are_never_behind_a_checkpoint(
+    finished, tmp_path, monkeypatch
+):
     write, seen, most = checkpoint.write_snapshot, [], []
 
     def slow(path, own, note):
         time.sleep(0.02)
-        seen.append((note["step"], read_figures(path.with_name("metrics.jsonl"))[-1]["step"]))
+        seen.append((note["step"], read_metrics(path.with_name("metrics.jsonl"))[-1]["step"]))
         write(path, own, note)
 
     save = pictures.save_picture
@@ -95,15 +102,21 @@ def test_a_slow_disk_changes_no_result_and_figures_are_never_behind_a_checkpoint
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "write_snapshot", slow)
     monkeypatch.setattr(pictures, "save_picture", lambda *a: (time.sleep(0.01), save(*a)))
-    monkeypatch.setattr(Run, "advance", lambda run: (most.append(len(threading.enumerate())), advance(run))[1])
+    monkeypatch.setattr(
+        Run, "advance", lambda run: (most.append(len(threading.enumerate())), advance(run))[1]
+    )
     go(experiment(), tmp_path / "slow", every=4)
     same(finished, tmp_path / "slow")
-    assert [step for step, _ in seen] == [*range(1, 13), 12] and all(line >= step for step, line in seen)
+    assert [step for step, _ in seen] == [*range(1, 13), 12] and all(
+        line >= step for step, line in seen
+    )
     assert json.loads((tmp_path / "slow" / "cost.json").read_text())["beside"]["waited"] > 0.05
     assert not [t for t in threading.enumerate() if t.name == "limbeck writer"]
 
 
-def test_a_disk_that_fills_up_is_one_line_and_the_checkpoint_before_stays(tmp_path, monkeypatch, capsys):
+def test_a_disk_that_fills_up_is_one_line_and_the_checkpoint_before_stays(
+    tmp_path, monkeypatch, capsys
+):
     write, folder = checkpoint.write_snapshot, tmp_path / "run"
 
     def full(path, own, note):
@@ -114,17 +127,33 @@ def test_a_disk_that_fills_up_is_one_line_and_the_checkpoint_before_stays(tmp_pa
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_snapshot", full)
-        argv = ["run", "red disc", "--model", "gaussians", "--steps", "12", "--every", "12", "--out", str(folder)]
+        argv = [
+            "run",
+            "red disc",
+            "--model",
+            "gaussians",
+            "--steps",
+            "12",
+            "--every",
+            "12",
+            "--out",
+            str(folder),
+        ]
         assert main(argv) == 2
     said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("limbeck: the disk is full") and "goes on from the last checkpoint" in said[-1]
+    assert (
+        said[-1].startswith("limbeck: the disk is full")
+        and "goes on from the last checkpoint" in said[-1]
+    )
     assert read_note(folder / "checkpoint.safetensors")["step"] == 4
     assert main(argv) == 0 and lines(folder)[-1]["step"] == 12
 
 
 def test_an_error_of_figures_lets_no_checkpoint_past(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(recording.Figures, "_write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(
+        recording.Figures, "_write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+    )
     with pytest.raises(OSError, match="full"):
         go(experiment(), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
@@ -135,7 +164,7 @@ def test_an_error_of_figures_lets_no_checkpoint_past(tmp_path, monkeypatch):
 
 def lazily(run):
     """The run as it would be on CUDA: nothing asked at a step, the optimiser fused."""
-    run.watch = Watch(lazy=True)
+    run.watch = FiniteMonitor(lazy=True)
     groups = [group | {"params": list(group["params"])} for group in run.representation.groups()]
     run.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
     return run
@@ -143,7 +172,11 @@ def lazily(run):
 
 def spoiled(monkeypatch, at):
     call = SDS.__call__
-    monkeypatch.setattr(SDS, "__call__", lambda self, p, s, st: call(self, p, s, st) * (float("nan") if s.step == at else 1))
+    monkeypatch.setattr(
+        SDS,
+        "__call__",
+        lambda self, p, s, st: call(self, p, s, st) * (float("nan") if s.step == at else 1),
+    )
 
 
 def test_where_asking_waits_the_particles_stand_still_from_the_first_bad_step_on(monkeypatch):
@@ -152,16 +185,25 @@ def test_where_asking_waits_the_particles_stand_still_from_the_first_bad_step_on
     for step in range(7):
         before = {k: v.clone() for k, v in run.tensors().items()}
         said = run.advance()
-        moved = [k for k, v in run.tensors().items() if k.startswith("representation.") and not torch.equal(v, before[k])]
+        moved = [
+            k
+            for k, v in run.tensors().items()
+            if k.startswith("representation.") and not torch.equal(v, before[k])
+        ]
         assert bool(moved) == (step < 3)
         if step == 3:
             bad = said
         if step < 3:
             run.watch.ask()
-    check(run.tensors(), run.step)
-    with pytest.raises(NonFinite, match="step 3: the direction the method answered is not finite") as error:
+    check_finite(run.tensors(), run.step)
+    with pytest.raises(
+        NonFiniteError, match="step 3: the direction the method answered is not finite"
+    ) as error:
         run.watch.ask()
-    assert torch.equal(error.value.inputs["eps"], bad.sample.eps) and error.value.inputs["gradient"].isnan().any()
+    assert (
+        torch.equal(error.value.inputs["eps"], bad.sample.eps)
+        and error.value.inputs["gradient"].isnan().any()
+    )
     assert asked == []
 
 
@@ -170,7 +212,7 @@ def test_a_run_that_asks_late_keeps_nothing_bad_and_leaves_the_inputs(tmp_path, 
     make = recording.Run
     monkeypatch.setattr(recording, "Run", lambda *a: lazily(make(*a)))
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(NonFinite, match="step 5: the direction"):
+    with pytest.raises(NonFiniteError, match="step 5: the direction"):
         go(experiment(), tmp_path / "run")
     tensors, note = read_checkpoint(tmp_path / "run" / "failure.safetensors")
     assert note["step"] == 5 and tensors["gradient"].isnan().any()
@@ -184,7 +226,7 @@ def test_figures_alone_stop_a_run_that_asks_late(tmp_path, monkeypatch):
     make = recording.Run
     monkeypatch.setattr(recording, "Run", lambda *a: lazily(make(*a)))
     monkeypatch.setattr(recording, "FLUSH_SECONDS", 0.0)
-    with pytest.raises(NonFinite, match="step 2: the direction"):
+    with pytest.raises(NonFiniteError, match="step 2: the direction"):
         go(experiment(steps=300), tmp_path / "run", every=300)
     assert len(lines(tmp_path / "run")) < 200
 
@@ -201,8 +243,8 @@ def test_a_critic_that_is_not_finite_is_never_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(VSD, "fit", broken)
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(NonFinite, match=r"step 3: state.* after this step is not finite"):
-        go(experiment(method=VSD(7.5, critic=SmallUNet(width=8))), tmp_path / "run")
+    with pytest.raises(NonFiniteError, match=r"step 3: state.* after this step is not finite"):
+        go(experiment(method=VSD(7.5, critic=SmallUNetCritic(width=8))), tmp_path / "run")
     assert read_note(tmp_path / "run" / "checkpoint.safetensors")["step"] == 2
 
 
@@ -227,13 +269,13 @@ def test_a_fused_optimiser_goes_on_bit_by_bit():
 @pytest.fixture(scope="module")
 def tiny(eps_folder):
     """For runs without adapters."""
-    return Stable(str(eps_folder))
+    return StableDiffusion(str(eps_folder))
 
 
 def test_operations_and_bytes_of_a_network_are_those_counted_by_hand():
     conv, linear = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 16, 10)
     x, q = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 7, 6, requires_grad=True)
-    with Tally() as tally:
+    with OpCounter() as tally:
         with tally.of("forward"):
             y = linear(conv(x).flatten(1))
         with tally.of("backward"):
@@ -253,7 +295,7 @@ def test_operations_and_bytes_of_a_network_are_those_counted_by_hand():
 
 def test_bytes_are_those_held_at_once_and_views_hold_none():
     x = torch.zeros(1000)
-    with Tally() as tally:
+    with OpCounter() as tally:
         with tally.of("one after the other"):
             for _ in range(5):
                 x + 1
@@ -264,13 +306,18 @@ def test_bytes_are_those_held_at_once_and_views_hold_none():
         del kept
         with tally.of("after"):
             x.mul_(2)
-    assert [tally.bytes[k] for k in ("one after the other", "together", "views", "after")] == [4000, 20000, 20000, 0]
+    assert [tally.bytes[k] for k in ("one after the other", "together", "views", "after")] == [
+        4000,
+        20000,
+        20000,
+        0,
+    ]
 
 
-@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=LowRank(2))], ids=["sds", "vsd"])
+@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=LoRACritic(2))], ids=["sds", "vsd"])
 def test_counting_changes_nothing_and_says_the_same_at_every_step(method, eps_folder):
     e = Experiment(("a red mug",), method=method, representation=Pixels(), particles=2, steps=3)
-    plain, counted = (Run(e, Stable(str(eps_folder))) for _ in range(2))
+    plain, counted = (Run(e, StableDiffusion(str(eps_folder))) for _ in range(2))
     found = []
     for _ in range(3):
         plain.advance()
@@ -288,9 +335,15 @@ def test_counting_changes_nothing_and_says_the_same_at_every_step(method, eps_fo
 
 def test_a_run_counts_one_step_and_says_so(finished):
     cost = json.loads((finished / "cost.json").read_text())
-    assert set(cost["bytes"]) >= {"method", "backward", "pictures"} and cost["bytes"]["method"] > 8 * 12 * 12 * 3 * 4
+    assert (
+        set(cost["bytes"]) >= {"method", "backward", "pictures"}
+        and cost["bytes"]["method"] > 8 * 12 * 12 * 3 * 4
+    )
     page = (finished / "report.html").read_text()
-    assert "memory is the most that was held during a part" in page and "written beside the steps" in page
+    assert (
+        "memory is the most that was held during a part" in page
+        and "written beside the steps" in page
+    )
 
 
 def test_what_was_counted_survives_a_pause(tmp_path, monkeypatch, tiny):
@@ -299,7 +352,11 @@ def test_what_was_counted_survives_a_pause(tmp_path, monkeypatch, tiny):
     advance = Run.advance
     with monkeypatch.context() as patch:
         patch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(Run, "advance", lambda run: advance(run) if run.step < 3 else (_ for _ in ()).throw(KeyError))
+        patch.setattr(
+            Run,
+            "advance",
+            lambda run: advance(run) if run.step < 3 else (_ for _ in ()).throw(KeyError),
+        )
         with pytest.raises(KeyError):
             record(e, prior, tmp_path / "run", console=quiet)
     noted = read_note(tmp_path / "run" / "checkpoint.safetensors")["flops"]
@@ -309,29 +366,44 @@ def test_what_was_counted_survives_a_pause(tmp_path, monkeypatch, tiny):
 
 
 def test_counts_in_words():
-    assert [scaled(v, "B") for v in (7, 999, 13_579_648, 3.32e9, 5e18)] == ["7 B", "999 B", "13.6 MB", "3.32 GB", "5,000 PB"]
+    assert [scaled(v, "B") for v in (7, 999, 13_579_648, 3.32e9, 5e18)] == [
+        "7 B",
+        "999 B",
+        "13.6 MB",
+        "3.32 GB",
+        "5,000 PB",
+    ]
 
 
 # Before a run
 
 
-CRITICS = (VSD(7.5, critic=LowRank(2)), VSD(7.5, critic=SmallUNet(width=8)))
+CRITICS = (VSD(7.5, critic=LoRACritic(2)), VSD(7.5, critic=SmallUNetCritic(width=8)))
 
 
-@pytest.mark.parametrize("method", [SDS(7.5), SDS(1.0), *CRITICS], ids=["sds", "one", "lowrank", "unet"])
+@pytest.mark.parametrize(
+    "method", [SDS(7.5), SDS(1.0), *CRITICS], ids=["sds", "one", "lowrank", "unet"]
+)
 def test_the_plan_of_a_row_is_near_what_a_step_takes_and_changes_nothing(method, eps_folder, tiny):
     e = Experiment(("a red mug",), method=method, representation=Pixels(), particles=2, steps=3)
-    run, other = (Run(e, Stable(str(eps_folder)) if isinstance(method, VSD) else tiny) for _ in range(2))
+    run, other = (
+        Run(e, StableDiffusion(str(eps_folder)) if isinstance(method, VSD) else tiny)
+        for _ in range(2)
+    )
     before = replace(run.prior.meter)
     plan = planned(run, thorough=True)
-    assert run.prior.meter == before and all(p.grad is None for p in run.representation.parameters())
+    assert run.prior.meter == before and all(
+        p.grad is None for p in run.representation.parameters()
+    )
     with run.cost.counting():
         run.advance()
     other.advance()
     assert all(torch.equal(v, other.tensors()[k]) for k, v in run.tensors().items())
     assert 0.5 < plan.step / max(run.cost.bytes.values()) < 2
     assert 0.7 < plan.flops / sum(run.cost.flops.values()) < 1.5
-    assert plan.weights == 4 * sum(p.numel() for m in (run.prior.network, run.prior.vae) for p in m.parameters())
+    assert plan.weights == 4 * sum(
+        p.numel() for m in (run.prior.network, run.prior.vae) for p in m.parameters()
+    )
     assert plan.held < plan.need
 
 
@@ -341,16 +413,33 @@ def test_small_runs_are_not_tried_out(tiny):
     assert planned(run).step is None and run.prior.meter.calls == before
 
 
-def test_a_run_that_cannot_fit_is_refused_in_one_line_before_there_is_a_folder(tmp_path, monkeypatch, capsys, eps_folder):
-    argv = ["run", "a red mug", "--model", str(eps_folder), "--steps", "4", "--out", str(tmp_path / "run")]
+def test_a_run_that_cannot_fit_is_refused_in_one_line_before_there_is_a_folder(
+    tmp_path, monkeypatch, capsys, eps_folder
+):
+    argv = [
+        "run",
+        "a red mug",
+        "--model",
+        str(eps_folder),
+        "--steps",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     monkeypatch.setattr(planning, "free_bytes", lambda device: 100_000)
     assert main(argv) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "GB more and 0.0001 GB are free (weights alone" in said and "--precision bfloat16" in said
+    assert (
+        said.count("\n") == 1
+        and "GB more and 0.0001 GB are free (weights alone" in said
+        and "--precision bfloat16" in said
+    )
     monkeypatch.setattr(planning, "refuse_weights", lambda *_: None)
     assert main([*argv, "--particles", "9"]) == 2
     said = capsys.readouterr().err
-    assert "GB more and 0.0001 GB are free (weights" in said and "a step" in said and "--batch" in said
+    assert (
+        "GB more and 0.0001 GB are free (weights" in said and "a step" in said and "--batch" in said
+    )
     assert main([*argv, "--particles", "9", "--dry"]) == 2 and not list(tmp_path.iterdir())
 
 
@@ -370,37 +459,62 @@ def test_a_run_says_its_plan_once(tmp_path):
 def test_weights_are_counted_in_the_files_before_any_is_read(eps_folder):
     from transformers import CLIPTextModel
 
-    prior = Stable(str(eps_folder))
+    prior = StableDiffusion(str(eps_folder))
     text = CLIPTextModel.from_pretrained(eps_folder / "text_encoder")
-    numbers = [sum(p.numel() for p in module.parameters()) for module in (prior.network, prior.vae, text)]
+    numbers = [
+        sum(p.numel() for p in module.parameters()) for module in (prior.network, prior.vae, text)
+    ]
     assert list(_numbers(str(eps_folder)).values()) == numbers
     assert sum(_numbers("stabilityai/stable-diffusion-xl-base-1.0").values()) > 3e9
     assert sum(_numbers("nobody/knows-this").values()) == 0
 
 
 def test_the_weights_of_one_file_are_told_apart(tmp_path):
-    names = ("model.diffusion_model.a", "first_stage_model.b", "cond_stage_model.c", "conditioner.d")
-    save_file({name: torch.zeros(10**i) for i, name in enumerate(names)}, tmp_path / "all.safetensors")
+    names = (
+        "model.diffusion_model.a",
+        "first_stage_model.b",
+        "cond_stage_model.c",
+        "conditioner.d",
+    )
+    save_file(
+        {name: torch.zeros(10**i) for i, name in enumerate(names)}, tmp_path / "all.safetensors"
+    )
     assert _numbers(str(tmp_path / "all.safetensors")) == {"network": 1, "vae": 10, "text": 1100}
 
 
 def test_parts_that_take_turns_are_never_on_the_device_together(eps_folder, tiny, monkeypatch):
-    e = Experiment(("a red mug",), model=str(eps_folder), representation=Pixels(), running=Running(offload=True))
+    e = Experiment(
+        ("a red mug",),
+        model=str(eps_folder),
+        representation=Pixels(),
+        running=RuntimeOptions(offload=True),
+    )
     network, vae = (4 * sum(p.numel() for p in m.parameters()) for m in (tiny.network, tiny.vae))
-    away, near = planned(Run(e, tiny)), planned(Run(replace(e, running=Running()), tiny))
+    away, near = planned(Run(e, tiny)), planned(Run(replace(e, running=RuntimeOptions()), tiny))
     assert near.weights == network + vae and away.weights == max(network, vae)
     assert near.held - away.held == vae  # which waits in the host's memory
-    monkeypatch.setattr(planning, "free_bytes", lambda device: 4 * max(_numbers(str(eps_folder)).values()))
+    monkeypatch.setattr(
+        planning, "free_bytes", lambda device: 4 * max(_numbers(str(eps_folder)).values())
+    )
     refuse_weights(e, "cpu")
     with pytest.raises(ValueError, match="weights alone"):
-        refuse_weights(replace(e, running=Running()), "cpu")
+        refuse_weights(replace(e, running=RuntimeOptions()), "cpu")
 
 
-@pytest.mark.parametrize("how", [Running(checkpointing=True), Running(slicing=True, checkpointing=True)], ids=["whole", "sliced"])
+@pytest.mark.parametrize(
+    "how",
+    [RuntimeOptions(checkpointing=True), RuntimeOptions(slicing=True, checkpointing=True)],
+    ids=["whole", "sliced"],
+)
 def test_the_plan_knows_how_the_autoencoder_is_run(how, eps_folder):
     """Within a tenth, where in slices many rows take less than half of so many times one, and without either twice as much."""
-    e = Experiment(("a red mug",), method=SDS(1.0), representation=Pixels(), particles=8, steps=3, running=how)
-    run, plain = Run(e, Stable(str(eps_folder), running=how)), Run(replace(e, running=Running()), Stable(str(eps_folder)))
+    e = Experiment(
+        ("a red mug",), method=SDS(1.0), representation=Pixels(), particles=8, steps=3, running=how
+    )
+    run, plain = (
+        Run(e, StableDiffusion(str(eps_folder), running=how)),
+        Run(replace(e, running=RuntimeOptions()), StableDiffusion(str(eps_folder))),
+    )
     told, other = (traced(one).bytes["render and encode"] for one in (run, plain))
     with run.cost.counting():
         run.advance()
@@ -411,21 +525,27 @@ def test_the_plan_knows_how_the_autoencoder_is_run(how, eps_folder):
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_making_graphs_is_told_apart_in_a_rehearsal_and_no_length_of_a_step(steps, tiny, monkeypatch):
+def test_making_graphs_is_told_apart_in_a_rehearsal_and_no_length_of_a_step(
+    steps, tiny, monkeypatch
+):
     advance, clock = Run.advance, [0.0]
 
-    def slow(run):  # as compiled: graphs at first, and the network as it is where operations are counted
+    def slow(
+        run,
+    ):  # as compiled: graphs at first, and the network as it is where operations are counted
         made = 90.0 if run.step == 0 else 0.0
         run.prior.meter.warming += made
         clock[0] += made + (2.0 if run.step == 1 else 1.0)
         return advance(run)
 
     monkeypatch.setattr(Run, "advance", slow)
-    monkeypatch.setattr("limbeck.timing.now", lambda device: clock[0])
-    monkeypatch.setattr(tiny, "meter", Meter())
+    monkeypatch.setattr("limbeck.system.timing.synchronized_time", lambda device: clock[0])
+    monkeypatch.setattr(tiny, "meter", NetworkCallCounter())
     plan = rehearsed(Run(Experiment(("a red mug",), steps=steps), tiny))
     assert (plan.seconds, plan.warming) == (1.0, 90.0)
-    assert str(plan).endswith(f"{steps} steps of 1 s: about {steps} s, and 90 s once to make graphs")
+    assert str(plan).endswith(
+        f"{steps} steps of 1 s: about {steps} s, and 90 s once to make graphs"
+    )
 
 
 def test_a_rehearsal_of_one_step(tiny):
@@ -437,26 +557,30 @@ def test_a_rehearsal_of_one_step(tiny):
 
 
 def test_a_rule_of_gradients_is_of_the_direction_in_the_image_too():
-    said = Directions(torch.full((2, 1, 2, 2), 3.0), torch.full((2, 3, 2, 2), -6.0))
+    said = LatentAndImageGradient(torch.full((2, 1, 2, 2), 3.0), torch.full((2, 3, 2, 2), -6.0))
     weight = torch.tensor([1.0, 2.0])
-    run = Run(experiment(gradient=Plain()), coloured_shapes(size=12))
+    run = Run(experiment(gradient=NoTransform()), coloured_shapes(size=12))
 
     def by(rule):
         run.experiment = experiment(gradient=rule)
         return run._weighed(said, weight)
 
-    x0, image = by(Plain())
-    assert torch.equal(x0[:, 0, 0, 0], torch.tensor([3.0, 6.0])) and torch.equal(image[:, 0, 0, 0], torch.tensor([-6.0, -12.0]))
-    x0, image = by(Clipped(first=4.0, last=4.0))
+    x0, image = by(NoTransform())
+    assert torch.equal(x0[:, 0, 0, 0], torch.tensor([3.0, 6.0])) and torch.equal(
+        image[:, 0, 0, 0], torch.tensor([-6.0, -12.0])
+    )
+    x0, image = by(Clip(first=4.0, last=4.0))
     assert torch.equal(x0[:, 0, 0, 0], torch.tensor([3.0, 4.0])) and bool((image == -4).all())
-    x0, image = by(Normalised(0.5))
-    assert torch.allclose(torch.cat([x0.flatten(1), image.flatten(1)], 1).square().mean(1).sqrt(), torch.tensor(0.5))
+    x0, image = by(Normalize(0.5))
+    assert torch.allclose(
+        torch.cat([x0.flatten(1), image.flatten(1)], 1).square().mean(1).sqrt(), torch.tensor(0.5)
+    )
     assert torch.allclose(image[:, :1], -2 * x0)  # in proportion as they were
 
 
 def test_seconds_in_which_graphs_were_made_are_a_part_of_their_own():
-    meter = Meter()
-    cost = Cost("cpu", meter)
+    meter = NetworkCallCounter()
+    cost = Profile("cpu", meter)
     with cost.of("method"):
         time.sleep(0.02)
         meter.warming += 0.015

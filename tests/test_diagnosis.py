@@ -4,17 +4,17 @@ import pytest
 import torch
 from solids import Ball
 
-from limbeck.camera import View, turntable
-from limbeck.diagnosis import BEFORE, Diagnosis, Doomed, covered
+from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.priors.exact import coloured_shapes
-from limbeck.representation import Render
+from limbeck.representations.base import Render, RenderRequest
+from limbeck.training.collapse import BEFORE, CollapseDetector, DegenerateRunError, covered
 
 WELL = {"alpha": 0.2, "border": 0.01, "contrast": 0.2, "t": 0.5}
 
 
 def told(steps, change, **well):
     """The error of a run whose figures are ``WELL`` but for what ``change`` says of a step; None of one that goes well."""
-    diagnosis = Diagnosis(steps)
+    diagnosis = CollapseDetector(steps)
     for step in range(1, steps + 1):
         diagnosis.see([{"step": step, **WELL, **well, **change(step)}])
     return diagnosis.found
@@ -30,23 +30,35 @@ def test_figures_are_those_of_the_picture():
     image = torch.zeros(1, 3, 2, 2)
     image[:, 0, 0], image[:, 1] = 1.0, 0.7
     figures = covered(Render(image, "image", alpha))
-    assert figures["alpha"].item() == pytest.approx((6 + 2) / 24) and figures["border"].item() == pytest.approx(6 / 16)
-    assert figures["contrast"].item() == pytest.approx((1 / 3) ** 0.5 / 3)  # one of three channels varies
+    assert figures["alpha"].item() == pytest.approx((6 + 2) / 24) and figures[
+        "border"
+    ].item() == pytest.approx(6 / 16)
+    assert figures["contrast"].item() == pytest.approx(
+        (1 / 3) ** 0.5 / 3
+    )  # one of three channels varies
     assert covered(Render(image, "image")) == {}
 
 
 def test_figures_carry_no_graph():
     balls = Ball().build(coloured_shapes(size=8), 1, 0)
-    figures = covered(balls.render(View(torch.tensor([0, 0]), turntable(2, 0.0, 3.6, 40.0))))
+    figures = covered(
+        balls.render(RenderRequest(torch.tensor([0, 0]), turntable_cameras(2, 0.0, 3.6, 40.0)))
+    )
     assert not any(value.requires_grad for value in figures.values())
 
 
 def test_an_empty_scene_is_named_once_it_stays_empty():
     error = told(1000, lambda step: {"alpha": 0.001} if step > 80 else {})
-    assert error.step == 100 and "the scene is empty: 0.1 % of" in str(error) and str(error).startswith("step 100: ")
+    assert (
+        error.step == 100
+        and "the scene is empty: 0.1 % of" in str(error)
+        and str(error).startswith("step 100: ")
+    )
     assert told(1000, lambda step: {"alpha": 0.2 * 0.5 ** (step / 60)}).step > 300  # slowly
     assert told(1000, lambda step: {"alpha": 0.001} if step < 45 else {}) is None  # grace
-    assert told(1000, lambda step: {"alpha": 0.001} if step % 40 < 10 else {}) is None  # never for long
+    assert (
+        told(1000, lambda step: {"alpha": 0.001} if step % 40 < 10 else {}) is None
+    )  # never for long
 
 
 def test_a_thing_that_covers_the_border_is_saturated():
@@ -66,7 +78,11 @@ def test_fog_is_told_from_a_scene_by_its_one_colour():
 
 def test_collapse_after_a_switch_of_times_names_both():
     error = told(1000, lambda step: {"alpha": 0.03, "t": 0.26} if step > 500 else {})
-    assert 500 < error.step <= 520 and "the opacity fell from 0.2 to 0.0" in str(error) and "from 0.50 to" in str(error)
+    assert (
+        500 < error.step <= 520
+        and "the opacity fell from 0.2 to 0.0" in str(error)
+        and "from 0.50 to" in str(error)
+    )
     error = told(1000, lambda step: {"contrast": 0.02} if step > 500 else {})
     assert "the contrast of the picture fell" in str(error)
 
@@ -78,7 +94,7 @@ def test_a_slow_fall_is_no_collapse():
 
 
 def test_figures_that_are_not_finite_and_flat_runs_are_passed_over():
-    diagnosis = Diagnosis(100)
+    diagnosis = CollapseDetector(100)
     diagnosis.see({"step": step, "t": 0.5, "gradient": 1.0} for step in range(1, 101))
     diagnosis.see({"step": step, **WELL, "alpha": None} for step in range(1, 101))
     diagnosis.ask()
@@ -87,19 +103,25 @@ def test_figures_that_are_not_finite_and_flat_runs_are_passed_over():
 
 def test_the_first_cause_stays_and_does_not_depend_on_when_it_is_asked():
     lines = [{"step": step, **WELL, "alpha": 0.0 if step > 20 else 0.2} for step in range(1, 201)]
-    once, often = Diagnosis(200), Diagnosis(200)
+    once, often = CollapseDetector(200), CollapseDetector(200)
     once.see(lines)
     for line in lines:
         often.see([line])
     assert str(once.found) == str(often.found) and once.found.step == often.found.step == 30
-    with pytest.raises(Doomed, match="empty"):
+    with pytest.raises(DegenerateRunError, match="empty"):
         often.ask()
     assert len(once.recent) <= once.window * (BEFORE + 1)
 
 
 def ball(radius, distance=3.6):
     balls = Ball(radius=radius).build(coloured_shapes(size=16), 1, 0)
-    figures = covered(balls.render(View(torch.zeros(8, dtype=torch.long), turntable(8, 15.0, distance, 40.0))))
+    figures = covered(
+        balls.render(
+            RenderRequest(
+                torch.zeros(8, dtype=torch.long), turntable_cameras(8, 15.0, distance, 40.0)
+            )
+        )
+    )
     return {name: value.item() for name, value in figures.items()}
 
 

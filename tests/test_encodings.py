@@ -9,15 +9,19 @@ import pytest
 import torch
 from numpy.polynomial.hermite import hermgauss
 
-from limbeck.components import choices
-from limbeck.encoding import Encoding
-from limbeck.encodings import Frequencies, Grid, Hashed, Planes
-from limbeck.encodings.frequencies import waves
+from limbeck.config.discovery import choices
+from limbeck.graphics.fields.encodings.base import Encoding
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.encodings.frequency import FrequencyEncoding, integrated_encoding
+from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
+from limbeck.graphics.fields.encodings.triplane import TriplaneEncoding
 
-FEW = Hashed(levels=4, log2_rows=9, coarsest=3, finest=24, spread=1.0)  #: two levels with rows of their own, two hashed
+FEW = HashGridEncoding(
+    levels=4, log2_rows=9, coarsest=3, finest=24, spread=1.0
+)  #: two levels with rows of their own, two hashed
 EACH = [
-    Grid(levels=(3, 8), spread=1.0), Grid(levels=(3, 8), spread=1.0, levels_are="joined"), Planes(levels=(4, 9), spread=1.0),
-    Planes(levels=(4, 9), spread=1.0, planes_are="summed", levels_are="summed"), FEW, Frequencies(octaves=4),
+    DenseGridEncoding(levels=(3, 8), spread=1.0), DenseGridEncoding(levels=(3, 8), spread=1.0, levels_are="joined"), TriplaneEncoding(levels=(4, 9), spread=1.0),
+    TriplaneEncoding(levels=(4, 9), spread=1.0, planes_are="summed", levels_are="summed"), FEW, FrequencyEncoding(octaves=4),
 ]  # fmt: skip
 TRILINEAR = torch.tensor([[0.3, -1.2, 0.7], [0.5, 0.25, -2.0]])
 
@@ -34,7 +38,9 @@ def filled(made: torch.nn.Module, function) -> torch.nn.Module:
     """Every level a function of the places of its points."""
     for level in made.levels:
         line = torch.linspace(-1, 1, len(level))
-        place = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], -1)  # x, y, z of [z, y, x]
+        place = torch.stack(
+            torch.meshgrid(line, line, line, indexing="ij")[::-1], -1
+        )  # x, y, z of [z, y, x]
         level.data = function(place)
     return made
 
@@ -43,7 +49,9 @@ def affine(place: torch.Tensor) -> torch.Tensor:
     return place @ TRILINEAR.t() + torch.tensor([0.1, -0.4])
 
 
-def slope_error(made: torch.nn.Module, at: torch.Tensor, progress: float = 1.0, step: float = 1e-5) -> float:
+def slope_error(
+    made: torch.nn.Module, at: torch.Tensor, progress: float = 1.0, step: float = 1e-5
+) -> float:
     """Largest difference of a gradient by the points from central differences, both in double precision."""
     made, at = made.double(), at.double().requires_grad_()
     weights = torch.randn(made.width, generator=seeded(5)).double()
@@ -51,7 +59,9 @@ def slope_error(made: torch.nn.Module, at: torch.Tensor, progress: float = 1.0, 
     (slope,) = torch.autograd.grad(value(at).sum(), at)
     with torch.no_grad():
         moves = step * torch.eye(3, dtype=torch.float64)
-        found = torch.stack([(value(at + move) - value(at - move)) / (2 * step) for move in moves], 1)
+        found = torch.stack(
+            [(value(at + move) - value(at - move)) / (2 * step) for move in moves], 1
+        )
     return float((slope - found).abs().max())
 
 
@@ -75,13 +85,19 @@ def parameter_error(made: torch.nn.Module, at: torch.Tensor, step: float = 1e-4)
 
 @pytest.mark.parametrize("sides", [(2,), (5,), (16,), (3, 7)])
 def test_a_grid_reproduces_affine_functions_exactly(sides: tuple[int, ...]) -> None:
-    made, at = filled(Grid(levels=sides, features=2).build(seeded()), affine), points(200)
+    made, at = (
+        filled(DenseGridEncoding(levels=sides, features=2).build(seeded()), affine),
+        points(200),
+    )
     assert torch.allclose(made(at, 1.0), len(sides) * affine(at), atol=4e-6)
 
 
 def test_joined_levels_are_the_levels_one_after_another() -> None:
     at = points(50)
-    joined, summed = (Grid(levels=(3, 6), features=2, levels_are=how).build(seeded()) for how in ("joined", "summed"))
+    joined, summed = (
+        DenseGridEncoding(levels=(3, 6), features=2, levels_are=how).build(seeded())
+        for how in ("joined", "summed")
+    )
     assert joined.width == 4 and summed.width == 2
     assert torch.allclose(joined(at, 1.0).view(50, 2, 2).sum(1), summed(at, 1.0), atol=1e-6)
 
@@ -116,17 +132,24 @@ def test_parameters_come_from_the_generator_and_load_bit_by_bit(spec: Encoding) 
 
 
 def test_an_encoding_is_found_by_its_name() -> None:
-    assert choices(Encoding) == {"frequencies": Frequencies, "grid": Grid, "hashed": Hashed, "planes": Planes}
+    assert choices(Encoding) == {
+        "frequencies": FrequencyEncoding,
+        "grid": DenseGridEncoding,
+        "hashed": HashGridEncoding,
+        "planes": TriplaneEncoding,
+    }
 
 
 def test_roughness_of_a_ramp_is_the_squared_step() -> None:
     """values a.p over n points a side: neighbours along an axis differ by 2 a_i / (n - 1)."""
-    made = filled(Grid(levels=(5,), features=2).build(seeded()), affine)
+    made = filled(DenseGridEncoding(levels=(5,), features=2).build(seeded()), affine)
     expected = (TRILINEAR * 2 / 4).square().mean(0).sum()
     assert torch.allclose(made.roughness(), expected, rtol=1e-5)
 
 
-def filled_planes(spec: Planes) -> tuple[torch.nn.Module, list[tuple[float, float, float]]]:
+def filled_planes(
+    spec: TriplaneEncoding,
+) -> tuple[torch.nn.Module, list[tuple[float, float, float]]]:
     """Planes of one feature a u + b v + c each, and their a, b, c."""
     made, told = spec.build(seeded()), [(0.5, -1.0, 0.3), (2.0, 0.25, -0.1), (-0.7, 0.4, 1.1)]
     for level in made.levels:
@@ -139,27 +162,36 @@ def test_planes_reproduce_affine_functions_of_xy_xz_and_yz_and_their_product() -
     at = points(100)
     x, y, z = at.unbind(1)
     for how in ("summed", "multiplied"):
-        made, told = filled_planes(Planes(levels=(7,), features=1, planes_are=how))
-        parts = [a * u + b * v + c for (a, b, c), (u, v) in zip(told, ((x, y), (x, z), (y, z)), strict=True)]
+        made, told = filled_planes(TriplaneEncoding(levels=(7,), features=1, planes_are=how))
+        parts = [
+            a * u + b * v + c
+            for (a, b, c), (u, v) in zip(told, ((x, y), (x, z), (y, z)), strict=True)
+        ]
         expected = sum(parts) if how == "summed" else math.prod(parts)
         assert torch.allclose(made(at, 1.0)[:, 0], expected, atol=2e-6)
 
 
 def test_roughness_of_planes_is_the_squared_step() -> None:
-    made, told = filled_planes(Planes(levels=(5,), features=1))
+    made, told = filled_planes(TriplaneEncoding(levels=(5,), features=1))
     expected = sum((a / 2) ** 2 + (b / 2) ** 2 for a, b, _ in told) / 3
     assert made.roughness().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_waves_have_no_neighbours() -> None:
-    assert Frequencies().build(seeded()).roughness() == 0 == Hashed(levels=1).build(seeded()).roughness()
+    assert (
+        FrequencyEncoding().build(seeded()).roughness()
+        == 0
+        == HashGridEncoding(levels=1).build(seeded()).roughness()
+    )
 
 
 def test_levels_of_a_hash_shorter_than_the_table_are_dense_grids() -> None:
-    spec = Hashed(levels=3, features=2, log2_rows=12, coarsest=3, finest=12, smooth=False, spread=1.0)
+    spec = HashGridEncoding(
+        levels=3, features=2, log2_rows=12, coarsest=3, finest=12, smooth=False, spread=1.0
+    )
     assert spec.sides == (3, 6, 12)
     made, at = spec.build(seeded()), points(300)
-    grid = Grid(levels=(4, 7, 13), features=2, levels_are="joined").build(seeded())
+    grid = DenseGridEncoding(levels=(4, 7, 13), features=2, levels_are="joined").build(seeded())
     for level, table, side in zip(grid.levels, made.tables, (4, 7, 13), strict=True):
         assert len(table) == side**3
         level.data = table.data.view(side, side, side, 2)
@@ -170,15 +202,22 @@ def test_every_corner_of_a_short_level_has_a_row_of_its_own() -> None:
     made = FEW.build(seeded())
     side = FEW.sides[1]
     line = torch.arange(side)
-    corner = torch.stack([axis.flatten() for axis in torch.meshgrid(line, line, line, indexing="ij")])
+    corner = torch.stack(
+        [axis.flatten() for axis in torch.meshgrid(line, line, line, indexing="ij")]
+    )
     rows = made.rows(1, corner)
-    places = corner[:, None] + torch.tensor([[n & 1, n >> 1 & 1, n >> 2 & 1] for n in range(8)]).t()[:, :, None]
-    pairs = set(zip(rows.flatten().tolist(), map(tuple, places.flatten(1).t().tolist()), strict=True))
+    places = (
+        corner[:, None]
+        + torch.tensor([[n & 1, n >> 1 & 1, n >> 2 & 1] for n in range(8)]).t()[:, :, None]
+    )
+    pairs = set(
+        zip(rows.flatten().tolist(), map(tuple, places.flatten(1).t().tolist()), strict=True)
+    )
     assert len(pairs) == len({row for row, _ in pairs}) == (side + 1) ** 3
 
 
 def test_rows_of_a_long_level_are_the_papers_hash() -> None:
-    made = Hashed(log2_rows=19).build(seeded())
+    made = HashGridEncoding(log2_rows=19).build(seeded())
     assert [len(t) for t in made.tables][-1] == 2**19
     corner = torch.tensor([[3, 2000], [1999, 7], [512, 1023]])
     rows = made.rows(15, corner)
@@ -189,10 +228,12 @@ def test_rows_of_a_long_level_are_the_papers_hash() -> None:
 
 
 def test_the_papers_levels() -> None:
-    sides = Hashed().sides
+    sides = HashGridEncoding().sides
     assert len(sides) == 16 and sides[0] == 16 and sides[-1] == 2048
     assert all(n == math.floor(16 * 128 ** (k / 15) + 1e-6) for k, n in enumerate(sides))
-    assert [n + 1 for n in sides if (n + 1) ** 3 <= 2**19][-1] == 59  # the first five levels need no hash
+    assert [n + 1 for n in sides if (n + 1) ** 3 <= 2**19][
+        -1
+    ] == 59  # the first five levels need no hash
 
 
 def slopes(made: torch.nn.Module, x: float) -> torch.Tensor:
@@ -202,8 +243,10 @@ def slopes(made: torch.nn.Module, x: float) -> torch.Tensor:
 
 def test_a_smooth_step_has_no_jump_of_the_slope_between_cells() -> None:
     """The face between two cells of eight lies at x = 1/4; linear weights have a kink there, smooth ones a level spot."""
-    spec = Hashed(levels=1, coarsest=8, finest=8, spread=1.0)
-    linear, smooth = (Hashed(**{**vars(spec), "smooth": flag}).build(seeded()) for flag in (False, True))
+    spec = HashGridEncoding(levels=1, coarsest=8, finest=8, spread=1.0)
+    linear, smooth = (
+        HashGridEncoding(**{**vars(spec), "smooth": flag}).build(seeded()) for flag in (False, True)
+    )
     assert (slopes(linear, 0.25 - 1e-6) - slopes(linear, 0.25 + 1e-6)).abs() > 0.1
     assert slopes(smooth, 0.25 - 1e-6).abs() < 1e-3 and slopes(smooth, 0.25 + 1e-6).abs() < 1e-3
 
@@ -225,7 +268,7 @@ def test_second_derivatives_of_a_smooth_hash_reach_its_tables() -> None:
 
 
 def test_bands_open_one_after_another() -> None:
-    spec = Hashed(begin=8)
+    spec = HashGridEncoding(begin=8)
     assert [spec.open_at(p) for p in (0, 0.079, 0.08, 0.0999, 0.1, 0.12, 0.2, 0.219, 0.22, 1)] == [
         8,
         8,
@@ -238,11 +281,11 @@ def test_bands_open_one_after_another() -> None:
         16,
         16,
     ]
-    assert Hashed().open_at(0) == 16 and Hashed(begin=16).open_at(0) == 16
+    assert HashGridEncoding().open_at(0) == 16 and HashGridEncoding(begin=16).open_at(0) == 16
 
 
 def test_a_closed_level_is_zero_and_gets_no_gradient() -> None:
-    spec = Hashed(**{**vars(FEW), "begin": 2, "opening": (0.5, 0.5)})
+    spec = HashGridEncoding(**{**vars(FEW), "begin": 2, "opening": (0.5, 0.5)})
     made, at = spec.build(seeded()), points(20)
     early, late = made(at, 0.4), made(at, 0.5)
     assert early.shape == late.shape and torch.equal(early[:, :4], late[:, :4])
@@ -253,9 +296,11 @@ def test_a_closed_level_is_zero_and_gets_no_gradient() -> None:
 
 def test_waves_of_no_variance_are_a_positional_encoding() -> None:
     at = points(10).double()
-    found = waves(at, 5)
+    found = integrated_encoding(at, 5)
     turned = [2**k * at for k in range(5)]
-    assert torch.allclose(found, torch.cat([a.sin() for a in turned] + [a.cos() for a in turned], 1), atol=1e-14)
+    assert torch.allclose(
+        found, torch.cat([a.sin() for a in turned] + [a.cos() for a in turned], 1), atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("variance", [0.002, 0.05, 0.3])
@@ -264,31 +309,35 @@ def test_waves_are_the_mean_over_a_gaussian(variance: float) -> None:
     at = points(6).double()
     nodes, weights = (torch.from_numpy(part) for part in hermgauss(80))
     drawn = at[None] + math.sqrt(2 * variance) * nodes[:, None, None]
-    mean = sum(w * waves(x, 4) for w, x in zip(weights / np.sqrt(np.pi), drawn, strict=True))
-    assert torch.allclose(waves(at, 4, variance), mean, atol=1e-10)
+    mean = sum(
+        w * integrated_encoding(x, 4) for w, x in zip(weights / np.sqrt(np.pi), drawn, strict=True)
+    )
+    assert torch.allclose(integrated_encoding(at, 4, variance), mean, atol=1e-10)
 
 
 def test_the_variance_falls_over_a_third_of_the_run() -> None:
-    spec = Frequencies()
-    assert [spec.variance(p) for p in (0, 1 / 6, 1 / 3, 0.9)] == pytest.approx([0.05, 0.026, 0.002, 0.002])
+    spec = FrequencyEncoding()
+    assert [spec.variance(p) for p in (0, 1 / 6, 1 / 3, 0.9)] == pytest.approx(
+        [0.05, 0.026, 0.002, 0.002]
+    )
     made, at = spec.build(seeded()), points(4)
     assert made.width == 48
-    assert torch.allclose(made(at, 1 / 6), waves(at, 8, 0.026), atol=1e-7)
-    assert Frequencies(until=0.0).variance(0) == 0.002
+    assert torch.allclose(made(at, 1 / 6), integrated_encoding(at, 8, 0.026), atol=1e-7)
+    assert FrequencyEncoding(until=0.0).variance(0) == 0.002
 
 
 @pytest.mark.parametrize(("make", "named"), [
-    (lambda: Grid(levels=()), "levels"), (lambda: Grid(levels=(8, 1)), r"levels .*at least 2.*\(8, 1\)"),
-    (lambda: Grid(features=0), "features .*at least 1.*0"), (lambda: Grid(spread=-1.0), "spread .*-1"),
-    (lambda: Grid(levels_are="mixed"), "levels_are is one of summed, joined, not 'mixed'"),
-    (lambda: Planes(levels=(1,)), r"levels .*at least 2.*\(1,\)"), (lambda: Planes(features=-2), "features .*-2"),
-    (lambda: Planes(planes_are="added"), "planes_are is one of summed, multiplied, not 'added'"),
-    (lambda: Planes(levels_are="mixed"), "levels_are .*'mixed'"), (lambda: Planes(spread=-0.1), "spread .*-0.1"),
-    (lambda: Hashed(levels=0), r"levels must be in \[1, 32\], not 0"), (lambda: Hashed(features=99), "features .*99"),
-    (lambda: Hashed(log2_rows=30), r"log2_rows must be in \[4, 24\], not 30"), (lambda: Hashed(begin=17), r"begin .*\[0, 16\].*17"),
-    (lambda: Hashed(coarsest=64, finest=32), "coarsest <= finest .*64 and 32"), (lambda: Hashed(spread=-1.0), "spread .*-1"),
-    (lambda: Hashed(opening=(0.5, 0.2)), "opening .*0.5 0.2"), (lambda: Frequencies(octaves=0), r"octaves .*\[1, 20\].*0"),
-    (lambda: Frequencies(first=-0.1), "first and last .*-0.1"), (lambda: Frequencies(until=2.0), r"until .*\[0, 1\], not 2"),
+    (lambda: DenseGridEncoding(levels=()), "levels"), (lambda: DenseGridEncoding(levels=(8, 1)), r"levels .*at least 2.*\(8, 1\)"),
+    (lambda: DenseGridEncoding(features=0), "features .*at least 1.*0"), (lambda: DenseGridEncoding(spread=-1.0), "spread .*-1"),
+    (lambda: DenseGridEncoding(levels_are="mixed"), "levels_are is one of summed, joined, not 'mixed'"),
+    (lambda: TriplaneEncoding(levels=(1,)), r"levels .*at least 2.*\(1,\)"), (lambda: TriplaneEncoding(features=-2), "features .*-2"),
+    (lambda: TriplaneEncoding(planes_are="added"), "planes_are is one of summed, multiplied, not 'added'"),
+    (lambda: TriplaneEncoding(levels_are="mixed"), "levels_are .*'mixed'"), (lambda: TriplaneEncoding(spread=-0.1), "spread .*-0.1"),
+    (lambda: HashGridEncoding(levels=0), r"levels must be in \[1, 32\], not 0"), (lambda: HashGridEncoding(features=99), "features .*99"),
+    (lambda: HashGridEncoding(log2_rows=30), r"log2_rows must be in \[4, 24\], not 30"), (lambda: HashGridEncoding(begin=17), r"begin .*\[0, 16\].*17"),
+    (lambda: HashGridEncoding(coarsest=64, finest=32), "coarsest <= finest .*64 and 32"), (lambda: HashGridEncoding(spread=-1.0), "spread .*-1"),
+    (lambda: HashGridEncoding(opening=(0.5, 0.2)), "opening .*0.5 0.2"), (lambda: FrequencyEncoding(octaves=0), r"octaves .*\[1, 20\].*0"),
+    (lambda: FrequencyEncoding(first=-0.1), "first and last .*-0.1"), (lambda: FrequencyEncoding(until=2.0), r"until .*\[0, 1\], not 2"),
 ])  # fmt: skip
 def test_bad_options_are_named(make, named: str) -> None:
     with pytest.raises(ValueError, match=named):

@@ -4,13 +4,13 @@ import pytest
 import torch
 from tiny import classes, normal, rng, worst
 
-from limbeck.critics import Exact
-from limbeck.method import Start
-from limbeck.prior import Condition
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.inputs import SetupContext
 from limbeck.priors.exact import DataSet, GaussianMixture, class_weights, coloured_shapes
-from limbeck.schedule import Cosine, RectifiedFlow, stable_diffusion
 
-SCHEDULES = [stable_diffusion(), Cosine(), RectifiedFlow()]
+SCHEDULES = [stable_diffusion_schedule(), Cosine(), RectifiedFlow()]
 
 
 def pictures(n: int, size: int = 2, seed: int = 0):
@@ -28,7 +28,10 @@ def spikes(data: DataSet, **options) -> GaussianMixture:
 def test_data_set_is_the_mixture_without_width(schedule, at):
     data = DataSet(pictures(7), schedule=schedule, chunk=3)
     xt, t = normal(5, 3, 2, 2), torch.full((5,), at, dtype=torch.float64)
-    ours, theirs = data(xt, t, data.condition([""] * 5))[0], spikes(data)(xt, t, spikes(data).condition([""] * 5))[0]
+    ours, theirs = (
+        data(xt, t, data.condition([""] * 5))[0],
+        spikes(data)(xt, t, spikes(data).condition([""] * 5))[0],
+    )
     assert worst(ours.x0, theirs.x0) < 1e-10 and worst(ours.eps, theirs.eps) < 1e-10
 
 
@@ -36,13 +39,16 @@ def test_data_set_is_the_mixture_without_width(schedule, at):
 def test_exact_critic_is_the_mixture_of_the_particles_of_its_prompt(at):
     particles = normal(6, 3, 2, 2, seed=3)
     host = spikes(DataSet(pictures(4)))
-    critic = Exact().build(host, Start(6, 2, 0, particles)).prior()
+    critic = ExactCritic().build(host, SetupContext(6, 2, 0, particles)).prior()
     xt, t = normal(6, 3, 2, 2, seed=4), torch.full((6,), at, dtype=torch.float64)
     said = critic(xt, t, host.condition([""] * 6))[0]
     for half in (slice(0, 3), slice(3, 6)):
         alone = GaussianMixture(particles[half], torch.zeros(3))
         expected = alone(xt[half], t[half], alone.condition([""] * 3))[0]
-        assert worst(said.x0[half], expected.x0) < 1e-11 and worst(said.eps[half], expected.eps) < 1e-11
+        assert (
+            worst(said.x0[half], expected.x0) < 1e-11
+            and worst(said.eps[half], expected.eps) < 1e-11
+        )
 
 
 def test_chunks_do_not_change_the_answer():
@@ -55,10 +61,15 @@ def test_chunks_do_not_change_the_answer():
 
 
 def test_conditions_asked_together_are_those_asked_apart():
-    for prior in (DataSet(pictures(6), tuple("abcabc")), spikes(DataSet(pictures(3)), labels=("a", "b", "c"))):
+    for prior in (
+        DataSet(pictures(6), tuple("abcabc")),
+        spikes(DataSet(pictures(3)), labels=("a", "b", "c")),
+    ):
         xt, t = normal(2, 3, 2, 2), torch.tensor([0.2, 0.8], dtype=torch.float64)
         asked = [prior.condition(p) for p in (["a", "b"], ["", ""])]
-        for together, alone in zip(prior(xt, t, *asked), [prior(xt, t, c)[0] for c in asked], strict=True):
+        for together, alone in zip(
+            prior(xt, t, *asked), [prior(xt, t, c)[0] for c in asked], strict=True
+        ):
             assert torch.equal(together.x0, alone.x0) and torch.equal(together.eps, alone.eps)
 
 
@@ -103,7 +114,11 @@ def test_prediction_obeys_the_forward_process(schedule):
 
 def test_meter_counts_rows_of_every_condition():
     for prior in (GaussianMixture(normal(2, 3, 2, 2), torch.ones(2)), DataSet(pictures(2))):
-        prior(normal(5, 3, 2, 2), torch.full((5,), 0.5, dtype=torch.float64), *[prior.condition([""] * 5)] * 3)
+        prior(
+            normal(5, 3, 2, 2),
+            torch.full((5,), 0.5, dtype=torch.float64),
+            *[prior.condition([""] * 5)] * 3,
+        )
         assert (prior.meter.calls, prior.meter.rows) == (1, 15)
 
 
@@ -126,5 +141,8 @@ def test_a_class_without_weight_says_nothing():
     told = classes(4, null=(1, 1, 1), pos=(0, 1, 0))
     xt, t = normal(4, 2), torch.full((4,), 0.4, dtype=torch.float64)
     alone = GaussianMixture(means[1:2], torch.full((1,), 0.5))
-    a, b = prior(xt, t, told.pos)[0], alone(xt, t, Condition(torch.zeros(4, 1, dtype=torch.float64)))[0]
+    a, b = (
+        prior(xt, t, told.pos)[0],
+        alone(xt, t, Condition(torch.zeros(4, 1, dtype=torch.float64)))[0],
+    )
     assert worst(a.x0, b.x0) < 1e-13 and worst(a.eps, b.eps) < 1e-13

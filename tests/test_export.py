@@ -16,18 +16,27 @@ from test_cli import refused
 from tiny import rng, worst
 
 from limbeck import Experiment
-from limbeck.camera import Camera, turntable
-from limbeck.cli import main
-from limbeck.export import Shape, export
-from limbeck.export import atlas as atlas_module
-from limbeck.export.atlas import padded, raster, textured
-from limbeck.export.files import glb, linear, ply, read_ply
-from limbeck.export.mesh import fewer, parts_of, vertex_normals, without_crumbs
-from limbeck.loading import load
-from limbeck.record import record
-from limbeck.solid import Splats, Surface
+from limbeck.cli.main import main
+from limbeck.graphics.cameras.camera import Camera, turntable_cameras
+from limbeck.graphics.export import uv_atlas as atlas_module
+from limbeck.graphics.export.export import MeshExportOptions, export
+from limbeck.graphics.export.mesh_cleanup import fewer, parts_of, vertex_normals, without_crumbs
+from limbeck.graphics.export.uv_atlas import padded, raster, textured
+from limbeck.graphics.export.writers import glb, linear, ply, read_ply
+from limbeck.graphics.geometry.solids import Splats, Surface
+from limbeck.priors.loading import load
+from limbeck.runs.recorder import record
 
-SIDES = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.2, 0.9], [0.9, 0.8, 0.1], [0.8, 0.1, 0.8], [0.1, 0.8, 0.8]])
+SIDES = torch.tensor(
+    [
+        [0.9, 0.1, 0.1],
+        [0.1, 0.8, 0.1],
+        [0.1, 0.2, 0.9],
+        [0.9, 0.8, 0.1],
+        [0.8, 0.1, 0.8],
+        [0.1, 0.8, 0.8],
+    ]
+)
 
 
 def by_side(points):
@@ -72,7 +81,9 @@ def look_up(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     at = lambda dx, dy: texture[(top + dy).clip(0, height - 1), (left + dx).clip(0, width - 1)]  # noqa: E731
     fx, fy = (x - left)[:, None], (y - top)[:, None]
-    return (1 - fy) * ((1 - fx) * at(0, 0) + fx * at(1, 0)) + fy * ((1 - fx) * at(0, 1) + fx * at(1, 1))
+    return (1 - fy) * ((1 - fx) * at(0, 0) + fx * at(1, 0)) + fy * (
+        (1 - fx) * at(0, 1) + fx * at(1, 1)
+    )
 
 
 def colour_at(mesh: trimesh.Trimesh, face: np.ndarray, weight: np.ndarray, kind: str) -> np.ndarray:
@@ -86,7 +97,9 @@ def colour_at(mesh: trimesh.Trimesh, face: np.ndarray, weight: np.ndarray, kind:
     return look_up(np.asarray(image.convert("RGB")) / 255, np.stack([uv[:, 0], 1 - uv[:, 1]], 1))
 
 
-def rays(mesh: trimesh.Trimesh, camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rays(
+    mesh: trimesh.Trimesh, camera: Camera, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The nearest face of each pixel, -1 for none, weights of its corners, and the point (Moeller and Trumbore 1997)."""
     along = camera.directions(size, size)[0].reshape(-1, 1, 3).double().numpy()
     a, b, c = (mesh.vertices[mesh.faces[:, k]][None] for k in range(3))
@@ -98,11 +111,17 @@ def rays(mesh: trimesh.Trimesh, camera: Camera, size: int) -> tuple[np.ndarray, 
     q = np.cross(eye - a, b - a)
     v = (along * q).sum(-1) / det
     t = ((c - a) * q).sum(-1) / det
-    t = np.where((u >= -1e-9) & (v >= -1e-9) & (u + v <= 1 + 1e-9) & (det > 0), t, np.inf)  # det > 0: seen from outside
+    t = np.where(
+        (u >= -1e-9) & (v >= -1e-9) & (u + v <= 1 + 1e-9) & (det > 0), t, np.inf
+    )  # det > 0: seen from outside
     face, rows = t.argmin(1), np.arange(len(t))
     u, v, t = u[rows, face], v[rows, face], t[rows, face]
     hit = np.isfinite(t)
-    return np.where(hit, face, -1), np.stack([1 - u - v, u, v], 1), eye + along[:, 0] * np.where(hit, t, 0)[:, None]
+    return (
+        np.where(hit, face, -1),
+        np.stack([1 - u - v, u, v], 1),
+        eye + along[:, 0] * np.where(hit, t, 0)[:, None],
+    )
 
 
 # the files
@@ -110,26 +129,38 @@ def rays(mesh: trimesh.Trimesh, camera: Camera, size: int) -> tuple[np.ndarray, 
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
 @pytest.mark.parametrize("coloured", [False, True])
-def test_a_camera_sees_the_same_in_the_file_as_in_the_thing(tmp_path: Path, kind: str, coloured: bool) -> None:
+def test_a_camera_sees_the_same_in_the_file_as_in_the_thing(
+    tmp_path: Path, kind: str, coloured: bool
+) -> None:
     """Colour, place, size and orientation at once: each of four cameras sees the paint of the side it looks at."""
-    export(ball(), tmp_path / f"ball.{kind}", kind, Shape(texture=128, vertex_colours=coloured))
+    export(
+        ball(),
+        tmp_path / f"ball.{kind}",
+        kind,
+        MeshExportOptions(texture=128, vertex_colours=coloured),
+    )
     mesh = opened(tmp_path / f"ball.{kind}")
     assert (tmp_path / "ball.png").exists() == (kind == "obj" and not coloured)
-    for camera in (turntable(4, 20, 3, 40)[slice(i, i + 1)] for i in range(4)):
+    for camera in (turntable_cameras(4, 20, 3, 40)[slice(i, i + 1)] for i in range(4)):
         face, weight, points = rays(mesh, camera, 24)
         hit = face >= 0
-        error = np.abs(colour_at(mesh, face[hit], weight[hit], kind) - paint(torch.tensor(points[hit])).numpy())
-        assert hit.sum() > 100 and error.mean() < 0.005 and error.max() < 0.03, (error.mean(), error.max())
+        error = np.abs(
+            colour_at(mesh, face[hit], weight[hit], kind) - paint(torch.tensor(points[hit])).numpy()
+        )
+        assert hit.sum() > 100 and error.mean() < 0.005 and error.max() < 0.03, (
+            error.mean(),
+            error.max(),
+        )
         toward = camera.eye[0].double().numpy() / 3
         nearest = points[hit][(points[hit] @ toward).argmax()]
         assert np.abs(nearest - RADIUS * toward).max() < 0.08
 
 
 def test_the_front_of_a_cube_is_what_a_camera_on_z_sees(tmp_path: Path) -> None:
-    export(cube(), tmp_path / "cube.glb", "glb", Shape(texture=64))
+    export(cube(), tmp_path / "cube.glb", "glb", MeshExportOptions(texture=64))
     mesh = opened(tmp_path / "cube.glb")
     for i, side in enumerate((4, 0, 5, 1)):  # +z, +x, -z, -x
-        face, weight, _ = rays(mesh, turntable(4, 0, 3, 10)[slice(i, i + 1)], 5)
+        face, weight, _ = rays(mesh, turntable_cameras(4, 0, 3, 10)[slice(i, i + 1)], 5)
         assert (face >= 0).all()
         assert np.abs(colour_at(mesh, face, weight, "glb") - SIDES[side].numpy()).max() < 1 / 255
 
@@ -146,25 +177,33 @@ def test_no_seam_shows(tmp_path: Path) -> None:
     wanted = by_side(points).numpy()
     assert np.abs(look_up(mesh.texture.permute(1, 2, 0).numpy(), uv) - wanted).max() < 1e-5
     bare = mesh.texture * (raster(mesh.uv, mesh.faces, 64)[0] >= 0)
-    assert np.abs(look_up(bare.permute(1, 2, 0).numpy(), uv) - wanted).max() > 0.2, "without padding it would"
+    assert np.abs(look_up(bare.permute(1, 2, 0).numpy(), uv) - wanted).max() > 0.2, (
+        "without padding it would"
+    )
 
 
 def test_colours_are_written_as_they_are_shown(tmp_path: Path) -> None:
     """No gamma twice: a texture holds sRGB bytes, the vertices of glTF hold light."""
     colour = torch.tensor([0.02, 0.25, 0.8])
-    plain = Surface(*(lambda b: (b.vertices, b.faces))(ball(1)), lambda points: colour.expand(len(points), 3))
-    export(plain, tmp_path / "t.glb", "glb", Shape(texture=32))
+    plain = Surface(
+        *(lambda b: (b.vertices, b.faces))(ball(1)), lambda points: colour.expand(len(points), 3)
+    )
+    export(plain, tmp_path / "t.glb", "glb", MeshExportOptions(texture=32))
     picture = np.asarray(opened(tmp_path / "t.glb").visual.material.baseColorTexture)
     assert (picture == (colour * 255).round().numpy()).all(), "every texel, also between the charts"
-    export(plain, tmp_path / "v.glb", "glb", Shape(vertex_colours=True))
+    export(plain, tmp_path / "v.glb", "glb", MeshExportOptions(vertex_colours=True))
     document, binary = chunks((tmp_path / "v.glb").read_bytes())
-    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
+    accessor = document["accessors"][
+        document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]
+    ]
     view = document["bufferViews"][accessor["bufferView"]]
     light = np.frombuffer(binary, "<f4", 3 * accessor["count"], view["byteOffset"]).reshape(-1, 3)
     assert np.abs(display(light.astype(np.float64)) - colour.numpy()).max() < 1e-6
     assert np.abs(light[0, 1] - ((0.25 + 0.055) / 1.055) ** 2.4) < 1e-6
     export(plain, tmp_path / "v.ply", "ply")
-    assert (opened(tmp_path / "v.ply").visual.vertex_colors[:, :3] == (colour * 255).round().numpy()).all()
+    assert (
+        opened(tmp_path / "v.ply").visual.vertex_colors[:, :3] == (colour * 255).round().numpy()
+    ).all()
 
 
 def chunks(data: bytes) -> tuple[dict, bytes]:
@@ -175,37 +214,59 @@ def chunks(data: bytes) -> tuple[dict, bytes]:
     return json.loads(data[20 : 20 + first]), data[28 + first :]
 
 
-@pytest.mark.parametrize("shape", [Shape(texture=32), Shape(vertex_colours=True)])
-def test_a_glb_keeps_the_rules_of_gltf(shape: Shape) -> None:
+@pytest.mark.parametrize(
+    "shape", [MeshExportOptions(texture=32), MeshExportOptions(vertex_colours=True)]
+)
+def test_a_glb_keeps_the_rules_of_gltf(shape: MeshExportOptions) -> None:
     mesh, _ = shape.mesh(ball(1))
     document, binary = chunks(glb(mesh))
-    assert document["buffers"] == [{"byteLength": len(binary)}] and document["asset"]["version"] == "2.0"
+    assert (
+        document["buffers"] == [{"byteLength": len(binary)}]
+        and document["asset"]["version"] == "2.0"
+    )
     width = {"VEC3": 12, "VEC2": 8, "SCALAR": 4}
     for accessor in document["accessors"]:
         view = document["bufferViews"][accessor["bufferView"]]
-        assert view["byteOffset"] % 4 == 0 and view["byteLength"] >= accessor["count"] * width[accessor["type"]]
+        assert (
+            view["byteOffset"] % 4 == 0
+            and view["byteLength"] >= accessor["count"] * width[accessor["type"]]
+        )
     place = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["POSITION"]]
-    assert place["min"] == mesh.vertices.amin(0).tolist() and place["max"] == mesh.vertices.amax(0).tolist()
+    assert (
+        place["min"] == mesh.vertices.amin(0).tolist()
+        and place["max"] == mesh.vertices.amax(0).tolist()
+    )
     material = document["materials"][0]["pbrMetallicRoughness"]
     assert material["metallicFactor"] == 0 and 0.5 <= material["roughnessFactor"] <= 1
-    assert "extensionsUsed" not in document and chunks(glb(mesh, unlit=True))[0]["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert "extensionsUsed" not in document and chunks(glb(mesh, unlit=True))[0][
+        "extensionsUsed"
+    ] == ["KHR_materials_unlit"]
     assert worst(mesh.normals.norm(dim=1), torch.ones(len(mesh.normals))) < 1e-5
 
 
 def test_an_obj_names_its_picture(tmp_path: Path) -> None:
-    said = export(ball(1), tmp_path / "new" / "a.obj", "obj", Shape(texture=32))
+    said = export(ball(1), tmp_path / "new" / "a.obj", "obj", MeshExportOptions(texture=32))
     assert said == "80 faces with a texture of 32 x 32"
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.mtl", "a.obj", "a.png"], "and no half files"
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.mtl", "a.obj", "a.png"], (
+        "and no half files"
+    )
     assert "mtllib a.mtl" in (tmp_path / "new" / "a.obj").read_text()
     assert "map_Kd a.png" in (tmp_path / "new" / "a.mtl").read_text()
 
 
 def test_a_ply_reads_back(tmp_path: Path) -> None:
-    mesh, _ = Shape(vertex_colours=True).mesh(ball(2))
+    mesh, _ = MeshExportOptions(vertex_colours=True).mesh(ball(2))
     back = read_ply(ply(mesh))
     assert torch.equal(back.vertices, mesh.vertices) and torch.equal(back.faces, mesh.faces)
-    assert torch.equal(back.normals, mesh.normals) and worst(back.colours, mesh.colours) <= 0.5 / 255 + 1e-6
-    for bad, why in ((ply(mesh)[:-1], "cut short"), (b"ply\nend_header\n", "no mesh that limbeck wrote"), (b"", "no mesh")):
+    assert (
+        torch.equal(back.normals, mesh.normals)
+        and worst(back.colours, mesh.colours) <= 0.5 / 255 + 1e-6
+    )
+    for bad, why in (
+        (ply(mesh)[:-1], "cut short"),
+        (b"ply\nend_header\n", "no mesh that limbeck wrote"),
+        (b"", "no mesh"),
+    ):
         with pytest.raises(ValueError, match=why):
             read_ply(bad)
 
@@ -219,24 +280,34 @@ def test_light_is_the_inverse_of_display() -> None:
 
 
 def test_normals_of_a_ball_point_outwards() -> None:
-    coarse, fine = (worst(vertex_normals(b.vertices, b.faces), b.vertices / RADIUS) for b in (ball(3), ball(4)))
+    coarse, fine = (
+        worst(vertex_normals(b.vertices, b.faces), b.vertices / RADIUS) for b in (ball(3), ball(4))
+    )
     assert coarse < 0.02 and fine < 0.6 * coarse, "and the better, the finer"
 
 
 def test_crumbs_go_and_the_largest_part_stays() -> None:
     whole, crumb = ball(3), ball(0, radius=0.1)
     both = Surface(
-        torch.cat([crumb.vertices + 2, whole.vertices]), torch.cat([crumb.faces, whole.faces + len(crumb.vertices)]), paint
+        torch.cat([crumb.vertices + 2, whole.vertices]),
+        torch.cat([crumb.faces, whole.faces + len(crumb.vertices)]),
+        paint,
     )
     assert len(parts_of(len(both.vertices), both.faces).unique()) == 2
     kept, dropped = without_crumbs(both, 0.02)
-    assert dropped == 1 and torch.equal(kept.vertices, whole.vertices) and torch.equal(kept.faces, whole.faces)
+    assert (
+        dropped == 1
+        and torch.equal(kept.vertices, whole.vertices)
+        and torch.equal(kept.faces, whole.faces)
+    )
     assert len(without_crumbs(both, 0)[0].faces) == len(both.faces)
     assert len(without_crumbs(both, 0.999)[0].faces) == len(whole.faces)
 
 
 def test_a_long_chain_is_one_part() -> None:
-    strip = torch.stack([torch.arange(500), torch.arange(500) + 1, torch.arange(500) + 2], 1)[torch.randperm(500, generator=rng())]
+    strip = torch.stack([torch.arange(500), torch.arange(500) + 1, torch.arange(500) + 2], 1)[
+        torch.randperm(500, generator=rng())
+    ]
     assert (parts_of(502, strip) == 0).all()
 
 
@@ -280,7 +351,13 @@ def test_every_texel_knows_its_place(monkeypatch: pytest.MonkeyPatch, cells: int
     owner, weight = raster(uv, faces, 20)
     assert (owner >= 0).all()
     row, column = torch.meshgrid(torch.arange(20), torch.arange(20), indexing="ij")
-    assert worst((uv[faces[owner]] * weight[..., None]).sum(2), (torch.stack([column, row], 2) + 0.5) / 20) < 1e-6
+    assert (
+        worst(
+            (uv[faces[owner]] * weight[..., None]).sum(2),
+            (torch.stack([column, row], 2) + 0.5) / 20,
+        )
+        < 1e-6
+    )
     monkeypatch.setattr(atlas_module, "PAIRS", 50)
     again = raster(uv, faces, 20)
     assert torch.equal(again[0], owner) and torch.equal(again[1], weight), "in parts the same"
@@ -335,7 +412,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 ])  # fmt: skip
 def test_shapes_that_cannot_be(options: dict, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        Shape(**options)
+        MeshExportOptions(**options)
 
 
 # the command
@@ -344,33 +421,65 @@ def test_shapes_that_cannot_be(options: dict, why: str) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "ball"
-    made = Experiment(("red disc", "blue ring"), model="gaussians", representation=Ball(), particles=2, batch=3, steps=4)
+    made = Experiment(
+        ("red disc", "blue ring"),
+        model="gaussians",
+        representation=Ball(),
+        particles=2,
+        batch=3,
+        steps=4,
+    )
     record(made, load("gaussians"), folder, every=2)
     return folder
 
 
-def test_the_command_writes_the_particle_asked_for(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from limbeck.reopen import reopened
+def test_the_command_writes_the_particle_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from limbeck.runs.reopen import reopen_run
 
     out = tmp_path / "b.glb"
     assert main(["export", str(run), "--particle", "2", "--vertex-colours", "--out", str(out)]) == 0
     told = capsys.readouterr()
-    assert told.out == f"{out}\n" and told.err == "particle 2 after step 4: 320 faces with coloured vertices\n"
-    kept = reopened(run, "cpu").representation
+    assert (
+        told.out == f"{out}\n"
+        and told.err == "particle 2 after step 4: 320 faces with coloured vertices\n"
+    )
+    kept = reopen_run(run, "cpu").representation
     tints = [kept.parts["tint"][i].detach() for i in range(4)]
     assert worst(tints[2], tints[0]) > 1e-3, "else the test could not tell particles apart"
     colours = vertex_colours(opened(out), "glb")
     wanted = paint(ball(2).vertices, tints[2]).numpy()
-    assert np.abs(colours - wanted).mean() < 0.005 < np.abs(colours - paint(ball(2).vertices, tints[0]).numpy()).mean()
+    assert (
+        np.abs(colours - wanted).mean()
+        < 0.005
+        < np.abs(colours - paint(ball(2).vertices, tints[0]).numpy()).mean()
+    )
 
 
-def test_all_particles_and_default_places(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(run), "--particle", "all", "--format", "ply", "--out", str(tmp_path)]) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00-00.ply", "00-01.ply", "01-00.ply", "01-01.ply"]
+def test_all_particles_and_default_places(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["export", str(run), "--particle", "all", "--format", "ply", "--out", str(tmp_path)])
+        == 0
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "00-00.ply",
+        "00-01.ply",
+        "01-00.ply",
+        "01-01.ply",
+    ]
     assert main(["export", str(run), "--texture", "32", "--format=obj"]) == 0
-    assert sorted(p.name for p in (run / "export").iterdir()) == ["00-00.mtl", "00-00.obj", "00-00.png"]
+    assert sorted(p.name for p in (run / "export").iterdir()) == [
+        "00-00.mtl",
+        "00-00.obj",
+        "00-00.png",
+    ]
     capsys.readouterr()
-    assert "nothing is overwritten" in refused(capsys, "export", str(run), "--texture", "32", "--format=obj")
+    assert "nothing is overwritten" in refused(
+        capsys, "export", str(run), "--texture", "32", "--format=obj"
+    )
 
 
 @pytest.mark.parametrize(("argv", "why"), [
@@ -386,17 +495,25 @@ def test_all_particles_and_default_places(run: Path, tmp_path: Path, capsys: pyt
     (("RUN", "--out", "a.glb", "--format", "obj"), "--out a.glb does not end in .obj"),
     (("RUN", "--texture", "9000"), "texture takes 16 to 8192"),
 ])  # fmt: skip
-def test_the_command_refuses_in_one_line(run: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], why: str) -> None:
+def test_the_command_refuses_in_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], why: str
+) -> None:
     assert why in refused(capsys, "export", *(word.replace("RUN", str(run)) for word in argv))
 
 
 def test_flat_empty_and_unfinished_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record(Experiment(("red disc",), model="gaussians", steps=1), load("gaussians"), tmp_path / "flat")
+    record(
+        Experiment(("red disc",), model="gaussians", steps=1), load("gaussians"), tmp_path / "flat"
+    )
     capsys.readouterr()
     for verb in ("export", "view"):
-        assert "latents are flat, without a surface or splats" in refused(capsys, verb, str(tmp_path / "flat"))
+        assert "latents are flat, without a surface or splats" in refused(
+            capsys, verb, str(tmp_path / "flat")
+        )
     assert not (tmp_path / "flat" / "solids").exists()
-    empty = Experiment(("red disc",), model="gaussians", representation=Ball(kind="nothing"), steps=1)
+    empty = Experiment(
+        ("red disc",), model="gaussians", representation=Ball(kind="nothing"), steps=1
+    )
     record(empty, load("gaussians"), tmp_path / "empty")
     capsys.readouterr()
     assert "the surface is empty" in refused(capsys, "export", str(tmp_path / "empty"))
@@ -404,17 +521,25 @@ def test_flat_empty_and_unfinished_runs(tmp_path: Path, capsys: pytest.CaptureFi
     assert "nothing to look at after step 1: the surface is empty" in told
     (tmp_path / "empty" / "checkpoint.safetensors").unlink()
     assert "holds no checkpoint yet" in refused(capsys, "export", str(tmp_path / "empty"))
-    assert "latents are flat" in refused(capsys, "run", "red disc", "--model", "gaussians", "--view", "--out", str(tmp_path / "x"))
+    assert "latents are flat" in refused(
+        capsys, "run", "red disc", "--model", "gaussians", "--view", "--out", str(tmp_path / "x")
+    )
 
 
 def test_splats_become_splats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reader = pytest.importorskip("limbeck.ply")
+    reader = pytest.importorskip("limbeck.graphics.geometry.ply")
     made = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"), steps=1)
     record(made, load("gaussians"), tmp_path / "run")
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "a.ply")]) == 0
     assert "400 splats" in capsys.readouterr().err and not list(tmp_path.glob("*.part"))
     back, wanted = reader.read_ply(tmp_path / "a.ply"), cloud()
     assert worst(back.mean, wanted.mean) < 1e-6 and worst(back.scale, wanted.scale) < 1e-6
-    assert "splats have no surface that .glb could hold" in refused(capsys, "export", str(tmp_path / "run"), "--format", "glb")
+    assert "splats have no surface that .glb could hold" in refused(
+        capsys, "export", str(tmp_path / "run"), "--format", "glb"
+    )
     with pytest.raises(ValueError, match="no splat"):
-        export(Splats(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (3,)))), tmp_path / "b.ply", "ply")
+        export(
+            Splats(*(torch.zeros(0, *shape) for shape in ((3,), (3,), (4,), (), (3,)))),
+            tmp_path / "b.ply",
+            "ply",
+        )

@@ -8,25 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.background import Solid
-from limbeck.blob import Magic3D, Nothing
-from limbeck.camera import View, around, turntable
-from limbeck.encoding import Encoded, Encoding
-from limbeck.encodings.grid import Grid
-from limbeck.experiment import Experiment
-from limbeck.loading import load
-from limbeck.occupancy import Occupancy
-from limbeck.representations.field import Field
+from limbeck.graphics.cameras.camera import orbit_cameras, turntable_cameras
+from limbeck.graphics.cameras.views import NoCamera, Orbit
+from limbeck.graphics.fields.background import SolidBackground
+from limbeck.graphics.fields.density_init import Magic3DDensityInit, NoDensityInit
+from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.rendering.occupancy_grid import Occupancy
+from limbeck.graphics.rendering.shading import Light, Shading
+from limbeck.graphics.rendering.volume import RaySamples, march, march_again, ray_aabb_intersect
+from limbeck.priors.loading import load
+from limbeck.representations.base import RenderRequest
 from limbeck.representations.latents import Latents
-from limbeck.run import Run, generator
-from limbeck.shading import Light, Shading
-from limbeck.views import Flat, Orbit
-from limbeck.volume import Marched, march, march_again, through_box
+from limbeck.representations.nerf import NeRF
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run, generator
 
 RADIUS, SIGMA = 0.6, 3.0
 
 
-class _Ball(Encoded):
+class _Ball(EncodingModule):
     """log density and three colour logits of a ball."""
 
     width = 4
@@ -38,18 +39,20 @@ class _Ball(Encoded):
     def forward(self, points: Tensor, progress: float) -> Tensor:
         inside = points.norm(dim=1) < RADIUS
         height = torch.where(inside, self.sigma, -30.0)
-        return torch.stack([height, points[:, 0] * 8, torch.zeros_like(height), torch.zeros_like(height)], 1)
+        return torch.stack(
+            [height, points[:, 0] * 8, torch.zeros_like(height), torch.zeros_like(height)], 1
+        )
 
 
 @dataclass(frozen=True)
 class Ball(Encoding):
     sigma: float = SIGMA
 
-    def build(self, generator: torch.Generator) -> Encoded:
+    def build(self, generator: torch.Generator) -> EncodingModule:
         return _Ball(self.sigma)
 
 
-class _Soft(Encoded):
+class _Soft(EncodingModule):
     """A ball whose density falls off, so that it has a gradient everywhere."""
 
     width = 4
@@ -61,11 +64,11 @@ class _Soft(Encoded):
 
 @dataclass(frozen=True)
 class Soft(Encoding):
-    def build(self, generator: torch.Generator) -> Encoded:
+    def build(self, generator: torch.Generator) -> EncodingModule:
         return _Soft()
 
 
-class _Shell(Encoded):
+class _Shell(EncodingModule):
     """A shell .06 thick, with edges."""
 
     width = 4
@@ -77,7 +80,7 @@ class _Shell(Encoded):
 
 @dataclass(frozen=True)
 class Shell(Encoding):
-    def build(self, generator: torch.Generator) -> Encoded:
+    def build(self, generator: torch.Generator) -> EncodingModule:
         return _Shell()
 
 
@@ -86,20 +89,27 @@ def prior():
     return load("world", "cpu")
 
 
-def ball(**options) -> Field:
-    return Field(**{"encoding": Ball(), "blob": Nothing(), "density": "exp", "half": 1.0, "samples": 2000, "cells": 8,
-                    "background": Solid((0.0, 0.0, 0.0)), **options})  # fmt: skip
+def ball(**options) -> NeRF:
+    return NeRF(**{"encoding": Ball(), "blob": NoDensityInit(), "density": "exp", "half": 1.0, "samples": 2000, "cells": 8,
+                    "background": SolidBackground((0.0, 0.0, 0.0)), **options})  # fmt: skip
 
 
-def one(count: int = 1, **options) -> View:
-    return View(torch.zeros(count, dtype=torch.long), turntable(count, 20.0, 3.0, 40.0), **options)
+def one(count: int = 1, **options) -> RenderRequest:
+    return RenderRequest(
+        torch.zeros(count, dtype=torch.long), turntable_cameras(count, 20.0, 3.0, 40.0), **options
+    )
 
 
 def chord(camera, height: int, width: int) -> Tensor:
     """Length of each ray inside the ball."""
     ahead = camera.directions(height, width)
     along = (camera.eye[:, None, None] * ahead).sum(-1)
-    return 2 * (along.square() - camera.eye.square().sum(1)[:, None, None] + RADIUS**2).clamp_min(0).sqrt()
+    return (
+        2
+        * (along.square() - camera.eye.square().sum(1)[:, None, None] + RADIUS**2)
+        .clamp_min(0)
+        .sqrt()
+    )
 
 
 def test_a_ball_of_constant_density_takes_as_much_light_as_its_chord_says(prior):
@@ -130,8 +140,10 @@ def test_the_depth_of_an_opaque_ball_is_where_its_surface_is(prior):
 def test_the_gradient_of_a_picture_is_its_finite_difference(prior):
     made = ball(samples=200).build(prior, 1, 0).double()
     sigma = made.one(0).encoded.sigma
-    view = View(torch.tensor([0]), turntable(1, 20.0, 3.0, 40.0))
-    view = replace(view, camera=type(view.camera)(view.camera.pose.double(), view.camera.fov.double()))
+    view = RenderRequest(torch.tensor([0]), turntable_cameras(1, 20.0, 3.0, 40.0))
+    view = replace(
+        view, camera=type(view.camera)(view.camera.pose.double(), view.camera.fov.double())
+    )
     value = made.render(view).image.sum()
     value.backward()
     with torch.no_grad():
@@ -145,7 +157,7 @@ def test_the_gradient_of_a_picture_is_its_finite_difference(prior):
 
 def test_weights_and_what_passes_make_one():
     density = torch.rand(24, dtype=torch.float64) * 9
-    some = Marched(torch.arange(24), torch.zeros(24), torch.zeros(24, 3), torch.zeros(4, 6), 0.1)
+    some = RaySamples(torch.arange(24), torch.zeros(24), torch.zeros(24, 3), torch.zeros(4, 6), 0.1)
     weights = some.weights(density).view(4, 6).sum(1)
     assert torch.allclose(weights, 1 - torch.exp(-density.view(4, 6).sum(1) * 0.1), atol=1e-12)
     few = some.kept(torch.arange(24) % 2 == 0)  # what is left out is empty
@@ -154,29 +166,37 @@ def test_weights_and_what_passes_make_one():
 
 
 def test_rays_enter_and_leave_the_box_where_its_faces_are():
-    camera = around(torch.tensor([0.0]), torch.tensor([0.0]), 3.0, 40.0)
-    near, far = through_box(camera.eye, camera.directions(3, 3), 1.0)
-    assert float(near[0, 1, 1]) == pytest.approx(2.0, abs=1e-5) and float(far[0, 1, 1]) == pytest.approx(4.0, abs=1e-5)
-    inside = around(torch.tensor([0.0]), torch.tensor([0.0]), 0.5, 40.0)
-    near, far = through_box(inside.eye, inside.directions(3, 3), 1.0)
+    camera = orbit_cameras(torch.tensor([0.0]), torch.tensor([0.0]), 3.0, 40.0)
+    near, far = ray_aabb_intersect(camera.eye, camera.directions(3, 3), 1.0)
+    assert float(near[0, 1, 1]) == pytest.approx(2.0, abs=1e-5) and float(
+        far[0, 1, 1]
+    ) == pytest.approx(4.0, abs=1e-5)
+    inside = orbit_cameras(torch.tensor([0.0]), torch.tensor([0.0]), 0.5, 40.0)
+    near, far = ray_aabb_intersect(inside.eye, inside.directions(3, 3), 1.0)
     assert float(near[0, 1, 1]) == 0 and float(far[0, 1, 1]) == pytest.approx(1.5, abs=1e-5)
-    away = around(torch.tensor([0.0]), torch.tensor([0.0]), -3.0, 40.0)  # looks the other way round from -z: it still sees it
-    near, far = through_box(away.eye, -away.directions(3, 3), 1.0)
+    away = orbit_cameras(
+        torch.tensor([0.0]), torch.tensor([0.0]), -3.0, 40.0
+    )  # looks the other way round from -z: it still sees it
+    near, far = ray_aabb_intersect(away.eye, -away.directions(3, 3), 1.0)
     assert bool((far < near).all())
 
 
 def test_samples_lie_on_their_rays_at_their_depths_and_in_the_box():
-    camera = turntable(2, 30.0, 3.0, 40.0)
+    camera = turntable_cameras(2, 30.0, 3.0, 40.0)
     ahead = camera.directions(5, 7)
     some = march(camera.eye, ahead, 0.8, 40, torch.full((2, 5, 7), 0.5), Occupancy(4, 0.8))
     eye = camera.eye[some.ray // 35]
-    assert torch.allclose(some.points, eye + some.depth[:, None] * ahead.reshape(-1, 3)[some.ray], atol=1e-6)
+    assert torch.allclose(
+        some.points, eye + some.depth[:, None] * ahead.reshape(-1, 3)[some.ray], atol=1e-6
+    )
     assert float(some.points.abs().max()) <= 0.8 + 1e-5
 
 
 def test_normals_point_outwards(prior):
     made = ball(encoding=Soft(), density="softplus", samples=400).build(prior, 1, 0)
-    points = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator(0, 0)), dim=1) * 0.5
+    points = (
+        torch.nn.functional.normalize(torch.randn(50, 3, generator=generator(0, 0)), dim=1) * 0.5
+    )
     assert float((made.normals(0, points, 1.0) * points / 0.5).sum(1).min()) > 0.999
     view = one()
     with torch.no_grad():
@@ -186,7 +206,7 @@ def test_normals_point_outwards(prior):
 
 
 def test_a_lamp_lights_as_lambert_says():
-    samples = Marched(torch.arange(3), torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1), 1.0)
+    samples = RaySamples(torch.arange(3), torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1), 1.0)
     albedo, normals = torch.full((3, 3), 0.5), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.6, 0.8]])
     seen = torch.tensor([True, False, True])
     lamp = Light(torch.tensor([[0.0, 0.0, 2.0]]), 0.1, False)
@@ -197,14 +217,25 @@ def test_a_lamp_lights_as_lambert_says():
 
 
 def test_lamps_are_drawn_as_often_as_is_said():
-    camera, shading = turntable(2, 0.0, 3.0, 40.0), Shading(after=0.1, lit=0.75, textureless=0.5)
-    drawn = [shading.draw(camera, View(torch.zeros(2), camera, generator(1, i), 0.5)) for i in range(400)]
+    camera, shading = (
+        turntable_cameras(2, 0.0, 3.0, 40.0),
+        Shading(after=0.1, lit=0.75, textureless=0.5),
+    )
+    drawn = [
+        shading.draw(camera, RenderRequest(torch.zeros(2), camera, generator(1, i), 0.5))
+        for i in range(400)
+    ]
     lamps = [lamp for lamp in drawn if lamp is not None]
-    assert abs(len(lamps) / 400 - 0.75) < 0.07 and abs(sum(lamp.textureless for lamp in lamps) / len(lamps) - 0.5) < 0.09
+    assert (
+        abs(len(lamps) / 400 - 0.75) < 0.07
+        and abs(sum(lamp.textureless for lamp in lamps) / len(lamps) - 0.5) < 0.09
+    )
     far = torch.cat([lamp.place for lamp in lamps]).norm(dim=1)
     assert float(far.min()) >= 0.8 and float(far.max()) <= 1.5
-    assert shading.draw(camera, View(torch.zeros(2), camera, generator(1, 0), 0.05)) is None
-    assert shading.draw(camera, View(torch.zeros(2), camera, None, 0.5)) is None
+    assert (
+        shading.draw(camera, RenderRequest(torch.zeros(2), camera, generator(1, 0), 0.05)) is None
+    )
+    assert shading.draw(camera, RenderRequest(torch.zeros(2), camera, None, 0.5)) is None
 
 
 def test_what_is_empty_is_left_out_and_the_picture_stays(prior):
@@ -214,24 +245,35 @@ def test_what_is_empty_is_left_out_and_the_picture_stays(prior):
         made.after_step(15, 16, None)
         assert made.one(0).occupancy.share < 0.9
         lost = (made.render(one()).image - before).abs().max()
-        assert lost < 1e-12  # what is left out has a density of exp(-30), over a length of at most 3.5
+        assert (
+            lost < 1e-12
+        )  # what is left out has a density of exp(-30), over a length of at most 3.5
 
 
-SMALL = Field(encoding=Grid(levels=(6,)), resolution=8, samples=12, cells=8, half=1.2)
+SMALL = NeRF(encoding=DenseGridEncoding(levels=(6,)), resolution=8, samples=12, cells=8, half=1.2)
 
 
-LATENT = replace(SMALL, space="latent", resolution=0, encoding=Grid(levels=(6,), features=5))
+LATENT = replace(
+    SMALL, space="latent", resolution=0, encoding=DenseGridEncoding(levels=(6,), features=5)
+)
 
 
 def experiment(**options) -> Experiment:
-    return Experiment(("a red mug", "a blue cube"), representation=options.pop("field", SMALL), steps=40, **options)
+    return Experiment(
+        ("a red mug", "a blue cube"),
+        representation=options.pop("field", SMALL),
+        steps=40,
+        **options,
+    )
 
 
 def test_a_field_that_is_not_drawn_does_not_move(prior):
     run = Run(experiment(batch=1), prior)
     before = [p.detach().clone() for p in run.representation.parameters()]
     drawn = int(run.advance().sample.view[0])
-    moved = [not torch.equal(a, b) for a, b in zip(before, run.representation.parameters(), strict=True)]
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before, run.representation.parameters(), strict=True)
+    ]
     assert moved == [k == drawn for k in range(2)]
 
 
@@ -253,11 +295,24 @@ def test_more_samples_leave_a_ball_as_it_is_and_stand_for_the_whole_ray(prior):
     made = ball(samples=200, importance=50).build(prior, 1, 0)
     view, s = one(), made.spec
     ahead = view.camera.directions(9, 9)
-    some = march(view.camera.eye, ahead, s.half, s.samples, torch.full((1, 9, 9), 0.5), Occupancy(2, s.half))
-    more = march_again(view.camera.eye, ahead, s.half, some, made.density(some.points, 0), 50, Occupancy(2, s.half), None)
+    some = march(
+        view.camera.eye, ahead, s.half, s.samples, torch.full((1, 9, 9), 0.5), Occupancy(2, s.half)
+    )
+    more = march_again(
+        view.camera.eye,
+        ahead,
+        s.half,
+        some,
+        made.density(some.points, 0),
+        50,
+        Occupancy(2, s.half),
+        None,
+    )
     ones = torch.ones_like(more.depth)
     length = more.gathered(more.length, ones[:, None])
-    even = some.gathered(torch.full_like(some.depth, some.length), torch.ones_like(some.depth)[:, None])
+    even = some.gathered(
+        torch.full_like(some.depth, some.length), torch.ones_like(some.depth)[:, None]
+    )
     assert len(more.at) > len(some.at) and (length - even).abs().max() < 2 * some.length
     wanted = 1 - torch.exp(-SIGMA * chord(view.camera, *made.canvas))
     assert (made.render(view).alpha[0, 0] - wanted[0]).abs().max() <= 1.5 * SIGMA * some.length
@@ -276,7 +331,10 @@ def test_a_resumed_field_is_the_same_bit_by_bit(prior, field):
     for _ in range(2):
         straight.advance()
         again.advance()
-    assert all(torch.equal(a, b) for a, b in zip(straight.tensors().values(), again.tensors().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(straight.tensors().values(), again.tensors().values(), strict=True)
+    )
 
 
 def test_the_surface_of_a_ball_is_a_sphere_of_its_colours(prior):
@@ -287,7 +345,9 @@ def test_the_surface_of_a_ball_is_a_sphere_of_its_colours(prior):
     assert abs(float(far.mean()) - RADIUS) < cell and float((far - RADIUS).abs().max()) < 1.5 * cell
     assert torch.allclose(solid.colour(solid.vertices)[:, 0], (solid.vertices[:, 0] * 8).sigmoid())
     a, b, c = solid.vertices[solid.faces].unbind(1)
-    assert float(torch.linalg.cross(b - a, c - a).mul(a + b + c).sum(1).gt(0).float().mean()) > 0.99  # outwards
+    assert (
+        float(torch.linalg.cross(b - a, c - a).mul(a + b + c).sum(1).gt(0).float().mean()) > 0.99
+    )  # outwards
     with pytest.raises(ValueError, match="no colours of its own"):
         LATENT.build(prior, 1, 0).solid(0)
 
@@ -300,7 +360,9 @@ def test_latents_are_rendered_where_latents_are_wanted(prior):
         made.albedo(torch.zeros(1, 3), 0)
 
 
-@pytest.mark.parametrize("rise, expected", [(0.0, (1.0, 1.0, 1.0)), (1.0, (0.0, 0.5, 1.0)), (0.5, (0.0, 1.0, 1.0))])
+@pytest.mark.parametrize(
+    "rise, expected", [(0.0, (1.0, 1.0, 1.0)), (1.0, (0.0, 0.5, 1.0)), (0.5, (0.0, 1.0, 1.0))]
+)
 def test_the_entropy_term_rises_to_its_weight(prior, rise, expected):
     model = ball(entropy=3.0, rise=rise).build(prior, 1, 0)
     render = model.render(one())
@@ -312,7 +374,11 @@ def test_the_entropy_term_rises_to_its_weight(prior, rise, expected):
 
 
 def test_a_field_begins_as_its_blob(prior):
-    made = replace(SMALL, blob=Magic3D(10.0, 0.5), encoding=Grid(levels=(6,), spread=0.0)).build(prior, 1, 0)
+    made = replace(
+        SMALL,
+        blob=Magic3DDensityInit(10.0, 0.5),
+        encoding=DenseGridEncoding(levels=(6,), spread=0.0),
+    ).build(prior, 1, 0)
     density = made.density(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 1.0, 0.0]]), 0)
     exact = torch.nn.functional.softplus(torch.tensor([10.0, 0.0, -10.0]))
     assert torch.allclose(density, exact, atol=1e-5)
@@ -325,11 +391,11 @@ def test_a_field_begins_as_its_blob(prior):
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        Field(**options)
+        NeRF(**options)
 
 
 def test_sides_are_for_what_has_them():
     with pytest.raises(ValueError, match="views orbit do not suit latents"):
         Experiment(("a",), representation=Latents(), views=Orbit())
     with pytest.raises(ValueError, match="views flat do not suit field"):
-        Experiment(("a",), representation=SMALL, views=Flat())
+        Experiment(("a",), representation=SMALL, views=NoCamera())

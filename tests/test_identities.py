@@ -10,27 +10,34 @@ import torch
 from tiny import classes, drawn, f64, normal, rng, spoken, worst
 from torch import Tensor, nn
 
-from limbeck.critic import Critic, CriticSpec, Learning
-from limbeck.critics import Exact, LowRank
-from limbeck.experiment import SGD, Adam, Experiment
-from limbeck.method import Memoryless, Start, Stateless, surrogate
+from limbeck.diffusion.condition import Condition, Conditions
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.noise import FixedPerParticleNoise
+from limbeck.distillation.state import Stateless
+from limbeck.distillation.surrogate import surrogate
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps
+from limbeck.distillation.weights import LambdaWeight, UniformWeight, Weight
+from limbeck.methods.base import StatelessMethod
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.noise import FixedPerParticle
-from limbeck.prediction import Prediction
-from limbeck.prior import Condition, Conditions, guided
 from limbeck.priors.exact import DataSet, GaussianMixture
-from limbeck.priors.stable import Stable
+from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
-from limbeck.run import Run, steps
-from limbeck.sample import sample
-from limbeck.schedule import Cosine, Discrete, RectifiedFlow, expand, stable_diffusion
-from limbeck.timesteps import Fixed
-from limbeck.weights import Lambda, Uniform, Weight
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.trainer import Run, steps
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
-SCHEDULES = [stable_diffusion(), Cosine(), RectifiedFlow()]
-SD = stable_diffusion()
+SCHEDULES = [stable_diffusion_schedule(), Cosine(), RectifiedFlow()]
+SD = stable_diffusion_schedule()
 FREE = Stateless()
 
 
@@ -70,7 +77,11 @@ MIX = {"means": torch.tensor([[-1.3], [0.4], [1.9]], dtype=torch.float64), "stds
 def density(z: Tensor, alpha: float, sigma: float) -> Tensor:
     """p_t of the mixture, written out."""
     var = alpha**2 * MIX["stds"] ** 2 + sigma**2
-    return (MIX["weights"] * (-((z[:, None] - alpha * MIX["means"][:, 0]) ** 2) / (2 * var)).exp() / (2 * pi * var).sqrt()).sum(1)
+    return (
+        MIX["weights"]
+        * (-((z[:, None] - alpha * MIX["means"][:, 0]) ** 2) / (2 * var)).exp()
+        / (2 * pi * var).sqrt()
+    ).sum(1)
 
 
 def divergence(x: float, alpha: float, sigma: float) -> float:
@@ -89,7 +100,15 @@ def test_identity_01_sds_is_the_gradient_of_a_weighted_divergence(x, t):
     eps, share = quadrature()
     rows = len(eps)
     direction = SDS(1.0)(
-        prior, drawn(SD, torch.full((rows, 1), x, dtype=torch.float64), t, eps[:, None], classes(rows, (1, 1, 1), (1, 1, 1))), FREE
+        prior,
+        drawn(
+            SD,
+            torch.full((rows, 1), x, dtype=torch.float64),
+            t,
+            eps[:, None],
+            classes(rows, (1, 1, 1), (1, 1, 1)),
+        ),
+        FREE,
     )
     h = 2e-3  # five points: the error of the difference is of order h^4
     kl = [divergence(x + k * h, alpha, sigma) for k in (-2, -1, 1, 2)]
@@ -129,12 +148,16 @@ def test_identity_04_guided_sds_rests_at_the_extrapolated_mean(scale, t):
     prior = pair(null, pos, 0.6, 0.6)
     rest = null + scale * (pos - null)
     eps = normal(5, 2, seed=3)
-    both = drawn(SD, rest.expand(10, 2).clone(), t, torch.cat([eps, -eps]), sided(10))  # antithetic: exact for linear denoisers
+    both = drawn(
+        SD, rest.expand(10, 2).clone(), t, torch.cat([eps, -eps]), sided(10)
+    )  # antithetic: exact for linear denoisers
     mean = SDS(scale)(prior, both, FREE).unflatten(0, (2, 5)).mean(0)
     assert worst(mean, torch.zeros_like(mean)) < 1e-13 * (1 + scale)
     off = SDS(scale)(prior, replace(both, x0=both.x0 + 1), FREE).unflatten(0, (2, 5)).mean(0)
     alpha, sigma = at(SD, float(both.t[0]))
-    assert worst(off, torch.full_like(off, sigma * alpha / (alpha**2 * 0.36 + sigma**2))) < 1e-13 * (1 + scale)
+    assert worst(
+        off, torch.full_like(off, sigma * alpha / (alpha**2 * 0.36 + sigma**2))
+    ) < 1e-13 * (1 + scale)
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -152,19 +175,29 @@ def test_identity_04_with_unequal_widths_the_rest_depends_on_time(t):
 
 def test_identity_04_a_run_comes_to_rest_where_it_should_and_spreads_as_it_should():
     """With one time and plain descent the particles are an autoregression of known mean and variance."""
-    null, pos, scale, t = torch.full((8,), -0.5, dtype=torch.float64), torch.full((8,), 0.5, dtype=torch.float64), 3.0, 0.4
+    null, pos, scale, t = (
+        torch.full((8,), -0.5, dtype=torch.float64),
+        torch.full((8,), 0.5, dtype=torch.float64),
+        3.0,
+        0.4,
+    )
     rate, n, c = 0.3, 40, 0.49
     prior = pair(null, pos, 0.7, 0.7)
     prior.labels = ("plain", "bright")
     prior.condition = lambda texts: Condition(
-        torch.stack([torch.tensor([0.0, -torch.inf] if x == "" else [-torch.inf, 0.0]).double() for x in texts])
+        torch.stack(
+            [
+                torch.tensor([0.0, -torch.inf] if x == "" else [-torch.inf, 0.0]).double()
+                for x in texts
+            ]
+        )
     )
     alpha, sigma = at(SD, t)
     total = alpha**2 * c + sigma**2
     keep, kick = 1 - rate * sigma * alpha / total, rate * alpha**2 * c / total
     assert keep**60 < 1e-4  # at rest by then
-    run = Run(Experiment(("bright",), method=SDS(scale), representation=Latents(rate), optimizer=SGD(), weight=Uniform(),
-                         timesteps=Fixed(t), particles=n, steps=100), prior)  # fmt: skip
+    run = Run(Experiment(("bright",), method=SDS(scale), representation=Latents(rate), optimizer=SGD(), weight=UniformWeight(),
+                         timesteps=FixedTimesteps(t), particles=n, steps=100), prior)  # fmt: skip
     seen = []
     while run.step < 100:
         run.advance()
@@ -183,8 +216,10 @@ def test_identity_04_a_run_comes_to_rest_where_it_should_and_spreads_as_it_shoul
 def test_identity_06_vsd_with_one_particle_and_exact_critic_is_sds_per_sample(t):
     prior, x0 = pair(normal(4, seed=1), normal(4, seed=2), 0.5, 0.8), normal(3, 4, seed=3)
     s = drawn(SD, x0, t, normal(3, 4, seed=4), sided(3))
-    method = VSD(7.5, critic=Exact())
-    state = method.init(prior, Start(3, 3, 0, torch.zeros_like(x0)))  # three prompts of one particle; told of x0 by the step itself
+    method = VSD(7.5, critic=ExactCritic())
+    state = method.init(
+        prior, SetupContext(3, 3, 0, torch.zeros_like(x0))
+    )  # three prompts of one particle; told of x0 by the step itself
     assert worst(method(prior, s, state), SDS(7.5)(prior, s, FREE)) < 1e-12
 
 
@@ -192,8 +227,14 @@ def test_identity_06_vsd_with_one_particle_and_exact_critic_is_sds_per_sample(t)
 def test_identity_06_does_not_hold_for_two_particles(t):
     prior, x0 = pair(normal(4, seed=1), normal(4, seed=2), 0.5, 0.8), 0.1 * normal(2, 4, seed=3)
     s = drawn(SD, x0, t, normal(2, 4, seed=4), sided(2))
-    method = VSD(7.5, critic=Exact())
-    assert worst(method(prior, s, method.init(prior, Start(2, 1, 0, x0))), SDS(7.5)(prior, s, FREE)) > 1e-3
+    method = VSD(7.5, critic=ExactCritic())
+    assert (
+        worst(
+            method(prior, s, method.init(prior, SetupContext(2, 1, 0, x0))),
+            SDS(7.5)(prior, s, FREE),
+        )
+        > 1e-3
+    )
 
 
 class Given(Critic):
@@ -239,11 +280,13 @@ class Normal(Given):
 
     def see(self, sample):
         x = sample.x0.detach()
-        self.q = Unconditional(gaussian(x.mean(0), float(x.var(correction=0).sqrt()), self.schedule))
+        self.q = Unconditional(
+            gaussian(x.mean(0), float(x.var(correction=0).sqrt()), self.schedule)
+        )
 
 
 @dataclass(frozen=True)
-class OfMoments(CriticSpec):
+class OfMoments(CriticConfig):
     def build(self, prior, start):
         return Normal(prior.schedule)
 
@@ -251,9 +294,17 @@ class OfMoments(CriticSpec):
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_07_vsd_vanishes_everywhere_when_the_critic_is_the_prior(t):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(SD, 3 * normal(8, 4, seed=2), t, normal(8, 4, seed=3), classes(8, (1, 1, 1), (0.2, 0.5, 0.3)))
-    assert worst(VSD(1.0, critic=Exact())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
-    assert worst(VSD(7.5, 7.5, critic=Exact())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
+    s = drawn(
+        SD,
+        3 * normal(8, 4, seed=2),
+        t,
+        normal(8, 4, seed=3),
+        classes(8, (1, 1, 1), (0.2, 0.5, 0.3)),
+    )
+    assert worst(VSD(1.0, critic=ExactCritic())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
+    assert (
+        worst(VSD(7.5, 7.5, critic=ExactCritic())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
+    )
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -264,19 +315,33 @@ def test_identity_07_vsd_vanishes_when_the_particles_are_the_data(t):
     x0 = pictures.double() / 127.5 - 1
     s = drawn(SD, x0, t, normal(6, 3, 2, 2), alone(6))
     s = replace(s, told=Conditions(prior.condition(["x"] * 6), prior.condition([""] * 6)))
-    method = VSD(1.0, critic=Exact())
-    assert worst(method(prior, s, method.init(prior, Start(6, 1, 0, x0))), torch.zeros_like(x0)) < 1e-10
+    method = VSD(1.0, critic=ExactCritic())
+    assert (
+        worst(method(prior, s, method.init(prior, SetupContext(6, 1, 0, x0))), torch.zeros_like(x0))
+        < 1e-10
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_identity_07_vsd_with_untrained_adapters_is_classifier_guidance_times_s_minus_one(folder, scale):
-    prior = Stable(str(folder))
-    x0, eps = normal(3, 4, 8, 8, dtype=torch.float32), normal(3, 4, 8, 8, seed=1, dtype=torch.float32)
-    s = drawn(prior.schedule, x0, torch.tensor([0.1, 0.5, 0.9]), eps, spoken(prior, ["a red mug", "a blue chair", "two cats"]))
+def test_identity_07_vsd_with_untrained_adapters_is_classifier_guidance_times_s_minus_one(
+    folder, scale
+):
+    prior = StableDiffusion(str(folder))
+    x0, eps = (
+        normal(3, 4, 8, 8, dtype=torch.float32),
+        normal(3, 4, 8, 8, seed=1, dtype=torch.float32),
+    )
+    s = drawn(
+        prior.schedule,
+        x0,
+        torch.tensor([0.1, 0.5, 0.9]),
+        eps,
+        spoken(prior, ["a red mug", "a blue chair", "two cats"]),
+    )
     pos, null = prior(s.xt, s.t, s.told.pos, s.told.null)
-    method = VSD(scale, critic=LowRank(4))
+    method = VSD(scale, critic=LoRACritic(4))
     with torch.no_grad():
-        got = method(prior, s, method.init(prior, Start(3, 3, 0, x0)))
+        got = method(prior, s, method.init(prior, SetupContext(3, 3, 0, x0)))
         delta = pos.eps - null.eps
     assert float(delta.abs().max()) > 0.05  # the text matters, so the comparison means something
     assert worst(got, (scale - 1) * delta) < 2e-6 * (1 + scale)  # float32 network
@@ -285,7 +350,14 @@ def test_identity_07_vsd_with_untrained_adapters_is_classifier_guidance_times_s_
 def drift(method, state, prior, x: Tensor, t: float) -> Tensor:
     """Minus the direction averaged over the noise: antithetic pairs are exact for linear denoisers."""
     eps = normal(len(x), 1, seed=5)
-    s = drawn(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), sided(2 * len(x)), torch.arange(len(x)).repeat(2))
+    s = drawn(
+        SD,
+        torch.cat([x, x]),
+        t,
+        torch.cat([eps, -eps]),
+        sided(2 * len(x)),
+        torch.arange(len(x)).repeat(2),
+    )
     return -method(prior, s, state).unflatten(0, (2, -1)).mean(0)
 
 
@@ -344,7 +416,12 @@ class Worded:
         a, s = alpha[:, None], sigma[:, None]
         out = []
         for said in self.prior(xt, t, *conditions):
-            words = {"eps": said.eps, "x0": said.x0, "v": a * said.eps - s * said.x0, "flow": said.eps - said.x0}
+            words = {
+                "eps": said.eps,
+                "x0": said.x0,
+                "v": a * said.eps - s * said.x0,
+                "flow": said.eps - said.x0,
+            }
             out.append(Prediction.of(self.kind, words[self.kind], xt, alpha, sigma))
         return out
 
@@ -355,7 +432,13 @@ class Worded:
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_11_every_parametrisation_gives_the_same_gradient(schedule, kind, t):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
-    s = drawn(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8)))
+    s = drawn(
+        schedule,
+        normal(5, 4, seed=2),
+        t,
+        normal(5, 4, seed=3),
+        classes(5, (1, 1, 1), (0.1, 0.1, 0.8)),
+    )
     assert worst(SDS(7.5)(Worded(prior, kind), s, FREE), SDS(7.5)(prior, s, FREE)) < 1e-11
 
 
@@ -366,16 +449,18 @@ def test_identity_11_weights_map_one_residual_to_another(schedule, t):
     x0, eps = normal(5, 4, seed=2), normal(5, 4, seed=3)
     s = drawn(schedule, x0, t, eps, classes(5, (1, 1, 1), (0.1, 0.1, 0.8)))
     direction = SDS(7.5)(prior, s, FREE)
-    said = guided(prior, s.xt, s.t, s.told, 7.5)
+    said = guided_prediction(prior, s.xt, s.t, s.told, 7.5)
     alpha, sigma = schedule.alpha(s.t), schedule.sigma(s.t)
-    assert worst(expand(Lambda()(schedule, s.t), x0) * direction, x0 - said.x0) < 1e-10
+    assert worst(expand(LambdaWeight()(schedule, s.t), x0) * direction, x0 - said.x0) < 1e-10
     kind = "flow" if isinstance(schedule, RectifiedFlow) else "v"
     gap = said.output(kind, alpha, sigma) - Prediction(x0, eps).output(kind, alpha, sigma)
     assert worst(expand(1 / alpha, x0) * direction, gap) < 1e-10
 
 
 def tetrahedron(schedule=SD) -> DataSet:
-    corners = torch.tensor([[10, 20, 30], [240, 30, 60], [40, 230, 90], [120, 110, 250]], dtype=torch.uint8)
+    corners = torch.tensor(
+        [[10, 20, 30], [240, 30, 60], [40, 230, 90], [120, 110, 250]], dtype=torch.uint8
+    )
     return DataSet(corners.reshape(4, 3, 1, 1), schedule=schedule)
 
 
@@ -387,7 +472,9 @@ def corners_of(data: DataSet) -> Tensor:
 def test_identity_23_predicted_x0_lies_in_the_convex_hull_of_the_data(t):
     data = tetrahedron()
     xt = 4 * normal(50, 3, 1, 1)
-    said = data(xt, torch.full((50,), t, dtype=torch.float64), data.condition([""] * 50))[0].x0.flatten(1)
+    said = data(xt, torch.full((50,), t, dtype=torch.float64), data.condition([""] * 50))[
+        0
+    ].x0.flatten(1)
     system = torch.cat([corners_of(data).T, torch.ones(1, 4).double()])
     share = torch.linalg.solve(system, torch.cat([said, torch.ones(50, 1).double()], 1).T)
     assert float(share.min()) > -1e-12
@@ -403,12 +490,20 @@ def test_identity_23_limits_of_little_and_of_all_noise():
     far = data(xt, torch.ones(20).double(), told)[0].x0.flatten(1)
     assert worst(far, corners_of(data).mean(0).expand(20, 3)) < 1e-8  # alpha is floored at 1e-9
     ended = tetrahedron(Discrete((0.9, 0.5, 0.0)))
-    assert worst(ended(xt, torch.ones(20).double(), told)[0].x0.flatten(1), corners_of(data).mean(0).expand(20, 3)) < 1e-8
+    assert (
+        worst(
+            ended(xt, torch.ones(20).double(), told)[0].x0.flatten(1),
+            corners_of(data).mean(0).expand(20, 3),
+        )
+        < 1e-8
+    )
 
 
 def test_identity_23_stable_diffusions_schedule_never_reaches_the_mean():
     data = tetrahedron()
-    far = data(normal(20, 3, 1, 1), torch.ones(20).double(), data.condition([""] * 20))[0].x0.flatten(1)
+    far = data(normal(20, 3, 1, 1), torch.ones(20).double(), data.condition([""] * 20))[
+        0
+    ].x0.flatten(1)
     assert float((far - corners_of(data).mean(0)).norm(dim=1).mean()) > 0.05
 
 
@@ -446,7 +541,10 @@ def test_identity_24_each_ddim_step_on_a_gaussian_is_the_closed_form_step():
             b, r = at(schedule, later) if later is not None else (1.0, 0.0)
             apart = apart * (b * alpha * std**2 + r * sigma) / (alpha**2 * std**2 + sigma**2)
             alpha, sigma = b, r
-        assert worst(sample(gaussian(mean, std, schedule), alone(20), start, 10, 1.0), mean + apart) < 1e-12
+        assert (
+            worst(sample(gaussian(mean, std, schedule), alone(20), start, 10, 1.0), mean + apart)
+            < 1e-12
+        )
 
 
 def test_identity_25_four_idioms_give_one_gradient():
@@ -477,7 +575,12 @@ def test_identity_25_several_views_of_a_particle_are_averaged():
 
 
 def test_identity_25_nothing_but_the_particles_gets_a_gradient_from_their_loss(prior):
-    experiment = Experiment(("a red mug",), method=VSD(7.5, critic=LowRank(4, Learning(steps=0))), particles=2, steps=1)
+    experiment = Experiment(
+        ("a red mug",),
+        method=VSD(7.5, critic=LoRACritic(4, CriticTraining(steps=0))),
+        particles=2,
+        steps=1,
+    )
     run = Run(experiment, prior)
     run.optimizer.zero_grad = lambda set_to_none: None
     run.advance()
@@ -488,13 +591,17 @@ def test_identity_25_nothing_but_the_particles_gets_a_gradient_from_their_loss(p
 
 
 def test_identity_25_the_critics_loss_gives_the_particles_nothing(prior):
-    experiment = Experiment(("a red mug",), method=VSD(7.5, critic=LowRank(4)), particles=2, steps=1)
+    experiment = Experiment(
+        ("a red mug",), method=VSD(7.5, critic=LoRACritic(4)), particles=2, steps=1
+    )
     run = Run(experiment, prior)
     before = [p.clone() for p in run.state.adapters.parameters()]
     run.advance()  # the last thing it does is the critic's step; the particles' gradients are gone by then
     assert all(p.grad is None for p in run.representation.parameters())
     assert all(p.grad is None for p in prior.unet.parameters())
-    assert any(not torch.equal(a, b) for a, b in zip(before, run.state.adapters.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before, run.state.adapters.parameters(), strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -516,7 +623,9 @@ def walk(optimizer, factor: float, eps_scale: float = 1.0) -> Tensor:
 
 
 def test_identity_26_adam_cannot_tell_a_constant_weight_and_plain_descent_can():
-    assert torch.equal(walk(Adam(eps=0.0), 1.0), walk(Adam(eps=0.0), 1024.0))  # a power of two: no rounding differs
+    assert torch.equal(
+        walk(Adam(eps=0.0), 1.0), walk(Adam(eps=0.0), 1024.0)
+    )  # a power of two: no rounding differs
     assert worst(walk(Adam(), 1.0), walk(Adam(), 1000.0)) < 1e-5
     assert worst(walk(SGD(), 1.0), walk(SGD(), 2.0)) > 1e-2
 
@@ -524,23 +633,31 @@ def test_identity_26_adam_cannot_tell_a_constant_weight_and_plain_descent_can():
 @pytest.mark.parametrize("omega", [0.0, 1.0, 6.5, 99.0])
 def test_identity_27_guidance_counts_as_diffusers_not_as_the_paper(omega):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8)))
+    s = drawn(
+        SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8))
+    )
     pos, null = prior(s.xt, s.t, s.told.pos, s.told.null)
     paper = pos.eps + omega * (pos.eps - null.eps)
-    assert worst(guided(prior, s.xt, s.t, s.told, omega + 1).eps, paper) < 1e-13 * (1 + omega)
+    assert worst(guided_prediction(prior, s.xt, s.t, s.told, omega + 1).eps, paper) < 1e-13 * (
+        1 + omega
+    )
     assert worst(SDS(omega + 1)(prior, s, FREE), paper - s.eps) < 1e-13 * (1 + omega)
 
 
 def test_identity_27_scale_zero_is_the_null_and_one_the_prompt():
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8)))
+    s = drawn(
+        SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8))
+    )
     pos, null = prior(s.xt, s.t, s.told.pos, s.told.null)
-    assert torch.equal(guided(prior, s.xt, s.t, s.told, 0.0).eps, null.eps)
-    assert torch.equal(guided(prior, s.xt, s.t, s.told, 1.0).eps, pos.eps)
+    assert torch.equal(guided_prediction(prior, s.xt, s.t, s.told, 0.0).eps, null.eps)
+    assert torch.equal(guided_prediction(prior, s.xt, s.t, s.told, 1.0).eps, pos.eps)
 
 
 def rows_of(s, keep):
-    return replace(s, x0=s.x0[keep], t=s.t[keep], eps=s.eps[keep], told=s.told[keep], view=s.view[keep])
+    return replace(
+        s, x0=s.x0[keep], t=s.t[keep], eps=s.eps[keep], told=s.told[keep], view=s.view[keep]
+    )
 
 
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch():
@@ -552,17 +669,28 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch():
         normal(6, 4, seed=3),
         classes(6, (1, 1, 1), (0.1, 0.1, 0.8)),
     )
-    method = VSD(7.5, critic=Exact())
-    singles = method.init(prior, Start(6, 6, 0, torch.zeros_like(s.x0)))  # every prompt has one particle
+    method = VSD(7.5, critic=ExactCritic())
+    singles = method.init(
+        prior, SetupContext(6, 6, 0, torch.zeros_like(s.x0))
+    )  # every prompt has one particle
     for one in (lambda q: SDS(7.5)(prior, q, FREE), lambda q: method(prior, q, singles)):
         whole = one(s)
-        assert worst(torch.cat([one(rows_of(s, torch.tensor([i]))) for i in range(6)]), whole) < 1e-13
+        assert (
+            worst(torch.cat([one(rows_of(s, torch.tensor([i]))) for i in range(6)]), whole) < 1e-13
+        )
 
 
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch_in_a_network(prior):
-    x0, eps = normal(4, 4, 8, 8, dtype=torch.float32), normal(4, 4, 8, 8, seed=1, dtype=torch.float32)
+    x0, eps = (
+        normal(4, 4, 8, 8, dtype=torch.float32),
+        normal(4, 4, 8, 8, seed=1, dtype=torch.float32),
+    )
     s = drawn(
-        prior.schedule, x0, torch.tensor([0.1, 0.4, 0.6, 0.9]), eps, spoken(prior, ["a red mug", "a blue chair", "two cats", "x"])
+        prior.schedule,
+        x0,
+        torch.tensor([0.1, 0.4, 0.6, 0.9]),
+        eps,
+        spoken(prior, ["a red mug", "a blue chair", "two cats", "x"]),
     )
     with torch.no_grad():
         whole = SDS(7.5)(prior, s, FREE)
@@ -571,7 +699,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch_in_a_network(
 
 
 def paths(prior, prompts, particles, n=12) -> Tensor:
-    experiment = Experiment(prompts, method=SDS(3.0), representation=Latents(0.05), noise=FixedPerParticle(), timesteps=Fixed(0.4),
+    experiment = Experiment(prompts, method=SDS(3.0), representation=Latents(0.05), noise=FixedPerParticleNoise(), timesteps=FixedTimesteps(0.4),
                             particles=particles, steps=n)  # fmt: skip
     run = Run(experiment, prior)
     with torch.no_grad():
@@ -585,14 +713,16 @@ def paths(prior, prompts, particles, n=12) -> Tensor:
 
 
 def test_identity_30_a_particles_path_does_not_depend_on_how_many_there_are():
-    prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=("mug", "chair", "cat"))
+    prior = GaussianMixture(
+        normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=("mug", "chair", "cat")
+    )
     many = paths(prior, ("mug",), 4)
     assert torch.equal(paths(prior, ("mug",), 1), many[:, :1])
     assert torch.equal(paths(prior, ("mug", "chair"), 4)[:, :4], many)
 
 
 @dataclass(frozen=True)
-class Straight(Memoryless):
+class Straight(StatelessMethod):
     """Descends x0 towards zero: what a particle receives is known."""
 
     def __call__(self, prior, sample, state):
@@ -601,7 +731,7 @@ class Straight(Memoryless):
 
 def test_identity_30_plain_descent_moves_a_particle_by_its_own_direction_alone():
     for n in (1, 7):
-        run = Run(Experiment(("x",), method=Straight(), representation=Latents(0.5), optimizer=SGD(), weight=Uniform(),
+        run = Run(Experiment(("x",), method=Straight(), representation=Latents(0.5), optimizer=SGD(), weight=UniformWeight(),
         particles=n, steps=1),
                   GaussianMixture(normal(1, 4), torch.ones(1)))  # fmt: skip
         before = torch.stack(list(run.representation.particles)).detach().clone()
@@ -609,7 +739,7 @@ def test_identity_30_plain_descent_moves_a_particle_by_its_own_direction_alone()
         assert torch.equal(torch.stack(list(run.representation.particles)), before / 2)
 
 
-@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=Exact())], ids=["sds", "vsd"])
+@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=ExactCritic())], ids=["sds", "vsd"])
 def test_identity_31_a_seed_decides_everything_and_the_global_generator_nothing(method):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
     experiment = Experiment(("x",), method=method, particles=4, batch=2, steps=8, seed=5)
@@ -641,12 +771,17 @@ def test_identity_31_single_precision_is_near_double(t):
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_31_half_precision_bound_on_a_network(folder, t):
     texts = ["a red mug", "a blue chair"]
-    x0, eps = normal(2, 4, 8, 8, dtype=torch.float32), normal(2, 4, 8, 8, seed=1, dtype=torch.float32)
+    x0, eps = (
+        normal(2, 4, 8, 8, dtype=torch.float32),
+        normal(2, 4, 8, 8, seed=1, dtype=torch.float32),
+    )
     directions = []
     for dtype in (torch.float32, torch.bfloat16):
-        prior = Stable(str(folder), dtype=dtype)
+        prior = StableDiffusion(str(folder), dtype=dtype)
         with torch.no_grad():
-            directions.append(SDS(1.0)(prior, drawn(prior.schedule, x0, t, eps, spoken(prior, texts)), FREE))
+            directions.append(
+                SDS(1.0)(prior, drawn(prior.schedule, x0, t, eps, spoken(prior, texts)), FREE)
+            )
     full, half = directions
     assert half.dtype == torch.float32
     assert 0 < float((half - full).norm() / full.norm()) < 0.05
@@ -655,12 +790,17 @@ def test_identity_31_half_precision_bound_on_a_network(folder, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_32_the_noise_is_minus_sigma_times_the_score(schedule, t):
-    prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), torch.tensor([1.0, 2.0, 5.0]), schedule=schedule)
+    prior = GaussianMixture(
+        normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), torch.tensor([1.0, 2.0, 5.0]), schedule=schedule
+    )
     z = (2 * normal(9, 4, seed=2)).requires_grad_()
     time = schedule.snap(torch.full((9,), t, dtype=torch.float64))
     for told in (classes(9, (1, 1, 1), (1, 1, 1)).pos, classes(9, (1, 1, 1), (0.3, 0.0, 0.7)).pos):
         (score,) = torch.autograd.grad(prior.log_density(z, time, told).sum(), z)
-        assert worst(prior(z.detach(), time, told)[0].eps, -schedule.sigma(time)[:, None] * score) < 1e-12
+        assert (
+            worst(prior(z.detach(), time, told)[0].eps, -schedule.sigma(time)[:, None] * score)
+            < 1e-12
+        )
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -676,7 +816,7 @@ def test_identity_32_the_density_integrates_to_one_and_is_the_mixture(t):
 
 
 @pytest.mark.parametrize("t", TIMES)
-@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=Exact())], ids=["sds", "vsd"])
+@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=ExactCritic())], ids=["sds", "vsd"])
 def test_identity_33_turning_and_moving_the_world_turns_the_gradient(method, t):
     means, x0, eps = normal(3, 4, seed=1), normal(5, 4, seed=2), normal(5, 4, seed=3)
     turn, move = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5)
@@ -684,7 +824,7 @@ def test_identity_33_turning_and_moving_the_world_turns_the_gradient(method, t):
 
     def direction(m, x, e):
         prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]))
-        return method(prior, drawn(SD, x, t, e, told), method.init(prior, Start(5, 1, 0, x)))
+        return method(prior, drawn(SD, x, t, e, told), method.init(prior, SetupContext(5, 1, 0, x)))
 
     here = direction(means, x0, eps)
     assert worst(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11

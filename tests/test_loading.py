@@ -17,30 +17,29 @@ from test_families import PROMPT, T, asked, folders, own_pipeline, trained  # no
 from tiny import WORDS, normal, rng, worst
 from tiny_families import write_single, write_tiny_autoencoder
 
-from limbeck.checkpoint import read_note
-from limbeck.cli import main
-from limbeck.config import dump
-from limbeck.config import load as read_experiment
-from limbeck.critic import Learning
-from limbeck.critics import LowRank
-from limbeck.experiment import Experiment
-from limbeck.hub import lacking, needed
-from limbeck.loading import load
+from limbeck.cli.main import main
+from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.diffusion.model_options import ModelOverrides
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.graphics.cameras.views import Orbit
 from limbeck.methods.vsd import VSD
-from limbeck.models import MODELS, XXL, G, H, L, known, show
-from limbeck.prior import Parts
-from limbeck.representations.field import Field
-from limbeck.representations.mesh import Mesh
-from limbeck.representations.splats import Splats
-from limbeck.run import Run
-from limbeck.scarce import CHANGE, advice, refusal
-from limbeck.views import Orbit
+from limbeck.priors.catalog import MODELS, XXL, G, H, L, find_model, show
+from limbeck.priors.hub import lacking, needed
+from limbeck.priors.loading import load
+from limbeck.representations.dmtet import DMTet
+from limbeck.representations.gaussian_splats import GaussianSplats
+from limbeck.representations.nerf import NeRF
+from limbeck.system.checkpoint import read_note
+from limbeck.system.out_of_memory import CHANGE, out_of_memory_advice, refusal
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 SIZED = {"flux": 16}
 
 
 def opened(family, folder, **parts):
-    return load(str(folder), "cpu", parts=Parts(size=SIZED.get(family, 0), **parts))
+    return load(str(folder), "cpu", parts=ModelOverrides(size=SIZED.get(family, 0), **parts))
 
 
 def same(a, b, texts=(PROMPT, "")):
@@ -92,7 +91,9 @@ def test_a_lora_is_part_of_the_prior_as_diffusers_has_it(family, folders, tmp_pa
     for scale in (1.0, 0.5):
         ours = asked(opened(family, folders(family), lora=tmp_path / "lora", scale=scale), told)[0]
         getattr(pipe, plain.part).set_adapters("own", scale)
-        reference = asked(swapped(opened(family, folders(family)), getattr(pipe, plain.part)), told)[0]
+        reference = asked(
+            swapped(opened(family, folders(family)), getattr(pipe, plain.part)), told
+        )[0]
         assert worst(ours, reference) < 2e-5 * float(reference.abs().max())
         assert worst(ours, asked(plain, told)[0]) > 1e-2
 
@@ -119,7 +120,10 @@ def test_a_kohya_file_is_the_same_lora(folders, tmp_path):  # noqa: F811
         kohya[f"{name}.alpha"] = torch.tensor(10.0)
     save_file(kohya, tmp_path / "kohya.safetensors")
     told = plain.condition(WORDS[:3])
-    one, two = (asked(opened("eps", folders("eps"), lora=path), told)[0] for path in (tmp_path, tmp_path / "kohya.safetensors"))
+    one, two = (
+        asked(opened("eps", folders("eps"), lora=path), told)[0]
+        for path in (tmp_path, tmp_path / "kohya.safetensors")
+    )
     assert worst(one, two) < 1e-6 * float(one.abs().max()) + 1e-6
 
 
@@ -157,11 +161,17 @@ def test_a_tiny_autoencoder_in_place_of_the_pipelines(folders, tmp_path):  # noq
     vae = diffusers.AutoencoderTiny.from_pretrained(folder)
     image = torch.rand(2, 3, 16, 16, generator=rng(1)).requires_grad_()
     other = image.detach().clone().requires_grad_()
-    ours, theirs = prior.encode(image), vae.encode(other * 2 - 1).latents * vae.config.scaling_factor
+    ours, theirs = (
+        prior.encode(image),
+        vae.encode(other * 2 - 1).latents * vae.config.scaling_factor,
+    )
     assert ours.shape == (2, *prior.shape) and worst(ours, theirs) < 1e-6
     ours.square().sum().backward()
     theirs.square().sum().backward()
-    assert worst(image.grad, other.grad) < 1e-5 * float(other.grad.abs().max()) and float(other.grad.abs().max()) > 0
+    assert (
+        worst(image.grad, other.grad) < 1e-5 * float(other.grad.abs().max())
+        and float(other.grad.abs().max()) > 0
+    )
     picture = (vae.decode(theirs.detach()).sample / 2 + 0.5).clamp(0, 1)
     assert worst(prior.decode(ours.detach()), picture) < 1e-5
     assert same(prior, opened("eps", folders("eps")))  # the network is the same
@@ -179,13 +189,18 @@ def test_an_autoencoder_of_other_latents_is_refused(folders, tmp_path):  # noqa:
 @pytest.fixture
 def single(folders, tmp_path):  # noqa: F811
     """A checkpoint of one file, and a folder of configurations without weights."""
-    config = shutil.copytree(folders("v"), tmp_path / "config", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = shutil.copytree(
+        folders("v"), tmp_path / "config", ignore=shutil.ignore_patterns("*.safetensors")
+    )
     return write_single(folders("v"), tmp_path / "mine.safetensors"), config
 
 
 def test_a_checkpoint_of_one_file_is_the_folder_it_was_made_of(single, folders, capfd):  # noqa: F811
     file, config = single
-    prior, folder = load(str(file), "cpu", parts=Parts(config=str(config))), opened("v", folders("v"))
+    prior, folder = (
+        load(str(file), "cpu", parts=ModelOverrides(config=str(config))),
+        opened("v", folders("v")),
+    )
     assert same(prior, folder) and prior.kind == "v"
     image = torch.rand(1, 3, 16, 16, generator=rng(1))
     assert torch.equal(prior.encode(image), folder.encode(image))
@@ -194,7 +209,10 @@ def test_a_checkpoint_of_one_file_is_the_folder_it_was_made_of(single, folders, 
 
 
 def test_one_file_alone_says_what_it_lacks(single, cache):
-    with pytest.raises(ValueError, match=r"needs the configurations and tokenizers of .*stable-diffusion-v1-5 .*--parts\.config"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs the configurations and tokenizers of .*stable-diffusion-v1-5 .*--parts\.config",
+    ):
         load(str(single[0]), "cpu")
 
 
@@ -203,13 +221,20 @@ def test_one_file_takes_the_configurations_of_its_kind_from_the_cache(single, ca
     assert same(load(str(single[0]), "cpu"), opened("v", folders("v")))
 
 
-@pytest.mark.parametrize(("mark", "message"), [("v_pred", "says that it predicts v"), ("ztsnr", "trained to zero terminal signal")])
-def test_one_file_that_says_otherwise_of_itself_is_refused(mark, message, single, folders, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [("v_pred", "says that it predicts v"), ("ztsnr", "trained to zero terminal signal")],
+)
+def test_one_file_that_says_otherwise_of_itself_is_refused(
+    mark, message, single, folders, tmp_path
+):  # noqa: F811
     marked = tmp_path / "marked.safetensors"
     save_file(load_file(single[0]) | {mark: torch.zeros(1)}, marked)
-    load(str(marked), "cpu", parts=Parts(config=str(single[1])))  # of v and zero terminal signal, as its configuration
+    load(
+        str(marked), "cpu", parts=ModelOverrides(config=str(single[1]))
+    )  # of v and zero terminal signal, as its configuration
     with pytest.raises(ValueError, match=message):
-        load(str(marked), "cpu", parts=Parts(config=str(folders("eps"))))
+        load(str(marked), "cpu", parts=ModelOverrides(config=str(folders("eps"))))
 
 
 def test_files_that_could_run_code_are_not_read(tmp_path):
@@ -263,7 +288,10 @@ def test_half_a_model_is_no_model(cache, folders):  # noqa: F811
     place = cached(cache, "some/one", folders("eps"))
     (place / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert lacking(place) == ["unet"]
-    with pytest.raises(ValueError, match="some/one is not in the cache, or not all of it, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(
+        ValueError,
+        match="some/one is not in the cache, or not all of it, and HF_HUB_OFFLINE is set",
+    ):
         load("some/one", "cpu")
 
 
@@ -290,8 +318,17 @@ def test_what_is_fetched_of_a_repository():
         "text_encoder": "model",
         "safety_checker": "model",
     }
-    files = [f"{p}/{w}{v}.{e}" for p, w in parts.items() for v in ("", ".fp16") for e in ("safetensors", "bin")]
-    files += [f"{part}/config.json" for part in parts] + ["tokenizer/vocab.json", "tokenizer/merges.txt", "README.md"]
+    files = [
+        f"{p}/{w}{v}.{e}"
+        for p, w in parts.items()
+        for v in ("", ".fp16")
+        for e in ("safetensors", "bin")
+    ]
+    files += [f"{part}/config.json" for part in parts] + [
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "README.md",
+    ]
     files += [
         "unet/diffusion_pytorch_model.non_ema.safetensors",
         "v1-5-pruned.ckpt",
@@ -305,12 +342,27 @@ def test_what_is_fetched_of_a_repository():
         "vae/model.onnx",
         "vae_1_0/config.json",
     ]
-    wanted = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "tokenizer/vocab.json"]
-    wanted += [f"{p}/{file}" for p in ("unet", "vae", "text_encoder") for file in ("config.json", f"{parts[p]}.safetensors")]
+    wanted = [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/merges.txt",
+        "tokenizer/vocab.json",
+    ]
+    wanted += [
+        f"{p}/{file}"
+        for p in ("unet", "vae", "text_encoder")
+        for file in ("config.json", f"{parts[p]}.safetensors")
+    ]
     read = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
     assert needed(files, read) == sorted(wanted)
-    assert needed(files, read, configurations=True) == sorted(f for f in wanted if not f.endswith(".safetensors"))
-    half = ["unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.fp16.bin"]
+    assert needed(files, read, configurations=True) == sorted(
+        f for f in wanted if not f.endswith(".safetensors")
+    )
+    half = [
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.fp16.bin",
+    ]
     assert needed(half, ["unet"]) == ["model_index.json", *half[:2]]
     shards = [f"transformer/diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     listing = "transformer/diffusion_pytorch_model.safetensors.index.json"
@@ -336,28 +388,40 @@ def test_weights_of_16_bits_alone_are_found(folders, tmp_path):  # noqa: F811
 def shell(cache, *argv, cwd, code=None, **variables):
     """The command line in a process of its own, with the cache and nothing it could reach."""
     home = {"HF_HUB_CACHE": str(cache), "HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])} | home | variables
-    start = ["-c", code] if code else ["-m", "limbeck.cli"]
-    return subprocess.run([sys.executable, *start, *argv], cwd=cwd, capture_output=True, text=True, env=env, timeout=200)
+    env = (
+        os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        | home
+        | variables
+    )
+    start = ["-c", code] if code else ["-m", "limbeck.cli.main"]
+    return subprocess.run(
+        [sys.executable, *start, *argv],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=200,
+    )
 
 
 KILLED = """
 import os, signal, sys
-import limbeck.record
-from limbeck.representations.field import Field
-from limbeck.representations.mesh import Mesh
-from limbeck.representations.splats import Splats
-from limbeck.run import Run
-from limbeck.scarce import CHANGE, advice, refusal
-from limbeck.views import Orbit
+import limbeck.runs.recorder
+from limbeck.representations.nerf import Field
+from limbeck.representations.dmtet import Mesh
+from limbeck.representations.gaussian_splats import Splats
+from limbeck.training.trainer import Run
+from limbeck.system.out_of_memory import CHANGE, advice, refusal
+from limbeck.graphics.cameras.views import Orbit
 advance = Run.advance
 def deadly(run):
     if run.step == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return advance(run)
 Run.advance = deadly
-limbeck.record.CHECKPOINT_SECONDS = 0.0
-from limbeck.cli import main
+limbeck.runs.recorder.CHECKPOINT_SECONDS = 0.0
+from limbeck.cli.main import main
 main(sys.argv[1:])
 """
 
@@ -366,7 +430,20 @@ main(sys.argv[1:])
 def test_a_cached_model_runs_without_a_network_and_goes_on_after_kill_9(cache, folders, tmp_path):  # noqa: F811
     """The hub is not even asked, though going offline was not asked for; a run that was killed ends as one that was not."""
     cached(cache, "some/flow", folders("sd3"))
-    argv = ["run", PROMPT, "--model", "some/flow", "--method", "vsd", "--particles", "2", "--steps", "5", "--device", "cpu"]
+    argv = [
+        "run",
+        PROMPT,
+        "--model",
+        "some/flow",
+        "--method",
+        "vsd",
+        "--particles",
+        "2",
+        "--steps",
+        "5",
+        "--device",
+        "cpu",
+    ]
     online = {"HF_HUB_OFFLINE": "0"}
     killed = shell(cache, *argv, "--out", "cut", cwd=tmp_path, code=KILLED, **online)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -376,19 +453,26 @@ def test_a_cached_model_runs_without_a_network_and_goes_on_after_kill_9(cache, f
     assert done.returncode == 0, done.stderr
     assert main([*argv, "--out", str(tmp_path / "whole")]) == 0
     ends = [load_file(tmp_path / out / "checkpoint.safetensors") for out in ("cut", "whole")]
-    assert ends[0].keys() == ends[1].keys() and all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
+    assert ends[0].keys() == ends[1].keys() and all(
+        torch.equal(v, ends[1][k]) for k, v in ends[0].items()
+    )
 
 
 def test_a_hub_that_cannot_be_reached_is_told(cache, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"Manojb/stable-diffusion-2-1-base is not in the cache and could not be fetched, about"):
+    with pytest.raises(
+        ValueError,
+        match=r"Manojb/stable-diffusion-2-1-base is not in the cache and could not be fetched, about",
+    ):
         load("Manojb/stable-diffusion-2-1-base", "cpu")
 
 
 @pytest.mark.parametrize("family", ["xl", "flux"])
 def test_a_resumed_run_is_bit_identical(family, folders):  # noqa: F811
-    experiment = Experiment((PROMPT,), method=VSD(critic=LowRank(2, Learning(rate=1e-2))), particles=2, steps=4)
+    experiment = Experiment(
+        (PROMPT,), method=VSD(critic=LoRACritic(2, CriticTraining(rate=1e-2))), particles=2, steps=4
+    )
     whole, first = (Run(experiment, opened(family, folders(family))) for _ in range(2))
     for _ in range(4):
         whole.advance()
@@ -406,67 +490,109 @@ def test_a_resumed_run_is_bit_identical(family, folders):  # noqa: F811
 
 
 def test_parts_are_options_and_read_back(tmp_path):
-    parts = Parts(lora=tmp_path / "x.safetensors", scale=0.7, vae="some/tiny", config="c", size=512, distilled=2.0)
+    parts = ModelOverrides(
+        lora=tmp_path / "x.safetensors",
+        scale=0.7,
+        vae="some/tiny",
+        config="c",
+        size=512,
+        distilled=2.0,
+    )
     experiment = Experiment((PROMPT,), model="some/one@two", parts=parts)
-    assert read_experiment(dump(experiment)) == experiment
-    assert read_experiment("prompts: [a red mug]").parts == Parts()  # written before there were any
+    assert from_yaml(Experiment, to_yaml(experiment)) == experiment
+    assert (
+        from_yaml(Experiment, "prompts: [a red mug]").parts == ModelOverrides()
+    )  # written before there were any
     with pytest.raises(ValueError, match="no parts to change"):
         load("gaussians", parts=parts)
     for wrong in ({"size": -1}, {"distilled": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Parts(**wrong)
+            ModelOverrides(**wrong)
 
 
 def test_a_size_of_ones_own(folders):  # noqa: F811
-    prior = load(str(folders("xl")), "cpu", parts=Parts(size=32))
+    prior = load(str(folders("xl")), "cpu", parts=ModelOverrides(size=32))
     assert prior.shape == (4, 16, 16) and prior.image_size == (32, 32)
     with pytest.raises(ValueError, match="size must be a multiple of 8 for this model, not 20"):
-        load(str(folders("xl")), "cpu", parts=Parts(size=20))
+        load(str(folders("xl")), "cpu", parts=ModelOverrides(size=20))
 
 
 def test_memory_that_runs_out_is_told_with_what_to_change(folders, tmp_path, capsys, monkeypatch):  # noqa: F811
     """The host's own refusal, from inside a step of a tiny model."""
     import limbeck.priors.stable
 
-    forward = limbeck.priors.stable.Stable._forward
+    forward = limbeck.priors.stable.StableDiffusion._forward
 
     def greedy(prior, *args):
         torch.empty(2**50)
         return forward(prior, *args)
 
-    monkeypatch.setattr(limbeck.priors.stable.Stable, "_forward", greedy)
+    monkeypatch.setattr(limbeck.priors.stable.StableDiffusion, "_forward", greedy)
     assert (
-        main(["run", PROMPT, "--model", str(folders("eps")), "--steps", "2", "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
+        main(
+            [
+                "run",
+                PROMPT,
+                "--model",
+                str(folders("eps")),
+                "--steps",
+                "2",
+                "--out",
+                str(tmp_path / "x"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 2
     )
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    for word in ("out of memory", "--particles", "--batch", "--precision bfloat16", "--representation.size", "--parts.vae"):
+    for word in (
+        "out of memory",
+        "--particles",
+        "--batch",
+        "--precision bfloat16",
+        "--representation.size",
+        "--parts.vae",
+    ):
         assert word in said
 
 
 def test_models_are_listed(cache, capsys, folders):  # noqa: F811
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if "GB" in line]) == len(MODELS) and not any(line.endswith("yes") for line in lines)
+    assert len([line for line in lines if "GB" in line]) == len(MODELS) and not any(
+        line.endswith("yes") for line in lines
+    )
     cached(cache, "Manojb/stable-diffusion-2-1-base", folders("eps"))
     assert main(["models", "2.1", "base"]) == 0
     said = capsys.readouterr().out
-    assert "--model Manojb/stable-diffusion-2-1-base" in said and "has left the hub" in said and "5.2 GB" in said
+    assert (
+        "--model Manojb/stable-diffusion-2-1-base" in said
+        and "has left the hub" in said
+        and "5.2 GB" in said
+    )
     assert main(["models", "imagen"]) == 2 and "no known model" in capsys.readouterr().err
-    assert known("Manojb/stable-diffusion-2-1-base") is known("stabilityai/stable-diffusion-2-1-base") is not None
-    assert known("runwayml/stable-diffusion-v1-5") is MODELS[0]
+    assert (
+        find_model("Manojb/stable-diffusion-2-1-base")
+        is find_model("stabilityai/stable-diffusion-2-1-base")
+        is not None
+    )
+    assert find_model("runwayml/stable-diffusion-v1-5") is MODELS[0]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
 def test_settings_of_the_table_are_options(model):
     """Every recommended command is understood."""
-    from limbeck.models import SETTINGS
-    from limbeck.options import parse
-    from limbeck.places import Place
+    from limbeck.cli.run_folder import Place
+    from limbeck.config.command_line import parse
+    from limbeck.priors.catalog import SETTINGS
 
     assert model.repo in show([model.repo.split("/")[1]]) or model.gone
     for method, options, _ in SETTINGS[model.family]:
         argv = ["a", "--method", method, *options.split()]
-        assert parse([(Experiment, None), (Place, None)], argv, "", "", "prompts")[0].prompts == ("a",)
+        assert parse([(Experiment, None), (Place, None)], argv, "", "", "prompts")[0].prompts == (
+            "a",
+        )
 
 
 def count(make):
@@ -475,7 +601,11 @@ def count(make):
         return sum(p.numel() for p in make().parameters()) / 1e6
 
 
-FOUR = {"block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4, "layers_per_block": 2}
+FOUR = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
 FOUR |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
 XL_LEVELS = {
     "block_out_channels": (320, 640, 1280), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -526,7 +656,13 @@ def test_parameters_of_the_table_are_those_of_the_configurations(model):
 
 
 def test_the_other_parameters_of_the_table():
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        T5Config,
+        T5EncoderModel,
+    )
 
     def clip(cls, width, layers, heads):
         return lambda: cls(CLIPTextConfig(
@@ -540,14 +676,20 @@ def test_the_other_parameters_of_the_table():
         ))  # fmt: skip
 
     four = count(lambda: diffusers.AutoencoderKL(latent_channels=4, **FOUR))
-    sixteen = count(lambda: diffusers.AutoencoderKL(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **FOUR))
+    sixteen = count(
+        lambda: diffusers.AutoencoderKL(
+            latent_channels=16, use_quant_conv=False, use_post_quant_conv=False, **FOUR
+        )
+    )
     for wide, told in (
         (four, 83.7), (sixteen, 83.8), (count(clip(CLIPTextModel, 768, 12, 12)), L), (count(clip(CLIPTextModel, 1024, 23, 16)), H),
         (count(clip(CLIPTextModelWithProjection, 1280, 32, 20)), G), (count(t5), XXL),
     ):  # fmt: skip
         assert abs(wide - told) < 0.06
     assert all(
-        m.autoencoder == (0.0 if m.family == "if" else 83.8 if m.family in ("sd3", "flux", "schnell") else 83.7) for m in MODELS
+        m.autoencoder
+        == (0.0 if m.family == "if" else 83.8 if m.family in ("sd3", "flux", "schnell") else 83.7)
+        for m in MODELS
     )
 
 
@@ -555,9 +697,11 @@ def test_what_to_change_where_memory_is_scarce_are_options_there_are():
     """Of every kind of thing, those that make a step of it smaller."""
     named = re.findall(r"--(?:representation|views)?\.?(\w+)|\s\.(\w+)", CHANGE)
     told = {name for pair in named for name in pair if name}
-    assert {"resolution", "samples"} <= told & set(Field.__dataclass_fields__)
-    assert "cells" in told & set(Mesh.__dataclass_fields__) and "count" in told & set(Splats.__dataclass_fields__)
+    assert {"resolution", "samples"} <= told & set(NeRF.__dataclass_fields__)
+    assert "cells" in told & set(DMTet.__dataclass_fields__) and "count" in told & set(
+        GaussianSplats.__dataclass_fields__
+    )
     assert "each" in told & set(Orbit.__dataclass_fields__)
     assert {"particles", "batch"} <= told & set(Experiment.__dataclass_fields__)
-    for line in (advice("said"), refusal(2 << 30, 1 << 30, "a step")):
+    for line in (out_of_memory_advice("said"), refusal(2 << 30, 1 << 30, "a step")):
         assert CHANGE in line and "\n" not in line

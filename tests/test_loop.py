@@ -6,26 +6,36 @@ import pytest
 import torch
 from tiny import drawn, normal, worst
 
-from limbeck.camera import View
-from limbeck.critic import Learning, Trainer
-from limbeck.critics import Exact, LowRank, SmallUNet
-from limbeck.experiment import SGD, Adam, Experiment
-from limbeck.method import Memoryless, Start
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.critics.base import CriticTrainer, CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.noise import (
+    AntitheticNoise,
+    DriftingNoise,
+    FixedPerParticleNoise,
+    IndependentNoise,
+)
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps
+from limbeck.distillation.timesteps.random import TwoStageTimesteps
+from limbeck.distillation.weights import DreamFusionWeight, UniformWeight
+from limbeck.methods.base import StatelessMethod
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.noise import Antithetic, Drifting, FixedPerParticle, Fresh
-from limbeck.prediction import Prediction
-from limbeck.prior import Conditions
 from limbeck.priors.exact import GaussianMixture, coloured_shapes
-from limbeck.priors.stable import Stable
-from limbeck.representation import Render, Representation, Spec
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.base import Render, RenderRequest, Representation, RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
-from limbeck.run import NonFinite, Run, generator, steps
-from limbeck.run import drawn as rows_of
-from limbeck.schedule import expand
-from limbeck.timesteps import Fixed, TwoStage
-from limbeck.weights import DreamFusion, Uniform
+from limbeck.system.finite import NonFiniteError
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.trainer import Run, generator, steps
+from limbeck.training.trainer import draw_particles as rows_of
 
 
 def shapes() -> GaussianMixture:
@@ -33,7 +43,12 @@ def shapes() -> GaussianMixture:
 
 
 def red(**options) -> Experiment:
-    return Experiment(**({"prompts": ("red disc", "blue ring"), "particles": 3, "steps": 8, "method": SDS(5.0)} | options))
+    return Experiment(
+        **(
+            {"prompts": ("red disc", "blue ring"), "particles": 3, "steps": 8, "method": SDS(5.0)}
+            | options
+        )
+    )
 
 
 def copy(run: Run) -> dict[str, torch.Tensor]:
@@ -44,8 +59,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("representation", [Latents(), Pixels(levels=2, smooth=0.1)], ids=["latents", "pixels"])
-@pytest.mark.parametrize("method", [SDS(5.0), VSD(5.0, critic=Exact())], ids=["sds", "vsd"])
+@pytest.mark.parametrize(
+    "representation", [Latents(), Pixels(levels=2, smooth=0.1)], ids=["latents", "pixels"]
+)
+@pytest.mark.parametrize("method", [SDS(5.0), VSD(5.0, critic=ExactCritic())], ids=["sds", "vsd"])
 def test_a_particle_that_is_not_drawn_does_not_move_under_adam(method, representation):
     run = Run(red(batch=2, method=method, representation=representation), shapes())
     drawn = []
@@ -78,18 +95,33 @@ def test_drawn_particles_are_a_fair_draw():
 
 @pytest.mark.parametrize("particles", [1, 5])
 def test_what_a_particle_receives_is_its_weighted_direction_exactly(particles):
-    run = Run(red(prompts=("red disc",), particles=particles, representation=Latents(0.5), optimizer=SGD(), steps=1), shapes())
+    run = Run(
+        red(
+            prompts=("red disc",),
+            particles=particles,
+            representation=Latents(0.5),
+            optimizer=SGD(),
+            steps=1,
+        ),
+        shapes(),
+    )
     before = torch.stack(list(run.representation.particles)).detach().clone()
     step = run.advance()
     s = step.sample
     direction = SDS(5.0)(run.prior, s, run.state)
     expected = before - 0.5 * expand(s.schedule.sigma(s.t) ** 2, direction) * direction
-    assert torch.equal(step.gradient, expand(DreamFusion()(s.schedule, s.t), direction) * direction)
-    assert worst(torch.stack(list(run.representation.particles)), expected) < 1e-6  # one float32 rounding
+    assert torch.equal(
+        step.gradient, expand(DreamFusionWeight()(s.schedule, s.t), direction) * direction
+    )
+    assert (
+        worst(torch.stack(list(run.representation.particles)), expected) < 1e-6
+    )  # one float32 rounding
 
 
 def test_pixels_receive_the_gradient_through_render_and_encode():
-    run = Run(red(representation=Pixels(0.5, levels=2, smooth=0.0), optimizer=SGD(), steps=1), shapes())
+    run = Run(
+        red(representation=Pixels(0.5, levels=2, smooth=0.0), optimizer=SGD(), steps=1), shapes()
+    )
     before = [p.detach().clone().requires_grad_() for p in run.representation.parameters()]
     step = run.advance()
     fine, coarse = torch.stack(before[:6]), torch.stack(before[6:])
@@ -104,17 +136,21 @@ def test_pixels_receive_the_gradient_through_render_and_encode():
 
 def test_rendered_pixels_are_pictures():
     representation = Pixels(levels=4).build(shapes(), 3, 0)
-    render = representation.render(View(torch.tensor([2, 0])))
+    render = representation.render(RenderRequest(torch.tensor([2, 0])))
     assert render.space == "image" and render.image.shape == (2, 3, 8, 8)
     image = render.image.detach()
     assert float(image.min()) > 0 and float(image.max()) < 1
-    assert torch.equal(render.image[0], representation.render(View(torch.tensor([2]))).image[0])
+    assert torch.equal(
+        render.image[0], representation.render(RenderRequest(torch.tensor([2]))).image[0]
+    )
 
 
 def test_a_particle_hears_its_own_prompt():
     run = Run(red(), shapes())
     told = run.told_to(torch.tensor([0, 2, 3, 5]))
-    shares = [run.prior.condition([p]).data[0] for p in ("red disc", "red disc", "blue ring", "blue ring")]
+    shares = [
+        run.prior.condition([p]).data[0] for p in ("red disc", "red disc", "blue ring", "blue ring")
+    ]
     assert all(torch.equal(a, b) for a, b in zip(told.pos.data, shares, strict=True))
     assert torch.equal(told.null.data, run.prior.condition([""] * 4).data)
 
@@ -136,8 +172,10 @@ def test_rates_fall_as_asked():
 
 METHODS = {
     "sds": SDS(5.0),
-    "vsd_exact": VSD(5.0, critic=Exact()),
-    "vsd_small": VSD(5.0, 0.5, critic=SmallUNet(8, Learning(steps=2, unconditional=0.3))),
+    "vsd_exact": VSD(5.0, critic=ExactCritic()),
+    "vsd_small": VSD(
+        5.0, 0.5, critic=SmallUNetCritic(8, CriticTraining(steps=2, unconditional=0.3))
+    ),
 }
 
 
@@ -161,46 +199,65 @@ def resumed(experiment: Experiment, make, at: int) -> None:
 
 WAYS = {
     "latents": {"representation": Latents(), "optimizer": Adam(fall=0.5)},
-    "pixels": {"representation": Pixels(levels=2, smooth=0.01), "optimizer": SGD(momentum=0.9), "batch": 2},
+    "pixels": {
+        "representation": Pixels(levels=2, smooth=0.01),
+        "optimizer": SGD(momentum=0.9),
+        "batch": 2,
+    },
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_is_the_uninterrupted_one(method, way):
-    resumed(red(method=METHODS[method], steps=5, timesteps=TwoStage(), **WAYS[way]), shapes, 3)
+    resumed(
+        red(method=METHODS[method], steps=5, timesteps=TwoStageTimesteps(), **WAYS[way]), shapes, 3
+    )
 
 
 @pytest.mark.parametrize("representation", [Latents(), Pixels(levels=2)], ids=["latents", "pixels"])
 def test_a_resumed_run_with_low_rank_critic_is_the_uninterrupted_one(eps_folder, representation):
     experiment = red(
         prompts=("a red mug",),
-        method=VSD(5.0, critic=LowRank(4, Learning(rate=1e-2))),
+        method=VSD(5.0, critic=LoRACritic(4, CriticTraining(rate=1e-2))),
         representation=representation,
         batch=2,
         steps=5,
     )
-    resumed(experiment, lambda: Stable(str(eps_folder)), 3)
+    resumed(experiment, lambda: StableDiffusion(str(eps_folder)), 3)
 
 
 def test_a_checkpoint_of_another_method_is_refused():
-    kept = copy(Run(red(method=VSD(5.0, critic=Exact())), shapes()))
+    kept = copy(Run(red(method=VSD(5.0, critic=ExactCritic())), shapes()))
     with pytest.raises(ValueError, match="x0"):
         Run(red(), shapes()).load(kept, 1)
 
 
 def test_the_generator_hangs_on_seed_and_step_alone():
-    draws = {(s, k): torch.randn(4, generator=generator(s, k)) for s in (0, 1, 7) for k in (0, 1, 500)}
+    draws = {
+        (s, k): torch.randn(4, generator=generator(s, k)) for s in (0, 1, 7) for k in (0, 1, 500)
+    }
     assert torch.equal(draws[7, 500], torch.randn(4, generator=generator(7, 500)))
     values = [tuple(v.tolist()) for v in draws.values()]
     assert len(set(values)) == len(values)
 
 
-@pytest.mark.parametrize("noise", [Fresh(), FixedPerParticle(), Drifting(), Antithetic()], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize(
+    "noise",
+    [IndependentNoise(), FixedPerParticleNoise(), DriftingNoise(), AntitheticNoise()],
+    ids=lambda n: type(n).__name__,
+)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_noise_is_independent_of_the_start(seed, noise):
     """They come from different streams: no row of one is a row of the other, not even shifted."""
-    experiment = red(prompts=("red disc",), particles=4, seed=seed, noise=noise, timesteps=Fixed(0.5), steps=1)
+    experiment = red(
+        prompts=("red disc",),
+        particles=4,
+        seed=seed,
+        noise=noise,
+        timesteps=FixedTimesteps(0.5),
+        steps=1,
+    )
     s = next(steps(experiment, shapes())).sample
     start, eps = s.x0.detach().flatten(1), s.eps.flatten(1)
     assert float((start @ eps.T / start.shape[1]).abs().max()) < 5 / start.shape[1] ** 0.5
@@ -236,14 +293,23 @@ class Failing:
 @pytest.mark.parametrize("representation", [Latents(), Pixels(levels=2)], ids=["latents", "pixels"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    "method", [SDS(5.0), VSD(5.0, critic=Exact()), VSD(5.0, critic=SmallUNet(8))], ids=["sds", "exact", "small"]
+    "method",
+    [SDS(5.0), VSD(5.0, critic=ExactCritic()), VSD(5.0, critic=SmallUNetCritic(8))],
+    ids=["sds", "exact", "small"],
 )
-def test_a_value_that_is_not_finite_stops_the_run_before_anything_changes(method, bad, representation, optimizer):
-    run = Run(red(method=method, representation=representation, optimizer=optimizer), Failing(shapes(), bad, 2))
+def test_a_value_that_is_not_finite_stops_the_run_before_anything_changes(
+    method, bad, representation, optimizer
+):
+    run = Run(
+        red(method=method, representation=representation, optimizer=optimizer),
+        Failing(shapes(), bad, 2),
+    )
     run.advance()
     run.advance()
     before = copy(run)
-    with pytest.raises(NonFinite, match=r"step 2: the direction the method answered is not finite") as error:
+    with pytest.raises(
+        NonFiniteError, match=r"step 2: the direction the method answered is not finite"
+    ) as error:
         run.advance()
     after = copy(run)
     assert same(
@@ -261,9 +327,11 @@ def test_a_render_that_is_not_finite_is_named():
     with torch.no_grad():
         run.representation.particles[4].view(-1)[0] = float("nan")
     before = copy(run)
-    with pytest.raises(NonFinite, match="the render or its encoding"):
+    with pytest.raises(NonFiniteError, match="the render or its encoding"):
         run.advance()
-    assert all(torch.equal(before[k].nan_to_num(7.0), v.nan_to_num(7.0)) for k, v in copy(run).items())
+    assert all(
+        torch.equal(before[k].nan_to_num(7.0), v.nan_to_num(7.0)) for k, v in copy(run).items()
+    )
 
 
 class Stretched(Representation):
@@ -281,21 +349,30 @@ class Stretched(Representation):
 
 
 @dataclass(frozen=True)
-class Stretching(Spec):
+class Stretching(RepresentationConfig):
     def build(self, prior, particles, seed):
         return Stretched()
 
 
 @dataclass(frozen=True)
-class Steep(Memoryless):
+class Steep(StatelessMethod):
     def __call__(self, prior, sample, state):
         return torch.full_like(sample.x0, 1e10)
 
 
 def test_a_gradient_that_overflows_on_its_way_back_is_named():
-    run = Run(red(prompts=("red disc",), particles=1, method=Steep(), representation=Stretching(), weight=Uniform()), shapes())
+    run = Run(
+        red(
+            prompts=("red disc",),
+            particles=1,
+            method=Steep(),
+            representation=Stretching(),
+            weight=UniformWeight(),
+        ),
+        shapes(),
+    )
     before = copy(run)
-    with pytest.raises(NonFinite, match="the gradient of the parameters"):
+    with pytest.raises(NonFiniteError, match="the gradient of the parameters"):
         run.advance()
     assert same(copy(run), before)
 
@@ -307,7 +384,7 @@ def test_a_run_that_failed_can_be_looked_at_and_goes_on_unharmed():
     for _ in range(2):
         run.advance()
         clean.advance()
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFiniteError):
         run.advance()
     prior.left = 1000
     for _ in range(3):
@@ -317,7 +394,9 @@ def test_a_run_that_failed_can_be_looked_at_and_goes_on_unharmed():
 
 
 def test_figures_say_what_they_claim():
-    run = Run(red(optimizer=SGD(), representation=Latents(0.1), timesteps=Fixed(0.4)), shapes())
+    run = Run(
+        red(optimizer=SGD(), representation=Latents(0.1), timesteps=FixedTimesteps(0.4)), shapes()
+    )
     before = torch.cat([p.detach().flatten().clone() for p in run.representation.parameters()])
     step = run.advance()
     moved = torch.cat([p.detach().flatten() for p in run.representation.parameters()]) - before
@@ -334,7 +413,11 @@ class Knowing:
     """A denoiser that knows the one particle there is, with a weight that changes nothing."""
 
     def __init__(self, x0, schedule):
-        self.x0, self.schedule, self.nothing = x0, schedule, torch.nn.Parameter(torch.zeros(()).double())
+        self.x0, self.schedule, self.nothing = (
+            x0,
+            schedule,
+            torch.nn.Parameter(torch.zeros(()).double()),
+        )
 
     def __call__(self, xt, t, told):
         alpha, sigma = expand(self.schedule.alpha(t), xt), expand(self.schedule.sigma(t), xt)
@@ -349,7 +432,9 @@ def test_what_a_critic_is_taught_is_what_the_exact_denoiser_says(kind):
     told = Conditions(prior.condition(["red disc"] * 6), prior.condition([""] * 6))
     s = drawn(prior.schedule, x0.expand(6, -1, -1, -1), 0.5, normal(6, 3, 8, 8), told)
     right, wrong = Knowing(x0, prior.schedule), Knowing(x0 + 0.1, prior.schedule)
-    loss = lambda q: float(Trainer([q.nothing], Learning(rate=0.0, steps=3), kind).fit(q, s)["critic"])  # noqa: E731
+    loss = lambda q: float(
+        CriticTrainer([q.nothing], CriticTraining(rate=0.0, steps=3), kind).fit(q, s)["critic"]
+    )  # noqa: E731
     assert loss(right) < 1e-24
     assert loss(wrong) > 1e-4
 
@@ -358,8 +443,11 @@ def test_the_small_critic_learns():
     """Measured where nothing is drawn anew, against the closed form over the same particles."""
     prior, x0 = shapes(), 0.2 * normal(4, 3, 8, 8, dtype=torch.float32)
     told = Conditions(prior.condition(["red disc"] * 4), prior.condition([""] * 4))
-    start = Start(4, 1, 0, x0)
-    critic, exact = SmallUNet(8, Learning(rate=1e-2)).build(prior, start), Exact().build(prior, start)
+    start = SetupContext(4, 1, 0, x0)
+    critic, exact = (
+        SmallUNetCritic(8, CriticTraining(rate=1e-2)).build(prior, start),
+        ExactCritic().build(prior, start),
+    )
     t = torch.tensor([0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
     s = drawn(prior.schedule, x0, t, normal(4, 3, 8, 8, seed=1, dtype=torch.float32), told)
 
@@ -375,7 +463,16 @@ def test_the_small_critic_learns():
 
 
 @pytest.mark.parametrize(
-    "options", [{"prompts": ()}, {"prompts": ("a", "")}, {"particles": 0}, {"steps": 0}, {"batch": 7}, {"batch": -1}, {"seed": -1}]
+    "options",
+    [
+        {"prompts": ()},
+        {"prompts": ("a", "")},
+        {"particles": 0},
+        {"steps": 0},
+        {"batch": 7},
+        {"batch": -1},
+        {"seed": -1},
+    ],
 )
 def test_experiments_that_mean_nothing_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options)).rstrip("s")):

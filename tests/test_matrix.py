@@ -7,19 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.cli import main
-from limbeck.components import choices
-from limbeck.counts import counted
-from limbeck.experiment import Experiment
-from limbeck.method import Method
+from limbeck.cli.main import main
+from limbeck.config.discovery import choices
+from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.graphics.cameras.views import NoCamera, Orbit
+from limbeck.methods.base import Method
 from limbeck.methods.lmc import LMC
 from limbeck.priors.exact import coloured_shapes
-from limbeck.priors.stable import Stable
-from limbeck.projections.learned import Learned
-from limbeck.representation import Spec
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
-from limbeck.run import Run
-from limbeck.views import Flat, Orbit
+from limbeck.training.experiment import Experiment
+from limbeck.training.network_calls import counted
+from limbeck.training.trainer import Run
 
 #: per particle and step with default options: calls, rows without a graph, rows with one (the table of the methods' minimum)
 LEAST = {
@@ -34,13 +34,15 @@ LEAST = {
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     path = tmp_path_factory.mktemp("picture") / "noise.png"
-    Image.fromarray((torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()).save(path)
+    Image.fromarray(
+        (torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+    ).save(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def tiny(v_folder):
-    return Stable(str(v_folder))
+    return StableDiffusion(str(v_folder))
 
 
 def test_the_table_has_every_method():
@@ -53,17 +55,28 @@ def test_a_step_costs_the_least(name, tiny):
     assert (count.calls, count.rows, count.trained) == tuple((n, n) for n in LEAST[name])
 
 
-def specs(picture) -> dict[str, Spec]:
+def specs(picture) -> dict[str, RepresentationConfig]:
     """Every representation, small; those that begin with a picture are given one."""
     made = {}
-    for name, cls in choices(Spec).items():
+    for name, cls in choices(RepresentationConfig).items():
         names = cls.__dataclass_fields__
         if "inner" in names:
             made[name] = cls(Latents(images=(picture,)), (picture,))
             continue
         made[name] = cls(images=(picture,)) if name == "noises" else cls()
-        small = {"count": 12, "width": 8, "features": 8, "samples": 12, "cells": 8, "resolution": 8, "fit": 0}
-        made[name] = replace(made[name], **{k: v for k, v in small.items() if k in names and isinstance(names[k].default, int)})
+        small = {
+            "count": 12,
+            "width": 8,
+            "features": 8,
+            "samples": 12,
+            "cells": 8,
+            "resolution": 8,
+            "fit": 0,
+        }
+        made[name] = replace(
+            made[name],
+            **{k: v for k, v in small.items() if k in names and isinstance(names[k].default, int)},
+        )
     return made
 
 
@@ -82,17 +95,32 @@ EDITS = {"dds", "pds", "cds"}  #: of pictures; what has sides has no source
 def test_every_method_runs_on_every_representation_or_says_why_not(name, kind, tiny, picture):
     prior = coloured_shapes(16) if kind == "exact" else tiny
     texts = ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
-    method = LMC(b=Learned(pictures=0)) if name == "lmc" else choices(Method)[name]()
+    method = LMC(b=LearnedProjection(pictures=0)) if name == "lmc" else choices(Method)[name]()
     for shown, spec in specs(picture).items():
-        solid = not isinstance(spec.views, Flat)
-        source, views = ((), Orbit(each=2, words=("", "", "", ""))) if solid else (texts[1:], Flat())
-        make = partial(Experiment, texts[:1], source=source, method=method, representation=spec, views=views, particles=2, steps=2)
+        solid = not isinstance(spec.views, NoCamera)
+        source, views = (
+            ((), Orbit(each=2, words=("", "", "", ""))) if solid else (texts[1:], NoCamera())
+        )
+        make = partial(
+            Experiment,
+            texts[:1],
+            source=source,
+            method=method,
+            representation=spec,
+            views=views,
+            particles=2,
+            steps=2,
+        )
         if name == "irfds" and shown != "noises":
-            with pytest.raises(ValueError, match=f"irfds moves the noise of a picture, and {shown} holds none"):
+            with pytest.raises(
+                ValueError, match=f"irfds moves the noise of a picture, and {shown} holds none"
+            ):
                 make()
             continue
         experiment = make()
-        says = REFUSED.get((name, kind)) or ("this method edits" if solid and name in EDITS else None)
+        says = REFUSED.get((name, kind)) or (
+            "this method edits" if solid and name in EDITS else None
+        )
         if says is not None:
             with pytest.raises(ValueError, match=says):
                 Run(experiment, prior).advance()
@@ -103,7 +131,9 @@ def test_every_method_runs_on_every_representation_or_says_why_not(name, kind, t
             step = run.advance()
         assert bool(step.gradient.isfinite().all()), (name, shown)
         after = run.representation.state_dict()
-        assert any(not torch.equal(before[k], after[k]) for k in before), f"{name} moves nothing of {shown}"
+        assert any(not torch.equal(before[k], after[k]) for k in before), (
+            f"{name} moves nothing of {shown}"
+        )
 
 
 def test_the_list_names_every_method(capsys, monkeypatch, tiny):

@@ -12,25 +12,49 @@ import torch
 from tiny import normal, rng, worst
 from torch import Tensor
 
-from limbeck import config
-from limbeck.background import Solid
-from limbeck.blob import Magic3D
-from limbeck.camera import Camera, View, around, looking, turntable
-from limbeck.checkpoint import write_checkpoint
-from limbeck.decoder import Small
-from limbeck.encodings.grid import Grid
-from limbeck.experiment import Experiment
-from limbeck.handover import matched, representation_of
+from limbeck.config import yaml as config
+from limbeck.graphics.cameras.camera import Camera, look_at, orbit_cameras, turntable_cameras
+from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.fields.background import SolidBackground
+from limbeck.graphics.fields.decoders import MLPDecoder
+from limbeck.graphics.fields.density_init import Magic3DDensityInit
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.geometry.marching_tetrahedra import (
+    TetGrid,
+    distance_of,
+    ellipsoid,
+    kuhn,
+    outlined,
+    triangle_table,
+)
+from limbeck.graphics.geometry.mesh import (
+    Triangles,
+    bending,
+    face_normals,
+    joined,
+    laplacian,
+    pieces,
+    volume,
+    without_specks,
+)
+from limbeck.graphics.rendering.rasterizer import (
+    Fragments,
+    ProjectedMesh,
+    homogeneous,
+    rasterize,
+    silhouettes,
+    smoothed,
+)
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import coloured_shapes
-from limbeck.raster import Scene, Seen, homogeneous, rasterised, silhouettes, smoothed
-from limbeck.representations.field import Field
+from limbeck.representations.base import RenderRequest, match_particles
+from limbeck.representations.dmtet import DMTet, DMTetParticles
 from limbeck.representations.latents import Latents
-from limbeck.representations.mesh import Mesh, Meshes
-from limbeck.run import Run
-from limbeck.tetrahedra import TetGrid, distance_of, ellipsoid, kuhn, outlined, triangle_table
-from limbeck.triangles import Triangles, bending, face_normals, joined, laplacian, pieces, volume, without_specks
-from limbeck.views import Orbit
+from limbeck.representations.nerf import NeRF
+from limbeck.system.checkpoint import write_checkpoint
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+from limbeck.training.warm_start import build_representation, load_representation
 
 CUBE = torch.tensor([
     [0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
@@ -42,7 +66,7 @@ QUAD = torch.tensor([[0, 1, 2], [0, 2, 3]])
 def f64(camera: Camera) -> Camera:
     """The same camera, which looks at the origin, upright to the last bit of a double."""
     eye = camera.eye.double()
-    return looking(eye, torch.zeros_like(eye), camera.fov.double())
+    return look_at(eye, torch.zeros_like(eye), camera.fov.double())
 
 
 def turned() -> Tensor:
@@ -55,15 +79,17 @@ def cube(half: float, turn: Tensor) -> Tensor:
     return corners @ turn.T
 
 
-def shown(camera: Camera, vertices: Tensor, faces: Tensor, height: int, width: int) -> Seen:
+def shown(camera: Camera, vertices: Tensor, faces: Tensor, height: int, width: int) -> Fragments:
     """One mesh before every camera of a batch."""
     mesh = Triangles(faces, len(vertices))
     points = homogeneous(camera, vertices.expand(len(camera), -1, -1), height, width).flatten(0, 1)
     image = torch.arange(len(camera)).repeat_interleave(len(faces))
-    return rasterised(Scene(points, joined([mesh] * len(camera)), image, len(camera), height, width))
+    return rasterize(
+        ProjectedMesh(points, joined([mesh] * len(camera)), image, len(camera), height, width)
+    )
 
 
-def coverage(seen: Seen) -> Tensor:
+def coverage(seen: Fragments) -> Tensor:
     """Antialiased opacity, [b, h, w]."""
     return smoothed(seen, seen.image(torch.ones_like(seen.depth[:, None])))[:, 0]
 
@@ -87,7 +113,9 @@ def test_kuhns_tetrahedra_fill_a_cube_and_are_positively_oriented():
 def test_each_of_the_sixteen_cases_has_the_triangles_that_part_inside_from_outside():
     table = triangle_table()
     inside = torch.tensor([[case >> i & 1 for i in range(4)] for case in range(16)])
-    assert (table[..., 0] >= 0).sum(1).tolist() == [[0, 1, 2, 1, 0][n] for n in inside.sum(1).tolist()]
+    assert (table[..., 0] >= 0).sum(1).tolist() == [
+        [0, 1, 2, 1, 0][n] for n in inside.sum(1).tolist()
+    ]
     ends = torch.tensor([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
     for case in range(16):
         used = ends[table[case][table[case] >= 0].unique()]
@@ -98,7 +126,9 @@ def test_each_of_the_sixteen_cases_has_the_triangles_that_part_inside_from_outsi
 def closed(mesh: Triangles) -> bool:
     """Every edge has two faces, which run through it in opposite directions."""
     faces = torch.bincount(mesh.sides.flatten())
-    directions = torch.zeros(len(mesh.edges), dtype=torch.long).index_add(0, mesh.sides.flatten(), mesh.along.flatten())
+    directions = torch.zeros(len(mesh.edges), dtype=torch.long).index_add(
+        0, mesh.sides.flatten(), mesh.along.flatten()
+    )
     return bool((faces == 2).all() and (directions == 0).all())
 
 
@@ -138,7 +168,9 @@ def test_radius_area_and_volume_of_a_sphere_are_of_second_order():
         ])  # fmt: skip
     for coarse, fine in pairwise(errors):
         assert all(3.2 < a / b < 4.8 for a, b in zip(coarse, fine, strict=True)), errors
-    assert errors[-1][0] < 3 * (2 / 48) ** 2 / (8 * 0.7)  # the height of an arc over a cube's diagonal
+    assert errors[-1][0] < 3 * (2 / 48) ** 2 / (
+        8 * 0.7
+    )  # the height of an arc over a cube's diagonal
 
 
 def test_vertices_have_the_gradients_of_finite_differences_in_distances_and_places():
@@ -178,7 +210,9 @@ def test_the_level_of_a_fog_is_where_it_is_half_opaque_from_the_sides():
     grid, s = TetGrid(60, 1.5), 0.35
     density = 8 * (-grid.vertices().square().sum(1) / (2 * s**2)).exp()
     assert abs(outlined(density, grid) / (math.log(2) / (s * math.sqrt(2 * math.pi))) - 1) < 0.03
-    assert outlined(torch.where(density > 1, 50.0, 0.0), grid) == 25.0  # of something sharp the middle
+    assert (
+        outlined(torch.where(density > 1, 50.0, 0.0), grid) == 25.0
+    )  # of something sharp the middle
     with pytest.raises(ValueError, match="nothing is half opaque"):
         outlined(density / 50, grid)
 
@@ -187,86 +221,127 @@ def test_the_level_of_a_fog_is_where_it_is_half_opaque_from_the_sides():
 
 
 def test_homogeneous_points_are_projected_ones_before_the_division():
-    camera = f64(turntable(3, 20, 3.0, 50))
+    camera = f64(turntable_cameras(3, 20, 3.0, 50))
     points = normal(10, 3, seed=1)
     own = homogeneous(camera, points.expand(3, -1, -1), 40, 60)
-    assert worst(torch.cat([own[..., :2] / own[..., 2:], own[..., 2:]], -1), camera.projected(points, 40, 60)) < 1e-12
+    assert (
+        worst(
+            torch.cat([own[..., :2] / own[..., 2:], own[..., 2:]], -1),
+            camera.projected(points, 40, 60),
+        )
+        < 1e-12
+    )
 
 
 def test_a_rotated_cube_has_the_depth_and_coverage_of_rays_against_its_planes():
-    camera, turn, height, width = f64(turntable(3, 25, 3.5, 40)), turned(), 60, 80
+    camera, turn, height, width = f64(turntable_cameras(3, 25, 3.5, 40)), turned(), 60, 80
     seen = shown(camera, cube(0.55, turn), CUBE, height, width)
-    eye, ahead = camera.eye @ turn, camera.directions(height, width) @ turn  # in the space of the cube: slabs
+    eye, ahead = (
+        camera.eye @ turn,
+        camera.directions(height, width) @ turn,
+    )  # in the space of the cube: slabs
     ahead = torch.where(ahead.abs() < 1e-12, 1e-12, ahead)
     one, two = ((side - eye[:, None, None]) / ahead for side in (-0.55, 0.55))
     near, far = one.minimum(two).amax(-1), one.maximum(two).amin(-1)
     assert torch.equal(seen.image(torch.ones_like(seen.depth[:, None]))[:, 0] > 0, near < far)
     forward = -camera.pose[:, :3, 2]
     along = (camera.directions(height, width) * forward[:, None, None]).sum(-1) * near
-    assert worst(seen.image(seen.depth[:, None])[:, 0], torch.where(near < far, along, 0.0)) < 1e-5  # middles of pixels are floats
+    assert (
+        worst(seen.image(seen.depth[:, None])[:, 0], torch.where(near < far, along, 0.0)) < 1e-5
+    )  # middles of pixels are floats
 
 
 def test_a_cubes_outline_encloses_half_the_area_of_its_projected_faces():
     """A ray meets a convex thing twice, so its silhouette is half of what its faces cover. Antialiased, the area is that to a
     hundredth of the circumference; the sharp picture is not."""
-    camera, turn = f64(turntable(6, 25, 3.5, 40)), turned()
+    camera, turn = f64(turntable_cameras(6, 25, 3.5, 40)), turned()
     corners = cube(0.55, turn)
     flat = camera.projected(corners, 64, 64)[:, CUBE][..., :2]
     ab, ac = flat[:, :, 1] - flat[:, :, 0], flat[:, :, 2] - flat[:, :, 0]
     exact = (ab[..., 0] * ac[..., 1] - ab[..., 1] * ac[..., 0]).abs().sum(1) / 4
     seen = shown(camera, corners, CUBE, 64, 64)
     assert bool(((coverage(seen).sum((1, 2)) - exact).abs() < 0.01 * 4 * exact.sqrt()).all())
-    assert bool(((seen.image(torch.ones_like(seen.depth[:, None]))[:, 0].sum((1, 2)) - exact).abs() > 1).any())
+    assert bool(
+        (
+            (seen.image(torch.ones_like(seen.depth[:, None]))[:, 0].sum((1, 2)) - exact).abs() > 1
+        ).any()
+    )
 
 
 def test_attributes_are_interpolated_in_perspective_exactly_on_a_tilted_plane():
-    camera = f64(around(torch.tensor([0.3]), torch.tensor([0.9]), 2.0, 60))
+    camera = f64(orbit_cameras(torch.tensor([0.3]), torch.tensor([0.9]), 2.0, 60))
     plane = torch.tensor([[-9.0, 0, -9], [-9, 0, 9], [9, 0, 9], [9, 0, -9]], dtype=torch.float64)
     seen = shown(camera, plane, QUAD, 32, 48)
     ahead = camera.directions(32, 48).flatten(0, 2)[seen.pixel]
     hit = camera.eye - ahead * (camera.eye[:, 1:2] / ahead[:, 1:2])
-    assert len(seen.pixel) == 32 * 48 and worst(seen.of(plane), hit) < 1e-6  # middles of pixels are floats
-    assert worst(seen.of(plane[:, :1] * 2 + plane[:, 2:] - 1), hit[:, :1] * 2 + hit[:, 2:] - 1) < 1e-6
+    assert (
+        len(seen.pixel) == 32 * 48 and worst(seen.of(plane), hit) < 1e-6
+    )  # middles of pixels are floats
+    assert (
+        worst(seen.of(plane[:, :1] * 2 + plane[:, 2:] - 1), hit[:, :1] * 2 + hit[:, 2:] - 1) < 1e-6
+    )
 
 
 def test_a_floor_that_passes_under_the_camera_is_cut_at_the_near_plane():
     """Two of its corners lie behind the eye. Below the horizon every pixel shows it, at the depth of the ray; above none does."""
     eye = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
-    camera = looking(eye, torch.tensor([[0.0, 1.0, -5.0]], dtype=torch.float64), torch.tensor([1.2], dtype=torch.float64))
-    floor = torch.tensor([[-5e3, 0, -5e3], [-5e3, 0, 5e3], [5e3, 0, 5e3], [5e3, 0, -5e3]], dtype=torch.float64)
+    camera = look_at(
+        eye,
+        torch.tensor([[0.0, 1.0, -5.0]], dtype=torch.float64),
+        torch.tensor([1.2], dtype=torch.float64),
+    )
+    floor = torch.tensor(
+        [[-5e3, 0, -5e3], [-5e3, 0, 5e3], [5e3, 0, 5e3], [5e3, 0, -5e3]], dtype=torch.float64
+    )
     seen = shown(camera, floor, QUAD, 20, 20)
     rows = torch.arange(10, 20, dtype=torch.float64)
     depth = 1 / ((rows + 0.5 - 10) / 10 * math.tan(0.6))
     assert seen.pixel.tolist() == list(range(200, 400))
     assert worst(seen.depth.view(10, 20), depth[:, None].expand(10, 20)) < 1e-9
-    assert not len(shown(camera, floor * torch.tensor([1, 1, 0.0]) + torch.tensor([0, 0, 3.0]), QUAD, 20, 20).pixel)
+    assert not len(
+        shown(
+            camera, floor * torch.tensor([1, 1, 0.0]) + torch.tensor([0, 0, 3.0]), QUAD, 20, 20
+        ).pixel
+    )
 
 
 def test_faces_that_share_an_edge_leave_no_crack_and_the_nearer_one_wins():
     vertices, mesh = ball(20)
-    seen = shown(turntable(2, 15, 3.0, 40), vertices.float(), mesh.faces, 200, 200)
+    seen = shown(turntable_cameras(2, 15, 3.0, 40), vertices.float(), mesh.faces, 200, 200)
     there = seen.image(torch.ones_like(seen.depth[:, None]))[:, 0]
     first, last = there.argmax(-1), 200 - there.flip(-1).argmax(-1)
-    assert torch.equal(there.sum(-1).long(), torch.where(there.any(-1), last - first, 0))  # rows without gaps
+    assert torch.equal(
+        there.sum(-1).long(), torch.where(there.any(-1), last - first, 0)
+    )  # rows without gaps
     face = seen.face % len(mesh.faces)
-    towards = turntable(2, 15, 3.0, 40).eye[seen.pixel // 40_000] - vertices[mesh.faces].mean(1)[face].float()
+    towards = (
+        turntable_cameras(2, 15, 3.0, 40).eye[seen.pixel // 40_000]
+        - vertices[mesh.faces].mean(1)[face].float()
+    )
     assert (face_normals(vertices, mesh)[face] * towards).sum(1).min() > -1e-6
 
 
 def test_a_picture_of_nothing_is_empty():
     away = torch.tensor([[0.0, 0, 9], [1, 0, 9], [0, 1, 9]])
-    seen = shown(turntable(1, 0, 3.0, 40), away, torch.tensor([[0, 1, 2]]), 8, 8)
+    seen = shown(turntable_cameras(1, 0, 3.0, 40), away, torch.tensor([[0, 1, 2]]), 8, 8)
     assert not len(seen.pixel) and coverage(seen).eq(0).all()
 
 
 # Outlines
 
 
-def facing(left: float, top: float, right: float, bottom: float, depth: float = 1.0, side: int = 16) -> tuple[Camera, Tensor]:
+def facing(
+    left: float, top: float, right: float, bottom: float, depth: float = 1.0, side: int = 16
+) -> tuple[Camera, Tensor]:
     """A camera and a rectangle parallel to its picture, whose edges lie at these columns and rows."""
     ahead = torch.tensor([[0.0, 0, -1]], dtype=torch.float64)
-    camera = looking(torch.zeros_like(ahead), ahead, torch.tensor([math.pi / 2], dtype=torch.float64))
-    x, y = ((torch.tensor(v, dtype=torch.float64) * 2 / side - 1) * depth for v in ([left, right], [top, bottom]))
+    camera = look_at(
+        torch.zeros_like(ahead), ahead, torch.tensor([math.pi / 2], dtype=torch.float64)
+    )
+    x, y = (
+        (torch.tensor(v, dtype=torch.float64) * 2 / side - 1) * depth
+        for v in ([left, right], [top, bottom])
+    )
     corners = [(x[0], -y[0]), (x[0], -y[1]), (x[1], -y[1]), (x[1], -y[0])]
     return camera, torch.stack([torch.stack([a, b, a * 0 - depth]) for a, b in corners])
 
@@ -291,10 +366,18 @@ def test_edges_inside_a_mesh_and_behind_it_are_not_blended():
     colour = torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]] * 4, dtype=torch.float64)
     picture = smoothed(seen, seen.image(seen.of(colour)))
     assert len(silhouettes(seen.scene)[0]) == 8
-    assert worst(picture[0, 0, 2:14, 2:14], torch.ones(12, 12)) < 1e-12 and picture[:, 1].abs().max() < 1e-12
-    before = shown(camera, torch.cat([corners * 3, hidden]), faces, 16, 16)  # now the small one is nearer
+    assert (
+        worst(picture[0, 0, 2:14, 2:14], torch.ones(12, 12)) < 1e-12
+        and picture[:, 1].abs().max() < 1e-12
+    )
+    before = shown(
+        camera, torch.cat([corners * 3, hidden]), faces, 16, 16
+    )  # now the small one is nearer
     picture = smoothed(before, before.image(before.of(colour)))
-    assert abs(picture[0, 1, 7, 4].item() - 0.7) < 1e-12 and abs(picture[0, 0, 7, 4].item() - 0.3) < 1e-12
+    assert (
+        abs(picture[0, 1, 7, 4].item() - 0.7) < 1e-12
+        and abs(picture[0, 0, 7, 4].item() - 0.3) < 1e-12
+    )
 
 
 def disc(radius: float, distance: float, fov: float, side: int) -> float:
@@ -308,7 +391,9 @@ def test_a_ball_covers_its_disc_whether_its_faces_are_larger_or_smaller_than_pix
     vertices, mesh = ball(cells)
     vertices = vertices / vertices.norm(dim=1, keepdim=True) * 0.7
     inscribed = {12: 0.98, 48: 0.998}[cells]  # of a polyhedron
-    area = coverage(shown(f64(turntable(4, 15, 3.0, 40)), vertices, mesh.faces, 32, 32)).sum((1, 2)) / disc(0.7, 3.0, 40, 32)
+    area = coverage(
+        shown(f64(turntable_cameras(4, 15, 3.0, 40)), vertices, mesh.faces, 32, 32)
+    ).sum((1, 2)) / disc(0.7, 3.0, 40, 32)
     assert area.min() > inscribed - 0.004 and area.max() < 1.002
 
 
@@ -316,7 +401,7 @@ def test_the_gradient_of_an_outline_is_the_growth_of_its_area():
     """d(area)/d(scale) by autograd, by finite differences of the pictures, and in closed form."""
     vertices, mesh = ball(24)
     vertices = vertices / vertices.norm(dim=1, keepdim=True) * 0.7
-    camera = f64(turntable(4, 15, 3.0, 40))
+    camera = f64(turntable_cameras(4, 15, 3.0, 40))
     area = lambda scale: coverage(shown(camera, scale * vertices, mesh.faces, 64, 64)).sum() / 4  # noqa: E731
     scale, e = torch.ones((), dtype=torch.float64, requires_grad=True), 1e-6
     (slope,) = torch.autograd.grad(area(scale), scale)
@@ -339,7 +424,11 @@ def test_every_vertex_of_a_tilted_outline_has_the_gradient_of_finite_differences
 def test_smoothness_terms_are_zero_on_a_plane_and_known_on_a_cube():
     line = torch.arange(4.0)
     points = torch.cartesian_prod(line, line, torch.zeros(1))
-    quads = [(4 * i + j, 4 * (i + 1) + j, 4 * (i + 1) + j + 1, 4 * i + j + 1) for i in range(3) for j in range(3)]
+    quads = [
+        (4 * i + j, 4 * (i + 1) + j, 4 * (i + 1) + j + 1, 4 * i + j + 1)
+        for i in range(3)
+        for j in range(3)
+    ]
     flat = Triangles(torch.tensor([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]), 16)
     assert bending(points, flat).item() < 1e-6
     corners = cube(1.0, torch.eye(3, dtype=torch.float64))
@@ -347,15 +436,23 @@ def test_smoothness_terms_are_zero_on_a_plane_and_known_on_a_cube():
     assert closed(box) and abs(volume(corners, box).item() - 8) < 1e-12
     assert abs(bending(corners, box).item() - 12 / 18) < 1e-12  # 12 right angles among 18 edges
     octahedron = torch.cat([torch.eye(3), -torch.eye(3)]).double()
-    eight = Triangles(torch.tensor([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]]), 6)
-    assert closed(eight) and abs(laplacian(octahedron, eight).item() - 1) < 1e-9  # the middle of four neighbours is the origin
+    eight = Triangles(
+        torch.tensor(
+            [[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]]
+        ),
+        6,
+    )
+    assert (
+        closed(eight) and abs(laplacian(octahedron, eight).item() - 1) < 1e-9
+    )  # the middle of four neighbours is the origin
 
 
 def test_pieces_are_told_apart_and_specks_left_out():
     grid = TetGrid(24, 1.0)
     points = grid.vertices()
     large, small = (
-        (points - torch.tensor(place)).norm(dim=1) - radius for place, radius in (((-0.3, 0, 0), 0.5), ((0.8, 0.4, 0), 0.1))
+        (points - torch.tensor(place)).norm(dim=1) - radius
+        for place, radius in (((-0.3, 0, 0), 0.5), ((0.8, 0.4, 0), 0.1))
     )
     vertices, mesh = grid.surface(large.minimum(small), points)
     kinds = pieces(mesh)
@@ -368,13 +465,13 @@ def test_pieces_are_told_apart_and_specks_left_out():
 
 # The representation
 
-COARSE = Mesh(
+COARSE = DMTet(
     cells=8,
-    encoding=Grid(levels=(4, 8)),
-    decoder=Small(hidden=8),
+    encoding=DenseGridEncoding(levels=(4, 8)),
+    decoder=MLPDecoder(hidden=8),
     laplacian=1.0,
     bending=1.0,
-    background=Solid(colour=(0.2, 0.4, 0.6)),
+    background=SolidBackground(colour=(0.2, 0.4, 0.6)),
 )
 
 
@@ -382,8 +479,12 @@ def shapes():
     return coloured_shapes(12)
 
 
-def views(*particles: int, seed: int | None = None) -> View:
-    return View(torch.tensor(particles), turntable(len(particles), 15, 3.6, 40), None if seed is None else rng(seed))
+def views(*particles: int, seed: int | None = None) -> RenderRequest:
+    return RenderRequest(
+        torch.tensor(particles),
+        turntable_cameras(len(particles), 15, 3.6, 40),
+        None if seed is None else rng(seed),
+    )
 
 
 def test_it_begins_as_a_grey_ellipsoid_before_its_background_in_all_shadings():
@@ -391,10 +492,15 @@ def test_it_begins_as_a_grey_ellipsoid_before_its_background_in_all_shadings():
     for shading in ("texture", "lit", "clay", "normals", "facing"):
         made = replace(spec, shading=shading).build(coloured_shapes(64), 1, 0)
         out = made.render(views(0, 0, 0, 0))
-        assert out.image.shape == (4, 3, 64, 64) and worst(out.image[0, :, 0, 0], torch.tensor([0.2, 0.4, 0.6])) < 1e-6
+        assert (
+            out.image.shape == (4, 3, 64, 64)
+            and worst(out.image[0, :, 0, 0], torch.tensor([0.2, 0.4, 0.6])) < 1e-6
+        )
         middle = out.image[0, :, 32, 32]
         if shading == "facing":
-            assert middle[2] > 0.98 and out.image[0, 0, 32, 40] > 0.6 > 0.4 > out.image[0, 0, 32, 24]  # x grows to the right
+            assert (
+                middle[2] > 0.98 and out.image[0, 0, 32, 40] > 0.6 > 0.4 > out.image[0, 0, 32, 24]
+            )  # x grows to the right
         elif shading == "normals":
             assert middle[2] > 0.95  # the front of a thing looks along z
         elif shading != "clay":
@@ -411,16 +517,33 @@ def test_a_particle_that_is_not_in_view_gets_no_gradient_and_others_do_not_chang
     grads = []
     for rows in ((1,), (1, 2)):
         made.zero_grad(set_to_none=True)
-        view = View(torch.tensor(rows), turntable(1, 15, 3.6, 40)[torch.zeros(len(rows), dtype=torch.long)])
+        view = RenderRequest(
+            torch.tensor(rows),
+            turntable_cameras(1, 15, 3.6, 40)[torch.zeros(len(rows), dtype=torch.long)],
+        )
         out = made.render(view)
-        (out.image[0].square().sum() + sum(term for term in made.regularise(out, 0.0).values())).backward()
+        (
+            out.image[0].square().sum() + sum(term for term in made.regularise(out, 0.0).values())
+        ).backward()
         grads.append(made.sdf[1].grad.clone())
-        owners = {name.split(".")[1] for name, p in made.named_parameters() if p.grad is not None and bool(p.grad.any())}
+        owners = {
+            name.split(".")[1]
+            for name, p in made.named_parameters()
+            if p.grad is not None and bool(p.grad.any())
+        }
         assert owners <= {str(row) for row in rows} and "1" in owners
     smooth = [
-        made.regularise(made.render(View(torch.tensor(rows), turntable(len(rows), 15, 3.6, 40))), 0.0) for rows in ((1,), (1, 1))
+        made.regularise(
+            made.render(
+                RenderRequest(torch.tensor(rows), turntable_cameras(len(rows), 15, 3.6, 40))
+            ),
+            0.0,
+        )
+        for rows in ((1,), (1, 1))
     ]
-    assert smooth[0].keys() == smooth[1].keys() and all(torch.equal(smooth[0][k], smooth[1][k]) for k in smooth[0])
+    assert smooth[0].keys() == smooth[1].keys() and all(
+        torch.equal(smooth[0][k], smooth[1][k]) for k in smooth[0]
+    )
     alone, _ = made.surface(1)
     assert len(alone) and grads[0].any()
 
@@ -432,18 +555,29 @@ def test_frozen_parts_are_in_no_group_and_a_fixed_surface_is_made_once():
         for what in ({}, {"shading": "normals"}, {"geometry": False, "shading": "texture"})
     )
     named = lambda made: {  # noqa: E731
-        name.split(".")[0] for name, p in made.named_parameters() for group in made.groups() if any(p is q for q in group["params"])
+        name.split(".")[0]
+        for name, p in made.named_parameters()
+        for group in made.groups()
+        if any(p is q for q in group["params"])
     }
-    assert named(both) == {"sdf", "deform", "colour"} and named(shape) == {"sdf", "deform"} and named(paint) == {"colour"}
+    assert (
+        named(both) == {"sdf", "deform", "colour"}
+        and named(shape) == {"sdf", "deform"}
+        and named(paint) == {"colour"}
+    )
     for made in (both, shape, paint):
-        assert {id(p) for p in made.parameters() if p.requires_grad} == {id(p) for g in made.groups() for p in g["params"]}
+        assert {id(p) for p in made.parameters() if p.requires_grad} == {
+            id(p) for g in made.groups() for p in g["params"]
+        }
     assert paint.surface(0) is paint.surface(0) and shape.surface(0) is not shape.surface(0)
     assert not paint.regularise(paint.render(views(0)), 0.0)
     state = paint.state_dict()
     state["begun"] = state["begun"] + 0.1
     before = paint.surface(0)[0].norm(dim=1).mean()
     paint.load_state_dict(state)
-    assert abs((before - paint.surface(0)[0].norm(dim=1).mean()).item() - 0.1) < 0.02  # what is loaded is shown
+    assert (
+        abs((before - paint.surface(0)[0].norm(dim=1).mean()).item() - 0.1) < 0.02
+    )  # what is loaded is shown
 
 
 def test_outlines_alone_turn_a_ball_into_an_ellipsoid():
@@ -464,7 +598,9 @@ def test_outlines_alone_turn_a_ball_into_an_ellipsoid():
     assert worst(reached, torch.tensor(radii)) < made.grid.cell / 4, reached
 
 
-@pytest.mark.parametrize("spec", [COARSE, replace(COARSE, smooth=0.0, geometry=False, shading="texture")])
+@pytest.mark.parametrize(
+    "spec", [COARSE, replace(COARSE, smooth=0.0, geometry=False, shading="texture")]
+)
 def test_a_resumed_run_is_bit_identical(spec):
     experiment = Experiment(("a red disc",), model="gaussians", method=SDS(5.0), representation=spec, views=Orbit(2), particles=2,
                             batch=1, steps=5)  # fmt: skip
@@ -479,7 +615,9 @@ def test_a_resumed_run_is_bit_identical(spec):
         a, b = whole.advance(), again.advance()
         assert torch.equal(a.gradient, b.gradient)
     ours, theirs = whole.tensors(), again.tensors()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
     assert any(not torch.equal(ours[name], kept[name]) for name in kept)
 
 
@@ -489,10 +627,18 @@ def test_the_distances_of_a_mesh_are_those_of_its_surface():
     near = points[(points.norm(dim=1) - 0.6).abs() < 0.3]
     assert worst(made.distance(near, 0), near.norm(dim=1) - 0.6) < 0.01
     on = torch.nn.functional.normalize(points, dim=1) * 0.6
-    assert worst(made.density(on, 0), torch.full((200,), 0.5 / made.grid.cell)) < 0.05 * 0.5 / made.grid.cell
+    assert (
+        worst(made.density(on, 0), torch.full((200,), 0.5 / made.grid.cell))
+        < 0.05 * 0.5 / made.grid.cell
+    )
     solid = made.solid(0)
-    assert (solid.vertices.norm(dim=1) - 0.6).abs().max() < 0.01 and volume(solid.vertices, Triangles(solid.faces, 0)) > 0
-    assert torch.equal(solid.colour(points), made.albedo(points, 0)) and not solid.colour(points).requires_grad
+    assert (solid.vertices.norm(dim=1) - 0.6).abs().max() < 0.01 and volume(
+        solid.vertices, Triangles(solid.faces, 0)
+    ) > 0
+    assert (
+        torch.equal(solid.colour(points), made.albedo(points, 0))
+        and not solid.colour(points).requires_grad
+    )
 
 
 def test_a_surface_that_is_lost_says_so():
@@ -510,14 +656,14 @@ def test_a_surface_that_is_lost_says_so():
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Mesh(**options)
+        DMTet(**options)
 
 
 def test_a_mesh_needs_cameras():
     with pytest.raises(ValueError, match="seen by cameras"):
-        COARSE.build(shapes(), 1, 0).render(View(torch.tensor([0])))
+        COARSE.build(shapes(), 1, 0).render(RenderRequest(torch.tensor([0])))
     with pytest.raises(ValueError, match="do not suit mesh"):
-        Experiment(("a",), representation=Mesh(), views=Experiment(("a",)).representation.views)
+        Experiment(("a",), representation=DMTet(), views=Experiment(("a",)).representation.views)
 
 
 # From one run to the next
@@ -525,43 +671,70 @@ def test_a_mesh_needs_cameras():
 
 def left_behind(folder: Path, representation, particles: int = 1, change=None) -> Path:
     """The folder of a run that was stopped before its first step."""
-    experiment = Experiment(("a red disc",), model="gaussians", representation=representation, particles=particles)
+    experiment = Experiment(
+        ("a red disc",), model="gaussians", representation=representation, particles=particles
+    )
     run = Run(experiment, shapes())
     if change is not None:
         change(run.representation)
     folder.mkdir()
-    (folder / "run.yaml").write_text(config.dump(experiment))
+    (folder / "run.yaml").write_text(config.to_yaml(experiment))
     write_checkpoint(folder / "checkpoint.safetensors", run.tensors())
     return folder
 
 
 def test_a_mesh_begins_at_the_level_of_a_fields_density_in_its_colours(tmp_path):
     """Magic3D's blob is 10 (1 - r / .5) before the softplus, so the level d lies at r = .5 (1 - log(e^d - 1) / 10)."""
-    grid = Grid(levels=(3,), spread=0.0)
+    grid = DenseGridEncoding(levels=(3,), spread=0.0)
 
     def paint(made) -> None:
         with torch.no_grad():
             made.one(0).encoded.levels[0][..., 1] = torch.linspace(-2, 2, 3)  # the last axis is x
 
-    field = left_behind(tmp_path / "field", Field(encoding=grid, blob=Magic3D(10.0, 0.5)), change=paint)
-    spec = replace(COARSE, cells=24, encoding=Grid(levels=(8, 16)), decoder=Small(), start=field, level=4.0, fit=100)
-    made = spec.build(shapes(), 1, 0)
+    field = left_behind(
+        tmp_path / "field", NeRF(encoding=grid, blob=Magic3DDensityInit(10.0, 0.5)), change=paint
+    )
+    spec = replace(
+        COARSE,
+        cells=24,
+        encoding=DenseGridEncoding(levels=(8, 16)),
+        decoder=MLPDecoder(),
+        init_from=field,
+        level=4.0,
+        fit=100,
+    )
+    made = build_representation(spec, shapes(), 1, 0)
     radius = 0.5 * (1 - math.log(math.expm1(4.0)) / 10)
     vertices, mesh = made.surface(0)
-    assert closed(mesh) and (vertices.norm(dim=1) - radius).abs().max() < 3 * 0.1**2 / (8 * radius)  # an arc over a cube's diagonal
+    assert closed(mesh) and (vertices.norm(dim=1) - radius).abs().max() < 3 * 0.1**2 / (
+        8 * radius
+    )  # an arc over a cube's diagonal
     wanted = (2 * vertices[:, 0] / 1.2).sigmoid()
     found = made.albedo(vertices, 0).detach()
     assert (found[:, 0] - wanted).abs().max() < 0.02 and (found[:, 1:] - 0.5).abs().max() < 0.02
-    assert "begins with" in made.start and f"{len(made.surface(0)[1].faces):,} faces" in made.start
+    assert (
+        "begins with" in made.init_message
+        and f"{len(made.surface(0)[1].faces):,} faces" in made.init_message
+    )
 
 
 def test_a_mesh_covers_what_is_half_opaque_of_the_field_it_begins_with(tmp_path):
-    field = left_behind(tmp_path / "field", Field(encoding=Grid(levels=(3,), spread=0.0), blob=Magic3D(8.0, 0.8)))
-    theirs, _ = representation_of(field, coloured_shapes(48))
-    ours = replace(COARSE, cells=32, start=field).build(coloured_shapes(48), 1, 0)
+    field = left_behind(
+        tmp_path / "field",
+        NeRF(
+            encoding=DenseGridEncoding(levels=(3,), spread=0.0), blob=Magic3DDensityInit(8.0, 0.8)
+        ),
+    )
+    theirs, _ = load_representation(field, coloured_shapes(48))
+    ours = build_representation(
+        replace(COARSE, cells=32, init_from=field), coloured_shapes(48), 1, 0
+    )
     with torch.no_grad():
         field_alpha, mesh_alpha = (made.render(views(0, 0, 0, 0)).alpha for made in (theirs, ours))
-    both, either = (field_alpha > 0.5) & (mesh_alpha > 0.5), (field_alpha > 0.5) | (mesh_alpha > 0.5)
+    both, either = (
+        (field_alpha > 0.5) & (mesh_alpha > 0.5),
+        (field_alpha > 0.5) | (mesh_alpha > 0.5),
+    )
     assert both.sum() / either.sum() > 0.95
 
 
@@ -573,35 +746,42 @@ def test_a_mesh_of_the_same_grid_goes_on_as_it_was_and_another_grid_follows_it(t
                 made.deform[i].add_(0.3 * normal(729, 3, seed=i).float())
 
     folder = left_behind(tmp_path / "mesh", COARSE, 2, change)
-    before, count = representation_of(folder, shapes())
-    assert isinstance(before, Meshes) and count == 2
-    after = replace(COARSE, start=folder / "checkpoint.safetensors", geometry=False, shading="texture").build(shapes(), 4, 1)
+    before, count = load_representation(folder, shapes())
+    assert isinstance(before, DMTetParticles) and count == 2
+    after = build_representation(
+        replace(
+            COARSE, init_from=folder / "checkpoint.safetensors", geometry=False, shading="texture"
+        ),
+        shapes(),
+        4,
+        1,
+    )
     points = normal(50, 3, seed=1).float()
     for ours, theirs in enumerate((0, 0, 1, 1)):
         assert worst(after.surface(ours)[0], before.surface(theirs)[0]) < 1e-6
         assert torch.equal(after.albedo(points, ours), before.albedo(points, theirs))
-    finer = replace(COARSE, cells=16, start=folder).build(shapes(), 2, 0)
+    finer = build_representation(replace(COARSE, cells=16, init_from=folder), shapes(), 2, 0)
     ours, theirs = (volume(*made.surface(1)).item() for made in (finer, before))
     assert abs(ours / theirs - 1) < 0.05
     with pytest.raises(ValueError, match="2 particles for 3"):
-        replace(COARSE, start=folder).build(shapes(), 3, 0)
+        build_representation(replace(COARSE, init_from=folder), shapes(), 3, 0)
 
 
 def test_a_start_that_is_none_says_what_is_wanted(tmp_path):
     with pytest.raises(ValueError, match="holds no run to begin with"):
-        replace(COARSE, start=tmp_path).build(shapes(), 1, 0)
+        build_representation(replace(COARSE, init_from=tmp_path), shapes(), 1, 0)
     flat = left_behind(tmp_path / "flat", Latents())
     with pytest.raises(ValueError, match="neither density nor colours"):
-        replace(COARSE, start=flat).build(shapes(), 1, 0)
-    thin = left_behind(tmp_path / "thin", Field(encoding=Grid(levels=(3,), spread=0.0)))
+        build_representation(replace(COARSE, init_from=flat), shapes(), 1, 0)
+    thin = left_behind(tmp_path / "thin", NeRF(encoding=DenseGridEncoding(levels=(3,), spread=0.0)))
     with pytest.raises(ValueError, match="no surface left"):
-        replace(COARSE, start=thin, level=1e3).build(shapes(), 1, 0)
+        build_representation(replace(COARSE, init_from=thin, level=1e3), shapes(), 1, 0)
     other = left_behind(tmp_path / "other", replace(COARSE, cells=9))
     text = (other / "run.yaml").read_text()
     (other / "run.yaml").write_text(text.replace("cells: 9", "cells: 10"))
     with pytest.raises(ValueError, match="another version"):
-        replace(COARSE, start=other).build(shapes(), 1, 0)
-    assert matched(2, 4, flat) == [0, 0, 1, 1] and matched(1, 3, flat) == [0, 0, 0]
+        build_representation(replace(COARSE, init_from=other), shapes(), 1, 0)
+    assert match_particles(2, 4, flat) == [0, 0, 1, 1] and match_particles(1, 3, flat) == [0, 0, 0]
 
 
 @pytest.mark.gpu

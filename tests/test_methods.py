@@ -9,10 +9,26 @@ import torch
 from tiny import asked_of, classes, drawn, f64, normal, rng, worst
 from torch import Tensor
 
-from limbeck.critic import Critic, Learning
-from limbeck.critics import Auto, Exact, LowRank
-from limbeck.experiment import SGD, Experiment
-from limbeck.method import Start, Stateless
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.schedule import (
+    Cosine,
+    NoiseSchedule,
+    RectifiedFlow,
+    stable_diffusion_schedule,
+)
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.critics.auto import AutoCritic
+from limbeck.distillation.critics.base import Critic, CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.noise import FixedPerParticleNoise
+from limbeck.distillation.state import Stateless
+from limbeck.distillation.timesteps.base import Timesteps
+from limbeck.distillation.weights import LambdaWeight, Weight
 from limbeck.methods.asd import ASD
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
@@ -22,19 +38,14 @@ from limbeck.methods.ism import ISM
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
 from limbeck.methods.vsd import VSD
-from limbeck.noise import FixedPerParticle
-from limbeck.prediction import Prediction
-from limbeck.prior import Conditions, guided
 from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.latents import Latents
-from limbeck.run import Run
-from limbeck.sample import sample
-from limbeck.schedule import Cosine, NoiseSchedule, RectifiedFlow, expand, stable_diffusion
-from limbeck.timesteps import Timesteps
-from limbeck.weights import Lambda, Weight
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD
+from limbeck.training.trainer import Run
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
-SD = stable_diffusion()
+SD = stable_diffusion_schedule()
 SCHEDULES = [SD, Cosine(), RectifiedFlow()]
 FREE = Stateless()
 TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))  #: shares of the null and of the prompt
@@ -69,7 +80,9 @@ def test_identity_10_sjc_is_the_papers_formula_with_its_denoiser(schedule, t, va
     prior, s = mixture(schedule), drawn5(schedule, t)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
     z = s.x0 + lam * s.eps
-    d = guided(prior, z * expand(schedule.alpha(s.t), z), s.t, s.told, 7.5).x0  # D(z; lambda): the network is asked at alpha z
+    d = guided_prediction(
+        prior, z * expand(schedule.alpha(s.t), z), s.t, s.told, 7.5
+    ).x0  # D(z; lambda): the network is asked at alpha z
     paper = (s.x0 - d) / lam if var_red else (z - d) / lam
     assert worst(SJC(7.5, var_red)(prior, s, FREE), paper) < 1e-11
 
@@ -78,7 +91,11 @@ def test_identity_10_sjc_is_the_papers_formula_with_its_denoiser(schedule, t, va
 @every_time
 def test_identity_10_sjc_is_sds_and_without_variance_reduction_it_keeps_the_noise(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
-    sds, sjc, plain = SDS(7.5)(prior, s, FREE), SJC(7.5)(prior, s, FREE), SJC(7.5, var_red=False)(prior, s, FREE)
+    sds, sjc, plain = (
+        SDS(7.5)(prior, s, FREE),
+        SJC(7.5)(prior, s, FREE),
+        SJC(7.5, var_red=False)(prior, s, FREE),
+    )
     assert torch.equal(sjc, sds)
     assert worst(plain - sjc, s.eps) < 1e-13
 
@@ -146,10 +163,16 @@ def test_asd_asks_later_of_the_same_noise_and_without_guidance(schedule):
     prior, s = mixture(schedule), drawn5(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
     got = ASD(7.5, eta=0.4)(prior, s, FREE)
     shift = 0.4 * (s.t - 0.02).clamp_min(0)
-    later = schedule.snap(s.t + torch.minimum(shift, 1 - s.t) * torch.rand(5, generator=rng(99)).double())
-    assert bool((later[:2] == s.t[:2]).all()) and bool((later[2:] > s.t[2:]).all()) and float(later.max()) <= 1
+    later = schedule.snap(
+        s.t + torch.minimum(shift, 1 - s.t) * torch.rand(5, generator=rng(99)).double()
+    )
+    assert (
+        bool((later[:2] == s.t[:2]).all())
+        and bool((later[2:] > s.t[2:]).all())
+        and float(later.max()) <= 1
+    )
     phi = prior(schedule.noised(s.x0, s.eps, later), later, s.told.pos)[0].eps
-    assert worst(got, guided(prior, s.xt, s.t, s.told, 7.5).eps - phi) < 1e-13
+    assert worst(got, guided_prediction(prior, s.xt, s.t, s.told, 7.5).eps - phi) < 1e-13
 
 
 @every_time
@@ -174,7 +197,9 @@ def test_asd_passes(guidance, rows):
     assert asked_of(prior, lambda: ASD(guidance)(prior, s, FREE))[1] == (2, rows)
 
 
-@pytest.mark.parametrize("options", [{"eta": -0.1}, {"eta": float("nan")}, {"t_min": -0.1}, {"t_min": 1.1}])
+@pytest.mark.parametrize(
+    "options", [{"eta": -0.1}, {"eta": float("nan")}, {"t_min": -0.1}, {"t_min": 1.1}]
+)
 def test_asd_refuses(options):
     with pytest.raises(ValueError, match="eta must not be negative and t_min lies in"):
         ASD(**options)
@@ -186,7 +211,9 @@ LABELS = ("red mug", "blue mug", "red chair")
 
 
 def worded(schedule=SD) -> GaussianMixture:
-    return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS, schedule=schedule)
+    return GaussianMixture(
+        normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS, schedule=schedule
+    )
 
 
 def late(prior, texts, t=0.5, rows=6):
@@ -194,7 +221,7 @@ def late(prior, texts, t=0.5, rows=6):
     whose = [texts[i // (rows // len(texts))] for i in range(rows)]
     told = Conditions(prior.condition(whose), prior.condition([""] * rows))
     s = drawn(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), told)
-    return replace(s, step=9, steps=10), Start(rows, len(texts), 0, s.x0, tuple(texts))
+    return replace(s, step=9, steps=10), SetupContext(rows, len(texts), 0, s.x0, tuple(texts))
 
 
 @every_time
@@ -218,7 +245,7 @@ def test_identity_14_bridge_from_nothing_is_s_times_csd(t):
     prior = worded()
     s, _ = late(prior, ("red mug",), t)
     method = Bridge(40.0, source="", target="red mug")
-    got = method(prior, s, method.init(prior, Start(6, 1, 0, s.x0, ("",))))
+    got = method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0, ("",))))
     assert worst(got, 40 * CSD()(prior, s, FREE)) < 1e-12
 
 
@@ -228,7 +255,9 @@ def test_bridge_is_sds_until_it_switches(step):
     s, start = late(prior, ("mug",))
     s = replace(s, step=step)
     method = Bridge(7.5, switch=0.3, source=" blue", target=" red")
-    assert torch.equal(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) == (step < 3)
+    assert torch.equal(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) == (
+        step < 3
+    )
 
 
 def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
@@ -243,7 +272,9 @@ def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
         source, target = prior(s.xt[i : i + 1], s.t[i : i + 1], *told)
         assert worst(whole[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
     some = torch.tensor([1, 4])  # what a smaller batch draws
-    part = replace(s, x0=s.x0[some], t=s.t[some], eps=s.eps[some], told=s.told[some], view=s.view[some])
+    part = replace(
+        s, x0=s.x0[some], t=s.t[some], eps=s.eps[some], told=s.told[some], view=s.view[some]
+    )
     assert worst(method(prior, part, state), whole[some]) < 1e-13
 
 
@@ -262,8 +293,12 @@ def test_a_run_tells_a_bridge_its_prompts():
     method = Bridge(source=" mug", target=" chair")
     run = Run(Experiment(("red", "blue"), method=method, particles=2, steps=4), prior)
     source, target = run.state.of(torch.arange(4))
-    assert torch.equal(source.data, prior.condition(["red mug", "red mug", "blue mug", "blue mug"]).data)
-    assert torch.equal(target.data, prior.condition(["red chair", "red chair", "blue chair", "blue chair"]).data)
+    assert torch.equal(
+        source.data, prior.condition(["red mug", "red mug", "blue mug", "blue mug"]).data
+    )
+    assert torch.equal(
+        target.data, prior.condition(["red chair", "red chair", "blue chair", "blue chair"]).data
+    )
     while run.step < 4:
         run.advance()
     assert (prior.meter.calls, prior.meter.rows) == (4, 4 * 2 * 4)
@@ -277,7 +312,7 @@ def test_bridge_refuses_a_switch_outside_the_run(switch):
 
 def test_bridge_refuses_to_start_without_the_prompts():
     with pytest.raises(ValueError, match="needs all 2, but is given 0"):
-        Bridge().init(worded(), Start(4, 2, 0, torch.zeros(4, 4)))
+        Bridge().init(worded(), SetupContext(4, 2, 0, torch.zeros(4, 4)))
 
 
 # ESD
@@ -288,11 +323,16 @@ class Told(Critic):
 
     def see(self, sample):
         x = sample.x0.detach()
-        self.q = GaussianMixture(x.mean(0)[None], x.var(correction=0).sqrt()[None], schedule=sample.schedule)
+        self.q = GaussianMixture(
+            x.mean(0)[None], x.var(correction=0).sqrt()[None], schedule=sample.schedule
+        )
 
     def beside(self, prior, sample, frozen, own):
         everyone = self.q(sample.xt, sample.t, self.q.condition([""] * len(sample.x0)))[0]
-        own = [everyone if told is sample.told.null else Prediction(sample.x0, sample.eps) for told in own]
+        own = [
+            everyone if told is sample.told.null else Prediction(sample.x0, sample.eps)
+            for told in own
+        ]
         return prior(sample.xt, sample.t, *frozen), own
 
     def prior(self):
@@ -369,27 +409,30 @@ def test_identity_09_esd_collapses_below_the_threshold():
 @every_time
 def test_esd_is_vsd_at_entropy_zero_and_with_the_exact_critic_always(t):
     prior, s = mixture(), drawn5(SD, t)
-    start = Start(5, 1, 0, s.x0)
+    start = SetupContext(5, 1, 0, s.x0)
 
     def told(method):
         return method(prior, s, method.init(prior, start))
 
-    vsd = told(VSD(7.5, critic=Exact()))
+    vsd = told(VSD(7.5, critic=ExactCritic()))
     for lam in (0.0, 0.5, 1.0):
-        assert worst(told(ESD(7.5, lam, Exact())), vsd) < 1e-13
+        assert worst(told(ESD(7.5, lam, ExactCritic())), vsd) < 1e-13
     assert torch.equal(ESD(7.5, 0.0)(prior, s, Told()), VSD(7.5, 1.0)(prior, s, Told()))
     assert torch.equal(ESD(7.5, 0.25)(prior, s, Told()), VSD(7.5, 0.75)(prior, s, Told()))
 
 
 def test_esd_trains_the_null_rows_of_its_default_critic():
-    assert isinstance(ESD().critic, Auto) and ESD().critic.learning.unconditional > 0
+    assert isinstance(ESD().critic, AutoCritic) and ESD().critic.learning.unconditional > 0
 
 
 @pytest.mark.parametrize(("lam", "rows"), [(0.5, 4), (0.0, 3), (1.0, 3)])
 def test_esd_passes_on_a_network(prior, lam, rows):
-    method = ESD(7.5, lam, LowRank(4, Learning(unconditional=0.1)))
+    method = ESD(7.5, lam, LoRACritic(4, CriticTraining(unconditional=0.1)))
     run = Run(Experiment(("a red mug",), method=method, particles=2, steps=1), prior)
-    assert asked_of(prior, run.advance)[1] == (2, 2 * rows + 2)  # one call together, one of the critic's own step
+    assert asked_of(prior, run.advance)[1] == (
+        2,
+        2 * rows + 2,
+    )  # one call together, one of the critic's own step
 
 
 @pytest.mark.parametrize("entropy", [-0.1, 1.1, float("nan")])
@@ -416,12 +459,14 @@ def inverted(prior, s, row: int, to: float, stride: float):
 @every_schedule
 def test_identity_18_ism_is_the_gap_of_two_predicted_pictures(schedule):
     prior, s = mixture(schedule), drawn5(schedule, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
-    weighted = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * ISM(7.5, **LATE)(prior, s, FREE)
+    weighted = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * ISM(7.5, **LATE)(
+        prior, s, FREE
+    )
     for i in range(5):
         t, told = s.t[i : i + 1], s.told[i : i + 1]
         earlier = schedule.snap((t - 0.08).clamp_min(0))
         before = prior(inverted(prior, s, i, float(earlier), 0.2), earlier, told.null)[0]
-        after = guided(prior, schedule.noised(before.x0, before.eps, t), t, told, 7.5)
+        after = guided_prediction(prior, schedule.noised(before.x0, before.eps, t), t, told, 7.5)
         assert worst(weighted[i : i + 1], before.x0 - after.x0) < 1e-11
 
 
@@ -444,7 +489,7 @@ def test_identity_18_ism_vanishes_with_its_interval_where_the_prompt_says_nothin
 def test_identity_18_at_an_interval_of_t_the_clean_picture_is_asked_once(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
     once = prior(s.x0, torch.zeros_like(s.t), s.told.null)[0]
-    full = guided(prior, schedule.noised(once.x0, once.eps, s.t), s.t, s.told, 7.5)
+    full = guided_prediction(prior, schedule.noised(once.x0, once.eps, s.t), s.t, s.told, 7.5)
     got, spent = asked_of(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_first=1.0)(prior, s, FREE))
     assert worst(got, full.eps - once.eps) < 1e-13
     assert spent == (2, 15)
@@ -473,7 +518,10 @@ def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time
 
 def test_ism_arrives_at_s_where_strides_round_to_less():
     prior, s = mixture(), drawn5()
-    x, times = s.x0, (0.0, 0.033, 0.066, 0.1)  # strides of 33.4 ticks are 33, so the third would end at .099
+    x, times = (
+        s.x0,
+        (0.0, 0.033, 0.066, 0.1),
+    )  # strides of 33.4 ticks are 33, so the third would end at .099
     for now, later in pairwise(f64([t] * 5) for t in times):
         said = prior(x, now, s.told.null)[0]
         x = SD.noised(said.x0, said.eps, later)
@@ -486,11 +534,17 @@ def test_ism_anneals_its_interval(step, delta):
     assert ISM(anneal=0.0).interval(step, 100) == 0.08
 
 
-@pytest.mark.parametrize(("t", "strides"), [(0.05, 0), (0.08, 0), (0.09, 1), (0.3, 2), (0.48, 2), (0.5, 3), (0.75, 4), (0.98, 5)])
+@pytest.mark.parametrize(
+    ("t", "strides"),
+    [(0.05, 0), (0.08, 0), (0.09, 1), (0.3, 2), (0.48, 2), (0.5, 3), (0.75, 4), (0.98, 5)],
+)
 def test_ism_passes_of_one_row(t, strides):
     prior, s = mixture(), drawn5(SD, t)
     one = replace(s, x0=s.x0[:1], t=s.t[:1], eps=s.eps[:1], told=s.told[:1], view=s.view[:1])
-    assert asked_of(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (strides + 2, strides + 3)
+    assert asked_of(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (
+        strides + 2,
+        strides + 3,
+    )
 
 
 def test_ism_asks_only_for_rows_that_have_not_arrived():
@@ -499,7 +553,9 @@ def test_ism_asks_only_for_rows_that_have_not_arrived():
     assert spent == (5 + 2, 0 + 2 + 3 + 4 + 5 + 5 + 10)
     for i in range(5):
         rows = torch.tensor([i])
-        one = replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows])
+        one = replace(
+            s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows]
+        )
         assert worst(ISM(7.5, **LATE)(prior, one, FREE), got[rows]) < 1e-13
 
 
@@ -555,8 +611,8 @@ def test_identity_12_hifa_of_one_step_is_sds_and_weighed_by_lambda_the_gap_of_pi
     prior, s = mixture(schedule), drawn5(schedule, t)
     hifa = HiFA(7.5, k=1, image=0.0)(prior, s, FREE)
     assert worst(hifa, SDS(7.5)(prior, s, FREE)) < 1e-11
-    gap = s.x0 - guided(prior, s.xt, s.t, s.told, 7.5).x0
-    assert worst(expand(Lambda()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
+    gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.told, 7.5).x0
+    assert worst(expand(LambdaWeight()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=lambda s: type(s).__name__)
@@ -567,7 +623,9 @@ def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
     s = drawn5(schedule, t)
     squeezed = Squeezed(schedule, t)
     picture = sample(Squeezing(prior, squeezed), s.told, s.xt, k, 3.0)
-    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k, image=0.0)(prior, s, FREE)
+    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k, image=0.0)(
+        prior, s, FREE
+    )
     assert worst(held, picture) < 1e-11
 
 
@@ -584,7 +642,15 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
     for (a, b), (later, noise) in pairwise(pairs):
         apart = apart * (later * a * std**2 + noise * b) / (a**2 * std**2 + b**2)
     expected = pairs[0][0] / pairs[0][1] * (s.x0 - mean - apart)
-    assert worst(HiFA(1.0, k, image=0.0)(GaussianMixture(mean[None], f64([std]), schedule=schedule), s, FREE), expected) < 1e-11
+    assert (
+        worst(
+            HiFA(1.0, k, image=0.0)(
+                GaussianMixture(mean[None], f64([std]), schedule=schedule), s, FREE
+            ),
+            expected,
+        )
+        < 1e-11
+    )
 
 
 @pytest.mark.parametrize(("guidance", "k", "rows"), [(7.5, 1, 10), (7.5, 4, 40), (1.0, 4, 20)])
@@ -621,10 +687,14 @@ def test_identity_20_sds_with_one_noise_is_ddim_from_that_noise(schedule, scale)
     x, z = torch.zeros_like(noise), noise * schedule.sigma(times[:1])
     for i, t in enumerate(times.unsqueeze(1)):
         now = t.expand(5)
-        said = guided(prior, z, now, told, scale)  # DDIM, written on z
+        said = guided_prediction(prior, z, now, told, scale)  # DDIM, written on z
         assert worst(x, z / schedule.alpha(t) - lam(schedule, t) * noise) < 1e-11
         later = times[i + 1 : i + 2]
-        z = schedule.alpha(later) * said.x0 + schedule.sigma(later) * said.eps if len(later) else said.x0
+        z = (
+            schedule.alpha(later) * said.x0 + schedule.sigma(later) * said.eps
+            if len(later)
+            else said.x0
+        )
         step = lam(schedule, t) - (lam(schedule, later) if len(later) else 0)
         x = x - step * SDS(scale)(prior, drawn(schedule, x, now, noise, told), FREE)
     assert worst(x, z) < 1e-11
@@ -635,7 +705,9 @@ def test_identity_20_from_zero_it_is_the_package_sampler():
     times = SD.ladder(25)  # Stable Diffusion's last tick keeps some signal
     x, ends = torch.zeros_like(noise), [*lam(SD, times).tolist(), 0.0]
     for i, t in enumerate(times):
-        x = x - (ends[i] - ends[i + 1]) * SDS(7.5)(prior, drawn(SD, x, t.expand(5), noise, told), FREE)
+        x = x - (ends[i] - ends[i + 1]) * SDS(7.5)(
+            prior, drawn(SD, x, t.expand(5), noise, told), FREE
+        )
     assert worst(x, sample(prior, told, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
 
 
@@ -663,7 +735,7 @@ class Fall(Weight):
 def test_identity_20_a_whole_run_is_the_sampler():
     """In the single precision of a run, with the run's own noise, weights and plain descent."""
     prior, n = mixture(), 25
-    experiment = Experiment(("x", "x"), method=SDS(1.0), representation=Latents(1.0), optimizer=SGD(), noise=FixedPerParticle(),
+    experiment = Experiment(("x", "x"), method=SDS(1.0), representation=Latents(1.0), optimizer=SGD(), noise=FixedPerParticleNoise(),
                             timesteps=Rungs(), weight=Fall(n), particles=2, steps=n)  # fmt: skip
     run = Run(experiment, prior)
     with torch.no_grad():
@@ -682,15 +754,15 @@ def test_identity_20_a_whole_run_is_the_sampler():
 @every_time
 def test_the_weight_of_cfd_turns_the_direction_into_the_gap_of_pictures(t):
     prior, s = mixture(), drawn5(SD, t)
-    gap = s.x0 - guided(prior, s.xt, s.t, s.told, 8.0).x0
-    assert worst(expand(Lambda()(SD, s.t), s.x0) * SDS(8.0)(prior, s, FREE), gap) < 1e-12
+    gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.told, 8.0).x0
+    assert worst(expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, FREE), gap) < 1e-12
 
 
 # What holds for all of them
 
 STILL = [
     SJC(7.5), SJC(7.5, var_red=False), CSD(), ASD(7.5, eta=0.0), ISM(7.5), ISM(7.5, noisy=True), HiFA(7.5, image=0.0),
-    ESD(7.5, critic=Exact()),
+    ESD(7.5, critic=ExactCritic()),
 ]  # fmt: skip
 ids = [f"{type(m).__name__}{i}" for i, m in enumerate(STILL)]
 
@@ -698,11 +770,13 @@ ids = [f"{type(m).__name__}{i}" for i, m in enumerate(STILL)]
 @pytest.mark.parametrize("method", STILL, ids=ids)
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
     prior, s = mixture(), drawn5(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
-    state = method.init(prior, Start(5, 5, 0, s.x0))
+    state = method.init(prior, SetupContext(5, 5, 0, s.x0))
     whole = method(prior, s, state)
     for i in range(5):
         rows = torch.tensor([i])
-        one = replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows])
+        one = replace(
+            s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows]
+        )
         assert worst(method(prior, one, state), whole[rows]) < 1e-12
 
 
@@ -710,7 +784,9 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
 def test_identity_31_a_seed_decides_everything_and_the_global_generator_nothing(method):
     def end(noise: int) -> Tensor:
         torch.manual_seed(noise)
-        run = Run(Experiment(("x",), method=method, particles=3, batch=2, steps=4, seed=5), mixture())
+        run = Run(
+            Experiment(("x",), method=method, particles=3, batch=2, steps=4, seed=5), mixture()
+        )
         return torch.stack([run.advance().gradient for _ in range(4)])
 
     first = end(1)
@@ -726,7 +802,11 @@ def test_identity_33_turning_and_moving_the_world_turns_the_direction(method, t)
 
     def direction(m, x, e):
         prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]), schedule=Cosine())
-        return method(prior, drawn(Cosine(), x, t, e, classes(5, *TOLD)), method.init(prior, Start(5, 1, 0, x)))
+        return method(
+            prior,
+            drawn(Cosine(), x, t, e, classes(5, *TOLD)),
+            method.init(prior, SetupContext(5, 1, 0, x)),
+        )
 
     here = direction(means, x0, eps)
     assert worst(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11

@@ -8,24 +8,28 @@ import torch.nn.functional as F
 from tiny import classes, drawn, f64, normal, rng, spoken, worst
 from torch import Tensor
 
-from limbeck.camera import View
-from limbeck.experiment import SGD, Experiment
-from limbeck.method import Source, Start, Stateless
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.guidance import guided_prediction, required_conditions
+from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import EditSource, SetupContext
+from limbeck.distillation.state import Stateless
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps
+from limbeck.distillation.weights import UniformWeight
 from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.hifa import HiFA
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.prior import Conditions, asked, guided
 from limbeck.priors.exact import GaussianMixture, coloured_shapes
-from limbeck.priors.stable import Stable
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.base import RenderRequest
 from limbeck.representations.latents import Latents
-from limbeck.run import Run
-from limbeck.schedule import Cosine, Discrete, RectifiedFlow, expand, stable_diffusion
-from limbeck.timesteps import Fixed
-from limbeck.weights import Uniform
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD
+from limbeck.training.trainer import Run
 
-SD = stable_diffusion()
+SD = stable_diffusion_schedule()
 SCHEDULES = [SD, Cosine(), RectifiedFlow()]
 FREE = Stateless()
 TIMES = [0.05, 0.2, 0.5, 0.8, 0.95]
@@ -45,7 +49,12 @@ def edit_of(schedule, t, x0=None, source=None):
     """A sample of five rows with its source, which says something else."""
     x0 = normal(5, 4, seed=2) if x0 is None else x0
     s = drawn(schedule, x0, t, normal(5, 4, seed=3), told(5, 0.1, 0.1, 0.7, 0.1))
-    return replace(s, source=Source(normal(5, 4, seed=4) if source is None else source, told(5, 0.8, 0.1, 0.05, 0.05)))
+    return replace(
+        s,
+        source=EditSource(
+            normal(5, 4, seed=4) if source is None else source, told(5, 0.8, 0.1, 0.05, 0.05)
+        ),
+    )
 
 
 def gaussians(m0, m_source, m_target, std: float, schedule=SD) -> GaussianMixture:
@@ -63,16 +72,20 @@ def one_of_three(rows: int, k: int) -> Conditions:
 @every_time
 def test_dds_is_the_difference_of_two_guided_predictions(schedule, t):
     prior, s = mixture(schedule), edit_of(schedule, t)
-    target = guided(prior, schedule.noised(s.x0, s.eps, s.t), s.t, s.told, 7.5).eps
-    source = guided(prior, schedule.noised(s.source.x0, s.eps, s.t), s.t, s.source.told, 7.5).eps
+    target = guided_prediction(prior, schedule.noised(s.x0, s.eps, s.t), s.t, s.told, 7.5).eps
+    source = guided_prediction(
+        prior, schedule.noised(s.source.x0, s.eps, s.t), s.t, s.source.told, 7.5
+    ).eps
     assert worst(DDS(7.5)(prior, s, FREE), target - source) < 1e-12
 
 
-@pytest.mark.parametrize("method", [DDS(7.5), PDS(100.0), PDS(7.5, coefficients="consistent")], ids=lambda m: repr(m)[:3])
+@pytest.mark.parametrize(
+    "method", [DDS(7.5), PDS(100.0), PDS(7.5, coefficients="consistent")], ids=lambda m: repr(m)[:3]
+)
 @every_time
 def test_identities_16_and_17_zero_where_nothing_is_to_be_changed(method, t):
     prior, s = mixture(), edit_of(SD, t)
-    s = replace(s, source=Source(s.x0, s.told))
+    s = replace(s, source=EditSource(s.x0, s.told))
     assert worst(method(prior, s, FREE), torch.zeros(5, 4).double()) == 0.0
 
 
@@ -83,7 +96,7 @@ def test_identity_16_zero_variance_and_the_closed_form_for_equal_covariances(sch
     prior, std, n = gaussians(m0, m_s, m_t, 0.7, schedule), 0.7, 200
     x, x_source = normal(1, 4, seed=5).expand(n, -1), normal(1, 4, seed=6).expand(n, -1)
     s = drawn(schedule, x, t, normal(n, 4, seed=7), one_of_three(n, 2))
-    g = DDS(7.5)(prior, replace(s, source=Source(x_source, one_of_three(n, 1))), FREE)
+    g = DDS(7.5)(prior, replace(s, source=EditSource(x_source, one_of_three(n, 1))), FREE)
     alpha, sigma = schedule.alpha(s.t[:1]), schedule.sigma(s.t[:1])
     gain = alpha * sigma / (alpha**2 * std**2 + sigma**2)
     assert worst(g, (gain * (x[0] - x_source[0] - 7.5 * (m_t - m_s))).expand(n, -1)) < 1e-10
@@ -94,7 +107,7 @@ def test_identity_16_comes_to_rest_at_the_source_moved_by_s_times_the_gap():
     prior, start = gaussians(m0, m_s, m_t, 0.7), normal(2, 4, seed=5)
     rest = start + 3.0 * (m_t - m_s)
     s = drawn(SD, rest, f64([0.2, 0.7]), normal(2, 4), one_of_three(2, 2))
-    s = replace(s, source=Source(start, one_of_three(2, 1)))
+    s = replace(s, source=EditSource(start, one_of_three(2, 1)))
     assert worst(DDS(3.0)(prior, s, FREE), torch.zeros(2, 4).double()) < 1e-12
     assert worst(DDS(3.1)(prior, s, FREE), torch.zeros(2, 4).double()) > 1e-3
 
@@ -108,7 +121,7 @@ def stochastic_latents(prior, schedule, x0, eps, eps_near, t, near, said, coeffi
     tick = schedule.alpha(schedule.snap(t - 0.001)) ** 2
     beta = 1 - abar / (abar_near if coefficients == "consistent" else tick)
     xt = schedule.noised(x0, eps, t)
-    x0_hat = guided(prior, xt, t, said, 20.0).x0
+    x0_hat = guided_prediction(prior, xt, t, said, 20.0).x0
     c0 = abar_near.sqrt() * beta / (1 - abar)
     c1 = (1 - beta).sqrt() * (1 - abar_near) / (1 - abar)
     sigma = ((1 - abar_near) / (1 - abar) * beta).sqrt()
@@ -118,7 +131,9 @@ def stochastic_latents(prior, schedule, x0, eps, eps_near, t, near, said, coeffi
 
 @pytest.mark.parametrize("coefficients", ["published", "consistent"])
 @every_time
-def test_identity_17_pds_is_the_gap_of_stochastic_latents_whatever_the_second_noise(coefficients, t):
+def test_identity_17_pds_is_the_gap_of_stochastic_latents_whatever_the_second_noise(
+    coefficients, t
+):
     prior, s = mixture(), edit_of(SD, t)
     near = SD.snap(s.t - 0.002)
     assert worst(near, s.t - 0.002) < 1e-12
@@ -153,7 +168,9 @@ def test_pds_takes_the_step_of_a_flow_as_it_is():
     """q(x_t' | x_t, x0) by Bayes' rule of the joint Gaussian, for alpha = 1 - t."""
     schedule, t, near = RectifiedFlow(), f64([0.6]), f64([0.5])
     a = 0.4 / 0.5
-    cov = torch.tensor([[0.25, a * 0.25], [a * 0.25, 0.36]], dtype=torch.float64)  # of x_t' and x_t around their means
+    cov = torch.tensor(
+        [[0.25, a * 0.25], [a * 0.25, 0.36]], dtype=torch.float64
+    )  # of x_t' and x_t around their means
     gain = cov[0, 1] / cov[1, 1]
     deviation = (cov[0, 0] - gain * cov[0, 1]).sqrt()
     chi, _ = PDS(stride=0.1, coefficients="consistent").shares(schedule, t)
@@ -165,7 +182,7 @@ def test_pds_takes_the_step_of_a_flow_as_it_is():
 def test_pds_refuses_a_stride_within_one_tick():
     prior = coloured_shapes(8)
     prior.schedule = Discrete(tuple(torch.linspace(0.99, 0.01, 50).tolist()))
-    start = Start(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a red disc",), ("a blue ring",))
+    start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a red disc",), ("a blue ring",))
     with pytest.raises(ValueError, match=r"stride 0\.002 is too short"):
         PDS().init(prior, start)
     PDS(stride=0.05).init(prior, start)
@@ -180,44 +197,69 @@ def test_pds_refuses_a_stride_within_one_tick():
 def test_sdedit_is_hifas_picture(schedule):
     prior, s = mixture(schedule), edit_of(schedule, 0.6)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
-    assert worst(SDEdit(5.0, k=6)(prior, s, FREE), lam * HiFA(5.0, k=6, image=0.0)(prior, s, FREE)) < 1e-11
+    assert (
+        worst(SDEdit(5.0, k=6)(prior, s, FREE), lam * HiFA(5.0, k=6, image=0.0)(prior, s, FREE))
+        < 1e-11
+    )
 
 
 def test_a_step_of_rate_one_is_ddim_from_the_noised_picture():
     prior, schedule, k = mixture(Cosine()), Cosine(), 12
-    choices = {"timesteps": Fixed(0.6), "weight": Uniform(), "optimizer": SGD(), "steps": 1, "particles": 3}
-    run = Run(Experiment(("x",), method=SDEdit(1.0, k), representation=Latents(rate=1.0), **choices), prior)
-    before = run.representation.render(View(torch.arange(3))).image.detach().clone()
+    choices = {
+        "timesteps": FixedTimesteps(0.6),
+        "weight": UniformWeight(),
+        "optimizer": SGD(),
+        "steps": 1,
+        "particles": 3,
+    }
+    run = Run(
+        Experiment(("x",), method=SDEdit(1.0, k), representation=Latents(rate=1.0), **choices),
+        prior,
+    )
+    before = run.representation.render(RenderRequest(torch.arange(3))).image.detach().clone()
     eps = run.advance().sample.eps
     xt = schedule.noised(before, eps, torch.full((3,), 0.6))
     for i in range(k, 0, -1):  # eq. 12 of DDIM, written out
         t, later = (torch.full((3,), 0.6 * j / k, dtype=torch.float64) for j in (i, i - 1))
         said = prior(xt, t, run.told_to(torch.arange(3)).pos)[0]
         xt = schedule.noised(said.x0, said.eps, later)
-    assert worst(run.representation.render(View(torch.arange(3))).image, xt) < 1e-5
+    assert worst(run.representation.render(RenderRequest(torch.arange(3))).image, xt) < 1e-5
 
 
 # CDS, on a network
 
 
-def stable_edit(prior: Stable, rows: int = 2, same: bool = False):
-    x0, other = normal(rows, 4, 8, 8, seed=2, dtype=torch.float32), normal(rows, 4, 8, 8, seed=4, dtype=torch.float32)
-    s = drawn(prior.schedule, x0, 0.5, normal(rows, 4, 8, 8, seed=3, dtype=torch.float32), spoken(prior, ["a red mug"] * rows))
-    return replace(s, source=Source(x0 if same else other, spoken(prior, ["two striped cats"] * rows)))
+def stable_edit(prior: StableDiffusion, rows: int = 2, same: bool = False):
+    x0, other = (
+        normal(rows, 4, 8, 8, seed=2, dtype=torch.float32),
+        normal(rows, 4, 8, 8, seed=4, dtype=torch.float32),
+    )
+    s = drawn(
+        prior.schedule,
+        x0,
+        0.5,
+        normal(rows, 4, 8, 8, seed=3, dtype=torch.float32),
+        spoken(prior, ["a red mug"] * rows),
+    )
+    return replace(
+        s, source=EditSource(x0 if same else other, spoken(prior, ["two striped cats"] * rows))
+    )
 
 
-def watched(prior: Stable, act) -> list[Tensor]:
+def watched(prior: StableDiffusion, act) -> list[Tensor]:
     """What the up blocks' self-attention answers while ``act`` runs, by hooks of our own."""
     seen, layers = [], [m for n, m in prior.unet.up_blocks.named_modules() if n.endswith("attn1")]
     assert layers
-    hooks = [m.register_forward_hook(lambda m, inputs, out: seen.append(out.detach())) for m in layers]
+    hooks = [
+        m.register_forward_hook(lambda m, inputs, out: seen.append(out.detach())) for m in layers
+    ]
     act()
     for hook in hooks:
         hook.remove()
     return seen
 
 
-def hooks_of(prior: Stable) -> int:
+def hooks_of(prior: StableDiffusion) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in prior.unet.modules())
 
 
@@ -254,7 +296,7 @@ def test_the_network_is_as_it_was_afterwards(prior, fails):
     assert all(p.grad is None for p in prior.unet.parameters())
 
 
-def patch_nce(prior: Stable, s, x0: Tensor, sizes, tau) -> Tensor:
+def patch_nce(prior: StableDiffusion, s, x0: Tensor, sizes, tau) -> Tensor:
     """Every place of every layer, with its logits written out one by one."""
     with prior.attending() as own:
         prior(s.schedule.noised(x0, s.eps, s.t), s.t, s.told.pos)
@@ -271,12 +313,14 @@ def patch_nce(prior: Stable, s, x0: Tensor, sizes, tau) -> Tensor:
     return total
 
 
-def exact_edit(prior: Stable, rows: int = 2):
+def exact_edit(prior: StableDiffusion, rows: int = 2):
     """In float64 throughout, where a small gradient of a large loss can be seen."""
     prior.unet.double()
     prior.dtype = torch.float64
     s = stable_edit(prior, rows)
-    return replace(s, x0=s.x0.double(), eps=s.eps.double(), source=replace(s.source, x0=s.source.x0.double()))
+    return replace(
+        s, x0=s.x0.double(), eps=s.eps.double(), source=replace(s.source, x0=s.source.x0.double())
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
@@ -293,7 +337,9 @@ def test_cds_is_dds_and_the_gradient_of_patch_nce(prior, guidance):
 def test_the_gradient_of_patch_nce_is_that_of_finite_differences(prior):
     s = exact_edit(prior, rows=1)
     with torch.no_grad():
-        pull = (CDS(1.0, patches=1000, tau=0.3)(prior, s, FREE) - DDS(1.0)(prior, s, FREE)) / (3.0 * 64 / 2000)
+        pull = (CDS(1.0, patches=1000, tau=0.3)(prior, s, FREE) - DDS(1.0)(prior, s, FREE)) / (
+            3.0 * 64 / 2000
+        )
         way = normal(1, 4, 8, 8, seed=21)
         ends = [patch_nce(prior, s, s.x0 + h * way, (1, 2), 0.3) for h in (1e-4, -1e-4)]
     assert pull.dtype == torch.float64
@@ -310,7 +356,9 @@ def test_places_are_drawn_by_the_steps_generator(prior):
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, [8, 2]), (1.0, [4, 2])])
 def test_cds_passes(prior, guidance, rows):
     s, passed = stable_edit(prior), []
-    hook = prior.unet.register_forward_hook(lambda m, inputs, out: passed.append((len(inputs[0]), torch.is_grad_enabled())))
+    hook = prior.unet.register_forward_hook(
+        lambda m, inputs, out: passed.append((len(inputs[0]), torch.is_grad_enabled()))
+    )
     before = prior.meter.calls, prior.meter.rows
     with torch.no_grad():
         CDS(guidance)(prior, s, FREE)
@@ -338,7 +386,7 @@ def test_keeping_away_and_several_steps_ride_along(prior):
     weight = torch.ones(2)
     far = lambda c: replace(c, against=((prior.condition(["low quality"] * 2), weight),), k=2)  # noqa: E731
     s = replace(s, told=far(s.told), source=replace(s.source, told=far(s.source.told)))
-    assert len(asked(s.told, 7.5)) == 3
+    assert len(required_conditions(s.told, 7.5)) == 3
     with torch.no_grad():
         dds, cds = DDS(7.5)(prior, s, FREE), CDS(7.5, cut=0.0)(prior, s, FREE)
         x = s.x0.clone().requires_grad_()
@@ -354,7 +402,9 @@ def test_keeping_away_and_several_steps_ride_along(prior):
 
 @pytest.mark.parametrize("method", [DDS(), PDS()], ids=["dds", "pds"])
 def test_without_a_source_nothing_runs(method):
-    with pytest.raises(ValueError, match="this method edits: say what the pictures show with --source"):
+    with pytest.raises(
+        ValueError, match="this method edits: say what the pictures show with --source"
+    ):
         Run(Experiment(("a red disc",), method=method), coloured_shapes(8))
     s = replace(edit_of(SD, 0.5), source=None)
     with pytest.raises(ValueError, match="this method edits"):
@@ -364,26 +414,47 @@ def test_without_a_source_nothing_runs(method):
 def test_cds_refuses_what_has_no_source_or_no_network(prior):
     with pytest.raises(ValueError, match="this method edits"):
         Run(Experiment(("a red mug",), method=CDS()), prior)
-    with pytest.raises(ValueError, match="CDS compares a network's attention, and GaussianMixture has none: take DDS or PDS"):
+    with pytest.raises(
+        ValueError,
+        match="CDS compares a network's attention, and GaussianMixture has none: take DDS or PDS",
+    ):
         Run(Experiment(("a red disc",), source=("a blue ring",), method=CDS()), coloured_shapes(8))
 
 
 @pytest.mark.parametrize(
-    "options", [{"guidance": 0.0}, {"cut": -1.0}, {"patches": 1}, {"sizes": ()}, {"sizes": (0,)}, {"tau": 0.0}]
+    "options",
+    [
+        {"guidance": 0.0},
+        {"cut": -1.0},
+        {"patches": 1},
+        {"sizes": ()},
+        {"sizes": (0,)},
+        {"tau": 0.0},
+    ],
 )
 def test_options_of_cds_that_mean_nothing_are_refused(options):
     with pytest.raises(ValueError, match="guidance must not be 0"):
         CDS(**options)
 
 
-@pytest.mark.parametrize("method", [DDS(7.5), PDS(7.5), SDEdit(7.5, k=3)], ids=["dds", "pds", "sdedit"])
+@pytest.mark.parametrize(
+    "method", [DDS(7.5), PDS(7.5), SDEdit(7.5, k=3)], ids=["dds", "pds", "sdedit"]
+)
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
     prior, s = mixture(), edit_of(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
     whole = method(prior, s, FREE)
     for i in range(5):
         rows = torch.tensor([i])
-        source = Source(s.source.x0[rows], s.source.told[rows])
-        one = replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows], source=source)
+        source = EditSource(s.source.x0[rows], s.source.told[rows])
+        one = replace(
+            s,
+            x0=s.x0[rows],
+            t=s.t[rows],
+            eps=s.eps[rows],
+            told=s.told[rows],
+            view=s.view[rows],
+            source=source,
+        )
         assert worst(method(prior, one, FREE), whole[rows]) < 1e-12
 
 
@@ -392,14 +463,26 @@ def test_cds_rows_do_not_mix(prior):
     with torch.no_grad():
         whole = method(prior, s, FREE)
         rows = torch.tensor([1])
-        source = Source(s.source.x0[rows], s.source.told[rows])
-        one = replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows], source=source)
+        source = EditSource(s.source.x0[rows], s.source.told[rows])
+        one = replace(
+            s,
+            x0=s.x0[rows],
+            t=s.t[rows],
+            eps=s.eps[rows],
+            told=s.told[rows],
+            view=s.view[rows],
+            source=source,
+        )
         assert worst(method(prior, one, FREE), whole[rows]) < 1e-4
 
 
-@pytest.mark.parametrize("method", [DDS(7.5), PDS(7.5), CDS(7.5, patches=8)], ids=["dds", "pds", "cds"])
+@pytest.mark.parametrize(
+    "method", [DDS(7.5), PDS(7.5), CDS(7.5, patches=8)], ids=["dds", "pds", "cds"]
+)
 def test_a_resumed_edit_is_the_uninterrupted_one(prior, method):
-    e = Experiment(("a red mug",), source=("two striped cats",), method=method, particles=3, batch=2, steps=4)
+    e = Experiment(
+        ("a red mug",), source=("two striped cats",), method=method, particles=3, batch=2, steps=4
+    )
     whole, first = Run(e, prior), Run(e, prior)
     for _ in range(4):
         whole.advance()
@@ -409,4 +492,7 @@ def test_a_resumed_edit_is_the_uninterrupted_one(prior, method):
     second.load(first.tensors(), 2)
     for _ in range(2):
         second.advance()
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), second.tensors().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.tensors().values(), second.tensors().values(), strict=True)
+    )

@@ -8,28 +8,32 @@ from PIL import Image
 from tiny import asked_of, classes, drawn, f64, normal, worst
 from torch import Tensor
 
-from limbeck.cli import main
-from limbeck.experiment import SGD, Adam, Experiment
-from limbeck.loading import load
-from limbeck.method import Source, Start, Stateless
+from limbeck.cli.main import main
+from limbeck.diffusion.condition import Condition, Conditions
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import EditSource, SetupContext
+from limbeck.distillation.noise import PredictedNoise
+from limbeck.distillation.state import Stateless
+from limbeck.distillation.timesteps.random import UniformTimesteps as UniformTimes
+from limbeck.distillation.weights import AlphaSigmaWeight, UniformWeight
 from limbeck.methods.irfds import IRFDS
 from limbeck.methods.rfds import RFDS
 from limbeck.methods.rfdsrev import RFDSRev
 from limbeck.methods.sds import SDS
-from limbeck.noise import Predicted
-from limbeck.prediction import Prediction
-from limbeck.prior import Condition, Conditions, guided
 from limbeck.priors.exact import GaussianMixture, coloured_shapes
+from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
-from limbeck.representations.noises import Noises
-from limbeck.run import Run
-from limbeck.sample import sample
-from limbeck.schedule import Cosine, RectifiedFlow, expand, stable_diffusion
-from limbeck.timesteps import Uniform as UniformTimes
-from limbeck.weights import AlphaSigma, Uniform
+from limbeck.representations.noise import NoiseMap
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.trainer import Run
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
-FLOW, SD = RectifiedFlow(), stable_diffusion()
+FLOW, SD = RectifiedFlow(), stable_diffusion_schedule()
 SCHEDULES = [SD, Cosine(), FLOW]
 FREE = Stateless()
 TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
@@ -54,7 +58,7 @@ def test_identity_13_rfds_is_sds_over_one_minus_t_and_the_gap_of_velocities(t, s
     prior, s = mixture(), drawn5(t=t)
     got = RFDS(scale)(prior, s, FREE)
     assert worst(got, SDS(scale)(prior, s, FREE) / (1 - t)) < 1e-10 * (1 + scale)
-    velocity = guided(prior, s.xt, s.t, s.told, scale).output("flow", 1 - s.t, s.t)
+    velocity = guided_prediction(prior, s.xt, s.t, s.told, scale).output("flow", 1 - s.t, s.t)
     assert worst(got, velocity - (s.eps - s.x0)) < 1e-11 * (1 + scale)
 
 
@@ -63,7 +67,7 @@ def test_identity_13_rfds_is_sds_over_one_minus_t_and_the_gap_of_velocities(t, s
 def test_identity_13_on_a_variance_preserving_schedule_the_velocity_is_v(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
     alpha, sigma = schedule.alpha(s.t), schedule.sigma(s.t)
-    v = guided(prior, s.xt, s.t, s.told, 7.5).output("v", alpha, sigma)
+    v = guided_prediction(prior, s.xt, s.t, s.told, 7.5).output("v", alpha, sigma)
     true = Prediction(s.x0, s.eps).output("v", alpha, sigma)
     got = RFDS(7.5)(prior, s, FREE)
     assert worst(got, v - true) < 1e-10
@@ -73,8 +77,10 @@ def test_identity_13_on_a_variance_preserving_schedule_the_velocity_is_v(schedul
 def test_rfds_stays_finite_where_no_signal_is_left():
     prior, s = mixture(), drawn5(t=1.0)
     got = RFDS(7.5)(prior, s, FREE)
-    data = guided(prior, s.xt, s.t, s.told, 7.5).x0
-    assert worst(got, s.x0 - data) < 1e-12  # eps_hat is eps there, and the velocities differ by the pictures
+    data = guided_prediction(prior, s.xt, s.t, s.told, 7.5).x0
+    assert (
+        worst(got, s.x0 - data) < 1e-12
+    )  # eps_hat is eps there, and the velocities differ by the pictures
 
 
 def test_rfds_in_a_run_is_sds_with_the_weight_one_over_one_minus_t():
@@ -88,9 +94,9 @@ def test_rfds_in_a_run_is_sds_with_the_weight_one_over_one_minus_t():
             run.advance()
         return torch.stack(list(run.representation.particles)).detach()
 
-    flow = end(RFDS(5.0), Uniform())
-    assert worst(flow, end(SDS(5.0), AlphaSigma(-1.0, 0.0))) < 2e-4
-    assert worst(flow, end(SDS(5.0), Uniform())) > 1e-2
+    flow = end(RFDS(5.0), UniformWeight())
+    assert worst(flow, end(SDS(5.0), AlphaSigmaWeight(-1.0, 0.0))) < 2e-4
+    assert worst(flow, end(SDS(5.0), UniformWeight())) > 1e-2
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(50.0, 10), (1.0, 5)])
@@ -109,11 +115,13 @@ def test_identity_13_the_reversed_noise_is_what_the_prior_sees(t):
     velocity = said.output("flow", 1 - s.t, s.t)
     reversed_noise = s.eps + (1 - t) * (velocity + s.x0 - s.eps)
     assert worst(reversed_noise, said.eps) < 1e-13
-    assert worst(Predicted().refined(prior, s), said.eps) < 1e-13
+    assert worst(PredictedNoise().refined(prior, s), said.eps) < 1e-13
     got = RFDSRev(50.0)(prior, s, FREE)
     assert worst(got, RFDS(50.0)(prior, replace(s, eps=reversed_noise), FREE)) < 1e-10
     z = FLOW.noised(s.x0, said.eps, s.t)
-    assert worst(got, (guided(prior, z, s.t, s.told, 50.0).eps - said.eps) / (1 - t)) < 1e-9
+    assert (
+        worst(got, (guided_prediction(prior, z, s.t, s.told, 50.0).eps - said.eps) / (1 - t)) < 1e-9
+    )
 
 
 @pytest.mark.parametrize(("guidance", "rev", "rounds", "spent"), [(50.0, 1.0, 1, (2, 15)), (1.0, 1.0, 3, (4, 20)),
@@ -128,7 +136,10 @@ def test_rfdsrev_rounds_go_to_the_noise_of_the_picture():
     mean, std, t = f64([0.4, -0.3]), 0.8, 0.3
     prior = GaussianMixture(mean[None], f64([std]), schedule=FLOW)
     s = drawn(FLOW, normal(4, 2, seed=2), t, normal(4, 2, seed=3), classes(4, (1.0,), (1.0,)))
-    assert worst(Predicted(rounds=60).refined(prior, s), t / (1 - t) * (s.x0 - mean) / std**2) < 1e-9
+    assert (
+        worst(PredictedNoise(rounds=60).refined(prior, s), t / (1 - t) * (s.x0 - mean) / std**2)
+        < 1e-9
+    )
     assert worst(RFDSRev(1.0, rounds=60)(prior, s, FREE), torch.zeros(4, 2)) < 1e-9
 
 
@@ -143,7 +154,7 @@ def test_rfdsrev_refuses():
 def sought(prior, x: Tensor, eps: Tensor, t: float, told: Conditions):
     """The sample of a run whose particles are the noise ``eps`` of the pictures ``x``."""
     s = drawn(prior.schedule, eps, t, normal(*eps.shape, seed=77), told)
-    return replace(s, source=Source(x, told))
+    return replace(s, source=EditSource(x, told))
 
 
 @every_schedule
@@ -174,12 +185,17 @@ def test_irfds_finds_the_noise_of_a_gaussian_in_closed_form():
     prior = GaussianMixture(mean[None], f64([std]), schedule=FLOW)
     x, eps = normal(4, 2, seed=2), normal(4, 2, seed=3)
     for _ in range(200):
-        eps = eps - 0.5 * IRFDS(normal=0.0)(prior, sought(prior, x, eps, t, classes(4, (1.0,), (1.0,))), FREE)
+        eps = eps - 0.5 * IRFDS(normal=0.0)(
+            prior, sought(prior, x, eps, t, classes(4, (1.0,), (1.0,))), FREE
+        )
     assert worst(eps, t / (1 - t) * (x - mean) / std**2) < 1e-9
 
 
 def test_irfds_passes_and_hears_the_source_only():
-    prior, s = mixture(), sought(mixture(), normal(5, 4), normal(5, 4, seed=1), 0.4, classes(5, *TOLD))
+    prior, s = (
+        mixture(),
+        sought(mixture(), normal(5, 4), normal(5, 4, seed=1), 0.4, classes(5, *TOLD)),
+    )
     got, spent = asked_of(prior, lambda: IRFDS()(prior, s, FREE))
     assert spent == (1, 5)
     assert asked_of(prior, lambda: IRFDS(7.5)(prior, s, FREE))[1] == (1, 10)
@@ -190,16 +206,26 @@ def test_irfds_passes_and_hears_the_source_only():
 def test_irfds_refuses(red_disc):
     with pytest.raises(ValueError, match="normal must not be negative"):
         IRFDS(normal=-1.0)
-    with pytest.raises(ValueError, match="this method edits: say what the pictures show with --source"):
+    with pytest.raises(
+        ValueError, match="this method edits: say what the pictures show with --source"
+    ):
         IRFDS()(mixture(), drawn5(), FREE)
-    with pytest.raises(ValueError, match="irfds looks for the noise of a picture: say what it shows with --source"):
-        Run(Experiment(("red disc",), method=IRFDS(), representation=Noises(images=(red_disc,))), coloured_shapes(24))
-    with pytest.raises(ValueError, match="irfds moves the noise of a picture, and latents holds none: use --representation noises"):
+    with pytest.raises(
+        ValueError, match="irfds looks for the noise of a picture: say what it shows with --source"
+    ):
+        Run(
+            Experiment(("red disc",), method=IRFDS(), representation=NoiseMap(images=(red_disc,))),
+            coloured_shapes(24),
+        )
+    with pytest.raises(
+        ValueError,
+        match="irfds moves the noise of a picture, and latents holds none: use --representation noises",
+    ):
         Experiment(("red disc",), source=("red disc",), method=IRFDS())
     with pytest.raises(ValueError, match="noises belong to pictures"):
-        Noises().build(coloured_shapes(8), 2, 0)
+        NoiseMap().build(coloured_shapes(8), 2, 0)
     with pytest.raises(ValueError, match="rate must be positive"):
-        Noises(0.0)
+        NoiseMap(0.0)
 
 
 @pytest.fixture
@@ -214,9 +240,11 @@ def red_disc(tmp_path):
 def test_the_particles_of_noises_are_noise_and_their_source_the_picture(red_disc):
     prior = coloured_shapes(24, schedule=FLOW, kind="flow")
     experiment = Experiment(("blue disc", "blue ring"), source=("red disc",), method=IRFDS(), particles=2, batch=2, steps=4,
-                            representation=Noises(images=(red_disc,)))  # fmt: skip
+                            representation=NoiseMap(images=(red_disc,)))  # fmt: skip
     run = Run(experiment, prior)
-    assert worst(run.source.x0, prior.means[:1].expand(4, -1, -1, -1)) < 1 / 255 + 1e-6  # eight bits
+    assert (
+        worst(run.source.x0, prior.means[:1].expand(4, -1, -1, -1)) < 1 / 255 + 1e-6
+    )  # eight bits
     first = torch.stack(list(run.representation.particles)).detach()
     assert abs(float(first.mean())) < 0.05 and abs(float(first.std()) - 1) < 0.05
     assert worst(first[0], first[1]) > 1  # each its own
@@ -230,18 +258,24 @@ def test_the_particles_of_noises_are_noise_and_their_source_the_picture(red_disc
     again = Run(experiment, prior)
     again.load(kept, 1)
     a, b = run.advance(), again.advance()
-    assert torch.equal(a.gradient, b.gradient) and torch.equal(a.sample.source.x0, b.sample.source.x0)
+    assert torch.equal(a.gradient, b.gradient) and torch.equal(
+        a.sample.source.x0, b.sample.source.x0
+    )
 
 
 def test_the_noise_that_irfds_finds_leads_back_to_the_picture(tmp_path):
     """From the found noise the sampler makes the picture, from the noise at the start another one; a new text edits it."""
     means = torch.stack([torch.full((3, 4, 4), v, dtype=torch.float64) for v in (-0.6, 0.6)])
-    prior = GaussianMixture(means, f64([0.25, 0.25]), labels=("dark", "bright"), schedule=FLOW, kind="flow")
+    prior = GaussianMixture(
+        means, f64([0.25, 0.25]), labels=("dark", "bright"), schedule=FLOW, kind="flow"
+    )
     x = means[:1] + 0.25 * normal(1, 3, 4, 4, seed=5)
     path = tmp_path / "dark.png"
-    Image.fromarray((prior.decode(x)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()).save(path)
-    experiment = Experiment(("bright",), source=("dark",), method=IRFDS(), representation=Noises(0.05, images=(path,)),
-                            weight=Uniform(), optimizer=Adam(fall=0.5), timesteps=UniformTimes(0.1, 0.8), steps=300)  # fmt: skip
+    Image.fromarray(
+        (prior.decode(x)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+    ).save(path)
+    experiment = Experiment(("bright",), source=("dark",), method=IRFDS(), representation=NoiseMap(0.05, images=(path,)),
+                            weight=UniformWeight(), optimizer=Adam(fall=0.5), timesteps=UniformTimes(0.1, 0.8), steps=300)  # fmt: skip
     run = Run(experiment, prior)
     start = run.representation.particles[0].detach().clone()[None].double()
     while run.step < 300:
@@ -262,7 +296,20 @@ def test_the_rectified_flow_is_on_the_command_line(tmp_path, capsys):
     prior = load("gaussians-flow", "cpu")
     assert prior.schedule == FLOW and prior.kind == "flow"
     assert torch.equal(prior.means, load("gaussians", "cpu").means)
-    out, words = tmp_path / "run", ["--model", "gaussians-flow", "--device", "cpu", "--steps", "2", "--method", "rfdsrev", "--out"]
+    out, words = (
+        tmp_path / "run",
+        [
+            "--model",
+            "gaussians-flow",
+            "--device",
+            "cpu",
+            "--steps",
+            "2",
+            "--method",
+            "rfdsrev",
+            "--out",
+        ],
+    )
     code = main(["run", "red disc", *words, str(out)])
     assert code == 0, capsys.readouterr()
     assert (out / "final.png").exists()
@@ -272,11 +319,13 @@ def test_the_rectified_flow_is_on_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize("schedule", [SD, FLOW], ids=lambda s: type(s).__name__)
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method, schedule):
     prior, s = mixture(schedule), drawn5(schedule, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
-    state = method.init(prior, Start(5, 5, 0, s.x0))
+    state = method.init(prior, SetupContext(5, 5, 0, s.x0))
     whole = method(prior, s, state)
     for i in range(5):
         rows = torch.tensor([i])
-        one = replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows])
+        one = replace(
+            s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows]
+        )
         assert worst(method(prior, one, state), whole[rows]) < 1e-11
 
 

@@ -9,29 +9,36 @@ import torch
 from tiny import asked_of, classes, drawn, f64, normal, rng, spoken, worst
 from torch import Tensor
 
-from limbeck.components import choices, find
-from limbeck.experiment import Experiment
-from limbeck.feature import Features
-from limbeck.features import Itself, Pooled, Seen
-from limbeck.kernel import log_kernel, push
-from limbeck.method import Start, Stateless
+from limbeck.config.discovery import choices, find
+from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, guided_prediction
+from limbeck.diffusion.schedule import RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.features.base import Features
+from limbeck.distillation.features.evaluator import EvaluatorFeatures
+from limbeck.distillation.features.identity import IdentityFeatures
+from limbeck.distillation.features.pooled import PooledFeatures
+from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.kernels import log_kernel, repulsion
+from limbeck.distillation.rewards.agreement import AgreementReward
+from limbeck.distillation.rewards.auto import AutoReward
+from limbeck.distillation.rewards.base import Reward
+from limbeck.distillation.rewards.density import DensityReward
+from limbeck.distillation.rewards.image_statistics import ContrastReward, SaturationReward
+from limbeck.distillation.state import Stateless
 from limbeck.methods.repulsive import Repulsive
 from limbeck.methods.rewardsds import RewardSDS
 from limbeck.methods.sds import SDS
 from limbeck.methods.svgd import SVGD
-from limbeck.prior import combined, finished, guided
 from limbeck.priors.exact import DataSet, GaussianMixture, coloured_shapes
 from limbeck.representations.latents import Latents
-from limbeck.run import Run
-from limbeck.schedule import RectifiedFlow, expand, stable_diffusion
-from limbeck.scorer import Scorer
-from limbeck.scorers import Agreement, Auto, Contrast, Density, Saturation
-from limbeck.world import evaluator_on
-from limbeck.world.pictures import as_images
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+from limbeck.world.pretrained import evaluator_on
+from limbeck.world.prompt_parser import judgeable_attributes
+from limbeck.world.render_cache import as_images
 from limbeck.world.scene import ATTRIBUTES, full_captions, random_scenes, render
-from limbeck.world.spoken import judged
 
-SD = stable_diffusion()
+SD = stable_diffusion_schedule()
 FREE = Stateless()
 TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
 TIMES = [0.03, 0.5, 0.97]
@@ -47,11 +54,15 @@ def drawn_of(n: int, schedule=SD, t: Tensor | float = 0.5):
 
 
 def of(method, prior, s, particles: int, prompts: int = 1):
-    return method(prior, s, method.init(prior, Start(particles, prompts, 0, torch.zeros(particles, 4))))
+    return method(
+        prior, s, method.init(prior, SetupContext(particles, prompts, 0, torch.zeros(particles, 4)))
+    )
 
 
 def rows_of(s, rows: Tensor):
-    return replace(s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows])
+    return replace(
+        s, x0=s.x0[rows], t=s.t[rows], eps=s.eps[rows], told=s.told[rows], view=s.view[rows]
+    )
 
 
 # the kernel
@@ -67,7 +78,9 @@ def test_the_width_is_the_median_of_squared_distances_over_log_n(n):
     f = normal(n, 5)
     log_k, h = log_kernel(f)
     pairs = sorted(float((f[i] - f[j]).square().sum()) for i in range(n) for j in range(i))
-    middle = 0.5 * (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / log(n) if n > 1 else 1.0
+    middle = (
+        0.5 * (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / log(n) if n > 1 else 1.0
+    )
     assert abs(float(h) - middle) < 1e-12
     assert worst(log_k, energy(f, f64([middle]))) < 1e-12
 
@@ -78,17 +91,17 @@ def test_push_is_the_gradient_of_the_energy(n):
     log_k, h = log_kernel(f.detach())
     # each pair counts twice in the sum over i and j, once for each of its two
     total = torch.autograd.grad(energy(f, h).exp().sum() / 2, f)[0]
-    assert worst(push(log_k.exp(), f.detach(), h), total) < 1e-12
+    assert worst(repulsion(log_k.exp(), f.detach(), h), total) < 1e-12
 
 
 def test_particles_in_one_place_are_as_close_as_can_be_and_feel_no_push():
     f = normal(1, 5).repeat(4, 1)
     log_k, h = log_kernel(f)
     assert worst(log_k, torch.zeros(4, 4)) == 0 and float(h) == 1
-    assert worst(push(log_k.exp(), f, h), torch.zeros(4, 5)) < 1e-14
+    assert worst(repulsion(log_k.exp(), f, h), torch.zeros(4, 5)) < 1e-14
     most = torch.cat([f, f[:1] + 2])  # 6 of 10 pairs have no distance
     log_k, h = log_kernel(most)
-    assert float(h) == 1 and bool(push(log_k.exp(), most, h).isfinite().all())
+    assert float(h) == 1 and bool(repulsion(log_k.exp(), most, h).isfinite().all())
 
 
 # SVGD
@@ -98,7 +111,9 @@ def test_particles_in_one_place_are_as_close_as_can_be_and_feel_no_push():
 @pytest.mark.parametrize("space", ["x0", "xt"])
 def test_svgd_of_one_particle_is_sds(t, space):
     prior, s = mixture(), drawn_of(5, t=t)
-    assert worst(of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, FREE)) < 1e-12  # five prompts of one particle
+    assert (
+        worst(of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, FREE)) < 1e-12
+    )  # five prompts of one particle
 
 
 @every_time
@@ -130,7 +145,12 @@ def test_svgd_keeps_the_spread_that_sds_loses():
     prior = GaussianMixture(torch.zeros(1, 2).double(), f64([0.8]), labels=("blob",))
 
     def spread(method) -> float:
-        run = Run(Experiment(("blob",), method=method, representation=Latents(0.1), particles=8, steps=60), prior)
+        run = Run(
+            Experiment(
+                ("blob",), method=method, representation=Latents(0.1), particles=8, steps=60
+            ),
+            prior,
+        )
         while run.step < 60:
             run.advance()
         return float(torch.stack(list(run.representation.particles)).detach().std(0).mean())
@@ -171,7 +191,7 @@ class Bent(Features):
         return torch.cat([x0.sin(), x0.prod(1, keepdim=True)], 1)
 
 
-@pytest.mark.parametrize("features", [Itself(), Bent()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize("features", [IdentityFeatures(), Bent()], ids=lambda f: type(f).__name__)
 @pytest.mark.parametrize("kind", ["log", "sum"])
 def test_repulsion_is_the_gradient_of_its_energy_through_the_features(kind, features):
     prior, s = mixture(), drawn_of(6)
@@ -198,31 +218,49 @@ def test_log_repulsion_reaches_particles_that_are_far_apart():
     assert float((of(Repulsive(7.5, 1.0, "sum"), prior, s, 5) - sds)[4].norm()) < 1e-12
 
 
-@pytest.mark.parametrize("features", [Pooled(2), Seen()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "features", [PooledFeatures(2), EvaluatorFeatures()], ids=lambda f: type(f).__name__
+)
 def test_features_of_pictures_let_gradients_through(features):
     prior = coloured_shapes(8)
     x0 = (0.3 * normal(3, 3, 8, 8, dtype=torch.float32)).requires_grad_()
     f = features(prior, x0)
     assert f.ndim == 2 and len(f) == 3
     grads = torch.autograd.grad(f[1].square().sum(), x0)[0]
-    assert float(grads[1].abs().max()) > 0 and float(grads[0].abs().max()) == 0  # a row's features are its own
-    if isinstance(features, Pooled):
-        assert worst(f[0].detach().view(3, 2, 2), x0.detach()[0].view(3, 2, 4, 2, 4).mean((2, 4))) < 1e-6
-    run = Run(Experiment(("red disc",), method=Repulsive(5.0, features=features), particles=3, steps=2), prior)
+    assert (
+        float(grads[1].abs().max()) > 0 and float(grads[0].abs().max()) == 0
+    )  # a row's features are its own
+    if isinstance(features, PooledFeatures):
+        assert (
+            worst(f[0].detach().view(3, 2, 2), x0.detach()[0].view(3, 2, 4, 2, 4).mean((2, 4)))
+            < 1e-6
+        )
+    run = Run(
+        Experiment(("red disc",), method=Repulsive(5.0, features=features), particles=3, steps=2),
+        prior,
+    )
     assert all(bool(run.advance().gradient.isfinite().all()) for _ in range(2))
 
 
-@pytest.mark.parametrize("features", [Pooled(), Seen()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "features", [PooledFeatures(), EvaluatorFeatures()], ids=lambda f: type(f).__name__
+)
 def test_features_of_pictures_refuse_what_is_none(features):
     with pytest.raises(ValueError, match=r"not .*4.*: use --method.features itself"):
         of(Repulsive(features=features), mixture(), drawn_of(3), 3)
     with pytest.raises(ValueError, match="side must be at least 1"):
-        Pooled(0)
+        PooledFeatures(0)
 
 
 # both: who meets whom
 
-MEETING = [SVGD(7.5), SVGD(7.5, "xt"), Repulsive(7.5), Repulsive(7.5, energy="sum"), Repulsive(7.5, features=Bent())]
+MEETING = [
+    SVGD(7.5),
+    SVGD(7.5, "xt"),
+    Repulsive(7.5),
+    Repulsive(7.5, energy="sum"),
+    Repulsive(7.5, features=Bent()),
+]
 ids = ["svgd", "svgd-xt", "log", "sum", "bent"]
 
 
@@ -231,7 +269,10 @@ def test_the_order_of_particles_means_nothing(method):
     prior, s = mixture(), drawn_of(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
     whole = of(method, prior, s, 6)
     order = torch.randperm(6, generator=rng())
-    assert worst(of(method, prior, replace(rows_of(s, order), view=torch.arange(6)), 6), whole[order]) < 1e-11
+    assert (
+        worst(of(method, prior, replace(rows_of(s, order), view=torch.arange(6)), 6), whole[order])
+        < 1e-11
+    )
 
 
 @pytest.mark.parametrize("method", MEETING, ids=ids)
@@ -266,14 +307,20 @@ def test_identity_33_turning_and_moving_the_world_turns_the_direction(method):
         return of(method, GaussianMixture(means, f64([0.3, 0.6, 1.0])), replace(s, x0=x, eps=e), 5)
 
     here = direction(normal(3, 4, seed=1), s.x0, s.eps)
-    assert worst(direction(normal(3, 4, seed=1) @ turn, s.x0 @ turn, s.eps @ turn), here @ turn) < 1e-10
+    assert (
+        worst(direction(normal(3, 4, seed=1) @ turn, s.x0 @ turn, s.eps @ turn), here @ turn)
+        < 1e-10
+    )
     moved = direction(normal(3, 4, seed=1) + move, s.x0 + move, s.eps)
     assert worst(moved, here) < 1e-10
 
 
 @pytest.mark.parametrize("method", [*MEETING[:4], RewardSDS(7.5, 4)], ids=[*ids[:4], "reward"])
 def test_identity_31_a_resumed_run_is_the_uninterrupted_one(method):
-    prior, experiment = coloured_shapes(8), Experiment(("red disc", "blue ring"), method=method, particles=3, batch=4, steps=6)
+    prior, experiment = (
+        coloured_shapes(8),
+        Experiment(("red disc", "blue ring"), method=method, particles=3, batch=4, steps=6),
+    )
     whole, again = Run(experiment, prior), Run(experiment, prior)
     for _ in range(3):
         whole.advance()
@@ -287,7 +334,7 @@ def test_identity_31_a_resumed_run_is_the_uninterrupted_one(method):
 # RewardSDS
 
 
-class Known(Scorer):
+class Known(Reward):
     """Scores are a number of the picture."""
 
     def build(self, prior, start):
@@ -304,7 +351,10 @@ def noises_of(s, n: int) -> Tensor:
 @every_time
 def test_reward_of_one_noise_is_sds(scheme, t):
     prior, s = mixture(), drawn_of(5, t=t)
-    assert worst(of(RewardSDS(7.5, 1, scheme, scorer=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE)) < 1e-12
+    assert (
+        worst(of(RewardSDS(7.5, 1, scheme, scorer=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE))
+        < 1e-12
+    )
 
 
 def by_hand(scheme: str, score: Tensor) -> Tensor:
@@ -324,7 +374,9 @@ def by_hand(scheme: str, score: Tensor) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_reward_weighs_sds_of_its_noises_by_rank(scheme, guidance, look, steps):
     prior, s, n = mixture(), drawn_of(3, t=f64([0.2, 0.5, 0.9])), 5
-    got, spent = asked_of(prior, lambda: of(RewardSDS(guidance, n, scheme, steps, look, Known()), prior, s, 3))
+    got, spent = asked_of(
+        prior, lambda: of(RewardSDS(guidance, n, scheme, steps, look, Known()), prior, s, 3)
+    )
     both = 1 if guidance == look == 1 else 2
     assert spent == (steps, 3 * n * (both + (steps - 1) * (1 if look == 1 else 2)))
     expected = torch.zeros_like(got)
@@ -335,7 +387,9 @@ def test_reward_weighs_sds_of_its_noises_by_rank(scheme, guidance, look, steps):
         for i in range(n):
             one = replace(rows_of(s, rows), eps=eps[i, rows])
             each.append(SDS(guidance)(prior, one, FREE)[0])
-            scores.append(guided(prior, one.xt, one.t, replace(one.told, k=steps), look).x0[0, 0])
+            scores.append(
+                guided_prediction(prior, one.xt, one.t, replace(one.told, k=steps), look).x0[0, 0]
+            )
         expected[b] = (by_hand(scheme, torch.stack(scores))[:, None] * torch.stack(each)).sum(0)
     assert worst(got, expected) < 1e-9
 
@@ -349,12 +403,14 @@ def test_reward_asks_multistep_predictions_where_the_run_does():
 
 
 def test_a_score_that_is_no_number_stops_the_run():
-    class Lost(Scorer):
+    class Lost(Reward):
         def build(self, prior, start):
             return lambda x0, told, view: torch.full((len(x0),), float("nan")).double()
 
     for scheme in ("minmax", "softmax"):
-        assert bool(of(RewardSDS(7.5, 5, scheme, scorer=Lost()), mixture(), drawn_of(3), 3).isnan().all())
+        assert bool(
+            of(RewardSDS(7.5, 5, scheme, scorer=Lost()), mixture(), drawn_of(3), 3).isnan().all()
+        )
 
 
 @pytest.mark.parametrize(("options", "said"), [
@@ -373,9 +429,12 @@ def test_density_is_the_log_density_of_the_prompt_at_the_data():
     prior = coloured_shapes(8)
     told = spoken(prior, ["red disc", "blue ring"])
     x0 = torch.stack([prior.means[0], prior.means[0]])
-    got = Density().build(prior, Start(2, 2, 0, x0))(x0, told, torch.arange(2))
+    got = DensityReward().build(prior, SetupContext(2, 2, 0, x0))(x0, told, torch.arange(2))
     assert float(got[0] - got[1]) > 100  # a red disc is one
-    var = float(SD.alpha(f64([0.0]))) ** 2 * float(prior.stds[0]) ** 2 + float(SD.sigma(f64([0.0]))) ** 2
+    var = (
+        float(SD.alpha(f64([0.0]))) ** 2 * float(prior.stds[0]) ** 2
+        + float(SD.sigma(f64([0.0]))) ** 2
+    )
     off = ((1 - float(SD.alpha(f64([0.0])))) * prior.means[0]).square().sum()
     assert abs(float(got[0]) + float(off) / (2 * var) + 192 / 2 * log(2 * torch.pi * var)) < 1e-6
 
@@ -384,12 +443,18 @@ def test_saturation_and_contrast_measure_what_they_say():
     grey, red, half = torch.full((3, 8, 8), 0.5), torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
     red[0], half[:, :4] = 1.0, 1.0
     images = torch.stack([grey, red, half])
-    assert worst(Saturation().figure(images), f64([0.0, 1.0, 0.0])) < 1e-6
-    assert worst(Contrast().figure(images), f64([0.0, 0.0, 0.5])) < 1e-6
+    assert worst(SaturationReward().figure(images), f64([0.0, 1.0, 0.0])) < 1e-6
+    assert worst(ContrastReward().figure(images), f64([0.0, 0.0, 0.5])) < 1e-6
     prior = coloured_shapes(8)
     x0 = images.double() * 2 - 1
-    for scorer, best in ((Saturation(0.9), 1), (Saturation(0.1), 0), (Contrast(0.5), 2)):
-        score = scorer.build(prior, Start(3, 1, 0, x0))(x0, spoken(prior, ["disc"] * 3), torch.arange(3))
+    for scorer, best in (
+        (SaturationReward(0.9), 1),
+        (SaturationReward(0.1), 0),
+        (ContrastReward(0.5), 2),
+    ):
+        score = scorer.build(prior, SetupContext(3, 1, 0, x0))(
+            x0, spoken(prior, ["disc"] * 3), torch.arange(3)
+        )
         assert int(score.argmax()) == best
         assert worst(score, -(scorer.figure(images) - scorer.target).abs()) < 1e-6
 
@@ -406,10 +471,10 @@ class Shown:
 def test_agreement_is_the_log_probability_of_what_each_prompt_names():
     texts = ("a striped red mug", "a blue cube on grass")
     images, view = torch.rand(4, 3, 64, 64, generator=rng()), torch.tensor([3, 0, 1, 2])
-    got = Agreement().build(Shown(), Start(4, 2, 0, images, texts))(images, None, view)
+    got = AgreementReward().build(Shown(), SetupContext(4, 2, 0, images, texts))(images, None, view)
     logits = evaluator_on("cpu")(images)
     for i, particle in enumerate(view.tolist()):
-        said = judged(texts[particle // 2])
+        said = judgeable_attributes(texts[particle // 2])
         assert set(said) <= set(ATTRIBUTES) and "object" in said
         expected = sum(float(logits[name][i].log_softmax(0)[index]) for name, index in said.items())
         assert abs(float(got[i]) - expected) < 1e-4
@@ -418,36 +483,48 @@ def test_agreement_is_the_log_probability_of_what_each_prompt_names():
 def test_the_picture_of_a_prompt_agrees_with_it_more_than_any_other():
     drawn = random_scenes(8, np.random.default_rng(3))
     texts, images = tuple(full_captions(drawn)), as_images(render(drawn))
-    score = Agreement().build(Shown(), Start(8, 8, 0, images, texts))
-    table = torch.stack([score(images, None, torch.full((8,), i)) for i in range(8)])  # [prompt, picture]
+    score = AgreementReward().build(Shown(), SetupContext(8, 8, 0, images, texts))
+    table = torch.stack(
+        [score(images, None, torch.full((8,), i)) for i in range(8)]
+    )  # [prompt, picture]
     assert torch.equal(table.argmax(1), torch.arange(8))
 
 
 def test_features_that_are_seen_tell_objects_apart():
     drawn = random_scenes(8, np.random.default_rng(3))
     images = as_images(render(drawn))
-    f = Seen()(Shown(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)]))
+    f = EvaluatorFeatures()(Shown(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)]))
     near = log_kernel(f)[0].fill_diagonal_(-torch.inf).argmax(1)
-    assert torch.equal(near, torch.arange(16).roll(8))  # each is nearest to its own slightly greyer self
+    assert torch.equal(
+        near, torch.arange(16).roll(8)
+    )  # each is nearest to its own slightly greyer self
 
 
 def test_the_default_score_fits_the_model_or_says_what_does():
     gaussians, data = coloured_shapes(8), DataSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    start = Start(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a striped red mug",))
+    start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a striped red mug",))
     x0, told = gaussians.means[:1], spoken(gaussians, ["red disc"])
-    assert torch.equal(Auto().build(gaussians, start)(x0, told, torch.arange(1)), Density().build(gaussians, start)(x0, told, None))
-    assert Auto().build(data, start)(torch.zeros(1, 3, 8, 8), told, torch.arange(1)).shape == (1,)
-    with pytest.raises(ValueError, match="prompt 'zebra' names no object of the world; score with density, saturation"):
-        Auto().build(data, replace(start, texts=("zebra",)))
+    assert torch.equal(
+        AutoReward().build(gaussians, start)(x0, told, torch.arange(1)),
+        DensityReward().build(gaussians, start)(x0, told, None),
+    )
+    assert AutoReward().build(data, start)(
+        torch.zeros(1, 3, 8, 8), told, torch.arange(1)
+    ).shape == (1,)
+    with pytest.raises(
+        ValueError,
+        match="prompt 'zebra' names no object of the world; score with density, saturation",
+    ):
+        AutoReward().build(data, replace(start, texts=("zebra",)))
     with pytest.raises(ValueError, match="does not know its density"):
-        Density().build(data, start)
+        DensityReward().build(data, start)
     with pytest.raises(ValueError, match="looks are of pictures"):
-        Saturation().build(mixture(), start)
+        SaturationReward().build(mixture(), start)
 
 
 MINE = '''
 from dataclasses import dataclass
-from limbeck.scorer import Scorer
+from limbeck.distillation.rewards.base import Scorer
 
 @dataclass(frozen=True)
 class Dark(Scorer):
@@ -463,15 +540,21 @@ class Dark(Scorer):
 def test_a_score_of_your_own(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE)
-    scorer = find(Scorer, f"{path}:Dark")()
-    run = Run(Experiment(("red disc",), method=RewardSDS(7.5, 4, scorer=scorer), steps=1), coloured_shapes(8))
+    scorer = find(Reward, f"{path}:Dark")()
+    run = Run(
+        Experiment(("red disc",), method=RewardSDS(7.5, 4, scorer=scorer), steps=1),
+        coloured_shapes(8),
+    )
     assert bool(run.advance().gradient.isfinite().all())
 
 
 def test_scores_and_features_are_found_by_name():
-    assert set(choices(Scorer)) == {"agreement", "auto", "contrast", "density", "saturation"}
+    assert set(choices(Reward)) == {"agreement", "auto", "contrast", "density", "saturation"}
     assert set(choices(Features)) == {"itself", "pooled", "seen"}
-    assert find(Scorer, "agreement") is Agreement and find(Features, "itself") is Itself
+    assert (
+        find(Reward, "agreement") is AgreementReward
+        and find(Features, "itself") is IdentityFeatures
+    )
 
 
 def test_better_noises_make_better_pictures():
@@ -494,5 +577,9 @@ def test_answers_serve_every_guidance():
     prior, s = mixture(), drawn_of(4)
     answers = prior(s.xt, s.t, s.told.null, s.told.pos)
     for scale in (0.0, 1.0, 7.5, 100.0):
-        mine = finished(prior, combined(s.told, answers, scale), s.xt, s.t, s.told, scale)
-        assert worst(mine.eps, guided(prior, s.xt, s.t, s.told, scale).eps) < 1e-12 * (1 + scale)
+        mine = denoise_multistep(
+            prior, apply_guidance(s.told, answers, scale), s.xt, s.t, s.told, scale
+        )
+        assert worst(mine.eps, guided_prediction(prior, s.xt, s.t, s.told, scale).eps) < 1e-12 * (
+            1 + scale
+        )

@@ -5,19 +5,12 @@ import math
 import pytest
 import torch
 
-from limbeck.metrics import (
-    agreement,
-    clipped,
-    diversity,
-    feature_diversity,
-    frechet_distance,
-    judged,
-    said,
-    saturation,
-    score_pictures,
-    scores,
-    variation,
-)
+from limbeck.metrics.feature_diversity import feature_diversity
+from limbeck.metrics.frechet import frechet_distance
+from limbeck.metrics.image_statistics import clipped, diversity, saturation, variation
+from limbeck.metrics.prompt_agreement import agreement
+from limbeck.metrics.run_scores import score_pictures, scores
+from limbeck.world.prompt_parser import judgeable_attributes, parse_prompt
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, VIEWS, caption
 
 
@@ -29,7 +22,10 @@ def test_saturation_is_that_of_hsv():
     import colorsys
 
     images = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    by_hand = [colorsys.rgb_to_hsv(*pixel)[1] for pixel in images.permute(0, 2, 3, 1).reshape(-1, 3).tolist()]
+    by_hand = [
+        colorsys.rgb_to_hsv(*pixel)[1]
+        for pixel in images.permute(0, 2, 3, 1).reshape(-1, 3).tolist()
+    ]
     assert saturation(images) == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-6)
     assert saturation(plain(0.0, 0.0, 0.0)) == 0.0
 
@@ -68,10 +64,14 @@ def with_moments(n, mean, root):
 def test_frechet_is_exact_on_gaussians():
     mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     # in a common frame: |m|^2 + sum (sqrt a - sqrt b)^2
-    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))[0]
+    turn = torch.linalg.qr(
+        torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    )[0]
     a = turn @ torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)) @ turn.T
     b = turn @ torch.diag(torch.tensor([2.0, 2.0, 0.5], dtype=torch.float64)) @ turn.T
-    found = frechet_distance(with_moments(50, torch.zeros(3, dtype=torch.float64), a), with_moments(60, mean, b))
+    found = frechet_distance(
+        with_moments(50, torch.zeros(3, dtype=torch.float64), a), with_moments(60, mean, b)
+    )
     assert found == pytest.approx(5.25 + 1 + 0 + 6.25, abs=1e-9)
 
 
@@ -82,7 +82,9 @@ def test_frechet_without_a_common_frame_and_with_few_rows():
     roots = torch.linalg.eigvals(a @ b).real.clamp_min(0).sqrt().sum()
     expected = (x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * roots
     assert frechet_distance(x, y) == pytest.approx(expected.item(), rel=1e-9)
-    assert frechet_distance(x[:3], x[:3]) == pytest.approx(0, abs=1e-6)  # a covariance without full rank
+    assert frechet_distance(x[:3], x[:3]) == pytest.approx(
+        0, abs=1e-6
+    )  # a covariance without full rank
     with pytest.raises(ValueError, match="at least 2 rows"):
         frechet_distance(x[:1], y)
 
@@ -92,17 +94,27 @@ def test_said_reads_every_caption_of_the_world():
         for j in range(10):
             c, p, b, v = j % len(COLOURS), j % len(PATTERNS), j % len(BACKGROUNDS), j % len(VIEWS)
             text = caption(obj, COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v])
-            assert said(text) == {"object": i, "colour": c, "pattern": p, "background": b, "view": v}, text
+            assert parse_prompt(text) == {
+                "object": i,
+                "colour": c,
+                "pattern": p,
+                "background": b,
+                "view": v,
+            }, text
 
 
 def test_said_reads_other_orders_and_leaves_out_what_is_not_one_thing():
-    assert said("On GRASS: a mug, red, striped") == said("a striped red mug on grass")
-    assert said("a snowman") == {"object": OBJECTS.index("snowman")}  # no snow in it
-    assert "colour" not in said("a red cube beside a blue one")
-    assert said("a red disc") == {"colour": COLOURS.index("red")}
-    assert judged("a red disc") == {}
-    assert "view" not in judged("a red sphere, side view")
-    assert "view" in judged("a red sphere, overhead view") and "view" in judged("a red car, side view")
+    assert parse_prompt("On GRASS: a mug, red, striped") == parse_prompt(
+        "a striped red mug on grass"
+    )
+    assert parse_prompt("a snowman") == {"object": OBJECTS.index("snowman")}  # no snow in it
+    assert "colour" not in parse_prompt("a red cube beside a blue one")
+    assert parse_prompt("a red disc") == {"colour": COLOURS.index("red")}
+    assert judgeable_attributes("a red disc") == {}
+    assert "view" not in judgeable_attributes("a red sphere, side view")
+    assert "view" in judgeable_attributes(
+        "a red sphere, overhead view"
+    ) and "view" in judgeable_attributes("a red car, side view")
 
 
 def verdict(**words):
@@ -112,7 +124,13 @@ def verdict(**words):
 def test_agreement_counts_only_what_is_said():
     rejected = verdict(colour="red")
     rejected[0] = len(OBJECTS)
-    rows = torch.tensor([verdict(object="mug", colour="red"), verdict(object="mug", colour="blue", pattern="striped"), rejected])
+    rows = torch.tensor(
+        [
+            verdict(object="mug", colour="red"),
+            verdict(object="mug", colour="blue", pattern="striped"),
+            rejected,
+        ]
+    )
     found = agreement(rows, ["a red mug"] * 3)
     assert found == {"object": 2 / 3, "colour": 2 / 3, "all": 1 / 3, "rejected": 1 / 3}
     mixed = agreement(rows, ["a red mug", "a striped mug", "something else"])
@@ -136,7 +154,9 @@ def test_scores_judge_only_the_worlds_pictures():
     assert first["object"] == 1.0 and first["colour"] == 0.0 and first["all"] == 0.0
     assert "object" not in second and second["diversity"] > 0
     assert found["mean"]["object"] == 1.0
-    assert found["mean"]["saturation"] == pytest.approx((first["saturation"] + second["saturation"]) / 2)
+    assert found["mean"]["saturation"] == pytest.approx(
+        (first["saturation"] + second["saturation"]) / 2
+    )
     assert "object" not in scores(images[..., :32, :32], ["a blue mug"], Says())["mean"]
 
 

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from limbeck.cli import main
-from limbeck.mirror import WandB, numbers
+from limbeck.cli.main import main
+from limbeck.runs.loggers import WandB, numbers
 
 TOY = ["red disc", "--model", "gaussians", "--steps", "6", "--every", "3"]
 
@@ -20,7 +20,9 @@ def test_tensorboard_holds_every_figure_and_picture_of_the_folder(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     folder = tmp_path / "run"
     assert main(["run", *TOY, "--mirror", "tensorboard", "--out", str(folder)]) == 0
-    events = accumulator.EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    events = accumulator.EventAccumulator(
+        str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0}
+    )
     events.Reload()
     told = lines(folder)
     assert set(events.Tags()["scalars"]) == set(numbers(told[0]))
@@ -47,10 +49,19 @@ def test_weights_and_biases_is_told_the_same(tmp_path, monkeypatch):
     stub.Image = lambda picture: picture.size
     monkeypatch.setitem(sys.modules, "wandb", stub)
     folder = tmp_path / "run"
-    assert main(["run", *TOY, "--mirror", "wandb", "--mirror.project", "mine", "--out", str(folder)]) == 0
+    assert (
+        main(["run", *TOY, "--mirror", "wandb", "--mirror.project", "mine", "--out", str(folder)])
+        == 0
+    )
     assert asked["project"] == "mine" and asked["id"] == "run" and asked["config"]["steps"] == 6
-    figures = [(what, step) for what, step in said if "gradient" in what and not isinstance(what["gradient"], tuple)]
-    assert [(what, step) for what, step in figures] == [(numbers(line), line["step"]) for line in lines(folder)]
+    figures = [
+        (what, step)
+        for what, step in said
+        if "gradient" in what and not isinstance(what["gradient"], tuple)
+    ]
+    assert [(what, step) for what, step in figures] == [
+        (numbers(line), line["step"]) for line in lines(folder)
+    ]
     assert said[-1] == ({}, -1)  # closed
 
 
@@ -65,6 +76,10 @@ def test_a_missing_package_is_one_line_and_leaves_no_run(tmp_path, monkeypatch, 
 def test_without_a_mirror_neither_package_is_imported(tmp_path):
     import subprocess
 
-    script = "import sys\nfrom limbeck.cli import main\nassert main(sys.argv[1:]) == 0\n"
+    script = "import sys\nfrom limbeck.cli.main import main\nassert main(sys.argv[1:]) == 0\n"
     script += "assert not {'wandb', 'tensorboard'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", script, "run", *TOY, "--out", str(tmp_path / "run")], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", script, "run", *TOY, "--out", str(tmp_path / "run")],
+        check=True,
+        capture_output=True,
+    )

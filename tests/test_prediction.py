@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import normal, worst
 
-from limbeck.prediction import Prediction
-from limbeck.schedule import Cosine, Discrete, RectifiedFlow, expand, stable_diffusion
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
 
 WORDS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
-schedules = st.sampled_from([stable_diffusion(), Cosine(), RectifiedFlow()])
+schedules = st.sampled_from([stable_diffusion_schedule(), Cosine(), RectifiedFlow()])
 
 
 def truth(schedule, t):
@@ -20,9 +21,13 @@ def truth(schedule, t):
     return Prediction(x0, eps), schedule.noised(x0, eps, t), schedule.alpha(t), schedule.sigma(t)
 
 
-@given(schedule=schedules, t=st.floats(0.02, 0.98), kind=st.sampled_from(["eps", "x0", "v", "flow"]))
+@given(
+    schedule=schedules, t=st.floats(0.02, 0.98), kind=st.sampled_from(["eps", "x0", "v", "flow"])
+)
 def test_output_then_of_gives_back_the_truth(schedule, t, kind):
-    if (kind == "flow" and not isinstance(schedule, RectifiedFlow)) or (kind == "v" and isinstance(schedule, RectifiedFlow)):
+    if (kind == "flow" and not isinstance(schedule, RectifiedFlow)) or (
+        kind == "v" and isinstance(schedule, RectifiedFlow)
+    ):
         return
     said, xt, alpha, sigma = truth(schedule, t)
     read = Prediction.of(kind, said.output(kind, alpha, sigma), xt, alpha, sigma)
@@ -40,7 +45,10 @@ def test_each_parametrisation_is_read_as_diffusers_reads_it(kind, tick):
     t = torch.full((2,), tick / 1000, dtype=torch.float64)
     read = Prediction.of(kind, out, xt, ours.alpha(t), ours.sigma(t))
     assert worst(read.x0, theirs.step(out, tick, xt).pred_original_sample) < 1e-12
-    assert worst(expand(ours.alpha(t), xt) * read.x0 + expand(ours.sigma(t), xt) * read.eps, xt) < 1e-12
+    assert (
+        worst(expand(ours.alpha(t), xt) * read.x0 + expand(ours.sigma(t), xt) * read.eps, xt)
+        < 1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", ["v", "flow"])
@@ -61,7 +69,10 @@ def test_targets_are_the_formulas_of_the_papers():
 
 @given(scale=st.floats(-10, 200))
 def test_lerp_counts_guidance_as_diffusers(scale):
-    null, pos = Prediction(normal(2, 3), normal(2, 3, seed=1)), Prediction(normal(2, 3, seed=2), normal(2, 3, seed=3))
+    null, pos = (
+        Prediction(normal(2, 3), normal(2, 3, seed=1)),
+        Prediction(normal(2, 3, seed=2), normal(2, 3, seed=3)),
+    )
     both = null.lerp(pos, scale)
     assert worst(both.eps, null.eps + scale * (pos.eps - null.eps)) < 1e-12 * (1 + abs(scale))
     assert worst(both.x0, null.x0 + scale * (pos.x0 - null.x0)) < 1e-12 * (1 + abs(scale))
@@ -70,4 +81,8 @@ def test_lerp_counts_guidance_as_diffusers(scale):
 def test_unknown_parametrisation_is_named():
     with pytest.raises(Exception, match="velocity") as error:
         Prediction.of("velocity", *(normal(1, 2),) * 2, torch.ones(1), torch.ones(1))
-    assert type(error.value).__name__ in ("ValueError", "TypeCheckError", "BeartypeCallHintParamViolation")
+    assert type(error.value).__name__ in (
+        "ValueError",
+        "TypeCheckError",
+        "BeartypeCallHintParamViolation",
+    )

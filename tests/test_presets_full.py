@@ -7,53 +7,64 @@ import pytest
 import torch
 from tiny_families import written
 
-from limbeck.components import choices
-from limbeck.decoder import Decoder, Residual, Small
-from limbeck.encoding import Encoding
-from limbeck.encodings.grid import Grid
-from limbeck.encodings.hashed import Hashed
-from limbeck.experiment import Experiment
-from limbeck.handover import representation_of
-from limbeck.loading import load
-from limbeck.preset import Preset, begun
-from limbeck.presets.prolificdreamer import ProlificDreamer
-from limbeck.record import record
-from limbeck.representation import Spec
-from limbeck.representations.field import Field
-from limbeck.representations.mesh import Mesh
-from limbeck.representations.splats import Splats
+from limbeck.config.discovery import choices
+from limbeck.graphics.fields.decoders import Decoder, MLPDecoder, ResidualDecoder
+from limbeck.graphics.fields.encodings.base import Encoding
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
+from limbeck.priors.loading import load
+from limbeck.representations.base import RepresentationConfig
+from limbeck.representations.dmtet import DMTet
+from limbeck.representations.gaussian_splats import GaussianSplats
+from limbeck.representations.nerf import NeRF
+from limbeck.runs.recorder import record
+from limbeck.training.experiment import Experiment
+from limbeck.training.presets.base import Preset, stage_start
+from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
+from limbeck.training.warm_start import load_representation
 
 RECIPES = [recipe(size="full") for recipe in choices(Preset).values()]
-RECIPES += [ProlificDreamer(size="full", place=place) for place in ("scene", "mixed")]
+RECIPES += [ProlificDreamerPreset(size="full", place=place) for place in ("scene", "mixed")]
 STEPS = 2
 
 
 def _encoding(of: Encoding) -> Encoding:
-    if isinstance(of, Hashed):
+    if isinstance(of, HashGridEncoding):
         return replace(of, levels=3, log2_rows=8, coarsest=4, finest=16)
-    return replace(of, levels=(8,)) if isinstance(of, Grid) else of
+    return replace(of, levels=(8,)) if isinstance(of, DenseGridEncoding) else of
 
 
 def _decoder(of: Decoder) -> Decoder:
-    if isinstance(of, Residual):
+    if isinstance(of, ResidualDecoder):
         return replace(of, blocks=1, hidden=16)
-    return replace(of, hidden=8) if isinstance(of, Small) else of
+    return replace(of, hidden=8) if isinstance(of, MLPDecoder) else of
 
 
-def _small(of: Spec) -> Spec:
+def _small(of: RepresentationConfig) -> RepresentationConfig:
     """The same with fewer of everything."""
-    if isinstance(of, Splats):
+    if isinstance(of, GaussianSplats):
         return replace(of, count=200, every=1)
-    if isinstance(of, Mesh):
-        return replace(of, cells=10, fit=2, encoding=_encoding(of.encoding), decoder=_decoder(of.decoder))
-    assert isinstance(of, Field)
+    if isinstance(of, DMTet):
+        return replace(
+            of, cells=10, fit=2, encoding=_encoding(of.encoding), decoder=_decoder(of.decoder)
+        )
+    assert isinstance(of, NeRF)
     sides = {"resolution": of.resolution and 8, "late": of.late and 16}
-    return replace(of, samples=32, cells=8, **sides, encoding=_encoding(of.encoding), decoder=_decoder(of.decoder))
+    return replace(
+        of,
+        samples=32,
+        cells=8,
+        **sides,
+        encoding=_encoding(of.encoding),
+        decoder=_decoder(of.decoder),
+    )
 
 
 def tiny(stage: Experiment, model: Path) -> Experiment:
     """A stage with nothing changed but its sizes and its model."""
-    return replace(stage, model=str(model), representation=_small(stage.representation), steps=STEPS)
+    return replace(
+        stage, model=str(model), representation=_small(stage.representation), steps=STEPS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +73,26 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{type(recipe).__name__}-{getattr(recipe, 'place', '')}")
+@pytest.mark.parametrize(
+    "recipe", RECIPES, ids=lambda recipe: f"{type(recipe).__name__}-{getattr(recipe, 'place', '')}"
+)
 def test_every_stage_in_full_size_moves_and_hands_over(recipe, model, tmp_path):
     """Each stage ends with finite parameters that are not those it began with, and a later one begins with the one before."""
     prior, before = load(str(model), "cpu", "float32"), None
     for name, stage in recipe.stages(("a red mug",)).items():
         small = tiny(stage, model)
-        small = small if before is None else begun(small, before)
+        small = small if before is None else stage_start(small, before)
         folder = tmp_path / name
         record(small, prior, folder, diagnose=False)
-        made, count = representation_of(folder, prior)
+        made, count = load_representation(folder, prior)
         first = small.representation.build(prior, small.total, small.seed)
-        moved = {key for key, value in made.state_dict().items() if not torch.equal(value, first.state_dict()[key])}
+        moved = {
+            key
+            for key, value in made.state_dict().items()
+            if not torch.equal(value, first.state_dict()[key])
+        }
         assert count == 1 and all(value.isfinite().all() for value in made.state_dict().values())
         assert moved & {key for key, _ in made.named_parameters()}, f"{name} moved nothing"
         if before is not None:
-            assert str(before) in first.start
+            assert str(before) in first.init_message
         before = folder

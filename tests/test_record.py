@@ -9,31 +9,51 @@ import subprocess
 import sys
 import textwrap
 
+import limbeck.record as recording
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-import limbeck.record as recording
-from limbeck.camera import View
-from limbeck.checkpoint import read_checkpoint, read_note, write_checkpoint
-from limbeck.config import load
-from limbeck.critics import SmallUNet
-from limbeck.experiment import Experiment
+from limbeck.config.yaml import from_yaml
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.pictures import BAR
 from limbeck.priors.exact import coloured_shapes
-from limbeck.record import record
-from limbeck.run import NonFinite, Run
+from limbeck.representations.base import RenderRequest
+from limbeck.runs.recorder import record
+from limbeck.system.checkpoint import read_checkpoint, read_note, write_checkpoint
+from limbeck.system.finite import NonFiniteError
+from limbeck.system.images import BAR
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 PROMPTS = ("a red disc", "a blue ring")
-EXACT = ("step", "evaluations", "residual", "gradient", "parameters", "weight", "t", "times", "gradients")
+EXACT = (
+    "step",
+    "evaluations",
+    "residual",
+    "gradient",
+    "parameters",
+    "weight",
+    "t",
+    "times",
+    "gradients",
+)
 
 
 def experiment(**changes):
-    return Experiment(**{"prompts": PROMPTS, "model": "gaussians", "method": SDS(7.5), "particles": 2, "steps": 12} | changes)
+    return Experiment(
+        **{
+            "prompts": PROMPTS,
+            "model": "gaussians",
+            "method": SDS(7.5),
+            "particles": 2,
+            "steps": 12,
+        }
+        | changes
+    )
 
 
 def go(e, folder, **more):
@@ -51,7 +71,9 @@ def same(a, b):
     one, two = load_file(a / "checkpoint.safetensors"), load_file(b / "checkpoint.safetensors")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert [[line[name] for name in EXACT] for line in lines(a)] == [[line[name] for name in EXACT] for line in lines(b)]
+    assert [[line[name] for name in EXACT] for line in lines(a)] == [
+        [line[name] for name in EXACT] for line in lines(b)
+    ]
     pictures = [[p.name for p in sorted((f / "images").iterdir())] for f in (a, b)]
     assert pictures[0] == pictures[1]
     for name in (*(f"images/{name}" for name in pictures[0]), "final.png", "scores.json"):
@@ -66,9 +88,12 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_leaves_everything(finished):
-    assert load((finished / "run.yaml").read_text()) == experiment()
+    assert from_yaml(Experiment, (finished / "run.yaml").read_text()) == experiment()
     assert (finished / "command.txt").read_text() == "limbeck distill ...\n"
-    assert json.loads((finished / "environment.json").read_text())["versions"]["torch"] == torch.__version__
+    assert (
+        json.loads((finished / "environment.json").read_text())["versions"]["torch"]
+        == torch.__version__
+    )
     assert [line["step"] for line in lines(finished)] == list(range(1, 13))
     # 4 rows, guidance: 8 rows a step; pictures for the record are not counted
     assert [line["evaluations"] for line in lines(finished)] == [8 * k for k in range(1, 13)]
@@ -90,7 +115,7 @@ def test_final_pictures_are_the_particles(finished):
     while run.step < 12:
         run.advance()
     with torch.no_grad():
-        image = run.representation.pictures(run.prior, View(torch.tensor([3])))[0]
+        image = run.representation.pictures(run.prior, RenderRequest(torch.tensor([3])))[0]
     with Image.open(finished / "final" / "01-01.png") as file:
         stored = torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8).view(12, 12, 3)
     assert torch.equal(stored, (image * 255).round().byte().permute(1, 2, 0))
@@ -157,11 +182,15 @@ def test_figures_after_the_checkpoint_are_taken_out(finished, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         saved = recording.Recorder.save
         patch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(recording.Recorder, "save", lambda self: saved(self) if self.run.step <= 5 else None)
+        patch.setattr(
+            recording.Recorder, "save", lambda self: saved(self) if self.run.step <= 5 else None
+        )
         crash_at(patch, 10)
         with pytest.raises(Crash):
             go(experiment(), folder, every=4)
-    assert lines(folder)[-1]["step"] == 8 and read_note(folder / "checkpoint.safetensors")["step"] == 5
+    assert (
+        lines(folder)[-1]["step"] == 8 and read_note(folder / "checkpoint.safetensors")["step"] == 5
+    )
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "eval')
     go(experiment(), folder, every=4)
@@ -174,7 +203,7 @@ KILLED = """
     sys.path.insert(0, sys.argv[1])
     torch.set_num_threads(1)
     import test_record as t
-    from limbeck.run import Run
+    from limbeck.training.trainer import Run
     advance = Run.advance
     def deadly(run):
         if run.step == 7:
@@ -187,15 +216,26 @@ KILLED = """
 
 
 def with_critic():
-    return experiment(method=VSD(7.5, critic=SmallUNet(width=8)), batch=3)
+    return experiment(method=VSD(7.5, critic=SmallUNetCritic(width=8)), batch=3)
 
 
 def test_kill_9_with_a_critic(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        command = [sys.executable, "-c", textwrap.dedent(KILLED), os.path.dirname(__file__), str(tmp_path / "cut")]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, timeout=120)
+        command = [
+            sys.executable,
+            "-c",
+            textwrap.dedent(KILLED),
+            os.path.dirname(__file__),
+            str(tmp_path / "cut"),
+        ]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            timeout=120,
+        )
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         # written beside the steps, each waiting for the one before: the last may have been under way
         assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (6, 7)
@@ -268,13 +308,19 @@ def test_checkpoints_keep_tensors_that_share_memory_and_every_shape(tmp_path):
     x = torch.randn(4, 6)
     write_checkpoint(tmp_path / "c", {"a": x, "b": x, "t": x.T, "n": torch.tensor(3)})
     tensors, _ = read_checkpoint(tmp_path / "c")
-    assert torch.equal(tensors["a"], x) and torch.equal(tensors["t"], x.T) and tensors["n"].shape == ()
+    assert (
+        torch.equal(tensors["a"], x) and torch.equal(tensors["t"], x.T) and tensors["n"].shape == ()
+    )
 
 
 def test_a_value_that_is_not_finite_leaves_its_inputs(tmp_path, monkeypatch):
     call = SDS.__call__
-    monkeypatch.setattr(SDS, "__call__", lambda self, p, s, st: call(self, p, s, st) * (float("nan") if s.step == 3 else 1))
-    with pytest.raises(NonFinite, match="step 3: the direction"):
+    monkeypatch.setattr(
+        SDS,
+        "__call__",
+        lambda self, p, s, st: call(self, p, s, st) * (float("nan") if s.step == 3 else 1),
+    )
+    with pytest.raises(NonFiniteError, match="step 3: the direction"):
         go(experiment(), tmp_path / "run")
     tensors, note = read_checkpoint(tmp_path / "run" / "failure.safetensors")
     assert note == {"step": 3, "cause": "the direction the method answered"}

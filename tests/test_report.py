@@ -15,26 +15,39 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from limbeck.critics import Exact
-from limbeck.experiment import Experiment
+from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.metrics import score_pictures
-from limbeck.pictures import save_finals
+from limbeck.metrics.run_scores import score_pictures
 from limbeck.priors.exact import coloured_shapes
-from limbeck.record import record
-from limbeck.report import write
-from limbeck.report.folder import differing, read_folder
-from limbeck.report.plots import curves
-from limbeck.report.tables import seconds_text
+from limbeck.runs.recorder import record
+from limbeck.runs.report.pages import write
+from limbeck.runs.report.run_data import differing, read_folder
+from limbeck.runs.report.svg_plots import curves
+from limbeck.runs.report.tables import seconds_text
+from limbeck.system.images import save_finals
+from limbeck.training.experiment import Experiment
 
 EVIL = 'a red <script>alert("1")</script> disc & $x_1$'
 
 
 def make(folder, **changes):
-    plain = {"prompts": (EVIL, "a blue ring"), "model": "gaussians", "method": SDS(7.5), "particles": 2, "steps": 6}
+    plain = {
+        "prompts": (EVIL, "a blue ring"),
+        "model": "gaussians",
+        "method": SDS(7.5),
+        "particles": 2,
+        "steps": 6,
+    }
     e = Experiment(**plain | changes)
-    record(e, coloured_shapes(size=12), folder, every=2, command="limbeck distill '<b>'", console=Console(file=io.StringIO()))
+    record(
+        e,
+        coloured_shapes(size=12),
+        folder,
+        every=2,
+        command="limbeck distill '<b>'",
+        console=Console(file=io.StringIO()),
+    )
     return folder
 
 
@@ -42,16 +55,26 @@ def make(folder, **changes):
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     make(root / "sds")
-    make(root / "vsd", method=VSD(7.5, critic=Exact()), steps=8)
+    make(root / "vsd", method=VSD(7.5, critic=ExactCritic()), steps=8)
     make(root / "other", method=SDS(50.0))
     images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     sampled = root / "sampled"
     save_finals(sampled, images, 3)
     prompts = ["a blue ring", "a green ring"]
-    plain = {"prompts": prompts, "model": "gaussians", "steps": 20, "guidance": 3.0, "sampler": "ddim", "count": 3, "critic": None}
+    plain = {
+        "prompts": prompts,
+        "model": "gaussians",
+        "steps": 20,
+        "guidance": 3.0,
+        "sampler": "ddim",
+        "count": 3,
+        "critic": None,
+    }
     (sampled / "sample.yaml").write_text(yaml.safe_dump(plain))
     (sampled / "scores.json").write_text(json.dumps(score_pictures(images, prompts, 3)))
-    (sampled / "cost.json").write_text(json.dumps({"seconds": {"sampling": 1.5}, "evaluations": 240}))
+    (sampled / "cost.json").write_text(
+        json.dumps({"seconds": {"sampling": 1.5}, "evaluations": 240})
+    )
     return root
 
 
@@ -68,7 +91,9 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.sources += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
         if tag not in self.EMPTY:
             self.open.append(tag)
 
@@ -87,7 +112,10 @@ class Page(html.parser.HTMLParser):
 
 
 def test_a_page_is_self_contained_and_escapes_prompts(runs):
-    for path in (runs / "sds" / "report.html", write([runs / "sds", runs / "vsd", runs / "sampled"], runs / "all.html")):
+    for path in (
+        runs / "sds" / "report.html",
+        write([runs / "sds", runs / "vsd", runs / "sampled"], runs / "all.html"),
+    ):
         page = Page(path)
         assert "script" not in page.tags and "link" not in page.tags
         assert EVIL in page.text
@@ -103,7 +131,11 @@ def test_a_page_holds_its_parts_in_order(runs):
     ]  # fmt: skip
     page = Page(runs / "sds" / "report.html")
     assert "One step of the critic" not in page.headings
-    assert "limbeck distill '<b>'" in page.text and "guidance: 7.5" in page.text and "poole2022" in page.text
+    assert (
+        "limbeck distill '<b>'" in page.text
+        and "guidance: 7.5" in page.text
+        and "poole2022" in page.text
+    )
     # 4 final pictures, 4 + 3 + 3 recorded, 1 animation
     assert page.tags.count("img") == 15
 
@@ -119,7 +151,9 @@ def test_a_comparison_has_a_row_a_run_and_a_column_a_prompt(runs):
     assert out == runs / "comparison.html"
     text = out.read_text()
     table = text[text.index("<tbody>") : text.index("</tbody>")]
-    assert table.count("<tr>") == 4 and table.count("<td>") == 12  # the third prompt is the samples' own
+    assert (
+        table.count("<tr>") == 4 and table.count("<td>") == 12
+    )  # the third prompt is the samples' own
     assert table.count("<img") == 3 * 4 + 6
     page = Page(out)
     for said in ("DDIM samples", "guidance 3", "20 steps", "guidance 50", "VSD", "240", "1.50 s"):
@@ -153,9 +187,22 @@ def test_what_eval_said_is_in_the_report(runs, tmp_path):
     (folder / "eval.json").write_text(json.dumps(told))
     page = write([folder]).read_text()
     section = page[page.index("From 32 held-out cameras") :].split("</section>")[0]
-    rows = [re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", section, re.S)]
-    assert rows[0] == ["object", "Janus", "diversity"] and rows[1][-5:] == ["75", "%", "25", "%", "0.125"]
-    assert rows[2] == ["particle", "1", "50", "%", "0", "%", "\N{EN DASH}"] and rows[3][2:6] == ["100", "%", "50", "%"]
+    rows = [
+        re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", section, re.S)
+    ]
+    assert rows[0] == ["object", "Janus", "diversity"] and rows[1][-5:] == [
+        "75",
+        "%",
+        "25",
+        "%",
+        "0.125",
+    ]
+    assert rows[2] == ["particle", "1", "50", "%", "0", "%", "\N{EN DASH}"] and rows[3][2:6] == [
+        "100",
+        "%",
+        "50",
+        "%",
+    ]
     assert rows[4][:3] == ["the", "true", "object"] and "&lt;b&gt;duck" in section
     assert rows[5] == ["height", "turn", "side", "particle", "1", "particle", "2"]
     assert rows[6] == ["30°", "11°", "front", *seen[0].split(), *seen[1].split()] and len(rows) == 8
@@ -163,7 +210,9 @@ def test_what_eval_said_is_in_the_report(runs, tmp_path):
     told["prompts"][0].pop("seen")
     (folder / "eval.json").write_text(json.dumps(told))
     page = write([folder]).read_text()
-    assert "From 32 held-out cameras" in page and "particle 1" not in page and "<details>" not in page
+    assert (
+        "From 32 held-out cameras" in page and "particle 1" not in page and "<details>" not in page
+    )
 
 
 def test_a_sampling_has_a_page_too(runs):
@@ -176,7 +225,9 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(runs, tmp_path):
     folder = tmp_path / "cut"
     (folder / "images").mkdir(parents=True)
     (folder / "run.yaml").write_text((runs / "sds" / "run.yaml").read_text())
-    (folder / "metrics.jsonl").write_text("\n".join((runs / "sds" / "metrics.jsonl").read_text().splitlines()[:4]) + '\n{"st')
+    (folder / "metrics.jsonl").write_text(
+        "\n".join((runs / "sds" / "metrics.jsonl").read_text().splitlines()[:4]) + '\n{"st'
+    )
     name = "step-00004.png"
     (folder / "images" / name).write_bytes((runs / "sds" / "images" / name).read_bytes())
     page = Page(write([folder]))
@@ -188,9 +239,15 @@ def test_large_pictures_stay_below_five_megabytes(tmp_path):
     """Four pictures of 512 pixels, as Stable Diffusion makes, forty times recorded with prior, critic and gradients."""
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
-    (tmp_path / "run.yaml").write_text("prompts: [a]\nparticles: 4\nsteps: 400\nmethod: {name: sds}\n")
-    rough = torch.from_numpy(rng.random((4, 3, 64, 64), np.float32))  # as full of detail as a photograph of gravel
-    save_finals(tmp_path, torch.nn.functional.interpolate(rough, (512, 512), mode="bicubic").clamp(0, 1), 4)
+    (tmp_path / "run.yaml").write_text(
+        "prompts: [a]\nparticles: 4\nsteps: 400\nmethod: {name: sds}\n"
+    )
+    rough = torch.from_numpy(
+        rng.random((4, 3, 64, 64), np.float32)
+    )  # as full of detail as a photograph of gravel
+    save_finals(
+        tmp_path, torch.nn.functional.interpolate(rough, (512, 512), mode="bicubic").clamp(0, 1), 4
+    )
     with Image.open(tmp_path / "final.png") as sheet:
         assert sheet.size == (2054, 512)
     for step in range(0, 401, 10):
@@ -210,7 +267,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 
 def test_curves_survive_gaps_and_long_runs():
-    lines = [{"step": k, "gradient": None if k % 7 == 0 else 1.0 / k, "residual": 1e-3 * k, "t": 0.5} for k in range(1, 5001)]
+    lines = [
+        {"step": k, "gradient": None if k % 7 == 0 else 1.0 / k, "residual": 1e-3 * k, "t": 0.5}
+        for k in range(1, 5001)
+    ]
     drawn = dict(curves(lines))
     assert len(drawn) == 3 and all(len(svg) < 60_000 for svg in drawn.values())
     assert all("currentColor" in svg and "#123456" not in svg for svg in drawn.values())
@@ -219,4 +279,10 @@ def test_curves_survive_gaps_and_long_runs():
 
 
 def test_durations_are_for_people():
-    assert [seconds_text(s) for s in (0.421, 38.2, 59.9, 725, 12_000)] == ["0.42 s", "38 s", "60 s", "12 min 5 s", "3 h 20 min"]
+    assert [seconds_text(s) for s in (0.421, 38.2, 59.9, 725, 12_000)] == [
+        "0.42 s",
+        "38 s",
+        "60 s",
+        "12 min 5 s",
+        "3 h 20 min",
+    ]

@@ -5,11 +5,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tiny import classes, normal, rng, scheduler_of, spoken, worst, zero_terminal
 
-from limbeck.prediction import Prediction
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.sampling import Sampling, sample
+from limbeck.diffusion.schedule import Cosine, Discrete
 from limbeck.priors.exact import GaussianMixture
-from limbeck.priors.stable import Stable
-from limbeck.sample import Sampling, sample
-from limbeck.schedule import Cosine, Discrete
+from limbeck.priors.stable_diffusion import StableDiffusion
 
 WORDS = {"epsilon": "eps", "v_prediction": "v"}
 
@@ -40,7 +40,11 @@ def test_every_step_is_that_of_diffusers(word, steps, eta):
     if word == "v_prediction":
         eta = min(eta, 0.99)  # at 1 and without terminal signal theirs takes the root of -1e-17
     schedule = Discrete(tuple(scheduler.alphas_cumprod.tolist()))
-    prior, told, start = Watched(mixture(schedule)), classes(5, (1, 1, 1), (0.1, 0.1, 0.8)), normal(5, 4)
+    prior, told, start = (
+        Watched(mixture(schedule)),
+        classes(5, (1, 1, 1), (0.1, 0.1, 0.8)),
+        normal(5, 4),
+    )
     got = sample(prior, told, start, steps, 3.0, eta, rng(8))
     scheduler.set_timesteps(steps)
     noise, xt = rng(8), start
@@ -53,19 +57,31 @@ def test_every_step_is_that_of_diffusers(word, steps, eta):
         last = i + 1 == steps
         # theirs adds noise of scale zero to the last step, ours none
         fresh = torch.zeros_like(xt) if last else torch.randn(xt.shape, generator=noise).double()
-        xt = scheduler.step(out, tick, xt, eta=0.0 if last else eta, variance_noise=fresh if eta and not last else None).prev_sample
+        xt = scheduler.step(
+            out,
+            tick,
+            xt,
+            eta=0.0 if last else eta,
+            variance_noise=fresh if eta and not last else None,
+        ).prev_sample
     assert worst(got, xt) < 1e-11
     assert len(prior.asked) == steps
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.9])
 def test_a_sample_is_that_of_the_pipeline(folder, eta):
-    prior, pipe = Stable(str(folder)), StableDiffusionPipeline.from_pretrained(folder)
+    prior, pipe = StableDiffusion(str(folder)), StableDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     texts = ["a red mug", "two striped cats"]
     start = normal(2, 4, 8, 8, dtype=torch.float32)
     theirs = pipe(
-        texts, latents=start.clone(), num_inference_steps=20, guidance_scale=4.0, eta=eta, generator=rng(3), output_type="latent"
+        texts,
+        latents=start.clone(),
+        num_inference_steps=20,
+        guidance_scale=4.0,
+        eta=eta,
+        generator=rng(3),
+        output_type="latent",
     ).images
     ours = sample(prior, spoken(prior, texts), start, 20, 4.0, eta, rng(3))
     assert worst(ours, start) > 0.5
@@ -82,9 +98,15 @@ def test_ancestral_samples_have_the_moments_their_chain_has():
     """On a Gaussian every step is affine, so mean and variance of the chain are known; what is drawn must have them."""
     std, rows, n = 0.6, 40_000, 12
     schedule = Cosine()
-    prior = GaussianMixture(torch.tensor([[0.8]], dtype=torch.float64), torch.tensor([std], dtype=torch.float64), schedule=schedule)
+    prior = GaussianMixture(
+        torch.tensor([[0.8]], dtype=torch.float64),
+        torch.tensor([std], dtype=torch.float64),
+        schedule=schedule,
+    )
     times = schedule.ladder(n).tolist()
-    level = lambda t: [float(f(torch.tensor([t], dtype=torch.float64))) for f in (schedule.alpha, schedule.sigma)]  # noqa: E731
+    level = lambda t: [
+        float(f(torch.tensor([t], dtype=torch.float64))) for f in (schedule.alpha, schedule.sigma)
+    ]  # noqa: E731
     variance = 1.0
     for t, later in zip(times, [*times[1:], 0.0], strict=True):
         (a, s), (b, r) = level(t), level(later)

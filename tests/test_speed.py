@@ -19,20 +19,20 @@ from tiny_families import write_pixel
 from torch import nn
 from torch._inductor.cpu_vec_isa import InvalidVecISA
 
-from limbeck.checkpoint import read_note
-from limbeck.critic import Learning
-from limbeck.critics import LowRank
-from limbeck.experiment import Experiment
-from limbeck.loading import load
+from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.diffusion.sampling import Sampling
+from limbeck.diffusion.schedule import stable_diffusion_schedule
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
-from limbeck.prior import Running
-from limbeck.priors.adapters import Adapters
-from limbeck.priors.graphs import written_with_vectors
-from limbeck.priors.running import FEW, CPUAttention, Fetched, swapped
-from limbeck.priors.stable import Stable
-from limbeck.run import Run
-from limbeck.sample import Sampling
-from limbeck.schedule import stable_diffusion
+from limbeck.priors.compilation import written_with_vectors
+from limbeck.priors.loading import load
+from limbeck.priors.lora_adapters import Adapters
+from limbeck.priors.runtime import FEW, CPUAttention, Fetched, swapped
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.system.checkpoint import read_note
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 T = torch.tensor([0.1, 0.5, 0.9])
 XT = normal(3, 4, 8, 8, dtype=torch.float32)
@@ -48,7 +48,10 @@ def encoded(prior, image=IMAGE):
 
 
 def test_layouts_say_the_same(eps_folder):
-    plain, last = (Stable(str(eps_folder), running=Running(layout=how)) for how in ("plain", "channels-last"))
+    plain, last = (
+        StableDiffusion(str(eps_folder), running=RuntimeOptions(layout=how))
+        for how in ("plain", "channels-last")
+    )
     assert not plain.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert last.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
@@ -65,7 +68,10 @@ def test_attention_on_a_cpu_is_fused_in_float32_and_plain_for_few_scores_in_16_b
     asked = []
     tell = lambda name, inner: lambda *a: asked.append(name) or inner(*a)  # noqa: E731
     processor = CPUAttention()
-    processor.fused, processor.plain = tell("fused", AttnProcessor2_0()), tell("plain", AttnProcessor())
+    processor.fused, processor.plain = (
+        tell("fused", AttnProcessor2_0()),
+        tell("plain", AttnProcessor()),
+    )
     x = normal(2, 16, layer.to_q.in_features, dtype=torch.float32)
     one = processor(layer, x)
     other = processor(layer.to(torch.bfloat16), x.bfloat16())
@@ -77,10 +83,15 @@ def test_attention_on_a_cpu_is_fused_in_float32_and_plain_for_few_scores_in_16_b
     assert worst(one, other.float()) < 0.03 * float(one.detach().abs().max())
 
 
-@pytest.mark.parametrize("how", [Running(slicing=True), Running(checkpointing=True), Running(tiling=True)])
-def test_the_autoencoder_in_slices_or_recomputed_gives_the_same_latents_and_gradient(eps_folder, how):
+@pytest.mark.parametrize(
+    "how",
+    [RuntimeOptions(slicing=True), RuntimeOptions(checkpointing=True), RuntimeOptions(tiling=True)],
+)
+def test_the_autoencoder_in_slices_or_recomputed_gives_the_same_latents_and_gradient(
+    eps_folder, how
+):
     """Pictures of one tile are not cut."""
-    plain, other = Stable(str(eps_folder)), Stable(str(eps_folder), running=how)
+    plain, other = StableDiffusion(str(eps_folder)), StableDiffusion(str(eps_folder), running=how)
     for a, b in zip(encoded(plain), encoded(other), strict=True):
         assert worst(a, b) < 1e-5 * max(1.0, float(a.abs().max()))
     x0 = normal(2, 4, 8, 8, dtype=torch.float32)
@@ -90,11 +101,16 @@ def test_the_autoencoder_in_slices_or_recomputed_gives_the_same_latents_and_grad
 def test_checkpointing_keeps_fewer_activations(eps_folder):
     def kept(prior):
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.append(x.numel()) or x, lambda x: x
+        ):
             prior.encode(IMAGE.clone().requires_grad_())
         return sum(sizes)
 
-    assert kept(Stable(str(eps_folder), running=Running(checkpointing=True))) < kept(Stable(str(eps_folder))) / 2
+    assert (
+        kept(StableDiffusion(str(eps_folder), running=RuntimeOptions(checkpointing=True)))
+        < kept(StableDiffusion(str(eps_folder))) / 2
+    )
 
 
 def test_work_with_fetched_modules_has_its_gradient_and_they_are_near_whenever_it_is_done(prior):
@@ -130,33 +146,49 @@ def test_modules_swap_places_and_come_back_after_a_failure():
 
 @pytest.mark.parametrize(
     ("running", "match"),
-    [(Running(offload=True), "offload .* leave it out"), (Running(compile="graphs"), "graphs needs device cuda, not cpu")],
+    [
+        (RuntimeOptions(offload=True), "offload .* leave it out"),
+        (RuntimeOptions(compile="graphs"), "graphs needs device cuda, not cpu"),
+    ],
 )
 def test_what_needs_a_gpu_is_refused_without_one(eps_folder, running, match):
     with pytest.raises(ValueError, match=match):
-        Stable(str(eps_folder), running=running)
+        StableDiffusion(str(eps_folder), running=running)
 
 
 def test_what_cannot_go_together_or_has_no_object_is_refused(tmp_path):
     with pytest.raises(ValueError, match="choose one"):
-        Running(offload=True, compile="graphs")
+        RuntimeOptions(offload=True, compile="graphs")
     with pytest.raises(ValueError, match="no network that could be run otherwise"):
-        load("gaussians", running=Running(layout="plain"))
+        load("gaussians", running=RuntimeOptions(layout="plain"))
     with pytest.raises(ValueError, match="no autoencoder for slicing"):
-        load(str(write_pixel(tmp_path)), "cpu", running=Running(slicing=True))
+        load(str(write_pixel(tmp_path)), "cpu", running=RuntimeOptions(slicing=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_in_16_bits_leaves_all_that_learns_in_float32(eps_folder, dtype):
-    prior = Stable(str(eps_folder), "cpu", dtype)
-    learning = Learning(rate=1e-2)
-    run = Run(Experiment(("a red mug",), method=VSD(7.5, critic=LowRank(4, learning)), particles=2, steps=3), prior)
+    prior = StableDiffusion(str(eps_folder), "cpu", dtype)
+    learning = CriticTraining(rate=1e-2)
+    run = Run(
+        Experiment(
+            ("a red mug",), method=VSD(7.5, critic=LoRACritic(4, learning)), particles=2, steps=3
+        ),
+        prior,
+    )
     step = run.advance()
     assert {p.dtype for p in prior.network.parameters()} == {dtype}
-    float32 = [*run.representation.parameters(), *run.state.adapters.parameters(), step.gradient, step.sample.x0, step.sample.xt]
+    float32 = [
+        *run.representation.parameters(),
+        *run.state.adapters.parameters(),
+        step.gradient,
+        step.sample.x0,
+        step.sample.xt,
+    ]
     assert {x.dtype for x in float32} == {torch.float32}
     for optimizer in (run.optimizer, run.state._trainer.optimizer):
-        assert {v.dtype for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)} == {torch.float32}
+        assert {
+            v.dtype for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)
+        } == {torch.float32}
     said = prior(XT, T, prior.condition(WORDS[:3]).through(run.state.adapters))[0]
     assert said.eps.dtype == said.x0.dtype == torch.float32
     said.eps.square().mean().backward()
@@ -164,16 +196,20 @@ def test_a_network_in_16_bits_leaves_all_that_learns_in_float32(eps_folder, dtyp
 
 
 def test_a_schedule_copies_its_table_to_a_device_once():
-    schedule, t = stable_diffusion(), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    schedule, t = stable_diffusion_schedule(), torch.tensor([0.2, 0.7], dtype=torch.float64)
     a = schedule.alpha(t)
     table = schedule._table_on(t.device)
     assert schedule._table_on(t.device) is table and table.dtype == a.dtype == torch.float64
     assert schedule._table_on(torch.device("meta")) is schedule._table_on(torch.device("meta"))
-    assert torch.equal(a, torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[schedule.tick(t)].sqrt())
+    assert torch.equal(
+        a, torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[schedule.tick(t)].sqrt()
+    )
 
 
 def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
-    prior = Stable(str(eps_folder), "cpu", torch.bfloat16, running=Running(layout="channels-last"))
+    prior = StableDiffusion(
+        str(eps_folder), "cpu", torch.bfloat16, running=RuntimeOptions(layout="channels-last")
+    )
     adapters = Adapters(prior.network, prior.rows, 4, rng())
     for up in adapters.up:
         up.data.normal_(generator=rng(1)).mul_(0.1)
@@ -182,11 +218,14 @@ def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
         mixed = prior(XT, T, told.null, told.pos.through(adapters))
         apart = prior(XT, T, told.null), prior(XT, T, told.pos.through(adapters))
     scale = float(mixed[1].eps.abs().max())
-    assert worst(mixed[0].eps, apart[0][0].eps) < 0.03 * scale and worst(mixed[1].eps, apart[1][0].eps) < 0.03 * scale
+    assert (
+        worst(mixed[0].eps, apart[0][0].eps) < 0.03 * scale
+        and worst(mixed[1].eps, apart[1][0].eps) < 0.03 * scale
+    )
 
 
 def test_every_way_into_a_model_can_say_how_it_is_run():
-    how = Running(compile="on", slicing=True)
+    how = RuntimeOptions(compile="on", slicing=True)
     assert Experiment(("x",), running=how).running == Sampling(("x",), running=how).running == how
     assert partial(load, running=how).keywords["running"] is how
 
@@ -201,14 +240,14 @@ COMPILED = """
 import sys, torch
 from dataclasses import replace
 torch.set_num_threads(1)
-from limbeck.critics import LowRank
-from limbeck.experiment import Experiment
+from limbeck.distillation.critics import LowRank
+from limbeck.training.experiment import Experiment
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.prior import Running
-from limbeck.priors.adapters import Adapters
-from limbeck.priors.stable import Stable
-from limbeck.run import Run
+from limbeck.diffusion.prior import Running
+from limbeck.priors.lora_adapters import Adapters
+from limbeck.priors.stable_diffusion import Stable
+from limbeck.training.trainer import Run
 eager, graphs = Stable(sys.argv[1]), Stable(sys.argv[1], running=Running(compile="on"))
 
 def pair(method, seed=0):
@@ -259,8 +298,12 @@ print("graphs", made)
 
 
 @pytest.mark.slow
-def test_graphs_say_what_the_network_says_whoever_the_critic_is_and_none_is_made_after_warm_up(eps_folder):
-    out = subprocess.run([sys.executable, "-c", COMPILED, str(eps_folder)], capture_output=True, text=True)
+def test_graphs_say_what_the_network_says_whoever_the_critic_is_and_none_is_made_after_warm_up(
+    eps_folder,
+):
+    out = subprocess.run(
+        [sys.executable, "-c", COMPILED, str(eps_folder)], capture_output=True, text=True
+    )
     assert out.returncode == 0, out.stderr[-2000:]
     assert "graphs" in out.stdout
 
@@ -269,9 +312,9 @@ RECORDED = """
 import os, signal, sys
 import torch
 torch.set_num_threads(1)
-import limbeck.record as recording
-from limbeck.cli import main
-from limbeck.run import Run
+import limbeck.runs.recorder as recording
+from limbeck.cli.main import main
+from limbeck.training.trainer import Run
 recording.CHECKPOINT_SECONDS = 0.0
 folder, out, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 advance = Run.advance

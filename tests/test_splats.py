@@ -10,58 +10,85 @@ import pytest
 import torch
 from tiny import agree, normal, rng, worst
 
-from limbeck import config
-from limbeck.blob import Magic3D
-from limbeck.camera import Camera, View, around, turntable
-from limbeck.checkpoint import write_checkpoint
-from limbeck.cloud import BLUR, LEAST, painted, splatted
-from limbeck.encodings.grid import Grid
-from limbeck.experiment import SGD, Adam, Experiment
+from limbeck.config import yaml as config
+from limbeck.graphics.cameras.camera import Camera, orbit_cameras, turntable_cameras
+from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.fields.density_init import Magic3DDensityInit
+from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.geometry.ply import C0, LAYOUT, read_ply, write_ply
+from limbeck.graphics.geometry.surface_points import neighbour_distance, surface_points
+from limbeck.graphics.rendering.gaussian_compositing import BLUR, LEAST, painted, splatted
+from limbeck.graphics.rendering.gaussian_projection import (
+    Ellipsoids,
+    normals,
+    projected,
+    rotations,
+    splat,
+)
+from limbeck.graphics.rendering.gaussian_relocation import chosen, forget, shared
 from limbeck.methods.sds import SDS
-from limbeck.ply import C0, LAYOUT, read_ply, write_ply
-from limbeck.points import neighbour_distance, surface_points
 from limbeck.priors.exact import coloured_shapes
-from limbeck.relocation import chosen, forget, shared
-from limbeck.representations.field import Field
+from limbeck.representations.base import RenderRequest
+from limbeck.representations.gaussian_splats import GaussianSplatParticles, GaussianSplats
+from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
-from limbeck.representations.splats import SplatParticles, Splats
-from limbeck.run import Run
-from limbeck.splatting import Ellipsoids, normals, projected, rotations, splat
-from limbeck.views import Orbit
+from limbeck.system.checkpoint import write_checkpoint
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.trainer import Run
+from limbeck.training.warm_start import build_representation
 
 DISTANCE, FOV = 3.6, 40.0
 FOCAL = 1 / (2 * math.tan(math.radians(FOV / 2)))  #: in heights of the picture
 
 
 def front(count: int = 1) -> Camera:
-    camera = turntable(1, 0.0, DISTANCE, FOV)[torch.zeros(count, dtype=torch.long)]
+    camera = turntable_cameras(1, 0.0, DISTANCE, FOV)[torch.zeros(count, dtype=torch.long)]
     return Camera(camera.pose.double(), camera.fov.double())
 
 
-def one(place, scale, opacity: float, colour=(1.0, 0.5, 0.2), turn=(1.0, 0.0, 0.0, 0.0)) -> Ellipsoids:
+def one(
+    place, scale, opacity: float, colour=(1.0, 0.5, 0.2), turn=(1.0, 0.0, 0.0, 0.0)
+) -> Ellipsoids:
     turn = torch.nn.functional.normalize(torch.tensor([[turn]], dtype=torch.float64), dim=-1)
     row = lambda values: torch.tensor([[values]], dtype=torch.float64)  # noqa: E731
-    return Ellipsoids(row(place), row(scale), turn, torch.tensor([[opacity]], dtype=torch.float64), row(colour))
+    return Ellipsoids(
+        row(place), row(scale), turn, torch.tensor([[opacity]], dtype=torch.float64), row(colour)
+    )
 
 
 def joined(*those: Ellipsoids) -> Ellipsoids:
-    return Ellipsoids(*(torch.cat([vars(each)[name] for each in those], 1) for name in vars(those[0])))
+    return Ellipsoids(
+        *(torch.cat([vars(each)[name] for each in those], 1) for name in vars(those[0]))
+    )
 
 
 def some(count: int, views: int = 1, seed: int = 0, size: float = 0.12) -> Ellipsoids:
     """Turned, long and short, some faint, all about the origin; the same in every view."""
-    draw = lambda k, *shape: normal(1, count, *shape, seed=seed + k).repeat(views, *[1] * (1 + len(shape)))  # noqa: E731
+    draw = lambda k, *shape: normal(1, count, *shape, seed=seed + k).repeat(
+        views, *[1] * (1 + len(shape))
+    )  # noqa: E731
     turn = torch.nn.functional.normalize(draw(2, 4), dim=-1)
-    return Ellipsoids(0.5 * draw(0, 3), size * (0.6 * draw(1, 3)).exp(), turn, 0.98 * draw(3).sigmoid(), draw(4, 3).sigmoid())
+    return Ellipsoids(
+        0.5 * draw(0, 3),
+        size * (0.6 * draw(1, 3)).exp(),
+        turn,
+        0.98 * draw(3).sigmoid(),
+        draw(4, 3).sigmoid(),
+    )
 
 
 def orbit(count: int) -> Camera:
-    camera = around(torch.linspace(0.3, 5, count), torch.linspace(-0.2, 1.2, count), DISTANCE, FOV)
+    camera = orbit_cameras(
+        torch.linspace(0.3, 5, count), torch.linspace(-0.2, 1.2, count), DISTANCE, FOV
+    )
     return Camera(camera.pose.double(), camera.fov.double())
 
 
 def pixels(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) + 0.5 for side in (height, width)), indexing="ij")
+    y, x = torch.meshgrid(
+        *(torch.arange(side, dtype=torch.float64) + 0.5 for side in (height, width)), indexing="ij"
+    )
     return y, x
 
 
@@ -90,24 +117,37 @@ def test_the_footprint_is_the_covariance_carried_by_the_jacobian():
             at = lambda place: camera.projected(place[None], 30, 50)[b, 0, :2]  # noqa: B023, E731
             where, step = solid.mean[b, i], 1e-5
             axes = torch.eye(3, dtype=torch.float64)
-            columns = [(at(where + step * axis) - at(where - step * axis)) / (2 * step) for axis in axes]
+            columns = [
+                (at(where + step * axis) - at(where - step * axis)) / (2 * step) for axis in axes
+            ]
             jacobian, turn = torch.stack(columns, 1), rotations(solid.turn[b, i])
             world = turn @ solid.scale[b, i].square().diag() @ turn.T
             wanted = jacobian @ world @ jacobian.T + BLUR * torch.eye(2, dtype=torch.float64)
             xx, xy, yy = cloud.inverse[b, i]
-            assert worst(torch.stack([xx, xy, xy, yy]).view(2, 2) @ wanted, torch.eye(2, dtype=torch.float64)) < 1e-6
+            assert (
+                worst(
+                    torch.stack([xx, xy, xy, yy]).view(2, 2) @ wanted,
+                    torch.eye(2, dtype=torch.float64),
+                )
+                < 1e-6
+            )
             assert worst(cloud.mean[b, i], at(where)) < 1e-9
             assert worst(cloud.spread[b, i], wanted.diagonal().sqrt()) < 1e-6
 
 
 def test_two_lie_over_one_another_as_by_hand():
-    far, near = one((0.1, 0, -0.3), (0.2, 0.2, 0.2), 0.9, (0, 1, 0)), one((0, 0.05, 0.5), (0.1, 0.1, 0.1), 0.6, (1, 0, 0))
+    far, near = (
+        one((0.1, 0, -0.3), (0.2, 0.2, 0.2), 0.9, (0, 1, 0)),
+        one((0, 0.05, 0.5), (0.1, 0.1, 0.1), 0.6, (1, 0, 0)),
+    )
     alone = [splat(each, front(), 40, 40) for each in (near, far)]
     a, b = (each.alpha for each in alone)
     both = splat(joined(far, near), front(), 40, 40)
     assert worst(both.colour, alone[0].colour + (1 - a) * alone[1].colour) < 1e-12
     assert worst(both.alpha, 1 - (1 - a) * (1 - b)) < 1e-12
-    depth = (a * (DISTANCE - 0.5) + (1 - a) * b * (DISTANCE + 0.3)) / (1 - (1 - a) * (1 - b)).clamp_min(1e-6)
+    depth = (a * (DISTANCE - 0.5) + (1 - a) * b * (DISTANCE + 0.3)) / (
+        1 - (1 - a) * (1 - b)
+    ).clamp_min(1e-6)
     assert worst(both.depth, depth) < 1e-5
 
 
@@ -117,11 +157,16 @@ def dense(solid: Ellipsoids, camera: Camera, height: int, width: int) -> torch.T
     y, x = pixels(height, width)
     out = []
     for b in range(len(camera)):
-        image, through = torch.zeros(4, height, width, dtype=torch.float64), torch.ones(height, width, dtype=torch.float64)
+        image, through = (
+            torch.zeros(4, height, width, dtype=torch.float64),
+            torch.ones(height, width, dtype=torch.float64),
+        )
         for i in cloud.depth[b].argsort().tolist():
             dx, dy = x - cloud.mean[b, i, 0], y - cloud.mean[b, i, 1]
             xx, xy, yy = cloud.inverse[b, i]
-            alpha = cloud.opacity[b, i] * torch.exp(-(xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy) / 2)
+            alpha = cloud.opacity[b, i] * torch.exp(
+                -(xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy) / 2
+            )
             alpha = torch.where(alpha > LEAST, alpha, 0)
             image = image + through * alpha * cloud.colour[b, i, :, None, None]
             through = through * (1 - alpha)
@@ -135,7 +180,9 @@ def test_tiles_change_nothing():
     assert worst(torch.cat(painted(cloud, 21, 34), 1), dense(solid, camera, 21, 34)) < 1e-10
     single = projected(Ellipsoids(*(part.float() for part in vars(solid).values())), camera, 21, 34)
     apart = (torch.cat(painted(single, 21, 34), 1).double() - dense(solid, camera, 21, 34)).abs()
-    assert float(apart.median()) < 1e-6 and float(apart.amax()) < 1e-2  # an alpha at the threshold may fall on either side
+    assert (
+        float(apart.median()) < 1e-6 and float(apart.amax()) < 1e-2
+    )  # an alpha at the threshold may fall on either side
 
 
 def test_the_order_of_the_gaussians_does_not_matter():
@@ -147,9 +194,14 @@ def test_the_order_of_the_gaussians_does_not_matter():
 
 
 def test_what_is_behind_or_faint_is_not_there_and_has_finite_gradients():
-    behind, beside = one((0, 0, DISTANCE + 0.5), (0.2,) * 3, 0.9), one((0, 0, DISTANCE), (0.2,) * 3, 0.9)
+    behind, beside = (
+        one((0, 0, DISTANCE + 0.5), (0.2,) * 3, 0.9),
+        one((0, 0, DISTANCE), (0.2,) * 3, 0.9),
+    )
     faint, seen = one((0, 0, 0), (0.2,) * 3, 0.0039), one((0, 0.1, 0), (0.2,) * 3, 0.7)
-    all_of = Ellipsoids(*(part.requires_grad_() for part in vars(joined(behind, beside, faint, seen)).values()))
+    all_of = Ellipsoids(
+        *(part.requires_grad_() for part in vars(joined(behind, beside, faint, seen)).values())
+    )
     both = splat(all_of, front(), 24, 24)
     assert worst(both.alpha, splat(seen, front(), 24, 24).alpha) < 1e-12
     (both.colour.sum() + both.depth.sum()).backward()
@@ -162,7 +214,9 @@ def test_what_is_behind_or_faint_is_not_there_and_has_finite_gradients():
 def test_sharp_ones_keep_their_light_at_every_size():
     """The integral of alpha over the picture, in its own units: constant where a pixel is large, and not without."""
     speck = one((0, 0, 0), (0.004,) * 3, 0.5)
-    light = lambda side, sharp: float(splat(speck, front(), side, side, sharp=sharp).alpha.sum()) / side**2  # noqa: E731
+    light = lambda side, sharp: (
+        float(splat(speck, front(), side, side, sharp=sharp).alpha.sum()) / side**2
+    )  # noqa: E731
     whole = [[light(side, sharp) for side in (64, 512)] for sharp in (True, False)]
     true = 0.5 * 2 * math.pi * (0.004 * FOCAL / DISTANCE) ** 2
     assert whole[1][0] > 10 * true
@@ -175,11 +229,15 @@ def test_sharp_ones_keep_their_light_at_every_size():
 # Gradients
 
 
-def particles(spec: Splats, count: int = 1, size: tuple[int, int] = (12, 12), seed: int = 0) -> SplatParticles:
-    return SplatParticles(spec, spec._start(count, seed), size, seed)
+def particles(
+    spec: GaussianSplats, count: int = 1, size: tuple[int, int] = (12, 12), seed: int = 0
+) -> GaussianSplatParticles:
+    return GaussianSplatParticles(spec, spec._start(count, seed), size, seed)
 
 
-def roughened(made: SplatParticles, by: float = 0.3, seed: int = 0) -> SplatParticles:
+def roughened(
+    made: GaussianSplatParticles, by: float = 0.3, seed: int = 0
+) -> GaussianSplatParticles:
     for i, p in enumerate(made.parameters()):
         p.data += by * normal(*p.shape, seed=seed + i, dtype=p.dtype)
     return made
@@ -187,9 +245,11 @@ def roughened(made: SplatParticles, by: float = 0.3, seed: int = 0) -> SplatPart
 
 @pytest.mark.parametrize("sharp", [False, True])
 def test_gradients_are_finite_differences(sharp):
-    spec = Splats(count=6, spread=1.0, opacity=0.5, sharp=sharp)
-    made = roughened(particles(spec).double(), seed=50)  # a draw without an alpha just at the threshold
-    probe, view = normal(2, 5, 12, 12, seed=9), View(torch.tensor([0, 0]), orbit(2))
+    spec = GaussianSplats(count=6, spread=1.0, opacity=0.5, sharp=sharp)
+    made = roughened(
+        particles(spec).double(), seed=50
+    )  # a draw without an alpha just at the threshold
+    probe, view = normal(2, 5, 12, 12, seed=9), RenderRequest(torch.tensor([0, 0]), orbit(2))
 
     def value():
         seen = made.render(view)
@@ -200,13 +260,18 @@ def test_gradients_are_finite_differences(sharp):
 
 def test_the_gradient_on_the_screen_is_that_of_a_shift():
     solid, camera = some(5), orbit(1)
-    shift, probe = torch.zeros(1, 5, 2, dtype=torch.float64, requires_grad=True), normal(1, 3, 16, 16, seed=4)
+    shift, probe = (
+        torch.zeros(1, 5, 2, dtype=torch.float64, requires_grad=True),
+        normal(1, 3, 16, 16, seed=4),
+    )
     value = lambda by: (splat(solid, camera, 16, 16, by).colour * probe).sum()  # noqa: E731
     (slope,) = torch.autograd.grad(value(shift), shift)
     for i in range(5):
         step = torch.zeros_like(shift.detach())
         step[0, i, 1] = 1e-6
-        assert float(value(step) - value(-step)) / 2e-6 == pytest.approx(float(slope[0, i, 1]), abs=1e-6)
+        assert float(value(step) - value(-step)) / 2e-6 == pytest.approx(
+            float(slope[0, i, 1]), abs=1e-6
+        )
 
 
 # Against a solid
@@ -235,10 +300,14 @@ def test_discs_on_a_sphere_are_the_sphere():
     true = distance * (rays @ -camera.pose[0, :3, 2])
     missed_by = (DISTANCE**2 - along**2).sqrt() - radius
     pixel = DISTANCE / (size * FOCAL)
-    assert float(seen.alpha[0, 0][missed_by < 0].min()) > 0.95  # the discs and the low-pass reach over the edge
+    assert (
+        float(seen.alpha[0, 0][missed_by < 0].min()) > 0.95
+    )  # the discs and the low-pass reach over the edge
     assert float(seen.alpha[0, 0][missed_by > 2.5 * pixel].max()) < 0.05
     core = inside > 0.3  # within 47 degrees of facing the camera
-    assert float((seen.depth[0, 0] - true)[core].abs().max()) < wide  # a disc has one depth all over
+    assert (
+        float((seen.depth[0, 0] - true)[core].abs().max()) < wide
+    )  # a disc has one depth all over
     outward = torch.nn.functional.normalize(camera.eye[0] + distance[..., None] * rays, dim=-1)
     facing = (normals(seen.depth, seen.alpha, camera)[0].permute(1, 2, 0) * outward).sum(-1)
     assert float(facing[core].min()) > 0.95
@@ -250,11 +319,18 @@ def test_discs_on_a_sphere_are_the_sphere():
 
 def test_shares_are_those_of_the_paper():
     """Eq. 9 as it is written, against the sum over C(N, k + 1)."""
-    opacity, number = torch.tensor([0.05, 0.5, 0.9, 0.99], dtype=torch.float64), torch.tensor([1, 2, 7, 40])
+    opacity, number = (
+        torch.tensor([0.05, 0.5, 0.9, 0.99], dtype=torch.float64),
+        torch.tensor([1, 2, 7, 40]),
+    )
     new, factor = shared(opacity, number)
-    for old, n, o, f in zip(opacity.tolist(), number.tolist(), new.tolist(), factor.tolist(), strict=True):
+    for old, n, o, f in zip(
+        opacity.tolist(), number.tolist(), new.tolist(), factor.tolist(), strict=True
+    ):
         assert o == pytest.approx(1 - (1 - old) ** (1 / n), abs=1e-12)
-        inner = lambda i: (math.comb(i - 1, k) * (-1) ** k * o ** (k + 1) / math.sqrt(k + 1) for k in range(i))  # noqa: B023, E731
+        inner = lambda i: (
+            math.comb(i - 1, k) * (-1) ** k * o ** (k + 1) / math.sqrt(k + 1) for k in range(i)
+        )  # noqa: B023, E731
         total = math.fsum(term for i in range(1, n + 1) for term in inner(i))
         assert f == pytest.approx(old / total, rel=1e-6)
     assert (float(new[0]), float(factor[0])) == (pytest.approx(0.05), pytest.approx(1.0))
@@ -274,23 +350,33 @@ def test_sharing_keeps_the_middle_and_the_line(opacity, number):
     assert worst(before, after) < min(0.11 * opacity, 0.4 * worst(before, unscaled))
 
 
-def relocated(spec: Splats, opacity: list[float]) -> tuple[SplatParticles, torch.optim.Optimizer]:
+def relocated(
+    spec: GaussianSplats, opacity: list[float]
+) -> tuple[GaussianSplatParticles, torch.optim.Optimizer]:
     made = roughened(particles(spec, size=(48, 48)))
     made.parts["opacity"][0].data.copy_((torch.tensor(opacity) / 0.99).logit())
     adam = torch.optim.Adam(made.groups())
-    made.render(View(torch.tensor([0]), front())).image.square().sum().backward()
+    made.render(RenderRequest(torch.tensor([0]), front())).image.square().sum().backward()
     adam.step()
     made.parts["opacity"][0].data.copy_((torch.tensor(opacity) / 0.99).logit())
     return made, adam
 
 
 def test_relocation_keeps_the_picture_and_forgets_the_moments():
-    spec = Splats(count=30, spread=1.0, kick=0.0, every=1, radius=0.6, largest=5.0, bound=9.0)
+    spec = GaussianSplats(
+        count=30, spread=1.0, kick=0.0, every=1, radius=0.6, largest=5.0, bound=9.0
+    )
     made, adam = relocated(spec, [0.003] * 10 + [0.5] * 20)
-    view = View(torch.tensor([0, 0]), orbit(2))
-    before, old = made.render(view).image.detach(), {name: made.parts[name][0].detach().clone() for name in made.parts}
+    view = RenderRequest(torch.tensor([0, 0]), orbit(2))
+    before, old = (
+        made.render(view).image.detach(),
+        {name: made.parts[name][0].detach().clone() for name in made.parts},
+    )
     made.after_step(0, 10, adam)
-    after, new = made.render(view).image.detach(), {name: made.parts[name][0].detach() for name in made.parts}
+    after, new = (
+        made.render(view).image.detach(),
+        {name: made.parts[name][0].detach() for name in made.parts},
+    )
     assert int(made.moved[0]) == 10
     changed = (old["opacity"] != new["opacity"]).nonzero().squeeze(1)
     assert set(range(10)) < set(changed.tolist()) and len(changed) < 30
@@ -305,21 +391,33 @@ def test_relocation_keeps_the_picture_and_forgets_the_moments():
 
 
 def test_a_kick_spreads_the_newcomers_as_their_home_does():
-    spec = Splats(count=3000, kick=1.0, every=1)
+    spec = GaussianSplats(count=3000, kick=1.0, every=1)
     made, adam = relocated(spec, [0.003] * 2999 + [0.5])
     old = made.parts["mean"][0][2999].detach().clone()
     made.after_step(0, 10, adam)
     mean, scale, turn = (made.parts[name][0].detach() for name in ("mean", "scale", "turn"))
-    away = (mean[:2999] - old) @ rotations(torch.nn.functional.normalize(turn[2999], dim=0)) / scale[2999].exp()
+    away = (
+        (mean[:2999] - old)
+        @ rotations(torch.nn.functional.normalize(turn[2999], dim=0))
+        / scale[2999].exp()
+    )
     assert worst(away.std(0), torch.ones(3)) < 0.06 and float(away.mean(0).abs().max()) < 0.06
 
 
 def test_the_dead_draw_by_weight_and_only_the_living():
-    weight, dead = torch.tensor([0.1, 0.3, 0.0, 0.5]).repeat(1, 1)[0], torch.tensor([True, False, False, False])
-    weight, dead = torch.cat([weight, torch.full((4000,), 0.001)]), torch.cat([dead, torch.ones(4000, dtype=torch.bool)])
+    weight, dead = (
+        torch.tensor([0.1, 0.3, 0.0, 0.5]).repeat(1, 1)[0],
+        torch.tensor([True, False, False, False]),
+    )
+    weight, dead = (
+        torch.cat([weight, torch.full((4000,), 0.001)]),
+        torch.cat([dead, torch.ones(4000, dtype=torch.bool)]),
+    )
     movers, onto = chosen(weight, dead, rng(1))
     assert movers.tolist() == [0, *range(4, 4004)]
-    assert float((onto == 1).double().mean()) == pytest.approx(0.3 / 0.8, abs=0.03) and set(onto.tolist()) == {1, 3}
+    assert float((onto == 1).double().mean()) == pytest.approx(0.3 / 0.8, abs=0.03) and set(
+        onto.tolist()
+    ) == {1, 3}
     for none in ((weight, torch.zeros_like(dead)), (weight, torch.ones_like(dead))):
         assert not len(chosen(*none, rng(1))[0])
 
@@ -334,8 +432,12 @@ def test_only_tensors_of_their_shape_are_forgotten():
 
 
 def test_the_pull_of_gradients_decides_where_to():
-    made, adam = relocated(Splats(count=4, every=2, towards="gradient"), [0.003, 0.5, 0.5, 0.5])
-    made.render(View(torch.tensor([0, 0]), orbit(2), rng())).image.square().sum().backward()
+    made, adam = relocated(
+        GaussianSplats(count=4, every=2, towards="gradient"), [0.003, 0.5, 0.5, 0.5]
+    )
+    made.render(
+        RenderRequest(torch.tensor([0, 0]), orbit(2), rng())
+    ).image.square().sum().backward()
     shift = made._shift[0].grad.norm(dim=-1).sum(0)
     made.after_step(0, 10, adam)
     assert worst(made.pull[0], shift) < 1e-9 and float(shift.max()) > 0 and made._shift is None
@@ -347,7 +449,7 @@ def test_the_pull_of_gradients_decides_where_to():
 
 
 def test_means_and_deviations_stay_within_bounds():
-    made, adam = relocated(Splats(count=20, every=0, bound=0.3, largest=0.05), [0.5] * 20)
+    made, adam = relocated(GaussianSplats(count=20, every=0, bound=0.3, largest=0.05), [0.5] * 20)
     made.after_step(0, 10, adam)
     assert made.parts["mean"][0].norm(dim=1).max().item() <= 0.3 + 1e-6
     assert made.parts["scale"][0].exp().max().item() <= 0.05 + 1e-6
@@ -356,7 +458,9 @@ def test_means_and_deviations_stay_within_bounds():
 # Runs
 
 
-SMALL = Splats(count=25, every=2, dead=0.15, opacity=0.2, rate_opacity=0.3, spread=1.0, until=1.0)
+SMALL = GaussianSplats(
+    count=25, every=2, dead=0.15, opacity=0.2, rate_opacity=0.3, spread=1.0, until=1.0
+)
 NEAR = Orbit(each=2, elevation=(-10.0, 60.0), words=("", "", "", ""))
 
 
@@ -381,7 +485,9 @@ def test_a_resumed_run_is_bit_identical(towards):
         again.advance()
     a, b = whole.tensors(), again.tensors()
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    assert int(whole.representation.moved.min()) > 0, "nothing was relocated: the test says less than it should"
+    assert int(whole.representation.moved.min()) > 0, (
+        "nothing was relocated: the test says less than it should"
+    )
 
 
 def test_a_particle_that_is_not_drawn_does_not_move():
@@ -400,23 +506,27 @@ def test_a_particle_that_is_not_drawn_does_not_move():
 
 
 def test_a_row_does_not_depend_on_its_neighbours():
-    made = roughened(particles(Splats(count=30, spread=1.0), 3)).double()
+    made = roughened(particles(GaussianSplats(count=30, spread=1.0), 3)).double()
     who, camera = torch.tensor([2, 0, 2, 1]), orbit(4)
-    together = made.render(View(who, camera))
+    together = made.render(RenderRequest(who, camera))
     for i in range(4):
-        alone = made.render(View(who[i : i + 1], camera[i : i + 1]))
+        alone = made.render(RenderRequest(who[i : i + 1], camera[i : i + 1]))
         for name in ("image", "alpha", "depth", "normal"):
             assert worst(getattr(together, name)[i : i + 1], getattr(alone, name)) < 1e-12
 
 
 def test_regularisers_are_weighed_means_of_the_particles_in_view():
-    made = roughened(particles(Splats(count=30, sparse=2.0, small=3.0), 3))
-    view = View(torch.tensor([0, 2, 2]), orbit(3))
+    made = roughened(particles(GaussianSplats(count=30, sparse=2.0, small=3.0), 3))
+    view = RenderRequest(torch.tensor([0, 2, 2]), orbit(3))
     terms = made.regularise(made.render(view), 0.5)
     kept = [made.solid(i) for i in (0, 2)]
-    assert terms["opacity"].item() == pytest.approx(2 * sum(each.opacity.mean().item() for each in kept), rel=1e-5)
-    assert float(terms["scale"]) == pytest.approx(3 * sum(float(each.scale.mean()) for each in kept), rel=1e-5)
-    assert not particles(Splats(count=5)).regularise(made.render(view), 0.5)
+    assert terms["opacity"].item() == pytest.approx(
+        2 * sum(each.opacity.mean().item() for each in kept), rel=1e-5
+    )
+    assert float(terms["scale"]) == pytest.approx(
+        3 * sum(float(each.scale.mean()) for each in kept), rel=1e-5
+    )
+    assert not particles(GaussianSplats(count=5)).regularise(made.render(view), 0.5)
 
 
 @pytest.mark.parametrize(("options", "says"), [
@@ -426,12 +536,12 @@ def test_regularisers_are_weighed_means_of_the_particles_in_view():
 ])  # fmt: skip
 def test_bad_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        Splats(**options)
+        GaussianSplats(**options)
 
 
 def test_without_a_camera_nothing_is_seen():
     with pytest.raises(ValueError, match="--views orbit"):
-        particles(Splats(count=5)).render(View(torch.tensor([0])))
+        particles(GaussianSplats(count=5)).render(RenderRequest(torch.tensor([0])))
 
 
 # What another run made
@@ -447,14 +557,19 @@ def test_points_lie_on_the_surface_of_a_density_all_over_it():
     away = points.norm(dim=1) - 0.6
     apart = 1.3 * (12.6 / 800) ** 0.5  # what is dense that near to what is empty counts as surface
     assert float(away.max()) < 0.02 and float(away.min()) > -1.01 * apart
-    assert float(points.mean(0).norm()) < 0.06 and worst((points.T @ points) / len(points) * 3 / 0.52**2, torch.eye(3)) < 0.2
+    assert (
+        float(points.mean(0).norm()) < 0.06
+        and worst((points.T @ points) / len(points) * 3 / 0.52**2, torch.eye(3)) < 0.2
+    )
     with pytest.raises(ValueError, match="begin with another run"):
         surface_points(lambda points: torch.zeros(len(points)), 50, 1.3, rng())
 
 
 def test_the_distance_of_neighbours_is_that_of_three():
     line = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [3.0, 0, 0], [6.0, 0, 0], [20.0, 0, 0]])
-    assert neighbour_distance(line).tolist() == pytest.approx([10 / 3, 8 / 3, 8 / 3, 14 / 3, 50 / 3])
+    assert neighbour_distance(line).tolist() == pytest.approx(
+        [10 / 3, 8 / 3, 8 / 3, 14 / 3, 50 / 3]
+    )
     with pytest.raises(ValueError, match="count of 2"):
         neighbour_distance(line[:1])
 
@@ -462,7 +577,7 @@ def test_the_distance_of_neighbours_is_that_of_three():
 def folder_of(tmp_path, e: Experiment, prior) -> Run:
     run = Run(e, prior)
     run.advance()
-    (tmp_path / "run.yaml").write_text(config.dump(e))
+    (tmp_path / "run.yaml").write_text(config.to_yaml(e))
     write_checkpoint(tmp_path / "checkpoint.safetensors", run.tensors(), {"step": 1})
     return run
 
@@ -470,42 +585,46 @@ def folder_of(tmp_path, e: Experiment, prior) -> Run:
 def test_splats_begin_with_splats_as_they_are(tmp_path):
     prior = coloured_shapes(12)
     first = folder_of(tmp_path, experiment(particles=1), prior)
-    second = Run(experiment(representation=replace(SMALL, start=tmp_path)), prior)
+    second = Run(experiment(representation=replace(SMALL, init_from=tmp_path)), prior)
     for name, part in second.representation.parts.items():
         assert all(torch.equal(each, first.representation.parts[name][0]) for each in part)
     with pytest.raises(ValueError, match=r"has 25 Gaussians, not 26"):
-        replace(SMALL, start=tmp_path, count=26).build(prior, 1, 0)
+        build_representation(replace(SMALL, init_from=tmp_path, count=26), prior, 1, 0)
 
 
 def test_splats_begin_on_the_surface_of_a_field(tmp_path):
     """A field's silhouette and colours, seen again in the splats that begin with it."""
     prior = coloured_shapes(48)
-    field = Field(encoding=Grid(levels=(8,)), blob=Magic3D(height=40.0, radius=0.6), cells=8)
+    field = NeRF(
+        encoding=DenseGridEncoding(levels=(8,)),
+        blob=Magic3DDensityInit(height=40.0, radius=0.6),
+        cells=8,
+    )
     run = folder_of(tmp_path, experiment(representation=field, particles=1), prior)
-    splats = Splats(count=1500, start=tmp_path).build(prior, 1, 0)
-    view = View(torch.tensor([0]), front(1).to("cpu"))
-    view = View(view.particle, Camera(view.camera.pose.float(), view.camera.fov.float()))
+    splats = build_representation(GaussianSplats(count=1500, init_from=tmp_path), prior, 1, 0)
+    view = RenderRequest(torch.tensor([0]), front(1).to("cpu"))
+    view = RenderRequest(view.particle, Camera(view.camera.pose.float(), view.camera.fov.float()))
     with torch.no_grad():
         a, b = run.representation.render(view), splats.render(view)
     assert float(((a.alpha > 0.5) == (b.alpha > 0.5)).float().mean()) > 0.9
     inside = (a.alpha > 0.9) & (b.alpha > 0.9)
     assert float(inside.float().mean()) > 0.05
     assert float((a.image - b.image).abs()[inside.expand_as(a.image)].mean()) < 0.05
-    assert "begins with" in splats.start
+    assert "begins with" in splats.init_message
 
 
 def test_what_is_flat_is_nothing_to_begin_with(tmp_path):
     prior = coloured_shapes(12)
     folder_of(tmp_path, experiment(representation=Pixels(), views=None, particles=1), prior)
     with pytest.raises(ValueError, match="neither density nor colours"):
-        replace(SMALL, start=tmp_path).build(prior, 1, 0)
+        build_representation(replace(SMALL, init_from=tmp_path), prior, 1, 0)
 
 
 # Files
 
 
 def test_a_ply_read_back_is_what_was_written(tmp_path):
-    solid = roughened(particles(Splats(count=50, spread=1.0))).solid(0)
+    solid = roughened(particles(GaussianSplats(count=50, spread=1.0))).solid(0)
     write_ply(tmp_path / "a.ply", solid)
     again = read_ply(tmp_path / "a.ply")
     for name in ("mean", "scale", "opacity", "colour"):
@@ -516,11 +635,22 @@ def test_a_ply_read_back_is_what_was_written(tmp_path):
 def test_a_ply_is_laid_out_as_viewers_expect(tmp_path):
     """One Gaussian by hand: SuperSplat and its kin turn by half a turn around z, and then it is where it was."""
     solid = one((0.1, 0.2, 0.3), (0.01, 0.02, 0.03), 0.7, (0.9, 0.5, 0.1), (0.8, 0.6, 0, 0))
-    write_ply(tmp_path / "a.ply", type(particles(Splats(count=1)).solid(0))(*(part[0] for part in vars(solid).values())))
+    write_ply(
+        tmp_path / "a.ply",
+        type(particles(GaussianSplats(count=1)).solid(0))(
+            *(part[0] for part in vars(solid).values())
+        ),
+    )
     head, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
-    assert head.decode().split("\n")[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 1"]
+    assert head.decode().split("\n")[:3] == [
+        "ply",
+        "format binary_little_endian 1.0",
+        "element vertex 1",
+    ]
     assert [line.split()[2] for line in head.decode().split("\n")[3:-1]] == list(LAYOUT)
-    row = dict(zip(LAYOUT, torch.frombuffer(bytearray(body), dtype=torch.float32).tolist(), strict=True))
+    row = dict(
+        zip(LAYOUT, torch.frombuffer(bytearray(body), dtype=torch.float32).tolist(), strict=True)
+    )
     near = lambda *values: pytest.approx(values, abs=1e-6)  # noqa: E731
     assert (row["x"], row["y"], row["z"]) == near(-0.1, -0.2, 0.3)
     assert (row["f_dc_0"], row["f_dc_1"], row["f_dc_2"]) == near(0.4 / C0, 0, -0.4 / C0)
@@ -529,19 +659,31 @@ def test_a_ply_is_laid_out_as_viewers_expect(tmp_path):
     written = rotations(torch.tensor([row[f"rot_{i}"] for i in range(4)]))
     assert worst(half @ written, rotations(solid.turn[0, 0])) < 1e-6
     trimesh = pytest.importorskip("trimesh")
-    assert worst(torch.from_numpy(trimesh.load(tmp_path / "a.ply").vertices), torch.tensor([[-0.1, -0.2, 0.3]])) < 1e-6
+    assert (
+        worst(
+            torch.from_numpy(trimesh.load(tmp_path / "a.ply").vertices),
+            torch.tensor([[-0.1, -0.2, 0.3]]),
+        )
+        < 1e-6
+    )
 
 
 def test_a_ply_of_others_is_read(tmp_path):
     """Other properties between, other elements after, doubles."""
-    names = [("double" if name == "x" else "float", name) for name in LAYOUT if not name.startswith("n")] + [("uchar", "label")]
+    names = [
+        ("double" if name == "x" else "float", name) for name in LAYOUT if not name.startswith("n")
+    ] + [("uchar", "label")]
     head = ["ply", "format binary_little_endian 1.0", "comment made elsewhere", "element vertex 1",
             *(f"property {kind} {name}" for kind, name in names), "element face 0", "property list uchar int indices",
             "end_header\n"]  # fmt: skip
     values = [1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0]
     (tmp_path / "a.ply").write_bytes("\n".join(head).encode() + struct.pack("<d13fB", *values, 7))
     made = read_ply(tmp_path / "a.ply")
-    assert (made.mean.tolist(), made.scale.tolist(), made.opacity.tolist()) == ([[-1, -2, 3]], [[1, 1, 1]], [0.5])
+    assert (made.mean.tolist(), made.scale.tolist(), made.opacity.tolist()) == (
+        [[-1, -2, 3]],
+        [[1, 1, 1]],
+        [0.5],
+    )
     assert made.turn.abs().tolist() == [[0, 0, 0, 1]]
 
 
@@ -558,14 +700,14 @@ def test_what_is_no_ply_of_gaussians_is_told(tmp_path, content, says):
 
 
 def test_a_ply_cut_short_is_told(tmp_path):
-    write_ply(tmp_path / "a.ply", particles(Splats(count=5)).solid(0))
+    write_ply(tmp_path / "a.ply", particles(GaussianSplats(count=5)).solid(0))
     (tmp_path / "a.ply").write_bytes((tmp_path / "a.ply").read_bytes()[:-3])
     with pytest.raises(ValueError, match="ends early: 337 bytes of 340"):
         read_ply(tmp_path / "a.ply")
 
 
 def test_a_run_leaves_a_ply_for_each_particle(tmp_path):
-    made = roughened(particles(Splats(count=5), 2))
+    made = roughened(particles(GaussianSplats(count=5), 2))
     made.save(tmp_path, ["01-01", "01-02"])
     assert worst(read_ply(tmp_path / "01-02.ply").mean, made.parts["mean"][1]) < 1e-6
 
@@ -577,13 +719,20 @@ def test_a_run_leaves_a_ply_for_each_particle(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gsplat_agrees_with_plain_torch():
     pytest.importorskip("gsplat")
-    made = roughened(particles(Splats(count=800, spread=1.0), 2), 0.2).cuda()
+    made = roughened(particles(GaussianSplats(count=800, spread=1.0), 2), 0.2).cuda()
     camera, both, probe = orbit(3).to("cuda"), [], normal(3, 5, 48, 80, dtype=torch.float32).cuda()
     camera = Camera(camera.pose.float(), camera.fov.float())
     solid = made.ellipsoids(torch.tensor([0, 1, 1]))
     for draw in (painted, splatted):
         shown = torch.cat(draw(projected(solid, camera, 48, 80), 48, 80), 1)
-        both.append((shown.detach(), torch.autograd.grad((shown * probe).sum(), list(made.parameters()), retain_graph=True)))
+        both.append(
+            (
+                shown.detach(),
+                torch.autograd.grad(
+                    (shown * probe).sum(), list(made.parameters()), retain_graph=True
+                ),
+            )
+        )
     assert worst(both[0][0].cpu(), both[1][0].cpu()) < 5e-3
     for a, b in zip(both[0][1], both[1][1], strict=True):
         assert float((a - b).norm()) < 0.02 * float(a.norm()) + 1e-6
@@ -592,8 +741,10 @@ def test_gsplat_agrees_with_plain_torch():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_shows_what_the_cpu_shows():
-    made = roughened(particles(Splats(count=300, spread=1.0), 2), 0.2)
-    view = View(torch.tensor([0, 1, 1]), Camera(orbit(3).pose.float(), orbit(3).fov.float()))
+    made = roughened(particles(GaussianSplats(count=300, spread=1.0), 2), 0.2)
+    view = RenderRequest(
+        torch.tensor([0, 1, 1]), Camera(orbit(3).pose.float(), orbit(3).fov.float())
+    )
     here = made.render(view)
     there = made.cuda().render(view)
     for name in ("image", "alpha"):

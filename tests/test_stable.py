@@ -10,10 +10,11 @@ import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from tiny import WORDS, normal, spoken, worst
 
-from limbeck.loading import check_layout
-from limbeck.prior import Prior, guided
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
 from limbeck.priors.exact import DataSet, GaussianMixture
-from limbeck.priors.stable import Stable
+from limbeck.priors.loading import check_layout
+from limbeck.priors.stable_diffusion import StableDiffusion
 
 T = torch.tensor([0.02, 0.4, 0.98])
 
@@ -32,7 +33,7 @@ def test_every_prior_wears_the_same_face(prior):
 
 def test_what_it_is_comes_from_the_folder(eps_folder, v_folder):
     for path, kind, end in ((eps_folder, "eps", 0.0682), (v_folder, "v", 0.0)):
-        prior = Stable(str(path))
+        prior = StableDiffusion(str(path))
         assert prior.kind == kind
         assert abs(float(prior.schedule.alpha(torch.ones(1))) - end) < 1e-4
         assert prior.shape == (4, 8, 8) and prior.image_size == (16, 16)
@@ -41,16 +42,22 @@ def test_what_it_is_comes_from_the_folder(eps_folder, v_folder):
 
 
 def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
-    prior = Stable(str(folder))
+    prior = StableDiffusion(str(folder))
     xt, texts = normal(3, 4, 8, 8, dtype=torch.float32), WORDS[:3]
     said = prior(xt, T, prior.condition(texts))[0]
     ids = pipe.tokenizer(
-        texts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=pipe.tokenizer.model_max_length,
+        return_tensors="pt",
     ).input_ids
     ticks = torch.tensor([20, 400, 980])
     with torch.no_grad():
         out = pipe.unet(xt, ticks, pipe.text_encoder(ids)[0]).sample
-    assert worst(said.output(prior.kind, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
+    assert (
+        worst(said.output(prior.kind, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
+    )
     pipe.scheduler.set_timesteps(1000)
     for i, tick in enumerate(ticks):
         theirs = pipe.scheduler.step(out[i], int(tick), xt[i]).pred_original_sample
@@ -59,7 +66,7 @@ def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
 
 
 def test_text_features_are_the_pipelines(folder, pipe):
-    prior = Stable(str(folder))
+    prior = StableDiffusion(str(folder))
     told = spoken(prior, ["a red mug", "zebra!"])
     pos, null = pipe.encode_prompt(["a red mug", "zebra!"], "cpu", 1, True, ["", ""])
     assert worst(told.pos.data, pos) < 1e-6 and worst(told.null.data, null) < 1e-6
@@ -67,7 +74,7 @@ def test_text_features_are_the_pipelines(folder, pipe):
 
 
 def test_a_long_prompt_is_cut_as_the_pipeline_cuts_it(folder, pipe):
-    prior, text = Stable(str(folder)), "a red mug and " * 30
+    prior, text = StableDiffusion(str(folder)), "a red mug and " * 30
     pos, _ = pipe.encode_prompt([text], "cpu", 1, False)
     assert worst(prior.condition([text]).data, pos) < 1e-6
 
@@ -84,7 +91,9 @@ def test_text_is_encoded_once_and_the_encoder_let_go(prior, monkeypatch):
     monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", watched)
     seen = []
     encode = prior._encode
-    monkeypatch.setattr(prior, "_encode", lambda prompts: seen.append(list(prompts)) or encode(prompts))
+    monkeypatch.setattr(
+        prior, "_encode", lambda prompts: seen.append(list(prompts)) or encode(prompts)
+    )
     first = prior.condition(["a red mug", "", "a red mug"])
     prior.condition([""])
     prior.condition(["a red mug", "a blue chair"])
@@ -101,7 +110,7 @@ def test_guidance_one_is_one_row_and_any_other_two_in_one_call(prior):
     passes = []
     prior.unet.register_forward_hook(lambda m, inputs, out: passes.append(len(inputs[0])))
     for scale in (1.0, 0.0, 7.5):
-        guided(prior, xt, T, told, scale)
+        guided_prediction(prior, xt, T, told, scale)
     assert passes == [3, 3, 6]
     assert (prior.meter.calls, prior.meter.rows) == (3, 12)
 
@@ -109,11 +118,14 @@ def test_guidance_one_is_one_row_and_any_other_two_in_one_call(prior):
 def test_guidance_is_the_pipelines_form(prior):
     xt, told = normal(3, 4, 8, 8, dtype=torch.float32), spoken(prior, WORDS[:3])
     pos, null = prior(xt, T, told.pos)[0], prior(xt, T, told.null)[0]
-    assert worst(guided(prior, xt, T, told, 7.5).eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-4
+    assert (
+        worst(guided_prediction(prior, xt, T, told, 7.5).eps, null.eps + 7.5 * (pos.eps - null.eps))
+        < 1e-4
+    )
 
 
 def test_encode_is_differentiable_and_the_pipelines_mean(folder, pipe):
-    prior = Stable(str(folder))
+    prior = StableDiffusion(str(folder))
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     latent = prior.encode(image)
     with torch.no_grad():
@@ -124,13 +136,17 @@ def test_encode_is_differentiable_and_the_pipelines_mean(folder, pipe):
     step = normal(*image.shape, seed=2, dtype=torch.float32)
     step *= 1e-2 / step.norm()
     with torch.no_grad():
-        change = ((prior.encode(image + step) - prior.encode(image - step)).double() * probe).sum() / 2
-    assert abs(float((image.grad * step).sum() / change) - 1) < 2e-2  # central difference in float32
+        change = (
+            (prior.encode(image + step) - prior.encode(image - step)).double() * probe
+        ).sum() / 2
+    assert (
+        abs(float((image.grad * step).sum() / change) - 1) < 2e-2
+    )  # central difference in float32
     assert all(p.grad is None for p in prior.vae.parameters())
 
 
 def test_decode_is_the_pipelines_picture_in_zero_to_one(folder, pipe):
-    prior, x0 = Stable(str(folder)), 3 * normal(2, 4, 8, 8, dtype=torch.float32)
+    prior, x0 = StableDiffusion(str(folder)), 3 * normal(2, 4, 8, 8, dtype=torch.float32)
     image = prior.decode(x0)
     with torch.no_grad():
         theirs = (pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
@@ -147,11 +163,17 @@ def test_weights_are_frozen_and_in_evaluation_mode(prior):
 
 
 def test_half_precision_stays_inside(eps_folder):
-    prior = Stable(str(eps_folder), dtype=torch.bfloat16)
+    prior = StableDiffusion(str(eps_folder), dtype=torch.bfloat16)
     xt = normal(3, 4, 8, 8, dtype=torch.float32)
     said = prior(xt, T, prior.condition(WORDS[:3]))[0]
     image = prior.decode(prior.encode(torch.rand(1, 3, 16, 16)))
-    assert said.x0.dtype == said.eps.dtype == image.dtype == prior.condition(["x"]).data.dtype == torch.float32
+    assert (
+        said.x0.dtype
+        == said.eps.dtype
+        == image.dtype
+        == prior.condition(["x"]).data.dtype
+        == torch.float32
+    )
     assert prior.unet.dtype == torch.bfloat16
 
 
@@ -161,7 +183,9 @@ def test_a_folder_of_another_kind_is_refused_in_words(tmp_path, eps_folder):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KolorsPipeline"}))
     with pytest.raises(ValueError, match="KolorsPipeline"):
         check_layout(tmp_path)
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "StableDiffusionPipeline"})
+    )
     (tmp_path / "unet").mkdir()
     with pytest.raises(ValueError, match="lacks scheduler, vae, text_encoder, tokenizer"):
         check_layout(tmp_path)

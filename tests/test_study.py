@@ -7,32 +7,50 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.cli import main
-from limbeck.components import choices
-from limbeck.config import dump, load
-from limbeck.experiment import Experiment
-from limbeck.studies.distribution import Distribution, energy_distance, mixture
-from limbeck.studies.guidance import Guidance
-from limbeck.study import Study, sheet
+from limbeck.cli.main import main
+from limbeck.config.discovery import choices
+from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.studies.base import Study, sheet
+from limbeck.studies.distribution import DistributionStudy, energy_distance, mixture
+from limbeck.studies.guidance import GuidanceStudy
+from limbeck.training.experiment import Experiment
 
 
 @pytest.mark.parametrize("name", [name for name in choices(Study)])
 def test_every_study_has_rows_of_distinct_folders_that_read_back(name):
-    from limbeck.config import slug
+    from limbeck.config.yaml import slug
 
     rows = choices(Study)[name]().rows()
     assert len({slug(label) for label in rows}) == len(rows) > 1
     for what in rows.values():
         if isinstance(what, Experiment):
-            assert load(dump(what)) == what
+            assert from_yaml(Experiment, to_yaml(what)) == what
 
 
 def test_a_study_runs_draws_and_goes_on(tmp_path, capsys):
-    options = ["--model", "gaussians", "--prompts", "red disc", "--steps", "4", "--scales", "2", "5", "--out", str(tmp_path / "s")]
+    options = [
+        "--model",
+        "gaussians",
+        "--prompts",
+        "red disc",
+        "--steps",
+        "4",
+        "--scales",
+        "2",
+        "5",
+        "--out",
+        str(tmp_path / "s"),
+    ]
     assert main(["study", "guidance", *options]) == 0
     picture = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert picture.name == "study.png" and Image.open(picture).width > 150
-    assert {p.name for p in (tmp_path / "s").iterdir()} == {"sampling-s-7-5", "sds-s-2", "sds-s-5", "report.html", "study.png"}
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {
+        "sampling-s-7-5",
+        "sds-s-2",
+        "sds-s-5",
+        "report.html",
+        "study.png",
+    }
     before = (tmp_path / "s" / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns
     assert main(["study", "guidance", *options]) == 0
     assert (tmp_path / "s" / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns == before
@@ -66,7 +84,7 @@ def test_energy_distance_is_zero_for_equal_and_the_closed_form_for_points_apart(
 
 def test_the_mixture_is_recovered_by_vsd_and_not_by_sds(tmp_path):
     """A small copy of the study: VSD with the exact critic keeps the widths, SDS at guidance 1 does not."""
-    study = replace(Distribution(), particles=192, steps=250, rate=0.05)
+    study = replace(DistributionStudy(), particles=192, steps=250, rate=0.05)
     study.run(tmp_path)
     import json
 
@@ -82,4 +100,4 @@ def test_a_sheet_enlarges_small_pictures_and_keeps_their_colours():
 
 
 def test_guidance_takes_the_scales_asked_for():
-    assert list(Guidance(scales=(2.0,)).rows()) == ["sampling, s = 7.5", "SDS, s = 2"]
+    assert list(GuidanceStudy(scales=(2.0,)).rows()) == ["sampling, s = 7.5", "SDS, s = 2"]

@@ -26,32 +26,51 @@ from PIL import Image
 from tiny import rng, worst
 
 import limbeck
-from limbeck import Experiment, Run, config
-from limbeck import camera as cameras
-from limbeck.cli import main
-from limbeck.export import at_vertices
-from limbeck.export.files import linear
-from limbeck.heldout import LAMP
-from limbeck.loading import load
-from limbeck.pictures import grid
-from limbeck.record import record
-from limbeck.reopen import names, reopened, sampled
-from limbeck.snapshots import Shelf, read, shelve
-from limbeck.solid import Splats
-from limbeck.turntable import Looked, coloured, enlarged, panels, stills, turntable
-from limbeck.verbs import run as run_verb
-from limbeck.verbs.view import Viewing, show
-from limbeck.viewer import FILM_AFTER, FILM_BEFORE, Viewer, against_film, as_opencv, axes, covariances, meshed, shaded
-from limbeck.views import Orbit
+from limbeck import Experiment, Run
+from limbeck.cli.commands import run as run_verb
+from limbeck.cli.commands.view import Viewing, show
+from limbeck.cli.main import main
+from limbeck.config import yaml as config
+from limbeck.graphics.cameras import camera as cameras
+from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.export.export import at_vertices
+from limbeck.graphics.export.writers import linear
+from limbeck.graphics.geometry.solids import Splats
+from limbeck.metrics.heldout_views import LAMP
+from limbeck.priors.loading import load
+from limbeck.runs.recorder import record
+from limbeck.runs.reopen import names, reopen_run, step_cameras
+from limbeck.runs.snapshots_3d import SnapshotFolder, read_snapshot, save_snapshot
+from limbeck.runs.turntable import Looked, coloured, enlarged, panels, stills, turntable
+from limbeck.runs.viewer import (
+    FILM_AFTER,
+    FILM_BEFORE,
+    Viewer,
+    against_film,
+    as_opencv,
+    axes,
+    covariances,
+    meshed,
+    shaded,
+)
+from limbeck.system.images import grid
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 @pytest.fixture(scope="module")
 def made() -> Experiment:
     views = Orbit(each=2)
     return Experiment(
-        ("red disc", "blue ring"), model="gaussians", representation=Ball(), views=views, particles=2, batch=2, steps=4
+        ("red disc", "blue ring"),
+        model="gaussians",
+        representation=Ball(),
+        views=views,
+        particles=2,
+        batch=2,
+        steps=4,
     )
 
 
@@ -65,13 +84,17 @@ def folder(made: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # snapshots
 
 
-def test_a_run_leaves_every_particle_at_the_times_of_its_pictures(made: Experiment, folder: Path) -> None:
-    found = Shelf(folder).steps()
+def test_a_run_leaves_every_particle_at_the_times_of_its_pictures(
+    made: Experiment, folder: Path
+) -> None:
+    found = SnapshotFolder(folder).steps()
     assert list(found) == [0, 2, 4] and all(list(files) == names(made) for files in found.values())
-    kept = reopened(folder, "cpu").representation
+    kept = reopen_run(folder, "cpu").representation
     for i, name in enumerate(names(made)):
-        first, last = read(found[0][name]), read(found[4][name])
-        assert torch.equal(last.vertices, ball(2).vertices) and torch.equal(last.faces, ball(2).faces)
+        first, last = read_snapshot(found[0][name]), read_snapshot(found[4][name])
+        assert torch.equal(last.vertices, ball(2).vertices) and torch.equal(
+            last.faces, ball(2).faces
+        )
         tint = kept.parts["tint"][i].detach()
         assert worst(last.colours, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
         assert worst(first.colours, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
@@ -82,33 +105,44 @@ def test_the_cameras_told_are_those_the_run_looked_through(made: Experiment) -> 
     run = Run(made, load("gaussians"))
     for step in range(4):
         drawn = run.advance().sample
-        view, camera = sampled(made, step)
+        view, camera = step_cameras(made, step)
         assert camera is not None and torch.equal(view, drawn.view)
-        assert torch.equal(camera.pose, drawn.camera.pose) and torch.equal(camera.fov, drawn.camera.fov)
+        assert torch.equal(camera.pose, drawn.camera.pose) and torch.equal(
+            camera.fov, drawn.camera.fov
+        )
 
 
 def test_snapshots_change_no_run(made: Experiment, folder: Path) -> None:
     run = Run(made, load("gaussians"))
     for _ in range(4):
         run.advance()
-    kept = reopened(folder, "cpu").representation
-    assert all(torch.equal(a, b) for a, b in zip(run.representation.parameters(), kept.parameters(), strict=True))
+    kept = reopen_run(folder, "cpu").representation
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(run.representation.parameters(), kept.parameters(), strict=True)
+    )
 
 
 def test_splats_are_kept_as_splats(tmp_path: Path) -> None:
-    pytest.importorskip("limbeck.ply")
+    pytest.importorskip("limbeck.graphics.geometry.ply")
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
-    shelve(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
-    back = read(Shelf(tmp_path).steps()[7]["00-00"])
+    save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
+    back = read_snapshot(SnapshotFolder(tmp_path).steps()[7]["00-00"])
     assert isinstance(back, Splats) and worst(back.mean, cloud().mean) < 1e-6
 
 
 def test_other_files_on_the_shelf_are_let_be(tmp_path: Path) -> None:
-    assert Shelf(tmp_path).steps() == {}
+    assert SnapshotFolder(tmp_path).steps() == {}
     (tmp_path / "solids").mkdir()
-    for name in ("step-00002-00-00.ply.part", "step-x.ply", "mine.ply", "step-100000-00-01.ply", "step-00009-00-01.ply"):
+    for name in (
+        "step-00002-00-00.ply.part",
+        "step-x.ply",
+        "mine.ply",
+        "step-100000-00-01.ply",
+        "step-00009-00-01.ply",
+    ):
         (tmp_path / "solids" / name).touch()
-    assert list(Shelf(tmp_path).steps()) == [9, 100000]
+    assert list(SnapshotFolder(tmp_path).steps()) == [9, 100000]
 
 
 # what a viewer is given
@@ -129,18 +163,27 @@ def test_covariances_and_shades_of_splats() -> None:
     value, vector = torch.linalg.eigh(moments)
     assert worst(value.sqrt(), splats.scale.sort(1).values) < 1e-4
     radial = torch.nn.functional.normalize(splats.mean, dim=1)
-    assert (vector[:, :, 0] * radial).sum(1).abs().min() > 0.999, "the thin axis is that of the ball's radius"
+    assert (vector[:, :, 0] * radial).sum(1).abs().min() > 0.999, (
+        "the thin axis is that of the ball's radius"
+    )
     assert worst(shaded(splats, "normals"), (radial + 1) / 2) < 0.01, "outwards everywhere"
     assert torch.equal(shaded(splats, "colour"), splats.colour)
-    grey, lamp = shaded(splats, "textureless"), torch.nn.functional.normalize(torch.tensor(LAMP), dim=0)
-    assert (grey == grey[:, :1]).all() and worst(grey[:, 0], 0.75 * (0.42 + 0.62 * (radial @ lamp).clamp_min(0))) < 0.01
+    grey, lamp = (
+        shaded(splats, "textureless"),
+        torch.nn.functional.normalize(torch.tensor(LAMP), dim=0),
+    )
+    assert (grey == grey[:, :1]).all() and worst(
+        grey[:, 0], 0.75 * (0.42 + 0.62 * (radial @ lamp).clamp_min(0))
+    ) < 0.01
 
 
 def test_shadings_of_a_mesh() -> None:
     mesh = at_vertices(ball(1))
     shown = {shading: meshed(mesh, shading) for shading in ("colour", "normals", "textureless")}
     assert len(set(shown.values())) == 3
-    assert [b"KHR_materials_unlit" in shown[name] for name in shown] == [True, True, False], "only shape needs light"
+    assert [b"KHR_materials_unlit" in shown[name] for name in shown] == [True, True, False], (
+        "only shape needs light"
+    )
 
 
 def film(light: torch.Tensor) -> torch.Tensor:
@@ -170,7 +213,9 @@ def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: P
         for path in held:
             path.with_suffix(".later").rename(path)
         viewer.look()
-        assert viewer.note.content == "**step 4 of 4**", "who looks at the newest stays at the newest"
+        assert viewer.note.content == "**step 4 of 4**", (
+            "who looks at the newest stays at the newest"
+        )
         viewer.step.value = 0
         viewer.draw()
         assert viewer.note.content == "**step 0 of 4**"
@@ -187,11 +232,15 @@ def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: P
 def stage_of(made: Experiment, folder: Path, place: Path, step: int) -> None:
     """A stage begun, with one snapshot."""
     (place / "solids").mkdir(parents=True)
-    (place / "solids" / f"step-{step:05d}-00-00.ply").write_bytes((folder / "solids" / "step-00004-00-00.ply").read_bytes())
-    (place / "run.yaml").write_text(config.dump(made))
+    (place / "solids" / f"step-{step:05d}-00-00.ply").write_bytes(
+        (folder / "solids" / "step-00004-00-00.ply").read_bytes()
+    )
+    (place / "run.yaml").write_text(config.to_yaml(made))
 
 
-def test_one_page_follows_a_recipe_through_its_stages(made: Experiment, folder: Path, tmp_path: Path) -> None:
+def test_one_page_follows_a_recipe_through_its_stages(
+    made: Experiment, folder: Path, tmp_path: Path
+) -> None:
     stage_of(made, folder, tmp_path / "1-field", 2)
     viewer = Viewer(tmp_path, made, 18770)
     try:
@@ -199,10 +248,22 @@ def test_one_page_follows_a_recipe_through_its_stages(made: Experiment, folder: 
         assert not viewer.stage.visible and viewer.note.content == "**step 2 of 4**"
         stage_of(replace(made, steps=9, particles=1), folder, tmp_path / "2-geometry", 7)
         viewer.look()
-        assert viewer.stage.visible and viewer.stage.value == "2-geometry" and viewer.address == address
-        assert viewer.note.content == "**step 7 of 9**" and viewer.particle.options == ("00-00", "01-00")
+        assert (
+            viewer.stage.visible
+            and viewer.stage.value == "2-geometry"
+            and viewer.address == address
+        )
+        assert viewer.note.content == "**step 7 of 9**" and viewer.particle.options == (
+            "00-00",
+            "01-00",
+        )
         viewer.stage.value = "1-field"
-        assert viewer.note.content == "**step 2 of 4**" and viewer.particle.options == ("00-00", "00-01", "01-00", "01-01")
+        assert viewer.note.content == "**step 2 of 4**" and viewer.particle.options == (
+            "00-00",
+            "00-01",
+            "01-00",
+            "01-01",
+        )
         stage_of(made, folder, tmp_path / "10-texture", 1)
         viewer.look()
         assert viewer.stage.value == "1-field", "who looks back is left alone"
@@ -211,7 +272,9 @@ def test_one_page_follows_a_recipe_through_its_stages(made: Experiment, folder: 
         viewer.server.stop()
 
 
-def test_a_recipe_of_several_stages_has_one_viewer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_recipe_of_several_stages_has_one_viewer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[str] = []
 
     @contextmanager
@@ -238,13 +301,15 @@ def test_a_recipe_of_several_stages_has_one_viewer(monkeypatch: pytest.MonkeyPat
     assert begun == [None] * 3, "without folders there is nothing to begin with"
 
 
-def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(
+    folder: Path, tmp_path: Path
+) -> None:
     place = tmp_path / "ball"
     shutil.copytree(folder, place, ignore=lambda *_: ["solids"])
     over = threading.Event()
     over.set()
     show(Viewing((place,), port=18775, device="cpu"), over)
-    assert list(Shelf(place).steps()) == [4]
+    assert list(SnapshotFolder(place).steps()) == [4]
 
 
 @pytest.mark.parametrize(("options", "why"), [
@@ -265,22 +330,36 @@ def painted() -> Painted:
 
 def test_panels_are_what_is_seen(painted: Painted) -> None:
     looked = Looked(elevation=0, distance=3, fov=40)
-    front = panels(painted, load("gaussians"), 1, cameras.turntable(4, 0, 3, 40)[0:1], looked.span)
+    front = panels(
+        painted, load("gaussians"), 1, cameras.turntable_cameras(4, 0, 3, 40)[0:1], looked.span
+    )
     middle = lambda planes: planes[0, :, 16, 16]  # noqa: E731
     assert worst(middle(front.colour), paint(torch.tensor([[0.0, 0.0, RADIUS]]))[0]) < 0.05
-    assert worst(middle(front.normal), torch.tensor([0.5, 0.5, 1.0])) < 0.05, "+z comes towards the camera"
+    assert worst(middle(front.normal), torch.tensor([0.5, 0.5, 1.0])) < 0.05, (
+        "+z comes towards the camera"
+    )
     half = 3 * np.tan(np.radians(20))
-    assert worst(middle(front.depth), coloured(torch.full((1, 1, 1, 1), 3 - RADIUS), (3 - half, 3 + half))[0, :, 0, 0]) < 0.05
+    assert (
+        worst(
+            middle(front.depth),
+            coloured(torch.full((1, 1, 1, 1), 3 - RADIUS), (3 - half, 3 + half))[0, :, 0, 0],
+        )
+        < 0.05
+    )
     assert middle(front.opacity).eq(1).all()
     corners = [planes[0, :, 0, 0] for planes in (front.colour, front.normal, front.depth)]
-    assert all(corner.eq(1).all() for corner in corners) and front.opacity[0, :, 0, 0].eq(0).all(), "nothing is white, not a colour"
+    assert (
+        all(corner.eq(1).all() for corner in corners) and front.opacity[0, :, 0, 0].eq(0).all()
+    ), "nothing is white, not a colour"
 
 
 def test_the_depth_scale_is_fixed() -> None:
     depth = torch.tensor([0.0, 2.0, 3.0, 4.0, 9.0]).view(5, 1, 1, 1)
     near, first, _, last, far = coloured(depth, (2.0, 4.0))
     assert torch.equal(near, first) and torch.equal(last, far)
-    assert first[0] > 0.9 and first[2] < 0.2 and last[0] < 0.3 and last[2] > 0.3, "yellow near, blue far"
+    assert first[0] > 0.9 and first[2] < 0.2 and last[0] < 0.3 and last[2] > 0.3, (
+        "yellow near, blue far"
+    )
 
 
 def test_a_film_of_even_sides_shows_every_frame(painted: Painted, tmp_path: Path) -> None:
@@ -288,15 +367,29 @@ def test_a_film_of_even_sides_shows_every_frame(painted: Painted, tmp_path: Path
     path = turntable(painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=6)
     assert path == tmp_path / "t.mp4" and [p.name for p in tmp_path.iterdir()] == ["t.mp4"]
     film = iio.imread(path, plugin="pyav")
-    wanted = enlarged(panels(painted, load("gaussians"), 0, cameras.turntable(6, 15, 3.6, 40), Looked().span).beside())
-    assert film.shape == wanted.shape and film.shape[0] == 6 and not film.shape[1] % 2 and not film.shape[2] % 2
+    wanted = enlarged(
+        panels(
+            painted, load("gaussians"), 0, cameras.turntable_cameras(6, 15, 3.6, 40), Looked().span
+        ).beside()
+    )
+    assert (
+        film.shape == wanted.shape
+        and film.shape[0] == 6
+        and not film.shape[1] % 2
+        and not film.shape[2] % 2
+    )
     error = np.abs(film.astype(float) - wanted).mean((1, 2, 3))
     assert error.max() < 4, error
-    others = [np.abs(film[a].astype(float) - wanted[b]).mean() for a, b in itertools.permutations(range(6), 2)]
+    others = [
+        np.abs(film[a].astype(float) - wanted[b]).mean()
+        for a, b in itertools.permutations(range(6), 2)
+    ]
     assert min(others) > 2 * error.max(), "each frame is its own side"
 
 
-def test_without_av_there_is_a_webp(painted: Painted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_av_there_is_a_webp(
+    painted: Painted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said: list[str] = []
     path = turntable(painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=3, say=said.append)
@@ -307,11 +400,15 @@ def test_without_av_there_is_a_webp(painted: Painted, tmp_path: Path, monkeypatc
 
 def test_stills_are_a_sheet(painted: Painted, tmp_path: Path) -> None:
     path = stills(painted, load("gaussians"), 0, tmp_path / "s.png", sides=5)
-    seen = panels(painted, load("gaussians"), 0, cameras.turntable(5, 15, 3.6, 40), Looked().span)
+    seen = panels(
+        painted, load("gaussians"), 0, cameras.turntable_cameras(5, 15, 3.6, 40), Looked().span
+    )
     with Image.open(path) as sheet:
         assert sheet.size == (5 * 34 - 2, 4 * 34 - 2)
         got = np.asarray(sheet.convert("RGB"))
-    assert (got[34:66, 34:66] == np.asarray(grid(seen.normal[1:2], 1))).all(), "second side, second row: normals"
+    assert (got[34:66, 34:66] == np.asarray(grid(seen.normal[1:2], 1))).all(), (
+        "second side, second row: normals"
+    )
 
 
 def test_a_flat_thing_has_no_turntable(tmp_path: Path) -> None:
@@ -352,12 +449,20 @@ def browser(profile: Path, address: str):
     flags = ["--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
              "--window-size=800,600", "--remote-debugging-port=0", "--no-first-run", "--disable-dev-shm-usage"]  # fmt: skip
     with subprocess.Popen(
-        [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"], stderr=subprocess.PIPE, text=True
+        [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stderr is not None
-            port = next(line.split(":")[-1].split("/")[0] for line in process.stderr if "DevTools listening" in line)
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # else its chatter fills the pipe
+            port = next(
+                line.split(":")[-1].split("/")[0]
+                for line in process.stderr
+                if "DevTools listening" in line
+            )
+            threading.Thread(
+                target=process.stderr.read, daemon=True
+            ).start()  # else its chatter fills the pipe
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as listed:
                 pages = [page for page in json.load(listed) if page["type"] == "page"]
             with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
@@ -369,7 +474,9 @@ def browser(profile: Path, address: str):
             process.terminate()
 
 
-def near(picture: np.ndarray, colour: tuple[float, float, float] | torch.Tensor, bound: float = 0.04) -> int:
+def near(
+    picture: np.ndarray, colour: tuple[float, float, float] | torch.Tensor, bound: float = 0.04
+) -> int:
     """Pixels of about a colour."""
     return int((np.abs(picture - np.asarray(colour)).max(-1) < bound).sum())
 
@@ -389,19 +496,32 @@ def wait_for(page: Page, seen, seconds: float = 180) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_shows_colour_shape_and_cameras(folder: Path, made: Experiment, tmp_path: Path) -> None:
-    front = paint(torch.tensor([[0.0, 0.2, 0.75]]), reopened(folder, "cpu").representation.parts["tint"][0].detach())[0]
+def test_a_browser_shows_colour_shape_and_cameras(
+    folder: Path, made: Experiment, tmp_path: Path
+) -> None:
+    front = paint(
+        torch.tensor([[0.0, 0.2, 0.75]]),
+        reopen_run(folder, "cpu").representation.parts["tint"][0].detach(),
+    )[0]
     viewer = Viewer(folder, made, 18785)
-    viewer.server.initial_camera.position = (0.0, 3.0, 11.0)  # from where the cameras can be seen too
+    viewer.server.initial_camera.position = (
+        0.0,
+        3.0,
+        11.0,
+    )  # from where the cameras can be seen too
     try:
         with browser(tmp_path / "profile", viewer.address) as page:
             picture = wait_for(page, lambda p: near(p, front) > 30)
             rows, columns = np.nonzero((np.abs(picture - front.numpy()) < 0.04).all(-1))
-            assert abs(rows.mean() / len(picture) - 0.5) < 0.05 and abs(columns.mean() - 400) < 20, "in the middle of the page"
+            assert (
+                abs(rows.mean() / len(picture) - 0.5) < 0.05 and abs(columns.mean() - 400) < 20
+            ), "in the middle of the page"
             viewer.shading.value = "normals"
             wait_for(page, lambda p: near(p, (0.5, 0.63, 0.98)) > 30)
             viewer.shading.value = "textureless"
-            grey = lambda p: int(((p.max(-1) - p.min(-1) < 0.03) & (p.mean(-1) > 0.2) & (p.mean(-1) < 0.9)).sum())  # noqa: E731
+            grey = lambda p: int(
+                ((p.max(-1) - p.min(-1) < 0.03) & (p.mean(-1) > 0.2) & (p.mean(-1) < 0.9)).sum()
+            )  # noqa: E731
             wait_for(page, lambda p: near(p, front) < 5 and grey(p) > 1000)
             dark = lambda p: int((p[:, 320:455].max(-1) < 0.3).sum())  # noqa: E731 (away from the words of the page)
             wait_for(page, lambda p: grey(p) > 1000 and dark(p) < 20)
@@ -415,9 +535,9 @@ def test_a_browser_shows_colour_shape_and_cameras(folder: Path, made: Experiment
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_browser_shows_splats(made: Experiment, tmp_path: Path) -> None:
-    pytest.importorskip("limbeck.ply")
+    pytest.importorskip("limbeck.graphics.geometry.ply")
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
-    shelve(tmp_path, e, Painted((8, 8), 1, "splats"), 1)
+    save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 1)
     viewer = Viewer(tmp_path, e, 18795)
     try:
         with browser(tmp_path / "profile", viewer.address) as page:
@@ -431,7 +551,19 @@ def test_a_run_with_view_serves_a_page_while_it_runs(tmp_path: Path) -> None:
     """The viewer is a process of its own, which says where it is and ends with the run."""
     where = str(Path(limbeck.__file__).parents[1])
     kind = f"{Path(__file__).with_name('ball.py')}:Ball"
-    argv = ["run", "red disc", "--model", "gaussians", "--representation", kind, "--steps", "100000", "--every", "20", "--view"]
+    argv = [
+        "run",
+        "red disc",
+        "--model",
+        "gaussians",
+        "--representation",
+        kind,
+        "--steps",
+        "100000",
+        "--every",
+        "20",
+        "--view",
+    ]
     with subprocess.Popen(
         [sys.executable, "-m", "limbeck", *argv, "--out", "r"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": where, "OMP_NUM_THREADS": "1"},

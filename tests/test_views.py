@@ -10,17 +10,23 @@ from rich.console import Console
 from solids import Ball, Balls
 from tiny import rng, worst
 
-from limbeck.camera import View, around, direction, looking, turntable
-from limbeck.experiment import Experiment
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.distillation.weights import UniformWeight
+from limbeck.graphics.cameras.camera import (
+    look_at,
+    orbit_cameras,
+    turntable_cameras,
+    unit_direction,
+)
+from limbeck.graphics.cameras.views import SIDES, NoCamera, Orbit
 from limbeck.methods.sds import SDS
-from limbeck.prior import guided
 from limbeck.priors.exact import coloured_shapes
-from limbeck.record import record
+from limbeck.representations.base import RenderRequest
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
-from limbeck.run import Run
-from limbeck.views import SIDES, Flat, Orbit
-from limbeck.weights import Uniform
+from limbeck.runs.recorder import record
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 DEGREE = math.pi / 180
 WORDS = ("front view", "side view", "back view", "overhead view")
@@ -29,7 +35,9 @@ WORDS = ("front view", "side view", "back view", "overhead view")
 def some(count=64, seed=0):
     """Cameras anywhere but at the poles."""
     u = torch.rand(4, count, generator=rng(seed), dtype=torch.float64)
-    return around((2 * u[0] - 1) * math.pi, (u[1] - 0.5) * 170 * DEGREE, 1 + 3 * u[2], 40.0), u
+    return orbit_cameras(
+        (2 * u[0] - 1) * math.pi, (u[1] - 0.5) * 170 * DEGREE, 1 + 3 * u[2], 40.0
+    ), u
 
 
 # cameras
@@ -40,24 +48,34 @@ def test_a_pose_is_a_turn_of_a_right_handed_space():
     turn = camera.pose[:, :3, :3]
     assert worst(turn @ turn.mT, torch.eye(3, dtype=torch.float64).expand_as(turn)) < 1e-12
     assert worst(torch.linalg.det(turn), torch.ones(64, dtype=torch.float64)) < 1e-12
-    assert torch.equal(camera.pose[:, 3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64).expand(64, 4))
+    assert torch.equal(
+        camera.pose[:, 3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64).expand(64, 4)
+    )
 
 
 def test_a_camera_before_the_object_sees_it_as_people_would():
     """From +z: +x is at the right, +y at the top, what is nearer has less depth."""
-    camera = around(torch.zeros(1), torch.zeros(1), 3.0, 90.0)
+    camera = orbit_cameras(torch.zeros(1), torch.zeros(1), 3.0, 90.0)
     points = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     pixels = camera.projected(points, 10, 20)[0]
-    assert torch.allclose(pixels[:, :2], torch.tensor([[10, 5], [10 + 5 / 3, 5], [10, 5 - 5 / 3], [10, 5.0]]), atol=1e-5)
+    assert torch.allclose(
+        pixels[:, :2],
+        torch.tensor([[10, 5], [10 + 5 / 3, 5], [10, 5 - 5 / 3], [10, 5.0]]),
+        atol=1e-5,
+    )
     assert torch.allclose(pixels[:, 2], torch.tensor([3.0, 3, 3, 2]), atol=1e-5)
 
 
-@pytest.mark.parametrize(("azimuth", "eye"), [(0, (0, 0, 1)), (90, (1, 0, 0)), (180, (0, 0, -1)), (-90, (-1, 0, 0))])
+@pytest.mark.parametrize(
+    ("azimuth", "eye"), [(0, (0, 0, 1)), (90, (1, 0, 0)), (180, (0, 0, -1)), (-90, (-1, 0, 0))]
+)
 def test_azimuth_turns_from_z_to_x(azimuth, eye):
-    camera = around(torch.tensor([azimuth * DEGREE]), torch.zeros(1), 1.0, 40.0)
+    camera = orbit_cameras(torch.tensor([azimuth * DEGREE]), torch.zeros(1), 1.0, 40.0)
     assert torch.allclose(camera.eye[0], torch.tensor(eye, dtype=torch.float32), atol=1e-6)
     right = camera.pose[0, :3, 0]  # as seen from there, y up: to the right is where azimuth grows
-    assert torch.allclose(right, direction(torch.tensor([(azimuth + 90) * DEGREE]), torch.zeros(1))[0], atol=1e-6)
+    assert torch.allclose(
+        right, unit_direction(torch.tensor([(azimuth + 90) * DEGREE]), torch.zeros(1))[0], atol=1e-6
+    )
 
 
 def test_angles_and_distance_come_back():
@@ -70,31 +88,37 @@ def test_angles_and_distance_come_back():
 
 def test_the_target_is_in_the_middle_and_up_is_up():
     eye, at = torch.randn(2, 32, 3, generator=rng(1), dtype=torch.float64)
-    camera = looking(eye, at, torch.full((32,), 0.6, dtype=torch.float64))
-    middle = torch.stack([camera[torch.tensor([i])].projected(at[i : i + 1], 12, 20)[0, 0] for i in range(32)])
+    camera = look_at(eye, at, torch.full((32,), 0.6, dtype=torch.float64))
+    middle = torch.stack(
+        [camera[torch.tensor([i])].projected(at[i : i + 1], 12, 20)[0, 0] for i in range(32)]
+    )
     assert worst(middle[:, :2], torch.tensor([10.0, 6], dtype=torch.float64).expand(32, 2)) < 1e-9
     assert worst(middle[:, 2], (eye - at).norm(dim=1)) < 1e-12
-    assert (camera.pose[:, 1, 1] > 0).all() and camera.pose[:, 1, 0].abs().max() < 1e-12  # the horizon is level
+    assert (camera.pose[:, 1, 1] > 0).all() and camera.pose[
+        :, 1, 0
+    ].abs().max() < 1e-12  # the horizon is level
 
 
 def test_an_up_of_one_s_own_rolls_the_picture():
     eye = torch.tensor([[0.0, 0, 2]])
-    camera = looking(eye, torch.zeros(1, 3), torch.ones(1), torch.tensor([[1.0, 1, 0]]))
+    camera = look_at(eye, torch.zeros(1, 3), torch.ones(1), torch.tensor([[1.0, 1, 0]]))
     up = camera.pose[0, :3, 1]
     assert torch.allclose(up, torch.tensor([1.0, 1, 0]) / 2**0.5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pole", [90.0, -90.0])
 def test_at_a_pole_the_picture_is_finite_and_looks_at_the_origin(pole):
-    camera = around(torch.zeros(1), torch.tensor([pole * DEGREE]), 2.0, 40.0)
+    camera = orbit_cameras(torch.zeros(1), torch.tensor([pole * DEGREE]), 2.0, 40.0)
     turn = camera.pose[0, :3, :3]
     assert torch.allclose(turn @ turn.T, torch.eye(3), atol=1e-5)
-    assert torch.allclose(camera.projected(torch.zeros(1, 3), 8, 8)[0, 0], torch.tensor([4.0, 4, 2]), atol=1e-5)
+    assert torch.allclose(
+        camera.projected(torch.zeros(1, 3), 8, 8)[0, 0], torch.tensor([4.0, 4, 2]), atol=1e-5
+    )
 
 
 def test_from_overhead_the_front_lies_at_the_bottom():
     for elevation in (80.0, 90.0):  # with and without the rule for poles
-        camera = around(torch.zeros(1), torch.tensor([elevation * DEGREE]), 3.0, 40.0)
+        camera = orbit_cameras(torch.zeros(1), torch.tensor([elevation * DEGREE]), 3.0, 40.0)
         assert camera.projected(torch.tensor([[0.0, 0, 0.5]]), 8, 8)[0, 0, 1] > 4.5
 
 
@@ -104,24 +128,35 @@ def test_rays_and_projection_are_each_other_s_inverse(size):
     camera, _ = some(8)
     h, w = size
     rays = camera.directions(h, w)
-    assert rays.shape == (8, h, w, 3) and worst(rays.norm(dim=-1), torch.ones(8, h, w, dtype=torch.float64)) < 1e-12
+    assert (
+        rays.shape == (8, h, w, 3)
+        and worst(rays.norm(dim=-1), torch.ones(8, h, w, dtype=torch.float64)) < 1e-12
+    )
     far = 0.5 + torch.rand(8, h, w, generator=rng(2), dtype=torch.float64)
-    pixels = camera.projected((camera.eye[:, None, None] + far[..., None] * rays).reshape(8, -1, 3), h, w).view(8, h, w, 3)
+    pixels = camera.projected(
+        (camera.eye[:, None, None] + far[..., None] * rays).reshape(8, -1, 3), h, w
+    ).view(8, h, w, 3)
     row, column = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
-    assert worst(pixels[..., 0], column.double().expand(8, h, w)) < 1e-5  # middles of pixels are float32
+    assert (
+        worst(pixels[..., 0], column.double().expand(8, h, w)) < 1e-5
+    )  # middles of pixels are float32
     assert worst(pixels[..., 1], row.double().expand(8, h, w)) < 1e-5
     ahead = -camera.pose[:, :3, 2]
     assert worst(pixels[..., 2], far * torch.einsum("bhwi,bi->bhw", rays, ahead)) < 1e-9
 
 
 def test_the_field_of_view_is_vertical_and_reaches_the_edges():
-    camera = around(torch.zeros(1), torch.zeros(1), 2.0, 50.0)
+    camera = orbit_cameras(torch.zeros(1), torch.zeros(1), 2.0, 50.0)
     top = torch.tensor([[0.0, 2 * math.tan(25 * DEGREE), 0]])
     for h, w in ((8, 8), (8, 24)):
-        assert torch.allclose(camera.projected(top, h, w)[0, 0, :2], torch.tensor([w / 2, 0.0]), atol=1e-5)
+        assert torch.allclose(
+            camera.projected(top, h, w)[0, 0, :2], torch.tensor([w / 2, 0.0]), atol=1e-5
+        )
     rays = camera.directions(2, 2)[0]
     slope = math.tan(25 * DEGREE) / 2  # pixel middles lie half way to the edge
-    assert torch.allclose(rays[0, 1] / -rays[0, 1, 2], torch.tensor([slope, slope, -1.0]), atol=1e-6)
+    assert torch.allclose(
+        rays[0, 1] / -rays[0, 1, 2], torch.tensor([slope, slope, -1.0]), atol=1e-6
+    )
 
 
 def test_points_of_each_camera_s_own_are_taken_row_by_row():
@@ -132,18 +167,23 @@ def test_points_of_each_camera_s_own_are_taken_row_by_row():
 
 
 def test_a_turntable_goes_once_around():
-    camera = turntable(8, 15.0, 3.6, 40.0)
+    camera = turntable_cameras(8, 15.0, 3.6, 40.0)
     turns = torch.remainder(camera.azimuth / DEGREE + 1e-3, 360)
     assert torch.allclose(turns, torch.arange(8) * 45.0, atol=2e-2)
     assert torch.allclose(camera.elevation / DEGREE, torch.full((8,), 15.0), atol=1e-3)
 
 
 def test_rows_of_cameras_and_views():
-    camera = turntable(4, 0.0, 2.0, 40.0)
-    view = View(torch.arange(4), camera, rng(0), 0.3)
+    camera = turntable_cameras(4, 0.0, 2.0, 40.0)
+    view = RenderRequest(torch.arange(4), camera, rng(0), 0.3)
     part = view[torch.tensor([2, 0])]
     assert part.particle.tolist() == [2, 0] and torch.equal(part.camera.pose, camera.pose[[2, 0]])
-    assert part.rng is view.rng and part.progress == 0.3 and len(part) == 2 and View(torch.arange(3))[slice(0, 2)].camera is None
+    assert (
+        part.rng is view.rng
+        and part.progress == 0.3
+        and len(part) == 2
+        and RenderRequest(torch.arange(3))[slice(0, 2)].camera is None
+    )
 
 
 # what is drawn
@@ -157,7 +197,10 @@ def apart(values, cdf):
     """Kolmogorov and Smirnov's greatest distance between the shares below and a distribution, times the root of the count."""
     x = values.double().sort().values
     steps = torch.arange(len(x) + 1, dtype=torch.float64) / len(x)
-    return max((steps[1:] - cdf(x)).abs().max(), (cdf(x) - steps[:-1]).abs().max()).item() * len(x) ** 0.5
+    return (
+        max((steps[1:] - cdf(x)).abs().max(), (cdf(x) - steps[:-1]).abs().max()).item()
+        * len(x) ** 0.5
+    )
 
 
 BOUND = 1.63  #: which one in a hundred fair samples exceeds
@@ -191,7 +234,15 @@ def test_stratified_azimuths_cover_every_sector_once(count):
         gaps = torch.cat([turns.diff(), turns[:1] + 1 - turns[-1:]])
         assert gaps.max() <= 2 / count + 1e-5
         fits = any(
-            sorted(torch.remainder(turns - shift, 1).mul(count).floor().long().clamp(max=count - 1).tolist()) == list(range(count))
+            sorted(
+                torch.remainder(turns - shift, 1)
+                .mul(count)
+                .floor()
+                .long()
+                .clamp(max=count - 1)
+                .tolist()
+            )
+            == list(range(count))
             for shift in (torch.arange(400) / 400 / count).tolist()
         )
         assert fits, turns
@@ -220,17 +271,24 @@ def test_particles_are_seen_from_every_side():
 def test_views_of_a_particle_go_all_around_it(each, particles):
     """Its k-th view lies in the k-th of as many sectors as it has views, however many particles there are."""
     for seed in range(20):
-        turns = drawn(each * particles, seed, each=each).azimuth.view(particles, each) / (2 * math.pi)
+        turns = drawn(each * particles, seed, each=each).azimuth.view(particles, each) / (
+            2 * math.pi
+        )
         for own in turns:
             gaps = torch.remainder(own.roll(-1) - own, 1)
-            assert (gaps - 1 / each).abs().max() < 1 / (each * particles) and abs(gaps.sum() - 1) < 1e-5
+            assert (gaps - 1 / each).abs().max() < 1 / (each * particles) and abs(
+                gaps.sum() - 1
+            ) < 1e-5
 
 
 def test_jitter_aim_and_roll_move_what_they_say():
     plain = drawn(2000, distance=(3.0, 3.0))
     assert worst(plain.distance, torch.full((2000,), 3.0)) < 1e-5
     moved = drawn(2000, distance=(3.0, 3.0), jitter=0.1)
-    assert 0.02 < (moved.distance - 3).abs().mean() < 0.1 and (moved.distance - 3).abs().max() < 0.1 * 3**0.5 + 1e-5
+    assert (
+        0.02 < (moved.distance - 3).abs().mean() < 0.1
+        and (moved.distance - 3).abs().max() < 0.1 * 3**0.5 + 1e-5
+    )
     aimed = drawn(2000, distance=(3.0, 3.0), aim=0.2)
     ahead = -aimed.pose[:, :3, 2]
     off = torch.linalg.cross(aimed.eye, ahead).norm(dim=1)  # how far past the origin each one looks
@@ -242,7 +300,9 @@ def test_jitter_aim_and_roll_move_what_they_say():
 
 
 def test_draws_are_a_function_of_the_generator():
-    assert torch.equal(drawn(5, 3).pose, drawn(5, 3).pose) and not torch.equal(drawn(5, 3).pose, drawn(5, 4).pose)
+    assert torch.equal(drawn(5, 3).pose, drawn(5, 3).pose) and not torch.equal(
+        drawn(5, 3).pose, drawn(5, 4).pose
+    )
     before = torch.get_rng_state()
     drawn(5, 3, jitter=0.1, aim=0.1, roll=0.1)
     assert torch.equal(before, torch.get_rng_state())
@@ -250,9 +310,13 @@ def test_draws_are_a_function_of_the_generator():
 
 def test_results_are_looked_at_from_the_middle_of_the_draws():
     camera = Orbit(distance=(1.0, 2.0), fov=(40.0, 70.0)).fixed(4)
-    assert torch.allclose(camera.distance, torch.full((4,), 1.5)) and torch.allclose(camera.fov, torch.full((4,), 55 * DEGREE))
+    assert torch.allclose(camera.distance, torch.full((4,), 1.5)) and torch.allclose(
+        camera.fov, torch.full((4,), 55 * DEGREE)
+    )
     shown = Orbit(shown=(30.0, 2.5, 20.0)).fixed(2)
-    assert torch.allclose(shown.distance, torch.full((2,), 2.5)) and torch.allclose(shown.elevation, torch.full((2,), 30 * DEGREE))
+    assert torch.allclose(shown.distance, torch.full((2,), 2.5)) and torch.allclose(
+        shown.elevation, torch.full((2,), 30 * DEGREE)
+    )
     sides = Orbit().sides(camera, 4).argmax(1)
     assert [SIDES[i] for i in sides] == ["front", "side", "back", "side"]
 
@@ -262,7 +326,12 @@ def test_results_are_looked_at_from_the_middle_of_the_draws():
 
 def at(*degrees, elevation=0.0, **options):
     """Shares of the sides of cameras at azimuths."""
-    camera = around(torch.tensor(degrees).float() * DEGREE, torch.full((len(degrees),), elevation * DEGREE), 3.0, 40.0)
+    camera = orbit_cameras(
+        torch.tensor(degrees).float() * DEGREE,
+        torch.full((len(degrees),), elevation * DEGREE),
+        3.0,
+        40.0,
+    )
     return Orbit(**options).sides(camera, len(degrees))
 
 
@@ -274,7 +343,11 @@ def test_sectors_have_the_widths_they_are_given():
     assert said(0, 44, 46, 134, 136, 180, -44, -46, -134, -136, -180) == [
         "front", "front", "side", "side", "back", "back", "front", "side", "side", "back", "back"]  # fmt: skip
     assert said(29, 31, 149, 151, front=60.0) == ["front", "side", "side", "back"]
-    assert said(0, 90, 180, elevation=61.0) == ["overhead"] * 3 == said(0, 90, 180, elevation=61.0, blend=True)
+    assert (
+        said(0, 90, 180, elevation=61.0)
+        == ["overhead"] * 3
+        == said(0, 90, 180, elevation=61.0, blend=True)
+    )
     assert said(0, 90, 180, elevation=59.0) == ["front", "side", "back"]
 
 
@@ -282,7 +355,10 @@ def test_words_follow_the_prompt():
     assert Orbit().texts("a duck") == tuple(f"a duck, {word}" for word in WORDS)
     assert Orbit(words=("front view", "", "", "from above")).texts("a duck") == (
         "a duck, front view", "a duck", "a duck", "a duck, from above")  # fmt: skip
-    assert Flat().texts("a duck") == ("a duck",) and Flat().sides(None, 3).tolist() == [[1.0]] * 3
+    assert (
+        NoCamera().texts("a duck") == ("a duck",)
+        and NoCamera().sides(None, 3).tolist() == [[1.0]] * 3
+    )
 
 
 def test_shares_sum_to_one_and_a_hard_choice_is_one():
@@ -290,7 +366,9 @@ def test_shares_sum_to_one_and_a_hard_choice_is_one():
     for blend in (False, True):
         shares = at(*around_it, blend=blend)
         assert torch.allclose(shares.sum(1), torch.ones(361), atol=1e-6) and shares.min() >= 0
-        assert (shares > 1e-6).sum(1).max() == (2 if blend else 1)  # of which told_to takes the two greatest
+        assert (shares > 1e-6).sum(1).max() == (
+            2 if blend else 1
+        )  # of which told_to takes the two greatest
 
 
 def test_a_blend_is_continuous_and_pure_at_the_named_sides():
@@ -303,20 +381,27 @@ def test_a_blend_is_continuous_and_pure_at_the_named_sides():
 
 def test_keeping_away_names_the_two_other_sides():
     views = Orbit(perpendicular=1.5)
-    camera = around(torch.tensor([0.0, 90, 180]) * DEGREE, torch.zeros(3), 3.0, 40.0)
+    camera = orbit_cameras(torch.tensor([0.0, 90, 180]) * DEGREE, torch.zeros(3), 3.0, 40.0)
     places = torch.stack([place for place, _ in views.away(camera)])
     assert [sorted(column) for column in places.T.tolist()] == [[1, 2], [0, 2], [0, 1]]
     assert all(weight.tolist() == [1.5] * 3 for _, weight in views.away(camera))
-    above = around(torch.zeros(1), torch.tensor([80 * DEGREE]), 3.0, 40.0)
+    above = orbit_cameras(torch.zeros(1), torch.tensor([80 * DEGREE]), 3.0, 40.0)
     assert all(weight.tolist() == [0.0] for _, weight in views.away(above))
-    assert Orbit().away(camera) == () and Flat().away(None) == ()
+    assert Orbit().away(camera) == () and NoCamera().away(None) == ()
 
 
 # through a run
 
 
 def run_of(views=None, prompts=("a red disc", "a blue ring"), **options):
-    plain = {"prompts": prompts, "model": "gaussians", "method": SDS(7.5), "representation": Ball(), "views": views, "steps": 8}
+    plain = {
+        "prompts": prompts,
+        "model": "gaussians",
+        "method": SDS(7.5),
+        "representation": Ball(),
+        "views": views,
+        "steps": 8,
+    }
     return Run(Experiment(**plain | options), Worded())
 
 
@@ -340,7 +425,12 @@ class Worded:
 
 def test_the_words_told_to_the_prior_are_those_of_prompt_and_side():
     run = run_of(Orbit(), particles=2)
-    camera = around(torch.tensor([0.0, 90, 180, -90, 20]) * DEGREE, torch.tensor([0.0, 0, 0, 0, 80]) * DEGREE, 3.6, 40.0)
+    camera = orbit_cameras(
+        torch.tensor([0.0, 90, 180, -90, 20]) * DEGREE,
+        torch.tensor([0.0, 0, 0, 0, 80]) * DEGREE,
+        3.6,
+        40.0,
+    )
     view = torch.tensor([0, 1, 2, 3, 3])  # particles 0, 1 are of the first prompt
     told = run.told_to(view, camera)
     texts = ["a red disc, front view", "a red disc, side view", "a blue ring, back view", "a blue ring, side view",
@@ -351,27 +441,39 @@ def test_the_words_told_to_the_prior_are_those_of_prompt_and_side():
 
 def test_a_blend_lies_between_its_two_texts():
     run = run_of(Orbit(blend=True), prompts=("a red disc",))
-    camera = around(torch.tensor([30.0, 150, 90]) * DEGREE, torch.zeros(3), 3.6, 40.0)
+    camera = orbit_cameras(torch.tensor([30.0, 150, 90]) * DEGREE, torch.zeros(3), 3.6, 40.0)
     told = run.told_to(torch.zeros(3, dtype=torch.long), camera).pos.data
-    front, side, back = (run.prior.condition([f"a red disc, {word} view"]).data[0] for word in ("front", "side", "back"))
+    front, side, back = (
+        run.prior.condition([f"a red disc, {word} view"]).data[0]
+        for word in ("front", "side", "back")
+    )
     expected = torch.stack([(2 * front + side) / 3, (2 * back + side) / 3, side])
     finite = expected.isfinite()  # a class that no side allows stays so, and is no nan
-    assert finite.any() and torch.allclose(told[finite], expected[finite], atol=1e-5) and (told[~finite] == -math.inf).all()
+    assert (
+        finite.any()
+        and torch.allclose(told[finite], expected[finite], atol=1e-5)
+        and (told[~finite] == -math.inf).all()
+    )
 
 
 def test_keeping_away_from_other_sides_costs_two_passes_and_is_perp_neg():
-    near, away = (run_of(Orbit(perpendicular=weight), prompts=("a red disc",)) for weight in (0.0, 1.0))
-    camera = around(torch.tensor([90.0]) * DEGREE, torch.zeros(1), 3.6, 40.0)
+    near, away = (
+        run_of(Orbit(perpendicular=weight), prompts=("a red disc",)) for weight in (0.0, 1.0)
+    )
+    camera = orbit_cameras(torch.tensor([90.0]) * DEGREE, torch.zeros(1), 3.6, 40.0)
     row = torch.zeros(1, dtype=torch.long)
     told = away.told_to(row, camera)
     texts = [text.data for text, _ in told.against]
-    expected = {tuple(away.prior.condition([f"a red disc, {word} view"]).data[0].tolist()) for word in ("front", "back")}
+    expected = {
+        tuple(away.prior.condition([f"a red disc, {word} view"]).data[0].tolist())
+        for word in ("front", "back")
+    }
     assert {tuple(text[0].tolist()) for text in texts} == expected
     xt, t = torch.randn(1, *away.prior.shape, generator=rng(5)), torch.tensor([0.5])
     asked = []
     for run, conditions in ((near, near.told_to(row, camera)), (away, told)):
         before = run.prior.meter.rows, run.prior.meter.calls
-        guided(run.prior, xt, t, conditions, 7.5)
+        guided_prediction(run.prior, xt, t, conditions, 7.5)
         asked.append((run.prior.meter.rows - before[0], run.prior.meter.calls - before[1]))
     assert asked == [(2, 1), (4, 1)]
     null, pos, *negs = away.prior(xt, t, told.null, told.pos, *(text for text, _ in told.against))
@@ -380,7 +482,10 @@ def test_keeping_away_from_other_sides_costs_two_passes_and_is_perp_neg():
     for neg in negs:
         n = neg.eps - null.eps
         expected_eps = expected_eps - 7.5 * (n - (n * d).sum() / (d * d).sum() * d)
-    assert worst(guided(away.prior, xt, t, told, 7.5).eps, expected_eps) < 2e-4 * expected_eps.abs().max()
+    assert (
+        worst(guided_prediction(away.prior, xt, t, told, 7.5).eps, expected_eps)
+        < 2e-4 * expected_eps.abs().max()
+    )
 
 
 def test_a_step_costs_what_its_views_cost():
@@ -395,7 +500,7 @@ def test_a_particle_receives_the_mean_over_its_views():
 
     class Same(Orbit):
         def cameras(self, count, rng):
-            return turntable(1, 10.0, 3.6, 40.0)[torch.zeros(count, dtype=torch.long)]
+            return turntable_cameras(1, 10.0, 3.6, 40.0)[torch.zeros(count, dtype=torch.long)]
 
     class Still(SDS):
         def __call__(self, prior, sample, state):
@@ -403,13 +508,17 @@ def test_a_particle_receives_the_mean_over_its_views():
 
     moved = []
     for each in (1, 3):
-        run = run_of(Same(each=each), method=Still(1.0), weight=Uniform())
+        run = run_of(Same(each=each), method=Still(1.0), weight=UniformWeight())
         run.optimizer = torch.optim.SGD(run.optimizer.param_groups[0]["params"], lr=1.0)
         run.rates = [1.0]
         before = [p.detach().clone() for p in run.representation.parameters()]
         run.advance()
-        moved.append([p.detach() - q for p, q in zip(run.representation.parameters(), before, strict=True)])
-    assert max(worst(a, b) for a, b in zip(*moved, strict=True)) < 1e-5 * max(m.abs().max() for m in moved[0])
+        moved.append(
+            [p.detach() - q for p, q in zip(run.representation.parameters(), before, strict=True)]
+        )
+    assert max(worst(a, b) for a, b in zip(*moved, strict=True)) < 1e-5 * max(
+        m.abs().max() for m in moved[0]
+    )
 
 
 def test_cameras_belong_to_the_rows_of_their_particles():
@@ -423,14 +532,21 @@ def test_cameras_belong_to_the_rows_of_their_particles():
 
     run = run_of(Looked(each=2), particles=2, batch=3)
     step = run.advance()
-    assert step.sample.view.tolist() == sorted(step.sample.view.tolist()) and len(step.sample.view) == 6
+    assert (
+        step.sample.view.tolist() == sorted(step.sample.view.tolist())
+        and len(step.sample.view) == 6
+    )
     assert step.sample.camera is seen[0] and len(seen[0]) == 6
 
 
 def test_results_are_looked_at_particle_by_particle():
     run = run_of(particles=2)
     view = run.looks(4)
-    assert view.particle.tolist() == [k for k in range(4) for _ in range(4)] and view.rng is None and view.progress == 1
+    assert (
+        view.particle.tolist() == [k for k in range(4) for _ in range(4)]
+        and view.rng is None
+        and view.progress == 1
+    )
     assert torch.equal(view.camera.pose[:4], view.camera.pose[4:8])
 
 
@@ -446,7 +562,10 @@ def test_a_run_of_solids_goes_on_bit_by_bit():
     again.load(kept, 3)
     for _ in range(5):
         again.advance()
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True)
+    )
 
 
 def test_a_red_ball_comes_out_of_a_red_prompt():
@@ -464,20 +583,32 @@ def test_flat_runs_are_unchanged_bit_for_bit(representation):
     """Said or not, flat views draw nothing and say nothing: the step is the step of a run that knows no views."""
     e = Experiment(("a red disc", "a blue ring"), model="gaussians", method=SDS(7.5), representation=representation, particles=2,
                    batch=3, steps=4)  # fmt: skip
-    runs = [Run(one, coloured_shapes(size=12)) for one in (e, replace(e, views=Flat()))]
+    runs = [Run(one, coloured_shapes(size=12)) for one in (e, replace(e, views=NoCamera()))]
     for run in runs:
         for _ in range(4):
             step = run.advance()
         assert step.sample.camera is None
-    assert all(torch.equal(a, b) for a, b in zip(runs[0].tensors().values(), runs[1].tensors().values(), strict=True))
-    plain = coloured_shapes(size=12).condition(["a red disc", "a red disc", "a blue ring", "a blue ring"]).data
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(runs[0].tensors().values(), runs[1].tensors().values(), strict=True)
+    )
+    plain = (
+        coloured_shapes(size=12)
+        .condition(["a red disc", "a red disc", "a blue ring", "a blue ring"])
+        .data
+    )
     assert torch.equal(runs[0].told_to(torch.arange(4)).pos.data, plain)
-    draw = torch.Generator().manual_seed(e.seed * 1_000_003 + 3 + 500_009)  # of step 3: particles first, then times, then noise
+    draw = torch.Generator().manual_seed(
+        e.seed * 1_000_003 + 3 + 500_009
+    )  # of step 3: particles first, then times, then noise
     view = torch.randperm(4, generator=draw)[:3].sort().values
     assert torch.equal(step.sample.view, view)
     t = e.timesteps(3, 4, 3, runs[0].prior.schedule, draw)
     assert torch.equal(step.sample.t, runs[0].prior.schedule.snap(t).to(step.sample.t))
-    assert torch.equal(step.sample.eps, e.noise(view, tuple(step.sample.x0.shape[1:]), 3, e.seed, draw).to(step.sample.eps))
+    assert torch.equal(
+        step.sample.eps,
+        e.noise(view, tuple(step.sample.x0.shape[1:]), 3, e.seed, draw).to(step.sample.eps),
+    )
 
 
 # what is refused
@@ -499,7 +630,7 @@ def test_views_must_suit_what_is_looked_at():
     with pytest.raises(ValueError, match="views orbit do not suit pixels, which takes flat"):
         Experiment(("a red disc",), representation=Pixels(), views=Orbit())
     with pytest.raises(ValueError, match="views flat do not suit ball, which takes orbit"):
-        Experiment(("a red disc",), representation=Ball(), views=Flat())
+        Experiment(("a red disc",), representation=Ball(), views=NoCamera())
     with pytest.raises(ValueError, match="edits are of pictures"):
         Experiment(("a red disc",), representation=Ball(), source=("a blue disc",))
     assert isinstance(Experiment(("a red disc",), representation=Ball()).looking, Orbit)

@@ -6,20 +6,25 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import limbeck.record as recording
 import pretend
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
-import limbeck.record as recording
-from limbeck.checkpoint import read_checkpoint
-from limbeck.components import choices
-from limbeck.copies import Copies
-from limbeck.critic import CriticSpec, Learning
-from limbeck.critics import Exact, LowRank, NullText, SmallUNet
-from limbeck.experiment import Experiment
-from limbeck.method import Method
+from limbeck.config.discovery import choices
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.critics.base import CriticConfig, CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.null_text import NullTextCritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.noise import AntitheticNoise, DriftingNoise, InvertedNoise, PredictedNoise
+from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.distillation.projections.sampled import SampledProjection
+from limbeck.distillation.rewards.image_statistics import ContrastReward
+from limbeck.methods.base import Method
 from limbeck.methods.esd import ESD
 from limbeck.methods.lmc import LMC
 from limbeck.methods.rewardsds import RewardSDS
@@ -27,25 +32,26 @@ from limbeck.methods.sdi import SDI
 from limbeck.methods.sds import SDS
 from limbeck.methods.stein import Stein
 from limbeck.methods.vsd import VSD
-from limbeck.noise import Antithetic, Drifting, Inverted, Predicted
-from limbeck.prior import Prior
-from limbeck.priors.stable import Stable
-from limbeck.projections import Learned, Sampled
-from limbeck.record import record
-from limbeck.representation import Spec
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
-from limbeck.representations.noises import Noises
+from limbeck.representations.noise import NoiseMap
 from limbeck.representations.pixels import Pixels
-from limbeck.run import Run
-from limbeck.scorers import Contrast
+from limbeck.runs.recorder import record
+from limbeck.system.async_copy import AsyncCopies
+from limbeck.system.checkpoint import read_checkpoint
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 
 @pytest.fixture(scope="module")
 def near(eps_folder) -> Prior:
     """A prior on the pretended GPU."""
     with pretend.gpu():
-        prior = Stable(str(eps_folder), pretend.GPU_NAME)
-        prior.schedule.alpha(torch.ones(1, device=pretend.GPU_NAME))  # a device is given the table once
+        prior = StableDiffusion(str(eps_folder), pretend.GPU_NAME)
+        prior.schedule.alpha(
+            torch.ones(1, device=pretend.GPU_NAME)
+        )  # a device is given the table once
         return prior
 
 
@@ -67,15 +73,27 @@ def waited(experiment: Experiment, prior: Prior, before: int = 1) -> list[tuple[
         return list(notes)
 
 
-def of(method: Method, representation: Spec, **more) -> Experiment:
-    source = ("a blue chair, on grey",) if type(method).__name__ in ("DDS", "PDS", "CDS", "IRFDS") else ()
-    return Experiment(("a red mug",), method=method, representation=representation, particles=2, source=source, steps=4, **more)
+def of(method: Method, representation: RepresentationConfig, **more) -> Experiment:
+    source = (
+        ("a blue chair, on grey",)
+        if type(method).__name__ in ("DDS", "PDS", "CDS", "IRFDS")
+        else ()
+    )
+    return Experiment(
+        ("a red mug",),
+        method=method,
+        representation=representation,
+        particles=2,
+        source=source,
+        steps=4,
+        **more,
+    )
 
 
 #: options by which a step is short
 FEWER: dict[str, dict] = {
     "sdedit": {"k": 2}, "hifa": {"k": 2}, "sdi": {"strides": 3}, "dsd": {"strides": 3}, "rewardsds": {"noises": 4},
-    "lmc": {"b": Learned(pictures=0)},
+    "lmc": {"b": LearnedProjection(pictures=0)},
 }  # fmt: skip
 
 
@@ -88,28 +106,33 @@ EVERY = [(name, shown) for shown in ("latents", "pixels") for name in choices(Me
     pytest.param(*pair, marks=pytest.mark.slow) if pair[1] == "pixels" and pair[0] not in PIXELS else pair for pair in EVERY
 ])  # fmt: skip
 def test_no_method_waits(name, shown, near, picture):
-    method, spec = choices(Method)[name](**FEWER.get(name, {})), {"latents": Latents(), "pixels": Pixels()}[shown]
+    method, spec = (
+        choices(Method)[name](**FEWER.get(name, {})),
+        {"latents": Latents(), "pixels": Pixels()}[shown],
+    )
     if name == "irfds":
-        spec = Noises(images=(picture,))
+        spec = NoiseMap(images=(picture,))
     assert waited(of(method, spec), near, before=int(shown == "latents")) == []
 
 
-LEARNING = Learning(unconditional=0.5, batch=3)
-CRITICS: list[CriticSpec] = [
-    LowRank(2, LEARNING), LowRank(2, replace(LEARNING, kind="v")), SmallUNet(8, LEARNING), NullText(learning=LEARNING), Exact(),
-    Exact(buffer=3),
+LEARNING = CriticTraining(unconditional=0.5, batch=3)
+CRITICS: list[CriticConfig] = [
+    LoRACritic(2, LEARNING), LoRACritic(2, replace(LEARNING, kind="v")), SmallUNetCritic(8, LEARNING), NullTextCritic(learning=LEARNING), ExactCritic(),
+    ExactCritic(buffer=3),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("critic", CRITICS, ids=lambda c: f"{type(c).__name__}-{getattr(c, 'buffer', '')}")
+@pytest.mark.parametrize(
+    "critic", CRITICS, ids=lambda c: f"{type(c).__name__}-{getattr(c, 'buffer', '')}"
+)
 def test_no_critic_waits(critic, near):
     assert waited(of(VSD(critic=critic), Latents()), near) == []
 
 
 OPTIONS: list[partial[Experiment]] = [
-    *(partial(of, SDS(7.5), noise=how) for how in (Drifting(), Antithetic(), Antithetic("rows"), Predicted(), Inverted(strides=3))),
+    *(partial(of, SDS(7.5), noise=how) for how in (DriftingNoise(), AntitheticNoise(), AntitheticNoise("rows"), PredictedNoise(), InvertedNoise(strides=3))),
     *(partial(of, SDI(kappa=kappa, renoise_jitter=True, strides=3, every=2)) for kappa in ("inverted", "cached")),
-    partial(of, LMC(b=Sampled(1))), partial(of, RewardSDS(noises=4, scorer=Contrast())), partial(of, Stein(keep=0.5)),
+    partial(of, LMC(b=SampledProjection(1))), partial(of, RewardSDS(noises=4, scorer=ContrastReward())), partial(of, Stein(keep=0.5)),
     partial(of, ESD(entropy=0.3), batch=1), partial(of, SDS(7.5), perpendicular=1.0, negative="low quality"),
 ]  # fmt: skip
 
@@ -141,8 +164,8 @@ def test_the_pretended_gpu_notices_what_would_wait():
 
 
 def test_on_the_pretended_gpu_a_run_is_that_of_the_cpu(eps_folder, near):
-    e = of(VSD(7.5, critic=LowRank(2)), Pixels())
-    here = Run(e, Stable(str(eps_folder)))
+    e = of(VSD(7.5, critic=LoRACritic(2)), Pixels())
+    here = Run(e, StableDiffusion(str(eps_folder)))
     for _ in range(2):
         here.advance()
     with pretend.gpu():
@@ -166,24 +189,36 @@ def test_what_is_recorded_is_not_waited_for_either(near, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "advance", step)
     monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(recording, "FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(recording.Recorder, "finish", lambda self: notes.extend(pretend.NOTES) or self.folder)
-    e = replace(of(VSD(7.5, critic=LowRank(2)), Pixels()), steps=5)
+    monkeypatch.setattr(
+        recording.Recorder, "finish", lambda self: notes.extend(pretend.NOTES) or self.folder
+    )
+    e = replace(of(VSD(7.5, critic=LoRACritic(2)), Pixels()), steps=5)
     with pretend.gpu():
         record(e, near, tmp_path / "run", every=1, console=Console(quiet=True))
     assert notes == []
     tensors, note = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
-    assert note["step"] == 5 and not any(isinstance(value, pretend.There) for value in tensors.values())
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert note["step"] == 5 and not any(
+        isinstance(value, pretend.There) for value in tensors.values()
+    )
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
-    assert {f"step-{i:05d}{kind}.png" for i in range(1, 6) for kind in ("", "-x0", "-critic", "-gradient")} <= {
-        path.name for path in (tmp_path / "run" / "images").iterdir()
-    }
+    assert {
+        f"step-{i:05d}{kind}.png"
+        for i in range(1, 6)
+        for kind in ("", "-x0", "-critic", "-gradient")
+    } <= {path.name for path in (tmp_path / "run" / "images").iterdir()}
 
 
 def test_copies_are_of_the_moment():
     x = torch.arange(6.0).reshape(2, 3)
-    copies = Copies({"x": x, "turned": x.T})
+    copies = AsyncCopies({"x": x, "turned": x.T})
     x.add_(1)
     out = copies.fetched()
-    assert torch.equal(out["x"], x - 1) and torch.equal(out["turned"], (x - 1).T) and out["turned"].is_contiguous()
+    assert (
+        torch.equal(out["x"], x - 1)
+        and torch.equal(out["turned"], (x - 1).T)
+        and out["turned"].is_contiguous()
+    )
     assert out["x"].data_ptr() != out["turned"].data_ptr()

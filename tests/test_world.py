@@ -16,8 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.world import WEIGHTS, load_evaluator
-from limbeck.world.fit import Budget, Task, fit, rate_at
+from limbeck.world.pretrained import WEIGHTS, load_evaluator
 from limbeck.world.scene import (
     ATTRIBUTES,
     BACKGROUNDS,
@@ -31,6 +30,7 @@ from limbeck.world.scene import (
     random_scenes,
     render,
 )
+from limbeck.world.trainer import Budget, Task, fit, rate_at
 
 
 def scenes(n: int, seed: int = 0, unseen: bool = False):
@@ -60,8 +60,18 @@ def test_held_out_combinations_are_never_drawn_for_training():
 
 def at(azimuth: float, elevation: float, name: str, colour: str = "red"):
     one = scenes(1)
-    values = {"object": OBJECTS.index(name), "colour": COLOURS.index(colour), "pattern": 0, "background": 0}
-    values |= {"azimuth": np.radians(azimuth), "elevation": np.radians(elevation), "distance": 3.6, "tint": 1.0}
+    values = {
+        "object": OBJECTS.index(name),
+        "colour": COLOURS.index(colour),
+        "pattern": 0,
+        "background": 0,
+    }
+    values |= {
+        "azimuth": np.radians(azimuth),
+        "elevation": np.radians(elevation),
+        "distance": 3.6,
+        "tint": 1.0,
+    }
     return dataclasses.replace(one, **{k: np.array([v]) for k, v in values.items()})
 
 
@@ -108,7 +118,9 @@ def test_captions_name_only_what_is_there_and_drop_some_of_it():
 
 def test_articles_agree_with_their_word():
     assert caption("duck", "orange") == "an orange duck"
-    assert caption("mug", "red", "striped", "grass", "side") == "a striped red mug on grass, side view"
+    assert (
+        caption("mug", "red", "striped", "grass", "side") == "a striped red mug on grass, side view"
+    )
 
 
 def test_what_ships_is_small_and_holds_no_pickle():
@@ -128,7 +140,7 @@ def test_the_pipeline_is_plain_diffusers():
 
 @pytest.mark.slow
 def test_the_evaluator_reads_fresh_renders():
-    from limbeck.world.pictures import as_images
+    from limbeck.world.render_cache import as_images
 
     drawn = scenes(2000, 11)
     said = load_evaluator().judge(as_images(render(drawn)))
@@ -142,7 +154,7 @@ def test_the_evaluator_reads_fresh_renders():
 
 def test_the_evaluator_rejects_what_is_no_object():
     from limbeck.world.evaluator import REJECT, spoil
-    from limbeck.world.pictures import as_images
+    from limbeck.world.render_cache import as_images
 
     a, b = as_images(render(scenes(60, 5))), as_images(render(scenes(60, 6)))
     said = load_evaluator().judge(spoil(a, b, torch.Generator().manual_seed(0)))[:, 0]
@@ -151,7 +163,9 @@ def test_the_evaluator_rejects_what_is_no_object():
 
 
 def test_background_words_are_read():
-    said = load_evaluator().judge(torch.from_numpy(render(scenes(100, 9))).permute(0, 3, 1, 2).float() / 255)
+    said = load_evaluator().judge(
+        torch.from_numpy(render(scenes(100, 9))).permute(0, 3, 1, 2).float() / 255
+    )
     assert (said[:, 3].numpy() == scenes(100, 9).background).mean() > 0.97
     assert len(BACKGROUNDS) == 6
 
@@ -189,7 +203,9 @@ def test_training_learns_shares_the_gradient_and_knows_when_it_is_done(tmp_path)
 def test_a_killed_training_goes_on(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_world import *\n"
     code += f"fit(Slope(), Path({str(tmp_path)!r}), Budget(10, every=0.2))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, start_new_session=True
+    )
     log = tmp_path / "slope.jsonl"
     while not (log.exists() and len(log.read_text().splitlines()) >= 2):
         time.sleep(0.05)

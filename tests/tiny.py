@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limbeck.method import Sample
-from limbeck.prior import Condition, Conditions, Prior
-from limbeck.schedule import Discrete, NoiseSchedule
+from limbeck.diffusion.condition import Condition, Conditions
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.schedule import Discrete, NoiseSchedule
+from limbeck.distillation.inputs import StepInputs
 
 WORDS = ["a red mug", "a blue chair, on grey", "two striped cats", "low quality"]
 LENGTH, WIDTH = 12, 32
@@ -51,7 +52,12 @@ def write_pipeline(folder: Path, prediction: str) -> Path:
             block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
             latent_channels=4, sample_size=16, layers_per_block=1, norm_num_groups=8,
         )  # fmt: skip
-        for name, weight in unet.named_parameters():  # untrained attention hardly speaks; here the text must matter
+        for (
+            name,
+            weight,
+        ) in (
+            unet.named_parameters()
+        ):  # untrained attention hardly speaks; here the text must matter
             if name.endswith(("to_v.weight", "to_out.0.weight")):
                 weight.data *= 4
     pipe = StableDiffusionPipeline(
@@ -77,7 +83,9 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 def classes(rows: int, null: tuple[float, ...], pos: tuple[float, ...]) -> Conditions:
     """Conditions of a mixture from the shares of its components."""
-    data = [torch.tensor(shares, dtype=torch.float64).log().expand(rows, -1) for shares in (pos, null)]
+    data = [
+        torch.tensor(shares, dtype=torch.float64).log().expand(rows, -1) for shares in (pos, null)
+    ]
     return Conditions(Condition(data[0]), Condition(data[1]))
 
 
@@ -86,11 +94,24 @@ def spoken(prior: Prior, texts: list[str]) -> Conditions:
 
 
 def drawn(
-    schedule: NoiseSchedule, x0: Tensor, t: Tensor | float, eps: Tensor, told: Conditions, view: Tensor | None = None
-) -> Sample:
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    t: Tensor | float,
+    eps: Tensor,
+    told: Conditions,
+    view: Tensor | None = None,
+) -> StepInputs:
     """A sample as the loop would make it, from tensors of one's own."""
     t = torch.full((len(x0),), t, dtype=torch.float64) if isinstance(t, float) else t
-    return Sample(x0, schedule.snap(t), eps, told, torch.arange(len(x0)) if view is None else view, rng(99), schedule)
+    return StepInputs(
+        x0,
+        schedule.snap(t),
+        eps,
+        told,
+        torch.arange(len(x0)) if view is None else view,
+        rng(99),
+        schedule,
+    )
 
 
 def worst(a: Tensor, b: Tensor) -> float:

@@ -52,7 +52,9 @@ def autoencoder(channels: int, **options: Any):
 def louder(network):
     """Untrained attention hardly speaks, and a last layer of zeros says nothing; here the text must matter."""
     for name, weight in network.named_parameters():
-        if name.endswith(("to_v.weight", "to_out.0.weight", "add_v_proj.weight", "to_add_out.weight")):
+        if name.endswith(
+            ("to_v.weight", "to_out.0.weight", "add_v_proj.weight", "to_add_out.weight")
+        ):
             weight.data *= 4
     return network.eval()
 
@@ -69,10 +71,21 @@ def write_xl(folder: Path) -> Path:
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 48,
     )  # fmt: skip
     scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
     )
     pipe = StableDiffusionXLPipeline(
-        autoencoder(4, scaling_factor=0.13025), one, two, words, more, louder(unet), scheduler, add_watermarker=False
+        autoencoder(4, scaling_factor=0.13025),
+        one,
+        two,
+        words,
+        more,
+        louder(unet),
+        scheduler,
+        add_watermarker=False,
     )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
@@ -90,15 +103,25 @@ def write_pixel(folder: Path) -> Path:
         encoder_hid_dim_type="text_proj", resnet_time_scale_shift="scale_shift", time_embedding_act_fn="gelu",
     )  # fmt: skip
     scheduler = DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True, sample_max_value=1.5, clip_sample=True
+        beta_schedule="squaredcos_cap_v2",
+        variance_type="learned_range",
+        thresholding=True,
+        sample_max_value=1.5,
+        clip_sample=True,
     )
-    pipe = IFPipeline(tokenizer, text, louder(unet), scheduler, None, None, None, requires_safety_checker=False)
+    pipe = IFPipeline(
+        tokenizer, text, louder(unet), scheduler, None, None, None, requires_safety_checker=False
+    )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
 
 def write_sd3(folder: Path, third: bool = True) -> Path:
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
 
     one, words = clip(folder, "a", True)
     two, more = clip(folder, "b", True)
@@ -115,9 +138,17 @@ def write_sd3(folder: Path, third: bool = True) -> Path:
         config = text.config
         config.d_model = 96
         text = T5EncoderModel(config).eval()
-    vae = autoencoder(16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False)
+    vae = autoencoder(
+        16,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = StableDiffusion3Pipeline(louder(transformer), scheduler, vae, one, words, two, more, text, letters)
+    pipe = StableDiffusion3Pipeline(
+        louder(transformer), scheduler, vae, one, words, two, more, text, letters
+    )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
@@ -131,7 +162,13 @@ def write_flux(folder: Path, distilled: bool = True) -> Path:
         patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, guidance_embeds=distilled, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
-    vae = autoencoder(16, scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False)
+    vae = autoencoder(
+        16,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
     # schnell's file has a shift of 1 and no dynamic one
     scheduler = FlowMatchEulerDiscreteScheduler(
         shift=3.0 if distilled else 1.0, use_dynamic_shifting=distilled, base_shift=0.5, max_shift=1.15,
@@ -168,9 +205,14 @@ def deterministic(scheduler: Any) -> Any:
     from diffusers import DDIMScheduler
 
     own = scheduler_of("epsilon").config
-    kept = {key: own[key] for key in ("clip_sample", "timestep_spacing", "steps_offset", "set_alpha_to_one")}
+    kept = {
+        key: own[key]
+        for key in ("clip_sample", "timestep_spacing", "steps_offset", "set_alpha_to_one")
+    }
     made = DDIMScheduler.from_config(scheduler.config, thresholding=False, **kept)
-    made.register_to_config(variance_type="fixed_small")  # IF's pipeline asks whether the scheduler wants the learned one
+    made.register_to_config(
+        variance_type="fixed_small"
+    )  # IF's pipeline asks whether the scheduler wants the learned one
     return made
 
 
@@ -178,10 +220,16 @@ def write_tiny_autoencoder(folder: Path, channels: int = 4) -> Path:
     """A tiny autoencoder of the TAESD layout, two pixels per latent as the others here."""
     from diffusers import AutoencoderTiny
 
-    wide = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8), "num_encoder_blocks": (1, 1)}
+    wide = {
+        "encoder_block_out_channels": (8, 8),
+        "decoder_block_out_channels": (8, 8),
+        "num_encoder_blocks": (1, 1),
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(13)
-        AutoencoderTiny(**wide, num_decoder_blocks=(1, 1), latent_channels=channels).save_pretrained(folder)
+        AutoencoderTiny(
+            **wide, num_decoder_blocks=(1, 1), latent_channels=channels
+        ).save_pretrained(folder)
     return folder
 
 
@@ -201,9 +249,11 @@ def _unet_key(key: str) -> str:
         return f"time_embed.{0 if rest.startswith('linear_1') else 2}.{rest.split('.')[1]}"
     words = rest.split(".")
     if head == "mid_block":
-        place = {"resnets.0": "middle_block.0", "attentions.0": "middle_block.1", "resnets.1": "middle_block.2"}[
-            ".".join(words[:2])
-        ]
+        place = {
+            "resnets.0": "middle_block.0",
+            "attentions.0": "middle_block.1",
+            "resnets.1": "middle_block.2",
+        }[".".join(words[:2])]
         words = words[2:]
     elif words[1] == "downsamplers":
         return f"input_blocks.2.0.op.{words[-1]}"
@@ -237,8 +287,13 @@ def write_single(folder: Path, target: Path) -> Path:
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     whole = {f"model.diffusion_model.{_unet_key(k)}": v for k, v in pipe.unet.state_dict().items()}
     for key, weight in pipe.vae.state_dict().items():
-        flat = ".attentions." in key and weight.ndim == 2  # the authors' attention is a convolution of one pixel
+        flat = (
+            ".attentions." in key and weight.ndim == 2
+        )  # the authors' attention is a convolution of one pixel
         whole[f"first_stage_model.{_vae_key(key)}"] = weight[:, :, None, None] if flat else weight
-    whole |= {f"cond_stage_model.transformer.text_model.{k}": v for k, v in pipe.text_encoder.state_dict().items()}
+    whole |= {
+        f"cond_stage_model.transformer.text_model.{k}": v
+        for k, v in pipe.text_encoder.state_dict().items()
+    }
     save_file({k: v.contiguous() for k, v in whole.items()}, target)
     return target

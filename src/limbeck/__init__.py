@@ -1,5 +1,7 @@
-"""Limbeck: a laboratory for score distillation. Names are imported when they are first used, so that the command line starts
-fast."""
+"""Limbeck: a laboratory for score distillation.
+
+Names are imported on first use, so that the command line starts fast.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck import methods, priors, representations
-    from limbeck.experiment import Experiment
-    from limbeck.loading import load
-    from limbeck.notebook import distill, edit
-    from limbeck.run import Run, steps
-    from limbeck.sample import Sampling
+    from limbeck.api import distill, edit
+    from limbeck.diffusion.sampling import Sampling
+    from limbeck.priors.loading import load
+    from limbeck.training.experiment import Experiment
+    from limbeck.training.trainer import Run, steps
 
 __version__ = "0.1.0"
-__all__ = ["Experiment", "Run", "Sampling", "distill", "edit", "load", "methods", "priors", "representations", "steps"]
+__all__ = [
+    "Experiment",
+    "Run",
+    "Sampling",
+    "distill",
+    "edit",
+    "load",
+    "methods",
+    "priors",
+    "representations",
+    "steps",
+]
 
 _HOME = {
-    "Experiment": "experiment", "load": "loading", "Run": "run", "steps": "run", "Sampling": "sample", "distill": "notebook",
-    "edit": "notebook",
-}  # fmt: skip
+    "Experiment": "training.experiment",
+    "load": "priors.loading",
+    "Run": "training.trainer",
+    "steps": "training.trainer",
+    "Sampling": "diffusion.sampling",
+    "distill": "api",
+    "edit": "api",
+}
 
 
 def __getattr__(name: str) -> Any:

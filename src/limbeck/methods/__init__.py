@@ -1,15 +1,15 @@
-"""Score distillation methods: one paper, one file. ``limbeck.methods.SDS`` is the class SDS of ``sds.py``; no list is kept."""
+"""Score distillation methods: one paper, one file."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
+
+from limbeck.config.lazy import attribute, exports
 
 
 def __getattr__(name: str) -> Any:
-    files = [module.name for module in pkgutil.iter_modules(__path__)]
-    for file in files:
-        if file == name.lower():
-            return getattr(importlib.import_module(f"{__name__}.{file}"), name)
-    raise AttributeError(f"no method {name!r}; there are {', '.join(files)}")
+    return attribute(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return list(exports(__name__))

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Stateless
-from limbeck.prior import Prior, guided
-from limbeck.schedule import sent
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import to_device
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 
 
 @dataclass(frozen=True)
-class ASD(Memoryless):
+class ASD(StatelessMethod):
     """eps_hat_s(x_t, t, y) - eps(x_{t+D}, t + D, y) of one eps, D ~ U[0, eta (t - t_min)]: the prior a little later plays phi.
 
     guidance: s of the first prediction; the second has none. eta: greatest share of t - t_min to shift by. t_min: time of no
@@ -31,9 +34,17 @@ class ASD(Memoryless):
 
     def __post_init__(self) -> None:
         if not (self.eta >= 0 and 0 <= self.t_min <= 1):
-            raise ValueError(f"eta must not be negative and t_min lies in [0, 1], not eta {self.eta}, t_min {self.t_min}")
+            raise ValueError(
+                f"eta must not be negative and t_min lies in [0, 1], not eta {self.eta}, t_min {self.t_min}"
+            )
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        later = sent(sample.later(self.eta, self.t_min), sample.t.device)
-        phi = prior(sample.schedule.noised(sample.x0.detach(), sample.eps, later), later, sample.told.pos)[0]
-        return guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - phi.eps
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        later = to_device(sample.later(self.eta, self.t_min), sample.t.device)
+        phi = prior(
+            sample.schedule.noised(sample.x0.detach(), sample.eps, later), later, sample.told.pos
+        )[0]
+        return (
+            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps - phi.eps
+        )

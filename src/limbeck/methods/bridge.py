@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Method, Sample, Start, Words
-from limbeck.prior import Prior, guided
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import PromptEmbeddings
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class Bridge(Method[Words]):
+class Bridge(Method[PromptEmbeddings]):
     """SDS at first, then s (eps(x_t, t, y + target) - eps(x_t, t, y + source)), source the words for what SDS gets wrong.
 
     guidance: s of both stages. switch: share of the run after which the bridge begins. source: what is added to the prompt to
@@ -33,13 +36,24 @@ class Bridge(Method[Words]):
         if not 0 <= self.switch <= 1:
             raise ValueError(f"switch is a share of the run in [0, 1], not {self.switch}")
 
-    def init(self, prior: Prior, start: Start) -> Words:
+    def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
         if len(start.texts) != start.prompts:
-            raise ValueError(f"Bridge adds words to the prompts and needs all {start.prompts}, but is given {len(start.texts)}")
-        return Words(prior, start, *([text + more for text in start.texts] for more in (self.source, self.target)))
+            raise ValueError(
+                f"Bridge adds words to the prompts and needs all {start.prompts}, but is given {len(start.texts)}"
+            )
+        return PromptEmbeddings(
+            prior,
+            start,
+            *([text + more for text in start.texts] for more in (self.source, self.target)),
+        )
 
-    def __call__(self, prior: Prior, sample: Sample, state: Words) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
+    ) -> Float[Tensor, "b ..."]:
         if sample.step < self.switch * sample.steps:
-            return guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
+            return (
+                guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+                - sample.eps
+            )
         source, target = prior(sample.xt, sample.t, *state.of(sample.view))
         return self.guidance * (target.eps - source.eps)

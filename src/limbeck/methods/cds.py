@@ -9,13 +9,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Editing, Sample, Start, Stateless
-from limbeck.prior import Attentive, Prior, asked
-from limbeck.schedule import sent
+from limbeck.diffusion.guidance import required_conditions
+from limbeck.diffusion.prior import AttentionPrior, Prior
+from limbeck.diffusion.tensors import to_device
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import EditMethod
 
 
 @dataclass(frozen=True)
-class CDS(Editing):
+class CDS(EditMethod):
     """DDS and, against the loss of structure, the gradient in x of PatchNCE (Park et al. 2020) between self-attention features of
     picture and source, through the network.
 
@@ -34,33 +37,52 @@ class CDS(Editing):
     backward = "the network, down to its input"
 
     def __post_init__(self) -> None:
-        if self.guidance == 0 or self.cut < 0 or self.patches < 2 or not self.sizes or min(self.sizes) < 1 or self.tau <= 0:
-            raise ValueError(f"guidance must not be 0, cut not negative, patches at least 2, sizes at least 1, tau above 0: {self}")
+        if (
+            self.guidance == 0
+            or self.cut < 0
+            or self.patches < 2
+            or not self.sizes
+            or min(self.sizes) < 1
+            or self.tau <= 0
+        ):
+            raise ValueError(
+                f"guidance must not be 0, cut not negative, patches at least 2, sizes at least 1, tau above 0: {self}"
+            )
 
-    def init(self, prior: Prior, start: Start) -> Stateless:
-        if not isinstance(prior, Attentive):
-            raise ValueError(f"CDS compares a network's attention, and {type(prior).__name__} has none: take DDS or PDS")
+    def init(self, prior: Prior, start: SetupContext) -> Stateless:
+        if not isinstance(prior, AttentionPrior):
+            raise ValueError(
+                f"CDS compares a network's attention, and {type(prior).__name__} has none: take DDS or PDS"
+            )
         return super().init(prior, start)
 
-    def nce(self, ours: Float[Tensor, "b c h w"], theirs: Float[Tensor, "b c h w"], rng: torch.Generator) -> Float[Tensor, ""]:
+    def nce(
+        self, ours: Float[Tensor, "b c h w"], theirs: Float[Tensor, "b c h w"], rng: torch.Generator
+    ) -> Float[Tensor, ""]:
         """PatchNCE of one layer, a mean over places, summed over sizes and rows: every place shall know its own in the source."""
         total = ours.new_zeros(())
         for size in (s for s in self.sizes if s <= min(ours.shape[2:])):
             a, b = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (ours, theirs))
-            places = sent(torch.randperm(a.shape[2], generator=rng)[: self.patches], a.device)
+            places = to_device(torch.randperm(a.shape[2], generator=rng)[: self.patches], a.device)
             logits = a[:, :, places].mT @ b[:, :, places] / self.tau
             total = total - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
         return total
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        assert isinstance(prior, Attentive)  # init has seen to it
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        assert isinstance(prior, AttentionPrior)  # init has seen to it
         n, (height, width) = len(sample.x0), sample.x0.shape[-2:]
         with prior.attending() as seen:
             gap = self.gap(prior, sample)
-        first = (2 * (len(asked(sample.told, self.guidance)) > 1) + 1) * n  # of each condition's 2 n rows, the text's are second
+        first = (
+            2 * (len(required_conditions(sample.told, self.guidance)) > 1) + 1
+        ) * n  # of each condition's 2 n rows, the text's are second
         with torch.enable_grad(), prior.attending() as own:
             x = sample.x0.detach().requires_grad_()
             prior(sample.schedule.noised(x, sample.eps, sample.t), sample.t, sample.told.pos)
             pairs = zip(own, seen, strict=False)  # of several denoising steps the first is meant
-            loss = torch.stack([self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]).sum()
+            loss = torch.stack(
+                [self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]
+            ).sum()
         return gap + self.cut * height * width / 2000 * torch.autograd.grad(loss, x)[0]

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Method, Sample, Start, Words
-from limbeck.prior import Prior
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import PromptEmbeddings
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class CSD(Method[Words]):
+class CSD(Method[PromptEmbeddings]):
     """eps(x_t, t, y) - eps(x_t, t): the score of the implicit classifier alone, SDS / s as s grows. With a negative text,
     eps(x_t, t, y) - (n eps(x_t, t, y_neg) + (1 - n) eps(x_t, t)), the paper's a = 1, b = -n and c = n - 1.
 
@@ -38,11 +40,17 @@ class CSD(Method[Words]):
         gone = min(1.0, step / (self.over * steps)) if self.over > 0 else 1.0
         return self.first + gone * (self.last - self.first) if self.negative else 0.0
 
-    def init(self, prior: Prior, start: Start) -> Words:
-        return Words(prior, start, *([[self.negative] * start.prompts] if self.negative else []))
+    def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
+        return PromptEmbeddings(
+            prior, start, *([[self.negative] * start.prompts] if self.negative else [])
+        )
 
-    def __call__(self, prior: Prior, sample: Sample, state: Words) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
+    ) -> Float[Tensor, "b ..."]:
         n, told = self.share(sample.step, sample.steps), sample.told
         nothing = [told.null] if n < 1 else []
-        pos, *away = prior(sample.xt, sample.t, told.pos, *nothing, *(state.of(sample.view) if n > 0 else []))
+        pos, *away = prior(
+            sample.xt, sample.t, told.pos, *nothing, *(state.of(sample.view) if n > 0 else [])
+        )
         return pos.eps - (away[0].eps if len(away) == 1 else away[0].eps.lerp(away[1].eps, n))

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Editing, Sample, Stateless
-from limbeck.prior import Prior
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import EditMethod
 
 
 @dataclass(frozen=True)
-class DDS(Editing):
+class DDS(EditMethod):
     """eps_hat_s(x_t, t, y) - eps_hat_s(x_t of the source, t, y of the source), of one eps and one t.
 
     guidance: s of both predictions.
@@ -22,5 +24,7 @@ class DDS(Editing):
   Cohen-Or, Daniel}, booktitle={ICCV}, year={2023}}"""
     passes = "4 in one call (2 at guidance 1)"
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
         return self.gap(prior, sample)

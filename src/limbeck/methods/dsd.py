@@ -8,19 +8,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.inversion import along, rungs
-from limbeck.method import Method, Sample, Start, Stateless
-from limbeck.noise import FixedPerParticle
-from limbeck.prior import Prior, guided
-from limbeck.schedule import sent
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.inversion import ddim_trajectory, inversion_times
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import to_device
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.noise import FixedPerParticleNoise
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import Method
 
 
 class Seeds(Stateless):
     """The noise that each particle's own sample begins with; made anew from the seed, so nothing is remembered."""
 
-    def __init__(self, start: Start):
+    def __init__(self, start: SetupContext):
         everyone, shape = torch.arange(start.particles), tuple(start.x0.shape[1:])
-        self.noise = FixedPerParticle()(everyone, shape, 0, start.seed, torch.Generator()).to(start.x0)
+        self.noise = FixedPerParticleNoise()(everyone, shape, 0, start.seed, torch.Generator()).to(
+            start.x0
+        )
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,25 @@ class DSD(Method[Seeds]):
 
     def __post_init__(self) -> None:
         if self.strides < 1 or not (self.share >= 0 and 0 <= self.t_min <= 1):
-            raise ValueError(f"strides must be at least 1, share not negative and t_min in [0, 1]: {self}")
+            raise ValueError(
+                f"strides must be at least 1, share not negative and t_min in [0, 1]: {self}"
+            )
 
-    def init(self, prior: Prior, start: Start) -> Seeds:
+    def init(self, prior: Prior, start: SetupContext) -> Seeds:
         return Seeds(start)
 
-    def __call__(self, prior: Prior, sample: Sample, state: Seeds) -> Float[Tensor, "b ..."]:
+    def __call__(self, prior: Prior, sample: StepInputs, state: Seeds) -> Float[Tensor, "b ..."]:
         x, told, schedule = sample.x0.detach(), sample.told, sample.schedule
         clock = sample.later(self.share, self.t_min)
-        later, z = sent(clock, x.device), state.noise[sent(sample.view, x.device)]
-        z = along(prior, z, told, rungs(schedule, clock, 1, self.strides), self.guidance)
-        kappa = guided(prior, z, later, told, self.guidance).eps
-        phi = guided(prior, schedule.noised(x, kappa, later), later, told, self.own).eps
-        return guided(prior, schedule.noised(x, kappa, sample.t), sample.t, told, self.guidance).eps - phi
+        later, z = to_device(clock, x.device), state.noise[to_device(sample.view, x.device)]
+        z = ddim_trajectory(
+            prior, z, told, inversion_times(schedule, clock, 1, self.strides), self.guidance
+        )
+        kappa = guided_prediction(prior, z, later, told, self.guidance).eps
+        phi = guided_prediction(prior, schedule.noised(x, kappa, later), later, told, self.own).eps
+        return (
+            guided_prediction(
+                prior, schedule.noised(x, kappa, sample.t), sample.t, told, self.guidance
+            ).eps
+            - phi
+        )

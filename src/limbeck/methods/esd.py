@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.critic import Critic, Critical, CriticSpec, Learning
-from limbeck.critics import Auto
-from limbeck.method import Sample
-from limbeck.prior import Prior, asked, combined, finished
+from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, required_conditions
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.critics.auto import AutoCritic
+from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
+from limbeck.distillation.inputs import StepInputs
+from limbeck.methods.base import CriticMethod
 
 
 @dataclass(frozen=True)
-class ESD(Critical):
+class ESD(CriticMethod):
     """eps_hat_s(x_t, t, y) - (lambda eps_phi(x_t, t) + (1 - lambda) eps_phi(x_t, t, c)): phi guided by 1 - lambda.
 
     guidance: s of the prior. entropy: lambda, the weight of the particles' entropy; 0 is VSD. critic: what phi is and how it
@@ -23,7 +25,9 @@ class ESD(Critical):
 
     guidance: float = 7.5
     entropy: float = 0.5
-    critic: CriticSpec = field(default_factory=lambda: Auto(learning=Learning(unconditional=0.1)))
+    critic: CriticConfig = field(
+        default_factory=lambda: AutoCritic(learning=CriticTraining(unconditional=0.1))
+    )
 
     bibtex = """@inproceedings{wang2024esd, title={Taming Mode Collapse in Score Distillation for Text-to-3D Generation},
   author={Wang, Peihao and Xu, Dejia and Fan, Zhiwen and Wang, Dilin and Mohan, Sreyas and Iandola, Forrest and Ranjan, Rakesh
@@ -34,9 +38,14 @@ class ESD(Critical):
         if not 0 <= self.entropy <= 1:
             raise ValueError(f"entropy is lambda in [0, 1], not {self.entropy}")
 
-    def __call__(self, prior: Prior, sample: Sample, state: Critic) -> Float[Tensor, "b ..."]:
+    def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         state.see(sample)
         told, plain, own = sample.told, sample.told.plain, 1 - self.entropy
-        said, phi = state.beside(prior, sample, asked(told, self.guidance), asked(plain, own))
-        first = combined(told, said, self.guidance)
-        return finished(prior, first, sample.xt, sample.t, told, self.guidance).eps - combined(plain, phi, own).eps
+        said, phi = state.beside(
+            prior, sample, required_conditions(told, self.guidance), required_conditions(plain, own)
+        )
+        first = apply_guidance(told, said, self.guidance)
+        return (
+            denoise_multistep(prior, first, sample.xt, sample.t, told, self.guidance).eps
+            - apply_guidance(plain, phi, own).eps
+        )

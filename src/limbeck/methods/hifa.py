@@ -8,19 +8,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Directions, Memoryless, Sample, Stateless
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import LatentAndImageGradient, StatelessMethod
 
 
 @dataclass(frozen=True)
-class HiFA(Memoryless):
+class HiFA(StatelessMethod):
     """(x - x0_hat_K) / lambda_t, x0_hat_K the picture that K guided DDIM steps make of x_t, lambda_t = sigma_t / alpha_t; and the
     same of the picture that is seen and the decoded x0_hat_K.
 
     guidance: s of every step. k: steps, at times t, t (K-1)/K, .. t/K; 1 is SDS. image: weight of the decoded pictures; 0 decodes
     nothing.
     """
+
+    name = "hifa"
 
     guidance: float = 100.0
     k: int = 4
@@ -33,11 +38,17 @@ class HiFA(Memoryless):
 
     def __post_init__(self) -> None:
         if self.k < 1 or not self.image >= 0:
-            raise ValueError(f"k must be at least 1 and image must not be negative, not k {self.k}, image {self.image}")
+            raise ValueError(
+                f"k must be at least 1 and image must not be negative, not k {self.k}, image {self.image}"
+            )
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."] | Directions:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."] | LatentAndImageGradient:
         schedule, x = sample.schedule, sample.x0.detach()
-        said = guided(prior, sample.xt, sample.t, replace(sample.told, k=self.k), self.guidance)
+        said = guided_prediction(
+            prior, sample.xt, sample.t, replace(sample.told, k=self.k), self.guidance
+        )
         weigh = schedule.alpha(sample.t) / schedule.sigma(sample.t)
         latent = expand(weigh, x) * (x - said.x0)
         if self.image == 0:
@@ -45,7 +56,9 @@ class HiFA(Memoryless):
         with torch.no_grad():
             goal = prior.decode(said.x0)
         if sample.image is not None:
-            return Directions(latent, self.image * expand(weigh, goal) * (sample.image.detach() - goal))
+            return LatentAndImageGradient(
+                latent, self.image * expand(weigh, goal) * (sample.image.detach() - goal)
+            )
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             half = 0.5 * (prior.decode(leaf) - goal).square().sum()

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Start, Stateless, edited
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod, edit_source
 from limbeck.methods.rfds import RFDS, velocity_gap
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
 
 
 @dataclass(frozen=True)
-class IRFDS(Memoryless):
+class IRFDS(StatelessMethod):
     """(eps - x) - v(x_t, t, y), descended in eps: the particles are the noise (``--representation noises``), x is the picture and
     y the text of ``--source``.
 
@@ -32,17 +35,27 @@ class IRFDS(Memoryless):
         if self.normal < 0:
             raise ValueError(f"normal must not be negative, not {self.normal}")
 
-    def init(self, prior: Prior, start: Start) -> Stateless:
+    def init(self, prior: Prior, start: SetupContext) -> Stateless:
         if not start.sources:
-            raise ValueError("irfds looks for the noise of a picture: say what it shows with --source; use --representation noises")
+            raise ValueError(
+                "irfds looks for the noise of a picture: say what it shows with --source; use --representation noises"
+            )
         return Stateless()
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        source, eps = edited(sample), sample.x0.detach()
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        source, eps = edit_source(sample), sample.x0.detach()
         here = replace(sample, x0=source.x0, eps=eps, told=source.told)
-        gap = velocity_gap(guided(prior, here.xt, here.t, here.told, self.guidance), here)
+        gap = velocity_gap(
+            guided_prediction(prior, here.xt, here.t, here.told, self.guidance), here
+        )
         # D / 2 times the gradient of mean^2 + (variance - 1)^2, as the first term is of the mean square over D numbers
         flat = eps.flatten(1)
         mean, variance = flat.mean(1), flat.var(1)
-        pull = expand(2 * (variance - 1), eps) * (eps - expand(mean, eps)) * (flat.shape[1] / (flat.shape[1] - 1))
+        pull = (
+            expand(2 * (variance - 1), eps)
+            * (eps - expand(mean, eps))
+            * (flat.shape[1] / (flat.shape[1] - 1))
+        )
         return -gap + self.normal * (expand(mean, eps) + pull)

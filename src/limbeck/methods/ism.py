@@ -8,14 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.inversion import along, strides
-from limbeck.method import Memoryless, Sample, Stateless
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand, sent
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.inversion import ddim_trajectory, last_strides
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand, to_device
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 
 
 @dataclass(frozen=True)
-class ISM(Memoryless):
+class ISM(StatelessMethod):
     """eps_hat_s(x_t, t, y) - eps(x_s, s), s = t - delta_t, x_s and x_t by unconditional DDIM inversion of x.
 
     guidance: s of the first prediction. delta_t: interval, as a share of the schedule. delta_t_first: interval at the start of the
@@ -48,15 +51,26 @@ class ISM(Memoryless):
         rest = max(0.0, 1 - step / (self.anneal * steps)) if self.anneal > 0 else 0.0
         return self.delta_t + rest * (self.delta_t_first - self.delta_t)
 
-    def inverted(self, prior: Prior, sample: Sample, s: Float[Tensor, "b"]) -> Float[Tensor, "b ..."]:
+    def inverted(
+        self, prior: Prior, sample: StepInputs, s: Float[Tensor, "b"]
+    ) -> Float[Tensor, "b ..."]:
         """x_s of each row, s on the CPU."""
-        x, times = sample.x0.detach(), strides(sample.schedule, s, self.delta_s, self.inversions)
+        x, times = (
+            sample.x0.detach(),
+            last_strides(sample.schedule, s, self.delta_s, self.inversions),
+        )
         drawn = expand(((times[0] > 0) | self.noisy).to(times[0]), x)
         start = torch.where(drawn > 0, sample.schedule.noised(x, sample.eps, times[0]), x)
-        return along(prior, start, sample.told.plain, times, 0.0)
+        return ddim_trajectory(prior, start, sample.told.plain, times, 0.0)
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        s = sample.schedule.snap((sample.clock - self.interval(sample.step, sample.steps)).clamp_min(0))
-        null = prior(self.inverted(prior, sample, s), sent(s, sample.t.device), sample.told.null)[0]
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        s = sample.schedule.snap(
+            (sample.clock - self.interval(sample.step, sample.steps)).clamp_min(0)
+        )
+        null = prior(
+            self.inverted(prior, sample, s), to_device(s, sample.t.device), sample.told.null
+        )[0]
         xt = sample.schedule.noised(null.x0, null.eps, sample.t)
-        return guided(prior, xt, sample.t, sample.told, self.guidance).eps - null.eps
+        return guided_prediction(prior, xt, sample.t, sample.told, self.guidance).eps - null.eps

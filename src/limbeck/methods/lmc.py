@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Method, Sample, Start
-from limbeck.prior import Prior
-from limbeck.projection import Projection, Projector
-from limbeck.projections import Learned
-from limbeck.schedule import expand
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.projections.base import Projection, Projector
+from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.methods.base import Method
 
 
 class Corrected:
@@ -37,22 +38,26 @@ class LMC(Method[Corrected]):
     """
 
     guidance: float = 7.5
-    b: Projection = field(default_factory=Learned)
+    b: Projection = field(default_factory=LearnedProjection)
 
     bibtex = """@inproceedings{alldieck2024lmc, title={Score Distillation Sampling with Learned Manifold Corrective},
   author={Alldieck, Thiemo and Kolotouros, Nikos and Sminchisescu, Cristian}, booktitle={ECCV}, year={2024}}"""
     passes = "2 (1 at guidance 0; a sampled projection adds 2 per pair)"
     backward = "projection"
 
-    def init(self, prior: Prior, start: Start) -> Corrected:
+    def init(self, prior: Prior, start: SetupContext) -> Corrected:
         return Corrected(self.b.build(prior, start))
 
-    def __call__(self, prior: Prior, sample: Sample, state: Corrected) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Corrected
+    ) -> Float[Tensor, "b ..."]:
         told, schedule, t = sample.told, sample.schedule, sample.t
         null, *pos = prior(sample.xt, t, told.null, *([told.pos] if self.guidance != 0 else []))
         state.seen = null.x0
-        away = expand(schedule.alpha(t) / schedule.sigma(t), null.x0) * (state.b(prior, sample) - null.x0)
+        away = expand(schedule.alpha(t) / schedule.sigma(t), null.x0) * (
+            state.b(prior, sample) - null.x0
+        )
         return away + self.guidance * (pos[0].eps - null.eps) if pos else away
 
-    def fit(self, prior: Prior, sample: Sample, state: Corrected) -> dict[str, Tensor]:
+    def fit(self, prior: Prior, sample: StepInputs, state: Corrected) -> dict[str, Tensor]:
         return {} if state.seen is None else state.b.fit(sample, state.seen)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Method, Sample, Start, Words
-from limbeck.prior import Prior
-from limbeck.schedule import expand
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import PromptEmbeddings
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class NFSD(Method[Words]):
+class NFSD(Method[PromptEmbeddings]):
     """s (eps(x_t, t, y) - eps(x_t, t)) + delta_D, where delta_D = eps(x_t, t) before the threshold, and eps(x_t, t) -
     eps(x_t, t, y_neg) from it on: no noise that was added is in the direction but the prior's own at small t.
 
@@ -33,10 +35,14 @@ class NFSD(Method[Words]):
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is a time in [0, 1], not {self.threshold}")
 
-    def init(self, prior: Prior, start: Start) -> Words:
-        return Words(prior, start, *([[self.negative] * start.prompts] if self.negative else []))
+    def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
+        return PromptEmbeddings(
+            prior, start, *([[self.negative] * start.prompts] if self.negative else [])
+        )
 
-    def __call__(self, prior: Prior, sample: Sample, state: Words) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
+    ) -> Float[Tensor, "b ..."]:
         told = sample.told
         null, pos, *neg = prior(sample.xt, sample.t, told.null, told.pos, *state.of(sample.view))
         late = expand((sample.t >= self.threshold).to(sample.t), null.eps)

@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Editing, Sample, Start, Stateless, edited
-from limbeck.prior import Prior
-from limbeck.schedule import NoiseSchedule, expand
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.schedule import NoiseSchedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import EditMethod, edit_source
 
 
 @dataclass(frozen=True)
-class PDS(Editing):
+class PDS(EditMethod):
     """The gap of the stochastic latents z = (x_t' - mu(x_t, x0_hat)) / sigma~ of picture and source, t' = t - stride, of one eps_t
     and one eps_t': chi(t) times DDS + psi(t) (x - x_source). eps_t' is the same on both sides and cancels.
 
@@ -36,24 +39,42 @@ class PDS(Editing):
         if not 0 < self.stride < 1:
             raise ValueError(f"stride lies between 0 and 1, not {self.stride}")
 
-    def init(self, prior: Prior, start: Start) -> Stateless:
+    def init(self, prior: Prior, start: SetupContext) -> Stateless:
         chi, _ = self.shares(prior.schedule, torch.tensor([0.5], dtype=torch.float64))
         if not bool(chi > 0):
-            raise ValueError(f"stride {self.stride} is too short for this model's ticks: t' and t are one tick; give a longer one")
+            raise ValueError(
+                f"stride {self.stride} is too short for this model's ticks: t' and t are one tick; give a longer one"
+            )
         return super().init(prior, start)
 
-    def shares(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    def shares(
+        self, schedule: NoiseSchedule, t: Float[Tensor, "b"]
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """chi and psi, float64, from q(x_t' | x_t, x0) of any Gaussian process (eq. 4 where alpha^2 + sigma^2 = 1)."""
         near = schedule.snap((t.double() - self.stride).clamp_min(0))
-        step = near if self.coefficients == "consistent" else schedule.snap((t.double() - self.stride / 2).clamp_min(0))
-        alpha, sigma, alpha_near, sigma_near = schedule.alpha(t), schedule.sigma(t), schedule.alpha(near), schedule.sigma(near)
+        step = (
+            near
+            if self.coefficients == "consistent"
+            else schedule.snap((t.double() - self.stride / 2).clamp_min(0))
+        )
+        alpha, sigma, alpha_near, sigma_near = (
+            schedule.alpha(t),
+            schedule.sigma(t),
+            schedule.alpha(near),
+            schedule.sigma(near),
+        )
         a = alpha / schedule.alpha(step)
         beta = sigma**2 - (a * schedule.sigma(step)) ** 2
-        gamma, delta = alpha_near * beta / sigma**2, a * sigma_near**2 / sigma**2  # mu = gamma x0_hat + delta x_t
+        gamma, delta = (
+            alpha_near * beta / sigma**2,
+            a * sigma_near**2 / sigma**2,
+        )  # mu = gamma x0_hat + delta x_t
         deviation = sigma_near * beta.sqrt() / sigma
         return gamma * sigma / (alpha * deviation), (alpha_near - gamma - delta * alpha) / deviation
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
         chi, psi = self.shares(sample.schedule, sample.t)
-        apart = sample.x0.detach() - edited(sample).x0
+        apart = sample.x0.detach() - edit_source(sample).x0
         return expand(chi, apart) * self.gap(prior, sample) + expand(psi, apart) * apart

@@ -9,16 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.feature import Features
-from limbeck.features import Itself
-from limbeck.kernel import Grouped, log_kernel, push
-from limbeck.method import Method, Sample, Start
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.features.base import Features
+from limbeck.distillation.features.identity import IdentityFeatures
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.kernels import PromptGroups, log_kernel, repulsion
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class Repulsive(Method[Grouped]):
+class Repulsive(Method[PromptGroups]):
     """eps_hat_s(x_t, t, y) - eps + gamma sigma_t grad_{x_i} E: SDS, and particles of a prompt push each other apart.
 
     guidance: s of the prediction. gamma: strength. energy: E, log sum_j k(f_i, f_j) over the others (log, the authors' code) or
@@ -28,18 +30,23 @@ class Repulsive(Method[Grouped]):
     guidance: float = 7.5
     gamma: float = 40.0
     energy: Literal["log", "sum"] = "log"
-    features: Features = field(default_factory=Itself)
+    features: Features = field(default_factory=IdentityFeatures)
 
     bibtex = """@inproceedings{zilberstein2025repulsive, title={Repulsive Latent Score Distillation for Solving Inverse Problems},
   author={Zilberstein, Nicolas and Mardani, Morteza and Segarra, Santiago}, booktitle={ICLR}, year={2025}}"""
     passes = "2 (1 at guidance 1)"
     backward = "the features, where they are not x0 itself"
 
-    def init(self, prior: Prior, start: Start) -> Grouped:
-        return Grouped(start)
+    def init(self, prior: Prior, start: SetupContext) -> PromptGroups:
+        return PromptGroups(start)
 
-    def __call__(self, prior: Prior, sample: Sample, state: Grouped) -> Float[Tensor, "b ..."]:
-        sds = guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: PromptGroups
+    ) -> Float[Tensor, "b ..."]:
+        sds = (
+            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            - sample.eps
+        )
         with torch.enable_grad():
             x0 = sample.x0.detach().requires_grad_()
             f = self.features(prior, x0)
@@ -48,6 +55,8 @@ class Repulsive(Method[Grouped]):
                 if len(rows) > 1:
                     log_k, h = log_kernel(f[rows].detach())
                     near = log_k.fill_diagonal_(-torch.inf)
-                    pushes[rows] = push(near.softmax(1) if self.energy == "log" else near.exp(), f[rows].detach(), h)
+                    pushes[rows] = repulsion(
+                        near.softmax(1) if self.energy == "log" else near.exp(), f[rows].detach(), h
+                    )
             back = torch.autograd.grad((f * pushes).sum(), x0)[0]
         return sds + self.gamma * expand(sample.schedule.sigma(sample.t), sds) * back

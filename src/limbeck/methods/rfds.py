@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Stateless
-from limbeck.prediction import Prediction
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 
 
-def velocity_gap(said: Prediction, sample: Sample) -> Float[Tensor, "b ..."]:
+def velocity_gap(said: Prediction, sample: StepInputs) -> Float[Tensor, "b ..."]:
     """v_hat - v at x_t, of flow (eps - x0) on straight paths and of v (alpha eps - sigma x0) on variance preserving ones.
 
     Both are (eps_hat - eps) / alpha, written so that nothing is divided by an alpha that may be 0.
@@ -25,7 +28,7 @@ def velocity_gap(said: Prediction, sample: Sample) -> Float[Tensor, "b ..."]:
 
 
 @dataclass(frozen=True)
-class RFDS(Memoryless):
+class RFDS(StatelessMethod):
     """v_hat_s(x_t, t, y) - (eps - x): SDS in velocities, so that the network's own output is matched.
 
     guidance: s of the velocity.
@@ -37,5 +40,9 @@ class RFDS(Memoryless):
   and Chen, Cheng and Yang, Xulei and Liu, Fayao and Lin, Guosheng}, booktitle={ICLR}, year={2025}}"""
     passes = "2 (1 at guidance 1)"
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        return velocity_gap(guided(prior, sample.xt, sample.t, sample.told, self.guidance), sample)
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        return velocity_gap(
+            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance), sample
+        )

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Stateless
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.noise import PredictedNoise
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 from limbeck.methods.rfds import RFDS
-from limbeck.noise import Predicted
-from limbeck.prior import Prior
 
 
 @dataclass(frozen=True)
-class RFDSRev(Memoryless):
+class RFDSRev(StatelessMethod):
     """RFDS at the noise the prior sees in x_t: eps' = eps + (1 - t) (v(x_t, t, y) - (eps - x)) = eps_hat(x_t, t, y).
 
     guidance: s of RFDS. rev_guidance: s of the look at the noise. rounds: looks at the noise, one in the paper.
@@ -28,8 +30,10 @@ class RFDSRev(Memoryless):
     passes = "2 + 1 per round, in 1 + rounds calls"
 
     def __post_init__(self) -> None:
-        Predicted(self.rev_guidance, self.rounds)  # the same bounds
+        PredictedNoise(self.rev_guidance, self.rounds)  # the same bounds
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        eps = Predicted(self.rev_guidance, self.rounds).refined(prior, sample)
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        eps = PredictedNoise(self.rev_guidance, self.rounds).refined(prior, sample)
         return RFDS(self.guidance)(prior, replace(sample, eps=eps), state)

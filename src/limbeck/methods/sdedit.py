@@ -7,18 +7,23 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Editing, Sample, Start, Stateless
-from limbeck.prior import Prior, guided
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import EditMethod
 
 
 @dataclass(frozen=True)
-class SDEdit(Editing):
+class SDEdit(EditMethod):
     """x - x0_hat_K, x0_hat_K what K guided DDIM steps make of x_t: one step of rate 1 puts that in the place of the picture.
 
     The strength is t, that of ``--timesteps fixed``. No source text is needed.
 
     guidance: s of every step. k: DDIM steps, at times t, t (K-1)/K, .. t/K.
     """
+
+    name = "sdedit"
 
     k: int = 30
 
@@ -31,9 +36,14 @@ class SDEdit(Editing):
         if self.k < 1:
             raise ValueError(f"k must be at least 1, not {self.k}")
 
-    def init(self, prior: Prior, start: Start) -> Stateless:
+    def init(self, prior: Prior, start: SetupContext) -> Stateless:
         return Stateless()
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
         told = replace(sample.told, k=self.k)
-        return sample.x0.detach() - guided(prior, sample.xt, sample.t, told, self.guidance).x0
+        return (
+            sample.x0.detach()
+            - guided_prediction(prior, sample.xt, sample.t, told, self.guidance).x0
+        )

@@ -9,15 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.inversion import along, rungs
-from limbeck.method import Method, Sample, Start
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand, sent
-from limbeck.targets import Targets
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.inversion import ddim_trajectory, inversion_times
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand, to_device
+from limbeck.distillation.cached_targets import CachedTargets
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class SDI(Method[Targets]):
+class SDI(Method[CachedTargets]):
     """(x - x0_hat) / lambda_t, x0_hat predicted from alpha_t x + sigma_t kappa, kappa the noise that the prior sees in x.
 
     guidance: s of the prediction. kappa: inverted, by guided DDIM inversion of x; or cached, the last prediction's own noise, and
@@ -41,28 +43,46 @@ class SDI(Method[Targets]):
 
     def __post_init__(self) -> None:
         if self.strides < 1 or self.every < 1 or not self.eta >= 0:
-            raise ValueError(f"strides and every must be at least 1 and eta must not be negative: {self}")
+            raise ValueError(
+                f"strides and every must be at least 1 and eta must not be negative: {self}"
+            )
 
-    def init(self, prior: Prior, start: Start) -> Targets:
-        return Targets(start)
+    def init(self, prior: Prior, start: SetupContext) -> CachedTargets:
+        return CachedTargets(start)
 
-    def noisy(self, prior: Prior, sample: Sample, kappa: Tensor, first: Tensor) -> Float[Tensor, "b ..."]:
+    def noisy(
+        self, prior: Prior, sample: StepInputs, kappa: Tensor, first: Tensor
+    ) -> Float[Tensor, "b ..."]:
         """x_t of the prediction; ``first`` is 1 where a row has no kappa yet, else 0."""
         x, t, schedule = sample.x0.detach(), sample.clock, sample.schedule
         if self.kappa == "cached":
             return schedule.noised(x, torch.where(expand(first, x) > 0, sample.eps, kappa), t)
         if self.renoise_jitter:
-            t = schedule.snap((t + torch.rand(len(t), generator=sample.rng).to(t) / self.strides).clamp_max(1))
-        return along(prior, x, sample.told, rungs(schedule, t, 0, self.strides), self.inversion, self.eta, sample.rng)
+            t = schedule.snap(
+                (t + torch.rand(len(t), generator=sample.rng).to(t) / self.strides).clamp_max(1)
+            )
+        return ddim_trajectory(
+            prior,
+            x,
+            sample.told,
+            inversion_times(schedule, t, 0, self.strides),
+            self.inversion,
+            self.eta,
+            sample.rng,
+        )
 
-    def __call__(self, prior: Prior, sample: Sample, state: Targets) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: CachedTargets
+    ) -> Float[Tensor, "b ..."]:
         turn, view = sample.step // self.every, sample.view.cpu()
         due = (state.turn[view] != turn).nonzero().flatten()
         if len(due):
             part, whose = sample.rows(due), view[due]
-            at = sent(whose, sample.x0.device)
+            at = to_device(whose, sample.x0.device)
             xt = self.noisy(prior, part, state.kappa[at], (state.turn[whose] < 0).double())
-            said = guided(prior, xt, part.t, part.told, self.guidance)
+            said = guided_prediction(prior, xt, part.t, part.told, self.guidance)
             state.target[at], state.kappa[at], state.turn[whose] = said.x0, said.eps, turn
-        target = state.target[sent(view, sample.x0.device)]
-        return expand(sample.schedule.alpha(sample.t) / sample.schedule.sigma(sample.t), target) * (sample.x0.detach() - target)
+        target = state.target[to_device(view, sample.x0.device)]
+        return expand(sample.schedule.alpha(sample.t) / sample.schedule.sigma(sample.t), target) * (
+            sample.x0.detach() - target
+        )

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Stateless
-from limbeck.prior import Prior, guided
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 
 
 @dataclass(frozen=True)
-class SDS(Memoryless):
+class SDS(StatelessMethod):
     """eps_hat_s(x_t, t, y) - eps.
 
     guidance: s of eps_null + s (eps_y - eps_null); the paper's omega is s - 1, its 100 our 101.
@@ -24,5 +27,10 @@ class SDS(Memoryless):
   author={Poole, Ben and Jain, Ajay and Barron, Jonathan T. and Mildenhall, Ben}, journal={arXiv:2209.14988}, year={2022}}"""
     passes = "2 (1 at guidance 1)"
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
-        return guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
+        return (
+            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            - sample.eps
+        )

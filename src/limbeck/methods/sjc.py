@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Stateless
-from limbeck.prior import Prior, guided
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 
 
 @dataclass(frozen=True)
-class SJC(Memoryless):
+class SJC(StatelessMethod):
     """(x - D(x + lambda n; lambda)) / lambda, lambda = sigma_t / alpha_t, D the denoiser at that noise level.
 
     guidance: s of the denoiser, as everywhere. var_red: subtract the noise that was added; without it the direction is
@@ -27,7 +30,9 @@ class SJC(Memoryless):
   booktitle={CVPR}, year={2023}}"""
     passes = "2 (1 at guidance 1)"
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
         # D = x_t / alpha - lambda eps_hat, so x - D = lambda (eps_hat - n): the form without a division, good at every t
-        eps = guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+        eps = guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
         return eps - sample.eps if self.var_red else eps

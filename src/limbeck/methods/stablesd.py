@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.method import Memoryless, Sample, Stateless
-from limbeck.prior import Prior
-from limbeck.schedule import expand
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.state import Stateless
+from limbeck.methods.base import StatelessMethod
 
 
 @dataclass(frozen=True)
-class StableSD(Memoryless):
+class StableSD(StatelessMethod):
     """(s - 1) (eps(x_t, t, y) - eps(x_t, t)) + eps(x_t, t, y) - r eps: the mode-disengaging, mode-seeking and variance-reducing
     terms of SDS, with r = <eps(x_t, t, y), eps> / <eps, eps> of each row in the place of 1.
 
@@ -31,9 +33,13 @@ class StableSD(Memoryless):
         if not 0 <= self.seeking <= 1:
             raise ValueError(f"seeking is a time in [0, 1], not {self.seeking}")
 
-    def __call__(self, prior: Prior, sample: Sample, state: Stateless) -> Float[Tensor, "b ..."]:
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: Stateless
+    ) -> Float[Tensor, "b ..."]:
         told, eps = sample.told, sample.eps
-        pos, *null = prior(sample.xt, sample.t, told.pos, *([told.null] if self.guidance != 1 else []))
+        pos, *null = prior(
+            sample.xt, sample.t, told.pos, *([told.null] if self.guidance != 1 else [])
+        )
         r = (pos.eps * eps).flatten(1).sum(1) / eps.square().flatten(1).sum(1)
         low = expand((sample.t <= self.seeking).to(sample.t), eps)
         seek = low * (pos.eps - expand(r, eps) * eps)

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.baseline import Baseline, Constant, Moments, stein
-from limbeck.method import Method, Sample, Start
-from limbeck.prior import Prior, guided
-from limbeck.schedule import expand
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.control_variates import (
+    Baseline,
+    ConstantBaseline,
+    ControlVariateMoments,
+    stein_control_variate,
+)
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class Stein(Method[Moments]):
+class Stein(Method[ControlVariateMoments]):
     """eps_hat_s(x_t, t, y) - eps + mu zeta, zeta = eps phi(x_t) - sigma grad phi(x_t), which has mean zero; mu of least variance.
 
     guidance: s. phi: the baseline. bins: equal parts of [0, 1] with a mu each. keep: share of what was seen that is kept at each
@@ -22,7 +29,7 @@ class Stein(Method[Moments]):
     """
 
     guidance: float = 100.0
-    phi: Baseline = field(default_factory=Constant)
+    phi: Baseline = field(default_factory=ConstantBaseline)
     bins: int = 10
     keep: float = 0.9
 
@@ -34,16 +41,27 @@ class Stein(Method[Moments]):
 
     def __post_init__(self) -> None:
         if self.bins < 1 or not 0 <= self.keep <= 1:
-            raise ValueError(f"bins must be at least 1 and keep lies in [0, 1], not bins {self.bins}, keep {self.keep}")
+            raise ValueError(
+                f"bins must be at least 1 and keep lies in [0, 1], not bins {self.bins}, keep {self.keep}"
+            )
 
-    def init(self, prior: Prior, start: Start) -> Moments:
-        return Moments(start.particles, self.bins, start.x0.device)
+    def init(self, prior: Prior, start: SetupContext) -> ControlVariateMoments:
+        return ControlVariateMoments(start.particles, self.bins, start.x0.device)
 
-    def __call__(self, prior: Prior, sample: Sample, state: Moments) -> Float[Tensor, "b ..."]:
-        d = guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
-        zeta = stein(self.phi, sample.xt, sample.eps, sample.t, sample.schedule.sigma(sample.t))
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: ControlVariateMoments
+    ) -> Float[Tensor, "b ..."]:
+        d = (
+            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            - sample.eps
+        )
+        zeta = stein_control_variate(
+            self.phi, sample.xt, sample.eps, sample.t, sample.schedule.sigma(sample.t)
+        )
         return d + expand(state.mu(sample.view, sample.t, d, zeta), d) * zeta
 
-    def fit(self, prior: Prior, sample: Sample, state: Moments) -> dict[str, Tensor]:
+    def fit(
+        self, prior: Prior, sample: StepInputs, state: ControlVariateMoments
+    ) -> dict[str, Tensor]:
         state.settle(self.keep)
         return {}

@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.kernel import Grouped, log_kernel, push
-from limbeck.method import Method, Sample, Start
-from limbeck.prior import Prior, guided
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.kernels import PromptGroups, log_kernel, repulsion
+from limbeck.methods.base import Method
 
 
 @dataclass(frozen=True)
-class SVGD(Method[Grouped]):
+class SVGD(Method[PromptGroups]):
     """(1/N) sum_j [k(x_j, x_i) (eps_hat_s(x_t_j) - eps_j) - grad_{x_j} k(x_j, x_i)] over the particles of a prompt drawn together.
 
     guidance: s of the prediction. space: what k compares, the particles (x0) or their noised selves (xt, the authors' code, which
@@ -31,16 +33,23 @@ class SVGD(Method[Grouped]):
   booktitle={NeurIPS}, year={2023}}"""
     passes = "2 (1 at guidance 1); the kernel is N^2, the network is not"
 
-    def init(self, prior: Prior, start: Start) -> Grouped:
-        return Grouped(start)
+    def init(self, prior: Prior, start: SetupContext) -> PromptGroups:
+        return PromptGroups(start)
 
-    def __call__(self, prior: Prior, sample: Sample, state: Grouped) -> Float[Tensor, "b ..."]:
-        sds = guided(prior, sample.xt, sample.t, sample.told, self.guidance).eps - sample.eps
+    def __call__(
+        self, prior: Prior, sample: StepInputs, state: PromptGroups
+    ) -> Float[Tensor, "b ..."]:
+        sds = (
+            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            - sample.eps
+        )
         where = (sample.xt if self.space == "xt" else sample.x0.detach()).flatten(1)
         out = torch.empty_like(sds)
         for rows in state.groups(sample.view, sds.device):
             log_k, h = log_kernel(where[rows])
             k = log_k.exp()
             # minus the gradient in x_j is the gradient in x_i
-            out[rows] = ((k @ sds[rows].flatten(1) + push(k, where[rows], h)) / len(rows)).view_as(sds[rows])
+            out[rows] = (
+                (k @ sds[rows].flatten(1) + repulsion(k, where[rows], h)) / len(rows)
+            ).view_as(sds[rows])
         return out

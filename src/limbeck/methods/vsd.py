@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.critic import Critic, Critical, CriticSpec
-from limbeck.critics import Auto
-from limbeck.method import Sample
-from limbeck.prior import Prior, asked, combined, finished
+from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, required_conditions
+from limbeck.diffusion.prior import Prior
+from limbeck.distillation.critics.auto import AutoCritic
+from limbeck.distillation.critics.base import Critic, CriticConfig
+from limbeck.distillation.inputs import StepInputs
+from limbeck.methods.base import CriticMethod
 
 
 @dataclass(frozen=True)
-class VSD(Critical):
+class VSD(CriticMethod):
     """eps_hat_s(x_t, t, y) - eps_phi(x_t, t, y), phi a denoiser of the particles.
 
     guidance: s of the prior. critic_guidance: the same of phi; 1 is one pass. critic: what phi is and how it learns.
@@ -22,17 +24,22 @@ class VSD(Critical):
 
     guidance: float = 7.5
     critic_guidance: float = 1.0
-    critic: CriticSpec = field(default_factory=Auto)
+    critic: CriticConfig = field(default_factory=AutoCritic)
 
     bibtex = """@inproceedings{wang2023prolificdreamer, title={ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation
   with Variational Score Distillation}, author={Wang, Zhengyi and Lu, Cheng and Wang, Yikai and Bao, Fan and Li, Chongxuan and
   Su, Hang and Zhu, Jun}, booktitle={NeurIPS}, year={2023}}"""
     passes = "3 + 1 with backward (low-rank critic: the 3 in one call)"
 
-    def __call__(self, prior: Prior, sample: Sample, state: Critic) -> Float[Tensor, "b ..."]:
+    def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         state.see(sample)
         told, own = sample.told, sample.told.plain
-        said, phi = state.beside(prior, sample, asked(told, self.guidance), asked(own, self.critic_guidance))
-        first = combined(told, said, self.guidance)
-        eps = finished(prior, first, sample.xt, sample.t, told, self.guidance).eps
-        return eps - combined(own, phi, self.critic_guidance).eps
+        said, phi = state.beside(
+            prior,
+            sample,
+            required_conditions(told, self.guidance),
+            required_conditions(own, self.critic_guidance),
+        )
+        first = apply_guidance(told, said, self.guidance)
+        eps = denoise_multistep(prior, first, sample.xt, sample.t, told, self.guidance).eps
+        return eps - apply_guidance(own, phi, self.critic_guidance).eps

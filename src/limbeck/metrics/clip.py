@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  #: of CLIP's own preprocessing
+MEAN, DEVIATION = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)  #: of CLIP's own preprocessing
 CHUNK = 32
 
 
@@ -31,7 +34,9 @@ class Clip:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
         except OSError as error:
-            raise ValueError(f"{folder}: CLIP could not be read: {str(error).splitlines()[0]}") from error
+            raise ValueError(
+                f"{folder}: CLIP could not be read: {str(error).splitlines()[0]}"
+            ) from error
         self.model.to(device).eval().requires_grad_(False)
         self.device, self.size = device, self.model.config.vision_config.image_size
         how = folder / "preprocessor_config.json"
@@ -42,7 +47,9 @@ class Clip:
         )
 
     @torch.no_grad()
-    def scores(self, images: Float[Tensor, "n 3 h w"], texts: Sequence[str]) -> Float[Tensor, "n t"]:
+    def scores(
+        self, images: Float[Tensor, "n 3 h w"], texts: Sequence[str]
+    ) -> Float[Tensor, "n t"]:
         """Cosine of every picture, square and in [0, 1], and every text. Pictures are scaled bicubically to the model's size."""
         seen, heard = [], []
         for part in images.split(CHUNK):
@@ -56,5 +63,9 @@ class Clip:
         return (torch.cat(seen).float() @ torch.cat(heard).float().T).cpu()
 
     def _asked(self, pixels: Float[Tensor, "n 3 s s"], texts: Sequence[str]) -> Any:
-        words = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
-        return self.model(input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=pixels)
+        words = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(
+            self.device
+        )
+        return self.model(
+            input_ids=words.input_ids, attention_mask=words.attention_mask, pixel_values=pixels
+        )

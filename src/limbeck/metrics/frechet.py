@@ -21,7 +21,9 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
     if len(a) < 2 or len(b) < 2:
         raise ValueError(f"a covariance needs at least 2 rows, not {len(a)} and {len(b)}")
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"features of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared")
+        raise ValueError(
+            f"features of {a.shape[1]} and of {b.shape[1]} dimensions cannot be compared"
+        )
     a, b = a.double(), b.double()
     first, second = torch.cov(a.T).reshape(a.shape[1], -1), torch.cov(b.T).reshape(b.shape[1], -1)
     # A^1/2 B A^1/2 is symmetric and has the eigenvalues of AB, so no root of a matrix that is not symmetric is needed

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prediction import Kind, Prediction
-from limbeck.prior import Condition, Meter
-from limbeck.schedule import NoiseSchedule, expand, stable_diffusion
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.prediction import Prediction, PredictionType
+from limbeck.diffusion.prior import NetworkCallCounter
+from limbeck.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
 
 
 def class_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor, "p k"]:
@@ -27,7 +29,9 @@ def class_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor
         shared = torch.tensor([len(said & w) for w in words])
         if said and int(shared.max()) == 0:
             known = ", ".join(sorted(set().union(*words))[:40]) or "none"
-            raise ValueError(f"prompt {prompt!r} names nothing of this model; words it knows: {known}")
+            raise ValueError(
+                f"prompt {prompt!r} names nothing of this model; words it knows: {known}"
+            )
         keep = shared == shared.max()
         rows.append(torch.where(keep, 0.0, -torch.inf).double())
     return torch.stack(rows)
@@ -45,29 +49,37 @@ class GaussianMixture:
     stds: Float[Tensor, "k"]
     weights: Float[Tensor, "k"] | None = None
     labels: tuple[str, ...] = ()
-    schedule: NoiseSchedule = field(default_factory=stable_diffusion)
+    schedule: NoiseSchedule = field(default_factory=stable_diffusion_schedule)
     device: str = "cpu"
-    kind: Kind = "eps"
+    kind: PredictionType = "eps"
 
     def __post_init__(self) -> None:
         if self.weights is None:
             self.weights = torch.ones(len(self.means))
         if not (len(self.means) == len(self.stds) == len(self.weights)):
-            raise ValueError(f"{len(self.means)} means, {len(self.stds)} stds and {len(self.weights)} weights do not match")
+            raise ValueError(
+                f"{len(self.means)} means, {len(self.stds)} stds and {len(self.weights)} weights do not match"
+            )
         if not bool((self.stds >= 0).all()) or not bool((self.weights > 0).all()):
             raise ValueError("stds must not be negative and weights must be positive")
-        self.means, self.stds, self._log_weights = self.means.double(), self.stds.double(), self.weights.double().log()
+        self.means, self.stds, self._log_weights = (
+            self.means.double(),
+            self.stds.double(),
+            self.weights.double().log(),
+        )
         self.shape = tuple(self.means.shape[1:])
         self.image_size = (self.shape[-2], self.shape[-1]) if len(self.shape) == 3 else (1, 1)
         self.unit = 0  # the closed form is of this size only
-        self.meter = Meter()
+        self.meter = NetworkCallCounter()
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         if not self.labels:
             return Condition(torch.zeros(len(prompts), len(self.means), dtype=torch.float64))
         return Condition(class_weights(self.labels, prompts))
 
-    def _log_parts(self, xt: Tensor, t: Tensor, told: Condition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _log_parts(
+        self, xt: Tensor, t: Tensor, told: Condition
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """log of weight times density of each component at x_t ``[B, K]``, differences ``[B, K, D]``, variances ``[B, K]``,
         alpha."""
         alpha, sigma = self.schedule.alpha(t).double(), self.schedule.sigma(t).double()
@@ -77,12 +89,16 @@ class GaussianMixture:
         log = self._log_weights + told.data.double() - 0.5 * apart.square().sum(-1) / variance
         return log - 0.5 * x.shape[1] * (2 * torch.pi * variance).log(), apart, variance, alpha
 
-    def log_density(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b"]:
+    def log_density(
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Condition
+    ) -> Float[Tensor, "b"]:
         """log p_t(x_t | told), differentiable in x_t."""
         norm = (self._log_weights + told.data.double()).logsumexp(1)
         return self._log_parts(xt, t, told)[0].logsumexp(1) - norm
 
-    def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
+    def __call__(
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
+    ) -> list[Prediction]:
         self.meter.count(len(xt) * len(conditions))
         return [self._predict(xt, t, told) for told in conditions]
 
@@ -92,7 +108,9 @@ class GaussianMixture:
         # E[x0 | x_t, k] = mean_k + alpha std_k^2 / variance_k (x_t - alpha mean_k)
         gain = (alpha[:, None] * self.stds**2 / variance)[..., None]
         x0 = (share[..., None] * (self.means.flatten(1) + gain * apart)).sum(1)
-        eps = (share[..., None] * apart / variance[..., None]).sum(1) * self.schedule.sigma(t).double()[:, None]
+        eps = (share[..., None] * apart / variance[..., None]).sum(1) * self.schedule.sigma(
+            t
+        ).double()[:, None]
         return Prediction(x0.to(xt.dtype).view_as(xt), eps.to(xt.dtype).view_as(xt))
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
@@ -111,18 +129,20 @@ class DataSet:
 
     pictures: Tensor
     labels: tuple[str, ...] = ()
-    schedule: NoiseSchedule = field(default_factory=stable_diffusion)
+    schedule: NoiseSchedule = field(default_factory=stable_diffusion_schedule)
     device: str = "cpu"
-    kind: Kind = "eps"
+    kind: PredictionType = "eps"
     chunk: int = 2048
 
     def __post_init__(self) -> None:
         if self.pictures.ndim != 4 or self.pictures.shape[1] != 3 or len(self.pictures) == 0:
-            raise ValueError(f"pictures must be [N, 3, h, w] with N at least 1, not {list(self.pictures.shape)}")
+            raise ValueError(
+                f"pictures must be [N, 3, h, w] with N at least 1, not {list(self.pictures.shape)}"
+            )
         self.shape = tuple(self.pictures.shape[1:])
         self.image_size = (self.shape[1], self.shape[2])
         self.unit = 0  # the closed form is of this size only
-        self.meter = Meter()
+        self.meter = NetworkCallCounter()
         self._classes = tuple(sorted(set(self.labels)))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -132,7 +152,9 @@ class DataSet:
         index = torch.tensor([self._classes.index(label) for label in self.labels])
         return Condition(chosen[:, index].float())
 
-    def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition) -> list[Prediction]:
+    def __call__(
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
+    ) -> list[Prediction]:
         """All conditions in one pass over the data: the distances are shared."""
         self.meter.count(len(xt) * len(conditions))
         work = torch.float64 if xt.dtype == torch.float64 else torch.float32
@@ -144,7 +166,14 @@ class DataSet:
         mean = [torch.zeros_like(x)] * len(conditions)
         for start in range(0, len(self.pictures), self.chunk):
             y = self.pictures[start : start + self.chunk].flatten(1).to(work) / 127.5 - 1
-            log = -0.5 * torch.cdist(x / alpha.clamp_min(1e-9)[:, None], y, compute_mode="donot_use_mm_for_euclid_dist").square()
+            log = (
+                -0.5
+                * torch.cdist(
+                    x / alpha.clamp_min(1e-9)[:, None],
+                    y,
+                    compute_mode="donot_use_mm_for_euclid_dist",
+                ).square()
+            )
             log = log * (alpha.clamp_min(1e-9) / sigma).square()[:, None]
             for k, told in enumerate(conditions):
                 part = log + told.data[:, start : start + self.chunk].to(work)
@@ -169,7 +198,10 @@ class DataSet:
 
 
 def coloured_shapes(
-    size: int = 24, std: float = 0.08, schedule: NoiseSchedule | None = None, kind: Kind = "eps"
+    size: int = 24,
+    std: float = 0.08,
+    schedule: NoiseSchedule | None = None,
+    kind: PredictionType = "eps",
 ) -> GaussianMixture:
     """The mixture behind ``--model gaussians``: twelve soft pictures, {red, green, blue, yellow} x {disc, square, ring}, on
     grey. Behind ``gaussians-flow`` the same on straight paths."""
@@ -182,11 +214,24 @@ def coloured_shapes(
         "square": soft(torch.maximum(x.abs(), y.abs()) - 0.55),
         "ring": soft((radius - 0.55).abs() - 0.18),
     }
-    colours = {"red": (0.8, -0.7, -0.7), "green": (-0.7, 0.5, -0.6), "blue": (-0.7, -0.4, 0.9), "yellow": (0.9, 0.8, -0.7)}
+    colours = {
+        "red": (0.8, -0.7, -0.7),
+        "green": (-0.7, 0.5, -0.6),
+        "blue": (-0.7, -0.4, 0.9),
+        "yellow": (0.9, 0.8, -0.7),
+    }
     means, labels = [], []
     for name, rgb in colours.items():
         for shape, mask in masks.items():
-            means.append(torch.tensor(rgb, dtype=torch.float64)[:, None, None] * mask + 0.1 * (1 - mask))
+            means.append(
+                torch.tensor(rgb, dtype=torch.float64)[:, None, None] * mask + 0.1 * (1 - mask)
+            )
             labels.append(f"{name} {shape}")
-    schedule = schedule or stable_diffusion()
-    return GaussianMixture(torch.stack(means), torch.full((12,), std), labels=tuple(labels), schedule=schedule, kind=kind)
+    schedule = schedule or stable_diffusion_schedule()
+    return GaussianMixture(
+        torch.stack(means),
+        torch.full((12,), std),
+        labels=tuple(labels),
+        schedule=schedule,
+        kind=kind,
+    )

@@ -7,15 +7,15 @@ from diffusers import FluxTransformer2DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prior import Condition
-from limbeck.priors.latent import Latent
-from limbeck.priors.schedules import flow
-from limbeck.schedule import RectifiedFlow
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.schedule import RectifiedFlow
+from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.scheduler_config import flow
 
 SIDE = 128  #: of a latent: Flux's files name no size, and diffusers' pipeline takes this one
 
 
-class Flux(Latent):
+class Flux(LatentDiffusion):
     """Transformer, autoencoder and prompt cache of a pipeline in the layout of Flux.
 
     A network distilled with guidance (dev) is told the option ``distilled``, and one pass then is guided already. A method's own
@@ -33,7 +33,11 @@ class Flux(Latent):
     def _load(self) -> None:
         self.kind = "flow"
         config = self.files.options(FluxTransformer2DModel, self.part)
-        self._refuse(config, patch_size=1, out_channels=None if config["out_channels"] is None else config["in_channels"])
+        self._refuse(
+            config,
+            patch_size=1,
+            out_channels=None if config["out_channels"] is None else config["in_channels"],
+        )
         self._distilled = bool(config["guidance_embeds"])
         self.network = self._networked(FluxTransformer2DModel)
         channels = config["in_channels"] // 4  # each token is 2 x 2 latents
@@ -44,15 +48,29 @@ class Flux(Latent):
 
     def _encode(self, prompts: list[str]) -> Condition:
         length = 512 if self.told_guidance else 256  # what dev and schnell were trained with
-        tokens, pooled, _ = self._spoken().encode_prompt(prompts, None, self.device, max_sequence_length=length)
+        tokens, pooled, _ = self._spoken().encode_prompt(
+            prompts, None, self.device, max_sequence_length=length
+        )
         return Condition(tokens.float(), None, pooled.float())
 
-    def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
+    def _forward(
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
+    ) -> Float[Tensor, "b c h w"]:
         b, c, h, w = xt.shape
-        packed = xt.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
-        y, x = torch.meshgrid(*(torch.arange(side // 2, device=xt.device) for side in (h, w)), indexing="ij")
+        packed = (
+            xt.reshape(b, c, h // 2, 2, w // 2, 2)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(b, h * w // 4, 4 * c)
+        )
+        y, x = torch.meshgrid(
+            *(torch.arange(side // 2, device=xt.device) for side in (h, w)), indexing="ij"
+        )
         places = torch.stack([torch.zeros_like(y), y, x], -1).reshape(-1, 3).to(xt)
-        guidance = torch.full((b,), self._guidance, device=xt.device) if self.told_guidance else None
+        guidance = (
+            torch.full((b,), self._guidance, device=xt.device) if self.told_guidance else None
+        )
         words = places.new_zeros(told.data.shape[1], 3)
-        out = self._ask(packed, told.data, told.pooled, self.schedule.sigma(t).to(xt), places, words, guidance)
+        out = self._ask(
+            packed, told.data, told.pooled, self.schedule.sigma(t).to(xt), places, words, guidance
+        )
         return out.reshape(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)

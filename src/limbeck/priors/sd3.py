@@ -6,13 +6,13 @@ from diffusers import SD3Transformer2DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.prior import Condition
-from limbeck.priors.latent import Latent
-from limbeck.priors.schedules import flow
-from limbeck.schedule import RectifiedFlow
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.schedule import RectifiedFlow
+from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.scheduler_config import flow
 
 
-class SD3(Latent):
+class SD3(LatentDiffusion):
     """Transformer, autoencoder and prompt cache of a pipeline in the layout of Stable Diffusion 3. T5 may be absent."""
 
     pipeline = "StableDiffusion3Pipeline"
@@ -25,16 +25,24 @@ class SD3(Latent):
         self._refuse(config, out_channels=config["in_channels"])
         self.network = self._networked(SD3Transformer2DModel)
         factor = self._autoencoder(config["in_channels"])
-        self._sized(config["sample_size"], factor, config["patch_size"] * factor, config["in_channels"])
-        self.schedule = flow(self.files, (self.shape[1] // config["patch_size"]) ** 2, ends_at_last=True)
+        self._sized(
+            config["sample_size"], factor, config["patch_size"] * factor, config["in_channels"]
+        )
+        self.schedule = flow(
+            self.files, (self.shape[1] // config["patch_size"]) ** 2, ends_at_last=True
+        )
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._spoken()
         # the width that zeros take where there is no T5 is asked of the network
         pipe.register_modules(transformer=self.network)
-        tokens, _, pooled, _ = pipe.encode_prompt(prompts, None, None, self.device, do_classifier_free_guidance=False)
+        tokens, _, pooled, _ = pipe.encode_prompt(
+            prompts, None, None, self.device, do_classifier_free_guidance=False
+        )
         return Condition(tokens.float(), None, pooled.float())
 
-    def _forward(self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition) -> Float[Tensor, "b c h w"]:
+    def _forward(
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
+    ) -> Float[Tensor, "b c h w"]:
         time = 1000 * self.schedule.sigma(t).float()
         return self._ask(xt, told.data, told.pooled, time)

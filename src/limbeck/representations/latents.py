@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from limbeck.camera import View
-from limbeck.prior import Prior
-from limbeck.representation import Render, Representation, Spec, latent_shape
+from limbeck.diffusion.prior import Prior
+from limbeck.representations.base import (
+    Render,
+    RenderRequest,
+    Representation,
+    RepresentationConfig,
+    latent_shape,
+)
 
 
 class LatentParticles(Representation):
@@ -20,7 +25,7 @@ class LatentParticles(Representation):
         self.particles = nn.ParameterList(start.unbind(0))
         self.rate = rate
 
-    def render(self, view: View) -> Render:
+    def render(self, view: RenderRequest) -> Render:
         return Render(torch.stack([self.particles[i] for i in view.particle.tolist()]), "latent")
 
     def groups(self) -> list[dict]:
@@ -28,7 +33,7 @@ class LatentParticles(Representation):
 
 
 @dataclass(frozen=True)
-class Latents(Spec):
+class Latents(RepresentationConfig):
     """rate: peak learning rate. spread: deviation of the normal noise at the start; left out it is 1, and 0 with images."""
 
     rate: float = 0.03
@@ -36,14 +41,20 @@ class Latents(Spec):
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or (self.spread or 0) < 0:
-            raise ValueError(f"rate must be positive and spread not negative, not rate {self.rate}, spread {self.spread}")
+            raise ValueError(
+                f"rate must be positive and spread not negative, not rate {self.rate}, spread {self.spread}"
+            )
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
         spread = self.spread if self.spread is not None else float(not self.images)
-        start = spread * torch.randn(particles, *latent_shape(prior, self.canvas(prior)), generator=rng)
+        start = spread * torch.randn(
+            particles, *latent_shape(prior, self.canvas(prior)), generator=rng
+        )
         images = self.first_images(prior, particles)
         if images is not None:
             with torch.no_grad():
-                start += torch.cat([prior.encode(part.to(prior.device)).cpu() for part in images.split(8)])
+                start += torch.cat(
+                    [prior.encode(part.to(prior.device)).cpu() for part in images.split(8)]
+                )
         return LatentParticles(start, self.rate).to(prior.device)

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.camera import View
-from limbeck.prior import Prior
-from limbeck.representation import Render, Representation, Spec
+from limbeck.diffusion.prior import Prior
+from limbeck.representations.base import Render, RenderRequest, Representation, RepresentationConfig
 
 
 class PixelParticles(Representation):
@@ -21,11 +20,14 @@ class PixelParticles(Representation):
         super().__init__()
         self.names = [f"level{k}" for k in range(len(start))]
         self.levels = nn.ParameterDict(
-            {name: nn.ParameterList(level.unbind(0)) for name, level in zip(self.names, start, strict=True)}
+            {
+                name: nn.ParameterList(level.unbind(0))
+                for name, level in zip(self.names, start, strict=True)
+            }
         )
         self.rate, self.smooth = rate, smooth
 
-    def render(self, view: View) -> Render:
+    def render(self, view: RenderRequest) -> Render:
         rows = view.particle.tolist()
         stacks = [torch.stack([self.levels[name][i] for i in rows]) for name in self.names]
         size = stacks[0].shape[-2:]
@@ -36,18 +38,23 @@ class PixelParticles(Representation):
 
     def groups(self) -> list[dict]:
         coarsest = len(self.names) - 1
-        return [{"params": list(self.levels[name]), "lr": self.rate * 0.5 ** (coarsest - k)} for k, name in enumerate(self.names)]
+        return [
+            {"params": list(self.levels[name]), "lr": self.rate * 0.5 ** (coarsest - k)}
+            for k, name in enumerate(self.names)
+        ]
 
     def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         if self.smooth == 0:
             return {}
         x = render.image
-        steep = (x.diff(dim=-1).square().sum((1, 2, 3)) + x.diff(dim=-2).square().sum((1, 2, 3))).sum()
+        steep = (
+            x.diff(dim=-1).square().sum((1, 2, 3)) + x.diff(dim=-2).square().sum((1, 2, 3))
+        ).sum()
         return {"smooth": self.smooth * steep}
 
 
 @dataclass(frozen=True)
-class Pixels(Spec):
+class Pixels(RepresentationConfig):
     """RGB particles that start near mid grey.
 
     A gradient through an autoencoder is rough at the finest scale. Each level of the pyramid moves at half the rate of the next
@@ -63,7 +70,9 @@ class Pixels(Spec):
 
     def __post_init__(self) -> None:
         if self.rate <= 0 or self.levels < 1 or self.spread < 0 or self.smooth < 0:
-            raise ValueError(f"rate must be positive, levels at least 1, spread and smooth not negative: {self}")
+            raise ValueError(
+                f"rate must be positive, levels at least 1, spread and smooth not negative: {self}"
+            )
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
@@ -73,5 +82,8 @@ class Pixels(Spec):
         start[-1] = self.spread * torch.randn(start[-1].shape, generator=rng)
         images = self.first_images(prior, particles)
         if images is not None:  # all at the finest level, which alone can hold them
-            start = [images.clamp(0.02, 0.98).logit(), *(torch.zeros_like(level) for level in start[1:])]
+            start = [
+                images.clamp(0.02, 0.98).logit(),
+                *(torch.zeros_like(level) for level in start[1:]),
+            ]
         return PixelParticles(start, self.rate, self.smooth).to(prior.device)

@@ -12,10 +12,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.camera import View
-from limbeck.prior import Prior
-from limbeck.representation import Parts, Render, Representation, Spec, begun
-from limbeck.tiles import MOST, SIDE, Canvas, Group, Over, taken
+from limbeck.diffusion.prior import Prior
+from limbeck.graphics.geometry.indexing import gather_rows
+from limbeck.graphics.rendering.tiles import MOST, SIDE, AlphaComposite, TileBatch, TileGrid
+from limbeck.representations.base import (
+    ParticleParameters,
+    Render,
+    RenderRequest,
+    Representation,
+    RepresentationConfig,
+    fit_to_images,
+)
 
 DENSEST = 0.99  #: the greatest opacity, so that nothing behind is without a gradient
 SOFT = 1.0  #: width of an edge in pixels: that of a pixel
@@ -42,7 +49,9 @@ def covered(distance: Float[Tensor, "*n"], width: Float[Tensor, "*n"]) -> Float[
     """Share of a pixel that a straight stroke covers whose middle passes at a distance: the overlap of [d - s/2, d + s/2] with
     [-w/2, w/2], over s, the pixel's side."""
     half, soft = width / 2, SOFT / 2
-    return (torch.minimum(distance + soft, half) - torch.maximum(distance - soft, -half)).clamp_min(0) / SOFT
+    return (torch.minimum(distance + soft, half) - torch.maximum(distance - soft, -half)).clamp_min(
+        0
+    ) / SOFT
 
 
 def nearest(
@@ -53,7 +62,12 @@ def nearest(
     long = ab.square().sum(-1, keepdim=True).clamp_min(1e-12)
     ahead = ab @ pixels.T - (a * ab).sum(-1, keepdim=True)  # (p - a) . ab
     share = (ahead / long).clamp(0, 1)
-    square = a.square().sum(-1, keepdim=True) - 2 * a @ pixels.T + pixels.square().sum(-1) + share * (share * long - 2 * ahead)
+    square = (
+        a.square().sum(-1, keepdim=True)
+        - 2 * a @ pixels.T
+        + pixels.square().sum(-1)
+        + share * (share * long - 2 * ahead)
+    )
     best, piece = square.min(-2)
     return best, piece, share.gather(-2, piece[..., None, :])[..., 0, :]
 
@@ -64,7 +78,7 @@ def brushed(painting: Painting, height: int, width: int, pieces: int) -> Float[T
     The distance is that of the pixel's centre from the polyline of ``pieces`` pieces, so ends and bends are round.
     """
     b, n = painting.width.shape
-    canvas = Canvas(b, height, width)
+    canvas = TileGrid(b, height, width)
     line = (bernstein(pieces).to(painting.points) @ painting.points).flatten(0, 1)
     with torch.no_grad():
         reach = (painting.width.flatten() + SOFT) / 2
@@ -77,15 +91,27 @@ def brushed(painting: Painting, height: int, width: int, pieces: int) -> Float[T
 
         low, high = line.amin(1) - reach[:, None], line.amax(1) + reach[:, None]
         groups = canvas.groups(image, low, high, touches, MOST // 4)
-    table = torch.cat([painting.width[..., None], painting.opacity[..., None], painting.colour], -1).flatten(0, 1)
+    table = torch.cat(
+        [painting.width[..., None], painting.opacity[..., None], painting.colour], -1
+    ).flatten(0, 1)
     pixels = canvas.pixels.to(line)
-    return canvas.assemble(groups, [_tiles(canvas, group, line, table, pixels, painting.background) for group in groups])
+    return canvas.assemble(
+        groups,
+        [_tiles(canvas, group, line, table, pixels, painting.background) for group in groups],
+    )
 
 
-def _tiles(canvas: Canvas, group: Group, line: Tensor, table: Tensor, pixels: Tensor, background: Tensor) -> Float[Tensor, "t p 3"]:
+def _tiles(
+    canvas: TileGrid,
+    group: TileBatch,
+    line: Tensor,
+    table: Tensor,
+    pixels: Tensor,
+    background: Tensor,
+) -> Float[Tensor, "t p 3"]:
     """Which point of the line is nearest is found without a gradient: to first order the distance does not depend on it."""
-    local = taken(line, group.shape) - canvas.centres(group.tile, line)[:, None, None]
-    rows = taken(table, group.shape)
+    local = gather_rows(line, group.shape) - canvas.centres(group.tile, line)[:, None, None]
+    rows = gather_rows(table, group.shape)
     with torch.no_grad():
         _, piece, share = nearest(local, pixels)
     x, y = local.unbind(-1)
@@ -93,8 +119,8 @@ def _tiles(canvas: Canvas, group: Group, line: Tensor, table: Tensor, pixels: Te
     gap_y = y.gather(-1, piece).lerp(y.gather(-1, piece + 1), share) - pixels[:, 1]
     distance = (gap_x.square() + gap_y.square() + 1e-12).sqrt()
     alpha = rows[..., 1:2] * covered(distance, rows[..., :1]) * group.real[..., None]
-    colour, left = Over.apply(alpha, rows[..., 2:5])
-    behind = taken(background, group.tile // (canvas.down * canvas.across))
+    colour, left = AlphaComposite.apply(alpha, rows[..., 2:5])
+    behind = gather_rows(background, group.tile // (canvas.down * canvas.across))
     return colour + left[..., None] * behind[:, None]
 
 
@@ -107,7 +133,9 @@ def svg(painting: Painting, row: int, height: int, width: int) -> str:
         '<g fill="none" stroke-linecap="round" stroke-linejoin="round">',
     ]
     kinds = (painting.points, painting.width, painting.colour, painting.opacity)
-    for points, wide, colour, opacity in reversed(list(zip(*(kind[row].tolist() for kind in kinds), strict=True))):
+    for points, wide, colour, opacity in reversed(
+        list(zip(*(kind[row].tolist() for kind in kinds), strict=True))
+    ):
         a, b, c, d = (f"{x:.3f} {y:.3f}" for x, y in points)
         out.append(
             f'<path d="M{a} C{b} {c} {d}" stroke="{tint(colour)}" stroke-width="{wide:.3f}" stroke-opacity="{opacity:.3f}"/>'
@@ -115,10 +143,17 @@ def svg(painting: Painting, row: int, height: int, width: int) -> str:
     return "\n".join([*out, "</g>", "</svg>", ""])
 
 
-class StrokeParticles(Parts):
+class StrokeParticles(ParticleParameters):
     """Points and widths are in units of the short side, from the middle, so that a painting has any resolution."""
 
-    def __init__(self, start: dict[str, Tensor], rates: dict[str, float], size: tuple[int, int], pieces: int, widest: float):
+    def __init__(
+        self,
+        start: dict[str, Tensor],
+        rates: dict[str, float],
+        size: tuple[int, int],
+        pieces: int,
+        widest: float,
+    ):
         super().__init__(start, rates)
         self.size, self.pieces, self.widest = size, pieces, widest
 
@@ -129,13 +164,15 @@ class StrokeParticles(Parts):
         points = part["points"] * unit + part["points"].new_tensor([width / 2, height / 2])
         wide = self.widest * unit * part["width"].sigmoid()
         opacity = DENSEST * part["opacity"].sigmoid()
-        return Painting(points, wide, part["colour"].sigmoid(), opacity, part["background"].sigmoid())
+        return Painting(
+            points, wide, part["colour"].sigmoid(), opacity, part["background"].sigmoid()
+        )
 
     def at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
         """The particles drawn at another resolution."""
         return brushed(self.painting(view, height, width), height, width, self.pieces)
 
-    def render(self, view: View) -> Render:
+    def render(self, view: RenderRequest) -> Render:
         return Render(self.at(view.particle, *self.size), "image")
 
     @torch.no_grad()
@@ -147,7 +184,7 @@ class StrokeParticles(Parts):
 
 
 @dataclass(frozen=True)
-class Strokes(Spec):
+class Strokes(RepresentationConfig):
     """Cubic Bezier curves over one another, the first in front, on a background of one colour; final/*.svg holds them as SVG.
 
     The start scatters strokes evenly over the canvas. count: strokes per particle. length: of a stroke at the start in units of
@@ -172,9 +209,13 @@ class Strokes(Spec):
 
     def __post_init__(self) -> None:
         if min(self.count, self.pieces) < 1 or self.length <= 0 or min(self.spread, self.fit) < 0:
-            raise ValueError(f"count and pieces must be at least 1, length positive, spread and fit not negative: {self}")
+            raise ValueError(
+                f"count and pieces must be at least 1, length positive, spread and fit not negative: {self}"
+            )
         if not 0 < self.opacity < DENSEST or not 0 < self.width < self.widest:
-            raise ValueError(f"opacity must be in (0, {DENSEST}) and width in (0, widest), not {self.opacity}, {self.width}")
+            raise ValueError(
+                f"opacity must be in (0, {DENSEST}) and width in (0, widest), not {self.opacity}, {self.width}"
+            )
         if min(self._rates().values()) <= 0:
             raise ValueError(f"every rate must be positive: {self}")
 
@@ -188,7 +229,10 @@ class Strokes(Spec):
         """Each curve bends a little about a straight line of ``length`` through its even place."""
         rng = torch.Generator().manual_seed(seed)
         n, unit = self.count, min(size)
-        even = [torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(n) for i in range(particles)]
+        even = [
+            torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(n)
+            for i in range(particles)
+        ]
         middle = (torch.stack(even) - 0.5) * torch.tensor([size[1] / unit, size[0] / unit])
         angle = 2 * math.pi * torch.rand(particles, n, 1, generator=rng)
         along = self.length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
@@ -205,10 +249,14 @@ class Strokes(Spec):
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         size, images = self.canvas(prior), self.distinct_images(prior, particles)
         start = self._start(particles if images is None else len(images), size, seed)
-        if images is not None:  # each stroke takes the colour of the pixel under its middle, the background the mean
+        if (
+            images is not None
+        ):  # each stroke takes the colour of the pixel under its middle, the background the mean
             place = start["points"].mean(2) * (2 * min(size) / torch.tensor([size[1], size[0]]))
-            seen = F.grid_sample(images, place[:, None], align_corners=False, padding_mode="border")[:, :, 0].transpose(1, 2)
+            seen = F.grid_sample(
+                images, place[:, None], align_corners=False, padding_mode="border"
+            )[:, :, 0].transpose(1, 2)
             start["colour"] = seen.clamp(0.02, 0.98).logit()
             start["background"] = images.mean((2, 3)).clamp(0.02, 0.98).logit()
         made = StrokeParticles(start, self._rates(), size, self.pieces, self.widest)
-        return begun(made.to(prior.device), images, particles, self.fit)
+        return fit_to_images(made.to(prior.device), images, particles, self.fit)

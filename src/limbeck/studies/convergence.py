@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limbeck.experiment import Experiment
+from limbeck.diffusion.sampling import Sampling
 from limbeck.methods.sds import SDS
 from limbeck.representations.latents import Latents
-from limbeck.sample import Sampling
-from limbeck.study import Study
+from limbeck.studies.base import Study
+from limbeck.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Convergence(Study):
+class ConvergenceStudy(Study):
     """SDS over the number of steps and the learning rate, several seeds of one prompt beside each other.
 
     guidance: of SDS. lengths: steps of the runs. rates: peak learning rates of the runs.
@@ -27,7 +27,9 @@ class Convergence(Study):
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
         return {
-            f"{n} steps at {r:g}": self.distil(SDS(self.guidance), steps=n, representation=Latents(r))
+            f"{n} steps at {r:g}": self.distil(
+                SDS(self.guidance), steps=n, representation=Latents(r)
+            )
             for n in self.lengths
             for r in self.rates
         }

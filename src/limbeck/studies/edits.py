@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from limbeck.editing import How, Pictures, edit_to_folder, suited
-from limbeck.loading import load
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.pictures import save_picture
-from limbeck.study import Study, sheet
+from limbeck.priors.loading import load
+from limbeck.runs.editing import How, Pictures, edit_to_folder, suited
+from limbeck.studies.base import Study, sheet
+from limbeck.system.images import save_picture
 
 
 @dataclass(frozen=True)
-class Edits(Study):
+class EditsStudy(Study):
     """A rendered picture of the world, edited towards several prompts: DDS, PDS with its published and its consistent coefficients,
     and SDEdit, each with the settings that suit it; below each row of PDS, its gradient.
 
@@ -34,8 +34,13 @@ class Edits(Study):
     def rows(self) -> Mapping[str, How]:  # type: ignore[override]
         pds = suited(PDS)
         made = {"DDS": suited(DDS), "PDS, published": pds, "SDEdit": suited(SDEdit)}
-        made["PDS, consistent"] = replace(pds, method=PDS(pds.method.guidance, coefficients="consistent"))
-        return {label: replace(how, precision=self.precision, seed=self.seed) for label, how in sorted(made.items())}
+        made["PDS, consistent"] = replace(
+            pds, method=PDS(pds.method.guidance, coefficients="consistent")
+        )
+        return {
+            label: replace(how, precision=self.precision, seed=self.seed)
+            for label, how in sorted(made.items())
+        }
 
     def run(self, out: Path, device: str = "auto") -> Path:
         out.mkdir(parents=True, exist_ok=True)
@@ -43,15 +48,26 @@ class Edits(Study):
         if not before.exists():
             save_picture(rendered(self.source), before)
         what = Pictures((before,), self.targets, (self.source,))
-        rows: dict[str, tuple[str, list[Image.Image]]] = {"before": (self.source.replace(" on", "\non"), [Image.open(before)])}
+        rows: dict[str, tuple[str, list[Image.Image]]] = {
+            "before": (self.source.replace(" on", "\non"), [Image.open(before)])
+        }
         for label, how in self.rows().items():
             folder = out / label.lower().replace(", ", "-")
             print(f"{label}:", flush=True)
             edit_to_folder(what, how, prior, folder, command="limbeck study edits")
-            rows[label] = ("", [Image.open(p).convert("RGB") for p in sorted(folder.rglob("edit/*-after.png"))])
+            rows[label] = (
+                "",
+                [Image.open(p).convert("RGB") for p in sorted(folder.rglob("edit/*-after.png"))],
+            )
             if isinstance(how.method, PDS):
-                maps = [Image.open(p).convert("RGB") for p in sorted(folder.rglob("edit/*-gradient.png"))]
-                rows[label + " "] = ("gradient", [m.crop((0, 0, m.height, m.height)).resize((64, 64)) for m in maps])
+                maps = [
+                    Image.open(p).convert("RGB")
+                    for p in sorted(folder.rglob("edit/*-gradient.png"))
+                ]
+                rows[label + " "] = (
+                    "gradient",
+                    [m.crop((0, 0, m.height, m.height)).resize((64, 64)) for m in maps],
+                )
         save_picture(sheet(rows), out / "study.png")
         return out / "study.png"
 
@@ -63,5 +79,7 @@ def rendered(text: str, seed: int = 3) -> Image.Image:
     scenes = random_scenes(20_000, np.random.default_rng(seed))
     fitting = [i for i, told in enumerate(full_captions(scenes)) if told.startswith(text)]
     if not fitting:
-        raise ValueError(f"the world has no scene that is described as {text!r}: an example is {full_captions(scenes)[0]!r}")
+        raise ValueError(
+            f"the world has no scene that is described as {text!r}: an example is {full_captions(scenes)[0]!r}"
+        )
     return Image.fromarray(render(scenes[np.array(fitting[:1])])[0])

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limbeck.experiment import Experiment
+from limbeck.diffusion.sampling import Sampling
 from limbeck.methods.ism import ISM
-from limbeck.sample import Sampling
-from limbeck.study import Study
+from limbeck.studies.base import Study
+from limbeck.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Intervals(Study):
+class IntervalsStudy(Study):
     """ISM over its interval delta_t and the stride delta_s of its inversion.
 
     intervals: delta_t of the runs. strides: delta_s of the runs.

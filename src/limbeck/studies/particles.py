@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limbeck.critic import Learning
-from limbeck.critics import LowRank
-from limbeck.experiment import Experiment
+from limbeck.diffusion.sampling import Sampling
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
-from limbeck.sample import Sampling
-from limbeck.study import Study
+from limbeck.studies.base import Study
+from limbeck.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Particles(Study):
+class ParticlesStudy(Study):
     """VSD of one prompt with 1, 2, 4 and 8 particles that share a critic.
 
     counts: particles of each run. critic_rate: of the critic.
@@ -25,5 +25,7 @@ class Particles(Study):
     critic_rate: float = 0.003
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        method = VSD(critic=LowRank(learning=Learning(rate=self.critic_rate)))
-        return {f"{n} particle{'s' * (n > 1)}": self.distil(method, particles=n) for n in self.counts}
+        method = VSD(critic=LoRACritic(learning=CriticTraining(rate=self.critic_rate)))
+        return {
+            f"{n} particle{'s' * (n > 1)}": self.distil(method, particles=n) for n in self.counts
+        }

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limbeck.critic import Learning
-from limbeck.critics import LowRank
-from limbeck.experiment import Experiment
+from limbeck.diffusion.sampling import Sampling as Sampled
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.sample import Sampling as Sampled
-from limbeck.study import Study
+from limbeck.studies.base import Study
+from limbeck.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Sampling(Study):
+class SamplingStudy(Study):
     """SDS, VSD and plain sampling, each at low and at high guidance: the figure of the ProlificDreamer paper.
 
     scales: the guidance of the two columns of runs. critic_rate: of VSD's critic.
@@ -25,7 +25,7 @@ class Sampling(Study):
     critic_rate: float = 0.003
 
     def rows(self) -> Mapping[str, Experiment | Sampled]:
-        critic = LowRank(learning=Learning(rate=self.critic_rate))
+        critic = LoRACritic(learning=CriticTraining(rate=self.critic_rate))
         out: dict[str, Experiment | Sampled] = {}
         for s in self.scales:
             out[f"sampling, s = {s:g}"] = self.sampling(s)

@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.world.fit import Task
-from limbeck.world.pictures import as_images, load_pictures
+from limbeck.world.render_cache import as_images, load_pictures
+from limbeck.world.trainer import Task
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -60,7 +60,9 @@ class AutoencoderTask(Task[_Training]):
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
         pictures = load_pictures(self.data)
         whole = progress > 0.75
-        rows = torch.randint(len(pictures), (self.size // 4 if whole else self.size,), generator=rng).numpy()
+        rows = torch.randint(
+            len(pictures), (self.size // 4 if whole else self.size,), generator=rng
+        ).numpy()
         x = as_images(pictures[rows])
         if not whole:
             top, left = torch.randint(0, 33, (2,), generator=rng).tolist()
@@ -90,7 +92,9 @@ def encode_all(net: AutoencoderKL, pictures, chunk: int = 64) -> Float[Tensor, "
     parts = []
     for i in range(0, len(pictures), chunk):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            parts.append(net.encode(as_images(pictures[i : i + chunk]) * 2 - 1).latent_dist.mean.float())
+            parts.append(
+                net.encode(as_images(pictures[i : i + chunk]) * 2 - 1).latent_dist.mean.float()
+            )
     return torch.cat(parts)
 
 

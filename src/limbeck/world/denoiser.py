@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from limbeck.world.fit import Task
+from limbeck.world.trainer import Task
 
 LENGTH = 20  #: tokens of a prompt, with begin and end
 WIDTH = 128  #: of the text features
@@ -52,7 +52,9 @@ def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Int[Tensor, "n length"]:
     """Token ids, padded and cut to ``LENGTH``."""
-    return tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
+    return tokenizer(
+        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -73,7 +75,9 @@ def build_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
-    net.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slow on CPUs at this size
+    net.set_attn_processor(
+        AttnProcessor()
+    )  # the fused kernel's backward is slow on CPUs at this size
     return net
 
 
@@ -101,7 +105,9 @@ class Denoising(nn.Module):
         self.text = build_text_encoder(tokenizer)
         self.unet = build_unet()
         self.prediction, self.floor = prediction, floor
-        self.register_buffer("abar", build_scheduler(prediction).alphas_cumprod.clone(), persistent=False)
+        self.register_buffer(
+            "abar", build_scheduler(prediction).alphas_cumprod.clone(), persistent=False
+        )
 
     def forward(self, z: Tensor, ids: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
         abar = self.abar[t].view(-1, 1, 1, 1)
@@ -113,9 +119,16 @@ class Denoising(nn.Module):
         if self.prediction == "epsilon":  # |x0 error|^2 = |eps error|^2 / snr
             error, weight = (out - noise).square(), weight / snr
         else:  # |x0 error|^2 = sigma^2 |v error|^2
-            error, weight = (out - (alpha * noise - sigma * z)).square(), weight * (1 - abar).flatten()
+            error, weight = (
+                (out - (alpha * noise - sigma * z)).square(),
+                weight * (1 - abar).flatten(),
+            )
         each = error.mean((1, 2, 3))
-        return {"loss": (weight * each).mean(), "middle": each[(t > 300) & (t < 700)].mean(), "late": each[t >= 800].mean()}
+        return {
+            "loss": (weight * each).mean(),
+            "middle": each[(t > 300) & (t < 700)].mean(),
+            "late": each[t >= 800].mean(),
+        }
 
 
 @dataclass(frozen=True)
@@ -131,10 +144,18 @@ class DenoiserTask(Task[Denoising]):
     rate: float = 1e-3
 
     def build(self) -> Denoising:
-        model = Denoising(CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")), self.prediction, self.floor)
+        model = Denoising(
+            CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")),
+            self.prediction,
+            self.floor,
+        )
         if self.start is not None:
-            model.unet.load_state_dict(UNet2DConditionModel.from_pretrained(self.start / "unet").float().state_dict())
-            model.text.load_state_dict(CLIPTextModel.from_pretrained(self.start / "text_encoder").float().state_dict())
+            model.unet.load_state_dict(
+                UNet2DConditionModel.from_pretrained(self.start / "unet").float().state_dict()
+            )
+            model.text.load_state_dict(
+                CLIPTextModel.from_pretrained(self.start / "text_encoder").float().state_dict()
+            )
         return model
 
     def preview(self, model: Denoising, folder: Path, minute: float) -> dict[str, float]:
@@ -157,37 +178,51 @@ class DenoiserTask(Task[Denoising]):
 
 
 @torch.no_grad()
-def sample(model: Denoising, ids: Int[Tensor, "n l"], empty: Int[Tensor, "1 l"], steps: int, scale: float, seed: int = 0,
+def preview_sample(model: Denoising, ids: Int[Tensor, "n l"], empty: Int[Tensor, "1 l"], steps: int, scale: float, seed: int = 0,
            noise: Float[Tensor, "n 4 16 16"] | None = None) -> Float[Tensor, "n 4 16 16"]:  # fmt: skip
     """DDIM with guidance, for previews during training."""
     scheduler = build_scheduler(model.prediction)
     scheduler.set_timesteps(steps)
     text = model.text(torch.cat([empty.expand(len(ids), -1), ids])).last_hidden_state
-    z = torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(seed)) if noise is None else noise
+    z = (
+        torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(seed))
+        if noise is None
+        else noise
+    )
     for t in scheduler.timesteps:
         null, out = model.unet(z.repeat(2, 1, 1, 1), t, text).sample.chunk(2)
         z = scheduler.step(null + scale * (out - null), t, z).prev_sample
     return z
 
 
-def preview_grid(model: Denoising, out: Path, folder: Path, minute: float, name: str) -> dict[str, float]:
+def preview_grid(
+    model: Denoising, out: Path, folder: Path, minute: float, name: str
+) -> dict[str, float]:
     """Sample two scenes per object with their full captions, save the grid, return the evaluator's agreement."""
     from diffusers import AutoencoderKL
     from PIL import Image
 
-    from limbeck.world import load_evaluator
+    from limbeck.world.pretrained import load_evaluator
     from limbeck.world.scene import ATTRIBUTES, OBJECTS, full_captions, random_scenes
 
     device = next(model.parameters()).device
     scenes = random_scenes(2000, np.random.default_rng(77))
-    scenes = scenes[np.concatenate([np.flatnonzero(scenes.object == i)[:2] for i in range(len(OBJECTS))])]
+    scenes = scenes[
+        np.concatenate([np.flatnonzero(scenes.object == i)[:2] for i in range(len(OBJECTS))])
+    ]
     tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
     ids, empty = tokens(tokenizer, full_captions(scenes)), tokens(tokenizer, [""])
     noise = torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
-    z = sample(model, ids.to(device), empty.to(device), 20, 5.0, noise=noise).float().cpu()
+    z = preview_sample(model, ids.to(device), empty.to(device), 20, 5.0, noise=noise).float().cpu()
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     images = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
     grid = images.unflatten(0, (-1, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(out / f"{name}-{minute:06.1f}.png")
-    right = (load_evaluator(folder / "pipeline").judge(images) == torch.from_numpy(scenes.labels())).float().mean(0)
+    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(
+        out / f"{name}-{minute:06.1f}.png"
+    )
+    right = (
+        (load_evaluator(folder / "pipeline").judge(images) == torch.from_numpy(scenes.labels()))
+        .float()
+        .mean(0)
+    )
     return {f"right_{key}": round(right[i].item(), 3) for i, key in enumerate(ATTRIBUTES)}

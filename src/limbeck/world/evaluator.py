@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limbeck.world.fit import Task
-from limbeck.world.pictures import as_images, load_pictures, load_scenes
+from limbeck.world.render_cache import as_images, load_pictures, load_scenes
 from limbeck.world.scene import ATTRIBUTES, OBJECTS
+from limbeck.world.trainer import Task
 
 REJECT = len(OBJECTS)  #: index of "none of the objects"
 FEATURES = 160
@@ -80,13 +80,19 @@ def wear(x: Float[Tensor, "b 3 h w"], rng: torch.Generator) -> Float[Tensor, "b 
     """Light wear that must not change the verdict: slight blur, noise, contrast."""
     b = len(x)
     half = b // 2
-    x = torch.cat([_blur(x[:half], 0.2 + 0.5 * torch.rand((), generator=rng).item()), x[half:]]) if half else x
+    x = (
+        torch.cat([_blur(x[:half], 0.2 + 0.5 * torch.rand((), generator=rng).item()), x[half:]])
+        if half
+        else x
+    )
     gain = 1 + 0.16 * (torch.rand(b, 1, 1, 1, generator=rng) - 0.5)
     noise = 0.03 * torch.rand(b, 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)
     return ((x - 0.5) * gain + 0.5 + noise).clamp(0, 1)
 
 
-def spoil(x: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"], rng: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+def spoil(
+    x: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"], rng: torch.Generator
+) -> Float[Tensor, "b 3 h w"]:
     """Pictures of no object: blurred, blended, shuffled, warped, noisy, or two pictures side by side.
 
     ``other`` holds pictures to mix in; where it shows the same object from elsewhere, the result is a wrong view.
@@ -104,12 +110,18 @@ def spoil(x: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"], rng: tor
         parts[2] = p.permute(0, 1, 2, 4, 3, 5).reshape(parts[2].shape)
     if len(parts) > 3:  # a strong smooth warp
         n = len(parts[3])
-        field = F.interpolate(torch.randn(n, 2, 7, 7, generator=rng), (64, 64), mode="bicubic") * u(0.12, 0.3)
+        field = F.interpolate(torch.randn(n, 2, 7, 7, generator=rng), (64, 64), mode="bicubic") * u(
+            0.12, 0.3
+        )
         axis = torch.linspace(-1, 1, 64)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1) + field.permute(0, 2, 3, 1)
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1) + field.permute(
+            0, 2, 3, 1
+        )
         parts[3] = F.grid_sample(parts[3], grid, padding_mode="border", align_corners=True)
     if len(parts) > 4:
-        rough = F.interpolate(torch.randn(len(parts[4]), 3, 16, 16, generator=rng), (64, 64), mode="bicubic")
+        rough = F.interpolate(
+            torch.randn(len(parts[4]), 3, 16, 16, generator=rng), (64, 64), mode="bicubic"
+        )
         parts[4] = (parts[4] + u(0.25, 0.5) * rough).clamp(0, 1)
     if len(parts) > 5:
         half = torch.cat([parts[5][..., :32], mixed[5][..., 32:]], -1)
@@ -126,7 +138,9 @@ class _Training(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.net(images)
         real = labels[:, 0] != REJECT
-        losses = {"object": F.cross_entropy(logits["object"].float(), labels[:, 0], label_smoothing=0.02)}
+        losses = {
+            "object": F.cross_entropy(logits["object"].float(), labels[:, 0], label_smoothing=0.02)
+        }
         for i, name in enumerate(ATTRIBUTES):
             if name != "object":
                 losses[name] = F.cross_entropy(logits[name][real].float(), labels[real, i])

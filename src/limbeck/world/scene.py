@@ -16,8 +16,16 @@ BACKGROUNDS = ("sky", "grass", "sand", "night", "snow", "brick")
 VIEWS = ("front", "side", "back", "overhead")
 #: objects whose four views differ; the view figure is measured over these
 ASYMMETRIC = ("mug", "snowman", "chair", "duck", "car", "house")
-ATTRIBUTES = {"object": OBJECTS, "colour": COLOURS, "pattern": PATTERNS, "background": BACKGROUNDS, "view": VIEWS}
-OVERHEAD = math.radians(55.0)  #: elevation from which a view is called overhead (DreamFusion says 60)
+ATTRIBUTES = {
+    "object": OBJECTS,
+    "colour": COLOURS,
+    "pattern": PATTERNS,
+    "background": BACKGROUNDS,
+    "view": VIEWS,
+}
+OVERHEAD = math.radians(
+    55.0
+)  #: elevation from which a view is called overhead (DreamFusion says 60)
 
 PLACES = {"sky": "in the sky", "grass": "on grass", "sand": "on sand", "night": "at night", "snow": "in the snow",
           "brick": "by a brick wall"}  # fmt: skip
@@ -68,12 +76,19 @@ class Scenes:
 
     def labels(self) -> np.ndarray:
         """``[N, 5]`` int64: object, colour, pattern, background, view."""
-        return np.stack([self.object, self.colour, self.pattern, self.background, self.view], 1).astype(np.int64)
+        return np.stack(
+            [self.object, self.colour, self.pattern, self.background, self.view], 1
+        ).astype(np.int64)
 
 
 def held_out(obj, colour, pattern) -> np.ndarray:
     """Which (object, colour, pattern) triples training never shows: a fixed tenth, by hash of the words."""
-    table = np.array([[[zlib.crc32(f"{o} {c} {p}".encode()) % 10 == 0 for p in PATTERNS] for c in COLOURS] for o in OBJECTS])
+    table = np.array(
+        [
+            [[zlib.crc32(f"{o} {c} {p}".encode()) % 10 == 0 for p in PATTERNS] for c in COLOURS]
+            for o in OBJECTS
+        ]
+    )
     return table[obj, colour, pattern]
 
 
@@ -82,19 +97,30 @@ def random_scenes(n: int, rng: np.random.Generator, unseen: bool = False) -> Sce
 
     ``unseen=True`` draws only held-out combinations, ``False`` only the others.
     """
-    triples = np.array([(o, c, p) for o in range(len(OBJECTS)) for c in range(len(COLOURS)) for p in range(len(PATTERNS))])
+    triples = np.array(
+        [
+            (o, c, p)
+            for o in range(len(OBJECTS))
+            for c in range(len(COLOURS))
+            for p in range(len(PATTERNS))
+        ]
+    )
     triples = triples[held_out(*triples.T) == unseen]
     # objects are drawn evenly: the hold-out may leave one with fewer triples than another
     per_object = [triples[triples[:, 0] == o] for o in range(len(OBJECTS))]
     present = [o for o, rows in enumerate(per_object) if len(rows)]
     obj = rng.choice(present, n)
     pick = rng.random(n)
-    picked = np.array([per_object[o][int(p * len(per_object[o]))] for o, p in zip(obj, pick, strict=True)]).reshape(n, 3)
+    picked = np.array(
+        [per_object[o][int(p * len(per_object[o]))] for o, p in zip(obj, pick, strict=True)]
+    ).reshape(n, 3)
     near = rng.integers(0, 4, n) * (np.pi / 2) + rng.normal(0, 0.2, n)
     azimuth = np.where(rng.random(n) < 0.67, near, rng.uniform(-np.pi, np.pi, n))
     top = rng.random(n) < 0.2
     elevation = np.where(
-        top, rng.uniform(math.radians(58), math.radians(74), n), rng.uniform(math.radians(-2), math.radians(35), n)
+        top,
+        rng.uniform(math.radians(58), math.radians(74), n),
+        rng.uniform(math.radians(-2), math.radians(35), n),
     )
     return Scenes(
         object=picked[:, 0], colour=picked[:, 1], pattern=picked[:, 2], background=rng.integers(0, len(BACKGROUNDS), n),
@@ -108,25 +134,31 @@ def render(scenes: Scenes, size: int = 64) -> np.ndarray:
     import numba  # wanted only where pictures are made
     import torch
 
-    from limbeck.world import shapes
+    from limbeck.world import sdf_shapes as shapes
 
     first = _RGB[scenes.colour]
     second = np.where((scenes.colour == COLOURS.index("white"))[:, None], _SECOND_OF_WHITE, _SECOND)
     tint = scenes.tint[:, None].astype(np.float32)
-    colours = np.stack([first, second, SKY[scenes.background] * tint, GROUND[scenes.background] * tint], 1)
+    colours = np.stack(
+        [first, second, SKY[scenes.background] * tint, GROUND[scenes.background] * tint], 1
+    )
     flat = np.cos(scenes.elevation)
-    toward = np.stack([np.sin(scenes.azimuth) * flat, np.sin(scenes.elevation), np.cos(scenes.azimuth) * flat], 1)
+    toward = np.stack(
+        [np.sin(scenes.azimuth) * flat, np.sin(scenes.elevation), np.cos(scenes.azimuth) * flat], 1
+    )
     dark = scenes.colour == COLOURS.index("black")
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        return shapes.draw(scenes.object, scenes.pattern, dark, np.clip(colours, 0, 1).astype(np.float32),
+        return shapes.draw_scenes(scenes.object, scenes.pattern, dark, np.clip(colours, 0, 1).astype(np.float32),
                            toward * scenes.distance[:, None], size)  # fmt: skip
     finally:  # numba and torch share OpenMP, and numba leaves it with all cores
         torch.set_num_threads(threads)
 
 
-def caption(obj: str, colour: str = "", pattern: str = "", background: str = "", view: str = "") -> str:
+def caption(
+    obj: str, colour: str = "", pattern: str = "", background: str = "", view: str = ""
+) -> str:
     """One caption in the world's grammar, e.g. ``a striped red mug on grass, side view``. Empty words are left out."""
     words = " ".join(word for word in (pattern, colour, obj) if word)
     article = "an" if words[0] in "aeiou" else "a"
@@ -146,7 +178,9 @@ def captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5) -> lis
     keep_place = complete | (roll[:, 2] < 0.6)
     telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
     keep_view = np.where(telling, complete | (roll[:, 3] < 0.7), roll[:, 3] < 0.2)
-    rows = zip(scenes.labels(), keep_colour, keep_pattern, keep_place, keep_view, roll[:, 4], strict=True)
+    rows = zip(
+        scenes.labels(), keep_colour, keep_pattern, keep_place, keep_view, roll[:, 4], strict=True
+    )
     out = []
     for (o, c, p, b, v), kc, kp, kb, kv, prefix in rows:
         text = caption(OBJECTS[o], COLOURS[c] if kc else "", PATTERNS[p] if kp else "",
@@ -160,5 +194,6 @@ def full_captions(scenes: Scenes) -> list[str]:
     telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
     rows = zip(scenes.labels(), telling, strict=True)
     return [
-        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "") for (o, c, p, b, v), tell in rows
+        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "")
+        for (o, c, p, b, v), tell in rows
     ]

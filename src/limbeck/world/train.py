@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from limbeck.world.autoencoder import AutoencoderTask, encode_all, psnr, reconstruct, standardise
 from limbeck.world.denoiser import LENGTH, DenoiserTask, build_scheduler, build_tokenizer, tokens
 from limbeck.world.evaluator import Evaluator, EvaluatorTask, accuracy
-from limbeck.world.fit import Budget, averaged, fit
-from limbeck.world.pictures import as_images, load_captions, load_pictures, prepare
+from limbeck.world.render_cache import as_images, load_captions, load_pictures, prepare
+from limbeck.world.trainer import Budget, averaged, fit
 
 
 @dataclass(frozen=True)
-class Training:
+class WorldTraining:
     """Training of the embedded world model.
 
     out: working folder; a killed training goes on from it. minutes: wall time in all, shared out over the stages. device: auto,
@@ -44,12 +44,24 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or self.workers < 0 or self.pictures < 100 or self.batch < 1 or self.floor < 0:
-            raise ValueError(f"minutes, batch must be positive, workers and floor not negative, pictures at least 100: {self}")
+        if (
+            self.minutes <= 0
+            or self.workers < 0
+            or self.pictures < 100
+            or self.batch < 1
+            or self.floor < 0
+        ):
+            raise ValueError(
+                f"minutes, batch must be positive, workers and floor not negative, pictures at least 100: {self}"
+            )
 
     def budget(self, share: float) -> Budget:
         """The budget of a stage that may use ``share`` of the minutes."""
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        device = (
+            ("cuda" if torch.cuda.is_available() else "cpu")
+            if self.device == "auto"
+            else self.device
+        )
         workers = (self.workers or os.cpu_count() or 1) if device == "cpu" else 1
         return Budget(self.minutes * share, workers, device)
 
@@ -58,7 +70,7 @@ class Training:
 EVALUATOR, AUTOENCODER, DENOISER = 0.05, 0.12, 0.83
 
 
-def train(settings: Training) -> Path:
+def train(settings: WorldTraining) -> Path:
     """Run every stage that is not done yet; returns the pipeline folder."""
     out = settings.out
     prepare(out / "train", settings.pictures, 1)
@@ -74,7 +86,10 @@ def train(settings: Training) -> Path:
             net = averaged(autoencoder, out / "autoencoder.checkpoint.safetensors").net
             standardise(net, encode_all(net, load_pictures(out / "train")[:4000]))
             net.save_pretrained(out / "vae")
-            build_tokenizer([text for variant in load_captions(out / "train", 5) for text in variant], out / "tokenizer")
+            build_tokenizer(
+                [text for variant in load_captions(out / "train", 5) for text in variant],
+                out / "tokenizer",
+            )
     else:
         for part in ("vae", "tokenizer"):
             shutil.copytree(settings.start / part, out / part, dirs_exist_ok=True)
@@ -83,7 +98,7 @@ def train(settings: Training) -> Path:
     encode(out)
     task = DenoiserTask(out, settings.batch, settings.prediction, settings.floor, settings.start)
     fit(task, out, settings.budget(DENOISER if settings.start is None else 1.0), settings.seed)
-    return export(out, task)
+    return export_pipeline(out, task)
 
 
 def encode(out: Path) -> None:
@@ -99,7 +114,10 @@ def encode(out: Path) -> None:
     latents = encode_all(net, pictures)
     np.save(out / "latents.npy", latents.half().numpy())
     empty = tokens(tokenizer, [""]).numpy().astype(np.int16).repeat(len(pictures), 0)
-    said = [tokens(tokenizer, variant).numpy().astype(np.int16) for variant in load_captions(out / "train", 5)]
+    said = [
+        tokens(tokenizer, variant).numpy().astype(np.int16)
+        for variant in load_captions(out / "train", 5)
+    ]
     np.save(out / "captions.npy", np.stack([*said, empty]))
     figures = {
         "psnr": psnr(reconstruct(net, test), test),
@@ -112,12 +130,15 @@ def encode(out: Path) -> None:
 def _export_evaluator(net: Evaluator, out: Path) -> None:
     folder = out / "pipeline"
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, folder / "evaluator.safetensors")
+    save_file(
+        {k: v.half().contiguous() for k, v in net.state_dict().items()},
+        folder / "evaluator.safetensors",
+    )
     test = as_images(load_pictures(out / "test"))
     (out / "evaluator.json").write_text(json.dumps(accuracy(net, test, out / "test", len(test))))
 
 
-def export(out: Path, task: DenoiserTask) -> Path:
+def export_pipeline(out: Path, task: DenoiserTask) -> Path:
     """Write ``out/pipeline``: a StableDiffusionPipeline in fp16 from the averaged weights, with the evaluator beside it."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from transformers import CLIPTokenizer
@@ -137,12 +158,20 @@ def export(out: Path, task: DenoiserTask) -> Path:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder)
-    _edit(folder / "vae" / "config.json", _name_or_path=None)  # where it was made is nobody's business
+    _edit(
+        folder / "vae" / "config.json", _name_or_path=None
+    )  # where it was made is nobody's business
     # transformers loads in the type it finds here, diffusers in float32; a pipeline must not mix them
     _edit(folder / "text_encoder" / "config.json", dtype="float32")
-    for name in ("vocab.json", "merges.txt"):  # older transformers read these rather than tokenizer.json
+    for name in (
+        "vocab.json",
+        "merges.txt",
+    ):  # older transformers read these rather than tokenizer.json
         shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
-    kept = {name: getattr(task, name) for name in ("size", "prediction", "floor", "rate", "warmup", "decay_from", "average")}
+    kept = {
+        name: getattr(task, name)
+        for name in ("size", "prediction", "floor", "rate", "warmup", "decay_from", "average")
+    }
     (folder / "training.json").write_text(json.dumps(kept, indent=1))
     return folder
 
@@ -150,4 +179,9 @@ def export(out: Path, task: DenoiserTask) -> Path:
 def _edit(path: Path, **changes: str | None) -> None:
     """Set entries of a JSON file, or take them out with None."""
     content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None or k not in changes}, indent=2) + "\n")
+    path.write_text(
+        json.dumps(
+            {k: v for k, v in content.items() if v is not None or k not in changes}, indent=2
+        )
+        + "\n"
+    )

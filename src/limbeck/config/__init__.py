@@ -1,0 +1,1 @@
+"""Experiments as text and as command lines; components found by name."""

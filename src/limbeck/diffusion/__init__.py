@@ -1,0 +1,1 @@
+"""Diffusion models as algebra: schedules, predictions, conditions, guidance, sampling."""

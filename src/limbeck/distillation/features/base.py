@@ -1,0 +1,20 @@
+"""What particles are compared by: a map from x0 to features, through which gradients flow."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.diffusion.prior import Prior
+
+
+@dataclass(frozen=True)
+class Features(abc.ABC):
+    """Differentiable features of x0."""
+
+    @abc.abstractmethod
+    def __call__(self, prior: Prior, x0: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+        """One vector per row."""

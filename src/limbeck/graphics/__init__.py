@@ -1,0 +1,1 @@
+"""Differentiable graphics in plain PyTorch: cameras, fields, geometry, rendering, export."""

@@ -1,0 +1,1 @@
+"""Neural fields: encodings, decoders, backgrounds, density initialization."""

@@ -1,0 +1,1 @@
+"""Meshes, tetrahedra and point sets."""

@@ -1,0 +1,1 @@
+"""Rasterization, Gaussian splatting, volume rendering and shading."""

@@ -1,0 +1,49 @@
+"""DeepFloyd IF, stage I: a U-Net on pixels, told the tokens of T5, that says the noise and its own variance."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.schedule import Discrete
+from limbeck.priors.diffusers_base import DiffusersPrior
+from limbeck.priors.scheduler_config import discrete
+
+
+class DeepFloydIF(DiffusersPrior):
+    """U-Net and prompt cache of a pipeline in the layout of IF's first stage. x0 is the picture in [-1, 1].
+
+    Of a learned variance nothing is used: it speaks of ancestral steps and not of the score.
+    """
+
+    pipeline = "IFPipeline"
+    part = "unet"
+    schedule: Discrete
+
+    def _load(self) -> None:
+        self.kind, self.schedule = discrete(self.files)
+        config = self.files.options(UNet2DConditionModel, self.part)
+        self._refuse(config, in_channels=3, class_embed_type=None, time_cond_proj_dim=None)
+        if config["out_channels"] not in (3, 6):
+            self._refuse(config, out_channels=6)
+        self.unet = self.network = self._networked(UNet2DConditionModel)
+        self._sized(config["sample_size"], 1, 2 ** (len(config["block_out_channels"]) - 1), 3)
+
+    def _encode(self, prompts: list[str]) -> Condition:
+        told, _ = self._spoken(requires_safety_checker=False).encode_prompt(
+            prompts, False, device=self.device
+        )
+        return Condition(told.float())
+
+    def _forward(
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        return self._ask(xt, self.schedule.tick(t), told.data)[:, :3]
+
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return image.float() * 2 - 1
+
+    def decode(self, x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return (x0.float() / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,209 @@
+"""What priors over a diffusers network share: frozen weights, texts encoded once, one call for all conditions, adapters' rows."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.model_options import ModelOverrides, RuntimeOptions
+from limbeck.diffusion.prediction import Prediction, PredictionType
+from limbeck.diffusion.prior import NetworkCallCounter
+from limbeck.diffusion.schedule import NoiseSchedule
+from limbeck.priors.camera_conditioning import posed
+from limbeck.priors.checkpoint_files import CheckpointFiles
+from limbeck.priors.lora_adapters import Rows
+from limbeck.priors.lora_merge import Lora
+from limbeck.priors.runtime import arranged, swapped
+
+if TYPE_CHECKING:
+    from limbeck.priors.compilation import CompiledNetwork
+
+
+class DiffusersPrior(abc.ABC):
+    """A frozen network of a pipeline folder and its prompts. Subclasses are final, one family a file.
+
+    Text encoders are loaded to encode prompts that are not cached yet, and freed again.
+    """
+
+    pipeline: ClassVar[str]  #: ``_class_name`` in the model_index.json of such a folder
+    part: ClassVar[str]  #: the network's folder, and what its adapters are called in a file
+    own: ClassVar[
+        tuple[str, ...]
+    ] = ()  #: folders it needs besides the network's, text's and scheduler's
+
+    network: nn.Module
+    kind: PredictionType
+    schedule: NoiseSchedule
+    shape: tuple[int, ...]
+    image_size: tuple[int, int]
+    unit: int
+
+    def __init__(
+        self,
+        source: str | CheckpointFiles,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        parts: ModelOverrides = ModelOverrides(),  # noqa: B008
+        running: RuntimeOptions = RuntimeOptions(),  # noqa: B008
+    ):
+        self.files = (
+            source if isinstance(source, CheckpointFiles) else CheckpointFiles(Path(source))
+        )
+        self.device, self.dtype, self.parts, self.running = device, dtype, parts, running
+        self._check_running()
+        self.index = self.files.read("", "model_index.json")
+        self.meter = NetworkCallCounter()
+        self.rows = Rows()
+        self._texts: dict[str, Condition] = {}
+        self._lora: Lora | None = None
+        self._load()
+        self.graphs: CompiledNetwork | None = None  #: what calls the network where it is compiled
+        if running.compile != "off":
+            from limbeck.priors.compilation import CompiledNetwork
+
+            self.graphs = CompiledNetwork(self.network, self.rows, running.compile, self.meter)
+        if parts.distilled is not None and not self.told_guidance:
+            raise ValueError(
+                f"distilled {parts.distilled}: the network of {self.files.name} takes no guidance as an input"
+            )
+
+    def _check_running(self) -> None:
+        how = self.running
+        if how.offload and self.device == "cpu":
+            raise ValueError(
+                "offload lets parts of a model wait in the host's memory; on device cpu they are there: leave it out"
+            )
+        if how.compile == "graphs" and not self.device.startswith("cuda"):
+            raise ValueError(
+                f"compile graphs needs device cuda, not {self.device}: use --running.compile on"
+            )
+        wanted = [name for name in ("slicing", "tiling", "checkpointing") if getattr(how, name)]
+        if wanted and "vae" not in self.own:
+            raise ValueError(f"{self.files.name} has no autoencoder for {wanted[0]}: leave it out")
+
+    @property
+    def told_guidance(self) -> bool:
+        """Whether guidance is an input of the network."""
+        return False
+
+    @abc.abstractmethod
+    def _load(self) -> None:
+        """Set network, kind, schedule, shape, image_size and unit."""
+
+    @abc.abstractmethod
+    def _encode(self, prompts: list[str]) -> Condition:
+        """What the network is told of each prompt."""
+
+    @abc.abstractmethod
+    def _forward(
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Condition
+    ) -> Float[Tensor, "b ..."]:
+        """The network's output, of the shape of xt. Numbers come in its own dtype."""
+
+    @abc.abstractmethod
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]: ...
+
+    @abc.abstractmethod
+    def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]: ...
+
+    def _networked(self, cls: type) -> Any:
+        """The frozen network on its device, with the LoRA it is to have."""
+        network = self.files.module(cls, self.part, self.dtype)
+        if self.parts.lora is not None:
+            self._lora = Lora(self.parts.lora, self.parts.scale, self.pipeline, network.config)
+            self._lora.into_network(network, self.part)
+        return arranged(network, self.running, self.device)
+
+    def _ask(self, *inputs: Any, **more: Any) -> Tensor:
+        """The network's own answer, by a graph where it is compiled."""
+        if self.graphs is not None:
+            return self.graphs(*inputs, return_dict=False, **more)
+        out: Tensor = self.network(*inputs, return_dict=False, **more)[0]
+        return out
+
+    def _aside(self) -> AbstractContextManager[None]:
+        """While it is open no graph is used, so that hooks see every call."""
+        return nullcontext() if self.graphs is None else self.graphs.aside()
+
+    def _spoken(self, **options: Any) -> Any:
+        """Tokenizers and text encoders of the pipeline, ready to ``encode_prompt``."""
+        pipe = self.files.texts(self.pipeline, self.part, self.dtype, **options)
+        for name, encoder in pipe.components.items():
+            if self._lora is not None and name.startswith("text_encoder") and encoder is not None:
+                self._lora.into_text(encoder, name)
+        return pipe.to(self.device)
+
+    def _sized(self, own: int, factor: int, unit: int, channels: int) -> None:
+        """Shapes from the side ``own`` of x0 that the files say, unless the user says another."""
+        side = self.parts.size or own * factor
+        if side % unit:
+            raise ValueError(f"size must be a multiple of {unit} for this model, not {side}")
+        self.shape, self.image_size, self.unit = (
+            (channels, side // factor, side // factor),
+            (side, side),
+            unit,
+        )
+
+    def _refuse(self, config: dict[str, Any], **accepted: Any) -> None:
+        """ValueError where an option of the network is not the one this family is written for."""
+        for name, value in accepted.items():
+            if config[name] != value:
+                raise ValueError(
+                    f"{self.files.name}: its {self.part} has {name} {config[name]!r}, and {type(self).__name__} reads {value!r}"
+                )
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        missing = sorted(set(prompts) - set(self._texts))
+        if missing:
+            away = [self.network] if self.running.offload else []
+            with torch.no_grad(), swapped(away, [], self.device):
+                told = self._encode(missing)
+            self._texts |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
+        rows = [self._texts[p] for p in prompts]
+        pooled = [row.pooled for row in rows if row.pooled is not None]
+        return Condition(
+            torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
+        )
+
+    def __call__(
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition
+    ) -> list[Prediction]:
+        n, b = len(conditions), len(xt)
+        self.meter.count(n * b)
+        adapted = [i for i, told in enumerate(conditions) if told.adapters is not None]
+        if adapted:
+            owners = {id(conditions[i].adapters) for i in adapted}
+            if len(owners) > 1:
+                raise ValueError(
+                    f"one call can pass through one set of adapters, not {len(owners)}"
+                )
+            spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
+            cameras = posed([conditions[i] for i in adapted], b)
+            self.rows.give(
+                conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n, cameras
+            )
+        try:
+            out = self._forward(
+                xt.to(self.dtype).repeat(n, 1, 1, 1), t.repeat(n), self._joined(conditions, b)
+            )
+        finally:
+            self.rows.clear()
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return [
+            Prediction.of(self.kind, part, xt.float(), alpha, sigma)
+            for part in out.float().chunk(n)
+        ]
+
+    def _joined(self, conditions: Sequence[Condition], b: int) -> Condition:
+        """All conditions below each other; one row may speak for all."""
+        data = torch.cat([told.data.expand(b, -1, -1) for told in conditions]).to(self.dtype)
+        pooled = [told.pooled.expand(b, -1) for told in conditions if told.pooled is not None]
+        return Condition(data, None, torch.cat(pooled).to(self.dtype) if pooled else None)

@@ -1,0 +1,54 @@
+"""Stable Diffusion 1 and 2, and the embedded world model: a U-Net on latents, told the tokens of CLIP.
+
+The parametrisation, the betas and their rescaling to zero terminal signal are read from the scheduler's file, never assumed.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.schedule import Discrete
+from limbeck.priors.attention_capture import attending
+from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.scheduler_config import discrete
+
+
+class StableDiffusion(LatentDiffusion):
+    """U-Net, autoencoder and prompt cache of a pipeline in the Stable Diffusion layout."""
+
+    pipeline = "StableDiffusionPipeline"
+    part = "unet"
+    schedule: Discrete
+
+    def _load(self) -> None:
+        self.kind, self.schedule = discrete(self.files)
+        config = self.files.options(UNet2DConditionModel, self.part)
+        self._refuse(
+            config,
+            out_channels=config["in_channels"],
+            addition_embed_type=None,
+            class_embed_type=None,
+            time_cond_proj_dim=None,
+        )
+        self.unet = self.network = self._networked(UNet2DConditionModel)
+        factor = self._autoencoder(config["in_channels"])
+        # two halvings of the latent; where a U-Net has more, diffusers fits the odd sizes
+        self._sized(config["sample_size"], factor, 4 * factor, config["in_channels"])
+
+    def _encode(self, prompts: list[str]) -> Condition:
+        told, _ = self._spoken().encode_prompt(prompts, self.device, 1, False)
+        return Condition(told.float())
+
+    def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
+        """See ``Attentive``."""
+        return attending(self.unet, self._aside())
+
+    def _forward(
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        return self._ask(xt, self.schedule.tick(t), told.data)

@@ -1,0 +1,54 @@
+"""The noise of given pictures as free parameters, for methods that look for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import to_device
+from limbeck.representations.base import Render, RenderRequest, Representation, RepresentationConfig
+from limbeck.representations.latents import LatentParticles, Latents, latent_shape
+
+
+class NoiseMapParticles(LatentParticles):
+    """Particles that are noise, and the pictures they belong to."""
+
+    source: Tensor
+
+    def __init__(self, start: Tensor, source: Tensor, rate: float):
+        super().__init__(start, rate)
+        self.register_buffer("source", source, persistent=False)
+
+    def before(self, view: RenderRequest) -> Render:
+        return Render(self.source[to_device(view.particle, self.source.device)], "latent")
+
+
+@dataclass(frozen=True)
+class NoiseMap(RepresentationConfig):
+    """Standard normal noise in the place of x0, one tensor per particle, beside the pictures that ``images`` names (iRFDS).
+
+    rate: peak learning rate.
+    """
+
+    rate: float = 0.003
+
+    holds = "noise"
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate must be positive, not {self.rate}")
+
+    def build(self, prior: Prior, particles: int, seed: int) -> Representation:
+        if not self.images:
+            raise ValueError("noises belong to pictures: name them with --representation.images")
+        pictures = Latents(spread=0.0, size=self.size, images=self.images).build(
+            prior, particles, seed
+        )
+        with torch.no_grad():
+            source = pictures.render(RenderRequest(torch.arange(particles))).image
+        rng = torch.Generator().manual_seed(seed)
+        start = torch.randn(particles, *latent_shape(prior, self.canvas(prior)), generator=rng)
+        return NoiseMapParticles(start, source, self.rate).to(prior.device)

@@ -1,0 +1,1 @@
+"""Files, memory, timing and threads."""

@@ -1,0 +1,281 @@
+"""The loop: one step of any method on any representation, and the state that makes a resumed run bit-identical."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand, to_device
+from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
+from limbeck.distillation.state import State
+from limbeck.distillation.surrogate import surrogate
+from limbeck.graphics.cameras.camera import Camera
+from limbeck.methods.base import LatentAndImageGradient
+from limbeck.priors.loading import load
+from limbeck.representations.base import RenderRequest
+from limbeck.system.finite import FiniteMonitor, NonFiniteError
+from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
+from limbeck.training.collapse import covered
+from limbeck.training.experiment import Experiment
+from limbeck.training.profile import Profile
+from limbeck.training.warm_start import build_representation
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The only source of randomness of a step, on the CPU so that every device draws the same."""
+    return torch.Generator().manual_seed(
+        seed * 1_000_003 + step + 500_009
+    )  # never the seed itself, which draws the start
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did. ``gradient`` is w(t) times the direction; figures are scalars still on the device."""
+
+    step: int
+    sample: StepInputs
+    gradient: Float[Tensor, "b ..."]
+    figures: dict[str, Tensor]
+
+
+def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, "b"]:
+    """The particle of every row of a step, each as often as it is looked at."""
+    e, everyone = experiment, torch.arange(experiment.total)
+    some = (
+        everyone
+        if e.batch in (0, e.total)
+        else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
+    )
+    return some.repeat_interleave(e.looking.each)
+
+
+class Run:
+    """Particles, optimiser and critic of an experiment under way."""
+
+    def __init__(self, experiment: Experiment, prior: Prior):
+        e = experiment
+        self.experiment, self.prior = e, prior
+        self.views = e.looking
+        self.sides = len(self.views.texts(""))
+        texts = tuple(text for prompt in e.prompts for text in self.views.texts(prompt))
+        # all at once: text encoders are loaded to be asked
+        plain = prior.condition((*texts, *e.prompts))[len(texts) :] if self.sides > 1 else None
+        self.told = self._heard(texts)
+        if plain is not None:
+            bare = plain[
+                torch.arange(len(e.prompts)).repeat_interleave(self.sides).to(prior.device)
+            ]
+            self.told = replace(self.told, pos=replace(self.told.pos, bare=bare))
+        self.representation = build_representation(e.representation, prior, e.total, e.seed)
+        self.optimizer = e.optimizer.build(self.representation.groups())
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        everyone = self.looks(1)
+        with torch.no_grad():
+            first = self._x0(self.representation.render(everyone))
+            before = self._x0(self.representation.before(everyone)) if e.source else None
+        self.source = EditSource(before, self._heard(e.sources)) if before is not None else None
+        other = partial(load, device=prior.device, precision=e.precision, running=e.running)
+        seen = everyone.camera is not None
+        start = SetupContext(
+            e.total,
+            len(e.prompts),
+            e.seed,
+            first,
+            e.prompts,
+            e.sources,
+            e.negative,
+            other,
+            texts,
+            seen,
+        )
+        self.state: State = e.method.init(prior, start)
+        self.step = 0
+        self.cost, self.watch = (
+            Profile(prior.device, prior.meter),
+            FiniteMonitor(prior.device.startswith("cuda")),
+        )
+
+    def _x0(self, render) -> Tensor:
+        return self.prior.encode(render.image) if render.space == "image" else render.image
+
+    def _heard(self, texts: tuple[str, ...]) -> Conditions:
+        """One row per text, with what guidance leads away from."""
+        e, count = self.experiment, len(texts)
+        negative = self.prior.condition([e.negative] * count)
+        if not e.perpendicular:
+            return Conditions(self.prior.condition(texts), negative, k=e.multistep)
+        weight = torch.full((count,), e.perpendicular, device=self.prior.device)
+        return Conditions(
+            self.prior.condition(texts),
+            self.prior.condition([""] * count),
+            ((negative, weight),),
+            e.multistep,
+        )
+
+    def _rows(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """The prompt of each particle."""
+        return to_device(view // self.experiment.particles, self.prior.device)
+
+    def looks(self, each: int) -> RenderRequest:
+        """Every particle, from ``each`` fixed sides if it has any; what results are shown by."""
+        camera = self.views.fixed(each)
+        if camera is None:
+            return RenderRequest(torch.arange(self.experiment.total))
+        everyone = torch.arange(self.experiment.total).repeat_interleave(each)
+        return RenderRequest(everyone, camera[torch.arange(each).repeat(self.experiment.total)])
+
+    def told_to(self, view: Int[Tensor, "b"], camera: Camera | None = None) -> Conditions:
+        """The conditions of particles, with the words of the side that is seen."""
+        if self.sides == 1:
+            return self.told[self._rows(view)]
+        first = self._rows(view) * self.sides
+        share, place = to_device(self.views.sides(camera, len(view)), first.device).topk(2, dim=1)
+        told = self.told[first + place[:, 0]]
+        if self.views.mixes:
+            told = replace(told, pos=told.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1]))
+        moved = [
+            (to_device(at, first.device), to_device(weight, first.device))
+            for at, weight in self.views.away(camera)
+        ]
+        away = [(self.told.pos[first + at], weight) for at, weight in moved]
+        return replace(told, against=(*told.against, *away))
+
+    def _source_of(self, view: Int[Tensor, "b"]) -> EditSource | None:
+        """What particles are edits of."""
+        if self.source is None:
+            return None
+        at = to_device(view, self.source.x0.device)
+        return EditSource(self.source.x0[at], self.source.told[self._rows(view)])
+
+    def advance(self) -> Step:
+        """One step of the experiment; raises ``NonFiniteError`` before anything is changed by a value that is not finite.
+
+        On CUDA, where the host runs ahead, particles are not changed either, but it is ``watch.ask`` that raises.
+        """
+        e, prior, cost = self.experiment, self.prior, self.cost
+        rng = generator(e.seed, self.step)
+        view = draw_particles(e, rng)
+        camera = self.views.cameras(len(view), rng)
+        progress = self.step / max(e.steps, 1)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * e.optimizer.factor(self.step, e.steps)
+        with cost.of("render"):
+            render = self.representation.render(RenderRequest(view, camera, rng, progress))
+        with cost.of("encode"):
+            x0 = self._x0(render)
+        drawn_t = prior.schedule.snap(
+            e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)
+        )
+        t = to_device(drawn_t, x0.device)
+        eps = to_device(e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng), x0.device).to(
+            x0
+        )
+        row = to_device(view, x0.device)
+        image = render.image if render.space == "image" else None
+        told, source = self.told_to(view, camera), self._source_of(view)
+        asked = StepInputs(
+            x0,
+            t,
+            eps,
+            told,
+            view,
+            rng,
+            prior.schedule,
+            self.step,
+            e.steps,
+            image,
+            source,
+            camera,
+            drawn_t,
+        )
+        with cost.of("method"), torch.no_grad():
+            sample = replace(asked, eps=e.noise.refined(prior, asked))
+            said = e.method(prior, sample, self.state)
+            direction = said if not isinstance(said, LatentAndImageGradient) else said.x0
+            weight = e.weight(prior.schedule, t)
+            gradient, beside = self._weighed(said, weight)
+        rules = self.representation.regularise(render, progress)
+        terms = [surrogate(x0, gradient, row), *rules.values()]
+        if beside is not None and image is not None:
+            terms.append(surrogate(image, beside, row))
+        with cost.of("backward"):
+            torch.stack(terms).sum().backward()
+        figures = self._figures(sample, direction, gradient, weight) | {
+            name: term.detach() for name, term in rules.items()
+        }
+        figures |= covered(render)
+        self._check(sample, gradient, figures["parameters"])
+        with cost.of("optimiser"):
+            self.optimizer.step()
+            self.representation.after_step(self.step, e.steps, self.optimizer)
+            self.optimizer.zero_grad(set_to_none=True)
+        with cost.of("critic"):
+            figures |= e.method.fit(prior, sample, self.state)
+        self.step += 1
+        return Step(self.step, sample, gradient, figures)
+
+    def _figures(
+        self, sample: StepInputs, direction: Tensor, gradient: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        norms = torch._foreach_norm(
+            [p.grad for p in self.representation.parameters() if p.grad is not None]
+        )
+        return {
+            "residual": direction.square().mean().sqrt(),
+            "gradient": gradient.square().mean().sqrt(),
+            "parameters": torch.stack(norms).norm(),
+            "weight": weight.mean(),
+            "t": sample.t.mean(),
+        }
+
+    def _weighed(
+        self, said: Tensor | LatentAndImageGradient, weight: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What is to be descended in x0 space and, where the method says so, in that of the image: w(t) times the direction, as the
+        rule of gradients has it. The rule is of a row as a whole, so that it keeps the proportion of the two."""
+        rule = partial(self.experiment.gradient, step=self.step, steps=self.experiment.steps)
+        if not isinstance(said, LatentAndImageGradient):
+            return rule(expand(weight, said) * said), None
+        parts = [expand(weight, part) * part for part in (said.x0, said.image)]
+        whole = rule(torch.cat([part.flatten(1) for part in parts], 1)).split(
+            [part[0].numel() for part in parts], 1
+        )
+        return whole[0].view_as(said.x0), whole[1].view_as(said.image)
+
+    def _check(self, sample: StepInputs, gradient: Tensor, norm: Tensor) -> None:
+        inputs = {"x0": sample.x0.detach(), "t": sample.t, "eps": sample.eps, "gradient": gradient}
+        try:
+            self.watch.see(self.step, norm, inputs)
+        except NonFiniteError:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+        if self.watch.lazy:
+            self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]  # as torch's GradScaler tells it
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, besides the experiment."""
+        out = {f"representation.{k}": v for k, v in self.representation.state_dict().items()}
+        out |= {f"state.{k}": v for k, v in self.state.tensors().items()}
+        return out | {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+
+    def load(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Go on from what ``tensors`` returned after ``step`` steps."""
+        part = lambda head: {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
+        self.representation.load_state_dict(part("representation."))
+        load_optimizer(self.optimizer, part("optimizer."))
+        self.state.load(part("state."))
+        self.step = step
+
+
+def steps(experiment: Experiment, prior: Prior) -> Iterator[Step]:
+    """The loop as a generator: look at, log or change what you like between steps."""
+    run = Run(experiment, prior)
+    while run.step < experiment.steps:
+        yield run.advance()
