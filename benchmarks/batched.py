@@ -1,6 +1,6 @@
 """One call of several conditions against calls apart: what guidance asks, and what VSD asks of the frozen network and its critic.
 
-    python benchmarks/batched.py [--shape small] [--device cuda] [--batch 1] [--steps 5] [--precision bfloat16]
+    python benchmarks/batched.py [--shape small] [--device cuda] [--batch-size 1] [--steps 5] [--precision bfloat16]
 
 Both sides take turns; figures are medians, of the processor's seconds on a CPU and of synchronised wall time on a GPU.
 """
@@ -25,7 +25,7 @@ def main() -> None:
         "--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes"
     )
     arguments.add_argument("--precision", default="bfloat16")
-    arguments.add_argument("--batch", type=int, default=1)
+    arguments.add_argument("--batch-size", type=int, default=1)
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=1)
     chosen = arguments.parse_args()

@@ -1,6 +1,6 @@
 """Iterations per second of SDS and VSD at the true shapes of Stable Diffusion 1.5, 2.1 and XL, with random weights.
 
-    python benchmarks/models.py [--device cuda] [--shapes sd15 sd21 xl] [--precision bfloat16] [--compile] [--steps 20] [--batch 1]
+    python benchmarks/models.py [--device cuda] [--shapes sd15 sd21 xl] [--precision bfloat16] [--compile] [--steps 20] [--batch-size 1]
     python benchmarks/models.py --shapes sd15 --steps 1        # on a CPU: half a minute or more an iteration
 
 "Share" is what an iteration does, counted by PyTorch while it runs, by what a square matrix product of the same precision reaches
@@ -84,7 +84,7 @@ def main() -> None:
     arguments.add_argument("--shapes", nargs="+", default=["sd15"], choices=list(SHAPES))
     arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     arguments.add_argument("--precision", default="bfloat16")
-    arguments.add_argument("--batch", type=int, default=1)
+    arguments.add_argument("--batch-size", type=int, default=1)
     arguments.add_argument("--steps", type=int, default=1)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--compile", action="store_true")

@@ -25,7 +25,8 @@ from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
 from limbeck.graphics.rendering.shading import Shading
 from limbeck.priors.loading import pick_device
-from limbeck.representations.base import RenderRequest, Representation
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Representation
 from limbeck.representations.dmtet import DMTet
 from limbeck.representations.dmtet import Shading as Shown
 from limbeck.representations.gaussian_splats import GaussianSplats
@@ -104,7 +105,7 @@ def there_and_back(made: Representation, view: RenderRequest, device: str) -> tu
     start = clock(device)
     render = made.render(view)
     middle = clock(device)
-    (render.image.square().sum() + sum(made.regularise(render, 0.0).values())).backward()
+    (render.image.square().sum() + sum(made.regularize(render, 0.0).values())).backward()
     return middle - start, clock(device) - middle
 
 

@@ -18,7 +18,8 @@ import torch
 
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.loading import pick_device
-from limbeck.representations.base import RenderRequest, Representation, RepresentationConfig
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.representations.coordinate_network import Fourier, Siren
 from limbeck.representations.gaussians_2d import Gaussians2D
 from limbeck.representations.latents import Latents

@@ -1,7 +1,7 @@
 """Iterations against what their networks alone take, in one process and one run, interleaved; and the peak of memory.
 
-    python benchmarks/step.py [--shape small] [--device cuda] [--threads 1] [--batch 1] [--steps 5] [--compile]
-    python benchmarks/step.py --shape world --batch 4 --steps 30        # overhead over the bare calls, embedded model
+    python benchmarks/step.py [--shape small] [--device cuda] [--threads 1] [--batch-size 1] [--steps 5] [--compile]
+    python benchmarks/step.py --shape world --batch-size 4 --steps 30        # overhead over the bare calls, embedded model
     python benchmarks/step.py --shape sd15 --steps 1 --precisions bfloat16
 
 A unit is one float32 forward of two rows of the same U-Net as diffusers makes it: plain layout, eager, its own attention. "Bare"
@@ -124,7 +124,7 @@ def main() -> None:
     )
     arguments.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    arguments.add_argument("--batch", type=int, default=1)
+    arguments.add_argument("--batch-size", type=int, default=1)
     arguments.add_argument("--steps", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--compile", action="store_true", help="compiled beside eager")

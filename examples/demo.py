@@ -27,9 +27,9 @@ COMMON = (
     "--optimizer.fall",
     "0.5",
     "--timesteps",
-    "twostage",
+    "two-stage",
 )
-CRITIC = ("--method.critic", "smallunet", "--method.critic.learning.rate", "0.003")
+CRITIC = ("--method.critic", "small-unet", "--method.critic.learning.rate", "0.003")
 JOBS = {
     "vsd-7.5": (
         "run",

@@ -31,23 +31,14 @@ from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.representations.base import RenderRequest
-from limbeck.runs.editing import LOOKS, How, Pictures, experiments, suited
-from limbeck.system.images import heat, to_bytes
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.runs.editing import How, LOOKS, Pictures, experiments, suited
+from limbeck.runs.images import heat
+from limbeck.graphics.export.png import to_bytes
 from limbeck.training.trainer import Run
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.render_cache import as_images
-from limbeck.world.scene import (
-    ATTRIBUTES,
-    BACKGROUNDS,
-    COLOURS,
-    OBJECTS,
-    PATTERNS,
-    Scenes,
-    caption,
-    random_scenes,
-    render,
-)
+from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Scenes, caption, random_scenes, render
 
 OUT = Path("runs/edit-study")
 CHANGED = ("colour", "pattern", "background", "object")
@@ -154,7 +145,7 @@ def edited(
         parts = torch.arange(experiment.total).split(16)
         images = torch.cat(
             [
-                run.representation.pictures(prior, RenderRequest(part)).float().cpu()
+                run.representation.images(prior, RenderRequest(part)).float().cpu()
                 for part in parts
             ]
         )

@@ -99,7 +99,7 @@ COMMON = [
     "--optimizer.fall",
     "0.5",
     "--timesteps",
-    "twostage",
+    "two-stage",
     "--every",
     "1000000",
 ]

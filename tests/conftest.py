@@ -6,46 +6,42 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELIS
 
 import pytest
 import torch
-from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 # Where a wrong value must reach the code's own refusal, or a test stands in for a prior, shapes stay unchecked.
 SHAPED = (
-    "schedule",
-    "prediction",
-    "timestep",
-    "timesteps",
-    "weights",
-    "priors.adapters",
-    "priors.network",
-    "priors.latent",
-    "priors.stable",
-    "priors.xl",
-    "priors.pixel",
+    "diffusion.schedule",
+    "diffusion.prediction",
+    "distillation.timesteps.base",
+    "distillation.timesteps",
+    "distillation.weights",
+    "priors.lora_adapters",
+    "priors.diffusers_base",
+    "priors.latent_diffusion",
+    "priors.stable_diffusion",
+    "priors.sdxl",
+    "priors.deepfloyd_if",
     "priors.sd3",
     "priors.flux",
-    "priors.saved",
-    "encoding",
-    "encodings.hashed",
-    "encodings.frequencies",
-    "decoder",
-    "blob",
-    "background",
-    "occupancy",
+    "priors.lora_files",
+    "graphics.fields.encodings.base",
+    "graphics.fields.encodings.hash_grid",
+    "graphics.fields.encodings.frequency",
+    "graphics.fields.decoders",
+    "graphics.fields.density_init",
+    "graphics.fields.background",
+    "world.background",
+    "diffusion.tensors",
+    "graphics.rendering.occupancy_grid",
 )
-install_import_hook([f"limbeck.{name}" for name in SHAPED], "conftest.checked")
-
-
-def checked(obj):
-    """Beartype that takes an int for a float."""
-    return beartype(conf=BeartypeConf(is_pep484_tower=True))(obj)
+install_import_hook([f"limbeck.{name}" for name in SHAPED], "shape_checks.checked")
 
 
 @pytest.fixture(scope="session")
 def eps_folder(tmp_path_factory):
     """A pipeline that predicts noise, on Stable Diffusion's schedule."""
-    from tiny import write_pipeline
+    from tiny_pipeline import write_pipeline
 
     return write_pipeline(tmp_path_factory.mktemp("eps"), "epsilon")
 
@@ -53,7 +49,7 @@ def eps_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def v_folder(tmp_path_factory):
     """A pipeline that predicts v, with zero terminal signal."""
-    from tiny import write_pipeline
+    from tiny_pipeline import write_pipeline
 
     return write_pipeline(tmp_path_factory.mktemp("v"), "v_prediction")
 

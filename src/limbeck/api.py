@@ -45,7 +45,9 @@ class DistillResult:
     def images(self) -> Float[Tensor, "n 3 h w"]:
         """Every particle as an image in [0, 1], prompt by prompt; four sides of each that has sides."""
         with torch.no_grad():
-            return self.run.representation.pictures(self.prior, self.run.looks(4)).float().cpu()
+            return (
+                self.run.representation.images(self.prior, self.run.eval_request(4)).float().cpu()
+            )
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

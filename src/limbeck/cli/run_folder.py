@@ -39,9 +39,10 @@ def going_on(command: str) -> Iterator[None]:
 
 def default_folder(experiment: Experiment) -> Path:
     """``runs/prompt-method-fingerprint``: the same for the same experiment, another for any other."""
+    from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug
 
-    method = type(experiment.method).__name__.lower()
+    method = component_name(type(experiment.method))
     return Path("runs") / f"{slug(experiment.prompts[0])}-{method}-{fingerprint(experiment)}"
 
 

@@ -84,13 +84,14 @@ def _import_package(base: type) -> None:
 
 def _subclasses(base: type) -> Iterator[type]:
     yield base
-    for cls in base.__subclasses__():
+    direct: list[type] = base.__subclasses__()
+    for cls in direct:
         yield from _subclasses(cls)
 
 
 def _concrete(classes: Iterable[Any], base: type) -> list[type]:
     own: list[type] = [c for c in classes if isinstance(c, type) and issubclass(c, base)]
-    return [c for c in own if not inspect.isabstract(c) and not c.__name__.startswith("_")]
+    return [c for c in own if not (inspect.isabstract(c) or c.__name__.startswith("_"))]
 
 
 def component_name(cls: type) -> str:

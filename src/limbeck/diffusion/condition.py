@@ -24,7 +24,7 @@ class Condition:
     adapters: object | None = None
     pooled: Float[Tensor, "b p"] | None = None
     pose: Float[Tensor, "b 4 4"] | None = None
-    bare: Condition | None = None
+    view_free: Condition | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -36,23 +36,23 @@ class Condition:
             data=self.data[rows],
             pooled=pooled,
             pose=pose,
-            bare=None if self.bare is None else self.bare[rows],
+            view_free=None if self.view_free is None else self.view_free[rows],
         )
 
     @property
-    def unsided(self) -> Condition:
+    def without_view(self) -> Condition:
         """The same rows without the words of a side: what is heard by a critic that is told the camera itself."""
         return (
             self
-            if self.bare is None
-            else replace(self.bare, adapters=self.adapters, pose=self.pose)
+            if self.view_free is None
+            else replace(self.view_free, adapters=self.adapters, pose=self.pose)
         )
 
-    def through(self, adapters: object) -> Condition:
+    def with_adapters(self, adapters: object) -> Condition:
         """The same words, asked of a critic that shares the prior's network."""
         return replace(self, adapters=adapters)
 
-    def then(self, other: Condition) -> Condition:
+    def concat(self, other: Condition) -> Condition:
         """These rows and, below them, those of another: for two x_t in one call. ValueError where only one has adapters."""
         if self.adapters is not other.adapters:
             raise ValueError(
@@ -78,10 +78,12 @@ class Condition:
         pose = None if self.pose is None or other.pose is None else join(self.pose, other.pose)
         bare = (
             None
-            if self.bare is None and other.bare is None
-            else self.unsided._both(other.unsided, join)
+            if self.view_free is None and other.view_free is None
+            else self.without_view._both(other.without_view, join)
         )
-        return replace(self, data=join(self.data, other.data), pooled=pooled, pose=pose, bare=bare)
+        return replace(
+            self, data=join(self.data, other.data), pooled=pooled, pose=pose, view_free=bare
+        )
 
 
 @dataclass(frozen=True)
@@ -94,27 +96,29 @@ class Conditions:
 
     pos: Condition
     null: Condition
-    against: tuple[tuple[Condition, Float[Tensor, "b"]], ...] = ()
-    k: int = 1
+    perp_neg: tuple[tuple[Condition, Float[Tensor, "b"]], ...] = ()
+    denoise_steps: int = 1
 
     def __getitem__(self, rows: Tensor | slice) -> Conditions:
         return Conditions(
             self.pos[rows],
             self.null[rows],
-            tuple((c[rows], w[rows]) for c, w in self.against),
-            self.k,
+            tuple((c[rows], w[rows]) for c, w in self.perp_neg),
+            self.denoise_steps,
         )
 
-    def then(self, other: Conditions) -> Conditions:
+    def concat(self, other: Conditions) -> Conditions:
         """These rows and, below them, those of another. ValueError unless both have as many steps and texts to keep away from."""
-        if (self.k, len(self.against)) != (other.k, len(other.against)):
-            told = f"k {self.k} and {other.k}, texts to keep away from {len(self.against)} and {len(other.against)}"
+        if (self.denoise_steps, len(self.perp_neg)) != (other.denoise_steps, len(other.perp_neg)):
+            told = f"k {self.denoise_steps} and {other.denoise_steps}, texts to keep away from {len(self.perp_neg)} and {len(other.perp_neg)}"
             raise ValueError(f"conditions do not join: {told}")
         both = tuple(
-            (a.then(b), torch.cat([v, w]))
-            for (a, v), (b, w) in zip(self.against, other.against, strict=True)
+            (a.concat(b), torch.cat([v, w]))
+            for (a, v), (b, w) in zip(self.perp_neg, other.perp_neg, strict=True)
         )
-        return Conditions(self.pos.then(other.pos), self.null.then(other.null), both, self.k)
+        return Conditions(
+            self.pos.concat(other.pos), self.null.concat(other.null), both, self.denoise_steps
+        )
 
     @property
     def plain(self) -> Conditions:

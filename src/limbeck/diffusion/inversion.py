@@ -56,14 +56,14 @@ def ddim_trajectory(
     noise that is added after every stride upwards, in units of the standard deviation of x at the stride's start given x_0 and its
     end (the code of SDI), drawn by ``rng``.
     """
-    schedule, told = prior.schedule, replace(told, k=1)
+    schedule, told = prior.schedule, replace(told, denoise_steps=1)
     for now, later in pairwise(times):
         rows = (now != later).nonzero().flatten()
         if len(rows) == 0:
             continue
         at, t, s = (to_device(part, x.device) for part in (rows, now[rows], later[rows]))
         said = guided_prediction(prior, x[at], t, told[at], scale)
-        new = schedule.noised(said.x0, said.eps, s)
+        new = schedule.add_noise(said.x0, said.eps, s)
         if eta > 0:
             fresh = to_device(torch.randn(new.shape, generator=rng), new.device).to(new)
             new = new + eta * expand(posterior_std(schedule, t, s), new) * fresh

@@ -22,7 +22,7 @@ class Prediction:
     eps: Float[Tensor, "b ..."]
 
     @staticmethod
-    def of(kind: PredictionType, out: Float[Tensor, "b ..."], xt: Float[Tensor, "b ..."], alpha: Float[Tensor, "b"],
+    def from_output(kind: PredictionType, out: Float[Tensor, "b ..."], xt: Float[Tensor, "b ..."], alpha: Float[Tensor, "b"],
            sigma: Float[Tensor, "b"]) -> Prediction:  # fmt: skip
         """Read a network's output. ``flow`` is eps - x0 (alpha = 1 - t); ``v`` is alpha eps - sigma x0 (Salimans & Ho 2022).
 
@@ -46,7 +46,9 @@ class Prediction:
         return Prediction(self.x0.lerp(other.x0, scale), self.eps.lerp(other.eps, scale))
 
     @staticmethod
-    def mixed(parts: Sequence[Prediction], shares: Sequence[Float[Tensor, "b"]]) -> Prediction:
+    def weighted_sum(
+        parts: Sequence[Prediction], shares: Sequence[Float[Tensor, "b"]]
+    ) -> Prediction:
         """sum_k share_k part_k, row by row; the shares of a row sum to 1."""
         x0 = sum(
             expand(share, part.x0) * part.x0 for part, share in zip(parts, shares, strict=True)

@@ -25,14 +25,14 @@ class NetworkCallCounter:
 
     calls: int = 0
     rows: int = 0
-    trained: int = 0
-    graphs: int = 0
-    warming: float = 0.0
+    grad_rows: int = 0
+    compiled_graphs: int = 0
+    compile_seconds: float = 0.0
 
-    def count(self, rows: int) -> None:
+    def add(self, rows: int) -> None:
         self.calls += 1
         self.rows += rows
-        self.trained += rows * torch.is_grad_enabled()
+        self.grad_rows += rows * torch.is_grad_enabled()
 
 
 @runtime_checkable

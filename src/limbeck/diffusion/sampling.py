@@ -31,10 +31,10 @@ class Sampling:
     """
 
     prompts: tuple[str, ...]
-    negative: str = ""
+    negative_prompt: str = ""
     model: str = "world"
     parts: ModelOverrides = field(default_factory=ModelOverrides)
-    running: RuntimeOptions = field(default_factory=RuntimeOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     steps: int = 50
     guidance: float = 5.0
     sampler: Literal["ddim", "ancestral"] = "ddim"
@@ -63,7 +63,7 @@ def sample(prior: Prior, told: Conditions, start: Float[Tensor, "b ..."], steps:
 
     eta 0 is DDIM (Song et al. 2020, eq. 12), 1 ancestral sampling; what lies between scales its noise, eq. 16.
     """
-    times = prior.schedule.ladder(steps).to(start.device)
+    times = prior.schedule.sampling_times(steps).to(start.device)
     xt = start
     for i, t in enumerate(times):
         now = t.expand(len(xt))

@@ -28,14 +28,14 @@ class NoiseSchedule(abc.ABC):
         """Scale of the noise."""
 
     @abc.abstractmethod
-    def time(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def inverse_log_snr(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """The inverse of ``log_snr``."""
 
     def log_snr(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         """log(alpha^2 / sigma^2); minus infinity where alpha is 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
-    def noised(
+    def add_noise(
         self, x0: Float[Tensor, "b ..."], eps: Float[Tensor, "b ..."], t: Float[Tensor, "b"]
     ) -> Float[Tensor, "b ..."]:
         """x_t = alpha_t x_0 + sigma_t eps, row by row."""
@@ -45,7 +45,7 @@ class NoiseSchedule(abc.ABC):
         """The nearest time the model was trained at; continuous schedules know every time."""
         return t
 
-    def ladder(self, steps: int) -> Float[Tensor, "steps"]:
+    def sampling_times(self, steps: int) -> Float[Tensor, "steps"]:
         """Times of a sampler with ``steps`` calls, falling from the last time ("trailing" spacing)."""
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
 
@@ -95,7 +95,7 @@ class Discrete(NoiseSchedule):
     def snap(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return self.tick(t).to(t.dtype) / len(self.alphas_cumprod)
 
-    def ladder(self, steps: int) -> Float[Tensor, "steps"]:
+    def sampling_times(self, steps: int) -> Float[Tensor, "steps"]:
         total = len(self.alphas_cumprod)
         if not 1 <= steps <= total:
             raise ValueError(
@@ -113,7 +113,7 @@ class Discrete(NoiseSchedule):
     def sigma(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return (1 - self._at(t)).sqrt()
 
-    def time(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def inverse_log_snr(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         # compared as abar, which stays finite where the signal ends
         abar = torch.sigmoid(log_snr.double())
         return (self._table_on(abar.device)[None] - abar[:, None]).abs().argmin(1).double() / len(
@@ -131,7 +131,7 @@ class Cosine(NoiseSchedule):
     def sigma(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return (t.double() * (math.pi / 2)).sin()
 
-    def time(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def inverse_log_snr(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return (-log_snr.double() / 2).exp().atan() * (2 / math.pi)
 
 
@@ -158,14 +158,14 @@ class RectifiedFlow(NoiseSchedule):
     def sigma(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return self.shift * t.double() / (1 + (self.shift - 1) * t.double())
 
-    def time(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    def inverse_log_snr(self, log_snr: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return torch.sigmoid(-log_snr.double() / 2 - math.log(self.shift))
 
-    def ladder(self, steps: int) -> Float[Tensor, "steps"]:
+    def sampling_times(self, steps: int) -> Float[Tensor, "steps"]:
         return (
             torch.linspace(1, self.last, steps, dtype=torch.float64)
             if self.last
-            else super().ladder(steps)
+            else super().sampling_times(steps)
         )
 
 

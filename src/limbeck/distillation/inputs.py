@@ -22,7 +22,7 @@ class EditSource:
     """What an edit starts from: x0 of each row before the first step, and the text that describes it."""
 
     x0: Float[Tensor, "b ..."]
-    told: Conditions
+    conditions: Conditions
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class StepInputs:
     x0: Float[Tensor, "b ..."]
     t: Float[Tensor, "b"]
     eps: Float[Tensor, "b ..."]
-    told: Conditions
-    view: Int[Tensor, "b"]
+    conditions: Conditions
+    particle: Int[Tensor, "b"]
     rng: torch.Generator
     schedule: NoiseSchedule
     step: int = 0
@@ -47,19 +47,19 @@ class StepInputs:
     image: Float[Tensor, "b 3 h w"] | None = None
     source: EditSource | None = None
     camera: Camera | None = None
-    drawn: Float[Tensor, "b"] | None = None
+    drawn_t: Float[Tensor, "b"] | None = None
 
     @cached_property
-    def clock(self) -> Float[Tensor, "b"]:
+    def t_cpu(self) -> Float[Tensor, "b"]:
         """t on the CPU: what is asked about which rows is decided by it, and the device is not waited for."""
-        return self.t.cpu() if self.drawn is None else self.drawn
+        return self.t.cpu() if self.drawn_t is None else self.drawn_t
 
     @cached_property
     def xt(self) -> Float[Tensor, "b ..."]:
         """x_t of the detached x0 and the drawn noise."""
-        return self.schedule.noised(self.x0.detach(), self.eps, self.t)
+        return self.schedule.add_noise(self.x0.detach(), self.eps, self.t)
 
-    def seen(self, told: Condition) -> Condition:
+    def with_pose(self, told: Condition) -> Condition:
         """The rows of ``told`` with the pose each row of the sample was seen by, if by any; for critics."""
         return (
             told
@@ -67,29 +67,31 @@ class StepInputs:
             else replace(told, pose=to_device(self.camera.pose.float(), told.data.device))
         )
 
-    def rows(self, rows: Int[Tensor, "r"]) -> StepInputs:
+    def select(self, rows: Int[Tensor, "r"]) -> StepInputs:
         """Some of the rows, by their places on the CPU; the generator is shared."""
         at = to_device(rows, self.x0.device)
         image = None if self.image is None else self.image[at]
         source = (
-            None if self.source is None else EditSource(self.source.x0[at], self.source.told[at])
+            None
+            if self.source is None
+            else EditSource(self.source.x0[at], self.source.conditions[at])
         )
         return replace(
             self,
             x0=self.x0[at],
             t=self.t[at],
             eps=self.eps[at],
-            told=self.told[at],
-            view=self.view[rows],
+            conditions=self.conditions[at],
+            particle=self.particle[rows],
             image=image,
             source=source,
             camera=None if self.camera is None else self.camera[rows],
-            drawn=None if self.drawn is None else self.drawn[rows],
+            drawn_t=None if self.drawn_t is None else self.drawn_t[rows],
         )
 
-    def later(self, share: float, t_min: float) -> Float[Tensor, "b"]:
+    def random_later_t(self, share: float, t_min: float) -> Float[Tensor, "b"]:
         """Times t + U[0, share (t - t_min)], at most 1, drawn anew by the step's generator (ASD, DSD); on the CPU."""
-        t = self.clock
+        t = self.t_cpu
         reach = torch.minimum((share * (t - t_min)).clamp_min(0), 1 - t)
         return self.schedule.snap(t + reach * torch.rand(len(reach), generator=self.rng).to(reach))
 
@@ -104,20 +106,22 @@ class SetupContext:
     """What a state may need to be made: how many particles there are in all, how many prompts they belong to, the seed."""
 
     particles: int
-    prompts: int
+    num_prompts: int
     seed: int
     x0: Float[Tensor, "n ..."]  #: first x0 of every particle, detached
-    texts: tuple[
+    prompts: tuple[
         str, ...
     ] = ()  #: the prompts; particle i belongs to prompt i // (particles / prompts)
-    sources: tuple[
+    source_prompts: tuple[
         str, ...
     ] = ()  #: of an edit: what each prompt's picture shows before it, one per prompt
-    negative: str = ""  #: what guidance leads away from
+    negative_prompt: str = ""  #: what guidance leads away from
     load: Callable[[str], Prior] = refuse_loading  #: another model by name, where this one is
-    said: tuple[str, ...] = ()  #: the prompts with the words of their sides, where they have some
-    cameras: bool = False  #: whether the particles are looked at by cameras
+    view_prompts: tuple[
+        str, ...
+    ] = ()  #: the prompts with the words of their sides, where they have some
+    has_cameras: bool = False  #: whether the particles are looked at by cameras
 
     def prompt_of(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The prompt of each particle."""
-        return view // (self.particles // self.prompts)
+        return view // (self.particles // self.num_prompts)

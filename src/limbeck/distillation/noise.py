@@ -21,7 +21,7 @@ from limbeck.distillation.inputs import StepInputs
 class Noise(abc.ABC):
     """Standard normal noise for every row."""
 
-    def refined(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
+    def refine(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
         """The noise of the step, which may ask the prior; what was drawn, unless said otherwise."""
         return sample.eps
 
@@ -186,14 +186,14 @@ class PredictedNoise(Noise):
     ) -> Float[Tensor, "b ..."]:
         return torch.randn(len(view), *shape, generator=rng)
 
-    def refined(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
+    def refine(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
         eps, x0 = sample.eps, sample.x0.detach()
         for _ in range(self.rounds):
             eps = guided_prediction(
                 prior,
-                sample.schedule.noised(x0, eps, sample.t),
+                sample.schedule.add_noise(x0, eps, sample.t),
                 sample.t,
-                sample.told,
+                sample.conditions,
                 self.guidance,
             ).eps
         return eps
@@ -226,10 +226,12 @@ class InvertedNoise(Noise):
     ) -> Float[Tensor, "b ..."]:
         return torch.zeros(len(view), *shape)  # nothing is drawn before the prior is asked
 
-    def refined(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
+    def refine(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
         x, times = (
             sample.x0.detach(),
-            inversion_times(sample.schedule, sample.clock, 0, self.strides),
+            inversion_times(sample.schedule, sample.t_cpu, 0, self.strides),
         )
-        xt = ddim_trajectory(prior, x, sample.told, times, self.guidance, self.eta, sample.rng)
+        xt = ddim_trajectory(
+            prior, x, sample.conditions, times, self.guidance, self.eta, sample.rng
+        )
         return implied_noise(sample.schedule, x, xt, sample.t)

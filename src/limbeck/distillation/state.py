@@ -40,11 +40,11 @@ class PromptEmbeddings(Stateless):
 
     def __init__(self, prior: Prior, start: SetupContext, *texts: Sequence[str]):
         for said in texts:
-            if len(said) != start.prompts:
+            if len(said) != start.num_prompts:
                 raise ValueError(
-                    f"one text is needed for each of the {start.prompts} prompts, not {len(said)}"
+                    f"one text is needed for each of the {start.num_prompts} prompts, not {len(said)}"
                 )
-        self._per = start.particles // start.prompts
+        self._per = start.particles // start.num_prompts
         try:
             self._said = [prior.condition(said) for said in texts]
         except ValueError as error:
@@ -52,6 +52,6 @@ class PromptEmbeddings(Stateless):
                 f"a text of the method: {error}; change the method's own text, or leave it empty"
             ) from error
 
-    def of(self, view: Int[Tensor, "b"]) -> list[Condition]:
+    def for_particles(self, view: Int[Tensor, "b"]) -> list[Condition]:
         """The rows of particles, of each of the texts."""
         return [said[to_device(view // self._per, said.data.device)] for said in self._said]

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from limbeck.config import yaml as config
+from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.metrics.clip import Clip
@@ -62,9 +63,9 @@ def opened(folder: Path) -> Opened:
     """A run that can be judged, of a recipe with several stages its last; ValueError for what is none, is flat or unfinished."""
     folder = last_stage(folder)
     experiment = experiment_in(folder)
-    one = experiment.looking.fixed(1)
+    one = experiment.camera_sampler.eval_cameras(1)
     if one is None:
-        what = type(experiment.representation).__name__.lower()
+        what = component_name(type(experiment.representation))
         raise ValueError(
             f"{folder} is flat: {what} have no sides to look at; its scores are in scores.json and the report"
         )
@@ -326,7 +327,7 @@ def frechet(features: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
 
 def family(experiment: Experiment) -> str:
     """What runs have in common that differ in nothing but prompts and seed."""
-    plain = replace(experiment, prompts=("prompt",), seed=0, source=())
+    plain = replace(experiment, prompts=("prompt",), seed=0, source_prompt=())
     if any(
         option.name == "start" for option in fields(plain.representation)
     ):  # the run before, which differs with the prompt

@@ -41,10 +41,13 @@ class ASD(StatelessMethod):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        later = to_device(sample.later(self.eta, self.t_min), sample.t.device)
+        later = to_device(sample.random_later_t(self.eta, self.t_min), sample.t.device)
         phi = prior(
-            sample.schedule.noised(sample.x0.detach(), sample.eps, later), later, sample.told.pos
+            sample.schedule.add_noise(sample.x0.detach(), sample.eps, later),
+            later,
+            sample.conditions.pos,
         )[0]
         return (
-            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps - phi.eps
+            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
+            - phi.eps
         )

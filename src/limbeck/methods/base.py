@@ -33,7 +33,9 @@ class Method(abc.ABC, Generic[S]):
     """A method of score distillation. Subclasses are final frozen dataclasses, their fields the options; one paper, one file."""
 
     bibtex = ""  #: the paper, for the report
-    moves = "pictures"  #: what its direction is to move, as a representation says what it ``holds``
+    optimizes = (
+        "pictures"  #: what its direction is to move, as a representation says what it ``holds``
+    )
     passes = ""  #: network passes per particle and step, as in the table of methods
     backward = ""  #: what is differentiated besides the representation and a critic, if anything
 
@@ -67,7 +69,7 @@ class StatelessMethod(Method[Stateless]):
         return Stateless()
 
 
-NO_SOURCE = "this method edits: say what the pictures show with --source, and begin with --representation.images"
+NO_SOURCE = "this method edits: say what the pictures show with --source-prompt, and begin with --representation.images"
 
 
 def edit_source(sample: StepInputs) -> EditSource:
@@ -88,16 +90,20 @@ class EditMethod(StatelessMethod):
 
     def init(self, prior: Prior, start: SetupContext) -> Stateless:
         """Nothing to remember; ValueError where there is no source text, before anything runs."""
-        if not start.sources:
+        if not start.source_prompts:
             raise ValueError(NO_SOURCE)
         return Stateless()
 
     def gap(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
         """eps_hat_s of the picture under its prompt minus that of the source under its text, of one eps and one t: one call."""
         source = edit_source(sample)
-        xt = torch.cat([sample.xt, sample.schedule.noised(source.x0, sample.eps, sample.t)])
+        xt = torch.cat([sample.xt, sample.schedule.add_noise(source.x0, sample.eps, sample.t)])
         said = guided_prediction(
-            prior, xt, sample.t.repeat(2), sample.told.then(source.told), self.guidance
+            prior,
+            xt,
+            sample.t.repeat(2),
+            sample.conditions.concat(source.conditions),
+            self.guidance,
         )
         target, origin = said.eps.chunk(2)
         return target - origin

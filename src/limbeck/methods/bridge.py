@@ -37,14 +37,14 @@ class Bridge(Method[PromptEmbeddings]):
             raise ValueError(f"switch is a share of the run in [0, 1], not {self.switch}")
 
     def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
-        if len(start.texts) != start.prompts:
+        if len(start.prompts) != start.num_prompts:
             raise ValueError(
-                f"Bridge adds words to the prompts and needs all {start.prompts}, but is given {len(start.texts)}"
+                f"Bridge adds words to the prompts and needs all {start.num_prompts}, but is given {len(start.prompts)}"
             )
         return PromptEmbeddings(
             prior,
             start,
-            *([text + more for text in start.texts] for more in (self.source, self.target)),
+            *([text + more for text in start.prompts] for more in (self.source, self.target)),
         )
 
     def __call__(
@@ -52,8 +52,8 @@ class Bridge(Method[PromptEmbeddings]):
     ) -> Float[Tensor, "b ..."]:
         if sample.step < self.switch * sample.steps:
             return (
-                guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+                guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
                 - sample.eps
             )
-        source, target = prior(sample.xt, sample.t, *state.of(sample.view))
+        source, target = prior(sample.xt, sample.t, *state.for_particles(sample.particle))
         return self.guidance * (target.eps - source.eps)

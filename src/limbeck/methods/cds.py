@@ -76,11 +76,13 @@ class CDS(EditMethod):
         with prior.attending() as seen:
             gap = self.gap(prior, sample)
         first = (
-            2 * (len(required_conditions(sample.told, self.guidance)) > 1) + 1
+            2 * (len(required_conditions(sample.conditions, self.guidance)) > 1) + 1
         ) * n  # of each condition's 2 n rows, the text's are second
         with torch.enable_grad(), prior.attending() as own:
             x = sample.x0.detach().requires_grad_()
-            prior(sample.schedule.noised(x, sample.eps, sample.t), sample.t, sample.told.pos)
+            prior(
+                sample.schedule.add_noise(x, sample.eps, sample.t), sample.t, sample.conditions.pos
+            )
             pairs = zip(own, seen, strict=False)  # of several denoising steps the first is meant
             loss = torch.stack(
                 [self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]

@@ -42,15 +42,19 @@ class CSD(Method[PromptEmbeddings]):
 
     def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
         return PromptEmbeddings(
-            prior, start, *([[self.negative] * start.prompts] if self.negative else [])
+            prior, start, *([[self.negative] * start.num_prompts] if self.negative else [])
         )
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        n, told = self.share(sample.step, sample.steps), sample.told
+        n, told = self.share(sample.step, sample.steps), sample.conditions
         nothing = [told.null] if n < 1 else []
         pos, *away = prior(
-            sample.xt, sample.t, told.pos, *nothing, *(state.of(sample.view) if n > 0 else [])
+            sample.xt,
+            sample.t,
+            told.pos,
+            *nothing,
+            *(state.for_particles(sample.particle) if n > 0 else []),
         )
         return pos.eps - (away[0].eps if len(away) == 1 else away[0].eps.lerp(away[1].eps, n))

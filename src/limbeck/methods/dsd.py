@@ -57,17 +57,19 @@ class DSD(Method[Seeds]):
         return Seeds(start)
 
     def __call__(self, prior: Prior, sample: StepInputs, state: Seeds) -> Float[Tensor, "b ..."]:
-        x, told, schedule = sample.x0.detach(), sample.told, sample.schedule
-        clock = sample.later(self.share, self.t_min)
-        later, z = to_device(clock, x.device), state.noise[to_device(sample.view, x.device)]
+        x, told, schedule = sample.x0.detach(), sample.conditions, sample.schedule
+        clock = sample.random_later_t(self.share, self.t_min)
+        later, z = to_device(clock, x.device), state.noise[to_device(sample.particle, x.device)]
         z = ddim_trajectory(
             prior, z, told, inversion_times(schedule, clock, 1, self.strides), self.guidance
         )
         kappa = guided_prediction(prior, z, later, told, self.guidance).eps
-        phi = guided_prediction(prior, schedule.noised(x, kappa, later), later, told, self.own).eps
+        phi = guided_prediction(
+            prior, schedule.add_noise(x, kappa, later), later, told, self.own
+        ).eps
         return (
             guided_prediction(
-                prior, schedule.noised(x, kappa, sample.t), sample.t, told, self.guidance
+                prior, schedule.add_noise(x, kappa, sample.t), sample.t, told, self.guidance
             ).eps
             - phi
         )

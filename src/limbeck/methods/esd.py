@@ -39,9 +39,9 @@ class ESD(CriticMethod):
             raise ValueError(f"entropy is lambda in [0, 1], not {self.entropy}")
 
     def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
-        state.see(sample)
-        told, plain, own = sample.told, sample.told.plain, 1 - self.entropy
-        said, phi = state.beside(
+        state.observe(sample)
+        told, plain, own = sample.conditions, sample.conditions.plain, 1 - self.entropy
+        said, phi = state.predict_both(
             prior, sample, required_conditions(told, self.guidance), required_conditions(plain, own)
         )
         first = apply_guidance(told, said, self.guidance)

@@ -47,7 +47,11 @@ class HiFA(StatelessMethod):
     ) -> Float[Tensor, "b ..."] | LatentAndImageGradient:
         schedule, x = sample.schedule, sample.x0.detach()
         said = guided_prediction(
-            prior, sample.xt, sample.t, replace(sample.told, k=self.k), self.guidance
+            prior,
+            sample.xt,
+            sample.t,
+            replace(sample.conditions, denoise_steps=self.k),
+            self.guidance,
         )
         weigh = schedule.alpha(sample.t) / schedule.sigma(sample.t)
         latent = expand(weigh, x) * (x - said.x0)

@@ -18,8 +18,8 @@ from limbeck.methods.rfds import RFDS, velocity_gap
 
 @dataclass(frozen=True)
 class IRFDS(StatelessMethod):
-    """(eps - x) - v(x_t, t, y), descended in eps: the particles are the noise (``--representation noises``), x is the picture and
-    y the text of ``--source``.
+    """(eps - x) - v(x_t, t, y), descended in eps: the particles are the noise (``--representation noise-map``), x is the picture and
+    y the text of ``--source-prompt``.
 
     guidance: s of the velocity. normal: weight of keeping mean 0 and variance 1, in the proportion of the authors' code.
     """
@@ -28,7 +28,7 @@ class IRFDS(StatelessMethod):
     normal: float = 1.0
 
     bibtex = RFDS.bibtex
-    moves = "noise"
+    optimizes = "noise"
     passes = "1 (2 at another guidance than 1)"
 
     def __post_init__(self) -> None:
@@ -36,9 +36,9 @@ class IRFDS(StatelessMethod):
             raise ValueError(f"normal must not be negative, not {self.normal}")
 
     def init(self, prior: Prior, start: SetupContext) -> Stateless:
-        if not start.sources:
+        if not start.source_prompts:
             raise ValueError(
-                "irfds looks for the noise of a picture: say what it shows with --source; use --representation noises"
+                "irfds looks for the noise of a picture: say what it shows with --source-prompt; use --representation noise-map"
             )
         return Stateless()
 
@@ -46,9 +46,9 @@ class IRFDS(StatelessMethod):
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
         source, eps = edit_source(sample), sample.x0.detach()
-        here = replace(sample, x0=source.x0, eps=eps, told=source.told)
+        here = replace(sample, x0=source.x0, eps=eps, conditions=source.conditions)
         gap = velocity_gap(
-            guided_prediction(prior, here.xt, here.t, here.told, self.guidance), here
+            guided_prediction(prior, here.xt, here.t, here.conditions, self.guidance), here
         )
         # D / 2 times the gradient of mean^2 + (variance - 1)^2, as the first term is of the mean square over D numbers
         flat = eps.flatten(1)

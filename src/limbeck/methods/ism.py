@@ -60,17 +60,19 @@ class ISM(StatelessMethod):
             last_strides(sample.schedule, s, self.delta_s, self.inversions),
         )
         drawn = expand(((times[0] > 0) | self.noisy).to(times[0]), x)
-        start = torch.where(drawn > 0, sample.schedule.noised(x, sample.eps, times[0]), x)
-        return ddim_trajectory(prior, start, sample.told.plain, times, 0.0)
+        start = torch.where(drawn > 0, sample.schedule.add_noise(x, sample.eps, times[0]), x)
+        return ddim_trajectory(prior, start, sample.conditions.plain, times, 0.0)
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
         s = sample.schedule.snap(
-            (sample.clock - self.interval(sample.step, sample.steps)).clamp_min(0)
+            (sample.t_cpu - self.interval(sample.step, sample.steps)).clamp_min(0)
         )
         null = prior(
-            self.inverted(prior, sample, s), to_device(s, sample.t.device), sample.told.null
+            self.inverted(prior, sample, s), to_device(s, sample.t.device), sample.conditions.null
         )[0]
-        xt = sample.schedule.noised(null.x0, null.eps, sample.t)
-        return guided_prediction(prior, xt, sample.t, sample.told, self.guidance).eps - null.eps
+        xt = sample.schedule.add_noise(null.x0, null.eps, sample.t)
+        return (
+            guided_prediction(prior, xt, sample.t, sample.conditions, self.guidance).eps - null.eps
+        )

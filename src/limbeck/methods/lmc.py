@@ -51,7 +51,7 @@ class LMC(Method[Corrected]):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Corrected
     ) -> Float[Tensor, "b ..."]:
-        told, schedule, t = sample.told, sample.schedule, sample.t
+        told, schedule, t = sample.conditions, sample.schedule, sample.t
         null, *pos = prior(sample.xt, t, told.null, *([told.pos] if self.guidance != 0 else []))
         state.seen = null.x0
         away = expand(schedule.alpha(t) / schedule.sigma(t), null.x0) * (

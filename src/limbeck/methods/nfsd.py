@@ -37,14 +37,16 @@ class NFSD(Method[PromptEmbeddings]):
 
     def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
         return PromptEmbeddings(
-            prior, start, *([[self.negative] * start.prompts] if self.negative else [])
+            prior, start, *([[self.negative] * start.num_prompts] if self.negative else [])
         )
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        told = sample.told
-        null, pos, *neg = prior(sample.xt, sample.t, told.null, told.pos, *state.of(sample.view))
+        told = sample.conditions
+        null, pos, *neg = prior(
+            sample.xt, sample.t, told.null, told.pos, *state.for_particles(sample.particle)
+        )
         late = expand((sample.t >= self.threshold).to(sample.t), null.eps)
         noise = neg[0].eps if neg else null.eps
         return self.guidance * (pos.eps - null.eps) + null.eps - late * noise

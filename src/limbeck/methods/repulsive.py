@@ -44,14 +44,14 @@ class Repulsive(Method[PromptGroups]):
         self, prior: Prior, sample: StepInputs, state: PromptGroups
     ) -> Float[Tensor, "b ..."]:
         sds = (
-            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
             - sample.eps
         )
         with torch.enable_grad():
             x0 = sample.x0.detach().requires_grad_()
             f = self.features(prior, x0)
             pushes = torch.zeros_like(f)
-            for rows in state.groups(sample.view, sds.device):
+            for rows in state.groups(sample.particle, sds.device):
                 if len(rows) > 1:
                     log_k, h = log_kernel(f[rows].detach())
                     near = log_k.fill_diagonal_(-torch.inf)

@@ -63,8 +63,8 @@ class RewardSDS(Method[RewardState]):
             torch.arange(b, device=sample.x0.device).repeat(self.noises),
             torch.cat([sample.eps, more]),
         )
-        told, t = sample.told[rows], sample.t[rows]
-        xt = sample.schedule.noised(sample.x0.detach()[rows], eps, t)
+        told, t = sample.conditions[rows], sample.t[rows]
+        xt = sample.schedule.add_noise(sample.x0.detach()[rows], eps, t)
         # where the two guidances differ both need null and pos, whatever their values
         answers = prior(
             xt, t, *required_conditions(told, self.guidance if self.guidance == self.look else 2.0)
@@ -74,7 +74,7 @@ class RewardSDS(Method[RewardState]):
             apply_guidance(told, answers, self.look),
             xt,
             t,
-            replace(told, k=self.steps),
+            replace(told, denoise_steps=self.steps),
             self.look,
         ).x0
         eps_hat = denoise_multistep(
@@ -82,6 +82,6 @@ class RewardSDS(Method[RewardState]):
         ).eps
         w = candidate_weights(
             self.scheme,
-            state.score(seen, told, sample.view.repeat(self.noises)).view(self.noises, b),
+            state.score(seen, told, sample.particle.repeat(self.noises)).view(self.noises, b),
         ).to(eps)
         return torch.einsum("nb,nb...->b...", w, (eps_hat - eps).view(self.noises, b, *shape))

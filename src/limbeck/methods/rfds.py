@@ -44,5 +44,5 @@ class RFDS(StatelessMethod):
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
         return velocity_gap(
-            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance), sample
+            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance), sample
         )

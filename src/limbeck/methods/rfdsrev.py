@@ -35,5 +35,5 @@ class RFDSRev(StatelessMethod):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        eps = PredictedNoise(self.rev_guidance, self.rounds).refined(prior, sample)
+        eps = PredictedNoise(self.rev_guidance, self.rounds).refine(prior, sample)
         return RFDS(self.guidance)(prior, replace(sample, eps=eps), state)

@@ -42,7 +42,7 @@ class SDEdit(EditMethod):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        told = replace(sample.told, k=self.k)
+        told = replace(sample.conditions, denoise_steps=self.k)
         return (
             sample.x0.detach()
             - guided_prediction(prior, sample.xt, sample.t, told, self.guidance).x0

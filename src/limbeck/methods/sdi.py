@@ -54,9 +54,9 @@ class SDI(Method[CachedTargets]):
         self, prior: Prior, sample: StepInputs, kappa: Tensor, first: Tensor
     ) -> Float[Tensor, "b ..."]:
         """x_t of the prediction; ``first`` is 1 where a row has no kappa yet, else 0."""
-        x, t, schedule = sample.x0.detach(), sample.clock, sample.schedule
+        x, t, schedule = sample.x0.detach(), sample.t_cpu, sample.schedule
         if self.kappa == "cached":
-            return schedule.noised(x, torch.where(expand(first, x) > 0, sample.eps, kappa), t)
+            return schedule.add_noise(x, torch.where(expand(first, x) > 0, sample.eps, kappa), t)
         if self.renoise_jitter:
             t = schedule.snap(
                 (t + torch.rand(len(t), generator=sample.rng).to(t) / self.strides).clamp_max(1)
@@ -64,7 +64,7 @@ class SDI(Method[CachedTargets]):
         return ddim_trajectory(
             prior,
             x,
-            sample.told,
+            sample.conditions,
             inversion_times(schedule, t, 0, self.strides),
             self.inversion,
             self.eta,
@@ -74,13 +74,13 @@ class SDI(Method[CachedTargets]):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: CachedTargets
     ) -> Float[Tensor, "b ..."]:
-        turn, view = sample.step // self.every, sample.view.cpu()
+        turn, view = sample.step // self.every, sample.particle.cpu()
         due = (state.turn[view] != turn).nonzero().flatten()
         if len(due):
-            part, whose = sample.rows(due), view[due]
+            part, whose = sample.select(due), view[due]
             at = to_device(whose, sample.x0.device)
             xt = self.noisy(prior, part, state.kappa[at], (state.turn[whose] < 0).double())
-            said = guided_prediction(prior, xt, part.t, part.told, self.guidance)
+            said = guided_prediction(prior, xt, part.t, part.conditions, self.guidance)
             state.target[at], state.kappa[at], state.turn[whose] = said.x0, said.eps, turn
         target = state.target[to_device(view, sample.x0.device)]
         return expand(sample.schedule.alpha(sample.t) / sample.schedule.sigma(sample.t), target) * (

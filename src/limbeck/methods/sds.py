@@ -31,6 +31,6 @@ class SDS(StatelessMethod):
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
         return (
-            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
             - sample.eps
         )

@@ -34,5 +34,5 @@ class SJC(StatelessMethod):
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
         # D = x_t / alpha - lambda eps_hat, so x - D = lambda (eps_hat - n): the form without a division, good at every t
-        eps = guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+        eps = guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
         return eps - sample.eps if self.var_red else eps

@@ -36,7 +36,7 @@ class StableSD(StatelessMethod):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        told, eps = sample.told, sample.eps
+        told, eps = sample.conditions, sample.eps
         pos, *null = prior(
             sample.xt, sample.t, told.pos, *([told.null] if self.guidance != 1 else [])
         )

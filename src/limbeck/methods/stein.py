@@ -52,13 +52,13 @@ class Stein(Method[ControlVariateMoments]):
         self, prior: Prior, sample: StepInputs, state: ControlVariateMoments
     ) -> Float[Tensor, "b ..."]:
         d = (
-            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
             - sample.eps
         )
         zeta = stein_control_variate(
             self.phi, sample.xt, sample.eps, sample.t, sample.schedule.sigma(sample.t)
         )
-        return d + expand(state.mu(sample.view, sample.t, d, zeta), d) * zeta
+        return d + expand(state.mu(sample.particle, sample.t, d, zeta), d) * zeta
 
     def fit(
         self, prior: Prior, sample: StepInputs, state: ControlVariateMoments

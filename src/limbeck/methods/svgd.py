@@ -40,12 +40,12 @@ class SVGD(Method[PromptGroups]):
         self, prior: Prior, sample: StepInputs, state: PromptGroups
     ) -> Float[Tensor, "b ..."]:
         sds = (
-            guided_prediction(prior, sample.xt, sample.t, sample.told, self.guidance).eps
+            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
             - sample.eps
         )
         where = (sample.xt if self.space == "xt" else sample.x0.detach()).flatten(1)
         out = torch.empty_like(sds)
-        for rows in state.groups(sample.view, sds.device):
+        for rows in state.groups(sample.particle, sds.device):
             log_k, h = log_kernel(where[rows])
             k = log_k.exp()
             # minus the gradient in x_j is the gradient in x_i

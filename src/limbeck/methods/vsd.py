@@ -32,9 +32,9 @@ class VSD(CriticMethod):
     passes = "3 + 1 with backward (low-rank critic: the 3 in one call)"
 
     def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
-        state.see(sample)
-        told, own = sample.told, sample.told.plain
-        said, phi = state.beside(
+        state.observe(sample)
+        told, own = sample.conditions, sample.conditions.plain
+        said, phi = state.predict_both(
             prior,
             sample,
             required_conditions(told, self.guidance),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.camera import Camera, orbit_cameras
-from limbeck.representations.base import Render, RenderRequest, Representation
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Render, Representation
 
 #: elevation, cameras once around, azimuth of the first, in degrees; no azimuth lies on the border of two sides. The first ring is
 #: that of DreamFusion's Table 1, the last one looks from overhead

@@ -69,9 +69,7 @@ def score_pictures(
         )
     if images.shape[-2:] != (64, 64) or not any(judgeable_attributes(prompt) for prompt in prompts):
         return scores(images, prompts, sides=sides)
-    from limbeck.world.pretrained import (
-        load_evaluator,  # read only where there is something it can judge
-    )
+    from limbeck.world.pretrained import load_evaluator
 
     try:
         return scores(images, prompts, load_evaluator(), sides)

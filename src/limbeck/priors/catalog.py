@@ -84,7 +84,7 @@ ALIASES = {
 SETTINGS = {
     "sd": (
         ("sds", "--method.guidance 100 --representation latents", "DreamFusion's weight for Stable Diffusion, as in threestudio"),
-        ("sds", "--method.guidance 7.5 --noise fixedperparticle --timesteps linear", "CFD: many-step behaviour at common guidance"),
+        ("sds", "--method.guidance 7.5 --noise fixed-per-particle --timesteps linear", "CFD: many-step behaviour at common guidance"),
         ("csd", "--timesteps uniform", "CSD has no guidance"),
         ("vsd", "--method.guidance 7.5 --method.critic.learning.rate 1e-4 --particles 4", "ProlificDreamer"),
         ("ism", "--method.guidance 7.5", "LucidDreamer"),
@@ -93,14 +93,14 @@ SETTINGS = {
         ("vsd", "--method.guidance 7.5 --method.critic.learning.rate 1e-4", "Stable Diffusion's settings; none is published"),
     ),
     "if": (
-        ("sds", "--method.guidance 20 --gradient clipped --gradient.first 0.5 --gradient.last 2 --representation latents",
+        ("sds", "--method.guidance 20 --grad-transform clip --grad-transform.first 0.5 --grad-transform.last 2 --representation latents",
          "threestudio's DreamFusion with IF; clipping of Debiased SDS. Latents are pixels here"),
         ("csd", "--weight uniform", "CSD's first stage"),
     ),
     "sd3": (
-        ("sds", "--method.guidance 7 --noise fixedperparticle --timesteps linear", "the sampler's guidance; none is published"),
+        ("sds", "--method.guidance 7 --noise fixed-per-particle --timesteps linear", "the sampler's guidance; none is published"),
     ),
-    "flux": (("sds", "--method.guidance 1 --parts.distilled 3.5 --noise fixedperparticle --timesteps linear",
+    "flux": (("sds", "--method.guidance 1 --parts.distilled 3.5 --noise fixed-per-particle --timesteps linear",
               "guidance is an input of the network; none is published"),),
     "schnell": (("sds", "--method.guidance 1", "distilled to few steps: its answers are samples and not scores"),),
 }  # fmt: skip

@@ -33,7 +33,7 @@ class Warming:
         self._since = time.perf_counter()
 
     def _done(self, _: CallbackArgs) -> None:
-        self._meter.warming += time.perf_counter() - self._since
+        self._meter.compile_seconds += time.perf_counter() - self._since
 
     def end(self) -> None:
         callback_handler.remove_start_callback(self._begun)
@@ -95,7 +95,9 @@ class CompiledNetwork:
         if self._replayed:
             torch.compiler.cudagraph_mark_step_begin()
         out: Tensor = self._compiled(*inputs, **more)
-        self.meter.graphs += torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+        self.meter.compiled_graphs += (
+            torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+        )
         # a replay writes over what the last one answered
         return out.clone() if self._replayed else out
 

@@ -52,12 +52,12 @@ class DiffusersPrior(abc.ABC):
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         parts: ModelOverrides = ModelOverrides(),  # noqa: B008
-        running: RuntimeOptions = RuntimeOptions(),  # noqa: B008
+        runtime: RuntimeOptions = RuntimeOptions(),  # noqa: B008
     ):
         self.files = (
             source if isinstance(source, CheckpointFiles) else CheckpointFiles(Path(source))
         )
-        self.device, self.dtype, self.parts, self.running = device, dtype, parts, running
+        self.device, self.dtype, self.parts, self.runtime = device, dtype, parts, runtime
         self._check_running()
         self.index = self.files.read("", "model_index.json")
         self.meter = NetworkCallCounter()
@@ -66,24 +66,24 @@ class DiffusersPrior(abc.ABC):
         self._lora: Lora | None = None
         self._load()
         self.graphs: CompiledNetwork | None = None  #: what calls the network where it is compiled
-        if running.compile != "off":
+        if runtime.compile != "off":
             from limbeck.priors.compilation import CompiledNetwork
 
-            self.graphs = CompiledNetwork(self.network, self.rows, running.compile, self.meter)
+            self.graphs = CompiledNetwork(self.network, self.rows, runtime.compile, self.meter)
         if parts.distilled is not None and not self.told_guidance:
             raise ValueError(
                 f"distilled {parts.distilled}: the network of {self.files.name} takes no guidance as an input"
             )
 
     def _check_running(self) -> None:
-        how = self.running
+        how = self.runtime
         if how.offload and self.device == "cpu":
             raise ValueError(
                 "offload lets parts of a model wait in the host's memory; on device cpu they are there: leave it out"
             )
         if how.compile == "graphs" and not self.device.startswith("cuda"):
             raise ValueError(
-                f"compile graphs needs device cuda, not {self.device}: use --running.compile on"
+                f"compile graphs needs device cuda, not {self.device}: use --runtime.compile on"
             )
         wanted = [name for name in ("slicing", "tiling", "checkpointing") if getattr(how, name)]
         if wanted and "vae" not in self.own:
@@ -120,7 +120,7 @@ class DiffusersPrior(abc.ABC):
         if self.parts.lora is not None:
             self._lora = Lora(self.parts.lora, self.parts.scale, self.pipeline, network.config)
             self._lora.into_network(network, self.part)
-        return arranged(network, self.running, self.device)
+        return arranged(network, self.runtime, self.device)
 
     def _ask(self, *inputs: Any, **more: Any) -> Tensor:
         """The network's own answer, by a graph where it is compiled."""
@@ -163,7 +163,7 @@ class DiffusersPrior(abc.ABC):
     def condition(self, prompts: Sequence[str]) -> Condition:
         missing = sorted(set(prompts) - set(self._texts))
         if missing:
-            away = [self.network] if self.running.offload else []
+            away = [self.network] if self.runtime.offload else []
             with torch.no_grad(), swapped(away, [], self.device):
                 told = self._encode(missing)
             self._texts |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
@@ -177,7 +177,7 @@ class DiffusersPrior(abc.ABC):
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         n, b = len(conditions), len(xt)
-        self.meter.count(n * b)
+        self.meter.add(n * b)
         adapted = [i for i, told in enumerate(conditions) if told.adapters is not None]
         if adapted:
             owners = {id(conditions[i].adapters) for i in adapted}
@@ -198,7 +198,7 @@ class DiffusersPrior(abc.ABC):
             self.rows.clear()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [
-            Prediction.of(self.kind, part, xt.float(), alpha, sigma)
+            Prediction.from_output(self.kind, part, xt.float(), alpha, sigma)
             for part in out.float().chunk(n)
         ]
 

@@ -99,7 +99,7 @@ class GaussianMixture:
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        self.meter.count(len(xt) * len(conditions))
+        self.meter.add(len(xt) * len(conditions))
         return [self._predict(xt, t, told) for told in conditions]
 
     def _predict(self, xt: Tensor, t: Tensor, told: Condition) -> Prediction:
@@ -156,7 +156,7 @@ class DataSet:
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         """All conditions in one pass over the data: the distances are shared."""
-        self.meter.count(len(xt) * len(conditions))
+        self.meter.add(len(xt) * len(conditions))
         work = torch.float64 if xt.dtype == torch.float64 else torch.float32
         alpha, sigma = self.schedule.alpha(t).to(work), self.schedule.sigma(t).to(work)
         x = xt.to(work).flatten(1)

@@ -45,12 +45,12 @@ class LatentDiffusion(DiffusersPrior):
             if part
             else frozen(known[name], files.folder, self.vae_dtype)
         )
-        self.vae = arranged(whole, self.running, "cpu" if self.running.offload else self.device)
-        if self.running.slicing:
+        self.vae = arranged(whole, self.runtime, "cpu" if self.runtime.offload else self.device)
+        if self.runtime.slicing:
             self.vae.enable_slicing()
-        if self.running.tiling:
+        if self.runtime.tiling:
             self.vae.enable_tiling()
-        if self.running.checkpointing:
+        if self.runtime.checkpointing:
             self.vae.enable_gradient_checkpointing()
         said = self.vae.config
         if said.latent_channels != channels:
@@ -82,7 +82,7 @@ class LatentDiffusion(DiffusersPrior):
 
     def _with_vae(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Work of the autoencoder, which may have to be fetched for it."""
-        if not self.running.offload:
+        if not self.runtime.offload:
             return work(x)
         near = partial(swapped, [self.network], [self.vae], self.device)
         out: Tensor = Fetched.apply(x, work, near)

@@ -84,7 +84,7 @@ def check_layout(folder: Path, single: bool = False) -> None:
 
 
 def load(model: str = "world", device: str = "auto", precision: Precision = "auto", parts: ModelOverrides = ModelOverrides(),  # noqa: B008
-         running: RuntimeOptions = RuntimeOptions()) -> Prior:  # fmt: skip  # noqa: B008
+         runtime: RuntimeOptions = RuntimeOptions()) -> Prior:  # fmt: skip  # noqa: B008
     """The prior behind a name: ``world`` (embedded), ``gaussians``, ``gaussians-flow``, ``dataset:FOLDER``, a pipeline folder, a
     ``.safetensors`` checkpoint, or a hub id ``owner/name`` with ``@revision`` if wanted.
 
@@ -94,9 +94,9 @@ def load(model: str = "world", device: str = "auto", precision: Precision = "aut
     if model in EXACT or model.startswith("dataset:"):
         if parts != ModelOverrides():
             raise ValueError(f"model {model!r} has no network and no parts to change")
-        if running != RuntimeOptions():
+        if runtime != RuntimeOptions():
             raise ValueError(
-                f"model {model!r} has no network that could be run otherwise: leave --running out"
+                f"model {model!r} has no network that could be run otherwise: leave --runtime out"
             )
         return (
             EXACT[model]() if model in EXACT else load_dataset(Path(model.removeprefix("dataset:")))
@@ -113,7 +113,7 @@ def load(model: str = "world", device: str = "auto", precision: Precision = "aut
     check_layout(files.folder, where.is_file())
     try:
         return family(files.folder)(
-            files, device, pick_precision(precision, device), parts, running
+            files, device, pick_precision(precision, device), parts, runtime
         )
     except OSError as error:
         raise ValueError(f"could not load {model!r}: {str(error).splitlines()[0]}") from error

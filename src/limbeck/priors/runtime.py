@@ -44,7 +44,7 @@ class CPUAttention:
         )
 
 
-def arranged(network: nn.Module, running: RuntimeOptions, device: str) -> Any:
+def arranged(network: nn.Module, runtime: RuntimeOptions, device: str) -> Any:
     """A network or an autoencoder on its device, in its layout, with the attention that is fast there."""
     wide = False
     if isinstance(network, UNet2DConditionModel):
@@ -54,7 +54,7 @@ def arranged(network: nn.Module, running: RuntimeOptions, device: str) -> Any:
             type(p) is AttnProcessor2_0 for p in network.attn_processors.values()
         ):
             network.set_attn_processor(CPUAttention())
-    last = running.layout == "channels-last" or (running.layout == "auto" and wide)
+    last = runtime.layout == "channels-last" or (runtime.layout == "auto" and wide)
     return network.to(device).to(memory_format=torch.channels_last) if last else network.to(device)  # type: ignore[call-overload]
 
 

@@ -15,34 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.views import CameraSampler, NoCamera
 from limbeck.graphics.geometry.solids import Splats, Surface
-
-
-@dataclass(frozen=True)
-class RenderRequest:
-    """What is looked at: the particle of each row, and for things that have sides the camera of each row.
-
-    rng: draws what is random in a render under training (sample places, light, background); None for a look that repeats.
-    progress: share of the run that is done, for what changes with it.
-    """
-
-    particle: Int[Tensor, "b"]
-    camera: Camera | None = None
-    rng: torch.Generator | None = None
-    progress: float = 1.0
-
-    def __len__(self) -> int:
-        return len(self.particle)
-
-    def __getitem__(self, rows: Tensor | slice) -> RenderRequest:
-        return RenderRequest(
-            self.particle[rows],
-            None if self.camera is None else self.camera[rows],
-            self.rng,
-            self.progress,
-        )
 
 
 @dataclass(frozen=True)
@@ -73,14 +48,14 @@ class Representation(nn.Module, abc.ABC):
         """What the particles in view show, to the cameras if it has sides."""
 
     @abc.abstractmethod
-    def groups(self) -> Iterable[dict]:
+    def param_groups(self) -> Iterable[dict]:
         """Optimiser groups, each with its peak rate as ``lr``."""
 
-    def before(self, view: RenderRequest) -> Render:
+    def render_source(self, view: RenderRequest) -> Render:
         """What an edit starts from, asked before the first step; what the particles show then, unless said otherwise."""
         return self.render(view)
 
-    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         """Terms to descend beside the method's, by name, weighed as they are at this share of the run."""
         return {}
 
@@ -88,7 +63,7 @@ class Representation(nn.Module, abc.ABC):
         """Called after every step of the optimiser: occupancy, densifying and the like. Shapes of tensors must stay."""
         return None
 
-    def pictures(self, prior: Prior, view: RenderRequest) -> Float[Tensor, "b 3 h w"]:
+    def images(self, prior: Prior, view: RenderRequest) -> Float[Tensor, "b 3 h w"]:
         """The representation itself as images in [0, 1], never a detour through the autoencoder."""
         render = self.render(view)
         return render.image if render.space == "image" else prior.decode(render.image)
@@ -109,7 +84,7 @@ class Representation(nn.Module, abc.ABC):
         """
         raise ValueError(f"{type(self).__name__} cannot be initialized from another run ({source})")
 
-    def solid(self, particle: int) -> Surface | Splats:
+    def asset(self, particle: int) -> Surface | Splats:
         """A particle as files and viewers want it; ValueError where it has no sides."""
         raise ValueError("this representation is flat: it has neither a surface nor splats")
 
@@ -128,11 +103,11 @@ class ParticleParameters(Representation):
         )
         self.rates = dict(rates)
 
-    def part(self, name: str, view: Int[Tensor, "b"]) -> Float[Tensor, "b ..."]:
+    def gather(self, name: str, view: Int[Tensor, "b"]) -> Float[Tensor, "b ..."]:
         """The tensors of one name of the particles in view, stacked."""
         return torch.stack([self.parts[name][i] for i in view.tolist()])
 
-    def groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict]:
         return [
             {"params": list(tensors), "lr": self.rates[name]}
             for name, tensors in self.parts.items()
@@ -157,10 +132,10 @@ class RepresentationConfig(abc.ABC):
     size: tuple[int, int] = field(default=(0, 0), kw_only=True)
     images: tuple[Path, ...] = field(default=(), kw_only=True)
 
-    holds: ClassVar[str] = "pictures"  #: what x0 is; noise for a method that looks for it
+    contents: ClassVar[str] = "pictures"  #: what x0 is; noise for a method that looks for it
 
     @property
-    def views(self) -> CameraSampler:
+    def cameras(self) -> CameraSampler:
         """How it is looked at unless the experiment says otherwise; an orbit for what has sides."""
         return NoCamera()
 
@@ -170,7 +145,7 @@ class RepresentationConfig(abc.ABC):
         return None
 
     @property
-    def blank(self) -> RepresentationConfig:
+    def uninitialized(self) -> RepresentationConfig:
         """The same for what is about to be read from a checkpoint: without a start that would be fitted first, only to be lost."""
         return self
 
@@ -178,7 +153,7 @@ class RepresentationConfig(abc.ABC):
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         """Parameters for ``particles`` particles, a function of the seed and of the images only."""
 
-    def canvas(self, prior: Prior) -> tuple[int, int]:
+    def canvas_size(self, prior: Prior) -> tuple[int, int]:
         """Height and width in pixels; ValueError where the model cannot have them."""
         if self.size == (0, 0):
             return fitted_size(self.images[0], prior) if self.images else prior.image_size
@@ -191,7 +166,7 @@ class RepresentationConfig(abc.ABC):
             raise ValueError(f"size is {own} for this model{other}; not {asked}")
         return self.size
 
-    def first_images(self, prior: Prior, particles: int) -> Float[Tensor, "n 3 h w"] | None:
+    def initial_images(self, prior: Prior, particles: int) -> Float[Tensor, "n 3 h w"] | None:
         """The image each particle begins with, in [0, 1]; None where there are none."""
         if not self.images:
             return None
@@ -199,12 +174,14 @@ class RepresentationConfig(abc.ABC):
             raise ValueError(
                 f"{len(self.images)} images for {particles} particles: give one, one per prompt, or one per particle"
             )
-        read = torch.stack([read_image(path, self.canvas(prior)) for path in self.images])
+        read = torch.stack([read_image(path, self.canvas_size(prior)) for path in self.images])
         return read.repeat_interleave(particles // len(self.images), 0)
 
-    def distinct_images(self, prior: Prior, particles: int) -> Float[Tensor, "m 3 h w"] | None:
+    def distinct_initial_images(
+        self, prior: Prior, particles: int
+    ) -> Float[Tensor, "m 3 h w"] | None:
         """The same without repetition, for a representation that is fitted to each of them once."""
-        images = self.first_images(prior, particles)
+        images = self.initial_images(prior, particles)
         return None if images is None else images[:: particles // len(self.images)]
 
 
@@ -269,7 +246,7 @@ def fit_to_images(
         return made
     goal, everyone = goal.to(next(made.parameters())), torch.arange(len(goal))
     adam = torch.optim.Adam(
-        [{**group, "lr": rate * group["lr"]} for group in made.groups()],
+        [{**group, "lr": rate * group["lr"]} for group in made.param_groups()],
         betas=(0.9, 0.99),
         eps=1e-15,
     )

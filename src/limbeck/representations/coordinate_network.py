@@ -23,10 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import (
     ParticleParameters,
     Render,
-    RenderRequest,
     Representation,
     RepresentationConfig,
     fit_to_images,
@@ -86,9 +86,9 @@ class CoordinateNetworks(ParticleParameters):
         )
         for layer in range(self.layers):
             h = torch.baddbmm(
-                self.part(f"bias{layer}", view)[:, None],
+                self.gather(f"bias{layer}", view)[:, None],
                 h,
-                self.part(f"weight{layer}", view).transpose(1, 2),
+                self.gather(f"weight{layer}", view).transpose(1, 2),
             )
             if layer + 1 < self.layers:
                 h = (self.omega * h).sin() if self.omega else h.relu()
@@ -138,7 +138,7 @@ class _Coordinates(RepresentationConfig):
         return CoordinateNetworks(start, self.rate, size, self.space, omega, features)
 
     def _build(self, prior: Prior, particles: int, seed: int, omega: float) -> Representation:
-        canvas, goal = self.canvas(prior), self.distinct_images(prior, particles)
+        canvas, goal = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
         shape = (3, *canvas) if self.space == "image" else latent_shape(prior, canvas)
         if len(shape) != 3:
             raise ValueError(

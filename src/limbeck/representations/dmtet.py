@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.views import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
 from limbeck.graphics.fields.color import Colour, paint
@@ -46,7 +47,6 @@ from limbeck.graphics.rendering.rasterizer import (
 )
 from limbeck.representations.base import (
     Render,
-    RenderRequest,
     Representation,
     RepresentationConfig,
     SpatialFields,
@@ -85,7 +85,7 @@ class DMTetParticles(Representation):
         self._fixed: dict[int, tuple[Tensor, Triangles]] = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._fixed.clear())
 
-    def groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict]:
         s = self.spec
         parts = [(s.rate * s.background.rate, list(self.behind.parameters()))]
         if s.geometry:
@@ -250,7 +250,7 @@ class DMTetParticles(Representation):
             if weight
         }
 
-    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         weights = {"laplacian": self.spec.laplacian, "bending": self.spec.bending}
         return {name: weights[name] * term for name, term in render.terms.items()}
 
@@ -260,7 +260,7 @@ class DMTetParticles(Representation):
         _initialize(self, other, particles, source, seed)
 
     @torch.no_grad()
-    def solid(self, particle: int) -> Surface:
+    def asset(self, particle: int) -> Surface:
         """The surface without specks, which no view has cared for."""
         vertices, mesh = without_specks(*self.surface(particle), SPECK)
         return Surface(vertices, mesh.faces, torch.no_grad()(self.colours[particle]))
@@ -360,15 +360,15 @@ class DMTet(RepresentationConfig):
         )
 
     @property
-    def blank(self) -> DMTet:
+    def uninitialized(self) -> DMTet:
         return replace(self, init_from=None)
 
     @property
-    def views(self) -> CameraSampler:
+    def cameras(self) -> CameraSampler:
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        canvas, points = self.canvas(prior), self.grid.vertices()
+        canvas, points = self.canvas_size(prior), self.grid.vertices()
         sdf = ellipsoid(points, self.radii).expand(particles, -1)
         return DMTetParticles(self, sdf.clone(), canvas, seed).to(prior.device)
 

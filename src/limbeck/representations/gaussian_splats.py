@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.views import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
 from limbeck.graphics.geometry import solids as solid
@@ -29,7 +30,6 @@ from limbeck.representations.base import (
     ParticleParameters,
     Render,
     Representation,
-    RenderRequest,
     RepresentationConfig,
     SpatialFields,
     match_particles,
@@ -60,14 +60,14 @@ class GaussianSplatParticles(ParticleParameters):
             None  # of the step under way, never between steps
         )
 
-    def groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict]:
         behind = list(self.behind.parameters())
         rate = self.spec.rate_colour * self.spec.background.rate
-        return [*super().groups(), *([{"params": behind, "lr": rate}] if behind else [])]
+        return [*super().param_groups(), *([{"params": behind, "lr": rate}] if behind else [])]
 
     def ellipsoids(self, particles: Int[Tensor, "b"]) -> Ellipsoids:
         """The Gaussians of particles in world space."""
-        part = {name: self.part(name, particles) for name in self.parts}
+        part = {name: self.gather(name, particles) for name in self.parts}
         turn = F.normalize(part["turn"], dim=-1)
         return Ellipsoids(
             part["mean"],
@@ -83,7 +83,7 @@ class GaussianSplatParticles(ParticleParameters):
     def at(self, view: RenderRequest, height: int, width: int) -> Render:
         """What is seen, drawn at another resolution."""
         if view.camera is None:
-            raise ValueError("splats are looked at by cameras: --views orbit")
+            raise ValueError("splats are looked at by cameras: --cameras orbit")
         who, row = view.particle.unique(return_inverse=True)
         each = self.ellipsoids(who)
         device = each.mean.device
@@ -116,7 +116,7 @@ class GaussianSplatParticles(ParticleParameters):
             )
         return torch.stack([rows[row] for row in range(len(view))]).permute(0, 3, 1, 2)
 
-    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         weights = {"opacity": self.spec.sparse, "scale": self.spec.small}
         return {name: weight * render.terms[name] for name, weight in weights.items() if weight}
 
@@ -177,14 +177,14 @@ class GaussianSplatParticles(ParticleParameters):
         _initialize(self, other, particles, source, seed)
 
     @torch.no_grad()
-    def solid(self, particle: int) -> solid.Splats:
+    def asset(self, particle: int) -> solid.Splats:
         each = self.ellipsoids(torch.tensor([particle]))
         return solid.Splats(*(part[0].detach().float().cpu() for part in vars(each).values()))
 
     def save(self, folder: Path, names: Sequence[str]) -> None:
         """Every particle as a .ply in the layout of 3D Gaussian splatting."""
         for i, name in enumerate(names):
-            write_ply(folder / f"{name}.ply", self.solid(i))
+            write_ply(folder / f"{name}.ply", self.asset(i))
 
 
 @dataclass(frozen=True)
@@ -246,12 +246,12 @@ class GaussianSplats(RepresentationConfig):
             raise ValueError(f"every rate must be positive: {self}")
 
     @property
-    def blank(self) -> GaussianSplats:
+    def uninitialized(self) -> GaussianSplats:
         return replace(self, init_from=None)
 
     @property
-    def views(self) -> CameraSampler:
-        return Orbit(each=4, elevation=(-2.0, 65.0), overhead=55.0)
+    def cameras(self) -> CameraSampler:
+        return Orbit(per_particle=4, elevation=(-2.0, 65.0), overhead=55.0)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -281,7 +281,7 @@ class GaussianSplats(RepresentationConfig):
 
     def build(self, prior: Prior, particles: int, seed: int) -> GaussianSplatParticles:
         return GaussianSplatParticles(
-            self, self._start(particles, seed), self.canvas(prior), seed
+            self, self._start(particles, seed), self.canvas_size(prior), seed
         ).to(prior.device)
 
 

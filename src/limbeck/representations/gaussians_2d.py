@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.rendering.gaussian_compositing import (
     BLUR,
     DENSEST,
@@ -20,7 +21,6 @@ from limbeck.graphics.rendering.gaussian_compositing import (
 from limbeck.representations.base import (
     ParticleParameters,
     Render,
-    RenderRequest,
     Representation,
     RepresentationConfig,
     fit_to_images,
@@ -42,7 +42,7 @@ class Gaussian2DParticles(ParticleParameters):
 
     def cloud(self, view: Int[Tensor, "b"], height: int, width: int) -> ProjectedGaussians:
         """The Gaussians of particles in pixels of an image of a height and width."""
-        part = {name: self.part(name, view) for name in self.parts}
+        part = {name: self.gather(name, view) for name in self.parts}
         unit = min(height, width)
         mean = part["position"] * unit + part["position"].new_tensor([width / 2, height / 2])
         along, across = (self.largest * unit * part["scale"].sigmoid()).square().unbind(-1)
@@ -59,7 +59,7 @@ class Gaussian2DParticles(ParticleParameters):
     def at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
         """The particles drawn at another resolution."""
         front, left = layers(self.cloud(view, height, width), height, width)
-        return front + left * self.part("background", view).sigmoid()[:, :, None, None]
+        return front + left * self.gather("background", view).sigmoid()[:, :, None, None]
 
     def render(self, view: RenderRequest) -> Render:
         return Render(self.at(view.particle, *self.size), "image")
@@ -76,6 +76,8 @@ class Gaussians2D(RepresentationConfig):
     peak rate of the logits of the share of ``largest``. rate_rotation: peak rate of the angles in radians. rate_colour: peak rate
     of the colour logits. rate_opacity: peak rate of the opacity logits.
     """
+
+    name = "gaussians-2d"
 
     count: int = 1000
     spacing: float = 0.8
@@ -125,7 +127,7 @@ class Gaussians2D(RepresentationConfig):
         }
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        size, images = self.canvas(prior), self.distinct_images(prior, particles)
+        size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
         start = self._start(particles if images is None else len(images), size, seed)
         if (
             images is not None

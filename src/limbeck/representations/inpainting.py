@@ -13,13 +13,8 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
-from limbeck.representations.base import (
-    Render,
-    RenderRequest,
-    Representation,
-    RepresentationConfig,
-    read_image,
-)
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Render, Representation, RepresentationConfig, read_image
 from limbeck.representations.latents import Latents
 
 
@@ -59,13 +54,13 @@ class InpaintingParticles(Representation):
         render, rows = self.inner.render(view), to_device(view.particle, self.first.device)
         return Render(self._held(render.image, self.first[rows], self.coarse[rows]), render.space)
 
-    def groups(self) -> Iterable[dict]:
-        return self.inner.groups()
+    def param_groups(self) -> Iterable[dict]:
+        return self.inner.param_groups()
 
-    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        return self.inner.regularise(render, progress)
+    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+        return self.inner.regularize(render, progress)
 
-    def pictures(self, prior: Prior, view: RenderRequest) -> Float[Tensor, "b 3 h w"]:
+    def images(self, prior: Prior, view: RenderRequest) -> Float[Tensor, "b 3 h w"]:
         render, rows = self.render(view), to_device(view.particle, self.first.device)
         shown = render.image if render.space == "image" else prior.decode(render.image)
         return self._held(shown, self.given[rows], self.masks[rows])
@@ -93,9 +88,9 @@ class Inpainting(RepresentationConfig):
             )
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        given = self.inner.first_images(prior, particles)
+        given = self.inner.initial_images(prior, particles)
         assert given is not None  # there are as many images as masks
-        size = self.inner.canvas(prior)
+        size = self.inner.canvas_size(prior)
         masks = torch.stack([read_image(path, size).mean(0, keepdim=True) for path in self.masks])
         if not bool((masks > 0).flatten(1).any(1).all()):
             raise ValueError(

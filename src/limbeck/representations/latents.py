@@ -8,13 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
-from limbeck.representations.base import (
-    Render,
-    RenderRequest,
-    Representation,
-    RepresentationConfig,
-    latent_shape,
-)
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 
 
 class LatentParticles(Representation):
@@ -28,7 +23,7 @@ class LatentParticles(Representation):
     def render(self, view: RenderRequest) -> Render:
         return Render(torch.stack([self.particles[i] for i in view.particle.tolist()]), "latent")
 
-    def groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict]:
         return [{"params": list(self.particles), "lr": self.rate}]
 
 
@@ -49,9 +44,9 @@ class Latents(RepresentationConfig):
         rng = torch.Generator().manual_seed(seed)
         spread = self.spread if self.spread is not None else float(not self.images)
         start = spread * torch.randn(
-            particles, *latent_shape(prior, self.canvas(prior)), generator=rng
+            particles, *latent_shape(prior, self.canvas_size(prior)), generator=rng
         )
-        images = self.first_images(prior, particles)
+        images = self.initial_images(prior, particles)
         if images is not None:
             with torch.no_grad():
                 start += torch.cat(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.views import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background, BackgroundModule
 from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder
@@ -27,13 +28,7 @@ from limbeck.graphics.geometry.solids import Surface
 from limbeck.graphics.rendering.occupancy_grid import Occupancy
 from limbeck.graphics.rendering.shading import Light, Shading
 from limbeck.graphics.rendering.volume import march, march_again, stride
-from limbeck.representations.base import (
-    Render,
-    RenderRequest,
-    Representation,
-    RepresentationConfig,
-    latent_shape,
-)
+from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 from limbeck.world.background import WorldBackground
 
 CELLS = 96  #: to a side of the grid that surfaces are cut from
@@ -79,14 +74,18 @@ class NeRFParticles(Representation):
     def __init__(self, spec: NeRF, prior: Prior, particles: int, seed: int):
         super().__init__()
         latent = spec.space == "latent"
-        shape = latent_shape(prior, spec.canvas(prior)) if latent else (3, *spec.canvas(prior))
+        shape = (
+            latent_shape(prior, spec.canvas_size(prior))
+            if latent
+            else (3, *spec.canvas_size(prior))
+        )
         self.spec, self.channels, self.canvas = spec, shape[0], shape[1:]
         self.seed = seed
         draws = (torch.Generator().manual_seed(seed * 7_919 + i) for i in range(particles))
         self.particles = nn.ModuleList(NeRFParticle(spec, self.channels, draw) for draw in draws)
         self.to(prior.device)
 
-    def groups(self) -> Iterable[dict]:
+    def param_groups(self) -> Iterable[dict]:
         s = self.spec
         for name, rate in (
             ("encoded", s.encoding.rate),
@@ -154,7 +153,7 @@ class NeRFParticles(Representation):
 
     def render(self, view: RenderRequest) -> Render:
         if view.camera is None:
-            raise ValueError("a field is looked at by cameras: --views orbit")
+            raise ValueError("a field is looked at by cameras: --cameras orbit")
         device = self.one(0).occupancy.mean.device
         light = self.spec.shading.draw(view.camera, view)
         rows = {
@@ -226,7 +225,7 @@ class NeRFParticles(Representation):
         )
 
     @torch.no_grad()
-    def solid(self, particle: int) -> Surface:
+    def asset(self, particle: int) -> Surface:
         """The surface that covers as much as is half opaque, by marching tetrahedra; ValueError where nothing is, or there are no
         colours."""
         grid, device = TetGrid(CELLS, self.spec.half), self.one(particle).occupancy.mean.device
@@ -240,7 +239,7 @@ class NeRFParticles(Representation):
             vertices, mesh.faces, torch.no_grad()(partial(self.albedo, particle=particle))
         )
 
-    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         s = self.spec
         entropy = s.entropy * (min(progress / s.rise, 1.0) if s.rise else 1.0)
         weight = {
@@ -341,7 +340,7 @@ class NeRF(RepresentationConfig):
             )
 
     @property
-    def views(self) -> CameraSampler:
+    def cameras(self) -> CameraSampler:
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> NeRFParticles:

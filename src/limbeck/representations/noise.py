@@ -9,7 +9,8 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
-from limbeck.representations.base import Render, RenderRequest, Representation, RepresentationConfig
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import LatentParticles, Latents, latent_shape
 
 
@@ -22,7 +23,7 @@ class NoiseMapParticles(LatentParticles):
         super().__init__(start, rate)
         self.register_buffer("source", source, persistent=False)
 
-    def before(self, view: RenderRequest) -> Render:
+    def render_source(self, view: RenderRequest) -> Render:
         return Render(self.source[to_device(view.particle, self.source.device)], "latent")
 
 
@@ -35,7 +36,7 @@ class NoiseMap(RepresentationConfig):
 
     rate: float = 0.003
 
-    holds = "noise"
+    contents = "noise"
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
@@ -50,5 +51,5 @@ class NoiseMap(RepresentationConfig):
         with torch.no_grad():
             source = pictures.render(RenderRequest(torch.arange(particles))).image
         rng = torch.Generator().manual_seed(seed)
-        start = torch.randn(particles, *latent_shape(prior, self.canvas(prior)), generator=rng)
+        start = torch.randn(particles, *latent_shape(prior, self.canvas_size(prior)), generator=rng)
         return NoiseMapParticles(start, source, self.rate).to(prior.device)

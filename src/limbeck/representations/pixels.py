@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
-from limbeck.representations.base import Render, RenderRequest, Representation, RepresentationConfig
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.representations.base import Render, Representation, RepresentationConfig
 
 
 class PixelParticles(Representation):
@@ -36,14 +37,14 @@ class PixelParticles(Representation):
             total = total + F.interpolate(stack, size, mode="bilinear", align_corners=False)
         return Render(total.sigmoid(), "image")
 
-    def groups(self) -> list[dict]:
+    def param_groups(self) -> list[dict]:
         coarsest = len(self.names) - 1
         return [
             {"params": list(self.levels[name]), "lr": self.rate * 0.5 ** (coarsest - k)}
             for k, name in enumerate(self.names)
         ]
 
-    def regularise(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
+    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         if self.smooth == 0:
             return {}
         x = render.image
@@ -76,11 +77,11 @@ class Pixels(RepresentationConfig):
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
-        h, w = self.canvas(prior)
+        h, w = self.canvas_size(prior)
         sizes = [(max(h >> k, 1), max(w >> k, 1)) for k in range(self.levels)]
         start = [torch.zeros(particles, 3, *size) for size in sizes]
         start[-1] = self.spread * torch.randn(start[-1].shape, generator=rng)
-        images = self.first_images(prior, particles)
+        images = self.initial_images(prior, particles)
         if images is not None:  # all at the finest level, which alone can hold them
             start = [
                 images.clamp(0.02, 0.98).logit(),

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.rendering.tiles import MOST, SIDE, AlphaComposite, TileBatch, TileGrid
 from limbeck.representations.base import (
     ParticleParameters,
     Render,
-    RenderRequest,
     Representation,
     RepresentationConfig,
     fit_to_images,
@@ -159,7 +159,7 @@ class StrokeParticles(ParticleParameters):
 
     def painting(self, view: Int[Tensor, "b"], height: int, width: int) -> Painting:
         """The strokes of particles in pixels of an image of a height and width."""
-        part = {name: self.part(name, view) for name in self.parts}
+        part = {name: self.gather(name, view) for name in self.parts}
         unit = min(height, width)
         points = part["points"] * unit + part["points"].new_tensor([width / 2, height / 2])
         wide = self.widest * unit * part["width"].sigmoid()
@@ -247,7 +247,7 @@ class Strokes(RepresentationConfig):
         }
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        size, images = self.canvas(prior), self.distinct_images(prior, particles)
+        size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
         start = self._start(particles if images is None else len(images), size, seed)
         if (
             images is not None

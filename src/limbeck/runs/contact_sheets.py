@@ -16,7 +16,7 @@ from torch import Tensor
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.metrics.heldout_views import pictured
-from limbeck.system.images import SEEN, final_names, grid, spread
+from limbeck.runs.images import SEEN, final_names, grid, spread
 from limbeck.diffusion.prior import Prior
 from limbeck.representations.base import Render
 from limbeck.training.trainer import Run
@@ -40,12 +40,12 @@ class ParticleImages:
 @torch.no_grad()
 def render_particles(run: Run) -> ParticleImages:
     """All particles as they are now."""
-    view = run.looks(len(SEEN))
+    view = run.eval_request(len(SEEN))
     found: dict[str, list[Tensor]] = {}
     for rows in torch.arange(len(view)).split(AT_ONCE):
         part = view[rows]
         if part.camera is None:
-            one = {"": run.representation.pictures(run.prior, part).float()}
+            one = {"": run.representation.images(run.prior, part).float()}
         else:
             one = parts(run.representation.render(part), run.prior)
         for name, images in one.items():
@@ -88,7 +88,7 @@ def contact_sheet(run: Run, images: Float[Tensor, "n 3 h w"]) -> Image.Image:
 
 def sides(run: Run) -> tuple[str, ...]:
     """Names of the sides that every particle is shown from; none of what is flat."""
-    return SEEN if run.views.fixed(1) is not None else ()
+    return SEEN if run.cameras.eval_cameras(1) is not None else ()
 
 
 def columns(run: Run) -> int:
@@ -101,13 +101,13 @@ def placed(run: Run, images: Float[Tensor, "b 3 h w"], view: Sequence[int]) -> t
     drawn grey; of what has sides, where a particle may be seen more than once, one after the other."""
     e = run.experiment
     if sides(run):
-        return images.detach().float().cpu(), run.views.each if run.views.each > 1 else min(len(images), len(SEEN))
+        return images.detach().float().cpu(), run.cameras.per_particle if run.cameras.per_particle > 1 else min(len(images), len(SEEN))
     return spread(images, view, e.total), e.particles
 
 
 def turn(run: Run, folder: Path, say: Callable[[str], object]) -> None:
     """Of every particle that has sides PROMPT-PARTICLE.mp4, once around it, and stills as PNG; ``say`` hears why there are none."""
-    camera = run.views.fixed(1)
+    camera = run.cameras.eval_cameras(1)
     if camera is None:
         return
     elevation, fov = (math.degrees(angle[0].item()) for angle in (camera.elevation, camera.fov))

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from limbeck.config.discovery import component_name
 from limbeck.config import yaml as config
-from limbeck.system import images as pictures
+from limbeck.runs import images as pictures
 from limbeck.runs.report import pages as report
 from limbeck.training.optimizers import Adam, Optimizer, SGD
 from limbeck.training.experiment import Experiment
@@ -55,7 +56,7 @@ class Pictures:
 
     def __post_init__(self) -> None:
         if not self.pictures:
-            raise ValueError("a picture is missing: limbeck edit photo.png --source TEXT --target TEXT")
+            raise ValueError("a picture is missing: limbeck edit photo.png --source-prompt TEXT --target-prompt TEXT")
         for name in ("target", "source"):
             if (name == "target" and not self.target) or not all(text.strip() for text in getattr(self, name)):
                 raise ValueError(f"--{name} is missing: say what the pictures {'shall show' if name == 'target' else 'show'}")
@@ -135,10 +136,10 @@ def _experiment(rows: list[tuple[Path, str, str, Path | None]], how: How) -> Exp
     images, sources, targets, masks = zip(*rows, strict=True)
     latents: RepresentationConfig = Latents(rate=how.rate, images=images)
     return Experiment(
-        targets, negative=how.negative, source=() if sources[0] is None else sources, model=how.model, method=how.method,
+        targets, negative_prompt=how.negative, source_prompt=() if sources[0] is None else sources, model=how.model, method=how.method,
         representation=latents if masks[0] is None else Inpainting(latents, masks), timesteps=how.timesteps, weight=how.weight,
-        noise=how.noise, gradient=how.gradient, optimizer=how.optimizer, particles=how.particles, steps=how.steps, seed=how.seed,
-        precision=how.precision, running=how.running,
+        noise=how.noise, grad_transform=how.gradient, optimizer=how.optimizer, particles=how.particles, steps=how.steps, seed=how.seed,
+        precision=how.precision, runtime=how.running,
     )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def default_folder(what: Pictures, how: How) -> Path:
     """``edits/target-method-fingerprint``: another for other options and for other pictures under the same names."""
     held = hashlib.sha256(b"".join(path.read_bytes() for path in (*what.pictures, *what.mask)))
     held.update((config.fingerprint(what) + config.fingerprint(how)).encode())
-    return Path("edits") / f"{config.slug(what.target[0])}-{type(how.method).__name__.lower()}-{held.hexdigest()[:8]}"
+    return Path("edits") / f"{config.slug(what.target[0])}-{component_name(type(how.method))}-{held.hexdigest()[:8]}"
 
 
 def begun(spec: RepresentationConfig) -> RepresentationConfig:
@@ -163,7 +164,7 @@ def gradient_map(experiment: Experiment, prior: Prior) -> Float[Tensor, "n h w"]
 
 def edit_run(experiment: Experiment, prior: Prior, folder: Path, every: int, command: str, console: Console | None) -> Path:
     """A run folder and, in ``edit/``, before, after, difference and gradient of every picture; returns its report."""
-    first, inside = begun(experiment.representation).first_images(prior, experiment.total), folder / "edit"
+    first, inside = begun(experiment.representation).initial_images(prior, experiment.total), folder / "edit"
     assert first is not None
     for i, image in enumerate(first):
         path, sheet = (

@@ -38,6 +38,8 @@ class Logger(abc.ABC):
 class TensorBoard(Logger):
     """Event files in tensorboard/ of the run folder: tensorboard --logdir runs."""
 
+    name = "tensorboard"
+
     def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> OpenLogger:
         import tensorboard  # noqa: F401  (torch's own message about its absence is long)
         from torch.utils.tensorboard import SummaryWriter
@@ -67,6 +69,8 @@ class WandB(Logger):
 
     project: its name there. entity: account or team, your own if left out.
     """
+
+    name = "wandb"
 
     project: str = "limbeck"
     entity: str | None = None

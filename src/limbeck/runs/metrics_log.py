@@ -58,7 +58,7 @@ class MetricsLog:
         """Keep the figures of a step; nothing is fetched from the device."""
         told = {"step": step.step, "evaluations": evaluations, "seconds": round(elapsed, 3)}
         apart = {"times": step.sample.t[:ROWS], "gradients": step.gradient[:ROWS].flatten(1).square().mean(1).sqrt()}
-        self._waiting.append((told, step.figures | apart))
+        self._waiting.append((told, step.metrics | apart))
 
     def flush(self) -> None:
         """Have the writer fetch what is waiting, one transfer per device, and append it to the file."""

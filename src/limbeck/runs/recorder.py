@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from limbeck.system.finite import NonFiniteError
 from limbeck.config import yaml as config
-from limbeck.system import images as pictures
+from limbeck.runs import images as pictures
 from limbeck.runs import contact_sheets as sheets
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.system.checkpoint import keep, read_checkpoint, read_note, write_checkpoint, write_text
@@ -124,7 +124,7 @@ class Recorder:
         self.first = self.run.step
         if mirror is not None:
             self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step)
-        path, asked = self.folder / "metrics.jsonl", self.run.watch.ask
+        path, asked = self.folder / "metrics.jsonl", self.run.monitor.ask
         self.figures = MetricsLog(path, self.run.step, self.writer, self.sink, asked, self.diagnosis.see)
         self.album = ImageSnapshots(self.run, self.folder, self.writer, self.sink)
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
@@ -154,7 +154,7 @@ class Recorder:
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"{path} was written by another version and does not fit: delete it to start the run over") from error
         self.rows_before, self.elapsed_before = note["rows"], note["elapsed"]
-        self.run.cost.take_up(note)
+        self.run.profile.take_up(note)
         self.console.print(f"{self.folder}: going on after step {note['step']} of {self.experiment.steps}", highlight=False)
 
     def drive(self) -> None:
@@ -188,7 +188,7 @@ class Recorder:
         self.console.print(f"{error}; the inputs of the step are in {path}", highlight=False)
 
     def _step(self, progress: Progress, task: TaskID) -> None:
-        cost, step = self.run.cost, self._advance()
+        cost, step = self.run.profile, self._advance()
         with cost.of("figures"):
             self.figures.add(step, self.rows, self.elapsed)
         if step.step % self.every == 0 or step.step == self.experiment.steps:
@@ -217,20 +217,20 @@ class Recorder:
         """A step; the second of a run is counted, and the third of a sitting is timed for the plan."""
         run, done = self.run, self.run.step - self.first
         if run.step == 1:  # never another: where graphs are used it is eager, and a run gone on with must be the same
-            with run.cost.counting():
+            with run.profile.counting():
                 return run.advance()
         if done != 2:
             return run.advance()
         began, meter = synchronized_time(self.prior.device), self.prior.meter
-        if meter.graphs:
-            self.console.print(f"warm-up: {meter.graphs} graphs made in {meter.warming:.1f} s", highlight=False)
+        if meter.compiled_graphs:
+            self.console.print(f"warm-up: {meter.compiled_graphs} graphs made in {meter.compile_seconds:.1f} s", highlight=False)
         step = run.advance()
-        told = self.plan.timed(synchronized_time(self.prior.device) - began, run.cost)
+        told = self.plan.timed(synchronized_time(self.prior.device) - began, run.profile)
         self.console.print(str(told), highlight=False, soft_wrap=True)
         return step
 
     def _pictures(self, step: Step) -> None:
-        cost, e = self.run.cost, self.experiment
+        cost, e = self.run.profile, self.experiment
         with cost.counting() if "pictures" not in cost.bytes else nullcontext(), cost.of("pictures"):
             self.figures.flush()
             seen = self.album.of_step(step)
@@ -253,13 +253,13 @@ class Recorder:
         """
         self.figures.flush()
         run, path = self.run, self.folder / "checkpoint.safetensors"
-        with run.cost.of("checkpoint"):
+        with run.profile.of("checkpoint"):
             tensors = run.tensors()
-            if not run.watch.lazy:
+            if not run.monitor.lazy:
                 check_finite(tensors, run.step)
             self.writer.wait(self.saving)
-            note = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed, **run.cost.note()}
-            self.saving = self.writer.put(partial(keep, path, AsyncCopies(tensors), note, run.watch))
+            note = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed, **run.profile.note()}
+            self.saving = self.writer.put(partial(keep, path, AsyncCopies(tensors), note, run.monitor))
         self.saved_at = time.perf_counter()
 
     def finish(self) -> Path:
@@ -285,7 +285,7 @@ class Recorder:
 
     def spent(self) -> dict[str, Any]:
         """Seconds of all steps by part, operations of all by those of one, and the most bytes a part held beyond what stays."""
-        cost, e = self.run.cost, self.experiment
+        cost, e = self.run.profile, self.experiment
         times = {"pictures": e.steps // self.every + (e.steps % self.every > 0)}
         flops = {part: one * times.get(part, e.steps) for part, one in cost.flops.items()}
         peak = peak_bytes(self.prior.device)

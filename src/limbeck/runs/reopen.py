@@ -8,13 +8,14 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
+from limbeck.config.discovery import component_name
 from limbeck.config import yaml as config
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.system.checkpoint import read_note
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
 from limbeck.priors.loading import load
-from limbeck.system.images import final_names
+from limbeck.runs.images import final_names
 from limbeck.diffusion.prior import Prior
 from limbeck.representations.base import Representation
 from limbeck.training.trainer import draw_particles, generator
@@ -63,8 +64,8 @@ def last_stage(folder: Path) -> Path:
 
 def refuse_flat(folder: Path, experiment: Experiment) -> None:
     """ValueError where the particles are pictures."""
-    if isinstance(experiment.looking, NoCamera):
-        what = type(experiment.representation).__name__.lower()
+    if isinstance(experiment.camera_sampler, NoCamera):
+        what = component_name(type(experiment.representation))
         raise ValueError(f"{folder}: {what} are flat, without a surface or splats; what there is to see of them is in final/")
 
 
@@ -87,4 +88,4 @@ def step_cameras(experiment: Experiment, step: int) -> tuple[Int[Tensor, "b"], C
     """The particles and the cameras that a step, counted from 0, drew: they follow from its seed."""
     rng = generator(experiment.seed, step)
     view = draw_particles(experiment, rng)
-    return view, experiment.looking.cameras(len(view), rng)
+    return view, experiment.camera_sampler.sample(len(view), rng)

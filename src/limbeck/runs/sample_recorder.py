@@ -16,7 +16,7 @@ from limbeck.system.checkpoint import read_checkpoint
 from limbeck.config.yaml import from_yaml
 from limbeck.distillation.critics.base import Critic
 from limbeck.metrics.run_scores import score_pictures
-from limbeck.system.images import save_finals
+from limbeck.runs.images import save_finals
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.training.trainer import Run
@@ -35,13 +35,13 @@ def saved_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
         raise ValueError(f"{folder}: method {type(run.experiment.method).__name__} has no critic to sample from")
     if camera and not (isinstance(run.state, Critic) and run.state.camera):
         raise ValueError(f"{folder}: its critic was told no cameras; leave --camera out")
-    return run.state.alone() if isinstance(run.state, Critic) else critic
+    return run.state.standalone() if isinstance(run.state, Critic) else critic
 
 
 def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """Sample and write final.png, final/, sample.yaml, scores.json and cost.json; returns final.png."""
     source = saved_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
-    told = Conditions(source.condition(sampling.prompts), source.condition([sampling.negative] * len(sampling.prompts)))
+    told = Conditions(source.condition(sampling.prompts), source.condition([sampling.negative_prompt] * len(sampling.prompts)))
     if sampling.camera:
         azimuth, elevation, distance = (torch.full((len(sampling.prompts),), number) for number in sampling.camera)
         pose = orbit_cameras(azimuth.deg2rad(), elevation.deg2rad(), distance, 40.0).pose.to(prior.device)  # whatever its field of view

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from limbeck.system import images as pictures
+from limbeck.runs import images as pictures
 from limbeck.runs import contact_sheets as sheets
 from limbeck.system.checkpoint import write_text
 from limbeck.system.async_copy import AsyncCopies
@@ -51,14 +51,14 @@ class ImageSnapshots:
             return False
         sample, meter, e = step.sample, self.prior.meter, self.experiment
         calls, rows = meter.calls, meter.rows
-        shown = {"x0": guided_prediction(self.prior, sample.xt, sample.t, sample.told, self.guidance).x0}
+        shown = {"x0": guided_prediction(self.prior, sample.xt, sample.t, sample.conditions, self.guidance).x0}
         critic = e.method.critic_prior(self.prior, self.run.state)
         if critic is not None:
-            shown["critic"] = critic(sample.xt, sample.t, sample.seen(sample.told.pos))[0].x0
+            shown["critic"] = critic(sample.xt, sample.t, sample.with_pose(sample.conditions.pos))[0].x0
         meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
         seen = {name: self._decoded(x0) for name, x0 in shown.items()}
         seen["gradient"] = step.gradient.float().flatten(1, -3).norm(dim=1)
-        self.writer.put(partial(self._draw, step.step, sample.view.tolist(), AsyncCopies(seen)))
+        self.writer.put(partial(self._draw, step.step, sample.particle.tolist(), AsyncCopies(seen)))
         return True
 
     def _draw_all(self, step: int, looks: sheets.ParticleImages) -> None:

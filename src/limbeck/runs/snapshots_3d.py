@@ -15,7 +15,7 @@ from limbeck.training.experiment import Experiment
 from limbeck.graphics.export.export import at_vertices
 from limbeck.graphics.export.writers import ply, put_splats, read_ply, replaced
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh, checked
-from limbeck.system.images import final_names
+from limbeck.runs.images import final_names
 from limbeck.representations.base import Representation
 from limbeck.graphics.geometry.solids import Splats
 from limbeck.graphics.cameras.views import NoCamera
@@ -31,7 +31,7 @@ def run_now(job: Callable[[], None]) -> None:
 @torch.no_grad()
 def take_snapshot(representation: Representation, particle: int) -> TexturedMesh | Splats:
     """A particle as it is now, with colours at its vertices; ValueError with the cause where it has nothing to show."""
-    solid = representation.solid(particle)
+    solid = representation.asset(particle)
     return solid if isinstance(solid, Splats) else at_vertices(checked(solid))
 
 
@@ -44,7 +44,7 @@ def save_snapshot(
     put: Callable[[Callable[[], None]], object] = run_now,
 ) -> None:
     """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file. ``put`` has it written."""
-    if isinstance(experiment.looking, NoCamera):
+    if isinstance(experiment.camera_sampler, NoCamera):
         return
     (folder / "solids").mkdir(exist_ok=True)
     for particle, name in enumerate(final_names(experiment.total, experiment.particles)):

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
-from limbeck.representations.base import RenderRequest
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.camera import turntable_cameras as circle
-from limbeck.system.images import grid, save_picture, to_bytes
+from limbeck.runs.images import grid, save_picture
+from limbeck.graphics.export.png import to_bytes
 from limbeck.diffusion.prior import Prior
 from limbeck.representations.base import Representation
 

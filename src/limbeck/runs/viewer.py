@@ -134,7 +134,7 @@ class Viewer:
     def _stage(self) -> None:
         """Up is y; the first look is that of the pictures."""
         self.server.scene.set_up_direction("+y")
-        looked = self.experiment.looking.looked if isinstance(self.experiment.looking, Orbit) else (15.0, 3.6, 40.0)
+        looked = self.experiment.camera_sampler.looked if isinstance(self.experiment.camera_sampler, Orbit) else (15.0, 3.6, 40.0)
         self.server.initial_camera.position = tuple(turntable_cameras(1, *looked).eye[0].tolist())
         self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
         self.server.initial_camera.fov = float(np.radians(looked[2]))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from limbeck.config.discovery import component_name
 from limbeck.config.yaml import slug
 from limbeck.diffusion.model_options import Precision
 from limbeck.diffusion.prior import Prior
@@ -21,10 +22,10 @@ from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.methods.base import Method
 from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
+from limbeck.runs.images import grid, save_picture
 from limbeck.runs.recorder import record
 from limbeck.runs.report import pages as report
 from limbeck.runs.sample_recorder import sample_to_folder
-from limbeck.system.images import grid, save_picture
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 
@@ -76,7 +77,7 @@ class Study(abc.ABC):
     def perform(self, what: Experiment | Sampling, prior: Prior, folder: Path) -> None:
         """Run or sample into a folder, unless it is done."""
         if isinstance(what, Experiment):
-            record(what, prior, folder, command=f"limbeck study {type(self).__name__.lower()}")
+            record(what, prior, folder, command=f"limbeck study {component_name(type(self))}")
         elif not (folder / "cost.json").exists():
             sample_to_folder(what, prior, folder)
 

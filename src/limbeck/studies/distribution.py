@@ -18,11 +18,11 @@ from limbeck.distillation.noise import FixedPerParticleNoise
 from limbeck.distillation.timesteps.deterministic import LinearTimesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import LambdaWeight
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import GaussianMixture
-from limbeck.representations.base import RenderRequest
 from limbeck.representations.latents import Latents
 from limbeck.runs.report.schedule_plots import save
 from limbeck.studies.base import Study

@@ -14,8 +14,8 @@ from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.priors.loading import load
 from limbeck.runs.editing import How, Pictures, edit_to_folder, suited
+from limbeck.runs.images import save_picture
 from limbeck.studies.base import Study, sheet
-from limbeck.system.images import save_picture
 
 
 @dataclass(frozen=True)

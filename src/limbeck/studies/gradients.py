@@ -13,8 +13,8 @@ from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
+from limbeck.runs.images import save_picture
 from limbeck.studies.base import Study, sheet
-from limbeck.system.images import save_picture
 from limbeck.training.experiment import Experiment
 
 

@@ -8,8 +8,8 @@ WORDS = (
     "not enough memory",
 )  #: torch's, of accelerators and of the host
 CHANGE = (
-    "take fewer --particles or draw only some per step with --batch, take --precision bfloat16, "
-    "smaller pictures with --representation.size, or a tiny autoencoder with --parts.vae; of what has sides fewer --views.each, "
+    "take fewer --particles or draw only some per step with --batch-size, take --precision bfloat16, "
+    "smaller pictures with --representation.size, or a tiny autoencoder with --parts.vae; of what has sides fewer --cameras.per-particle, "
     "a field with a lower --representation.resolution or fewer .samples, a mesh with fewer .cells, splats with a smaller .count; "
     "limbeck models says how large models are"
 )

@@ -95,7 +95,7 @@ class CollapseDetector:
             return ""
         if contrast < FLAT:
             return (f"the camera is inside fog: {percent}, by one colour, {over}. Start from less density, move the cameras away "
-                    "with --views.distance, or raise the weights that press on opacity")  # fmt: skip
+                    "with --cameras.distance, or raise the weights that press on opacity")  # fmt: skip
         if sum(self.first) / len(self.first) < OPEN:
             return (f"the opacity is saturated: {percent} {over}, up to the border, which was open at first. Lower the "
                     "representation's rate, or raise the weights that press on its opacity")  # fmt: skip

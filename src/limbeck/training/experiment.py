@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from limbeck.config.discovery import component_name
 from limbeck.diffusion.model_options import ModelOverrides, Precision, RuntimeOptions
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
 from limbeck.distillation.timesteps.base import Timesteps
-from limbeck.distillation.timesteps.random import UniformTimesteps as UniformTimes
+from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, Weight
 from limbeck.graphics.cameras.views import CameraSampler, NoCamera
 from limbeck.methods.base import Method
@@ -34,23 +35,23 @@ class Experiment:
     """
 
     prompts: tuple[str, ...]
-    negative: str = ""
-    perpendicular: float = 0.0
-    source: tuple[str, ...] = ()
+    negative_prompt: str = ""
+    perp_neg: float = 0.0
+    source_prompt: tuple[str, ...] = ()
     model: str = "world"
     parts: ModelOverrides = field(default_factory=ModelOverrides)
-    running: RuntimeOptions = field(default_factory=RuntimeOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     method: Method = field(default_factory=SDS)
     representation: RepresentationConfig = field(default_factory=Latents)
-    views: CameraSampler | None = None
-    timesteps: Timesteps = field(default_factory=UniformTimes)
+    cameras: CameraSampler | None = None
+    timesteps: Timesteps = field(default_factory=UniformTimesteps)
     weight: Weight = field(default_factory=DreamFusionWeight)
     noise: Noise = field(default_factory=IndependentNoise)
-    gradient: GradientTransform = field(default_factory=NoTransform)
+    grad_transform: GradientTransform = field(default_factory=NoTransform)
     optimizer: Optimizer = field(default_factory=Adam)
     particles: int = 1
-    batch: int = 0
-    multistep: int = 1
+    batch_size: int = 0
+    denoise_steps: int = 1
     steps: int = 500
     seed: int = 0
     precision: Precision = "auto"
@@ -58,54 +59,56 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
-        for name, low in (
-            ("particles", 1),
-            ("steps", 1),
-            ("multistep", 1),
-            ("batch", 0),
-            ("seed", 0),
-            ("perpendicular", 0),
-        ):
+        least = {
+            "particles": 1,
+            "steps": 1,
+            "denoise_steps": 1,
+            "batch_size": 0,
+            "seed": 0,
+            "perp_neg": 0,
+        }
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
-        if self.perpendicular and not self.negative:
+        if self.perp_neg and not self.negative_prompt:
             raise ValueError(
-                f"perpendicular {self.perpendicular} needs a text to keep away from: give it with --negative"
+                f"perp_neg {self.perp_neg} needs a negative prompt: give it with --negative-prompt"
             )
-        if len(self.source) not in (0, 1, len(self.prompts)):
+        if len(self.source_prompt) not in (0, 1, len(self.prompts)):
             raise ValueError(
-                f"source must be one text for all or one for each of the {len(self.prompts)} prompts: {self.source}"
+                "source_prompt must be one text for all or one for each of the "
+                f"{len(self.prompts)} prompts, not {self.source_prompt}"
             )
-        if self.views is not None and isinstance(self.views, NoCamera) != isinstance(
-            self.representation.views, NoCamera
+        if self.batch_size > self.total:
+            raise ValueError(
+                f"batch_size {self.batch_size} is more than the {self.total} particles "
+                "(prompts x particles); use 0 for all"
+            )
+        self._check_representation()
+
+    def _check_representation(self) -> None:
+        """Refuse cameras, edits and methods that the representation does not support."""
+        own, name = self.representation.cameras, component_name(type(self.representation))
+        if self.cameras is not None and isinstance(self.cameras, NoCamera) != isinstance(
+            own, NoCamera
         ):
-            what, sides = (
-                type(self.representation).__name__.lower(),
-                type(self.representation.views).__name__.lower(),
-            )
+            chosen, suited = component_name(type(self.cameras)), component_name(type(own))
             raise ValueError(
-                f"views {type(self.views).__name__.lower()} do not suit {what}, which takes {sides}"
+                f"cameras {chosen} do not suit the representation {name}; use {suited}"
             )
-        if self.source and not isinstance(self.representation.views, NoCamera):
+        if self.source_prompt and not isinstance(own, NoCamera):
+            raise ValueError(f"source_prompt edits images, but the representation {name} is 3D")
+        if self.method.optimizes == "noise" and self.representation.contents != "noise":
+            method = component_name(type(self.method))
             raise ValueError(
-                "source: edits are of pictures; there is none of what is seen from all sides"
-            )
-        if self.method.moves == "noise" and self.representation.holds != "noise":
-            name, what = (
-                type(part).__name__.lower() for part in (self.method, self.representation)
-            )
-            raise ValueError(
-                f"{name} moves the noise of a picture, and {what} holds none: use --representation noises"
-            )
-        if self.batch > self.total:
-            raise ValueError(
-                f"batch {self.batch} is more than the {self.total} particles (prompts x particles); use 0 for all"
+                f"method {method} optimizes the noise of an image, which the representation {name} "
+                "does not hold: use --representation noise-map"
             )
 
     @property
-    def looking(self) -> CameraSampler:
+    def camera_sampler(self) -> CameraSampler:
         """The views, chosen or those of the representation."""
-        return self.views or self.representation.views
+        return self.cameras or self.representation.cameras
 
     @property
     def total(self) -> int:
@@ -113,6 +116,10 @@ class Experiment:
         return len(self.prompts) * self.particles
 
     @property
-    def sources(self) -> tuple[str, ...]:
+    def source_prompts(self) -> tuple[str, ...]:
         """What each prompt's picture shows before an edit; empty where there is none."""
-        return self.source * len(self.prompts) if len(self.source) == 1 else self.source
+        return (
+            self.source_prompt * len(self.prompts)
+            if len(self.source_prompt) == 1
+            else self.source_prompt
+        )

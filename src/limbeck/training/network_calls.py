@@ -20,7 +20,7 @@ PARTICLES, STEPS = 1, 2
 class _Noise(Latents):
     """Latents in the place of the noise that belongs to a picture: for counting, any will do."""
 
-    holds = "noise"
+    contents = "noise"
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,24 @@ def counted(
     method: Method, prior: Prior, prompt: str = "a red mug", source: str = "a blue mug"
 ) -> Count:
     """Passes of each of ``STEPS`` steps at t = .6, as an edit of ``source`` where the method is one; raises as the method does."""
-    what = _Noise() if method.moves == "noise" else Latents()
+    what = _Noise() if method.optimizes == "noise" else Latents()
     common: dict[str, Any] = {
         "particles": PARTICLES,
         "steps": STEPS,
         "timesteps": FixedTimesteps(0.6),
     }
     run = Run(
-        Experiment((prompt,), source=(source,), method=method, representation=what, **common), prior
+        Experiment(
+            (prompt,), source_prompt=(source,), method=method, representation=what, **common
+        ),
+        prior,
     )
     seen: list[tuple[float, float, float]] = []
     for _ in range(STEPS):
         meter = prior.meter
-        before = meter.calls, meter.rows, meter.trained
+        before = meter.calls, meter.rows, meter.grad_rows
         run.advance()
-        rows, trained = meter.rows - before[1], meter.trained - before[2]
+        rows, trained = meter.rows - before[1], meter.grad_rows - before[2]
         seen.append((meter.calls - before[0], (rows - trained) / PARTICLES, trained / PARTICLES))
     return Count(*(_range([one[i] for one in seen]) for i in range(3)))
 

@@ -39,7 +39,7 @@ class Profile:
             with self._tally.of(part):
                 yield
             return
-        before = self._meter.warming
+        before = self._meter.compile_seconds
         if self.device.startswith("cuda"):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -53,7 +53,7 @@ class Profile:
 
     def _warmed(self, before: float) -> float:
         """Seconds in which graphs were made since ``before``, now added to their own part."""
-        spent = self._meter.warming - before
+        spent = self._meter.compile_seconds - before
         if spent:
             self._add(WARMING, spent)
         return spent

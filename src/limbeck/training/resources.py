@@ -114,7 +114,7 @@ def planned(run: Run, thorough: bool = False) -> ResourcePlan:
     """The plan of a run that has not stepped yet. A row of a step is tried only where the whole might not fit, or where it is the
     render, of which nothing is known, that may be large; ``thorough``: in any case."""
     e, prior = run.experiment, run.prior
-    weights, here = _frozen(prior, e.running.offload)
+    weights, here = _frozen(prior, e.runtime.offload)
     trained, fixed = (
         _size(kind) for kind in (run.representation.parameters(), run.representation.buffers())
     )
@@ -131,9 +131,9 @@ def planned(run: Run, thorough: bool = False) -> ResourcePlan:
         free_bytes(prior.device),
         e.steps,
     )
-    rows = (e.batch or e.total) * run.views.each
+    rows = (e.batch_size or e.total) * run.cameras.per_particle
     large = plan.free is not None and ROW * rows * (weights + plan.particles) > plan.free
-    if thorough or large or run.views.fixed(1) is not None:
+    if thorough or large or run.cameras.eval_cameras(1) is not None:
         tally = traced(run)
         plan = replace(
             plan, step=max(tally.bytes.values(), default=0), flops=sum(tally.flops.values())
@@ -160,11 +160,11 @@ def traced(run: Run) -> OpCounter:
     the autoencoder sees them one by one, what a second row adds to the first is what every other adds.
     """
     e = run.experiment
-    rows = (e.batch or e.total) * run.views.each
+    rows = (e.batch_size or e.total) * run.cameras.per_particle
     tally = _of_rows(run, 1)
     more = (
         _of_rows(run, 2).bytes
-        if e.running.slicing and rows > 1
+        if e.runtime.slicing and rows > 1
         else {part: 2 * size for part, size in tally.bytes.items()}
     )
     tally.flops.update({part: rows * count for part, count in tally.flops.items()})
@@ -177,11 +177,11 @@ def traced(run: Run) -> OpCounter:
 def _of_rows(run: Run, count: int) -> OpCounter:
     """What the first particle takes, as often as ``count``."""
     e, prior, meter = run.experiment, run.prior, run.prior.meter
-    before = meter.calls, meter.rows, meter.trained
-    view = run.looks(1)[torch.zeros(count, dtype=torch.long)]
+    before = meter.calls, meter.rows, meter.grad_rows
+    view = run.eval_request(1)[torch.zeros(count, dtype=torch.long)]
     critic = e.method.critic_prior(prior, run.state)
     guidance = vars(e.method).get("guidance", 0.0)
-    told = run.told_to(view.particle, view.camera)
+    told = run.conditions_for(view.particle, view.camera)
     asked = (
         [told.pos]
         if guidance == 1 and critic is None
@@ -209,7 +209,7 @@ def _of_rows(run: Run, count: int) -> OpCounter:
                 )
                 said = critic(xt.requires_grad_(), t, replace(told.pos, pose=pose))[0]
                 torch.autograd.grad(said.x0.sum(), xt, allow_unused=True)
-    meter.calls, meter.rows, meter.trained = before
+    meter.calls, meter.rows, meter.grad_rows = before
     return tally
 
 
@@ -220,15 +220,15 @@ def rehearsed(run: Run) -> ResourcePlan:
     least = math.inf
     for i in range(min(3, run.experiment.steps)):
         if i == 1:  # which graphs would hide: it calls the network as it is
-            with run.cost.counting():
+            with run.profile.counting():
                 run.advance()
         else:
-            before = meter.warming
+            before = meter.compile_seconds
             took = seconds_of(run.advance, run.prior.device)
-            least = min(least, took - (meter.warming - before))
-    plan = replace(plan, warming=meter.warming)
+            least = min(least, took - (meter.compile_seconds - before))
+    plan = replace(plan, warming=meter.compile_seconds)
     return (
-        replace(plan, step=None).timed(least, run.cost)
+        replace(plan, step=None).timed(least, run.profile)
         if run.step > 1
         else replace(plan, seconds=least)
     )
@@ -242,7 +242,7 @@ def refuse_weights(experiment: Experiment, device: str) -> None:
     width = torch.empty(0, dtype=pick_precision(experiment.precision, device)).element_size()
     numbers, free = _numbers(experiment.model), free_bytes(device)
     # with offload the texts', the network's and the autoencoder's weights are on the device one after the other
-    need = width * (max(numbers.values()) if experiment.running.offload else sum(numbers.values()))
+    need = width * (max(numbers.values()) if experiment.runtime.offload else sum(numbers.values()))
     if free is not None and need > free:
         raise ValueError(refusal(need, free, "weights alone, with those of the text encoders"))
 

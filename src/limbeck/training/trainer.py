@@ -17,9 +17,9 @@ from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
 from limbeck.distillation.state import State
 from limbeck.distillation.surrogate import surrogate
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.loading import load
-from limbeck.representations.base import RenderRequest
 from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 from limbeck.training.collapse import covered
@@ -42,7 +42,7 @@ class Step:
     step: int
     sample: StepInputs
     gradient: Float[Tensor, "b ..."]
-    figures: dict[str, Tensor]
+    metrics: dict[str, Tensor]
 
 
 def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, "b"]:
@@ -50,10 +50,10 @@ def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, 
     e, everyone = experiment, torch.arange(experiment.total)
     some = (
         everyone
-        if e.batch in (0, e.total)
-        else torch.randperm(e.total, generator=rng)[: e.batch].sort().values
+        if e.batch_size in (0, e.total)
+        else torch.randperm(e.total, generator=rng)[: e.batch_size].sort().values
     )
-    return some.repeat_interleave(e.looking.each)
+    return some.repeat_interleave(e.camera_sampler.per_particle)
 
 
 class Run:
@@ -62,26 +62,32 @@ class Run:
     def __init__(self, experiment: Experiment, prior: Prior):
         e = experiment
         self.experiment, self.prior = e, prior
-        self.views = e.looking
-        self.sides = len(self.views.texts(""))
-        texts = tuple(text for prompt in e.prompts for text in self.views.texts(prompt))
+        self.cameras = e.camera_sampler
+        self.num_views = len(self.cameras.prompts_by_view(""))
+        texts = tuple(text for prompt in e.prompts for text in self.cameras.prompts_by_view(prompt))
         # all at once: text encoders are loaded to be asked
-        plain = prior.condition((*texts, *e.prompts))[len(texts) :] if self.sides > 1 else None
-        self.told = self._heard(texts)
+        plain = prior.condition((*texts, *e.prompts))[len(texts) :] if self.num_views > 1 else None
+        self.told = self._encode_prompts(texts)
         if plain is not None:
             bare = plain[
-                torch.arange(len(e.prompts)).repeat_interleave(self.sides).to(prior.device)
+                torch.arange(len(e.prompts)).repeat_interleave(self.num_views).to(prior.device)
             ]
-            self.told = replace(self.told, pos=replace(self.told.pos, bare=bare))
+            self.told = replace(self.told, pos=replace(self.told.pos, view_free=bare))
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
-        self.optimizer = e.optimizer.build(self.representation.groups())
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        everyone = self.looks(1)
+        self.optimizer = e.optimizer.build(self.representation.param_groups())
+        self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        everyone = self.eval_request(1)
         with torch.no_grad():
             first = self._x0(self.representation.render(everyone))
-            before = self._x0(self.representation.before(everyone)) if e.source else None
-        self.source = EditSource(before, self._heard(e.sources)) if before is not None else None
-        other = partial(load, device=prior.device, precision=e.precision, running=e.running)
+            before = (
+                self._x0(self.representation.render_source(everyone)) if e.source_prompt else None
+            )
+        self.source = (
+            EditSource(before, self._encode_prompts(e.source_prompts))
+            if before is not None
+            else None
+        )
+        other = partial(load, device=prior.device, precision=e.precision, runtime=e.runtime)
         seen = everyone.camera is not None
         start = SetupContext(
             e.total,
@@ -89,15 +95,15 @@ class Run:
             e.seed,
             first,
             e.prompts,
-            e.sources,
-            e.negative,
+            e.source_prompts,
+            e.negative_prompt,
             other,
             texts,
             seen,
         )
         self.state: State = e.method.init(prior, start)
         self.step = 0
-        self.cost, self.watch = (
+        self.profile, self.monitor = (
             Profile(prior.device, prior.meter),
             FiniteMonitor(prior.device.startswith("cuda")),
         )
@@ -105,66 +111,70 @@ class Run:
     def _x0(self, render) -> Tensor:
         return self.prior.encode(render.image) if render.space == "image" else render.image
 
-    def _heard(self, texts: tuple[str, ...]) -> Conditions:
+    def _encode_prompts(self, texts: tuple[str, ...]) -> Conditions:
         """One row per text, with what guidance leads away from."""
         e, count = self.experiment, len(texts)
-        negative = self.prior.condition([e.negative] * count)
-        if not e.perpendicular:
-            return Conditions(self.prior.condition(texts), negative, k=e.multistep)
-        weight = torch.full((count,), e.perpendicular, device=self.prior.device)
+        negative = self.prior.condition([e.negative_prompt] * count)
+        if not e.perp_neg:
+            return Conditions(self.prior.condition(texts), negative, denoise_steps=e.denoise_steps)
+        weight = torch.full((count,), e.perp_neg, device=self.prior.device)
         return Conditions(
             self.prior.condition(texts),
             self.prior.condition([""] * count),
             ((negative, weight),),
-            e.multistep,
+            e.denoise_steps,
         )
 
     def _rows(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The prompt of each particle."""
         return to_device(view // self.experiment.particles, self.prior.device)
 
-    def looks(self, each: int) -> RenderRequest:
+    def eval_request(self, each: int) -> RenderRequest:
         """Every particle, from ``each`` fixed sides if it has any; what results are shown by."""
-        camera = self.views.fixed(each)
+        camera = self.cameras.eval_cameras(each)
         if camera is None:
             return RenderRequest(torch.arange(self.experiment.total))
         everyone = torch.arange(self.experiment.total).repeat_interleave(each)
         return RenderRequest(everyone, camera[torch.arange(each).repeat(self.experiment.total)])
 
-    def told_to(self, view: Int[Tensor, "b"], camera: Camera | None = None) -> Conditions:
+    def conditions_for(self, view: Int[Tensor, "b"], camera: Camera | None = None) -> Conditions:
         """The conditions of particles, with the words of the side that is seen."""
-        if self.sides == 1:
+        if self.num_views == 1:
             return self.told[self._rows(view)]
-        first = self._rows(view) * self.sides
-        share, place = to_device(self.views.sides(camera, len(view)), first.device).topk(2, dim=1)
-        told = self.told[first + place[:, 0]]
-        if self.views.mixes:
-            told = replace(told, pos=told.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1]))
+        first = self._rows(view) * self.num_views
+        share, place = to_device(self.cameras.view_weights(camera, len(view)), first.device).topk(
+            2, dim=1
+        )
+        conditions = self.told[first + place[:, 0]]
+        if self.cameras.interpolates_prompts:
+            conditions = replace(
+                conditions, pos=conditions.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1])
+            )
         moved = [
             (to_device(at, first.device), to_device(weight, first.device))
-            for at, weight in self.views.away(camera)
+            for at, weight in self.cameras.perp_neg_weights(camera)
         ]
         away = [(self.told.pos[first + at], weight) for at, weight in moved]
-        return replace(told, against=(*told.against, *away))
+        return replace(conditions, perp_neg=(*conditions.perp_neg, *away))
 
     def _source_of(self, view: Int[Tensor, "b"]) -> EditSource | None:
         """What particles are edits of."""
         if self.source is None:
             return None
         at = to_device(view, self.source.x0.device)
-        return EditSource(self.source.x0[at], self.source.told[self._rows(view)])
+        return EditSource(self.source.x0[at], self.source.conditions[self._rows(view)])
 
     def advance(self) -> Step:
         """One step of the experiment; raises ``NonFiniteError`` before anything is changed by a value that is not finite.
 
         On CUDA, where the host runs ahead, particles are not changed either, but it is ``watch.ask`` that raises.
         """
-        e, prior, cost = self.experiment, self.prior, self.cost
+        e, prior, cost = self.experiment, self.prior, self.profile
         rng = generator(e.seed, self.step)
         view = draw_particles(e, rng)
-        camera = self.views.cameras(len(view), rng)
+        camera = self.cameras.sample(len(view), rng)
         progress = self.step / max(e.steps, 1)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = rate * e.optimizer.factor(self.step, e.steps)
         with cost.of("render"):
             render = self.representation.render(RenderRequest(view, camera, rng, progress))
@@ -179,7 +189,7 @@ class Run:
         )
         row = to_device(view, x0.device)
         image = render.image if render.space == "image" else None
-        told, source = self.told_to(view, camera), self._source_of(view)
+        told, source = self.conditions_for(view, camera), self._source_of(view)
         asked = StepInputs(
             x0,
             t,
@@ -196,12 +206,12 @@ class Run:
             drawn_t,
         )
         with cost.of("method"), torch.no_grad():
-            sample = replace(asked, eps=e.noise.refined(prior, asked))
+            sample = replace(asked, eps=e.noise.refine(prior, asked))
             said = e.method(prior, sample, self.state)
             direction = said if not isinstance(said, LatentAndImageGradient) else said.x0
             weight = e.weight(prior.schedule, t)
             gradient, beside = self._weighed(said, weight)
-        rules = self.representation.regularise(render, progress)
+        rules = self.representation.regularize(render, progress)
         terms = [surrogate(x0, gradient, row), *rules.values()]
         if beside is not None and image is not None:
             terms.append(surrogate(image, beside, row))
@@ -240,7 +250,7 @@ class Run:
     ) -> tuple[Tensor, Tensor | None]:
         """What is to be descended in x0 space and, where the method says so, in that of the image: w(t) times the direction, as the
         rule of gradients has it. The rule is of a row as a whole, so that it keeps the proportion of the two."""
-        rule = partial(self.experiment.gradient, step=self.step, steps=self.experiment.steps)
+        rule = partial(self.experiment.grad_transform, step=self.step, steps=self.experiment.steps)
         if not isinstance(said, LatentAndImageGradient):
             return rule(expand(weight, said) * said), None
         parts = [expand(weight, part) * part for part in (said.x0, said.image)]
@@ -252,12 +262,12 @@ class Run:
     def _check(self, sample: StepInputs, gradient: Tensor, norm: Tensor) -> None:
         inputs = {"x0": sample.x0.detach(), "t": sample.t, "eps": sample.eps, "gradient": gradient}
         try:
-            self.watch.see(self.step, norm, inputs)
+            self.monitor.see(self.step, norm, inputs)
         except NonFiniteError:
             self.optimizer.zero_grad(set_to_none=True)
             raise
-        if self.watch.lazy:
-            self.optimizer.found_inf = self.watch.bad  # type: ignore[attr-defined]  # as torch's GradScaler tells it
+        if self.monitor.lazy:
+            self.optimizer.found_inf = self.monitor.bad  # type: ignore[attr-defined]  # as torch's GradScaler tells it
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, besides the experiment."""

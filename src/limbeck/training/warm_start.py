@@ -23,7 +23,7 @@ def load_representation(start: Path, prior: Prior) -> tuple[Representation, int]
             f"{start} holds no run to begin with: give the folder of a run, with its run.yaml and its checkpoint"
         )
     experiment = read_yaml(Experiment, folder / "run.yaml")
-    made = experiment.representation.blank.build(prior, experiment.total, experiment.seed)
+    made = experiment.representation.uninitialized.build(prior, experiment.total, experiment.seed)
     head = "representation."
     tensors = {
         name[len(head) :]: value

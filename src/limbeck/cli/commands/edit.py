@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.priors.loading import load
     from limbeck.runs.editing import How, Pictures, default_folder, edit_to_folder, suited
 
-    about = "Change what PICTUREs show, from --source to --target. Choosing a --method takes the settings that suit it."
+    about = "Change what PICTUREs show, from --source-prompt to --target-prompt. Choosing a --method takes the settings that suit it."
     default = suited(find(EditMethod, said(argv, "method") or "dds"))
     what, how, place = parse(
         [(Pictures, None), (How, default), (Place, None)], argv, "limbeck edit", about, "pictures"
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     what.check()
     command, prior = (
         shlex.join(["limbeck", "edit", *argv]),
-        load(how.model, place.device, how.precision, running=how.running),
+        load(how.model, place.device, how.precision, runtime=how.running),
     )
     prior.condition((*what.target, *what.source))
     with going_on(command):

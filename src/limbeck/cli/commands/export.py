@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = what.chosen(experiment.total)
     run = reopen_run(folder, what.device)
     for particle in chosen:
-        name, solid = names(experiment)[particle], run.representation.solid(particle)
+        name, solid = names(experiment)[particle], run.representation.asset(particle)
         kind = what.kind(isinstance(solid, Surface))
         path = what.path(name, kind)
         print(

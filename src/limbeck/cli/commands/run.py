@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.config.discovery import component_name
 from limbeck.runs.loggers import Logger
 from limbeck.training.presets.base import Preset, shared_options, stage_start
 
@@ -108,7 +109,7 @@ def _stages(
 
     stages = preset.stages(UNSAID)
     whole = {name: shared_options(first, chosen, stage) for name, stage in stages.items()}
-    name = type(preset).__name__.lower()
+    name = component_name(type(preset))
     above = (
         place.out
         or Path("runs")
@@ -150,9 +151,13 @@ def _one(
 
     refuse_weights(experiment, place.device)
     prior = load(
-        experiment.model, place.device, experiment.precision, experiment.parts, experiment.running
+        experiment.model, place.device, experiment.precision, experiment.parts, experiment.runtime
     )
-    texts = [text for prompt in experiment.prompts for text in experiment.looking.texts(prompt)]
+    texts = [
+        text
+        for prompt in experiment.prompts
+        for text in experiment.camera_sampler.prompts_by_view(prompt)
+    ]
     prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
     if place.dry:
         print(rehearsed(Run(experiment, prior)))

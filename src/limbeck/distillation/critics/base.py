@@ -45,19 +45,19 @@ class Critic(abc.ABC):
     def prior(self) -> Prior:
         """The critic as a prior like any other."""
 
-    def beside(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
+    def predict_both(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
         """Answers of the frozen prior and of the critic at the sample's x_t; one network call where they share a network."""
         return prior(sample.xt, sample.t, *frozen), self.prior()(
-            sample.xt, sample.t, *map(sample.seen, own)
+            sample.xt, sample.t, *map(sample.with_pose, own)
         )
 
-    def alone(self) -> Prior:
+    def standalone(self) -> Prior:
         """The critic as a prior of any rows and texts, to sample from; ValueError where it is none, saying what to look at."""
         return self.prior()
 
     @abc.abstractmethod
-    def see(self, sample: StepInputs) -> None:
+    def observe(self, sample: StepInputs) -> None:
         """Be told the particles of this step before being asked about them."""
 
     @abc.abstractmethod
@@ -158,17 +158,17 @@ class CriticTrainer:
             sample.schedule.snap(self.how.times(sample.step, sample.steps, n, sample.schedule, rng))
         )
         eps = near(torch.randn(x0.shape, generator=rng)).to(x0)
-        told = sample.seen(sample.told.pos)[rows]
+        told = sample.with_pose(sample.conditions.pos)[rows]
         if self.how.unconditional > 0:
             drop = near(torch.rand(n, generator=rng) < self.how.unconditional)
-            told = told.where(~drop, sample.seen(sample.told.null)[rows])
+            told = told.where(~drop, sample.with_pose(sample.conditions.null)[rows])
         if self.camera and told.pose is not None and self.how.camera_dropout > 0:
             blind = near(torch.rand(n, generator=rng) < self.how.camera_dropout)
             told = replace(told, pose=told.pose.masked_fill(blind.view(-1, 1, 1), 0.0))
         alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
         wanted = self.kind if self.how.kind == "auto" else self.how.kind
         with torch.enable_grad():
-            said = prior(sample.schedule.noised(x0, eps, t), t, told)[0]
+            said = prior(sample.schedule.add_noise(x0, eps, t), t, told)[0]
             target = Prediction(x0, eps).output(self.kind, alpha, sigma)
             error = said.output(self.kind, alpha, sigma) - target
             if wanted != self.kind:
@@ -188,7 +188,7 @@ class CriticTrainer:
 
 def require_cameras(wanted: bool, start: SetupContext) -> None:
     """ValueError where a critic is to be told cameras and there are none."""
-    if wanted and not start.cameras:
+    if wanted and not start.has_cameras:
         raise ValueError(
             "camera: what is optimised is a picture and is seen by no camera; leave --method.critic.camera out"
         )

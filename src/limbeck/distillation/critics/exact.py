@@ -39,15 +39,15 @@ class ExactCritic(CriticConfig):
 class _ExactCritic(Critic):
     def __init__(self, prior: Prior, start: SetupContext, size: int):
         self._prior, self.x0, self._prompt_of = prior, start.x0.clone(), start.prompt_of
-        self._per = start.particles // start.prompts
+        self._per = start.particles // start.num_prompts
         self._view: Int[Tensor, "b"] = torch.arange(start.particles)
-        self._past = self.x0.new_zeros(start.prompts, size, *self.x0.shape[1:])
+        self._past = self.x0.new_zeros(start.num_prompts, size, *self.x0.shape[1:])
         self._pushed = torch.zeros(
-            start.prompts, dtype=torch.long
+            start.num_prompts, dtype=torch.long
         )  # on the CPU, where views are drawn
 
-    def see(self, sample: StepInputs) -> None:
-        self._view = to_device(sample.view, self.x0.device)
+    def observe(self, sample: StepInputs) -> None:
+        self._view = to_device(sample.particle, self.x0.device)
         self.x0[self._view] = sample.x0.detach()
 
     def prior(self) -> Prior:
@@ -60,7 +60,7 @@ class _ExactCritic(Critic):
             self._prior, torch.cat([now, self._past], 1), there, self._view // self._per
         )
 
-    def alone(self) -> Prior:
+    def standalone(self) -> Prior:
         """None: it is of the particles it was last told of, row by row, and a sample of it is one of them."""
         raise ValueError(
             "the exact critic's samples are the run's particles themselves: look at its final.png"
@@ -72,7 +72,7 @@ class _ExactCritic(Critic):
         if size == 0:
             return {}
         slots: dict[tuple[int, int], int] = {}
-        for row, prompt in enumerate(self._prompt_of(sample.view.cpu()).tolist()):
+        for row, prompt in enumerate(self._prompt_of(sample.particle.cpu()).tolist()):
             slots[prompt, int(self._pushed[prompt]) % size] = row
             self._pushed[prompt] += 1
         prompts, places = to_device(torch.tensor(list(slots)), self.x0.device).unbind(1)

@@ -52,7 +52,17 @@ class Translation:
     """What another model hears of a row: its text is looked up by what the first model hears of it."""
 
     def __init__(self, prior: Prior, other: Prior, start: SetupContext):
-        texts = list(dict.fromkeys([*start.texts, *start.said, *start.sources, start.negative, ""]))
+        texts = list(
+            dict.fromkeys(
+                [
+                    *start.prompts,
+                    *start.view_prompts,
+                    *start.source_prompts,
+                    start.negative_prompt,
+                    "",
+                ]
+            )
+        )
         self._heard, self._own = prior.condition(texts).data.flatten(1), other.condition(texts)
 
     def __call__(self, told: Condition) -> Condition:
@@ -91,13 +101,13 @@ class _FrozenCritic(Critic):
     def prior(self) -> Prior:
         return self._prior
 
-    def alone(self) -> Prior:
+    def standalone(self) -> Prior:
         """None: it is a model like any other."""
         raise ValueError(
             f"the critic is a frozen model: sample it with --model {self._model} and no --critic"
         )
 
-    def see(self, sample: StepInputs) -> None:
+    def observe(self, sample: StepInputs) -> None:
         pass
 
     def fit(self, sample: StepInputs) -> dict[str, Tensor]:

@@ -76,8 +76,8 @@ class _Adapted(PriorWrapper):
 
     def heard(self, told: Condition) -> Condition:
         """What its network is told of ``told``."""
-        told = told.unsided if self._adapters.pose is not None else told
-        return (told if self._translated is None else self._translated(told)).through(
+        told = told.without_view if self._adapters.pose is not None else told
+        return (told if self._translated is None else self._translated(told)).with_adapters(
             self._adapters
         )
 
@@ -108,20 +108,23 @@ class _LowRankCritic(Critic):
     def prior(self) -> Prior:
         return self._said
 
-    def alone(self) -> Prior:
+    def standalone(self) -> Prior:
         """Without a camera, as some rows were trained, unless a condition brings its own."""
         return _Adapted(self._own, self._own, self.adapters, None)
 
-    def beside(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
+    def predict_both(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
         if not self._shared:
-            return super().beside(prior, sample, frozen, own)
+            return super().predict_both(prior, sample, frozen, own)
         said = prior(
-            sample.xt, sample.t, *frozen, *(self._said.heard(sample.seen(told)) for told in own)
+            sample.xt,
+            sample.t,
+            *frozen,
+            *(self._said.heard(sample.with_pose(told)) for told in own),
         )
         return said[: len(frozen)], said[len(frozen) :]
 
-    def see(self, sample: StepInputs) -> None:
+    def observe(self, sample: StepInputs) -> None:
         pass
 
     def fit(self, sample: StepInputs) -> dict[str, Tensor]:

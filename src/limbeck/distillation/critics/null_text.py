@@ -75,12 +75,12 @@ class _TextCritic(Critic):
     def prior(self) -> Prior:
         return self._told
 
-    def beside(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
+    def predict_both(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
         said = prior(sample.xt, sample.t, *frozen, *map(self._told.said, own))
         return said[: len(frozen)], said[len(frozen) :]
 
-    def see(self, sample: StepInputs) -> None:
+    def observe(self, sample: StepInputs) -> None:
         pass
 
     def fit(self, sample: StepInputs) -> dict[str, Tensor]:

@@ -79,9 +79,9 @@ class _SmallPrior(PriorWrapper):
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         n, b = len(conditions), len(xt)
-        self.meter.count(n * b)
+        self.meter.add(n * b)
         if self._camera:
-            conditions = tuple(told.unsided for told in conditions)
+            conditions = tuple(told.without_view for told in conditions)
         pose = posed(conditions, b) if self._camera else None
         if self._camera and pose is None:
             pose = xt.new_zeros(n * b, NUMBERS, dtype=torch.float32)
@@ -97,7 +97,10 @@ class _SmallPrior(PriorWrapper):
             return_dict=False,
         )[0]
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return [Prediction.of(self.kind, part, xt.float(), alpha, sigma) for part in out.chunk(n)]
+        return [
+            Prediction.from_output(self.kind, part, xt.float(), alpha, sigma)
+            for part in out.chunk(n)
+        ]
 
 
 class _UNetCritic(Critic):
@@ -113,7 +116,7 @@ class _UNetCritic(Critic):
     def prior(self) -> Prior:
         return self._small
 
-    def see(self, sample: StepInputs) -> None:
+    def observe(self, sample: StepInputs) -> None:
         pass
 
     def fit(self, sample: StepInputs) -> dict[str, Tensor]:

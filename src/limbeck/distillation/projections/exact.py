@@ -41,7 +41,7 @@ class _OfGaussian(Projector):
             sample.schedule.alpha(sample.t),
             sample.schedule.sigma(sample.t),
         )
-        named = sample.told.null.data.isfinite()
+        named = sample.conditions.null.data.isfinite()
         if bool((named.sum(1) != 1).any()):
             most = int(named.sum(1).max())
             raise ValueError(

@@ -91,7 +91,7 @@ class _Learner(Projector):
         spec, schedule, like = self.spec, prior.schedule, start.x0
         rng = torch.Generator().manual_seed(start.seed + 7_000_003)
         null = prior.condition([""] * spec.pictures)
-        told, ladder = Conditions(null, null), schedule.ladder(spec.strides).to(like.device)
+        told, ladder = Conditions(null, null), schedule.sampling_times(spec.strides).to(like.device)
         noise = torch.randn(spec.pictures, *like.shape[1:], generator=rng).to(like)
         z = ddim_trajectory(prior, noise, told, [t.expand(spec.pictures) for t in ladder], 0.0)
         made = prior(z, ladder[-1].expand(spec.pictures), null)[0].x0
@@ -104,7 +104,7 @@ class _Learner(Projector):
             self._learn(
                 made[rows],
                 t,
-                prior(schedule.noised(made[rows], eps, t), t, null[rows])[0].x0,
+                prior(schedule.add_noise(made[rows], eps, t), t, null[rows])[0].x0,
                 schedule,
             )
 

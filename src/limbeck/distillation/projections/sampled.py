@@ -45,5 +45,5 @@ class _Mean(Projector):
             torch.arange(b, device=x.device).repeat(2 * self._pairs),
         )
         t = sample.t[rows]
-        said = prior(sample.schedule.noised(x[rows], eps, t), t, sample.told.null[rows])[0]
+        said = prior(sample.schedule.add_noise(x[rows], eps, t), t, sample.conditions.null[rows])[0]
         return said.x0.unflatten(0, (2 * self._pairs, b)).mean(0)

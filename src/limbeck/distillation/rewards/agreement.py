@@ -26,8 +26,8 @@ class AgreementReward(Reward):
         from limbeck.world.pretrained import evaluator_on
         from limbeck.world.prompt_parser import judgeable_attributes
 
-        lost = [text for text in start.texts if not judgeable_attributes(text)]
-        if lost or not start.texts or len(prior.shape) != 3:
+        lost = [text for text in start.prompts if not judgeable_attributes(text)]
+        if lost or not start.prompts or len(prior.shape) != 3:
             reason = (
                 f"prompt {lost[0]!r} names no object of the world"
                 if lost
@@ -37,7 +37,7 @@ class AgreementReward(Reward):
                 f"agreement cannot judge this: {reason}; score with density, saturation or contrast, or your own file"
             )
         evaluator = evaluator_on(prior.device)
-        named = [judgeable_attributes(text) for text in start.texts]
+        named = [judgeable_attributes(text) for text in start.prompts]
 
         def score(
             x0: Float[Tensor, "n ..."], told: Conditions, view: Int[Tensor, "n"]

@@ -63,16 +63,18 @@ class Camera:
             torch.einsum("bij,bhwj->bhwi", self.pose[:, :3, :3], own), dim=-1
         )
 
-    def seen(self, points: Float[Tensor, "n 3"] | Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
+    def to_camera_space(
+        self, points: Float[Tensor, "n 3"] | Float[Tensor, "b n 3"]
+    ) -> Float[Tensor, "b n 3"]:
         """World points in the space of each camera: before it are those of negative z."""
         return (points - self.eye[:, None]) @ self.pose[:, :3, :3]
 
-    def projected(
+    def project(
         self, points: Float[Tensor, "n 3"] | Float[Tensor, "b n 3"], height: int, width: int
     ) -> Float[Tensor, "b n 3"]:
         """World points in the picture: column and row in pixels (0 is the left or top edge, pixel middles lie at .5), and the
         depth along the line of sight, positive in front of the camera."""
-        own = self.seen(points)
+        own = self.to_camera_space(points)
         depth = -own[..., 2]
         focal = (height / 2 / (self.fov / 2).tan())[:, None]
         return torch.stack(

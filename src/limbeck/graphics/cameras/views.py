@@ -20,34 +20,36 @@ class CameraSampler(abc.ABC):
     each: views of every particle drawn; what it receives is their mean.
     """
 
-    each: int = 1
+    per_particle: int = 1
 
     def __post_init__(self) -> None:
-        if self.each < 1:
-            raise ValueError(f"each must be at least 1, not {self.each}")
+        if self.per_particle < 1:
+            raise ValueError(f"each must be at least 1, not {self.per_particle}")
 
     @abc.abstractmethod
-    def cameras(self, count: int, rng: torch.Generator) -> Camera | None:
+    def sample(self, count: int, rng: torch.Generator) -> Camera | None:
         """One camera per row of a step; None for what has no sides."""
 
     @property
-    def mixes(self) -> bool:
+    def interpolates_prompts(self) -> bool:
         """Whether a row may belong to two texts at once."""
         return False
 
-    def fixed(self, count: int) -> Camera | None:
+    def eval_cameras(self, count: int) -> Camera | None:
         """``count`` cameras to look at results through, the same in every run."""
         return None
 
-    def texts(self, prompt: str) -> tuple[str, ...]:
+    def prompts_by_view(self, prompt: str) -> tuple[str, ...]:
         """What may be said of ``prompt``, one text per named side."""
         return (prompt,)
 
-    def sides(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
+    def view_weights(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
         """How much of each of the texts belongs to each row; a row sums to one."""
         return torch.ones(count, 1)
 
-    def away(self, camera: Camera | None) -> tuple[tuple[Tensor, Float[Tensor, "b"]], ...]:
+    def perp_neg_weights(
+        self, camera: Camera | None
+    ) -> tuple[tuple[Tensor, Float[Tensor, "b"]], ...]:
         """Texts to keep away from sideways only (Perp-Neg): the places of texts ``[B]`` and their weights, one pair per text."""
         return ()
 
@@ -56,7 +58,9 @@ class CameraSampler(abc.ABC):
 class NoCamera(CameraSampler):
     """No cameras: the particle is the picture."""
 
-    def cameras(self, count: int, rng: torch.Generator) -> None:
+    name = "none"
+
+    def sample(self, count: int, rng: torch.Generator) -> None:
         return None
 
 
@@ -88,17 +92,22 @@ class Orbit(CameraSampler):
     distance: tuple[float, float] = (3.4, 3.8)
     fov: tuple[float, float] = (40.0, 40.0)
     elevation: tuple[float, float] = (-10.0, 60.0)
-    over_area: float = 0.5
+    uniform_sphere_prob: float = 0.5
     stratified: bool = True
-    jitter: float = 0.0
-    aim: float = 0.0
-    roll: float = 0.0
-    shown: tuple[float, float, float] = (15.0, 0.0, 0.0)
-    words: tuple[str, str, str, str] = ("front view", "side view", "back view", "overhead view")
+    camera_perturb: float = 0.0
+    center_perturb: float = 0.0
+    up_perturb: float = 0.0
+    eval_camera: tuple[float, float, float] = (15.0, 0.0, 0.0)
+    view_prompts: tuple[str, str, str, str] = (
+        "front view",
+        "side view",
+        "back view",
+        "overhead view",
+    )
     front: float = 90.0
     overhead: float = 60.0
     blend: bool = False
-    perpendicular: float = 0.0
+    perp_neg: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,16 +115,16 @@ class Orbit(CameraSampler):
         check_bounds("fov", *self.fov, 1, 170)
         check_bounds("elevation", *self.elevation, -90, 90)
         check_bounds("front", self.front, self.front, 1, 179)
-        if not 0 <= self.over_area <= 1:
-            raise ValueError(f"over_area is a share in [0, 1], not {self.over_area}")
-        for name in ("jitter", "aim", "roll", "perpendicular"):
+        if not 0 <= self.uniform_sphere_prob <= 1:
+            raise ValueError(f"over_area is a share in [0, 1], not {self.uniform_sphere_prob}")
+        for name in ("camera_perturb", "center_perturb", "up_perturb", "perp_neg"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
-    def cameras(self, count: int, rng: torch.Generator) -> Camera:
+    def sample(self, count: int, rng: torch.Generator) -> Camera:
         draw = lambda: torch.rand(count, generator=rng)  # noqa: E731
         low, high = (math.radians(angle) for angle in self.elevation)
-        u, by_area = draw(), draw() < self.over_area
+        u, by_area = draw(), draw() < self.uniform_sphere_prob
         area = (math.sin(low) + u * (math.sin(high) - math.sin(low))).clamp(-1, 1).asin()
         elevation = torch.where(by_area, area, low + u * (high - low))
         turns = (self._sectors(count) + draw()) / count if self.stratified else draw()
@@ -124,34 +133,34 @@ class Orbit(CameraSampler):
         distance, fov = (a + draw() * (b - a) for a, b in (self.distance, self.fov))
         normal = lambda: torch.randn(count, 3, generator=rng)  # noqa: E731
         eye = unit_direction(azimuth, elevation) * distance[:, None]
-        if self.jitter:
-            eye = eye + self.jitter * (2 * torch.rand(count, 3, generator=rng) - 1)
-        at = self.aim * normal() if self.aim else torch.zeros_like(eye)
-        up = torch.tensor([0.0, 1.0, 0.0]) + self.roll * normal() if self.roll else None
+        if self.camera_perturb:
+            eye = eye + self.camera_perturb * (2 * torch.rand(count, 3, generator=rng) - 1)
+        at = self.center_perturb * normal() if self.center_perturb else torch.zeros_like(eye)
+        up = torch.tensor([0.0, 1.0, 0.0]) + self.up_perturb * normal() if self.up_perturb else None
         return look_at(eye, at, fov * (math.pi / 180), up)
 
     def _sectors(self, count: int) -> Int[Tensor, "b"]:
         """0 to count - 1: the ``each`` rows of a particle go once around, beside those of the next."""
-        row, each = torch.arange(count), self.each if count % self.each == 0 else 1
+        row, each = torch.arange(count), self.per_particle if count % self.per_particle == 0 else 1
         return row % each * (count // each) + row // each
 
     @property
-    def mixes(self) -> bool:
+    def interpolates_prompts(self) -> bool:
         return self.blend
 
     @property
     def looked(self) -> tuple[float, float, float]:
         """Elevation, distance and fov that results are shown at."""
-        elevation, distance, fov = self.shown
+        elevation, distance, fov = self.eval_camera
         return elevation, distance or sum(self.distance) / 2, fov or sum(self.fov) / 2
 
-    def fixed(self, count: int) -> Camera:
+    def eval_cameras(self, count: int) -> Camera:
         return turntable_cameras(count, *self.looked)
 
-    def texts(self, prompt: str) -> tuple[str, ...]:
-        return tuple(f"{prompt}, {word}" if word else prompt for word in self.words)
+    def prompts_by_view(self, prompt: str) -> tuple[str, ...]:
+        return tuple(f"{prompt}, {word}" if word else prompt for word in self.view_prompts)
 
-    def sides(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
+    def view_weights(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
         if camera is None:
             raise ValueError("these views have sides: a camera is needed to tell which one is seen")
         from_front = camera.azimuth.abs() * (180 / math.pi)
@@ -167,9 +176,11 @@ class Orbit(CameraSampler):
             around_it = torch.nn.functional.one_hot(place, 4).float()
         return torch.where(above, torch.tensor([0.0, 0.0, 0.0, 1.0]).to(around_it), around_it)
 
-    def away(self, camera: Camera | None) -> tuple[tuple[Tensor, Float[Tensor, "b"]], ...]:
-        if not self.perpendicular or camera is None:
+    def perp_neg_weights(
+        self, camera: Camera | None
+    ) -> tuple[tuple[Tensor, Float[Tensor, "b"]], ...]:
+        if not self.perp_neg or camera is None:
             return ()
-        near = self.sides(camera, len(camera)).argmax(1)
-        weight = torch.where(near == 3, 0.0, self.perpendicular)
+        near = self.view_weights(camera, len(camera)).argmax(1)
+        weight = torch.where(near == 3, 0.0, self.perp_neg)
         return tuple(((near + k) % 3, weight) for k in (1, 2))

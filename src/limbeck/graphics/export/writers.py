@@ -17,8 +17,8 @@ from torch import Tensor
 
 from limbeck import __version__
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
+from limbeck.graphics.export.png import to_bytes
 from limbeck.graphics.geometry.solids import Splats
-from limbeck.system.images import to_bytes
 
 ROUGHNESS = 0.9  #: of the material; metallic is 0, since a colour that was distilled is the colour of the thing
 FLOAT, WHOLE = 5126, 5125  #: glTF's component types

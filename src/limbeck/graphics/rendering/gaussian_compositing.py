@@ -12,7 +12,6 @@ from torch import Tensor
 
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.rendering.tiles import AlphaComposite, TileBatch, TileGrid
-from limbeck.system.environment import installed
 
 LEAST = (
     1 / 255
@@ -41,7 +40,7 @@ class ProjectedGaussians:
 @cache
 def accelerated() -> bool:
     """Whether gsplat is there to draw on CUDA; ``limbeck doctor`` says so too."""
-    return installed("gsplat") is not None
+    return importlib.util.find_spec("gsplat") is not None
 
 
 def layers(

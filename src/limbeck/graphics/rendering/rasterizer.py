@@ -26,7 +26,7 @@ def homogeneous(
     camera: Camera, points: Float[Tensor, "b n 3"], height: int, width: int
 ) -> Float[Tensor, "b n 3"]:
     """(column d, row d, d) with d the depth along the line of sight: ``Camera.projected`` before its division, also behind it."""
-    own = camera.seen(points)
+    own = camera.to_camera_space(points)
     depth = -own[..., 2]
     focal = (height / 2 / (camera.fov / 2).tan())[:, None]
     return torch.stack(

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.rendering.volume import RaySamples
-from limbeck.representations.base import RenderRequest
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck.system.images import SEEN
+from limbeck.runs.images import SEEN
 from limbeck.runs.report import svg_plots as plots
 from limbeck.runs.report.run_data import Left, Shown, differing, read_folder
 from limbeck.runs.report.tables import PARTS, SCORES, score_columns, score_text, seconds_text

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from limbeck.runs.metrics_log import read_metrics
-from limbeck.system.images import BAR, SEEN
+from limbeck.runs.images import BAR, SEEN
 
 SMALL = 128  #: pictures of at most so many pixels across are shown with hard pixels
 

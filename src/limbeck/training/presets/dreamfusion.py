@@ -19,7 +19,7 @@ from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import SD, Preset
 
 #: cameras as the embedded model has seen its world: 40 degrees wide, 3.4 to 3.8 away, seldom above 42 degrees
-AROUND = Orbit(each=4, elevation=(-2.0, 42.0), over_area=0.0, overhead=55.0)
+AROUND = Orbit(per_particle=4, elevation=(-2.0, 42.0), uniform_sphere_prob=0.0, overhead=55.0)
 #: of a box in which its objects fit; rough features are held down, and outlines harden as the run goes on (docs/solids.md)
 SMALL = NeRF(
     encoding=DenseGridEncoding(levels=(12, 24, 48)),
@@ -41,7 +41,7 @@ class DreamFusionPreset(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         return {"field": Experiment(
-            prompts, method=SDS(guidance=15.0), representation=SMALL, views=AROUND, timesteps=TwoStageTimesteps(),
+            prompts, method=SDS(guidance=15.0), representation=SMALL, cameras=AROUND, timesteps=TwoStageTimesteps(),
             optimizer=Adam(fall=0.5), steps=600,
         )}  # fmt: skip
 
@@ -52,15 +52,15 @@ class DreamFusionPreset(Preset):
             density="exp", half=1.4, samples=128, resolution=64, rate=1e-3, opacity=1.0, orientation=100.0, cells=64,
         )  # fmt: skip
         views = Orbit(
-            each=4,
+            per_particle=4,
             distance=(1.0, 1.5),
             fov=(40.6, 71.1),
             elevation=(-10.0, 90.0),
-            jitter=0.1,
-            aim=0.2,
-            roll=0.02,
+            camera_perturb=0.1,
+            center_perturb=0.2,
+            up_perturb=0.02,
         )
         return {"field": Experiment(
-            prompts, model=SD, method=SDS(guidance=101.0), representation=field, views=views, timesteps=UniformTimesteps(0.02, 0.98),
+            prompts, model=SD, method=SDS(guidance=101.0), representation=field, cameras=views, timesteps=UniformTimesteps(0.02, 0.98),
             steps=15_000,
         )}  # fmt: skip

@@ -37,7 +37,7 @@ class LatentNeRFPreset(Preset):
             rise=0.0,
         )
         return {"field": Experiment(
-            prompts, method=SDS(guidance=15.0), representation=field, views=AROUND, timesteps=TwoStageTimesteps(), optimizer=Adam(fall=0.5),
+            prompts, method=SDS(guidance=15.0), representation=field, cameras=AROUND, timesteps=TwoStageTimesteps(), optimizer=Adam(fall=0.5),
             steps=600,
         )}  # fmt: skip
 
@@ -47,14 +47,14 @@ class LatentNeRFPreset(Preset):
             half=1.0, samples=128, rate=1e-3, entropy=7.2e-4, cells=64,
         )  # fmt: skip
         views = Orbit(
-            each=1,
+            per_particle=1,
             distance=(1.0, 1.5),
             fov=(40.0, 70.0),
             elevation=(-60.0, 90.0),
-            over_area=0.0,
+            uniform_sphere_prob=0.0,
             front=70.0,
         )
         return {"field": Experiment(
-            prompts, model=SD, method=SDS(guidance=100.0), weight=Fantasia3DWeight(), representation=field, views=views,
+            prompts, model=SD, method=SDS(guidance=100.0), weight=Fantasia3DWeight(), representation=field, cameras=views,
             timesteps=UniformTimesteps(0.02, 0.98), steps=5_000,
         )}  # fmt: skip

@@ -23,7 +23,7 @@ class LucidSplatsPreset(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         return {"splats": Experiment(
-            prompts, method=ISM(guidance=7.5), representation=GaussianSplats(), views=AROUND, timesteps=TwoStageTimesteps(),
+            prompts, method=ISM(guidance=7.5), representation=GaussianSplats(), cameras=AROUND, timesteps=TwoStageTimesteps(),
             optimizer=Adam(fall=0.5), steps=400,
         )}  # fmt: skip
 
@@ -33,10 +33,10 @@ class LucidSplatsPreset(Preset):
             rate_mean=5.6e-4, rate_scale=5e-3, rate_turn=1e-3, rate_opacity=0.05, rate_colour=5e-3,
         )  # fmt: skip
         views = Orbit(
-            each=4, distance=(4.0, 5.0), fov=(9.2, 34.4), elevation=(-15.0, 45.0), over_area=0.0, jitter=0.025, aim=0.05, roll=0.01,
+            per_particle=4, distance=(4.0, 5.0), fov=(9.2, 34.4), elevation=(-15.0, 45.0), uniform_sphere_prob=0.0, camera_perturb=0.025, center_perturb=0.05, up_perturb=0.01,
             blend=True,
         )  # fmt: skip
         return {"splats": Experiment(
-            prompts, model=SD, method=ISM(guidance=7.5), weight=LambdaWeight(), representation=splats, views=views,
+            prompts, model=SD, method=ISM(guidance=7.5), weight=LambdaWeight(), representation=splats, cameras=views,
             timesteps=Lowered(per_row=False), optimizer=Adam(fall=0.0), steps=5_000,
         )}  # fmt: skip

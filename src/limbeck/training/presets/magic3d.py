@@ -31,7 +31,7 @@ class Magic3DPreset(Preset):
             prompts,
             method=SDS(guidance=15.0),
             representation=replace(SMALL, late=0, entropy=0.0, rise=0.0),
-            views=AROUND,
+            cameras=AROUND,
             timesteps=TwoStageTimesteps(),
             optimizer=Adam(fall=0.5),
             steps=400,
@@ -49,13 +49,13 @@ class Magic3DPreset(Preset):
             shading=Shading(after=0.2, lit=0.75, ambient=0.5), rate=1e-2, opacity=1.0, orientation=100.0, cells=64,
         )  # fmt: skip
         views = Orbit(
-            each=4,
+            per_particle=4,
             distance=(1.5, 2.0),
             fov=(40.0, 70.0),
             elevation=(-10.0, 45.0),
-            jitter=0.1,
-            aim=0.2,
-            roll=0.02,
+            camera_perturb=0.1,
+            center_perturb=0.2,
+            up_perturb=0.02,
         )
         coarse = Experiment(
             prompts,
@@ -63,7 +63,7 @@ class Magic3DPreset(Preset):
             method=SDS(guidance=101.0),
             weight=Even(),
             representation=field,
-            views=views,
+            cameras=views,
             steps=10_000,
         )
         mesh = DMTet(
@@ -75,7 +75,7 @@ class Magic3DPreset(Preset):
             coarse,
             weight=DreamFusionWeight(),
             representation=mesh,
-            views=near,
+            cameras=near,
             timesteps=UniformTimesteps(0.02, 0.5),
             steps=5_000,
         )

@@ -53,7 +53,7 @@ class ProlificDreamerPreset(Preset):
             prompts,
             method=vsd,
             representation=SMALL,
-            views=AROUND,
+            cameras=AROUND,
             timesteps=TwoStageTimesteps(),
             optimizer=Adam(fall=0.5),
             steps=600,
@@ -93,11 +93,15 @@ class ProlificDreamerPreset(Preset):
             entropy=10.0 if near else 0.0, cells=64,
         )  # fmt: skip
         wide = Orbit(
-            each=1, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-30.0, 90.0), front=60.0
+            per_particle=1,
+            distance=(1.0, 1.5),
+            fov=(40.0, 70.0),
+            elevation=(-30.0, 90.0),
+            front=60.0,
         )
         if not near:
             wide = replace(
-                wide, distance=(0.1, 2.3), elevation=(-10.0, 45.0), words=("", "", "", "")
+                wide, distance=(0.1, 2.3), elevation=(-10.0, 45.0), view_prompts=("", "", "", "")
             )
         times = TwoStageTimesteps(0.02, 0.98, 0.5, 0.2 if near else 0.4)
         field = Experiment(
@@ -105,9 +109,9 @@ class ProlificDreamerPreset(Preset):
             model=SD,
             method=vsd,
             representation=nerf,
-            views=wide,
+            cameras=wide,
             timesteps=times,
-            batch=1,
+            batch_size=1,
             steps=25_000,
         )
         if not near:
@@ -121,7 +125,7 @@ class ProlificDreamerPreset(Preset):
             field,
             method=SDS(guidance=100.0),
             representation=shape,
-            views=close,
+            cameras=close,
             timesteps=UniformTimesteps(0.02, 0.5),
             steps=15_000,
         )
@@ -129,7 +133,7 @@ class ProlificDreamerPreset(Preset):
         texture = replace(
             field,
             representation=painted,
-            views=close,
+            cameras=close,
             timesteps=UniformTimesteps(0.02, 0.5),
             steps=30_000,
         )

@@ -33,7 +33,7 @@ class SJCPreset(Preset):
             rise=0.0,
         )
         return {"field": Experiment(
-            prompts, method=Chaining(guidance=15.0), weight=Even(), representation=field, views=AROUND, timesteps=TwoStageTimesteps(),
+            prompts, method=Chaining(guidance=15.0), weight=Even(), representation=field, cameras=AROUND, timesteps=TwoStageTimesteps(),
             optimizer=Adam(fall=0.5), steps=600,
         )}  # fmt: skip
 
@@ -43,14 +43,14 @@ class SJCPreset(Preset):
             rate=0.05, opacity=70.0, cells=64,
         )  # fmt: skip
         views = Orbit(
-            each=1,
+            per_particle=1,
             distance=(1.5, 1.5),
             fov=(40.0, 70.0),
             elevation=(-6.4, 90.0),
-            over_area=1.0,
+            uniform_sphere_prob=1.0,
             overhead=41.8,
         )
         return {"field": Experiment(
-            prompts, model=SD, method=Chaining(guidance=100.0), weight=Even(), representation=field, views=views,
+            prompts, model=SD, method=Chaining(guidance=100.0), weight=Even(), representation=field, cameras=views,
             timesteps=UniformTimesteps(0.01, 0.97), steps=10_000,
         )}  # fmt: skip

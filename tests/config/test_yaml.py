@@ -1,0 +1,210 @@
+"""What is written reads as the very same experiment, and what cannot be read says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from own_component import MINE
+
+from limbeck.config.discovery import find
+from limbeck.config.yaml import differences, fingerprint, from_yaml, read_yaml, slug, to_yaml
+from limbeck.distillation.critics.auto import AutoCritic
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.noise import FixedPerParticleNoise, IndependentNoise
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps, LinearTimesteps
+from limbeck.distillation.timesteps.random import TwoStageTimesteps, UniformTimesteps
+from limbeck.distillation.weights import LambdaWeight
+from limbeck.methods.base import Method
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.representations.pixels import Pixels
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD, Adam
+
+share = st.floats(0, 1)
+texts = st.text(min_size=1).filter(lambda t: t.strip() != "")
+critics = st.one_of(
+    st.just(ExactCritic()),
+    st.builds(
+        LoRACritic,
+        rank=st.integers(1, 64),
+        learning=st.builds(CriticTraining, rate=share, steps=st.integers(0, 5)),
+    ),
+    st.builds(SmallUNetCritic, width=st.integers(1, 8).map(lambda n: 8 * n)),
+)
+methods = st.one_of(
+    st.builds(SDS, guidance=st.floats(-1e3, 1e3)),
+    st.builds(VSD, guidance=st.floats(0, 100), critic_guidance=share, critic=critics),
+)
+experiments = st.builds(
+    Experiment,
+    prompts=st.lists(texts, min_size=1, max_size=3).map(tuple),
+    negative=st.text(),
+    model=texts,
+    method=methods,
+    representation=st.builds(Pixels, levels=st.integers(1, 6)),
+    timesteps=st.one_of(
+        st.builds(FixedTimesteps, at=share),
+        st.builds(TwoStageTimesteps, switch=share),
+        st.just(LinearTimesteps(0.1, 0.2)),
+    ),
+    weight=st.builds(LambdaWeight, power=st.floats(-2, 2)),
+    noise=st.sampled_from([IndependentNoise(), FixedPerParticleNoise()]),
+    optimizer=st.one_of(
+        st.builds(Adam, eps=st.floats(1e-30, 1e-3)), st.builds(SGD, momentum=share)
+    ),
+    seed=st.integers(0, 2**40),
+)
+
+
+@given(experiments)
+@settings(max_examples=60, deadline=None)
+def test_round_trip(experiment: Experiment) -> None:
+    again = from_yaml(Experiment, to_yaml(experiment))
+    assert again == experiment
+    assert differences(again, experiment) == []
+    assert fingerprint(again) == fingerprint(experiment)
+
+
+def test_what_is_written_is_plain() -> None:
+    plain = yaml.safe_load(to_yaml(Experiment(("a mug",), method=VSD(critic=LoRACritic(rank=3)))))
+    assert plain["prompts"] == ["a mug"]
+    assert plain["method"]["name"] == "vsd" and plain["method"]["guidance"] == 7.5
+    assert plain["method"]["critic"]["name"] == "lowrank" and plain["method"]["critic"]["rank"] == 3
+    assert "name" not in plain["method"]["critic"]["learning"], "there is only one class it can be"
+
+
+def test_short_forms_and_defaults() -> None:
+    assert from_yaml(Experiment, "prompts: a mug") == Experiment(("a mug",))
+    assert from_yaml(Experiment, "{prompts: [a], method: vsd}") == Experiment(("a",), method=VSD())
+    assert from_yaml(
+        Experiment, "{prompts: [a], method: {name: V-S-D, guidance: 3}}"
+    ) == Experiment(("a",), method=VSD(guidance=3.0))
+    assert from_yaml(Experiment, "{prompts: [a], method: {guidance: 3}}") == Experiment(
+        ("a",), method=SDS(guidance=3.0)
+    )
+    assert from_yaml(
+        Experiment, "{prompts: [a], optimizer: {name: adam, eps: 1e-8}}"
+    ) == Experiment(("a",), optimizer=Adam(eps=1e-8))
+
+
+def test_a_nested_option_left_out_takes_the_default_of_its_place() -> None:
+    text = "{prompts: [a], method: {name: vsd, critic: {learning: {times: {high: 0.5}}}}}"
+    assert from_yaml(Experiment, text).method == VSD(
+        critic=AutoCritic(learning=CriticTraining(times=UniformTimesteps(0.0, 0.5)))
+    )
+
+
+def test_own_class(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    experiment = Experiment(("a",), method=find(Method, f"{path}:Mine")(pull=0.25))
+    text = to_yaml(experiment)
+    assert f"{path.resolve()}:Mine" in text
+    assert from_yaml(Experiment, text) == experiment
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "{prompts: [a], stps: 3}",
+            r"no option of an experiment is called 'stps'. Did you mean steps\? Accepted: batch, ",
+        ),
+        ("{prompts: [a], steps: many}", "steps must be a whole number, not 'many'"),
+        ("{prompts: [a], steps: 2.5}", "steps must be a whole number, not 2.5"),
+        ("{prompts: [a], steps: yes}", "steps must be a whole number, not True"),
+        ("{prompts: [a], steps: 0}", "steps must be at least 1, not 0"),
+        ("{prompts: [a], negative: 3}", "negative must be text, not 3; put quotes around it"),
+        ("{prompts: [no]}", r"prompts\[0\] must be text, not False; put quotes around it"),
+        ("{prompts: 3}", "prompts must be a list, each text, not 3"),
+        ("{steps: 3}", "prompts is missing"),
+        ("{prompts: []}", "a prompt is missing"),
+        ("{prompts: [a], method: vsdd}", r"method: no method is called 'vsdd'. Did you mean vsd\?"),
+        ("{prompts: [a], method: {name: 3}}", "method.name must be one of .*vsd.*, not 3"),
+        ("{prompts: [a], method: 3}", "method must be a component"),
+        (
+            "{prompts: [a], method: {name: vsd, guidence: 3}}",
+            r"no option of method is called 'guidence'. Did you mean guidance\?",
+        ),
+        (
+            "{prompts: [a], method: {name: sds, critic: exact}}",
+            "no option of method is called 'critic'. Accepted: guidance",
+        ),
+        (
+            "{prompts: [a], method: {name: vsd, guidance: big}}",
+            "method.guidance must be a number, not 'big'",
+        ),
+        (
+            "{prompts: [a], method: {name: vsd, critic: {name: lowrank, rank: 0}}}",
+            "method.critic: rank must be at least 1, not 0",
+        ),
+        ("{prompts: [a], timesteps: {name: fixed, at: 2}}", "timesteps: times must satisfy"),
+        ("just text", "maps options to values"),
+        ("{a: [", "not YAML"),
+        ("", "maps options to values"),
+    ],
+)
+def test_what_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        from_yaml(Experiment, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    with pytest.raises(ValueError, match=r"no configuration file .*run.yaml"):
+        read_yaml(Experiment, path)
+    path.write_text("steps: x")
+    with pytest.raises(ValueError, match=r"run.yaml: prompts is missing"):
+        read_yaml(Experiment, path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"run.yaml"):
+        read_yaml(Experiment, path)
+
+
+def test_differences_name_the_option_and_both_values() -> None:
+    a = Experiment(("a",), method=VSD())
+    assert differences(a, replace(a, steps=7)) == ["steps: 500 -> 7"]
+    assert differences(a, replace(a, method=VSD(critic=AutoCritic(rank=2)))) == [
+        "method.critic.rank: 8 -> 2"
+    ]
+    assert differences(a, replace(a, method=SDS())) == ["method: vsd -> sds"]
+    assert differences(a, replace(a, prompts=("b",))) == ['prompts: ["a"] -> ["b"]']
+
+
+def test_fingerprint_tells_every_option_and_no_spelling() -> None:
+    a = Experiment(("a",), optimizer=SGD(momentum=0.0))
+    assert fingerprint(a) == fingerprint(Experiment(("a",), optimizer=SGD(momentum=0))), (
+        "0 and 0.0 are equal"
+    )
+    others = [
+        replace(a, seed=1),
+        replace(a, prompts=("b",)),
+        replace(a, method=VSD()),
+        replace(a, method=VSD(critic=ExactCritic())),
+    ]
+    assert len({fingerprint(e) for e in (a, *others)}) == 5
+
+
+@given(st.text())
+def test_slug_is_a_safe_folder_name(text: str) -> None:
+    name = slug(text)
+    assert (
+        0 < len(name) <= 40
+        and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        and not name.startswith("-")
+    )
+
+
+def test_slug_reads_well() -> None:
+    assert slug("A striped, red Mug!") == "a-striped-red-mug"
+    assert slug("Café") == "cafe"

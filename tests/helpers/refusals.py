@@ -1,0 +1,17 @@
+"""The command line's answer to bad input."""
+
+from __future__ import annotations
+
+import pytest
+
+from limbeck.cli.main import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What ``limbeck`` says of input it cannot use: one line, code 2."""
+    code = main(argv)
+    out, err = capsys.readouterr()
+    assert code == 2, (out, err)
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("limbeck: "), err
+    return lines[0].removeprefix("limbeck: ")

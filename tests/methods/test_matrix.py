@@ -1,0 +1,151 @@
+"""Every method with every representation, on an exact and on a tiny learned prior; and what each method's step costs."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+
+from limbeck.cli.main import main
+from limbeck.config.discovery import choices
+from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.graphics.cameras.views import NoCamera, Orbit
+from limbeck.methods.base import Method
+from limbeck.methods.lmc import LMC
+from limbeck.priors.exact import coloured_shapes
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.base import RepresentationConfig
+from limbeck.representations.latents import Latents
+from limbeck.training.experiment import Experiment
+from limbeck.training.network_calls import counted
+from limbeck.training.trainer import Run
+
+#: per particle and step with default options: calls, rows without a graph, rows with one (the table of the methods' minimum)
+LEAST = {
+    "asd": (2, 3, 0), "bridge": (1, 2, 0), "cds": (2, 4, 1), "csd": (1, 2, 0), "dds": (1, 4, 0), "dsd": (7, 13, 0),
+    "esd": (2, 4, 1), "hifa": (4, 8, 0), "irfds": (1, 1, 0), "ism": (5, 6, 0), "lmc": (1, 2, 0), "nfsd": (1, 3, 0),
+    "pds": (1, 4, 0), "repulsive": (1, 2, 0), "reward-sds": (1, 16, 0), "rfds": (1, 2, 0), "rfds-rev": (2, 3, 0),
+    "sdedit": (30, 60, 0), "sdi": (7, 14, 0), "sds": (1, 2, 0), "sjc": (1, 2, 0), "stable-sd": (1, 2, 0), "stein": (1, 2, 0),
+    "svgd": (1, 2, 0), "vsd": (2, 3, 1),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "noise.png"
+    Image.fromarray(
+        (torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+    ).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(v_folder):
+    return StableDiffusion(str(v_folder))
+
+
+def test_the_table_has_every_method():
+    assert set(LEAST) == set(choices(Method))
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_a_step_costs_the_least(name, tiny):
+    count = counted(choices(Method)[name](), tiny, "a red mug", "a blue chair")
+    assert (count.calls, count.rows, count.trained) == tuple((n, n) for n in LEAST[name])
+
+
+def specs(picture) -> dict[str, RepresentationConfig]:
+    """Every representation, small; those that begin with a picture are given one."""
+    made = {}
+    for name, cls in choices(RepresentationConfig).items():
+        names = cls.__dataclass_fields__
+        if "inner" in names:
+            made[name] = cls(Latents(images=(picture,)), (picture,))
+            continue
+        made[name] = cls(images=(picture,)) if name == "noise-map" else cls()
+        small = {
+            "count": 12,
+            "width": 8,
+            "features": 8,
+            "samples": 12,
+            "cells": 8,
+            "resolution": 8,
+            "fit": 0,
+        }
+        made[name] = replace(
+            made[name],
+            **{k: v for k, v in small.items() if k in names and isinstance(names[k].default, int)},
+        )
+    return made
+
+
+#: what a pair that makes no sense says; all others run
+REFUSED = {
+    ("cds", "exact"): "CDS compares a network's attention",
+    ("nfsd", "exact"): "a text of the method: .* change the method's own text, or leave it empty",
+}
+
+
+EDITS = {"dds", "pds", "cds"}  #: of pictures; what has sides has no source
+
+
+@pytest.mark.parametrize("kind", ["exact", "tiny"])
+@pytest.mark.parametrize("name", LEAST)
+def test_every_method_runs_on_every_representation_or_says_why_not(name, kind, tiny, picture):
+    prior = coloured_shapes(16) if kind == "exact" else tiny
+    texts = ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
+    method = LMC(b=LearnedProjection(pictures=0)) if name == "lmc" else choices(Method)[name]()
+    for shown, spec in specs(picture).items():
+        solid = not isinstance(spec.cameras, NoCamera)
+        source, views = (
+            ((), Orbit(per_particle=2, view_prompts=("", "", "", "")))
+            if solid
+            else (texts[1:], NoCamera())
+        )
+        make = partial(
+            Experiment,
+            texts[:1],
+            source_prompt=source,
+            method=method,
+            representation=spec,
+            cameras=views,
+            particles=2,
+            steps=2,
+        )
+        if name == "irfds" and shown != "noise-map":
+            with pytest.raises(
+                ValueError, match=f"irfds moves the noise of a picture, and {shown} holds none"
+            ):
+                make()
+            continue
+        experiment = make()
+        says = REFUSED.get((name, kind)) or (
+            "this method edits" if solid and name in EDITS else None
+        )
+        if says is not None:
+            with pytest.raises(ValueError, match=says):
+                Run(experiment, prior).advance()
+            continue
+        run = Run(experiment, prior)
+        before = {k: v.clone() for k, v in run.representation.state_dict().items()}
+        for _ in range(2):
+            step = run.advance()
+        assert bool(step.gradient.isfinite().all()), (name, shown)
+        after = run.representation.state_dict()
+        assert any(not torch.equal(before[k], after[k]) for k in before), (
+            f"{name} moves nothing of {shown}"
+        )
+
+
+def test_the_list_names_every_method(capsys, monkeypatch, tiny):
+    import limbeck.priors.loading
+
+    monkeypatch.setattr(limbeck.priors.loading, "load", lambda *a: tiny)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["methods"]) == 0
+    conditions = capsys.readouterr().out
+    for name, (calls, rows, trained) in LEAST.items():
+        line = next(line for line in conditions.splitlines() if line.startswith(name + " "))
+        assert line.split()[1:4] == [str(calls), str(rows), str(trained)]
+    assert "Poole 2022" in conditions

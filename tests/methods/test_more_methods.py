@@ -1,0 +1,752 @@
+"""CSD's negative text, NFSD, stable score distillation, Stein's control variate, LMC and HiFA's images: identities and costs."""
+
+import copy
+import inspect
+from dataclasses import dataclass, replace
+from math import pi, sqrt
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipeline import asked_of, classes, drawn, f64, normal, worst
+from torch import Tensor
+
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.control_variates import (
+    Baseline,
+    ConstantBaseline,
+    QuadraticBaseline,
+    stein_control_variate,
+)
+from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.projections.exact import ExactProjection
+from limbeck.distillation.projections.identity import IdentityProjection
+from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.distillation.projections.sampled import SampledProjection
+from limbeck.distillation.state import PromptEmbeddings, Stateless
+from limbeck.distillation.weights import LambdaWeight
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.methods.base import LatentAndImageGradient, Method
+from limbeck.methods.csd import CSD
+from limbeck.methods.hifa import HiFA
+from limbeck.methods.lmc import LMC
+from limbeck.methods.nfsd import NFSD
+from limbeck.methods.sds import SDS
+from limbeck.methods.stablesd import StableSD
+from limbeck.methods.stein import Stein
+from limbeck.priors.exact import DataSet, GaussianMixture
+from limbeck.representations.latents import Latents
+from limbeck.representations.pixels import Pixels
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD
+from limbeck.training.trainer import Run
+
+TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
+SD = stable_diffusion_schedule()
+SCHEDULES = [SD, Cosine(), RectifiedFlow()]
+FREE = Stateless()
+LABELS = ("red mug", "blue mug", "red chair")
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+every_time = pytest.mark.parametrize("t", TIMES)
+
+
+def worded(schedule=SD) -> GaussianMixture:
+    return GaussianMixture(
+        normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS, schedule=schedule
+    )
+
+
+def gaussian(mean: Tensor, std: float, schedule=SD) -> GaussianMixture:
+    return GaussianMixture(mean[None], f64([std]), schedule=schedule)
+
+
+def alone(rows: int) -> Conditions:
+    return classes(rows, (1.0,), (1.0,))
+
+
+def told_of(prior, texts=("mug", "chair"), t=0.5, rows=6, step=0, steps=10):
+    """A sample of a run of these prompts, and what a state is made of."""
+    whose = [texts[i // (rows // len(texts))] for i in range(rows)]
+    conditions = Conditions(prior.condition(whose), prior.condition([""] * rows))
+    s = drawn(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
+    return replace(s, step=step, steps=steps), SetupContext(rows, len(texts), 0, s.x0, tuple(texts))
+
+
+def resumed(method, prior, particles: int = 3, steps: int = 6, prompts=("red",), **options) -> None:
+    """A run that is stopped half-way and taken up by a new one is the run that was not."""
+    experiment = Experiment(
+        prompts, method=method, particles=particles, steps=steps, seed=3, **options
+    )
+    whole, first, second = (Run(experiment, prior) for _ in range(3))
+    while whole.step < steps:
+        whole.advance()
+    while first.step < steps // 2:
+        first.advance()
+    second.load({k: v.clone() for k, v in first.tensors().items()}, first.step)
+    while second.step < steps:
+        second.advance()
+    ends = whole.tensors(), second.tensors()
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+
+
+# Words
+
+
+def test_words_are_one_row_per_prompt_and_are_given_to_its_particles():
+    prior = worded()
+    words = PromptEmbeddings(
+        prior, SetupContext(6, 2, 0, torch.zeros(6, 4)), ["red", "blue"], ["chair", "mug"]
+    )
+    view = torch.tensor([5, 0, 3])
+    first, second = words.for_particles(view)
+    assert torch.equal(first.data, prior.condition(["blue", "red", "blue"]).data)
+    assert torch.equal(second.data, prior.condition(["mug", "chair", "mug"]).data)
+    assert words.tensors() == {}
+
+
+def test_words_for_another_number_of_prompts_are_refused():
+    with pytest.raises(ValueError, match="one text is needed for each of the 2 prompts, not 3"):
+        PromptEmbeddings(worded(), SetupContext(6, 2, 0, torch.zeros(6, 4)), ["red"] * 3)
+
+
+# CSD with a negative text
+
+
+@every_schedule
+@pytest.mark.parametrize(("step", "n"), [(0, 0.0), (2, 0.4), (5, 1.0), (9, 1.0)])
+def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
+    """a = 1, b from 0 to -1, c from -1 to 0 over half of the run."""
+    prior = worded(schedule)
+    s, start = told_of(prior, step=step)
+    method = CSD(negative="blue")
+    a, b, c = 1.0, -n, n - 1
+    pos, null, neg = prior(
+        s.xt, s.t, s.conditions.pos, s.conditions.null, prior.condition(["blue"] * 6)
+    )
+    expected = a * pos.eps + b * neg.eps + c * null.eps
+    assert worst(method(prior, s, method.init(prior, start)), expected) < 1e-13
+
+
+def test_csd_refined_goes_from_the_negative_text_half_way_back():
+    method = CSD(negative="blue", first=1.0, last=0.5, over=1.0)
+    assert [method.share(k, 10) for k in (0, 5, 10)] == [1.0, 0.75, 0.5]
+    assert CSD(negative="blue", first=0.2, last=0.7, over=0.0).share(0, 10) == 0.7
+
+
+def test_csd_ends_as_csd_of_the_runs_negative_prompt():
+    """What --negative-prompt does from the first step on."""
+    prior = worded()
+    s, start = told_of(prior, step=9)
+    method = CSD(negative="blue")
+    other = replace(s, conditions=Conditions(s.conditions.pos, prior.condition(["blue"] * 6)))
+    assert torch.equal(method(prior, s, method.init(prior, start)), CSD()(prior, other, FREE))
+
+
+@pytest.mark.parametrize(("step", "conditions"), [(0, 2), (2, 3), (5, 2), (9, 2)])
+def test_csd_passes_what_counts_and_nothing_else(step, conditions):
+    prior = worded()
+    s, start = told_of(prior, step=step)
+    method = CSD(negative="blue")
+    state = method.init(prior, start)
+    assert asked_of(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
+    assert asked_of(prior, lambda: CSD()(prior, s, CSD().init(prior, start)))[1] == (1, 12)
+
+
+def test_csd_runs_and_resumes_with_a_negative_text():
+    resumed(CSD(negative="blue"), worded(), prompts=("red", "chair"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"first": -0.1}, {"last": 1.1}, {"over": 1.1}, {"over": float("nan")}]
+)
+def test_csd_refuses(options):
+    with pytest.raises(ValueError, match=r"first, last and over lie in \[0, 1\]"):
+        CSD(**options)
+
+
+# NFSD
+
+
+@every_schedule
+@pytest.mark.parametrize("t", [0.2, 0.21, 0.5, 0.97])
+@pytest.mark.parametrize("negative", ["", "red blue mug chair"])
+def test_identity_14_nfsd_without_words_from_its_threshold_on_is_s_times_csd(schedule, t, negative):
+    """A negative text that means what the null text means is no text."""
+    prior = GaussianMixture(
+        normal(2, 4, seed=1), f64([0.3, 0.6]), labels=("red mug", "red mug"), schedule=schedule
+    )
+    s, start = told_of(prior, ("mug", "red"), t)
+    method = NFSD(7.5, negative="red mug" if negative else "")
+    got = method(prior, s, method.init(prior, start))
+    assert worst(got, 7.5 * CSD()(prior, s, FREE)) < 1e-12
+
+
+@every_schedule
+@pytest.mark.parametrize(("t", "late"), [(0.03, False), (0.19, False), (0.2, True), (0.8, True)])
+def test_nfsd_subtracts_the_negative_text_from_the_threshold_on(schedule, t, late):
+    prior = worded(schedule)
+    s, start = told_of(prior, t=t)
+    method = NFSD(7.5, negative="blue")
+    null, pos, neg = prior(
+        s.xt, s.t, s.conditions.null, s.conditions.pos, prior.condition(["blue"] * 6)
+    )
+    domain = null.eps - neg.eps if late else null.eps
+    assert (
+        worst(method(prior, s, method.init(prior, start)), 7.5 * (pos.eps - null.eps) + domain)
+        < 1e-13
+    )
+
+
+def test_nfsd_knows_the_threshold_of_each_row():
+    prior = worded()
+    s, start = told_of(prior, t=f64([0.1, 0.3, 0.1, 0.3, 0.1, 0.3]))
+    method = NFSD(negative="blue")
+    state = method.init(prior, start)
+    whole = method(prior, s, state)
+    for i in range(6):
+        rows = torch.tensor([i])
+        one = replace(
+            s,
+            x0=s.x0[rows],
+            t=s.t[rows],
+            eps=s.eps[rows],
+            conditions=s.conditions[rows],
+            view=s.particle[rows],
+        )
+        assert worst(method(prior, one, state), whole[rows]) < 1e-13
+
+
+@pytest.mark.parametrize(("negative", "conditions"), [("blue", 3), ("", 2)])
+def test_nfsd_passes(negative, conditions):
+    prior = worded()
+    s, start = told_of(prior)
+    method = NFSD(negative=negative)
+    state = method.init(prior, start)
+    assert asked_of(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
+
+
+def test_nfsd_runs_and_resumes():
+    resumed(NFSD(negative="blue"), worded())
+
+
+def test_nfsds_own_words_are_refused_where_the_model_knows_none_of_them():
+    prior = worded()
+    with pytest.raises(
+        ValueError,
+        match=r"a text of the method: prompt 'unrealistic.* words it knows: .*mug.*leave it empty",
+    ):
+        NFSD().init(prior, told_of(prior)[1])
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_nfsd_refuses(threshold):
+    with pytest.raises(ValueError, match=r"threshold is a time in \[0, 1\]"):
+        NFSD(threshold=threshold)
+
+
+# Stable score distillation
+
+
+@every_schedule
+@every_time
+def test_stable_leaves_nothing_along_the_noise_but_what_the_prompt_adds(schedule, t):
+    prior = worded(schedule)
+    s, _ = told_of(prior, t=t)
+    seek = StableSD(1.0)(prior, s, FREE)
+    assert float((seek * s.eps).sum(1).abs().max()) < 1e-12
+    assert bool(
+        (seek.norm(dim=1) <= SDS(1.0)(prior, s, FREE).norm(dim=1) + 1e-12).all()
+    )  # the best multiple, of each row
+    assert worst(StableSD(7.5)(prior, s, FREE) - seek, 6.5 * CSD()(prior, s, FREE)) < 1e-12
+
+
+@every_time
+def test_stable_takes_the_multiple_that_control_variates_ask_for(t):
+    """Identity 3: of a Gaussian with variance C the best multiple of eps is sigma^2 / Sigma; at the mean r is just that."""
+    d, c = 40, 0.49
+    prior = gaussian(torch.zeros(d, dtype=torch.float64), sqrt(c))
+    s = drawn(SD, torch.zeros(2, d, dtype=torch.float64), t, normal(2, d, seed=3), alone(2))
+    a2, s2 = float(SD.alpha(s.t[:1])) ** 2, float(SD.sigma(s.t[:1])) ** 2
+    best = s2 / (a2 * c + s2)
+    r = 1 - (SDS(1.0)(prior, s, FREE) - StableSD(1.0)(prior, s, FREE))[:, 0] / -s.eps[:, 0]
+    assert worst(r, f64([best, best])) < 1e-12
+    assert worst(StableSD(1.0)(prior, s, FREE), torch.zeros(2, d)) < 1e-12
+
+
+def test_stable_seeks_until_its_time():
+    prior = worded()
+    s, _ = told_of(prior, t=f64([0.1, 0.4, 0.5, 0.6, 0.9, 0.2]))
+    got, whole, csd = (
+        StableSD(7.5, seeking=0.5)(prior, s, FREE),
+        StableSD(7.5)(prior, s, FREE),
+        6.5 * CSD()(prior, s, FREE),
+    )
+    early = torch.tensor([0, 1, 2, 5])
+    assert worst(got[early], whole[early]) == 0
+    assert worst(got[3:5], csd[3:5]) < 1e-13
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(7.5, 12), (1.0, 6)])
+def test_stable_passes(guidance, rows):
+    prior = worded()
+    s, _ = told_of(prior)
+    assert asked_of(prior, lambda: StableSD(guidance)(prior, s, FREE))[1] == (1, rows)
+
+
+@pytest.mark.parametrize("seeking", [-0.1, 1.1, float("nan")])
+def test_stable_refuses(seeking):
+    with pytest.raises(ValueError, match=r"seeking is a time in \[0, 1\]"):
+        StableSD(seeking=seeking)
+
+
+# Stein
+
+
+@dataclass(frozen=True)
+class Curved(Baseline):
+    """Nothing simple."""
+
+    def __call__(self, xt, t):
+        return (xt.sin() * t[:, None]).sum(1) + (0.3 * xt.prod(1)).exp()
+
+
+@pytest.mark.parametrize(
+    "phi", [ConstantBaseline(), QuadraticBaseline(), Curved()], ids=lambda p: type(p).__name__
+)
+@every_time
+def test_identity_21_steins_term_has_mean_zero_and_with_the_other_sign_it_has_not(phi, t):
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    grid = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+    share = torch.tensor(np.outer(weights, weights).reshape(-1, 1) / (2 * pi))
+    eps, now = torch.tensor(grid), torch.full((len(grid),), t, dtype=torch.float64)
+    x = f64([0.7, -0.4]).expand(len(grid), 2)
+    z, sigma = SD.add_noise(x, eps, now), SD.sigma(now)
+    assert float((share * stein_control_variate(phi, z, eps, now, sigma)).sum(0).abs().max()) < 1e-9
+    if not isinstance(phi, ConstantBaseline):
+        assert (
+            float((share * stein_control_variate(phi, z, eps, now, -sigma)).sum(0).abs().max())
+            > 1e-3
+        )
+
+
+def test_steins_term_is_its_formula():
+    z, eps, sigma = normal(5, 4, seed=2), normal(5, 4, seed=3), f64([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert torch.equal(stein_control_variate(ConstantBaseline(), z, eps, sigma, sigma), eps)
+    expected = z.square().mean(1, keepdim=True) / 2 * eps - sigma[:, None] * z / 4
+    assert worst(stein_control_variate(QuadraticBaseline(), z, eps, sigma, sigma), expected) < 1e-15
+
+
+def test_stein_is_sds_until_it_has_seen_something_and_knows_no_noise_of_its_own_step():
+    prior = worded()
+    s, start = told_of(prior)
+    method = Stein(7.5, QuadraticBaseline())
+    state = method.init(prior, start)
+    assert torch.equal(method(prior, s, state), SDS(7.5)(prior, s, FREE))
+    assert torch.equal(
+        method(prior, s, state), SDS(7.5)(prior, s, FREE)
+    )  # nothing was learnt by being asked
+    method.fit(prior, s, state)
+    other = replace(s, eps=normal(6, 4, seed=9))
+    zeta = stein_control_variate(QuadraticBaseline(), other.xt, other.eps, s.t, SD.sigma(s.t))
+    d, old = (
+        SDS(7.5)(prior, s, FREE),
+        stein_control_variate(QuadraticBaseline(), s.xt, s.eps, s.t, SD.sigma(s.t)),
+    )
+    mu = -(d * old).sum(1) / old.square().sum(1)
+    expected = SDS(7.5)(prior, other, FREE) + mu[:, None] * zeta
+    assert worst(method(prior, other, state), expected) < 1e-12
+
+
+@every_time
+def test_stein_of_a_gaussian_at_its_mean_has_no_variance_left(t):
+    mean = f64([0.4, -0.2, 0.1, 0.9])
+    prior = gaussian(mean, 0.7)
+    s = drawn(SD, mean.expand(3, 4), t, normal(3, 4, seed=3), alone(3))
+    method = Stein(1.0)
+    state = method.init(prior, SetupContext(3, 1, 0, s.x0))
+    method(prior, s, state)
+    method.fit(prior, s, state)
+    for seed in (4, 5):
+        other = replace(s, eps=normal(3, 4, seed=seed))
+        assert worst(method(prior, other, state), torch.zeros(3, 4)) < 1e-12
+
+
+@pytest.mark.slow
+def test_stein_lowers_the_variance_and_keeps_the_mean():
+    prior, x = (
+        gaussian(torch.zeros(64, dtype=torch.float64), 0.7),
+        normal(1, 64, seed=2).expand(400, 64),
+    )
+    start = SetupContext(400, 1, 0, x)
+    method = Stein(1.0, keep=1.0)
+    state = method.init(prior, start)
+    for seed in range(40):
+        s = drawn(SD, x, 0.2, normal(400, 64, seed=seed), alone(400))
+        method(prior, s, state)
+        method.fit(prior, s, state)
+    s = drawn(SD, x, 0.2, normal(400, 64, seed=99), alone(400))
+    ours, plain = method(prior, s, state), SDS(1.0)(prior, s, FREE)
+    assert float(ours.var(0).sum()) < 0.05 * float(plain.var(0).sum())
+    error = (
+        (ours.mean(0) - SDS(1.0)(prior, replace(s, eps=torch.zeros_like(x)), FREE).mean(0))
+        .square()
+        .mean()
+        .sqrt()
+    )
+    assert float(error) < 3 * sqrt(float(ours.var(0).mean()) / 400)
+
+
+def test_stein_keeps_a_mu_for_each_particle_and_each_time():
+    prior = worded()
+    s, start = told_of(prior, t=f64([0.05, 0.15, 0.55, 0.95, 1.0, 0.55]))
+    method = Stein(7.5, keep=0.5)
+    state = method.init(prior, start)
+    for _ in range(2):
+        method(prior, s, state)
+        method.fit(prior, s, state)
+    full = state.sums[1] > 0
+    assert full.nonzero().tolist() == [[0, 0], [1, 1], [2, 5], [3, 9], [4, 9], [5, 5]]
+    assert worst(state.sums[1][full], 1.5 * s.eps.square().sum(1)) < 1e-12
+
+
+def test_stein_adds_up_several_views_of_a_particle():
+    prior = worded()
+    s, start = told_of(prior)
+    s = replace(s, view=torch.tensor([0, 0, 1, 1, 2, 2]))
+    method = Stein(7.5)
+    state = method.init(prior, start)
+    method(prior, s, state)
+    method.fit(prior, s, state)
+    assert worst(state.sums[1, :3, 5], s.eps.square().sum(1).view(3, 2).sum(1)) < 1e-12
+
+
+def test_stein_runs_and_resumes_and_costs_what_sds_costs():
+    resumed(Stein(7.5, QuadraticBaseline()), worded())
+    prior = worded()
+    run = Run(
+        Experiment(("red",), method=Stein(7.5, QuadraticBaseline()), particles=3, steps=2), prior
+    )
+    assert asked_of(prior, run.advance)[1] == (1, 6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"bins": 0}, {"keep": -0.1}, {"keep": 1.1}, {"keep": float("nan")}]
+)
+def test_stein_refuses(options):
+    with pytest.raises(ValueError, match="bins must be at least 1 and keep lies in"):
+        Stein(**options)
+
+
+# LMC
+
+
+def sided(null: Tensor, pos: Tensor, std: float, schedule) -> GaussianMixture:
+    """Null is N(null, std^2), the prompt N(pos, std^2)."""
+    return GaussianMixture(torch.stack([null, pos]), f64([std, std]), schedule=schedule)
+
+
+def of_sides(schedule, t, rows: int = 6):
+    return drawn(
+        schedule,
+        normal(rows, 4, seed=2),
+        t,
+        normal(rows, 4, seed=3),
+        classes(rows, (1.0, 0.0), (0.0, 1.0)),
+    )
+
+
+@every_schedule
+@every_time
+def test_identity_15_with_the_identity_lmc_is_sds(schedule, t):
+    prior = worded(schedule)
+    s, start = told_of(prior, t=t)
+    method = LMC(7.5, IdentityProjection())
+    assert worst(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) < 1e-10
+
+
+@every_schedule
+@every_time
+def test_identity_15_with_the_exact_projection_it_is_csd_and_a_control_variate(schedule, t):
+    prior, s = sided(normal(4, seed=5), normal(4, seed=6), 0.7, schedule), of_sides(schedule, t)
+    method = LMC(7.5, ExactProjection())
+    a2, b2 = schedule.alpha(s.t) ** 2, schedule.sigma(s.t) ** 2
+    expected = 7.5 * CSD()(prior, s, FREE) - expand(a2 * 0.49 / (a2 * 0.49 + b2), s.eps) * s.eps
+    assert (
+        worst(method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0))), expected) < 1e-10
+    )
+
+
+@every_schedule
+def test_the_sampled_projection_of_a_gaussian_is_the_exact_one_and_knows_not_the_noise_of_the_step(
+    schedule,
+):
+    prior, s = sided(normal(4, seed=5), normal(4, seed=6), 0.7, schedule), of_sides(schedule, 0.5)
+    start = SetupContext(6, 1, 0, s.x0)
+    exact, sampled = (
+        ExactProjection().build(prior, start)(prior, s),
+        SampledProjection(1).build(prior, start)(prior, s),
+    )
+    assert worst(exact, sampled) < 1e-12  # noise in pairs cancels where the denoiser is linear
+    curved = worded(schedule)
+    s, start = told_of(curved)
+    b = SampledProjection(2).build(curved, start)
+    other = replace(s, eps=normal(6, 4, seed=9))
+    first, second = (
+        b(curved, replace(s, rng=torch.Generator().manual_seed(1))),
+        b(curved, replace(other, rng=torch.Generator().manual_seed(1))),
+    )
+    assert torch.equal(first, second)
+
+
+def test_the_sampled_projection_of_a_mixture_is_its_mean_over_the_noise():
+    prior = GaussianMixture(f64([-0.8, 0.9])[:, None], f64([0.2, 0.3]))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(120)
+    eps, share = torch.tensor(nodes)[:, None], torch.tensor(weights / sqrt(2 * pi))[:, None]
+    x, conditions, t = f64([0.1]), classes(120, (1.0, 1.0), (1.0, 1.0)), 0.5
+    s = drawn(SD, x.expand(120, 1), t, eps, conditions)
+    seen = prior(s.xt, s.t, conditions.null)[0].x0
+    one = s.select(torch.tensor([0]))
+    got = SampledProjection(20_000).build(prior, SetupContext(1, 1, 0, x[None]))(prior, one)
+    assert abs(float(got) - float((share * seen).sum())) < 0.01
+    assert float((share * (seen - (share * seen).sum()) ** 2).sum()) > 0.1
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 8, 8)], ids=str)
+def test_the_learned_projection_starts_as_the_identity(shape):
+    prior = GaussianMixture(normal(3, *shape, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS)
+    conditions = Conditions(prior.condition(["mug"] * 2), prior.condition([""] * 2))
+    s = drawn(SD, normal(2, *shape, seed=2), 0.5, normal(2, *shape, seed=3), conditions)
+    method = LMC(7.5, LearnedProjection(pictures=0))
+    assert (
+        worst(
+            method(prior, s, method.init(prior, SetupContext(2, 1, 0, s.x0))),
+            SDS(7.5)(prior, s, FREE),
+        )
+        < 1e-6
+    )
+
+
+@pytest.mark.parametrize("pictures", [0, 64])
+def test_the_learned_projection_comes_near_the_exact_one(pictures):
+    mean = f64([0.5, -0.5, 0.2, 0.1])
+    prior = gaussian(mean, 0.5)
+    x = mean + 0.5 * normal(64, 4, seed=2)
+    start = SetupContext(64, 1, 0, x)
+    b = LearnedProjection(pictures, strides=10, before=250, batch=32, rate=5e-3).build(prior, start)
+    for seed in range(0 if pictures else 250):
+        s = drawn(SD, x, 0.02 + 0.96 * torch.rand(64, generator=torch.Generator().manual_seed(seed)).double(),
+                  normal(64, 4, seed=seed), alone(64))  # fmt: skip
+        figures = b.fit(s, prior(s.xt, s.t, s.conditions.null)[0].x0)
+        assert float(figures["projection"]) >= 0
+    for t in (0.2, 0.5, 0.8):
+        s = drawn(SD, x, t, normal(64, 4, seed=1), alone(64))
+        exact = ExactProjection().build(prior, start)(prior, s)
+        off = (b(prior, s) - exact).square().mean()
+        assert float(off) < 0.2 * float((x - exact).square().mean())
+
+
+def test_a_projection_that_learnt_before_the_run_learns_no_more():
+    prior = worded()
+    s, start = told_of(prior)
+    b = LearnedProjection(4, strides=2, before=2, batch=2).build(prior, start)
+    before = b.tensors()
+    before = {k: v.clone() for k, v in before.items()}
+    assert b.fit(s, s.x0) == {}
+    assert all(torch.equal(before[k], v) for k, v in b.tensors().items())
+
+
+@pytest.mark.parametrize("b", [IdentityProjection(), SampledProjection(2), LearnedProjection(pictures=0), LearnedProjection(4, strides=2, before=3, batch=2)],
+                         ids=["identity", "sampled", "beside", "before"])  # fmt: skip
+def test_lmc_runs_and_resumes(b):
+    resumed(LMC(7.5, b), worded())
+
+
+@pytest.mark.parametrize(("guidance", "b", "cost"), [
+    (7.5, IdentityProjection(), (1, 12)), (0.0, IdentityProjection(), (1, 6)), (7.5, LearnedProjection(pictures=0), (1, 12)), (7.5, SampledProjection(3), (2, 12 + 36)),
+])  # fmt: skip
+def test_lmc_passes(guidance, b, cost):
+    prior = worded()
+    run = Run(Experiment(("red",), method=LMC(guidance, b), particles=6, steps=1), prior)
+    assert asked_of(prior, run.advance)[1] == cost
+
+
+def test_learning_before_the_run_costs_what_it_says():
+    prior = worded()
+    _, start = told_of(prior)
+    _, spent = asked_of(
+        prior, lambda: LearnedProjection(8, strides=5, before=7, batch=2).build(prior, start)
+    )
+    assert spent == (5 + 7, 5 * 8 + 7 * 2)
+
+
+def test_the_exact_projection_refuses_what_has_no_closed_form():
+    prior = worded()
+    s, start = told_of(prior)
+    with pytest.raises(ValueError, match="names 3 at once: choose sampled"):
+        ExactProjection().build(prior, start)(prior, s)
+    data = DataSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="not of DataSet: choose sampled or learned"):
+        ExactProjection().build(data, start)
+
+
+@pytest.mark.parametrize("build", [lambda: SampledProjection(0), lambda: LearnedProjection(width=0), lambda: LearnedProjection(pictures=-1),
+                                   lambda: LearnedProjection(rate=float("nan"))])  # fmt: skip
+def test_projections_refuse(build):
+    with pytest.raises(ValueError, match="at least 1"):
+        build()
+
+
+# HiFA's decoded pictures
+
+
+class Watched(GaussianMixture):
+    """Counts what is decoded, and whether with a graph."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.decoded = []
+
+    def decode(self, x0):
+        self.decoded.append(torch.is_grad_enabled())
+        return super().decode(x0)
+
+
+def pictures() -> Watched:
+    return Watched(0.4 * normal(2, 3, 8, 8, seed=1), f64([0.3, 0.5]))
+
+
+def seen(image: bool, t=0.5):
+    conditions = classes(4, (1.0, 1.0), (0.2, 0.8))
+    s = drawn(SD, 0.5 * normal(4, 3, 8, 8, seed=2), t, normal(4, 3, 8, 8, seed=3), conditions)
+    return (
+        replace(
+            s, image=torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(4)).double()
+        )
+        if image
+        else s
+    )
+
+
+@every_time
+def test_hifa_pulls_a_rendered_picture_to_the_decoded_one(t):
+    prior, s = pictures(), seen(True, t)
+    got = HiFA(7.5, image=0.3)(prior, s, FREE)
+    plain = HiFA(7.5, image=0.0)(prior, s, FREE)
+    assert isinstance(got, LatentAndImageGradient) and torch.equal(got.x0, plain)
+    lam = expand(LambdaWeight()(SD, s.t), s.x0)
+    goal = prior.decode(s.x0 - lam * plain)
+    assert worst(lam * got.image, 0.3 * (s.image - goal)) < 1e-10
+
+
+@every_time
+def test_hifa_pulls_latents_through_the_decoder(t):
+    prior, s = pictures(), seen(False, t)
+    plain, got = HiFA(7.5, image=0.0)(prior, s, FREE), HiFA(7.5, image=0.3)(prior, s, FREE)
+    lam = expand(LambdaWeight()(SD, s.t), s.x0)
+    inside = (s.x0.abs() < 1).double()  # the decoder's clamp lets no gradient through elsewhere
+    assert 0 < float(inside.mean()) < 1
+    expected = plain + 0.3 / lam * inside / 2 * (
+        prior.decode(s.x0) - prior.decode(s.x0 - lam * plain)
+    )
+    assert worst(got, expected) < 1e-10
+
+
+@pytest.mark.parametrize(("image", "weight", "decoded"), [
+    (True, 0.01, [False]), (False, 0.01, [False, True]), (True, 0.0, []), (False, 0.0, []),
+])  # fmt: skip
+def test_hifa_decodes_what_it_must(image, weight, decoded):
+    prior, s = pictures(), seen(image)
+    before = prior.meter.calls
+    HiFA(7.5, image=weight)(prior, s, FREE)
+    assert prior.decoded == decoded and prior.meter.calls - before == 4
+
+
+@pytest.mark.parametrize(("representation", "weight", "decoded"), [
+    (Pixels(levels=3), 0.01, [(3, False)]), (Latents(), 0.01, [(3, False), (3, True)]), (Pixels(levels=3), 0.0, []),
+    (Latents(), 0.0, []),
+])  # fmt: skip
+def test_hifa_decodes_what_it_must_of_a_network(prior, representation, weight, decoded):
+    rows = []
+    prior.vae.decoder.register_forward_hook(
+        lambda m, inputs, out: rows.append((len(inputs[0]), torch.is_grad_enabled()))
+    )
+    experiment = Experiment(
+        ("a red mug",),
+        method=HiFA(7.5, 2, weight),
+        representation=representation,
+        particles=3,
+        steps=2,
+    )
+    run = Run(experiment, prior)
+    rows.clear()
+    while run.step < 2:
+        assert bool(run.advance().gradient.isfinite().all())
+    assert rows == decoded * 2
+    assert all(p.grad is None for p in prior.vae.parameters())
+
+
+def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
+    """w (|x - x0_hat|^2 / 2 + .3 |image - D(x0_hat)|^2 / 2) by autograd, against what a run does."""
+    prior = pictures()
+    experiment = Experiment(("x",), method=HiFA(1.0, 2, 0.3), representation=Pixels(levels=2), weight=LambdaWeight(), optimizer=SGD(),
+                            particles=2, steps=1)  # fmt: skip
+    run = Run(experiment, prior)
+    before = copy.deepcopy(run.representation)
+    s = run.advance().sample
+    render = before.render(RenderRequest(torch.arange(2)))
+    image = render.image
+    x0 = prior.encode(image)
+    hat = guided_prediction(prior, s.xt, s.t, replace(s.conditions, denoise_steps=2), 1.0).x0
+    loss = (x0 - hat).square().sum() / 2 + 0.3 * (image - prior.decode(hat)).square().sum() / 2
+    (loss + sum(before.regularize(render, 0.0).values())).backward()
+    for group, old in zip(run.optimizer.param_groups, before.param_groups(), strict=True):
+        for now, then in zip(group["params"], old["params"], strict=True):
+            moved = (then - now).detach() / group["lr"]
+            assert float(moved.abs().max()) > 1e-3
+            assert worst(moved, then.grad) < 1e-5 * float(then.grad.abs().max())
+
+
+@pytest.mark.parametrize("image", [-0.1, float("nan")])
+def test_hifa_refuses_a_weight_below_nothing(image):
+    with pytest.raises(ValueError, match="image must not be negative"):
+        HiFA(image=image)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("method", [CSD(negative="blue"), NFSD(negative="blue"), StableSD(), Stein(7.5, QuadraticBaseline()),
+                                    LMC(7.5, IdentityProjection())], ids=lambda m: type(m).__name__)  # fmt: skip
+def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
+    prior = worded()
+    s, start = told_of(prior, t=f64([0.05, 0.3, 0.5, 0.75, 0.95, 0.1]), step=2)
+    state = method.init(prior, start)
+    for _ in range(2):  # what is learnt of a particle is learnt of it alone
+        whole = method(prior, s, state)
+        method.fit(prior, s, state)
+    state = [method.init(prior, start) for _ in range(6)]
+    for i in range(6):
+        one = s.select(torch.tensor([i]))
+        for _ in range(2):
+            got = method(prior, one, state[i])
+            method.fit(prior, one, state[i])
+        assert worst(got, whole[i : i + 1]) < 1e-12
+
+
+def test_every_method_says_what_it_costs_and_has_its_page():
+    from pathlib import Path
+
+    from limbeck.config.discovery import choices
+
+    pages = Path(__file__).parents[2] / "docs" / "methods"
+    for name, cls in choices(Method).items():
+        assert cls.passes and cls.bibtex.startswith("@") and isinstance(cls.backward, str), name
+        page = (pages / f"{name}.md").read_text()
+        options = [f for f in cls.__dataclass_fields__ if f not in ("critic",)]
+        missing = [o for o in options if f"--method.{o.replace('_', '-')}" not in page]
+        assert not missing, (name, missing)
+        assert inspect.getdoc(cls)

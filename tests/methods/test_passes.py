@@ -1,0 +1,137 @@
+"""Network and autoencoder passes per step, counted on the modules themselves: what is paid is the minimum; the meter is honest."""
+
+import pytest
+import torch
+from tiny_pipeline import normal
+
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.priors.exact import GaussianMixture
+from limbeck.representations.latents import Latents
+from limbeck.representations.pixels import Pixels
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+
+B, STEPS = 3, 4
+
+
+class Counted:
+    """Rows of every pass through a module, and whether gradients were recorded."""
+
+    def __init__(self, module):
+        self.rows: list[tuple[int, bool]] = []
+        module.register_forward_hook(
+            lambda m, inputs, out: self.rows.append((len(inputs[0]), torch.is_grad_enabled()))
+        )
+
+
+def counted(prior, method, representation=None, batch_size=0):
+    """The passes of each step of a short run: big network, small network if any, encoder, decoder."""
+    run = Run(
+        Experiment(
+            ("a red mug",),
+            method=method,
+            representation=representation or Latents(),
+            particles=B,
+            batch_size=batch_size,
+            steps=STEPS,
+        ),
+        prior,
+    )
+    big, encoder, decoder = (Counted(m) for m in (prior.unet, prior.vae.encoder, prior.vae.decoder))
+    critic = (
+        run.state.prior()
+        if isinstance(method, VSD) and isinstance(method.critic, SmallUNetCritic)
+        else None
+    )
+    small = Counted(critic.net) if critic else None
+    before = prior.meter.calls, prior.meter.rows
+    for _ in range(STEPS):
+        run.advance()
+    spent = prior.meter.calls - before[0], prior.meter.rows - before[1]
+    assert spent == (len(big.rows), sum(n for n, _ in big.rows))
+    if small:
+        assert (critic.meter.calls, critic.meter.rows) == (
+            len(small.rows),
+            sum(n for n, _ in small.rows),
+        )
+    return big.rows, small.rows if small else [], encoder.rows, decoder.rows
+
+
+def looking(rows):
+    return [(n, False) for n in rows]
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(7.5, 2 * B), (1.0, B), (0.0, B), (100.0, 2 * B)])
+def test_sds_is_one_call_without_a_graph_and_without_the_autoencoder(prior, guidance, rows):
+    big, _, encoder, decoder = counted(prior, SDS(guidance))
+    assert big == looking([rows]) * STEPS
+    assert encoder == decoder == []
+
+
+@pytest.mark.parametrize(
+    ("guidance", "critic_guidance", "rows"),
+    [(7.5, 1.0, 3), (1.0, 1.0, 2), (7.5, 0.5, 4), (1.0, 0.5, 3)],
+)
+def test_vsd_with_low_rank_critic_is_one_call_and_one_with_a_graph(
+    prior, guidance, critic_guidance, rows
+):
+    big, _, encoder, decoder = counted(prior, VSD(guidance, critic_guidance, critic=LoRACritic(4)))
+    assert big == [(rows * B, False), (B, True)] * STEPS
+    assert encoder == decoder == []
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_every_critic_step_is_one_pass_with_a_graph(prior, k):
+    big, *_ = counted(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(steps=k))))
+    assert big == [(3 * B, False), *[(B, True)] * k] * STEPS
+
+
+def test_the_critics_own_batch_is_what_it_trains_on(prior):
+    big, *_ = counted(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(batch_size=5))))
+    assert big == [(3 * B, False), (5, True)] * STEPS
+
+
+@pytest.mark.parametrize(("critic_guidance", "own"), [(1.0, B), (0.5, 2 * B)])
+def test_vsd_with_small_unet_leaves_the_big_network_two_rows(prior, critic_guidance, own):
+    big, small, encoder, decoder = counted(
+        prior, VSD(7.5, critic_guidance, critic=SmallUNetCritic(8))
+    )
+    assert big == looking([2 * B]) * STEPS
+    assert small == [(own, False), (B, True)] * STEPS
+    assert encoder == decoder == []
+
+
+def test_vsd_with_exact_critic_costs_what_sds_costs(prior):
+    big, *_ = counted(prior, VSD(7.5, critic=ExactCritic()))
+    assert big == looking([2 * B]) * STEPS
+
+
+@pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=LoRACritic(4))], ids=["sds", "vsd"])
+def test_pixels_are_encoded_once_a_step_and_never_decoded(prior, method):
+    *_, encoder, decoder = counted(prior, method, Pixels(levels=3))
+    assert encoder == [(B, True)] * STEPS
+    assert decoder == []
+
+
+def test_only_drawn_particles_are_paid_for(prior):
+    big, _, encoder, _ = counted(
+        prior, VSD(7.5, critic=LoRACritic(4)), Pixels(levels=3), batch_size=2
+    )
+    assert big == [(6, False), (2, True)] * STEPS
+    assert encoder == [(2, True)] * STEPS
+
+
+@pytest.mark.parametrize(
+    ("method", "rows"), [(SDS(7.5), 2 * B), (SDS(1.0), B), (VSD(7.5, critic=ExactCritic()), 2 * B)]
+)
+def test_exact_priors_count_alike(method, rows):
+    prior = GaussianMixture(normal(2, 4), torch.ones(2))
+    run = Run(Experiment(("x",), method=method, particles=B, steps=STEPS), prior)
+    for _ in range(STEPS):
+        run.advance()
+    assert (prior.meter.calls, prior.meter.rows) == (STEPS, rows * STEPS)

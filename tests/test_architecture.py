@@ -1,0 +1,89 @@
+"""Rules of the code base that the linters do not check."""
+
+import ast
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import limbeck
+
+ROOT = Path(limbeck.__file__).parent
+NAMES = [str(path.relative_to(ROOT)) for path in sorted(ROOT.rglob("*.py"))]
+METHODS = [n for n in NAMES if n.startswith("methods/") and n not in ("methods/__init__.py", "methods/base.py")]
+FORBIDDEN_CALLS = {"hasattr", "nan_to_num", "nan_to_num_"}
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_only_the_entry_points_stand_at_the_root():
+    assert {n for n in NAMES if "/" not in n} == {"__init__.py", "__main__.py", "api.py"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_stays_within_40_lines(name):
+    """Code, docstrings and comments, without imports, blank lines and the citation."""
+    ignored = {"bibtex", "passes", "backward", "optimizes"}
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    left = {number for number, line in enumerate(lines, 1) if line.strip()}
+    for node in ast.walk(tree(name)):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        cites = isinstance(target, ast.Name) and target.id in ignored
+        if cites or isinstance(node, ast.Import | ast.ImportFrom):
+            left -= set(range(node.lineno, node.end_lineno + 1))
+    assert len(left) <= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_guessed_hidden_or_unpickled(name):
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
+            assert called.split(".")[-1] not in FORBIDDEN_CALLS, f"{name}:{node.lineno} calls {called}"
+            assert called != "torch.load", f"{name}:{node.lineno} unpickles"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named = {a.name.split(".")[0] for a in node.names}
+            named.add((getattr(node, "module", "") or "").split(".")[0])
+            assert not named & {"pickle", "cPickle", "dill", "cloudpickle"}, f"{name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_reads_no_camera(name):
+    """A method works on images and on renders of 3D representations alike."""
+    assert not [n for n in ast.walk(tree(name)) if isinstance(n, ast.Attribute) and n.attr == "camera"]
+
+
+def test_a_public_name_is_defined_in_one_file():
+    homes: dict[str, set[str]] = {}
+    for name in NAMES:
+        for node in tree(name).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, set()).add(name)
+    entry = {"main"}  # every command has one
+    assert not {k: v for k, v in homes.items() if len(v) > 1 and k not in entry}
+
+
+def test_importing_the_trainer_loads_no_model_library():
+    code = (
+        "import limbeck.training.trainer, sys;"
+        "print([m for m in ('diffusers', 'transformers', 'peft', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_torchvision_is_absent_or_works():
+    if importlib.util.find_spec("torchvision") is not None:
+        importlib.import_module("torchvision")
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests/helpers"])
+def test_no_script_hides_a_module_of_the_standard_library(folder):
+    """PyTorch starts Python in a script's folder to find vector instructions, and falls back silently."""
+    names = {path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py")}
+    assert names and not names & sys.stdlib_module_names
