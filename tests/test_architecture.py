@@ -26,7 +26,7 @@ def test_only_the_entry_points_stand_at_the_root():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_stays_within_40_lines(name):
+def test_a_method_stays_within_60_lines(name):
     """Code, docstrings and comments, without imports, blank lines and the citation."""
     ignored = {"bibtex", "passes", "backward", "optimizes"}
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()

@@ -47,7 +47,7 @@ methods = st.one_of(
 experiments = st.builds(
     Experiment,
     prompts=st.lists(texts, min_size=1, max_size=3).map(tuple),
-    negative=st.text(),
+    negative_prompt=st.text(),
     model=texts,
     method=methods,
     representation=st.builds(Pixels, levels=st.integers(1, 6)),

@@ -332,14 +332,14 @@ def test_a_prediction_of_one_step_is_left_as_it_is():
 @every_schedule
 @every_time
 @pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("told", [classes(5, *TOLD), keeping_away(5, *BOTH)], ids=["plain", "perp"])
+@pytest.mark.parametrize("conditions", [classes(5, *TOLD), keeping_away(5, *BOTH)], ids=["plain", "perp"])
 def test_a_prediction_of_k_steps_is_the_sampler_written_out(schedule, t, k, conditions):
     prior, s = mixture(schedule), drawn5(schedule, t)
     got, spent = asked_of(
         prior,
         lambda: guided_prediction(prior, s.xt, s.t, replace(conditions, denoise_steps=k), 7.5),
     )
-    assert spent == (k, 5 * k * (4 if conditions.against else 2))
+    assert spent == (k, 5 * k * (4 if conditions.perp_neg else 2))
     x, now = s.xt, s.t
     for left in range(k - 1, -1, -1):
         said = apply_guidance(conditions, prior(x, now, *required_conditions(conditions, 7.5)), 7.5)

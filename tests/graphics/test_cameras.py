@@ -273,7 +273,7 @@ def test_particles_are_seen_from_every_side():
 def test_views_of_a_particle_go_all_around_it(each, particles):
     """Its k-th view lies in the k-th of as many sectors as it has views, however many particles there are."""
     for seed in range(20):
-        turns = drawn(each * particles, seed, each=each).azimuth.view(particles, each) / (
+        turns = drawn(each * particles, seed, per_particle=each).azimuth.view(particles, each) / (
             2 * math.pi
         )
         for own in turns:
@@ -291,11 +291,11 @@ def test_jitter_aim_and_roll_move_what_they_say():
         0.02 < (moved.distance - 3).abs().mean() < 0.1
         and (moved.distance - 3).abs().max() < 0.1 * 3**0.5 + 1e-5
     )
-    aimed = drawn(2000, distance=(3.0, 3.0), aim=0.2)
+    aimed = drawn(2000, distance=(3.0, 3.0), center_perturb=0.2)
     ahead = -aimed.pose[:, :3, 2]
     off = torch.linalg.cross(aimed.eye, ahead).norm(dim=1)  # how far past the origin each one looks
     assert 0.15 < off.mean() < 0.35 and torch.equal(aimed.eye, plain.eye)
-    rolled = drawn(2000, distance=(3.0, 3.0), roll=0.02)
+    rolled = drawn(2000, distance=(3.0, 3.0), up_perturb=0.02)
     tilt = rolled.pose[:, 1, 0].abs()
     assert 0.005 < tilt.mean() < 0.05 and plain.pose[:, 1, 0].abs().max() < 1e-6
     assert torch.allclose(torch.linalg.det(rolled.pose[:, :3, :3]), torch.ones(2000), atol=1e-5)
@@ -306,7 +306,7 @@ def test_draws_are_a_function_of_the_generator():
         drawn(5, 3).pose, drawn(5, 4).pose
     )
     before = torch.get_rng_state()
-    drawn(5, 3, camera_perturb=0.1, aim=0.1, roll=0.1)
+    drawn(5, 3, camera_perturb=0.1, center_perturb=0.1, up_perturb=0.1)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -634,9 +634,9 @@ def test_flat_runs_are_unchanged_bit_for_bit(representation):
 @pytest.mark.parametrize(("options", "message"), [
     ({"distance": (4.0, 3.0)}, "distance takes a lower and an upper bound"), ({"distance": (0.0, 3.0)}, "distance takes"),
     ({"fov": (40.0, 175.0)}, "fov takes"), ({"elevation": (-95.0, 10.0)}, "elevation takes"), ({"front": 190.0}, "front takes"),
-    ({"uniform_sphere_prob": 1.5}, "uniform_sphere_prob is a share"), ({"jitter": -0.1}, "jitter must not be negative"),
-    ({"aim": -0.1}, "aim must not"), ({"roll": -1.0}, "roll must not"), ({"perpendicular": -1.0}, "perpendicular must not"),
-    ({"each": 0}, "each must be at least 1"),
+    ({"uniform_sphere_prob": 1.5}, "uniform_sphere_prob is a share"), ({"camera_perturb": -0.1}, "camera_perturb must not be negative"),
+    ({"center_perturb": -0.1}, "center_perturb must not"), ({"up_perturb": -1.0}, "up_perturb must not"), ({"perp_neg": -1.0}, "perp_neg must not"),
+    ({"per_particle": 0}, "per_particle must be at least 1"),
 ])  # fmt: skip
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -461,7 +461,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
             t=s.t[rows],
             eps=s.eps[rows],
             conditions=s.conditions[rows],
-            view=s.particle[rows],
+            particle=s.particle[rows],
             source=source,
         )
         assert worst(method(prior, one, FREE), whole[rows]) < 1e-12
@@ -479,7 +479,7 @@ def test_cds_rows_do_not_mix(prior):
             t=s.t[rows],
             eps=s.eps[rows],
             conditions=s.conditions[rows],
-            view=s.particle[rows],
+            particle=s.particle[rows],
             source=source,
         )
         assert worst(method(prior, one, FREE), whole[rows]) < 1e-4

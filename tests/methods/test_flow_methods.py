@@ -333,7 +333,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method, sched
             t=s.t[rows],
             eps=s.eps[rows],
             conditions=s.conditions[rows],
-            view=s.particle[rows],
+            particle=s.particle[rows],
         )
         assert worst(method(prior, one, state), whole[rows]) < 1e-11
 

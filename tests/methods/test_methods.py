@@ -278,7 +278,7 @@ def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
         t=s.t[some],
         eps=s.eps[some],
         conditions=s.conditions[some],
-        view=s.particle[some],
+        particle=s.particle[some],
     )
     assert worst(method(prior, part, state), whole[some]) < 1e-13
 
@@ -550,7 +550,7 @@ def test_ism_anneals_its_interval(step, delta):
 def test_ism_passes_of_one_row(t, strides):
     prior, s = mixture(), drawn5(SD, t)
     one = replace(
-        s, x0=s.x0[:1], t=s.t[:1], eps=s.eps[:1], conditions=s.conditions[:1], view=s.particle[:1]
+        s, x0=s.x0[:1], t=s.t[:1], eps=s.eps[:1], conditions=s.conditions[:1], particle=s.particle[:1]
     )
     assert asked_of(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (
         strides + 2,
@@ -570,7 +570,7 @@ def test_ism_asks_only_for_rows_that_have_not_arrived():
             t=s.t[rows],
             eps=s.eps[rows],
             conditions=s.conditions[rows],
-            view=s.particle[rows],
+            particle=s.particle[rows],
         )
         assert worst(ISM(7.5, **LATE)(prior, one, FREE), got[rows]) < 1e-13
 
@@ -796,7 +796,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
             t=s.t[rows],
             eps=s.eps[rows],
             conditions=s.conditions[rows],
-            view=s.particle[rows],
+            particle=s.particle[rows],
         )
         assert worst(method(prior, one, state), whole[rows]) < 1e-12
 

@@ -215,7 +215,7 @@ def test_nfsd_knows_the_threshold_of_each_row():
             t=s.t[rows],
             eps=s.eps[rows],
             conditions=s.conditions[rows],
-            view=s.particle[rows],
+            particle=s.particle[rows],
         )
         assert worst(method(prior, one, state), whole[rows]) < 1e-13
 
@@ -416,7 +416,7 @@ def test_stein_keeps_a_mu_for_each_particle_and_each_time():
 def test_stein_adds_up_several_views_of_a_particle():
     prior = worded()
     s, start = told_of(prior)
-    s = replace(s, view=torch.tensor([0, 0, 1, 1, 2, 2]))
+    s = replace(s, particle=torch.tensor([0, 0, 1, 1, 2, 2]))
     method = Stein(7.5)
     state = method.init(prior, start)
     method(prior, s, state)

@@ -275,7 +275,7 @@ def test_the_order_of_particles_means_nothing(method):
     whole = of(method, prior, s, 6)
     order = torch.randperm(6, generator=rng())
     assert (
-        worst(of(method, prior, replace(rows_of(s, order), view=torch.arange(6)), 6), whole[order])
+        worst(of(method, prior, replace(rows_of(s, order), particle=torch.arange(6)), 6), whole[order])
         < 1e-11
     )
 
@@ -540,7 +540,7 @@ from dataclasses import dataclass
 from limbeck.distillation.rewards.base import Reward
 
 @dataclass(frozen=True)
-class Dark(Scorer):
+class Dark(Reward):
     """Dark is good. power: of the mean."""
 
     power: float = 1.0

@@ -465,7 +465,7 @@ NEAR = Orbit(per_particle=2, elevation=(-10.0, 60.0), view_prompts=("", "", "", 
 
 
 def experiment(**options) -> Experiment:
-    fields = {"prompts": ("red disc",), "model": "gaussians", "method": SDS(5.0), "representation": SMALL, "views": NEAR,
+    fields = {"prompts": ("red disc",), "model": "gaussians", "method": SDS(5.0), "representation": SMALL, "cameras": NEAR,
               "particles": 2, "steps": 8, "optimizer": Adam()}  # fmt: skip
     return Experiment(**(fields | options))
 

@@ -35,7 +35,7 @@ SILENT = ("", "", "", "")
 
 def solid(**changes):
     plain = {"prompts": ("a red disc", "a blue ring"), "model": "gaussians", "method": SDS(7.5), "representation": Ball(),
-             "views": Orbit(per_particle=2, view_prompts=SILENT), "particles": 2, "steps": 6}  # fmt: skip
+             "cameras": Orbit(per_particle=2, view_prompts=SILENT), "particles": 2, "steps": 6}  # fmt: skip
     return Experiment(**plain | changes)
 
 

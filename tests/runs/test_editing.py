@@ -297,7 +297,7 @@ def test_the_command_line_takes_the_methods_defaults_and_what_is_said_beside(
     assert [told["runtime"] for told in loaded] == [RuntimeOptions()] * 3 + [
         RuntimeOptions(slicing=True)
     ]
-    assert hows[3].running == RuntimeOptions(slicing=True)
+    assert hows[3].runtime == RuntimeOptions(slicing=True)
     assert asked[0][0] == Pictures((photo,), ("a blue disc", "a green disc"), ("a red disc",))
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import partial
 
+import fake_cuda
 import pytest
 import torch
 from PIL import Image
@@ -132,7 +133,7 @@ OPTIONS: list[partial[Experiment]] = [
     *(partial(of, SDS(7.5), noise=how) for how in (DriftingNoise(), AntitheticNoise(), AntitheticNoise("rows"), PredictedNoise(), InvertedNoise(strides=3))),
     *(partial(of, SDI(kappa=kappa, renoise_jitter=True, strides=3, every=2)) for kappa in ("inverted", "cached")),
     partial(of, LMC(b=SampledProjection(1))), partial(of, RewardSDS(noises=4, scorer=ContrastReward())), partial(of, Stein(keep=0.5)),
-    partial(of, ESD(entropy=0.3), batch_size=1), partial(of, SDS(7.5), perp_neg=1.0, negative="low quality"),
+    partial(of, ESD(entropy=0.3), batch_size=1), partial(of, SDS(7.5), perp_neg=1.0, negative_prompt="low quality"),
 ]  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_dreamfusion_has_the_numbers_of_the_paper():
         e.camera_sampler.distance,
         e.camera_sampler.elevation,
         e.camera_sampler.uniform_sphere_prob,
-        e.camera_sampler.jitter,
+        e.camera_sampler.camera_perturb,
     ) == (
         (1.0, 1.5),
         (-10.0, 90.0),

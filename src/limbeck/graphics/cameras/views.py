@@ -24,7 +24,7 @@ class CameraSampler(abc.ABC):
 
     def __post_init__(self) -> None:
         if self.per_particle < 1:
-            raise ValueError(f"each must be at least 1, not {self.per_particle}")
+            raise ValueError(f"per_particle must be at least 1, not {self.per_particle}")
 
     @abc.abstractmethod
     def sample(self, count: int, rng: torch.Generator) -> Camera | None:
@@ -116,7 +116,7 @@ class Orbit(CameraSampler):
         check_bounds("elevation", *self.elevation, -90, 90)
         check_bounds("front", self.front, self.front, 1, 179)
         if not 0 <= self.uniform_sphere_prob <= 1:
-            raise ValueError(f"over_area is a share in [0, 1], not {self.uniform_sphere_prob}")
+            raise ValueError(f"uniform_sphere_prob is a share in [0, 1], not {self.uniform_sphere_prob}")
         for name in ("camera_perturb", "center_perturb", "up_perturb", "perp_neg"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
