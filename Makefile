@@ -38,6 +38,7 @@ gpu: install
 lint: install
 	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 clean:
