@@ -158,10 +158,10 @@ def resumed(experiment: Experiment, make, at: int = 3) -> None:
     assert all(torch.equal(again.tensors()[k], v) for k, v in whole.tensors().items())
 
 
-LEARNING = CriticTraining(rate=1e-2)
+LEARNING = CriticTraining(lr=1e-2)
 CRITICS = {
     "past": ExactCritic(4),
-    "null": NullTextCritic(learning=LEARNING),
+    "null": NullTextCritic(training=LEARNING),
     "prompt": NullTextCritic("prompt"),
     "frozen": FrozenCritic("gaussians"),
 }
@@ -214,7 +214,7 @@ def test_an_untrained_text_is_the_one_it_begins_as(prior, critic_guidance):
 @pytest.mark.parametrize("critic_guidance", [1.0, 0.5])
 def test_the_text_learns_whatever_the_critics_guidance(prior, begin, critic_guidance):
     """A learned unconditional text that is asked only beside a prompt never hears a gradient at guidance 1. This one does."""
-    run = Run(Experiment(("a red mug",), method=VSD(7.5, critic_guidance, critic=NullTextCritic(begin, CriticTraining(rate=0.05))), particles=2,
+    run = Run(Experiment(("a red mug",), method=VSD(7.5, critic_guidance, critic=NullTextCritic(begin, CriticTraining(lr=0.05))), particles=2,
                          representation=Latents(1e-6), steps=25), prior)  # fmt: skip
     before = run.state.tensors()["text.text"].clone()
     run.advance()
@@ -253,7 +253,7 @@ def test_on_a_mixture_the_text_is_the_weights_of_its_components():
     prior = GaussianMixture(
         4 * torch.eye(3, 4).double(), f64([0.3] * 3), labels=("red", "green", "blue")
     )
-    critic = NullTextCritic(learning=CriticTraining(rate=0.1, steps=5)).build(
+    critic = NullTextCritic(training=CriticTraining(lr=0.1, steps=5)).build(
         prior, SetupContext(4, 1, 0, torch.zeros(4, 4))
     )
     x0 = prior.means[1].expand(4, 4) + 0.3 * normal(4, 4)
@@ -266,7 +266,7 @@ def test_on_a_mixture_the_text_is_the_weights_of_its_components():
 
 def test_on_a_data_set_the_text_learns_too():
     data = DataSet(torch.randint(0, 256, (5, 3, 4, 4), generator=rng()).to(torch.uint8), chunk=2)
-    critic = NullTextCritic(learning=CriticTraining(rate=0.1)).build(
+    critic = NullTextCritic(training=CriticTraining(lr=0.1)).build(
         data, SetupContext(2, 1, 0, torch.zeros(2, 3, 4, 4))
     )
     conditions = Conditions(data.condition(["x"] * 2), data.condition([""] * 2))

@@ -48,7 +48,7 @@ SIDES = (
     "low quality",
     "on grey",
 )  # words of the tiny pipeline's own
-EAGER = CriticTraining(rate=1e-2)
+EAGER = CriticTraining(lr=1e-2)
 
 
 class SidedLatents(LatentParticles):
@@ -137,16 +137,16 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are(prior, wrong):
         ValueError,
         match=rf"no layer named {wrong} to adapt; those there are: conv.*net\.2.*to_k, to_out\.0, to_q",
     ):
-        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, targets=("to_q", wrong)))), prior)
+        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, target_modules=("to_q", wrong)))), prior)
     with pytest.raises(ValueError, match="no layer named nothing to adapt"):
-        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, targets=()))), prior)
+        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, target_modules=()))), prior)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_convolutions_and_feed_forward_are_the_same_in_diffusers_and_come_back(
     eps_folder, tmp_path
 ):
-    critic = LoRACritic(3, EAGER, targets=MORE)
+    critic = LoRACritic(3, EAGER, target_modules=MORE)
     prior = StableDiffusion(str(eps_folder))
     run = advanced(
         Run(Experiment((PROMPT,), method=VSD(critic=critic), particles=2, steps=3), prior), 3
@@ -173,7 +173,7 @@ def test_convolutions_and_feed_forward_are_the_same_in_diffusers_and_come_back(
         match=r"more that are none of the layers to_q.*name theirs too with --method\.critic\.targets",
     ):
         Run(
-            Experiment((PROMPT,), method=VSD(critic=LoRACritic(3, start=tmp_path))),
+            Experiment((PROMPT,), method=VSD(critic=LoRACritic(3, init_from=tmp_path))),
             StableDiffusion(str(eps_folder)),
         )
 
@@ -193,7 +193,7 @@ def test_a_lora_of_other_layers_saved_by_diffusers_loads_with_its_scale(eps_fold
         tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=config.to_dict()
     )
     prior = StableDiffusion(str(eps_folder))
-    critic = LoRACritic(4, start=tmp_path, targets=("to_k", "conv2", "ff.net.2"))
+    critic = LoRACritic(4, init_from=tmp_path, target_modules=("to_k", "conv2", "ff.net.2"))
     run = Run(Experiment((PROMPT,), method=VSD(critic=critic)), prior)
     conditions = prior.condition(WORDS[:3])
     theirs = pipe.unet(XT, prior.schedule.tick(T), conditions.data).sample.detach()
@@ -298,7 +298,7 @@ def test_a_network_without_an_embedding_of_time_is_refused():
 def test_in_sixteen_bits_the_critic_stays_in_float32(eps_folder):
     """The frozen network's precision is its own: untrained nothing changes, and what is trained keeps its digits."""
     prior = StableDiffusion(str(eps_folder), dtype=torch.bfloat16)
-    run = Run(sided(LoRACritic(2, EAGER, targets=MORE, camera=True)), prior)
+    run = Run(sided(LoRACritic(2, EAGER, target_modules=MORE, camera=True)), prior)
     conditions = with_pose(prior.condition(WORDS[:3]))
     before = eps(prior, conditions)[0]
     assert torch.equal(eps(run.state.prior(), conditions)[0], before)
@@ -380,7 +380,7 @@ def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
 
 def test_dropped_cameras_and_texts(prior, monkeypatch):
     """As often as asked for; texts and cameras apart; the bare text and not the one of a side."""
-    learning = CriticTraining(rate=0.0, batch=64, unconditional=0.25, camera_dropout=0.5)
+    learning = CriticTraining(lr=0.0, batch_size=64, unconditional_prob=0.25, camera_dropout=0.5)
     run = Run(sided(LoRACritic(2, learning, camera=True)), prior)
     heard = listen(monkeypatch, prior)
     step = run.advance()
@@ -404,7 +404,7 @@ def test_dropped_cameras_and_texts(prior, monkeypatch):
 def test_all_texts_or_none_are_dropped(share, prior, monkeypatch):
     experiment = Experiment(
         (PROMPT,),
-        method=VSD(critic=LoRACritic(2, CriticTraining(unconditional=share))),
+        method=VSD(critic=LoRACritic(2, CriticTraining(unconditional_prob=share))),
         particles=3,
         steps=2,
     )
@@ -442,7 +442,7 @@ def test_a_critic_that_is_told_the_camera_learns_what_another_cannot(prior):
     apart = {}
     for knows in (True, False):
         learning = CriticTraining(
-            rate=1e-2, steps=30, batch=4, times=UniformTimesteps(0.8, 1.0), camera_dropout=0.0
+            lr=1e-2, steps=30, batch_size=4, timesteps=UniformTimesteps(0.8, 1.0), camera_dropout=0.0
         )
         critic = SmallUNetCritic(8, learning, camera=knows).build(prior, start)
         critic.fit(replace(s, rng=rng(1)))
@@ -459,9 +459,9 @@ def test_a_critic_that_is_told_the_camera_learns_what_another_cannot(prior):
 
 RESUMED = {
     "lowrank": LoRACritic(2, EAGER, camera=True),
-    "layers": LoRACritic(2, EAGER, targets=MORE),
+    "layers": LoRACritic(2, EAGER, target_modules=MORE),
     "small": SmallUNetCritic(8, EAGER, camera=True),
-    "v": LoRACritic(2, CriticTraining(rate=1e-2, kind="v", unconditional=0.3), camera=True),
+    "v": LoRACritic(2, CriticTraining(lr=1e-2, loss_target="v", unconditional_prob=0.3), camera=True),
 }
 
 
@@ -512,7 +512,7 @@ def test_what_the_camera_says_is_saved_beside_a_lora_that_diffusers_loads(eps_fo
         worst(eps(run.state.prior(), conditions)[0], theirs) < 1e-5 and worst(ours, theirs) > 1e-3
     )
     with pytest.raises(ValueError, match=r"was told the camera: give --method\.critic\.camera"):
-        Run(sided(LoRACritic(3, start=tmp_path / "critic")), StableDiffusion(str(eps_folder)))
+        Run(sided(LoRACritic(3, init_from=tmp_path / "critic")), StableDiffusion(str(eps_folder)))
     (tmp_path / "critic" / "pose.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"no \.safetensors file that can be read"):
         Run(sided(replace(critic, start=file)), StableDiffusion(str(eps_folder)))
@@ -679,7 +679,7 @@ def test_a_loss_of_another_kind_is_the_square_error_of_that_kind(own, wanted, sc
     net, x0 = Linear(own, schedule), normal(4, 2, 2, 2)
     conditions = Conditions(Condition(torch.zeros(4, 1, 1)), Condition(torch.zeros(4, 1, 1)))
     s = replace(drawn(schedule, x0, 0.5, normal(4, 2, 2, 2, seed=1), conditions), rng=rng(2))
-    loss = CriticTrainer([net.gain], CriticTraining(rate=0.0, kind=wanted), own).fit(net, s)[
+    loss = CriticTrainer([net.gain], CriticTraining(lr=0.0, loss_target=wanted), own).fit(net, s)[
         "critic"
     ]
     g = rng(2)
@@ -716,7 +716,7 @@ def test_a_loss_of_v_is_finite_where_almost_nothing_is_left():
     s = replace(drawn(schedule, x0, 0.5, x0, conditions), rng=rng(1))
     net = Perfect()
     loss = CriticTrainer(
-        [net.off], CriticTraining(rate=0.0, kind="v", times=UniformTimesteps(1.0, 1.0)), "eps"
+        [net.off], CriticTraining(lr=0.0, loss_target="v", timesteps=UniformTimesteps(1.0, 1.0)), "eps"
     ).fit(net, s)["critic"]
     assert float(loss) == pytest.approx((1e-3 / 1e-4) ** 2, rel=1e-2)
 
@@ -725,7 +725,7 @@ def test_bad_learning_is_refused(eps_folder):
     with pytest.raises(ValueError, match=r"camera_dropout is a share in \[0, 1\], not 1\.5"):
         CriticTraining(camera_dropout=1.5)
     with pytest.raises(ValueError, match="kind must be one of auto, eps, x0, v, flow, not 'w'"):
-        CriticTraining(kind="w")
+        CriticTraining(loss_target="w")
     prior = StableDiffusion(str(eps_folder))
     prior.schedule = zero_terminal()
     start = SetupContext(1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,))
@@ -734,8 +734,8 @@ def test_bad_learning_is_refused(eps_folder):
             ValueError,
             match="kind v: this network predicts eps and its signal ends at t = 1; use auto",
         ):
-            critic(learning=CriticTraining(kind="v")).build(prior, start)
-        critic(learning=CriticTraining(kind="eps")).build(prior, start)
+            critic(learning=CriticTraining(loss_target="v")).build(prior, start)
+        critic(learning=CriticTraining(loss_target="eps")).build(prior, start)
 
 
 # sampling from what was saved

@@ -37,7 +37,7 @@ def own_pipeline(prior, folder, **parts):
 
 def trained(prior, n=2, rank=3, start=None):
     """A run whose critic has learnt a little."""
-    critic = LoRACritic(rank, CriticTraining(rate=1e-2), start)
+    critic = LoRACritic(rank, CriticTraining(lr=1e-2), start)
     run = Run(
         Experiment(("a red mug",), method=VSD(7.5, critic=critic), particles=2, steps=n), prior
     )

@@ -227,7 +227,7 @@ def test_a_small_critic_and_condition_dropout_run(family, folders):
     from limbeck.distillation.critics.small_unet import SmallUNetCritic
 
     prior = opened(family, folders(family))
-    for critic in (SmallUNetCritic(width=8), LoRACritic(2, CriticTraining(unconditional=0.5))):
+    for critic in (SmallUNetCritic(width=8), LoRACritic(2, CriticTraining(unconditional_prob=0.5))):
         run = Run(Experiment((PROMPT,), method=VSD(critic=critic), particles=3, steps=2), prior)
         assert all(bool(run.advance().metrics["critic"].isfinite()) for _ in range(2))
         assert run.state.prior().kind == (
@@ -270,7 +270,7 @@ def test_a_saved_critic_is_the_same_in_diffusers_and_comes_back(family, folders,
     # what diffusers writes of it, begun with here; a higher rank changes nothing
     again = opened(family, folders(family))
     back = Run(
-        Experiment((PROMPT,), method=VSD(critic=LoRACritic(5, start=tmp_path / "critic"))), again
+        Experiment((PROMPT,), method=VSD(critic=LoRACritic(5, init_from=tmp_path / "critic"))), again
     )
     assert worst(asked(back.state.prior(), told)[0], ours) < 1e-5 * float(ours.abs().max())
 
@@ -307,14 +307,14 @@ def test_a_critic_saved_elsewhere_loads(family, writer, folders, tmp_path):
     if prior.part == "unet":
         fresh.unet = network
     told = prior.condition(WORDS[:3])
-    run = Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(4, start=tmp_path))), prior)
+    run = Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(4, init_from=tmp_path))), prior)
     ours = asked(run.state.prior(), told)[0]
     assert worst(ours, asked(fresh, told)[0]) < 1e-5 * float(ours.abs().max())
     assert worst(ours, asked(prior, told)[0]) > 1e-2
     with pytest.raises(
         ValueError, match=r"rank 4, and the adapters of 2: give --method\.critic\.rank 4"
     ):
-        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, start=tmp_path))), prior)
+        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, init_from=tmp_path))), prior)
 
 
 def test_adapters_that_do_not_fit_are_refused(folders, tmp_path):

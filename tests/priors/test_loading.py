@@ -473,7 +473,7 @@ def test_a_hub_that_cannot_be_reached_is_told(cache, monkeypatch):
 @pytest.mark.parametrize("family", ["xl", "flux"])
 def test_a_resumed_run_is_bit_identical(family, folders):  # noqa: F811
     experiment = Experiment(
-        (PROMPT,), method=VSD(critic=LoRACritic(2, CriticTraining(rate=1e-2))), particles=2, steps=4
+        (PROMPT,), method=VSD(critic=LoRACritic(2, CriticTraining(lr=1e-2))), particles=2, steps=4
     )
     whole, first = (Run(experiment, opened(family, folders(family))) for _ in range(2))
     for _ in range(4):

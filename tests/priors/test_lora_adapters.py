@@ -23,7 +23,7 @@ XT = normal(3, 4, 8, 8, dtype=torch.float32)
 
 def trained(prior, n=3, rank=4) -> Run:
     """A run whose critic has learnt a little."""
-    learning = CriticTraining(rate=1e-2)
+    learning = CriticTraining(lr=1e-2)
     run = Run(
         Experiment(
             ("a red mug",), method=VSD(7.5, critic=LoRACritic(rank, learning)), particles=2, steps=n
@@ -143,7 +143,7 @@ def test_a_second_run_on_one_prior_owes_nothing_to_the_first(prior):
 
 
 def test_two_runs_under_way_on_one_prior_do_not_mix(prior, eps_folder):
-    learning = CriticTraining(rate=1e-2)
+    learning = CriticTraining(lr=1e-2)
     experiment = Experiment(
         ("a red mug",), method=VSD(7.5, critic=LoRACritic(4, learning)), particles=2, steps=3
     )

@@ -49,7 +49,7 @@ def encoded(prior, image=IMAGE):
 
 def test_layouts_say_the_same(eps_folder):
     plain, last = (
-        StableDiffusion(str(eps_folder), runtime=RuntimeOptions(layout=how))
+        StableDiffusion(str(eps_folder), runtime=RuntimeOptions(memory_format=how))
         for how in ("plain", "channels-last")
     )
     assert not plain.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
@@ -85,7 +85,7 @@ def test_attention_on_a_cpu_is_fused_in_float32_and_plain_for_few_scores_in_16_b
 
 @pytest.mark.parametrize(
     "how",
-    [RuntimeOptions(slicing=True), RuntimeOptions(checkpointing=True), RuntimeOptions(tiling=True)],
+    [RuntimeOptions(vae_slicing=True), RuntimeOptions(checkpointing=True), RuntimeOptions(tiling=True)],
 )
 def test_the_autoencoder_in_slices_or_recomputed_gives_the_same_latents_and_gradient(
     eps_folder, how
@@ -160,15 +160,15 @@ def test_what_cannot_go_together_or_has_no_object_is_refused(tmp_path):
     with pytest.raises(ValueError, match="choose one"):
         RuntimeOptions(offload=True, compile="graphs")
     with pytest.raises(ValueError, match="no network that could be run otherwise"):
-        load("gaussians", runtime=RuntimeOptions(layout="plain"))
+        load("gaussians", runtime=RuntimeOptions(memory_format="plain"))
     with pytest.raises(ValueError, match="no autoencoder for slicing"):
-        load(str(write_pixel(tmp_path)), "cpu", runtime=RuntimeOptions(slicing=True))
+        load(str(write_pixel(tmp_path)), "cpu", runtime=RuntimeOptions(vae_slicing=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_network_in_16_bits_leaves_all_that_learns_in_float32(eps_folder, dtype):
     prior = StableDiffusion(str(eps_folder), "cpu", dtype)
-    learning = CriticTraining(rate=1e-2)
+    learning = CriticTraining(lr=1e-2)
     run = Run(
         Experiment(
             ("a red mug",), method=VSD(7.5, critic=LoRACritic(4, learning)), particles=2, steps=3
@@ -208,7 +208,7 @@ def test_a_schedule_copies_its_table_to_a_device_once():
 
 def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
     prior = StableDiffusion(
-        str(eps_folder), "cpu", torch.bfloat16, runtime=RuntimeOptions(layout="channels-last")
+        str(eps_folder), "cpu", torch.bfloat16, runtime=RuntimeOptions(memory_format="channels-last")
     )
     adapters = Adapters(prior.network, prior.rows, 4, rng())
     for up in adapters.up:
@@ -225,7 +225,7 @@ def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
 
 
 def test_every_way_into_a_model_can_say_how_it_is_run():
-    how = RuntimeOptions(compile="on", slicing=True)
+    how = RuntimeOptions(compile="on", vae_slicing=True)
     assert Experiment(("x",), runtime=how).runtime == Sampling(("x",), runtime=how).runtime == how
     assert partial(load, runtime=how).keywords["runtime"] is how
 

@@ -20,13 +20,13 @@ class AutoCritic(CriticConfig):
     """
 
     rank: int = 8
-    learning: CriticTraining = field(default_factory=CriticTraining)
+    training: CriticTraining = field(default_factory=CriticTraining)
 
     def __post_init__(self) -> None:
-        LoRACritic(self.rank, self.learning)  # the same bounds
+        LoRACritic(self.rank, self.training)  # the same bounds
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
         spec = (
-            LoRACritic(self.rank, self.learning) if isinstance(prior, Networked) else ExactCritic()
+            LoRACritic(self.rank, self.training) if isinstance(prior, Networked) else ExactCritic()
         )
         return spec.build(prior, start)

@@ -87,22 +87,22 @@ class CriticTraining:
     told it (ProlificDreamer's code: .1).
     """
 
-    rate: float = 1e-3
+    lr: float = 1e-3
     steps: int = 1
-    batch: int = 0
-    times: Timesteps = field(default_factory=lambda: UniformTimesteps(0.0, 1.0))
-    unconditional: float = 0.0
-    kind: LossTarget = "auto"
+    batch_size: int = 0
+    timesteps: Timesteps = field(default_factory=lambda: UniformTimesteps(0.0, 1.0))
+    unconditional_prob: float = 0.0
+    loss_target: LossTarget = "auto"
     camera_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(LossTarget):
+        if self.loss_target not in get_args(LossTarget):
             raise ValueError(
-                f"kind must be one of {', '.join(get_args(LossTarget))}, not {self.kind!r}"
+                f"kind must be one of {', '.join(get_args(LossTarget))}, not {self.loss_target!r}"
             )
         if not 0 <= self.camera_dropout <= 1:
             raise ValueError(f"camera_dropout is a share in [0, 1], not {self.camera_dropout}")
-        if self.rate < 0 or self.steps < 0 or self.batch < 0 or not 0 <= self.unconditional <= 1:
+        if self.lr < 0 or self.steps < 0 or self.batch_size < 0 or not 0 <= self.unconditional_prob <= 1:
             raise ValueError(
                 f"rate, steps and batch must not be negative and unconditional lies in [0, 1]: {self}"
             )
@@ -111,11 +111,11 @@ class CriticTraining:
         """ValueError where the loss would be infinite: of x0 or v, by a network that predicts eps, where the signal ends."""
         if (
             prior.kind == "eps"
-            and self.kind not in ("auto", "eps")
+            and self.loss_target not in ("auto", "eps")
             and float(prior.schedule.alpha(torch.ones(1))) == 0
         ):
             raise ValueError(
-                f"kind {self.kind}: this network predicts eps and its signal ends at t = 1; use auto"
+                f"kind {self.loss_target}: this network predicts eps and its signal ends at t = 1; use auto"
             )
 
 
@@ -139,14 +139,14 @@ class CriticTrainer:
         camera: bool = False,
     ):
         self.how, self.kind, self.parameters, self.camera = how, kind, parameters, camera
-        self.optimizer = torch.optim.AdamW(parameters, lr=how.rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(parameters, lr=how.lr, weight_decay=0.0)
 
     def fit(self, prior: Prior, sample: StepInputs) -> dict[str, Tensor]:
         losses = [self._step(prior, sample) for _ in range(self.how.steps)]
         return {"critic": torch.stack(losses).mean()} if losses else {}
 
     def _step(self, prior: Prior, sample: StepInputs) -> Tensor:
-        n, rng = self.how.batch or len(sample.x0), sample.rng
+        n, rng = self.how.batch_size or len(sample.x0), sample.rng
         near = partial(to_device, device=sample.x0.device)
         rows = near(
             torch.arange(n)
@@ -155,18 +155,18 @@ class CriticTrainer:
         )
         x0 = sample.x0.detach()[rows]
         t = near(
-            sample.schedule.snap(self.how.times(sample.step, sample.steps, n, sample.schedule, rng))
+            sample.schedule.snap(self.how.timesteps(sample.step, sample.steps, n, sample.schedule, rng))
         )
         eps = near(torch.randn(x0.shape, generator=rng)).to(x0)
         told = sample.with_pose(sample.conditions.pos)[rows]
-        if self.how.unconditional > 0:
-            drop = near(torch.rand(n, generator=rng) < self.how.unconditional)
+        if self.how.unconditional_prob > 0:
+            drop = near(torch.rand(n, generator=rng) < self.how.unconditional_prob)
             told = told.where(~drop, sample.with_pose(sample.conditions.null)[rows])
         if self.camera and told.pose is not None and self.how.camera_dropout > 0:
             blind = near(torch.rand(n, generator=rng) < self.how.camera_dropout)
             told = replace(told, pose=told.pose.masked_fill(blind.view(-1, 1, 1), 0.0))
         alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
-        wanted = self.kind if self.how.kind == "auto" else self.how.kind
+        wanted = self.kind if self.how.loss_target == "auto" else self.how.loss_target
         with torch.enable_grad():
             said = prior(sample.schedule.add_noise(x0, eps, t), t, told)[0]
             target = Prediction(x0, eps).output(self.kind, alpha, sigma)

@@ -42,9 +42,9 @@ class LoRACritic(CriticConfig):
     name = "lora"
 
     rank: int = 8
-    learning: CriticTraining = field(default_factory=CriticTraining)
-    start: Path | None = None
-    targets: tuple[str, ...] = TARGETS
+    training: CriticTraining = field(default_factory=CriticTraining)
+    init_from: Path | None = None
+    target_modules: tuple[str, ...] = TARGETS
     camera: bool = False
     model: str = ""
 
@@ -59,7 +59,7 @@ class LoRACritic(CriticConfig):
             raise ValueError(
                 f"{name} has no network to adapt: with an exact prior use --method.critic exact or smallunet"
             )
-        self.learning.suit(own)
+        self.training.suit(own)
         require_cameras(self.camera, start)
         return _LowRankCritic(self, own, start, prior)
 
@@ -91,18 +91,18 @@ class _LowRankCritic(Critic):
     def __init__(self, spec: LoRACritic, own: Networked, start: SetupContext, prior: Prior):
         rng = torch.Generator().manual_seed(start.seed)
         self.adapters = Adapters(
-            own.network, own.rows, spec.rank, rng, own.part, spec.targets, spec.camera
+            own.network, own.rows, spec.rank, rng, own.part, spec.target_modules, spec.camera
         )
-        if spec.start is not None:
-            self.adapters.take(read_adapters(spec.start, own.part), spec.start)
-            self.adapters.take_pose(read_pose(spec.start), spec.start)
+        if spec.init_from is not None:
+            self.adapters.take(read_adapters(spec.init_from, own.part), spec.init_from)
+            self.adapters.take_pose(read_pose(spec.init_from), spec.init_from)
         self.camera = spec.camera
         self._own, self._shared = own, own is prior
         self._said = _Adapted(
             prior, own, self.adapters, None if self._shared else Translation(prior, own, start)
         )
         self._trainer = CriticTrainer(
-            list(self.adapters.parameters()), spec.learning, own.kind, spec.camera
+            list(self.adapters.parameters()), spec.training, own.kind, spec.camera
         )
 
     def prior(self) -> Prior:

@@ -34,11 +34,11 @@ class NullTextCritic(CriticConfig):
     plus one learned change that begins at zero. learning: how it is trained.
     """
 
-    start: Literal["null", "prompt"] = "null"
-    learning: CriticTraining = field(default_factory=CriticTraining)
+    init_from: Literal["null", "prompt"] = "null"
+    training: CriticTraining = field(default_factory=CriticTraining)
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
-        self.learning.suit(prior)
+        self.training.suit(prior)
         return _TextCritic(self, prior)
 
 
@@ -69,8 +69,8 @@ class _Told(PriorWrapper, nn.Module):
 
 class _TextCritic(Critic):
     def __init__(self, spec: NullTextCritic, prior: Prior):
-        self._told = _Told(prior, spec.start)
-        self._trainer = CriticTrainer([self._told.text], spec.learning, prior.kind)
+        self._told = _Told(prior, spec.init_from)
+        self._trainer = CriticTrainer([self._told.text], spec.training, prior.kind)
 
     def prior(self) -> Prior:
         return self._told

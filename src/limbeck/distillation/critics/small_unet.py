@@ -37,7 +37,7 @@ class SmallUNetCritic(CriticConfig):
     name = "small-unet"
 
     width: int = 32
-    learning: CriticTraining = field(default_factory=CriticTraining)
+    training: CriticTraining = field(default_factory=CriticTraining)
     camera: bool = False
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class _UNetCritic(Critic):
             torch.manual_seed(seed)
             self._small = _SmallPrior(prior, spec.width, spec.camera)
         self._trainer = CriticTrainer(
-            list(self._small.net.parameters()), spec.learning, self._small.kind, spec.camera
+            list(self._small.net.parameters()), spec.training, self._small.kind, spec.camera
         )
 
     def prior(self) -> Prior:
