@@ -21,7 +21,7 @@ from limbeck.methods.csd import CSD
 from limbeck.methods.esd import ESD
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.priors.exact import DataSet, GaussianMixture, coloured_shapes
+from limbeck.priors.exact import DataSet, GaussianMixture, colored_shapes
 from limbeck.priors.loading import load
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
@@ -123,7 +123,7 @@ def test_the_past_survives_a_checkpoint():
 
 def test_the_past_softens_vsd_of_one_particle():
     """With the particle alone VSD is SDS; with its past phi is another."""
-    prior = coloured_shapes(8)
+    prior = colored_shapes(8)
 
     def first(buffer: int, steps: int) -> Tensor:
         run = Run(
@@ -172,7 +172,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(critic):
     method = VSD(5.0, critic=critic)
     resumed(
         Experiment(("red disc", "blue ring"), method=method, particles=3, batch_size=4, steps=6),
-        lambda: coloured_shapes(24),
+        lambda: colored_shapes(24),
     )
 
 
@@ -243,9 +243,9 @@ def test_a_learned_text_rides_in_the_frozen_rows_call(prior):
         Experiment(("a red mug",), method=VSD(7.5, critic=NullTextCritic()), particles=2, steps=3),
         prior,
     )
-    calls, rows = prior.meter.calls, prior.meter.rows
+    calls, rows = prior.call_counter.calls, prior.call_counter.rows
     run.advance()
-    assert (prior.meter.calls - calls, prior.meter.rows - rows) == (2, 6 + 2)
+    assert (prior.call_counter.calls - calls, prior.call_counter.rows - rows) == (2, 6 + 2)
 
 
 def test_on_a_mixture_the_text_is_the_weights_of_its_components():
@@ -302,9 +302,9 @@ def start_of(prior, texts: tuple[str, ...], load_, **more) -> SetupContext:
 
 @pytest.mark.parametrize("entropy", [0.0, 0.4, 1.0])
 def test_the_model_itself_as_critic_is_told_prompt_and_null_apart(entropy):
-    prior = coloured_shapes(8)
+    prior = colored_shapes(8)
     critic = FrozenCritic("anything").build(
-        prior, start_of(prior, ("red disc", "blue ring"), lambda name: coloured_shapes(8))
+        prior, start_of(prior, ("red disc", "blue ring"), lambda name: colored_shapes(8))
     )
     s = drawn(
         SD,
@@ -343,7 +343,7 @@ def test_another_model_hears_the_prompt_in_its_own_way():
 def test_a_text_the_critic_was_never_told_of_stops_the_run():
     run = Run(
         Experiment(("red disc",), method=VSD(5.0, critic=FrozenCritic("gaussians")), steps=2),
-        coloured_shapes(24),
+        colored_shapes(24),
     )
     run.advance()
     run.conditions = Conditions(run.prior.condition(["blue ring"]), run.conditions.null)
@@ -352,7 +352,7 @@ def test_a_text_the_critic_was_never_told_of_stops_the_run():
 
 
 def test_a_frozen_critic_in_a_run_is_loaded_by_name_on_the_runs_device():
-    prior = coloured_shapes(24)
+    prior = colored_shapes(24)
     run = Run(
         Experiment(
             ("red disc",), method=VSD(5.0, critic=FrozenCritic("gaussians")), particles=2, steps=2
@@ -363,9 +363,9 @@ def test_a_frozen_critic_in_a_run_is_loaded_by_name_on_the_runs_device():
     csd = CSD()(prior, step.sample, FREE)
     assert worst(step.gradient, 4 * csd * expand(SD.sigma(step.sample.t) ** 2, csd)) < 1e-4
     assert (
-        prior.meter.rows == 2 * 2 + 2 * 2
+        prior.call_counter.rows == 2 * 2 + 2 * 2
     )  # two of the step and two of this test: the critic's rows are not the model's
-    assert run.state.prior().meter.rows == 2
+    assert run.state.prior().call_counter.rows == 2
 
 
 def test_pipelines_as_prior_and_critic(eps_folder):
@@ -380,12 +380,12 @@ def test_pipelines_as_prior_and_critic(eps_folder):
 
 
 def test_frozen_refuses_what_does_not_fit():
-    prior, flow = coloured_shapes(8), coloured_shapes(8, schedule=RectifiedFlow())
+    prior, flow = colored_shapes(8), colored_shapes(8, schedule=RectifiedFlow())
     with pytest.raises(
         ValueError, match=r"critic other has x0 of \[3, 24, 24\], the model of \[3, 8, 8\]"
     ):
         FrozenCritic("other").build(
-            prior, start_of(prior, ("disc",), lambda name: coloured_shapes(24))
+            prior, start_of(prior, ("disc",), lambda name: colored_shapes(24))
         )
     with pytest.raises(ValueError, match="critic other has another noise schedule than the model"):
         FrozenCritic("other").build(prior, start_of(prior, ("disc",), lambda name: flow))

@@ -12,12 +12,12 @@ from torch import nn
 
 from limbeck.cli.main import main
 from limbeck.diffusion.condition import Condition, Conditions
-from limbeck.diffusion.model_options import ModelOverrides
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import Sampling
 from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
 from limbeck.distillation.critics.base import CriticTrainer, CriticTraining
-from limbeck.distillation.critics.frozen import FrozenCritic, load_related
+from limbeck.distillation.critics.frozen import FrozenCritic, load_compatible_prior
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.null_text import NullTextCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
@@ -25,13 +25,13 @@ from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.esd import ESD
 from limbeck.methods.vsd import VSD
-from limbeck.priors.camera_conditioning import PoseEmbedding, posed
+from limbeck.priors.camera_conditioning import PoseEmbedding, stack_poses
 from limbeck.priors.exact import GaussianMixture
 from limbeck.priors.loading import load
-from limbeck.priors.lora_adapters import TARGETS, Adapters, Rows
+from limbeck.priors.lora_adapters import AdapterRows, DEFAULT_TARGET_MODULES, LoRAAdapters
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import LatentParticles
@@ -110,11 +110,11 @@ def with_pose(conditions: Condition) -> Condition:
 
 # which layers
 
-MORE = (*TARGETS, "ff.net.2", "conv1", "time_emb_proj", "proj_in")
+MORE = (*DEFAULT_TARGET_MODULES, "ff.net.2", "conv1", "time_emb_proj", "proj_in")
 
 
 def test_a_name_adapts_every_layer_that_ends_so_and_no_other(prior):
-    adapters = Adapters(prior.unet, Rows(), 2, rng(), targets=("attn2.to_k", "conv1", "net.2"))
+    adapters = LoRAAdapters(prior.unet, AdapterRows(), 2, rng(), targets=("attn2.to_k", "conv1", "net.2"))
     kinds = [n for n, m in prior.unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert (
         adapters.names == [n for n in kinds if n.endswith((".attn2.to_k", ".conv1", ".net.2"))]
@@ -122,7 +122,7 @@ def test_a_name_adapts_every_layer_that_ends_so_and_no_other(prior):
     )
     assert (
         adapters.names
-        == Adapters(prior.unet, Rows(), 2, rng(), targets=("net.2", "attn2.to_k", "conv1")).names
+        == LoRAAdapters(prior.unet, AdapterRows(), 2, rng(), targets=("net.2", "attn2.to_k", "conv1")).names
     )
     shapes = [tuple(p.shape) for p in adapters.down]
     layer = prior.unet.get_submodule(
@@ -216,9 +216,9 @@ def test_an_untrained_camera_says_nothing_and_a_trained_one_speaks_to_its_rows_a
     prior = load(
         str(written(family, tmp_path)),
         "cpu",
-        parts=ModelOverrides(size=16 if family == "flux" else 0),
+        parts=Model(resolution=16 if family == "flux" else 0),
     )
-    adapters = Adapters(prior.network, prior.rows, 2, rng(), prior.part, camera=True)
+    adapters = LoRAAdapters(prior.network, prior.rows, 2, rng(), prior.part, camera=True)
     conditions = with_pose(prior.condition(WORDS[:3]))
     xt = normal(3, *prior.shape, dtype=torch.float32)
     ask = lambda *c: [p.eps for p in prior(xt, T, *c)]  # noqa: E731
@@ -240,7 +240,7 @@ def test_an_untrained_camera_says_nothing_and_a_trained_one_speaks_to_its_rows_a
 
 
 def test_no_camera_is_a_pose_of_zeros(prior):
-    adapters = Adapters(prior.unet, prior.rows, 2, rng(), camera=True)
+    adapters = LoRAAdapters(prior.unet, prior.rows, 2, rng(), camera=True)
     adapters.pose.last.weight.data.normal_(generator=rng(1))
     conditions = prior.condition(WORDS[:3]).with_adapters(adapters)
     none, zeros, seen = (
@@ -252,9 +252,9 @@ def test_no_camera_is_a_pose_of_zeros(prior):
     assert worst(eps(prior, none)[0], eps(prior, seen)[0]) > 1e-3
     mixed, alone = eps(prior, none, seen), [eps(prior, none)[0], eps(prior, seen)[0]]
     assert all(worst(a, b) < 1e-5 for a, b in zip(mixed, alone, strict=True))
-    assert posed([none], 3) is None and posed([none, seen], 3).shape == (6, 16)
+    assert stack_poses([none], 3) is None and stack_poses([none, seen], 3).shape == (6, 16)
     one = replace(conditions[:1], pose=poses(1))  # one row may speak for all
-    assert torch.equal(posed([one], 3), poses(1).flatten(1).expand(3, -1))
+    assert torch.equal(stack_poses([one], 3), poses(1).flatten(1).expand(3, -1))
 
 
 def test_what_a_camera_says_is_two_layers_of_the_flattened_pose():
@@ -270,7 +270,7 @@ def test_what_a_camera_says_is_two_layers_of_the_flattened_pose():
     x = poses(2).flatten(1) @ pose.first.weight.T + pose.first.bias
     assert (
         worst(
-            pose(posed([with_pose(Condition(torch.zeros(2, 1, 1)))], 2)),
+            pose(stack_poses([with_pose(Condition(torch.zeros(2, 1, 1)))], 2)),
             (x * x.sigmoid()) @ pose.last.weight.T,
         )
         < 1e-5
@@ -281,7 +281,7 @@ def test_what_a_camera_says_is_two_layers_of_the_flattened_pose():
 
 
 def test_the_camera_changes_nothing_of_how_adapters_start(prior):
-    plain, camera = (Adapters(prior.unet, Rows(), 2, rng(5), camera=c) for c in (False, True))
+    plain, camera = (LoRAAdapters(prior.unet, AdapterRows(), 2, rng(5), camera=c) for c in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(plain.down, camera.down, strict=True))
 
 
@@ -292,7 +292,7 @@ def test_a_network_without_an_embedding_of_time_is_refused():
             self.to_q = nn.Linear(2, 2)
 
     with pytest.raises(ValueError, match="Bare has no embedding of time named time_embedding or"):
-        Adapters(Bare(), Rows(), 1, rng(), targets=("to_q",), camera=True)
+        LoRAAdapters(Bare(), AdapterRows(), 1, rng(), targets=("to_q",), camera=True)
 
 
 def test_in_sixteen_bits_the_critic_stays_in_float32(eps_folder):
@@ -358,7 +358,7 @@ def test_who_hears_what(camera, prior, monkeypatch):
     assert torch.equal(own.pose, sample.camera.pose) and torch.equal(
         learnt.pose, sample.camera.pose
     )
-    assert (prior.meter.calls, prior.meter.rows) == (2, 6 + 2)
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (2, 6 + 2)
 
 
 def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
@@ -605,13 +605,13 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
         (4, 12, 12),
         (24, 24),
     )  # 2.1 is of 768 pixels and its base of 512: a network has no size of its own
-    assert load_related("it", prior, replace(start, load=lambda name: v)) is v
+    assert load_compatible_prior("it", prior, replace(start, load=lambda name: v)) is v
     v.image_size = (48, 48)  # latents of four pixels a side are other ones
     with pytest.raises(
         ValueError, match=r"critic it has x0 of \[4, 12, 12\], the model of \[4, 8, 8\]"
     ):
-        load_related("it", prior, replace(start, load=lambda name: v))
-    assert critic.prior().kind == "v" and prior.kind == "eps"
+        load_compatible_prior("it", prior, replace(start, load=lambda name: v))
+    assert critic.prior().prediction_type == "v" and prior.prediction_type == "eps"
     loss = critic.fit(replace(s, rng=rng(4)))["critic"]
     g = rng(4)
     t = prior.schedule.snap(torch.rand(2, generator=g))

@@ -127,9 +127,9 @@ def f64(values: list[float]) -> Tensor:
 
 def asked_of(prior, act):
     """What ``act`` answers, and the calls and rows it took."""
-    before = prior.meter.calls, prior.meter.rows
+    before = prior.call_counter.calls, prior.call_counter.rows
     out = act()
-    return out, (prior.meter.calls - before[0], prior.meter.rows - before[1])
+    return out, (prior.call_counter.calls - before[0], prior.call_counter.rows - before[1])
 
 
 def agree(made: torch.nn.Module, value, bound: float) -> None:

@@ -8,7 +8,7 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.inputs import SetupContext
-from limbeck.priors.exact import DataSet, GaussianMixture, class_weights, coloured_shapes
+from limbeck.priors.exact import DataSet, GaussianMixture, colored_shapes, component_log_weights
 
 SCHEDULES = [stable_diffusion_schedule(), Cosine(), RectifiedFlow()]
 
@@ -86,12 +86,12 @@ def test_a_prompt_selects_the_pictures_of_its_label():
 ])  # fmt: skip
 def test_words_of_a_prompt_choose_components(prompt, chosen):
     labels = ("red disc", "red ring", "blue disc", "blue ring")
-    assert class_weights(labels, [prompt])[0].exp().tolist() == chosen
+    assert component_log_weights(labels, [prompt])[0].exp().tolist() == chosen
 
 
 def test_a_prompt_that_names_nothing_says_what_can_be_named():
     with pytest.raises(ValueError, match=r"'a cat'.*disc, green"):
-        coloured_shapes(8).condition(["a cat"])
+        colored_shapes(8).condition(["a cat"])
 
 
 def test_two_spellings_of_one_mixture_agree():
@@ -119,7 +119,7 @@ def test_meter_counts_rows_of_every_condition():
             torch.full((5,), 0.5, dtype=torch.float64),
             *[prior.condition([""] * 5)] * 3,
         )
-        assert (prior.meter.calls, prior.meter.rows) == (1, 15)
+        assert (prior.call_counter.calls, prior.call_counter.rows) == (1, 15)
 
 
 @pytest.mark.parametrize("stds", [torch.tensor([1.0]), torch.tensor([1.0, -0.1])])
@@ -129,7 +129,7 @@ def test_mixtures_that_are_none_are_refused(stds):
 
 
 def test_pictures_round_trip_through_encode_and_decode():
-    prior = coloured_shapes(8)
+    prior = colored_shapes(8)
     image = torch.rand(2, 3, 8, 8, generator=rng())
     assert worst(prior.decode(prior.encode(image)), image) < 1e-6
     assert worst(prior.encode(torch.zeros(1, 3, 8, 8)), -torch.ones(1, 3, 8, 8)) == 0

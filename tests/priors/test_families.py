@@ -11,7 +11,7 @@ from tiny_pipeline import WORDS, normal, rng, spoken, worst
 from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.model_options import ModelOverrides
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import AttentionPrior, Prior
 from limbeck.diffusion.sampling import sample
 from limbeck.distillation.critics.base import CriticTraining
@@ -21,7 +21,7 @@ from limbeck.methods.cds import CDS
 from limbeck.methods.irfds import IRFDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.loading import load
-from limbeck.priors.lora_adapters import Networked
+from limbeck.priors.lora_adapters import NetworkPrior
 from limbeck.representations.pixels import Pixels
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -36,7 +36,7 @@ def opened(family, folder, **parts):
     return load(
         str(folder),
         "cpu",
-        parts=ModelOverrides(size=16 if family in ("flux", "schnell") else 0, **parts),
+        parts=Model(resolution=16 if family in ("flux", "schnell") else 0, **parts),
     )
 
 
@@ -102,7 +102,7 @@ def test_the_network_is_asked_what_the_pipeline_asks_it(one, family, folders):
     t = one.schedule.sampling_times(STEPS)[1].expand(2)
     mine = one(xt, t, one.condition([PROMPT, OTHER]))[0]
     assert worst(
-        mine.output(one.kind, one.schedule.alpha(t), one.schedule.sigma(t)), said
+        mine.output(one.prediction_type, one.schedule.alpha(t), one.schedule.sigma(t)), said
     ) < 5e-5 * float(said.abs().max())
     assert torch.allclose(one.schedule.add_noise(mine.x0, mine.eps, t), xt, atol=1e-4)
 
@@ -124,7 +124,7 @@ def test_times_are_the_schedulers(one, family, folders):
 
 
 def test_it_wears_the_face_of_a_prior(one, family):
-    assert isinstance(one, Prior) and isinstance(one, Networked)
+    assert isinstance(one, Prior) and isinstance(one, NetworkPrior)
     assert not any(p.requires_grad for p in one.network.parameters()) and not one.network.training
     told = one.condition([PROMPT, "", PROMPT])
     assert torch.equal(told.data[0], told.data[2]) and (told.pooled is None) == (
@@ -150,7 +150,7 @@ def test_all_conditions_are_one_call_and_counted(one):
     )
     both = guided_prediction(one, xt, T, told, 7.5)
     guided_prediction(one, xt, T, told, 1.0)
-    assert passes == [6, 3] and (one.meter.calls, one.meter.rows) == (2, 9)
+    assert passes == [6, 3] and (one.call_counter.calls, one.call_counter.rows) == (2, 9)
     pos, null = one(xt, T, told.pos)[0], one(xt, T, told.null)[0]
     scale = float((7.5 * pos.eps).abs().max())
     assert worst(both.eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-5 * scale
@@ -230,7 +230,7 @@ def test_a_small_critic_and_condition_dropout_run(family, folders):
     for critic in (SmallUNetCritic(width=8), LoRACritic(2, CriticTraining(unconditional_prob=0.5))):
         run = Run(Experiment((PROMPT,), method=VSD(critic=critic), particles=3, steps=2), prior)
         assert all(bool(run.advance().metrics["critic"].isfinite()) for _ in range(2))
-        assert run.state.prior().kind == (
+        assert run.state.prior().prediction_type == (
             "flow" if family == "sd3" else "v" if isinstance(critic, SmallUNetCritic) else "eps"
         )
 
@@ -357,7 +357,7 @@ def test_distilled_guidance_is_an_input_of_flux(folders):
     told, xt = [PROMPT], normal(1, 16, 8, 8, dtype=torch.float32)
     low, high = (opened("flux", folders("flux"), distilled=g) for g in (1.0, 8.0))
     assert worst(*(p(xt, T[:1], p.condition(told))[0].x0 for p in (low, high))) > 1e-3
-    assert low.meter.rows == 1
+    assert low.call_counter.rows == 1
     with pytest.raises(ValueError, match=r"distilled 8\.0: the network of .* takes no guidance"):
         opened("schnell", folders("schnell"), distilled=8.0)
 
@@ -365,8 +365,8 @@ def test_distilled_guidance_is_an_input_of_flux(folders):
 def test_the_shift_of_flux_follows_the_size(folders):
     import math
 
-    small = load(str(folders("flux")), "cpu", parts=ModelOverrides(size=16)).schedule.shift
-    large = load(str(folders("flux")), "cpu", parts=ModelOverrides(size=64)).schedule.shift
+    small = load(str(folders("flux")), "cpu", parts=Model(resolution=16)).schedule.shift
+    large = load(str(folders("flux")), "cpu", parts=Model(resolution=64)).schedule.shift
     # 16 tokens are the base, 256 the most
     assert abs(small - math.exp(0.5)) < 1e-9 and abs(large - math.exp(1.15)) < 1e-9
 
@@ -388,7 +388,7 @@ def test_an_old_pipeline_needs_no_prediction_type(folders, tmp_path):
     )
     prior = opened("eps", folder)
     assert (
-        prior.kind == "eps"
+        prior.prediction_type == "eps"
         and worst(prior.schedule._table, opened("eps", folders("eps")).schedule._table) == 0
     )
 

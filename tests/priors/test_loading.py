@@ -19,19 +19,19 @@ from tiny_pipeline import WORDS, normal, rng, worst
 
 from limbeck.cli.main import main
 from limbeck.config.yaml import from_yaml, to_yaml
-from limbeck.diffusion.model_options import ModelOverrides
+from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.graphics.cameras.views import Orbit
 from limbeck.methods.vsd import VSD
-from limbeck.priors.catalog import MODELS, XXL, G, H, L, find_model, show
-from limbeck.priors.hub import lacking, needed
+from limbeck.priors.catalog import G, H, L, MODELS, XXL, find_model, show
+from limbeck.priors.hub import missing_parts, required_files
 from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.nerf import NeRF
-from limbeck.system.checkpoint import read_note
-from limbeck.system.out_of_memory import CHANGE, out_of_memory_advice, refusal
+from limbeck.system.checkpoint import read_metadata
+from limbeck.system.out_of_memory import MEMORY_ADVICE, insufficient_memory_message, out_of_memory_advice
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -41,7 +41,7 @@ SIZED = {"flux": 16}
 
 
 def opened(family, folder, **parts):
-    return load(str(folder), "cpu", parts=ModelOverrides(size=SIZED.get(family, 0), **parts))
+    return load(str(folder), "cpu", parts=Model(resolution=SIZED.get(family, 0), **parts))
 
 
 def same(a, b, texts=(PROMPT, "")):
@@ -200,10 +200,10 @@ def single(folders, tmp_path):  # noqa: F811
 def test_a_checkpoint_of_one_file_is_the_folder_it_was_made_of(single, folders, capfd):  # noqa: F811
     file, config = single
     prior, folder = (
-        load(str(file), "cpu", parts=ModelOverrides(config=str(config))),
+        load(str(file), "cpu", parts=Model(config=str(config))),
         opened("v", folders("v")),
     )
-    assert same(prior, folder) and prior.kind == "v"
+    assert same(prior, folder) and prior.prediction_type == "v"
     image = torch.rand(1, 3, 16, 16, generator=rng(1))
     assert torch.equal(prior.encode(image), folder.encode(image))
     assert torch.equal(prior.decode(prior.encode(image)), folder.decode(folder.encode(image)))
@@ -233,10 +233,10 @@ def test_one_file_that_says_otherwise_of_itself_is_refused(
     marked = tmp_path / "marked.safetensors"
     save_file(load_file(single[0]) | {mark: torch.zeros(1)}, marked)
     load(
-        str(marked), "cpu", parts=ModelOverrides(config=str(single[1]))
+        str(marked), "cpu", parts=Model(config=str(single[1]))
     )  # of v and zero terminal signal, as its configuration
     with pytest.raises(ValueError, match=message):
-        load(str(marked), "cpu", parts=ModelOverrides(config=str(folders("eps"))))
+        load(str(marked), "cpu", parts=Model(config=str(folders("eps"))))
 
 
 def test_files_that_could_run_code_are_not_read(tmp_path):
@@ -289,7 +289,7 @@ def test_an_autoencoder_in_the_cache_is_found_by_its_id(cache, folders, tmp_path
 def test_half_a_model_is_no_model(cache, folders):  # noqa: F811
     place = cached(cache, "some/one", folders("eps"))
     (place / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    assert lacking(place) == ["unet"]
+    assert missing_parts(place) == ["unet"]
     with pytest.raises(
         ValueError,
         match="some/one is not in the cache, or not all of it, and HF_HUB_OFFLINE is set",
@@ -356,8 +356,8 @@ def test_what_is_fetched_of_a_repository():
         for file in ("config.json", f"{parts[p]}.safetensors")
     ]
     read = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
-    assert needed(files, read) == sorted(wanted)
-    assert needed(files, read, configurations=True) == sorted(
+    assert required_files(files, read) == sorted(wanted)
+    assert required_files(files, read, configurations=True) == sorted(
         f for f in wanted if not f.endswith(".safetensors")
     )
     half = [
@@ -365,11 +365,11 @@ def test_what_is_fetched_of_a_repository():
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "unet/diffusion_pytorch_model.fp16.bin",
     ]
-    assert needed(half, ["unet"]) == ["model_index.json", *half[:2]]
+    assert required_files(half, ["unet"]) == ["model_index.json", *half[:2]]
     shards = [f"transformer/diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     listing = "transformer/diffusion_pytorch_model.safetensors.index.json"
     sharded = [*shards, listing, "transformer/diffusion_pytorch_model.bin.index.json"]
-    assert needed(sharded, ["transformer"]) == sorted(["model_index.json", *shards, listing])
+    assert required_files(sharded, ["transformer"]) == sorted(["model_index.json", *shards, listing])
     tiny = [
         "config.json",
         "diffusion_pytorch_model.bin",
@@ -377,7 +377,7 @@ def test_what_is_fetched_of_a_repository():
         "README.md",
         "taesd_decoder.safetensors",
     ]
-    assert needed(tiny, ()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert required_files(tiny, ()) == ["config.json", "diffusion_pytorch_model.safetensors"]
 
 
 def test_weights_of_16_bits_alone_are_found(folders, tmp_path):  # noqa: F811
@@ -450,7 +450,7 @@ def test_a_cached_model_runs_without_a_network_and_goes_on_after_kill_9(cache, f
     killed = shell(cache, *argv, "--out", "cut", cwd=tmp_path, code=KILLED, **online)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     # the last checkpoint may still have been on its way to the disk
-    assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (1, 2, 3)
+    assert read_metadata(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (1, 2, 3)
     done = shell(cache, *argv, "--out", "cut", cwd=tmp_path, **online)
     assert done.returncode == 0, done.stderr
     assert main([*argv, "--out", str(tmp_path / "whole")]) == 0
@@ -492,31 +492,31 @@ def test_a_resumed_run_is_bit_identical(family, folders):  # noqa: F811
 
 
 def test_parts_are_options_and_read_back(tmp_path):
-    parts = ModelOverrides(
+    parts = Model(
         lora=tmp_path / "x.safetensors",
-        scale=0.7,
+        lora_scale=0.7,
         vae="some/tiny",
         config="c",
-        size=512,
-        distilled=2.0,
+        resolution=512,
+        guidance_embedding=2.0,
     )
     experiment = Experiment((PROMPT,), model="some/one@two", parts=parts)
     assert from_yaml(Experiment, to_yaml(experiment)) == experiment
     assert (
-        from_yaml(Experiment, "prompts: [a red mug]").parts == ModelOverrides()
+        from_yaml(Experiment, "prompts: [a red mug]").parts == Model()
     )  # written before there were any
     with pytest.raises(ValueError, match="no parts to change"):
         load("gaussians", parts=parts)
     for wrong in ({"size": -1}, {"distilled": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            ModelOverrides(**wrong)
+            Model(**wrong)
 
 
 def test_a_size_of_ones_own(folders):  # noqa: F811
-    prior = load(str(folders("xl")), "cpu", parts=ModelOverrides(size=32))
+    prior = load(str(folders("xl")), "cpu", parts=Model(resolution=32))
     assert prior.shape == (4, 16, 16) and prior.image_size == (32, 32)
     with pytest.raises(ValueError, match="size must be a multiple of 8 for this model, not 20"):
-        load(str(folders("xl")), "cpu", parts=ModelOverrides(size=20))
+        load(str(folders("xl")), "cpu", parts=Model(resolution=20))
 
 
 def test_memory_that_runs_out_is_told_with_what_to_change(folders, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -697,7 +697,7 @@ def test_the_other_parameters_of_the_table():
 
 def test_what_to_change_where_memory_is_scarce_are_options_there_are():
     """Of every kind of thing, those that make a step of it smaller."""
-    named = re.findall(r"--(?:representation|views)?\.?(\w+)|\s\.(\w+)", CHANGE)
+    named = re.findall(r"--(?:representation|views)?\.?(\w+)|\s\.(\w+)", MEMORY_ADVICE)
     told = {name for pair in named for name in pair if name}
     assert {"resolution", "samples"} <= told & set(NeRF.__dataclass_fields__)
     assert "cells" in told & set(DMTet.__dataclass_fields__) and "count" in told & set(
@@ -705,5 +705,5 @@ def test_what_to_change_where_memory_is_scarce_are_options_there_are():
     )
     assert "each" in told & set(Orbit.__dataclass_fields__)
     assert {"particles", "batch"} <= told & set(Experiment.__dataclass_fields__)
-    for line in (out_of_memory_advice("said"), refusal(2 << 30, 1 << 30, "a step")):
-        assert CHANGE in line and "\n" not in line
+    for line in (out_of_memory_advice("said"), insufficient_memory_message(2 << 30, 1 << 30, "a step")):
+        assert MEMORY_ADVICE in line and "\n" not in line

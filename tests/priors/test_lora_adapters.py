@@ -12,7 +12,7 @@ from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import GaussianMixture
-from limbeck.priors.lora_adapters import TARGETS, Adapters, Networked, Rows
+from limbeck.priors.lora_adapters import AdapterRows, DEFAULT_TARGET_MODULES, LoRAAdapters, NetworkPrior
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -46,7 +46,7 @@ def untouched(eps_folder):
 
 
 def test_every_attention_projection_is_adapted_and_starts_without_effect(prior, untouched):
-    adapters = Adapters(prior.unet, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.unet, prior.rows, 4, rng())
     expected = [
         n
         for n, m in prior.unet.named_modules()
@@ -77,7 +77,7 @@ def test_rows_of_a_mixed_call_are_those_of_calls_of_one_kind(prior):
 
 
 def test_rows_are_forgotten_after_a_call_and_after_a_failure(prior):
-    told = prior.condition(WORDS[:3]).with_adapters(Adapters(prior.unet, prior.rows, 2, rng()))
+    told = prior.condition(WORDS[:3]).with_adapters(LoRAAdapters(prior.unet, prior.rows, 2, rng()))
     ask(prior, told)
     assert (prior.rows.owner, prior.rows.index, prior.rows.everyone) == (None, None, False)
     with pytest.raises(RuntimeError):
@@ -86,7 +86,7 @@ def test_rows_are_forgotten_after_a_call_and_after_a_failure(prior):
 
 
 def test_gradients_reach_the_adapters_of_adapted_rows_alone(prior):
-    adapters = Adapters(prior.unet, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.unet, prior.rows, 4, rng())
     for up in adapters.up:
         up.data.normal_(generator=rng(1))
     told = prior.condition(WORDS[:3])
@@ -111,14 +111,14 @@ def test_a_saved_critic_is_the_same_in_diffusers(folder, tmp_path):
     theirs = pipe.unet(XT, prior.schedule.tick(T), told.data).sample.detach()
     with torch.no_grad():
         said = ours(XT, T, told)[0].output(
-            prior.kind, prior.schedule.alpha(T), prior.schedule.sigma(T)
+            prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)
         )
     assert worst(theirs, plain) > 1e-2
     assert worst(said, theirs) < 1e-5
 
 
 def test_adapters_that_are_gone_leave_nothing_behind(prior):
-    adapters = Adapters(prior.unet, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.unet, prior.rows, 4, rng())
     assert any(m._forward_hooks for m in prior.unet.modules())
     del adapters
     gc.collect()
@@ -127,7 +127,7 @@ def test_adapters_that_are_gone_leave_nothing_behind(prior):
 
 def test_one_call_passes_through_one_set_of_adapters(prior):
     told = prior.condition(WORDS[:3])
-    two = [Adapters(prior.unet, prior.rows, 2, rng(i)) for i in range(2)]
+    two = [LoRAAdapters(prior.unet, prior.rows, 2, rng(i)) for i in range(2)]
     with pytest.raises(ValueError, match="one set of adapters"):
         ask(prior, *(told.with_adapters(one) for one in two))
 
@@ -166,9 +166,9 @@ def test_two_runs_under_way_on_one_prior_do_not_mix(prior, eps_folder):
 
 def test_the_seed_of_a_run_decides_the_adapters_start(prior):
     a, b, c = (
-        Adapters(nn.Sequential(nn.Linear(3, 3)), Rows(), 2, rng())
+        LoRAAdapters(nn.Sequential(nn.Linear(3, 3)), AdapterRows(), 2, rng())
         if False
-        else Adapters(prior.unet, Rows(), 2, rng(s))
+        else LoRAAdapters(prior.unet, AdapterRows(), 2, rng(s))
         for s in (0, 0, 1)
     )
     assert all(torch.equal(x, y) for x, y in zip(a.down, b.down, strict=True))
@@ -187,12 +187,12 @@ def test_a_critic_starts_from_the_seed_of_its_run(eps_folder):
 
 def test_a_network_without_attention_is_refused():
     with pytest.raises(ValueError, match="to_q"):
-        Adapters(nn.Sequential(nn.Linear(2, 2)), Rows(), 2, rng())
-    assert len(TARGETS) == 4
+        LoRAAdapters(nn.Sequential(nn.Linear(2, 2)), AdapterRows(), 2, rng())
+    assert len(DEFAULT_TARGET_MODULES) == 4
 
 
 def test_an_exact_prior_cannot_carry_adapters_and_says_what_can():
     prior = GaussianMixture(normal(2, 3), torch.ones(2))
-    assert not isinstance(prior, Networked)
+    assert not isinstance(prior, NetworkPrior)
     with pytest.raises(ValueError, match="exact or smallunet"):
         Run(Experiment(("x",), method=VSD(critic=LoRACritic())), prior)

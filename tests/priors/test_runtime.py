@@ -25,12 +25,12 @@ from limbeck.diffusion.schedule import stable_diffusion_schedule
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
-from limbeck.priors.compilation import written_with_vectors
+from limbeck.priors.compilation import can_vectorize_on_cpu
 from limbeck.priors.loading import load
-from limbeck.priors.lora_adapters import Adapters
-from limbeck.priors.runtime import FEW, CPUAttention, Fetched, swapped
+from limbeck.priors.lora_adapters import LoRAAdapters
+from limbeck.priors.runtime import CPUAttention, OffloadedFunction, _MAX_PLAIN_SCORES, swap_devices
 from limbeck.priors.stable_diffusion import StableDiffusion
-from limbeck.system.checkpoint import read_note
+from limbeck.system.checkpoint import read_metadata
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -75,7 +75,7 @@ def test_attention_on_a_cpu_is_fused_in_float32_and_plain_for_few_scores_in_16_b
     x = normal(2, 16, layer.to_q.in_features, dtype=torch.float32)
     one = processor(layer, x)
     other = processor(layer.to(torch.bfloat16), x.bfloat16())
-    side = int(FEW**0.5) + 1
+    side = int(_MAX_PLAIN_SCORES**0.5) + 1
     with torch.device("meta"):
         wide = x.new_empty(1, side, layer.to_q.in_features, dtype=torch.bfloat16, device="meta")
     processor(layer.to("meta"), wide)
@@ -85,7 +85,7 @@ def test_attention_on_a_cpu_is_fused_in_float32_and_plain_for_few_scores_in_16_b
 
 @pytest.mark.parametrize(
     "how",
-    [RuntimeOptions(vae_slicing=True), RuntimeOptions(checkpointing=True), RuntimeOptions(tiling=True)],
+    [RuntimeOptions(vae_slicing=True), RuntimeOptions(gradient_checkpointing=True), RuntimeOptions(vae_tiling=True)],
 )
 def test_the_autoencoder_in_slices_or_recomputed_gives_the_same_latents_and_gradient(
     eps_folder, how
@@ -108,7 +108,7 @@ def test_checkpointing_keeps_fewer_activations(eps_folder):
         return sum(sizes)
 
     assert (
-        kept(StableDiffusion(str(eps_folder), runtime=RuntimeOptions(checkpointing=True)))
+        kept(StableDiffusion(str(eps_folder), runtime=RuntimeOptions(gradient_checkpointing=True)))
         < kept(StableDiffusion(str(eps_folder))) / 2
     )
 
@@ -127,7 +127,7 @@ def test_work_with_fetched_modules_has_its_gradient_and_they_are_near_whenever_i
         return prior.encode(image)
 
     image = IMAGE.clone().requires_grad_()
-    x0 = Fetched.apply(image, work, fetched)
+    x0 = OffloadedFunction.apply(image, work, fetched)
     x0.backward(normal(*x0.shape, seed=5, dtype=torch.float32))
     expected, gradient = encoded(prior)
     assert torch.equal(x0.detach(), expected) and torch.equal(image.grad, gradient)
@@ -137,7 +137,7 @@ def test_work_with_fetched_modules_has_its_gradient_and_they_are_near_whenever_i
 def test_modules_swap_places_and_come_back_after_a_failure():
     a, b = nn.Linear(2, 2, device="meta"), nn.Linear(2, 2)
     where = lambda m: m.weight.device.type  # noqa: E731
-    with pytest.raises(RuntimeError, match="inside"), swapped([], [b], "meta"):
+    with pytest.raises(RuntimeError, match="inside"), swap_devices([], [b], "meta"):
         assert where(b) == "meta"
         b.to_empty(device="cpu")  # nothing leaves meta by itself
         raise RuntimeError("inside")
@@ -147,7 +147,7 @@ def test_modules_swap_places_and_come_back_after_a_failure():
 @pytest.mark.parametrize(
     ("running", "match"),
     [
-        (RuntimeOptions(offload=True), "offload .* leave it out"),
+        (RuntimeOptions(cpu_offload=True), "offload .* leave it out"),
         (RuntimeOptions(compile="graphs"), "graphs needs device cuda, not cpu"),
     ],
 )
@@ -158,7 +158,7 @@ def test_what_needs_a_gpu_is_refused_without_one(eps_folder, running, match):
 
 def test_what_cannot_go_together_or_has_no_object_is_refused(tmp_path):
     with pytest.raises(ValueError, match="choose one"):
-        RuntimeOptions(offload=True, compile="graphs")
+        RuntimeOptions(cpu_offload=True, compile="graphs")
     with pytest.raises(ValueError, match="no network that could be run otherwise"):
         load("gaussians", runtime=RuntimeOptions(memory_format="plain"))
     with pytest.raises(ValueError, match="no autoencoder for slicing"):
@@ -210,7 +210,7 @@ def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
     prior = StableDiffusion(
         str(eps_folder), "cpu", torch.bfloat16, runtime=RuntimeOptions(memory_format="channels-last")
     )
-    adapters = Adapters(prior.network, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.network, prior.rows, 4, rng())
     for up in adapters.up:
         up.data.normal_(generator=rng(1)).mul_(0.1)
     told = spoken(prior, WORDS[:3])
@@ -233,7 +233,7 @@ def test_every_way_into_a_model_can_say_how_it_is_run():
 def test_graphs_that_would_be_without_vectors_are_warned_of(monkeypatch):
     monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", lambda: InvalidVecISA())
     with pytest.warns(UserWarning, match="compiler there"):
-        assert not written_with_vectors()
+        assert not can_vectorize_on_cpu()
 
 
 COMPILED = """
@@ -255,17 +255,17 @@ def pair(method, seed=0):
     return Run(experiment, eager), Run(experiment, graphs)
 
 def compare(a, b, warm):
-    made = graphs.meter.graphs
+    made = graphs.call_counter.graphs
     # from the same state: Adam's first steps have the size of the rate, whatever rounding makes of a gradient near zero
     b.load({name: value.clone() for name, value in a.tensors().items()}, a.step)
     one, other = a.advance().gradient, b.advance().gradient
     assert (one - other).abs().max() < 1e-4 * one.abs().max(), (one - other).abs().max()
-    assert not warm or graphs.meter.graphs == made, "made anew after warm-up"
+    assert not warm or graphs.call_counter.graphs == made, "made anew after warm-up"
 
 sds = pair(SDS(7.5))
 for i in range(3):
     compare(*sds, warm=i > 0)
-assert graphs.meter.graphs == 1 and graphs.meter.compile_seconds > 0
+assert graphs.call_counter.graphs == 1 and graphs.call_counter.compile_seconds > 0
 with sds[0].cost.counting(), sds[1].cost.counting():  # the network as it is, since a graph would hide its operations
     compare(*sds, warm=True)
 assert sds[1].cost.flops["method"] > 0
@@ -277,10 +277,10 @@ for i in range(3):  # two critics under way on one network, and steps without an
 spent = first[1].cost.seconds
 assert spent["warm-up"] > spent["method"] + spent["critic"], spent  # the graph of the critic's gradient, made at its first, too
 x, t, told = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.6]), graphs.condition(["a red mug"] * 2)
-made = graphs.meter.graphs
+made = graphs.call_counter.graphs
 with torch.no_grad(), graphs.attending() as seen:
     graphs(x, t, told)
-assert seen and graphs.meter.graphs == made, "hooks that look inside need the network itself"
+assert seen and graphs.call_counter.graphs == made, "hooks that look inside need the network itself"
 pose = torch.eye(4).expand(2, 4, 4) + torch.tensor([0.0, 1.0]).view(2, 1, 1)
 def posed(prior):  # adapters that hear where they are looked from
     adapters = Adapters(prior.network, prior.rows, 4, torch.Generator().manual_seed(0), camera=True)
@@ -292,7 +292,7 @@ def posed(prior):  # adapters that hear where they are looked from
     return [*said, *(p.grad for p in adapters.parameters())]
 one, other = posed(eager), posed(graphs)
 assert all((a - b).abs().max() <= 1e-4 * a.abs().max() for a, b in zip(one, other, strict=True))
-assert (one[0] - one[1]).abs().max() > 1e-3 and graphs.meter.graphs == made + 1, graphs.meter
+assert (one[0] - one[1]).abs().max() > 1e-3 and graphs.call_counter.graphs == made + 1, graphs.call_counter
 print("graphs", made)
 """
 
@@ -338,7 +338,7 @@ def test_a_compiled_run_that_was_killed_goes_on_bit_identically(eps_folder, tmp_
 
     cut = sitting("cut", 4)
     assert cut.returncode == -signal.SIGKILL, cut.stderr[-2000:]
-    assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (3, 4)
+    assert read_metadata(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (3, 4)
     for name in ("cut", "whole"):
         done = sitting(name, 99)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -34,7 +34,7 @@ def test_every_prior_wears_the_same_face(prior):
 def test_what_it_is_comes_from_the_folder(eps_folder, v_folder):
     for path, kind, end in ((eps_folder, "eps", 0.0682), (v_folder, "v", 0.0)):
         prior = StableDiffusion(str(path))
-        assert prior.kind == kind
+        assert prior.prediction_type == kind
         assert abs(float(prior.schedule.alpha(torch.ones(1))) - end) < 1e-4
         assert prior.shape == (4, 8, 8) and prior.image_size == (16, 16)
         theirs = DDIMScheduler.from_pretrained(path, subfolder="scheduler").alphas_cumprod
@@ -56,7 +56,7 @@ def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
     with torch.no_grad():
         out = pipe.unet(xt, ticks, pipe.text_encoder(ids)[0]).sample
     assert (
-        worst(said.output(prior.kind, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
+        worst(said.output(prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
     )
     pipe.scheduler.set_timesteps(1000)
     for i, tick in enumerate(ticks):
@@ -112,7 +112,7 @@ def test_guidance_one_is_one_row_and_any_other_two_in_one_call(prior):
     for scale in (1.0, 0.0, 7.5):
         guided_prediction(prior, xt, T, told, scale)
     assert passes == [3, 3, 6]
-    assert (prior.meter.calls, prior.meter.rows) == (3, 12)
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (3, 12)
 
 
 def test_guidance_is_the_pipelines_form(prior):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def attending(
+def capture_self_attention(
     unet: UNet2DConditionModel, aside: AbstractContextManager[None]
 ) -> Iterator[list[Float[Tensor, "r c h w"]]]:
     """See ``limbeck.diffusion.prior.AttentionPrior``: the up blocks' self-attention, before it is added to what it was asked about.

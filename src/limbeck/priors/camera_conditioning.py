@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from diffusers.models.embeddings import TimestepEmbedding
 
 #: What networks call their embedding of time: U-Nets, flow transformers.
-TIMES = ("time_embedding", "time_text_embed.timestep_embedder")
-NUMBERS = 16  #: of a pose, camera to world, row by row
+TIME_EMBEDDING_NAMES = ("time_embedding", "time_text_embed.timestep_embedder")
+POSE_DIM = 16  #: of a pose, camera to world, row by row
 
 
-def posed(told: Sequence[Condition], rows: int) -> Float[Tensor, "r 16"] | None:
+def stack_poses(told: Sequence[Condition], rows: int) -> Float[Tensor, "r 16"] | None:
     """The poses of all rows, condition by condition, each of ``rows`` rows or of one; zeros for none; None where none has any."""
     if all(one.pose is None for one in told):
         return None
-    none = torch.zeros(rows, NUMBERS, device=told[0].data.device)
+    none = torch.zeros(rows, POSE_DIM, device=told[0].data.device)
     return torch.cat(
         [none if one.pose is None else one.pose.flatten(1).expand(rows, -1) for one in told]
     )
 
 
-def time_embedding(network: nn.Module) -> TimestepEmbedding:
+def find_time_embedding(network: nn.Module) -> TimestepEmbedding:
     """The layer that embeds time; ValueError where the network has none of a known name."""
     from diffusers.models.embeddings import (
         TimestepEmbedding,  # a critic is imported without a model library
     )
 
     layers = dict(network.named_modules())
-    found = [layers[name] for name in TIMES if name in layers]
+    found = [layers[name] for name in TIME_EMBEDDING_NAMES if name in layers]
     if not found or not isinstance(found[0], TimestepEmbedding):
         raise ValueError(
-            f"{type(network).__name__} has no embedding of time named {' or '.join(TIMES)} to tell the camera to"
+            f"{type(network).__name__} has no embedding of time named {' or '.join(TIME_EMBEDDING_NAMES)} to tell the camera to"
         )
     return found[0]
 
@@ -51,12 +51,12 @@ class PoseEmbedding(nn.Module):
     def __init__(self, width: int, rng: torch.Generator, device: torch.device):
         super().__init__()
         self.first = skip_init(
-            nn.Linear, NUMBERS, width, device=device
+            nn.Linear, POSE_DIM, width, device=device
         )  # the global generator stays as it is
         self.last = skip_init(nn.Linear, width, width, device=device)
         with torch.no_grad():
             for weight in (self.first.weight, self.first.bias):  # as torch starts a linear layer
-                weight.copy_((torch.rand(weight.shape, generator=rng) * 2 - 1) / NUMBERS**0.5)
+                weight.copy_((torch.rand(weight.shape, generator=rng) * 2 - 1) / POSE_DIM**0.5)
             self.last.weight.zero_()
             self.last.bias.zero_()
 

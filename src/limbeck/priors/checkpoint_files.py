@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 disable_progress_bar()  # a prompt's half second of loading needs no bar of its own
 disable_diffusers_bar()
-OTHERS = (
+_NON_TEXT_PARTS = (
     "vae",
     "safety_checker",
     "feature_extractor",
@@ -68,12 +68,12 @@ class CheckpointFiles:
     def module(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
         """A part as frozen weights."""
         if self.single is not None:
-            with quiet():
+            with silence_library_logs():
                 made = cls.from_single_file(
                     str(self.single), config=str(self.folder), subfolder=part, dtype=dtype
                 )
             return made.eval().requires_grad_(False)
-        return frozen(cls, self.folder / part, dtype)
+        return load_frozen_module(cls, self.folder / part, dtype)
 
     def marks(self) -> set[str]:
         """Names of weights of a single file; some say of themselves what the model is."""
@@ -84,13 +84,13 @@ class CheckpointFiles:
 
     def texts(self, name: str, network: str, dtype: torch.dtype, **options: Any) -> Any:
         """The pipeline's tokenizers and text encoders, in the pipeline that knows how to use them; all else is left out."""
-        with quiet():
+        with silence_library_logs():
             cls = pipeline_class(name)
             takes = inspect.signature(cls).parameters
             empty = [
                 part
                 for part in takes
-                if part in OTHERS or part == network or not (self.folder / part).is_dir()
+                if part in _NON_TEXT_PARTS or part == network or not (self.folder / part).is_dir()
             ]
             options |= {
                 part: None
@@ -101,12 +101,12 @@ class CheckpointFiles:
             if self.single is not None:
                 return cls.from_single_file(str(self.single), config=str(self.folder), **options)
             return cls.from_pretrained(
-                str(self.folder), variant=variant(self.folder / "text_encoder"), **options
+                str(self.folder), variant=weights_variant(self.folder / "text_encoder"), **options
             )
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_library_logs() -> Iterator[None]:
     """Without what the libraries have to say about image processors and precisions, which nobody asked for."""
     from diffusers.utils import logging as theirs
     from transformers.utils import logging
@@ -125,20 +125,20 @@ def pipeline_class(name: str) -> Any:
     """The class a model_index.json names."""
     import diffusers
 
-    with quiet():
+    with silence_library_logs():
         return getattr(diffusers, name)
 
 
-def frozen(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+def load_frozen_module(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
     """Weights in a folder, in evaluation mode and without gradients."""
     return (
-        cls.from_pretrained(str(folder), dtype=dtype, variant=variant(folder))
+        cls.from_pretrained(str(folder), dtype=dtype, variant=weights_variant(folder))
         .eval()
         .requires_grad_(False)
     )
 
 
-def variant(folder: Path) -> str | None:
+def weights_variant(folder: Path) -> str | None:
     """``fp16`` where a folder holds weights under that name only, which diffusers does not try by itself."""
     weights = (
         [p.name for p in folder.glob("*") if ".safetensors" in p.name or ".bin" in p.name]

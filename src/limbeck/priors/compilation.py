@@ -16,12 +16,12 @@ from torch._dynamo.callback import CallbackArgs, callback_handler
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from limbeck.diffusion.prior import NetworkCallCounter
-from limbeck.priors.lora_adapters import Rows
+from limbeck.priors.lora_adapters import AdapterRows
 
-LIMIT = 64  #: graphs of one network; PyTorch gives up at 8, and a run with pictures, edits and a critic has more shapes
+_RECOMPILE_LIMIT = 64  #: graphs of one network; PyTorch gives up at 8, and a run with pictures, edits and a critic has more shapes
 
 
-class Warming:
+class CompileTimer:
     """Adds to ``meter`` the seconds in which PyTorch makes graphs: those of a backward pass too, which are made at its first."""
 
     def __init__(self, meter: NetworkCallCounter):
@@ -40,7 +40,7 @@ class Warming:
         callback_handler.remove_end_callback(self._done)
 
 
-def written_with_vectors() -> bool:
+def can_vectorize_on_cpu() -> bool:
     """Whether PyTorch writes vector code for this CPU, which it tries in a process of its own; a warning where it does not."""
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
@@ -64,12 +64,12 @@ class CompiledNetwork:
     def __init__(
         self,
         network: nn.Module,
-        rows: Rows,
+        rows: AdapterRows,
         compile: Literal["on", "graphs"],
         meter: NetworkCallCounter,
     ):
-        self.meter, self.plain = meter, False
-        weakref.finalize(self, Warming(meter).end)
+        self.call_counter, self.plain = meter, False
+        weakref.finalize(self, CompileTimer(meter).end)
         self._network, self._replayed = network, compile == "graphs"
 
         def whole(*inputs: Any, **more: Any) -> Tensor:
@@ -78,9 +78,9 @@ class CompiledNetwork:
             _ = rows.owner is None
             return network(*inputs, **more)[0]
 
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, LIMIT)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
         options: dict[str, Any] | None = None
-        if next(network.parameters()).device.type == "cpu" and written_with_vectors():
+        if next(network.parameters()).device.type == "cpu" and can_vectorize_on_cpu():
             # Said aloud it is part of the name of a graph kept on disk, so that one made without vectors does not pass for it.
             options = {"cpp.vec_isa_ok": True}
         mode = "reduce-overhead" if self._replayed else None
@@ -95,7 +95,7 @@ class CompiledNetwork:
         if self._replayed:
             torch.compiler.cudagraph_mark_step_begin()
         out: Tensor = self._compiled(*inputs, **more)
-        self.meter.compiled_graphs += (
+        self.call_counter.compiled_graphs += (
             torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
         )
         # a replay writes over what the last one answered

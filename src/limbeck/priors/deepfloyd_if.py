@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import Discrete
 from limbeck.priors.diffusers_base import DiffusersPrior
-from limbeck.priors.scheduler_config import discrete
+from limbeck.priors.scheduler_config import read_discrete_schedule
 
 
 class DeepFloydIF(DiffusersPrior):
@@ -23,7 +23,7 @@ class DeepFloydIF(DiffusersPrior):
     schedule: Discrete
 
     def _load(self) -> None:
-        self.kind, self.schedule = discrete(self.files)
+        self.prediction_type, self.schedule = read_discrete_schedule(self.files)
         config = self.files.options(UNet2DConditionModel, self.part)
         self._refuse(config, in_channels=3, class_embed_type=None, time_cond_proj_dim=None)
         if config["out_channels"] not in (3, 6):

@@ -13,15 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.model_options import ModelOverrides, RuntimeOptions
+from limbeck.diffusion.model_options import Model, RuntimeOptions
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.diffusion.schedule import NoiseSchedule
-from limbeck.priors.camera_conditioning import posed
+from limbeck.priors.camera_conditioning import stack_poses
 from limbeck.priors.checkpoint_files import CheckpointFiles
-from limbeck.priors.lora_adapters import Rows
-from limbeck.priors.lora_merge import Lora
-from limbeck.priors.runtime import arranged, swapped
+from limbeck.priors.lora_adapters import AdapterRows
+from limbeck.priors.lora_merge import LoRAMerger
+from limbeck.priors.runtime import place_module, swap_devices
 
 if TYPE_CHECKING:
     from limbeck.priors.compilation import CompiledNetwork
@@ -40,18 +40,18 @@ class DiffusersPrior(abc.ABC):
     ] = ()  #: folders it needs besides the network's, text's and scheduler's
 
     network: nn.Module
-    kind: PredictionType
+    prediction_type: PredictionType
     schedule: NoiseSchedule
     shape: tuple[int, ...]
     image_size: tuple[int, int]
-    unit: int
+    size_multiple: int
 
     def __init__(
         self,
         source: str | CheckpointFiles,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        parts: ModelOverrides = ModelOverrides(),  # noqa: B008
+        parts: Model = Model(),  # noqa: B008
         runtime: RuntimeOptions = RuntimeOptions(),  # noqa: B008
     ):
         self.files = (
@@ -60,24 +60,24 @@ class DiffusersPrior(abc.ABC):
         self.device, self.dtype, self.parts, self.runtime = device, dtype, parts, runtime
         self._check_running()
         self.index = self.files.read("", "model_index.json")
-        self.meter = NetworkCallCounter()
-        self.rows = Rows()
+        self.call_counter = NetworkCallCounter()
+        self.rows = AdapterRows()
         self._texts: dict[str, Condition] = {}
-        self._lora: Lora | None = None
+        self._lora: LoRAMerger | None = None
         self._load()
         self.graphs: CompiledNetwork | None = None  #: what calls the network where it is compiled
         if runtime.compile != "off":
             from limbeck.priors.compilation import CompiledNetwork
 
-            self.graphs = CompiledNetwork(self.network, self.rows, runtime.compile, self.meter)
-        if parts.distilled is not None and not self.told_guidance:
+            self.graphs = CompiledNetwork(self.network, self.rows, runtime.compile, self.call_counter)
+        if parts.guidance_embedding is not None and not self.told_guidance:
             raise ValueError(
-                f"distilled {parts.distilled}: the network of {self.files.name} takes no guidance as an input"
+                f"distilled {parts.guidance_embedding}: the network of {self.files.name} takes no guidance as an input"
             )
 
     def _check_running(self) -> None:
         how = self.runtime
-        if how.offload and self.device == "cpu":
+        if how.cpu_offload and self.device == "cpu":
             raise ValueError(
                 "offload lets parts of a model wait in the host's memory; on device cpu they are there: leave it out"
             )
@@ -96,7 +96,7 @@ class DiffusersPrior(abc.ABC):
 
     @abc.abstractmethod
     def _load(self) -> None:
-        """Set network, kind, schedule, shape, image_size and unit."""
+        """Set network, prediction_type, schedule, shape, image_size and size_multiple."""
 
     @abc.abstractmethod
     def _encode(self, prompts: list[str]) -> Condition:
@@ -118,9 +118,9 @@ class DiffusersPrior(abc.ABC):
         """The frozen network on its device, with the LoRA it is to have."""
         network = self.files.module(cls, self.part, self.dtype)
         if self.parts.lora is not None:
-            self._lora = Lora(self.parts.lora, self.parts.scale, self.pipeline, network.config)
+            self._lora = LoRAMerger(self.parts.lora, self.parts.lora_scale, self.pipeline, network.config)
             self._lora.into_network(network, self.part)
-        return arranged(network, self.runtime, self.device)
+        return place_module(network, self.runtime, self.device)
 
     def _ask(self, *inputs: Any, **more: Any) -> Tensor:
         """The network's own answer, by a graph where it is compiled."""
@@ -143,10 +143,10 @@ class DiffusersPrior(abc.ABC):
 
     def _sized(self, own: int, factor: int, unit: int, channels: int) -> None:
         """Shapes from the side ``own`` of x0 that the files say, unless the user says another."""
-        side = self.parts.size or own * factor
+        side = self.parts.resolution or own * factor
         if side % unit:
             raise ValueError(f"size must be a multiple of {unit} for this model, not {side}")
-        self.shape, self.image_size, self.unit = (
+        self.shape, self.image_size, self.size_multiple = (
             (channels, side // factor, side // factor),
             (side, side),
             unit,
@@ -163,8 +163,8 @@ class DiffusersPrior(abc.ABC):
     def condition(self, prompts: Sequence[str]) -> Condition:
         missing = sorted(set(prompts) - set(self._texts))
         if missing:
-            away = [self.network] if self.runtime.offload else []
-            with torch.no_grad(), swapped(away, [], self.device):
+            away = [self.network] if self.runtime.cpu_offload else []
+            with torch.no_grad(), swap_devices(away, [], self.device):
                 told = self._encode(missing)
             self._texts |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
         rows = [self._texts[p] for p in prompts]
@@ -177,7 +177,7 @@ class DiffusersPrior(abc.ABC):
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         n, b = len(conditions), len(xt)
-        self.meter.add(n * b)
+        self.call_counter.add(n * b)
         adapted = [i for i, told in enumerate(conditions) if told.adapters is not None]
         if adapted:
             owners = {id(conditions[i].adapters) for i in adapted}
@@ -186,7 +186,7 @@ class DiffusersPrior(abc.ABC):
                     f"one call can pass through one set of adapters, not {len(owners)}"
                 )
             spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
-            cameras = posed([conditions[i] for i in adapted], b)
+            cameras = stack_poses([conditions[i] for i in adapted], b)
             self.rows.give(
                 conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n, cameras
             )
@@ -198,7 +198,7 @@ class DiffusersPrior(abc.ABC):
             self.rows.clear()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [
-            Prediction.from_output(self.kind, part, xt.float(), alpha, sigma)
+            Prediction.from_output(self.prediction_type, part, xt.float(), alpha, sigma)
             for part in out.float().chunk(n)
         ]
 

@@ -17,7 +17,7 @@ from limbeck.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 
 
-def class_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor, "p k"]:
+def component_log_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor, "p k"]:
     """Log-weights of the components a prompt names: those whose label shares the most words with it. Empty prompts name all.
 
     Raises ValueError where a prompt shares no word with any label.
@@ -51,7 +51,7 @@ class GaussianMixture:
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule = field(default_factory=stable_diffusion_schedule)
     device: str = "cpu"
-    kind: PredictionType = "eps"
+    prediction_type: PredictionType = "eps"
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -69,13 +69,13 @@ class GaussianMixture:
         )
         self.shape = tuple(self.means.shape[1:])
         self.image_size = (self.shape[-2], self.shape[-1]) if len(self.shape) == 3 else (1, 1)
-        self.unit = 0  # the closed form is of this size only
-        self.meter = NetworkCallCounter()
+        self.size_multiple = 0  # the closed form is of this size only
+        self.call_counter = NetworkCallCounter()
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         if not self.labels:
             return Condition(torch.zeros(len(prompts), len(self.means), dtype=torch.float64))
-        return Condition(class_weights(self.labels, prompts))
+        return Condition(component_log_weights(self.labels, prompts))
 
     def _log_parts(
         self, xt: Tensor, t: Tensor, told: Condition
@@ -99,7 +99,7 @@ class GaussianMixture:
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        self.meter.add(len(xt) * len(conditions))
+        self.call_counter.add(len(xt) * len(conditions))
         return [self._predict(xt, t, told) for told in conditions]
 
     def _predict(self, xt: Tensor, t: Tensor, told: Condition) -> Prediction:
@@ -131,7 +131,7 @@ class DataSet:
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule = field(default_factory=stable_diffusion_schedule)
     device: str = "cpu"
-    kind: PredictionType = "eps"
+    prediction_type: PredictionType = "eps"
     chunk: int = 2048
 
     def __post_init__(self) -> None:
@@ -141,14 +141,14 @@ class DataSet:
             )
         self.shape = tuple(self.pictures.shape[1:])
         self.image_size = (self.shape[1], self.shape[2])
-        self.unit = 0  # the closed form is of this size only
-        self.meter = NetworkCallCounter()
+        self.size_multiple = 0  # the closed form is of this size only
+        self.call_counter = NetworkCallCounter()
         self._classes = tuple(sorted(set(self.labels)))
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         if not self.labels:
             return Condition(torch.zeros(len(prompts), len(self.pictures), dtype=torch.float32))
-        chosen = class_weights(self._classes, prompts)
+        chosen = component_log_weights(self._classes, prompts)
         index = torch.tensor([self._classes.index(label) for label in self.labels])
         return Condition(chosen[:, index].float())
 
@@ -156,7 +156,7 @@ class DataSet:
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         """All conditions in one pass over the data: the distances are shared."""
-        self.meter.add(len(xt) * len(conditions))
+        self.call_counter.add(len(xt) * len(conditions))
         work = torch.float64 if xt.dtype == torch.float64 else torch.float32
         alpha, sigma = self.schedule.alpha(t).to(work), self.schedule.sigma(t).to(work)
         x = xt.to(work).flatten(1)
@@ -197,11 +197,11 @@ class DataSet:
         return (x0 / 2 + 0.5).clamp(0, 1)
 
 
-def coloured_shapes(
+def colored_shapes(
     size: int = 24,
     std: float = 0.08,
     schedule: NoiseSchedule | None = None,
-    kind: PredictionType = "eps",
+    prediction_type: PredictionType = "eps",
 ) -> GaussianMixture:
     """The mixture behind ``--model gaussians``: twelve soft pictures, {red, green, blue, yellow} x {disc, square, ring}, on
     grey. Behind ``gaussians-flow`` the same on straight paths."""
@@ -233,5 +233,5 @@ def coloured_shapes(
         torch.full((12,), std),
         labels=tuple(labels),
         schedule=schedule,
-        kind=kind,
+        prediction_type=prediction_type,
     )

@@ -10,9 +10,9 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import RectifiedFlow
 from limbeck.priors.latent_diffusion import LatentDiffusion
-from limbeck.priors.scheduler_config import flow
+from limbeck.priors.scheduler_config import read_flow_schedule
 
-SIDE = 128  #: of a latent: Flux's files name no size, and diffusers' pipeline takes this one
+_LATENT_SIZE = 128  #: of a latent: Flux's files name no size, and diffusers' pipeline takes this one
 
 
 class Flux(LatentDiffusion):
@@ -31,7 +31,7 @@ class Flux(LatentDiffusion):
         return self._distilled
 
     def _load(self) -> None:
-        self.kind = "flow"
+        self.prediction_type = "flow"
         config = self.files.options(FluxTransformer2DModel, self.part)
         self._refuse(
             config,
@@ -42,9 +42,9 @@ class Flux(LatentDiffusion):
         self.network = self._networked(FluxTransformer2DModel)
         channels = config["in_channels"] // 4  # each token is 2 x 2 latents
         factor = self._autoencoder(channels)
-        self._sized(SIDE, factor, 2 * factor, channels)
-        self.schedule = flow(self.files, (self.shape[1] // 2) ** 2, ends_at_last=False)
-        self._guidance = 3.5 if self.parts.distilled is None else self.parts.distilled
+        self._sized(_LATENT_SIZE, factor, 2 * factor, channels)
+        self.schedule = read_flow_schedule(self.files, (self.shape[1] // 2) ** 2, ends_at_last=False)
+        self._guidance = 3.5 if self.parts.guidance_embedding is None else self.parts.guidance_embedding
 
     def _encode(self, prompts: list[str]) -> Condition:
         length = 512 if self.told_guidance else 256  # what dev and schnell were trained with

@@ -11,8 +11,8 @@ from pathlib import Path
 from limbeck.priors.catalog import find_model
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-WEIGHTS = (".safetensors", ".bin")
-NEVER = (
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+_UNUSED_PARTS = (
     "safety_checker",
     "feature_extractor",
     "image_encoder",
@@ -20,7 +20,7 @@ NEVER = (
 )  #: parts of a pipeline that are not used
 
 
-def located(model: str, index: str = "model_index.json") -> Path:
+def resolve_model(model: str, index: str = "model_index.json") -> Path:
     """The folder, or single file, of a model; fetched from the hub where it is named by an id and is not in the cache yet.
 
     index: the file that every such folder has. Raises ValueError where there is no such thing, or it cannot be fetched.
@@ -38,11 +38,11 @@ def located(model: str, index: str = "model_index.json") -> Path:
             f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline folder, a .safetensors file, or a "
             "hub id like owner/name or owner/name@revision"
         )
-    cached = in_cache(named["repo"], named["revision"], index)
-    return cached or _fetched(named["repo"], named["revision"], index)
+    cached = find_cached(named["repo"], named["revision"], index)
+    return cached or _download(named["repo"], named["revision"], index)
 
 
-def in_cache(
+def find_cached(
     repo: str, revision: str | None, index: str = "model_index.json", weights: bool = True
 ) -> Path | None:
     """The folder of a model in the cache, where nothing of it is missing."""
@@ -50,28 +50,28 @@ def in_cache(
 
     found = try_to_load_from_cache(repo, index, revision=revision)
     folder = Path(found).parent if isinstance(found, str) else None
-    return folder if folder is not None and not (weights and lacking(folder)) else None
+    return folder if folder is not None and not (weights and missing_parts(folder)) else None
 
 
-def lacking(folder: Path) -> list[str]:
+def missing_parts(folder: Path) -> list[str]:
     """Parts that a folder's model_index.json names and whose files are not all there."""
     index = folder / "model_index.json"
     if not index.is_file():  # of one part alone
-        return [] if _whole(folder) else [folder.name]
-    return [part for part in named_in(index) if not _whole(folder / part)]
+        return [] if _is_complete(folder) else [folder.name]
+    return [part for part in pipeline_parts(index) if not _is_complete(folder / part)]
 
 
-def named_in(index: Path) -> list[str]:
+def pipeline_parts(index: Path) -> list[str]:
     """Folders of the parts that a model_index.json names and a prior may need."""
     said = json.loads(index.read_text())
     return [
         part
         for part, what in said.items()
-        if isinstance(what, list) and what[0] is not None and part not in NEVER
+        if isinstance(what, list) and what[0] is not None and part not in _UNUSED_PARTS
     ]
 
 
-def _whole(part: Path) -> bool:
+def _is_complete(part: Path) -> bool:
     """Whether a part has a configuration, and each of its weights where it should have any."""
     if not part.is_dir():
         return False
@@ -82,10 +82,10 @@ def _whole(part: Path) -> bool:
             (part / name).is_file()
             for name in json.loads(listing.read_text())["weight_map"].values()
         )
-    return any(p.suffix in WEIGHTS for p in part.iterdir())
+    return any(p.suffix in _WEIGHT_SUFFIXES for p in part.iterdir())
 
 
-def needed(files: Iterable[str], parts: Collection[str], configurations: bool = False) -> list[str]:
+def required_files(files: Iterable[str], parts: Collection[str], configurations: bool = False) -> list[str]:
     """Of the files of a repository those that a prior reads: of each part configurations, and one set of weights.
 
     Safetensors go before pickles, full precision before 16 bits. parts: folders of the pipeline; none for a repository that is one
@@ -104,7 +104,7 @@ def needed(files: Iterable[str], parts: Collection[str], configurations: bool = 
         weights = [
             f
             for f in inside
-            if f.endswith(WEIGHTS)
+            if f.endswith(_WEIGHT_SUFFIXES)
             and re.search(r"(^|/)(diffusion_pytorch_model|model|pytorch_model)\b", f)
         ]
         sets = [
@@ -116,7 +116,7 @@ def needed(files: Iterable[str], parts: Collection[str], configurations: bool = 
                 and "ema" not in f
                 and "flax" not in f
             ]
-            for ending in WEIGHTS
+            for ending in _WEIGHT_SUFFIXES
             for half in (False, True)
         ]
         best = next((s for s in sets if s), [])
@@ -128,7 +128,7 @@ def needed(files: Iterable[str], parts: Collection[str], configurations: bool = 
     return sorted(chosen)
 
 
-def _fetched(repo: str, revision: str | None, index: str, configurations: bool = False) -> Path:
+def _download(repo: str, revision: str | None, index: str, configurations: bool = False) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
     model = find_model(repo)
@@ -148,11 +148,11 @@ def _fetched(repo: str, revision: str | None, index: str, configurations: bool =
         sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
         whole = "model_index.json" in sizes
         parts = (
-            named_in(Path(hf_hub_download(repo, "model_index.json", revision=revision)))
+            pipeline_parts(Path(hf_hub_download(repo, "model_index.json", revision=revision)))
             if whole
             else ()
         )
-        files = needed(sizes, parts, configurations)
+        files = required_files(sizes, parts, configurations)
         print(
             f"limbeck: fetching {what}, {sum(sizes[f] for f in files) / 1e9:.1f} GB",
             file=sys.stderr,
@@ -173,30 +173,30 @@ def _fetched(repo: str, revision: str | None, index: str, configurations: bool =
     return folder
 
 
-def configurations(single: Path, said: str) -> Path:
+def resolve_config(single: Path, said: str) -> Path:
     """The folder whose configurations and tokenizers belong to a checkpoint that is one file.
 
     said: a folder or hub id; if empty it is told from the names and shapes of the weights. ValueError where it has to be fetched
     and cannot be, or where the checkpoint says of itself that it is of another kind than the folder.
     """
-    repo = said or told_by(single)
+    repo = said or detect_repo_id(single)
     path = Path(repo).expanduser()
     if path.is_dir():
         return path
     named = HUB_ID.fullmatch(repo)
     if named is None:
         raise ValueError(f"no configuration {repo!r}: give a pipeline folder or a hub id")
-    cached = in_cache(named["repo"], named["revision"], weights=False)
+    cached = find_cached(named["repo"], named["revision"], weights=False)
     if cached is not None:
         return cached
     try:
-        return _fetched(named["repo"], named["revision"], "model_index.json", configurations=True)
+        return _download(named["repo"], named["revision"], "model_index.json", configurations=True)
     except ValueError as error:
         hint = f"{single} needs the configurations and tokenizers of {repo} (some MB of text); --parts.config FOLDER names others"
         raise ValueError(f"{hint}. {error}") from error
 
 
-def told_by(single: Path) -> str:
+def detect_repo_id(single: Path) -> str:
     """The hub id of the model whose layout a checkpoint has, by the names and shapes of its weights."""
     from diffusers.loaders.single_file_utils import (
         DIFFUSERS_DEFAULT_PIPELINE_PATHS,

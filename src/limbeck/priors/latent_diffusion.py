@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.priors.checkpoint_files import CheckpointFiles, frozen
+from limbeck.priors.checkpoint_files import CheckpointFiles, load_frozen_module
 from limbeck.priors.diffusers_base import DiffusersPrior
-from limbeck.priors.runtime import Fetched, arranged, swapped
+from limbeck.priors.runtime import OffloadedFunction, place_module, swap_devices
 
 
 class LatentDiffusion(DiffusersPrior):
@@ -43,14 +43,14 @@ class LatentDiffusion(DiffusersPrior):
         whole = (
             files.module(known[name], part, self.vae_dtype)
             if part
-            else frozen(known[name], files.folder, self.vae_dtype)
+            else load_frozen_module(known[name], files.folder, self.vae_dtype)
         )
-        self.vae = arranged(whole, self.runtime, "cpu" if self.runtime.offload else self.device)
-        if self.runtime.slicing:
+        self.vae = place_module(whole, self.runtime, "cpu" if self.runtime.cpu_offload else self.device)
+        if self.runtime.vae_slicing:
             self.vae.enable_slicing()
-        if self.runtime.tiling:
+        if self.runtime.vae_tiling:
             self.vae.enable_tiling()
-        if self.runtime.checkpointing:
+        if self.runtime.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         said = self.vae.config
         if said.latent_channels != channels:
@@ -82,10 +82,10 @@ class LatentDiffusion(DiffusersPrior):
 
     def _with_vae(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Work of the autoencoder, which may have to be fetched for it."""
-        if not self.runtime.offload:
+        if not self.runtime.cpu_offload:
             return work(x)
-        near = partial(swapped, [self.network], [self.vae], self.device)
-        out: Tensor = Fetched.apply(x, work, near)
+        near = partial(swap_devices, [self.network], [self.vae], self.device)
+        out: Tensor = OffloadedFunction.apply(x, work, near)
         return out
 
     def _encoded(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:

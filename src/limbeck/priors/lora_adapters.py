@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from limbeck.diffusion.prior import Prior
-from limbeck.priors.camera_conditioning import NUMBERS, PoseEmbedding, time_embedding
-from limbeck.priors.lora_files import POSE, Pair
+from limbeck.priors.camera_conditioning import POSE_DIM, PoseEmbedding, find_time_embedding
+from limbeck.priors.lora_files import LoRAPair, POSE_FILE
 
-TARGETS = (
+DEFAULT_TARGET_MODULES = (
     "to_q",
     "to_k",
     "to_v",
@@ -31,7 +31,7 @@ TARGETS = (
 )  #: Hu et al. 2021 on attention; what the diffusers scripts adapt
 
 
-class Rows:
+class AdapterRows:
     """Which rows of the call under way pass through which adapters: an index tensor and its owner, or None for none."""
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class Rows:
 
 
 @runtime_checkable
-class Networked(Prior, Protocol):
+class NetworkPrior(Prior, Protocol):
     """A prior with a network whose rows can pass through adapters."""
 
     network: nn.Module
-    rows: Rows
+    rows: AdapterRows
 
     @property
     def part(self) -> str:
@@ -68,7 +68,7 @@ class Networked(Prior, Protocol):
         ...
 
 
-class Adapters(nn.Module):
+class LoRAAdapters(nn.Module):
     """One pair (A ``[rank, in]``, B ``[out, rank]``) per adapted layer; of a convolution A is one too and B is 1 x 1. B starts at
     zero: at first they change nothing.
 
@@ -79,15 +79,15 @@ class Adapters(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        rows: Rows,
+        rows: AdapterRows,
         rank: int,
         rng: torch.Generator,
         part: str = "unet",
-        targets: tuple[str, ...] = TARGETS,
+        targets: tuple[str, ...] = DEFAULT_TARGET_MODULES,
         camera: bool = False,
     ):
         super().__init__()
-        layers = adaptable(network, targets)
+        layers = find_target_layers(network, targets)
         self.names, self.rank, self.part, self.targets = list(layers), rank, part, targets
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
@@ -102,17 +102,17 @@ class Adapters(nn.Module):
                     torch.zeros(out, rank, *[1] * (start.ndim - 2), device=layer.weight.device)
                 )
             )
-            hooks.append(layer.register_forward_hook(_hook(weakref.ref(self), i, rows)))
+            hooks.append(layer.register_forward_hook(_make_lora_hook(weakref.ref(self), i, rows)))
         self.pose: PoseEmbedding | None = None
         if camera:
-            time = time_embedding(network)
+            time = find_time_embedding(network)
             self.pose = PoseEmbedding(time.linear_2.out_features, rng, time.linear_2.weight.device)
-            hooks.append(time.register_forward_hook(_seen(weakref.ref(self), rows)))
+            hooks.append(time.register_forward_hook(_make_pose_hook(weakref.ref(self), rows)))
         # the network outlives its critics: their hooks go when they go
-        weakref.finalize(self, _remove, hooks)
+        weakref.finalize(self, _remove_hooks, hooks)
 
     @torch.no_grad()
-    def take(self, pairs: dict[str, Pair], where: Path) -> None:
+    def take(self, pairs: dict[str, LoRAPair], where: Path) -> None:
         """Begin with the pairs of a file; where they are of a lower rank, the rest stays as it starts and changes nothing.
 
         Raises ValueError where the file adapts other layers, or needs a higher rank.
@@ -149,11 +149,11 @@ class Adapters(nn.Module):
             return
         if self.pose is None:
             raise ValueError(
-                f"{where} was told the camera: give --method.critic.camera, or take {POSE} away"
+                f"{where} was told the camera: give --method.critic.camera, or take {POSE_FILE} away"
             )
         own = {name: value.shape for name, value in self.pose.state_dict().items()}
         if {name: value.shape for name, value in tensors.items()} != own:
-            raise ValueError(f"{where}: its {POSE} is not of this network's size")
+            raise ValueError(f"{where}: its {POSE_FILE} is not of this network's size")
         self.pose.load_state_dict(tensors)
 
     def save(self, folder: Path) -> None:
@@ -169,10 +169,10 @@ class Adapters(nn.Module):
                 name: value.detach().cpu().contiguous()
                 for name, value in self.pose.state_dict().items()
             }
-            save_file(pose, folder / POSE, {"format": "pt"})
+            save_file(pose, folder / POSE_FILE, {"format": "pt"})
 
 
-def adaptable(network: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear | nn.Conv2d]:
+def find_target_layers(network: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear | nn.Conv2d]:
     """The linear layers and convolutions whose name is one of ``targets`` or ends with it, by name.
 
     Raises ValueError that lists the ends there are, where one of them is in no name.
@@ -187,7 +187,7 @@ def adaptable(network: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Line
     }
     lacking = [target for target, names in ends.items() if not names]
     if lacking or not targets:
-        there = ", ".join(sorted({_end(name) for name in plain})) or "none"
+        there = ", ".join(sorted({_layer_suffix(name) for name in plain})) or "none"
         raise ValueError(
             f"{type(network).__name__} has no layer named {', '.join(lacking) or 'nothing'} to adapt; those there are: {there}"
         )
@@ -195,22 +195,22 @@ def adaptable(network: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Line
     return {name: layer for name, layer in plain.items() if name in chosen}
 
 
-def _end(name: str) -> str:
+def _layer_suffix(name: str) -> str:
     """The last part of a layer's name that is a word, with the numbers behind it."""
     parts = name.split(".")
     last = max((i for i, part in enumerate(parts) if not part.isdigit()), default=0)
     return ".".join(parts[last:])
 
 
-def _remove(hooks: list[RemovableHandle]) -> None:
+def _remove_hooks(hooks: list[RemovableHandle]) -> None:
     for hook in hooks:
         hook.remove()
 
 
-Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+ForwardHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
-def _hook(owner: weakref.ref[Adapters], i: int, rows: Rows) -> Hook:
+def _make_lora_hook(owner: weakref.ref[LoRAAdapters], i: int, rows: AdapterRows) -> ForwardHook:
     """Add the i-th change to the rows that are the owner's."""
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
@@ -230,14 +230,14 @@ def _hook(owner: weakref.ref[Adapters], i: int, rows: Rows) -> Hook:
     return hook
 
 
-def _seen(owner: weakref.ref[Adapters], rows: Rows) -> Hook:
+def _make_pose_hook(owner: weakref.ref[LoRAAdapters], rows: AdapterRows) -> ForwardHook:
     """Add what their cameras say to the rows that are the owner's."""
 
     def hook(layer: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
         mine = owner()
         if mine is None or mine.pose is None or rows.index is None or rows.owner is not mine:
             return out
-        pose = out.new_zeros(len(rows.index), NUMBERS) if rows.pose is None else rows.pose
+        pose = out.new_zeros(len(rows.index), POSE_DIM) if rows.pose is None else rows.pose
         change = mine.pose(pose.float()).to(out.dtype)
         return out + change if rows.everyone else out.index_add(0, rows.index, change)
 

@@ -11,26 +11,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 #: What files call A and B, and what stands before the name of a layer.
-DOWN, UP = (
+_DOWN_SUFFIXES, _UP_SUFFIXES = (
     (".lora_A.weight", ".lora.down.weight", ".lora_down.weight"),
     (".lora_B.weight", ".lora.up.weight", ".lora_up.weight"),
 )
-HEADS = ("base_model.model.",)
-POSE = "pose.safetensors"  #: what the camera says, beside the adapters of a critic that is told it
-NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+_KEY_PREFIXES = ("base_model.model.",)
+POSE_FILE = "pose.safetensors"  #: what the camera says, beside the adapters of a critic that is told it
+LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
-Pair = tuple[Float[Tensor, "r i ..."], Float[Tensor, "o r ..."]]
+LoRAPair = tuple[Float[Tensor, "r i ..."], Float[Tensor, "o r ..."]]
 
 
-def read_adapters(path: Path, part: str) -> dict[str, Pair]:
+def read_adapters(path: Path, part: str) -> dict[str, LoRAPair]:
     """A and B of every layer of ``part`` (unet or transformer), B times the scale alpha / rank that the file asks for.
 
     path: a file, or a folder that holds one. Raises ValueError where it cannot be read or holds nothing for this part.
     """
-    found = [path] if path.is_file() else [path / name for name in NAMES if (path / name).is_file()]
+    found = [path] if path.is_file() else [path / name for name in LORA_FILES if (path / name).is_file()]
     if not found:
         raise ValueError(
-            f"no adapters at {path}: give a .safetensors file, or a folder that holds {' or '.join(NAMES)}"
+            f"no adapters at {path}: give a .safetensors file, or a folder that holds {' or '.join(LORA_FILES)}"
         )
     try:
         with safe_open(found[0], "pt") as file:
@@ -40,15 +40,15 @@ def read_adapters(path: Path, part: str) -> dict[str, Pair]:
         raise ValueError(f"{found[0]} is no .safetensors file that can be read: {error}") from error
     config = found[0].parent / "adapter_config.json"
     own = {key.removeprefix(f"{part}."): value for key, value in note.items()}
-    own |= json.loads(config.read_text()) if config.is_file() and found[0].name == NAMES[1] else {}
+    own |= json.loads(config.read_text()) if config.is_file() and found[0].name == LORA_FILES[1] else {}
     odd = [key for key in ("use_dora", "use_rslora", "alpha_pattern") if own.get(key)]
     if odd:
         raise ValueError(f"{found[0]} sets {', '.join(odd)}, which these adapters do not have")
-    plain = {_plain(key, part): tensor for key, tensor in tensors.items()}
+    plain = {_layer_name(key, part): tensor for key, tensor in tensors.items()}
     pairs = {}
-    for name in sorted(key.removesuffix(end) for key in plain for end in DOWN if key.endswith(end)):
-        a = next(plain[name + end] for end in DOWN if name + end in plain)
-        b = next((plain[name + end] for end in UP if name + end in plain), None)
+    for name in sorted(key.removesuffix(end) for key in plain for end in _DOWN_SUFFIXES if key.endswith(end)):
+        a = next(plain[name + end] for end in _DOWN_SUFFIXES if name + end in plain)
+        b = next((plain[name + end] for end in _UP_SUFFIXES if name + end in plain), None)
         if (
             b is None
             or a.ndim != b.ndim
@@ -73,7 +73,7 @@ def read_adapters(path: Path, part: str) -> dict[str, Pair]:
 
 def read_pose(path: Path) -> dict[str, Tensor] | None:
     """What was saved of the camera beside the adapters at ``path``, a file or a folder; None where nothing was."""
-    file = (path if path.is_dir() else path.parent) / POSE
+    file = (path if path.is_dir() else path.parent) / POSE_FILE
     if not file.is_file():
         return None
     try:
@@ -82,7 +82,7 @@ def read_pose(path: Path) -> dict[str, Tensor] | None:
         raise ValueError(f"{file} is no .safetensors file that can be read: {error}") from error
 
 
-def _plain(key: str, part: str) -> str:
-    for head in (*HEADS, f"{part}."):
+def _layer_name(key: str, part: str) -> str:
+    for head in (*_KEY_PREFIXES, f"{part}."):
         key = key.removeprefix(head)
     return key

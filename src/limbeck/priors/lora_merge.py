@@ -10,7 +10,7 @@ from torch import nn
 from limbeck.priors.checkpoint_files import pipeline_class
 
 
-class Lora:
+class LoRAMerger:
     """What a LoRA file holds for the network and for the text encoders. ValueError where it cannot be read.
 
     Layouts: diffusers, peft and kohya, as far as diffusers converts them.

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from limbeck.diffusion.model_options import RuntimeOptions
 
-FEW = (
+_MAX_PLAIN_SCORES = (
     2**21
 )  #: scores of one head, queries times keys, up to which plain attention is faster in 16 bits on a CPU
-WIDE = 32  #: side of what a U-Net sees from which channels-last pays
+_CHANNELS_LAST_MIN_SIZE = 32  #: side of what a U-Net sees from which channels-last pays
 
 
 class CPUAttention:
@@ -38,27 +38,27 @@ class CPUAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        few = hidden_states.dtype != torch.float32 and hidden_states.shape[1] * keys.shape[1] <= FEW
+        few = hidden_states.dtype != torch.float32 and hidden_states.shape[1] * keys.shape[1] <= _MAX_PLAIN_SCORES
         return (self.plain if few else self.fused)(
             attn, hidden_states, encoder_hidden_states, attention_mask, temb
         )
 
 
-def arranged(network: nn.Module, runtime: RuntimeOptions, device: str) -> Any:
+def place_module(network: nn.Module, runtime: RuntimeOptions, device: str) -> Any:
     """A network or an autoencoder on its device, in its layout, with the attention that is fast there."""
     wide = False
     if isinstance(network, UNet2DConditionModel):
-        wide = network.config.sample_size >= WIDE
+        wide = network.config.sample_size >= _CHANNELS_LAST_MIN_SIZE
         # where a network has another kind of attention (IF), it keeps it
         if device == "cpu" and all(
             type(p) is AttnProcessor2_0 for p in network.attn_processors.values()
         ):
             network.set_attn_processor(CPUAttention())
-    last = runtime.layout == "channels-last" or (runtime.layout == "auto" and wide)
+    last = runtime.memory_format == "channels-last" or (runtime.memory_format == "auto" and wide)
     return network.to(device).to(memory_format=torch.channels_last) if last else network.to(device)  # type: ignore[call-overload]
 
 
-class Fetched(torch.autograd.Function):
+class OffloadedFunction(torch.autograd.Function):
     """``work(x)`` with modules that are near only inside ``near()``: its gradient fetches them again and does the work again."""
 
     @staticmethod
@@ -81,7 +81,7 @@ class Fetched(torch.autograd.Function):
 
 
 @contextmanager
-def swapped(away: Sequence[nn.Module], near: Sequence[nn.Module], device: str) -> Iterator[None]:
+def swap_devices(away: Sequence[nn.Module], near: Sequence[nn.Module], device: str) -> Iterator[None]:
     """While it is open, some modules wait in the host's memory and others are on the device; then it is the other way round."""
     for module in away:
         module.to("cpu")

@@ -13,13 +13,13 @@ from limbeck.diffusion.prediction import PredictionType
 from limbeck.diffusion.schedule import Discrete, RectifiedFlow
 from limbeck.priors.checkpoint_files import CheckpointFiles
 
-KINDS: dict[str, PredictionType] = {
+_PREDICTION_TYPES: dict[str, PredictionType] = {
     "epsilon": "eps",
     "v_prediction": "v",
     "sample": "x0",
 }  #: diffusers' words for parametrisations
 #: Options of a flow scheduler that bend the path of sampling in a way this schedule does not follow.
-BENT = (
+_UNSUPPORTED_FLOW_OPTIONS = (
     "invert_sigmas",
     "shift_terminal",
     "use_karras_sigmas",
@@ -29,7 +29,7 @@ BENT = (
 )
 
 
-def _named(files: CheckpointFiles) -> tuple[str, Any]:
+def _scheduler_options(files: CheckpointFiles) -> tuple[str, Any]:
     """The class the scheduler file names, and its options; what the file leaves out are the defaults of that class."""
     said = files.read("scheduler", "scheduler_config.json")
     name = said.get("_class_name", "")
@@ -44,9 +44,9 @@ def _named(files: CheckpointFiles) -> tuple[str, Any]:
     }
 
 
-def discrete(files: CheckpointFiles) -> tuple[PredictionType, Discrete]:
+def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Discrete]:
     """Parametrisation and betas, rescaled to zero terminal signal where the file says so."""
-    name, config = _named(files)
+    name, config = _scheduler_options(files)
     lacking = [
         key
         for key in ("prediction_type", "beta_schedule", "beta_start", "beta_end")
@@ -57,9 +57,9 @@ def discrete(files: CheckpointFiles) -> tuple[PredictionType, Discrete]:
             f"{files.name}: its {name} has no {', '.join(lacking)}, so its noise schedule cannot be read"
         )
     word = config["prediction_type"]
-    if word not in KINDS:
+    if word not in _PREDICTION_TYPES:
         raise ValueError(
-            f"{files.name}: prediction_type {word!r} is not known; known are {', '.join(KINDS)}"
+            f"{files.name}: prediction_type {word!r} is not known; known are {', '.join(_PREDICTION_TYPES)}"
         )
     try:
         table = DDPMScheduler.from_config(config).alphas_cumprod
@@ -67,14 +67,14 @@ def discrete(files: CheckpointFiles) -> tuple[PredictionType, Discrete]:
         raise ValueError(
             f"{files.name}: beta_schedule {config['beta_schedule']!r} is not known"
         ) from error
-    if KINDS[word] == "eps" and float(table[-1]) == 0:
+    if _PREDICTION_TYPES[word] == "eps" and float(table[-1]) == 0:
         raise ValueError(
             f"{files.name}: prediction_type epsilon says nothing where the signal ends, as rescale_betas_zero_snr has it"
         )
     marks = (
         files.marks()
     )  # some checkpoints of one file say what they are by weights of these names
-    if "v_pred" in marks and KINDS[word] != "v":
+    if "v_pred" in marks and _PREDICTION_TYPES[word] != "v":
         raise ValueError(
             f"{files.name} says that it predicts v, and {files.folder} {word}: name others with --parts.config"
         )
@@ -82,20 +82,20 @@ def discrete(files: CheckpointFiles) -> tuple[PredictionType, Discrete]:
         raise ValueError(
             f"{files.name} was trained to zero terminal signal, and {files.folder} is not: name others with --parts.config"
         )
-    return KINDS[word], Discrete(tuple(table.double().tolist()))
+    return _PREDICTION_TYPES[word], Discrete(tuple(table.double().tolist()))
 
 
-def flow(files: CheckpointFiles, tokens: int, ends_at_last: bool) -> RectifiedFlow:
+def read_flow_schedule(files: CheckpointFiles, tokens: int, ends_at_last: bool) -> RectifiedFlow:
     """Shift of a flow-matching scheduler, for pictures of ``tokens`` tokens where it depends on their number.
 
     ends_at_last: whether the pipeline leaves the spacing of its steps to the scheduler, whose last step begins at its last time.
     """
-    name, config = _named(files)
+    name, config = _scheduler_options(files)
     if name != FlowMatchEulerDiscreteScheduler.__name__:
         raise ValueError(
             f"{files.name}: its scheduler is a {name}, and this family reads {FlowMatchEulerDiscreteScheduler.__name__}"
         )
-    bent = [key for key in BENT if config.get(key)]
+    bent = [key for key in _UNSUPPORTED_FLOW_OPTIONS if config.get(key)]
     if bent:
         raise ValueError(
             f"{files.name}: its scheduler sets {', '.join(bent)}, which this schedule does not follow"

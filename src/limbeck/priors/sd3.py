@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import RectifiedFlow
 from limbeck.priors.latent_diffusion import LatentDiffusion
-from limbeck.priors.scheduler_config import flow
+from limbeck.priors.scheduler_config import read_flow_schedule
 
 
 class SD3(LatentDiffusion):
@@ -20,7 +20,7 @@ class SD3(LatentDiffusion):
     schedule: RectifiedFlow
 
     def _load(self) -> None:
-        self.kind = "flow"
+        self.prediction_type = "flow"
         config = self.files.options(SD3Transformer2DModel, self.part)
         self._refuse(config, out_channels=config["in_channels"])
         self.network = self._networked(SD3Transformer2DModel)
@@ -28,7 +28,7 @@ class SD3(LatentDiffusion):
         self._sized(
             config["sample_size"], factor, config["patch_size"] * factor, config["in_channels"]
         )
-        self.schedule = flow(
+        self.schedule = read_flow_schedule(
             self.files, (self.shape[1] // config["patch_size"]) ** 2, ends_at_last=True
         )
 

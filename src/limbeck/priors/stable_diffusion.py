@@ -13,9 +13,9 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import Discrete
-from limbeck.priors.attention_capture import attending
+from limbeck.priors.attention_capture import capture_self_attention
 from limbeck.priors.latent_diffusion import LatentDiffusion
-from limbeck.priors.scheduler_config import discrete
+from limbeck.priors.scheduler_config import read_discrete_schedule
 
 
 class StableDiffusion(LatentDiffusion):
@@ -26,7 +26,7 @@ class StableDiffusion(LatentDiffusion):
     schedule: Discrete
 
     def _load(self) -> None:
-        self.kind, self.schedule = discrete(self.files)
+        self.prediction_type, self.schedule = read_discrete_schedule(self.files)
         config = self.files.options(UNet2DConditionModel, self.part)
         self._refuse(
             config,
@@ -46,7 +46,7 @@ class StableDiffusion(LatentDiffusion):
 
     def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``Attentive``."""
-        return attending(self.unet, self._aside())
+        return capture_self_attention(self.unet, self._aside())
 
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition

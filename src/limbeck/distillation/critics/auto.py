@@ -9,7 +9,7 @@ from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraini
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.inputs import SetupContext
-from limbeck.priors.lora_adapters import Networked
+from limbeck.priors.lora_adapters import NetworkPrior
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,6 @@ class AutoCritic(CriticConfig):
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
         spec = (
-            LoRACritic(self.rank, self.training) if isinstance(prior, Networked) else ExactCritic()
+            LoRACritic(self.rank, self.training) if isinstance(prior, NetworkPrior) else ExactCritic()
         )
         return spec.build(prior, start)

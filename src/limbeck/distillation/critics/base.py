@@ -110,7 +110,7 @@ class CriticTraining:
     def suit(self, prior: Prior) -> None:
         """ValueError where the loss would be infinite: of x0 or v, by a network that predicts eps, where the signal ends."""
         if (
-            prior.kind == "eps"
+            prior.prediction_type == "eps"
             and self.loss_target not in ("auto", "eps")
             and float(prior.schedule.alpha(torch.ones(1))) == 0
         ):

@@ -33,10 +33,10 @@ class ExactCritic(CriticConfig):
             raise ValueError(f"buffer must not be negative, not {self.buffer}")
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
-        return _ExactCritic(prior, start, self.buffer)
+        return _ExactCriticModel(prior, start, self.buffer)
 
 
-class _ExactCritic(Critic):
+class _ExactCriticModel(Critic):
     def __init__(self, prior: Prior, start: SetupContext, size: int):
         self._prior, self.x0, self._prompt_of = prior, start.x0.clone(), start.prompt_of
         self._per = start.particles // start.num_prompts
@@ -56,7 +56,7 @@ class _ExactCritic(Critic):
         there = to_device(
             torch.cat([torch.ones(now.shape[:2], dtype=torch.bool), known], 1), self.x0.device
         )
-        return _OfParticles(
+        return _ParticleDenoiser(
             self._prior, torch.cat([now, self._past], 1), there, self._view // self._per
         )
 
@@ -102,7 +102,7 @@ class _ExactCritic(Critic):
         )
 
 
-class _OfParticles(PriorWrapper):
+class _ParticleDenoiser(PriorWrapper):
     """q_t of the particles: x0_hat = sum_j r_j x_j over those of the row's prompt that are there,
     r = softmax(-|x_t - alpha x_j|^2 / 2 sigma^2)."""
 

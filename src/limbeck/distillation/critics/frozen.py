@@ -27,13 +27,13 @@ class FrozenCritic(CriticConfig):
     model: str = "world"
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
-        return _FrozenCritic(self.model, prior, load_related(self.model, prior, start), start)
+        return _FrozenCriticModel(self.model, prior, load_compatible_prior(self.model, prior, start), start)
 
 
-def load_related(model: str, prior: Prior, start: SetupContext) -> Prior:
+def load_compatible_prior(model: str, prior: Prior, start: SetupContext) -> Prior:
     """Another model of the latents and the noise schedule of ``prior``, for pictures of its size; ValueError where it is none."""
     other = start.load(model)
-    sized = other.unit > 0 and all(side % other.unit == 0 for side in prior.image_size)
+    sized = other.size_multiple > 0 and all(side % other.size_multiple == 0 for side in prior.image_size)
     alike = (
         other.shape[0] == prior.shape[0]
         and other.image_size[0] * prior.shape[-1] == prior.image_size[0] * other.shape[-1]
@@ -48,7 +48,7 @@ def load_related(model: str, prior: Prior, start: SetupContext) -> Prior:
     return other
 
 
-class Translation:
+class ConditionTranslator:
     """What another model hears of a row: its text is looked up by what the first model hears of it."""
 
     def __init__(self, prior: Prior, other: Prior, start: SetupContext):
@@ -77,15 +77,15 @@ class Translation:
         )
 
 
-class _Other(PriorWrapper):
+class _TranslatedPrior(PriorWrapper):
     """The other model, asked in the first one's terms."""
 
     def __init__(self, prior: Prior, other: Prior, start: SetupContext):
         super().__init__(prior)
-        self._other, self.meter, self._translated = (
+        self._other, self.call_counter, self._translated = (
             other,
-            other.meter,
-            Translation(prior, other, start),
+            other.call_counter,
+            ConditionTranslator(prior, other, start),
         )
 
     def __call__(
@@ -94,9 +94,9 @@ class _Other(PriorWrapper):
         return self._other(xt, t, *map(self._translated, conditions))
 
 
-class _FrozenCritic(Critic):
+class _FrozenCriticModel(Critic):
     def __init__(self, model: str, prior: Prior, other: Prior, start: SetupContext):
-        self._model, self._prior = model, _Other(prior, other, start)
+        self._model, self._prior = model, _TranslatedPrior(prior, other, start)
 
     def prior(self) -> Prior:
         return self._prior

@@ -13,17 +13,10 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior, PriorWrapper
-from limbeck.distillation.critics.base import (
-    Critic,
-    CriticConfig,
-    CriticTrainer,
-    CriticTraining,
-    load_trained,
-    require_cameras,
-)
-from limbeck.distillation.critics.frozen import Translation, load_related
+from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTrainer, CriticTraining, load_trained, require_cameras
+from limbeck.distillation.critics.frozen import ConditionTranslator, load_compatible_prior
 from limbeck.distillation.inputs import SetupContext, StepInputs
-from limbeck.priors.lora_adapters import TARGETS, Adapters, Networked
+from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, LoRAAdapters, NetworkPrior
 from limbeck.priors.lora_files import read_adapters, read_pose
 from limbeck.system.optimizer_state import optimizer_tensors
 
@@ -44,7 +37,7 @@ class LoRACritic(CriticConfig):
     rank: int = 8
     training: CriticTraining = field(default_factory=CriticTraining)
     init_from: Path | None = None
-    target_modules: tuple[str, ...] = TARGETS
+    target_modules: tuple[str, ...] = DEFAULT_TARGET_MODULES
     camera: bool = False
     model: str = ""
 
@@ -53,25 +46,25 @@ class LoRACritic(CriticConfig):
             raise ValueError(f"rank must be at least 1, not {self.rank}")
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
-        own = load_related(self.model, prior, start) if self.model else prior
-        if not isinstance(own, Networked):
+        own = load_compatible_prior(self.model, prior, start) if self.model else prior
+        if not isinstance(own, NetworkPrior):
             name = f"critic.model {self.model}" if self.model else "this model"
             raise ValueError(
                 f"{name} has no network to adapt: with an exact prior use --method.critic exact or smallunet"
             )
         self.training.suit(own)
         require_cameras(self.camera, start)
-        return _LowRankCritic(self, own, start, prior)
+        return _LoRACriticModel(self, own, start, prior)
 
 
-class _Adapted(PriorWrapper):
+class _AdaptedPrior(PriorWrapper):
     """A network's prior whose every row passes through the adapters; asked in the terms of the prior it speaks for."""
 
     def __init__(
-        self, speaks_for: Prior, own: Prior, adapters: Adapters, translated: Translation | None
+        self, speaks_for: Prior, own: Prior, adapters: LoRAAdapters, translated: ConditionTranslator | None
     ):
         super().__init__(speaks_for)
-        self.kind, self.meter = own.kind, own.meter
+        self.prediction_type, self.call_counter = own.prediction_type, own.call_counter
         self._own, self._adapters, self._translated = own, adapters, translated
 
     def heard(self, told: Condition) -> Condition:
@@ -87,10 +80,10 @@ class _Adapted(PriorWrapper):
         return self._own(xt, t, *map(self.heard, conditions))
 
 
-class _LowRankCritic(Critic):
-    def __init__(self, spec: LoRACritic, own: Networked, start: SetupContext, prior: Prior):
+class _LoRACriticModel(Critic):
+    def __init__(self, spec: LoRACritic, own: NetworkPrior, start: SetupContext, prior: Prior):
         rng = torch.Generator().manual_seed(start.seed)
-        self.adapters = Adapters(
+        self.adapters = LoRAAdapters(
             own.network, own.rows, spec.rank, rng, own.part, spec.target_modules, spec.camera
         )
         if spec.init_from is not None:
@@ -98,11 +91,11 @@ class _LowRankCritic(Critic):
             self.adapters.take_pose(read_pose(spec.init_from), spec.init_from)
         self.camera = spec.camera
         self._own, self._shared = own, own is prior
-        self._said = _Adapted(
-            prior, own, self.adapters, None if self._shared else Translation(prior, own, start)
+        self._said = _AdaptedPrior(
+            prior, own, self.adapters, None if self._shared else ConditionTranslator(prior, own, start)
         )
         self._trainer = CriticTrainer(
-            list(self.adapters.parameters()), spec.training, own.kind, spec.camera
+            list(self.adapters.parameters()), spec.training, own.prediction_type, spec.camera
         )
 
     def prior(self) -> Prior:
@@ -110,7 +103,7 @@ class _LowRankCritic(Critic):
 
     def standalone(self) -> Prior:
         """Without a camera, as some rows were trained, unless a condition brings its own."""
-        return _Adapted(self._own, self._own, self.adapters, None)
+        return _AdaptedPrior(self._own, self._own, self.adapters, None)
 
     def predict_both(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
                ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip

@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior, PriorWrapper
-from limbeck.distillation.critics.base import (
-    Critic,
-    CriticConfig,
-    CriticTrainer,
-    CriticTraining,
-    load_trained,
-)
+from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTrainer, CriticTraining, load_trained
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.system.optimizer_state import optimizer_tensors
 
@@ -39,16 +33,16 @@ class NullTextCritic(CriticConfig):
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
         self.training.suit(prior)
-        return _TextCritic(self, prior)
+        return _NullTextCriticModel(self, prior)
 
 
-class _Told(PriorWrapper, nn.Module):
+class _LearnedTextPrior(PriorWrapper, nn.Module):
     """The prior, told the learned text."""
 
     def __init__(self, prior: Prior, start: Literal["null", "prompt"]):
         nn.Module.__init__(self)
         PriorWrapper.__init__(self, prior)
-        self._prior, self._adds, self.meter = prior, start == "prompt", prior.meter
+        self._prior, self._adds, self.call_counter = prior, start == "prompt", prior.call_counter
         self._empty = prior.condition([""])
         empty = self._empty.data.detach().clone()
         self.text = nn.Parameter(torch.zeros_like(empty) if self._adds else empty)
@@ -67,10 +61,10 @@ class _Told(PriorWrapper, nn.Module):
         return self._prior(xt, t, *map(self.said, conditions))
 
 
-class _TextCritic(Critic):
+class _NullTextCriticModel(Critic):
     def __init__(self, spec: NullTextCritic, prior: Prior):
-        self._told = _Told(prior, spec.init_from)
-        self._trainer = CriticTrainer([self._told.text], spec.training, prior.kind)
+        self._told = _LearnedTextPrior(prior, spec.init_from)
+        self._trainer = CriticTrainer([self._told.text], spec.training, prior.prediction_type)
 
     def prior(self) -> Prior:
         return self._told

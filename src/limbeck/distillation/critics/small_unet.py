@@ -13,16 +13,9 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import Prior, PriorWrapper
 from limbeck.diffusion.schedule import RectifiedFlow
-from limbeck.distillation.critics.base import (
-    Critic,
-    CriticConfig,
-    CriticTrainer,
-    CriticTraining,
-    load_trained,
-    require_cameras,
-)
+from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTrainer, CriticTraining, load_trained, require_cameras
 from limbeck.distillation.inputs import SetupContext, StepInputs
-from limbeck.priors.camera_conditioning import NUMBERS, posed
+from limbeck.priors.camera_conditioning import POSE_DIM, stack_poses
 from limbeck.system.optimizer_state import optimizer_tensors
 
 
@@ -50,22 +43,22 @@ class SmallUNetCritic(CriticConfig):
                 f"a small U-Net needs x0 of [C, H, W] with H and W divisible by 4, not {list(prior.shape)}"
             )
         require_cameras(self.camera, start)
-        return _UNetCritic(self, prior, start.seed)
+        return _SmallUNetCriticModel(self, prior, start.seed)
 
 
-class _SmallPrior(PriorWrapper):
+class _SmallUNetPrior(PriorWrapper):
     """The small network as a prior, in v parametrisation, or flow where paths are straight: tame at both ends of the schedule."""
 
     def __init__(self, prior: Prior, width: int, camera: bool):
         from diffusers import UNet2DConditionModel
 
         super().__init__(prior)
-        self.kind: PredictionType = "flow" if isinstance(prior.schedule, RectifiedFlow) else "v"
+        self.prediction_type: PredictionType = "flow" if isinstance(prior.schedule, RectifiedFlow) else "v"
         features = prior.condition([""]).data.shape[-1]
         # a camera is a "class" to diffusers: Linear-SiLU-Linear of its pose, added to the embedding of time
         self._camera, seen = (
             camera,
-            {"class_embed_type": "projection", "projection_class_embeddings_input_dim": NUMBERS},
+            {"class_embed_type": "projection", "projection_class_embeddings_input_dim": POSE_DIM},
         )
         self.net = UNet2DConditionModel(
             sample_size=prior.shape[-1], in_channels=prior.shape[0], out_channels=prior.shape[0], layers_per_block=1,
@@ -79,12 +72,12 @@ class _SmallPrior(PriorWrapper):
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         n, b = len(conditions), len(xt)
-        self.meter.add(n * b)
+        self.call_counter.add(n * b)
         if self._camera:
             conditions = tuple(told.without_view for told in conditions)
-        pose = posed(conditions, b) if self._camera else None
+        pose = stack_poses(conditions, b) if self._camera else None
         if self._camera and pose is None:
-            pose = xt.new_zeros(n * b, NUMBERS, dtype=torch.float32)
+            pose = xt.new_zeros(n * b, POSE_DIM, dtype=torch.float32)
         # log-weights of an exact prior's components become shares; token features stay as they are
         text = torch.cat(
             [c.data.exp().unsqueeze(1) if c.data.ndim == 2 else c.data for c in conditions]
@@ -98,19 +91,19 @@ class _SmallPrior(PriorWrapper):
         )[0]
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [
-            Prediction.from_output(self.kind, part, xt.float(), alpha, sigma)
+            Prediction.from_output(self.prediction_type, part, xt.float(), alpha, sigma)
             for part in out.chunk(n)
         ]
 
 
-class _UNetCritic(Critic):
+class _SmallUNetCriticModel(Critic):
     def __init__(self, spec: SmallUNetCritic, prior: Prior, seed: int):
         self.camera = spec.camera
         with torch.random.fork_rng(devices=[]):  # diffusers draws weights from the global generator
             torch.manual_seed(seed)
-            self._small = _SmallPrior(prior, spec.width, spec.camera)
+            self._small = _SmallUNetPrior(prior, spec.width, spec.camera)
         self._trainer = CriticTrainer(
-            list(self._small.net.parameters()), spec.training, self._small.kind, spec.camera
+            list(self._small.net.parameters()), spec.training, self._small.prediction_type, spec.camera
         )
 
     def prior(self) -> Prior:

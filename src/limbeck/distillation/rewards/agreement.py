@@ -12,7 +12,7 @@ from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext
-from limbeck.distillation.rewards.base import Reward, Score
+from limbeck.distillation.rewards.base import Reward, RewardFunction
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class AgreementReward(Reward):
     It judges prompts that name an object of the embedded world. A decoder's pass is paid for every picture.
     """
 
-    def build(self, prior: Prior, start: SetupContext) -> Score:
+    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
         from limbeck.world.pretrained import evaluator_on
         from limbeck.world.prompt_parser import judgeable_attributes
 

@@ -18,7 +18,7 @@ from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.state import Stateless
 
 #: x0 ``[n, ...]``, what each row is told, and its particle ``[n]``, to a score ``[n]``; called without a graph
-Score = Callable[[Float[Tensor, "n ..."], Conditions, Int[Tensor, "n"]], Float[Tensor, "n"]]
+RewardFunction = Callable[[Float[Tensor, "n ..."], Conditions, Int[Tensor, "n"]], Float[Tensor, "n"]]
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,32 @@ class Reward(abc.ABC):
     """The options of a score. Higher is better; only differences count."""
 
     @abc.abstractmethod
-    def build(self, prior: Prior, start: SetupContext) -> Score:
+    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
         """The score of x0 of this prior; ValueError where it cannot judge them."""
 
 
 class RewardState(Stateless):
     """The state of a method that scores: a score, and nothing that changes."""
 
-    def __init__(self, score: Score):
+    def __init__(self, score: RewardFunction):
         self.score = score
 
 
-Scheme = Literal["minmax", "bestworst", "best", "softmax"]
+WeightingScheme = Literal["minmax", "bestworst", "best", "softmax"]
 #: how many of the best share which weight, and how many of the worst which
-RANKED = {"minmax": (2, 0.9, 2, -0.1), "bestworst": (1, 0.9, 1, -0.1), "best": (1, 1.0, 0, 0.0)}
+_RANK_WEIGHTS = {"minmax": (2, 0.9, 2, -0.1), "bestworst": (1, 0.9, 1, -0.1), "best": (1, 1.0, 0, 0.0)}
 
 
-def min_candidates(scheme: Scheme) -> int:
+def min_candidates(scheme: WeightingScheme) -> int:
     """The least number of candidates a scheme can weigh."""
-    return 1 if scheme == "softmax" else RANKED[scheme][0] + RANKED[scheme][2]
+    return 1 if scheme == "softmax" else _RANK_WEIGHTS[scheme][0] + _RANK_WEIGHTS[scheme][2]
 
 
-def candidate_weights(scheme: Scheme, score: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
+def candidate_weights(scheme: WeightingScheme, score: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
     """What each of n candidates counts, column by column, by its score; no number where one of the scores is none."""
     if scheme == "softmax":
         return score.softmax(0)
-    best, plus, worst, minus = RANKED[scheme]
+    best, plus, worst, minus = _RANK_WEIGHTS[scheme]
     by_rank = (
         [plus / best] * best + [0.0] * (len(score) - best - worst) + [minus / max(worst, 1)] * worst
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.inputs import SetupContext
-from limbeck.distillation.rewards.base import Reward, Score
+from limbeck.distillation.rewards.base import Reward, RewardFunction
 
 
 @runtime_checkable
@@ -28,7 +28,7 @@ class DensityPrior(Prior, Protocol):
 class DensityReward(Reward):
     """log p_0(x0 | y) of an exact prior, at the first time of its schedule."""
 
-    def build(self, prior: Prior, start: SetupContext) -> Score:
+    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
         if not isinstance(prior, DensityPrior):
             raise ValueError(
                 "this model does not know its density: score with agreement, saturation or contrast, or your own file"

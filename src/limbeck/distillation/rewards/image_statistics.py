@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.inputs import SetupContext
-from limbeck.distillation.rewards.base import Reward, Score
+from limbeck.distillation.rewards.base import Reward, RewardFunction
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ImageStatisticReward(Reward):
     def figure(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
         """One number per picture."""
 
-    def build(self, prior: Prior, start: SetupContext) -> Score:
+    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
         if len(prior.shape) != 3:
             raise ValueError(
                 f"looks are of pictures, and this model's x0 is {list(prior.shape)}: score with density"
