@@ -8,18 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.graphics.export import writers as files
-from limbeck.graphics.export.mesh_cleanup import (
-    TexturedMesh,
-    checked,
-    colours_of,
-    fewer,
-    vertex_normals,
-    without_crumbs,
-)
-from limbeck.graphics.export.uv_atlas import LARGEST, SMALLEST, textured
-from limbeck.graphics.geometry.solids import Splats, Surface
+from limbeck.graphics.export.mesh_cleanup import TexturedMesh, decimate, drop_small_components, query_colors, unit_vertex_normals, validate_surface
+from limbeck.graphics.export.uv_atlas import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, bake_texture
+from limbeck.graphics.geometry.assets import Splats, Surface
 
-Format = Literal["glb", "obj", "ply"]
+ExportFormat = Literal["glb", "obj", "ply"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +29,9 @@ class MeshExportOptions:
     crumbs: float = 0.01
 
     def __post_init__(self) -> None:
-        if not SMALLEST <= self.texture <= LARGEST:
+        if not MIN_TEXTURE_SIZE <= self.texture <= MAX_TEXTURE_SIZE:
             raise ValueError(
-                f"texture takes {SMALLEST} to {LARGEST} texels along a side, not {self.texture}"
+                f"texture takes {MIN_TEXTURE_SIZE} to {MAX_TEXTURE_SIZE} texels along a side, not {self.texture}"
             )
         if self.faces < 0 or 0 < self.faces < 4:
             raise ValueError(f"faces is at least 4, or 0 for all, not {self.faces}")
@@ -48,31 +41,31 @@ class MeshExportOptions:
     def mesh(self, surface: Surface, coloured: bool = False) -> tuple[TexturedMesh, int]:
         """The surface as a mesh, ``coloured`` at its vertices whatever is asked for, and the parts left out. ValueError where it
         is empty."""
-        kept, dropped = without_crumbs(checked(surface), self.crumbs)
-        kept = fewer(kept, self.faces) if self.faces else kept
+        kept, dropped = drop_small_components(validate_surface(surface), self.crumbs)
+        kept = decimate(kept, self.faces) if self.faces else kept
         return (
-            at_vertices(kept) if coloured or self.vertex_colours else textured(kept, self.texture)
+            with_vertex_colors(kept) if coloured or self.vertex_colours else bake_texture(kept, self.texture)
         ), dropped
 
 
-def at_vertices(surface: Surface) -> TexturedMesh:
+def with_vertex_colors(surface: Surface) -> TexturedMesh:
     """A mesh whose vertices have the colours."""
     vertices, faces = surface.vertices.float().cpu(), surface.faces.cpu()
     return TexturedMesh(
-        vertices, vertex_normals(vertices, faces), faces, colours_of(surface, surface.vertices)
+        vertices, unit_vertex_normals(vertices, faces), faces, query_colors(surface, surface.vertices)
     )
 
 
-def export_paths(path: Path, kind: Format, solid: Surface | Splats) -> Sequence[Path]:
+def export_paths(path: Path, kind: ExportFormat, solid: Surface | Splats) -> Sequence[Path]:
     """The files that ``export`` would write."""
     textured = kind == "obj" and isinstance(solid, Surface)
     return (path, path.with_suffix(".mtl"), path.with_suffix(".png")) if textured else (path,)
 
 
-def export(
+def export_asset(
     solid: Surface | Splats,
     path: Path,
-    kind: Format,
+    kind: ExportFormat,
     shape: MeshExportOptions = MeshExportOptions(),
 ) -> str:
     """Write a solid to ``path`` as ``kind`` and say what it holds.
@@ -88,13 +81,13 @@ def export(
         return _splats(solid, path, kind)
     mesh, dropped = shape.mesh(solid, coloured=kind == "ply")
     parts = (
-        files.obj(mesh, path)
+        files.encode_obj(mesh, path)
         if kind == "obj"
-        else {path: files.glb(mesh) if kind == "glb" else files.ply(mesh)}
+        else {path: files.encode_glb(mesh) if kind == "glb" else files.encode_ply(mesh)}
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, data in parts.items():
-        files.replaced(file, data)
+        files.write_atomic(file, data)
     skin = (
         "coloured vertices"
         if mesh.texture is None
@@ -104,7 +97,7 @@ def export(
     return f"{len(mesh.faces):,} faces with {skin}{crumbs}"
 
 
-def _splats(splats: Splats, path: Path, kind: Format) -> str:
+def _splats(splats: Splats, path: Path, kind: ExportFormat) -> str:
     if kind != "ply":
         raise ValueError(
             f"splats have no surface that .{kind} could hold: export them with --format ply"
@@ -112,5 +105,5 @@ def _splats(splats: Splats, path: Path, kind: Format) -> str:
     if not len(splats.mean):
         raise ValueError("there is no splat: this particle has nothing to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.put_splats(path, splats)
+    files.write_splats_atomic(path, splats)
     return f"{len(splats.mean):,} splats"

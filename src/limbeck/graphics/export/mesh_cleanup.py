@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from limbeck.graphics.geometry.solids import Surface
+from limbeck.graphics.geometry.assets import Surface
 
-POINTS = 65536  #: asked for their colour at a time
-FINEST = 4096  #: cells along the longest side when faces are made fewer
+MAX_QUERY_POINTS = 65536  #: asked for their colour at a time
+MAX_GRID_CELLS = 4096  #: cells along the longest side when faces are made fewer
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TexturedMesh:
     texture: Float[Tensor, "3 y x"] | None = None
 
 
-def checked(surface: Surface) -> Surface:
+def validate_surface(surface: Surface) -> Surface:
     """The surface without gradients, in float32; ValueError where there is nothing or not all of it can be a place."""
     if not len(surface.faces):
         raise ValueError(
@@ -40,16 +40,16 @@ def checked(surface: Surface) -> Surface:
     return Surface(surface.vertices.detach().float(), surface.faces.long(), surface.colour)
 
 
-def colours_of(surface: Surface, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+def query_colors(surface: Surface, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """Colours of points in [0, 1] on the CPU, asked where the surface lives, in parts."""
     with torch.no_grad():
         parts = [
-            surface.colour(part.to(surface.vertices)).float().cpu() for part in points.split(POINTS)
+            surface.colour(part.to(surface.vertices)).float().cpu() for part in points.split(MAX_QUERY_POINTS)
         ]
     return torch.cat(parts).clamp(0, 1)
 
 
-def vertex_normals(
+def unit_vertex_normals(
     vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"]
 ) -> Float[Tensor, "v 3"]:
     """Unit normals of vertices: those of the faces around, weighed by area; up where they cancel."""
@@ -77,7 +77,7 @@ def parts_of(count: int, faces: Int[Tensor, "f 3"]) -> Int[Tensor, "f"]:
         label = new
 
 
-def without_crumbs(surface: Surface, share: float) -> tuple[Surface, int]:
+def drop_small_components(surface: Surface, share: float) -> tuple[Surface, int]:
     """The surface without connected parts that have less than ``share`` of all faces, and how many parts that were. The largest
     part always stays, and so no face is lost at 0."""
     part = parts_of(len(surface.vertices), surface.faces)
@@ -92,13 +92,13 @@ def _chosen(surface: Surface, rows: Bool[Tensor, "f"]) -> Surface:
     return Surface(surface.vertices[used], faces, surface.colour)
 
 
-def fewer(surface: Surface, most: int) -> Surface:
+def decimate(surface: Surface, most: int) -> Surface:
     """At most ``most`` faces: vertices in one cell of a regular grid become one, placed where the planes of the faces around meet
     best (Lindstrom 2000, "Out-of-core simplification of large polygonal models", eq. 7); the finest grid that is coarse enough.
     """
     if len(surface.faces) <= most:
         return surface
-    low, high = 1, FINEST
+    low, high = 1, MAX_GRID_CELLS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if len(_clustered(surface, middle)[1]) <= most else (low, middle)

@@ -7,34 +7,34 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from limbeck.graphics.export.mesh_cleanup import TexturedMesh, colours_of, vertex_normals
-from limbeck.graphics.geometry.solids import Surface
+from limbeck.graphics.export.mesh_cleanup import TexturedMesh, query_colors, unit_vertex_normals
+from limbeck.graphics.geometry.assets import Surface
 
-PAIRS = 1 << 22  #: of a face and a texel, looked at together
-SMALLEST, LARGEST = 16, 8192  #: sides of a texture
+MAX_TEXEL_PAIRS = 1 << 22  #: of a face and a texel, looked at together
+MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 16, 8192  #: sides of a texture
 
 
-def textured(surface: Surface, side: int) -> TexturedMesh:
+def bake_texture(surface: Surface, side: int) -> TexturedMesh:
     """The surface with a texture of ``side`` x ``side`` texels; vertices are doubled along the borders of charts."""
     vertices, faces = surface.vertices.float().cpu(), surface.faces.cpu()
-    origin, corners, uv = unwrapped(vertices, faces, side)
-    owner, weight = raster(uv, corners, side)
+    origin, corners, uv = unwrap_uv(vertices, faces, side)
+    owner, weight = rasterize_uv(uv, corners, side)
     covered = owner >= 0
     points = (vertices[origin[corners[owner[covered]]]] * weight[covered][..., None]).sum(1)
     picture = torch.zeros(3, side, side)
-    picture[:, covered] = colours_of(surface, points).T
-    picture = padded(picture, covered, padding(side))
+    picture[:, covered] = query_colors(surface, points).T
+    picture = dilate_texture(picture, covered, chart_padding(side))
     return TexturedMesh(
-        vertices[origin], vertex_normals(vertices, faces)[origin], corners, uv=uv, texture=picture
+        vertices[origin], unit_vertex_normals(vertices, faces)[origin], corners, uv=uv, texture=picture
     )
 
 
-def padding(side: int) -> int:
+def chart_padding(side: int) -> int:
     """Texels between a chart and the next."""
     return max(2, side // 256)
 
 
-def unwrapped(
+def unwrap_uv(
     vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], side: int
 ) -> tuple[Int[Tensor, "w"], Int[Tensor, "f 3"], Float[Tensor, "w 2"]]:
     """Of new vertices the old one each came from, the faces between them, and their places in the texture in [0, 1]."""
@@ -42,7 +42,7 @@ def unwrapped(
 
     atlas, charts, pack = xatlas.Atlas(), xatlas.ChartOptions(), xatlas.PackOptions()
     atlas.add_mesh(vertices.numpy(), faces.numpy().astype(np.uint32))
-    pack.resolution, pack.padding, pack.bilinear = side, padding(side), True
+    pack.resolution, pack.padding, pack.bilinear = side, chart_padding(side), True
     atlas.generate(charts, pack)
     origin, corners, uv = atlas.get_mesh(0)
     return tuple(
@@ -50,7 +50,7 @@ def unwrapped(
     )  # type: ignore[return-value]
 
 
-def raster(
+def rasterize_uv(
     uv: Float[Tensor, "w 2"], faces: Int[Tensor, "f 3"], side: int
 ) -> tuple[Int[Tensor, "y x"], Float[Tensor, "y x 3"]]:
     """The face that covers the middle of each texel, -1 for none, and its barycentric weights there."""
@@ -60,7 +60,7 @@ def raster(
     many = size.clamp_min(0).prod(1)
     owner = torch.full((side, side), -1)
     weight = torch.zeros(side, side, 3)
-    group = many.cumsum(0) // PAIRS
+    group = many.cumsum(0) // MAX_TEXEL_PAIRS
     for rows in torch.arange(len(faces)).split(
         group.unique_consecutive(return_counts=True)[1].tolist()
     ):
@@ -91,7 +91,7 @@ def _barycentric(
     )
 
 
-def padded(
+def dilate_texture(
     picture: Float[Tensor, "c y x"], covered: Bool[Tensor, "y x"], rings: int
 ) -> Float[Tensor, "c y x"]:
     """The picture with every texel filled: ``rings`` of the mean of neighbours around what is covered, then from ever coarser

@@ -17,17 +17,17 @@ from torch import Tensor
 
 from limbeck import __version__
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
-from limbeck.graphics.export.png import to_bytes
-from limbeck.graphics.geometry.solids import Splats
+from limbeck.graphics.export.png import to_uint8
+from limbeck.graphics.geometry.assets import Splats
 
-ROUGHNESS = 0.9  #: of the material; metallic is 0, since a colour that was distilled is the colour of the thing
+MATERIAL_ROUGHNESS = 0.9  #: of the material; metallic is 0, since a colour that was distilled is the colour of the thing
 FLOAT, WHOLE = 5126, 5125  #: glTF's component types
 PLACE, COLOUR = ("x", "y", "z", "nx", "ny", "nz"), ("red", "green", "blue")
 PLY_VERTEX = np.dtype([(name, "<f4") for name in PLACE] + [(name, "u1") for name in COLOUR])
 PLY_FACE = np.dtype([("count", "u1"), ("corners", "<i4", (3,))])
 
 
-def replaced(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write a file in one move."""
     part = path.with_name(path.name + ".part")
     try:
@@ -37,34 +37,34 @@ def replaced(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def put_splats(path: Path, splats: Splats) -> None:
+def write_splats_atomic(path: Path, splats: Splats) -> None:
     """Write a cloud of Gaussians in one move."""
-    from limbeck.graphics.geometry.ply import write_ply
+    from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
 
     part = path.with_name(path.name + ".part")
     try:
-        write_ply(part, splats)
+        write_gaussian_ply(part, splats)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def linear(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
+def srgb_to_linear(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
     """Display-referred sRGB as light (IEC 61966-2-1), which is what glTF means by the colour of a vertex."""
     return torch.where(
         colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055).clamp_min(0) ** 2.4
     )
 
 
-def png(texture: Float[Tensor, "3 y x"]) -> bytes:
+def encode_png(texture: Float[Tensor, "3 y x"]) -> bytes:
     """A texture as PNG; sRGB, which is what glTF and .mtl take it for."""
     out = io.BytesIO()
-    Image.fromarray(to_bytes(texture[None])[0]).save(out, "PNG")
+    Image.fromarray(to_uint8(texture[None])[0]).save(out, "PNG")
     return out.getvalue()
 
 
-def glb(
-    mesh: TexturedMesh, unlit: bool = False, light: Callable[[Tensor], Tensor] = linear
+def encode_glb(
+    mesh: TexturedMesh, unlit: bool = False, light: Callable[[Tensor], Tensor] = srgb_to_linear
 ) -> bytes:
     """A mesh as one binary glTF file. unlit: its colours are shown as they are, by viewers that know KHR_materials_unlit. light:
     what a vertex has for its colour; other than ``linear`` only for a viewer that is known to change light.
@@ -91,14 +91,14 @@ def glb(
     }
     material: dict = {
         "name": "surface",
-        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": ROUGHNESS},
+        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": MATERIAL_ROUGHNESS},
     }
     material["doubleSided"] = True  # a scene is cut open where its box ends
     top: dict = {}
     if mesh.texture is not None and mesh.uv is not None:
         places["TEXCOORD_0"] = attribute(mesh.uv, "VEC2")
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        picture = {"bufferView": put(png(mesh.texture)), "mimeType": "image/png", "name": "colour"}
+        picture = {"bufferView": put(encode_png(mesh.texture)), "mimeType": "image/png", "name": "colour"}
         sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
         top |= {
             "textures": [{"source": 0, "sampler": 0}],
@@ -147,7 +147,7 @@ def _packed(top: dict, parts: list[tuple[dict, bytes]]) -> bytes:
     return b"".join([head, text, struct.pack("<II", at, 0x004E4942), *(data for _, data in parts)])
 
 
-def obj(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
+def encode_obj(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
     """The files of a mesh at ``path``, an .obj, in the order in which they shall be written."""
     rows = lambda word, values: [
         f"{word} " + " ".join(f"{x:.6g}" for x in row) for row in values.tolist()
@@ -156,8 +156,8 @@ def obj(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
     places, files, corner = mesh.vertices, {}, "{0}//{0}"
     if mesh.texture is not None and mesh.uv is not None:
         skin, picture, corner = path.with_suffix(".mtl"), path.with_suffix(".png"), "{0}/{0}/{0}"
-        named = f"newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nPr {ROUGHNESS}\nPm 0\nmap_Kd {picture.name}\n"
-        files = {picture: png(mesh.texture), skin: named.encode()}
+        named = f"newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nPr {MATERIAL_ROUGHNESS}\nPm 0\nmap_Kd {picture.name}\n"
+        files = {picture: encode_png(mesh.texture), skin: named.encode()}
         lines += [
             f"mtllib {skin.name}",
             *rows("vt", torch.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], 1)),
@@ -170,14 +170,14 @@ def obj(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
     return files | {path: ("\n".join(lines) + "\n").encode()}
 
 
-def ply(mesh: TexturedMesh) -> bytes:
+def encode_ply(mesh: TexturedMesh) -> bytes:
     """A mesh with the colours of its vertices as binary .ply."""
     if mesh.colours is None:
         raise ValueError("a .ply file takes the colours of vertices, and this mesh has a texture")
     vertices, faces = np.empty(len(mesh.vertices), PLY_VERTEX), np.empty(len(mesh.faces), PLY_FACE)
     places, colours = (
         torch.cat([mesh.vertices, mesh.normals], 1).numpy(),
-        to_bytes(mesh.colours.T[None, :, :, None])[0, :, 0],
+        to_uint8(mesh.colours.T[None, :, :, None])[0, :, 0],
     )
     for names, values in ((PLACE, places), (COLOUR, colours)):
         for name, column in zip(names, values.T, strict=True):
@@ -197,7 +197,7 @@ def _ply_head(vertices: int, faces: int) -> bytes:
     ).encode()
 
 
-def read_ply(data: bytes) -> TexturedMesh:
+def decode_ply(data: bytes) -> TexturedMesh:
     """What ``ply`` wrote; ValueError for the file of another."""
     end = data.find(b"end_header\n") + len(b"end_header\n")
     counts = [

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.graphics.fields.decoders import drawn_network
+from limbeck.graphics.fields.decoders import init_mlp
 
-Colour = tuple[float, float, float]
+RGB = tuple[float, float, float]
 
 
 class BackgroundModule(nn.Module, abc.ABC):
@@ -55,7 +55,7 @@ def _sometimes_flat(
     return torch.where(there, flat, seen)
 
 
-def _colour(name: str, colour: Colour) -> None:
+def _colour(name: str, colour: RGB) -> None:
     if min(colour) < 0 or max(colour) > 1:
         raise ValueError(
             f"{name} takes red, green and blue in [0, 1], not {' '.join(f'{c:g}' for c in colour)}"
@@ -68,7 +68,7 @@ def _share(name: str, value: float) -> None:
 
 
 class _Flat(BackgroundModule):
-    def __init__(self, colour: Colour, chance: float = 0.0):
+    def __init__(self, colour: RGB, chance: float = 0.0):
         super().__init__()
         self.chance = chance
         self.colour: Tensor
@@ -80,7 +80,7 @@ class _Flat(BackgroundModule):
 
 
 class _Learned(BackgroundModule):
-    def __init__(self, colour: Colour):
+    def __init__(self, colour: RGB):
         super().__init__()
         self.logit = nn.Parameter(
             torch.tensor(colour).clamp(0.02, 0.98).logit()
@@ -98,7 +98,7 @@ class SolidBackground(Background):
     colour: red, green, blue. learned: it is where a colour begins that is optimised, one per particle.
     """
 
-    colour: Colour = (1.0, 1.0, 1.0)
+    colour: RGB = (1.0, 1.0, 1.0)
     learned: bool = False
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class RandomBackground(Background):
     """
 
     chance: float = 1.0
-    colour: Colour = (1.0, 1.0, 1.0)
+    colour: RGB = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         _share("chance", self.chance)
@@ -132,7 +132,7 @@ class _Environment(BackgroundModule):
     def __init__(self, spec: EnvironmentBackground, generator: torch.Generator):
         super().__init__()
         self.spec = spec
-        self.network = drawn_network(
+        self.network = init_mlp(
             (3 + 6 * spec.frequencies, *(spec.hidden,) * spec.layers, 3), generator
         )
 

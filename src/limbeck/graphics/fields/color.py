@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from limbeck.graphics.fields.decoders import Decoder
 from limbeck.graphics.fields.encodings.base import Encoding
 
-FIT_POINTS = 2048  #: that colours are compared at in a step of a fit
+FIT_BATCH_SIZE = 2048  #: that colours are compared at in a step of a fit
 
 
-class Colour(nn.Module):
+class ColorField(nn.Module):
     """RGB of points of the box [-reach, reach]^3, for one particle."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Colour(nn.Module):
         return self.decoder(self.encoded((points / self.reach).clamp(-1, 1), progress)).sigmoid()
 
 
-def paint(colour: Colour, goal: Callable[[Tensor], Tensor], vertices: Float[Tensor, "v 3"], cell: float,
+def fit_color_field(colour: ColorField, goal: Callable[[Tensor], Tensor], vertices: Float[Tensor, "v 3"], cell: float,
           rates: tuple[float, float], steps: int, generator: torch.Generator) -> None:  # fmt: skip
     """Fit ``colour`` to the RGB that ``goal`` answers of points within about half a cell of the vertices.
 
@@ -42,8 +42,8 @@ def paint(colour: Colour, goal: Callable[[Tensor], Tensor], vertices: Float[Tens
     )
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
     for _ in range(steps):
-        pick = torch.randint(len(vertices), (FIT_POINTS,), generator=generator).to(vertices.device)
-        points = vertices[pick] + cell / 2 * torch.randn(FIT_POINTS, 3, generator=generator).to(
+        pick = torch.randint(len(vertices), (FIT_BATCH_SIZE,), generator=generator).to(vertices.device)
+        points = vertices[pick] + cell / 2 * torch.randn(FIT_BATCH_SIZE, 3, generator=generator).to(
             vertices
         )
         with torch.no_grad():

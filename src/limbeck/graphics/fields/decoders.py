@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-LAST = 0.1  #: of the last layer's weights, so that a field begins near its blob and near grey
+OUTPUT_GAIN = 0.1  #: of the last layer's weights, so that a field begins near its blob and near grey
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Decoder(abc.ABC):
         """A module from features ``[n, width]`` to ``[n, outputs]``, its parameters drawn by the generator on the CPU."""
 
 
-def drawn_linear(
+def init_linear(
     inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0
 ) -> nn.Linear:
     """A layer with weights N(0, gain^2 / inputs) and no bias at the start; 2^.5 is He's gain before a ReLU."""
@@ -41,13 +41,13 @@ def drawn_linear(
     return layer
 
 
-def drawn_network(widths: Iterable[int], generator: torch.Generator) -> nn.Sequential:
+def init_mlp(widths: Iterable[int], generator: torch.Generator) -> nn.Sequential:
     """Linear layers of these widths, ReLU between them, the last a tenth of the others."""
     *hidden, last = pairwise(widths)
     layers: list[nn.Module] = []
     for inputs, outputs in hidden:
-        layers += [drawn_linear(inputs, outputs, generator, math.sqrt(2)), nn.ReLU()]
-    return nn.Sequential(*layers, drawn_linear(*last, generator, LAST))
+        layers += [init_linear(inputs, outputs, generator, math.sqrt(2)), nn.ReLU()]
+    return nn.Sequential(*layers, init_linear(*last, generator, OUTPUT_GAIN))
 
 
 class _First(nn.Module):
@@ -88,7 +88,7 @@ class MLPDecoder(Decoder):
             raise ValueError(f"hidden must be at least 1, not {self.hidden}")
 
     def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:
-        return drawn_network((width, self.hidden, outputs), generator)
+        return init_mlp((width, self.hidden, outputs), generator)
 
 
 class _Block(nn.Module):
@@ -97,8 +97,8 @@ class _Block(nn.Module):
     def __init__(self, width: int, generator: torch.Generator):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.first = drawn_linear(width, width, generator, math.sqrt(2))
-        self.second = drawn_linear(width, width, generator, LAST)
+        self.first = init_linear(width, width, generator, math.sqrt(2))
+        self.second = init_linear(width, width, generator, OUTPUT_GAIN)
 
     def forward(self, x: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
         return x + self.second(nn.functional.silu(self.first(self.norm(x))))
@@ -120,11 +120,11 @@ class ResidualDecoder(Decoder):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:
-        first = drawn_linear(width, self.hidden, generator)
+        first = init_linear(width, self.hidden, generator)
         blocks = (_Block(self.hidden, generator) for _ in range(self.blocks))
         return nn.Sequential(
             first,
             *blocks,
             nn.LayerNorm(self.hidden),
-            drawn_linear(self.hidden, outputs, generator, LAST),
+            init_linear(self.hidden, outputs, generator, OUTPUT_GAIN),
         )

@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.graphics.geometry.indexing import gather_rows
-from limbeck.graphics.geometry.mesh import Triangles
+from limbeck.graphics.geometry.mesh import MeshTopology
 
-EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  #: of a tetrahedron, by its corners
+TET_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  #: of a tetrahedron, by its corners
 
 
-def kuhn() -> Int[Tensor, "6 4"]:
+def kuhn_tetrahedra() -> Int[Tensor, "6 4"]:
     """Kuhn's split of a cube: one tetrahedron for every order of the axes, along the path that steps through them from corner 0 to
     corner 7. Corner 4x + 2y + z lies at (x, y, z). Each is ordered so that its volume is positive; equal cubes side by side meet
     in equal triangles."""
@@ -44,7 +44,7 @@ def triangle_table() -> Int[Tensor, "16 2 3"]:
     """
     place = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     table = torch.full((16, 2, 3), -1)
-    number = {frozenset(edge): i for i, edge in enumerate(EDGES)}
+    number = {frozenset(edge): i for i, edge in enumerate(TET_EDGES)}
     for case in range(1, 15):
         inside = [i for i in range(4) if case >> i & 1]
         outside = [i for i in range(4) if not case >> i & 1]
@@ -104,13 +104,13 @@ class TetGrid:
             [(c >> 2) * n * n + (c >> 1 & 1) * n + (c & 1) for c in range(8)], device=inside.device
         )
         first = (i * n + j) * n + k
-        tets = (first[:, None] + reach)[:, kuhn().to(inside.device)].reshape(-1, 4)
+        tets = (first[:, None] + reach)[:, kuhn_tetrahedra().to(inside.device)].reshape(-1, 4)
         count = inside[tets].sum(1)
         return tets[(count > 0) & (count < 4)]
 
     def surface(
         self, sdf: Float[Tensor, "v"], vertices: Float[Tensor, "v 3"]
-    ) -> tuple[Float[Tensor, "s 3"], Triangles]:
+    ) -> tuple[Float[Tensor, "s 3"], MeshTopology]:
         """The zero level of signed distances, negative inside: welded vertices and faces, counter-clockwise seen from outside.
 
         A vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet), which is where its gradients come from. The
@@ -123,7 +123,7 @@ class TetGrid:
             cut = triangle_table().to(sdf.device)[case]
             real = cut[..., 0] >= 0
             tet = torch.arange(len(tets), device=sdf.device)[:, None].expand_as(real)[real]
-            ends = torch.tensor(EDGES, device=sdf.device)[
+            ends = torch.tensor(TET_EDGES, device=sdf.device)[
                 cut[real]
             ]  # [F, 3, 2] corners of tetrahedra
             ends = tets[tet[:, None, None], ends]
@@ -133,10 +133,10 @@ class TetGrid:
         sa, sb = gather_rows(sdf[:, None], a), gather_rows(sdf[:, None], b)
         return (gather_rows(vertices, a) * sb - gather_rows(vertices, b) * sa) / (
             sb - sa
-        ), Triangles(faces, len(a))
+        ), MeshTopology(faces, len(a))
 
 
-def ellipsoid(
+def ellipsoid_sdf(
     points: Float[Tensor, "n 3"], radii: tuple[float, float, float]
 ) -> Float[Tensor, "n"]:
     """Signed distance to an ellipsoid about the origin, to first order near its surface; exact for a sphere."""
@@ -145,7 +145,7 @@ def ellipsoid(
     return torch.where(grow > 1e-9, near * (near - 1) / grow.clamp_min(1e-9), -min(radii))
 
 
-def distance_of(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> Float[Tensor, "v"]:
+def level_set_to_sdf(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> Float[Tensor, "v"]:
     """Numbers that are negative inside as distances, to first order at their zero and at most ``far`` cells: s / |grad s|."""
     n = grid.side
     cube = level.reshape(n, n, n)
@@ -154,7 +154,7 @@ def distance_of(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> F
     return (level / slope.clamp_min(1e-12)).clamp(-most, most)
 
 
-def outlined(density: Float[Tensor, "v"], grid: TetGrid) -> float:
+def silhouette_iso_level(density: Float[Tensor, "v"], grid: TetGrid) -> float:
     """The density whose surface covers as much, seen along the three axes, as is more than half opaque of the density itself.
 
     That many columns have a greatest density above it; at most half of the greatest of all. ValueError where nothing is that dense.
@@ -169,7 +169,7 @@ def outlined(density: Float[Tensor, "v"], grid: TetGrid) -> float:
     return min(float(tops[opaque - 1]), float(tops[0]) / 2)
 
 
-def blur(side: int, wide: float) -> Float[Tensor, "n n"]:
+def gaussian_blur_matrix(side: int, wide: float) -> Float[Tensor, "n n"]:
     """Weights of a Gaussian blur along a line, ``wide`` its deviation in steps; columns sum to one."""
     at = torch.arange(side, dtype=torch.float32)
     weight = (-(at[:, None] - at).square() / (2 * max(wide, 1e-3) ** 2)).exp()

@@ -14,7 +14,7 @@ from limbeck.graphics.geometry.indexing import gather_rows
 
 
 @dataclass(frozen=True)
-class Triangles:
+class MeshTopology:
     """How ``count`` vertices are joined to faces ``[F, 3]``, counter-clockwise seen from outside."""
 
     faces: Int[Tensor, "f 3"]
@@ -51,7 +51,7 @@ class Triangles:
         return torch.stack([face[first], face[first + 1]], 1)
 
 
-def joined(meshes: Sequence[Triangles]) -> Triangles:
+def concat_topologies(meshes: Sequence[MeshTopology]) -> MeshTopology:
     """Several meshes as one of many pieces, in order; what is known of their edges is kept."""
     if len(meshes) == 1:
         return meshes[0]
@@ -61,12 +61,12 @@ def joined(meshes: Sequence[Triangles]) -> Triangles:
         edges.append(mesh.edges + vertices)
         sides.append(mesh.sides + welded)
         vertices, welded = vertices + mesh.count, welded + len(mesh.edges)
-    whole = Triangles(torch.cat(faces), vertices)
+    whole = MeshTopology(torch.cat(faces), vertices)
     whole.__dict__["_welded"] = (torch.cat(edges), torch.cat(sides))
     return whole
 
 
-def pieces(mesh: Triangles) -> Int[Tensor, "v"]:
+def connected_components(mesh: MeshTopology) -> Int[Tensor, "v"]:
     """The lowest vertex of the connected piece each vertex belongs to."""
     a, b = mesh.edges.unbind(1)
     lowest = torch.arange(mesh.count, device=mesh.faces.device)
@@ -79,36 +79,36 @@ def pieces(mesh: Triangles) -> Int[Tensor, "v"]:
         lowest = after
 
 
-def without_specks(
-    vertices: Float[Tensor, "v 3"], mesh: Triangles, share: float
-) -> tuple[Float[Tensor, "u 3"], Triangles]:
+def remove_small_components(
+    vertices: Float[Tensor, "v 3"], mesh: MeshTopology, share: float
+) -> tuple[Float[Tensor, "u 3"], MeshTopology]:
     """The mesh without pieces of fewer than a share of its faces, and without vertices that no face needs."""
-    piece = pieces(mesh)[mesh.faces[:, 0]]
+    piece = connected_components(mesh)[mesh.faces[:, 0]]
     faces = mesh.faces[
         torch.bincount(piece, minlength=mesh.count)[piece] >= share * len(mesh.faces)
     ]
     kept, faces = torch.unique(faces, return_inverse=True)
-    return vertices[kept], Triangles(faces, len(kept))
+    return vertices[kept], MeshTopology(faces, len(kept))
 
 
-def face_normals(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, "f 3"]:
+def face_normals(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> Float[Tensor, "f 3"]:
     """Outward normals, as long as twice the area of the face."""
     a, b, c = gather_rows(vertices, mesh.faces).unbind(1)
     return torch.linalg.cross(b - a, c - a)
 
 
-def unit(vectors: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+def safe_normalize(vectors: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
     """Of length one; what is shorter than 1e-12 keeps its direction and is shorter than one, with a finite gradient."""
     return vectors / (vectors.square().sum(-1, keepdim=True) + 1e-24).sqrt()
 
 
-def vertex_normals(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, "v 3"]:
+def vertex_normals(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> Float[Tensor, "v 3"]:
     """Unit normals: the mean over the faces around a vertex, weighed by their areas."""
     looks = face_normals(vertices, mesh).repeat_interleave(3, 0)
-    return unit(torch.zeros_like(vertices).index_add(0, mesh.faces.flatten(), looks))
+    return safe_normalize(torch.zeros_like(vertices).index_add(0, mesh.faces.flatten(), looks))
 
 
-def laplacian(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, ""]:
+def laplacian_smoothing(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> Float[Tensor, ""]:
     """Mean over the vertices of the distance to the middle of their neighbours, in units of space."""
     a, b = mesh.edges.unbind(1)
     ends, others = torch.cat([a, b]), torch.cat([b, a])
@@ -118,13 +118,13 @@ def laplacian(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, 
     return (gap.square().sum(1) + 1e-24).sqrt().sum() / max(len(gap), 1)
 
 
-def bending(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, ""]:
+def normal_consistency(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> Float[Tensor, ""]:
     """Mean over the edges of 1 - cos of the angle between the normals of their two faces; 0 for a plane."""
-    looks = gather_rows(unit(face_normals(vertices, mesh)), mesh.pairs)
+    looks = gather_rows(safe_normalize(face_normals(vertices, mesh)), mesh.pairs)
     return (1 - (looks[:, 0] * looks[:, 1]).sum(1)).sum() / max(len(looks), 1)
 
 
-def volume(vertices: Float[Tensor, "v 3"], mesh: Triangles) -> Float[Tensor, ""]:
+def mesh_volume(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> Float[Tensor, ""]:
     """Enclosed by a closed mesh, positive where faces look outwards (the divergence theorem)."""
     a, b, c = gather_rows(vertices, mesh.faces).unbind(1)
     return (a * torch.linalg.cross(b, c)).sum() / 6

@@ -14,11 +14,11 @@ from torch import Tensor
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.rendering.tiles import AlphaComposite, TileBatch, TileGrid
 
-LEAST = (
+MIN_ALPHA = (
     1 / 255
 )  #: a smaller alpha counts as none, which gives every Gaussian an edge; gsplat's kernels do the same
-DENSEST = 0.99  #: the greatest opacity, so that nothing behind is without a gradient
-BLUR = 0.3  #: variance in square pixels added to every Gaussian, as in 3D Gaussian splatting, so that none falls between pixels
+MAX_OPACITY = 0.99  #: the greatest opacity, so that nothing behind is without a gradient
+LOW_PASS_VARIANCE = 0.3  #: variance in square pixels added to every Gaussian, as in 3D Gaussian splatting, so that none falls between pixels
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class ProjectedGaussians:
 
     def reach(self) -> Float[Tensor, "b n 2"]:
         """How far along x and y alpha is 1/255 at least; 0 for the faintest."""
-        return (2 * (self.opacity / LEAST).clamp_min(1).log()).sqrt()[..., None] * self.spread
+        return (2 * (self.opacity / MIN_ALPHA).clamp_min(1).log()).sqrt()[..., None] * self.spread
 
 
 @cache
-def accelerated() -> bool:
+def gsplat_available() -> bool:
     """Whether gsplat is there to draw on CUDA; ``limbeck doctor`` says so too."""
     return importlib.util.find_spec("gsplat") is not None
 
 
-def layers(
+def composite_gaussians(
     cloud: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """What a cloud shows, sum_i c_i a_i prod_{j < i} (1 - a_j), and the share of light from behind that is left, prod_i (1 - a_i).
@@ -52,11 +52,11 @@ def layers(
     a_i(p) = o_i exp(-(p - m_i)^T S_i^-1 (p - m_i) / 2) where that is at least 1/255, else 0. By gsplat where it can be, in plain
     PyTorch everywhere else.
     """
-    fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and accelerated()
-    return (splatted if fast else painted)(cloud, height, width)
+    fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and gsplat_available()
+    return (composite_gsplat if fast else composite_torch)(cloud, height, width)
 
 
-def painted(
+def composite_torch(
     cloud: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """``layers`` in plain PyTorch."""
@@ -88,7 +88,7 @@ def painted(
 
 def _order(cloud: ProjectedGaussians) -> Int[Tensor, "m"]:
     """The shapes of all images as one list, front first, those that show nothing left out. Reads their number from the device."""
-    some = (cloud.opacity > LEAST).flatten().nonzero().squeeze(1)
+    some = (cloud.opacity > MIN_ALPHA).flatten().nonzero().squeeze(1)
     return some if cloud.depth is None else some[cloud.depth.flatten()[some].argsort(stable=True)]
 
 
@@ -105,12 +105,12 @@ def _tiles(
     parts = torch.stack(
         [height.masked_fill(~group.real, -1e4), -ex, -ey, -xx / 2, -xy, -yy / 2], -1
     )
-    alpha = F.threshold((parts @ basis).exp(), LEAST, 0.0)
+    alpha = F.threshold((parts @ basis).exp(), MIN_ALPHA, 0.0)
     colour, left = AlphaComposite.apply(alpha, rows[..., 6:])
     return torch.cat([colour, left[..., None]], -1)
 
 
-def splatted(
+def composite_gsplat(
     cloud: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """``layers`` by gsplat 1.5's CUDA kernels, which stop at a transmittance of 1e-4."""

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
-from limbeck.graphics.rendering.gaussian_compositing import BLUR, ProjectedGaussians, layers
+from limbeck.graphics.rendering.gaussian_compositing import LOW_PASS_VARIANCE, ProjectedGaussians, composite_gaussians
 
-NEAR = 0.05  #: what is nearer to the eye is not seen
-WIDEST = 1.3  #: J is taken no farther out than this many times the half picture, where it would stretch without bound
-SEEN = 0.5  #: alpha from which a pixel has a normal
+NEAR_PLANE = 0.05  #: what is nearer to the eye is not seen
+FRUSTUM_MARGIN = 1.3  #: J is taken no farther out than this many times the half picture, where it would stretch without bound
+NORMAL_MIN_ALPHA = 0.5  #: alpha from which a pixel has a normal
 
 
 @dataclass(frozen=True)
-class Ellipsoids:
+class GaussianBatch:
     """Gaussians in world space, a set for each view: means, deviations along their own axes, unit quaternions (w, x, y, z),
     opacities up to ``DENSEST`` and colours."""
 
@@ -30,7 +30,7 @@ class Ellipsoids:
 
 
 @dataclass(frozen=True)
-class Splatted:
+class SplatRender:
     """What cameras see: colours times their share of the light (no background yet), alpha, and the mean depth along the line of
     sight of what is seen (0 where alpha is)."""
 
@@ -39,7 +39,7 @@ class Splatted:
     depth: Float[Tensor, "b 1 h w"]
 
 
-def rotations(turn: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 3 3"]:
+def quats_to_rotations(turn: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 3 3"]:
     """The matrices of unit quaternions (w, x, y, z)."""
     w, x, y, z = turn.unbind(-1)
     rows = [
@@ -50,8 +50,8 @@ def rotations(turn: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 3 3"]:
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
-def projected(
-    ellipsoids: Ellipsoids, camera: Camera, height: int, width: int, sharp: bool = False
+def project_gaussians(
+    ellipsoids: GaussianBatch, camera: Camera, height: int, width: int, sharp: bool = False
 ) -> ProjectedGaussians:
     """S' = J W S W^T J^T (Kerbl et al. eq. 5) with the low-pass of ``BLUR`` square pixels; J is the Jacobian of the projection.
 
@@ -60,16 +60,16 @@ def projected(
     """
     pose = camera.pose.to(ellipsoids.mean)
     x, y, z = _camera_space(ellipsoids.mean, pose).unbind(-1)
-    before = z > NEAR
+    before = z > NEAR_PLANE
     depth = torch.where(before, z, torch.ones_like(z))
     half = (camera.fov.to(z) / 2).tan()[:, None]
     focal = height / 2 / half
     u, v = x / depth, y / depth
     mean = torch.stack([width / 2 + focal * u, height / 2 + focal * v], -1)
-    wide, tall = WIDEST * half * (width / height), WIDEST * half
+    wide, tall = FRUSTUM_MARGIN * half * (width / height), FRUSTUM_MARGIN * half
     # rows of W R diag(s), whose product with its own transpose is W S W^T
     turned = (
-        torch.einsum("bij,bnjk->bnik", _to_camera(pose), rotations(ellipsoids.turn))
+        torch.einsum("bij,bnjk->bnik", _to_camera(pose), quats_to_rotations(ellipsoids.turn))
         * ellipsoids.scale[..., None, :]
     )
     across = (turned[..., 0, :] - u.clamp(-wide, wide)[..., None] * turned[..., 2, :]) * (
@@ -82,8 +82,8 @@ def projected(
     own = (
         torch.linalg.cross(across, down).square().sum(-1)
     )  # the determinant without a difference of large numbers
-    determinant = own + BLUR * (xx + yy) + BLUR**2
-    xx, yy = xx + BLUR, yy + BLUR
+    determinant = own + LOW_PASS_VARIANCE * (xx + yy) + LOW_PASS_VARIANCE**2
+    xx, yy = xx + LOW_PASS_VARIANCE, yy + LOW_PASS_VARIANCE
     opacity = ellipsoids.opacity * before
     if sharp:
         opacity = opacity * (own / determinant).clamp_min(1e-12).sqrt()
@@ -106,11 +106,11 @@ def _camera_space(
     return (points - pose[:, None, :3, 3]) @ _to_camera(pose).mT
 
 
-def splat(ellipsoids: Ellipsoids, camera: Camera, height: int, width: int, shift: Float[Tensor, "b n 2"] | None = None,
-          sharp: bool = False) -> Splatted:  # fmt: skip
+def render_gaussians(ellipsoids: GaussianBatch, camera: Camera, height: int, width: int, shift: Float[Tensor, "b n 2"] | None = None,
+          sharp: bool = False) -> SplatRender:  # fmt: skip
     """What cameras see of Gaussians, each camera its own set. shift: of the means on the screen, in pixels; zeros whose gradient is
     wanted. sharp: as in ``projected``."""
-    cloud = projected(ellipsoids, camera, height, width, sharp)
+    cloud = project_gaussians(ellipsoids, camera, height, width, sharp)
     if shift is not None:
         cloud = ProjectedGaussians(
             cloud.mean + shift,
@@ -120,12 +120,12 @@ def splat(ellipsoids: Ellipsoids, camera: Camera, height: int, width: int, shift
             cloud.opacity,
             cloud.depth,
         )
-    shown, left = layers(cloud, height, width)
+    shown, left = composite_gaussians(cloud, height, width)
     alpha = 1 - left
-    return Splatted(shown[:, :3], alpha, shown[:, 3:4] / alpha.clamp_min(1e-6))
+    return SplatRender(shown[:, :3], alpha, shown[:, 3:4] / alpha.clamp_min(1e-6))
 
 
-def normals(
+def depth_to_normals(
     depth: Float[Tensor, "b 1 h w"], alpha: Float[Tensor, "b 1 h w"], camera: Camera
 ) -> Float[Tensor, "b 3 h w"]:
     """Unit vectors across the surface that a depth map shows, in the space of the world; 0 where alpha is below .5."""
@@ -140,4 +140,4 @@ def normals(
         points[:, :, 1:-1, 2:] - points[:, :, 1:-1, :-2],
         points[:, :, 2:, 1:-1] - points[:, :, :-2, 1:-1],
     )
-    return F.normalize(torch.linalg.cross(down, over, dim=1), dim=1, eps=1e-8) * (alpha > SEEN)
+    return F.normalize(torch.linalg.cross(down, over, dim=1), dim=1, eps=1e-8) * (alpha > NORMAL_MIN_ALPHA)

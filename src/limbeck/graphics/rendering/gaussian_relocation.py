@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def shared(
+def split_opacity_and_scale(
     opacity: Float[Tensor, "n"], number: Int[Tensor, "n"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Opacity of each of ``number`` equal Gaussians that stand for one of an opacity in [0, 1), and what their deviations are
@@ -29,7 +29,7 @@ def shared(
     return new.to(opacity), (old / total).to(opacity)
 
 
-def chosen(
+def choose_relocations(
     weight: Float[Tensor, "n"], dead: Bool[Tensor, "n"], rng: torch.Generator
 ) -> tuple[Int[Tensor, "m"], Int[Tensor, "m"]]:
     """The dead, and for each the living one it moves to, drawn in proportion to weight; none where nothing lives. On the CPU."""
@@ -41,7 +41,7 @@ def chosen(
     return movers, torch.multinomial(alive, len(movers), replacement=True, generator=rng)
 
 
-def forget(
+def reset_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: Iterable[Tensor], rows: Int[Tensor, "m"]
 ) -> None:
     """Set to zero what an optimiser remembers of some rows of tensors."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Occupancy(nn.Module):
+class OccupancyGrid(nn.Module):
     """Which of cells^3 cells of the box [-reach, reach]^3 may hold something (Instant-NGP, Mueller et al. 2022, arXiv 2201.05989,
     appendix C). All may at the start. Indices are z, y, x.
 
@@ -68,7 +68,7 @@ class Occupancy(nn.Module):
         return self.occupied[z, y, x]
 
 
-def evenly(rays: int, count: int, rng: torch.Generator | None) -> Float[Tensor, "r m"]:
+def stratified_uniform(rays: int, count: int, rng: torch.Generator | None) -> Float[Tensor, "r m"]:
     """Numbers in [0, 1), one in each of ``count`` equal parts (NeRF, Mildenhall et al. 2020, arXiv 2003.08934, eq. 2): drawn, or
     the middle without a generator. Ascending along a ray."""
     part = torch.full((rays, count), 0.5) if rng is None else torch.rand(rays, count, generator=rng)
@@ -98,12 +98,12 @@ def sample_pdf(
     return torch.lerp(take(edges, part), take(edges, part + 1), along)
 
 
-def finer(places: Float[Tensor, "r s"], weights: Float[Tensor, "r s"], count: int, rng: torch.Generator | None
+def refine_samples(places: Float[Tensor, "r s"], weights: Float[Tensor, "r s"], count: int, rng: torch.Generator | None
           ) -> Float[Tensor, "r t"]:  # fmt: skip
     """Ascending coarse places and ``count`` more where their weights are, all in order (NeRF, section 5.2).
 
     The parts between the middles of neighbours carry the weights of the places within; the first and last place carry none.
     """
     middles = (places[:, 1:] + places[:, :-1]) / 2
-    more = sample_pdf(middles, weights[:, 1:-1], evenly(len(places), count, rng).to(places))
+    more = sample_pdf(middles, weights[:, 1:-1], stratified_uniform(len(places), count, rng).to(places))
     return torch.cat([places, more], 1).sort(1).values

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.geometry.indexing import gather_rows
-from limbeck.graphics.geometry.mesh import Triangles
+from limbeck.graphics.geometry.mesh import MeshTopology
 
-MOST = 1 << 21  #: pairs of a face and a pixel that are looked at together
-SLACK = 1e-3  #: pixels by which the box of a face is widened, against rounding
+MAX_PIXEL_PAIRS = 1 << 21  #: pairs of a face and a pixel that are looked at together
+BOX_MARGIN = 1e-3  #: pixels by which the box of a face is widened, against rounding
 
 
-def homogeneous(
+def project_homogeneous(
     camera: Camera, points: Float[Tensor, "b n 3"], height: int, width: int
 ) -> Float[Tensor, "b n 3"]:
     """(column d, row d, d) with d the depth along the line of sight: ``Camera.projected`` before its division, also behind it."""
@@ -40,7 +40,7 @@ class ProjectedMesh:
     """Meshes before cameras. points ``[N, 3]``: homogeneous, of all images; mesh: their faces; image ``[F]``: that a face is in."""
 
     points: Float[Tensor, "n 3"]
-    mesh: Triangles
+    mesh: MeshTopology
     image: Int[Tensor, "f"]
     images: int
     height: int
@@ -106,8 +106,8 @@ def _boxes(
     a, b, c = flat.unbind(1)  # a minimum over an axis of three is slow
     low, high = a.minimum(b).minimum(c), a.maximum(b).maximum(c)
     # bounds are cut before they become whole numbers, which a far point may not fit into
-    first = torch.where(whole, low, 0).clamp(-1, 1e6).sub(0.5 + SLACK).ceil().long().clamp_min(0)
-    last = torch.where(whole, high, 1e6).clamp(-1, 1e6).sub(0.5 - SLACK).floor().long()
+    first = torch.where(whole, low, 0).clamp(-1, 1e6).sub(0.5 + BOX_MARGIN).ceil().long().clamp_min(0)
+    last = torch.where(whole, high, 1e6).clamp(-1, 1e6).sub(0.5 - BOX_MARGIN).floor().long()
     size = (torch.minimum(last, ends - 1) - first + 1).clamp_min(0)
     return first, torch.where(some & (size > 0).all(1, keepdim=True), size, 0)
 
@@ -141,7 +141,7 @@ def _pairs(
 
 
 @torch.no_grad()
-def visible(scene: ProjectedMesh) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
+def visible_faces(scene: ProjectedMesh) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
     """Pixels that are not empty, ascending, and the nearest face of each; of equally near ones that of the lowest number.
 
     Every face is tried on the pixels of its box, in parts of about ``MOST`` tries, and a z-buffer keeps the nearest.
@@ -150,7 +150,7 @@ def visible(scene: ProjectedMesh) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
     first, size = _boxes(scene, corners)
     tries = size.prod(1)
     some = tries.nonzero().squeeze(1)
-    part = torch.div(tries[some].cumsum(0), MOST, rounding_mode="floor")
+    part = torch.div(tries[some].cumsum(0), MAX_PIXEL_PAIRS, rounding_mode="floor")
     lengths = torch.unique_consecutive(part, return_counts=True)[1].tolist()
     found = [_pairs(scene, corners, few, first, size) for few in some.split(lengths)]
     if not found:
@@ -168,7 +168,7 @@ def visible(scene: ProjectedMesh) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"]]:
 
 def rasterize(scene: ProjectedMesh) -> Fragments:
     """What the pixels show. Which face is found without a graph; where on it is computed again with one."""
-    pixel, face = visible(scene)
+    pixel, face = visible_faces(scene)
     place = pixel % (scene.height * scene.width)
     row = torch.div(place, scene.width, rounding_mode="floor")
     corners = gather_rows(scene.points, gather_rows(scene.mesh.faces, face))
@@ -178,7 +178,7 @@ def rasterize(scene: ProjectedMesh) -> Fragments:
 
 
 @torch.no_grad()
-def silhouettes(
+def silhouette_edges(
     scene: ProjectedMesh,
 ) -> tuple[Int[Tensor, "s 2"], Int[Tensor, "s"], Int[Tensor, "s"]]:
     """Edges whose faces all lie on one side in the picture, the image they are in, and the side: 1 where a third corner c has
@@ -195,7 +195,7 @@ def silhouettes(
     return mesh.edges[chosen], image[chosen], sum_[chosen].sign()
 
 
-def smoothed(seen: Fragments, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def antialias(seen: Fragments, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Images with antialiased edges (Laine et al. 2020, analytic antialiasing), so that outlines have gradients.
 
     Where a silhouette edge crosses the line between the middles of two neighbouring pixels, at a share s of the way from the one
@@ -208,7 +208,7 @@ def smoothed(seen: Fragments, images: Float[Tensor, "b c h w"]) -> Float[Tensor,
     outermost counts. And rows are blended before columns, so that a pixel never gives away more than it has.
     """
     s = seen.scene
-    edges, image, side = silhouettes(s)
+    edges, image, side = silhouette_edges(s)
     ends = gather_rows(s.points, edges)
     flat = ends[..., :2] / ends[..., 2:]
     near = seen.depth.detach()

@@ -14,16 +14,16 @@ from limbeck.graphics.rendering.volume import RaySamples
 
 
 @dataclass(frozen=True)
-class Light:
+class PointLight:
     """A lamp at ``place`` ``[B, 3]``, one per view; textureless things are white."""
 
     place: Float[Tensor, "b 3"]
     ambient: float
     textureless: bool
 
-    def of(self, rows: Int[Tensor, "r"]) -> Light:
+    def of(self, rows: Int[Tensor, "r"]) -> PointLight:
         """The lamps of some of the views."""
-        return Light(self.place[rows.to(self.place.device)], self.ambient, self.textureless)
+        return PointLight(self.place[rows.to(self.place.device)], self.ambient, self.textureless)
 
     def on(self, albedo: Float[Tensor, "n 3"], samples: RaySamples, normals: Float[Tensor, "m 3"], seen: Bool[Tensor, "n"], rays: int
            ) -> Float[Tensor, "n 3"]:  # fmt: skip
@@ -59,7 +59,7 @@ class Shading:
         if self.spread < 0:
             raise ValueError(f"spread must not be negative, not {self.spread}")
 
-    def draw(self, camera: Camera, view: RenderRequest) -> Light | None:
+    def draw(self, camera: Camera, view: RenderRequest) -> PointLight | None:
         """The lamp of this step; None where colours are shown as they are. Nothing is drawn where none can be."""
         if view.rng is None or not self.lit or view.progress < self.after:
             return None
@@ -69,4 +69,4 @@ class Shading:
         towards = camera.eye.cpu() + self.spread * torch.randn(len(camera), 3, generator=view.rng)
         norm = 0.8 + 0.7 * torch.rand(len(camera), 1, generator=view.rng)
         place = torch.nn.functional.normalize(towards, dim=1) * norm
-        return Light(place, self.ambient, bare < self.textureless)
+        return PointLight(place, self.ambient, bare < self.textureless)

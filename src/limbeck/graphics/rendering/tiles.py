@@ -12,8 +12,8 @@ from torch import Tensor
 
 from limbeck.graphics.geometry.indexing import gather_rows
 
-SIDE = 8  #: of a tile, in pixels: at the sizes of brushes and Gaussians the fewest pixels are computed in vain
-MOST = 1 << 18  #: elements (tiles x shapes x pixels) of a group, about what a core's cache holds
+TILE_SIZE = 8  #: of a tile, in pixels: at the sizes of brushes and Gaussians the fewest pixels are computed in vain
+MAX_BATCH_ELEMENTS = 1 << 18  #: elements (tiles x shapes x pixels) of a group, about what a core's cache holds
 
 
 class AlphaComposite(torch.autograd.Function):
@@ -61,16 +61,16 @@ class TileGrid:
 
     @property
     def down(self) -> int:
-        return -(-self.height // SIDE)
+        return -(-self.height // TILE_SIZE)
 
     @property
     def across(self) -> int:
-        return -(-self.width // SIDE)
+        return -(-self.width // TILE_SIZE)
 
     @cached_property
     def pixels(self) -> Float[Tensor, "p 2"]:
         """Centres of a tile's pixels from the tile's centre, x then y."""
-        line = torch.arange(SIDE, dtype=torch.float64) - (SIDE - 1) / 2
+        line = torch.arange(TILE_SIZE, dtype=torch.float64) - (TILE_SIZE - 1) / 2
         y, x = torch.meshgrid(line, line, indexing="ij")
         return torch.stack([x, y], -1).reshape(-1, 2)
 
@@ -78,7 +78,7 @@ class TileGrid:
         """Centre of each tile in pixels, x then y."""
         place = tile % (self.down * self.across)
         return (
-            torch.stack([place % self.across, place // self.across], -1).to(like) * SIDE + SIDE / 2
+            torch.stack([place % self.across, place // self.across], -1).to(like) * TILE_SIZE + TILE_SIZE / 2
         )
 
     def _pairs(
@@ -86,8 +86,8 @@ class TileGrid:
     ) -> tuple[Tensor, Tensor]:
         """Every (shape, tile) whose boxes meet, shape by shape."""
         ends = torch.tensor([self.across, self.down], device=low.device)
-        first = (low / SIDE).floor().long().clamp_min(0)
-        last = torch.minimum((high / SIDE).floor().long(), ends - 1)
+        first = (low / TILE_SIZE).floor().long().clamp_min(0)
+        last = torch.minimum((high / TILE_SIZE).floor().long(), ends - 1)
         wide, tall = (last - first + 1).clamp_min(0).unbind(-1)
         count = wide * tall
         shape = torch.arange(len(low), device=low.device).repeat_interleave(count)
@@ -101,7 +101,7 @@ class TileGrid:
         low: Float[Tensor, "m 2"],
         high: Float[Tensor, "m 2"],
         keep: Callable[[Tensor, Tensor], Tensor] | None = None,
-        most: int = MOST,
+        most: int = MAX_BATCH_ELEMENTS,
     ) -> list[TileBatch]:
         """All tiles, those with the longest lists first; shapes keep their order. Reads the lengths back from the device.
 
@@ -134,10 +134,10 @@ class TileGrid:
         """The images, of what each group's tiles show."""
         back = torch.cat([group.tile for group in groups]).argsort()
         flat = gather_rows(torch.cat(shown), back).reshape(
-            self.images, self.down, self.across, SIDE, SIDE, -1
+            self.images, self.down, self.across, TILE_SIZE, TILE_SIZE, -1
         )
         whole = flat.permute(0, 5, 1, 3, 2, 4).reshape(
-            self.images, -1, self.down * SIDE, self.across * SIDE
+            self.images, -1, self.down * TILE_SIZE, self.across * TILE_SIZE
         )
         return whole[..., : self.height, : self.width]
 
@@ -147,7 +147,7 @@ def _cuts(lengths: list[int], most: int) -> list[tuple[int, int]]:
     cuts, a = [], 0
     for b in range(1, len(lengths) + 1):
         longest = max(lengths[a], 1)
-        full = (b - a + 1) * longest * SIDE * SIDE > most
+        full = (b - a + 1) * longest * TILE_SIZE * TILE_SIZE > most
         if b == len(lengths) or full or (lengths[b] < 0.7 * longest and (b - a) * longest >= 256):
             cuts.append((a, b))
             a = b

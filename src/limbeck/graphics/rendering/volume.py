@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.graphics.rendering.occupancy_grid import Occupancy, finer
+from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid, refine_samples
 
 
 def ray_aabb_intersect(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float
@@ -73,24 +73,24 @@ class RaySamples:
         )
 
 
-def stride(half: float, samples: int) -> float:
+def step_size(half: float, samples: int) -> float:
     """From one sample of a ray to the next: so many to the diagonal of the box [-half, half]^3."""
     return 2 * half * 3**0.5 / samples
 
 
-def march(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float, samples: int, jitter: Float[Tensor, "b h w"],
-          occupancy: Occupancy) -> RaySamples:  # fmt: skip
+def ray_march(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float, samples: int, jitter: Float[Tensor, "b h w"],
+          occupancy: OccupancyGrid) -> RaySamples:  # fmt: skip
     """Samples where rays pass the box, ``samples`` to its diagonal, in cells that may hold something. jitter in [0, 1) shifts the
     samples of a ray by a part of their distance: .5 for a look that repeats."""
     near, far = ray_aabb_intersect(eye, ahead, half)
     depth = near[..., None] + (
         torch.arange(samples, device=near.device) + jitter[..., None]
-    ) * stride(half, samples)
-    return _packed(eye, ahead, depth.flatten(0, 2), far, occupancy, stride(half, samples))
+    ) * step_size(half, samples)
+    return _packed(eye, ahead, depth.flatten(0, 2), far, occupancy, step_size(half, samples))
 
 
-def march_again(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float, coarse: RaySamples,
-                density: Float[Tensor, "n"], count: int, occupancy: Occupancy, rng: torch.Generator | None) -> RaySamples:  # fmt: skip
+def importance_resample(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half: float, coarse: RaySamples,
+                density: Float[Tensor, "n"], count: int, occupancy: OccupancyGrid, rng: torch.Generator | None) -> RaySamples:  # fmt: skip
     """The samples of ``coarse`` and ``count`` more on every ray where those of this density have weight (NeRF, section 5.2), or a
     neighbour has (mip-NeRF, Barron et al. 2021, arXiv 2103.13415, eq. 18), as an edge lies between two samples; each stands for
     what is nearest to it. rng: draws them; None for a look that repeats."""
@@ -99,7 +99,7 @@ def march_again(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half
         0, coarse.at, coarse.weights(density.detach())
     )
     nearest = F.max_pool1d(weights.view(coarse.rays, 1, -1), 2, 1, 1)
-    places = finer(coarse.places, (nearest[:, 0, :-1] + nearest[:, 0, 1:]) / 2, count, rng)
+    places = refine_samples(coarse.places, (nearest[:, 0, :-1] + nearest[:, 0, 1:]) / 2, count, rng)
     middles = (places[:, 1:] + places[:, :-1]) / 2
     edges = torch.cat(
         [places[:, :1] - coarse.length / 2, middles, places[:, -1:] + coarse.length / 2], 1
@@ -110,7 +110,7 @@ def march_again(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], half
 
 
 def _packed(eye: Float[Tensor, "b 3"], ahead: Float[Tensor, "b h w 3"], places: Float[Tensor, "r s"], far: Float[Tensor, "b h w"],
-            occupancy: Occupancy, length: Float[Tensor, "r s"] | float) -> RaySamples:  # fmt: skip
+            occupancy: OccupancyGrid, length: Float[Tensor, "r s"] | float) -> RaySamples:  # fmt: skip
     """Of places along rays, those in the box and in cells that may hold something."""
     at = (places < far.view(-1, 1)).flatten().nonzero().squeeze(1)
     along, ray = places.flatten()[at], at // places.shape[1]

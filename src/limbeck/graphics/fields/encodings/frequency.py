@@ -20,7 +20,7 @@ from torch import Tensor
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 
 
-def integrated_encoding(
+def integrated_positional_encoding(
     points: Float[Tensor, "n d"], octaves: int, variance: float = 0.0
 ) -> Float[Tensor, "n w"]:
     """E[(sin 2^l x, cos 2^l x)] for x ~ N(points, variance I), l < octaves: integrated positional encoding (mip-NeRF eq. 13-14).
@@ -41,7 +41,7 @@ class FrequencyModule(EncodingModule):
         self.spec, self.width = spec, 6 * spec.octaves
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n f"]:
-        return integrated_encoding(
+        return integrated_positional_encoding(
             points.clamp(-1, 1), self.spec.octaves, self.spec.variance(progress)
         )
 

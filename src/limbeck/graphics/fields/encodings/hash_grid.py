@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 
-PRIMES = (1, 2_654_435_761, 805_459_861)  #: pi_1, pi_2, pi_3 of eq. 4
+HASH_PRIMES = (1, 2_654_435_761, 805_459_861)  #: pi_1, pi_2, pi_3 of eq. 4
 
 
 class HashGridModule(EncodingModule):
@@ -36,7 +36,7 @@ class HashGridModule(EncodingModule):
         side, size = self.sides[level] + 1, len(self.tables[level])
         dense = side**3 <= size
         x, y, z = (
-            torch.stack([corner[i], corner[i] + 1]) * (side**i if dense else PRIMES[i])
+            torch.stack([corner[i], corner[i] + 1]) * (side**i if dense else HASH_PRIMES[i])
             for i in range(3)
         )
         y, z = y[:, None], z[:, None, None]

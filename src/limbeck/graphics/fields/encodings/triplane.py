@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 
-SEEN = ((0, 1), (0, 2), (1, 2))  #: the two coordinates of a point that each plane knows: xy, xz, yz
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))  #: the two coordinates of a point that each plane knows: xy, xz, yz
 
 
 class TriplaneModule(EncodingModule):
@@ -39,7 +39,7 @@ class TriplaneModule(EncodingModule):
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n f"]:
         """In every level the sum (EG3D, section 4.1) or the product (K-Planes, section 3.1) of what the planes say of a point."""
-        at = torch.stack([points[:, pair] for pair in SEEN])[:, :, None]
+        at = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, :, None]
         read = [
             F.grid_sample(level, at, align_corners=True, padding_mode="border")[..., 0]
             for level in self.levels

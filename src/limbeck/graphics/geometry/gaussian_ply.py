@@ -16,20 +16,20 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.graphics.geometry.solids import Splats
+from limbeck.graphics.geometry.assets import Splats
 
-C0 = 0.28209479177387814  #: the spherical harmonic of degree 0, 1 / (2 sqrt(pi)); colour = .5 + C0 f_dc
-LAYOUT = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2",
+SH_C0 = 0.28209479177387814  #: the spherical harmonic of degree 0, 1 / (2 sqrt(pi)); colour = .5 + C0 f_dc
+PLY_PROPERTIES = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2",
           "rot_0", "rot_1", "rot_2", "rot_3")  #: of the official files; opacities are logits, scales logarithms  # fmt: skip
-TYPES = {
+PLY_DTYPES = {
     "char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4", "float": "<f4", "double": "<f8",
     "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2", "int32": "<i4", "uint32": "<u4",
     "float32": "<f4", "float64": "<f8",
 }  # fmt: skip
-EDGE = 1e-6  #: opacities are kept this far from 0 and 1, whose logits are infinite
+OPACITY_EPS = 1e-6  #: opacities are kept this far from 0 and 1, whose logits are infinite
 
 
-def turned(
+def rotate_half_turn_z(
     mean: Float[Tensor, "n 3"], turn: Float[Tensor, "n 4"]
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"]]:
     """Half a turn around z; done twice it is none."""
@@ -37,11 +37,11 @@ def turned(
     return mean * mean.new_tensor([-1.0, -1.0, 1.0]), torch.stack([-z, -y, x, w], 1)
 
 
-def write_ply(path: Path, splats: Splats) -> None:
+def write_gaussian_ply(path: Path, splats: Splats) -> None:
     """Write Gaussians of world space; OSError where the file cannot be."""
-    mean, turn = turned(splats.mean, splats.turn)
-    opacity = splats.opacity.clamp(EDGE, 1 - EDGE).logit()
-    colour = (splats.colour - 0.5) / C0
+    mean, turn = rotate_half_turn_z(splats.mean, splats.turn)
+    opacity = splats.opacity.clamp(OPACITY_EPS, 1 - OPACITY_EPS).logit()
+    colour = (splats.colour - 0.5) / SH_C0
     columns = [mean, torch.zeros_like(mean), colour, opacity[:, None], splats.scale.log(), turn]
     table = (
         torch.cat([column.detach().float().cpu() for column in columns], 1).numpy().astype("<f4")
@@ -50,12 +50,12 @@ def write_ply(path: Path, splats: Splats) -> None:
         "ply",
         "format binary_little_endian 1.0",
         f"element vertex {len(table)}",
-        *(f"property float {p}" for p in LAYOUT),
+        *(f"property float {p}" for p in PLY_PROPERTIES),
     ]
     path.write_bytes("\n".join([*head, "end_header", ""]).encode("ascii") + table.tobytes())
 
 
-def read_ply(path: Path) -> Splats:
+def read_gaussian_ply(path: Path) -> Splats:
     """Gaussians of such a file in world space, colours cut to [0, 1]; harmonics of higher degrees are left out.
 
     ValueError where it is no binary little-endian .ply of Gaussians, or ends early.
@@ -70,7 +70,7 @@ def read_ply(path: Path) -> Splats:
     count, fields = _vertices(path, [line.split() for line in lines[1:]])
     kind = np.dtype(fields)
     missing = [
-        name for name in LAYOUT if name not in dict(fields) and name not in ("nx", "ny", "nz")
+        name for name in PLY_PROPERTIES if name not in dict(fields) and name not in ("nx", "ny", "nz")
     ]
     if missing:
         raise ValueError(f"{path} holds no Gaussians: its vertices lack {', '.join(missing)}")
@@ -82,10 +82,10 @@ def read_ply(path: Path) -> Splats:
     part = lambda *names: torch.from_numpy(
         np.stack([rows[name].astype(np.float32) for name in names], 1)
     )  # noqa: E731
-    mean, turn = turned(
+    mean, turn = rotate_half_turn_z(
         part("x", "y", "z"), F.normalize(part("rot_0", "rot_1", "rot_2", "rot_3"), dim=1)
     )
-    colour = (0.5 + C0 * part("f_dc_0", "f_dc_1", "f_dc_2")).clamp(0, 1)
+    colour = (0.5 + SH_C0 * part("f_dc_0", "f_dc_1", "f_dc_2")).clamp(0, 1)
     return Splats(
         mean,
         part("scale_0", "scale_1", "scale_2").exp(),
@@ -102,7 +102,7 @@ def _vertices(path: Path, lines: list[list[str]]) -> tuple[int, list[tuple[str, 
         raise ValueError(f"{path}: its first element must be vertex")
     last = elements[1] if len(elements) > 1 else len(lines)
     said = [words for words in lines[elements[0] : last] if words[:1] == ["property"]]
-    unknown = [" ".join(words) for words in said if len(words) != 3 or words[1] not in TYPES]
+    unknown = [" ".join(words) for words in said if len(words) != 3 or words[1] not in PLY_DTYPES]
     if unknown:
         raise ValueError(f"{path}: cannot read {unknown[0]!r}")
-    return int(lines[elements[0]][2]), [(name, TYPES[kind]) for _, kind, name in said]
+    return int(lines[elements[0]][2]), [(name, PLY_DTYPES[kind]) for _, kind, name in said]

@@ -64,7 +64,7 @@ class NoCamera(CameraSampler):
         return None
 
 
-SIDES = ("front", "side", "back", "overhead")  #: the order of the texts of an orbit
+ORBIT_VIEWS = ("front", "side", "back", "overhead")  #: the order of the texts of an orbit
 
 
 def check_bounds(name: str, low: float, high: float, least: float, most: float) -> None:

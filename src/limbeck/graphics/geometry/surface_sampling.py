@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TRIED = 32  #: points drawn for each that is wanted
-CORNERS = (
+CANDIDATES_PER_POINT = 32  #: points drawn for each that is wanted
+TET_DIRECTIONS = (
     (1, 1, 1),
     (1, -1, -1),
     (-1, 1, -1),
     (-1, -1, 1),
 )  #: of a tetrahedron, whose directions a surface cannot all avoid
-PART = 1 << 18  #: points asked at a time
+QUERY_CHUNK = 1 << 18  #: points asked at a time
 
 
-def surface_points(density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]], count: int, bound: float, rng: torch.Generator,
+def sample_surface_points(density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]], count: int, bound: float, rng: torch.Generator,
                    device: str | torch.device = "cpu") -> Float[Tensor, "n 3"]:  # fmt: skip
     """``count`` points of the ball of radius ``bound`` where a density passes from dense to empty, without a gradient.
 
@@ -26,13 +26,13 @@ def surface_points(density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]]
     exp(-density h) is the opacity of a length h, and h_i go towards the corners of a tetrahedron, as far as points on the sphere of
     that radius would be apart. ValueError where too few lie near a surface.
     """
-    drawn = torch.randn(TRIED * count, 3, generator=rng)
-    radius = bound * torch.rand(TRIED * count, 1, generator=rng) ** (1 / 3)
+    drawn = torch.randn(CANDIDATES_PER_POINT * count, 3, generator=rng)
+    radius = bound * torch.rand(CANDIDATES_PER_POINT * count, 1, generator=rng) ** (1 / 3)
     points = (torch.nn.functional.normalize(drawn, dim=1) * radius).to(device)
     apart = bound * (12.6 / count) ** 0.5
-    offsets = torch.tensor([(0, 0, 0), *CORNERS]).to(points) * (apart / 3**0.5)
+    offsets = torch.tensor([(0, 0, 0), *TET_DIRECTIONS]).to(points) * (apart / 3**0.5)
     kept = []
-    for part in points.split(PART // len(offsets)):
+    for part in points.split(QUERY_CHUNK // len(offsets)):
         with torch.no_grad():
             dense = density((part + offsets[:, None]).flatten(0, 1)).view(len(offsets), -1)
         opaque = -torch.expm1(-dense * apart)
@@ -46,7 +46,7 @@ def surface_points(density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]]
     return points[torch.multinomial(weight, count, generator=rng).to(device)]
 
 
-def neighbour_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+def mean_neighbor_distance(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
     """Mean distance of each point to its three nearest, or as many as there are, which is how 3D Gaussian splatting begins."""
     near = min(3, len(points) - 1)
     if near < 1:
