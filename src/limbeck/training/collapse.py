@@ -1,4 +1,4 @@
-"""Whether a run of what has sides still shows anything: figures taken at every step, and the causes that end it."""
+"""Detection of 3D runs whose renders became empty, saturated or uniform."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from torch import Tensor
 
 from limbeck.representations.base import Render
 
-EMPTY = 0.005  #: mean opacity below which nothing is there
-FULL = 0.98  #: opacity above which a picture is covered
-OPEN = 0.5  #: opacity of the border below which a run began as a thing before a background
-FLAT = 0.02  #: deviation of colour over a picture below which it shows nothing
-FALL = 0.2  #: a figure below this share of what it was has collapsed
-LEAST = {"alpha": 0.02, "contrast": 0.01}  #: what a figure must have been to collapse
-BEFORE = 5  #: what a figure was is its mean over so many windows
+HISTORY_WINDOWS = 5  #: number of windows whose mean is what a metric was before
+
+_METRICS = ("alpha", "border", "contrast", "t")
+_EMPTY_OPACITY = 0.005  #: mean opacity below which a render is empty
+_SATURATED_OPACITY = 0.98  #: opacity above which an image is covered
+_OPEN_BORDER = 0.5  #: initial border opacity below which the run is of an object, not of a scene
+_FLAT_CONTRAST = 0.02  #: contrast below which an image is uniform
+_COLLAPSE_RATIO = 0.2  #: share of its former value below which a metric has collapsed
+_MIN_BEFORE_COLLAPSE = {"alpha": 0.02, "contrast": 0.01}  #: former value a collapse needs
 
 
 class DegenerateRunError(RuntimeError):
-    """A run that shows nothing any more, or nothing but fog. ``cause`` says what is seen and what to change."""
+    """A run whose renders are empty or uniform fog.
+
+    Attributes:
+        step: step at which the cause was found.
+        cause: what is seen and what to change.
+    """
 
     def __init__(self, step: int, cause: str):
         super().__init__(f"step {step}: {cause}")
@@ -30,89 +37,113 @@ class DegenerateRunError(RuntimeError):
 
 
 @torch.no_grad()
-def covered(render: Render) -> dict[str, Float[Tensor, ""]]:
-    """Figures of a render that has an opacity, on its device: ``alpha``, its mean; ``border``, its mean over the outermost pixels;
-    ``contrast``, the deviation of each channel over a picture, in units of the picture. Nothing of what has none."""
+def opacity_metrics(render: Render) -> dict[str, Float[Tensor, ""]]:
+    """Return the metrics of a 3D render that ``CollapseDetector`` reads.
+
+    Returns:
+        Scalars on the device of the render: ``alpha``, the mean opacity; ``border``, the mean
+        opacity of the outermost pixels; ``contrast``, the standard deviation of a channel over an
+        image, in units of the image. Empty for renders without opacity.
+    """
     if render.alpha is None:
         return {}
-    a = render.alpha.detach()
-    ring = torch.cat([a[..., 0, :], a[..., -1, :], a[..., 1:-1, 0], a[..., 1:-1, -1]], -1)
+    alpha = render.alpha.detach()
+    rows = (alpha[..., 0, :], alpha[..., -1, :])
+    columns = (alpha[..., 1:-1, 0], alpha[..., 1:-1, -1])
+    border = torch.cat([*rows, *columns], -1)
     image = render.image.detach().flatten(2)
-    return {"alpha": a.mean(), "border": ring.mean(), "contrast": image.std(2).mean()}
+    return {"alpha": alpha.mean(), "border": border.mean(), "contrast": image.std(2).mean()}
 
 
 class CollapseDetector:
-    """What the figures of a run say, line by line in the order of its steps; the first cause found stays.
+    """Reads the metrics of a run in the order of its steps and keeps the first cause of a collapse.
 
-    A window is a fiftieth of the run, 10 to 200 steps; nothing is judged in the first twentieth, and no fall in the first seventh,
-    in which things are carved out. A run whose border was covered from the start is a scene around the camera: it may stay so as
-    long as it is not of one colour.
+    A window is a fiftieth of the run, between 10 and 200 steps. Nothing is judged in the first
+    twentieth of the run, and no drop in the first seventh, in which objects are carved out. A run
+    whose border was covered from the start is a scene around the camera: it may stay covered unless
+    it is of a single color.
+
+    Args:
+        steps: number of steps of the whole run.
+
+    Attributes:
+        error: the first cause found, None so far.
     """
 
     def __init__(self, steps: int):
         self.window = min(max(steps // 50, 10), 200)
-        self.grace, self.settled = (
-            max(self.window, steps // 20),
-            max(self.window * (BEFORE + 1), steps // 7),
-        )
-        self.recent: deque[dict[str, float]] = deque(maxlen=self.window * (BEFORE + 1))
-        self.first: list[float] = []
-        self.found: DegenerateRunError | None = None
+        history = self.window * (HISTORY_WINDOWS + 1)
+        self.warmup_steps = max(self.window, steps // 20)
+        self.collapse_start = max(history, steps // 7)
+        self.recent: deque[dict[str, float]] = deque(maxlen=history)
+        self.initial_border: list[float] = []
+        self.error: DegenerateRunError | None = None
 
-    def see(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Lines as in metrics.jsonl; those without the figures of ``covered`` are passed over."""
+    def update(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Read lines of metrics.jsonl, skipping those without ``opacity_metrics``."""
         for line in lines:
-            row = {name: line.get(name) for name in ("alpha", "border", "contrast", "t")}
-            if self.found is not None or any(value is None for value in row.values()):
+            if self.error is not None or any(line.get(name) is None for name in _METRICS):
                 continue
-            self.recent.append({name: float(value) for name, value in row.items()})  # type: ignore[arg-type]
-            if len(self.first) < self.window:
-                self.first.append(self.recent[-1]["border"])
-            cause = (
-                self._cause()
-                if line["step"] >= self.grace and len(self.recent) >= self.window
-                else ""
-            )
-            cause = cause or (self._fall() if line["step"] >= self.settled else "")
-            self.found = DegenerateRunError(line["step"], cause) if cause else None
+            self.recent.append({name: float(line[name]) for name in _METRICS})
+            if len(self.initial_border) < self.window:
+                self.initial_border.append(self.recent[-1]["border"])
+            cause = self._cause(line["step"])
+            self.error = DegenerateRunError(line["step"], cause) if cause else None
 
-    def ask(self) -> None:
-        """Raise ``Doomed`` if a cause was found."""
-        if self.found is not None:
-            raise self.found
+    def raise_if_collapsed(self) -> None:
+        """Raise the ``DegenerateRunError`` that was found, if any."""
+        if self.error is not None:
+            raise self.error
 
-    def _now(self, name: str) -> float:
+    def _cause(self, step: int) -> str:
+        cause = ""
+        if step >= self.warmup_steps and len(self.recent) >= self.window:
+            cause = self._opacity_cause()
+        if not cause and step >= self.collapse_start and len(self.recent) == self.recent.maxlen:
+            cause = self._drop_cause()
+        return cause
+
+    def _mean_now(self, name: str) -> float:
         return sum(row[name] for row in list(self.recent)[-self.window :]) / self.window
 
-    def _cause(self) -> str:
-        alpha, border, contrast = (self._now(name) for name in ("alpha", "border", "contrast"))
+    def _opacity_cause(self) -> str:
+        """Cause by the values of the last window alone, empty if there is none."""
+        alpha, border, contrast = (self._mean_now(name) for name in ("alpha", "border", "contrast"))
         over = f"over the last {self.window} steps"
-        percent = f"{100 * alpha:.3g} % of the picture is covered"
-        if alpha < EMPTY:
-            return (f"the scene is empty: {percent} {over}. Lower the representation's rate or the weights that press on its "
-                    "opacity, or start from more of it")  # fmt: skip
-        if min(alpha, border) <= FULL:
+        percent = f"{100 * alpha:.3g} % of the image is covered"
+        if alpha < _EMPTY_OPACITY:
+            return (
+                f"the scene is empty: {percent} {over}. Lower the learning rate of the "
+                "representation or its opacity weights, or start from a higher density"
+            )
+        if min(alpha, border) <= _SATURATED_OPACITY:
             return ""
-        if contrast < FLAT:
-            return (f"the camera is inside fog: {percent}, by one colour, {over}. Start from less density, move the cameras away "
-                    "with --cameras.distance, or raise the weights that press on opacity")  # fmt: skip
-        if sum(self.first) / len(self.first) < OPEN:
-            return (f"the opacity is saturated: {percent} {over}, up to the border, which was open at first. Lower the "
-                    "representation's rate, or raise the weights that press on its opacity")  # fmt: skip
+        if contrast < _FLAT_CONTRAST:
+            return (
+                f"the camera is inside fog: {percent}, by a single color, {over}. Start from a "
+                "lower density, move the cameras away with --cameras.distance, or raise the "
+                "opacity weights of the representation"
+            )
+        if sum(self.initial_border) / len(self.initial_border) < _OPEN_BORDER:
+            return (
+                f"the opacity is saturated: {percent} {over}, including the border, which was "
+                "open at first. Lower the learning rate of the representation or raise its "
+                "opacity weights"
+            )
         return ""
 
-    def _fall(self) -> str:
-        if len(self.recent) < (BEFORE + 1) * self.window:
-            return ""
-        old = list(self.recent)[: -self.window]
-        was = {
-            name: sum(row[name] for row in old) / len(old) for name in ("alpha", "contrast", "t")
-        }
-        for name, least in LEAST.items():
-            now = self._now(name)
-            if was[name] > least and now < FALL * was[name]:
-                what = {"alpha": "opacity", "contrast": "contrast of the picture"}[name]
-                return (f"the thing collapsed: the {what} fell from {was[name]:.2g} to {now:.2g} within {self.window} steps, while "
-                        f"the mean t went from {was['t']:.2f} to {self._now('t'):.2f}. Let the times fall later or less far, lower "
-                        "the representation's rate, or its weights that press on opacity")  # fmt: skip
+    def _drop_cause(self) -> str:
+        """Cause by a drop from the windows before the last to the last, empty if there is none."""
+        history = list(self.recent)[: -self.window]
+        t_before, t_now = (sum(row["t"] for row in history) / len(history), self._mean_now("t"))
+        for name, minimum in _MIN_BEFORE_COLLAPSE.items():
+            before, now = sum(row[name] for row in history) / len(history), self._mean_now(name)
+            if before > minimum and now < _COLLAPSE_RATIO * before:
+                label = {"alpha": "opacity", "contrast": "contrast of the image"}[name]
+                return (
+                    f"the object collapsed: the {label} fell from {before:.2g} to {now:.2g} within "
+                    f"{self.window} steps, while the mean t went from {t_before:.2f} to "
+                    f"{t_now:.2f}. Lower the timesteps later or less far, or lower the learning "
+                    "rate of the representation or its opacity weights"
+                )
         return ""

@@ -1,10 +1,9 @@
-"""Network passes of a method, counted by running it for a few steps."""
+"""Network calls of a method, counted by running it for a few steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
@@ -13,50 +12,64 @@ from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
-PARTICLES, STEPS = 1, 2
+_PARTICLES = 1
+_STEPS = 2
 
 
 @dataclass(frozen=True)
-class _Noise(Latents):
-    """Latents in the place of the noise that belongs to a picture: for counting, any will do."""
+class _NoiseLatents(Latents):
+    """Latents that stand for the noise of an image: any values will do for counting."""
 
     contents = "noise"
 
 
 @dataclass(frozen=True)
-class Count:
-    """Per step: calls of the prior's network; per particle and step: rows through it without a graph, and with one. They may
-    vary over a run, hence least and greatest."""
+class NetworkCalls:
+    """Network calls of a step as (minimum, maximum), because they may vary over a run.
+
+    Attributes:
+        calls: calls of the prior's network per step.
+        rows: batch rows through it without a graph, per particle and step.
+        grad_rows: batch rows through it with a graph, per particle and step.
+    """
 
     calls: tuple[float, float]
     rows: tuple[float, float]
-    trained: tuple[float, float]
+    grad_rows: tuple[float, float]
 
 
-def counted(
+def count_network_calls(
     method: Method, prior: Prior, prompt: str = "a red mug", source: str = "a blue mug"
-) -> Count:
-    """Passes of each of ``STEPS`` steps at t = .6, as an edit of ``source`` where the method is one; raises as the method does."""
-    what = _Noise() if method.optimizes == "noise" else Latents()
-    common: dict[str, Any] = {
-        "particles": PARTICLES,
-        "steps": STEPS,
-        "timesteps": FixedTimesteps(0.6),
-    }
-    run = Run(
-        Experiment(
-            (prompt,), source_prompt=(source,), method=method, representation=what, **common
-        ),
-        prior,
+) -> NetworkCalls:
+    """Count the network calls of two steps of a method at t = 0.6.
+
+    Args:
+        method: the method.
+        prior: the diffusion model.
+        prompt: prompt of the run.
+        source: source prompt of the run, read by methods that edit.
+
+    Raises:
+        ValueError: if the method cannot run with the prior.
+    """
+    experiment = Experiment(
+        (prompt,),
+        source_prompt=(source,),
+        method=method,
+        representation=_NoiseLatents() if method.optimizes == "noise" else Latents(),
+        timesteps=FixedTimesteps(0.6),
+        particles=_PARTICLES,
+        steps=_STEPS,
     )
-    seen: list[tuple[float, float, float]] = []
-    for _ in range(STEPS):
-        meter = prior.meter
-        before = meter.calls, meter.rows, meter.grad_rows
+    run, counter = Run(experiment, prior), prior.call_counter
+    counts: list[tuple[float, float, float]] = []
+    for _ in range(_STEPS):
+        calls, rows, grad_rows = counter.calls, counter.rows, counter.grad_rows
         run.advance()
-        rows, trained = meter.rows - before[1], meter.grad_rows - before[2]
-        seen.append((meter.calls - before[0], (rows - trained) / PARTICLES, trained / PARTICLES))
-    return Count(*(_range([one[i] for one in seen]) for i in range(3)))
+        calls, rows = counter.calls - calls, counter.rows - rows
+        grad_rows = counter.grad_rows - grad_rows
+        counts.append((calls, (rows - grad_rows) / _PARTICLES, grad_rows / _PARTICLES))
+    return NetworkCalls(*(_range(values) for values in zip(*counts, strict=True)))
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

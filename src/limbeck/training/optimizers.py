@@ -1,4 +1,4 @@
-"""Optimizers of the representation."""
+"""Optimizers of the particles."""
 
 from __future__ import annotations
 
@@ -11,31 +11,44 @@ import torch
 
 @dataclass(frozen=True)
 class Optimizer(abc.ABC):
-    """How gradients move parameters. The peak rate belongs to the representation.
+    """Optimizer of the particles. The peak learning rate belongs to the representation.
 
-    fall: share of the run after which the rate falls linearly to zero; 1 keeps it.
+    Attributes:
+        decay_start: fraction of training after which the learning rate decays linearly to 0, in
+            [0, 1]. 1: constant learning rate.
     """
 
-    fall: float = 1.0
+    decay_start: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fall <= 1:
-            raise ValueError(f"fall is a share of the run in [0, 1], not {self.fall}")
+        if not 0 <= self.decay_start <= 1:
+            raise ValueError(f"decay_start must be in [0, 1], not {self.decay_start}")
 
     @abc.abstractmethod
-    def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer: ...
+    def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
+        """Return a torch optimizer of parameter groups."""
 
-    def factor(self, step: int, steps: int) -> float:
-        """What multiplies every rate at ``step`` of ``steps``."""
+    def lr_factor(self, step: int, steps: int) -> float:
+        """Return the factor of every learning rate.
+
+        Args:
+            step: number of steps done.
+            steps: number of steps of the whole run.
+        """
         progress = step / max(steps, 1)
-        return 1.0 if progress <= self.fall else (1 - progress) / (1 - self.fall)
+        if progress <= self.decay_start:
+            return 1.0
+        return (1 - progress) / (1 - self.decay_start)
 
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam without weight decay, which would shrink latents.
 
-    beta1: of the mean. beta2: of the square. eps: added to the root of the square.
+    Attributes:
+        beta1: decay rate of the running mean of gradients.
+        beta2: decay rate of the running mean of squared gradients.
+        eps: added to the root of the squared mean.
     """
 
     beta1: float = 0.9
@@ -43,31 +56,33 @@ class Adam(Optimizer):
     eps: float = 1e-15
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
-        every = _listed(groups)
-        return torch.optim.Adam(
-            every, betas=(self.beta1, self.beta2), eps=self.eps, fused=_on_cuda(every)
-        )
+        groups = _as_lists(groups)
+        betas = (self.beta1, self.beta2)
+        return torch.optim.Adam(groups, betas=betas, eps=self.eps, fused=_fused(groups))
 
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Plain gradient descent, with momentum if asked for.
+    """Stochastic gradient descent, optionally with momentum.
 
-    momentum: share of the last step that is kept.
+    Attributes:
+        momentum: fraction of the previous update that is kept. 0: plain gradient descent.
     """
 
     momentum: float = 0.0
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
-        every = _listed(groups)
-        return torch.optim.SGD(every, momentum=self.momentum, fused=_on_cuda(every))
+        groups = _as_lists(groups)
+        return torch.optim.SGD(groups, momentum=self.momentum, fused=_fused(groups))
 
 
-def _listed(groups: Iterable[dict]) -> list[dict]:
+def _as_lists(groups: Iterable[dict]) -> list[dict]:
     return [group | {"params": list(group["params"])} for group in groups]
 
 
-def _on_cuda(groups: Iterable[dict]) -> bool | None:
-    """True where all parameters are on CUDA: there a fused optimiser is one kernel, which can be told on the device not to move.
-    Elsewhere it is left to torch."""
+def _fused(groups: Iterable[dict]) -> bool | None:
+    """True if all parameters are on CUDA, else None for torch's default.
+
+    A fused optimizer is one kernel, and ``found_inf`` on the device can tell it not to update.
+    """
     return all(p.device.type == "cuda" for group in groups for p in group["params"]) or None

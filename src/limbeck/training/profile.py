@@ -1,4 +1,4 @@
-"""Where a run's time, operations and memory go, by part."""
+"""Time, operations and memory of a run by part, such as render, method and optimizer."""
 
 from __future__ import annotations
 
@@ -13,81 +13,93 @@ import torch
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.system.flops import OpCounter
 
-WARMING = "warm-up"  #: part that making graphs is, wherever it happens
+COMPILATION = "compilation"  #: the part of torch.compile, wherever it happens
 
 
 class Profile:
-    """Seconds by part, added up over a run, and what was counted of one step: floating-point operations and bytes.
+    """Seconds by part, summed over a run, and operations and bytes of one step.
 
-    Seconds are the host's; on CUDA the device's, by events, and never waited for. A step that is counted is not timed. What
-    ``meter`` sees of graphs being made is a part of its own, and of no other.
+    Seconds are those of the host; on CUDA those of the device, by events that are never waited for.
+    A step whose operations are counted is not timed. The time of ``torch.compile`` is a part of its
+    own and of no other.
+
+    Args:
+        device: device of the run.
+        call_counter: counter of the prior, which knows the time spent on compilation.
+
+    Attributes:
+        flops: floating-point operations by part.
+        bytes: peak memory by part.
+        peak_device_bytes: peak memory of the device before counting reset the allocator's record.
     """
 
-    def __init__(self, device: str = "cpu", meter: NetworkCallCounter | None = None):
-        self.device, self._meter = device, meter or NetworkCallCounter()
+    def __init__(self, device: str = "cpu", call_counter: NetworkCallCounter | None = None):
+        self.device, self._call_counter = device, call_counter or NetworkCallCounter()
         self.flops: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
-        self.peak = 0  #: of a device, before counting reset what the allocator remembers
-        self._tally: OpCounter | None = None
+        self.peak_device_bytes = 0
+        self._counter: OpCounter | None = None
         self._seconds: dict[str, float] = {}
-        self._open: deque[tuple[str, float, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._pending: deque[tuple[str, float, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        """What is done now belongs to ``part``."""
-        if self._tally is not None:
-            with self._tally.of(part):
+    def part(self, name: str) -> Iterator[None]:
+        """Attribute what is done inside to the part ``name``."""
+        if self._counter is not None:
+            with self._counter.part(name):
                 yield
             return
-        before = self._meter.compile_seconds
+        compiled = self._call_counter.compile_seconds
         if self.device.startswith("cuda"):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             yield
             end.record()
-            self._open.append((part, self._warmed(before), start, end))
+            self._pending.append((name, self._add_compilation(compiled), start, end))
         else:
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             yield
-            self._add(part, time.perf_counter() - began - self._warmed(before))
+            seconds = time.perf_counter() - start_time
+            self._add(name, seconds - self._add_compilation(compiled))
 
-    def _warmed(self, before: float) -> float:
-        """Seconds in which graphs were made since ``before``, now added to their own part."""
-        spent = self._meter.compile_seconds - before
-        if spent:
-            self._add(WARMING, spent)
-        return spent
+    def _add_compilation(self, compiled: float) -> float:
+        """Add the compilation since ``compiled`` seconds of it to its own part and return it."""
+        seconds = self._call_counter.compile_seconds - compiled
+        if seconds:
+            self._add(COMPILATION, seconds)
+        return seconds
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Operations and bytes of what is done now are counted, and its seconds are not. The results are the same, bit by bit."""
+    def count_ops(self) -> Iterator[None]:
+        """Count operations and bytes instead of seconds. The results are the same, bit by bit."""
         if self.device.startswith("cuda"):
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
-        with OpCounter(self.device) as self._tally:
+            peak = torch.cuda.max_memory_allocated(self.device)
+            self.peak_device_bytes = max(self.peak_device_bytes, peak)
+        with OpCounter(self.device) as self._counter:
             try:
                 yield
             finally:
-                tally, self._tally = self._tally, None
-        self.flops |= tally.flops
-        self.bytes |= {part: size for part, size in tally.bytes.items() if size}
+                counter, self._counter = self._counter, None
+        self.flops |= counter.flops
+        self.bytes |= {part: size for part, size in counter.bytes.items() if size}
 
     def _add(self, part: str, seconds: float) -> None:
         self._seconds[part] = self._seconds.get(part, 0.0) + seconds
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds by part until now; of what a device has yet to do, nothing."""
-        while self._open and self._open[0][3].query():
-            part, warmed, start, end = self._open.popleft()
-            self._add(part, max(0.0, start.elapsed_time(end) / 1000 - warmed))
+        """Seconds by part so far, without what the device has yet to finish."""
+        while self._pending and self._pending[0][3].query():
+            part, compilation, start, end = self._pending.popleft()
+            self._add(part, max(0.0, start.elapsed_time(end) / 1000 - compilation))
         return self._seconds
 
-    def note(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values that a checkpoint stores."""
         return {"seconds": dict(self.seconds), "flops": dict(self.flops), "bytes": dict(self.bytes)}
 
-    def take_up(self, note: Mapping[str, Any]) -> None:
-        """Go on from what ``note`` returned."""
-        self._seconds.update(note["seconds"])
-        self.flops.update(note.get("flops", {}))
-        self.bytes.update(note.get("bytes", {}))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from what ``state_dict`` returned."""
+        self._seconds.update(state["seconds"])
+        self.flops.update(state.get("flops", {}))
+        self.bytes.update(state.get("bytes", {}))

@@ -1,4 +1,4 @@
-"""The loop: one step of any method on any representation, and the state that makes a resumed run bit-identical."""
+"""The training loop: one step of any method on any representation, and its resumable state."""
 
 from __future__ import annotations
 
@@ -20,99 +20,120 @@ from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.loading import load
+from limbeck.representations.base import Render
 from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
-from limbeck.training.collapse import covered
+from limbeck.training.collapse import opacity_metrics
 from limbeck.training.experiment import Experiment
 from limbeck.training.profile import Profile
 from limbeck.training.warm_start import build_representation
 
 
-def generator(seed: int, step: int) -> torch.Generator:
-    """The only source of randomness of a step, on the CPU so that every device draws the same."""
-    return torch.Generator().manual_seed(
-        seed * 1_000_003 + step + 500_009
-    )  # never the seed itself, which draws the start
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Return the only source of randomness of a step, on the CPU: every device draws the same."""
+    # the offset keeps it apart from the seed itself, which draws the initial particles
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. ``gradient`` is w(t) times the direction; figures are scalars still on the device."""
+    """Result of one training step.
+
+    Attributes:
+        step: number of steps done, this one included.
+        inputs: what was drawn for the step, with the refined noise.
+        gradient: w(t) times the direction, after the gradient transform; shape of x0.
+        metrics: scalars by name, still on the device.
+    """
 
     step: int
-    sample: StepInputs
+    inputs: StepInputs
     gradient: Float[Tensor, "b ..."]
     metrics: dict[str, Tensor]
 
 
 def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, "b"]:
-    """The particle of every row of a step, each as often as it is looked at."""
-    e, everyone = experiment, torch.arange(experiment.total)
-    some = (
-        everyone
-        if e.batch_size in (0, e.total)
-        else torch.randperm(e.total, generator=rng)[: e.batch_size].sort().values
-    )
-    return some.repeat_interleave(e.camera_sampler.per_particle)
+    """Draw the sorted particle indices of a step, each repeated ``cameras.per_particle`` times."""
+    e = experiment
+    particles = torch.arange(e.total)
+    if e.batch_size not in (0, e.total):
+        particles = torch.randperm(e.total, generator=rng)[: e.batch_size].sort().values
+    return particles.repeat_interleave(e.camera_sampler.per_particle)
 
 
 class Run:
-    """Particles, optimiser and critic of an experiment under way."""
+    """Particles, optimizer and critic of an experiment, advanced one step at a time.
+
+    Attributes:
+        experiment: the options of the run.
+        prior: the diffusion model that is distilled.
+        cameras: camera sampler of the run.
+        num_views: number of view prompts per prompt; 1 if prompts do not depend on the view.
+        conditions: one row per view prompt, those of a prompt next to each other.
+        representation: the particles.
+        optimizer: optimizer of the particles.
+        peak_lrs: learning rate of each parameter group before the decay.
+        source: what an edit starts from, one row per particle; None if the run is no edit.
+        state: state of the method, such as its critic.
+        step: number of steps done.
+        profile: time and operations by part.
+        monitor: check for non-finite gradients.
+    """
 
     def __init__(self, experiment: Experiment, prior: Prior):
         e = experiment
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
         self.num_views = len(self.cameras.prompts_by_view(""))
-        texts = tuple(text for prompt in e.prompts for text in self.cameras.prompts_by_view(prompt))
-        # all at once: text encoders are loaded to be asked
-        plain = prior.condition((*texts, *e.prompts))[len(texts) :] if self.num_views > 1 else None
-        self.told = self._encode_prompts(texts)
-        if plain is not None:
-            bare = plain[
-                torch.arange(len(e.prompts)).repeat_interleave(self.num_views).to(prior.device)
-            ]
-            self.told = replace(self.told, pos=replace(self.told.pos, view_free=bare))
+        view_prompts = tuple(
+            text for prompt in e.prompts for text in self.cameras.prompts_by_view(prompt)
+        )
+        self.conditions = self._encode_view_prompts(view_prompts)
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
         self.optimizer = e.optimizer.build(self.representation.param_groups())
         self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        everyone = self.eval_request(1)
+        request = self.eval_request(1)
+        self.source: EditSource | None = None
         with torch.no_grad():
-            first = self._x0(self.representation.render(everyone))
-            before = (
-                self._x0(self.representation.render_source(everyone)) if e.source_prompt else None
-            )
-        self.source = (
-            EditSource(before, self._encode_prompts(e.source_prompts))
-            if before is not None
-            else None
+            x0 = self.encode(self.representation.render(request))
+            if e.source_prompt:
+                source_x0 = self.encode(self.representation.render_source(request))
+                self.source = EditSource(source_x0, self._encode_prompts(e.source_prompts))
+        context = SetupContext(
+            particles=e.total,
+            num_prompts=len(e.prompts),
+            seed=e.seed,
+            x0=x0,
+            prompts=e.prompts,
+            source_prompts=e.source_prompts,
+            negative_prompt=e.negative_prompt,
+            load=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
+            view_prompts=view_prompts,
+            has_cameras=request.camera is not None,
         )
-        other = partial(load, device=prior.device, precision=e.precision, runtime=e.runtime)
-        seen = everyone.camera is not None
-        start = SetupContext(
-            e.total,
-            len(e.prompts),
-            e.seed,
-            first,
-            e.prompts,
-            e.source_prompts,
-            e.negative_prompt,
-            other,
-            texts,
-            seen,
-        )
-        self.state: State = e.method.init(prior, start)
+        self.state: State = e.method.init(prior, context)
         self.step = 0
-        self.profile, self.monitor = (
-            Profile(prior.device, prior.meter),
-            FiniteMonitor(prior.device.startswith("cuda")),
-        )
+        self.profile = Profile(prior.device, prior.call_counter)
+        self.monitor = FiniteMonitor(deferred=prior.device.startswith("cuda"))
 
-    def _x0(self, render) -> Tensor:
+    def encode(self, render: Render) -> Float[Tensor, "b ..."]:
+        """Return x0 of a render: its latents, or its images encoded by the prior."""
         return self.prior.encode(render.image) if render.space == "image" else render.image
 
+    def _encode_view_prompts(self, view_prompts: tuple[str, ...]) -> Conditions:
+        """Conditions of every view prompt, with the plain prompt as ``pos.view_free``."""
+        if self.num_views == 1:
+            return self._encode_prompts(view_prompts)
+        prompts = self.experiment.prompts
+        # in one call, because the text encoders are loaded for it
+        plain = self.prior.condition((*view_prompts, *prompts))[len(view_prompts) :]
+        conditions = self._encode_prompts(view_prompts)
+        prompt_index = torch.arange(len(prompts)).repeat_interleave(self.num_views)
+        view_free = plain[prompt_index.to(self.prior.device)]
+        return replace(conditions, pos=replace(conditions.pos, view_free=view_free))
+
     def _encode_prompts(self, texts: tuple[str, ...]) -> Conditions:
-        """One row per text, with what guidance leads away from."""
+        """Conditions of texts, one row each, with the negative prompt of the experiment."""
         e, count = self.experiment, len(texts)
         negative = self.prior.condition([e.negative_prompt] * count)
         if not e.perp_neg:
@@ -125,167 +146,204 @@ class Run:
             e.denoise_steps,
         )
 
-    def _rows(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
-        """The prompt of each particle."""
-        return to_device(view // self.experiment.particles, self.prior.device)
+    def _prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """The prompt of each particle, on the prior's device."""
+        return to_device(particle // self.experiment.particles, self.prior.device)
 
-    def eval_request(self, each: int) -> RenderRequest:
-        """Every particle, from ``each`` fixed sides if it has any; what results are shown by."""
-        camera = self.cameras.eval_cameras(each)
+    def eval_request(self, num_cameras: int) -> RenderRequest:
+        """Return a request for every particle from fixed cameras, for showing and scoring results.
+
+        Args:
+            num_cameras: number of cameras per particle; ignored by representations without cameras.
+        """
+        camera = self.cameras.eval_cameras(num_cameras)
+        particle = torch.arange(self.experiment.total)
         if camera is None:
-            return RenderRequest(torch.arange(self.experiment.total))
-        everyone = torch.arange(self.experiment.total).repeat_interleave(each)
-        return RenderRequest(everyone, camera[torch.arange(each).repeat(self.experiment.total)])
+            return RenderRequest(particle)
+        rows = torch.arange(num_cameras).repeat(self.experiment.total)
+        return RenderRequest(particle.repeat_interleave(num_cameras), camera[rows])
 
-    def conditions_for(self, view: Int[Tensor, "b"], camera: Camera | None = None) -> Conditions:
-        """The conditions of particles, with the words of the side that is seen."""
+    def conditions_for(
+        self, particle: Int[Tensor, "b"], camera: Camera | None = None
+    ) -> Conditions:
+        """Return the conditions of particles, with the view prompt of what each camera sees.
+
+        Args:
+            particle: particle indices.
+            camera: camera of each row; needed if the prompts differ by view.
+        """
         if self.num_views == 1:
-            return self.told[self._rows(view)]
-        first = self._rows(view) * self.num_views
-        share, place = to_device(self.cameras.view_weights(camera, len(view)), first.device).topk(
-            2, dim=1
-        )
-        conditions = self.told[first + place[:, 0]]
+            return self.conditions[self._prompt_index(particle)]
+        first = self._prompt_index(particle) * self.num_views
+        view_weights = to_device(self.cameras.view_weights(camera, len(particle)), first.device)
+        weight, view = view_weights.topk(2, dim=1)
+        conditions = self.conditions[first + view[:, 0]]
         if self.cameras.interpolates_prompts:
-            conditions = replace(
-                conditions, pos=conditions.pos.lerp(self.told.pos[first + place[:, 1]], share[:, 1])
-            )
-        moved = [
-            (to_device(at, first.device), to_device(weight, first.device))
-            for at, weight in self.cameras.perp_neg_weights(camera)
-        ]
-        away = [(self.told.pos[first + at], weight) for at, weight in moved]
-        return replace(conditions, perp_neg=(*conditions.perp_neg, *away))
+            second = self.conditions.pos[first + view[:, 1]]
+            conditions = replace(conditions, pos=conditions.pos.lerp(second, weight[:, 1]))
+        negatives = []
+        for other_view, negative_weight in self.cameras.perp_neg_weights(camera):
+            other = self.conditions.pos[first + to_device(other_view, first.device)]
+            negatives.append((other, to_device(negative_weight, first.device)))
+        return replace(conditions, perp_neg=(*conditions.perp_neg, *negatives))
 
-    def _source_of(self, view: Int[Tensor, "b"]) -> EditSource | None:
-        """What particles are edits of."""
+    def _source_for(self, particle: Int[Tensor, "b"]) -> EditSource | None:
+        """What particles are edits of; None if the run is no edit."""
         if self.source is None:
             return None
-        at = to_device(view, self.source.x0.device)
-        return EditSource(self.source.x0[at], self.source.conditions[self._rows(view)])
+        rows = to_device(particle, self.source.x0.device)
+        conditions = self.source.conditions[self._prompt_index(particle)]
+        return EditSource(self.source.x0[rows], conditions)
 
     def advance(self) -> Step:
-        """One step of the experiment; raises ``NonFiniteError`` before anything is changed by a value that is not finite.
+        """Run one step of the experiment.
 
-        On CUDA, where the host runs ahead, particles are not changed either, but it is ``watch.ask`` that raises.
+        Raises:
+            NonFiniteError: if a value is not finite, before it changes anything. On CUDA, where the
+                host runs ahead, the particles are not changed either, but it is
+                ``monitor.raise_if_bad`` that raises the error.
         """
-        e, prior, cost = self.experiment, self.prior, self.profile
-        rng = generator(e.seed, self.step)
-        view = draw_particles(e, rng)
-        camera = self.cameras.sample(len(view), rng)
+        e, prior, profile = self.experiment, self.prior, self.profile
+        rng = step_generator(e.seed, self.step)
+        particle = draw_particles(e, rng)
+        camera = self.cameras.sample(len(particle), rng)
         progress = self.step / max(e.steps, 1)
-        for group, rate in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
-            group["lr"] = rate * e.optimizer.factor(self.step, e.steps)
-        with cost.of("render"):
-            render = self.representation.render(RenderRequest(view, camera, rng, progress))
-        with cost.of("encode"):
-            x0 = self._x0(render)
-        drawn_t = prior.schedule.snap(
-            e.timesteps(self.step, e.steps, len(view), prior.schedule, rng)
-        )
-        t = to_device(drawn_t, x0.device)
-        eps = to_device(e.noise(view, tuple(x0.shape[1:]), self.step, e.seed, rng), x0.device).to(
-            x0
-        )
-        row = to_device(view, x0.device)
-        image = render.image if render.space == "image" else None
-        told, source = self.conditions_for(view, camera), self._source_of(view)
-        asked = StepInputs(
-            x0,
-            t,
-            eps,
-            told,
-            view,
-            rng,
-            prior.schedule,
-            self.step,
-            e.steps,
-            image,
-            source,
-            camera,
-            drawn_t,
-        )
-        with cost.of("method"), torch.no_grad():
-            sample = replace(asked, eps=e.noise.refine(prior, asked))
-            said = e.method(prior, sample, self.state)
-            direction = said if not isinstance(said, LatentAndImageGradient) else said.x0
-            weight = e.weight(prior.schedule, t)
-            gradient, beside = self._weighed(said, weight)
-        rules = self.representation.regularize(render, progress)
-        terms = [surrogate(x0, gradient, row), *rules.values()]
-        if beside is not None and image is not None:
-            terms.append(surrogate(image, beside, row))
-        with cost.of("backward"):
-            torch.stack(terms).sum().backward()
-        figures = self._figures(sample, direction, gradient, weight) | {
-            name: term.detach() for name, term in rules.items()
-        }
-        figures |= covered(render)
-        self._check(sample, gradient, figures["parameters"])
-        with cost.of("optimiser"):
+        self._set_lrs()
+        with profile.part("render"):
+            render = self.representation.render(RenderRequest(particle, camera, rng, progress))
+        with profile.part("encode"):
+            x0 = self.encode(render)
+        inputs = self._draw_inputs(x0, render, particle, camera, rng)
+        with profile.part("method"), torch.no_grad():
+            inputs = replace(inputs, eps=e.noise.refine(prior, inputs))
+            direction = e.method(prior, inputs, self.state)
+            weight = e.weight(prior.schedule, inputs.t)
+            gradient, image_gradient = self._weighted_gradient(direction, weight)
+        regularizers = self.representation.regularize(render, progress)
+        row = to_device(particle, x0.device)
+        losses = [surrogate(x0, gradient, row), *regularizers.values()]
+        if image_gradient is not None and inputs.image is not None:
+            losses.append(surrogate(inputs.image, image_gradient, row))
+        with profile.part("backward"):
+            torch.stack(losses).sum().backward()
+        metrics = self._step_metrics(inputs, direction, gradient, weight)
+        metrics |= {name: loss.detach() for name, loss in regularizers.items()}
+        metrics |= opacity_metrics(render)
+        self._check_finite(inputs, gradient, metrics["grad_norm"])
+        with profile.part("optimizer"):
             self.optimizer.step()
             self.representation.after_step(self.step, e.steps, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
-        with cost.of("critic"):
-            figures |= e.method.fit(prior, sample, self.state)
+        with profile.part("critic"):
+            metrics |= e.method.fit(prior, inputs, self.state)
         self.step += 1
-        return Step(self.step, sample, gradient, figures)
+        return Step(self.step, inputs, gradient, metrics)
 
-    def _figures(
-        self, sample: StepInputs, direction: Tensor, gradient: Tensor, weight: Tensor
-    ) -> dict[str, Tensor]:
-        norms = torch._foreach_norm(
-            [p.grad for p in self.representation.parameters() if p.grad is not None]
+    def _set_lrs(self) -> None:
+        factor = self.experiment.optimizer.lr_factor(self.step, self.experiment.steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = peak * factor
+
+    def _draw_inputs(
+        self,
+        x0: Float[Tensor, "b ..."],
+        render: Render,
+        particle: Int[Tensor, "b"],
+        camera: Camera | None,
+        rng: torch.Generator,
+    ) -> StepInputs:
+        """Draw t and eps of each row and gather everything the method sees."""
+        e, schedule = self.experiment, self.prior.schedule
+        drawn_t = schedule.snap(e.timesteps(self.step, e.steps, len(particle), schedule, rng))
+        eps = e.noise(particle, tuple(x0.shape[1:]), self.step, e.seed, rng)
+        return StepInputs(
+            x0=x0,
+            t=to_device(drawn_t, x0.device),
+            eps=to_device(eps, x0.device).to(x0),
+            conditions=self.conditions_for(particle, camera),
+            particle=particle,
+            rng=rng,
+            schedule=schedule,
+            step=self.step,
+            steps=e.steps,
+            image=render.image if render.space == "image" else None,
+            source=self._source_for(particle),
+            camera=camera,
+            drawn_t=drawn_t,
         )
+
+    def _step_metrics(
+        self,
+        inputs: StepInputs,
+        direction: Tensor | LatentAndImageGradient,
+        gradient: Tensor,
+        weight: Tensor,
+    ) -> dict[str, Tensor]:
+        """RMS of direction and gradient, gradient norm of the parameters, mean weight and t."""
+        residual = direction.x0 if isinstance(direction, LatentAndImageGradient) else direction
+        grads = [p.grad for p in self.representation.parameters() if p.grad is not None]
         return {
-            "residual": direction.square().mean().sqrt(),
+            "residual": residual.square().mean().sqrt(),
             "gradient": gradient.square().mean().sqrt(),
-            "parameters": torch.stack(norms).norm(),
+            "grad_norm": torch.stack(torch._foreach_norm(grads)).norm(),
             "weight": weight.mean(),
-            "t": sample.t.mean(),
+            "t": inputs.t.mean(),
         }
 
-    def _weighed(
-        self, said: Tensor | LatentAndImageGradient, weight: Tensor
+    def _weighted_gradient(
+        self, direction: Tensor | LatentAndImageGradient, weight: Float[Tensor, "b"]
     ) -> tuple[Tensor, Tensor | None]:
-        """What is to be descended in x0 space and, where the method says so, in that of the image: w(t) times the direction, as the
-        rule of gradients has it. The rule is of a row as a whole, so that it keeps the proportion of the two."""
-        rule = partial(self.experiment.grad_transform, step=self.step, steps=self.experiment.steps)
-        if not isinstance(said, LatentAndImageGradient):
-            return rule(expand(weight, said) * said), None
-        parts = [expand(weight, part) * part for part in (said.x0, said.image)]
-        whole = rule(torch.cat([part.flatten(1) for part in parts], 1)).split(
-            [part[0].numel() for part in parts], 1
-        )
-        return whole[0].view_as(said.x0), whole[1].view_as(said.image)
+        """Transform w(t) times the direction, in x0 space and, if the method says so, image space.
 
-    def _check(self, sample: StepInputs, gradient: Tensor, norm: Tensor) -> None:
-        inputs = {"x0": sample.x0.detach(), "t": sample.t, "eps": sample.eps, "gradient": gradient}
+        The transform sees both parts of a row as one vector, which keeps their proportion.
+        """
+        e = self.experiment
+        transform = partial(e.grad_transform, step=self.step, steps=e.steps)
+        if not isinstance(direction, LatentAndImageGradient):
+            return transform(expand(weight, direction) * direction), None
+        parts = [expand(weight, part) * part for part in (direction.x0, direction.image)]
+        joint = transform(torch.cat([part.flatten(1) for part in parts], 1))
+        x0, image = joint.split([part[0].numel() for part in parts], 1)
+        return x0.view_as(direction.x0), image.view_as(direction.image)
+
+    def _check_finite(self, inputs: StepInputs, gradient: Tensor, grad_norm: Tensor) -> None:
+        values = {"x0": inputs.x0.detach(), "t": inputs.t, "eps": inputs.eps, "gradient": gradient}
         try:
-            self.monitor.see(self.step, norm, inputs)
+            self.monitor.update(self.step, grad_norm, values)
         except NonFiniteError:
             self.optimizer.zero_grad(set_to_none=True)
             raise
-        if self.monitor.lazy:
-            self.optimizer.found_inf = self.monitor.bad  # type: ignore[attr-defined]  # as torch's GradScaler tells it
+        if self.monitor.deferred:  # as torch's GradScaler does for fused optimizers
+            self.optimizer.found_inf = self.monitor.found_inf  # type: ignore[attr-defined]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the next step depends on, besides the experiment."""
-        out = {f"representation.{k}": v for k, v in self.representation.state_dict().items()}
-        out |= {f"state.{k}": v for k, v in self.state.tensors().items()}
-        return out | {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+        """Return everything the next step depends on besides the experiment, by name."""
+        groups = {
+            "representation": self.representation.state_dict(),
+            "state": self.state.tensors(),
+            "optimizer": optimizer_tensors(self.optimizer),
+        }
+        return {f"{head}.{k}": v for head, group in groups.items() for k, v in group.items()}
 
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Go on from what ``tensors`` returned after ``step`` steps."""
-        part = lambda head: {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
-        self.representation.load_state_dict(part("representation."))
-        load_optimizer(self.optimizer, part("optimizer."))
-        self.state.load(part("state."))
+        """Resume from a checkpoint.
+
+        Args:
+            tensors: what ``tensors`` returned.
+            step: number of steps that were done then.
+        """
+
+        def under(head: str) -> dict[str, Tensor]:
+            return {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+
+        self.representation.load_state_dict(under("representation."))
+        load_optimizer(self.optimizer, under("optimizer."))
+        self.state.load(under("state."))
         self.step = step
 
 
 def steps(experiment: Experiment, prior: Prior) -> Iterator[Step]:
-    """The loop as a generator: look at, log or change what you like between steps."""
+    """Run an experiment as a generator, for code that inspects or changes a run between steps."""
     run = Run(experiment, prior)
     while run.step < experiment.steps:
         yield run.advance()
