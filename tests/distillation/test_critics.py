@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.cli.main import main
 from limbeck.diffusion.condition import Condition, Conditions
-from limbeck.diffusion.schedule import RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
@@ -265,12 +265,12 @@ def test_on_a_mixture_the_text_is_the_weights_of_its_components():
 
 
 def test_on_a_data_set_the_text_learns_too():
-    data = DataSet(torch.randint(0, 256, (5, 3, 4, 4), generator=rng()).to(torch.uint8), chunk=2)
+    data = DataSet(torch.randint(0, 256, (5, 3, 4, 4), generator=rng()).to(torch.uint8), chunk_size=2)
     critic = NullTextCritic(training=CriticTraining(lr=0.1)).build(
         data, SetupContext(2, 1, 0, torch.zeros(2, 3, 4, 4))
     )
     conditions = Conditions(data.condition(["x"] * 2), data.condition([""] * 2))
-    x0 = (data.pictures[:2].float() / 127.5 - 1) + 0.1
+    x0 = (data.images[:2].float() / 127.5 - 1) + 0.1
     for step in range(3):
         critic.fit(
             replace(
@@ -360,8 +360,8 @@ def test_a_frozen_critic_in_a_run_is_loaded_by_name_on_the_runs_device():
         prior,
     )
     step = run.advance()
-    csd = CSD()(prior, step.sample, FREE)
-    assert worst(step.gradient, 4 * csd * expand(SD.sigma(step.sample.t) ** 2, csd)) < 1e-4
+    csd = CSD()(prior, step.inputs, FREE)
+    assert worst(step.gradient, 4 * csd * expand(SD.sigma(step.inputs.t) ** 2, csd)) < 1e-4
     assert (
         prior.call_counter.rows == 2 * 2 + 2 * 2
     )  # two of the step and two of this test: the critic's rows are not the model's
@@ -380,7 +380,7 @@ def test_pipelines_as_prior_and_critic(eps_folder):
 
 
 def test_frozen_refuses_what_does_not_fit():
-    prior, flow = colored_shapes(8), colored_shapes(8, schedule=RectifiedFlow())
+    prior, flow = colored_shapes(8), colored_shapes(8, schedule=RectifiedFlowSchedule())
     with pytest.raises(
         ValueError, match=r"critic other has x0 of \[3, 24, 24\], the model of \[3, 8, 8\]"
     ):

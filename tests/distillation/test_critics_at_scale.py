@@ -15,7 +15,7 @@ from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import Sampling
-from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, DiscreteSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.distillation.critics.base import CriticTrainer, CriticTraining
 from limbeck.distillation.critics.frozen import FrozenCritic, load_compatible_prior
 from limbeck.distillation.critics.lora import LoRACritic
@@ -343,7 +343,7 @@ def test_who_hears_what(camera, prior, monkeypatch):
     run = Run(sided(LoRACritic(2, replace(EAGER, camera_dropout=0.0), camera=camera)), prior)
     heard = listen(monkeypatch, prior)
     step = run.advance()
-    sample = step.sample
+    sample = step.inputs
     (null, pos, own), (learnt,) = heard
     bare = prior.condition([PROMPT] * 2).data
     assert torch.equal(pos.data, sample.conditions.pos.data) and worst(pos.data, bare) > 0.1
@@ -362,7 +362,7 @@ def test_who_hears_what(camera, prior, monkeypatch):
 
 
 def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
-    views = Orbit(view_prompts=SIDES, blend=True)
+    views = Orbit(view_prompts=SIDES, blend_prompts=True)
     run = Run(
         Experiment(
             (PROMPT, "two striped cats"), representation=Sided(), cameras=views, particles=2
@@ -396,7 +396,7 @@ def test_dropped_cameras_and_texts(prior, monkeypatch):
         and 7 <= int(silent.sum()) <= 26
         and 0 < int((blind & silent).sum()) < int(silent.sum())
     )
-    places = {tuple(p.flatten().tolist()) for p in step.sample.camera.pose}
+    places = {tuple(p.flatten().tolist()) for p in step.inputs.camera.pose}
     assert {tuple(p.flatten().tolist()) for p in conditions.pose[~blind]} == places
 
 
@@ -419,8 +419,8 @@ def test_an_entropic_critic_hears_the_camera_in_both_its_rows(prior, monkeypatch
     heard = listen(monkeypatch, prior)
     step = run.advance()
     null, _, own_null, own = heard[0]
-    assert torch.equal(own_null.pose, step.sample.camera.pose) and torch.equal(
-        own.pose, step.sample.camera.pose
+    assert torch.equal(own_null.pose, step.inputs.camera.pose) and torch.equal(
+        own.pose, step.inputs.camera.pose
     )
     assert torch.equal(own_null.data, null.data) and torch.equal(
         own.data, prior.condition([PROMPT] * 2).data
@@ -668,13 +668,13 @@ class Linear(nn.Module):
 
 @pytest.mark.parametrize(
     "schedule",
-    [stable_diffusion_schedule(), Cosine(), RectifiedFlow()],
+    [stable_diffusion_schedule(), CosineSchedule(), RectifiedFlowSchedule()],
     ids=["sd", "cosine", "flow"],
 )
 @pytest.mark.parametrize("own", KINDS)
 @pytest.mark.parametrize("wanted", KINDS)
 def test_a_loss_of_another_kind_is_the_square_error_of_that_kind(own, wanted, schedule):
-    if own == ("v" if isinstance(schedule, RectifiedFlow) else "flow"):
+    if own == ("v" if isinstance(schedule, RectifiedFlowSchedule) else "flow"):
         pytest.skip("no network is of this kind on this schedule")
     net, x0 = Linear(own, schedule), normal(4, 2, 2, 2)
     conditions = Conditions(Condition(torch.zeros(4, 1, 1)), Condition(torch.zeros(4, 1, 1)))
@@ -694,7 +694,7 @@ def test_a_loss_of_another_kind_is_the_square_error_of_that_kind(own, wanted, sc
 
 def test_a_loss_of_v_is_finite_where_almost_nothing_is_left():
     """At alpha = 1e-4, in float32: v of eps made by dividing x0 would be an error of 1e-3; as a weight it is exact."""
-    schedule = Discrete((0.999, 1e-8))
+    schedule = DiscreteSchedule((0.999, 1e-8))
 
     class Perfect(nn.Module):
         def __init__(self):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.schedule import Discrete, NoiseSchedule
+from limbeck.diffusion.schedule import DiscreteSchedule, NoiseSchedule
 from limbeck.distillation.inputs import StepInputs
 
 WORDS = ["a red mug", "a blue chair, on grey", "two striped cats", "low quality"]
@@ -68,9 +68,9 @@ def write_pipeline(folder: Path, prediction: str) -> Path:
     return folder / "pipe"
 
 
-def zero_terminal() -> Discrete:
+def zero_terminal() -> DiscreteSchedule:
     """A short table that ends without signal."""
-    return Discrete(tuple(torch.linspace(0.999, 0.0, 50, dtype=torch.float64).tolist()))
+    return DiscreteSchedule(tuple(torch.linspace(0.999, 0.0, 50, dtype=torch.float64).tolist()))
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -5,12 +5,12 @@ import torch
 from tiny_pipeline import classes, normal, rng, worst
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.inputs import SetupContext
 from limbeck.priors.exact import DataSet, GaussianMixture, colored_shapes, component_log_weights
 
-SCHEDULES = [stable_diffusion_schedule(), Cosine(), RectifiedFlow()]
+SCHEDULES = [stable_diffusion_schedule(), CosineSchedule(), RectifiedFlowSchedule()]
 
 
 def pictures(n: int, size: int = 2, seed: int = 0):
@@ -19,14 +19,14 @@ def pictures(n: int, size: int = 2, seed: int = 0):
 
 def spikes(data: DataSet, **options) -> GaussianMixture:
     """The same distribution as a mixture without width."""
-    means = data.pictures.double() / 127.5 - 1
+    means = data.images.double() / 127.5 - 1
     return GaussianMixture(means, torch.zeros(len(means)), schedule=data.schedule, **options)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("at", [0.05, 0.3, 0.7, 0.95])
 def test_data_set_is_the_mixture_without_width(schedule, at):
-    data = DataSet(pictures(7), schedule=schedule, chunk=3)
+    data = DataSet(pictures(7), schedule=schedule, chunk_size=3)
     xt, t = normal(5, 3, 2, 2), torch.full((5,), at, dtype=torch.float64)
     ours, theirs = (
         data(xt, t, data.condition([""] * 5))[0],
@@ -54,7 +54,7 @@ def test_exact_critic_is_the_mixture_of_the_particles_of_its_prompt(at):
 def test_chunks_do_not_change_the_answer():
     xt, t = normal(4, 3, 2, 2), torch.tensor([0.02, 0.3, 0.6, 0.98], dtype=torch.float64)
     labels = tuple(f"picture {i % 3}" for i in range(10))
-    whole, parts = (DataSet(pictures(10), labels, chunk=c) for c in (100, 1))
+    whole, parts = (DataSet(pictures(10), labels, chunk_size=c) for c in (100, 1))
     for told in (["picture 1"] * 4, [""] * 4):
         a, b = (d(xt, t, d.condition(told))[0] for d in (whole, parts))
         assert worst(a.x0, b.x0) < 1e-12 and worst(a.eps, b.eps) < 1e-12
@@ -78,7 +78,7 @@ def test_a_prompt_selects_the_pictures_of_its_label():
     t = torch.full((1,), 0.5, dtype=torch.float64)
     for i, label in enumerate(data.labels):
         alone = data(normal(1, 3, 2, 2), t, data.condition([label]))[0]
-        assert worst(alone.x0[0], data.pictures[i].double() / 127.5 - 1) < 1e-12
+        assert worst(alone.x0[0], data.images[i].double() / 127.5 - 1) < 1e-12
 
 
 @pytest.mark.parametrize(("prompt", "chosen"), [

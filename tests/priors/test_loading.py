@@ -22,7 +22,7 @@ from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.vsd import VSD
 from limbeck.priors.catalog import G, H, L, MODELS, XXL, find_model, show
 from limbeck.priors.hub import missing_parts, required_files
@@ -415,7 +415,7 @@ from limbeck.representations.dmtet import Mesh
 from limbeck.representations.gaussian_splats import Splats
 from limbeck.training.trainer import Run
 from limbeck.system.out_of_memory import CHANGE, advice, refusal
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 advance = Run.advance
 def deadly(run):
     if run.step == 3:

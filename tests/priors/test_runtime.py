@@ -181,8 +181,8 @@ def test_a_network_in_16_bits_leaves_all_that_learns_in_float32(eps_folder, dtyp
         *run.representation.parameters(),
         *run.state.adapters.parameters(),
         step.gradient,
-        step.sample.x0,
-        step.sample.xt,
+        step.inputs.x0,
+        step.inputs.xt,
     ]
     assert {x.dtype for x in float32} == {torch.float32}
     for optimizer in (run.optimizer, run.state._trainer.optimizer):

@@ -36,14 +36,14 @@ class CheckpointFiles:
     """
 
     folder: Path
-    single: Path | None = None
+    single_file: Path | None = None
 
     @property
     def name(self) -> str:
         """What an error calls the model."""
-        return str(self.single or self.folder)
+        return str(self.single_file or self.folder)
 
-    def read(self, part: str, file: str = "config.json") -> dict[str, Any]:
+    def read_config(self, part: str, file: str = "config.json") -> dict[str, Any]:
         """A configuration; ValueError where there is none."""
         path = self.folder / part / file
         if not path.is_file():
@@ -54,9 +54,9 @@ class CheckpointFiles:
             )
         return json.loads(path.read_text())
 
-    def options(self, cls: Any, part: str) -> dict[str, Any]:
+    def full_config(self, cls: Any, part: str) -> dict[str, Any]:
         """Every option of a part, those the file leaves out by the defaults of its class; ValueError where it is another class."""
-        said = self.read(part)
+        said = self.read_config(part)
         if said.get("_class_name", cls.__name__) != cls.__name__:
             raise ValueError(
                 f"{self.name}: its {part} is a {said['_class_name']}, and this loader knows {cls.__name__}"
@@ -65,24 +65,24 @@ class CheckpointFiles:
             key: value.default for key, value in inspect.signature(cls).parameters.items()
         } | said
 
-    def module(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
+    def load_module(self, cls: Any, part: str, dtype: torch.dtype) -> nn.Module:
         """A part as frozen weights."""
-        if self.single is not None:
+        if self.single_file is not None:
             with silence_library_logs():
                 made = cls.from_single_file(
-                    str(self.single), config=str(self.folder), subfolder=part, dtype=dtype
+                    str(self.single_file), config=str(self.folder), subfolder=part, dtype=dtype
                 )
             return made.eval().requires_grad_(False)
         return load_frozen_module(cls, self.folder / part, dtype)
 
-    def marks(self) -> set[str]:
+    def weight_names(self) -> set[str]:
         """Names of weights of a single file; some say of themselves what the model is."""
-        if self.single is None:
+        if self.single_file is None:
             return set()
-        with safe_open(self.single, "pt") as file:
+        with safe_open(self.single_file, "pt") as file:
             return set(file.keys())
 
-    def texts(self, name: str, network: str, dtype: torch.dtype, **options: Any) -> Any:
+    def load_text_pipeline(self, name: str, network: str, dtype: torch.dtype, **options: Any) -> Any:
         """The pipeline's tokenizers and text encoders, in the pipeline that knows how to use them; all else is left out."""
         with silence_library_logs():
             cls = pipeline_class(name)
@@ -98,8 +98,8 @@ class CheckpointFiles:
                 if takes[part].default in (inspect.Parameter.empty, None)
             }
             options |= {"dtype": dtype}
-            if self.single is not None:
-                return cls.from_single_file(str(self.single), config=str(self.folder), **options)
+            if self.single_file is not None:
+                return cls.from_single_file(str(self.single_file), config=str(self.folder), **options)
             return cls.from_pretrained(
                 str(self.folder), variant=weights_variant(self.folder / "text_encoder"), **options
             )

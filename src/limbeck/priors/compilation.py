@@ -35,7 +35,7 @@ class CompileTimer:
     def _done(self, _: CallbackArgs) -> None:
         self._meter.compile_seconds += time.perf_counter() - self._since
 
-    def end(self) -> None:
+    def close(self) -> None:
         callback_handler.remove_start_callback(self._begun)
         callback_handler.remove_end_callback(self._done)
 
@@ -68,8 +68,8 @@ class CompiledNetwork:
         compile: Literal["on", "graphs"],
         meter: NetworkCallCounter,
     ):
-        self.call_counter, self.plain = meter, False
-        weakref.finalize(self, CompileTimer(meter).end)
+        self.call_counter, self.bypass = meter, False
+        weakref.finalize(self, CompileTimer(meter).close)
         self._network, self._replayed = network, compile == "graphs"
 
         def whole(*inputs: Any, **more: Any) -> Tensor:
@@ -89,7 +89,7 @@ class CompiledNetwork:
         )
 
     def __call__(self, *inputs: Any, **more: Any) -> Tensor:
-        if self.plain or _get_current_dispatch_mode() is not None:
+        if self.bypass or _get_current_dispatch_mode() is not None:
             return self._network(*inputs, **more)[0]
         before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         if self._replayed:
@@ -102,10 +102,10 @@ class CompiledNetwork:
         return out.clone() if self._replayed else out
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def bypassed(self) -> Iterator[None]:
         """While it is open the network is called as it is: for hooks that look inside."""
-        self.plain = True
+        self.bypass = True
         try:
             yield
         finally:
-            self.plain = False
+            self.bypass = False

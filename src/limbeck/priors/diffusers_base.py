@@ -33,9 +33,9 @@ class DiffusersPrior(abc.ABC):
     Text encoders are loaded to encode prompts that are not cached yet, and freed again.
     """
 
-    pipeline: ClassVar[str]  #: ``_class_name`` in the model_index.json of such a folder
-    part: ClassVar[str]  #: the network's folder, and what its adapters are called in a file
-    own: ClassVar[
+    pipeline_name: ClassVar[str]  #: ``_class_name`` in the model_index.json of such a folder
+    network_name: ClassVar[str]  #: the network's folder, and what its adapters are called in a file
+    extra_parts: ClassVar[
         tuple[str, ...]
     ] = ()  #: folders it needs besides the network's, text's and scheduler's
 
@@ -58,24 +58,24 @@ class DiffusersPrior(abc.ABC):
             source if isinstance(source, CheckpointFiles) else CheckpointFiles(Path(source))
         )
         self.device, self.dtype, self.parts, self.runtime = device, dtype, parts, runtime
-        self._check_running()
-        self.index = self.files.read("", "model_index.json")
+        self._check_runtime()
+        self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.rows = AdapterRows()
-        self._texts: dict[str, Condition] = {}
+        self._condition_cache: dict[str, Condition] = {}
         self._lora: LoRAMerger | None = None
         self._load()
-        self.graphs: CompiledNetwork | None = None  #: what calls the network where it is compiled
+        self.compiled_network: CompiledNetwork | None = None  #: what calls the network where it is compiled
         if runtime.compile != "off":
             from limbeck.priors.compilation import CompiledNetwork
 
-            self.graphs = CompiledNetwork(self.network, self.rows, runtime.compile, self.call_counter)
-        if parts.guidance_embedding is not None and not self.told_guidance:
+            self.compiled_network = CompiledNetwork(self.network, self.rows, runtime.compile, self.call_counter)
+        if parts.guidance_embedding is not None and not self.takes_guidance:
             raise ValueError(
                 f"distilled {parts.guidance_embedding}: the network of {self.files.name} takes no guidance as an input"
             )
 
-    def _check_running(self) -> None:
+    def _check_runtime(self) -> None:
         how = self.runtime
         if how.cpu_offload and self.device == "cpu":
             raise ValueError(
@@ -86,11 +86,11 @@ class DiffusersPrior(abc.ABC):
                 f"compile graphs needs device cuda, not {self.device}: use --runtime.compile on"
             )
         wanted = [name for name in ("slicing", "tiling", "checkpointing") if getattr(how, name)]
-        if wanted and "vae" not in self.own:
+        if wanted and "vae" not in self.extra_parts:
             raise ValueError(f"{self.files.name} has no autoencoder for {wanted[0]}: leave it out")
 
     @property
-    def told_guidance(self) -> bool:
+    def takes_guidance(self) -> bool:
         """Whether guidance is an input of the network."""
         return False
 
@@ -114,34 +114,34 @@ class DiffusersPrior(abc.ABC):
     @abc.abstractmethod
     def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]: ...
 
-    def _networked(self, cls: type) -> Any:
+    def _load_frozen_network(self, cls: type) -> Any:
         """The frozen network on its device, with the LoRA it is to have."""
-        network = self.files.module(cls, self.part, self.dtype)
+        network = self.files.load_module(cls, self.network_name, self.dtype)
         if self.parts.lora is not None:
-            self._lora = LoRAMerger(self.parts.lora, self.parts.lora_scale, self.pipeline, network.config)
-            self._lora.into_network(network, self.part)
+            self._lora = LoRAMerger(self.parts.lora, self.parts.lora_scale, self.pipeline_name, network.config)
+            self._lora.merge_into_network(network, self.network_name)
         return place_module(network, self.runtime, self.device)
 
-    def _ask(self, *inputs: Any, **more: Any) -> Tensor:
+    def _run_network(self, *inputs: Any, **more: Any) -> Tensor:
         """The network's own answer, by a graph where it is compiled."""
-        if self.graphs is not None:
-            return self.graphs(*inputs, return_dict=False, **more)
+        if self.compiled_network is not None:
+            return self.compiled_network(*inputs, return_dict=False, **more)
         out: Tensor = self.network(*inputs, return_dict=False, **more)[0]
         return out
 
-    def _aside(self) -> AbstractContextManager[None]:
+    def _uncompiled(self) -> AbstractContextManager[None]:
         """While it is open no graph is used, so that hooks see every call."""
-        return nullcontext() if self.graphs is None else self.graphs.aside()
+        return nullcontext() if self.compiled_network is None else self.compiled_network.bypassed()
 
-    def _spoken(self, **options: Any) -> Any:
+    def _load_text_pipeline(self, **options: Any) -> Any:
         """Tokenizers and text encoders of the pipeline, ready to ``encode_prompt``."""
-        pipe = self.files.texts(self.pipeline, self.part, self.dtype, **options)
+        pipe = self.files.load_text_pipeline(self.pipeline_name, self.network_name, self.dtype, **options)
         for name, encoder in pipe.components.items():
             if self._lora is not None and name.startswith("text_encoder") and encoder is not None:
-                self._lora.into_text(encoder, name)
+                self._lora.merge_into_text_encoder(encoder, name)
         return pipe.to(self.device)
 
-    def _sized(self, own: int, factor: int, unit: int, channels: int) -> None:
+    def _set_shapes(self, own: int, factor: int, unit: int, channels: int) -> None:
         """Shapes from the side ``own`` of x0 that the files say, unless the user says another."""
         side = self.parts.resolution or own * factor
         if side % unit:
@@ -152,25 +152,25 @@ class DiffusersPrior(abc.ABC):
             unit,
         )
 
-    def _refuse(self, config: dict[str, Any], **accepted: Any) -> None:
+    def _require_config(self, config: dict[str, Any], **accepted: Any) -> None:
         """ValueError where an option of the network is not the one this family is written for."""
         for name, value in accepted.items():
             if config[name] != value:
                 raise ValueError(
-                    f"{self.files.name}: its {self.part} has {name} {config[name]!r}, and {type(self).__name__} reads {value!r}"
+                    f"{self.files.name}: its {self.network_name} has {name} {config[name]!r}, and {type(self).__name__} reads {value!r}"
                 )
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        missing = sorted(set(prompts) - set(self._texts))
+        missing = sorted(set(prompts) - set(self._condition_cache))
         if missing:
             away = [self.network] if self.runtime.cpu_offload else []
             with torch.no_grad(), swap_devices(away, [], self.device):
                 told = self._encode(missing)
-            self._texts |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
-        rows = [self._texts[p] for p in prompts]
-        pooled = [row.pooled for row in rows if row.pooled is not None]
+            self._condition_cache |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
+        adapter_rows = [self._condition_cache[p] for p in prompts]
+        pooled = [row.pooled for row in adapter_rows if row.pooled is not None]
         return Condition(
-            torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
+            torch.cat([row.data for row in adapter_rows]), None, torch.cat(pooled) if pooled else None
         )
 
     def __call__(
@@ -187,12 +187,12 @@ class DiffusersPrior(abc.ABC):
                 )
             spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
             cameras = stack_poses([conditions[i] for i in adapted], b)
-            self.rows.give(
+            self.rows.activate(
                 conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n, cameras
             )
         try:
             out = self._forward(
-                xt.to(self.dtype).repeat(n, 1, 1, 1), t.repeat(n), self._joined(conditions, b)
+                xt.to(self.dtype).repeat(n, 1, 1, 1), t.repeat(n), self._stack_conditions(conditions, b)
             )
         finally:
             self.rows.clear()
@@ -202,7 +202,7 @@ class DiffusersPrior(abc.ABC):
             for part in out.float().chunk(n)
         ]
 
-    def _joined(self, conditions: Sequence[Condition], b: int) -> Condition:
+    def _stack_conditions(self, conditions: Sequence[Condition], b: int) -> Condition:
         """All conditions below each other; one row may speak for all."""
         data = torch.cat([told.data.expand(b, -1, -1) for told in conditions]).to(self.dtype)
         pooled = [told.pooled.expand(b, -1) for told in conditions if told.pooled is not None]

@@ -127,19 +127,19 @@ class DataSet:
     pictures: uint8 ``[N, 3, h, w]``, kept as they are and streamed in chunks, so that 50,000 fit. labels: one text per picture.
     """
 
-    pictures: Tensor
+    images: Tensor
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule = field(default_factory=stable_diffusion_schedule)
     device: str = "cpu"
     prediction_type: PredictionType = "eps"
-    chunk: int = 2048
+    chunk_size: int = 2048
 
     def __post_init__(self) -> None:
-        if self.pictures.ndim != 4 or self.pictures.shape[1] != 3 or len(self.pictures) == 0:
+        if self.images.ndim != 4 or self.images.shape[1] != 3 or len(self.images) == 0:
             raise ValueError(
-                f"pictures must be [N, 3, h, w] with N at least 1, not {list(self.pictures.shape)}"
+                f"pictures must be [N, 3, h, w] with N at least 1, not {list(self.images.shape)}"
             )
-        self.shape = tuple(self.pictures.shape[1:])
+        self.shape = tuple(self.images.shape[1:])
         self.image_size = (self.shape[1], self.shape[2])
         self.size_multiple = 0  # the closed form is of this size only
         self.call_counter = NetworkCallCounter()
@@ -147,7 +147,7 @@ class DataSet:
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         if not self.labels:
-            return Condition(torch.zeros(len(prompts), len(self.pictures), dtype=torch.float32))
+            return Condition(torch.zeros(len(prompts), len(self.images), dtype=torch.float32))
         chosen = component_log_weights(self._classes, prompts)
         index = torch.tensor([self._classes.index(label) for label in self.labels])
         return Condition(chosen[:, index].float())
@@ -164,8 +164,8 @@ class DataSet:
         top = [torch.full((len(x), 1), -torch.inf, dtype=work)] * len(conditions)
         total = [torch.zeros(len(x), 1, dtype=work)] * len(conditions)
         mean = [torch.zeros_like(x)] * len(conditions)
-        for start in range(0, len(self.pictures), self.chunk):
-            y = self.pictures[start : start + self.chunk].flatten(1).to(work) / 127.5 - 1
+        for start in range(0, len(self.images), self.chunk_size):
+            y = self.images[start : start + self.chunk_size].flatten(1).to(work) / 127.5 - 1
             log = (
                 -0.5
                 * torch.cdist(
@@ -176,7 +176,7 @@ class DataSet:
             )
             log = log * (alpha.clamp_min(1e-9) / sigma).square()[:, None]
             for k, told in enumerate(conditions):
-                part = log + told.data[:, start : start + self.chunk].to(work)
+                part = log + told.data[:, start : start + self.chunk_size].to(work)
                 high = torch.maximum(top[k], part.amax(1, keepdim=True))
                 safe = torch.where(high.isfinite(), high, 0.0)
                 weight, old = (part - safe).exp(), (top[k] - safe).exp()

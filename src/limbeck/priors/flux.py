@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.schedule import RectifiedFlow
+from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.priors.latent_diffusion import LatentDiffusion
 from limbeck.priors.scheduler_config import read_flow_schedule
 
@@ -22,33 +22,33 @@ class Flux(LatentDiffusion):
     guidance s works on top, null + s (pos - null) of two passes told the same, as diffusers' ``true_cfg_scale`` does; 1 is none.
     """
 
-    pipeline = "FluxPipeline"
-    part = "transformer"
-    schedule: RectifiedFlow
+    pipeline_name = "FluxPipeline"
+    network_name = "transformer"
+    schedule: RectifiedFlowSchedule
 
     @property
-    def told_guidance(self) -> bool:
-        return self._distilled
+    def takes_guidance(self) -> bool:
+        return self._takes_guidance
 
     def _load(self) -> None:
         self.prediction_type = "flow"
-        config = self.files.options(FluxTransformer2DModel, self.part)
-        self._refuse(
+        config = self.files.full_config(FluxTransformer2DModel, self.network_name)
+        self._require_config(
             config,
             patch_size=1,
             out_channels=None if config["out_channels"] is None else config["in_channels"],
         )
-        self._distilled = bool(config["guidance_embeds"])
-        self.network = self._networked(FluxTransformer2DModel)
+        self._takes_guidance = bool(config["guidance_embeds"])
+        self.network = self._load_frozen_network(FluxTransformer2DModel)
         channels = config["in_channels"] // 4  # each token is 2 x 2 latents
-        factor = self._autoencoder(channels)
-        self._sized(_LATENT_SIZE, factor, 2 * factor, channels)
+        factor = self._load_vae(channels)
+        self._set_shapes(_LATENT_SIZE, factor, 2 * factor, channels)
         self.schedule = read_flow_schedule(self.files, (self.shape[1] // 2) ** 2, ends_at_last=False)
         self._guidance = 3.5 if self.parts.guidance_embedding is None else self.parts.guidance_embedding
 
     def _encode(self, prompts: list[str]) -> Condition:
-        length = 512 if self.told_guidance else 256  # what dev and schnell were trained with
-        tokens, pooled, _ = self._spoken().encode_prompt(
+        length = 512 if self.takes_guidance else 256  # what dev and schnell were trained with
+        tokens, pooled, _ = self._load_text_pipeline().encode_prompt(
             prompts, None, self.device, max_sequence_length=length
         )
         return Condition(tokens.float(), None, pooled.float())
@@ -67,10 +67,10 @@ class Flux(LatentDiffusion):
         )
         places = torch.stack([torch.zeros_like(y), y, x], -1).reshape(-1, 3).to(xt)
         guidance = (
-            torch.full((b,), self._guidance, device=xt.device) if self.told_guidance else None
+            torch.full((b,), self._guidance, device=xt.device) if self.takes_guidance else None
         )
         words = places.new_zeros(told.data.shape[1], 3)
-        out = self._ask(
+        out = self._run_network(
             packed, told.data, told.pooled, self.schedule.sigma(t).to(xt), places, words, guidance
         )
         return out.reshape(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)

@@ -20,14 +20,14 @@ from limbeck.priors.runtime import OffloadedFunction, place_module, swap_devices
 class LatentDiffusion(DiffusersPrior):
     """A network and the autoencoder of its latents, whose scaling and shift are read from the autoencoder's file."""
 
-    own = ("vae",)
+    extra_parts = ("vae",)
     vae: Any
 
-    def _autoencoder(self, channels: int) -> int:
+    def _load_vae(self, channels: int) -> int:
         """Load the autoencoder of ``channels`` channels; answers pixels per latent."""
         files = CheckpointFiles(Path(self.parts.vae)) if self.parts.vae else self.files
         part = "" if self.parts.vae else "vae"
-        config = files.read(part)
+        config = files.read_config(part)
         known: dict[str, type] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny)}
         name = config.get("_class_name", "")
         if name not in known:
@@ -41,7 +41,7 @@ class LatentDiffusion(DiffusersPrior):
             else self.dtype
         )
         whole = (
-            files.module(known[name], part, self.vae_dtype)
+            files.load_module(known[name], part, self.vae_dtype)
             if part
             else load_frozen_module(known[name], files.folder, self.vae_dtype)
         )
@@ -61,8 +61,8 @@ class LatentDiffusion(DiffusersPrior):
             raise ValueError(f"{files.name}: its autoencoder has no scaling_factor")
         mean, std = (said.get(key) for key in ("latents_mean", "latents_std"))
         wide = lambda v: torch.tensor(v, device=self.device).view(1, -1, 1, 1)  # noqa: E731
-        self.shift: float | Tensor = wide(mean) if mean else said.get("shift_factor") or 0.0
-        self.scaling: float | Tensor = (
+        self.latent_shift: float | Tensor = wide(mean) if mean else said.get("shift_factor") or 0.0
+        self.latent_scale: float | Tensor = (
             said.scaling_factor / wide(std) if mean and std else said.scaling_factor
         )
         return 2 ** (
@@ -75,10 +75,10 @@ class LatentDiffusion(DiffusersPrior):
         )
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
-        return self._with_vae(self._encoded, image)
+        return self._with_vae(self._vae_encode, image)
 
     def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
-        return self._with_vae(self._decoded, x0)
+        return self._with_vae(self._vae_decode, x0)
 
     def _with_vae(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Work of the autoencoder, which may have to be fetched for it."""
@@ -88,13 +88,13 @@ class LatentDiffusion(DiffusersPrior):
         out: Tensor = OffloadedFunction.apply(x, work, near)
         return out
 
-    def _encoded(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
+    def _vae_encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         said = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
         mean = said.latent_dist.mean if isinstance(self.vae, AutoencoderKL) else said.latents
-        return (mean.float() - self.shift) * self.scaling
+        return (mean.float() - self.latent_shift) * self.latent_scale
 
-    def _decoded(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+    def _vae_decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         image = self.vae.decode(
-            (x0 / self.scaling + self.shift).to(self.vae_dtype), return_dict=False
+            (x0 / self.latent_scale + self.latent_shift).to(self.vae_dtype), return_dict=False
         )[0]
         return (image.float() / 2 + 0.5).clamp(0, 1)

@@ -37,7 +37,7 @@ class AdapterRows:
     def __init__(self) -> None:
         self.clear()
 
-    def give(
+    def activate(
         self,
         owner: object,
         index: Tensor,
@@ -48,11 +48,11 @@ class AdapterRows:
         gather."""
         self.owner: object | None = owner
         self.index: Tensor | None = index
-        self.everyone, self.pose = everyone, pose
+        self.all_rows, self.pose = everyone, pose
 
     def clear(self) -> None:
         """No rows pass through any adapters."""
-        self.owner, self.index, self.everyone, self.pose = None, None, False, None
+        self.owner, self.index, self.all_rows, self.pose = None, None, False, None
 
 
 @runtime_checkable
@@ -60,10 +60,10 @@ class NetworkPrior(Prior, Protocol):
     """A prior with a network whose rows can pass through adapters."""
 
     network: nn.Module
-    rows: AdapterRows
+    adapter_rows: AdapterRows
 
     @property
-    def part(self) -> str:
+    def network_name(self) -> str:
         """What the network is called in a file of adapters: unet or transformer."""
         ...
 
@@ -88,7 +88,7 @@ class LoRAAdapters(nn.Module):
     ):
         super().__init__()
         layers = find_target_layers(network, targets)
-        self.names, self.rank, self.part, self.targets = list(layers), rank, part, targets
+        self.names, self.rank, self.network_name, self.target_modules = list(layers), rank, part, targets
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
         hooks = []
@@ -112,14 +112,14 @@ class LoRAAdapters(nn.Module):
         weakref.finalize(self, _remove_hooks, hooks)
 
     @torch.no_grad()
-    def take(self, pairs: dict[str, LoRAPair], where: Path) -> None:
+    def load_pairs(self, pairs: dict[str, LoRAPair], where: Path) -> None:
         """Begin with the pairs of a file; where they are of a lower rank, the rest stays as it starts and changes nothing.
 
         Raises ValueError where the file adapts other layers, or needs a higher rank.
         """
         strange = sorted(set(pairs) - set(self.names))
         if strange:
-            known = f"none of the layers {', '.join(self.targets)}: name theirs too with --method.critic.targets"
+            known = f"none of the layers {', '.join(self.target_modules)}: name theirs too with --method.critic.targets"
             raise ValueError(
                 f"{where} adapts {strange[0]} and {len(strange) - 1} more that are {known}"
             )
@@ -143,7 +143,7 @@ class LoRAAdapters(nn.Module):
             self.down[i][: len(a)] = a.to(self.down[i])
             self.up[i][:, : len(a)] = b.to(self.up[i])
 
-    def take_pose(self, tensors: dict[str, Tensor] | None, where: Path) -> None:
+    def load_pose(self, tensors: dict[str, Tensor] | None, where: Path) -> None:
         """Begin with what was saved of the camera, where that was; ValueError where it does not belong to these adapters."""
         if tensors is None:
             return
@@ -161,8 +161,8 @@ class LoRAAdapters(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for name, a, b in zip(self.names, self.down, self.up, strict=True):
-            tensors[f"{self.part}.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
-            tensors[f"{self.part}.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+            tensors[f"{self.network_name}.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
+            tensors[f"{self.network_name}.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
         save_file(tensors, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
         if self.pose is not None:
             pose = {
@@ -217,7 +217,7 @@ def _make_lora_hook(owner: weakref.ref[LoRAAdapters], i: int, rows: AdapterRows)
         mine = owner()
         if mine is None or rows.index is None or rows.owner is not mine:
             return out
-        x = inputs[0] if rows.everyone else inputs[0][rows.index]
+        x = inputs[0] if rows.all_rows else inputs[0][rows.index]
         a, b = mine.down[i].to(x.dtype), mine.up[i].to(x.dtype)
         if isinstance(layer, nn.Conv2d):
             change = nn.functional.conv2d(
@@ -225,7 +225,7 @@ def _make_lora_hook(owner: weakref.ref[LoRAAdapters], i: int, rows: AdapterRows)
             )
         else:
             change = (x @ a.T) @ b.T
-        return out + change if rows.everyone else out.index_add(0, rows.index, change)
+        return out + change if rows.all_rows else out.index_add(0, rows.index, change)
 
     return hook
 
@@ -239,6 +239,6 @@ def _make_pose_hook(owner: weakref.ref[LoRAAdapters], rows: AdapterRows) -> Forw
             return out
         pose = out.new_zeros(len(rows.index), POSE_DIM) if rows.pose is None else rows.pose
         change = mine.pose(pose.float()).to(out.dtype)
-        return out + change if rows.everyone else out.index_add(0, rows.index, change)
+        return out + change if rows.all_rows else out.index_add(0, rows.index, change)
 
     return hook

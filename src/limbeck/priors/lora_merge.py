@@ -40,20 +40,20 @@ class LoRAMerger:
             raise ValueError(
                 f"{path} cannot be read as a LoRA: {' '.join(str(error).split())[:200]}"
             ) from error
-        self.state, self.alphas, self.metadata = (
+        self.state_dict, self.alphas, self.metadata = (
             said if len(said) == 3 else (said[0], None, said[1])
         )
 
-    def into_network(self, network: Any, part: str) -> None:
+    def merge_into_network(self, network: Any, part: str) -> None:
         """Add the change to the weights of the network; ValueError where the file holds nothing that fits it."""
-        if not any(key.startswith(f"{part}.") for key in self.state):
-            kinds = sorted({key.split(".")[0] for key in self.state})
+        if not any(key.startswith(f"{part}.") for key in self.state_dict):
+            kinds = sorted({key.split(".")[0] for key in self.state_dict})
             raise ValueError(
                 f"{self.path} holds nothing for a {part}, but for {', '.join(kinds)[:120]}: is it of another model?"
             )
         try:
             network.load_lora_adapter(
-                self.state,
+                self.state_dict,
                 prefix=part,
                 network_alphas=self.alphas,
                 metadata=self.metadata,
@@ -65,12 +65,12 @@ class LoRAMerger:
             ) from error
         self._fuse(network)
 
-    def into_text(self, encoder: Any, part: str) -> None:
+    def merge_into_text_encoder(self, encoder: Any, part: str) -> None:
         """Add the change to the weights of a text encoder, where the file holds one."""
-        if not any(key.startswith(f"{part}.") for key in self.state):
+        if not any(key.startswith(f"{part}.") for key in self.state_dict):
             return
         pipeline_class("StableDiffusionPipeline").load_lora_into_text_encoder(
-            self.state,
+            self.state_dict,
             self.alphas,
             encoder,
             prefix=part,

@@ -10,7 +10,7 @@ import diffusers
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from limbeck.diffusion.prediction import PredictionType
-from limbeck.diffusion.schedule import Discrete, RectifiedFlow
+from limbeck.diffusion.schedule import DiscreteSchedule, RectifiedFlowSchedule
 from limbeck.priors.checkpoint_files import CheckpointFiles
 
 _PREDICTION_TYPES: dict[str, PredictionType] = {
@@ -31,7 +31,7 @@ _UNSUPPORTED_FLOW_OPTIONS = (
 
 def _scheduler_options(files: CheckpointFiles) -> tuple[str, Any]:
     """The class the scheduler file names, and its options; what the file leaves out are the defaults of that class."""
-    said = files.read("scheduler", "scheduler_config.json")
+    said = files.read_config("scheduler", "scheduler_config.json")
     name = said.get("_class_name", "")
     cls = vars(diffusers).get(name) or getattr(diffusers, name, None)
     if not name or cls is None:
@@ -44,7 +44,7 @@ def _scheduler_options(files: CheckpointFiles) -> tuple[str, Any]:
     }
 
 
-def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Discrete]:
+def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, DiscreteSchedule]:
     """Parametrisation and betas, rescaled to zero terminal signal where the file says so."""
     name, config = _scheduler_options(files)
     lacking = [
@@ -72,7 +72,7 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
             f"{files.name}: prediction_type epsilon says nothing where the signal ends, as rescale_betas_zero_snr has it"
         )
     marks = (
-        files.marks()
+        files.weight_names()
     )  # some checkpoints of one file say what they are by weights of these names
     if "v_pred" in marks and _PREDICTION_TYPES[word] != "v":
         raise ValueError(
@@ -82,10 +82,10 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
         raise ValueError(
             f"{files.name} was trained to zero terminal signal, and {files.folder} is not: name others with --parts.config"
         )
-    return _PREDICTION_TYPES[word], Discrete(tuple(table.double().tolist()))
+    return _PREDICTION_TYPES[word], DiscreteSchedule(tuple(table.double().tolist()))
 
 
-def read_flow_schedule(files: CheckpointFiles, tokens: int, ends_at_last: bool) -> RectifiedFlow:
+def read_flow_schedule(files: CheckpointFiles, tokens: int, ends_at_last: bool) -> RectifiedFlowSchedule:
     """Shift of a flow-matching scheduler, for pictures of ``tokens`` tokens where it depends on their number.
 
     ends_at_last: whether the pipeline leaves the spacing of its steps to the scheduler, whose last step begins at its last time.
@@ -104,7 +104,7 @@ def read_flow_schedule(files: CheckpointFiles, tokens: int, ends_at_last: bool) 
     if not config["use_dynamic_shifting"]:
         shift = float(config["shift"])
         # diffusers' list of steps ends at the shifted last time, and shifts it again
-        return RectifiedFlow(
+        return RectifiedFlowSchedule(
             shift, shift * last / (1 + (shift - 1) * last) if ends_at_last else 0.0
         )
     low, high = config["base_image_seq_len"], config["max_image_seq_len"]
@@ -112,4 +112,4 @@ def read_flow_schedule(files: CheckpointFiles, tokens: int, ends_at_last: bool) 
         high - low
     )
     shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
-    return RectifiedFlow(shift, last if ends_at_last else 0.0)
+    return RectifiedFlowSchedule(shift, last if ends_at_last else 0.0)

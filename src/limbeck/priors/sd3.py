@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.schedule import RectifiedFlow
+from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.priors.latent_diffusion import LatentDiffusion
 from limbeck.priors.scheduler_config import read_flow_schedule
 
@@ -15,17 +15,17 @@ from limbeck.priors.scheduler_config import read_flow_schedule
 class SD3(LatentDiffusion):
     """Transformer, autoencoder and prompt cache of a pipeline in the layout of Stable Diffusion 3. T5 may be absent."""
 
-    pipeline = "StableDiffusion3Pipeline"
-    part = "transformer"
-    schedule: RectifiedFlow
+    pipeline_name = "StableDiffusion3Pipeline"
+    network_name = "transformer"
+    schedule: RectifiedFlowSchedule
 
     def _load(self) -> None:
         self.prediction_type = "flow"
-        config = self.files.options(SD3Transformer2DModel, self.part)
-        self._refuse(config, out_channels=config["in_channels"])
-        self.network = self._networked(SD3Transformer2DModel)
-        factor = self._autoencoder(config["in_channels"])
-        self._sized(
+        config = self.files.full_config(SD3Transformer2DModel, self.network_name)
+        self._require_config(config, out_channels=config["in_channels"])
+        self.network = self._load_frozen_network(SD3Transformer2DModel)
+        factor = self._load_vae(config["in_channels"])
+        self._set_shapes(
             config["sample_size"], factor, config["patch_size"] * factor, config["in_channels"]
         )
         self.schedule = read_flow_schedule(
@@ -33,7 +33,7 @@ class SD3(LatentDiffusion):
         )
 
     def _encode(self, prompts: list[str]) -> Condition:
-        pipe = self._spoken()
+        pipe = self._load_text_pipeline()
         # the width that zeros take where there is no T5 is asked of the network
         pipe.register_modules(transformer=self.network)
         tokens, _, pooled, _ = pipe.encode_prompt(
@@ -45,4 +45,4 @@ class SD3(LatentDiffusion):
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
     ) -> Float[Tensor, "b c h w"]:
         time = 1000 * self.schedule.sigma(t).float()
-        return self._ask(xt, told.data, told.pooled, time)
+        return self._run_network(xt, told.data, told.pooled, time)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.schedule import Discrete
+from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.priors.attention_capture import capture_self_attention
 from limbeck.priors.latent_diffusion import LatentDiffusion
 from limbeck.priors.scheduler_config import read_discrete_schedule
@@ -22,25 +22,25 @@ class SDXL(LatentDiffusion):
     The network is told that the picture is whole and was not scaled, whatever its size: original and target size are those of x_t.
     """
 
-    pipeline = "StableDiffusionXLPipeline"
-    part = "unet"
-    schedule: Discrete
+    pipeline_name = "StableDiffusionXLPipeline"
+    network_name = "unet"
+    schedule: DiscreteSchedule
 
     def _load(self) -> None:
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
-        config = self.files.options(UNet2DConditionModel, self.part)
-        width = self.files.read("text_encoder_2")["projection_dim"]
-        self._refuse(
+        config = self.files.full_config(UNet2DConditionModel, self.network_name)
+        width = self.files.read_config("text_encoder_2")["projection_dim"]
+        self._require_config(
             config, out_channels=config["in_channels"], addition_embed_type="text_time", time_cond_proj_dim=None,
             projection_class_embeddings_input_dim=6 * config["addition_time_embed_dim"] + width,
         )  # fmt: skip
-        self.unet = self.network = self._networked(UNet2DConditionModel)
+        self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
         self._ids: dict[tuple[int, int], Tensor] = {}
-        self._factor = self._autoencoder(config["in_channels"])
-        self._sized(config["sample_size"], self._factor, 4 * self._factor, config["in_channels"])
+        self._factor = self._load_vae(config["in_channels"])
+        self._set_shapes(config["sample_size"], self._factor, 4 * self._factor, config["in_channels"])
 
     def _encode(self, prompts: list[str]) -> Condition:
-        tokens, _, pooled, _ = self._spoken(add_watermarker=False).encode_prompt(
+        tokens, _, pooled, _ = self._load_text_pipeline(add_watermarker=False).encode_prompt(
             prompts, device=self.device, do_classifier_free_guidance=False
         )
         if self.index.get(
@@ -52,7 +52,7 @@ class SDXL(LatentDiffusion):
 
     def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``Attentive``."""
-        return capture_self_attention(self.unet, self._aside())
+        return capture_self_attention(self.unet, self._uncompiled())
 
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
@@ -64,4 +64,4 @@ class SDXL(LatentDiffusion):
             "text_embeds": told.pooled,
             "time_ids": self._ids[height, width].expand(len(xt), -1),
         }
-        return self._ask(xt, self.schedule.tick(t), told.data, added_cond_kwargs=more)
+        return self._run_network(xt, self.schedule.tick(t), told.data, added_cond_kwargs=more)

@@ -107,7 +107,7 @@ class CriticTraining:
                 f"rate, steps and batch must not be negative and unconditional lies in [0, 1]: {self}"
             )
 
-    def suit(self, prior: Prior) -> None:
+    def check_prior(self, prior: Prior) -> None:
         """ValueError where the loss would be infinite: of x0 or v, by a network that predicts eps, where the signal ends."""
         if (
             prior.prediction_type == "eps"
@@ -138,15 +138,15 @@ class CriticTrainer:
         kind: PredictionType,
         camera: bool = False,
     ):
-        self.how, self.kind, self.parameters, self.camera = how, kind, parameters, camera
+        self.training, self.prediction_type, self.parameters, self.camera = how, kind, parameters, camera
         self.optimizer = torch.optim.AdamW(parameters, lr=how.lr, weight_decay=0.0)
 
     def fit(self, prior: Prior, sample: StepInputs) -> dict[str, Tensor]:
-        losses = [self._step(prior, sample) for _ in range(self.how.steps)]
+        losses = [self._step(prior, sample) for _ in range(self.training.steps)]
         return {"critic": torch.stack(losses).mean()} if losses else {}
 
     def _step(self, prior: Prior, sample: StepInputs) -> Tensor:
-        n, rng = self.how.batch_size or len(sample.x0), sample.rng
+        n, rng = self.training.batch_size or len(sample.x0), sample.rng
         near = partial(to_device, device=sample.x0.device)
         rows = near(
             torch.arange(n)
@@ -155,26 +155,26 @@ class CriticTrainer:
         )
         x0 = sample.x0.detach()[rows]
         t = near(
-            sample.schedule.snap(self.how.timesteps(sample.step, sample.steps, n, sample.schedule, rng))
+            sample.schedule.snap(self.training.timesteps(sample.step, sample.steps, n, sample.schedule, rng))
         )
         eps = near(torch.randn(x0.shape, generator=rng)).to(x0)
         told = sample.with_pose(sample.conditions.pos)[rows]
-        if self.how.unconditional_prob > 0:
-            drop = near(torch.rand(n, generator=rng) < self.how.unconditional_prob)
+        if self.training.unconditional_prob > 0:
+            drop = near(torch.rand(n, generator=rng) < self.training.unconditional_prob)
             told = told.where(~drop, sample.with_pose(sample.conditions.null)[rows])
-        if self.camera and told.pose is not None and self.how.camera_dropout > 0:
-            blind = near(torch.rand(n, generator=rng) < self.how.camera_dropout)
+        if self.camera and told.pose is not None and self.training.camera_dropout > 0:
+            blind = near(torch.rand(n, generator=rng) < self.training.camera_dropout)
             told = replace(told, pose=told.pose.masked_fill(blind.view(-1, 1, 1), 0.0))
         alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
-        wanted = self.kind if self.how.loss_target == "auto" else self.how.loss_target
+        wanted = self.prediction_type if self.training.loss_target == "auto" else self.training.loss_target
         with torch.enable_grad():
             said = prior(sample.schedule.add_noise(x0, eps, t), t, told)[0]
-            target = Prediction(x0, eps).output(self.kind, alpha, sigma)
-            error = said.output(self.kind, alpha, sigma) - target
-            if wanted != self.kind:
+            target = Prediction(x0, eps).output(self.prediction_type, alpha, sigma)
+            error = said.output(self.prediction_type, alpha, sigma) - target
+            if wanted != self.prediction_type:
                 error = (
                     expand(
-                        error_scale(wanted, alpha, sigma) / error_scale(self.kind, alpha, sigma),
+                        error_scale(wanted, alpha, sigma) / error_scale(self.prediction_type, alpha, sigma),
                         error,
                     )
                     * error

@@ -52,7 +52,7 @@ class LoRACritic(CriticConfig):
             raise ValueError(
                 f"{name} has no network to adapt: with an exact prior use --method.critic exact or smallunet"
             )
-        self.training.suit(own)
+        self.training.check_prior(own)
         require_cameras(self.camera, start)
         return _LoRACriticModel(self, own, start, prior)
 
@@ -84,11 +84,11 @@ class _LoRACriticModel(Critic):
     def __init__(self, spec: LoRACritic, own: NetworkPrior, start: SetupContext, prior: Prior):
         rng = torch.Generator().manual_seed(start.seed)
         self.adapters = LoRAAdapters(
-            own.network, own.rows, spec.rank, rng, own.part, spec.target_modules, spec.camera
+            own.network, own.adapter_rows, spec.rank, rng, own.network_name, spec.target_modules, spec.camera
         )
         if spec.init_from is not None:
-            self.adapters.take(read_adapters(spec.init_from, own.part), spec.init_from)
-            self.adapters.take_pose(read_pose(spec.init_from), spec.init_from)
+            self.adapters.load_pairs(read_adapters(spec.init_from, own.network_name), spec.init_from)
+            self.adapters.load_pose(read_pose(spec.init_from), spec.init_from)
         self.camera = spec.camera
         self._own, self._shared = own, own is prior
         self._said = _AdaptedPrior(

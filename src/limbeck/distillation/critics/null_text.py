@@ -32,7 +32,7 @@ class NullTextCritic(CriticConfig):
     training: CriticTraining = field(default_factory=CriticTraining)
 
     def build(self, prior: Prior, start: SetupContext) -> Critic:
-        self.training.suit(prior)
+        self.training.check_prior(prior)
         return _NullTextCriticModel(self, prior)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import Prior, PriorWrapper
-from limbeck.diffusion.schedule import RectifiedFlow
+from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTrainer, CriticTraining, load_trained, require_cameras
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.priors.camera_conditioning import POSE_DIM, stack_poses
@@ -53,7 +53,7 @@ class _SmallUNetPrior(PriorWrapper):
         from diffusers import UNet2DConditionModel
 
         super().__init__(prior)
-        self.prediction_type: PredictionType = "flow" if isinstance(prior.schedule, RectifiedFlow) else "v"
+        self.prediction_type: PredictionType = "flow" if isinstance(prior.schedule, RectifiedFlowSchedule) else "v"
         features = prior.condition([""]).data.shape[-1]
         # a camera is a "class" to diffusers: Linear-SiLU-Linear of its pose, added to the embedding of time
         self._camera, seen = (

@@ -23,7 +23,7 @@ class AgreementReward(Reward):
     """
 
     def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
-        from limbeck.world.pretrained import evaluator_on
+        from limbeck.world.pretrained import shared_evaluator
         from limbeck.world.prompt_parser import judgeable_attributes
 
         lost = [text for text in start.prompts if not judgeable_attributes(text)]
@@ -36,7 +36,7 @@ class AgreementReward(Reward):
             raise ValueError(
                 f"agreement cannot judge this: {reason}; score with density, saturation or contrast, or your own file"
             )
-        evaluator = evaluator_on(prior.device)
+        evaluator = shared_evaluator(prior.device)
         named = [judgeable_attributes(text) for text in start.prompts]
 
         def score(

@@ -34,7 +34,7 @@ class RewardState(Stateless):
     """The state of a method that scores: a score, and nothing that changes."""
 
     def __init__(self, score: RewardFunction):
-        self.score = score
+        self.reward_fn = score
 
 
 WeightingScheme = Literal["minmax", "bestworst", "best", "softmax"]

@@ -22,7 +22,7 @@ class ImageStatisticReward(Reward):
     target: float
 
     @abc.abstractmethod
-    def figure(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
+    def statistic(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
         """One number per picture."""
 
     def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
@@ -35,7 +35,7 @@ class ImageStatisticReward(Reward):
             x0: Float[Tensor, "n ..."], told: Conditions, view: Int[Tensor, "n"]
         ) -> Float[Tensor, "n"]:
             images = torch.cat([prior.decode(part) for part in x0.split(8)]).float()
-            return -(self.figure(images) - self.target).abs()
+            return -(self.statistic(images) - self.target).abs()
 
         return score
 
@@ -49,7 +49,7 @@ class SaturationReward(ImageStatisticReward):
 
     target: float = 0.5
 
-    def figure(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
+    def statistic(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
         high, low = images.amax(1), images.amin(1)
         return torch.where(high > 0, (high - low) / high.clamp_min(1e-12), 0.0).mean((1, 2))
 
@@ -63,5 +63,5 @@ class ContrastReward(ImageStatisticReward):
 
     target: float = 0.25
 
-    def figure(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
+    def statistic(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
         return images.mean(1).flatten(1).std(1, correction=0)
