@@ -1,4 +1,4 @@
-"""What tensors hold, for a thread that can wait for it while the steps go on."""
+"""Copies of tensors that another thread fetches from the device while training continues."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from torch import Tensor
 
 
 class AsyncCopies:
-    """Copies of tensors as they are now, each in memory of its own, made where the tensors are: the host waits for nothing.
+    """Copies of tensors at this moment, made on their own devices without waiting for them.
 
-    ``fetched`` brings them to the CPU and is for a thread that may wait. On CUDA they travel by a stream of their own into pinned
-    memory, so that the device's own work is not held up either.
+    ``to_cpu`` is called by a thread that may wait. On CUDA it transfers them on a stream of its own
+    into pinned memory, so that the device's own work is not delayed either.
+
+    Args:
+        tensors: the tensors by name; each copy is contiguous and shares no memory.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
-        self._own = {
-            k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()
+        self._copies = {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
         }
-        devices = {value.device for value in self._own.values() if value.is_cuda}
-        self._made = {
+        devices = {value.device for value in self._copies.values() if value.is_cuda}
+        self._copied = {
             device: torch.cuda.current_stream(device).record_event() for device in devices
         }
 
-    def fetched(self) -> dict[str, Tensor]:
-        """The copies on the CPU, by name; to be called once, as those on a device are let go."""
-        own, self._own = self._own, {}
-        aside = {device: torch.cuda.Stream(device) for device in self._made}
-        for device, stream in aside.items():
-            stream.wait_event(self._made[device])
-        here = {}
-        for name, value in own.items():
-            if value.is_cuda:
-                with torch.cuda.stream(aside[value.device]):
-                    here[name] = torch.empty_like(value, device="cpu", pin_memory=True).copy_(
-                        value, non_blocking=True
-                    )
-            else:
-                here[name] = value.cpu()
-        for stream in aside.values():
+    def to_cpu(self) -> dict[str, Tensor]:
+        """Return the copies on the CPU by name; call it once, as it frees those on the device."""
+        copies, self._copies = self._copies, {}
+        streams = {device: torch.cuda.Stream(device) for device in self._copied}
+        for device, stream in streams.items():
+            stream.wait_event(self._copied[device])
+        on_cpu = {}
+        for name, value in copies.items():
+            if not value.is_cuda:
+                on_cpu[name] = value.cpu()
+                continue
+            with torch.cuda.stream(streams[value.device]):
+                pinned = torch.empty_like(value, device="cpu", pin_memory=True)
+                on_cpu[name] = pinned.copy_(value, non_blocking=True)
+        for stream in streams.values():
             stream.synchronize()
-        return here
+        return on_cpu

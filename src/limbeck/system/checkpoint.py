@@ -1,4 +1,4 @@
-"""Checkpoints: named tensors and a note in one safetensors file that is either the old one or the new one, never half of either."""
+"""Checkpoints: named tensors and metadata in one safetensors file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
+from safetensors.torch import save
 from torch import Tensor
 
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.finite import FiniteMonitor, check_finite
 
-LARGE = 1 << 16  #: numbers from which on a tensor may be kept by its numbers other than zero
-PLACES, NUMBERS = "@places", "@numbers"
+SPARSE_MIN_SIZE = 1 << 16  #: number of elements from which a tensor may be stored sparsely
+_INDICES, _VALUES = "@indices", "@values"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a small file in one move."""
+    """Replace a small text file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     os.replace(part, path)
 
 
-def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What tensors hold now, on the CPU, each in memory of its own: safetensors refuses tensors that share it."""
+def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, each with its own memory: safetensors refuses shared memory."""
     return {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()
@@ -37,28 +37,59 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_checkpoint(
-    path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any] | None = None
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Replace ``path`` in one move. If the disk is full, what was there stays and OSError says so."""
-    write_snapshot(path, snapshot(tensors), note)
+    """Write a checkpoint atomically.
+
+    Args:
+        path: the file to create or replace.
+        tensors: tensors by name.
+        metadata: what to store with them, as JSON.
+
+    Raises:
+        OSError: if the file cannot be written, for example on a full disk. The old file stays.
+    """
+    write_cpu_tensors(path, copy_to_cpu(tensors), metadata)
 
 
-def keep(path: Path, copies: AsyncCopies, note: Mapping[str, Any], watch: FiniteMonitor) -> None:
-    """Replace ``path`` by what was copied after ``note["step"]`` steps, unless a value in it or before it is not finite."""
-    own = copies.fetched()
-    if watch.lazy:
-        watch.ask()
-        check_finite(own, note["step"])
-    write_snapshot(path, own, note)
-
-
-def write_snapshot(
-    path: Path, own: dict[str, Tensor], note: Mapping[str, Any] | None = None
+def write_async_copies(
+    path: Path, copies: AsyncCopies, metadata: Mapping[str, Any], monitor: FiniteMonitor
 ) -> None:
-    """The same of what ``snapshot`` answered."""
+    """Write a checkpoint of copies, which are fetched from the device here.
+
+    Args:
+        path: the file to create or replace.
+        copies: the tensors of the run.
+        metadata: what to store with them; ``metadata["step"]`` is the number of steps done.
+        monitor: check of the run's gradients.
+
+    Raises:
+        NonFiniteError: if a tensor, or a gradient before it, is not finite. The old file stays.
+        OSError: if the file cannot be written. The old file stays.
+    """
+    tensors = copies.to_cpu()
+    if monitor.deferred:
+        monitor.raise_if_bad()
+        check_finite(tensors, metadata["step"])
+    write_cpu_tensors(path, tensors, metadata)
+
+
+def write_cpu_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint of contiguous CPU tensors that share no memory.
+
+    Args:
+        path: the file to create or replace.
+        tensors: tensors by name, as ``copy_to_cpu`` returns them.
+        metadata: what to store with them, as JSON.
+
+    Raises:
+        OSError: if the file cannot be written. The old file stays.
+    """
     part = path.with_name(path.name + ".part")
-    thin, shapes = _thinned(own)
-    data = serialise(thin, {"note": json.dumps(note or {}), "shapes": json.dumps(shapes)})
+    stored, shapes = _sparsify(tensors)
+    data = save(stored, {"metadata": json.dumps(metadata or {}), "shapes": json.dumps(shapes)})
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -67,67 +98,73 @@ def write_snapshot(
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        kept = "; the one before is kept" if path.exists() else ""
-        raise OSError(
-            error.errno,
-            f"cannot write {path}: {error.strerror} ({len(data) / 1e6:.1f} MB needed){kept}",
-        ) from error
+        message = f"cannot write {path}: {error.strerror} ({len(data) / 1e6:.1f} MB needed)"
+        if path.exists():
+            message += "; the previous file is kept"
+        raise OSError(error.errno, message) from error
 
 
-def _thinned(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """The same with large tensors that are mostly zeros as their other numbers and the places of these, and the shapes of those.
+def _sparsify(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Store large tensors that are mostly zeros as values and indices; also return their shapes.
 
-    Of a grid only what is near a surface ever moves, and of what an optimiser remembers of it, so that a file is several times
-    smaller. Zeros are those of all bits: what is read is what was written.
+    Of a grid and its optimizer state only what is near a surface ever changes, so that files are
+    several times smaller. A zero is one whose bits are all zero: what is read is what was written.
     """
-    out, shapes = {}, {}
+    stored, shapes = {}, {}
     for name, value in tensors.items():
-        if value.dtype == torch.float32 and LARGE <= value.numel() < 1 << 31:
+        if value.dtype == torch.float32 and SPARSE_MIN_SIZE <= value.numel() < 1 << 31:
             flat = value.reshape(-1)
-            places = flat.view(torch.int32).nonzero().flatten()
-            if 2 * len(places) < len(flat):
-                out[name + PLACES], out[name + NUMBERS], shapes[name] = (
-                    places.int(),
-                    flat[places],
-                    list(value.shape),
-                )
+            indices = flat.view(torch.int32).nonzero().flatten()
+            if 2 * len(indices) < len(flat):
+                stored[name + _INDICES] = indices.int()
+                stored[name + _VALUES] = flat[indices]
+                shapes[name] = list(value.shape)
                 continue
-        out[name] = value
-    return out, shapes
+        stored[name] = value
+    return stored, shapes
 
 
-def _filled(thin: dict[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    """What ``_thinned`` was given."""
+def _densify(stored: dict[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """Undo ``_sparsify``."""
     for name, shape in shapes.items():
-        places, numbers = thin.pop(name + PLACES), thin.pop(name + NUMBERS)
-        thin[name] = (
-            torch.zeros(math.prod(shape)).index_copy_(0, places.long(), numbers).reshape(shape)
-        )
-    return thin
+        indices, values = stored.pop(name + _INDICES), stored.pop(name + _VALUES)
+        flat = torch.zeros(math.prod(shape)).index_copy_(0, indices.long(), values)
+        stored[name] = flat.reshape(shape)
+    return stored
 
 
-def _broken(path: Path, error: Exception) -> ValueError:
+def _damaged(path: Path, error: Exception) -> ValueError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ValueError(
-        f"{path} is damaged ({reason}): delete it to start the run over, or name another folder"
+        f"{path} is damaged ({reason}): delete it to start the run over, or choose another folder"
     )
 
 
-def read_note(path: Path) -> dict[str, Any]:
-    """The note alone, without reading the tensors. ValueError if the file is damaged."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata of a checkpoint without its tensors.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["note"])
+            return json.loads((file.metadata() or {})["metadata"])
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise _broken(path, error) from error
+        raise _damaged(path, error) from error
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, on the CPU, and note. ValueError if the file is damaged."""
-    told = read_note(path)
+    """Read the tensors of a checkpoint, on the CPU, and its metadata.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    metadata = read_metadata(path)
     try:
         with safe_open(path, "pt") as file:
-            thin = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return _filled(thin, json.loads(file.metadata().get("shapes", "{}"))), told
+            names = file.keys()  # a safe_open is no mapping
+            stored = {name: file.get_tensor(name) for name in names}
+            shapes = json.loads(file.metadata().get("shapes", "{}"))
+            return _densify(stored, shapes), metadata
     except (SafetensorError, KeyError) as error:
-        raise _broken(path, error) from error
+        raise _damaged(path, error) from error

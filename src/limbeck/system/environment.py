@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, threads, memory."""
+"""Versions, hardware, threads and memory of the machine that runs Limbeck."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = (
+_PACKAGES = (
     "limbeck",
     "torch",
     "diffusers",
@@ -23,8 +23,11 @@ PACKAGES = (
 )
 
 
-def installed(package: str) -> str | None:
-    """The version of a package, None where it is not installed. PyTorch's own word for it says which build it is, as in +cu130."""
+def package_version(package: str) -> str | None:
+    """Return the version of a package, None if it is not installed.
+
+    PyTorch's is that of ``torch.__version__``, which names the build, as in +cu130.
+    """
     if package == "torch":
         return str(torch.__version__)
     try:
@@ -40,13 +43,13 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions and hardware, as far as a result may depend on them; nothing that names a person or a place."""
+def describe_environment(device: str) -> dict[str, Any]:
+    """Return versions and hardware that results may depend on, without names of people or paths."""
     cuda = device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "versions": {package: installed(package) for package in PACKAGES},
+        "versions": {package: package_version(package) for package in _PACKAGES},
         "device": torch.cuda.get_device_name(device) if cuda else device,
         "cuda": torch.version.cuda if cuda else None,
         "processor": _processor(),
@@ -58,24 +61,27 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def free_bytes(device: str) -> int | None:
-    """Memory that a run can still have: of a CUDA device, also what torch holds and does not use, else of the host, within the
-    limit of its control group if there is one. None where nobody says."""
+    """Return the memory that a run can still allocate, in bytes; None if it is unknown.
+
+    On CUDA this includes what torch has reserved and does not use. On the host it is within the
+    limit of the control group, if there is one.
+    """
     if device.startswith("cuda"):
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
     lines = _lines(Path("/proc/meminfo"))
-    told = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     group = Path("/sys/fs/cgroup")
     limit, used = (_lines(group / name) for name in ("memory.max", "memory.current"))
     if limit and used and limit[0].isdigit():
-        # pages of files that were read are given back where they are wanted
-        files = sum(
+        # the cache of files that were read is freed on demand
+        file_cache = sum(
             int(line.split()[1])
             for line in _lines(group / "memory.stat")
             if line.startswith("inactive_file ")
         )
-        told.append(int(limit[0]) - int(used[0]) + files)
-    return min(told, default=None)
+        limits.append(int(limit[0]) - int(used[0]) + file_cache)
+    return min(limits, default=None)
 
 
 def _lines(path: Path) -> list[str]:
@@ -83,13 +89,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def peak_bytes(device: str) -> dict[str, int]:
-    """Most memory this process has held so far: of the host and, on CUDA, of the device."""
+    """Return the peak memory of this process so far: of the host and, on CUDA, of the device."""
     out = {}
     if sys.platform != "win32":
         import resource  # Windows has none
 
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        out["peak_bytes"] = most if sys.platform == "darwin" else most * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        out["peak_bytes"] = peak if sys.platform == "darwin" else peak * 1024
     if device.startswith("cuda"):
         out["peak_device_bytes"] = torch.cuda.max_memory_allocated(device)
     return out

@@ -1,4 +1,4 @@
-"""Whether every number of a run is finite: asked at every step where asking is free, else before anything is kept."""
+"""Checks for non-finite values: at every step or, on CUDA, before anything is saved."""
 
 from __future__ import annotations
 
@@ -8,82 +8,115 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NAMED = {"x0": "the render or its encoding", "gradient": "the direction the method answered"}
+_DESCRIPTIONS = {
+    "x0": "the render or its encoding",
+    "gradient": "the direction the method returned",
+}
 
 
 class NonFiniteError(RuntimeError):
-    """A value stopped being finite. ``cause`` names it; ``inputs`` are the tensors of the step, for the failure file."""
+    """A value of a run is not finite.
+
+    Attributes:
+        step: number of steps done before.
+        cause: what is not finite.
+        inputs: tensors of the step, for the failure file.
+    """
 
     def __init__(self, step: int, cause: str, inputs: dict[str, Tensor]):
         super().__init__(f"step {step}: {cause} is not finite")
         self.step, self.cause, self.inputs = step, cause, inputs
 
 
-def failure(step: int, inputs: dict[str, Tensor]) -> NonFiniteError:
-    """The error of a step whose parameters' gradient is not finite, by the first of its ``inputs`` that is not."""
-    bad = [text for key, text in NAMED.items() if not bool(inputs[key].isfinite().all())]
-    return NonFiniteError(step, bad[0] if bad else "the gradient of the parameters", inputs)
+def _non_finite_error(step: int, inputs: dict[str, Tensor]) -> NonFiniteError:
+    """Error of a step whose gradient is not finite; names the first of ``inputs`` that is not."""
+    for name, description in _DESCRIPTIONS.items():
+        if not bool(inputs[name].isfinite().all()):
+            return NonFiniteError(step, description, inputs)
+    return NonFiniteError(step, "the gradient of the parameters", inputs)
 
 
 class FiniteMonitor:
-    """The first step whose gradient is not finite.
+    """Finds the first step whose gradient is not finite.
 
-    Where asking means waiting for the device, as on CUDA, nothing is asked at a step (``lazy``): ``bad``, 0 or 1, stays on the
-    device beside the inputs of the first bad step, and ``ask`` is called before anything is kept. A fused optimiser that is given
-    ``bad`` as its ``found_inf`` moves nothing from that step on.
+    A fused optimizer that is given ``found_inf`` updates nothing from that step on.
+
+    Args:
+        deferred: do not read the device at every step, as on CUDA, where that would wait for it.
+            The result stays on the device with the inputs of the first bad step, until
+            ``raise_if_bad``.
+
+    Attributes:
+        found_inf: 1 after a bad step, else 0, on the device; None before the first step and if not
+            deferred.
     """
 
-    def __init__(self, lazy: bool):
-        self.lazy = lazy
-        self.bad: Float[Tensor, ""] | None = None
-        self._at: Tensor | None = None
+    def __init__(self, deferred: bool):
+        self.deferred = deferred
+        self.found_inf: Float[Tensor, ""] | None = None
+        self._bad_step: Tensor | None = None
         self._inputs: dict[str, Tensor] = {}
 
-    def see(self, step: int, norm: Float[Tensor, ""], inputs: dict[str, Tensor]) -> None:
-        """Be told the norm of the gradient of all parameters; raises ``NonFiniteError`` at once unless lazy."""
-        if not self.lazy:
-            if not bool(norm.isfinite()):
-                raise failure(step, inputs)
-            return
-        now = (~norm.isfinite()).float()
-        if self.bad is None or any(
-            self._inputs[name].shape != value.shape for name, value in inputs.items()
-        ):
-            self.ask()  # a change of shapes is rare: a render that grows
-            self.bad, self._at, self._inputs = (
-                now,
-                torch.full_like(now, step),
-                {k: v.clone() for k, v in inputs.items()},
-            )
-            return
-        before = self.bad > 0
-        self._at = torch.where(before, self._at, float(step))  # type: ignore[arg-type]
-        self._inputs = {
-            name: torch.where(before, self._inputs[name], value) for name, value in inputs.items()
-        }
-        self.bad = torch.maximum(self.bad, now)
+    def update(self, step: int, grad_norm: Float[Tensor, ""], inputs: dict[str, Tensor]) -> None:
+        """Check one step.
 
-    def ask(self) -> None:
-        """Raise ``NonFiniteError`` of the first bad step, if there was one; waits for the device."""
-        if self.bad is not None and bool(self.bad):
-            raise failure(int(self._at), self._inputs)  # type: ignore[arg-type]
+        Args:
+            step: number of steps done before.
+            grad_norm: norm of the gradient of all parameters.
+            inputs: tensors of the step, at least ``x0`` and ``gradient``.
+
+        Raises:
+            NonFiniteError: if the norm is not finite, unless deferred.
+        """
+        if not self.deferred:
+            if not bool(grad_norm.isfinite()):
+                raise _non_finite_error(step, inputs)
+            return
+        is_bad = (~grad_norm.isfinite()).float()
+        if self.found_inf is None or self._changed_shapes(inputs):
+            self.raise_if_bad()
+            self.found_inf, self._bad_step = is_bad, torch.full_like(is_bad, step)
+            self._inputs = {name: value.clone() for name, value in inputs.items()}
+            return
+        found_before = self.found_inf > 0
+        bad_step = torch.full_like(is_bad, step) if self._bad_step is None else self._bad_step
+        self._bad_step = torch.where(found_before, bad_step, float(step))
+        self._inputs = {
+            name: torch.where(found_before, self._inputs[name], value)
+            for name, value in inputs.items()
+        }
+        self.found_inf = torch.maximum(self.found_inf, is_bad)
+
+    def _changed_shapes(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether shapes differ from the last step's, as when the render resolution grows."""
+        return any(self._inputs[name].shape != value.shape for name, value in inputs.items())
+
+    def raise_if_bad(self) -> None:
+        """Raise the ``NonFiniteError`` of the first bad step, if any; waits for the device."""
+        if self.found_inf is not None and bool(self.found_inf):
+            raise _non_finite_error(int(self._bad_step), self._inputs)  # type: ignore[arg-type]
 
 
 def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
-    """Raise ``NonFiniteError`` that names the first tensor which is not finite: no checkpoint may hold one. Waits for the device."""
+    """Check tensors that are about to be saved; waits for the device.
+
+    Args:
+        tensors: tensors by name; only those of a floating-point type are checked.
+        step: number of steps done.
+
+    Raises:
+        NonFiniteError: names the first tensor that is not finite.
+    """
     floats = {
         name: value
         for name, value in tensors.items()
         if value.is_floating_point() and value.numel()
     }
-    if not floats:
-        return
-    norms = [value.detach().abs().amax().float() for value in floats.values()]
-    devices = {norm.device for norm in norms}
-    if all(
-        bool(torch.stack([norm for norm in norms if norm.device == device]).isfinite().all())
-        for device in devices
-    ):
+    maxima: dict[torch.device, list[Tensor]] = {}
+    for value in floats.values():
+        maxima.setdefault(value.device, []).append(value.detach().abs().amax().float())
+    # one transfer per device
+    if all(bool(torch.stack(values).isfinite().all()) for values in maxima.values()):
         return
     for name, value in floats.items():
         if not bool(value.isfinite().all()):

@@ -1,4 +1,4 @@
-"""Ctrl-C between steps, never in the middle of one."""
+"""Ctrl-C that takes effect between steps, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class CtrlC:
-    """While open, Ctrl-C is only noted, so that a checkpoint is never taken of half a step; a second one breaks at once."""
+class DeferredInterrupt:
+    """Context in which Ctrl-C only sets ``requested``.
 
-    heard = False
+    So no checkpoint is taken of half a step. A second Ctrl-C raises ``KeyboardInterrupt`` at once.
+    """
 
-    def __enter__(self) -> CtrlC:
-        self.old: Any = None
+    requested = False
+
+    def __enter__(self) -> DeferredInterrupt:
+        self._previous_handler: Any = None
         # signals reach only the main thread, and one that is ignored (nohup) stays ignored
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-        ):
-            self.old = signal.signal(signal.SIGINT, self._hear)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._previous_handler = signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.heard:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.heard = True
+        self.requested = True
 
     def __exit__(
         self,
@@ -34,5 +35,5 @@ class CtrlC:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.old is not None:
-            signal.signal(signal.SIGINT, self.old)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)

@@ -1,4 +1,4 @@
-"""An optimiser's memory as named tensors, for checkpoints without pickle."""
+"""State of an optimizer as named tensors, for checkpoints without pickle."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from torch import Tensor
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory by parameter number and name."""
+    """Return the optimizer state by parameter number and name, such as ``0.exp_avg``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
-        f"{i}.{k}": v
+        f"{i}.{name}": value
         for i, p in enumerate(parameters)
-        for k, v in optimizer.state[p].items()
-        if isinstance(v, Tensor)
+        for name, value in optimizer.state[p].items()
+        if isinstance(value, Tensor)
     }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` returned."""
+    """Restore what ``optimizer_tensors`` returned."""
+    by_parameter: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        by_parameter.setdefault(int(number), {})[name] = value
     parameters = [
         (p, group.get("fused")) for group in optimizer.param_groups for p in group["params"]
     ]
     for i, (p, fused) in enumerate(parameters):
-        # a fused optimiser counts its steps on the device
-        memory = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.split(".", 1)[0] == str(i)}
+        # only a fused optimizer has its step count on the device
         optimizer.state[p] = {
-            k: v.clone() if k == "step" and not fused else v.to(p.device).clone()
-            for k, v in memory.items()
+            name: value.clone() if name == "step" and not fused else value.to(p.device).clone()
+            for name, value in by_parameter.get(i, {}).items()
         }

@@ -1,32 +1,41 @@
-"""Memory that ran out, or is going to: how to tell, and what to change."""
+"""Detection of out-of-memory errors, and advice against them."""
 
 from __future__ import annotations
 
-WORDS = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-)  #: torch's, of accelerators and of the host
-CHANGE = (
-    "take fewer --particles or draw only some per step with --batch-size, take --precision bfloat16, "
-    "smaller pictures with --representation.size, or a tiny autoencoder with --parts.vae; of what has sides fewer --cameras.per-particle, "
-    "a field with a lower --representation.resolution or fewer .samples, a mesh with fewer .cells, splats with a smaller .count; "
-    "limbeck models says how large models are"
+#: what torch says, of accelerators and of the host
+_TORCH_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory")
+MEMORY_ADVICE = (
+    "use fewer --particles or a smaller --batch-size, --precision bfloat16, smaller images with "
+    "--representation.size, or a tiny autoencoder with --model.vae; for 3D fewer "
+    "--cameras.per-particle, a field with a lower --representation.resolution or fewer .samples, "
+    "a mesh with fewer .cells, splats with a smaller .num-gaussians; limbeck models lists the "
+    "sizes of models"
 )
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the memory of the host or of an accelerator ran out."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
+    """Return whether an error says that memory of the host or of an accelerator ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        message in str(error) for message in _TORCH_MESSAGES
     )
 
 
-def out_of_memory_advice(text: str) -> str:
-    """One line on memory that ran out, with what torch said."""
-    return f"out of memory: {CHANGE} ({text})"
+def out_of_memory_advice(message: str) -> str:
+    """Return one line of advice after an out-of-memory error with torch's ``message``."""
+    return f"out of memory: {MEMORY_ADVICE} ({message})"
 
 
-def refusal(need: int, free: int, parts: str) -> str:
-    """One line on memory that is not going to suffice: bytes still needed, bytes free, and what they are needed for."""
-    return f"this run needs about {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free ({parts}): {CHANGE}"
+def insufficient_memory_message(required: int, free: int, breakdown: str) -> str:
+    """Return one line for a run that will not fit.
+
+    Args:
+        required: bytes that are still to be allocated.
+        free: bytes that are free.
+        breakdown: what the bytes are needed for.
+    """
+    return (
+        f"this run needs about {required / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free "
+        f"({breakdown}): {MEMORY_ADVICE}"
+    )

@@ -1,4 +1,4 @@
-"""Seconds of what a device does, which the host is ahead of."""
+"""Timing of work on a device, which the host runs ahead of."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 
 def synchronized_time(device: str) -> float:
-    """Seconds of a clock, once ``device`` has done all that it was given."""
+    """Return a clock's seconds once ``device`` has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def seconds_of(what: Callable[[], object], device: str) -> float:
-    """How long ``what`` takes, to its end on the device."""
-    began = synchronized_time(device)
-    what()
-    return synchronized_time(device) - began
+def elapsed_seconds(function: Callable[[], object], device: str) -> float:
+    """Return the seconds ``function`` takes until it is finished on the device."""
+    start = synchronized_time(device)
+    function()
+    return synchronized_time(device) - start
