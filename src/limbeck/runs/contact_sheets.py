@@ -1,4 +1,4 @@
-"""What is pictured of a run at a step: its particles from their sides, and of what has sides normals, depth and opacity."""
+"""Contact sheets of a run: its particles from fixed views, with normals, depth and opacity."""
 
 from __future__ import annotations
 
@@ -13,110 +13,157 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from limbeck.graphics.cameras.camera import Camera
-from limbeck.system.async_copy import AsyncCopies
-from limbeck.metrics.heldout_views import pictured
-from limbeck.runs.images import SEEN, final_names, grid, spread
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.camera import Camera
+from limbeck.metrics.heldout_views import to_images
 from limbeck.representations.base import Render
+from limbeck.runs.images import VIEW_NAMES, image_grid, particle_stems, scatter_images
+from limbeck.runs.turntable import TurntableCamera, save_stills, save_turntable
+from limbeck.system.async_copy import AsyncCopies
 from limbeck.training.trainer import Run
-from limbeck.runs.turntable import Looked, stills, turntable
 
-AT_ONCE = 8  #: pictures rendered together, so that a large decoder fits
+_RENDER_BATCH = 8  #: images rendered at a time, which bounds the memory of a large decoder
 
 
 @dataclass(frozen=True)
 class ParticleImages:
-    """What every particle shows, from the sides ``SEEN`` if it has any, particle by particle; ``pictures`` waits for it."""
+    """Renders of all particles from the views ``VIEW_NAMES`` (2D particles: one image each).
 
-    seen: AsyncCopies
+    Attributes:
+        copies: channels by name, on their way to the CPU.
+        camera: cameras of the images; None for 2D particles.
+    """
+
+    copies: AsyncCopies
     camera: Camera | None
 
-    def pictures(self) -> dict[str, Float[Tensor, "n 3 h w"]]:
-        """On the CPU: under ``""`` the particles themselves, then ``normal``, ``depth`` and ``alpha`` where they render them."""
-        return planes(self.seen.fetched(), self.camera)
+    def images(self) -> dict[str, Float[Tensor, "n 3 h w"]]:
+        """Wait for the copies and return RGB images by channel; see ``channel_images``."""
+        return channel_images(self.copies.to_cpu(), self.camera)
 
 
 @torch.no_grad()
 def render_particles(run: Run) -> ParticleImages:
-    """All particles as they are now."""
-    view = run.eval_request(len(SEEN))
-    found: dict[str, list[Tensor]] = {}
-    for rows in torch.arange(len(view)).split(AT_ONCE):
-        part = view[rows]
+    """Render all particles in their current state."""
+    request = run.eval_request(len(VIEW_NAMES))
+    channels: dict[str, list[Tensor]] = {}
+    for rows in torch.arange(len(request)).split(_RENDER_BATCH):
+        part = request[rows]
         if part.camera is None:
-            one = {"": run.representation.images(run.prior, part).float()}
+            rendered = {"": run.representation.images(run.prior, part).float()}
         else:
-            one = parts(run.representation.render(part), run.prior)
-        for name, images in one.items():
-            found.setdefault(name, []).append(images)
-    return ParticleImages(AsyncCopies({name: torch.cat(several) for name, several in found.items()}), view.camera)
+            rendered = render_channels(run.representation.render(part), run.prior)
+        for name, images in rendered.items():
+            channels.setdefault(name, []).append(images)
+    stacked = {name: torch.cat(images) for name, images in channels.items()}
+    return ParticleImages(AsyncCopies(stacked), request.camera)
 
 
-def parts(render: Render, prior: Prior) -> dict[str, Float[Tensor, "b c y x"]]:
-    """A render as it is, where it was made: under ``""`` as images in [0, 1], and beside them what else it has."""
-    also = {"normal": render.normal, "depth": render.depth, "alpha": render.alpha} if render.alpha is not None else {}
-    return {"": pictured(render, prior)} | {name: part.detach().float() for name, part in also.items() if part is not None}
+def render_channels(render: Render, prior: Prior) -> dict[str, Float[Tensor, "b c y x"]]:
+    """Channels of a render on its device.
+
+    Returns:
+        Under ``""`` the image in [0, 1]; for 3D renders also ``normal``, ``depth`` and ``alpha``,
+        as far as the representation renders them.
+    """
+    channels = {"": to_images(render, prior)}
+    if render.alpha is not None:
+        extra = {"normal": render.normal, "depth": render.depth, "alpha": render.alpha}
+        channels |= {k: v.detach().float() for k, v in extra.items() if v is not None}
+    return channels
 
 
-def planes(parts: dict[str, Float[Tensor, "b c y x"]], camera: Camera | None) -> dict[str, Float[Tensor, "b 3 y x"]]:
-    """The ``parts`` of a render, on the CPU, as pictures in [0, 1], those beside its image at the size it was rendered at; where
-    nothing is they are white, but for opacity, which is black there."""
-    out = {"": parts[""]}
-    if "alpha" not in parts or camera is None:
+def channel_images(
+    channels: dict[str, Float[Tensor, "b c y x"]], camera: Camera | None
+) -> dict[str, Float[Tensor, "b 3 y x"]]:
+    """Convert the channels of ``render_channels``, on the CPU, to RGB images in [0, 1].
+
+    Normals and depth are composited on white; in the opacity image, empty space is black.
+    They keep their own resolution, which may differ from that of the decoded image.
+    """
+    out = {"": channels[""]}
+    if "alpha" not in channels or camera is None:
         return out
-    alpha = parts["alpha"].clamp(0, 1)
-    if "normal" in parts:
-        out["normal"] = (alpha * (parts["normal"] + 1) / 2 + 1 - alpha).clamp(0, 1)
-    if "depth" in parts:
-        out["depth"] = alpha * depths(parts["depth"], camera) + 1 - alpha
+    alpha = channels["alpha"].clamp(0, 1)
+    if "normal" in channels:
+        out["normal"] = (alpha * (channels["normal"] + 1) / 2 + 1 - alpha).clamp(0, 1)
+    if "depth" in channels:
+        out["depth"] = alpha * depth_colors(channels["depth"], camera) + 1 - alpha
     return out | {"alpha": alpha.expand(-1, 3, -1, -1)}
 
 
-def depths(depth: Float[Tensor, "b 1 y x"], camera: Camera) -> Float[Tensor, "b 3 y x"]:
-    """Viridis, near in yellow, over as much before and behind the origin as a picture reaches up and down there."""
+def depth_colors(depth: Float[Tensor, "b 1 y x"], camera: Camera) -> Float[Tensor, "b 3 y x"]:
+    """Color depth with viridis, near in yellow.
+
+    The scale spans the origin plus and minus half of the height that the camera sees there.
+    """
     distance = camera.distance.double().cpu()[:, None, None]
     reach = distance * (camera.fov.double().cpu() / 2).tan()[:, None, None]
     level = ((distance + reach - depth[:, 0].double()) / (2 * reach)).clamp(0, 1)
-    return torch.from_numpy(colormaps["viridis"](level.numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    colors = torch.from_numpy(colormaps["viridis"](level.numpy())[..., :3])
+    return colors.permute(0, 3, 1, 2).float()
 
 
 def contact_sheet(run: Run, images: Float[Tensor, "n 3 h w"]) -> Image.Image:
-    """Pictures of all particles: a row per prompt, or per particle that has sides."""
-    return grid(images, columns(run))
+    """Arrange images of all particles: one row per prompt, or per particle if it is 3D."""
+    return image_grid(images, sheet_columns(run))
 
 
-def sides(run: Run) -> tuple[str, ...]:
-    """Names of the sides that every particle is shown from; none of what is flat."""
-    return SEEN if run.cameras.eval_cameras(1) is not None else ()
+def view_names(run: Run) -> tuple[str, ...]:
+    """Names of the views that each particle is shown from; empty for 2D particles."""
+    return VIEW_NAMES if run.cameras.eval_cameras(1) is not None else ()
 
 
-def columns(run: Run) -> int:
-    """Pictures to a row of a ``sheet``."""
-    return len(sides(run)) or run.experiment.particles
+def sheet_columns(run: Run) -> int:
+    """Images per row of a ``contact_sheet``."""
+    return len(view_names(run)) or run.experiment.particles
 
 
-def placed(run: Run, images: Float[Tensor, "b 3 h w"], view: Sequence[int]) -> tuple[Float[Tensor, "n 3 h w"], int]:
-    """Pictures of the rows of a step, and how many go into a row of a sheet: each at the place of its particle, those that were not
-    drawn grey; of what has sides, where a particle may be seen more than once, one after the other."""
+def arrange_step_images(
+    run: Run, images: Float[Tensor, "b 3 h w"], particle: Sequence[int]
+) -> tuple[Float[Tensor, "n 3 h w"], int]:
+    """Order the images of the rows of a step for a contact sheet.
+
+    2D images go to the cell of their particle, and particles that were not drawn are gray. 3D
+    images stay in the order of the rows, as a step may render a particle more than once.
+
+    Args:
+        run: the run.
+        images: one image per row of the step.
+        particle: particle index of each row.
+
+    Returns:
+        The images and the number of images per row of the sheet.
+    """
     e = run.experiment
-    if sides(run):
-        return images.detach().float().cpu(), run.cameras.per_particle if run.cameras.per_particle > 1 else min(len(images), len(SEEN))
-    return spread(images, view, e.total), e.particles
+    if not view_names(run):
+        return scatter_images(images, particle, e.total), e.particles
+    per_particle = run.cameras.per_particle
+    columns = per_particle if per_particle > 1 else min(len(images), len(VIEW_NAMES))
+    return images.detach().float().cpu(), columns
 
 
-def turn(run: Run, folder: Path, say: Callable[[str], object]) -> None:
-    """Of every particle that has sides PROMPT-PARTICLE.mp4, once around it, and stills as PNG; ``say`` hears why there are none."""
+def save_turntables(run: Run, folder: Path, report: Callable[[str], object]) -> None:
+    """Write a turntable and stills of each 3D particle; does nothing for 2D particles.
+
+    Args:
+        run: the run.
+        folder: gets ``PROMPT-PARTICLE.mp4`` (or .webp) and ``PROMPT-PARTICLE.png``.
+        report: called with a message if a file cannot be made as asked.
+    """
     camera = run.cameras.eval_cameras(1)
     if camera is None:
         return
     elevation, fov = (math.degrees(angle[0].item()) for angle in (camera.elevation, camera.fov))
-    looked = Looked(elevation, camera.distance[0].item(), fov)
+    orbit = TurntableCamera(elevation, camera.distance[0].item(), fov)
     folder.mkdir(exist_ok=True)
-    for particle, name in enumerate(final_names(run.experiment.total, run.experiment.particles)):
+    representation, prior = run.representation, run.prior
+    stems = particle_stems(run.experiment.total, run.experiment.particles)
+    for particle, stem in enumerate(stems):
+        video = folder / f"{stem}.mp4"
         try:
-            turntable(run.representation, run.prior, particle, folder / f"{name}.mp4", looked=looked, say=say)
-            stills(run.representation, run.prior, particle, folder / f"{name}.png", looked=looked)
+            save_turntable(representation, prior, particle, video, camera=orbit, report=report)
+            save_stills(representation, prior, particle, folder / f"{stem}.png", camera=orbit)
         except ValueError as error:
-            say(str(error))
+            report(str(error))
             return

@@ -1,212 +1,353 @@
-"""Pictures that shall show something else: what is edited, how, and the folder an edit leaves behind."""
+"""Image editing: inputs, options with defaults per method, and the run folder of an edit."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from limbeck.config.discovery import component_name
 from limbeck.config import yaml as config
-from limbeck.runs import images as pictures
-from limbeck.runs.report import pages as report
-from limbeck.training.optimizers import Adam, Optimizer, SGD
-from limbeck.training.experiment import Experiment
+from limbeck.config.discovery import component_name
+from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
+from limbeck.diffusion.prior import Prior
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
+from limbeck.distillation.noise import IndependentNoise, Noise
+from limbeck.distillation.timesteps.base import Timesteps
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps
+from limbeck.distillation.timesteps.random import UniformTimesteps
+from limbeck.distillation.weights import UniformWeight, Weight
 from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.distillation.noise import IndependentNoise, Noise
-from limbeck.diffusion.model_options import Precision, RuntimeOptions
-from limbeck.diffusion.prior import Prior
-from limbeck.runs.recorder import record, refuse_other
 from limbeck.representations.base import RepresentationConfig, fitted_size, image_file_size, read_image
-from limbeck.representations.latents import Latents
 from limbeck.representations.inpainting import Inpainting
+from limbeck.representations.latents import Latents
+from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
+from limbeck.runs.recorder import record, refuse_other_experiment
+from limbeck.runs.report import pages
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import Adam, Optimizer, SGD
 from limbeck.training.trainer import Run
-from limbeck.distillation.timesteps.base import Timesteps
-from limbeck.distillation.timesteps.deterministic import FixedTimesteps
-from limbeck.distillation.timesteps.random import UniformTimesteps as UniformTimes
-from limbeck.distillation.weights import UniformWeight as UniformWeight
-from limbeck.distillation.weights import Weight
 
-SMALLEST, LONGEST = 16, 4  #: pixels on the short side; long side over short side
-LOOKS = 16  #: steps whose mean is the gradient map
-FULL = 0.5  #: difference that has the brightest colour
+GRADIENT_MAP_STEPS = 16  #: the gradient map is the mean gradient over this many first steps
+_MIN_SIDE = 16  #: shortest accepted image side, in pixels
+_MAX_ASPECT = 4  #: largest accepted ratio of the long to the short side
+_DIFFERENCE_MAX = 0.5  #: difference at the top of the color scale
+
+
+class EditItem(NamedTuple):
+    """One edit: an image, its prompts, and a mask or None."""
+
+    image: Path
+    source_prompt: str
+    target_prompt: str
+    mask: Path | None
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What is edited: of pictures, sources, targets and masks, one for all or one for each.
+class EditInputs:
+    """Images to edit, with prompts and masks: each given once for all edits or once per edit.
 
-    pictures: files, of any aspect. target: what each shall show. source: what each shows. mask: files of the size of their
-    pictures, white where something may change; everything else is kept.
+    Attributes:
+        images: image files of any aspect ratio.
+        target_prompt: what each image should show.
+        source_prompt: what each image shows now. SDEdit needs none.
+        mask: image files of the size of their images: white may change, black is kept, gray
+            changes in part. Empty: everything may change.
     """
 
-    pictures: tuple[Path, ...]
-    target: tuple[str, ...]
-    source: tuple[str, ...] = ()
+    images: tuple[Path, ...]
+    target_prompt: tuple[str, ...]
+    source_prompt: tuple[str, ...] = ()
     mask: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.pictures:
-            raise ValueError("a picture is missing: limbeck edit photo.png --source-prompt TEXT --target-prompt TEXT")
-        for name in ("target", "source"):
-            if (name == "target" and not self.target) or not all(text.strip() for text in getattr(self, name)):
-                raise ValueError(f"--{name} is missing: say what the pictures {'shall show' if name == 'target' else 'show'}")
-        for name in ("pictures", "target", "source", "mask"):
-            if len(getattr(self, name)) not in (0, 1, self.count):
-                raise ValueError(f"{len(getattr(self, name))} of --{name} for {self.count} edits: give one for all or one for each")
+        if not self.images:
+            raise ValueError(
+                "an image is missing: limbeck edit photo.png --source-prompt TEXT "
+                "--target-prompt TEXT"
+            )
+        if not self.target_prompt or not all(text.strip() for text in self.target_prompt):
+            raise ValueError("--target-prompt is missing: say what the images should show")
+        if not all(text.strip() for text in self.source_prompt):
+            raise ValueError("--source-prompt is empty: say what the images show")
+        for name, values in vars(self).items():
+            if len(values) not in (0, 1, self.count):
+                raise ValueError(
+                    f"{len(values)} of --{name.replace('_', '-')} for {self.count} edits: "
+                    "give one for all or one for each"
+                )
 
     @property
     def count(self) -> int:
-        """How many edits there are."""
-        return max(len(self.pictures), len(self.target), len(self.source), len(self.mask))
+        """Number of edits."""
+        return max(map(len, vars(self).values()))
 
-    def each(self) -> list[tuple[Path, str, str, Path | None]]:
-        """Picture, source, target and mask of every edit."""
-        spread = lambda parts: list(parts) * (self.count if len(parts) == 1 else 1) or [None] * self.count  # noqa: E731
-        return list(zip(*(spread(p) for p in (self.pictures, self.source, self.target, self.mask)), strict=True))
+    def edits(self) -> list[EditItem]:
+        """Every edit, with inputs that were given once repeated."""
+        return [
+            EditItem(*row)
+            for row in zip(
+                self._repeated(self.images),
+                self._repeated(self.source_prompt),
+                self._repeated(self.target_prompt),
+                self._repeated(self.mask),
+                strict=True,
+            )
+        ]
+
+    def _repeated(self, values: Sequence[Any]) -> list[Any]:
+        if not values:
+            return [None] * self.count
+        return list(values) * (self.count if len(values) == 1 else 1)
 
     def check(self) -> None:
-        """ValueError where a file is no picture, too small, too long, or a mask is of another size than its picture."""
-        for picture, _, _, mask in self.each():
-            width, height = image_file_size(picture)
-            if min(width, height) < SMALLEST:
-                raise ValueError(f"{picture} is {width} x {height} pixels, too small to edit: the short side needs {SMALLEST}")
-            if max(width, height) > LONGEST * min(width, height):
+        """Check the image files.
+
+        Raises:
+            ValueError: if a file is not an image, is too small or too long, or a mask differs in
+                size from its image.
+        """
+        for edit in self.edits():
+            width, height = image_file_size(edit.image)
+            size = f"{width} x {height} pixels"
+            if min(width, height) < _MIN_SIDE:
                 raise ValueError(
-                    f"{picture} is {width} x {height} pixels: cut it until the long side is at most {LONGEST} short ones"
+                    f"{edit.image} is {size}, too small to edit: the short side must be at least "
+                    f"{_MIN_SIDE} pixels"
                 )
-            if mask is not None and image_file_size(mask) != (width, height):
-                own = " x ".join(map(str, image_file_size(mask)))
-                raise ValueError(f"{mask} is {own} pixels, but {picture} is {width} x {height}: a mask has the size of its picture")
+            if max(width, height) > _MAX_ASPECT * min(width, height):
+                raise ValueError(
+                    f"{edit.image} is {size}: crop it until the long side is at most "
+                    f"{_MAX_ASPECT} times the short one"
+                )
+            if edit.mask is not None and image_file_size(edit.mask) != (width, height):
+                mask_size = " x ".join(map(str, image_file_size(edit.mask)))
+                raise ValueError(
+                    f"{edit.mask} is {mask_size} pixels, but {edit.image} is {size}: a mask must "
+                    "have the size of its image"
+                )
 
 
 @dataclass(frozen=True)
-class How:
-    """How pictures are edited. The defaults are those that suit the method.
+class EditOptions:
+    """How images are edited; ``default_options`` gives the defaults of each method.
 
-    method: what leads from source to target. steps: iterations. rate: peak learning rate of the latents. negative: what guidance
-    leads away from, on both sides. model: ``world`` (embedded), or a Stable Diffusion 1/2 folder or hub id. particles: results per
-    picture. seed: decides every random draw. precision: of the frozen weights, as in a run. running: how the model is
-    run, the same.
+    Attributes:
+        method: editing method.
+        steps: number of optimization steps.
+        lr: peak learning rate of the latents.
+        timesteps: distribution of the diffusion times t.
+        weight: weight w(t) of the gradient.
+        optimizer: optimizer of the latents.
+        noise: noise added to x0 in each step.
+        grad_transform: transform of the gradient before the optimizer.
+        negative_prompt: negative prompt for the source and the target.
+        model: as in a run, such as ``world`` or a Stable Diffusion folder or hub id.
+        particles: results per image.
+        seed: seed of all random draws.
+        precision: dtype of the frozen weights, as in a run.
+        runtime: execution options of the model, as in a run.
     """
 
     method: EditMethod = field(default_factory=lambda: DDS(guidance=3.0))
     steps: int = 40
-    rate: float = 0.2
-    timesteps: Timesteps = field(default_factory=lambda: UniformTimes(0.05, 0.95))
+    lr: float = 0.2
+    timesteps: Timesteps = field(default_factory=lambda: UniformTimesteps(0.05, 0.95))
     weight: Weight = field(default_factory=UniformWeight)
     optimizer: Optimizer = field(default_factory=SGD)
     noise: Noise = field(default_factory=IndependentNoise)
-    gradient: GradientTransform = field(default_factory=NoTransform)
-    negative: str = ""
-    model: str = "world"
+    grad_transform: GradientTransform = field(default_factory=NoTransform)
+    negative_prompt: str = ""
+    model: Model | Prior | str = field(default_factory=Model)
     particles: int = 1
     seed: int = 0
     precision: Precision = "auto"
-    running: RuntimeOptions = field(default_factory=RuntimeOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
-def suited(method: type[EditMethod]) -> How:
-    """A method with the settings found good for it on the embedded model; one of your own takes those of DDS."""
+def default_options(method: type[EditMethod]) -> EditOptions:
+    """Options of a method tuned on the embedded model; those of DDS for a custom method."""
     if issubclass(method, SDEdit):
-        return How(method(guidance=5.0), steps=1, rate=1.0, timesteps=FixedTimesteps(0.7))
+        return EditOptions(method(guidance=5.0), steps=1, lr=1.0, timesteps=FixedTimesteps(0.7))
     if issubclass(method, PDS):
-        return How(method(guidance=7.5), steps=60, rate=0.05, optimizer=Adam())
-    return How(method(guidance=3.0))
+        return EditOptions(method(guidance=7.5), steps=60, lr=0.05, optimizer=Adam())
+    return EditOptions(method(guidance=3.0))
 
 
-def experiments(what: Pictures, how: How, prior: Prior) -> dict[tuple[int, int], Experiment]:
-    """One experiment per size that the pictures have in the model, each of all pictures of that size."""
-    sizes: dict[tuple[int, int], list[tuple[Path, str, str, Path | None]]] = {}
-    for one in what.each():
-        sizes.setdefault(fitted_size(one[0], prior), []).append(one)
-    return {size: _experiment(rows, how) for size, rows in sizes.items()}
+def edit_experiments(
+    inputs: EditInputs, options: EditOptions, prior: Prior
+) -> dict[tuple[int, int], Experiment]:
+    """Group the edits by the (height, width) that their images have in the model.
+
+    Returns:
+        One experiment per size.
+    """
+    sizes: dict[tuple[int, int], list[EditItem]] = {}
+    for edit in inputs.edits():
+        sizes.setdefault(fitted_size(edit.image, prior), []).append(edit)
+    return {size: _experiment(edits, options) for size, edits in sizes.items()}
 
 
-def _experiment(rows: list[tuple[Path, str, str, Path | None]], how: How) -> Experiment:
-    images, sources, targets, masks = zip(*rows, strict=True)
-    latents: RepresentationConfig = Latents(rate=how.rate, images=images)
+def _experiment(edits: Sequence[EditItem], options: EditOptions) -> Experiment:
+    images, sources, targets, masks = zip(*edits, strict=True)
+    latents: RepresentationConfig = Latents(options.lr, images=images)
     return Experiment(
-        targets, negative_prompt=how.negative, source_prompt=() if sources[0] is None else sources, model=how.model, method=how.method,
-        representation=latents if masks[0] is None else Inpainting(latents, masks), timesteps=how.timesteps, weight=how.weight,
-        noise=how.noise, grad_transform=how.gradient, optimizer=how.optimizer, particles=how.particles, steps=how.steps, seed=how.seed,
-        precision=how.precision, runtime=how.running,
-    )  # fmt: skip
+        targets,
+        negative_prompt=options.negative_prompt,
+        source_prompt=() if sources[0] is None else sources,
+        model=options.model,
+        runtime=options.runtime,
+        method=options.method,
+        representation=latents if masks[0] is None else Inpainting(latents, masks),
+        timesteps=options.timesteps,
+        weight=options.weight,
+        noise=options.noise,
+        grad_transform=options.grad_transform,
+        optimizer=options.optimizer,
+        particles=options.particles,
+        steps=options.steps,
+        seed=options.seed,
+        precision=options.precision,
+    )
 
 
-def default_folder(what: Pictures, how: How) -> Path:
-    """``edits/target-method-fingerprint``: another for other options and for other pictures under the same names."""
-    held = hashlib.sha256(b"".join(path.read_bytes() for path in (*what.pictures, *what.mask)))
-    held.update((config.fingerprint(what) + config.fingerprint(how)).encode())
-    return Path("edits") / f"{config.slug(what.target[0])}-{component_name(type(how.method))}-{held.hexdigest()[:8]}"
+def default_folder(inputs: EditInputs, options: EditOptions) -> Path:
+    """``edits/TARGET-METHOD-FINGERPRINT``.
+
+    The fingerprint covers the options and the contents of the image files, so that other images
+    under the same names get another folder.
+    """
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in (*inputs.images, *inputs.mask)))
+    digest.update((config.fingerprint(inputs) + config.fingerprint(options)).encode())
+    method = component_name(type(options.method))
+    return Path("edits") / (
+        f"{config.slug(inputs.target_prompt[0])}-{method}-{digest.hexdigest()[:8]}"
+    )
 
 
-def begun(spec: RepresentationConfig) -> RepresentationConfig:
-    """The representation that has the images, masked or not."""
-    return spec.inner if isinstance(spec, Inpainting) else spec
+def image_config(representation: RepresentationConfig) -> RepresentationConfig:
+    """The representation that holds the initial images, without its mask."""
+    return representation.inner if isinstance(representation, Inpainting) else representation
 
 
 def gradient_map(experiment: Experiment, prior: Prior) -> Float[Tensor, "n h w"]:
-    """Size of the mean gradient at every place, over the first steps of the run, which are made once more for it."""
-    run, steps = Run(experiment, prior), min(LOOKS, experiment.steps)
+    """Norm over channels of the mean gradient, per particle.
+
+    The mean is over the first ``GRADIENT_MAP_STEPS`` steps, which are computed again for it.
+    """
+    run, steps = Run(experiment, prior), min(GRADIENT_MAP_STEPS, experiment.steps)
     mean = torch.stack([run.advance().gradient for _ in range(steps)]).mean(0)
     return mean.float().flatten(1, -3).norm(dim=1).cpu()
 
 
-def edit_run(experiment: Experiment, prior: Prior, folder: Path, every: int, command: str, console: Console | None) -> Path:
-    """A run folder and, in ``edit/``, before, after, difference and gradient of every picture; returns its report."""
-    first, inside = begun(experiment.representation).initial_images(prior, experiment.total), folder / "edit"
-    assert first is not None
-    for i, image in enumerate(first):
-        path, sheet = (
-            inside / f"{i // experiment.particles:02d}-{i % experiment.particles:02d}-before.png",
-            pictures.grid(image[None], 1),
-        )
-        if path.exists() and not torch.equal(read_image(path, tuple(image.shape[1:])), (image * 255).round() / 255):
-            raise ValueError(f"{folder} holds edits of other pictures by the same name: name another folder or delete that one")
-        inside.mkdir(parents=True, exist_ok=True)
-        pictures.save_picture(sheet, path)
-    record(experiment, prior, folder, every=every, command=command, console=console)
+def _save_before_images(
+    images: Float[Tensor, "n 3 h w"], stems: Sequence[str], folder: Path
+) -> None:
+    """Write the images to edit; refuse a folder with edits of other images."""
+    for stem, image in zip(stems, images, strict=True):
+        path = folder / "edit" / f"{stem}-before.png"
+        if path.exists():
+            saved = read_image(path, tuple(image.shape[1:]))
+            if not torch.equal(saved, (image * 255).round() / 255):
+                raise ValueError(
+                    f"{folder} holds edits of other images with the same names: choose another "
+                    "folder or delete this one"
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image_grid(image[None], 1), path)
+
+
+def run_edit(
+    experiment: Experiment,
+    prior: Prior,
+    folder: Path,
+    image_every: int,
+    command: str,
+    console: Console | None,
+) -> Path:
+    """Run the edits of one image size.
+
+    Writes a run folder and, in its ``edit/``, the images ``PROMPT-PARTICLE-KIND.png`` with KIND
+    before, after, difference and gradient.
+
+    Returns:
+        The report.
+    """
+    before = image_config(experiment.representation).initial_images(prior, experiment.total)
+    assert before is not None
+    stems = particle_stems(experiment.total, experiment.particles)
+    _save_before_images(before, stems, folder)
+    record(experiment, prior, folder, image_every=image_every, command=command, console=console)
     maps = gradient_map(experiment, prior)
     top = float(maps.flatten().quantile(0.99)) or 1.0
-    for i, image in enumerate(first):
-        stem, size = f"{i // experiment.particles:02d}-{i % experiment.particles:02d}", tuple(image.shape[1:])
+    for i, (stem, image) in enumerate(zip(stems, before, strict=True)):
+        size = tuple(image.shape[1:])
         after = read_image(folder / "final" / f"{stem}.png", size)
-        pictures.save_picture(pictures.grid(after[None], 1), inside / f"{stem}-after.png")
-        apart = pictures.heat((after - image).abs().mean(0, keepdim=True), FULL)
-        pictures.save_picture(pictures.grid(apart, 1), inside / f"{stem}-difference.png")
-        pull = torch.nn.functional.interpolate(pictures.heat(maps[i : i + 1], top), size)
-        pictures.save_picture(pictures.grid(pull, 1), inside / f"{stem}-gradient.png")
-    return report.write([folder])
+        change = (after - image).abs().mean(0, keepdim=True)
+        gradient = heat_map(maps[i : i + 1], top)
+        images = {
+            "after": after[None],
+            "difference": heat_map(change, _DIFFERENCE_MAX),
+            "gradient": torch.nn.functional.interpolate(gradient, size),
+        }
+        for kind, one in images.items():
+            save_png(image_grid(one, 1), folder / "edit" / f"{stem}-{kind}.png")
+    return pages.write_report([folder])
 
 
-def places(folder: Path, sizes: dict[tuple[int, int], Experiment]) -> dict[Path, Experiment]:
-    """The run folder of each experiment: the folder itself, or one below it per size."""
-    if len(sizes) == 1:
-        return dict(zip([folder], sizes.values(), strict=True))
-    return {folder / f"{width}x{height}": experiment for (height, width), experiment in sizes.items()}
+def edit_folders(
+    folder: Path, experiments: dict[tuple[int, int], Experiment]
+) -> dict[Path, Experiment]:
+    """Run folder of each experiment: ``folder`` itself, or ``folder/WIDTHxHEIGHT`` if several."""
+    if len(experiments) == 1:
+        return dict(zip([folder], experiments.values(), strict=True))
+    return {folder / f"{width}x{height}": e for (height, width), e in experiments.items()}
 
 
 def edit_to_folder(
-    what: Pictures, how: How, prior: Prior, folder: Path, every: int = 0, command: str = "", console: Console | None = None
+    inputs: EditInputs,
+    options: EditOptions,
+    prior: Prior,
+    folder: Path,
+    image_every: int = 0,
+    command: str = "",
+    console: Console | None = None,
 ) -> Path:
-    """Edit pictures into ``folder`` and return its page; pictures of several sizes in the model are a run each, on one page.
+    """Edit images into a folder.
 
-    Raises ValueError for pictures, masks or texts that cannot be used, before anything is written.
+    Images of several sizes in the model become one run each, with one common report.
+
+    Args:
+        inputs: images, prompts and masks.
+        options: method and its settings.
+        prior: the model.
+        folder: folder to write.
+        image_every: steps between recorded images; 0 for about ten per run.
+        command: command line, for the record.
+        console: for messages; stderr if None.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: if images, masks or prompts cannot be used; nothing is written in this case.
     """
-    what.check()
-    runs = places(folder, experiments(what, how, prior))
-    for place, experiment in runs.items():
-        refuse_other(place, experiment)
-        Run(experiment, prior)  # refuses what cannot run, of all sizes before the first is edited
-    pages = [edit_run(experiment, prior, place, every, command, console) for place, experiment in runs.items()]
-    return pages[0] if len(pages) == 1 else report.write_edits([page.parent for page in pages], folder / "report.html")
+    inputs.check()
+    runs = edit_folders(folder, edit_experiments(inputs, options, prior))
+    for run_folder, experiment in runs.items():
+        refuse_other_experiment(run_folder, experiment)
+        Run(experiment, prior)  # raises for any size before the first one is edited
+    for run_folder, experiment in runs.items():
+        run_edit(experiment, prior, run_folder, image_every, command, console)
+    if len(runs) == 1:
+        return folder / "report.html"
+    return pages.write_edit_report(list(runs), folder / "report.html")

@@ -1,4 +1,7 @@
-"""Where figures and pictures of a run go besides its folder, which alone is complete: TensorBoard, Weights & Biases."""
+"""Loggers: send metrics and images of a run to TensorBoard or Weights & Biases as well.
+
+The run folder is always complete without them.
+"""
 
 from __future__ import annotations
 
@@ -12,52 +15,61 @@ import numpy as np
 from PIL import Image
 
 
-class OpenLogger(Protocol):
-    """A mirror of one run that is open."""
+class LogWriter(Protocol):
+    """An open log of one run."""
 
-    def figures(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Lines as in metrics.jsonl."""
+    def log_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Log lines of metrics.jsonl."""
 
-    def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """A picture as in images/."""
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
+        """Log an image of images/."""
 
     def close(self) -> None:
-        """All is said."""
+        """Flush and close the log."""
 
 
 @dataclass(frozen=True)
 class Logger(abc.ABC):
-    """What a run is mirrored to."""
+    """Base class of loggers."""
 
     @abc.abstractmethod
-    def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> OpenLogger:
-        """A sink for the run in ``folder``, after ``step`` steps of it; ModuleNotFoundError where the package is missing."""
+    def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> LogWriter:
+        """Open the log of a run.
+
+        Args:
+            folder: run folder.
+            settings: options of the experiment by name.
+            step: number of steps already logged; later ones are overwritten.
+
+        Raises:
+            ModuleNotFoundError: if the package of the logger is not installed.
+        """
 
 
 @dataclass(frozen=True)
 class TensorBoard(Logger):
-    """Event files in tensorboard/ of the run folder: tensorboard --logdir runs."""
+    """Event files in tensorboard/ of the run folder; view them with tensorboard --logdir runs."""
 
     name = "tensorboard"
 
-    def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> OpenLogger:
-        import tensorboard  # noqa: F401  (torch's own message about its absence is long)
+    def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> LogWriter:
+        import tensorboard  # noqa: F401  (torch reports its absence in many lines)
         from torch.utils.tensorboard import SummaryWriter
 
-        return _Events(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
+        return _TensorBoardWriter(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
 
 
-class _Events:
+class _TensorBoardWriter:
     def __init__(self, writer: Any):
         self.writer = writer
 
-    def figures(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def log_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         for line in lines:
-            for name, value in numbers(line).items():
+            for name, value in scalars(line).items():
                 self.writer.add_scalar(name, value, line["step"])
 
-    def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
+        self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
@@ -65,9 +77,11 @@ class _Events:
 
 @dataclass(frozen=True)
 class WandB(Logger):
-    """A run of Weights & Biases, on line or, with WANDB_MODE=offline, in wandb/ of the run folder.
+    """A run of Weights & Biases; with WANDB_MODE=offline, files in wandb/ of the run folder.
 
-    project: its name there. entity: account or team, your own if left out.
+    Attributes:
+        project: name of the project.
+        entity: account or team; None for the default of your account.
     """
 
     name = "wandb"
@@ -75,31 +89,41 @@ class WandB(Logger):
     project: str = "limbeck"
     entity: str | None = None
 
-    def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> OpenLogger:
+    def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> LogWriter:
         import wandb
 
         name = folder.resolve().name
         run = wandb.init(
-            project=self.project, entity=self.entity, dir=str(folder), name=name, id=name, config=dict(settings), resume="allow"
+            project=self.project,
+            entity=self.entity,
+            dir=str(folder),
+            name=name,
+            id=name,
+            config=dict(settings),
+            resume="allow",
         )
-        return _Online(run, wandb.Image)
+        return _WandBWriter(run, wandb.Image)
 
 
-class _Online:
-    def __init__(self, run: Any, image: Any):
-        self.run, self.image = run, image
+class _WandBWriter:
+    def __init__(self, run: Any, image_type: Any):
+        self.run, self.image_type = run, image_type
 
-    def figures(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def log_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
         for line in lines:
-            self.run.log(numbers(line), step=line["step"])
+            self.run.log(scalars(line), step=line["step"])
 
-    def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        self.run.log({name: self.image(picture)}, step=step)
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
+        self.run.log({name: self.image_type(image)}, step=step)
 
     def close(self) -> None:
         self.run.finish()
 
 
-def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The scalars of a line; what is not finite is absent from both."""
-    return {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """Scalar metrics of a line of metrics.jsonl, without the step and non-finite values."""
+    return {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, int | float) and name != "step"
+    }

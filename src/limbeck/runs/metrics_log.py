@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per step, gathered on the device and fetched and written in batches, beside the steps."""
+"""metrics.jsonl: one line per step, collected on the device and written in the background."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.runs.loggers import OpenLogger
-from limbeck.training.trainer import Step
+from limbeck.runs.loggers import LogWriter
 from limbeck.system.background_writer import BackgroundWriter
+from limbeck.training.trainer import Step
 
-Hearer = Callable[[Sequence[dict[str, Any]]], None]
-ROWS = 16  #: at most so many rows of a step are kept apart, by time, for the picture of the gradient by t
+MetricsListener = Callable[[Sequence[dict[str, Any]]], None]
+
+_MAX_ROWS = 16  #: rows of a step whose t and gradient norm are recorded, for the plot over t
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a last line that a killed run left half written is dropped."""
+    """Read a metrics file; an incomplete last line of a killed run is dropped.
+
+    Returns:
+        One dict per step; empty if there is no file.
+    """
     if not path.exists():
         return []
     lines = []
@@ -34,63 +39,97 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """A metrics file that is open for writing after ``step`` steps; later lines, of a sitting that was cut off, are taken out.
+    """An open metrics file.
 
-    check: asked beside the steps after every batch of lines; raises where the run must not go on. told: hears of every line in the
-    file, those that are there already first, the others beside the steps.
+    Args:
+        path: the file. Lines after ``step``, of a session that was cut off, are removed.
+        step: number of steps that the run has taken.
+        writer: writes in the background.
+        log_writer: also gets every new line.
+        check: called in the background after every batch of lines; raises to stop the run.
+        listener: gets the lines already in the file, then every batch of new lines in the
+            background.
+
+    Attributes:
+        last: newest line in the file; empty if there is none.
     """
 
     def __init__(
-        self, path: Path, step: int, writer: BackgroundWriter, sink: OpenLogger | None = None, check: Callable[[], None] | None = None,
-        told: Hearer | None = None,
-    ):  # fmt: skip
-        self.path, self.writer, self.sink, self.check, self.told = path, writer, sink, check, told
+        self,
+        path: Path,
+        step: int,
+        writer: BackgroundWriter,
+        log_writer: LogWriter | None = None,
+        check: Callable[[], None] | None = None,
+        listener: MetricsListener | None = None,
+    ):
+        self.path, self.writer, self.log_writer = path, writer, log_writer
+        self.check, self.listener = check, listener
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         part = path.with_name(path.name + ".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(path)
-        self.last: dict[str, Any] = kept[-1] if kept else {}  #: the newest line in the file
-        if told is not None:
-            told(kept)
-        self._waiting: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        self.last: dict[str, Any] = kept[-1] if kept else {}
+        if listener is not None:
+            listener(kept)
+        self._pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def add(self, step: Step, evaluations: int, elapsed: float) -> None:
-        """Keep the figures of a step; nothing is fetched from the device."""
-        told = {"step": step.step, "evaluations": evaluations, "seconds": round(elapsed, 3)}
-        apart = {"times": step.sample.t[:ROWS], "gradients": step.gradient[:ROWS].flatten(1).square().mean(1).sqrt()}
-        self._waiting.append((told, step.metrics | apart))
+        """Keep the metrics of a step; nothing is copied from the device yet.
+
+        Args:
+            step: the step.
+            evaluations: network evaluations of the run so far.
+            elapsed: seconds of the run so far.
+        """
+        line = {"step": step.step, "evaluations": evaluations, "seconds": round(elapsed, 3)}
+        rows = step.gradient[:_MAX_ROWS].flatten(1)
+        per_row = {
+            "times": step.inputs.t[:_MAX_ROWS],
+            "gradients": rows.square().mean(1).sqrt(),
+        }
+        self._pending.append((line, step.metrics | per_row))
 
     def flush(self) -> None:
-        """Have the writer fetch what is waiting, one transfer per device, and append it to the file."""
-        if not self._waiting:
+        """Queue the pending metrics for writing, with one transfer per device."""
+        if not self._pending:
             return
-        tensors = [(i, name, value) for i, (_, figures) in enumerate(self._waiting) for name, value in figures.items()]
-        stacked = []
+        tensors = [
+            (i, name, value)
+            for i, (_, metrics) in enumerate(self._pending)
+            for name, value in metrics.items()
+        ]
+        batches = []
         for device in {value.device for _, _, value in tensors}:
-            here = [(i, name, value) for i, name, value in tensors if value.device == device]
-            places = [(i, name, value.numel(), value.ndim) for i, name, value in here]
-            stacked.append((places, torch.cat([value.detach().reshape(-1).float() for _, _, value in here])))
-        lines = [told for told, _ in self._waiting]
-        self._waiting = []
-        self.writer.put(partial(self._write, lines, stacked))
+            group = [(i, name, value) for i, name, value in tensors if value.device == device]
+            layout = [(i, name, value.numel(), value.ndim) for i, name, value in group]
+            flat = [value.detach().reshape(-1).float() for _, _, value in group]
+            batches.append((layout, torch.cat(flat)))
+        lines = [line for line, _ in self._pending]
+        self._pending = []
+        self.writer.submit(partial(self._write, lines, batches))
 
-    def _write(self, lines: list[dict[str, Any]], stacked: list[tuple[list[tuple[int, str, int, int]], Tensor]]) -> None:
-        for places, values in stacked:
+    def _write(
+        self,
+        lines: list[dict[str, Any]],
+        batches: list[tuple[list[tuple[int, str, int, int]], Tensor]],
+    ) -> None:
+        for layout, values in batches:
             numbers = iter(values.tolist())
-            for i, name, count, axes in places:
-                row = [_short(next(numbers)) for _ in range(count)]
-                lines[i][name] = row if axes else row[0]
+            for i, name, count, ndim in layout:
+                row = [_json_number(next(numbers)) for _ in range(count)]
+                lines[i][name] = row if ndim else row[0]
         with self.path.open("a") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
-        if self.sink is not None:
-            self.sink.figures(lines)
-        if self.told is not None:
-            self.told(lines)
+        if self.log_writer is not None:
+            self.log_writer.log_metrics(lines)
+        if self.listener is not None:
+            self.listener(lines)
         self.last = lines[-1]
         if self.check is not None:
             self.check()
 
 
-def _short(number: float) -> float | None:
-    """Seven digits, all that float32 has; JSON has no NaN."""
+def _json_number(number: float) -> float | None:
+    """Round to 7 digits, the precision of float32; None for NaN and infinity, which JSON lacks."""
     return float(f"{number:.7g}") if math.isfinite(number) else None

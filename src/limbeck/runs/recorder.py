@@ -1,4 +1,7 @@
-"""A run that leaves a folder behind: figures, pictures, checkpoints, cost and report; and that goes on where it was stopped."""
+"""Run an experiment into a run folder: metrics, images, checkpoints, profile and report.
+
+docs/run-folder.md lists the files. A run that was stopped continues from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,292 +14,421 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from limbeck.system.finite import NonFiniteError
 from limbeck.config import yaml as config
-from limbeck.runs import images as pictures
-from limbeck.runs import contact_sheets as sheets
-from limbeck.runs.snapshots_2d import ImageSnapshots
-from limbeck.system.checkpoint import keep, read_checkpoint, read_note, write_checkpoint, write_text
-from limbeck.system.async_copy import AsyncCopies
-from limbeck.training.collapse import CollapseDetector, DegenerateRunError
-from limbeck.system.environment import environment, peak_bytes
-from limbeck.training.experiment import Experiment
-from limbeck.runs.metrics_log import MetricsLog
-from limbeck.system.interrupt import CtrlC
-from limbeck.metrics.run_scores import score_pictures
-from limbeck.runs.loggers import Logger, OpenLogger
-from limbeck.training.resources import planned
 from limbeck.diffusion.prior import Prior
-from limbeck.training.trainer import Run, Step
+from limbeck.metrics.run_scores import score_run
+from limbeck.runs import contact_sheets, images
+from limbeck.runs.loggers import LogWriter, Logger
+from limbeck.runs.metrics_log import MetricsLog
+from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
-from limbeck.system.timing import synchronized_time
-from limbeck.system.finite import check_finite
+from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
+from limbeck.system.checkpoint import read_checkpoint, read_metadata, write_async_copies, write_checkpoint, write_text
+from limbeck.system.environment import describe_environment, peak_bytes
+from limbeck.system.finite import NonFiniteError, check_finite
+from limbeck.system.interrupt import DeferredInterrupt
+from limbeck.system.timing import synchronized_time
+from limbeck.training.collapse import CollapseDetector, DegenerateRunError
+from limbeck.training.experiment import Experiment
+from limbeck.training.resources import plan_resources
+from limbeck.training.trainer import Run, Step
 
-CHECKPOINT_SECONDS = 30.0
-FLUSH_SECONDS = 1.0
+CHECKPOINT_SECONDS = 30.0  #: time between checkpoints unless ``checkpoint_every`` is set
+FLUSH_SECONDS = 1.0  #: time between writes of metrics and updates of the progress bar
 
 
 def record(
     experiment: Experiment,
     prior: Prior,
     folder: Path,
-    every: int = 0,
+    image_every: int = 0,
+    checkpoint_every: int = 0,
     command: str = "",
     console: Console | None = None,
-    mirror: Logger | None = None,
-    diagnose: bool = True,
+    logger: Logger | None = None,
+    stop_on_collapse: bool = True,
 ) -> Path:
-    """Run ``experiment`` in ``folder`` and return its report; the same run goes on where it stopped, a finished one is left alone.
+    """Run an experiment into a folder, or continue it there; a finished run is not touched.
 
-    every: steps between pictures, 0 for about ten a run. command: what was typed, for the record. mirror: where figures and
-    pictures go besides. diagnose: whether a run of what has sides that shows nothing any more is stopped. Ctrl-C is heard between
-    steps and leaves a checkpoint; a run killed outright goes on from the last one, about ``CHECKPOINT_SECONDS`` old, and ends
-    bit-identical.
+    Ctrl-C takes effect between steps and leaves a checkpoint. A killed run continues from its
+    last checkpoint. Either way, the result is bit-identical to that of an uninterrupted run.
 
-    Raises ValueError if the folder holds another run or a damaged checkpoint or where memory cannot suffice, OSError if the disk is
-    full, ``NonFiniteError`` after saving the step's inputs as failure.safetensors, and ``Doomed`` after saving a checkpoint.
+    Args:
+        experiment: what to run.
+        prior: its model.
+        folder: run folder.
+        image_every: steps between recorded images; 0 for about ten per run.
+        checkpoint_every: steps between checkpoints; 0 for every ``CHECKPOINT_SECONDS`` seconds.
+        command: command line, for the record.
+        console: for messages and the progress bar; stderr if None.
+        logger: also gets metrics and images.
+        stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+
+    Returns:
+        The report, ``folder/report.html``.
+
+    Raises:
+        ValueError: if the folder holds another run or a damaged checkpoint, or if the run does
+            not fit into memory.
+        OSError: if the disk is full.
+        NonFiniteError: if a value is not finite; the inputs of the step are saved as
+            failure.safetensors.
+        DegenerateRunError: if a 3D run has collapsed; a checkpoint is saved.
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
-    refuse_other(folder, experiment)
-    saved, report = folder / "checkpoint.safetensors", folder / "report.html"
-    told = read_note(saved) if saved.exists() else {}
-    if told.get("step") == experiment.steps and report.exists():
-        console.print(f"{folder} holds this run, finished after {experiment.steps} steps: nothing to do", highlight=False)
+    refuse_other_experiment(folder, experiment)
+    checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
+    metadata = read_metadata(checkpoint) if checkpoint.exists() else {}
+    if metadata.get("step") == experiment.steps and report.exists():
+        message = f"{folder} has this run, finished after {experiment.steps} steps: nothing to do"
+        console.print(message, highlight=False)
         return report
-    recorder = Recorder(experiment, prior, folder, every, console, diagnose)
+    recorder = Recorder(
+        experiment, prior, folder, console, image_every, checkpoint_every, stop_on_collapse
+    )
     try:
-        recorder.plan.refuse()
-        recorder.open(command, mirror)
-        recorder.drive()
+        recorder.plan.check_fits()
+        recorder.open(command, logger)
+        recorder.run_loop()
         return recorder.finish()
     finally:
         recorder.close()
 
 
-def refuse_other(folder: Path, experiment: Experiment) -> None:
-    """ValueError if ``folder`` holds a run of another experiment, naming the first option that differs."""
+def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
+    """Check that a folder is free or holds a run of the same experiment.
+
+    Raises:
+        ValueError: otherwise; the message names the first option that differs.
+    """
     path = folder / "run.yaml"
     if path.exists():
-        apart = config.differences(config.read_yaml(Experiment, path), experiment)
-        if apart:
-            more = f" (and {len(apart) - 1} more)" if len(apart) > 1 else ""
-            raise ValueError(f"{folder} holds another run: {apart[0]}{more}; name another folder or delete that one")
+        differences = config.differences(config.read_yaml(Experiment, path), experiment)
+        if differences:
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise ValueError(
+                f"{folder} holds another run: {differences[0]}{more}; choose another folder or "
+                "delete this one"
+            )
     elif (folder / "sample.yaml").exists():
-        raise ValueError(f"{folder} holds samples, not a run: name another folder")
+        raise ValueError(f"{folder} holds samples, not a run: choose another folder")
 
 
 class Recorder:
-    """One sitting of a run: from its start or its checkpoint to its end."""
+    """One session of a run, from its start or last checkpoint to its end.
 
-    def __init__(self, experiment: Experiment, prior: Prior, folder: Path, every: int, console: Console, diagnose: bool = True):
+    Args:
+        experiment: what to run.
+        prior: its model.
+        folder: run folder.
+        console: for messages and the progress bar.
+        image_every: steps between recorded images; 0 for about ten per run.
+        checkpoint_every: steps between checkpoints; 0 for every ``CHECKPOINT_SECONDS`` seconds.
+        stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        prior: Prior,
+        folder: Path,
+        console: Console,
+        image_every: int = 0,
+        checkpoint_every: int = 0,
+        stop_on_collapse: bool = True,
+    ):
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
-        self.every = every or max(1, round(experiment.steps / 10))
-        self.run, self.diagnose, self.diagnosis = Run(experiment, prior), diagnose, CollapseDetector(experiment.steps)
+        self.image_every = image_every or max(1, round(experiment.steps / 10))
+        self.checkpoint_every, self.stop_on_collapse = checkpoint_every, stop_on_collapse
+        self.run, self.collapse = Run(experiment, prior), CollapseDetector(experiment.steps)
         self.rows_before, self.elapsed_before = 0, 0.0
-        self.rows_at_start, self.began = prior.meter.rows, time.perf_counter()
-        self.saved_at = self.flushed_at = self.began
-        self.plan = planned(self.run)
+        self.rows_at_start, self.started_at = prior.call_counter.rows, time.perf_counter()
+        self.saved_at = self.flushed_at = self.started_at
+        self.plan = plan_resources(self.run)
         self.writer = BackgroundWriter()
-        self.sink: OpenLogger | None = None
-        self.saving = threading.Event()  #: set while no checkpoint is under way
-        self.saving.set()
+        self.log_writer: LogWriter | None = None
+        self.checkpoint_written = threading.Event()
+        self.checkpoint_written.set()
 
     @property
     def rows(self) -> int:
-        """Network evaluations of the run, over all sittings, pictures for the record not counted."""
-        return self.rows_before + self.prior.meter.rows - self.rows_at_start
+        """Network evaluations of the run in all sessions, without those for recorded images."""
+        return self.rows_before + self.prior.call_counter.rows - self.rows_at_start
 
     @property
     def elapsed(self) -> float:
-        return self.elapsed_before + time.perf_counter() - self.began
+        """Seconds of the run in all sessions."""
+        return self.elapsed_before + time.perf_counter() - self.started_at
 
-    def open(self, command: str, mirror: Logger | None = None) -> None:
-        """Make or take up the folder, and the mirror if there is one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "images").mkdir(exist_ok=True)
+    def _print(self, message: str, soft_wrap: bool = False) -> None:
+        self.console.print(message, highlight=False, soft_wrap=soft_wrap)
+
+    def open(self, command: str, logger: Logger | None = None) -> None:
+        """Create the folder, or continue the run in it, and open the logger."""
+        (self.folder / "images").mkdir(parents=True, exist_ok=True)
         (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
         if (self.folder / "checkpoint.safetensors").exists():
             self._resume()
-        self.first = self.run.step
-        if mirror is not None:
-            self.sink = mirror.open(self.folder, config.options(self.experiment), self.run.step)
-        path, asked = self.folder / "metrics.jsonl", self.run.monitor.ask
-        self.figures = MetricsLog(path, self.run.step, self.writer, self.sink, asked, self.diagnosis.see)
-        self.album = ImageSnapshots(self.run, self.folder, self.writer, self.sink)
+        run = self.run
+        self.first_step = run.step
+        if logger is not None:
+            self.log_writer = logger.open(self.folder, config.options(self.experiment), run.step)
+        self.metrics_log = MetricsLog(
+            self.folder / "metrics.jsonl",
+            run.step,
+            self.writer,
+            self.log_writer,
+            check=run.monitor.raise_if_bad,
+            listener=self.collapse.update,
+        )
+        self.images = ImageSnapshots(run, self.folder, self.writer, self.log_writer)
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
         with (self.folder / "command.txt").open("a") as file:
             file.write((command or "(from Python)") + "\n")
         if not (self.folder / "environment.json").exists():
-            write_text(self.folder / "environment.json", json.dumps(environment(self.prior.device), indent=1) + "\n")
-        if self.run.step == 0:
-            if self.run.representation.init_message:
-                self.console.print(f"{self.folder}: {self.run.representation.init_message}", highlight=False)
-            self.album.of_all(0)
-            save_snapshot(self.folder, self.experiment, self.run.representation, 0, self.writer.put)
+            environment = describe_environment(self.prior.device)
+            text = json.dumps(environment, indent=1) + "\n"
+            write_text(self.folder / "environment.json", text)
+        if run.step == 0:
+            if run.representation.init_message:
+                self._print(f"{self.folder}: {run.representation.init_message}")
+            self.images.save_particles(0)
+            self._save_assets(0)
         if self.plan.step is not None:
-            self.console.print(str(self.plan), highlight=False, soft_wrap=True)
+            self._print(str(self.plan), soft_wrap=True)
 
     def close(self) -> None:
-        """Write what waits and let go of the mirror."""
+        """Write what is queued and close the logger."""
         self.writer.close()
-        if self.sink is not None:
-            self.sink.close()
+        if self.log_writer is not None:
+            self.log_writer.close()
 
     def _resume(self) -> None:
         path = self.folder / "checkpoint.safetensors"
-        tensors, note = read_checkpoint(path)
+        tensors, metadata = read_checkpoint(path)
         try:
-            self.run.load(tensors, note["step"])
+            self.run.load(tensors, metadata["step"])
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{path} was written by another version and does not fit: delete it to start the run over") from error
-        self.rows_before, self.elapsed_before = note["rows"], note["elapsed"]
-        self.run.profile.take_up(note)
-        self.console.print(f"{self.folder}: going on after step {note['step']} of {self.experiment.steps}", highlight=False)
+            raise ValueError(
+                f"{path} was written by another version and does not fit: delete it to start the "
+                "run over"
+            ) from error
+        self.rows_before, self.elapsed_before = metadata["rows"], metadata["elapsed"]
+        self.run.profile.load_state_dict(metadata)
+        steps = self.experiment.steps
+        self._print(f"{self.folder}: continuing after step {metadata['step']} of {steps}")
 
-    def drive(self) -> None:
-        """Step after step to the end."""
+    def _save_assets(self, step: int) -> None:
+        representation, submit = self.run.representation, self.writer.submit
+        save_snapshot(self.folder, self.experiment, representation, step, submit)
+
+    def run_loop(self) -> None:
+        """Take all remaining steps."""
         progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), "left",
-            TimeRemainingColumn(), TextColumn("{task.fields[says]}"), console=self.console,
-        )  # fmt: skip
-        with progress, CtrlC() as interrupt:
-            task = progress.add_task("", total=self.experiment.steps, completed=self.run.step, says="", rate="")
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            "left",
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=self.console,
+        )
+        steps = self.experiment.steps
+        with progress, DeferredInterrupt() as interrupt:
+            task = progress.add_task("", total=steps, completed=self.run.step, metrics="", rate="")
             try:
-                while self.run.step < self.experiment.steps:
+                while self.run.step < steps:
                     self._step(progress, task)
-                    if interrupt.heard:
+                    if interrupt.requested:
                         self.save()
                         self.writer.drain()
                         raise KeyboardInterrupt
                 self.save()
                 self.writer.drain()
-                self._show(progress, task)
+                self._update_progress(progress, task)
             except NonFiniteError as error:
-                self._failed(error)
+                self._save_failure(error)
                 raise
 
-    def _failed(self, error: NonFiniteError) -> None:
-        with suppress(NonFiniteError):  # the writer may have met it too
-            self.figures.flush()
+    def _save_failure(self, error: NonFiniteError) -> None:
+        with suppress(NonFiniteError):  # the writer may have raised it too
+            self.metrics_log.flush()
             self.writer.drain()
         path = self.folder / "failure.safetensors"
         write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
-        self.console.print(f"{error}; the inputs of the step are in {path}", highlight=False)
+        self._print(f"{error}; the inputs of the step are in {path}")
 
     def _step(self, progress: Progress, task: TaskID) -> None:
-        cost, step = self.run.profile, self._advance()
-        with cost.of("figures"):
-            self.figures.add(step, self.rows, self.elapsed)
-        if step.step % self.every == 0 or step.step == self.experiment.steps:
-            self._pictures(step)
-            with cost.of("pictures"):
-                save_snapshot(self.folder, self.experiment, self.run.representation, step.step, self.writer.put)
+        profile, step = self.run.profile, self._advance()
+        with profile.part("metrics"):
+            self.metrics_log.add(step, self.rows, self.elapsed)
+        if step.step % self.image_every == 0 or step.step == self.experiment.steps:
+            self._save_images(step)
+            with profile.part("images"):
+                self._save_assets(step.step)
         clock = time.perf_counter()
         if clock - self.flushed_at > FLUSH_SECONDS:
             self.flushed_at = clock
-            with cost.of("figures"):
-                self.figures.flush()
-            self._show(progress, task)
-            if self.diagnosis.found is not None and self.diagnose and step.step < self.experiment.steps:
-                self._doomed(self.diagnosis.found)
-        if clock - self.saved_at > CHECKPOINT_SECONDS:
+            with profile.part("metrics"):
+                self.metrics_log.flush()
+            self._update_progress(progress, task)
+            if self.stop_on_collapse and step.step < self.experiment.steps:
+                self._check_collapse()
+        if self._checkpoint_due(step.step, clock):
             self.save()
 
-    def _doomed(self, error: DegenerateRunError) -> None:
-        """Keep the run as it is, to be looked at, and raise."""
+    def _checkpoint_due(self, step: int, clock: float) -> bool:
+        if self.checkpoint_every:
+            return step % self.checkpoint_every == 0
+        return clock - self.saved_at > CHECKPOINT_SECONDS
+
+    def _check_collapse(self) -> None:
+        """If the run has collapsed, save a checkpoint to inspect and raise."""
+        error: DegenerateRunError | None = self.collapse.error
+        if error is None:
+            return
         self.save()
         self.writer.drain()
-        self.console.print(f"{error}; {self.folder} holds the run until here, --no-diagnose goes on with it", highlight=False)
+        self._print(
+            f"{error}; {self.folder} holds the run so far, --no-stop-on-collapse continues it"
+        )
         raise error
 
     def _advance(self) -> Step:
-        """A step; the second of a run is counted, and the third of a sitting is timed for the plan."""
-        run, done = self.run, self.run.step - self.first
-        if run.step == 1:  # never another: where graphs are used it is eager, and a run gone on with must be the same
-            with run.profile.counting():
+        """Take a step; count operations in the second one and time the third of a session."""
+        run, steps_taken = self.run, self.run.step - self.first_step
+        if run.step == 1:
+            # Counting runs the step without compiled graphs. It is always the second step of the
+            # run, not of the session, so that a continued run stays bit-identical.
+            with run.profile.count_ops():
                 return run.advance()
-        if done != 2:
+        if steps_taken != 2:
             return run.advance()
-        began, meter = synchronized_time(self.prior.device), self.prior.meter
-        if meter.compiled_graphs:
-            self.console.print(f"warm-up: {meter.compiled_graphs} graphs made in {meter.compile_seconds:.1f} s", highlight=False)
+        start, counter = synchronized_time(self.prior.device), self.prior.call_counter
+        if counter.compiled_graphs:
+            self._print(
+                f"warm-up: compiled {counter.compiled_graphs} graphs in "
+                f"{counter.compile_seconds:.1f} s"
+            )
         step = run.advance()
-        told = self.plan.timed(synchronized_time(self.prior.device) - began, run.profile)
-        self.console.print(str(told), highlight=False, soft_wrap=True)
+        seconds = synchronized_time(self.prior.device) - start
+        self._print(str(self.plan.with_timing(seconds, run.profile)), soft_wrap=True)
         return step
 
-    def _pictures(self, step: Step) -> None:
-        cost, e = self.run.profile, self.experiment
-        with cost.counting() if "pictures" not in cost.bytes else nullcontext(), cost.of("pictures"):
-            self.figures.flush()
-            seen = self.album.of_step(step)
-        if seen and not self.console.is_terminal:
-            self.console.print(f"step {step.step} of {e.steps}, {self.elapsed:.0f} s", highlight=False)
+    def _save_images(self, step: Step) -> None:
+        profile = self.run.profile
+        counting = profile.count_ops() if "images" not in profile.bytes else nullcontext()
+        with counting, profile.part("images"):
+            self.metrics_log.flush()
+            saved = self.images.save_step(step)
+        if saved and not self.console.is_terminal:
+            self._print(f"step {step.step} of {self.experiment.steps}, {self.elapsed:.0f} s")
 
-    def _show(self, progress: Progress, task: TaskID) -> None:
-        """How far the run is, with the newest figures that are written."""
-        line, speed = self.figures.last, progress.tasks[0].speed
-        rate = f"{speed:.1f} steps/s" if speed and speed >= 1 else f"{1 / speed:.1f} s/step" if speed else ""
-        whole = line and None not in (line["t"], line["gradient"])  # else the run is about to stop
-        told = f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  evaluations {line['evaluations']:,}" if whole else ""
-        progress.update(task, completed=self.run.step, says=told, rate=rate)
+    def _update_progress(self, progress: Progress, task: TaskID) -> None:
+        """Show the step, the speed and the newest metrics in the file."""
+        line, speed = self.metrics_log.last, progress.tasks[0].speed
+        rate = metrics = ""
+        if speed:
+            rate = f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
+        if line and None not in (line["t"], line["gradient"]):  # None: the run is about to stop
+            metrics = (
+                f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  "
+                f"evaluations {line['evaluations']:,}"
+            )
+        progress.update(task, completed=self.run.step, metrics=metrics, rate=rate)
 
     def save(self) -> None:
-        """Have the writer keep the run as it is now: figures first, as the checkpoint must never be ahead of them.
+        """Queue a checkpoint of the current state.
 
-        A checkpoint waits for the one before, so that only one copy is in memory. Raises ``NonFiniteError`` in the place of keeping a
-        value that is not finite; where asking means waiting for the device, the writer does.
+        Metrics are queued first, as a checkpoint must never be ahead of them. Waits for the
+        previous checkpoint, so that at most one copy is in memory.
+
+        Raises:
+            NonFiniteError: if a value is not finite. Where that check would wait for the device,
+                the writer makes it in the background instead.
         """
-        self.figures.flush()
+        self.metrics_log.flush()
         run, path = self.run, self.folder / "checkpoint.safetensors"
-        with run.profile.of("checkpoint"):
+        with run.profile.part("checkpoint"):
             tensors = run.tensors()
-            if not run.monitor.lazy:
+            if not run.monitor.deferred:
                 check_finite(tensors, run.step)
-            self.writer.wait(self.saving)
-            note = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed, **run.profile.note()}
-            self.saving = self.writer.put(partial(keep, path, AsyncCopies(tensors), note, run.monitor))
+            self.writer.wait(self.checkpoint_written)
+            metadata = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed}
+            metadata |= run.profile.state_dict()
+            copies = AsyncCopies(tensors)
+            self.checkpoint_written = self.writer.submit(
+                partial(write_async_copies, path, copies, metadata, run.monitor)
+            )
         self.saved_at = time.perf_counter()
 
     def finish(self) -> Path:
-        """What is made once the last step is done; done again in full if it was interrupted."""
-        from limbeck.runs.report import pages as report  # plotting is slow to import and wanted only here
+        """Write what belongs to a finished run; repeated in full if it was interrupted.
 
-        e, folder = self.experiment, self.folder
+        Returns:
+            The report.
+        """
+        from limbeck.runs.report import pages  # imports matplotlib, which is slow
+
+        method, folder = self.experiment.method, self.folder
         if len(self.prior.shape) == 3:
-            images = self.album.all()
-            each, sides = len(images) // len(e.prompts), sheets.sides(self.run)
-            pictures.save_finals(folder, images, each, sides)
-            sheets.turn(self.run, folder / "turntable", lambda line: self.console.print(line, highlight=False))
-            self.run.representation.save(folder / "final", pictures.final_names(e.total, e.particles))
-            scores = score_pictures(images, e.prompts, each, max(len(sides), 1))
-            write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
-            frames = [p for p in sorted((folder / "images").glob("step-*.png")) if p.stem.count("-") == 1]
-            pictures.film(frames, folder / "progress.webp")
-        e.method.save_critic(self.prior, self.run.state, folder / "critic")
-        if e.method.bibtex:
-            write_text(folder / "references.bib", e.method.bibtex + "\n")
-        write_text(folder / "cost.json", json.dumps(self.spent(), indent=1) + "\n")
-        return report.write([folder])
+            self._save_finals()
+        method.save_critic(self.prior, self.run.state, folder / "critic")
+        if method.bibtex:
+            write_text(folder / "references.bib", method.bibtex + "\n")
+        write_text(folder / "profile.json", json.dumps(self.profile(), indent=1) + "\n")
+        return pages.write_report([folder])
 
-    def spent(self) -> dict[str, Any]:
-        """Seconds of all steps by part, operations of all by those of one, and the most bytes a part held beyond what stays."""
-        cost, e = self.run.profile, self.experiment
-        times = {"pictures": e.steps // self.every + (e.steps % self.every > 0)}
-        flops = {part: one * times.get(part, e.steps) for part, one in cost.flops.items()}
+    def _save_finals(self) -> None:
+        """Write final images, turntables, files of the representation, scores and animation."""
+        e, folder = self.experiment, self.folder
+        final_images = self.images.particle_images()
+        per_prompt = len(final_images) // len(e.prompts)
+        views = contact_sheets.view_names(self.run)
+        images.save_final_images(folder, final_images, per_prompt, views)
+        contact_sheets.save_turntables(self.run, folder / "turntable", self._print)
+        stems = images.particle_stems(e.total, e.particles)
+        self.run.representation.save(folder / "final", stems)
+        scores = score_run(final_images, e.prompts, per_prompt, max(len(views), 1))
+        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+        frames = sorted((folder / "images").glob("step-*.png"))
+        frames = [path for path in frames if path.stem.count("-") == 1]
+        images.save_animation(frames, folder / "progress.webp")
+
+    def profile(self) -> dict[str, Any]:
+        """Content of profile.json.
+
+        Seconds and operations are of the whole run, operations extrapolated from one step.
+        Bytes are the peak of each part of one step beyond what stays allocated.
+        """
+        profile, steps = self.run.profile, self.experiment.steps
+        num_images = steps // self.image_every + (steps % self.image_every > 0)
+        repeats = {"images": num_images}
         peak = peak_bytes(self.prior.device)
         if "peak_device_bytes" in peak:
-            peak["peak_device_bytes"] = max(peak["peak_device_bytes"], cost.peak)
+            peak["peak_device_bytes"] = max(peak["peak_device_bytes"], profile.peak_device_bytes)
         return {
-            "seconds": {part: round(value, 3) for part, value in cost.seconds.items()},
+            "seconds": {part: round(value, 3) for part, value in profile.seconds.items()},
             "elapsed": round(self.elapsed, 3),
             "evaluations": self.rows,
-            "flops": flops,
-            "bytes": cost.bytes,
-            "beside": {"seconds": round(self.writer.seconds, 3), "waited": round(self.writer.waited, 3)},
+            "flops": {part: n * repeats.get(part, steps) for part, n in profile.flops.items()},
+            "bytes": profile.bytes,
+            "background": {
+                "seconds": round(self.writer.busy_seconds, 3),
+                "blocked": round(self.writer.blocked_seconds, 3),
+            },
             **peak,
         }

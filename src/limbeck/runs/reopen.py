@@ -1,4 +1,4 @@
-"""A run folder taken up again to look at: its particles as the last checkpoint has them, and the cameras its steps drew."""
+"""Reopen a run folder: its particles at the last checkpoint and the cameras of its steps."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.config.discovery import component_name
 from limbeck.config import yaml as config
-from limbeck.graphics.cameras.camera import Camera
-from limbeck.system.checkpoint import read_note
-from limbeck.training.experiment import Experiment
-from limbeck.training.warm_start import load_representation
-from limbeck.priors.loading import load
-from limbeck.runs.images import final_names
+from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.priors.loading import load
 from limbeck.representations.base import Representation
-from limbeck.training.trainer import draw_particles, generator
-from limbeck.graphics.cameras.views import NoCamera
+from limbeck.runs.images import particle_stems
+from limbeck.system.checkpoint import read_metadata
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import draw_particles, step_generator
+from limbeck.training.warm_start import load_representation
 
 
 @dataclass(frozen=True)
 class ReopenedRun:
-    """What a folder holds after ``step`` steps; the critic and the optimiser are left where they are."""
+    """A run at its last checkpoint, without critic and optimizer.
+
+    Attributes:
+        experiment: the run's experiment.
+        prior: its model.
+        representation: its particles, in eval mode.
+        step: number of steps taken.
+    """
 
     experiment: Experiment
     prior: Prior
@@ -32,60 +39,94 @@ class ReopenedRun:
     step: int
 
 
-def experiment_in(folder: Path) -> Experiment:
-    """The experiment of a run folder; ValueError where it is none."""
+def read_experiment(folder: Path) -> Experiment:
+    """Read the experiment of a run folder.
+
+    Raises:
+        ValueError: if the path is not a run folder.
+    """
     if not (folder / "run.yaml").is_file():
-        raise ValueError(_missing(folder))
+        raise ValueError(_not_a_run_message(folder))
     return config.read_yaml(Experiment, folder / "run.yaml")
 
 
-def _missing(folder: Path) -> str:
-    """Why a path is no run folder, and what may have been meant."""
+def _not_a_run_message(folder: Path) -> str:
+    """Why a path is not a run folder, with a suggestion."""
     if not folder.exists():
         return f"there is no folder {folder}"
     if not folder.is_dir():
-        return f"{folder} is a file: name the run folder that it lies in"
+        return f"{folder} is a file: give the run folder that contains it"
+    message = f"{folder} is not a run folder: it has no run.yaml"
     runs = sorted(path.parent for path in folder.glob("*/run.yaml"))
-    return f"{folder} is no run folder: it has no run.yaml" + (f"; it holds runs, such as {runs[0]}" if runs else "")
+    return f"{message}; it contains run folders, such as {runs[0]}" if runs else message
 
 
-def stages(folder: Path) -> list[Path]:
-    """The folders of a recipe's stages begun so far, in order; of any other run, itself alone."""
-    begun = [path.parent for path in folder.glob("*/run.yaml") if path.parent.name.partition("-")[0].isdigit()]
-    if (folder / "run.yaml").is_file() or not begun:
+def stage_folders(folder: Path) -> list[Path]:
+    """Run folders of the stages of a preset that have started, in order.
+
+    A folder without stages is returned as the only item.
+    """
+    stages = [
+        path.parent
+        for path in folder.glob("*/run.yaml")
+        if path.parent.name.partition("-")[0].isdigit()
+    ]
+    if (folder / "run.yaml").is_file() or not stages:
         return [folder]
-    return sorted(begun, key=lambda stage: int(stage.name.partition("-")[0]))
+    return sorted(stages, key=lambda stage: int(stage.name.partition("-")[0]))
 
 
 def last_stage(folder: Path) -> Path:
-    """Of the folder of a recipe with several stages, that of the last one begun; of any other, itself."""
-    return stages(folder)[-1]
+    """Run folder of the last stage that has started; ``folder`` if it has no stages."""
+    return stage_folders(folder)[-1]
 
 
-def refuse_flat(folder: Path, experiment: Experiment) -> None:
-    """ValueError where the particles are pictures."""
+def require_3d(folder: Path, experiment: Experiment) -> None:
+    """Check that the particles of a run are 3D.
+
+    Raises:
+        ValueError: if they are images.
+    """
     if isinstance(experiment.camera_sampler, NoCamera):
-        what = component_name(type(experiment.representation))
-        raise ValueError(f"{folder}: {what} are flat, without a surface or splats; what there is to see of them is in final/")
+        name = component_name(type(experiment.representation))
+        raise ValueError(
+            f"{folder}: {name} are 2D, without a surface or splats; the images are in final/"
+        )
 
 
 def reopen_run(folder: Path, device: str = "auto") -> ReopenedRun:
-    """The particles of a run folder. ValueError where there is no checkpoint yet, or one that does not fit."""
-    experiment, path = experiment_in(folder), folder / "checkpoint.safetensors"
+    """Load the particles of a run folder.
+
+    Args:
+        folder: run folder.
+        device: as for ``limbeck.load``.
+
+    Raises:
+        ValueError: if there is no checkpoint, or it does not fit.
+    """
+    experiment, path = read_experiment(folder), folder / "checkpoint.safetensors"
     if not path.is_file():
-        raise ValueError(f"{folder} holds no checkpoint yet: let its run go on for a while")
-    prior = load(experiment.model, device, experiment.precision, experiment.parts)
+        raise ValueError(f"{folder} has no checkpoint yet: continue its run for a while")
+    prior = load(experiment.model, device, experiment.precision)
     representation, _ = load_representation(folder, prior)
-    return ReopenedRun(experiment, prior, representation.eval(), read_note(path)["step"])
+    return ReopenedRun(experiment, prior, representation.eval(), read_metadata(path)["step"])
 
 
-def names(experiment: Experiment) -> list[str]:
-    """PROMPT-PARTICLE of every particle, what its files are called."""
-    return final_names(experiment.total, experiment.particles)
+def particle_names(experiment: Experiment) -> list[str]:
+    """Name ``PROMPT-PARTICLE`` of every particle, as in its file names."""
+    return particle_stems(experiment.total, experiment.particles)
 
 
 def step_cameras(experiment: Experiment, step: int) -> tuple[Int[Tensor, "b"], Camera | None]:
-    """The particles and the cameras that a step, counted from 0, drew: they follow from its seed."""
-    rng = generator(experiment.seed, step)
-    view = draw_particles(experiment, rng)
-    return view, experiment.camera_sampler.sample(len(view), rng)
+    """Draw the particles and cameras of a step again from the seed of the run.
+
+    Args:
+        experiment: the run's experiment.
+        step: index of the step, from 0.
+
+    Returns:
+        Particle index of each row, and the cameras (None for 2D particles).
+    """
+    rng = step_generator(experiment.seed, step)
+    particle = draw_particles(experiment, rng)
+    return particle, experiment.camera_sampler.sample(len(particle), rng)

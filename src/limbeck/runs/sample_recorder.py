@@ -1,4 +1,4 @@
-"""Samples that leave a folder behind, of a model or of a run's critic."""
+"""Sample from a model, or from the critic of a run, into a folder."""
 
 from __future__ import annotations
 
@@ -10,60 +10,98 @@ from pathlib import Path
 import torch
 import yaml
 
-from limbeck.training.experiment import Experiment
-from limbeck.graphics.cameras.camera import orbit_cameras
-from limbeck.system.checkpoint import read_checkpoint
 from limbeck.config.yaml import from_yaml
-from limbeck.distillation.critics.base import Critic
-from limbeck.metrics.run_scores import score_pictures
-from limbeck.runs.images import save_finals
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
-from limbeck.training.trainer import Run
 from limbeck.diffusion.sampling import Sampling, sample
+from limbeck.distillation.critics.base import Critic
+from limbeck.graphics.cameras.camera import orbit_cameras
+from limbeck.metrics.run_scores import score_run
+from limbeck.runs.images import save_final_images
+from limbeck.system.checkpoint import read_checkpoint
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+
+_BATCH = 32  #: images sampled at a time
 
 
-def saved_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
-    """The critic of a finished or unfinished run, as a prior. ValueError where the run has none, or none that knows cameras."""
+def load_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
+    """Load the critic of a run as a prior.
+
+    Args:
+        folder: run folder, finished or not.
+        prior: the model of the run.
+        camera: whether the critic must be conditioned on cameras.
+
+    Raises:
+        ValueError: if the run has no critic, or ``camera`` is set and its critic has no cameras.
+    """
     if not (folder / "run.yaml").exists():
-        raise ValueError(f"{folder} is no run folder: it has no run.yaml")
+        raise ValueError(f"{folder} is not a run folder: it has no run.yaml")
     run = Run(from_yaml(Experiment, (folder / "run.yaml").read_text()), prior)
-    tensors, note = read_checkpoint(folder / "checkpoint.safetensors")
-    run.load(tensors, note["step"])
+    tensors, metadata = read_checkpoint(folder / "checkpoint.safetensors")
+    run.load(tensors, metadata["step"])
     critic = run.experiment.method.critic_prior(prior, run.state)
     if critic is None:
-        raise ValueError(f"{folder}: method {type(run.experiment.method).__name__} has no critic to sample from")
+        method = type(run.experiment.method).__name__
+        raise ValueError(f"{folder}: method {method} has no critic to sample from")
     if camera and not (isinstance(run.state, Critic) and run.state.camera):
-        raise ValueError(f"{folder}: its critic was told no cameras; leave --camera out")
+        raise ValueError(f"{folder}: its critic is not conditioned on cameras; leave out --camera")
     return run.state.standalone() if isinstance(run.state, Critic) else critic
 
 
+def _conditions(sampling: Sampling, prior: Prior) -> Conditions:
+    """Conditions of each prompt, with the camera pose if one is given."""
+    count = len(sampling.prompts)
+    conditions = Conditions(
+        prior.condition(sampling.prompts), prior.condition([sampling.negative_prompt] * count)
+    )
+    if not sampling.camera:
+        return conditions
+    azimuth, elevation, distance = (torch.full((count,), value) for value in sampling.camera)
+    # critics see the pose only, so any field of view will do
+    camera = orbit_cameras(azimuth.deg2rad(), elevation.deg2rad(), distance, 40.0)
+    pose = camera.pose.to(prior.device)
+    return Conditions(replace(conditions.pos, pose=pose), replace(conditions.null, pose=pose))
+
+
 def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
-    """Sample and write final.png, final/, sample.yaml, scores.json and cost.json; returns final.png."""
-    source = saved_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
-    told = Conditions(source.condition(sampling.prompts), source.condition([sampling.negative_prompt] * len(sampling.prompts)))
-    if sampling.camera:
-        azimuth, elevation, distance = (torch.full((len(sampling.prompts),), number) for number in sampling.camera)
-        pose = orbit_cameras(azimuth.deg2rad(), elevation.deg2rad(), distance, 40.0).pose.to(prior.device)  # whatever its field of view
-        told = Conditions(replace(told.pos, pose=pose), replace(told.null, pose=pose))
+    """Sample images and write them with their settings, scores and cost.
+
+    Args:
+        sampling: prompts and settings.
+        prior: the model.
+        folder: gets final.png, final/, sample.yaml, scores.json and profile.json.
+
+    Returns:
+        ``folder/final.png``.
+    """
+    source = (
+        load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
+    )
+    conditions = _conditions(sampling, source)
     rows = torch.arange(len(sampling.prompts)).repeat_interleave(sampling.count).to(prior.device)
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
-    before, began = prior.meter.rows, time.perf_counter()
+    rows_before, start = prior.call_counter.rows, time.perf_counter()
     eta = 1.0 if sampling.sampler == "ancestral" else 0.0
-    images = [
-        prior.decode(
-            sample(source, told[rows[i : i + 32]], noise[i : i + 32], sampling.steps, sampling.guidance, eta, rng)
-        ).detach()
-        for i in range(0, len(rows), 32)
-    ]
-    pictures = torch.cat(images).cpu()
-    seconds = time.perf_counter() - began
-    save_finals(folder, pictures, sampling.count)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(sampling).items()}
-    plain["prompts"], plain["camera"] = list(sampling.prompts), list(sampling.camera)
-    (folder / "sample.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-    (folder / "scores.json").write_text(json.dumps(score_pictures(pictures, sampling.prompts, sampling.count), indent=1))
-    cost = {"elapsed": seconds, "seconds": {"sampling": seconds}, "evaluations": prior.meter.rows - before}
-    (folder / "cost.json").write_text(json.dumps(cost, indent=1))
+    batches = []
+    for row, eps in zip(rows.split(_BATCH), noise.split(_BATCH), strict=True):
+        x0 = sample(source, conditions[row], eps, sampling.steps, sampling.guidance, eta, rng)
+        batches.append(prior.decode(x0).detach())
+    images = torch.cat(batches).cpu()
+    seconds = time.perf_counter() - start
+    save_final_images(folder, images, sampling.count)
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(sampling).items()}
+    settings |= {"prompts": list(sampling.prompts), "camera": list(sampling.camera)}
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    (folder / "sample.yaml").write_text(text)
+    scores = score_run(images, sampling.prompts, sampling.count)
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1))
+    profile = {
+        "elapsed": seconds,
+        "seconds": {"sampling": seconds},
+        "evaluations": prior.call_counter.rows - rows_before,
+    }
+    (folder / "profile.json").write_text(json.dumps(profile, indent=1))
     return folder / "final.png"

@@ -1,4 +1,4 @@
-"""The pictures of a run: looked at between steps, drawn and written beside them."""
+"""Images of a run while it trains, in images/; drawn and written in the background."""
 
 from __future__ import annotations
 
@@ -12,89 +12,118 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from limbeck.runs import images as pictures
-from limbeck.runs import contact_sheets as sheets
-from limbeck.system.checkpoint import write_text
-from limbeck.system.async_copy import AsyncCopies
-from limbeck.runs.metrics_log import read_metrics
-from limbeck.runs.loggers import OpenLogger
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.training.trainer import Run, Step
+from limbeck.runs.contact_sheets import ParticleImages, arrange_step_images, contact_sheet, render_particles
+from limbeck.runs.images import heat_map, heat_map_grid, image_grid, save_png
+from limbeck.runs.loggers import LogWriter
+from limbeck.runs.metrics_log import read_metrics
+from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
+from limbeck.system.checkpoint import write_text
+from limbeck.training.trainer import Run, Step
 
 
 class ImageSnapshots:
-    """images/ of a run folder. What is looked at is copied at once, so that the next step may change it, and fetched beside it."""
+    """Writes images/ of a run folder.
 
-    def __init__(self, run: Run, folder: Path, writer: BackgroundWriter, sink: OpenLogger | None):
-        self.run, self.prior, self.folder, self.writer, self.sink = run, run.prior, folder, writer, sink
-        self.experiment = e = run.experiment
-        options = {f.name for f in dataclasses.fields(e.method)}
-        self.guidance = e.method.guidance if "guidance" in options else 1.0  # type: ignore[attr-defined]
+    Tensors are copied when a method is called, so that the next step may change them, and are
+    fetched and drawn in the background.
 
-    def all(self) -> Float[Tensor, "n 3 h w"]:
-        """What every particle shows, from the sides ``SEEN`` if it has any."""
-        return sheets.render_particles(self.run).pictures()[""]
+    Args:
+        run: the run.
+        folder: its folder.
+        writer: draws and writes in the background.
+        log_writer: also gets every image.
+    """
 
-    def of_all(self, step: int) -> bool:
-        """The particles, of what has sides also normals, depth and opacity; False where the model has no pictures, as a mixture in
-        the plane."""
+    def __init__(
+        self, run: Run, folder: Path, writer: BackgroundWriter, log_writer: LogWriter | None
+    ):
+        self.run, self.prior, self.folder = run, run.prior, folder
+        self.writer, self.log_writer = writer, log_writer
+        method = run.experiment.method
+        has_guidance = "guidance" in {f.name for f in dataclasses.fields(method)}
+        self.guidance = method.guidance if has_guidance else 1.0  # type: ignore[attr-defined]
+
+    def particle_images(self) -> Float[Tensor, "n 3 h w"]:
+        """Images of all particles, each from the views ``VIEW_NAMES`` if it is 3D."""
+        return render_particles(self.run).images()[""]
+
+    def save_particles(self, step: int) -> bool:
+        """Save a contact sheet of all particles; if they are 3D also normals, depth and opacity.
+
+        Returns:
+            False if the model has no images, as a mixture in the plane; nothing is saved then.
+        """
         if len(self.prior.shape) != 3:
             return False
-        self.writer.put(partial(self._draw_all, step, sheets.render_particles(self.run)))
+        self.writer.submit(partial(self._draw_particles, step, render_particles(self.run)))
         return True
 
     @torch.no_grad()
-    def of_step(self, step: Step) -> bool:
-        """The particles, x0 of prior and critic, and the gradient; False where the model has no pictures."""
-        if not self.of_all(step.step):
+    def save_step(self, step: Step) -> bool:
+        """Save the particles, the x0 predictions of prior and critic, and the gradient of a step.
+
+        Returns:
+            False if the model has no images; nothing is saved then.
+        """
+        if not self.save_particles(step.step):
             return False
-        sample, meter, e = step.sample, self.prior.meter, self.experiment
-        calls, rows = meter.calls, meter.rows
-        shown = {"x0": guided_prediction(self.prior, sample.xt, sample.t, sample.conditions, self.guidance).x0}
-        critic = e.method.critic_prior(self.prior, self.run.state)
+        inputs, counter = step.inputs, self.prior.call_counter
+        calls, rows = counter.calls, counter.rows
+        prediction = guided_prediction(
+            self.prior, inputs.xt, inputs.t, inputs.conditions, self.guidance
+        )
+        x0 = {"x0": prediction.x0}
+        critic = self.run.experiment.method.critic_prior(self.prior, self.run.state)
         if critic is not None:
-            shown["critic"] = critic(sample.xt, sample.t, sample.with_pose(sample.conditions.pos))[0].x0
-        meter.calls, meter.rows = calls, rows  # looking is not part of the run's cost
-        seen = {name: self._decoded(x0) for name, x0 in shown.items()}
-        seen["gradient"] = step.gradient.float().flatten(1, -3).norm(dim=1)
-        self.writer.put(partial(self._draw, step.step, sample.particle.tolist(), AsyncCopies(seen)))
+            condition = inputs.with_pose(inputs.conditions.pos)
+            x0["critic"] = critic(inputs.xt, inputs.t, condition)[0].x0
+        counter.calls, counter.rows = calls, rows  # recording is not part of the cost of the run
+        tensors = {name: self._decode(value) for name, value in x0.items()}
+        tensors["gradient"] = step.gradient.float().flatten(1, -3).norm(dim=1)
+        particle = inputs.particle.tolist()
+        self.writer.submit(partial(self._draw_step, step.step, particle, AsyncCopies(tensors)))
         return True
 
-    def _draw_all(self, step: int, looks: sheets.ParticleImages) -> None:
-        for kind, images in looks.pictures().items():
-            self._keep(sheets.contact_sheet(self.run, images), step, kind)
-
-    def _decoded(self, x0: Tensor) -> Tensor:
+    def _decode(self, x0: Tensor) -> Tensor:
         return torch.cat([self.prior.decode(part).float() for part in x0.split(8)])
 
-    def _draw(self, step: int, view: list[int], copies: AsyncCopies) -> None:
-        seen = copies.fetched()
-        maps = seen.pop("gradient")
-        for name, images in seen.items():
-            self._keep(pictures.grid(*sheets.placed(self.run, images, view)), step, name)
-        top = self._scale(maps)
-        self._keep(pictures.heat_sheet(*sheets.placed(self.run, pictures.heat(maps, top), view), top), step, "gradient")
+    def _draw_particles(self, step: int, renders: ParticleImages) -> None:
+        for kind, images in renders.images().items():
+            self._save(contact_sheet(self.run, images), step, kind)
 
-    def _keep(self, sheet: Image.Image, step: int, kind: str = "") -> None:
-        """A picture of a step into images/ and the mirror; ``kind`` is empty for the representation itself."""
-        pictures.save_picture(sheet, self.folder / "images" / f"step-{step:05d}{'-' * bool(kind)}{kind}.png")
-        if self.sink is not None:
-            self.sink.picture(kind or "picture", sheet, step)
+    def _draw_step(self, step: int, particle: list[int], copies: AsyncCopies) -> None:
+        tensors = copies.to_cpu()
+        maps = tensors.pop("gradient")
+        for kind, images in tensors.items():
+            self._save(image_grid(*arrange_step_images(self.run, images, particle)), step, kind)
+        top = self._gradient_scale(maps)
+        colored, columns = arrange_step_images(self.run, heat_map(maps, top), particle)
+        self._save(heat_map_grid(colored, columns, top), step, "gradient")
 
-    def _scale(self, maps: Float[Tensor, "b h w"]) -> float:
-        """Top of the colour scale, one for the whole run: fixed by the first map, brought to the gradients usual until then.
+    def _save(self, sheet: Image.Image, step: int, kind: str = "") -> None:
+        """Write an image of a step and log it; ``kind`` is empty for the particles themselves."""
+        suffix = f"-{kind}" if kind else ""
+        save_png(sheet, self.folder / "images" / f"step-{step:05d}{suffix}.png")
+        if self.log_writer is not None:
+            self.log_writer.log_image(kind or "image", sheet, step)
 
-        The step of the first map may have drawn an unusual t; the median of the norms so far has not. The figures until this step
-        are in the file, as they were given to the writer before.
+    def _gradient_scale(self, maps: Float[Tensor, "b h w"]) -> float:
+        """Top of the color scale of the gradient maps, fixed by the first map of the run.
+
+        As the first map may have drawn an unusual t, its 99th percentile is rescaled by the ratio
+        of the median gradient norm so far to that of its step. The metrics up to this step are
+        already in the file, as they were queued before the images.
         """
         path = self.folder / "images" / "gradient-scale.json"
         if path.exists():
             return json.loads(path.read_text())["top"]
         lines = read_metrics(self.folder / "metrics.jsonl")
         norms = torch.tensor([line["gradient"] or 0.0 for line in lines], dtype=torch.float64)
-        few = maps.double().flatten()[:: max(1, maps.numel() // 1_000_000)]  # quantile refuses more than 16 million
-        high = few.quantile(0.99) / norms[-1].clamp_min(1e-30) * norms.median()
-        top = float(f"{high.item():.2g}") or 1.0
-        write_text(path, json.dumps({"top": top, "colours": "viridis"}) + "\n")
+        stride = max(1, maps.numel() // 1_000_000)  # quantile refuses more than 16 million values
+        high = maps.double().flatten()[::stride].quantile(0.99)
+        scaled = high / norms[-1].clamp_min(1e-30) * norms.median()
+        top = float(f"{scaled.item():.2g}") or 1.0
+        write_text(path, json.dumps({"top": top, "colormap": "viridis"}) + "\n")
         return top

@@ -1,4 +1,4 @@
-"""Solids on the way: solids/step-STEP-PROMPT-PARTICLE.ply in a run folder, for a viewer that needs no model to show them."""
+"""3D snapshots of a run: assets/step-STEP-PROMPT-PARTICLE.ply, shown by the viewer without a model."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from pathlib import Path
 
 import torch
 
+from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.graphics.export.export import with_vertex_colors
+from limbeck.graphics.export.mesh_cleanup import TexturedMesh, validate_surface
+from limbeck.graphics.export.writers import decode_ply, encode_ply, write_atomic, write_splats_atomic
+from limbeck.graphics.geometry.assets import Splats
+from limbeck.representations.base import Representation
+from limbeck.runs.images import particle_stems
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.training.experiment import Experiment
-from limbeck.graphics.export.export import at_vertices
-from limbeck.graphics.export.writers import ply, put_splats, read_ply, replaced
-from limbeck.graphics.export.mesh_cleanup import TexturedMesh, checked
-from limbeck.runs.images import final_names
-from limbeck.representations.base import Representation
-from limbeck.graphics.geometry.solids import Splats
-from limbeck.graphics.cameras.views import NoCamera
 
-NAME = re.compile(r"step-(\d+)-(\d+-\d+)\.ply")
+_FILE_NAME = re.compile(r"step-(\d+)-(\d+-\d+)\.ply")
 
 
-def run_now(job: Callable[[], None]) -> None:
-    """Have it done at once."""
+def call_now(job: Callable[[], None]) -> None:
+    """Run a job immediately."""
     job()
 
 
 @torch.no_grad()
 def take_snapshot(representation: Representation, particle: int) -> TexturedMesh | Splats:
-    """A particle as it is now, with colours at its vertices; ValueError with the cause where it has nothing to show."""
-    solid = representation.asset(particle)
-    return solid if isinstance(solid, Splats) else at_vertices(checked(solid))
+    """Current 3D asset of a particle: splats, or a mesh with vertex colors.
+
+    Raises:
+        ValueError: if there is no surface; the message says why.
+    """
+    asset = representation.asset(particle)
+    return asset if isinstance(asset, Splats) else with_vertex_colors(validate_surface(asset))
 
 
 @torch.no_grad()
@@ -41,49 +45,68 @@ def save_snapshot(
     experiment: Experiment,
     representation: Representation,
     step: int,
-    put: Callable[[Callable[[], None]], object] = run_now,
+    submit: Callable[[Callable[[], None]], object] = call_now,
 ) -> None:
-    """Every particle as it is now, of what has sides; one that has nothing to show yet leaves no file. ``put`` has it written."""
+    """Write the current 3D asset of every particle; does nothing for 2D particles.
+
+    A particle without a surface leaves no file.
+
+    Args:
+        folder: run folder.
+        experiment: the run's experiment.
+        representation: the particles.
+        step: number of steps taken.
+        submit: called with each write job, for instance ``BackgroundWriter.submit``.
+    """
     if isinstance(experiment.camera_sampler, NoCamera):
         return
-    (folder / "solids").mkdir(exist_ok=True)
-    for particle, name in enumerate(final_names(experiment.total, experiment.particles)):
-        path = folder / "solids" / f"step-{step:05d}-{name}.ply"
+    (folder / "assets").mkdir(exist_ok=True)
+    for particle, stem in enumerate(particle_stems(experiment.total, experiment.particles)):
+        path = folder / "assets" / f"step-{step:05d}-{stem}.ply"
         try:
-            shown = take_snapshot(representation, particle)
-        except ValueError:  # no surface yet, as at the start of a field
+            asset = take_snapshot(representation, particle)
+        except ValueError:  # no surface yet, as at the start of a NeRF
             continue
-        put(partial(_write, path, type(shown), AsyncCopies({k: v for k, v in vars(shown).items() if v is not None})))
+        tensors = {k: v for k, v in vars(asset).items() if v is not None}
+        submit(partial(_write, path, type(asset), AsyncCopies(tensors)))
 
 
 def _write(path: Path, kind: type[TexturedMesh | Splats], copies: AsyncCopies) -> None:
-    shown = kind(**copies.fetched())
-    if isinstance(shown, Splats):
-        put_splats(path, shown)
+    asset = kind(**copies.to_cpu())
+    if isinstance(asset, Splats):
+        write_splats_atomic(path, asset)
     else:
-        replaced(path, ply(shown))
+        write_atomic(path, encode_ply(asset))
 
 
 @dataclass(frozen=True)
 class SnapshotFolder:
-    """The snapshots of a run folder."""
+    """The 3D snapshots of a run folder.
+
+    Attributes:
+        folder: run folder.
+    """
 
     folder: Path
 
     def steps(self) -> dict[int, dict[str, Path]]:
-        """Steps in order, and of each the file of every particle by its name."""
-        found: dict[int, dict[str, Path]] = {}
-        for path in sorted((self.folder / "solids").glob("step-*.ply")):
-            if match := NAME.fullmatch(path.name):
-                found.setdefault(int(match[1]), {})[match[2]] = path
-        return dict(sorted(found.items()))
+        """Files by step, in ascending order, and by particle ``PROMPT-PARTICLE``."""
+        files: dict[int, dict[str, Path]] = {}
+        for path in sorted((self.folder / "assets").glob("step-*.ply")):
+            if match := _FILE_NAME.fullmatch(path.name):
+                files.setdefault(int(match[1]), {})[match[2]] = path
+        return dict(sorted(files.items()))
 
 
 def read_snapshot(path: Path) -> TexturedMesh | Splats:
-    """A snapshot; ValueError where it is none."""
+    """Read a snapshot.
+
+    Raises:
+        ValueError: if the file is not a snapshot.
+    """
     data = path.read_bytes()
     if b"element face " in data[: data.find(b"end_header")]:
-        return read_ply(data)
-    from limbeck.graphics.geometry.ply import read_ply as read_splats
+        return decode_ply(data)
+    from limbeck.graphics.geometry.gaussian_ply import read_gaussian_ply
 
-    return read_splats(path)
+    return read_gaussian_ply(path)

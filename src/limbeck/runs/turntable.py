@@ -1,4 +1,4 @@
-"""Once around a particle: colour, normals, depth and opacity side by side as a film, and stills of them on one sheet."""
+"""Turntables: a video around a particle in color, normals, depth and opacity, and stills of it."""
 
 from __future__ import annotations
 
@@ -16,127 +16,227 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from limbeck.graphics.cameras.camera import Camera
-from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.camera import turntable_cameras as circle
-from limbeck.runs.images import grid, save_picture
-from limbeck.graphics.export.png import to_bytes
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.camera import Camera, turntable_cameras
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.export.png import to_uint8
 from limbeck.representations.base import Representation
+from limbeck.runs.images import image_grid, save_png
 
-LEAST = 192  #: pixels across a panel, to which smaller ones are enlarged
-AT_ONCE = 4  #: frames rendered together
-RATE = 12  #: frames a second
+_MIN_PANEL_SIZE = 192  #: smaller panels are enlarged to at least this width, in pixels
+_RENDER_BATCH = 4  #: frames rendered at a time
+_FPS = 12
 
 
 @dataclass(frozen=True)
-class Looked:
-    """From where a turntable looks: elevation and vertical fov in degrees, distance in units of space."""
+class TurntableCamera:
+    """Orbit of a turntable around the origin.
+
+    Attributes:
+        elevation: in degrees.
+        distance: from the origin, in scene units.
+        fov: vertical field of view in degrees.
+    """
 
     elevation: float = 15.0
     distance: float = 3.6
     fov: float = 40.0
 
     @property
-    def span(self) -> tuple[float, float]:
-        """The depths that have the first and the last colour: as far around the middle as a picture reaches up and down, so that
-        the scale is the same in every frame and every run that looks from here."""
+    def depth_range(self) -> tuple[float, float]:
+        """Depths at the ends of the color scale.
+
+        The distance plus and minus half of the height that the camera sees at the origin, so that
+        all frames, and all runs with this orbit, share one scale.
+        """
         half = self.distance * float(np.tan(np.radians(self.fov) / 2))
         return self.distance - half, self.distance + half
 
 
 @dataclass(frozen=True)
-class Panels:
-    """Pictures of one size, in [0, 1]; where nothing is they are white, but for colour, which has the run's background."""
+class TurntableFrames:
+    """Panels of one size with values in [0, 1].
 
-    colour: Float[Tensor, "n 3 h w"]
+    Attributes:
+        color: on the run's background.
+        normal: world-space normals mapped from [-1, 1] to RGB, on white.
+        depth: viridis, near in yellow, on white.
+        opacity: white where opaque, on black.
+    """
+
+    color: Float[Tensor, "n 3 h w"]
     normal: Float[Tensor, "n 3 h w"]
     depth: Float[Tensor, "n 3 h w"]
     opacity: Float[Tensor, "n 3 h w"]
 
-    def all(self) -> list[Float[Tensor, "n 3 h w"]]:
-        """In the order in which they are shown."""
-        return [self.colour, self.normal, self.depth, self.opacity]
+    def channels(self) -> list[Float[Tensor, "n 3 h w"]]:
+        """All channels in display order."""
+        return [self.color, self.normal, self.depth, self.opacity]
 
-    def beside(self) -> Float[Tensor, "n 3 h w"]:
-        """All of them in one row."""
-        return torch.cat(self.all(), 3)
+    def side_by_side(self) -> Float[Tensor, "n 3 h width"]:
+        """All channels in one row."""
+        return torch.cat(self.channels(), 3)
+
+
+def _print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 @torch.no_grad()
-def panels(representation: Representation, prior: Prior, particle: int, camera: Camera, span: tuple[float, float]) -> Panels:
-    """What cameras see of a particle; ``span``: depths of the colour scale. ValueError of what has no sides."""
+def render_frames(
+    representation: Representation,
+    prior: Prior,
+    particle: int,
+    camera: Camera,
+    depth_range: tuple[float, float],
+) -> TurntableFrames:
+    """Render a particle from several cameras.
+
+    Args:
+        representation: the particles.
+        prior: decodes latent renders.
+        particle: particle index.
+        camera: one camera per frame.
+        depth_range: depths at the ends of the color scale.
+
+    Raises:
+        ValueError: if the representation renders no opacity, depth or normals.
+    """
     render = representation.render(RenderRequest(torch.full((len(camera),), particle), camera))
     if render.alpha is None or render.depth is None or render.normal is None:
-        raise ValueError("a turntable needs opacity, depth and normals, and this representation renders none")
-    colour = (render.image if render.space == "image" else prior.decode(render.image)).float().cpu().clamp(0, 1)
-    scaled = lambda planes: _resized(planes.float().cpu(), colour.shape[2:])  # noqa: E731
-    alpha = scaled(render.alpha).clamp(0, 1)
-    on_white = lambda planes: alpha * planes + 1 - alpha  # noqa: E731
-    normal, depth = on_white((scaled(render.normal) + 1) / 2), on_white(coloured(scaled(render.depth), span))
-    return Panels(colour, normal.clamp(0, 1), depth, alpha.expand(-1, 3, -1, -1))
+        raise ValueError(
+            "a turntable needs opacity, depth and normals, and this representation renders none"
+        )
+    image = render.image if render.space == "image" else prior.decode(render.image)
+    color = image.float().cpu().clamp(0, 1)
+    size = color.shape[2:]
+    alpha = _resize(render.alpha.float().cpu(), size).clamp(0, 1)
+    normal = (_resize(render.normal.float().cpu(), size) + 1) / 2
+    depth = colorize_depth(_resize(render.depth.float().cpu(), size), depth_range)
+    return TurntableFrames(
+        color,
+        (alpha * normal + 1 - alpha).clamp(0, 1),
+        alpha * depth + 1 - alpha,
+        alpha.expand(-1, 3, -1, -1),
+    )
 
 
-def coloured(depth: Float[Tensor, "n 1 h w"], span: tuple[float, float]) -> Float[Tensor, "n 3 h w"]:
-    """Viridis over ``span``: near is yellow, far is blue; beyond shows as the end."""
-    low, high = span
+def colorize_depth(
+    depth: Float[Tensor, "n 1 h w"], depth_range: tuple[float, float]
+) -> Float[Tensor, "n 3 h w"]:
+    """Color depth with viridis, near in yellow and far in blue, clipped to ``depth_range``."""
+    low, high = depth_range
     level = 1 - ((depth[:, 0].double() - low) / (high - low)).clamp(0, 1).numpy()
     return torch.from_numpy(colormaps["viridis"](level)[..., :3]).permute(0, 3, 1, 2).float()
 
 
-def _resized(planes: Float[Tensor, "n c y x"], size: torch.Size) -> Float[Tensor, "n c h w"]:
-    """Of the size of the decoded picture, where a latent was rendered."""
-    return planes if planes.shape[2:] == size else torch.nn.functional.interpolate(planes, tuple(size), mode="nearest")
+def _resize(channel: Float[Tensor, "n c y x"], size: torch.Size) -> Float[Tensor, "n c h w"]:
+    """Resize a channel of a latent render to the size of the decoded image."""
+    if channel.shape[2:] == size:
+        return channel
+    return torch.nn.functional.interpolate(channel, tuple(size), mode="nearest")
 
 
-def shots(representation: Representation, prior: Prior, particle: int, count: int, looked: Looked) -> Iterator[Panels]:
-    """``count`` looks once around the particle, a few at a time."""
-    camera = circle(count, looked.elevation, looked.distance, looked.fov)
-    for rows in torch.arange(count).split(AT_ONCE):
-        yield panels(representation, prior, particle, camera[rows], looked.span)
+def orbit_frames(
+    representation: Representation,
+    prior: Prior,
+    particle: int,
+    count: int,
+    camera: TurntableCamera,
+) -> Iterator[TurntableFrames]:
+    """Render ``count`` frames of one turn around a particle, a few per item."""
+    cameras = turntable_cameras(count, camera.elevation, camera.distance, camera.fov)
+    for rows in torch.arange(count).split(_RENDER_BATCH):
+        yield render_frames(representation, prior, particle, cameras[rows], camera.depth_range)
 
 
-def turntable(
-    representation: Representation, prior: Prior, particle: int, path: Path, frames: int = 48, looked: Looked = Looked(),
-    say: Callable[[str], object] = lambda line: print(line, file=sys.stderr),
-) -> Path:  # fmt: skip
-    """Write a turntable to ``path``, an .mp4, in one move, and return where it lies: where imageio and av are missing, an animated
-    .webp beside it, which ``say`` is told. A file that is there is replaced. ValueError of what has no sides.
-    """
-    found = (picture for shot in shots(representation, prior, particle, frames, looked) for picture in enlarged(shot.beside()))
-    if all(importlib.util.find_spec(name) is not None for name in ("imageio", "av")):
-        _mp4(found, path)
-        return path
-    _webp(found, path.with_suffix(".webp"))
-    say(f"{path.with_suffix('.webp')} in the place of an .mp4, for which pip install imageio av")
-    return path.with_suffix(".webp")
-
-
-def stills(
-    representation: Representation, prior: Prior, particle: int, path: Path, sides: int = 8, looked: Looked = Looked()
+def save_turntable(
+    representation: Representation,
+    prior: Prior,
+    particle: int,
+    path: Path,
+    frames: int = 48,
+    camera: TurntableCamera = TurntableCamera(),
+    report: Callable[[str], object] = _print_to_stderr,
 ) -> Path:
-    """Write a sheet with a column for each side and rows of colour, normals, depth and opacity, in one move."""
-    every = [shot.all() for shot in shots(representation, prior, particle, sides, looked)]
-    rows = torch.cat([torch.cat([shot[kind] for shot in every]) for kind in range(4)])
-    save_picture(grid(rows, sides), path)
+    """Write a turntable video atomically, replacing an existing file.
+
+    Args:
+        representation: the particles.
+        prior: decodes latent renders.
+        particle: particle index.
+        path: an .mp4 file.
+        frames: frames of one turn, at 12 frames per second.
+        camera: orbit of the camera.
+        report: called with a message if imageio or av is missing.
+
+    Returns:
+        ``path``; without imageio and av, an animated .webp next to it.
+
+    Raises:
+        ValueError: if the representation is 2D.
+    """
+    panels = (
+        panel
+        for batch in orbit_frames(representation, prior, particle, frames, camera)
+        for panel in enlarge_frames(batch.side_by_side())
+    )
+    if all(importlib.util.find_spec(name) is not None for name in ("imageio", "av")):
+        _write_mp4(panels, path)
+        return path
+    animation = path.with_suffix(".webp")
+    _write_webp(panels, animation)
+    report(f"wrote {animation} instead of an .mp4; for that: pip install imageio av")
+    return animation
+
+
+def save_stills(
+    representation: Representation,
+    prior: Prior,
+    particle: int,
+    path: Path,
+    views: int = 8,
+    camera: TurntableCamera = TurntableCamera(),
+) -> Path:
+    """Write a sheet with one column per view and rows of color, normals, depth and opacity.
+
+    Args:
+        representation: the particles.
+        prior: decodes latent renders.
+        particle: particle index.
+        path: PNG file, written atomically.
+        views: number of evenly spaced views.
+        camera: orbit of the camera.
+
+    Raises:
+        ValueError: if the representation is 2D.
+    """
+    batches = orbit_frames(representation, prior, particle, views, camera)
+    channels = zip(*(batch.channels() for batch in batches), strict=True)
+    rows = torch.cat([torch.cat(channel) for channel in channels])
+    save_png(image_grid(rows, views), path)
     return path
 
 
-def enlarged(pictures: Float[Tensor, "n 3 h w"]) -> np.ndarray:
-    """uint8 ``[n, h, w, 3]``: small panels are enlarged, and sides that are odd get a white line, since video wants even ones."""
-    factor = max(1, -(-LEAST // pictures.shape[2]))
-    large = to_bytes(pictures).repeat(factor, 1).repeat(factor, 2)
-    odd = [(0, 0), *((0, side % 2) for side in large.shape[1:3]), (0, 0)]
-    return np.pad(large, odd, constant_values=255)
+def enlarge_frames(images: Float[Tensor, "n 3 h w"]) -> np.ndarray:
+    """Convert frames to uint8 of shape [n, h, w, 3] with even height and width.
+
+    Small frames are enlarged by an integer factor. A white line is appended to odd heights and
+    widths, which video codecs refuse.
+    """
+    factor = max(1, -(-_MIN_PANEL_SIZE // images.shape[2]))
+    enlarged = to_uint8(images).repeat(factor, 1).repeat(factor, 2)
+    padding = [(0, 0), *((0, size % 2) for size in enlarged.shape[1:3]), (0, 0)]
+    return np.pad(enlarged, padding, constant_values=255)
 
 
-def _mp4(frames: Iterable[np.ndarray], path: Path) -> None:
+def _write_mp4(frames: Iterable[np.ndarray], path: Path) -> None:
     import imageio.v3 as iio
 
-    part = path.with_name(".part-" + path.name)  # the ending tells the container
+    part = path.with_name(".part-" + path.name)  # the suffix selects the container format
     try:
         with iio.imopen(part, "w", plugin="pyav") as file:
-            file.init_video_stream("libx264", fps=RATE, pixel_format="yuv420p")
+            file.init_video_stream("libx264", fps=_FPS, pixel_format="yuv420p")
             for frame in frames:
                 file.write_frame(frame)
         os.replace(part, path)
@@ -144,7 +244,9 @@ def _mp4(frames: Iterable[np.ndarray], path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _webp(frames: Iterable[np.ndarray], path: Path) -> None:
-    sheets, part = [Image.fromarray(frame) for frame in frames], path.with_name(path.name + ".part")
-    sheets[0].save(part, "WEBP", save_all=True, append_images=sheets[1:], duration=round(1000 / RATE), loop=0, quality=85)
+def _write_webp(frames: Iterable[np.ndarray], path: Path) -> None:
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    options = {"duration": round(1000 / _FPS), "loop": 0, "quality": 85}
+    part = path.with_name(path.name + ".part")
+    first.save(part, "WEBP", save_all=True, append_images=rest, **options)
     os.replace(part, path)

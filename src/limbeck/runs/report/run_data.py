@@ -18,13 +18,13 @@ import yaml
 from PIL import Image
 
 from limbeck.runs.metrics_log import read_metrics
-from limbeck.runs.images import BAR, SEEN
+from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
 
-SMALL = 128  #: pictures of at most so many pixels across are shown with hard pixels
+_PIXELATED_MAX = 128  #: pictures of at most so many pixels across are shown with hard pixels
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageImage:
     """A picture inside a page: its data, its size in pixels, whether its pixels stay hard when it is enlarged."""
 
     source: str
@@ -34,7 +34,7 @@ class Shown:
     caption: str = ""
 
 
-def shown(path: Path, most: int, hard: bool, caption: str = "", cut: int = 0) -> Shown:
+def embed_image(path: Path, most: int, hard: bool, caption: str = "", cut: int = 0) -> PageImage:
     """A picture file as data in a page, at most ``most`` pixels across, without its ``cut`` columns at the right."""
     with Image.open(path) as file:
         picture = file.convert("RGBA")
@@ -46,17 +46,17 @@ def shown(path: Path, most: int, hard: bool, caption: str = "", cut: int = 0) ->
     store = io.BytesIO()
     picture.save(store, "WEBP", lossless=hard, quality=82)
     data = base64.b64encode(store.getvalue()).decode()
-    return Shown(f"data:image/webp;base64,{data}", picture.width, picture.height, hard, caption)
+    return PageImage(f"data:image/webp;base64,{data}", picture.width, picture.height, hard, caption)
 
 
-def as_drawn(picture: Shown, drawing: Path) -> Shown:
+def with_svg(picture: PageImage, drawing: Path) -> PageImage:
     """The SVG a picture is the raster of, in its place. As the source of an image it can neither run nor fetch anything."""
     data = base64.b64encode(drawing.read_bytes()).decode()
     return replace(picture, source=f"data:image/svg+xml;base64,{data}", hard=False)
 
 
 @dataclass(frozen=True)
-class Left:
+class RunData:
     """A run folder, or that of a sampling: ``sampled``."""
 
     path: Path
@@ -99,7 +99,12 @@ class Left:
         if self.sampled and self.settings.get("critic"):
             said.append(f"critic of {Path(str(self.settings['critic'])).name}")
         what = ("picture" if self.sampled else "particle") + ("s" if each != 1 else "")
-        return [*said, f"{self.settings.get('steps')} steps", f"{each} {what}", str(self.settings.get("model", ""))]
+        return [
+            *said,
+            f"{self.settings.get('steps')} steps",
+            f"{each} {what}",
+            str(self.settings.get("model", "")),
+        ]
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
@@ -165,42 +170,61 @@ class Left:
     def _hard(self) -> bool:
         for path in sorted((self.path / "final").glob("*.png"))[:1]:
             with Image.open(path) as picture:
-                return picture.width <= SMALL
+                return picture.width <= _PIXELATED_MAX
         for path in sorted((self.path / "images").glob("step-*.png"))[:1]:
             with Image.open(path) as picture:
-                across = len(SEEN) if self.sided else max(int(self.settings.get("particles", 1)), 1)
-                return picture.width // across <= SMALL
+                across = (
+                    len(VIEW_NAMES)
+                    if self.sided
+                    else max(int(self.settings.get("particles", 1)), 1)
+                )
+                return picture.width // across <= _PIXELATED_MAX
         return False
 
-    def finals(self) -> list[tuple[str, list[Shown]]]:
+    def finals(self) -> list[tuple[str, list[PageImage]]]:
         """The final pictures by prompt; of an unfinished run, none."""
-        place = {side.replace(" ", "-"): i for i, side in enumerate(SEEN)}
+        place = {side.replace(" ", "-"): i for i, side in enumerate(VIEW_NAMES)}
         split = [(path, path.stem.split("-", 2)) for path in (self.path / "final").glob("*-*.png")]
-        files = [path for path, _ in sorted(split, key=lambda one: (int(one[1][0]), int(one[1][1]), place.get(one[1][-1], 0)))]
+        files = [
+            path
+            for path, _ in sorted(
+                split, key=lambda one: (int(one[1][0]), int(one[1][1]), place.get(one[1][-1], 0))
+            )
+        ]
         most = 512 if len(files) <= 24 else 256
-        rows: list[tuple[str, list[Shown]]] = [(prompt, []) for prompt in self.prompts]
+        rows: list[tuple[str, list[PageImage]]] = [(prompt, []) for prompt in self.prompts]
         for path in files:
             first, second, *side = path.stem.split("-")
             prompt, particle = int(first), int(second)
             if prompt < len(rows):
-                picture = shown(path, most, self._hard, " ".join(side) or f"{rows[prompt][0]}, {particle + 1}")
+                picture = embed_image(
+                    path, most, self._hard, " ".join(side) or f"{rows[prompt][0]}, {particle + 1}"
+                )
                 drawing = path.with_suffix(".svg")
-                rows[prompt][1].append(as_drawn(picture, drawing) if drawing.exists() else picture)
+                rows[prompt][1].append(with_svg(picture, drawing) if drawing.exists() else picture)
         return rows
 
-    def turns(self, page: Path) -> list[tuple[str, str, Shown | None]]:
+    def turns(self, page: Path) -> list[tuple[str, str, PageImage | None]]:
         """Of what has sides, particle by particle: what it is, the address of its film as seen from the folder ``page`` lies in,
         and its stills."""
         out = []
-        for film in sorted(p for p in (self.path / "turntable").glob("*-*") if p.suffix in (".mp4", ".webp")):
+        for film in sorted(
+            p for p in (self.path / "turntable").glob("*-*") if p.suffix in (".mp4", ".webp")
+        ):
             prompt, particle = (int(number) for number in film.stem.split("-"))
             stills = film.with_suffix(".png")
             address = quote(Path(os.path.relpath(film.resolve(), page.resolve().parent)).as_posix())
             name = f"{self.prompts[prompt]}, {particle + 1}"
-            out.append((name, address, shown(stills, 1160, self._hard, name) if stills.exists() else None))
+            out.append(
+                (
+                    name,
+                    address,
+                    embed_image(stills, 1160, self._hard, name) if stills.exists() else None,
+                )
+            )
         return out
 
-    def edits(self) -> list[tuple[str, str, list[Shown]]]:
+    def edits(self) -> list[tuple[str, str, list[PageImage]]]:
         """Of an edit: source, target and the pictures before, after, of the difference and of the gradient, one by one."""
         said = [said] if isinstance(said := self.settings.get("source", []), str) else list(said)
         sources = said * len(self.prompts) if len(said) == 1 else said or [""] * len(self.prompts)
@@ -208,14 +232,19 @@ class Left:
         for after in sorted((self.path / "edit").glob("*-after.png")):
             prompt, stem = int(after.stem.split("-")[0]), after.stem.removesuffix("-after")
             kinds = ("before", "after", "difference", "gradient")
-            images = [shown(after.with_name(f"{stem}-{kind}.png"), 384, self._hard, kind) for kind in kinds]
+            images = [
+                embed_image(after.with_name(f"{stem}-{kind}.png"), 384, self._hard, kind)
+                for kind in kinds
+            ]
             rows.append((sources[prompt], self.prompts[prompt], images))
         return rows
 
     @property
     def sided(self) -> bool:
         """Whether its pictures are of several sides of each particle."""
-        return any((self.path / "images").glob("step-*-alpha.png")) or any((self.path / "final").glob("*-*-*.png"))
+        return any((self.path / "images").glob("step-*-alpha.png")) or any(
+            (self.path / "final").glob("*-*-*.png")
+        )
 
     @property
     def drawn(self) -> bool:
@@ -231,35 +260,46 @@ class Left:
 
     def recorded(self) -> list[int]:
         """Steps with pictures."""
-        names = (re.fullmatch(r"step-(\d+)", path.stem) for path in (self.path / "images").glob("step-*.png"))
+        names = (
+            re.fullmatch(r"step-(\d+)", path.stem)
+            for path in (self.path / "images").glob("step-*.png")
+        )
         return sorted(int(found[1]) for found in names if found)
 
-    def strip(self, steps: Sequence[int], kind: str) -> list[Shown]:
+    def strip(self, steps: Sequence[int], kind: str) -> list[PageImage]:
         """The pictures of one kind (``""``, ``-x0``, ``-critic``, ``-gradient``) at those of ``steps`` that have one."""
         files = [(step, self.path / "images" / f"step-{step:05d}{kind}.png") for step in steps]
-        cut = BAR if kind == "-gradient" else 0
-        return [shown(path, 384, self._hard, f"step {step}", cut) for step, path in files if path.exists()]
+        cut = COLORBAR_WIDTH if kind == "-gradient" else 0
+        return [
+            embed_image(path, 384, self._hard, f"step {step}", cut)
+            for step, path in files
+            if path.exists()
+        ]
 
     def gradient_top(self) -> float:
         return float(self._json("images/gradient-scale.json").get("top", 0.0))
 
 
-def read_folder(path: Path) -> Left:
+def read_run_data(path: Path) -> RunData:
     """The folder of a run or of a sampling; ValueError where it is neither."""
     for name in ("run.yaml", "sample.yaml"):
         if (path / name).is_file():
             text = (path / name).read_text()
-            return Left(path, name == "sample.yaml", text, yaml.safe_load(text))
+            return RunData(path, name == "sample.yaml", text, yaml.safe_load(text))
     raise ValueError(f"{path} is no run folder: it has no run.yaml and no sample.yaml")
 
 
 def _flat(value: Any, name: str = "") -> dict[str, str]:
     if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()}
+        return {
+            k: v
+            for key, part in value.items()
+            for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()
+        }
     return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
 
 
-def differing(folders: Sequence[Left]) -> list[tuple[str, list[str | None], list[bool]]]:
+def differing_options(folders: Sequence[RunData]) -> list[tuple[str, list[str | None], list[bool]]]:
     """Options in which runs differ: name, the value in each folder (None where it has none), whether it is not the usual one.
 
     Samples have other options than runs and do not make a field differ; nor does an option that only one component has.

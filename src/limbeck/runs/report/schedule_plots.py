@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from limbeck.config.discovery import choices, find, name_of, unknown_name
-from limbeck.runs.report.svg_plots import ACCENT, PALETTE, STYLE
-from limbeck.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow, stable_diffusion_schedule
+from limbeck.runs.report.svg_plots import _ACCENT_COLOR, _PALETTE, _STYLE
+from limbeck.diffusion.schedule import CosineSchedule, NoiseSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.distillation.timesteps.base import RandomTimesteps, ScheduledTimesteps, Timesteps
 from limbeck.distillation.weights import Weight
 
-Under = Literal["stable", "cosine", "flow"]
+ScheduleName = Literal["stable", "cosine", "flow"]
 DARK = "#2b2d33"
 AREA = "#3a86c8"
 LOW, HIGH = 0.02, 0.98  #: where weights are drawn; beyond, some have no end
@@ -31,7 +31,7 @@ STEEP, FAINT = 4.0, 1e-3  #: where the panels of weights are cut off, above and 
 
 
 @dataclass(frozen=True)
-class Plotting:
+class SchedulePlotOptions:
     """What is drawn, with its default options.
 
     names: timesteps or weights, then the names of those wanted, all if there are none. steps: of the run over which timesteps are
@@ -41,7 +41,7 @@ class Plotting:
 
     names: tuple[str, ...] = ()
     steps: int = 1000
-    under: Under = "stable"
+    under: ScheduleName = "stable"
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -51,46 +51,70 @@ class Plotting:
             raise ValueError(f"--out must end in .png or .svg, not {self.out}")
 
 
-def draw(wanted: Plotting) -> Path:
+def write_plot(wanted: SchedulePlotOptions) -> Path:
     """Write the picture and return where it is; ValueError for what cannot be drawn."""
     if not wanted.names:
-        raise ValueError("what to draw is missing: limbeck plot timesteps [NAME ...], or limbeck plot weights [NAME ...]")
+        raise ValueError(
+            "what to draw is missing: limbeck plot timesteps [NAME ...], or limbeck plot weights [NAME ...]"
+        )
     kind, *names = wanted.names
     bases: dict[str, type] = {"timesteps": Timesteps, "weights": Weight}
     if kind not in bases:
         raise unknown_name("picture", kind, bases)
-    chosen = [made(bases[kind], name) for name in names or choices(bases[kind])]
+    chosen = [default_instance(bases[kind], name) for name in names or choices(bases[kind])]
     schedule, out = noise_schedule(wanted.under), wanted.out or Path(f"{kind}.png")
-    save(timesteps(chosen, wanted.steps, schedule) if kind == "timesteps" else weights(chosen, schedule), out)
+    save_figure(
+        plot_timesteps(chosen, wanted.steps, schedule)
+        if kind == "timesteps"
+        else plot_weights(chosen, schedule),
+        out,
+    )
     return out
 
 
-def noise_schedule(under: Under) -> NoiseSchedule:
+def noise_schedule(under: ScheduleName) -> NoiseSchedule:
     """The noise schedule of a name: Stable Diffusion's table, the cosine, or rectified flow's straight paths."""
-    return {"stable": stable_diffusion_schedule, "cosine": Cosine, "flow": RectifiedFlow}[under]()
+    return {
+        "stable": stable_diffusion_schedule,
+        "cosine": CosineSchedule,
+        "flow": RectifiedFlowSchedule,
+    }[under]()
 
 
-def made(base: type, name: str) -> Any:
+def default_instance(base: type, name: str) -> Any:
     """The component called ``name`` with its defaults; ValueError where it has none."""
     cls = find(base, name)
     try:
         return cls()
     except TypeError as error:
-        raise ValueError(f"{name} cannot be drawn, as not all of its options have defaults: {error}") from error
+        raise ValueError(
+            f"{name} cannot be drawn, as not all of its options have defaults: {error}"
+        ) from error
 
 
 def _ink() -> Any:
     # the report's style takes the colour of its page; a picture of its own has a white one
-    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    return matplotlib.rc_context(STYLE | dict.fromkeys(names, DARK))
+    names = (
+        "text.color",
+        "axes.edgecolor",
+        "axes.labelcolor",
+        "xtick.color",
+        "ytick.color",
+        "grid.color",
+    )
+    return matplotlib.rc_context(_STYLE | dict.fromkeys(names, DARK))
 
 
 def _times(axes: Axes, how: Timesteps, steps: int, schedule: NoiseSchedule, dots: int) -> None:
-    at = sorted({i * (steps - 1) // max(POINTS - 1, 1) for i in range(POINTS)}) if steps > POINTS else list(range(steps))
+    at = (
+        sorted({i * (steps - 1) // max(POINTS - 1, 1) for i in range(POINTS)})
+        if steps > POINTS
+        else list(range(steps))
+    )
     rng = torch.Generator().manual_seed(0)
     drawn = [float(schedule.snap(how(step, steps, 1, schedule, rng))) for step in at]
     if isinstance(how, ScheduledTimesteps):
-        axes.plot(at, drawn, color=ACCENT, linewidth=1.8)
+        axes.plot(at, drawn, color=_ACCENT_COLOR, linewidth=1.8)
         return
     if isinstance(how, RandomTimesteps):
         low, high = zip(*(how.bounds(step, steps) for step in at), strict=True)
@@ -99,10 +123,19 @@ def _times(axes: Axes, how: Timesteps, steps: int, schedule: NoiseSchedule, dots
             axes.plot(at, edge, color=AREA, linewidth=1)
     every = max(1, len(at) // dots)
     size = 3 if len(at) > 100 else 6
-    axes.plot(at[::every], drawn[::every], ".", color=ACCENT, markersize=size, markeredgewidth=0, alpha=0.85, clip_on=False)
+    axes.plot(
+        at[::every],
+        drawn[::every],
+        ".",
+        color=_ACCENT_COLOR,
+        markersize=size,
+        markeredgewidth=0,
+        alpha=0.85,
+        clip_on=False,
+    )
 
 
-def timesteps(chosen: Sequence[Timesteps], steps: int, schedule: NoiseSchedule) -> Figure:
+def plot_timesteps(chosen: Sequence[Timesteps], steps: int, schedule: NoiseSchedule) -> Figure:
     """A panel each: the time over the run; where it is drawn, its bounds and one draw per step."""
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -125,7 +158,7 @@ def _label(how: Any) -> str:
     return name_of(type(how)).rpartition(":")[2]
 
 
-def weights(chosen: Sequence[Weight], schedule: NoiseSchedule) -> Figure:
+def plot_weights(chosen: Sequence[Weight], schedule: NoiseSchedule) -> Figure:
     """Two panels: w(t) over its mean, which is what Adam sees, and w(t) itself."""
     t = torch.linspace(LOW, HIGH, 481, dtype=torch.float64)
     with _ink():
@@ -133,8 +166,13 @@ def weights(chosen: Sequence[Weight], schedule: NoiseSchedule) -> Figure:
         shape, raw = figure.subplots(1, 2)
         for i, how in enumerate(chosen):
             w = how(schedule, t).double()
-            dash = DASHES[(i + i // len(PALETTE)) % len(DASHES)]
-            style: Any = {"color": PALETTE[i % len(PALETTE)], "linestyle": dash, "linewidth": 1.7, "label": _label(how)}
+            dash = DASHES[(i + i // len(_PALETTE)) % len(DASHES)]
+            style: Any = {
+                "color": _PALETTE[i % len(_PALETTE)],
+                "linestyle": dash,
+                "linewidth": 1.7,
+                "label": _label(how),
+            }
             shape.plot(t, w / w.mean(), **style)
             raw.plot(t, w, **style)
         shape.set_ylim(0, min(shape.get_ylim()[1], STEEP))
@@ -144,21 +182,30 @@ def weights(chosen: Sequence[Weight], schedule: NoiseSchedule) -> Figure:
         raw.set_title("w(t)", fontsize=9, loc="left", fontweight="bold")
         for panel in (shape, raw):
             panel.set(xlim=(0, 1), xlabel="time t (1 is noise)")
-        figure.legend(*raw.get_legend_handles_labels(), loc="outside right center", frameon=False, handlelength=2.6)
+        figure.legend(
+            *raw.get_legend_handles_labels(),
+            loc="outside right center",
+            frameon=False,
+            handlelength=2.6,
+        )
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG or an SVG, by the suffix, in one move; the same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     kind = path.suffix.lower().removeprefix(".")
     with _ink():
         if kind == "svg":
-            figure.savefig(part, format="svg", metadata={"Date": None})  # a date would make every file another one
+            figure.savefig(
+                part, format="svg", metadata={"Date": None}
+            )  # a date would make every file another one
         else:
             store = io.BytesIO()
             figure.savefig(store, format="png", dpi=110)
             # 256 colours are plenty for lines, and less than half the bytes
-            Image.open(store).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(part, "PNG", optimize=True)
+            Image.open(store).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+                part, "PNG", optimize=True
+            )
     os.replace(part, path)
