@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_pipeline import classes, drawn, f64, normal, rng, spoken, worst
+from tiny_pipeline import class_conditions, make_inputs, f64, normal, rng, prompt_conditions, max_difference
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction, required_conditions
-from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, DiscreteSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import EditSource, SetupContext
 from limbeck.distillation.state import Stateless
@@ -22,7 +22,7 @@ from limbeck.methods.dds import DDS
 from limbeck.methods.hifa import HiFA
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.priors.exact import GaussianMixture, coloured_shapes
+from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
@@ -30,7 +30,7 @@ from limbeck.training.optimizers import SGD
 from limbeck.training.trainer import Run
 
 SD = stable_diffusion_schedule()
-SCHEDULES = [SD, Cosine(), RectifiedFlow()]
+SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
 FREE = Stateless()
 TIMES = [0.05, 0.2, 0.5, 0.8, 0.95]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -42,13 +42,13 @@ def mixture(schedule=SD) -> GaussianMixture:
 
 
 def conditions(rows: int, *shares: float) -> Conditions:
-    return classes(rows, (1, 1, 1, 1), shares)
+    return class_conditions(rows, (1, 1, 1, 1), shares)
 
 
 def edit_of(schedule, t, x0=None, source=None):
     """A sample of five rows with its source, which says something else."""
     x0 = normal(5, 4, seed=2) if x0 is None else x0
-    s = drawn(schedule, x0, t, normal(5, 4, seed=3), conditions(5, 0.1, 0.1, 0.7, 0.1))
+    s = make_inputs(schedule, x0, t, normal(5, 4, seed=3), conditions(5, 0.1, 0.1, 0.7, 0.1))
     return replace(
         s,
         source=EditSource(
@@ -62,7 +62,7 @@ def gaussians(m0, m_source, m_target, std: float, schedule=SD) -> GaussianMixtur
 
 
 def one_of_three(rows: int, k: int) -> Conditions:
-    return classes(rows, (1, 0, 0), tuple(float(i == k) for i in range(3)))
+    return class_conditions(rows, (1, 0, 0), tuple(float(i == k) for i in range(3)))
 
 
 # DDS
@@ -78,7 +78,7 @@ def test_dds_is_the_difference_of_two_guided_predictions(schedule, t):
     source = guided_prediction(
         prior, schedule.add_noise(s.source.x0, s.eps, s.t), s.t, s.source.conditions, 7.5
     ).eps
-    assert worst(DDS(7.5)(prior, s, FREE), target - source) < 1e-12
+    assert max_difference(DDS(7.5)(prior, s, FREE), target - source) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_dds_is_the_difference_of_two_guided_predictions(schedule, t):
 def test_identities_16_and_17_zero_where_nothing_is_to_be_changed(method, t):
     prior, s = mixture(), edit_of(SD, t)
     s = replace(s, source=EditSource(s.x0, s.conditions))
-    assert worst(method(prior, s, FREE), torch.zeros(5, 4).double()) == 0.0
+    assert max_difference(method(prior, s, FREE), torch.zeros(5, 4).double()) == 0.0
 
 
 @every_schedule
@@ -97,21 +97,21 @@ def test_identity_16_zero_variance_and_the_closed_form_for_equal_covariances(sch
     m0, m_s, m_t = normal(3, 4, seed=8)
     prior, std, n = gaussians(m0, m_s, m_t, 0.7, schedule), 0.7, 200
     x, x_source = normal(1, 4, seed=5).expand(n, -1), normal(1, 4, seed=6).expand(n, -1)
-    s = drawn(schedule, x, t, normal(n, 4, seed=7), one_of_three(n, 2))
+    s = make_inputs(schedule, x, t, normal(n, 4, seed=7), one_of_three(n, 2))
     g = DDS(7.5)(prior, replace(s, source=EditSource(x_source, one_of_three(n, 1))), FREE)
     alpha, sigma = schedule.alpha(s.t[:1]), schedule.sigma(s.t[:1])
     gain = alpha * sigma / (alpha**2 * std**2 + sigma**2)
-    assert worst(g, (gain * (x[0] - x_source[0] - 7.5 * (m_t - m_s))).expand(n, -1)) < 1e-10
+    assert max_difference(g, (gain * (x[0] - x_source[0] - 7.5 * (m_t - m_s))).expand(n, -1)) < 1e-10
 
 
 def test_identity_16_comes_to_rest_at_the_source_moved_by_s_times_the_gap():
     m0, m_s, m_t = normal(3, 4, seed=8)
     prior, start = gaussians(m0, m_s, m_t, 0.7), normal(2, 4, seed=5)
     rest = start + 3.0 * (m_t - m_s)
-    s = drawn(SD, rest, f64([0.2, 0.7]), normal(2, 4), one_of_three(2, 2))
+    s = make_inputs(SD, rest, f64([0.2, 0.7]), normal(2, 4), one_of_three(2, 2))
     s = replace(s, source=EditSource(start, one_of_three(2, 1)))
-    assert worst(DDS(3.0)(prior, s, FREE), torch.zeros(2, 4).double()) < 1e-12
-    assert worst(DDS(3.1)(prior, s, FREE), torch.zeros(2, 4).double()) > 1e-3
+    assert max_difference(DDS(3.0)(prior, s, FREE), torch.zeros(2, 4).double()) < 1e-12
+    assert max_difference(DDS(3.1)(prior, s, FREE), torch.zeros(2, 4).double()) > 1e-3
 
 
 # PDS
@@ -138,14 +138,14 @@ def test_identity_17_pds_is_the_gap_of_stochastic_latents_whatever_the_second_no
 ):
     prior, s = mixture(), edit_of(SD, t)
     near = SD.snap(s.t - 0.002)
-    assert worst(near, s.t - 0.002) < 1e-12
+    assert max_difference(near, s.t - 0.002) < 1e-12
     eps_near = normal(5, 4, seed=11)
     ours = PDS(20.0, coefficients=coefficients)(prior, s, FREE)
     both = [
         stochastic_latents(prior, SD, x0, s.eps, eps_near, s.t, near, said, coefficients)
         for x0, said in ((s.x0, s.conditions), (s.source.x0, s.source.conditions))
     ]
-    assert worst(ours, both[0] - both[1]) < 1e-9
+    assert max_difference(ours, both[0] - both[1]) < 1e-9
 
 
 @every_schedule
@@ -156,7 +156,7 @@ def test_identity_17_consistent_coefficients_leave_a_multiple_of_dds(schedule, s
     method = PDS(20.0, stride, "consistent")
     chi, psi = method.shares(schedule, s.t)
     assert float(psi.abs().max()) < 1e-11
-    assert worst(method(prior, s, FREE), expand(chi, s.x0) * DDS(20.0)(prior, s, FREE)) < 1e-9
+    assert max_difference(method(prior, s, FREE), expand(chi, s.x0) * DDS(20.0)(prior, s, FREE)) < 1e-9
 
 
 def test_identity_17_published_coefficients_pull_to_the_source_as_measured():
@@ -168,7 +168,7 @@ def test_identity_17_published_coefficients_pull_to_the_source_as_measured():
 
 def test_pds_takes_the_step_of_a_flow_as_it_is():
     """q(x_t' | x_t, x0) by Bayes' rule of the joint Gaussian, for alpha = 1 - t."""
-    schedule, t, near = RectifiedFlow(), f64([0.6]), f64([0.5])
+    schedule, t, near = RectifiedFlowSchedule(), f64([0.6]), f64([0.5])
     a = 0.4 / 0.5
     cov = torch.tensor(
         [[0.25, a * 0.25], [a * 0.25, 0.36]], dtype=torch.float64
@@ -178,12 +178,12 @@ def test_pds_takes_the_step_of_a_flow_as_it_is():
     chi, _ = PDS(stride=0.1, coefficients="consistent").shares(schedule, t)
     # mu = alpha' x0 + gain (x_t - alpha x0); x0_hat falls by lambda eps_hat
     gamma = schedule.alpha(near) - gain * schedule.alpha(t)
-    assert worst(chi, gamma * 0.6 / 0.4 / deviation) < 1e-12
+    assert max_difference(chi, gamma * 0.6 / 0.4 / deviation) < 1e-12
 
 
 def test_pds_refuses_a_stride_within_one_tick():
-    prior = coloured_shapes(8)
-    prior.schedule = Discrete(tuple(torch.linspace(0.99, 0.01, 50).tolist()))
+    prior = colored_shapes(8)
+    prior.schedule = DiscreteSchedule(tuple(torch.linspace(0.99, 0.01, 50).tolist()))
     start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a red disc",), ("a blue ring",))
     with pytest.raises(ValueError, match=r"stride 0\.002 is too short"):
         PDS().init(prior, start)
@@ -200,13 +200,13 @@ def test_sdedit_is_hifas_picture(schedule):
     prior, s = mixture(schedule), edit_of(schedule, 0.6)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
     assert (
-        worst(SDEdit(5.0, k=6)(prior, s, FREE), lam * HiFA(5.0, k=6, image=0.0)(prior, s, FREE))
+        max_difference(SDEdit(5.0, k=6)(prior, s, FREE), lam * HiFA(5.0, k=6, image=0.0)(prior, s, FREE))
         < 1e-11
     )
 
 
 def test_a_step_of_rate_one_is_ddim_from_the_noised_picture():
-    prior, schedule, k = mixture(Cosine()), Cosine(), 12
+    prior, schedule, k = mixture(CosineSchedule()), CosineSchedule(), 12
     choices = {
         "timesteps": FixedTimesteps(0.6),
         "weight": UniformWeight(),
@@ -219,13 +219,13 @@ def test_a_step_of_rate_one_is_ddim_from_the_noised_picture():
         prior,
     )
     before = run.representation.render(RenderRequest(torch.arange(3))).image.detach().clone()
-    eps = run.advance().sample.eps
+    eps = run.advance().inputs.eps
     xt = schedule.add_noise(before, eps, torch.full((3,), 0.6))
     for i in range(k, 0, -1):  # eq. 12 of DDIM, written out
         t, later = (torch.full((3,), 0.6 * j / k, dtype=torch.float64) for j in (i, i - 1))
         said = prior(xt, t, run.conditions_for(torch.arange(3)).pos)[0]
         xt = schedule.add_noise(said.x0, said.eps, later)
-    assert worst(run.representation.render(RenderRequest(torch.arange(3))).image, xt) < 1e-5
+    assert max_difference(run.representation.render(RenderRequest(torch.arange(3))).image, xt) < 1e-5
 
 
 # CDS, on a network
@@ -236,15 +236,15 @@ def stable_edit(prior: StableDiffusion, rows: int = 2, same: bool = False):
         normal(rows, 4, 8, 8, seed=2, dtype=torch.float32),
         normal(rows, 4, 8, 8, seed=4, dtype=torch.float32),
     )
-    s = drawn(
+    s = make_inputs(
         prior.schedule,
         x0,
         0.5,
         normal(rows, 4, 8, 8, seed=3, dtype=torch.float32),
-        spoken(prior, ["a red mug"] * rows),
+        prompt_conditions(prior, ["a red mug"] * rows),
     )
     return replace(
-        s, source=EditSource(x0 if same else other, spoken(prior, ["two striped cats"] * rows))
+        s, source=EditSource(x0 if same else other, prompt_conditions(prior, ["two striped cats"] * rows))
     )
 
 
@@ -333,7 +333,7 @@ def test_cds_is_dds_and_the_gradient_of_patch_nce(prior, guidance):
     with torch.no_grad():
         ours, dds = method(prior, s, FREE), DDS(guidance)(prior, s, FREE)
     assert float(pull.abs().max()) > 1e-6
-    assert worst((ours - dds) / (3.0 * 64 / 2000), pull) < 1e-9 * float(pull.abs().max())
+    assert max_difference((ours - dds) / (3.0 * 64 / 2000), pull) < 1e-9 * float(pull.abs().max())
 
 
 def test_the_gradient_of_patch_nce_is_that_of_finite_differences(prior):
@@ -361,12 +361,12 @@ def test_cds_passes(prior, guidance, rows):
     hook = prior.unet.register_forward_hook(
         lambda m, inputs, out: passed.append((len(inputs[0]), torch.is_grad_enabled()))
     )
-    before = prior.meter.calls, prior.meter.rows
+    before = prior.call_counter.calls, prior.call_counter.rows
     with torch.no_grad():
         CDS(guidance)(prior, s, FREE)
     hook.remove()
     assert passed == [(rows[0], False), (rows[1], True)]
-    assert (prior.meter.calls - before[0], prior.meter.rows - before[1]) == (2, sum(rows))
+    assert (prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]) == (2, sum(rows))
 
 
 @pytest.mark.parametrize("method", [DDS, PDS])
@@ -374,13 +374,13 @@ def test_cds_passes(prior, guidance, rows):
 def test_dds_and_pds_passes(method, guidance, rows):
     prior, s = mixture(), edit_of(SD, 0.5)
     method(guidance)(prior, s, FREE)
-    assert (prior.meter.calls, prior.meter.rows) == (1, rows * 5)
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (1, rows * 5)
 
 
 def test_sdedit_passes():
     prior, s = mixture(), edit_of(SD, 0.5)
     SDEdit(7.5, k=5)(prior, s, FREE)
-    assert (prior.meter.calls, prior.meter.rows) == (5, 2 * 5 * 5)
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (5, 2 * 5 * 5)
 
 
 def test_keeping_away_and_several_steps_ride_along(prior):
@@ -399,8 +399,8 @@ def test_keeping_away_and_several_steps_ride_along(prior):
         with torch.enable_grad():
             (pull,) = torch.autograd.grad(patch_nce(prior, s, x, (1, 2), 0.3), x)
         pulled = (CDS(7.5, patches=1000, tau=0.3)(prior, s, FREE) - dds) / (3.0 * 64 / 2000)
-    assert worst(cds, dds) < 1e-5
-    assert worst(pulled, pull) < 1e-4 * float(pull.abs().max()) + 1e-5
+    assert max_difference(cds, dds) < 1e-5
+    assert max_difference(pulled, pull) < 1e-4 * float(pull.abs().max()) + 1e-5
 
 
 # Refusals and what holds for all
@@ -411,7 +411,7 @@ def test_without_a_source_nothing_runs(method):
     with pytest.raises(
         ValueError, match="this method edits: say what the pictures show with --source-prompt"
     ):
-        Run(Experiment(("a red disc",), method=method), coloured_shapes(8))
+        Run(Experiment(("a red disc",), method=method), colored_shapes(8))
     s = replace(edit_of(SD, 0.5), source=None)
     with pytest.raises(ValueError, match="this method edits"):
         method(mixture(), s, FREE)
@@ -426,7 +426,7 @@ def test_cds_refuses_what_has_no_source_or_no_network(prior):
     ):
         Run(
             Experiment(("a red disc",), source_prompt=("a blue ring",), method=CDS()),
-            coloured_shapes(8),
+            colored_shapes(8),
         )
 
 
@@ -464,7 +464,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
             particle=s.particle[rows],
             source=source,
         )
-        assert worst(method(prior, one, FREE), whole[rows]) < 1e-12
+        assert max_difference(method(prior, one, FREE), whole[rows]) < 1e-12
 
 
 def test_cds_rows_do_not_mix(prior):
@@ -482,7 +482,7 @@ def test_cds_rows_do_not_mix(prior):
             particle=s.particle[rows],
             source=source,
         )
-        assert worst(method(prior, one, FREE), whole[rows]) < 1e-4
+        assert max_difference(method(prior, one, FREE), whole[rows]) < 1e-4
 
 
 @pytest.mark.parametrize(

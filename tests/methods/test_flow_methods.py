@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from tiny_pipeline import asked_of, classes, drawn, f64, normal, worst
+from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, max_difference
 from torch import Tensor
 
 from limbeck.cli.main import main
@@ -13,7 +13,7 @@ from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import sample
-from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import EditSource, SetupContext
 from limbeck.distillation.noise import PredictedNoise
@@ -22,31 +22,31 @@ from limbeck.distillation.timesteps.random import UniformTimesteps as UniformTim
 from limbeck.distillation.weights import AlphaSigmaWeight, UniformWeight
 from limbeck.methods.irfds import IRFDS
 from limbeck.methods.rfds import RFDS
-from limbeck.methods.rfdsrev import RFDSRev
+from limbeck.methods.rfds_rev import RFDSRev
 from limbeck.methods.sds import SDS
-from limbeck.priors.exact import GaussianMixture, coloured_shapes
+from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.optimizers import Adam, SGD
 from limbeck.training.trainer import Run
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
-FLOW, SD = RectifiedFlow(), stable_diffusion_schedule()
-SCHEDULES = [SD, Cosine(), FLOW]
+FLOW, SD = RectifiedFlowSchedule(), stable_diffusion_schedule()
+SCHEDULES = [SD, CosineSchedule(), FLOW]
 FREE = Stateless()
 TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_time = pytest.mark.parametrize("t", TIMES)
 
 
-def mixture(schedule=FLOW, kind="flow") -> GaussianMixture:
-    return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule, kind=kind)
+def mixture(schedule=FLOW, prediction_type="flow") -> GaussianMixture:
+    return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule, prediction_type=prediction_type)
 
 
 def drawn5(schedule=FLOW, t: Tensor | float = 0.5):
-    return drawn(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), classes(5, *TOLD))
+    return make_inputs(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *TOLD))
 
 
 # RFDS
@@ -57,12 +57,12 @@ def drawn5(schedule=FLOW, t: Tensor | float = 0.5):
 def test_identity_13_rfds_is_sds_over_one_minus_t_and_the_gap_of_velocities(t, scale):
     prior, s = mixture(), drawn5(t=t)
     got = RFDS(scale)(prior, s, FREE)
-    assert worst(got, SDS(scale)(prior, s, FREE) / (1 - t)) < 1e-10 * (1 + scale)
+    assert max_difference(got, SDS(scale)(prior, s, FREE) / (1 - t)) < 1e-10 * (1 + scale)
     velocity = guided_prediction(prior, s.xt, s.t, s.conditions, scale).output("flow", 1 - s.t, s.t)
-    assert worst(got, velocity - (s.eps - s.x0)) < 1e-11 * (1 + scale)
+    assert max_difference(got, velocity - (s.eps - s.x0)) < 1e-11 * (1 + scale)
 
 
-@pytest.mark.parametrize("schedule", [SD, Cosine()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [SD, CosineSchedule()], ids=lambda s: type(s).__name__)
 @every_time
 def test_identity_13_on_a_variance_preserving_schedule_the_velocity_is_v(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
@@ -70,8 +70,8 @@ def test_identity_13_on_a_variance_preserving_schedule_the_velocity_is_v(schedul
     v = guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).output("v", alpha, sigma)
     true = Prediction(s.x0, s.eps).output("v", alpha, sigma)
     got = RFDS(7.5)(prior, s, FREE)
-    assert worst(got, v - true) < 1e-10
-    assert worst(expand(alpha, got) * got, SDS(7.5)(prior, s, FREE)) < 1e-10
+    assert max_difference(got, v - true) < 1e-10
+    assert max_difference(expand(alpha, got) * got, SDS(7.5)(prior, s, FREE)) < 1e-10
 
 
 def test_rfds_stays_finite_where_no_signal_is_left():
@@ -79,12 +79,12 @@ def test_rfds_stays_finite_where_no_signal_is_left():
     got = RFDS(7.5)(prior, s, FREE)
     data = guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).x0
     assert (
-        worst(got, s.x0 - data) < 1e-12
+        max_difference(got, s.x0 - data) < 1e-12
     )  # eps_hat is eps there, and the velocities differ by the pictures
 
 
 def test_rfds_in_a_run_is_sds_with_the_weight_one_over_one_minus_t():
-    prior = coloured_shapes(8, schedule=FLOW, kind="flow")
+    prior = colored_shapes(8, schedule=FLOW, prediction_type="flow")
 
     def end(method, weight) -> Tensor:
         experiment = Experiment(("red disc",), method=method, representation=Latents(0.01), optimizer=SGD(), weight=weight,
@@ -95,14 +95,14 @@ def test_rfds_in_a_run_is_sds_with_the_weight_one_over_one_minus_t():
         return torch.stack(list(run.representation.particles)).detach()
 
     flow = end(RFDS(5.0), UniformWeight())
-    assert worst(flow, end(SDS(5.0), AlphaSigmaWeight(-1.0, 0.0))) < 2e-4
-    assert worst(flow, end(SDS(5.0), UniformWeight())) > 1e-2
+    assert max_difference(flow, end(SDS(5.0), AlphaSigmaWeight(-1.0, 0.0))) < 2e-4
+    assert max_difference(flow, end(SDS(5.0), UniformWeight())) > 1e-2
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(50.0, 10), (1.0, 5)])
 def test_rfds_passes(guidance, rows):
     prior, s = mixture(), drawn5()
-    assert asked_of(prior, lambda: RFDS(guidance)(prior, s, FREE))[1] == (1, rows)
+    assert count_calls(prior, lambda: RFDS(guidance)(prior, s, FREE))[1] == (1, rows)
 
 
 # RFDS-Rev
@@ -114,13 +114,13 @@ def test_identity_13_the_reversed_noise_is_what_the_prior_sees(t):
     said = prior(s.xt, s.t, s.conditions.pos)[0]
     velocity = said.output("flow", 1 - s.t, s.t)
     reversed_noise = s.eps + (1 - t) * (velocity + s.x0 - s.eps)
-    assert worst(reversed_noise, said.eps) < 1e-13
-    assert worst(PredictedNoise().refine(prior, s), said.eps) < 1e-13
+    assert max_difference(reversed_noise, said.eps) < 1e-13
+    assert max_difference(PredictedNoise().refine(prior, s), said.eps) < 1e-13
     got = RFDSRev(50.0)(prior, s, FREE)
-    assert worst(got, RFDS(50.0)(prior, replace(s, eps=reversed_noise), FREE)) < 1e-10
+    assert max_difference(got, RFDS(50.0)(prior, replace(s, eps=reversed_noise), FREE)) < 1e-10
     z = FLOW.add_noise(s.x0, said.eps, s.t)
     assert (
-        worst(got, (guided_prediction(prior, z, s.t, s.conditions, 50.0).eps - said.eps) / (1 - t))
+        max_difference(got, (guided_prediction(prior, z, s.t, s.conditions, 50.0).eps - said.eps) / (1 - t))
         < 1e-9
     )
 
@@ -129,19 +129,19 @@ def test_identity_13_the_reversed_noise_is_what_the_prior_sees(t):
                                                                   (50.0, 7.5, 2, (3, 30))])  # fmt: skip
 def test_rfdsrev_passes(guidance, rev, rounds, spent):
     prior, s = mixture(), drawn5()
-    assert asked_of(prior, lambda: RFDSRev(guidance, rev, rounds)(prior, s, FREE))[1] == spent
+    assert count_calls(prior, lambda: RFDSRev(guidance, rev, rounds)(prior, s, FREE))[1] == spent
 
 
 def test_rfdsrev_rounds_go_to_the_noise_of_the_picture():
     """On a Gaussian the replacement contracts to (sigma / alpha) C^-1 (x - m), where no direction is left (identity 19)."""
     mean, std, t = f64([0.4, -0.3]), 0.8, 0.3
     prior = GaussianMixture(mean[None], f64([std]), schedule=FLOW)
-    s = drawn(FLOW, normal(4, 2, seed=2), t, normal(4, 2, seed=3), classes(4, (1.0,), (1.0,)))
+    s = make_inputs(FLOW, normal(4, 2, seed=2), t, normal(4, 2, seed=3), class_conditions(4, (1.0,), (1.0,)))
     assert (
-        worst(PredictedNoise(rounds=60).refine(prior, s), t / (1 - t) * (s.x0 - mean) / std**2)
+        max_difference(PredictedNoise(rounds=60).refine(prior, s), t / (1 - t) * (s.x0 - mean) / std**2)
         < 1e-9
     )
-    assert worst(RFDSRev(1.0, rounds=60)(prior, s, FREE), torch.zeros(4, 2)) < 1e-9
+    assert max_difference(RFDSRev(1.0, rounds=60)(prior, s, FREE), torch.zeros(4, 2)) < 1e-9
 
 
 def test_rfdsrev_refuses():
@@ -154,7 +154,7 @@ def test_rfdsrev_refuses():
 
 def sought(prior, x: Tensor, eps: Tensor, t: float, conditions: Conditions):
     """The sample of a run whose particles are the noise ``eps`` of the pictures ``x``."""
-    s = drawn(prior.schedule, eps, t, normal(*eps.shape, seed=77), conditions)
+    s = make_inputs(prior.schedule, eps, t, normal(*eps.shape, seed=77), conditions)
     return replace(s, source=EditSource(x, conditions))
 
 
@@ -162,15 +162,15 @@ def sought(prior, x: Tensor, eps: Tensor, t: float, conditions: Conditions):
 @every_time
 def test_identity_13_irfds_is_rfds_turned_round_with_the_particles_for_noise(schedule, t):
     prior, x, eps = mixture(schedule), normal(5, 4, seed=2), normal(5, 4, seed=3)
-    s = sought(prior, x, eps, t, classes(5, *TOLD))
+    s = sought(prior, x, eps, t, class_conditions(5, *TOLD))
     rfds = RFDS(1.0)(prior, replace(s, x0=x, eps=eps), FREE)
-    assert worst(IRFDS(normal=0.0)(prior, s, FREE), -rfds) < 1e-11
+    assert max_difference(IRFDS(normal=0.0)(prior, s, FREE), -rfds) < 1e-11
 
 
 def test_irfds_is_the_gradient_of_the_loss_of_its_code():
     """Mean square of (eps - x - v) with v held, plus mean^2 + (variance - 1)^2; times D / 2."""
     prior, x = mixture(), normal(3, 4, seed=2)
-    conditions = classes(3, *TOLD)
+    conditions = class_conditions(3, *TOLD)
     for i in range(3):
         eps = (1.7 * normal(3, 4, seed=3) + 0.4)[i : i + 1].requires_grad_()
         s = sought(prior, x[i : i + 1], eps.detach(), 0.4, conditions[slice(i, i + 1)])
@@ -178,7 +178,7 @@ def test_irfds_is_the_gradient_of_the_loss_of_its_code():
         v = prior(z, s.t, s.conditions.pos)[0].output("flow", 1 - s.t, s.t)
         loss = (eps - x[i : i + 1] - v).square().mean() + eps.mean() ** 2 + (eps.var() - 1) ** 2
         expected = torch.autograd.grad(loss, eps)[0] * 4 / 2
-        assert worst(IRFDS()(prior, s, FREE), expected) < 1e-12
+        assert max_difference(IRFDS()(prior, s, FREE), expected) < 1e-12
 
 
 def test_irfds_finds_the_noise_of_a_gaussian_in_closed_form():
@@ -187,20 +187,20 @@ def test_irfds_finds_the_noise_of_a_gaussian_in_closed_form():
     x, eps = normal(4, 2, seed=2), normal(4, 2, seed=3)
     for _ in range(200):
         eps = eps - 0.5 * IRFDS(normal=0.0)(
-            prior, sought(prior, x, eps, t, classes(4, (1.0,), (1.0,))), FREE
+            prior, sought(prior, x, eps, t, class_conditions(4, (1.0,), (1.0,))), FREE
         )
-    assert worst(eps, t / (1 - t) * (x - mean) / std**2) < 1e-9
+    assert max_difference(eps, t / (1 - t) * (x - mean) / std**2) < 1e-9
 
 
 def test_irfds_passes_and_hears_the_source_only():
     prior, s = (
         mixture(),
-        sought(mixture(), normal(5, 4), normal(5, 4, seed=1), 0.4, classes(5, *TOLD)),
+        sought(mixture(), normal(5, 4), normal(5, 4, seed=1), 0.4, class_conditions(5, *TOLD)),
     )
-    got, spent = asked_of(prior, lambda: IRFDS()(prior, s, FREE))
+    got, spent = count_calls(prior, lambda: IRFDS()(prior, s, FREE))
     assert spent == (1, 5)
-    assert asked_of(prior, lambda: IRFDS(7.5)(prior, s, FREE))[1] == (1, 10)
-    deaf = replace(s, conditions=classes(5, (1, 0, 0), (1, 0, 0)), eps=s.eps + 1)
+    assert count_calls(prior, lambda: IRFDS(7.5)(prior, s, FREE))[1] == (1, 10)
+    deaf = replace(s, conditions=class_conditions(5, (1, 0, 0), (1, 0, 0)), eps=s.eps + 1)
     assert torch.equal(IRFDS()(prior, deaf, FREE), got)
 
 
@@ -217,7 +217,7 @@ def test_irfds_refuses(red_disc):
     ):
         Run(
             Experiment(("red disc",), method=IRFDS(), representation=NoiseMap(images=(red_disc,))),
-            coloured_shapes(24),
+            colored_shapes(24),
         )
     with pytest.raises(
         ValueError,
@@ -225,14 +225,14 @@ def test_irfds_refuses(red_disc):
     ):
         Experiment(("red disc",), source_prompt=("red disc",), method=IRFDS())
     with pytest.raises(ValueError, match="noises belong to pictures"):
-        NoiseMap().build(coloured_shapes(8), 2, 0)
+        NoiseMap().build(colored_shapes(8), 2, 0)
     with pytest.raises(ValueError, match="rate must be positive"):
         NoiseMap(0.0)
 
 
 @pytest.fixture
 def red_disc(tmp_path):
-    prior = coloured_shapes(24)
+    prior = colored_shapes(24)
     path = tmp_path / "red.png"
     image = prior.decode(prior.means[:1])[0].permute(1, 2, 0)
     Image.fromarray((image * 255).round().to(torch.uint8).numpy()).save(path)
@@ -240,30 +240,30 @@ def red_disc(tmp_path):
 
 
 def test_the_particles_of_noises_are_noise_and_their_source_the_picture(red_disc):
-    prior = coloured_shapes(24, schedule=FLOW, kind="flow")
+    prior = colored_shapes(24, schedule=FLOW, prediction_type="flow")
     experiment = Experiment(("blue disc", "blue ring"), source_prompt=("red disc",), method=IRFDS(), particles=2, batch_size=2, steps=4,
                             representation=NoiseMap(images=(red_disc,)))  # fmt: skip
     run = Run(experiment, prior)
     assert (
-        worst(run.source.x0, prior.means[:1].expand(4, -1, -1, -1)) < 1 / 255 + 1e-6
+        max_difference(run.source.x0, prior.means[:1].expand(4, -1, -1, -1)) < 1 / 255 + 1e-6
     )  # eight bits
     first = torch.stack(list(run.representation.particles)).detach()
     assert abs(float(first.mean())) < 0.05 and abs(float(first.std()) - 1) < 0.05
-    assert worst(first[0], first[1]) > 1  # each its own
+    assert max_difference(first[0], first[1]) > 1  # each its own
     step = run.advance()
-    rows = step.sample.particle
-    assert torch.equal(step.sample.source.x0, run.source.x0[rows])
+    rows = step.inputs.particle
+    assert torch.equal(step.inputs.source.x0, run.source.x0[rows])
     assert torch.equal(
-        step.sample.source.conditions.pos.data, prior.condition(["red disc"] * 2).data
+        step.inputs.source.conditions.pos.data, prior.condition(["red disc"] * 2).data
     )
-    assert worst(step.sample.x0, first[rows]) == 0
+    assert max_difference(step.inputs.x0, first[rows]) == 0
     kept = {k: v.detach().clone() for k, v in run.tensors().items()}
     assert not any("source" in k for k in kept)
     again = Run(experiment, prior)
     again.load(kept, 1)
     a, b = run.advance(), again.advance()
     assert torch.equal(a.gradient, b.gradient) and torch.equal(
-        a.sample.source.x0, b.sample.source.x0
+        a.inputs.source.x0, b.inputs.source.x0
     )
 
 
@@ -271,7 +271,7 @@ def test_the_noise_that_irfds_finds_leads_back_to_the_picture(tmp_path):
     """From the found noise the sampler makes the picture, from the noise at the start another one; a new text edits it."""
     means = torch.stack([torch.full((3, 4, 4), v, dtype=torch.float64) for v in (-0.6, 0.6)])
     prior = GaussianMixture(
-        means, f64([0.25, 0.25]), labels=("dark", "bright"), schedule=FLOW, kind="flow"
+        means, f64([0.25, 0.25]), labels=("dark", "bright"), schedule=FLOW, prediction_type="flow"
     )
     x = means[:1] + 0.25 * normal(1, 3, 4, 4, seed=5)
     path = tmp_path / "dark.png"
@@ -279,18 +279,18 @@ def test_the_noise_that_irfds_finds_leads_back_to_the_picture(tmp_path):
         (prior.decode(x)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     ).save(path)
     experiment = Experiment(("bright",), source_prompt=("dark",), method=IRFDS(), representation=NoiseMap(0.05, images=(path,)),
-                            weight=UniformWeight(), optimizer=Adam(fall=0.5), timesteps=UniformTimes(0.1, 0.8), steps=300)  # fmt: skip
+                            weight=UniformWeight(), optimizer=Adam(decay_start=0.5), timesteps=UniformTimes(0.1, 0.8), steps=300)  # fmt: skip
     run = Run(experiment, prior)
     start = run.representation.particles[0].detach().clone()[None].double()
     while run.step < 300:
         run.advance()
     found, x = run.representation.particles[0].detach()[None].double(), run.source.x0
     dark = Conditions(prior.condition(["dark"]), prior.condition([""]))
-    back, elsewhere = (worst(sample(prior, dark, z, 50, 1.0), x) for z in (found, start))
+    back, elsewhere = (max_difference(sample(prior, dark, z, 50, 1.0), x) for z in (found, start))
     assert back < 0.1 < 0.5 < elsewhere
     bright = Conditions(prior.condition(["bright"]), prior.condition([""]))
     edited = sample(prior, bright, found, 50, 1.0)
-    assert worst(edited - means[1], x - means[0]) < 0.1  # another mean and the same detail
+    assert max_difference(edited - means[1], x - means[0]) < 0.1  # another mean and the same detail
 
 
 # the command line
@@ -298,7 +298,7 @@ def test_the_noise_that_irfds_finds_leads_back_to_the_picture(tmp_path):
 
 def test_the_rectified_flow_is_on_the_command_line(tmp_path, capsys):
     prior = load("gaussians-flow", "cpu")
-    assert prior.schedule == FLOW and prior.kind == "flow"
+    assert prior.schedule == FLOW and prior.prediction_type == "flow"
     assert torch.equal(prior.means, load("gaussians", "cpu").means)
     out, words = (
         tmp_path / "run",
@@ -335,11 +335,11 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method, sched
             conditions=s.conditions[rows],
             particle=s.particle[rows],
         )
-        assert worst(method(prior, one, state), whole[rows]) < 1e-11
+        assert max_difference(method(prior, one, state), whole[rows]) < 1e-11
 
 
 def test_a_mixture_reads_the_same_whatever_it_is_called():
     """The kind of an exact prior is what its critic is trained in; its answers are the same."""
     s = drawn5(t=0.4)
-    a, b = (mixture(kind=kind)(s.xt, s.t, s.conditions.pos)[0] for kind in ("eps", "flow"))
+    a, b = (mixture(prediction_type=kind)(s.xt, s.t, s.conditions.pos)[0] for kind in ("eps", "flow"))
     assert torch.equal(a.eps, b.eps) and isinstance(s.conditions.pos, Condition)

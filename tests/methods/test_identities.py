@@ -7,14 +7,14 @@ from math import exp, log, pi, sqrt
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import classes, drawn, f64, normal, rng, spoken, worst
+from tiny_pipeline import class_conditions, make_inputs, f64, normal, rng, prompt_conditions, max_difference
 from torch import Tensor, nn
 
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import sample
-from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, DiscreteSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
@@ -32,11 +32,11 @@ from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.optimizers import Adam, SGD
 from limbeck.training.trainer import Run, steps
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
-SCHEDULES = [stable_diffusion_schedule(), Cosine(), RectifiedFlow()]
+SCHEDULES = [stable_diffusion_schedule(), CosineSchedule(), RectifiedFlowSchedule()]
 SD = stable_diffusion_schedule()
 FREE = Stateless()
 
@@ -52,7 +52,7 @@ def gaussian(mean: Tensor, std: float, schedule=SD) -> GaussianMixture:
 
 
 def alone(rows: int) -> Conditions:
-    return classes(rows, (1.0,), (1.0,))
+    return class_conditions(rows, (1.0,), (1.0,))
 
 
 def pair(null: Tensor, pos: Tensor, null_std: float, pos_std: float) -> GaussianMixture:
@@ -61,7 +61,7 @@ def pair(null: Tensor, pos: Tensor, null_std: float, pos_std: float) -> Gaussian
 
 
 def sided(rows: int) -> Conditions:
-    return classes(rows, (1.0, 0.0), (0.0, 1.0))
+    return class_conditions(rows, (1.0, 0.0), (0.0, 1.0))
 
 
 def quadrature(nodes: int = 80) -> tuple[Tensor, Tensor]:
@@ -101,12 +101,12 @@ def test_identity_01_sds_is_the_gradient_of_a_weighted_divergence(x, t):
     rows = len(eps)
     direction = SDS(1.0)(
         prior,
-        drawn(
+        make_inputs(
             SD,
             torch.full((rows, 1), x, dtype=torch.float64),
             t,
             eps[:, None],
-            classes(rows, (1, 1, 1), (1, 1, 1)),
+            class_conditions(rows, (1, 1, 1), (1, 1, 1)),
         ),
         FREE,
     )
@@ -121,18 +121,18 @@ def test_identity_01_sds_is_the_gradient_of_a_weighted_divergence(x, t):
 def test_identity_02_sds_of_a_gaussian_per_sample(schedule, t):
     mean, c = normal(3, seed=1), 0.7**2
     prior, x0, eps = gaussian(mean, 0.7, schedule), normal(6, 3, seed=2), normal(6, 3, seed=3)
-    s = drawn(schedule, x0, t, eps, alone(6))
+    s = make_inputs(schedule, x0, t, eps, alone(6))
     alpha, sigma = at(schedule, float(s.t[0]))
     total = alpha**2 * c + sigma**2
     expected = sigma * alpha / total * (x0 - mean) - alpha**2 * c / total * eps
-    assert worst(SDS(1.0)(prior, s, FREE), expected) < 1e-12
+    assert max_difference(SDS(1.0)(prior, s, FREE), expected) < 1e-12
 
 
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_02_mean_and_variance_over_the_noise(t):
     mean, c = f64([0.3]), 0.7**2
     eps, share = quadrature(20)
-    s = drawn(SD, torch.full((20, 1), 1.2, dtype=torch.float64), t, eps[:, None], alone(20))
+    s = make_inputs(SD, torch.full((20, 1), 1.2, dtype=torch.float64), t, eps[:, None], alone(20))
     alpha, sigma = at(SD, float(s.t[0]))
     total = alpha**2 * c + sigma**2
     got = SDS(1.0)(gaussian(mean, 0.7), s, FREE)[:, 0]
@@ -148,14 +148,14 @@ def test_identity_04_guided_sds_rests_at_the_extrapolated_mean(scale, t):
     prior = pair(null, pos, 0.6, 0.6)
     rest = null + scale * (pos - null)
     eps = normal(5, 2, seed=3)
-    both = drawn(
+    both = make_inputs(
         SD, rest.expand(10, 2).clone(), t, torch.cat([eps, -eps]), sided(10)
     )  # antithetic: exact for linear denoisers
     mean = SDS(scale)(prior, both, FREE).unflatten(0, (2, 5)).mean(0)
-    assert worst(mean, torch.zeros_like(mean)) < 1e-13 * (1 + scale)
+    assert max_difference(mean, torch.zeros_like(mean)) < 1e-13 * (1 + scale)
     off = SDS(scale)(prior, replace(both, x0=both.x0 + 1), FREE).unflatten(0, (2, 5)).mean(0)
     alpha, sigma = at(SD, float(both.t[0]))
-    assert worst(
+    assert max_difference(
         off, torch.full_like(off, sigma * alpha / (alpha**2 * 0.36 + sigma**2))
     ) < 1e-13 * (1 + scale)
 
@@ -165,12 +165,12 @@ def test_identity_04_with_unequal_widths_the_rest_depends_on_time(t):
     null, pos, scale = normal(2, seed=1), normal(2, seed=2), 3.0
     prior = pair(null, pos, 1.0, 0.5)
     eps = normal(5, 2, seed=3)
-    s = drawn(SD, torch.zeros(10, 2).double(), t, torch.cat([eps, -eps]), sided(10))
+    s = make_inputs(SD, torch.zeros(10, 2).double(), t, torch.cat([eps, -eps]), sided(10))
     alpha, sigma = at(SD, float(s.t[0]))
     a, b = (1 - scale) / (alpha**2 + sigma**2), scale / (alpha**2 * 0.25 + sigma**2)
     rest = (a * null + b * pos) / (a + b)
     mean = SDS(scale)(prior, replace(s, x0=rest.expand(10, 2)), FREE).unflatten(0, (2, 5)).mean(0)
-    assert worst(mean, torch.zeros_like(mean)) < 1e-11
+    assert max_difference(mean, torch.zeros_like(mean)) < 1e-11
 
 
 def test_identity_04_a_run_comes_to_rest_where_it_should_and_spreads_as_it_should():
@@ -215,21 +215,21 @@ def test_identity_04_a_run_comes_to_rest_where_it_should_and_spreads_as_it_shoul
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_06_vsd_with_one_particle_and_exact_critic_is_sds_per_sample(t):
     prior, x0 = pair(normal(4, seed=1), normal(4, seed=2), 0.5, 0.8), normal(3, 4, seed=3)
-    s = drawn(SD, x0, t, normal(3, 4, seed=4), sided(3))
+    s = make_inputs(SD, x0, t, normal(3, 4, seed=4), sided(3))
     method = VSD(7.5, critic=ExactCritic())
     state = method.init(
         prior, SetupContext(3, 3, 0, torch.zeros_like(x0))
     )  # three prompts of one particle; told of x0 by the step itself
-    assert worst(method(prior, s, state), SDS(7.5)(prior, s, FREE)) < 1e-12
+    assert max_difference(method(prior, s, state), SDS(7.5)(prior, s, FREE)) < 1e-12
 
 
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_06_does_not_hold_for_two_particles(t):
     prior, x0 = pair(normal(4, seed=1), normal(4, seed=2), 0.5, 0.8), 0.1 * normal(2, 4, seed=3)
-    s = drawn(SD, x0, t, normal(2, 4, seed=4), sided(2))
+    s = make_inputs(SD, x0, t, normal(2, 4, seed=4), sided(2))
     method = VSD(7.5, critic=ExactCritic())
     assert (
-        worst(
+        max_difference(
             method(prior, s, method.init(prior, SetupContext(2, 1, 0, x0))),
             SDS(7.5)(prior, s, FREE),
         )
@@ -294,16 +294,16 @@ class OfMoments(CriticConfig):
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_07_vsd_vanishes_everywhere_when_the_critic_is_the_prior(t):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(
+    s = make_inputs(
         SD,
         3 * normal(8, 4, seed=2),
         t,
         normal(8, 4, seed=3),
-        classes(8, (1, 1, 1), (0.2, 0.5, 0.3)),
+        class_conditions(8, (1, 1, 1), (0.2, 0.5, 0.3)),
     )
-    assert worst(VSD(1.0, critic=ExactCritic())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
+    assert max_difference(VSD(1.0, critic=ExactCritic())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
     assert (
-        worst(VSD(7.5, 7.5, critic=ExactCritic())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
+        max_difference(VSD(7.5, 7.5, critic=ExactCritic())(prior, s, Given(prior)), torch.zeros(8, 4)) == 0
     )
 
 
@@ -311,13 +311,13 @@ def test_identity_07_vsd_vanishes_everywhere_when_the_critic_is_the_prior(t):
 def test_identity_07_vsd_vanishes_when_the_particles_are_the_data(t):
     """Prior and critic are two independent implementations of one distribution."""
     pictures = torch.randint(0, 256, (6, 3, 2, 2), generator=rng()).to(torch.uint8)
-    prior = DataSet(pictures, chunk=4)
+    prior = DataSet(pictures, chunk_size=4)
     x0 = pictures.double() / 127.5 - 1
-    s = drawn(SD, x0, t, normal(6, 3, 2, 2), alone(6))
+    s = make_inputs(SD, x0, t, normal(6, 3, 2, 2), alone(6))
     s = replace(s, conditions=Conditions(prior.condition(["x"] * 6), prior.condition([""] * 6)))
     method = VSD(1.0, critic=ExactCritic())
     assert (
-        worst(method(prior, s, method.init(prior, SetupContext(6, 1, 0, x0))), torch.zeros_like(x0))
+        max_difference(method(prior, s, method.init(prior, SetupContext(6, 1, 0, x0))), torch.zeros_like(x0))
         < 1e-10
     )
 
@@ -331,12 +331,12 @@ def test_identity_07_vsd_with_untrained_adapters_is_classifier_guidance_times_s_
         normal(3, 4, 8, 8, dtype=torch.float32),
         normal(3, 4, 8, 8, seed=1, dtype=torch.float32),
     )
-    s = drawn(
+    s = make_inputs(
         prior.schedule,
         x0,
         torch.tensor([0.1, 0.5, 0.9]),
         eps,
-        spoken(prior, ["a red mug", "a blue chair", "two cats"]),
+        prompt_conditions(prior, ["a red mug", "a blue chair", "two cats"]),
     )
     pos, null = prior(s.xt, s.t, s.conditions.pos, s.conditions.null)
     method = VSD(scale, critic=LoRACritic(4))
@@ -344,13 +344,13 @@ def test_identity_07_vsd_with_untrained_adapters_is_classifier_guidance_times_s_
         got = method(prior, s, method.init(prior, SetupContext(3, 3, 0, x0)))
         delta = pos.eps - null.eps
     assert float(delta.abs().max()) > 0.05  # the text matters, so the comparison means something
-    assert worst(got, (scale - 1) * delta) < 2e-6 * (1 + scale)  # float32 network
+    assert max_difference(got, (scale - 1) * delta) < 2e-6 * (1 + scale)  # float32 network
 
 
 def drift(method, state, prior, x: Tensor, t: float) -> Tensor:
     """Minus the direction averaged over the noise: antithetic pairs are exact for linear denoisers."""
     eps = normal(len(x), 1, seed=5)
-    s = drawn(
+    s = make_inputs(
         SD,
         torch.cat([x, x]),
         t,
@@ -392,7 +392,7 @@ def test_identity_08_sds_particles_collapse_exponentially():
     k = sigma * alpha / (alpha**2 * 0.49 + sigma**2)
     end = integrate(lambda y: drift(SDS(4.0), FREE, prior, y, t), x, 4.0, 100)
     rest = null + 4 * (pos - null)
-    assert worst(end, rest + (x - rest) * exp(-4 * k)) < 1e-8
+    assert max_difference(end, rest + (x - rest) * exp(-4 * k)) < 1e-8
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -427,19 +427,19 @@ class Worded:
 
 
 @pytest.mark.parametrize(("schedule", "kind"), [
-    *[(s, k) for s in (SD, Cosine()) for k in ("eps", "x0", "v")], *[(RectifiedFlow(), k) for k in ("eps", "x0", "flow")],
+    *[(s, k) for s in (SD, CosineSchedule()) for k in ("eps", "x0", "v")], *[(RectifiedFlowSchedule(), k) for k in ("eps", "x0", "flow")],
 ])  # fmt: skip
 @pytest.mark.parametrize("t", TIMES)
 def test_identity_11_every_parametrisation_gives_the_same_gradient(schedule, kind, t):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
-    s = drawn(
+    s = make_inputs(
         schedule,
         normal(5, 4, seed=2),
         t,
         normal(5, 4, seed=3),
-        classes(5, (1, 1, 1), (0.1, 0.1, 0.8)),
+        class_conditions(5, (1, 1, 1), (0.1, 0.1, 0.8)),
     )
-    assert worst(SDS(7.5)(Worded(prior, kind), s, FREE), SDS(7.5)(prior, s, FREE)) < 1e-11
+    assert max_difference(SDS(7.5)(Worded(prior, kind), s, FREE), SDS(7.5)(prior, s, FREE)) < 1e-11
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -447,14 +447,14 @@ def test_identity_11_every_parametrisation_gives_the_same_gradient(schedule, kin
 def test_identity_11_weights_map_one_residual_to_another(schedule, t):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
     x0, eps = normal(5, 4, seed=2), normal(5, 4, seed=3)
-    s = drawn(schedule, x0, t, eps, classes(5, (1, 1, 1), (0.1, 0.1, 0.8)))
+    s = make_inputs(schedule, x0, t, eps, class_conditions(5, (1, 1, 1), (0.1, 0.1, 0.8)))
     direction = SDS(7.5)(prior, s, FREE)
     said = guided_prediction(prior, s.xt, s.t, s.conditions, 7.5)
     alpha, sigma = schedule.alpha(s.t), schedule.sigma(s.t)
-    assert worst(expand(LambdaWeight()(schedule, s.t), x0) * direction, x0 - said.x0) < 1e-10
-    kind = "flow" if isinstance(schedule, RectifiedFlow) else "v"
+    assert max_difference(expand(LambdaWeight()(schedule, s.t), x0) * direction, x0 - said.x0) < 1e-10
+    kind = "flow" if isinstance(schedule, RectifiedFlowSchedule) else "v"
     gap = said.output(kind, alpha, sigma) - Prediction(x0, eps).output(kind, alpha, sigma)
-    assert worst(expand(1 / alpha, x0) * direction, gap) < 1e-10
+    assert max_difference(expand(1 / alpha, x0) * direction, gap) < 1e-10
 
 
 def tetrahedron(schedule=SD) -> DataSet:
@@ -465,7 +465,7 @@ def tetrahedron(schedule=SD) -> DataSet:
 
 
 def corners_of(data: DataSet) -> Tensor:
-    return data.pictures.flatten(1).double() / 127.5 - 1
+    return data.images.flatten(1).double() / 127.5 - 1
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -481,17 +481,17 @@ def test_identity_23_predicted_x0_lies_in_the_convex_hull_of_the_data(t):
 
 
 def test_identity_23_limits_of_little_and_of_all_noise():
-    data = tetrahedron(Cosine())
+    data = tetrahedron(CosineSchedule())
     xt = normal(20, 3, 1, 1)
     conditions = data.condition([""] * 20)
     near = data(xt, torch.full((20,), 1e-4, dtype=torch.float64), conditions)[0].x0.flatten(1)
     index = torch.cdist(xt.flatten(1), corners_of(data)).argmin(1)
-    assert worst(near, corners_of(data)[index]) < 1e-12
+    assert max_difference(near, corners_of(data)[index]) < 1e-12
     far = data(xt, torch.ones(20).double(), conditions)[0].x0.flatten(1)
-    assert worst(far, corners_of(data).mean(0).expand(20, 3)) < 1e-8  # alpha is floored at 1e-9
-    ended = tetrahedron(Discrete((0.9, 0.5, 0.0)))
+    assert max_difference(far, corners_of(data).mean(0).expand(20, 3)) < 1e-8  # alpha is floored at 1e-9
+    ended = tetrahedron(DiscreteSchedule((0.9, 0.5, 0.0)))
     assert (
-        worst(
+        max_difference(
             ended(xt, torch.ones(20).double(), conditions)[0].x0.flatten(1),
             corners_of(data).mean(0).expand(20, 3),
         )
@@ -512,13 +512,13 @@ def test_identity_23_data_points_are_where_sds_rests_as_the_time_falls():
     x0, eps = corners_of(data).reshape(4, 3, 1, 1), normal(4, 3, 1, 1)
     conditions = Conditions(data.condition([""] * 4), data.condition([""] * 4))
     assert (
-        worst(SDS(1.0)(data, drawn(SD, x0, 0.02, eps, conditions), FREE), torch.zeros_like(x0))
+        max_difference(SDS(1.0)(data, make_inputs(SD, x0, 0.02, eps, conditions), FREE), torch.zeros_like(x0))
         < 1e-13
     )
     off = 0.05 * normal(4, 3, 1, 1, seed=2)
-    s = drawn(SD, x0 + off, 0.02, eps, conditions)
+    s = make_inputs(SD, x0 + off, 0.02, eps, conditions)
     alpha, sigma = at(SD, 0.02)
-    assert worst(SDS(1.0)(data, s, FREE), alpha / sigma * off) < 1e-12  # descending it leads back
+    assert max_difference(SDS(1.0)(data, s, FREE), alpha / sigma * off) < 1e-12  # descending it leads back
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -527,9 +527,9 @@ def test_identity_24_ddim_approaches_the_exact_flow_at_first_order(schedule):
     prior, start = gaussian(mean, std, schedule), normal(20, 2)
     alpha, sigma = at(schedule, 1.0)
     exact = mean + std / sqrt(alpha**2 * std**2 + sigma**2) * (start - alpha * mean)
-    gaps = [worst(sample(prior, alone(20), start, n, 1.0), exact) for n in (50, 100, 200, 400)]
+    gaps = [max_difference(sample(prior, alone(20), start, n, 1.0), exact) for n in (50, 100, 200, 400)]
     # a table from betas has sigma ~ sqrt(t) near the data, which turns 1/n into log(n)/n
-    low = 1.8 if isinstance(schedule, Discrete) else 1.95
+    low = 1.8 if isinstance(schedule, DiscreteSchedule) else 1.95
     assert gaps[0] < 0.1
     assert all(low < a / b < 2.1 for a, b in pairwise(gaps)), gaps
 
@@ -545,7 +545,7 @@ def test_identity_24_each_ddim_step_on_a_gaussian_is_the_closed_form_step():
             apart = apart * (b * alpha * std**2 + r * sigma) / (alpha**2 * std**2 + sigma**2)
             alpha, sigma = b, r
         assert (
-            worst(sample(gaussian(mean, std, schedule), alone(20), start, 10, 1.0), mean + apart)
+            max_difference(sample(gaussian(mean, std, schedule), alone(20), start, 10, 1.0), mean + apart)
             < 1e-12
         )
 
@@ -566,15 +566,15 @@ def test_identity_25_four_idioms_give_one_gradient():
         "product": lambda x: (x * g).sum().backward(),
     }
     for name, use in idioms.items():
-        assert worst(gradient(use), expected) < 1e-14, name
+        assert max_difference(gradient(use), expected) < 1e-14, name
     mean = gradient(lambda x: nn.functional.mse_loss(x, (x - g).detach()).backward())
-    assert worst(mean, expected * 2 / 12) < 1e-14  # a mean divides by the number of elements
+    assert max_difference(mean, expected * 2 / 12) < 1e-14  # a mean divides by the number of elements
 
 
 def test_identity_25_several_views_of_a_particle_are_averaged():
     x, g = normal(5, 2).requires_grad_(), normal(5, 2, seed=1)
     surrogate(x, g, torch.tensor([0, 0, 1, 0, 2])).backward()
-    assert worst(x.grad, g * f64([1 / 3, 1 / 3, 1, 1 / 3, 1])[:, None]) < 1e-15
+    assert max_difference(x.grad, g * f64([1 / 3, 1 / 3, 1, 1 / 3, 1])[:, None]) < 1e-15
 
 
 def test_identity_25_nothing_but_the_particles_gets_a_gradient_from_their_loss(prior):
@@ -629,28 +629,28 @@ def test_identity_26_adam_cannot_tell_a_constant_weight_and_plain_descent_can():
     assert torch.equal(
         walk(Adam(eps=0.0), 1.0), walk(Adam(eps=0.0), 1024.0)
     )  # a power of two: no rounding differs
-    assert worst(walk(Adam(), 1.0), walk(Adam(), 1000.0)) < 1e-5
-    assert worst(walk(SGD(), 1.0), walk(SGD(), 2.0)) > 1e-2
+    assert max_difference(walk(Adam(), 1.0), walk(Adam(), 1000.0)) < 1e-5
+    assert max_difference(walk(SGD(), 1.0), walk(SGD(), 2.0)) > 1e-2
 
 
 @pytest.mark.parametrize("omega", [0.0, 1.0, 6.5, 99.0])
 def test_identity_27_guidance_counts_as_diffusers_not_as_the_paper(omega):
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(
-        SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8))
+    s = make_inputs(
+        SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), class_conditions(5, (1, 1, 1), (0.1, 0.1, 0.8))
     )
     pos, null = prior(s.xt, s.t, s.conditions.pos, s.conditions.null)
     paper = pos.eps + omega * (pos.eps - null.eps)
-    assert worst(
+    assert max_difference(
         guided_prediction(prior, s.xt, s.t, s.conditions, omega + 1).eps, paper
     ) < 1e-13 * (1 + omega)
-    assert worst(SDS(omega + 1)(prior, s, FREE), paper - s.eps) < 1e-13 * (1 + omega)
+    assert max_difference(SDS(omega + 1)(prior, s, FREE), paper - s.eps) < 1e-13 * (1 + omega)
 
 
 def test_identity_27_scale_zero_is_the_null_and_one_the_prompt():
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(
-        SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), classes(5, (1, 1, 1), (0.1, 0.1, 0.8))
+    s = make_inputs(
+        SD, normal(5, 4, seed=2), 0.4, normal(5, 4, seed=3), class_conditions(5, (1, 1, 1), (0.1, 0.1, 0.8))
     )
     pos, null = prior(s.xt, s.t, s.conditions.pos, s.conditions.null)
     assert torch.equal(guided_prediction(prior, s.xt, s.t, s.conditions, 0.0).eps, null.eps)
@@ -670,12 +670,12 @@ def rows_of(s, keep):
 
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch():
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]))
-    s = drawn(
+    s = make_inputs(
         SD,
         normal(6, 4, seed=2),
         torch.linspace(0.05, 0.95, 6).double(),
         normal(6, 4, seed=3),
-        classes(6, (1, 1, 1), (0.1, 0.1, 0.8)),
+        class_conditions(6, (1, 1, 1), (0.1, 0.1, 0.8)),
     )
     method = VSD(7.5, critic=ExactCritic())
     singles = method.init(
@@ -684,7 +684,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch():
     for one in (lambda q: SDS(7.5)(prior, q, FREE), lambda q: method(prior, q, singles)):
         whole = one(s)
         assert (
-            worst(torch.cat([one(rows_of(s, torch.tensor([i]))) for i in range(6)]), whole) < 1e-13
+            max_difference(torch.cat([one(rows_of(s, torch.tensor([i]))) for i in range(6)]), whole) < 1e-13
         )
 
 
@@ -693,17 +693,17 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch_in_a_network(
         normal(4, 4, 8, 8, dtype=torch.float32),
         normal(4, 4, 8, 8, seed=1, dtype=torch.float32),
     )
-    s = drawn(
+    s = make_inputs(
         prior.schedule,
         x0,
         torch.tensor([0.1, 0.4, 0.6, 0.9]),
         eps,
-        spoken(prior, ["a red mug", "a blue chair", "two cats", "x"]),
+        prompt_conditions(prior, ["a red mug", "a blue chair", "two cats", "x"]),
     )
     with torch.no_grad():
         whole = SDS(7.5)(prior, s, FREE)
         apart = torch.cat([SDS(7.5)(prior, rows_of(s, torch.tensor([i])), FREE) for i in range(4)])
-    assert worst(whole, apart) < 2e-5
+    assert max_difference(whole, apart) < 2e-5
 
 
 def paths(prior, prompts, particles, n=12) -> Tensor:
@@ -770,10 +770,10 @@ def test_identity_31_single_precision_is_near_double(t):
     data = DataSet(torch.randint(0, 256, (30, 3, 8, 8), generator=rng()).to(torch.uint8))
     x0, eps = 0.3 * normal(10, 3, 8, 8), normal(10, 3, 8, 8, seed=1)
     conditions = Conditions(data.condition([""] * 10), data.condition([""] * 10))
-    double = SDS(1.0)(data, drawn(SD, x0, t, eps, conditions), FREE)
-    single = SDS(1.0)(data, drawn(SD, x0.float(), t, eps.float(), conditions), FREE)
+    double = SDS(1.0)(data, make_inputs(SD, x0, t, eps, conditions), FREE)
+    single = SDS(1.0)(data, make_inputs(SD, x0.float(), t, eps.float(), conditions), FREE)
     assert single.dtype == torch.float32
-    assert worst(single, double) / float(double.abs().max()) < 1e-4
+    assert max_difference(single, double) / float(double.abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -788,7 +788,7 @@ def test_identity_31_half_precision_bound_on_a_network(folder, t):
         prior = StableDiffusion(str(folder), dtype=dtype)
         with torch.no_grad():
             directions.append(
-                SDS(1.0)(prior, drawn(prior.schedule, x0, t, eps, spoken(prior, texts)), FREE)
+                SDS(1.0)(prior, make_inputs(prior.schedule, x0, t, eps, prompt_conditions(prior, texts)), FREE)
             )
     full, half = directions
     assert half.dtype == torch.float32
@@ -804,12 +804,12 @@ def test_identity_32_the_noise_is_minus_sigma_times_the_score(schedule, t):
     z = (2 * normal(9, 4, seed=2)).requires_grad_()
     time = schedule.snap(torch.full((9,), t, dtype=torch.float64))
     for conditions in (
-        classes(9, (1, 1, 1), (1, 1, 1)).pos,
-        classes(9, (1, 1, 1), (0.3, 0.0, 0.7)).pos,
+        class_conditions(9, (1, 1, 1), (1, 1, 1)).pos,
+        class_conditions(9, (1, 1, 1), (0.3, 0.0, 0.7)).pos,
     ):
         (score,) = torch.autograd.grad(prior.log_density(z, time, conditions).sum(), z)
         assert (
-            worst(
+            max_difference(
                 prior(z.detach(), time, conditions)[0].eps, -schedule.sigma(time)[:, None] * score
             )
             < 1e-12
@@ -822,10 +822,10 @@ def test_identity_32_the_density_integrates_to_one_and_is_the_mixture(t):
     z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
     time = SD.snap(torch.full((len(z),), t).double())
     for shares in ((1, 1, 1), (0.5, 0.0, 2.0)):
-        p = prior.log_density(z[:, None], time, classes(len(z), shares, shares).pos).exp()
+        p = prior.log_density(z[:, None], time, class_conditions(len(z), shares, shares).pos).exp()
         assert abs(float(torch.trapezoid(p, z)) - 1) < 1e-11
-    p = prior.log_density(z[:, None], time, classes(len(z), (1, 1, 1), (1, 1, 1)).pos).exp()
-    assert worst(p, density(z, *at(SD, float(time[0])))) < 1e-13
+    p = prior.log_density(z[:, None], time, class_conditions(len(z), (1, 1, 1), (1, 1, 1)).pos).exp()
+    assert max_difference(p, density(z, *at(SD, float(time[0])))) < 1e-13
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -833,14 +833,14 @@ def test_identity_32_the_density_integrates_to_one_and_is_the_mixture(t):
 def test_identity_33_turning_and_moving_the_world_turns_the_gradient(method, t):
     means, x0, eps = normal(3, 4, seed=1), normal(5, 4, seed=2), normal(5, 4, seed=3)
     turn, move = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5)
-    conditions = classes(5, (1, 1, 1), (0.1, 0.1, 0.8))
+    conditions = class_conditions(5, (1, 1, 1), (0.1, 0.1, 0.8))
 
     def direction(m, x, e):
         prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]))
         return method(
-            prior, drawn(SD, x, t, e, conditions), method.init(prior, SetupContext(5, 1, 0, x))
+            prior, make_inputs(SD, x, t, e, conditions), method.init(prior, SetupContext(5, 1, 0, x))
         )
 
     here = direction(means, x0, eps)
-    assert worst(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11
-    assert worst(direction(means + move, x0 + move, eps), here) < 1e-11
+    assert max_difference(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11
+    assert max_difference(direction(means + move, x0 + move, eps), here) < 1e-11

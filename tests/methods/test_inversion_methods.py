@@ -5,19 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_pipeline import asked_of, classes, drawn, f64, normal, rng, worst
+from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, rng, max_difference
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.inversion import (
-    ddim_trajectory,
-    implied_noise,
-    inversion_times,
-    posterior_std,
-)
+from limbeck.diffusion.inversion import ddim_times, implied_noise, posterior_std, run_ddim
 from limbeck.diffusion.sampling import sample
-from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.noise import FixedPerParticleNoise, InvertedNoise, PredictedNoise
@@ -33,7 +28,7 @@ from limbeck.training.trainer import Run
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
-SCHEDULES = [SD, Cosine(), RectifiedFlow()]
+SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
 FREE = Stateless()
 TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -45,7 +40,7 @@ def mixture(schedule=SD) -> GaussianMixture:
 
 
 def drawn5(schedule=SD, t: Tensor | float = 0.5):
-    return drawn(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), classes(5, *TOLD))
+    return make_inputs(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *TOLD))
 
 
 def gaussian(std: float, schedule=SD) -> tuple[GaussianMixture, Tensor]:
@@ -54,7 +49,7 @@ def gaussian(std: float, schedule=SD) -> tuple[GaussianMixture, Tensor]:
 
 
 def alone(rows: int) -> Conditions:
-    return classes(rows, (1.0,), (1.0,))
+    return class_conditions(rows, (1.0,), (1.0,))
 
 
 def state_of(method, prior, s):
@@ -68,19 +63,19 @@ def state_of(method, prior, s):
 def test_rungs_are_even_and_end_where_they_should(schedule):
     end = schedule.snap(f64([0.0, 0.04, 0.35, 0.4, 1.0]))
     up, down = (
-        torch.stack(inversion_times(schedule, end, 0, 5)),
-        torch.stack(inversion_times(schedule, end, 1, 5)),
+        torch.stack(ddim_times(schedule, end, 0, 5)),
+        torch.stack(ddim_times(schedule, end, 1, 5)),
     )
     assert up.shape == down.shape == (6, 5)
     assert bool((up.diff(dim=0) >= 0).all()) and bool((down.diff(dim=0) <= 0).all())
     assert torch.equal(up[-1], end) and torch.equal(down[-1], end)
-    assert worst(up[:, 2], schedule.snap(f64([0, 0.2, 0.35, 0.35, 0.35, 0.35]))) == 0
-    assert worst(down[:, 2], schedule.snap(f64([1.0, 0.8, 0.6, 0.4, 0.35, 0.35]))) == 0
+    assert max_difference(up[:, 2], schedule.snap(f64([0, 0.2, 0.35, 0.35, 0.35, 0.35]))) == 0
+    assert max_difference(down[:, 2], schedule.snap(f64([1.0, 0.8, 0.6, 0.4, 0.35, 0.35]))) == 0
 
 
 def test_rungs_refuse():
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
-        inversion_times(SD, f64([0.5]), 0, 0)
+        ddim_times(SD, f64([0.5]), 0, 0)
 
 
 @every_schedule
@@ -88,8 +83,8 @@ def test_rungs_refuse():
 def test_along_is_ddim_row_by_row(schedule, scale):
     prior, s = mixture(schedule), drawn5(schedule)
     end = schedule.snap(f64([0.1, 0.05, 0.45, 0.7, 0.9]))
-    times = inversion_times(schedule, end, 0, 4)
-    got, spent = asked_of(prior, lambda: ddim_trajectory(prior, s.x0, s.conditions, times, scale))
+    times = ddim_times(schedule, end, 0, 4)
+    got, spent = count_calls(prior, lambda: run_ddim(prior, s.x0, s.conditions, times, scale))
     strides = 0
     for i in range(5):
         x, conditions = s.x0[i : i + 1], s.conditions[i : i + 1]
@@ -98,7 +93,7 @@ def test_along_is_ddim_row_by_row(schedule, scale):
                 said = guided_prediction(prior, x, now[i : i + 1], conditions, scale)
                 x = schedule.add_noise(said.x0, said.eps, later[i : i + 1])
                 strides += 1
-        assert worst(got[i : i + 1], x) < 1e-12
+        assert max_difference(got[i : i + 1], x) < 1e-12
     assert strides == 1 + 1 + 2 + 3 + 4
     assert spent == (4, strides * (1 if scale in (0, 1) else 2))
 
@@ -106,9 +101,9 @@ def test_along_is_ddim_row_by_row(schedule, scale):
 def test_along_down_the_samplers_times_is_the_sampler():
     prior, s = mixture(), drawn5()
     ladder = SD.sampling_times(20)
-    z = ddim_trajectory(prior, s.eps, s.conditions, [t.expand(5) for t in ladder], 3.0)
+    z = run_ddim(prior, s.eps, s.conditions, [t.expand(5) for t in ladder], 3.0)
     last = guided_prediction(prior, z, ladder[-1].expand(5), s.conditions, 3.0).x0
-    assert worst(last, sample(prior, s.conditions, s.eps, 20, 3.0)) < 1e-12
+    assert max_difference(last, sample(prior, s.conditions, s.eps, 20, 3.0)) < 1e-12
 
 
 @every_schedule
@@ -121,8 +116,8 @@ def test_there_and_back_in_small_strides_is_no_way(schedule):
             schedule.snap(torch.full((5,), 0.1 + 0.7 * k / n, dtype=torch.float64))
             for k in range(n + 1)
         ]
-        there = ddim_trajectory(prior, s.x0, s.conditions, times, 1.0)
-        errors.append(worst(ddim_trajectory(prior, there, s.conditions, times[::-1], 1.0), s.x0))
+        there = run_ddim(prior, s.x0, s.conditions, times, 1.0)
+        errors.append(max_difference(run_ddim(prior, there, s.conditions, times[::-1], 1.0), s.x0))
     assert errors[1] < 0.02 and 1.8 < errors[0] / errors[1] < 2.2
 
 
@@ -138,10 +133,10 @@ def test_the_noise_of_a_stride_has_the_deviation_of_the_papers_posterior(schedul
     # Bayes: x_now is alpha x0 + sigma eps, x_later is (b / a) x_now + a fresh part
     fresh = r**2 - (b * s / a) ** 2
     posterior = 1 / (1 / s**2 + (b / a) ** 2 / fresh)
-    assert worst(posterior_std(schedule, now, later) ** 2, posterior) < 1e-12
+    assert max_difference(posterior_std(schedule, now, later) ** 2, posterior) < 1e-12
     if schedule is SD:
         assert (
-            worst(posterior, (s / r) ** 2 * (1 - (b / a) ** 2)) < 1e-12
+            max_difference(posterior, (s / r) ** 2 * (1 - (b / a) ** 2)) < 1e-12
         )  # diffusers' variance of a step
 
 
@@ -150,17 +145,17 @@ def test_eta_adds_its_noise_and_draws_from_the_steps_generator():
     t = torch.full((5,), 0.1, dtype=torch.float64)
     times = [torch.zeros_like(t), t]
     still, moved = (
-        ddim_trajectory(prior, s.x0, s.conditions, times, 1.0, eta, rng(5)) for eta in (0.0, 0.3)
+        run_ddim(prior, s.x0, s.conditions, times, 1.0, eta, rng(5)) for eta in (0.0, 0.3)
     )
     fresh = torch.randn(5, 4, generator=rng(5)).double()
-    assert worst(moved - still, 0.3 * expand(posterior_std(SD, *times), s.x0) * fresh) < 1e-12
+    assert max_difference(moved - still, 0.3 * expand(posterior_std(SD, *times), s.x0) * fresh) < 1e-12
 
 
 @every_schedule
 @every_time
 def test_held_is_the_noise_of_a_noised_picture(schedule, t):
     s = drawn5(schedule, t)
-    assert worst(implied_noise(schedule, s.x0, s.xt, s.t), s.eps) < 1e-12
+    assert max_difference(implied_noise(schedule, s.x0, s.xt, s.t), s.eps) < 1e-12
 
 
 # Identity 19: noises of a Gaussian
@@ -169,33 +164,33 @@ def test_held_is_the_noise_of_a_noised_picture(schedule, t):
 @every_time
 def test_identity_19_at_the_exact_kappa_sdi_rests(t):
     prior, mean = gaussian(0.7)
-    s = drawn(SD, normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
+    s = make_inputs(SD, normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
     kappa = expand(SD.sigma(s.t) / SD.alpha(s.t), s.x0) * (s.x0 - mean) / 0.49
-    assert worst(SDS(1.0)(prior, replace(s, eps=kappa), FREE), torch.zeros(6, 2)) < 1e-12
+    assert max_difference(SDS(1.0)(prior, replace(s, eps=kappa), FREE), torch.zeros(6, 2)) < 1e-12
 
 
 @every_schedule
 @pytest.mark.parametrize("t", [0.15, 0.3, 0.5])
 def test_identity_19_fixed_point_iteration_contracts_as_predicted(schedule, t):
     prior, mean = gaussian(0.7, schedule)
-    s = drawn(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
+    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
     a, b = schedule.alpha(s.t[:1]), schedule.sigma(s.t[:1])
     kappa = b / a * (s.x0 - mean) / 0.49
     rate = b**2 / (a**2 * 0.49 + b**2)
     for rounds in (1, 2, 5):
         got = PredictedNoise(1.0, rounds).refine(prior, s)
-        assert worst(got - kappa, rate**rounds * (s.eps - kappa)) < 1e-12
+        assert max_difference(got - kappa, rate**rounds * (s.eps - kappa)) < 1e-12
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5, 0.8])
 def test_identity_19_inversion_finds_another_kappa_that_of_the_flow(t):
-    prior, mean = gaussian(0.7, Cosine())
-    s = drawn(Cosine(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
-    a, b = Cosine().alpha(s.t[:1]), Cosine().sigma(s.t[:1])
+    prior, mean = gaussian(0.7, CosineSchedule())
+    s = make_inputs(CosineSchedule(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
+    a, b = CosineSchedule().alpha(s.t[:1]), CosineSchedule().sigma(s.t[:1])
     flow = ((a**2 * 0.49 + b**2).sqrt() / 0.7 - a) * (s.x0 - mean) / b
     exact = b / a * (s.x0 - mean) / 0.49
-    errors = [worst(InvertedNoise(1.0, n, eta=0.0).refine(prior, s), flow) for n in (100, 200, 400)]
-    assert errors[2] < 0.02 < worst(flow, exact)
+    errors = [max_difference(InvertedNoise(1.0, n, eta=0.0).refine(prior, s), flow) for n in (100, 200, 400)]
+    assert errors[2] < 0.02 < max_difference(flow, exact)
     assert all(1.8 < left / right < 2.2 for left, right in pairwise(errors))
 
 
@@ -209,20 +204,20 @@ def test_sdi_is_sds_of_the_noise_it_finds(schedule, t):
     method = SDI(8.5, eta=0.0)
     got = method(prior, s, state_of(method, prior, s))
     noise = InvertedNoise(eta=0.0).refine(prior, s)
-    assert worst(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
+    assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
     gap = (
         s.x0
         - guided_prediction(prior, schedule.add_noise(s.x0, noise, s.t), s.t, s.conditions, 8.5).x0
     )
-    assert worst(expand(LambdaWeight()(schedule, s.t), s.x0) * got, gap) < 1e-10
+    assert max_difference(expand(LambdaWeight()(schedule, s.t), s.x0) * got, gap) < 1e-10
 
 
 def test_sdi_draws_what_the_noise_draws():
     prior, s = mixture(), drawn5()
     got = SDI(8.5)(prior, replace(s, rng=rng(4)), state_of(SDI(), prior, s))
     noise = InvertedNoise().refine(prior, replace(s, rng=rng(4)))
-    assert worst(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
-    assert worst(got, SDI(8.5, eta=0.0)(prior, s, state_of(SDI(), prior, s))) > 1e-3
+    assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
+    assert max_difference(got, SDI(8.5, eta=0.0)(prior, s, state_of(SDI(), prior, s))) > 1e-3
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
@@ -237,14 +232,14 @@ def test_identity_20_sdi_with_cached_kappa_and_whole_steps_is_the_sampler(scale,
         now = t.expand(5)
         said = guided_prediction(prior, z, now, s.conditions, scale)
         step = replace(
-            drawn(SD, x, now, s.eps if k == 0 else normal(5, 4, seed=50 + k), s.conditions),
+            make_inputs(SD, x, now, s.eps if k == 0 else normal(5, 4, seed=50 + k), s.conditions),
             step=k,
             steps=steps,
         )
         x = x - expand(LambdaWeight()(SD, now), x) * method(prior, step, state)
-        assert worst(x, said.x0) < 1e-11  # the sampler's own picture, at every step
+        assert max_difference(x, said.x0) < 1e-11  # the sampler's own picture, at every step
         z = SD.add_noise(said.x0, said.eps, times[k + 1].expand(5)) if k + 1 < steps else z
-    assert worst(x, sample(prior, s.conditions, s.eps * SD.sigma(times[:1]), steps, scale)) < 1e-11
+    assert max_difference(x, sample(prior, s.conditions, s.eps * SD.sigma(times[:1]), steps, scale)) < 1e-11
 
 
 @pytest.mark.parametrize("kappa", ["inverted", "cached"])
@@ -254,13 +249,13 @@ def test_sdi_keeps_its_target_for_every_so_many_steps(kappa):
     state, first = state_of(method, prior, s), None
     for k in range(7):
         x = s.x0 + 0.1 * k
-        got, spent = asked_of(
+        got, spent = count_calls(
             prior, lambda k=k, x=x: method(prior, replace(s, x0=x, step=k, steps=7), state)
         )
         assert (spent[0] > 0) == (k % 3 == 0)
         if k % 3 == 0:
             first = x - expand(LambdaWeight()(SD, s.t), x) * got
-        assert worst(x - expand(LambdaWeight()(SD, s.t), x) * got, first) < 1e-12
+        assert max_difference(x - expand(LambdaWeight()(SD, s.t), x) * got, first) < 1e-12
 
 
 def test_sdi_looks_anew_at_a_particle_that_was_not_drawn_when_the_others_were():
@@ -270,10 +265,10 @@ def test_sdi_looks_anew_at_a_particle_that_was_not_drawn_when_the_others_were():
     some, rest = torch.tensor([0, 3]), torch.tensor([1, 2, 4])
     method(prior, s.select(some), state)
     assert state.turn.tolist() == [0, -1, -1, 0, -1]
-    got, spent = asked_of(prior, lambda: method(prior, replace(s, step=1), state))
+    got, spent = count_calls(prior, lambda: method(prior, replace(s, step=1), state))
     assert spent[1] == 3 * (5 * 2 + 2)  # the three others only, five strides to t = .5
     alone_ = SDI(8.5, eta=0.0)
-    assert worst(got[rest], alone_(prior, s, state_of(alone_, prior, s))[rest]) < 1e-12
+    assert max_difference(got[rest], alone_(prior, s, state_of(alone_, prior, s))[rest]) < 1e-12
 
 
 def test_sdis_jitter_takes_a_later_picture_for_that_of_t():
@@ -282,11 +277,11 @@ def test_sdis_jitter_takes_a_later_picture_for_that_of_t():
     got = method(prior, replace(s, rng=rng(4)), state_of(method, prior, s))
     later = SD.snap(s.t + torch.rand(5, generator=rng(4)).double() / 10)
     assert bool((later > s.t).all()) and float((later - s.t).max()) <= 0.1
-    z = ddim_trajectory(prior, s.x0, s.conditions, inversion_times(SD, later, 0, 10), -6.5)
+    z = run_ddim(prior, s.x0, s.conditions, ddim_times(SD, later, 0, 10), -6.5)
     expected = guided_prediction(prior, z, s.t, s.conditions, 8.5).eps - implied_noise(
         SD, s.x0, z, s.t
     )
-    assert worst(got, expected) < 1e-10
+    assert max_difference(got, expected) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -296,7 +291,7 @@ def test_sdi_passes(t, strides):
     prior, s = mixture(), drawn5(SD, t)
     for method, calls in ((SDI(), strides + 1), (SDI(kappa="cached"), 1)):
         state = state_of(method, prior, s)
-        assert asked_of(prior, lambda m=method, st=state: m(prior, s, st))[1] == (calls, 10 * calls)
+        assert count_calls(prior, lambda m=method, st=state: m(prior, s, st))[1] == (calls, 10 * calls)
 
 
 @pytest.mark.parametrize("method", [SDI(every=4), SDI(kappa="cached", every=2), SDI(renoise_jitter=True), DSD()],
@@ -326,7 +321,7 @@ def test_a_run_with_inverted_noise_is_sdi():
         while run.step < 3:
             run.advance()
         ends.append(torch.stack(list(run.representation.particles)).detach())
-    assert worst(*ends) < 1e-3
+    assert max_difference(*ends) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -371,21 +366,21 @@ def test_dsd_is_its_formula():
         first = guided_prediction(
             prior, SD.add_noise(x, kappa, s.t[i : i + 1]), s.t[i : i + 1], conditions, 7.5
         ).eps
-        assert worst(got[i : i + 1], first - phi) < 1e-10
+        assert max_difference(got[i : i + 1], first - phi) < 1e-10
 
 
 def test_dsd_without_a_shift_is_csd_at_the_samples_own_noise():
     prior, s = mixture(), drawn5()
     method = DSD(7.5, share=0.0)
     got = method(prior, s, state_of(method, prior, s))
-    z = ddim_trajectory(
-        prior, state_of(method, prior, s).noise, s.conditions, inversion_times(SD, s.t, 1, 10), 7.5
+    z = run_ddim(
+        prior, state_of(method, prior, s).noise, s.conditions, ddim_times(SD, s.t, 1, 10), 7.5
     )
     kappa = guided_prediction(prior, z, s.t, s.conditions, 7.5).eps
     null, pos = prior(SD.add_noise(s.x0, kappa, s.t), s.t, s.conditions.null, s.conditions.pos)
-    assert worst(got, 6.5 * (pos.eps - null.eps)) < 1e-11
+    assert max_difference(got, 6.5 * (pos.eps - null.eps)) < 1e-11
     same = DSD(7.5, own=7.5, share=0.0)
-    assert worst(same(prior, s, state_of(same, prior, s)), torch.zeros(5, 4)) < 1e-12
+    assert max_difference(same(prior, s, state_of(same, prior, s)), torch.zeros(5, 4)) < 1e-12
 
 
 def test_dsd_hears_no_noise_but_the_particles_own():
@@ -402,7 +397,7 @@ def test_dsd_passes(t, strides):
     prior, s = mixture(), drawn5(SD, t)
     method = DSD(share=0.0)
     state = state_of(method, prior, s)
-    assert asked_of(prior, lambda: method(prior, s, state))[1] == (
+    assert count_calls(prior, lambda: method(prior, s, state))[1] == (
         strides + 3,
         5 * (2 * strides + 5),
     )
@@ -431,22 +426,22 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
     whole = method(prior, s, state_of(method, prior, s))
     for i in range(5):
         one = s.select(torch.tensor([i]))
-        assert worst(method(prior, one, state_of(method, prior, s)), whole[i : i + 1]) < 1e-12
+        assert max_difference(method(prior, one, state_of(method, prior, s)), whole[i : i + 1]) < 1e-12
 
 
 def test_inversion_leaves_texts_to_keep_away_from_in_place():
     """Perp-Neg holds along the way as it does in any guided prediction, and many-step predictions do not."""
     prior, s = mixture(), drawn5()
     away = (
-        Condition(classes(5, (0.7, 0.2, 0.1), (1.0, 1.0, 1.0)).null.data),
+        Condition(class_conditions(5, (0.7, 0.2, 0.1), (1.0, 1.0, 1.0)).null.data),
         torch.full((5,), 0.5),
     )
     conditions = Conditions(s.conditions.pos, s.conditions.null, (away,), 4)
     times = [torch.full((5,), 0.1, dtype=torch.float64), s.t]
     said = guided_prediction(prior, s.x0, times[0], replace(conditions, denoise_steps=1), 3.0)
     assert (
-        worst(
-            ddim_trajectory(prior, s.x0, conditions, times, 3.0),
+        max_difference(
+            run_ddim(prior, s.x0, conditions, times, 3.0),
             SD.add_noise(said.x0, said.eps, s.t),
         )
         < 1e-12

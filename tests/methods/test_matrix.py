@@ -10,15 +10,15 @@ from PIL import Image
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
 from limbeck.distillation.projections.learned import LearnedProjection
-from limbeck.graphics.cameras.views import NoCamera, Orbit
+from limbeck.graphics.cameras.samplers import NoCamera, Orbit
 from limbeck.methods.base import Method
 from limbeck.methods.lmc import LMC
-from limbeck.priors.exact import coloured_shapes
+from limbeck.priors.exact import colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
-from limbeck.training.network_calls import counted
+from limbeck.training.network_calls import count_network_calls
 from limbeck.training.trainer import Run
 
 #: per particle and step with default options: calls, rows without a graph, rows with one (the table of the methods' minimum)
@@ -51,8 +51,8 @@ def test_the_table_has_every_method():
 
 @pytest.mark.parametrize("name", LEAST)
 def test_a_step_costs_the_least(name, tiny):
-    count = counted(choices(Method)[name](), tiny, "a red mug", "a blue chair")
-    assert (count.calls, count.rows, count.trained) == tuple((n, n) for n in LEAST[name])
+    count = count_network_calls(choices(Method)[name](), tiny, "a red mug", "a blue chair")
+    assert (count.calls, count.rows, count.grad_rows) == tuple((n, n) for n in LEAST[name])
 
 
 def specs(picture) -> dict[str, RepresentationConfig]:
@@ -93,7 +93,7 @@ EDITS = {"dds", "pds", "cds"}  #: of pictures; what has sides has no source
 @pytest.mark.parametrize("kind", ["exact", "tiny"])
 @pytest.mark.parametrize("name", LEAST)
 def test_every_method_runs_on_every_representation_or_says_why_not(name, kind, tiny, picture):
-    prior = coloured_shapes(16) if kind == "exact" else tiny
+    prior = colored_shapes(16) if kind == "exact" else tiny
     texts = ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
     method = LMC(b=LearnedProjection(pictures=0)) if name == "lmc" else choices(Method)[name]()
     for shown, spec in specs(picture).items():

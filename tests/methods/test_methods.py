@@ -6,19 +6,14 @@ from math import exp
 
 import pytest
 import torch
-from tiny_pipeline import asked_of, classes, drawn, f64, normal, rng, worst
+from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, rng, max_difference
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import sample
-from limbeck.diffusion.schedule import (
-    Cosine,
-    NoiseSchedule,
-    RectifiedFlow,
-    stable_diffusion_schedule,
-)
+from limbeck.diffusion.schedule import CosineSchedule, NoiseSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import Critic, CriticTraining
@@ -46,7 +41,7 @@ from limbeck.training.trainer import Run
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
-SCHEDULES = [SD, Cosine(), RectifiedFlow()]
+SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
 FREE = Stateless()
 TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))  #: shares of the null and of the prompt
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -58,7 +53,7 @@ def mixture(schedule=SD) -> GaussianMixture:
 
 
 def drawn5(schedule=SD, t: Tensor | float = 0.5):
-    return drawn(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), classes(5, *TOLD))
+    return make_inputs(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *TOLD))
 
 
 def pair(null: Tensor, pos: Tensor, std: float, schedule=SD) -> GaussianMixture:
@@ -67,7 +62,7 @@ def pair(null: Tensor, pos: Tensor, std: float, schedule=SD) -> GaussianMixture:
 
 
 def sided(rows: int):
-    return classes(rows, (1.0, 0.0), (0.0, 1.0))
+    return class_conditions(rows, (1.0, 0.0), (0.0, 1.0))
 
 
 # SJC
@@ -84,7 +79,7 @@ def test_identity_10_sjc_is_the_papers_formula_with_its_denoiser(schedule, t, va
         prior, z * expand(schedule.alpha(s.t), z), s.t, s.conditions, 7.5
     ).x0  # D(z; lambda): the network is asked at alpha z
     paper = (s.x0 - d) / lam if var_red else (z - d) / lam
-    assert worst(SJC(7.5, var_red)(prior, s, FREE), paper) < 1e-11
+    assert max_difference(SJC(7.5, var_red)(prior, s, FREE), paper) < 1e-11
 
 
 @every_schedule
@@ -97,13 +92,13 @@ def test_identity_10_sjc_is_sds_and_without_variance_reduction_it_keeps_the_nois
         SJC(7.5, var_red=False)(prior, s, FREE),
     )
     assert torch.equal(sjc, sds)
-    assert worst(plain - sjc, s.eps) < 1e-13
+    assert max_difference(plain - sjc, s.eps) < 1e-13
 
 
 @pytest.mark.parametrize(("t", "better"), [(0.05, False), (0.9, True)])
 def test_sjc_variance_reduction_helps_only_where_there_is_more_noise_than_signal(t, better):
     prior = GaussianMixture(torch.zeros(1, 1).double(), f64([1.0]))
-    s = drawn(SD, torch.zeros(400, 1).double(), t, normal(400, 1), classes(400, (1.0,), (1.0,)))
+    s = make_inputs(SD, torch.zeros(400, 1).double(), t, normal(400, 1), class_conditions(400, (1.0,), (1.0,)))
     reduced, plain = (SJC(1.0, v)(prior, s, FREE).var() for v in (True, False))
     assert bool(reduced < plain) == better
 
@@ -111,7 +106,7 @@ def test_sjc_variance_reduction_helps_only_where_there_is_more_noise_than_signal
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 10), (1.0, 5), (0.0, 5)])
 def test_sjc_passes(guidance, rows):
     prior, s = mixture(), drawn5()
-    assert asked_of(prior, lambda: SJC(guidance)(prior, s, FREE))[1] == (1, rows)
+    assert count_calls(prior, lambda: SJC(guidance)(prior, s, FREE))[1] == (1, rows)
 
 
 # CSD
@@ -121,30 +116,30 @@ def test_sjc_passes(guidance, rows):
 def test_identity_05_csd_is_the_limit_of_sds_over_s(t):
     prior, s = mixture(), drawn5(SD, t)
     csd = CSD()(prior, s, FREE)
-    assert worst(SDS(1e12)(prior, s, FREE) / 1e12, csd) < 1e-11
+    assert max_difference(SDS(1e12)(prior, s, FREE) / 1e12, csd) < 1e-11
     # exactly: SDS at any s is SDS at 0 and s times CSD
-    assert worst(SDS(7.5)(prior, s, FREE) - SDS(0.0)(prior, s, FREE), 7.5 * csd) < 1e-12
+    assert max_difference(SDS(7.5)(prior, s, FREE) - SDS(0.0)(prior, s, FREE), 7.5 * csd) < 1e-12
 
 
 @every_schedule
 @every_time
 def test_identity_05_of_equal_widths_csd_is_one_constant_and_never_rests(schedule, t):
     null, pos = normal(4, seed=4), normal(4, seed=5)
-    s = drawn(schedule, 9 * normal(6, 4, seed=2), t, normal(6, 4, seed=3), sided(6))
+    s = make_inputs(schedule, 9 * normal(6, 4, seed=2), t, normal(6, 4, seed=3), sided(6))
     alpha, sigma = expand(schedule.alpha(s.t), s.x0), expand(schedule.sigma(s.t), s.x0)
     expected = -sigma * alpha / (alpha**2 * 0.49 + sigma**2) * (pos - null)
-    assert worst(CSD()(pair(null, pos, 0.7, schedule), s, FREE), expected.expand(6, 4)) < 1e-12
+    assert max_difference(CSD()(pair(null, pos, 0.7, schedule), s, FREE), expected.expand(6, 4)) < 1e-12
 
 
 def test_csd_vanishes_where_the_prompt_says_nothing():
     prior, s = mixture(), drawn5()
-    s = replace(s, conditions=classes(5, TOLD[0], TOLD[0]))
-    assert worst(CSD()(prior, s, FREE), torch.zeros(5, 4)) == 0
+    s = replace(s, conditions=class_conditions(5, TOLD[0], TOLD[0]))
+    assert max_difference(CSD()(prior, s, FREE), torch.zeros(5, 4)) == 0
 
 
 def test_csd_passes():
     prior, s = mixture(), drawn5()
-    assert asked_of(prior, lambda: CSD()(prior, s, FREE))[1] == (1, 10)
+    assert count_calls(prior, lambda: CSD()(prior, s, FREE))[1] == (1, 10)
 
 
 # ASD
@@ -155,7 +150,7 @@ def test_csd_passes():
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_identity_14_asd_without_a_shift_is_csd_times_s_minus_one(schedule, t, scale):
     prior, s = mixture(schedule), drawn5(schedule, t)
-    assert worst(ASD(scale, eta=0.0)(prior, s, FREE), (scale - 1) * CSD()(prior, s, FREE)) < 1e-12
+    assert max_difference(ASD(scale, eta=0.0)(prior, s, FREE), (scale - 1) * CSD()(prior, s, FREE)) < 1e-12
 
 
 @every_schedule
@@ -172,29 +167,29 @@ def test_asd_asks_later_of_the_same_noise_and_without_guidance(schedule):
         and float(later.max()) <= 1
     )
     phi = prior(schedule.add_noise(s.x0, s.eps, later), later, s.conditions.pos)[0].eps
-    assert worst(got, guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps - phi) < 1e-13
+    assert max_difference(got, guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps - phi) < 1e-13
 
 
 @every_time
 def test_asd_of_a_gaussian_in_closed_form(t):
     """The predictions at t and at t + D are both known."""
     mean, c = f64([0.4, -0.2]), 0.49
-    prior = GaussianMixture(mean[None], f64([0.7]), schedule=Cosine())
-    s = drawn(Cosine(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), classes(6, (1.0,), (1.0,)))
+    prior = GaussianMixture(mean[None], f64([0.7]), schedule=CosineSchedule())
+    s = make_inputs(CosineSchedule(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), class_conditions(6, (1.0,), (1.0,)))
 
     def eps_hat(time):
-        a, b = expand(Cosine().alpha(time), s.x0), expand(Cosine().sigma(time), s.x0)
+        a, b = expand(CosineSchedule().alpha(time), s.x0), expand(CosineSchedule().sigma(time), s.x0)
         return b / (a**2 * c + b**2) * (a * (s.x0 - mean) + b * s.eps)
 
     bound = torch.minimum(0.1 * (s.t - 0.02), 1 - s.t)
     later = s.t + bound * torch.rand(6, generator=rng(99)).double()
-    assert worst(ASD(1.0)(prior, s, FREE), eps_hat(s.t) - eps_hat(later)) < 1e-12
+    assert max_difference(ASD(1.0)(prior, s, FREE), eps_hat(s.t) - eps_hat(later)) < 1e-12
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 15), (1.0, 10)])
 def test_asd_passes(guidance, rows):
     prior, s = mixture(), drawn5()
-    assert asked_of(prior, lambda: ASD(guidance)(prior, s, FREE))[1] == (2, rows)
+    assert count_calls(prior, lambda: ASD(guidance)(prior, s, FREE))[1] == (2, rows)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +215,7 @@ def late(prior, texts, t=0.5, rows=6):
     """A sample of the last step of a run of these prompts, the same number of particles each, and what a state is made of."""
     whose = [texts[i // (rows // len(texts))] for i in range(rows)]
     conditions = Conditions(prior.condition(whose), prior.condition([""] * rows))
-    s = drawn(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
+    s = make_inputs(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
     return replace(s, step=9, steps=10), SetupContext(rows, len(texts), 0, s.x0, tuple(texts))
 
 
@@ -236,8 +231,8 @@ def test_identity_14_bridge_turns_round_with_its_ends_and_vanishes_between_equal
 
     there, back = end(" blue", " red mug"), end(" red mug", " blue")
     assert float(there.abs().amax()) > 0.1
-    assert worst(there, -back) == 0
-    assert worst(end(" blue", " blue"), torch.zeros_like(there)) == 0
+    assert max_difference(there, -back) == 0
+    assert max_difference(end(" blue", " blue"), torch.zeros_like(there)) == 0
 
 
 @every_time
@@ -246,7 +241,7 @@ def test_identity_14_bridge_from_nothing_is_s_times_csd(t):
     s, _ = late(prior, ("red mug",), t)
     method = Bridge(40.0, source="", target="red mug")
     got = method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0, ("",))))
-    assert worst(got, 40 * CSD()(prior, s, FREE)) < 1e-12
+    assert max_difference(got, 40 * CSD()(prior, s, FREE)) < 1e-12
 
 
 @pytest.mark.parametrize("step", range(10))
@@ -270,7 +265,7 @@ def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
         text = ("red", "blue")[i // 3]
         conditions = [prior.condition([text + end]) for end in (" mug", " chair")]
         source, target = prior(s.xt[i : i + 1], s.t[i : i + 1], *conditions)
-        assert worst(whole[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
+        assert max_difference(whole[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
     some = torch.tensor([1, 4])  # what a smaller batch draws
     part = replace(
         s,
@@ -280,7 +275,7 @@ def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
         conditions=s.conditions[some],
         particle=s.particle[some],
     )
-    assert worst(method(prior, part, state), whole[some]) < 1e-13
+    assert max_difference(method(prior, part, state), whole[some]) < 1e-13
 
 
 @pytest.mark.parametrize("step", [0, 9])
@@ -289,7 +284,7 @@ def test_bridge_passes(step):
     s, start = late(prior, ("mug",))
     method = Bridge(source=" blue", target=" red")
     state = method.init(prior, start)
-    assert asked_of(prior, lambda: method(prior, replace(s, step=step), state))[1] == (1, 12)
+    assert count_calls(prior, lambda: method(prior, replace(s, step=step), state))[1] == (1, 12)
     assert state.tensors() == {}
 
 
@@ -306,7 +301,7 @@ def test_a_run_tells_a_bridge_its_prompts():
     )
     while run.step < 4:
         run.advance()
-    assert (prior.meter.calls, prior.meter.rows) == (4, 4 * 2 * 4)
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (4, 4 * 2 * 4)
 
 
 @pytest.mark.parametrize("switch", [-0.1, 1.1, float("nan")])
@@ -362,7 +357,7 @@ NULL, POS = f64([-0.4]), f64([0.8])  #: means of two Gaussians of variance .49
 def speed(method, x: Tensor, t: float) -> Tensor:
     """Minus the direction averaged over the noise: antithetic pairs are exact for linear denoisers."""
     eps = normal(len(x), 1, seed=5)
-    s = drawn(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), sided(2 * len(x)))
+    s = make_inputs(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), sided(2 * len(x)))
     return -method(pair(NULL, POS, 0.7), s, Told()).unflatten(0, (2, -1)).mean(0)
 
 
@@ -421,20 +416,20 @@ def test_esd_is_vsd_at_entropy_zero_and_with_the_exact_critic_always(t):
 
     vsd = conditions(VSD(7.5, critic=ExactCritic()))
     for lam in (0.0, 0.5, 1.0):
-        assert worst(conditions(ESD(7.5, lam, ExactCritic())), vsd) < 1e-13
+        assert max_difference(conditions(ESD(7.5, lam, ExactCritic())), vsd) < 1e-13
     assert torch.equal(ESD(7.5, 0.0)(prior, s, Told()), VSD(7.5, 1.0)(prior, s, Told()))
     assert torch.equal(ESD(7.5, 0.25)(prior, s, Told()), VSD(7.5, 0.75)(prior, s, Told()))
 
 
 def test_esd_trains_the_null_rows_of_its_default_critic():
-    assert isinstance(ESD().critic, AutoCritic) and ESD().critic.learning.unconditional > 0
+    assert isinstance(ESD().critic, AutoCritic) and ESD().critic.training.unconditional_prob > 0
 
 
 @pytest.mark.parametrize(("lam", "rows"), [(0.5, 4), (0.0, 3), (1.0, 3)])
 def test_esd_passes_on_a_network(prior, lam, rows):
-    method = ESD(7.5, lam, LoRACritic(4, CriticTraining(unconditional=0.1)))
+    method = ESD(7.5, lam, LoRACritic(4, CriticTraining(unconditional_prob=0.1)))
     run = Run(Experiment(("a red mug",), method=method, particles=2, steps=1), prior)
-    assert asked_of(prior, run.advance)[1] == (
+    assert count_calls(prior, run.advance)[1] == (
         2,
         2 * rows + 2,
     )  # one call together, one of the critic's own step
@@ -474,21 +469,21 @@ def test_identity_18_ism_is_the_gap_of_two_predicted_pictures(schedule):
         after = guided_prediction(
             prior, schedule.add_noise(before.x0, before.eps, t), t, conditions, 7.5
         )
-        assert worst(weighted[i : i + 1], before.x0 - after.x0) < 1e-11
+        assert max_difference(weighted[i : i + 1], before.x0 - after.x0) < 1e-11
 
 
 @every_time
 def test_identity_18_ism_vanishes_with_its_interval_where_the_prompt_says_nothing(t):
-    prior, s = mixture(Cosine()), drawn5(Cosine(), t)
-    s = replace(s, conditions=classes(5, TOLD[0], TOLD[0]))
+    prior, s = mixture(CosineSchedule()), drawn5(CosineSchedule(), t)
+    s = replace(s, conditions=class_conditions(5, TOLD[0], TOLD[0]))
 
     def of(delta):
         return ISM(1.0, delta_t=delta, delta_t_first=delta)(prior, s, FREE)
 
-    assert worst(of(0.0), torch.zeros(5, 4)) < 1e-14
+    assert max_difference(of(0.0), torch.zeros(5, 4)) < 1e-14
     coarse, fine = (of(delta) / delta for delta in (2e-5, 1e-5))
     assert float(fine.abs().amax()) > 1e-3
-    assert worst(coarse, fine) < 1e-3 * float(fine.abs().amax())  # a constant, to first order
+    assert max_difference(coarse, fine) < 1e-3 * float(fine.abs().amax())  # a constant, to first order
 
 
 @every_schedule
@@ -499,8 +494,8 @@ def test_identity_18_at_an_interval_of_t_the_clean_picture_is_asked_once(schedul
     full = guided_prediction(
         prior, schedule.add_noise(once.x0, once.eps, s.t), s.t, s.conditions, 7.5
     )
-    got, spent = asked_of(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_first=1.0)(prior, s, FREE))
-    assert worst(got, full.eps - once.eps) < 1e-13
+    got, spent = count_calls(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_first=1.0)(prior, s, FREE))
+    assert max_difference(got, full.eps - once.eps) < 1e-13
     assert spent == (2, 15)
 
 
@@ -517,7 +512,7 @@ def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time
     now, to = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
     said = prior(SD.add_noise(s.x0, s.eps, now), now, s.conditions.null)[0]
     method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversions=1)
-    assert worst(method.inverted(prior, s, to), SD.add_noise(said.x0, said.eps, to)) < 1e-13
+    assert max_difference(method.inverted(prior, s, to), SD.add_noise(said.x0, said.eps, to)) < 1e-13
     nothing = ISM(7.5, delta_t=0.1, inversions=0)
     assert torch.equal(nothing.inverted(prior, s, to), SD.add_noise(s.x0, s.eps, to))
     zero = torch.zeros_like(to)
@@ -534,7 +529,7 @@ def test_ism_arrives_at_s_where_strides_round_to_less():
     for now, later in pairwise(f64([t] * 5) for t in times):
         said = prior(x, now, s.conditions.null)[0]
         x = SD.add_noise(said.x0, said.eps, later)
-    assert worst(ISM(delta_s=0.0334, inversions=3).inverted(prior, s, f64([0.1] * 5)), x) < 1e-13
+    assert max_difference(ISM(delta_s=0.0334, inversions=3).inverted(prior, s, f64([0.1] * 5)), x) < 1e-13
 
 
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
@@ -552,7 +547,7 @@ def test_ism_passes_of_one_row(t, strides):
     one = replace(
         s, x0=s.x0[:1], t=s.t[:1], eps=s.eps[:1], conditions=s.conditions[:1], particle=s.particle[:1]
     )
-    assert asked_of(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (
+    assert count_calls(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (
         strides + 2,
         strides + 3,
     )
@@ -560,7 +555,7 @@ def test_ism_passes_of_one_row(t, strides):
 
 def test_ism_asks_only_for_rows_that_have_not_arrived():
     prior, s = mixture(), drawn5(SD, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
-    got, spent = asked_of(prior, lambda: ISM(7.5, **LATE)(prior, s, FREE))
+    got, spent = count_calls(prior, lambda: ISM(7.5, **LATE)(prior, s, FREE))
     assert spent == (5 + 2, 0 + 2 + 3 + 4 + 5 + 5 + 10)
     for i in range(5):
         rows = torch.tensor([i])
@@ -572,7 +567,7 @@ def test_ism_asks_only_for_rows_that_have_not_arrived():
             conditions=s.conditions[rows],
             particle=s.particle[rows],
         )
-        assert worst(ISM(7.5, **LATE)(prior, one, FREE), got[rows]) < 1e-13
+        assert max_difference(ISM(7.5, **LATE)(prior, one, FREE), got[rows]) < 1e-13
 
 
 def test_ism_runs_in_the_single_precision_of_a_run():
@@ -626,9 +621,9 @@ class Squeezing:
 def test_identity_12_hifa_of_one_step_is_sds_and_weighed_by_lambda_the_gap_of_pictures(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
     hifa = HiFA(7.5, k=1, image=0.0)(prior, s, FREE)
-    assert worst(hifa, SDS(7.5)(prior, s, FREE)) < 1e-11
+    assert max_difference(hifa, SDS(7.5)(prior, s, FREE)) < 1e-11
     gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).x0
-    assert worst(expand(LambdaWeight()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
+    assert max_difference(expand(LambdaWeight()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=lambda s: type(s).__name__)
@@ -642,7 +637,7 @@ def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
     held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k, image=0.0)(
         prior, s, FREE
     )
-    assert worst(held, picture) < 1e-11
+    assert max_difference(held, picture) < 1e-11
 
 
 @every_schedule
@@ -651,7 +646,7 @@ def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
 def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
     """Each DDIM step scales the distance to the mean of a Gaussian prior."""
     mean, std = f64([0.4, -0.3]), 0.6
-    s = drawn(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), classes(6, (1.0,), (1.0,)))
+    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), class_conditions(6, (1.0,), (1.0,)))
     ends = [schedule.snap(s.t[:1] * left / k) for left in range(k, 0, -1)]
     pairs = [(float(schedule.alpha(e)), float(schedule.sigma(e))) for e in ends] + [(1.0, 0.0)]
     apart = s.xt - pairs[0][0] * mean
@@ -659,7 +654,7 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
         apart = apart * (later * a * std**2 + noise * b) / (a**2 * std**2 + b**2)
     expected = pairs[0][0] / pairs[0][1] * (s.x0 - mean - apart)
     assert (
-        worst(
+        max_difference(
             HiFA(1.0, k, image=0.0)(
                 GaussianMixture(mean[None], f64([std]), schedule=schedule), s, FREE
             ),
@@ -672,7 +667,7 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
 @pytest.mark.parametrize(("guidance", "k", "rows"), [(7.5, 1, 10), (7.5, 4, 40), (1.0, 4, 20)])
 def test_hifa_passes(guidance, k, rows):
     prior, s = mixture(), drawn5()
-    assert asked_of(prior, lambda: HiFA(guidance, k, image=0.0)(prior, s, FREE))[1] == (k, rows)
+    assert count_calls(prior, lambda: HiFA(guidance, k, image=0.0)(prior, s, FREE))[1] == (k, rows)
 
 
 @pytest.mark.parametrize("k", [0, -1])
@@ -698,13 +693,13 @@ def bend(schedule) -> Tensor:
 @every_schedule
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_identity_20_sds_with_one_noise_is_ddim_from_that_noise(schedule, scale):
-    prior, noise, conditions = mixture(schedule), normal(5, 4, seed=3), classes(5, *TOLD)
+    prior, noise, conditions = mixture(schedule), normal(5, 4, seed=3), class_conditions(5, *TOLD)
     times = bend(schedule)
     x, z = torch.zeros_like(noise), noise * schedule.sigma(times[:1])
     for i, t in enumerate(times.unsqueeze(1)):
         now = t.expand(5)
         said = guided_prediction(prior, z, now, conditions, scale)  # DDIM, written on z
-        assert worst(x, z / schedule.alpha(t) - lam(schedule, t) * noise) < 1e-11
+        assert max_difference(x, z / schedule.alpha(t) - lam(schedule, t) * noise) < 1e-11
         later = times[i + 1 : i + 2]
         z = (
             schedule.alpha(later) * said.x0 + schedule.sigma(later) * said.eps
@@ -712,19 +707,19 @@ def test_identity_20_sds_with_one_noise_is_ddim_from_that_noise(schedule, scale)
             else said.x0
         )
         step = lam(schedule, t) - (lam(schedule, later) if len(later) else 0)
-        x = x - step * SDS(scale)(prior, drawn(schedule, x, now, noise, conditions), FREE)
-    assert worst(x, z) < 1e-11
+        x = x - step * SDS(scale)(prior, make_inputs(schedule, x, now, noise, conditions), FREE)
+    assert max_difference(x, z) < 1e-11
 
 
 def test_identity_20_from_zero_it_is_the_package_sampler():
-    prior, noise, conditions = mixture(), normal(5, 4, seed=3), classes(5, *TOLD)
+    prior, noise, conditions = mixture(), normal(5, 4, seed=3), class_conditions(5, *TOLD)
     times = SD.sampling_times(25)  # Stable Diffusion's last tick keeps some signal
     x, ends = torch.zeros_like(noise), [*lam(SD, times).tolist(), 0.0]
     for i, t in enumerate(times):
         x = x - (ends[i] - ends[i + 1]) * SDS(7.5)(
-            prior, drawn(SD, x, t.expand(5), noise, conditions), FREE
+            prior, make_inputs(SD, x, t.expand(5), noise, conditions), FREE
         )
-    assert worst(x, sample(prior, conditions, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
+    assert max_difference(x, sample(prior, conditions, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
 
 
 @dataclass(frozen=True)
@@ -759,19 +754,19 @@ def test_identity_20_a_whole_run_is_the_sampler():
             p.zero_()
     noises = []
     while run.step < n:
-        noises.append(run.advance().sample.eps)
+        noises.append(run.advance().inputs.eps)
     assert all(torch.equal(noise, noises[0]) for noise in noises)
     end = torch.stack(list(run.representation.particles)).detach()
     conditions = Conditions(prior.condition(["x"] * 4), prior.condition([""] * 4))
     start = noises[0].double() * SD.sigma(SD.sampling_times(n)[:1])
-    assert worst(end.reshape(4, -1), sample(prior, conditions, start, n, 1.0)) < 1e-6
+    assert max_difference(end.reshape(4, -1), sample(prior, conditions, start, n, 1.0)) < 1e-6
 
 
 @every_time
 def test_the_weight_of_cfd_turns_the_direction_into_the_gap_of_pictures(t):
     prior, s = mixture(), drawn5(SD, t)
     gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.conditions, 8.0).x0
-    assert worst(expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, FREE), gap) < 1e-12
+    assert max_difference(expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, FREE), gap) < 1e-12
 
 
 # What holds for all of them
@@ -798,7 +793,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
             conditions=s.conditions[rows],
             particle=s.particle[rows],
         )
-        assert worst(method(prior, one, state), whole[rows]) < 1e-12
+        assert max_difference(method(prior, one, state), whole[rows]) < 1e-12
 
 
 @pytest.mark.parametrize("method", [*STILL, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
@@ -822,13 +817,13 @@ def test_identity_33_turning_and_moving_the_world_turns_the_direction(method, t)
     turn, move = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5)
 
     def direction(m, x, e):
-        prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]), schedule=Cosine())
+        prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]), schedule=CosineSchedule())
         return method(
             prior,
-            drawn(Cosine(), x, t, e, classes(5, *TOLD)),
+            make_inputs(CosineSchedule(), x, t, e, class_conditions(5, *TOLD)),
             method.init(prior, SetupContext(5, 1, 0, x)),
         )
 
     here = direction(means, x0, eps)
-    assert worst(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11
-    assert worst(direction(means + move, x0 + move, eps), here) < 1e-11
+    assert max_difference(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11
+    assert max_difference(direction(means + move, x0 + move, eps), here) < 1e-11

@@ -8,19 +8,14 @@ from math import pi, sqrt
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import asked_of, classes, drawn, f64, normal, worst
+from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, max_difference
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.schedule import Cosine, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
-from limbeck.distillation.control_variates import (
-    Baseline,
-    ConstantBaseline,
-    QuadraticBaseline,
-    stein_control_variate,
-)
+from limbeck.distillation.control_variates import Baseline, ConstantBaseline, QuadraticBaseline, stein_control_variate
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.projections.exact import ExactProjection
 from limbeck.distillation.projections.identity import IdentityProjection
@@ -35,7 +30,7 @@ from limbeck.methods.hifa import HiFA
 from limbeck.methods.lmc import LMC
 from limbeck.methods.nfsd import NFSD
 from limbeck.methods.sds import SDS
-from limbeck.methods.stablesd import StableSD
+from limbeck.methods.stable_sd import StableSD
 from limbeck.methods.stein import Stein
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.representations.latents import Latents
@@ -46,7 +41,7 @@ from limbeck.training.trainer import Run
 
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
-SCHEDULES = [SD, Cosine(), RectifiedFlow()]
+SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
 FREE = Stateless()
 LABELS = ("red mug", "blue mug", "red chair")
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -64,14 +59,14 @@ def gaussian(mean: Tensor, std: float, schedule=SD) -> GaussianMixture:
 
 
 def alone(rows: int) -> Conditions:
-    return classes(rows, (1.0,), (1.0,))
+    return class_conditions(rows, (1.0,), (1.0,))
 
 
 def told_of(prior, texts=("mug", "chair"), t=0.5, rows=6, step=0, steps=10):
     """A sample of a run of these prompts, and what a state is made of."""
     whose = [texts[i // (rows // len(texts))] for i in range(rows)]
     conditions = Conditions(prior.condition(whose), prior.condition([""] * rows))
-    s = drawn(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
+    s = make_inputs(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
     return replace(s, step=step, steps=steps), SetupContext(rows, len(texts), 0, s.x0, tuple(texts))
 
 
@@ -128,7 +123,7 @@ def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
         s.xt, s.t, s.conditions.pos, s.conditions.null, prior.condition(["blue"] * 6)
     )
     expected = a * pos.eps + b * neg.eps + c * null.eps
-    assert worst(method(prior, s, method.init(prior, start)), expected) < 1e-13
+    assert max_difference(method(prior, s, method.init(prior, start)), expected) < 1e-13
 
 
 def test_csd_refined_goes_from_the_negative_text_half_way_back():
@@ -152,8 +147,8 @@ def test_csd_passes_what_counts_and_nothing_else(step, conditions):
     s, start = told_of(prior, step=step)
     method = CSD(negative="blue")
     state = method.init(prior, start)
-    assert asked_of(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
-    assert asked_of(prior, lambda: CSD()(prior, s, CSD().init(prior, start)))[1] == (1, 12)
+    assert count_calls(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
+    assert count_calls(prior, lambda: CSD()(prior, s, CSD().init(prior, start)))[1] == (1, 12)
 
 
 def test_csd_runs_and_resumes_with_a_negative_text():
@@ -182,7 +177,7 @@ def test_identity_14_nfsd_without_words_from_its_threshold_on_is_s_times_csd(sch
     s, start = told_of(prior, ("mug", "red"), t)
     method = NFSD(7.5, negative="red mug" if negative else "")
     got = method(prior, s, method.init(prior, start))
-    assert worst(got, 7.5 * CSD()(prior, s, FREE)) < 1e-12
+    assert max_difference(got, 7.5 * CSD()(prior, s, FREE)) < 1e-12
 
 
 @every_schedule
@@ -196,7 +191,7 @@ def test_nfsd_subtracts_the_negative_text_from_the_threshold_on(schedule, t, lat
     )
     domain = null.eps - neg.eps if late else null.eps
     assert (
-        worst(method(prior, s, method.init(prior, start)), 7.5 * (pos.eps - null.eps) + domain)
+        max_difference(method(prior, s, method.init(prior, start)), 7.5 * (pos.eps - null.eps) + domain)
         < 1e-13
     )
 
@@ -217,7 +212,7 @@ def test_nfsd_knows_the_threshold_of_each_row():
             conditions=s.conditions[rows],
             particle=s.particle[rows],
         )
-        assert worst(method(prior, one, state), whole[rows]) < 1e-13
+        assert max_difference(method(prior, one, state), whole[rows]) < 1e-13
 
 
 @pytest.mark.parametrize(("negative", "conditions"), [("blue", 3), ("", 2)])
@@ -226,7 +221,7 @@ def test_nfsd_passes(negative, conditions):
     s, start = told_of(prior)
     method = NFSD(negative=negative)
     state = method.init(prior, start)
-    assert asked_of(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
+    assert count_calls(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
 
 
 def test_nfsd_runs_and_resumes():
@@ -261,7 +256,7 @@ def test_stable_leaves_nothing_along_the_noise_but_what_the_prompt_adds(schedule
     assert bool(
         (seek.norm(dim=1) <= SDS(1.0)(prior, s, FREE).norm(dim=1) + 1e-12).all()
     )  # the best multiple, of each row
-    assert worst(StableSD(7.5)(prior, s, FREE) - seek, 6.5 * CSD()(prior, s, FREE)) < 1e-12
+    assert max_difference(StableSD(7.5)(prior, s, FREE) - seek, 6.5 * CSD()(prior, s, FREE)) < 1e-12
 
 
 @every_time
@@ -269,12 +264,12 @@ def test_stable_takes_the_multiple_that_control_variates_ask_for(t):
     """Identity 3: of a Gaussian with variance C the best multiple of eps is sigma^2 / Sigma; at the mean r is just that."""
     d, c = 40, 0.49
     prior = gaussian(torch.zeros(d, dtype=torch.float64), sqrt(c))
-    s = drawn(SD, torch.zeros(2, d, dtype=torch.float64), t, normal(2, d, seed=3), alone(2))
+    s = make_inputs(SD, torch.zeros(2, d, dtype=torch.float64), t, normal(2, d, seed=3), alone(2))
     a2, s2 = float(SD.alpha(s.t[:1])) ** 2, float(SD.sigma(s.t[:1])) ** 2
     best = s2 / (a2 * c + s2)
     r = 1 - (SDS(1.0)(prior, s, FREE) - StableSD(1.0)(prior, s, FREE))[:, 0] / -s.eps[:, 0]
-    assert worst(r, f64([best, best])) < 1e-12
-    assert worst(StableSD(1.0)(prior, s, FREE), torch.zeros(2, d)) < 1e-12
+    assert max_difference(r, f64([best, best])) < 1e-12
+    assert max_difference(StableSD(1.0)(prior, s, FREE), torch.zeros(2, d)) < 1e-12
 
 
 def test_stable_seeks_until_its_time():
@@ -286,15 +281,15 @@ def test_stable_seeks_until_its_time():
         6.5 * CSD()(prior, s, FREE),
     )
     early = torch.tensor([0, 1, 2, 5])
-    assert worst(got[early], whole[early]) == 0
-    assert worst(got[3:5], csd[3:5]) < 1e-13
+    assert max_difference(got[early], whole[early]) == 0
+    assert max_difference(got[3:5], csd[3:5]) < 1e-13
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 12), (1.0, 6)])
 def test_stable_passes(guidance, rows):
     prior = worded()
     s, _ = told_of(prior)
-    assert asked_of(prior, lambda: StableSD(guidance)(prior, s, FREE))[1] == (1, rows)
+    assert count_calls(prior, lambda: StableSD(guidance)(prior, s, FREE))[1] == (1, rows)
 
 
 @pytest.mark.parametrize("seeking", [-0.1, 1.1, float("nan")])
@@ -337,7 +332,7 @@ def test_steins_term_is_its_formula():
     z, eps, sigma = normal(5, 4, seed=2), normal(5, 4, seed=3), f64([0.1, 0.3, 0.5, 0.7, 0.9])
     assert torch.equal(stein_control_variate(ConstantBaseline(), z, eps, sigma, sigma), eps)
     expected = z.square().mean(1, keepdim=True) / 2 * eps - sigma[:, None] * z / 4
-    assert worst(stein_control_variate(QuadraticBaseline(), z, eps, sigma, sigma), expected) < 1e-15
+    assert max_difference(stein_control_variate(QuadraticBaseline(), z, eps, sigma, sigma), expected) < 1e-15
 
 
 def test_stein_is_sds_until_it_has_seen_something_and_knows_no_noise_of_its_own_step():
@@ -358,21 +353,21 @@ def test_stein_is_sds_until_it_has_seen_something_and_knows_no_noise_of_its_own_
     )
     mu = -(d * old).sum(1) / old.square().sum(1)
     expected = SDS(7.5)(prior, other, FREE) + mu[:, None] * zeta
-    assert worst(method(prior, other, state), expected) < 1e-12
+    assert max_difference(method(prior, other, state), expected) < 1e-12
 
 
 @every_time
 def test_stein_of_a_gaussian_at_its_mean_has_no_variance_left(t):
     mean = f64([0.4, -0.2, 0.1, 0.9])
     prior = gaussian(mean, 0.7)
-    s = drawn(SD, mean.expand(3, 4), t, normal(3, 4, seed=3), alone(3))
+    s = make_inputs(SD, mean.expand(3, 4), t, normal(3, 4, seed=3), alone(3))
     method = Stein(1.0)
     state = method.init(prior, SetupContext(3, 1, 0, s.x0))
     method(prior, s, state)
     method.fit(prior, s, state)
     for seed in (4, 5):
         other = replace(s, eps=normal(3, 4, seed=seed))
-        assert worst(method(prior, other, state), torch.zeros(3, 4)) < 1e-12
+        assert max_difference(method(prior, other, state), torch.zeros(3, 4)) < 1e-12
 
 
 @pytest.mark.slow
@@ -385,10 +380,10 @@ def test_stein_lowers_the_variance_and_keeps_the_mean():
     method = Stein(1.0, keep=1.0)
     state = method.init(prior, start)
     for seed in range(40):
-        s = drawn(SD, x, 0.2, normal(400, 64, seed=seed), alone(400))
+        s = make_inputs(SD, x, 0.2, normal(400, 64, seed=seed), alone(400))
         method(prior, s, state)
         method.fit(prior, s, state)
-    s = drawn(SD, x, 0.2, normal(400, 64, seed=99), alone(400))
+    s = make_inputs(SD, x, 0.2, normal(400, 64, seed=99), alone(400))
     ours, plain = method(prior, s, state), SDS(1.0)(prior, s, FREE)
     assert float(ours.var(0).sum()) < 0.05 * float(plain.var(0).sum())
     error = (
@@ -410,7 +405,7 @@ def test_stein_keeps_a_mu_for_each_particle_and_each_time():
         method.fit(prior, s, state)
     full = state.sums[1] > 0
     assert full.nonzero().tolist() == [[0, 0], [1, 1], [2, 5], [3, 9], [4, 9], [5, 5]]
-    assert worst(state.sums[1][full], 1.5 * s.eps.square().sum(1)) < 1e-12
+    assert max_difference(state.sums[1][full], 1.5 * s.eps.square().sum(1)) < 1e-12
 
 
 def test_stein_adds_up_several_views_of_a_particle():
@@ -421,7 +416,7 @@ def test_stein_adds_up_several_views_of_a_particle():
     state = method.init(prior, start)
     method(prior, s, state)
     method.fit(prior, s, state)
-    assert worst(state.sums[1, :3, 5], s.eps.square().sum(1).view(3, 2).sum(1)) < 1e-12
+    assert max_difference(state.sums[1, :3, 5], s.eps.square().sum(1).view(3, 2).sum(1)) < 1e-12
 
 
 def test_stein_runs_and_resumes_and_costs_what_sds_costs():
@@ -430,7 +425,7 @@ def test_stein_runs_and_resumes_and_costs_what_sds_costs():
     run = Run(
         Experiment(("red",), method=Stein(7.5, QuadraticBaseline()), particles=3, steps=2), prior
     )
-    assert asked_of(prior, run.advance)[1] == (1, 6)
+    assert count_calls(prior, run.advance)[1] == (1, 6)
 
 
 @pytest.mark.parametrize(
@@ -450,12 +445,12 @@ def sided(null: Tensor, pos: Tensor, std: float, schedule) -> GaussianMixture:
 
 
 def of_sides(schedule, t, rows: int = 6):
-    return drawn(
+    return make_inputs(
         schedule,
         normal(rows, 4, seed=2),
         t,
         normal(rows, 4, seed=3),
-        classes(rows, (1.0, 0.0), (0.0, 1.0)),
+        class_conditions(rows, (1.0, 0.0), (0.0, 1.0)),
     )
 
 
@@ -465,7 +460,7 @@ def test_identity_15_with_the_identity_lmc_is_sds(schedule, t):
     prior = worded(schedule)
     s, start = told_of(prior, t=t)
     method = LMC(7.5, IdentityProjection())
-    assert worst(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) < 1e-10
+    assert max_difference(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) < 1e-10
 
 
 @every_schedule
@@ -476,7 +471,7 @@ def test_identity_15_with_the_exact_projection_it_is_csd_and_a_control_variate(s
     a2, b2 = schedule.alpha(s.t) ** 2, schedule.sigma(s.t) ** 2
     expected = 7.5 * CSD()(prior, s, FREE) - expand(a2 * 0.49 / (a2 * 0.49 + b2), s.eps) * s.eps
     assert (
-        worst(method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0))), expected) < 1e-10
+        max_difference(method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0))), expected) < 1e-10
     )
 
 
@@ -490,7 +485,7 @@ def test_the_sampled_projection_of_a_gaussian_is_the_exact_one_and_knows_not_the
         ExactProjection().build(prior, start)(prior, s),
         SampledProjection(1).build(prior, start)(prior, s),
     )
-    assert worst(exact, sampled) < 1e-12  # noise in pairs cancels where the denoiser is linear
+    assert max_difference(exact, sampled) < 1e-12  # noise in pairs cancels where the denoiser is linear
     curved = worded(schedule)
     s, start = told_of(curved)
     b = SampledProjection(2).build(curved, start)
@@ -506,8 +501,8 @@ def test_the_sampled_projection_of_a_mixture_is_its_mean_over_the_noise():
     prior = GaussianMixture(f64([-0.8, 0.9])[:, None], f64([0.2, 0.3]))
     nodes, weights = np.polynomial.hermite_e.hermegauss(120)
     eps, share = torch.tensor(nodes)[:, None], torch.tensor(weights / sqrt(2 * pi))[:, None]
-    x, conditions, t = f64([0.1]), classes(120, (1.0, 1.0), (1.0, 1.0)), 0.5
-    s = drawn(SD, x.expand(120, 1), t, eps, conditions)
+    x, conditions, t = f64([0.1]), class_conditions(120, (1.0, 1.0), (1.0, 1.0)), 0.5
+    s = make_inputs(SD, x.expand(120, 1), t, eps, conditions)
     seen = prior(s.xt, s.t, conditions.null)[0].x0
     one = s.select(torch.tensor([0]))
     got = SampledProjection(20_000).build(prior, SetupContext(1, 1, 0, x[None]))(prior, one)
@@ -519,10 +514,10 @@ def test_the_sampled_projection_of_a_mixture_is_its_mean_over_the_noise():
 def test_the_learned_projection_starts_as_the_identity(shape):
     prior = GaussianMixture(normal(3, *shape, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS)
     conditions = Conditions(prior.condition(["mug"] * 2), prior.condition([""] * 2))
-    s = drawn(SD, normal(2, *shape, seed=2), 0.5, normal(2, *shape, seed=3), conditions)
+    s = make_inputs(SD, normal(2, *shape, seed=2), 0.5, normal(2, *shape, seed=3), conditions)
     method = LMC(7.5, LearnedProjection(pictures=0))
     assert (
-        worst(
+        max_difference(
             method(prior, s, method.init(prior, SetupContext(2, 1, 0, s.x0))),
             SDS(7.5)(prior, s, FREE),
         )
@@ -538,12 +533,12 @@ def test_the_learned_projection_comes_near_the_exact_one(pictures):
     start = SetupContext(64, 1, 0, x)
     b = LearnedProjection(pictures, strides=10, before=250, batch=32, rate=5e-3).build(prior, start)
     for seed in range(0 if pictures else 250):
-        s = drawn(SD, x, 0.02 + 0.96 * torch.rand(64, generator=torch.Generator().manual_seed(seed)).double(),
+        s = make_inputs(SD, x, 0.02 + 0.96 * torch.rand(64, generator=torch.Generator().manual_seed(seed)).double(),
                   normal(64, 4, seed=seed), alone(64))  # fmt: skip
         figures = b.fit(s, prior(s.xt, s.t, s.conditions.null)[0].x0)
         assert float(figures["projection"]) >= 0
     for t in (0.2, 0.5, 0.8):
-        s = drawn(SD, x, t, normal(64, 4, seed=1), alone(64))
+        s = make_inputs(SD, x, t, normal(64, 4, seed=1), alone(64))
         exact = ExactProjection().build(prior, start)(prior, s)
         off = (b(prior, s) - exact).square().mean()
         assert float(off) < 0.2 * float((x - exact).square().mean())
@@ -571,13 +566,13 @@ def test_lmc_runs_and_resumes(b):
 def test_lmc_passes(guidance, b, cost):
     prior = worded()
     run = Run(Experiment(("red",), method=LMC(guidance, b), particles=6, steps=1), prior)
-    assert asked_of(prior, run.advance)[1] == cost
+    assert count_calls(prior, run.advance)[1] == cost
 
 
 def test_learning_before_the_run_costs_what_it_says():
     prior = worded()
     _, start = told_of(prior)
-    _, spent = asked_of(
+    _, spent = count_calls(
         prior, lambda: LearnedProjection(8, strides=5, before=7, batch=2).build(prior, start)
     )
     assert spent == (5 + 7, 5 * 8 + 7 * 2)
@@ -620,8 +615,8 @@ def pictures() -> Watched:
 
 
 def seen(image: bool, t=0.5):
-    conditions = classes(4, (1.0, 1.0), (0.2, 0.8))
-    s = drawn(SD, 0.5 * normal(4, 3, 8, 8, seed=2), t, normal(4, 3, 8, 8, seed=3), conditions)
+    conditions = class_conditions(4, (1.0, 1.0), (0.2, 0.8))
+    s = make_inputs(SD, 0.5 * normal(4, 3, 8, 8, seed=2), t, normal(4, 3, 8, 8, seed=3), conditions)
     return (
         replace(
             s, image=torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(4)).double()
@@ -639,7 +634,7 @@ def test_hifa_pulls_a_rendered_picture_to_the_decoded_one(t):
     assert isinstance(got, LatentAndImageGradient) and torch.equal(got.x0, plain)
     lam = expand(LambdaWeight()(SD, s.t), s.x0)
     goal = prior.decode(s.x0 - lam * plain)
-    assert worst(lam * got.image, 0.3 * (s.image - goal)) < 1e-10
+    assert max_difference(lam * got.image, 0.3 * (s.image - goal)) < 1e-10
 
 
 @every_time
@@ -652,7 +647,7 @@ def test_hifa_pulls_latents_through_the_decoder(t):
     expected = plain + 0.3 / lam * inside / 2 * (
         prior.decode(s.x0) - prior.decode(s.x0 - lam * plain)
     )
-    assert worst(got, expected) < 1e-10
+    assert max_difference(got, expected) < 1e-10
 
 
 @pytest.mark.parametrize(("image", "weight", "decoded"), [
@@ -660,9 +655,9 @@ def test_hifa_pulls_latents_through_the_decoder(t):
 ])  # fmt: skip
 def test_hifa_decodes_what_it_must(image, weight, decoded):
     prior, s = pictures(), seen(image)
-    before = prior.meter.calls
+    before = prior.call_counter.calls
     HiFA(7.5, image=weight)(prior, s, FREE)
-    assert prior.decoded == decoded and prior.meter.calls - before == 4
+    assert prior.decoded == decoded and prior.call_counter.calls - before == 4
 
 
 @pytest.mark.parametrize(("representation", "weight", "decoded"), [
@@ -696,7 +691,7 @@ def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
                             particles=2, steps=1)  # fmt: skip
     run = Run(experiment, prior)
     before = copy.deepcopy(run.representation)
-    s = run.advance().sample
+    s = run.advance().inputs
     render = before.render(RenderRequest(torch.arange(2)))
     image = render.image
     x0 = prior.encode(image)
@@ -707,7 +702,7 @@ def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
         for now, then in zip(group["params"], old["params"], strict=True):
             moved = (then - now).detach() / group["lr"]
             assert float(moved.abs().max()) > 1e-3
-            assert worst(moved, then.grad) < 1e-5 * float(then.grad.abs().max())
+            assert max_difference(moved, then.grad) < 1e-5 * float(then.grad.abs().max())
 
 
 @pytest.mark.parametrize("image", [-0.1, float("nan")])
@@ -734,7 +729,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
         for _ in range(2):
             got = method(prior, one, state[i])
             method.fit(prior, one, state[i])
-        assert worst(got, whole[i : i + 1]) < 1e-12
+        assert max_difference(got, whole[i : i + 1]) < 1e-12
 
 
 def test_every_method_says_what_it_costs_and_has_its_page():

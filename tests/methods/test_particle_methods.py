@@ -6,12 +6,12 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import asked_of, classes, drawn, f64, normal, rng, spoken, worst
+from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, rng, prompt_conditions, max_difference
 from torch import Tensor
 
 from limbeck.config.discovery import choices, find
 from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, guided_prediction
-from limbeck.diffusion.schedule import RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.features.base import Features
 from limbeck.distillation.features.evaluator import EvaluatorFeatures
@@ -26,17 +26,17 @@ from limbeck.distillation.rewards.density import DensityReward
 from limbeck.distillation.rewards.image_statistics import ContrastReward, SaturationReward
 from limbeck.distillation.state import Stateless
 from limbeck.methods.repulsive import Repulsive
-from limbeck.methods.rewardsds import RewardSDS
+from limbeck.methods.reward_sds import RewardSDS
 from limbeck.methods.sds import SDS
 from limbeck.methods.svgd import SVGD
-from limbeck.priors.exact import DataSet, GaussianMixture, coloured_shapes
+from limbeck.priors.exact import DataSet, GaussianMixture, colored_shapes
 from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
-from limbeck.world.pretrained import evaluator_on
+from limbeck.world.pretrained import shared_evaluator
 from limbeck.world.prompt_parser import judgeable_attributes
-from limbeck.world.render_cache import as_images
-from limbeck.world.scene import ATTRIBUTES, full_captions, random_scenes, render
+from limbeck.world.render_cache import images_to_tensor
+from limbeck.world.scene import ATTRIBUTES, full_captions, random_scenes, render_scenes
 
 SD = stable_diffusion_schedule()
 FREE = Stateless()
@@ -50,7 +50,7 @@ def mixture(schedule=SD) -> GaussianMixture:
 
 
 def drawn_of(n: int, schedule=SD, t: Tensor | float = 0.5):
-    return drawn(schedule, normal(n, 4, seed=2), t, normal(n, 4, seed=3), classes(n, *TOLD))
+    return make_inputs(schedule, normal(n, 4, seed=2), t, normal(n, 4, seed=3), class_conditions(n, *TOLD))
 
 
 def of(method, prior, s, particles: int, prompts: int = 1):
@@ -87,7 +87,7 @@ def test_the_width_is_the_median_of_squared_distances_over_log_n(n):
         0.5 * (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / log(n) if n > 1 else 1.0
     )
     assert abs(float(h) - middle) < 1e-12
-    assert worst(log_k, energy(f, f64([middle]))) < 1e-12
+    assert max_difference(log_k, energy(f, f64([middle]))) < 1e-12
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
@@ -96,14 +96,14 @@ def test_push_is_the_gradient_of_the_energy(n):
     log_k, h = log_kernel(f.detach())
     # each pair counts twice in the sum over i and j, once for each of its two
     total = torch.autograd.grad(energy(f, h).exp().sum() / 2, f)[0]
-    assert worst(repulsion(log_k.exp(), f.detach(), h), total) < 1e-12
+    assert max_difference(repulsion(log_k.exp(), f.detach(), h), total) < 1e-12
 
 
 def test_particles_in_one_place_are_as_close_as_can_be_and_feel_no_push():
     f = normal(1, 5).repeat(4, 1)
     log_k, h = log_kernel(f)
-    assert worst(log_k, torch.zeros(4, 4)) == 0 and float(h) == 1
-    assert worst(repulsion(log_k.exp(), f, h), torch.zeros(4, 5)) < 1e-14
+    assert max_difference(log_k, torch.zeros(4, 4)) == 0 and float(h) == 1
+    assert max_difference(repulsion(log_k.exp(), f, h), torch.zeros(4, 5)) < 1e-14
     most = torch.cat([f, f[:1] + 2])  # 6 of 10 pairs have no distance
     log_k, h = log_kernel(most)
     assert float(h) == 1 and bool(repulsion(log_k.exp(), most, h).isfinite().all())
@@ -117,7 +117,7 @@ def test_particles_in_one_place_are_as_close_as_can_be_and_feel_no_push():
 def test_svgd_of_one_particle_is_sds(t, space):
     prior, s = mixture(), drawn_of(5, t=t)
     assert (
-        worst(of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, FREE)) < 1e-12
+        max_difference(of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, FREE)) < 1e-12
     )  # five prompts of one particle
 
 
@@ -130,7 +130,7 @@ def test_svgd_of_two_particles_in_closed_form(t, space):
     apart = x[1] - x[0]
     away = log(2) * apart / apart.square().sum()
     expected = torch.stack([(d[0] + d[1] / 2 + away) / 2, (d[1] + d[0] / 2 - away) / 2])
-    assert worst(of(SVGD(7.5, space), prior, s, 2), expected) < 1e-12
+    assert max_difference(of(SVGD(7.5, space), prior, s, 2), expected) < 1e-12
 
 
 def test_svgd_is_the_papers_sum():
@@ -143,7 +143,7 @@ def test_svgd_is_the_papers_sum():
             xj = s.x0[j].clone().requires_grad_()
             k = (-(xj - s.x0[i]).square().sum() / h).exp()
             expected[i] += (k.detach() * d[j] - torch.autograd.grad(k, xj)[0]) / n
-    assert worst(of(SVGD(7.5), prior, s, n), expected) < 1e-12
+    assert max_difference(of(SVGD(7.5), prior, s, n), expected) < 1e-12
 
 
 def test_svgd_keeps_the_spread_that_sds_loses():
@@ -171,12 +171,12 @@ def test_svgd_keeps_the_spread_that_sds_loses():
 def test_repulsion_of_one_particle_or_none_is_sds(t, kind):
     prior, s = mixture(), drawn_of(5, t=t)
     sds = SDS(7.5)(prior, s, FREE)
-    assert worst(of(Repulsive(7.5, 40.0, kind), prior, s, 5, 5), sds) < 1e-12
-    assert worst(of(Repulsive(7.5, 0.0, kind), prior, s, 5), sds) < 1e-12
+    assert max_difference(of(Repulsive(7.5, 40.0, kind), prior, s, 5, 5), sds) < 1e-12
+    assert max_difference(of(Repulsive(7.5, 0.0, kind), prior, s, 5), sds) < 1e-12
 
 
 @every_time
-@pytest.mark.parametrize("schedule", [SD, RectifiedFlow()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("schedule", [SD, RectifiedFlowSchedule()], ids=lambda s: type(s).__name__)
 def test_repulsion_of_two_particles_in_closed_form(t, schedule):
     """grad log k = -2 log 2 (x_i - x_j) / |x_i - x_j|^2; of the sum, half of it."""
     prior, s = mixture(schedule), drawn_of(2, schedule, t)
@@ -184,8 +184,8 @@ def test_repulsion_of_two_particles_in_closed_form(t, schedule):
     slope = -2 * log(2) * apart / apart.square().sum()
     sds, sigma = SDS(7.5)(prior, s, FREE), schedule.sigma(s.t)[:, None]
     both = torch.stack([slope, -slope])
-    assert worst(of(Repulsive(7.5, 3.0, "log"), prior, s, 2), sds + 3 * sigma * both) < 1e-11
-    assert worst(of(Repulsive(7.5, 3.0, "sum"), prior, s, 2), sds + 3 * sigma * both / 2) < 1e-11
+    assert max_difference(of(Repulsive(7.5, 3.0, "log"), prior, s, 2), sds + 3 * sigma * both) < 1e-11
+    assert max_difference(of(Repulsive(7.5, 3.0, "sum"), prior, s, 2), sds + 3 * sigma * both / 2) < 1e-11
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def test_repulsion_is_the_gradient_of_its_energy_through_the_features(kind, feat
         e = k.logsumexp(0) if kind == "log" else k.exp().sum()
         expected[i] = torch.autograd.grad(e, x0, retain_graph=True)[0][i]
     got = of(Repulsive(7.5, 2.0, kind, features), prior, s, 6) - SDS(7.5)(prior, s, FREE)
-    assert worst(got, 2 * expand(SD.sigma(s.t), expected) * expected) < 1e-12
+    assert max_difference(got, 2 * expand(SD.sigma(s.t), expected) * expected) < 1e-12
 
 
 def test_log_repulsion_reaches_particles_that_are_far_apart():
@@ -227,7 +227,7 @@ def test_log_repulsion_reaches_particles_that_are_far_apart():
     "features", [PooledFeatures(2), EvaluatorFeatures()], ids=lambda f: type(f).__name__
 )
 def test_features_of_pictures_let_gradients_through(features):
-    prior = coloured_shapes(8)
+    prior = colored_shapes(8)
     x0 = (0.3 * normal(3, 3, 8, 8, dtype=torch.float32)).requires_grad_()
     f = features(prior, x0)
     assert f.ndim == 2 and len(f) == 3
@@ -237,7 +237,7 @@ def test_features_of_pictures_let_gradients_through(features):
     )  # a row's features are its own
     if isinstance(features, PooledFeatures):
         assert (
-            worst(f[0].detach().view(3, 2, 2), x0.detach()[0].view(3, 2, 4, 2, 4).mean((2, 4)))
+            max_difference(f[0].detach().view(3, 2, 2), x0.detach()[0].view(3, 2, 4, 2, 4).mean((2, 4)))
             < 1e-6
         )
     run = Run(
@@ -275,7 +275,7 @@ def test_the_order_of_particles_means_nothing(method):
     whole = of(method, prior, s, 6)
     order = torch.randperm(6, generator=rng())
     assert (
-        worst(of(method, prior, replace(rows_of(s, order), particle=torch.arange(6)), 6), whole[order])
+        max_difference(of(method, prior, replace(rows_of(s, order), particle=torch.arange(6)), 6), whole[order])
         < 1e-11
     )
 
@@ -285,21 +285,21 @@ def test_identity_30_a_rows_direction_depends_on_its_batch_only_within_its_promp
     prior, s = mixture(), drawn_of(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
     whole = of(method, prior, s, 6, 2)  # particles 0 1 2 and 3 4 5
     for rows in (torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])):
-        assert worst(of(method, prior, rows_of(s, rows), 6, 2), whole[rows]) < 1e-12
+        assert max_difference(of(method, prior, rows_of(s, rows), 6, 2), whole[rows]) < 1e-12
     mixed = torch.tensor([4, 0, 5, 2])  # some of either, in no order
     apart = [of(method, prior, rows_of(s, torch.tensor(r)), 6, 2) for r in ([4, 5], [0, 2])]
     expected = torch.stack([apart[0][0], apart[1][0], apart[0][1], apart[1][1]])
-    assert worst(of(method, prior, rows_of(s, mixed), 6, 2), expected) < 1e-12
+    assert max_difference(of(method, prior, rows_of(s, mixed), 6, 2), expected) < 1e-12
     alone = of(method, prior, rows_of(s, torch.tensor([0])), 6, 2)
-    assert worst(alone, whole[:1]) > 1e-3  # within a prompt it does depend
-    assert worst(alone, SDS(7.5)(prior, rows_of(s, torch.tensor([0])), FREE)) < 1e-12
+    assert max_difference(alone, whole[:1]) > 1e-3  # within a prompt it does depend
+    assert max_difference(alone, SDS(7.5)(prior, rows_of(s, torch.tensor([0])), FREE)) < 1e-12
 
 
 @pytest.mark.parametrize("method", MEETING, ids=ids)
 @pytest.mark.parametrize("n", [1, 6])
 def test_particles_that_meet_cost_what_sds_costs(method, n):
     prior, s = mixture(), drawn_of(n)
-    assert asked_of(prior, lambda: of(method, prior, s, n))[1] == (1, 2 * n)
+    assert count_calls(prior, lambda: of(method, prior, s, n))[1] == (1, 2 * n)
 
 
 @pytest.mark.parametrize("method", MEETING, ids=ids)
@@ -313,17 +313,17 @@ def test_identity_33_turning_and_moving_the_world_turns_the_direction(method):
 
     here = direction(normal(3, 4, seed=1), s.x0, s.eps)
     assert (
-        worst(direction(normal(3, 4, seed=1) @ turn, s.x0 @ turn, s.eps @ turn), here @ turn)
+        max_difference(direction(normal(3, 4, seed=1) @ turn, s.x0 @ turn, s.eps @ turn), here @ turn)
         < 1e-10
     )
     moved = direction(normal(3, 4, seed=1) + move, s.x0 + move, s.eps)
-    assert worst(moved, here) < 1e-10
+    assert max_difference(moved, here) < 1e-10
 
 
 @pytest.mark.parametrize("method", [*MEETING[:4], RewardSDS(7.5, 4)], ids=[*ids[:4], "reward"])
 def test_identity_31_a_resumed_run_is_the_uninterrupted_one(method):
     prior, experiment = (
-        coloured_shapes(8),
+        colored_shapes(8),
         Experiment(("red disc", "blue ring"), method=method, particles=3, batch_size=4, steps=6),
     )
     whole, again = Run(experiment, prior), Run(experiment, prior)
@@ -357,7 +357,7 @@ def noises_of(s, n: int) -> Tensor:
 def test_reward_of_one_noise_is_sds(scheme, t):
     prior, s = mixture(), drawn_of(5, t=t)
     assert (
-        worst(of(RewardSDS(7.5, 1, scheme, scorer=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE))
+        max_difference(of(RewardSDS(7.5, 1, scheme, scorer=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE))
         < 1e-12
     )
 
@@ -379,7 +379,7 @@ def by_hand(scheme: str, score: Tensor) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 3])
 def test_reward_weighs_sds_of_its_noises_by_rank(scheme, guidance, look, steps):
     prior, s, n = mixture(), drawn_of(3, t=f64([0.2, 0.5, 0.9])), 5
-    got, spent = asked_of(
+    got, spent = count_calls(
         prior, lambda: of(RewardSDS(guidance, n, scheme, steps, look, Known()), prior, s, 3)
     )
     both = 1 if guidance == look == 1 else 2
@@ -398,16 +398,16 @@ def test_reward_weighs_sds_of_its_noises_by_rank(scheme, guidance, look, steps):
                 ).x0[0, 0]
             )
         expected[b] = (by_hand(scheme, torch.stack(scores))[:, None] * torch.stack(each)).sum(0)
-    assert worst(got, expected) < 1e-9
+    assert max_difference(got, expected) < 1e-9
 
 
 def test_reward_asks_multistep_predictions_where_the_run_does():
     prior, s = mixture(), drawn_of(3)
     s = replace(s, conditions=replace(s.conditions, denoise_steps=2))
     got = of(RewardSDS(7.5, 1, "best", scorer=Known()), prior, s, 3)
-    assert worst(got, SDS(7.5)(prior, s, FREE)) < 1e-12
+    assert max_difference(got, SDS(7.5)(prior, s, FREE)) < 1e-12
     assert (
-        worst(
+        max_difference(
             got,
             SDS(7.5)(prior, replace(s, conditions=replace(s.conditions, denoise_steps=1)), FREE),
         )
@@ -439,8 +439,8 @@ def test_reward_refuses(options, said):
 
 
 def test_density_is_the_log_density_of_the_prompt_at_the_data():
-    prior = coloured_shapes(8)
-    conditions = spoken(prior, ["red disc", "blue ring"])
+    prior = colored_shapes(8)
+    conditions = prompt_conditions(prior, ["red disc", "blue ring"])
     x0 = torch.stack([prior.means[0], prior.means[0]])
     got = DensityReward().build(prior, SetupContext(2, 2, 0, x0))(x0, conditions, torch.arange(2))
     assert float(got[0] - got[1]) > 100  # a red disc is one
@@ -456,9 +456,9 @@ def test_saturation_and_contrast_measure_what_they_say():
     grey, red, half = torch.full((3, 8, 8), 0.5), torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
     red[0], half[:, :4] = 1.0, 1.0
     images = torch.stack([grey, red, half])
-    assert worst(SaturationReward().figure(images), f64([0.0, 1.0, 0.0])) < 1e-6
-    assert worst(ContrastReward().figure(images), f64([0.0, 0.0, 0.5])) < 1e-6
-    prior = coloured_shapes(8)
+    assert max_difference(SaturationReward().statistic(images), f64([0.0, 1.0, 0.0])) < 1e-6
+    assert max_difference(ContrastReward().statistic(images), f64([0.0, 0.0, 0.5])) < 1e-6
+    prior = colored_shapes(8)
     x0 = images.double() * 2 - 1
     for scorer, best in (
         (SaturationReward(0.9), 1),
@@ -466,10 +466,10 @@ def test_saturation_and_contrast_measure_what_they_say():
         (ContrastReward(0.5), 2),
     ):
         score = scorer.build(prior, SetupContext(3, 1, 0, x0))(
-            x0, spoken(prior, ["disc"] * 3), torch.arange(3)
+            x0, prompt_conditions(prior, ["disc"] * 3), torch.arange(3)
         )
         assert int(score.argmax()) == best
-        assert worst(score, -(scorer.figure(images) - scorer.target).abs()) < 1e-6
+        assert max_difference(score, -(scorer.statistic(images) - scorer.target).abs()) < 1e-6
 
 
 class Shown:
@@ -485,7 +485,7 @@ def test_agreement_is_the_log_probability_of_what_each_prompt_names():
     texts = ("a striped red mug", "a blue cube on grass")
     images, view = torch.rand(4, 3, 64, 64, generator=rng()), torch.tensor([3, 0, 1, 2])
     got = AgreementReward().build(Shown(), SetupContext(4, 2, 0, images, texts))(images, None, view)
-    logits = evaluator_on("cpu")(images)
+    logits = shared_evaluator("cpu")(images)
     for i, particle in enumerate(view.tolist()):
         said = judgeable_attributes(texts[particle // 2])
         assert set(said) <= set(ATTRIBUTES) and "object" in said
@@ -494,8 +494,8 @@ def test_agreement_is_the_log_probability_of_what_each_prompt_names():
 
 
 def test_the_picture_of_a_prompt_agrees_with_it_more_than_any_other():
-    drawn = random_scenes(8, np.random.default_rng(3))
-    texts, images = tuple(full_captions(drawn)), as_images(render(drawn))
+    make_inputs = random_scenes(8, np.random.default_rng(3))
+    texts, images = tuple(full_captions(make_inputs)), images_to_tensor(render_scenes(make_inputs))
     score = AgreementReward().build(Shown(), SetupContext(8, 8, 0, images, texts))
     table = torch.stack(
         [score(images, None, torch.full((8,), i)) for i in range(8)]
@@ -504,8 +504,8 @@ def test_the_picture_of_a_prompt_agrees_with_it_more_than_any_other():
 
 
 def test_features_that_are_seen_tell_objects_apart():
-    drawn = random_scenes(8, np.random.default_rng(3))
-    images = as_images(render(drawn))
+    make_inputs = random_scenes(8, np.random.default_rng(3))
+    images = images_to_tensor(render_scenes(make_inputs))
     f = EvaluatorFeatures()(Shown(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)]))
     near = log_kernel(f)[0].fill_diagonal_(-torch.inf).argmax(1)
     assert torch.equal(
@@ -514,9 +514,9 @@ def test_features_that_are_seen_tell_objects_apart():
 
 
 def test_the_default_score_fits_the_model_or_says_what_does():
-    gaussians, data = coloured_shapes(8), DataSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    gaussians, data = colored_shapes(8), DataSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a striped red mug",))
-    x0, conditions = gaussians.means[:1], spoken(gaussians, ["red disc"])
+    x0, conditions = gaussians.means[:1], prompt_conditions(gaussians, ["red disc"])
     assert torch.equal(
         AutoReward().build(gaussians, start)(x0, conditions, torch.arange(1)),
         DensityReward().build(gaussians, start)(x0, conditions, None),
@@ -556,7 +556,7 @@ def test_a_score_of_your_own(tmp_path):
     scorer = find(Reward, f"{path}:Dark")()
     run = Run(
         Experiment(("red disc",), method=RewardSDS(7.5, 4, scorer=scorer), steps=1),
-        coloured_shapes(8),
+        colored_shapes(8),
     )
     assert bool(run.advance().gradient.isfinite().all())
 
@@ -572,7 +572,7 @@ def test_scores_and_features_are_found_by_name():
 
 def test_better_noises_make_better_pictures():
     """By its own score: the best of eight noises leads to a denser picture than one noise does."""
-    prior, n = coloured_shapes(8), 10
+    prior, n = colored_shapes(8), 10
 
     def reached(method) -> float:
         run = Run(Experiment(("red disc",), method=method, particles=4, steps=n, seed=3), prior)
@@ -593,6 +593,6 @@ def test_answers_serve_every_guidance():
         mine = denoise_multistep(
             prior, apply_guidance(s.conditions, answers, scale), s.xt, s.t, s.conditions, scale
         )
-        assert worst(
+        assert max_difference(
             mine.eps, guided_prediction(prior, s.xt, s.t, s.conditions, scale).eps
         ) < 1e-12 * (1 + scale)

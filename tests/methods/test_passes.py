@@ -49,13 +49,13 @@ def counted(prior, method, representation=None, batch_size=0):
         else None
     )
     small = Counted(critic.net) if critic else None
-    before = prior.meter.calls, prior.meter.rows
+    before = prior.call_counter.calls, prior.call_counter.rows
     for _ in range(STEPS):
         run.advance()
-    spent = prior.meter.calls - before[0], prior.meter.rows - before[1]
+    spent = prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]
     assert spent == (len(big.rows), sum(n for n, _ in big.rows))
     if small:
-        assert (critic.meter.calls, critic.meter.rows) == (
+        assert (critic.call_counter.calls, critic.call_counter.rows) == (
             len(small.rows),
             sum(n for n, _ in small.rows),
         )
@@ -134,4 +134,4 @@ def test_exact_priors_count_alike(method, rows):
     run = Run(Experiment(("x",), method=method, particles=B, steps=STEPS), prior)
     for _ in range(STEPS):
         run.advance()
-    assert (prior.meter.calls, prior.meter.rows) == (STEPS, rows * STEPS)
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (STEPS, rows * STEPS)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.inversion import ddim_trajectory, inversion_times
+from limbeck.diffusion.inversion import ddim_times, run_ddim
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -60,8 +60,8 @@ class DSD(Method[Seeds]):
         x, told, schedule = sample.x0.detach(), sample.conditions, sample.schedule
         clock = sample.random_later_t(self.share, self.t_min)
         later, z = to_device(clock, x.device), state.noise[to_device(sample.particle, x.device)]
-        z = ddim_trajectory(
-            prior, z, told, inversion_times(schedule, clock, 1, self.strides), self.guidance
+        z = run_ddim(
+            prior, z, told, ddim_times(schedule, clock, 1, self.strides), self.guidance
         )
         kappa = guided_prediction(prior, z, later, told, self.guidance).eps
         phi = guided_prediction(

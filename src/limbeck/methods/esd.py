@@ -26,7 +26,7 @@ class ESD(CriticMethod):
     guidance: float = 7.5
     entropy: float = 0.5
     critic: CriticConfig = field(
-        default_factory=lambda: AutoCritic(learning=CriticTraining(unconditional=0.1))
+        default_factory=lambda: AutoCritic(training=CriticTraining(unconditional_prob=0.1))
     )
 
     bibtex = """@inproceedings{wang2024esd, title={Taming Mode Collapse in Score Distillation for Text-to-3D Generation},

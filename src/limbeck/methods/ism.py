@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.inversion import ddim_trajectory, last_strides
+from limbeck.diffusion.inversion import ddim_times_before, run_ddim
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import StepInputs
@@ -57,11 +57,11 @@ class ISM(StatelessMethod):
         """x_s of each row, s on the CPU."""
         x, times = (
             sample.x0.detach(),
-            last_strides(sample.schedule, s, self.delta_s, self.inversions),
+            ddim_times_before(sample.schedule, s, self.delta_s, self.inversions),
         )
         drawn = expand(((times[0] > 0) | self.noisy).to(times[0]), x)
         start = torch.where(drawn > 0, sample.schedule.add_noise(x, sample.eps, times[0]), x)
-        return ddim_trajectory(prior, start, sample.conditions.plain, times, 0.0)
+        return run_ddim(prior, start, sample.conditions.plain, times, 0.0)
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.inversion import ddim_trajectory, inversion_times
+from limbeck.diffusion.inversion import ddim_times, run_ddim
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.cached_targets import CachedTargets
@@ -61,11 +61,11 @@ class SDI(Method[CachedTargets]):
             t = schedule.snap(
                 (t + torch.rand(len(t), generator=sample.rng).to(t) / self.strides).clamp_max(1)
             )
-        return ddim_trajectory(
+        return run_ddim(
             prior,
             x,
             sample.conditions,
-            inversion_times(schedule, t, 0, self.strides),
+            ddim_times(schedule, t, 0, self.strides),
             self.inversion,
             self.eta,
             sample.rng,

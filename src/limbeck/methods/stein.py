@@ -10,12 +10,7 @@ from torch import Tensor
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
-from limbeck.distillation.control_variates import (
-    Baseline,
-    ConstantBaseline,
-    ControlVariateMoments,
-    stein_control_variate,
-)
+from limbeck.distillation.control_variates import Baseline, ConstantBaseline, ControlVariateMoments, stein_control_variate
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import Method
 

@@ -13,13 +13,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.rewards.auto import AutoReward
-from limbeck.distillation.rewards.base import (
-    Reward,
-    RewardState,
-    Scheme,
-    candidate_weights,
-    min_candidates,
-)
+from limbeck.distillation.rewards.base import Reward, RewardState, WeightingScheme, candidate_weights, min_candidates
 from limbeck.methods.base import Method
 
 
@@ -34,7 +28,7 @@ class RewardSDS(Method[RewardState]):
 
     guidance: float = 100.0
     noises: int = 8
-    scheme: Scheme = "minmax"
+    scheme: WeightingScheme = "minmax"
     steps: int = 1
     look: float = 7.5
     scorer: Reward = field(default_factory=AutoReward)
@@ -82,6 +76,6 @@ class RewardSDS(Method[RewardState]):
         ).eps
         w = candidate_weights(
             self.scheme,
-            state.score(seen, told, sample.particle.repeat(self.noises)).view(self.noises, b),
+            state.reward_fn(seen, told, sample.particle.repeat(self.noises)).view(self.noises, b),
         ).to(eps)
         return torch.einsum("nb,nb...->b...", w, (eps_hat - eps).view(self.noises, b, *shape))
