@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_pipeline import classes, drawn, f64, normal, rng, spoken, worst
+from tiny_pipeline import class_conditions, make_inputs, f64, normal, rng, prompt_conditions, max_difference
 from torch import Tensor
 
 from limbeck.cli.main import main
@@ -39,8 +39,8 @@ def mixture() -> GaussianMixture:
 
 
 def sample_of(x0: Tensor, view: list[int], t: float = 0.5, seed: int = 3):
-    return drawn(
-        SD, x0, t, normal(*x0.shape, seed=seed), classes(len(x0), *TOLD), torch.tensor(view)
+    return make_inputs(
+        SD, x0, t, normal(*x0.shape, seed=seed), class_conditions(len(x0), *TOLD), torch.tensor(view)
     )
 
 
@@ -78,8 +78,8 @@ def test_the_last_places_count_beside_the_present_ones(buffer, steps):
     left = torch.cat([*places[:steps], torch.zeros(0, 4).double()])  # in the order they were left
     points = torch.cat([places[steps], left[max(0, len(left) - buffer) :]])
     said = critic.prior()(s.xt, s.t, s.conditions.pos)[0]
-    assert worst(said.eps, denoised(s.xt, s.t, points)) < 1e-10
-    assert worst(SD.add_noise(said.x0, said.eps, s.t), s.xt) < 1e-12
+    assert max_difference(said.eps, denoised(s.xt, s.t, points)) < 1e-10
+    assert max_difference(SD.add_noise(said.x0, said.eps, s.t), s.xt) < 1e-12
 
 
 def test_a_prompts_past_is_its_own():
@@ -87,7 +87,7 @@ def test_a_prompts_past_is_its_own():
     for prompt, rows in enumerate(([0, 1], [2, 3])):
         points = torch.cat([places[2][rows], places[1][rows]])
         eps = critic.prior()(s.xt, s.t, s.conditions.pos)[0].eps
-        assert worst(eps[rows], denoised(s.xt[rows], s.t, points)) < 1e-10, prompt
+        assert max_difference(eps[rows], denoised(s.xt[rows], s.t, points)) < 1e-10, prompt
 
 
 @pytest.mark.parametrize("buffer", [0, 3])
@@ -103,7 +103,7 @@ def test_a_particle_that_is_not_drawn_counts_where_it_was_last_seen(buffer):
     now = torch.stack([first[0], start[1], second[1]])
     points = torch.cat([now, first[:2]]) if buffer else now
     assert (
-        worst(critic.prior()(b.xt, b.t, b.conditions.pos)[0].eps, denoised(b.xt, b.t, points))
+        max_difference(critic.prior()(b.xt, b.t, b.conditions.pos)[0].eps, denoised(b.xt, b.t, points))
         < 1e-10
     )
 
@@ -137,9 +137,9 @@ def test_the_past_softens_vsd_of_one_particle():
             SD.sigma(step.sample.t) ** 2, step.gradient
         )
 
-    assert worst(first(0, 3).gradient, sds(first(0, 3))) < 2e-4
-    assert worst(first(9, 1).gradient, sds(first(9, 1))) < 2e-4  # there is no past yet
-    assert worst(first(9, 3).gradient, sds(first(9, 3))) > 1e-3
+    assert max_difference(first(0, 3).gradient, sds(first(0, 3))) < 2e-4
+    assert max_difference(first(9, 1).gradient, sds(first(9, 1))) < 2e-4  # there is no past yet
+    assert max_difference(first(9, 3).gradient, sds(first(9, 3))) > 1e-3
 
 
 def resumed(experiment: Experiment, make, at: int = 3) -> None:
@@ -185,12 +185,12 @@ def test_exact_refuses():
 
 
 def said_by(prior, texts: list[str], x0: Tensor, view=None):
-    return drawn(
+    return make_inputs(
         prior.schedule,
         x0,
         torch.full((len(x0),), 0.5),
         normal(*x0.shape, seed=1, dtype=torch.float32),
-        spoken(prior, texts),
+        prompt_conditions(prior, texts),
     )
 
 
@@ -206,7 +206,7 @@ def test_an_untrained_text_is_the_one_it_begins_as(prior, critic_guidance):
                 continue  # each row hears its own text there, also the null row
             method = VSD(7.5, critic_guidance, critic=NullTextCritic(begin))
             state = method.init(prior, start)
-            assert worst(method(prior, s, state), factor * csd) < 2e-5
+            assert max_difference(method(prior, s, state), factor * csd) < 2e-5
     assert float(csd.abs().max()) > 0.05
 
 
@@ -259,7 +259,7 @@ def test_on_a_mixture_the_text_is_the_weights_of_its_components():
     x0 = prior.means[1].expand(4, 4) + 0.3 * normal(4, 4)
     conditions = Conditions(prior.condition(["red"] * 4), prior.condition([""] * 4))
     for step in range(40):
-        s = replace(drawn(SD, x0, 0.5, normal(4, 4), conditions), rng=rng(step))
+        s = replace(make_inputs(SD, x0, 0.5, normal(4, 4), conditions), rng=rng(step))
         critic.fit(s)
     assert float(critic.tensors()["text.text"].softmax(1)[0, 1]) > 0.9
 
@@ -274,7 +274,7 @@ def test_on_a_data_set_the_text_learns_too():
     for step in range(3):
         critic.fit(
             replace(
-                drawn(SD, x0, 0.9, normal(2, 3, 4, 4, dtype=torch.float32), conditions),
+                make_inputs(SD, x0, 0.9, normal(2, 3, 4, 4, dtype=torch.float32), conditions),
                 rng=rng(step),
             )
         )
@@ -306,17 +306,17 @@ def test_the_model_itself_as_critic_is_told_prompt_and_null_apart(entropy):
     critic = FrozenCritic("anything").build(
         prior, start_of(prior, ("red disc", "blue ring"), lambda name: colored_shapes(8))
     )
-    s = drawn(
+    s = make_inputs(
         SD,
         normal(4, 3, 8, 8),
         0.5,
         normal(4, 3, 8, 8, seed=1),
-        spoken(prior, ["red disc", "red disc", "blue ring", "blue ring"]),
+        prompt_conditions(prior, ["red disc", "red disc", "blue ring", "blue ring"]),
     )
     csd = CSD()(prior, s, FREE)
-    assert worst(VSD(7.5)(prior, s, critic), 6.5 * csd) < 1e-11
-    assert worst(VSD(7.5, 7.5)(prior, s, critic), torch.zeros_like(csd)) < 1e-11
-    assert worst(ESD(7.5, entropy)(prior, s, critic), (6.5 + entropy) * csd) < 1e-11
+    assert max_difference(VSD(7.5)(prior, s, critic), 6.5 * csd) < 1e-11
+    assert max_difference(VSD(7.5, 7.5)(prior, s, critic), torch.zeros_like(csd)) < 1e-11
+    assert max_difference(ESD(7.5, entropy)(prior, s, critic), (6.5 + entropy) * csd) < 1e-11
 
 
 def test_another_model_hears_the_prompt_in_its_own_way():
@@ -332,10 +332,10 @@ def test_another_model_hears_the_prompt_in_its_own_way():
         prior, start_of(prior, texts, lambda name: other, negative_prompt="green")
     )
     conditions = Conditions(prior.condition(texts), prior.condition(["green"] * 2))
-    s = drawn(SD, normal(2, 4), 0.5, normal(2, 4, seed=1), conditions)
+    s = make_inputs(SD, normal(2, 4), 0.5, normal(2, 4, seed=1), conditions)
     pos, null = prior(s.xt, s.t, conditions.pos, conditions.null)
     same, empty = critic.prior()(s.xt, s.t, conditions.pos, conditions.null)
-    assert worst(same.eps, pos.eps) < 1e-12 and worst(empty.eps, null.eps) < 1e-12
+    assert max_difference(same.eps, pos.eps) < 1e-12 and max_difference(empty.eps, null.eps) < 1e-12
     unknown = Condition(prior.condition(["red green"]).data.expand(2, -1))
     assert bool(critic.prior()(s.xt, s.t, unknown)[0].eps.isnan().all())
 
@@ -361,7 +361,7 @@ def test_a_frozen_critic_in_a_run_is_loaded_by_name_on_the_runs_device():
     )
     step = run.advance()
     csd = CSD()(prior, step.inputs, FREE)
-    assert worst(step.gradient, 4 * csd * expand(SD.sigma(step.inputs.t) ** 2, csd)) < 1e-4
+    assert max_difference(step.gradient, 4 * csd * expand(SD.sigma(step.inputs.t) ** 2, csd)) < 1e-4
     assert (
         prior.call_counter.rows == 2 * 2 + 2 * 2
     )  # two of the step and two of this test: the critic's rows are not the model's
@@ -376,7 +376,7 @@ def test_pipelines_as_prior_and_critic(eps_folder):
     )
     s = said_by(prior, list(texts), normal(2, 4, 8, 8, dtype=torch.float32))
     with torch.no_grad():
-        assert worst(VSD(7.5)(prior, s, critic), 6.5 * CSD()(prior, s, FREE)) < 5e-5
+        assert max_difference(VSD(7.5)(prior, s, critic), 6.5 * CSD()(prior, s, FREE)) < 5e-5
 
 
 def test_frozen_refuses_what_does_not_fit():

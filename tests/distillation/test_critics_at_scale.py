@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
-from tiny_families import written
-from tiny_pipeline import WORDS, drawn, normal, rng, spoken, worst, zero_terminal
+from tiny_families import write_tiny_pipeline
+from tiny_pipeline import WORDS, make_inputs, normal, rng, prompt_conditions, max_difference, zero_snr_schedule
 from torch import nn
 
 from limbeck.cli.main import main
@@ -158,16 +158,16 @@ def test_convolutions_and_feed_forward_are_the_same_in_diffusers_and_come_back(
         Experiment((PROMPT,), method=VSD(critic=LoRACritic(3, EAGER)), particles=2, steps=3),
         StableDiffusion(str(eps_folder)),
     )
-    assert worst(ours, eps(advanced(attention, 3).state.prior(), conditions)[0]) > 1e-3
+    assert max_difference(ours, eps(advanced(attention, 3).state.prior(), conditions)[0]) > 1e-3
     pipe = StableDiffusionPipeline.from_pretrained(eps_folder)
     pipe.load_lora_weights(tmp_path)
     theirs = pipe.unet(XT, prior.schedule.tick(T), conditions.data).sample.detach()
-    assert worst(theirs, plain) > 1e-2 and worst(theirs, ours) < 1e-5
+    assert max_difference(theirs, plain) > 1e-2 and max_difference(theirs, ours) < 1e-5
     again = Run(
         Experiment((PROMPT,), method=VSD(critic=replace(critic, start=tmp_path))),
         StableDiffusion(str(eps_folder)),
     )
-    assert worst(eps(again.state.prior(), conditions)[0], ours) < 1e-5
+    assert max_difference(eps(again.state.prior(), conditions)[0], ours) < 1e-5
     with pytest.raises(
         ValueError,
         match=r"more that are none of the layers to_q.*name theirs too with --method\.critic\.targets",
@@ -199,8 +199,8 @@ def test_a_lora_of_other_layers_saved_by_diffusers_loads_with_its_scale(eps_fold
     theirs = pipe.unet(XT, prior.schedule.tick(T), conditions.data).sample.detach()
     ours = eps(run.state.prior(), conditions)[0]
     assert (
-        worst(ours, theirs) < 1e-5 * float(theirs.abs().max())
-        and worst(ours, eps(prior, conditions)[0]) > 1e-2
+        max_difference(ours, theirs) < 1e-5 * float(theirs.abs().max())
+        and max_difference(ours, eps(prior, conditions)[0]) > 1e-2
     )
 
 
@@ -213,12 +213,9 @@ def test_an_untrained_camera_says_nothing_and_a_trained_one_speaks_to_its_rows_a
 ):
     """In every family of networks; and the frozen rows of the same call hear nothing of it."""
     # Flux's files name no size, and its own would be of a megapixel
-    prior = load(
-        str(written(family, tmp_path)),
-        "cpu",
-        parts=Model(resolution=16 if family == "flux" else 0),
-    )
-    adapters = LoRAAdapters(prior.network, prior.rows, 2, rng(), prior.part, camera=True)
+    model = Model(str(write_tiny_pipeline(family, tmp_path)), resolution=16 if family == "flux" else 0)
+    prior = load(model, "cpu")
+    adapters = LoRAAdapters(prior.network, prior.adapter_rows, 2, rng(), prior.network_name, camera=True)
     conditions = with_pose(prior.condition(WORDS[:3]))
     xt = normal(3, *prior.shape, dtype=torch.float32)
     ask = lambda *c: [p.eps for p in prior(xt, T, *c)]  # noqa: E731
@@ -229,18 +226,18 @@ def test_an_untrained_camera_says_nothing_and_a_trained_one_speaks_to_its_rows_a
         adapters.pose.last.weight.normal_(generator=rng(1))
         after = ask(conditions, conditions.with_adapters(adapters))
         assert torch.equal(after[0], before[0]) and torch.equal(ask(conditions)[0], frozen)
-        assert worst(after[1], before[1]) > 1e-3
+        assert max_difference(after[1], before[1]) > 1e-3
         # one call of all rows, and rows whose camera is another
         scale = float(after[1].abs().max())
-        assert worst(ask(conditions.with_adapters(adapters))[0], after[1]) < 1e-5 * scale
+        assert max_difference(ask(conditions.with_adapters(adapters))[0], after[1]) < 1e-5 * scale
         other = ask(replace(conditions, pose=conditions.pose[[0, 2, 1]]).with_adapters(adapters))[0]
         assert (
-            worst(other[:1], after[1][:1]) < 1e-5 * scale and worst(other[1:], after[1][1:]) > 1e-4
+            max_difference(other[:1], after[1][:1]) < 1e-5 * scale and max_difference(other[1:], after[1][1:]) > 1e-4
         )
 
 
 def test_no_camera_is_a_pose_of_zeros(prior):
-    adapters = LoRAAdapters(prior.unet, prior.rows, 2, rng(), camera=True)
+    adapters = LoRAAdapters(prior.unet, prior.adapter_rows, 2, rng(), camera=True)
     adapters.pose.last.weight.data.normal_(generator=rng(1))
     conditions = prior.condition(WORDS[:3]).with_adapters(adapters)
     none, zeros, seen = (
@@ -249,9 +246,9 @@ def test_no_camera_is_a_pose_of_zeros(prior):
         with_pose(conditions),
     )
     assert torch.equal(eps(prior, none)[0], eps(prior, zeros)[0])
-    assert worst(eps(prior, none)[0], eps(prior, seen)[0]) > 1e-3
+    assert max_difference(eps(prior, none)[0], eps(prior, seen)[0]) > 1e-3
     mixed, alone = eps(prior, none, seen), [eps(prior, none)[0], eps(prior, seen)[0]]
-    assert all(worst(a, b) < 1e-5 for a, b in zip(mixed, alone, strict=True))
+    assert all(max_difference(a, b) < 1e-5 for a, b in zip(mixed, alone, strict=True))
     assert stack_poses([none], 3) is None and stack_poses([none, seen], 3).shape == (6, 16)
     one = replace(conditions[:1], pose=poses(1))  # one row may speak for all
     assert torch.equal(stack_poses([one], 3), poses(1).flatten(1).expand(3, -1))
@@ -269,7 +266,7 @@ def test_what_a_camera_says_is_two_layers_of_the_flattened_pose():
     pose.last.weight.data.normal_(generator=rng(1))
     x = poses(2).flatten(1) @ pose.first.weight.T + pose.first.bias
     assert (
-        worst(
+        max_difference(
             pose(stack_poses([with_pose(Condition(torch.zeros(2, 1, 1)))], 2)),
             (x * x.sigmoid()) @ pose.last.weight.T,
         )
@@ -310,7 +307,7 @@ def test_in_sixteen_bits_the_critic_stays_in_float32(eps_folder):
     assert float(run.state.adapters.pose.last.weight.detach().abs().max()) > 0
     assert (
         torch.equal(eps(prior, conditions)[0], before)
-        and worst(eps(run.state.prior(), conditions)[0], before) > 1e-2
+        and max_difference(eps(run.state.prior(), conditions)[0], before) > 1e-2
     )
 
 
@@ -346,7 +343,7 @@ def test_who_hears_what(camera, prior, monkeypatch):
     sample = step.inputs
     (null, pos, own), (learnt,) = heard
     bare = prior.condition([PROMPT] * 2).data
-    assert torch.equal(pos.data, sample.conditions.pos.data) and worst(pos.data, bare) > 0.1
+    assert torch.equal(pos.data, sample.conditions.pos.data) and max_difference(pos.data, bare) > 0.1
     assert (
         torch.equal(null.data, prior.condition([""] * 2).data)
         and null.adapters is None is pos.adapters
@@ -375,7 +372,7 @@ def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
         conditions.pos.without_view.data,
         prior.condition([PROMPT, PROMPT, "two striped cats", "two striped cats"]).data,
     )
-    assert worst(conditions.pos.data, conditions.pos.without_view.data) > 0.1
+    assert max_difference(conditions.pos.data, conditions.pos.without_view.data) > 0.1
 
 
 def test_dropped_cameras_and_texts(prior, monkeypatch):
@@ -430,12 +427,12 @@ def test_an_entropic_critic_hears_the_camera_in_both_its_rows(prior, monkeypatch
 def test_a_critic_that_is_told_the_camera_learns_what_another_cannot(prior):
     """Two cameras, one text, opposite pictures: who is told which is which is right, who is not can only be right on average."""
     conditions, x0 = (
-        spoken(prior, [PROMPT] * 2),
+        prompt_conditions(prior, [PROMPT] * 2),
         torch.stack([torch.ones(4, 8, 8), -torch.ones(4, 8, 8)]),
     )
     camera = orbit_cameras(torch.tensor([0.0, 3.0]), torch.zeros(2), 3.5, 40.0)
     s = replace(
-        drawn(prior.schedule, x0, 0.9, normal(2, 4, 8, 8, dtype=torch.float32), conditions),
+        make_inputs(prior.schedule, x0, 0.9, normal(2, 4, 8, 8, dtype=torch.float32), conditions),
         camera=camera,
     )
     start = SetupContext(2, 1, 0, x0, (PROMPT,), has_cameras=True)
@@ -480,7 +477,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(critic, eps_folder):
     assert all(torch.equal(again.tensors()[k], v) for k, v in whole.tensors().items())
     if isinstance(critic, LoRACritic) and critic.camera:
         names = {k for k in kept if k.startswith("state.adapters.pose.")}
-        assert len(names) == 4 and all(worst(kept[k], whole.tensors()[k]) > 0 for k in names)
+        assert len(names) == 4 and all(max_difference(kept[k], whole.tensors()[k]) > 0 for k in names)
         assert sum(k.endswith(".exp_avg") and k.startswith("state.") for k in kept) == len(
             [k for k in kept if k.startswith("state.adapters.")]
         )
@@ -509,7 +506,7 @@ def test_what_the_camera_says_is_saved_beside_a_lora_that_diffusers_loads(eps_fo
     run.state.adapters.pose.last.requires_grad_(False).weight.zero_()  # without its camera
     run.state.adapters.pose.last.bias.zero_()
     assert (
-        worst(eps(run.state.prior(), conditions)[0], theirs) < 1e-5 and worst(ours, theirs) > 1e-3
+        max_difference(eps(run.state.prior(), conditions)[0], theirs) < 1e-5 and max_difference(ours, theirs) > 1e-3
     )
     with pytest.raises(ValueError, match=r"was told the camera: give --method\.critic\.camera"):
         Run(sided(LoRACritic(3, init_from=tmp_path / "critic")), StableDiffusion(str(eps_folder)))
@@ -527,14 +524,14 @@ def test_a_small_network_with_cameras_is_one_of_diffusers(prior, tmp_path):
         out = net(XT, T * 1000, conditions.data, conditions.pose.flatten(1)).sample
     alpha, sigma = prior.schedule.alpha(T), prior.schedule.sigma(T)
     assert (
-        worst(
+        max_difference(
             Prediction.from_output("v", out, XT, alpha, sigma).eps,
             eps(run.state.prior(), conditions)[0],
         )
         < 1e-5
     )
     assert (
-        worst(
+        max_difference(
             eps(run.state.prior(), conditions)[0],
             eps(run.state.prior(), replace(conditions, pose=None))[0],
         )
@@ -589,8 +586,8 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
         load=other,
     )
     critic = LoRACritic(2, EAGER, model=str(v_folder)).build(prior, start)
-    conditions = spoken(prior, [f"{PROMPT}, {SIDES[0]}", PROMPT])
-    s = drawn(prior.schedule, XT[:2], 0.5, normal(2, 4, 8, 8, dtype=torch.float32), conditions)
+    conditions = prompt_conditions(prior, [f"{PROMPT}, {SIDES[0]}", PROMPT])
+    s = make_inputs(prior.schedule, XT[:2], 0.5, normal(2, 4, 8, 8, dtype=torch.float32), conditions)
     v = other(str(v_folder))
     words = v.condition([f"{PROMPT}, {SIDES[0]}", PROMPT])
     with torch.no_grad():
@@ -599,7 +596,7 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
         )
         assert (
             torch.equal(own[0].eps, v(s.xt, s.t, words)[0].eps)
-            and worst(own[0].eps, frozen[1].eps) > 1e-2
+            and max_difference(own[0].eps, frozen[1].eps) > 1e-2
         )
     v.shape, v.image_size = (
         (4, 12, 12),
@@ -625,10 +622,10 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
         float((out - Prediction(XT[:2], e).output("v", a, b)).square().mean()), rel=1e-4
     )
     with torch.no_grad():
-        assert worst(critic.prior()(s.xt, s.t, conditions.pos)[0].eps, own[0].eps) > 1e-4
+        assert max_difference(critic.prior()(s.xt, s.t, conditions.pos)[0].eps, own[0].eps) > 1e-4
         free = critic.standalone()  # of any words, its own model's
         said = free(s.xt, s.t, v.condition(["low quality", PROMPT]))[0]
-        assert worst(said.eps[1], critic.prior()(s.xt, s.t, conditions.pos)[0].eps[1]) < 1e-5
+        assert max_difference(said.eps[1], critic.prior()(s.xt, s.t, conditions.pos)[0].eps[1]) < 1e-5
 
 
 def test_a_model_to_adapt_must_fit(prior, v_folder):
@@ -678,7 +675,7 @@ def test_a_loss_of_another_kind_is_the_square_error_of_that_kind(own, wanted, sc
         pytest.skip("no network is of this kind on this schedule")
     net, x0 = Linear(own, schedule), normal(4, 2, 2, 2)
     conditions = Conditions(Condition(torch.zeros(4, 1, 1)), Condition(torch.zeros(4, 1, 1)))
-    s = replace(drawn(schedule, x0, 0.5, normal(4, 2, 2, 2, seed=1), conditions), rng=rng(2))
+    s = replace(make_inputs(schedule, x0, 0.5, normal(4, 2, 2, 2, seed=1), conditions), rng=rng(2))
     loss = CriticTrainer([net.gain], CriticTraining(lr=0.0, loss_target=wanted), own).fit(net, s)[
         "critic"
     ]
@@ -713,7 +710,7 @@ def test_a_loss_of_v_is_finite_where_almost_nothing_is_left():
 
     x0 = normal(2, 1, 4, 4, dtype=torch.float32)
     conditions = Conditions(Condition(torch.zeros(2, 1, 1)), Condition(torch.zeros(2, 1, 1)))
-    s = replace(drawn(schedule, x0, 0.5, x0, conditions), rng=rng(1))
+    s = replace(make_inputs(schedule, x0, 0.5, x0, conditions), rng=rng(1))
     net = Perfect()
     loss = CriticTrainer(
         [net.off], CriticTraining(lr=0.0, loss_target="v", timesteps=UniformTimesteps(1.0, 1.0)), "eps"
@@ -727,7 +724,7 @@ def test_bad_learning_is_refused(eps_folder):
     with pytest.raises(ValueError, match="kind must be one of auto, eps, x0, v, flow, not 'w'"):
         CriticTraining(loss_target="w")
     prior = StableDiffusion(str(eps_folder))
-    prior.schedule = zero_terminal()
+    prior.schedule = zero_snr_schedule()
     start = SetupContext(1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,))
     for critic in (LoRACritic, NullTextCritic):
         with pytest.raises(
@@ -758,7 +755,7 @@ def test_a_critic_is_sampled_from_a_camera_or_from_none(eps_folder, tmp_path, mo
         assert (tmp_path / f"out{len(ended) - 1}" / "sample.yaml").read_text().count("camera") == 1
     assert ended[()] is None
     right, left = ended[90.0, 10.0, 3.5], ended[-90.0, 10.0, 3.5]
-    assert float(right[0, 0, 3]) > 3 and worst(right[:, 0, 3], -left[:, 0, 3]) < 1e-5
+    assert float(right[0, 0, 3]) > 3 and max_difference(right[:, 0, 3], -left[:, 0, 3]) < 1e-5
     for bad in ((1.0,), (1.0, 2.0)):
         with pytest.raises(
             ValueError,
@@ -787,7 +784,7 @@ def test_critics_that_cannot_be_sampled_say_what_to_look_at(tmp_path, capsys):
     assert main(run) == 0
     capsys.readouterr()
     for camera, conditions in (
-        (["--camera", "90", "-10", "3"], "its critic was told no cameras"),
+        (["--camera", "90", "-10", "3"], "its critic is not conditioned on cameras"),
         ([], "look at its final.png"),
     ):
         assert (

@@ -3,7 +3,7 @@
 import diffusers
 import pytest
 import torch
-from tiny_families import WRITERS, deterministic
+from tiny_families import WRITERS, to_ddim
 from tiny_pipeline import normal
 
 from limbeck.distillation.critics.base import CriticTraining
@@ -15,7 +15,7 @@ from limbeck.training.trainer import Run
 FAMILIES = list(WRITERS)
 
 
-T = torch.tensor([0.1, 0.5, 0.9])
+TIMES = torch.tensor([0.1, 0.5, 0.9])
 
 
 @pytest.fixture(params=FAMILIES)
@@ -23,19 +23,19 @@ def family(request):
     return request.param
 
 
-def own_pipeline(prior, folder, **parts):
+def diffusers_pipeline(prior, folder, **parts):
     """diffusers' pipeline of a folder; SD3 does not write down that it has no T5."""
-    cls = getattr(diffusers, prior.pipeline)
-    if not (folder / "text_encoder_3").is_dir() and prior.pipeline == "StableDiffusion3Pipeline":
+    cls = getattr(diffusers, prior.pipeline_name)
+    if not (folder / "text_encoder_3").is_dir() and prior.pipeline_name == "StableDiffusion3Pipeline":
         parts |= {"text_encoder_3": None, "tokenizer_3": None}
     pipe = cls.from_pretrained(folder, **parts)
     pipe.set_progress_bar_config(disable=True)
-    if prior.part == "unet":
-        pipe.scheduler = deterministic(pipe.scheduler)
+    if prior.network_name == "unet":
+        pipe.scheduler = to_ddim(pipe.scheduler)
     return pipe
 
 
-def trained(prior, n=2, rank=3, start=None):
+def train_lora_critic(prior, n=2, rank=3, start=None):
     """A run whose critic has learnt a little."""
     critic = LoRACritic(rank, CriticTraining(lr=1e-2), start)
     run = Run(
@@ -46,8 +46,8 @@ def trained(prior, n=2, rank=3, start=None):
     return run
 
 
-def asked(prior, *conditions):
+def predict_eps(prior, *conditions):
     with torch.no_grad():
         return [
-            said.eps for said in prior(normal(3, *prior.shape, dtype=torch.float32), T, *conditions)
+            said.eps for said in prior(normal(3, *prior.shape, dtype=torch.float32), TIMES, *conditions)
         ]

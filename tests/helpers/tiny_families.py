@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_pipeline import LENGTH, WIDTH, WORDS, scheduler_of, write_pipeline
+from tiny_pipeline import LENGTH, WIDTH, WORDS, make_scheduler, write_pipeline
 
 
-def clip(folder: Path, name: str, projected: bool, width: int = WIDTH):
+def make_clip(folder: Path, name: str, projected: bool, width: int = WIDTH):
     """A CLIP text encoder and its tokenizer."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -26,7 +26,7 @@ def clip(folder: Path, name: str, projected: bool, width: int = WIDTH):
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval(), tokenizer
 
 
-def t5():
+def make_t5():
     """A T5 encoder and a tokenizer of letters."""
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
@@ -40,7 +40,7 @@ def t5():
     return T5EncoderModel(config).eval(), tokenizer
 
 
-def autoencoder(channels: int, **options: Any):
+def make_autoencoder(channels: int, **options: Any):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -49,7 +49,7 @@ def autoencoder(channels: int, **options: Any):
     ).eval()  # fmt: skip
 
 
-def louder(network):
+def amplify_text_layers(network):
     """Untrained attention hardly speaks, and a last layer of zeros says nothing; here the text must matter."""
     for name, weight in network.named_parameters():
         if name.endswith(
@@ -62,8 +62,8 @@ def louder(network):
 def write_xl(folder: Path) -> Path:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-    one, words = clip(folder, "a", False)
-    two, more = clip(folder, "b", True, 48)
+    one, words = make_clip(folder, "a", False)
+    two, more = make_clip(folder, "b", True, 48)
     unet = UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -78,12 +78,12 @@ def write_xl(folder: Path) -> Path:
         steps_offset=1,
     )
     pipe = StableDiffusionXLPipeline(
-        autoencoder(4, scaling_factor=0.13025),
+        make_autoencoder(4, scaling_factor=0.13025),
         one,
         two,
         words,
         more,
-        louder(unet),
+        amplify_text_layers(unet),
         scheduler,
         add_watermarker=False,
     )
@@ -94,7 +94,7 @@ def write_xl(folder: Path) -> Path:
 def write_pixel(folder: Path) -> Path:
     from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 
-    text, tokenizer = t5()
+    text, tokenizer = make_t5()
     unet = UNet2DConditionModel(
         sample_size=16, in_channels=3, out_channels=6, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), cross_attention_dim=64, act_fn="gelu",
@@ -110,7 +110,7 @@ def write_pixel(folder: Path) -> Path:
         clip_sample=True,
     )
     pipe = IFPipeline(
-        tokenizer, text, louder(unet), scheduler, None, None, None, requires_safety_checker=False
+        tokenizer, text, amplify_text_layers(unet), scheduler, None, None, None, requires_safety_checker=False
     )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
@@ -123,9 +123,9 @@ def write_sd3(folder: Path, third: bool = True) -> Path:
         StableDiffusion3Pipeline,
     )
 
-    one, words = clip(folder, "a", True)
-    two, more = clip(folder, "b", True)
-    text, letters = t5() if third else (None, None)
+    one, words = make_clip(folder, "a", True)
+    two, more = make_clip(folder, "b", True)
+    text, letters = make_t5() if third else (None, None)
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
         pos_embed_max_size=16, joint_attention_dim=2 * WIDTH if not third else 96,
@@ -138,7 +138,7 @@ def write_sd3(folder: Path, third: bool = True) -> Path:
         config = text.config
         config.d_model = 96
         text = T5EncoderModel(config).eval()
-    vae = autoencoder(
+    vae = make_autoencoder(
         16,
         scaling_factor=1.5305,
         shift_factor=0.0609,
@@ -147,7 +147,7 @@ def write_sd3(folder: Path, third: bool = True) -> Path:
     )
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe = StableDiffusion3Pipeline(
-        louder(transformer), scheduler, vae, one, words, two, more, text, letters
+        amplify_text_layers(transformer), scheduler, vae, one, words, two, more, text, letters
     )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
@@ -156,13 +156,13 @@ def write_sd3(folder: Path, third: bool = True) -> Path:
 def write_flux(folder: Path, distilled: bool = True) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    one, words = clip(folder, "a", False)
-    text, letters = t5()
+    one, words = make_clip(folder, "a", False)
+    text, letters = make_t5()
     transformer = FluxTransformer2DModel(
         patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, guidance_embeds=distilled, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
-    vae = autoencoder(
+    vae = make_autoencoder(
         16,
         scaling_factor=0.3611,
         shift_factor=0.1159,
@@ -174,7 +174,7 @@ def write_flux(folder: Path, distilled: bool = True) -> Path:
         shift=3.0 if distilled else 1.0, use_dynamic_shifting=distilled, base_shift=0.5, max_shift=1.15,
         base_image_seq_len=16, max_image_seq_len=256,
     )  # fmt: skip
-    pipe = FluxPipeline(scheduler, vae, one, words, text, letters, louder(transformer))
+    pipe = FluxPipeline(scheduler, vae, one, words, text, letters, amplify_text_layers(transformer))
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
@@ -193,18 +193,18 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }  # fmt: skip
 
 
-def written(family: str, folder: Path) -> Path:
+def write_tiny_pipeline(family: str, folder: Path) -> Path:
     """A pipeline of random weights, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         return WRITERS[family](folder)
 
 
-def deterministic(scheduler: Any) -> Any:
+def to_ddim(scheduler: Any) -> Any:
     """DDIM on the betas of a pipeline, spaced as ``sample`` does, without clipping."""
     from diffusers import DDIMScheduler
 
-    own = scheduler_of("epsilon").config
+    own = make_scheduler("epsilon").config
     kept = {
         key: own[key]
         for key in ("clip_sample", "timestep_spacing", "steps_offset", "set_alpha_to_one")

@@ -16,7 +16,7 @@ WORDS = ["a red mug", "a blue chair, on grey", "two striped cats", "low quality"
 LENGTH, WIDTH = 12, 32
 
 
-def scheduler_of(prediction: str):
+def make_scheduler(prediction: str):
     """Stable Diffusion's betas, "trailing" spacing ending at alpha = 1, zero terminal signal for v; what ``sample`` does."""
     from diffusers import DDIMScheduler
 
@@ -61,14 +61,14 @@ def write_pipeline(folder: Path, prediction: str) -> Path:
             if name.endswith(("to_v.weight", "to_out.0.weight")):
                 weight.data *= 4
     pipe = StableDiffusionPipeline(
-        vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler_of(prediction),
+        vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=make_scheduler(prediction),
         safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
 
-def zero_terminal() -> DiscreteSchedule:
+def zero_snr_schedule() -> DiscreteSchedule:
     """A short table that ends without signal."""
     return DiscreteSchedule(tuple(torch.linspace(0.999, 0.0, 50, dtype=torch.float64).tolist()))
 
@@ -81,7 +81,7 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(*shape, generator=rng(seed), dtype=torch.float64).to(dtype)
 
 
-def classes(rows: int, null: tuple[float, ...], pos: tuple[float, ...]) -> Conditions:
+def class_conditions(rows: int, null: tuple[float, ...], pos: tuple[float, ...]) -> Conditions:
     """Conditions of a mixture from the shares of its components."""
     data = [
         torch.tensor(shares, dtype=torch.float64).log().expand(rows, -1) for shares in (pos, null)
@@ -89,11 +89,11 @@ def classes(rows: int, null: tuple[float, ...], pos: tuple[float, ...]) -> Condi
     return Conditions(Condition(data[0]), Condition(data[1]))
 
 
-def spoken(prior: Prior, texts: list[str]) -> Conditions:
+def prompt_conditions(prior: Prior, texts: list[str]) -> Conditions:
     return Conditions(prior.condition(texts), prior.condition([""] * len(texts)))
 
 
-def drawn(
+def make_inputs(
     schedule: NoiseSchedule,
     x0: Tensor,
     t: Tensor | float,
@@ -114,7 +114,7 @@ def drawn(
     )
 
 
-def worst(a: Tensor, b: Tensor) -> float:
+def max_difference(a: Tensor, b: Tensor) -> float:
     """Greatest absolute difference; never smaller for a nan."""
     assert a.shape == b.shape, (a.shape, b.shape)
     gap = (a.detach().double() - b.detach().double()).abs()
@@ -125,14 +125,14 @@ def f64(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def asked_of(prior, act):
+def count_calls(prior, act):
     """What ``act`` answers, and the calls and rows it took."""
     before = prior.call_counter.calls, prior.call_counter.rows
     out = act()
     return out, (prior.call_counter.calls - before[0], prior.call_counter.rows - before[1])
 
 
-def agree(made: torch.nn.Module, value, bound: float) -> None:
+def check_gradients(made: torch.nn.Module, value, bound: float) -> None:
     """Every third parameter's gradient against central differences."""
     made.zero_grad()
     value().backward()

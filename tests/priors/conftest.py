@@ -1,7 +1,7 @@
 """Fixtures of the tests of priors."""
 
 import pytest
-from tiny_families import WRITERS, written
+from tiny_families import WRITERS, write_tiny_pipeline
 
 FAMILIES = list(WRITERS)
 
@@ -13,7 +13,7 @@ def folders(tmp_path_factory):
 
     def folder(family):
         if family not in made:
-            made[family] = written(family, tmp_path_factory.mktemp(family))
+            made[family] = write_tiny_pipeline(family, tmp_path_factory.mktemp(family))
         return made[family]
 
     return folder

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_pipeline import classes, normal, rng, worst
+from tiny_pipeline import class_conditions, normal, rng, max_difference
 
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
@@ -32,7 +32,7 @@ def test_data_set_is_the_mixture_without_width(schedule, at):
         data(xt, t, data.condition([""] * 5))[0],
         spikes(data)(xt, t, spikes(data).condition([""] * 5))[0],
     )
-    assert worst(ours.x0, theirs.x0) < 1e-10 and worst(ours.eps, theirs.eps) < 1e-10
+    assert max_difference(ours.x0, theirs.x0) < 1e-10 and max_difference(ours.eps, theirs.eps) < 1e-10
 
 
 @pytest.mark.parametrize("at", [0.05, 0.5, 0.95])
@@ -46,8 +46,8 @@ def test_exact_critic_is_the_mixture_of_the_particles_of_its_prompt(at):
         alone = GaussianMixture(particles[half], torch.zeros(3))
         expected = alone(xt[half], t[half], alone.condition([""] * 3))[0]
         assert (
-            worst(said.x0[half], expected.x0) < 1e-11
-            and worst(said.eps[half], expected.eps) < 1e-11
+            max_difference(said.x0[half], expected.x0) < 1e-11
+            and max_difference(said.eps[half], expected.eps) < 1e-11
         )
 
 
@@ -57,7 +57,7 @@ def test_chunks_do_not_change_the_answer():
     whole, parts = (DataSet(pictures(10), labels, chunk_size=c) for c in (100, 1))
     for told in (["picture 1"] * 4, [""] * 4):
         a, b = (d(xt, t, d.condition(told))[0] for d in (whole, parts))
-        assert worst(a.x0, b.x0) < 1e-12 and worst(a.eps, b.eps) < 1e-12
+        assert max_difference(a.x0, b.x0) < 1e-12 and max_difference(a.eps, b.eps) < 1e-12
 
 
 def test_conditions_asked_together_are_those_asked_apart():
@@ -78,7 +78,7 @@ def test_a_prompt_selects_the_pictures_of_its_label():
     t = torch.full((1,), 0.5, dtype=torch.float64)
     for i, label in enumerate(data.labels):
         alone = data(normal(1, 3, 2, 2), t, data.condition([label]))[0]
-        assert worst(alone.x0[0], data.images[i].double() / 127.5 - 1) < 1e-12
+        assert max_difference(alone.x0[0], data.images[i].double() / 127.5 - 1) < 1e-12
 
 
 @pytest.mark.parametrize(("prompt", "chosen"), [
@@ -100,7 +100,7 @@ def test_two_spellings_of_one_mixture_agree():
     split = GaussianMixture(means[[0, 1, 0]], stds[[0, 1, 0]], torch.tensor([5.0, 5.0, 5.0]))
     xt, t = normal(4, 3), torch.tensor([0.02, 0.4, 0.7, 0.98], dtype=torch.float64)
     a, b = (p(xt, t, p.condition([""] * 4))[0] for p in (once, split))
-    assert worst(a.x0, b.x0) < 1e-13 and worst(a.eps, b.eps) < 1e-13
+    assert max_difference(a.x0, b.x0) < 1e-13 and max_difference(a.eps, b.eps) < 1e-13
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -109,7 +109,7 @@ def test_prediction_obeys_the_forward_process(schedule):
     t = torch.linspace(0.02, 0.98, 9, dtype=torch.float64)
     xt = normal(9, 2)
     said = prior(xt, t, prior.condition([""] * 9))[0]
-    assert worst(schedule.add_noise(said.x0, said.eps, t), xt) < 1e-13
+    assert max_difference(schedule.add_noise(said.x0, said.eps, t), xt) < 1e-13
 
 
 def test_meter_counts_rows_of_every_condition():
@@ -131,18 +131,18 @@ def test_mixtures_that_are_none_are_refused(stds):
 def test_pictures_round_trip_through_encode_and_decode():
     prior = colored_shapes(8)
     image = torch.rand(2, 3, 8, 8, generator=rng())
-    assert worst(prior.decode(prior.encode(image)), image) < 1e-6
-    assert worst(prior.encode(torch.zeros(1, 3, 8, 8)), -torch.ones(1, 3, 8, 8)) == 0
+    assert max_difference(prior.decode(prior.encode(image)), image) < 1e-6
+    assert max_difference(prior.encode(torch.zeros(1, 3, 8, 8)), -torch.ones(1, 3, 8, 8)) == 0
 
 
 def test_a_class_without_weight_says_nothing():
     means = normal(3, 2)
     prior = GaussianMixture(means, torch.full((3,), 0.5))
-    told = classes(4, null=(1, 1, 1), pos=(0, 1, 0))
+    told = class_conditions(4, null=(1, 1, 1), pos=(0, 1, 0))
     xt, t = normal(4, 2), torch.full((4,), 0.4, dtype=torch.float64)
     alone = GaussianMixture(means[1:2], torch.full((1,), 0.5))
     a, b = (
         prior(xt, t, told.pos)[0],
         alone(xt, t, Condition(torch.zeros(4, 1, dtype=torch.float64)))[0],
     )
-    assert worst(a.x0, b.x0) < 1e-13 and worst(a.eps, b.eps) < 1e-13
+    assert max_difference(a.x0, b.x0) < 1e-13 and max_difference(a.eps, b.eps) < 1e-13

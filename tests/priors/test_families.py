@@ -5,8 +5,8 @@ import gc
 import pytest
 import torch
 from diffusers import FluxPipeline, StableDiffusionPipeline
-from family_pipelines import FAMILIES, T, asked, own_pipeline, trained
-from tiny_pipeline import WORDS, normal, rng, spoken, worst
+from family_pipelines import FAMILIES, TIMES, predict_eps, diffusers_pipeline, train_lora_critic
+from tiny_pipeline import WORDS, normal, rng, prompt_conditions, max_difference
 
 from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
@@ -33,11 +33,8 @@ STEPS, PROMPT, OTHER = 5, "a red mug", "a blue chair, on grey"
 
 def opened(family, folder, **parts):
     """The family's prior. Flux's files name no size, and its own would be of a megapixel."""
-    return load(
-        str(folder),
-        "cpu",
-        parts=Model(resolution=16 if family in ("flux", "schnell") else 0, **parts),
-    )
+    resolution = 16 if family in ("flux", "schnell") else 0
+    return load(Model(str(folder), resolution=resolution, **parts), "cpu")
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def one(family, folders):
 
 def theirs(prior, folder, start, guidance, pipe=None):
     """x0 of the pipeline's own sampler from the noise ``start``, which IF draws itself."""
-    pipe = pipe or own_pipeline(prior, folder)
+    pipe = pipe or diffusers_pipeline(prior, folder)
     options = {
         "num_inference_steps": STEPS,
         "guidance_scale": guidance,
@@ -56,7 +53,7 @@ def theirs(prior, folder, start, guidance, pipe=None):
     }
     prompts = [PROMPT, OTHER]
     height, width = prior.image_size
-    if prior.pipeline == "IFPipeline":
+    if prior.pipeline_name == "IFPipeline":
         del options["latents"]
         options |= {"output_type": "pt", "generator": rng(3), "clean_caption": False}
     if isinstance(pipe, FluxPipeline):
@@ -76,16 +73,16 @@ def theirs(prior, folder, start, guidance, pipe=None):
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_sampling_with_guidance_is_the_pipelines(one, family, folders, guidance):
     start = torch.randn(2, *one.shape, generator=rng(3))
-    ours = sample(one, spoken(one, [PROMPT, OTHER]), start, STEPS, guidance)
+    ours = sample(one, prompt_conditions(one, [PROMPT, OTHER]), start, STEPS, guidance)
     reference = theirs(one, folders(family), start, guidance)
-    assert worst(ours, reference) < 1e-4 * max(1.0, float(reference.abs().max()))
-    assert worst(ours[:1], ours[1:]) > 0.01  # two prompts and two noises
+    assert max_difference(ours, reference) < 1e-4 * max(1.0, float(reference.abs().max()))
+    assert max_difference(ours[:1], ours[1:]) > 0.01  # two prompts and two noises
 
 
 def test_the_network_is_asked_what_the_pipeline_asks_it(one, family, folders):
     """One call of the pipeline, its input and output recorded: same answer to the same question, in the same parametrisation."""
-    pipe, seen = own_pipeline(one, folders(family)), []
-    network = getattr(pipe, one.part)
+    pipe, seen = diffusers_pipeline(one, folders(family)), []
+    network = getattr(pipe, one.network_name)
     network.register_forward_hook(
         lambda module, args, options, out: seen.append((args, options, out)), with_kwargs=True
     )
@@ -101,26 +98,26 @@ def test_the_network_is_asked_what_the_pipeline_asks_it(one, family, folders):
         said = out[0][:, : xt.shape[1]]
     t = one.schedule.sampling_times(STEPS)[1].expand(2)
     mine = one(xt, t, one.condition([PROMPT, OTHER]))[0]
-    assert worst(
+    assert max_difference(
         mine.output(one.prediction_type, one.schedule.alpha(t), one.schedule.sigma(t)), said
     ) < 5e-5 * float(said.abs().max())
     assert torch.allclose(one.schedule.add_noise(mine.x0, mine.eps, t), xt, atol=1e-4)
 
 
 def test_times_are_the_schedulers(one, family, folders):
-    scheduler = own_pipeline(one, folders(family)).scheduler
+    scheduler = diffusers_pipeline(one, folders(family)).scheduler
     ladder = one.schedule.sampling_times(STEPS)
-    if one.part == "unet":
+    if one.network_name == "unet":
         scheduler.set_timesteps(STEPS)
         assert one.schedule.tick(ladder).tolist() == scheduler.timesteps.tolist()
         assert (
-            worst(one.schedule.alpha(ladder) ** 2, scheduler.alphas_cumprod[scheduler.timesteps])
+            max_difference(one.schedule.alpha(ladder) ** 2, scheduler.alphas_cumprod[scheduler.timesteps])
             < 1e-6
         )
     elif family == "sd3":
         scheduler.set_timesteps(STEPS)
-        assert worst(one.schedule.sigma(ladder), scheduler.sigmas[:-1]) < 1e-6
-    assert worst(one.schedule.inverse_log_snr(one.schedule.log_snr(ladder[1:])), ladder[1:]) < 1e-9
+        assert max_difference(one.schedule.sigma(ladder), scheduler.sigmas[:-1]) < 1e-6
+    assert max_difference(one.schedule.inverse_log_snr(one.schedule.log_snr(ladder[1:])), ladder[1:]) < 1e-9
 
 
 def test_it_wears_the_face_of_a_prior(one, family):
@@ -130,7 +127,7 @@ def test_it_wears_the_face_of_a_prior(one, family):
     assert torch.equal(told.data[0], told.data[2]) and (told.pooled is None) == (
         family in ("eps", "v", "pixel")
     )
-    assert worst(told.data[0], told.data[1]) > 0.05
+    assert max_difference(told.data[0], told.data[1]) > 0.05
     both = told[:1].concat(told[1:2])
     assert torch.equal(both.data, told.data[:2])
     if told.pooled is not None:
@@ -143,24 +140,24 @@ def test_it_wears_the_face_of_a_prior(one, family):
 
 
 def test_all_conditions_are_one_call_and_counted(one):
-    xt, told = normal(3, *one.shape, dtype=torch.float32), spoken(one, WORDS[:3])
+    xt, told = normal(3, *one.shape, dtype=torch.float32), prompt_conditions(one, WORDS[:3])
     passes = []
     one.network.register_forward_hook(
         lambda m, args, options, out: passes.append(len(out[0])), with_kwargs=True
     )
-    both = guided_prediction(one, xt, T, told, 7.5)
-    guided_prediction(one, xt, T, told, 1.0)
+    both = guided_prediction(one, xt, TIMES, told, 7.5)
+    guided_prediction(one, xt, TIMES, told, 1.0)
     assert passes == [6, 3] and (one.call_counter.calls, one.call_counter.rows) == (2, 9)
-    pos, null = one(xt, T, told.pos)[0], one(xt, T, told.null)[0]
+    pos, null = one(xt, TIMES, told.pos)[0], one(xt, TIMES, told.null)[0]
     scale = float((7.5 * pos.eps).abs().max())
-    assert worst(both.eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-5 * scale
-    assert worst(pos.eps, null.eps) > 1e-2
+    assert max_difference(both.eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-5 * scale
+    assert max_difference(pos.eps, null.eps) > 1e-2
 
 
 @pytest.mark.parametrize("family", LATENT)
 def test_the_autoencoder_is_the_pipelines_with_its_gradient(family, folders):
     prior = opened(family, folders(family))
-    vae = own_pipeline(prior, folders(family)).vae
+    vae = diffusers_pipeline(prior, folders(family)).vae
     shift = vae.config.shift_factor or 0.0
     probe = normal(2, *prior.shape, dtype=torch.float32)
     grads = []
@@ -172,23 +169,23 @@ def test_the_autoencoder_is_the_pipelines_with_its_gradient(family, folders):
         latent = encode(image)
         (latent * probe).sum().backward()
         grads.append((latent, image.grad))
-    assert worst(grads[0][0], grads[1][0]) < 1e-6
+    assert max_difference(grads[0][0], grads[1][0]) < 1e-6
     assert (
-        worst(grads[0][1], grads[1][1]) < 1e-6 * float(grads[1][1].abs().max())
+        max_difference(grads[0][1], grads[1][1]) < 1e-6 * float(grads[1][1].abs().max())
         and float(grads[1][1].abs().max()) > 0
     )
     x0 = normal(2, *prior.shape, seed=5, dtype=torch.float32)
     with torch.no_grad():
         picture = (vae.decode(x0 / vae.config.scaling_factor + shift).sample / 2 + 0.5).clamp(0, 1)
-    assert worst(prior.decode(x0), picture) < 1e-5 and float(picture.std()) > 0.01
+    assert max_difference(prior.decode(x0), picture) < 1e-5 and float(picture.std()) > 0.01
 
 
 def test_pixels_are_encoded_as_they_are(folders):
     prior = opened("pixel", folders("pixel"))
     image = torch.rand(2, 3, 16, 16, generator=rng(1))
     assert (
-        worst(prior.encode(image), image * 2 - 1) == 0
-        and worst(prior.decode(prior.encode(image)), image) < 1e-6
+        max_difference(prior.encode(image), image * 2 - 1) == 0
+        and max_difference(prior.decode(prior.encode(image)), image) < 1e-6
     )
 
 
@@ -218,7 +215,7 @@ def test_every_method_runs(family, folders):
             step = run.advance()
         assert bool(step.gradient.isfinite().all()), name
         after = run.representation.state_dict()
-        assert any(worst(before[k], after[k]) > 0 for k in before), f"{name} moves nothing"
+        assert any(max_difference(before[k], after[k]) > 0 for k in before), f"{name} moves nothing"
         assert all(bool(v.isfinite().all()) for v in after.values()), name
 
 
@@ -240,12 +237,12 @@ def test_a_small_critic_and_condition_dropout_run(family, folders):
 
 def test_a_critic_off_is_the_frozen_network_bit_for_bit_and_on_is_not(one, family, folders):
     told = one.condition(WORDS[:3])
-    before = asked(one, told)[0]
-    run = trained(one, n=1)
-    assert torch.equal(asked(one, told)[0], before)
-    mixed = asked(one, told, told.with_adapters(run.state.adapters))
-    assert worst(mixed[0], before) < 1e-5 * float(before.abs().max())
-    assert worst(mixed[1], before) > 1e-4
+    before = predict_eps(one, told)[0]
+    run = train_lora_critic(one, n=1)
+    assert torch.equal(predict_eps(one, told)[0], before)
+    mixed = predict_eps(one, told, told.with_adapters(run.state.adapters))
+    assert max_difference(mixed[0], before) < 1e-5 * float(before.abs().max())
+    assert max_difference(mixed[1], before) > 1e-4
     del run
     gc.collect()
     assert not any(m._forward_hooks for m in one.network.modules())
@@ -255,24 +252,24 @@ def test_a_critic_off_is_the_frozen_network_bit_for_bit_and_on_is_not(one, famil
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_a_saved_critic_is_the_same_in_diffusers_and_comes_back(family, folders, tmp_path):
     prior = opened(family, folders(family))
-    run = trained(prior)
+    run = train_lora_critic(prior)
     run.experiment.method.save_critic(prior, run.state, tmp_path / "critic")
     told = prior.condition(WORDS[:3])
-    ours, plain = asked(run.state.prior(), told)[0], asked(prior, told)[0]
-    pipe = own_pipeline(prior, folders(family))
+    ours, plain = predict_eps(run.state.prior(), told)[0], predict_eps(prior, told)[0]
+    pipe = diffusers_pipeline(prior, folders(family))
     pipe.load_lora_weights(tmp_path / "critic")
     fresh = opened(family, folders(family))
-    fresh.network = getattr(pipe, prior.part)
-    if prior.part == "unet":
+    fresh.network = getattr(pipe, prior.network_name)
+    if prior.network_name == "unet":
         fresh.unet = fresh.network
-    assert worst(ours, plain) > 1e-3
-    assert worst(asked(fresh, told)[0], ours) < 1e-5 * float(ours.abs().max())
+    assert max_difference(ours, plain) > 1e-3
+    assert max_difference(predict_eps(fresh, told)[0], ours) < 1e-5 * float(ours.abs().max())
     # what diffusers writes of it, begun with here; a higher rank changes nothing
     again = opened(family, folders(family))
     back = Run(
         Experiment((PROMPT,), method=VSD(critic=LoRACritic(5, init_from=tmp_path / "critic"))), again
     )
-    assert worst(asked(back.state.prior(), told)[0], ours) < 1e-5 * float(ours.abs().max())
+    assert max_difference(predict_eps(back.state.prior(), told)[0], ours) < 1e-5 * float(ours.abs().max())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -283,8 +280,8 @@ def test_a_critic_saved_elsewhere_loads(family, writer, folders, tmp_path):
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     prior = opened(family, folders(family))
-    pipe = own_pipeline(prior, folders(family))
-    network = getattr(pipe, prior.part)
+    pipe = diffusers_pipeline(prior, folders(family))
+    network = getattr(pipe, prior.network_name)
     config = LoraConfig(
         r=4,
         lora_alpha=10,
@@ -298,19 +295,19 @@ def test_a_critic_saved_elsewhere_loads(family, writer, folders, tmp_path):
     else:
         network.add_adapter(config)
         layers = {
-            f"{prior.part}_lora_layers": get_peft_model_state_dict(network, adapter_name="default")
+            f"{prior.network_name}_lora_layers": get_peft_model_state_dict(network, adapter_name="default")
         }
-        layers |= {f"{prior.part}_lora_adapter_metadata": config.to_dict()}
+        layers |= {f"{prior.network_name}_lora_adapter_metadata": config.to_dict()}
         type(pipe).save_lora_weights(tmp_path, **layers)
     fresh = opened(family, folders(family))
     fresh.network = network
-    if prior.part == "unet":
+    if prior.network_name == "unet":
         fresh.unet = network
     told = prior.condition(WORDS[:3])
     run = Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(4, init_from=tmp_path))), prior)
-    ours = asked(run.state.prior(), told)[0]
-    assert worst(ours, asked(fresh, told)[0]) < 1e-5 * float(ours.abs().max())
-    assert worst(ours, asked(prior, told)[0]) > 1e-2
+    ours = predict_eps(run.state.prior(), told)[0]
+    assert max_difference(ours, predict_eps(fresh, told)[0]) < 1e-5 * float(ours.abs().max())
+    assert max_difference(ours, predict_eps(prior, told)[0]) > 1e-2
     with pytest.raises(
         ValueError, match=r"rank 4, and the adapters of 2: give --method\.critic\.rank 4"
     ):
@@ -319,12 +316,12 @@ def test_a_critic_saved_elsewhere_loads(family, writer, folders, tmp_path):
 
 def test_adapters_that_do_not_fit_are_refused(folders, tmp_path):
     prior, other = opened("eps", folders("eps")), opened("sd3", folders("sd3"))
-    run = trained(prior, n=1)
+    run = train_lora_critic(prior, n=1)
     run.experiment.method.save_critic(prior, run.state, tmp_path)
     with pytest.raises(ValueError, match=r"adapts unet\.down_blocks"):
-        trained(other, start=tmp_path)
+        train_lora_critic(other, start=tmp_path)
     with pytest.raises(ValueError, match="no adapters at"):
-        trained(prior, start=tmp_path / "nowhere")
+        train_lora_critic(prior, start=tmp_path / "nowhere")
 
 
 # what only one family has
@@ -349,24 +346,24 @@ def test_xl_is_told_the_size_of_the_picture(folders):
         lambda m, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]),
         with_kwargs=True,
     )
-    prior(normal(1, 4, 8, 12, dtype=torch.float32), T[:1], prior.condition([PROMPT]))
+    prior(normal(1, 4, 8, 12, dtype=torch.float32), TIMES[:1], prior.condition([PROMPT]))
     assert seen[0].tolist() == [[16, 24, 0, 0, 16, 24]]
 
 
 def test_distilled_guidance_is_an_input_of_flux(folders):
     told, xt = [PROMPT], normal(1, 16, 8, 8, dtype=torch.float32)
-    low, high = (opened("flux", folders("flux"), distilled=g) for g in (1.0, 8.0))
-    assert worst(*(p(xt, T[:1], p.condition(told))[0].x0 for p in (low, high))) > 1e-3
+    low, high = (opened("flux", folders("flux"), guidance_embedding=g) for g in (1.0, 8.0))
+    assert max_difference(*(p(xt, TIMES[:1], p.condition(told))[0].x0 for p in (low, high))) > 1e-3
     assert low.call_counter.rows == 1
     with pytest.raises(ValueError, match=r"distilled 8\.0: the network of .* takes no guidance"):
-        opened("schnell", folders("schnell"), distilled=8.0)
+        opened("schnell", folders("schnell"), guidance_embedding=8.0)
 
 
 def test_the_shift_of_flux_follows_the_size(folders):
     import math
 
-    small = load(str(folders("flux")), "cpu", parts=Model(resolution=16)).schedule.shift
-    large = load(str(folders("flux")), "cpu", parts=Model(resolution=64)).schedule.shift
+    small = load(Model(str(folders("flux")), resolution=16), "cpu").schedule.shift
+    large = load(Model(str(folders("flux")), resolution=64), "cpu").schedule.shift
     # 16 tokens are the base, 256 the most
     assert abs(small - math.exp(0.5)) < 1e-9 and abs(large - math.exp(1.15)) < 1e-9
 
@@ -389,7 +386,7 @@ def test_an_old_pipeline_needs_no_prediction_type(folders, tmp_path):
     prior = opened("eps", folder)
     assert (
         prior.prediction_type == "eps"
-        and worst(prior.schedule._table, opened("eps", folders("eps")).schedule._table) == 0
+        and max_difference(prior.schedule._table, opened("eps", folders("eps")).schedule._table) == 0
     )
 
 
@@ -423,12 +420,12 @@ def test_the_pipeline_of_stable_diffusion_tells_the_same_negative_text(folders):
     prior = opened("eps", folders("eps"))
     told = Conditions(prior.condition([PROMPT, OTHER]), prior.condition(["low quality"] * 2))
     start = torch.randn(2, *prior.shape, generator=rng(3))
-    pipe = own_pipeline(prior, folders("eps"))
+    pipe = diffusers_pipeline(prior, folders("eps"))
     assert isinstance(pipe, StableDiffusionPipeline)
     reference = pipe(
         [PROMPT, OTHER], negative_prompt=["low quality"] * 2, num_inference_steps=STEPS, guidance_scale=4.0, latents=start.clone(),
         output_type="latent",
     ).images  # fmt: skip
-    assert worst(sample(prior, told, start, STEPS, 4.0), reference) < 1e-4 * float(
+    assert max_difference(sample(prior, told, start, STEPS, 4.0), reference) < 1e-4 * float(
         reference.abs().max()
     )

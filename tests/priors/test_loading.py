@@ -12,10 +12,10 @@ import diffusers
 import huggingface_hub
 import pytest
 import torch
-from family_pipelines import T, asked, own_pipeline, trained
+from family_pipelines import TIMES, predict_eps, diffusers_pipeline, train_lora_critic
 from safetensors.torch import load_file, save_file
 from tiny_families import write_single, write_tiny_autoencoder
-from tiny_pipeline import WORDS, normal, rng, worst
+from tiny_pipeline import WORDS, normal, rng, max_difference
 
 from limbeck.cli.main import main
 from limbeck.config.yaml import from_yaml, to_yaml
@@ -24,7 +24,8 @@ from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.vsd import VSD
-from limbeck.priors.catalog import G, H, L, MODELS, XXL, find_model, show
+from limbeck.priors.catalog import G, H, L, MODELS, XXL, find_model
+from limbeck.cli.commands.models import show
 from limbeck.priors.hub import missing_parts, required_files
 from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
@@ -41,13 +42,13 @@ SIZED = {"flux": 16}
 
 
 def opened(family, folder, **parts):
-    return load(str(folder), "cpu", parts=Model(resolution=SIZED.get(family, 0), **parts))
+    return load(Model(str(folder), resolution=SIZED.get(family, 0), **parts), "cpu")
 
 
 def same(a, b, texts=(PROMPT, "")):
     """Whether two priors say the same of the same, bit for bit."""
     told = [prior.condition(list(texts)) for prior in (a, b)]
-    xt, t = normal(2, *a.shape, dtype=torch.float32), T[:2]
+    xt, t = normal(2, *a.shape, dtype=torch.float32), TIMES[:2]
     with torch.no_grad():
         return torch.equal(a(xt, t, told[0])[0].x0, b(xt, t, told[1])[0].x0)
 
@@ -59,10 +60,10 @@ def written_lora(prior, folder, target, text=False, alpha=10):
     """A random LoRA saved by diffusers, and the pipeline in which it is active."""
     from peft import LoraConfig, get_peft_model_state_dict
 
-    pipe = own_pipeline(prior, folder)
+    pipe = diffusers_pipeline(prior, folder)
     layers = {}
     torch.manual_seed(1)
-    places = {prior.part: (["to_q", "to_k", "to_v", "to_out.0"], getattr(pipe, prior.part))}
+    places = {prior.network_name: (["to_q", "to_k", "to_v", "to_out.0"], getattr(pipe, prior.network_name))}
     if text:
         places["text_encoder"] = (["q_proj", "v_proj"], pipe.text_encoder)
     for name, (targets, module) in places.items():
@@ -79,7 +80,7 @@ def written_lora(prior, folder, target, text=False, alpha=10):
 def swapped(prior, network):
     """A prior over another network."""
     prior.network = network
-    if prior.part == "unet":
+    if prior.network_name == "unet":
         prior.unet = network
     return prior
 
@@ -91,13 +92,13 @@ def test_a_lora_is_part_of_the_prior_as_diffusers_has_it(family, folders, tmp_pa
     pipe = written_lora(plain, folders(family), tmp_path / "lora")
     told = plain.condition(WORDS[:3])
     for scale in (1.0, 0.5):
-        ours = asked(opened(family, folders(family), lora=tmp_path / "lora", scale=scale), told)[0]
-        getattr(pipe, plain.part).set_adapters("own", scale)
-        reference = asked(
-            swapped(opened(family, folders(family)), getattr(pipe, plain.part)), told
+        ours = predict_eps(opened(family, folders(family), lora=tmp_path / "lora", lora_scale=scale), told)[0]
+        getattr(pipe, plain.network_name).set_adapters("own", scale)
+        reference = predict_eps(
+            swapped(opened(family, folders(family)), getattr(pipe, plain.network_name)), told
         )[0]
-        assert worst(ours, reference) < 2e-5 * float(reference.abs().max())
-        assert worst(ours, asked(plain, told)[0]) > 1e-2
+        assert max_difference(ours, reference) < 2e-5 * float(reference.abs().max())
+        assert max_difference(ours, predict_eps(plain, told)[0]) > 1e-2
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -106,8 +107,8 @@ def test_a_lora_of_the_text_encoder_changes_the_words(folders, tmp_path):  # noq
     pipe = written_lora(plain, folders("eps"), tmp_path, text=True)
     prior = opened("eps", folders("eps"), lora=tmp_path / "pytorch_lora_weights.safetensors")
     reference, _ = pipe.encode_prompt(WORDS[:2], "cpu", 1, False)
-    assert worst(prior.condition(WORDS[:2]).data, reference) < 1e-5
-    assert worst(prior.condition(WORDS[:2]).data, plain.condition(WORDS[:2]).data) > 1e-2
+    assert max_difference(prior.condition(WORDS[:2]).data, reference) < 1e-5
+    assert max_difference(prior.condition(WORDS[:2]).data, plain.condition(WORDS[:2]).data) > 1e-2
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -123,10 +124,10 @@ def test_a_kohya_file_is_the_same_lora(folders, tmp_path):  # noqa: F811
     save_file(kohya, tmp_path / "kohya.safetensors")
     told = plain.condition(WORDS[:3])
     one, two = (
-        asked(opened("eps", folders("eps"), lora=path), told)[0]
+        predict_eps(opened("eps", folders("eps"), lora=path), told)[0]
         for path in (tmp_path, tmp_path / "kohya.safetensors")
     )
-    assert worst(one, two) < 1e-6 * float(one.abs().max()) + 1e-6
+    assert max_difference(one, two) < 1e-6 * float(one.abs().max()) + 1e-6
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -134,10 +135,10 @@ def test_a_critic_stands_on_the_lora(folders, tmp_path):  # noqa: F811
     written_lora(opened("eps", folders("eps")), folders("eps"), tmp_path)
     prior = opened("eps", folders("eps"), lora=tmp_path)
     told = prior.condition(WORDS[:3])
-    before = asked(prior, told)[0]
-    run = trained(prior, n=1)
-    assert torch.equal(asked(prior, told)[0], before)
-    assert worst(asked(prior, told.with_adapters(run.state.adapters))[0], before) > 1e-4
+    before = predict_eps(prior, told)[0]
+    run = train_lora_critic(prior, n=1)
+    assert torch.equal(predict_eps(prior, told)[0], before)
+    assert max_difference(predict_eps(prior, told.with_adapters(run.state.adapters))[0], before) > 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -167,15 +168,15 @@ def test_a_tiny_autoencoder_in_place_of_the_pipelines(folders, tmp_path):  # noq
         prior.encode(image),
         vae.encode(other * 2 - 1).latents * vae.config.scaling_factor,
     )
-    assert ours.shape == (2, *prior.shape) and worst(ours, theirs) < 1e-6
+    assert ours.shape == (2, *prior.shape) and max_difference(ours, theirs) < 1e-6
     ours.square().sum().backward()
     theirs.square().sum().backward()
     assert (
-        worst(image.grad, other.grad) < 1e-5 * float(other.grad.abs().max())
+        max_difference(image.grad, other.grad) < 1e-5 * float(other.grad.abs().max())
         and float(other.grad.abs().max()) > 0
     )
     picture = (vae.decode(theirs.detach()).sample / 2 + 0.5).clamp(0, 1)
-    assert worst(prior.decode(ours.detach()), picture) < 1e-5
+    assert max_difference(prior.decode(ours.detach()), picture) < 1e-5
     assert same(prior, opened("eps", folders("eps")))  # the network is the same
 
 
@@ -200,7 +201,7 @@ def single(folders, tmp_path):  # noqa: F811
 def test_a_checkpoint_of_one_file_is_the_folder_it_was_made_of(single, folders, capfd):  # noqa: F811
     file, config = single
     prior, folder = (
-        load(str(file), "cpu", parts=Model(config=str(config))),
+        load(Model(str(file), config=str(config)), "cpu"),
         opened("v", folders("v")),
     )
     assert same(prior, folder) and prior.prediction_type == "v"
@@ -213,7 +214,7 @@ def test_a_checkpoint_of_one_file_is_the_folder_it_was_made_of(single, folders, 
 def test_one_file_alone_says_what_it_lacks(single, cache):
     with pytest.raises(
         ValueError,
-        match=r"needs the configurations and tokenizers of .*stable-diffusion-v1-5 .*--parts\.config",
+        match=r"needs the configurations and tokenizers of .*stable-diffusion-v1-5 .*--model\.config",
     ):
         load(str(single[0]), "cpu")
 
@@ -233,10 +234,10 @@ def test_one_file_that_says_otherwise_of_itself_is_refused(
     marked = tmp_path / "marked.safetensors"
     save_file(load_file(single[0]) | {mark: torch.zeros(1)}, marked)
     load(
-        str(marked), "cpu", parts=Model(config=str(single[1]))
+        Model(str(marked), config=str(single[1])), "cpu"
     )  # of v and zero terminal signal, as its configuration
     with pytest.raises(ValueError, match=message):
-        load(str(marked), "cpu", parts=Model(config=str(folders("eps"))))
+        load(Model(str(marked), config=str(folders("eps"))), "cpu")
 
 
 def test_files_that_could_run_code_are_not_read(tmp_path):
@@ -492,7 +493,8 @@ def test_a_resumed_run_is_bit_identical(family, folders):  # noqa: F811
 
 
 def test_parts_are_options_and_read_back(tmp_path):
-    parts = Model(
+    model = Model(
+        "some/one@two",
         lora=tmp_path / "x.safetensors",
         lora_scale=0.7,
         vae="some/tiny",
@@ -500,23 +502,21 @@ def test_parts_are_options_and_read_back(tmp_path):
         resolution=512,
         guidance_embedding=2.0,
     )
-    experiment = Experiment((PROMPT,), model="some/one@two", parts=parts)
+    experiment = Experiment((PROMPT,), model=model)
     assert from_yaml(Experiment, to_yaml(experiment)) == experiment
-    assert (
-        from_yaml(Experiment, "prompts: [a red mug]").parts == Model()
-    )  # written before there were any
-    with pytest.raises(ValueError, match="no parts to change"):
-        load("gaussians", parts=parts)
-    for wrong in ({"size": -1}, {"distilled": -1.0}):
+    assert from_yaml(Experiment, "prompts: [a red mug]").model == Model()
+    with pytest.raises(ValueError, match="takes no other --model options"):
+        load(Model("gaussians", lora_scale=0.5))
+    for wrong in ({"resolution": -1}, {"guidance_embedding": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Model(**wrong)
 
 
 def test_a_size_of_ones_own(folders):  # noqa: F811
-    prior = load(str(folders("xl")), "cpu", parts=Model(resolution=32))
+    prior = load(Model(str(folders("xl")), resolution=32), "cpu")
     assert prior.shape == (4, 16, 16) and prior.image_size == (32, 32)
     with pytest.raises(ValueError, match="size must be a multiple of 8 for this model, not 20"):
-        load(str(folders("xl")), "cpu", parts=Model(resolution=20))
+        load(Model(str(folders("xl")), resolution=20), "cpu")
 
 
 def test_memory_that_runs_out_is_told_with_what_to_change(folders, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -554,7 +554,7 @@ def test_memory_that_runs_out_is_told_with_what_to_change(folders, tmp_path, cap
         "--batch-size",
         "--precision bfloat16",
         "--representation.size",
-        "--parts.vae",
+        "--model.vae",
     ):
         assert word in said
 

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from tiny_pipeline import WORDS, normal, rng, spoken, worst
+from tiny_pipeline import WORDS, normal, rng, prompt_conditions, max_difference
 from torch import nn
 
 from limbeck.distillation.critics.base import CriticTraining
@@ -46,7 +46,7 @@ def untouched(eps_folder):
 
 
 def test_every_attention_projection_is_adapted_and_starts_without_effect(prior, untouched):
-    adapters = LoRAAdapters(prior.unet, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.unet, prior.adapter_rows, 4, rng())
     expected = [
         n
         for n, m in prior.unet.named_modules()
@@ -63,30 +63,30 @@ def test_off_is_the_pretrained_network_bit_for_bit_even_after_training(prior, un
     told = prior.condition(WORDS[:3])
     off, before = ask(prior, told)[0], ask(untouched, told)[0]
     assert torch.equal(off.eps, before.eps) and torch.equal(off.x0, before.x0)
-    assert worst(ask(prior, told.with_adapters(adapters))[0].eps, off.eps) > 1e-2
+    assert max_difference(ask(prior, told.with_adapters(adapters))[0].eps, off.eps) > 1e-2
 
 
 def test_rows_of_a_mixed_call_are_those_of_calls_of_one_kind(prior):
     adapters = trained(prior).state.adapters
-    told = spoken(prior, WORDS[:3])
+    told = prompt_conditions(prior, WORDS[:3])
     mixed = ask(prior, told.null, told.pos.with_adapters(adapters), told.pos)
     frozen, adapted = ask(prior, told.null, told.pos), ask(prior, told.pos.with_adapters(adapters))
-    assert worst(mixed[0].eps, frozen[0].eps) < 1e-6 and worst(mixed[2].eps, frozen[1].eps) < 1e-6
-    assert worst(mixed[1].eps, adapted[0].eps) < 1e-6
-    assert worst(mixed[1].eps, mixed[2].eps) > 1e-2
+    assert max_difference(mixed[0].eps, frozen[0].eps) < 1e-6 and max_difference(mixed[2].eps, frozen[1].eps) < 1e-6
+    assert max_difference(mixed[1].eps, adapted[0].eps) < 1e-6
+    assert max_difference(mixed[1].eps, mixed[2].eps) > 1e-2
 
 
 def test_rows_are_forgotten_after_a_call_and_after_a_failure(prior):
-    told = prior.condition(WORDS[:3]).with_adapters(LoRAAdapters(prior.unet, prior.rows, 2, rng()))
+    told = prior.condition(WORDS[:3]).with_adapters(LoRAAdapters(prior.unet, prior.adapter_rows, 2, rng()))
     ask(prior, told)
-    assert (prior.rows.owner, prior.rows.index, prior.rows.everyone) == (None, None, False)
+    assert (prior.adapter_rows.owner, prior.adapter_rows.index, prior.adapter_rows.everyone) == (None, None, False)
     with pytest.raises(RuntimeError):
         prior(XT[:, :3], T, told)
-    assert (prior.rows.owner, prior.rows.index, prior.rows.everyone) == (None, None, False)
+    assert (prior.adapter_rows.owner, prior.adapter_rows.index, prior.adapter_rows.everyone) == (None, None, False)
 
 
 def test_gradients_reach_the_adapters_of_adapted_rows_alone(prior):
-    adapters = LoRAAdapters(prior.unet, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.unet, prior.adapter_rows, 4, rng())
     for up in adapters.up:
         up.data.normal_(generator=rng(1))
     told = prior.condition(WORDS[:3])
@@ -113,12 +113,12 @@ def test_a_saved_critic_is_the_same_in_diffusers(folder, tmp_path):
         said = ours(XT, T, told)[0].output(
             prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)
         )
-    assert worst(theirs, plain) > 1e-2
-    assert worst(said, theirs) < 1e-5
+    assert max_difference(theirs, plain) > 1e-2
+    assert max_difference(said, theirs) < 1e-5
 
 
 def test_adapters_that_are_gone_leave_nothing_behind(prior):
-    adapters = LoRAAdapters(prior.unet, prior.rows, 4, rng())
+    adapters = LoRAAdapters(prior.unet, prior.adapter_rows, 4, rng())
     assert any(m._forward_hooks for m in prior.unet.modules())
     del adapters
     gc.collect()
@@ -127,7 +127,7 @@ def test_adapters_that_are_gone_leave_nothing_behind(prior):
 
 def test_one_call_passes_through_one_set_of_adapters(prior):
     told = prior.condition(WORDS[:3])
-    two = [LoRAAdapters(prior.unet, prior.rows, 2, rng(i)) for i in range(2)]
+    two = [LoRAAdapters(prior.unet, prior.adapter_rows, 2, rng(i)) for i in range(2)]
     with pytest.raises(ValueError, match="one set of adapters"):
         ask(prior, *(told.with_adapters(one) for one in two))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from tiny_pipeline import WORDS, normal, spoken, worst
+from tiny_pipeline import WORDS, normal, prompt_conditions, max_difference
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
@@ -38,7 +38,7 @@ def test_what_it_is_comes_from_the_folder(eps_folder, v_folder):
         assert abs(float(prior.schedule.alpha(torch.ones(1))) - end) < 1e-4
         assert prior.shape == (4, 8, 8) and prior.image_size == (16, 16)
         theirs = DDIMScheduler.from_pretrained(path, subfolder="scheduler").alphas_cumprod
-        assert worst(torch.tensor(prior.schedule.alphas_cumprod), theirs) == 0
+        assert max_difference(torch.tensor(prior.schedule.alphas_cumprod), theirs) == 0
 
 
 def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
@@ -56,27 +56,27 @@ def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
     with torch.no_grad():
         out = pipe.unet(xt, ticks, pipe.text_encoder(ids)[0]).sample
     assert (
-        worst(said.output(prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
+        max_difference(said.output(prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
     )
     pipe.scheduler.set_timesteps(1000)
     for i, tick in enumerate(ticks):
         theirs = pipe.scheduler.step(out[i], int(tick), xt[i]).pred_original_sample
-        assert worst(said.x0[i], theirs) / float(theirs.abs().max()) < 2e-5
+        assert max_difference(said.x0[i], theirs) / float(theirs.abs().max()) < 2e-5
     assert said.x0.dtype == said.eps.dtype == torch.float32
 
 
 def test_text_features_are_the_pipelines(folder, pipe):
     prior = StableDiffusion(str(folder))
-    told = spoken(prior, ["a red mug", "zebra!"])
+    told = prompt_conditions(prior, ["a red mug", "zebra!"])
     pos, null = pipe.encode_prompt(["a red mug", "zebra!"], "cpu", 1, True, ["", ""])
-    assert worst(told.pos.data, pos) < 1e-6 and worst(told.null.data, null) < 1e-6
-    assert worst(told.pos.data[0], told.pos.data[1]) > 0.1
+    assert max_difference(told.pos.data, pos) < 1e-6 and max_difference(told.null.data, null) < 1e-6
+    assert max_difference(told.pos.data[0], told.pos.data[1]) > 0.1
 
 
 def test_a_long_prompt_is_cut_as_the_pipeline_cuts_it(folder, pipe):
     prior, text = StableDiffusion(str(folder)), "a red mug and " * 30
     pos, _ = pipe.encode_prompt([text], "cpu", 1, False)
-    assert worst(prior.condition([text]).data, pos) < 1e-6
+    assert max_difference(prior.condition([text]).data, pos) < 1e-6
 
 
 def test_text_is_encoded_once_and_the_encoder_let_go(prior, monkeypatch):
@@ -106,7 +106,7 @@ def test_text_is_encoded_once_and_the_encoder_let_go(prior, monkeypatch):
 
 
 def test_guidance_one_is_one_row_and_any_other_two_in_one_call(prior):
-    xt, told = normal(3, 4, 8, 8, dtype=torch.float32), spoken(prior, WORDS[:3])
+    xt, told = normal(3, 4, 8, 8, dtype=torch.float32), prompt_conditions(prior, WORDS[:3])
     passes = []
     prior.unet.register_forward_hook(lambda m, inputs, out: passes.append(len(inputs[0])))
     for scale in (1.0, 0.0, 7.5):
@@ -116,10 +116,10 @@ def test_guidance_one_is_one_row_and_any_other_two_in_one_call(prior):
 
 
 def test_guidance_is_the_pipelines_form(prior):
-    xt, told = normal(3, 4, 8, 8, dtype=torch.float32), spoken(prior, WORDS[:3])
+    xt, told = normal(3, 4, 8, 8, dtype=torch.float32), prompt_conditions(prior, WORDS[:3])
     pos, null = prior(xt, T, told.pos)[0], prior(xt, T, told.null)[0]
     assert (
-        worst(guided_prediction(prior, xt, T, told, 7.5).eps, null.eps + 7.5 * (pos.eps - null.eps))
+        max_difference(guided_prediction(prior, xt, T, told, 7.5).eps, null.eps + 7.5 * (pos.eps - null.eps))
         < 1e-4
     )
 
@@ -130,7 +130,7 @@ def test_encode_is_differentiable_and_the_pipelines_mean(folder, pipe):
     latent = prior.encode(image)
     with torch.no_grad():
         theirs = pipe.vae.encode(image * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
-    assert worst(latent, theirs) < 1e-5
+    assert max_difference(latent, theirs) < 1e-5
     probe = normal(*latent.shape, seed=1, dtype=torch.float32)
     (latent * probe).sum().backward()
     step = normal(*image.shape, seed=2, dtype=torch.float32)
@@ -150,7 +150,7 @@ def test_decode_is_the_pipelines_picture_in_zero_to_one(folder, pipe):
     image = prior.decode(x0)
     with torch.no_grad():
         theirs = (pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-    assert worst(image, theirs) < 1e-5
+    assert max_difference(image, theirs) < 1e-5
     assert image.shape == (2, 3, 16, 16) and float(image.min()) >= 0 and float(image.max()) <= 1
     big = prior.decode(1000 * x0)
     assert float(big.min()) == 0 or float(big.max()) == 1

@@ -5,8 +5,6 @@ Parameters are counted from the models' published configurations (``tests/test_l
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 GB = 1e9
@@ -86,11 +84,11 @@ SETTINGS = {
         ("sds", "--method.guidance 100 --representation latents", "DreamFusion's weight for Stable Diffusion, as in threestudio"),
         ("sds", "--method.guidance 7.5 --noise fixed-per-particle --timesteps linear", "CFD: many-step behaviour at common guidance"),
         ("csd", "--timesteps uniform", "CSD has no guidance"),
-        ("vsd", "--method.guidance 7.5 --method.critic.learning.rate 1e-4 --particles 4", "ProlificDreamer"),
+        ("vsd", "--method.guidance 7.5 --method.critic.training.lr 1e-4 --particles 4", "ProlificDreamer"),
         ("ism", "--method.guidance 7.5", "LucidDreamer"),
     ),
     "xl": (
-        ("vsd", "--method.guidance 7.5 --method.critic.learning.rate 1e-4", "Stable Diffusion's settings; none is published"),
+        ("vsd", "--method.guidance 7.5 --method.critic.training.lr 1e-4", "Stable Diffusion's settings; none is published"),
     ),
     "if": (
         ("sds", "--method.guidance 20 --grad-transform clip --grad-transform.first 0.5 --grad-transform.last 2 --representation latents",
@@ -100,7 +98,7 @@ SETTINGS = {
     "sd3": (
         ("sds", "--method.guidance 7 --noise fixed-per-particle --timesteps linear", "the sampler's guidance; none is published"),
     ),
-    "flux": (("sds", "--method.guidance 1 --parts.distilled 3.5 --noise fixed-per-particle --timesteps linear",
+    "flux": (("sds", "--method.guidance 1 --model.guidance-embedding 3.5 --noise fixed-per-particle --timesteps linear",
               "guidance is an input of the network; none is published"),),
     "schnell": (("sds", "--method.guidance 1", "distilled to few steps: its answers are samples and not scores"),),
 }  # fmt: skip
@@ -112,75 +110,13 @@ def find_model(repo: str) -> KnownModel | None:
     return next((model for model in MODELS if repo == model.repo or repo in model.mirrors), None)
 
 
-@dataclass(frozen=True)
-class Models:
-    """names: words of the models to tell more of; all in one table if left out."""
-
-    names: tuple[str, ...] = ()
 
 
-def _here(model: KnownModel) -> str:
-    """The id whose files are in the cache; empty where none are."""
-    from limbeck.priors.hub import in_cache
-
-    return next((repo for repo in (model.repo, *model.mirrors) if in_cache(repo, None)), "")
 
 
-def _id(model: KnownModel) -> str:
-    return model.mirrors[0] if model.gone else model.repo
 
 
-def model_table(models: Sequence[KnownModel] = MODELS) -> str:
-    """One line per model: parameters in millions, GB of frozen weights at 32 and 16 bits."""
-    head = f"{'model':<50} {'kind':<5} {'size':>5} {'params':>8} {'text':>7} {'32 bit':>7} {'16 bit':>7} {'fetch':>7}  here"
-    lines = [head]
-    for m in models:
-        numbers = f"{m.network:>7.0f}M {m.text:>6.0f}M {m.memory(4):>5.1f}GB {m.memory(2):>5.1f}GB {m.download:>5.1f}GB"
-        lines.append(
-            f"{_id(m):<50} {m.kind:<5} {m.size:>5} {numbers}  {'yes' if _here(m) else '-'}"
-        )
-    return "\n".join(lines)
 
 
-def describe_model(model: KnownModel) -> str:
-    """Everything of one model."""
-    lines = [f"{model.name}: --model {_here(model) or _id(model)}"]
-    if model.gone:
-        lines.append(
-            f"  {model.repo} has left the hub; the same weights: {', '.join(model.mirrors)}"
-        )
-    if model.gated:
-        lines.append("  its licence is accepted on its page of the hub; then hf auth login")
-    lines.append(f"  to fetch: {model.download:.1f} GB")
-    for name, width in (("float32", 4), ("bfloat16, float16", 2)):
-        encoding = model.memory(width, True)
-        lines.append(
-            f"  frozen weights in {name}: {model.memory(width):.1f} GB, and {encoding:.1f} GB while prompts are encoded"
-        )
-    if model.family in TINY:
-        lines.append(f"  tiny autoencoder: --parts.vae {TINY[model.family]}")
-    lines += [
-        f"  --method {method} {options}\n      {source}"
-        for method, options, source in SETTINGS[model.family]
-    ]
-    return "\n".join(lines)
 
 
-def show(names: Sequence[str]) -> str:
-    """The table, or what is known of the models whose id or name holds each of the words."""
-    if not names:
-        return (
-            model_table()
-            + "\n\nMemory is that of frozen weights. limbeck models WORD tells more of one, with settings to begin with."
-        )
-    plain = lambda text: re.sub(r"[^a-z0-9]", "", text.lower())  # noqa: E731
-    found = [
-        m
-        for m in MODELS
-        if all(plain(n) in plain(" ".join((m.repo, m.name, *m.mirrors))) for n in names)
-    ]
-    if not found:
-        raise ValueError(
-            f"no known model has {' '.join(names)!r} in its name; limbeck models lists all"
-        )
-    return "\n\n".join(describe_model(model) for model in found)

@@ -51,17 +51,17 @@ class DiffusersPrior(abc.ABC):
         source: str | CheckpointFiles,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        parts: Model = Model(),  # noqa: B008
+        model: Model = Model(),  # noqa: B008
         runtime: RuntimeOptions = RuntimeOptions(),  # noqa: B008
     ):
         self.files = (
             source if isinstance(source, CheckpointFiles) else CheckpointFiles(Path(source))
         )
-        self.device, self.dtype, self.parts, self.runtime = device, dtype, parts, runtime
+        self.device, self.dtype, self.model, self.runtime = device, dtype, model, runtime
         self._check_runtime()
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
-        self.rows = AdapterRows()
+        self.adapter_rows = AdapterRows()
         self._condition_cache: dict[str, Condition] = {}
         self._lora: LoRAMerger | None = None
         self._load()
@@ -69,23 +69,23 @@ class DiffusersPrior(abc.ABC):
         if runtime.compile != "off":
             from limbeck.priors.compilation import CompiledNetwork
 
-            self.compiled_network = CompiledNetwork(self.network, self.rows, runtime.compile, self.call_counter)
-        if parts.guidance_embedding is not None and not self.takes_guidance:
+            self.compiled_network = CompiledNetwork(self.network, self.adapter_rows, runtime.compile, self.call_counter)
+        if model.guidance_embedding is not None and not self.takes_guidance:
             raise ValueError(
-                f"distilled {parts.guidance_embedding}: the network of {self.files.name} takes no guidance as an input"
+                f"guidance_embedding {model.guidance_embedding}: the network of {self.files.name} takes no guidance as an input"
             )
 
     def _check_runtime(self) -> None:
         how = self.runtime
         if how.cpu_offload and self.device == "cpu":
             raise ValueError(
-                "offload lets parts of a model wait in the host's memory; on device cpu they are there: leave it out"
+                "cpu_offload moves weights between a GPU and host memory: leave it out on device cpu"
             )
         if how.compile == "graphs" and not self.device.startswith("cuda"):
             raise ValueError(
                 f"compile graphs needs device cuda, not {self.device}: use --runtime.compile on"
             )
-        wanted = [name for name in ("slicing", "tiling", "checkpointing") if getattr(how, name)]
+        wanted = [name for name in ("vae_slicing", "vae_tiling", "gradient_checkpointing") if getattr(how, name)]
         if wanted and "vae" not in self.extra_parts:
             raise ValueError(f"{self.files.name} has no autoencoder for {wanted[0]}: leave it out")
 
@@ -117,8 +117,8 @@ class DiffusersPrior(abc.ABC):
     def _load_frozen_network(self, cls: type) -> Any:
         """The frozen network on its device, with the LoRA it is to have."""
         network = self.files.load_module(cls, self.network_name, self.dtype)
-        if self.parts.lora is not None:
-            self._lora = LoRAMerger(self.parts.lora, self.parts.lora_scale, self.pipeline_name, network.config)
+        if self.model.lora is not None:
+            self._lora = LoRAMerger(self.model.lora, self.model.lora_scale, self.pipeline_name, network.config)
             self._lora.merge_into_network(network, self.network_name)
         return place_module(network, self.runtime, self.device)
 
@@ -143,7 +143,7 @@ class DiffusersPrior(abc.ABC):
 
     def _set_shapes(self, own: int, factor: int, unit: int, channels: int) -> None:
         """Shapes from the side ``own`` of x0 that the files say, unless the user says another."""
-        side = self.parts.resolution or own * factor
+        side = self.model.resolution or own * factor
         if side % unit:
             raise ValueError(f"size must be a multiple of {unit} for this model, not {side}")
         self.shape, self.image_size, self.size_multiple = (
@@ -187,7 +187,7 @@ class DiffusersPrior(abc.ABC):
                 )
             spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
             cameras = stack_poses([conditions[i] for i in adapted], b)
-            self.rows.activate(
+            self.adapter_rows.activate(
                 conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n, cameras
             )
         try:
@@ -195,7 +195,7 @@ class DiffusersPrior(abc.ABC):
                 xt.to(self.dtype).repeat(n, 1, 1, 1), t.repeat(n), self._stack_conditions(conditions, b)
             )
         finally:
-            self.rows.clear()
+            self.adapter_rows.clear()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [
             Prediction.from_output(self.prediction_type, part, xt.float(), alpha, sigma)

@@ -44,7 +44,7 @@ class Flux(LatentDiffusion):
         factor = self._load_vae(channels)
         self._set_shapes(_LATENT_SIZE, factor, 2 * factor, channels)
         self.schedule = read_flow_schedule(self.files, (self.shape[1] // 2) ** 2, ends_at_last=False)
-        self._guidance = 3.5 if self.parts.guidance_embedding is None else self.parts.guidance_embedding
+        self._guidance = 3.5 if self.model.guidance_embedding is None else self.model.guidance_embedding
 
     def _encode(self, prompts: list[str]) -> Condition:
         length = 512 if self.takes_guidance else 256  # what dev and schnell were trained with

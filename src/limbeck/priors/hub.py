@@ -192,7 +192,7 @@ def resolve_config(single: Path, said: str) -> Path:
     try:
         return _download(named["repo"], named["revision"], "model_index.json", configurations=True)
     except ValueError as error:
-        hint = f"{single} needs the configurations and tokenizers of {repo} (some MB of text); --parts.config FOLDER names others"
+        hint = f"{single} needs the configurations and tokenizers of {repo} (some MB of text); --model.config FOLDER names others"
         raise ValueError(f"{hint}. {error}") from error
 
 

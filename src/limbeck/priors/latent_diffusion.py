@@ -25,8 +25,8 @@ class LatentDiffusion(DiffusersPrior):
 
     def _load_vae(self, channels: int) -> int:
         """Load the autoencoder of ``channels`` channels; answers pixels per latent."""
-        files = CheckpointFiles(Path(self.parts.vae)) if self.parts.vae else self.files
-        part = "" if self.parts.vae else "vae"
+        files = CheckpointFiles(Path(self.model.vae)) if self.model.vae else self.files
+        part = "" if self.model.vae else "vae"
         config = files.read_config(part)
         known: dict[str, type] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny)}
         name = config.get("_class_name", "")

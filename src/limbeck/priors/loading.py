@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from limbeck.diffusion.model_options import ModelOverrides, Precision, RuntimeOptions
+from limbeck.config.yaml import read_component
+from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.schedule import RectifiedFlow
-from limbeck.priors.exact import DataSet, coloured_shapes
+from limbeck.diffusion.schedule import RectifiedFlowSchedule
+from limbeck.priors.exact import DataSet, colored_shapes
 
 if TYPE_CHECKING:
     from limbeck.priors.diffusers_base import DiffusersPrior
 
-WORLD = Path(__file__).parents[1] / "world" / "weights"  #: the embedded pipeline
-EXACT: dict[str, Callable[[], Prior]] = {  #: models without a file
-    "gaussians": coloured_shapes,
-    "gaussians-flow": partial(coloured_shapes, schedule=RectifiedFlow(), kind="flow"),
+WORLD_FOLDER = Path(__file__).parents[1] / "world" / "weights"  #: the embedded pipeline
+EXACT_MODELS: dict[str, Callable[[], Prior]] = {  #: models without a file
+    "gaussians": colored_shapes,
+    "gaussians-flow": partial(colored_shapes, schedule=RectifiedFlowSchedule(), prediction_type="flow"),
 }
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def pick_device(device: str) -> str:
@@ -56,7 +57,7 @@ def pick_precision(precision: Precision, device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def family(folder: Path) -> type[DiffusersPrior]:
+def prior_class(folder: Path) -> type[DiffusersPrior]:
     """The prior that reads a pipeline folder, by what its model_index.json calls itself; ValueError where there is none."""
     from limbeck.priors.checkpoint_files import CheckpointFiles
     from limbeck.priors.deepfloyd_if import DeepFloydIF
@@ -66,9 +67,9 @@ def family(folder: Path) -> type[DiffusersPrior]:
     from limbeck.priors.stable_diffusion import StableDiffusion
 
     known: dict[str, type[DiffusersPrior]] = {
-        cls.pipeline: cls for cls in (StableDiffusion, SDXL, DeepFloydIF, SD3, Flux)
+        cls.pipeline_name: cls for cls in (StableDiffusion, SDXL, DeepFloydIF, SD3, Flux)
     }
-    name = CheckpointFiles(folder).read("", "model_index.json").get("_class_name")
+    name = CheckpointFiles(folder).read_config("", "model_index.json").get("_class_name")
     if name not in known:
         raise ValueError(f"{folder} holds a {name}; there are priors for {', '.join(known)}")
     return known[name]
@@ -76,47 +77,70 @@ def family(folder: Path) -> type[DiffusersPrior]:
 
 def check_layout(folder: Path, single: bool = False) -> None:
     """ValueError that says what is missing where a folder is no pipeline of a known family; ``single``: weights lie elsewhere."""
-    cls = family(folder)
-    parts = ["scheduler", *cls.own, cls.part, "text_encoder", "tokenizer"]
+    cls = prior_class(folder)
+    parts = ["scheduler", *cls.extra_parts, cls.network_name, "text_encoder", "tokenizer"]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
 
 
-def load(model: str = "world", device: str = "auto", precision: Precision = "auto", parts: ModelOverrides = ModelOverrides(),  # noqa: B008
-         runtime: RuntimeOptions = RuntimeOptions()) -> Prior:  # fmt: skip  # noqa: B008
-    """The prior behind a name: ``world`` (embedded), ``gaussians``, ``gaussians-flow``, ``dataset:FOLDER``, a pipeline folder, a
-    ``.safetensors`` checkpoint, or a hub id ``owner/name`` with ``@revision`` if wanted.
+def load(
+    model: str | Model | Prior = "world",
+    device: str = "auto",
+    precision: Precision = "auto",
+    runtime: RuntimeOptions = RuntimeOptions(),  # noqa: B008
+) -> Prior:
+    """Load a pretrained model as a prior.
 
-    Raises ValueError where there is no such thing or it is of another kind, and where it would have to be fetched and cannot be.
+    Args:
+        model: name of a model, as ``Model.name`` or ``FILE.py:CLASS``; or a ``Model``, which can
+            also add a LoRA or replace the autoencoder. A prior is returned as it is.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: of the frozen weights; ``auto`` is float32 on a CPU and 16 bits on a GPU.
+        runtime: how the network and the autoencoder are executed.
+
+    Raises:
+        ValueError: if there is no such model, its files are of an unknown kind or incomplete, or
+            they would have to be downloaded and cannot be.
     """
     device = pick_device(device)
-    if model in EXACT or model.startswith("dataset:"):
-        if parts != ModelOverrides():
-            raise ValueError(f"model {model!r} has no network and no parts to change")
+    if isinstance(model, str):
+        model = as_model(read_component(Model, model, "model"))
+    if not isinstance(model, Model):
+        if runtime != RuntimeOptions():
+            raise ValueError(f"--runtime has no effect on {type(model).__name__}: leave it out")
+        return model
+    return _load_model(model, device, precision, runtime)
+
+
+def _load_model(model: Model, device: str, precision: Precision, runtime: RuntimeOptions) -> Prior:
+    name = model.name
+    if name in EXACT_MODELS or name.startswith("dataset:"):
+        if model != Model(name):
+            raise ValueError(f"model {name!r} has no network: it takes no other --model options")
         if runtime != RuntimeOptions():
             raise ValueError(
-                f"model {model!r} has no network that could be run otherwise: leave --runtime out"
+                f"model {name!r} has no network, so --runtime has no effect: leave it out"
             )
-        return (
-            EXACT[model]() if model in EXACT else load_dataset(Path(model.removeprefix("dataset:")))
-        )
+        if name in EXACT_MODELS:
+            return EXACT_MODELS[name]()
+        return load_dataset(Path(name.removeprefix("dataset:")))
     from limbeck.priors.checkpoint_files import CheckpointFiles
-    from limbeck.priors.hub import configurations, located
+    from limbeck.priors.hub import resolve_config, resolve_model
 
-    where = WORLD if model == "world" else located(model)
-    if parts.vae:
-        parts = replace(parts, vae=str(located(parts.vae, "config.json")))
+    where = WORLD_FOLDER if name == "world" else resolve_model(name)
+    if model.vae:
+        model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
     files = CheckpointFiles(where)
     if where.is_file():
-        files = CheckpointFiles(configurations(where, parts.config), where)
+        files = CheckpointFiles(resolve_config(where, model.config), where)
     check_layout(files.folder, where.is_file())
     try:
-        return family(files.folder)(
-            files, device, pick_precision(precision, device), parts, runtime
+        return prior_class(files.folder)(
+            files, device, pick_precision(precision, device), model, runtime
         )
     except OSError as error:
-        raise ValueError(f"could not load {model!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"could not load {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def load_dataset(folder: Path, size: int = 64) -> DataSet:
@@ -127,9 +151,9 @@ def load_dataset(folder: Path, size: int = 64) -> DataSet:
 
     if not folder.is_dir():
         raise ValueError(f"no data set: {folder} is not a folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
     if not files:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(ENDINGS)})")
+        raise ValueError(f"{folder} holds no pictures ({', '.join(_IMAGE_SUFFIXES)})")
     store = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for i, path in enumerate(files):
         try:

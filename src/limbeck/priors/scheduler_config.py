@@ -76,11 +76,11 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
     )  # some checkpoints of one file say what they are by weights of these names
     if "v_pred" in marks and _PREDICTION_TYPES[word] != "v":
         raise ValueError(
-            f"{files.name} says that it predicts v, and {files.folder} {word}: name others with --parts.config"
+            f"{files.name} says that it predicts v, and {files.folder} {word}: name others with --model.config"
         )
     if "ztsnr" in marks and float(table[-1]) > 0:
         raise ValueError(
-            f"{files.name} was trained to zero terminal signal, and {files.folder} is not: name others with --parts.config"
+            f"{files.name} was trained to zero terminal signal, and {files.folder} is not: name others with --model.config"
         )
     return _PREDICTION_TYPES[word], DiscreteSchedule(tuple(table.double().tolist()))
 

@@ -1,4 +1,4 @@
-"""Critics: denoisers of the particles, one file each."""
+"""Critics: denoisers of the particles themselves, one file each."""
 
 from __future__ import annotations
 

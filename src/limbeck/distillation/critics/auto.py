@@ -1,4 +1,4 @@
-"""The default critic: adapters where the prior has a network, the exact critic where it has none."""
+"""The default critic: LoRA adapters if the prior has a network, else the exact critic."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from limbeck.priors.lora_adapters import NetworkPrior
 
 @dataclass(frozen=True)
 class AutoCritic(CriticConfig):
-    """``LowRank`` on a network, ``Exact`` on an exact prior, so that one command runs on every model.
+    """``LoRACritic`` on a prior with a network, ``ExactCritic`` on an exact prior.
 
-    rank: of the adapters. learning: how they are trained.
+    So that one command runs on every model.
+
+    Attributes:
+        rank: rank of the LoRA adapters, at least 1.
+        training: how the LoRA adapters are trained.
     """
 
     rank: int = 8
     training: CriticTraining = field(default_factory=CriticTraining)
 
     def __post_init__(self) -> None:
-        LoRACritic(self.rank, self.training)  # the same bounds
+        LoRACritic(self.rank, self.training)  # checks the same bounds
 
-    def build(self, prior: Prior, start: SetupContext) -> Critic:
-        spec = (
-            LoRACritic(self.rank, self.training) if isinstance(prior, NetworkPrior) else ExactCritic()
-        )
-        return spec.build(prior, start)
+    def build(self, prior: Prior, setup: SetupContext) -> Critic:
+        if isinstance(prior, NetworkPrior):
+            return LoRACritic(self.rank, self.training).build(prior, setup)
+        return ExactCritic().build(prior, setup)

@@ -1,11 +1,10 @@
-"""What a critic is: a denoiser of the particles themselves (VSD's phi), a prior that is trained or an exact one that is told."""
+"""Base classes of critics (the phi of VSD), their training options and their trainer."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,71 +19,116 @@ from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
-from limbeck.system.optimizer_state import load_optimizer
+from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 
-LossTarget = Literal[
-    "auto", "eps", "x0", "v", "flow"
-]  #: what a loss is of; auto is what the network predicts
+#: Quantity whose square error is the loss. ``auto``: the one that the critic's network predicts.
+LossTarget = Literal["auto", "eps", "x0", "v", "flow"]
 
 
 @dataclass(frozen=True)
 class CriticConfig(abc.ABC):
-    """The options of a critic."""
+    """Options of a critic."""
 
     @abc.abstractmethod
-    def build(self, prior: Prior, start: SetupContext) -> Critic:
-        """A critic of ``start.particles`` particles; ValueError where this prior cannot have one."""
+    def build(self, prior: Prior, setup: SetupContext) -> Critic:
+        """Build the critic of the particles of a run.
+
+        Args:
+            prior: the frozen prior of the run.
+            setup: particles, prompts and seed of the run.
+
+        Raises:
+            ValueError: if this prior cannot have such a critic.
+        """
 
 
 class Critic(abc.ABC):
-    """A critic under training: what it predicts, how it learns, what a checkpoint keeps."""
+    """A denoiser of the particles: its predictions, its training and its state.
 
-    camera = False  #: whether it is told the camera of each row
+    Attributes:
+        camera: whether it is conditioned on the camera of each row.
+    """
+
+    camera = False
 
     @abc.abstractmethod
     def prior(self) -> Prior:
-        """The critic as a prior like any other."""
+        """The critic as a prior, for the rows of the current step."""
 
-    def predict_both(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
-               ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
-        """Answers of the frozen prior and of the critic at the sample's x_t; one network call where they share a network."""
-        return prior(sample.xt, sample.t, *frozen), self.prior()(
-            sample.xt, sample.t, *map(sample.with_pose, own)
+    def predict_both(
+        self,
+        prior: Prior,
+        inputs: StepInputs,
+        prior_conditions: Sequence[Condition],
+        critic_conditions: Sequence[Condition],
+    ) -> tuple[list[Prediction], list[Prediction]]:
+        """Predict with the frozen prior and the critic at x_t.
+
+        It is one network call if they share a network.
+
+        Args:
+            prior: the frozen prior.
+            inputs: the current step, ``B`` rows.
+            prior_conditions: conditions for the prior, ``B`` rows each.
+            critic_conditions: conditions for the critic, ``B`` rows each.
+
+        Returns:
+            One prediction per prior condition, and one per critic condition.
+        """
+        return prior(inputs.xt, inputs.t, *prior_conditions), self.prior()(
+            inputs.xt, inputs.t, *map(inputs.with_pose, critic_conditions)
         )
 
     def standalone(self) -> Prior:
-        """The critic as a prior of any rows and texts, to sample from; ValueError where it is none, saying what to look at."""
+        """The critic as a prior of any rows and prompts, for sampling.
+
+        Raises:
+            ValueError: if it cannot be sampled; the message says what to use instead.
+        """
         return self.prior()
 
-    @abc.abstractmethod
-    def observe(self, sample: StepInputs) -> None:
-        """Be told the particles of this step before being asked about them."""
+    def observe(self, inputs: StepInputs) -> None:
+        """Receive the particles of the step before any prediction. Default: ignore them."""
+        return
 
     @abc.abstractmethod
-    def fit(self, sample: StepInputs) -> dict[str, Tensor]:
-        """One training step, or several, on the sample's detached x0."""
+    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
+        """Train on the detached x0 of the current step.
+
+        Returns:
+            Metrics to log, by name.
+        """
 
     @abc.abstractmethod
-    def tensors(self) -> dict[str, Tensor]: ...
+    def tensors(self) -> dict[str, Tensor]:
+        """State for a checkpoint, by name."""
 
     @abc.abstractmethod
-    def load(self, tensors: dict[str, Tensor]) -> None: ...
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore the state that ``tensors`` returned."""
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the weights for use elsewhere."""
+        """Write the weights in a format that other programs read."""
 
 
 @dataclass(frozen=True)
 class CriticTraining:
-    """How a learned critic is trained.
+    """How a critic is trained: AdamW without weight decay, on denoising score matching.
 
-    rate: of AdamW without weight decay. steps: per iteration. batch: rows per step, 0 for those of the particles. times: its
-    own draw of t, independent of the particles' (ProlificDreamer: all of [0, 1]). unconditional: share of rows trained on the
-    null text, which a critic guidance other than 1 needs. kind: of what the loss is the square error; auto is what the critic's
-    network predicts. Errors of one x_t are proportional, so another kind is another weight of the times: v of a network that
-    predicts eps counts its error 1 / alpha^2 times. camera_dropout: share of rows trained without a camera, of a critic that is
-    told it (ProlificDreamer's code: .1).
+    Attributes:
+        lr: learning rate of AdamW.
+        steps: training steps per iteration.
+        batch_size: rows per training step. 0: as many as the particles of the iteration.
+        timesteps: distribution of t for training, independent of the particles' t (ProlificDreamer:
+            uniform on [0, 1]).
+        unconditional_prob: probability that a row is trained with the null condition, in [0, 1]; a
+            critic guidance other than 1 needs it.
+        loss_target: quantity whose square error is the loss; auto is the one the critic's network
+            predicts. Another target is another weight of t: v of a network that predicts eps
+            weights its square error by 1 / alpha^2.
+        camera_dropout: probability that a row of a camera-conditioned critic is trained without its
+            camera, in [0, 1] (ProlificDreamer's code: 0.1).
     """
 
     lr: float = 1e-3
@@ -97,107 +141,172 @@ class CriticTraining:
 
     def __post_init__(self) -> None:
         if self.loss_target not in get_args(LossTarget):
-            raise ValueError(
-                f"kind must be one of {', '.join(get_args(LossTarget))}, not {self.loss_target!r}"
-            )
-        if not 0 <= self.camera_dropout <= 1:
-            raise ValueError(f"camera_dropout is a share in [0, 1], not {self.camera_dropout}")
-        if self.lr < 0 or self.steps < 0 or self.batch_size < 0 or not 0 <= self.unconditional_prob <= 1:
-            raise ValueError(
-                f"rate, steps and batch must not be negative and unconditional lies in [0, 1]: {self}"
-            )
+            accepted = ", ".join(get_args(LossTarget))
+            raise ValueError(f"loss_target must be one of {accepted}, not {self.loss_target!r}")
+        for name in ("camera_dropout", "unconditional_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        for name in ("lr", "steps", "batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
     def check_prior(self, prior: Prior) -> None:
-        """ValueError where the loss would be infinite: of x0 or v, by a network that predicts eps, where the signal ends."""
-        if (
-            prior.prediction_type == "eps"
-            and self.loss_target not in ("auto", "eps")
-            and float(prior.schedule.alpha(torch.ones(1))) == 0
-        ):
+        """Check that the loss is finite for a network like that of ``prior``.
+
+        Raises:
+            ValueError: if the network predicts eps, alpha is 0 at t = 1 and the loss is of x0, v or
+                flow.
+        """
+        if prior.prediction_type != "eps" or self.loss_target in ("auto", "eps"):
+            return
+        if float(prior.schedule.alpha(torch.ones(1))) == 0:
             raise ValueError(
-                f"kind {self.loss_target}: this network predicts eps and its signal ends at t = 1; use auto"
+                f"loss_target {self.loss_target} has infinite weight: this network predicts eps "
+                "and alpha is 0 at t = 1; use auto"
             )
 
 
 def error_scale(
-    kind: PredictionType, alpha: Float[Tensor, "b"], sigma: Float[Tensor, "b"]
+    prediction_type: PredictionType, alpha: Float[Tensor, "b"], sigma: Float[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """How large, up to a factor of their own, errors of one x_t are: alpha d x0 = -sigma d eps, so d x0, d v and d flow are
-    sigma / alpha, (alpha^2 + sigma^2) / alpha and (alpha + sigma) / alpha times d eps (but for the sign of d x0)."""
-    return {"eps": alpha, "x0": sigma, "v": alpha**2 + sigma**2, "flow": alpha + sigma}[kind]
+    """Return the size of errors of a prediction type, up to a factor common to all types.
+
+    At one x_t, alpha d x0 = -sigma d eps. So d x0, d v and d flow are sigma / alpha,
+    (alpha^2 + sigma^2) / alpha and (alpha + sigma) / alpha times d eps, up to the sign of d x0.
+
+    Args:
+        prediction_type: what the errors are of.
+        alpha: signal level of each row.
+        sigma: noise level of each row.
+    """
+    scales = {"eps": alpha, "x0": sigma, "v": alpha**2 + sigma**2, "flow": alpha + sigma}
+    return scales[prediction_type]
 
 
 class CriticTrainer:
-    """Denoising score matching of some parameters on the particles; ``kind`` is what their network predicts, ``camera`` whether
-    they are told the camera."""
+    """Denoising score matching on the particles.
+
+    Args:
+        parameters: what is trained.
+        training: options.
+        prediction_type: what the network predicts.
+        camera: whether it is conditioned on the camera.
+    """
 
     def __init__(
         self,
         parameters: list[nn.Parameter],
-        how: CriticTraining,
-        kind: PredictionType,
+        training: CriticTraining,
+        prediction_type: PredictionType,
         camera: bool = False,
     ):
-        self.training, self.prediction_type, self.parameters, self.camera = how, kind, parameters, camera
-        self.optimizer = torch.optim.AdamW(parameters, lr=how.lr, weight_decay=0.0)
+        self.training, self.prediction_type = training, prediction_type
+        self.parameters, self.camera = parameters, camera
+        self.optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=0.0)
 
-    def fit(self, prior: Prior, sample: StepInputs) -> dict[str, Tensor]:
-        losses = [self._step(prior, sample) for _ in range(self.training.steps)]
+    def fit(self, prior: Prior, inputs: StepInputs) -> dict[str, Tensor]:
+        """Take the training steps of one iteration.
+
+        Args:
+            prior: the critic as a prior.
+            inputs: the current step.
+
+        Returns:
+            The mean loss as ``critic``; nothing if there are no steps.
+        """
+        losses = [self._step(prior, inputs) for _ in range(self.training.steps)]
         return {"critic": torch.stack(losses).mean()} if losses else {}
 
-    def _step(self, prior: Prior, sample: StepInputs) -> Tensor:
-        n, rng = self.training.batch_size or len(sample.x0), sample.rng
-        near = partial(to_device, device=sample.x0.device)
-        rows = near(
-            torch.arange(n)
-            if n == len(sample.x0)
-            else torch.randint(len(sample.x0), (n,), generator=rng)
-        )
-        x0 = sample.x0.detach()[rows]
-        t = near(
-            sample.schedule.snap(self.training.timesteps(sample.step, sample.steps, n, sample.schedule, rng))
-        )
-        eps = near(torch.randn(x0.shape, generator=rng)).to(x0)
-        told = sample.with_pose(sample.conditions.pos)[rows]
-        if self.training.unconditional_prob > 0:
-            drop = near(torch.rand(n, generator=rng) < self.training.unconditional_prob)
-            told = told.where(~drop, sample.with_pose(sample.conditions.null)[rows])
-        if self.camera and told.pose is not None and self.training.camera_dropout > 0:
-            blind = near(torch.rand(n, generator=rng) < self.training.camera_dropout)
-            told = replace(told, pose=told.pose.masked_fill(blind.view(-1, 1, 1), 0.0))
-        alpha, sigma = sample.schedule.alpha(t), sample.schedule.sigma(t)
-        wanted = self.prediction_type if self.training.loss_target == "auto" else self.training.loss_target
+    def _step(self, prior: Prior, inputs: StepInputs) -> Tensor:
+        n, rng = self.training.batch_size or len(inputs.x0), inputs.rng
+        device, schedule = inputs.x0.device, inputs.schedule
+        if n == len(inputs.x0):
+            rows = torch.arange(n)
+        else:
+            rows = torch.randint(len(inputs.x0), (n,), generator=rng)
+        rows = to_device(rows, device)
+        x0 = inputs.x0.detach()[rows]
+        t = self.training.timesteps(inputs.step, inputs.steps, n, schedule, rng)
+        t = to_device(schedule.snap(t), device)
+        eps = to_device(torch.randn(x0.shape, generator=rng), device).to(x0)
+        condition = self._dropout(inputs, rows)
         with torch.enable_grad():
-            said = prior(sample.schedule.add_noise(x0, eps, t), t, told)[0]
-            target = Prediction(x0, eps).output(self.prediction_type, alpha, sigma)
-            error = said.output(self.prediction_type, alpha, sigma) - target
-            if wanted != self.prediction_type:
-                error = (
-                    expand(
-                        error_scale(wanted, alpha, sigma) / error_scale(self.prediction_type, alpha, sigma),
-                        error,
-                    )
-                    * error
-                )
-            loss = error.square().mean()
+            prediction = prior(schedule.add_noise(x0, eps, t), t, condition)[0]
+            loss = self._loss(prediction, Prediction(x0, eps), schedule.alpha(t), schedule.sigma(t))
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
+    def _dropout(self, inputs: StepInputs, rows: Tensor) -> Condition:
+        """Conditions of ``rows``, some of them without their text, some without their camera."""
+        n, rng, device = len(rows), inputs.rng, inputs.x0.device
+        condition = inputs.with_pose(inputs.conditions.pos)[rows]
+        if self.training.unconditional_prob > 0:
+            drop = torch.rand(n, generator=rng) < self.training.unconditional_prob
+            null = inputs.with_pose(inputs.conditions.null)[rows]
+            condition = condition.where(~to_device(drop, device), null)
+        if self.camera and condition.pose is not None and self.training.camera_dropout > 0:
+            drop = torch.rand(n, generator=rng) < self.training.camera_dropout
+            drop = to_device(drop, device).view(-1, 1, 1)
+            condition = replace(condition, pose=condition.pose.masked_fill(drop, 0.0))
+        return condition
 
-def require_cameras(wanted: bool, start: SetupContext) -> None:
-    """ValueError where a critic is to be told cameras and there are none."""
-    if wanted and not start.has_cameras:
+    def _loss(
+        self, prediction: Prediction, target: Prediction, alpha: Tensor, sigma: Tensor
+    ) -> Tensor:
+        """Mean square error of the loss target.
+
+        It is the network's own error times a weight: no prediction is divided by alpha.
+        """
+        own, loss_target = self.prediction_type, self.training.loss_target
+        error = prediction.output(own, alpha, sigma) - target.output(own, alpha, sigma)
+        if loss_target != "auto" and loss_target != own:
+            ratio = error_scale(loss_target, alpha, sigma) / error_scale(own, alpha, sigma)
+            error = expand(ratio, error) * error
+        return error.square().mean()
+
+
+def require_cameras(camera: bool, setup: SetupContext) -> None:
+    """Check that a camera-conditioned critic has cameras.
+
+    Raises:
+        ValueError: if ``camera`` and the representation is a 2D one.
+    """
+    if camera and not setup.has_cameras:
         raise ValueError(
-            "camera: what is optimised is a picture and is seen by no camera; leave --method.critic.camera out"
+            "camera: only renders of a 3D representation have a camera; "
+            "leave --method.critic.camera out"
         )
 
 
-def load_trained(
-    module: nn.Module, trainer: CriticTrainer, tensors: dict[str, Tensor], head: str
+def critic_tensors(module: nn.Module, trainer: CriticTrainer, prefix: str) -> dict[str, Tensor]:
+    """Return the checkpoint tensors of a trained critic.
+
+    Args:
+        module: what is trained; its tensors are named ``prefix`` + name.
+        trainer: its trainer; the optimizer's tensors are named ``optimizer.`` + name.
+        prefix: prefix of the module's names, dot included.
+    """
+    weights = {f"{prefix}{k}": v for k, v in module.state_dict().items()}
+    optimizer = optimizer_tensors(trainer.optimizer)
+    return weights | {f"optimizer.{k}": v for k, v in optimizer.items()}
+
+
+def load_critic_tensors(
+    module: nn.Module, trainer: CriticTrainer, tensors: dict[str, Tensor], prefix: str
 ) -> None:
-    """Put back a network and its optimiser from a checkpoint's tensors, those of the network under ``head``."""
-    part = lambda h: {k[len(h) :]: v for k, v in tensors.items() if k.startswith(h)}  # noqa: E731
-    module.load_state_dict(part(head))
-    load_optimizer(trainer.optimizer, part("optimizer."))
+    """Restore what ``critic_tensors`` returned.
+
+    Args:
+        module: what is trained; changed in place.
+        trainer: its trainer, whose optimizer is changed in place.
+        tensors: tensors of the checkpoint.
+        prefix: prefix of the module's names, dot included.
+    """
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    module.load_state_dict(below(prefix))
+    load_optimizer(trainer.optimizer, below("optimizer."))

@@ -1,4 +1,4 @@
-"""Another frozen model as critic: what the particles are is said by a model that was not made of them."""
+"""A frozen model as the critic."""
 
 from __future__ import annotations
 
@@ -18,99 +18,107 @@ from limbeck.distillation.inputs import SetupContext, StepInputs
 
 @dataclass(frozen=True)
 class FrozenCritic(CriticConfig):
-    """A second frozen model, told the same texts in its own way; nothing is trained.
+    """A second frozen model, conditioned on the same prompts; nothing is trained.
 
-    model: as in ``--model``; of the same latents and the same noise schedule. With the model itself for critic VSD is
-    (s - 1) (eps_y - eps_null).
+    With the prior itself as the critic, VSD is (s - 1) (eps_y - eps_null).
+
+    Attributes:
+        model: the critic's model, as in --model. It must have the latents and the noise schedule of
+            the prior.
     """
 
     model: str = "world"
 
-    def build(self, prior: Prior, start: SetupContext) -> Critic:
-        return _FrozenCriticModel(self.model, prior, load_compatible_prior(self.model, prior, start), start)
+    def build(self, prior: Prior, setup: SetupContext) -> Critic:
+        other = load_compatible_prior(self.model, prior, setup)
+        return _FrozenCriticModel(self.model, prior, other, setup)
 
 
-def load_compatible_prior(model: str, prior: Prior, start: SetupContext) -> Prior:
-    """Another model of the latents and the noise schedule of ``prior``, for pictures of its size; ValueError where it is none."""
-    other = start.load(model)
-    sized = other.size_multiple > 0 and all(side % other.size_multiple == 0 for side in prior.image_size)
-    alike = (
-        other.shape[0] == prior.shape[0]
-        and other.image_size[0] * prior.shape[-1] == prior.image_size[0] * other.shape[-1]
+def load_compatible_prior(model: str, prior: Prior, setup: SetupContext) -> Prior:
+    """Load another model that works on x0 of ``prior``.
+
+    Args:
+        model: name of the other model, as in ``--model``.
+        prior: the prior of the run.
+        setup: context of the run, whose ``load`` is used.
+
+    Raises:
+        ValueError: if the latents, the noise schedule or the image sizes do not match.
+    """
+    other = setup.load(model)
+    takes_size = other.size_multiple > 0 and all(
+        length % other.size_multiple == 0 for length in prior.image_size
     )
-    if other.shape != prior.shape and not (sized and alike):
-        shapes = f"x0 of {list(other.shape)}, the model of {list(prior.shape)}"
-        raise ValueError(f"critic {model} has {shapes}: choose one that shares it")
+    same_channels = other.shape[0] == prior.shape[0]
+    same_scale = other.image_size[0] * prior.shape[-1] == prior.image_size[0] * other.shape[-1]
+    if other.shape != prior.shape and not (takes_size and same_channels and same_scale):
+        raise ValueError(
+            f"critic {model} has x0 of {list(other.shape)}, the model of {list(prior.shape)}: "
+            "choose a critic with the model's latents"
+        )
     if other.schedule != prior.schedule:
         raise ValueError(
-            f"critic {model} has another noise schedule than the model: choose one that shares it"
+            f"critic {model} has another noise schedule than the model: choose one with the same"
         )
     return other
 
 
 class ConditionTranslator:
-    """What another model hears of a row: its text is looked up by what the first model hears of it."""
+    """Maps conditions of one prior to those of another for the same text.
 
-    def __init__(self, prior: Prior, other: Prior, start: SetupContext):
-        texts = list(
-            dict.fromkeys(
-                [
-                    *start.prompts,
-                    *start.view_prompts,
-                    *start.source_prompts,
-                    start.negative_prompt,
-                    "",
-                ]
-            )
-        )
-        self._heard, self._own = prior.condition(texts).data.flatten(1), other.condition(texts)
+    The text of a row is found by comparing its embedding with those of all texts of the run.
 
-    def __call__(self, told: Condition) -> Condition:
-        same = (told.data.flatten(1)[:, None] == self._heard[None]).all(-1)
-        own = self._own[same.float().argmax(1)]
-        # what this critic was never told of becomes no number, and stops the run
-        known = same.any(1).view(-1, *[1] * (own.data.ndim - 1))
-        return replace(
-            own,
-            data=torch.where(known, own.data, torch.full_like(own.data, torch.nan)),
-            pose=told.pose,
+    Args:
+        prior: the prior whose conditions are translated.
+        other: the prior to translate to.
+        setup: context of the run, which has the texts.
+    """
+
+    def __init__(self, prior: Prior, other: Prior, setup: SetupContext):
+        prompts = [*setup.prompts, *setup.view_prompts, *setup.source_prompts]
+        texts = list(dict.fromkeys([*prompts, setup.negative_prompt, ""]))
+        self._keys, self._conditions = (
+            prior.condition(texts).data.flatten(1),
+            other.condition(texts),
         )
+
+    def __call__(self, condition: Condition) -> Condition:
+        same = (condition.data.flatten(1)[:, None] == self._keys[None]).all(-1)
+        translated = self._conditions[same.float().argmax(1)]
+        # a condition of no known text becomes NaN, which stops the run
+        known = same.any(1).view(-1, *[1] * (translated.data.ndim - 1))
+        data = torch.where(known, translated.data, torch.full_like(translated.data, torch.nan))
+        return replace(translated, data=data, pose=condition.pose)
 
 
 class _TranslatedPrior(PriorWrapper):
-    """The other model, asked in the first one's terms."""
+    """Another prior, called with conditions of the first one."""
 
-    def __init__(self, prior: Prior, other: Prior, start: SetupContext):
+    def __init__(self, prior: Prior, other: Prior, setup: SetupContext):
         super().__init__(prior)
-        self._other, self.call_counter, self._translated = (
-            other,
-            other.call_counter,
-            ConditionTranslator(prior, other, start),
-        )
+        self._other, self.call_counter = other, other.call_counter
+        self._translate = ConditionTranslator(prior, other, setup)
 
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        return self._other(xt, t, *map(self._translated, conditions))
+        return self._other(xt, t, *map(self._translate, conditions))
 
 
 class _FrozenCriticModel(Critic):
-    def __init__(self, model: str, prior: Prior, other: Prior, start: SetupContext):
-        self._model, self._prior = model, _TranslatedPrior(prior, other, start)
+    def __init__(self, model: str, prior: Prior, other: Prior, setup: SetupContext):
+        self._model, self._prior = model, _TranslatedPrior(prior, other, setup)
 
     def prior(self) -> Prior:
         return self._prior
 
     def standalone(self) -> Prior:
-        """None: it is a model like any other."""
+        """Refused: the model can be sampled by its name."""
         raise ValueError(
             f"the critic is a frozen model: sample it with --model {self._model} and no --critic"
         )
 
-    def observe(self, sample: StepInputs) -> None:
-        pass
-
-    def fit(self, sample: StepInputs) -> dict[str, Tensor]:
+    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -119,8 +127,8 @@ class _FrozenCriticModel(Critic):
     def load(self, tensors: dict[str, Tensor]) -> None:
         if tensors:
             raise ValueError(
-                f"a frozen critic keeps no state, but the checkpoint holds {sorted(tensors)[:3]}"
+                f"a frozen critic has no state, but the checkpoint holds {sorted(tensors)[:3]}"
             )
 
     def save(self, folder: Path) -> None:
-        """Nothing: the weights are where the model is."""
+        """Write nothing: the weights are those of the model."""

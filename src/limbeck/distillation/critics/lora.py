@@ -1,4 +1,4 @@
-"""A critic of low-rank adapters on the prior's own network (ProlificDreamer's choice)."""
+"""A critic of LoRA adapters on the prior's own network (ProlificDreamer)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior, PriorWrapper
-from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTrainer, CriticTraining, load_trained, require_cameras
+from limbeck.distillation.critics.base import (
+    Critic,
+    CriticConfig,
+    CriticTrainer,
+    CriticTraining,
+    critic_tensors,
+    load_critic_tensors,
+    require_cameras,
+)
 from limbeck.distillation.critics.frozen import ConditionTranslator, load_compatible_prior
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, LoRAAdapters, NetworkPrior
 from limbeck.priors.lora_files import read_adapters, read_pose
-from limbeck.system.optimizer_state import optimizer_tensors
 
 
 @dataclass(frozen=True)
 class LoRACritic(CriticConfig):
-    """Low-rank adapters on the prior's own network, so that its rows ride in the frozen rows' call.
+    """LoRA adapters on the prior's own network; prior and critic share each network call.
 
-    rank: of the change to each layer, at least 1. learning: how it is trained. start: file or folder of adapters to begin with,
-    saved here, by diffusers or by peft. targets: which layers are adapted, by the ends of their names; beside attention's
-    projections for instance ff.net.2, conv1, proj_in or attn2.to_k. camera: tell it the camera of each row, for what has sides;
-    it then hears the prompt without the words of a side. model: another model's network to adapt, as in --model, of the same
-    latents and noise schedule; the prior's own if left out, and else a second network in memory and a second call.
+    Attributes:
+        rank: rank of the adapters, at least 1.
+        training: how the adapters are trained.
+        init_from: file or folder of adapters to start from, written by Limbeck, diffusers or peft.
+        target_modules: layers to adapt, by the ends of their names: besides the projections of
+            attention for instance ff.net.2, conv1, proj_in or attn2.to_k.
+        camera: condition the critic on the camera of each row, for 3D representations. Its
+            prompt is then the one without view words.
+        model: another model whose network is adapted, as in --model, with the latents and the noise
+            schedule of the prior. Empty: the prior's own network. Another network takes memory and
+            calls of its own.
     """
 
     name = "lora"
@@ -45,92 +58,106 @@ class LoRACritic(CriticConfig):
         if self.rank < 1:
             raise ValueError(f"rank must be at least 1, not {self.rank}")
 
-    def build(self, prior: Prior, start: SetupContext) -> Critic:
-        own = load_compatible_prior(self.model, prior, start) if self.model else prior
-        if not isinstance(own, NetworkPrior):
-            name = f"critic.model {self.model}" if self.model else "this model"
+    def build(self, prior: Prior, setup: SetupContext) -> Critic:
+        base = load_compatible_prior(self.model, prior, setup) if self.model else prior
+        if not isinstance(base, NetworkPrior):
+            model = f"critic.model {self.model}" if self.model else "this model"
             raise ValueError(
-                f"{name} has no network to adapt: with an exact prior use --method.critic exact or smallunet"
+                f"{model} has no network to adapt: with an exact prior use --method.critic exact "
+                "or small-unet"
             )
-        self.training.check_prior(own)
-        require_cameras(self.camera, start)
-        return _LoRACriticModel(self, own, start, prior)
+        self.training.check_prior(base)
+        require_cameras(self.camera, setup)
+        return _LoRACriticModel(self, base, setup, prior)
 
 
 class _AdaptedPrior(PriorWrapper):
-    """A network's prior whose every row passes through the adapters; asked in the terms of the prior it speaks for."""
+    """A prior whose rows all pass through LoRA adapters.
+
+    Args:
+        prior: the prior whose conditions it takes.
+        base: the prior whose network is adapted.
+        adapters: the adapters.
+        translate: maps conditions of ``prior`` to those of ``base``; None if they are the same.
+    """
 
     def __init__(
-        self, speaks_for: Prior, own: Prior, adapters: LoRAAdapters, translated: ConditionTranslator | None
+        self,
+        prior: Prior,
+        base: Prior,
+        adapters: LoRAAdapters,
+        translate: ConditionTranslator | None,
     ):
-        super().__init__(speaks_for)
-        self.prediction_type, self.call_counter = own.prediction_type, own.call_counter
-        self._own, self._adapters, self._translated = own, adapters, translated
+        super().__init__(prior)
+        self.prediction_type, self.call_counter = base.prediction_type, base.call_counter
+        self._base, self._adapters, self._translate = base, adapters, translate
 
-    def heard(self, told: Condition) -> Condition:
-        """What its network is told of ``told``."""
-        told = told.without_view if self._adapters.pose is not None else told
-        return (told if self._translated is None else self._translated(told)).with_adapters(
-            self._adapters
-        )
+    def adapt_condition(self, condition: Condition) -> Condition:
+        """The condition of the adapted network for a condition of the prior."""
+        if self._adapters.pose is not None:
+            condition = condition.without_view
+        if self._translate is not None:
+            condition = self._translate(condition)
+        return condition.with_adapters(self._adapters)
 
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        return self._own(xt, t, *map(self.heard, conditions))
+        return self._base(xt, t, *map(self.adapt_condition, conditions))
 
 
 class _LoRACriticModel(Critic):
-    def __init__(self, spec: LoRACritic, own: NetworkPrior, start: SetupContext, prior: Prior):
-        rng = torch.Generator().manual_seed(start.seed)
+    def __init__(self, config: LoRACritic, base: NetworkPrior, setup: SetupContext, prior: Prior):
         self.adapters = LoRAAdapters(
-            own.network, own.adapter_rows, spec.rank, rng, own.network_name, spec.target_modules, spec.camera
+            base.network,
+            base.adapter_rows,
+            config.rank,
+            torch.Generator().manual_seed(setup.seed),
+            base.network_name,
+            config.target_modules,
+            config.camera,
         )
-        if spec.init_from is not None:
-            self.adapters.load_pairs(read_adapters(spec.init_from, own.network_name), spec.init_from)
-            self.adapters.load_pose(read_pose(spec.init_from), spec.init_from)
-        self.camera = spec.camera
-        self._own, self._shared = own, own is prior
-        self._said = _AdaptedPrior(
-            prior, own, self.adapters, None if self._shared else ConditionTranslator(prior, own, start)
-        )
+        if config.init_from is not None:
+            pairs = read_adapters(config.init_from, base.network_name)
+            self.adapters.load_pairs(pairs, config.init_from)
+            self.adapters.load_pose(read_pose(config.init_from), config.init_from)
+        self.camera = config.camera
+        self._base, self._shares_network = base, base is prior
+        translate = None if self._shares_network else ConditionTranslator(prior, base, setup)
+        self._prior = _AdaptedPrior(prior, base, self.adapters, translate)
         self._trainer = CriticTrainer(
-            list(self.adapters.parameters()), spec.training, own.prediction_type, spec.camera
+            list(self.adapters.parameters()), config.training, base.prediction_type, config.camera
         )
 
     def prior(self) -> Prior:
-        return self._said
+        return self._prior
 
     def standalone(self) -> Prior:
-        """Without a camera, as some rows were trained, unless a condition brings its own."""
-        return _AdaptedPrior(self._own, self._own, self.adapters, None)
+        """The critic without a camera, as in camera dropout, unless a condition has a pose."""
+        return _AdaptedPrior(self._base, self._base, self.adapters, None)
 
-    def predict_both(self, prior: Prior, sample: StepInputs, frozen: Sequence[Condition], own: Sequence[Condition]
-               ) -> tuple[list[Prediction], list[Prediction]]:  # fmt: skip
-        if not self._shared:
-            return super().predict_both(prior, sample, frozen, own)
-        said = prior(
-            sample.xt,
-            sample.t,
-            *frozen,
-            *(self._said.heard(sample.with_pose(told)) for told in own),
-        )
-        return said[: len(frozen)], said[len(frozen) :]
+    def predict_both(
+        self,
+        prior: Prior,
+        inputs: StepInputs,
+        prior_conditions: Sequence[Condition],
+        critic_conditions: Sequence[Condition],
+    ) -> tuple[list[Prediction], list[Prediction]]:
+        if not self._shares_network:
+            return super().predict_both(prior, inputs, prior_conditions, critic_conditions)
+        adapted = [self._prior.adapt_condition(inputs.with_pose(c)) for c in critic_conditions]
+        predictions = prior(inputs.xt, inputs.t, *prior_conditions, *adapted)
+        return predictions[: len(prior_conditions)], predictions[len(prior_conditions) :]
 
-    def observe(self, sample: StepInputs) -> None:
-        pass
-
-    def fit(self, sample: StepInputs) -> dict[str, Tensor]:
-        return self._trainer.fit(self._said, sample)
+    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
+        return self._trainer.fit(self._prior, inputs)
 
     def tensors(self) -> dict[str, Tensor]:
-        memory = {
-            f"optimizer.{k}": v for k, v in optimizer_tensors(self._trainer.optimizer).items()
-        }
-        return {f"adapters.{k}": v for k, v in self.adapters.state_dict().items()} | memory
+        return critic_tensors(self.adapters, self._trainer, "adapters.")
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        load_trained(self.adapters, self._trainer, tensors, "adapters.")
+        load_critic_tensors(self.adapters, self._trainer, tensors, "adapters.")
 
     def save(self, folder: Path) -> None:
+        """Write ``pytorch_lora_weights.safetensors``, as diffusers does."""
         self.adapters.save(folder)

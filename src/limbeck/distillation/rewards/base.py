@@ -18,7 +18,9 @@ from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.state import Stateless
 
 #: x0 ``[n, ...]``, what each row is told, and its particle ``[n]``, to a score ``[n]``; called without a graph
-RewardFunction = Callable[[Float[Tensor, "n ..."], Conditions, Int[Tensor, "n"]], Float[Tensor, "n"]]
+RewardFunction = Callable[
+    [Float[Tensor, "n ..."], Conditions, Int[Tensor, "n"]], Float[Tensor, "n"]
+]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class RewardState(Stateless):
 
 WeightingScheme = Literal["minmax", "bestworst", "best", "softmax"]
 #: how many of the best share which weight, and how many of the worst which
-_RANK_WEIGHTS = {"minmax": (2, 0.9, 2, -0.1), "bestworst": (1, 0.9, 1, -0.1), "best": (1, 1.0, 0, 0.0)}
+_RANK_WEIGHTS = {
+    "minmax": (2, 0.9, 2, -0.1),
+    "bestworst": (1, 0.9, 1, -0.1),
+    "best": (1, 1.0, 0, 0.0),
+}
 
 
 def min_candidates(scheme: WeightingScheme) -> int:
