@@ -15,7 +15,7 @@ from shapes import SHAPES
 from step import made, seconds
 
 from limbeck.priors.loading import pick_device
-from limbeck.priors.lora_adapters import Adapters
+from limbeck.priors.lora_adapters import LoRAAdapters
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     device, b = pick_device(chosen.device), chosen.batch
     prior = made(chosen.shape, device, chosen.precision)
-    adapters = Adapters(prior.network, prior.rows, 4, torch.Generator().manual_seed(0))
+    adapters = LoRAAdapters(prior.network, prior.adapter_rows, 4, torch.Generator().manual_seed(0))
     null, pos = (prior.condition([text]) for text in ("", "a red mug"))
     asked = {
         "guidance, 2 rows": (null, pos),

@@ -58,7 +58,7 @@ def made(
 ) -> Any:  # noqa: B008
     if shape in SHAPES:
         return prior(shape, device, getattr(torch, precision), running)
-    return load(shape, device, precision, running=running)  # type: ignore[arg-type]
+    return load(shape, device, precision, runtime=running)  # type: ignore[arg-type]
 
 
 def told(
@@ -81,7 +81,7 @@ def told(
 def bare(run: Run, rows: int, trained: int) -> Callable[[], None]:
     """The network calls of one step and nothing else: ``rows`` forward, then ``trained`` with a backward to the adapters."""
     made: Any = run.prior
-    length = run.told.pos.data.shape[1]
+    length = run.conditions.pos.data.shape[1]
     ask, less = (told(made.network, n, made.device, length) for n in (rows, max(trained, 1)))
     critic: Any = run.state
 
@@ -89,13 +89,13 @@ def bare(run: Run, rows: int, trained: int) -> Callable[[], None]:
         with torch.no_grad():
             if trained:  # the last rows of the frozen call are the critic's
                 index = torch.arange(rows - trained, rows, device=made.device)
-                made.rows.give(critic.adapters, index, False)
+                made.adapter_rows.activate(critic.adapters, index, False)
             made._ask(*ask[0], **ask[1])
-            made.rows.clear()
+            made.adapter_rows.clear()
         if trained:
-            made.rows.give(critic.adapters, torch.arange(trained, device=made.device), True)
+            made.adapter_rows.activate(critic.adapters, torch.arange(trained, device=made.device), True)
             made._ask(*less[0], **less[1]).float().square().mean().backward()
-            made.rows.clear()
+            made.adapter_rows.clear()
             for p in critic.adapters.parameters():
                 p.grad = None
 
@@ -153,10 +153,10 @@ def main() -> None:
         from diffusers.models.attention_processor import AttnProcessor2_0
 
         plain: nn.Module = made(
-            chosen.shape, device, "float32", RuntimeOptions(layout="plain")
+            chosen.shape, device, "float32", RuntimeOptions(memory_format="contiguous")
         ).network
         plain.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator]
-        ask, more = told(plain, 2, device, next(iter(runs.values())).told.pos.data.shape[1])
+        ask, more = told(plain, 2, device, next(iter(runs.values())).conditions.pos.data.shape[1])
         sides = {"unit": torch.no_grad()(lambda: plain(*ask, return_dict=False, **more))} | sides
     taken: dict[str, list[float]] = {name: [] for name in sides}
     highest: dict[str, float] = {}

@@ -494,8 +494,8 @@ def test_agreement_is_the_log_probability_of_what_each_prompt_names():
 
 
 def test_the_picture_of_a_prompt_agrees_with_it_more_than_any_other():
-    make_inputs = random_scenes(8, np.random.default_rng(3))
-    texts, images = tuple(full_captions(make_inputs)), images_to_tensor(render_scenes(make_inputs))
+    scenes = random_scenes(8, np.random.default_rng(3))
+    texts, images = tuple(full_captions(scenes)), images_to_tensor(render_scenes(scenes))
     score = AgreementReward().build(Shown(), SetupContext(8, 8, 0, images, texts))
     table = torch.stack(
         [score(images, None, torch.full((8,), i)) for i in range(8)]
@@ -504,8 +504,8 @@ def test_the_picture_of_a_prompt_agrees_with_it_more_than_any_other():
 
 
 def test_features_that_are_seen_tell_objects_apart():
-    make_inputs = random_scenes(8, np.random.default_rng(3))
-    images = images_to_tensor(render_scenes(make_inputs))
+    scenes = random_scenes(8, np.random.default_rng(3))
+    images = images_to_tensor(render_scenes(scenes))
     f = EvaluatorFeatures()(Shown(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)]))
     near = log_kernel(f)[0].fill_diagonal_(-torch.inf).argmax(1)
     assert torch.equal(

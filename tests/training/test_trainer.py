@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tiny_pipeline import drawn, normal, worst
+from tiny_pipeline import make_inputs, normal, max_difference
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prediction import Prediction
@@ -14,12 +14,7 @@ from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.inputs import SetupContext
-from limbeck.distillation.noise import (
-    AntitheticNoise,
-    DriftingNoise,
-    FixedPerParticleNoise,
-    IndependentNoise,
-)
+from limbeck.distillation.noise import AntitheticNoise, DriftingNoise, FixedPerParticleNoise, IndependentNoise
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, UniformWeight
@@ -27,20 +22,20 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import StatelessMethod
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.priors.exact import GaussianMixture, coloured_shapes
+from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import SGD, Adam
-from limbeck.training.trainer import Run, generator, steps
+from limbeck.training.optimizers import Adam, SGD
+from limbeck.training.trainer import Run, step_generator, steps
 from limbeck.training.trainer import draw_particles as rows_of
 
 
 def shapes() -> GaussianMixture:
-    return coloured_shapes(8)
+    return colored_shapes(8)
 
 
 def red(**options) -> Experiment:
@@ -66,12 +61,12 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("method", [SDS(5.0), VSD(5.0, critic=ExactCritic())], ids=["sds", "vsd"])
 def test_a_particle_that_is_not_drawn_does_not_move_under_adam(method, representation):
     run = Run(red(batch_size=2, method=method, representation=representation), shapes())
-    drawn = []
+    particles = []
     while run.step < 8:
         before = copy(run)
-        view = run.advance().sample.particle.tolist()
+        view = run.advance().inputs.particle.tolist()
         after = copy(run)
-        drawn += view
+        particles += view
         assert len(set(view)) == 2
         for particle in range(6):
             for i, (name, p) in enumerate(run.representation.named_parameters()):
@@ -83,14 +78,14 @@ def test_a_particle_that_is_not_drawn_does_not_move_under_adam(method, represent
                 if particle not in view:
                     assert all(torch.equal(before[k], after[k]) for k in memory)
                 assert p.grad is None
-    assert len(set(drawn)) > 3
+    assert len(set(particles)) > 3
 
 
 def test_drawn_particles_are_a_fair_draw():
     run = Run(red(batch_size=2, steps=1), shapes())
     counts = torch.zeros(6)
     for step in range(3000):
-        counts[rows_of(run.experiment, generator(0, step))] += 1
+        counts[rows_of(run.experiment, step_generator(0, step))] += 1
     assert float((counts - 1000).abs().max()) < 4 * (3000 / 3 * 2 / 3) ** 0.5
 
 
@@ -108,14 +103,14 @@ def test_what_a_particle_receives_is_its_weighted_direction_exactly(particles):
     )
     before = torch.stack(list(run.representation.particles)).detach().clone()
     step = run.advance()
-    s = step.sample
+    s = step.inputs
     direction = SDS(5.0)(run.prior, s, run.state)
     expected = before - 0.5 * expand(s.schedule.sigma(s.t) ** 2, direction) * direction
     assert torch.equal(
         step.gradient, expand(DreamFusionWeight()(s.schedule, s.t), direction) * direction
     )
     assert (
-        worst(torch.stack(list(run.representation.particles)), expected) < 1e-6
+        max_difference(torch.stack(list(run.representation.particles)), expected) < 1e-6
     )  # one float32 rounding
 
 
@@ -128,11 +123,11 @@ def test_pixels_receive_the_gradient_through_render_and_encode():
     fine, coarse = torch.stack(before[:6]), torch.stack(before[6:])
     up = torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear", align_corners=False)
     x0 = (fine + up).sigmoid() * 2 - 1
-    assert worst(x0, step.sample.x0) < 1e-6
+    assert max_difference(x0, step.inputs.x0) < 1e-6
     grads = torch.autograd.grad((x0 * step.gradient).sum(), before)
     rates = [0.25] * 6 + [0.5] * 6  # a level moves at half the rate of the next coarser one
     for p, old, g, rate in zip(run.representation.parameters(), before, grads, rates, strict=True):
-        assert worst(p, old - rate * g) < 1e-6
+        assert max_difference(p, old - rate * g) < 1e-6
 
 
 def test_rendered_pixels_are_pictures():
@@ -162,7 +157,7 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one():
 
 
 def test_rates_fall_as_asked():
-    run = Run(red(optimizer=SGD(fall=0.5), representation=Latents(0.2), steps=8), shapes())
+    run = Run(red(optimizer=SGD(decay_start=0.5), representation=Latents(0.2), steps=8), shapes())
     rates = []
     while run.step < 8:
         run.advance()
@@ -175,7 +170,7 @@ METHODS = {
     "sds": SDS(5.0),
     "vsd_exact": VSD(5.0, critic=ExactCritic()),
     "vsd_small": VSD(
-        5.0, 0.5, critic=SmallUNetCritic(8, CriticTraining(steps=2, unconditional=0.3))
+        5.0, 0.5, critic=SmallUNetCritic(8, CriticTraining(steps=2, unconditional_prob=0.3))
     ),
 }
 
@@ -199,7 +194,7 @@ def resumed(experiment: Experiment, make, at: int) -> None:
 
 
 WAYS = {
-    "latents": {"representation": Latents(), "optimizer": Adam(fall=0.5)},
+    "latents": {"representation": Latents(), "optimizer": Adam(decay_start=0.5)},
     "pixels": {
         "representation": Pixels(levels=2, smooth=0.01),
         "optimizer": SGD(momentum=0.9),
@@ -220,7 +215,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, way):
 def test_a_resumed_run_with_low_rank_critic_is_the_uninterrupted_one(eps_folder, representation):
     experiment = red(
         prompts=("a red mug",),
-        method=VSD(5.0, critic=LoRACritic(4, CriticTraining(rate=1e-2))),
+        method=VSD(5.0, critic=LoRACritic(4, CriticTraining(lr=1e-2))),
         representation=representation,
         batch_size=2,
         steps=5,
@@ -236,9 +231,9 @@ def test_a_checkpoint_of_another_method_is_refused():
 
 def test_the_generator_hangs_on_seed_and_step_alone():
     draws = {
-        (s, k): torch.randn(4, generator=generator(s, k)) for s in (0, 1, 7) for k in (0, 1, 500)
+        (s, k): torch.randn(4, generator=step_generator(s, k)) for s in (0, 1, 7) for k in (0, 1, 500)
     }
-    assert torch.equal(draws[7, 500], torch.randn(4, generator=generator(7, 500)))
+    assert torch.equal(draws[7, 500], torch.randn(4, generator=step_generator(7, 500)))
     values = [tuple(v.tolist()) for v in draws.values()]
     assert len(set(values)) == len(values)
 
@@ -259,7 +254,7 @@ def test_the_noise_is_independent_of_the_start(seed, noise):
         timesteps=FixedTimesteps(0.5),
         steps=1,
     )
-    s = next(steps(experiment, shapes())).sample
+    s = next(steps(experiment, shapes())).inputs
     start, eps = s.x0.detach().flatten(1), s.eps.flatten(1)
     assert float((start @ eps.T / start.shape[1]).abs().max()) < 5 / start.shape[1] ** 0.5
 
@@ -401,7 +396,7 @@ def test_figures_say_what_they_claim():
     before = torch.cat([p.detach().flatten().clone() for p in run.representation.parameters()])
     step = run.advance()
     moved = torch.cat([p.detach().flatten() for p in run.representation.parameters()]) - before
-    s, f = step.sample, {k: float(v) for k, v in step.metrics.items()}
+    s, f = step.inputs, {k: float(v) for k, v in step.metrics.items()}
     direction = SDS(5.0)(run.prior, s, run.state)
     assert abs(f["residual"] - float(direction.square().mean().sqrt())) < 1e-6
     assert abs(f["gradient"] - float(step.gradient.square().mean().sqrt())) < 1e-6
@@ -431,10 +426,10 @@ def test_what_a_critic_is_taught_is_what_the_exact_denoiser_says(kind):
     """Denoising score matching: on one particle the exact denoiser has no loss left, in any parametrisation."""
     prior, x0 = shapes(), normal(1, 3, 8, 8)
     told = Conditions(prior.condition(["red disc"] * 6), prior.condition([""] * 6))
-    s = drawn(prior.schedule, x0.expand(6, -1, -1, -1), 0.5, normal(6, 3, 8, 8), told)
+    s = make_inputs(prior.schedule, x0.expand(6, -1, -1, -1), 0.5, normal(6, 3, 8, 8), told)
     right, wrong = Knowing(x0, prior.schedule), Knowing(x0 + 0.1, prior.schedule)
     loss = lambda q: float(
-        CriticTrainer([q.nothing], CriticTraining(rate=0.0, steps=3), kind).fit(q, s)["critic"]
+        CriticTrainer([q.nothing], CriticTraining(lr=0.0, steps=3), kind).fit(q, s)["critic"]
     )  # noqa: E731
     assert loss(right) < 1e-24
     assert loss(wrong) > 1e-4
@@ -446,11 +441,11 @@ def test_the_small_critic_learns():
     told = Conditions(prior.condition(["red disc"] * 4), prior.condition([""] * 4))
     start = SetupContext(4, 1, 0, x0)
     critic, exact = (
-        SmallUNetCritic(8, CriticTraining(rate=1e-2)).build(prior, start),
+        SmallUNetCritic(8, CriticTraining(lr=1e-2)).build(prior, start),
         ExactCritic().build(prior, start),
     )
     t = torch.tensor([0.3, 0.5, 0.7, 0.9], dtype=torch.float64)
-    s = drawn(prior.schedule, x0, t, normal(4, 3, 8, 8, seed=1, dtype=torch.float32), told)
+    s = make_inputs(prior.schedule, x0, t, normal(4, 3, 8, 8, seed=1, dtype=torch.float32), told)
 
     def error() -> float:
         with torch.no_grad():
