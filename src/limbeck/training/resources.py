@@ -1,4 +1,4 @@
-"""What a run is going to take, and whether there is so much: said before it starts."""
+"""Memory and time that a run will need, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
-from limbeck.priors.loading import EXACT, pick_device, pick_precision
-from limbeck.priors.lora_adapters import Networked
+from limbeck.priors.loading import EXACT_MODELS, pick_device, pick_precision
+from limbeck.priors.lora_adapters import NetworkPrior
 from limbeck.system.environment import free_bytes
-from limbeck.system.flops import OpCounter, scaled
-from limbeck.system.out_of_memory import refusal
-from limbeck.system.timing import seconds_of
+from limbeck.system.flops import OpCounter, format_si
+from limbeck.system.out_of_memory import insufficient_memory_message
+from limbeck.system.timing import elapsed_seconds
 from limbeck.training.experiment import Experiment
 from limbeck.training.profile import Profile
 from limbeck.training.trainer import Run
 
-PARTS = {  #: what a folder of a pipeline, or a name in one file of everything, begins with
-    "unet": "network", "transformer": "network", "vae": "vae", "first_stage_model": "vae",
-    "text_encoder": "text", "text_encoders": "text", "cond_stage_model": "text", "conditioner": "text",
-}  # fmt: skip
-ROW = 4  #: a row takes less than so many times the weights of the known networks, at their own sizes and with a graph
+#: component by folder of a pipeline or by first part of a tensor's name in a single-file checkpoint
+_COMPONENTS = {
+    "unet": "network",
+    "transformer": "network",
+    "vae": "vae",
+    "first_stage_model": "vae",
+    "text_encoder": "text",
+    "text_encoders": "text",
+    "cond_stage_model": "text",
+    "conditioner": "text",
+}
+#: a batch row with its graph takes less than this many times the weights of the known networks
+_ROW_BOUND = 4
 
 
 def _size(tensors: Iterable[Tensor]) -> int:
@@ -36,254 +45,300 @@ def _size(tensors: Iterable[Tensor]) -> int:
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """Bytes that a run takes on its device, and how long.
+    """Device memory and time of a run. All sizes are in bytes.
 
-    weights: frozen, the most that is on the device at once. particles and learned: of particles and critic, with gradients and the
-    optimiser's memory. step: most that a step holds besides; None where nothing needs to be known of it. held: what of all this is
-    there already. free: what is left on the device, None where nobody knows. flops: of a step, as ``Tally`` counts them. seconds:
-    of a step, 0 before one was timed.
+    Attributes:
+        weights: frozen weights, at most on the device at once.
+        particles: particles with their gradients and optimizer state.
+        critic: critic with its gradients and optimizer state.
+        step: peak memory of a step besides these; None if it does not matter or was reported
+            before.
+        allocated: how much of all this is already on the device.
+        free: free memory of the device; None if unknown.
+        steps: number of steps of the run.
+        flops: floating-point operations of a step, as ``OpCounter`` counts them.
+        seconds: time of a step; 0 before one was timed.
+        compile_seconds: time spent on compilation, once per run.
     """
 
     weights: int
     particles: int
-    learned: int
+    critic: int
     step: int | None
-    held: int
+    allocated: int
     free: int | None
     steps: int
     flops: int = 0
     seconds: float = 0.0
-    warming: float = 0.0
+    compile_seconds: float = 0.0
 
     @property
-    def need(self) -> int:
-        """All of it."""
-        return self.weights + self.particles + self.learned + (self.step or 0)
+    def total(self) -> int:
+        """Bytes of everything."""
+        return self.weights + self.particles + self.critic + (self.step or 0)
 
-    def refuse(self) -> None:
-        """ValueError where what is still to come does not fit."""
-        if self.free is not None and self.need - self.held > self.free:
-            raise ValueError(refusal(self.need - self.held, self.free, self.parts))
+    def check_fits(self) -> None:
+        """Raise a ValueError if what is not allocated yet does not fit."""
+        required = self.total - self.allocated
+        if self.free is not None and required > self.free:
+            raise ValueError(insufficient_memory_message(required, self.free, self.breakdown))
 
-    def timed(self, seconds: float, cost: Profile) -> ResourcePlan:
-        """The same with the length of a step and, unless they were told before, with what ``cost`` counted of one."""
+    def with_timing(self, seconds: float, profile: Profile) -> ResourcePlan:
+        """Return the plan with the time of a step and, unless it was known before, its cost.
+
+        Args:
+            seconds: time of a step.
+            profile: profile of the run, with the operations and bytes of a step.
+        """
         if self.step is not None:
             return replace(self, step=None, flops=0, seconds=seconds)
-        flops = sum(
-            count for part, count in cost.flops.items() if part != "pictures"
-        )  # which most steps have none of
-        return replace(self, step=max(cost.bytes.values(), default=0), flops=flops, seconds=seconds)
+        # most steps decode no images
+        flops = sum(count for part, count in profile.flops.items() if part != "images")
+        size = max(profile.bytes.values(), default=0)
+        return replace(self, step=size, flops=flops, seconds=seconds)
 
     @property
-    def parts(self) -> str:
-        named = {
+    def breakdown(self) -> str:
+        """The sizes in GB that are not 0, as text."""
+        sizes = {
             "weights": self.weights,
             "particles": self.particles,
-            "critic": self.learned,
+            "critic": self.critic,
             "a step": self.step or 0,
         }
-        return ", ".join(f"{name} {gb(size)}" for name, size in named.items() if size)
+        return ", ".join(f"{name} {format_gb(size)}" for name, size in sizes.items() if size)
 
     def __str__(self) -> str:
-        """One line for people."""
-        free = f" of {gb(self.held + self.free)} GB" if self.free is not None else ""
-        told = f"about {gb(self.need)} GB{free} ({self.parts})" if self.step is not None else ""
+        """One line for the console."""
+        text = ""
+        if self.step is not None:
+            text = f"about {format_gb(self.total)} GB"
+            if self.free is not None:
+                text += f" of {format_gb(self.allocated + self.free)} GB"
+            text += f" ({self.breakdown})"
         if self.flops:
-            told += f", {scaled(self.flops, 'FLOP')} a step"
+            text += f", {format_si(self.flops, 'FLOP')} a step"
         if self.seconds:
-            told += f"{', ' if told else ''}{self.steps} steps of {self.seconds:.3g} s: about {duration(self.steps * self.seconds)}"
-        if self.warming:
-            told += f", and {duration(self.warming)} once to make graphs"
-        return f"plan: {told}"
+            text += ", " if text else ""
+            text += f"{self.steps} steps of {self.seconds:.3g} s: about "
+            text += format_duration(self.steps * self.seconds)
+        if self.compile_seconds:
+            text += f", and {format_duration(self.compile_seconds)} once for compilation"
+        return f"plan: {text}"
 
 
-def gb(size: float) -> str:
-    """Bytes in GB, with as many digits as say something."""
+def format_gb(size: float) -> str:
+    """Format bytes in GB, with two significant digits below 10 GB."""
     return f"{size / 1e9:.1f}" if size >= 1e10 else f"{size / 1e9:.2g}"
 
 
-def duration(seconds: float) -> str:
-    """A length of time that is not known to the second."""
+def format_duration(seconds: float) -> str:
+    """Format an approximate duration in h, min or s."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.2g} s"
 
 
-def planned(run: Run, thorough: bool = False) -> ResourcePlan:
-    """The plan of a run that has not stepped yet. A row of a step is tried only where the whole might not fit, or where it is the
-    render, of which nothing is known, that may be large; ``thorough``: in any case."""
+def plan_resources(run: Run, thorough: bool = False) -> ResourcePlan:
+    """Plan a run that has not started.
+
+    A batch row is tried out only if the whole might not fit, or if there are cameras: the memory of
+    a 3D render, which may be large, cannot be predicted.
+
+    Args:
+        run: the run.
+        thorough: try out a batch row in any case.
+    """
     e, prior = run.experiment, run.prior
-    weights, here = _frozen(prior, e.runtime.offload)
-    trained, fixed = (
-        _size(kind) for kind in (run.representation.parameters(), run.representation.buffers())
-    )
-    critic = _size(
-        value for name, value in run.state.tensors().items() if not name.startswith("optimizer.")
-    )
-    # an optimiser such as Adam remembers two numbers for each that it moves, and a gradient is one more
+    weights, weights_now = _frozen_weights(prior, e.runtime.cpu_offload)
+    trained = _size(run.representation.parameters())
+    fixed = _size(run.representation.buffers())
+    state = run.state.tensors().items()
+    critic = _size(value for name, value in state if not name.startswith("optimizer."))
+    # gradient and, for an optimizer such as Adam, two running means: four times the parameters
     plan = ResourcePlan(
-        weights,
-        4 * trained + fixed,
-        4 * critic,
-        None,
-        here + trained + fixed + critic,
-        free_bytes(prior.device),
-        e.steps,
+        weights=weights,
+        particles=4 * trained + fixed,
+        critic=4 * critic,
+        step=None,
+        allocated=weights_now + trained + fixed + critic,
+        free=free_bytes(prior.device),
+        steps=e.steps,
     )
-    rows = (e.batch_size or e.total) * run.cameras.per_particle
-    large = plan.free is not None and ROW * rows * (weights + plan.particles) > plan.free
-    if thorough or large or run.cameras.eval_cameras(1) is not None:
-        tally = traced(run)
-        plan = replace(
-            plan, step=max(tally.bytes.values(), default=0), flops=sum(tally.flops.values())
-        )
+    bound = _ROW_BOUND * _num_rows(run) * (weights + plan.particles)
+    may_not_fit = plan.free is not None and bound > plan.free
+    if thorough or may_not_fit or run.cameras.eval_cameras(1) is not None:
+        counter = trace_step(run)
+        size = max(counter.bytes.values(), default=0)
+        plan = replace(plan, step=size, flops=sum(counter.flops.values()))
     return plan
 
 
-def _frozen(prior: Prior, offload: bool) -> tuple[int, int]:
-    """Bytes of frozen weights on the device: most at once, and now. Parts that take turns there are never there together."""
-    own = {
-        id(value): value for value in vars(prior).values() if isinstance(value, nn.Module)
-    }  # some have two names
-    sizes = {key: _size([*module.parameters(), *module.buffers()]) for key, module in own.items()}
-    beside = _size(value for value in vars(prior).values() if isinstance(value, Tensor))
-    if offload and isinstance(prior, Networked):
-        return beside + max(sizes.values()), beside + sizes[id(prior.network)]
-    return beside + sum(sizes.values()), beside + sum(sizes.values())
+def _num_rows(run: Run) -> int:
+    """Batch rows of a step."""
+    return (run.experiment.batch_size or run.experiment.total) * run.cameras.per_particle
 
 
-def traced(run: Run) -> OpCounter:
-    """What a step takes, from one row of it: render and encoding with their graph, the prior's largest call, the critic's step.
+def _frozen_weights(prior: Prior, offload: bool) -> tuple[int, int]:
+    """Bytes of frozen weights on the device: at most at once, and now.
 
-    Nothing is moved and nothing is drawn. Numbers are those of a whole step, which has so many rows more: in proportion, but where
-    the autoencoder sees them one by one, what a second row adds to the first is what every other adds.
+    With offload, network and autoencoder are never on the device together.
     """
-    e = run.experiment
-    rows = (e.batch_size or e.total) * run.cameras.per_particle
-    tally = _of_rows(run, 1)
-    more = (
-        _of_rows(run, 2).bytes
-        if e.runtime.slicing and rows > 1
-        else {part: 2 * size for part, size in tally.bytes.items()}
-    )
-    tally.flops.update({part: rows * count for part, count in tally.flops.items()})
-    tally.bytes.update(
-        {part: size + (rows - 1) * max(0, more[part] - size) for part, size in tally.bytes.items()}
-    )
-    return tally
+    values = vars(prior).values()
+    # by id, because some modules have two names
+    modules = {id(value): value for value in values if isinstance(value, nn.Module)}
+    sizes = {
+        key: _size([*module.parameters(), *module.buffers()]) for key, module in modules.items()
+    }
+    tensors = _size(value for value in values if isinstance(value, Tensor))
+    if offload and isinstance(prior, NetworkPrior):
+        return tensors + max(sizes.values()), tensors + sizes[id(prior.network)]
+    return tensors + sum(sizes.values()), tensors + sum(sizes.values())
 
 
-def _of_rows(run: Run, count: int) -> OpCounter:
-    """What the first particle takes, as often as ``count``."""
-    e, prior, meter = run.experiment, run.prior, run.prior.meter
-    before = meter.calls, meter.rows, meter.grad_rows
-    view = run.eval_request(1)[torch.zeros(count, dtype=torch.long)]
+def trace_step(run: Run) -> OpCounter:
+    """Count the operations and bytes of a step by trying out one batch row.
+
+    Runs render and encoding with their graph, the prior's largest call and the critic's step.
+    Measures one row and scales to the batch. With VAE slicing memory is not linear, so the
+    increment from row 1 to row 2 is used per extra row. Changes no parameters and draws no random
+    numbers.
+    """
+    rows = _num_rows(run)
+    counter = _trace_rows(run, 1)
+    increments = counter.bytes
+    if run.experiment.runtime.vae_slicing and rows > 1:
+        two_rows = _trace_rows(run, 2).bytes
+        increments = {part: max(0, two_rows[part] - size) for part, size in counter.bytes.items()}
+    counter.flops.update({part: rows * count for part, count in counter.flops.items()})
+    counter.bytes.update(
+        {part: size + (rows - 1) * increments[part] for part, size in counter.bytes.items()}
+    )
+    return counter
+
+
+def _trace_rows(run: Run, count: int) -> OpCounter:
+    """Count a step of ``count`` batch rows, all of the first particle."""
+    e, prior, calls = run.experiment, run.prior, run.prior.call_counter
+    calls_before = calls.calls, calls.rows, calls.grad_rows
+    request = run.eval_request(1)[torch.zeros(count, dtype=torch.long)]
     critic = e.method.critic_prior(prior, run.state)
-    guidance = vars(e.method).get("guidance", 0.0)
-    told = run.conditions_for(view.particle, view.camera)
-    asked = (
-        [told.pos]
-        if guidance == 1 and critic is None
-        else [told.null, told.pos, *([told.pos] if critic is not None else [])]
-    )
-    moved = [p for p in run.representation.parameters() if p.requires_grad]
-    with OpCounter(prior.device) as tally:
-        with tally.of("render and encode"):
-            x0 = run._x0(run.representation.render(view))
+    conditions = run.conditions_for(request.particle, request.camera)
+    pos, null = conditions.pos, conditions.null
+    if critic is not None:
+        largest_call = [null, pos, pos]
+    elif vars(e.method).get("guidance", 0.0) == 1:
+        largest_call = [pos]
+    else:
+        largest_call = [null, pos]
+    parameters = [p for p in run.representation.parameters() if p.requires_grad]
+    with OpCounter(prior.device) as counter:
+        with counter.part("render and encode"):
+            x0 = run.encode(run.representation.render(request))
             # not backward(), which would leave gradients behind
-            torch.autograd.grad(x0.sum(), moved, allow_unused=True, retain_graph=True)
-        xt, t = (
-            x0.detach().clone(),
-            to_device(prior.schedule.snap(torch.full((count,), 0.5)), prior.device),
-        )
-        with tally.of("method"), torch.no_grad():
-            prior(xt, t, *asked)
+            torch.autograd.grad(x0.sum(), parameters, allow_unused=True, retain_graph=True)
+        xt = x0.detach().clone()
+        t = to_device(prior.schedule.snap(torch.full((count,), 0.5)), prior.device)
+        with counter.part("method"), torch.no_grad():
+            prior(xt, t, *largest_call)
         del x0  # and its graph, as before the critic's step
         if critic is not None:
-            with tally.of("critic"):
-                pose = (
-                    None
-                    if view.camera is None
-                    else to_device(view.camera.pose.float(), prior.device)
-                )
-                said = critic(xt.requires_grad_(), t, replace(told.pos, pose=pose))[0]
-                torch.autograd.grad(said.x0.sum(), xt, allow_unused=True)
-    meter.calls, meter.rows, meter.grad_rows = before
-    return tally
+            with counter.part("critic"):
+                pose = None
+                if request.camera is not None:
+                    pose = to_device(request.camera.pose.float(), prior.device)
+                prediction = critic(xt.requires_grad_(), t, replace(pos, pose=pose))[0]
+                torch.autograd.grad(prediction.x0.sum(), xt, allow_unused=True)
+    calls.calls, calls.rows, calls.grad_rows = calls_before
+    return counter
 
 
-def rehearsed(run: Run) -> ResourcePlan:
-    """The plan after up to three steps in memory alone, the last one timed; ValueError before the first if it does not fit."""
-    plan, meter = planned(run, thorough=True), run.prior.meter
-    plan.refuse()
-    least = math.inf
+def rehearse(run: Run) -> ResourcePlan:
+    """Run up to three steps in memory and return the plan with the time of the fastest.
+
+    Raises:
+        ValueError: before the first step, if the run does not fit.
+    """
+    plan, calls = plan_resources(run, thorough=True), run.prior.call_counter
+    plan.check_fits()
+    fastest = math.inf
     for i in range(min(3, run.experiment.steps)):
-        if i == 1:  # which graphs would hide: it calls the network as it is
-            with run.profile.counting():
+        if i == 1:  # calls the network without compiled graphs, which would hide operations
+            with run.profile.count_ops():
                 run.advance()
         else:
-            before = meter.compile_seconds
-            took = seconds_of(run.advance, run.prior.device)
-            least = min(least, took - (meter.compile_seconds - before))
-    plan = replace(plan, warming=meter.compile_seconds)
-    return (
-        replace(plan, step=None).timed(least, run.profile)
-        if run.step > 1
-        else replace(plan, seconds=least)
-    )
+            compiled = calls.compile_seconds
+            seconds = elapsed_seconds(run.advance, run.prior.device)
+            fastest = min(fastest, seconds - (calls.compile_seconds - compiled))
+    plan = replace(plan, compile_seconds=calls.compile_seconds)
+    if run.step == 1:
+        return replace(plan, seconds=fastest)
+    return replace(plan, step=None).with_timing(fastest, run.profile)
 
 
-def refuse_weights(experiment: Experiment, device: str) -> None:
-    """ValueError where the weights of a model alone do not fit, before any of them is read."""
-    if experiment.model in (*EXACT, "world") or experiment.model.startswith("dataset:"):
+def check_weights_fit(experiment: Experiment, device: str) -> None:
+    """Check, before any weights are read, that those of the model fit into memory.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    name = str(experiment.model)
+    if not isinstance(experiment.model, Model) or name in (*EXACT_MODELS, "world") or name.startswith("dataset:"):
         return
     device = pick_device(device)
-    width = torch.empty(0, dtype=pick_precision(experiment.precision, device)).element_size()
-    numbers, free = _numbers(experiment.model), free_bytes(device)
-    # with offload the texts', the network's and the autoencoder's weights are on the device one after the other
-    need = width * (max(numbers.values()) if experiment.runtime.offload else sum(numbers.values()))
-    if free is not None and need > free:
-        raise ValueError(refusal(need, free, "weights alone, with those of the text encoders"))
+    dtype = pick_precision(experiment.precision, device)
+    counts, free = _parameter_counts(name).values(), free_bytes(device)
+    # with offload, text encoders, network and autoencoder are on the device one after the other
+    count = max(counts) if experiment.runtime.cpu_offload else sum(counts)
+    size = count * dtype.itemsize
+    if free is not None and size > free:
+        breakdown = "weights alone, with those of the text encoders"
+        raise ValueError(insufficient_memory_message(size, free, breakdown))
 
 
-def _numbers(model: str) -> dict[str, int]:
-    """Parameters of a model's files by what they are of; by the table of known models where they are not here, else 0."""
+def _parameter_counts(model: str) -> dict[str, int]:
+    """Number of parameters by component.
+
+    Counted in the model's files; for models that are not on this machine by the list of known
+    models, else 0.
+    """
     from limbeck.priors.catalog import find_model
-    from limbeck.priors.hub import HUB_ID, in_cache
+    from limbeck.priors.hub import HUB_ID, find_cached
 
-    path, named = Path(model).expanduser(), HUB_ID.fullmatch(model)
-    if not path.exists() and named is not None:
-        listed = find_model(named["repo"])
-        path = in_cache(named["repo"], named["revision"]) or path
-        if not path.exists() and listed:
-            millions = {"network": listed.network, "vae": listed.autoencoder, "text": listed.text}
-            return {part: round(1e6 * count) for part, count in millions.items()}
+    path, hub_id = Path(model).expanduser(), HUB_ID.fullmatch(model)
+    if not path.exists() and hub_id is not None:
+        known = find_model(hub_id["repo"])
+        path = find_cached(hub_id["repo"], hub_id["revision"]) or path
+        if not path.exists() and known:
+            millions = {"network": known.network, "vae": known.autoencoder, "text": known.text}
+            return {component: round(1e6 * count) for component, count in millions.items()}
     if path.is_file():
-        return _in_file(path)
-    numbers = dict.fromkeys(("network", "vae", "text"), 0)
+        return _count_in_file(path)
+    counts = dict.fromkeys(("network", "vae", "text"), 0)
     for folder in path.glob("*"):
-        part = PARTS.get(folder.name.split(".")[0].rstrip("_23"))
-        if part is not None:
-            numbers[part] += _in_folder(folder)
-    return numbers
+        component = _COMPONENTS.get(folder.name.split(".")[0].rstrip("_23"))
+        if component is not None:
+            counts[component] += _count_in_folder(folder)
+    return counts
 
 
-def _in_folder(part: Path) -> int:
-    files = sorted(part.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16" not in file.name]
-    return sum(sum(_in_file(file).values()) for file in plain or files)
+def _count_in_folder(folder: Path) -> int:
+    files = sorted(folder.glob("*.safetensors"))
+    full_precision = [file for file in files if ".fp16" not in file.name]
+    return sum(sum(_count_in_file(file).values()) for file in full_precision or files)
 
 
-def _in_file(path: Path) -> dict[str, int]:
-    """Numbers in a safetensors file, whose beginning lists them; 0 where it is none."""
-    numbers = dict.fromkeys(("network", "vae", "text"), 0)
+def _count_in_file(path: Path) -> dict[str, int]:
+    """Count the parameters listed in the header of a safetensors file; 0 for any other file."""
+    counts = dict.fromkeys(("network", "vae", "text"), 0)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if path.suffix != ".safetensors" or length > path.stat().st_size:
-            return numbers
-        listed = json.loads(file.read(length))
-    for name, entry in listed.items():
+            return counts
+        header = json.loads(file.read(length))
+    for name, entry in header.items():
         if name != "__metadata__":
-            numbers[PARTS.get(name.split(".")[0], "network")] += math.prod(entry["shape"])
-    return numbers
+            component = _COMPONENTS.get(name.split(".")[0], "network")
+            counts[component] += math.prod(entry["shape"])
+    return counts

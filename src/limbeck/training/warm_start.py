@@ -1,4 +1,4 @@
-"""From the folder of a run to what it made, so that another run may begin with it."""
+"""Initialization from another run: reading its representation back from its folder."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment
 
 
-def load_representation(start: Path, prior: Prior) -> tuple[Representation, int]:
-    """What a run made, as of its last checkpoint, and how many particles it has in all.
+def load_representation(source: Path, prior: Prior) -> tuple[Representation, int]:
+    """Read the representation of a run from its last checkpoint.
 
-    start: the folder of the run, or a checkpoint in it. ValueError where there is none, or it does not fit what the run says.
+    Args:
+        source: the folder of the run, or a checkpoint in it.
+        prior: the model of the run.
+
+    Returns:
+        The representation and its number of particles.
+
+    Raises:
+        ValueError: if there is no run, or if the checkpoint does not fit its run.yaml.
     """
-    folder = start if start.is_dir() else start.parent
-    saved = folder / "checkpoint.safetensors" if start.is_dir() else start
-    if not (folder / "run.yaml").is_file() or not saved.is_file():
+    folder = source if source.is_dir() else source.parent
+    checkpoint = folder / "checkpoint.safetensors" if source.is_dir() else source
+    config = folder / "run.yaml"
+    if not config.is_file() or not checkpoint.is_file():
         raise ValueError(
-            f"{start} holds no run to begin with: give the folder of a run, with its run.yaml and its checkpoint"
+            f"{source} holds no run to start from: give a run folder with run.yaml and checkpoint"
         )
-    experiment = read_yaml(Experiment, folder / "run.yaml")
-    made = experiment.representation.uninitialized.build(prior, experiment.total, experiment.seed)
+    e = read_yaml(Experiment, config)
+    representation = e.representation.uninitialized.build(prior, e.total, e.seed)
+    tensors, _ = read_checkpoint(checkpoint)
     head = "representation."
-    tensors = {
-        name[len(head) :]: value
-        for name, value in read_checkpoint(saved)[0].items()
-        if name.startswith(head)
-    }
+    state = {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
     try:
-        made.load_state_dict(tensors)
+        representation.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"{saved} was written by another version and does not fit {folder / 'run.yaml'}"
+            f"{checkpoint} was written by another version and does not fit {config}"
         ) from error
-    return made, experiment.total
+    return representation, e.total
 
 
 def build_representation(
@@ -53,8 +59,8 @@ def build_representation(
     Raises:
         ValueError: if ``init_from`` holds no run, or one that does not suit this representation.
     """
-    made = config.build(prior, particles, seed)
+    representation = config.build(prior, particles, seed)
     if config.init_from is not None:
         other, count = load_representation(config.init_from, prior)
-        made.initialize_from(other, count, config.init_from, seed)
-    return made
+        representation.initialize_from(other, count, config.init_from, seed)
+    return representation

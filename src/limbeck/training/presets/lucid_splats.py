@@ -1,42 +1,79 @@
-"""LucidDreamer, Liang et al. 2023, arXiv 2311.11284: interval score matching on Gaussian splats."""
+"""The preset of LucidDreamer (arXiv 2311.11284)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from limbeck.distillation.timesteps.random import ISMTimesteps as Lowered
-from limbeck.distillation.timesteps.random import TwoStageTimesteps
+from limbeck.distillation.timesteps.random import ISMTimesteps, TwoStageTimesteps
 from limbeck.distillation.weights import LambdaWeight
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.graphics.fields.background import RandomBackground
 from limbeck.methods.ism import ISM
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
-from limbeck.training.presets.base import SD, Preset
-from limbeck.training.presets.dreamfusion import AROUND
+from limbeck.training.presets.base import STABLE_DIFFUSION, Preset
+from limbeck.training.presets.dreamfusion import WORLD_CAMERAS
 
 
 @dataclass(frozen=True)
 class LucidSplatsPreset(Preset):
-    """Gaussian splats by interval score matching, as LucidDreamer does it."""
+    """LucidDreamer (Liang et al. 2023): Gaussian splats by interval score matching.
+
+    References:
+        Liang et al., LucidDreamer: Towards High-Fidelity Text-to-3D Generation via Interval Score
+        Matching, arXiv 2311.11284. The numbers and their sources are in
+        docs/presets/lucid-splats.md.
+    """
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        return {"splats": Experiment(
-            prompts, method=ISM(guidance=7.5), representation=GaussianSplats(), cameras=AROUND, timesteps=TwoStageTimesteps(),
-            optimizer=Adam(fall=0.5), steps=400,
-        )}  # fmt: skip
+        experiment = Experiment(
+            prompts,
+            method=ISM(guidance=7.5),
+            representation=GaussianSplats(),
+            cameras=WORLD_CAMERAS,
+            timesteps=TwoStageTimesteps(),
+            optimizer=Adam(decay_start=0.5),
+            steps=400,
+        )
+        return {"splats": experiment}
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         splats = GaussianSplats(
-            count=100_000, radius=0.5, opacity=0.1, background=RandomBackground(chance=0.66), every=100, until=0.6, dead=0.005, small=10.0,
-            rate_mean=5.6e-4, rate_scale=5e-3, rate_turn=1e-3, rate_opacity=0.05, rate_colour=5e-3,
-        )  # fmt: skip
-        views = Orbit(
-            per_particle=4, distance=(4.0, 5.0), fov=(9.2, 34.4), elevation=(-15.0, 45.0), uniform_sphere_prob=0.0, camera_perturb=0.025, center_perturb=0.05, up_perturb=0.01,
-            blend=True,
-        )  # fmt: skip
-        return {"splats": Experiment(
-            prompts, model=SD, method=ISM(guidance=7.5), weight=LambdaWeight(), representation=splats, cameras=views,
-            timesteps=Lowered(per_row=False), optimizer=Adam(fall=0.0), steps=5_000,
-        )}  # fmt: skip
+            count=100_000,
+            radius=0.5,
+            opacity=0.1,
+            background=RandomBackground(random_prob=0.66),
+            every=100,
+            until=0.6,
+            dead=0.005,
+            small=10.0,
+            rate_mean=5.6e-4,
+            rate_scale=5e-3,
+            rate_turn=1e-3,
+            rate_opacity=0.05,
+            rate_colour=5e-3,
+        )
+        cameras = Orbit(
+            per_particle=4,
+            camera_distance_range=(4.0, 5.0),
+            fovy_range=(9.2, 34.4),
+            elevation_range=(-15.0, 45.0),
+            uniform_sphere_prob=0.0,
+            camera_perturb=0.025,
+            center_perturb=0.05,
+            up_perturb=0.01,
+            blend_prompts=True,
+        )
+        experiment = Experiment(
+            prompts,
+            model=STABLE_DIFFUSION,
+            method=ISM(guidance=7.5),
+            weight=LambdaWeight(),
+            representation=splats,
+            cameras=cameras,
+            timesteps=ISMTimesteps(per_row=False),
+            optimizer=Adam(decay_start=0.0),
+            steps=5_000,
+        )
+        return {"splats": experiment}

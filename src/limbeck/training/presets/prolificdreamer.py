@@ -1,4 +1,4 @@
-"""ProlificDreamer, Wang et al. 2023, arXiv 2305.16213: a radiance field by VSD, its surface by SDS, its texture by VSD."""
+"""The preset of ProlificDreamer (arXiv 2305.16213)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.timesteps.random import TwoStageTimesteps, UniformTimesteps
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.graphics.fields.background import EnvironmentBackground
 from limbeck.graphics.fields.decoders import MLPDecoder
 from limbeck.graphics.fields.density_init import (
+    DensityInit,
     Magic3DDensityInit,
     MixedDensityInit,
     SceneDensityInit,
@@ -24,117 +25,154 @@ from limbeck.representations.dmtet import DMTet
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
-from limbeck.training.presets.base import SD, Preset
-from limbeck.training.presets.dreamfusion import AROUND, SMALL
+from limbeck.training.presets.base import STABLE_DIFFUSION, Preset
+from limbeck.training.presets.dreamfusion import WORLD_CAMERAS, WORLD_NERF
+
+_FULL_ENCODING = HashGridEncoding(lr_scale=10.0)
+_FULL_BACKGROUND = EnvironmentBackground(num_hidden_layers=1, random_aug_prob=0.5)
 
 
 @dataclass(frozen=True)
 class ProlificDreamerPreset(Preset):
-    """A radiance field by VSD, then its surface by SDS, then the surface's colours by VSD: field, geometry, texture.
+    """ProlificDreamer (Wang et al. 2023) in three stages.
 
-    place: what the field begins as; object a ball, scene a shell around the camera, mixed both. A scene has one stage, the field.
+    field: a radiance field by VSD. geometry: its surface by SDS. texture: the colors of the surface
+    by VSD. A scene has the first stage only.
+
+    Attributes:
+        scene_type: initial density of the field. object: a ball. scene: a shell around the camera.
+            mixed: both.
+
+    References:
+        Wang et al., ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation with
+        Variational
+        Score Distillation, arXiv 2305.16213. The numbers and their sources are in
+        docs/presets/prolificdreamer.md.
     """
 
     name = "prolificdreamer"
 
-    place: str = "object"
+    scene_type: str = "object"
 
     def __post_init__(self) -> None:
-        if self.place not in ("object", "scene", "mixed"):
-            raise ValueError(f"place is one of object, scene, mixed, not {self.place!r}")
+        if self.scene_type not in ("object", "scene", "mixed"):
+            raise ValueError(f"scene_type must be object, scene or mixed, not {self.scene_type!r}")
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        if self.place != "object":
+        if self.scene_type != "object":
             raise ValueError(
-                f"place {self.place!r}: the embedded model knows objects only; take --preset.size full"
+                f"scene_type {self.scene_type!r}: the embedded model knows objects only; use "
+                "--preset.size full"
             )
-        vsd = VSD(critic=SmallUNetCritic(camera=True, learning=CriticTraining(rate=3e-3)))
+        vsd = VSD(critic=SmallUNetCritic(camera=True, training=CriticTraining(lr=3e-3)))
         field = Experiment(
             prompts,
             method=vsd,
-            representation=SMALL,
-            cameras=AROUND,
+            representation=WORLD_NERF,
+            cameras=WORLD_CAMERAS,
             timesteps=TwoStageTimesteps(),
-            optimizer=Adam(fall=0.5),
+            optimizer=Adam(decay_start=0.5),
             steps=600,
         )
-        shape = DMTet(cells=40, half=1.2, texture=False, shading="lit", laplacian=0.5)
+        mesh = DMTet(cells=40, half=1.2, texture=False, shading="lit", laplacian=0.5)
         geometry = replace(
             field,
             method=SDS(guidance=15.0),
-            representation=shape,
+            representation=mesh,
             timesteps=UniformTimesteps(0.02, 0.5),
             steps=150,
         )
-        coarse = DenseGridEncoding(levels=(8, 16, 32))  # finer ones take up specks and burn out
-        painted = replace(
-            shape, geometry=False, texture=True, shading="texture", encoding=coarse, rate=5e-3
+        # finer grids pick up specks and oversaturate
+        encoding = DenseGridEncoding(resolutions=(8, 16, 32))
+        textured = replace(
+            mesh, geometry=False, texture=True, shading="texture", encoding=encoding, rate=5e-3
         )
         texture = replace(
-            field, representation=painted, timesteps=UniformTimesteps(0.02, 0.5), steps=300
+            field, representation=textured, timesteps=UniformTimesteps(0.02, 0.5), steps=300
         )
         return {"field": field, "geometry": geometry, "texture": texture}
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        vsd = VSD(critic=LoRACritic(rank=4, camera=True, learning=CriticTraining(rate=1e-4)))
-        blob = {
-            "object": Magic3DDensityInit(10.0, 0.5),
-            "scene": SceneDensityInit(-10.0, 2.5),
-            "mixed": MixedDensityInit(),
-        }[self.place]
-        near, known, behind = (
-            self.place == "object",
-            HashGridEncoding(rate=10.0),
-            EnvironmentBackground(layers=1, chance=0.5),
-        )
-        nerf = NeRF(
-            encoding=known, decoder=MLPDecoder(32), blob=blob, background=behind, half=1.0 if near else 5.0,
-            samples=64 if near else 512, importance=32 if near else 0, resolution=64, late=512, switch=0.2, rate=1e-3, noise=1.0,
-            entropy=10.0 if near else 0.0, cells=64,
-        )  # fmt: skip
-        wide = Orbit(
-            per_particle=1,
-            distance=(1.0, 1.5),
-            fov=(40.0, 70.0),
-            elevation=(-30.0, 90.0),
-            front=60.0,
-        )
-        if not near:
-            wide = replace(
-                wide, distance=(0.1, 2.3), elevation=(-10.0, 45.0), view_prompts=("", "", "", "")
-            )
-        times = TwoStageTimesteps(0.02, 0.98, 0.5, 0.2 if near else 0.4)
-        field = Experiment(
-            prompts,
-            model=SD,
-            method=vsd,
-            representation=nerf,
-            cameras=wide,
-            timesteps=times,
-            batch_size=1,
-            steps=25_000,
-        )
-        if not near:
+        field = self._full_field(prompts)
+        if self.scene_type != "object":
             return {"field": field}
-        close = replace(wide, fov=(30.0, 60.0))
-        shape = DMTet(
-            cells=256, half=1.0, texture=False, shading="normals", background=behind, encoding=known, smooth=0.0, laplacian=0.5,
-            bending=5000.0, rate=1e-3, rate_sdf=5e-3, rate_deform=5e-3,
-        )  # fmt: skip
+        cameras = replace(field.camera_sampler, fovy_range=(30.0, 60.0))
+        mesh = DMTet(
+            cells=256,
+            half=1.0,
+            texture=False,
+            shading="normals",
+            background=_FULL_BACKGROUND,
+            encoding=_FULL_ENCODING,
+            smooth=0.0,
+            laplacian=0.5,
+            bending=5000.0,
+            rate=1e-3,
+            rate_sdf=5e-3,
+            rate_deform=5e-3,
+        )
         geometry = replace(
             field,
             method=SDS(guidance=100.0),
-            representation=shape,
-            cameras=close,
+            representation=mesh,
+            cameras=cameras,
             timesteps=UniformTimesteps(0.02, 0.5),
             steps=15_000,
         )
-        painted = replace(shape, geometry=False, texture=True, shading="texture")
+        textured = replace(mesh, geometry=False, texture=True, shading="texture")
         texture = replace(
             field,
-            representation=painted,
-            cameras=close,
+            representation=textured,
+            cameras=cameras,
             timesteps=UniformTimesteps(0.02, 0.5),
             steps=30_000,
         )
         return {"field": field, "geometry": geometry, "texture": texture}
+
+    def _full_field(self, prompts: tuple[str, ...]) -> Experiment:
+        is_object = self.scene_type == "object"
+        density_inits: dict[str, DensityInit] = {
+            "object": Magic3DDensityInit(10.0, 0.5),
+            "scene": SceneDensityInit(-10.0, 2.5),
+            "mixed": MixedDensityInit(),
+        }
+        nerf = NeRF(
+            encoding=_FULL_ENCODING,
+            decoder=MLPDecoder(32),
+            blob=density_inits[self.scene_type],
+            background=_FULL_BACKGROUND,
+            half=1.0 if is_object else 5.0,
+            samples=64 if is_object else 512,
+            importance=32 if is_object else 0,
+            resolution=64,
+            late=512,
+            switch=0.2,
+            rate=1e-3,
+            noise=1.0,
+            entropy=10.0 if is_object else 0.0,
+            cells=64,
+        )
+        cameras = Orbit(
+            per_particle=1,
+            camera_distance_range=(1.0, 1.5),
+            fovy_range=(40.0, 70.0),
+            elevation_range=(-30.0, 90.0),
+            front_threshold=60.0,
+        )
+        if not is_object:
+            cameras = replace(
+                cameras,
+                camera_distance_range=(0.1, 2.3),
+                elevation_range=(-10.0, 45.0),
+                view_prompts=("", "", "", ""),
+            )
+        return Experiment(
+            prompts,
+            model=STABLE_DIFFUSION,
+            method=VSD(critic=LoRACritic(rank=4, camera=True, training=CriticTraining(lr=1e-4))),
+            representation=nerf,
+            cameras=cameras,
+            timesteps=TwoStageTimesteps(0.02, 0.98, 0.5, 0.2 if is_object else 0.4),
+            batch_size=1,
+            steps=25_000,
+        )
