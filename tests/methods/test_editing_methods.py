@@ -200,7 +200,7 @@ def test_sdedit_is_hifas_picture(schedule):
     prior, s = mixture(schedule), edit_of(schedule, 0.6)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
     assert (
-        max_difference(SDEdit(5.0, k=6)(prior, s, FREE), lam * HiFA(5.0, k=6, image=0.0)(prior, s, FREE))
+        max_difference(SDEdit(5.0, denoise_steps=6)(prior, s, FREE), lam * HiFA(5.0, denoise_steps=6, lambda_rgb=0.0)(prior, s, FREE))
         < 1e-11
     )
 
@@ -267,7 +267,7 @@ def hooks_of(prior: StableDiffusion) -> int:
 
 def test_what_is_attended_to_is_what_hooks_see_in_a_plain_pass(prior):
     s = stable_edit(prior)
-    with torch.no_grad(), prior.attending() as seen:
+    with torch.no_grad(), prior.capture_attention() as seen:
         prior(s.xt, s.t, s.conditions.null, s.conditions.pos)
     with torch.no_grad():
         plain = watched(prior, lambda: prior(s.xt, s.t, s.conditions.null, s.conditions.pos))
@@ -279,7 +279,7 @@ def test_what_is_attended_to_is_what_hooks_see_in_a_plain_pass(prior):
 
 def test_places_keep_their_aspect(prior):
     x, conditions = torch.zeros(1, 4, 8, 16), prior.condition(["a red mug"])
-    with torch.no_grad(), prior.attending() as seen:
+    with torch.no_grad(), prior.capture_attention() as seen:
         prior(x, torch.tensor([0.5]), conditions)
     assert all(2 * f.shape[2] == f.shape[3] for f in seen)
 
@@ -289,7 +289,7 @@ def test_the_network_is_as_it_was_afterwards(prior, fails):
     s, before = stable_edit(prior), hooks_of(prior)
     out = prior(s.xt, s.t, s.conditions.pos)[0].eps.detach()
     if fails:
-        with pytest.raises(RuntimeError), prior.attending():
+        with pytest.raises(RuntimeError), prior.capture_attention():
             prior(s.xt[:, :3], s.t, s.conditions.pos)
     else:
         CDS()(prior, s, FREE)
@@ -300,9 +300,9 @@ def test_the_network_is_as_it_was_afterwards(prior, fails):
 
 def patch_nce(prior: StableDiffusion, s, x0: Tensor, sizes, tau) -> Tensor:
     """Every place of every layer, with its logits written out one by one."""
-    with prior.attending() as own:
+    with prior.capture_attention() as own:
         prior(s.schedule.add_noise(x0, s.eps, s.t), s.t, s.conditions.pos)
-    with torch.no_grad(), prior.attending() as seen:
+    with torch.no_grad(), prior.capture_attention() as seen:
         prior(s.schedule.add_noise(s.source.x0, s.eps, s.t), s.t, s.source.conditions.pos)
     total = x0.new_zeros(())
     for a, b in zip(own, seen, strict=True):
@@ -327,7 +327,7 @@ def exact_edit(prior: StableDiffusion, rows: int = 2):
 
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_cds_is_dds_and_the_gradient_of_patch_nce(prior, guidance):
-    s, method = exact_edit(prior), CDS(guidance, cut=3.0, patches=1000, tau=0.3)
+    s, method = exact_edit(prior), CDS(guidance, w_cut=3.0, num_patches=1000, tau=0.3)
     x = s.x0.clone().requires_grad_()
     (pull,) = torch.autograd.grad(patch_nce(prior, s, x, (1, 2), 0.3), x)
     with torch.no_grad():
@@ -339,7 +339,7 @@ def test_cds_is_dds_and_the_gradient_of_patch_nce(prior, guidance):
 def test_the_gradient_of_patch_nce_is_that_of_finite_differences(prior):
     s = exact_edit(prior, rows=1)
     with torch.no_grad():
-        pull = (CDS(1.0, patches=1000, tau=0.3)(prior, s, FREE) - DDS(1.0)(prior, s, FREE)) / (
+        pull = (CDS(1.0, num_patches=1000, tau=0.3)(prior, s, FREE) - DDS(1.0)(prior, s, FREE)) / (
             3.0 * 64 / 2000
         )
         way = normal(1, 4, 8, 8, seed=21)
@@ -349,7 +349,7 @@ def test_the_gradient_of_patch_nce_is_that_of_finite_differences(prior):
 
 
 def test_places_are_drawn_by_the_steps_generator(prior):
-    s, method = stable_edit(prior), CDS(7.5, patches=4)
+    s, method = stable_edit(prior), CDS(7.5, num_patches=4)
     with torch.no_grad():
         a, b, c = (method(prior, replace(s, rng=rng(k)), FREE) for k in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
@@ -379,7 +379,7 @@ def test_dds_and_pds_passes(method, guidance, rows):
 
 def test_sdedit_passes():
     prior, s = mixture(), edit_of(SD, 0.5)
-    SDEdit(7.5, k=5)(prior, s, FREE)
+    SDEdit(7.5, denoise_steps=5)(prior, s, FREE)
     assert (prior.call_counter.calls, prior.call_counter.rows) == (5, 2 * 5 * 5)
 
 
@@ -394,11 +394,11 @@ def test_keeping_away_and_several_steps_ride_along(prior):
     )
     assert len(required_conditions(s.conditions, 7.5)) == 3
     with torch.no_grad():
-        dds, cds = DDS(7.5)(prior, s, FREE), CDS(7.5, cut=0.0)(prior, s, FREE)
+        dds, cds = DDS(7.5)(prior, s, FREE), CDS(7.5, w_cut=0.0)(prior, s, FREE)
         x = s.x0.clone().requires_grad_()
         with torch.enable_grad():
             (pull,) = torch.autograd.grad(patch_nce(prior, s, x, (1, 2), 0.3), x)
-        pulled = (CDS(7.5, patches=1000, tau=0.3)(prior, s, FREE) - dds) / (3.0 * 64 / 2000)
+        pulled = (CDS(7.5, num_patches=1000, tau=0.3)(prior, s, FREE) - dds) / (3.0 * 64 / 2000)
     assert max_difference(cds, dds) < 1e-5
     assert max_difference(pulled, pull) < 1e-4 * float(pull.abs().max()) + 1e-5
 
@@ -447,7 +447,7 @@ def test_options_of_cds_that_mean_nothing_are_refused(options):
 
 
 @pytest.mark.parametrize(
-    "method", [DDS(7.5), PDS(7.5), SDEdit(7.5, k=3)], ids=["dds", "pds", "sdedit"]
+    "method", [DDS(7.5), PDS(7.5), SDEdit(7.5, denoise_steps=3)], ids=["dds", "pds", "sdedit"]
 )
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
     prior, s = mixture(), edit_of(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
@@ -468,7 +468,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
 
 
 def test_cds_rows_do_not_mix(prior):
-    s, method = stable_edit(prior, rows=3), CDS(7.5, patches=1000)
+    s, method = stable_edit(prior, rows=3), CDS(7.5, num_patches=1000)
     with torch.no_grad():
         whole = method(prior, s, FREE)
         rows = torch.tensor([1])
@@ -486,7 +486,7 @@ def test_cds_rows_do_not_mix(prior):
 
 
 @pytest.mark.parametrize(
-    "method", [DDS(7.5), PDS(7.5), CDS(7.5, patches=8)], ids=["dds", "pds", "cds"]
+    "method", [DDS(7.5), PDS(7.5), CDS(7.5, num_patches=8)], ids=["dds", "pds", "cds"]
 )
 def test_a_resumed_edit_is_the_uninterrupted_one(prior, method):
     e = Experiment(

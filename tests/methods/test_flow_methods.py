@@ -58,7 +58,7 @@ def test_identity_13_rfds_is_sds_over_one_minus_t_and_the_gap_of_velocities(t, s
     prior, s = mixture(), drawn5(t=t)
     got = RFDS(scale)(prior, s, FREE)
     assert max_difference(got, SDS(scale)(prior, s, FREE) / (1 - t)) < 1e-10 * (1 + scale)
-    velocity = guided_prediction(prior, s.xt, s.t, s.conditions, scale).output("flow", 1 - s.t, s.t)
+    velocity = guided_prediction(prior, s.xt, s.t, s.conditions, scale).to_output("flow", 1 - s.t, s.t)
     assert max_difference(got, velocity - (s.eps - s.x0)) < 1e-11 * (1 + scale)
 
 
@@ -67,8 +67,8 @@ def test_identity_13_rfds_is_sds_over_one_minus_t_and_the_gap_of_velocities(t, s
 def test_identity_13_on_a_variance_preserving_schedule_the_velocity_is_v(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
     alpha, sigma = schedule.alpha(s.t), schedule.sigma(s.t)
-    v = guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).output("v", alpha, sigma)
-    true = Prediction(s.x0, s.eps).output("v", alpha, sigma)
+    v = guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).to_output("v", alpha, sigma)
+    true = Prediction(s.x0, s.eps).to_output("v", alpha, sigma)
     got = RFDS(7.5)(prior, s, FREE)
     assert max_difference(got, v - true) < 1e-10
     assert max_difference(expand(alpha, got) * got, SDS(7.5)(prior, s, FREE)) < 1e-10
@@ -112,7 +112,7 @@ def test_rfds_passes(guidance, rows):
 def test_identity_13_the_reversed_noise_is_what_the_prior_sees(t):
     prior, s = mixture(), drawn5(t=t)
     said = prior(s.xt, s.t, s.conditions.pos)[0]
-    velocity = said.output("flow", 1 - s.t, s.t)
+    velocity = said.to_output("flow", 1 - s.t, s.t)
     reversed_noise = s.eps + (1 - t) * (velocity + s.x0 - s.eps)
     assert max_difference(reversed_noise, said.eps) < 1e-13
     assert max_difference(PredictedNoise().refine(prior, s), said.eps) < 1e-13
@@ -138,15 +138,15 @@ def test_rfdsrev_rounds_go_to_the_noise_of_the_picture():
     prior = GaussianMixture(mean[None], f64([std]), schedule=FLOW)
     s = make_inputs(FLOW, normal(4, 2, seed=2), t, normal(4, 2, seed=3), class_conditions(4, (1.0,), (1.0,)))
     assert (
-        max_difference(PredictedNoise(rounds=60).refine(prior, s), t / (1 - t) * (s.x0 - mean) / std**2)
+        max_difference(PredictedNoise(iterations=60).refine(prior, s), t / (1 - t) * (s.x0 - mean) / std**2)
         < 1e-9
     )
-    assert max_difference(RFDSRev(1.0, rounds=60)(prior, s, FREE), torch.zeros(4, 2)) < 1e-9
+    assert max_difference(RFDSRev(1.0, iterations=60)(prior, s, FREE), torch.zeros(4, 2)) < 1e-9
 
 
 def test_rfdsrev_refuses():
     with pytest.raises(ValueError, match="rounds must be at least 1, not 0"):
-        RFDSRev(rounds=0)
+        RFDSRev(iterations=0)
 
 
 # iRFDS
@@ -164,7 +164,7 @@ def test_identity_13_irfds_is_rfds_turned_round_with_the_particles_for_noise(sch
     prior, x, eps = mixture(schedule), normal(5, 4, seed=2), normal(5, 4, seed=3)
     s = sought(prior, x, eps, t, class_conditions(5, *TOLD))
     rfds = RFDS(1.0)(prior, replace(s, x0=x, eps=eps), FREE)
-    assert max_difference(IRFDS(normal=0.0)(prior, s, FREE), -rfds) < 1e-11
+    assert max_difference(IRFDS(noise_reg=0.0)(prior, s, FREE), -rfds) < 1e-11
 
 
 def test_irfds_is_the_gradient_of_the_loss_of_its_code():
@@ -175,7 +175,7 @@ def test_irfds_is_the_gradient_of_the_loss_of_its_code():
         eps = (1.7 * normal(3, 4, seed=3) + 0.4)[i : i + 1].requires_grad_()
         s = sought(prior, x[i : i + 1], eps.detach(), 0.4, conditions[slice(i, i + 1)])
         z = FLOW.add_noise(x[i : i + 1], eps.detach(), s.t)
-        v = prior(z, s.t, s.conditions.pos)[0].output("flow", 1 - s.t, s.t)
+        v = prior(z, s.t, s.conditions.pos)[0].to_output("flow", 1 - s.t, s.t)
         loss = (eps - x[i : i + 1] - v).square().mean() + eps.mean() ** 2 + (eps.var() - 1) ** 2
         expected = torch.autograd.grad(loss, eps)[0] * 4 / 2
         assert max_difference(IRFDS()(prior, s, FREE), expected) < 1e-12
@@ -186,7 +186,7 @@ def test_irfds_finds_the_noise_of_a_gaussian_in_closed_form():
     prior = GaussianMixture(mean[None], f64([std]), schedule=FLOW)
     x, eps = normal(4, 2, seed=2), normal(4, 2, seed=3)
     for _ in range(200):
-        eps = eps - 0.5 * IRFDS(normal=0.0)(
+        eps = eps - 0.5 * IRFDS(noise_reg=0.0)(
             prior, sought(prior, x, eps, t, class_conditions(4, (1.0,), (1.0,))), FREE
         )
     assert max_difference(eps, t / (1 - t) * (x - mean) / std**2) < 1e-9
@@ -206,7 +206,7 @@ def test_irfds_passes_and_hears_the_source_only():
 
 def test_irfds_refuses(red_disc):
     with pytest.raises(ValueError, match="normal must not be negative"):
-        IRFDS(normal=-1.0)
+        IRFDS(noise_reg=-1.0)
     with pytest.raises(
         ValueError, match="this method edits: say what the pictures show with --source-prompt"
     ):

@@ -453,7 +453,7 @@ def test_identity_11_weights_map_one_residual_to_another(schedule, t):
     alpha, sigma = schedule.alpha(s.t), schedule.sigma(s.t)
     assert max_difference(expand(LambdaWeight()(schedule, s.t), x0) * direction, x0 - said.x0) < 1e-10
     kind = "flow" if isinstance(schedule, RectifiedFlowSchedule) else "v"
-    gap = said.output(kind, alpha, sigma) - Prediction(x0, eps).output(kind, alpha, sigma)
+    gap = said.to_output(kind, alpha, sigma) - Prediction(x0, eps).to_output(kind, alpha, sigma)
     assert max_difference(expand(1 / alpha, x0) * direction, gap) < 1e-10
 
 

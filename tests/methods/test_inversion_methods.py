@@ -201,7 +201,7 @@ def test_identity_19_inversion_finds_another_kappa_that_of_the_flow(t):
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.93])
 def test_sdi_is_sds_of_the_noise_it_finds(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
-    method = SDI(8.5, eta=0.0)
+    method = SDI(8.5, inversion_eta=0.0)
     got = method(prior, s, state_of(method, prior, s))
     noise = InvertedNoise(eta=0.0).refine(prior, s)
     assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
@@ -217,7 +217,7 @@ def test_sdi_draws_what_the_noise_draws():
     got = SDI(8.5)(prior, replace(s, rng=rng(4)), state_of(SDI(), prior, s))
     noise = InvertedNoise().refine(prior, replace(s, rng=rng(4)))
     assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
-    assert max_difference(got, SDI(8.5, eta=0.0)(prior, s, state_of(SDI(), prior, s))) > 1e-3
+    assert max_difference(got, SDI(8.5, inversion_eta=0.0)(prior, s, state_of(SDI(), prior, s))) > 1e-3
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
@@ -245,7 +245,7 @@ def test_identity_20_sdi_with_cached_kappa_and_whole_steps_is_the_sampler(scale,
 @pytest.mark.parametrize("kappa", ["inverted", "cached"])
 def test_sdi_keeps_its_target_for_every_so_many_steps(kappa):
     prior, s = mixture(), drawn5()
-    method = SDI(8.5, kappa, eta=0.0, every=3)
+    method = SDI(8.5, kappa, inversion_eta=0.0, refresh_every=3)
     state, first = state_of(method, prior, s), None
     for k in range(7):
         x = s.x0 + 0.1 * k
@@ -260,20 +260,20 @@ def test_sdi_keeps_its_target_for_every_so_many_steps(kappa):
 
 def test_sdi_looks_anew_at_a_particle_that_was_not_drawn_when_the_others_were():
     prior, s = mixture(), drawn5()
-    method = SDI(8.5, eta=0.0, every=3)
+    method = SDI(8.5, inversion_eta=0.0, refresh_every=3)
     state = state_of(method, prior, s)
     some, rest = torch.tensor([0, 3]), torch.tensor([1, 2, 4])
     method(prior, s.select(some), state)
-    assert state.turn.tolist() == [0, -1, -1, 0, -1]
+    assert state.last_update.tolist() == [0, -1, -1, 0, -1]
     got, spent = count_calls(prior, lambda: method(prior, replace(s, step=1), state))
     assert spent[1] == 3 * (5 * 2 + 2)  # the three others only, five strides to t = .5
-    alone_ = SDI(8.5, eta=0.0)
+    alone_ = SDI(8.5, inversion_eta=0.0)
     assert max_difference(got[rest], alone_(prior, s, state_of(alone_, prior, s))[rest]) < 1e-12
 
 
 def test_sdis_jitter_takes_a_later_picture_for_that_of_t():
     prior, s = mixture(), drawn5()
-    method = SDI(8.5, eta=0.0, renoise_jitter=True)
+    method = SDI(8.5, inversion_eta=0.0, renoise_jitter=True)
     got = method(prior, replace(s, rng=rng(4)), state_of(method, prior, s))
     later = SD.snap(s.t + torch.rand(5, generator=rng(4)).double() / 10)
     assert bool((later > s.t).all()) and float((later - s.t).max()) <= 0.1
@@ -294,7 +294,7 @@ def test_sdi_passes(t, strides):
         assert count_calls(prior, lambda m=method, st=state: m(prior, s, st))[1] == (calls, 10 * calls)
 
 
-@pytest.mark.parametrize("method", [SDI(every=4), SDI(kappa="cached", every=2), SDI(renoise_jitter=True), DSD()],
+@pytest.mark.parametrize("method", [SDI(refresh_every=4), SDI(kappa="cached", refresh_every=2), SDI(renoise_jitter=True), DSD()],
                          ids=["inverted", "cached", "jitter", "dsd"])  # fmt: skip
 def test_a_resumed_run_is_the_uninterrupted_one(method):
     prior = mixture()
@@ -371,7 +371,7 @@ def test_dsd_is_its_formula():
 
 def test_dsd_without_a_shift_is_csd_at_the_samples_own_noise():
     prior, s = mixture(), drawn5()
-    method = DSD(7.5, share=0.0)
+    method = DSD(7.5, plus_ratio=0.0)
     got = method(prior, s, state_of(method, prior, s))
     z = run_ddim(
         prior, state_of(method, prior, s).noise, s.conditions, ddim_times(SD, s.t, 1, 10), 7.5
@@ -379,7 +379,7 @@ def test_dsd_without_a_shift_is_csd_at_the_samples_own_noise():
     kappa = guided_prediction(prior, z, s.t, s.conditions, 7.5).eps
     null, pos = prior(SD.add_noise(s.x0, kappa, s.t), s.t, s.conditions.null, s.conditions.pos)
     assert max_difference(got, 6.5 * (pos.eps - null.eps)) < 1e-11
-    same = DSD(7.5, own=7.5, share=0.0)
+    same = DSD(7.5, later_guidance=7.5, plus_ratio=0.0)
     assert max_difference(same(prior, s, state_of(same, prior, s)), torch.zeros(5, 4)) < 1e-12
 
 
@@ -395,7 +395,7 @@ def test_dsd_hears_no_noise_but_the_particles_own():
 @pytest.mark.parametrize(("t", "strides"), [(0.32, 7), (0.5, 5), (0.95, 1), (1.0, 0)])
 def test_dsd_passes(t, strides):
     prior, s = mixture(), drawn5(SD, t)
-    method = DSD(share=0.0)
+    method = DSD(plus_ratio=0.0)
     state = state_of(method, prior, s)
     assert count_calls(prior, lambda: method(prior, s, state))[1] == (
         strides + 3,
@@ -418,7 +418,7 @@ def test_dsd_refuses(options):
 
 @pytest.mark.parametrize(
     "method",
-    [SDI(eta=0.0), SDI(kappa="cached"), DSD(share=0.0), ISM()],
+    [SDI(inversion_eta=0.0), SDI(kappa="cached"), DSD(plus_ratio=0.0), ISM()],
     ids=["sdi", "cached", "dsd", "ism"],
 )
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):

@@ -95,7 +95,7 @@ EDITS = {"dds", "pds", "cds"}  #: of pictures; what has sides has no source
 def test_every_method_runs_on_every_representation_or_says_why_not(name, kind, tiny, picture):
     prior = colored_shapes(16) if kind == "exact" else tiny
     texts = ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
-    method = LMC(b=LearnedProjection(pictures=0)) if name == "lmc" else choices(Method)[name]()
+    method = LMC(projection=LearnedProjection(num_images=0)) if name == "lmc" else choices(Method)[name]()
     for shown, spec in specs(picture).items():
         solid = not isinstance(spec.cameras, NoCamera)
         source, views = (

@@ -226,7 +226,7 @@ def test_identity_14_bridge_turns_round_with_its_ends_and_vanishes_between_equal
     s, start = late(prior, ("mug", "chair"), t)
 
     def end(source, target):
-        method = Bridge(40.0, source=source, target=target)
+        method = Bridge(40.0, source_suffix=source, target_suffix=target)
         return method(prior, s, method.init(prior, start))
 
     there, back = end(" blue", " red mug"), end(" red mug", " blue")
@@ -239,7 +239,7 @@ def test_identity_14_bridge_turns_round_with_its_ends_and_vanishes_between_equal
 def test_identity_14_bridge_from_nothing_is_s_times_csd(t):
     prior = worded()
     s, _ = late(prior, ("red mug",), t)
-    method = Bridge(40.0, source="", target="red mug")
+    method = Bridge(40.0, source_suffix="", target_suffix="red mug")
     got = method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0, ("",))))
     assert max_difference(got, 40 * CSD()(prior, s, FREE)) < 1e-12
 
@@ -249,7 +249,7 @@ def test_bridge_is_sds_until_it_switches(step):
     prior = worded()
     s, start = late(prior, ("mug",))
     s = replace(s, step=step)
-    method = Bridge(7.5, switch=0.3, source=" blue", target=" red")
+    method = Bridge(7.5, stage_two_start=0.3, source_suffix=" blue", target_suffix=" red")
     assert torch.equal(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) == (
         step < 3
     )
@@ -258,7 +258,7 @@ def test_bridge_is_sds_until_it_switches(step):
 def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
     prior = worded()
     s, start = late(prior, ("red", "blue"))
-    method = Bridge(2.0, switch=0.0, source=" mug", target=" chair")
+    method = Bridge(2.0, stage_two_start=0.0, source_suffix=" mug", target_suffix=" chair")
     state = method.init(prior, start)
     whole = method(prior, s, state)
     for i in range(6):
@@ -282,7 +282,7 @@ def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
 def test_bridge_passes(step):
     prior = worded()
     s, start = late(prior, ("mug",))
-    method = Bridge(source=" blue", target=" red")
+    method = Bridge(source_suffix=" blue", target_suffix=" red")
     state = method.init(prior, start)
     assert count_calls(prior, lambda: method(prior, replace(s, step=step), state))[1] == (1, 12)
     assert state.tensors() == {}
@@ -290,7 +290,7 @@ def test_bridge_passes(step):
 
 def test_a_run_tells_a_bridge_its_prompts():
     prior = worded()
-    method = Bridge(source=" mug", target=" chair")
+    method = Bridge(source_suffix=" mug", target_suffix=" chair")
     run = Run(Experiment(("red", "blue"), method=method, particles=2, steps=4), prior)
     source, target = run.state.of(torch.arange(4))
     assert torch.equal(
@@ -307,7 +307,7 @@ def test_a_run_tells_a_bridge_its_prompts():
 @pytest.mark.parametrize("switch", [-0.1, 1.1, float("nan")])
 def test_bridge_refuses_a_switch_outside_the_run(switch):
     with pytest.raises(ValueError, match="switch is a share of the run"):
-        Bridge(switch=switch)
+        Bridge(stage_two_start=switch)
 
 
 def test_bridge_refuses_to_start_without_the_prompts():
@@ -438,7 +438,7 @@ def test_esd_passes_on_a_network(prior, lam, rows):
 @pytest.mark.parametrize("entropy", [-0.1, 1.1, float("nan")])
 def test_esd_refuses(entropy):
     with pytest.raises(ValueError, match=r"entropy is lambda in \[0, 1\]"):
-        ESD(entropy=entropy)
+        ESD(entropy_weight=entropy)
 
 
 # ISM
@@ -478,7 +478,7 @@ def test_identity_18_ism_vanishes_with_its_interval_where_the_prompt_says_nothin
     s = replace(s, conditions=class_conditions(5, TOLD[0], TOLD[0]))
 
     def of(delta):
-        return ISM(1.0, delta_t=delta, delta_t_first=delta)(prior, s, FREE)
+        return ISM(1.0, delta_t=delta, delta_t_start=delta)(prior, s, FREE)
 
     assert max_difference(of(0.0), torch.zeros(5, 4)) < 1e-14
     coarse, fine = (of(delta) / delta for delta in (2e-5, 1e-5))
@@ -494,7 +494,7 @@ def test_identity_18_at_an_interval_of_t_the_clean_picture_is_asked_once(schedul
     full = guided_prediction(
         prior, schedule.add_noise(once.x0, once.eps, s.t), s.t, s.conditions, 7.5
     )
-    got, spent = count_calls(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_first=1.0)(prior, s, FREE))
+    got, spent = count_calls(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_start=1.0)(prior, s, FREE))
     assert max_difference(got, full.eps - once.eps) < 1e-13
     assert spent == (2, 15)
 
@@ -503,20 +503,20 @@ def test_ism_draws_nothing_unless_it_starts_from_noise():
     prior, s = mixture(), drawn5()
     other = replace(s, eps=normal(5, 4, seed=9))
     assert torch.equal(ISM()(prior, s, FREE), ISM()(prior, other, FREE))
-    assert not torch.equal(ISM(noisy=True)(prior, s, FREE), ISM(noisy=True)(prior, other, FREE))
-    assert not torch.equal(ISM(inversions=1)(prior, s, FREE), ISM(inversions=1)(prior, other, FREE))
+    assert not torch.equal(ISM(noisy_start=True)(prior, s, FREE), ISM(noisy_start=True)(prior, other, FREE))
+    assert not torch.equal(ISM(inversion_steps=1)(prior, s, FREE), ISM(inversion_steps=1)(prior, other, FREE))
 
 
 def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time():
     prior, s = mixture(), drawn5()
     now, to = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
     said = prior(SD.add_noise(s.x0, s.eps, now), now, s.conditions.null)[0]
-    method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversions=1)
+    method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversion_steps=1)
     assert max_difference(method.inverted(prior, s, to), SD.add_noise(said.x0, said.eps, to)) < 1e-13
-    nothing = ISM(7.5, delta_t=0.1, inversions=0)
+    nothing = ISM(7.5, delta_t=0.1, inversion_steps=0)
     assert torch.equal(nothing.inverted(prior, s, to), SD.add_noise(s.x0, s.eps, to))
     zero = torch.zeros_like(to)
-    assert torch.equal(ISM(noisy=True).inverted(prior, s, zero), SD.add_noise(s.x0, s.eps, zero))
+    assert torch.equal(ISM(noisy_start=True).inverted(prior, s, zero), SD.add_noise(s.x0, s.eps, zero))
     assert torch.equal(ISM().inverted(prior, s, zero), s.x0)
 
 
@@ -529,13 +529,13 @@ def test_ism_arrives_at_s_where_strides_round_to_less():
     for now, later in pairwise(f64([t] * 5) for t in times):
         said = prior(x, now, s.conditions.null)[0]
         x = SD.add_noise(said.x0, said.eps, later)
-    assert max_difference(ISM(delta_s=0.0334, inversions=3).inverted(prior, s, f64([0.1] * 5)), x) < 1e-13
+    assert max_difference(ISM(delta_s=0.0334, inversion_steps=3).inverted(prior, s, f64([0.1] * 5)), x) < 1e-13
 
 
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
 def test_ism_anneals_its_interval(step, delta):
     assert abs(ISM().interval(step, 100) - delta) < 1e-15
-    assert ISM(anneal=0.0).interval(step, 100) == 0.08
+    assert ISM(anneal_end=0.0).interval(step, 100) == 0.08
 
 
 @pytest.mark.parametrize(
@@ -620,7 +620,7 @@ class Squeezing:
 @every_time
 def test_identity_12_hifa_of_one_step_is_sds_and_weighed_by_lambda_the_gap_of_pictures(schedule, t):
     prior, s = mixture(schedule), drawn5(schedule, t)
-    hifa = HiFA(7.5, k=1, image=0.0)(prior, s, FREE)
+    hifa = HiFA(7.5, denoise_steps=1, lambda_rgb=0.0)(prior, s, FREE)
     assert max_difference(hifa, SDS(7.5)(prior, s, FREE)) < 1e-11
     gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).x0
     assert max_difference(expand(LambdaWeight()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
@@ -634,7 +634,7 @@ def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
     s = drawn5(schedule, t)
     squeezed = Squeezed(schedule, t)
     picture = sample(Squeezing(prior, squeezed), s.conditions, s.xt, k, 3.0)
-    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k, image=0.0)(
+    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k, lambda_rgb=0.0)(
         prior, s, FREE
     )
     assert max_difference(held, picture) < 1e-11
@@ -655,7 +655,7 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
     expected = pairs[0][0] / pairs[0][1] * (s.x0 - mean - apart)
     assert (
         max_difference(
-            HiFA(1.0, k, image=0.0)(
+            HiFA(1.0, k, lambda_rgb=0.0)(
                 GaussianMixture(mean[None], f64([std]), schedule=schedule), s, FREE
             ),
             expected,
@@ -667,13 +667,13 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
 @pytest.mark.parametrize(("guidance", "k", "rows"), [(7.5, 1, 10), (7.5, 4, 40), (1.0, 4, 20)])
 def test_hifa_passes(guidance, k, rows):
     prior, s = mixture(), drawn5()
-    assert count_calls(prior, lambda: HiFA(guidance, k, image=0.0)(prior, s, FREE))[1] == (k, rows)
+    assert count_calls(prior, lambda: HiFA(guidance, k, lambda_rgb=0.0)(prior, s, FREE))[1] == (k, rows)
 
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_hifa_refuses(k):
     with pytest.raises(ValueError, match="k must be at least 1"):
-        HiFA(k=k)
+        HiFA(denoise_steps=k)
 
 
 # CFD and FSD
@@ -772,7 +772,7 @@ def test_the_weight_of_cfd_turns_the_direction_into_the_gap_of_pictures(t):
 # What holds for all of them
 
 STILL = [
-    SJC(7.5), SJC(7.5, var_red=False), CSD(), ASD(7.5, eta=0.0), ISM(7.5), ISM(7.5, noisy=True), HiFA(7.5, image=0.0),
+    SJC(7.5), SJC(7.5, var_red=False), CSD(), ASD(7.5, eta=0.0), ISM(7.5), ISM(7.5, noisy_start=True), HiFA(7.5, lambda_rgb=0.0),
     ESD(7.5, critic=ExactCritic()),
 ]  # fmt: skip
 ids = [f"{type(m).__name__}{i}" for i, m in enumerate(STILL)]

@@ -117,7 +117,7 @@ def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
     """a = 1, b from 0 to -1, c from -1 to 0 over half of the run."""
     prior = worded(schedule)
     s, start = told_of(prior, step=step)
-    method = CSD(negative="blue")
+    method = CSD(negative_prompt="blue")
     a, b, c = 1.0, -n, n - 1
     pos, null, neg = prior(
         s.xt, s.t, s.conditions.pos, s.conditions.null, prior.condition(["blue"] * 6)
@@ -127,16 +127,16 @@ def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
 
 
 def test_csd_refined_goes_from_the_negative_text_half_way_back():
-    method = CSD(negative="blue", first=1.0, last=0.5, over=1.0)
+    method = CSD(negative_prompt="blue", negative_start=1.0, negative_end=0.5, anneal_end=1.0)
     assert [method.share(k, 10) for k in (0, 5, 10)] == [1.0, 0.75, 0.5]
-    assert CSD(negative="blue", first=0.2, last=0.7, over=0.0).share(0, 10) == 0.7
+    assert CSD(negative_prompt="blue", negative_start=0.2, negative_end=0.7, anneal_end=0.0).share(0, 10) == 0.7
 
 
 def test_csd_ends_as_csd_of_the_runs_negative_prompt():
     """What --negative-prompt does from the first step on."""
     prior = worded()
     s, start = told_of(prior, step=9)
-    method = CSD(negative="blue")
+    method = CSD(negative_prompt="blue")
     other = replace(s, conditions=Conditions(s.conditions.pos, prior.condition(["blue"] * 6)))
     assert torch.equal(method(prior, s, method.init(prior, start)), CSD()(prior, other, FREE))
 
@@ -145,14 +145,14 @@ def test_csd_ends_as_csd_of_the_runs_negative_prompt():
 def test_csd_passes_what_counts_and_nothing_else(step, conditions):
     prior = worded()
     s, start = told_of(prior, step=step)
-    method = CSD(negative="blue")
+    method = CSD(negative_prompt="blue")
     state = method.init(prior, start)
     assert count_calls(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
     assert count_calls(prior, lambda: CSD()(prior, s, CSD().init(prior, start)))[1] == (1, 12)
 
 
 def test_csd_runs_and_resumes_with_a_negative_text():
-    resumed(CSD(negative="blue"), worded(), prompts=("red", "chair"))
+    resumed(CSD(negative_prompt="blue"), worded(), prompts=("red", "chair"))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_identity_14_nfsd_without_words_from_its_threshold_on_is_s_times_csd(sch
         normal(2, 4, seed=1), f64([0.3, 0.6]), labels=("red mug", "red mug"), schedule=schedule
     )
     s, start = told_of(prior, ("mug", "red"), t)
-    method = NFSD(7.5, negative="red mug" if negative else "")
+    method = NFSD(7.5, negative_prompt="red mug" if negative else "")
     got = method(prior, s, method.init(prior, start))
     assert max_difference(got, 7.5 * CSD()(prior, s, FREE)) < 1e-12
 
@@ -185,7 +185,7 @@ def test_identity_14_nfsd_without_words_from_its_threshold_on_is_s_times_csd(sch
 def test_nfsd_subtracts_the_negative_text_from_the_threshold_on(schedule, t, late):
     prior = worded(schedule)
     s, start = told_of(prior, t=t)
-    method = NFSD(7.5, negative="blue")
+    method = NFSD(7.5, negative_prompt="blue")
     null, pos, neg = prior(
         s.xt, s.t, s.conditions.null, s.conditions.pos, prior.condition(["blue"] * 6)
     )
@@ -199,7 +199,7 @@ def test_nfsd_subtracts_the_negative_text_from_the_threshold_on(schedule, t, lat
 def test_nfsd_knows_the_threshold_of_each_row():
     prior = worded()
     s, start = told_of(prior, t=f64([0.1, 0.3, 0.1, 0.3, 0.1, 0.3]))
-    method = NFSD(negative="blue")
+    method = NFSD(negative_prompt="blue")
     state = method.init(prior, start)
     whole = method(prior, s, state)
     for i in range(6):
@@ -219,13 +219,13 @@ def test_nfsd_knows_the_threshold_of_each_row():
 def test_nfsd_passes(negative, conditions):
     prior = worded()
     s, start = told_of(prior)
-    method = NFSD(negative=negative)
+    method = NFSD(negative_prompt=negative)
     state = method.init(prior, start)
     assert count_calls(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
 
 
 def test_nfsd_runs_and_resumes():
-    resumed(NFSD(negative="blue"), worded())
+    resumed(NFSD(negative_prompt="blue"), worded())
 
 
 def test_nfsds_own_words_are_refused_where_the_model_knows_none_of_them():
@@ -240,7 +240,7 @@ def test_nfsds_own_words_are_refused_where_the_model_knows_none_of_them():
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_nfsd_refuses(threshold):
     with pytest.raises(ValueError, match=r"threshold is a time in \[0, 1\]"):
-        NFSD(threshold=threshold)
+        NFSD(t_threshold=threshold)
 
 
 # Stable score distillation
@@ -276,7 +276,7 @@ def test_stable_seeks_until_its_time():
     prior = worded()
     s, _ = told_of(prior, t=f64([0.1, 0.4, 0.5, 0.6, 0.9, 0.2]))
     got, whole, csd = (
-        StableSD(7.5, seeking=0.5)(prior, s, FREE),
+        StableSD(7.5, t_seeking=0.5)(prior, s, FREE),
         StableSD(7.5)(prior, s, FREE),
         6.5 * CSD()(prior, s, FREE),
     )
@@ -295,7 +295,7 @@ def test_stable_passes(guidance, rows):
 @pytest.mark.parametrize("seeking", [-0.1, 1.1, float("nan")])
 def test_stable_refuses(seeking):
     with pytest.raises(ValueError, match=r"seeking is a time in \[0, 1\]"):
-        StableSD(seeking=seeking)
+        StableSD(t_seeking=seeking)
 
 
 # Stein
@@ -377,7 +377,7 @@ def test_stein_lowers_the_variance_and_keeps_the_mean():
         normal(1, 64, seed=2).expand(400, 64),
     )
     start = SetupContext(400, 1, 0, x)
-    method = Stein(1.0, keep=1.0)
+    method = Stein(1.0, ema_decay=1.0)
     state = method.init(prior, start)
     for seed in range(40):
         s = make_inputs(SD, x, 0.2, normal(400, 64, seed=seed), alone(400))
@@ -398,7 +398,7 @@ def test_stein_lowers_the_variance_and_keeps_the_mean():
 def test_stein_keeps_a_mu_for_each_particle_and_each_time():
     prior = worded()
     s, start = told_of(prior, t=f64([0.05, 0.15, 0.55, 0.95, 1.0, 0.55]))
-    method = Stein(7.5, keep=0.5)
+    method = Stein(7.5, ema_decay=0.5)
     state = method.init(prior, start)
     for _ in range(2):
         method(prior, s, state)
@@ -515,7 +515,7 @@ def test_the_learned_projection_starts_as_the_identity(shape):
     prior = GaussianMixture(normal(3, *shape, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS)
     conditions = Conditions(prior.condition(["mug"] * 2), prior.condition([""] * 2))
     s = make_inputs(SD, normal(2, *shape, seed=2), 0.5, normal(2, *shape, seed=3), conditions)
-    method = LMC(7.5, LearnedProjection(pictures=0))
+    method = LMC(7.5, LearnedProjection(num_images=0))
     assert (
         max_difference(
             method(prior, s, method.init(prior, SetupContext(2, 1, 0, s.x0))),
@@ -531,7 +531,7 @@ def test_the_learned_projection_comes_near_the_exact_one(pictures):
     prior = gaussian(mean, 0.5)
     x = mean + 0.5 * normal(64, 4, seed=2)
     start = SetupContext(64, 1, 0, x)
-    b = LearnedProjection(pictures, strides=10, before=250, batch=32, rate=5e-3).build(prior, start)
+    b = LearnedProjection(pictures, ddim_steps=10, pretrain_steps=250, batch_size=32, lr=5e-3).build(prior, start)
     for seed in range(0 if pictures else 250):
         s = make_inputs(SD, x, 0.02 + 0.96 * torch.rand(64, generator=torch.Generator().manual_seed(seed)).double(),
                   normal(64, 4, seed=seed), alone(64))  # fmt: skip
@@ -547,21 +547,21 @@ def test_the_learned_projection_comes_near_the_exact_one(pictures):
 def test_a_projection_that_learnt_before_the_run_learns_no_more():
     prior = worded()
     s, start = told_of(prior)
-    b = LearnedProjection(4, strides=2, before=2, batch=2).build(prior, start)
+    b = LearnedProjection(4, ddim_steps=2, pretrain_steps=2, batch_size=2).build(prior, start)
     before = b.tensors()
     before = {k: v.clone() for k, v in before.items()}
     assert b.fit(s, s.x0) == {}
     assert all(torch.equal(before[k], v) for k, v in b.tensors().items())
 
 
-@pytest.mark.parametrize("b", [IdentityProjection(), SampledProjection(2), LearnedProjection(pictures=0), LearnedProjection(4, strides=2, before=3, batch=2)],
+@pytest.mark.parametrize("b", [IdentityProjection(), SampledProjection(2), LearnedProjection(num_images=0), LearnedProjection(4, ddim_steps=2, pretrain_steps=3, batch_size=2)],
                          ids=["identity", "sampled", "beside", "before"])  # fmt: skip
 def test_lmc_runs_and_resumes(b):
     resumed(LMC(7.5, b), worded())
 
 
 @pytest.mark.parametrize(("guidance", "b", "cost"), [
-    (7.5, IdentityProjection(), (1, 12)), (0.0, IdentityProjection(), (1, 6)), (7.5, LearnedProjection(pictures=0), (1, 12)), (7.5, SampledProjection(3), (2, 12 + 36)),
+    (7.5, IdentityProjection(), (1, 12)), (0.0, IdentityProjection(), (1, 6)), (7.5, LearnedProjection(num_images=0), (1, 12)), (7.5, SampledProjection(3), (2, 12 + 36)),
 ])  # fmt: skip
 def test_lmc_passes(guidance, b, cost):
     prior = worded()
@@ -573,7 +573,7 @@ def test_learning_before_the_run_costs_what_it_says():
     prior = worded()
     _, start = told_of(prior)
     _, spent = count_calls(
-        prior, lambda: LearnedProjection(8, strides=5, before=7, batch=2).build(prior, start)
+        prior, lambda: LearnedProjection(8, ddim_steps=5, pretrain_steps=7, batch_size=2).build(prior, start)
     )
     assert spent == (5 + 7, 5 * 8 + 7 * 2)
 
@@ -588,8 +588,8 @@ def test_the_exact_projection_refuses_what_has_no_closed_form():
         ExactProjection().build(data, start)
 
 
-@pytest.mark.parametrize("build", [lambda: SampledProjection(0), lambda: LearnedProjection(width=0), lambda: LearnedProjection(pictures=-1),
-                                   lambda: LearnedProjection(rate=float("nan"))])  # fmt: skip
+@pytest.mark.parametrize("build", [lambda: SampledProjection(0), lambda: LearnedProjection(width=0), lambda: LearnedProjection(num_images=-1),
+                                   lambda: LearnedProjection(lr=float("nan"))])  # fmt: skip
 def test_projections_refuse(build):
     with pytest.raises(ValueError, match="at least 1"):
         build()
@@ -629,8 +629,8 @@ def seen(image: bool, t=0.5):
 @every_time
 def test_hifa_pulls_a_rendered_picture_to_the_decoded_one(t):
     prior, s = pictures(), seen(True, t)
-    got = HiFA(7.5, image=0.3)(prior, s, FREE)
-    plain = HiFA(7.5, image=0.0)(prior, s, FREE)
+    got = HiFA(7.5, lambda_rgb=0.3)(prior, s, FREE)
+    plain = HiFA(7.5, lambda_rgb=0.0)(prior, s, FREE)
     assert isinstance(got, LatentAndImageGradient) and torch.equal(got.x0, plain)
     lam = expand(LambdaWeight()(SD, s.t), s.x0)
     goal = prior.decode(s.x0 - lam * plain)
@@ -640,7 +640,7 @@ def test_hifa_pulls_a_rendered_picture_to_the_decoded_one(t):
 @every_time
 def test_hifa_pulls_latents_through_the_decoder(t):
     prior, s = pictures(), seen(False, t)
-    plain, got = HiFA(7.5, image=0.0)(prior, s, FREE), HiFA(7.5, image=0.3)(prior, s, FREE)
+    plain, got = HiFA(7.5, lambda_rgb=0.0)(prior, s, FREE), HiFA(7.5, lambda_rgb=0.3)(prior, s, FREE)
     lam = expand(LambdaWeight()(SD, s.t), s.x0)
     inside = (s.x0.abs() < 1).double()  # the decoder's clamp lets no gradient through elsewhere
     assert 0 < float(inside.mean()) < 1
@@ -656,7 +656,7 @@ def test_hifa_pulls_latents_through_the_decoder(t):
 def test_hifa_decodes_what_it_must(image, weight, decoded):
     prior, s = pictures(), seen(image)
     before = prior.call_counter.calls
-    HiFA(7.5, image=weight)(prior, s, FREE)
+    HiFA(7.5, lambda_rgb=weight)(prior, s, FREE)
     assert prior.decoded == decoded and prior.call_counter.calls - before == 4
 
 
@@ -708,13 +708,13 @@ def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
 @pytest.mark.parametrize("image", [-0.1, float("nan")])
 def test_hifa_refuses_a_weight_below_nothing(image):
     with pytest.raises(ValueError, match="image must not be negative"):
-        HiFA(image=image)
+        HiFA(lambda_rgb=image)
 
 
 # All of them
 
 
-@pytest.mark.parametrize("method", [CSD(negative="blue"), NFSD(negative="blue"), StableSD(), Stein(7.5, QuadraticBaseline()),
+@pytest.mark.parametrize("method", [CSD(negative_prompt="blue"), NFSD(negative_prompt="blue"), StableSD(), Stein(7.5, QuadraticBaseline()),
                                     LMC(7.5, IdentityProjection())], ids=lambda m: type(m).__name__)  # fmt: skip
 def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
     prior = worded()

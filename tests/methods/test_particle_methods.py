@@ -357,7 +357,7 @@ def noises_of(s, n: int) -> Tensor:
 def test_reward_of_one_noise_is_sds(scheme, t):
     prior, s = mixture(), drawn_of(5, t=t)
     assert (
-        max_difference(of(RewardSDS(7.5, 1, scheme, scorer=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE))
+        max_difference(of(RewardSDS(7.5, 1, scheme, reward_model=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE))
         < 1e-12
     )
 
@@ -404,7 +404,7 @@ def test_reward_weighs_sds_of_its_noises_by_rank(scheme, guidance, look, steps):
 def test_reward_asks_multistep_predictions_where_the_run_does():
     prior, s = mixture(), drawn_of(3)
     s = replace(s, conditions=replace(s.conditions, denoise_steps=2))
-    got = of(RewardSDS(7.5, 1, "best", scorer=Known()), prior, s, 3)
+    got = of(RewardSDS(7.5, 1, "best", reward_model=Known()), prior, s, 3)
     assert max_difference(got, SDS(7.5)(prior, s, FREE)) < 1e-12
     assert (
         max_difference(
@@ -422,7 +422,7 @@ def test_a_score_that_is_no_number_stops_the_run():
 
     for scheme in ("minmax", "softmax"):
         assert bool(
-            of(RewardSDS(7.5, 5, scheme, scorer=Lost()), mixture(), drawn_of(3), 3).isnan().all()
+            of(RewardSDS(7.5, 5, scheme, reward_model=Lost()), mixture(), drawn_of(3), 3).isnan().all()
         )
 
 
@@ -526,12 +526,12 @@ def test_the_default_score_fits_the_model_or_says_what_does():
     ).shape == (1,)
     with pytest.raises(
         ValueError,
-        match="prompt 'zebra' names no object of the world; score with density, saturation",
+        match="prompt 'zebra': it names no object of the embedded world; use the reward density",
     ):
         AutoReward().build(data, replace(start, prompts=("zebra",)))
-    with pytest.raises(ValueError, match="does not know its density"):
+    with pytest.raises(ValueError, match="the density of this model is not known"):
         DensityReward().build(data, start)
-    with pytest.raises(ValueError, match="looks are of pictures"):
+    with pytest.raises(ValueError, match="image statistics need images"):
         SaturationReward().build(mixture(), start)
 
 
@@ -555,7 +555,7 @@ def test_a_score_of_your_own(tmp_path):
     path.write_text(MINE)
     scorer = find(Reward, f"{path}:Dark")()
     run = Run(
-        Experiment(("red disc",), method=RewardSDS(7.5, 4, scorer=scorer), steps=1),
+        Experiment(("red disc",), method=RewardSDS(7.5, 4, reward_model=scorer), steps=1),
         colored_shapes(8),
     )
     assert bool(run.advance().gradient.isfinite().all())

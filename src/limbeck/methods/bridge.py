@@ -23,9 +23,9 @@ class Bridge(Method[PromptEmbeddings]):
     """
 
     guidance: float = 40.0
-    switch: float = 0.5
-    source: str = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
-    target: str = ", detailed high resolution, high quality, sharp"
+    stage_two_start: float = 0.5
+    source_suffix: str = ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
+    target_suffix: str = ", detailed high resolution, high quality, sharp"
 
     bibtex = """@inproceedings{mcallister2024bridge, title={Rethinking Score Distillation as a Bridge Between Image Distributions},
   author={McAllister, David and Ge, Songwei and Huang, Jia-Bin and Jacobs, David W. and Efros, Alexei A. and Holynski, Aleksander
@@ -33,8 +33,8 @@ class Bridge(Method[PromptEmbeddings]):
     passes = "2"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.switch <= 1:
-            raise ValueError(f"switch is a share of the run in [0, 1], not {self.switch}")
+        if not 0 <= self.stage_two_start <= 1:
+            raise ValueError(f"switch is a share of the run in [0, 1], not {self.stage_two_start}")
 
     def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
         if len(start.prompts) != start.num_prompts:
@@ -44,13 +44,13 @@ class Bridge(Method[PromptEmbeddings]):
         return PromptEmbeddings(
             prior,
             start,
-            *([text + more for text in start.prompts] for more in (self.source, self.target)),
+            *([text + more for text in start.prompts] for more in (self.source_suffix, self.target_suffix)),
         )
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        if sample.step < self.switch * sample.steps:
+        if sample.step < self.stage_two_start * sample.steps:
             return (
                 guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
                 - sample.eps

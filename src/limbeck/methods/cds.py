@@ -26,9 +26,9 @@ class CDS(EditMethod):
     sizes: of the patches, in places of a layer. tau: temperature.
     """
 
-    cut: float = 3.0
-    patches: int = 256
-    sizes: tuple[int, ...] = (1, 2)
+    w_cut: float = 3.0
+    num_patches: int = 256
+    patch_sizes: tuple[int, ...] = (1, 2)
     tau: float = 0.07
 
     bibtex = """@inproceedings{nam2024contrastive, title={Contrastive Denoising Score for Text-guided Latent Diffusion Image
@@ -39,10 +39,10 @@ class CDS(EditMethod):
     def __post_init__(self) -> None:
         if (
             self.guidance == 0
-            or self.cut < 0
-            or self.patches < 2
-            or not self.sizes
-            or min(self.sizes) < 1
+            or self.w_cut < 0
+            or self.num_patches < 2
+            or not self.patch_sizes
+            or min(self.patch_sizes) < 1
             or self.tau <= 0
         ):
             raise ValueError(
@@ -61,9 +61,9 @@ class CDS(EditMethod):
     ) -> Float[Tensor, ""]:
         """PatchNCE of one layer, a mean over places, summed over sizes and rows: every place shall know its own in the source."""
         total = ours.new_zeros(())
-        for size in (s for s in self.sizes if s <= min(ours.shape[2:])):
+        for size in (s for s in self.patch_sizes if s <= min(ours.shape[2:])):
             a, b = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (ours, theirs))
-            places = to_device(torch.randperm(a.shape[2], generator=rng)[: self.patches], a.device)
+            places = to_device(torch.randperm(a.shape[2], generator=rng)[: self.num_patches], a.device)
             logits = a[:, :, places].mT @ b[:, :, places] / self.tau
             total = total - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
         return total
@@ -73,12 +73,12 @@ class CDS(EditMethod):
     ) -> Float[Tensor, "b ..."]:
         assert isinstance(prior, AttentionPrior)  # init has seen to it
         n, (height, width) = len(sample.x0), sample.x0.shape[-2:]
-        with prior.attending() as seen:
+        with prior.capture_attention() as seen:
             gap = self.gap(prior, sample)
         first = (
             2 * (len(required_conditions(sample.conditions, self.guidance)) > 1) + 1
         ) * n  # of each condition's 2 n rows, the text's are second
-        with torch.enable_grad(), prior.attending() as own:
+        with torch.enable_grad(), prior.capture_attention() as own:
             x = sample.x0.detach().requires_grad_()
             prior(
                 sample.schedule.add_noise(x, sample.eps, sample.t), sample.t, sample.conditions.pos
@@ -87,4 +87,4 @@ class CDS(EditMethod):
             loss = torch.stack(
                 [self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]
             ).sum()
-        return gap + self.cut * height * width / 2000 * torch.autograd.grad(loss, x)[0]
+        return gap + self.w_cut * height * width / 2000 * torch.autograd.grad(loss, x)[0]

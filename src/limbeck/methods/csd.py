@@ -22,27 +22,27 @@ class CSD(Method[PromptEmbeddings]):
     of the run in which n changes, in a line.
     """
 
-    negative: str = ""
-    first: float = 0.0
-    last: float = 1.0
-    over: float = 0.5
+    negative_prompt: str = ""
+    negative_start: float = 0.0
+    negative_end: float = 1.0
+    anneal_end: float = 0.5
 
     bibtex = """@article{yu2023csd, title={Text-to-3D with Classifier Score Distillation}, author={Yu, Xin and Guo, Yuan-Chen and
   Li, Yangguang and Liang, Ding and Zhang, Song-Hai and Qi, Xiaojuan}, journal={arXiv:2310.19415}, year={2023}}"""
     passes = "2 (3 with a negative text, where n is neither 0 nor 1)"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.first <= 1 and 0 <= self.last <= 1 and 0 <= self.over <= 1):
+        if not (0 <= self.negative_start <= 1 and 0 <= self.negative_end <= 1 and 0 <= self.anneal_end <= 1):
             raise ValueError(f"first, last and over lie in [0, 1]: {self}")
 
     def share(self, step: int, steps: int) -> float:
         """n at ``step`` of ``steps``."""
-        gone = min(1.0, step / (self.over * steps)) if self.over > 0 else 1.0
-        return self.first + gone * (self.last - self.first) if self.negative else 0.0
+        gone = min(1.0, step / (self.anneal_end * steps)) if self.anneal_end > 0 else 1.0
+        return self.negative_start + gone * (self.negative_end - self.negative_start) if self.negative_prompt else 0.0
 
     def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
         return PromptEmbeddings(
-            prior, start, *([[self.negative] * start.num_prompts] if self.negative else [])
+            prior, start, *([[self.negative_prompt] * start.num_prompts] if self.negative_prompt else [])
         )
 
     def __call__(

@@ -38,9 +38,9 @@ class DSD(Method[Seeds]):
     """
 
     guidance: float = 7.5
-    own: float = 1.0
-    strides: int = 10
-    share: float = 0.1
+    later_guidance: float = 1.0
+    ddim_steps: int = 10
+    plus_ratio: float = 0.1
     t_min: float = 0.32
 
     bibtex = """@article{xu2024dsd, title={Diverse Score Distillation}, author={Xu, Yanbo and Srinivasa, Jayanth and Liu, Gaowen and
@@ -48,7 +48,7 @@ class DSD(Method[Seeds]):
     passes = "2 per stride from 1 down to t' (at most 10), 2 and 1 at t', 2 at t"
 
     def __post_init__(self) -> None:
-        if self.strides < 1 or not (self.share >= 0 and 0 <= self.t_min <= 1):
+        if self.ddim_steps < 1 or not (self.plus_ratio >= 0 and 0 <= self.t_min <= 1):
             raise ValueError(
                 f"strides must be at least 1, share not negative and t_min in [0, 1]: {self}"
             )
@@ -58,14 +58,14 @@ class DSD(Method[Seeds]):
 
     def __call__(self, prior: Prior, sample: StepInputs, state: Seeds) -> Float[Tensor, "b ..."]:
         x, told, schedule = sample.x0.detach(), sample.conditions, sample.schedule
-        clock = sample.random_later_t(self.share, self.t_min)
+        clock = sample.random_later_t(self.plus_ratio, self.t_min)
         later, z = to_device(clock, x.device), state.noise[to_device(sample.particle, x.device)]
         z = run_ddim(
-            prior, z, told, ddim_times(schedule, clock, 1, self.strides), self.guidance
+            prior, z, told, ddim_times(schedule, clock, 1, self.ddim_steps), self.guidance
         )
         kappa = guided_prediction(prior, z, later, told, self.guidance).eps
         phi = guided_prediction(
-            prior, schedule.add_noise(x, kappa, later), later, told, self.own
+            prior, schedule.add_noise(x, kappa, later), later, told, self.later_guidance
         ).eps
         return (
             guided_prediction(

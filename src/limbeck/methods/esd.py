@@ -24,7 +24,7 @@ class ESD(CriticMethod):
     """
 
     guidance: float = 7.5
-    entropy: float = 0.5
+    entropy_weight: float = 0.5
     critic: CriticConfig = field(
         default_factory=lambda: AutoCritic(training=CriticTraining(unconditional_prob=0.1))
     )
@@ -35,12 +35,12 @@ class ESD(CriticMethod):
     passes = "4 + 1 with backward (low-rank critic: the 4 in one call; 3 at entropy 0 or 1)"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.entropy <= 1:
-            raise ValueError(f"entropy is lambda in [0, 1], not {self.entropy}")
+        if not 0 <= self.entropy_weight <= 1:
+            raise ValueError(f"entropy is lambda in [0, 1], not {self.entropy_weight}")
 
     def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         state.observe(sample)
-        told, plain, own = sample.conditions, sample.conditions.plain, 1 - self.entropy
+        told, plain, own = sample.conditions, sample.conditions.pos_and_null, 1 - self.entropy_weight
         said, phi = state.predict_both(
             prior, sample, required_conditions(told, self.guidance), required_conditions(plain, own)
         )

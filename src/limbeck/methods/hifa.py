@@ -28,8 +28,8 @@ class HiFA(StatelessMethod):
     name = "hifa"
 
     guidance: float = 100.0
-    k: int = 4
-    image: float = 0.01
+    denoise_steps: int = 4
+    lambda_rgb: float = 0.01
 
     bibtex = """@inproceedings{zhu2024hifa, title={HiFA: High-fidelity Text-to-3D Generation with Advanced Diffusion Guidance},
   author={Zhu, Junzhe and Zhuang, Peiye and Koyejo, Sanmi}, booktitle={ICLR}, year={2024}}"""
@@ -37,9 +37,9 @@ class HiFA(StatelessMethod):
     backward = "decoder (of latents)"
 
     def __post_init__(self) -> None:
-        if self.k < 1 or not self.image >= 0:
+        if self.denoise_steps < 1 or not self.lambda_rgb >= 0:
             raise ValueError(
-                f"k must be at least 1 and image must not be negative, not k {self.k}, image {self.image}"
+                f"k must be at least 1 and image must not be negative, not k {self.denoise_steps}, image {self.lambda_rgb}"
             )
 
     def __call__(
@@ -50,21 +50,21 @@ class HiFA(StatelessMethod):
             prior,
             sample.xt,
             sample.t,
-            replace(sample.conditions, denoise_steps=self.k),
+            replace(sample.conditions, denoise_steps=self.denoise_steps),
             self.guidance,
         )
         weigh = schedule.alpha(sample.t) / schedule.sigma(sample.t)
         latent = expand(weigh, x) * (x - said.x0)
-        if self.image == 0:
+        if self.lambda_rgb == 0:
             return latent
         with torch.no_grad():
             goal = prior.decode(said.x0)
         if sample.image is not None:
             return LatentAndImageGradient(
-                latent, self.image * expand(weigh, goal) * (sample.image.detach() - goal)
+                latent, self.lambda_rgb * expand(weigh, goal) * (sample.image.detach() - goal)
             )
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
             half = 0.5 * (prior.decode(leaf) - goal).square().sum()
             back = torch.autograd.grad(half, leaf)[0]
-        return latent + self.image * expand(weigh, back) * back
+        return latent + self.lambda_rgb * expand(weigh, back) * back

@@ -25,15 +25,15 @@ class IRFDS(StatelessMethod):
     """
 
     guidance: float = 1.0
-    normal: float = 1.0
+    noise_reg: float = 1.0
 
     bibtex = RFDS.bibtex
     optimizes = "noise"
     passes = "1 (2 at another guidance than 1)"
 
     def __post_init__(self) -> None:
-        if self.normal < 0:
-            raise ValueError(f"normal must not be negative, not {self.normal}")
+        if self.noise_reg < 0:
+            raise ValueError(f"normal must not be negative, not {self.noise_reg}")
 
     def init(self, prior: Prior, start: SetupContext) -> Stateless:
         if not start.source_prompts:
@@ -58,4 +58,4 @@ class IRFDS(StatelessMethod):
             * (eps - expand(mean, eps))
             * (flat.shape[1] / (flat.shape[1] - 1))
         )
-        return -gap + self.normal * (expand(mean, eps) + pull)
+        return -gap + self.noise_reg * (expand(mean, eps) + pull)

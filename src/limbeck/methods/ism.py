@@ -29,11 +29,11 @@ class ISM(StatelessMethod):
 
     guidance: float = 7.5
     delta_t: float = 0.08
-    delta_t_first: float = 0.1
-    anneal: float = 0.3
+    delta_t_start: float = 0.1
+    anneal_end: float = 0.3
     delta_s: float = 0.2
-    inversions: int = 5
-    noisy: bool = False
+    inversion_steps: int = 5
+    noisy_start: bool = False
 
     bibtex = """@inproceedings{liang2024luciddreamer, title={LucidDreamer: Towards High-Fidelity Text-to-3D Generation via Interval
   Score Matching}, author={Liang, Yixun and Yang, Xin and Lin, Jiantao and Li, Haodong and Xu, Xiaogang and Chen, Yingcong},
@@ -41,15 +41,15 @@ class ISM(StatelessMethod):
     passes = "at most 5 to reach s, 1 at s, 2 at t"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.delta_t <= 1 and 0 <= self.delta_t_first <= 1 and 0 <= self.anneal <= 1):
+        if not (0 <= self.delta_t <= 1 and 0 <= self.delta_t_start <= 1 and 0 <= self.anneal_end <= 1):
             raise ValueError(f"delta_t, delta_t_first and anneal lie in [0, 1]: {self}")
-        if not 0 < self.delta_s <= 1 or self.inversions < 0:
+        if not 0 < self.delta_s <= 1 or self.inversion_steps < 0:
             raise ValueError(f"delta_s lies in (0, 1] and inversions is not negative: {self}")
 
     def interval(self, step: int, steps: int) -> float:
         """delta_t at ``step`` of ``steps``."""
-        rest = max(0.0, 1 - step / (self.anneal * steps)) if self.anneal > 0 else 0.0
-        return self.delta_t + rest * (self.delta_t_first - self.delta_t)
+        rest = max(0.0, 1 - step / (self.anneal_end * steps)) if self.anneal_end > 0 else 0.0
+        return self.delta_t + rest * (self.delta_t_start - self.delta_t)
 
     def inverted(
         self, prior: Prior, sample: StepInputs, s: Float[Tensor, "b"]
@@ -57,11 +57,11 @@ class ISM(StatelessMethod):
         """x_s of each row, s on the CPU."""
         x, times = (
             sample.x0.detach(),
-            ddim_times_before(sample.schedule, s, self.delta_s, self.inversions),
+            ddim_times_before(sample.schedule, s, self.delta_s, self.inversion_steps),
         )
-        drawn = expand(((times[0] > 0) | self.noisy).to(times[0]), x)
+        drawn = expand(((times[0] > 0) | self.noisy_start).to(times[0]), x)
         start = torch.where(drawn > 0, sample.schedule.add_noise(x, sample.eps, times[0]), x)
-        return run_ddim(prior, start, sample.conditions.plain, times, 0.0)
+        return run_ddim(prior, start, sample.conditions.pos_and_null, times, 0.0)
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless

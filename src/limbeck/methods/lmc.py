@@ -38,7 +38,7 @@ class LMC(Method[Corrected]):
     """
 
     guidance: float = 7.5
-    b: Projection = field(default_factory=LearnedProjection)
+    projection: Projection = field(default_factory=LearnedProjection)
 
     bibtex = """@inproceedings{alldieck2024lmc, title={Score Distillation Sampling with Learned Manifold Corrective},
   author={Alldieck, Thiemo and Kolotouros, Nikos and Sminchisescu, Cristian}, booktitle={ECCV}, year={2024}}"""
@@ -46,7 +46,7 @@ class LMC(Method[Corrected]):
     backward = "projection"
 
     def init(self, prior: Prior, start: SetupContext) -> Corrected:
-        return Corrected(self.b.build(prior, start))
+        return Corrected(self.projection.build(prior, start))
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Corrected

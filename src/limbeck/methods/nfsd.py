@@ -24,20 +24,20 @@ class NFSD(Method[PromptEmbeddings]):
     """
 
     guidance: float = 7.5
-    threshold: float = 0.2
-    negative: str = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+    t_threshold: float = 0.2
+    negative_prompt: str = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
     bibtex = """@inproceedings{katzir2024nfsd, title={Noise-Free Score Distillation}, author={Katzir, Oren and Patashnik, Or and
   Cohen-Or, Daniel and Lischinski, Dani}, booktitle={ICLR}, year={2024}}"""
     passes = "3 in one call (2 without a negative text)"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is a time in [0, 1], not {self.threshold}")
+        if not 0 <= self.t_threshold <= 1:
+            raise ValueError(f"threshold is a time in [0, 1], not {self.t_threshold}")
 
     def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
         return PromptEmbeddings(
-            prior, start, *([[self.negative] * start.num_prompts] if self.negative else [])
+            prior, start, *([[self.negative_prompt] * start.num_prompts] if self.negative_prompt else [])
         )
 
     def __call__(
@@ -47,6 +47,6 @@ class NFSD(Method[PromptEmbeddings]):
         null, pos, *neg = prior(
             sample.xt, sample.t, told.null, told.pos, *state.for_particles(sample.particle)
         )
-        late = expand((sample.t >= self.threshold).to(sample.t), null.eps)
+        late = expand((sample.t >= self.t_threshold).to(sample.t), null.eps)
         noise = neg[0].eps if neg else null.eps
         return self.guidance * (pos.eps - null.eps) + null.eps - late * noise

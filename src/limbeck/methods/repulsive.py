@@ -51,7 +51,7 @@ class Repulsive(Method[PromptGroups]):
             x0 = sample.x0.detach().requires_grad_()
             f = self.features(prior, x0)
             pushes = torch.zeros_like(f)
-            for rows in state.groups(sample.particle, sds.device):
+            for rows in state.rows_by_prompt(sample.particle, sds.device):
                 if len(rows) > 1:
                     log_k, h = log_kernel(f[rows].detach())
                     near = log_k.fill_diagonal_(-torch.inf)

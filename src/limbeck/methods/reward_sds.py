@@ -27,55 +27,55 @@ class RewardSDS(Method[RewardState]):
     """
 
     guidance: float = 100.0
-    noises: int = 8
-    scheme: WeightingScheme = "minmax"
-    steps: int = 1
-    look: float = 7.5
-    scorer: Reward = field(default_factory=AutoReward)
+    num_noises: int = 8
+    weighting_scheme: WeightingScheme = "minmax"
+    reward_steps: int = 1
+    reward_guidance: float = 7.5
+    reward_model: Reward = field(default_factory=AutoReward)
 
     bibtex = """@article{chachy2025rewardsds, title={RewardSDS: Aligning Score Distillation via Reward-Weighted Sampling},
   author={Chachy, Itay and Yariv, Guy and Benaim, Sagie}, journal={arXiv:2503.09601}, year={2025}}"""
     passes = "2NS in S calls, N noises and S steps to the picture"
 
     def __post_init__(self) -> None:
-        if self.noises < min_candidates(self.scheme) or self.steps < 1:
+        if self.num_noises < min_candidates(self.weighting_scheme) or self.reward_steps < 1:
             raise ValueError(
-                f"{self.scheme} needs noises of at least {min_candidates(self.scheme)} and steps of at least 1: {self}"
+                f"{self.weighting_scheme} needs noises of at least {min_candidates(self.weighting_scheme)} and steps of at least 1: {self}"
             )
 
     def init(self, prior: Prior, start: SetupContext) -> RewardState:
-        return RewardState(self.scorer.build(prior, start))
+        return RewardState(self.reward_model.build(prior, start))
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: RewardState
     ) -> Float[Tensor, "b ..."]:
         b, shape = len(sample.x0), sample.x0.shape[1:]
         more = to_device(
-            torch.randn((self.noises - 1) * b, *shape, generator=sample.rng), sample.eps.device
+            torch.randn((self.num_noises - 1) * b, *shape, generator=sample.rng), sample.eps.device
         ).to(sample.eps)
         rows, eps = (
-            torch.arange(b, device=sample.x0.device).repeat(self.noises),
+            torch.arange(b, device=sample.x0.device).repeat(self.num_noises),
             torch.cat([sample.eps, more]),
         )
         told, t = sample.conditions[rows], sample.t[rows]
         xt = sample.schedule.add_noise(sample.x0.detach()[rows], eps, t)
         # where the two guidances differ both need null and pos, whatever their values
         answers = prior(
-            xt, t, *required_conditions(told, self.guidance if self.guidance == self.look else 2.0)
+            xt, t, *required_conditions(told, self.guidance if self.guidance == self.reward_guidance else 2.0)
         )
         seen = denoise_multistep(
             prior,
-            apply_guidance(told, answers, self.look),
+            apply_guidance(told, answers, self.reward_guidance),
             xt,
             t,
-            replace(told, denoise_steps=self.steps),
-            self.look,
+            replace(told, denoise_steps=self.reward_steps),
+            self.reward_guidance,
         ).x0
         eps_hat = denoise_multistep(
             prior, apply_guidance(told, answers, self.guidance), xt, t, told, self.guidance
         ).eps
         w = candidate_weights(
-            self.scheme,
-            state.reward_fn(seen, told, sample.particle.repeat(self.noises)).view(self.noises, b),
+            self.weighting_scheme,
+            state.reward_fn(seen, told, sample.particle.repeat(self.num_noises)).view(self.num_noises, b),
         ).to(eps)
-        return torch.einsum("nb,nb...->b...", w, (eps_hat - eps).view(self.noises, b, *shape))
+        return torch.einsum("nb,nb...->b...", w, (eps_hat - eps).view(self.num_noises, b, *shape))

@@ -24,16 +24,16 @@ class RFDSRev(StatelessMethod):
 
     guidance: float = 50.0
     rev_guidance: float = 1.0
-    rounds: int = 1
+    iterations: int = 1
 
     bibtex = RFDS.bibtex
     passes = "2 + 1 per round, in 1 + rounds calls"
 
     def __post_init__(self) -> None:
-        PredictedNoise(self.rev_guidance, self.rounds)  # the same bounds
+        PredictedNoise(self.rev_guidance, self.iterations)  # the same bounds
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        eps = PredictedNoise(self.rev_guidance, self.rounds).refine(prior, sample)
+        eps = PredictedNoise(self.rev_guidance, self.iterations).refine(prior, sample)
         return RFDS(self.guidance)(prior, replace(sample, eps=eps), state)

@@ -25,7 +25,7 @@ class SDEdit(EditMethod):
 
     name = "sdedit"
 
-    k: int = 30
+    denoise_steps: int = 30
 
     bibtex = """@inproceedings{meng2022sdedit, title={SDEdit: Guided Image Synthesis and Editing with Stochastic Differential
   Equations}, author={Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and Zhu, Jun-Yan and Ermon,
@@ -33,8 +33,8 @@ class SDEdit(EditMethod):
     passes = "2K (K at guidance 1), in K calls"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, not {self.k}")
+        if self.denoise_steps < 1:
+            raise ValueError(f"k must be at least 1, not {self.denoise_steps}")
 
     def init(self, prior: Prior, start: SetupContext) -> Stateless:
         return Stateless()
@@ -42,7 +42,7 @@ class SDEdit(EditMethod):
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        told = replace(sample.conditions, denoise_steps=self.k)
+        told = replace(sample.conditions, denoise_steps=self.denoise_steps)
         return (
             sample.x0.detach()
             - guided_prediction(prior, sample.xt, sample.t, told, self.guidance).x0

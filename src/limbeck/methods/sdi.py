@@ -30,11 +30,11 @@ class SDI(Method[CachedTargets]):
 
     guidance: float = 8.5
     kappa: Literal["inverted", "cached"] = "inverted"
-    inversion: float = -6.5
-    strides: int = 10
-    eta: float = 0.3
+    inversion_guidance: float = -6.5
+    inversion_steps: int = 10
+    inversion_eta: float = 0.3
     renoise_jitter: bool = False
-    every: int = 1
+    refresh_every: int = 1
 
     bibtex = """@inproceedings{lukoianov2024sdi, title={Score Distillation via Reparametrized DDIM}, author={Lukoianov, Artem and
   S{\\'a}ez de Oc{\\'a}riz Borde, Haitz and Greenewald, Kristjan and Guizilini, Vitor and Bagautdinov, Timur and Sitzmann, Vincent
@@ -42,7 +42,7 @@ class SDI(Method[CachedTargets]):
     passes = "2 per stride up to t (at most 10) and 2 at t; cached: 2 at t; none between the steps that look anew"
 
     def __post_init__(self) -> None:
-        if self.strides < 1 or self.every < 1 or not self.eta >= 0:
+        if self.inversion_steps < 1 or self.refresh_every < 1 or not self.inversion_eta >= 0:
             raise ValueError(
                 f"strides and every must be at least 1 and eta must not be negative: {self}"
             )
@@ -59,29 +59,29 @@ class SDI(Method[CachedTargets]):
             return schedule.add_noise(x, torch.where(expand(first, x) > 0, sample.eps, kappa), t)
         if self.renoise_jitter:
             t = schedule.snap(
-                (t + torch.rand(len(t), generator=sample.rng).to(t) / self.strides).clamp_max(1)
+                (t + torch.rand(len(t), generator=sample.rng).to(t) / self.inversion_steps).clamp_max(1)
             )
         return run_ddim(
             prior,
             x,
             sample.conditions,
-            ddim_times(schedule, t, 0, self.strides),
-            self.inversion,
-            self.eta,
+            ddim_times(schedule, t, 0, self.inversion_steps),
+            self.inversion_guidance,
+            self.inversion_eta,
             sample.rng,
         )
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: CachedTargets
     ) -> Float[Tensor, "b ..."]:
-        turn, view = sample.step // self.every, sample.particle.cpu()
-        due = (state.turn[view] != turn).nonzero().flatten()
+        turn, view = sample.step // self.refresh_every, sample.particle.cpu()
+        due = (state.last_update[view] != turn).nonzero().flatten()
         if len(due):
             part, whose = sample.select(due), view[due]
             at = to_device(whose, sample.x0.device)
-            xt = self.noisy(prior, part, state.kappa[at], (state.turn[whose] < 0).double())
+            xt = self.noisy(prior, part, state.kappa[at], (state.last_update[whose] < 0).double())
             said = guided_prediction(prior, xt, part.t, part.conditions, self.guidance)
-            state.target[at], state.kappa[at], state.turn[whose] = said.x0, said.eps, turn
+            state.target[at], state.kappa[at], state.last_update[whose] = said.x0, said.eps, turn
         target = state.target[to_device(view, sample.x0.device)]
         return expand(sample.schedule.alpha(sample.t) / sample.schedule.sigma(sample.t), target) * (
             sample.x0.detach() - target

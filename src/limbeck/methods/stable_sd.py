@@ -23,15 +23,15 @@ class StableSD(StatelessMethod):
     """
 
     guidance: float = 7.5
-    seeking: float = 1.0
+    t_seeking: float = 1.0
 
     bibtex = """@article{tang2023stable, title={Stable Score Distillation for High-Quality 3D Generation}, author={Tang, Boshi and
   Wang, Jianan and Wu, Zhiyong and Zhang, Lei}, journal={arXiv:2312.09305}, year={2023}}"""
     passes = "2 (1 at guidance 1)"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seeking <= 1:
-            raise ValueError(f"seeking is a time in [0, 1], not {self.seeking}")
+        if not 0 <= self.t_seeking <= 1:
+            raise ValueError(f"seeking is a time in [0, 1], not {self.t_seeking}")
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: Stateless
@@ -41,6 +41,6 @@ class StableSD(StatelessMethod):
             sample.xt, sample.t, told.pos, *([told.null] if self.guidance != 1 else [])
         )
         r = (pos.eps * eps).flatten(1).sum(1) / eps.square().flatten(1).sum(1)
-        low = expand((sample.t <= self.seeking).to(sample.t), eps)
+        low = expand((sample.t <= self.t_seeking).to(sample.t), eps)
         seek = low * (pos.eps - expand(r, eps) * eps)
         return seek + (self.guidance - 1) * (pos.eps - null[0].eps) if null else seek

@@ -25,8 +25,8 @@ class Stein(Method[ControlVariateMoments]):
 
     guidance: float = 100.0
     phi: Baseline = field(default_factory=ConstantBaseline)
-    bins: int = 10
-    keep: float = 0.9
+    num_bins: int = 10
+    ema_decay: float = 0.9
 
     bibtex = """@article{wang2023steindreamer, title={SteinDreamer: Variance Reduction for Text-to-3D Score Distillation via Stein
   Identity}, author={Wang, Peihao and Fan, Zhiwen and Xu, Dejia and Wang, Dilin and Mohan, Sreyas and Iandola, Forrest and Ranjan,
@@ -35,13 +35,13 @@ class Stein(Method[ControlVariateMoments]):
     backward = "baseline"
 
     def __post_init__(self) -> None:
-        if self.bins < 1 or not 0 <= self.keep <= 1:
+        if self.num_bins < 1 or not 0 <= self.ema_decay <= 1:
             raise ValueError(
-                f"bins must be at least 1 and keep lies in [0, 1], not bins {self.bins}, keep {self.keep}"
+                f"bins must be at least 1 and keep lies in [0, 1], not bins {self.num_bins}, keep {self.ema_decay}"
             )
 
     def init(self, prior: Prior, start: SetupContext) -> ControlVariateMoments:
-        return ControlVariateMoments(start.particles, self.bins, start.x0.device)
+        return ControlVariateMoments(start.particles, self.num_bins, start.x0.device)
 
     def __call__(
         self, prior: Prior, sample: StepInputs, state: ControlVariateMoments
@@ -58,5 +58,5 @@ class Stein(Method[ControlVariateMoments]):
     def fit(
         self, prior: Prior, sample: StepInputs, state: ControlVariateMoments
     ) -> dict[str, Tensor]:
-        state.settle(self.keep)
+        state.commit(self.ema_decay)
         return {}

@@ -26,7 +26,7 @@ class SVGD(Method[PromptGroups]):
     """
 
     guidance: float = 7.5
-    space: Literal["x0", "xt"] = "x0"
+    kernel_space: Literal["x0", "xt"] = "x0"
 
     bibtex = """@inproceedings{kim2023collaborative, title={Collaborative Score Distillation for Consistent Visual Synthesis},
   author={Kim, Subin and Lee, Kyungmin and Choi, June Suk and Jeong, Jongheon and Sohn, Kihyuk and Shin, Jinwoo},
@@ -43,9 +43,9 @@ class SVGD(Method[PromptGroups]):
             guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
             - sample.eps
         )
-        where = (sample.xt if self.space == "xt" else sample.x0.detach()).flatten(1)
+        where = (sample.xt if self.kernel_space == "xt" else sample.x0.detach()).flatten(1)
         out = torch.empty_like(sds)
-        for rows in state.groups(sample.particle, sds.device):
+        for rows in state.rows_by_prompt(sample.particle, sds.device):
             log_k, h = log_kernel(where[rows])
             k = log_k.exp()
             # minus the gradient in x_j is the gradient in x_i

@@ -33,7 +33,7 @@ class VSD(CriticMethod):
 
     def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         state.observe(sample)
-        told, own = sample.conditions, sample.conditions.plain
+        told, own = sample.conditions, sample.conditions.pos_and_null
         said, phi = state.predict_both(
             prior,
             sample,
