@@ -14,18 +14,18 @@ from html_page import Page
 import limbeck.runs.recorder as recording
 from limbeck.cli.main import main
 from limbeck.graphics.cameras.camera import turntable_cameras
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.sds import SDS
-from limbeck.metrics.run_scores import score_pictures
-from limbeck.priors.exact import coloured_shapes
+from limbeck.metrics.run_scores import score_run
+from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import Render
 from limbeck.representations.pixels import Pixels
-from limbeck.runs.contact_sheets import columns, parts, placed, planes, render_particles
+from limbeck.runs.contact_sheets import arrange_step_images, channel_images, render_channels, render_particles, sheet_columns
 from limbeck.runs.recorder import record
-from limbeck.runs.report.pages import write
-from limbeck.runs.report.run_data import read_folder
-from limbeck.system.checkpoint import read_note
-from limbeck.runs.images import SEEN, save_finals
+from limbeck.runs.report.pages import write_report
+from limbeck.runs.report.run_data import read_run_data
+from limbeck.system.checkpoint import read_metadata
+from limbeck.runs.images import VIEW_NAMES, save_final_images
 from limbeck.training.collapse import DegenerateRunError
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -42,14 +42,14 @@ def solid(**changes):
 def go(e, folder, **more):
     console = Console(file=io.StringIO(), width=400)
     return record(
-        e, coloured_shapes(size=12), folder, console=console, **more
+        e, colored_shapes(size=12), folder, console=console, **more
     ), console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("solid") / "a run, of 2"
-    go(solid(), folder, every=3)
+    go(solid(), folder, image_every=3)
     return folder
 
 
@@ -57,14 +57,14 @@ def finished(tmp_path_factory):
 
 
 def test_a_solid_is_shown_from_its_sides_particle_by_particle():
-    run = Run(solid(), coloured_shapes(size=12))
+    run = Run(solid(), colored_shapes(size=12))
     with torch.no_grad():
         run.representation.parts["radius"][1].fill_(0.3)
     seen = render_particles(run).images()
     assert set(seen) == {"", "normal", "depth", "alpha"} and all(
         images.shape == (16, 3, 12, 12) for images in seen.values()
     )
-    assert columns(run) == len(SEEN) == 4
+    assert sheet_columns(run) == len(VIEW_NAMES) == 4
     covered = seen["alpha"].mean((1, 2, 3)).view(4, 4)
     assert covered[1].max() < covered[[0, 2, 3]].min() / 2
     assert torch.equal(seen["alpha"][:, 0], seen["alpha"][:, 1])
@@ -73,10 +73,10 @@ def test_a_solid_is_shown_from_its_sides_particle_by_particle():
 def test_a_picture_is_shown_as_it_is():
     run = Run(
         Experiment(("a red disc",), model="gaussians", representation=Pixels(), particles=3),
-        coloured_shapes(size=12),
+        colored_shapes(size=12),
     )
     seen = render_particles(run).images()
-    assert set(seen) == {""} and seen[""].shape == (3, 3, 12, 12) and columns(run) == 3
+    assert set(seen) == {""} and seen[""].shape == (3, 3, 12, 12) and sheet_columns(run) == 3
 
 
 def test_planes_have_the_colours_they_say():
@@ -84,27 +84,29 @@ def test_planes_have_the_colours_they_say():
     alpha = torch.tensor([[1.0, 1.0, 0.5, 0.0]]).view(1, 1, 1, 4)
     normal = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0], [0, 0, 0]]).T.reshape(1, 3, 1, 4)
     depth = torch.tensor([[3.6, 1.0, 3.6, 0.0]]).view(1, 1, 1, 4)
-    prior, image = coloured_shapes(size=12), torch.rand(1, 3, 1, 4)
-    out = planes(parts(Render(image, "image", alpha, depth, normal), prior), camera)
+    prior, image = colored_shapes(size=12), torch.rand(1, 3, 1, 4)
+    out = channel_images(
+        render_channels(Render(image, "image", alpha, depth, normal), prior), camera
+    )
     expected = torch.tensor([[0.5, 0.5, 1], [0, 0.5, 0.5], [0.75, 1, 0.75], [1, 1, 1]])
     assert torch.allclose(out["normal"][0, :, 0].T, expected, atol=1e-6)
     middle, yellow = torch.tensor([0.127, 0.566, 0.551]), torch.tensor([0.993, 0.906, 0.144])
     expected = torch.stack([middle, yellow, 0.5 * middle + 0.5, torch.ones(3)])
     assert torch.allclose(out["depth"][0, :, 0].T, expected, atol=0.01)
     assert out["alpha"][0, 0, 0].tolist() == [1, 1, 0.5, 0]
-    assert set(planes(parts(Render(image, "image"), prior), camera)) == {""}
+    assert set(channel_images(render_channels(Render(image, "image"), prior), camera)) == {""}
 
 
 def test_the_rows_of_a_step_are_shown_one_by_one_where_a_particle_is_seen_twice():
     images = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    run = Run(solid(batch_size=2), coloured_shapes(size=12))
-    rows, wide = placed(run, images, [0, 0, 3, 3])
+    run = Run(solid(batch_size=2), colored_shapes(size=12))
+    rows, wide = arrange_step_images(run, images, [0, 0, 3, 3])
     assert torch.equal(rows, images) and wide == 2
     flat = Run(
         Experiment(("a red disc",), model="gaussians", particles=3, batch_size=2),
-        coloured_shapes(size=12),
+        colored_shapes(size=12),
     )
-    rows, wide = placed(flat, images[:2], [2, 0])
+    rows, wide = arrange_step_images(flat, images[:2], [2, 0])
     assert (
         wide == 3
         and torch.equal(rows[2], images[0])
@@ -115,22 +117,22 @@ def test_the_rows_of_a_step_are_shown_one_by_one_where_a_particle_is_seen_twice(
 
 def test_diversity_is_of_the_same_side_of_different_particles():
     ramp = torch.linspace(0, 1, 4).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    same = score_pictures(torch.cat([ramp, ramp]), ["x"], 8, sides=4)["prompts"][0]
+    same = score_run(torch.cat([ramp, ramp]), ["x"], 8, sides=4)["prompts"][0]
     assert (
         same["diversity"] == 0
-        and score_pictures(torch.cat([ramp, ramp]), ["x"], 8)["prompts"][0]["diversity"] > 0.3
+        and score_run(torch.cat([ramp, ramp]), ["x"], 8)["prompts"][0]["diversity"] > 0.3
     )
-    other = score_pictures(torch.cat([ramp, ramp * 0]), ["x"], 8, sides=4)["prompts"][0]
+    other = score_run(torch.cat([ramp, ramp * 0]), ["x"], 8, sides=4)["prompts"][0]
     assert (
         other["diversity"] == pytest.approx(0.5)
-        and "diversity" not in score_pictures(ramp, ["x"], 4, sides=4)["prompts"][0]
+        and "diversity" not in score_run(ramp, ["x"], 4, sides=4)["prompts"][0]
     )
     with pytest.raises(ValueError, match="4 sides of particles of 1 prompts"):
-        score_pictures(ramp[:3], ["x"], 3, sides=4)
+        score_run(ramp[:3], ["x"], 3, sides=4)
 
 
 def test_files_are_named_after_their_sides(tmp_path):
-    save_finals(tmp_path, torch.zeros(8, 3, 5, 5), 8, SEEN)
+    save_final_images(tmp_path, torch.zeros(8, 3, 5, 5), 8, VIEW_NAMES)
     assert {p.name for p in (tmp_path / "final").iterdir()} == {
         f"00-0{k}-{side}.png"
         for k in (0, 1)
@@ -169,8 +171,10 @@ def test_a_run_of_a_solid_leaves_sheets_films_and_stills(finished):
 
 
 def test_the_page_names_sides_in_order_and_shows_the_films_beside_it(finished, tmp_path):
-    prompts = [images for _, images in read_folder(finished).finals()]
-    assert [[image.caption for image in images] for images in prompts] == [[*SEEN, *SEEN]] * 2
+    prompts = [images for _, images in read_run_data(finished).finals()]
+    assert [[image.caption for image in images] for images in prompts] == [
+        [*VIEW_NAMES, *VIEW_NAMES]
+    ] * 2
     page = Page(finished / "report.html")
     films = [source for source in page.sources if not source.startswith("data:")]
     assert (
@@ -187,7 +191,7 @@ def test_the_page_names_sides_in_order_and_shows_the_films_beside_it(finished, t
     ):
         assert word in page.text
     assert "One row a prompt" not in page.text
-    elsewhere = Page(write([finished], tmp_path / "other" / "page.html"))
+    elsewhere = Page(write_report([finished], tmp_path / "other" / "page.html"))
     for film in [source for source in elsewhere.sources if not source.startswith("data:")]:
         assert (
             "%20" in film
@@ -218,7 +222,7 @@ def test_a_run_of_nothing_stops_with_its_cause_and_keeps_its_checkpoint(tmp_path
         go(e, tmp_path / "run")
     assert caught.value.step == 10 and "rate" in caught.value.cause
     assert (
-        10 <= read_note(tmp_path / "run" / "checkpoint.safetensors")["step"] < 100
+        10 <= read_metadata(tmp_path / "run" / "checkpoint.safetensors")["step"] < 100
     )  # figures are written beside the steps
     with pytest.raises(
         DegenerateRunError, match="step 10: "
@@ -232,7 +236,7 @@ def test_it_goes_on_when_told_to_and_a_last_step_is_no_loss(tmp_path, monkeypatc
     e = solid(representation=Ball(radius=-0.5), steps=14, particles=1, prompts=("a red disc",))
     with pytest.raises(DegenerateRunError):
         go(e, tmp_path / "run")
-    page, _ = go(e, tmp_path / "run", diagnose=False)
+    page, _ = go(e, tmp_path / "run", stop_on_collapse=False)
     assert page.exists()
 
 

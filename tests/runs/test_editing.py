@@ -20,13 +20,13 @@ from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.priors.exact import coloured_shapes
+from limbeck.priors.exact import colored_shapes
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import read_image
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
-from limbeck.runs.editing import How, Pictures, default_folder, edit_to_folder, experiments, suited
+from limbeck.runs.editing import EditInputs, EditOptions, default_folder, default_options, edit_experiments, edit_to_folder
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam, SGD
 from limbeck.training.trainer import Run
@@ -54,15 +54,15 @@ def photo(tmp_path):
     return save(tmp_path / "photo.png", 16, 16)
 
 
-def what(*pictures: Path, **options) -> Pictures:
-    return Pictures(
+def what(*pictures: Path, **options) -> EditInputs:
+    return EditInputs(
         pictures, **{"target": ("a red mug",), "source": ("two striped cats",)} | options
     )
 
 
-def quick(name: str = "dds", **options) -> How:
-    how = suited(METHODS[name])
-    method = replace(how.method, k=2) if isinstance(how.method, SDEdit) else how.method
+def quick(name: str = "dds", **options) -> EditOptions:
+    how = default_options(METHODS[name])
+    method = replace(how.method, denoise_steps=2) if isinstance(how.method, SDEdit) else how.method
     return replace(how, method=method, steps=min(how.steps, 2), **options)
 
 
@@ -116,8 +116,8 @@ def test_many_pictures_and_texts_in_one_run(prior, tmp_path):
 
 
 def test_one_picture_for_several_targets(prior, photo):
-    (experiment,) = experiments(
-        what(photo, target=("a red mug", "low quality")), How(), prior
+    (experiment,) = edit_experiments(
+        what(photo, target=("a red mug", "low quality")), EditOptions(), prior
     ).values()
     assert experiment.representation.images == (photo, photo)
 
@@ -156,17 +156,21 @@ def test_the_same_command_goes_on_and_other_pictures_of_the_same_name_are_refuse
 
 
 def test_the_folder_is_named_by_options_and_by_what_the_files_hold(photo):
-    first = default_folder(what(photo), How())
+    first = default_folder(what(photo), EditOptions())
     assert first.parts[0] == "edits" and first.name.startswith("a-red-mug-dds-")
-    assert default_folder(what(photo), How()) == first != default_folder(what(photo), How(seed=1))
+    assert (
+        default_folder(what(photo), EditOptions())
+        == first
+        != default_folder(what(photo), EditOptions(seed=1))
+    )
     save(photo, 16, 16, seed=9)
-    assert default_folder(what(photo), How()) != first
+    assert default_folder(what(photo), EditOptions()) != first
 
 
 def test_a_gradient_map_is_the_mean_gradient_of_the_first_steps(prior, photo):
     from limbeck.runs.editing import gradient_map
 
-    (e,) = experiments(what(photo), quick(), prior).values()
+    (e,) = edit_experiments(what(photo), quick(), prior).values()
     run = Run(e, prior)
     mean = sum(run.advance().gradient for _ in range(2)) / 2
     assert torch.allclose(gradient_map(e, prior), mean.norm(dim=1), atol=1e-6)
@@ -184,7 +188,7 @@ def test_outside_the_mask_pixels_are_kept_exactly_and_the_particle_does_not_move
     edit_to_folder(wanted, quick(name), prior, out, console=SILENT)
     before, after = pixels(photo), pixels(out / "edit" / "00-00-after.png")
     assert (after[:, :9] == before[:, :9]).all() and (after[:, 9:] != before[:, 9:]).any()
-    (e,) = experiments(wanted, quick(name), prior).values()
+    (e,) = edit_experiments(wanted, quick(name), prior).values()
     run = Run(e, prior)
     first = run.representation.render(RenderRequest(torch.tensor([0]))).image.detach().clone()
     parameter = run.representation.inner.particles[0].detach().clone()
@@ -224,7 +228,9 @@ def test_pixels_can_be_masked_too(prior, photo, tmp_path):
 
 def test_a_masked_run_goes_on_to_the_same_bits(prior, photo, tmp_path):
     mask = save_mask(tmp_path / "mask.png", 16, 16, 9)
-    (e,) = experiments(what(photo, mask=(mask,)), replace(quick("pds"), steps=4), prior).values()
+    (e,) = edit_experiments(
+        what(photo, mask=(mask,)), replace(quick("pds"), steps=4), prior
+    ).values()
     whole, first, second = (Run(e, prior) for _ in range(3))
     for _ in range(4):
         whole.advance()
@@ -255,11 +261,11 @@ def test_masks_that_mean_nothing_are_refused(prior, photo, tmp_path):
 
 
 def test_a_method_takes_its_own_defaults():
-    assert suited(DDS).optimizer == suited(CDS).optimizer == SGD()
-    assert isinstance(suited(PDS).optimizer, Adam)
-    sdedit = suited(SDEdit)
-    assert (sdedit.steps, sdedit.rate) == (1, 1.0) and isinstance(sdedit.timesteps, FixedTimesteps)
-    assert all(type(suited(m).method) is m for m in METHODS.values())
+    assert default_options(DDS).optimizer == default_options(CDS).optimizer == SGD()
+    assert isinstance(default_options(PDS).optimizer, Adam)
+    sdedit = default_options(SDEdit)
+    assert (sdedit.steps, sdedit.lr) == (1, 1.0) and isinstance(sdedit.timesteps, FixedTimesteps)
+    assert all(type(default_options(m).method) is m for m in METHODS.values())
 
 
 def test_the_command_line_takes_the_methods_defaults_and_what_is_said_beside(
@@ -272,7 +278,7 @@ def test_the_command_line_takes_the_methods_defaults_and_what_is_said_beside(
     monkeypatch.setattr(
         importlib.import_module("limbeck.priors.loading"),
         "load",
-        lambda *a, **k: loaded.append(k) or coloured_shapes(16),
+        lambda *a, **k: loaded.append(k) or colored_shapes(16),
     )
     words = [
         "edit",
@@ -286,19 +292,19 @@ def test_the_command_line_takes_the_methods_defaults_and_what_is_said_beside(
     for more in (
         [],
         ["--method", "pds", "--rate", "0.5"],
-        ["--method", "sdedit", "--timesteps.at", "0.4"],
-        ["--runtime.slicing"],
+        ["--method", "sdedit", "--timesteps.t", "0.4"],
+        ["--runtime.vae-slicing"],
     ):
         assert cli.main([*words, *more]) == 0
     hows = [how for _, how, _, _ in asked]
-    assert hows[0] == suited(DDS)
-    assert hows[1] == replace(suited(PDS), rate=0.5)
-    assert hows[2] == replace(suited(SDEdit), timesteps=FixedTimesteps(0.4))
+    assert hows[0] == default_options(DDS)
+    assert hows[1] == replace(default_options(PDS), rate=0.5)
+    assert hows[2] == replace(default_options(SDEdit), timesteps=FixedTimesteps(0.4))
     assert [told["runtime"] for told in loaded] == [RuntimeOptions()] * 3 + [
-        RuntimeOptions(slicing=True)
+        RuntimeOptions(vae_slicing=True)
     ]
-    assert hows[3].runtime == RuntimeOptions(slicing=True)
-    assert asked[0][0] == Pictures((photo,), ("a blue disc", "a green disc"), ("a red disc",))
+    assert hows[3].runtime == RuntimeOptions(vae_slicing=True)
+    assert asked[0][0] == EditInputs((photo,), ("a blue disc", "a green disc"), ("a red disc",))
 
 
 def test_in_a_notebook(prior, photo, tmp_path):
@@ -360,7 +366,9 @@ def test_files_that_cannot_be_used(capsys, photo, tmp_path):
 def test_words_that_cannot_be_used(capsys, photo, tmp_path):
     p = str(photo)
     assert "a picture is missing: limbeck edit photo.png" in refused(capsys, tmp_path, *SAID)
-    assert "--target-prompt is missing" in refused(capsys, tmp_path, p, "--source-prompt", "a red disc")
+    assert "--target-prompt is missing" in refused(
+        capsys, tmp_path, p, "--source-prompt", "a red disc"
+    )
     assert "--target-prompt is missing" in refused(
         capsys, tmp_path, p, "--source-prompt", "a red disc", "--target-prompt", " "
     )

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from limbeck.cli.main import main
-from limbeck.runs.loggers import WandB, numbers
+from limbeck.runs.loggers import WandB, scalars
 
 TOY = ["red disc", "--model", "gaussians", "--steps", "6", "--every", "3"]
 
@@ -25,8 +25,8 @@ def test_tensorboard_holds_every_figure_and_picture_of_the_folder(tmp_path):
     )
     events.Reload()
     told = lines(folder)
-    assert set(events.Tags()["scalars"]) == set(numbers(told[0]))
-    for name in numbers(told[0]):
+    assert set(events.Tags()["scalars"]) == set(scalars(told[0]))
+    for name in scalars(told[0]):
         kept = {e.step: e.value for e in events.Scalars(name)}
         assert kept == pytest.approx({line["step"]: line[name] for line in told})
     assert {t: [e.step for e in events.Images(t)] for t in events.Tags()["images"]} == {
@@ -60,7 +60,7 @@ def test_weights_and_biases_is_told_the_same(tmp_path, monkeypatch):
         if "gradient" in what and not isinstance(what["gradient"], tuple)
     ]
     assert [(what, step) for what, step in figures] == [
-        (numbers(line), line["step"]) for line in lines(folder)
+        (scalars(line), line["step"]) for line in lines(folder)
     ]
     assert said[-1] == ({}, -1)  # closed
 

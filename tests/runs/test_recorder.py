@@ -20,30 +20,21 @@ from limbeck.config.yaml import from_yaml
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.priors.exact import coloured_shapes
+from limbeck.priors.exact import colored_shapes
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.runs.recorder import record
-from limbeck.system.checkpoint import read_checkpoint, read_note, write_checkpoint
+from limbeck.system.checkpoint import read_checkpoint, read_metadata, write_checkpoint
 from limbeck.system.finite import NonFiniteError
-from limbeck.runs.images import BAR
+from limbeck.runs.images import COLORBAR_WIDTH
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 from run_folders import experiment, go, lines, same
 
 
-
-
-
-
-
-
-
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    go(experiment(), folder, every=4, command="limbeck distill ...")
+    go(experiment(), folder, image_every=4, command="limbeck distill ...")
     return folder
 
 
@@ -57,7 +48,7 @@ def test_a_run_leaves_everything(finished):
     assert [line["step"] for line in lines(finished)] == list(range(1, 13))
     # 4 rows, guidance: 8 rows a step; pictures for the record are not counted
     assert [line["evaluations"] for line in lines(finished)] == [8 * k for k in range(1, 13)]
-    cost = json.loads((finished / "cost.json").read_text())
+    cost = json.loads((finished / "profile.json").read_text())
     assert cost["evaluations"] == 96 and cost["peak_bytes"] > 1e7 and cost["seconds"]["method"] > 0
     assert "poole2022" in (finished / "references.bib").read_text()
     expected = {"step-00000.png", "gradient-scale.json"}
@@ -71,7 +62,7 @@ def test_a_run_leaves_everything(finished):
 
 
 def test_final_pictures_are_the_particles(finished):
-    run = Run(experiment(), coloured_shapes(size=12))
+    run = Run(experiment(), colored_shapes(size=12))
     while run.step < 12:
         run.advance()
     with torch.no_grad():
@@ -88,7 +79,9 @@ def test_gradient_maps_share_one_scale(finished):
     for step in (4, 8, 12):
         with Image.open(finished / "images" / f"step-{step:05d}-gradient.png") as sheet:
             assert sheet.height >= 128
-            bars.append(sheet.crop((sheet.width - BAR, 0, sheet.width, sheet.height)).tobytes())
+            bars.append(
+                sheet.crop((sheet.width - COLORBAR_WIDTH, 0, sheet.width, sheet.height)).tobytes()
+            )
     assert len(set(bars)) == 1
 
 
@@ -131,8 +124,8 @@ def test_a_run_that_broke_off_goes_on_bit_identically(step, finished, tmp_path, 
         patch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
         crash_at(patch, step)
         with pytest.raises(Crash):
-            go(experiment(), tmp_path / "cut", every=4)
-    go(experiment(), tmp_path / "cut", every=4)
+            go(experiment(), tmp_path / "cut", image_every=4)
+    go(experiment(), tmp_path / "cut", image_every=4)
     same(finished, tmp_path / "cut")
 
 
@@ -147,13 +140,14 @@ def test_figures_after_the_checkpoint_are_taken_out(finished, tmp_path, monkeypa
         )
         crash_at(patch, 10)
         with pytest.raises(Crash):
-            go(experiment(), folder, every=4)
+            go(experiment(), folder, image_every=4)
     assert (
-        lines(folder)[-1]["step"] == 8 and read_note(folder / "checkpoint.safetensors")["step"] == 5
+        lines(folder)[-1]["step"] == 8
+        and read_metadata(folder / "checkpoint.safetensors")["step"] == 5
     )
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "eval')
-    go(experiment(), folder, every=4)
+    go(experiment(), folder, image_every=4)
     same(finished, folder)
 
 
@@ -171,7 +165,7 @@ KILLED = """
         return advance(run)
     Run.advance = deadly
     t.recording.CHECKPOINT_SECONDS = 0.0
-    t.go(t.with_critic(), Path(sys.argv[2]), every=5)
+    t.go(t.with_critic(), Path(sys.argv[2]), image_every=5)
 """
 
 
@@ -198,9 +192,9 @@ def test_kill_9_with_a_critic(tmp_path):
         )
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         # written beside the steps, each waiting for the one before: the last may have been under way
-        assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (6, 7)
-        go(with_critic(), tmp_path / "cut", every=5)
-        go(with_critic(), tmp_path / "whole", every=5)
+        assert read_metadata(tmp_path / "cut" / "checkpoint.safetensors")["step"] in (6, 7)
+        go(with_critic(), tmp_path / "cut", image_every=5)
+        go(with_critic(), tmp_path / "whole", image_every=5)
         same(tmp_path / "whole", tmp_path / "cut")
     finally:
         torch.set_num_threads(threads)
@@ -221,10 +215,10 @@ def test_ctrl_c_finishes_the_step_and_saves(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Run, "advance", pressed)
         with pytest.raises(KeyboardInterrupt):
-            go(experiment(), tmp_path / "cut", every=4)
+            go(experiment(), tmp_path / "cut", image_every=4)
     assert signal.getsignal(signal.SIGINT) is before
-    assert read_note(tmp_path / "cut" / "checkpoint.safetensors")["step"] == 7
-    go(experiment(), tmp_path / "cut", every=4)
+    assert read_metadata(tmp_path / "cut" / "checkpoint.safetensors")["step"] == 7
+    go(experiment(), tmp_path / "cut", image_every=4)
     same(finished, tmp_path / "cut")
 
 
@@ -233,15 +227,15 @@ def test_a_run_stopped_in_its_last_act_is_only_finished(finished, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(recording, "score_pictures", lambda *_: (_ for _ in ()).throw(Crash))
         with pytest.raises(Crash):
-            go(experiment(), folder, every=4)
+            go(experiment(), folder, image_every=4)
     monkeypatch.setattr(Run, "advance", None)
-    go(experiment(), folder, every=4)
+    go(experiment(), folder, image_every=4)
     same(finished, folder)
 
 
 def test_a_damaged_checkpoint_is_named(finished, tmp_path):
     folder = tmp_path / "cut"
-    go(experiment(), folder, every=4)
+    go(experiment(), folder, image_every=4)
     path = folder / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"checkpoint.safetensors is damaged .*delete it") as error:
@@ -289,7 +283,7 @@ def test_a_value_that_is_not_finite_leaves_its_inputs(tmp_path, monkeypatch):
 
 
 def test_figures_of_a_run_add_up_when_the_prior_was_used_before(tmp_path):
-    prior = coloured_shapes(size=12)
-    prior.meter.add(1000)
+    prior = colored_shapes(size=12)
+    prior.call_counter.add(1000)
     record(experiment(steps=2), prior, tmp_path / "run", console=Console(file=io.StringIO()))
-    assert json.loads((tmp_path / "run" / "cost.json").read_text())["evaluations"] == 16
+    assert json.loads((tmp_path / "run" / "profile.json").read_text())["evaluations"] == 16

@@ -18,14 +18,14 @@ from rich.console import Console
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.metrics.run_scores import score_pictures
-from limbeck.priors.exact import coloured_shapes
+from limbeck.metrics.run_scores import score_run
+from limbeck.priors.exact import colored_shapes
 from limbeck.runs.recorder import record
-from limbeck.runs.report.pages import write
-from limbeck.runs.report.run_data import differing, read_folder
-from limbeck.runs.report.svg_plots import curves
+from limbeck.runs.report.pages import write_report
+from limbeck.runs.report.run_data import differing_options, read_run_data
+from limbeck.runs.report.svg_plots import metric_plots
 from limbeck.runs.report.tables import seconds_text
-from limbeck.runs.images import save_finals
+from limbeck.runs.images import save_final_images
 from limbeck.training.experiment import Experiment
 from html_page import Page
 
@@ -43,9 +43,9 @@ def make(folder, **changes):
     e = Experiment(**plain | changes)
     record(
         e,
-        coloured_shapes(size=12),
+        colored_shapes(size=12),
         folder,
-        every=2,
+        image_every=2,
         command="limbeck distill '<b>'",
         console=Console(file=io.StringIO()),
     )
@@ -60,7 +60,7 @@ def runs(tmp_path_factory):
     make(root / "other", method=SDS(50.0))
     images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     sampled = root / "sampled"
-    save_finals(sampled, images, 3)
+    save_final_images(sampled, images, 3)
     prompts = ["a blue ring", "a green ring"]
     plain = {
         "prompts": prompts,
@@ -72,19 +72,17 @@ def runs(tmp_path_factory):
         "critic": None,
     }
     (sampled / "sample.yaml").write_text(yaml.safe_dump(plain))
-    (sampled / "scores.json").write_text(json.dumps(score_pictures(images, prompts, 3)))
-    (sampled / "cost.json").write_text(
+    (sampled / "scores.json").write_text(json.dumps(score_run(images, prompts, 3)))
+    (sampled / "profile.json").write_text(
         json.dumps({"seconds": {"sampling": 1.5}, "evaluations": 240})
     )
     return root
 
 
-
-
 def test_a_page_is_self_contained_and_escapes_prompts(runs):
     for path in (
         runs / "sds" / "report.html",
-        write([runs / "sds", runs / "vsd", runs / "sampled"], runs / "all.html"),
+        write_report([runs / "sds", runs / "vsd", runs / "sampled"], runs / "all.html"),
     ):
         page = Page(path)
         assert "script" not in page.tags and "link" not in page.tags
@@ -112,12 +110,12 @@ def test_a_page_holds_its_parts_in_order(runs):
 
 def test_a_report_is_the_same_when_written_again(runs):
     before = (runs / "sds" / "report.html").read_text()
-    assert write([runs / "sds"]) == runs / "sds" / "report.html"
+    assert write_report([runs / "sds"]) == runs / "sds" / "report.html"
     assert (runs / "sds" / "report.html").read_text() == before
 
 
 def test_a_comparison_has_a_row_a_run_and_a_column_a_prompt(runs):
-    out = write([runs / "sds", runs / "vsd", runs / "other", runs / "sampled"])
+    out = write_report([runs / "sds", runs / "vsd", runs / "other", runs / "sampled"])
     assert out == runs / "comparison.html"
     text = out.read_text()
     table = text[text.index("<tbody>") : text.index("</tbody>")]
@@ -132,13 +130,17 @@ def test_a_comparison_has_a_row_a_run_and_a_column_a_prompt(runs):
 
 
 def test_what_differs_is_marked(runs):
-    rows = differing([read_folder(runs / name) for name in ("sds", "vsd", "other", "sampled")])
+    rows = differing_options(
+        [read_run_data(runs / name) for name in ("sds", "vsd", "other", "sampled")]
+    )
     assert rows == [
         ("method.name", ["sds", "vsd", "sds", None], [False, True, False, False]),
         ("method.guidance", ["7.5", "7.5", "50.0", None], [False, False, True, False]),
         ("steps", ["6", "8", "6", "20"], [False, True, False, True]),
     ]
-    text = write([runs / "sds", runs / "vsd", runs / "other"], runs / "three.html").read_text()
+    text = write_report(
+        [runs / "sds", runs / "vsd", runs / "other"], runs / "three.html"
+    ).read_text()
     assert "<mark>50.0</mark>" in text and "<mark>7.5</mark>" not in text
 
 
@@ -153,9 +155,9 @@ def test_what_eval_said_is_in_the_report(runs, tmp_path):
             "particles": [{"object": 0.5, "janus": 0.0}, {"object": 1.0, "janus": 0.5}], "truth": {"object": 1.0, "janus": 0.0},
         }], "mean": {"object": 0.75},
     }  # fmt: skip
-    assert "held-out cameras" not in write([folder]).read_text()
+    assert "held-out cameras" not in write_report([folder]).read_text()
     (folder / "eval.json").write_text(json.dumps(told))
-    page = write([folder]).read_text()
+    page = write_report([folder]).read_text()
     section = page[page.index("From 32 held-out cameras") :].split("</section>")[0]
     rows = [
         re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", section, re.S)
@@ -179,14 +181,14 @@ def test_what_eval_said_is_in_the_report(runs, tmp_path):
     told["prompts"][0].pop("particles")  # as an earlier version wrote it
     told["prompts"][0].pop("seen")
     (folder / "eval.json").write_text(json.dumps(told))
-    page = write([folder]).read_text()
+    page = write_report([folder]).read_text()
     assert (
         "From 32 held-out cameras" in page and "particle 1" not in page and "<details>" not in page
     )
 
 
 def test_a_sampling_has_a_page_too(runs):
-    page = Page(write([runs / "sampled"]))
+    page = Page(write_report([runs / "sampled"]))
     assert page.headings == ["Scores", "Cost", "Configuration"]
     assert page.tags.count("img") == 6
 
@@ -200,9 +202,9 @@ def test_an_unfinished_run_is_shown_as_far_as_it_came(runs, tmp_path):
     )
     name = "step-00004.png"
     (folder / "images" / name).write_bytes((runs / "sds" / "images" / name).read_bytes())
-    page = Page(write([folder]))
+    page = Page(write_report([folder]))
     assert "Unfinished: 4 of 6 steps." in page.text and page.headings[:2] == ["Progress", "Curves"]
-    assert "Unfinished" in Page(write([folder, runs / "sds"], tmp_path / "two.html")).text
+    assert "Unfinished" in Page(write_report([folder, runs / "sds"], tmp_path / "two.html")).text
 
 
 def test_large_pictures_stay_below_five_megabytes(tmp_path):
@@ -215,7 +217,7 @@ def test_large_pictures_stay_below_five_megabytes(tmp_path):
     rough = torch.from_numpy(
         rng.random((4, 3, 64, 64), np.float32)
     )  # as full of detail as a photograph of gravel
-    save_finals(
+    save_final_images(
         tmp_path, torch.nn.functional.interpolate(rough, (512, 512), mode="bicubic").clamp(0, 1), 4
     )
     with Image.open(tmp_path / "final.png") as sheet:
@@ -223,7 +225,7 @@ def test_large_pictures_stay_below_five_megabytes(tmp_path):
     for step in range(0, 401, 10):
         for kind in ("", "-x0", "-critic", "-gradient"):
             os.link(tmp_path / "final.png", tmp_path / "images" / f"step-{step:05d}{kind}.png")
-    path = write([tmp_path])
+    path = write_report([tmp_path])
     assert 500_000 < path.stat().st_size < 5_000_000
     assert Page(path).tags.count("img") == 4 + 4 * 12
     assert 'class="hard"' not in path.read_text()
@@ -231,9 +233,9 @@ def test_large_pictures_stay_below_five_megabytes(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no run folder: it has no run.yaml"):
-        write([tmp_path])
+        write_report([tmp_path])
     with pytest.raises(ValueError, match="at least one"):
-        write([])
+        write_report([])
 
 
 def test_curves_survive_gaps_and_long_runs():
@@ -241,11 +243,11 @@ def test_curves_survive_gaps_and_long_runs():
         {"step": k, "gradient": None if k % 7 == 0 else 1.0 / k, "residual": 1e-3 * k, "t": 0.5}
         for k in range(1, 5001)
     ]
-    drawn = dict(curves(lines))
+    drawn = dict(metric_plots(lines))
     assert len(drawn) == 3 and all(len(svg) < 60_000 for svg in drawn.values())
     assert all("currentColor" in svg and "#123456" not in svg for svg in drawn.values())
     assert not any(re.search(r"<svg[^>]*(width|height)=", svg) for svg in drawn.values())
-    assert curves([]) == []
+    assert metric_plots([]) == []
 
 
 def test_durations_are_for_people():

@@ -16,7 +16,7 @@ from limbeck.distillation.timesteps.deterministic import LinearTimesteps
 from limbeck.distillation.timesteps.random import ISMTimesteps, TwoStageTimesteps
 from limbeck.distillation.weights import BAOABWeight, LambdaWeight, Weight
 from limbeck.runs.report import schedule_plots as plot
-from limbeck.runs.report.schedule_plots import Plotting, draw
+from limbeck.runs.report.schedule_plots import SchedulePlotOptions, write_plot
 
 OWN = """
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ class Half(Timesteps):
 @pytest.mark.parametrize("under", ["stable", "cosine", "flow"])
 @pytest.mark.parametrize(("kind", "base"), [("timesteps", Timesteps), ("weights", Weight)])
 def test_all_of_them_by_default(kind: str, base: type, under, tmp_path: Path) -> None:
-    path = draw(Plotting((kind,), steps=9, under=under, out=tmp_path / "new" / "all.svg"))
+    path = write_plot(
+        SchedulePlotOptions((kind,), steps=9, schedule=under, out=tmp_path / "new" / "all.svg")
+    )
     text = path.read_text()
     assert all(f">{name}<" in text for name in choices(base))
     assert [p.name for p in path.parent.iterdir()] == ["all.svg"]
@@ -44,7 +46,9 @@ def test_all_of_them_by_default(kind: str, base: type, under, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["a.png", "a.svg"])
 def test_the_same_picture_is_the_same_file(name: str, tmp_path: Path) -> None:
     first, second = (
-        draw(Plotting(("timesteps", "ISM"), steps=30, out=tmp_path / f / name)).read_bytes()
+        write_plot(
+            SchedulePlotOptions(("timesteps", "ISM"), steps=30, out=tmp_path / f / name)
+        ).read_bytes()
         for f in "ab"
     )
     assert first == second
@@ -62,7 +66,9 @@ def test_default_place(
 
 @pytest.mark.parametrize("steps", [1, 2, 700, 5000])
 def test_the_drawn_times_and_bounds_are_those_of_the_schedule(steps: int) -> None:
-    (line,) = plot.timesteps([LinearTimesteps()], steps, stable_diffusion_schedule()).axes[0].lines
+    (line,) = (
+        plot.plot_timesteps([LinearTimesteps()], steps, stable_diffusion_schedule()).axes[0].lines
+    )
     x, y = line.get_data()
     assert x[0] == 0 and x[-1] == steps - 1 and len(x) <= plot.POINTS
     wanted = [LinearTimesteps().time(int(step), steps, stable_diffusion_schedule()) for step in x]
@@ -70,7 +76,7 @@ def test_the_drawn_times_and_bounds_are_those_of_the_schedule(steps: int) -> Non
         max(abs(a - b) for a, b in zip(y, wanted, strict=True)) <= 0.0005 + 1e-6
     )  # ticks of a thousand
     low, high, dots = (
-        plot.timesteps([ISMTimesteps()], steps, stable_diffusion_schedule()).axes[0].lines
+        plot.plot_timesteps([ISMTimesteps()], steps, stable_diffusion_schedule()).axes[0].lines
     )
     assert list(high.get_ydata()) == [
         ISMTimesteps().bounds(int(step), steps)[1] for step in high.get_xdata()
@@ -79,7 +85,9 @@ def test_the_drawn_times_and_bounds_are_those_of_the_schedule(steps: int) -> Non
 
 
 def test_weights_are_drawn_over_their_mean_and_as_they_are() -> None:
-    shape, raw = plot.weights([LambdaWeight(), BAOABWeight()], stable_diffusion_schedule()).axes
+    shape, raw = plot.plot_weights(
+        [LambdaWeight(), BAOABWeight()], stable_diffusion_schedule()
+    ).axes
     for line in shape.lines:
         y = line.get_ydata()
         assert abs(float(sum(y)) / len(y) - 1) < 1e-9
@@ -94,14 +102,16 @@ def test_own_classes(tmp_path: Path) -> None:
     path.write_text(OWN.format(default=" = 0.5"))
     assert (
         ">Half<"
-        in draw(Plotting(("timesteps", f"{path}:Half"), out=tmp_path / "a.svg")).read_text()
+        in write_plot(
+            SchedulePlotOptions(("timesteps", f"{path}:Half"), out=tmp_path / "a.svg")
+        ).read_text()
     )
     path.write_text(OWN.format(default=""))
     with pytest.raises(ValueError, match="not all of its options have defaults"):
-        draw(Plotting(("timesteps", f"{path}:Half"), out=tmp_path / "b.svg"))
+        write_plot(SchedulePlotOptions(("timesteps", f"{path}:Half"), out=tmp_path / "b.svg"))
     assert not (tmp_path / "b.svg").exists()
 
 
 def test_panels_without_a_schedule_are_hidden() -> None:
-    figure = plot.timesteps([TwoStageTimesteps()] * 5, 10, stable_diffusion_schedule())
+    figure = plot.plot_timesteps([TwoStageTimesteps()] * 5, 10, stable_diffusion_schedule())
     assert [axes.get_visible() for axes in figure.axes] == [True] * 5 + [False] * 3

@@ -23,7 +23,7 @@ import pytest
 import torch
 from painted_ball import RADIUS, Ball, Painted, ball, cloud, paint
 from PIL import Image
-from tiny_pipeline import rng, worst
+from tiny_pipeline import rng, max_difference
 
 import limbeck
 from limbeck import Experiment, Run
@@ -32,18 +32,18 @@ from limbeck.cli.commands.view import Viewing, show
 from limbeck.cli.main import main
 from limbeck.config import yaml as config
 from limbeck.graphics.cameras import camera as cameras
-from limbeck.graphics.cameras.views import Orbit
-from limbeck.graphics.export.export import at_vertices
-from limbeck.graphics.export.writers import linear
-from limbeck.graphics.geometry.solids import Splats
-from limbeck.metrics.heldout_views import LAMP
+from limbeck.graphics.cameras.samplers import Orbit
+from limbeck.graphics.export.export import with_vertex_colors
+from limbeck.graphics.export.writers import srgb_to_linear
+from limbeck.graphics.geometry.assets import Splats
+from limbeck.metrics.heldout_views import LIGHT_DIRECTION
 from limbeck.priors.loading import load
 from limbeck.runs.recorder import record
-from limbeck.runs.reopen import names, reopen_run, step_cameras
+from limbeck.runs.reopen import particle_names, reopen_run, step_cameras
 from limbeck.runs.snapshots_3d import SnapshotFolder, read_snapshot, save_snapshot
-from limbeck.runs.turntable import Looked, coloured, enlarged, panels, stills, turntable
-from limbeck.runs.viewer import FILM_AFTER, FILM_BEFORE, Viewer, against_film, as_opencv, axes, covariances, meshed, shaded
-from limbeck.runs.images import grid
+from limbeck.runs.turntable import TurntableCamera, colorize_depth, enlarge_frames, render_frames, save_stills, save_turntable
+from limbeck.runs.viewer import Viewer, _ACES_INPUT, _ACES_OUTPUT, inverse_tone_mapping, mesh_to_glb, quaternions_to_matrices, splat_colors, splat_covariances, to_opencv
+from limbeck.runs.images import image_grid
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -67,7 +67,7 @@ def made() -> Experiment:
 @pytest.fixture(scope="module")
 def folder(made: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs") / "ball"
-    record(made, load("gaussians"), place, every=2)
+    record(made, load("gaussians"), place, image_every=2)
     return place
 
 
@@ -78,23 +78,25 @@ def test_a_run_leaves_every_particle_at_the_times_of_its_pictures(
     made: Experiment, folder: Path
 ) -> None:
     found = SnapshotFolder(folder).steps()
-    assert list(found) == [0, 2, 4] and all(list(files) == names(made) for files in found.values())
+    assert list(found) == [0, 2, 4] and all(
+        list(files) == particle_names(made) for files in found.values()
+    )
     kept = reopen_run(folder, "cpu").representation
-    for i, name in enumerate(names(made)):
+    for i, name in enumerate(particle_names(made)):
         first, last = read_snapshot(found[0][name]), read_snapshot(found[4][name])
         assert torch.equal(last.vertices, ball(2).vertices) and torch.equal(
             last.faces, ball(2).faces
         )
         tint = kept.parts["tint"][i].detach()
-        assert worst(last.colours, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
-        assert worst(first.colours, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
-    assert not list((folder / "solids").glob("*.part"))
+        assert max_difference(last.colours, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
+        assert max_difference(first.colours, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
+    assert not list((folder / "assets").glob("*.part"))
 
 
 def test_the_cameras_told_are_those_the_run_looked_through(made: Experiment) -> None:
     run = Run(made, load("gaussians"))
     for step in range(4):
-        drawn = run.advance().sample
+        drawn = run.advance().inputs
         view, camera = step_cameras(made, step)
         assert camera is not None and torch.equal(view, drawn.particle)
         assert torch.equal(camera.pose, drawn.camera.pose) and torch.equal(
@@ -114,16 +116,16 @@ def test_snapshots_change_no_run(made: Experiment, folder: Path) -> None:
 
 
 def test_splats_are_kept_as_splats(tmp_path: Path) -> None:
-    pytest.importorskip("limbeck.graphics.geometry.ply")
+    pytest.importorskip("limbeck.graphics.geometry.gaussian_ply")
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
     save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
     back = read_snapshot(SnapshotFolder(tmp_path).steps()[7]["00-00"])
-    assert isinstance(back, Splats) and worst(back.mean, cloud().mean) < 1e-6
+    assert isinstance(back, Splats) and max_difference(back.mean, cloud().mean) < 1e-6
 
 
 def test_other_files_on_the_shelf_are_let_be(tmp_path: Path) -> None:
     assert SnapshotFolder(tmp_path).steps() == {}
-    (tmp_path / "solids").mkdir()
+    (tmp_path / "assets").mkdir()
     for name in (
         "step-00002-00-00.ply.part",
         "step-x.ply",
@@ -131,7 +133,7 @@ def test_other_files_on_the_shelf_are_let_be(tmp_path: Path) -> None:
         "step-100000-00-01.ply",
         "step-00009-00-01.ply",
     ):
-        (tmp_path / "solids" / name).touch()
+        (tmp_path / "assets" / name).touch()
     assert list(SnapshotFolder(tmp_path).steps()) == [9, 100000]
 
 
@@ -140,36 +142,38 @@ def test_other_files_on_the_shelf_are_let_be(tmp_path: Path) -> None:
 
 def test_cameras_as_opencv_has_them_look_the_same_way() -> None:
     camera = Orbit(up_perturb=0.3, center_perturb=0.2, camera_perturb=0.1).sample(6, rng())
-    turns, places = as_opencv(camera)
-    matrices = axes(torch.tensor(turns))
-    assert worst(matrices[:, :, 2], -camera.pose[:, :3, 2].double()) < 1e-6, "forward is its own +z"
-    assert worst(matrices[:, :, 1], -camera.pose[:, :3, 1].double()) < 1e-6, "down is its own +y"
-    assert worst(torch.tensor(places), camera.eye) == 0
+    turns, places = to_opencv(camera)
+    matrices = quaternions_to_matrices(torch.tensor(turns))
+    assert max_difference(matrices[:, :, 2], -camera.pose[:, :3, 2].double()) < 1e-6, "forward is its own +z"
+    assert max_difference(matrices[:, :, 1], -camera.pose[:, :3, 1].double()) < 1e-6, "down is its own +y"
+    assert max_difference(torch.tensor(places), camera.eye) == 0
 
 
 def test_covariances_and_shades_of_splats() -> None:
     splats = cloud()
-    moments = covariances(splats)
+    moments = splat_covariances(splats)
     value, vector = torch.linalg.eigh(moments)
-    assert worst(value.sqrt(), splats.scale.sort(1).values) < 1e-4
+    assert max_difference(value.sqrt(), splats.scale.sort(1).values) < 1e-4
     radial = torch.nn.functional.normalize(splats.mean, dim=1)
     assert (vector[:, :, 0] * radial).sum(1).abs().min() > 0.999, (
         "the thin axis is that of the ball's radius"
     )
-    assert worst(shaded(splats, "normals"), (radial + 1) / 2) < 0.01, "outwards everywhere"
-    assert torch.equal(shaded(splats, "colour"), splats.colour)
+    assert max_difference(splat_colors(splats, "normals"), (radial + 1) / 2) < 0.01, "outwards everywhere"
+    assert torch.equal(splat_colors(splats, "colour"), splats.colour)
     grey, lamp = (
-        shaded(splats, "textureless"),
-        torch.nn.functional.normalize(torch.tensor(LAMP), dim=0),
+        splat_colors(splats, "textureless"),
+        torch.nn.functional.normalize(torch.tensor(LIGHT_DIRECTION), dim=0),
     )
-    assert (grey == grey[:, :1]).all() and worst(
+    assert (grey == grey[:, :1]).all() and max_difference(
         grey[:, 0], 0.75 * (0.42 + 0.62 * (radial @ lamp).clamp_min(0))
     ) < 0.01
 
 
 def test_shadings_of_a_mesh() -> None:
-    mesh = at_vertices(ball(1))
-    shown = {shading: meshed(mesh, shading) for shading in ("colour", "normals", "textureless")}
+    mesh = with_vertex_colors(ball(1))
+    shown = {
+        shading: mesh_to_glb(mesh, shading) for shading in ("colour", "normals", "textureless")
+    }
     assert len(set(shown.values())) == 3
     assert [b"KHR_materials_unlit" in shown[name] for name in shown] == [True, True, False], (
         "only shape needs light"
@@ -178,20 +182,20 @@ def test_shadings_of_a_mesh() -> None:
 
 def film(light: torch.Tensor) -> torch.Tensor:
     """What three.js makes of light before it is encoded for the display."""
-    v = light / 0.6 @ torch.tensor(FILM_BEFORE).double().T
+    v = light / 0.6 @ torch.tensor(_ACES_INPUT).double().T
     y = (v * (v + 0.0245786) - 0.000090537) / (v * (0.983729 * v + 0.4329510) + 0.238081)
-    return (y @ torch.tensor(FILM_AFTER).double().T).clamp(0, 1)
+    return (y @ torch.tensor(_ACES_OUTPUT).double().T).clamp(0, 1)
 
 
 def test_the_page_shows_colours_as_they_are_in_spite_of_its_film() -> None:
     every = torch.cartesian_prod(*[torch.linspace(0, 1, 6)] * 3)
-    assert worst(film(against_film(every).double()), linear(every.double())) < 1e-4
+    assert max_difference(film(inverse_tone_mapping(every).double()), srgb_to_linear(every.double())) < 1e-4
 
 
 def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "ball"
     shutil.copytree(folder, place)
-    held = sorted((place / "solids").glob("step-00004-*"))
+    held = sorted((place / "assets").glob("step-00004-*"))
     for path in held:
         path.rename(path.with_suffix(".later"))
     viewer = Viewer(place, made, 18765)
@@ -202,15 +206,15 @@ def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: P
         assert viewer.note.content == "**step 2 of 4**"
         for path in held:
             path.with_suffix(".later").rename(path)
-        viewer.look()
+        viewer.refresh()
         assert viewer.note.content == "**step 4 of 4**", (
             "who looks at the newest stays at the newest"
         )
         viewer.step.value = 0
         viewer.draw()
         assert viewer.note.content == "**step 0 of 4**"
-        (place / "solids" / "step-00005-00-00.ply").write_bytes(held[0].read_bytes())
-        viewer.look()
+        (place / "assets" / "step-00005-00-00.ply").write_bytes(held[0].read_bytes())
+        viewer.refresh()
         assert viewer.note.content == "**step 0 of 4**", "who looks back is left alone"
         viewer.step.value, viewer.particle.value = 3, "01-01"
         viewer.draw()
@@ -221,9 +225,9 @@ def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: P
 
 def stage_of(made: Experiment, folder: Path, place: Path, step: int) -> None:
     """A stage begun, with one snapshot."""
-    (place / "solids").mkdir(parents=True)
-    (place / "solids" / f"step-{step:05d}-00-00.ply").write_bytes(
-        (folder / "solids" / "step-00004-00-00.ply").read_bytes()
+    (place / "assets").mkdir(parents=True)
+    (place / "assets" / f"step-{step:05d}-00-00.ply").write_bytes(
+        (folder / "assets" / "step-00004-00-00.ply").read_bytes()
     )
     (place / "run.yaml").write_text(config.to_yaml(made))
 
@@ -237,7 +241,7 @@ def test_one_page_follows_a_recipe_through_its_stages(
         address = viewer.address
         assert not viewer.stage.visible and viewer.note.content == "**step 2 of 4**"
         stage_of(replace(made, steps=9, particles=1), folder, tmp_path / "2-geometry", 7)
-        viewer.look()
+        viewer.refresh()
         assert (
             viewer.stage.visible
             and viewer.stage.value == "2-geometry"
@@ -255,7 +259,7 @@ def test_one_page_follows_a_recipe_through_its_stages(
             "01-01",
         )
         stage_of(made, folder, tmp_path / "10-texture", 1)
-        viewer.look()
+        viewer.refresh()
         assert viewer.stage.value == "1-field", "who looks back is left alone"
         assert viewer.stage.options == ("1-field", "2-geometry", "10-texture")
     finally:
@@ -319,25 +323,29 @@ def painted() -> Painted:
 
 
 def test_panels_are_what_is_seen(painted: Painted) -> None:
-    looked = Looked(elevation=0, distance=3, fov=40)
-    front = panels(
-        painted, load("gaussians"), 1, cameras.turntable_cameras(4, 0, 3, 40)[0:1], looked.span
+    looked = TurntableCamera(elevation=0, distance=3, fov=40)
+    front = render_frames(
+        painted,
+        load("gaussians"),
+        1,
+        cameras.turntable_cameras(4, 0, 3, 40)[0:1],
+        looked.depth_range,
     )
     middle = lambda planes: planes[0, :, 16, 16]  # noqa: E731
-    assert worst(middle(front.colour), paint(torch.tensor([[0.0, 0.0, RADIUS]]))[0]) < 0.05
-    assert worst(middle(front.normal), torch.tensor([0.5, 0.5, 1.0])) < 0.05, (
+    assert max_difference(middle(front.color), paint(torch.tensor([[0.0, 0.0, RADIUS]]))[0]) < 0.05
+    assert max_difference(middle(front.normal), torch.tensor([0.5, 0.5, 1.0])) < 0.05, (
         "+z comes towards the camera"
     )
     half = 3 * np.tan(np.radians(20))
     assert (
-        worst(
+        max_difference(
             middle(front.depth),
-            coloured(torch.full((1, 1, 1, 1), 3 - RADIUS), (3 - half, 3 + half))[0, :, 0, 0],
+            colorize_depth(torch.full((1, 1, 1, 1), 3 - RADIUS), (3 - half, 3 + half))[0, :, 0, 0],
         )
         < 0.05
     )
     assert middle(front.opacity).eq(1).all()
-    corners = [planes[0, :, 0, 0] for planes in (front.colour, front.normal, front.depth)]
+    corners = [planes[0, :, 0, 0] for planes in (front.color, front.normal, front.depth)]
     assert (
         all(corner.eq(1).all() for corner in corners) and front.opacity[0, :, 0, 0].eq(0).all()
     ), "nothing is white, not a colour"
@@ -345,7 +353,7 @@ def test_panels_are_what_is_seen(painted: Painted) -> None:
 
 def test_the_depth_scale_is_fixed() -> None:
     depth = torch.tensor([0.0, 2.0, 3.0, 4.0, 9.0]).view(5, 1, 1, 1)
-    near, first, _, last, far = coloured(depth, (2.0, 4.0))
+    near, first, _, last, far = colorize_depth(depth, (2.0, 4.0))
     assert torch.equal(near, first) and torch.equal(last, far)
     assert first[0] > 0.9 and first[2] < 0.2 and last[0] < 0.3 and last[2] > 0.3, (
         "yellow near, blue far"
@@ -354,13 +362,17 @@ def test_the_depth_scale_is_fixed() -> None:
 
 def test_a_film_of_even_sides_shows_every_frame(painted: Painted, tmp_path: Path) -> None:
     painted.size = (33, 21)
-    path = turntable(painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=6)
+    path = save_turntable(painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=6)
     assert path == tmp_path / "t.mp4" and [p.name for p in tmp_path.iterdir()] == ["t.mp4"]
     film = iio.imread(path, plugin="pyav")
-    wanted = enlarged(
-        panels(
-            painted, load("gaussians"), 0, cameras.turntable_cameras(6, 15, 3.6, 40), Looked().span
-        ).beside()
+    wanted = enlarge_frames(
+        render_frames(
+            painted,
+            load("gaussians"),
+            0,
+            cameras.turntable_cameras(6, 15, 3.6, 40),
+            TurntableCamera().depth_range,
+        ).side_by_side()
     )
     assert (
         film.shape == wanted.shape
@@ -382,21 +394,27 @@ def test_without_av_there_is_a_webp(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said: list[str] = []
-    path = turntable(painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=3, say=said.append)
+    path = save_turntable(
+        painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=3, report=said.append
+    )
     assert path.name == "t.webp" and len(said) == 1 and "pip install imageio av" in said[0]
     with Image.open(path) as film:
         assert film.n_frames == 3 and film.size == (6 * 32 * 4, 6 * 32)
 
 
 def test_stills_are_a_sheet(painted: Painted, tmp_path: Path) -> None:
-    path = stills(painted, load("gaussians"), 0, tmp_path / "s.png", sides=5)
-    seen = panels(
-        painted, load("gaussians"), 0, cameras.turntable_cameras(5, 15, 3.6, 40), Looked().span
+    path = save_stills(painted, load("gaussians"), 0, tmp_path / "s.png", views=5)
+    seen = render_frames(
+        painted,
+        load("gaussians"),
+        0,
+        cameras.turntable_cameras(5, 15, 3.6, 40),
+        TurntableCamera().depth_range,
     )
     with Image.open(path) as sheet:
         assert sheet.size == (5 * 34 - 2, 4 * 34 - 2)
         got = np.asarray(sheet.convert("RGB"))
-    assert (got[34:66, 34:66] == np.asarray(grid(seen.normal[1:2], 1))).all(), (
+    assert (got[34:66, 34:66] == np.asarray(image_grid(seen.normal[1:2], 1))).all(), (
         "second side, second row: normals"
     )
 
@@ -404,7 +422,7 @@ def test_stills_are_a_sheet(painted: Painted, tmp_path: Path) -> None:
 def test_a_flat_thing_has_no_turntable(tmp_path: Path) -> None:
     flat = Run(Experiment(("red disc",), model="gaussians"), load("gaussians")).representation
     with pytest.raises(ValueError, match="needs opacity, depth and normals"):
-        turntable(flat, load("gaussians"), 0, tmp_path / "t.mp4")
+        save_turntable(flat, load("gaussians"), 0, tmp_path / "t.mp4")
     assert not list(tmp_path.iterdir())
 
 
@@ -525,7 +543,7 @@ def test_a_browser_shows_colour_shape_and_cameras(
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_browser_shows_splats(made: Experiment, tmp_path: Path) -> None:
-    pytest.importorskip("limbeck.graphics.geometry.ply")
+    pytest.importorskip("limbeck.graphics.geometry.gaussian_ply")
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
     save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 1)
     viewer = Viewer(tmp_path, e, 18795)

@@ -1,4 +1,4 @@
-"""What a run or a sampling left behind, read back from its folder alone."""
+"""Read a run folder, or a folder of samples, for its report."""
 
 from __future__ import annotations
 
@@ -11,100 +11,137 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import yaml
 from PIL import Image
 
-from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
+from limbeck.runs.metrics_log import read_metrics
 
-_PIXELATED_MAX = 128  #: pictures of at most so many pixels across are shown with hard pixels
+_MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
+_MAX_ANIMATION_BYTES = 900_000  #: larger animations are left out of the report
 
 
 @dataclass(frozen=True)
 class PageImage:
-    """A picture inside a page: its data, its size in pixels, whether its pixels stay hard when it is enlarged."""
+    """An image embedded in a page.
 
-    source: str
+    Attributes:
+        src: data URL.
+        width: in pixels.
+        height: in pixels.
+        pixelated: whether to enlarge it without smoothing.
+        caption: text below it.
+    """
+
+    src: str
     width: int
     height: int
-    hard: bool
+    pixelated: bool
     caption: str = ""
 
 
-def embed_image(path: Path, most: int, hard: bool, caption: str = "", cut: int = 0) -> PageImage:
-    """A picture file as data in a page, at most ``most`` pixels across, without its ``cut`` columns at the right."""
+def embed_image(
+    path: Path, max_width: int, pixelated: bool, caption: str = "", crop_right: int = 0
+) -> PageImage:
+    """Encode an image file as a data URL.
+
+    Args:
+        path: image file.
+        max_width: wider images are shrunk to this width, in pixels.
+        pixelated: store lossless and enlarge without smoothing.
+        caption: text below it.
+        crop_right: columns to remove at the right, such as a color bar.
+    """
     with Image.open(path) as file:
-        picture = file.convert("RGBA")
-    picture = picture.crop((0, 0, picture.width - cut, picture.height))
-    if picture.width > most:
-        size = (most, max(1, round(picture.height * most / picture.width)))
-        how = Image.Resampling.NEAREST if hard and cut else Image.Resampling.LANCZOS
-        picture = picture.resize(size, how, reducing_gap=None if hard and cut else 3.0)
-    store = io.BytesIO()
-    picture.save(store, "WEBP", lossless=hard, quality=82)
-    data = base64.b64encode(store.getvalue()).decode()
-    return PageImage(f"data:image/webp;base64,{data}", picture.width, picture.height, hard, caption)
+        image = file.convert("RGBA")
+    image = image.crop((0, 0, image.width - crop_right, image.height))
+    if image.width > max_width:
+        size = (max_width, max(1, round(image.height * max_width / image.width)))
+        if pixelated and crop_right:  # heat maps that were enlarged for their color bar
+            image = image.resize(size, Image.Resampling.NEAREST)
+        else:
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=pixelated, quality=82)
+    src = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return PageImage(src, image.width, image.height, pixelated, caption)
 
 
-def with_svg(picture: PageImage, drawing: Path) -> PageImage:
-    """The SVG a picture is the raster of, in its place. As the source of an image it can neither run nor fetch anything."""
+def with_svg(image: PageImage, drawing: Path) -> PageImage:
+    """Replace a rasterized image by its SVG file.
+
+    As the source of an ``img`` element, an SVG can neither run scripts nor load anything.
+    """
     data = base64.b64encode(drawing.read_bytes()).decode()
-    return replace(picture, source=f"data:image/svg+xml;base64,{data}", hard=False)
+    return replace(image, src=f"data:image/svg+xml;base64,{data}", pixelated=False)
+
+
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _component_name(value: Any) -> str:
+    """Name of a component in run.yaml, which is a name or a mapping with a name."""
+    return str(value.get("name", "") if isinstance(value, dict) else value)
 
 
 @dataclass(frozen=True)
 class RunData:
-    """A run folder, or that of a sampling: ``sampled``."""
+    """Contents of a run folder or a folder of samples.
+
+    Attributes:
+        path: the folder.
+        is_sampling: whether it holds samples instead of a run.
+        config_text: run.yaml or sample.yaml as written.
+        config: the same, parsed.
+    """
 
     path: Path
-    sampled: bool
-    text: str  #: the configuration as it was written
-    settings: dict[str, Any]
+    is_sampling: bool
+    config_text: str
+    config: dict[str, Any]
 
     @property
     def name(self) -> str:
+        """Name of the folder."""
         return self.path.resolve().name
 
     @property
     def prompts(self) -> list[str]:
-        said = self.settings.get("prompts", [])
-        return [said] if isinstance(said, str) else list(said)
+        """All prompts."""
+        return _as_list(self.config.get("prompts", []))
 
     @property
     def title(self) -> str:
+        """The first prompts, quoted."""
         first = ", ".join(f"“{prompt}”" for prompt in self.prompts[:3])
         return first + (f" and {len(self.prompts) - 3} more" if len(self.prompts) > 3 else "")
 
     @property
     def method(self) -> str:
-        """The method's name for people: short names are abbreviations, a class of one's own goes without its file."""
-        if self.sampled:
-            return f"{self.settings.get('sampler', 'ddim')} samples".replace("ddim", "DDIM")
-        plain = self.settings.get("method", "")
-        name = str(plain.get("name", "") if isinstance(plain, dict) else plain).rsplit(":", 1)[-1]
+        """Display name of the method: abbreviations in capitals, custom classes without file."""
+        if self.is_sampling:
+            return f"{self.config.get('sampler', 'ddim')} samples".replace("ddim", "DDIM")
+        name = _component_name(self.config.get("method", "")).rsplit(":", 1)[-1]
         return name.upper() if len(name) <= 5 else name
 
     @property
     def facts(self) -> list[str]:
-        """The choices a caption names."""
-        options = self.settings if self.sampled else self.settings.get("method", {})
+        """The settings named in captions: method, guidance, steps, number of images, model."""
+        options = self.config if self.is_sampling else self.config.get("method", {})
         guidance = options.get("guidance") if isinstance(options, dict) else None
-        each = self.settings.get("count" if self.sampled else "particles", 1)
-        said = [self.method]
+        count = self.config.get("count" if self.is_sampling else "particles", 1)
+        facts = [self.method]
         if guidance is not None:
-            said.append(f"guidance {guidance:g}")
-        if self.sampled and self.settings.get("critic"):
-            said.append(f"critic of {Path(str(self.settings['critic'])).name}")
-        what = ("picture" if self.sampled else "particle") + ("s" if each != 1 else "")
-        return [
-            *said,
-            f"{self.settings.get('steps')} steps",
-            f"{each} {what}",
-            str(self.settings.get("model", "")),
-        ]
+            facts.append(f"guidance {guidance:g}")
+        if self.is_sampling and self.config.get("critic"):
+            facts.append(f"critic of {Path(str(self.config['critic'])).name}")
+        unit = ("image" if self.is_sampling else "particle") + ("s" if count != 1 else "")
+        model = _component_name(self.config.get("model", ""))
+        return [*facts, f"{self.config.get('steps')} steps", f"{count} {unit}", model]
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
@@ -116,201 +153,233 @@ class RunData:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
+        """scores.json; empty if there is none."""
         return self._json("scores.json")
 
     @cached_property
-    def judged(self) -> dict[str, Any]:
-        """What ``limbeck eval`` said; empty where it was not asked."""
+    def evaluation(self) -> dict[str, Any]:
+        """eval.json, written by ``limbeck eval``; empty if there is none."""
         return self._json("eval.json")
 
     @cached_property
-    def cost(self) -> dict[str, Any]:
-        return self._json("cost.json")
+    def profile(self) -> dict[str, Any]:
+        """profile.json; empty if there is none."""
+        return self._json("profile.json")
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl."""
         return read_metrics(self.path / "metrics.jsonl")
 
     @property
     def command(self) -> str:
+        """Command lines of all sessions."""
         return self._text("command.txt")
 
     @property
     def environment(self) -> str:
-        told = self._json("environment.json")
-        return yaml.safe_dump(told, sort_keys=False, allow_unicode=True).strip() if told else ""
+        """environment.json as YAML."""
+        environment = self._json("environment.json")
+        if not environment:
+            return ""
+        return yaml.safe_dump(environment, sort_keys=False, allow_unicode=True).strip()
 
     @property
     def bibtex(self) -> str:
+        """BibTeX entry of the method."""
         return self._text("references.bib")
 
     @property
     def unfinished(self) -> str:
-        """How far an unfinished run came, empty for a finished one."""
-        if (self.path / "cost.json").exists():
+        """Progress of an unfinished run; empty for a finished one."""
+        if (self.path / "profile.json").exists():
             return ""
-        done = self.metrics[-1]["step"] if self.metrics else 0
-        return f"Unfinished: {done} of {self.settings.get('steps')} steps."
+        step = self.metrics[-1]["step"] if self.metrics else 0
+        return f"Unfinished: {step} of {self.config.get('steps')} steps."
 
     def seconds(self) -> dict[str, float]:
-        return dict(self.cost.get("seconds", {}))
+        """Seconds by part of the run."""
+        return dict(self.profile.get("seconds", {}))
 
     def elapsed(self) -> float:
-        """Seconds in all; of an unfinished run, until its last figures."""
-        if self.cost:
-            return float(self.cost.get("elapsed", sum(self.seconds().values())))
+        """Total seconds; of an unfinished run, until its last metrics."""
+        if self.profile:
+            return float(self.profile.get("elapsed", sum(self.seconds().values())))
         return float(self.metrics[-1]["seconds"]) if self.metrics else 0.0
 
     def evaluations(self) -> int:
-        if self.cost:
-            return int(self.cost.get("evaluations", 0))
+        """Network evaluations; of an unfinished run, until its last metrics."""
+        if self.profile:
+            return int(self.profile.get("evaluations", 0))
         return int(self.metrics[-1]["evaluations"]) if self.metrics else 0
 
     @cached_property
-    def _hard(self) -> bool:
+    def _pixelated(self) -> bool:
+        """Whether the images of this run are small enough to be shown without smoothing."""
         for path in sorted((self.path / "final").glob("*.png"))[:1]:
-            with Image.open(path) as picture:
-                return picture.width <= _PIXELATED_MAX
+            with Image.open(path) as image:
+                return image.width <= _MAX_PIXELATED_WIDTH
         for path in sorted((self.path / "images").glob("step-*.png"))[:1]:
-            with Image.open(path) as picture:
-                across = (
-                    len(VIEW_NAMES)
-                    if self.sided
-                    else max(int(self.settings.get("particles", 1)), 1)
-                )
-                return picture.width // across <= _PIXELATED_MAX
+            with Image.open(path) as sheet:
+                return sheet.width // self.images_per_row <= _MAX_PIXELATED_WIDTH
         return False
 
+    @property
+    def images_per_row(self) -> int:
+        """Images in a row of a contact sheet."""
+        return len(VIEW_NAMES) if self.has_views else max(int(self.config.get("particles", 1)), 1)
+
     def finals(self) -> list[tuple[str, list[PageImage]]]:
-        """The final pictures by prompt; of an unfinished run, none."""
-        place = {side.replace(" ", "-"): i for i, side in enumerate(VIEW_NAMES)}
-        split = [(path, path.stem.split("-", 2)) for path in (self.path / "final").glob("*-*.png")]
-        files = [
-            path
-            for path, _ in sorted(
-                split, key=lambda one: (int(one[1][0]), int(one[1][1]), place.get(one[1][-1], 0))
-            )
-        ]
-        most = 512 if len(files) <= 24 else 256
+        """Final images by prompt; none for an unfinished run."""
+        order = {view.replace(" ", "-"): i for i, view in enumerate(VIEW_NAMES)}
+        files = []
+        for path in (self.path / "final").glob("*-*.png"):
+            prompt, particle, *view = path.stem.split("-", 2)
+            key = (int(prompt), int(particle), order.get(view[0], 0) if view else 0)
+            files.append((key, " ".join(view).replace("-", " "), path))
+        files.sort()
+        max_width = 512 if len(files) <= 24 else 256
         rows: list[tuple[str, list[PageImage]]] = [(prompt, []) for prompt in self.prompts]
-        for path in files:
-            first, second, *side = path.stem.split("-")
-            prompt, particle = int(first), int(second)
-            if prompt < len(rows):
-                picture = embed_image(
-                    path, most, self._hard, " ".join(side) or f"{rows[prompt][0]}, {particle + 1}"
-                )
-                drawing = path.with_suffix(".svg")
-                rows[prompt][1].append(with_svg(picture, drawing) if drawing.exists() else picture)
+        for (prompt_index, particle_index, _), view_name, path in files:
+            if prompt_index >= len(rows):
+                continue
+            prompt, images = rows[prompt_index]
+            caption = view_name or f"{prompt}, {particle_index + 1}"
+            image = embed_image(path, max_width, self._pixelated, caption)
+            drawing = path.with_suffix(".svg")
+            images.append(with_svg(image, drawing) if drawing.exists() else image)
         return rows
 
-    def turns(self, page: Path) -> list[tuple[str, str, PageImage | None]]:
-        """Of what has sides, particle by particle: what it is, the address of its film as seen from the folder ``page`` lies in,
-        and its stills."""
-        out = []
-        for film in sorted(
-            p for p in (self.path / "turntable").glob("*-*") if p.suffix in (".mp4", ".webp")
-        ):
-            prompt, particle = (int(number) for number in film.stem.split("-"))
-            stills = film.with_suffix(".png")
-            address = quote(Path(os.path.relpath(film.resolve(), page.resolve().parent)).as_posix())
-            name = f"{self.prompts[prompt]}, {particle + 1}"
-            out.append(
-                (
-                    name,
-                    address,
-                    embed_image(stills, 1160, self._hard, name) if stills.exists() else None,
-                )
-            )
-        return out
+    def turntables(self, page: Path) -> list[tuple[str, str, PageImage | None]]:
+        """Turntable of every 3D particle.
+
+        Args:
+            page: the page that will link to the videos.
+
+        Returns:
+            Caption, URL of the video relative to ``page``, and stills of each particle.
+        """
+        turntables = []
+        folder = self.path / "turntable"
+        for video in sorted([*folder.glob("*-*.mp4"), *folder.glob("*-*.webp")]):
+            prompt, particle = (int(number) for number in video.stem.split("-"))
+            url = Path(os.path.relpath(video.resolve(), page.resolve().parent)).as_posix()
+            caption = f"{self.prompts[prompt]}, {particle + 1}"
+            stills = video.with_suffix(".png")
+            image = None
+            if stills.exists():
+                image = embed_image(stills, 1160, self._pixelated, caption)
+            turntables.append((caption, quote(url), image))
+        return turntables
 
     def edits(self) -> list[tuple[str, str, list[PageImage]]]:
-        """Of an edit: source, target and the pictures before, after, of the difference and of the gradient, one by one."""
-        said = [said] if isinstance(said := self.settings.get("source", []), str) else list(said)
-        sources = said * len(self.prompts) if len(said) == 1 else said or [""] * len(self.prompts)
+        """Source prompt, target prompt and before, after, difference and gradient of each edit."""
+        sources = _as_list(self.config.get("source_prompt", [])) or [""]
+        if len(sources) == 1:
+            sources *= len(self.prompts)
         rows = []
         for after in sorted((self.path / "edit").glob("*-after.png")):
             prompt, stem = int(after.stem.split("-")[0]), after.stem.removesuffix("-after")
-            kinds = ("before", "after", "difference", "gradient")
             images = [
-                embed_image(after.with_name(f"{stem}-{kind}.png"), 384, self._hard, kind)
-                for kind in kinds
+                embed_image(after.with_name(f"{stem}-{kind}.png"), 384, self._pixelated, kind)
+                for kind in ("before", "after", "difference", "gradient")
             ]
             rows.append((sources[prompt], self.prompts[prompt], images))
         return rows
 
     @property
-    def sided(self) -> bool:
-        """Whether its pictures are of several sides of each particle."""
-        return any((self.path / "images").glob("step-*-alpha.png")) or any(
-            (self.path / "final").glob("*-*-*.png")
-        )
+    def has_views(self) -> bool:
+        """Whether each particle is shown from several views."""
+        recorded = (self.path / "images").glob("step-*-alpha.png")
+        return any(recorded) or any((self.path / "final").glob("*-*-*.png"))
 
     @property
-    def drawn(self) -> bool:
-        """Whether the final pictures are drawings, which a page shows as such."""
+    def has_svg(self) -> bool:
+        """Whether the final images are drawings, which the report embeds as SVG."""
         return any((self.path / "final").glob("*.svg"))
 
-    def film(self) -> str:
-        """The animation of the run as data, empty where there is none or it is too heavy for a page."""
+    def animation(self) -> str:
+        """progress.webp as a data URL; empty if there is none or it is too large."""
         path = self.path / "progress.webp"
-        if not path.exists() or path.stat().st_size > 900_000:
+        if not path.exists() or path.stat().st_size > _MAX_ANIMATION_BYTES:
             return ""
         return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode()
 
-    def recorded(self) -> list[int]:
-        """Steps with pictures."""
-        names = (
-            re.fullmatch(r"step-(\d+)", path.stem)
-            for path in (self.path / "images").glob("step-*.png")
-        )
-        return sorted(int(found[1]) for found in names if found)
+    def image_steps(self) -> list[int]:
+        """Steps with recorded images."""
+        files = (self.path / "images").glob("step-*.png")
+        matches = (re.fullmatch(r"step-(\d+)", path.stem) for path in files)
+        return sorted(int(match[1]) for match in matches if match)
 
-    def strip(self, steps: Sequence[int], kind: str) -> list[PageImage]:
-        """The pictures of one kind (``""``, ``-x0``, ``-critic``, ``-gradient``) at those of ``steps`` that have one."""
+    def images_at(self, steps: Sequence[int], kind: str) -> list[PageImage]:
+        """Recorded images of one kind, for those steps that have one.
+
+        Args:
+            steps: steps of the run.
+            kind: suffix of the file names, such as ``""``, ``-x0``, ``-critic`` or ``-gradient``.
+        """
+        crop = COLORBAR_WIDTH if kind == "-gradient" else 0
         files = [(step, self.path / "images" / f"step-{step:05d}{kind}.png") for step in steps]
-        cut = COLORBAR_WIDTH if kind == "-gradient" else 0
         return [
-            embed_image(path, 384, self._hard, f"step {step}", cut)
+            embed_image(path, 384, self._pixelated, f"step {step}", crop)
             for step, path in files
             if path.exists()
         ]
 
-    def gradient_top(self) -> float:
+    def gradient_scale(self) -> float:
+        """Value at the top of the color scale of the gradient maps; 0 if there are none."""
         return float(self._json("images/gradient-scale.json").get("top", 0.0))
 
 
 def read_run_data(path: Path) -> RunData:
-    """The folder of a run or of a sampling; ValueError where it is neither."""
+    """Read a run folder or a folder of samples.
+
+    Raises:
+        ValueError: if the path is neither.
+    """
     for name in ("run.yaml", "sample.yaml"):
         if (path / name).is_file():
             text = (path / name).read_text()
             return RunData(path, name == "sample.yaml", text, yaml.safe_load(text))
-    raise ValueError(f"{path} is no run folder: it has no run.yaml and no sample.yaml")
+    raise ValueError(f"{path} is not a run folder: it has no run.yaml and no sample.yaml")
 
 
-def _flat(value: Any, name: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        return {
-            k: v
-            for key, part in value.items()
-            for k, v in _flat(part, f"{name}.{key}" if name else str(key)).items()
-        }
-    return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
+def _flatten(value: Any, name: str = "") -> dict[str, str]:
+    """Options with dotted names, values as text."""
+    if not isinstance(value, dict):
+        return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
+    flat: dict[str, str] = {}
+    for key, part in value.items():
+        flat |= _flatten(part, f"{name}.{key}" if name else str(key))
+    return flat
 
 
-def differing_options(folders: Sequence[RunData]) -> list[tuple[str, list[str | None], list[bool]]]:
-    """Options in which runs differ: name, the value in each folder (None where it has none), whether it is not the usual one.
+class OptionRow(NamedTuple):
+    """An option that differs between runs.
 
-    Samples have other options than runs and do not make a field differ; nor does an option that only one component has.
+    Attributes:
+        name: dotted name of the option.
+        values: its value in each run, None where it does not exist.
+        unusual: for each run, whether the value is not the most common one.
     """
-    options = [_flat(one.settings) for one in folders]
-    runs = [own for one, own in zip(folders, options, strict=True) if not one.sampled] or options
-    names = dict.fromkeys(name for own in runs for name in own)
+
+    name: str
+    values: list[str | None]
+    unusual: list[bool]
+
+
+def differing_options(folders: Sequence[RunData]) -> list[OptionRow]:
+    """Options that differ between runs.
+
+    Options of samples, and options that only one component has, are not compared.
+    """
+    options = [_flatten(data.config) for data in folders]
+    runs = [flat for data, flat in zip(folders, options, strict=True) if not data.is_sampling]
     rows = []
-    for name in names:
-        if len({own[name] for own in runs if name in own}) > 1:
-            values = [own.get(name) for own in options]
+    for name in dict.fromkeys(name for flat in runs or options for name in flat):
+        if len({flat[name] for flat in runs or options if name in flat}) > 1:
+            values = [flat.get(name) for flat in options]
             usual = max(values, key=values.count)
-            rows.append((name, values, [value is not None and value != usual for value in values]))
+            unusual = [value is not None and value != usual for value in values]
+            rows.append(OptionRow(name, values, unusual))
     return rows

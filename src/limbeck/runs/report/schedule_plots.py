@@ -41,7 +41,7 @@ class SchedulePlotOptions:
 
     names: tuple[str, ...] = ()
     steps: int = 1000
-    under: ScheduleName = "stable"
+    schedule: ScheduleName = "stable"
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ def write_plot(wanted: SchedulePlotOptions) -> Path:
     if kind not in bases:
         raise unknown_name("picture", kind, bases)
     chosen = [default_instance(bases[kind], name) for name in names or choices(bases[kind])]
-    schedule, out = noise_schedule(wanted.under), wanted.out or Path(f"{kind}.png")
+    schedule, out = noise_schedule(wanted.schedule), wanted.out or Path(f"{kind}.png")
     save_figure(
         plot_timesteps(chosen, wanted.steps, schedule)
         if kind == "timesteps"

@@ -1,93 +1,115 @@
-"""Numbers in words: which scores a table shows, under which names, with how many digits."""
+"""Numbers as text: which scores a table shows, their labels and digits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-#: score: what it is called, what it says, whether it is a share
+
+class ScoreColumn(NamedTuple):
+    """How a score is shown.
+
+    Attributes:
+        label: table heading.
+        help: definition, shown as a tooltip.
+        percent: whether the score is a share, shown in percent.
+    """
+
+    label: str
+    help: str
+    percent: bool
+
+
 SCORES = {
-    "object": (
-        "object",
-        "Share of pictures in which the evaluator sees the object that the prompt names.",
+    "object": ScoreColumn(
+        "object", "Share of images in which the evaluator sees the object of the prompt.", True
+    ),
+    "color": ScoreColumn(
+        "color", "Share of images in which the evaluator sees the color of the prompt.", True
+    ),
+    "pattern": ScoreColumn(
+        "pattern", "Share of images in which the evaluator sees the pattern of the prompt.", True
+    ),
+    "background": ScoreColumn(
+        "background",
+        "Share of images in which the evaluator sees the background of the prompt.",
         True,
     ),
-    "colour": ("colour", "The same of the colour.", True),
-    "pattern": ("pattern", "The same of the pattern.", True),
-    "background": ("background", "The same of the background.", True),
-    "view": ("view", "The same of the view.", True),
-    "r_precision": (
+    "view": ScoreColumn(
+        "view",
+        "Share of images in which the evaluator sees the view of the prompt or the camera.",
+        True,
+    ),
+    "r_precision": ScoreColumn(
         "R-Precision",
-        "Share of pictures at 30 degrees whose own prompt scores highest among its distractors.",
+        "Share of images at 30 degrees whose own prompt scores highest among its distractors.",
         True,
     ),
-    "r_precision_shape": (
-        "R shape",
-        "The same of the shape alone, in white, by the object's word.",
+    "r_precision_shape": ScoreColumn(
+        "R-Precision (shape)",
+        "R-Precision of textureless renders, by the object of the prompt alone.",
         True,
     ),
-    "clip": ("CLIP R", "R-Precision by CLIP.", True),
-    "clip_shape": ("CLIP R shape", "The same of the shape alone.", True),
-    "janus": (
-        "Janus",
-        "Share of the pictures from behind in which the evaluator sees a front.",
-        True,
+    "clip": ScoreColumn("CLIP R-Precision", "R-Precision by CLIP.", True),
+    "clip_shape": ScoreColumn(
+        "CLIP R-Precision (shape)", "R-Precision of textureless renders by CLIP.", True
     ),
-    "janus_side": ("Janus side", "The same of those from the side.", True),
-    "all": ("all said", "Share of pictures in which everything the prompt says is right.", True),
-    "rejected": (
-        "rejected",
-        "Share of pictures in which the evaluator sees none of its objects.",
-        True,
+    "janus": ScoreColumn(
+        "Janus", "Share of images from behind in which the evaluator sees a front.", True
     ),
-    "saturation": ("saturation", "Mean HSV saturation, 0 to 1.", False),
-    "clipped": ("clipped", "Share of channel values at 0 or 255.", True),
-    "variation": (
-        "variation",
-        "Mean absolute difference of neighbouring pixels, of a range of 1.",
-        False,
+    "janus_side": ScoreColumn(
+        "Janus (side)", "Share of images from the side in which the evaluator sees a front.", True
     ),
-    "diversity": (
+    "all": ScoreColumn(
+        "all attributes", "Share of images in which every attribute of the prompt is right.", True
+    ),
+    "rejected": ScoreColumn(
+        "rejected", "Share of images in which the evaluator sees none of its objects.", True
+    ),
+    "saturation": ScoreColumn("saturation", "Mean HSV saturation, 0 to 1.", False),
+    "clipped": ScoreColumn("clipped", "Share of channel values at 0 or 255.", True),
+    "variation": ScoreColumn(
+        "total variation", "Mean absolute difference of neighboring pixels in [0, 1].", False
+    ),
+    "diversity": ScoreColumn(
         "diversity",
-        "Mean root mean squared difference of two particles of a prompt, of a range of 1.",
+        "Mean root mean square difference of two particles of a prompt, pixels in [0, 1].",
         False,
     ),
-    "feature_diversity": (
+    "feature_diversity": ScoreColumn(
         "feature diversity",
-        "Mean cosine distance of two particles in the evaluator's features.",
+        "Mean cosine distance of two particles of a prompt in the evaluator's features.",
         False,
     ),
 }
 
-#: part of a run, as cost.json names it: what a page calls it
+#: label of the parts of a run in profile.json; other parts keep their names
 PROFILE_LABELS = {
     "method": "direction (prior, critic)",
-    "critic": "critic's step",
-    "pictures": "pictures (decode)",
+    "critic": "critic update",
+    "images": "images (decode)",
 }
 
 
 def score_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The scores that any row has, in the order of ``SCORES``."""
+    """The scores that occur in any row, in the order of ``SCORES``."""
     return [name for name in SCORES if any(name in row for row in rows)]
 
 
 def score_text(value: float | None, name: str) -> str:
-    """A score as a table shows it: shares in percent, others with three digits, a dash where there is none."""
+    """Format a score: shares in percent, others with three decimals, a dash for None."""
     if value is None:
         return "\N{EN DASH}"
-    return f"{100 * value:.0f} %" if SCORES[name][2] else f"{value:.3f}"
+    return f"{100 * value:.0f} %" if SCORES[name].percent else f"{value:.3f}"
 
 
 def seconds_text(value: float) -> str:
-    """A duration for people: ``0.42 s``, ``38 s``, ``12 min 5 s``, ``3 h 20 min``."""
+    """Format a duration: ``0.42 s``, ``38 s``, ``12 min 5 s``, ``3 h 20 min``."""
     if value < 10:
         return f"{value:.2f} s"
     if value < 60:
         return f"{value:.0f} s"
-    whole = round(value)
-    return (
-        f"{whole // 60} min {whole % 60} s"
-        if whole < 3600
-        else f"{whole // 3600} h {whole % 3600 // 60} min"
-    )
+    seconds = round(value)
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
