@@ -1,4 +1,4 @@
-"""Rewards that weigh candidates, one file each."""
+"""Rewards that weight candidates, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The default score: density where it is known, agreement where the world's evaluator can judge."""
+"""The default reward: log-density if it is known, else prompt agreement."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from limbeck.distillation.rewards.density import DensityPrior, DensityReward
 
 @dataclass(frozen=True)
 class AutoReward(Reward):
-    """``density`` on an exact prior, ``agreement`` elsewhere, so that one command runs on every model."""
+    """``DensityReward`` on an exact prior, ``AgreementReward`` on any other.
 
-    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
-        return (DensityReward() if isinstance(prior, DensityPrior) else AgreementReward()).build(
-            prior, start
-        )
+    So that one command runs on every model.
+    """
+
+    def build(self, prior: Prior, setup: SetupContext) -> RewardFunction:
+        reward = DensityReward() if isinstance(prior, DensityPrior) else AgreementReward()
+        return reward.build(prior, setup)

@@ -1,4 +1,4 @@
-"""Which of several pictures is the better one: a number per row, by which a method may weigh them."""
+"""Base class of rewards, and the weights of candidates by their rewards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.state import Stateless
 
-#: x0 ``[n, ...]``, what each row is told, and its particle ``[n]``, to a score ``[n]``; called without a graph
+#: Maps x0 ``[n, ...]``, the conditions of each row and its particle index ``[n]`` to rewards
+#: ``[n]``. It is called without gradients.
 RewardFunction = Callable[
     [Float[Tensor, "n ..."], Conditions, Int[Tensor, "n"]], Float[Tensor, "n"]
 ]
@@ -25,22 +26,30 @@ RewardFunction = Callable[
 
 @dataclass(frozen=True)
 class Reward(abc.ABC):
-    """The options of a score. Higher is better; only differences count."""
+    """Options of a reward. Higher is better; only differences matter."""
 
     @abc.abstractmethod
-    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
-        """The score of x0 of this prior; ValueError where it cannot judge them."""
+    def build(self, prior: Prior, setup: SetupContext) -> RewardFunction:
+        """Build the reward function for x0 of a prior.
+
+        Args:
+            prior: the frozen prior of the run.
+            setup: particles, prompts and seed of the run.
+
+        Raises:
+            ValueError: if it cannot rate x0 of this prior, or these prompts.
+        """
 
 
 class RewardState(Stateless):
-    """The state of a method that scores: a score, and nothing that changes."""
+    """State of a method with a reward: the reward function, which does not change."""
 
-    def __init__(self, score: RewardFunction):
-        self.reward_fn = score
+    def __init__(self, reward_fn: RewardFunction):
+        self.reward_fn = reward_fn
 
 
 WeightingScheme = Literal["minmax", "bestworst", "best", "softmax"]
-#: how many of the best share which weight, and how many of the worst which
+#: How many of the best share which weight, and how many of the worst share which.
 _RANK_WEIGHTS = {
     "minmax": (2, 0.9, 2, -0.1),
     "bestworst": (1, 0.9, 1, -0.1),
@@ -49,22 +58,30 @@ _RANK_WEIGHTS = {
 
 
 def min_candidates(scheme: WeightingScheme) -> int:
-    """The least number of candidates a scheme can weigh."""
+    """Return the least number of candidates that a scheme can weight."""
     return 1 if scheme == "softmax" else _RANK_WEIGHTS[scheme][0] + _RANK_WEIGHTS[scheme][2]
 
 
-def candidate_weights(scheme: WeightingScheme, score: Float[Tensor, "n b"]) -> Float[Tensor, "n b"]:
-    """What each of n candidates counts, column by column, by its score; no number where one of the scores is none."""
+def candidate_weights(
+    scheme: WeightingScheme, rewards: Float[Tensor, "n b"]
+) -> Float[Tensor, "n b"]:
+    """Return the weight of each of n candidates by its reward, column by column.
+
+    A column with a NaN among its rewards is NaN.
+
+    Args:
+        scheme: softmax: exp(reward), normalized. The others share fixed weights among the best and
+            the worst.
+        rewards: rewards of n candidates for each of b rows.
+    """
     if scheme == "softmax":
-        return score.softmax(0)
-    best, plus, worst, minus = _RANK_WEIGHTS[scheme]
-    by_rank = (
-        [plus / best] * best + [0.0] * (len(score) - best - worst) + [minus / max(worst, 1)] * worst
-    )
-    ranked = to_device(torch.tensor(by_rank, dtype=score.dtype), score.device)[:, None].expand_as(
-        score
-    )
-    out = torch.zeros_like(score).scatter_(
-        0, score.argsort(stable=True, dim=0, descending=True), ranked
-    )
-    return torch.where(score.isnan().any(0), score.sum(0), out)
+        return rewards.softmax(0)
+    num_best, best_share, num_worst, worst_share = _RANK_WEIGHTS[scheme]
+    by_rank = [0.0] * len(rewards)
+    by_rank[:num_best] = [best_share / num_best] * num_best
+    if num_worst:
+        by_rank[-num_worst:] = [worst_share / num_worst] * num_worst
+    ranked = to_device(torch.tensor(by_rank, dtype=rewards.dtype), rewards.device)
+    order = rewards.argsort(stable=True, dim=0, descending=True)
+    weights = torch.zeros_like(rewards).scatter_(0, order, ranked[:, None].expand_as(rewards))
+    return torch.where(rewards.isnan().any(0), rewards.sum(0), weights)

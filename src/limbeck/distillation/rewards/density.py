@@ -1,4 +1,4 @@
-"""How likely a picture is under an exact prior."""
+"""The log-density of x0 under an exact prior as the reward."""
 
 from __future__ import annotations
 
@@ -17,29 +17,37 @@ from limbeck.distillation.rewards.base import Reward, RewardFunction
 
 @runtime_checkable
 class DensityPrior(Prior, Protocol):
-    """A prior whose density is known."""
+    """A prior with a known density."""
 
     def log_density(
-        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Condition
-    ) -> Float[Tensor, "b"]: ...
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], condition: Condition
+    ) -> Float[Tensor, "b"]:
+        """Return log p_t(x_t | condition).
+
+        Args:
+            xt: noised x0.
+            t: time of each row.
+            condition: condition of each row.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class DensityReward(Reward):
     """log p_0(x0 | y) of an exact prior, at the first time of its schedule."""
 
-    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
+    def build(self, prior: Prior, setup: SetupContext) -> RewardFunction:
         if not isinstance(prior, DensityPrior):
             raise ValueError(
-                "this model does not know its density: score with agreement, saturation or contrast, or your own file"
+                "the density of this model is not known: use the reward agreement, saturation or "
+                "contrast, or FILE.py:Class"
             )
-        dense = prior
+        exact = prior
 
-        def score(
-            x0: Float[Tensor, "n ..."], told: Conditions, view: Int[Tensor, "n"]
+        def log_density(
+            x0: Float[Tensor, "n ..."], conditions: Conditions, particle: Int[Tensor, "n"]
         ) -> Float[Tensor, "n"]:
-            return dense.log_density(
-                x0, torch.zeros(len(x0), dtype=torch.float64, device=x0.device), told.pos
-            )
+            t = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+            return exact.log_density(x0, t, conditions.pos)
 
-        return score
+        return log_density

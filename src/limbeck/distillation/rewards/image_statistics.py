@@ -1,4 +1,4 @@
-"""Plain looks of a picture, which need no model: how saturated it is, how much contrast it has."""
+"""Rewards by image statistics, which need no model: saturation and contrast."""
 
 from __future__ import annotations
 
@@ -14,37 +14,46 @@ from limbeck.diffusion.prior import Prior
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.rewards.base import Reward, RewardFunction
 
+DECODE_BATCH_SIZE = 8  #: images decoded at once
+
 
 @dataclass(frozen=True)
 class ImageStatisticReward(Reward):
-    """Minus the distance of a figure of the decoded picture from what it should be."""
+    """Minus the distance of a statistic of the decoded image to a target.
+
+    Attributes:
+        target: the best value of the statistic.
+    """
 
     target: float
 
     @abc.abstractmethod
     def statistic(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n"]:
-        """One number per picture."""
+        """Return the statistic of images in [0, 1]."""
 
-    def build(self, prior: Prior, start: SetupContext) -> RewardFunction:
+    def build(self, prior: Prior, setup: SetupContext) -> RewardFunction:
         if len(prior.shape) != 3:
             raise ValueError(
-                f"looks are of pictures, and this model's x0 is {list(prior.shape)}: score with density"
+                f"image statistics need images, but x0 of this model is {list(prior.shape)}: "
+                "use the reward density"
             )
 
-        def score(
-            x0: Float[Tensor, "n ..."], told: Conditions, view: Int[Tensor, "n"]
+        def reward(
+            x0: Float[Tensor, "n ..."], conditions: Conditions, particle: Int[Tensor, "n"]
         ) -> Float[Tensor, "n"]:
-            images = torch.cat([prior.decode(part) for part in x0.split(8)]).float()
+            batches = x0.split(DECODE_BATCH_SIZE)
+            images = torch.cat([prior.decode(batch) for batch in batches]).float()
             return -(self.statistic(images) - self.target).abs()
 
-        return score
+        return reward
 
 
 @dataclass(frozen=True)
 class SaturationReward(ImageStatisticReward):
-    """Nearness of the mean saturation (of hue, saturation, value) to a target.
+    """Minus the distance of the mean saturation (of HSV) to a target.
 
-    target: in [0, 1]; the embedded world's own pictures have about .5.
+    Attributes:
+        target: the best saturation, in [0, 1]; images of the embedded world have about 0.5.
     """
 
     target: float = 0.5
@@ -56,9 +65,12 @@ class SaturationReward(ImageStatisticReward):
 
 @dataclass(frozen=True)
 class ContrastReward(ImageStatisticReward):
-    """Nearness of the deviation of the grey values (the mean of the channels) to a target.
+    """Minus the distance of the contrast to a target.
 
-    target: in [0, .5].
+    Contrast is the standard deviation of the gray values, which are the means of the channels.
+
+    Attributes:
+        target: the best standard deviation, in [0, 0.5].
     """
 
     target: float = 0.25
