@@ -161,7 +161,7 @@ def test_convolutions_and_feed_forward_are_the_same_in_diffusers_and_come_back(
     assert max_difference(ours, eps(advanced(attention, 3).state.prior(), conditions)[0]) > 1e-3
     pipe = StableDiffusionPipeline.from_pretrained(eps_folder)
     pipe.load_lora_weights(tmp_path)
-    theirs = pipe.unet(XT, prior.schedule.tick(T), conditions.data).sample.detach()
+    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
     assert max_difference(theirs, plain) > 1e-2 and max_difference(theirs, ours) < 1e-5
     again = Run(
         Experiment((PROMPT,), method=VSD(critic=replace(critic, start=tmp_path))),
@@ -196,7 +196,7 @@ def test_a_lora_of_other_layers_saved_by_diffusers_loads_with_its_scale(eps_fold
     critic = LoRACritic(4, init_from=tmp_path, target_modules=("to_k", "conv2", "ff.net.2"))
     run = Run(Experiment((PROMPT,), method=VSD(critic=critic)), prior)
     conditions = prior.condition(WORDS[:3])
-    theirs = pipe.unet(XT, prior.schedule.tick(T), conditions.data).sample.detach()
+    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
     ours = eps(run.state.prior(), conditions)[0]
     assert (
         max_difference(ours, theirs) < 1e-5 * float(theirs.abs().max())
@@ -502,7 +502,7 @@ def test_what_the_camera_says_is_saved_beside_a_lora_that_diffusers_loads(eps_fo
     file = tmp_path / "critic" / "pytorch_lora_weights.safetensors"
     pipe = StableDiffusionPipeline.from_pretrained(eps_folder)
     pipe.load_lora_weights(file.parent, weight_name=file.name)
-    theirs = pipe.unet(XT, prior.schedule.tick(T), conditions.data).sample.detach()
+    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
     run.state.adapters.pose.last.requires_grad_(False).weight.zero_()  # without its camera
     run.state.adapters.pose.last.bias.zero_()
     assert (
@@ -583,7 +583,7 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
         torch.zeros(2, 4, 8, 8),
         (PROMPT,),
         view_prompts=tuple(f"{PROMPT}, {w}" for w in SIDES),
-        load=other,
+        load_prior=other,
     )
     critic = LoRACritic(2, EAGER, model=str(v_folder)).build(prior, start)
     conditions = prompt_conditions(prior, [f"{PROMPT}, {SIDES[0]}", PROMPT])
@@ -602,12 +602,12 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
         (4, 12, 12),
         (24, 24),
     )  # 2.1 is of 768 pixels and its base of 512: a network has no size of its own
-    assert load_compatible_prior("it", prior, replace(start, load=lambda name: v)) is v
+    assert load_compatible_prior("it", prior, replace(start, load_prior=lambda name: v)) is v
     v.image_size = (48, 48)  # latents of four pixels a side are other ones
     with pytest.raises(
         ValueError, match=r"critic it has x0 of \[4, 12, 12\], the model of \[4, 8, 8\]"
     ):
-        load_compatible_prior("it", prior, replace(start, load=lambda name: v))
+        load_compatible_prior("it", prior, replace(start, load_prior=lambda name: v))
     assert critic.prior().prediction_type == "v" and prior.prediction_type == "eps"
     loss = critic.fit(replace(s, rng=rng(4)))["critic"]
     g = rng(4)
@@ -616,10 +616,10 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
     a, b = prior.schedule.alpha(t), prior.schedule.sigma(t)
     with torch.no_grad():
         out = v.unet(
-            prior.schedule.add_noise(XT[:2], e, t), prior.schedule.tick(t), words.data
+            prior.schedule.add_noise(XT[:2], e, t), prior.schedule.timestep_index(t), words.data
         ).sample
     assert float(loss) == pytest.approx(
-        float((out - Prediction(XT[:2], e).output("v", a, b)).square().mean()), rel=1e-4
+        float((out - Prediction(XT[:2], e).to_output("v", a, b)).square().mean()), rel=1e-4
     )
     with torch.no_grad():
         assert max_difference(critic.prior()(s.xt, s.t, conditions.pos)[0].eps, own[0].eps) > 1e-4
@@ -630,7 +630,7 @@ def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
 
 def test_a_model_to_adapt_must_fit(prior, v_folder):
     start = SetupContext(
-        1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,), load=lambda name: load(name, "cpu")
+        1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,), load_prior=lambda name: load(name, "cpu")
     )
     with pytest.raises(ValueError, match="has another noise schedule than the model"):
         LoRACritic(model=str(v_folder)).build(prior, start)
@@ -638,7 +638,7 @@ def test_a_model_to_adapt_must_fit(prior, v_folder):
         torch.zeros(2, 4, 8, 8), torch.ones(2), schedule=prior.schedule
     )  # noqa: E731
     with pytest.raises(ValueError, match=r"critic\.model it has no network to adapt"):
-        LoRACritic(model="it").build(prior, replace(start, load=exact))
+        LoRACritic(model="it").build(prior, replace(start, load_prior=exact))
 
 
 KINDS = ("eps", "x0", "v", "flow")
@@ -685,7 +685,7 @@ def test_a_loss_of_another_kind_is_the_square_error_of_that_kind(own, wanted, sc
     a, b = schedule.alpha(t), schedule.sigma(t)
     with torch.no_grad():
         said = net(schedule.add_noise(x0, e, t), t, None)[0]
-    direct = (said.output(wanted, a, b) - Prediction(x0, e).output(wanted, a, b)).square().mean()
+    direct = (said.to_output(wanted, a, b) - Prediction(x0, e).to_output(wanted, a, b)).square().mean()
     assert float(loss) == pytest.approx(float(direct), rel=1e-6)
 
 
@@ -804,7 +804,7 @@ def test_critics_that_cannot_be_sampled_say_what_to_look_at(tmp_path, capsys):
         )
         assert conditions in " ".join(capsys.readouterr().err.split())
     start = SetupContext(
-        1, 1, 0, torch.zeros(1, 3, 24, 24), ("red disc",), load=lambda name: load(name, "cpu")
+        1, 1, 0, torch.zeros(1, 3, 24, 24), ("red disc",), load_prior=lambda name: load(name, "cpu")
     )
     with pytest.raises(ValueError, match="sample it with --model gaussians and no --critic"):
         FrozenCritic("gaussians").build(load("gaussians", "cpu"), start).standalone()

@@ -99,7 +99,7 @@ def test_the_network_is_asked_what_the_pipeline_asks_it(one, family, folders):
     t = one.schedule.sampling_times(STEPS)[1].expand(2)
     mine = one(xt, t, one.condition([PROMPT, OTHER]))[0]
     assert max_difference(
-        mine.output(one.prediction_type, one.schedule.alpha(t), one.schedule.sigma(t)), said
+        mine.to_output(one.prediction_type, one.schedule.alpha(t), one.schedule.sigma(t)), said
     ) < 5e-5 * float(said.abs().max())
     assert torch.allclose(one.schedule.add_noise(mine.x0, mine.eps, t), xt, atol=1e-4)
 
@@ -109,7 +109,7 @@ def test_times_are_the_schedulers(one, family, folders):
     ladder = one.schedule.sampling_times(STEPS)
     if one.network_name == "unet":
         scheduler.set_timesteps(STEPS)
-        assert one.schedule.tick(ladder).tolist() == scheduler.timesteps.tolist()
+        assert one.schedule.timestep_index(ladder).tolist() == scheduler.timesteps.tolist()
         assert (
             max_difference(one.schedule.alpha(ladder) ** 2, scheduler.alphas_cumprod[scheduler.timesteps])
             < 1e-6

@@ -106,11 +106,11 @@ def test_a_saved_critic_is_the_same_in_diffusers(folder, tmp_path):
     ours = run.experiment.method.critic_prior(prior, run.state)
     told = prior.condition(WORDS[:3])
     pipe = StableDiffusionPipeline.from_pretrained(folder)
-    plain = pipe.unet(XT, prior.schedule.tick(T), told.data).sample.detach()
+    plain = pipe.unet(XT, prior.schedule.timestep_index(T), told.data).sample.detach()
     pipe.load_lora_weights(tmp_path / "critic")
-    theirs = pipe.unet(XT, prior.schedule.tick(T), told.data).sample.detach()
+    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), told.data).sample.detach()
     with torch.no_grad():
-        said = ours(XT, T, told)[0].output(
+        said = ours(XT, T, told)[0].to_output(
             prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)
         )
     assert max_difference(theirs, plain) > 1e-2

@@ -202,7 +202,7 @@ def test_a_schedule_copies_its_table_to_a_device_once():
     assert schedule._table_on(t.device) is table and table.dtype == a.dtype == torch.float64
     assert schedule._table_on(torch.device("meta")) is schedule._table_on(torch.device("meta"))
     assert torch.equal(
-        a, torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[schedule.tick(t)].sqrt()
+        a, torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[schedule.timestep_index(t)].sqrt()
     )
 
 
@@ -278,7 +278,7 @@ spent = first[1].cost.seconds
 assert spent["warm-up"] > spent["method"] + spent["critic"], spent  # the graph of the critic's gradient, made at its first, too
 x, t, told = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.6]), graphs.condition(["a red mug"] * 2)
 made = graphs.call_counter.graphs
-with torch.no_grad(), graphs.attending() as seen:
+with torch.no_grad(), graphs.capture_attention() as seen:
     graphs(x, t, told)
 assert seen and graphs.call_counter.graphs == made, "hooks that look inside need the network itself"
 pose = torch.eye(4).expand(2, 4, 4) + torch.tensor([0.0, 1.0]).view(2, 1, 1)

@@ -56,7 +56,7 @@ def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
     with torch.no_grad():
         out = pipe.unet(xt, ticks, pipe.text_encoder(ids)[0]).sample
     assert (
-        max_difference(said.output(prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
+        max_difference(said.to_output(prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
     )
     pipe.scheduler.set_timesteps(1000)
     for i, tick in enumerate(ticks):

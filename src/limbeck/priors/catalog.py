@@ -91,7 +91,7 @@ SETTINGS = {
         ("vsd", "--method.guidance 7.5 --method.critic.training.lr 1e-4", "Stable Diffusion's settings; none is published"),
     ),
     "if": (
-        ("sds", "--method.guidance 20 --grad-transform clip --grad-transform.first 0.5 --grad-transform.last 2 --representation latents",
+        ("sds", "--method.guidance 20 --grad-transform clip --grad-transform.start-value 0.5 --grad-transform.end-value 2 --representation latents",
          "threestudio's DreamFusion with IF; clipping of Debiased SDS. Latents are pixels here"),
         ("csd", "--weight uniform", "CSD's first stage"),
     ),

@@ -40,7 +40,7 @@ class DeepFloydIF(DiffusersPrior):
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
     ) -> Float[Tensor, "b c h w"]:
-        return self._run_network(xt, self.schedule.tick(t), told.data)[:, :3]
+        return self._run_network(xt, self.schedule.timestep_index(t), told.data)[:, :3]
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         return image.float() * 2 - 1

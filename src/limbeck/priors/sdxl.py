@@ -50,7 +50,7 @@ class SDXL(LatentDiffusion):
             tokens, pooled = tokens * said[:, None, None], pooled * said[:, None]
         return Condition(tokens.float(), None, pooled.float())
 
-    def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
+    def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``Attentive``."""
         return capture_self_attention(self.unet, self._uncompiled())
 
@@ -64,4 +64,4 @@ class SDXL(LatentDiffusion):
             "text_embeds": told.pooled,
             "time_ids": self._ids[height, width].expand(len(xt), -1),
         }
-        return self._run_network(xt, self.schedule.tick(t), told.data, added_cond_kwargs=more)
+        return self._run_network(xt, self.schedule.timestep_index(t), told.data, added_cond_kwargs=more)

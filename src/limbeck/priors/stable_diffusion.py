@@ -44,11 +44,11 @@ class StableDiffusion(LatentDiffusion):
         told, _ = self._load_text_pipeline().encode_prompt(prompts, self.device, 1, False)
         return Condition(told.float())
 
-    def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
+    def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``Attentive``."""
         return capture_self_attention(self.unet, self._uncompiled())
 
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
     ) -> Float[Tensor, "b c h w"]:
-        return self._run_network(xt, self.schedule.tick(t), told.data)
+        return self._run_network(xt, self.schedule.timestep_index(t), told.data)

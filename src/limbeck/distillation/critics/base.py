@@ -260,7 +260,7 @@ class CriticTrainer:
         It is the network's own error times a weight: no prediction is divided by alpha.
         """
         own, loss_target = self.prediction_type, self.training.loss_target
-        error = prediction.output(own, alpha, sigma) - target.output(own, alpha, sigma)
+        error = prediction.to_output(own, alpha, sigma) - target.to_output(own, alpha, sigma)
         if loss_target != "auto" and loss_target != own:
             ratio = error_scale(loss_target, alpha, sigma) / error_scale(own, alpha, sigma)
             error = expand(ratio, error) * error

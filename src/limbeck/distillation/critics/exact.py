@@ -41,7 +41,7 @@ class ExactCritic(CriticConfig):
 
 class _ExactCriticModel(Critic):
     def __init__(self, prior: Prior, setup: SetupContext, buffer: int):
-        self._prior, self.x0, self._prompt_of = prior, setup.x0.clone(), setup.prompt_of
+        self._prior, self.x0, self._prompt_of = prior, setup.x0.clone(), setup.prompt_index
         self._per_prompt = setup.particles // setup.num_prompts
         self._particle: Int[Tensor, "b"] = torch.arange(setup.particles)
         self._past = self.x0.new_zeros(setup.num_prompts, buffer, *self.x0.shape[1:])

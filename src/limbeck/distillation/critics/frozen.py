@@ -45,7 +45,7 @@ def load_compatible_prior(model: str, prior: Prior, setup: SetupContext) -> Prio
     Raises:
         ValueError: if the latents, the noise schedule or the image sizes do not match.
     """
-    other = setup.load(model)
+    other = setup.load_prior(model)
     takes_size = other.size_multiple > 0 and all(
         length % other.size_multiple == 0 for length in prior.image_size
     )
