@@ -1,4 +1,4 @@
-"""How far apart a network sees pictures."""
+"""Diversity of images in the features of a network."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from torch import Tensor
 def feature_diversity(
     images: Float[Tensor, "n 3 h w"], features: Callable[[Tensor], Float[Tensor, "n d"]]
 ) -> float | None:
-    """Mean over pairs of pictures of 1 - cosine of their features; give it the particles of one prompt.
+    """Mean cosine distance (1 - cosine) of the features over pairs of images.
 
-    Range [0, 2], no unit; 0 means that the network sees the same in all. None with fewer than two pictures.
+    Args:
+        images: one image per particle of one prompt.
+        features: the network.
+
+    Returns:
+        A value in [0, 2]; 0 means that the network sees the same in all images. None with fewer
+        than
+        two images.
     """
     if len(images) < 2:
         return None
-    f = torch.nn.functional.normalize(features(images).double(), dim=1)
-    rows, columns = torch.triu_indices(len(f), len(f), 1)
-    return (1 - (f[rows] * f[columns]).sum(1)).mean().item()
+    normalized = torch.nn.functional.normalize(features(images).double(), dim=1)
+    rows, columns = torch.triu_indices(len(normalized), len(normalized), 1)
+    return (1 - (normalized[rows] * normalized[columns]).sum(1)).mean().item()
 
 
-def feature_difference(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """Mean over pairs of one row of ``a`` and one of ``b`` of 1 - cosine: ``feature_diversity`` between two sets of features.
-
-    Range [0, 2], no unit.
-    """
-    one, other = (torch.nn.functional.normalize(features.double(), dim=1) for features in (a, b))
-    return (1 - one @ other.T).mean().item()
+def feature_diversity_between(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+    """Mean cosine distance over pairs of a row of ``a`` and a row of ``b``, in [0, 2]."""
+    a, b = (torch.nn.functional.normalize(features.double(), dim=1) for features in (a, b))
+    return (1 - a @ b.T).mean().item()

@@ -1,4 +1,4 @@
-"""Figures of pictures alone: no model, no reference. Images are ``[N, 3, h, w]`` in [0, 1]; answers are Python numbers."""
+"""Metrics of images in [0, 1] that need neither a model nor a reference."""
 
 from __future__ import annotations
 
@@ -8,50 +8,51 @@ from torch import Tensor
 
 
 def saturation(images: Float[Tensor, "n 3 h w"]) -> float:
-    """Mean saturation S of hue, saturation, value (Smith 1978): (max - min) / max of the channels, 0 for black.
+    """Mean saturation S of HSV (Smith 1978): (max - min) / max of the channels, 0 for black.
 
-    Range [0, 1], no unit. SDS at high guidance is known by values near 1.
+    Range [0, 1]. SDS at high guidance is known for values near 1.
     """
     high, low = images.amax(1), images.amin(1)
     return torch.where(high > 0, (high - low) / high.clamp_min(1e-12), 0.0).mean().item()
 
 
 def clipped(images: Float[Tensor, "n 3 h w"]) -> float:
-    """Share of channel values at the end of the range once stored in 8 bits (0 or 255).
-
-    Range [0, 1], no unit.
-    """
+    """Fraction of channel values that are 0 or 255 in 8 bits. Range [0, 1]."""
     stored = (images * 255).round()
     return ((stored <= 0) | (stored >= 255)).float().mean().item()
 
 
-def variation(images: Float[Tensor, "n 3 h w"]) -> float:
-    """Mean absolute difference of neighbours, across and down: anisotropic total variation (Rudin, Osher & Fatemi 1992) per pair.
+def total_variation(images: Float[Tensor, "n 3 h w"]) -> float:
+    """Anisotropic total variation per pair: mean absolute difference of neighbors in x and y.
 
-    Range [0, 1], in units of the image range per pixel; compare only pictures of one size.
+    Range [0, 1], in units of the image range per pixel. Compare only images of one size.
+
+    References:
+        Rudin, Osher and Fatemi 1992.
     """
-    across, down = images.diff(dim=-1).abs(), images.diff(dim=-2).abs()
-    return ((across.sum() + down.sum()) / max(across.numel() + down.numel(), 1)).item()
+    dx, dy = images.diff(dim=-1).abs(), images.diff(dim=-2).abs()
+    return ((dx.sum() + dy.sum()) / max(dx.numel() + dy.numel(), 1)).item()
 
 
 def diversity(images: Float[Tensor, "n 3 h w"]) -> float | None:
-    """Mean over pairs of particles of their root mean squared difference; give it the particles of one prompt.
+    """Mean root-mean-square difference over pairs of images, one per particle of a prompt.
 
-    Range [0, 1], in units of the image range; 0 means that all particles are the same. None with fewer than two.
+    Range [0, 1], in units of the image range; 0 if all are the same. None with fewer than two
+    images.
     """
     if len(images) < 2:
         return None
     flat = images.flatten(1).double()
-    # pdist gives |a - b|, without a [N, N, D] tensor
+    # pdist computes |a - b| without an [N, N, D] tensor
     return (torch.pdist(flat) / flat.shape[1] ** 0.5).mean().item()
 
 
-def difference(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> float:
-    """Mean root mean squared difference over pairs of one picture of ``a`` and one of ``b``: ``diversity`` between two sets.
+def diversity_between(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> float:
+    """Mean root-mean-square difference over pairs of an image of ``a`` and an image of ``b``.
 
     Range [0, 1], in units of the image range.
     """
-    one, other = a.flatten(1).double(), b.flatten(1).double()
-    # the shorter formula, by a matrix product, loses half of the digits of near pictures
-    far = torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
-    return (far / one.shape[1] ** 0.5).mean().item()
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    # the matrix product, the shorter formula, loses half of the digits of similar images
+    distances = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    return (distances / a.shape[1] ** 0.5).mean().item()

@@ -1,4 +1,4 @@
-"""Does a picture show what its prompt says? The prompt is read by a word list, the picture by the world's evaluator."""
+"""Agreement of images with prompts, by a word list and the world's evaluator."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from limbeck.world.scene import ATTRIBUTES, OBJECTS
 
 
 def agreement(verdicts: Int[Tensor, "n 5"], prompts: Sequence[str]) -> dict[str, float]:
-    """Share of pictures whose verdict equals what their prompt says, by attribute; attributes never said are left out.
+    """Share of images whose verdict equals what their prompt says, by attribute.
 
-    verdicts: what ``Evaluator.judge`` answers, in the order of ``ATTRIBUTES``; prompts: one per picture. Every share is over the
-    pictures whose prompt says that attribute. ``all``: every said attribute is right. ``rejected``: the evaluator sees none of its
-    objects, which counts as a wrong object. Range [0, 1], no unit.
+    Args:
+        verdicts: what ``Evaluator.judge`` returns, in the order of ``ATTRIBUTES``.
+        prompts: one prompt per image.
+
+    Returns:
+        For every attribute that a prompt names, the share over the images whose prompts name it.
+        ``all``: every named attribute is correct. ``rejected``: the evaluator sees none of its
+        objects, which counts as a wrong object. Range [0, 1].
     """
-    right: dict[str, list[bool]] = {}
+    correct: dict[str, list[bool]] = {}
     for row, prompt in zip(verdicts.tolist(), prompts, strict=True):
-        told = judgeable_attributes(prompt)
-        if not told:
+        named = judgeable_attributes(prompt)
+        if not named:
             continue
-        seen = dict(zip(ATTRIBUTES, row, strict=True))
-        hits = {name: seen[name] == i for name, i in told.items()}
-        for name, hit in {
-            **hits,
-            "all": all(hits.values()),
-            "rejected": seen["object"] >= len(OBJECTS),
-        }.items():
-            right.setdefault(name, []).append(hit)
+        verdict = dict(zip(ATTRIBUTES, row, strict=True))
+        hits = {name: verdict[name] == i for name, i in named.items()}
+        hits |= {"all": all(hits.values()), "rejected": verdict["object"] >= len(OBJECTS)}
+        for name, hit in hits.items():
+            correct.setdefault(name, []).append(hit)
     order = [*ATTRIBUTES, "all", "rejected"]
-    return {name: sum(right[name]) / len(right[name]) for name in order if name in right}
+    return {name: sum(correct[name]) / len(correct[name]) for name in order if name in correct}

@@ -1,5 +1,8 @@
-"""R-Precision: whether a picture of a prompt goes back to that prompt among others (Park et al. 2021; Dream Fields, Jain et al.
-2022; DreamFusion, Poole et al. 2022, Table 1)."""
+"""R-Precision: the share of images that are matched to their own prompt among others.
+
+References:
+    Park et al. 2021; Dream Fields, Jain et al. 2022; DreamFusion, Poole et al. 2022, Table 1.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +11,71 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.world.prompt_parser import judgeable_attributes
-from limbeck.world.scene import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, caption
+from limbeck.world.scene import BACKGROUNDS, COLORS, OBJECTS, PATTERNS, caption
 
 
 def r_precision(scores: Float[Tensor, "n t"], own: int) -> float:
-    """Share of pictures whose ``own`` text scores higher than every other; a tie is no hit. Range [0, 1], no unit.
+    """Share of images whose own text scores strictly higher than every other. Range [0, 1].
 
-    scores: of every picture against every text, of any scale. ValueError with fewer than two texts, where nothing can be mistaken.
+    Args:
+        scores: score of every image for every text, on any scale.
+        own: index of the own text.
+
+    Raises:
+        ValueError: with fewer than two texts.
     """
     if scores.shape[1] < 2:
-        raise ValueError(
-            "R-Precision needs texts to be mistaken for: there is only the prompt itself"
-        )
-    rest = torch.cat([scores[:, :own], scores[:, own + 1 :]], 1)
-    return (scores[:, own] > rest.amax(1)).float().mean().item()
+        raise ValueError("R-Precision needs other texts: there is only the prompt itself")
+    others = torch.cat([scores[:, :own], scores[:, own + 1 :]], 1)
+    return (scores[:, own] > others.amax(1)).float().mean().item()
 
 
-def combinations(prompt: str) -> tuple[tuple[int, int | None], ...]:
-    """(object, colour) of a prompt of the world, first, and of all that it is told apart from: the other objects in every colour if
-    it names one, else the other objects. Nothing where it names no object."""
-    told = judgeable_attributes(prompt)
-    if not told:
+def candidate_objects(prompt: str) -> tuple[tuple[int, int | None], ...]:
+    """Return the objects and colors a prompt of the world is compared with.
+
+    Returns:
+        Pairs of object and color, first those of the prompt, then all others: all objects in every
+        color if the prompt names a color, else all objects without one. Empty if the prompt names
+        no
+        object.
+    """
+    named = judgeable_attributes(prompt)
+    if not named:
         return ()
-    own = (told["object"], told.get("colour"))
-    colours: list[int | None] = list(range(len(COLOURS))) if own[1] is not None else [None]
-    return (own, *(pair for o in range(len(OBJECTS)) for c in colours if (pair := (o, c)) != own))
+    own = (named["object"], named.get("colour"))
+    colors: list[int | None] = [None] if own[1] is None else list(range(len(COLORS)))
+    pairs = ((o, c) for o in range(len(OBJECTS)) for c in colors)
+    return (own, *(pair for pair in pairs if pair != own))
 
 
-def distractors(prompt: str) -> list[str]:
-    """The texts of ``combinations`` but the first, each saying of pattern and place what ``prompt`` says."""
-    told = judgeable_attributes(prompt)
-    pattern = PATTERNS[told["pattern"]] if "pattern" in told else ""
-    place = BACKGROUNDS[told["background"]] if "background" in told else ""
+def distractor_prompts(prompt: str) -> list[str]:
+    """Return the other ``candidate_objects`` as texts, with the prompt's pattern and background."""
+    named = judgeable_attributes(prompt)
+    pattern = PATTERNS[named["pattern"]] if "pattern" in named else ""
+    background = BACKGROUNDS[named["background"]] if "background" in named else ""
     return [
-        caption(OBJECTS[o], COLOURS[c] if c is not None else "", pattern, place)
-        for o, c in combinations(prompt)[1:]
+        caption(OBJECTS[o], "" if c is None else COLORS[c], pattern, background)
+        for o, c in candidate_objects(prompt)[1:]
     ]
 
 
-def seen_scores(
+def candidate_log_probs(
     logits: dict[str, Tensor], prompt: str, geometry: bool = False
 ) -> Float[Tensor, "n t"]:
-    """Log-probability of each of the ``combinations`` by the evaluator's ``logits``, the prompt's own in column 0; the class *none
-    of them* is not among them. ``geometry``: of pictures without colour, by the object alone."""
-    pairs = combinations(prompt)
+    """Log-probability of each of the ``candidate_objects``, the prompt's own in column 0.
+
+    The evaluator's class for no known object is left out.
+
+    Args:
+        logits: what the evaluator returns, ``[N, classes]`` by attribute.
+        prompt: a prompt that names an object.
+        geometry: compare the objects only, for images without color.
+    """
+    candidates = candidate_objects(prompt)
+    own_object, own_color = candidates[0]
     objects = logits["object"][:, : len(OBJECTS)].log_softmax(1)
-    if geometry or pairs[0][1] is None:
-        own = pairs[0][0]
-        return objects[:, [own, *(o for o in range(len(OBJECTS)) if o != own)]]
-    colours = logits["colour"].log_softmax(1)
-    return objects[:, [o for o, _ in pairs]] + colours[:, [c for _, c in pairs]]
+    if geometry or own_color is None:
+        others = [o for o in range(len(OBJECTS)) if o != own_object]
+        return objects[:, [own_object, *others]]
+    colors = logits["colour"].log_softmax(1)
+    return objects[:, [o for o, _ in candidates]] + colors[:, [c for _, c in candidates]]

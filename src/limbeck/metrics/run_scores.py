@@ -1,4 +1,4 @@
-"""All figures of the final pictures of a run, by prompt and as a mean over prompts."""
+"""All metrics of the final images of a run, by prompt and as a mean over prompts."""
 
 from __future__ import annotations
 
@@ -10,26 +10,40 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.metrics.feature_diversity import feature_diversity
-from limbeck.metrics.image_statistics import clipped, diversity, saturation, variation
+from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.world.prompt_parser import judgeable_attributes
 
 
 @torch.no_grad()
-def scores(
-    images: Float[Tensor, "n 3 h w"], prompts: Sequence[str], evaluator: Any = None, sides: int = 1
+def score_images(
+    images: Float[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    evaluator: Any = None,
+    num_views: int = 1,
 ) -> dict[str, Any]:
-    """``{"prompts": [{"prompt": ..., figures}], "mean": {figures}}`` of pictures sorted by prompt, as many for each.
+    """Compute the metrics of images that are sorted by prompt, equally many for each.
 
-    sides: pictures of every particle, one after the other; diversity is of the same side of different particles, a mean over them.
+    Args:
+        images: images in [0, 1]; the views of a particle are next to each other.
+        prompts: the prompts.
+        evaluator: the world's evaluator. It judges images of 64 x 64 pixels whose prompt names an
+            object of the world. None: no agreement.
+        num_views: images per particle. Diversity compares the same view of different particles
+            and is a mean over views.
 
-    evaluator: a ``limbeck.world.pretrained`` evaluator, or None. It judges 64 x 64 pictures whose prompt names an object of the world and no
-    others. A mean is over the prompts that have the figure.
+    Returns:
+        ``{"prompts": [{"prompt": ..., metrics}], "mean": {metrics}}``; a mean is over the prompts
+        that
+        have the metric.
+
+    Raises:
+        ValueError: if the number of images does not fit.
     """
-    if len(images) % (len(prompts) * sides):
-        of = f"{sides} sides of particles" if sides > 1 else "each"
+    if len(images) % (len(prompts) * num_views):
+        views = f" and {num_views} views" if num_views > 1 else ""
         raise ValueError(
-            f"{len(images)} pictures are not a whole number for {of} of {len(prompts)} prompts"
+            f"{len(images)} images cannot be divided into {len(prompts)} prompts{views}"
         )
     images = images.detach().float().cpu()
     rows = []
@@ -37,41 +51,58 @@ def scores(
         row: dict[str, Any] = {"prompt": prompt}
         if evaluator is not None and own.shape[-2:] == (64, 64) and judgeable_attributes(prompt):
             row |= agreement(evaluator.judge(own), [prompt] * len(own))
-            row["feature_diversity"] = _by_side(
-                own, sides, lambda side: feature_diversity(side, evaluator.features)
+            row["feature_diversity"] = _mean_over_views(
+                own, num_views, lambda view: feature_diversity(view, evaluator.features)
             )
-        row |= {"saturation": saturation(own), "clipped": clipped(own), "variation": variation(own)}
-        row["diversity"] = _by_side(own, sides, diversity)
+        row["saturation"] = saturation(own)
+        row["clipped"] = clipped(own)
+        row["total_variation"] = total_variation(own)
+        row["diversity"] = _mean_over_views(own, num_views, diversity)
         rows.append({name: value for name, value in row.items() if value is not None})
     names = list(dict.fromkeys(name for row in rows for name in row if name != "prompt"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {"prompts": rows, "mean": {name: sum(v) / len(v) for name, v in values.items()}}
 
 
-def _by_side(
-    images: Float[Tensor, "n 3 h w"], sides: int, figure: Callable[[Tensor], float | None]
+def _mean_over_views(
+    images: Float[Tensor, "n 3 h w"], num_views: int, metric: Callable[[Tensor], float | None]
 ) -> float | None:
-    """Mean of a figure over the sides, of all particles each; None where there is none."""
-    values = [value for side in range(sides) if (value := figure(images[side::sides])) is not None]
+    """Mean of a metric over views, each with the images of all particles; None without a value."""
+    by_view = [metric(images[view::num_views]) for view in range(num_views)]
+    values = [value for value in by_view if value is not None]
     return sum(values) / len(values) if values else None
 
 
-def score_pictures(
-    images: Float[Tensor, "n 3 h w"], prompts: Sequence[str], each: int, sides: int = 1
+def score_run(
+    images: Float[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    images_per_prompt: int,
+    num_views: int = 1,
 ) -> dict[str, Any]:
-    """``scores`` of pictures sorted by prompt, ``each`` of them for every one, by the world's evaluator where it can judge them.
+    """Compute ``score_images`` with the world's evaluator where it applies.
 
-    Where the evaluator's file is missing, ``note`` says so instead of agreement: a finished run is not lost for it.
+    If the evaluator's file is missing, ``note`` says so instead of the agreement, so that a
+    finished run is not lost.
+
+    Args:
+        images: images in [0, 1], sorted by prompt.
+        prompts: the prompts.
+        images_per_prompt: number of images of each prompt.
+        num_views: images per particle.
+
+    Raises:
+        ValueError: if the number of images does not fit.
     """
-    if len(images) != each * len(prompts):
+    if len(images) != images_per_prompt * len(prompts):
         raise ValueError(
-            f"{len(images)} pictures are not {each} for each of {len(prompts)} prompts"
+            f"{len(images)} images are not {images_per_prompt} for each of {len(prompts)} prompts"
         )
-    if images.shape[-2:] != (64, 64) or not any(judgeable_attributes(prompt) for prompt in prompts):
-        return scores(images, prompts, sides=sides)
+    if images.shape[-2:] != (64, 64) or not any(judgeable_attributes(p) for p in prompts):
+        return score_images(images, prompts, num_views=num_views)
     from limbeck.world.pretrained import load_evaluator
 
     try:
-        return scores(images, prompts, load_evaluator(), sides)
+        return score_images(images, prompts, load_evaluator(), num_views)
     except FileNotFoundError as error:
-        return scores(images, prompts, sides=sides) | {"note": f"without agreement: {error}"}
+        scores = score_images(images, prompts, num_views=num_views)
+        return scores | {"note": f"without agreement: {error}"}

@@ -1,4 +1,4 @@
-"""Does what is seen from a side look like that side? View agreement, and how often a face is seen where there is none."""
+"""View accuracy, and the rate of the Janus problem: faces where there should be none."""
 
 from __future__ import annotations
 
@@ -9,41 +9,53 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
-from limbeck.world.scene import ASYMMETRIC, ATTRIBUTES, OBJECTS, OVERHEAD, VIEWS
+from limbeck.world.scene import ASYMMETRIC, ATTRIBUTES, OBJECTS, OVERHEAD_ELEVATION, VIEWS
 
-FRONT, SIDE, BACK, ABOVE = (VIEWS.index(name) for name in ("front", "side", "back", "overhead"))
-
-
-def side_of(camera: Camera) -> Int[Tensor, "b"]:
-    """Index into the world's ``VIEWS`` of what each camera looks at: overhead from ``OVERHEAD`` on; else by azimuth, front within
-    45 degrees, back beyond 135."""
-    turned = camera.azimuth.abs()
-    around = (turned > math.pi / 4).long() + (turned > 3 * math.pi / 4).long()
-    return torch.where(camera.elevation >= OVERHEAD, ABOVE, around)
+FRONT, SIDE, BACK = (VIEWS.index(name) for name in ("front", "side", "back"))
+_OVERHEAD = VIEWS.index("overhead")
 
 
-def sided(obj: int) -> bool:
-    """Whether the four views of an object of the world differ."""
+def view_labels(camera: Camera) -> Int[Tensor, "b"]:
+    """Return the index into the world's ``VIEWS`` of what each camera sees.
+
+    Overhead from ``OVERHEAD_ELEVATION``; else by azimuth: front within 45 degrees, back beyond 135.
+    """
+    azimuth = camera.azimuth.abs()
+    by_azimuth = (azimuth > math.pi / 4).long() + (azimuth > 3 * math.pi / 4).long()
+    return torch.where(camera.elevation >= OVERHEAD_ELEVATION, _OVERHEAD, by_azimuth)
+
+
+def has_distinct_views(obj: int) -> bool:
+    """Return whether the four views of an object of the world differ."""
     return OBJECTS[obj] in ASYMMETRIC
 
 
-def view_figures(verdicts: Int[Tensor, "n 5"], sides: Int[Tensor, "n"]) -> dict[str, float]:
-    """Of pictures of an object whose views differ, taken from ``sides``: ``view``, share whose side the evaluator names; ``janus``,
-    share of those from behind in which it sees a front; ``janus_side``, the same of those from the side.
+def view_metrics(verdicts: Int[Tensor, "n 5"], views: Int[Tensor, "n"]) -> dict[str, float]:
+    """Compute the metrics of images of an object whose views differ.
 
-    A picture in which it sees none of its objects shows no side: it counts against ``view`` and as no front. A figure without
-    pictures is left out. Range [0, 1], no unit.
+    An image in which the evaluator sees none of its objects counts against ``view_accuracy`` and
+    not as a front.
+
+    Args:
+        verdicts: what ``Evaluator.judge`` returns, in the order of ``ATTRIBUTES``.
+        views: true view of each image.
+
+    Returns:
+        ``view_accuracy``: share of images whose view the evaluator names. ``janus``: share of the
+        images from behind in which it sees a front. ``janus_side``: the same of those from the
+        side.
+        Range [0, 1]; metrics without images are left out.
     """
-    there = verdicts[:, 0] < len(OBJECTS)
-    seen = verdicts[:, list(ATTRIBUTES).index("view")]
-    front = there & (seen == FRONT)
-    wanted: dict[str, tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]] = {
-        "view": (there & (seen == sides), torch.ones_like(there)),
-        "janus": (front, sides == BACK),
-        "janus_side": (front, sides == SIDE),
+    is_object = verdicts[:, 0] < len(OBJECTS)
+    named = verdicts[:, list(ATTRIBUTES).index("view")]
+    shows_front = is_object & (named == FRONT)
+    hits_and_rows: dict[str, tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]] = {
+        "view_accuracy": (is_object & (named == views), torch.ones_like(is_object)),
+        "janus": (shows_front, views == BACK),
+        "janus_side": (shows_front, views == SIDE),
     }
     return {
-        name: hit[rows].float().mean().item()
-        for name, (hit, rows) in wanted.items()
+        name: hits[rows].float().mean().item()
+        for name, (hits, rows) in hits_and_rows.items()
         if bool(rows.any())
     }
