@@ -149,7 +149,7 @@ def save_turntables(run: Run, folder: Path, report: Callable[[str], object]) -> 
     Args:
         run: the run.
         folder: gets ``PROMPT-PARTICLE.mp4`` (or .webp) and ``PROMPT-PARTICLE.png``.
-        report: called with a message if a file cannot be made as asked.
+        report: called with a message if a file cannot be written in the usual format.
     """
     camera = run.cameras.eval_cameras(1)
     if camera is None:

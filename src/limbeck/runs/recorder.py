@@ -28,13 +28,19 @@ from limbeck.config import yaml as config
 from limbeck.diffusion.prior import Prior
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs import contact_sheets, images
-from limbeck.runs.loggers import LogWriter, Logger
+from limbeck.runs.loggers import Logger, LogWriter
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import read_checkpoint, read_metadata, write_async_copies, write_checkpoint, write_text
+from limbeck.system.checkpoint import (
+    read_checkpoint,
+    read_metadata,
+    write_async_copies,
+    write_checkpoint,
+    write_text,
+)
 from limbeck.system.environment import describe_environment, peak_bytes
 from limbeck.system.finite import NonFiniteError, check_finite
 from limbeck.system.interrupt import DeferredInterrupt

@@ -13,7 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.runs.contact_sheets import ParticleImages, arrange_step_images, contact_sheet, render_particles
+from limbeck.runs.contact_sheets import (
+    ParticleImages,
+    arrange_step_images,
+    contact_sheet,
+    render_particles,
+)
 from limbeck.runs.images import heat_map, heat_map_grid, image_grid, save_png
 from limbeck.runs.loggers import LogWriter
 from limbeck.runs.metrics_log import read_metrics

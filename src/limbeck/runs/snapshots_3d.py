@@ -1,4 +1,4 @@
-"""3D snapshots of a run: assets/step-STEP-PROMPT-PARTICLE.ply, shown by the viewer without a model."""
+"""3D snapshots of a run for the viewer: assets/step-STEP-PROMPT-PARTICLE.ply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import torch
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.graphics.export.export import with_vertex_colors
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh, validate_surface
-from limbeck.graphics.export.writers import decode_ply, encode_ply, write_atomic, write_splats_atomic
+from limbeck.graphics.export.writers import (
+    decode_ply,
+    encode_ply,
+    write_atomic,
+    write_splats_atomic,
+)
 from limbeck.graphics.geometry.assets import Splats
 from limbeck.representations.base import Representation
 from limbeck.runs.images import particle_stems

@@ -1,4 +1,4 @@
-"""Ready questions: runs that differ in one thing."""
+"""Studies: sets of runs that differ in one thing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does every method make of the same prompt, the same start and the same steps?"""
+"""How do all methods compare on the same prompt, initialization and number of steps?"""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from limbeck.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class AllMethodsStudy(Study):
-    """Every method that makes pictures from text, with one guidance where it has one and its other options as they are.
+    """Every text-to-image method with its own defaults, at one guidance scale.
 
-    guidance: of all of them.
+    Attributes:
+        guidance: guidance scale of all methods that have one, and of the samples.
     """
 
     prompts: tuple[str, ...] = ("a yellow duck on grass",)
@@ -27,14 +28,13 @@ class AllMethodsStudy(Study):
     guidance: float = 7.5
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        out: dict[str, Experiment | Sampling] = {
+        rows: dict[str, Experiment | Sampling] = {
             f"sampling, s = {self.guidance:g}": self.sampling(self.guidance)
         }
-        kinds: Mapping[str, Any] = choices(Method)
-        for name, cls in kinds.items():
-            if issubclass(cls, EditMethod | IRFDS):
-                continue  # they begin with a picture
-            guided = "guidance" in {f.name for f in dataclasses.fields(cls)}
-            method: Any = cls(guidance=self.guidance) if guided else cls()
-            out[name] = self.distil(method)
-        return out
+        methods: Mapping[str, Any] = choices(Method)
+        for name, method in methods.items():
+            if issubclass(method, EditMethod | IRFDS):
+                continue  # these start from an image
+            has_guidance = "guidance" in {f.name for f in dataclasses.fields(method)}
+            rows[name] = self.distill(method(guidance=self.guidance) if has_guidance else method())
+        return rows

@@ -1,4 +1,4 @@
-"""A study: a question, the runs that answer it, one picture of them side by side; ``studies/`` has the choices."""
+"""Base class of studies: a question, the runs that answer it, and one figure that compares them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,36 +16,39 @@ from torch import Tensor
 
 from limbeck.config.discovery import component_name
 from limbeck.config.yaml import slug
-from limbeck.diffusion.model_options import Precision
+from limbeck.diffusion.model_options import Model, Precision
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.methods.base import Method
 from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
-from limbeck.runs.images import grid, save_picture
+from limbeck.runs.images import image_grid, save_png
 from limbeck.runs.recorder import record
-from limbeck.runs.report import pages as report
+from limbeck.runs.report.pages import write_report
 from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 
-LABEL = 150  #: width of the text at the left of a row, in pixels
-PROMPTS = ("a striped red mug", "a yellow duck on grass", "a purple mushroom in the snow")
-SHOWN = (
-    "object",
-    "colour",
-    "saturation",
-    "diversity",
-)  #: figures under a label, where a run has them
+_LABEL_WIDTH = 150  #: width of the text at the left of a row, in pixels
+_LABEL_METRICS = ("object", "color", "saturation", "diversity")  #: shown below a label, if recorded
+
+ImageRows = Mapping[str, tuple[str, list[Image.Image]]]
+"""Images of a figure by row label, each with the text below the label."""
 
 
 @dataclass(frozen=True)
 class Study(abc.ABC):
     """Runs that differ in one thing.
 
-    prompts: for every run. particles: of each prompt. steps: of every run. rate: peak learning rate, which falls to zero over the
-    second half. model: as in a run. seed: of every run. precision: of the frozen weights.
+    Attributes:
+        prompts: prompts of every run.
+        particles: particles per prompt.
+        steps: optimization steps of every run.
+        lr: peak learning rate; it decays linearly to 0 over the second half of the run.
+        model: as in a run.
+        seed: seed of every run.
+        precision: dtype of the frozen weights, as in a run.
     """
 
     prompts: tuple[str, ...] = field(
@@ -53,62 +57,70 @@ class Study(abc.ABC):
     )
     particles: int = field(default=2, kw_only=True)
     steps: int = field(default=400, kw_only=True)
-    rate: float = field(default=0.1, kw_only=True)
-    model: str = field(default="world", kw_only=True)
+    lr: float = field(default=0.1, kw_only=True)
+    model: Model | Prior | str = field(default_factory=Model, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     precision: Precision = field(default="auto", kw_only=True)
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        """What is run, by label, in the order of the picture."""
+        """Runs and samplings by row label, in the order of the figure."""
 
     def run(self, out: Path, device: str = "auto") -> Path:
-        """Run what has not been run yet below ``out``; returns the picture. A stopped study goes on with the same command."""
+        """Run what is not finished yet, and draw the figure.
+
+        Args:
+            out: folder; gets one run folder per row, report.html and study.png.
+            device: as for ``limbeck.load``.
+
+        Returns:
+            The figure, ``out/study.png``.
+        """
         prior, folders = load(self.model, device, self.precision), {}
-        for label, what in self.rows().items():
+        for label, row in self.rows().items():
             folders[label] = out / slug(label)
             print(f"{label}:", flush=True)
-            self.perform(what, prior, folders[label])
-        report.write(list(folders.values()), out / "report.html")
-        picture = out / "study.png"
-        self.draw(folders, picture)
-        return picture
+            self.run_row(row, prior, folders[label])
+        write_report(list(folders.values()), out / "report.html")
+        figure = out / "study.png"
+        self.draw(folders, figure)
+        return figure
 
-    def perform(self, what: Experiment | Sampling, prior: Prior, folder: Path) -> None:
-        """Run or sample into a folder, unless it is done."""
-        if isinstance(what, Experiment):
-            record(what, prior, folder, command=f"limbeck study {component_name(type(self))}")
-        elif not (folder / "cost.json").exists():
-            sample_to_folder(what, prior, folder)
+    def run_row(self, row: Experiment | Sampling, prior: Prior, folder: Path) -> None:
+        """Run an experiment or a sampling into a folder, unless it is finished."""
+        if isinstance(row, Experiment):
+            record(row, prior, folder, command=f"limbeck study {component_name(type(self))}")
+        elif not (folder / "profile.json").exists():
+            sample_to_folder(row, prior, folder)
 
     def draw(self, folders: Mapping[str, Path], path: Path) -> None:
-        """One row of final pictures per run, its label and its figures at the left."""
+        """Draw the final images of each run in one row, with its label and mean scores."""
         rows = {}
         for label, folder in folders.items():
             means = json.loads((folder / "scores.json").read_text())["mean"]
-            told = "\n".join(f"{name} {means[name]:.2f}" for name in SHOWN if name in means)
-            rows[label] = (
-                told,
-                [Image.open(p).convert("RGB") for p in sorted((folder / "final").glob("*.png"))],
-            )
-        save_picture(sheet(rows), path)
+            scores = [f"{name} {means[name]:.2f}" for name in _LABEL_METRICS if name in means]
+            files = sorted((folder / "final").glob("*.png"))
+            rows[label] = "\n".join(scores), [read_rgb(path) for path in files]
+        save_png(labeled_rows(rows), path)
 
-    def distil(self, method: Method, **other: object) -> Experiment:
-        """An experiment of this study."""
-        usual: dict = {
+    def distill(self, method: Method, **changes: Any) -> Experiment:
+        """An experiment with the settings of this study.
+
+        Args:
+            method: distillation method.
+            **changes: other fields of ``Experiment``.
+        """
+        defaults: dict[str, Any] = {
             "timesteps": TwoStageTimesteps(),
-            "representation": Latents(self.rate),
-            "optimizer": Adam(fall=0.5),
-        }
-        shared: dict = {
+            "representation": Latents(self.lr),
+            "optimizer": Adam(decay_start=0.5),
             "model": self.model,
             "particles": self.particles,
             "steps": self.steps,
             "seed": self.seed,
+            "precision": self.precision,
         }
-        return Experiment(
-            self.prompts, method=method, precision=self.precision, **(usual | shared | other)
-        )
+        return Experiment(self.prompts, method=method, **(defaults | changes))
 
     def sampling(self, guidance: float) -> Sampling:
         """Plain samples of the same prompts."""
@@ -122,37 +134,43 @@ class Study(abc.ABC):
         )
 
 
-def sheet(rows: Mapping[str, tuple[str, list[Image.Image]]], least: int = 64) -> Image.Image:
-    """Labelled rows of pictures of one size, on white. Small pictures are enlarged to ``least`` pixels at least."""
-    strips = {label: _strip(pictures, least) for label, (_, pictures) in rows.items()}
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image file as RGB."""
+    return Image.open(path).convert("RGB")
+
+
+def labeled_rows(rows: ImageRows, min_height: int = 64) -> Image.Image:
+    """Arrange rows of images on white, each with its label and text at the left.
+
+    Args:
+        rows: images of one size by label.
+        min_height: smaller images are enlarged to at least this height, in pixels.
+    """
+    strips = {label: _strip(images, min_height) for label, (_, images) in rows.items()}
     height = max(max(strip.height for strip in strips.values()), 60)
-    out = Image.new(
-        "RGB",
-        (LABEL + max(s.width for s in strips.values()), len(rows) * (height + 4) - 4),
-        "white",
-    )
+    width = _LABEL_WIDTH + max(strip.width for strip in strips.values())
+    out = Image.new("RGB", (width, len(rows) * (height + 4) - 4), "white")
     draw, bold, plain = ImageDraw.Draw(out), ImageFont.load_default(12), ImageFont.load_default(9)
-    for i, (label, (told, _)) in enumerate(rows.items()):
+    for i, (label, (text, _)) in enumerate(rows.items()):
         top = i * (height + 4)
         draw.text((2, top + 1), label, fill="black", font=bold)
-        draw.multiline_text((2, top + 17), told, fill="#555555", font=plain, spacing=1)
-        out.paste(strips[label], (LABEL, top))
+        draw.multiline_text((2, top + 17), text, fill="#555555", font=plain, spacing=1)
+        out.paste(strips[label], (_LABEL_WIDTH, top))
     return out
 
 
-def _strip(pictures: list[Image.Image], least: int) -> Image.Image:
-    factor = max(1, -(-least // pictures[0].height))
-    width = sum(p.width * factor + 2 for p in pictures) - 2
-    strip = Image.new("RGB", (width, pictures[0].height * factor), "white")
+def _strip(images: list[Image.Image], min_height: int) -> Image.Image:
+    factor = max(1, -(-min_height // images[0].height))
+    width = sum(image.width * factor + 2 for image in images) - 2
+    strip = Image.new("RGB", (width, images[0].height * factor), "white")
     left = 0
-    for p in pictures:
-        strip.paste(
-            p.resize((p.width * factor, p.height * factor), Image.Resampling.NEAREST), (left, 0)
-        )
-        left += p.width * factor + 2
+    for image in images:
+        size = (image.width * factor, image.height * factor)
+        strip.paste(image.resize(size, Image.Resampling.NEAREST), (left, 0))
+        left += size[0] + 2
     return strip
 
 
-def as_pictures(images: Float[Tensor, "n 3 h w"]) -> list[Image.Image]:
-    """Images in [0, 1] one by one."""
-    return [grid(image[None], 1) for image in torch.as_tensor(images)]
+def to_pil_images(images: Float[Tensor, "n 3 h w"]) -> list[Image.Image]:
+    """Convert images in [0, 1] to PIL images."""
+    return [image_grid(image[None], 1) for image in torch.as_tensor(images)]

@@ -1,4 +1,4 @@
-"""Does the result depend on how long and how fast one descends, or do all roads lead to one picture?"""
+"""Does the result depend on the number of steps and the learning rate?"""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from limbeck.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class ConvergenceStudy(Study):
-    """SDS over the number of steps and the learning rate, several seeds of one prompt beside each other.
+    """SDS over the number of steps and the learning rate, with several seeds of one prompt.
 
-    guidance: of SDS. lengths: steps of the runs. rates: peak learning rates of the runs.
+    Attributes:
+        guidance: guidance scale of SDS.
+        step_counts: numbers of steps.
+        lrs: peak learning rates.
     """
 
     prompts: tuple[str, ...] = ("a yellow duck on grass",)
     particles: int = 6
     guidance: float = 7.5
-    lengths: tuple[int, ...] = (100, 300, 1000)
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    step_counts: tuple[int, ...] = (100, 300, 1000)
+    lrs: tuple[float, ...] = (0.01, 0.03, 0.1)
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
+        sds = SDS(self.guidance)
         return {
-            f"{n} steps at {r:g}": self.distil(
-                SDS(self.guidance), steps=n, representation=Latents(r)
-            )
-            for n in self.lengths
-            for r in self.rates
+            f"{n} steps at {lr:g}": self.distill(sds, steps=n, representation=Latents(lr))
+            for n in self.step_counts
+            for lr in self.lrs
         }

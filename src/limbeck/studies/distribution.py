@@ -1,4 +1,4 @@
-"""Is the distribution recovered, where it is known?"""
+"""Which methods recover a distribution that is known?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,116 +25,127 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.latents import Latents
-from limbeck.runs.report.schedule_plots import save
+from limbeck.runs.report.schedule_plots import save_figure
 from limbeck.studies.base import Study
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.trainer import Run
 
+_SHARES = (0.5, 0.3, 0.2)  #: weights of the modes
 
-def mixture() -> GaussianMixture:
-    """Three round Gaussians of unequal weight and width in the plane."""
+
+def three_gaussians() -> GaussianMixture:
+    """Three isotropic Gaussians of unequal weight and width in the plane."""
     means = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.5, -1.5]])
-    return GaussianMixture(means, torch.tensor([0.5, 0.35, 0.35]), torch.tensor([0.5, 0.3, 0.2]))
+    return GaussianMixture(means, torch.tensor([0.5, 0.35, 0.35]), torch.tensor(_SHARES))
 
 
 def energy_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """2 E|a - b| - E|a - a'| - E|b - b'|, 0 for equal distributions (Szekely & Rizzo 2013)."""
-    own = lambda x: torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))  # noqa: E731
-    return float(2 * torch.cdist(a, b).mean() - own(a) - own(b))
+    """2 E|a - b| - E|a - a'| - E|b - b'|; 0 for equal distributions.
+
+    References:
+        Szekely and Rizzo, "Energy statistics: A class of statistics based on distances", 2013.
+    """
+    return float(2 * torch.cdist(a, b).mean() - _mean_distance(a) - _mean_distance(b))
 
 
-def _told(figures: dict) -> str:
-    words = {
-        name: " ".join(f"{value:.2f}" for value in figures[name]) for name in ("shares", "widths")
-    }
-    return f"shares {words['shares']}\nwidths {words['widths']}\nenergy distance {figures['energy']:.3f}"
+def _mean_distance(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Mean distance of two different points of a sample."""
+    return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
 
 
 @dataclass(frozen=True)
 class DistributionStudy(Study):
-    """Many particles on a mixture of three Gaussians with exact scores and guidance 1: where do SDS, VSD with the exact critic, and
-    one fixed noise per particle (CFD) take them? Shares of the modes, widths and energy distance to the truth are measured.
+    """SDS, VSD with the exact critic and CFD on a mixture of three Gaussians.
+
+    Scores are exact and the guidance scale is 1. CFD is SDS with one fixed noise per particle.
+    Shares and widths of the modes and the energy distance to samples of the mixture are
+    measured.
     """
 
     particles: int = 2048
     steps: int = 1000
-    rate: float = 0.02
+    lr: float = 0.02
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        cfd: dict = {
+        cfd: dict[str, Any] = {
             "noise": FixedPerParticleNoise(),
             "timesteps": LinearTimesteps(),
             "weight": LambdaWeight(),
             "optimizer": Adam(beta1=0.0),
         }
         return {
-            "SDS": self._of(SDS(1.0)),
-            "VSD, exact critic": self._of(VSD(1.0, critic=ExactCritic())),
-            "CFD": self._of(SDS(1.0), **cfd),
+            "SDS": self._experiment(SDS(1.0)),
+            "VSD, exact critic": self._experiment(VSD(1.0, critic=ExactCritic())),
+            "CFD": self._experiment(SDS(1.0), **cfd),
         }
 
-    def _of(self, method: Method, **other: object) -> Experiment:
-        usual: dict = {
+    def _experiment(self, method: Method, **changes: Any) -> Experiment:
+        settings: dict[str, Any] = {
             "timesteps": UniformTimesteps(),
-            "optimizer": Adam(fall=0.5),
-            "representation": Latents(self.rate),
-        } | other
-        return Experiment(
-            ("all",),
-            method=method,
-            particles=self.particles,
-            steps=self.steps,
-            seed=self.seed,
-            **usual,
-        )
+            "optimizer": Adam(decay_start=0.5),
+            "representation": Latents(self.lr),
+            "particles": self.particles,
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+        return Experiment(("all",), method=method, **(settings | changes))
 
     def run(self, out: Path, device: str = "auto") -> Path:
         out.mkdir(parents=True, exist_ok=True)
-        toy, rng = mixture(), torch.Generator().manual_seed(self.seed)
-        rows, centres = self.rows(), toy.means.float()
-        which = torch.multinomial(
-            torch.tensor([0.5, 0.3, 0.2]), self.particles, replacement=True, generator=rng
-        )
-        truth = centres[which] + toy.stds.float()[which, None] * torch.randn(
-            self.particles, 2, generator=rng
-        )
-        ended = {"truth": truth} | {
-            label: self._ended(what, toy)
-            for label, what in rows.items()
-            if isinstance(what, Experiment)
-        }
-        figures = {label: self._measured(x, centres, truth) for label, x in ended.items()}
-        (out / "figures.json").write_text(json.dumps(figures, indent=1))
-        figure = Figure(figsize=(2.6 * len(ended), 3.9), layout="constrained")
-        for panel, (label, x) in zip(
-            figure.subplots(1, len(ended), sharex=True, sharey=True), ended.items(), strict=True
-        ):
+        prior = three_gaussians()
+        samples = self._samples(prior)
+        points = {"samples": samples}
+        for label, row in self.rows().items():
+            assert isinstance(row, Experiment)
+            points[label] = _final_points(row, prior)
+        means = prior.means.float()
+        metrics = {label: _measure(x, means, samples) for label, x in points.items()}
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        figure = Figure(figsize=(2.6 * len(points), 3.9), layout="constrained")
+        panels = figure.subplots(1, len(points), sharex=True, sharey=True)
+        for panel, (label, x) in zip(panels, points.items(), strict=True):
             panel.plot(*x.T, ".", markersize=1.5, alpha=0.5)
             panel.set(title=label, xlim=(-4, 3.5), ylim=(-3.5, 3.5), aspect="equal")
-            told = figures[label]
-            shares = " ".join(f"{s:.2f}" for s in told["shares"])
-            panel.set_xlabel(
-                f"shares {shares}\nwidths {' '.join(f'{w:.2f}' for w in told['widths'])}\nenergy distance {told['energy']:.3f}"
-            )
-        save(figure, out / "study.png")
+            panel.set_xlabel(_caption(metrics[label]))
+        save_figure(figure, out / "study.png")
         return out / "study.png"
 
-    def _ended(self, what: Experiment, toy: GaussianMixture) -> Tensor:
-        run = Run(what, toy)
-        while run.step < what.steps:
-            run.advance()
-        return run.representation.render(RenderRequest(torch.arange(what.total))).image.detach()
+    def _samples(self, prior: GaussianMixture) -> Float[Tensor, "n 2"]:
+        """Samples of the mixture, as many as particles."""
+        rng = torch.Generator().manual_seed(self.seed)
+        shares = torch.tensor(_SHARES)
+        mode = torch.multinomial(shares, self.particles, replacement=True, generator=rng)
+        noise = torch.randn(self.particles, 2, generator=rng)
+        return prior.means.float()[mode] + prior.stds.float()[mode, None] * noise
 
-    @staticmethod
-    def _measured(x: Tensor, centres: Tensor, truth: Tensor) -> dict:
-        near = torch.cdist(x, centres).argmin(1)
-        widths = [
-            float((x[near == k] - x[near == k].mean(0)).square().mean().sqrt())
-            for k in range(len(centres))
-        ]
-        return {
-            "shares": [round(float((near == k).float().mean()), 3) for k in range(len(centres))],
-            "widths": [round(w, 3) for w in widths],
-            "energy": round(energy_distance(x, truth), 4),
-        }
+
+def _final_points(experiment: Experiment, prior: GaussianMixture) -> Float[Tensor, "n 2"]:
+    """Particles after the last step."""
+    run = Run(experiment, prior)
+    while run.step < experiment.steps:
+        run.advance()
+    particles = RenderRequest(torch.arange(experiment.total))
+    return run.representation.render(particles).image.detach()
+
+
+def _measure(
+    points: Float[Tensor, "n 2"], means: Float[Tensor, "k 2"], samples: Float[Tensor, "m 2"]
+) -> dict[str, Any]:
+    """Share and standard deviation of the points nearest to each mean, and energy distance."""
+    nearest = torch.cdist(points, means).argmin(1)
+    groups = [points[nearest == k] for k in range(len(means))]
+    widths = [float((group - group.mean(0)).square().mean().sqrt()) for group in groups]
+    shares = [float((nearest == k).float().mean()) for k in range(len(means))]
+    return {
+        "shares": [round(share, 3) for share in shares],
+        "widths": [round(width, 3) for width in widths],
+        "energy_distance": round(energy_distance(points, samples), 4),
+    }
+
+
+def _caption(metrics: dict[str, Any]) -> str:
+    shares = " ".join(f"{share:.2f}" for share in metrics["shares"])
+    widths = " ".join(f"{width:.2f}" for width in metrics["widths"])
+    energy = metrics["energy_distance"]
+    return f"shares {shares}\nwidths {widths}\nenergy distance {energy:.3f}"

@@ -1,4 +1,4 @@
-"""What do DDS, PDS and SDEdit make of one picture and several wishes, and where does PDS pull?"""
+"""How do DDS, PDS and SDEdit edit one image, and where is the gradient of PDS?"""
 
 from __future__ import annotations
 
@@ -13,73 +13,86 @@ from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.priors.loading import load
-from limbeck.runs.editing import How, Pictures, edit_to_folder, suited
-from limbeck.runs.images import save_picture
-from limbeck.studies.base import Study, sheet
+from limbeck.runs.editing import EditInputs, EditOptions, default_options, edit_to_folder
+from limbeck.runs.images import save_png
+from limbeck.studies.base import Study, labeled_rows, read_rgb
 
 
 @dataclass(frozen=True)
 class EditsStudy(Study):
-    """A rendered picture of the world, edited towards several prompts: DDS, PDS with its published and its consistent coefficients,
-    and SDEdit, each with the settings that suit it; below each row of PDS, its gradient.
+    """Edits of one rendered image of the world towards several prompts.
 
-    source: what the picture shows; it is rendered from the world's words. targets: what it shall show.
+    Compares DDS, PDS with its published and its consistent coefficients, and SDEdit, each with
+    its default options. Gradient maps of PDS are shown below its images.
+
+    Attributes:
+        source_prompt: what the image shows; it is rendered from this prompt.
+        target_prompts: what the edited images should show.
     """
 
-    source: str = "a plain red mug on grass"
-    targets: tuple[str, ...] = (
-        "a plain blue mug on grass", "a striped red mug on grass", "a plain red mug at night", "a plain red mushroom on grass",
-    )  # fmt: skip
+    source_prompt: str = "a plain red mug on grass"
+    target_prompts: tuple[str, ...] = (
+        "a plain blue mug on grass",
+        "a striped red mug on grass",
+        "a plain red mug at night",
+        "a plain red mushroom on grass",
+    )
 
-    def rows(self) -> Mapping[str, How]:  # type: ignore[override]
-        pds = suited(PDS)
-        made = {"DDS": suited(DDS), "PDS, published": pds, "SDEdit": suited(SDEdit)}
-        made["PDS, consistent"] = replace(
-            pds, method=PDS(pds.method.guidance, coefficients="consistent")
-        )
+    def rows(self) -> Mapping[str, EditOptions]:  # type: ignore[override]
+        pds = default_options(PDS)
+        consistent = PDS(pds.method.guidance, coefficients="consistent")
+        rows = {
+            "DDS": default_options(DDS),
+            "PDS, consistent": replace(pds, method=consistent),
+            "PDS, published": pds,
+            "SDEdit": default_options(SDEdit),
+        }
         return {
-            label: replace(how, precision=self.precision, seed=self.seed)
-            for label, how in sorted(made.items())
+            label: replace(options, precision=self.precision, seed=self.seed)
+            for label, options in rows.items()
         }
 
     def run(self, out: Path, device: str = "auto") -> Path:
         out.mkdir(parents=True, exist_ok=True)
         before, prior = out / "before.png", load(self.model, device, self.precision)
         if not before.exists():
-            save_picture(rendered(self.source), before)
-        what = Pictures((before,), self.targets, (self.source,))
-        rows: dict[str, tuple[str, list[Image.Image]]] = {
-            "before": (self.source.replace(" on", "\non"), [Image.open(before)])
+            save_png(render_world_scene(self.source_prompt), before)
+        inputs = EditInputs((before,), self.target_prompts, (self.source_prompt,))
+        source = self.source_prompt.replace(" on", "\non")
+        figure: dict[str, tuple[str, list[Image.Image]]] = {
+            "before": (source, [Image.open(before)])
         }
-        for label, how in self.rows().items():
+        for label, options in self.rows().items():
             folder = out / label.lower().replace(", ", "-")
             print(f"{label}:", flush=True)
-            edit_to_folder(what, how, prior, folder, command="limbeck study edits")
-            rows[label] = (
-                "",
-                [Image.open(p).convert("RGB") for p in sorted(folder.rglob("edit/*-after.png"))],
-            )
-            if isinstance(how.method, PDS):
-                maps = [
-                    Image.open(p).convert("RGB")
-                    for p in sorted(folder.rglob("edit/*-gradient.png"))
-                ]
-                rows[label + " "] = (
-                    "gradient",
-                    [m.crop((0, 0, m.height, m.height)).resize((64, 64)) for m in maps],
-                )
-        save_picture(sheet(rows), out / "study.png")
+            edit_to_folder(inputs, options, prior, folder, command="limbeck study edits")
+            files = sorted(folder.rglob("edit/*-after.png"))
+            figure[label] = "", [read_rgb(path) for path in files]
+            if isinstance(options.method, PDS):
+                maps = [read_rgb(path) for path in sorted(folder.rglob("edit/*-gradient.png"))]
+                maps = [m.crop((0, 0, m.height, m.height)).resize((64, 64)) for m in maps]
+                figure[f"{label} "] = "gradient", maps
+        save_png(labeled_rows(figure), out / "study.png")
         return out / "study.png"
 
 
-def rendered(text: str, seed: int = 3) -> Image.Image:
-    """A scene of the world that the text describes, seen from the front at eye level; ValueError where there is none."""
+def render_world_scene(caption: str, seed: int = 3) -> Image.Image:
+    """Render a random scene of the world with a caption that starts with the given text.
+
+    Args:
+        caption: start of the caption.
+        seed: seed of the scene.
+
+    Raises:
+        ValueError: if the world has no such scene.
+    """
     from limbeck.world.scene import full_captions, random_scenes, render
 
     scenes = random_scenes(20_000, np.random.default_rng(seed))
-    fitting = [i for i, told in enumerate(full_captions(scenes)) if told.startswith(text)]
-    if not fitting:
+    captions = full_captions(scenes)
+    matches = [i for i, text in enumerate(captions) if text.startswith(caption)]
+    if not matches:
         raise ValueError(
-            f"the world has no scene that is described as {text!r}: an example is {full_captions(scenes)[0]!r}"
+            f"the world has no scene with the caption {caption!r}; an example is {captions[0]!r}"
         )
-    return Image.fromarray(render(scenes[np.array(fitting[:1])])[0])
+    return Image.fromarray(render(scenes[np.array(matches[:1])])[0])

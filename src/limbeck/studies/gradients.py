@@ -1,4 +1,4 @@
-"""Where do SDS and VSD want to change a picture?"""
+"""Where are the gradients of SDS and VSD in the image?"""
 
 from __future__ import annotations
 
@@ -13,45 +13,43 @@ from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.runs.images import save_picture
-from limbeck.studies.base import Study, sheet
+from limbeck.runs.images import save_png
+from limbeck.studies.base import Study, labeled_rows, read_rgb
 from limbeck.training.experiment import Experiment
+
+_SIZE = (96, 96)  #: of the images in the figure
 
 
 @dataclass(frozen=True)
 class GradientsStudy(Study):
-    """Gradient maps of SDS and VSD over a run, each on one colour scale, above the particle they change.
+    """Gradient maps of SDS and VSD over a run, below the particle; one color scale per run.
 
-    critic_rate: of VSD's critic.
+    Attributes:
+        critic_lr: learning rate of VSD's critic.
     """
 
     prompts: tuple[str, ...] = ("a yellow duck on grass",)
     particles: int = 1
-    critic_rate: float = 0.003
+    critic_lr: float = 0.003
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        vsd = VSD(critic=LoRACritic(learning=CriticTraining(rate=self.critic_rate)))
+        vsd = VSD(critic=LoRACritic(training=CriticTraining(lr=self.critic_lr)))
         return {
-            "SDS, s = 100": self.distil(SDS(100.0)),
-            "SDS, s = 7.5": self.distil(SDS(7.5)),
-            "VSD, s = 7.5": self.distil(vsd),
+            "SDS, s = 100": self.distill(SDS(100.0)),
+            "SDS, s = 7.5": self.distill(SDS(7.5)),
+            "VSD, s = 7.5": self.distill(vsd),
         }
 
     def draw(self, folders: Mapping[str, Path], path: Path) -> None:
         rows = {}
         for label, folder in folders.items():
-            maps = sorted((folder / "images").glob("step-*-gradient.png"))
-            shown = [
-                Image.open(p.with_name(p.name.replace("-gradient", ""))).convert("RGB")
-                for p in maps
+            files = sorted((folder / "images").glob("step-*-gradient.png"))
+            particles = [
+                read_rgb(file.with_name(file.name.replace("-gradient", ""))) for file in files
             ]
-            rows[label] = (
-                "particle",
-                [p.resize((96, 96), Image.Resampling.NEAREST) for p in shown],
-            )
-            heat = [Image.open(p).convert("RGB") for p in maps]
-            rows[label + " "] = (
-                "gradient map",
-                [p.crop((0, 0, p.height, p.height)).resize((96, 96)) for p in heat],
-            )
-        save_picture(sheet(rows), path)
+            maps = [read_rgb(file) for file in files]
+            nearest = Image.Resampling.NEAREST
+            rows[label] = "particle", [image.resize(_SIZE, nearest) for image in particles]
+            cropped = [image.crop((0, 0, image.height, image.height)) for image in maps]
+            rows[f"{label} "] = "gradient map", [image.resize(_SIZE) for image in cropped]
+        save_png(labeled_rows(rows), path)

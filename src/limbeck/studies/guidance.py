@@ -1,4 +1,4 @@
-"""What does guidance do to SDS?"""
+"""What is the effect of the guidance scale on SDS?"""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from limbeck.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class GuidanceStudy(Study):
-    """SDS over guidance, with plain samples above.
+    """SDS over the guidance scale, with plain samples for comparison.
 
-    scales: the guidance of each run.
+    Attributes:
+        guidance_scales: guidance scale of each run.
     """
 
-    scales: tuple[float, ...] = (7.5, 15.0, 30.0, 60.0, 120.0)
+    guidance_scales: tuple[float, ...] = (7.5, 15.0, 30.0, 60.0, 120.0)
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        return {"sampling, s = 7.5": self.sampling(7.5)} | {
-            f"SDS, s = {s:g}": self.distil(SDS(s)) for s in self.scales
-        }
+        runs = {f"SDS, s = {s:g}": self.distill(SDS(s)) for s in self.guidance_scales}
+        return {"sampling, s = 7.5": self.sampling(7.5), **runs}

@@ -1,4 +1,4 @@
-"""How long an interval, how fine an inversion, for ISM?"""
+"""How do the interval and the inversion stride affect ISM?"""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from limbeck.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class IntervalsStudy(Study):
-    """ISM over its interval delta_t and the stride delta_s of its inversion.
+    """ISM over the interval delta_t and the stride delta_s of its inversion.
 
-    intervals: delta_t of the runs. strides: delta_s of the runs.
+    Attributes:
+        intervals: values of delta_t.
+        strides: values of delta_s.
     """
 
     intervals: tuple[float, ...] = (0.02, 0.08, 0.2)
@@ -23,7 +25,9 @@ class IntervalsStudy(Study):
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
         return {
-            f"interval {d:g}, stride {s:g}": self.distil(ISM(delta_t=d, delta_t_first=d, delta_s=s))
+            f"interval {d:g}, stride {s:g}": self.distill(
+                ISM(delta_t=d, delta_t_start=d, delta_s=s)
+            )
             for d in self.intervals
             for s in self.strides
         }

@@ -1,4 +1,4 @@
-"""Does VSD's critic know more than the particles it was trained on?"""
+"""Does the critic of VSD overfit to the particles it is trained on?"""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from limbeck.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class OverfitStudy(Study):
-    """Samples of the critic that a VSD run left behind, beside its particles and samples of the prior.
+    """Samples of the critic of a VSD run, with its particles and samples of the prior.
 
-    critic_rate: of the critic.
+    Attributes:
+        critic_lr: learning rate of the critic.
     """
 
     prompts: tuple[str, ...] = ("a yellow duck on grass",)
     particles: int = 4
-    critic_rate: float = 0.003
+    critic_lr: float = 0.003
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        vsd = VSD(critic=LoRACritic(learning=CriticTraining(rate=self.critic_rate)))
+        vsd = VSD(critic=LoRACritic(training=CriticTraining(lr=self.critic_lr)))
         critic = replace(self.sampling(1.0), critic=Path("particles-of-vsd"))
         return {
-            "particles of VSD": self.distil(vsd),
+            "particles of VSD": self.distill(vsd),
             "its critic, s = 1": critic,
             "the prior, s = 1": self.sampling(1.0),
         }
 
-    def perform(self, what: Experiment | Sampling, prior: Prior, folder: Path) -> None:
-        if (
-            isinstance(what, Sampling) and what.critic is not None
-        ):  # the run lies beside the samples
-            what = replace(what, critic=folder.parent / what.critic)
-        super().perform(what, prior, folder)
+    def run_row(self, row: Experiment | Sampling, prior: Prior, folder: Path) -> None:
+        if isinstance(row, Sampling) and row.critic is not None:
+            row = replace(row, critic=folder.parent / row.critic)
+        super().run_row(row, prior, folder)

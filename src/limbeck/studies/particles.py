@@ -1,4 +1,4 @@
-"""What do more particles do for VSD?"""
+"""Does VSD improve with more particles?"""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from limbeck.training.experiment import Experiment
 class ParticlesStudy(Study):
     """VSD of one prompt with 1, 2, 4 and 8 particles that share a critic.
 
-    counts: particles of each run. critic_rate: of the critic.
+    Attributes:
+        particle_counts: number of particles of each run.
+        critic_lr: learning rate of the critic.
     """
 
     prompts: tuple[str, ...] = ("a yellow duck on grass",)
-    counts: tuple[int, ...] = (1, 2, 4, 8)
-    critic_rate: float = 0.003
+    particle_counts: tuple[int, ...] = (1, 2, 4, 8)
+    critic_lr: float = 0.003
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        method = VSD(critic=LoRACritic(learning=CriticTraining(rate=self.critic_rate)))
+        vsd = VSD(critic=LoRACritic(training=CriticTraining(lr=self.critic_lr)))
         return {
-            f"{n} particle{'s' * (n > 1)}": self.distil(method, particles=n) for n in self.counts
+            f"{n} particle{'s' if n > 1 else ''}": self.distill(vsd, particles=n)
+            for n in self.particle_counts
         }

@@ -1,4 +1,4 @@
-"""Method or schedule: which of the two makes the picture?"""
+"""Is the result determined by the method or by the timestep schedule?"""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ from limbeck.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class SchedulesStudy(Study):
-    """SDS, VSD and ISM, each under DreamFusion's uniform times and under DreamTime's.
+    """SDS, VSD and ISM, each with the uniform times of DreamFusion and the times of DreamTime.
 
-    guidance: of all of them.
+    Attributes:
+        guidance: guidance scale of all methods.
     """
 
     guidance: float = 7.5
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
-        methods: dict[str, Method] = {
-            "SDS": SDS(self.guidance),
-            "VSD": VSD(self.guidance),
-            "ISM": ISM(self.guidance),
-        }
-        times = {"DreamFusion": UniformTimesteps(), "DreamTime": DreamTimeTimesteps()}
+        s = self.guidance
+        methods: dict[str, Method] = {"SDS": SDS(s), "VSD": VSD(s), "ISM": ISM(s)}
+        schedules = {"DreamFusion": UniformTimesteps(), "DreamTime": DreamTimeTimesteps()}
         return {
-            f"{m}, {t}": self.distil(method, timesteps=how)
-            for m, method in methods.items()
-            for t, how in times.items()
+            f"{name}, {schedule}": self.distill(method, timesteps=timesteps)
+            for name, method in methods.items()
+            for schedule, timesteps in schedules.items()
         }

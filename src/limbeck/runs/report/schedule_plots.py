@@ -17,7 +17,12 @@ from PIL import Image
 
 from limbeck.config.discovery import choices, find, name_of, unknown_name
 from limbeck.runs.report.svg_plots import _ACCENT_COLOR, _PALETTE, _STYLE
-from limbeck.diffusion.schedule import CosineSchedule, NoiseSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
+from limbeck.diffusion.schedule import (
+    CosineSchedule,
+    NoiseSchedule,
+    RectifiedFlowSchedule,
+    stable_diffusion_schedule,
+)
 from limbeck.distillation.timesteps.base import RandomTimesteps, ScheduledTimesteps, Timesteps
 from limbeck.distillation.weights import Weight
 

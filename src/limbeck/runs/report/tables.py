@@ -68,7 +68,7 @@ SCORES = {
     ),
     "saturation": ScoreColumn("saturation", "Mean HSV saturation, 0 to 1.", False),
     "clipped": ScoreColumn("clipped", "Share of channel values at 0 or 255.", True),
-    "variation": ScoreColumn(
+    "total_variation": ScoreColumn(
         "total variation", "Mean absolute difference of neighboring pixels in [0, 1].", False
     ),
     "diversity": ScoreColumn(
