@@ -1,87 +1,117 @@
-"""Figures of judged runs as people read them: a line for one, a table for many."""
+"""Metrics of evaluated runs as text: a line for one run, a Markdown table for several."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from limbeck.evaluation.judge import Outcome, across, frechet, mean
+from limbeck.evaluation.judge import RunEvaluation
+from limbeck.evaluation.prompt_metrics import frechet_metric, mean_metrics, seed_diversity
 
-#: figure: heading, whether it is a share
-HEADINGS = {
-    "object": ("object", True), "colour": ("colour", True), "pattern": ("pattern", True), "background": ("place", True),
-    "view": ("view", True), "r_precision": ("R", True), "r_precision_shape": ("R shape", True), "clip": ("CLIP R", True),
-    "clip_shape": ("CLIP R shape", True), "janus": ("Janus", True), "janus_side": ("Janus side", True),
-    "rejected": ("rejected", True), "diversity": ("diversity", False), "feature_diversity": ("feature div.", False),
-    "diversity_seeds": ("across seeds", False), "feature_diversity_seeds": ("feature div. across", False),
-}  # fmt: skip
 
-#: what diversity is between, told below a table that has it
-BETWEEN = {
+class _Column(NamedTuple):
+    heading: str
+    is_percentage: bool = True
+
+
+_COLUMNS = {
+    "object": _Column("object"),
+    "colour": _Column("color"),
+    "pattern": _Column("pattern"),
+    "background": _Column("background"),
+    "view_accuracy": _Column("view accuracy"),
+    "r_precision": _Column("R"),
+    "r_precision_shape": _Column("R shape"),
+    "clip": _Column("CLIP R"),
+    "clip_shape": _Column("CLIP R shape"),
+    "janus": _Column("Janus"),
+    "janus_side": _Column("Janus side"),
+    "rejected": _Column("rejected"),
+    "diversity": _Column("diversity", is_percentage=False),
+    "feature_diversity": _Column("feature div.", is_percentage=False),
+    "diversity_seeds": _Column("across seeds", is_percentage=False),
+    "feature_diversity_seeds": _Column("feature div. across", is_percentage=False),
+}
+#: notes below a table that has the column
+_DIVERSITY_NOTES = {
     "diversity": "diversity: between particles of one run",
     "diversity_seeds": "across seeds: between particles of runs of different seeds",
 }
 
 
-def said(figures: Mapping[str, float], name: str) -> str:
-    """A figure with its digits, a dash where there is none."""
-    if name not in figures:
+def format_metric(metrics: Mapping[str, float], name: str) -> str:
+    """Format a metric with its unit; a dash if it is missing."""
+    if name not in metrics:
         return "-"
-    return f"{100 * figures[name]:.0f} %" if HEADINGS[name][1] else f"{figures[name]:.3f}"
+    if _COLUMNS[name].is_percentage:
+        return f"{100 * metrics[name]:.0f} %"
+    return f"{metrics[name]:.3f}"
 
 
-def line(figures: Mapping[str, float]) -> str:
-    """All figures of one run."""
+def summary_line(metrics: Mapping[str, float]) -> str:
+    """Return all metrics of one run in one line."""
     return ", ".join(
-        f"{HEADINGS[name][0]} {said(figures, name)}" for name in HEADINGS if name in figures
+        f"{column.heading} {format_metric(metrics, name)}"
+        for name, column in _COLUMNS.items()
+        if name in metrics
     )
 
 
-def table(done: Sequence[Outcome]) -> str:
-    """Markdown: for every family of runs a row per prompt, which is the mean over seeds, a row of their mean, and one of what the
-    true objects would get."""
-    out = []
-    for name in dict.fromkeys(run.family for run in done):
-        own = [run for run in done if run.family == name]
-        rows = [row for run in own for row in run.told["prompts"]]
-        prompts = {
-            prompt: [row for row in rows if row["prompt"] == prompt]
-            for prompt in dict.fromkeys(r["prompt"] for r in rows)
-        }
-        means = {prompt: mean(seeds) | _across(own, prompt) for prompt, seeds in prompts.items()}
-        ends = {
-            "mean": mean(list(means.values())),
-            "true objects": mean([row["truth"] for row in rows if "truth" in row]),
-        }
-        columns = [column for column in HEADINGS if any(column in row for row in means.values())]
-        body = [
-            [prompt, str(len(prompts[prompt])), *(said(row, c) for c in columns)]
-            for prompt, row in means.items()
-        ]
-        body += [[end, "", *(said(row, c) for c in columns)] for end, row in ends.items() if row]
-        out += [
-            "",
-            f"{name}:",
-            "",
-            *_aligned([["prompt", "runs", *(HEADINGS[c][0] for c in columns)], *body]),
-        ]
-        between = [told for column, told in BETWEEN.items() if column in columns]
-        out += ["", "; ".join(between)] if between else []
-        far = frechet([pair for run in own for pair in run.features])
-        out += ["", f"Frechet distance to the true objects: {far['frechet']:.1f}"] if far else []
-    return "\n".join(out)
+def comparison_table(evaluations: Sequence[RunEvaluation]) -> str:
+    """Return a Markdown table for every family of runs.
+
+    It has a row per prompt, the mean over seeds, then the mean over prompts and the metrics of the
+    true objects.
+    """
+    lines: list[str] = []
+    for family in dict.fromkeys(evaluation.family for evaluation in evaluations):
+        runs = [evaluation for evaluation in evaluations if evaluation.family == family]
+        lines += ["", f"{family}:", "", *_family_table(runs)]
+    return "\n".join(lines)
 
 
-def _across(runs: Sequence[Outcome], prompt: str) -> dict[str, float]:
-    """Of the particles that runs of different seeds made of a prompt."""
-    return across([(run.seed, run.shown[prompt]) for run in runs if prompt in run.shown])
+def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
+    rows = [row for run in runs for row in run.report["prompts"]]
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    means = {
+        prompt: mean_metrics(seeds) | _seed_diversity(runs, prompt)
+        for prompt, seeds in by_prompt.items()
+    }
+    references = [row["reference"] for row in rows if "reference" in row]
+    footer = {"mean": mean_metrics(list(means.values())), "true objects": mean_metrics(references)}
+    names = [name for name in _COLUMNS if any(name in metrics for metrics in means.values())]
+    table = [["prompt", "runs", *(_COLUMNS[name].heading for name in names)]]
+    for prompt, metrics in means.items():
+        values = [format_metric(metrics, name) for name in names]
+        table.append([prompt, str(len(by_prompt[prompt])), *values])
+    for label, metrics in footer.items():
+        if metrics:
+            table.append([label, "", *(format_metric(metrics, name) for name in names)])
+    lines = _markdown(table)
+    notes = [note for name, note in _DIVERSITY_NOTES.items() if name in names]
+    if notes:
+        lines += ["", "; ".join(notes)]
+    distance = frechet_metric([pair for run in runs for pair in run.features])
+    if distance:
+        lines += ["", f"Frechet distance to the true objects: {distance['frechet']:.1f}"]
+    return lines
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, the first column to the left, the others to the right."""
-    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def _seed_diversity(runs: Sequence[RunEvaluation], prompt: str) -> dict[str, float]:
+    return seed_diversity([(run.seed, run.images[prompt]) for run in runs if prompt in run.images])
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first column aligned to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     cells = [
-        [row[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(row[1:], wide[1:], strict=True))]
-        for row in rows
+        [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        for row in table
     ]
-    rule = ["-" * wide[0], *("-" * (w - 1) + ":" for w in wide[1:])]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return ["| " + " | ".join(row) + " |" for row in (cells[0], rule, *cells[1:])]

@@ -61,7 +61,9 @@ class DreamFusionPreset(Preset):
         return {"field": experiment}
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        shading = Shading(after=1 / 15, lit=0.75, textureless=0.5, ambient=0.1)
+        shading = Shading(
+            ambient_only_fraction=1 / 15, diffuse_prob=0.75, textureless_prob=0.5, ambient_ratio=0.1
+        )
         field = NeRF(
             encoding=FrequencyEncoding(),
             decoder=ResidualDecoder(),

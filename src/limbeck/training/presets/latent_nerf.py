@@ -56,7 +56,7 @@ class LatentNeRFPreset(Preset):
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         field = NeRF(
-            encoding=HashGridEncoding(smooth=False, lr_scale=10.0),
+            encoding=HashGridEncoding(smoothstep=False, lr_scale=10.0),
             decoder=MLPDecoder(64),
             blob=GaussianDensityInit(5.0, 0.2),
             density="exp",

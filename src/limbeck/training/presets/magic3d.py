@@ -50,7 +50,7 @@ class Magic3DPreset(Preset):
         return {"coarse": coarse, "fine": fine}
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        encoding = HashGridEncoding(max_resolution=4096, smooth=False)
+        encoding = HashGridEncoding(max_resolution=4096, smoothstep=False)
         background = EnvironmentBackground(lr_scale=0.1)
         field = NeRF(
             encoding=encoding,
@@ -60,7 +60,7 @@ class Magic3DPreset(Preset):
             half=2.0,
             samples=512,
             resolution=64,
-            shading=Shading(after=0.2, lit=0.75, ambient=0.5),
+            shading=Shading(ambient_only_fraction=0.2, diffuse_prob=0.75, ambient_ratio=0.5),
             rate=1e-2,
             opacity=1.0,
             orientation=100.0,

@@ -31,6 +31,14 @@ from limbeck.training.presets.dreamfusion import WORLD_CAMERAS, WORLD_NERF
 _FULL_ENCODING = HashGridEncoding(lr_scale=10.0)
 _FULL_BACKGROUND = EnvironmentBackground(num_hidden_layers=1, random_aug_prob=0.5)
 
+_FULL_CAMERAS = Orbit(
+    per_particle=1,
+    camera_distance_range=(1.0, 1.5),
+    fovy_range=(40.0, 70.0),
+    elevation_range=(-30.0, 90.0),
+    front_threshold=60.0,
+)
+
 
 @dataclass(frozen=True)
 class ProlificDreamerPreset(Preset):
@@ -96,7 +104,7 @@ class ProlificDreamerPreset(Preset):
         field = self._full_field(prompts)
         if self.scene_type != "object":
             return {"field": field}
-        cameras = replace(field.camera_sampler, fovy_range=(30.0, 60.0))
+        cameras = replace(_FULL_CAMERAS, fovy_range=(30.0, 60.0))
         mesh = DMTet(
             cells=256,
             half=1.0,
@@ -152,13 +160,7 @@ class ProlificDreamerPreset(Preset):
             entropy=10.0 if is_object else 0.0,
             cells=64,
         )
-        cameras = Orbit(
-            per_particle=1,
-            camera_distance_range=(1.0, 1.5),
-            fovy_range=(40.0, 70.0),
-            elevation_range=(-30.0, 90.0),
-            front_threshold=60.0,
-        )
+        cameras = _FULL_CAMERAS
         if not is_object:
             cameras = replace(
                 cameras,

@@ -1,0 +1,254 @@
+"""Metrics of the particles of a prompt, seen through the held-out cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from limbeck.graphics.cameras.camera import Camera
+from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.feature_diversity import feature_diversity, feature_diversity_between
+from limbeck.metrics.frechet import frechet_distance
+from limbeck.metrics.heldout_views import (
+    R_PRECISION_VIEWS,
+    HeldOutImages,
+    held_out_cameras,
+    render_textureless,
+)
+from limbeck.metrics.image_statistics import diversity, diversity_between
+from limbeck.metrics.prompt_agreement import agreement
+from limbeck.metrics.r_precision import candidate_log_probs, distractor_prompts, r_precision
+from limbeck.metrics.view_consistency import has_distinct_views, view_labels, view_metrics
+from limbeck.world.prompt_parser import judgeable_attributes
+from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLORS, Scenes, render_scenes
+
+_MIN_FRECHET_IMAGES = 256  #: below this a Fréchet distance in 160 features says little
+_WORLD_DISTANCE = 3.6  #: mean camera distance of the world's images
+_WORLD_FOV = 40.0
+_WORLD_SIZE = 64
+
+
+@dataclass(frozen=True)
+class PromptEvaluation:
+    """What the world's evaluator says of the particles of a prompt.
+
+    Attributes:
+        metrics: mean over the particles.
+        particles: metrics of each particle.
+        verdicts: verdict of each camera as text, by particle.
+        features: features of the images, those of a particle next to each other.
+    """
+
+    metrics: dict[str, float]
+    particles: list[dict[str, float]]
+    verdicts: list[list[str]]
+    features: Float[Tensor, "n f"]
+
+
+@torch.no_grad()
+def evaluate_prompt(
+    prompt: str, particles: Sequence[HeldOutImages], cameras: Camera, evaluator: Any
+) -> PromptEvaluation:
+    """Evaluate the particles of a prompt with the world's evaluator.
+
+    Args:
+        prompt: a prompt that names one of the world's objects.
+        particles: images of each particle, one per camera.
+        cameras: the held-out cameras.
+        evaluator: the world's evaluator.
+    """
+    metrics, verdicts, features = [], [], []
+    for images in particles:
+        logits = evaluator(images.images)
+        features.append(evaluator.features(images.images))
+        verdict = torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], 1)
+        verdicts.append(_verdict_texts(verdict))
+        found = agreement(verdict, [prompt] * len(verdict))
+        found.pop("view", None)  # the prompt's own view is not that of every camera
+        if has_distinct_views(judgeable_attributes(prompt)["object"]):
+            found |= view_metrics(verdict, view_labels(cameras))
+        subset = {name: value[R_PRECISION_VIEWS] for name, value in logits.items()}
+        found["r_precision"] = r_precision(candidate_log_probs(subset, prompt), 0)
+        if images.textureless is not None:
+            shapes = evaluator(images.textureless[R_PRECISION_VIEWS])
+            log_probs = candidate_log_probs(shapes, prompt, geometry=True)
+            found["r_precision_shape"] = r_precision(log_probs, 0)
+        metrics.append(found)
+    return PromptEvaluation(mean_metrics(metrics), metrics, verdicts, torch.cat(features))
+
+
+def _verdict_texts(verdicts: Int[Tensor, "n 5"]) -> list[str]:
+    """Verdicts as words, such as "duck yellow plain grass side"."""
+    names = [
+        (*words, "nothing") if name == "object" else words for name, words in ATTRIBUTES.items()
+    ]
+    return [
+        " ".join(words[i] for words, i in zip(names, row, strict=True)) for row in verdicts.tolist()
+    ]
+
+
+def particle_diversity(
+    particles: Sequence[HeldOutImages], evaluator: Any = None
+) -> dict[str, float]:
+    """Compute the diversity of particles of one prompt in the same view, as a mean over cameras.
+
+    Args:
+        particles: images of each particle, one per camera.
+        evaluator: the world's evaluator, for ``feature_diversity``.
+
+    Returns:
+        ``diversity`` and ``feature_diversity``; empty for a single particle.
+    """
+    if len(particles) < 2:
+        return {}
+    by_camera = torch.stack([images.images for images in particles], 1)
+    values = {"diversity": [diversity(images) for images in by_camera]}
+    if evaluator is not None:
+        values["feature_diversity"] = [
+            feature_diversity(images, evaluator.features) for images in by_camera
+        ]
+    return {
+        name: sum(value for value in by_view if value is not None) / len(by_view)
+        for name, by_view in values.items()
+    }
+
+
+@dataclass(frozen=True)
+class PromptImages:
+    """Images of the particles of a prompt, in 8 bits because those of many runs are kept at once.
+
+    Attributes:
+        images: images by particle and camera.
+        features: features of the world's evaluator, by particle and camera; None without them.
+    """
+
+    images: UInt8[Tensor, "p c 3 h w"]
+    features: Float[Tensor, "p c f"] | None = None
+
+
+def seed_diversity(runs: Sequence[tuple[int, PromptImages]]) -> dict[str, float]:
+    """Compute the diversity of particles of one prompt between runs of different seeds.
+
+    Compares the same view of both. A mean over the cameras, over pairs of particles of two seeds
+    and over pairs of seeds. Runs of the same seed are not compared: they may be the same run
+    twice.
+
+    Args:
+        runs: seed and images of each run.
+
+    Returns:
+        ``diversity_seeds`` and ``feature_diversity_seeds``; empty for a single seed.
+    """
+    values: dict[str, list[float]] = {}
+    for (seed, a), (other_seed, b) in combinations(runs, 2):
+        if seed == other_seed:
+            continue
+        cameras = range(a.images.shape[1])
+        by_camera = [diversity_between(a.images[:, c] / 255, b.images[:, c] / 255) for c in cameras]
+        values.setdefault("diversity_seeds", []).append(sum(by_camera) / len(cameras))
+        if a.features is not None and b.features is not None:
+            by_camera = [
+                feature_diversity_between(a.features[:, c], b.features[:, c]) for c in cameras
+            ]
+            values.setdefault("feature_diversity_seeds", []).append(sum(by_camera) / len(cameras))
+    return {name: sum(by_pair) / len(by_pair) for name, by_pair in values.items()}
+
+
+def clip_metrics(
+    prompt: str, particles: Sequence[HeldOutImages], clip: CLIPSimilarity, others: Sequence[str]
+) -> dict[str, float]:
+    """Compute the R-Precision by CLIP, of the images and of the textureless renders.
+
+    Args:
+        prompt: the prompt.
+        particles: images of each particle, one per camera.
+        clip: CLIP.
+        others: texts that the prompt is compared with, besides the world's other objects.
+
+    Raises:
+        ValueError: if there is no other text.
+    """
+    distractors = (text for text in (*distractor_prompts(prompt), *others) if text != prompt)
+    texts = [prompt, *dict.fromkeys(distractors)]
+    if len(texts) < 2:
+        raise ValueError(
+            f"CLIP R-Precision of {prompt!r} needs other texts: give a file with one text per "
+            "line, with --texts"
+        )
+    images = torch.cat([p.images[R_PRECISION_VIEWS] for p in particles])
+    metrics = {"clip": r_precision(clip.similarity(images, texts), 0)}
+    shapes = [p.textureless[R_PRECISION_VIEWS] for p in particles if p.textureless is not None]
+    if shapes:
+        metrics["clip_shape"] = r_precision(clip.similarity(torch.cat(shapes), texts), 0)
+    return metrics
+
+
+def render_true_object(prompt: str, cameras: Camera, seed: int = 0) -> HeldOutImages:
+    """Render the world's own object of a prompt through cameras.
+
+    What the prompt leaves open is drawn at random, except for the pattern, which is plain.
+
+    Args:
+        prompt: a prompt that names one of the world's objects.
+        cameras: the held-out cameras.
+        seed: seed of the random draws.
+    """
+    from limbeck.world.normals import render_normals
+    from limbeck.world.render_cache import images_to_tensor
+
+    named, count = judgeable_attributes(prompt), len(cameras)
+    rng = np.random.default_rng(seed)
+    color = named.get("colour", rng.integers(len(COLORS)))
+    if "background" in named:
+        background = np.full(count, named["background"])
+    else:
+        background = rng.integers(0, len(BACKGROUNDS), count)
+    scenes = Scenes(
+        object=np.full(count, named["object"]),
+        colour=np.full(count, color),
+        pattern=np.full(count, named.get("pattern", 0)),
+        background=background,
+        azimuth=cameras.azimuth.numpy().astype(np.float64),
+        elevation=cameras.elevation.numpy().astype(np.float64),
+        distance=np.full(count, _WORLD_DISTANCE),
+        tint=np.ones(count),
+    )
+    world_cameras = held_out_cameras(_WORLD_DISTANCE, _WORLD_FOV)
+    eye = world_cameras.eye.double().numpy()
+    alpha, normal = map(torch.from_numpy, render_normals(scenes.object, eye, _WORLD_SIZE))
+    textureless = render_textureless(alpha[:, None], normal.permute(0, 3, 1, 2), world_cameras)
+    return HeldOutImages(images_to_tensor(render_scenes(scenes)), textureless)
+
+
+def mean_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean of every metric over the rows that have it."""
+    names = dict.fromkeys(
+        name for row in rows for name, value in row.items() if isinstance(value, float)
+    )
+    means = {}
+    for name in names:
+        values = [row[name] for row in rows if name in row]
+        means[name] = sum(values) / len(values)
+    return means
+
+
+def frechet_metric(features: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Compute the Fréchet distance of images to true renders through the same cameras.
+
+    Args:
+        features: the evaluator's features of the images and of the renders, by prompt.
+
+    Returns:
+        ``frechet``; empty with fewer than 256 images.
+    """
+    if sum(len(images) for images, _ in features) < _MIN_FRECHET_IMAGES:
+        return {}
+    images, renders = (torch.cat(rows) for rows in zip(*features, strict=True))
+    return {"frechet": frechet_distance(images, renders)}
