@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck import __version__
-from limbeck.system.environment import installed
+from limbeck.system.environment import package_version
 
 REQUIRED = ("torch", "diffusers", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pillow", "tyro", "PyYAML",
             "rich", "Jinja2", "matplotlib", "jaxtyping")  # fmt: skip
@@ -63,12 +63,12 @@ def machine() -> Iterator[Finding]:
 def packages() -> Iterator[Finding]:
     """Required packages and their versions, then the optional ones and what each is for."""
     for name in REQUIRED:
-        found = installed(name)
+        found = package_version(name)
         yield Finding(
             name, found or "missing: pip install limbeck brings it", "ok" if found else "warning"
         )
     for name, purpose in OPTIONAL.items():
-        found = installed(name)
+        found = package_version(name)
         yield Finding(
             name,
             f"{found}: {purpose}" if found else f"absent, optional: {purpose}",

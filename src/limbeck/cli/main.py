@@ -1,4 +1,4 @@
-"""The command line: one verb per thing to do. What a user can get wrong ends in one line and exit code 2, never in a traceback."""
+"""The command line ``limbeck COMMAND``; a user error is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -11,65 +11,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck import __version__
-from limbeck.cli.run_folder import STOPPED
+from limbeck.cli.run_folder import INTERRUPTED
 from limbeck.system.out_of_memory import is_out_of_memory, out_of_memory_advice
 
-# torch and its kin take seconds to import: every verb imports what it needs, so that --help and --version answer at once
+# torch takes seconds to import: each command imports what it needs, so that --help answers at once
 
-BAD_INPUT = 2
-USAGE = """usage: limbeck VERB [OPTIONS]
+USER_ERROR = 2  #: exit code
+USAGE = """usage: limbeck COMMAND [OPTIONS]
 
-Score distillation: optimise what can be rendered under a frozen diffusion model.
+Score distillation: optimize anything that can be rendered under a frozen diffusion model.
 
-{verbs}
+{commands}
 
-  limbeck VERB --help     the options of a verb; with --method NAME those of that method
+  limbeck COMMAND --help     the options of a command; with --method NAME those of the method
   limbeck --version
 
-LIMBECK_TRACEBACK=1 in the environment shows where an error comes from.
+With LIMBECK_TRACEBACK=1 in the environment, errors print their traceback.
 """
-ORDER = (
-    "run",
-    "sample",
-    "edit",
-    "study",
-    "report",
-    "plot",
-    "methods",
-    "models",
-)  #: of the usage; others follow
+#: listed first in the usage, in this order
+MAIN_COMMANDS = ("run", "sample", "edit", "study", "report", "plot", "methods", "models")
 
 
-def verbs() -> dict[str, str]:
-    """The verbs, each a file of ``verbs/``, and the line that says what it does."""
+def commands() -> dict[str, str]:
+    """Each command, which is a module of ``limbeck.cli.commands``, and its docstring."""
     files = {
-        p.stem.replace("_", "-"): p
-        for p in Path(__file__).with_name("commands").glob("*.py")
-        if p.stem != "__init__"
+        path.stem.replace("_", "-"): path
+        for path in Path(__file__).with_name("commands").glob("*.py")
+        if path.stem != "__init__"
     }
-    names = [name for name in ORDER if name in files] + sorted(set(files) - set(ORDER))
+    names = [name for name in MAIN_COMMANDS if name in files]
     return {
         name: ast.get_docstring(ast.parse(files[name].read_text(encoding="utf-8"))) or ""
-        for name in names
+        for name in [*names, *sorted(set(files) - set(names))]
     }
 
 
-def told(error: Exception) -> str:
-    """An error in one line that says what it is about."""
+def describe_error(error: Exception) -> str:
+    """An error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
-        return f"the package {error.name} is not installed: pip install {error.name}; limbeck doctor lists what is optional"
+        cure = f"pip install {error.name}; limbeck doctor lists the optional packages"
+        return f"the package {error.name} is not installed: {cure}"
     if is_out_of_memory(error):
         return out_of_memory_advice(text)
-    if not isinstance(error, OSError):
-        return text
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full: {text}. Make room; the same command goes on from the last checkpoint"
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        cure = "free some space; the same command resumes from the last checkpoint"
+        return f"the disk is full: {text}; {cure}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return text
 
 
-def foreseen(error: Exception) -> bool:
-    """Whether an error says something about the input rather than about a defect of the program."""
+def is_user_error(error: Exception) -> bool:
+    """Whether an error is due to the input or the machine, and not to a defect of the program."""
     if isinstance(error, ModuleNotFoundError):
         return not (error.name or "limbeck").startswith("limbeck")
     if isinstance(error, ValueError | OSError) or is_out_of_memory(error):
@@ -83,36 +77,44 @@ def foreseen(error: Exception) -> bool:
 
 
 def dispatch(argv: Sequence[str]) -> None:
-    """Do what the words say."""
+    """Execute the command in ``argv``."""
     if not argv or argv[0] in ("-h", "--help", "help"):
-        lines = "\n".join(f"  {name:12s} {told}" for name, told in verbs().items())
-        print(USAGE.format(verbs=lines), end="", file=sys.stdout if argv else sys.stderr)
-        raise SystemExit(0 if argv else BAD_INPUT)
+        lines = "\n".join(f"  {name:12s} {summary}" for name, summary in commands().items())
+        print(USAGE.format(commands=lines), end="", file=sys.stdout if argv else sys.stderr)
+        raise SystemExit(0 if argv else USER_ERROR)
     if argv[0] in ("-V", "--version"):
         print(f"limbeck {__version__}")
         return
-    verb = argv[0].replace("_", "-")
-    if verb not in verbs():
+    name = argv[0].replace("_", "-")
+    if name not in commands():
         from limbeck.config.discovery import unknown_name
 
-        raise unknown_name("verb", argv[0], verbs())
-    importlib.import_module(f"limbeck.cli.commands.{verb.replace('-', '_')}").main(argv[1:])
+        raise unknown_name("command", argv[0], commands())
+    module = importlib.import_module(f"limbeck.cli.commands.{name.replace('-', '_')}")
+    module.main(argv[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point. Returns the exit code: 0 done, 2 for input that cannot be used, 130 after Ctrl-C."""
+    """Run the command line.
+
+    Args:
+        argv: words after ``limbeck``; None for those of the process.
+
+    Returns:
+        Exit code: 0 on success, 2 for a user error, 130 after Ctrl-C.
+    """
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         print("\nlimbeck: stopped", file=sys.stderr)
-        return STOPPED
+        return INTERRUPTED
     except Exception as error:
-        if os.environ.get("LIMBECK_TRACEBACK") or not foreseen(error):
+        if os.environ.get("LIMBECK_TRACEBACK") or not is_user_error(error):
             raise
-        print(f"limbeck: {told(error)}", file=sys.stderr)
-        return BAD_INPUT
+        print(f"limbeck: {describe_error(error)}", file=sys.stderr)
+        return USER_ERROR
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Where what the command line makes goes: folders that are new, or hold the very same thing already; and how to go on with it."""
+"""Output folders of commands: default names, refusal to overwrite, resume hint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from limbeck.training.experiment import Experiment
 
-STOPPED = 130  #: exit code after Ctrl-C
+INTERRUPTED = 130  #: exit code after Ctrl-C
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where something new goes.
+class OutputOptions:
+    """Where results are computed and written.
 
-    out: folder to write, named after what it holds if left out. device: auto, cpu, cuda, cuda:N or mps.
+    Attributes:
+        out: folder to write; by default it is named after what it contains.
+        device: auto, cpu, cuda, cuda:N or mps.
     """
 
     out: Path | None = None
@@ -28,17 +30,17 @@ class Place:
 
 
 @contextmanager
-def going_on(command: str) -> Iterator[None]:
-    """Ctrl-C inside ends with exit code 130 and the command that goes on."""
+def resume_hint(command: str) -> Iterator[None]:
+    """After Ctrl-C inside, print the command that resumes and exit with code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nlimbeck: stopped. To go on: {command}", file=sys.stderr)
-        raise SystemExit(STOPPED) from None
+        print(f"\nlimbeck: stopped. To resume: {command}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def default_folder(experiment: Experiment) -> Path:
-    """``runs/prompt-method-fingerprint``: the same for the same experiment, another for any other."""
+    """``runs/prompt-method-fingerprint``: one folder per experiment, always the same one."""
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug
 
@@ -46,28 +48,23 @@ def default_folder(experiment: Experiment) -> Path:
     return Path("runs") / f"{slug(experiment.prompts[0])}-{method}-{fingerprint(experiment)}"
 
 
-def check_folder(folder: Path, experiment: Experiment) -> None:
-    """Raise ValueError unless ``folder`` is new, empty, or holds a run of the very same experiment."""
-    from limbeck.runs.recorder import refuse_other
+def check_run_folder(folder: Path, experiment: Experiment) -> None:
+    """Raise ValueError unless ``folder`` is new, empty, or holds a run of an equal experiment."""
+    from limbeck.runs.recorder import refuse_other_experiment
 
     if (folder / "run.yaml").is_file():
-        refuse_other(folder, experiment)
+        refuse_other_experiment(folder, experiment)
     else:
-        check_new(folder)
+        check_new_folder(folder)
 
 
-def check_new(folder: Path) -> None:
-    """Raise ValueError unless ``folder`` can be made or is empty, and can be written."""
+def check_new_folder(folder: Path) -> None:
+    """Raise ValueError unless ``folder`` is empty or can be created, and can be written."""
+    cure = "name another folder with --out"
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(
-            f"{folder} holds files already and nothing is overwritten; name a new folder with --out"
-        )
-    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not above.is_dir():
-        raise ValueError(
-            f"{folder} cannot be made: {above} is a file; name a new folder with --out"
-        )
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"{folder} cannot be written: no permission in {above}; name another folder with --out"
-        )
+        raise ValueError(f"{folder} holds files already, and nothing is overwritten; {cure}")
+    parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        raise ValueError(f"{folder} cannot be created: {parent} is a file; {cure}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder} cannot be written: no permission in {parent}; {cure}")

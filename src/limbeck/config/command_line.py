@@ -1,348 +1,268 @@
-"""Dataclasses as command-line options, in any order: components by name, their options dotted behind; tyro reads and explains."""
+"""Dataclasses from the command line: its words become a mapping, which the YAML reader builds."""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import inspect
-import io
 import re
+import shutil
+import textwrap
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import MISSING, dataclass
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any, Literal
 
-from limbeck.config.discovery import base_of, choices, closest_name, find, hints_of, name_of
-from limbeck.config.yaml import default_of, wanted
+from limbeck.config import discovery
+from limbeck.config.discovery import base_of, closest_name, hints_of, name_of, union_members
+from limbeck.config.renamed import renamed_option
+from limbeck.config.yaml import build, component_class, describe_type, join
 
-HELP = ("-h", "--help")
-TRUTH = {"true": "True", "false": "False"}
+_METAVARS = {int: "INT", float: "NUM", str: "TEXT", Path: "PATH"}
+
+
+def documentation(cls: type) -> tuple[str, dict[str, str]]:
+    """Summary of a class, and the text of each option in the ``Attributes:`` of its docstring."""
+    import docstring_parser
+
+    summary, texts = "", dict[str, str]()
+    for part in reversed(cls.__mro__):
+        text = (part.__doc__ or "").replace("``", "")
+        parsed = docstring_parser.parse(text, docstring_parser.DocstringStyle.GOOGLE)
+        texts |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+        summary = parsed.short_description or ""
+    return summary, texts
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One option with a value."""
+class Option:
+    """An option of a command.
 
-    path: str
+    Attributes:
+        flag: such as ``--method.critic.rank``.
+        name: of the field.
+        hint: type of the value.
+        default: value if it is left out; MISSING if it must be given.
+        owner: dataclass of the field.
+        chosen: class that the value names, if it names a component.
+    """
+
+    flag: str
+    name: str
     hint: Any
     default: Any
-    told: str
+    owner: type
+    chosen: type | None = None
 
-    def takes(self, words: Sequence[str]) -> int:
-        """How many of the words that follow belong to it."""
+    @property
+    def negation(self) -> str:
+        """Flag that sets it to false."""
+        return re.sub(r"(?<=\.)(?=[^.]*$)|(?<=^--)(?=[^.]*$)", "no-", self.flag)
+
+    @property
+    def tuple_args(self) -> tuple[Any, ...]:
+        """Types of the elements of a tuple, with an Ellipsis for any number; empty if it is none."""
+        return typing.get_args(self.hint) if typing.get_origin(self.hint) is tuple else ()
+
+    def take(self, words: list[str]) -> Any:
+        """Remove the value from the front of ``words`` and return it as in YAML."""
+        count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
         if self.hint is bool:
-            return int(bool(words) and words[0].lower() in TRUTH)
-        if typing.get_origin(self.hint) is not tuple:
-            return 1
-        args = typing.get_args(self.hint)
-        until = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-        return until if args[1:] == (...,) else len(args)
+            count = int(words[:1] != [] and words[0].lower() in ("true", "false"))
+        elif self.tuple_args[1:] != (...,):
+            count = min(count, len(self.tuple_args) or 1)
+        values, words[:count] = words[:count], []
+        return self.plain(values)
+
+    def plain(self, values: list[str]) -> Any:
+        """The value as in YAML."""
+        if self.tuple_args:
+            return values
+        if not values and self.hint is not bool:
+            cure = f"write {self.flag}=VALUE for one that begins with --"
+            raise ValueError(f"{self.flag} needs {describe_type(self.hint)}; {cure}")
+        if base_of(self.hint) is not None and values != ["none"]:
+            return {"name": values[0]}
+        return values[0] if values else True
+
+    def add_to(self, parser: Any) -> None:
+        """Add the help of the option to an argparse parser."""
+        kind = next(h for h in union_members(self.hint) if h is not type(None))
+        base, args, default = base_of(kind), typing.get_args(kind), self.default
+        text = documentation(self.owner)[1].get(self.name, "")
+        layout: dict[str, Any] = {"metavar": _METAVARS.get(args[0] if args else kind, "VALUE")}
+        if base is not None and inspect.isabstract(base):
+            layout["metavar"] = "NAME"
+            text += f" One of {', '.join(discovery.choices(base))}, or FILE.py:CLASS."
+            default = None if default is None else name_of(type(default))
+        elif base is not None:
+            layout["metavar"], text = "NAME", documentation(base)[1]["name"]
+        elif typing.get_origin(kind) is Literal:
+            layout["metavar"] = f"{{{','.join(map(str, args))}}}"
+        elif self.tuple_args:
+            layout["nargs"] = "*" if args[1:] == (...,) else len(args)
+            default = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        elif kind is bool:
+            layout = {"action": "store_true"}
+        if default not in (None, MISSING, "", False):
+            text += f" (default: {default})"
+        flags = [self.flag, self.negation] if default is True else [self.flag]
+        parser.add_argument(*flags, help=text.replace("%", "%%"), **layout)
 
 
-@dataclass(frozen=True)
-class Node:
-    """A dataclass whose options are wanted: which class, where it hangs (empty for the top), what hangs below it."""
-
-    cls: type
-    path: str
-    leaves: tuple[Leaf, ...]
-    nodes: tuple[Node, ...]
-    base: type | None = None  #: what the class was chosen for
-
-    def every_leaf(self) -> Iterator[Leaf]:
-        yield from self.leaves
-        for node in self.nodes:
-            yield from node.every_leaf()
-
-    def every_choice(self) -> Iterator[Node]:
-        for node in self.nodes:
-            if node.base is not None:
-                yield node
-            yield from node.every_choice()
-
-
-def described(cls: type) -> tuple[str, dict[str, str]]:
-    """What the docstrings of a dataclass say: its first sentences, and of each field what follows ``name:`` in its paragraph."""
-    names = "|".join(f.name for f in fields(cls))
-    mark = re.compile(rf"(?<![\w.`])({names}):\s+") if names else re.compile(r"(?!)")
-    told: dict[str, str] = {}
-    for part in reversed(cls.__mro__):
-        for paragraph in re.split(
-            r"\n\s*\n",
-            inspect.cleandoc(part.__doc__ or "") if part.__module__ != "builtins" else "",
-        ):
-            pieces = mark.split(" ".join(paragraph.split()))[1:]
-            told |= {
-                name: text.strip().rstrip(".")
-                for name, text in zip(pieces[::2], pieces[1::2], strict=True)
-            }
-    summary = re.split(r"\n\s*\n", inspect.cleandoc(cls.__doc__ or ""))[0]
-    return mark.split(" ".join(summary.split()))[0].replace("``", "").strip(), {
-        k: v.replace("``", "") for k, v in told.items()
-    }
-
-
-def said(argv: Sequence[str], option: str) -> str | None:
-    """The value of ``--option VALUE`` or ``--option=VALUE`` in ``argv``, the last one; None where it is not there."""
-    found = None
-    for i, word in enumerate(argv):
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The last value of ``flag VALUE`` or ``flag=VALUE`` in ``argv``; None if there is none."""
+    value = None
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        name, equals, joined = word.partition("=")
         if word == "--":
             break
-        name, equals, _ = _normal(word).partition("=")
-        if name != "--" + option:
-            continue
-        if not equals and (i + 1 == len(argv) or argv[i + 1].startswith("--")):
-            raise ValueError(f"--{option} takes a value, and there is none behind it")
-        found = word.partition("=")[2] if equals else argv[i + 1]
-    return found
-
-
-def _normal(word: str) -> str:
-    """The name of an option with hyphens for underscores, its value as it is."""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
-
-
-def _option(path: str) -> str:
-    return path.replace("_", "-")
-
-
-def _node(cls: type, path: str, default: Any, argv: Sequence[str], base: type | None) -> Node:
-    default = default if type(default) is cls else None
-    hints, (_, told) = hints_of(cls), described(cls)
-    leaves, nodes = [], []
-    for f in fields(cls):
-        if not f.init:
-            continue
-        here = f"{path}.{f.name}" if path else f.name
-        value = getattr(default, f.name) if default is not None else default_of(f)
-        below = base_of(hints[f.name])
-        if below is None:
-            leaves.append(Leaf(here, hints[f.name], value, told.get(f.name, "")))
-        elif not inspect.isabstract(below):
-            nodes.append(_node(below, here, value, argv, None))
-        else:
-            name = said(argv, _option(here))
-            if name is None and value is None:
-                continue  # none is chosen, and none is what it is
-            if name is None and not isinstance(value, below):
-                raise ValueError(
-                    f"--{_option(here)} is missing; accepted: {', '.join(choices(below))}"
-                )
-            nodes.append(
-                _node(
-                    type(value) if name is None else _found(below, name, here),
-                    here,
-                    value,
-                    argv,
-                    below,
-                )
-            )
-    return Node(cls, path, tuple(leaves), tuple(nodes), base)
-
-
-def _found(base: type, name: str, path: str) -> type:
-    try:
-        return find(base, name)
-    except ValueError as error:
-        raise ValueError(f"--{_option(path)}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """The command line taken apart: options as tyro reads them, words that belong to none, whether help is wanted."""
-
-    options: dict[str, list[str]]
-    plain: list[str]
-    helping: bool
-
-
-def _sort(argv: Sequence[str], nodes: Sequence[Node], positional: str) -> Sorted:
-    leaves, chosen = (
-        _table(nodes, positional),
-        {"--" + _option(c.path) for node in nodes for c in node.every_choice()},
-    )
-    out, i, helping = Sorted({}, [], False), 0, False
-    while i < len(argv):
-        word, rest = argv[i], argv[i + 1 :]
-        name, equals, value = _normal(word).partition("=")
-        i += 1
-        if word == "--":
-            out.plain.extend(rest)
-            break
-        if word in HELP:
-            helping = True
-        elif name in chosen:
-            i += 0 if equals else 1
-        elif name in leaves:
-            values = [value] if equals else list(rest[: leaves[name].takes(rest)])
-            i += 0 if equals else len(values)
-            out.options["--" + _option(leaves[name].path)] = _typed(
-                name, leaves[name], values, bool(equals)
-            )
-        elif word.startswith("-") and not re.fullmatch(r"-(\.?\d.*)?", word):
-            raise _no_option(name, nodes, [*leaves, *chosen])
-        elif not positional:
-            raise ValueError(f"{word!r} belongs to no option; options are written --name value")
-        else:
-            out.plain.append(word)
-    return Sorted(out.options, out.plain, helping)
-
-
-def _no_option(name: str, nodes: Sequence[Node], known: list[str]) -> ValueError:
-    head, _, last = name.removeprefix("--").rpartition(".")
-    for choice in (c for node in nodes for c in node.every_choice() if _option(c.path) == head):
-        takes = [k.removeprefix(f"--{head}.") for k in known if k.startswith(f"--{head}.")]
-        guess = closest_name(last, takes)
-        hint = f" Did you mean --{head}.{guess}?" if guess else ""
-        return ValueError(
-            f"--{head} {name_of(choice.cls)} has no option {last!r}.{hint} It takes: {', '.join(takes) or 'none'}"
-        )
-    guess = closest_name(name, known)
-    hint = f" Did you mean {guess}?" if guess else ""
-    return ValueError(f"no option is called {name!r}.{hint} All are listed by --help")
-
-
-def _typed(name: str, leaf: Leaf, values: list[str], joined: bool) -> list[str]:
-    """An option as tyro is to read it. ``--name=value`` lets a value begin with a hyphen."""
-    own = "--" + _option(leaf.path)
-    if leaf.hint is bool:
-        word = TRUTH.get(values[0].lower(), values[0]) if values else "True"
-        return [f"{own}={'False' if name != own else word}"]
-    if typing.get_origin(leaf.hint) is tuple:
-        return [own, *values]
-    if not joined and (not values or values[0].startswith("--")):
-        raise ValueError(
-            f"{name} takes {wanted(leaf.hint)}, and none follows; write {name}=VALUE for one that begins with --"
-        )
-    return [f"{own}={values[0]}"]
-
-
-def _table(nodes: Sequence[Node], positional: str) -> dict[str, Leaf]:
-    leaves = {
-        "--" + _option(leaf.path): leaf
-        for node in nodes
-        for leaf in node.every_leaf()
-        if leaf.path != positional
-    }
-    for leaf in list(leaves.values()):
-        if leaf.hint is bool:
-            head, _, last = _option(leaf.path).rpartition(".")
-            leaves[f"--{head}.no-{last}" if head else f"--no-{last}"] = leaf
-    return leaves
-
-
-def _rows(node: Node, positional: str) -> list[tuple[str, Any, Any]]:
-    """Fields for tyro to fill in. The real class is made of them afterwards, so that the errors of its checks are ours to tell."""
-    from tyro.conf import Positional, arg
-
-    rows: list[tuple[str, Any, Any]] = []
-    if node.base is not None:
-        last = node.path.split(".")[-1]
-        metavar = f"{{{','.join(choices(node.base))}}}"
-        told = arg(
-            name=_option(node.path),
-            prefix_name=False,
-            metavar=metavar,
-            help=f"which {last}, or FILE.py:CLASS of your own",
-        )
-        rows.append(("kind_", Annotated[str, told], field(default=name_of(node.cls))))
-    for leaf in node.leaves:
-        last, value = leaf.path.split(".")[-1], leaf.default
-        hint: Any = Annotated[leaf.hint, arg(help=leaf.told or None)]
-        if leaf.path == positional:
-            value = () if value is MISSING else value
-            told = arg(
-                help=leaf.told,
-                metavar=f"[{positional.removesuffix('s').upper()} ...]",
-                help_behavior_hint="",
-            )
-            hint = Annotated[leaf.hint, Positional, told]
-        rows.append(
-            (
-                last,
-                hint,
-                field() if value is MISSING else field(default_factory=partial(_same, value)),
-            )
-        )
-    for below in node.nodes:
-        form = _form(below, _rows(below, positional))
-        complete = all(leaf.default is not MISSING for leaf in below.every_leaf())
-        rows.append(
-            (below.path.split(".")[-1], form, field(default_factory=form) if complete else field())
-        )
-    return rows
-
-
-def _same(value: Any) -> Any:
-    """A default of any type, mutable to dataclasses' eyes or not."""
+        if name.replace("_", "-") == flag:
+            value = joined if equals else None if following.startswith("--") else following
     return value
 
 
-def _form(node: Node, rows: list[tuple[str, Any, Any]]) -> type:
-    return make_dataclass(
-        node.cls.__name__, rows, kw_only=True, namespace={"__doc__": described(node.cls)[0]}
-    )
+def list_options(
+    cls: type, default: Any = None, argv: Sequence[str] = (), parent: str = "--"
+) -> Iterator[Option]:
+    """The options of a dataclass, and of its components as chosen in ``argv`` or by default."""
+    for name, hint in hints_of(cls).items():
+        flag, base = join(parent, name), base_of(hint)
+        if flag.endswith(".name"):
+            continue  # the flag of the component itself
+        value, word = discovery.default_of(cls, name, default), value_of(argv, flag)
+        chosen = component_class(base, word, flag, value) if base and word != "none" else None
+        if base is None or inspect.isabstract(base) or "name" in hints_of(base):
+            yield Option(flag, name, hint, value, cls, chosen)
+        if chosen is not None:
+            yield from list_options(chosen, value, argv, flag)
 
 
-def _built(node: Node, form: Any) -> Any:
-    values = {
-        last: getattr(form, last) for last in (leaf.path.split(".")[-1] for leaf in node.leaves)
-    }
-    for below in node.nodes:
-        last = below.path.split(".")[-1]
-        values[last] = _built(below, getattr(form, last))
-    try:
-        return node.cls(**values)
-    except ValueError as error:
-        raise ValueError(f"--{_option(node.path)}: {error}" if node.path else str(error)) from error
-
-
-def _reason(framed: str, leaves: dict[str, Leaf], given: dict[str, list[str]]) -> str:
-    """tyro's complaint, printed in a frame, as one line; a value of the wrong type is told in our words."""
-    lines = [line.strip("│ ") for line in framed.splitlines() if not line.startswith(("╭", "╰"))]
-    text = " ".join(
-        lines[: next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))]
-    )
-    named = next((name for name in re.findall(r"--[\w.-]+", text) if name in given), None)
-    if named is None:
-        return text
-    value = " ".join(given[named]).removeprefix(named).removeprefix("=").strip()
-    return f"{named} must be {wanted(leaves[named].hint)}, not {value!r}"
+def _put(mapping: dict[str, Any], flag: str, value: Any) -> None:
+    *parents, last = flag.removeprefix("--").replace("-", "_").split(".")
+    for key in parents:
+        mapping = mapping.setdefault(key, {})
+    mapping[last] = value
 
 
 def parse(
     sections: Sequence[tuple[type, Any]],
     argv: Sequence[str],
+    prog: str = "limbeck",
+    about: str = "",
+    positional: str = "",
+    short: Sequence[str] = (),
+    lenient: bool = False,
+) -> list[Any]:
+    """Read dataclasses from a command line.
+
+    Args:
+        sections: dataclasses, each with an instance that holds the defaults, or None.
+        argv: words of the command line, options in any order.
+        prog: the command, for the help.
+        about: what the command does, for the help.
+        positional: name of the option that collects the words that belong to no flag.
+        short: options that ``--help`` lists, beside those of the components named in ``argv``;
+            ``--help all`` lists all. Empty: all.
+        lenient: ignore ``--help`` and what is not an option of these dataclasses.
+
+    Raises:
+        ValueError: if a word is not understood or a value is refused.
+        SystemExit: after the help.
+    """
+    found = [o for cls, default in sections for o in list_options(cls, default, argv)]
+    options = {option.flag: option for option in found if option.name != positional}
+    negations = {o.negation: o.flag for o in found if o.hint is bool}
+    mapping, loose, words = dict[str, Any](), list[str](), list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if word == "--":
+            loose, words = loose + words, []
+        elif flag in options:
+            option = options[flag]
+            _put(mapping, flag, option.plain([value]) if equals else option.take(words))
+        elif flag in negations and not equals:
+            _put(mapping, negations[flag], "false")
+        elif word in ("-h", "--help", "--help-all") and not lenient:
+            listed = () if word == "--help-all" or words[:1] == ["all"] else short
+            print(_help(found, argv, prog, about, positional, listed), end="")
+            raise SystemExit(0)
+        elif re.match(r"-(?!\.?\d|$)", word) and not lenient:
+            raise _unknown(flag, options, f"{prog} --help{' all' if short else ''} lists all")
+        elif not positional and not lenient:
+            raise ValueError(f"{word!r} belongs to no option; options are written --NAME VALUE")
+        else:
+            loose.append(word)
+    built = []
+    for cls, default in sections:
+        own = {key: value for key, value in mapping.items() if key in hints_of(cls)}
+        if positional in hints_of(cls) and (loose or type(default) is not cls):
+            own[positional] = loose
+        built.append(build(cls, own, "--", default))
+    return built
+
+
+def _unknown(flag: str, options: dict[str, Option], advice: str) -> ValueError:
+    """The error for an unknown flag."""
+    if renamed := renamed_option(flag):
+        return renamed
+    parent, _, last = flag.rpartition(".")
+    chosen = options[parent].chosen if parent in options else None
+    prefix = f"{parent}." if chosen else "--"
+    names = [known.removeprefix(prefix) for known in options if known.startswith(prefix)]
+    guess = closest_name(flag.removeprefix(prefix), names)
+    hint = f" Did you mean {prefix}{guess}?" if guess else ""
+    if chosen is None:
+        return ValueError(f"no option is called {flag!r}.{hint} {advice}")
+    component, known = f"{parent} {name_of(chosen)}", ", ".join(names) or "none"
+    return ValueError(f"{component} has no option {last!r}.{hint} It takes: {known}")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Does not break the names of options and components at their hyphens."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _help(
+    options: Sequence[Option],
+    argv: Sequence[str],
     prog: str,
     about: str,
-    positional: str = "",
-) -> list[Any]:
-    """Instances of the dataclasses of ``sections``, each given with its default instance or None, read from ``argv``.
-
-    ``positional`` names the field that collects words without an option. Raises ValueError for whatever is wrong, SystemExit(0)
-    after help.
-    """
-    import tyro
-
-    nodes = [_node(cls, "", default, argv, None) for cls, default in sections]
-    leaves, words = _table(nodes, positional), _sort(argv, nodes, positional)
-    for name, leaf in leaves.items():
-        if leaf.default is MISSING and name not in words.options and not words.helping:
-            raise ValueError(f"{name} is missing; it is {wanted(leaf.hint)}")
-    top = make_dataclass(
-        "Options", [row for node in nodes for row in _rows(node, positional)], kw_only=True
+    positional: str,
+    short: Sequence[str],
+) -> str:
+    """The help text, at most 100 columns wide."""
+    by_flag = {option.flag: option for option in options}
+    noun = positional.removesuffix("s").upper()
+    epilog = f"{prog} --help all lists all options; with --method NAME, --help those of a method."
+    if short:
+        named = tuple(f"{flag}." for flag in by_flag if value_of(argv, flag) is not None)
+        nested = [option for option in options if option.flag.startswith(named)]
+        options = [by_flag[f"--{name}"] for name in short] + nested
+    width = min(shutil.get_terminal_size().columns, 100) - 2
+    parser = argparse.ArgumentParser(
+        usage=f"{prog}{f' [{noun} ...]' if noun else ''} [OPTIONS]",
+        description=about,
+        epilog=epilog if short else None,
+        formatter_class=partial(_HelpFormatter, max_help_position=26, width=width),
+        add_help=False,
     )
-    args = ["--help"] if words.helping else [w for option in words.options.values() for w in option]
-    args += ["--", *words.plain] if words.plain and not words.helping else []
-    stderr = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(stderr):
-            form: Any = tyro.cli(
-                top, prog=prog, description=about, args=args, config=(tyro.conf.FlagConversionOff,)
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise ValueError(_reason(stderr.getvalue(), leaves, words.options)) from None
-    return [_built(node, form) for node in nodes]
+    groups: dict[str, Any] = {}
+    for option in options:
+        parent = option.flag.rpartition(".")[0]
+        if parent not in groups:
+            summary = documentation(option.owner)[0] if parent else None
+            chosen = by_flag[parent].chosen if parent in by_flag else None
+            title = f"{parent} {name_of(chosen) if chosen else ''}" if parent else "options"
+            groups[parent] = parser.add_argument_group(title, summary)
+        if option.name == positional:
+            text = documentation(option.owner)[1].get(positional, "")
+            groups[parent].add_argument(positional, metavar=noun, help=text)
+        else:
+            option.add_to(groups[parent])
+    return parser.format_help()

@@ -1,87 +1,98 @@
-"""An experiment as text and back: what a run writes reads as the very same experiment."""
+"""Frozen dataclasses as YAML: what is written reads back as an equal configuration."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
 import re
-import types
 import typing
 import unicodedata
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
-from limbeck.config.discovery import base_of, choices, find, hints_of, name_of, unknown_name
+from limbeck.config.discovery import (
+    OWN_FILE,
+    base_of,
+    choices,
+    default_of,
+    find,
+    hints_of,
+    name_of,
+    union_members,
+    unknown_name,
+)
+from limbeck.config.renamed import renamed_option
 
 T = TypeVar("T")
 
-WORDS = {
+_TYPE_NAMES = {
     bool: "true or false",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     str: "text",
     Path: "a path",
-    type(None): "nothing",
+    type(None): "none",
 }
 
 
-def wanted(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """The type of an option in words."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if base_of(hint) is not None:
         return "a component's name"
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(wanted(a) for a in args)
-    if origin is tuple:
-        return f"a list, each {wanted(args[0])}" if args[1:] == (...,) else f"{len(args)} values"
-    return WORDS.get(hint, str(hint))
-
-
-def mapping(value: Any, hint: Any = None) -> Any:
-    """``value`` in plain lists, mappings and scalars; a component becomes its name and its options."""
-    base = base_of(hint or type(value))
-    if base is not None and value is not None:
-        return ({"name": name_of(type(value))} if inspect.isabstract(base) else {}) | options(value)
-    if isinstance(value, tuple):
-        args = typing.get_args(hint)
-        each = args if args and args[1:] != (...,) else (args[0] if args else None,) * len(value)
-        return [mapping(v, h) for v, h in zip(value, each, strict=True)]
-    if isinstance(value, int) and not isinstance(value, bool) and hint is float:
-        return float(value)  # 7 and 7.0 are the same experiment
-    return str(value) if isinstance(value, Path) else value
+    if len(union_members(hint)) > 1:
+        return " or ".join(describe_type(a) for a in args)
+    if origin is tuple and args[1:] == (...,):
+        return f"a list, each {describe_type(args[0])}"
+    return f"{len(args)} values" if origin is tuple else _TYPE_NAMES.get(hint, str(hint))
 
 
 def options(component: Any) -> dict[str, Any]:
-    """The options of a frozen dataclass as a plain mapping."""
-    return {
-        name: mapping(getattr(component, name), hint)
-        for name, hint in hints_of(type(component)).items()
-    }
+    """The options of a frozen dataclass in plain lists, mappings and scalars."""
+    hints = hints_of(type(component))
+    return {name: _plain(getattr(component, name), hint) for name, hint in hints.items()}
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    base = base_of(hint)
+    if base is not None and value is not None:
+        name = {} if type(value) is base else {"name": name_of(type(value))}
+        return name | options(value)
+    if isinstance(value, tuple):
+        return [_plain(v, h) for v, h in zip(value, _element_hints(hint, value), strict=True)]
+    if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+        return float(value)  # 7 and 7.0 are the same configuration
+    return str(value) if isinstance(value, Path) else value
+
+
+def _element_hints(hint: Any, values: typing.Sequence) -> typing.Sequence:
+    args = typing.get_args(hint)
+    return args[:1] * len(values) if args[1:] == (...,) else args
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what YAML reads as a line break but its plain style does not escape."""
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = '"' if set(text) & set("\x85\u2028\u2029\ufeff") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(config: Any) -> str:
     """Write a frozen dataclass as YAML, with every option."""
-    return yaml.dump(
-        options(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120
-    )
+    plain = options(config)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def from_yaml(cls: type[T], text: str) -> T:
@@ -92,25 +103,25 @@ def from_yaml(cls: type[T], text: str) -> T:
         text: a YAML mapping of options to values.
 
     Raises:
-        ValueError: if an option is unknown or a value has the wrong type; the message names the option, the value and what is
-            accepted.
+        ValueError: if an option is unknown or a value has the wrong type; the message names the
+            option, the value and what is accepted.
     """
     try:
         plain = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"this is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
-        raise ValueError(
-            f"a configuration maps options to values, as in 'steps: 500', not {plain!r:.60}"
-        )
-    return _make(cls, plain, "")
+        example = "as in 'steps: 500'"
+        raise ValueError(f"a configuration maps options to values, {example}, not {plain!r:.60}")
+    return build(cls, plain)
 
 
 def read_yaml(cls: type[T], path: Path) -> T:
     """Read a frozen dataclass from a YAML file, as ``from_yaml``.
 
     Raises:
-        ValueError: if there is no such file or it cannot be read as ``cls``; the message names the file.
+        ValueError: if there is no such file or it cannot be read as ``cls``; the message names the
+            file.
     """
     if not path.is_file():
         raise ValueError(f"no configuration file {path}")
@@ -120,130 +131,133 @@ def read_yaml(cls: type[T], path: Path) -> T:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _make(cls: type, plain: dict, where: str, default: Any = None) -> Any:
-    """A ``cls`` of what ``plain`` says, the rest as in ``default`` if that is a ``cls`` too, else by its own defaults."""
+def join(path: str, key: str) -> str:
+    """Dotted path of an option; that of the command line starts with ``--`` and has hyphens."""
+    if path.startswith("--"):
+        key = key.replace("_", "-")
+    return f"{path}.{key}" if path.strip("-") else path + key
+
+
+def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = None) -> T:
+    """Make a dataclass from a mapping of its options; the same reader serves the command line.
+
+    Args:
+        cls: the dataclass.
+        plain: options and values, as YAML or as the words of a command line.
+        path: where the mapping stands, for messages; ``--`` for the command line.
+        default: instance whose values are the defaults if it is a ``cls``.
+
+    Raises:
+        ValueError: as ``from_yaml``.
+    """
     hints = hints_of(cls)
-    default = default if type(default) is cls else None
     for key in plain:
         if key not in hints:
-            raise unknown_name(f"option of {where or 'an experiment'}", key, hints)
-    defaults = {
-        f.name: getattr(default, f.name) if default is not None else default_of(f)
-        for f in fields(cls)
-        if f.init
-    }
-    for key, value in defaults.items():
-        if key not in plain and value is MISSING:
-            raise ValueError(f"{_dotted(where, key)} is missing; it is {wanted(hints[key])}")
-    values = defaults | {
-        key: _read(value, hints[key], _dotted(where, key), defaults[key])
-        for key, value in plain.items()
-    }
+            raise renamed_option(join(path, key)) or unknown_name(
+                f"option of {path or cls.__name__}", key, hints
+            )
+    values = {}
+    for key, hint in hints.items():
+        values[key] = default_of(cls, key, default)
+        if key in plain:
+            values[key] = _read(plain[key], hint, join(path, key), values[key])
+        elif values[key] is MISSING:
+            raise ValueError(f"{join(path, key)} is missing; it is {describe_type(hint)}")
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}" if where else str(error)) from error
+        raise ValueError(f"{path}: {error}" if path.strip("-") else str(error)) from error
 
 
-def default_of(field: Field) -> Any:
-    """What a field is when nothing is said; MISSING where something must be."""
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _dotted(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
-
-
-def _read(value: Any, hint: Any, where: str, default: Any = None) -> Any:
-    """``value`` as ``hint`` wants it, or ValueError."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _read_any(value, args, where, default)
+def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
+    """``value`` converted to the type of the option, or ValueError."""
+    members = union_members(hint)
+    if type(None) in members and (value is None or (value == "none" and str not in members)):
+        return None
     base = base_of(hint)
     if base is not None:
-        return _component(value, base, where, default)
-    if origin is Literal and value in args:
-        return value
-    if origin is tuple and isinstance(value, str) and args == (str, ...):
-        return (value,)
-    if (
-        origin is tuple
-        and isinstance(value, list)
-        and (args[1:] == (...,) or len(args) == len(value))
-    ):
-        each = args[:1] * len(value) if args[1:] == (...,) else args
-        return tuple(
-            _read(v, h, f"{where}[{i}]") for i, (v, h) in enumerate(zip(value, each, strict=True))
-        )
+        return read_component(base, value, path, default)
+    for member in members if len(members) > 1 else ():
+        with contextlib.suppress(ValueError):
+            return _read(value, member, path)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal and str(value) in map(str, args):
+        return next(a for a in args if str(a) == str(value))
+    if origin is tuple:
+        values = [value] if isinstance(value, str) and args[1:] == (...,) else value
+        if isinstance(values, list) and (args[1:] == (...,) or len(args) == len(values)):
+            pairs = enumerate(zip(values, _element_hints(hint, values), strict=True))
+            return tuple(_read(v, h, f"{path}[{i}]") for i, (v, h) in pairs)
     if isinstance(hint, type):
-        return _scalar(value, hint, where)
-    raise _wrong(value, hint, where)
+        with contextlib.suppress(ValueError):
+            return _scalar(value, hint)
+    quotes = "; put quotes around it" if hint is str and isinstance(value, int | float) else ""
+    raise ValueError(f"{path} must be {describe_type(hint)}, not {value!r}{quotes}")
 
 
-def _read_any(value: Any, hints: tuple, where: str, default: Any) -> Any:
-    if value is None and type(None) in hints:
-        return None
-    rest = [h for h in hints if h is not type(None)]
-    for hint in rest[:-1]:
-        try:
-            return _read(value, hint, where, default)
-        except ValueError:
-            continue
-    return _read(value, rest[-1], where, default)
-
-
-def _scalar(value: Any, hint: type, where: str) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number:
-        return float(value)
-    if hint is float and isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 takes 1e-3 for text
-        except ValueError:
-            raise _wrong(value, hint, where) from None
-    if hint is Path and isinstance(value, str):
+def _scalar(value: Any, hint: type) -> Any:
+    is_text, is_number = isinstance(value, str), type(value) in (int, float)
+    if hint is bool and is_text and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if hint is Path and is_text:
         return Path(value)
-    if hint is int and not number:
-        raise _wrong(value, hint, where)
-    if isinstance(value, hint):
+    if (hint is float and (is_text or is_number)) or (hint is int and is_text):
+        return hint(value)  # YAML 1.1 reads 1e-3 as text
+    if type(value) is hint:
         return value
-    raise _wrong(value, hint, where)
+    raise ValueError
 
 
-def _wrong(value: Any, hint: Any, where: str) -> ValueError:
-    quotes = (
-        "; put quotes around it" if hint is str and isinstance(value, bool | int | float) else ""
-    )
-    return ValueError(f"{where} must be {wanted(hint)}, not {value!r}{quotes}")
+def read_component(base: type, value: Any, path: str, default: Any = None) -> Any:
+    """A component from its name, or from a mapping of its ``name`` and options.
 
+    Args:
+        base: the class of the component, as ``find`` takes it.
+        value: name or mapping; without a name, the class is that of ``default``.
+        path: where the value stands, for messages.
+        default: instance whose values are the defaults if its class is chosen.
 
-def _component(value: Any, base: type, where: str, default: Any) -> Any:
+    Raises:
+        ValueError: as ``from_yaml``.
+    """
     plain = {"name": value} if isinstance(value, str) else value
     if not isinstance(plain, dict):
+        example = "{name: ..., option: value}"
+        raise ValueError(f"{path} must be a component, as in {example!r}, not {value!r}")
+    name = plain.get("name", MISSING)
+    if not isinstance(name, str) and name is not MISSING:
         raise ValueError(
-            f"{where} must be a component as in '{{name: ..., option: value}}', not {value!r}"
+            f"{join(path, 'name')} must be one of {', '.join(choices(base))}, not {name!r}"
         )
-    if not inspect.isabstract(base):
-        return _make(base, plain, where, default)
-    name = plain.get("name", name_of(type(default)) if isinstance(default, base) else None)
-    if not isinstance(name, str):
-        raise ValueError(f"{where}.name must be one of {', '.join(choices(base))}, not {name!r}")
+    cls = component_class(base, None if name is MISSING else name, path, default)
+    if cls is None:
+        raise ValueError(f"{path} is missing; accepted: {', '.join(choices(base))}")
+    if cls is not base:
+        plain = {key: v for key, v in plain.items() if key != "name"}
+    return build(cls, plain, path, default)
+
+
+def component_class(base: type, name: str | None, path: str, default: Any) -> type | None:
+    """The class a component's name stands for; without a name that of its default, if any."""
+    if name is None and default is not None and default is not MISSING:
+        return type(default)
+    if not inspect.isabstract(base) and (name is None or not OWN_FILE.fullmatch(name)):
+        return base
     try:
-        cls = find(base, name)
+        return find(getattr(base, "custom_base", base), name) if name is not None else None
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    return _make(cls, {k: v for k, v in plain.items() if k != "name"}, where, default)
+        raise ValueError(f"{path}: {error}") from error
 
 
-def fingerprint(settings: Any) -> str:
+def fingerprint(config: Any) -> str:
     """Eight hexadecimal digits of a frozen dataclass, which differ where any option differs."""
-    return hashlib.sha256(json.dumps(options(settings), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(options(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def slug(text: str, longest: int = 40) -> str:
-    """``text`` as a folder name: lower-case ASCII words joined by hyphens, at most ``longest`` characters, never empty."""
+def slug(text: str, max_length: int = 40) -> str:
+    """``text`` as a folder name: lower-case ASCII words joined by hyphens, never empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return "-".join(re.findall(r"[a-z0-9]+", plain))[:longest].strip("-") or "prompt"
+    return "-".join(re.findall(r"[a-z0-9]+", plain))[:max_length].strip("-") or "prompt"
 
 
 def differences(old: Any, new: Any) -> list[str]:
@@ -251,17 +265,17 @@ def differences(old: Any, new: Any) -> list[str]:
     return list(_differences(options(old), options(new), ""))
 
 
-def _differences(old: dict, new: dict, where: str) -> typing.Iterator[str]:
+def _differences(old: dict, new: dict, path: str) -> typing.Iterator[str]:
     if old.get("name") != new.get("name"):
-        # options of two different components have nothing to say to each other
-        yield f"{where}: {old.get('name')} -> {new.get('name')}"
+        # the options of two different components cannot be compared
+        yield f"{path}: {old.get('name')} -> {new.get('name')}"
         return
     for key in old | new:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, _dotted(where, key))
+            yield from _differences(a, b, join(path, key))
         elif a != b:
-            yield f"{_dotted(where, key)}: {_short(a)} -> {_short(b)}"
+            yield f"{join(path, key)}: {_short(a)} -> {_short(b)}"
 
 
 def _short(value: Any) -> str:

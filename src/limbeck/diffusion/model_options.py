@@ -1,60 +1,101 @@
-"""Options of a pretrained model: what is changed of it and how it is executed."""
+"""Options of a pretrained model: which one, what is changed of it, and how it is executed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
+
+from limbeck.diffusion.prior import Prior
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  #: of frozen weights
 
 
 @dataclass(frozen=True)
-class ModelOverrides:
-    """What is changed of a model that is read from files.
+class Model:
+    """A pretrained diffusion model, and what is changed of it.
 
-    lora: a LoRA of your own in the layout of diffusers, peft or kohya, which becomes part of the frozen weights. scale: of that
-    LoRA. vae: folder or hub id of another autoencoder of the same latents, a tiny one of the TAESD layout too. config: pipeline
-    folder or hub id whose configurations and tokenizers belong to a checkpoint that is one file. size: side in pixels of the
-    pictures; 0 for what the files say. distilled: guidance that the network itself is told, where it was distilled so (Flux dev);
-    3.5 if left out.
+    Attributes:
+        name: ``world`` (embedded), ``gaussians`` or ``gaussians-flow`` (exact mixtures),
+            ``dataset:FOLDER``, a diffusers pipeline folder, a ``.safetensors`` checkpoint, or a hub
+            id ``owner/name@revision``; ``limbeck models`` lists published ones.
+        lora: LoRA file in the layout of diffusers, peft or kohya, merged into the frozen weights.
+        lora_scale: factor on the LoRA.
+        vae: folder or hub id of another autoencoder with the same latents, such as a tiny one in
+            the layout of TAESD. Empty: the model's own.
+        config: pipeline folder or hub id with the configurations and tokenizers of a single-file
+            checkpoint. Empty: those of the model family.
+        resolution: height and width of the images in pixels. 0: as the model's files say.
+        guidance_embedding: guidance scale that a guidance-distilled network (Flux dev) takes as an
+            input. None: 3.5.
     """
 
+    custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead
+
+    name: str = "world"
     lora: Path | None = None
-    scale: float = 1.0
+    lora_scale: float = 1.0
     vae: str = ""
     config: str = ""
-    size: int = 0
-    distilled: float | None = None
+    resolution: int = 0
+    guidance_embedding: float | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 0:
-            raise ValueError(f"size is a side in pixels, or 0, not {self.size}")
-        if self.distilled is not None and self.distilled < 0:
-            raise ValueError(f"distilled must not be negative, not {self.distilled}")
+        if not self.name.strip():
+            raise ValueError("the name of the model must not be empty")
+        if self.resolution < 0:
+            raise ValueError(f"resolution must be at least 0, not {self.resolution}")
+        if self.guidance_embedding is not None and self.guidance_embedding < 0:
+            raise ValueError(
+                f"guidance_embedding must not be negative, not {self.guidance_embedding}"
+            )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def as_model(model: Model | Prior | str) -> Model | Prior:
+    """The model called ``model`` if it is a name; else the model or prior itself.
+
+    Raises:
+        ValueError: if it is neither a name nor a ``Model`` and lacks what a prior has.
+    """
+    if isinstance(model, str):
+        return Model(model)
+    if not isinstance(model, Model | Prior):
+        members = [n for n in dir(Prior) if not n.startswith("_")]
+        lacking = [name for name in members if not hasattr(model, name)]
+        raise ValueError(f"{type(model).__name__} is not a prior: it lacks {', '.join(lacking)}")
+    return model
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a model is run: what it costs, and not what it says.
+    """How a model is executed: changes speed and memory, not results.
 
-    compile: on makes each network call one graph per shape of input, which takes minutes at its first call and needs a C++ compiler
-    on a CPU; there it was measured to pay for SDS in bfloat16. graphs also replays it without the host (CUDA graphs). layout: of
-    weights and pictures in memory; auto takes what was measured to be faster. slicing: the autoencoder sees one picture after the
-    other. tiling: and each in overlapping tiles, which shows a little where they meet. checkpointing: the autoencoder's activations
-    are computed again for the gradient and not kept. offload: the network waits in the host's memory while texts and pictures are
-    encoded or decoded, the autoencoder at all other times.
+    Attributes:
+        compile: ``on`` compiles each network call into one graph per input shape; this takes
+            minutes at the first call and needs a C++ compiler on a CPU, where it was measured to
+            pay for SDS in bfloat16. ``graphs`` also replays CUDA graphs without the host.
+        memory_format: memory layout of weights and images. ``auto`` takes the one measured to be
+            faster.
+        vae_slicing: encode and decode one image at a time.
+        vae_tiling: also split each image into overlapping tiles (faint seams).
+        gradient_checkpointing: recompute the autoencoder's activations in the backward pass
+            instead of storing them.
+        cpu_offload: keep the network in host memory while prompts and images are encoded or
+            decoded, and the autoencoder at all other times.
     """
 
     compile: Literal["off", "on", "graphs"] = "off"
-    layout: Literal["auto", "plain", "channels-last"] = "auto"
-    slicing: bool = False
-    tiling: bool = False
-    checkpointing: bool = False
-    offload: bool = False
+    memory_format: Literal["auto", "contiguous", "channels-last"] = "auto"
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    gradient_checkpointing: bool = False
+    cpu_offload: bool = False
 
     def __post_init__(self) -> None:
-        if self.offload and self.compile == "graphs":
+        if self.cpu_offload and self.compile == "graphs":
             raise ValueError(
-                "offload moves weights, and compile graphs needs them where they were: choose one"
+                "cpu_offload moves weights, but compile graphs needs them in place: choose one"
             )

@@ -1,4 +1,8 @@
-"""What priors over a diffusers network share: frozen weights, texts encoded once, one call for all conditions, adapters' rows."""
+"""Base class of priors on a diffusers pipeline.
+
+It holds the frozen weights, encodes each prompt once, and predicts for all conditions in one network
+call, some rows through adapters.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +32,31 @@ if TYPE_CHECKING:
 
 
 class DiffusersPrior(abc.ABC):
-    """A frozen network of a pipeline folder and its prompts. Subclasses are final, one family a file.
+    """A frozen network of a pipeline folder and the embeddings of its prompts.
 
-    Text encoders are loaded to encode prompts that are not cached yet, and freed again.
+    Subclasses are final, one model family per file. Text encoders are loaded to encode new prompts
+    and freed again.
+
+    Args:
+        source: pipeline folder, or the files of a pipeline.
+        device: device of the weights.
+        dtype: precision of the frozen weights.
+        model: what is changed of the model.
+        runtime: how the model is executed.
+
+    Attributes:
+        pipeline_name: ``_class_name`` in the ``model_index.json`` of such a folder.
+        network_name: component that is the denoiser, ``unet`` or ``transformer``; also its prefix in
+            LoRA files.
+        extra_parts: required components besides denoiser, text encoder, tokenizer and scheduler.
+        network: the denoiser.
+        adapter_rows: which rows of the current call pass through which adapters.
+        compiled_network: the compiled denoiser; None if it is called eagerly.
     """
 
-    pipeline_name: ClassVar[str]  #: ``_class_name`` in the model_index.json of such a folder
-    network_name: ClassVar[str]  #: the network's folder, and what its adapters are called in a file
-    extra_parts: ClassVar[
-        tuple[str, ...]
-    ] = ()  #: folders it needs besides the network's, text's and scheduler's
+    pipeline_name: ClassVar[str]
+    network_name: ClassVar[str]
+    extra_parts: ClassVar[tuple[str, ...]] = ()
 
     network: nn.Module
     prediction_type: PredictionType
@@ -54,44 +73,47 @@ class DiffusersPrior(abc.ABC):
         model: Model = Model(),  # noqa: B008
         runtime: RuntimeOptions = RuntimeOptions(),  # noqa: B008
     ):
-        self.files = (
-            source if isinstance(source, CheckpointFiles) else CheckpointFiles(Path(source))
-        )
-        self.device, self.dtype, self.model, self.runtime = device, dtype, model, runtime
+        if not isinstance(source, CheckpointFiles):
+            source = CheckpointFiles(Path(source))
+        self.files, self.model, self.runtime = source, model, runtime
+        self.device, self.dtype = device, dtype
         self._check_runtime()
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.adapter_rows = AdapterRows()
-        self._condition_cache: dict[str, Condition] = {}
+        self._embeddings: dict[str, Condition] = {}
         self._lora: LoRAMerger | None = None
         self._load()
-        self.compiled_network: CompiledNetwork | None = None  #: what calls the network where it is compiled
+        self.compiled_network: CompiledNetwork | None = None
         if runtime.compile != "off":
             from limbeck.priors.compilation import CompiledNetwork
 
-            self.compiled_network = CompiledNetwork(self.network, self.adapter_rows, runtime.compile, self.call_counter)
+            self.compiled_network = CompiledNetwork(
+                self.network, self.adapter_rows, runtime.compile, self.call_counter
+            )
         if model.guidance_embedding is not None and not self.takes_guidance:
             raise ValueError(
-                f"guidance_embedding {model.guidance_embedding}: the network of {self.files.name} takes no guidance as an input"
+                f"guidance_embedding {model.guidance_embedding}: the network of {self.files.name} "
+                "has no guidance input; leave it out"
             )
 
     def _check_runtime(self) -> None:
-        how = self.runtime
-        if how.cpu_offload and self.device == "cpu":
+        runtime = self.runtime
+        if runtime.cpu_offload and self.device == "cpu":
             raise ValueError(
                 "cpu_offload moves weights between a GPU and host memory: leave it out on device cpu"
             )
-        if how.compile == "graphs" and not self.device.startswith("cuda"):
+        if runtime.compile == "graphs" and not self.device.startswith("cuda"):
             raise ValueError(
                 f"compile graphs needs device cuda, not {self.device}: use --runtime.compile on"
             )
-        wanted = [name for name in ("vae_slicing", "vae_tiling", "gradient_checkpointing") if getattr(how, name)]
-        if wanted and "vae" not in self.extra_parts:
-            raise ValueError(f"{self.files.name} has no autoencoder for {wanted[0]}: leave it out")
+        for option in ("vae_slicing", "vae_tiling", "gradient_checkpointing"):
+            if getattr(runtime, option) and "vae" not in self.extra_parts:
+                raise ValueError(f"{self.files.name} has no autoencoder for {option}: leave it out")
 
     @property
     def takes_guidance(self) -> bool:
-        """Whether guidance is an input of the network."""
+        """Whether the guidance scale is an input of the network."""
         return False
 
     @abc.abstractmethod
@@ -100,110 +122,135 @@ class DiffusersPrior(abc.ABC):
 
     @abc.abstractmethod
     def _encode(self, prompts: list[str]) -> Condition:
-        """What the network is told of each prompt."""
+        """Return the conditions of prompts, one row each."""
 
     @abc.abstractmethod
     def _forward(
-        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], told: Condition
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b ..."]:
-        """The network's output, of the shape of xt. Numbers come in its own dtype."""
+        """Return the output of the network, in the shape of xt. Inputs are in its precision."""
 
     @abc.abstractmethod
-    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]: ...
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
+        """See ``Prior.encode``."""
 
     @abc.abstractmethod
-    def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]: ...
+    def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
+        """See ``Prior.decode``."""
 
     def _load_frozen_network(self, cls: type) -> Any:
-        """The frozen network on its device, with the LoRA it is to have."""
+        """Load the network, merge the LoRA of the options and move it to its device."""
         network = self.files.load_module(cls, self.network_name, self.dtype)
         if self.model.lora is not None:
-            self._lora = LoRAMerger(self.model.lora, self.model.lora_scale, self.pipeline_name, network.config)
+            self._lora = LoRAMerger(
+                self.model.lora, self.model.lora_scale, self.pipeline_name, network.config
+            )
             self._lora.merge_into_network(network, self.network_name)
         return place_module(network, self.runtime, self.device)
 
-    def _run_network(self, *inputs: Any, **more: Any) -> Tensor:
-        """The network's own answer, by a graph where it is compiled."""
+    def _run_network(self, *inputs: Any, **options: Any) -> Tensor:
+        """Return the first output of the network, compiled if the options say so."""
         if self.compiled_network is not None:
-            return self.compiled_network(*inputs, return_dict=False, **more)
-        out: Tensor = self.network(*inputs, return_dict=False, **more)[0]
-        return out
+            return self.compiled_network(*inputs, return_dict=False, **options)
+        output: Tensor = self.network(*inputs, return_dict=False, **options)[0]
+        return output
 
-    def _uncompiled(self) -> AbstractContextManager[None]:
-        """While it is open no graph is used, so that hooks see every call."""
+    def _eager(self) -> AbstractContextManager[None]:
+        """Context in which the network is called eagerly, so that hooks of its layers run."""
         return nullcontext() if self.compiled_network is None else self.compiled_network.bypassed()
 
     def _load_text_pipeline(self, **options: Any) -> Any:
-        """Tokenizers and text encoders of the pipeline, ready to ``encode_prompt``."""
-        pipe = self.files.load_text_pipeline(self.pipeline_name, self.network_name, self.dtype, **options)
+        """Load the tokenizers and text encoders, in the pipeline whose ``encode_prompt`` uses them."""
+        pipe = self.files.load_text_pipeline(
+            self.pipeline_name, self.network_name, self.dtype, **options
+        )
         for name, encoder in pipe.components.items():
             if self._lora is not None and name.startswith("text_encoder") and encoder is not None:
                 self._lora.merge_into_text_encoder(encoder, name)
         return pipe.to(self.device)
 
-    def _set_shapes(self, own: int, factor: int, unit: int, channels: int) -> None:
-        """Shapes from the side ``own`` of x0 that the files say, unless the user says another."""
-        side = self.model.resolution or own * factor
-        if side % unit:
-            raise ValueError(f"size must be a multiple of {unit} for this model, not {side}")
-        self.shape, self.image_size, self.size_multiple = (
-            (channels, side // factor, side // factor),
-            (side, side),
-            unit,
-        )
+    def _set_shapes(self, sample_size: int, factor: int, multiple: int, channels: int) -> None:
+        """Set shape, image_size and size_multiple.
 
-    def _require_config(self, config: dict[str, Any], **accepted: Any) -> None:
-        """ValueError where an option of the network is not the one this family is written for."""
-        for name, value in accepted.items():
+        Args:
+            sample_size: height and width of x0 in the model's files; the option resolution overrides.
+            factor: pixels per latent, in each direction.
+            multiple: image sizes are multiples of it.
+            channels: channels of x0.
+        """
+        resolution = self.model.resolution or sample_size * factor
+        if resolution % multiple:
+            raise ValueError(
+                f"resolution must be a multiple of {multiple} for this model, not {resolution}"
+            )
+        self.shape = (channels, resolution // factor, resolution // factor)
+        self.image_size, self.size_multiple = (resolution, resolution), multiple
+
+    def _require_config(self, config: dict[str, Any], **required: Any) -> None:
+        """Raise ValueError if an option of the network is not the one this class is written for."""
+        for name, value in required.items():
             if config[name] != value:
                 raise ValueError(
-                    f"{self.files.name}: its {self.network_name} has {name} {config[name]!r}, and {type(self).__name__} reads {value!r}"
+                    f"{self.files.name}: its {self.network_name} has {name} {config[name]!r}; "
+                    f"{type(self).__name__} needs {value!r}"
                 )
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        missing = sorted(set(prompts) - set(self._condition_cache))
+        """See ``Prior.condition``."""
+        missing = sorted(set(prompts) - set(self._embeddings))
         if missing:
-            away = [self.network] if self.runtime.cpu_offload else []
-            with torch.no_grad(), swap_devices(away, [], self.device):
-                told = self._encode(missing)
-            self._condition_cache |= {prompt: told[i : i + 1] for i, prompt in enumerate(missing)}
-        adapter_rows = [self._condition_cache[p] for p in prompts]
-        pooled = [row.pooled for row in adapter_rows if row.pooled is not None]
+            offloaded = [self.network] if self.runtime.cpu_offload else []
+            with torch.no_grad(), swap_devices(offloaded, [], self.device):
+                encoded = self._encode(missing)
+            for i, prompt in enumerate(missing):
+                self._embeddings[prompt] = encoded[i : i + 1]
+        rows = [self._embeddings[prompt] for prompt in prompts]
+        pooled = [row.pooled for row in rows if row.pooled is not None]
         return Condition(
-            torch.cat([row.data for row in adapter_rows]), None, torch.cat(pooled) if pooled else None
+            torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
         )
 
     def __call__(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
+        """See ``Prior.__call__``."""
         n, b = len(conditions), len(xt)
         self.call_counter.add(n * b)
-        adapted = [i for i, told in enumerate(conditions) if told.adapters is not None]
-        if adapted:
-            owners = {id(conditions[i].adapters) for i in adapted}
-            if len(owners) > 1:
-                raise ValueError(
-                    f"one call can pass through one set of adapters, not {len(owners)}"
-                )
-            spans = [torch.arange(i * b, (i + 1) * b, device=xt.device) for i in adapted]
-            cameras = stack_poses([conditions[i] for i in adapted], b)
-            self.adapter_rows.activate(
-                conditions[adapted[0]].adapters, torch.cat(spans), len(adapted) == n, cameras
-            )
+        self._activate_adapters(conditions, b, xt.device)
         try:
-            out = self._forward(
-                xt.to(self.dtype).repeat(n, 1, 1, 1), t.repeat(n), self._stack_conditions(conditions, b)
+            output = self._forward(
+                xt.to(self.dtype).repeat(n, 1, 1, 1),
+                t.repeat(n),
+                self._stack_conditions(conditions, b),
             )
         finally:
             self.adapter_rows.clear()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [
             Prediction.from_output(self.prediction_type, part, xt.float(), alpha, sigma)
-            for part in out.float().chunk(n)
+            for part in output.float().chunk(n)
         ]
 
+    def _activate_adapters(
+        self, conditions: Sequence[Condition], b: int, device: torch.device
+    ) -> None:
+        """Let the rows of conditions with adapters pass through them in the next call."""
+        adapted = [i for i, c in enumerate(conditions) if c.adapters is not None]
+        if not adapted:
+            return
+        num_owners = len({id(conditions[i].adapters) for i in adapted})
+        if num_owners > 1:
+            raise ValueError(f"one call can use one set of adapters, not {num_owners}")
+        spans = [torch.arange(i * b, (i + 1) * b, device=device) for i in adapted]
+        self.adapter_rows.activate(
+            conditions[adapted[0]].adapters,
+            torch.cat(spans),
+            all_rows=len(adapted) == len(conditions),
+            pose=stack_poses([conditions[i] for i in adapted], b),
+        )
+
     def _stack_conditions(self, conditions: Sequence[Condition], b: int) -> Condition:
-        """All conditions below each other; one row may speak for all."""
-        data = torch.cat([told.data.expand(b, -1, -1) for told in conditions]).to(self.dtype)
-        pooled = [told.pooled.expand(b, -1) for told in conditions if told.pooled is not None]
+        """Concatenate conditions of ``b`` rows each, or of one row that stands for all."""
+        data = torch.cat([c.data.expand(b, -1, -1) for c in conditions]).to(self.dtype)
+        pooled = [c.pooled.expand(b, -1) for c in conditions if c.pooled is not None]
         return Condition(data, None, torch.cat(pooled).to(self.dtype) if pooled else None)

@@ -1,8 +1,8 @@
-"""Networks that work on the latents of an autoencoder: AutoencoderKL, or a tiny one of the TAESD layout."""
+"""Base class of latent diffusion models, with AutoencoderKL or a tiny autoencoder (TAESD)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,61 +18,84 @@ from limbeck.priors.runtime import OffloadedFunction, place_module, swap_devices
 
 
 class LatentDiffusion(DiffusersPrior):
-    """A network and the autoencoder of its latents, whose scaling and shift are read from the autoencoder's file."""
+    """A denoiser and the autoencoder of its latents.
+
+    Scale and shift of the latents are read from the autoencoder's file.
+
+    Attributes:
+        vae: the autoencoder.
+        vae_dtype: its precision.
+        latent_shift: subtracted from encoded images, a number or one per channel.
+        latent_scale: factor on the shifted latents, a number or one per channel.
+    """
 
     extra_parts = ("vae",)
     vae: Any
+    vae_dtype: torch.dtype
+    latent_shift: float | Tensor
+    latent_scale: float | Tensor
 
     def _load_vae(self, channels: int) -> int:
-        """Load the autoencoder of ``channels`` channels; answers pixels per latent."""
+        """Load the autoencoder.
+
+        Args:
+            channels: channels of the latents of the network.
+
+        Returns:
+            Pixels per latent, in each direction.
+
+        Raises:
+            ValueError: if it is of an unknown class, has other channels or no scaling factor.
+        """
         files = CheckpointFiles(Path(self.model.vae)) if self.model.vae else self.files
         part = "" if self.model.vae else "vae"
-        config = files.read_config(part)
-        known: dict[str, type] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny)}
-        name = config.get("_class_name", "")
-        if name not in known:
+        file_config = files.read_config(part)
+        classes: dict[str, type] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny)}
+        name = file_config.get("_class_name", "")
+        if name not in classes:
             raise ValueError(
-                f"{files.name}: its autoencoder is a {name or 'nameless class'}; known are {', '.join(known)}"
+                f"{files.name}: its autoencoder is a {name or 'nameless class'}; "
+                f"supported are {', '.join(classes)}"
             )
-        # the files say of some autoencoders that float16 overflows in them
-        self.vae_dtype = (
-            torch.float32
-            if self.dtype == torch.float16 and config.get("force_upcast")
-            else self.dtype
-        )
-        whole = (
-            files.load_module(known[name], part, self.vae_dtype)
-            if part
-            else load_frozen_module(known[name], files.folder, self.vae_dtype)
-        )
-        self.vae = place_module(whole, self.runtime, "cpu" if self.runtime.cpu_offload else self.device)
+        # files with force_upcast are of autoencoders in which float16 overflows
+        upcast = self.dtype == torch.float16 and file_config.get("force_upcast")
+        self.vae_dtype = torch.float32 if upcast else self.dtype
+        if part:
+            vae = files.load_module(classes[name], part, self.vae_dtype)
+        else:
+            vae = load_frozen_module(classes[name], files.folder, self.vae_dtype)
+        device = "cpu" if self.runtime.cpu_offload else self.device
+        self.vae = place_module(vae, self.runtime, device)
         if self.runtime.vae_slicing:
             self.vae.enable_slicing()
         if self.runtime.vae_tiling:
             self.vae.enable_tiling()
         if self.runtime.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
-        said = self.vae.config
-        if said.latent_channels != channels:
+        config = self.vae.config
+        if config.latent_channels != channels:
             raise ValueError(
-                f"{files.name}: its autoencoder has {said.latent_channels} channels, the network works on {channels}"
+                f"{files.name}: its autoencoder has {config.latent_channels} channels, "
+                f"the network {channels}"
             )
-        if said.scaling_factor is None:
+        if config.scaling_factor is None:
             raise ValueError(f"{files.name}: its autoencoder has no scaling_factor")
-        mean, std = (said.get(key) for key in ("latents_mean", "latents_std"))
-        wide = lambda v: torch.tensor(v, device=self.device).view(1, -1, 1, 1)  # noqa: E731
-        self.latent_shift: float | Tensor = wide(mean) if mean else said.get("shift_factor") or 0.0
-        self.latent_scale: float | Tensor = (
-            said.scaling_factor / wide(std) if mean and std else said.scaling_factor
-        )
-        return 2 ** (
-            len(
-                said.block_out_channels
-                if name == AutoencoderKL.__name__
-                else said.decoder_block_out_channels
-            )
-            - 1
-        )
+        self._set_latent_scale(config)
+        is_kl = name == AutoencoderKL.__name__
+        levels = config.block_out_channels if is_kl else config.decoder_block_out_channels
+        return 2 ** (len(levels) - 1)
+
+    def _set_latent_scale(self, config: Any) -> None:
+        """Set latent_shift and latent_scale from the configuration of the autoencoder."""
+
+        def per_channel(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, device=self.device).view(1, -1, 1, 1)
+
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        self.latent_shift = per_channel(mean) if mean else config.get("shift_factor") or 0.0
+        self.latent_scale = config.scaling_factor
+        if mean and std:
+            self.latent_scale = config.scaling_factor / per_channel(std)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         return self._with_vae(self._vae_encode, image)
@@ -80,21 +103,21 @@ class LatentDiffusion(DiffusersPrior):
     def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         return self._with_vae(self._vae_decode, x0)
 
-    def _with_vae(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Work of the autoencoder, which may have to be fetched for it."""
+    def _with_vae(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply a function that uses the autoencoder, with CPU offload if the options say so."""
         if not self.runtime.cpu_offload:
-            return work(x)
-        near = partial(swap_devices, [self.network], [self.vae], self.device)
-        out: Tensor = OffloadedFunction.apply(x, work, near)
-        return out
+            return function(x)
+        load_vae = partial(swap_devices, [self.network], [self.vae], self.device)
+        output: Tensor = OffloadedFunction.apply(x, function, load_vae)
+        return output
 
     def _vae_encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
-        said = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
-        mean = said.latent_dist.mean if isinstance(self.vae, AutoencoderKL) else said.latents
-        return (mean.float() - self.latent_shift) * self.latent_scale
+        encoded = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
+        is_kl = isinstance(self.vae, AutoencoderKL)
+        latents = encoded.latent_dist.mean if is_kl else encoded.latents
+        return (latents.float() - self.latent_shift) * self.latent_scale
 
     def _vae_decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
-        image = self.vae.decode(
-            (x0 / self.latent_scale + self.latent_shift).to(self.vae_dtype), return_dict=False
-        )[0]
+        latents = (x0 / self.latent_scale + self.latent_shift).to(self.vae_dtype)
+        image = self.vae.decode(latents, return_dict=False)[0]
         return (image.float() / 2 + 0.5).clamp(0, 1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from limbeck.config.discovery import component_name
-from limbeck.diffusion.model_options import ModelOverrides, Precision, RuntimeOptions
+from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
+from limbeck.diffusion.prior import Prior
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
 from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, Weight
-from limbeck.graphics.cameras.views import CameraSampler, NoCamera
+from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.representations.base import RepresentationConfig
@@ -38,8 +39,7 @@ class Experiment:
     negative_prompt: str = ""
     perp_neg: float = 0.0
     source_prompt: tuple[str, ...] = ()
-    model: str = "world"
-    parts: ModelOverrides = field(default_factory=ModelOverrides)
+    model: Model | Prior | str = field(default_factory=Model)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     method: Method = field(default_factory=SDS)
     representation: RepresentationConfig = field(default_factory=Latents)
@@ -57,6 +57,7 @@ class Experiment:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_model(self.model))
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
         least = {

@@ -1,1 +1,1 @@
-"""What the command line can do: one file per verb, each with ``main(argv)``; its first line is the verb's line in --help."""
+"""The commands: one module each, with ``main(argv)``; its docstring is its line in --help."""

@@ -1,4 +1,4 @@
-"""say what this installation has and lacks"""
+"""check the installation and list optional packages"""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck doctor``: what is here."""
-    if argv and argv[0] in ("-h", "--help"):
-        print(
-            "usage: limbeck doctor\n\nSay what this installation has and lacks. It takes no options."
-        )
-        return
-    if argv:
-        raise ValueError(f"doctor takes no options, not {argv[0]!r}")
+    """Run ``limbeck doctor``: a table of the machine, the packages and the embedded model."""
+    from limbeck.config.command_line import parse
 
-    from limbeck.cli.diagnostics import examine
+    parse([], argv, "limbeck doctor", "Check the installation and list optional packages.")
 
-    examine()
+    from limbeck.cli.diagnostics import report_diagnostics
+
+    report_diagnostics()

@@ -1,4 +1,4 @@
-"""change what pictures show, from one text to another"""
+"""edit images from a source prompt to a target prompt"""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck edit``: pictures that shall show something else."""
-    from limbeck.cli.run_folder import Place, going_on
-    from limbeck.config.command_line import parse, said
+    """Run ``limbeck edit``: edit images into a folder and print its report."""
+    from limbeck.cli.run_folder import OutputOptions, resume_hint
+    from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import find
     from limbeck.methods.base import EditMethod
     from limbeck.priors.loading import load
-    from limbeck.runs.editing import How, Pictures, default_folder, edit_to_folder, suited
+    from limbeck.runs import editing
 
-    about = "Change what PICTUREs show, from --source-prompt to --target-prompt. Choosing a --method takes the settings that suit it."
-    default = suited(find(EditMethod, said(argv, "method") or "dds"))
-    what, how, place = parse(
-        [(Pictures, None), (How, default), (Place, None)], argv, "limbeck edit", about, "pictures"
+    about = (
+        "Edit each IMAGE from --source-prompt to --target-prompt. "
+        "The defaults are those that suit --method."
     )
-    what.check()
-    command, prior = (
-        shlex.join(["limbeck", "edit", *argv]),
-        load(how.model, place.device, how.precision, runtime=how.running),
+    default = editing.default_options(find(EditMethod, value_of(argv, "--method") or "dds"))
+    inputs, options, output = parse(
+        [(editing.EditInputs, None), (editing.EditOptions, default), (OutputOptions, None)],
+        argv,
+        "limbeck edit",
+        about,
+        "images",
     )
-    prior.condition((*what.target, *what.source))
-    with going_on(command):
-        print(
-            edit_to_folder(
-                what, how, prior, place.out or default_folder(what, how), command=command
-            )
-        )
+    inputs.check()
+    prior = load(options.model, output.device, options.precision, options.runtime)
+    prior.condition((*inputs.target_prompt, *inputs.source_prompt))  # refuses unknown words early
+    folder = output.out or editing.default_folder(inputs, options)
+    command = shlex.join(["limbeck", "edit", *argv])
+    with resume_hint(command):
+        print(editing.edit_to_folder(inputs, options, prior, folder, command=command))

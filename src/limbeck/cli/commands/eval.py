@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Judging:
+class EvalOptions:
     """What is judged, and by whom.
 
     folders: run folders. clip: folder of a CLIPModel with its tokenizer, for CLIP R-Precision. texts: file of texts, one a line,
@@ -27,36 +27,46 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.command_line import parse
 
     about = "Judge finished 3D runs in their FOLDERs, and write eval.json and its table in the report into each."
-    (wanted,) = parse([(Judging, None)], argv, "limbeck eval", about, "folders")
+    (wanted,) = parse([(EvalOptions, None)], argv, "limbeck eval", about, "folders")
     if not wanted.folders:
         raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
     if wanted.texts is not None and wanted.clip is None:
         raise ValueError("--texts are for CLIP, and no --clip FOLDER is given")
 
-    from limbeck.evaluation.judge import check_judge, judged_run, opened, write
-    from limbeck.evaluation.tables import line, table
-    from limbeck.metrics.clip import Clip
+    from limbeck.evaluation.judge import (
+        check_evaluable,
+        evaluate_run,
+        open_finished_run,
+        write_evaluation,
+    )
+    from limbeck.evaluation.tables import comparison_table, summary_line
+    from limbeck.metrics.clip import CLIPSimilarity
     from limbeck.priors.loading import load, pick_device
     from limbeck.runs.report import pages as report
     from limbeck.world.pretrained import load_evaluator
 
-    runs = [opened(folder) for folder in wanted.folders]
+    runs = [open_finished_run(folder) for folder in wanted.folders]
     texts = (
         [text for text in wanted.texts.read_text().splitlines() if text.strip()]
         if wanted.texts is not None
         else []
     )
-    clip = Clip(wanted.clip, pick_device(wanted.device)) if wanted.clip is not None else None
-    models = {(e.model, e.precision, e.parts) for e in (run.experiment for run in runs)}
-    priors = {key: load(key[0], wanted.device, *key[1:]) for key in models}
-    prior_of = lambda e: priors[e.model, e.precision, e.parts]  # noqa: E731
+    clip = (
+        CLIPSimilarity(wanted.clip, pick_device(wanted.device)) if wanted.clip is not None else None
+    )
+    models = {(e.model, e.precision) for e in (run.experiment for run in runs)}
+    priors = {key: load(key[0], wanted.device, key[1]) for key in models}
+    prior_of = lambda e: priors[e.model, e.precision]  # noqa: E731
     for run in runs:
-        check_judge(run, prior_of(run.experiment), clip)
+        check_evaluable(run, prior_of(run.experiment), clip)
     others = [*(prompt for run in runs for prompt in run.experiment.prompts), *texts]
     evaluator, done = load_evaluator(), []
     for run in runs:
-        done.append(judged_run(run, prior_of(run.experiment), evaluator, clip, others))
-        print(f"{write(run, done[-1].told)}: {line(done[-1].told['mean'])}", flush=True)
-        report.write([run.folder])
+        done.append(evaluate_run(run, prior_of(run.experiment), evaluator, clip, others))
+        print(
+            f"{write_evaluation(run, done[-1].report)}: {summary_line(done[-1].report['mean'])}",
+            flush=True,
+        )
+        report.write_report([run.folder])
     if len(runs) > 1:
-        print(table(done))
+        print(comparison_table(done))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from limbeck.graphics.export.export import Format
+    from limbeck.graphics.export.export import ExportFormat
 
 
 @dataclass(frozen=True)
-class Exporting:
+class ExportOptions:
     """What is exported, and where to.
 
     runs: the run folder. format: glb, obj or ply; left out, as --out ends, else glb for surfaces and ply for splats. particle: its
@@ -58,7 +58,7 @@ class Exporting:
             )
         return [self.particle]
 
-    def kind(self, surface: bool) -> Format:
+    def kind(self, surface: bool) -> ExportFormat:
         """The format."""
         if self.format is not None:
             return self.format
@@ -67,7 +67,7 @@ class Exporting:
             (kind for kind in ("glb", "obj", "ply") if kind == ending), "glb" if surface else "ply"
         )  # type: ignore[return-value]
 
-    def path(self, name: str, kind: Format) -> Path:
+    def path(self, name: str, kind: ExportFormat) -> Path:
         """The file of one particle."""
         if self.particle != "all" and self.out is not None:
             return self.out
@@ -77,27 +77,33 @@ class Exporting:
 def main(argv: Sequence[str]) -> None:
     """``limbeck export``: particles as files for other programs."""
     from limbeck.config.command_line import parse
-    from limbeck.graphics.export.export import MeshExportOptions, export, export_paths
-    from limbeck.graphics.geometry.solids import Surface
+    from limbeck.graphics.export.export import MeshExportOptions, export_asset, export_paths
+    from limbeck.graphics.geometry.assets import Surface
 
     about = "Write particles of the RUN folder as files that Blender and others open."
     what, shape = parse(
-        [(Exporting, None), (MeshExportOptions, None)], argv, "limbeck export", about, "runs"
+        [(ExportOptions, None), (MeshExportOptions, None)], argv, "limbeck export", about, "runs"
     )
 
-    from limbeck.runs.reopen import experiment_in, last_stage, names, refuse_flat, reopen_run
+    from limbeck.runs.reopen import (
+        last_stage,
+        particle_names,
+        read_experiment,
+        reopen_run,
+        require_3d,
+    )
 
     folder = last_stage(what.runs[0])
-    experiment = experiment_in(folder)
-    refuse_flat(folder, experiment)
+    experiment = read_experiment(folder)
+    require_3d(folder, experiment)
     chosen = what.chosen(experiment.total)
     run = reopen_run(folder, what.device)
     for particle in chosen:
-        name, solid = names(experiment)[particle], run.representation.asset(particle)
+        name, solid = particle_names(experiment)[particle], run.representation.asset(particle)
         kind = what.kind(isinstance(solid, Surface))
         path = what.path(name, kind)
         print(
-            f"particle {particle} after step {run.step}: {export(solid, path, kind, shape)}",
+            f"particle {particle} after step {run.step}: {export_asset(solid, path, kind, shape)}",
             file=sys.stderr,
         )
         for file in export_paths(path, kind, solid):

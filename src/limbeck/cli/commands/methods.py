@@ -55,10 +55,10 @@ def main(argv: Sequence[str]) -> None:
 
 def count(method: Method, prior: Prior) -> tuple[str, str, str]:
     """Calls, rows and trained rows of a method as text."""
-    from limbeck.training.network_calls import counted
+    from limbeck.training.network_calls import count_network_calls
 
-    found = counted(method, prior)
-    return span(found.calls), span(found.rows), span(found.trained)
+    found = count_network_calls(method, prior)
+    return span(found.calls), span(found.rows), span(found.grad_rows)
 
 
 def span(ends: tuple[float, float]) -> str:

@@ -1,20 +1,106 @@
-"""list known models, their memory and settings to begin with"""
+"""list known models, their memory and recommended settings"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.priors.catalog import MODELS, SETTINGS, TINY, KnownModel
+from limbeck.priors.hub import find_cached
+
+
+@dataclass(frozen=True)
+class ModelsOptions:
+    """Which models are described.
+
+    Attributes:
+        names: words that the name or hub id of a model contains; none prints one table of all.
+    """
+
+    names: tuple[str, ...] = ()
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck models``: what is known of published models."""
+    """Run ``limbeck models``: the table of published models, or the details of some."""
     from limbeck.config.command_line import parse
-    from limbeck.priors.catalog import Models, show
 
-    (wanted,) = parse(
-        [(Models, None)],
-        argv,
-        "limbeck models",
-        "Known models: limbeck models [WORD ...].",
-        "names",
-    )
-    print(show(wanted.names))
+    about = "List known models, or describe those whose name contains every WORD."
+    (options,) = parse([(ModelsOptions, None)], argv, "limbeck models", about, "names")
+    print(show(options.names))
+
+
+def _cached_repo(model: KnownModel) -> str:
+    """The hub id whose files are in the local cache; empty if none are."""
+    return next((repo for repo in (model.repo, *model.mirrors) if find_cached(repo, None)), "")
+
+
+def _available_repo(model: KnownModel) -> str:
+    """The hub id that can be downloaded."""
+    return model.mirrors[0] if model.gone else model.repo
+
+
+def model_table(models: Sequence[KnownModel] = MODELS) -> str:
+    """One line per model: parameters in millions, GB of frozen weights at 32 and 16 bits."""
+    lines = [
+        f"{'model':<50} {'kind':<5} {'size':>5} {'params':>8} {'text':>7} "
+        f"{'32 bit':>7} {'16 bit':>7} {'fetch':>7}  cached"
+    ]
+    for m in models:
+        lines.append(
+            f"{_available_repo(m):<50} {m.kind:<5} {m.size:>5} {m.network:>7.0f}M {m.text:>6.0f}M "
+            f"{m.memory(4):>5.1f}GB {m.memory(2):>5.1f}GB {m.download:>5.1f}GB  "
+            f"{'yes' if _cached_repo(m) else '-'}"
+        )
+    return "\n".join(lines)
+
+
+def describe_model(model: KnownModel) -> str:
+    """Hub id, license, download size, memory and recommended settings of one model."""
+    lines = [f"{model.name}: --model {_cached_repo(model) or _available_repo(model)}"]
+    if model.gone:
+        mirrors = ", ".join(model.mirrors)
+        lines.append(f"  {model.repo} has left the hub; the same weights: {mirrors}")
+    if model.gated:
+        lines.append("  accept its license on its hub page, then run: hf auth login")
+    lines.append(f"  download: {model.download:.1f} GB")
+    for name, width in (("float32", 4), ("bfloat16, float16", 2)):
+        frozen, encoding = model.memory(width), model.memory(width, True)
+        lines.append(
+            f"  frozen weights in {name}: {frozen:.1f} GB, "
+            f"and {encoding:.1f} GB while prompts are encoded"
+        )
+    if model.family in TINY:
+        lines.append(f"  tiny autoencoder: --model.vae {TINY[model.family]}")
+    for method, options, source in SETTINGS[model.family]:
+        lines.append(f"  --method {method} {options}\n      {source}")
+    return "\n".join(lines)
+
+
+def show(names: Sequence[str]) -> str:
+    """The table of all models, or the details of those whose hub id or name contains every word.
+
+    Raises:
+        ValueError: if no model contains all of ``names``.
+    """
+    if not names:
+        return (
+            f"{model_table()}\n\nMemory is that of the frozen weights. "
+            "limbeck models WORD describes one model and recommends settings."
+        )
+    matches = [
+        model
+        for model in MODELS
+        if all(
+            _plain(n) in _plain(" ".join((model.repo, model.name, *model.mirrors))) for n in names
+        )
+    ]
+    if not matches:
+        words = " ".join(names)
+        raise ValueError(f"no known model has {words!r} in its name; limbeck models lists all")
+    return "\n\n".join(describe_model(model) for model in matches)
+
+
+def _plain(text: str) -> str:
+    """Lower-case letters and digits of ``text``."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())

@@ -1,4 +1,4 @@
-"""draw timesteps or weights by name"""
+"""plot timesteps or weights by name"""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck plot``: timesteps over a run, or weights over time."""
+    """Run ``limbeck plot``: write a figure and print its path."""
     from limbeck.config.command_line import parse
-    from limbeck.runs.report.schedule_plots import Plotting, draw
+    from limbeck.runs.report.schedule_plots import SchedulePlotOptions, write_plot
 
-    about = "Draw timesteps over a run, or weights over time: limbeck plot timesteps|weights [NAME ...]."
-    (wanted,) = parse([(Plotting, None)], argv, "limbeck plot", about, "names")
-    print(draw(wanted))
+    about = (
+        "Plot timesteps over a run, or weights over time: "
+        "limbeck plot timesteps|weights [COMPONENT ...]."
+    )
+    (options,) = parse([(SchedulePlotOptions, None)], argv, "limbeck plot", about, "names")
+    print(write_plot(options))

@@ -1,4 +1,4 @@
-"""write one HTML page over one or several run folders"""
+"""write an HTML report of one or more run folders"""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Reporting:
-    """folders: run folders to show side by side. out: the page to write, report.html in the first folder if left out."""
+class ReportOptions:
+    """What a report shows and where it is written.
+
+    Attributes:
+        folders: run folders to show side by side.
+        out: HTML file to write; by default report.html in the first folder.
+    """
 
     folders: tuple[Path, ...] = ()
     out: Path | None = None
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck report``: one page over run folders."""
+    """Run ``limbeck report``: write the report and print its path."""
     from limbeck.config.command_line import parse
 
-    (wanted,) = parse(
-        [(Reporting, None)],
-        argv,
-        "limbeck report",
-        "Write one HTML page over run FOLDERs.",
-        "folders",
-    )
-    if not wanted.folders:
+    about = "Write one HTML report of run FOLDERs."
+    (options,) = parse([(ReportOptions, None)], argv, "limbeck report", about, "folders")
+    if not options.folders:
         raise ValueError("a run folder is missing: limbeck report runs/NAME [runs/OTHER ...]")
-    for folder in wanted.folders:
+    for folder in options.folders:
         if not folder.is_dir():
             raise ValueError(f"no run folder {folder}")
 
-    from limbeck.runs.report.pages import write
+    from limbeck.runs.report.pages import write_report
 
-    print(write(list(wanted.folders), wanted.out))
+    print(write_report(list(options.folders), options.out))

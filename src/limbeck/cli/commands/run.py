@@ -1,185 +1,214 @@
-"""optimise particles for one or more prompts and write a run folder with its report"""
+"""optimize particles for one or more prompts and write a run folder with its report"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from limbeck.config.discovery import component_name
 from limbeck.runs.loggers import Logger
-from limbeck.training.presets.base import Preset, shared_options, stage_start
+from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 
 if TYPE_CHECKING:
     from limbeck.training.experiment import Experiment
 
-UNSAID = ("(a prompt)",)  #: stands for the prompts in the defaults of a preset
+NO_PROMPTS = ("(a prompt)",)  #: prompts of a preset before the command line gives some
+SHORT_HELP = (
+    "prompts",
+    "preset",
+    "method",
+    "representation",
+    "model",
+    "steps",
+    "particles",
+    "lr",
+    "out",
+    "logger",
+    "viewer",
+)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a run is made of, where that is not said option by option.
+class StartOptions:
+    """Where the defaults of the options come from.
 
-    preset: a paper's recipe, whose options are the defaults here.
+    Attributes:
+        preset: recipe of a paper, possibly in several stages, whose options are the defaults.
+        config: run.yaml of a run, whose options are the defaults.
     """
 
     preset: Preset | None = None
-
-
-if TYPE_CHECKING:
-    from limbeck.training.experiment import Experiment
+    config: Path | None = None
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Where a run goes and how it is watched.
+class RunOptions:
+    """How a run is recorded and watched.
 
-    out: run folder, made of prompt, method and options if left out. every: steps between pictures and checkpoints, 0 to let the
-    run choose. device: auto, cpu, cuda, cuda:N or mps. view: show what has sides in the browser beside the run. config: a run's
-    run.yaml, whose options are the defaults here. mirror: where figures and pictures go besides the folder. diagnose: stop a run of
-    what has sides once it shows nothing any more. dry: take three steps in memory, say what the run would need, write nothing.
+    Attributes:
+        lr: peak learning rate of the representation, short for --representation.lr.
+        out: run folder; by default it is named after the prompt, the method and the options.
+        image_every: steps between recorded images; 0 for about ten per run.
+        checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
+        device: auto, cpu, cuda, cuda:N or mps.
+        viewer: show a 3D run in the browser while it runs.
+        logger: where metrics and images go besides the run folder.
+        stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        dry_run: take three steps in memory and print time and memory of the run; write nothing.
     """
 
+    lr: float | None = None
     out: Path | None = None
-    every: int = 0
+    image_every: int = 0
+    checkpoint_every: int = 0
     device: str = "auto"
-    view: bool = False
-    config: Path | None = None
-    mirror: Logger | None = None
-    diagnose: bool = True
-    dry: bool = False
+    viewer: bool = False
+    logger: Logger | None = None
+    stop_on_collapse: bool = True
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"every must be at least 0, not {self.every}")
+        for name in ("image_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck run``: make or continue a run folder, or those of the stages of a recipe."""
-    from limbeck.config import yaml as config
-    from limbeck.config.command_line import parse, said
+    """Run ``limbeck run``: start or resume one run, or the stages of a preset."""
+    from limbeck.config.command_line import parse
+    from limbeck.config.yaml import read_yaml
     from limbeck.training.experiment import Experiment
 
-    file, preset = said(argv, "config"), _preset(argv)
-    if file is not None and preset is not None:
-        raise ValueError("--config and --preset both say what is run: give one of them")
-    first = next(iter(preset.stages(UNSAID).values())) if preset is not None else None
-    default = config.read_yaml(Experiment, Path(file)) if file is not None else first
-    about = "Optimise particles for each PROMPT and write a run folder. The same command goes on with a run that was stopped."
-    experiment, _, place = parse(
-        [(Experiment, default), (Recipe, Recipe(preset)), (Watched, None)],
+    (start,) = parse([(StartOptions, None)], argv, lenient=True)
+    if start.config is not None and start.preset is not None:
+        raise ValueError("--config and --preset exclude each other: give one of them")
+    stages = start.preset.stages(NO_PROMPTS) if start.preset is not None else {}
+    first = next(iter(stages.values()), None)
+    default = read_yaml(Experiment, start.config) if start.config is not None else first
+    experiment, _, options = parse(
+        [(Experiment, default), (StartOptions, start), (RunOptions, None)],
         argv,
         "limbeck run",
-        about,
+        "Optimize particles for each PROMPT into a run folder. The same command resumes a run.",
         "prompts",
+        SHORT_HELP,
     )
-    if experiment.prompts == UNSAID:
+    if experiment.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
+    if options.lr is not None:
+        experiment = replace(experiment, representation=with_lr(experiment, options.lr))
     command = shlex.join(["limbeck", "run", *argv])
-    if preset is None or first is None or len(preset.stages(UNSAID)) == 1:
-        _one(experiment, place, place.out, command, place.view)
+    if first is None or len(stages) == 1:
+        run_one(experiment, options, options.out, command, options.viewer)
     else:
-        _stages(preset, first, experiment, place, command)
+        run_stages(start.preset, first, experiment, options, command)
 
 
-def _preset(argv: Sequence[str]) -> Preset | None:
-    """The recipe that is named, with its own options; the others are read later, since their defaults are its."""
-    from limbeck.config.command_line import parse
+def with_lr(experiment: Experiment, lr: float) -> Any:
+    """The representation with another peak learning rate.
 
-    own: list[str] = []
-    for i, word in enumerate(argv):
-        if word == "--":
-            break
-        name, equals, _ = word.partition("=")
-        if name == "--preset" or name.startswith("--preset."):
-            own += [word] if equals else [word, *argv[i + 1 : i + 2]]
-    return parse([(Recipe, None)], own, "limbeck run", "")[0].preset if own else None
+    Raises:
+        ValueError: if the representation has no single learning rate; the message lists its own.
+    """
+    from limbeck.config.discovery import component_name, hints_of
+
+    representation = experiment.representation
+    names = [name for name in hints_of(type(representation)) if name.split("_")[-1] == "lr"]
+    if "lr" not in names:
+        flags = [f"--representation.{name.replace('_', '-')}" for name in names]
+        name = component_name(type(representation))
+        raise ValueError(f"--lr: the representation {name} has {', '.join(flags) or 'no lr'}")
+    return replace(representation, lr=lr)  # type: ignore[call-arg]
 
 
-def _stages(
-    preset: Preset, first: Experiment, chosen: Experiment, place: Watched, command: str
+def run_stages(
+    preset: Preset, first: Experiment, chosen: Experiment, options: RunOptions, command: str
 ) -> None:
-    """One run folder after the other below one; each begins with what the one before left."""
-    from dataclasses import replace
+    """Run the stages of a preset into subfolders; each starts from the result of the previous one.
 
+    Args:
+        preset: the preset, which has several stages.
+        first: its first stage without the options of the command line.
+        chosen: its first stage with these options.
+        options: how the runs are recorded.
+        command: the command line.
+    """
+    from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug
 
-    stages = preset.stages(UNSAID)
-    whole = {name: shared_options(first, chosen, stage) for name, stage in stages.items()}
-    name = component_name(type(preset))
-    above = (
-        place.out
-        or Path("runs")
-        / f"{slug(chosen.prompts[0])}-{name}-{fingerprint(replace(first, prompts=chosen.prompts))}"
-    )
-    before = None
-    with (
-        watching(above, chosen) if place.view and not place.dry else nullcontext()
-    ):  # one page for all stages
-        for number, (name, stage) in enumerate(whole.items(), 1):
-            folder = above / f"{number}-{name}"
-            if place.dry:
+    plain = replace(first, prompts=chosen.prompts)
+    name = f"{slug(chosen.prompts[0])}-{component_name(type(preset))}-{fingerprint(plain)}"
+    parent = options.out or Path("runs") / name
+    show = options.viewer and not options.dry_run
+    previous = None
+    with open_viewer(parent, chosen) if show else nullcontext():  # one page for all stages
+        for number, (name, stage) in enumerate(preset.stages(NO_PROMPTS).items(), 1):
+            folder = parent / f"{number}-{name}"
+            stage = apply_shared_options(first, chosen, stage)
+            if previous is not None:
+                stage = start_stage_from(stage, previous)
+            if options.dry_run:  # nothing is written that the next stage could start from
                 print(f"{folder.name}: ", end="", flush=True)
-            _one(
-                stage if before is None else stage_start(stage, before),
-                place,
-                folder,
-                command,
-                view=False,
-            )
-            before = (
-                None if place.dry else folder
-            )  # no folder to begin with: tried with what it makes by itself
+            else:
+                previous = folder
+            run_one(stage, options, folder, command, viewer=False)
 
 
-def _one(
-    experiment: Experiment, place: Watched, out: Path | None, command: str, view: bool
+def run_one(
+    experiment: Experiment, options: RunOptions, out: Path | None, command: str, viewer: bool
 ) -> None:
-    from limbeck.cli.run_folder import check_folder, default_folder, going_on
+    """Start or resume one run and print its report, or the resources it needs if it is a dry run.
+
+    Args:
+        experiment: what to run.
+        options: how the run is recorded.
+        out: run folder; None for the default one.
+        command: the command line.
+        viewer: show the run in the browser.
+    """
+    from limbeck.cli.run_folder import check_run_folder, default_folder, resume_hint
 
     folder = out or default_folder(experiment)
-    check_folder(folder, experiment)
-    watched = watching(folder, experiment) if view else nullcontext()
+    check_run_folder(folder, experiment)
+    watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.priors.loading import load
     from limbeck.runs.recorder import record
-    from limbeck.training.resources import refuse_weights, rehearsed
+    from limbeck.training.resources import check_weights_fit, rehearse
     from limbeck.training.trainer import Run
 
-    refuse_weights(experiment, place.device)
-    prior = load(
-        experiment.model, place.device, experiment.precision, experiment.parts, experiment.runtime
-    )
-    texts = [
-        text
-        for prompt in experiment.prompts
-        for text in experiment.camera_sampler.prompts_by_view(prompt)
-    ]
-    prior.condition(texts)  # a prompt this model cannot hear is told before a folder is made
-    if place.dry:
-        print(rehearsed(Run(experiment, prior)))
+    check_weights_fit(experiment, options.device)
+    prior = load(experiment.model, options.device, experiment.precision, experiment.runtime)
+    by_view = [experiment.camera_sampler.prompts_by_view(prompt) for prompt in experiment.prompts]
+    prior.condition([text for texts in by_view for text in texts])  # refuses unknown words early
+    if options.dry_run:
+        print(rehearse(Run(experiment, prior)))
         return
-    with going_on(command), watched:
-        print(
-            record(
-                experiment,
-                prior,
-                folder,
-                every=place.every,
-                command=command,
-                mirror=place.mirror,
-                diagnose=place.diagnose,
-            )
+    with resume_hint(command), watched:
+        report = record(
+            experiment,
+            prior,
+            folder,
+            image_every=options.image_every,
+            checkpoint_every=options.checkpoint_every,
+            command=command,
+            logger=options.logger,
+            stop_on_collapse=options.stop_on_collapse,
         )
+        print(report)
 
 
-def watching(folder: Path, experiment: Experiment) -> AbstractContextManager[None]:
-    """A viewer in a process of its own, which begins and ends with the context; ValueError where particles are flat."""
-    from limbeck.runs.reopen import refuse_flat
-    from limbeck.runs.viewer import beside
+def open_viewer(folder: Path, experiment: Experiment) -> AbstractContextManager[None]:
+    """A viewer in its own process while the context is open.
 
-    refuse_flat(folder, experiment)
-    return beside(folder)
+    Raises:
+        ValueError: if the representation is not 3D.
+    """
+    from limbeck.runs.reopen import require_3d
+    from limbeck.runs.viewer import viewer_process
+
+    require_3d(folder, experiment)
+    return viewer_process(folder)

@@ -1,4 +1,4 @@
-"""draw plain samples of a model, or of a run's critic, to compare with"""
+"""sample a model, or the critic of a run, for comparison"""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from pathlib import Path
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck sample``: plain samples into a folder."""
-    from limbeck.cli.run_folder import Place, check_new
+    """Run ``limbeck sample``: write samples into a folder and print its report."""
+    from limbeck.cli.run_folder import OutputOptions, check_new_folder
     from limbeck.config.command_line import parse
     from limbeck.config.yaml import fingerprint, slug
     from limbeck.diffusion.sampling import Sampling
     from limbeck.runs.sample_recorder import sample_to_folder
 
-    about = "Draw samples of a model for each PROMPT, with its own sampler; the yardstick for what distillation gives."
-    sampling, place = parse(
-        [(Sampling, None), (Place, None)], argv, "limbeck sample", about, "prompts"
+    about = (
+        "Sample a model for each PROMPT with a diffusion sampler, as a reference for the results "
+        "of distillation."
     )
-    folder = (
-        place.out
-        or Path("samples")
-        / f"{slug(sampling.prompts[0])}-{sampling.sampler}-{fingerprint(sampling)}"
-    )
-    check_new(folder)
+    sections = [(Sampling, None), (OutputOptions, None)]
+    sampling, output = parse(sections, argv, "limbeck sample", about, "prompts")
+    name = f"{slug(sampling.prompts[0])}-{sampling.sampler}-{fingerprint(sampling)}"
+    folder = output.out or Path("samples") / name
+    check_new_folder(folder)
     if sampling.critic is not None and not sampling.critic.is_dir():
-        raise ValueError(f"--critic {sampling.critic} is no run folder")
+        raise ValueError(f"--critic {sampling.critic} is not a run folder")
 
     from limbeck.priors.loading import load
 
-    prior = load(sampling.model, place.device, sampling.precision, sampling.parts, sampling.running)
+    prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)
     print(sample_to_folder(sampling, prior, folder))

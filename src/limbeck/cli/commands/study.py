@@ -1,4 +1,4 @@
-"""answer a ready question with a set of runs and one picture"""
+"""run a predefined comparison of experiments and draw one figure"""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
+USAGE = """usage: limbeck study NAME [OPTIONS]
+
+Run a study and draw its figure. The same command resumes a stopped study.
+
+{studies}
+
+  limbeck study NAME --help     options of a study"""
+
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck study NAME [options]``; without a name, the list of them."""
-    from limbeck.cli.run_folder import Place
-    from limbeck.config.command_line import described, parse
+    """Run ``limbeck study NAME``, or list the studies."""
+    from limbeck.cli.run_folder import OutputOptions
+    from limbeck.config.command_line import documentation, parse
     from limbeck.config.discovery import choices, find
     from limbeck.studies.base import Study
 
+    studies = choices(Study)
     if not argv or argv[0] in ("-h", "--help"):
-        print(
-            "usage: limbeck study NAME [OPTIONS]\n\nRun a ready study and draw it; a stopped one goes on with the same command.\n"
-        )
-        for name, cls in choices(Study).items():
-            print(f"  {name:14s}{question(cls)}")
-        print("\n  limbeck study NAME --help     its options")
+        lines = "\n".join(f"  {name:14s}{question(cls)}" for name, cls in studies.items())
+        print(USAGE.format(studies=lines))
         return
     name, *rest = argv
     if name.startswith("-"):
-        raise ValueError(
-            f"the name of the study comes first: limbeck study NAME [OPTIONS]; accepted: {', '.join(choices(Study))}"
-        )
+        usage, names = "limbeck study NAME [OPTIONS]", ", ".join(studies)
+        raise ValueError(f"the name of the study comes first: {usage}; accepted: {names}")
     cls = find(Study, name)
-    study, place = parse(
-        [(cls, None), (Place, None)], rest, f"limbeck study {name}", described(cls)[0]
-    )
-    print(study.run(place.out or Path("runs") / f"study-{name.lower()}", place.device))
+    sections = [(cls, None), (OutputOptions, None)]
+    study, output = parse(sections, rest, f"limbeck study {name}", documentation(cls)[0])
+    print(study.run(output.out or Path("runs") / f"study-{name.lower()}", output.device))
 
 
 def question(cls: type) -> str:
-    """What a study asks: the first line of its file."""
+    """The question that a study answers: the first line of its module."""
     module = inspect.getmodule(cls)
     return ((module.__doc__ if module else None) or "").strip().splitlines()[0]

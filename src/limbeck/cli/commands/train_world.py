@@ -1,4 +1,4 @@
-"""train the embedded model again, from nothing"""
+"""train the embedded model from scratch"""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck train-world``: the embedded model from nothing."""
+    """Run ``limbeck train-world``: train, write the model card, and print it and the folder."""
     from limbeck.config.command_line import parse
-    from limbeck.world.train import WorldTraining, train
+    from limbeck.world.train import WorldTraining, train_world
 
-    (training,) = parse(
-        [(WorldTraining, None)],
-        argv,
-        "limbeck train-world",
-        "Train the embedded model again, from nothing.",
-    )
-    folder = train(training)
+    about = "Train the embedded model from scratch."
+    (options,) = parse([(WorldTraining, None)], argv, "limbeck train-world", about)
+    folder = train_world(options)
 
-    from limbeck.metrics.model_card import score
+    from limbeck.metrics.model_card import write_model_card
 
-    print(json.dumps(score(folder), indent=1))
+    print(json.dumps(write_model_card(folder), indent=1))
     print(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Viewing:
+class ViewOptions:
     """What is looked at.
 
     runs: the run folder. port: of the page on this machine, the next free one if taken. live: wait for the run and show every new
@@ -37,26 +37,26 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.command_line import parse
 
     (what,) = parse(
-        [(Viewing, None)],
+        [(ViewOptions, None)],
         argv,
         "limbeck view",
         "Look at the solids of the RUN folder in the browser.",
         "runs",
     )
-    show(what, threading.Event())
+    serve(what, threading.Event())
 
 
-def show(what: Viewing, over: threading.Event) -> None:
+def serve(what: ViewOptions, over: threading.Event) -> None:
     """The page of ``what``, until Ctrl-C or ``over``."""
-    from limbeck.runs.reopen import experiment_in, last_stage, refuse_flat, reopen_run
+    from limbeck.runs.reopen import last_stage, read_experiment, reopen_run, require_3d
     from limbeck.runs.snapshots_3d import SnapshotFolder, save_snapshot, take_snapshot
     from limbeck.runs.viewer import Viewer
 
     while what.live and not (last_stage(what.runs[0]) / "run.yaml").is_file():
         time.sleep(0.2)
     folder = last_stage(what.runs[0])
-    experiment = experiment_in(folder)
-    refuse_flat(folder, experiment)
+    experiment = read_experiment(folder)
+    require_3d(folder, experiment)
     if not what.live and not SnapshotFolder(folder).steps():
         run = reopen_run(folder, what.device)
         save_snapshot(folder, experiment, run.representation, run.step)
