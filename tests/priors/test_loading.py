@@ -585,14 +585,14 @@ def test_models_are_listed(cache, capsys, folders):  # noqa: F811
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
 def test_settings_of_the_table_are_options(model):
     """Every recommended command is understood."""
-    from limbeck.cli.run_folder import Place
+    from limbeck.cli.run_folder import OutputOptions
     from limbeck.config.command_line import parse
     from limbeck.priors.catalog import SETTINGS
 
     assert model.repo in show([model.repo.split("/")[1]]) or model.gone
     for method, options, _ in SETTINGS[model.family]:
         argv = ["a", "--method", method, *options.split()]
-        assert parse([(Experiment, None), (Place, None)], argv, "", "", "prompts")[0].prompts == (
+        assert parse([(Experiment, None), (OutputOptions, None)], argv, "", "", "prompts")[0].prompts == (
             "a",
         )
 

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from run_folders import same
+from run_folders import assert_same_run
 from tiny_families import write_pixel
 from tiny_pipeline import WORDS, normal, rng, prompt_conditions, max_difference
 from torch import nn
@@ -344,4 +344,4 @@ def test_a_compiled_run_that_was_killed_goes_on_bit_identically(eps_folder, tmp_
         assert done.returncode == 0, done.stderr[-2000:]
         assert "warm-up: 1 graphs made in" in done.stderr
         assert json.loads((tmp_path / name / "profile.json").read_text())["seconds"]["warm-up"] > 0
-    same(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

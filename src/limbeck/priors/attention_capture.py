@@ -1,4 +1,4 @@
-"""What the self-attention of a U-Net's decoder answers, looked at by hooks."""
+"""Capture of the self-attention outputs of a U-Net's decoder by hooks."""
 
 from __future__ import annotations
 
@@ -14,31 +14,40 @@ from torch import Tensor, nn
 
 @contextmanager
 def capture_self_attention(
-    unet: UNet2DConditionModel, aside: AbstractContextManager[None]
+    unet: UNet2DConditionModel, eager: AbstractContextManager[None]
 ) -> Iterator[list[Float[Tensor, "r c h w"]]]:
-    """See ``limbeck.diffusion.prior.AttentionPrior``: the up blocks' self-attention, before it is added to what it was asked about.
+    """Capture the self-attention outputs of the up blocks, before the residual connection.
 
-    aside: sees to it that the layers are called one by one.
+    See ``limbeck.diffusion.prior.AttentionPrior``.
+
+    Args:
+        unet: the network.
+        eager: context in which the layers are called one by one, so that hooks run.
+
+    Yields:
+        A list to which every call of the network appends one output per layer, in float32 or wider.
     """
-    seen: list[Tensor] = []
-    sizes: list[torch.Size] = []  # of the layer under way: attention itself sees places in a row
+    outputs: list[Tensor] = []
+    # height and width of the layer that is running: attention itself sees a sequence
+    size: list[torch.Size] = []
 
-    def size(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[:] = [inputs[0].shape[-2:]]
+    def remember_size(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        size[:] = [inputs[0].shape[-2:]]
 
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        seen.append(out.to(torch.promote_types(out.dtype, torch.float32)).mT.unflatten(2, sizes[0]))
+    def capture(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        wide = output.to(torch.promote_types(output.dtype, torch.float32))
+        outputs.append(wide.mT.unflatten(2, size[0]))
 
     layers = [m for m in unet.up_blocks.modules() if isinstance(m, Transformer2DModel)]
-    hooks = [layer.register_forward_pre_hook(size) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(remember_size) for layer in layers]
     hooks += [
-        block.attn1.register_forward_hook(look)
+        block.attn1.register_forward_hook(capture)
         for layer in layers
         for block in layer.transformer_blocks
     ]
     try:
-        with aside:
-            yield seen
+        with eager:
+            yield outputs
     finally:
         for hook in hooks:
             hook.remove()

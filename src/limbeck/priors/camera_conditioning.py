@@ -1,4 +1,8 @@
-"""What a camera says to a network: its pose, through a small network, is added to the embedding of time (ProlificDreamer)."""
+"""Camera conditioning of a network: an embedding of the pose is added to its time embedding.
+
+References:
+    ProlificDreamer (Wang et al. 2023, arXiv 2305.16213).
+"""
 
 from __future__ import annotations
 
@@ -15,47 +19,70 @@ from limbeck.diffusion.condition import Condition
 if TYPE_CHECKING:
     from diffusers.models.embeddings import TimestepEmbedding
 
-#: What networks call their embedding of time: U-Nets, flow transformers.
+#: Names of the time embedding: in U-Nets, in flow transformers.
 TIME_EMBEDDING_NAMES = ("time_embedding", "time_text_embed.timestep_embedder")
-POSE_DIM = 16  #: of a pose, camera to world, row by row
+POSE_DIM = 16  #: numbers of a pose: the camera-to-world matrix, row by row
 
 
-def stack_poses(told: Sequence[Condition], rows: int) -> Float[Tensor, "r 16"] | None:
-    """The poses of all rows, condition by condition, each of ``rows`` rows or of one; zeros for none; None where none has any."""
-    if all(one.pose is None for one in told):
+def stack_poses(conditions: Sequence[Condition], rows: int) -> Float[Tensor, "r 16"] | None:
+    """Concatenate the flattened poses of conditions.
+
+    Args:
+        conditions: conditions of ``rows`` rows each, or of one row that stands for all. Without a
+            pose its rows are zeros.
+        rows: rows per condition.
+
+    Returns:
+        Poses of all rows; None if no condition has a pose.
+    """
+    if all(condition.pose is None for condition in conditions):
         return None
-    none = torch.zeros(rows, POSE_DIM, device=told[0].data.device)
+    zeros = torch.zeros(rows, POSE_DIM, device=conditions[0].data.device)
     return torch.cat(
-        [none if one.pose is None else one.pose.flatten(1).expand(rows, -1) for one in told]
+        [
+            zeros if condition.pose is None else condition.pose.flatten(1).expand(rows, -1)
+            for condition in conditions
+        ]
     )
 
 
 def find_time_embedding(network: nn.Module) -> TimestepEmbedding:
-    """The layer that embeds time; ValueError where the network has none of a known name."""
-    from diffusers.models.embeddings import (
-        TimestepEmbedding,  # a critic is imported without a model library
-    )
+    """Return the layer of a network that embeds the time.
+
+    Raises:
+        ValueError: if it has none of a known name.
+    """
+    # critics are imported without diffusers
+    from diffusers.models.embeddings import TimestepEmbedding
 
     layers = dict(network.named_modules())
     found = [layers[name] for name in TIME_EMBEDDING_NAMES if name in layers]
     if not found or not isinstance(found[0], TimestepEmbedding):
         raise ValueError(
-            f"{type(network).__name__} has no embedding of time named {' or '.join(TIME_EMBEDDING_NAMES)} to tell the camera to"
+            f"{type(network).__name__} has no time embedding named "
+            f"{' or '.join(TIME_EMBEDDING_NAMES)}, so it cannot be conditioned on the camera"
         )
     return found[0]
 
 
 class PoseEmbedding(nn.Module):
-    """Linear-SiLU-Linear of a pose, as wide as the embedding of time. The last layer starts at zero: at first nothing is added."""
+    """Linear-SiLU-Linear of a pose, as wide as the time embedding.
+
+    The last layer is initialized with zero, so at first nothing is added to the time embedding.
+
+    Args:
+        width: features of the time embedding.
+        rng: generator of the first layer's weights; the global generator is not used.
+        device: device of the weights.
+    """
 
     def __init__(self, width: int, rng: torch.Generator, device: torch.device):
         super().__init__()
-        self.first = skip_init(
-            nn.Linear, POSE_DIM, width, device=device
-        )  # the global generator stays as it is
+        # skip_init: the global generator keeps its state
+        self.first = skip_init(nn.Linear, POSE_DIM, width, device=device)
         self.last = skip_init(nn.Linear, width, width, device=device)
         with torch.no_grad():
-            for weight in (self.first.weight, self.first.bias):  # as torch starts a linear layer
+            for weight in (self.first.weight, self.first.bias):  # as nn.Linear initializes
                 weight.copy_((torch.rand(weight.shape, generator=rng) * 2 - 1) / POSE_DIM**0.5)
             self.last.weight.zero_()
             self.last.bias.zero_()

@@ -1,4 +1,4 @@
-"""DeepFloyd IF, stage I: a U-Net on pixels, told the tokens of T5, that says the noise and its own variance."""
+"""DeepFloyd IF, stage I: a U-Net on pixels, conditioned on T5 tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from limbeck.priors.scheduler_config import read_discrete_schedule
 
 
 class DeepFloydIF(DiffusersPrior):
-    """U-Net and prompt cache of a pipeline in the layout of IF's first stage. x0 is the picture in [-1, 1].
+    """A pipeline in the layout of the first stage of DeepFloyd IF. x0 is the image in [-1, 1].
 
-    Of a learned variance nothing is used: it speaks of ancestral steps and not of the score.
+    The learned variance is not used: it belongs to ancestral sampling, not to the score.
     """
 
     pipeline_name = "IFPipeline"
@@ -26,21 +26,20 @@ class DeepFloydIF(DiffusersPrior):
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
         config = self.files.full_config(UNet2DConditionModel, self.network_name)
         self._require_config(config, in_channels=3, class_embed_type=None, time_cond_proj_dim=None)
-        if config["out_channels"] not in (3, 6):
+        if config["out_channels"] not in (3, 6):  # without and with a learned variance
             self._require_config(config, out_channels=6)
         self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
         self._set_shapes(config["sample_size"], 1, 2 ** (len(config["block_out_channels"]) - 1), 3)
 
     def _encode(self, prompts: list[str]) -> Condition:
-        told, _ = self._load_text_pipeline(requires_safety_checker=False).encode_prompt(
-            prompts, False, device=self.device
-        )
-        return Condition(told.float())
+        pipe = self._load_text_pipeline(requires_safety_checker=False)
+        tokens, _ = pipe.encode_prompt(prompts, False, device=self.device)
+        return Condition(tokens.float())
 
     def _forward(
-        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        return self._run_network(xt, self.schedule.timestep_index(t), told.data)[:, :3]
+        return self._run_network(xt, self.schedule.timestep_index(t), condition.data)[:, :3]
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         return image.float() * 2 - 1

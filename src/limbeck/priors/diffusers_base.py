@@ -1,7 +1,7 @@
 """Base class of priors on a diffusers pipeline.
 
-It holds the frozen weights, encodes each prompt once, and predicts for all conditions in one network
-call, some rows through adapters.
+It holds the frozen weights, encodes each prompt once, and predicts for all conditions in one
+network call, some rows through adapters.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class DiffusersPrior(abc.ABC):
 
     Attributes:
         pipeline_name: ``_class_name`` in the ``model_index.json`` of such a folder.
-        network_name: component that is the denoiser, ``unet`` or ``transformer``; also its prefix in
-            LoRA files.
+        network_name: component that is the denoiser, ``unet`` or ``transformer``; also its prefix
+            in LoRA files.
         extra_parts: required components besides denoiser, text encoder, tokenizer and scheduler.
         network: the denoiser.
         adapter_rows: which rows of the current call pass through which adapters.
@@ -101,7 +101,8 @@ class DiffusersPrior(abc.ABC):
         runtime = self.runtime
         if runtime.cpu_offload and self.device == "cpu":
             raise ValueError(
-                "cpu_offload moves weights between a GPU and host memory: leave it out on device cpu"
+                "cpu_offload moves weights between a GPU and host memory: "
+                "leave it out on device cpu"
             )
         if runtime.compile == "graphs" and not self.device.startswith("cuda"):
             raise ValueError(
@@ -160,7 +161,7 @@ class DiffusersPrior(abc.ABC):
         return nullcontext() if self.compiled_network is None else self.compiled_network.bypassed()
 
     def _load_text_pipeline(self, **options: Any) -> Any:
-        """Load the tokenizers and text encoders, in the pipeline whose ``encode_prompt`` uses them."""
+        """Load tokenizers and text encoders, in the pipeline whose ``encode_prompt`` uses them."""
         pipe = self.files.load_text_pipeline(
             self.pipeline_name, self.network_name, self.dtype, **options
         )
@@ -173,7 +174,8 @@ class DiffusersPrior(abc.ABC):
         """Set shape, image_size and size_multiple.
 
         Args:
-            sample_size: height and width of x0 in the model's files; the option resolution overrides.
+            sample_size: height and width of x0 in the model's files, which the option
+                ``resolution`` overrides.
             factor: pixels per latent, in each direction.
             multiple: image sizes are multiples of it.
             channels: channels of x0.

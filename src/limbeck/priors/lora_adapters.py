@@ -1,8 +1,12 @@
-"""Low-rank adapters on a frozen network, with rows: in one call some rows pass through them and the others do not.
+"""LoRA adapters on a frozen network, for some rows of a call.
 
-Hooks add B A x to the output of the layers that are adapted, and what a camera says to the embedding of time, so the frozen network
-itself is never touched: without adapted rows its output is the pretrained one bit for bit. Saved in the layout that diffusers'
-``load_lora_weights`` reads.
+Forward hooks add B A x to the output of the adapted layers, and a pose embedding to the time
+embedding. The frozen network itself is not changed: without adapted rows its output is the
+pretrained one bit for bit. Adapters are saved in the layout that diffusers' ``load_lora_weights``
+reads.
+
+References:
+    LoRA (Hu et al. 2021, arXiv 2106.09685).
 """
 
 from __future__ import annotations
@@ -21,18 +25,26 @@ from torch.utils.hooks import RemovableHandle
 
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.camera_conditioning import POSE_DIM, PoseEmbedding, find_time_embedding
-from limbeck.priors.lora_files import LoRAPair, POSE_FILE
+from limbeck.priors.lora_files import POSE_FILE, LoRAPair
 
-DEFAULT_TARGET_MODULES = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-)  #: Hu et al. 2021 on attention; what the diffusers scripts adapt
+#: The projections of attention, as in the paper; the training scripts of diffusers adapt the same.
+DEFAULT_TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 class AdapterRows:
-    """Which rows of the call under way pass through which adapters: an index tensor and its owner, or None for none."""
+    """Which rows of the current call of a network pass through which adapters.
+
+    Attributes:
+        owner: the adapters; None if no rows are adapted.
+        index: indices of the adapted rows, ``[r]``; None if no rows are adapted.
+        all_rows: whether the adapted rows are all rows, which saves gathering them.
+        pose: flattened poses of the adapted rows; None if they have none.
+    """
+
+    owner: object | None
+    index: Tensor | None
+    all_rows: bool
+    pose: Tensor | None
 
     def __init__(self) -> None:
         self.clear()
@@ -41,17 +53,21 @@ class AdapterRows:
         self,
         owner: object,
         index: Tensor,
-        everyone: bool,
+        all_rows: bool,
         pose: Float[Tensor, "r 16"] | None = None,
     ) -> None:
-        """Let the rows at ``index``, seen by ``pose``, pass through ``owner``; where they are all the rows, saying so saves the
-        gather."""
-        self.owner: object | None = owner
-        self.index: Tensor | None = index
-        self.all_rows, self.pose = everyone, pose
+        """Let rows of the next call pass through adapters.
+
+        Args:
+            owner: the adapters.
+            index: indices of the rows.
+            all_rows: whether they are all rows.
+            pose: their flattened poses.
+        """
+        self.owner, self.index, self.all_rows, self.pose = owner, index, all_rows, pose
 
     def clear(self) -> None:
-        """No rows pass through any adapters."""
+        """Let no rows pass through adapters."""
         self.owner, self.index, self.all_rows, self.pose = None, None, False, None
 
 
@@ -64,100 +80,135 @@ class NetworkPrior(Prior, Protocol):
 
     @property
     def network_name(self) -> str:
-        """What the network is called in a file of adapters: unet or transformer."""
+        """Prefix of the network in LoRA files: ``unet`` or ``transformer``."""
         ...
 
 
 class LoRAAdapters(nn.Module):
-    """One pair (A ``[rank, in]``, B ``[out, rank]``) per adapted layer; of a convolution A is one too and B is 1 x 1. B starts at
-    zero: at first they change nothing.
+    """Trainable LoRA adapters on a frozen network.
 
-    targets: ends of the names of the linear layers and convolutions to adapt. camera: also tell these rows their camera, see
-    ``Pose``; a row that has none is told a pose of zeros.
+    Each adapted layer has A ``[rank, in]`` and B ``[out, rank]``; those of a convolution are a
+    convolution A and a 1 x 1 convolution B. B is initialized with zero, so at first the network
+    does not change. The adapters are float32 in any precision of the network.
+
+    Args:
+        network: the frozen network.
+        adapter_rows: which rows of its current call are adapted; shared with the prior.
+        rank: rank of the adapters.
+        rng: generator of A and of the pose embedding.
+        network_name: prefix in LoRA files.
+        target_modules: ends of the names of the linear layers and convolutions to adapt.
+        camera: also condition adapted rows on their camera, see ``PoseEmbedding``. A row without a
+            pose has a pose of zeros.
+
+    Attributes:
+        names: names of the adapted layers.
+        down: A of each of them.
+        up: B of each of them.
+        pose: the pose embedding; None without ``camera``.
+
+    Raises:
+        ValueError: if no layer has one of the names, or there is no time embedding for ``camera``.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        rows: AdapterRows,
+        adapter_rows: AdapterRows,
         rank: int,
         rng: torch.Generator,
-        part: str = "unet",
-        targets: tuple[str, ...] = DEFAULT_TARGET_MODULES,
+        network_name: str = "unet",
+        target_modules: tuple[str, ...] = DEFAULT_TARGET_MODULES,
         camera: bool = False,
     ):
         super().__init__()
-        layers = find_target_layers(network, targets)
-        self.names, self.rank, self.network_name, self.target_modules = list(layers), rank, part, targets
+        layers = find_target_layers(network, target_modules)
+        self.names, self.rank = list(layers), rank
+        self.network_name, self.target_modules = network_name, target_modules
         self.down = nn.ParameterList()
         self.up = nn.ParameterList()
+        owner = weakref.ref(self)
         hooks = []
         for i, layer in enumerate(layers.values()):
-            wide, out = layer.weight[0].numel(), len(layer.weight)
-            bound = 1 / math.sqrt(wide)  # as kaiming_uniform with a = sqrt 5, the habit of LoRA
-            start = (torch.rand(rank, *layer.weight.shape[1:], generator=rng) * 2 - 1) * bound
-            self.down.append(nn.Parameter(start.to(layer.weight.device, torch.float32)))
-            self.up.append(
-                nn.Parameter(
-                    torch.zeros(out, rank, *[1] * (start.ndim - 2), device=layer.weight.device)
-                )
-            )
-            hooks.append(layer.register_forward_hook(_make_lora_hook(weakref.ref(self), i, rows)))
+            device, (out_features, *in_shape) = layer.weight.device, layer.weight.shape
+            # kaiming_uniform with a = sqrt(5), as usual for LoRA
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            a = (torch.rand(rank, *in_shape, generator=rng) * 2 - 1) * bound
+            b = torch.zeros(out_features, rank, *[1] * (a.ndim - 2), device=device)
+            self.down.append(nn.Parameter(a.to(device, torch.float32)))
+            self.up.append(nn.Parameter(b))
+            hooks.append(layer.register_forward_hook(_make_lora_hook(owner, i, adapter_rows)))
         self.pose: PoseEmbedding | None = None
         if camera:
-            time = find_time_embedding(network)
-            self.pose = PoseEmbedding(time.linear_2.out_features, rng, time.linear_2.weight.device)
-            hooks.append(time.register_forward_hook(_make_pose_hook(weakref.ref(self), rows)))
-        # the network outlives its critics: their hooks go when they go
+            time_embedding = find_time_embedding(network)
+            last = time_embedding.linear_2
+            self.pose = PoseEmbedding(last.out_features, rng, last.weight.device)
+            hooks.append(time_embedding.register_forward_hook(_make_pose_hook(owner, adapter_rows)))
+        # the network outlives its adapters, whose hooks are removed with them
         weakref.finalize(self, _remove_hooks, hooks)
 
     @torch.no_grad()
-    def load_pairs(self, pairs: dict[str, LoRAPair], where: Path) -> None:
-        """Begin with the pairs of a file; where they are of a lower rank, the rest stays as it starts and changes nothing.
+    def load_pairs(self, pairs: dict[str, LoRAPair], path: Path) -> None:
+        """Initialize from a LoRA. If its rank is lower, the remaining rows of A keep B = 0.
 
-        Raises ValueError where the file adapts other layers, or needs a higher rank.
+        Args:
+            pairs: A and B by layer.
+            path: the file, for error messages.
+
+        Raises:
+            ValueError: if it adapts other layers, or has a higher rank or other sizes.
         """
-        strange = sorted(set(pairs) - set(self.names))
-        if strange:
-            known = f"none of the layers {', '.join(self.target_modules)}: name theirs too with --method.critic.targets"
+        unknown = sorted(set(pairs) - set(self.names))
+        if unknown:
             raise ValueError(
-                f"{where} adapts {strange[0]} and {len(strange) - 1} more that are {known}"
+                f"{path} adapts {unknown[0]} and {len(unknown) - 1} more layers that are not among "
+                f"{', '.join(self.target_modules)}: add them to --method.critic.target-modules"
             )
-        most = max(len(a) for a, _ in pairs.values())
-        if most > self.rank:
+        rank = max(len(a) for a, _ in pairs.values())
+        if rank > self.rank:
             raise ValueError(
-                f"{where} is of rank {most}, and the adapters of {self.rank}: give --method.critic.rank {most}"
+                f"{path} has rank {rank}, the adapters have rank {self.rank}: "
+                f"use --method.critic.rank {rank}"
             )
-        for i, name in enumerate(self.names):
+        for name, down, up in zip(self.names, self.down, self.up, strict=True):
             if name not in pairs:
                 continue
             a, b = pairs[name]
-            if (
-                a.shape[1:] != self.down[i].shape[1:]
-                or b.shape[:1] != self.up[i].shape[:1]
-                or b.ndim != self.up[i].ndim
-            ):
+            if a.shape[1:] != down.shape[1:] or b.shape[:1] != up.shape[:1] or b.ndim != up.ndim:
                 raise ValueError(
-                    f"{where}: {name} is of {list(b.shape[:1] + a.shape[1:])}, not of this network's size"
+                    f"{path}: {name} has size {list(b.shape[:1] + a.shape[1:])}, which is not that "
+                    "of this network"
                 )
-            self.down[i][: len(a)] = a.to(self.down[i])
-            self.up[i][:, : len(a)] = b.to(self.up[i])
+            down[: len(a)] = a.to(down)
+            up[:, : len(a)] = b.to(up)
 
-    def load_pose(self, tensors: dict[str, Tensor] | None, where: Path) -> None:
-        """Begin with what was saved of the camera, where that was; ValueError where it does not belong to these adapters."""
+    def load_pose(self, tensors: dict[str, Tensor] | None, path: Path) -> None:
+        """Initialize the pose embedding.
+
+        Args:
+            tensors: its tensors by name; None: keep the initial ones.
+            path: the file, for error messages.
+
+        Raises:
+            ValueError: if these adapters have no pose embedding, or one of other sizes.
+        """
         if tensors is None:
             return
         if self.pose is None:
             raise ValueError(
-                f"{where} was told the camera: give --method.critic.camera, or take {POSE_FILE} away"
+                f"{path} is conditioned on the camera: use --method.critic.camera, or remove "
+                f"{POSE_FILE}"
             )
-        own = {name: value.shape for name, value in self.pose.state_dict().items()}
-        if {name: value.shape for name, value in tensors.items()} != own:
-            raise ValueError(f"{where}: its {POSE_FILE} is not of this network's size")
+        shapes = {name: value.shape for name, value in self.pose.state_dict().items()}
+        if {name: value.shape for name, value in tensors.items()} != shapes:
+            raise ValueError(f"{path}: its {POSE_FILE} does not have the sizes of this network")
         self.pose.load_state_dict(tensors)
 
     def save(self, folder: Path) -> None:
-        """Write ``pytorch_lora_weights.safetensors``, whose scaling is alpha / rank = 1, and beside it what a camera says."""
+        """Write ``pytorch_lora_weights.safetensors`` and the pose embedding.
+
+        The scale of the LoRA, alpha / rank, is 1.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for name, a, b in zip(self.names, self.down, self.up, strict=True):
@@ -165,38 +216,48 @@ class LoRAAdapters(nn.Module):
             tensors[f"{self.network_name}.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
         save_file(tensors, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
         if self.pose is not None:
-            pose = {
-                name: value.detach().cpu().contiguous()
-                for name, value in self.pose.state_dict().items()
-            }
+            state = self.pose.state_dict()
+            pose = {name: value.detach().cpu().contiguous() for name, value in state.items()}
             save_file(pose, folder / POSE_FILE, {"format": "pt"})
 
 
-def find_target_layers(network: nn.Module, targets: tuple[str, ...]) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The linear layers and convolutions whose name is one of ``targets`` or ends with it, by name.
+def find_target_layers(
+    network: nn.Module, target_modules: tuple[str, ...]
+) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Find the linear layers and ungrouped convolutions to adapt.
 
-    Raises ValueError that lists the ends there are, where one of them is in no name.
+    Args:
+        network: where they are.
+        target_modules: their names, or ends of these from a dot on.
+
+    Returns:
+        The layers by name, in the order of the network.
+
+    Raises:
+        ValueError: if no layer has one of the names; the message lists the possible ones.
     """
-    plain = {
-        n: m
-        for n, m in network.named_modules()
-        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     }
-    ends = {
-        target: [name for name in plain if f".{name}".endswith(f".{target}")] for target in targets
+    matches = {
+        target: {name for name in layers if f".{name}".endswith(f".{target}")}
+        for target in target_modules
     }
-    lacking = [target for target, names in ends.items() if not names]
-    if lacking or not targets:
-        there = ", ".join(sorted({_layer_suffix(name) for name in plain})) or "none"
+    missing = [target for target, names in matches.items() if not names]
+    if missing or not target_modules:
+        suffixes = ", ".join(sorted({_layer_suffix(name) for name in layers})) or "none"
         raise ValueError(
-            f"{type(network).__name__} has no layer named {', '.join(lacking) or 'nothing'} to adapt; those there are: {there}"
+            f"{type(network).__name__} has no layer named {', '.join(missing) or 'nothing'} to "
+            f"adapt; its layers are named {suffixes}"
         )
-    chosen = {name for names in ends.values() for name in names}
-    return {name: layer for name, layer in plain.items() if name in chosen}
+    chosen = set().union(*matches.values())
+    return {name: layer for name, layer in layers.items() if name in chosen}
 
 
 def _layer_suffix(name: str) -> str:
-    """The last part of a layer's name that is a word, with the numbers behind it."""
+    """The last part of a layer's name that is no number, with the numbers after it."""
     parts = name.split(".")
     last = max((i for i, part in enumerate(parts) if not part.isdigit()), default=0)
     return ".".join(parts[last:])
@@ -210,35 +271,42 @@ def _remove_hooks(hooks: list[RemovableHandle]) -> None:
 ForwardHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
-def _make_lora_hook(owner: weakref.ref[LoRAAdapters], i: int, rows: AdapterRows) -> ForwardHook:
-    """Add the i-th change to the rows that are the owner's."""
+def _make_lora_hook(
+    adapters_ref: weakref.ref[LoRAAdapters], i: int, adapter_rows: AdapterRows
+) -> ForwardHook:
+    """A hook that adds the change of the i-th layer to the rows of these adapters."""
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        mine = owner()
-        if mine is None or rows.index is None or rows.owner is not mine:
+        adapters, index = adapters_ref(), adapter_rows.index
+        if adapters is None or index is None or adapter_rows.owner is not adapters:
             return out
-        x = inputs[0] if rows.all_rows else inputs[0][rows.index]
-        a, b = mine.down[i].to(x.dtype), mine.up[i].to(x.dtype)
+        x = inputs[0] if adapter_rows.all_rows else inputs[0][index]
+        a, b = adapters.down[i].to(x.dtype), adapters.up[i].to(x.dtype)
         if isinstance(layer, nn.Conv2d):
-            change = nn.functional.conv2d(
-                nn.functional.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation), b
-            )
+            hidden = nn.functional.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation)
+            change = nn.functional.conv2d(hidden, b)
         else:
             change = (x @ a.T) @ b.T
-        return out + change if rows.all_rows else out.index_add(0, rows.index, change)
+        return out + change if adapter_rows.all_rows else out.index_add(0, index, change)
 
     return hook
 
 
-def _make_pose_hook(owner: weakref.ref[LoRAAdapters], rows: AdapterRows) -> ForwardHook:
-    """Add what their cameras say to the rows that are the owner's."""
+def _make_pose_hook(
+    adapters_ref: weakref.ref[LoRAAdapters], adapter_rows: AdapterRows
+) -> ForwardHook:
+    """A hook that adds the pose embedding to the time embedding of the rows of these adapters."""
 
     def hook(layer: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
-        mine = owner()
-        if mine is None or mine.pose is None or rows.index is None or rows.owner is not mine:
+        adapters, index = adapters_ref(), adapter_rows.index
+        if adapters is None or adapters.pose is None:
             return out
-        pose = out.new_zeros(len(rows.index), POSE_DIM) if rows.pose is None else rows.pose
-        change = mine.pose(pose.float()).to(out.dtype)
-        return out + change if rows.all_rows else out.index_add(0, rows.index, change)
+        if index is None or adapter_rows.owner is not adapters:
+            return out
+        pose = adapter_rows.pose
+        if pose is None:
+            pose = out.new_zeros(len(index), POSE_DIM)
+        change = adapters.pose(pose.float()).to(out.dtype)
+        return out + change if adapter_rows.all_rows else out.index_add(0, index, change)
 
     return hook

@@ -1,88 +1,130 @@
-"""Low-rank adapters from a file: what this package, diffusers' ``save_lora_weights`` or peft's ``save_pretrained`` wrote."""
+"""LoRA adapters from files of Limbeck, of diffusers or of peft."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-#: What files call A and B, and what stands before the name of a layer.
-_DOWN_SUFFIXES, _UP_SUFFIXES = (
-    (".lora_A.weight", ".lora.down.weight", ".lora_down.weight"),
-    (".lora_B.weight", ".lora.up.weight", ".lora_up.weight"),
-)
-_KEY_PREFIXES = ("base_model.model.",)
-POSE_FILE = "pose.safetensors"  #: what the camera says, beside the adapters of a critic that is told it
-LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+#: Suffixes of the keys of A and of B.
+_DOWN_SUFFIXES = (".lora_A.weight", ".lora.down.weight", ".lora_down.weight")
+_UP_SUFFIXES = (".lora_B.weight", ".lora.up.weight", ".lora_up.weight")
+_PEFT_PREFIX = "base_model.model."
+POSE_FILE = "pose.safetensors"  #: pose embedding of a camera-conditioned critic
+_PEFT_FILE = "adapter_model.safetensors"
+LORA_FILES = ("pytorch_lora_weights.safetensors", _PEFT_FILE)
 
+#: A ``[rank, in, ...]`` and B ``[out, rank, ...]`` of one layer.
 LoRAPair = tuple[Float[Tensor, "r i ..."], Float[Tensor, "o r ..."]]
 
 
-def read_adapters(path: Path, part: str) -> dict[str, LoRAPair]:
-    """A and B of every layer of ``part`` (unet or transformer), B times the scale alpha / rank that the file asks for.
+def read_adapters(path: Path, network_name: str) -> dict[str, LoRAPair]:
+    """Read the LoRA of a network.
 
-    path: a file, or a folder that holds one. Raises ValueError where it cannot be read or holds nothing for this part.
+    Args:
+        path: a file, or a folder that holds one of ``LORA_FILES``.
+        network_name: ``unet`` or ``transformer``.
+
+    Returns:
+        A and B of every adapted layer by name. B includes the file's scale alpha / rank.
+
+    Raises:
+        ValueError: if the file cannot be read, has options that are not supported, or holds nothing
+            for this network.
     """
-    found = [path] if path.is_file() else [path / name for name in LORA_FILES if (path / name).is_file()]
-    if not found:
-        raise ValueError(
-            f"no adapters at {path}: give a .safetensors file, or a folder that holds {' or '.join(LORA_FILES)}"
-        )
+    file = _find_file(path)
     try:
-        with safe_open(found[0], "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-            note = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        with safe_open(file, "pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            metadata = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     except SafetensorError as error:
-        raise ValueError(f"{found[0]} is no .safetensors file that can be read: {error}") from error
-    config = found[0].parent / "adapter_config.json"
-    own = {key.removeprefix(f"{part}."): value for key, value in note.items()}
-    own |= json.loads(config.read_text()) if config.is_file() and found[0].name == LORA_FILES[1] else {}
-    odd = [key for key in ("use_dora", "use_rslora", "alpha_pattern") if own.get(key)]
-    if odd:
-        raise ValueError(f"{found[0]} sets {', '.join(odd)}, which these adapters do not have")
-    plain = {_layer_name(key, part): tensor for key, tensor in tensors.items()}
-    pairs = {}
-    for name in sorted(key.removesuffix(end) for key in plain for end in _DOWN_SUFFIXES if key.endswith(end)):
-        a = next(plain[name + end] for end in _DOWN_SUFFIXES if name + end in plain)
-        b = next((plain[name + end] for end in _UP_SUFFIXES if name + end in plain), None)
-        if (
-            b is None
-            or a.ndim != b.ndim
-            or a.ndim not in (2, 4)
-            or any(side != 1 for side in b.shape[2:])
-        ):
-            raise ValueError(
-                f"{found[0]}: {name} is no pair of matrices A and B, nor a convolution A and matrix B"
-            )
-        alpha = (
-            float(plain[f"{name}.alpha"])
-            if f"{name}.alpha" in plain
-            else own.get("lora_alpha", len(a))
-        )
-        pairs[name] = (a.float(), b.float() * (alpha / len(a)))
-    if not pairs:
+        raise ValueError(f"{file} is not a readable .safetensors file: {error}") from error
+    config = {key.removeprefix(f"{network_name}."): value for key, value in metadata.items()}
+    config |= _peft_config(file)
+    unsupported = [k for k in ("use_dora", "use_rslora", "alpha_pattern") if config.get(k)]
+    if unsupported:
+        raise ValueError(f"{file} sets {', '.join(unsupported)}, which is not supported")
+    first_key = next(iter(tensors), "missing")
+    tensors = {_layer_name(key, network_name): tensor for key, tensor in tensors.items()}
+    names = sorted(
+        key.removesuffix(suffix)
+        for key in tensors
+        for suffix in _DOWN_SUFFIXES
+        if key.endswith(suffix)
+    )
+    if not names:
         raise ValueError(
-            f"{found[0]} holds no adapters of a {part} in a known layout; its first key is {next(iter(tensors), 'missing')}"
+            f"{file} holds no LoRA of a {network_name} in a known layout; "
+            f"its first key is {first_key}"
         )
-    return pairs
+    return {name: _read_pair(tensors, name, config, file) for name in names}
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    for name in LORA_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(
+        f"no LoRA at {path}: give a .safetensors file, or a folder that holds "
+        f"{' or '.join(LORA_FILES)}"
+    )
+
+
+def _peft_config(file: Path) -> dict[str, Any]:
+    """The configuration that peft writes next to its weights; empty for other files."""
+    config = file.parent / "adapter_config.json"
+    return json.loads(config.read_text()) if file.name == _PEFT_FILE and config.is_file() else {}
+
+
+def _read_pair(
+    tensors: dict[str, Tensor], name: str, config: dict[str, Any], file: Path
+) -> LoRAPair:
+    a = next(tensors[name + suffix] for suffix in _DOWN_SUFFIXES if name + suffix in tensors)
+    b = next((tensors[name + suffix] for suffix in _UP_SUFFIXES if name + suffix in tensors), None)
+    if (
+        b is None
+        or a.ndim != b.ndim
+        or a.ndim not in (2, 4)
+        or any(length != 1 for length in b.shape[2:])
+    ):
+        raise ValueError(
+            f"{file}: {name} is neither two matrices A and B nor a convolution A and a matrix B"
+        )
+    rank = len(a)
+    alpha = config.get("lora_alpha", rank)
+    if f"{name}.alpha" in tensors:
+        alpha = float(tensors[f"{name}.alpha"])
+    return a.float(), b.float() * (alpha / rank)
 
 
 def read_pose(path: Path) -> dict[str, Tensor] | None:
-    """What was saved of the camera beside the adapters at ``path``, a file or a folder; None where nothing was."""
+    """Read the pose embedding saved next to a LoRA.
+
+    Args:
+        path: the LoRA, a file or a folder.
+
+    Returns:
+        Its tensors by name; None if there is none.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
     file = (path if path.is_dir() else path.parent) / POSE_FILE
     if not file.is_file():
         return None
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no .safetensors file that can be read: {error}") from error
+        raise ValueError(f"{file} is not a readable .safetensors file: {error}") from error
 
 
-def _layer_name(key: str, part: str) -> str:
-    for head in (*_KEY_PREFIXES, f"{part}."):
-        key = key.removeprefix(head)
-    return key
+def _layer_name(key: str, network_name: str) -> str:
+    """The key without the prefixes of peft and of the network."""
+    return key.removeprefix(_PEFT_PREFIX).removeprefix(f"{network_name}.")

@@ -1,4 +1,4 @@
-"""How a network and its autoencoder are run: attention, layout in memory, and who is on the device when."""
+"""Execution of a network and its autoencoder: attention, memory format, CPU offload."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from limbeck.diffusion.model_options import RuntimeOptions
 
-_MAX_PLAIN_SCORES = (
-    2**21
-)  #: scores of one head, queries times keys, up to which plain attention is faster in 16 bits on a CPU
-_CHANNELS_LAST_MIN_SIZE = 32  #: side of what a U-Net sees from which channels-last pays
+#: Attention scores of one head (queries times keys) up to which plain attention is faster in 16
+#: bits on a CPU.
+_MAX_PLAIN_SCORES = 2**21
+#: Height of a U-Net's input from which the channels-last memory format is faster.
+_CHANNELS_LAST_MIN_SIZE = 32
 
 
 class CPUAttention:
-    """Attention of a U-Net on a CPU: PyTorch's fused kernel, but plain softmax attention in 16 bits up to ``FEW`` scores.
+    """Attention processor of a U-Net on a CPU.
 
-    The fused kernel computes its products in float32 where the CPU has no matrix unit, the plain one as 16-bit matrix products;
-    with very many scores the memory they take decides. Measured, see docs/speed.md.
+    PyTorch's fused kernel, but plain softmax attention in 16 bits up to ``_MAX_PLAIN_SCORES``
+    scores. On a CPU without a matrix unit the fused kernel multiplies in float32, plain attention
+    in 16 bits; with very many scores their memory decides. Measured in docs/speed.md.
     """
 
     def __init__(self) -> None:
@@ -37,60 +39,84 @@ class CPUAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
+        """Apply attention; see ``diffusers.models.attention_processor.AttnProcessor``."""
         keys = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        few = hidden_states.dtype != torch.float32 and hidden_states.shape[1] * keys.shape[1] <= _MAX_PLAIN_SCORES
-        return (self.plain if few else self.fused)(
-            attn, hidden_states, encoder_hidden_states, attention_mask, temb
-        )
+        num_scores = hidden_states.shape[1] * keys.shape[1]
+        use_plain = hidden_states.dtype != torch.float32 and num_scores <= _MAX_PLAIN_SCORES
+        processor = self.plain if use_plain else self.fused
+        return processor(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
-def place_module(network: nn.Module, runtime: RuntimeOptions, device: str) -> Any:
-    """A network or an autoencoder on its device, in its layout, with the attention that is fast there."""
-    wide = False
-    if isinstance(network, UNet2DConditionModel):
-        wide = network.config.sample_size >= _CHANNELS_LAST_MIN_SIZE
-        # where a network has another kind of attention (IF), it keeps it
-        if device == "cpu" and all(
-            type(p) is AttnProcessor2_0 for p in network.attn_processors.values()
-        ):
-            network.set_attn_processor(CPUAttention())
-    last = runtime.memory_format == "channels-last" or (runtime.memory_format == "auto" and wide)
-    return network.to(device).to(memory_format=torch.channels_last) if last else network.to(device)  # type: ignore[call-overload]
+def place_module(module: nn.Module, runtime: RuntimeOptions, device: str) -> Any:
+    """Move a network or an autoencoder to its device, memory format and attention processor.
+
+    Args:
+        module: the module, changed in place.
+        runtime: options; memory_format auto is channels-last for U-Nets of large inputs.
+        device: where it goes.
+
+    Returns:
+        The module.
+    """
+    large = False
+    if isinstance(module, UNet2DConditionModel):
+        large = module.config.sample_size >= _CHANNELS_LAST_MIN_SIZE
+        # a network with another kind of attention (IF) keeps it
+        processors = module.attn_processors.values()
+        if device == "cpu" and all(type(p) is AttnProcessor2_0 for p in processors):
+            module.set_attn_processor(CPUAttention())
+    module = module.to(device)
+    if runtime.memory_format == "channels-last" or (runtime.memory_format == "auto" and large):
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
 
 
 class OffloadedFunction(torch.autograd.Function):
-    """``work(x)`` with modules that are near only inside ``near()``: its gradient fetches them again and does the work again."""
+    """``function(x)`` of modules that are on the device only inside a context.
+
+    The backward pass opens the context again and recomputes the function.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        work: Callable[[Tensor], Tensor],
-        near: Callable[[], AbstractContextManager],
+        function: Callable[[Tensor], Tensor],
+        on_device: Callable[[], AbstractContextManager],
     ) -> Tensor:
+        """Return ``function(x)``, computed inside ``on_device()``."""
         ctx.save_for_backward(x)
-        ctx.work, ctx.near = work, near
-        with near():
-            return work(x)
+        ctx.function, ctx.on_device = function, on_device
+        with on_device():
+            return function(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient for ``x``."""
         x = ctx.saved_tensors[0].detach().requires_grad_()
-        with ctx.near(), torch.enable_grad():
-            return torch.autograd.grad(ctx.work(x), x, grad)[0], None, None
+        with ctx.on_device(), torch.enable_grad():
+            return torch.autograd.grad(ctx.function(x), x, grad)[0], None, None
 
 
 @contextmanager
-def swap_devices(away: Sequence[nn.Module], near: Sequence[nn.Module], device: str) -> Iterator[None]:
-    """While it is open, some modules wait in the host's memory and others are on the device; then it is the other way round."""
-    for module in away:
+def swap_devices(
+    offloaded: Sequence[nn.Module], loaded: Sequence[nn.Module], device: str
+) -> Iterator[None]:
+    """Swap modules between the device and host memory; at the end, swap them back.
+
+    Args:
+        offloaded: modules in host memory inside the context, on the device outside.
+        loaded: modules on the device inside the context, in host memory outside.
+        device: the device.
+    """
+    for module in offloaded:
         module.to("cpu")
-    for module in near:
+    for module in loaded:
         module.to(device)
     try:
         yield
     finally:
-        for module in near:
+        for module in loaded:
             module.to("cpu")
-        for module in away:
+        for module in offloaded:
             module.to(device)

@@ -1,6 +1,6 @@
-"""Stable Diffusion 1 and 2, and the embedded world model: a U-Net on latents, told the tokens of CLIP.
+"""Stable Diffusion 1 and 2, and the embedded world model: a U-Net on latents, with CLIP tokens.
 
-The parametrisation, the betas and their rescaling to zero terminal signal are read from the scheduler's file, never assumed.
+Prediction type, betas and their rescaling to zero terminal SNR are read from the scheduler's file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limbeck.priors.scheduler_config import read_discrete_schedule
 
 
 class StableDiffusion(LatentDiffusion):
-    """U-Net, autoencoder and prompt cache of a pipeline in the Stable Diffusion layout."""
+    """A pipeline in the layout of Stable Diffusion 1 and 2."""
 
     pipeline_name = "StableDiffusionPipeline"
     network_name = "unet"
@@ -37,18 +37,18 @@ class StableDiffusion(LatentDiffusion):
         )
         self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
         factor = self._load_vae(config["in_channels"])
-        # two halvings of the latent; where a U-Net has more, diffusers fits the odd sizes
+        # two halvings of the latent; diffusers fits odd sizes of U-Nets with more of them
         self._set_shapes(config["sample_size"], factor, 4 * factor, config["in_channels"])
 
     def _encode(self, prompts: list[str]) -> Condition:
-        told, _ = self._load_text_pipeline().encode_prompt(prompts, self.device, 1, False)
-        return Condition(told.float())
+        tokens, _ = self._load_text_pipeline().encode_prompt(prompts, self.device, 1, False)
+        return Condition(tokens.float())
 
     def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
-        """See ``Attentive``."""
-        return capture_self_attention(self.unet, self._uncompiled())
+        """See ``AttentionPrior``."""
+        return capture_self_attention(self.unet, self._eager())
 
     def _forward(
-        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], told: Condition
+        self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        return self._run_network(xt, self.schedule.timestep_index(t), told.data)
+        return self._run_network(xt, self.schedule.timestep_index(t), condition.data)
