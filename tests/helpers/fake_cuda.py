@@ -1,6 +1,7 @@
-"""A GPU that is not there: its tensors lie on the CPU and say ``cuda:0``, and whatever makes the host wait for it is noted.
+"""A fake GPU: tensors on the CPU that report ``cuda:0``, and a record of every synchronization.
 
-It tells where a step would stand still on CUDA, and where tensors of host and device meet; it tells nothing of speed.
+It shows where a step would wait on CUDA, and where tensors of host and device meet; it says nothing
+about speed.
 """
 
 from __future__ import annotations
@@ -19,81 +20,97 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 GPU_NAME = "cuda:0"
 GPU, HOST = torch.device(GPU_NAME), torch.device("cpu")
-#: what answers with numbers, or with a shape that depends on them
-WAITING = {
-    aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero, aten._unique2, aten.unique_dim,
-    aten.unique_consecutive, aten.bincount, aten._linalg_check_errors,
-}  # fmt: skip
-INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
-MEETING = (Tensor.copy_,)  #: what tensors of host and GPU may meet in, some of them at a price
+#: operations that return numbers, or a shape that depends on them
+SYNCHRONIZING = {
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.masked_select,
+    aten.equal,
+    aten.is_nonzero,
+    aten._unique2,
+    aten.unique_dim,
+    aten.unique_consecutive,
+    aten.bincount,
+    aten._linalg_check_errors,
+}
+INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+CROSS_DEVICE = (Tensor.copy_,)  #: operations that take tensors of host and GPU
 
 
-class Inside(threading.local):
-    """How deep this thread is in functions of torch that were given a tensor of the GPU."""
+class FunctionDepth(threading.local):
+    """Number of nested torch functions of this thread that were given a GPU tensor."""
 
-    depth = 0
-
-
-inside = Inside()
+    value = 0
 
 
-class There(Tensor):
-    """A tensor of the GPU; ``here`` holds its numbers. To torch's own code it is on the CPU: autograd asks for no driver."""
+depth = FunctionDepth()
+
+
+class FakeCudaTensor(Tensor):
+    """A tensor of the fake GPU, whose values are in ``on_host``.
+
+    To torch's own code it is on the CPU, so that autograd asks for no driver.
+    """
 
     device, is_cuda, is_cpu = GPU, True, False
 
     @staticmethod
-    def __new__(cls, here: Tensor) -> There:
-        strides, offset = here.stride(), here.storage_offset()
+    def __new__(cls, on_host: Tensor) -> FakeCudaTensor:
         return Tensor._make_wrapper_subclass(
-            cls, here.shape, strides=strides, storage_offset=offset, dtype=here.dtype
+            cls,
+            on_host.shape,
+            strides=on_host.stride(),
+            storage_offset=on_host.storage_offset(),
+            dtype=on_host.dtype,
         )
 
-    def __init__(self, here: Tensor):
-        self.here = here
+    def __init__(self, on_host: Tensor):
+        self.on_host = on_host
 
     def __repr__(self) -> str:
-        return f"There({self.here})"
+        return f"FakeCudaTensor({self.on_host})"
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in (Tensor.cpu, Tensor.to, Tensor.type_as, Tensor.cuda):
-            return _moved(*args, **({"device": HOST} if func is Tensor.cpu else {}), **kwargs)
+            return _move(*args, **({"device": HOST} if func is Tensor.cpu else {}), **kwargs)
         if func is Tensor.tolist:
             note("tolist")
-            return args[0].here.tolist()
-        name = func.__name__  # torch's own helpers begin with an underscore
-        if not inside.depth and not name.startswith("_") and func not in MEETING:
-            _together(func, args, kwargs)
-        told = kwargs.get("device") is not None  # where what is made shall be
-        inside.depth += not told
+            return args[0].on_host.tolist()
+        # torch's own helpers begin with an underscore
+        is_public = not func.__name__.startswith("_")
+        if not depth.value and is_public and func not in CROSS_DEVICE:
+            _check_devices(func, args, kwargs)
+        # with an explicit device it is clear where the result belongs
+        nested = int(kwargs.get("device") is None)
+        depth.value += nested
         try:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         finally:
-            inside.depth -= not told
+            depth.value -= nested
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return _done(func, args, kwargs or {})
+        return _execute(func, args, kwargs or {})
 
 
-def _together(func, args, kwargs) -> None:
-    """RuntimeError where CUDA would raise one; numbers of the host are welcome anywhere."""
-    strange = [
+def _check_devices(func, args, kwargs) -> None:
+    """Raise RuntimeError where CUDA would; scalars of the host are allowed everywhere."""
+    on_host = [
         x
         for x in tree_leaves((args, kwargs))
-        if isinstance(x, Tensor) and not isinstance(x, There) and x.ndim
+        if isinstance(x, Tensor) and not isinstance(x, FakeCudaTensor) and x.ndim
     ]
-    if strange:
+    if on_host:
         raise RuntimeError(
-            f"{func}: a tensor of the host, of shape {tuple(strange[0].shape)}, beside tensors of the GPU"
+            f"{func}: a host tensor of shape {tuple(on_host[0].shape)} with tensors of the GPU"
         )
 
 
-def _moved(x, *args, device=None, dtype=None, non_blocking=False, memory_format=None, copy=False):
-    """``Tensor.to``, which torch would take for nothing, as it takes both devices for the CPU."""
+def _move(x, *args, device=None, dtype=None, non_blocking=False, memory_format=None, copy=False):
+    """``Tensor.to``, which torch would skip, because to it both devices are the CPU."""
     for arg in args:
         if isinstance(arg, Tensor):
             device, dtype = arg.device, arg.dtype
@@ -112,67 +129,77 @@ def _moved(x, *args, device=None, dtype=None, non_blocking=False, memory_format=
         )
 
 
-def _done(func, args, kwargs):
-    """An operation, done on the CPU and noted; what it makes is where a GPU would have it."""
-    kind, tensors = (
-        func._overloadpacket,
-        [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)],
-    )
-    near = any(isinstance(x, There) for x in tensors)
-    backward = torch._C._current_graph_task_id() != -1
-    to = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
-    if near:
-        _note(func, kind, args, kwargs, to)
-    if not near and kind is aten._to_copy and to == "cuda" and not kwargs.get("non_blocking"):
-        note("a copy to the GPU that is waited for")
-    moved = {
-        k: (HOST if k == "device" and v is not None else False if k == "pin_memory" else v)
-        for k, v in kwargs.items()
-    }
-    out = func(*tree_map(_here, args), **tree_map(_here, moved))
+def _execute(func, args, kwargs):
+    """Execute an operation on the CPU, note synchronizations, and wrap results of the GPU."""
+    packet = func._overloadpacket
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    on_gpu = any(isinstance(x, FakeCudaTensor) for x in tensors)
+    in_backward = torch._C._current_graph_task_id() != -1
+    target = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
+    if on_gpu:
+        _note_synchronization(func, packet, args, kwargs, target)
+    elif packet is aten._to_copy and target == "cuda" and not kwargs.get("non_blocking"):
+        note("a blocking copy to the GPU")
+    host_kwargs = dict(kwargs)
+    if kwargs.get("device") is not None:
+        host_kwargs["device"] = HOST
+    if "pin_memory" in kwargs:
+        host_kwargs["pin_memory"] = False
+    out = func(*tree_map(_on_host, args), **tree_map(_on_host, host_kwargs))
     if func._schema.is_mutable and out is not None and isinstance(args[0], Tensor):
         return args[0]
     # torch's own code makes what it needs on the CPU, where it takes the GPU's tensors to be
-    own = (near or not tensors) and (backward or inside.depth)
-    if to == "cuda" or own or (near and to is None):
-        return tree_map(
-            lambda x: There(x) if isinstance(x, Tensor) and not isinstance(x, There) else x, out
-        )
+    is_internal = (on_gpu or not tensors) and (in_backward or depth.value)
+    if target == "cuda" or is_internal or (on_gpu and target is None):
+        return tree_map(_on_gpu, out)
     return out
 
 
-def _here(x):
-    return x.here if isinstance(x, There) else x
+def _on_host(x):
+    return x.on_host if isinstance(x, FakeCudaTensor) else x
 
 
-def _note(func, kind, args, kwargs, to) -> None:
-    if kind in WAITING or (
-        func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
-    ):
+def _on_gpu(x):
+    is_plain = isinstance(x, Tensor) and not isinstance(x, FakeCudaTensor)
+    return FakeCudaTensor(x) if is_plain else x
+
+
+def _note_synchronization(func, packet, args, kwargs, target) -> None:
+    is_repeat = func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
+    if packet in SYNCHRONIZING or is_repeat:
         note(str(func))
-    elif kind in INDEXED and isinstance(args[0], There):
+    elif packet in INDEXING and isinstance(args[0], FakeCudaTensor):
         for index in (i for i in args[1] if i is not None):
             if index.dtype in (torch.bool, torch.uint8):
                 note(f"{func} by a mask")
-            elif not isinstance(index, There) and index.ndim:
-                note(f"{func} by places on the host")
-    elif kind is aten._to_copy and to == "cpu" and not inside.depth:
+            elif not isinstance(index, FakeCudaTensor) and index.ndim:
+                note(f"{func} by indices on the host")
+    elif packet is aten._to_copy and target == "cpu" and not depth.value:
         note("a copy to the host")
-    elif kind is aten.copy_ and isinstance(args[0], There) != isinstance(args[1], There):
-        soon = len(args) > 2 and args[2]
-        if not (soon and isinstance(args[0], There)) and not (
-            soon and threading.current_thread() is not threading.main_thread()
-        ):
-            note("a copy between host and GPU")
+    elif packet is aten.copy_:
+        _note_copy(args)
 
 
-NOTES: list[
-    tuple[str, str]
-] = []  #: of what was waited for by the main thread: what, and where in the house
+def _note_copy(args) -> None:
+    """Note a copy between host and GPU, unless non-blocking to the GPU or in another thread."""
+    to_gpu, from_gpu = (isinstance(x, FakeCudaTensor) for x in args[:2])
+    if to_gpu == from_gpu:
+        return
+    non_blocking = len(args) > 2 and args[2]
+    if not (non_blocking and (to_gpu or not _in_main_thread())):
+        note("a copy between host and GPU")
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+#: synchronizations by the main thread: what, and where in the library
+NOTES: list[tuple[str, str]] = []
 
 
 def note(what: str) -> None:
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         return
     frame = sys._getframe(1)
     while frame.f_back is not None and "/limbeck/" not in frame.f_code.co_filename:
@@ -180,8 +207,8 @@ def note(what: str) -> None:
     NOTES.append((what, f"{frame.f_code.co_filename.split('/limbeck/')[-1]}:{frame.f_lineno}"))
 
 
-class Event:
-    """``torch.cuda.Event``: all is done at once, and only to wait for it is noted."""
+class FakeEvent:
+    """``torch.cuda.Event``: everything is done at once, and only waiting for it is noted."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -195,71 +222,78 @@ class Event:
     def query(self) -> bool:
         return True
 
-    def elapsed_time(self, other: Event) -> float:
+    def elapsed_time(self, other: FakeEvent) -> float:
         return 0.0
 
     def synchronize(self) -> None:
         note("an event that is waited for")
 
 
-class Stream(Event):
+class FakeStream(FakeEvent):
     """``torch.cuda.Stream``."""
 
-    def wait_event(self, event: Event) -> None:
+    def wait_event(self, event: FakeEvent) -> None:
         pass
 
-    def record_event(self) -> Event:
-        return Event()
+    def record_event(self) -> FakeEvent:
+        return FakeEvent()
 
 
 @contextmanager
-def stream(_):
+def fake_stream(_):
     yield
 
 
-class Pretended(TorchDispatchMode):
-    """While it is open there is a GPU, for the thread that opened it."""
+class FakeCudaMode(TorchDispatchMode):
+    """While it is active there is a GPU, for the thread that entered it."""
 
-    _mode_key = (
-        torch._C._TorchDispatchModeKey.FAKE
-    )  # so that torch asks for no driver when something is made on a device
+    # so that torch asks for no driver when something is made on a device
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        return _done(func, args, kwargs or {})
+        return _execute(func, args, kwargs or {})
+
+
+FAKE_CUDA = {
+    "Event": FakeEvent,
+    "Stream": FakeStream,
+    "stream": fake_stream,
+    "current_stream": FakeStream,
+    "synchronize": lambda *_: note("synchronize"),
+    "memory_allocated": lambda *_: 0,
+    "max_memory_allocated": lambda *_: 0,
+    "memory_reserved": lambda *_: 0,
+    "reset_peak_memory_stats": lambda *_: None,
+    "mem_get_info": lambda *_: (1 << 40, 1 << 40),
+    "get_device_name": lambda *_: "none",
+}
 
 
 @contextmanager
 def gpu() -> Iterator[list[tuple[str, str]]]:
-    """A pretended GPU, ``cuda:0``, and the notes of what was waited for since."""
+    """A fake GPU, ``cuda:0``, and the list of synchronizations since it was entered."""
     by_device = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
     def grouped(lists, with_indices=False):
-        found = by_device(lists, with_indices)
+        groups = by_device(lists, with_indices)
         return {
-            (next(x for x in part[0][0] if x is not None).device, key[1]): part
-            for key, part in found.items()
+            (next(x for x in group[0][0] if x is not None).device, key[1]): group
+            for key, group in groups.items()
         }
 
     lift = torch._C._only_lift_cpu_tensors()
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch._C._ensureCUDADeviceGuardSet()
-    torch._C._set_only_lift_cpu_tensors(
-        True
-    )  # torch.tensor(.., device) as a copy from the host, which it is
-    torch.__future__.set_overwrite_module_params_on_conversion(
-        True
-    )  # else a module keeps its own tensors
-    group = patch.object(
+    # torch.tensor(.., device) becomes a copy from the host, which it is
+    torch._C._set_only_lift_cpu_tensors(True)
+    # else a module keeps its own tensors
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    optimizer_groups = patch.object(
         torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(grouped)
     )
-    cuda = patch.multiple(
-        torch.cuda, Event=Event, Stream=Stream, stream=stream, current_stream=Stream, synchronize=lambda *_: note("synchronize"),
-        memory_allocated=lambda *_: 0, max_memory_allocated=lambda *_: 0, memory_reserved=lambda *_: 0,
-        reset_peak_memory_stats=lambda *_: None, mem_get_info=lambda *_: (1 << 40, 1 << 40), get_device_name=lambda *_: "none",
-    )  # fmt: skip
     NOTES.clear()
     try:
-        with group, cuda, Pretended():
+        with optimizer_groups, patch.multiple(torch.cuda, **FAKE_CUDA), FakeCudaMode():
             yield NOTES
     finally:
         torch._C._set_only_lift_cpu_tensors(lift)

@@ -1,10 +1,9 @@
-"""On CUDA a step waits for nothing, nor does what is recorded of it: every method on a pretended GPU."""
+"""No step and no recording synchronizes with the device: every method on a fake GPU."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import fake_cuda
 import pytest
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import limbeck.runs.recorder as recording
+import limbeck.runs.recorder as recorder_module
 from limbeck.config.discovery import choices
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import CriticConfig, CriticTraining
@@ -27,7 +26,7 @@ from limbeck.distillation.rewards.image_statistics import ContrastReward
 from limbeck.methods.base import Method
 from limbeck.methods.esd import ESD
 from limbeck.methods.lmc import LMC
-from limbeck.methods.rewardsds import RewardSDS
+from limbeck.methods.reward_sds import RewardSDS
 from limbeck.methods.sdi import SDI
 from limbeck.methods.sds import SDS
 from limbeck.methods.stein import Stein
@@ -45,180 +44,202 @@ from limbeck.training.trainer import Run
 
 
 @pytest.fixture(scope="module")
-def near(eps_folder) -> Prior:
-    """A prior on the pretended GPU."""
+def gpu_prior(eps_folder) -> Prior:
+    """A prior on the fake GPU."""
     with fake_cuda.gpu():
         prior = StableDiffusion(str(eps_folder), fake_cuda.GPU_NAME)
-        prior.schedule.alpha(
-            torch.ones(1, device=fake_cuda.GPU_NAME)
-        )  # a device is given the table once
+        # the table of the schedule is copied to a device once
+        prior.schedule.alpha(torch.ones(1, device=fake_cuda.GPU_NAME))
         return prior
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    path = tmp_path_factory.mktemp("picture") / "grey.png"
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "plain.png"
     Image.new("RGB", (16, 16), (90, 120, 150)).save(path)
     return path
 
 
-def waited(experiment: Experiment, prior: Prior, before: int = 1) -> list[tuple[str, str]]:
-    """What the host waits for in a step of a run, after some steps ``before`` it."""
+def synchronizations(
+    experiment: Experiment, prior: Prior, steps_before: int = 1
+) -> list[tuple[str, str]]:
+    """What the host waits for in a step, after ``steps_before`` others."""
     with fake_cuda.gpu() as notes:
         run = Run(experiment, prior)
-        for _ in range(before):
+        for _ in range(steps_before):
             run.advance()
         notes.clear()
         run.advance()
         return list(notes)
 
 
-def of(method: Method, representation: RepresentationConfig, **more) -> Experiment:
-    source = (
-        ("a blue chair, on grey",)
-        if type(method).__name__ in ("DDS", "PDS", "CDS", "IRFDS")
-        else ()
-    )
+def make_experiment(method: Method, representation: RepresentationConfig, **options) -> Experiment:
+    is_edit = type(method).__name__ in ("DDS", "PDS", "CDS", "IRFDS")
     return Experiment(
         ("a red mug",),
         method=method,
         representation=representation,
         particles=2,
-        source_prompt=source,
+        source_prompt=("a blue chair, on grey",) if is_edit else (),
         steps=4,
-        **more,
+        **options,
     )
 
 
-#: options by which a step is short
-FEWER: dict[str, dict] = {
-    "sdedit": {"k": 2}, "hifa": {"k": 2}, "sdi": {"strides": 3}, "dsd": {"strides": 3}, "reward-sds": {"noises": 4},
-    "lmc": {"b": LearnedProjection(pictures=0)},
-}  # fmt: skip
+#: options that make a step short
+SHORT: dict[str, dict] = {
+    "sdedit": {"denoise_steps": 2},
+    "hifa": {"denoise_steps": 2},
+    "sdi": {"inversion_steps": 3},
+    "dsd": {"ddim_steps": 3},
+    "reward-sds": {"num_noises": 4},
+    "lmc": {"projection": LearnedProjection(num_images=0)},
+}
 
-
-#: methods of which pixels are tried in every run of the tests: what they do with pictures is their own
-PIXELS = ("sds", "vsd", "dds", "hifa", "repulsive")
-EVERY = [(name, shown) for shown in ("latents", "pixels") for name in choices(Method)]
-
-
-@pytest.mark.parametrize(("name", "shown"), [
-    pytest.param(*pair, marks=pytest.mark.slow) if pair[1] == "pixels" and pair[0] not in PIXELS else pair for pair in EVERY
-])  # fmt: skip
-def test_no_method_waits(name, shown, near, picture):
-    method, spec = (
-        choices(Method)[name](**FEWER.get(name, {})),
-        {"latents": Latents(), "pixels": Pixels()}[shown],
+#: methods that are always tested on pixels, because they do something of their own with images
+PIXEL_METHODS = ("sds", "vsd", "dds", "hifa", "repulsive")
+CASES = [pytest.param(name, Latents(), id=f"latents-{name}") for name in choices(Method)] + [
+    pytest.param(
+        name,
+        Pixels(),
+        id=f"pixels-{name}",
+        marks=() if name in PIXEL_METHODS else pytest.mark.slow,
     )
+    for name in choices(Method)
+]
+
+
+@pytest.mark.parametrize(("name", "representation"), CASES)
+def test_no_method_synchronizes(name, representation, gpu_prior, image):
+    method = choices(Method)[name](**SHORT.get(name, {}))
+    steps_before = int(isinstance(representation, Latents))
     if name == "irfds":
-        spec = NoiseMap(images=(picture,))
-    assert waited(of(method, spec), near, before=int(shown == "latents")) == []
+        representation = NoiseMap(images=(image,))
+    experiment = make_experiment(method, representation)
+    assert synchronizations(experiment, gpu_prior, steps_before) == []
 
 
-LEARNING = CriticTraining(unconditional=0.5, batch=3)
-CRITICS: list[CriticConfig] = [
-    LoRACritic(2, LEARNING), LoRACritic(2, replace(LEARNING, kind="v")), SmallUNetCritic(8, LEARNING), NullTextCritic(learning=LEARNING), ExactCritic(),
-    ExactCritic(buffer=3),
-]  # fmt: skip
+TRAINING = CriticTraining(unconditional_prob=0.5, batch_size=3)
+CRITICS: dict[str, CriticConfig] = {
+    "lora": LoRACritic(2, TRAINING),
+    "lora-v": LoRACritic(2, replace(TRAINING, loss_target="v")),
+    "small-unet": SmallUNetCritic(8, TRAINING),
+    "null-text": NullTextCritic(training=TRAINING),
+    "exact": ExactCritic(),
+    "exact-buffer": ExactCritic(buffer=3),
+}
 
 
-@pytest.mark.parametrize(
-    "critic", CRITICS, ids=lambda c: f"{type(c).__name__}-{getattr(c, 'buffer', '')}"
-)
-def test_no_critic_waits(critic, near):
-    assert waited(of(VSD(critic=critic), Latents()), near) == []
+@pytest.mark.parametrize("critic", CRITICS.values(), ids=CRITICS)
+def test_no_critic_synchronizes(critic, gpu_prior):
+    assert synchronizations(make_experiment(VSD(critic=critic), Latents()), gpu_prior) == []
 
 
-OPTIONS: list[partial[Experiment]] = [
-    *(partial(of, SDS(7.5), noise=how) for how in (DriftingNoise(), AntitheticNoise(), AntitheticNoise("rows"), PredictedNoise(), InvertedNoise(strides=3))),
-    *(partial(of, SDI(kappa=kappa, renoise_jitter=True, strides=3, every=2)) for kappa in ("inverted", "cached")),
-    partial(of, LMC(b=SampledProjection(1))), partial(of, RewardSDS(noises=4, scorer=ContrastReward())), partial(of, Stein(keep=0.5)),
-    partial(of, ESD(entropy=0.3), batch_size=1), partial(of, SDS(7.5), perp_neg=1.0, negative_prompt="low quality"),
-]  # fmt: skip
+SHORT_SDI = SDI(renoise_jitter=True, inversion_steps=3, refresh_every=2)
+EXPERIMENTS: dict[str, tuple[Method, dict]] = {
+    "drifting-noise": (SDS(7.5), {"noise": DriftingNoise()}),
+    "antithetic-steps": (SDS(7.5), {"noise": AntitheticNoise()}),
+    "antithetic-rows": (SDS(7.5), {"noise": AntitheticNoise("rows")}),
+    "predicted-noise": (SDS(7.5), {"noise": PredictedNoise()}),
+    "inverted-noise": (SDS(7.5), {"noise": InvertedNoise(inversion_steps=3)}),
+    "sdi-inverted": (replace(SHORT_SDI, kappa="inverted"), {}),
+    "sdi-cached": (replace(SHORT_SDI, kappa="cached"), {}),
+    "lmc-sampled": (LMC(projection=SampledProjection(1)), {}),
+    "reward-contrast": (RewardSDS(num_noises=4, reward_model=ContrastReward()), {}),
+    "stein-ema": (Stein(ema_decay=0.5), {}),
+    "esd-batch": (ESD(entropy_weight=0.3), {"batch_size": 1}),
+    "perp-neg": (SDS(7.5), {"perp_neg": 1.0, "negative_prompt": "low quality"}),
+}
 
 
-@pytest.mark.parametrize("make", OPTIONS, ids=str)
-def test_no_option_waits(make, near):
-    assert waited(make(Latents()), near) == []
+@pytest.mark.parametrize(("method", "options"), EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_no_option_synchronizes(method, options, gpu_prior):
+    experiment = make_experiment(method, Latents(), **options)
+    assert synchronizations(experiment, gpu_prior) == []
 
 
-def test_the_pretended_gpu_notices_what_would_wait():
+def test_the_fake_gpu_notes_synchronizations():
     with fake_cuda.gpu() as notes:
         x = torch.zeros(3, device=fake_cuda.GPU_NAME)
-        acts = {
-            "item": lambda: x.sum().item(), "bool": lambda: bool(x.any()), "tolist": x.tolist, "cpu": x.cpu, "nonzero": x.nonzero,
-            "mask": lambda: x[x > 0], "unique": x.unique, "host index": lambda: x[torch.tensor([0, 1])], "list": lambda: x[[0]],
-            "to": lambda: torch.ones(2).to(x), "tensor": lambda: torch.tensor([1.0], device=x.device), "from": lambda: x.to("cpu"),
-            "assigned": lambda: x.__setitem__(x > 0, 1.0), "copy": lambda: torch.zeros(3).copy_(x),
-        }  # fmt: skip
-        for name, act in acts.items():
+        actions = {
+            "item": lambda: x.sum().item(),
+            "bool": lambda: bool(x.any()),
+            "tolist": x.tolist,
+            "cpu": x.cpu,
+            "nonzero": x.nonzero,
+            "mask": lambda: x[x > 0],
+            "unique": x.unique,
+            "host index": lambda: x[torch.tensor([0, 1])],
+            "list index": lambda: x[[0]],
+            "to the GPU": lambda: torch.ones(2).to(x),
+            "new tensor": lambda: torch.tensor([1.0], device=x.device),
+            "from the GPU": lambda: x.to("cpu"),
+            "masked assignment": lambda: x.__setitem__(x > 0, 1.0),
+            "copy": lambda: torch.zeros(3).copy_(x),
+        }
+        for name, action in actions.items():
             notes.clear()
-            act()
+            action()
             assert notes, name
         notes.clear()
         torch.ones(3).to(x.device, non_blocking=True).add(x)[torch.arange(2, device=x.device)].sum()
         assert notes == []
-        with pytest.raises(RuntimeError, match="beside tensors of the GPU"):
+        with pytest.raises(RuntimeError, match="with tensors of the GPU"):
             x + torch.ones(3)
     assert not torch.zeros(1).is_cuda
 
 
-def test_on_the_pretended_gpu_a_run_is_that_of_the_cpu(eps_folder, near):
-    e = of(VSD(7.5, critic=LoRACritic(2)), Pixels())
-    here = Run(e, StableDiffusion(str(eps_folder)))
+def test_a_run_on_the_fake_gpu_is_that_on_the_cpu(eps_folder, gpu_prior):
+    experiment = make_experiment(VSD(7.5, critic=LoRACritic(2)), Pixels())
+    cpu_run = Run(experiment, StableDiffusion(str(eps_folder)))
     for _ in range(2):
-        here.advance()
+        cpu_run.advance()
     with fake_cuda.gpu():
-        there = Run(e, near)
+        gpu_run = Run(experiment, gpu_prior)
         for _ in range(2):
-            there.advance()
-        for (name, a), b in zip(here.tensors().items(), there.tensors().values(), strict=True):
+            gpu_run.advance()
+        pairs = zip(cpu_run.tensors().items(), gpu_run.tensors().values(), strict=True)
+        for (name, a), b in pairs:
             assert torch.allclose(a, b.cpu(), rtol=1e-4, atol=1e-5), name
 
 
-def test_what_is_recorded_is_not_waited_for_either(near, tmp_path, monkeypatch):
-    """Figures, pictures and checkpoints of every step, from the fourth on: the third is timed, which is said once."""
+def test_recording_does_not_synchronize(gpu_prior, tmp_path, monkeypatch):
+    """Metrics, images and checkpoints of every step from the fourth on; the third one is timed."""
     notes: list[tuple[str, str]] = []
-    advance = Run.advance
+    advance, folder = Run.advance, tmp_path / "run"
 
-    def step(run: Run):
+    def clear_notes_and_advance(run: Run):
         if run.step == 3:
             fake_cuda.NOTES.clear()
         return advance(run)
 
-    monkeypatch.setattr(Run, "advance", step)
-    monkeypatch.setattr(recording, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(recording, "FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(
-        recording.Recorder, "finish", lambda self: notes.extend(fake_cuda.NOTES) or self.folder
-    )
-    e = replace(of(VSD(7.5, critic=LoRACritic(2)), Pixels()), steps=5)
+    def finish(recorder):
+        notes.extend(fake_cuda.NOTES)
+        return recorder.folder
+
+    monkeypatch.setattr(Run, "advance", clear_notes_and_advance)
+    monkeypatch.setattr(recorder_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recorder_module, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(recorder_module.Recorder, "finish", finish)
+    experiment = replace(make_experiment(VSD(7.5, critic=LoRACritic(2)), Pixels()), steps=5)
     with fake_cuda.gpu():
-        record(e, near, tmp_path / "run", every=1, console=Console(quiet=True))
+        record(experiment, gpu_prior, folder, image_every=1, console=Console(quiet=True))
     assert notes == []
-    tensors, note = read_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
-    assert note["step"] == 5 and not any(
-        isinstance(value, fake_cuda.There) for value in tensors.values()
-    )
-    lines = [
-        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
+    tensors, metadata = read_checkpoint(folder / "checkpoint.safetensors")
+    assert metadata["step"] == 5
+    assert not any(isinstance(value, fake_cuda.FakeCudaTensor) for value in tensors.values())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
-    assert {
-        f"step-{i:05d}{kind}.png"
-        for i in range(1, 6)
-        for kind in ("", "-x0", "-critic", "-gradient")
-    } <= {path.name for path in (tmp_path / "run" / "images").iterdir()}
+    kinds = ("", "-x0", "-critic", "-gradient")
+    names = {path.name for path in (folder / "images").iterdir()}
+    assert {f"step-{i:05d}{kind}.png" for i in range(1, 6) for kind in kinds} <= names
 
 
-def test_copies_are_of_the_moment():
+def test_async_copies_are_of_the_moment_they_were_made():
     x = torch.arange(6.0).reshape(2, 3)
-    copies = AsyncCopies({"x": x, "turned": x.T})
+    copies = AsyncCopies({"x": x, "transposed": x.T})
     x.add_(1)
-    out = copies.fetched()
-    assert (
-        torch.equal(out["x"], x - 1)
-        and torch.equal(out["turned"], (x - 1).T)
-        and out["turned"].is_contiguous()
-    )
-    assert out["x"].data_ptr() != out["turned"].data_ptr()
+    out = copies.to_cpu()
+    assert torch.equal(out["x"], x - 1) and torch.equal(out["transposed"], (x - 1).T)
+    assert out["transposed"].is_contiguous()
+    assert out["x"].data_ptr() != out["transposed"].data_ptr()
