@@ -154,13 +154,13 @@ def test_identity_17_pds_is_the_gap_of_stochastic_latents_whatever_the_second_no
 def test_identity_17_consistent_coefficients_leave_a_multiple_of_dds(schedule, stride, t):
     prior, s = mixture(schedule), edit_of(schedule, t)
     method = PDS(20.0, stride, "consistent")
-    chi, psi = method.shares(schedule, s.t)
+    chi, psi = method.chi_and_psi(schedule, s.t)
     assert float(psi.abs().max()) < 1e-11
     assert max_difference(method(prior, s, FREE), expand(chi, s.x0) * DDS(20.0)(prior, s, FREE)) < 1e-9
 
 
 def test_identity_17_published_coefficients_pull_to_the_source_as_measured():
-    chi, psi = PDS().shares(SD, f64([0.05, 0.2, 0.5, 0.8, 0.95]))
+    chi, psi = PDS().chi_and_psi(SD, f64([0.05, 0.2, 0.5, 0.8, 0.95]))
     known = f64([4.30, 1.53, 0.393, 0.101, 0.046])
     printed = f64([0.005, 0.005, 0.0005, 0.0005, 0.0005])  # half of the last digit
     assert bool(((psi / chi - known).abs() <= printed).all())
@@ -175,7 +175,7 @@ def test_pds_takes_the_step_of_a_flow_as_it_is():
     )  # of x_t' and x_t around their means
     gain = cov[0, 1] / cov[1, 1]
     deviation = (cov[0, 0] - gain * cov[0, 1]).sqrt()
-    chi, _ = PDS(stride=0.1, coefficients="consistent").shares(schedule, t)
+    chi, _ = PDS(stride=0.1, coefficients="consistent").chi_and_psi(schedule, t)
     # mu = alpha' x0 + gain (x_t - alpha x0); x0_hat falls by lambda eps_hat
     gamma = schedule.alpha(near) - gain * schedule.alpha(t)
     assert max_difference(chi, gamma * 0.6 / 0.4 / deviation) < 1e-12

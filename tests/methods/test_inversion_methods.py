@@ -334,9 +334,9 @@ def test_sdi_refuses(options):
         SDI(**options)
 
 
-@pytest.mark.parametrize("options", [{"strides": 0}, {"eta": -0.1}, {"eta": float("nan")}])
+@pytest.mark.parametrize("options", [{"inversion_steps": 0}, {"eta": -0.1}, {"eta": float("nan")}])
 def test_inverted_noise_refuses(options):
-    with pytest.raises(ValueError, match="strides must be at least 1 and eta must not be negative"):
+    with pytest.raises(ValueError, match="inversion_steps must be at least 1 and eta must not be negative"):
         InvertedNoise(**options)
 
 

@@ -512,12 +512,12 @@ def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time
     now, to = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
     said = prior(SD.add_noise(s.x0, s.eps, now), now, s.conditions.null)[0]
     method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversion_steps=1)
-    assert max_difference(method.inverted(prior, s, to), SD.add_noise(said.x0, said.eps, to)) < 1e-13
+    assert max_difference(method.invert(prior, s, to), SD.add_noise(said.x0, said.eps, to)) < 1e-13
     nothing = ISM(7.5, delta_t=0.1, inversion_steps=0)
-    assert torch.equal(nothing.inverted(prior, s, to), SD.add_noise(s.x0, s.eps, to))
+    assert torch.equal(nothing.invert(prior, s, to), SD.add_noise(s.x0, s.eps, to))
     zero = torch.zeros_like(to)
-    assert torch.equal(ISM(noisy_start=True).inverted(prior, s, zero), SD.add_noise(s.x0, s.eps, zero))
-    assert torch.equal(ISM().inverted(prior, s, zero), s.x0)
+    assert torch.equal(ISM(noisy_start=True).invert(prior, s, zero), SD.add_noise(s.x0, s.eps, zero))
+    assert torch.equal(ISM().invert(prior, s, zero), s.x0)
 
 
 def test_ism_arrives_at_s_where_strides_round_to_less():
@@ -529,7 +529,7 @@ def test_ism_arrives_at_s_where_strides_round_to_less():
     for now, later in pairwise(f64([t] * 5) for t in times):
         said = prior(x, now, s.conditions.null)[0]
         x = SD.add_noise(said.x0, said.eps, later)
-    assert max_difference(ISM(delta_s=0.0334, inversion_steps=3).inverted(prior, s, f64([0.1] * 5)), x) < 1e-13
+    assert max_difference(ISM(delta_s=0.0334, inversion_steps=3).invert(prior, s, f64([0.1] * 5)), x) < 1e-13
 
 
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])

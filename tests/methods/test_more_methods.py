@@ -128,8 +128,8 @@ def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
 
 def test_csd_refined_goes_from_the_negative_text_half_way_back():
     method = CSD(negative_prompt="blue", negative_start=1.0, negative_end=0.5, anneal_end=1.0)
-    assert [method.share(k, 10) for k in (0, 5, 10)] == [1.0, 0.75, 0.5]
-    assert CSD(negative_prompt="blue", negative_start=0.2, negative_end=0.7, anneal_end=0.0).share(0, 10) == 0.7
+    assert [method.negative_weight(k, 10) for k in (0, 5, 10)] == [1.0, 0.75, 0.5]
+    assert CSD(negative_prompt="blue", negative_start=0.2, negative_end=0.7, anneal_end=0.0).negative_weight(0, 10) == 0.7
 
 
 def test_csd_ends_as_csd_of_the_runs_negative_prompt():

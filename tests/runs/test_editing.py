@@ -396,7 +396,7 @@ def test_sdedit_needs_no_source(photo, tmp_path):
         "a blue disc",
         "--method",
         "sdedit",
-        "--method.k",
+        "--method.denoise-steps",
         "2",
         "--model",
         "gaussians",

@@ -1,4 +1,11 @@
-"""Base classes of score distillation methods."""
+"""Base classes of score distillation methods.
+
+Notation of all methods: x is the clean sample, a latent or an image, x_t = alpha_t x + sigma_t eps
+and lambda_t = sigma_t / alpha_t. eps(x_t, t, y) is the noise predicted by the prior under the
+prompt y and eps(x_t, t) the unconditional prediction; the guided prediction is
+eps_hat_s = eps(x_t, t) + s (eps(x_t, t, y) - eps(x_t, t)), and x0_hat = (x_t - sigma_t eps_hat) /
+alpha_t. A method returns the direction to descend in x, without the weight w(t).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.guidance import guided_prediction, required_conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
@@ -22,7 +29,12 @@ S = TypeVar("S", bound=State)
 
 @dataclass(frozen=True)
 class LatentAndImageGradient:
-    """A direction in x0 space and, beside it, one in the space of the rendered image, which no encoder stands before."""
+    """A direction in x0 space together with one in the space of the rendered image.
+
+    Attributes:
+        x0: direction in x0 space.
+        image: direction in image space. It reaches the image without passing the encoder.
+    """
 
     x0: Float[Tensor, "b ..."]
     image: Float[Tensor, "b 3 h w"]
@@ -30,83 +42,137 @@ class LatentAndImageGradient:
 
 @dataclass(frozen=True)
 class Method(abc.ABC, Generic[S]):
-    """A method of score distillation. Subclasses are final frozen dataclasses, their fields the options; one paper, one file."""
+    """A score distillation method. A subclass is a frozen dataclass, and its fields are options.
 
-    bibtex = ""  #: the paper, for the report
-    optimizes = (
-        "pictures"  #: what its direction is to move, as a representation says what it ``holds``
-    )
-    passes = ""  #: network passes per particle and step, as in the table of methods
-    backward = ""  #: what is differentiated besides the representation and a critic, if anything
+    Attributes:
+        bibtex: citation of the paper, for the report.
+        optimizes: what the direction is meant to move, ``images`` or ``noise``.
+        passes: network passes per particle and step, for the table of methods.
+        backward: what is differentiated besides the representation and a critic; empty for nothing.
+    """
+
+    bibtex = ""
+    optimizes = "images"
+    passes = ""
+    backward = ""
 
     @abc.abstractmethod
-    def init(self, prior: Prior, start: SetupContext) -> S:
-        """The state before the first step."""
+    def init(self, prior: Prior, setup: SetupContext) -> S:
+        """Return the state before the first step.
+
+        Args:
+            prior: the frozen prior.
+            setup: particles, prompts and seed of the run.
+
+        Raises:
+            ValueError: if the method cannot run with this prior or setup.
+        """
 
     @abc.abstractmethod
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: S
+        self, prior: Prior, inputs: StepInputs, state: S
     ) -> Float[Tensor, "b ..."] | LatentAndImageGradient:
-        """The unweighted direction to descend in x0 space; called without a graph."""
+        """Return the unweighted direction to descend in x0 space.
 
-    def fit(self, prior: Prior, sample: StepInputs, state: S) -> dict[str, Tensor]:
-        """The critic's own step, after the particles'. Changes ``state`` in place; returns figures to record."""
+        It is called without gradients.
+
+        Args:
+            prior: the frozen prior.
+            inputs: what was drawn for the step.
+            state: the state of the method, which may be changed in place.
+        """
+
+    def fit(self, prior: Prior, inputs: StepInputs, state: S) -> dict[str, Tensor]:
+        """Train what the method learns, after the step of the particles.
+
+        Args:
+            prior: the frozen prior.
+            inputs: the same as of the direction.
+            state: the state of the method, changed in place.
+
+        Returns:
+            Metrics to record.
+        """
         return {}
 
     def critic_prior(self, prior: Prior, state: S) -> Prior | None:
-        """The learned denoiser of the particles, where there is one; for pictures of its x0 and for sampling from it."""
+        """Return the critic as a prior, to show its x0 and to sample from it; None without one."""
         return None
 
     def save_critic(self, prior: Prior, state: S, folder: Path) -> None:
-        """Write the critic's weights for use elsewhere, where there is one."""
+        """Write the weights of the critic, if there is one, for use elsewhere."""
 
 
 @dataclass(frozen=True)
 class StatelessMethod(Method[Stateless]):
-    """A method whose every step stands alone."""
+    """A method that keeps nothing between steps."""
 
-    def init(self, prior: Prior, start: SetupContext) -> Stateless:
+    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
         return Stateless()
 
 
-NO_SOURCE = "this method edits: say what the pictures show with --source-prompt, and begin with --representation.images"
+_NO_SOURCE = (
+    "this method edits images: describe them with --source-prompt, "
+    "and start from them with --representation.images"
+)
 
 
-def edit_source(sample: StepInputs) -> EditSource:
-    """What the sample is an edit of; ValueError where it is none."""
-    if sample.source is None:
-        raise ValueError(NO_SOURCE)
-    return sample.source
+def edit_source(inputs: StepInputs) -> EditSource:
+    """Return the source of an edit; ValueError if the step is not part of one."""
+    if inputs.source is None:
+        raise ValueError(_NO_SOURCE)
+    return inputs.source
 
 
 @dataclass(frozen=True)
 class EditMethod(StatelessMethod):
-    """A method that leads pictures from what their source text says to what their prompt says.
+    """A method that edits images from what their source prompt says to what their prompt says.
 
-    guidance: s of the predictions for the picture and for its source.
+    Attributes:
+        guidance: guidance scale s of the predictions for the edited image and for its source.
     """
 
     guidance: float = 7.5
 
-    def init(self, prior: Prior, start: SetupContext) -> Stateless:
-        """Nothing to remember; ValueError where there is no source text, before anything runs."""
-        if not start.source_prompts:
-            raise ValueError(NO_SOURCE)
+    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
+        if not setup.source_prompts:
+            raise ValueError(_NO_SOURCE)
         return Stateless()
 
-    def gap(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
-        """eps_hat_s of the picture under its prompt minus that of the source under its text, of one eps and one t: one call."""
-        source = edit_source(sample)
-        xt = torch.cat([sample.xt, sample.schedule.add_noise(source.x0, sample.eps, sample.t)])
-        said = guided_prediction(
+    def predict_target_and_source(
+        self, prior: Prior, inputs: StepInputs
+    ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
+        """Predict eps_hat_s of the edited image and of its source, of one eps and t, in one call.
+
+        Args:
+            prior: the frozen prior.
+            inputs: the current step.
+
+        Returns:
+            eps_hat_s of the edited image under its prompt, and of the source under its own.
+        """
+        source = edit_source(inputs)
+        source_xt = inputs.schedule.add_noise(source.x0, inputs.eps, inputs.t)
+        prediction = guided_prediction(
             prior,
-            xt,
-            sample.t.repeat(2),
-            sample.conditions.concat(source.conditions),
+            torch.cat([inputs.xt, source_xt]),
+            inputs.t.repeat(2),
+            inputs.conditions.concat(source.conditions),
             self.guidance,
         )
-        target, origin = said.eps.chunk(2)
-        return target - origin
+        eps_target, eps_source = prediction.eps.chunk(2)
+        return eps_target, eps_source
+
+    def source_rows(self, inputs: StepInputs) -> slice:
+        """Rows of the sources under their prompts in the call of ``predict_target_and_source``.
+
+        The call has 2 B rows per condition, edited images first. The prompt is its second
+        condition, unless it is the only one.
+        """
+        count = len(inputs.x0)
+        prompt_index = min(len(required_conditions(inputs.conditions, self.guidance)) - 1, 1)
+        start = prompt_index * 2 * count + count
+        return slice(start, start + count)
 
 
 class CriticMethod(Method[Critic]):
@@ -114,11 +180,11 @@ class CriticMethod(Method[Critic]):
 
     critic: CriticConfig
 
-    def init(self, prior: Prior, start: SetupContext) -> Critic:
-        return self.critic.build(prior, start)
+    def init(self, prior: Prior, setup: SetupContext) -> Critic:
+        return self.critic.build(prior, setup)
 
-    def fit(self, prior: Prior, sample: StepInputs, state: Critic) -> dict[str, Tensor]:
-        return state.fit(sample)
+    def fit(self, prior: Prior, inputs: StepInputs, state: Critic) -> dict[str, Tensor]:
+        return state.fit(inputs)
 
     def critic_prior(self, prior: Prior, state: Critic) -> Prior:
         return state.prior()

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.guidance import required_conditions
 from limbeck.diffusion.prior import AttentionPrior, Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -19,11 +18,15 @@ from limbeck.methods.base import EditMethod
 
 @dataclass(frozen=True)
 class CDS(EditMethod):
-    """DDS and, against the loss of structure, the gradient in x of PatchNCE (Park et al. 2020) between self-attention features of
-    picture and source, through the network.
+    """DDS plus the gradient of PatchNCE between self-attention features of image and source.
 
-    guidance: s of DDS. cut: weight of PatchNCE beside the code's DDS loss of 2000 / (h w). patches: most places compared per layer.
-    sizes: of the patches, in places of a layer. tau: temperature.
+    The gradient of PatchNCE (Park et al. 2020) runs through the network. It keeps the structure.
+
+    Attributes:
+        w_cut: weight of PatchNCE, relative to the DDS loss of the code, 2000 / (h w) of ours.
+        num_patches: largest number of patches compared per layer, at least 2.
+        patch_sizes: edge lengths of the patches, in positions of the layer, at least 1.
+        tau: temperature of PatchNCE, above 0.
     """
 
     w_cut: float = 3.0
@@ -31,60 +34,62 @@ class CDS(EditMethod):
     patch_sizes: tuple[int, ...] = (1, 2)
     tau: float = 0.07
 
-    bibtex = """@inproceedings{nam2024contrastive, title={Contrastive Denoising Score for Text-guided Latent Diffusion Image
-  Editing}, author={Nam, Hyelin and Kwon, Gihyun and Park, Geon Yeong and Ye, Jong Chul}, booktitle={CVPR}, year={2024}}"""
+    bibtex = """@inproceedings{nam2024contrastive,
+  title={Contrastive Denoising Score for Text-guided Latent Diffusion Image Editing},
+  author={Nam, Hyelin and Kwon, Gihyun and Park, Geon Yeong and Ye, Jong Chul},
+  booktitle={CVPR},
+  year={2024}
+}"""
     passes = "4 in one call (2 at guidance 1) + 1 with backward"
     backward = "the network, down to its input"
 
     def __post_init__(self) -> None:
-        if (
-            self.guidance == 0
-            or self.w_cut < 0
-            or self.num_patches < 2
-            or not self.patch_sizes
-            or min(self.patch_sizes) < 1
-            or self.tau <= 0
-        ):
+        if self.guidance == 0:
+            raise ValueError("guidance must not be 0: CDS reads features under the prompt")
+        if not (self.w_cut >= 0 and self.tau > 0):
             raise ValueError(
-                f"guidance must not be 0, cut not negative, patches at least 2, sizes at least 1, tau above 0: {self}"
+                f"w_cut must be at least 0 and tau above 0, not {self.w_cut} and {self.tau}"
             )
+        if self.num_patches < 2:
+            raise ValueError(f"num_patches must be at least 2, not {self.num_patches}")
+        if not self.patch_sizes or min(self.patch_sizes) < 1:
+            raise ValueError(f"patch_sizes must be numbers of at least 1, not {self.patch_sizes}")
 
-    def init(self, prior: Prior, start: SetupContext) -> Stateless:
+    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
         if not isinstance(prior, AttentionPrior):
             raise ValueError(
-                f"CDS compares a network's attention, and {type(prior).__name__} has none: take DDS or PDS"
+                f"CDS compares attention features, and {type(prior).__name__} has none: "
+                "use --method dds or pds"
             )
-        return super().init(prior, start)
+        return super().init(prior, setup)
 
-    def nce(
-        self, ours: Float[Tensor, "b c h w"], theirs: Float[Tensor, "b c h w"], rng: torch.Generator
+    def patch_nce(
+        self, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], rng: torch.Generator
     ) -> Float[Tensor, ""]:
-        """PatchNCE of one layer, a mean over places, summed over sizes and rows: every place shall know its own in the source."""
-        total = ours.new_zeros(())
-        for size in (s for s in self.patch_sizes if s <= min(ours.shape[2:])):
-            a, b = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (ours, theirs))
-            places = to_device(torch.randperm(a.shape[2], generator=rng)[: self.num_patches], a.device)
-            logits = a[:, :, places].mT @ b[:, :, places] / self.tau
-            total = total - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
-        return total
+        """PatchNCE of one layer: a mean over patches, summed over patch sizes and rows."""
+        loss = query.new_zeros(())
+        for size in (s for s in self.patch_sizes if s <= min(query.shape[2:])):
+            q, k = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (query, key))
+            patches = to_device(torch.randperm(q.shape[2], generator=rng), q.device)
+            patches = patches[: self.num_patches]
+            logits = q[:, :, patches].mT @ k[:, :, patches] / self.tau
+            loss = loss - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
+        return loss
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        assert isinstance(prior, AttentionPrior)  # init has seen to it
-        n, (height, width) = len(sample.x0), sample.x0.shape[-2:]
-        with prior.capture_attention() as seen:
-            gap = self.gap(prior, sample)
-        first = (
-            2 * (len(required_conditions(sample.conditions, self.guidance)) > 1) + 1
-        ) * n  # of each condition's 2 n rows, the text's are second
-        with torch.enable_grad(), prior.capture_attention() as own:
-            x = sample.x0.detach().requires_grad_()
-            prior(
-                sample.schedule.add_noise(x, sample.eps, sample.t), sample.t, sample.conditions.pos
-            )
-            pairs = zip(own, seen, strict=False)  # of several denoising steps the first is meant
-            loss = torch.stack(
-                [self.nce(a, b[first : first + n], sample.rng) for a, b in pairs]
-            ).sum()
-        return gap + self.w_cut * height * width / 2000 * torch.autograd.grad(loss, x)[0]
+        assert isinstance(prior, AttentionPrior)  # checked by init
+        with prior.capture_attention() as features:
+            eps_target, eps_source = self.predict_target_and_source(prior, inputs)
+        source_features = [f[self.source_rows(inputs)] for f in features]
+        with torch.enable_grad(), prior.capture_attention() as features:
+            x = inputs.x0.detach().requires_grad_()
+            xt = inputs.schedule.add_noise(x, inputs.eps, inputs.t)
+            prior(xt, inputs.t, inputs.conditions.pos)
+            # zip stops after the first denoising step
+            pairs = zip(features, source_features, strict=False)
+            nce = torch.stack([self.patch_nce(q, k, inputs.rng) for q, k in pairs]).sum()
+        grad_nce = torch.autograd.grad(nce, x)[0]
+        height, width = x.shape[-2:]
+        return eps_target - eps_source + self.w_cut * height * width / 2000 * grad_nce

@@ -15,11 +15,16 @@ from limbeck.methods.base import Method
 
 @dataclass(frozen=True)
 class CSD(Method[PromptEmbeddings]):
-    """eps(x_t, t, y) - eps(x_t, t): the score of the implicit classifier alone, SDS / s as s grows. With a negative text,
-    eps(x_t, t, y) - (n eps(x_t, t, y_neg) + (1 - n) eps(x_t, t)), the paper's a = 1, b = -n and c = n - 1.
+    """Classifier SD: eps(x_t, t, y) - eps(x_t, t), the score of the implicit classifier.
 
-    negative: a text to move away from; empty for none. first: n at the first step. last: n at the end of the change. over: share
-    of the run in which n changes, in a line.
+    It is the limit of SDS / s for large s. With a negative prompt it is eps(x_t, t, y) -
+    (n eps(x_t, t, y_neg) + (1 - n) eps(x_t, t)): a = 1, b = -n and c = n - 1 in the paper.
+
+    Attributes:
+        negative_prompt: y_neg, one text for all prompts. Empty: none.
+        negative_start: weight n of the negative prompt at the first step, in [0, 1].
+        negative_end: weight n after the annealing, in [0, 1].
+        anneal_end: fraction of the run over which n changes linearly, in [0, 1].
     """
 
     negative_prompt: str = ""
@@ -27,34 +32,39 @@ class CSD(Method[PromptEmbeddings]):
     negative_end: float = 1.0
     anneal_end: float = 0.5
 
-    bibtex = """@article{yu2023csd, title={Text-to-3D with Classifier Score Distillation}, author={Yu, Xin and Guo, Yuan-Chen and
-  Li, Yangguang and Liang, Ding and Zhang, Song-Hai and Qi, Xiaojuan}, journal={arXiv:2310.19415}, year={2023}}"""
-    passes = "2 (3 with a negative text, where n is neither 0 nor 1)"
+    bibtex = """@article{yu2023csd,
+  title={Text-to-3D with Classifier Score Distillation},
+  author={Yu, Xin and Guo, Yuan-Chen and Li, Yangguang and Liang, Ding and Zhang, Song-Hai and
+    Qi, Xiaojuan},
+  journal={arXiv:2310.19415},
+  year={2023}
+}"""
+    passes = "2 (3 with a negative prompt, where n is neither 0 nor 1)"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.negative_start <= 1 and 0 <= self.negative_end <= 1 and 0 <= self.anneal_end <= 1):
-            raise ValueError(f"first, last and over lie in [0, 1]: {self}")
+        for name in ("negative_start", "negative_end", "anneal_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
 
-    def share(self, step: int, steps: int) -> float:
+    def negative_weight(self, step: int, steps: int) -> float:
         """n at ``step`` of ``steps``."""
-        gone = min(1.0, step / (self.anneal_end * steps)) if self.anneal_end > 0 else 1.0
-        return self.negative_start + gone * (self.negative_end - self.negative_start) if self.negative_prompt else 0.0
+        if not self.negative_prompt:
+            return 0.0
+        progress = min(1.0, step / (self.anneal_end * steps)) if self.anneal_end > 0 else 1.0
+        return self.negative_start + progress * (self.negative_end - self.negative_start)
 
-    def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
-        return PromptEmbeddings(
-            prior, start, *([[self.negative_prompt] * start.num_prompts] if self.negative_prompt else [])
-        )
+    def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
+        negative = [[self.negative_prompt] * setup.num_prompts] if self.negative_prompt else []
+        return PromptEmbeddings(prior, setup, *negative)
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
+        self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        n, told = self.share(sample.step, sample.steps), sample.conditions
-        nothing = [told.null] if n < 1 else []
-        pos, *away = prior(
-            sample.xt,
-            sample.t,
-            told.pos,
-            *nothing,
-            *(state.for_particles(sample.particle) if n > 0 else []),
-        )
-        return pos.eps - (away[0].eps if len(away) == 1 else away[0].eps.lerp(away[1].eps, n))
+        n = self.negative_weight(inputs.step, inputs.steps)
+        null = [inputs.conditions.null] if n < 1 else []
+        negative = state.for_particles(inputs.particle) if n > 0 else []
+        pos, *others = prior(inputs.xt, inputs.t, inputs.conditions.pos, *null, *negative)
+        if len(others) == 1:
+            return pos.eps - others[0].eps
+        eps_null, eps_neg = others[0].eps, others[1].eps
+        return pos.eps - eps_null.lerp(eps_neg, n)

@@ -15,16 +15,21 @@ from limbeck.methods.base import EditMethod
 
 @dataclass(frozen=True)
 class DDS(EditMethod):
-    """eps_hat_s(x_t, t, y) - eps_hat_s(x_t of the source, t, y of the source), of one eps and one t.
+    """Delta denoising score: eps_hat_s(x_t, t, y) - eps_hat_s(x_t_source, t, y_source).
 
-    guidance: s of both predictions.
+    Both have the same eps and t.
     """
 
-    bibtex = """@inproceedings{hertz2023delta, title={Delta Denoising Score}, author={Hertz, Amir and Aberman, Kfir and
-  Cohen-Or, Daniel}, booktitle={ICCV}, year={2023}}"""
+    bibtex = """@inproceedings{hertz2023delta,
+  title={Delta Denoising Score},
+  author={Hertz, Amir and Aberman, Kfir and Cohen-Or, Daniel},
+  booktitle={ICCV},
+  year={2023}
+}"""
     passes = "4 in one call (2 at guidance 1)"
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        return self.gap(prior, sample)
+        eps_target, eps_source = self.predict_target_and_source(prior, inputs)
+        return eps_target - eps_source

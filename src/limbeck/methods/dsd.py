@@ -18,23 +18,28 @@ from limbeck.distillation.state import Stateless
 from limbeck.methods.base import Method
 
 
-class Seeds(Stateless):
-    """The noise that each particle's own sample begins with; made anew from the seed, so nothing is remembered."""
+class SeedNoise(Stateless):
+    """The starting noise of each particle's ODE. It follows from the seed, so nothing is saved."""
 
-    def __init__(self, start: SetupContext):
-        everyone, shape = torch.arange(start.particles), tuple(start.x0.shape[1:])
-        self.noise = FixedPerParticleNoise()(everyone, shape, 0, start.seed, torch.Generator()).to(
-            start.x0
-        )
+    def __init__(self, setup: SetupContext):
+        particles, shape = torch.arange(setup.particles), tuple(setup.x0.shape[1:])
+        noise = FixedPerParticleNoise()(particles, shape, 0, setup.seed, torch.Generator())
+        self.noise = noise.to(setup.x0)
 
 
 @dataclass(frozen=True)
-class DSD(Method[Seeds]):
-    """eps_hat_s(alpha_t x + sigma_t kappa, t, y) - eps_hat(alpha_t' x + sigma_t' kappa, t', y), t' = t + U[0, share (t - t_min)];
-    kappa = eps_hat_s(z_t', t', y) of the sample z that DDIM makes of the particle's own noise, whatever x is.
+class DSD(Method[SeedNoise]):
+    """Diverse SD: eps_hat_s(x_t, t, y) - eps_hat(x_t', t', y) of one noise kappa, at a later t'.
 
-    guidance: s of the first prediction, of kappa and of DDIM. own: s of the second prediction. strides: into which DDIM divides
-    the whole schedule. share: greatest share of t - t_min that t' lies later. t_min: time of no shift.
+    t' = t + U[0, plus_ratio (t - t_min)]. kappa = eps_hat_s(z_t', t', y), where z follows the DDIM
+    ODE from the particle's own noise, whatever x is.
+
+    Attributes:
+        guidance: guidance scale s of the first prediction, of kappa and of the ODE.
+        later_guidance: guidance scale of the prediction at t'.
+        ddim_steps: DDIM steps of the whole schedule, at least 1; those above t' are taken.
+        plus_ratio: largest shift t' - t, as a fraction of t - t_min.
+        t_min: time at which the shift is 0, in [0, 1].
     """
 
     guidance: float = 7.5
@@ -43,33 +48,37 @@ class DSD(Method[Seeds]):
     plus_ratio: float = 0.1
     t_min: float = 0.32
 
-    bibtex = """@article{xu2024dsd, title={Diverse Score Distillation}, author={Xu, Yanbo and Srinivasa, Jayanth and Liu, Gaowen and
-  Tulsiani, Shubham}, journal={arXiv:2412.06780}, year={2024}}"""
-    passes = "2 per stride from 1 down to t' (at most 10), 2 and 1 at t', 2 at t"
+    bibtex = """@article{xu2024dsd,
+  title={Diverse Score Distillation},
+  author={Xu, Yanbo and Srinivasa, Jayanth and Liu, Gaowen and Tulsiani, Shubham},
+  journal={arXiv:2412.06780},
+  year={2024}
+}"""
+    passes = "2 per DDIM step from 1 down to t' (at most 10), 2 and 1 at t', 2 at t"
 
     def __post_init__(self) -> None:
-        if self.ddim_steps < 1 or not (self.plus_ratio >= 0 and 0 <= self.t_min <= 1):
-            raise ValueError(
-                f"strides must be at least 1, share not negative and t_min in [0, 1]: {self}"
-            )
+        if self.ddim_steps < 1:
+            raise ValueError(f"ddim_steps must be at least 1, not {self.ddim_steps}")
+        if not self.plus_ratio >= 0:
+            raise ValueError(f"plus_ratio must be at least 0, not {self.plus_ratio}")
+        if not 0 <= self.t_min <= 1:
+            raise ValueError(f"t_min must be in [0, 1], not {self.t_min}")
 
-    def init(self, prior: Prior, start: SetupContext) -> Seeds:
-        return Seeds(start)
+    def init(self, prior: Prior, setup: SetupContext) -> SeedNoise:
+        return SeedNoise(setup)
 
-    def __call__(self, prior: Prior, sample: StepInputs, state: Seeds) -> Float[Tensor, "b ..."]:
-        x, told, schedule = sample.x0.detach(), sample.conditions, sample.schedule
-        clock = sample.random_later_t(self.plus_ratio, self.t_min)
-        later, z = to_device(clock, x.device), state.noise[to_device(sample.particle, x.device)]
+    def __call__(
+        self, prior: Prior, inputs: StepInputs, state: SeedNoise
+    ) -> Float[Tensor, "b ..."]:
+        x, t, y, schedule = inputs.x0.detach(), inputs.t, inputs.conditions, inputs.schedule
+        later_t_cpu = inputs.random_later_t(self.plus_ratio, self.t_min)
+        later_t = to_device(later_t_cpu, x.device)
+        z = state.noise[to_device(inputs.particle, x.device)]
         z = run_ddim(
-            prior, z, told, ddim_times(schedule, clock, 1, self.ddim_steps), self.guidance
+            prior, z, y, ddim_times(schedule, later_t_cpu, 1, self.ddim_steps), self.guidance
         )
-        kappa = guided_prediction(prior, z, later, told, self.guidance).eps
-        phi = guided_prediction(
-            prior, schedule.add_noise(x, kappa, later), later, told, self.later_guidance
-        ).eps
-        return (
-            guided_prediction(
-                prior, schedule.add_noise(x, kappa, sample.t), sample.t, told, self.guidance
-            ).eps
-            - phi
-        )
+        kappa = guided_prediction(prior, z, later_t, y, self.guidance).eps
+        later_xt, xt = schedule.add_noise(x, kappa, later_t), schedule.add_noise(x, kappa, t)
+        eps_later = guided_prediction(prior, later_xt, later_t, y, self.later_guidance).eps
+        eps_hat = guided_prediction(prior, xt, t, y, self.guidance).eps
+        return eps_hat - eps_later

@@ -1,4 +1,4 @@
-"""ESD, entropic score distillation: Wang et al. 2023, Taming Mode Collapse in Score Distillation (arXiv 2401.00909)."""
+"""ESD, entropic score distillation: Wang et al. 2023 (arXiv 2401.00909)."""
 
 from __future__ import annotations
 
@@ -7,45 +7,49 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, required_conditions
 from limbeck.diffusion.prior import Prior
+from limbeck.distillation.batching import predict_prior_and_critic
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
 from limbeck.distillation.inputs import StepInputs
 from limbeck.methods.base import CriticMethod
 
 
+def _critic_with_null_rows() -> CriticConfig:
+    return AutoCritic(training=CriticTraining(unconditional_prob=0.1))
+
+
 @dataclass(frozen=True)
 class ESD(CriticMethod):
-    """eps_hat_s(x_t, t, y) - (lambda eps_phi(x_t, t) + (1 - lambda) eps_phi(x_t, t, c)): phi guided by 1 - lambda.
+    """Entropic SD: eps_pretrain - (lambda eps_phi(x_t, t) + (1 - lambda) eps_phi(x_t, t, c)).
 
-    guidance: s of the prior. entropy: lambda, the weight of the particles' entropy; 0 is VSD. critic: what phi is and how it
-    learns; its null rows must be trained too.
+    Attributes:
+        guidance: guidance scale s of the prior, eps_pretrain = eps_hat_s(x_t, t, y).
+        entropy_weight: lambda in [0, 1], the weight of the entropy of the particles. 0 is VSD.
+        critic: what the critic is and how it is trained; it needs unconditional rows too.
     """
 
     guidance: float = 7.5
     entropy_weight: float = 0.5
-    critic: CriticConfig = field(
-        default_factory=lambda: AutoCritic(training=CriticTraining(unconditional_prob=0.1))
-    )
+    critic: CriticConfig = field(default_factory=_critic_with_null_rows)
 
-    bibtex = """@inproceedings{wang2024esd, title={Taming Mode Collapse in Score Distillation for Text-to-3D Generation},
-  author={Wang, Peihao and Xu, Dejia and Fan, Zhiwen and Wang, Dilin and Mohan, Sreyas and Iandola, Forrest and Ranjan, Rakesh
-  and Li, Yilei and Liu, Qiang and Wang, Zhangyang and Chandra, Vikas}, booktitle={CVPR}, year={2024}}"""
-    passes = "4 + 1 with backward (low-rank critic: the 4 in one call; 3 at entropy 0 or 1)"
+    bibtex = """@inproceedings{wang2024esd,
+  title={Taming Mode Collapse in Score Distillation for Text-to-3D Generation},
+  author={Wang, Peihao and Xu, Dejia and Fan, Zhiwen and Wang, Dilin and Mohan, Sreyas and
+    Iandola, Forrest and Ranjan, Rakesh and Li, Yilei and Liu, Qiang and Wang, Zhangyang and
+    Chandra, Vikas},
+  booktitle={CVPR},
+  year={2024}
+}"""
+    passes = "4 + 1 with backward (low-rank critic: the 4 in one call; 3 at entropy weight 0 or 1)"
 
     def __post_init__(self) -> None:
         if not 0 <= self.entropy_weight <= 1:
-            raise ValueError(f"entropy is lambda in [0, 1], not {self.entropy_weight}")
+            raise ValueError(f"entropy_weight must be in [0, 1], not {self.entropy_weight}")
 
-    def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
-        state.observe(sample)
-        told, plain, own = sample.conditions, sample.conditions.pos_and_null, 1 - self.entropy_weight
-        said, phi = state.predict_both(
-            prior, sample, required_conditions(told, self.guidance), required_conditions(plain, own)
+    def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
+        # lambda eps_phi(x_t, t) + (1 - lambda) eps_phi(x_t, t, c) is guidance of scale 1 - lambda
+        eps_pretrain, eps_phi = predict_prior_and_critic(
+            prior, state, inputs, self.guidance, critic_guidance=1 - self.entropy_weight
         )
-        first = apply_guidance(told, said, self.guidance)
-        return (
-            denoise_multistep(prior, first, sample.xt, sample.t, told, self.guidance).eps
-            - apply_guidance(plain, phi, own).eps
-        )
+        return eps_pretrain - eps_phi

@@ -1,4 +1,4 @@
-"""HiFA: Zhu et al. 2023, High-fidelity Text-to-3D Generation with Advanced Diffusion Guidance (arXiv 2305.18766)."""
+"""HiFA: Zhu et al. 2023 (arXiv 2305.18766)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from limbeck.methods.base import LatentAndImageGradient, StatelessMethod
 
 @dataclass(frozen=True)
 class HiFA(StatelessMethod):
-    """(x - x0_hat_K) / lambda_t, x0_hat_K the picture that K guided DDIM steps make of x_t, lambda_t = sigma_t / alpha_t; and the
-    same of the picture that is seen and the decoded x0_hat_K.
+    """HiFA: (x - x0_hat_K) / lambda_t, and the same of the rendered and the decoded image.
 
-    guidance: s of every step. k: steps, at times t, t (K-1)/K, .. t/K; 1 is SDS. image: weight of the decoded pictures; 0 decodes
-    nothing.
+    x0_hat_K is the result of K guided DDIM steps from x_t.
+
+    Attributes:
+        guidance: guidance scale s of every step.
+        denoise_steps: K, DDIM steps at the times t, t (K-1)/K .. t/K. 1 is SDS.
+        lambda_rgb: weight of the loss on decoded images. 0 decodes nothing.
     """
 
     name = "hifa"
@@ -31,40 +34,39 @@ class HiFA(StatelessMethod):
     denoise_steps: int = 4
     lambda_rgb: float = 0.01
 
-    bibtex = """@inproceedings{zhu2024hifa, title={HiFA: High-fidelity Text-to-3D Generation with Advanced Diffusion Guidance},
-  author={Zhu, Junzhe and Zhuang, Peiye and Koyejo, Sanmi}, booktitle={ICLR}, year={2024}}"""
+    bibtex = """@inproceedings{zhu2024hifa,
+  title={HiFA: High-fidelity Text-to-3D Generation with Advanced Diffusion Guidance},
+  author={Zhu, Junzhe and Zhuang, Peiye and Koyejo, Sanmi},
+  booktitle={ICLR},
+  year={2024}
+}"""
     passes = "2K (K at guidance 1), in K calls; the decoder once, of latents twice"
     backward = "decoder (of latents)"
 
     def __post_init__(self) -> None:
-        if self.denoise_steps < 1 or not self.lambda_rgb >= 0:
-            raise ValueError(
-                f"k must be at least 1 and image must not be negative, not k {self.denoise_steps}, image {self.lambda_rgb}"
-            )
+        if self.denoise_steps < 1:
+            raise ValueError(f"denoise_steps must be at least 1, not {self.denoise_steps}")
+        if not self.lambda_rgb >= 0:
+            raise ValueError(f"lambda_rgb must be at least 0, not {self.lambda_rgb}")
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."] | LatentAndImageGradient:
-        schedule, x = sample.schedule, sample.x0.detach()
-        said = guided_prediction(
-            prior,
-            sample.xt,
-            sample.t,
-            replace(sample.conditions, denoise_steps=self.denoise_steps),
-            self.guidance,
-        )
-        weigh = schedule.alpha(sample.t) / schedule.sigma(sample.t)
-        latent = expand(weigh, x) * (x - said.x0)
+        x, t, schedule = inputs.x0.detach(), inputs.t, inputs.schedule
+        conditions = replace(inputs.conditions, denoise_steps=self.denoise_steps)
+        x0_hat = guided_prediction(prior, inputs.xt, t, conditions, self.guidance).x0
+        inverse_lambda = schedule.alpha(t) / schedule.sigma(t)
+        latent_term = expand(inverse_lambda, x) * (x - x0_hat)
         if self.lambda_rgb == 0:
-            return latent
+            return latent_term
         with torch.no_grad():
-            goal = prior.decode(said.x0)
-        if sample.image is not None:
-            return LatentAndImageGradient(
-                latent, self.lambda_rgb * expand(weigh, goal) * (sample.image.detach() - goal)
-            )
+            decoded = prior.decode(x0_hat)
+        if inputs.image is not None:
+            rgb_weight = self.lambda_rgb * expand(inverse_lambda, decoded)
+            image_term = rgb_weight * (inputs.image.detach() - decoded)
+            return LatentAndImageGradient(latent_term, image_term)
         with torch.enable_grad():
             leaf = x.clone().requires_grad_()
-            half = 0.5 * (prior.decode(leaf) - goal).square().sum()
-            back = torch.autograd.grad(half, leaf)[0]
-        return latent + self.lambda_rgb * expand(weigh, back) * back
+            loss = 0.5 * (prior.decode(leaf) - decoded).square().sum()
+            grad = torch.autograd.grad(loss, leaf)[0]
+        return latent_term + self.lambda_rgb * expand(inverse_lambda, grad) * grad

@@ -1,4 +1,4 @@
-"""iRFDS, inverse rectified flow distillation: the noise of a given picture (Yang et al. 2024, arXiv 2406.03293)."""
+"""iRFDS, inverse rectified flow distillation sampling: Yang et al. 2024 (arXiv 2406.03293)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import StatelessMethod, edit_source
-from limbeck.methods.rfds import RFDS, velocity_gap
+from limbeck.methods.rfds import RFDS, velocity_error
 
 
 @dataclass(frozen=True)
 class IRFDS(StatelessMethod):
-    """(eps - x) - v(x_t, t, y), descended in eps: the particles are the noise (``--representation noise-map``), x is the picture and
-    y the text of ``--source-prompt``.
+    """Inverse RFDS: (eps - x) - v(x_t, t, y), descended in the noise eps of a given image x.
 
-    guidance: s of the velocity. normal: weight of keeping mean 0 and variance 1, in the proportion of the authors' code.
+    The particles are eps (``--representation noise-map``), y is the text of ``--source-prompt``.
+
+    Attributes:
+        guidance: guidance scale s of the velocity.
+        noise_reg: weight of the regularizer that keeps mean 0 and variance 1, in the proportion of
+            the authors' code; at least 0.
     """
 
     guidance: float = 1.0
@@ -33,29 +37,31 @@ class IRFDS(StatelessMethod):
 
     def __post_init__(self) -> None:
         if self.noise_reg < 0:
-            raise ValueError(f"normal must not be negative, not {self.noise_reg}")
+            raise ValueError(f"noise_reg must be at least 0, not {self.noise_reg}")
 
-    def init(self, prior: Prior, start: SetupContext) -> Stateless:
-        if not start.source_prompts:
+    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
+        if not setup.source_prompts:
             raise ValueError(
-                "irfds looks for the noise of a picture: say what it shows with --source-prompt; use --representation noise-map"
+                "irfds optimizes the noise of an image: describe the image with --source-prompt, "
+                "and use --representation noise-map"
             )
         return Stateless()
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        source, eps = edit_source(sample), sample.x0.detach()
-        here = replace(sample, x0=source.x0, eps=eps, conditions=source.conditions)
-        gap = velocity_gap(
-            guided_prediction(prior, here.xt, here.t, here.conditions, self.guidance), here
-        )
-        # D / 2 times the gradient of mean^2 + (variance - 1)^2, as the first term is of the mean square over D numbers
-        flat = eps.flatten(1)
-        mean, variance = flat.mean(1), flat.var(1)
-        pull = (
-            expand(2 * (variance - 1), eps)
-            * (eps - expand(mean, eps))
-            * (flat.shape[1] / (flat.shape[1] - 1))
-        )
-        return -gap + self.noise_reg * (expand(mean, eps) + pull)
+        source, eps = edit_source(inputs), inputs.x0.detach()
+        image = replace(inputs, x0=source.x0, eps=eps, conditions=source.conditions)
+        v_hat = guided_prediction(prior, image.xt, image.t, image.conditions, self.guidance)
+        return self.noise_reg * _regularizer_gradient(eps) - velocity_error(v_hat, image)
+
+
+def _regularizer_gradient(eps: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+    """D / 2 times the gradient of mean^2 + (variance - 1)^2 over the D numbers of a row.
+
+    The factor is that of the first term, whose loss is a mean square over D numbers.
+    """
+    flat = eps.flatten(1)
+    mean, variance, numel = flat.mean(1), flat.var(1), flat.shape[1]
+    centered = eps - expand(mean, eps)
+    return expand(mean, eps) + expand(2 * (variance - 1), eps) * centered * (numel / (numel - 1))

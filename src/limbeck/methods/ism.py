@@ -19,12 +19,19 @@ from limbeck.methods.base import StatelessMethod
 
 @dataclass(frozen=True)
 class ISM(StatelessMethod):
-    """eps_hat_s(x_t, t, y) - eps(x_s, s), s = t - delta_t, x_s and x_t by unconditional DDIM inversion of x.
+    """Interval score matching: eps_hat_s(x_t, t, y) - eps(x_s, s), s = t - delta_t.
 
-    guidance: s of the first prediction. delta_t: interval, as a share of the schedule. delta_t_first: interval at the start of the
-    run. anneal: share of the run in which it becomes delta_t. delta_s: stride of the inversion up to s. inversions: most strides;
-    where they do not reach from 0 to s, the inversion starts from x_t of the drawn noise at s - inversions delta_s. noisy: let it
-    start from drawn noise at time 0 too, as the code does.
+    x_s and x_t are found by unconditional DDIM inversion of x.
+
+    Attributes:
+        guidance: guidance scale s of the first prediction.
+        delta_t: interval after the annealing, as a fraction of the schedule.
+        delta_t_start: interval at the first step, as a fraction of the schedule.
+        anneal_end: fraction of the run over which the interval changes linearly. 0: delta_t only.
+        delta_s: stride of the inversion up to s, in (0, 1].
+        inversion_steps: largest number of strides up to s. If they do not reach from 0 to s, the
+            inversion starts from x_t of the drawn noise at s - inversion_steps delta_s.
+        noisy_start: add the drawn noise at time 0 too, as the code.
     """
 
     guidance: float = 7.5
@@ -35,44 +42,45 @@ class ISM(StatelessMethod):
     inversion_steps: int = 5
     noisy_start: bool = False
 
-    bibtex = """@inproceedings{liang2024luciddreamer, title={LucidDreamer: Towards High-Fidelity Text-to-3D Generation via Interval
-  Score Matching}, author={Liang, Yixun and Yang, Xin and Lin, Jiantao and Li, Haodong and Xu, Xiaogang and Chen, Yingcong},
-  booktitle={CVPR}, year={2024}}"""
+    bibtex = """@inproceedings{liang2024luciddreamer,
+  title={LucidDreamer: Towards High-Fidelity Text-to-3D Generation via Interval Score Matching},
+  author={Liang, Yixun and Yang, Xin and Lin, Jiantao and Li, Haodong and Xu, Xiaogang and
+    Chen, Yingcong},
+  booktitle={CVPR},
+  year={2024}
+}"""
     passes = "at most 5 to reach s, 1 at s, 2 at t"
 
     def __post_init__(self) -> None:
-        if not (0 <= self.delta_t <= 1 and 0 <= self.delta_t_start <= 1 and 0 <= self.anneal_end <= 1):
-            raise ValueError(f"delta_t, delta_t_first and anneal lie in [0, 1]: {self}")
-        if not 0 < self.delta_s <= 1 or self.inversion_steps < 0:
-            raise ValueError(f"delta_s lies in (0, 1] and inversions is not negative: {self}")
+        for name in ("delta_t", "delta_t_start", "anneal_end"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        if not 0 < self.delta_s <= 1:
+            raise ValueError(f"delta_s must be in (0, 1], not {self.delta_s}")
+        if self.inversion_steps < 0:
+            raise ValueError(f"inversion_steps must be at least 0, not {self.inversion_steps}")
 
     def interval(self, step: int, steps: int) -> float:
         """delta_t at ``step`` of ``steps``."""
         rest = max(0.0, 1 - step / (self.anneal_end * steps)) if self.anneal_end > 0 else 0.0
         return self.delta_t + rest * (self.delta_t_start - self.delta_t)
 
-    def inverted(
-        self, prior: Prior, sample: StepInputs, s: Float[Tensor, "b"]
+    def invert(
+        self, prior: Prior, inputs: StepInputs, s: Float[Tensor, "b"]
     ) -> Float[Tensor, "b ..."]:
-        """x_s of each row, s on the CPU."""
-        x, times = (
-            sample.x0.detach(),
-            ddim_times_before(sample.schedule, s, self.delta_s, self.inversion_steps),
-        )
-        drawn = expand(((times[0] > 0) | self.noisy_start).to(times[0]), x)
-        start = torch.where(drawn > 0, sample.schedule.add_noise(x, sample.eps, times[0]), x)
-        return run_ddim(prior, start, sample.conditions.pos_and_null, times, 0.0)
+        """x_s of each row, for times s on the CPU."""
+        x, schedule = inputs.x0.detach(), inputs.schedule
+        times = ddim_times_before(schedule, s, self.delta_s, self.inversion_steps)
+        is_noisy = expand(((times[0] > 0) | self.noisy_start).to(times[0]), x)
+        start = torch.where(is_noisy > 0, schedule.add_noise(x, inputs.eps, times[0]), x)
+        return run_ddim(prior, start, inputs.conditions.pos_and_null, times, 0.0)
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        s = sample.schedule.snap(
-            (sample.t_cpu - self.interval(sample.step, sample.steps)).clamp_min(0)
-        )
-        null = prior(
-            self.inverted(prior, sample, s), to_device(s, sample.t.device), sample.conditions.null
-        )[0]
-        xt = sample.schedule.add_noise(null.x0, null.eps, sample.t)
-        return (
-            guided_prediction(prior, xt, sample.t, sample.conditions, self.guidance).eps - null.eps
-        )
+        t, schedule, conditions = inputs.t, inputs.schedule, inputs.conditions
+        s = schedule.snap((inputs.t_cpu - self.interval(inputs.step, inputs.steps)).clamp_min(0))
+        xs = self.invert(prior, inputs, s)
+        at_s = prior(xs, to_device(s, t.device), conditions.null)[0]
+        xt = schedule.add_noise(at_s.x0, at_s.eps, t)
+        return guided_prediction(prior, xt, t, conditions, self.guidance).eps - at_s.eps

@@ -1,4 +1,4 @@
-"""LMC-SDS: Alldieck et al. 2024, Score Distillation Sampling with Learned Manifold Corrective (arXiv 2401.05293)."""
+"""LMC-SDS, SDS with a learned manifold corrective: Alldieck et al. 2024 (arXiv 2401.05293)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.methods.base import Method
 
 
-class Corrected:
-    """The projection at work, and the picture it is to learn from after the step."""
+class LMCState:
+    """The projection b, and the x0_hat that it learns from after the step."""
 
     def __init__(self, b: Projector):
         self.b = b
-        self.seen: Tensor | None = None
+        self.x0_hat: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         return self.b.tensors()
@@ -30,34 +30,40 @@ class Corrected:
 
 
 @dataclass(frozen=True)
-class LMC(Method[Corrected]):
-    """s (eps(x_t, t, y) - eps(x_t, t)) + (b(x, t) - x0_hat(x_t, t)) / lambda_t, x0_hat the unconditional picture and b(x, t) what
-    it is of x on average: so what corrupts x0_hat on the way, whatever x is, does not count.
+class LMC(Method[LMCState]):
+    """LMC-SDS: s (eps(x_t, t, y) - eps(x_t, t)) + (b(x, t) - x0_hat(x_t, t)) / lambda_t.
 
-    guidance: s. b: the projection.
+    x0_hat(x_t, t) is the unconditional prediction and b(x, t) its mean over the noise, so that
+    what noising and denoising lose does not count as a fault of x.
+
+    Attributes:
+        guidance: guidance scale s. 0 leaves the corrective alone.
+        projection: the projection b.
     """
 
     guidance: float = 7.5
     projection: Projection = field(default_factory=LearnedProjection)
 
-    bibtex = """@inproceedings{alldieck2024lmc, title={Score Distillation Sampling with Learned Manifold Corrective},
-  author={Alldieck, Thiemo and Kolotouros, Nikos and Sminchisescu, Cristian}, booktitle={ECCV}, year={2024}}"""
+    bibtex = """@inproceedings{alldieck2024lmc,
+  title={Score Distillation Sampling with Learned Manifold Corrective},
+  author={Alldieck, Thiemo and Kolotouros, Nikos and Sminchisescu, Cristian},
+  booktitle={ECCV},
+  year={2024}
+}"""
     passes = "2 (1 at guidance 0; a sampled projection adds 2 per pair)"
     backward = "projection"
 
-    def init(self, prior: Prior, start: SetupContext) -> Corrected:
-        return Corrected(self.projection.build(prior, start))
+    def init(self, prior: Prior, setup: SetupContext) -> LMCState:
+        return LMCState(self.projection.build(prior, setup))
 
-    def __call__(
-        self, prior: Prior, sample: StepInputs, state: Corrected
-    ) -> Float[Tensor, "b ..."]:
-        told, schedule, t = sample.conditions, sample.schedule, sample.t
-        null, *pos = prior(sample.xt, t, told.null, *([told.pos] if self.guidance != 0 else []))
-        state.seen = null.x0
-        away = expand(schedule.alpha(t) / schedule.sigma(t), null.x0) * (
-            state.b(prior, sample) - null.x0
-        )
-        return away + self.guidance * (pos[0].eps - null.eps) if pos else away
+    def __call__(self, prior: Prior, inputs: StepInputs, state: LMCState) -> Float[Tensor, "b ..."]:
+        t, schedule, conditions = inputs.t, inputs.schedule, inputs.conditions
+        prompt = [conditions.pos] if self.guidance != 0 else []
+        null, *pos = prior(inputs.xt, t, conditions.null, *prompt)
+        state.x0_hat = null.x0
+        inverse_lambda = expand(schedule.alpha(t) / schedule.sigma(t), null.x0)
+        corrective = inverse_lambda * (state.b(prior, inputs) - null.x0)
+        return corrective + self.guidance * (pos[0].eps - null.eps) if pos else corrective
 
-    def fit(self, prior: Prior, sample: StepInputs, state: Corrected) -> dict[str, Tensor]:
-        return {} if state.seen is None else state.b.fit(sample, state.seen)
+    def fit(self, prior: Prior, inputs: StepInputs, state: LMCState) -> dict[str, Tensor]:
+        return {} if state.x0_hat is None else state.b.fit(inputs, state.x0_hat)

@@ -16,37 +16,49 @@ from limbeck.methods.base import Method
 
 @dataclass(frozen=True)
 class NFSD(Method[PromptEmbeddings]):
-    """s (eps(x_t, t, y) - eps(x_t, t)) + delta_D, where delta_D = eps(x_t, t) before the threshold, and eps(x_t, t) -
-    eps(x_t, t, y_neg) from it on: no noise that was added is in the direction but the prior's own at small t.
+    """Noise-free SD: s (eps(x_t, t, y) - eps(x_t, t)) + delta_D.
 
-    guidance: s. threshold: time from which the negative text stands for the noise. negative: the paper's text for what is
-    not real; empty for none, so that delta_D is 0 from the threshold on.
+    delta_D = eps(x_t, t) for t below the threshold, and eps(x_t, t) - eps(x_t, t, y_neg) from there
+    on: the direction has no added noise, only the prior's own at small t.
+
+    Attributes:
+        guidance: guidance scale s.
+        t_threshold: time from which the negative prompt stands for the noise, in [0, 1].
+        negative_prompt: y_neg, a description of images that are not real (default: the paper's).
+            Empty: delta_D is 0 from the threshold on.
     """
 
     guidance: float = 7.5
     t_threshold: float = 0.2
-    negative_prompt: str = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+    negative_prompt: str = (
+        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark,"
+        " low-resolution, gloomy"
+    )
 
-    bibtex = """@inproceedings{katzir2024nfsd, title={Noise-Free Score Distillation}, author={Katzir, Oren and Patashnik, Or and
-  Cohen-Or, Daniel and Lischinski, Dani}, booktitle={ICLR}, year={2024}}"""
-    passes = "3 in one call (2 without a negative text)"
+    bibtex = """@inproceedings{katzir2024nfsd,
+  title={Noise-Free Score Distillation},
+  author={Katzir, Oren and Patashnik, Or and Cohen-Or, Daniel and Lischinski, Dani},
+  booktitle={ICLR},
+  year={2024}
+}"""
+    passes = "3 in one call (2 without a negative prompt)"
 
     def __post_init__(self) -> None:
         if not 0 <= self.t_threshold <= 1:
-            raise ValueError(f"threshold is a time in [0, 1], not {self.t_threshold}")
+            raise ValueError(f"t_threshold must be a time in [0, 1], not {self.t_threshold}")
 
-    def init(self, prior: Prior, start: SetupContext) -> PromptEmbeddings:
-        return PromptEmbeddings(
-            prior, start, *([[self.negative_prompt] * start.num_prompts] if self.negative_prompt else [])
-        )
+    def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
+        negative = [[self.negative_prompt] * setup.num_prompts] if self.negative_prompt else []
+        return PromptEmbeddings(prior, setup, *negative)
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: PromptEmbeddings
+        self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        told = sample.conditions
-        null, pos, *neg = prior(
-            sample.xt, sample.t, told.null, told.pos, *state.for_particles(sample.particle)
-        )
-        late = expand((sample.t >= self.t_threshold).to(sample.t), null.eps)
-        noise = neg[0].eps if neg else null.eps
-        return self.guidance * (pos.eps - null.eps) + null.eps - late * noise
+        xt, t, conditions = inputs.xt, inputs.t, inputs.conditions
+        negative = state.for_particles(inputs.particle)
+        null, pos, *neg = prior(xt, t, conditions.null, conditions.pos, *negative)
+        eps_noise = neg[0].eps if neg else null.eps
+        above_threshold = expand((t >= self.t_threshold).to(t), null.eps)
+        delta_c = pos.eps - null.eps
+        # delta_D = eps_null - [t >= threshold] eps_noise
+        return self.guidance * delta_c + null.eps - above_threshold * eps_noise

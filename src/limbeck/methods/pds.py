@@ -19,62 +19,68 @@ from limbeck.methods.base import EditMethod, edit_source
 
 @dataclass(frozen=True)
 class PDS(EditMethod):
-    """The gap of the stochastic latents z = (x_t' - mu(x_t, x0_hat)) / sigma~ of picture and source, t' = t - stride, of one eps_t
-    and one eps_t': chi(t) times DDS + psi(t) (x - x_source). eps_t' is the same on both sides and cancels.
+    """Posterior distillation sampling: z_t of the image minus z_t of its source.
 
-    guidance: s of both predictions. stride: t - t'. coefficients: consistent takes mu and sigma~ of the step from t' to t as it is,
-    and psi is 0; published takes the beta of half the stride, as the code's two ticks with the beta of one, and psi pulls to the
-    source.
+    z_t = (x_t' - mu(x_t, x0_hat)) / sigma_t is the stochastic latent of the DDPM step from t to
+    t' = t - stride. With the same eps_t and eps_t' for both, the difference is
+    psi(t) (x - x_source) + chi(t) (eps_hat - eps_hat_source).
+
+    Attributes:
+        guidance: guidance scale s of both predictions.
+        stride: t - t', between 0 and 1.
+        coefficients: consistent: mu and sigma_t of the step from t to t', for which psi is 0.
+            published: with the beta_t of half the stride, as the code has two ticks and the beta of
+            one; then psi pulls to the source.
     """
 
     guidance: float = 100.0
     stride: float = 0.002
     coefficients: Literal["published", "consistent"] = "published"
 
-    bibtex = """@inproceedings{koo2024posterior, title={Posterior Distillation Sampling}, author={Koo, Juil and Park, Chanho and
-  Sung, Minhyuk}, booktitle={CVPR}, year={2024}}"""
+    bibtex = """@inproceedings{koo2024posterior,
+  title={Posterior Distillation Sampling},
+  author={Koo, Juil and Park, Chanho and Sung, Minhyuk},
+  booktitle={CVPR},
+  year={2024}
+}"""
     passes = "4 in one call (2 at guidance 1)"
 
     def __post_init__(self) -> None:
         if not 0 < self.stride < 1:
-            raise ValueError(f"stride lies between 0 and 1, not {self.stride}")
+            raise ValueError(f"stride must be between 0 and 1, not {self.stride}")
 
-    def init(self, prior: Prior, start: SetupContext) -> Stateless:
-        chi, _ = self.shares(prior.schedule, torch.tensor([0.5], dtype=torch.float64))
+    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
+        chi, _ = self.chi_and_psi(prior.schedule, torch.tensor([0.5], dtype=torch.float64))
         if not bool(chi > 0):
             raise ValueError(
-                f"stride {self.stride} is too short for this model's ticks: t' and t are one tick; give a longer one"
+                f"stride {self.stride} is less than a tick of this model's schedule, so that t' "
+                "would be t: use a longer stride"
             )
-        return super().init(prior, start)
+        return super().init(prior, setup)
 
-    def shares(
+    def chi_and_psi(
         self, schedule: NoiseSchedule, t: Float[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """chi and psi, float64, from q(x_t' | x_t, x0) of any Gaussian process (eq. 4 where alpha^2 + sigma^2 = 1)."""
-        near = schedule.snap((t.double() - self.stride).clamp_min(0))
-        step = (
-            near
-            if self.coefficients == "consistent"
-            else schedule.snap((t.double() - self.stride / 2).clamp_min(0))
-        )
-        alpha, sigma, alpha_near, sigma_near = (
-            schedule.alpha(t),
-            schedule.sigma(t),
-            schedule.alpha(near),
-            schedule.sigma(near),
-        )
-        a = alpha / schedule.alpha(step)
-        beta = sigma**2 - (a * schedule.sigma(step)) ** 2
-        gamma, delta = (
-            alpha_near * beta / sigma**2,
-            a * sigma_near**2 / sigma**2,
-        )  # mu = gamma x0_hat + delta x_t
-        deviation = sigma_near * beta.sqrt() / sigma
-        return gamma * sigma / (alpha * deviation), (alpha_near - gamma - delta * alpha) / deviation
+        """chi(t) and psi(t), float64, of any Gaussian process (eq. 4 if alpha^2 + sigma^2 = 1)."""
+        prev = schedule.snap((t.double() - self.stride).clamp_min(0))
+        half = schedule.snap((t.double() - self.stride / 2).clamp_min(0))
+        beta_from = prev if self.coefficients == "consistent" else half
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        alpha_prev, sigma_prev = schedule.alpha(prev), schedule.sigma(prev)
+        # one step of the process: x_t = a x_t' + sqrt(beta_t) n
+        a = alpha / schedule.alpha(beta_from)
+        beta = sigma**2 - (a * schedule.sigma(beta_from)) ** 2
+        # its posterior: x_t' ~ N(mu, sigma_t^2), mu = gamma_t x0_hat + delta_t x_t
+        gamma = alpha_prev * beta / sigma**2
+        delta = a * sigma_prev**2 / sigma**2
+        std = sigma_prev * beta.sqrt() / sigma
+        # in z_t = (alpha' x + sigma' eps' - mu) / sigma_t, x0_hat = x - lambda_t (eps_hat - eps)
+        return gamma * sigma / (alpha * std), (alpha_prev - gamma - delta * alpha) / std
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        chi, psi = self.shares(sample.schedule, sample.t)
-        apart = sample.x0.detach() - edit_source(sample).x0
-        return expand(chi, apart) * self.gap(prior, sample) + expand(psi, apart) * apart
+        chi, psi = self.chi_and_psi(inputs.schedule, inputs.t)
+        x, x_source = inputs.x0.detach(), edit_source(inputs).x0
+        eps_hat, eps_hat_source = self.predict_target_and_source(prior, inputs)
+        return expand(chi, x) * (eps_hat - eps_hat_source) + expand(psi, x) * (x - x_source)

@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
+from limbeck.distillation.batching import apply_per_prompt
 from limbeck.distillation.features.base import Features
 from limbeck.distillation.features.identity import IdentityFeatures
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -21,10 +22,14 @@ from limbeck.methods.base import Method
 
 @dataclass(frozen=True)
 class Repulsive(Method[PromptGroups]):
-    """eps_hat_s(x_t, t, y) - eps + gamma sigma_t grad_{x_i} E: SDS, and particles of a prompt push each other apart.
+    """Repulsive SD: SDS + gamma sigma_t grad_{x_i} E, which drives particles of a prompt apart.
 
-    guidance: s of the prediction. gamma: strength. energy: E, log sum_j k(f_i, f_j) over the others (log, the authors' code) or
-    sum_j k(f_i, f_j) (sum, which lets go of particles that are far apart). features: f, what particles are compared by.
+    Attributes:
+        guidance: guidance scale s of SDS.
+        gamma: strength of the repulsion.
+        energy: E of particle i with features f. log: log sum_{j != i} k(f_i, f_j), as the authors'
+            code; sum: sum_{j != i} k(f_i, f_j), which vanishes for distant particles.
+        features: features f by which particles are compared.
     """
 
     guidance: float = 7.5
@@ -32,31 +37,35 @@ class Repulsive(Method[PromptGroups]):
     energy: Literal["log", "sum"] = "log"
     features: Features = field(default_factory=IdentityFeatures)
 
-    bibtex = """@inproceedings{zilberstein2025repulsive, title={Repulsive Latent Score Distillation for Solving Inverse Problems},
-  author={Zilberstein, Nicolas and Mardani, Morteza and Segarra, Santiago}, booktitle={ICLR}, year={2025}}"""
+    bibtex = """@inproceedings{zilberstein2025repulsive,
+  title={Repulsive Latent Score Distillation for Solving Inverse Problems},
+  author={Zilberstein, Nicolas and Mardani, Morteza and Segarra, Santiago},
+  booktitle={ICLR},
+  year={2025}
+}"""
     passes = "2 (1 at guidance 1)"
     backward = "the features, where they are not x0 itself"
 
-    def init(self, prior: Prior, start: SetupContext) -> PromptGroups:
-        return PromptGroups(start)
+    def init(self, prior: Prior, setup: SetupContext) -> PromptGroups:
+        return PromptGroups(setup)
+
+    def energy_gradient(self, f: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Gradient of E_i in f_i, for the particles of one prompt."""
+        if len(f) == 1:
+            return torch.zeros_like(f)
+        log_k, h = log_kernel(f)
+        log_k = log_k.fill_diagonal_(-torch.inf)  # the sum is over j != i
+        weight = log_k.softmax(1) if self.energy == "log" else log_k.exp()
+        return repulsion(weight, f, h)
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: PromptGroups
+        self, prior: Prior, inputs: StepInputs, state: PromptGroups
     ) -> Float[Tensor, "b ..."]:
-        sds = (
-            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
-            - sample.eps
-        )
+        xt, t, eps = inputs.xt, inputs.t, inputs.eps
+        sds = guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps - eps
         with torch.enable_grad():
-            x0 = sample.x0.detach().requires_grad_()
-            f = self.features(prior, x0)
-            pushes = torch.zeros_like(f)
-            for rows in state.rows_by_prompt(sample.particle, sds.device):
-                if len(rows) > 1:
-                    log_k, h = log_kernel(f[rows].detach())
-                    near = log_k.fill_diagonal_(-torch.inf)
-                    pushes[rows] = repulsion(
-                        near.softmax(1) if self.energy == "log" else near.exp(), f[rows].detach(), h
-                    )
-            back = torch.autograd.grad((f * pushes).sum(), x0)[0]
-        return sds + self.gamma * expand(sample.schedule.sigma(sample.t), sds) * back
+            x = inputs.x0.detach().requires_grad_()
+            f = self.features(prior, x)
+            grad_f = apply_per_prompt(state, inputs, self.energy_gradient, f.detach())
+            grad_x = torch.autograd.grad(f, x, grad_outputs=grad_f)[0]
+        return sds + self.gamma * expand(inputs.schedule.sigma(t), sds) * grad_x

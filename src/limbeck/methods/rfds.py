@@ -1,5 +1,4 @@
-"""RFDS, rectified flow distillation sampling: Yang et al. 2024, Text-to-Image Rectified Flow as Plug-and-Play Priors (arXiv
-2406.03293)."""
+"""RFDS, rectified flow distillation sampling: Yang et al. 2024 (arXiv 2406.03293)."""
 
 from __future__ import annotations
 
@@ -17,32 +16,37 @@ from limbeck.distillation.state import Stateless
 from limbeck.methods.base import StatelessMethod
 
 
-def velocity_gap(said: Prediction, sample: StepInputs) -> Float[Tensor, "b ..."]:
-    """v_hat - v at x_t, of flow (eps - x0) on straight paths and of v (alpha eps - sigma x0) on variance preserving ones.
+def velocity_error(prediction: Prediction, inputs: StepInputs) -> Float[Tensor, "b ..."]:
+    """v_hat - v at x_t: of a rectified flow v = eps - x, of others v = alpha_t eps - sigma_t x.
 
-    Both are (eps_hat - eps) / alpha, written so that nothing is divided by an alpha that may be 0.
+    Both are (eps_hat - eps) / alpha_t, written without a division by an alpha_t that may be 0.
     """
-    x0 = sample.x0.detach()
-    a, s = expand(sample.schedule.alpha(sample.t), x0), expand(sample.schedule.sigma(sample.t), x0)
-    return (a * (said.eps - sample.eps) + s * (x0 - said.x0)) / (a**2 + s**2)
+    x, t, schedule = inputs.x0.detach(), inputs.t, inputs.schedule
+    alpha, sigma = expand(schedule.alpha(t), x), expand(schedule.sigma(t), x)
+    error = alpha * (prediction.eps - inputs.eps) + sigma * (x - prediction.x0)
+    return error / (alpha**2 + sigma**2)
 
 
 @dataclass(frozen=True)
 class RFDS(StatelessMethod):
-    """v_hat_s(x_t, t, y) - (eps - x): SDS in velocities, so that the network's own output is matched.
+    """Rectified flow distillation sampling: v_hat_s(x_t, t, y) - (eps - x), SDS in velocities.
 
-    guidance: s of the velocity.
+    Attributes:
+        guidance: guidance scale s of the velocity.
     """
 
     guidance: float = 50.0
 
-    bibtex = """@inproceedings{yang2025rfds, title={Text-to-Image Rectified Flow as Plug-and-Play Priors}, author={Yang, Xiaofeng
-  and Chen, Cheng and Yang, Xulei and Liu, Fayao and Lin, Guosheng}, booktitle={ICLR}, year={2025}}"""
+    bibtex = """@inproceedings{yang2025rfds,
+  title={Text-to-Image Rectified Flow as Plug-and-Play Priors},
+  author={Yang, Xiaofeng and Chen, Cheng and Yang, Xulei and Liu, Fayao and Lin, Guosheng},
+  booktitle={ICLR},
+  year={2025}
+}"""
     passes = "2 (1 at guidance 1)"
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        return velocity_gap(
-            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance), sample
-        )
+        v_hat = guided_prediction(prior, inputs.xt, inputs.t, inputs.conditions, self.guidance)
+        return velocity_error(v_hat, inputs)

@@ -1,4 +1,4 @@
-"""RFDS-Rev, rectified flow distillation with reversed noise: Yang et al. 2024 (arXiv 2406.03293)."""
+"""RFDS-Rev, RFDS with reversed noise: Yang et al. 2024 (arXiv 2406.03293)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from limbeck.methods.rfds import RFDS
 
 @dataclass(frozen=True)
 class RFDSRev(StatelessMethod):
-    """RFDS at the noise the prior sees in x_t: eps' = eps + (1 - t) (v(x_t, t, y) - (eps - x)) = eps_hat(x_t, t, y).
+    """RFDS at the noise that the prior predicts in x_t.
 
-    guidance: s of RFDS. rev_guidance: s of the look at the noise. rounds: looks at the noise, one in the paper.
+    eps' = eps + (1 - t) (v(x_t, t, y) - (eps - x)) = eps_hat(x_t, t, y).
+
+    Attributes:
+        guidance: guidance scale s of RFDS.
+        rev_guidance: guidance scale of the predicted noise.
+        iterations: how often the noise is replaced by the predicted one, at least 1 (the paper: 1).
     """
 
     guidance: float = 50.0
@@ -27,13 +32,14 @@ class RFDSRev(StatelessMethod):
     iterations: int = 1
 
     bibtex = RFDS.bibtex
-    passes = "2 + 1 per round, in 1 + rounds calls"
+    passes = "2 + 1 per iteration, in 1 + iterations calls"
 
     def __post_init__(self) -> None:
-        PredictedNoise(self.rev_guidance, self.iterations)  # the same bounds
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, not {self.iterations}")
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        eps = PredictedNoise(self.rev_guidance, self.iterations).refine(prior, sample)
-        return RFDS(self.guidance)(prior, replace(sample, eps=eps), state)
+        eps = PredictedNoise(self.rev_guidance, self.iterations).refine(prior, inputs)
+        return RFDS(self.guidance)(prior, replace(inputs, eps=eps), state)

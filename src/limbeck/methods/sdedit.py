@@ -1,4 +1,4 @@
-"""SDEdit: Meng et al. 2021 (arXiv 2108.01073), algorithm 1, with DDIM on the way down. Nothing is optimised; the baseline."""
+"""SDEdit, the editing baseline: Meng et al. 2021 (arXiv 2108.01073), algorithm 1 with DDIM."""
 
 from __future__ import annotations
 
@@ -16,34 +16,39 @@ from limbeck.methods.base import EditMethod
 
 @dataclass(frozen=True)
 class SDEdit(EditMethod):
-    """x - x0_hat_K, x0_hat_K what K guided DDIM steps make of x_t: one step of rate 1 puts that in the place of the picture.
+    """SDEdit: x - x0_hat_K, so that one step of learning rate 1 replaces the image by x0_hat_K.
 
-    The strength is t, that of ``--timesteps fixed``. No source text is needed.
+    x0_hat_K is the result of K guided DDIM steps from x_t. The strength is t, set with
+    ``--timesteps fixed``. It needs no source prompt.
 
-    guidance: s of every step. k: DDIM steps, at times t, t (K-1)/K, .. t/K.
+    Attributes:
+        guidance: guidance scale s of every step.
+        denoise_steps: K, DDIM steps at the times t, t (K-1)/K .. t/K.
     """
 
     name = "sdedit"
 
     denoise_steps: int = 30
 
-    bibtex = """@inproceedings{meng2022sdedit, title={SDEdit: Guided Image Synthesis and Editing with Stochastic Differential
-  Equations}, author={Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and Zhu, Jun-Yan and Ermon,
-  Stefano}, booktitle={ICLR}, year={2022}}"""
+    bibtex = """@inproceedings{meng2022sdedit,
+  title={SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations},
+  author={Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and
+    Zhu, Jun-Yan and Ermon, Stefano},
+  booktitle={ICLR},
+  year={2022}
+}"""
     passes = "2K (K at guidance 1), in K calls"
 
     def __post_init__(self) -> None:
         if self.denoise_steps < 1:
-            raise ValueError(f"k must be at least 1, not {self.denoise_steps}")
+            raise ValueError(f"denoise_steps must be at least 1, not {self.denoise_steps}")
 
-    def init(self, prior: Prior, start: SetupContext) -> Stateless:
+    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
         return Stateless()
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        told = replace(sample.conditions, denoise_steps=self.denoise_steps)
-        return (
-            sample.x0.detach()
-            - guided_prediction(prior, sample.xt, sample.t, told, self.guidance).x0
-        )
+        conditions = replace(inputs.conditions, denoise_steps=self.denoise_steps)
+        x0_hat = guided_prediction(prior, inputs.xt, inputs.t, conditions, self.guidance).x0
+        return inputs.x0.detach() - x0_hat

@@ -1,4 +1,4 @@
-"""SDI, score distillation via inversion: Lukoianov et al. 2024, Score Distillation via Reparametrized DDIM (arXiv 2405.15891)."""
+"""SDI, score distillation via inversion: Lukoianov et al. 2024 (arXiv 2405.15891)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import ddim_times, run_ddim
+from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.tensors import expand, to_device
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.batching import cached_x0
 from limbeck.distillation.cached_targets import CachedTargets
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import Method
@@ -20,12 +22,19 @@ from limbeck.methods.base import Method
 
 @dataclass(frozen=True)
 class SDI(Method[CachedTargets]):
-    """(x - x0_hat) / lambda_t, x0_hat predicted from alpha_t x + sigma_t kappa, kappa the noise that the prior sees in x.
+    """Score distillation via inversion: (x - x0_hat(alpha_t x + sigma_t kappa, t, y)) / lambda_t.
 
-    guidance: s of the prediction. kappa: inverted, by guided DDIM inversion of x; or cached, the last prediction's own noise, and
-    the drawn one at first. inversion: s of the inversion. strides: into which the inversion divides the whole schedule. eta:
-    fresh noise added by the inversion. renoise_jitter: let the inversion end up to a stride later and be taken for t, as the code
-    does. every: steps for which x0_hat is kept.
+    The noise kappa of x solves kappa = eps_hat(alpha_t x + sigma_t kappa, t, y).
+
+    Attributes:
+        guidance: guidance scale s of x0_hat.
+        kappa: inverted: by guided DDIM inversion of x; cached: the noise predicted last for the
+            particle, at first the drawn one.
+        inversion_guidance: guidance scale of the inversion.
+        inversion_steps: steps of an inversion of the whole schedule, at least 1.
+        inversion_eta: scale of the fresh noise added by the inversion. 0: none.
+        renoise_jitter: let the inversion end up to a step later than t, as the code.
+        refresh_every: steps for which x0_hat is kept, at least 1.
     """
 
     guidance: float = 8.5
@@ -36,53 +45,46 @@ class SDI(Method[CachedTargets]):
     renoise_jitter: bool = False
     refresh_every: int = 1
 
-    bibtex = """@inproceedings{lukoianov2024sdi, title={Score Distillation via Reparametrized DDIM}, author={Lukoianov, Artem and
-  S{\\'a}ez de Oc{\\'a}riz Borde, Haitz and Greenewald, Kristjan and Guizilini, Vitor and Bagautdinov, Timur and Sitzmann, Vincent
-  and Solomon, Justin}, booktitle={NeurIPS}, year={2024}}"""
-    passes = "2 per stride up to t (at most 10) and 2 at t; cached: 2 at t; none between the steps that look anew"
+    bibtex = """@inproceedings{lukoianov2024sdi,
+  title={Score Distillation via Reparametrized DDIM},
+  author={Lukoianov, Artem and S{\\'a}ez de Oc{\\'a}riz Borde, Haitz and Greenewald, Kristjan and
+    Guizilini, Vitor and Bagautdinov, Timur and Sitzmann, Vincent and Solomon, Justin},
+  booktitle={NeurIPS},
+  year={2024}
+}"""
+    passes = "2 per step up to t (at most 10) and 2 at t; cached: 2 at t; none while x0_hat is kept"
 
     def __post_init__(self) -> None:
-        if self.inversion_steps < 1 or self.refresh_every < 1 or not self.inversion_eta >= 0:
-            raise ValueError(
-                f"strides and every must be at least 1 and eta must not be negative: {self}"
-            )
+        for name in ("inversion_steps", "refresh_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.inversion_eta >= 0:
+            raise ValueError(f"inversion_eta must be at least 0, not {self.inversion_eta}")
 
-    def init(self, prior: Prior, start: SetupContext) -> CachedTargets:
-        return CachedTargets(start)
+    def init(self, prior: Prior, setup: SetupContext) -> CachedTargets:
+        return CachedTargets(setup)
 
-    def noisy(
-        self, prior: Prior, sample: StepInputs, kappa: Tensor, first: Tensor
-    ) -> Float[Tensor, "b ..."]:
-        """x_t of the prediction; ``first`` is 1 where a row has no kappa yet, else 0."""
-        x, t, schedule = sample.x0.detach(), sample.t_cpu, sample.schedule
-        if self.kappa == "cached":
-            return schedule.add_noise(x, torch.where(expand(first, x) > 0, sample.eps, kappa), t)
+    def invert(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
+        """x_t by DDIM inversion of x."""
+        t, schedule = inputs.t_cpu, inputs.schedule
         if self.renoise_jitter:
-            t = schedule.snap(
-                (t + torch.rand(len(t), generator=sample.rng).to(t) / self.inversion_steps).clamp_max(1)
-            )
-        return run_ddim(
-            prior,
-            x,
-            sample.conditions,
-            ddim_times(schedule, t, 0, self.inversion_steps),
-            self.inversion_guidance,
-            self.inversion_eta,
-            sample.rng,
-        )
+            jitter = torch.rand(len(t), generator=inputs.rng).to(t) / self.inversion_steps
+            t = schedule.snap((t + jitter).clamp_max(1))
+        times = ddim_times(schedule, t, 0, self.inversion_steps)
+        scale, eta = self.inversion_guidance, self.inversion_eta
+        return run_ddim(prior, inputs.x0.detach(), inputs.conditions, times, scale, eta, inputs.rng)
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: CachedTargets
+        self, prior: Prior, inputs: StepInputs, state: CachedTargets
     ) -> Float[Tensor, "b ..."]:
-        turn, view = sample.step // self.refresh_every, sample.particle.cpu()
-        due = (state.last_update[view] != turn).nonzero().flatten()
-        if len(due):
-            part, whose = sample.select(due), view[due]
-            at = to_device(whose, sample.x0.device)
-            xt = self.noisy(prior, part, state.kappa[at], (state.last_update[whose] < 0).double())
-            said = guided_prediction(prior, xt, part.t, part.conditions, self.guidance)
-            state.target[at], state.kappa[at], state.last_update[whose] = said.x0, said.eps, turn
-        target = state.target[to_device(view, sample.x0.device)]
-        return expand(sample.schedule.alpha(sample.t) / sample.schedule.sigma(sample.t), target) * (
-            sample.x0.detach() - target
-        )
+        def predict(rows: StepInputs, last_kappa: Tensor) -> Prediction:
+            if self.kappa == "cached":
+                xt = rows.schedule.add_noise(rows.x0.detach(), last_kappa, rows.t_cpu)
+            else:
+                xt = self.invert(prior, rows)
+            return guided_prediction(prior, xt, rows.t, rows.conditions, self.guidance)
+
+        x, t, schedule = inputs.x0.detach(), inputs.t, inputs.schedule
+        x0_hat = cached_x0(state, inputs, self.refresh_every, predict)
+        inverse_lambda = expand(schedule.alpha(t) / schedule.sigma(t), x)
+        return inverse_lambda * (x - x0_hat)

@@ -16,21 +16,25 @@ from limbeck.methods.base import StatelessMethod
 
 @dataclass(frozen=True)
 class SDS(StatelessMethod):
-    """eps_hat_s(x_t, t, y) - eps.
+    """Score distillation sampling: eps_hat_s(x_t, t, y) - eps.
 
-    guidance: s of eps_null + s (eps_y - eps_null); the paper's omega is s - 1, its 100 our 101.
+    Attributes:
+        guidance: guidance scale s. The paper's omega is s - 1: its 100 is 101 here.
     """
 
     guidance: float = 100.0
 
-    bibtex = """@article{poole2022dreamfusion, title={DreamFusion: Text-to-3D using 2D Diffusion},
-  author={Poole, Ben and Jain, Ajay and Barron, Jonathan T. and Mildenhall, Ben}, journal={arXiv:2209.14988}, year={2022}}"""
+    bibtex = """@article{poole2022dreamfusion,
+  title={DreamFusion: Text-to-3D using 2D Diffusion},
+  author={Poole, Ben and Jain, Ajay and Barron, Jonathan T. and Mildenhall, Ben},
+  journal={arXiv:2209.14988},
+  year={2022}
+}"""
     passes = "2 (1 at guidance 1)"
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        return (
-            guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
-            - sample.eps
-        )
+        xt, t, eps = inputs.xt, inputs.t, inputs.eps
+        eps_hat = guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps
+        return eps_hat - eps

@@ -1,4 +1,4 @@
-"""SJC, score Jacobian chaining: Wang et al. 2022 (arXiv 2212.00774), perturb-and-average scoring."""
+"""SJC, score Jacobian chaining: Wang et al. 2022 (arXiv 2212.00774)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,33 @@ from limbeck.methods.base import StatelessMethod
 
 @dataclass(frozen=True)
 class SJC(StatelessMethod):
-    """(x - D(x + lambda n; lambda)) / lambda, lambda = sigma_t / alpha_t, D the denoiser at that noise level.
+    """Score Jacobian chaining: (x - D(x + lambda_t n; lambda_t)) / lambda_t, D the denoiser.
 
-    guidance: s of the denoiser, as everywhere. var_red: subtract the noise that was added; without it the direction is
-    (x + lambda n - D) / lambda, of the same mean and with the noise of eps_hat.
+    This is the perturb-and-average scoring of the paper.
+
+    Attributes:
+        guidance: guidance scale s of the denoiser.
+        var_red: subtract the added noise n. Without it the direction is (x + lambda_t n - D) /
+            lambda_t, which has the same mean and the noise of eps_hat.
     """
 
     guidance: float = 100.0
     var_red: bool = True
 
-    bibtex = """@inproceedings{wang2023sjc, title={Score Jacobian Chaining: Lifting Pretrained 2D Diffusion Models for 3D
-  Generation}, author={Wang, Haochen and Du, Xiaodan and Li, Jiahao and Yeh, Raymond A. and Shakhnarovich, Greg},
-  booktitle={CVPR}, year={2023}}"""
+    bibtex = """@inproceedings{wang2023sjc,
+  title={Score Jacobian Chaining: Lifting Pretrained 2D Diffusion Models for 3D Generation},
+  author={Wang, Haochen and Du, Xiaodan and Li, Jiahao and Yeh, Raymond A. and
+    Shakhnarovich, Greg},
+  booktitle={CVPR},
+  year={2023}
+}"""
     passes = "2 (1 at guidance 1)"
 
     def __call__(
-        self, prior: Prior, sample: StepInputs, state: Stateless
+        self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        # D = x_t / alpha - lambda eps_hat, so x - D = lambda (eps_hat - n): the form without a division, good at every t
-        eps = guided_prediction(prior, sample.xt, sample.t, sample.conditions, self.guidance).eps
-        return eps - sample.eps if self.var_red else eps
+        xt, t, n = inputs.xt, inputs.t, inputs.eps
+        eps_hat = guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps
+        # D = x_t / alpha_t - lambda_t eps_hat, so (x - D) / lambda_t = eps_hat - n: no division by
+        # an alpha_t or lambda_t that may be 0
+        return eps_hat - n if self.var_red else eps_hat

@@ -1,4 +1,7 @@
-"""VSD, variational score distillation: ProlificDreamer (Wang et al. 2023, arXiv 2305.16213), eq. 8 and algorithm 1."""
+"""VSD, variational score distillation: ProlificDreamer (Wang et al. 2023, arXiv 2305.16213), eq. 8.
+
+Algorithm 1 of the paper alternates this direction with training of the critic.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, required_conditions
 from limbeck.diffusion.prior import Prior
+from limbeck.distillation.batching import predict_prior_and_critic
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.inputs import StepInputs
@@ -17,29 +20,30 @@ from limbeck.methods.base import CriticMethod
 
 @dataclass(frozen=True)
 class VSD(CriticMethod):
-    """eps_hat_s(x_t, t, y) - eps_phi(x_t, t, y), phi a denoiser of the particles.
+    """Variational score distillation: eps_pretrain - eps_phi, phi a denoiser of the particles.
 
-    guidance: s of the prior. critic_guidance: the same of phi; 1 is one pass. critic: what phi is and how it learns.
+    Attributes:
+        guidance: guidance scale s of the prior, eps_pretrain = eps_hat_s(x_t, t, y).
+        critic_guidance: guidance scale of the critic eps_phi. 1 costs one pass, others two.
+        critic: what the critic is and how it is trained.
     """
 
     guidance: float = 7.5
     critic_guidance: float = 1.0
     critic: CriticConfig = field(default_factory=AutoCritic)
 
-    bibtex = """@inproceedings{wang2023prolificdreamer, title={ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation
-  with Variational Score Distillation}, author={Wang, Zhengyi and Lu, Cheng and Wang, Yikai and Bao, Fan and Li, Chongxuan and
-  Su, Hang and Zhu, Jun}, booktitle={NeurIPS}, year={2023}}"""
+    bibtex = """@inproceedings{wang2023prolificdreamer,
+  title={ProlificDreamer: High-Fidelity and Diverse Text-to-3D Generation with Variational Score
+    Distillation},
+  author={Wang, Zhengyi and Lu, Cheng and Wang, Yikai and Bao, Fan and Li, Chongxuan and
+    Su, Hang and Zhu, Jun},
+  booktitle={NeurIPS},
+  year={2023}
+}"""
     passes = "3 + 1 with backward (low-rank critic: the 3 in one call)"
 
-    def __call__(self, prior: Prior, sample: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
-        state.observe(sample)
-        told, own = sample.conditions, sample.conditions.pos_and_null
-        said, phi = state.predict_both(
-            prior,
-            sample,
-            required_conditions(told, self.guidance),
-            required_conditions(own, self.critic_guidance),
+    def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
+        eps_pretrain, eps_phi = predict_prior_and_critic(
+            prior, state, inputs, self.guidance, self.critic_guidance
         )
-        first = apply_guidance(told, said, self.guidance)
-        eps = denoise_multistep(prior, first, sample.xt, sample.t, told, self.guidance).eps
-        return eps - apply_guidance(own, phi, self.critic_guidance).eps
+        return eps_pretrain - eps_phi

@@ -1,0 +1,149 @@
+"""Predictions of several networks, noises or particles in as few network calls as possible.
+
+Methods state formulas. Which rows and conditions share a network call is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, required_conditions
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand, to_device
+from limbeck.distillation.cached_targets import CachedTargets
+from limbeck.distillation.critics.base import Critic
+from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.kernels import PromptGroups
+
+
+def predict_prior_and_critic(
+    prior: Prior, critic: Critic, inputs: StepInputs, guidance: float, critic_guidance: float
+) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
+    """Predict the noise in x_t with the prior and with the critic.
+
+    It is one network call if they share a network.
+
+    Args:
+        prior: the frozen prior.
+        critic: the critic, which observes the particles of the step first.
+        inputs: the current step.
+        guidance: guidance scale of the prior.
+        critic_guidance: guidance scale of the critic.
+
+    Returns:
+        eps of the prior and eps of the critic.
+    """
+    critic.observe(inputs)
+    conditions, critic_conditions = inputs.conditions, inputs.conditions.pos_and_null
+    outputs, critic_outputs = critic.predict_both(
+        prior,
+        inputs,
+        required_conditions(conditions, guidance),
+        required_conditions(critic_conditions, critic_guidance),
+    )
+    first = apply_guidance(conditions, outputs, guidance)
+    prediction = denoise_multistep(prior, first, inputs.xt, inputs.t, conditions, guidance)
+    return prediction.eps, apply_guidance(critic_conditions, critic_outputs, critic_guidance).eps
+
+
+def draw_candidates(inputs: StepInputs, num_noises: int) -> StepInputs:
+    """Repeat every row with several noises: its own one and fresh ones from the step's generator.
+
+    Args:
+        inputs: the current step, ``B`` rows.
+        num_noises: noises per row.
+
+    Returns:
+        ``num_noises * B`` rows, noise by noise, without images, sources and cameras.
+    """
+    count, shape = len(inputs.x0), inputs.x0.shape[1:]
+    fresh = torch.randn((num_noises - 1) * count, *shape, generator=inputs.rng)
+    eps = torch.cat([inputs.eps, to_device(fresh, inputs.eps.device).to(inputs.eps)])
+    rows = torch.arange(count).repeat(num_noises)
+    return replace(
+        replace(inputs, image=None, source=None, camera=None).select(rows),
+        eps=eps,
+    )
+
+
+def predict_eps_and_x0(
+    prior: Prior, inputs: StepInputs, guidance: float, x0_guidance: float, x0_steps: int
+) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
+    """Predict the noise in x_t at one guidance scale, and denoise x_t at another.
+
+    Both start from the same network call.
+
+    Args:
+        prior: the frozen prior.
+        inputs: the current step.
+        guidance: guidance scale of the noise.
+        x0_guidance: guidance scale of the DDIM steps to x0.
+        x0_steps: DDIM steps from x_t to x0.
+
+    Returns:
+        eps_hat and x0_hat.
+    """
+    xt, t, conditions = inputs.xt, inputs.t, inputs.conditions
+    if guidance == x0_guidance:
+        required = required_conditions(conditions, guidance)
+    else:
+        required = [conditions.null, conditions.pos, *(c for c, _ in conditions.perp_neg)]
+    outputs = prior(xt, t, *required)
+    first = apply_guidance(conditions, outputs, x0_guidance)
+    x0_conditions = replace(conditions, denoise_steps=x0_steps)
+    x0_hat = denoise_multistep(prior, first, xt, t, x0_conditions, x0_guidance).x0
+    first = apply_guidance(conditions, outputs, guidance)
+    return denoise_multistep(prior, first, xt, t, conditions, guidance).eps, x0_hat
+
+
+def cached_x0(
+    cache: CachedTargets,
+    inputs: StepInputs,
+    interval: int,
+    predict: Callable[[StepInputs, Float[Tensor, "r ..."]], Prediction],
+) -> Float[Tensor, "b ..."]:
+    """Return the x0_hat of each row, predicted anew once every ``interval`` steps.
+
+    Args:
+        cache: the predictions of all particles; updated in place.
+        inputs: the current step.
+        interval: steps for which a prediction is kept.
+        predict: maps the rows to predict, and the noise last predicted for them (at first the drawn
+            one), to their prediction. It is not called if no row is due.
+    """
+    period, particle = inputs.step // interval, inputs.particle.cpu()
+    due = (cache.last_update[particle] != period).nonzero().flatten()
+    if len(due):
+        rows, due_particle = inputs.select(due), particle[due]
+        index = to_device(due_particle, inputs.x0.device)
+        is_new = expand((cache.last_update[due_particle] < 0).double(), rows.eps)
+        prediction = predict(rows, torch.where(is_new > 0, rows.eps, cache.kappa[index]))
+        cache.target[index], cache.kappa[index] = prediction.x0, prediction.eps
+        cache.last_update[due_particle] = period
+    return cache.target[to_device(particle, inputs.x0.device)]
+
+
+def apply_per_prompt(
+    groups: PromptGroups,
+    inputs: StepInputs,
+    function: Callable[..., Float[Tensor, "n d"]],
+    *values: Float[Tensor, "b d"],
+) -> Float[Tensor, "b d"]:
+    """Apply a function to the rows of each prompt by themselves.
+
+    Args:
+        groups: which particle belongs to which prompt.
+        inputs: the current step.
+        function: maps the rows of one prompt to as many rows.
+        values: its arguments for all rows; the result is like the last one.
+    """
+    out = torch.empty_like(values[-1])
+    for rows in groups.rows_by_prompt(inputs.particle, out.device):
+        out[rows] = function(*(value[rows] for value in values))
+    return out
