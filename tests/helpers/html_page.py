@@ -4,8 +4,8 @@ import html.parser
 from pathlib import Path
 
 
-class Page(html.parser.HTMLParser):
-    """What a page holds: its tags, its text, the addresses it fetches; that every element is closed."""
+class HtmlPage(html.parser.HTMLParser):
+    """Tags, text, headings and fetched addresses of a page; asserts that all elements are closed."""
 
     EMPTY = frozenset({"img", "meta", "br", "link"})
 
@@ -17,9 +17,8 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [
-            value for name, value in attrs if name in ("src", "href", "xlink:href", "action")
-        ]
+        attributes = ("src", "href", "xlink:href", "action")
+        self.sources += [value for name, value in attrs if name in attributes]
         if tag not in self.EMPTY:
             self.open.append(tag)
 

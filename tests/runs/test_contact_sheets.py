@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from ball_representation import Ball
-from html_page import Page
+from html_page import HtmlPage
 
 import limbeck.runs.recorder as recording
 from limbeck.cli.main import main
@@ -20,7 +20,13 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import Render
 from limbeck.representations.pixels import Pixels
-from limbeck.runs.contact_sheets import arrange_step_images, channel_images, render_channels, render_particles, sheet_columns
+from limbeck.runs.contact_sheets import (
+    arrange_step_images,
+    channel_images,
+    render_channels,
+    render_particles,
+    sheet_columns,
+)
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import read_run_data
@@ -117,18 +123,18 @@ def test_the_rows_of_a_step_are_shown_one_by_one_where_a_particle_is_seen_twice(
 
 def test_diversity_is_of_the_same_side_of_different_particles():
     ramp = torch.linspace(0, 1, 4).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    same = score_run(torch.cat([ramp, ramp]), ["x"], 8, sides=4)["prompts"][0]
+    same = score_run(torch.cat([ramp, ramp]), ["x"], 8, num_views=4)["prompts"][0]
     assert (
         same["diversity"] == 0
         and score_run(torch.cat([ramp, ramp]), ["x"], 8)["prompts"][0]["diversity"] > 0.3
     )
-    other = score_run(torch.cat([ramp, ramp * 0]), ["x"], 8, sides=4)["prompts"][0]
+    other = score_run(torch.cat([ramp, ramp * 0]), ["x"], 8, num_views=4)["prompts"][0]
     assert (
         other["diversity"] == pytest.approx(0.5)
-        and "diversity" not in score_run(ramp, ["x"], 4, sides=4)["prompts"][0]
+        and "diversity" not in score_run(ramp, ["x"], 4, num_views=4)["prompts"][0]
     )
-    with pytest.raises(ValueError, match="4 sides of particles of 1 prompts"):
-        score_run(ramp[:3], ["x"], 3, sides=4)
+    with pytest.raises(ValueError, match="1 prompts and 4 views"):
+        score_run(ramp[:3], ["x"], 3, num_views=4)
 
 
 def test_files_are_named_after_their_sides(tmp_path):
@@ -175,7 +181,7 @@ def test_the_page_names_sides_in_order_and_shows_the_films_beside_it(finished, t
     assert [[image.caption for image in images] for images in prompts] == [
         [*VIEW_NAMES, *VIEW_NAMES]
     ] * 2
-    page = Page(finished / "report.html")
+    page = HtmlPage(finished / "report.html")
     films = [source for source in page.sources if not source.startswith("data:")]
     assert (
         len(films) == 4
@@ -191,7 +197,7 @@ def test_the_page_names_sides_in_order_and_shows_the_films_beside_it(finished, t
     ):
         assert word in page.text
     assert "One row a prompt" not in page.text
-    elsewhere = Page(write_report([finished], tmp_path / "other" / "page.html"))
+    elsewhere = HtmlPage(write_report([finished], tmp_path / "other" / "page.html"))
     for film in [source for source in elsewhere.sources if not source.startswith("data:")]:
         assert (
             "%20" in film

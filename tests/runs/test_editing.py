@@ -26,7 +26,14 @@ from limbeck.representations.base import read_image
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
-from limbeck.runs.editing import EditInputs, EditOptions, default_folder, default_options, edit_experiments, edit_to_folder
+from limbeck.runs.editing import (
+    EditInputs,
+    EditOptions,
+    default_folder,
+    default_options,
+    edit_experiments,
+    edit_to_folder,
+)
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam, SGD
 from limbeck.training.trainer import Run

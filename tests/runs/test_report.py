@@ -1,17 +1,16 @@
-"""Pages that open anywhere: whole, self-contained, safe against what a prompt may say."""
+"""Reports are complete and self-contained, and prompts cannot inject markup."""
 
-import html.parser
 import io
 import json
 import os
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from html_page import HtmlPage
 from PIL import Image
 from rich.console import Console
 
@@ -20,49 +19,40 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.metrics.run_scores import score_run
 from limbeck.priors.exact import colored_shapes
+from limbeck.runs.images import save_final_images
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import differing_options, read_run_data
 from limbeck.runs.report.svg_plots import metric_plots
 from limbeck.runs.report.tables import seconds_text
-from limbeck.runs.images import save_final_images
 from limbeck.training.experiment import Experiment
-from html_page import Page
 
-EVIL = 'a red <script>alert("1")</script> disc & $x_1$'
+MARKUP_PROMPT = 'a red <script>alert("1")</script> disc & $x_1$'
 
 
-def make(folder, **changes):
-    plain = {
-        "prompts": (EVIL, "a blue ring"),
+def record_run(folder, **changes):
+    settings = {
+        "prompts": (MARKUP_PROMPT, "a blue ring"),
         "model": "gaussians",
         "method": SDS(7.5),
         "particles": 2,
         "steps": 6,
     }
-    e = Experiment(**plain | changes)
     record(
-        e,
+        Experiment(**settings | changes),
         colored_shapes(size=12),
         folder,
         image_every=2,
         command="limbeck distill '<b>'",
         console=Console(file=io.StringIO()),
     )
-    return folder
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    make(root / "sds")
-    make(root / "vsd", method=VSD(7.5, critic=ExactCritic()), steps=8)
-    make(root / "other", method=SDS(50.0))
+def write_samples(folder):
     images = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    sampled = root / "sampled"
-    save_final_images(sampled, images, 3)
+    save_final_images(folder, images, 3)
     prompts = ["a blue ring", "a green ring"]
-    plain = {
+    settings = {
         "prompts": prompts,
         "model": "gaussians",
         "steps": 20,
@@ -71,40 +61,52 @@ def runs(tmp_path_factory):
         "count": 3,
         "critic": None,
     }
-    (sampled / "sample.yaml").write_text(yaml.safe_dump(plain))
-    (sampled / "scores.json").write_text(json.dumps(score_run(images, prompts, 3)))
-    (sampled / "profile.json").write_text(
-        json.dumps({"seconds": {"sampling": 1.5}, "evaluations": 240})
-    )
+    profile = {"seconds": {"sampling": 1.5}, "evaluations": 240}
+    (folder / "sample.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "scores.json").write_text(json.dumps(score_run(images, prompts, 3)))
+    (folder / "profile.json").write_text(json.dumps(profile))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    record_run(root / "sds")
+    record_run(root / "vsd", method=VSD(7.5, critic=ExactCritic()), steps=8)
+    record_run(root / "other", method=SDS(50.0))
+    write_samples(root / "sampled")
     return root
 
 
 def test_a_page_is_self_contained_and_escapes_prompts(runs):
-    for path in (
-        runs / "sds" / "report.html",
-        write_report([runs / "sds", runs / "vsd", runs / "sampled"], runs / "all.html"),
-    ):
-        page = Page(path)
+    comparison = write_report([runs / "sds", runs / "vsd", runs / "sampled"], runs / "all.html")
+    for path in (runs / "sds" / "report.html", comparison):
+        page = HtmlPage(path)
         assert "script" not in page.tags and "link" not in page.tags
-        assert EVIL in page.text
+        assert MARKUP_PROMPT in page.text
         assert all(source.startswith(("data:image/", "#")) for source in page.sources)
         assert "@import" not in path.read_text() and "url(h" not in path.read_text()
         assert path.stat().st_size < 5_000_000
 
 
-def test_a_page_holds_its_parts_in_order(runs):
-    assert Page(runs / "vsd" / "report.html").headings == [
-        "Progress", "One step of the prior", "One step of the critic", "Gradient maps", "Curves", "Scores", "Cost",
-        "Configuration", "Command", "Environment", "To cite the method",
-    ]  # fmt: skip
-    page = Page(runs / "sds" / "report.html")
-    assert "One step of the critic" not in page.headings
-    assert (
-        "limbeck distill '<b>'" in page.text
-        and "guidance: 7.5" in page.text
-        and "poole2022" in page.text
-    )
-    # 4 final pictures, 4 + 3 + 3 recorded, 1 animation
+def test_a_report_has_its_sections_in_order(runs):
+    assert HtmlPage(runs / "vsd" / "report.html").headings == [
+        "Progress",
+        "Prediction of the prior",
+        "Prediction of the critic",
+        "Gradient maps",
+        "Curves",
+        "Scores",
+        "Profile",
+        "Configuration",
+        "Command",
+        "Environment",
+        "Citation",
+    ]
+    page = HtmlPage(runs / "sds" / "report.html")
+    assert "Prediction of the critic" not in page.headings
+    for text in ("limbeck distill '<b>'", "guidance: 7.5", "poole2022"):
+        assert text in page.text
+    # 4 final images, 4 + 3 + 3 recorded ones, 1 animation
     assert page.tags.count("img") == 15
 
 
@@ -114,112 +116,112 @@ def test_a_report_is_the_same_when_written_again(runs):
     assert (runs / "sds" / "report.html").read_text() == before
 
 
-def test_a_comparison_has_a_row_a_run_and_a_column_a_prompt(runs):
+def test_a_comparison_has_a_row_per_run_and_a_column_per_prompt(runs):
     out = write_report([runs / "sds", runs / "vsd", runs / "other", runs / "sampled"])
     assert out == runs / "comparison.html"
     text = out.read_text()
     table = text[text.index("<tbody>") : text.index("</tbody>")]
-    assert (
-        table.count("<tr>") == 4 and table.count("<td>") == 12
-    )  # the third prompt is the samples' own
+    # the third prompt occurs only in the samples
+    assert table.count("<tr>") == 4 and table.count("<td>") == 12
     assert table.count("<img") == 3 * 4 + 6
-    page = Page(out)
-    for said in ("DDIM samples", "guidance 3", "20 steps", "guidance 50", "VSD", "240", "1.50 s"):
-        assert said in page.text
+    page = HtmlPage(out)
+    for fact in ("DDIM samples", "guidance 3", "20 steps", "guidance 50", "VSD", "240", "1.50 s"):
+        assert fact in page.text
     assert page.tags.count("svg") == 2
 
 
-def test_what_differs_is_marked(runs):
-    rows = differing_options(
-        [read_run_data(runs / name) for name in ("sds", "vsd", "other", "sampled")]
-    )
-    assert rows == [
+def test_differing_options_are_marked(runs):
+    folders = [read_run_data(runs / name) for name in ("sds", "vsd", "other", "sampled")]
+    assert differing_options(folders) == [
         ("method.name", ["sds", "vsd", "sds", None], [False, True, False, False]),
         ("method.guidance", ["7.5", "7.5", "50.0", None], [False, False, True, False]),
         ("steps", ["6", "8", "6", "20"], [False, True, False, True]),
     ]
-    text = write_report(
-        [runs / "sds", runs / "vsd", runs / "other"], runs / "three.html"
-    ).read_text()
+    page = write_report([runs / "sds", runs / "vsd", runs / "other"], runs / "three.html")
+    text = page.read_text()
     assert "<mark>50.0</mark>" in text and "<mark>7.5</mark>" not in text
 
 
-def test_what_eval_said_is_in_the_report(runs, tmp_path):
+def test_evaluations_are_in_the_report(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs / "sds", folder)
-    seen = ["duck yellow plain grass front", "nothing red plain sky back"]
-    told = {
-        "cameras": {"rings": [[30.0, 1, 11.25], [10.0, 1, 90.0]], "distance": 3.6, "fov": 40.0}, "sides": ["front", "side"],
-        "prompts": [{
-            "prompt": "a <b>duck</b>", "object": 0.75, "janus": 0.25, "diversity": 0.125, "seen": [seen, seen[::-1]],
-            "particles": [{"object": 0.5, "janus": 0.0}, {"object": 1.0, "janus": 0.5}], "truth": {"object": 1.0, "janus": 0.0},
-        }], "mean": {"object": 0.75},
-    }  # fmt: skip
-    assert "held-out cameras" not in write_report([folder]).read_text()
-    (folder / "eval.json").write_text(json.dumps(told))
+    verdicts = ["duck yellow plain grass front", "nothing red plain sky back"]
+    prompt = {
+        "prompt": "a <b>duck</b>",
+        "object": 0.75,
+        "janus": 0.25,
+        "diversity": 0.125,
+        "verdicts": [verdicts, verdicts[::-1]],
+        "particles": [{"object": 0.5, "janus": 0.0}, {"object": 1.0, "janus": 0.5}],
+        "reference": {"object": 1.0, "janus": 0.0},
+    }
+    evaluation = {
+        "cameras": {"rings": [[30.0, 1, 11.25], [10.0, 1, 90.0]], "distance": 3.6, "fov": 40.0},
+        "views": ["front", "side"],
+        "prompts": [prompt],
+        "mean": {"object": 0.75},
+    }
+    assert "Held-out views" not in write_report([folder]).read_text()
+    (folder / "eval.json").write_text(json.dumps(evaluation))
     page = write_report([folder]).read_text()
-    section = page[page.index("From 32 held-out cameras") :].split("</section>")[0]
+    section = page[page.index("Held-out views") :].split("</section>")[0]
     rows = [
         re.sub(r"<[^>]*>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", section, re.S)
     ]
-    assert rows[0] == ["object", "Janus", "diversity"] and rows[1][-5:] == [
-        "75",
-        "%",
-        "25",
-        "%",
-        "0.125",
-    ]
-    assert rows[2] == ["particle", "1", "50", "%", "0", "%", "\N{EN DASH}"] and rows[3][2:6] == [
-        "100",
-        "%",
-        "50",
-        "%",
-    ]
-    assert rows[4][:3] == ["the", "true", "object"] and "&lt;b&gt;duck" in section
-    assert rows[5] == ["height", "turn", "side", "particle", "1", "particle", "2"]
-    assert rows[6] == ["30°", "11°", "front", *seen[0].split(), *seen[1].split()] and len(rows) == 8
-    told["prompts"][0].pop("particles")  # as an earlier version wrote it
-    told["prompts"][0].pop("seen")
-    (folder / "eval.json").write_text(json.dumps(told))
+    assert rows[0] == ["object", "Janus", "diversity"]
+    assert rows[1][-5:] == ["75", "%", "25", "%", "0.125"]
+    assert rows[2] == ["particle", "1", "50", "%", "0", "%", "\N{EN DASH}"]
+    assert rows[3][2:6] == ["100", "%", "50", "%"]
+    assert rows[4][:2] == ["reference", "object"] and "&lt;b&gt;duck" in section
+    assert rows[5] == ["elevation", "azimuth", "view", "particle", "1", "particle", "2"]
+    assert rows[6] == ["30°", "11°", "front", *verdicts[0].split(), *verdicts[1].split()]
+    assert len(rows) == 8
+
+
+def test_evaluations_without_verdicts_have_no_details(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "sds", folder)
+    evaluation = {
+        "cameras": {"rings": [[30.0, 1, 11.25]], "distance": 3.6, "fov": 40.0},
+        "views": ["front"],
+        "prompts": [{"prompt": "a duck", "object": 0.75}],
+        "mean": {"object": 0.75},
+    }
+    (folder / "eval.json").write_text(json.dumps(evaluation))
     page = write_report([folder]).read_text()
-    assert (
-        "From 32 held-out cameras" in page and "particle 1" not in page and "<details>" not in page
-    )
+    assert "Held-out views" in page
+    assert "particle 1" not in page and "<details>" not in page
 
 
-def test_a_sampling_has_a_page_too(runs):
-    page = Page(write_report([runs / "sampled"]))
-    assert page.headings == ["Scores", "Cost", "Configuration"]
+def test_a_folder_of_samples_has_a_report(runs):
+    page = HtmlPage(write_report([runs / "sampled"]))
+    assert page.headings == ["Scores", "Profile", "Configuration"]
     assert page.tags.count("img") == 6
 
 
-def test_an_unfinished_run_is_shown_as_far_as_it_came(runs, tmp_path):
-    folder = tmp_path / "cut"
+def test_an_unfinished_run_is_reported_up_to_its_last_step(runs, tmp_path):
+    folder, image = tmp_path / "cut", "images/step-00004.png"
     (folder / "images").mkdir(parents=True)
-    (folder / "run.yaml").write_text((runs / "sds" / "run.yaml").read_text())
-    (folder / "metrics.jsonl").write_text(
-        "\n".join((runs / "sds" / "metrics.jsonl").read_text().splitlines()[:4]) + '\n{"st'
-    )
-    name = "step-00004.png"
-    (folder / "images" / name).write_bytes((runs / "sds" / "images" / name).read_bytes())
-    page = Page(write_report([folder]))
-    assert "Unfinished: 4 of 6 steps." in page.text and page.headings[:2] == ["Progress", "Curves"]
-    assert "Unfinished" in Page(write_report([folder, runs / "sds"], tmp_path / "two.html")).text
+    for name in ("run.yaml", image):
+        shutil.copy(runs / "sds" / name, folder / name)
+    lines = (runs / "sds" / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join(lines[:4]) + '\n{"st')
+    page = HtmlPage(write_report([folder]))
+    assert "Unfinished: 4 of 6 steps." in page.text
+    assert page.headings[:2] == ["Progress", "Curves"]
+    comparison = HtmlPage(write_report([folder, runs / "sds"], tmp_path / "two.html"))
+    assert "Unfinished" in comparison.text
 
 
-def test_large_pictures_stay_below_five_megabytes(tmp_path):
-    """Four pictures of 512 pixels, as Stable Diffusion makes, forty times recorded with prior, critic and gradients."""
+def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):
+    """Four images of 512 pixels, recorded 41 times with prior, critic and gradients."""
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
-    (tmp_path / "run.yaml").write_text(
-        "prompts: [a]\nparticles: 4\nsteps: 400\nmethod: {name: sds}\n"
-    )
-    rough = torch.from_numpy(
-        rng.random((4, 3, 64, 64), np.float32)
-    )  # as full of detail as a photograph of gravel
-    save_final_images(
-        tmp_path, torch.nn.functional.interpolate(rough, (512, 512), mode="bicubic").clamp(0, 1), 4
-    )
+    settings = "prompts: [a]\nparticles: 4\nsteps: 400\nmethod: {name: sds}\n"
+    (tmp_path / "run.yaml").write_text(settings)
+    noise = torch.from_numpy(rng.random((4, 3, 64, 64), np.float32))  # as detailed as gravel
+    images = torch.nn.functional.interpolate(noise, (512, 512), mode="bicubic").clamp(0, 1)
+    save_final_images(tmp_path, images, 4)
     with Image.open(tmp_path / "final.png") as sheet:
         assert sheet.size == (2054, 512)
     for step in range(0, 401, 10):
@@ -227,34 +229,38 @@ def test_large_pictures_stay_below_five_megabytes(tmp_path):
             os.link(tmp_path / "final.png", tmp_path / "images" / f"step-{step:05d}{kind}.png")
     path = write_report([tmp_path])
     assert 500_000 < path.stat().st_size < 5_000_000
-    assert Page(path).tags.count("img") == 4 + 4 * 12
-    assert 'class="hard"' not in path.read_text()
+    assert HtmlPage(path).tags.count("img") == 4 + 4 * 12
+    assert 'class="pixelated"' not in path.read_text()
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no run folder: it has no run.yaml"):
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"not a run folder: it has no run.yaml"):
         write_report([tmp_path])
     with pytest.raises(ValueError, match="at least one"):
         write_report([])
 
 
-def test_curves_survive_gaps_and_long_runs():
+def test_plots_survive_gaps_and_long_runs():
     lines = [
         {"step": k, "gradient": None if k % 7 == 0 else 1.0 / k, "residual": 1e-3 * k, "t": 0.5}
         for k in range(1, 5001)
     ]
-    drawn = dict(metric_plots(lines))
-    assert len(drawn) == 3 and all(len(svg) < 60_000 for svg in drawn.values())
-    assert all("currentColor" in svg and "#123456" not in svg for svg in drawn.values())
-    assert not any(re.search(r"<svg[^>]*(width|height)=", svg) for svg in drawn.values())
+    plots = dict(metric_plots(lines))
+    assert len(plots) == 3 and all(len(svg) < 60_000 for svg in plots.values())
+    assert all("currentColor" in svg and "#123456" not in svg for svg in plots.values())
+    assert not any(re.search(r"<svg[^>]*(width|height)=", svg) for svg in plots.values())
     assert metric_plots([]) == []
 
 
-def test_durations_are_for_people():
-    assert [seconds_text(s) for s in (0.421, 38.2, 59.9, 725, 12_000)] == [
-        "0.42 s",
-        "38 s",
-        "60 s",
-        "12 min 5 s",
-        "3 h 20 min",
-    ]
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.421, "0.42 s"),
+        (38.2, "38 s"),
+        (59.9, "60 s"),
+        (725, "12 min 5 s"),
+        (12_000, "3 h 20 min"),
+    ],
+)
+def test_durations_are_readable(seconds, text):
+    assert seconds_text(seconds) == text

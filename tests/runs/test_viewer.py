@@ -28,7 +28,7 @@ from tiny_pipeline import rng, max_difference
 import limbeck
 from limbeck import Experiment, Run
 from limbeck.cli.commands import run as run_verb
-from limbeck.cli.commands.view import Viewing, show
+from limbeck.cli.commands.view import ViewOptions, serve
 from limbeck.cli.main import main
 from limbeck.config import yaml as config
 from limbeck.graphics.cameras import camera as cameras
@@ -41,8 +41,25 @@ from limbeck.priors.loading import load
 from limbeck.runs.recorder import record
 from limbeck.runs.reopen import particle_names, reopen_run, step_cameras
 from limbeck.runs.snapshots_3d import SnapshotFolder, read_snapshot, save_snapshot
-from limbeck.runs.turntable import TurntableCamera, colorize_depth, enlarge_frames, render_frames, save_stills, save_turntable
-from limbeck.runs.viewer import Viewer, _ACES_INPUT, _ACES_OUTPUT, inverse_tone_mapping, mesh_to_glb, quaternions_to_matrices, splat_colors, splat_covariances, to_opencv
+from limbeck.runs.turntable import (
+    TurntableCamera,
+    colorize_depth,
+    enlarge_frames,
+    render_frames,
+    save_stills,
+    save_turntable,
+)
+from limbeck.runs.viewer import (
+    Viewer,
+    _ACES_INPUT,
+    _ACES_OUTPUT,
+    inverse_tone_mapping,
+    mesh_to_glb,
+    quaternions_to_matrices,
+    splat_colors,
+    splat_covariances,
+    to_opencv,
+)
 from limbeck.runs.images import image_grid
 
 CHROMIUM = (
@@ -88,8 +105,8 @@ def test_a_run_leaves_every_particle_at_the_times_of_its_pictures(
             last.faces, ball(2).faces
         )
         tint = kept.parts["tint"][i].detach()
-        assert max_difference(last.colours, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
-        assert max_difference(first.colours, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
+        assert max_difference(last.colors, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
+        assert max_difference(first.colors, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
     assert not list((folder / "assets").glob("*.part"))
 
 
@@ -120,7 +137,7 @@ def test_splats_are_kept_as_splats(tmp_path: Path) -> None:
     e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
     save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
     back = read_snapshot(SnapshotFolder(tmp_path).steps()[7]["00-00"])
-    assert isinstance(back, Splats) and max_difference(back.mean, cloud().mean) < 1e-6
+    assert isinstance(back, Splats) and max_difference(back.means, cloud().mean) < 1e-6
 
 
 def test_other_files_on_the_shelf_are_let_be(tmp_path: Path) -> None:
@@ -144,8 +161,12 @@ def test_cameras_as_opencv_has_them_look_the_same_way() -> None:
     camera = Orbit(up_perturb=0.3, center_perturb=0.2, camera_perturb=0.1).sample(6, rng())
     turns, places = to_opencv(camera)
     matrices = quaternions_to_matrices(torch.tensor(turns))
-    assert max_difference(matrices[:, :, 2], -camera.pose[:, :3, 2].double()) < 1e-6, "forward is its own +z"
-    assert max_difference(matrices[:, :, 1], -camera.pose[:, :3, 1].double()) < 1e-6, "down is its own +y"
+    assert max_difference(matrices[:, :, 2], -camera.pose[:, :3, 2].double()) < 1e-6, (
+        "forward is its own +z"
+    )
+    assert max_difference(matrices[:, :, 1], -camera.pose[:, :3, 1].double()) < 1e-6, (
+        "down is its own +y"
+    )
     assert max_difference(torch.tensor(places), camera.eye) == 0
 
 
@@ -158,7 +179,9 @@ def test_covariances_and_shades_of_splats() -> None:
     assert (vector[:, :, 0] * radial).sum(1).abs().min() > 0.999, (
         "the thin axis is that of the ball's radius"
     )
-    assert max_difference(splat_colors(splats, "normals"), (radial + 1) / 2) < 0.01, "outwards everywhere"
+    assert max_difference(splat_colors(splats, "normals"), (radial + 1) / 2) < 0.01, (
+        "outwards everywhere"
+    )
     assert torch.equal(splat_colors(splats, "colour"), splats.colour)
     grey, lamp = (
         splat_colors(splats, "textureless"),
@@ -189,7 +212,10 @@ def film(light: torch.Tensor) -> torch.Tensor:
 
 def test_the_page_shows_colours_as_they_are_in_spite_of_its_film() -> None:
     every = torch.cartesian_prod(*[torch.linspace(0, 1, 6)] * 3)
-    assert max_difference(film(inverse_tone_mapping(every).double()), srgb_to_linear(every.double())) < 1e-4
+    assert (
+        max_difference(film(inverse_tone_mapping(every).double()), srgb_to_linear(every.double()))
+        < 1e-4
+    )
 
 
 def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: Path) -> None:
@@ -302,7 +328,7 @@ def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(
     shutil.copytree(folder, place, ignore=lambda *_: ["solids"])
     over = threading.Event()
     over.set()
-    show(Viewing((place,), port=18775, device="cpu"), over)
+    serve(ViewOptions((place,), port=18775, device="cpu"), over)
     assert list(SnapshotFolder(place).steps()) == [4]
 
 
@@ -311,7 +337,7 @@ def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(
 ])  # fmt: skip
 def test_what_cannot_be_viewed(options: dict, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        Viewing(**{"runs": (Path("a"),)} | options)
+        ViewOptions(**{"runs": (Path("a"),)} | options)
 
 
 # turntables

@@ -1,5 +1,6 @@
-"""Ready studies and the list of methods: what they run, that they go on, what they refuse."""
+"""Studies: their rows, resuming, options and errors."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,72 +10,60 @@ from PIL import Image
 
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
-from limbeck.config.yaml import from_yaml, to_yaml
-from limbeck.studies.base import Study, sheet
-from limbeck.studies.distribution import DistributionStudy, energy_distance, mixture
+from limbeck.config.yaml import from_yaml, slug, to_yaml
+from limbeck.studies.base import Study, labeled_rows
+from limbeck.studies.distribution import DistributionStudy, energy_distance, three_gaussians
 from limbeck.studies.guidance import GuidanceStudy
 from limbeck.training.experiment import Experiment
 
 
-@pytest.mark.parametrize("name", [name for name in choices(Study)])
-def test_every_study_has_rows_of_distinct_folders_that_read_back(name):
-    from limbeck.config.yaml import slug
-
+@pytest.mark.parametrize("name", list(choices(Study)))
+def test_every_study_has_rows_with_distinct_folders_and_readable_experiments(name):
     rows = choices(Study)[name]().rows()
     assert len({slug(label) for label in rows}) == len(rows) > 1
-    for what in rows.values():
-        if isinstance(what, Experiment):
-            assert from_yaml(Experiment, to_yaml(what)) == what
+    for row in rows.values():
+        if isinstance(row, Experiment):
+            assert from_yaml(Experiment, to_yaml(row)) == row
 
 
-def test_a_study_runs_draws_and_goes_on(tmp_path, capsys):
-    options = [
-        "--model",
-        "gaussians",
-        "--prompts",
-        "red disc",
-        "--steps",
-        "4",
-        "--scales",
-        "2",
-        "5",
-        "--out",
-        str(tmp_path / "s"),
-    ]
-    assert main(["study", "guidance", *options]) == 0
-    picture = Path(capsys.readouterr().out.strip().splitlines()[-1])
-    assert picture.name == "study.png" and Image.open(picture).width > 150
-    assert {p.name for p in (tmp_path / "s").iterdir()} == {
-        "sampling-s-7-5",
-        "sds-s-2",
-        "sds-s-5",
-        "report.html",
-        "study.png",
-    }
-    before = (tmp_path / "s" / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns
-    assert main(["study", "guidance", *options]) == 0
-    assert (tmp_path / "s" / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns == before
+def test_a_study_runs_draws_and_resumes(tmp_path, capsys):
+    out = tmp_path / "s"
+    argv = ["study", "guidance", "--model", "gaussians", "--prompts", "red disc", "--steps", "4"]
+    argv += ["--guidance-scales", "2", "5", "--out", str(out)]
+    assert main(argv) == 0
+    figure = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert figure.name == "study.png" and Image.open(figure).width > 150
+    files = {"sampling-s-7-5", "sds-s-2", "sds-s-5", "report.html", "study.png"}
+    assert {path.name for path in out.iterdir()} == files
+    before = (out / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns
+    assert main(argv) == 0
+    assert (out / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("argv", "says"), [
-    (["guidnce"], "Did you mean guidance?"), (["--steps", "3"], "the name of the study comes first"),
-    (["guidance", "--stps", "3"], "Did you mean --steps?"), (["guidance", "--steps", "0"], "steps must be at least 1"),
-])  # fmt: skip
-def test_bad_words_are_told_in_a_line(argv, says, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["guidnce"], "Did you mean guidance?"),
+        (["--steps", "3"], "the name of the study comes first"),
+        (["guidance", "--stps", "3"], "Did you mean --steps?"),
+        (["guidance", "--steps", "0"], "steps must be at least 1"),
+    ],
+)
+def test_errors_are_one_line(argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["study", *argv]) == 2
-    told = capsys.readouterr()
-    assert says in told.err and len(told.err.strip().splitlines()) == 1
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
     assert not any(tmp_path.iterdir())
 
 
 def test_without_a_name_the_studies_are_listed(capsys):
     assert main(["study"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in choices(Study))
+    text = capsys.readouterr().out
+    assert all(name in text for name in choices(Study))
 
 
-def test_energy_distance_is_zero_for_equal_and_the_closed_form_for_points_apart():
+def test_energy_distance_is_zero_for_equal_distributions_and_exact_for_two_points():
     x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
     y = torch.randn(400, 2, generator=torch.Generator().manual_seed(1))
     assert abs(energy_distance(x, y)) < 0.03 < energy_distance(x, y + 1)
@@ -82,22 +71,22 @@ def test_energy_distance_is_zero_for_equal_and_the_closed_form_for_points_apart(
     assert energy_distance(a, b) == pytest.approx(10.0)
 
 
-def test_the_mixture_is_recovered_by_vsd_and_not_by_sds(tmp_path):
-    """A small copy of the study: VSD with the exact critic keeps the widths, SDS at guidance 1 does not."""
-    study = replace(DistributionStudy(), particles=192, steps=250, rate=0.05)
+def test_vsd_recovers_the_mixture_and_sds_does_not(tmp_path):
+    """A small copy of the study: VSD with the exact critic keeps the widths."""
+    study = replace(DistributionStudy(), particles=192, steps=250, lr=0.05)
     study.run(tmp_path)
-    import json
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    sds, vsd = metrics["SDS"], metrics["VSD, exact critic"]
+    assert vsd["energy_distance"] < 0.5 * sds["energy_distance"]
+    assert len(three_gaussians().means) == len(metrics["samples"]["shares"])
 
-    told = json.loads((tmp_path / "figures.json").read_text())
-    assert told["VSD, exact critic"]["energy"] < 0.5 * told["SDS"]["energy"]
-    assert len(mixture().means) == len(told["truth"]["shares"])
 
-
-def test_a_sheet_enlarges_small_pictures_and_keeps_their_colours():
+def test_labeled_rows_enlarge_small_images_and_keep_colors():
     red = Image.new("RGB", (8, 8), (255, 0, 0))
-    out = sheet({"a": ("x 1.00", [red, red]), "b": ("", [red])})
+    out = labeled_rows({"a": ("x 1.00", [red, red]), "b": ("", [red])})
     assert out.getpixel((160, 10)) == (255, 0, 0) and out.height >= 124
 
 
-def test_guidance_takes_the_scales_asked_for():
-    assert list(GuidanceStudy(scales=(2.0,)).rows()) == ["sampling, s = 7.5", "SDS, s = 2"]
+def test_the_guidance_study_has_a_run_per_scale():
+    study = GuidanceStudy(guidance_scales=(2.0,))
+    assert list(study.rows()) == ["sampling, s = 7.5", "SDS, s = 2"]

@@ -27,19 +27,14 @@ from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.representations.base import (
-    RepresentationConfig,
-    fitted_size,
-    image_file_size,
-    read_image,
-)
+from limbeck.representations.base import RepresentationConfig, fitted_size, image_file_size, read_image
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record, refuse_other_experiment
 from limbeck.runs.report import pages
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import SGD, Adam, Optimizer
+from limbeck.training.optimizers import Adam, Optimizer, SGD
 from limbeck.training.trainer import Run
 
 GRADIENT_MAP_STEPS = 16  #: the gradient map is the mean gradient over this many first steps

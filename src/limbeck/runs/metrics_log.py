@@ -85,8 +85,8 @@ class MetricsLog:
         line = {"step": step.step, "evaluations": evaluations, "seconds": round(elapsed, 3)}
         rows = step.gradient[:_MAX_ROWS].flatten(1)
         per_row = {
-            "times": step.inputs.t[:_MAX_ROWS],
-            "gradients": rows.square().mean(1).sqrt(),
+            "row_t": step.inputs.t[:_MAX_ROWS],
+            "row_gradient": rows.square().mean(1).sqrt(),
         }
         self._pending.append((line, step.metrics | per_row))
 

@@ -80,7 +80,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
     conditions = _conditions(sampling, source)
-    rows = torch.arange(len(sampling.prompts)).repeat_interleave(sampling.count).to(prior.device)
+    rows = torch.arange(len(sampling.prompts)).repeat_interleave(sampling.num_images).to(prior.device)
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
     rows_before, start = prior.call_counter.rows, time.perf_counter()
@@ -91,12 +91,12 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         batches.append(prior.decode(x0).detach())
     images = torch.cat(batches).cpu()
     seconds = time.perf_counter() - start
-    save_final_images(folder, images, sampling.count)
+    save_final_images(folder, images, sampling.num_images)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(sampling).items()}
     settings |= {"prompts": list(sampling.prompts), "camera": list(sampling.camera)}
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     (folder / "sample.yaml").write_text(text)
-    scores = score_run(images, sampling.prompts, sampling.count)
+    scores = score_run(images, sampling.prompts, sampling.num_images)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1))
     profile = {
         "elapsed": seconds,

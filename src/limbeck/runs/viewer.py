@@ -72,10 +72,10 @@ def mesh_to_glb(mesh: TexturedMesh, shading: str) -> bytes:
         shading: ``color`` or ``normals`` for unlit colors, ``textureless`` for lit gray.
     """
     if shading == "textureless":
-        return encode_glb(replace(mesh, colours=torch.full_like(mesh.vertices, _GRAY)))
+        return encode_glb(replace(mesh, colors=torch.full_like(mesh.vertices, _GRAY)))
     if shading == "normals":
-        mesh = replace(mesh, colours=(mesh.normals + 1) / 2)
-    return encode_glb(mesh, unlit=True, light=inverse_tone_mapping)
+        mesh = replace(mesh, colors=(mesh.normals + 1) / 2)
+    return encode_glb(mesh, unlit=True, color_transform=inverse_tone_mapping)
 
 
 def quaternions_to_matrices(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:

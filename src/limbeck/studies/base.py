@@ -128,7 +128,7 @@ class Study(abc.ABC):
             self.prompts,
             model=self.model,
             guidance=guidance,
-            count=self.particles,
+            num_images=self.particles,
             seed=self.seed,
             precision=self.precision,
         )

@@ -86,7 +86,7 @@ def render_world_scene(caption: str, seed: int = 3) -> Image.Image:
     Raises:
         ValueError: if the world has no such scene.
     """
-    from limbeck.world.scene import full_captions, random_scenes, render
+    from limbeck.world.scene import full_captions, random_scenes, render_scenes
 
     scenes = random_scenes(20_000, np.random.default_rng(seed))
     captions = full_captions(scenes)
@@ -95,4 +95,4 @@ def render_world_scene(caption: str, seed: int = 3) -> Image.Image:
         raise ValueError(
             f"the world has no scene with the caption {caption!r}; an example is {captions[0]!r}"
         )
-    return Image.fromarray(render(scenes[np.array(matches[:1])])[0])
+    return Image.fromarray(render_scenes(scenes[np.array(matches[:1])])[0])

@@ -126,8 +126,8 @@ def _evaluation_table(run: RunData) -> dict[str, Any]:
         particles = prompt.get("particles", [])
         if len(particles) > 1:
             rows += [("particle", f"particle {i}", row) for i, row in enumerate(particles, 1)]
-        if "truth" in prompt:
-            rows.append(("reference", "reference object", prompt["truth"]))
+        if "reference" in prompt:
+            rows.append(("reference", "reference object", prompt["reference"]))
     if not rows:
         return {}
     columns = score_columns([metrics for _, _, metrics in rows])
@@ -140,8 +140,8 @@ def _evaluation_table(run: RunData) -> dict[str, Any]:
     ]
     verdicts = []
     for prompt in prompts:
-        if "seen" in prompt:
-            table = zip(angles, run.evaluation["sides"], *prompt["seen"], strict=True)
+        if "verdicts" in prompt:
+            table = zip(angles, run.evaluation["views"], *prompt["verdicts"], strict=True)
             cameras = [(*angle, view, seen) for angle, view, *seen in table]
             verdicts.append((prompt["prompt"], cameras))
     return {"columns": columns, "rows": rows, "verdicts": verdicts}

@@ -67,9 +67,9 @@ _NOT_PLOTTED = {
     "seconds",
     "t",
     "weight",
-    "parameters",
-    "times",
-    "gradients",
+    "grad_norm",
+    "row_t",
+    "row_gradient",
 }
 
 MetricsLine = dict[str, Any]
@@ -146,7 +146,7 @@ def _gradient_by_t(lines: Sequence[MetricsLine]) -> str:
     rows = [
         (t, gradient, line["step"])
         for line in lines
-        for t, gradient in zip(line.get("times", []), line.get("gradients", []), strict=True)
+        for t, gradient in zip(line.get("row_t", []), line.get("row_gradient", []), strict=True)
         if gradient
     ]
     if not rows:

@@ -36,8 +36,11 @@ SCORES = {
         True,
     ),
     "view": ScoreColumn(
-        "view",
-        "Share of images in which the evaluator sees the view of the prompt or the camera.",
+        "view", "Share of images in which the evaluator sees the view of the prompt.", True
+    ),
+    "view_accuracy": ScoreColumn(
+        "view accuracy",
+        "Share of images in which the evaluator sees the view of the camera.",
         True,
     ),
     "r_precision": ScoreColumn(
