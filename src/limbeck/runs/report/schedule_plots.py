@@ -153,9 +153,7 @@ def _plot_times(
     )
 
 
-def plot_timesteps(
-    components: Sequence[Timesteps], steps: int, schedule: NoiseSchedule
-) -> Figure:
+def plot_timesteps(components: Sequence[Timesteps], steps: int, schedule: NoiseSchedule) -> Figure:
     """Plot the times of a run, one panel per component.
 
     Random timesteps are shown by their bounds and one draw per step.

@@ -1,0 +1,1 @@
+"""Run folders: recording, snapshots, viewers, editing."""
