@@ -1,4 +1,4 @@
-"""The backgrounds of the embedded world."""
+"""The backgrounds of the embedded model's images."""
 
 from __future__ import annotations
 
@@ -12,45 +12,48 @@ from limbeck.graphics.fields.background import Background, BackgroundModule
 from limbeck.world.scene import GROUND, SKY
 
 
-class _World(BackgroundModule):
-    def __init__(self, which: int):
+class _WorldBackgroundModule(BackgroundModule):
+    def __init__(self, index: int):
         super().__init__()
-        self.which = which
+        self.index = index
 
-    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
-                ) -> Float[Tensor, "*n 3"]:  # fmt: skip
-        if ahead.ndim != 4:
+    def forward(
+        self,
+        directions: Float[Tensor, "*n 3"],
+        rng: torch.Generator | None = None,
+        progress: float = 1.0,
+    ) -> Float[Tensor, "*n 3"]:
+        if directions.ndim != 4:
             raise ValueError(
-                f"the world's backgrounds go by rows of pictures: directions [b, h, w, 3], not {list(ahead.shape)}"
+                "a world background varies over the rows of images and takes directions "
+                f"[b, h, w, 3], not {list(directions.shape)}"
             )
-        views, height = ahead.shape[:2]
-        drawn = rng is not None and self.which < 0
-        place = (
-            torch.randint(len(SKY), (views,), generator=rng)
-            if drawn
-            else torch.full((views,), max(self.which, 0))
-        )
-        top, bottom = torch.from_numpy(SKY), torch.from_numpy(GROUND)
-        down = ((torch.arange(height) + 0.5) / height)[:, None, None]
-        return (
-            torch.lerp(top[place][:, None, None], bottom[place][:, None, None], down)
-            .to(ahead)
-            .expand_as(ahead)
-        )
+        views, height = directions.shape[:2]
+        if rng is not None and self.index < 0:
+            index = torch.randint(len(SKY), (views,), generator=rng)
+        else:
+            index = torch.full((views,), max(self.index, 0))
+        top = torch.from_numpy(SKY)[index][:, None, None]
+        bottom = torch.from_numpy(GROUND)[index][:, None, None]
+        fraction = ((torch.arange(height) + 0.5) / height)[:, None, None]
+        return torch.lerp(top, bottom, fraction).to(directions).expand_as(directions)
 
 
 @dataclass(frozen=True)
 class WorldBackground(Background):
-    """What the embedded model knows behind its objects: from top to bottom one colour turns into another.
+    """A vertical color gradient, the background that the embedded model knows.
 
-    which: 0 sky, 1 grass, 2 sand, 3 night, 4 snow, 5 brick; -1 for one drawn anew for every view in training, and sky to look at.
+    Attributes:
+        index: 0 sky, 1 grass, 2 sand, 3 night, 4 snow, 5 brick. -1: random for every training view,
+            and sky in evaluation renders.
+        lr_scale: unused, since nothing is learned.
     """
 
-    which: int = -1
+    index: int = -1
 
     def __post_init__(self) -> None:
-        if not -1 <= self.which < len(SKY):
-            raise ValueError(f"which is one of -1 to {len(SKY) - 1}, not {self.which}")
+        if not -1 <= self.index < len(SKY):
+            raise ValueError(f"index must be in [-1, {len(SKY) - 1}], not {self.index}")
 
     def build(self, generator: torch.Generator) -> BackgroundModule:
-        return _World(self.which)
+        return _WorldBackgroundModule(self.index)

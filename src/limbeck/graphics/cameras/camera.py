@@ -1,4 +1,4 @@
-"""Cameras: pinholes around the origin of a right-handed space, y up, whose objects face +z as those of glTF do."""
+"""Pinhole cameras in a right-handed world: y up, the front of an object faces +z (as in glTF)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch import Tensor
 class Camera:
     """A batch of pinhole cameras.
 
-    pose ``[B, 4, 4]`` takes the camera's space to the world's; in its own space a camera looks along -z, x is right and y up (as
-    OpenGL has it). fov ``[B]``: vertical field of view in radians.
+    Attributes:
+        pose: ``[B, 4, 4]`` camera-to-world matrices. In camera space the camera looks along -z,
+            with x to the right and y up (OpenGL convention).
+        fov: ``[B]`` vertical fields of view in radians.
     """
 
     pose: Float[Tensor, "b 4 4"]
@@ -32,78 +34,92 @@ class Camera:
 
     @property
     def eye(self) -> Float[Tensor, "b 3"]:
-        """Where the cameras stand."""
+        """Camera positions in world space."""
         return self.pose[:, :3, 3]
 
     @property
     def azimuth(self) -> Float[Tensor, "b"]:
-        """Radians in (-pi, pi] around y: 0 before the object, on +z; pi / 2 on +x."""
+        """Angle around y in radians, in (-pi, pi]: 0 on +z (front), pi / 2 on +x."""
         return torch.atan2(self.eye[:, 0], self.eye[:, 2])
 
     @property
     def elevation(self) -> Float[Tensor, "b"]:
-        """Radians above the horizontal plane, in [-pi / 2, pi / 2]."""
+        """Angle above the horizontal plane in radians, in [-pi / 2, pi / 2]."""
         return torch.atan2(self.eye[:, 1], self.eye[:, ::2].norm(dim=1))
 
     @property
     def distance(self) -> Float[Tensor, "b"]:
-        """From the origin."""
+        """Distance from the origin."""
         return self.eye.norm(dim=1)
 
     def directions(self, height: int, width: int) -> Float[Tensor, "b h w 3"]:
-        """Unit vectors through the middles of the pixels, row 0 the top one; rays start at ``eye``."""
+        """Unit directions of the rays from ``eye`` through the pixel centers; row 0 is the top."""
         half = (self.fov / 2).tan()[:, None, None]
-        y, x = (
-            _middles(height).to(half)[:, None] * -half,
-            _middles(width).to(half) * half * (width / height),
-        )
+        y = _pixel_centers(height).to(half)[:, None] * -half
+        x = _pixel_centers(width).to(half) * half * (width / height)
         y, x = torch.broadcast_tensors(y, x)
-        own = torch.stack([x, y, -torch.ones_like(x)], -1)
+        in_camera_space = torch.stack([x, y, -torch.ones_like(x)], -1)
         return torch.nn.functional.normalize(
-            torch.einsum("bij,bhwj->bhwi", self.pose[:, :3, :3], own), dim=-1
+            torch.einsum("bij,bhwj->bhwi", self.pose[:, :3, :3], in_camera_space), dim=-1
         )
 
     def to_camera_space(
         self, points: Float[Tensor, "n 3"] | Float[Tensor, "b n 3"]
     ) -> Float[Tensor, "b n 3"]:
-        """World points in the space of each camera: before it are those of negative z."""
+        """World points in the space of each camera; z is negative in front of it."""
         return (points - self.eye[:, None]) @ self.pose[:, :3, :3]
 
     def project(
         self, points: Float[Tensor, "n 3"] | Float[Tensor, "b n 3"], height: int, width: int
     ) -> Float[Tensor, "b n 3"]:
-        """World points in the picture: column and row in pixels (0 is the left or top edge, pixel middles lie at .5), and the
-        depth along the line of sight, positive in front of the camera."""
-        own = self.to_camera_space(points)
-        depth = -own[..., 2]
+        """Project world points to pixels.
+
+        Args:
+            points: world points, shared by all cameras or one set per camera.
+            height: image height in pixels.
+            width: image width in pixels.
+
+        Returns:
+            ``[B, N, 3]``: column and row in pixels (0 is the left or top edge, pixel centers lie at
+            .5), and depth along the viewing direction, positive in front of the camera.
+        """
+        local = self.to_camera_space(points)
+        depth = -local[..., 2]
         focal = (height / 2 / (self.fov / 2).tan())[:, None]
-        return torch.stack(
-            [
-                width / 2 + focal * own[..., 0] / depth,
-                height / 2 - focal * own[..., 1] / depth,
-                depth,
-            ],
-            -1,
-        )
+        column = width / 2 + focal * local[..., 0] / depth
+        row = height / 2 - focal * local[..., 1] / depth
+        return torch.stack([column, row, depth], -1)
 
 
-def _middles(count: int) -> Float[Tensor, "n"]:
+def _pixel_centers(count: int) -> Float[Tensor, "n"]:
+    """Centers of ``count`` pixels across [-1, 1]."""
     return (torch.arange(count) + 0.5) / count * 2 - 1
 
 
-def look_at(eye: Float[Tensor, "b 3"], at: Float[Tensor, "b 3"], fov: Float[Tensor, "b"], up: Float[Tensor, "b 3"] | None = None
-            ) -> Camera:  # fmt: skip
-    """Cameras at ``eye`` that look at ``at``, ``up`` being up in the picture (y if left out; near the poles -z, so that the front
-    of the object lies at the bottom of the picture)."""
-    back = torch.nn.functional.normalize(eye - at, dim=1)
+def look_at(
+    eye: Float[Tensor, "b 3"],
+    at: Float[Tensor, "b 3"],
+    fov: Float[Tensor, "b"],
+    up: Float[Tensor, "b 3"] | None = None,
+) -> Camera:
+    """Build cameras from position and target.
+
+    Args:
+        eye: camera positions.
+        at: points the cameras look at.
+        fov: vertical fields of view in radians.
+        up: direction that is up in the image. None: y, or -z near the poles, so that the front of
+            the object is at the bottom of the image.
+    """
+    backward = torch.nn.functional.normalize(eye - at, dim=1)
     if up is None:
-        steep = back[:, 1:2].abs() > 0.9999
-        up = torch.where(
-            steep, torch.tensor([0.0, 0.0, -1.0]).to(eye), torch.tensor([0.0, 1.0, 0.0]).to(eye)
-        )
-    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=1)
+        near_pole = backward[:, 1:2].abs() > 0.9999
+        pole_up = torch.tensor([0.0, 0.0, -1.0]).to(eye)
+        y_up = torch.tensor([0.0, 1.0, 0.0]).to(eye)
+        up = torch.where(near_pole, pole_up, y_up)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, backward), dim=1)
     pose = torch.zeros(len(eye), 4, 4).to(eye)
-    pose[:, :3] = torch.stack([right, torch.linalg.cross(back, right), back, eye], 2)
+    pose[:, :3] = torch.stack([right, torch.linalg.cross(backward, right), backward, eye], 2)
     pose[:, 3, 3] = 1
     return Camera(pose, fov)
 
@@ -114,21 +130,35 @@ def orbit_cameras(
     distance: float | Float[Tensor, "b"],
     fov: float,
 ) -> Camera:
-    """Cameras on a sphere about the origin that look at it. Angles in radians; fov in degrees, as people say it."""
-    toward = unit_direction(azimuth, elevation)
-    eye = toward * torch.as_tensor(distance).to(toward).expand(len(toward))[:, None]
+    """Build cameras on a sphere around the origin that look at the origin.
+
+    Args:
+        azimuth: angles around y in radians; 0 is the front (+z), pi / 2 is +x.
+        elevation: angles above the horizontal plane in radians.
+        distance: distances from the origin.
+        fov: vertical field of view in degrees.
+    """
+    direction = unit_direction(azimuth, elevation)
+    eye = direction * torch.as_tensor(distance).to(direction).expand(len(direction))[:, None]
     return look_at(eye, torch.zeros_like(eye), torch.full_like(azimuth, math.radians(fov)))
 
 
 def unit_direction(
     azimuth: Float[Tensor, "b"], elevation: Float[Tensor, "b"]
 ) -> Float[Tensor, "b 3"]:
-    """The unit vector towards an azimuth and an elevation in radians."""
-    flat = elevation.cos()
-    return torch.stack([azimuth.sin() * flat, elevation.sin(), azimuth.cos() * flat], 1)
+    """Unit vectors from the origin towards an azimuth and an elevation in radians."""
+    horizontal = elevation.cos()
+    return torch.stack([azimuth.sin() * horizontal, elevation.sin(), azimuth.cos() * horizontal], 1)
 
 
 def turntable_cameras(count: int, elevation: float, distance: float, fov: float) -> Camera:
-    """``count`` cameras once around the object, the first before it; elevation and fov in degrees."""
+    """Build cameras at evenly spaced azimuths around the object, starting at the front.
+
+    Args:
+        count: number of cameras.
+        elevation: angle above the horizontal plane in degrees.
+        distance: distance from the origin.
+        fov: vertical field of view in degrees.
+    """
     azimuth = torch.arange(count) * (2 * math.pi / count)
     return orbit_cameras(azimuth, torch.full_like(azimuth, math.radians(elevation)), distance, fov)

@@ -13,10 +13,14 @@ from limbeck.graphics.cameras.camera import Camera
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """What is looked at: the particle of each row, and for things that have sides the camera of each row.
+    """Particles to render and, for 3D representations, the camera of each row.
 
-    rng: draws what is random in a render under training (sample places, light, background); None for a look that repeats.
-    progress: share of the run that is done, for what changes with it.
+    Attributes:
+        particle: ``[B]`` particle index of each row.
+        camera: one camera per row. None for 2D representations.
+        rng: source of the randomness of a training render (ray jitter, light, background). None for
+            a deterministic evaluation render.
+        progress: fraction of training that is done, for schedules.
     """
 
     particle: Int[Tensor, "b"]
@@ -28,9 +32,5 @@ class RenderRequest:
         return len(self.particle)
 
     def __getitem__(self, rows: Tensor | slice) -> RenderRequest:
-        return RenderRequest(
-            self.particle[rows],
-            None if self.camera is None else self.camera[rows],
-            self.rng,
-            self.progress,
-        )
+        camera = None if self.camera is None else self.camera[rows]
+        return RenderRequest(self.particle[rows], camera, self.rng, self.progress)

@@ -1,4 +1,4 @@
-"""From where things are looked at: not at all sides (pictures), or by cameras around them, with the words that say which side."""
+"""Camera samplers: which cameras render a step, and which view-dependent prompts go with them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera, look_at, turntable_cameras, unit_direction
 
+ORBIT_VIEWS = ("front", "side", "back", "overhead")  #: order of the prompts of an orbit
+
 
 @dataclass(frozen=True)
 class CameraSampler(abc.ABC):
-    """How the particles drawn for a step are looked at, and what is said of it.
+    """Options of a camera sampler.
 
-    each: views of every particle drawn; what it receives is their mean.
+    Attributes:
+        per_particle: views rendered of each particle in a step; the particle receives the mean of
+            their gradients.
     """
 
     per_particle: int = 1
@@ -28,35 +32,52 @@ class CameraSampler(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, count: int, rng: torch.Generator) -> Camera | None:
-        """One camera per row of a step; None for what has no sides."""
+        """Sample one camera per row of a step; None for 2D representations."""
 
     @property
     def interpolates_prompts(self) -> bool:
-        """Whether a row may belong to two texts at once."""
+        """Whether a row may mix two view-dependent prompts."""
         return False
 
     def eval_cameras(self, count: int) -> Camera | None:
-        """``count`` cameras to look at results through, the same in every run."""
+        """``count`` evaluation cameras, the same in every run."""
         return None
 
     def prompts_by_view(self, prompt: str) -> tuple[str, ...]:
-        """What may be said of ``prompt``, one text per named side."""
+        """View-dependent variants of ``prompt``, one per named view."""
         return (prompt,)
 
     def view_weights(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
-        """How much of each of the texts belongs to each row; a row sums to one."""
+        """Weights of the view-dependent prompts for each row.
+
+        Args:
+            camera: cameras of the rows.
+            count: number of rows.
+
+        Returns:
+            ``[B, S]`` with one column per prompt of ``prompts_by_view``; each row sums to 1.
+        """
         return torch.ones(count, 1)
 
     def perp_neg_weights(
         self, camera: Camera | None
     ) -> tuple[tuple[Tensor, Float[Tensor, "b"]], ...]:
-        """Texts to keep away from sideways only (Perp-Neg): the places of texts ``[B]`` and their weights, one pair per text."""
+        """Negative view-dependent prompts of Perp-Neg.
+
+        Returns:
+            One pair per negative prompt: ``[B]`` indices into ``prompts_by_view`` and ``[B]``
+            weights.
+        """
         return ()
 
 
 @dataclass(frozen=True)
 class NoCamera(CameraSampler):
-    """No cameras: the particle is the picture."""
+    """No cameras: the representation is 2D.
+
+    Attributes:
+        per_particle: number of rows of each particle in a step.
+    """
 
     name = "none"
 
@@ -64,36 +85,62 @@ class NoCamera(CameraSampler):
         return None
 
 
-ORBIT_VIEWS = ("front", "side", "back", "overhead")  #: the order of the texts of an orbit
+def check_bounds(name: str, low: float, high: float, minimum: float, maximum: float) -> None:
+    """Check that minimum <= low <= high <= maximum.
 
+    Args:
+        name: option name for the message.
+        low: lower bound given by the user.
+        high: upper bound given by the user.
+        minimum: smallest accepted value.
+        maximum: largest accepted value.
 
-def check_bounds(name: str, low: float, high: float, least: float, most: float) -> None:
-    """ValueError unless least <= low <= high <= most."""
-    if not least <= low <= high <= most:
+    Raises:
+        ValueError: if the bounds are not in order or out of range.
+    """
+    if not minimum <= low <= high <= maximum:
         raise ValueError(
-            f"{name} takes a lower and an upper bound in [{least:g}, {most:g}], not {low:g} {high:g}"
+            f"{name} takes a lower and an upper bound in [{minimum:g}, {maximum:g}], "
+            f"not {low:g} {high:g}"
         )
 
 
 @dataclass(frozen=True)
 class Orbit(CameraSampler):
-    """Cameras on a shell around the origin. Angles in degrees, lengths in units of space.
+    """Random cameras on a spherical shell around the origin, as in threestudio.
 
-    distance, fov, elevation: bounds of uniform draws; fov is vertical. over_area: share of rows whose elevation is uniform over the
-    area of the sphere, the others' over the angle, which looks more often from the pole (DreamFusion: .5). stratified: one azimuth
-    in each of as many equal sectors as there are views, those of a particle all around it, their start drawn anew. jitter: of the
-    camera's place, uniform to each side. aim: deviation of the normal draw of what is looked at. roll: of the normal draw added to
-    up. shown: elevation, distance and fov of the cameras results are looked at through; zeros for the middle of each draw. words:
-    put behind the prompt for front, side, back and overhead; empty texts say nothing. front: width of the front sector, as wide as
-    the back one. overhead: elevation above which a view is called so. blend: between the two nearest sides the texts are mixed,
-    else the nearest is said. perpendicular: weight of Perp-Neg on the other sides' words; two passes more.
+    Attributes:
+        per_particle: views rendered of each particle in a step; the particle receives the mean of
+            their gradients.
+        camera_distance_range: bounds of the uniform distance from the origin.
+        fovy_range: bounds of the uniform vertical field of view, in degrees.
+        elevation_range: bounds of the elevation, in degrees.
+        uniform_sphere_prob: probability that a view samples its elevation uniformly over the area
+            of the sphere; otherwise uniformly over the angle, which visits the poles more often
+            (DreamFusion: 0.5).
+        batch_uniform_azimuth: stratify the azimuths, one per equal sector; the views of a particle
+            are spread all around it and the first sector starts at a random angle.
+        camera_perturb: half-width of the uniform perturbation of the camera position.
+        center_perturb: standard deviation of the normal perturbation of the look-at point.
+        up_perturb: standard deviation of the normal perturbation of the up vector.
+        eval_camera: elevation in degrees, distance and vertical field of view in degrees of the
+            evaluation cameras; a distance or field of view of 0 takes the middle of its range.
+        view_prompts: texts appended to the prompt for front, side, back and overhead views; an
+            empty text appends nothing.
+        front_threshold: half-width in degrees of the front sector of azimuths, and of the back
+            sector.
+        overhead_threshold: elevation in degrees from which a view counts as overhead.
+        blend_prompts: interpolate between the prompts of the two nearest views; otherwise the
+            nearest view's prompt is used.
+        perp_neg: Perp-Neg weight on the prompts of the other views, which costs two more network
+            evaluations. 0 disables it.
     """
 
-    distance: tuple[float, float] = (3.4, 3.8)
-    fov: tuple[float, float] = (40.0, 40.0)
-    elevation: tuple[float, float] = (-10.0, 60.0)
+    camera_distance_range: tuple[float, float] = (3.4, 3.8)
+    fovy_range: tuple[float, float] = (40.0, 40.0)
+    elevation_range: tuple[float, float] = (-10.0, 60.0)
     uniform_sphere_prob: float = 0.5
-    stratified: bool = True
+    batch_uniform_azimuth: bool = True
     camera_perturb: float = 0.0
     center_perturb: float = 0.0
     up_perturb: float = 0.0
@@ -104,83 +151,113 @@ class Orbit(CameraSampler):
         "back view",
         "overhead view",
     )
-    front: float = 90.0
-    overhead: float = 60.0
-    blend: bool = False
+    front_threshold: float = 45.0
+    overhead_threshold: float = 60.0
+    blend_prompts: bool = False
     perp_neg: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_bounds("distance", *self.distance, 1e-3, math.inf)
-        check_bounds("fov", *self.fov, 1, 170)
-        check_bounds("elevation", *self.elevation, -90, 90)
-        check_bounds("front", self.front, self.front, 1, 179)
+        check_bounds("camera_distance_range", *self.camera_distance_range, 1e-3, math.inf)
+        check_bounds("fovy_range", *self.fovy_range, 1, 170)
+        check_bounds("elevation_range", *self.elevation_range, -90, 90)
+        if not 0.5 <= self.front_threshold <= 89.5:
+            raise ValueError(f"front_threshold must be in [0.5, 89.5], not {self.front_threshold}")
         if not 0 <= self.uniform_sphere_prob <= 1:
-            raise ValueError(f"uniform_sphere_prob is a share in [0, 1], not {self.uniform_sphere_prob}")
+            raise ValueError(
+                f"uniform_sphere_prob must be in [0, 1], not {self.uniform_sphere_prob}"
+            )
         for name in ("camera_perturb", "center_perturb", "up_perturb", "perp_neg"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
     def sample(self, count: int, rng: torch.Generator) -> Camera:
-        draw = lambda: torch.rand(count, generator=rng)  # noqa: E731
-        low, high = (math.radians(angle) for angle in self.elevation)
-        u, by_area = draw(), draw() < self.uniform_sphere_prob
-        area = (math.sin(low) + u * (math.sin(high) - math.sin(low))).clamp(-1, 1).asin()
-        elevation = torch.where(by_area, area, low + u * (high - low))
-        turns = (self._sectors(count) + draw()) / count if self.stratified else draw()
-        start = torch.rand(1, generator=rng) if self.stratified else 0.0
-        azimuth = 2 * math.pi * (turns + start)
-        distance, fov = (a + draw() * (b - a) for a, b in (self.distance, self.fov))
-        normal = lambda: torch.randn(count, 3, generator=rng)  # noqa: E731
+        elevation = self._sample_elevation(count, rng)
+        azimuth = self._sample_azimuth(count, rng)
+        distance = _uniform(count, self.camera_distance_range, rng)
+        fov = _uniform(count, self.fovy_range, rng)
         eye = unit_direction(azimuth, elevation) * distance[:, None]
         if self.camera_perturb:
             eye = eye + self.camera_perturb * (2 * torch.rand(count, 3, generator=rng) - 1)
-        at = self.center_perturb * normal() if self.center_perturb else torch.zeros_like(eye)
-        up = torch.tensor([0.0, 1.0, 0.0]) + self.up_perturb * normal() if self.up_perturb else None
+        at = torch.zeros_like(eye)
+        if self.center_perturb:
+            at = self.center_perturb * torch.randn(count, 3, generator=rng)
+        up = None
+        if self.up_perturb:
+            tilt = self.up_perturb * torch.randn(count, 3, generator=rng)
+            up = torch.tensor([0.0, 1.0, 0.0]) + tilt
         return look_at(eye, at, fov * (math.pi / 180), up)
 
+    def _sample_elevation(self, count: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+        """Elevations in radians."""
+        low, high = (math.radians(angle) for angle in self.elevation_range)
+        u = torch.rand(count, generator=rng)
+        over_area = torch.rand(count, generator=rng) < self.uniform_sphere_prob
+        sine = math.sin(low) + u * (math.sin(high) - math.sin(low))
+        return torch.where(over_area, sine.clamp(-1, 1).asin(), low + u * (high - low))
+
+    def _sample_azimuth(self, count: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+        """Azimuths in radians."""
+        if not self.batch_uniform_azimuth:
+            return 2 * math.pi * torch.rand(count, generator=rng)
+        turns = (self._sectors(count) + torch.rand(count, generator=rng)) / count
+        return 2 * math.pi * (turns + torch.rand(1, generator=rng))
+
     def _sectors(self, count: int) -> Int[Tensor, "b"]:
-        """0 to count - 1: the ``each`` rows of a particle go once around, beside those of the next."""
-        row, each = torch.arange(count), self.per_particle if count % self.per_particle == 0 else 1
-        return row % each * (count // each) + row // each
+        """Sector index of each row; the rows of one particle are spread around the circle."""
+        row = torch.arange(count)
+        views = self.per_particle if count % self.per_particle == 0 else 1
+        return row % views * (count // views) + row // views
 
     @property
     def interpolates_prompts(self) -> bool:
-        return self.blend
+        return self.blend_prompts
 
     @property
-    def looked(self) -> tuple[float, float, float]:
-        """Elevation, distance and fov that results are shown at."""
+    def resolved_eval_camera(self) -> tuple[float, float, float]:
+        """``eval_camera`` with its zeros replaced by the middle of their ranges."""
         elevation, distance, fov = self.eval_camera
-        return elevation, distance or sum(self.distance) / 2, fov or sum(self.fov) / 2
+        middle_distance = sum(self.camera_distance_range) / 2
+        return elevation, distance or middle_distance, fov or sum(self.fovy_range) / 2
 
     def eval_cameras(self, count: int) -> Camera:
-        return turntable_cameras(count, *self.looked)
+        return turntable_cameras(count, *self.resolved_eval_camera)
 
     def prompts_by_view(self, prompt: str) -> tuple[str, ...]:
-        return tuple(f"{prompt}, {word}" if word else prompt for word in self.view_prompts)
+        return tuple(f"{prompt}, {text}" if text else prompt for text in self.view_prompts)
 
     def view_weights(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
         if camera is None:
-            raise ValueError("these views have sides: a camera is needed to tell which one is seen")
-        from_front = camera.azimuth.abs() * (180 / math.pi)
-        above = (camera.elevation * (180 / math.pi) >= self.overhead)[:, None]
-        if self.blend:
-            front, back = (
-                (1 - angle / 90).clamp_min(0) for angle in (from_front, 180 - from_front)
+            raise ValueError(
+                "an orbit needs the cameras of the rows to tell which view each one is"
             )
-            around_it = torch.stack([front, 1 - front - back, back, torch.zeros_like(front)], 1)
+        degrees_from_front = camera.azimuth.abs() * (180 / math.pi)
+        overhead = (camera.elevation * (180 / math.pi) >= self.overhead_threshold)[:, None]
+        if self.blend_prompts:
+            weights = _blended_view_weights(degrees_from_front)
         else:
-            half = self.front / 2
-            place = (from_front > half).long() + (from_front > 180 - half).long()
-            around_it = torch.nn.functional.one_hot(place, 4).float()
-        return torch.where(above, torch.tensor([0.0, 0.0, 0.0, 1.0]).to(around_it), around_it)
+            past_front = (degrees_from_front > self.front_threshold).long()
+            past_side = (degrees_from_front > 180 - self.front_threshold).long()
+            weights = torch.nn.functional.one_hot(past_front + past_side, 4).float()
+        return torch.where(overhead, torch.tensor([0.0, 0.0, 0.0, 1.0]).to(weights), weights)
 
     def perp_neg_weights(
         self, camera: Camera | None
     ) -> tuple[tuple[Tensor, Float[Tensor, "b"]], ...]:
         if not self.perp_neg or camera is None:
             return ()
-        near = self.view_weights(camera, len(camera)).argmax(1)
-        weight = torch.where(near == 3, 0.0, self.perp_neg)
-        return tuple(((near + k) % 3, weight) for k in (1, 2))
+        nearest = self.view_weights(camera, len(camera)).argmax(1)
+        weight = torch.where(nearest == 3, 0.0, self.perp_neg)
+        return tuple(((nearest + k) % 3, weight) for k in (1, 2))
+
+
+def _uniform(count: int, bounds: tuple[float, float], rng: torch.Generator) -> Float[Tensor, "b"]:
+    low, high = bounds
+    return low + torch.rand(count, generator=rng) * (high - low)
+
+
+def _blended_view_weights(degrees_from_front: Float[Tensor, "b"]) -> Float[Tensor, "b 4"]:
+    """Linear interpolation over the azimuth between front (0), side (90) and back (180 degrees)."""
+    front = (1 - degrees_from_front / 90).clamp_min(0)
+    back = (1 - (180 - degrees_from_front) / 90).clamp_min(0)
+    return torch.stack([front, 1 - front - back, back, torch.zeros_like(front)], 1)

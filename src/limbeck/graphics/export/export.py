@@ -1,4 +1,4 @@
-"""Solids as files that others open: a surface with a texture or coloured vertices, or a cloud of Gaussians."""
+"""Export of 3D assets as files: a mesh with a texture or vertex colors, or Gaussian splats."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from limbeck.graphics.export import writers as files
-from limbeck.graphics.export.mesh_cleanup import TexturedMesh, decimate, drop_small_components, query_colors, unit_vertex_normals, validate_surface
+from limbeck.graphics.export import writers
+from limbeck.graphics.export.mesh_cleanup import (
+    TexturedMesh,
+    decimate,
+    drop_small_components,
+    query_colors,
+    unit_vertex_normals,
+    validate_surface,
+)
 from limbeck.graphics.export.uv_atlas import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, bake_texture
 from limbeck.graphics.geometry.assets import Splats, Surface
 
@@ -17,93 +24,139 @@ ExportFormat = Literal["glb", "obj", "ply"]
 
 @dataclass(frozen=True)
 class MeshExportOptions:
-    """How a surface becomes a file.
+    """Options of mesh export.
 
-    texture: texels along a side of the texture; .ply has none and takes the colours of vertices. vertex_colours: those instead of
-    a texture. faces: at most so many, 0 for all there are. crumbs: loose parts with less than this share of the faces are left out.
+    Attributes:
+        texture_size: texels along a side of the texture, 16 to 8192. A .ply has no texture and
+            stores vertex colors.
+        vertex_colors: store vertex colors instead of a texture.
+        max_faces: decimate to at most this many faces. 0: keep all.
+        min_component_fraction: drop connected components with fewer than this fraction of the
+            faces. 0: keep all.
     """
 
-    texture: int = 1024
-    vertex_colours: bool = False
-    faces: int = 0
-    crumbs: float = 0.01
+    texture_size: int = 1024
+    vertex_colors: bool = False
+    max_faces: int = 0
+    min_component_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        if not MIN_TEXTURE_SIZE <= self.texture <= MAX_TEXTURE_SIZE:
+        if not MIN_TEXTURE_SIZE <= self.texture_size <= MAX_TEXTURE_SIZE:
             raise ValueError(
-                f"texture takes {MIN_TEXTURE_SIZE} to {MAX_TEXTURE_SIZE} texels along a side, not {self.texture}"
+                f"texture_size must be in [{MIN_TEXTURE_SIZE}, {MAX_TEXTURE_SIZE}], "
+                f"not {self.texture_size}"
             )
-        if self.faces < 0 or 0 < self.faces < 4:
-            raise ValueError(f"faces is at least 4, or 0 for all, not {self.faces}")
-        if not 0 <= self.crumbs < 1:
-            raise ValueError(f"crumbs is a share of the faces in [0, 1), not {self.crumbs}")
+        if self.max_faces < 0 or 0 < self.max_faces < 4:
+            raise ValueError(f"max_faces must be at least 4, or 0 for all, not {self.max_faces}")
+        if not 0 <= self.min_component_fraction < 1:
+            raise ValueError(
+                f"min_component_fraction must be in [0, 1), not {self.min_component_fraction}"
+            )
 
-    def mesh(self, surface: Surface, coloured: bool = False) -> tuple[TexturedMesh, int]:
-        """The surface as a mesh, ``coloured`` at its vertices whatever is asked for, and the parts left out. ValueError where it
-        is empty."""
-        kept, dropped = drop_small_components(validate_surface(surface), self.crumbs)
-        kept = decimate(kept, self.faces) if self.faces else kept
-        return (
-            with_vertex_colors(kept) if coloured or self.vertex_colours else bake_texture(kept, self.texture)
-        ), dropped
+    def to_mesh(self, surface: Surface, vertex_colors: bool = False) -> tuple[TexturedMesh, int]:
+        """Turn a surface into a mesh with a texture or vertex colors.
+
+        Args:
+            surface: the surface.
+            vertex_colors: store vertex colors whatever the option says.
+
+        Returns:
+            The mesh, and the number of connected components that were dropped.
+
+        Raises:
+            ValueError: if the surface is empty.
+        """
+        surface, num_dropped = drop_small_components(
+            validate_surface(surface), self.min_component_fraction
+        )
+        if self.max_faces:
+            surface = decimate(surface, self.max_faces)
+        if vertex_colors or self.vertex_colors:
+            return with_vertex_colors(surface), num_dropped
+        return bake_texture(surface, self.texture_size), num_dropped
 
 
 def with_vertex_colors(surface: Surface) -> TexturedMesh:
-    """A mesh whose vertices have the colours."""
+    """Turn a surface into a mesh with vertex colors."""
     vertices, faces = surface.vertices.float().cpu(), surface.faces.cpu()
-    return TexturedMesh(
-        vertices, unit_vertex_normals(vertices, faces), faces, query_colors(surface, surface.vertices)
-    )
+    normals = unit_vertex_normals(vertices, faces)
+    return TexturedMesh(vertices, normals, faces, query_colors(surface, surface.vertices))
 
 
-def export_paths(path: Path, kind: ExportFormat, solid: Surface | Splats) -> Sequence[Path]:
-    """The files that ``export`` would write."""
-    textured = kind == "obj" and isinstance(solid, Surface)
-    return (path, path.with_suffix(".mtl"), path.with_suffix(".png")) if textured else (path,)
+def export_paths(path: Path, kind: ExportFormat, asset: Surface | Splats) -> Sequence[Path]:
+    """Files that ``export_asset`` may write.
+
+    Args:
+        path: the main file.
+        kind: file format.
+        asset: the 3D asset.
+    """
+    if kind == "obj" and isinstance(asset, Surface):
+        return (path, path.with_suffix(".mtl"), path.with_suffix(".png"))
+    return (path,)
 
 
 def export_asset(
-    solid: Surface | Splats,
+    asset: Surface | Splats,
     path: Path,
     kind: ExportFormat,
-    shape: MeshExportOptions = MeshExportOptions(),
+    options: MeshExportOptions = MeshExportOptions(),
 ) -> str:
-    """Write a solid to ``path`` as ``kind`` and say what it holds.
+    """Write a 3D asset to a file.
 
-    Raises ValueError where a file is there already, the surface is empty, or splats are wanted as anything but .ply.
+    Args:
+        asset: the 3D asset.
+        path: file to write; its folder is created.
+        kind: file format.
+        options: options for surfaces.
+
+    Returns:
+        A summary of what was written.
+
+    Raises:
+        ValueError: if a file exists, the surface is empty, or splats are to become anything but a
+            .ply.
     """
-    for file in export_paths(path, kind, solid):
+    for file in export_paths(path, kind, asset):
         if file.exists():
             raise ValueError(
-                f"{file} is there already and nothing is overwritten; name another file with --out"
+                f"{file} exists and is not overwritten; choose another file with --out"
             )
-    if isinstance(solid, Splats):
-        return _splats(solid, path, kind)
-    mesh, dropped = shape.mesh(solid, coloured=kind == "ply")
-    parts = (
-        files.encode_obj(mesh, path)
-        if kind == "obj"
-        else {path: files.encode_glb(mesh) if kind == "glb" else files.encode_ply(mesh)}
-    )
+    if isinstance(asset, Splats):
+        return _export_splats(asset, path, kind)
+    mesh, num_dropped = options.to_mesh(asset, vertex_colors=kind == "ply")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for file, data in parts.items():
-        files.write_atomic(file, data)
-    skin = (
-        "coloured vertices"
-        if mesh.texture is None
-        else f"a texture of {mesh.texture.shape[2]} x {mesh.texture.shape[1]}"
-    )
-    crumbs = f"; {dropped} loose part{'s' * (dropped != 1)} left out" if dropped else ""
-    return f"{len(mesh.faces):,} faces with {skin}{crumbs}"
+    for file, data in _encode(mesh, path, kind).items():
+        writers.write_atomic(file, data)
+    return _mesh_summary(mesh, num_dropped)
 
 
-def _splats(splats: Splats, path: Path, kind: ExportFormat) -> str:
+def _encode(mesh: TexturedMesh, path: Path, kind: ExportFormat) -> dict[Path, bytes]:
+    """Contents of the files of a mesh, in the order in which they are to be written."""
+    if kind == "obj":
+        return writers.encode_obj(mesh, path)
+    return {path: writers.encode_glb(mesh) if kind == "glb" else writers.encode_ply(mesh)}
+
+
+def _mesh_summary(mesh: TexturedMesh, num_dropped: int) -> str:
+    if mesh.texture is None:
+        colors = "vertex colors"
+    else:
+        colors = f"a texture of {mesh.texture.shape[2]} x {mesh.texture.shape[1]}"
+    summary = f"{len(mesh.faces):,} faces with {colors}"
+    if num_dropped:
+        plural = "s" if num_dropped != 1 else ""
+        summary += f"; dropped {num_dropped} small component{plural}"
+    return summary
+
+
+def _export_splats(splats: Splats, path: Path, kind: ExportFormat) -> str:
     if kind != "ply":
         raise ValueError(
-            f"splats have no surface that .{kind} could hold: export them with --format ply"
+            f"splats have no surface that a .{kind} could hold: export them with --format ply"
         )
-    if not len(splats.mean):
-        raise ValueError("there is no splat: this particle has nothing to write")
+    if not len(splats.means):
+        raise ValueError("this particle has no Gaussians to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_splats_atomic(path, splats)
-    return f"{len(splats.mean):,} splats"
+    writers.write_splats_atomic(path, splats)
+    return f"{len(splats.means):,} splats"

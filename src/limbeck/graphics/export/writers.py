@@ -1,223 +1,277 @@
-"""Meshes in the layouts of others: glTF 2.0 (.glb), Wavefront (.obj with .mtl and .png) and polygons (.ply). All y up, front +z."""
+"""Mesh writers: glTF 2.0 (.glb), Wavefront (.obj, .mtl, .png) and .ply; y up, front towards +z.
+
+trimesh is not used here, although the tests open every file with it. Its glTF exporter writes
+vertex colors as the bytes it was given, while glTF defines them as linear light, which is stored
+here in float32 (and, for the viewer, through an inverse tone mapping that bytes cannot hold); it
+also has no KHR_materials_unlit, which the viewer needs to show colors as they are. The .ply writer
+saves the snapshots of every 3D run, for which no extra is required, and its reader recognizes
+exactly these files. That leaves the .obj, of which trimesh would save some ten lines at the price
+of a runtime dependency.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from limbeck import __version__
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
-from limbeck.graphics.export.png import to_uint8
+from limbeck.graphics.export.png import encode_png, to_uint8
 from limbeck.graphics.geometry.assets import Splats
+from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
 
-MATERIAL_ROUGHNESS = 0.9  #: of the material; metallic is 0, since a colour that was distilled is the colour of the thing
-FLOAT, WHOLE = 5126, 5125  #: glTF's component types
-PLACE, COLOUR = ("x", "y", "z", "nx", "ny", "nz"), ("red", "green", "blue")
-PLY_VERTEX = np.dtype([(name, "<f4") for name in PLACE] + [(name, "u1") for name in COLOUR])
-PLY_FACE = np.dtype([("count", "u1"), ("corners", "<i4", (3,))])
+#: Roughness of the material; metallic is 0, since the colors are the asset's own.
+_ROUGHNESS = 0.9
+
+# glTF constants
+_FLOAT, _UNSIGNED_INT = 5126, 5125
+_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
+_LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
+_JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+
+_PLY_POSITION = ("x", "y", "z", "nx", "ny", "nz")
+_PLY_COLOR = ("red", "green", "blue")
+_PLY_VERTEX = np.dtype(
+    [(name, "<f4") for name in _PLY_POSITION] + [(name, "u1") for name in _PLY_COLOR]
+)
+_PLY_FACE = np.dtype([("count", "u1"), ("corners", "<i4", (3,))])
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file in one move."""
-    part = path.with_name(path.name + ".part")
+    """Write a file by renaming a complete temporary one."""
+    temporary = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_splats_atomic(path: Path, splats: Splats) -> None:
-    """Write a cloud of Gaussians in one move."""
-    from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
-
-    part = path.with_name(path.name + ".part")
+    """Write Gaussians as .ply by renaming a complete temporary file."""
+    temporary = path.with_name(path.name + ".part")
     try:
-        write_gaussian_ply(part, splats)
-        os.replace(part, path)
+        write_gaussian_ply(temporary, splats)
+        os.replace(temporary, path)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def srgb_to_linear(colours: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
-    """Display-referred sRGB as light (IEC 61966-2-1), which is what glTF means by the colour of a vertex."""
-    return torch.where(
-        colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055).clamp_min(0) ** 2.4
-    )
+def srgb_to_linear(colors: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
+    """Convert sRGB to linear light (IEC 61966-2-1), as glTF defines vertex colors."""
+    curve = ((colors + 0.055) / 1.055).clamp_min(0) ** 2.4
+    return torch.where(colors <= 0.04045, colors / 12.92, curve)
 
 
-def encode_png(texture: Float[Tensor, "3 y x"]) -> bytes:
-    """A texture as PNG; sRGB, which is what glTF and .mtl take it for."""
-    out = io.BytesIO()
-    Image.fromarray(to_uint8(texture[None])[0]).save(out, "PNG")
-    return out.getvalue()
+class _GlbBuffer:
+    """Binary chunk of a .glb file, with its buffer views and accessors."""
+
+    def __init__(self) -> None:
+        self.views: list[dict[str, int]] = []
+        self.chunks: list[bytes] = []
+        self.accessors: list[dict[str, Any]] = []
+        self.length = 0
+
+    def add_view(self, data: bytes, **properties: int) -> int:
+        """Append data, padded to 4 bytes, and return the index of its buffer view."""
+        data += b"\0" * (-len(data) % 4)
+        view = {"buffer": 0, "byteOffset": self.length, "byteLength": len(data)}
+        self.views.append(view | properties)
+        self.chunks.append(data)
+        self.length += len(data)
+        return len(self.views) - 1
+
+    def add_vertices(self, values: Tensor, kind: str, **properties: list) -> int:
+        """Append a vertex attribute and return the index of its accessor."""
+        data = values.float().contiguous().numpy().astype("<f4").tobytes()
+        view = self.add_view(data, target=_ARRAY_BUFFER)
+        accessor = {
+            "bufferView": view,
+            "componentType": _FLOAT,
+            "count": len(values),
+            "type": kind,
+        }
+        self.accessors.append(accessor | properties)
+        return len(self.accessors) - 1
+
+    def add_faces(self, faces: Tensor) -> int:
+        """Append vertex indices and return the index of their accessor."""
+        data = faces.numpy().astype("<u4").tobytes()
+        view = self.add_view(data, target=_ELEMENT_ARRAY_BUFFER)
+        accessor = {
+            "bufferView": view,
+            "componentType": _UNSIGNED_INT,
+            "count": faces.numel(),
+            "type": "SCALAR",
+        }
+        self.accessors.append(accessor)
+        return len(self.accessors) - 1
+
+    def pack(self, document: dict[str, Any]) -> bytes:
+        """The two chunks of a .glb file."""
+        asset = {"version": "2.0", "generator": f"limbeck {__version__}"}
+        buffers = {"bufferViews": self.views, "buffers": [{"byteLength": self.length}]}
+        text = json.dumps({"asset": asset} | document | buffers).encode()
+        text += b" " * (-len(text) % 4)
+        total = 28 + len(text) + self.length
+        header = struct.pack("<4sIIII", b"glTF", 2, total, len(text), _JSON_CHUNK)
+        binary_header = struct.pack("<II", self.length, _BINARY_CHUNK)
+        return b"".join([header, text, binary_header, *self.chunks])
 
 
 def encode_glb(
-    mesh: TexturedMesh, unlit: bool = False, light: Callable[[Tensor], Tensor] = srgb_to_linear
+    mesh: TexturedMesh,
+    unlit: bool = False,
+    color_transform: Callable[[Tensor], Tensor] = srgb_to_linear,
 ) -> bytes:
-    """A mesh as one binary glTF file. unlit: its colours are shown as they are, by viewers that know KHR_materials_unlit. light:
-    what a vertex has for its colour; other than ``linear`` only for a viewer that is known to change light.
+    """Encode a mesh as one binary glTF file.
+
+    Args:
+        mesh: mesh with a texture or vertex colors.
+        unlit: show the colors as they are, in viewers that support KHR_materials_unlit.
+        color_transform: from sRGB to what is stored as vertex color; anything but
+            ``srgb_to_linear`` is for a viewer that is known to transform colors.
     """
-    parts: list[tuple[dict, bytes]] = []  # buffer views
-
-    def put(data: bytes, **more: int) -> int:
-        parts.append((more, data + b"\0" * (-len(data) % 4)))
-        return len(parts) - 1
-
-    accessors: list[dict] = []
-
-    def attribute(values: Tensor, kind: str, **more: list) -> int:
-        view = put(values.float().contiguous().numpy().astype("<f4").tobytes(), target=34962)
-        accessors.append(
-            {"bufferView": view, "componentType": FLOAT, "count": len(values), "type": kind} | more
-        )
-        return len(accessors) - 1
-
-    low, high = (getattr(mesh.vertices, name)(0).float().tolist() for name in ("amin", "amax"))
-    places = {
-        "POSITION": attribute(mesh.vertices, "VEC3", min=low, max=high),
-        "NORMAL": attribute(mesh.normals, "VEC3"),
+    buffer = _GlbBuffer()
+    low, high = mesh.vertices.amin(0).float().tolist(), mesh.vertices.amax(0).float().tolist()
+    attributes = {
+        "POSITION": buffer.add_vertices(mesh.vertices, "VEC3", min=low, max=high),
+        "NORMAL": buffer.add_vertices(mesh.normals, "VEC3"),
     }
-    material: dict = {
-        "name": "surface",
-        "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": MATERIAL_ROUGHNESS},
-    }
-    material["doubleSided"] = True  # a scene is cut open where its box ends
-    top: dict = {}
+    pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": _ROUGHNESS}
+    # double-sided, since a scene is cut open at the border of its box
+    material = {"name": "surface", "pbrMetallicRoughness": pbr, "doubleSided": True}
+    document: dict[str, Any] = {}
     if mesh.texture is not None and mesh.uv is not None:
-        places["TEXCOORD_0"] = attribute(mesh.uv, "VEC2")
-        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        picture = {"bufferView": put(encode_png(mesh.texture)), "mimeType": "image/png", "name": "colour"}
-        sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
-        top |= {
-            "textures": [{"source": 0, "sampler": 0}],
-            "images": [picture],
-            "samplers": [sampler],
-        }
-    elif mesh.colours is not None:
-        places["COLOR_0"] = attribute(light(mesh.colours), "VEC3")
+        attributes["TEXCOORD_0"] = buffer.add_vertices(mesh.uv, "VEC2")
+        pbr["baseColorTexture"] = {"index": 0}
+        document |= _texture_entries(buffer.add_view(encode_png(mesh.texture)))
+    elif mesh.colors is not None:
+        attributes["COLOR_0"] = buffer.add_vertices(color_transform(mesh.colors), "VEC3")
     if unlit:
         material["extensions"] = {"KHR_materials_unlit": {}}
-        top["extensionsUsed"] = ["KHR_materials_unlit"]
-    corners = put(mesh.faces.numpy().astype("<u4").tobytes(), target=34963)
-    accessors.append(
-        {
-            "bufferView": corners,
-            "componentType": WHOLE,
-            "count": mesh.faces.numel(),
-            "type": "SCALAR",
-        }
-    )
-    solid = {
-        "name": "solid",
-        "primitives": [{"attributes": places, "indices": len(accessors) - 1, "material": 0}],
-    }
-    top |= {
+        document["extensionsUsed"] = ["KHR_materials_unlit"]
+    indices = buffer.add_faces(mesh.faces)
+    primitive = {"attributes": attributes, "indices": indices, "material": 0}
+    document |= {
         "materials": [material],
-        "meshes": [solid],
-        "nodes": [{"mesh": 0, "name": "solid"}],
+        "meshes": [{"name": "asset", "primitives": [primitive]}],
+        "nodes": [{"mesh": 0, "name": "asset"}],
         "scenes": [{"nodes": [0]}],
+        "scene": 0,
+        "accessors": buffer.accessors,
     }
-    return _packed(top | {"scene": 0, "accessors": accessors}, parts)
+    return buffer.pack(document)
 
 
-def _packed(top: dict, parts: list[tuple[dict, bytes]]) -> bytes:
-    """The two chunks of a .glb file."""
-    views, at = [], 0
-    for more, data in parts:
-        views.append({"buffer": 0, "byteOffset": at, "byteLength": len(data)} | more)
-        at += len(data)
-    asset = {"version": "2.0", "generator": f"limbeck {__version__}"}
-    text = json.dumps(
-        {"asset": asset} | top | {"bufferViews": views, "buffers": [{"byteLength": at}]}
-    ).encode()
-    text += b" " * (-len(text) % 4)
-    head = struct.pack("<4sIIII", b"glTF", 2, 28 + len(text) + at, len(text), 0x4E4F534A)
-    return b"".join([head, text, struct.pack("<II", at, 0x004E4942), *(data for _, data in parts)])
+def _texture_entries(image_view: int) -> dict[str, Any]:
+    """Texture, image and sampler of a PNG in a buffer view."""
+    sampler = {
+        "magFilter": _LINEAR,
+        "minFilter": _LINEAR_MIPMAP_LINEAR,
+        "wrapS": _CLAMP_TO_EDGE,
+        "wrapT": _CLAMP_TO_EDGE,
+    }
+    return {
+        "textures": [{"source": 0, "sampler": 0}],
+        "images": [{"bufferView": image_view, "mimeType": "image/png", "name": "color"}],
+        "samplers": [sampler],
+    }
+
+
+def _obj_rows(keyword: str, values: Tensor) -> list[str]:
+    return [f"{keyword} " + " ".join(f"{x:.6g}" for x in row) for row in values.tolist()]
+
+
+def _mtl(texture_name: str) -> str:
+    """A material with a texture as its diffuse color."""
+    lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
+    lines += [f"Pr {_ROUGHNESS}", "Pm 0", f"map_Kd {texture_name}"]
+    return "\n".join(lines) + "\n"
 
 
 def encode_obj(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
-    """The files of a mesh at ``path``, an .obj, in the order in which they shall be written."""
-    rows = lambda word, values: [
-        f"{word} " + " ".join(f"{x:.6g}" for x in row) for row in values.tolist()
-    ]  # noqa: E731
+    """Encode a mesh as .obj, with .mtl and .png if it has a texture.
+
+    Args:
+        mesh: mesh with a texture or vertex colors.
+        path: the .obj file; the others lie beside it.
+
+    Returns:
+        The contents of the files, in the order in which they are to be written.
+    """
     lines = [f"# limbeck {__version__}: y up, front towards +z"]
-    places, files, corner = mesh.vertices, {}, "{0}//{0}"
+    positions, files, corner = mesh.vertices, {}, "{0}//{0}"
     if mesh.texture is not None and mesh.uv is not None:
-        skin, picture, corner = path.with_suffix(".mtl"), path.with_suffix(".png"), "{0}/{0}/{0}"
-        named = f"newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nPr {MATERIAL_ROUGHNESS}\nPm 0\nmap_Kd {picture.name}\n"
-        files = {picture: encode_png(mesh.texture), skin: named.encode()}
-        lines += [
-            f"mtllib {skin.name}",
-            *rows("vt", torch.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], 1)),
-            "usemtl surface",
-        ]
-    elif mesh.colours is not None:
-        places = torch.cat([mesh.vertices, mesh.colours], 1)
-    lines += rows("v", places) + rows("vn", mesh.normals)
+        mtl, png, corner = path.with_suffix(".mtl"), path.with_suffix(".png"), "{0}/{0}/{0}"
+        files = {png: encode_png(mesh.texture), mtl: _mtl(png.name).encode()}
+        uv_upwards = torch.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], 1)
+        lines += [f"mtllib {mtl.name}", *_obj_rows("vt", uv_upwards), "usemtl surface"]
+    elif mesh.colors is not None:
+        positions = torch.cat([mesh.vertices, mesh.colors], 1)
+    lines += _obj_rows("v", positions) + _obj_rows("vn", mesh.normals)
     lines += ["f " + " ".join(corner.format(i + 1) for i in face) for face in mesh.faces.tolist()]
     return files | {path: ("\n".join(lines) + "\n").encode()}
 
 
 def encode_ply(mesh: TexturedMesh) -> bytes:
-    """A mesh with the colours of its vertices as binary .ply."""
-    if mesh.colours is None:
-        raise ValueError("a .ply file takes the colours of vertices, and this mesh has a texture")
-    vertices, faces = np.empty(len(mesh.vertices), PLY_VERTEX), np.empty(len(mesh.faces), PLY_FACE)
-    places, colours = (
-        torch.cat([mesh.vertices, mesh.normals], 1).numpy(),
-        to_uint8(mesh.colours.T[None, :, :, None])[0, :, 0],
-    )
-    for names, values in ((PLACE, places), (COLOUR, colours)):
+    """Encode a mesh with vertex colors as binary .ply.
+
+    Raises:
+        ValueError: if the mesh has a texture.
+    """
+    if mesh.colors is None:
+        raise ValueError("a .ply stores vertex colors, but this mesh has a texture")
+    vertices = np.empty(len(mesh.vertices), _PLY_VERTEX)
+    faces = np.empty(len(mesh.faces), _PLY_FACE)
+    position = torch.cat([mesh.vertices, mesh.normals], 1).numpy()
+    color = to_uint8(mesh.colors.T[None, :, :, None])[0, :, 0]
+    for names, values in ((_PLY_POSITION, position), (_PLY_COLOR, color)):
         for name, column in zip(names, values.T, strict=True):
             vertices[name] = column
     faces["count"], faces["corners"] = 3, mesh.faces.numpy()
-    return _ply_head(len(vertices), len(faces)) + vertices.tobytes() + faces.tobytes()
+    return _ply_header(len(vertices), len(faces)) + vertices.tobytes() + faces.tobytes()
 
 
-def _ply_head(vertices: int, faces: int) -> bytes:
-    kinds = {"<f4": "float", "|u1": "uchar"}
-    columns = "".join(
-        f"property {kinds[PLY_VERTEX[name].str]} {name}\n" for name in PLY_VERTEX.names or ()
-    )
-    top = f"ply\nformat binary_little_endian 1.0\ncomment limbeck: y up, front towards +z\nelement vertex {vertices}\n{columns}"
-    return (
-        top + f"element face {faces}\nproperty list uchar int vertex_indices\nend_header\n"
-    ).encode()
+def _ply_header(num_vertices: int, num_faces: int) -> bytes:
+    lines = ["ply", "format binary_little_endian 1.0", "comment limbeck: y up, front towards +z"]
+    lines += [f"element vertex {num_vertices}"]
+    lines += [f"property float {name}" for name in _PLY_POSITION]
+    lines += [f"property uchar {name}" for name in _PLY_COLOR]
+    lines += [f"element face {num_faces}", "property list uchar int vertex_indices", "end_header"]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def decode_ply(data: bytes) -> TexturedMesh:
-    """What ``ply`` wrote; ValueError for the file of another."""
+    """Decode a .ply of ``encode_ply``.
+
+    Raises:
+        ValueError: if another program wrote the file, or it is truncated.
+    """
     end = data.find(b"end_header\n") + len(b"end_header\n")
-    counts = [
-        int(line.split()[2])
-        for line in data[:end].splitlines()
-        if line.startswith(b"element ") and len(line.split()) == 3
-    ]
-    if len(counts) != 2 or data[:end] != _ply_head(*counts):
-        raise ValueError("this .ply is no mesh that limbeck wrote")
-    if len(data) != end + counts[0] * PLY_VERTEX.itemsize + counts[1] * PLY_FACE.itemsize:
-        raise ValueError("this .ply is cut short")
-    vertices = np.frombuffer(data, PLY_VERTEX, counts[0], end)
-    faces = np.frombuffer(data, PLY_FACE, counts[1], end + vertices.nbytes)
-    columns = lambda *names: torch.from_numpy(
-        np.stack([vertices[name] for name in names], 1).astype("f4")
-    )  # noqa: E731
-    places = columns(*PLACE)
-    return TexturedMesh(
-        places[:, :3],
-        places[:, 3:],
-        torch.from_numpy(faces["corners"].astype("i8")),
-        columns(*COLOUR) / 255,
-    )
+    elements = [line.split() for line in data[:end].splitlines() if line.startswith(b"element ")]
+    counts = [int(words[2]) for words in elements if len(words) == 3]
+    if len(counts) != 2 or data[:end] != _ply_header(*counts):
+        raise ValueError("this .ply is not a mesh written by limbeck")
+    num_vertices, num_faces = counts
+    size = end + num_vertices * _PLY_VERTEX.itemsize + num_faces * _PLY_FACE.itemsize
+    if len(data) != size:
+        raise ValueError(f"this .ply is truncated: {len(data)} of {size} bytes are present")
+    vertices = np.frombuffer(data, _PLY_VERTEX, num_vertices, end)
+    faces = np.frombuffer(data, _PLY_FACE, num_faces, end + vertices.nbytes)
+
+    def columns(names: tuple[str, ...]) -> Tensor:
+        return torch.from_numpy(np.stack([vertices[name] for name in names], 1).astype("f4"))
+
+    position = columns(_PLY_POSITION)
+    corners = torch.from_numpy(faces["corners"].astype("i8"))
+    return TexturedMesh(position[:, :3], position[:, 3:], corners, columns(_PLY_COLOR) / 255)

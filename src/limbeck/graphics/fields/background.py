@@ -1,4 +1,4 @@
-"""What is seen past an object: one colour, a colour drawn anew, the world's own, or a network of the direction."""
+"""Backgrounds behind an object: a constant, random or learned color, or a network of direction."""
 
 from __future__ import annotations
 
@@ -15,160 +15,196 @@ RGB = tuple[float, float, float]
 
 
 class BackgroundModule(nn.Module, abc.ABC):
-    """A background, for one particle."""
+    """The background of one particle."""
 
     @abc.abstractmethod
-    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
-                ) -> Float[Tensor, "*n 3"]:  # fmt: skip
-        """Colours in [0, 1] along unit directions: ``[n, 3]`` of one view, ``[b, ..., 3]`` of b views. rng: draws what is random
-        in training; None for a look that repeats. progress: share of the run that is done."""
+    def forward(
+        self,
+        directions: Float[Tensor, "*n 3"],
+        rng: torch.Generator | None = None,
+        progress: float = 1.0,
+    ) -> Float[Tensor, "*n 3"]:
+        """Colors in [0, 1] along ray directions.
+
+        Args:
+            directions: unit vectors, ``[N, 3]`` of one view or ``[B, ..., 3]`` of B views.
+            rng: source of the randomness of training renders. None for evaluation renders.
+            progress: fraction of training that is done.
+        """
 
 
 @dataclass(frozen=True)
 class Background(abc.ABC):
-    """The options of a background.
+    """Options of a background.
 
-    rate: of its parameters, in units of the field's rate.
+    Attributes:
+        lr_scale: learning rate of the background's parameters, relative to the field's.
     """
 
-    rate: float = field(default=1.0, kw_only=True)
+    lr_scale: float = field(default=1.0, kw_only=True)
 
     @abc.abstractmethod
     def build(self, generator: torch.Generator) -> BackgroundModule:
-        """Parameters drawn by the generator, on the CPU."""
+        """Build the module on the CPU, with parameters drawn from the generator."""
 
 
-def _per_view(ahead: Float[Tensor, "*n 3"]) -> tuple[int, ...]:
-    """A shape that holds one colour per view and broadcasts over its directions."""
-    return (len(ahead), *(1,) * (ahead.ndim - 2), 3) if ahead.ndim > 2 else (1, 3)
+def _per_view_shape(values: Float[Tensor, "*n 3"]) -> tuple[int, ...]:
+    """Shape that holds one color per view and broadcasts over the view's rays."""
+    return (len(values), *(1,) * (values.ndim - 2), 3) if values.ndim > 2 else (1, 3)
 
 
-def _sometimes_flat(
-    seen: Float[Tensor, "*n 3"], chance: float, rng: torch.Generator | None
+def _randomly_replaced(
+    colors: Float[Tensor, "*n 3"], prob: float, rng: torch.Generator | None
 ) -> Float[Tensor, "*n 3"]:
-    """``seen``, or with a chance a colour uniform in the cube in its place, each view for itself. Nothing is drawn at chance 0."""
-    if rng is None or not chance:
-        return seen
-    shape = _per_view(seen)
-    flat = torch.rand(shape, generator=rng).to(seen)
-    there = (torch.rand((*shape[:-1], 1), generator=rng) < chance).to(seen.device)
-    return torch.where(there, flat, seen)
+    """Replace each view's colors by one uniform random color with probability ``prob``.
+
+    Without a generator, or if ``prob`` is 0, nothing is drawn.
+    """
+    if rng is None or not prob:
+        return colors
+    shape = _per_view_shape(colors)
+    random_color = torch.rand(shape, generator=rng).to(colors)
+    replaced = (torch.rand((*shape[:-1], 1), generator=rng) < prob).to(colors.device)
+    return torch.where(replaced, random_color, colors)
 
 
-def _colour(name: str, colour: RGB) -> None:
-    if min(colour) < 0 or max(colour) > 1:
-        raise ValueError(
-            f"{name} takes red, green and blue in [0, 1], not {' '.join(f'{c:g}' for c in colour)}"
-        )
+def _check_color(name: str, color: RGB) -> None:
+    if min(color) < 0 or max(color) > 1:
+        values = " ".join(f"{c:g}" for c in color)
+        raise ValueError(f"{name} takes red, green and blue in [0, 1], not {values}")
 
 
-def _share(name: str, value: float) -> None:
+def _check_fraction(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share in [0, 1], not {value}")
+        raise ValueError(f"{name} must be in [0, 1], not {value}")
 
 
-class _Flat(BackgroundModule):
-    def __init__(self, colour: RGB, chance: float = 0.0):
+class _ConstantColor(BackgroundModule):
+    def __init__(self, color: RGB, random_prob: float = 0.0):
         super().__init__()
-        self.chance = chance
-        self.colour: Tensor
-        self.register_buffer("colour", torch.tensor(colour), persistent=False)
+        self.random_prob = random_prob
+        self.color: Tensor
+        self.register_buffer("color", torch.tensor(color), persistent=False)
 
-    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
-                ) -> Float[Tensor, "*n 3"]:  # fmt: skip
-        return _sometimes_flat(self.colour.to(ahead).expand_as(ahead), self.chance, rng)
+    def forward(
+        self,
+        directions: Float[Tensor, "*n 3"],
+        rng: torch.Generator | None = None,
+        progress: float = 1.0,
+    ) -> Float[Tensor, "*n 3"]:
+        colors = self.color.to(directions).expand_as(directions)
+        return _randomly_replaced(colors, self.random_prob, rng)
 
 
-class _Learned(BackgroundModule):
-    def __init__(self, colour: RGB):
+class _LearnedColor(BackgroundModule):
+    def __init__(self, color: RGB):
         super().__init__()
-        self.logit = nn.Parameter(
-            torch.tensor(colour).clamp(0.02, 0.98).logit()
-        )  # at the ends of a sigmoid nothing moves
+        # clamped, since a sigmoid has no gradient at 0 and 1
+        self.logit = nn.Parameter(torch.tensor(color).clamp(0.02, 0.98).logit())
 
-    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
-                ) -> Float[Tensor, "*n 3"]:  # fmt: skip
-        return self.logit.sigmoid().expand_as(ahead)
+    def forward(
+        self,
+        directions: Float[Tensor, "*n 3"],
+        rng: torch.Generator | None = None,
+        progress: float = 1.0,
+    ) -> Float[Tensor, "*n 3"]:
+        return self.logit.sigmoid().expand_as(directions)
 
 
 @dataclass(frozen=True)
 class SolidBackground(Background):
-    """One colour.
+    """One color.
 
-    colour: red, green, blue. learned: it is where a colour begins that is optimised, one per particle.
+    Attributes:
+        color: red, green and blue in [0, 1].
+        learned: optimize the color, one per particle, starting from ``color``.
+        lr_scale: learning rate of the background's parameters, relative to the field's.
     """
 
-    colour: RGB = (1.0, 1.0, 1.0)
+    color: RGB = (1.0, 1.0, 1.0)
     learned: bool = False
 
     def __post_init__(self) -> None:
-        _colour("colour", self.colour)
+        _check_color("color", self.color)
 
     def build(self, generator: torch.Generator) -> BackgroundModule:
-        return _Learned(self.colour) if self.learned else _Flat(self.colour)
+        return _LearnedColor(self.color) if self.learned else _ConstantColor(self.color)
 
 
 @dataclass(frozen=True)
 class RandomBackground(Background):
-    """A colour drawn anew for every view in training, so that nothing of the background can be part of the object.
+    """A random color for every training view, so that the object cannot use the background.
 
-    chance: how often. colour: otherwise, and when results are looked at.
+    Attributes:
+        random_prob: probability that a training view gets a uniform random color.
+        color: color of the other training views and of evaluation renders.
+        lr_scale: unused, since nothing is learned.
     """
 
-    chance: float = 1.0
-    colour: RGB = (1.0, 1.0, 1.0)
+    random_prob: float = 1.0
+    color: RGB = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        _share("chance", self.chance)
-        _colour("colour", self.colour)
+        _check_fraction("random_prob", self.random_prob)
+        _check_color("color", self.color)
 
     def build(self, generator: torch.Generator) -> BackgroundModule:
-        return _Flat(self.colour, self.chance)
+        return _ConstantColor(self.color, self.random_prob)
 
 
-class _Environment(BackgroundModule):
-    """sigmoid MLP(d, sin 2^k d, cos 2^k d), k < K."""
+class _EnvironmentMap(BackgroundModule):
+    """sigmoid MLP(d, sin 2^k d, cos 2^k d) for k < ``num_frequencies``."""
 
     def __init__(self, spec: EnvironmentBackground, generator: torch.Generator):
         super().__init__()
         self.spec = spec
-        self.network = init_mlp(
-            (3 + 6 * spec.frequencies, *(spec.hidden,) * spec.layers, 3), generator
-        )
+        inputs = 3 + 6 * spec.num_frequencies
+        hidden = (spec.hidden_dim,) * spec.num_hidden_layers
+        self.network = init_mlp((inputs, *hidden, 3), generator)
 
-    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
-                ) -> Float[Tensor, "*n 3"]:  # fmt: skip
-        turned = [ahead * 2.0**k for k in range(self.spec.frequencies)]
-        known = torch.cat(
-            [ahead, *(wave for angle in turned for wave in (angle.sin(), angle.cos()))], -1
-        )
-        return _sometimes_flat(
-            self.network(known).sigmoid(),
-            self.spec.chance if progress >= self.spec.after else 0.0,
-            rng,
-        )
+    def forward(
+        self,
+        directions: Float[Tensor, "*n 3"],
+        rng: torch.Generator | None = None,
+        progress: float = 1.0,
+    ) -> Float[Tensor, "*n 3"]:
+        angles = [directions * 2.0**k for k in range(self.spec.num_frequencies)]
+        waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
+        colors = self.network(torch.cat([directions, *waves], -1)).sigmoid()
+        prob = self.spec.random_aug_prob if progress >= self.spec.random_aug_start else 0.0
+        return _randomly_replaced(colors, prob, rng)
 
 
 @dataclass(frozen=True)
 class EnvironmentBackground(Background):
-    """A small network of the direction (DreamFusion, arXiv 2209.14988, section 3.1; ProlificDreamer's code: these sizes).
+    """A small MLP of the ray direction, with the sizes of ProlificDreamer's code.
 
-    frequencies: octaves of the direction's encoding. hidden: units of a layer. layers: hidden ones. chance: how often a drawn
-    colour stands in its place in training (ProlificDreamer's code: .5), after that share of the run (.08).
+    Attributes:
+        num_frequencies: octaves of the positional encoding of the direction.
+        hidden_dim: width of the hidden layers.
+        num_hidden_layers: number of hidden layers.
+        random_aug_prob: probability that a training view gets a uniform random color instead
+            (ProlificDreamer's code: 0.5).
+        random_aug_start: fraction of training from which random colors are used.
+        lr_scale: learning rate of the background's parameters, relative to the field's.
+
+    References:
+        Poole et al., DreamFusion, arXiv 2209.14988, section 3.1.
     """
 
-    frequencies: int = 4
-    hidden: int = 16
-    layers: int = 2
-    chance: float = 0.0
-    after: float = 0.08
+    num_frequencies: int = 4
+    hidden_dim: int = 16
+    num_hidden_layers: int = 2
+    random_aug_prob: float = 0.0
+    random_aug_start: float = 0.08
 
     def __post_init__(self) -> None:
-        _share("chance", self.chance)
-        _share("after", self.after)
-        for name, least in (("frequencies", 0), ("hidden", 1), ("layers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        _check_fraction("random_aug_prob", self.random_aug_prob)
+        _check_fraction("random_aug_start", self.random_aug_start)
+        minima = {"num_frequencies": 0, "hidden_dim": 1, "num_hidden_layers": 0}
+        for name, minimum in minima.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
 
     def build(self, generator: torch.Generator) -> BackgroundModule:
-        return _Environment(self, generator)
+        return _EnvironmentMap(self, generator)

@@ -1,4 +1,4 @@
-"""Colours in space: of every point, by an encoding and a decoder."""
+"""Color fields: RGB of points in space, from an encoding and a decoder."""
 
 from __future__ import annotations
 
@@ -11,45 +11,67 @@ from torch import Tensor, nn
 from limbeck.graphics.fields.decoders import Decoder
 from limbeck.graphics.fields.encodings.base import Encoding
 
-FIT_BATCH_SIZE = 2048  #: that colours are compared at in a step of a fit
+_FIT_BATCH_SIZE = 2048  #: points compared in one step of ``fit_color_field``
 
 
 class ColorField(nn.Module):
-    """RGB of points of the box [-reach, reach]^3, for one particle."""
+    """RGB of points of the box [-bound, bound]^3, for one particle.
+
+    Args:
+        encoding: options of the encoding.
+        decoder: options of the decoder.
+        bound: half the side of the box; points outside are clamped to it.
+        generator: source of the initial parameters.
+    """
 
     def __init__(
-        self, encoding: Encoding, decoder: Decoder, reach: float, generator: torch.Generator
+        self, encoding: Encoding, decoder: Decoder, bound: float, generator: torch.Generator
     ):
         super().__init__()
-        self.encoded, self.reach = encoding.build(generator), reach
-        self.decoder = decoder.build(self.encoded.width, generator, 3)
+        self.encoding, self.bound = encoding.build(generator), bound
+        self.decoder = decoder.build(self.encoding.num_features, generator, 3)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n 3"]:
-        return self.decoder(self.encoded((points / self.reach).clamp(-1, 1), progress)).sigmoid()
+        features = self.encoding((points / self.bound).clamp(-1, 1), progress)
+        return self.decoder(features).sigmoid()
 
 
-def fit_color_field(colour: ColorField, goal: Callable[[Tensor], Tensor], vertices: Float[Tensor, "v 3"], cell: float,
-          rates: tuple[float, float], steps: int, generator: torch.Generator) -> None:  # fmt: skip
-    """Fit ``colour`` to the RGB that ``goal`` answers of points within about half a cell of the vertices.
+def fit_color_field(
+    field: ColorField,
+    target: Callable[[Tensor], Tensor],
+    vertices: Float[Tensor, "v 3"],
+    cell_size: float,
+    lrs: tuple[float, float],
+    steps: int,
+    generator: torch.Generator,
+) -> None:
+    """Fit a color field near a surface by Adam on the squared error, with a cosine schedule.
 
-    rates: of the encoding and of the decoder. Adam on the squared error, the rates falling as a cosine.
+    Args:
+        field: field to fit, in place.
+        target: function from points ``[N, 3]`` to RGB ``[N, 3]``.
+        vertices: surface points; the fit samples within about half a cell of them.
+        cell_size: length that sets the spread of the samples around the vertices.
+        lrs: peak learning rates of the encoding and of the decoder.
+        steps: number of optimizer steps.
+        generator: source of the samples.
     """
-    colour.requires_grad_(True)
-    parts = zip((colour.encoded, colour.decoder), rates, strict=True)
-    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
-    adam = torch.optim.Adam(
+    field.requires_grad_(True)
+    modules = zip((field.encoding, field.decoder), lrs, strict=True)
+    groups = [{"params": list(module.parameters()), "lr": lr} for module, lr in modules]
+    optimizer = torch.optim.Adam(
         [group for group in groups if group["params"]], betas=(0.9, 0.99), eps=1e-15
     )
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    size = _FIT_BATCH_SIZE
     for _ in range(steps):
-        pick = torch.randint(len(vertices), (FIT_BATCH_SIZE,), generator=generator).to(vertices.device)
-        points = vertices[pick] + cell / 2 * torch.randn(FIT_BATCH_SIZE, 3, generator=generator).to(
-            vertices
-        )
+        index = torch.randint(len(vertices), (size,), generator=generator).to(vertices.device)
+        offset = torch.randn(size, 3, generator=generator).to(vertices)
+        points = vertices[index] + cell_size / 2 * offset
         with torch.no_grad():
-            wanted = goal(points)
-        adam.zero_grad(set_to_none=True)
-        (colour(points) - wanted).square().mean().backward()
-        adam.step()
-        fall.step()
-    adam.zero_grad(set_to_none=True)
+            rgb = target(points)
+        optimizer.zero_grad(set_to_none=True)
+        (field(points) - rgb).square().mean().backward()
+        optimizer.step()
+        scheduler.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""What the features of a point mean: raw density, then raw colours. A field makes a density and an albedo of them."""
+"""Decoders: from the features of a point to raw density and raw colors."""
 
 from __future__ import annotations
 
@@ -12,93 +12,129 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-OUTPUT_GAIN = 0.1  #: of the last layer's weights, so that a field begins near its blob and near grey
+#: Gain of the last layer, small so that a field starts near its density init and near gray.
+_OUTPUT_GAIN = 0.1
 
 
 @dataclass(frozen=True)
 class Decoder(abc.ABC):
-    """The options of a decoder.
+    """Options of a decoder.
 
-    rate: of its parameters, in units of the field's rate.
+    Attributes:
+        lr_scale: learning rate of the decoder's parameters, relative to the field's.
     """
 
-    rate: float = field(default=1.0, kw_only=True)
+    lr_scale: float = field(default=1.0, kw_only=True)
 
     @abc.abstractmethod
-    def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:
-        """A module from features ``[n, width]`` to ``[n, outputs]``, its parameters drawn by the generator on the CPU."""
+    def build(
+        self, num_features: int, generator: torch.Generator, num_outputs: int = 4
+    ) -> nn.Module:
+        """Build the module on the CPU, with parameters drawn from the generator.
+
+        Args:
+            num_features: number of input features.
+            generator: source of the initial parameters.
+            num_outputs: number of outputs: density, then colors.
+
+        Returns:
+            A module from ``[N, num_features]`` to ``[N, num_outputs]``.
+        """
 
 
 def init_linear(
-    inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0
+    num_inputs: int, num_outputs: int, generator: torch.Generator, gain: float = 1.0
 ) -> nn.Linear:
-    """A layer with weights N(0, gain^2 / inputs) and no bias at the start; 2^.5 is He's gain before a ReLU."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    layer.weight.data = torch.randn(outputs, inputs, generator=generator) * (
-        gain / math.sqrt(inputs)
-    )
-    layer.bias.data = torch.zeros(outputs)
+    """Build a linear layer with weights N(0, gain^2 / num_inputs) and zero bias.
+
+    Args:
+        num_inputs: number of inputs.
+        num_outputs: number of outputs.
+        generator: source of the weights.
+        gain: 2^.5 is He's gain before a ReLU.
+    """
+    layer = nn.utils.skip_init(nn.Linear, num_inputs, num_outputs)
+    std = gain / math.sqrt(num_inputs)
+    layer.weight.data = torch.randn(num_outputs, num_inputs, generator=generator) * std
+    layer.bias.data = torch.zeros(num_outputs)
     return layer
 
 
 def init_mlp(widths: Iterable[int], generator: torch.Generator) -> nn.Sequential:
-    """Linear layers of these widths, ReLU between them, the last a tenth of the others."""
+    """Build linear layers of these widths with ReLU between them and a small last layer."""
     *hidden, last = pairwise(widths)
     layers: list[nn.Module] = []
-    for inputs, outputs in hidden:
-        layers += [init_linear(inputs, outputs, generator, math.sqrt(2)), nn.ReLU()]
-    return nn.Sequential(*layers, init_linear(*last, generator, OUTPUT_GAIN))
+    for num_inputs, num_outputs in hidden:
+        layers += [init_linear(num_inputs, num_outputs, generator, math.sqrt(2)), nn.ReLU()]
+    return nn.Sequential(*layers, init_linear(*last, generator, _OUTPUT_GAIN))
 
 
-class _First(nn.Module):
-    """The first features, as they are."""
+class _FirstFeatures(nn.Module):
+    """Returns the first features unchanged."""
 
-    def __init__(self, outputs: int):
+    def __init__(self, num_outputs: int):
         super().__init__()
-        self.outputs = outputs
+        self.num_outputs = num_outputs
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n o"]:
-        return features[:, : self.outputs]
+        return features[:, : self.num_outputs]
 
 
 @dataclass(frozen=True)
 class IdentityDecoder(Decoder):
-    """No network: the first features are density and colours themselves, as in Direct Voxel Grid Optimization's coarse stage
-    (arXiv 2111.11215)."""
+    """No network: the first features are density and colors themselves.
 
-    def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:
-        if width < outputs:
+    Attributes:
+        lr_scale: unused, since nothing is learned.
+
+    References:
+        Sun et al., Direct Voxel Grid Optimization, arXiv 2111.11215 (the coarse stage).
+    """
+
+    def build(
+        self, num_features: int, generator: torch.Generator, num_outputs: int = 4
+    ) -> nn.Module:
+        if num_features < num_outputs:
             raise ValueError(
-                f"without a network the encoding needs at least {outputs} features, not {width}"
+                f"decoder identity needs an encoding of at least {num_outputs} features, "
+                f"not {num_features}; choose one with more features or decoder mlp"
             )
-        return _First(outputs)
+        return _FirstFeatures(num_outputs)
 
 
 @dataclass(frozen=True)
 class MLPDecoder(Decoder):
-    """One hidden layer with ReLU (Instant-NGP, arXiv 2201.05989, section 4, has one before the density).
+    """One hidden layer with ReLU.
 
-    hidden: units (ProlificDreamer's code: 32).
+    Attributes:
+        hidden_dim: width of the hidden layer (ProlificDreamer's code: 32).
+        lr_scale: learning rate of the decoder's parameters, relative to the field's.
+
+    References:
+        Müller et al., Instant-NGP, arXiv 2201.05989, section 4: one hidden layer before the
+        density.
     """
 
-    hidden: int = 32
+    hidden_dim: int = 32
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise ValueError(f"hidden must be at least 1, not {self.hidden}")
+        if self.hidden_dim < 1:
+            raise ValueError(f"hidden_dim must be at least 1, not {self.hidden_dim}")
 
-    def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:
-        return init_mlp((width, self.hidden, outputs), generator)
+    def build(
+        self, num_features: int, generator: torch.Generator, num_outputs: int = 4
+    ) -> nn.Module:
+        return init_mlp((num_features, self.hidden_dim, num_outputs), generator)
 
 
-class _Block(nn.Module):
-    """x + W_2 SiLU(W_1 LayerNorm(x)); W_2 begins small, so that blocks begin near the identity."""
+class _ResidualBlock(nn.Module):
+    """x + W_2 SiLU(W_1 LayerNorm(x)); W_2 starts small, so that the block is near the identity."""
 
     def __init__(self, width: int, generator: torch.Generator):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.first = init_linear(width, width, generator, math.sqrt(2))
-        self.second = init_linear(width, width, generator, OUTPUT_GAIN)
+        self.second = init_linear(width, width, generator, _OUTPUT_GAIN)
 
     def forward(self, x: Float[Tensor, "n h"]) -> Float[Tensor, "n h"]:
         return x + self.second(nn.functional.silu(self.first(self.norm(x))))
@@ -106,25 +142,29 @@ class _Block(nn.Module):
 
 @dataclass(frozen=True)
 class ResidualDecoder(Decoder):
-    """Residual blocks with SiLU and layer normalisation, the network of DreamFusion (arXiv 2209.14988, appendix A).
+    """Residual blocks with SiLU and layer normalization, as in DreamFusion.
 
-    blocks: how many (5). hidden: units (128).
+    Attributes:
+        num_blocks: number of residual blocks (DreamFusion: 5).
+        hidden_dim: width of the blocks (DreamFusion: 128).
+        lr_scale: learning rate of the decoder's parameters, relative to the field's.
+
+    References:
+        Poole et al., DreamFusion, arXiv 2209.14988, appendix A.
     """
 
-    blocks: int = 5
-    hidden: int = 128
+    num_blocks: int = 5
+    hidden_dim: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "hidden"):
+        for name in ("num_blocks", "hidden_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
-    def build(self, width: int, generator: torch.Generator, outputs: int = 4) -> nn.Module:
-        first = init_linear(width, self.hidden, generator)
-        blocks = (_Block(self.hidden, generator) for _ in range(self.blocks))
-        return nn.Sequential(
-            first,
-            *blocks,
-            nn.LayerNorm(self.hidden),
-            init_linear(self.hidden, outputs, generator, OUTPUT_GAIN),
-        )
+    def build(
+        self, num_features: int, generator: torch.Generator, num_outputs: int = 4
+    ) -> nn.Module:
+        first = init_linear(num_features, self.hidden_dim, generator)
+        blocks = [_ResidualBlock(self.hidden_dim, generator) for _ in range(self.num_blocks)]
+        last = init_linear(self.hidden_dim, num_outputs, generator, _OUTPUT_GAIN)
+        return nn.Sequential(first, *blocks, nn.LayerNorm(self.hidden_dim), last)

@@ -1,4 +1,4 @@
-"""What a field is before it is trained: a raw density that is added to what it learns, as a function of the place."""
+"""Density initializations: a fixed function of position, added to a field's raw density."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DensityInit(abc.ABC):
-    """Raw density around the origin; lengths in units of space."""
+    """Options of a density initialization around the origin."""
 
     @abc.abstractmethod
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        """tau_init of points of the world, to be added before the activation."""
+        """Raw density of world points, added before the activation."""
 
 
-def _positive(**lengths: float) -> None:
+def _check_positive(**lengths: float) -> None:
     for name, length in lengths.items():
         if length <= 0:
-            raise ValueError(f"{name} is a length above 0, not {length}")
+            raise ValueError(f"{name} must be positive, not {length}")
 
 
 @dataclass(frozen=True)
 class NoDensityInit(DensityInit):
-    """No density of its own."""
+    """Zero raw density."""
 
     name = "none"
 
@@ -37,84 +37,101 @@ class NoDensityInit(DensityInit):
 
 @dataclass(frozen=True)
 class GaussianDensityInit(DensityInit):
-    """height exp(-|mu|^2 / (2 width^2)) (DreamFusion, arXiv 2209.14988, appendix A).
+    """scale exp(-|x|^2 / (2 std^2)), the density blob of DreamFusion.
 
-    height: lambda, at the origin (5). width: sigma (.2).
+    Attributes:
+        scale: raw density at the origin (DreamFusion: 5).
+        std: standard deviation, in units of world space (DreamFusion: 0.2).
+
+    References:
+        Poole et al., DreamFusion, arXiv 2209.14988, appendix A.
     """
 
-    height: float = 5.0
-    width: float = 0.2
+    scale: float = 5.0
+    std: float = 0.2
 
     def __post_init__(self) -> None:
-        _positive(width=self.width)
+        _check_positive(std=self.std)
 
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        return self.height * torch.exp(points.square().sum(1) / (-2 * self.width**2))
+        return self.scale * torch.exp(points.square().sum(1) / (-2 * self.std**2))
 
 
 @dataclass(frozen=True)
 class Magic3DDensityInit(DensityInit):
-    """height (1 - |mu| / radius) (Magic3D, arXiv 2211.10440; ProlificDreamer, arXiv 2305.16213, for objects).
+    """scale (1 - |x| / radius), the density blob of Magic3D; ProlificDreamer uses it for objects.
 
-    height: lambda, at the origin (10). radius: r, where it is 0 (.5); beyond, it falls on below 0.
+    Attributes:
+        scale: raw density at the origin (10).
+        radius: distance at which the raw density is 0 (0.5); it keeps falling beyond.
+
+    References:
+        Lin et al., Magic3D, arXiv 2211.10440. Wang et al., ProlificDreamer, arXiv 2305.16213.
     """
 
-    height: float = 10.0
+    scale: float = 10.0
     radius: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive(radius=self.radius)
+        _check_positive(radius=self.radius)
 
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        return self.height * (1 - points.norm(dim=1) / self.radius)
+        return self.scale * (1 - points.norm(dim=1) / self.radius)
 
 
 @dataclass(frozen=True)
 class SceneDensityInit(DensityInit):
-    """The same upside down: empty around the origin, where the cameras are, and dense beyond a radius (ProlificDreamer).
+    """The linear blob upside down: empty around the cameras, dense beyond a radius.
 
-    height: lambda, below 0 (-10). radius: r (2.5).
+    Attributes:
+        scale: raw density at the origin, negative (ProlificDreamer: -10).
+        radius: distance at which the raw density is 0 (ProlificDreamer: 2.5).
     """
 
-    height: float = -10.0
+    scale: float = -10.0
     radius: float = 2.5
 
     def __post_init__(self) -> None:
-        _positive(radius=self.radius)
+        _check_positive(radius=self.radius)
 
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        return self.height * (1 - points.norm(dim=1) / self.radius)
+        return self.scale * (1 - points.norm(dim=1) / self.radius)
 
 
 @dataclass(frozen=True)
 class MixedDensityInit(DensityInit):
-    """An object amid a scene: the one near the origin, the other beyond ``border``, where both are the same (ProlificDreamer: 5/6).
+    """An object in a scene: the object's blob near the origin, the scene's beyond it.
 
-    height, radius: of the object, as in magic3d. scene_height, scene_radius: of the scene.
+    The two meet at ``boundary_radius``, where they are equal (ProlificDreamer: 5/6).
+
+    Attributes:
+        object_scale: raw density of the object at the origin, positive.
+        object_radius: distance at which the object's raw density is 0.
+        scene_scale: raw density of the scene at the origin, negative.
+        scene_radius: distance at which the scene's raw density is 0.
     """
 
-    height: float = 10.0
-    radius: float = 0.5
-    scene_height: float = -10.0
+    object_scale: float = 10.0
+    object_radius: float = 0.5
+    scene_scale: float = -10.0
     scene_radius: float = 2.5
 
     def __post_init__(self) -> None:
-        _positive(radius=self.radius, scene_radius=self.scene_radius)
-        if self.height <= 0 or self.scene_height >= 0:
+        _check_positive(object_radius=self.object_radius, scene_radius=self.scene_radius)
+        if self.object_scale <= 0 or self.scene_scale >= 0:
             raise ValueError(
-                f"an object has a height above 0 and a scene one below, not {self.height} and {self.scene_height}"
+                "object_scale must be positive and scene_scale negative, "
+                f"not {self.object_scale} and {self.scene_scale}"
             )
 
     @property
-    def border(self) -> float:
-        """Where the two lines cross: h (1 - x / r) = H (1 - x / R)."""
-        return (self.height - self.scene_height) / (
-            self.height / self.radius - self.scene_height / self.scene_radius
-        )
+    def boundary_radius(self) -> float:
+        """Distance x at which h (1 - x / r) = H (1 - x / R)."""
+        slope = self.object_scale / self.object_radius - self.scene_scale / self.scene_radius
+        return (self.object_scale - self.scene_scale) / slope
 
     def __call__(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
-        thing, around = (
-            Magic3DDensityInit(self.height, self.radius),
-            SceneDensityInit(self.scene_height, self.scene_radius),
-        )
-        return torch.where(points.norm(dim=1) < self.border, thing(points), around(points))
+        near = Magic3DDensityInit(self.object_scale, self.object_radius)
+        far = SceneDensityInit(self.scene_scale, self.scene_radius)
+        inside = points.norm(dim=1) < self.boundary_radius
+        return torch.where(inside, near(points), far(points))

@@ -1,4 +1,4 @@
-"""What a thing with sides is made of, for files and viewers: a coloured surface, or a cloud of Gaussians."""
+"""3D assets, for files and viewers: a colored surface, or a set of 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Surface:
-    """A mesh in world space (y up, front towards +z), counter-clockwise faces seen from outside.
+    """A triangle mesh in world space (y up, front towards +z) with a color function.
 
-    vertices ``[V, 3]``; faces ``[F, 3]``; colour answers RGB in [0, 1] ``[n, 3]`` of points on the surface ``[n, 3]``.
+    Attributes:
+        vertices: ``[V, 3]`` positions.
+        faces: ``[F, 3]`` vertex indices, counter-clockwise seen from outside.
+        color: function from surface points ``[N, 3]`` to RGB ``[N, 3]`` in [0, 1].
     """
 
     vertices: Float[Tensor, "v 3"]
     faces: Int[Tensor, "f 3"]
-    colour: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
+    color: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
 
 
 @dataclass(frozen=True)
 class Splats:
     """3D Gaussians in world space.
 
-    mean ``[N, 3]``; scale ``[N, 3]`` standard deviations; turn ``[N, 4]`` unit quaternions (w, x, y, z); opacity ``[N]`` and colour
-    ``[N, 3]`` in [0, 1].
+    Attributes:
+        means: ``[N, 3]`` centers.
+        scales: ``[N, 3]`` standard deviations along the Gaussian's axes.
+        quats: ``[N, 4]`` unit quaternions (w, x, y, z).
+        opacities: ``[N]`` in [0, 1].
+        colors: ``[N, 3]`` RGB in [0, 1].
     """
 
-    mean: Float[Tensor, "n 3"]
-    scale: Float[Tensor, "n 3"]
-    turn: Float[Tensor, "n 4"]
-    opacity: Float[Tensor, "n"]
-    colour: Float[Tensor, "n 3"]
+    means: Float[Tensor, "n 3"]
+    scales: Float[Tensor, "n 3"]
+    quats: Float[Tensor, "n 4"]
+    opacities: Float[Tensor, "n"]
+    colors: Float[Tensor, "n 3"]

@@ -7,5 +7,9 @@ from torch import Tensor
 
 
 def gather_rows(table: Float[Tensor, "m ..."], index: Int[Tensor, "*n"]) -> Float[Tensor, "*n ..."]:
-    """Rows of a table. Indexing would say the same, but adds up its gradient in no fixed order on several threads."""
+    """Rows of a table, as ``table[index]``.
+
+    The gradient of plain indexing is accumulated in no fixed order on several threads; this one's
+    is.
+    """
     return table.flatten(1).index_select(0, index.flatten()).reshape(*index.shape, *table.shape[1:])

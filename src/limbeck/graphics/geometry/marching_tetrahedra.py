@@ -1,8 +1,9 @@
-"""Marching tetrahedra on a regular grid: signed distances to a closed surface, differentiably.
+"""Differentiable marching tetrahedra on a regular grid.
 
 @inproceedings{shen2021dmtet,
   title={Deep Marching Tetrahedra: a Hybrid Representation for High-Resolution 3D Shape Synthesis},
-  author={Shen, Tianchang and Gao, Jun and Yin, Kangxue and Liu, Ming-Yu and Fidler, Sanja}, booktitle={NeurIPS}, year={2021}}
+  author={Shen, Tianchang and Gao, Jun and Yin, Kangxue and Liu, Ming-Yu and Fidler, Sanja},
+  booktitle={NeurIPS}, year={2021}}
 """
 
 from __future__ import annotations
@@ -19,158 +20,209 @@ from torch import Tensor
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.geometry.mesh import MeshTopology
 
-TET_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  #: of a tetrahedron, by its corners
+TET_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  #: corner indices of the six edges
 
 
 def kuhn_tetrahedra() -> Int[Tensor, "6 4"]:
-    """Kuhn's split of a cube: one tetrahedron for every order of the axes, along the path that steps through them from corner 0 to
-    corner 7. Corner 4x + 2y + z lies at (x, y, z). Each is ordered so that its volume is positive; equal cubes side by side meet
-    in equal triangles."""
-    paths = []
+    """Kuhn's split of a cube into six tetrahedra of positive volume.
+
+    There is one tetrahedron per order of the axes, along the path that steps through them from
+    corner 0 to corner 7; corner 4x + 2y + z lies at (x, y, z). Neighboring cubes meet in equal
+    triangles.
+    """
+    tetrahedra = []
     for order in permutations((4, 2, 1)):
         a, b = order[0], order[0] + order[1]
-        turn = sum(
-            order[i] < order[j] for i in range(3) for j in range(i + 1, 3)
-        )  # swaps away from (x, y, z)
-        paths.append((0, a, b, 7) if turn % 2 == 0 else (0, b, a, 7))
-    return torch.tensor(paths)
+        # number of swaps away from the order (x, y, z): its parity is the sign of the volume
+        swaps = sum(order[i] < order[j] for i in range(3) for j in range(i + 1, 3))
+        tetrahedra.append((0, a, b, 7) if swaps % 2 == 0 else (0, b, a, 7))
+    return torch.tensor(tetrahedra)
 
 
 @cache
 def triangle_table() -> Int[Tensor, "16 2 3"]:
-    """Edges of a positively oriented tetrahedron that carry the corners of the up to two triangles of each case, else -1.
+    """Marching tetrahedra's table: the edges that carry the corners of each case's triangles.
 
-    Bit i of a case says that corner i is inside. Seen from outside, triangles are counter-clockwise.
+    Bit i of a case is set if corner i is inside. Each case has up to two triangles, padded with -1,
+    for positively oriented tetrahedra; triangles are counter-clockwise seen from outside.
     """
-    place = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    corner = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     table = torch.full((16, 2, 3), -1)
-    number = {frozenset(edge): i for i, edge in enumerate(TET_EDGES)}
+    edge_index = {frozenset(edge): i for i, edge in enumerate(TET_EDGES)}
     for case in range(1, 15):
         inside = [i for i in range(4) if case >> i & 1]
         outside = [i for i in range(4) if not case >> i & 1]
-        cut = [(a, b) for a in inside for b in outside]
-        if len(cut) == 4:  # around the quadrilateral
-            cut = [cut[0], cut[1], cut[3], cut[2]]
-        for k in range(len(cut) - 2):
-            corners = [cut[0], cut[k + 1], cut[k + 2]]
-            a, b, c = (place[list(edge)].mean(0) for edge in corners)
-            out = place[outside].mean(0) - place[inside].mean(0)
-            if torch.linalg.cross(b - a, c - a) @ out < 0:
-                corners.reverse()
-            table[case, k] = torch.tensor([number[frozenset(edge)] for edge in corners])
+        crossed = [(a, b) for a in inside for b in outside]
+        if len(crossed) == 4:  # order the corners around the quadrilateral
+            crossed = [crossed[0], crossed[1], crossed[3], crossed[2]]
+        for k in range(len(crossed) - 2):
+            triangle = [crossed[0], crossed[k + 1], crossed[k + 2]]
+            a, b, c = (corner[list(edge)].mean(0) for edge in triangle)
+            outward = corner[outside].mean(0) - corner[inside].mean(0)
+            if torch.linalg.cross(b - a, c - a) @ outward < 0:
+                triangle.reverse()
+            table[case, k] = torch.tensor([edge_index[frozenset(edge)] for edge in triangle])
     return table
 
 
 @dataclass(frozen=True)
 class TetGrid:
-    """``cells`` cubes to a side of the box [-half, half]^3, each cut into six tetrahedra; vertex (i, j, k) has the number
-    (i n + j) n + k with n = cells + 1, and stands at x, y, z from the i, j, k."""
+    """A regular grid of cubes over the box [-bound, bound]^3, each split into six tetrahedra.
 
-    cells: int
-    half: float
+    Vertex (i, j, k), at the i-th x, j-th y and k-th z, has the index (i n + j) n + k with
+    n = resolution + 1.
+
+    Attributes:
+        resolution: cubes along a side.
+        bound: half the side of the box, in units of world space.
+    """
+
+    resolution: int
+    bound: float
 
     @property
-    def side(self) -> int:
-        """Vertices to a side."""
-        return self.cells + 1
+    def vertices_per_side(self) -> int:
+        """Vertices along a side."""
+        return self.resolution + 1
 
     @property
-    def cell(self) -> float:
-        """Width of a cube."""
-        return 2 * self.half / self.cells
+    def cell_size(self) -> float:
+        """Side length of a cube."""
+        return 2 * self.bound / self.resolution
 
     def vertices(self, device: torch.device | None = None) -> Float[Tensor, "v 3"]:
-        line = torch.linspace(-self.half, self.half, self.side, device=device)
+        line = torch.linspace(-self.bound, self.bound, self.vertices_per_side, device=device)
         return torch.cartesian_prod(line, line, line)
 
-    def border(self) -> Bool[Tensor, "v"]:
-        """Vertices on the faces of the box."""
-        inner = torch.zeros((self.side,) * 3, dtype=torch.bool)
-        inner[1:-1, 1:-1, 1:-1] = True
-        return ~inner.flatten()
+    def boundary_mask(self) -> Bool[Tensor, "v"]:
+        """Which vertices lie on the faces of the box."""
+        interior = torch.zeros((self.vertices_per_side,) * 3, dtype=torch.bool)
+        interior[1:-1, 1:-1, 1:-1] = True
+        return ~interior.flatten()
 
-    def deformed(self, raw: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
-        """The vertices, each moved by tanh of what is given, at most half a cell to a side (as in DMTet)."""
-        return self.vertices(raw.device).to(raw) + raw.tanh() * (self.cell / 2)
+    def deform(self, offsets: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
+        """Vertices moved by half a cell times tanh of the offsets, as in DMTet."""
+        return self.vertices(offsets.device).to(offsets) + offsets.tanh() * (self.cell_size / 2)
 
-    def _cut(self, inside: Bool[Tensor, "v"]) -> Int[Tensor, "m 4"]:
-        """Tetrahedra with corners on both sides. Only cubes that are cut are split, so that fine grids cost their surface."""
-        n = self.side
+    def _crossed_tetrahedra(self, inside: Bool[Tensor, "v"]) -> Int[Tensor, "m 4"]:
+        """Vertex indices of the tetrahedra with corners on both sides of the surface.
+
+        Only cubes that the surface crosses are split, so that the cost of a fine grid is
+        proportional to its surface.
+        """
+        n = self.vertices_per_side
         low = [slice(None, -1), slice(1, None)]
-        cube = inside.reshape(n, n, n)
-        corners = torch.stack([cube[low[c >> 2], low[c >> 1 & 1], low[c & 1]] for c in range(8)])
+        grid = inside.reshape(n, n, n)
+        bits = [(c >> 2, c >> 1 & 1, c & 1) for c in range(8)]
+        corners = torch.stack([grid[low[x], low[y], low[z]] for x, y, z in bits])
         i, j, k = (corners.any(0) & ~corners.all(0)).nonzero(as_tuple=True)
-        reach = torch.tensor(
-            [(c >> 2) * n * n + (c >> 1 & 1) * n + (c & 1) for c in range(8)], device=inside.device
-        )
+        offsets = torch.tensor([x * n * n + y * n + z for x, y, z in bits], device=inside.device)
         first = (i * n + j) * n + k
-        tets = (first[:, None] + reach)[:, kuhn_tetrahedra().to(inside.device)].reshape(-1, 4)
-        count = inside[tets].sum(1)
-        return tets[(count > 0) & (count < 4)]
+        tets = (first[:, None] + offsets)[:, kuhn_tetrahedra().to(inside.device)].reshape(-1, 4)
+        num_inside = inside[tets].sum(1)
+        return tets[(num_inside > 0) & (num_inside < 4)]
 
-    def surface(
+    @torch.no_grad()
+    def _crossed_edges(
+        self, inside: Bool[Tensor, "v"]
+    ) -> tuple[Int[Tensor, "s"], Int[Tensor, "s"], Int[Tensor, "f 3"]]:
+        """Ends a and b of the unique grid edges that carry a vertex, and faces between these."""
+        device, count = inside.device, len(inside)
+        tets = self._crossed_tetrahedra(inside)
+        case = (inside[tets] * torch.tensor([1, 2, 4, 8], device=device)).sum(1)
+        triangles = triangle_table().to(device)[case]
+        real = triangles[..., 0] >= 0
+        tet = torch.arange(len(tets), device=device)[:, None].expand_as(real)[real]
+        corners = torch.tensor(TET_EDGES, device=device)[triangles[real]]  # [F, 3, 2]
+        a, b = tets[tet[:, None, None], corners].unbind(2)
+        key, faces = torch.unique(a.minimum(b) * count + a.maximum(b), return_inverse=True)
+        return key // count, key % count, faces
+
+    def extract_surface(
         self, sdf: Float[Tensor, "v"], vertices: Float[Tensor, "v 3"]
     ) -> tuple[Float[Tensor, "s 3"], MeshTopology]:
-        """The zero level of signed distances, negative inside: welded vertices and faces, counter-clockwise seen from outside.
+        """Extract the zero level set of signed distances, negative inside.
 
-        A vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet), which is where its gradients come from. The
-        surface is closed where the border of the box is outside; it is empty where nothing is inside.
+        A surface vertex lies at (v_a s_b - v_b s_a) / (s_b - s_a) on its edge (DMTet), through
+        which gradients reach distances and positions. The surface is closed if the boundary of the
+        box is outside, and empty if nothing is inside.
+
+        Args:
+            sdf: signed distances at the grid's vertices.
+            vertices: positions of the grid's vertices.
+
+        Returns:
+            Welded vertices, and faces that are counter-clockwise seen from outside.
         """
-        with torch.no_grad():
-            inside = sdf < 0
-            tets = self._cut(inside)
-            case = (inside[tets] * torch.tensor([1, 2, 4, 8], device=sdf.device)).sum(1)
-            cut = triangle_table().to(sdf.device)[case]
-            real = cut[..., 0] >= 0
-            tet = torch.arange(len(tets), device=sdf.device)[:, None].expand_as(real)[real]
-            ends = torch.tensor(TET_EDGES, device=sdf.device)[
-                cut[real]
-            ]  # [F, 3, 2] corners of tetrahedra
-            ends = tets[tet[:, None, None], ends]
-            a, b = ends.unbind(2)
-            key, faces = torch.unique(a.minimum(b) * len(sdf) + a.maximum(b), return_inverse=True)
-            a, b = key // len(sdf), key % len(sdf)
-        sa, sb = gather_rows(sdf[:, None], a), gather_rows(sdf[:, None], b)
-        return (gather_rows(vertices, a) * sb - gather_rows(vertices, b) * sa) / (
-            sb - sa
-        ), MeshTopology(faces, len(a))
+        a, b, faces = self._crossed_edges(sdf.detach() < 0)
+        sdf_a, sdf_b = gather_rows(sdf[:, None], a), gather_rows(sdf[:, None], b)
+        weighted = gather_rows(vertices, a) * sdf_b - gather_rows(vertices, b) * sdf_a
+        return weighted / (sdf_b - sdf_a), MeshTopology(faces, len(a))
 
 
 def ellipsoid_sdf(
     points: Float[Tensor, "n 3"], radii: tuple[float, float, float]
 ) -> Float[Tensor, "n"]:
-    """Signed distance to an ellipsoid about the origin, to first order near its surface; exact for a sphere."""
+    """Signed distance to an ellipsoid around the origin.
+
+    It is accurate to first order near the surface, and exact for a sphere.
+    """
     r = torch.tensor(radii).to(points)
-    near, grow = (points / r).norm(dim=1), (points / r.square()).norm(dim=1)
-    return torch.where(grow > 1e-9, near * (near - 1) / grow.clamp_min(1e-9), -min(radii))
+    k0, k1 = (points / r).norm(dim=1), (points / r.square()).norm(dim=1)
+    return torch.where(k1 > 1e-9, k0 * (k0 - 1) / k1.clamp_min(1e-9), -min(radii))
 
 
-def level_set_to_sdf(level: Float[Tensor, "v"], grid: TetGrid, far: float = 2.0) -> Float[Tensor, "v"]:
-    """Numbers that are negative inside as distances, to first order at their zero and at most ``far`` cells: s / |grad s|."""
-    n = grid.side
-    cube = level.reshape(n, n, n)
-    slope = torch.stack(torch.gradient(cube, spacing=grid.cell)).square().sum(0).sqrt().flatten()
-    most = far * grid.cell
-    return (level / slope.clamp_min(1e-12)).clamp(-most, most)
+def level_set_to_sdf(
+    values: Float[Tensor, "v"], grid: TetGrid, max_cells: float = 2.0
+) -> Float[Tensor, "v"]:
+    """Convert values that are negative inside to signed distances s / |grad s|.
+
+    Args:
+        values: values at the grid's vertices; their zero level set is the surface.
+        grid: the grid.
+        max_cells: distances are clamped to this many cells.
+    """
+    n = grid.vertices_per_side
+    gradient = torch.stack(torch.gradient(values.reshape(n, n, n), spacing=grid.cell_size))
+    slope = gradient.square().sum(0).sqrt().flatten()
+    limit = max_cells * grid.cell_size
+    return (values / slope.clamp_min(1e-12)).clamp(-limit, limit)
 
 
 def silhouette_iso_level(density: Float[Tensor, "v"], grid: TetGrid) -> float:
-    """The density whose surface covers as much, seen along the three axes, as is more than half opaque of the density itself.
+    """Find the density level whose surface has the silhouette of the density itself.
 
-    That many columns have a greatest density above it; at most half of the greatest of all. ValueError where nothing is that dense.
+    Seen along the three axes, as many columns of the grid have a maximum above the level as have an
+    opacity above 1/2. The level is at most half the maximum density.
+
+    Args:
+        density: density at the grid's vertices, per unit of length.
+        grid: the grid.
+
+    Raises:
+        ValueError: if no column is half opaque.
     """
-    cube = density.reshape((grid.side,) * 3)
-    opaque = sum(int((cube.sum(axis) * grid.cell > math.log(2)).sum()) for axis in range(3))
-    if not opaque:
+    cube = density.reshape((grid.vertices_per_side,) * 3)
+    threshold = math.log(2)  # optical depth of opacity 1/2
+    num_opaque = sum(int((cube.sum(axis) * grid.cell_size > threshold).sum()) for axis in range(3))
+    if not num_opaque:
         raise ValueError(
-            "nothing is half opaque from any side: let the run before go on for longer, or give a level"
+            "the density is nowhere half opaque: train the source run for longer, or set the "
+            "density level of the surface"
         )
-    tops = torch.cat([cube.amax(axis).flatten() for axis in range(3)]).sort(descending=True).values
-    return min(float(tops[opaque - 1]), float(tops[0]) / 2)
+    maxima = torch.cat([cube.amax(axis).flatten() for axis in range(3)])
+    maxima = maxima.sort(descending=True).values
+    return min(float(maxima[num_opaque - 1]), float(maxima[0]) / 2)
 
 
-def gaussian_blur_matrix(side: int, wide: float) -> Float[Tensor, "n n"]:
-    """Weights of a Gaussian blur along a line, ``wide`` its deviation in steps; columns sum to one."""
-    at = torch.arange(side, dtype=torch.float32)
-    weight = (-(at[:, None] - at).square() / (2 * max(wide, 1e-3) ** 2)).exp()
+def gaussian_blur_matrix(size: int, std: float) -> Float[Tensor, "n n"]:
+    """Weights of a Gaussian blur along a line; columns sum to 1.
+
+    Args:
+        size: number of grid points.
+        std: standard deviation in grid steps.
+    """
+    position = torch.arange(size, dtype=torch.float32)
+    squared_distance = (position[:, None] - position).square()
+    weight = (-squared_distance / (2 * max(std, 1e-3) ** 2)).exp()
     return weight / weight.sum(0)

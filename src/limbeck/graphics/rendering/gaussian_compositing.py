@@ -1,4 +1,4 @@
-"""Gaussians on a screen, one over another: the image model of 3D Gaussian splatting, however they came to lie there."""
+"""Alpha compositing of 2D Gaussians on the screen: the image model of 3D Gaussian splatting."""
 
 from __future__ import annotations
 
@@ -14,119 +14,156 @@ from torch import Tensor
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.rendering.tiles import AlphaComposite, TileBatch, TileGrid
 
-MIN_ALPHA = (
-    1 / 255
-)  #: a smaller alpha counts as none, which gives every Gaussian an edge; gsplat's kernels do the same
-MAX_OPACITY = 0.99  #: the greatest opacity, so that nothing behind is without a gradient
-LOW_PASS_VARIANCE = 0.3  #: variance in square pixels added to every Gaussian, as in 3D Gaussian splatting, so that none falls between pixels
+#: Smaller alphas count as 0, which bounds the extent of a Gaussian; gsplat's kernels do the same.
+MIN_ALPHA = 1 / 255
+#: Largest opacity of a Gaussian, so that everything behind it keeps a gradient.
+MAX_OPACITY = 0.99
+#: Variance in square pixels added to every Gaussian, as in 3D Gaussian splatting, so that none
+#: falls between the pixels.
+LOW_PASS_VARIANCE = 0.3
+
+_GSPLAT_TILE_SIZE = 16
 
 
 @dataclass(frozen=True)
 class ProjectedGaussians:
-    """Gaussians of some images in pixels: means, the inverse covariance (xx, xy, yy), what each shows (a colour, and whatever else
-    is laid over one another), opacities up to ``DENSEST``. Those of smaller depth lie in front; without depths, the first."""
+    """2D Gaussians of a batch of images, in pixels.
 
-    mean: Float[Tensor, "b n 2"]
-    inverse: Float[Tensor, "b n 3"]
-    spread: Float[Tensor, "b n 2"]  #: deviations along x and y
-    colour: Float[Tensor, "b n c"]
-    opacity: Float[Tensor, "b n"]
-    depth: Float[Tensor, "b n"] | None = None
+    Attributes:
+        means: ``[B, N, 2]`` centers, x then y.
+        conics: ``[B, N, 3]`` inverse covariances (xx, xy, yy).
+        stds: ``[B, N, 2]`` standard deviations along x and y.
+        colors: ``[B, N, C]`` channels that are composited: RGB, and others such as depth.
+        opacities: ``[B, N]`` up to ``MAX_OPACITY``.
+        depths: ``[B, N]``; Gaussians of smaller depth lie in front. None: in the order given.
+    """
 
-    def reach(self) -> Float[Tensor, "b n 2"]:
-        """How far along x and y alpha is 1/255 at least; 0 for the faintest."""
-        return (2 * (self.opacity / MIN_ALPHA).clamp_min(1).log()).sqrt()[..., None] * self.spread
+    means: Float[Tensor, "b n 2"]
+    conics: Float[Tensor, "b n 3"]
+    stds: Float[Tensor, "b n 2"]
+    colors: Float[Tensor, "b n c"]
+    opacities: Float[Tensor, "b n"]
+    depths: Float[Tensor, "b n"] | None = None
+
+    def alpha_extent(self) -> Float[Tensor, "b n 2"]:
+        """Half-width in x and y of the box where alpha is at least 1/255; 0 if it never is."""
+        num_stds = (2 * (self.opacities / MIN_ALPHA).clamp_min(1).log()).sqrt()
+        return num_stds[..., None] * self.stds
 
 
 @cache
 def gsplat_available() -> bool:
-    """Whether gsplat is there to draw on CUDA; ``limbeck doctor`` says so too."""
+    """Whether gsplat is installed, to render on CUDA; ``limbeck doctor`` reports it."""
     return importlib.util.find_spec("gsplat") is not None
 
 
 def composite_gaussians(
-    cloud: ProjectedGaussians, height: int, width: int
+    gaussians: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
-    """What a cloud shows, sum_i c_i a_i prod_{j < i} (1 - a_j), and the share of light from behind that is left, prod_i (1 - a_i).
+    """Composite Gaussians front to back, by gsplat on CUDA and in plain PyTorch elsewhere.
 
-    a_i(p) = o_i exp(-(p - m_i)^T S_i^-1 (p - m_i) / 2) where that is at least 1/255, else 0. By gsplat where it can be, in plain
-    PyTorch everywhere else.
+    The alpha of Gaussian i at pixel p is o_i exp(-(p - m_i)^T S_i^-1 (p - m_i) / 2), or 0 where
+    that is below 1/255.
+
+    Args:
+        gaussians: Gaussians of every image.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        The colors sum_i c_i a_i prod_{j < i} (1 - a_j), and the transmittance prod_i (1 - a_i).
     """
-    fast = cloud.mean.is_cuda and cloud.mean.dtype == torch.float32 and gsplat_available()
-    return (composite_gsplat if fast else composite_torch)(cloud, height, width)
+    means = gaussians.means
+    fast = means.is_cuda and means.dtype == torch.float32 and gsplat_available()
+    return (composite_gsplat if fast else composite_torch)(gaussians, height, width)
 
 
 def composite_torch(
-    cloud: ProjectedGaussians, height: int, width: int
+    gaussians: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
-    """``layers`` in plain PyTorch."""
-    b, n = cloud.opacity.shape
-    canvas = TileGrid(b, height, width)
+    """``composite_gaussians`` in plain PyTorch."""
+    b, n = gaussians.opacities.shape
+    grid = TileGrid(b, height, width)
     with torch.no_grad():
-        order = _order(cloud)
-        reach, mean = cloud.reach().flatten(0, 1)[order], cloud.mean.flatten(0, 1)[order]
-        groups = canvas.groups(order // n, mean - reach, mean + reach)
-        listed = (
-            order[torch.cat([group.shape.flatten() for group in groups])] if len(order) else None
-        )
-    channels = cloud.colour.shape[-1]
-    if listed is None:  # nothing is anywhere
-        return (cloud.colour.sum() * 0).expand(b, channels, height, width), cloud.mean.new_ones(
-            b, 1, height, width
-        )
-    table = torch.cat(
-        [cloud.mean, cloud.inverse, cloud.opacity.clamp_min(1e-12).log()[..., None], cloud.colour],
-        -1,
-    ).flatten(0, 1)
-    parts = gather_rows(table, listed).split([group.shape.numel() for group in groups])
-    x, y = canvas.pixels.to(cloud.mean).unbind(-1)
+        order = _front_to_back(gaussians)
+        extent = gaussians.alpha_extent().flatten(0, 1)[order]
+        means = gaussians.means.flatten(0, 1)[order]
+        batches = grid.make_batches(order // n, means - extent, means + extent)
+    if not len(order):  # every pixel is empty
+        channels = gaussians.colors.shape[-1]
+        colors = (gaussians.colors.sum() * 0).expand(b, channels, height, width)
+        return colors, gaussians.means.new_ones(b, 1, height, width)
+    log_opacities = gaussians.opacities.clamp_min(1e-12).log()[..., None]
+    columns = [gaussians.means, gaussians.conics, log_opacities, gaussians.colors]
+    table = torch.cat(columns, -1).flatten(0, 1)
+    index = order[torch.cat([batch.primitive.flatten() for batch in batches])]
+    rows = gather_rows(table, index).split([batch.primitive.numel() for batch in batches])
+    x, y = grid.pixel_offsets.to(gaussians.means).unbind(-1)
     basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
-    shown = [_tiles(canvas, group, rows, basis) for group, rows in zip(groups, parts, strict=True)]
-    both = canvas.assemble(groups, shown)
-    return both[:, :-1], both[:, -1:]
+    tiles = [
+        _composite_batch(grid, batch, values, basis)
+        for batch, values in zip(batches, rows, strict=True)
+    ]
+    image = grid.assemble(batches, tiles)
+    return image[:, :-1], image[:, -1:]
 
 
-def _order(cloud: ProjectedGaussians) -> Int[Tensor, "m"]:
-    """The shapes of all images as one list, front first, those that show nothing left out. Reads their number from the device."""
-    some = (cloud.opacity > MIN_ALPHA).flatten().nonzero().squeeze(1)
-    return some if cloud.depth is None else some[cloud.depth.flatten()[some].argsort(stable=True)]
+def _front_to_back(gaussians: ProjectedGaussians) -> Int[Tensor, "m"]:
+    """Flat indices of the visible Gaussians of all images, front first.
+
+    Reads their number from the device.
+    """
+    visible = (gaussians.opacities > MIN_ALPHA).flatten().nonzero().squeeze(1)
+    if gaussians.depths is None:
+        return visible
+    return visible[gaussians.depths.flatten()[visible].argsort(stable=True)]
 
 
-def _tiles(
-    canvas: TileGrid, group: TileBatch, rows: Float[Tensor, "m r"], basis: Float[Tensor, "6 p"]
+def _composite_batch(
+    grid: TileGrid, batch: TileBatch, rows: Float[Tensor, "m r"], basis: Float[Tensor, "6 p"]
 ) -> Float[Tensor, "t p c"]:
-    """The exponent is a quadratic in the pixel's place in its tile, so that a matrix product evaluates it. Last: what is left."""
-    rows = rows.view(*group.shape.shape, -1)
-    centre = canvas.centres(group.tile, rows)[:, None]
-    dx, dy = (centre - rows[..., :2]).unbind(-1)
+    """Colors and, as last channel, the transmittance of a batch of tiles.
+
+    The exponent is a quadratic polynomial of the pixel's position in its tile, so that one matrix
+    product evaluates it.
+    """
+    rows = rows.view(*batch.primitive.shape, -1)
+    center = grid.tile_centers(batch.tile, rows)[:, None]
+    dx, dy = (center - rows[..., :2]).unbind(-1)
     xx, xy, yy, log_opacity = rows[..., 2:6].unbind(-1)
     ex, ey = xx * dx + xy * dy, xy * dx + yy * dy
-    height = log_opacity - (dx * ex + dy * ey) / 2
-    parts = torch.stack(
-        [height.masked_fill(~group.real, -1e4), -ex, -ey, -xx / 2, -xy, -yy / 2], -1
-    )
-    alpha = F.threshold((parts @ basis).exp(), MIN_ALPHA, 0.0)
-    colour, left = AlphaComposite.apply(alpha, rows[..., 6:])
-    return torch.cat([colour, left[..., None]], -1)
+    constant = (log_opacity - (dx * ex + dy * ey) / 2).masked_fill(~batch.valid, -1e4)
+    coefficients = torch.stack([constant, -ex, -ey, -xx / 2, -xy, -yy / 2], -1)
+    alpha = F.threshold((coefficients @ basis).exp(), MIN_ALPHA, 0.0)
+    colors, transmittance = AlphaComposite.apply(alpha, rows[..., 6:])
+    return torch.cat([colors, transmittance[..., None]], -1)
 
 
 def composite_gsplat(
-    cloud: ProjectedGaussians, height: int, width: int
+    gaussians: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
-    """``layers`` by gsplat 1.5's CUDA kernels, which stop at a transmittance of 1e-4."""
+    """``composite_gaussians`` by gsplat 1.5 on CUDA, which stops at a transmittance of 1e-4."""
     from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels
 
-    side = 16
-    across, down = -(-width // side), -(-height // side)
-    b, n = cloud.opacity.shape
+    size = _GSPLAT_TILE_SIZE
+    columns, rows = -(-width // size), -(-height // size)
+    b, n = gaussians.opacities.shape
     with torch.no_grad():
-        reach = cloud.reach()
-        order = torch.arange(1, n + 1, device=reach.device, dtype=torch.float32).expand(b, n)
-        depth = order if cloud.depth is None else cloud.depth
-        radii = torch.where(reach > 0, reach.ceil(), 0).int()  # a radius of 0 leaves a Gaussian out
-        _, pairs, flat = isect_tiles(cloud.mean, radii, depth, side, across, down)
-        offsets = isect_offset_encode(pairs, b, across, down)
+        extent = gaussians.alpha_extent()
+        order = torch.arange(1, n + 1, device=extent.device, dtype=torch.float32).expand(b, n)
+        depths = order if gaussians.depths is None else gaussians.depths
+        radii = torch.where(extent > 0, extent.ceil(), 0).int()  # gsplat skips a radius of 0
+        _, pairs, flat = isect_tiles(gaussians.means, radii, depths, size, columns, rows)
+        offsets = isect_offset_encode(pairs, b, columns, rows)
     image, alpha = rasterize_to_pixels(
-        cloud.mean, cloud.inverse, cloud.colour, cloud.opacity, width, height, side, offsets, flat
+        gaussians.means,
+        gaussians.conics,
+        gaussians.colors,
+        gaussians.opacities,
+        width,
+        height,
+        size,
+        offsets,
+        flat,
     )
     return image.permute(0, 3, 1, 2), 1 - alpha.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Where samples are worth taking: cells of space that are not empty, and the parts of a ray that coarse weights point at."""
+"""Where to sample along rays: an occupancy grid, and importance sampling by coarse weights."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from torch.nn import functional as F
 
 
 class OccupancyGrid(nn.Module):
-    """Which of cells^3 cells of the box [-reach, reach]^3 may hold something (Instant-NGP, Mueller et al. 2022, arXiv 2201.05989,
-    appendix C). All may at the start. Indices are z, y, x.
+    """Which cells of the box [-bound, bound]^3 may be dense (Instant-NGP, appendix C).
 
-    ``mean`` decays by ``decay`` in every update and is at least the density just seen; a cell is ``occupied`` where that, or a
-    neighbour's, is above ``threshold``. Both are buffers, so that a resumed run goes on as it was.
+    All cells are occupied at first. The buffers ``densities`` and ``occupied`` are indexed z, y, x.
+    In every update ``densities`` decays and is raised to the density that was just sampled; a cell
+    is occupied if its value, or that of a neighbor, is above the threshold.
+
+    Args:
+        resolution: cells along a side.
+        bound: half the side of the box.
+        threshold: density above which a cell is occupied, per unit of length.
+        decay: factor of the stored densities in every update, in [0, 1).
+
+    References:
+        Müller et al. 2022, Instant-NGP, arXiv 2201.05989, appendix C.
     """
 
-    mean: Float[Tensor, "c c c"]
+    densities: Float[Tensor, "c c c"]
     occupied: Bool[Tensor, "c c c"]
 
-    def __init__(self, cells: int, reach: float, threshold: float = 0.01, decay: float = 0.95):
+    def __init__(self, resolution: int, bound: float, threshold: float = 0.01, decay: float = 0.95):
         super().__init__()
-        if cells < 2 or reach <= 0 or threshold < 0 or not 0 <= decay < 1:
+        if resolution < 2 or bound <= 0 or threshold < 0 or not 0 <= decay < 1:
             raise ValueError(
-                "an occupancy grid takes cells of at least 2, reach above 0, threshold of at least 0 and decay in [0, 1), "
-                f"not {cells}, {reach}, {threshold} and {decay}"
+                "an occupancy grid takes resolution of at least 2, bound above 0, threshold of at "
+                "least 0 and decay in [0, 1), "
+                f"not {resolution}, {bound}, {threshold} and {decay}"
             )
-        self.reach, self.threshold, self.decay = reach, threshold, decay
-        self.register_buffer("mean", torch.zeros(cells, cells, cells))
-        self.register_buffer("occupied", torch.ones(cells, cells, cells, dtype=torch.bool))
+        self.bound, self.threshold, self.decay = bound, threshold, decay
+        shape = (resolution, resolution, resolution)
+        self.register_buffer("densities", torch.zeros(shape))
+        self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
 
     @property
-    def share(self) -> float:
-        """Of the cells that are occupied."""
+    def occupied_fraction(self) -> float:
+        """Fraction of the cells that are occupied."""
         return float(self.occupied.float().mean())
 
     @torch.no_grad()
@@ -42,68 +53,104 @@ class OccupancyGrid(nn.Module):
         self,
         density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n"]],
         rng: torch.Generator,
-        chunk: int = 1 << 18,
+        chunk_size: int = 1 << 18,
     ) -> None:
-        """Look at one place of every cell, drawn by the generator, ``chunk`` of them at a time; density: of points ``[n, 3]``."""
-        cells = len(self.mean)
-        line = torch.arange(cells)
+        """Sample the density at one random point of every cell.
+
+        Args:
+            density: function from points ``[N, 3]`` to density ``[N]``.
+            rng: source of the points.
+            chunk_size: points per call of ``density``.
+        """
+        resolution = len(self.densities)
+        line = torch.arange(resolution)
         corner = torch.stack(torch.meshgrid(line, line, line, indexing="ij")[::-1], -1).view(-1, 3)
-        places = ((corner + torch.rand(corner.shape, generator=rng)) * (2 / cells) - 1) * self.reach
-        seen = (
-            torch.cat([density(part) for part in places.to(self.mean).split(chunk)])
-            .to(self.mean)
-            .view_as(self.mean)
-        )
-        self.mean.copy_(torch.maximum(self.mean * self.decay, seen))
-        self.occupied.copy_(F.max_pool3d(self.mean[None, None], 3, 1, 1)[0, 0] > self.threshold)
+        unit = (corner + torch.rand(corner.shape, generator=rng)) * (2 / resolution) - 1
+        chunks = (unit * self.bound).to(self.densities).split(chunk_size)
+        sampled = torch.cat([density(chunk) for chunk in chunks]).to(self.densities)
+        sampled = sampled.view_as(self.densities)
+        self.densities.copy_(torch.maximum(self.densities * self.decay, sampled))
+        neighborhood = F.max_pool3d(self.densities[None, None], 3, 1, 1)[0, 0]
+        self.occupied.copy_(neighborhood > self.threshold)
 
-    def cell(self, points: Float[Tensor, "n 3"]) -> Int[Tensor, "n 3"]:
-        """Index of the cell of each point, z, y, x; of the nearest one for points outside."""
-        cells = len(self.mean)
-        return ((points.flip(1) / self.reach + 1) * (cells / 2)).long().clamp(0, cells - 1)
+    def cell_indices(self, points: Float[Tensor, "n 3"]) -> Int[Tensor, "n 3"]:
+        """Cell of each point, z, y, x; the nearest cell for points outside the box."""
+        resolution = len(self.densities)
+        position = (points.flip(1) / self.bound + 1) * (resolution / 2)
+        return position.long().clamp(0, resolution - 1)
 
-    def holds(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, "n"]:
-        """Which points lie in occupied cells: the mask by which samples are packed."""
-        z, y, x = self.cell(points).unbind(1)
+    def contains(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, "n"]:
+        """Which points lie in occupied cells."""
+        z, y, x = self.cell_indices(points).unbind(1)
         return self.occupied[z, y, x]
 
 
 def stratified_uniform(rays: int, count: int, rng: torch.Generator | None) -> Float[Tensor, "r m"]:
-    """Numbers in [0, 1), one in each of ``count`` equal parts (NeRF, Mildenhall et al. 2020, arXiv 2003.08934, eq. 2): drawn, or
-    the middle without a generator. Ascending along a ray."""
-    part = torch.full((rays, count), 0.5) if rng is None else torch.rand(rays, count, generator=rng)
-    return ((torch.arange(count) + part) / count).clamp_max(1 - 2**-24)
+    """Ascending numbers in [0, 1), one in each of ``count`` equal parts (NeRF eq. 2).
+
+    Args:
+        rays: number of rows.
+        count: numbers per row.
+        rng: source of the position within each part. None: the middle of the part.
+
+    References:
+        Mildenhall et al. 2020, NeRF, arXiv 2003.08934.
+    """
+    if rng is None:
+        offset = torch.full((rays, count), 0.5)
+    else:
+        offset = torch.rand(rays, count, generator=rng)
+    return ((torch.arange(count) + offset) / count).clamp_max(1 - 2**-24)
 
 
 def sample_pdf(
     edges: Float[Tensor, "r s_plus_1"], weights: Float[Tensor, "r s"], u: Float[Tensor, "r m"]
 ) -> Float[Tensor, "r m"]:
-    """Places at which the distribution function of a density that is constant between ``edges`` reaches u in [0, 1).
+    """Inverse-transform sampling of a piecewise constant density, without a gradient.
 
-    The density of a part is its weight over its length, all weights of a ray divided by their sum (NeRF eq. 5). Rays whose weights
-    are all zero have a uniform one. Ascending where u is; without a gradient.
+    Args:
+        edges: ascending bin edges of every ray.
+        weights: weights of the bins, normalized per ray (NeRF eq. 5). The density of a bin is its
+            weight over its length; rays whose weights are all zero get a uniform density.
+        u: values of the distribution function in [0, 1).
+
+    Returns:
+        The positions at which the distribution function reaches ``u``; ascending where ``u`` is.
     """
     weights = weights.detach()
     total = weights.sum(1, keepdim=True)
     uniform = edges.diff(dim=1) / (edges[:, -1:] - edges[:, :1])
-    share = torch.where(total > 0, weights / torch.where(total > 0, total, 1), uniform)
-    below = torch.cat([torch.zeros_like(total), share.cumsum(1)], 1)
-    below = below / below[:, -1:]  # exactly 1 from the last part with a weight on
-    part = (torch.searchsorted(below, u.contiguous(), right=True) - 1).clamp(
-        0, weights.shape[1] - 1
-    )
-    take = lambda table, at: table.gather(1, at)  # noqa: E731
-    low, high = take(below, part), take(below, part + 1)
-    along = ((u - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-    return torch.lerp(take(edges, part), take(edges, part + 1), along)
+    pdf = torch.where(total > 0, weights / torch.where(total > 0, total, 1), uniform)
+    cdf = torch.cat([torch.zeros_like(total), pdf.cumsum(1)], 1)
+    cdf = cdf / cdf[:, -1:]  # exactly 1 from the last bin with a weight on
+    index = torch.searchsorted(cdf, u.contiguous(), right=True) - 1
+    index = index.clamp(0, weights.shape[1] - 1)
+    low, high = cdf.gather(1, index), cdf.gather(1, index + 1)
+    fraction = ((u - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    return torch.lerp(edges.gather(1, index), edges.gather(1, index + 1), fraction)
 
 
-def refine_samples(places: Float[Tensor, "r s"], weights: Float[Tensor, "r s"], count: int, rng: torch.Generator | None
-          ) -> Float[Tensor, "r t"]:  # fmt: skip
-    """Ascending coarse places and ``count`` more where their weights are, all in order (NeRF, section 5.2).
+def refine_samples(
+    distances: Float[Tensor, "r s"],
+    weights: Float[Tensor, "r s"],
+    count: int,
+    rng: torch.Generator | None,
+) -> Float[Tensor, "r t"]:
+    """Add importance samples to coarse samples (NeRF, section 5.2).
 
-    The parts between the middles of neighbours carry the weights of the places within; the first and last place carry none.
+    The bins between the midpoints of neighboring samples carry the weights of the samples within;
+    the first and the last sample carry none.
+
+    Args:
+        distances: ascending coarse samples of every ray.
+        weights: weights of the coarse samples.
+        count: samples to add per ray.
+        rng: source of the samples. None: deterministic ones.
+
+    Returns:
+        Coarse and new samples, ascending.
     """
-    middles = (places[:, 1:] + places[:, :-1]) / 2
-    more = sample_pdf(middles, weights[:, 1:-1], stratified_uniform(len(places), count, rng).to(places))
-    return torch.cat([places, more], 1).sort(1).values
+    midpoints = (distances[:, 1:] + distances[:, :-1]) / 2
+    u = stratified_uniform(len(distances), count, rng).to(distances)
+    new = sample_pdf(midpoints, weights[:, 1:-1], u)
+    return torch.cat([distances, new], 1).sort(1).values

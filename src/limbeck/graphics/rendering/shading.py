@@ -1,4 +1,8 @@
-"""Light on a field while it is trained (DreamFusion, Poole et al. 2022, arXiv 2209.14988, section 3.1)."""
+"""Random point-light shading of a field during training.
+
+References:
+    Poole et al. 2022, DreamFusion, arXiv 2209.14988, section 3.1.
+"""
 
 from __future__ import annotations
 
@@ -15,58 +19,101 @@ from limbeck.graphics.rendering.volume import RaySamples
 
 @dataclass(frozen=True)
 class PointLight:
-    """A lamp at ``place`` ``[B, 3]``, one per view; textureless things are white."""
+    """A point light per view, with an ambient term.
 
-    place: Float[Tensor, "b 3"]
-    ambient: float
+    Attributes:
+        position: ``[B, 3]`` positions.
+        ambient_ratio: ambient intensity in [0, 1]; the diffuse intensity is the rest.
+        textureless: replace the albedo by white.
+    """
+
+    position: Float[Tensor, "b 3"]
+    ambient_ratio: float
     textureless: bool
 
-    def of(self, rows: Int[Tensor, "r"]) -> PointLight:
-        """The lamps of some of the views."""
-        return PointLight(self.place[rows.to(self.place.device)], self.ambient, self.textureless)
+    def select(self, rows: Int[Tensor, "r"]) -> PointLight:
+        """The lights of some of the views."""
+        position = self.position[rows.to(self.position.device)]
+        return PointLight(position, self.ambient_ratio, self.textureless)
 
-    def on(self, albedo: Float[Tensor, "n 3"], samples: RaySamples, normals: Float[Tensor, "m 3"], seen: Bool[Tensor, "n"], rays: int
-           ) -> Float[Tensor, "n 3"]:  # fmt: skip
-        """albedo (l_rho max(0, n . l) + l_a) of samples of ``rays`` rays to a view. Normals are of those that are ``seen``: what
-        is not has no weight in the picture."""
-        towards = torch.nn.functional.normalize(
-            self.place.to(albedo)[samples.ray[seen] // rays] - samples.points[seen], dim=1
+    def shade(
+        self,
+        albedo: Float[Tensor, "n 3"],
+        samples: RaySamples,
+        normals: Float[Tensor, "m 3"],
+        visible: Bool[Tensor, "n"],
+        rays_per_view: int,
+    ) -> Float[Tensor, "n 3"]:
+        """Diffuse shading: albedo (l_rho max(0, n . l) + l_a).
+
+        Args:
+            albedo: colors of the samples.
+            samples: samples of all views.
+            normals: unit normals of the visible samples.
+            visible: samples with weight in the image; the others keep their albedo.
+            rays_per_view: number of rays of a view.
+        """
+        view = samples.ray_index[visible] // rays_per_view
+        to_light = torch.nn.functional.normalize(
+            self.position.to(albedo)[view] - samples.points[visible], dim=1
         )
-        lit = self.ambient + (1 - self.ambient) * (normals * towards).sum(1).clamp_min(0)
-        shade = albedo.new_ones(len(albedo)).index_put((seen.nonzero().squeeze(1),), lit)
+        diffuse = (normals * to_light).sum(1).clamp_min(0)
+        intensity = self.ambient_ratio + (1 - self.ambient_ratio) * diffuse
+        index = visible.nonzero().squeeze(1)
+        shade = albedo.new_ones(len(albedo)).index_put((index,), intensity)
         return shade[:, None] * (torch.ones_like(albedo) if self.textureless else albedo)
 
 
 @dataclass(frozen=True)
 class Shading:
-    """When a lamp shines, drawn anew in every step.
+    """When and how training renders are lit, sampled in every step.
 
-    after: share of the run before which there is none (DreamFusion: 1k of 15k steps). lit: how often there is one afterwards (.75).
-    textureless: how often a lit thing is white, so that its shape must tell what it is (.5). ambient: light from everywhere when
-    there is a lamp (.1), which gives the rest. A lamp stands at N(place of the camera, spread), .8 to 1.5 from the origin.
+    The light is at N(camera position, light_position_perturb), rescaled to a distance of 0.8 to 1.5
+    from the origin.
+
+    Attributes:
+        ambient_only_fraction: fraction of training without a light (DreamFusion: 1k of 15k steps).
+        diffuse_prob: probability of a light afterwards (DreamFusion: 0.75). 0 disables shading.
+        textureless_prob: probability that a lit render is white, so that the shape must explain the
+            prompt (DreamFusion: 0.5).
+        ambient_ratio: ambient intensity of lit renders in [0, 1] (DreamFusion: 0.1); the light
+            gives the rest.
+        light_position_perturb: standard deviation of the light position around the camera.
     """
 
-    after: float = 0.07
-    lit: float = 0.0
-    textureless: float = 0.5
-    ambient: float = 0.1
-    spread: float = 1.0
+    ambient_only_fraction: float = 0.07
+    diffuse_prob: float = 0.0
+    textureless_prob: float = 0.5
+    ambient_ratio: float = 0.1
+    light_position_perturb: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("after", "lit", "textureless", "ambient"):
+        fractions = ("ambient_only_fraction", "diffuse_prob", "textureless_prob", "ambient_ratio")
+        for name in fractions:
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
-        if self.spread < 0:
-            raise ValueError(f"spread must not be negative, not {self.spread}")
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        if self.light_position_perturb < 0:
+            raise ValueError(
+                f"light_position_perturb must not be negative, not {self.light_position_perturb}"
+            )
 
-    def draw(self, camera: Camera, view: RenderRequest) -> PointLight | None:
-        """The lamp of this step; None where colours are shown as they are. Nothing is drawn where none can be."""
-        if view.rng is None or not self.lit or view.progress < self.after:
+    def sample_light(self, camera: Camera, request: RenderRequest) -> PointLight | None:
+        """Sample the lights of a step; None if the render is not lit.
+
+        Nothing is drawn from the generator where no light is possible.
+
+        Args:
+            camera: cameras of the rows.
+            request: the render request, with the generator and the progress.
+        """
+        rng = request.rng
+        if rng is None or not self.diffuse_prob or request.progress < self.ambient_only_fraction:
             return None
-        there, bare = torch.rand(2, generator=view.rng).tolist()
-        if there >= self.lit:
+        u_diffuse, u_textureless = torch.rand(2, generator=rng).tolist()
+        if u_diffuse >= self.diffuse_prob:
             return None
-        towards = camera.eye.cpu() + self.spread * torch.randn(len(camera), 3, generator=view.rng)
-        norm = 0.8 + 0.7 * torch.rand(len(camera), 1, generator=view.rng)
-        place = torch.nn.functional.normalize(towards, dim=1) * norm
-        return PointLight(place, self.ambient, bare < self.textureless)
+        noise = torch.randn(len(camera), 3, generator=rng)
+        direction = camera.eye.cpu() + self.light_position_perturb * noise
+        distance = 0.8 + 0.7 * torch.rand(len(camera), 1, generator=rng)
+        position = torch.nn.functional.normalize(direction, dim=1) * distance
+        return PointLight(position, self.ambient_ratio, u_textureless < self.textureless_prob)

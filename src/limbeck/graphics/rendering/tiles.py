@@ -1,4 +1,7 @@
-"""Layers over one another, tile by tile: only the tiles a shape touches are computed, in lists padded to a common length."""
+"""Tile-based alpha compositing: each tile of an image lists the primitives that touch it.
+
+Tiles with lists of similar length are padded to a common length and computed as one batch.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,17 @@ from torch import Tensor
 
 from limbeck.graphics.geometry.indexing import gather_rows
 
-TILE_SIZE = 8  #: of a tile, in pixels: at the sizes of brushes and Gaussians the fewest pixels are computed in vain
-MAX_BATCH_ELEMENTS = 1 << 18  #: elements (tiles x shapes x pixels) of a group, about what a core's cache holds
+#: Side of a tile in pixels; 8 wastes the fewest pixels at the usual sizes of strokes and Gaussians.
+TILE_SIZE = 8
+#: Elements (tiles x primitives x pixels) of a batch: about what the cache of a core holds.
+MAX_BATCH_ELEMENTS = 1 << 18
 
 
 class AlphaComposite(torch.autograd.Function):
-    """Layers front to back: sum_k c_k a_k T_k and T_K, with T_k = prod_{j < k} (1 - a_j). a stays below 1.
+    """Front-to-back compositing: sum_k c_k a_k T_k and T_K, with T_k = prod_{j < k} (1 - a_j).
 
-    Written out because autograd through a product along k would divide, and keep three more tensors of this size.
+    Alphas must be below 1. The backward pass is written by hand, because autograd through a product
+    along k would divide and would keep three more tensors of this size.
     """
 
     @staticmethod
@@ -27,128 +33,153 @@ class AlphaComposite(torch.autograd.Function):
         ctx, a: Float[Tensor, "t k p"], c: Float[Tensor, "t k c"]
     ) -> tuple[Float[Tensor, "t p c"], Float[Tensor, "t p"]]:
         after = (1 - a).cumprod(1)
-        through = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], 1)
-        ctx.save_for_backward(a, c, through)
-        return (a * through).transpose(1, 2) @ c, after[:, -1]
+        transmittance = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], 1)
+        ctx.save_for_backward(a, c, transmittance)
+        return (a * transmittance).transpose(1, 2) @ c, after[:, -1]
 
     @staticmethod
-    def backward(ctx, out: Float[Tensor, "t p c"], left: Float[Tensor, "t p"]):
-        a, c, through = ctx.saved_tensors
-        share = a * through
-        seen = c @ out.transpose(1, 2)  # what a unit of each layer's share is worth
-        worth = share * seen
-        total = worth.sum(1, keepdim=True) + (left * (through[:, -1] * (1 - a[:, -1])))[:, None]
-        behind = total - worth.cumsum(1)
-        return through * seen - behind / (1 - a), share @ out
+    def backward(ctx, grad_color: Float[Tensor, "t p c"], grad_last: Float[Tensor, "t p"]):
+        a, c, transmittance = ctx.saved_tensors
+        weight = a * transmittance
+        grad_weight = c @ grad_color.transpose(1, 2)
+        weighted = weight * grad_weight
+        last = transmittance[:, -1] * (1 - a[:, -1])
+        total = weighted.sum(1, keepdim=True) + (grad_last * last)[:, None]
+        behind = total - weighted.cumsum(1)
+        grad_a = transmittance * grad_weight - behind / (1 - a)
+        return grad_a, weight @ grad_color
 
 
 @dataclass(frozen=True)
 class TileBatch:
-    """Tiles with about as many shapes each: their numbers, and the shapes over each of them, front first, padded."""
+    """Tiles with about equally many primitives, padded to a common number.
+
+    Attributes:
+        tile: ``[T]`` indices of the tiles.
+        primitive: ``[T, K]`` primitives over each tile, front first.
+        valid: ``[T, K]`` False for padding.
+    """
 
     tile: Int[Tensor, "t"]
-    shape: Int[Tensor, "t k"]
-    real: Bool[Tensor, "t k"]
+    primitive: Int[Tensor, "t k"]
+    valid: Bool[Tensor, "t k"]
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """A batch of images of a height and width, cut into tiles. The pixel of row i, column j is sampled at (j + .5, i + .5)."""
+    """A batch of images cut into tiles; pixel (row i, column j) is sampled at (j + .5, i + .5).
 
-    images: int
+    Attributes:
+        num_images: number of images.
+        height: image height in pixels.
+        width: image width in pixels.
+    """
+
+    num_images: int
     height: int
     width: int
 
     @property
-    def down(self) -> int:
+    def num_rows(self) -> int:
+        """Rows of tiles in an image."""
         return -(-self.height // TILE_SIZE)
 
     @property
-    def across(self) -> int:
+    def num_columns(self) -> int:
+        """Columns of tiles in an image."""
         return -(-self.width // TILE_SIZE)
 
     @cached_property
-    def pixels(self) -> Float[Tensor, "p 2"]:
-        """Centres of a tile's pixels from the tile's centre, x then y."""
+    def pixel_offsets(self) -> Float[Tensor, "p 2"]:
+        """Pixel centers of a tile relative to the tile's center, x then y."""
         line = torch.arange(TILE_SIZE, dtype=torch.float64) - (TILE_SIZE - 1) / 2
         y, x = torch.meshgrid(line, line, indexing="ij")
         return torch.stack([x, y], -1).reshape(-1, 2)
 
-    def centres(self, tile: Int[Tensor, "*n"], like: Tensor) -> Float[Tensor, "*n 2"]:
-        """Centre of each tile in pixels, x then y."""
-        place = tile % (self.down * self.across)
-        return (
-            torch.stack([place % self.across, place // self.across], -1).to(like) * TILE_SIZE + TILE_SIZE / 2
-        )
+    def tile_centers(self, tile: Int[Tensor, "*n"], like: Tensor) -> Float[Tensor, "*n 2"]:
+        """Centers of tiles in pixels, x then y, with the dtype and device of ``like``."""
+        index = tile % (self.num_rows * self.num_columns)
+        column_row = torch.stack([index % self.num_columns, index // self.num_columns], -1)
+        return column_row.to(like) * TILE_SIZE + TILE_SIZE / 2
 
-    def _pairs(
+    def _overlaps(
         self, image: Int[Tensor, "m"], low: Float[Tensor, "m 2"], high: Float[Tensor, "m 2"]
     ) -> tuple[Tensor, Tensor]:
-        """Every (shape, tile) whose boxes meet, shape by shape."""
-        ends = torch.tensor([self.across, self.down], device=low.device)
+        """Every (primitive, tile) pair whose boxes overlap, ordered by primitive."""
+        limit = torch.tensor([self.num_columns, self.num_rows], device=low.device)
         first = (low / TILE_SIZE).floor().long().clamp_min(0)
-        last = torch.minimum((high / TILE_SIZE).floor().long(), ends - 1)
-        wide, tall = (last - first + 1).clamp_min(0).unbind(-1)
-        count = wide * tall
-        shape = torch.arange(len(low), device=low.device).repeat_interleave(count)
-        k = torch.arange(len(shape), device=low.device) - (count.cumsum(0) - count)[shape]
-        x, y = first[shape, 0] + k % wide[shape], first[shape, 1] + k // wide[shape]
-        return shape, (image[shape] * self.down + y) * self.across + x
+        last = torch.minimum((high / TILE_SIZE).floor().long(), limit - 1)
+        columns, rows = (last - first + 1).clamp_min(0).unbind(-1)
+        count = columns * rows
+        primitive = torch.arange(len(low), device=low.device).repeat_interleave(count)
+        start = count.cumsum(0) - count
+        k = torch.arange(len(primitive), device=low.device) - start[primitive]
+        x = first[primitive, 0] + k % columns[primitive]
+        y = first[primitive, 1] + k // columns[primitive]
+        return primitive, (image[primitive] * self.num_rows + y) * self.num_columns + x
 
-    def groups(
+    def make_batches(
         self,
         image: Int[Tensor, "m"],
         low: Float[Tensor, "m 2"],
         high: Float[Tensor, "m 2"],
         keep: Callable[[Tensor, Tensor], Tensor] | None = None,
-        most: int = MAX_BATCH_ELEMENTS,
+        max_elements: int = MAX_BATCH_ELEMENTS,
     ) -> list[TileBatch]:
-        """All tiles, those with the longest lists first; shapes keep their order. Reads the lengths back from the device.
+        """Batch all tiles, those with the longest lists first; primitives keep their order.
 
-        image: the image of each shape. low, high: its box in pixels, x then y. keep: of (shape, tile) pairs, which are wanted.
-        most: elements of a group.
+        Reads the lengths of the lists back from the device.
+
+        Args:
+            image: image index of each primitive.
+            low: lowest corner of each primitive's box in pixels, x then y.
+            high: highest corner of the box.
+            keep: function from primitive and tile indices of the overlapping pairs to a mask of
+                the pairs to keep. None: all.
+            max_elements: elements (tiles x primitives x pixels) of a batch.
         """
-        shape, tile = self._pairs(image, low, high)
+        primitive, tile = self._overlaps(image, low, high)
         if keep is not None:
-            wanted = keep(shape, tile)
-            shape, tile = shape[wanted], tile[wanted]
+            mask = keep(primitive, tile)
+            primitive, tile = primitive[mask], tile[mask]
         tile, order = tile.sort(stable=True)
-        shape = shape[order]
-        lengths = torch.bincount(tile, minlength=self.images * self.down * self.across)
+        primitive = primitive[order]
+        num_tiles = self.num_images * self.num_rows * self.num_columns
+        lengths = torch.bincount(tile, minlength=num_tiles)
         start = lengths.cumsum(0) - lengths
         by_length = lengths.argsort(descending=True)
-        out: list[TileBatch] = []
-        known = lengths[by_length].tolist()
-        for a, b in _cuts(known, most):
-            chosen = by_length[a:b]
-            k = torch.arange(max(known[a], 1), device=low.device)
-            real = k < lengths[chosen, None]
-            place = (start[chosen, None] + k).clamp_max(max(len(shape) - 1, 0))
-            listed = shape[place] if len(shape) else torch.zeros_like(place)
-            out.append(TileBatch(chosen, listed, real))
-        return out
+        sorted_lengths = lengths[by_length].tolist()
+        batches: list[TileBatch] = []
+        for a, b in _split_by_length(sorted_lengths, max_elements):
+            tiles = by_length[a:b]
+            k = torch.arange(max(sorted_lengths[a], 1), device=low.device)
+            valid = k < lengths[tiles, None]
+            index = (start[tiles, None] + k).clamp_max(max(len(primitive) - 1, 0))
+            padded = primitive[index] if len(primitive) else torch.zeros_like(index)
+            batches.append(TileBatch(tiles, padded, valid))
+        return batches
 
     def assemble(
-        self, groups: list[TileBatch], shown: list[Float[Tensor, "t p c"]]
+        self, batches: list[TileBatch], tiles: list[Float[Tensor, "t p c"]]
     ) -> Float[Tensor, "b c h w"]:
-        """The images, of what each group's tiles show."""
-        back = torch.cat([group.tile for group in groups]).argsort()
-        flat = gather_rows(torch.cat(shown), back).reshape(
-            self.images, self.down, self.across, TILE_SIZE, TILE_SIZE, -1
-        )
-        whole = flat.permute(0, 5, 1, 3, 2, 4).reshape(
-            self.images, -1, self.down * TILE_SIZE, self.across * TILE_SIZE
-        )
-        return whole[..., : self.height, : self.width]
+        """Assemble images from the pixels of each batch's tiles."""
+        rows, columns = self.num_rows, self.num_columns
+        order = torch.cat([batch.tile for batch in batches]).argsort()
+        pixels = gather_rows(torch.cat(tiles), order)
+        pixels = pixels.reshape(self.num_images, rows, columns, TILE_SIZE, TILE_SIZE, -1)
+        images = pixels.permute(0, 5, 1, 3, 2, 4)
+        images = images.reshape(self.num_images, -1, rows * TILE_SIZE, columns * TILE_SIZE)
+        return images[..., : self.height, : self.width]
 
 
-def _cuts(lengths: list[int], most: int) -> list[tuple[int, int]]:
-    """Where to cut a falling list of lengths so that a group is small and wastes little on padding."""
-    cuts, a = [], 0
+def _split_by_length(lengths: list[int], max_elements: int) -> list[tuple[int, int]]:
+    """Split a descending list of lengths into ranges with few elements and little padding."""
+    ranges, a = [], 0
     for b in range(1, len(lengths) + 1):
         longest = max(lengths[a], 1)
-        full = (b - a + 1) * longest * TILE_SIZE * TILE_SIZE > most
-        if b == len(lengths) or full or (lengths[b] < 0.7 * longest and (b - a) * longest >= 256):
-            cuts.append((a, b))
+        full = (b - a + 1) * longest * TILE_SIZE * TILE_SIZE > max_elements
+        padded = b < len(lengths) and lengths[b] < 0.7 * longest and (b - a) * longest >= 256
+        if b == len(lengths) or full or padded:
+            ranges.append((a, b))
             a = b
-    return cuts
+    return ranges

@@ -1,4 +1,4 @@
-"""What a field knows of points: features, by a grid, planes, a hash or frequencies."""
+"""Encodings: features of points, from grids, planes, hash tables or frequencies."""
 
 from __future__ import annotations
 
@@ -11,28 +11,55 @@ from torch import Tensor, nn
 
 
 class EncodingModule(nn.Module, abc.ABC):
-    """Features of points, for one particle. ``width`` is how many there are."""
+    """The encoding of one particle; ``num_features`` is the number of features of a point."""
 
-    width: int
+    num_features: int
 
     @abc.abstractmethod
     def forward(self, points: Float[Tensor, "n 3"], progress: float) -> Float[Tensor, "n f"]:
-        """Features of points in [-1, 1]; those outside are brought to the border. Only what a schedule needs uses progress."""
+        """Features of points.
 
-    def roughness(self) -> Float[Tensor, ""]:
-        """Mean squared difference of neighbours, for a total-variation term; 0 where nothing has neighbours."""
+        Args:
+            points: points in [-1, 1]^3; points outside are clamped to the box.
+            progress: fraction of training that is done, for coarse-to-fine schedules.
+        """
+
+    def total_variation(self) -> Float[Tensor, ""]:
+        """Mean squared difference of neighboring features; 0 if features have no neighbors."""
         return torch.zeros(())
 
 
 @dataclass(frozen=True)
 class Encoding(abc.ABC):
-    """The options of an encoding.
+    """Options of an encoding.
 
-    rate: of its parameters, in units of the field's rate.
+    Attributes:
+        lr_scale: learning rate of the encoding's parameters, relative to the field's.
     """
 
-    rate: float = field(default=1.0, kw_only=True)
+    lr_scale: float = field(default=1.0, kw_only=True)
 
     @abc.abstractmethod
     def build(self, generator: torch.Generator) -> EncodingModule:
-        """Parameters drawn by the generator, on the CPU."""
+        """Build the module on the CPU, with parameters drawn from the generator."""
+
+
+def check_grid_options(
+    resolutions: tuple[int, ...], features_per_level: int, init_std: float
+) -> None:
+    """Check the options that dense grids and triplanes share.
+
+    Args:
+        resolutions: points along a side, per level.
+        features_per_level: features of a grid point.
+        init_std: standard deviation of the initial features.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+    if not resolutions or min(resolutions) < 2:
+        raise ValueError(f"resolutions takes one or more sizes of at least 2, not {resolutions}")
+    if features_per_level < 1:
+        raise ValueError(f"features_per_level must be at least 1, not {features_per_level}")
+    if init_std < 0:
+        raise ValueError(f"init_std must not be negative, not {init_std}")

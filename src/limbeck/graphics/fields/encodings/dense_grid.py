@@ -1,7 +1,8 @@
-"""Dense grids of features at several resolutions, read between their points: for a CPU the fastest encoding by far.
+"""Dense multi-resolution feature grids with trilinear interpolation; by far the fastest on a CPU.
 
 @inproceedings{sun2022dvgo,
-  title={Direct Voxel Grid Optimization: Super-fast Convergence for Radiance Fields Reconstruction},
+  title={Direct Voxel Grid Optimization: Super-fast Convergence for Radiance Fields
+    Reconstruction},
   author={Sun, Cheng and Sun, Min and Chen, Hwann-Tzong}, booktitle={CVPR}, year={2022}}
 """
 
@@ -15,68 +16,68 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
+from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule, check_grid_options
 
 
 class DenseGridModule(EncodingModule):
-    """``levels[l]`` is ``[n, n, n, f]`` over z, y, x: the features of a point lie side by side, so that reading all of them, and
-    adding to all of them on the way back, touches one line of the cache per corner."""
+    """Grids ``levels[l]`` of shape ``[n, n, n, f]`` over z, y, x.
+
+    Features come last so that one cache line holds all features of a grid point, both when they
+    are read and when their gradients are added.
+    """
 
     def __init__(self, spec: DenseGridEncoding, generator: torch.Generator):
         super().__init__()
-        draw = (torch.randn(n, n, n, spec.features, generator=generator) for n in spec.levels)
-        self.levels = nn.ParameterList(nn.Parameter(spec.spread * values) for values in draw)
-        self.joined = spec.levels_are == "joined"
-        self.width = spec.features * (len(spec.levels) if self.joined else 1)
+        self.spec = spec
+        size = spec.features_per_level
+        values = (torch.randn(n, n, n, size, generator=generator) for n in spec.resolutions)
+        self.levels = nn.ParameterList(nn.Parameter(spec.init_std * value) for value in values)
+        self.num_features = size * (len(spec.resolutions) if spec.level_reduce == "concat" else 1)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n f"]:
-        """Trilinear interpolation in every level (DVGO, section 4); the outermost points of a grid lie on the faces of the box."""
-        at = points[None, :, None, None]
-        read = [
+        """Interpolate every level trilinearly (DVGO, section 4).
+
+        The outermost grid points lie on the faces of the box.
+        """
+        grid = points[None, :, None, None]
+        features = [
             F.grid_sample(
-                level.permute(3, 0, 1, 2)[None], at, align_corners=True, padding_mode="border"
+                level.permute(3, 0, 1, 2)[None], grid, align_corners=True, padding_mode="border"
             ).view(-1, len(points))
             for level in self.levels
         ]
-        return (
-            torch.cat(read)
-            if self.joined
-            else torch.stack(read).sum(0)
-            if len(read) > 1
-            else read[0]
-        ).t()
+        if self.spec.level_reduce == "concat":
+            return torch.cat(features).t()
+        return (torch.stack(features).sum(0) if len(features) > 1 else features[0]).t()
 
-    def roughness(self) -> Float[Tensor, ""]:
-        """Total variation, squared: over the levels and axes, the sum of the mean squared differences of neighbours."""
-        return torch.stack(
-            [level.diff(dim=axis).square().mean() for level in self.levels for axis in range(3)]
-        ).sum()
+    def total_variation(self) -> Float[Tensor, ""]:
+        """Mean squared difference of neighbors, summed over levels and axes."""
+        terms = [level.diff(dim=axis).square().mean() for level in self.levels for axis in range(3)]
+        return torch.stack(terms).sum()
 
 
 @dataclass(frozen=True)
 class DenseGridEncoding(Encoding):
-    """Dense grids over the box, from coarse to fine.
+    """Dense feature grids over the box, from coarse to fine.
 
-    levels: points along a side of each. features: of a point of a grid. levels_are: summed, or joined to a longer list, which only
-    a decoder with weights can make use of. spread: deviation of the features at the start.
+    Attributes:
+        resolutions: grid points along a side, per level.
+        features_per_level: features of a grid point.
+        level_reduce: add the features of the levels ("sum"), or concatenate them ("concat"), which
+            needs a decoder with weights.
+        init_std: standard deviation of the initial features.
+        lr_scale: learning rate of the encoding's parameters, relative to the field's.
     """
 
-    levels: tuple[int, ...] = (16, 32, 64)
-    features: int = 4
-    levels_are: Literal["summed", "joined"] = "summed"
-    spread: float = 0.01
+    resolutions: tuple[int, ...] = (16, 32, 64)
+    features_per_level: int = 4
+    level_reduce: Literal["sum", "concat"] = "sum"
+    init_std: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(
-                f"levels takes one or more sides of at least 2 points, not {self.levels}"
-            )
-        if self.features < 1:
-            raise ValueError(f"features must be at least 1, not {self.features}")
-        if self.levels_are not in ("summed", "joined"):
-            raise ValueError(f"levels_are is one of summed, joined, not {self.levels_are!r}")
-        if self.spread < 0:
-            raise ValueError(f"spread must not be negative, not {self.spread}")
+        check_grid_options(self.resolutions, self.features_per_level, self.init_std)
+        if self.level_reduce not in ("sum", "concat"):
+            raise ValueError(f"level_reduce must be one of sum, concat, not {self.level_reduce!r}")
 
     def build(self, generator: torch.Generator) -> DenseGridModule:
         return DenseGridModule(self, generator)

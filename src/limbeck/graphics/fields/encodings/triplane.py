@@ -1,12 +1,13 @@
-"""Three planes of features, seen along the axes: the square of a grid's side in memory, not its cube.
+"""Triplane encoding: three feature planes, with memory quadratic in the resolution.
 
 @inproceedings{chan2022eg3d,
   title={Efficient Geometry-aware {3D} Generative Adversarial Networks},
-  author={Chan, Eric R. and Lin, Connor Z. and Chan, Matthew A. and others}, booktitle={CVPR}, year={2022}}
+  author={Chan, Eric R. and Lin, Connor Z. and Chan, Matthew A. and others},
+  booktitle={CVPR}, year={2022}}
 @inproceedings{fridovich2023kplanes,
   title={K-Planes: Explicit Radiance Fields in Space, Time, and Appearance},
-  author={Fridovich-Keil, Sara and Meanti, Giacomo and Warburg, Frederik Rahb{\\ae}k and Recht, Benjamin and Kanazawa, Angjoo},
-  booktitle={CVPR}, year={2023}}
+  author={Fridovich-Keil, Sara and Meanti, Giacomo and Warburg, Frederik Rahb{\\ae}k and Recht,
+    Benjamin and Kanazawa, Angjoo}, booktitle={CVPR}, year={2023}}
 """
 
 from __future__ import annotations
@@ -19,76 +20,75 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
+from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule, check_grid_options
 
-PLANE_AXES = ((0, 1), (0, 2), (1, 2))  #: the two coordinates of a point that each plane knows: xy, xz, yz
+_PLANE_AXES = ((0, 1), (0, 2), (1, 2))  #: the two coordinates of each plane: xy, xz, yz
 
 
 class TriplaneModule(EncodingModule):
-    """``levels[l]`` is ``[3, f, n, n]``: three planes, the second of their coordinates before the first."""
+    """Planes ``levels[l]`` of shape ``[3, f, n, n]``, indexed by the second coordinate first."""
 
     def __init__(self, spec: TriplaneEncoding, generator: torch.Generator):
         super().__init__()
-        centre = 1.0 if spec.planes_are == "multiplied" else 0.0
-        draw = (torch.randn(3, spec.features, n, n, generator=generator) for n in spec.levels)
+        self.spec = spec
+        size = spec.features_per_level
+        mean = 1.0 if spec.plane_reduce == "product" else 0.0
+        values = (torch.randn(3, size, n, n, generator=generator) for n in spec.resolutions)
         self.levels = nn.ParameterList(
-            nn.Parameter(centre + spec.spread * values) for values in draw
+            nn.Parameter(mean + spec.init_std * value) for value in values
         )
-        self.multiplied, self.joined = spec.planes_are == "multiplied", spec.levels_are == "joined"
-        self.width = spec.features * (len(spec.levels) if self.joined else 1)
+        self.num_features = size * (len(spec.resolutions) if spec.level_reduce == "concat" else 1)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n f"]:
-        """In every level the sum (EG3D, section 4.1) or the product (K-Planes, section 3.1) of what the planes say of a point."""
-        at = torch.stack([points[:, pair] for pair in PLANE_AXES])[:, :, None]
-        read = [
-            F.grid_sample(level, at, align_corners=True, padding_mode="border")[..., 0]
-            for level in self.levels
-        ]
-        told = [
-            planes[0] * planes[1] * planes[2] if self.multiplied else planes.sum(0)
-            for planes in read
-        ]
-        return (torch.cat(told) if self.joined else torch.stack(told).sum(0)).t()
+        """Interpolate the planes of every level and reduce them.
 
-    def roughness(self) -> Float[Tensor, ""]:
-        """Total variation, squared, as K-Planes has it: over levels and axes, the mean squared difference of neighbours."""
-        return torch.stack(
-            [level.diff(dim=axis).square().mean() for level in self.levels for axis in (2, 3)]
-        ).sum()
+        Planes are added (EG3D, section 4.1) or multiplied (K-Planes, section 3.1).
+        """
+        grid = torch.stack([points[:, axes] for axes in _PLANE_AXES])[:, :, None]
+        features = []
+        for level in self.levels:
+            planes = F.grid_sample(level, grid, align_corners=True, padding_mode="border")[..., 0]
+            if self.spec.plane_reduce == "product":
+                features.append(planes[0] * planes[1] * planes[2])
+            else:
+                features.append(planes.sum(0))
+        if self.spec.level_reduce == "concat":
+            return torch.cat(features).t()
+        return torch.stack(features).sum(0).t()
+
+    def total_variation(self) -> Float[Tensor, ""]:
+        """Mean squared difference of neighbors, summed over levels and axes (as in K-Planes)."""
+        terms = [level.diff(dim=axis).square().mean() for level in self.levels for axis in (2, 3)]
+        return torch.stack(terms).sum()
 
 
 @dataclass(frozen=True)
 class TriplaneEncoding(Encoding):
-    """Three planes of features over the box, at several resolutions.
+    """Three feature planes over the box, at several resolutions.
 
-    levels: points along a side of each. features: of a point of a plane. planes_are: summed, which begin near 0, or multiplied,
-    which begin near 1 and can tell where two planes agree. levels_are: summed, or joined to a longer list, which only a decoder
-    with weights can make use of. spread: deviation of the features at the start.
+    Attributes:
+        resolutions: points along a side of the planes, per level.
+        features_per_level: features of a plane point.
+        plane_reduce: add the three planes ("sum"; features start near 0), or multiply them
+            ("product"; features start near 1 and can express where planes agree).
+        level_reduce: add the features of the levels ("sum"), or concatenate them ("concat"), which
+            needs a decoder with weights.
+        init_std: standard deviation of the initial features.
+        lr_scale: learning rate of the encoding's parameters, relative to the field's.
     """
 
-    levels: tuple[int, ...] = (32, 64, 128)
-    features: int = 8
-    planes_are: Literal["summed", "multiplied"] = "multiplied"
-    levels_are: Literal["summed", "joined"] = "joined"
-    spread: float = 0.1
+    resolutions: tuple[int, ...] = (32, 64, 128)
+    features_per_level: int = 8
+    plane_reduce: Literal["sum", "product"] = "product"
+    level_reduce: Literal["sum", "concat"] = "concat"
+    init_std: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(
-                f"levels takes one or more sides of at least 2 points, not {self.levels}"
-            )
-        if self.features < 1:
-            raise ValueError(f"features must be at least 1, not {self.features}")
-        for name, accepted in (
-            ("planes_are", ("summed", "multiplied")),
-            ("levels_are", ("summed", "joined")),
-        ):
-            if getattr(self, name) not in accepted:
-                raise ValueError(
-                    f"{name} is one of {', '.join(accepted)}, not {getattr(self, name)!r}"
-                )
-        if self.spread < 0:
-            raise ValueError(f"spread must not be negative, not {self.spread}")
+        check_grid_options(self.resolutions, self.features_per_level, self.init_std)
+        if self.plane_reduce not in ("sum", "product"):
+            raise ValueError(f"plane_reduce must be one of sum, product, not {self.plane_reduce!r}")
+        if self.level_reduce not in ("sum", "concat"):
+            raise ValueError(f"level_reduce must be one of sum, concat, not {self.level_reduce!r}")
 
     def build(self, generator: torch.Generator) -> TriplaneModule:
         return TriplaneModule(self, generator)
