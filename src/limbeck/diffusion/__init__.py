@@ -1,1 +1,1 @@
-"""Diffusion models as algebra: schedules, predictions, conditions, guidance, sampling."""
+"""Noise schedules, predictions, conditions, guidance and sampling of diffusion models."""

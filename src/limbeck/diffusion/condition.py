@@ -1,4 +1,4 @@
-"""Conditions: what a prior is conditioned on, row by row."""
+"""Conditions of a prior, one entry per row."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Condition:
-    """What a prior is told about each row: for a text model the token features ``[B, L, D]``, for a mixture class log-weights
-    ``[B, K]``.
+    """What a prior is conditioned on, one entry per row.
 
-    pooled: one vector per row ``[B, P]`` beside the tokens, for a model that hears both. adapters: the low-rank adapters these rows
-    pass through, None for the frozen network alone. pose: camera to world of each row ``[B, 4, 4]``, heard by a critic that knows
-    cameras and by nobody else. bare: the same rows without the words of a side, where those have some.
+    Attributes:
+        data: token features ``[B, L, D]`` for a text model, log-weights ``[B, K]`` of the classes
+            for a mixture.
+        adapters: LoRA adapters through which these rows pass. None: the frozen network alone.
+        pooled: pooled text embedding ``[B, P]`` of models that take one besides the token features.
+        pose: camera-to-world matrices ``[B, 4, 4]``, read by camera-conditioned critics only.
+        view_free: the same rows encoded without view words ("front view"). None: the prompts have
+            no view words.
     """
 
     data: Float[Tensor, "b ..."]
@@ -30,68 +34,76 @@ class Condition:
         return len(self.data)
 
     def __getitem__(self, rows: Tensor | slice) -> Condition:
-        pooled, pose = (None if part is None else part[rows] for part in (self.pooled, self.pose))
         return replace(
             self,
             data=self.data[rows],
-            pooled=pooled,
-            pose=pose,
+            pooled=None if self.pooled is None else self.pooled[rows],
+            pose=None if self.pose is None else self.pose[rows],
             view_free=None if self.view_free is None else self.view_free[rows],
         )
 
     @property
     def without_view(self) -> Condition:
-        """The same rows without the words of a side: what is heard by a critic that is told the camera itself."""
-        return (
-            self
-            if self.view_free is None
-            else replace(self.view_free, adapters=self.adapters, pose=self.pose)
-        )
+        """The same rows without view words, for critics that are conditioned on the camera."""
+        if self.view_free is None:
+            return self
+        return replace(self.view_free, adapters=self.adapters, pose=self.pose)
 
     def with_adapters(self, adapters: object) -> Condition:
-        """The same words, asked of a critic that shares the prior's network."""
+        """The same rows through ``adapters``, for a critic that shares the prior's network."""
         return replace(self, adapters=adapters)
 
     def concat(self, other: Condition) -> Condition:
-        """These rows and, below them, those of another: for two x_t in one call. ValueError where only one has adapters."""
+        """Append the rows of ``other``, so that two x_t can share one network call.
+
+        Raises:
+            ValueError: if the rows use different adapters.
+        """
         if self.adapters is not other.adapters:
             raise ValueError(
-                "rows through adapters and rows through others do not join: ask about them side by side"
+                "cannot concatenate conditions with different adapters: "
+                "pass them to the prior as separate conditions"
             )
-        return self._both(other, lambda a, b: torch.cat([a, b]))
+        return self._combine(other, lambda a, b: torch.cat([a, b]))
 
-    def where(self, kept: Bool[Tensor, "b"], other: Condition) -> Condition:
-        """These rows where ``kept``, elsewhere those of another."""
-        return self._both(other, lambda a, b: torch.where(kept.view(-1, *[1] * (a.ndim - 1)), a, b))
+    def where(self, mask: Bool[Tensor, "b"], other: Condition) -> Condition:
+        """Rows of ``self`` where ``mask`` is true, of ``other`` elsewhere."""
+        return self._combine(
+            other, lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b)
+        )
 
-    def lerp(self, other: Condition, share: Float[Tensor, "b"]) -> Condition:
-        """These rows led towards those of another by a share per row."""
-        led = lambda a, b: torch.lerp(a, b, share.to(a).view(-1, *[1] * (a.ndim - 1)))  # noqa: E731
-        return self._both(
-            other, lambda a, b: torch.where(a == b, a, led(a, b))
-        )  # log-weights may be -inf in both
+    def lerp(self, other: Condition, weight: Float[Tensor, "b"]) -> Condition:
+        """Interpolate linearly from ``self`` (weight 0) to ``other`` (weight 1), row by row."""
 
-    def _both(self, other: Condition, join: Callable[[Tensor, Tensor], Tensor]) -> Condition:
-        pooled = (
-            None if self.pooled is None or other.pooled is None else join(self.pooled, other.pooled)
-        )
-        pose = None if self.pose is None or other.pose is None else join(self.pose, other.pose)
-        bare = (
-            None
-            if self.view_free is None and other.view_free is None
-            else self.without_view._both(other.without_view, join)
-        )
-        return replace(
-            self, data=join(self.data, other.data), pooled=pooled, pose=pose, view_free=bare
-        )
+        def interpolate(a: Tensor, b: Tensor) -> Tensor:
+            mixed = torch.lerp(a, b, weight.to(a).view(-1, *[1] * (a.ndim - 1)))
+            # log-weights may be -inf in both, which lerp would turn into NaN
+            return torch.where(a == b, a, mixed)
+
+        return self._combine(other, interpolate)
+
+    def _combine(self, other: Condition, op: Callable[[Tensor, Tensor], Tensor]) -> Condition:
+        """Apply ``op`` to every tensor that both conditions have."""
+        pooled = pose = view_free = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = op(self.pooled, other.pooled)
+        if self.pose is not None and other.pose is not None:
+            pose = op(self.pose, other.pose)
+        if self.view_free is not None or other.view_free is not None:
+            view_free = self.without_view._combine(other.without_view, op)
+        data = op(self.data, other.data)
+        return replace(self, data=data, pooled=pooled, pose=pose, view_free=view_free)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """A prompt as the prior hears it: ``pos`` the text, ``null`` the empty or negative text it is guided away from.
+    """The conditions of a guided prediction.
 
-    against: texts to keep away from sideways only (Perp-Neg), each with its weight per row. k: denoising steps behind every
-    prediction, see ``guided``.
+    Attributes:
+        pos: the prompt.
+        null: the empty or negative prompt, which classifier-free guidance moves away from.
+        perp_neg: negative prompts of Perp-Neg, each with its weight per row.
+        denoise_steps: DDIM steps per prediction, see ``guided_prediction``.
     """
 
     pos: Condition
@@ -108,19 +120,26 @@ class Conditions:
         )
 
     def concat(self, other: Conditions) -> Conditions:
-        """These rows and, below them, those of another. ValueError unless both have as many steps and texts to keep away from."""
+        """Append the rows of ``other``.
+
+        Raises:
+            ValueError: if the two differ in ``denoise_steps`` or in the number of Perp-Neg prompts.
+        """
         if (self.denoise_steps, len(self.perp_neg)) != (other.denoise_steps, len(other.perp_neg)):
-            told = f"k {self.denoise_steps} and {other.denoise_steps}, texts to keep away from {len(self.perp_neg)} and {len(other.perp_neg)}"
-            raise ValueError(f"conditions do not join: {told}")
-        both = tuple(
+            raise ValueError(
+                "cannot concatenate conditions: "
+                f"denoise_steps are {self.denoise_steps} and {other.denoise_steps}, "
+                f"Perp-Neg prompts {len(self.perp_neg)} and {len(other.perp_neg)}"
+            )
+        perp_neg = tuple(
             (a.concat(b), torch.cat([v, w]))
             for (a, v), (b, w) in zip(self.perp_neg, other.perp_neg, strict=True)
         )
         return Conditions(
-            self.pos.concat(other.pos), self.null.concat(other.null), both, self.denoise_steps
+            self.pos.concat(other.pos), self.null.concat(other.null), perp_neg, self.denoise_steps
         )
 
     @property
-    def plain(self) -> Conditions:
-        """The two texts alone, for one step: what a critic hears."""
+    def pos_and_null(self) -> Conditions:
+        """Only ``pos`` and ``null`` with one denoising step: the conditions of a critic."""
         return Conditions(self.pos, self.null)

@@ -1,4 +1,4 @@
-"""DDIM along times of one's choosing, up to noise (inversion) or down to data, every row at its own."""
+"""DDIM between arbitrary times, towards noise (inversion) or towards data, each row at its own."""
 
 from __future__ import annotations
 
@@ -17,74 +17,129 @@ from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import expand, to_device
 
 
-def inversion_times(
+def ddim_times(
     schedule: NoiseSchedule, end: Float[Tensor, "b"], start: float, steps: int
 ) -> list[Float[Tensor, "b"]]:
-    """Times from ``start`` to ``end`` of each row, in strides of 1 / steps of the whole schedule; the last stride is shorter.
+    """Times from ``start`` to the ``end`` of each row, in strides of 1 / steps.
 
-    Rows that are there stay, so that all have steps + 1 times. ``start`` is 0 (data) or 1 (noise).
+    The last stride of a row may be shorter. Rows that reach their end early repeat it, so that all
+    rows have steps + 1 times.
+
+    Args:
+        schedule: noise schedule, whose times the strides are rounded to.
+        end: last time of each row.
+        start: first time: 0 (data) or 1 (noise).
+        steps: strides into which the whole schedule [0, 1] is divided.
+
+    Returns:
+        steps + 1 times ``[B]``.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    way = torch.minimum if start < 0.5 else torch.maximum
-    even = (schedule.snap(torch.full_like(end, abs(start - k / steps))) for k in range(steps))
-    return [*(way(time, end) for time in even), end]
+    bound = torch.minimum if start < 0.5 else torch.maximum
+    uniform = (schedule.snap(torch.full_like(end, abs(start - k / steps))) for k in range(steps))
+    return [*(bound(time, end) for time in uniform), end]
 
 
-def last_strides(
-    schedule: NoiseSchedule, end: Float[Tensor, "b"], stride: float, most: int
+def ddim_times_before(
+    schedule: NoiseSchedule, end: Float[Tensor, "b"], stride: float, max_steps: int
 ) -> list[Float[Tensor, "b"]]:
-    """Times up to ``end`` of each row, ``most`` strides before it and not before 0; the last stride ends there, shorter or none."""
-    times = [schedule.snap((end - most * stride).clamp_min(0))]
-    for left in reversed(range(most)):
-        times.append(torch.minimum(schedule.snap(times[-1] + stride), end) if left else end)
+    """Times up to the ``end`` of each row, from ``max_steps`` strides before it.
+
+    They do not start below 0. The last stride ends at ``end``; it may be shorter or empty.
+
+    Args:
+        schedule: noise schedule, whose times the strides are rounded to.
+        end: last time of each row.
+        stride: difference of consecutive times.
+        max_steps: number of strides.
+
+    Returns:
+        max_steps + 1 times ``[B]``.
+    """
+    times = [schedule.snap((end - max_steps * stride).clamp_min(0))]
+    for steps_left in reversed(range(max_steps)):
+        times.append(torch.minimum(schedule.snap(times[-1] + stride), end) if steps_left else end)
     return times
 
 
-def ddim_trajectory(
+def run_ddim(
     prior: Prior,
     x: Float[Tensor, "b ..."],
-    told: Conditions,
+    conditions: Conditions,
     times: Sequence[Float[Tensor, "b"]],
-    scale: float,
+    guidance: float,
     eta: float = 0.0,
     rng: torch.Generator | None = None,
 ) -> Float[Tensor, "b ..."]:
-    """x, which lies at ``times[0]``, carried to ``times[-1]`` by one guided prediction per stride (Song et al. 2020, eq. 12).
+    """Move x from ``times[0]`` to ``times[-1]`` by DDIM, one guided prediction per stride.
 
-    A row whose stride is nothing is not asked about: times on the CPU tell without waiting for the device. eta: scale of fresh
-    noise that is added after every stride upwards, in units of the standard deviation of x at the stride's start given x_0 and its
-    end (the code of SDI), drawn by ``rng``.
+    Rows whose stride is empty are skipped. With times on the CPU this needs no device sync.
+
+    Args:
+        prior: the denoiser.
+        x: sample of each row at ``times[0]``.
+        conditions: conditions of each row; ``denoise_steps`` is ignored.
+        times: consecutive times ``[B]``, towards noise or towards data.
+        guidance: guidance scale s.
+        eta: scale of the noise added after every stride towards noise, in units of
+            ``posterior_std`` (as in the code of SDI). 0: deterministic.
+        rng: generator of that noise.
+
+    Returns:
+        The sample of each row at ``times[-1]``.
+
+    References:
+        Song et al. 2020, arXiv 2010.02502, eq. 12 (DDIM).
     """
-    schedule, told = prior.schedule, replace(told, denoise_steps=1)
-    for now, later in pairwise(times):
-        rows = (now != later).nonzero().flatten()
+    schedule, conditions = prior.schedule, replace(conditions, denoise_steps=1)
+    for current, following in pairwise(times):
+        rows = (current != following).nonzero().flatten()
         if len(rows) == 0:
             continue
-        at, t, s = (to_device(part, x.device) for part in (rows, now[rows], later[rows]))
-        said = guided_prediction(prior, x[at], t, told[at], scale)
-        new = schedule.add_noise(said.x0, said.eps, s)
+        device_rows, t, s = (
+            to_device(part, x.device) for part in (rows, current[rows], following[rows])
+        )
+        prediction = guided_prediction(prior, x[device_rows], t, conditions[device_rows], guidance)
+        moved = schedule.add_noise(prediction.x0, prediction.eps, s)
         if eta > 0:
-            fresh = to_device(torch.randn(new.shape, generator=rng), new.device).to(new)
-            new = new + eta * expand(posterior_std(schedule, t, s), new) * fresh
-        x = x.index_copy(0, at, new)
+            noise = to_device(torch.randn(moved.shape, generator=rng), moved.device).to(moved)
+            moved = moved + eta * expand(posterior_std(schedule, t, s), moved) * noise
+        x = x.index_copy(0, device_rows, moved)
     return x
 
 
 def posterior_std(
-    schedule: NoiseSchedule, now: Float[Tensor, "b"], later: Float[Tensor, "b"]
+    schedule: NoiseSchedule, t: Float[Tensor, "b"], noisier_t: Float[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """Standard deviation of x at ``now`` given x_0 and x at the noisier ``later`` (Song et al. 2020, eq. 16)."""
-    a, s, b, r = (
-        schedule.alpha(now),
-        schedule.sigma(now),
-        schedule.alpha(later),
-        schedule.sigma(later),
-    )
-    return s / r * (r**2 - (b * s / a) ** 2).clamp_min(0).sqrt()
+    """Standard deviation of x_t given x_0 and x at ``noisier_t``.
+
+    Args:
+        schedule: noise schedule.
+        t: time of each row.
+        noisier_t: later time of each row.
+
+    References:
+        Song et al. 2020, arXiv 2010.02502, eq. 16.
+    """
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    noisier_alpha, noisier_sigma = schedule.alpha(noisier_t), schedule.sigma(noisier_t)
+    variance = (noisier_sigma**2 - (noisier_alpha * sigma / alpha) ** 2).clamp_min(0)
+    return sigma / noisier_sigma * variance.sqrt()
 
 
-def implied_noise(schedule: NoiseSchedule, x0: Float[Tensor, "b ..."], xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"]
-         ) -> Float[Tensor, "b ..."]:  # fmt: skip
-    """The noise that makes x_t of x_0: (x_t - alpha x_0) / sigma."""
+def implied_noise(
+    schedule: NoiseSchedule,
+    x0: Float[Tensor, "b ..."],
+    xt: Float[Tensor, "b ..."],
+    t: Float[Tensor, "b"],
+) -> Float[Tensor, "b ..."]:
+    """The noise that takes x_0 to x_t: (x_t - alpha x_0) / sigma.
+
+    Args:
+        schedule: noise schedule.
+        x0: clean samples.
+        xt: x_t of each row.
+        t: time of each row.
+    """
     return (xt - expand(schedule.alpha(t), x0) * x0) / expand(schedule.sigma(t), x0)

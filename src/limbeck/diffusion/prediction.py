@@ -1,4 +1,4 @@
-"""What a denoiser says of x_t: the pair (x0, eps). Every parametrisation is one constructor, none converts into another."""
+"""Predictions of a denoiser: the pair (x0, eps), read from any parametrization of its output."""
 
 from __future__ import annotations
 
@@ -16,56 +16,94 @@ PredictionType = Literal["eps", "x0", "v", "flow"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The denoiser's estimate of the clean sample and of the noise, tied by x_t = alpha x0 + sigma eps."""
+    """A denoiser's estimate of the clean sample and of the noise, with x_t = alpha x0 + sigma eps.
+
+    Attributes:
+        x0: estimate of the clean sample ``[B, ...]``.
+        eps: estimate of the noise ``[B, ...]``.
+    """
 
     x0: Float[Tensor, "b ..."]
     eps: Float[Tensor, "b ..."]
 
     @staticmethod
-    def from_output(kind: PredictionType, out: Float[Tensor, "b ..."], xt: Float[Tensor, "b ..."], alpha: Float[Tensor, "b"],
-           sigma: Float[Tensor, "b"]) -> Prediction:  # fmt: skip
-        """Read a network's output. ``flow`` is eps - x0 (alpha = 1 - t); ``v`` is alpha eps - sigma x0 (Salimans & Ho 2022).
+    def from_output(
+        prediction_type: PredictionType,
+        output: Float[Tensor, "b ..."],
+        xt: Float[Tensor, "b ..."],
+        alpha: Float[Tensor, "b"],
+        sigma: Float[Tensor, "b"],
+    ) -> Prediction:
+        """Read the output of a network.
 
-        ``eps`` needs alpha > 0 and ``x0`` sigma > 0; ``v`` and ``flow`` are stable everywhere.
+        ``eps`` needs alpha > 0 and ``x0`` needs sigma > 0; ``v`` and ``flow`` are stable at every
+        time.
+
+        Args:
+            prediction_type: parametrization of the output: eps; x0; v = alpha eps - sigma x0
+                (Salimans & Ho 2022); or flow = eps - x0, of schedules with alpha = 1 - sigma.
+            output: output of the network at x_t.
+            xt: its input x_t.
+            alpha: alpha(t) of each row.
+            sigma: sigma(t) of each row.
+
+        Raises:
+            ValueError: if the prediction type is unknown.
         """
         a, s = expand(alpha, xt), expand(sigma, xt)
-        if kind == "eps":
-            return Prediction((xt - s * out) / a, out)
-        if kind == "x0":
-            return Prediction(out, (xt - a * out) / s)
-        if kind == "v":
-            return Prediction(a * xt - s * out, s * xt + a * out)
-        if kind == "flow":
-            return Prediction(xt - s * out, xt + a * out)
+        if prediction_type == "eps":
+            return Prediction((xt - s * output) / a, output)
+        if prediction_type == "x0":
+            return Prediction(output, (xt - a * output) / s)
+        if prediction_type == "v":
+            return Prediction(a * xt - s * output, s * xt + a * output)
+        if prediction_type == "flow":
+            return Prediction(xt - s * output, xt + a * output)
         raise ValueError(
-            f"unknown prediction type {kind!r}: choose one of {', '.join(get_args(PredictionType))}"
+            f"unknown prediction type {prediction_type!r}: "
+            f"choose one of {', '.join(get_args(PredictionType))}"
         )
 
     def lerp(self, other: Prediction, scale: float) -> Prediction:
-        """self + scale (other - self): with self the null and other the positive prediction, guidance as diffusers counts it."""
+        """self + scale (other - self).
+
+        With ``self`` the null and ``other`` the positive prediction this is classifier-free
+        guidance, ``scale`` counted as in diffusers.
+        """
         return Prediction(self.x0.lerp(other.x0, scale), self.eps.lerp(other.eps, scale))
 
     @staticmethod
     def weighted_sum(
-        parts: Sequence[Prediction], shares: Sequence[Float[Tensor, "b"]]
+        predictions: Sequence[Prediction], weights: Sequence[Float[Tensor, "b"]]
     ) -> Prediction:
-        """sum_k share_k part_k, row by row; the shares of a row sum to 1."""
+        """Weighted sum of predictions, row by row; the weights of a row must sum to 1."""
         x0 = sum(
-            expand(share, part.x0) * part.x0 for part, share in zip(parts, shares, strict=True)
+            expand(weight, prediction.x0) * prediction.x0
+            for prediction, weight in zip(predictions, weights, strict=True)
         )
         eps = sum(
-            expand(share, part.eps) * part.eps for part, share in zip(parts, shares, strict=True)
+            expand(weight, prediction.eps) * prediction.eps
+            for prediction, weight in zip(predictions, weights, strict=True)
         )
         return Prediction(cast(Tensor, x0), cast(Tensor, eps))
 
-    def output(
-        self, kind: PredictionType, alpha: Float[Tensor, "b"], sigma: Float[Tensor, "b"]
+    def to_output(
+        self,
+        prediction_type: PredictionType,
+        alpha: Float[Tensor, "b"],
+        sigma: Float[Tensor, "b"],
     ) -> Float[Tensor, "b ..."]:
-        """What a network of parametrisation ``kind`` would have said; of the true (x0, eps) it is the training target."""
-        if kind == "eps":
+        """Inverse of ``from_output``; for the true (x0, eps) it is the training target.
+
+        Args:
+            prediction_type: parametrization of the output.
+            alpha: alpha(t) of each row.
+            sigma: sigma(t) of each row.
+        """
+        if prediction_type == "eps":
             return self.eps
-        if kind == "x0":
+        if prediction_type == "x0":
             return self.x0
-        if kind == "v":
+        if prediction_type == "v":
             return expand(alpha, self.x0) * self.eps - expand(sigma, self.x0) * self.x0
         return self.eps - self.x0

@@ -1,4 +1,4 @@
-"""The one face every frozen model wears, exact or learned, and the guidance that is said once."""
+"""The interface of every frozen diffusion model, exact or learned."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from limbeck.diffusion.schedule import NoiseSchedule
 
 @dataclass
 class NetworkCallCounter:
-    """Network passes so far: ``calls`` of the network, ``rows`` through it, and how many of these rows kept a graph.
+    """Counts of network calls so far.
 
-    graphs: compiled so far, where the network is. warming: seconds that making them took, to be told apart from a run's own.
+    Attributes:
+        calls: calls of the network.
+        rows: rows passed through it.
+        grad_rows: rows passed through it with gradients enabled.
+        compiled_graphs: graphs compiled, if the network is compiled.
+        compile_seconds: seconds of compilation, to be separated from those of the run itself.
     """
 
     calls: int = 0
@@ -30,6 +35,7 @@ class NetworkCallCounter:
     compile_seconds: float = 0.0
 
     def add(self, rows: int) -> None:
+        """Count one call with ``rows`` rows."""
         self.calls += 1
         self.rows += rows
         self.grad_rows += rows * torch.is_grad_enabled()
@@ -37,74 +43,101 @@ class NetworkCallCounter:
 
 @runtime_checkable
 class Prior(Protocol):
-    """A frozen model as one callable. Images are [0, 1] float32 NCHW outside; casts happen only inside."""
+    """A frozen diffusion model.
+
+    Images are float32 NCHW in [0, 1] outside; casts happen only inside.
+    """
 
     @property
-    def schedule(self) -> NoiseSchedule: ...
+    def schedule(self) -> NoiseSchedule:
+        """Its noise schedule."""
+        ...
 
     @property
-    def kind(self) -> PredictionType:
-        """The parametrisation its network was trained in, and its critic is."""
+    def prediction_type(self) -> PredictionType:
+        """Parametrization in which its network was trained; its critics are trained in the same."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one x0: (channels, height, width), or (dimension,) for a plain mixture."""
+        """Shape of one x0: (channels, height, width), or (dimension,) for a mixture of vectors."""
         ...
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of what ``encode`` takes by default."""
+        """Default height and width of the images that ``encode`` takes."""
         ...
 
     @property
-    def unit(self) -> int:
-        """Other heights and widths of an image must be multiples of it; 0 where there are no others."""
+    def size_multiple(self) -> int:
+        """Divisor of all other image heights and widths. 0: no other size is possible."""
         ...
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """Device of its tensors."""
+        ...
 
     @property
-    def meter(self) -> NetworkCallCounter:
-        """Network passes so far."""
+    def call_counter(self) -> NetworkCallCounter:
+        """Network calls so far."""
         ...
 
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        """Predictions at x_t under each condition, all in one network call, float32 (float64 for exact priors fed float64)."""
+        """Predict x0 and eps under each condition, all conditions in one network call.
+
+        Args:
+            xt: x_t of each row.
+            t: time of each row.
+            conditions: conditions with one entry per row.
+
+        Returns:
+            One prediction per condition, in float32; exact priors answer float64 in float64.
+        """
         ...
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
-        """x0 of images in [0, 1], differentiable."""
+        """Encode images in [0, 1] as x0, differentiably."""
         ...
 
     def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b 3 h w"]:
-        """Images in [0, 1] of x0."""
+        """Decode x0 to images in [0, 1]."""
         ...
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        """One row per prompt; the empty string is the unconditional row. Cached."""
+        """Encode prompts, one row each; the empty prompt is the unconditional row. Cached."""
         ...
 
 
 @runtime_checkable
 class AttentionPrior(Prior, Protocol):
-    """A prior with a network whose attention can be looked at."""
+    """A prior whose self-attention outputs can be captured."""
 
-    def attending(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
-        """While it is open, every call appends what each self-attention layer of the decoder answers, all rows, in the order of the
-        layers. Gradients flow; afterwards the network is as it was."""
+    def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
+        """Context manager that captures the self-attention of the decoder.
+
+        While it is open, every network call appends the output of each self-attention layer of the
+        decoder to the list, all rows, in the order of the layers. Gradients flow through them. On
+        exit the network is restored.
+        """
         ...
 
 
 class PriorWrapper:
-    """A prior made from another: of its space, with answers of its own. Subclasses are called like any prior."""
+    """A prior derived from another one: same space, predictions of its own.
+
+    Subclasses implement ``__call__``.
+
+    Args:
+        prior: the prior whose schedule, shapes, encoder, decoder and conditions are shared.
+    """
 
     def __init__(self, prior: Prior):
         self.schedule: NoiseSchedule = prior.schedule
-        self.kind: PredictionType = prior.kind
-        self.shape, self.image_size, self.unit = prior.shape, prior.image_size, prior.unit
-        self.device, self.meter = prior.device, NetworkCallCounter()
+        self.prediction_type: PredictionType = prior.prediction_type
+        self.shape, self.image_size = prior.shape, prior.image_size
+        self.size_multiple = prior.size_multiple
+        self.device, self.call_counter = prior.device, NetworkCallCounter()
         self.encode, self.decode, self.condition = prior.encode, prior.decode, prior.condition

@@ -1,5 +1,4 @@
-"""Plain sampling, DDIM and ancestral, from any prior: the reference every method is compared with, and a look into a saved
-critic."""
+"""DDIM and ancestral sampling from a prior or from the critic of a run."""
 
 from __future__ import annotations
 
@@ -13,69 +12,101 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.model_options import ModelOverrides, Precision, RuntimeOptions
+from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is sampled.
+    """Options of sampling.
 
-    prompts: one or more texts. negative: what guidance leads away from. model: as in a run. parts: as in a run.
-    running: as in a run. seed: of the noise.     precision: of the frozen weights, as in a run. steps: network
-    calls per picture. guidance: 1 is none. sampler: ddim (deterministic) or ancestral.
-    count: pictures per prompt. critic: a run folder whose critic is sampled instead of the prior. camera: azimuth and elevation in
-    degrees and distance of the view that a critic which is told cameras is sampled for; left out, it is told none, as a share of
-    its rows was in training.
+    Attributes:
+        prompts: one or more prompts.
+        negative_prompt: prompt that guidance moves away from.
+        model: the diffusion model, as in a run.
+        runtime: how the model is executed, as in a run.
+        steps: network calls per image.
+        guidance: guidance scale s. 1: no guidance.
+        sampler: ddim (deterministic) or ancestral.
+        num_images: images per prompt.
+        seed: seed of the noise.
+        critic: run folder whose critic is sampled instead of the prior.
+        camera: azimuth and elevation in degrees, and distance, for which a camera-conditioned
+            critic is sampled. Left out: it is sampled without a camera, as it was trained on a
+            fraction of its rows.
+        precision: precision of the frozen weights, as in a run.
     """
 
     prompts: tuple[str, ...]
     negative_prompt: str = ""
-    model: str = "world"
-    parts: ModelOverrides = field(default_factory=ModelOverrides)
+    model: Model | Prior | str = field(default_factory=Model)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     steps: int = 50
     guidance: float = 5.0
     sampler: Literal["ddim", "ancestral"] = "ddim"
-    count: int = 4
+    num_images: int = 4
     seed: int = 0
     critic: Path | None = None
     camera: tuple[float, ...] = ()
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_model(self.model))
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
-        if len(self.camera) not in (0, 3) or (self.camera and self.critic is None):
+        if len(self.camera) not in (0, 3):
             raise ValueError(
-                f"camera takes an azimuth, an elevation and a distance, beside a critic, not {self.camera}"
+                f"camera takes an azimuth, an elevation and a distance, not {self.camera}"
             )
-        for name in ("steps", "count"):
+        if self.camera and self.critic is None:
+            raise ValueError(f"camera {self.camera} needs a critic: give its run with --critic")
+        for name in ("steps", "num_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 @torch.no_grad()
-def sample(prior: Prior, told: Conditions, start: Float[Tensor, "b ..."], steps: int, guidance: float, eta: float = 0.0,
-           rng: torch.Generator | None = None) -> Float[Tensor, "b ..."]:  # fmt: skip
-    """From noise at the schedule's last time down to x0 in ``steps`` network calls.
+def sample(
+    prior: Prior,
+    conditions: Conditions,
+    noise: Float[Tensor, "b ..."],
+    steps: int,
+    guidance: float,
+    eta: float = 0.0,
+    rng: torch.Generator | None = None,
+) -> Float[Tensor, "b ..."]:
+    """Sample x0 from a prior.
 
-    eta 0 is DDIM (Song et al. 2020, eq. 12), 1 ancestral sampling; what lies between scales its noise, eq. 16.
+    Args:
+        prior: the denoiser.
+        conditions: conditions of each row.
+        noise: initial x at the schedule's last time.
+        steps: number of steps, each one network call.
+        guidance: guidance scale s.
+        eta: scale of the noise added at each step (eq. 16). 0: DDIM; 1: ancestral sampling.
+        rng: generator of that noise.
+
+    Raises:
+        ValueError: if ``steps`` is less than 1.
+
+    References:
+        Song et al. 2020, arXiv 2010.02502, eqs. 12 and 16.
     """
-    times = prior.schedule.sampling_times(steps).to(start.device)
-    xt = start
-    for i, t in enumerate(times):
-        now = t.expand(len(xt))
-        said = guided_prediction(prior, xt, now, told, guidance)
+    times = prior.schedule.sampling_times(steps).to(noise.device)
+    xt = noise
+    for i, time in enumerate(times):
+        t = time.expand(len(xt))
+        prediction = guided_prediction(prior, xt, t, conditions, guidance)
         if i + 1 == len(times):
-            return said.x0
-        later = times[i + 1].expand(len(xt))
-        a, s = prior.schedule.alpha(now), prior.schedule.sigma(now)
-        b, r = prior.schedule.alpha(later), prior.schedule.sigma(later)
-        fresh = eta * (r / s) * (1 - (a / b) ** 2).clamp_min(0).sqrt()
-        kept = (r**2 - fresh**2).clamp_min(0).sqrt()
-        xt = expand(b, xt) * said.x0 + expand(kept, xt) * said.eps
+            return prediction.x0
+        next_t = times[i + 1].expand(len(xt))
+        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        next_alpha, next_sigma = prior.schedule.alpha(next_t), prior.schedule.sigma(next_t)
+        # of next_sigma, the part that is new noise and the part that is predicted noise
+        new = eta * (next_sigma / sigma) * (1 - (alpha / next_alpha) ** 2).clamp_min(0).sqrt()
+        predicted = (next_sigma**2 - new**2).clamp_min(0).sqrt()
+        xt = expand(next_alpha, xt) * prediction.x0 + expand(predicted, xt) * prediction.eps
         if eta > 0:
-            xt = xt + expand(fresh, xt) * torch.randn(xt.shape, generator=rng).to(xt)
+            xt = xt + expand(new, xt) * torch.randn(xt.shape, generator=rng).to(xt)
     raise ValueError(f"steps must be at least 1, not {steps}")

@@ -8,10 +8,23 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """A tensor of the host on ``device``. On CUDA the host does not wait for the device's work; its memory may be freed at once."""
+    """Move a host tensor to ``device`` without blocking the host on CUDA.
+
+    Args:
+        tensor: tensor in host memory, which may be freed as soon as this returns.
+        device: target device.
+    """
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def expand(a: Float[Tensor, "b"], like: Float[Tensor, "b ..."]) -> Tensor:
-    """``a`` with trailing axes of length one, so that it multiplies ``like`` row by row, in its dtype and on its device."""
+    """Append axes of length one to ``a`` so that it broadcasts over the rows of ``like``.
+
+    Args:
+        a: one value per row ``[B]``.
+        like: tensor ``[B, ...]`` whose rank, dtype and device the result takes.
+
+    Returns:
+        ``a`` as ``[B, 1, ...]``.
+    """
     return to_device(a, like.device).to(like).reshape(-1, *[1] * (like.ndim - 1))

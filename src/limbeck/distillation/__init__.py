@@ -1,1 +1,1 @@
-"""What update rules are made of: inputs of a step, noise, timesteps, weights, critics, kernels."""
+"""Building blocks of distillation methods: step inputs, noise, timesteps, weights, critics."""

@@ -1,4 +1,4 @@
-"""What every particle is on its way to, for methods that keep a prediction for several steps."""
+"""Per-particle targets, for methods that reuse a prediction for several steps."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from limbeck.distillation.inputs import SetupContext
 
 
 class CachedTargets:
-    """Of each particle: the picture it is on its way to, the noise last predicted, and when that was; -1 for never."""
+    """The last predicted target and noise of each particle.
 
-    def __init__(self, start: SetupContext):
-        self.target, self.kappa = torch.zeros_like(start.x0), torch.zeros_like(start.x0)
-        self.turn = torch.full(
-            (start.particles,), -1, dtype=torch.int64
-        )  # on the CPU, as views are
+    Attributes:
+        target: last predicted x0 ``[N, ...]``.
+        kappa: last predicted noise ``[N, ...]``.
+        last_update: number of the update of each particle ``[N]``, -1 before the first; on the
+            CPU, as particle indices are.
+
+    Args:
+        setup: context of the run.
+    """
+
+    def __init__(self, setup: SetupContext):
+        self.target, self.kappa = torch.zeros_like(setup.x0), torch.zeros_like(setup.x0)
+        self.last_update = torch.full((setup.particles,), -1, dtype=torch.int64)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"target": self.target, "kappa": self.kappa, "turn": self.turn}
+        return {"target": self.target, "kappa": self.kappa, "last_update": self.last_update}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         self.target, self.kappa = tensors["target"].to(self.target), tensors["kappa"].to(self.kappa)
-        self.turn = tensors["turn"].to(self.turn)
+        self.last_update = tensors["last_update"].to(self.last_update)

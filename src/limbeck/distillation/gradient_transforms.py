@@ -1,4 +1,4 @@
-"""What is done to the weighted direction before it reaches a particle: nothing, clipping, normalising."""
+"""Transforms of the weighted gradient: none, clipping, normalization."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from limbeck.diffusion.tensors import expand
 
 @dataclass(frozen=True)
 class GradientTransform(abc.ABC):
-    """The gradient in x0 space of each row, w(t) times the direction, as the particle is to receive it."""
+    """Transform of the gradient in x0 space, w(t) times the direction of the method."""
 
     @abc.abstractmethod
     def __call__(
         self, gradient: Float[Tensor, "b ..."], step: int, steps: int
     ) -> Float[Tensor, "b ..."]:
-        """The gradient to descend at ``step`` of ``steps``."""
+        """The gradient to descend.
+
+        Args:
+            gradient: weighted gradient of each row.
+            step: current step, from 0.
+            steps: number of steps of the run.
+        """
 
 
 @dataclass(frozen=True)
 class NoTransform(GradientTransform):
-    """As it is."""
+    """The gradient unchanged."""
 
     name = "none"
 
@@ -36,47 +42,56 @@ class NoTransform(GradientTransform):
 
 @dataclass(frozen=True)
 class Clip(GradientTransform):
-    """Every number kept within -c .. c (Hong et al. 2023, Debiasing Scores and Prompts of 2D Diffusion for View-consistent
-    Text-to-3D, arXiv 2303.15413); c grows linearly from first to last.
+    """Clamp every element to [-c, c], c changing linearly during training.
 
-    first: c at the first step, in the units of the gradient; the code has 2 for Stable Diffusion and .5 for IF. last: c from the
-    end of the growth on (8; 2). over: share of the run in which c grows.
+    Attributes:
+        start_value: c at the first step, above 0, in the units of the gradient; 2 for Stable
+            Diffusion and 0.5 for DeepFloyd IF in the authors' code.
+        end_value: c from ``end_at`` on, above 0; 8 for Stable Diffusion and 2 for DeepFloyd IF in
+            the authors' code.
+        end_at: fraction of training at which ``end_value`` is reached. 0: from the start.
+
+    References:
+        Hong et al. 2023, Debiasing Scores and Prompts of 2D Diffusion for View-consistent
+        Text-to-3D Generation, arXiv 2303.15413.
     """
 
-    first: float = 2.0
-    last: float = 8.0
-    over: float = 1.0
+    start_value: float = 2.0
+    end_value: float = 8.0
+    end_at: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.first <= 0 or self.last <= 0 or not 0 <= self.over <= 1:
-            raise ValueError(
-                f"first and last must be positive and over a share of the run in [0, 1]: {self}"
-            )
+        for name in ("start_value", "end_value"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.end_at <= 1:
+            raise ValueError(f"end_at must be a fraction in [0, 1], not {self.end_at}")
 
     def __call__(
         self, gradient: Float[Tensor, "b ..."], step: int, steps: int
     ) -> Float[Tensor, "b ..."]:
-        grown = min(1.0, step / (self.over * steps)) if self.over > 0 else 1.0
-        c = self.first + grown * (self.last - self.first)
-        # an infinite number must stop the run, not become c: 0 times it is no number
+        fraction = min(1.0, step / (self.end_at * steps)) if self.end_at > 0 else 1.0
+        c = self.start_value + fraction * (self.end_value - self.start_value)
+        # an infinite element must not become c, or the run would not stop at it; 0 inf is NaN
         return gradient.clamp(-c, c) + 0 * gradient
 
 
 @dataclass(frozen=True)
 class Normalize(GradientTransform):
-    """Every row scaled to a root mean square of size; a row of zeros stays.
+    """Scale each row to a fixed root mean square; rows of zeros stay zero.
 
-    size: the root mean square.
+    Attributes:
+        rms: root mean square of each row, above 0.
     """
 
-    size: float = 1.0
+    rms: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.size <= 0:
-            raise ValueError(f"size must be positive, not {self.size}")
+        if self.rms <= 0:
+            raise ValueError(f"rms must be positive, not {self.rms}")
 
     def __call__(
         self, gradient: Float[Tensor, "b ..."], step: int, steps: int
     ) -> Float[Tensor, "b ..."]:
-        now = gradient.flatten(1).square().mean(1).sqrt()
-        return gradient * expand((self.size / now).where(now > 0, 0.0), gradient)
+        rms = gradient.flatten(1).square().mean(1).sqrt()
+        return gradient * expand((self.rms / rms).where(rms > 0, 0.0), gradient)

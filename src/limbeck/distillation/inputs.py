@@ -1,4 +1,4 @@
-"""The frame of every method: what it is given for a step, what it answers, what it remembers."""
+"""Inputs of a method: the context at setup and the inputs of one step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from limbeck.graphics.cameras.camera import Camera
 
 @dataclass(frozen=True)
 class EditSource:
-    """What an edit starts from: x0 of each row before the first step, and the text that describes it."""
+    """What an edit starts from.
+
+    Attributes:
+        x0: source x0 of each row.
+        conditions: conditions of the source prompt of each row.
+    """
 
     x0: Float[Tensor, "b ..."]
     conditions: Conditions
@@ -27,12 +32,23 @@ class EditSource:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """Everything drawn for one step, before any network is called.
+    """Inputs of one step, drawn before any network call.
 
-    x0 ``[B, ...]`` carries the graph of the render; t ``[B]``; eps as x0; told the conditions of each row; view the particle
-    index ``[B]``; rng the step's generator; step and steps where the run stands. image: what was rendered, where that is an image
-    and not x0 itself. source: of an edit. camera: each row was seen by, which is a critic's business and no method's. drawn: t on
-    the CPU, where it was drawn.
+    Attributes:
+        x0: rendered x0 ``[B, ...]``, with the graph of the render.
+        t: time of each row ``[B]``.
+        eps: noise of each row, of the shape of x0.
+        conditions: conditions of each row.
+        particle: particle index of each row ``[B]``.
+        rng: generator of the step's further draws.
+        schedule: noise schedule of the prior.
+        step: current step, from 0.
+        steps: number of steps of the run.
+        image: rendered image of each row. None: the representation renders x0 itself.
+        source: source of each row of an edit. None: no edit.
+        camera: camera of each row, for critics; methods must not read it. None: a 2D
+            representation.
+        drawn_t: t on the CPU as it was drawn. None: t is copied from its device when needed.
     """
 
     x0: Float[Tensor, "b ..."]
@@ -51,7 +67,7 @@ class StepInputs:
 
     @cached_property
     def t_cpu(self) -> Float[Tensor, "b"]:
-        """t on the CPU: what is asked about which rows is decided by it, and the device is not waited for."""
+        """t on the CPU. Use it for control flow so that no device sync is needed."""
         return self.t.cpu() if self.drawn_t is None else self.drawn_t
 
     @cached_property
@@ -59,69 +75,87 @@ class StepInputs:
         """x_t of the detached x0 and the drawn noise."""
         return self.schedule.add_noise(self.x0.detach(), self.eps, self.t)
 
-    def with_pose(self, told: Condition) -> Condition:
-        """The rows of ``told`` with the pose each row of the sample was seen by, if by any; for critics."""
-        return (
-            told
-            if self.camera is None
-            else replace(told, pose=to_device(self.camera.pose.float(), told.data.device))
-        )
+    def with_pose(self, condition: Condition) -> Condition:
+        """Add the camera pose of each row, if there are cameras, for camera-conditioned critics."""
+        if self.camera is None:
+            return condition
+        pose = to_device(self.camera.pose.float(), condition.data.device)
+        return replace(condition, pose=pose)
 
     def select(self, rows: Int[Tensor, "r"]) -> StepInputs:
-        """Some of the rows, by their places on the CPU; the generator is shared."""
-        at = to_device(rows, self.x0.device)
-        image = None if self.image is None else self.image[at]
-        source = (
-            None
-            if self.source is None
-            else EditSource(self.source.x0[at], self.source.conditions[at])
-        )
+        """Some of the rows, by indices on the CPU; the generator is shared."""
+        device_rows = to_device(rows, self.x0.device)
+        image = camera = source = drawn_t = None
+        if self.image is not None:
+            image = self.image[device_rows]
+        if self.source is not None:
+            source = EditSource(self.source.x0[device_rows], self.source.conditions[device_rows])
+        if self.camera is not None:
+            camera = self.camera[rows]
+        if self.drawn_t is not None:
+            drawn_t = self.drawn_t[rows]
         return replace(
             self,
-            x0=self.x0[at],
-            t=self.t[at],
-            eps=self.eps[at],
-            conditions=self.conditions[at],
+            x0=self.x0[device_rows],
+            t=self.t[device_rows],
+            eps=self.eps[device_rows],
+            conditions=self.conditions[device_rows],
             particle=self.particle[rows],
             image=image,
             source=source,
-            camera=None if self.camera is None else self.camera[rows],
-            drawn_t=None if self.drawn_t is None else self.drawn_t[rows],
+            camera=camera,
+            drawn_t=drawn_t,
         )
 
-    def random_later_t(self, share: float, t_min: float) -> Float[Tensor, "b"]:
-        """Times t + U[0, share (t - t_min)], at most 1, drawn anew by the step's generator (ASD, DSD); on the CPU."""
+    def random_later_t(self, fraction: float, t_min: float) -> Float[Tensor, "b"]:
+        """Draw later times t + U[0, fraction (t - t_min)], at most 1 (ASD, DSD).
+
+        Args:
+            fraction: largest shift, as a fraction of t - t_min.
+            t_min: time at and below which nothing is added.
+
+        Returns:
+            One time per row, on the CPU.
+        """
         t = self.t_cpu
-        reach = torch.minimum((share * (t - t_min)).clamp_min(0), 1 - t)
-        return self.schedule.snap(t + reach * torch.rand(len(reach), generator=self.rng).to(reach))
+        max_shift = torch.minimum((fraction * (t - t_min)).clamp_min(0), 1 - t)
+        uniform = torch.rand(len(t), generator=self.rng).to(t)
+        return self.schedule.snap(t + max_shift * uniform)
 
 
-def refuse_loading(model: str) -> Prior:
-    """The loader of a start that was made by hand."""
-    raise ValueError(f"no way to load {model!r} here: give Start a load")
+def _refuse_loading(model: str) -> Prior:
+    """Loader of a context that was made without one."""
+    raise ValueError(f"cannot load {model!r}: this SetupContext has no load_prior")
 
 
 @dataclass(frozen=True)
 class SetupContext:
-    """What a state may need to be made: how many particles there are in all, how many prompts they belong to, the seed."""
+    """What a method may need to build its state.
+
+    Attributes:
+        particles: number of particles of all prompts.
+        num_prompts: number of prompts; particle i belongs to prompt i // (particles / num_prompts).
+        seed: seed of the run.
+        x0: initial x0 of every particle ``[N, ...]``, detached.
+        prompts: the prompts.
+        source_prompts: source prompts of an edit, one per prompt. Empty: no edit.
+        negative_prompt: prompt that guidance moves away from.
+        load_prior: loads another prior by its name, onto the device of this one.
+        view_prompts: the prompts with every view word, if they have view words.
+        has_cameras: whether the particles are rendered by cameras.
+    """
 
     particles: int
     num_prompts: int
     seed: int
-    x0: Float[Tensor, "n ..."]  #: first x0 of every particle, detached
-    prompts: tuple[
-        str, ...
-    ] = ()  #: the prompts; particle i belongs to prompt i // (particles / prompts)
-    source_prompts: tuple[
-        str, ...
-    ] = ()  #: of an edit: what each prompt's picture shows before it, one per prompt
-    negative_prompt: str = ""  #: what guidance leads away from
-    load: Callable[[str], Prior] = refuse_loading  #: another model by name, where this one is
-    view_prompts: tuple[
-        str, ...
-    ] = ()  #: the prompts with the words of their sides, where they have some
-    has_cameras: bool = False  #: whether the particles are looked at by cameras
+    x0: Float[Tensor, "n ..."]
+    prompts: tuple[str, ...] = ()
+    source_prompts: tuple[str, ...] = ()
+    negative_prompt: str = ""
+    load_prior: Callable[[str], Prior] = _refuse_loading
+    view_prompts: tuple[str, ...] = ()
+    has_cameras: bool = False
 
-    def prompt_of(self, view: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
-        """The prompt of each particle."""
-        return view // (self.particles // self.num_prompts)
+    def prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+        """Index of the prompt of each particle."""
+        return particle // (self.particles // self.num_prompts)

@@ -1,4 +1,4 @@
-"""How close particles of a prompt are: a Gaussian kernel whose width follows the particles, for methods that let them interact."""
+"""A Gaussian kernel with median bandwidth, for methods whose particles interact."""
 
 from __future__ import annotations
 
@@ -14,22 +14,45 @@ from limbeck.distillation.state import Stateless
 
 
 class PromptGroups(Stateless):
-    """The state of a method whose particles interact within their prompt: nothing but which particle belongs to which."""
+    """State of a method whose particles interact within their prompt: which prompt each has.
 
-    def __init__(self, start: SetupContext):
-        self._prompt_of = start.prompt_of
+    Args:
+        setup: context of the run.
+    """
 
-    def groups(self, view: Int[Tensor, "b"], device: torch.device) -> list[Int[Tensor, "n"]]:
-        """The rows of each prompt that was drawn, in order, on ``device``."""
-        prompts = self._prompt_of(view.cpu())  # the loop draws on the CPU: nothing is waited for
+    def __init__(self, setup: SetupContext):
+        self._prompt_index = setup.prompt_index
+
+    def rows_by_prompt(
+        self, particle: Int[Tensor, "b"], device: torch.device
+    ) -> list[Int[Tensor, "n"]]:
+        """Group rows by prompt.
+
+        Args:
+            particle: particle index of each row, on the CPU, so that no device sync is needed.
+            device: device of the result.
+
+        Returns:
+            Row indices of each prompt among the rows, in the order of the prompts.
+        """
+        prompts = self._prompt_index(particle.cpu())
         return [to_device((prompts == p).nonzero().flatten(), device) for p in prompts.unique()]
 
 
 def log_kernel(f: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Tensor, ""]]:
-    """log k(f_i, f_j) = -|f_i - f_j|^2 / h, and h.
+    """log k(f_i, f_j) = -|f_i - f_j|^2 / h with the median bandwidth h.
 
-    h is the median of |f_i - f_j|^2 over pairs i < j, divided by log n: then a particle's closeness to all others adds up to about
-    1 (Liu & Wang 2016, section 5). Where more than half of the pairs are in one place there is no width to tell by, and h is 1.
+    h is the median of |f_i - f_j|^2 over pairs i < j, divided by log n, so that sum_j k(f_i, f_j)
+    is about 1 over the others. If more than half of the pairs coincide, h is 1.
+
+    Args:
+        f: features of n particles.
+
+    Returns:
+        log k and h.
+
+    References:
+        Liu & Wang 2016, arXiv 1608.04471, section 5.
     """
     n = len(f)
     if n == 1:
@@ -43,5 +66,11 @@ def log_kernel(f: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Ten
 def repulsion(
     weight: Float[Tensor, "n n"], f: Float[Tensor, "n d"], h: Float[Tensor, ""]
 ) -> Float[Tensor, "n d"]:
-    """sum_j weight_ij grad_{f_i} log k(f_i, f_j), h taken as given; descending it leads away from the others."""
+    """sum_j weight_ij grad_{f_i} log k(f_i, f_j), h held constant; its descent repels particles.
+
+    Args:
+        weight: weight of each pair.
+        f: features of n particles.
+        h: bandwidth of the kernel.
+    """
     return -2 / h * (weight.sum(1, keepdim=True) * f - weight @ f)

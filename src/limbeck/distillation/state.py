@@ -1,4 +1,4 @@
-"""The state a method keeps between steps."""
+"""State that a method keeps between steps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from limbeck.distillation.inputs import SetupContext
 
 
 class State(Protocol):
-    """What a method remembers between steps, as named tensors for the checkpoint."""
+    """State of a method, saved in checkpoints as named tensors."""
 
-    def tensors(self) -> dict[str, Tensor]: ...
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs."""
+        ...
 
-    def load(self, tensors: dict[str, Tensor]) -> None: ...
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what ``tensors`` returned."""
+        ...
 
 
 class Stateless:
-    """The state of a method that remembers nothing."""
+    """State of a method that needs none."""
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -36,22 +40,36 @@ class Stateless:
 
 
 class PromptEmbeddings(Stateless):
-    """What a method says beside the prompts, one row per prompt; made anew from the texts, so nothing is remembered."""
+    """Encoded texts that a method needs besides the prompts, one row per prompt.
 
-    def __init__(self, prior: Prior, start: SetupContext, *texts: Sequence[str]):
-        for said in texts:
-            if len(said) != start.num_prompts:
+    They are encoded anew from the texts, so checkpoints hold nothing.
+
+    Args:
+        prior: prior that encodes the texts.
+        setup: context of the run.
+        texts: sequences of texts, each with one text per prompt.
+
+    Raises:
+        ValueError: if a sequence does not hold one text per prompt, or if the prior cannot encode
+            a text.
+    """
+
+    def __init__(self, prior: Prior, setup: SetupContext, *texts: Sequence[str]):
+        for sequence in texts:
+            if len(sequence) != setup.num_prompts:
                 raise ValueError(
-                    f"one text is needed for each of the {start.num_prompts} prompts, not {len(said)}"
+                    f"one text is needed for each of the {setup.num_prompts} prompts, "
+                    f"not {len(sequence)}"
                 )
-        self._per = start.particles // start.num_prompts
+        self._particles_per_prompt = setup.particles // setup.num_prompts
         try:
-            self._said = [prior.condition(said) for said in texts]
+            self._conditions = [prior.condition(sequence) for sequence in texts]
         except ValueError as error:
             raise ValueError(
                 f"a text of the method: {error}; change the method's own text, or leave it empty"
             ) from error
 
-    def for_particles(self, view: Int[Tensor, "b"]) -> list[Condition]:
-        """The rows of particles, of each of the texts."""
-        return [said[to_device(view // self._per, said.data.device)] for said in self._said]
+    def for_particles(self, particle: Int[Tensor, "b"]) -> list[Condition]:
+        """The condition of each sequence of texts, for the prompts of ``particle`` (``[B]``)."""
+        prompt = particle // self._particles_per_prompt
+        return [c[to_device(prompt, c.data.device)] for c in self._conditions]

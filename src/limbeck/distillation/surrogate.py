@@ -1,4 +1,4 @@
-"""The scalar whose gradient is a given direction."""
+"""A scalar loss with a given gradient."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from torch import Tensor
 
 
 def surrogate(
-    x0: Float[Tensor, "b ..."], direction: Float[Tensor, "b ..."], view: Int[Tensor, "b"]
+    x0: Float[Tensor, "b ..."], direction: Float[Tensor, "b ..."], particle: Int[Tensor, "b"]
 ) -> Float[Tensor, ""]:
-    """A scalar whose gradient in x0 is ``direction``, averaged over the views of each particle.
+    """Loss whose gradient in x0 is ``direction``, averaged over the views of each particle.
 
-    Only rows of the same particle share the average, so what a particle receives never depends on how many others there are.
-    The value itself means nothing and is never logged.
+    The average is taken per particle, so that the gradient of a particle does not depend on how
+    many others there are. The value of the loss has no meaning and must not be logged.
+
+    Args:
+        x0: rendered x0 of each row, with its graph.
+        direction: gradient of each row in x0 space.
+        particle: particle index of each row.
     """
-    views = (view[:, None] == view[None]).sum(1)
+    views = (particle[:, None] == particle[None]).sum(1)
     return ((direction.detach() * x0).flatten(1).sum(1) / views.to(x0)).sum()

@@ -1,6 +1,6 @@
-"""Weights w(t) on the direction eps_hat - eps. Frozen dataclasses: their fields are their options.
+"""Weights w(t) of the direction eps_hat - eps.
 
-What divides by the norm of the direction is no weight: it is a matter of the method.
+A normalization by the norm of the direction is not a weight but a gradient transform.
 """
 
 from __future__ import annotations
@@ -18,15 +18,24 @@ from limbeck.diffusion.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class Weight(abc.ABC):
-    """A weight per row, from the schedule and the time."""
+    """Weight of each row as a function of the noise schedule and the time."""
 
     @abc.abstractmethod
-    def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]: ...
+    def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        """w(t) of each row.
+
+        Args:
+            schedule: noise schedule of the prior.
+            t: time of each row.
+        """
 
 
 @dataclass(frozen=True)
 class DreamFusionWeight(Weight):
-    """sigma^2 = 1 - abar (Poole et al. 2022). Not 1 - sqrt(abar), which one framework calls by the same name."""
+    """sigma^2, which is 1 - abar (Poole et al. 2022).
+
+    threestudio's unified guidance calls 1 - sqrt(abar) by this name, see ``unified-guidance``.
+    """
 
     name = "dreamfusion"
 
@@ -44,9 +53,13 @@ class UniformWeight(Weight):
 
 @dataclass(frozen=True)
 class LambdaWeight(Weight):
-    """(sigma / alpha)^power: power 1 turns eps_hat - eps into x0 - x0_hat (ISM, SDI, HiFA, CFD).
+    """lambda^power with lambda = sigma / alpha (ISM, SDI, HiFA, CFD).
 
-    power: also 1/2 and 2 in RED-diff's family, where this ratio goes by the name of SNR.
+    Power 1 turns eps_hat - eps into x0 - x0_hat.
+
+    Attributes:
+        power: power of lambda; the family of RED-diff also has 1/2 and 2, where it calls lambda
+            the SNR.
     """
 
     power: float = 1.0
@@ -57,7 +70,7 @@ class LambdaWeight(Weight):
 
 @dataclass(frozen=True)
 class Fantasia3DWeight(Weight):
-    """sqrt(abar) (1 - abar) (Chen et al. 2023): less at large t."""
+    """sqrt(abar) (1 - abar), smaller at large t (Chen et al. 2023)."""
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return schedule.alpha(t) * schedule.sigma(t) ** 2
@@ -65,7 +78,11 @@ class Fantasia3DWeight(Weight):
 
 @dataclass(frozen=True)
 class LogLambdaWeight(Weight):
-    """log(1 + sigma / alpha): lambda near the data, slower at noise (RED-diff's family, Mardani et al. 2023)."""
+    """log(1 + sigma / alpha): lambda at small t, slower growth at large t (RED-diff's family).
+
+    References:
+        Mardani et al. 2023, arXiv 2305.04391.
+    """
 
     name = "log-lambda"
 
@@ -75,16 +92,20 @@ class LogLambdaWeight(Weight):
 
 @dataclass(frozen=True)
 class AlphaSigmaWeight(Weight):
-    """alpha^a sigma^s: sqrt(abar) is (1, 0), abar (2, 0), 1 - abar (0, 2), sqrt(abar (1 - abar)) (1, 1) (prolific_dreamer2d).
+    """alpha^a sigma^s (prolific_dreamer2d).
 
-    a: power of alpha. s: power of sigma.
+    sqrt(abar) is (a, s) = (1, 0), abar (2, 0), 1 - abar (0, 2) and sqrt(abar (1 - abar)) (1, 1).
+
+    Attributes:
+        alpha_power: power a of alpha.
+        sigma_power: power s of sigma.
     """
 
-    a: float = 1.0
-    s: float = 0.0
+    alpha_power: float = 1.0
+    sigma_power: float = 0.0
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        return schedule.alpha(t) ** self.a * schedule.sigma(t) ** self.s
+        return schedule.alpha(t) ** self.alpha_power * schedule.sigma(t) ** self.sigma_power
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,7 @@ class BAOABWeight(Weight):
 
 @dataclass(frozen=True)
 class UnifiedGuidanceWeight(Weight):
-    """1 - sqrt(abar): what threestudio's unified guidance calls dreamfusion."""
+    """1 - sqrt(abar), which threestudio's unified guidance calls dreamfusion."""
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return 1 - schedule.alpha(t)
@@ -105,55 +126,82 @@ class UnifiedGuidanceWeight(Weight):
 
 @dataclass(frozen=True)
 class MinSNRWeight(Weight):
-    """min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x0, min(SNR, gamma) / (SNR + 1) for v, where SNR = abar / sigma^2.
+    """Min-SNR weight of one prediction type, with SNR = abar / sigma^2.
 
-    Hang et al. 2023 weight squared errors of one parametrisation each, where the three are one loss. Here they are three weights.
+    min(SNR, gamma) / SNR for eps, min(SNR, gamma) for x0, min(SNR, gamma) / (SNR + 1) for v. The
+    paper weights the squared error of the prediction type, and the three are one loss there. As
+    weights of eps_hat - eps they differ.
 
-    gamma: where the SNR is cut off. of: eps, x0 or v, which of the three.
+    Attributes:
+        gamma: value at which the SNR is clipped, above 0.
+        prediction_type: formula to use: eps, x0 or v.
+
+    References:
+        Hang et al. 2023, arXiv 2303.09556.
     """
 
     gamma: float = 5.0
-    of: Literal["eps", "x0", "v"] = "eps"
+    prediction_type: Literal["eps", "x0", "v"] = "eps"
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma < float("inf"):
-            raise ValueError(f"gamma must be above 0, not {self.gamma}")
+            raise ValueError(f"gamma must be positive and finite, not {self.gamma}")
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         signal, noise = schedule.alpha(t) ** 2, schedule.sigma(t) ** 2
         # written so that neither end of the schedule is 0 / 0
-        if self.of == "eps":
+        if self.prediction_type == "eps":
             return (self.gamma * noise / signal).clamp(max=1)
-        if self.of == "x0":
+        if self.prediction_type == "x0":
             return (signal / noise).clamp(max=self.gamma)
         return torch.minimum(signal, self.gamma * noise) / (signal + noise)
 
 
 @dataclass(frozen=True)
 class HiFAWeight(Weight):
-    """HiFA's four weights of x0 - x0_hat, brought to eps_hat - eps by lambda = sigma / alpha (Zhu and Zhuang 2023).
+    """HiFA's four weights of x0 - x0_hat, as weights of eps_hat - eps (factor lambda).
 
-    kind: constant (scale lambda), noisematch (scale), sdslike (scale sigma^2) or strongerlower (scale alpha). scale: .05 there.
+    With c = scale: c lambda (constant), c (noisematch), c sigma^2 (sdslike) or c alpha
+    (strongerlower).
+
+    Attributes:
+        strategy: constant, noisematch, sdslike or strongerlower, the names of HiFA's code.
+        scale: constant factor c, 0.05 in HiFA's code.
+
+    References:
+        Zhu & Zhuang 2023, arXiv 2305.18766.
     """
 
     name = "hifa"
 
-    kind: Literal["constant", "noisematch", "sdslike", "strongerlower"] = "constant"
+    strategy: Literal["constant", "noisematch", "sdslike", "strongerlower"] = "constant"
     scale: float = 0.05
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        if self.kind == "constant":
+        if self.strategy == "constant":
             return self.scale * sigma / alpha
-        if self.kind == "sdslike":
+        if self.strategy == "sdslike":
             return self.scale * sigma**2
-        return self.scale * (alpha if self.kind == "strongerlower" else alpha * 0 + 1)
+        if self.strategy == "strongerlower":
+            return self.scale * alpha
+        return self.scale * (alpha * 0 + 1)
 
 
 def plateau(
     t: Float[Tensor, "b"], m1: float, m2: float, s1: float, s2: float
 ) -> Float[Tensor, "b"]:
-    """DreamTime's W_p: 1 on [m2, m1], exp(-(t - m1)^2 / 2 s1^2) above, exp(-(t - m2)^2 / 2 s2^2) below; float64."""
+    """DreamTime's W_p(t), float64.
+
+    It is 1 on [m2, m1], exp(-(t - m1)^2 / 2 s1^2) above and exp(-(t - m2)^2 / 2 s2^2) below.
+
+    Args:
+        t: times.
+        m1: upper end of the plateau.
+        m2: lower end of the plateau.
+        s1: standard deviation above it.
+        s2: standard deviation below it.
+    """
     t = t.double()
     return torch.exp(
         -((t - m1).clamp(min=0) ** 2) / (2 * s1**2) - (m2 - t).clamp(min=0) ** 2 / (2 * s2**2)
@@ -162,9 +210,16 @@ def plateau(
 
 @dataclass(frozen=True)
 class DreamTimeWeight(Weight):
-    """W_p alone: 1 on [m2, m1], Gaussian above and below (Huang et al. 2023), as prolific_dreamer2d weights with it.
+    """DreamTime's W_p(t) as a weight: 1 on [m2, m1], Gaussian above and below (prolific_dreamer2d).
 
-    m1: where the plateau ends, above. m2: where it ends, below. s1: deviation above. s2: deviation below.
+    Attributes:
+        m1: upper end of the plateau, in [m2, 1].
+        m2: lower end of the plateau, in [0, m1].
+        s1: standard deviation above the plateau, above 0.
+        s2: standard deviation below the plateau, above 0.
+
+    References:
+        Huang et al. 2023, arXiv 2306.12422.
     """
 
     name = "dreamtime"
@@ -180,7 +235,7 @@ class DreamTimeWeight(Weight):
                 f"the plateau must satisfy 0 <= m2 <= m1 <= 1, not m2 {self.m2}, m1 {self.m1}"
             )
         if not (self.s1 > 0 and self.s2 > 0):
-            raise ValueError(f"s1 and s2 must be above 0, not {self.s1} and {self.s2}")
+            raise ValueError(f"s1 and s2 must be positive, not {self.s1} and {self.s2}")
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return plateau(t, self.m1, self.m2, self.s1, self.s2)

@@ -1,4 +1,4 @@
-"""What particles are compared by: a map from x0 to features, through which gradients flow."""
+"""Base class of the features by which particles are compared."""
 
 from __future__ import annotations
 
@@ -17,4 +17,9 @@ class Features(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, prior: Prior, x0: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
-        """One vector per row."""
+        """One feature vector per row.
+
+        Args:
+            prior: prior, whose decoder may be used.
+            x0: x0 of each row.
+        """

@@ -1,4 +1,4 @@
-"""What the world's evaluator sees in the decoded picture."""
+"""Features of the decoded image from the evaluator of the embedded world."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from limbeck.distillation.features.base import Features
 
 @dataclass(frozen=True)
 class EvaluatorFeatures(Features):
-    """The features of the embedded world's evaluator, of the decoded picture: they tell objects, colours and patterns apart.
+    """Features of the decoded image from the world's evaluator.
 
-    A decoder's pass and its backward are paid at every step.
+    They distinguish objects, colors and patterns. Each step costs one pass of the decoder and its
+    backward pass.
     """
 
     def __call__(self, prior: Prior, x0: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         if x0.ndim != 4:
             raise ValueError(
-                f"seen features need pictures, not x0 of {list(x0.shape[1:])}: use --method.features itself"
+                f"evaluator features need images, not x0 of shape {list(x0.shape[1:])}: "
+                "use --method.features identity"
             )
-        from limbeck.world.pretrained import evaluator_on  # weights that only this option reads
+        from limbeck.world.pretrained import shared_evaluator  # weights that only this option reads
 
-        return evaluator_on(prior.device).features(prior.decode(x0).float())
+        return shared_evaluator(prior.device).features(prior.decode(x0).float())

@@ -13,7 +13,7 @@ from limbeck.distillation.features.base import Features
 
 @dataclass(frozen=True)
 class IdentityFeatures(Features):
-    """x0, number by number."""
+    """x0 flattened to a vector."""
 
     def __call__(self, prior: Prior, x0: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         return x0.flatten(1)

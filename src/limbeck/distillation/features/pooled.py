@@ -1,4 +1,4 @@
-"""Means over patches: what a picture looks like from afar."""
+"""Means of x0 over patches."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from limbeck.distillation.features.base import Features
 
 @dataclass(frozen=True)
 class PooledFeatures(Features):
-    """Means of x0 over a grid of patches, so that fine texture tells no particles apart.
+    """Means of x0 over a grid of patches, which ignore fine texture.
 
-    side: patches across and down.
+    Attributes:
+        grid_size: patches per axis, at least 1.
     """
 
-    side: int = 4
+    grid_size: int = 4
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise ValueError(f"side must be at least 1, not {self.side}")
+        if self.grid_size < 1:
+            raise ValueError(f"grid_size must be at least 1, not {self.grid_size}")
 
     def __call__(self, prior: Prior, x0: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         if x0.ndim != 4:
             raise ValueError(
-                f"pooled features need x0 of [C, H, W], not {list(x0.shape[1:])}: use --method.features itself"
+                f"pooled features need x0 of shape [C, H, W], not {list(x0.shape[1:])}: "
+                "use --method.features identity"
             )
-        return F.adaptive_avg_pool2d(x0, self.side).flatten(1)
+        return F.adaptive_avg_pool2d(x0, self.grid_size).flatten(1)

@@ -1,4 +1,7 @@
-"""What LMC needs of a projection: b(x, t), near the mean over eps of the unconditional picture that the prior sees in x_t."""
+"""Base classes of the projection b(x, t) of LMC-SDS.
+
+b(x, t) approximates the mean over eps of the prior's unconditional x0 prediction at x_t.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,41 @@ from limbeck.distillation.state import Stateless
 
 @dataclass(frozen=True)
 class Projection(abc.ABC):
-    """The options of a projection."""
+    """Options of a projection."""
 
     @abc.abstractmethod
-    def build(self, prior: Prior, start: SetupContext) -> Projector:
-        """A projector for this prior; ValueError where it cannot have one."""
+    def build(self, prior: Prior, setup: SetupContext) -> Projector:
+        """Build the projector of a run.
+
+        Args:
+            prior: the denoiser.
+            setup: context of the run.
+
+        Raises:
+            ValueError: if this projection does not exist for the prior.
+        """
 
 
 class Projector(Stateless, abc.ABC):
-    """A projection at work. It is taught by nothing and remembers nothing, unless a subclass says so."""
+    """A projection at work. Unless a subclass overrides it, it learns nothing and has no state."""
 
     @abc.abstractmethod
-    def __call__(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
-        """b(x, t) of the sample's x and t; it may draw, but never knows the sample's eps."""
+    def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
+        """b(x, t) of each row; it may draw noise but must not depend on the step's eps.
 
-    def fit(self, sample: StepInputs, seen: Float[Tensor, "b ..."]) -> dict[str, Tensor]:
-        """Learn from ``seen``, the picture that the prior saw in the sample's x_t. Returns figures to record."""
+        Args:
+            prior: the denoiser.
+            inputs: inputs of the step.
+        """
+
+    def fit(self, inputs: StepInputs, target: Float[Tensor, "b ..."]) -> dict[str, Tensor]:
+        """Train on one step.
+
+        Args:
+            inputs: inputs of the step.
+            target: the prior's unconditional x0 prediction at x_t.
+
+        Returns:
+            Metrics to log.
+        """
         return {}

@@ -17,37 +17,35 @@ from limbeck.priors.exact import GaussianMixture
 
 @dataclass(frozen=True)
 class ExactProjection(Projection):
-    """E over eps of x0_hat(alpha x + sigma eps, t) where the null text names one Gaussian N(m, c I): m + alpha^2 c / (alpha^2 c +
-    sigma^2) (x - m).
+    """Closed form for a null prompt that names one Gaussian N(m, c I).
 
-    Of a mixture that mean has no closed form, nor of any other prior: these are refused, and ``sampled`` takes them.
+    E over eps of x0_hat(alpha x + sigma eps, t) = m + alpha^2 c / (alpha^2 c + sigma^2) (x - m).
+    For a mixture or any other prior there is no closed form; they are refused, use ``sampled``.
     """
 
-    def build(self, prior: Prior, start: SetupContext) -> Projector:
+    def build(self, prior: Prior, setup: SetupContext) -> Projector:
         if not isinstance(prior, GaussianMixture):
             raise ValueError(
-                f"the exact projection is of a Gaussian prior, not of {type(prior).__name__}: choose sampled or learned"
+                "the exact projection needs a Gaussian mixture as the prior, "
+                f"not {type(prior).__name__}: use sampled or learned"
             )
-        return _OfGaussian(prior)
+        return _GaussianProjector(prior)
 
 
-class _OfGaussian(Projector):
+class _GaussianProjector(Projector):
     def __init__(self, prior: GaussianMixture):
         self._prior = prior
 
-    def __call__(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
-        x, alpha, sigma = (
-            sample.x0.detach(),
-            sample.schedule.alpha(sample.t),
-            sample.schedule.sigma(sample.t),
-        )
-        named = sample.conditions.null.data.isfinite()
-        if bool((named.sum(1) != 1).any()):
-            most = int(named.sum(1).max())
+    def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
+        x = inputs.x0.detach()
+        alpha, sigma = inputs.schedule.alpha(inputs.t), inputs.schedule.sigma(inputs.t)
+        components = inputs.conditions.null.data.isfinite()
+        if bool((components.sum(1) != 1).any()):
             raise ValueError(
-                f"the exact projection is of one Gaussian, and the null text names {most} at once: choose sampled"
+                "the exact projection needs a null prompt that names one Gaussian, "
+                f"not {int(components.sum(1).max())}: use sampled"
             )
-        k = named.int().argmax(1)
-        mean, c = self._prior.means[k].to(x), self._prior.stds[k] ** 2
-        gain = alpha**2 * c / (alpha**2 * c + sigma**2)
+        k = components.int().argmax(1)
+        mean, variance = self._prior.means[k].to(x), self._prior.stds[k] ** 2
+        gain = alpha**2 * variance / (alpha**2 * variance + sigma**2)
         return mean + expand(torch.as_tensor(gain), x) * (x - mean)

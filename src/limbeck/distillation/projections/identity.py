@@ -1,4 +1,4 @@
-"""The projection that leaves x as it is."""
+"""The projection b(x, t) = x."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from limbeck.distillation.projections.base import Projection, Projector
 
 @dataclass(frozen=True)
 class IdentityProjection(Projection):
-    """b(x, t) = x, with which LMC is SDS."""
+    """b(x, t) = x, which makes LMC-SDS equal to SDS."""
 
-    def build(self, prior: Prior, start: SetupContext) -> Projector:
-        return _Same()
+    def build(self, prior: Prior, setup: SetupContext) -> Projector:
+        return _IdentityProjector()
 
 
-class _Same(Projector):
-    def __call__(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
-        return sample.x0.detach()
+class _IdentityProjector(Projector):
+    def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
+        return inputs.x0.detach()

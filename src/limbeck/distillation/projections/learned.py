@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.diffusion.condition import Conditions
-from limbeck.diffusion.inversion import ddim_trajectory
+from limbeck.diffusion.condition import Condition, Conditions
+from limbeck.diffusion.inversion import run_ddim
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import expand
@@ -21,40 +21,45 @@ from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 
 @dataclass(frozen=True)
 class LearnedProjection(Projection):
-    """A shallow convolutional network, x + sigma net(x, t), on any prior. As in the paper it learns before the run, on real
-    pictures, here the prior's own; or, without pictures, beside the run and from every x0_hat(x_t) that is asked for anyway.
+    """A shallow convolutional network, b(x, t) = x + sigma net(x, t), for any prior.
 
-    pictures: that the prior makes to learn from; 0 to learn beside the run. strides: of the DDIM that makes them. before: steps
-    of learning from them. batch: pictures per step. width: channels. rate: of Adam.
+    As in the paper it is trained before the run on images, here on samples of the prior. With
+    ``num_images`` 0 it is trained during the run instead, on every unconditional x0 prediction
+    that the method makes anyway.
+
+    Attributes:
+        num_images: images sampled from the prior to train on. 0: train during the run.
+        ddim_steps: DDIM steps by which they are sampled, at least 1.
+        pretrain_steps: training steps before the run.
+        batch_size: images per training step, at least 1.
+        width: channels of the hidden layers, at least 1.
+        lr: learning rate of Adam.
     """
 
-    pictures: int = 32
-    strides: int = 20
-    before: int = 200
-    batch: int = 8
+    num_images: int = 32
+    ddim_steps: int = 20
+    pretrain_steps: int = 200
+    batch_size: int = 8
     width: int = 32
-    rate: float = 1e-3
+    lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if (
-            self.pictures < 0
-            or self.before < 0
-            or min(self.strides, self.batch, self.width) < 1
-            or not self.rate >= 0
-        ):
-            raise ValueError(
-                f"strides, batch and width must be at least 1 and the others not negative: {self}"
-            )
+        for name in ("ddim_steps", "batch_size", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("num_images", "pretrain_steps", "lr"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
-    def build(self, prior: Prior, start: SetupContext) -> Projector:
-        learner = _Learner(self, prior, start.seed)
-        if self.pictures and self.before:
-            learner.study(prior, start)
-        return learner
+    def build(self, prior: Prior, setup: SetupContext) -> Projector:
+        projector = _LearnedProjector(self, prior, setup.seed)
+        if self.num_images and self.pretrain_steps:
+            projector.pretrain(prior, setup)
+        return projector
 
 
-class _Shallow(nn.Module):
-    """Three convolutions over ``[B, C, H, W]``; what is no picture is one point of many channels."""
+class _ShallowNetwork(nn.Module):
+    """Three convolutions over ``[B, C, H, W]``; a vector is one pixel with many channels."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -63,80 +68,90 @@ class _Shallow(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.last.weight)
-        assert self.last.bias is not None  # by default there is one
+        assert self.last.bias is not None  # Conv2d has a bias by default
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        waves = t[:, None].float() * math.pi * 2.0 ** torch.arange(4, device=t.device)
-        scale, shift = self.time(torch.cat([waves.sin(), waves.cos()], 1))[..., None, None].chunk(
-            2, 1
-        )
+        angles = t[:, None].float() * math.pi * 2.0 ** torch.arange(4, device=t.device)
+        embedding = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        scale, shift = embedding[..., None, None].chunk(2, 1)
         h = nn.functional.silu(self.first(x) * (1 + scale) + shift)
         return self.last(nn.functional.silu(self.second(h)))
 
 
-class _Learner(Projector):
-    def __init__(self, spec: LearnedProjection, prior: Prior, seed: int):
-        self.spec = spec
-        flat = len(prior.shape) != 3
-        self._shape = (math.prod(prior.shape), 1, 1) if flat else tuple(prior.shape)
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+class _LearnedProjector(Projector):
+    def __init__(self, options: LearnedProjection, prior: Prior, seed: int):
+        self.options = options
+        is_vector = len(prior.shape) != 3
+        self._shape = (math.prod(prior.shape), 1, 1) if is_vector else tuple(prior.shape)
         with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator
             torch.manual_seed(seed)
-            self.net = _Shallow(self._shape[0], spec.width).to(prior.device)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=spec.rate)
+            self.net = _ShallowNetwork(self._shape[0], options.width).to(prior.device)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=options.lr)
 
     @torch.no_grad()
-    def study(self, prior: Prior, start: SetupContext) -> None:
-        """Learn from pictures that the prior makes of nothing said."""
-        spec, schedule, like = self.spec, prior.schedule, start.x0
-        rng = torch.Generator().manual_seed(start.seed + 7_000_003)
-        null = prior.condition([""] * spec.pictures)
-        told, ladder = Conditions(null, null), schedule.sampling_times(spec.strides).to(like.device)
-        noise = torch.randn(spec.pictures, *like.shape[1:], generator=rng).to(like)
-        z = ddim_trajectory(prior, noise, told, [t.expand(spec.pictures) for t in ladder], 0.0)
-        made = prior(z, ladder[-1].expand(spec.pictures), null)[0].x0
-        for _ in range(spec.before):
-            rows = torch.randint(spec.pictures, (spec.batch,), generator=rng).to(like.device)
-            t = schedule.snap(
-                0.02 + 0.96 * torch.rand(spec.batch, generator=rng, dtype=torch.float64)
-            ).to(like.device)
-            eps = torch.randn(spec.batch, *like.shape[1:], generator=rng).to(like)
-            self._learn(
-                made[rows],
-                t,
-                prior(schedule.add_noise(made[rows], eps, t), t, null[rows])[0].x0,
-                schedule,
-            )
+    def pretrain(self, prior: Prior, setup: SetupContext) -> None:
+        """Train on unconditional samples of the prior.
 
-    def _b(self, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
-        rest = (
-            x.shape[2:] if x.ndim == 4 else self._shape[1:]
-        )  # a picture may be larger than the prior's own
-        out = self.net(x.float().reshape(len(x), self._shape[0], *rest), t).reshape(x.shape)
+        Args:
+            prior: the denoiser.
+            setup: context of the run.
+        """
+        n, batch, schedule = self.options.num_images, self.options.batch_size, prior.schedule
+        rng = torch.Generator().manual_seed(setup.seed + 7_000_003)
+        null = prior.condition([""] * n)
+        images = self._sample(prior, null, setup.x0, rng)
+        for _ in range(self.options.pretrain_steps):
+            rows = torch.randint(n, (batch,), generator=rng).to(images.device)
+            uniform = torch.rand(batch, generator=rng, dtype=torch.float64)
+            t = schedule.snap(0.02 + 0.96 * uniform).to(images.device)
+            x = images[rows]
+            eps = torch.randn(batch, *x.shape[1:], generator=rng).to(setup.x0)
+            target = prior(schedule.add_noise(x, eps, t), t, null[rows])[0].x0
+            self._train_step(x, t, target, schedule)
+
+    def _sample(self, prior: Prior, null: Condition, like: Tensor, rng: torch.Generator) -> Tensor:
+        """Sample one x0 per row of ``null`` by DDIM, on the device and in the dtype of ``like``."""
+        times = prior.schedule.sampling_times(self.options.ddim_steps).to(like.device)
+        noise = torch.randn(len(null), *like.shape[1:], generator=rng).to(like)
+        row_times = [t.expand(len(null)) for t in times]
+        z = run_ddim(prior, noise, Conditions(null, null), row_times, 0.0)
+        return prior(z, row_times[-1], null)[0].x0
+
+    def _project(self, x: Tensor, t: Tensor, schedule: NoiseSchedule) -> Tensor:
+        # the image may be larger than the prior's default
+        size = x.shape[2:] if x.ndim == 4 else self._shape[1:]
+        out = self.net(x.float().reshape(len(x), self._shape[0], *size), t).reshape(x.shape)
         return x.float() + expand(schedule.sigma(t), out) * out
 
-    def _learn(self, x: Tensor, t: Tensor, seen: Tensor, schedule: NoiseSchedule) -> Tensor:
+    def _train_step(self, x: Tensor, t: Tensor, target: Tensor, schedule: NoiseSchedule) -> Tensor:
         with torch.enable_grad():
-            loss = (self._b(x, t, schedule) - seen.float()).square().mean()
+            loss = (self._project(x, t, schedule) - target.float()).square().mean()
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def __call__(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
+    def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         with torch.no_grad():
-            return self._b(sample.x0.detach(), sample.t, sample.schedule).to(sample.x0)
+            b = self._project(inputs.x0.detach(), inputs.t, inputs.schedule)
+        return b.to(inputs.x0)
 
-    def fit(self, sample: StepInputs, seen: Float[Tensor, "b ..."]) -> dict[str, Tensor]:
-        if self.spec.pictures:
+    def fit(self, inputs: StepInputs, target: Float[Tensor, "b ..."]) -> dict[str, Tensor]:
+        if self.options.num_images:
             return {}
-        return {"projection": self._learn(sample.x0.detach(), sample.t, seen, sample.schedule)}
+        loss = self._train_step(inputs.x0.detach(), inputs.t, target, inputs.schedule)
+        return {"projection": loss}
 
     def tensors(self) -> dict[str, Tensor]:
-        memory = {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
-        return {f"net.{k}": v for k, v in self.net.state_dict().items()} | memory
+        net = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        return net | {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        part = lambda head: {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
-        self.net.load_state_dict(part("net."))
-        load_optimizer(self.optimizer, part("optimizer."))
+        self.net.load_state_dict(_with_prefix(tensors, "net."))
+        load_optimizer(self.optimizer, _with_prefix(tensors, "optimizer."))

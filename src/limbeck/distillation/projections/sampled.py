@@ -1,4 +1,4 @@
-"""The projection as an average over fresh noise."""
+"""The projection as an average over new noise."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from limbeck.distillation.projections.base import Projection, Projector
 
 @dataclass(frozen=True)
 class SampledProjection(Projection):
-    """The mean of x0_hat(alpha x + sigma eps, t) over pairs eps, -eps of fresh noise: right on average on any prior, and dear.
+    """Mean of x0_hat(alpha x + sigma eps, t) over new antithetic pairs of noise eps, -eps.
 
-    pairs: of noise, at two passes each.
+    It is unbiased for any prior and costs two network passes per pair.
+
+    Attributes:
+        num_pairs: number of pairs, at least 1.
     """
 
-    pairs: int = 4
+    num_pairs: int = 4
 
     def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise ValueError(f"pairs must be at least 1, not {self.pairs}")
+        if self.num_pairs < 1:
+            raise ValueError(f"num_pairs must be at least 1, not {self.num_pairs}")
 
-    def build(self, prior: Prior, start: SetupContext) -> Projector:
-        return _Mean(self.pairs)
+    def build(self, prior: Prior, setup: SetupContext) -> Projector:
+        return _SampledProjector(self.num_pairs)
 
 
-class _Mean(Projector):
-    def __init__(self, pairs: int):
-        self._pairs = pairs
+class _SampledProjector(Projector):
+    def __init__(self, num_pairs: int):
+        self._num_pairs = num_pairs
 
-    def __call__(self, prior: Prior, sample: StepInputs) -> Float[Tensor, "b ..."]:
-        x, b = sample.x0.detach(), len(sample.x0)
-        half = to_device(
-            torch.randn(self._pairs * b, *x.shape[1:], generator=sample.rng), x.device
-        ).to(x)
-        eps, rows = (
-            torch.cat([half, -half]),
-            torch.arange(b, device=x.device).repeat(2 * self._pairs),
-        )
-        t = sample.t[rows]
-        said = prior(sample.schedule.add_noise(x[rows], eps, t), t, sample.conditions.null[rows])[0]
-        return said.x0.unflatten(0, (2 * self._pairs, b)).mean(0)
+    def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
+        x, n, b = inputs.x0.detach(), self._num_pairs, len(inputs.x0)
+        drawn = torch.randn(n * b, *x.shape[1:], generator=inputs.rng)
+        half = to_device(drawn, x.device).to(x)
+        eps = torch.cat([half, -half])
+        rows = torch.arange(b, device=x.device).repeat(2 * n)
+        t = inputs.t[rows]
+        xt = inputs.schedule.add_noise(x[rows], eps, t)
+        prediction = prior(xt, t, inputs.conditions.null[rows])[0]
+        return prediction.x0.unflatten(0, (2 * n, b)).mean(0)

@@ -1,4 +1,4 @@
-"""Timestep samplers and schedules."""
+"""Timesteps: random and deterministic times of each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When: the time of each row at each step. Frozen dataclasses: their fields are their options; ``timesteps/`` has the choices."""
+"""Base classes of timesteps: which time each row gets at each step."""
 
 from __future__ import annotations
 
@@ -12,81 +12,124 @@ from torch import Tensor
 from limbeck.diffusion.schedule import NoiseSchedule
 
 
-def check_ordered(low: float, high: float) -> None:
-    """Raise ValueError unless 0 <= low <= high <= 1."""
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"times must satisfy 0 <= low <= high <= 1, not low {low}, high {high}")
+def check_ordered(t_min: float, t_max: float, prefix: str = "") -> None:
+    """Raise ValueError unless 0 <= t_min <= t_max <= 1.
+
+    Args:
+        t_min: smallest time.
+        t_max: largest time.
+        prefix: prefix of the two names in the message, as ``late_``.
+    """
+    if not 0 <= t_min <= t_max <= 1:
+        low, high = f"{prefix}t_min", f"{prefix}t_max"
+        raise ValueError(
+            f"times must satisfy 0 <= {low} <= {high} <= 1, not {low} {t_min}, {high} {t_max}"
+        )
 
 
 def check_fraction(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a share of the run."""
+    """Raise ValueError unless ``value`` of the option ``name`` is a fraction of training."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a share of the run in [0, 1], not {value}")
+        raise ValueError(f"{name} must be a fraction of training in [0, 1], not {value}")
 
 
 def training_progress(step: int, steps: int) -> float:
-    """0 at the first step, 1 at the last one."""
+    """Progress of training: 0 at the first step, 1 at the last."""
     return step / max(steps - 1, 1)
 
 
 @dataclass(frozen=True)
 class Timesteps(abc.ABC):
-    """Times in [0, 1], one per row."""
+    """Times in [0, 1], one per row; 0 is data, 1 is noise."""
 
     @abc.abstractmethod
     def __call__(
         self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: torch.Generator
     ) -> Float[Tensor, "b"]:
-        """Times of ``rows`` rows at ``step`` of ``steps`` under the noise ``schedule``, float32 on the CPU."""
+        """Times of one step.
+
+        Args:
+            step: current step, from 0.
+            steps: number of steps of the run.
+            rows: number of rows.
+            schedule: noise schedule of the prior.
+            rng: generator of the step.
+
+        Returns:
+            Times ``[rows]``, float32 on the CPU.
+        """
 
 
 @dataclass(frozen=True)
 class RangeTimesteps(Timesteps):
-    """Times of a range.
+    """Times within a range.
 
-    low: least time. high: greatest time.
+    Attributes:
+        t_min: smallest time, in [0, t_max].
+        t_max: largest time, in [t_min, 1].
     """
 
-    low: float = 0.02
-    high: float = 0.98
+    t_min: float = 0.02
+    t_max: float = 0.98
 
     def __post_init__(self) -> None:
-        check_ordered(self.low, self.high)
+        check_ordered(self.t_min, self.t_max)
 
 
 @dataclass(frozen=True)
 class RandomTimesteps(Timesteps):
-    """Times drawn between bounds that only the step decides.
+    """Times drawn within bounds that depend on the step only.
 
-    per_row: draw every row's own time; otherwise one for all rows of the step, as the 2D codes do.
+    Attributes:
+        per_row: draw one time per row. Off: one for all rows of a step, as the 2D codes do.
     """
 
     per_row: bool = field(default=True, kw_only=True)
 
     @abc.abstractmethod
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        """The least and the greatest time that may be drawn at ``step`` of ``steps``."""
+        """Bounds of the draw.
 
-    def unit(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
-        """Places between the bounds, from 0 to 1."""
+        Args:
+            step: current step, from 0.
+            steps: number of steps of the run.
+
+        Returns:
+            The smallest and the largest time.
+        """
+
+    def unit_samples(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+        """Draw samples in [0, 1] that are scaled to the bounds; uniform by default.
+
+        Args:
+            rows: number of samples.
+            rng: generator of the step.
+        """
         return torch.rand(rows, generator=rng)
 
     def __call__(
         self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: torch.Generator
     ) -> Float[Tensor, "b"]:
-        low, high = self.bounds(step, steps)
-        # rounding must not carry a time past its bounds
-        times = (low + (high - low) * self.unit(rows if self.per_row else 1, rng)).clamp(low, high)
-        return times if self.per_row else times.repeat(rows)
+        t_min, t_max = self.bounds(step, steps)
+        samples = self.unit_samples(rows if self.per_row else 1, rng)
+        # clamped, as rounding could exceed the bounds
+        t = (t_min + (t_max - t_min) * samples).clamp(t_min, t_max)
+        return t if self.per_row else t.repeat(rows)
 
 
 @dataclass(frozen=True)
 class ScheduledTimesteps(Timesteps):
-    """Nothing drawn: the step decides one time for all rows."""
+    """One deterministic time per step, the same for all rows."""
 
     @abc.abstractmethod
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        """The time at ``step`` of ``steps``."""
+        """The time of one step.
+
+        Args:
+            step: current step, from 0.
+            steps: number of steps of the run.
+            schedule: noise schedule of the prior.
+        """
 
     def __call__(
         self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: torch.Generator

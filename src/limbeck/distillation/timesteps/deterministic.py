@@ -1,4 +1,4 @@
-"""Times that only the step decides, the same for every row."""
+"""Deterministic timesteps: one time per step, the same for every row."""
 
 from __future__ import annotations
 
@@ -9,85 +9,97 @@ from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.distillation.timesteps.base import (
     RangeTimesteps,
     ScheduledTimesteps,
-    check_ordered,
     training_progress,
 )
 
 
 @dataclass(frozen=True)
 class LinearTimesteps(RangeTimesteps, ScheduledTimesteps):
-    """From ``high`` down to ``low`` in a line (DreamGaussian, SDI, CFD in 2D).
+    """Linear from t_max to t_min (DreamGaussian, SDI, CFD in 2D).
 
-    low: last time. high: first time.
+    Attributes:
+        t_min: last time.
+        t_max: first time.
     """
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        return self.high - (self.high - self.low) * training_progress(step, steps)
+        return self.t_max - (self.t_max - self.t_min) * training_progress(step, steps)
 
 
 @dataclass(frozen=True)
 class QuadraticTimesteps(RangeTimesteps, ScheduledTimesteps):
-    """The square of a line from sqrt(high) to sqrt(low): quickly through noise, slowly near the data (prolific_dreamer2d).
+    """sqrt(t) linear from sqrt(t_max) to sqrt(t_min): fast at noise, slow near data.
 
-    low: last time. high: first time.
+    This is ``descend_quad`` of prolific_dreamer2d.
+
+    Attributes:
+        t_min: last time.
+        t_max: first time.
     """
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        first, last = self.high**0.5, self.low**0.5
-        return min(
-            max((first + (last - first) * training_progress(step, steps)) ** 2, self.low), self.high
-        )
+        first, last = self.t_max**0.5, self.t_min**0.5
+        t = (first + (last - first) * training_progress(step, steps)) ** 2
+        return min(max(t, self.t_min), self.t_max)
 
 
 @dataclass(frozen=True)
 class HiFATimesteps(RangeTimesteps, ScheduledTimesteps):
-    """high - (high - low) p^power, p the progress; power 1/2 is HiFA's square root (Zhu and Zhuang 2023).
+    """t_max - (t_max - t_min) p^power, p the training progress (HiFA).
 
-    low: last time; HiFA's code warns of less than .3. high: first time. power: of the progress; above 1 stays long at noise.
+    Attributes:
+        t_min: last time; HiFA's code warns below 0.3.
+        t_max: first time.
+        power: power of the progress, above 0; 1/2 is HiFA's square root, above 1 stays long at
+            noise.
+
+    References:
+        Zhu & Zhuang 2023, arXiv 2305.18766.
     """
 
     name = "hifa"
 
-    low: float = 0.3
+    t_min: float = 0.3
     power: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.power < float("inf"):
-            raise ValueError(f"power must be above 0, not {self.power}")
+            raise ValueError(f"power must be positive and finite, not {self.power}")
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        return self.high - (self.high - self.low) * training_progress(step, steps) ** self.power
+        return self.t_max - (self.t_max - self.t_min) * training_progress(step, steps) ** self.power
 
 
 @dataclass(frozen=True)
 class FixedTimesteps(ScheduledTimesteps):
-    """One time for the whole run.
+    """The same time at every step.
 
-    at: that time.
+    Attributes:
+        t: that time, in [0, 1].
     """
 
-    at: float = 0.5
+    t: float = 0.5
 
     def __post_init__(self) -> None:
-        check_ordered(self.at, self.at)
+        if not 0 <= self.t <= 1:
+            raise ValueError(f"t must lie in [0, 1], not {self.t}")
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        return self.at
+        return self.t
 
 
-def _table(at: tuple[float, ...], times: tuple[float, ...]) -> None:
-    if len(at) != len(times) or not at:
+def _check_milestones(milestones: tuple[float, ...], times: tuple[float, ...]) -> None:
+    if len(milestones) != len(times) or not milestones:
         raise ValueError(
-            f"at and times must have one value each per knot, at least one, not {len(at)} and {len(times)}"
+            "milestones and times must have the same length, at least 1, "
+            f"not {len(milestones)} and {len(times)}"
         )
-    if (
-        at[0] != 0
-        or not all(a < b for a, b in zip(at, (*at[1:], float("inf")), strict=True))
-        or at[-1] > 1
-    ):
+    increasing = all(a < b for a, b in pairwise((*milestones, float("inf"))))
+    if milestones[0] != 0 or not increasing or milestones[-1] > 1:
         raise ValueError(
-            f"at must grow from 0 and stay within 1, the end of the run, not {', '.join(map(str, at))}"
+            "milestones must increase from 0 and not exceed 1, the end of training, "
+            f"not {', '.join(map(str, milestones))}"
         )
     for time in times:
         if not 0 <= time <= 1:
@@ -95,70 +107,82 @@ def _table(at: tuple[float, ...], times: tuple[float, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class PiecewiseTimesteps(ScheduledTimesteps):
-    """Straight lines between knots, level after the last one (the defaults are CFD's in 3D; also 2d-sds).
+class PiecewiseLinearTimesteps(ScheduledTimesteps):
+    """Linear between milestones, constant after the last one (2d-sds).
 
-    at: shares of the run, growing from 0. times: the time at each.
+    The defaults are those of CFD in 3D.
+
+    Attributes:
+        milestones: fractions of training, increasing from 0.
+        times: time at each milestone.
     """
 
-    at: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0)
+    milestones: tuple[float, ...] = (0.0, 0.1, 0.5, 1.0)
     times: tuple[float, ...] = (0.98, 0.692, 0.404, 0.212)
 
     def __post_init__(self) -> None:
-        _table(self.at, self.times)
+        _check_milestones(self.milestones, self.times)
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        p = training_progress(step, steps)
-        knots = list(zip(self.at, self.times, strict=True))
-        for (a, first), (b, last) in pairwise(knots):
-            if p < b:
-                return first + (last - first) * (p - a) / (b - a)
+        progress = training_progress(step, steps)
+        knots = list(zip(self.milestones, self.times, strict=True))
+        for (start, first), (end, last) in pairwise(knots):
+            if progress < end:
+                return first + (last - first) * (progress - start) / (end - start)
         return self.times[-1]
 
 
 @dataclass(frozen=True)
-class SteppingTimesteps(ScheduledTimesteps):
-    """Level stretches: each time holds from its share of the run to the next (2d-sds).
+class PiecewiseConstantTimesteps(ScheduledTimesteps):
+    """Each time from its milestone to the next (``stepping`` of 2d-sds).
 
-    at: shares of the run, growing from 0. times: the time from each on.
+    Attributes:
+        milestones: fractions of training, increasing from 0.
+        times: time from each milestone on.
     """
 
-    at: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    milestones: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
     times: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2)
 
     def __post_init__(self) -> None:
-        _table(self.at, self.times)
+        _check_milestones(self.milestones, self.times)
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        # the same test as TwoStage's switch
-        return [time for at, time in zip(self.at, self.times, strict=True) if step >= at * steps][
-            -1
+        # a milestone is passed as in TwoStageTimesteps
+        passed = [
+            time
+            for milestone, time in zip(self.milestones, self.times, strict=True)
+            if step >= milestone * steps
         ]
+        return passed[-1]
 
 
 @dataclass(frozen=True)
 class PolynomialTimesteps(ScheduledTimesteps):
-    """c0 + c1 p + c2 p^2 + ..., p the progress from 0 to 1 (2d-sds). The default is level at both ends.
+    """c0 + c1 p + c2 p^2 + ..., p the training progress (2d-sds). The default is flat at both ends.
 
-    coefficients: c0, c1, ... . The polynomial must stay within [0, 1].
+    Attributes:
+        coefficients: c0, c1, ...; the polynomial must stay within [0, 1] for p in [0, 1].
     """
 
     coefficients: tuple[float, ...] = (0.98, 0.0, -2.88, 1.92)
 
     def __post_init__(self) -> None:
         for i in range(1001):
-            if not -1e-9 <= self._value(i / 1000) <= 1 + 1e-9:
+            progress = i / 1000
+            value = self._evaluate(progress)
+            if not -1e-9 <= value <= 1 + 1e-9:
                 raise ValueError(
-                    f"the polynomial must stay within [0, 1] on the run, but is {self._value(i / 1000):.4g} at share {i / 1000}"
+                    "the polynomial must stay within [0, 1] during training, "
+                    f"but is {value:.4g} at progress {progress}"
                 )
 
-    def _value(self, p: float) -> float:
+    def _evaluate(self, progress: float) -> float:
         value = 0.0
-        for c in reversed(self.coefficients):
-            value = value * p + c
+        for coefficient in reversed(self.coefficients):
+            value = value * progress + coefficient
         return value
 
     def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
-        return min(
-            max(self._value(training_progress(step, steps)), 0.0), 1.0
-        )  # between checked points it may be out by little
+        # clamped, as it may leave [0, 1] slightly between the points that were checked
+        return min(max(self._evaluate(training_progress(step, steps)), 0.0), 1.0)

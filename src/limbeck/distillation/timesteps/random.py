@@ -1,4 +1,4 @@
-"""Times that are drawn, between bounds that may move during the run."""
+"""Random timesteps, within bounds that may change during training."""
 
 from __future__ import annotations
 
@@ -19,59 +19,77 @@ from limbeck.distillation.timesteps.base import (
 
 @dataclass(frozen=True)
 class UniformTimesteps(RangeTimesteps, RandomTimesteps):
-    """U(low, high) (DreamFusion: .02 to .98)."""
+    """U(t_min, t_max); .02 to .98 in DreamFusion."""
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        return self.low, self.high
+        return self.t_min, self.t_max
 
 
 @dataclass(frozen=True)
 class TwoStageTimesteps(RangeTimesteps, RandomTimesteps):
-    """U(low, high), and U(late_low, late) after a share ``switch`` of the run (ProlificDreamer: .5 after 5k of 25k steps in 3D).
+    """U(t_min, t_max), then U(late_t_min, late_t_max) (ProlificDreamer).
 
-    low: least time at first. high: greatest time at first. late: greatest time later. switch: share of the run after which it is
-    later. late_low: least time later, that of the beginning if left out.
+    ProlificDreamer in 3D lowers t_max to .5 after 5k of 25k steps.
+
+    Attributes:
+        t_min: smallest time of the first stage.
+        t_max: largest time of the first stage.
+        late_t_max: largest time of the second stage.
+        switch_at: fraction of training at which the second stage starts.
+        late_t_min: smallest time of the second stage. Left out: ``t_min``.
     """
 
-    late: float = 0.5
-    switch: float = 0.5
-    late_low: float | None = None
+    late_t_max: float = 0.5
+    switch_at: float = 0.5
+    late_t_min: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ordered(self.low if self.late_low is None else self.late_low, self.late)
-        check_fraction("switch", self.switch)
+        check_ordered(*self._late_bounds(), "late_")
+        check_fraction("switch_at", self.switch_at)
+
+    def _late_bounds(self) -> tuple[float, float]:
+        return self.t_min if self.late_t_min is None else self.late_t_min, self.late_t_max
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        if step < self.switch * steps:
-            return self.low, self.high
-        return self.low if self.late_low is None else self.late_low, self.late
+        if step < self.switch_at * steps:
+            return self.t_min, self.t_max
+        return self._late_bounds()
 
 
 @dataclass(frozen=True)
 class NStageTimesteps(RangeTimesteps, RandomTimesteps):
-    """Stage i of n, each of equal length: U over the lowest (n - i) / n of [low, high] (prolific_dreamer2d's ``t_stages``).
+    """n equally long stages; stage i is U over the lowest (n - i) / n of [t_min, t_max].
 
-    low: least time. high: greatest time of the first stage. stages: n.
+    This is ``t_stages`` of prolific_dreamer2d.
+
+    Attributes:
+        t_min: smallest time.
+        t_max: largest time of the first stage.
+        num_stages: number of stages n, at least 1.
     """
 
-    stages: int = 4
+    num_stages: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stages < 1:
-            raise ValueError(f"stages must be at least 1, not {self.stages}")
+        if self.num_stages < 1:
+            raise ValueError(f"num_stages must be at least 1, not {self.num_stages}")
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        stage = min(self.stages * step // steps, self.stages - 1)
-        return self.low, self.low + (self.high - self.low) * (self.stages - stage) / self.stages
+        n = self.num_stages
+        stage = min(n * step // steps, n - 1)
+        return self.t_min, self.t_min + (self.t_max - self.t_min) * (n - stage) / n
 
 
 @dataclass(frozen=True)
 class RandomDownTimesteps(RangeTimesteps, RandomTimesteps):
-    """U over a window around the line that falls from ``high`` to ``low``, cut off at both ends (prolific_dreamer2d).
+    """U over a window around a center that falls linearly from t_max to t_min, cut to the range.
 
-    radius: half the window, as a share of high - low.
+    This is ``random_down`` of prolific_dreamer2d.
+
+    Attributes:
+        radius: half the width of the window, as a fraction of t_max - t_min, in [0, 1].
     """
 
     radius: float = 0.5
@@ -79,94 +97,126 @@ class RandomDownTimesteps(RangeTimesteps, RandomTimesteps):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.radius <= 1:
-            raise ValueError(f"radius is a share of high - low in [0, 1], not {self.radius}")
+            raise ValueError(
+                f"radius must be a fraction of t_max - t_min in [0, 1], not {self.radius}"
+            )
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        span = self.high - self.low
-        centre = self.high - span * training_progress(step, steps)
-        return max(self.low, centre - self.radius * span), min(
-            self.high, centre + self.radius * span
-        )
+        span = self.t_max - self.t_min
+        center = self.t_max - span * training_progress(step, steps)
+        lower, upper = center - self.radius * span, center + self.radius * span
+        return max(self.t_min, lower), min(self.t_max, upper)
 
 
 @dataclass(frozen=True)
 class RandomDecayTimesteps(RangeTimesteps, RandomTimesteps):
-    """U between bounds that move from (low, high) to (late_low, late), in a line or by a constant factor per step (2d-sds).
+    """U between bounds that move from (t_min, t_max) to (late_t_min, late_t_max) (2d-sds).
 
-    low: least time at first. high: greatest time at first. late_low: least time at last. late: greatest time at last.
-    exponential: by a constant factor, for which all four must be above 0.
+    Attributes:
+        t_min: smallest time at the first step.
+        t_max: largest time at the first step.
+        late_t_min: smallest time at the last step.
+        late_t_max: largest time at the last step.
+        exponential: change the bounds by a constant factor per step, for which all four must be
+            above 0. Off: linearly.
     """
 
-    low: float = 0.5
-    late_low: float = 0.02
-    late: float = 0.2
+    t_min: float = 0.5
+    late_t_min: float = 0.02
+    late_t_max: float = 0.2
     exponential: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ordered(self.late_low, self.late)
-        if self.exponential and min(self.low, self.late_low) <= 0:
+        check_ordered(self.late_t_min, self.late_t_max, "late_")
+        if self.exponential and min(self.t_min, self.late_t_min) <= 0:
             raise ValueError(
-                f"an exponential decay needs times above 0, not low {self.low}, late_low {self.late_low}"
+                "an exponential decay needs times above 0, "
+                f"not t_min {self.t_min}, late_t_min {self.late_t_min}"
             )
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        p = training_progress(step, steps)
-        return self._between(self.low, self.late_low, p), self._between(self.high, self.late, p)
+        progress = training_progress(step, steps)
+        return (
+            self._interpolate(self.t_min, self.late_t_min, progress),
+            self._interpolate(self.t_max, self.late_t_max, progress),
+        )
 
-    def _between(self, first: float, last: float, p: float) -> float:
-        return first ** (1 - p) * last**p if self.exponential else first + (last - first) * p
+    def _interpolate(self, first: float, last: float, progress: float) -> float:
+        if self.exponential:
+            return first ** (1 - progress) * last**progress
+        return first + (last - first) * progress
 
 
 @dataclass(frozen=True)
 class ISMTimesteps(RangeTimesteps, RandomTimesteps):
-    """U(low, top), where top falls in a line from ``high`` to ``late`` and stays there (LucidDreamer: 1500 of 5000 steps).
+    """U over a range whose upper end falls linearly from t_max to late_t_max (LucidDreamer).
 
-    low: least time. high: greatest time at first. late: greatest time after the warm-up. warm: share of the run that it takes.
+    Attributes:
+        t_min: smallest time.
+        t_max: largest time at the first step.
+        late_t_max: largest time after the warm-up.
+        warmup: fraction of training over which the largest time falls; 1500 of 5000 steps in
+            LucidDreamer. 0: late_t_max from the start.
     """
 
-    late: float = 0.5
-    warm: float = 0.3
+    late_t_max: float = 0.5
+    warmup: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ordered(self.low, self.late)
-        check_fraction("warm", self.warm)
+        if not 0 <= self.t_min <= self.late_t_max <= 1:
+            raise ValueError(
+                "times must satisfy 0 <= t_min <= late_t_max <= 1, "
+                f"not t_min {self.t_min}, late_t_max {self.late_t_max}"
+            )
+        check_fraction("warmup", self.warmup)
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        left = max(0.0, 1 - step / (self.warm * steps)) if self.warm > 0 else 0.0
-        return self.low, self.late + (self.high - self.late) * left
+        remaining = max(0.0, 1 - step / (self.warmup * steps)) if self.warmup > 0 else 0.0
+        return self.t_min, self.late_t_max + (self.t_max - self.late_t_max) * remaining
 
 
 @dataclass(frozen=True)
 class LogitNormalTimesteps(RangeTimesteps, RandomTimesteps):
-    """low + (high - low) sigmoid(n), n normal: more of the middle (Esser et al. 2024, the training of SD3: 0 to 1).
+    """t_min + (t_max - t_min) sigmoid(n), n normal, which favors the middle of the range.
 
-    mean: of n; above 0 favours noise. spread: standard deviation of n.
+    Training of SD3 draws so, with t_min 0 and t_max 1.
+
+    Attributes:
+        logit_mean: mean of n; above 0 favors large t.
+        logit_std: standard deviation of n, at least 0.
+
+    References:
+        Esser et al. 2024, arXiv 2403.03206.
     """
 
-    mean: float = 0.0
-    spread: float = 1.0
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.spread < float("inf") or not abs(self.mean) < float("inf"):
-            raise ValueError(
-                f"mean must be finite and spread at least 0, not {self.mean} and {self.spread}"
-            )
+        if not abs(self.logit_mean) < float("inf"):
+            raise ValueError(f"logit_mean must be finite, not {self.logit_mean}")
+        if not 0 <= self.logit_std < float("inf"):
+            raise ValueError(f"logit_std must be at least 0 and finite, not {self.logit_std}")
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        return self.low, self.high
+        return self.t_min, self.t_max
 
-    def unit(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
-        return torch.sigmoid(self.mean + self.spread * torch.randn(rows, generator=rng))
+    def unit_samples(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+        return torch.sigmoid(self.logit_mean + self.logit_std * torch.randn(rows, generator=rng))
 
 
 @dataclass(frozen=True)
 class ShiftedTimesteps(RangeTimesteps, RandomTimesteps):
-    """low + (high - low) s u / (1 + (s - 1) u), u uniform: more noise for s > 1 (Esser et al. 2024; RFDS draws so on SD3).
+    """t_min + (t_max - t_min) s u / (1 + (s - 1) u), u uniform: larger t for s > 1 (SD3; RFDS).
 
-    shift: s; 3 in SD3.
+    Attributes:
+        shift: timestep shift s, above 0; 3 in SD3.
+
+    References:
+        Esser et al. 2024, arXiv 2403.03206.
     """
 
     shift: float = 3.0
@@ -174,11 +224,11 @@ class ShiftedTimesteps(RangeTimesteps, RandomTimesteps):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.shift < float("inf"):
-            raise ValueError(f"shift must be above 0, not {self.shift}")
+            raise ValueError(f"shift must be positive and finite, not {self.shift}")
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        return self.low, self.high
+        return self.t_min, self.t_max
 
-    def unit(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+    def unit_samples(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
         u = torch.rand(rows, generator=rng)
         return self.shift * u / (1 + (self.shift - 1) * u)
