@@ -145,7 +145,7 @@ def test_rfdsrev_rounds_go_to_the_noise_of_the_picture():
 
 
 def test_rfdsrev_refuses():
-    with pytest.raises(ValueError, match="rounds must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="iterations must be at least 1, not 0"):
         RFDSRev(iterations=0)
 
 

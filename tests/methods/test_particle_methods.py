@@ -251,9 +251,9 @@ def test_features_of_pictures_let_gradients_through(features):
     "features", [PooledFeatures(), EvaluatorFeatures()], ids=lambda f: type(f).__name__
 )
 def test_features_of_pictures_refuse_what_is_none(features):
-    with pytest.raises(ValueError, match=r"not .*4.*: use --method.features itself"):
+    with pytest.raises(ValueError, match=r"not .*4.*: use --method.features identity"):
         of(Repulsive(features=features), mixture(), drawn_of(3), 3)
-    with pytest.raises(ValueError, match="side must be at least 1"):
+    with pytest.raises(ValueError, match="grid_size must be at least 1"):
         PooledFeatures(0)
 
 
