@@ -1,4 +1,4 @@
-"""What is left of solids on the way, shown in a browser, and filmed."""
+"""3D snapshots, the browser viewer, and turntables."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ import pytest
 import torch
 from painted_ball import RADIUS, Ball, Painted, ball, cloud, paint
 from PIL import Image
-from tiny_pipeline import rng, max_difference
+from tiny_pipeline import max_difference, rng
 
 import limbeck
 from limbeck import Experiment, Run
-from limbeck.cli.commands import run as run_verb
+from limbeck.cli.commands import run as run_command
 from limbeck.cli.commands.view import ViewOptions, serve
 from limbeck.cli.main import main
 from limbeck.config import yaml as config
-from limbeck.graphics.cameras import camera as cameras
+from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.graphics.export.export import with_vertex_colors
 from limbeck.graphics.export.writers import srgb_to_linear
 from limbeck.graphics.geometry.assets import Splats
 from limbeck.metrics.heldout_views import LIGHT_DIRECTION
 from limbeck.priors.loading import load
+from limbeck.runs.images import image_grid
 from limbeck.runs.recorder import record
 from limbeck.runs.reopen import particle_names, reopen_run, step_cameras
 from limbeck.runs.snapshots_3d import SnapshotFolder, read_snapshot, save_snapshot
 from limbeck.runs.turntable import (
     TurntableCamera,
+    TurntableFrames,
     colorize_depth,
     enlarge_frames,
     render_frames,
@@ -50,9 +52,9 @@ from limbeck.runs.turntable import (
     save_turntable,
 )
 from limbeck.runs.viewer import (
-    Viewer,
     _ACES_INPUT,
     _ACES_OUTPUT,
+    Viewer,
     inverse_tone_mapping,
     mesh_to_glb,
     quaternions_to_matrices,
@@ -60,7 +62,6 @@ from limbeck.runs.viewer import (
     splat_covariances,
     to_opencv,
 )
-from limbeck.runs.images import image_grid
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -68,13 +69,12 @@ CHROMIUM = (
 
 
 @pytest.fixture(scope="module")
-def made() -> Experiment:
-    views = Orbit(per_particle=2)
+def experiment() -> Experiment:
     return Experiment(
         ("red disc", "blue ring"),
         model="gaussians",
         representation=Ball(),
-        cameras=views,
+        cameras=Orbit(per_particle=2),
         particles=2,
         batch_size=2,
         steps=4,
@@ -82,265 +82,242 @@ def made() -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def folder(made: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("runs") / "ball"
-    record(made, load("gaussians"), place, image_every=2)
-    return place
+def folder(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_folder = tmp_path_factory.mktemp("runs") / "ball"
+    record(experiment, load("gaussians"), run_folder, image_every=2)
+    return run_folder
 
 
-# snapshots
+def splats_experiment() -> Experiment:
+    return Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
 
 
-def test_a_run_leaves_every_particle_at_the_times_of_its_pictures(
-    made: Experiment, folder: Path
+# Snapshots
+
+
+def test_a_run_saves_every_particle_when_it_saves_images(
+    experiment: Experiment, folder: Path
 ) -> None:
-    found = SnapshotFolder(folder).steps()
-    assert list(found) == [0, 2, 4] and all(
-        list(files) == particle_names(made) for files in found.values()
-    )
-    kept = reopen_run(folder, "cpu").representation
-    for i, name in enumerate(particle_names(made)):
-        first, last = read_snapshot(found[0][name]), read_snapshot(found[4][name])
-        assert torch.equal(last.vertices, ball(2).vertices) and torch.equal(
-            last.faces, ball(2).faces
-        )
-        tint = kept.parts["tint"][i].detach()
+    steps = SnapshotFolder(folder).steps()
+    assert list(steps) == [0, 2, 4]
+    assert all(list(files) == particle_names(experiment) for files in steps.values())
+    final = reopen_run(folder, "cpu").representation
+    for i, name in enumerate(particle_names(experiment)):
+        first, last = read_snapshot(steps[0][name]), read_snapshot(steps[4][name])
+        assert torch.equal(last.vertices, ball(2).vertices)
+        assert torch.equal(last.faces, ball(2).faces)
+        tint = final.parts["tint"][i].detach()
         assert max_difference(last.colors, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
         assert max_difference(first.colors, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
     assert not list((folder / "assets").glob("*.part"))
 
 
-def test_the_cameras_told_are_those_the_run_looked_through(made: Experiment) -> None:
-    run = Run(made, load("gaussians"))
+def test_step_cameras_are_those_of_the_run(experiment: Experiment) -> None:
+    run = Run(experiment, load("gaussians"))
     for step in range(4):
-        drawn = run.advance().inputs
-        view, camera = step_cameras(made, step)
-        assert camera is not None and torch.equal(view, drawn.particle)
-        assert torch.equal(camera.pose, drawn.camera.pose) and torch.equal(
-            camera.fov, drawn.camera.fov
-        )
+        inputs = run.advance().inputs
+        particle, camera = step_cameras(experiment, step)
+        assert camera is not None and torch.equal(particle, inputs.particle)
+        assert torch.equal(camera.pose, inputs.camera.pose)
+        assert torch.equal(camera.fov, inputs.camera.fov)
 
 
-def test_snapshots_change_no_run(made: Experiment, folder: Path) -> None:
-    run = Run(made, load("gaussians"))
+def test_snapshots_do_not_change_a_run(experiment: Experiment, folder: Path) -> None:
+    run = Run(experiment, load("gaussians"))
     for _ in range(4):
         run.advance()
-    kept = reopen_run(folder, "cpu").representation
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(run.representation.parameters(), kept.parameters(), strict=True)
-    )
+    recorded = reopen_run(folder, "cpu").representation
+    pairs = zip(run.representation.parameters(), recorded.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_splats_are_kept_as_splats(tmp_path: Path) -> None:
-    pytest.importorskip("limbeck.graphics.geometry.gaussian_ply")
-    e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
-    save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 7)
-    back = read_snapshot(SnapshotFolder(tmp_path).steps()[7]["00-00"])
-    assert isinstance(back, Splats) and max_difference(back.means, cloud().mean) < 1e-6
+def test_splats_are_saved_as_splats(tmp_path: Path) -> None:
+    save_snapshot(tmp_path, splats_experiment(), Painted((8, 8), 1, "splats"), 7)
+    splats = read_snapshot(SnapshotFolder(tmp_path).steps()[7]["00-00"])
+    assert isinstance(splats, Splats) and max_difference(splats.means, cloud().means) < 1e-6
 
 
-def test_other_files_on_the_shelf_are_let_be(tmp_path: Path) -> None:
+def test_other_files_are_ignored(tmp_path: Path) -> None:
     assert SnapshotFolder(tmp_path).steps() == {}
     (tmp_path / "assets").mkdir()
-    for name in (
-        "step-00002-00-00.ply.part",
-        "step-x.ply",
-        "mine.ply",
-        "step-100000-00-01.ply",
-        "step-00009-00-01.ply",
-    ):
+    for name in ("step-00002-00-00.ply.part", "step-x.ply", "mine.ply"):
+        (tmp_path / "assets" / name).touch()
+    for name in ("step-100000-00-01.ply", "step-00009-00-01.ply"):
         (tmp_path / "assets" / name).touch()
     assert list(SnapshotFolder(tmp_path).steps()) == [9, 100000]
 
 
-# what a viewer is given
+# Scene data for viser
 
 
-def test_cameras_as_opencv_has_them_look_the_same_way() -> None:
+def test_opencv_cameras_look_in_the_same_direction() -> None:
     camera = Orbit(up_perturb=0.3, center_perturb=0.2, camera_perturb=0.1).sample(6, rng())
-    turns, places = to_opencv(camera)
-    matrices = quaternions_to_matrices(torch.tensor(turns))
-    assert max_difference(matrices[:, :, 2], -camera.pose[:, :3, 2].double()) < 1e-6, (
-        "forward is its own +z"
-    )
-    assert max_difference(matrices[:, :, 1], -camera.pose[:, :3, 1].double()) < 1e-6, (
-        "down is its own +y"
-    )
-    assert max_difference(torch.tensor(places), camera.eye) == 0
+    quats, positions = to_opencv(camera)
+    matrices, pose = quaternions_to_matrices(torch.tensor(quats)), camera.pose.double()
+    assert max_difference(matrices[:, :, 2], -pose[:, :3, 2]) < 1e-6, "forward is +z"
+    assert max_difference(matrices[:, :, 1], -pose[:, :3, 1]) < 1e-6, "down is +y"
+    assert max_difference(torch.tensor(positions), camera.eye) == 0
 
 
-def test_covariances_and_shades_of_splats() -> None:
+def test_covariances_and_colors_of_splats() -> None:
     splats = cloud()
-    moments = splat_covariances(splats)
-    value, vector = torch.linalg.eigh(moments)
-    assert max_difference(value.sqrt(), splats.scale.sort(1).values) < 1e-4
-    radial = torch.nn.functional.normalize(splats.mean, dim=1)
-    assert (vector[:, :, 0] * radial).sum(1).abs().min() > 0.999, (
-        "the thin axis is that of the ball's radius"
-    )
-    assert max_difference(splat_colors(splats, "normals"), (radial + 1) / 2) < 0.01, (
-        "outwards everywhere"
-    )
-    assert torch.equal(splat_colors(splats, "colour"), splats.colour)
-    grey, lamp = (
-        splat_colors(splats, "textureless"),
-        torch.nn.functional.normalize(torch.tensor(LIGHT_DIRECTION), dim=0),
-    )
-    assert (grey == grey[:, :1]).all() and max_difference(
-        grey[:, 0], 0.75 * (0.42 + 0.62 * (radial @ lamp).clamp_min(0))
-    ) < 0.01
+    variances, axes = torch.linalg.eigh(splat_covariances(splats))
+    assert max_difference(variances.sqrt(), splats.scales.sort(1).values) < 1e-4
+    radial = torch.nn.functional.normalize(splats.means, dim=1)
+    assert (axes[:, :, 0] * radial).sum(1).abs().min() > 0.999, "the thin axis is radial"
+    normals = splat_colors(splats, "normals")
+    assert max_difference(normals, (radial + 1) / 2) < 0.01, "normals point outwards"
+    assert torch.equal(splat_colors(splats, "color"), splats.colors)
+    gray = splat_colors(splats, "textureless")
+    lamp = torch.nn.functional.normalize(torch.tensor(LIGHT_DIRECTION), dim=0)
+    assert (gray == gray[:, :1]).all()
+    shading = 0.75 * (0.42 + 0.62 * (radial @ lamp).clamp_min(0))
+    assert max_difference(gray[:, 0], shading) < 0.01
 
 
 def test_shadings_of_a_mesh() -> None:
     mesh = with_vertex_colors(ball(1))
-    shown = {
-        shading: mesh_to_glb(mesh, shading) for shading in ("colour", "normals", "textureless")
-    }
-    assert len(set(shown.values())) == 3
-    assert [b"KHR_materials_unlit" in shown[name] for name in shown] == [True, True, False], (
-        "only shape needs light"
-    )
+    files = {name: mesh_to_glb(mesh, name) for name in ("color", "normals", "textureless")}
+    assert len(set(files.values())) == 3
+    unlit = {name: b"KHR_materials_unlit" in data for name, data in files.items()}
+    assert unlit == {"color": True, "normals": True, "textureless": False}
 
 
-def film(light: torch.Tensor) -> torch.Tensor:
-    """What three.js makes of light before it is encoded for the display."""
+def tone_mapping(light: torch.Tensor) -> torch.Tensor:
+    """ACES tone mapping of three.js, before the sRGB transfer function."""
     v = light / 0.6 @ torch.tensor(_ACES_INPUT).double().T
     y = (v * (v + 0.0245786) - 0.000090537) / (v * (0.983729 * v + 0.4329510) + 0.238081)
     return (y @ torch.tensor(_ACES_OUTPUT).double().T).clamp(0, 1)
 
 
-def test_the_page_shows_colours_as_they_are_in_spite_of_its_film() -> None:
-    every = torch.cartesian_prod(*[torch.linspace(0, 1, 6)] * 3)
-    assert (
-        max_difference(film(inverse_tone_mapping(every).double()), srgb_to_linear(every.double()))
-        < 1e-4
-    )
+def test_colors_survive_the_tone_mapping_of_viser() -> None:
+    colors = torch.cartesian_prod(*[torch.linspace(0, 1, 6)] * 3)
+    displayed = tone_mapping(inverse_tone_mapping(colors).double())
+    assert max_difference(displayed, srgb_to_linear(colors.double())) < 1e-4
 
 
-def test_the_page_follows_the_folder(made: Experiment, folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "ball"
-    shutil.copytree(folder, place)
-    held = sorted((place / "assets").glob("step-00004-*"))
-    for path in held:
+# Viewer
+
+
+def test_the_viewer_follows_the_folder(
+    experiment: Experiment, folder: Path, tmp_path: Path
+) -> None:
+    run_folder = tmp_path / "ball"
+    shutil.copytree(folder, run_folder)
+    last_files = sorted((run_folder / "assets").glob("step-00004-*"))
+    for path in last_files:
         path.rename(path.with_suffix(".later"))
-    viewer = Viewer(place, made, 18765)
+    viewer = Viewer(run_folder, experiment, 18765)
     try:
         assert viewer.address.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(viewer.address) as page:
             assert b"<html" in page.read(1000).lower()
         assert viewer.note.content == "**step 2 of 4**"
-        for path in held:
+        for path in last_files:
             path.with_suffix(".later").rename(path)
         viewer.refresh()
-        assert viewer.note.content == "**step 4 of 4**", (
-            "who looks at the newest stays at the newest"
-        )
+        assert viewer.note.content == "**step 4 of 4**", "the newest snapshot stays selected"
         viewer.step.value = 0
         viewer.draw()
         assert viewer.note.content == "**step 0 of 4**"
-        (place / "assets" / "step-00005-00-00.ply").write_bytes(held[0].read_bytes())
+        new_file = run_folder / "assets" / "step-00005-00-00.ply"
+        new_file.write_bytes(last_files[0].read_bytes())
         viewer.refresh()
-        assert viewer.note.content == "**step 0 of 4**", "who looks back is left alone"
+        assert viewer.note.content == "**step 0 of 4**", "an older snapshot stays selected"
         viewer.step.value, viewer.particle.value = 3, "01-01"
         viewer.draw()
-        assert viewer.note.content == "**nothing to see yet**"
+        assert viewer.note.content == "**no snapshot yet**"
     finally:
         viewer.server.stop()
 
 
-def stage_of(made: Experiment, folder: Path, place: Path, step: int) -> None:
-    """A stage begun, with one snapshot."""
-    (place / "assets").mkdir(parents=True)
-    (place / "assets" / f"step-{step:05d}-00-00.ply").write_bytes(
-        (folder / "assets" / "step-00004-00-00.ply").read_bytes()
-    )
-    (place / "run.yaml").write_text(config.to_yaml(made))
+def write_stage(experiment: Experiment, source: Path, folder: Path, step: int) -> None:
+    """Write a stage with one snapshot."""
+    (folder / "assets").mkdir(parents=True)
+    snapshot = folder / "assets" / f"step-{step:05d}-00-00.ply"
+    snapshot.write_bytes((source / "assets" / "step-00004-00-00.ply").read_bytes())
+    (folder / "run.yaml").write_text(config.to_yaml(experiment))
 
 
-def test_one_page_follows_a_recipe_through_its_stages(
-    made: Experiment, folder: Path, tmp_path: Path
+def test_one_viewer_follows_the_stages_of_a_preset(
+    experiment: Experiment, folder: Path, tmp_path: Path
 ) -> None:
-    stage_of(made, folder, tmp_path / "1-field", 2)
-    viewer = Viewer(tmp_path, made, 18770)
+    write_stage(experiment, folder, tmp_path / "1-field", 2)
+    viewer = Viewer(tmp_path, experiment, 18770)
     try:
         address = viewer.address
         assert not viewer.stage.visible and viewer.note.content == "**step 2 of 4**"
-        stage_of(replace(made, steps=9, particles=1), folder, tmp_path / "2-geometry", 7)
+        second = replace(experiment, steps=9, particles=1)
+        write_stage(second, folder, tmp_path / "2-geometry", 7)
         viewer.refresh()
-        assert (
-            viewer.stage.visible
-            and viewer.stage.value == "2-geometry"
-            and viewer.address == address
-        )
-        assert viewer.note.content == "**step 7 of 9**" and viewer.particle.options == (
-            "00-00",
-            "01-00",
-        )
+        assert viewer.stage.visible and viewer.stage.value == "2-geometry"
+        assert viewer.address == address and viewer.note.content == "**step 7 of 9**"
+        assert viewer.particle.options == ("00-00", "01-00")
         viewer.stage.value = "1-field"
-        assert viewer.note.content == "**step 2 of 4**" and viewer.particle.options == (
-            "00-00",
-            "00-01",
-            "01-00",
-            "01-01",
-        )
-        stage_of(made, folder, tmp_path / "10-texture", 1)
+        assert viewer.note.content == "**step 2 of 4**"
+        assert viewer.particle.options == ("00-00", "00-01", "01-00", "01-01")
+        write_stage(experiment, folder, tmp_path / "10-texture", 1)
         viewer.refresh()
-        assert viewer.stage.value == "1-field", "who looks back is left alone"
+        assert viewer.stage.value == "1-field", "an earlier stage stays selected"
         assert viewer.stage.options == ("1-field", "2-geometry", "10-texture")
     finally:
         viewer.server.stop()
 
 
-def test_a_recipe_of_several_stages_has_one_viewer(
+def test_a_preset_with_several_stages_has_one_viewer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[str] = []
+    events: list[str] = []
+    init_from: list[Path | None] = []
 
     @contextmanager
-    def watching(place: Path, _):
-        asked.append(f"begin {place.name}")
+    def open_viewer(folder: Path, _):
+        events.append(f"open {folder.name}")
         yield
-        asked.append("end")
+        events.append("close")
 
-    monkeypatch.setattr(run_verb, "watching", watching)
-    begun: list[Path | None] = []
+    def run_one(stage: Experiment, _options, out: Path, _command, viewer: bool) -> None:
+        events.append(f"{out.name} {viewer}")
+        init_from.append(getattr(stage.representation, "init_from", None))
 
-    def one(stage: Experiment, _place, out: Path, _command, view: bool) -> None:
-        asked.append(f"{out.name} {view}")
-        begun.append(getattr(stage.representation, "start", None))
-
-    monkeypatch.setattr(run_verb, "_one", one)
-    argv = ["run", "a red car", "--preset", "prolificdreamer", "--out", str(tmp_path / "car")]
-    assert main([*argv, "--view"]) == 0
-    assert asked == ["begin car", "1-field False", "2-geometry False", "3-texture False", "end"]
-    assert begun == [None, tmp_path / "car" / "1-field", tmp_path / "car" / "2-geometry"]
-    asked.clear()
-    begun.clear()
-    assert main([*argv, "--view", "--dry"]) == 0 and len(asked) == 3 and "end" not in asked
-    assert begun == [None] * 3, "without folders there is nothing to begin with"
-
-
-def test_an_old_run_without_snapshots_is_shown_from_its_checkpoint(
-    folder: Path, tmp_path: Path
-) -> None:
-    place = tmp_path / "ball"
-    shutil.copytree(folder, place, ignore=lambda *_: ["solids"])
-    over = threading.Event()
-    over.set()
-    serve(ViewOptions((place,), port=18775, device="cpu"), over)
-    assert list(SnapshotFolder(place).steps()) == [4]
+    monkeypatch.setattr(run_command, "open_viewer", open_viewer)
+    monkeypatch.setattr(run_command, "run_one", run_one)
+    car = tmp_path / "car"
+    argv = ["run", "a red car", "--preset", "prolificdreamer", "--out", str(car), "--viewer"]
+    assert main(argv) == 0
+    assert events[0] == "open car" and events[-1] == "close"
+    stages = [event.removesuffix(" False") for event in events[1:-1]]
+    assert len(stages) == 3 and [name[:2] for name in stages] == ["1-", "2-", "3-"]
+    assert init_from == [None, car / stages[0], car / stages[1]]
+    events.clear()
+    init_from.clear()
+    assert main([*argv, "--dry-run"]) == 0 and len(events) == 3 and "close" not in events
+    assert init_from == [None] * 3, "a dry run writes no folder to start from"
 
 
-@pytest.mark.parametrize(("options", "why"), [
-    ({"runs": ()}, "one run folder is wanted, not 0"), ({"port": 0}, "from 1 to 65535, not 0"), ({"port": 70000}, "not 70000"),
-])  # fmt: skip
-def test_what_cannot_be_viewed(options: dict, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+def test_a_run_without_snapshots_is_shown_from_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "ball"
+    shutil.copytree(folder, run_folder, ignore=shutil.ignore_patterns("assets"))
+    stop = threading.Event()
+    stop.set()
+    serve(ViewOptions((run_folder,), port=18775, device="cpu"), stop)
+    assert list(SnapshotFolder(run_folder).steps()) == [4]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": ()}, "one run folder, not 0"),
+        ({"port": 0}, "1 to 65535, not 0"),
+        ({"port": 70000}, "not 70000"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ViewOptions(**{"runs": (Path("a"),)} | options)
 
 
-# turntables
+# Turntables
 
 
 @pytest.fixture
@@ -348,115 +325,94 @@ def painted() -> Painted:
     return Painted((32, 32), 2, "surface")
 
 
-def test_panels_are_what_is_seen(painted: Painted) -> None:
-    looked = TurntableCamera(elevation=0, distance=3, fov=40)
-    front = render_frames(
-        painted,
-        load("gaussians"),
-        1,
-        cameras.turntable_cameras(4, 0, 3, 40)[0:1],
-        looked.depth_range,
-    )
-    middle = lambda planes: planes[0, :, 16, 16]  # noqa: E731
-    assert max_difference(middle(front.color), paint(torch.tensor([[0.0, 0.0, RADIUS]]))[0]) < 0.05
-    assert max_difference(middle(front.normal), torch.tensor([0.5, 0.5, 1.0])) < 0.05, (
-        "+z comes towards the camera"
-    )
+def turntable_frames(painted: Painted, count: int) -> TurntableFrames:
+    """Frames of particle 0 with the default camera."""
+    camera = turntable_cameras(count, 15, 3.6, 40)
+    depth_range = TurntableCamera().depth_range
+    return render_frames(painted, load("gaussians"), 0, camera, depth_range)
+
+
+def test_frames_have_color_normals_depth_and_opacity(painted: Painted) -> None:
+    orbit = TurntableCamera(elevation=0, distance=3, fov=40)
+    camera = turntable_cameras(4, 0, 3, 40)[0:1]
+    front = render_frames(painted, load("gaussians"), 1, camera, orbit.depth_range)
+    color, normal, depth, opacity = (channel[0, :, 16, 16] for channel in front.channels())
+    assert max_difference(color, paint(torch.tensor([[0.0, 0.0, RADIUS]]))[0]) < 0.05
+    assert max_difference(normal, torch.tensor([0.5, 0.5, 1.0])) < 0.05, "towards the camera: +z"
     half = 3 * np.tan(np.radians(20))
-    assert (
-        max_difference(
-            middle(front.depth),
-            colorize_depth(torch.full((1, 1, 1, 1), 3 - RADIUS), (3 - half, 3 + half))[0, :, 0, 0],
-        )
-        < 0.05
-    )
-    assert middle(front.opacity).eq(1).all()
-    corners = [planes[0, :, 0, 0] for planes in (front.color, front.normal, front.depth)]
-    assert (
-        all(corner.eq(1).all() for corner in corners) and front.opacity[0, :, 0, 0].eq(0).all()
-    ), "nothing is white, not a colour"
+    nearest = torch.full((1, 1, 1, 1), 3 - RADIUS)
+    expected = colorize_depth(nearest, (3 - half, 3 + half))[0, :, 0, 0]
+    assert max_difference(depth, expected) < 0.05
+    assert opacity.eq(1).all()
+    *corners, opacity = (channel[0, :, 0, 0] for channel in front.channels())
+    assert all(corner.eq(1).all() for corner in corners), "empty space is white"
+    assert opacity.eq(0).all()
 
 
-def test_the_depth_scale_is_fixed() -> None:
+def test_the_depth_scale_is_clipped() -> None:
     depth = torch.tensor([0.0, 2.0, 3.0, 4.0, 9.0]).view(5, 1, 1, 1)
-    near, first, _, last, far = colorize_depth(depth, (2.0, 4.0))
-    assert torch.equal(near, first) and torch.equal(last, far)
-    assert first[0] > 0.9 and first[2] < 0.2 and last[0] < 0.3 and last[2] > 0.3, (
-        "yellow near, blue far"
-    )
+    before, near, _, far, behind = colorize_depth(depth, (2.0, 4.0))
+    assert torch.equal(before, near) and torch.equal(far, behind)
+    assert near[0] > 0.9 and near[2] < 0.2, "near is yellow"
+    assert far[0] < 0.3 and far[2] > 0.3, "far is blue"
 
 
-def test_a_film_of_even_sides_shows_every_frame(painted: Painted, tmp_path: Path) -> None:
+def test_a_video_has_even_sizes_and_every_frame(painted: Painted, tmp_path: Path) -> None:
     painted.size = (33, 21)
     path = save_turntable(painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=6)
     assert path == tmp_path / "t.mp4" and [p.name for p in tmp_path.iterdir()] == ["t.mp4"]
-    film = iio.imread(path, plugin="pyav")
-    wanted = enlarge_frames(
-        render_frames(
-            painted,
-            load("gaussians"),
-            0,
-            cameras.turntable_cameras(6, 15, 3.6, 40),
-            TurntableCamera().depth_range,
-        ).side_by_side()
-    )
-    assert (
-        film.shape == wanted.shape
-        and film.shape[0] == 6
-        and not film.shape[1] % 2
-        and not film.shape[2] % 2
-    )
-    error = np.abs(film.astype(float) - wanted).mean((1, 2, 3))
+    video = iio.imread(path, plugin="pyav")
+    expected = enlarge_frames(turntable_frames(painted, 6).side_by_side())
+    assert video.shape == expected.shape and len(video) == 6
+    assert video.shape[1] % 2 == 0 and video.shape[2] % 2 == 0
+    error = np.abs(video.astype(float) - expected).mean((1, 2, 3))
     assert error.max() < 4, error
-    others = [
-        np.abs(film[a].astype(float) - wanted[b]).mean()
+    other_frames = [
+        np.abs(video[a].astype(float) - expected[b]).mean()
         for a, b in itertools.permutations(range(6), 2)
     ]
-    assert min(others) > 2 * error.max(), "each frame is its own side"
+    assert min(other_frames) > 2 * error.max(), "frames differ"
 
 
-def test_without_av_there_is_a_webp(
+def test_without_av_a_webp_is_written(
     painted: Painted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said: list[str] = []
+    messages: list[str] = []
+    video = tmp_path / "t.mp4"
     path = save_turntable(
-        painted, load("gaussians"), 0, tmp_path / "t.mp4", frames=3, report=said.append
+        painted, load("gaussians"), 0, video, frames=3, report=messages.append
     )
-    assert path.name == "t.webp" and len(said) == 1 and "pip install imageio av" in said[0]
-    with Image.open(path) as film:
-        assert film.n_frames == 3 and film.size == (6 * 32 * 4, 6 * 32)
+    assert path.name == "t.webp"
+    assert len(messages) == 1 and "pip install imageio av" in messages[0]
+    with Image.open(path) as animation:
+        assert animation.n_frames == 3 and animation.size == (6 * 32 * 4, 6 * 32)
 
 
-def test_stills_are_a_sheet(painted: Painted, tmp_path: Path) -> None:
+def test_stills_have_a_column_per_view_and_a_row_per_channel(
+    painted: Painted, tmp_path: Path
+) -> None:
     path = save_stills(painted, load("gaussians"), 0, tmp_path / "s.png", views=5)
-    seen = render_frames(
-        painted,
-        load("gaussians"),
-        0,
-        cameras.turntable_cameras(5, 15, 3.6, 40),
-        TurntableCamera().depth_range,
-    )
     with Image.open(path) as sheet:
         assert sheet.size == (5 * 34 - 2, 4 * 34 - 2)
-        got = np.asarray(sheet.convert("RGB"))
-    assert (got[34:66, 34:66] == np.asarray(image_grid(seen.normal[1:2], 1))).all(), (
-        "second side, second row: normals"
-    )
+        pixels = np.asarray(sheet.convert("RGB"))
+    normal = image_grid(turntable_frames(painted, 5).normal[1:2], 1)
+    assert (pixels[34:66, 34:66] == np.asarray(normal)).all(), "second view, normals"
 
 
-def test_a_flat_thing_has_no_turntable(tmp_path: Path) -> None:
-    flat = Run(Experiment(("red disc",), model="gaussians"), load("gaussians")).representation
+def test_2d_particles_have_no_turntable(tmp_path: Path) -> None:
+    prior = load("gaussians")
+    flat = Run(Experiment(("red disc",), model="gaussians"), prior).representation
     with pytest.raises(ValueError, match="needs opacity, depth and normals"):
-        save_turntable(flat, load("gaussians"), 0, tmp_path / "t.mp4")
+        save_turntable(flat, prior, 0, tmp_path / "t.mp4")
     assert not list(tmp_path.iterdir())
 
 
-# a real browser
+# A real browser
 
 
-class Page:
-    """A page of a headless Chromium by its remote debugging."""
+class BrowserPage:
+    """A page of a browser under the DevTools protocol."""
 
     def __init__(self, socket):
         self.socket, self.last = socket, 0
@@ -469,7 +425,7 @@ class Page:
             if answer.get("id") == self.last:
                 return answer.get("result", {})
 
-    def picture(self) -> np.ndarray:
+    def screenshot(self) -> np.ndarray:
         while not (data := self.ask("Page.captureScreenshot", format="png").get("data")):
             time.sleep(0.5)  # refused while the page changes
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) / 255
@@ -480,27 +436,29 @@ def browser(profile: Path, address: str):
     from websockets.sync.client import connect
 
     assert CHROMIUM is not None
-    flags = ["--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-             "--window-size=800,600", "--remote-debugging-port=0", "--no-first-run", "--disable-dev-shm-usage"]  # fmt: skip
-    with subprocess.Popen(
-        [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--use-gl=angle",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--window-size=800,600",
+        "--remote-debugging-port=0",
+        "--no-first-run",
+        "--disable-dev-shm-usage",
+    ]
+    command = [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            port = next(
-                line.split(":")[-1].split("/")[0]
-                for line in process.stderr
-                if "DevTools listening" in line
-            )
-            threading.Thread(
-                target=process.stderr.read, daemon=True
-            ).start()  # else its chatter fills the pipe
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as listed:
-                pages = [page for page in json.load(listed) if page["type"] == "page"]
+            line = next(line for line in process.stderr if "DevTools listening" in line)
+            port = line.split(":")[-1].split("/")[0]
+            # keep reading, or the pipe fills up
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as response:
+                pages = [page for page in json.load(response) if page["type"] == "page"]
             with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
-                page = Page(socket)
+                page = BrowserPage(socket)
                 page.ask("Page.enable")
                 page.ask("Page.navigate", url=address)
                 yield page
@@ -508,59 +466,57 @@ def browser(profile: Path, address: str):
             process.terminate()
 
 
-def near(
-    picture: np.ndarray, colour: tuple[float, float, float] | torch.Tensor, bound: float = 0.04
-) -> int:
-    """Pixels of about a colour."""
-    return int((np.abs(picture - np.asarray(colour)).max(-1) < bound).sum())
+def count_pixels(image: np.ndarray, color, tolerance: float = 0.04) -> int:
+    """Number of pixels of about this color."""
+    return int((np.abs(image - np.asarray(color)).max(-1) < tolerance).sum())
 
 
-def wait_for(page: Page, seen, seconds: float = 180) -> np.ndarray:
-    """A picture of the page as soon as ``seen`` holds of it."""
-    until = time.monotonic() + seconds
-    while not seen(picture := page.picture()):
-        if time.monotonic() > until:
-            if os.environ.get("LIMBECK_KEEP_PICTURES"):
-                Image.fromarray((picture * 255).astype(np.uint8)).save("seen.png")
+def count_gray(image: np.ndarray) -> int:
+    gray = image.max(-1) - image.min(-1) < 0.03
+    return int((gray & (image.mean(-1) > 0.2) & (image.mean(-1) < 0.9)).sum())
+
+
+def count_dark(image: np.ndarray) -> int:
+    """Number of dark pixels in columns without text."""
+    return int((image[:, 320:455].max(-1) < 0.3).sum())
+
+
+def wait_for(page: BrowserPage, condition, seconds: float = 180) -> np.ndarray:
+    """Take screenshots until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition(image := page.screenshot()):
+        if time.monotonic() > deadline:
+            if os.environ.get("LIMBECK_KEEP_SCREENSHOTS"):
+                Image.fromarray((image * 255).astype(np.uint8)).save("screenshot.png")
             raise AssertionError("not seen in time")
         time.sleep(0.5)
-    return picture
+    return image
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_shows_colour_shape_and_cameras(
-    folder: Path, made: Experiment, tmp_path: Path
+def test_a_browser_shows_colors_shape_and_cameras(
+    folder: Path, experiment: Experiment, tmp_path: Path
 ) -> None:
-    front = paint(
-        torch.tensor([[0.0, 0.2, 0.75]]),
-        reopen_run(folder, "cpu").representation.parts["tint"][0].detach(),
-    )[0]
-    viewer = Viewer(folder, made, 18785)
-    viewer.server.initial_camera.position = (
-        0.0,
-        3.0,
-        11.0,
-    )  # from where the cameras can be seen too
+    tint = reopen_run(folder, "cpu").representation.parts["tint"][0].detach()
+    front = paint(torch.tensor([[0.0, 0.2, 0.75]]), tint)[0]
+    viewer = Viewer(folder, experiment, 18785)
+    # from here the training cameras are visible too
+    viewer.server.initial_camera.position = (0.0, 3.0, 11.0)
     try:
         with browser(tmp_path / "profile", viewer.address) as page:
-            picture = wait_for(page, lambda p: near(p, front) > 30)
-            rows, columns = np.nonzero((np.abs(picture - front.numpy()) < 0.04).all(-1))
-            assert (
-                abs(rows.mean() / len(picture) - 0.5) < 0.05 and abs(columns.mean() - 400) < 20
-            ), "in the middle of the page"
+            image = wait_for(page, lambda p: count_pixels(p, front) > 30)
+            rows, columns = np.nonzero((np.abs(image - front.numpy()) < 0.04).all(-1))
+            assert abs(rows.mean() / len(image) - 0.5) < 0.05, "centered vertically"
+            assert abs(columns.mean() - 400) < 20, "centered horizontally"
             viewer.shading.value = "normals"
-            wait_for(page, lambda p: near(p, (0.5, 0.63, 0.98)) > 30)
+            wait_for(page, lambda p: count_pixels(p, (0.5, 0.63, 0.98)) > 30)
             viewer.shading.value = "textureless"
-            grey = lambda p: int(
-                ((p.max(-1) - p.min(-1) < 0.03) & (p.mean(-1) > 0.2) & (p.mean(-1) < 0.9)).sum()
-            )  # noqa: E731
-            wait_for(page, lambda p: near(p, front) < 5 and grey(p) > 1000)
-            dark = lambda p: int((p[:, 320:455].max(-1) < 0.3).sum())  # noqa: E731 (away from the words of the page)
-            wait_for(page, lambda p: grey(p) > 1000 and dark(p) < 20)
+            wait_for(page, lambda p: count_pixels(p, front) < 5 and count_gray(p) > 1000)
+            wait_for(page, lambda p: count_gray(p) > 1000 and count_dark(p) < 20)
             viewer.cameras.value = True
-            wait_for(page, lambda p: dark(p) > 60)
+            wait_for(page, lambda p: count_dark(p) > 60)
     finally:
         viewer.server.stop()
 
@@ -568,40 +524,32 @@ def test_a_browser_shows_colour_shape_and_cameras(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_shows_splats(made: Experiment, tmp_path: Path) -> None:
-    pytest.importorskip("limbeck.graphics.geometry.gaussian_ply")
-    e = Experiment(("red disc",), model="gaussians", representation=Ball(kind="splats"))
+def test_a_browser_shows_splats(tmp_path: Path) -> None:
+    e = splats_experiment()
     save_snapshot(tmp_path, e, Painted((8, 8), 1, "splats"), 1)
+    front = paint(torch.tensor([[0.0, 0.2, 0.75]]))[0]
     viewer = Viewer(tmp_path, e, 18795)
     try:
         with browser(tmp_path / "profile", viewer.address) as page:
-            wait_for(page, lambda p: near(p, paint(torch.tensor([[0.0, 0.2, 0.75]]))[0], 0.1) > 300)
+            wait_for(page, lambda p: count_pixels(p, front, 0.1) > 300)
     finally:
         viewer.server.stop()
 
 
 @pytest.mark.slow
-def test_a_run_with_view_serves_a_page_while_it_runs(tmp_path: Path) -> None:
-    """The viewer is a process of its own, which says where it is and ends with the run."""
-    where = str(Path(limbeck.__file__).parents[1])
-    kind = f"{Path(__file__).parents[1] / 'helpers' / 'painted_ball.py'}:Ball"
-    argv = [
-        "run",
-        "red disc",
-        "--model",
-        "gaussians",
-        "--representation",
-        kind,
-        "--steps",
-        "100000",
-        "--every",
-        "20",
-        "--view",
-    ]
+def test_a_run_with_viewer_serves_a_page_while_it_runs(tmp_path: Path) -> None:
+    """The viewer is a process that prints its address and ends with the run."""
+    source = str(Path(limbeck.__file__).parents[1])
+    ball_class = f"{Path(__file__).parents[1] / 'helpers' / 'painted_ball.py'}:Ball"
+    argv = ["run", "red disc", "--model", "gaussians", "--representation", ball_class]
+    argv += ["--steps", "100000", "--image-every", "20", "--viewer", "--out", "r"]
     with subprocess.Popen(
-        [sys.executable, "-m", "limbeck", *argv, "--out", "r"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": where, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
+        [sys.executable, "-m", "limbeck", *argv],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+    ) as process:
         try:
             assert process.stderr is not None
             line = next(line for line in process.stderr if "limbeck: r at http://" in line)
