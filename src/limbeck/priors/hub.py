@@ -1,4 +1,8 @@
-"""Models by name: a folder, one file, or a hub id. What the cache holds needs no network; what it lacks is named, with its size."""
+"""Model files by name: a folder, a single file, or a repository of the Hugging Face Hub.
+
+A model that is complete in the local cache needs no network. If it has to be downloaded and cannot
+be, the error gives its size and the command.
+"""
 
 from __future__ import annotations
 
@@ -8,196 +12,229 @@ import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from limbeck.priors.catalog import find_model
+from limbeck.priors.catalog import KnownModel, find_model
 
-HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+REPO_ID_PATTERN = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
-_UNUSED_PARTS = (
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-    "watermarker",
-)  #: parts of a pipeline that are not used
+_WEIGHT_FILE = re.compile(r"(^|/)(diffusion_pytorch_model|model|pytorch_model)\b")
+#: Components of a pipeline that no prior uses.
+_UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+
+# Why not DiffusionPipeline.download: it needs an option for repositories with fp16 weights only,
+# takes no repository of one component (an autoencoder), cannot leave out the weights (as for the
+# configurations of a single-file checkpoint), and does not report the size before it downloads.
+# Without a network it can judge a cache complete only by a file listing of an earlier online call.
 
 
 def resolve_model(model: str, index: str = "model_index.json") -> Path:
-    """The folder, or single file, of a model; fetched from the hub where it is named by an id and is not in the cache yet.
+    """Return the folder or single file of a model; download it if it is not in the cache.
 
-    index: the file that every such folder has. Raises ValueError where there is no such thing, or it cannot be fetched.
+    Args:
+        model: a path or a hub id ``owner/name@revision``.
+        index: file that every folder of this kind has.
+
+    Raises:
+        ValueError: if there is no such model, or it cannot be downloaded.
     """
     path = Path(model).expanduser()
     if path.is_file() and path.suffix != ".safetensors":
         raise ValueError(
-            f"{path} is no .safetensors file, and other files are not read: weights that need pickle can run code"
+            f"{path} is no .safetensors file; others are not read, because unpickling runs code"
         )
     if path.exists():
         return path
-    named = HUB_ID.fullmatch(model)
-    if named is None or path.suffix == ".safetensors":
+    match = REPO_ID_PATTERN.fullmatch(model)
+    if match is None or path.suffix == ".safetensors":
         raise ValueError(
-            f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline folder, a .safetensors file, or a "
-            "hub id like owner/name or owner/name@revision"
+            f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline "
+            "folder, a .safetensors file, or a hub id like owner/name or owner/name@revision"
         )
-    cached = find_cached(named["repo"], named["revision"], index)
-    return cached or _download(named["repo"], named["revision"], index)
+    repo_id, revision = match["repo"], match["revision"]
+    return find_cached(repo_id, revision, index) or _download(repo_id, revision, index)
 
 
 def find_cached(
-    repo: str, revision: str | None, index: str = "model_index.json", weights: bool = True
+    repo_id: str, revision: str | None, index: str = "model_index.json", weights: bool = True
 ) -> Path | None:
-    """The folder of a model in the cache, where nothing of it is missing."""
+    """Return the folder of a repository in the local cache; None if it is not there or incomplete.
+
+    Args:
+        repo_id: ``owner/name``.
+        revision: branch, tag or commit; None for the main branch.
+        index: file that the folder must have.
+        weights: whether all weights must be there.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, index, revision=revision)
-    folder = Path(found).parent if isinstance(found, str) else None
-    return folder if folder is not None and not (weights and missing_parts(folder)) else None
+    file = try_to_load_from_cache(repo_id, index, revision=revision)
+    if not isinstance(file, str):
+        return None
+    folder = Path(file).parent
+    return None if weights and missing_parts(folder) else folder
 
 
 def missing_parts(folder: Path) -> list[str]:
-    """Parts that a folder's model_index.json names and whose files are not all there."""
+    """Return the components of a pipeline folder whose files are not all there.
+
+    A folder without ``model_index.json`` is one component itself.
+    """
     index = folder / "model_index.json"
-    if not index.is_file():  # of one part alone
+    if not index.is_file():
         return [] if _is_complete(folder) else [folder.name]
     return [part for part in pipeline_parts(index) if not _is_complete(folder / part)]
 
 
 def pipeline_parts(index: Path) -> list[str]:
-    """Folders of the parts that a model_index.json names and a prior may need."""
-    said = json.loads(index.read_text())
+    """Return the components that a ``model_index.json`` names and a prior may use."""
     return [
         part
-        for part, what in said.items()
-        if isinstance(what, list) and what[0] is not None and part not in _UNUSED_PARTS
+        for part, value in json.loads(index.read_text()).items()
+        if isinstance(value, list) and value[0] is not None and part not in _UNUSED_PARTS
     ]
 
 
 def _is_complete(part: Path) -> bool:
-    """Whether a part has a configuration, and each of its weights where it should have any."""
+    """Whether a component has its configuration, and all its weights if it should have any."""
     if not part.is_dir():
         return False
-    if not (part / "config.json").is_file():  # tokenizers and schedulers
+    if not (part / "config.json").is_file():  # a tokenizer or a scheduler
         return any(part.iterdir())
-    for listing in part.glob("*.index*.json"):
-        return all(
-            (part / name).is_file()
-            for name in json.loads(listing.read_text())["weight_map"].values()
-        )
-    return any(p.suffix in _WEIGHT_SUFFIXES for p in part.iterdir())
+    for shards in part.glob("*.index*.json"):
+        files = json.loads(shards.read_text())["weight_map"].values()
+        return all((part / file).is_file() for file in files)
+    return any(file.suffix in _WEIGHT_SUFFIXES for file in part.iterdir())
 
 
-def required_files(files: Iterable[str], parts: Collection[str], configurations: bool = False) -> list[str]:
-    """Of the files of a repository those that a prior reads: of each part configurations, and one set of weights.
+def required_files(
+    files: Iterable[str], parts: Collection[str], config_only: bool = False
+) -> list[str]:
+    """Return the files of a repository that a prior reads.
 
-    Safetensors go before pickles, full precision before 16 bits. parts: folders of the pipeline; none for a repository that is one
-    part. configurations: no weights at all.
+    These are the configurations of each component and one set of its weights: safetensors before
+    pickles, full precision before fp16.
+
+    Args:
+        files: paths in the repository.
+        parts: folders of the pipeline; empty for a repository that is one component.
+        config_only: leave out the weights.
     """
     by_part: dict[str, list[str]] = {}
     for file in files:
-        head = file.rpartition("/")[0]
-        if head in parts or (not head and not parts):
-            by_part.setdefault(head, []).append(file)
-    chosen = ["model_index.json"] if parts else []
-    for inside in by_part.values():
-        chosen += [
-            f for f in inside if f.endswith((".json", ".txt", ".model")) and ".index." not in f
+        part = file.rpartition("/")[0]
+        if part in parts or (not part and not parts):
+            by_part.setdefault(part, []).append(file)
+    required = ["model_index.json"] if parts else []
+    for part_files in by_part.values():
+        required += [
+            file
+            for file in part_files
+            if file.endswith((".json", ".txt", ".model")) and ".index." not in file
         ]
-        weights = [
-            f
-            for f in inside
-            if f.endswith(_WEIGHT_SUFFIXES)
-            and re.search(r"(^|/)(diffusion_pytorch_model|model|pytorch_model)\b", f)
-        ]
-        sets = [
-            [
-                f
-                for f in weights
-                if f.endswith(ending)
-                and (".fp16" in f) == half
-                and "ema" not in f
-                and "flax" not in f
-            ]
-            for ending in _WEIGHT_SUFFIXES
-            for half in (False, True)
-        ]
-        best = next((s for s in sets if s), [])
-        if best and not configurations:
-            half, ending = ".fp16" in best[0], best[0].rpartition(".")[2]
-            chosen += best + [
-                f for f in inside if ".index." in f and ending in f and (".fp16" in f) == half
-            ]
-    return sorted(chosen)
+        if not config_only:
+            required += _best_weights(part_files)
+    return sorted(required)
 
 
-def _download(repo: str, revision: str | None, index: str, configurations: bool = False) -> Path:
+def _best_weights(files: list[str]) -> list[str]:
+    """The preferred set of weights among the files of a component, with its index of shards."""
+    weights = [
+        file
+        for file in files
+        if _WEIGHT_FILE.search(file) and "ema" not in file and "flax" not in file
+    ]
+    for suffix in _WEIGHT_SUFFIXES:
+        for fp16 in (False, True):
+            chosen = [f for f in weights if f.endswith(suffix) and (".fp16" in f) == fp16]
+            if chosen:
+                shards = [f for f in files if ".index." in f and suffix[1:] in f]
+                return chosen + [f for f in shards if (".fp16" in f) == fp16]
+    return []
+
+
+def _download(repo_id: str, revision: str | None, index: str, config_only: bool = False) -> Path:
+    """Download a repository to the cache.
+
+    Raises:
+        ValueError: if it has left the hub, the hub is offline or cannot be reached, or the
+            repository has no file ``index``.
+    """
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
-    model = find_model(repo)
-    amount = "" if configurations else f", about {model.download:.1f} GB" if model else ""
-    what = f"{repo}{f' at {revision}' if revision else ''}"
-    fetch = f"hf download {repo}{f' --revision {revision}' if revision else ''}"
-    if model is not None and model.gone and repo == model.repo:
-        raise ValueError(
-            f"{repo} has left the hub; the same weights are at {' or '.join(model.mirrors)}{amount}"
-        )
+    model = find_model(repo_id)
+    size = f", about {model.download_gb:.1f} GB" if model and not config_only else ""
+    what = f"{repo_id} at {revision}" if revision else repo_id
+    if model is not None and model.removed and repo_id == model.repo_id:
+        raise ValueError(f"{repo_id} has left the hub; {_mirrors(model)}{size}")
     if constants.HF_HUB_OFFLINE:
+        command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
         raise ValueError(
-            f"{what} is not in the cache, or not all of it, and HF_HUB_OFFLINE is set: fetch it once{amount}, with {fetch}"
+            f"{what} is not in the cache, or not all of it, and HF_HUB_OFFLINE is set: "
+            f"download it once{size}, with {command}"
         )
     try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
-        whole = "model_index.json" in sizes
-        parts = (
-            pipeline_parts(Path(hf_hub_download(repo, "model_index.json", revision=revision)))
-            if whole
-            else ()
-        )
-        files = required_files(sizes, parts, configurations)
-        print(
-            f"limbeck: fetching {what}, {sum(sizes[f] for f in files) / 1e9:.1f} GB",
-            file=sys.stderr,
-        )
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        parts: list[str] = []
+        if "model_index.json" in sizes:
+            path = hf_hub_download(repo_id, "model_index.json", revision=revision)
+            parts = pipeline_parts(Path(path))
+        files = required_files(sizes, parts, config_only)
+        total_gb = sum(sizes[file] for file in files) / 1e9
+        print(f"limbeck: downloading {what}, {total_gb:.1f} GB", file=sys.stderr)
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
     except Exception as error:  # of whichever library carries the requests
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        other = (
-            f"; the same weights are at {' or '.join(model.mirrors)}"
-            if model and model.mirrors
-            else ""
-        )
+        mirrors = f"; {_mirrors(model)}" if model and model.mirrors else ""
         raise ValueError(
-            f"{what} is not in the cache and could not be fetched{amount}{other}: {reason}"
+            f"{what} is not in the cache and could not be downloaded{size}{mirrors}: {reason}"
         ) from error
     if not (folder / index).is_file():
-        raise ValueError(f"{what} is on the hub but holds no {index}: it is no diffusers pipeline")
+        raise ValueError(f"{what} is on the hub but has no {index}: it is no diffusers pipeline")
     return folder
 
 
-def resolve_config(single: Path, said: str) -> Path:
-    """The folder whose configurations and tokenizers belong to a checkpoint that is one file.
+def _mirrors(model: KnownModel) -> str:
+    return f"the same weights are at {' or '.join(model.mirrors)}"
 
-    said: a folder or hub id; if empty it is told from the names and shapes of the weights. ValueError where it has to be fetched
-    and cannot be, or where the checkpoint says of itself that it is of another kind than the folder.
+
+def resolve_config(single_file: Path, config: str) -> Path:
+    """Return the folder with the configurations and tokenizers of a single-file checkpoint.
+
+    Args:
+        single_file: the checkpoint.
+        config: a folder or a hub id; if empty, it is detected from the weights.
+
+    Raises:
+        ValueError: if it is neither in the cache nor can be downloaded.
     """
-    repo = said or detect_repo_id(single)
+    repo = config or detect_repo_id(single_file)
     path = Path(repo).expanduser()
     if path.is_dir():
         return path
-    named = HUB_ID.fullmatch(repo)
-    if named is None:
+    match = REPO_ID_PATTERN.fullmatch(repo)
+    if match is None:
         raise ValueError(f"no configuration {repo!r}: give a pipeline folder or a hub id")
-    cached = find_cached(named["repo"], named["revision"], weights=False)
+    repo_id, revision = match["repo"], match["revision"]
+    cached = find_cached(repo_id, revision, weights=False)
     if cached is not None:
         return cached
     try:
-        return _download(named["repo"], named["revision"], "model_index.json", configurations=True)
+        return _download(repo_id, revision, "model_index.json", config_only=True)
     except ValueError as error:
-        hint = f"{single} needs the configurations and tokenizers of {repo} (some MB of text); --model.config FOLDER names others"
-        raise ValueError(f"{hint}. {error}") from error
+        raise ValueError(
+            f"{single_file} needs the configurations and tokenizers of {repo} (some MB of text); "
+            f"--model.config FOLDER gives others. {error}"
+        ) from error
 
 
-def detect_repo_id(single: Path) -> str:
-    """The hub id of the model whose layout a checkpoint has, by the names and shapes of its weights."""
+def detect_repo_id(single_file: Path) -> str:
+    """Return the hub id of the model whose layout a checkpoint has.
+
+    It is detected from the names and shapes of the weights.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
     from diffusers.loaders.single_file_utils import (
         DIFFUSERS_DEFAULT_PIPELINE_PATHS,
         infer_diffusers_model_type,
@@ -206,9 +243,9 @@ def detect_repo_id(single: Path) -> str:
     from safetensors.torch import load_file
 
     try:
-        kind = infer_diffusers_model_type(load_file(single))
+        model_type = infer_diffusers_model_type(load_file(single_file))
     except SafetensorError as error:
-        raise ValueError(f"{single} is no .safetensors file that can be read: {error}") from error
-    repo = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
-    model = find_model(repo)
-    return model.mirrors[0] if model is not None and model.gone else repo
+        raise ValueError(f"{single_file} is not a readable .safetensors file: {error}") from error
+    repo_id = DIFFUSERS_DEFAULT_PIPELINE_PATHS[model_type]["pretrained_model_name_or_path"]
+    model = find_model(repo_id)
+    return model.mirrors[0] if model is not None and model.removed else repo_id

@@ -1,4 +1,4 @@
-"""From the word behind ``--model`` to a prior."""
+"""Loading of priors by the name of a model."""
 
 from __future__ import annotations
 
@@ -20,45 +20,63 @@ if TYPE_CHECKING:
     from limbeck.priors.diffusers_base import DiffusersPrior
 
 WORLD_FOLDER = Path(__file__).parents[1] / "world" / "weights"  #: the embedded pipeline
-EXACT_MODELS: dict[str, Callable[[], Prior]] = {  #: models without a file
+#: Models without files.
+EXACT_MODELS: dict[str, Callable[[], Prior]] = {
     "gaussians": colored_shapes,
-    "gaussians-flow": partial(colored_shapes, schedule=RectifiedFlowSchedule(), prediction_type="flow"),
+    "gaussians-flow": partial(
+        colored_shapes, schedule=RectifiedFlowSchedule(), prediction_type="flow"
+    ),
 }
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def pick_device(device: str) -> str:
-    """``auto`` becomes cuda where there is one, else cpu; a device that is not there is an error."""
+    """Return the device to use; ``auto`` is cuda if there is one, else cpu.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            "device cuda was asked for, but torch sees no CUDA device here; use --device cpu"
-        )
-    if device.startswith("cuda:") and not (
-        device[5:].isdigit() and int(device[5:]) < torch.cuda.device_count()
-    ):
-        raise ValueError(
-            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA device(s), counted from cuda:0"
-        )
+        raise ValueError(f"device {device}: torch finds no CUDA device; use --device cpu")
+    if device.startswith("cuda:"):
+        index, count = device.removeprefix("cuda:"), torch.cuda.device_count()
+        if not (index.isdigit() and int(index) < count):
+            raise ValueError(
+                f"device {device!r}: there are {count} CUDA device(s), numbered from cuda:0"
+            )
     if device.split(":")[0] not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"unknown device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
+        raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
     return device
 
 
 def pick_precision(precision: Precision, device: str) -> torch.dtype:
-    """``auto`` becomes float32 on a CPU and 16 bits elsewhere: bfloat16 where it is fast, whose range a critic's gradients need."""
+    """Return the dtype of frozen weights.
+
+    Args:
+        precision: ``auto`` is float32 on a CPU and 16 bits elsewhere: bfloat16 if it is fast, since
+            the gradients of a critic need its range.
+        device: where the weights are.
+    """
     if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-            precision
-        ]
+        dtypes = {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }
+        return dtypes[precision]
     if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def prior_class(folder: Path) -> type[DiffusersPrior]:
-    """The prior that reads a pipeline folder, by what its model_index.json calls itself; ValueError where there is none."""
+    """Return the class that reads a pipeline folder, by ``_class_name`` in its model_index.json.
+
+    Raises:
+        ValueError: if it is no pipeline folder, or of an unsupported family.
+    """
     from limbeck.priors.checkpoint_files import CheckpointFiles
     from limbeck.priors.deepfloyd_if import DeepFloydIF
     from limbeck.priors.flux import Flux
@@ -66,17 +84,21 @@ def prior_class(folder: Path) -> type[DiffusersPrior]:
     from limbeck.priors.sdxl import SDXL
     from limbeck.priors.stable_diffusion import StableDiffusion
 
-    known: dict[str, type[DiffusersPrior]] = {
+    classes: dict[str, type[DiffusersPrior]] = {
         cls.pipeline_name: cls for cls in (StableDiffusion, SDXL, DeepFloydIF, SD3, Flux)
     }
     name = CheckpointFiles(folder).read_config("", "model_index.json").get("_class_name")
-    if name not in known:
-        raise ValueError(f"{folder} holds a {name}; there are priors for {', '.join(known)}")
-    return known[name]
+    if name not in classes:
+        raise ValueError(f"{folder} is a {name}; supported pipelines are {', '.join(classes)}")
+    return classes[name]
 
 
-def check_layout(folder: Path, single: bool = False) -> None:
-    """ValueError that says what is missing where a folder is no pipeline of a known family; ``single``: weights lie elsewhere."""
+def check_layout(folder: Path) -> None:
+    """Check that a pipeline folder has the folders of all components that its prior reads.
+
+    Raises:
+        ValueError: if some are missing.
+    """
     cls = prior_class(folder)
     parts = ["scheduler", *cls.extra_parts, cls.network_name, "text_encoder", "tokenizer"]
     missing = [part for part in parts if not (folder / part).is_dir()]
@@ -128,13 +150,13 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
     from limbeck.priors.checkpoint_files import CheckpointFiles
     from limbeck.priors.hub import resolve_config, resolve_model
 
-    where = WORLD_FOLDER if name == "world" else resolve_model(name)
+    path = WORLD_FOLDER if name == "world" else resolve_model(name)
     if model.vae:
         model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
-    files = CheckpointFiles(where)
-    if where.is_file():
-        files = CheckpointFiles(resolve_config(where, model.config), where)
-    check_layout(files.folder, where.is_file())
+    files = CheckpointFiles(path)
+    if path.is_file():
+        files = CheckpointFiles(resolve_config(path, model.config), path)
+    check_layout(files.folder)
     try:
         return prior_class(files.folder)(
             files, device, pick_precision(precision, device), model, runtime
@@ -144,8 +166,16 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
 
 
 def load_dataset(folder: Path, size: int = 64) -> DataSet:
-    """The pictures below a folder, cut square from the middle and resized; the label is the path in words
-    (``cats/red_one.png``)."""
+    """Load the images below a folder as an exact prior.
+
+    Args:
+        folder: searched recursively. The label of an image is its path in words:
+            ``cats/red_one.png`` is "cats/red one".
+        size: height and width to which images are cropped (to a centered square) and resized.
+
+    Raises:
+        ValueError: if there is no image, or one cannot be read.
+    """
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -153,17 +183,17 @@ def load_dataset(folder: Path, size: int = 64) -> DataSet:
         raise ValueError(f"no data set: {folder} is not a folder")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
     if not files:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(_IMAGE_SUFFIXES)})")
-    store = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+        raise ValueError(f"{folder} has no images ({', '.join(_IMAGE_SUFFIXES)})")
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for i, path in enumerate(files):
         try:
             with Image.open(path) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size))
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path} is not a picture that can be read") from error
-        store[i] = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+            raise ValueError(f"{path} is not a readable image") from error
+        images[i] = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
     labels = tuple(
         str(p.relative_to(folder).with_suffix("")).replace("_", " ").replace("-", " ")
         for p in files
     )
-    return DataSet(store, labels)
+    return DataSet(images, labels)

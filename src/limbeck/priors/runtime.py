@@ -84,7 +84,7 @@ class OffloadedFunction(torch.autograd.Function):
         function: Callable[[Tensor], Tensor],
         on_device: Callable[[], AbstractContextManager],
     ) -> Tensor:
-        """Return ``function(x)``, computed inside ``on_device()``."""
+        """See ``torch.autograd.Function``: ``function(x)``, computed inside ``on_device()``."""
         ctx.save_for_backward(x)
         ctx.function, ctx.on_device = function, on_device
         with on_device():

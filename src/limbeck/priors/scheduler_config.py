@@ -1,4 +1,7 @@
-"""What a pipeline's scheduler file says of the model: parametrisation, noise schedule, shift. What cannot be read is refused."""
+"""Prediction type and noise schedule from the scheduler file of a pipeline.
+
+What cannot be read or represented is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from limbeck.diffusion.prediction import PredictionType
 from limbeck.diffusion.schedule import DiscreteSchedule, RectifiedFlowSchedule
 from limbeck.priors.checkpoint_files import CheckpointFiles
 
+#: By the names of diffusers.
 _PREDICTION_TYPES: dict[str, PredictionType] = {
     "epsilon": "eps",
     "v_prediction": "v",
     "sample": "x0",
-}  #: diffusers' words for parametrisations
-#: Options of a flow scheduler that bend the path of sampling in a way this schedule does not follow.
+}
+#: Options of a flow scheduler that change the path of sampling in ways not implemented here.
 _UNSUPPORTED_FLOW_OPTIONS = (
     "invert_sigmas",
     "shift_terminal",
@@ -29,87 +33,102 @@ _UNSUPPORTED_FLOW_OPTIONS = (
 )
 
 
-def _scheduler_options(files: CheckpointFiles) -> tuple[str, Any]:
-    """The class the scheduler file names, and its options; what the file leaves out are the defaults of that class."""
-    said = files.read_config("scheduler", "scheduler_config.json")
-    name = said.get("_class_name", "")
+def _scheduler_options(files: CheckpointFiles) -> tuple[str, dict[str, Any]]:
+    """Class of the scheduler and its options; the class has defaults for what the file omits."""
+    config = files.read_config("scheduler", "scheduler_config.json")
+    name = config.get("_class_name", "")
     cls = vars(diffusers).get(name) or getattr(diffusers, name, None)
     if not name or cls is None:
         raise ValueError(
-            f"{files.name}: its scheduler {name or 'has no _class_name and'} is not one of diffusers {diffusers.__version__}"
+            f"{files.name}: its scheduler {name or 'has no _class_name and'} is not one of "
+            f"diffusers {diffusers.__version__}"
         )
-    takes = inspect.signature(cls).parameters
-    return name, {key: value.default for key, value in takes.items()} | {
-        k: v for k, v in said.items() if k in takes
-    }
+    parameters = inspect.signature(cls).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    return name, defaults | {key: value for key, value in config.items() if key in parameters}
 
 
 def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, DiscreteSchedule]:
-    """Parametrisation and betas, rescaled to zero terminal signal where the file says so."""
+    """Read prediction type and betas, rescaled to zero terminal SNR if the file says so.
+
+    Raises:
+        ValueError: if one of them cannot be read, or weights of a single file contradict it.
+    """
     name, config = _scheduler_options(files)
-    lacking = [
-        key
-        for key in ("prediction_type", "beta_schedule", "beta_start", "beta_end")
-        if key not in config
-    ]
-    if lacking:
+    required = ("prediction_type", "beta_schedule", "beta_start", "beta_end")
+    missing = [key for key in required if key not in config]
+    if missing:
         raise ValueError(
-            f"{files.name}: its {name} has no {', '.join(lacking)}, so its noise schedule cannot be read"
+            f"{files.name}: its {name} has no {', '.join(missing)}, so its noise schedule cannot "
+            "be read"
         )
-    word = config["prediction_type"]
-    if word not in _PREDICTION_TYPES:
+    type_name = config["prediction_type"]
+    if type_name not in _PREDICTION_TYPES:
         raise ValueError(
-            f"{files.name}: prediction_type {word!r} is not known; known are {', '.join(_PREDICTION_TYPES)}"
+            f"{files.name}: prediction_type must be one of {', '.join(_PREDICTION_TYPES)}, "
+            f"not {type_name!r}"
         )
+    prediction_type = _PREDICTION_TYPES[type_name]
     try:
-        table = DDPMScheduler.from_config(config).alphas_cumprod
+        alphas_cumprod = DDPMScheduler.from_config(config).alphas_cumprod
     except NotImplementedError as error:
         raise ValueError(
-            f"{files.name}: beta_schedule {config['beta_schedule']!r} is not known"
+            f"{files.name}: beta_schedule {config['beta_schedule']!r} is not known to diffusers"
         ) from error
-    if _PREDICTION_TYPES[word] == "eps" and float(table[-1]) == 0:
+    zero_snr = float(alphas_cumprod[-1]) == 0
+    if prediction_type == "eps" and zero_snr:
         raise ValueError(
-            f"{files.name}: prediction_type epsilon says nothing where the signal ends, as rescale_betas_zero_snr has it"
+            f"{files.name}: prediction_type epsilon does not determine x0 at zero terminal SNR, "
+            "which rescale_betas_zero_snr sets"
         )
-    marks = (
-        files.weight_names()
-    )  # some checkpoints of one file say what they are by weights of these names
-    if "v_pred" in marks and _PREDICTION_TYPES[word] != "v":
+    # some single-file checkpoints have weights whose names say what the model is
+    weight_names = files.weight_names()
+    if "v_pred" in weight_names and prediction_type != "v":
         raise ValueError(
-            f"{files.name} says that it predicts v, and {files.folder} {word}: name others with --model.config"
+            f"{files.name} has a weight v_pred, but {files.folder} has prediction_type "
+            f"{type_name}: give another configuration with --model.config"
         )
-    if "ztsnr" in marks and float(table[-1]) > 0:
+    if "ztsnr" in weight_names and not zero_snr:
         raise ValueError(
-            f"{files.name} was trained to zero terminal signal, and {files.folder} is not: name others with --model.config"
+            f"{files.name} has a weight ztsnr, but {files.folder} has no zero terminal SNR: "
+            "give another configuration with --model.config"
         )
-    return _PREDICTION_TYPES[word], DiscreteSchedule(tuple(table.double().tolist()))
+    return prediction_type, DiscreteSchedule(tuple(alphas_cumprod.double().tolist()))
 
 
-def read_flow_schedule(files: CheckpointFiles, tokens: int, ends_at_last: bool) -> RectifiedFlowSchedule:
-    """Shift of a flow-matching scheduler, for pictures of ``tokens`` tokens where it depends on their number.
+def read_flow_schedule(
+    files: CheckpointFiles, num_tokens: int, ends_at_last: bool
+) -> RectifiedFlowSchedule:
+    """Read the shift of a flow-matching scheduler.
 
-    ends_at_last: whether the pipeline leaves the spacing of its steps to the scheduler, whose last step begins at its last time.
+    Args:
+        files: the files of the pipeline.
+        num_tokens: tokens of an image, on which a dynamic shift depends.
+        ends_at_last: whether the pipeline leaves the spacing of its steps to the scheduler, whose
+            last step begins at its last time.
+
+    Raises:
+        ValueError: if the scheduler is of another class or has options that are not implemented.
     """
     name, config = _scheduler_options(files)
     if name != FlowMatchEulerDiscreteScheduler.__name__:
         raise ValueError(
-            f"{files.name}: its scheduler is a {name}, and this family reads {FlowMatchEulerDiscreteScheduler.__name__}"
+            f"{files.name}: its scheduler is a {name}; this model family needs "
+            f"{FlowMatchEulerDiscreteScheduler.__name__}"
         )
-    bent = [key for key in _UNSUPPORTED_FLOW_OPTIONS if config.get(key)]
-    if bent:
+    unsupported = [key for key in _UNSUPPORTED_FLOW_OPTIONS if config.get(key)]
+    if unsupported:
         raise ValueError(
-            f"{files.name}: its scheduler sets {', '.join(bent)}, which this schedule does not follow"
+            f"{files.name}: its scheduler sets {', '.join(unsupported)}, which is not supported"
         )
     last = 1 / config["num_train_timesteps"]
     if not config["use_dynamic_shifting"]:
         shift = float(config["shift"])
-        # diffusers' list of steps ends at the shifted last time, and shifts it again
-        return RectifiedFlowSchedule(
-            shift, shift * last / (1 + (shift - 1) * last) if ends_at_last else 0.0
-        )
+        # the last of diffusers' sampling times is shifted twice
+        shifted_last = shift * last / (1 + (shift - 1) * last)
+        return RectifiedFlowSchedule(shift, shifted_last if ends_at_last else 0.0)
     low, high = config["base_image_seq_len"], config["max_image_seq_len"]
-    mu = config["base_shift"] + (config["max_shift"] - config["base_shift"]) * (tokens - low) / (
-        high - low
-    )
+    slope = config["max_shift"] - config["base_shift"]
+    mu = config["base_shift"] + slope * (num_tokens - low) / (high - low)
     shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
     return RectifiedFlowSchedule(shift, last if ends_at_last else 0.0)
