@@ -304,14 +304,14 @@ def _parameter_counts(model: str) -> dict[str, int]:
     models, else 0.
     """
     from limbeck.priors.catalog import find_model
-    from limbeck.priors.hub import HUB_ID, find_cached
+    from limbeck.priors.hub import REPO_ID_PATTERN, find_cached
 
-    path, hub_id = Path(model).expanduser(), HUB_ID.fullmatch(model)
+    path, hub_id = Path(model).expanduser(), REPO_ID_PATTERN.fullmatch(model)
     if not path.exists() and hub_id is not None:
         known = find_model(hub_id["repo"])
         path = find_cached(hub_id["repo"], hub_id["revision"]) or path
         if not path.exists() and known:
-            millions = {"network": known.network, "vae": known.autoencoder, "text": known.text}
+            millions = {"network": known.network_params, "vae": known.vae_params, "text": known.text_encoder_params}
             return {component: round(1e6 * count) for component, count in millions.items()}
     if path.is_file():
         return _count_in_file(path)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limbeck.priors.catalog import MODELS, SETTINGS, TINY, KnownModel
+from limbeck.priors.catalog import KNOWN_MODELS, RECOMMENDED_SETTINGS, TINY_AUTOENCODERS, KnownModel
 from limbeck.priors.hub import find_cached
 
 
@@ -32,15 +32,15 @@ def main(argv: Sequence[str]) -> None:
 
 def _cached_repo(model: KnownModel) -> str:
     """The hub id whose files are in the local cache; empty if none are."""
-    return next((repo for repo in (model.repo, *model.mirrors) if find_cached(repo, None)), "")
+    return next((repo for repo in (model.repo_id, *model.mirrors) if find_cached(repo, None)), "")
 
 
 def _available_repo(model: KnownModel) -> str:
     """The hub id that can be downloaded."""
-    return model.mirrors[0] if model.gone else model.repo
+    return model.mirrors[0] if model.removed else model.repo_id
 
 
-def model_table(models: Sequence[KnownModel] = MODELS) -> str:
+def model_table(models: Sequence[KnownModel] = KNOWN_MODELS) -> str:
     """One line per model: parameters in millions, GB of frozen weights at 32 and 16 bits."""
     lines = [
         f"{'model':<50} {'kind':<5} {'size':>5} {'params':>8} {'text':>7} "
@@ -48,8 +48,8 @@ def model_table(models: Sequence[KnownModel] = MODELS) -> str:
     ]
     for m in models:
         lines.append(
-            f"{_available_repo(m):<50} {m.kind:<5} {m.size:>5} {m.network:>7.0f}M {m.text:>6.0f}M "
-            f"{m.memory(4):>5.1f}GB {m.memory(2):>5.1f}GB {m.download:>5.1f}GB  "
+            f"{_available_repo(m):<50} {m.prediction_type:<5} {m.resolution:>5} {m.network_params:>7.0f}M {m.text_encoder_params:>6.0f}M "
+            f"{m.memory_gb(4):>5.1f}GB {m.memory_gb(2):>5.1f}GB {m.download_gb:>5.1f}GB  "
             f"{'yes' if _cached_repo(m) else '-'}"
         )
     return "\n".join(lines)
@@ -58,21 +58,21 @@ def model_table(models: Sequence[KnownModel] = MODELS) -> str:
 def describe_model(model: KnownModel) -> str:
     """Hub id, license, download size, memory and recommended settings of one model."""
     lines = [f"{model.name}: --model {_cached_repo(model) or _available_repo(model)}"]
-    if model.gone:
+    if model.removed:
         mirrors = ", ".join(model.mirrors)
-        lines.append(f"  {model.repo} has left the hub; the same weights: {mirrors}")
+        lines.append(f"  {model.repo_id} has left the hub; the same weights: {mirrors}")
     if model.gated:
         lines.append("  accept its license on its hub page, then run: hf auth login")
-    lines.append(f"  download: {model.download:.1f} GB")
+    lines.append(f"  download: {model.download_gb:.1f} GB")
     for name, width in (("float32", 4), ("bfloat16, float16", 2)):
-        frozen, encoding = model.memory(width), model.memory(width, True)
+        frozen, encoding = model.memory_gb(width), model.memory_gb(width, True)
         lines.append(
             f"  frozen weights in {name}: {frozen:.1f} GB, "
             f"and {encoding:.1f} GB while prompts are encoded"
         )
-    if model.family in TINY:
-        lines.append(f"  tiny autoencoder: --model.vae {TINY[model.family]}")
-    for method, options, source in SETTINGS[model.family]:
+    if model.family in TINY_AUTOENCODERS:
+        lines.append(f"  tiny autoencoder: --model.vae {TINY_AUTOENCODERS[model.family]}")
+    for method, options, source in RECOMMENDED_SETTINGS[model.family]:
         lines.append(f"  --method {method} {options}\n      {source}")
     return "\n".join(lines)
 
@@ -90,9 +90,9 @@ def show(names: Sequence[str]) -> str:
         )
     matches = [
         model
-        for model in MODELS
+        for model in KNOWN_MODELS
         if all(
-            _plain(n) in _plain(" ".join((model.repo, model.name, *model.mirrors))) for n in names
+            _plain(n) in _plain(" ".join((model.repo_id, model.name, *model.mirrors))) for n in names
         )
     ]
     if not matches:
