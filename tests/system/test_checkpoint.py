@@ -7,9 +7,9 @@ from safetensors import safe_open
 from tiny_pipeline import normal
 
 from limbeck.methods.sds import SDS
-from limbeck.priors.exact import coloured_shapes
+from limbeck.priors.exact import colored_shapes
 from limbeck.representations.dmtet import DMTet
-from limbeck.system.checkpoint import LARGE, read_checkpoint, write_checkpoint
+from limbeck.system.checkpoint import SPARSE_MIN_SIZE, read_checkpoint, write_checkpoint
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -19,12 +19,12 @@ def bits(value: torch.Tensor) -> torch.Tensor:
 
 
 def test_large_tensors_of_mostly_zeros_are_kept_by_their_other_numbers(tmp_path):
-    thin = torch.zeros(2, LARGE // 2)
+    thin = torch.zeros(2, SPARSE_MIN_SIZE // 2)
     thin[0, 5], thin[1, 7], thin[1, 8], thin[0, 9] = -0.0, torch.nan, torch.inf, 1e-45
-    full = normal(LARGE, dtype=torch.float32)
+    full = normal(SPARSE_MIN_SIZE, dtype=torch.float32)
     kept = {
-        "thin": thin, "full": full, "none": torch.zeros(LARGE), "small": torch.zeros(LARGE - 1), "number": torch.tensor(3.0),
-        "half": torch.where(torch.arange(LARGE) % 2 == 0, full, 0.0), "double": torch.zeros(LARGE, dtype=torch.float64),
+        "thin": thin, "full": full, "none": torch.zeros(SPARSE_MIN_SIZE), "small": torch.zeros(SPARSE_MIN_SIZE - 1), "number": torch.tensor(3.0),
+        "half": torch.where(torch.arange(SPARSE_MIN_SIZE) % 2 == 0, full, 0.0), "double": torch.zeros(SPARSE_MIN_SIZE, dtype=torch.float64),
     }  # fmt: skip
     write_checkpoint(tmp_path / "a.safetensors", kept, {"step": 1})
     read, note = read_checkpoint(tmp_path / "a.safetensors")
@@ -41,8 +41,8 @@ def test_a_mesh_is_kept_by_what_is_near_its_surface_and_goes_on_with_the_same_bi
         ("red disc",), model="gaussians", method=SDS(7.5), representation=mesh, particles=1, steps=4
     )
     run, prior, path = (
-        Run(e, coloured_shapes(size=16)),
-        coloured_shapes(size=16),
+        Run(e, colored_shapes(size=16)),
+        colored_shapes(size=16),
         tmp_path / "checkpoint.safetensors",
     )
     run.advance()

@@ -28,7 +28,7 @@ pytestmark = [
     [
         SDS(7.5),
         VSD(critic=LoRACritic(4)),
-        VSD(critic=SmallUNetCritic(16, CriticTraining(rate=1e-3))),
+        VSD(critic=SmallUNetCritic(16, CriticTraining(lr=1e-3))),
     ],
 )
 def test_three_steps_agree_with_the_cpu(eps_folder, method, representation):

@@ -21,7 +21,7 @@ from limbeck.priors.loading import load as load_prior
 from limbeck.representations.dmtet import DMTet
 from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
-from limbeck.training.presets.base import Preset, shared_options, stage_start
+from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
 from limbeck.training.presets.latent_nerf import LatentNeRFPreset
 from limbeck.training.presets.lucid_splats import LucidSplatsPreset
@@ -72,10 +72,10 @@ def test_dreamfusion_has_the_numbers_of_the_paper():
         4,
         64,
     )
-    assert (e.timesteps.low, e.timesteps.high) == (0.02, 0.98)
+    assert (e.timesteps.t_min, e.timesteps.t_max) == (0.02, 0.98)
     assert (
-        e.camera_sampler.distance,
-        e.camera_sampler.elevation,
+        e.camera_sampler.camera_distance_range,
+        e.camera_sampler.elevation_range,
         e.camera_sampler.uniform_sphere_prob,
         e.camera_sampler.camera_perturb,
     ) == (
@@ -85,9 +85,9 @@ def test_dreamfusion_has_the_numbers_of_the_paper():
         0.1,
     )
     assert (
-        e.camera_sampler.aim,
-        e.camera_sampler.roll,
-        e.camera_sampler.overhead,
+        e.camera_sampler.center_perturb,
+        e.camera_sampler.up_perturb,
+        e.camera_sampler.overhead_threshold,
         e.representation.half,
     ) == (
         0.2,
@@ -96,14 +96,14 @@ def test_dreamfusion_has_the_numbers_of_the_paper():
         1.4,
     )
     shading = e.representation.shading
-    assert (shading.lit, shading.textureless, shading.ambient) == (
+    assert (shading.diffuse_prob, shading.textureless_prob, shading.ambient_ratio) == (
         0.75,
         0.5,
         0.1,
-    ) and shading.after == pytest.approx(1_000 / 15_000)
+    ) and shading.ambient_only_fraction == pytest.approx(1_000 / 15_000)
     assert (
-        e.representation.blob.height,
-        e.representation.blob.width,
+        e.representation.blob.scale,
+        e.representation.blob.std,
         e.representation.density,
     ) == (5.0, 0.2, "exp")
 
@@ -116,12 +116,16 @@ def test_prolificdreamer_has_the_numbers_of_its_code():
         100.0,
         7.5,
     )
-    assert (field.timesteps.high, field.timesteps.late, field.timesteps.switch * field.steps) == (
+    assert (
+        field.timesteps.t_max,
+        field.timesteps.late_t_max,
+        field.timesteps.switch_at * field.steps,
+    ) == (
         0.98,
         0.5,
         5_000,
     )
-    assert (geometry.timesteps.high, texture.timesteps.high) == (0.5, 0.5)
+    assert (geometry.timesteps.t_max, texture.timesteps.t_max) == (0.5, 0.5)
     assert (field.representation.resolution, field.representation.late) == (64, 512)
     assert (
         geometry.representation.cells,
@@ -129,24 +133,24 @@ def test_prolificdreamer_has_the_numbers_of_its_code():
         geometry.representation.laplacian,
     ) == (256, 5000.0, 0.5)
     assert geometry.representation.shading == "normals" and not texture.representation.geometry
-    assert field.method.critic.camera and field.method.critic.learning.rate == 1e-4
-    scene = ProlificDreamerPreset(size="full", place="scene").stages(PROMPT)
-    assert list(scene) == ["field"] and scene["field"].timesteps.switch * 25_000 == 10_000
+    assert field.method.critic.camera and field.method.critic.training.lr == 1e-4
+    scene = ProlificDreamerPreset(size="full", scene_type="scene").stages(PROMPT)
+    assert list(scene) == ["field"] and scene["field"].timesteps.switch_at * 25_000 == 10_000
     assert (
-        scene["field"].representation.blob.height,
+        scene["field"].representation.blob.scale,
         scene["field"].representation.blob.radius,
     ) == (-10.0, 2.5)
     assert (
-        field.camera_sampler.front == 60.0
+        field.camera_sampler.front_threshold == 30.0
         and scene["field"].camera_sampler.prompts_by_view("a hall") == ("a hall",) * 4
     )
     assert [e.representation.background for e in (field, geometry, texture)] == [
-        EnvironmentBackground(layers=1, chance=0.5)
+        EnvironmentBackground(num_hidden_layers=1, random_aug_prob=0.5)
     ] * 3
     assert (
         geometry.representation.encoding
         == field.representation.encoding
-        == HashGridEncoding(rate=10.0)
+        == HashGridEncoding(lr_scale=10.0)
     )
 
 
@@ -166,29 +170,29 @@ def test_latent_fields_have_the_numbers_of_their_codes():
         5e-4 / math.log(2), rel=2e-3
     )  # theirs is in bits
     assert (
-        e.camera_sampler.elevation,
+        e.camera_sampler.elevation_range,
         e.camera_sampler.uniform_sphere_prob,
-        e.camera_sampler.front,
+        e.camera_sampler.front_threshold,
     ) == (
         (-60.0, 90.0),
         0.0,
-        70.0,
+        35.0,
     )
     e = SJCPreset(size="full").stages(PROMPT)["field"]
     assert (e.steps, e.weight, e.timesteps) == (10_000, Even(), UniformTimesteps(0.01, 0.97))
-    assert (e.representation.encoding.levels, e.representation.rate) == ((100,), 0.05)
+    assert (e.representation.encoding.resolutions, e.representation.rate) == ((100,), 0.05)
     assert e.representation.samples == int(
         2 * math.sqrt(3) / (0.5 * 2 / 100)
     )  # half a voxel apart, over the diagonal
     assert e.representation.opacity == pytest.approx(1e4 * math.log(11) / 346, rel=0.02)
     low, high = (
-        e.camera_sampler.elevation
+        e.camera_sampler.elevation_range
     )  # they draw cos of the polar angle in 1 - 2 v / 180, v in 0 to 100 degrees
     assert math.sin(math.radians(low)) == pytest.approx(1 - 200 / 180, abs=1e-3) and (
         high,
         e.camera_sampler.uniform_sphere_prob,
     ) == (90.0, 1.0)
-    assert math.sin(math.radians(e.camera_sampler.overhead)) == pytest.approx(
+    assert math.sin(math.radians(e.camera_sampler.overhead_threshold)) == pytest.approx(
         1 - 60 / 180, abs=1e-3
     )
 
@@ -200,8 +204,8 @@ def test_magic3d_and_lucidsplats_have_the_numbers_of_the_codes():
         5_000,
         101.0,
     )  # written 100, of pos + s (pos - null)
-    assert (coarse.weight, fine.weight, fine.timesteps.high) == (Even(), DreamFusionWeight(), 0.5)
-    assert (coarse.camera_sampler.fov, fine.camera_sampler.fov, fine.camera_sampler.distance) == (
+    assert (coarse.weight, fine.weight, fine.timesteps.t_max) == (Even(), DreamFusionWeight(), 0.5)
+    assert (coarse.camera_sampler.fovy_range, fine.camera_sampler.fovy_range, fine.camera_sampler.camera_distance_range) == (
         (40.0, 70.0),
         (30.0, 45.0),
         (1.5, 2.0),
@@ -225,7 +229,7 @@ def test_magic3d_and_lucidsplats_have_the_numbers_of_the_codes():
         0.2,
     )
     assert [e.timesteps.bounds(step, e.steps) for step in (0, 1_500)] == [(0.02, 0.98), (0.02, 0.5)]
-    assert e.camera_sampler.fov == pytest.approx((math.degrees(0.16), math.degrees(0.60)), abs=0.05)
+    assert e.camera_sampler.fovy_range == pytest.approx((math.degrees(0.16), math.degrees(0.60)), abs=0.05)
     assert e.representation.rate_mean == pytest.approx(
         1.6e-4 * 3.5
     )  # times the scale of their scene
@@ -235,7 +239,7 @@ def test_what_holds_for_all_stages_is_passed_on_and_the_rest_is_refused():
     stages = ProlificDreamerPreset().stages(PROMPT)
     first = stages["field"]
     chosen = replace(first, prompts=("a red mug",), seed=3, particles=2)
-    later = shared_options(first, chosen, stages["texture"])
+    later = apply_shared_options(first, chosen, stages["texture"])
     assert (later.prompts, later.seed, later.particles, later.steps) == (
         ("a red mug",),
         3,
@@ -246,7 +250,7 @@ def test_what_holds_for_all_stages_is_passed_on_and_the_rest_is_refused():
         ValueError,
         match=r"--steps would change one stage of several: choose it with --preset\.only",
     ):
-        shared_options(first, replace(first, steps=5), stages["texture"])
+        apply_shared_options(first, replace(first, steps=5), stages["texture"])
 
 
 def test_three_stages_hand_over(tmp_path):
@@ -262,7 +266,7 @@ def test_three_stages_hand_over(tmp_path):
                 small,
                 representation=replace(stage.representation, late=0, resolution=16, samples=24),
             )
-        small = small if before is None else stage_start(small, before)
+        small = small if before is None else start_stage_from(small, before)
         before = tmp_path / name
         record(small, prior, before)
         made[name] = (before / "checkpoint.safetensors", small)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_families import written
+from tiny_families import write_tiny_pipeline
 
 from limbeck.config.discovery import choices
 from limbeck.graphics.fields.decoders import Decoder, MLPDecoder, ResidualDecoder
@@ -19,25 +19,25 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
-from limbeck.training.presets.base import Preset, stage_start
+from limbeck.training.presets.base import Preset, start_stage_from
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.warm_start import load_representation
 
 RECIPES = [recipe(size="full") for recipe in choices(Preset).values()]
-RECIPES += [ProlificDreamerPreset(size="full", place=place) for place in ("scene", "mixed")]
+RECIPES += [ProlificDreamerPreset(size="full", scene_type=place) for place in ("scene", "mixed")]
 STEPS = 2
 
 
 def _encoding(of: Encoding) -> Encoding:
     if isinstance(of, HashGridEncoding):
-        return replace(of, levels=3, log2_rows=8, coarsest=4, finest=16)
-    return replace(of, levels=(8,)) if isinstance(of, DenseGridEncoding) else of
+        return replace(of, num_levels=3, log2_hashmap_size=8, base_resolution=4, max_resolution=16)
+    return replace(of, resolutions=(8,)) if isinstance(of, DenseGridEncoding) else of
 
 
 def _decoder(of: Decoder) -> Decoder:
     if isinstance(of, ResidualDecoder):
-        return replace(of, blocks=1, hidden=16)
-    return replace(of, hidden=8) if isinstance(of, MLPDecoder) else of
+        return replace(of, num_blocks=1, hidden_dim=16)
+    return replace(of, hidden_dim=8) if isinstance(of, MLPDecoder) else of
 
 
 def _small(of: RepresentationConfig) -> RepresentationConfig:
@@ -69,7 +69,7 @@ def tiny(stage: Experiment, model: Path) -> Experiment:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return written("eps", tmp_path_factory.mktemp("model"))
+    return write_tiny_pipeline("eps", tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.slow
@@ -81,9 +81,9 @@ def test_every_stage_in_full_size_moves_and_hands_over(recipe, model, tmp_path):
     prior, before = load(str(model), "cpu", "float32"), None
     for name, stage in recipe.stages(("a red mug",)).items():
         small = tiny(stage, model)
-        small = small if before is None else stage_start(small, before)
+        small = small if before is None else start_stage_from(small, before)
         folder = tmp_path / name
-        record(small, prior, folder, diagnose=False)
+        record(small, prior, folder, stop_on_collapse=False)
         made, count = load_representation(folder, prior)
         first = small.representation.build(prior, small.total, small.seed)
         moved = {
