@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.graphics.fields.background import Background, BackgroundModule
-from limbeck.world.scene import GROUND, SKY
+from limbeck.world.scene import GROUND_COLORS, SKY_COLORS
 
 
 class _WorldBackgroundModule(BackgroundModule):
@@ -30,11 +30,11 @@ class _WorldBackgroundModule(BackgroundModule):
             )
         views, height = directions.shape[:2]
         if rng is not None and self.index < 0:
-            index = torch.randint(len(SKY), (views,), generator=rng)
+            index = torch.randint(len(SKY_COLORS), (views,), generator=rng)
         else:
             index = torch.full((views,), max(self.index, 0))
-        top = torch.from_numpy(SKY)[index][:, None, None]
-        bottom = torch.from_numpy(GROUND)[index][:, None, None]
+        top = torch.from_numpy(SKY_COLORS)[index][:, None, None]
+        bottom = torch.from_numpy(GROUND_COLORS)[index][:, None, None]
         fraction = ((torch.arange(height) + 0.5) / height)[:, None, None]
         return torch.lerp(top, bottom, fraction).to(directions).expand_as(directions)
 
@@ -52,8 +52,8 @@ class WorldBackground(Background):
     index: int = -1
 
     def __post_init__(self) -> None:
-        if not -1 <= self.index < len(SKY):
-            raise ValueError(f"index must be in [-1, {len(SKY) - 1}], not {self.index}")
+        if not -1 <= self.index < len(SKY_COLORS):
+            raise ValueError(f"index must be in [-1, {len(SKY_COLORS) - 1}], not {self.index}")
 
     def build(self, generator: torch.Generator) -> BackgroundModule:
         return _WorldBackgroundModule(self.index)
