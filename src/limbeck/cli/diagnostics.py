@@ -1,4 +1,4 @@
-"""What this installation has and lacks, in one table."""
+"""The state of an installation: machine, packages and embedded model."""
 
 from __future__ import annotations
 
@@ -19,34 +19,55 @@ from rich.table import Table
 from limbeck import __version__
 from limbeck.system.environment import package_version
 
-REQUIRED = ("torch", "diffusers", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "pillow", "tyro", "PyYAML",
-            "rich", "Jinja2", "matplotlib", "jaxtyping")  # fmt: skip
-OPTIONAL = {
-    "numba": "renders the pictures of the world for train-world",
-    "tensorboard": "mirrors a run into TensorBoard",
-    "wandb": "mirrors a run into Weights & Biases",
-    "peft": "loads the critic of a run as LoRA in diffusers",
-    "xatlas": "unwraps surfaces for the textures of export",
-    "imageio": "films of turntables, with av",
-    "av": "films of turntables, with imageio",
-    "viser": "shows solids in the browser",
-    "gsplat": "draws Gaussians on CUDA, 1.5 or later",
+REQUIRED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "docstring_parser",
+    "PyYAML",
+    "rich",
+    "Jinja2",
+    "matplotlib",
+    "jaxtyping",
+)
+OPTIONAL = {  #: and what needs each
+    "numba": "rendering the images of the world for train-world",
+    "tensorboard": "--logger tensorboard",
+    "wandb": "--logger wandb",
+    "peft": "loading the critic of a run as LoRA in diffusers",
+    "xatlas": "UV atlases for the textures of export",
+    "imageio": "turntable videos, with av",
+    "av": "turntable videos, with imageio",
+    "viser": "the viewer",
+    "gsplat": "rendering Gaussians on CUDA, 1.5 or later",
 }
 
 State = Literal["ok", "absent", "warning"]
+_COLORS: dict[State, str] = {"ok": "green", "absent": "dim", "warning": "bold red"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row: what was looked at, what was found, whether that is well."""
+    """One row of the table.
 
-    what: str
-    found: str
+    Attributes:
+        subject: what was checked.
+        result: what was found.
+        state: whether that is fine; ``absent`` is fine too.
+    """
+
+    subject: str
+    result: str
     state: State = "ok"
 
 
-def machine() -> Iterator[Finding]:
-    """Python, system, devices, threads."""
+def check_machine() -> Iterator[Finding]:
+    """Python, operating system, devices and threads."""
     yield Finding("limbeck", __version__)
     yield Finding("Python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("system", f"{platform.system()} {platform.release()}, {platform.machine()}")
@@ -55,71 +76,66 @@ def machine() -> Iterator[Finding]:
         yield Finding(f"device cuda:{i}", f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
     if torch.backends.mps.is_available():
         yield Finding("device mps", "Apple GPU")
-    yield Finding(
-        "device cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    yield Finding("device cpu", f"{os.cpu_count()} cores, torch uses {threads} threads")
 
 
-def packages() -> Iterator[Finding]:
-    """Required packages and their versions, then the optional ones and what each is for."""
+def check_packages() -> Iterator[Finding]:
+    """Versions of the required packages, then of the optional ones and what each is for."""
     for name in REQUIRED:
-        found = package_version(name)
-        yield Finding(
-            name, found or "missing: pip install limbeck brings it", "ok" if found else "warning"
-        )
+        version = package_version(name)
+        if version:
+            yield Finding(name, version)
+        else:
+            yield Finding(name, "missing: pip install limbeck installs it", "warning")
     for name, purpose in OPTIONAL.items():
-        found = package_version(name)
-        yield Finding(
-            name,
-            f"{found}: {purpose}" if found else f"absent, optional: {purpose}",
-            "ok" if found else "absent",
-        )
-    yield torchvision()
+        version = package_version(name)
+        if version:
+            yield Finding(name, f"{version}: {purpose}")
+        else:
+            yield Finding(name, f"absent, optional: {purpose}", "absent")
+    yield check_torchvision()
 
 
-def torchvision() -> Finding:
-    """Limbeck does without it, but transformers imports it where it is found, and fails on one made for another torch."""
+def check_torchvision() -> Finding:
+    """Whether torchvision, if installed, can be imported.
+
+    Limbeck does not use it, but transformers imports it if it is installed, and fails if it was
+    built for another version of torch.
+    """
     if find_spec("torchvision") is None:
         return Finding("torchvision", "absent, not needed", "absent")
     try:
         module = importlib.import_module("torchvision")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cure = f"uninstall it, or install the one made for torch {torch.__version__}"
+        cure = f"uninstall it, or install the version built for torch {torch.__version__}"
         return Finding("torchvision", f"broken ({reason}): {cure}", "warning")
-    return Finding("torchvision", f"{module.__version__}: can be imported, not needed")
+    return Finding("torchvision", f"{module.__version__}: works, not needed")
 
 
-def weights() -> Finding:
-    """The files of the embedded model."""
-    files = sorted((Path(__file__).parents[1] / "world").rglob("*.safetensors"))
+def check_weights() -> Finding:
+    """Whether the weights of the embedded model are installed."""
+    folder = Path(__file__).parents[1] / "world"
+    files = sorted(folder.rglob("*.safetensors"))
     if not files:
-        return Finding(
-            "embedded model",
-            "no weights: --model world will not load; train it with limbeck train-world",
-            "warning",
-        )
+        cure = "--model world cannot be loaded; train it with limbeck train-world"
+        return Finding("embedded model", f"no weights: {cure}", "warning")
     size = sum(file.stat().st_size for file in files) / 1e6
-    return Finding(
-        "embedded model",
-        f"{len(files)} files, {size:.1f} MB in {Path(__file__).parents[1] / 'world'}",
-    )
+    return Finding("embedded model", f"{len(files)} files, {size:.1f} MB in {folder}")
 
 
-def examine(console: Console | None = None) -> list[Finding]:
-    """Print every finding and return them. The state stands in words, so that it reads without colour."""
-    findings = [*machine(), *packages(), weights()]
-    table = Table(
-        "state",
-        "what",
-        "found",
-        title="limbeck doctor",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    colours = {"ok": "green", "absent": "dim", "warning": "bold red"}
-    for row in findings:
-        table.add_row(f"[{colours[row.state]}]{row.state}[/]", row.what, row.found)
+def report_diagnostics(console: Console | None = None) -> list[Finding]:
+    """Print every finding as a table and return them; the state is a word, readable without color.
+
+    Args:
+        console: where to print; stdout if None.
+    """
+    findings = [*check_machine(), *check_packages(), check_weights()]
+    title = "limbeck doctor"
+    table = Table("state", "what", "found", title=title, title_justify="left", box=None)
+    for finding in findings:
+        state = f"[{_COLORS[finding.state]}]{finding.state}[/]"
+        table.add_row(state, finding.subject, finding.result)
     (console or Console()).print(table)
     return findings

@@ -4,22 +4,57 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import re
 import shutil
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from limbeck.config import discovery
-from limbeck.config.discovery import base_of, closest_name, hints_of, name_of, union_members
+from limbeck.config.discovery import (
+    base_of,
+    component_name,
+    options_of,
+    union_members,
+    unknown_name,
+)
 from limbeck.config.renamed import renamed_option
-from limbeck.config.yaml import build, component_class, describe_type, join
+from limbeck.config.yaml import (
+    build,
+    component_class,
+    describe_type,
+    format_value,
+    join,
+    to_plain,
+)
 
-_METAVARS = {int: "INT", float: "NUM", str: "TEXT", Path: "PATH"}
+
+class Option(NamedTuple):
+    """An option of a command.
+
+    Attributes:
+        flag: such as ``--method.critic.rank``.
+        name: of the field.
+        hint: type of the value.
+        default: value if the option is left out; MISSING if it must be given.
+        owner: dataclass of the field.
+        chosen: class that the value names, if it names a component.
+    """
+
+    flag: str
+    name: str
+    hint: Any
+    default: Any
+    owner: type
+    chosen: type | None
+
+    @property
+    def parent(self) -> str:
+        """Flag of the component that the option belongs to; empty if none."""
+        return self.flag.rpartition(".")[0]
 
 
 def documentation(cls: type) -> tuple[str, dict[str, str]]:
@@ -35,115 +70,32 @@ def documentation(cls: type) -> tuple[str, dict[str, str]]:
     return summary, texts
 
 
-@dataclass(frozen=True)
-class Option:
-    """An option of a command.
-
-    Attributes:
-        flag: such as ``--method.critic.rank``.
-        name: of the field.
-        hint: type of the value.
-        default: value if it is left out; MISSING if it must be given.
-        owner: dataclass of the field.
-        chosen: class that the value names, if it names a component.
-    """
-
-    flag: str
-    name: str
-    hint: Any
-    default: Any
-    owner: type
-    chosen: type | None = None
-
-    @property
-    def negation(self) -> str:
-        """Flag that sets it to false."""
-        return re.sub(r"(?<=\.)(?=[^.]*$)|(?<=^--)(?=[^.]*$)", "no-", self.flag)
-
-    @property
-    def tuple_args(self) -> tuple[Any, ...]:
-        """Types of the elements of a tuple, with an Ellipsis for any number; empty if it is none."""
-        return typing.get_args(self.hint) if typing.get_origin(self.hint) is tuple else ()
-
-    def take(self, words: list[str]) -> Any:
-        """Remove the value from the front of ``words`` and return it as in YAML."""
-        count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-        if self.hint is bool:
-            count = int(words[:1] != [] and words[0].lower() in ("true", "false"))
-        elif self.tuple_args[1:] != (...,):
-            count = min(count, len(self.tuple_args) or 1)
-        values, words[:count] = words[:count], []
-        return self.plain(values)
-
-    def plain(self, values: list[str]) -> Any:
-        """The value as in YAML."""
-        if self.tuple_args:
-            return values
-        if not values and self.hint is not bool:
-            cure = f"write {self.flag}=VALUE for one that begins with --"
-            raise ValueError(f"{self.flag} needs {describe_type(self.hint)}; {cure}")
-        if base_of(self.hint) is not None and values != ["none"]:
-            return {"name": values[0]}
-        return values[0] if values else True
-
-    def add_to(self, parser: Any) -> None:
-        """Add the help of the option to an argparse parser."""
-        kind = next(h for h in union_members(self.hint) if h is not type(None))
-        base, args, default = base_of(kind), typing.get_args(kind), self.default
-        text = documentation(self.owner)[1].get(self.name, "")
-        layout: dict[str, Any] = {"metavar": _METAVARS.get(args[0] if args else kind, "VALUE")}
-        if base is not None and inspect.isabstract(base):
-            layout["metavar"] = "NAME"
-            text += f" One of {', '.join(discovery.choices(base))}, or FILE.py:CLASS."
-            default = None if default is None else name_of(type(default))
-        elif base is not None:
-            layout["metavar"], text = "NAME", documentation(base)[1]["name"]
-        elif typing.get_origin(kind) is Literal:
-            layout["metavar"] = f"{{{','.join(map(str, args))}}}"
-        elif self.tuple_args:
-            layout["nargs"] = "*" if args[1:] == (...,) else len(args)
-            default = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        elif kind is bool:
-            layout = {"action": "store_true"}
-        if default not in (None, MISSING, "", False):
-            text += f" (default: {default})"
-        flags = [self.flag, self.negation] if default is True else [self.flag]
-        parser.add_argument(*flags, help=text.replace("%", "%%"), **layout)
+def list_options(
+    cls: type, default: Any = None, argv: Sequence[str] = (), parent: str = "--"
+) -> Iterator[Option]:
+    """The options of a dataclass, and of its components as chosen in ``argv`` or by default."""
+    for name, (hint, value) in options_of(cls, default).items():
+        flag, base = join(parent, name), base_of(hint)
+        if flag.endswith(".name"):
+            continue  # the value of the component's own flag
+        word = value_of(argv, flag)
+        chosen = component_class(base, word, flag, value) if base and word != "none" else None
+        if base is None or inspect.isabstract(base) or "name" in options_of(base):
+            yield Option(flag, name, hint, value, cls, chosen)
+        if chosen is not None:
+            yield from list_options(chosen, value, argv, flag)
 
 
 def value_of(argv: Sequence[str], flag: str) -> str | None:
     """The last value of ``flag VALUE`` or ``flag=VALUE`` in ``argv``; None if there is none."""
     value = None
-    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for word, following in itertools.pairwise([*argv, "--"]):
         name, equals, joined = word.partition("=")
         if word == "--":
             break
         if name.replace("_", "-") == flag:
             value = joined if equals else None if following.startswith("--") else following
     return value
-
-
-def list_options(
-    cls: type, default: Any = None, argv: Sequence[str] = (), parent: str = "--"
-) -> Iterator[Option]:
-    """The options of a dataclass, and of its components as chosen in ``argv`` or by default."""
-    for name, hint in hints_of(cls).items():
-        flag, base = join(parent, name), base_of(hint)
-        if flag.endswith(".name"):
-            continue  # the flag of the component itself
-        value, word = discovery.default_of(cls, name, default), value_of(argv, flag)
-        chosen = component_class(base, word, flag, value) if base and word != "none" else None
-        if base is None or inspect.isabstract(base) or "name" in hints_of(base):
-            yield Option(flag, name, hint, value, cls, chosen)
-        if chosen is not None:
-            yield from list_options(chosen, value, argv, flag)
-
-
-def _put(mapping: dict[str, Any], flag: str, value: Any) -> None:
-    *parents, last = flag.removeprefix("--").replace("-", "_").split(".")
-    for key in parents:
-        mapping = mapping.setdefault(key, {})
-    mapping[last] = value
 
 
 def parse(
@@ -162,63 +114,93 @@ def parse(
         argv: words of the command line, options in any order.
         prog: the command, for the help.
         about: what the command does, for the help.
-        positional: name of the option that collects the words that belong to no flag.
+        positional: option that takes the words that belong to no flag.
         short: options that ``--help`` lists, beside those of the components named in ``argv``;
             ``--help all`` lists all. Empty: all.
-        lenient: ignore ``--help`` and what is not an option of these dataclasses.
+        lenient: ignore ``--help``, other options, and words that belong to no flag.
 
     Raises:
         ValueError: if a word is not understood or a value is refused.
         SystemExit: after the help.
     """
     found = [o for cls, default in sections for o in list_options(cls, default, argv)]
-    options = {option.flag: option for option in found if option.name != positional}
-    negations = {o.negation: o.flag for o in found if o.hint is bool}
+    hints = {o.flag: o.hint for o in found if o.name != positional}
+    negations = {_negation(o): o.flag for o in found if o.hint is bool}
     mapping, loose, words = dict[str, Any](), list[str](), list(argv)
     while words:
         word = words.pop(0)
-        flag, equals, value = word.partition("=")
+        flag, equals, joined = word.partition("=")
         flag = flag.replace("_", "-")
         if word == "--":
             loose, words = loose + words, []
-        elif flag in options:
-            option = options[flag]
-            _put(mapping, flag, option.plain([value]) if equals else option.take(words))
-        elif flag in negations and not equals:
-            _put(mapping, negations[flag], "false")
-        elif word in ("-h", "--help", "--help-all") and not lenient:
-            listed = () if word == "--help-all" or words[:1] == ["all"] else short
-            print(_help(found, argv, prog, about, positional, listed), end="")
+        elif flag in hints:
+            value = joined if equals else _take_value(flag, hints[flag], words)
+            named = base_of(hints[flag]) is not None and value != "none"
+            _put(mapping, f"{flag}.name" if named else flag, value)
+        elif word in negations:
+            _put(mapping, negations[word], "false")
+        elif lenient:
+            continue
+        elif word in ("-h", "--help", "--help-all"):
+            full = word == "--help-all" or words[:1] == ["all"]
+            print(_help(found, argv, prog, about, positional, () if full else short), end="")
             raise SystemExit(0)
-        elif re.match(r"-(?!\.?\d|$)", word) and not lenient:
-            raise _unknown(flag, options, f"{prog} --help{' all' if short else ''} lists all")
-        elif not positional and not lenient:
-            raise ValueError(f"{word!r} belongs to no option; options are written --NAME VALUE")
+        elif re.match(r"-(?!\.?\d|$)", word):
+            raise _unknown_option(flag, found)
         else:
             loose.append(word)
-    built = []
-    for cls, default in sections:
-        own = {key: value for key, value in mapping.items() if key in hints_of(cls)}
-        if positional in hints_of(cls) and (loose or type(default) is not cls):
-            own[positional] = loose
-        built.append(build(cls, own, "--", default))
-    return built
+    if loose and not positional:
+        raise ValueError(f"{loose[0]!r} belongs to no option; options are written --NAME VALUE")
+    if loose or any(o.name == positional and o.default is MISSING for o in found):
+        mapping[positional] = loose
+    return [
+        build(cls, {k: v for k, v in mapping.items() if k in options_of(cls)}, "--", default)
+        for cls, default in sections
+    ]
 
 
-def _unknown(flag: str, options: dict[str, Option], advice: str) -> ValueError:
-    """The error for an unknown flag."""
-    if renamed := renamed_option(flag):
-        return renamed
-    parent, _, last = flag.rpartition(".")
-    chosen = options[parent].chosen if parent in options else None
-    prefix = f"{parent}." if chosen else "--"
-    names = [known.removeprefix(prefix) for known in options if known.startswith(prefix)]
-    guess = closest_name(flag.removeprefix(prefix), names)
-    hint = f" Did you mean {prefix}{guess}?" if guess else ""
-    if chosen is None:
-        return ValueError(f"no option is called {flag!r}.{hint} {advice}")
-    component, known = f"{parent} {name_of(chosen)}", ", ".join(names) or "none"
-    return ValueError(f"{component} has no option {last!r}.{hint} It takes: {known}")
+def _take_value(flag: str, hint: Any, words: list[str]) -> Any:
+    """Remove the value of an option from the front of ``words``."""
+    count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    args = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    if hint is bool and not (count and words[0].lower() in ("true", "false")):
+        return "true"
+    if not args and not count:
+        cure = f"write {flag}=VALUE for one that begins with --"
+        raise ValueError(f"{flag} needs a value, {describe_type(hint)}; {cure}")
+    count = count if args[1:] == (...,) else min(count, len(args) or 1)
+    values, words[:count] = words[:count], []
+    return values if args else values[0]
+
+
+def _put(mapping: dict[str, Any], flag: str, value: Any) -> None:
+    """Set the value of a dotted flag in nested mappings."""
+    *parents, last = flag.removeprefix("--").replace("-", "_").split(".")
+    for key in parents:
+        if not isinstance(mapping.get(key), dict):
+            mapping[key] = {}
+        mapping = mapping[key]
+    mapping[last] = value
+
+
+def _negation(option: Option) -> str:
+    return join(option.parent or "--", f"no-{option.name}")
+
+
+def _title(parent: str, found: Sequence[Option]) -> str:
+    """The flag of a component and the name of its class."""
+    chosen = next((o.chosen for o in found if o.flag == parent), None)
+    return f"{parent} {component_name(chosen)}" if chosen else parent
+
+
+def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
+    parent, _, name = flag.rpartition(".")
+    names = [o.name.replace("_", "-") for o in found if o.parent == parent]
+    if parent and names:
+        error = unknown_name(f"option of {_title(parent, found)}", name, names)
+    else:
+        error = unknown_name("option", flag, [o.flag for o in found if not o.parent])
+    return renamed_option(flag) or error
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -229,40 +211,58 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def _help(
-    options: Sequence[Option],
+    found: Sequence[Option],
     argv: Sequence[str],
     prog: str,
     about: str,
     positional: str,
     short: Sequence[str],
 ) -> str:
-    """The help text, at most 100 columns wide."""
-    by_flag = {option.flag: option for option in options}
-    noun = positional.removesuffix("s").upper()
-    epilog = f"{prog} --help all lists all options; with --method NAME, --help those of a method."
-    if short:
-        named = tuple(f"{flag}." for flag in by_flag if value_of(argv, flag) is not None)
-        nested = [option for option in options if option.flag.startswith(named)]
-        options = [by_flag[f"--{name}"] for name in short] + nested
-    width = min(shutil.get_terminal_size().columns, 100) - 2
+    columns, word = shutil.get_terminal_size().columns, positional.removesuffix("s").upper()
     parser = argparse.ArgumentParser(
-        usage=f"{prog}{f' [{noun} ...]' if noun else ''} [OPTIONS]",
+        usage=f"{prog} {f'[{word} ...] ' if word else ''}[OPTIONS]",
         description=about,
-        epilog=epilog if short else None,
-        formatter_class=partial(_HelpFormatter, max_help_position=26, width=width),
+        formatter_class=partial(_HelpFormatter, max_help_position=26, width=min(columns, 100) - 2),
         add_help=False,
     )
+    shown = [o for name in short for o in found if o.flag == f"--{name}"] or found
+    if short:
+        parser.epilog = f"{prog} --help all: all options. With --method NAME: those of a method."
+        named = tuple(f"{o.flag}." for o in found if value_of(argv, o.flag) is not None)
+        shown = [*shown, *(o for o in found if o.flag.startswith(named))]
     groups: dict[str, Any] = {}
-    for option in options:
-        parent = option.flag.rpartition(".")[0]
-        if parent not in groups:
-            summary = documentation(option.owner)[0] if parent else None
-            chosen = by_flag[parent].chosen if parent in by_flag else None
-            title = f"{parent} {name_of(chosen) if chosen else ''}" if parent else "options"
-            groups[parent] = parser.add_argument_group(title, summary)
+    for option in shown:
+        if option.parent not in groups:
+            summary = documentation(option.owner)[0] if option.parent else ""
+            title = _title(option.parent, found) or "options"
+            groups[option.parent] = parser.add_argument_group(title, summary)
+        metavar = {"action": "store_true"} if option.hint is bool else {"metavar": _metavar(option)}
+        flags = [option.flag, _negation(option)] if option.default is True else [option.flag]
         if option.name == positional:
-            text = documentation(option.owner)[1].get(positional, "")
-            groups[parent].add_argument(positional, metavar=noun, help=text)
-        else:
-            option.add_to(groups[parent])
+            flags, metavar = [positional], {"metavar": word}
+        text = help_text(option).replace("%", "%%")
+        groups[option.parent].add_argument(*flags, help=text, **metavar)
     return parser.format_help()
+
+
+def _metavar(option: Option) -> str:
+    kind = next(member for member in union_members(option.hint) if member is not type(None))
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return f"{{{','.join(map(str, args))}}}"
+    if typing.get_origin(kind) is tuple:
+        return " ".join("..." if arg is ... else arg.__name__.upper() for arg in args)
+    return "NAME" if base_of(kind) else kind.__name__.upper()
+
+
+def help_text(option: Option) -> str:
+    """The documentation of an option, the components that can be chosen, and its default."""
+    text, base = documentation(option.owner)[1].get(option.name, ""), base_of(option.hint)
+    if base is not None and not inspect.isabstract(base):
+        text = documentation(base)[1]["name"]
+    elif base is not None:
+        text += f" {describe_type(base).replace('one', 'One', 1)}."
+    plain = None if option.default is MISSING else to_plain(option.default, option.hint)
+    if plain is None or plain is False or plain in ("", []):
+        return text
+    return f"{text} (default: {plain if isinstance(plain, str) else format_value(plain)})"

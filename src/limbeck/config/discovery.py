@@ -1,58 +1,38 @@
-"""Components by name: a class is found because its module is in the package, or in your own file."""
+"""Components by name: classes in the modules of the package, or in a file of your own."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from limbeck.config.renamed import RENAMED_COMPONENTS, SEARCH_NAMES
+from limbeck.config.renamed import renamed_component
 
 OWN_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<name>\w*))?")
-_WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-
-
-def closest_name(value: str, names: Iterable[str]) -> str | None:
-    """The name most similar to ``value``, if any is; case, hyphens and underscores are ignored."""
-    squashed = {_squash(name): name for name in names}
-    return next((squashed[n] for n in difflib.get_close_matches(_squash(value), squashed, 1)), None)
+_PACKAGE = __name__.partition(".")[0]
 
 
 def unknown_name(noun: str, value: object, accepted: Iterable[str]) -> ValueError:
     """The error for an unknown name: the value, the most similar accepted name, and all of them."""
-    names = sorted(accepted)
-    guess = closest_name(str(value), names)
-    hint = f" Did you mean {guess}?" if guess else ""
-    known = ", ".join(names) or "none"
+    names = {_squash(name): name for name in sorted(accepted)}
+    guesses = difflib.get_close_matches(_squash(str(value)), names, 1)
+    hint = f" Did you mean {names[guesses[0]]}?" if guesses else ""
+    known = ", ".join(names.values()) or "none"
     return ValueError(f"no {noun} is called {str(value)!r}.{hint} Accepted: {known}")
 
 
 def _squash(name: str) -> str:
     return re.sub("[-_]", "", name.lower())
-
-
-def base_of(hint: Any) -> type | None:
-    """The dataclass in a type hint such as ``Base`` or ``Base | None``; None for a plain value.
-
-    A component is chosen by name if the dataclass is abstract.
-    """
-    for part in union_members(hint):
-        plain = typing.get_origin(part) or part  # Method[State] is a Method
-        if isinstance(plain, type) and is_dataclass(plain):
-            return plain
-    return None
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:
@@ -61,41 +41,39 @@ def union_members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if is_union else (hint,)
 
 
-def hints_of(cls: type) -> dict[str, Any]:
-    """Names and types of the options of a class: its dataclass fields, in order."""
-    if not is_dataclass(cls):
-        return {}
-    hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls) if f.init}
+def base_of(hint: Any) -> type | None:
+    """The dataclass in a type such as ``Base`` or ``Base | None``; None for a plain value.
+
+    A component is chosen by name if the dataclass is abstract.
+    """
+    classes = [typing.get_origin(member) or member for member in union_members(hint)]
+    return next((c for c in classes if isinstance(c, type) and is_dataclass(c)), None)
 
 
-def default_of(cls: type, name: str, instance: Any = None) -> Any:
-    """Default of an option: its value in ``instance`` if that is a ``cls``; MISSING if none."""
-    if type(instance) is cls:
-        return getattr(instance, name)
-    field = next(f for f in fields(cls) if f.name == name)
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def options_of(cls: type, instance: Any = None) -> dict[str, tuple[Any, Any]]:
+    """Type and default of each option of a class: its dataclass fields, in order.
 
+    Args:
+        cls: a dataclass; other classes have no options.
+        instance: instance whose values are the defaults if it is a ``cls``.
 
-@cache
-def _import_package(base: type) -> None:
-    """Import every module that may define components of ``base``: its package if it is in base.py."""
-    package, _, last = base.__module__.rpartition(".")
-    top = importlib.import_module(package if last == "base" else base.__module__)
-    for module in pkgutil.iter_modules(getattr(top, "__path__", ()), top.__name__ + "."):
-        if not module.ispkg:
-            importlib.import_module(module.name)
-
-
-def _subclasses(base: type) -> Iterator[type]:
-    yield base
-    direct: list[type] = base.__subclasses__()
-    for cls in direct:
-        yield from _subclasses(cls)
+    Returns:
+        Types and defaults by name; MISSING for an option without a default.
+    """
+    found, hints = {}, typing.get_type_hints(cls)
+    for field in fields(cls) if is_dataclass(cls) else ():
+        default = field.default
+        if type(instance) is cls:
+            default = getattr(instance, field.name)
+        elif field.default_factory is not MISSING:
+            default = field.default_factory()
+        if field.init:
+            found[field.name] = hints[field.name], default
+    return found
 
 
 def _kebab(name: str) -> str:
-    return _WORD_START.sub("-", name).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
 
 
 def component_name(cls: type) -> str:
@@ -115,17 +93,21 @@ def component_name(cls: type) -> str:
 def choices(base: type) -> dict[str, type]:
     """Every component of the package that can be chosen for ``base``, by name, sorted.
 
-    A component is a concrete public subclass, once the package of ``base`` is imported.
+    A component is a concrete public subclass. The modules that may define one are imported: that
+    of ``base``, or all of its package if it is in ``base.py``.
     """
-    _import_package(base)
-    package = __name__.partition(".")[0]
-    found = [
-        (component_name(cls), cls)
-        for cls in dict.fromkeys(_subclasses(base))
-        if cls.__module__.partition(".")[0] == package
-        and not (inspect.isabstract(cls) or cls.__name__.startswith("_"))
-    ]
-    return dict(sorted(found))
+    package, _, last = base.__module__.rpartition(".")
+    top = importlib.import_module(package if last == "base" else base.__module__)
+    for module in pkgutil.iter_modules(getattr(top, "__path__", ()), top.__name__ + "."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
+    found, classes = {}, [base]
+    for cls in classes:  # grows
+        classes += cls.__subclasses__()
+        own = cls.__module__.partition(".")[0] == _PACKAGE and not cls.__name__.startswith("_")
+        if own and not inspect.isabstract(cls):
+            found[component_name(cls)] = cls
+    return dict(sorted(found.items()))
 
 
 def find(base: type, name: str) -> type:
@@ -139,24 +121,19 @@ def find(base: type, name: str) -> type:
     Raises:
         ValueError: if there is no such component; the message lists the accepted names.
     """
-    file = OWN_FILE.fullmatch(name)
-    if file:
+    if file := OWN_FILE.fullmatch(name):
         return _find_in_file(base, Path(file["path"]), file["name"] or "")
-    known, noun, squashed = choices(base), _noun(base), _squash(name)
-    for key, cls in known.items():
-        if _squash(key) == squashed:
-            return cls
-    if squashed in RENAMED_COMPONENTS.get(noun, {}):
-        raise ValueError(f"{noun} {name!r} is now {RENAMED_COMPONENTS[noun][squashed]!r}")
-    if noun == "method" and squashed in SEARCH_NAMES:
-        raise ValueError(f"method {name!r}: use {SEARCH_NAMES[squashed]}")
+    known, noun = choices(base), _noun(base)
+    squashed = {_squash(key): cls for key, cls in known.items()}
+    if _squash(name) in squashed:
+        return squashed[_squash(name)]
     error = unknown_name(noun, name, known)
-    raise ValueError(f"{error}, or path/to/file.py:ClassName of your own")
+    raise renamed_component(noun, name) or ValueError(f"{error}, or path/to/file.py:ClassName")
 
 
 def name_of(cls: type) -> str:
     """The name by which ``find`` finds the class."""
-    if cls.__module__.split(".")[0] == __name__.split(".")[0]:
+    if cls.__module__.partition(".")[0] == _PACKAGE:
         return component_name(cls)
     file = vars(sys.modules[cls.__module__]).get("__file__")
     # a class made in a notebook has no file: reading its name back fails with the reason
@@ -167,58 +144,51 @@ def _noun(base: type) -> str:
     return _kebab(base.__name__.removesuffix("Config")).replace("-", " ")
 
 
-def _lacking(cls: type, base: type) -> list[str]:
-    """Names of the methods of ``base`` that ``cls`` does not implement."""
-    if not getattr(base, "_is_protocol", False):
-        return sorted(getattr(cls, "__abstractmethods__", ()))
-    methods = [n for n, value in vars(base).items() if inspect.isfunction(value)]
-    methods = [n for n in methods if n == "__call__" or not n.startswith("_")]
-    return [n for n in methods if not any(n in vars(part) for part in cls.__mro__)]
-
-
 def _find_in_file(base: type, path: Path, name: str) -> type:
-    module, noun, protocol = _import_file(path), _noun(base), getattr(base, "_is_protocol", False)
+    module, noun = _import_file(path), _noun(base)
+    classes = {n: c for n, c in vars(module).items() if isinstance(c, type)}
     own = [
-        c for c in vars(module).values() if isinstance(c, type) and protocol | issubclass(c, base)
+        n for n, c in classes.items() if c.__module__ == module.__name__ and not _misfit(c, base)
     ]
-    own = [c for c in own if c.__module__ == module.__name__ and not _lacking(c, base)]
-    if not name and len(own) == 1:
-        return own[0]
-    if not name:
-        defined = ", ".join(c.__name__ for c in own) or f"no {noun}"
+    if not name and len(own) != 1:
+        defined = ", ".join(own) or f"no {noun}"
         raise ValueError(f"{path} must be followed by :ClassName; it defines {defined}")
-    cls = vars(module).get(name)
-    if not isinstance(cls, type):
-        raise unknown_name(f"{noun} in {path}", name, [c.__name__ for c in own])
-    if not (protocol or issubclass(cls, base)):
-        parent = f"{base.__module__}.{base.__qualname__}"
-        raise ValueError(f"{name} in {path} is not a {noun}: let it inherit from {parent}")
-    if _lacking(cls, base):
-        raise ValueError(f"{name} in {path} lacks {', '.join(_lacking(cls, base))}")
-    if vars(cls).get("__annotations__") and not (protocol or "__dataclass_fields__" in vars(cls)):
-        cure = "decorate it with @dataclass(frozen=True)"
-        raise ValueError(f"{name} in {path} has options but is not a dataclass: {cure}")
-    return cls
+    name = name or own[0]
+    if name not in classes:
+        raise unknown_name(f"{noun} in {path}", name, own)
+    if misfit := _misfit(classes[name], base):
+        raise ValueError(f"{name} in {path} {misfit}")
+    return classes[name]
+
+
+def _misfit(cls: type, base: type) -> str:
+    """Why a class cannot stand for ``base``; empty if it can."""
+    lacking = getattr(cls, "__abstractmethods__", ())
+    if getattr(base, "_is_protocol", False):
+        methods = [n for n, value in vars(base).items() if inspect.isfunction(value)]
+        lacking = [n for n in methods if not any(n in vars(part) for part in cls.__mro__)]
+    elif not issubclass(cls, base):
+        return f"is not a {_noun(base)}: inherit from {base.__module__}.{base.__qualname__}"
+    elif vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
+        return "has options but is not a dataclass: decorate it with @dataclass(frozen=True)"
+    return f"lacks {', '.join(sorted(lacking))}" if lacking else ""
 
 
 def _import_file(path: Path) -> types.ModuleType:
-    """The module in ``path``; one that is imported already is reused, so that its classes are equal."""
+    """The module in ``path``; if it is imported already, that one, so that classes are equal."""
     full = path.expanduser().resolve()
     if not full.is_file():
         raise ValueError(f"no file {path}: give path/to/file.py:ClassName")
-    for module in list(sys.modules.values()):
-        file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
-        if file and not module.__name__.startswith("own_") and Path(file) == full:
-            return module
     content = full.read_bytes()
     name = f"own_{hashlib.sha256(bytes(full) + content).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, full)
-    assert spec is not None  # a .py file always has one
-    module = importlib.util.module_from_spec(spec)
+    for key, module in list(sys.modules.items()):
+        file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
+        if key == name or (file == str(full) and not key.startswith("own_")):
+            return module
+    module = types.ModuleType(name)
+    module.__file__ = str(full)
     sys.modules[name] = module  # dataclasses look up their module while they are made
-    try:  # without the loader, whose bytecode cache can miss an edit within a second
+    try:
         exec(compile(content, str(full), "exec"), vars(module))
     except Exception as error:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""Packages whose classes are imported on first use and offered by ``dir``, without a list to maintain."""
+"""Packages whose classes are imported on first use and listed by ``dir``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @cache
 def exports(package: str) -> dict[str, str]:
-    """Public dataclasses defined in the modules of a package, read from the source without importing it.
+    """Public dataclasses in the modules of a package, read from the source without importing it.
 
     Args:
         package: dotted name of an imported package.
@@ -24,9 +24,10 @@ def exports(package: str) -> dict[str, str]:
     folder = Path(str(sys.modules[package].__file__)).parent
     for file in folder.glob("*.py"):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                if any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
-                    found[node.name] = f"{package}.{file.stem}"
+            if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if any("dataclass" in ast.unparse(mark) for mark in node.decorator_list):
+                found[node.name] = f"{package}.{file.stem}"
     return dict(sorted(found.items()))
 
 

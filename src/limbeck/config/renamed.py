@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: noun of the base class -> former name -> name; without hyphens
-RENAMED_COMPONENTS: dict[str, dict[str, str]] = {
+COMPONENTS: dict[str, dict[str, str]] = {
     "representation": {"field": "nerf"},
 }
 
@@ -17,17 +17,33 @@ SEARCH_NAMES: dict[str, str] = {
 }
 
 #: former option -> option, as dotted paths with hyphens
-RENAMED_OPTIONS: dict[str, str] = {}
+OPTIONS: dict[str, str] = {}
+
+
+def renamed_component(noun: str, name: str) -> ValueError | None:
+    """The error for a former name of a component, or a search name of a method; None for others.
+
+    Args:
+        noun: what the component is, such as ``representation``.
+        name: name of the component.
+    """
+    squashed = name.lower().replace("-", "").replace("_", "")
+    if squashed in COMPONENTS.get(noun, {}):
+        return ValueError(f"{noun} {name!r} is now {COMPONENTS[noun][squashed]!r}")
+    if noun == "method" and squashed in SEARCH_NAMES:
+        return ValueError(f"method {name!r}: use {SEARCH_NAMES[squashed]}")
+    return None
 
 
 def renamed_option(path: str) -> ValueError | None:
-    """The error for a former option, given as in YAML or as a flag; None if it is not one.
+    """The error for a former option; None for others.
 
     Args:
-        path: dotted path of the option, such as ``--parts.lora`` or ``negative``.
+        path: dotted path of the option, ``--parts.lora`` on the command line.
     """
-    name = RENAMED_OPTIONS.get(path.removeprefix("--").replace("_", "-"))
+    name = OPTIONS.get(path.removeprefix("--").replace("_", "-"))
     if name is None:
         return None
-    flag = f"--{name}" if path.startswith("--") else name.replace("-", "_")
-    return ValueError(f"{path} is now {flag}")
+    return ValueError(
+        f"{path} is now {'--' + name if path[:2] == '--' else name.replace('-', '_')}"
+    )

@@ -9,20 +9,20 @@ import json
 import re
 import typing
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
+from limbeck.config import discovery
 from limbeck.config.discovery import (
     OWN_FILE,
     base_of,
-    choices,
-    default_of,
     find,
-    hints_of,
     name_of,
+    options_of,
     union_members,
     unknown_name,
 )
@@ -30,69 +30,57 @@ from limbeck.config.renamed import renamed_option
 
 T = TypeVar("T")
 
-_TYPE_NAMES = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    Path: "a path",
-    type(None): "none",
-}
+_TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+_TYPE_NAMES |= {Path: "a path", type(None): "none"}
 
 
 def describe_type(hint: Any) -> str:
-    """The type of an option in words."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if base_of(hint) is not None:
-        return "a component's name"
+    """The accepted values of an option in words."""
+    origin, args, base = typing.get_origin(hint), typing.get_args(hint), base_of(hint)
+    if base is not None and inspect.isabstract(base):
+        return f"one of {', '.join(discovery.choices(base))}, or FILE.py:CLASS"
     if origin is Literal:
         return "one of " + ", ".join(map(str, args))
-    if len(union_members(hint)) > 1:
-        return " or ".join(describe_type(a) for a in args)
-    if origin is tuple and args[1:] == (...,):
+    if origin is tuple and args[1:] != (...,):
+        return f"{len(args)} values"
+    if origin is tuple:
         return f"a list, each {describe_type(args[0])}"
-    return f"{len(args)} values" if origin is tuple else _TYPE_NAMES.get(hint, str(hint))
+    if len(union_members(hint)) > 1:
+        return " or ".join(describe_type(member) for member in args)
+    return _TYPE_NAMES.get(hint, "a name")
 
 
 def options(component: Any) -> dict[str, Any]:
     """The options of a frozen dataclass in plain lists, mappings and scalars."""
-    hints = hints_of(type(component))
-    return {name: _plain(getattr(component, name), hint) for name, hint in hints.items()}
+    found = options_of(type(component), component)
+    return {name: to_plain(value, hint) for name, (hint, value) in found.items()}
 
 
-def _plain(value: Any, hint: Any) -> Any:
+def to_plain(value: Any, hint: Any) -> Any:
+    """The value of an option in plain lists, mappings and scalars."""
     base = base_of(hint)
     if base is not None and value is not None:
-        name = {} if type(value) is base else {"name": name_of(type(value))}
-        return name | options(value)
+        named = {} if type(value) is base else {"name": name_of(type(value))}
+        return named | options(value)
     if isinstance(value, tuple):
-        return [_plain(v, h) for v, h in zip(value, _element_hints(hint, value), strict=True)]
-    if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+        return [to_plain(v, h) for v, h in zip(value, _element_hints(hint, value), strict=True)]
+    if hint is float and type(value) is int:
         return float(value)  # 7 and 7.0 are the same configuration
     return str(value) if isinstance(value, Path) else value
 
 
-def _element_hints(hint: Any, values: typing.Sequence) -> typing.Sequence:
+def _element_hints(hint: Any, values: typing.Sized) -> tuple[Any, ...]:
     args = typing.get_args(hint)
     return args[:1] * len(values) if args[1:] == (...,) else args
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML reads as a line break but its plain style does not escape."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = '"' if set(text) & set("\x85\u2028\u2029\ufeff") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(config: Any) -> str:
     """Write a frozen dataclass as YAML, with every option."""
     plain = options(config)
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    if yaml.safe_load(text) == plain:
+        return text
+    return yaml.safe_dump(plain, sort_keys=False, width=120)  # unusual line breaks, escaped
 
 
 def from_yaml(cls: type[T], text: str) -> T:
@@ -111,18 +99,12 @@ def from_yaml(cls: type[T], text: str) -> T:
     except yaml.YAMLError as error:
         raise ValueError(f"this is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
-        example = "as in 'steps: 500'"
-        raise ValueError(f"a configuration maps options to values, {example}, not {plain!r:.60}")
+        raise ValueError(f"a configuration maps options to values (steps: 500), not {plain!r:.60}")
     return build(cls, plain)
 
 
 def read_yaml(cls: type[T], path: Path) -> T:
-    """Read a frozen dataclass from a YAML file, as ``from_yaml``.
-
-    Raises:
-        ValueError: if there is no such file or it cannot be read as ``cls``; the message names the
-            file.
-    """
+    """Read a frozen dataclass from a YAML file, as ``from_yaml``; errors name the file."""
     if not path.is_file():
         raise ValueError(f"no configuration file {path}")
     try:
@@ -132,37 +114,34 @@ def read_yaml(cls: type[T], path: Path) -> T:
 
 
 def join(path: str, key: str) -> str:
-    """Dotted path of an option; that of the command line starts with ``--`` and has hyphens."""
-    if path.startswith("--"):
-        key = key.replace("_", "-")
+    """Dotted path of an option; on the command line it starts with ``--`` and has hyphens."""
+    key = key.replace("_", "-") if path[:2] == "--" else key
     return f"{path}.{key}" if path.strip("-") else path + key
 
 
 def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = None) -> T:
-    """Make a dataclass from a mapping of its options; the same reader serves the command line.
+    """Make a dataclass from a mapping of its options; the command line is read by it too.
 
     Args:
         cls: the dataclass.
-        plain: options and values, as YAML or as the words of a command line.
-        path: where the mapping stands, for messages; ``--`` for the command line.
+        plain: options and values, as YAML holds them or as words of the command line.
+        path: option that the mapping belongs to, for messages; ``--`` for the command line.
         default: instance whose values are the defaults if it is a ``cls``.
 
     Raises:
         ValueError: as ``from_yaml``.
     """
-    hints = hints_of(cls)
-    for key in plain:
-        if key not in hints:
-            raise renamed_option(join(path, key)) or unknown_name(
-                f"option of {path or cls.__name__}", key, hints
-            )
-    values = {}
-    for key, hint in hints.items():
-        values[key] = default_of(cls, key, default)
-        if key in plain:
-            values[key] = _read(plain[key], hint, join(path, key), values[key])
-        elif values[key] is MISSING:
-            raise ValueError(f"{join(path, key)} is missing; it is {describe_type(hint)}")
+    found, values = options_of(cls, default), {}
+    for name in plain:
+        if name not in found:
+            noun = f"option of {path or cls.__name__}"
+            raise renamed_option(join(path, name)) or unknown_name(noun, name, found)
+    for name, (hint, value) in found.items():
+        if name in plain:
+            value = _read(plain[name], hint, join(path, name), value)
+        elif value is MISSING:
+            raise ValueError(f"{join(path, name)} is missing; it is {describe_type(hint)}")
+        values[name] = value
     try:
         return cls(**values)
     except ValueError as error:
@@ -170,51 +149,42 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
 
 
 def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
-    """``value`` converted to the type of the option, or ValueError."""
-    members = union_members(hint)
+    members, base = union_members(hint), base_of(hint)
     if type(None) in members and (value is None or (value == "none" and str not in members)):
         return None
-    base = base_of(hint)
     if base is not None:
         return read_component(base, value, path, default)
-    for member in members if len(members) > 1 else ():
-        with contextlib.suppress(ValueError):
-            return _read(value, member, path)
+    for member in members:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return _convert(value, member)
+    accepted = describe_type(hint)
+    quotes = "; put text in quotes" if "text" in accepted and not isinstance(value, str) else ""
+    raise ValueError(f"{path} must be {accepted}, not {value!r}{quotes}")
+
+
+def _convert(value: Any, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal and str(value) in map(str, args):
-        return next(a for a in args if str(a) == str(value))
+    if origin is Literal:
+        return {str(accepted): accepted for accepted in args}[str(value)]
     if origin is tuple:
         values = [value] if isinstance(value, str) and args[1:] == (...,) else value
-        if isinstance(values, list) and (args[1:] == (...,) or len(args) == len(values)):
-            pairs = enumerate(zip(values, _element_hints(hint, values), strict=True))
-            return tuple(_read(v, h, f"{path}[{i}]") for i, (v, h) in pairs)
-    if isinstance(hint, type):
-        with contextlib.suppress(ValueError):
-            return _scalar(value, hint)
-    quotes = "; put quotes around it" if hint is str and isinstance(value, int | float) else ""
-    raise ValueError(f"{path} must be {describe_type(hint)}, not {value!r}{quotes}")
-
-
-def _scalar(value: Any, hint: type) -> Any:
-    is_text, is_number = isinstance(value, str), type(value) in (int, float)
-    if hint is bool and is_text and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if hint is Path and is_text:
-        return Path(value)
-    if (hint is float and (is_text or is_number)) or (hint is int and is_text):
-        return hint(value)  # YAML 1.1 reads 1e-3 as text
-    if type(value) is hint:
-        return value
-    raise ValueError
+        return tuple(
+            _read(v, h, "") for v, h in zip(values, _element_hints(hint, values), strict=True)
+        )
+    if hint is bool:
+        return {"true": True, "false": False}[str(value).lower()]
+    if type(value) not in {float: (str, int, float), int: (str, int)}.get(hint, (str,)):
+        raise TypeError
+    return hint(value)  # YAML 1.1 reads 1e-3 as text
 
 
 def read_component(base: type, value: Any, path: str, default: Any = None) -> Any:
     """A component from its name, or from a mapping of its ``name`` and options.
 
     Args:
-        base: the class of the component, as ``find`` takes it.
+        base: class of the component.
         value: name or mapping; without a name, the class is that of ``default``.
-        path: where the value stands, for messages.
+        path: option that it is the value of, for messages.
         default: instance whose values are the defaults if its class is chosen.
 
     Raises:
@@ -222,29 +192,22 @@ def read_component(base: type, value: Any, path: str, default: Any = None) -> An
     """
     plain = {"name": value} if isinstance(value, str) else value
     if not isinstance(plain, dict):
-        example = "{name: ..., option: value}"
-        raise ValueError(f"{path} must be a component, as in {example!r}, not {value!r}")
-    name = plain.get("name", MISSING)
-    if not isinstance(name, str) and name is not MISSING:
-        raise ValueError(
-            f"{join(path, 'name')} must be one of {', '.join(choices(base))}, not {name!r}"
-        )
-    cls = component_class(base, None if name is MISSING else name, path, default)
+        raise ValueError(f"{path} must be 'NAME' or '{{name: NAME, option: value}}', not {value!r}")
+    cls = component_class(base, plain.get("name"), path, default)
     if cls is None:
-        raise ValueError(f"{path} is missing; accepted: {', '.join(choices(base))}")
-    if cls is not base:
-        plain = {key: v for key, v in plain.items() if key != "name"}
-    return build(cls, plain, path, default)
+        raise ValueError(f"{join(path, 'name')} is missing; it is {describe_type(base)}")
+    own = {key: option for key, option in plain.items() if key != "name" or cls is base}
+    return build(cls, own, path, default)
 
 
-def component_class(base: type, name: str | None, path: str, default: Any) -> type | None:
-    """The class a component's name stands for; without a name that of its default, if any."""
+def component_class(base: type, name: Any, path: str, default: Any) -> type | None:
+    """The class that a component's name stands for; without a name that of its default, if any."""
     if name is None and default is not None and default is not MISSING:
         return type(default)
-    if not inspect.isabstract(base) and (name is None or not OWN_FILE.fullmatch(name)):
+    if not inspect.isabstract(base) and not OWN_FILE.fullmatch(str(name)):
         return base
     try:
-        return find(getattr(base, "custom_base", base), name) if name is not None else None
+        return None if name is None else find(getattr(base, "custom_base", base), str(name))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -265,18 +228,16 @@ def differences(old: Any, new: Any) -> list[str]:
     return list(_differences(options(old), options(new), ""))
 
 
-def _differences(old: dict, new: dict, path: str) -> typing.Iterator[str]:
-    if old.get("name") != new.get("name"):
-        # the options of two different components cannot be compared
-        yield f"{path}: {old.get('name')} -> {new.get('name')}"
-        return
-    for key in old | new:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, join(path, key))
-        elif a != b:
-            yield f"{join(path, key)}: {_short(a)} -> {_short(b)}"
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    dicts = isinstance(old, dict) and isinstance(new, dict)
+    if dicts and old.get("name") == new.get("name"):
+        for key in old | new:
+            yield from _differences(old.get(key), new.get(key), join(path, key))
+    elif old != new:  # the options of two different components cannot be compared
+        yield f"{path}: {format_value(old)} -> {format_value(new)}"
 
 
-def _short(value: Any) -> str:
-    return str(value["name"]) if isinstance(value, dict) else json.dumps(value, ensure_ascii=False)
+def format_value(plain: Any) -> str:
+    """The value of an option in one line; a component is its name."""
+    is_component = isinstance(plain, dict) and "name" in plain
+    return str(plain["name"]) if is_component else json.dumps(plain, ensure_ascii=False)

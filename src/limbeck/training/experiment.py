@@ -1,10 +1,11 @@
-"""An experiment: every choice of a run in one frozen value. It is its own configuration and reads back from what a run wrote."""
+"""An experiment: all choices of a run in one frozen dataclass, which run.yaml stores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from limbeck.config.discovery import component_name
+from limbeck.config.yaml import read_component
 from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
@@ -19,20 +20,45 @@ from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.training.optimizers import Adam, Optimizer
 
+_LEAST = {
+    "particles": 1,
+    "steps": 1,
+    "denoise_steps": 1,
+    "batch_size": 0,
+    "seed": 0,
+    "perp_neg": 0,
+}  #: smallest value of an option
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run.
+    """Everything that determines a run.
 
-    prompts: one or more texts. negative: what guidance leads away from, for all of them. perpendicular: 0 puts the negative
-    text in the place of the empty one, as diffusers does; above, it is the weight of Perp-Neg, which removes only what of the
-    negative text the prompt does not say itself. source: of an edit, what the first pictures show, one text for all or one per
-    prompt. model: ``world`` (embedded), ``gaussians``, ``gaussians-flow`` (the same under a rectified flow), ``dataset:FOLDER``, a
-    diffusers pipeline's folder, a ``.safetensors`` checkpoint, or a hub id ``owner/name@revision``; limbeck models lists some.
-    parts: what is changed of that model. running: how its network and autoencoder are run. views: from where it is looked at;
-    left out, as the representation is made for. particles: independent results per prompt. batch: particles drawn per step, 0 for
-    all. multistep: denoising steps behind every guided prediction. steps: iterations. seed: decides every random draw. precision:
-    of a network's frozen weights; auto is float32 on a CPU, where bfloat16 can be twice as fast, and 16 bits on a GPU.
+    Attributes:
+        prompts: one or more prompts.
+        negative_prompt: prompt that guidance moves away from, for all prompts.
+        perp_neg: Perp-Neg weight on the negative prompt. 0: use the negative prompt as the
+            unconditional one (as diffusers).
+        source_prompt: what the initial images show, for editing methods; one prompt for all, or one
+            per prompt.
+        model: the diffusion model, a prior of your own, or the name of a model.
+        runtime: how the model is executed.
+        method: score distillation method.
+        representation: what is optimized.
+        cameras: distribution of the cameras of a 3D representation. None: the one that suits the
+            representation.
+        timesteps: distribution of the diffusion times t.
+        weight: weight w(t) of the gradient.
+        noise: noise that is added to x_0.
+        grad_transform: transform of the gradient before the backward pass.
+        optimizer: optimizer of the representation.
+        particles: independent results per prompt.
+        batch_size: particles drawn per step; 0 for all.
+        denoise_steps: denoising steps behind every guided prediction.
+        steps: optimization steps.
+        seed: determines every random draw.
+        precision: dtype of the frozen weights. auto: float32 on a CPU, where bfloat16 can be twice
+            as fast, and 16 bits on a GPU.
     """
 
     prompts: tuple[str, ...]
@@ -57,20 +83,15 @@ class Experiment:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", as_model(self.model))
+        model = self.model
+        if isinstance(model, str):
+            model = read_component(Model, model, "model")
+        object.__setattr__(self, "model", as_model(model))
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
-        least = {
-            "particles": 1,
-            "steps": 1,
-            "denoise_steps": 1,
-            "batch_size": 0,
-            "seed": 0,
-            "perp_neg": 0,
-        }
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, not {getattr(self, name)}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.perp_neg and not self.negative_prompt:
             raise ValueError(
                 f"perp_neg {self.perp_neg} needs a negative prompt: give it with --negative-prompt"
@@ -89,15 +110,14 @@ class Experiment:
 
     def _check_representation(self) -> None:
         """Refuse cameras, edits and methods that the representation does not support."""
-        own, name = self.representation.cameras, component_name(type(self.representation))
-        if self.cameras is not None and isinstance(self.cameras, NoCamera) != isinstance(
-            own, NoCamera
-        ):
-            chosen, suited = component_name(type(self.cameras)), component_name(type(own))
+        default, cameras = self.representation.cameras, self.camera_sampler
+        is_3d, name = not isinstance(default, NoCamera), component_name(type(self.representation))
+        if isinstance(cameras, NoCamera) == is_3d:
+            chosen, suited = component_name(type(cameras)), component_name(type(default))
             raise ValueError(
                 f"cameras {chosen} do not suit the representation {name}; use {suited}"
             )
-        if self.source_prompt and not isinstance(own, NoCamera):
+        if self.source_prompt and is_3d:
             raise ValueError(f"source_prompt edits images, but the representation {name} is 3D")
         if self.method.optimizes == "noise" and self.representation.contents != "noise":
             method = component_name(type(self.method))
@@ -108,19 +128,16 @@ class Experiment:
 
     @property
     def camera_sampler(self) -> CameraSampler:
-        """The views, chosen or those of the representation."""
+        """The cameras, chosen or those of the representation."""
         return self.cameras or self.representation.cameras
 
     @property
     def total(self) -> int:
-        """Particles in all, prompt by prompt: particle i belongs to prompt i // particles."""
+        """Number of particles, prompt by prompt: particle i belongs to prompt i // particles."""
         return len(self.prompts) * self.particles
 
     @property
     def source_prompts(self) -> tuple[str, ...]:
-        """What each prompt's picture shows before an edit; empty where there is none."""
-        return (
-            self.source_prompt * len(self.prompts)
-            if len(self.source_prompt) == 1
-            else self.source_prompt
-        )
+        """Source prompt of each prompt; empty if there is none."""
+        repeats = len(self.prompts) if len(self.source_prompt) == 1 else 1
+        return self.source_prompt * repeats

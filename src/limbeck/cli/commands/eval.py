@@ -1,4 +1,4 @@
-"""judge finished 3D runs from 32 held-out cameras"""
+"""evaluate finished 3D runs from 32 held-out cameras"""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What is judged, and by whom.
+    """What is evaluated, and with which models.
 
-    folders: run folders. clip: folder of a CLIPModel with its tokenizer, for CLIP R-Precision. texts: file of texts, one a line,
-    that CLIP has to tell the prompts apart from, beside the prompts of all the runs and the world's other objects. device: auto,
-    cpu, cuda, cuda:N or mps.
+    Attributes:
+        folders: run folders.
+        clip: folder of a CLIPModel with its tokenizer, for CLIP R-Precision.
+        texts: text file with one distractor per line for R-Precision, besides the prompts of all
+            runs and the other objects of the world.
+        device: auto, cpu, cuda, cuda:N or mps.
     """
 
     folders: tuple[Path, ...] = ()
@@ -23,50 +26,47 @@ class EvalOptions:
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck eval``: a line per run, eval.json and its place in the report of its folder, and with several a table."""
+    """Run ``limbeck eval``: write eval.json of each run, update its report, print a summary."""
     from limbeck.config.command_line import parse
 
-    about = "Judge finished 3D runs in their FOLDERs, and write eval.json and its table in the report into each."
-    (wanted,) = parse([(EvalOptions, None)], argv, "limbeck eval", about, "folders")
-    if not wanted.folders:
-        raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
-    if wanted.texts is not None and wanted.clip is None:
-        raise ValueError("--texts are for CLIP, and no --clip FOLDER is given")
-
-    from limbeck.evaluation.judge import (
-        check_evaluable,
-        evaluate_run,
-        open_finished_run,
-        write_evaluation,
+    about = (
+        "Evaluate finished 3D runs in their FOLDERs: write eval.json into each, and its table "
+        "into the report."
     )
+    (options,) = parse([(EvalOptions, None)], argv, "limbeck eval", about, "folders")
+    if not options.folders:
+        raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
+    if options.texts is not None and options.clip is None:
+        raise ValueError("--texts needs --clip FOLDER")
+
+    from limbeck.config.yaml import options as options_of
+    from limbeck.evaluation import judge
     from limbeck.evaluation.tables import comparison_table, summary_line
     from limbeck.metrics.clip import CLIPSimilarity
     from limbeck.priors.loading import load, pick_device
-    from limbeck.runs.report import pages as report
+    from limbeck.runs.report.pages import write_report
     from limbeck.world.pretrained import load_evaluator
 
-    runs = [open_finished_run(folder) for folder in wanted.folders]
-    texts = (
-        [text for text in wanted.texts.read_text().splitlines() if text.strip()]
-        if wanted.texts is not None
-        else []
-    )
-    clip = (
-        CLIPSimilarity(wanted.clip, pick_device(wanted.device)) if wanted.clip is not None else None
-    )
-    models = {(e.model, e.precision) for e in (run.experiment for run in runs)}
-    priors = {key: load(key[0], wanted.device, key[1]) for key in models}
-    prior_of = lambda e: priors[e.model, e.precision]  # noqa: E731
+    runs = [judge.open_finished_run(folder) for folder in options.folders]
+    clip = None
+    if options.clip is not None:
+        clip = CLIPSimilarity(options.clip, pick_device(options.device))
+    loaded, priors = {}, []  # runs of the same model share its prior
     for run in runs:
-        check_evaluable(run, prior_of(run.experiment), clip)
-    others = [*(prompt for run in runs for prompt in run.experiment.prompts), *texts]
-    evaluator, done = load_evaluator(), []
-    for run in runs:
-        done.append(evaluate_run(run, prior_of(run.experiment), evaluator, clip, others))
-        print(
-            f"{write_evaluation(run, done[-1].report)}: {summary_line(done[-1].report['mean'])}",
-            flush=True,
-        )
-        report.write_report([run.folder])
+        key = str(options_of(run.experiment)["model"]), run.experiment.precision
+        if key not in loaded:
+            loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)
+        priors.append(loaded[key])
+        judge.check_evaluable(run, priors[-1], clip)
+    texts = options.texts.read_text().splitlines() if options.texts is not None else []
+    distractors = [prompt for run in runs for prompt in run.experiment.prompts]
+    distractors += [text for text in texts if text.strip()]
+    evaluator, evaluations = load_evaluator(), []
+    for run, prior in zip(runs, priors, strict=True):
+        evaluation = judge.evaluate_run(run, prior, evaluator, clip, distractors)
+        evaluations.append(evaluation)
+        path = judge.write_evaluation(run, evaluation.report)
+        print(f"{path}: {summary_line(evaluation.report['mean'])}", flush=True)
+        write_report([run.folder])
     if len(runs) > 1:
-        print(comparison_table(done))
+        print(comparison_table(evaluations))

@@ -1,4 +1,4 @@
-"""write particles of a run as glb, obj or ply files"""
+"""export particles of a 3D run as glb, obj or ply files"""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from limbeck.graphics.export.export import ExportFormat
 
+SUFFIXES = (".glb", ".obj", ".ply")
+
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is exported, and where to.
+    """What is exported, and to which files.
 
-    runs: the run folder. format: glb, obj or ply; left out, as --out ends, else glb for surfaces and ply for splats. particle: its
-    number from 0, prompt by prompt, or all. out: file to write, of all particles the folder; RUN/export if left out. device: auto,
-    cpu, cuda, cuda:N or mps.
+    Attributes:
+        runs: run folder.
+        format: file format; by default the suffix of --out, or glb for surfaces and ply for
+            Gaussian splats.
+        particle: index of the particle from 0, prompt by prompt, or ``all``.
+        out: file to write, or with all particles the folder; by default RUN/export.
+        device: auto, cpu, cuda, cuda:N or mps.
     """
 
     runs: tuple[Path, ...] = ()
@@ -29,83 +35,63 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if len(self.runs) != 1:
-            raise ValueError(
-                f"one run folder is wanted, not {len(self.runs)}: limbeck export runs/NAME"
-            )
-        if (
-            self.out is not None
-            and self.particle != "all"
-            and self.format is not None
-            and self.out.suffix != f".{self.format}"
-        ):
-            raise ValueError(
-                f"--out {self.out} does not end in .{self.format}, the format that is asked for"
-            )
-        if (
-            self.out is not None
-            and self.particle != "all"
-            and self.out.suffix not in (".glb", ".obj", ".ply")
-        ):
+            raise ValueError(f"give one run folder, not {len(self.runs)}: limbeck export runs/NAME")
+        if self.out is None or self.particle == "all":
+            return
+        if self.format is not None and self.out.suffix != f".{self.format}":
+            raise ValueError(f"--out {self.out} must end in .{self.format}, as --format says")
+        if self.out.suffix not in SUFFIXES:
             raise ValueError(f"--out {self.out} must end in .glb, .obj or .ply")
 
-    def chosen(self, total: int) -> list[int]:
-        """The particles; ValueError where there are not so many."""
+    def particles(self, total: int) -> list[int]:
+        """Indices of the particles to export.
+
+        Raises:
+            ValueError: if the run has only ``total`` particles.
+        """
         if self.particle == "all":
             return list(range(total))
         if not 0 <= self.particle < total:
-            raise ValueError(
-                f"--particle {self.particle}: this run has {total}, counted from 0; or all"
-            )
+            raise ValueError(f"--particle must be 0 to {total - 1} or all, not {self.particle}")
         return [self.particle]
 
-    def kind(self, surface: bool) -> ExportFormat:
-        """The format."""
-        if self.format is not None:
-            return self.format
-        ending = self.out.suffix.removeprefix(".") if self.out is not None else ""
-        return next(
-            (kind for kind in ("glb", "obj", "ply") if kind == ending), "glb" if surface else "ply"
-        )  # type: ignore[return-value]
+    def file_format(self, is_surface: bool) -> ExportFormat:
+        """The format of a surface, or of Gaussian splats."""
+        default: ExportFormat = "glb" if is_surface else "ply"
+        if self.format is None and self.out is not None and self.out.suffix in SUFFIXES:
+            return self.out.suffix[1:]  # type: ignore[return-value]
+        return self.format or default
 
-    def path(self, name: str, kind: ExportFormat) -> Path:
-        """The file of one particle."""
+    def path(self, name: str, file_format: ExportFormat) -> Path:
+        """File of the particle called ``name``."""
         if self.particle != "all" and self.out is not None:
             return self.out
-        return (self.out or self.runs[0] / "export") / f"{name}.{kind}"
+        return (self.out or self.runs[0] / "export") / f"{name}.{file_format}"
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck export``: particles as files for other programs."""
+    """Run ``limbeck export``: write the files and print their paths."""
     from limbeck.config.command_line import parse
     from limbeck.graphics.export.export import MeshExportOptions, export_asset, export_paths
     from limbeck.graphics.geometry.assets import Surface
 
-    about = "Write particles of the RUN folder as files that Blender and others open."
-    what, shape = parse(
-        [(ExportOptions, None), (MeshExportOptions, None)], argv, "limbeck export", about, "runs"
-    )
+    about = "Export particles of the RUN folder as files that Blender and other programs open."
+    sections = [(ExportOptions, None), (MeshExportOptions, None)]
+    options, mesh_options = parse(sections, argv, "limbeck export", about, "runs")
 
-    from limbeck.runs.reopen import (
-        last_stage,
-        particle_names,
-        read_experiment,
-        reopen_run,
-        require_3d,
-    )
+    from limbeck.runs import reopen
 
-    folder = last_stage(what.runs[0])
-    experiment = read_experiment(folder)
-    require_3d(folder, experiment)
-    chosen = what.chosen(experiment.total)
-    run = reopen_run(folder, what.device)
-    for particle in chosen:
-        name, solid = particle_names(experiment)[particle], run.representation.asset(particle)
-        kind = what.kind(isinstance(solid, Surface))
-        path = what.path(name, kind)
-        print(
-            f"particle {particle} after step {run.step}: {export_asset(solid, path, kind, shape)}",
-            file=sys.stderr,
-        )
-        for file in export_paths(path, kind, solid):
+    folder = reopen.last_stage(options.runs[0])
+    experiment = reopen.read_experiment(folder)
+    reopen.require_3d(folder, experiment)
+    particles = options.particles(experiment.total)
+    run = reopen.reopen_run(folder, options.device)
+    for particle in particles:
+        asset = run.representation.asset(particle)
+        file_format = options.file_format(isinstance(asset, Surface))
+        path = options.path(reopen.particle_names(experiment)[particle], file_format)
+        summary = export_asset(asset, path, file_format, mesh_options)
+        print(f"particle {particle} after step {run.step}: {summary}", file=sys.stderr)
+        for file in export_paths(path, file_format, asset):
             if file.exists():
                 print(file)

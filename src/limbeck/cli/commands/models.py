@@ -46,11 +46,12 @@ def model_table(models: Sequence[KnownModel] = KNOWN_MODELS) -> str:
         f"{'model':<50} {'kind':<5} {'size':>5} {'params':>8} {'text':>7} "
         f"{'32 bit':>7} {'16 bit':>7} {'fetch':>7}  cached"
     ]
-    for m in models:
+    for model in models:
         lines.append(
-            f"{_available_repo(m):<50} {m.prediction_type:<5} {m.resolution:>5} {m.network_params:>7.0f}M {m.text_encoder_params:>6.0f}M "
-            f"{m.memory_gb(4):>5.1f}GB {m.memory_gb(2):>5.1f}GB {m.download_gb:>5.1f}GB  "
-            f"{'yes' if _cached_repo(m) else '-'}"
+            f"{_available_repo(model):<50} {model.prediction_type:<5} {model.resolution:>5} "
+            f"{model.network_params:>7.0f}M {model.text_encoder_params:>6.0f}M "
+            f"{model.memory_gb(4):>5.1f}GB {model.memory_gb(2):>5.1f}GB "
+            f"{model.download_gb:>5.1f}GB  {'yes' if _cached_repo(model) else '-'}"
         )
     return "\n".join(lines)
 
@@ -92,7 +93,8 @@ def show(names: Sequence[str]) -> str:
         model
         for model in KNOWN_MODELS
         if all(
-            _plain(n) in _plain(" ".join((model.repo_id, model.name, *model.mirrors))) for n in names
+            _plain(word) in _plain(f"{model.repo_id} {model.name} {model.mirrors}")
+            for word in names
         )
     ]
     if not matches:

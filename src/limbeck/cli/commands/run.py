@@ -113,10 +113,10 @@ def with_lr(experiment: Experiment, lr: float) -> Any:
     Raises:
         ValueError: if the representation has no single learning rate; the message lists its own.
     """
-    from limbeck.config.discovery import component_name, hints_of
+    from limbeck.config.discovery import component_name, options_of
 
     representation = experiment.representation
-    names = [name for name in hints_of(type(representation)) if name.split("_")[-1] == "lr"]
+    names = [name for name in options_of(type(representation)) if name.split("_")[-1] == "lr"]
     if "lr" not in names:
         flags = [f"--representation.{name.replace('_', '-')}" for name in names]
         name = component_name(type(representation))

@@ -1,4 +1,4 @@
-"""look at a run's solids in the browser, also while it runs"""
+"""view a 3D run in the browser, also while it runs"""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """What is looked at.
+    """What is viewed, and where the page is served.
 
-    runs: the run folder. port: of the page on this machine, the next free one if taken. live: wait for the run and show every new
-    snapshot of it, and every stage of a recipe. device: auto, cpu, cuda, cuda:N or mps; for a run that left no snapshots.
+    Attributes:
+        runs: run folder.
+        port: port of the page on this machine; the next free one if it is taken.
+        live: wait for the run, and show every new snapshot of it and every stage of a preset.
+        device: auto, cpu, cuda, cuda:N or mps; for a run without snapshots.
     """
 
     runs: tuple[Path, ...] = ()
@@ -25,55 +28,60 @@ class ViewOptions:
 
     def __post_init__(self) -> None:
         if len(self.runs) != 1:
-            raise ValueError(
-                f"one run folder is wanted, not {len(self.runs)}: limbeck view runs/NAME"
-            )
+            raise ValueError(f"give one run folder, not {len(self.runs)}: limbeck view runs/NAME")
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"port is a number from 1 to 65535, not {self.port}")
+            raise ValueError(f"port must be 1 to 65535, not {self.port}")
 
 
 def main(argv: Sequence[str]) -> None:
-    """``limbeck view``: a page until Ctrl-C."""
+    """Run ``limbeck view``: serve the page until Ctrl-C."""
     from limbeck.config.command_line import parse
 
-    (what,) = parse(
-        [(ViewOptions, None)],
-        argv,
-        "limbeck view",
-        "Look at the solids of the RUN folder in the browser.",
-        "runs",
-    )
-    serve(what, threading.Event())
+    about = "View the particles of the 3D RUN folder in the browser."
+    (options,) = parse([(ViewOptions, None)], argv, "limbeck view", about, "runs")
+    serve(options, threading.Event())
 
 
-def serve(what: ViewOptions, over: threading.Event) -> None:
-    """The page of ``what``, until Ctrl-C or ``over``."""
-    from limbeck.runs.reopen import last_stage, read_experiment, reopen_run, require_3d
-    from limbeck.runs.snapshots_3d import SnapshotFolder, save_snapshot, take_snapshot
+def serve(options: ViewOptions, stop: threading.Event) -> None:
+    """Serve the page until Ctrl-C, or until ``stop`` is set."""
+    from limbeck.runs.reopen import last_stage, read_experiment, require_3d
+    from limbeck.runs.snapshots_3d import SnapshotFolder
     from limbeck.runs.viewer import Viewer
 
-    while what.live and not (last_stage(what.runs[0]) / "run.yaml").is_file():
+    root = options.runs[0]
+    while options.live and not (last_stage(root) / "run.yaml").is_file():
         time.sleep(0.2)
-    folder = last_stage(what.runs[0])
+    folder = last_stage(root)
     experiment = read_experiment(folder)
     require_3d(folder, experiment)
-    if not what.live and not SnapshotFolder(folder).steps():
-        run = reopen_run(folder, what.device)
-        save_snapshot(folder, experiment, run.representation, run.step)
-        if not SnapshotFolder(folder).steps():
-            try:
-                take_snapshot(run.representation, 0)
-            except ValueError as error:
-                raise ValueError(
-                    f"{folder}: there is nothing to look at after step {run.step}: {error}"
-                ) from error
-    viewer = Viewer(what.runs[0], experiment, what.port)
-    print(
-        f"limbeck: {what.runs[0]} at {viewer.address}; Ctrl-C ends it", file=sys.stderr, flush=True
-    )
+    if not options.live and not SnapshotFolder(folder).steps():
+        save_missing_snapshot(folder, options.device)
+    viewer = Viewer(root, experiment, options.port)
+    message = f"limbeck: {root} at {viewer.address}; stop with Ctrl-C"
+    print(message, file=sys.stderr, flush=True)
     try:
-        viewer.follow(over)
+        viewer.follow(stop)
     except KeyboardInterrupt:
         pass
     finally:
         viewer.server.stop()
+
+
+def save_missing_snapshot(folder: Path, device: str) -> None:
+    """Save a snapshot from the checkpoint of a run.
+
+    Raises:
+        ValueError: if the particles are empty.
+    """
+    from limbeck.runs.reopen import read_experiment, reopen_run
+    from limbeck.runs.snapshots_3d import SnapshotFolder, save_snapshot, take_snapshot
+
+    run = reopen_run(folder, device)
+    save_snapshot(folder, read_experiment(folder), run.representation, run.step)
+    if SnapshotFolder(folder).steps():
+        return
+    try:
+        take_snapshot(run.representation, 0)  # raises the reason
+    except ValueError as error:
+        message = f"{folder}: there is nothing to view after step {run.step}: {error}"
+        raise ValueError(message) from error

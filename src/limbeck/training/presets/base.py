@@ -17,7 +17,6 @@ SHARED_OPTIONS = (
     "negative_prompt",
     "perp_neg",
     "model",
-    "parts",
     "particles",
     "seed",
     "precision",
