@@ -301,7 +301,7 @@ def test_the_learned_text_is_saved(prior, tmp_path):
 def setup_with_loader(prior, prompts: tuple[str, ...], load_model, **options) -> SetupContext:
     n = len(prompts)
     x0 = torch.zeros(n, *prior.shape)
-    return SetupContext(n, n, 0, x0, prompts, load=load_model, **options)
+    return SetupContext(n, n, 0, x0, prompts, load_prior=load_model, **options)
 
 
 @pytest.mark.parametrize("entropy", [0.0, 0.4, 1.0])

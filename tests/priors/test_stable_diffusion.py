@@ -1,4 +1,4 @@
-"""Diffusers pipelines as priors: the same numbers as the pipeline's own parts, text encoded once, images in [0, 1]."""
+"""Stable Diffusion as a prior: the same numbers as the pipeline of diffusers."""
 
 import gc
 import json
@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from tiny_pipeline import WORDS, normal, prompt_conditions, max_difference
+from tiny_pipeline import WORDS, max_difference, normal, prompt_conditions
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
@@ -24,107 +24,110 @@ def pipe(folder):
     return StableDiffusionPipeline.from_pretrained(folder)
 
 
-def test_every_prior_wears_the_same_face(prior):
+def test_priors_implement_the_protocol(prior):
     data = DataSet(torch.zeros(2, 3, 2, 2, dtype=torch.uint8))
     mixture = GaussianMixture(normal(2, 3), torch.ones(2))
     for one in (prior, data, mixture):
         assert isinstance(one, Prior)
 
 
-def test_what_it_is_comes_from_the_folder(eps_folder, v_folder):
-    for path, kind, end in ((eps_folder, "eps", 0.0682), (v_folder, "v", 0.0)):
+def test_prediction_type_and_schedule_are_read_from_the_folder(eps_folder, v_folder):
+    for path, prediction_type, last_alpha in ((eps_folder, "eps", 0.0682), (v_folder, "v", 0.0)):
         prior = StableDiffusion(str(path))
-        assert prior.prediction_type == kind
-        assert abs(float(prior.schedule.alpha(torch.ones(1))) - end) < 1e-4
+        assert prior.prediction_type == prediction_type
+        assert abs(float(prior.schedule.alpha(torch.ones(1))) - last_alpha) < 1e-4
         assert prior.shape == (4, 8, 8) and prior.image_size == (16, 16)
         theirs = DDIMScheduler.from_pretrained(path, subfolder="scheduler").alphas_cumprod
         assert max_difference(torch.tensor(prior.schedule.alphas_cumprod), theirs) == 0
 
 
-def test_answers_are_the_unets_and_read_by_the_scheduler(folder, pipe):
+def test_predictions_are_those_of_unet_and_scheduler(folder, pipe):
     prior = StableDiffusion(str(folder))
-    xt, texts = normal(3, 4, 8, 8, dtype=torch.float32), WORDS[:3]
-    said = prior(xt, T, prior.condition(texts))[0]
+    xt, prompts = normal(3, 4, 8, 8, dtype=torch.float32), WORDS[:3]
+    prediction = prior(xt, T, prior.condition(prompts))[0]
     ids = pipe.tokenizer(
-        texts,
+        prompts,
         padding="max_length",
         truncation=True,
         max_length=pipe.tokenizer.model_max_length,
         return_tensors="pt",
     ).input_ids
-    ticks = torch.tensor([20, 400, 980])
+    timesteps = torch.tensor([20, 400, 980])
     with torch.no_grad():
-        out = pipe.unet(xt, ticks, pipe.text_encoder(ids)[0]).sample
-    assert (
-        max_difference(said.to_output(prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)), out) < 2e-5
-    )
+        out = pipe.unet(xt, timesteps, pipe.text_encoder(ids)[0]).sample
+    alpha, sigma = prior.schedule.alpha(T), prior.schedule.sigma(T)
+    assert max_difference(prediction.to_output(prior.prediction_type, alpha, sigma), out) < 2e-5
     pipe.scheduler.set_timesteps(1000)
-    for i, tick in enumerate(ticks):
-        theirs = pipe.scheduler.step(out[i], int(tick), xt[i]).pred_original_sample
-        assert max_difference(said.x0[i], theirs) / float(theirs.abs().max()) < 2e-5
-    assert said.x0.dtype == said.eps.dtype == torch.float32
+    for i, timestep in enumerate(timesteps):
+        theirs = pipe.scheduler.step(out[i], int(timestep), xt[i]).pred_original_sample
+        assert max_difference(prediction.x0[i], theirs) / float(theirs.abs().max()) < 2e-5
+    assert prediction.x0.dtype == prediction.eps.dtype == torch.float32
 
 
-def test_text_features_are_the_pipelines(folder, pipe):
+def test_text_embeddings_are_those_of_the_pipeline(folder, pipe):
     prior = StableDiffusion(str(folder))
-    told = prompt_conditions(prior, ["a red mug", "zebra!"])
+    conditions = prompt_conditions(prior, ["a red mug", "zebra!"])
     pos, null = pipe.encode_prompt(["a red mug", "zebra!"], "cpu", 1, True, ["", ""])
-    assert max_difference(told.pos.data, pos) < 1e-6 and max_difference(told.null.data, null) < 1e-6
-    assert max_difference(told.pos.data[0], told.pos.data[1]) > 0.1
+    assert (
+        max_difference(conditions.pos.data, pos) < 1e-6
+        and max_difference(conditions.null.data, null) < 1e-6
+    )
+    assert max_difference(conditions.pos.data[0], conditions.pos.data[1]) > 0.1
 
 
-def test_a_long_prompt_is_cut_as_the_pipeline_cuts_it(folder, pipe):
+def test_a_long_prompt_is_truncated_like_in_the_pipeline(folder, pipe):
     prior, text = StableDiffusion(str(folder)), "a red mug and " * 30
     pos, _ = pipe.encode_prompt([text], "cpu", 1, False)
     assert max_difference(prior.condition([text]).data, pos) < 1e-6
 
 
-def test_text_is_encoded_once_and_the_encoder_let_go(prior, monkeypatch):
-    loaded = []
+def test_each_prompt_is_encoded_once_and_the_text_encoder_freed(prior, monkeypatch):
+    encoders = []
     load = transformers.CLIPTextModel.from_pretrained
 
-    def watched(*args, **options):
+    def recorded_load(*args, **options):
         model = load(*args, **options)
-        loaded.append(weakref.ref(model))
+        encoders.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", watched)
-    seen = []
+    monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", recorded_load)
+    encoded = []
     encode = prior._encode
-    monkeypatch.setattr(
-        prior, "_encode", lambda prompts: seen.append(list(prompts)) or encode(prompts)
-    )
+
+    def recorded_encode(prompts):
+        encoded.append(list(prompts))
+        return encode(prompts)
+
+    monkeypatch.setattr(prior, "_encode", recorded_encode)
     first = prior.condition(["a red mug", "", "a red mug"])
     prior.condition([""])
     prior.condition(["a red mug", "a blue chair"])
     again = prior.condition(["a red mug"])
-    assert seen == [["", "a red mug"], ["a blue chair"]]
-    assert len(loaded) == 2
+    assert encoded == [["", "a red mug"], ["a blue chair"]]
+    assert len(encoders) == 2
     gc.collect()
-    assert all(one() is None for one in loaded)
+    assert all(encoder() is None for encoder in encoders)
     assert torch.equal(again.data[0], first.data[0]) and torch.equal(first.data[0], first.data[2])
 
 
-def test_guidance_one_is_one_row_and_any_other_two_in_one_call(prior):
-    xt, told = normal(3, 4, 8, 8, dtype=torch.float32), prompt_conditions(prior, WORDS[:3])
+def test_guidance_1_takes_one_pass_and_any_other_two_in_one_call(prior):
+    xt, conditions = normal(3, 4, 8, 8, dtype=torch.float32), prompt_conditions(prior, WORDS[:3])
     passes = []
     prior.unet.register_forward_hook(lambda m, inputs, out: passes.append(len(inputs[0])))
     for scale in (1.0, 0.0, 7.5):
-        guided_prediction(prior, xt, T, told, scale)
+        guided_prediction(prior, xt, T, conditions, scale)
     assert passes == [3, 3, 6]
     assert (prior.call_counter.calls, prior.call_counter.rows) == (3, 12)
 
 
-def test_guidance_is_the_pipelines_form(prior):
-    xt, told = normal(3, 4, 8, 8, dtype=torch.float32), prompt_conditions(prior, WORDS[:3])
-    pos, null = prior(xt, T, told.pos)[0], prior(xt, T, told.null)[0]
-    assert (
-        max_difference(guided_prediction(prior, xt, T, told, 7.5).eps, null.eps + 7.5 * (pos.eps - null.eps))
-        < 1e-4
-    )
+def test_guidance_extrapolates_from_the_null_prediction(prior):
+    xt, conditions = normal(3, 4, 8, 8, dtype=torch.float32), prompt_conditions(prior, WORDS[:3])
+    pos, null = prior(xt, T, conditions.pos)[0], prior(xt, T, conditions.null)[0]
+    guided = guided_prediction(prior, xt, T, conditions, 7.5)
+    assert max_difference(guided.eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-4
 
 
-def test_encode_is_differentiable_and_the_pipelines_mean(folder, pipe):
+def test_encode_is_the_mean_of_the_pipeline_and_differentiable(folder, pipe):
     prior = StableDiffusion(str(folder))
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     latent = prior.encode(image)
@@ -136,16 +139,14 @@ def test_encode_is_differentiable_and_the_pipelines_mean(folder, pipe):
     step = normal(*image.shape, seed=2, dtype=torch.float32)
     step *= 1e-2 / step.norm()
     with torch.no_grad():
-        change = (
-            (prior.encode(image + step) - prior.encode(image - step)).double() * probe
-        ).sum() / 2
-    assert (
-        abs(float((image.grad * step).sum() / change) - 1) < 2e-2
-    )  # central difference in float32
+        difference = (prior.encode(image + step) - prior.encode(image - step)).double()
+        change = (difference * probe).sum() / 2
+    # the bound is that of a central difference in float32
+    assert abs(float((image.grad * step).sum() / change) - 1) < 2e-2
     assert all(p.grad is None for p in prior.vae.parameters())
 
 
-def test_decode_is_the_pipelines_picture_in_zero_to_one(folder, pipe):
+def test_decode_is_that_of_the_pipeline_clamped_to_0_and_1(folder, pipe):
     prior, x0 = StableDiffusion(str(folder)), 3 * normal(2, 4, 8, 8, dtype=torch.float32)
     image = prior.decode(x0)
     with torch.no_grad():
@@ -162,30 +163,25 @@ def test_weights_are_frozen_and_in_evaluation_mode(prior):
         assert not any(p.requires_grad for p in part.parameters())
 
 
-def test_half_precision_stays_inside(eps_folder):
+def test_inputs_and_outputs_are_float32_in_half_precision(eps_folder):
     prior = StableDiffusion(str(eps_folder), dtype=torch.bfloat16)
     xt = normal(3, 4, 8, 8, dtype=torch.float32)
-    said = prior(xt, T, prior.condition(WORDS[:3]))[0]
+    prediction = prior(xt, T, prior.condition(WORDS[:3]))[0]
     image = prior.decode(prior.encode(torch.rand(1, 3, 16, 16)))
-    assert (
-        said.x0.dtype
-        == said.eps.dtype
-        == image.dtype
-        == prior.condition(["x"]).data.dtype
-        == torch.float32
-    )
+    text = prior.condition(["x"]).data
+    for output in (prediction.x0, prediction.eps, image, text):
+        assert output.dtype == torch.float32
     assert prior.unet.dtype == torch.bfloat16
 
 
-def test_a_folder_of_another_kind_is_refused_in_words(tmp_path, eps_folder):
+def test_unsupported_and_incomplete_folders_are_refused(tmp_path, eps_folder):
     with pytest.raises(ValueError, match=r"model_index\.json"):
         check_layout(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KolorsPipeline"}))
     with pytest.raises(ValueError, match="KolorsPipeline"):
         check_layout(tmp_path)
-    (tmp_path / "model_index.json").write_text(
-        json.dumps({"_class_name": "StableDiffusionPipeline"})
-    )
+    index = json.dumps({"_class_name": "StableDiffusionPipeline"})
+    (tmp_path / "model_index.json").write_text(index)
     (tmp_path / "unet").mkdir()
     with pytest.raises(ValueError, match="lacks scheduler, vae, text_encoder, tokenizer"):
         check_layout(tmp_path)
