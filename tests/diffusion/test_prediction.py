@@ -1,84 +1,95 @@
-"""Every parametrisation reads as the same pair (x0, eps), and as diffusers reads it."""
+"""Predictions: every parametrization gives the same (x0, eps), and agrees with diffusers."""
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_pipeline import normal, worst
+from tiny_pipeline import max_difference, normal
 
 from limbeck.diffusion.prediction import Prediction
-from limbeck.diffusion.schedule import Cosine, Discrete, RectifiedFlow, stable_diffusion_schedule
+from limbeck.diffusion.schedule import (
+    CosineSchedule,
+    DiscreteSchedule,
+    RectifiedFlowSchedule,
+    stable_diffusion_schedule,
+)
 from limbeck.diffusion.tensors import expand
 
-WORDS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
-schedules = st.sampled_from([stable_diffusion_schedule(), Cosine(), RectifiedFlow()])
+#: prediction types and their names in diffusers
+DIFFUSERS_NAMES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+SCHEDULES = [stable_diffusion_schedule(), CosineSchedule(), RectifiedFlowSchedule()]
 
 
-def truth(schedule, t):
+def true_prediction(schedule, t):
+    """The true (x0, eps) with its x_t, alpha and sigma."""
     x0, eps = normal(3, 2, 4, seed=1), normal(3, 2, 4, seed=2)
     t = torch.full((3,), t, dtype=torch.float64)
     return Prediction(x0, eps), schedule.add_noise(x0, eps, t), schedule.alpha(t), schedule.sigma(t)
 
 
 @given(
-    schedule=schedules, t=st.floats(0.02, 0.98), kind=st.sampled_from(["eps", "x0", "v", "flow"])
+    schedule=st.sampled_from(SCHEDULES),
+    t=st.floats(0.02, 0.98),
+    prediction_type=st.sampled_from(["eps", "x0", "v", "flow"]),
 )
-def test_output_then_of_gives_back_the_truth(schedule, t, kind):
-    if (kind == "flow" and not isinstance(schedule, RectifiedFlow)) or (
-        kind == "v" and isinstance(schedule, RectifiedFlow)
-    ):
+def test_from_output_inverts_to_output(schedule, t, prediction_type):
+    is_flow = isinstance(schedule, RectifiedFlowSchedule)
+    if (prediction_type == "flow" and not is_flow) or (prediction_type == "v" and is_flow):
         return
-    said, xt, alpha, sigma = truth(schedule, t)
-    read = Prediction.from_output(kind, said.output(kind, alpha, sigma), xt, alpha, sigma)
-    assert worst(read.x0, said.x0) < 1e-12 and worst(read.eps, said.eps) < 1e-12
+    truth, xt, alpha, sigma = true_prediction(schedule, t)
+    output = truth.to_output(prediction_type, alpha, sigma)
+    prediction = Prediction.from_output(prediction_type, output, xt, alpha, sigma)
+    assert max_difference(prediction.x0, truth.x0) < 1e-12
+    assert max_difference(prediction.eps, truth.eps) < 1e-12
 
 
-@pytest.mark.parametrize("kind", WORDS)
-@pytest.mark.parametrize("tick", [1, 300, 980])
-def test_each_parametrisation_is_read_as_diffusers_reads_it(kind, tick):
-    theirs = DDIMScheduler(prediction_type=WORDS[kind], clip_sample=False, set_alpha_to_one=True)
-    theirs.alphas_cumprod = theirs.alphas_cumprod.double()
-    theirs.set_timesteps(1)  # the step before this one is then alpha = 1
-    ours = Discrete(tuple(theirs.alphas_cumprod.tolist()))
-    out, xt = normal(2, 3, 4, 4, seed=3), normal(2, 3, 4, 4, seed=4)
-    t = torch.full((2,), tick / 1000, dtype=torch.float64)
-    read = Prediction.from_output(kind, out, xt, ours.alpha(t), ours.sigma(t))
-    assert worst(read.x0, theirs.step(out, tick, xt).pred_original_sample) < 1e-12
-    assert (
-        worst(expand(ours.alpha(t), xt) * read.x0 + expand(ours.sigma(t), xt) * read.eps, xt)
-        < 1e-12
+@pytest.mark.parametrize("prediction_type", DIFFUSERS_NAMES)
+@pytest.mark.parametrize("timestep", [1, 300, 980])
+def test_each_parametrization_is_read_as_in_diffusers(prediction_type, timestep):
+    scheduler = DDIMScheduler(
+        prediction_type=DIFFUSERS_NAMES[prediction_type], clip_sample=False, set_alpha_to_one=True
     )
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(1)  # so that the previous timestep has alpha = 1
+    ours = DiscreteSchedule(tuple(scheduler.alphas_cumprod.tolist()))
+    output, xt = normal(2, 3, 4, 4, seed=3), normal(2, 3, 4, 4, seed=4)
+    t = torch.full((2,), timestep / 1000, dtype=torch.float64)
+    prediction = Prediction.from_output(prediction_type, output, xt, ours.alpha(t), ours.sigma(t))
+    x0 = scheduler.step(output, timestep, xt).pred_original_sample
+    assert max_difference(prediction.x0, x0) < 1e-12
+    signal = expand(ours.alpha(t), xt) * prediction.x0
+    assert max_difference(signal + expand(ours.sigma(t), xt) * prediction.eps, xt) < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["v", "flow"])
-def test_v_and_flow_are_finite_at_both_ends(kind):
-    schedule = RectifiedFlow() if kind == "flow" else Cosine()
+@pytest.mark.parametrize("prediction_type", ["v", "flow"])
+def test_v_and_flow_are_finite_at_both_ends(prediction_type):
+    schedule = RectifiedFlowSchedule() if prediction_type == "flow" else CosineSchedule()
     for t in (0.0, 1.0):
-        said, xt, alpha, sigma = truth(schedule, t)
-        read = Prediction.from_output(kind, said.output(kind, alpha, sigma), xt, alpha, sigma)
-        assert worst(read.x0, said.x0) < 1e-12 and worst(read.eps, said.eps) < 1e-12
+        truth, xt, alpha, sigma = true_prediction(schedule, t)
+        output = truth.to_output(prediction_type, alpha, sigma)
+        prediction = Prediction.from_output(prediction_type, output, xt, alpha, sigma)
+        assert max_difference(prediction.x0, truth.x0) < 1e-12
+        assert max_difference(prediction.eps, truth.eps) < 1e-12
 
 
-def test_targets_are_the_formulas_of_the_papers():
-    said, _, alpha, sigma = truth(Cosine(), 0.3)
+def test_training_targets_are_the_formulas_of_the_papers():
+    truth, _, alpha, sigma = true_prediction(CosineSchedule(), 0.3)
     a, s = float(alpha[0]), float(sigma[0])
-    assert worst(said.output("v", alpha, sigma), a * said.eps - s * said.x0) == 0
-    assert worst(said.output("flow", alpha, sigma), said.eps - said.x0) == 0
+    assert max_difference(truth.to_output("v", alpha, sigma), a * truth.eps - s * truth.x0) == 0
+    assert max_difference(truth.to_output("flow", alpha, sigma), truth.eps - truth.x0) == 0
 
 
 @given(scale=st.floats(-10, 200))
 def test_lerp_counts_guidance_as_diffusers(scale):
-    null, pos = (
-        Prediction(normal(2, 3), normal(2, 3, seed=1)),
-        Prediction(normal(2, 3, seed=2), normal(2, 3, seed=3)),
-    )
-    both = null.lerp(pos, scale)
-    assert worst(both.eps, null.eps + scale * (pos.eps - null.eps)) < 1e-12 * (1 + abs(scale))
-    assert worst(both.x0, null.x0 + scale * (pos.x0 - null.x0)) < 1e-12 * (1 + abs(scale))
+    null = Prediction(normal(2, 3), normal(2, 3, seed=1))
+    pos = Prediction(normal(2, 3, seed=2), normal(2, 3, seed=3))
+    guided, bound = null.lerp(pos, scale), 1e-12 * (1 + abs(scale))
+    assert max_difference(guided.eps, null.eps + scale * (pos.eps - null.eps)) < bound
+    assert max_difference(guided.x0, null.x0 + scale * (pos.x0 - null.x0)) < bound
 
 
-def test_unknown_parametrisation_is_named():
+def test_an_unknown_prediction_type_is_named():
     with pytest.raises(Exception, match="velocity") as error:
         Prediction.from_output("velocity", *(normal(1, 2),) * 2, torch.ones(1), torch.ones(1))
     assert type(error.value).__name__ in (

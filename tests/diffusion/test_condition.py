@@ -1,0 +1,62 @@
+"""Conditions: selecting rows, concatenation, and the conditions of a critic."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from mixture_inputs import NEGATIVES, NULL_AND_POS, five_rows, mixture, perp_neg_conditions
+from tiny_pipeline import class_conditions, count_calls, max_difference
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.guidance import guided_prediction
+
+
+def test_indexing_selects_rows_of_every_part():
+    conditions = replace(perp_neg_conditions(5, *NEGATIVES), denoise_steps=3)
+    rows = torch.tensor([3, 0, 3])
+    for index in (rows, slice(1, 3)):
+        selected = conditions[index]
+        assert torch.equal(selected.pos.data, conditions.pos.data[index])
+        assert torch.equal(selected.null.data, conditions.null.data[index])
+        assert all(
+            torch.equal(w, v[index])
+            for (_, w), (_, v) in zip(selected.perp_neg, conditions.perp_neg, strict=True)
+        )
+        assert selected.denoise_steps == 3 and len(selected.perp_neg) == 2
+    adapted = Condition(conditions.pos.data, "adapters")
+    assert adapted[rows].adapters == "adapters" and len(adapted[rows]) == 3
+
+
+def test_concatenated_conditions_share_one_call():
+    prior = mixture()
+    a = five_rows(t=0.3, conditions=perp_neg_conditions(5, *NEGATIVES))
+    b = five_rows(t=0.7, conditions=perp_neg_conditions(5, *NEGATIVES[::-1]))
+    b = replace(b, x0=b.x0 + 1)
+    both = a.conditions.concat(b.conditions)
+    assert both.pos.data.shape[0] == 10
+    xt, t = torch.cat([a.xt, b.xt]), torch.cat([a.t, b.t])
+    together, cost = count_calls(prior, lambda: guided_prediction(prior, xt, t, both, 7.5).eps)
+    apart = [guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps for s in (a, b)]
+    assert max_difference(together, torch.cat(apart)) < 1e-12 and cost == (1, 40)
+    adapted = Condition(a.conditions.pos.data, "lora").concat(
+        Condition(b.conditions.pos.data, "lora")
+    )
+    assert adapted.adapters == "lora" and len(adapted) == 10
+
+
+def test_conditions_of_different_structure_are_not_concatenated():
+    conditions = class_conditions(5, *NULL_AND_POS)
+    message = "denoise_steps are 1 and 1, Perp-Neg prompts 2 and 0"
+    with pytest.raises(ValueError, match=message):
+        perp_neg_conditions(5, *NEGATIVES).concat(conditions)
+    with pytest.raises(ValueError, match="denoise_steps are 1 and 3"):
+        conditions.concat(replace(conditions, denoise_steps=3))
+    with pytest.raises(ValueError, match="conditions with different adapters"):
+        conditions.pos.with_adapters("lora").concat(conditions.pos)
+
+
+def test_pos_and_null_drops_perp_neg_and_denoise_steps():
+    conditions = replace(perp_neg_conditions(5, *NEGATIVES), denoise_steps=3)
+    pair = conditions.pos_and_null
+    assert pair.perp_neg == () and pair.denoise_steps == 1
+    assert pair.pos is conditions.pos and pair.null is conditions.null

@@ -1,0 +1,93 @@
+"""Gradient transforms: their formulas, non-finite gradients, and their effect in a run."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipeline import f64, max_difference, normal
+
+from limbeck.distillation.gradient_transforms import Clip, Normalize, NoTransform
+from limbeck.methods.base import StatelessMethod
+from limbeck.methods.sds import SDS
+from limbeck.priors.exact import colored_shapes
+from limbeck.representations.latents import Latents
+from limbeck.system.finite import NonFiniteError
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD
+from limbeck.training.trainer import Run
+
+
+def test_clip_bounds_every_element_and_its_bound_grows():
+    g = 5 * normal(4, 6)
+    clip = Clip(1.0, 3.0, end_at=0.5)
+    for step, c in ((0, 1.0), (5, 2.0), (10, 3.0), (19, 3.0)):
+        expected = torch.from_numpy(np.clip(g.numpy(), -c, c))
+        assert max_difference(clip(g, step, 20), expected) == 0
+    assert max_difference(Clip(1.0, 3.0, end_at=0.0)(g, 0, 20), g.clamp(-3, 3)) == 0
+    assert max_difference(Clip(3.0, 1.0)(g, 10, 20), g.clamp(-2, 2)) == 0
+    assert max_difference(Clip()(g, 0, 20), g.clamp(-2, 2)) == 0
+    assert max_difference(Clip()(g, 20, 20), g.clamp(-8, 8)) == 0
+
+
+def test_normalize_scales_every_row_and_keeps_zeros():
+    g = normal(4, 3, 5, 5) * f64([1e-12, 1.0, 1e9, 0.0])[:, None, None, None]
+    out = Normalize(2.0)(g, 0, 10)
+    assert max_difference(out.square().mean((1, 2, 3)).sqrt()[:3], f64([2.0] * 3)) < 1e-12
+    assert max_difference(out[3], torch.zeros(3, 5, 5)) == 0
+    for a, b in zip(out[:3], g[:3], strict=True):
+        assert max_difference(a / a.norm(), b / b.norm()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "transform", [Clip(0.01, 0.01), Normalize(0.5)], ids=lambda g: type(g).__name__
+)
+def test_the_particle_descends_the_transformed_gradient(transform):
+    experiment = Experiment(
+        ("red disc",),
+        method=SDS(5.0),
+        grad_transform=transform,
+        representation=Latents(0.5),
+        optimizer=SGD(),
+        particles=2,
+        steps=1,
+    )
+    run = Run(experiment, colored_shapes(8))
+    before = torch.stack(list(run.representation.particles)).detach().clone()
+    step = run.advance()
+    plain = Run(replace(experiment, grad_transform=NoTransform()), colored_shapes(8)).advance()
+    assert torch.equal(step.gradient, transform(plain.gradient, 0, 1))
+    after = torch.stack(list(run.representation.particles))
+    assert max_difference(after, before - 0.5 * step.gradient) < 1e-6
+
+
+@dataclass(frozen=True)
+class ConstantDirection(StatelessMethod):
+    value: float = float("inf")
+
+    def __call__(self, prior, inputs, state):
+        return torch.full_like(inputs.x0, self.value)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("transform", [Clip(), Normalize()], ids=lambda g: type(g).__name__)
+def test_a_non_finite_gradient_stays_non_finite(transform, value):
+    method = ConstantDirection(value)
+    experiment = Experiment(("red disc",), method=method, grad_transform=transform, steps=1)
+    run = Run(experiment, colored_shapes(8))
+    with pytest.raises(NonFiniteError, match="the direction the method returned"):
+        run.advance()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Clip(0.0), "start_value must be positive, not 0.0"),
+        (lambda: Clip(1.0, -1.0), "end_value must be positive, not -1.0"),
+        (lambda: Clip(end_at=1.5), "end_at must be a fraction"),
+        (lambda: Normalize(0.0), "rms must be positive, not 0.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
