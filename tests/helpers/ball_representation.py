@@ -1,4 +1,4 @@
-"""Things with sides that need no renderer: a ball by closed form, and the world's own objects, also with a face on every side."""
+"""3D representations without a renderer: a ball in closed form, and the world's own objects."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import CameraSampler, Orbit
+from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
-from limbeck.world.scene import COLOURS, OBJECTS, Scenes, render
+from limbeck.world.scene import COLORS, OBJECTS, Scenes, render_scenes
 
 
 class Balls(ParticleParameters):
-    """A ball round the origin per particle, ``sharp`` at its edge, on grey."""
+    """A ball around the origin per particle, on gray."""
 
     def __init__(
-        self, colour: Tensor, radius: Tensor, size: tuple[int, int], sharp: float, rate: float
+        self, color: Tensor, radius: Tensor, size: tuple[int, int], sharpness: float, lr: float
     ):
-        super().__init__({"colour": colour, "radius": radius}, {"colour": rate, "radius": rate})
-        self.size, self.sharp = size, sharp
+        super().__init__({"color": color, "radius": radius}, {"color": lr, "radius": lr})
+        self.size, self.sharpness = size, sharpness
 
-    def render(self, view: RenderRequest) -> Render:
-        assert view.camera is not None
-        camera = view.camera.to(next(self.parameters()).device)
-        ahead = camera.directions(*self.size)
+    def render(self, request: RenderRequest) -> Render:
+        assert request.camera is not None
+        camera = request.camera.to(next(self.parameters()).device)
+        directions = camera.directions(*self.size)
         eye = camera.eye[:, None, None]
-        middle = -(eye * ahead).sum(-1)  # where a ray is nearest to the origin
-        near = (eye + middle[..., None] * ahead).norm(dim=-1)
-        radius = self.gather("radius", view.particle)[:, :, None]
-        alpha = ((radius - near) * self.sharp).sigmoid()[:, None]
-        depth = middle - (radius.square() - near.square()).clamp_min(1e-6).sqrt()
-        normal = torch.nn.functional.normalize(eye + depth[..., None] * ahead, dim=-1).permute(
-            0, 3, 1, 2
-        )
-        colour = self.gather("colour", view.particle).sigmoid()[:, :, None, None]
-        return Render(
-            alpha * colour + (1 - alpha) * 0.5, "image", alpha, alpha * depth[:, None], normal
-        )
+        closest = -(eye * directions).sum(-1)  # where a ray is closest to the origin
+        distance = (eye + closest[..., None] * directions).norm(dim=-1)
+        radius = self.gather("radius", request.particle)[:, :, None]
+        alpha = ((radius - distance) * self.sharpness).sigmoid()[:, None]
+        depth = closest - (radius.square() - distance.square()).clamp_min(1e-6).sqrt()
+        normal = torch.nn.functional.normalize(eye + depth[..., None] * directions, dim=-1)
+        color = self.gather("color", request.particle).sigmoid()[:, :, None, None]
+        image = alpha * color + (1 - alpha) * 0.5
+        return Render(image, "image", alpha, alpha * depth[:, None], normal.permute(0, 3, 1, 2))
 
 
 @dataclass(frozen=True)
 class Ball(RepresentationConfig):
     """Balls.
 
-    radius: at first. sharp: 1 / width of the edge, in units of space. rate: of Adam.
+    Attributes:
+        radius: initial radius.
+        sharpness: 1 / width of the edge, in units of world space.
+        lr: learning rate.
     """
 
     radius: float = 0.8
-    sharp: float = 20.0
-    rate: float = 0.05
+    sharpness: float = 20.0
+    lr: float = 0.05
 
     @property
     def cameras(self) -> CameraSampler:
@@ -60,57 +60,62 @@ class Ball(RepresentationConfig):
 
     def build(self, prior: Prior, particles: int, seed: int) -> Balls:
         rng = torch.Generator().manual_seed(seed)
-        colour = torch.randn(particles, 3, generator=rng)
-        radius = torch.full((particles, 1), self.radius)
-        return Balls(
-            colour.to(prior.device),
-            radius.to(prior.device),
-            self.canvas_size(prior),
-            self.sharp,
-            self.rate,
-        )
+        color = torch.randn(particles, 3, generator=rng).to(prior.device)
+        radius = torch.full((particles, 1), self.radius).to(prior.device)
+        return Balls(color, radius, self.canvas_size(prior), self.sharpness, self.lr)
 
 
 class Objects(ParticleParameters):
-    """The world's objects as its renderer draws them; ``faces``: how many of them it has, turned evenly."""
+    """The world's objects, drawn by its renderer."""
 
     def __init__(self, spec: Object, particles: int):
         super().__init__({"nothing": torch.zeros(particles, 1)}, {"nothing": 0.0})
         self.spec = spec
 
-    def render(self, view: RenderRequest) -> Render:
-        from limbeck.world.normals import relief
+    def render(self, request: RenderRequest) -> Render:
+        from limbeck.world.normals import render_normals
 
-        s, camera = self.spec, view.camera
+        camera, spec = request.camera, self.spec
         assert camera is not None
-        turn = 2 * np.pi / s.faces
-        azimuth = (
-            (camera.azimuth.double().numpy() + turn / 2) % turn - turn / 2
-            if s.faces > 1
-            else camera.azimuth.double().numpy()
-        )
-        plain = np.zeros(len(view), np.int64)
+        azimuth = camera.azimuth.double().numpy()
+        if spec.faces > 1:
+            period = 2 * np.pi / spec.faces
+            azimuth = (azimuth + period / 2) % period - period / 2
+        zeros = np.zeros(len(request), np.int64)
         scenes = Scenes(
-            plain + OBJECTS.index(s.object), plain + COLOURS.index(s.colour), plain, plain, azimuth,
-            camera.elevation.double().numpy(), camera.distance.double().numpy(), np.ones(len(view)),
-        )  # fmt: skip
-        alpha, normal = (
-            torch.from_numpy(x) for x in relief(scenes.object, camera.eye.double().numpy(), 64)
+            zeros + OBJECTS.index(spec.object),
+            zeros + COLORS.index(spec.color),
+            zeros,
+            zeros,
+            azimuth,
+            camera.elevation.double().numpy(),
+            camera.distance.double().numpy(),
+            np.ones(len(request)),
         )
-        image = torch.from_numpy(render(scenes)).permute(0, 3, 1, 2).float() / 255
-        image = image + 0 * self.gather("nothing", view.particle)[..., None, None]
-        return Render(image, "image", alpha[:, None], None, normal.permute(0, 3, 1, 2))
+        alpha, normal = render_normals(scenes.object, camera.eye.double().numpy(), 64)
+        image = torch.from_numpy(render_scenes(scenes)).permute(0, 3, 1, 2).float() / 255
+        image = image + 0 * self.gather("nothing", request.particle)[..., None, None]
+        return Render(
+            image,
+            "image",
+            torch.from_numpy(alpha)[:, None],
+            None,
+            torch.from_numpy(normal).permute(0, 3, 1, 2),
+        )
 
 
 @dataclass(frozen=True)
 class Object(RepresentationConfig):
     """An object of the world.
 
-    object, colour: which. faces: 1 for the object itself; n shows the same side n times on the way round.
+    Attributes:
+        object: which object.
+        color: which color.
+        faces: 1 for the object itself; n repeats its front n times around, a Janus object.
     """
 
     object: str = "duck"
-    colour: str = "yellow"
+    color: str = "yellow"
     faces: int = 1
 
     @property

@@ -1,7 +1,8 @@
-"""Run by a Python that has Blender as the module ``bpy``, not by pytest: opens files, looks at them through cameras.
+"""Run by a Python that has Blender as the module ``bpy``, not by pytest: imports files and renders.
 
-Its one argument is a file of JSON: ``{"files": [...], "poses": [4 x 4, ...], "fov": radians, "size": pixels, "out": folder}``,
-poses with y up. Pictures go to ``out/NAME.ENDING-CAMERA.png``, what was found to ``out/found.json``.
+Its one argument is a JSON file: ``{"files": [...], "poses": [4 x 4, ...], "fov": radians, "size":
+pixels, "out": folder}``, with poses y up. Images are written to ``out/NAME.ENDING-CAMERA.png``, a
+description of the imported objects to ``out/found.json``.
 """
 
 import json
@@ -11,13 +12,15 @@ from pathlib import Path
 import bpy
 from mathutils import Matrix
 
-UPRIGHT = Matrix(
-    ((1, 0, 0, 0), (0, 0, -1, 0), (0, 1, 0, 0), (0, 0, 0, 1))
-)  # y up to Blender's z up, +z to its front, -y
+# y up to Blender's z up, +z to its front, -y
+UPRIGHT = Matrix(((1, 0, 0, 0), (0, 0, -1, 0), (0, 1, 0, 0), (0, 0, 0, 1)))
 
 
-def opened(path):
-    """The objects of a file, by the importer's own defaults but for .ply, which does not say what is up; splats have y down."""
+def import_file(path):
+    """Import a file with the importer's defaults and return its objects.
+
+    Only .ply needs axes, which it does not store; splats have y down.
+    """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     if path.suffix == ".glb":
         bpy.ops.import_scene.gltf(filepath=str(path))
@@ -29,45 +32,58 @@ def opened(path):
     return list(bpy.context.scene.objects)
 
 
-def told(thing):
-    """Where its vertices are, and what its colours come from."""
-    places = [thing.matrix_world @ vertex.co for vertex in thing.data.vertices]
-    colours = []
-    for material in thing.data.materials:
-        socket = material.node_tree.nodes["Principled BSDF"].inputs["Base Color"]
-        images = [node.image for node in material.node_tree.nodes if node.type == "TEX_IMAGE"]
-        colours.append({"from": socket.links[0].from_node.type if socket.links else "", "material": material.name,
-                        "images": [[*image.size, image.colorspace_settings.name] for image in images]})  # fmt: skip
+def describe_material(material):
+    """What the base color of a material comes from."""
+    nodes = material.node_tree.nodes
+    socket = nodes["Principled BSDF"].inputs["Base Color"]
+    images = [node.image for node in nodes if node.type == "TEX_IMAGE"]
     return {
-        "name": thing.name, "faces": len(thing.data.polygons), "vertices": len(places), "materials": colours,
+        "from": socket.links[0].from_node.type if socket.links else "",
+        "material": material.name,
+        "images": [[*image.size, image.colorspace_settings.name] for image in images],
+    }
+
+
+def describe(item):
+    """Bounding box, counts, materials and attributes of an object."""
+    places = [item.matrix_world @ vertex.co for vertex in item.data.vertices]
+    return {
+        "name": item.name,
+        "faces": len(item.data.polygons),
+        "vertices": len(places),
+        "materials": [describe_material(material) for material in item.data.materials],
         "low": [min(place[i] for place in places) for i in range(3)],
         "high": [max(place[i] for place in places) for i in range(3)],
-        "coloured": [one.name for one in thing.data.color_attributes], "attributes": [one.name for one in thing.data.attributes],
-    }  # fmt: skip
+        "color_attributes": [attribute.name for attribute in item.data.color_attributes],
+        "attributes": [attribute.name for attribute in item.data.attributes],
+    }
 
 
-def shining(thing):
-    """Its base colour as light, so that no lamp matters; the colours of vertices where no material has one."""
-    if not thing.data.materials:
-        thing.data.materials.append(bpy.data.materials.new("none"))
-        thing.data.materials[0].use_nodes = True
-    for material in thing.data.materials:
+def emit_base_color(item):
+    """Make the object emit its base color, so that no lamp matters.
+
+    Vertex colors are used where no material has a base color.
+    """
+    if not item.data.materials:
+        item.data.materials.append(bpy.data.materials.new("none"))
+        item.data.materials[0].use_nodes = True
+    for material in item.data.materials:
         tree = material.node_tree
-        bare = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED").inputs[
-            "Base Color"
-        ]
-        glow = tree.nodes.new("ShaderNodeEmission")
-        if bare.links:
-            tree.links.new(bare.links[0].from_socket, glow.inputs["Color"])
-        elif thing.data.color_attributes:
+        bsdf = next(node for node in tree.nodes if node.type == "BSDF_PRINCIPLED")
+        base_color = bsdf.inputs["Base Color"]
+        emission = tree.nodes.new("ShaderNodeEmission")
+        if base_color.links:
+            tree.links.new(base_color.links[0].from_socket, emission.inputs["Color"])
+        elif item.data.color_attributes:
             source = tree.nodes.new("ShaderNodeVertexColor")
-            source.layer_name = thing.data.color_attributes[0].name
-            tree.links.new(source.outputs["Color"], glow.inputs["Color"])
-        end = next(node for node in tree.nodes if node.type == "OUTPUT_MATERIAL")
-        tree.links.new(glow.outputs["Emission"], end.inputs["Surface"])
+            source.layer_name = item.data.color_attributes[0].name
+            tree.links.new(source.outputs["Color"], emission.inputs["Color"])
+        output = next(node for node in tree.nodes if node.type == "OUTPUT_MATERIAL")
+        tree.links.new(emission.outputs["Emission"], output.inputs["Surface"])
 
 
-def look(job, name):
+def render(job, name):
+    """Render the scene from every camera of the job."""
     scene = bpy.context.scene
     scene.render.engine, scene.cycles.device = "CYCLES", "CPU"
     scene.cycles.samples, scene.cycles.use_denoising = 16, False
@@ -91,12 +107,12 @@ def main():
     job = json.loads(Path(sys.argv[1]).read_text())
     found = {"version": bpy.app.version_string}
     for path in map(Path, job["files"]):
-        things = [thing for thing in opened(path) if thing.type == "MESH"]
-        found[path.name] = [told(thing) for thing in things]
-        if any(thing.data.polygons for thing in things):
-            for thing in things:
-                shining(thing)
-            look(job, path.name)
+        meshes = [item for item in import_file(path) if item.type == "MESH"]
+        found[path.name] = [describe(item) for item in meshes]
+        if any(item.data.polygons for item in meshes):
+            for item in meshes:
+                emit_base_color(item)
+            render(job, path.name)
     (Path(job["out"]) / "found.json").write_text(json.dumps(found))
 
 

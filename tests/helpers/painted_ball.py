@@ -1,4 +1,4 @@
-"""A ball that is painted: the smallest thing with sides, rendered by its closed form, to test what is made of solids."""
+"""A painted ball: the simplest 3D representation, rendered in closed form, to test 3D assets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import CameraSampler, Orbit
-from limbeck.graphics.geometry.solids import Splats, Surface
+from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
+from limbeck.graphics.geometry.assets import Splats, Surface
 from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
 
 RADIUS = 0.8
@@ -21,67 +21,61 @@ RADIUS = 0.8
 def paint(
     points: Float[Tensor, "n 3"], tint: Float[Tensor, "3"] | float = 0.0
 ) -> Float[Tensor, "n 3"]:
-    """Smooth colours in [.05, .95]: red grows towards the front (+z), green towards +x, blue upwards."""
+    """Smooth colors in [.05, .95]: red grows towards +z (front), green towards +x, blue upwards."""
     return (0.5 + 0.45 / RADIUS * points[:, [2, 0, 1]] + tint).clamp(0, 1)
 
 
 def ball(
     subdivisions: int = 3, tint: Float[Tensor, "3"] | float = 0.0, radius: float = RADIUS
 ) -> Surface:
-    made = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
-    return Surface(
-        torch.tensor(made.vertices).float(),
-        torch.tensor(made.faces).long(),
-        lambda points: paint(points, tint),
-    )
+    mesh = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
+    vertices, faces = torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces).long()
+    return Surface(vertices, faces, lambda points: paint(points, tint))
 
 
 def cloud(count: int = 400, tint: Float[Tensor, "3"] | float = 0.0) -> Splats:
-    """Flat splats on the ball."""
+    """Flat splats on the surface of the ball."""
     rng = torch.Generator().manual_seed(0)
     normal = torch.nn.functional.normalize(torch.randn(count, 3, generator=rng), dim=1)
-    mean, z = RADIUS * normal, torch.tensor([0.0, 0.0, 1.0])
-    turn = torch.cat(
-        [1 + normal @ z[:, None], torch.linalg.cross(z.expand(count, 3), normal)], 1
-    )  # takes z to the normal
-    scale = torch.tensor([0.12, 0.12, 0.01]).repeat(count, 1)
+    means, z = RADIUS * normal, torch.tensor([0.0, 0.0, 1.0])
+    # rotates z to the normal
+    quats = torch.cat([1 + normal @ z[:, None], torch.linalg.cross(z.expand(count, 3), normal)], 1)
     return Splats(
-        mean,
-        scale,
-        torch.nn.functional.normalize(turn, dim=1),
+        means,
+        torch.tensor([0.12, 0.12, 0.01]).repeat(count, 1),
+        torch.nn.functional.normalize(quats, dim=1),
         torch.full((count,), 0.95),
-        paint(mean, tint),
+        paint(means, tint),
     )
 
 
 class Painted(ParticleParameters):
-    """The ball with a tint that is learned."""
+    """Painted balls with a learned tint."""
 
     def __init__(self, size: tuple[int, int], particles: int, kind: str):
         super().__init__({"tint": torch.zeros(particles, 3)}, {"tint": 0.02})
         self.size, self.kind = size, kind
 
-    def render(self, view: RenderRequest) -> Render:
-        assert view.camera is not None
-        rays, eye = view.camera.directions(*self.size), view.camera.eye[:, None, None]
+    def render(self, request: RenderRequest) -> Render:
+        camera = request.camera
+        assert camera is not None
+        rays, eye = camera.directions(*self.size), camera.eye[:, None, None]
         along = -(rays * eye).sum(-1)
-        under = along**2 - (eye**2).sum(-1) + RADIUS**2
-        hit = under > 0
-        depth = torch.where(hit, along - under.clamp_min(0).sqrt(), 0.0)
-        points = eye + rays * depth[..., None]
-        tint = self.gather("tint", view.particle)[:, None, None]
-        colour = torch.where(
-            hit[..., None], 0.5 + 0.45 / RADIUS * points[..., [2, 0, 1]] + tint, 1.0
-        ).clamp(0, 1)
-        forward = -view.camera.pose[:, None, None, :3, 2]
-        planes = lambda values: values.permute(0, 3, 1, 2)  # noqa: E731
-        normal = planes(points / RADIUS * hit[..., None])
+        discriminant = along**2 - (eye**2).sum(-1) + RADIUS**2
+        hit = discriminant > 0
+        distance = torch.where(hit, along - discriminant.clamp_min(0).sqrt(), 0.0)
+        points = eye + rays * distance[..., None]
+        tint = self.gather("tint", request.particle)[:, None, None]
+        painted = 0.5 + 0.45 / RADIUS * points[..., [2, 0, 1]] + tint
+        color = torch.where(hit[..., None], painted, 1.0).clamp(0, 1)
+        normal = points / RADIUS * hit[..., None]
+        forward = -camera.pose[:, None, None, :3, 2]
         return Render(
-            planes(colour),
+            color.permute(0, 3, 1, 2),
             "image",
             hit[:, None].float(),
-            (depth * (rays * forward).sum(-1))[:, None],
-            normal,
+            (distance * (rays * forward).sum(-1))[:, None],
+            normal.permute(0, 3, 1, 2),
         )
 
     def asset(self, particle: int) -> Surface | Splats:
@@ -93,7 +87,11 @@ class Painted(ParticleParameters):
 
 @dataclass(frozen=True)
 class Ball(RepresentationConfig):
-    """A painted ball. kind: what it is as a solid: surface, splats or nothing."""
+    """A painted ball.
+
+    Attributes:
+        kind: its 3D asset: surface, splats or nothing.
+    """
 
     kind: str = "surface"
 
