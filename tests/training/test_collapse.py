@@ -72,7 +72,11 @@ def test_a_scene_around_the_camera_may_cover_everything():
 
 def test_fog_differs_from_a_scene_by_its_single_color():
     error = detect(1000, lambda step: {"contrast": 0.004}, alpha=1.0, border=1.0)
-    assert error.step == 50 and "inside fog" in str(error) and "--cameras.camera-distance-range" in str(error)
+    assert (
+        error.step == 50
+        and "inside fog" in str(error)
+        and "--cameras.camera-distance-range" in str(error)
+    )
 
 
 def test_collapse_after_a_change_of_timesteps_names_both():

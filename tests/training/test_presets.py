@@ -1,4 +1,4 @@
-"""Recipes: the papers' numbers, stages that begin where the one before stopped, and what is said when options do not fit."""
+"""Presets: the papers' numbers, stages that continue each other, and refused options."""
 
 import math
 import subprocess
@@ -11,13 +11,16 @@ import pytest
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.distillation.timesteps.random import UniformTimesteps
-from limbeck.distillation.weights import DreamFusionWeight as DreamFusionWeight
-from limbeck.distillation.weights import Fantasia3DWeight, LambdaWeight
-from limbeck.distillation.weights import UniformWeight as Even
+from limbeck.distillation.weights import (
+    DreamFusionWeight,
+    Fantasia3DWeight,
+    LambdaWeight,
+    UniformWeight,
+)
 from limbeck.graphics.fields.background import EnvironmentBackground
 from limbeck.graphics.fields.density_init import GaussianDensityInit
 from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
-from limbeck.priors.loading import load as load_prior
+from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
 from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
@@ -29,282 +32,191 @@ from limbeck.training.presets.magic3d import Magic3DPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.presets.sjc import SJCPreset
 
-PROMPT = ("a yellow duck",)
-NAMES = choices(Preset)
+PROMPTS = ("a yellow duck",)
+PRESETS = choices(Preset)
 
 
-def cli(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "limbeck", "run", *words], capture_output=True, text=True
-    )
+def run_cli(*args: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "limbeck", "run", *args]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_there_are_the_recipes_that_are_promised():
-    assert set(NAMES) == {
-        "dreamfusion",
-        "prolificdreamer",
-        "magic3d",
-        "latentnerf",
-        "lucidsplats",
-        "sjc",
-    }
+def full_stages(preset: type[Preset], **options) -> dict[str, Experiment]:
+    return preset(size="full", **options).stages(PROMPTS)
+
+
+def test_names_of_presets():
+    expected = {"dreamfusion", "prolificdreamer", "magic3d", "latent-nerf", "lucid-splats", "sjc"}
+    assert set(PRESETS) == expected
 
 
 @pytest.mark.parametrize("size", ["world", "full"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_stage_of_every_recipe_reads_back_from_what_it_writes(name, size):
-    stages = NAMES[name](size=size).stages(PROMPT)
-    for stage in stages.values():
-        assert from_yaml(Experiment, to_yaml(stage)) == stage and stage.prompts == PROMPT
-        assert (stage.model == "world") == (size == "world")
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_stage_of_every_preset_reads_back_from_yaml(name, size):
+    for stage in PRESETS[name](size=size).stages(PROMPTS).values():
+        assert from_yaml(Experiment, to_yaml(stage)) == stage and stage.prompts == PROMPTS
+        assert (str(stage.model) == "world") == (size == "world")
 
 
 def test_dreamfusion_has_the_numbers_of_the_paper():
-    e = DreamFusionPreset(size="full").stages(PROMPT)["field"]
-    assert (
-        e.steps,
-        e.method.guidance,
-        e.camera_sampler.per_particle,
-        e.representation.resolution,
-    ) == (
-        15_000,
-        101.0,
-        4,
-        64,
-    )
-    assert (e.timesteps.t_min, e.timesteps.t_max) == (0.02, 0.98)
-    assert (
-        e.camera_sampler.camera_distance_range,
-        e.camera_sampler.elevation_range,
-        e.camera_sampler.uniform_sphere_prob,
-        e.camera_sampler.camera_perturb,
-    ) == (
-        (1.0, 1.5),
-        (-10.0, 90.0),
-        0.5,
-        0.1,
-    )
-    assert (
-        e.camera_sampler.center_perturb,
-        e.camera_sampler.up_perturb,
-        e.camera_sampler.overhead_threshold,
-        e.representation.half,
-    ) == (
-        0.2,
-        0.02,
-        60.0,
-        1.4,
-    )
-    shading = e.representation.shading
-    assert (shading.diffuse_prob, shading.textureless_prob, shading.ambient_ratio) == (
-        0.75,
-        0.5,
-        0.1,
-    ) and shading.ambient_only_fraction == pytest.approx(1_000 / 15_000)
-    assert (
-        e.representation.blob.scale,
-        e.representation.blob.std,
-        e.representation.density,
-    ) == (5.0, 0.2, "exp")
+    e = full_stages(DreamFusionPreset)["field"]
+    cameras, nerf, shading = e.camera_sampler, e.representation, e.representation.shading
+    assert (e.steps, e.method.guidance) == (15_000, 101.0)
+    assert (cameras.per_particle, nerf.resolution) == (4, 64)
+    assert e.timesteps == UniformTimesteps(0.02, 0.98)
+    assert cameras.camera_distance_range == (1.0, 1.5)
+    assert cameras.elevation_range == (-10.0, 90.0)
+    assert (cameras.uniform_sphere_prob, cameras.camera_perturb) == (0.5, 0.1)
+    assert (cameras.center_perturb, cameras.up_perturb) == (0.2, 0.02)
+    assert (cameras.overhead_threshold, nerf.bound) == (60.0, 1.4)
+    assert (shading.diffuse_prob, shading.textureless_prob) == (0.75, 0.5)
+    assert shading.ambient_ratio == 0.1
+    assert shading.ambient_only_fraction == pytest.approx(1_000 / 15_000)
+    assert (nerf.density_init, nerf.density_activation) == (GaussianDensityInit(5.0, 0.2), "exp")
 
 
 def test_prolificdreamer_has_the_numbers_of_its_code():
-    field, geometry, texture = ProlificDreamerPreset(size="full").stages(PROMPT).values()
-    assert (field.steps, geometry.steps, texture.steps) == (25_000, 15_000, 30_000)
-    assert (field.method.guidance, geometry.method.guidance, texture.method.guidance) == (
-        7.5,
-        100.0,
-        7.5,
-    )
-    assert (
-        field.timesteps.t_max,
-        field.timesteps.late_t_max,
-        field.timesteps.switch_at * field.steps,
-    ) == (
-        0.98,
-        0.5,
-        5_000,
-    )
+    field, geometry, texture = full_stages(ProlificDreamerPreset).values()
+    assert [stage.steps for stage in (field, geometry, texture)] == [25_000, 15_000, 30_000]
+    guidance = [stage.method.guidance for stage in (field, geometry, texture)]
+    assert guidance == [7.5, 100.0, 7.5]
+    times = field.timesteps
+    assert (times.t_max, times.late_t_max, times.switch_at * field.steps) == (0.98, 0.5, 5_000)
     assert (geometry.timesteps.t_max, texture.timesteps.t_max) == (0.5, 0.5)
-    assert (field.representation.resolution, field.representation.late) == (64, 512)
-    assert (
-        geometry.representation.cells,
-        geometry.representation.bending,
-        geometry.representation.laplacian,
-    ) == (256, 5000.0, 0.5)
-    assert geometry.representation.shading == "normals" and not texture.representation.geometry
+    assert (field.representation.resolution, field.representation.resolution_late) == (64, 512)
+    mesh = geometry.representation
+    assert (mesh.grid_resolution, mesh.normal_consistency_weight, mesh.laplacian_weight) == (256, 5000.0, 0.5)
+    assert mesh.shading == "normals" and not texture.representation.geometry
     assert field.method.critic.camera and field.method.critic.training.lr == 1e-4
-    scene = ProlificDreamerPreset(size="full", scene_type="scene").stages(PROMPT)
-    assert list(scene) == ["field"] and scene["field"].timesteps.switch_at * 25_000 == 10_000
-    assert (
-        scene["field"].representation.blob.scale,
-        scene["field"].representation.blob.radius,
-    ) == (-10.0, 2.5)
-    assert (
-        field.camera_sampler.front_threshold == 30.0
-        and scene["field"].camera_sampler.prompts_by_view("a hall") == ("a hall",) * 4
-    )
-    assert [e.representation.background for e in (field, geometry, texture)] == [
-        EnvironmentBackground(num_hidden_layers=1, random_aug_prob=0.5)
-    ] * 3
-    assert (
-        geometry.representation.encoding
-        == field.representation.encoding
-        == HashGridEncoding(lr_scale=10.0)
-    )
+    assert field.camera_sampler.front_threshold == 30.0  # half of 60 degrees
+    backgrounds = [stage.representation.background for stage in (field, geometry, texture)]
+    expected = EnvironmentBackground(num_hidden_layers=1, random_aug_prob=0.5)
+    assert backgrounds == [expected] * 3
+    encoding = HashGridEncoding(lr_scale=10.0)
+    assert mesh.encoding == field.representation.encoding == encoding
 
 
-def test_latent_fields_have_the_numbers_of_their_codes():
-    e = LatentNeRFPreset(size="full").stages(PROMPT)["field"]
-    assert (e.steps, e.method.guidance, e.weight, e.timesteps) == (
-        5_000,
-        100.0,
-        Fantasia3DWeight(),
-        UniformTimesteps(0.02, 0.98),
-    )
-    assert (e.representation.density, e.representation.blob) == (
-        "exp",
-        GaussianDensityInit(5.0, 0.2),
-    )
-    assert e.representation.entropy == pytest.approx(
-        5e-4 / math.log(2), rel=2e-3
-    )  # theirs is in bits
-    assert (
-        e.camera_sampler.elevation_range,
-        e.camera_sampler.uniform_sphere_prob,
-        e.camera_sampler.front_threshold,
-    ) == (
-        (-60.0, 90.0),
-        0.0,
-        35.0,
-    )
-    e = SJCPreset(size="full").stages(PROMPT)["field"]
-    assert (e.steps, e.weight, e.timesteps) == (10_000, Even(), UniformTimesteps(0.01, 0.97))
-    assert (e.representation.encoding.resolutions, e.representation.rate) == ((100,), 0.05)
-    assert e.representation.samples == int(
-        2 * math.sqrt(3) / (0.5 * 2 / 100)
-    )  # half a voxel apart, over the diagonal
-    assert e.representation.opacity == pytest.approx(1e4 * math.log(11) / 346, rel=0.02)
-    low, high = (
-        e.camera_sampler.elevation_range
-    )  # they draw cos of the polar angle in 1 - 2 v / 180, v in 0 to 100 degrees
-    assert math.sin(math.radians(low)) == pytest.approx(1 - 200 / 180, abs=1e-3) and (
-        high,
-        e.camera_sampler.uniform_sphere_prob,
-    ) == (90.0, 1.0)
-    assert math.sin(math.radians(e.camera_sampler.overhead_threshold)) == pytest.approx(
-        1 - 60 / 180, abs=1e-3
-    )
+def test_prolificdreamer_of_a_scene_has_the_numbers_of_its_code():
+    stages = full_stages(ProlificDreamerPreset, scene_type="scene")
+    field = stages["field"]
+    density = field.representation.density_init
+    assert list(stages) == ["field"] and field.timesteps.switch_at * 25_000 == 10_000
+    assert (density.height, density.radius) == (-10.0, 2.5)
+    assert field.camera_sampler.prompts_by_view("a hall") == ("a hall",) * 4
 
 
-def test_magic3d_and_lucidsplats_have_the_numbers_of_the_codes():
-    coarse, fine = Magic3DPreset(size="full").stages(PROMPT).values()
-    assert (coarse.steps, fine.steps, coarse.method.guidance) == (
-        10_000,
-        5_000,
-        101.0,
-    )  # written 100, of pos + s (pos - null)
-    assert (coarse.weight, fine.weight, fine.timesteps.t_max) == (Even(), DreamFusionWeight(), 0.5)
-    assert (coarse.camera_sampler.fovy_range, fine.camera_sampler.fovy_range, fine.camera_sampler.camera_distance_range) == (
-        (40.0, 70.0),
-        (30.0, 45.0),
-        (1.5, 2.0),
-    )
-    assert (
-        fine.representation.cells,
-        fine.representation.bending,
-        fine.representation.laplacian,
-    ) == (128, 10_000.0, 0.0)
-    e = LucidSplatsPreset(size="full").stages(PROMPT)["splats"]
-    assert (e.steps, e.camera_sampler.per_particle, e.method.guidance, e.weight) == (
-        5_000,
-        4,
-        7.5,
-        LambdaWeight(),
-    )
-    assert (e.method.delta_t_first, e.method.delta_t, e.method.anneal, e.method.delta_s) == (
-        0.1,
-        0.08,
-        0.3,
-        0.2,
-    )
+def test_latent_nerf_has_the_numbers_of_its_code():
+    e = full_stages(LatentNeRFPreset)["field"]
+    cameras, nerf = e.camera_sampler, e.representation
+    assert (e.steps, e.method.guidance, e.weight) == (5_000, 100.0, Fantasia3DWeight())
+    assert e.timesteps == UniformTimesteps(0.02, 0.98)
+    assert (nerf.density_activation, nerf.density_init) == ("exp", GaussianDensityInit(5.0, 0.2))
+    assert nerf.entropy_weight == pytest.approx(5e-4 / math.log(2), rel=2e-3)  # theirs is in bits
+    assert (cameras.elevation_range, cameras.uniform_sphere_prob) == ((-60.0, 90.0), 0.0)
+    assert cameras.front_threshold == 35.0  # half of 70 degrees
+
+
+def test_sjc_has_the_numbers_of_its_code():
+    e = full_stages(SJCPreset)["field"]
+    cameras, nerf = e.camera_sampler, e.representation
+    assert (e.steps, e.weight) == (10_000, UniformWeight())
+    assert e.timesteps == UniformTimesteps(0.01, 0.97)
+    assert (nerf.encoding.resolutions, nerf.lr) == ((100,), 0.05)
+    # half a voxel apart, over the diagonal
+    assert nerf.samples == int(2 * math.sqrt(3) / (0.5 * 2 / 100))
+    assert nerf.opacity_weight == pytest.approx(1e4 * math.log(11) / 346, rel=0.02)
+    # they draw the cosine of the polar angle in 1 - 2 v / 180, v in 0 to 100 degrees
+    low, high = cameras.elevation_range
+    assert math.sin(math.radians(low)) == pytest.approx(1 - 200 / 180, abs=1e-3)
+    assert (high, cameras.uniform_sphere_prob) == (90.0, 1.0)
+    overhead = math.sin(math.radians(cameras.overhead_threshold))
+    assert overhead == pytest.approx(1 - 60 / 180, abs=1e-3)
+
+
+def test_magic3d_has_the_numbers_of_the_code():
+    coarse, fine = full_stages(Magic3DPreset).values()
+    assert (coarse.steps, fine.steps) == (10_000, 5_000)
+    assert coarse.method.guidance == 101.0  # written 100, of pos + s (pos - null)
+    assert (coarse.weight, fine.weight) == (UniformWeight(), DreamFusionWeight())
+    assert fine.timesteps.t_max == 0.5
+    assert coarse.camera_sampler.fovy_range == (40.0, 70.0)
+    assert fine.camera_sampler.fovy_range == (30.0, 45.0)
+    assert fine.camera_sampler.camera_distance_range == (1.5, 2.0)
+    mesh = fine.representation
+    assert (mesh.grid_resolution, mesh.normal_consistency_weight, mesh.laplacian_weight) == (128, 10_000.0, 0.0)
+
+
+def test_lucid_splats_has_the_numbers_of_the_code():
+    e = full_stages(LucidSplatsPreset)["splats"]
+    assert (e.steps, e.camera_sampler.per_particle) == (5_000, 4)
+    assert (e.method.guidance, e.weight) == (7.5, LambdaWeight())
+    ism = e.method
+    assert (ism.delta_t_start, ism.delta_t, ism.anneal_end, ism.delta_s) == (0.1, 0.08, 0.3, 0.2)
     assert [e.timesteps.bounds(step, e.steps) for step in (0, 1_500)] == [(0.02, 0.98), (0.02, 0.5)]
-    assert e.camera_sampler.fovy_range == pytest.approx((math.degrees(0.16), math.degrees(0.60)), abs=0.05)
-    assert e.representation.rate_mean == pytest.approx(
-        1.6e-4 * 3.5
-    )  # times the scale of their scene
+    expected = (math.degrees(0.16), math.degrees(0.60))
+    assert e.camera_sampler.fovy_range == pytest.approx(expected, abs=0.05)
+    assert e.representation.means_lr == pytest.approx(1.6e-4 * 3.5)  # times their scene's scale
 
 
-def test_what_holds_for_all_stages_is_passed_on_and_the_rest_is_refused():
-    stages = ProlificDreamerPreset().stages(PROMPT)
-    first = stages["field"]
-    chosen = replace(first, prompts=("a red mug",), seed=3, particles=2)
-    later = apply_shared_options(first, chosen, stages["texture"])
-    assert (later.prompts, later.seed, later.particles, later.steps) == (
-        ("a red mug",),
-        3,
-        2,
-        stages["texture"].steps,
+def test_shared_options_are_passed_on_and_others_are_refused():
+    stages = ProlificDreamerPreset().stages(PROMPTS)
+    first, last = stages["field"], stages["texture"]
+    chosen = replace(first, prompts=("a red mug",), seed=3, particles=2, perp_neg=0.0)
+    later = apply_shared_options(first, chosen, last)
+    assert (later.prompts, later.seed, later.particles) == (("a red mug",), 3, 2)
+    assert later.steps == last.steps
+    message = (
+        r"--steps would change one stage of several: choose the stage with --preset\.stage NAME. "
+        "Options for all stages: --negative-prompt, --perp-neg, --model"
     )
-    with pytest.raises(
-        ValueError,
-        match=r"--steps would change one stage of several: choose it with --preset\.only",
-    ):
-        apply_shared_options(first, replace(first, steps=5), stages["texture"])
+    with pytest.raises(ValueError, match=message):
+        apply_shared_options(first, replace(first, steps=5), last)
 
 
-def test_three_stages_hand_over(tmp_path):
-    """Each stage begins with what the one before left, and the last leaves the geometry as it was."""
-    prior = load_prior("world", "cpu", "bfloat16")
-    before, made = None, {}
-    for name, stage in ProlificDreamerPreset().stages(PROMPT).items():
-        small = replace(stage, steps=1)
-        if isinstance(stage.representation, DMTet):
-            small = replace(small, representation=replace(stage.representation, cells=12, fit=2))
+def test_each_stage_is_initialized_from_the_one_before(tmp_path):
+    prior, previous, stages = load("world", "cpu", "bfloat16"), None, {}
+    for name, stage in ProlificDreamerPreset().stages(PROMPTS).items():
+        representation = stage.representation
+        if isinstance(representation, DMTet):
+            small = replace(representation, grid_resolution=12, init_steps=2)
         else:
-            small = replace(
-                small,
-                representation=replace(stage.representation, late=0, resolution=16, samples=24),
-            )
-        small = small if before is None else start_stage_from(small, before)
-        before = tmp_path / name
-        record(small, prior, before)
-        made[name] = (before / "checkpoint.safetensors", small)
-    assert made["geometry"][1].representation.init_from == tmp_path / "field"
-    assert made["texture"][1].representation.init_from == tmp_path / "geometry"
+            small = replace(representation, resolution_late=0, resolution=16, samples=24)
+        stage = replace(stage, steps=1, representation=small)
+        stage = stage if previous is None else start_stage_from(stage, previous)
+        previous, stages[name] = tmp_path / name, stage
+        record(stage, prior, previous)
+    assert stages["geometry"].representation.init_from == tmp_path / "field"
+    assert stages["texture"].representation.init_from == tmp_path / "geometry"
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (("--preset", "dreamfusion"), "a prompt is missing"),
-    (("a duck", "--preset", "dreamfuson"), "Did you mean dreamfusion?"),
-    (("a duck", "--preset", "dreamfusion", "--preset.size", "huge"), "--preset.size"),
-    (("a duck", "--preset", "prolificdreamer", "--steps", "9"), "--preset.only"),
-    (("a duck", "--preset", "prolificdreamer", "--preset.only", "nerf"), "field, geometry, texture"),
-    (("a duck", "--preset", "prolificdreamer", "--preset.place", "scene"), "objects only"),
-    (("a duck", "--preset", "dreamfusion", "--config", "run.yaml"), "give one of them"),
-])  # fmt: skip
-def test_what_does_not_fit_is_told_in_a_line(words, says, tmp_path):
-    done = cli(*words, "--out", str(tmp_path / "run"))
-    assert (
-        done.returncode == 2 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    ), done.stderr
+DREAMFUSION = ("a duck", "--preset", "dreamfusion")
+PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--preset", "dreamfusion"), "a prompt is missing"),
+        (("a duck", "--preset", "dreamfuson"), "Did you mean dreamfusion?"),
+        ((*DREAMFUSION, "--preset.size", "huge"), "--preset.size"),
+        ((*PROLIFICDREAMER, "--steps", "9"), "--preset.stage"),
+        ((*PROLIFICDREAMER, "--preset.stage", "nerf"), "field, geometry, texture"),
+        ((*PROLIFICDREAMER, "--preset.scene-type", "scene"), "objects only"),
+        ((*DREAMFUSION, "--config", "run.yaml"), "give one of them"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(args, message, tmp_path):
+    process = run_cli(*args, "--out", str(tmp_path / "run"))
+    assert process.returncode == 2, process.stderr
+    assert message in process.stderr and len(process.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_options_of_a_single_stage_are_changed_one_by_one(tmp_path):
-    out = tmp_path / "run"
-    done = cli(
-        "a red mug",
-        "--preset",
-        "dreamfusion",
-        "--steps",
-        "1",
-        "--representation.resolution",
-        "8",
-        "--out",
-        str(out),
-    )
-    assert done.returncode == 0, done.stderr
-    kept = from_yaml(Experiment, (out / "run.yaml").read_text())
-    assert (kept.steps, kept.representation.resolution, kept.method.guidance) == (1, 8, 15.0)
-    assert Path(done.stdout.strip()) == out / "report.html"
+def test_options_of_a_preset_with_one_stage_can_be_changed(tmp_path):
+    folder = tmp_path / "run"
+    options = ("--steps", "1", "--representation.resolution", "8", "--out", str(folder))
+    process = run_cli("a red mug", "--preset", "dreamfusion", *options)
+    assert process.returncode == 0, process.stderr
+    e = from_yaml(Experiment, (folder / "run.yaml").read_text())
+    assert (e.steps, e.representation.resolution, e.method.guidance) == (1, 8, 15.0)
+    assert Path(process.stdout.strip()) == folder / "report.html"

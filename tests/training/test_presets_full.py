@@ -1,4 +1,4 @@
-"""The recipes in full size, which need a GPU: their every choice but sizes and steps, on a tiny model of random weights."""
+"""The full presets, which need a GPU, on a tiny model: every choice but sizes and steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,53 +18,47 @@ from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
-from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, start_stage_from
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.warm_start import load_representation
 
-RECIPES = [recipe(size="full") for recipe in choices(Preset).values()]
-RECIPES += [ProlificDreamerPreset(size="full", scene_type=place) for place in ("scene", "mixed")]
+PRESETS = {name: preset(size="full") for name, preset in choices(Preset).items()}
+PRESETS |= {
+    f"prolificdreamer-{scene_type}": ProlificDreamerPreset(size="full", scene_type=scene_type)
+    for scene_type in ("scene", "mixed")
+}
 STEPS = 2
 
 
-def _encoding(of: Encoding) -> Encoding:
-    if isinstance(of, HashGridEncoding):
-        return replace(of, num_levels=3, log2_hashmap_size=8, base_resolution=4, max_resolution=16)
-    return replace(of, resolutions=(8,)) if isinstance(of, DenseGridEncoding) else of
-
-
-def _decoder(of: Decoder) -> Decoder:
-    if isinstance(of, ResidualDecoder):
-        return replace(of, num_blocks=1, hidden_dim=16)
-    return replace(of, hidden_dim=8) if isinstance(of, MLPDecoder) else of
-
-
-def _small(of: RepresentationConfig) -> RepresentationConfig:
-    """The same with fewer of everything."""
-    if isinstance(of, GaussianSplats):
-        return replace(of, count=200, every=1)
-    if isinstance(of, DMTet):
+def shrink_encoding(encoding: Encoding) -> Encoding:
+    if isinstance(encoding, HashGridEncoding):
         return replace(
-            of, cells=10, fit=2, encoding=_encoding(of.encoding), decoder=_decoder(of.decoder)
+            encoding, num_levels=3, log2_hashmap_size=8, base_resolution=4, max_resolution=16
         )
-    assert isinstance(of, NeRF)
-    sides = {"resolution": of.resolution and 8, "late": of.late and 16}
-    return replace(
-        of,
-        samples=32,
-        cells=8,
-        **sides,
-        encoding=_encoding(of.encoding),
-        decoder=_decoder(of.decoder),
-    )
+    if isinstance(encoding, DenseGridEncoding):
+        return replace(encoding, resolutions=(8,))
+    return encoding
 
 
-def tiny(stage: Experiment, model: Path) -> Experiment:
-    """A stage with nothing changed but its sizes and its model."""
-    return replace(
-        stage, model=str(model), representation=_small(stage.representation), steps=STEPS
-    )
+def shrink_decoder(decoder: Decoder) -> Decoder:
+    if isinstance(decoder, ResidualDecoder):
+        return replace(decoder, num_blocks=1, hidden_dim=16)
+    return replace(decoder, hidden_dim=8) if isinstance(decoder, MLPDecoder) else decoder
+
+
+def shrink(config: RepresentationConfig) -> RepresentationConfig:
+    """The same representation with fewer of everything."""
+    if isinstance(config, GaussianSplats):
+        return replace(config, num_gaussians=200, refine_every=1)
+    assert isinstance(config, DMTet | NeRF)
+    parts = {
+        "encoding": shrink_encoding(config.encoding),
+        "decoder": shrink_decoder(config.decoder),
+    }
+    if isinstance(config, DMTet):
+        return replace(config, grid_resolution=10, init_steps=2, **parts)
+    resolutions = {"resolution": config.resolution and 8, "resolution_late": config.resolution_late and 16}
+    return replace(config, samples=32, occupancy_resolution=8, **resolutions, **parts)
 
 
 @pytest.fixture(scope="module")
@@ -73,26 +67,25 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "recipe", RECIPES, ids=lambda recipe: f"{type(recipe).__name__}-{getattr(recipe, 'place', '')}"
-)
-def test_every_stage_in_full_size_moves_and_hands_over(recipe, model, tmp_path):
-    """Each stage ends with finite parameters that are not those it began with, and a later one begins with the one before."""
-    prior, before = load(str(model), "cpu", "float32"), None
-    for name, stage in recipe.stages(("a red mug",)).items():
-        small = tiny(stage, model)
-        small = small if before is None else start_stage_from(small, before)
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, model, tmp_path):
+    prior, previous = load(str(model), "cpu", "float32"), None
+    for name, full_stage in preset.stages(("a red mug",)).items():
+        representation = shrink(full_stage.representation)
+        stage = replace(full_stage, model=str(model), representation=representation, steps=STEPS)
+        stage = stage if previous is None else start_stage_from(stage, previous)
         folder = tmp_path / name
-        record(small, prior, folder, stop_on_collapse=False)
-        made, count = load_representation(folder, prior)
-        first = small.representation.build(prior, small.total, small.seed)
-        moved = {
+        record(stage, prior, folder, stop_on_collapse=False)
+        trained, count = load_representation(folder, prior)
+        initial = stage.representation.build(prior, stage.total, stage.seed)
+        changed = {
             key
-            for key, value in made.state_dict().items()
-            if not torch.equal(value, first.state_dict()[key])
+            for key, value in trained.state_dict().items()
+            if not torch.equal(value, initial.state_dict()[key])
         }
-        assert count == 1 and all(value.isfinite().all() for value in made.state_dict().values())
-        assert moved & {key for key, _ in made.named_parameters()}, f"{name} moved nothing"
-        if before is not None:
-            assert str(before) in first.init_message
-        before = folder
+        assert count == 1
+        assert all(value.isfinite().all() for value in trained.state_dict().values())
+        assert changed & {key for key, _ in trained.named_parameters()}, f"{name} changed nothing"
+        if previous is not None:
+            assert str(previous) in initial.init_message
+        previous = folder

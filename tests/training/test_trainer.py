@@ -63,7 +63,7 @@ def are_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "representation", [Latents(), Pixels(levels=2, smooth=0.1)], ids=["latents", "pixels"]
+    "representation", [Latents(), Pixels(num_levels=2, smoothness_weight=0.1)], ids=["latents", "pixels"]
 )
 @pytest.mark.parametrize("method", [SDS(5.0), VSD(5.0, critic=ExactCritic())], ids=["sds", "vsd"])
 def test_adam_does_not_update_a_particle_that_is_not_drawn(method, representation):
@@ -117,7 +117,7 @@ def test_a_particle_receives_its_weighted_direction_exactly(particles):
 
 
 def test_pixels_receive_the_gradient_through_render_and_encode():
-    representation = Pixels(0.5, levels=2, smooth=0.0)
+    representation = Pixels(0.5, num_levels=2, smoothness_weight=0.0)
     experiment = make_experiment(representation=representation, optimizer=SGD(), steps=1)
     run = Run(experiment, shapes_prior())
     before = [p.detach().clone().requires_grad_() for p in run.representation.parameters()]
@@ -133,7 +133,7 @@ def test_pixels_receive_the_gradient_through_render_and_encode():
 
 
 def test_rendered_pixels_are_images():
-    representation = Pixels(levels=4).build(shapes_prior(), 3, 0)
+    representation = Pixels(num_levels=4).build(shapes_prior(), 3, 0)
     render = representation.render(RenderRequest(torch.tensor([2, 0])))
     assert render.space == "image" and render.image.shape == (2, 3, 8, 8)
     image = render.image.detach()
@@ -198,7 +198,7 @@ def check_resuming(experiment: Experiment, make_prior, step: int) -> None:
 SETTINGS = {
     "latents": {"representation": Latents(), "optimizer": Adam(decay_start=0.5)},
     "pixels": {
-        "representation": Pixels(levels=2, smooth=0.01),
+        "representation": Pixels(num_levels=2, smoothness_weight=0.01),
         "optimizer": SGD(momentum=0.9),
         "batch_size": 2,
     },
@@ -214,7 +214,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, setting):
     check_resuming(experiment, shapes_prior, 3)
 
 
-@pytest.mark.parametrize("representation", [Latents(), Pixels(levels=2)], ids=["latents", "pixels"])
+@pytest.mark.parametrize("representation", [Latents(), Pixels(num_levels=2)], ids=["latents", "pixels"])
 def test_a_resumed_run_with_a_lora_critic_is_the_uninterrupted_one(eps_folder, representation):
     experiment = make_experiment(
         prompts=("a red mug",),
@@ -294,7 +294,7 @@ class FailingPrior:
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), SGD()], ids=["adam", "sgd"])
-@pytest.mark.parametrize("representation", [Latents(), Pixels(levels=2)], ids=["latents", "pixels"])
+@pytest.mark.parametrize("representation", [Latents(), Pixels(num_levels=2)], ids=["latents", "pixels"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "method",

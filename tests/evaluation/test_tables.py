@@ -1,0 +1,57 @@
+"""Tables of several evaluated runs."""
+
+import torch
+
+from limbeck.evaluation.judge import RunEvaluation
+from limbeck.evaluation.prompt_metrics import PromptImages
+from limbeck.evaluation.tables import comparison_table
+
+
+def table_cells(table):
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def test_means_are_over_seeds_then_over_prompts():
+    reports = [
+        {"prompts": [{"prompt": prompt, "object": value, "reference": {"object": 1.0}}]}
+        for prompt, value in (("duck", 1.0), ("duck", 0.5), ("car", 0.0))
+    ]
+    runs = [RunEvaluation("f", seed, report) for seed, report in enumerate(reports)]
+    cells = table_cells(comparison_table(runs))
+    assert cells[0] == ["prompt", "runs", "object"]
+    assert cells[2:] == [
+        ["duck", "2", "75 %"],
+        ["car", "1", "0 %"],
+        ["mean", "", "38 %"],
+        ["true objects", "", "100 %"],
+    ]
+
+
+def gray_images(value):
+    return PromptImages(torch.full((1, 1, 3, 4, 4), value, dtype=torch.uint8))
+
+
+def test_a_note_explains_what_diversity_is_between():
+    duck = {"prompts": [{"prompt": "duck", "diversity": 0.25}]}
+    car = {"prompts": [{"prompt": "car", "object": 1.0}]}
+    runs = [
+        RunEvaluation("f", seed, duck, images={"duck": gray_images(51 * seed)})
+        for seed in (0, 1, 1)
+    ]
+    runs.append(RunEvaluation("f", 2, car, images={"car": gray_images(0)}))
+    table = comparison_table(runs)
+    cells = table_cells(table)
+    assert cells[0] == ["prompt", "runs", "object", "diversity", "across seeds"]
+    assert cells[2:] == [
+        ["duck", "3", "-", "0.250", "0.200"],
+        ["car", "1", "100 %", "-", "-"],
+        ["mean", "", "100 %", "0.250", "0.200"],
+    ]
+    assert table.splitlines()[-1] == (
+        "diversity: between particles of one run; "
+        "across seeds: between particles of runs of different seeds"
+    )
