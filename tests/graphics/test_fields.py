@@ -1,4 +1,4 @@
-"""What a field is made of beside its encoding: decoders, blobs, backgrounds, occupied cells and importance samples."""
+"""Parts of fields beside encodings: decoders, density initializations and backgrounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from limbeck.graphics.fields.density_init import (
     NoDensityInit,
     SceneDensityInit,
 )
-from limbeck.graphics.rendering.occupancy_grid import Occupancy, evenly, finer, sample_pdf
+from limbeck.world import scene
 from limbeck.world.background import WorldBackground
 
 
@@ -32,323 +32,199 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def radii(*values: float) -> torch.Tensor:
+def diagonal_points(*distances: float) -> torch.Tensor:
     """Points of the diagonal at these distances from the origin."""
-    return torch.tensor(values)[:, None] * torch.ones(3) / math.sqrt(3)
+    return torch.tensor(distances)[:, None] * torch.ones(3) / math.sqrt(3)
 
 
 def test_components_are_found_by_name() -> None:
-    assert set(choices(Decoder)) == {"plain", "small", "residual"}
-    assert set(choices(DensityInit)) == {"nothing", "gaussian", "magic3d", "scene", "mixed"}
+    assert set(choices(Decoder)) == {"identity", "mlp", "residual"}
+    assert set(choices(DensityInit)) == {"none", "gaussian", "magic3d", "scene", "mixed"}
     assert set(choices(Background)) == {"solid", "random", "environment", "world"}
 
 
-# Blobs
+# density initializations
 
 
-def test_blobs_are_the_papers_formulas() -> None:
-    assert torch.allclose(
-        GaussianDensityInit()(radii(0, 0.2, 0.4)),
-        5 * torch.tensor([1, math.exp(-0.5), math.exp(-2)]),
-    )
-    assert torch.allclose(
-        Magic3DDensityInit()(radii(0, 0.25, 0.5, 1)), torch.tensor([10.0, 5, 0, -10]), atol=1e-5
-    )
-    assert torch.allclose(
-        SceneDensityInit()(radii(0, 1.25, 2.5, 5)), torch.tensor([-10.0, -5, 0, 10]), atol=1e-5
-    )
-    assert not NoDensityInit()(radii(0, 1)).any()
+@pytest.mark.parametrize(
+    ("density", "distances", "expected"),
+    [
+        (GaussianDensityInit(), (0, 0.2, 0.4), (5, 5 * math.exp(-0.5), 5 * math.exp(-2))),
+        (Magic3DDensityInit(), (0, 0.25, 0.5, 1), (10, 5, 0, -10)),
+        (SceneDensityInit(), (0, 1.25, 2.5, 5), (-10, -5, 0, 10)),
+        (NoDensityInit(), (0, 1), (0, 0)),
+    ],
+    ids=["gaussian", "magic3d", "scene", "none"],
+)
+def test_densities_are_the_papers_formulas(density, distances, expected) -> None:
+    values = density(diagonal_points(*distances))
+    assert torch.allclose(values, torch.tensor(expected, dtype=torch.float32), atol=1e-5)
 
 
-def test_the_mixed_blob_is_continuous_at_five_sixths() -> None:
-    blob = MixedDensityInit()
-    assert blob.border == pytest.approx(5 / 6)
-    inner, outer = radii(0, 0.4, 0.83), radii(0.84, 2, 3)
-    assert torch.equal(blob(inner), Magic3DDensityInit()(inner)) and torch.equal(
-        blob(outer), SceneDensityInit()(outer)
-    )
-    near = blob(radii(5 / 6 - 1e-4, 5 / 6 + 1e-4))
-    assert torch.allclose(near, torch.full((2,), -20 / 3), atol=3e-3)
+def test_the_mixed_density_is_continuous_at_five_sixths() -> None:
+    density = MixedDensityInit()
+    assert density.boundary_radius == pytest.approx(5 / 6)
+    inner, outer = diagonal_points(0, 0.4, 0.83), diagonal_points(0.84, 2, 3)
+    assert torch.equal(density(inner), Magic3DDensityInit()(inner))
+    assert torch.equal(density(outer), SceneDensityInit()(outer))
+    boundary = density(diagonal_points(5 / 6 - 1e-4, 5 / 6 + 1e-4))
+    assert torch.allclose(boundary, torch.full((2,), -20 / 3), atol=3e-3)
 
 
-@pytest.mark.parametrize("blob", [MixedDensityInit(4, 0.3, -2, 1.5), MixedDensityInit(1, 2, -7, 3)])
-def test_any_mixed_blob_is_continuous(blob: MixedDensityInit) -> None:
-    below, above = blob(radii(blob.border * (1 - 1e-5), blob.border * (1 + 1e-5)))
+@pytest.mark.parametrize(
+    "density", [MixedDensityInit(4, 0.3, -2, 1.5), MixedDensityInit(1, 2, -7, 3)]
+)
+def test_any_mixed_density_is_continuous(density: MixedDensityInit) -> None:
+    radius = density.boundary_radius
+    below, above = density(diagonal_points(radius * (1 - 1e-5), radius * (1 + 1e-5)))
     assert below.item() == pytest.approx(above.item(), abs=1e-3)
 
 
-# Decoders
+# decoders
 
 
-def test_plain_takes_the_first_features_and_refuses_too_few() -> None:
+def test_identity_returns_the_first_features() -> None:
     features = torch.randn(5, 6, generator=seeded())
     assert torch.equal(IdentityDecoder().build(6, seeded())(features), features[:, :4])
-    assert torch.equal(IdentityDecoder().build(6, seeded(), outputs=5)(features), features[:, :5])
+    five = IdentityDecoder().build(6, seeded(), num_outputs=5)
+    assert torch.equal(five(features), features[:, :5])
     with pytest.raises(ValueError, match="at least 4 features, not 3"):
         IdentityDecoder().build(3, seeded())
 
 
-def test_small_is_one_hidden_layer() -> None:
-    made, x = MLPDecoder(hidden=7).build(5, seeded()), torch.randn(9, 5, generator=seeded(1))
-    first, _, last = made
-    assert torch.allclose(
-        made(x), (x @ first.weight.t() + first.bias).relu() @ last.weight.t() + last.bias, atol=1e-6
-    )
+def test_mlp_has_one_hidden_layer() -> None:
+    network = MLPDecoder(hidden_dim=7).build(5, seeded())
+    x = torch.randn(9, 5, generator=seeded(1))
+    first, _, last = network
     assert first.weight.shape == (7, 5) and last.weight.shape == (4, 7)
+    hidden = (x @ first.weight.t() + first.bias).relu()
+    assert torch.allclose(network(x), hidden @ last.weight.t() + last.bias, atol=1e-6)
 
 
 def test_residual_is_the_papers_network() -> None:
-    made, x = ResidualDecoder().build(48, seeded()), torch.randn(20, 48, generator=seeded(1))
-    assert sum(p.numel() for p in made.parameters()) == (49 + 5 * (2 + 2 * 129) + 2) * 128 + 129 * 4
-    h = made[0](x)
-    for block in made[1:6]:
+    network = ResidualDecoder().build(48, seeded())
+    x = torch.randn(20, 48, generator=seeded(1))
+    num_parameters = (49 + 5 * (2 + 2 * 129) + 2) * 128 + 129 * 4
+    assert sum(p.numel() for p in network.parameters()) == num_parameters
+    h = network[0](x)
+    for block in network[1:6]:
         inner = F.layer_norm(h, (128,)) @ block.first.weight.t()
         h = h + (inner * inner.sigmoid()) @ block.second.weight.t()
-    assert torch.allclose(made(x), F.layer_norm(h, (128,)) @ made[7].weight.t(), atol=1e-5)
+    expected = F.layer_norm(h, (128,)) @ network[7].weight.t()
+    assert torch.allclose(network(x), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [MLPDecoder(), ResidualDecoder(hidden=16, blocks=2)], ids=str)
-def test_networks_come_from_the_generator_and_begin_near_nothing(spec: Decoder) -> None:
+@pytest.mark.parametrize(
+    "spec", [MLPDecoder(), ResidualDecoder(hidden_dim=16, num_blocks=2)], ids=["mlp", "residual"]
+)
+def test_networks_come_from_the_generator_and_start_near_zero(spec: Decoder) -> None:
     before = torch.get_rng_state()
-    one, same = (spec.build(12, seeded(3)) for _ in range(2))
+    network, same = (spec.build(12, seeded(3)) for _ in range(2))
     assert torch.equal(before, torch.get_rng_state())
     x = torch.randn(500, 12, generator=seeded(1))
-    assert torch.equal(one(x), same(x))
-    assert one(x).std() < 0.3  # a density blob of 5 or 10 and a grey albedo are not drowned
-    one(x).square().sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in one.parameters())
+    assert torch.equal(network(x), same(x))
+    assert network(x).std() < 0.3  # small beside a density of 5 or 10 and a gray albedo
+    network(x).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-# Backgrounds
+# backgrounds
 
-RAYS = F.normalize(torch.randn(2, 3, 5, 3, generator=seeded(8)), dim=-1)  #: two views of 3 x 5
-
-
-def test_a_solid_colour() -> None:
-    made = SolidBackground(colour=(0.2, 0.4, 1.0)).build(seeded())
-    assert not list(made.parameters()) and not made.state_dict()
-    assert torch.equal(made(RAYS, seeded(), 0.1), torch.tensor([0.2, 0.4, 1.0]).expand(2, 3, 5, 3))
+DIRECTIONS = F.normalize(torch.randn(2, 3, 5, 3, generator=seeded(8)), dim=-1)  #: 2 views of 3 x 5
 
 
-def test_a_learned_colour_begins_as_told_and_moves() -> None:
-    made = SolidBackground(colour=(0.2, 0.4, 0.9), learned=True).build(seeded())
-    seen = made(RAYS[0, 0])
-    assert torch.allclose(seen, torch.tensor([0.2, 0.4, 0.9]).expand(5, 3), atol=1e-6)
-    seen.sum().backward()
-    assert torch.allclose(
-        made.logit.grad, 5 * torch.tensor([0.2 * 0.8, 0.4 * 0.6, 0.9 * 0.1]), atol=1e-5
-    )
+def test_a_solid_color_has_no_parameters() -> None:
+    background = SolidBackground(color=(0.2, 0.4, 1.0)).build(seeded())
+    assert not list(background.parameters()) and not background.state_dict()
+    expected = torch.tensor([0.2, 0.4, 1.0]).expand(2, 3, 5, 3)
+    assert torch.equal(background(DIRECTIONS, seeded(), 0.1), expected)
 
 
-def test_random_colours_are_one_per_view_as_often_as_asked_and_absent_from_looks() -> None:
-    made = RandomBackground(chance=0.3, colour=(1.0, 0.5, 0.0)).build(seeded())
-    conditions = torch.tensor([1.0, 0.5, 0.0])
-    assert torch.equal(made(RAYS), conditions.expand(2, 3, 5, 3))
-    many = made(RAYS[:1].expand(4000, 3, 5, 3), seeded(1))
+def test_a_learned_color_starts_as_given_and_has_a_gradient() -> None:
+    background = SolidBackground(color=(0.2, 0.4, 0.9), learned=True).build(seeded())
+    colors = background(DIRECTIONS[0, 0])
+    assert torch.allclose(colors, torch.tensor([0.2, 0.4, 0.9]).expand(5, 3), atol=1e-6)
+    colors.sum().backward()
+    expected = 5 * torch.tensor([0.2 * 0.8, 0.4 * 0.6, 0.9 * 0.1])
+    assert torch.allclose(background.logit.grad, expected, atol=1e-5)
+
+
+def test_random_colors_are_one_per_view_with_their_probability() -> None:
+    background = RandomBackground(random_prob=0.3, color=(1.0, 0.5, 0.0)).build(seeded())
+    color = torch.tensor([1.0, 0.5, 0.0])
+    assert torch.equal(background(DIRECTIONS), color.expand(2, 3, 5, 3))  # evaluation
+    many = background(DIRECTIONS[:1].expand(4000, 3, 5, 3), seeded(1))
     assert torch.equal(many, many[:, :1, :1].expand_as(many))
-    drawn = (many[:, 0, 0] != conditions).any(1)
-    assert abs(drawn.float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 4000)
-    colours = many[drawn, 0, 0]
-    assert len(colours.unique(dim=0)) == len(colours)
-    assert torch.allclose(colours.mean(0), torch.tensor(0.5), atol=4 * math.sqrt(1 / 12 / 1200))
-    one = RandomBackground().build(seeded())(RAYS[0, 0], seeded(2))
-    assert len(one.unique(dim=0)) == 1  # [n, 3] are directions of one view
+    is_random = (many[:, 0, 0] != color).any(1)
+    assert abs(is_random.float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 4000)
+    colors = many[is_random, 0, 0]
+    assert len(colors.unique(dim=0)) == len(colors)
+    assert torch.allclose(colors.mean(0), torch.tensor(0.5), atol=4 * math.sqrt(1 / 12 / 1200))
+    one_view = RandomBackground().build(seeded())(DIRECTIONS[0, 0], seeded(2))
+    assert len(one_view.unique(dim=0)) == 1  # [n, 3] are directions of one view
 
 
-def test_an_environment_is_a_network_of_the_encoded_direction() -> None:
-    made = EnvironmentBackground().build(seeded())
-    shapes = [
-        tuple(layer.weight.shape) for layer in made.network if isinstance(layer, torch.nn.Linear)
-    ]
-    assert shapes == [(16, 27), (16, 16), (3, 16)]
-    known = torch.cat(
-        [RAYS, *(f(RAYS * 2**k) for k in range(4) for f in (torch.sin, torch.cos))], -1
-    )
-    assert torch.allclose(made(RAYS), made.network(known).sigmoid())
-    made(RAYS, seeded()).sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in made.parameters())
+def test_an_environment_is_an_mlp_of_the_encoded_direction() -> None:
+    background = EnvironmentBackground().build(seeded())
+    layers = [layer for layer in background.network if isinstance(layer, torch.nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(16, 27), (16, 16), (3, 16)]
+    waves = [f(DIRECTIONS * 2**k) for k in range(4) for f in (torch.sin, torch.cos)]
+    features = torch.cat([DIRECTIONS, *waves], -1)
+    assert torch.allclose(background(DIRECTIONS), background.network(features).sigmoid())
+    background(DIRECTIONS, seeded()).sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in background.parameters())
 
 
-def test_an_environment_gives_way_to_flat_colours_later_in_the_run() -> None:
-    made, rng = EnvironmentBackground(chance=1.0, after=0.2).build(seeded()), seeded(4)
+def test_an_environment_is_replaced_by_random_colors_later_in_training() -> None:
+    spec = EnvironmentBackground(random_aug_prob=1.0, random_aug_start=0.2)
+    background, rng = spec.build(seeded()), seeded(4)
     state = rng.get_state()
-    assert torch.equal(made(RAYS, rng, 0.1), made(RAYS)) and torch.equal(state, rng.get_state())
-    later = made(RAYS, rng, 0.2)
-    assert torch.equal(later, later[:, :1, :1].expand_as(later)) and not torch.equal(
-        later[0], later[1]
-    )
-    assert torch.equal(made(RAYS, None, 1.0), made(RAYS))
+    assert torch.equal(background(DIRECTIONS, rng, 0.1), background(DIRECTIONS))
+    assert torch.equal(state, rng.get_state())
+    later = background(DIRECTIONS, rng, 0.2)
+    assert torch.equal(later, later[:, :1, :1].expand_as(later))
+    assert not torch.equal(later[0], later[1])
+    assert torch.equal(background(DIRECTIONS, None, 1.0), background(DIRECTIONS))
 
 
-def test_the_worlds_backgrounds_are_those_of_the_world() -> None:
-    from limbeck.world import scene
-
-    sky, ground = torch.from_numpy(scene.SKY), torch.from_numpy(scene.GROUND)
-
-    seen = WorldBackground(which=2).build(seeded())(RAYS, seeded())
+def test_world_backgrounds_are_the_gradients_of_the_world() -> None:
+    sky, ground = torch.from_numpy(scene.SKY_COLORS), torch.from_numpy(scene.GROUND_COLORS)
+    colors = WorldBackground(index=2).build(seeded())(DIRECTIONS, seeded())
     for row in range(3):
         k = (row + 0.5) / 3
-        assert torch.allclose(seen[:, row], sky[2] * (1 - k) + ground[2] * k)
-    drawn = WorldBackground().build(seeded())
-    assert torch.equal(drawn(RAYS), WorldBackground(which=0).build(seeded())(RAYS))
-    assert len(drawn(RAYS[:1].expand(200, 3, 5, 3), seeded(1))[:, 0, 0].unique(dim=0)) == 6
+        assert torch.allclose(colors[:, row], sky[2] * (1 - k) + ground[2] * k)
+    random = WorldBackground().build(seeded())
+    assert torch.equal(random(DIRECTIONS), WorldBackground(index=0).build(seeded())(DIRECTIONS))
+    many = random(DIRECTIONS[:1].expand(200, 3, 5, 3), seeded(1))
+    assert len(many[:, 0, 0].unique(dim=0)) == 6
     with pytest.raises(ValueError, match=r"\[b, h, w, 3\], not \[5, 3\]"):
-        drawn(RAYS[0, 0])
+        random(DIRECTIONS[0, 0])
 
 
-# Occupied cells
+# errors
 
 
-def test_a_cell_denser_than_the_threshold_is_never_dropped() -> None:
-    """Any density that is constant within cells: what is dense is occupied after every update."""
-    rng = seeded(1)
-    grid = Occupancy(8, 1.5, threshold=0.5)
-    assert grid.occupied.all()
-    for _ in range(20):
-        table = torch.rand(8, 8, 8, generator=rng).pow(8)
-        grid.update(lambda points, table=table: table[tuple(grid.cell(points).unbind(1))], rng)
-        assert grid.occupied[table > 0.5].all()
-        assert (grid.mean >= table).all()
-
-
-def test_a_sphere_is_never_cut_and_the_rest_is_dropped() -> None:
-    """A cell that the sphere only grazes may be looked at beside it: its neighbour within the sphere keeps it."""
-    grid, rng = Occupancy(24, 1.0), seeded(2)
-    inside = lambda points: 10.0 * (points.norm(dim=1) < 0.5)  # noqa: E731
-    for _ in range(5):
-        grid.update(inside, rng)
-        points = torch.rand(20_000, 3, generator=rng) * 2 - 1
-        assert grid.holds(points[points.norm(dim=1) < 0.5]).all()
-    far = points.norm(dim=1) > 0.5 + 2 * math.sqrt(3) / 12
-    assert not grid.holds(points[far]).any()
-
-
-def test_what_vanished_is_forgotten_at_the_rate_of_the_decay() -> None:
-    grid, rng = Occupancy(4, 1.0, threshold=0.1, decay=0.5), seeded(3)
-    grid.update(lambda points: torch.ones(len(points)), rng)
-    for step in range(1, 5):
-        grid.update(lambda points: torch.zeros(len(points)), rng)
-        assert torch.allclose(grid.mean, torch.full((4, 4, 4), 0.5**step))
-        assert bool(grid.occupied.all()) is (0.5**step > 0.1) and grid.share == (0.5**step > 0.1)
-
-
-def test_cells_are_z_y_x_and_looked_at_within_themselves() -> None:
-    grid = Occupancy(5, 2.0)
-    assert grid.cell(torch.tensor([[-1.9, 0.0, 1.9], [9.0, -9.0, 0.1]])).tolist() == [
-        [4, 2, 0],
-        [2, 0, 4],
-    ]
-    seen = []
-    grid.update(lambda points: seen.append(points) or points[:, 0].abs(), seeded(), chunk=50)
-    assert [len(part) for part in seen] == [50, 50, 25]
-    line = torch.arange(5)
-    expected = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).view(-1, 3)
-    assert torch.equal(grid.cell(torch.cat(seen)), expected)
-    assert torch.equal(grid.mean.flatten(), torch.cat(seen)[:, 0].abs())
-
-
-def test_an_occupancy_grid_resumes_bit_by_bit() -> None:
-    step = lambda grid, n: grid.update(lambda p: (p.sum(1) - 1).clamp_min(0), seeded(n))  # noqa: E731
-    whole, first, second = (Occupancy(6, 1.0, threshold=0.2) for _ in range(3))
-    for n in range(6):
-        step(whole, n)
-        if n < 3:
-            step(first, n)
-    second.load_state_dict(first.state_dict())
-    for n in range(3, 6):
-        step(second, n)
-    assert torch.equal(whole.mean, second.mean) and torch.equal(whole.occupied, second.occupied)
-    assert 0 < whole.share < 1
-
-
-# Importance samples
-
-
-def test_the_distribution_function_is_inverted_exactly() -> None:
-    """Weights 1, 0, 3 on parts of length 1, 1, 2: F is x / 4 to 1, flat to 2, then 1/4 + 3 (x - 2) / 8."""
-    edges, weights = torch.tensor([[0.0, 1, 2, 4]]), torch.tensor([[1.0, 0, 3]])
-    u = torch.tensor([[0.0, 0.125, 0.24, 0.25, 0.5, 0.75, 0.999]])
-    expected = torch.where(u < 0.25, 4 * u, 2 + (u - 0.25) * 8 / 3)
-    assert torch.allclose(sample_pdf(edges, weights, u), expected, atol=1e-5)
-
-
-def test_any_distribution_function_is_inverted() -> None:
-    rng = seeded(1)
-    edges = torch.rand(50, 13, generator=rng).double().sort(1).values
-    weights = torch.rand(50, 12, generator=rng).double() * (torch.rand(50, 12, generator=rng) < 0.7)
-    u = torch.rand(50, 40, generator=rng).double()
-    found = sample_pdf(edges, weights, u)
-    share = weights / weights.sum(1, keepdim=True)
-    covered = ((found[..., None] - edges[:, None, :-1]) / edges.diff(dim=1)[:, None]).clamp(0, 1)
-    assert torch.allclose((covered * share[:, None]).sum(-1), u, atol=1e-9)
-
-
-def test_rays_without_weight_are_sampled_evenly() -> None:
-    u = evenly(1, 8, None)
-    assert torch.allclose(
-        sample_pdf(torch.tensor([[2.0, 3, 7]]), torch.zeros(1, 2), u), 2 + 5 * u, atol=1e-5
-    )
-
-
-def test_no_sample_lies_where_there_is_no_weight_not_even_at_the_ends() -> None:
-    edges = torch.arange(6.0).expand(1000, 6)
-    weights = torch.tensor([0.0, 0.3, 0, 0.1, 0]).expand(1000, 5)
-    u = torch.cat(
-        [evenly(1000, 64, seeded(2)), torch.tensor([[0.0, 1 - 2**-24]]).expand(1000, 2)], 1
-    )
-    part = sample_pdf(edges, weights, u)
-    assert (((part >= 1) & (part <= 2)) | ((part >= 3) & (part <= 4))).all()
-
-
-def test_samples_of_a_ray_are_one_in_each_part_and_uniform_over_rays() -> None:
-    u = evenly(5000, 8, seeded(3))
-    assert torch.equal((u * 8).long(), torch.arange(8).expand(5000, 8))
-    assert torch.allclose((u * 8 % 1).mean(0), torch.tensor(0.5), atol=4 / math.sqrt(12 * 5000))
-    assert torch.equal(evenly(2, 4, None), torch.tensor([0.125, 0.375, 0.625, 0.875]).expand(2, 4))
-
-
-def test_statistics_of_drawn_samples_are_those_of_the_density() -> None:
-    """Mean and share per part of 200,000 samples; stratified ones stray less than independent ones, whose bound this is."""
-    edges, weights = (
-        torch.tensor([0.0, 0.5, 2, 3]).expand(2000, 4),
-        torch.tensor([0.2, 0.5, 0.3]).expand(2000, 3),
-    )
-    found = sample_pdf(edges, weights, evenly(2000, 100, seeded(4))).flatten()
-    shares = torch.stack(
-        [((found >= a) & (found < b)).float().mean() for a, b in ((0, 0.5), (0.5, 2), (2, 3))]
-    )
-    assert torch.allclose(shares, torch.tensor([0.2, 0.5, 0.3]), atol=4 * 0.5 / math.sqrt(200_000))
-    assert found.mean().item() == pytest.approx(
-        0.2 * 0.25 + 0.5 * 1.25 + 0.3 * 2.5, abs=4 / math.sqrt(200_000)
-    )
-
-
-def test_finer_samples_keep_the_coarse_ones_in_order_and_gather_at_the_surface() -> None:
-    places = torch.linspace(0, 1, 33).expand(7, 33)
-    weights = torch.zeros(7, 33)
-    weights[:, 20] = 1.0
-    found = finer(places, weights.requires_grad_(), 32, seeded(5))
-    assert found.shape == (7, 65) and not found.requires_grad
-    assert (found.diff(dim=1) >= 0).all()
-    assert all(set(places[0].tolist()) <= set(row.tolist()) for row in found)
-    near = (found - 20 / 32).abs() <= 1 / 64
-    assert (near.sum(1) == 33).all()  # all 32, and the coarse one in their midst
-
-
-@pytest.mark.parametrize(("make", "named"), [
-    (lambda: GaussianDensityInit(width=0.0), "width is a length above 0, not 0.0"), (lambda: Magic3DDensityInit(radius=-1.0), "radius .*-1"),
-    (lambda: SceneDensityInit(radius=0.0), "radius .*0"), (lambda: MixedDensityInit(scene_radius=0.0), "scene_radius .*0"),
-    (lambda: MixedDensityInit(height=-3.0), "above 0 .*-3.0 and -10"), (lambda: MLPDecoder(hidden=0), "hidden must be at least 1, not 0"),
-    (lambda: ResidualDecoder(blocks=0), "blocks must be at least 1, not 0"), (lambda: ResidualDecoder(hidden=-1), "hidden .*-1"),
-    (lambda: SolidBackground(colour=(0.0, 2.0, 0.5)), r"colour .*\[0, 1\], not 0 2 0.5"),
-    (lambda: RandomBackground(colour=(-1.0, 0.0, 0.0)), "colour .*-1"),
-    (lambda: RandomBackground(chance=1.5), r"chance .*\[0, 1\], not 1.5"), (lambda: EnvironmentBackground(chance=-0.1), "chance .*-0.1"),
-    (lambda: EnvironmentBackground(after=3.0), "after .*3"), (lambda: EnvironmentBackground(hidden=0), "hidden .*0"),
-    (lambda: EnvironmentBackground(frequencies=-1), "frequencies .*-1"), (lambda: WorldBackground(which=6), "which is one of -1 to 5, not 6"),
-    (lambda: Occupancy(1, 1.0), "cells of at least 2.* not 1, "), (lambda: Occupancy(8, 0.0), "reach above 0.* 0.0"),
-    (lambda: Occupancy(8, 1.0, threshold=-1.0), "threshold .*-1.0"),
-    (lambda: Occupancy(8, 1.0, decay=1.0), r"decay in \[0, 1\).*1.0"),
-])  # fmt: skip
-def test_bad_options_are_named(make, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        make()
+@pytest.mark.parametrize(
+    ("component", "options", "message"),
+    [
+        (GaussianDensityInit, {"std": 0.0}, "std must be positive, not 0.0"),
+        (Magic3DDensityInit, {"radius": -1.0}, "radius .*-1"),
+        (SceneDensityInit, {"radius": 0.0}, "radius .*0"),
+        (MixedDensityInit, {"scene_radius": 0.0}, "scene_radius .*0"),
+        (MixedDensityInit, {"object_scale": -3.0}, "object_scale must be positive .*-3.0 and -10"),
+        (MLPDecoder, {"hidden_dim": 0}, "hidden_dim must be at least 1, not 0"),
+        (ResidualDecoder, {"num_blocks": 0}, "num_blocks must be at least 1, not 0"),
+        (ResidualDecoder, {"hidden_dim": -1}, "hidden_dim .*-1"),
+        (SolidBackground, {"color": (0.0, 2.0, 0.5)}, r"color .*\[0, 1\], not 0 2 0.5"),
+        (RandomBackground, {"color": (-1.0, 0.0, 0.0)}, "color .*-1"),
+        (RandomBackground, {"random_prob": 1.5}, r"random_prob .*\[0, 1\], not 1.5"),
+        (EnvironmentBackground, {"random_aug_prob": -0.1}, "random_aug_prob .*-0.1"),
+        (EnvironmentBackground, {"random_aug_start": 3.0}, "random_aug_start .*3"),
+        (EnvironmentBackground, {"hidden_dim": 0}, "hidden_dim .*0"),
+        (EnvironmentBackground, {"num_frequencies": -1}, "num_frequencies .*-1"),
+        (WorldBackground, {"index": 6}, r"index must be in \[-1, 5\], not 6"),
+    ],
+)
+def test_bad_options_are_refused(component: type, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        component(**options)
