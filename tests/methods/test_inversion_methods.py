@@ -5,14 +5,26 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, rng, max_difference
+from tiny_pipeline import (
+    class_conditions,
+    count_calls,
+    f64,
+    make_inputs,
+    max_difference,
+    normal,
+    rng,
+)
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import ddim_times, implied_noise, posterior_std, run_ddim
 from limbeck.diffusion.sampling import sample
-from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
+from limbeck.diffusion.schedule import (
+    CosineSchedule,
+    RectifiedFlowSchedule,
+    stable_diffusion_schedule,
+)
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.noise import FixedPerParticleNoise, InvertedNoise, PredictedNoise
@@ -29,8 +41,8 @@ from limbeck.training.trainer import Run
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
 SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
-FREE = Stateless()
-TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
+NO_STATE = Stateless()
+SHARES = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_time = pytest.mark.parametrize("t", TIMES)
 
@@ -39,8 +51,10 @@ def mixture(schedule=SD) -> GaussianMixture:
     return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
 
 
-def drawn5(schedule=SD, t: Tensor | float = 0.5):
-    return make_inputs(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *TOLD))
+def five_rows(schedule=SD, t: Tensor | float = 0.5):
+    return make_inputs(
+        schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *SHARES)
+    )
 
 
 def gaussian(std: float, schedule=SD) -> tuple[GaussianMixture, Tensor]:
@@ -48,7 +62,7 @@ def gaussian(std: float, schedule=SD) -> tuple[GaussianMixture, Tensor]:
     return GaussianMixture(mean[None], f64([std]), schedule=schedule), mean
 
 
-def alone(rows: int) -> Conditions:
+def one_class(rows: int) -> Conditions:
     return class_conditions(rows, (1.0,), (1.0,))
 
 
@@ -60,7 +74,7 @@ def state_of(method, prior, s):
 
 
 @every_schedule
-def test_rungs_are_even_and_end_where_they_should(schedule):
+def test_ddim_times_are_even_and_end_at_t(schedule):
     end = schedule.snap(f64([0.0, 0.04, 0.35, 0.4, 1.0]))
     up, down = (
         torch.stack(ddim_times(schedule, end, 0, 5)),
@@ -73,15 +87,15 @@ def test_rungs_are_even_and_end_where_they_should(schedule):
     assert max_difference(down[:, 2], schedule.snap(f64([1.0, 0.8, 0.6, 0.4, 0.35, 0.35]))) == 0
 
 
-def test_rungs_refuse():
+def test_ddim_times_rejects_zero_steps():
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
         ddim_times(SD, f64([0.5]), 0, 0)
 
 
 @every_schedule
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, -6.5])
-def test_along_is_ddim_row_by_row(schedule, scale):
-    prior, s = mixture(schedule), drawn5(schedule)
+def test_run_ddim_is_ddim_row_by_row(schedule, scale):
+    prior, s = mixture(schedule), five_rows(schedule)
     end = schedule.snap(f64([0.1, 0.05, 0.45, 0.7, 0.9]))
     times = ddim_times(schedule, end, 0, 4)
     got, spent = count_calls(prior, lambda: run_ddim(prior, s.x0, s.conditions, times, scale))
@@ -90,16 +104,16 @@ def test_along_is_ddim_row_by_row(schedule, scale):
         x, conditions = s.x0[i : i + 1], s.conditions[i : i + 1]
         for now, later in pairwise(times):
             if float(later[i]) > float(now[i]):
-                said = guided_prediction(prior, x, now[i : i + 1], conditions, scale)
-                x = schedule.add_noise(said.x0, said.eps, later[i : i + 1])
+                prediction = guided_prediction(prior, x, now[i : i + 1], conditions, scale)
+                x = schedule.add_noise(prediction.x0, prediction.eps, later[i : i + 1])
                 strides += 1
         assert max_difference(got[i : i + 1], x) < 1e-12
     assert strides == 1 + 1 + 2 + 3 + 4
     assert spent == (4, strides * (1 if scale in (0, 1) else 2))
 
 
-def test_along_down_the_samplers_times_is_the_sampler():
-    prior, s = mixture(), drawn5()
+def test_run_ddim_down_the_sampling_times_is_the_sampler():
+    prior, s = mixture(), five_rows()
     ladder = SD.sampling_times(20)
     z = run_ddim(prior, s.eps, s.conditions, [t.expand(5) for t in ladder], 3.0)
     last = guided_prediction(prior, z, ladder[-1].expand(5), s.conditions, 3.0).x0
@@ -107,9 +121,9 @@ def test_along_down_the_samplers_times_is_the_sampler():
 
 
 @every_schedule
-def test_there_and_back_in_small_strides_is_no_way(schedule):
+def test_run_ddim_there_and_back_is_the_identity_to_first_order(schedule):
     """Without guidance DDIM is a flow, and its error is of first order."""
-    prior, s = mixture(schedule), drawn5(schedule)
+    prior, s = mixture(schedule), five_rows(schedule)
     errors = []
     for n in (250, 500):
         times = [
@@ -122,7 +136,7 @@ def test_there_and_back_in_small_strides_is_no_way(schedule):
 
 
 @every_schedule
-def test_the_noise_of_a_stride_has_the_deviation_of_the_papers_posterior(schedule):
+def test_posterior_std_is_that_of_bayes_rule(schedule):
     now, later = schedule.snap(f64([0.1, 0.5, 0.7])), schedule.snap(f64([0.3, 0.6, 0.95]))
     a, s, b, r = (
         schedule.alpha(now),
@@ -140,21 +154,23 @@ def test_the_noise_of_a_stride_has_the_deviation_of_the_papers_posterior(schedul
         )  # diffusers' variance of a step
 
 
-def test_eta_adds_its_noise_and_draws_from_the_steps_generator():
-    prior, s = mixture(), drawn5()
+def test_run_ddim_eta_adds_noise_from_the_generator():
+    prior, s = mixture(), five_rows()
     t = torch.full((5,), 0.1, dtype=torch.float64)
     times = [torch.zeros_like(t), t]
     still, moved = (
         run_ddim(prior, s.x0, s.conditions, times, 1.0, eta, rng(5)) for eta in (0.0, 0.3)
     )
     fresh = torch.randn(5, 4, generator=rng(5)).double()
-    assert max_difference(moved - still, 0.3 * expand(posterior_std(SD, *times), s.x0) * fresh) < 1e-12
+    assert (
+        max_difference(moved - still, 0.3 * expand(posterior_std(SD, *times), s.x0) * fresh) < 1e-12
+    )
 
 
 @every_schedule
 @every_time
-def test_held_is_the_noise_of_a_noised_picture(schedule, t):
-    s = drawn5(schedule, t)
+def test_implied_noise_recovers_the_added_noise(schedule, t):
+    s = five_rows(schedule, t)
     assert max_difference(implied_noise(schedule, s.x0, s.xt, s.t), s.eps) < 1e-12
 
 
@@ -162,18 +178,20 @@ def test_held_is_the_noise_of_a_noised_picture(schedule, t):
 
 
 @every_time
-def test_identity_19_at_the_exact_kappa_sdi_rests(t):
+def test_identity_19_direction_is_zero_at_the_exact_kappa(t):
     prior, mean = gaussian(0.7)
-    s = make_inputs(SD, normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
+    s = make_inputs(SD, normal(6, 2, seed=2), t, normal(6, 2, seed=3), one_class(6))
     kappa = expand(SD.sigma(s.t) / SD.alpha(s.t), s.x0) * (s.x0 - mean) / 0.49
-    assert max_difference(SDS(1.0)(prior, replace(s, eps=kappa), FREE), torch.zeros(6, 2)) < 1e-12
+    assert (
+        max_difference(SDS(1.0)(prior, replace(s, eps=kappa), NO_STATE), torch.zeros(6, 2)) < 1e-12
+    )
 
 
 @every_schedule
 @pytest.mark.parametrize("t", [0.15, 0.3, 0.5])
-def test_identity_19_fixed_point_iteration_contracts_as_predicted(schedule, t):
+def test_identity_19_rate_of_the_fixed_point_iteration(schedule, t):
     prior, mean = gaussian(0.7, schedule)
-    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
+    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), one_class(6))
     a, b = schedule.alpha(s.t[:1]), schedule.sigma(s.t[:1])
     kappa = b / a * (s.x0 - mean) / 0.49
     rate = b**2 / (a**2 * 0.49 + b**2)
@@ -183,13 +201,16 @@ def test_identity_19_fixed_point_iteration_contracts_as_predicted(schedule, t):
 
 
 @pytest.mark.parametrize("t", [0.3, 0.5, 0.8])
-def test_identity_19_inversion_finds_another_kappa_that_of_the_flow(t):
+def test_identity_19_inversion_finds_the_kappa_of_the_ode(t):
     prior, mean = gaussian(0.7, CosineSchedule())
-    s = make_inputs(CosineSchedule(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), alone(6))
+    s = make_inputs(CosineSchedule(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), one_class(6))
     a, b = CosineSchedule().alpha(s.t[:1]), CosineSchedule().sigma(s.t[:1])
     flow = ((a**2 * 0.49 + b**2).sqrt() / 0.7 - a) * (s.x0 - mean) / b
     exact = b / a * (s.x0 - mean) / 0.49
-    errors = [max_difference(InvertedNoise(1.0, n, eta=0.0).refine(prior, s), flow) for n in (100, 200, 400)]
+    errors = [
+        max_difference(InvertedNoise(1.0, n, eta=0.0).refine(prior, s), flow)
+        for n in (100, 200, 400)
+    ]
     assert errors[2] < 0.02 < max_difference(flow, exact)
     assert all(1.8 < left / right < 2.2 for left, right in pairwise(errors))
 
@@ -199,12 +220,12 @@ def test_identity_19_inversion_finds_another_kappa_that_of_the_flow(t):
 
 @every_schedule
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.93])
-def test_sdi_is_sds_of_the_noise_it_finds(schedule, t):
-    prior, s = mixture(schedule), drawn5(schedule, t)
+def test_sdi_is_sds_at_the_inverted_noise(schedule, t):
+    prior, s = mixture(schedule), five_rows(schedule, t)
     method = SDI(8.5, inversion_eta=0.0)
     got = method(prior, s, state_of(method, prior, s))
     noise = InvertedNoise(eta=0.0).refine(prior, s)
-    assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
+    assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), NO_STATE)) < 1e-10
     gap = (
         s.x0
         - guided_prediction(prior, schedule.add_noise(s.x0, noise, s.t), s.t, s.conditions, 8.5).x0
@@ -212,39 +233,48 @@ def test_sdi_is_sds_of_the_noise_it_finds(schedule, t):
     assert max_difference(expand(LambdaWeight()(schedule, s.t), s.x0) * got, gap) < 1e-10
 
 
-def test_sdi_draws_what_the_noise_draws():
-    prior, s = mixture(), drawn5()
+def test_sdi_draws_like_inverted_noise():
+    prior, s = mixture(), five_rows()
     got = SDI(8.5)(prior, replace(s, rng=rng(4)), state_of(SDI(), prior, s))
     noise = InvertedNoise().refine(prior, replace(s, rng=rng(4)))
-    assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), FREE)) < 1e-10
-    assert max_difference(got, SDI(8.5, inversion_eta=0.0)(prior, s, state_of(SDI(), prior, s))) > 1e-3
+    assert max_difference(got, SDS(8.5)(prior, replace(s, eps=noise), NO_STATE)) < 1e-10
+    assert (
+        max_difference(got, SDI(8.5, inversion_eta=0.0)(prior, s, state_of(SDI(), prior, s))) > 1e-3
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 @pytest.mark.parametrize("steps", [5, 25])
-def test_identity_20_sdi_with_cached_kappa_and_whole_steps_is_the_sampler(scale, steps):
-    prior, s = mixture(), drawn5()
+def test_identity_20_sdi_with_cached_kappa_is_the_sampler(scale, steps):
+    prior, s = mixture(), five_rows()
     method = SDI(scale, "cached")
     x = torch.zeros_like(s.x0)
     state = state_of(method, prior, s)
     z, times = s.eps * SD.sigma(SD.sampling_times(steps)[:1]), SD.sampling_times(steps)
     for k, t in enumerate(times):
         now = t.expand(5)
-        said = guided_prediction(prior, z, now, s.conditions, scale)
+        prediction = guided_prediction(prior, z, now, s.conditions, scale)
         step = replace(
             make_inputs(SD, x, now, s.eps if k == 0 else normal(5, 4, seed=50 + k), s.conditions),
             step=k,
             steps=steps,
         )
         x = x - expand(LambdaWeight()(SD, now), x) * method(prior, step, state)
-        assert max_difference(x, said.x0) < 1e-11  # the sampler's own picture, at every step
-        z = SD.add_noise(said.x0, said.eps, times[k + 1].expand(5)) if k + 1 < steps else z
-    assert max_difference(x, sample(prior, s.conditions, s.eps * SD.sigma(times[:1]), steps, scale)) < 1e-11
+        assert max_difference(x, prediction.x0) < 1e-11  # the sampler's own picture, at every step
+        z = (
+            SD.add_noise(prediction.x0, prediction.eps, times[k + 1].expand(5))
+            if k + 1 < steps
+            else z
+        )
+    assert (
+        max_difference(x, sample(prior, s.conditions, s.eps * SD.sigma(times[:1]), steps, scale))
+        < 1e-11
+    )
 
 
 @pytest.mark.parametrize("kappa", ["inverted", "cached"])
-def test_sdi_keeps_its_target_for_every_so_many_steps(kappa):
-    prior, s = mixture(), drawn5()
+def test_sdi_refreshes_its_target_every_few_steps(kappa):
+    prior, s = mixture(), five_rows()
     method = SDI(8.5, kappa, inversion_eta=0.0, refresh_every=3)
     state, first = state_of(method, prior, s), None
     for k in range(7):
@@ -258,8 +288,8 @@ def test_sdi_keeps_its_target_for_every_so_many_steps(kappa):
         assert max_difference(x - expand(LambdaWeight()(SD, s.t), x) * got, first) < 1e-12
 
 
-def test_sdi_looks_anew_at_a_particle_that_was_not_drawn_when_the_others_were():
-    prior, s = mixture(), drawn5()
+def test_sdi_refreshes_particles_that_missed_the_last_refresh():
+    prior, s = mixture(), five_rows()
     method = SDI(8.5, inversion_eta=0.0, refresh_every=3)
     state = state_of(method, prior, s)
     some, rest = torch.tensor([0, 3]), torch.tensor([1, 2, 4])
@@ -267,12 +297,12 @@ def test_sdi_looks_anew_at_a_particle_that_was_not_drawn_when_the_others_were():
     assert state.last_update.tolist() == [0, -1, -1, 0, -1]
     got, spent = count_calls(prior, lambda: method(prior, replace(s, step=1), state))
     assert spent[1] == 3 * (5 * 2 + 2)  # the three others only, five strides to t = .5
-    alone_ = SDI(8.5, inversion_eta=0.0)
-    assert max_difference(got[rest], alone_(prior, s, state_of(alone_, prior, s))[rest]) < 1e-12
+    uncached = SDI(8.5, inversion_eta=0.0)
+    assert max_difference(got[rest], uncached(prior, s, state_of(uncached, prior, s))[rest]) < 1e-12
 
 
-def test_sdis_jitter_takes_a_later_picture_for_that_of_t():
-    prior, s = mixture(), drawn5()
+def test_sdi_renoise_jitter():
+    prior, s = mixture(), five_rows()
     method = SDI(8.5, inversion_eta=0.0, renoise_jitter=True)
     got = method(prior, replace(s, rng=rng(4)), state_of(method, prior, s))
     later = SD.snap(s.t + torch.rand(5, generator=rng(4)).double() / 10)
@@ -288,15 +318,21 @@ def test_sdis_jitter_takes_a_later_picture_for_that_of_t():
     ("t", "strides"), [(0.05, 1), (0.1, 1), (0.11, 2), (0.5, 5), (0.98, 10), (1.0, 10)]
 )
 def test_sdi_passes(t, strides):
-    prior, s = mixture(), drawn5(SD, t)
+    prior, s = mixture(), five_rows(SD, t)
     for method, calls in ((SDI(), strides + 1), (SDI(kappa="cached"), 1)):
         state = state_of(method, prior, s)
-        assert count_calls(prior, lambda m=method, st=state: m(prior, s, st))[1] == (calls, 10 * calls)
+        assert count_calls(prior, lambda m=method, st=state: m(prior, s, st))[1] == (
+            calls,
+            10 * calls,
+        )
 
 
-@pytest.mark.parametrize("method", [SDI(refresh_every=4), SDI(kappa="cached", refresh_every=2), SDI(renoise_jitter=True), DSD()],
-                         ids=["inverted", "cached", "jitter", "dsd"])  # fmt: skip
-def test_a_resumed_run_is_the_uninterrupted_one(method):
+@pytest.mark.parametrize(
+    "method",
+    [SDI(refresh_every=4), SDI(kappa="cached", refresh_every=2), SDI(renoise_jitter=True), DSD()],
+    ids=["inverted", "cached", "jitter", "dsd"],
+)
+def test_resumed_run_equals_uninterrupted_one(method):
     prior = mixture()
     experiment = Experiment(("x",), method=method, particles=3, batch_size=2, steps=6, seed=3)
     whole, first, second = (Run(experiment, prior) for _ in range(3))
@@ -313,7 +349,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(method):
     )
 
 
-def test_a_run_with_inverted_noise_is_sdi():
+def test_sds_with_inverted_noise_is_sdi():
     """In the run's own precision, on a network-free prior, with the same draws."""
     ends = []
     for method, noise in ((SDI(8.5), FixedPerParticleNoise()), (SDS(8.5), InvertedNoise())):
@@ -327,7 +363,7 @@ def test_a_run_with_inverted_noise_is_sdi():
 @pytest.mark.parametrize(
     "options", [{"strides": 0}, {"every": 0}, {"eta": -0.1}, {"eta": float("nan")}]
 )
-def test_sdi_refuses(options):
+def test_sdi_rejects_bad_options(options):
     with pytest.raises(
         ValueError, match="strides and every must be at least 1 and eta must not be negative"
     ):
@@ -335,8 +371,10 @@ def test_sdi_refuses(options):
 
 
 @pytest.mark.parametrize("options", [{"inversion_steps": 0}, {"eta": -0.1}, {"eta": float("nan")}])
-def test_inverted_noise_refuses(options):
-    with pytest.raises(ValueError, match="inversion_steps must be at least 1 and eta must not be negative"):
+def test_inverted_noise_rejects_bad_options(options):
+    with pytest.raises(
+        ValueError, match="inversion_steps must be at least 1|eta must not be negative"
+    ):
         InvertedNoise(**options)
 
 
@@ -344,7 +382,7 @@ def test_inverted_noise_refuses(options):
 
 
 def test_dsd_is_its_formula():
-    prior, s = mixture(), drawn5(SD, f64([0.35, 0.5, 0.6, 0.8, 0.97]))
+    prior, s = mixture(), five_rows(SD, f64([0.35, 0.5, 0.6, 0.8, 0.97]))
     method = DSD()
     state = state_of(method, prior, s)
     later = SD.snap(
@@ -358,8 +396,8 @@ def test_dsd_is_its_formula():
         t, conditions, z = later[i : i + 1], s.conditions[i : i + 1], state.noise[i : i + 1]
         ladder = [1 - k / 10 for k in range(10) if SD.snap(f64([1 - k / 10])) > t] + [float(t)]
         for now, then in pairwise(ladder):
-            said = guided_prediction(prior, z, SD.snap(f64([now])), conditions, 7.5)
-            z = SD.add_noise(said.x0, said.eps, SD.snap(f64([then])))
+            prediction = guided_prediction(prior, z, SD.snap(f64([now])), conditions, 7.5)
+            z = SD.add_noise(prediction.x0, prediction.eps, SD.snap(f64([then])))
         kappa = guided_prediction(prior, z, t, conditions, 7.5).eps
         x = s.x0[i : i + 1]
         phi = prior(SD.add_noise(x, kappa, t), t, conditions.pos)[0].eps
@@ -369,8 +407,8 @@ def test_dsd_is_its_formula():
         assert max_difference(got[i : i + 1], first - phi) < 1e-10
 
 
-def test_dsd_without_a_shift_is_csd_at_the_samples_own_noise():
-    prior, s = mixture(), drawn5()
+def test_dsd_without_shift_is_csd_at_the_noise_of_the_ode():
+    prior, s = mixture(), five_rows()
     method = DSD(7.5, plus_ratio=0.0)
     got = method(prior, s, state_of(method, prior, s))
     z = run_ddim(
@@ -383,8 +421,8 @@ def test_dsd_without_a_shift_is_csd_at_the_samples_own_noise():
     assert max_difference(same(prior, s, state_of(same, prior, s)), torch.zeros(5, 4)) < 1e-12
 
 
-def test_dsd_hears_no_noise_but_the_particles_own():
-    prior, s = mixture(), drawn5()
+def test_dsd_depends_only_on_the_noise_of_the_particle():
+    prior, s = mixture(), five_rows()
     other = replace(s, eps=normal(5, 4, seed=9), rng=rng(99))
     method = DSD()
     state = state_of(method, prior, s)
@@ -394,7 +432,7 @@ def test_dsd_hears_no_noise_but_the_particles_own():
 
 @pytest.mark.parametrize(("t", "strides"), [(0.32, 7), (0.5, 5), (0.95, 1), (1.0, 0)])
 def test_dsd_passes(t, strides):
-    prior, s = mixture(), drawn5(SD, t)
+    prior, s = mixture(), five_rows(SD, t)
     method = DSD(plus_ratio=0.0)
     state = state_of(method, prior, s)
     assert count_calls(prior, lambda: method(prior, s, state))[1] == (
@@ -406,7 +444,7 @@ def test_dsd_passes(t, strides):
 @pytest.mark.parametrize(
     "options", [{"strides": 0}, {"share": -0.1}, {"t_min": 1.1}, {"share": float("nan")}]
 )
-def test_dsd_refuses(options):
+def test_dsd_rejects_bad_options(options):
     with pytest.raises(
         ValueError, match="strides must be at least 1, share not negative and t_min in"
     ):
@@ -421,28 +459,30 @@ def test_dsd_refuses(options):
     [SDI(inversion_eta=0.0), SDI(kappa="cached"), DSD(plus_ratio=0.0), ISM()],
     ids=["sdi", "cached", "dsd", "ism"],
 )
-def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
-    prior, s = mixture(), drawn5(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
+def test_identity_30_direction_of_a_row_does_not_depend_on_its_batch(method):
+    prior, s = mixture(), five_rows(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
     whole = method(prior, s, state_of(method, prior, s))
     for i in range(5):
         one = s.select(torch.tensor([i]))
-        assert max_difference(method(prior, one, state_of(method, prior, s)), whole[i : i + 1]) < 1e-12
+        assert (
+            max_difference(method(prior, one, state_of(method, prior, s)), whole[i : i + 1]) < 1e-12
+        )
 
 
-def test_inversion_leaves_texts_to_keep_away_from_in_place():
+def test_run_ddim_keeps_perp_neg_and_ignores_denoise_steps():
     """Perp-Neg holds along the way as it does in any guided prediction, and many-step predictions do not."""
-    prior, s = mixture(), drawn5()
+    prior, s = mixture(), five_rows()
     away = (
         Condition(class_conditions(5, (0.7, 0.2, 0.1), (1.0, 1.0, 1.0)).null.data),
         torch.full((5,), 0.5),
     )
     conditions = Conditions(s.conditions.pos, s.conditions.null, (away,), 4)
     times = [torch.full((5,), 0.1, dtype=torch.float64), s.t]
-    said = guided_prediction(prior, s.x0, times[0], replace(conditions, denoise_steps=1), 3.0)
+    prediction = guided_prediction(prior, s.x0, times[0], replace(conditions, denoise_steps=1), 3.0)
     assert (
         max_difference(
             run_ddim(prior, s.x0, conditions, times, 3.0),
-            SD.add_noise(said.x0, said.eps, s.t),
+            SD.add_noise(prediction.x0, prediction.eps, s.t),
         )
         < 1e-12
     )

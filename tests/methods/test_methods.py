@@ -6,14 +6,27 @@ from math import exp
 
 import pytest
 import torch
-from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, rng, max_difference
+from tiny_pipeline import (
+    class_conditions,
+    count_calls,
+    f64,
+    make_inputs,
+    max_difference,
+    normal,
+    rng,
+)
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import sample
-from limbeck.diffusion.schedule import CosineSchedule, NoiseSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
+from limbeck.diffusion.schedule import (
+    CosineSchedule,
+    NoiseSchedule,
+    RectifiedFlowSchedule,
+    stable_diffusion_schedule,
+)
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import Critic, CriticTraining
@@ -42,8 +55,8 @@ from limbeck.training.trainer import Run
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
 SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
-FREE = Stateless()
-TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))  #: shares of the null and of the prompt
+NO_STATE = Stateless()
+SHARES = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))  #: shares of the null and of the prompt
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_time = pytest.mark.parametrize("t", TIMES)
 
@@ -52,8 +65,10 @@ def mixture(schedule=SD) -> GaussianMixture:
     return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
 
 
-def drawn5(schedule=SD, t: Tensor | float = 0.5):
-    return make_inputs(schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *TOLD))
+def five_rows(schedule=SD, t: Tensor | float = 0.5):
+    return make_inputs(
+        schedule, normal(5, 4, seed=2), t, normal(5, 4, seed=3), class_conditions(5, *SHARES)
+    )
 
 
 def pair(null: Tensor, pos: Tensor, std: float, schedule=SD) -> GaussianMixture:
@@ -61,7 +76,7 @@ def pair(null: Tensor, pos: Tensor, std: float, schedule=SD) -> GaussianMixture:
     return GaussianMixture(torch.stack([null, pos]), f64([std, std]), schedule=schedule)
 
 
-def sided(rows: int):
+def two_classes(rows: int):
     return class_conditions(rows, (1.0, 0.0), (0.0, 1.0))
 
 
@@ -71,42 +86,44 @@ def sided(rows: int):
 @every_schedule
 @every_time
 @pytest.mark.parametrize("var_red", [True, False])
-def test_identity_10_sjc_is_the_papers_formula_with_its_denoiser(schedule, t, var_red):
-    prior, s = mixture(schedule), drawn5(schedule, t)
+def test_identity_10_sjc_is_the_formula_of_the_paper(schedule, t, var_red):
+    prior, s = mixture(schedule), five_rows(schedule, t)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
     z = s.x0 + lam * s.eps
     d = guided_prediction(
         prior, z * expand(schedule.alpha(s.t), z), s.t, s.conditions, 7.5
     ).x0  # D(z; lambda): the network is asked at alpha z
     paper = (s.x0 - d) / lam if var_red else (z - d) / lam
-    assert max_difference(SJC(7.5, var_red)(prior, s, FREE), paper) < 1e-11
+    assert max_difference(SJC(7.5, var_red)(prior, s, NO_STATE), paper) < 1e-11
 
 
 @every_schedule
 @every_time
-def test_identity_10_sjc_is_sds_and_without_variance_reduction_it_keeps_the_noise(schedule, t):
-    prior, s = mixture(schedule), drawn5(schedule, t)
+def test_identity_10_sjc_is_sds_and_differs_by_the_noise_without_var_red(schedule, t):
+    prior, s = mixture(schedule), five_rows(schedule, t)
     sds, sjc, plain = (
-        SDS(7.5)(prior, s, FREE),
-        SJC(7.5)(prior, s, FREE),
-        SJC(7.5, var_red=False)(prior, s, FREE),
+        SDS(7.5)(prior, s, NO_STATE),
+        SJC(7.5)(prior, s, NO_STATE),
+        SJC(7.5, var_red=False)(prior, s, NO_STATE),
     )
     assert torch.equal(sjc, sds)
     assert max_difference(plain - sjc, s.eps) < 1e-13
 
 
 @pytest.mark.parametrize(("t", "better"), [(0.05, False), (0.9, True)])
-def test_sjc_variance_reduction_helps_only_where_there_is_more_noise_than_signal(t, better):
+def test_sjc_var_red_reduces_variance_only_at_large_t(t, better):
     prior = GaussianMixture(torch.zeros(1, 1).double(), f64([1.0]))
-    s = make_inputs(SD, torch.zeros(400, 1).double(), t, normal(400, 1), class_conditions(400, (1.0,), (1.0,)))
-    reduced, plain = (SJC(1.0, v)(prior, s, FREE).var() for v in (True, False))
+    s = make_inputs(
+        SD, torch.zeros(400, 1).double(), t, normal(400, 1), class_conditions(400, (1.0,), (1.0,))
+    )
+    reduced, plain = (SJC(1.0, v)(prior, s, NO_STATE).var() for v in (True, False))
     assert bool(reduced < plain) == better
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 10), (1.0, 5), (0.0, 5)])
 def test_sjc_passes(guidance, rows):
-    prior, s = mixture(), drawn5()
-    assert count_calls(prior, lambda: SJC(guidance)(prior, s, FREE))[1] == (1, rows)
+    prior, s = mixture(), five_rows()
+    assert count_calls(prior, lambda: SJC(guidance)(prior, s, NO_STATE))[1] == (1, rows)
 
 
 # CSD
@@ -114,32 +131,38 @@ def test_sjc_passes(guidance, rows):
 
 @every_time
 def test_identity_05_csd_is_the_limit_of_sds_over_s(t):
-    prior, s = mixture(), drawn5(SD, t)
-    csd = CSD()(prior, s, FREE)
-    assert max_difference(SDS(1e12)(prior, s, FREE) / 1e12, csd) < 1e-11
+    prior, s = mixture(), five_rows(SD, t)
+    csd = CSD()(prior, s, NO_STATE)
+    assert max_difference(SDS(1e12)(prior, s, NO_STATE) / 1e12, csd) < 1e-11
     # exactly: SDS at any s is SDS at 0 and s times CSD
-    assert max_difference(SDS(7.5)(prior, s, FREE) - SDS(0.0)(prior, s, FREE), 7.5 * csd) < 1e-12
+    assert (
+        max_difference(SDS(7.5)(prior, s, NO_STATE) - SDS(0.0)(prior, s, NO_STATE), 7.5 * csd)
+        < 1e-12
+    )
 
 
 @every_schedule
 @every_time
-def test_identity_05_of_equal_widths_csd_is_one_constant_and_never_rests(schedule, t):
+def test_identity_05_with_equal_variances_csd_is_a_constant(schedule, t):
     null, pos = normal(4, seed=4), normal(4, seed=5)
-    s = make_inputs(schedule, 9 * normal(6, 4, seed=2), t, normal(6, 4, seed=3), sided(6))
+    s = make_inputs(schedule, 9 * normal(6, 4, seed=2), t, normal(6, 4, seed=3), two_classes(6))
     alpha, sigma = expand(schedule.alpha(s.t), s.x0), expand(schedule.sigma(s.t), s.x0)
     expected = -sigma * alpha / (alpha**2 * 0.49 + sigma**2) * (pos - null)
-    assert max_difference(CSD()(pair(null, pos, 0.7, schedule), s, FREE), expected.expand(6, 4)) < 1e-12
+    assert (
+        max_difference(CSD()(pair(null, pos, 0.7, schedule), s, NO_STATE), expected.expand(6, 4))
+        < 1e-12
+    )
 
 
-def test_csd_vanishes_where_the_prompt_says_nothing():
-    prior, s = mixture(), drawn5()
-    s = replace(s, conditions=class_conditions(5, TOLD[0], TOLD[0]))
-    assert max_difference(CSD()(prior, s, FREE), torch.zeros(5, 4)) == 0
+def test_csd_is_zero_if_the_prompt_equals_null():
+    prior, s = mixture(), five_rows()
+    s = replace(s, conditions=class_conditions(5, SHARES[0], SHARES[0]))
+    assert max_difference(CSD()(prior, s, NO_STATE), torch.zeros(5, 4)) == 0
 
 
 def test_csd_passes():
-    prior, s = mixture(), drawn5()
-    assert count_calls(prior, lambda: CSD()(prior, s, FREE))[1] == (1, 10)
+    prior, s = mixture(), five_rows()
+    assert count_calls(prior, lambda: CSD()(prior, s, NO_STATE))[1] == (1, 10)
 
 
 # ASD
@@ -148,15 +171,20 @@ def test_csd_passes():
 @every_schedule
 @every_time
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_identity_14_asd_without_a_shift_is_csd_times_s_minus_one(schedule, t, scale):
-    prior, s = mixture(schedule), drawn5(schedule, t)
-    assert max_difference(ASD(scale, eta=0.0)(prior, s, FREE), (scale - 1) * CSD()(prior, s, FREE)) < 1e-12
+def test_identity_14_asd_without_shift_is_s_minus_one_times_csd(schedule, t, scale):
+    prior, s = mixture(schedule), five_rows(schedule, t)
+    assert (
+        max_difference(
+            ASD(scale, eta=0.0)(prior, s, NO_STATE), (scale - 1) * CSD()(prior, s, NO_STATE)
+        )
+        < 1e-12
+    )
 
 
 @every_schedule
-def test_asd_asks_later_of_the_same_noise_and_without_guidance(schedule):
-    prior, s = mixture(schedule), drawn5(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
-    got = ASD(7.5, eta=0.4)(prior, s, FREE)
+def test_asd_predicts_at_a_later_time_with_the_same_noise_without_guidance(schedule):
+    prior, s = mixture(schedule), five_rows(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
+    got = ASD(7.5, eta=0.4)(prior, s, NO_STATE)
     shift = 0.4 * (s.t - 0.02).clamp_min(0)
     later = schedule.snap(
         s.t + torch.minimum(shift, 1 - s.t) * torch.rand(5, generator=rng(99)).double()
@@ -167,7 +195,10 @@ def test_asd_asks_later_of_the_same_noise_and_without_guidance(schedule):
         and float(later.max()) <= 1
     )
     phi = prior(schedule.add_noise(s.x0, s.eps, later), later, s.conditions.pos)[0].eps
-    assert max_difference(got, guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps - phi) < 1e-13
+    assert (
+        max_difference(got, guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps - phi)
+        < 1e-13
+    )
 
 
 @every_time
@@ -175,27 +206,36 @@ def test_asd_of_a_gaussian_in_closed_form(t):
     """The predictions at t and at t + D are both known."""
     mean, c = f64([0.4, -0.2]), 0.49
     prior = GaussianMixture(mean[None], f64([0.7]), schedule=CosineSchedule())
-    s = make_inputs(CosineSchedule(), normal(6, 2, seed=2), t, normal(6, 2, seed=3), class_conditions(6, (1.0,), (1.0,)))
+    s = make_inputs(
+        CosineSchedule(),
+        normal(6, 2, seed=2),
+        t,
+        normal(6, 2, seed=3),
+        class_conditions(6, (1.0,), (1.0,)),
+    )
 
     def eps_hat(time):
-        a, b = expand(CosineSchedule().alpha(time), s.x0), expand(CosineSchedule().sigma(time), s.x0)
+        a, b = (
+            expand(CosineSchedule().alpha(time), s.x0),
+            expand(CosineSchedule().sigma(time), s.x0),
+        )
         return b / (a**2 * c + b**2) * (a * (s.x0 - mean) + b * s.eps)
 
     bound = torch.minimum(0.1 * (s.t - 0.02), 1 - s.t)
     later = s.t + bound * torch.rand(6, generator=rng(99)).double()
-    assert max_difference(ASD(1.0)(prior, s, FREE), eps_hat(s.t) - eps_hat(later)) < 1e-12
+    assert max_difference(ASD(1.0)(prior, s, NO_STATE), eps_hat(s.t) - eps_hat(later)) < 1e-12
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 15), (1.0, 10)])
 def test_asd_passes(guidance, rows):
-    prior, s = mixture(), drawn5()
-    assert count_calls(prior, lambda: ASD(guidance)(prior, s, FREE))[1] == (2, rows)
+    prior, s = mixture(), five_rows()
+    assert count_calls(prior, lambda: ASD(guidance)(prior, s, NO_STATE))[1] == (2, rows)
 
 
 @pytest.mark.parametrize(
     "options", [{"eta": -0.1}, {"eta": float("nan")}, {"t_min": -0.1}, {"t_min": 1.1}]
 )
-def test_asd_refuses(options):
+def test_asd_rejects_bad_options(options):
     with pytest.raises(ValueError, match="eta must not be negative and t_min lies in"):
         ASD(**options)
 
@@ -205,25 +245,25 @@ def test_asd_refuses(options):
 LABELS = ("red mug", "blue mug", "red chair")
 
 
-def worded(schedule=SD) -> GaussianMixture:
+def labeled_mixture(schedule=SD) -> GaussianMixture:
     return GaussianMixture(
         normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS, schedule=schedule
     )
 
 
-def late(prior, texts, t=0.5, rows=6):
+def last_step_inputs(prior, texts, t=0.5, rows=6):
     """A sample of the last step of a run of these prompts, the same number of particles each, and what a state is made of."""
-    whose = [texts[i // (rows // len(texts))] for i in range(rows)]
-    conditions = Conditions(prior.condition(whose), prior.condition([""] * rows))
+    texts_by_row = [texts[i // (rows // len(texts))] for i in range(rows)]
+    conditions = Conditions(prior.condition(texts_by_row), prior.condition([""] * rows))
     s = make_inputs(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
     return replace(s, step=9, steps=10), SetupContext(rows, len(texts), 0, s.x0, tuple(texts))
 
 
 @every_time
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-def test_identity_14_bridge_turns_round_with_its_ends_and_vanishes_between_equal_ones(schedule, t):
-    prior = worded(schedule)
-    s, start = late(prior, ("mug", "chair"), t)
+def test_identity_14_bridge_is_antisymmetric_in_source_and_target(schedule, t):
+    prior = labeled_mixture(schedule)
+    s, start = last_step_inputs(prior, ("mug", "chair"), t)
 
     def end(source, target):
         method = Bridge(40.0, source_suffix=source, target_suffix=target)
@@ -236,28 +276,28 @@ def test_identity_14_bridge_turns_round_with_its_ends_and_vanishes_between_equal
 
 
 @every_time
-def test_identity_14_bridge_from_nothing_is_s_times_csd(t):
-    prior = worded()
-    s, _ = late(prior, ("red mug",), t)
+def test_identity_14_bridge_from_the_null_prompt_is_s_times_csd(t):
+    prior = labeled_mixture()
+    s, _ = last_step_inputs(prior, ("red mug",), t)
     method = Bridge(40.0, source_suffix="", target_suffix="red mug")
     got = method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0, ("",))))
-    assert max_difference(got, 40 * CSD()(prior, s, FREE)) < 1e-12
+    assert max_difference(got, 40 * CSD()(prior, s, NO_STATE)) < 1e-12
 
 
 @pytest.mark.parametrize("step", range(10))
-def test_bridge_is_sds_until_it_switches(step):
-    prior = worded()
-    s, start = late(prior, ("mug",))
+def test_bridge_is_sds_in_stage_one(step):
+    prior = labeled_mixture()
+    s, start = last_step_inputs(prior, ("mug",))
     s = replace(s, step=step)
     method = Bridge(7.5, stage_two_start=0.3, source_suffix=" blue", target_suffix=" red")
-    assert torch.equal(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) == (
-        step < 3
-    )
+    assert torch.equal(
+        method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, NO_STATE)
+    ) == (step < 3)
 
 
-def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
-    prior = worded()
-    s, start = late(prior, ("red", "blue"))
+def test_bridge_extends_the_prompt_of_each_particle():
+    prior = labeled_mixture()
+    s, start = last_step_inputs(prior, ("red", "blue"))
     method = Bridge(2.0, stage_two_start=0.0, source_suffix=" mug", target_suffix=" chair")
     state = method.init(prior, start)
     whole = method(prior, s, state)
@@ -267,29 +307,22 @@ def test_bridge_gives_every_particle_the_words_of_its_own_prompt():
         source, target = prior(s.xt[i : i + 1], s.t[i : i + 1], *conditions)
         assert max_difference(whole[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
     some = torch.tensor([1, 4])  # what a smaller batch draws
-    part = replace(
-        s,
-        x0=s.x0[some],
-        t=s.t[some],
-        eps=s.eps[some],
-        conditions=s.conditions[some],
-        particle=s.particle[some],
-    )
+    part = s.select(some)
     assert max_difference(method(prior, part, state), whole[some]) < 1e-13
 
 
 @pytest.mark.parametrize("step", [0, 9])
 def test_bridge_passes(step):
-    prior = worded()
-    s, start = late(prior, ("mug",))
+    prior = labeled_mixture()
+    s, start = last_step_inputs(prior, ("mug",))
     method = Bridge(source_suffix=" blue", target_suffix=" red")
     state = method.init(prior, start)
     assert count_calls(prior, lambda: method(prior, replace(s, step=step), state))[1] == (1, 12)
     assert state.tensors() == {}
 
 
-def test_a_run_tells_a_bridge_its_prompts():
-    prior = worded()
+def test_run_passes_its_prompts_to_bridge():
+    prior = labeled_mixture()
     method = Bridge(source_suffix=" mug", target_suffix=" chair")
     run = Run(Experiment(("red", "blue"), method=method, particles=2, steps=4), prior)
     source, target = run.state.of(torch.arange(4))
@@ -305,20 +338,20 @@ def test_a_run_tells_a_bridge_its_prompts():
 
 
 @pytest.mark.parametrize("switch", [-0.1, 1.1, float("nan")])
-def test_bridge_refuses_a_switch_outside_the_run(switch):
+def test_bridge_rejects_bad_options(switch):
     with pytest.raises(ValueError, match="switch is a share of the run"):
         Bridge(stage_two_start=switch)
 
 
-def test_bridge_refuses_to_start_without_the_prompts():
+def test_bridge_needs_the_prompts():
     with pytest.raises(ValueError, match="needs all 2, but is given 0"):
-        Bridge().init(worded(), SetupContext(4, 2, 0, torch.zeros(4, 4)))
+        Bridge().init(labeled_mixture(), SetupContext(4, 2, 0, torch.zeros(4, 4)))
 
 
 # ESD
 
 
-class Told(Critic):
+class PopulationCritic(Critic):
     """Of the prompt it says the noise that was added, as for a particle it knows; of the null the Gaussian of all particles."""
 
     def observe(self, sample):
@@ -354,41 +387,41 @@ class Told(Critic):
 NULL, POS = f64([-0.4]), f64([0.8])  #: means of two Gaussians of variance .49
 
 
-def speed(method, x: Tensor, t: float) -> Tensor:
+def particle_velocity(method, x: Tensor, t: float) -> Tensor:
     """Minus the direction averaged over the noise: antithetic pairs are exact for linear denoisers."""
     eps = normal(len(x), 1, seed=5)
-    s = make_inputs(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), sided(2 * len(x)))
-    return -method(pair(NULL, POS, 0.7), s, Told()).unflatten(0, (2, -1)).mean(0)
+    s = make_inputs(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), two_classes(2 * len(x)))
+    return -method(pair(NULL, POS, 0.7), s, PopulationCritic()).unflatten(0, (2, -1)).mean(0)
 
 
-def settled(method, x: Tensor, t: float, span: float, n: int) -> Tensor:
+def integrate_particles(method, x: Tensor, t: float, span: float, n: int) -> Tensor:
     """Where the particles are after ``span``, by Runge-Kutta of fourth order."""
     h = span / n
     for _ in range(n):
-        a = speed(method, x, t)
-        b = speed(method, x + h / 2 * a, t)
-        c = speed(method, x + h / 2 * b, t)
-        x = x + h / 6 * (a + 2 * b + 2 * c + speed(method, x + h * c, t))
+        a = particle_velocity(method, x, t)
+        b = particle_velocity(method, x + h / 2 * a, t)
+        c = particle_velocity(method, x + h / 2 * b, t)
+        x = x + h / 6 * (a + 2 * b + 2 * c + particle_velocity(method, x + h * c, t))
     return x
 
 
 @every_time
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.9, 1.0])
-def test_identity_09_speed_of_the_particles_variance(lam, t):
+def test_identity_09_rate_of_the_particle_variance(lam, t):
     x = 1.5 * normal(300, 1)
     alpha, sigma = (float(f(SD.snap(f64([t])))) for f in (SD.alpha, SD.sigma))
     var = float(x.var(correction=0))
     pull = 1 / (alpha**2 * 0.49 + sigma**2) - lam / (alpha**2 * var + sigma**2)
-    got = 2 * ((x - x.mean()) * speed(ESD(4.0, lam), x, t)).mean()
+    got = 2 * ((x - x.mean()) * particle_velocity(ESD(4.0, lam), x, t)).mean()
     assert abs(float(got) + 2 * sigma * alpha * var * pull) < 1e-12
 
 
 @pytest.mark.parametrize(("lam", "t"), [(1.0, 0.3), (0.9, 0.1), (0.5, 0.1), (0.7, 0.2)])
-def test_identity_09_esd_rests_at_less_variance_than_the_prior(lam, t):
+def test_identity_09_stationary_variance_of_esd(lam, t):
     alpha, sigma = (float(f(f64([t]))) for f in (SD.alpha, SD.sigma))
     rest = lam * 0.49 - (1 - lam) * sigma**2 / alpha**2
     assert rest > 0.05
-    end = settled(ESD(4.0, lam), 0.3 * normal(40, 1), t, 150.0, 200)
+    end = integrate_particles(ESD(4.0, lam), 0.3 * normal(40, 1), t, 150.0, 200)
     assert abs(float(end.var(correction=0)) - rest) < 1e-9
     # the critic is centred on its own particles, so the mean goes to the guided prior's
     assert abs(float(end.mean()) - float(NULL + 4 * (POS - NULL))) < 1e-9
@@ -400,25 +433,29 @@ def test_identity_09_esd_collapses_below_the_threshold():
     threshold = sigma**2 / (alpha**2 * 0.49 + sigma**2)
     assert lam < threshold
     x = normal(40, 1)
-    end = settled(ESD(4.0, lam), x, t, 60.0, 200)
+    end = integrate_particles(ESD(4.0, lam), x, t, 60.0, 200)
     # the variance falls at least as fast as the equation linearised at zero says
     rate = 2 * sigma * alpha * (1 / (alpha**2 * 0.49 + sigma**2) - lam / sigma**2)
     assert 0 <= float(end.var(correction=0)) < 1.01 * float(x.var(correction=0)) * exp(-rate * 60)
 
 
 @every_time
-def test_esd_is_vsd_at_entropy_zero_and_with_the_exact_critic_always(t):
-    prior, s = mixture(), drawn5(SD, t)
+def test_esd_is_vsd_at_entropy_weight_zero_and_with_the_exact_critic(t):
+    prior, s = mixture(), five_rows(SD, t)
     start = SetupContext(5, 1, 0, s.x0)
 
-    def conditions(method):
+    def direction(method):
         return method(prior, s, method.init(prior, start))
 
-    vsd = conditions(VSD(7.5, critic=ExactCritic()))
+    vsd = direction(VSD(7.5, critic=ExactCritic()))
     for lam in (0.0, 0.5, 1.0):
-        assert max_difference(conditions(ESD(7.5, lam, ExactCritic())), vsd) < 1e-13
-    assert torch.equal(ESD(7.5, 0.0)(prior, s, Told()), VSD(7.5, 1.0)(prior, s, Told()))
-    assert torch.equal(ESD(7.5, 0.25)(prior, s, Told()), VSD(7.5, 0.75)(prior, s, Told()))
+        assert max_difference(direction(ESD(7.5, lam, ExactCritic())), vsd) < 1e-13
+    assert torch.equal(
+        ESD(7.5, 0.0)(prior, s, PopulationCritic()), VSD(7.5, 1.0)(prior, s, PopulationCritic())
+    )
+    assert torch.equal(
+        ESD(7.5, 0.25)(prior, s, PopulationCritic()), VSD(7.5, 0.75)(prior, s, PopulationCritic())
+    )
 
 
 def test_esd_trains_the_null_rows_of_its_default_critic():
@@ -436,14 +473,14 @@ def test_esd_passes_on_a_network(prior, lam, rows):
 
 
 @pytest.mark.parametrize("entropy", [-0.1, 1.1, float("nan")])
-def test_esd_refuses(entropy):
+def test_esd_rejects_bad_options(entropy):
     with pytest.raises(ValueError, match=r"entropy is lambda in \[0, 1\]"):
         ESD(entropy_weight=entropy)
 
 
 # ISM
 
-LATE = {"delta_t_first": 0.08}  #: no annealing
+NO_ANNEALING = {"delta_t_first": 0.08}  #: no annealing
 
 
 def inverted(prior, s, row: int, to: float, stride: float):
@@ -451,16 +488,16 @@ def inverted(prior, s, row: int, to: float, stride: float):
     x, now, null = s.x0[row : row + 1], 0.0, s.conditions.null[row : row + 1]
     while now < to:
         later = min(float(prior.schedule.snap(f64([now + stride]))), to)
-        said = prior(x, f64([now]), null)[0]
-        x, now = prior.schedule.add_noise(said.x0, said.eps, f64([later])), later
+        prediction = prior(x, f64([now]), null)[0]
+        x, now = prior.schedule.add_noise(prediction.x0, prediction.eps, f64([later])), later
     return x
 
 
 @every_schedule
-def test_identity_18_ism_is_the_gap_of_two_predicted_pictures(schedule):
-    prior, s = mixture(schedule), drawn5(schedule, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
-    weighted = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * ISM(7.5, **LATE)(
-        prior, s, FREE
+def test_identity_18_ism_is_the_difference_of_two_x0_predictions(schedule):
+    prior, s = mixture(schedule), five_rows(schedule, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
+    weighted = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * ISM(7.5, **NO_ANNEALING)(
+        prior, s, NO_STATE
     )
     for i in range(5):
         t, conditions = s.t[i : i + 1], s.conditions[i : i + 1]
@@ -473,63 +510,79 @@ def test_identity_18_ism_is_the_gap_of_two_predicted_pictures(schedule):
 
 
 @every_time
-def test_identity_18_ism_vanishes_with_its_interval_where_the_prompt_says_nothing(t):
-    prior, s = mixture(CosineSchedule()), drawn5(CosineSchedule(), t)
-    s = replace(s, conditions=class_conditions(5, TOLD[0], TOLD[0]))
+def test_identity_18_ism_vanishes_linearly_in_the_interval(t):
+    prior, s = mixture(CosineSchedule()), five_rows(CosineSchedule(), t)
+    s = replace(s, conditions=class_conditions(5, SHARES[0], SHARES[0]))
 
     def of(delta):
-        return ISM(1.0, delta_t=delta, delta_t_start=delta)(prior, s, FREE)
+        return ISM(1.0, delta_t=delta, delta_t_start=delta)(prior, s, NO_STATE)
 
     assert max_difference(of(0.0), torch.zeros(5, 4)) < 1e-14
     coarse, fine = (of(delta) / delta for delta in (2e-5, 1e-5))
     assert float(fine.abs().amax()) > 1e-3
-    assert max_difference(coarse, fine) < 1e-3 * float(fine.abs().amax())  # a constant, to first order
+    assert max_difference(coarse, fine) < 1e-3 * float(
+        fine.abs().amax()
+    )  # a constant, to first order
 
 
 @every_schedule
 @every_time
-def test_identity_18_at_an_interval_of_t_the_clean_picture_is_asked_once(schedule, t):
-    prior, s = mixture(schedule), drawn5(schedule, t)
+def test_identity_18_ism_of_interval_t_predicts_at_the_clean_image(schedule, t):
+    prior, s = mixture(schedule), five_rows(schedule, t)
     once = prior(s.x0, torch.zeros_like(s.t), s.conditions.null)[0]
     full = guided_prediction(
         prior, schedule.add_noise(once.x0, once.eps, s.t), s.t, s.conditions, 7.5
     )
-    got, spent = count_calls(prior, lambda: ISM(7.5, delta_t=1.0, delta_t_start=1.0)(prior, s, FREE))
+    got, spent = count_calls(
+        prior, lambda: ISM(7.5, delta_t=1.0, delta_t_start=1.0)(prior, s, NO_STATE)
+    )
     assert max_difference(got, full.eps - once.eps) < 1e-13
     assert spent == (2, 15)
 
 
-def test_ism_draws_nothing_unless_it_starts_from_noise():
-    prior, s = mixture(), drawn5()
+def test_ism_uses_the_drawn_noise_only_if_it_starts_from_noise():
+    prior, s = mixture(), five_rows()
     other = replace(s, eps=normal(5, 4, seed=9))
-    assert torch.equal(ISM()(prior, s, FREE), ISM()(prior, other, FREE))
-    assert not torch.equal(ISM(noisy_start=True)(prior, s, FREE), ISM(noisy_start=True)(prior, other, FREE))
-    assert not torch.equal(ISM(inversion_steps=1)(prior, s, FREE), ISM(inversion_steps=1)(prior, other, FREE))
+    assert torch.equal(ISM()(prior, s, NO_STATE), ISM()(prior, other, NO_STATE))
+    assert not torch.equal(
+        ISM(noisy_start=True)(prior, s, NO_STATE), ISM(noisy_start=True)(prior, other, NO_STATE)
+    )
+    assert not torch.equal(
+        ISM(inversion_steps=1)(prior, s, NO_STATE), ISM(inversion_steps=1)(prior, other, NO_STATE)
+    )
 
 
-def test_ism_starts_where_its_strides_reach_from_and_from_the_noise_of_that_time():
-    prior, s = mixture(), drawn5()
+def test_ism_inversion_starts_from_noise_if_its_strides_do_not_reach_zero():
+    prior, s = mixture(), five_rows()
     now, to = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
-    said = prior(SD.add_noise(s.x0, s.eps, now), now, s.conditions.null)[0]
+    prediction = prior(SD.add_noise(s.x0, s.eps, now), now, s.conditions.null)[0]
     method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversion_steps=1)
-    assert max_difference(method.invert(prior, s, to), SD.add_noise(said.x0, said.eps, to)) < 1e-13
+    assert (
+        max_difference(method.invert(prior, s, to), SD.add_noise(prediction.x0, prediction.eps, to))
+        < 1e-13
+    )
     nothing = ISM(7.5, delta_t=0.1, inversion_steps=0)
     assert torch.equal(nothing.invert(prior, s, to), SD.add_noise(s.x0, s.eps, to))
     zero = torch.zeros_like(to)
-    assert torch.equal(ISM(noisy_start=True).invert(prior, s, zero), SD.add_noise(s.x0, s.eps, zero))
+    assert torch.equal(
+        ISM(noisy_start=True).invert(prior, s, zero), SD.add_noise(s.x0, s.eps, zero)
+    )
     assert torch.equal(ISM().invert(prior, s, zero), s.x0)
 
 
-def test_ism_arrives_at_s_where_strides_round_to_less():
-    prior, s = mixture(), drawn5()
+def test_ism_inversion_ends_at_s_despite_rounded_strides():
+    prior, s = mixture(), five_rows()
     x, times = (
         s.x0,
         (0.0, 0.033, 0.066, 0.1),
     )  # strides of 33.4 ticks are 33, so the third would end at .099
     for now, later in pairwise(f64([t] * 5) for t in times):
-        said = prior(x, now, s.conditions.null)[0]
-        x = SD.add_noise(said.x0, said.eps, later)
-    assert max_difference(ISM(delta_s=0.0334, inversion_steps=3).invert(prior, s, f64([0.1] * 5)), x) < 1e-13
+        prediction = prior(x, now, s.conditions.null)[0]
+        x = SD.add_noise(prediction.x0, prediction.eps, later)
+    assert (
+        max_difference(ISM(delta_s=0.0334, inversion_steps=3).invert(prior, s, f64([0.1] * 5)), x)
+        < 1e-13
+    )
 
 
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
@@ -543,45 +596,54 @@ def test_ism_anneals_its_interval(step, delta):
     [(0.05, 0), (0.08, 0), (0.09, 1), (0.3, 2), (0.48, 2), (0.5, 3), (0.75, 4), (0.98, 5)],
 )
 def test_ism_passes_of_one_row(t, strides):
-    prior, s = mixture(), drawn5(SD, t)
+    prior, s = mixture(), five_rows(SD, t)
     one = replace(
-        s, x0=s.x0[:1], t=s.t[:1], eps=s.eps[:1], conditions=s.conditions[:1], particle=s.particle[:1]
+        s,
+        x0=s.x0[:1],
+        t=s.t[:1],
+        eps=s.eps[:1],
+        conditions=s.conditions[:1],
+        particle=s.particle[:1],
     )
-    assert count_calls(prior, lambda: ISM(7.5, **LATE)(prior, one, FREE))[1] == (
+    assert count_calls(prior, lambda: ISM(7.5, **NO_ANNEALING)(prior, one, NO_STATE))[1] == (
         strides + 2,
         strides + 3,
     )
 
 
-def test_ism_asks_only_for_rows_that_have_not_arrived():
-    prior, s = mixture(), drawn5(SD, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
-    got, spent = count_calls(prior, lambda: ISM(7.5, **LATE)(prior, s, FREE))
+def test_ism_inversion_skips_rows_that_reached_s():
+    prior, s = mixture(), five_rows(SD, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
+    got, spent = count_calls(prior, lambda: ISM(7.5, **NO_ANNEALING)(prior, s, NO_STATE))
     assert spent == (5 + 2, 0 + 2 + 3 + 4 + 5 + 5 + 10)
     for i in range(5):
         rows = torch.tensor([i])
-        one = replace(
-            s,
-            x0=s.x0[rows],
-            t=s.t[rows],
-            eps=s.eps[rows],
-            conditions=s.conditions[rows],
-            particle=s.particle[rows],
-        )
-        assert max_difference(ISM(7.5, **LATE)(prior, one, FREE), got[rows]) < 1e-13
+        one = s.select(rows)
+        assert max_difference(ISM(7.5, **NO_ANNEALING)(prior, one, NO_STATE), got[rows]) < 1e-13
 
 
-def test_ism_runs_in_the_single_precision_of_a_run():
+def test_ism_runs_in_float32():
     prior = mixture()
     run = Run(Experiment(("x",), method=ISM(1.0), particles=3, steps=5), prior)
     while run.step < 5:
         assert bool(run.advance().gradient.isfinite().all())
 
 
-@pytest.mark.parametrize("options", [
-    {"delta_t": -0.1}, {"delta_t": 1.1}, {"delta_t_first": -0.1}, {"anneal": -0.1}, {"anneal": 1.1}, {"delta_s": 0.0},
-    {"delta_s": 1.1}, {"inversions": -1}, {"delta_t": float("nan")}, {"delta_s": float("nan")},
-])  # fmt: skip
-def test_ism_refuses(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delta_t": -0.1},
+        {"delta_t": 1.1},
+        {"delta_t_first": -0.1},
+        {"anneal": -0.1},
+        {"anneal": 1.1},
+        {"delta_s": 0.0},
+        {"delta_s": 1.1},
+        {"inversions": -1},
+        {"delta_t": float("nan")},
+        {"delta_s": float("nan")},
+    ],
+)
+def test_ism_rejects_bad_options(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}.* in"):
         ISM(**options)
 
@@ -590,8 +652,8 @@ def test_ism_refuses(options):
 
 
 @dataclass(frozen=True)
-class Squeezed(NoiseSchedule):
-    """Another schedule whose time ``last`` is called 1."""
+class RescaledSchedule(NoiseSchedule):
+    """Another schedule texts_by_row time ``last`` is called 1."""
 
     whole: NoiseSchedule
     last: float
@@ -606,8 +668,8 @@ class Squeezed(NoiseSchedule):
         return self.whole.inverse_log_snr(log_snr) / self.last
 
 
-class Squeezing:
-    """A prior asked by times of the squeezed schedule."""
+class RescaledPrior:
+    """A prior asked by times of the rescaled schedule."""
 
     def __init__(self, prior, schedule):
         self.prior, self.schedule = prior, schedule
@@ -618,26 +680,26 @@ class Squeezing:
 
 @every_schedule
 @every_time
-def test_identity_12_hifa_of_one_step_is_sds_and_weighed_by_lambda_the_gap_of_pictures(schedule, t):
-    prior, s = mixture(schedule), drawn5(schedule, t)
-    hifa = HiFA(7.5, denoise_steps=1, lambda_rgb=0.0)(prior, s, FREE)
-    assert max_difference(hifa, SDS(7.5)(prior, s, FREE)) < 1e-11
+def test_identity_12_hifa_of_one_step_is_sds(schedule, t):
+    prior, s = mixture(schedule), five_rows(schedule, t)
+    hifa = HiFA(7.5, denoise_steps=1, lambda_rgb=0.0)(prior, s, NO_STATE)
+    assert max_difference(hifa, SDS(7.5)(prior, s, NO_STATE)) < 1e-11
     gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).x0
     assert max_difference(expand(LambdaWeight()(schedule, s.t), s.x0) * hifa, gap) < 1e-12
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("k", [1, 2, 4, 10])
-def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
+def test_hifa_at_the_last_time_holds_the_image_of_the_sampler(schedule, k):
     """At t = 1 the direction is multiplied by alpha = 0 and holds nothing, so the sampler starts just before."""
     prior, t = mixture(schedule), 0.9999
-    s = drawn5(schedule, t)
-    squeezed = Squeezed(schedule, t)
-    picture = sample(Squeezing(prior, squeezed), s.conditions, s.xt, k, 3.0)
-    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(3.0, k, lambda_rgb=0.0)(
-        prior, s, FREE
-    )
-    assert max_difference(held, picture) < 1e-11
+    s = five_rows(schedule, t)
+    rescaled = RescaledSchedule(schedule, t)
+    image = sample(RescaledPrior(prior, rescaled), s.conditions, s.xt, k, 3.0)
+    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(
+        3.0, k, lambda_rgb=0.0
+    )(prior, s, NO_STATE)
+    assert max_difference(held, image) < 1e-11
 
 
 @every_schedule
@@ -646,7 +708,9 @@ def test_hifa_at_the_last_time_holds_the_picture_of_the_sampler(schedule, k):
 def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
     """Each DDIM step scales the distance to the mean of a Gaussian prior."""
     mean, std = f64([0.4, -0.3]), 0.6
-    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), class_conditions(6, (1.0,), (1.0,)))
+    s = make_inputs(
+        schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), class_conditions(6, (1.0,), (1.0,))
+    )
     ends = [schedule.snap(s.t[:1] * left / k) for left in range(k, 0, -1)]
     pairs = [(float(schedule.alpha(e)), float(schedule.sigma(e))) for e in ends] + [(1.0, 0.0)]
     apart = s.xt - pairs[0][0] * mean
@@ -656,7 +720,7 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
     assert (
         max_difference(
             HiFA(1.0, k, lambda_rgb=0.0)(
-                GaussianMixture(mean[None], f64([std]), schedule=schedule), s, FREE
+                GaussianMixture(mean[None], f64([std]), schedule=schedule), s, NO_STATE
             ),
             expected,
         )
@@ -666,12 +730,15 @@ def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
 
 @pytest.mark.parametrize(("guidance", "k", "rows"), [(7.5, 1, 10), (7.5, 4, 40), (1.0, 4, 20)])
 def test_hifa_passes(guidance, k, rows):
-    prior, s = mixture(), drawn5()
-    assert count_calls(prior, lambda: HiFA(guidance, k, lambda_rgb=0.0)(prior, s, FREE))[1] == (k, rows)
+    prior, s = mixture(), five_rows()
+    assert count_calls(prior, lambda: HiFA(guidance, k, lambda_rgb=0.0)(prior, s, NO_STATE))[1] == (
+        k,
+        rows,
+    )
 
 
 @pytest.mark.parametrize("k", [0, -1])
-def test_hifa_refuses(k):
+def test_hifa_rejects_bad_options(k):
     with pytest.raises(ValueError, match="k must be at least 1"):
         HiFA(denoise_steps=k)
 
@@ -683,7 +750,7 @@ def lam(schedule, t: Tensor) -> Tensor:
     return schedule.sigma(t) / schedule.alpha(t)
 
 
-def bend(schedule) -> Tensor:
+def finite_lambda_times(schedule) -> Tensor:
     """Times of a sampler that starts where there still is signal, so that lambda is finite."""
     times = schedule.sampling_times(21)[1:]
     assert bool((schedule.alpha(times) > 0).all())
@@ -692,38 +759,40 @@ def bend(schedule) -> Tensor:
 
 @every_schedule
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_identity_20_sds_with_one_noise_is_ddim_from_that_noise(schedule, scale):
-    prior, noise, conditions = mixture(schedule), normal(5, 4, seed=3), class_conditions(5, *TOLD)
-    times = bend(schedule)
+def test_identity_20_sds_with_fixed_noise_is_ddim_from_that_noise(schedule, scale):
+    prior, noise, conditions = mixture(schedule), normal(5, 4, seed=3), class_conditions(5, *SHARES)
+    times = finite_lambda_times(schedule)
     x, z = torch.zeros_like(noise), noise * schedule.sigma(times[:1])
     for i, t in enumerate(times.unsqueeze(1)):
         now = t.expand(5)
-        said = guided_prediction(prior, z, now, conditions, scale)  # DDIM, written on z
+        prediction = guided_prediction(prior, z, now, conditions, scale)  # DDIM, written on z
         assert max_difference(x, z / schedule.alpha(t) - lam(schedule, t) * noise) < 1e-11
         later = times[i + 1 : i + 2]
         z = (
-            schedule.alpha(later) * said.x0 + schedule.sigma(later) * said.eps
+            schedule.alpha(later) * prediction.x0 + schedule.sigma(later) * prediction.eps
             if len(later)
-            else said.x0
+            else prediction.x0
         )
         step = lam(schedule, t) - (lam(schedule, later) if len(later) else 0)
-        x = x - step * SDS(scale)(prior, make_inputs(schedule, x, now, noise, conditions), FREE)
+        x = x - step * SDS(scale)(prior, make_inputs(schedule, x, now, noise, conditions), NO_STATE)
     assert max_difference(x, z) < 1e-11
 
 
-def test_identity_20_from_zero_it_is_the_package_sampler():
-    prior, noise, conditions = mixture(), normal(5, 4, seed=3), class_conditions(5, *TOLD)
+def test_identity_20_sds_with_fixed_noise_from_zero_is_the_sampler():
+    prior, noise, conditions = mixture(), normal(5, 4, seed=3), class_conditions(5, *SHARES)
     times = SD.sampling_times(25)  # Stable Diffusion's last tick keeps some signal
     x, ends = torch.zeros_like(noise), [*lam(SD, times).tolist(), 0.0]
     for i, t in enumerate(times):
         x = x - (ends[i] - ends[i + 1]) * SDS(7.5)(
-            prior, make_inputs(SD, x, t.expand(5), noise, conditions), FREE
+            prior, make_inputs(SD, x, t.expand(5), noise, conditions), NO_STATE
         )
-    assert max_difference(x, sample(prior, conditions, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
+    assert (
+        max_difference(x, sample(prior, conditions, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
+    )
 
 
 @dataclass(frozen=True)
-class Rungs(Timesteps):
+class SamplerTimesteps(Timesteps):
     """The sampler's times."""
 
     def __call__(self, step, steps, rows, schedule, rng):
@@ -731,7 +800,7 @@ class Rungs(Timesteps):
 
 
 @dataclass(frozen=True)
-class Fall(Weight):
+class SamplerStepWeight(Weight):
     """lambda_i - lambda_{i+1}, the step of the sampler."""
 
     steps: int = 1
@@ -743,11 +812,20 @@ class Fall(Weight):
         return ends[i] - ends[i + 1]
 
 
-def test_identity_20_a_whole_run_is_the_sampler():
+def test_identity_20_a_run_is_the_sampler():
     """In the single precision of a run, with the run's own noise, weights and plain descent."""
     prior, n = mixture(), 25
-    experiment = Experiment(("x", "x"), method=SDS(1.0), representation=Latents(1.0), optimizer=SGD(), noise=FixedPerParticleNoise(),
-                            timesteps=Rungs(), weight=Fall(n), particles=2, steps=n)  # fmt: skip
+    experiment = Experiment(
+        ("x", "x"),
+        method=SDS(1.0),
+        representation=Latents(1.0),
+        optimizer=SGD(),
+        noise=FixedPerParticleNoise(),
+        timesteps=SamplerTimesteps(),
+        weight=SamplerStepWeight(n),
+        particles=2,
+        steps=n,
+    )
     run = Run(experiment, prior)
     with torch.no_grad():
         for p in run.representation.particles:
@@ -763,41 +841,43 @@ def test_identity_20_a_whole_run_is_the_sampler():
 
 
 @every_time
-def test_the_weight_of_cfd_turns_the_direction_into_the_gap_of_pictures(t):
-    prior, s = mixture(), drawn5(SD, t)
+def test_lambda_weight_turns_sds_into_the_x0_residual(t):
+    prior, s = mixture(), five_rows(SD, t)
     gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.conditions, 8.0).x0
-    assert max_difference(expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, FREE), gap) < 1e-12
+    assert (
+        max_difference(expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, NO_STATE), gap)
+        < 1e-12
+    )
 
 
 # What holds for all of them
 
-STILL = [
-    SJC(7.5), SJC(7.5, var_red=False), CSD(), ASD(7.5, eta=0.0), ISM(7.5), ISM(7.5, noisy_start=True), HiFA(7.5, lambda_rgb=0.0),
+METHODS = [
+    SJC(7.5),
+    SJC(7.5, var_red=False),
+    CSD(),
+    ASD(7.5, eta=0.0),
+    ISM(7.5),
+    ISM(7.5, noisy_start=True),
+    HiFA(7.5, lambda_rgb=0.0),
     ESD(7.5, critic=ExactCritic()),
-]  # fmt: skip
-ids = [f"{type(m).__name__}{i}" for i, m in enumerate(STILL)]
+]
+ids = [f"{type(m).__name__}{i}" for i, m in enumerate(METHODS)]
 
 
-@pytest.mark.parametrize("method", STILL, ids=ids)
-def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
-    prior, s = mixture(), drawn5(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
+@pytest.mark.parametrize("method", METHODS, ids=ids)
+def test_identity_30_direction_of_a_row_does_not_depend_on_its_batch(method):
+    prior, s = mixture(), five_rows(SD, f64([0.05, 0.3, 0.5, 0.75, 0.95]))
     state = method.init(prior, SetupContext(5, 5, 0, s.x0))
     whole = method(prior, s, state)
     for i in range(5):
         rows = torch.tensor([i])
-        one = replace(
-            s,
-            x0=s.x0[rows],
-            t=s.t[rows],
-            eps=s.eps[rows],
-            conditions=s.conditions[rows],
-            particle=s.particle[rows],
-        )
+        one = s.select(rows)
         assert max_difference(method(prior, one, state), whole[rows]) < 1e-12
 
 
-@pytest.mark.parametrize("method", [*STILL, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
-def test_identity_31_a_seed_decides_everything_and_the_global_generator_nothing(method):
+@pytest.mark.parametrize("method", [*METHODS, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
+def test_identity_31_run_depends_on_its_seed_and_not_on_the_global_generator(method):
     def end(noise: int) -> Tensor:
         torch.manual_seed(noise)
         run = Run(
@@ -810,20 +890,25 @@ def test_identity_31_a_seed_decides_everything_and_the_global_generator_nothing(
     assert torch.equal(first, end(2))
 
 
-@pytest.mark.parametrize("method", [*STILL, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
+@pytest.mark.parametrize("method", [*METHODS, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
 @every_time
-def test_identity_33_turning_and_moving_the_world_turns_the_direction(method, t):
+def test_identity_33_direction_is_equivariant(method, t):
     means, x0, eps = normal(3, 4, seed=1), normal(5, 4, seed=2), normal(5, 4, seed=3)
-    turn, move = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5)
+    rotation, shift = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5)
 
     def direction(m, x, e):
         prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]), schedule=CosineSchedule())
         return method(
             prior,
-            make_inputs(CosineSchedule(), x, t, e, class_conditions(5, *TOLD)),
+            make_inputs(CosineSchedule(), x, t, e, class_conditions(5, *SHARES)),
             method.init(prior, SetupContext(5, 1, 0, x)),
         )
 
-    here = direction(means, x0, eps)
-    assert max_difference(direction(means @ turn, x0 @ turn, eps @ turn), here @ turn) < 1e-11
-    assert max_difference(direction(means + move, x0 + move, eps), here) < 1e-11
+    reference = direction(means, x0, eps)
+    assert (
+        max_difference(
+            direction(means @ rotation, x0 @ rotation, eps @ rotation), reference @ rotation
+        )
+        < 1e-11
+    )
+    assert max_difference(direction(means + shift, x0 + shift, eps), reference) < 1e-11

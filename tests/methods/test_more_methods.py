@@ -8,14 +8,23 @@ from math import pi, sqrt
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, max_difference
+from tiny_pipeline import class_conditions, count_calls, f64, make_inputs, max_difference, normal
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.schedule import CosineSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
+from limbeck.diffusion.schedule import (
+    CosineSchedule,
+    RectifiedFlowSchedule,
+    stable_diffusion_schedule,
+)
 from limbeck.diffusion.tensors import expand
-from limbeck.distillation.control_variates import Baseline, ConstantBaseline, QuadraticBaseline, stein_control_variate
+from limbeck.distillation.control_variates import (
+    Baseline,
+    ConstantBaseline,
+    QuadraticBaseline,
+    stein_control_variate,
+)
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.projections.exact import ExactProjection
 from limbeck.distillation.projections.identity import IdentityProjection
@@ -42,13 +51,13 @@ from limbeck.training.trainer import Run
 TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
 SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
-FREE = Stateless()
+NO_STATE = Stateless()
 LABELS = ("red mug", "blue mug", "red chair")
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_time = pytest.mark.parametrize("t", TIMES)
 
 
-def worded(schedule=SD) -> GaussianMixture:
+def labeled_mixture(schedule=SD) -> GaussianMixture:
     return GaussianMixture(
         normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS, schedule=schedule
     )
@@ -58,19 +67,21 @@ def gaussian(mean: Tensor, std: float, schedule=SD) -> GaussianMixture:
     return GaussianMixture(mean[None], f64([std]), schedule=schedule)
 
 
-def alone(rows: int) -> Conditions:
+def one_class(rows: int) -> Conditions:
     return class_conditions(rows, (1.0,), (1.0,))
 
 
-def told_of(prior, texts=("mug", "chair"), t=0.5, rows=6, step=0, steps=10):
+def prompted_inputs(prior, texts=("mug", "chair"), t=0.5, rows=6, step=0, steps=10):
     """A sample of a run of these prompts, and what a state is made of."""
-    whose = [texts[i // (rows // len(texts))] for i in range(rows)]
-    conditions = Conditions(prior.condition(whose), prior.condition([""] * rows))
+    texts_by_row = [texts[i // (rows // len(texts))] for i in range(rows)]
+    conditions = Conditions(prior.condition(texts_by_row), prior.condition([""] * rows))
     s = make_inputs(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
     return replace(s, step=step, steps=steps), SetupContext(rows, len(texts), 0, s.x0, tuple(texts))
 
 
-def resumed(method, prior, particles: int = 3, steps: int = 6, prompts=("red",), **options) -> None:
+def check_resume(
+    method, prior, particles: int = 3, steps: int = 6, prompts=("red",), **options
+) -> None:
     """A run that is stopped half-way and taken up by a new one is the run that was not."""
     experiment = Experiment(
         prompts, method=method, particles=particles, steps=steps, seed=3, **options
@@ -91,8 +102,8 @@ def resumed(method, prior, particles: int = 3, steps: int = 6, prompts=("red",),
 # Words
 
 
-def test_words_are_one_row_per_prompt_and_are_given_to_its_particles():
-    prior = worded()
+def test_prompt_embeddings_are_given_to_the_particles_of_each_prompt():
+    prior = labeled_mixture()
     words = PromptEmbeddings(
         prior, SetupContext(6, 2, 0, torch.zeros(6, 4)), ["red", "blue"], ["chair", "mug"]
     )
@@ -103,9 +114,9 @@ def test_words_are_one_row_per_prompt_and_are_given_to_its_particles():
     assert words.tensors() == {}
 
 
-def test_words_for_another_number_of_prompts_are_refused():
+def test_prompt_embeddings_reject_a_wrong_number_of_texts():
     with pytest.raises(ValueError, match="one text is needed for each of the 2 prompts, not 3"):
-        PromptEmbeddings(worded(), SetupContext(6, 2, 0, torch.zeros(6, 4)), ["red"] * 3)
+        PromptEmbeddings(labeled_mixture(), SetupContext(6, 2, 0, torch.zeros(6, 4)), ["red"] * 3)
 
 
 # CSD with a negative text
@@ -113,10 +124,10 @@ def test_words_for_another_number_of_prompts_are_refused():
 
 @every_schedule
 @pytest.mark.parametrize(("step", "n"), [(0, 0.0), (2, 0.4), (5, 1.0), (9, 1.0)])
-def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
+def test_csd_has_the_three_coefficients_of_the_code(schedule, step, n):
     """a = 1, b from 0 to -1, c from -1 to 0 over half of the run."""
-    prior = worded(schedule)
-    s, start = told_of(prior, step=step)
+    prior = labeled_mixture(schedule)
+    s, start = prompted_inputs(prior, step=step)
     method = CSD(negative_prompt="blue")
     a, b, c = 1.0, -n, n - 1
     pos, null, neg = prior(
@@ -126,39 +137,44 @@ def test_csd_is_the_codes_triple_of_coefficients(schedule, step, n):
     assert max_difference(method(prior, s, method.init(prior, start)), expected) < 1e-13
 
 
-def test_csd_refined_goes_from_the_negative_text_half_way_back():
+def test_csd_negative_weight_is_annealed():
     method = CSD(negative_prompt="blue", negative_start=1.0, negative_end=0.5, anneal_end=1.0)
     assert [method.negative_weight(k, 10) for k in (0, 5, 10)] == [1.0, 0.75, 0.5]
-    assert CSD(negative_prompt="blue", negative_start=0.2, negative_end=0.7, anneal_end=0.0).negative_weight(0, 10) == 0.7
+    assert (
+        CSD(
+            negative_prompt="blue", negative_start=0.2, negative_end=0.7, anneal_end=0.0
+        ).negative_weight(0, 10)
+        == 0.7
+    )
 
 
-def test_csd_ends_as_csd_of_the_runs_negative_prompt():
+def test_csd_ends_as_csd_with_the_negative_prompt_of_the_run():
     """What --negative-prompt does from the first step on."""
-    prior = worded()
-    s, start = told_of(prior, step=9)
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior, step=9)
     method = CSD(negative_prompt="blue")
     other = replace(s, conditions=Conditions(s.conditions.pos, prior.condition(["blue"] * 6)))
-    assert torch.equal(method(prior, s, method.init(prior, start)), CSD()(prior, other, FREE))
+    assert torch.equal(method(prior, s, method.init(prior, start)), CSD()(prior, other, NO_STATE))
 
 
 @pytest.mark.parametrize(("step", "conditions"), [(0, 2), (2, 3), (5, 2), (9, 2)])
-def test_csd_passes_what_counts_and_nothing_else(step, conditions):
-    prior = worded()
-    s, start = told_of(prior, step=step)
+def test_csd_with_negative_prompt_passes(step, conditions):
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior, step=step)
     method = CSD(negative_prompt="blue")
     state = method.init(prior, start)
     assert count_calls(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
     assert count_calls(prior, lambda: CSD()(prior, s, CSD().init(prior, start)))[1] == (1, 12)
 
 
-def test_csd_runs_and_resumes_with_a_negative_text():
-    resumed(CSD(negative_prompt="blue"), worded(), prompts=("red", "chair"))
+def test_csd_with_negative_prompt_resumes():
+    check_resume(CSD(negative_prompt="blue"), labeled_mixture(), prompts=("red", "chair"))
 
 
 @pytest.mark.parametrize(
     "options", [{"first": -0.1}, {"last": 1.1}, {"over": 1.1}, {"over": float("nan")}]
 )
-def test_csd_refuses(options):
+def test_csd_rejects_bad_options(options):
     with pytest.raises(ValueError, match=r"first, last and over lie in \[0, 1\]"):
         CSD(**options)
 
@@ -169,76 +185,73 @@ def test_csd_refuses(options):
 @every_schedule
 @pytest.mark.parametrize("t", [0.2, 0.21, 0.5, 0.97])
 @pytest.mark.parametrize("negative", ["", "red blue mug chair"])
-def test_identity_14_nfsd_without_words_from_its_threshold_on_is_s_times_csd(schedule, t, negative):
+def test_identity_14_nfsd_above_the_threshold_without_negative_prompt_is_s_times_csd(
+    schedule, t, negative
+):
     """A negative text that means what the null text means is no text."""
     prior = GaussianMixture(
         normal(2, 4, seed=1), f64([0.3, 0.6]), labels=("red mug", "red mug"), schedule=schedule
     )
-    s, start = told_of(prior, ("mug", "red"), t)
+    s, start = prompted_inputs(prior, ("mug", "red"), t)
     method = NFSD(7.5, negative_prompt="red mug" if negative else "")
     got = method(prior, s, method.init(prior, start))
-    assert max_difference(got, 7.5 * CSD()(prior, s, FREE)) < 1e-12
+    assert max_difference(got, 7.5 * CSD()(prior, s, NO_STATE)) < 1e-12
 
 
 @every_schedule
 @pytest.mark.parametrize(("t", "late"), [(0.03, False), (0.19, False), (0.2, True), (0.8, True)])
-def test_nfsd_subtracts_the_negative_text_from_the_threshold_on(schedule, t, late):
-    prior = worded(schedule)
-    s, start = told_of(prior, t=t)
+def test_nfsd_subtracts_the_negative_prediction_above_the_threshold(schedule, t, late):
+    prior = labeled_mixture(schedule)
+    s, start = prompted_inputs(prior, t=t)
     method = NFSD(7.5, negative_prompt="blue")
     null, pos, neg = prior(
         s.xt, s.t, s.conditions.null, s.conditions.pos, prior.condition(["blue"] * 6)
     )
     domain = null.eps - neg.eps if late else null.eps
     assert (
-        max_difference(method(prior, s, method.init(prior, start)), 7.5 * (pos.eps - null.eps) + domain)
+        max_difference(
+            method(prior, s, method.init(prior, start)), 7.5 * (pos.eps - null.eps) + domain
+        )
         < 1e-13
     )
 
 
-def test_nfsd_knows_the_threshold_of_each_row():
-    prior = worded()
-    s, start = told_of(prior, t=f64([0.1, 0.3, 0.1, 0.3, 0.1, 0.3]))
+def test_nfsd_threshold_is_per_row():
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior, t=f64([0.1, 0.3, 0.1, 0.3, 0.1, 0.3]))
     method = NFSD(negative_prompt="blue")
     state = method.init(prior, start)
     whole = method(prior, s, state)
     for i in range(6):
         rows = torch.tensor([i])
-        one = replace(
-            s,
-            x0=s.x0[rows],
-            t=s.t[rows],
-            eps=s.eps[rows],
-            conditions=s.conditions[rows],
-            particle=s.particle[rows],
-        )
+        one = s.select(rows)
         assert max_difference(method(prior, one, state), whole[rows]) < 1e-13
 
 
 @pytest.mark.parametrize(("negative", "conditions"), [("blue", 3), ("", 2)])
 def test_nfsd_passes(negative, conditions):
-    prior = worded()
-    s, start = told_of(prior)
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior)
     method = NFSD(negative_prompt=negative)
     state = method.init(prior, start)
     assert count_calls(prior, lambda: method(prior, s, state))[1] == (1, 6 * conditions)
 
 
 def test_nfsd_runs_and_resumes():
-    resumed(NFSD(negative_prompt="blue"), worded())
+    check_resume(NFSD(negative_prompt="blue"), labeled_mixture())
 
 
-def test_nfsds_own_words_are_refused_where_the_model_knows_none_of_them():
-    prior = worded()
+def test_nfsd_default_negative_prompt_is_rejected_by_exact_priors():
+    prior = labeled_mixture()
     with pytest.raises(
         ValueError,
         match=r"a text of the method: prompt 'unrealistic.* words it knows: .*mug.*leave it empty",
     ):
-        NFSD().init(prior, told_of(prior)[1])
+        NFSD().init(prior, prompted_inputs(prior)[1])
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_nfsd_refuses(threshold):
+def test_nfsd_rejects_bad_options(threshold):
     with pytest.raises(ValueError, match=r"threshold is a time in \[0, 1\]"):
         NFSD(t_threshold=threshold)
 
@@ -248,37 +261,42 @@ def test_nfsd_refuses(threshold):
 
 @every_schedule
 @every_time
-def test_stable_leaves_nothing_along_the_noise_but_what_the_prompt_adds(schedule, t):
-    prior = worded(schedule)
-    s, _ = told_of(prior, t=t)
-    seek = StableSD(1.0)(prior, s, FREE)
+def test_stable_seeking_terms_are_orthogonal_to_the_noise(schedule, t):
+    prior = labeled_mixture(schedule)
+    s, _ = prompted_inputs(prior, t=t)
+    seek = StableSD(1.0)(prior, s, NO_STATE)
     assert float((seek * s.eps).sum(1).abs().max()) < 1e-12
     assert bool(
-        (seek.norm(dim=1) <= SDS(1.0)(prior, s, FREE).norm(dim=1) + 1e-12).all()
+        (seek.norm(dim=1) <= SDS(1.0)(prior, s, NO_STATE).norm(dim=1) + 1e-12).all()
     )  # the best multiple, of each row
-    assert max_difference(StableSD(7.5)(prior, s, FREE) - seek, 6.5 * CSD()(prior, s, FREE)) < 1e-12
+    assert (
+        max_difference(StableSD(7.5)(prior, s, NO_STATE) - seek, 6.5 * CSD()(prior, s, NO_STATE))
+        < 1e-12
+    )
 
 
 @every_time
-def test_stable_takes_the_multiple_that_control_variates_ask_for(t):
+def test_identity_03_r_of_stable_sd_is_the_best_multiple_at_the_mean(t):
     """Identity 3: of a Gaussian with variance C the best multiple of eps is sigma^2 / Sigma; at the mean r is just that."""
     d, c = 40, 0.49
     prior = gaussian(torch.zeros(d, dtype=torch.float64), sqrt(c))
-    s = make_inputs(SD, torch.zeros(2, d, dtype=torch.float64), t, normal(2, d, seed=3), alone(2))
+    s = make_inputs(
+        SD, torch.zeros(2, d, dtype=torch.float64), t, normal(2, d, seed=3), one_class(2)
+    )
     a2, s2 = float(SD.alpha(s.t[:1])) ** 2, float(SD.sigma(s.t[:1])) ** 2
     best = s2 / (a2 * c + s2)
-    r = 1 - (SDS(1.0)(prior, s, FREE) - StableSD(1.0)(prior, s, FREE))[:, 0] / -s.eps[:, 0]
+    r = 1 - (SDS(1.0)(prior, s, NO_STATE) - StableSD(1.0)(prior, s, NO_STATE))[:, 0] / -s.eps[:, 0]
     assert max_difference(r, f64([best, best])) < 1e-12
-    assert max_difference(StableSD(1.0)(prior, s, FREE), torch.zeros(2, d)) < 1e-12
+    assert max_difference(StableSD(1.0)(prior, s, NO_STATE), torch.zeros(2, d)) < 1e-12
 
 
-def test_stable_seeks_until_its_time():
-    prior = worded()
-    s, _ = told_of(prior, t=f64([0.1, 0.4, 0.5, 0.6, 0.9, 0.2]))
+def test_stable_t_seeking_is_per_row():
+    prior = labeled_mixture()
+    s, _ = prompted_inputs(prior, t=f64([0.1, 0.4, 0.5, 0.6, 0.9, 0.2]))
     got, whole, csd = (
-        StableSD(7.5, t_seeking=0.5)(prior, s, FREE),
-        StableSD(7.5)(prior, s, FREE),
-        6.5 * CSD()(prior, s, FREE),
+        StableSD(7.5, t_seeking=0.5)(prior, s, NO_STATE),
+        StableSD(7.5)(prior, s, NO_STATE),
+        6.5 * CSD()(prior, s, NO_STATE),
     )
     early = torch.tensor([0, 1, 2, 5])
     assert max_difference(got[early], whole[early]) == 0
@@ -287,13 +305,13 @@ def test_stable_seeks_until_its_time():
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 12), (1.0, 6)])
 def test_stable_passes(guidance, rows):
-    prior = worded()
-    s, _ = told_of(prior)
-    assert count_calls(prior, lambda: StableSD(guidance)(prior, s, FREE))[1] == (1, rows)
+    prior = labeled_mixture()
+    s, _ = prompted_inputs(prior)
+    assert count_calls(prior, lambda: StableSD(guidance)(prior, s, NO_STATE))[1] == (1, rows)
 
 
 @pytest.mark.parametrize("seeking", [-0.1, 1.1, float("nan")])
-def test_stable_refuses(seeking):
+def test_stable_rejects_bad_options(seeking):
     with pytest.raises(ValueError, match=r"seeking is a time in \[0, 1\]"):
         StableSD(t_seeking=seeking)
 
@@ -302,7 +320,7 @@ def test_stable_refuses(seeking):
 
 
 @dataclass(frozen=True)
-class Curved(Baseline):
+class NonlinearBaseline(Baseline):
     """Nothing simple."""
 
     def __call__(self, xt, t):
@@ -310,10 +328,12 @@ class Curved(Baseline):
 
 
 @pytest.mark.parametrize(
-    "phi", [ConstantBaseline(), QuadraticBaseline(), Curved()], ids=lambda p: type(p).__name__
+    "phi",
+    [ConstantBaseline(), QuadraticBaseline(), NonlinearBaseline()],
+    ids=lambda p: type(p).__name__,
 )
 @every_time
-def test_identity_21_steins_term_has_mean_zero_and_with_the_other_sign_it_has_not(phi, t):
+def test_identity_21_stein_control_variate_has_mean_zero(phi, t):
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     grid = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
     share = torch.tensor(np.outer(weights, weights).reshape(-1, 1) / (2 * pi))
@@ -328,39 +348,42 @@ def test_identity_21_steins_term_has_mean_zero_and_with_the_other_sign_it_has_no
         )
 
 
-def test_steins_term_is_its_formula():
+def test_stein_control_variate_is_its_formula():
     z, eps, sigma = normal(5, 4, seed=2), normal(5, 4, seed=3), f64([0.1, 0.3, 0.5, 0.7, 0.9])
     assert torch.equal(stein_control_variate(ConstantBaseline(), z, eps, sigma, sigma), eps)
     expected = z.square().mean(1, keepdim=True) / 2 * eps - sigma[:, None] * z / 4
-    assert max_difference(stein_control_variate(QuadraticBaseline(), z, eps, sigma, sigma), expected) < 1e-15
+    assert (
+        max_difference(stein_control_variate(QuadraticBaseline(), z, eps, sigma, sigma), expected)
+        < 1e-15
+    )
 
 
-def test_stein_is_sds_until_it_has_seen_something_and_knows_no_noise_of_its_own_step():
-    prior = worded()
-    s, start = told_of(prior)
+def test_stein_mu_depends_on_earlier_steps_only():
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior)
     method = Stein(7.5, QuadraticBaseline())
     state = method.init(prior, start)
-    assert torch.equal(method(prior, s, state), SDS(7.5)(prior, s, FREE))
+    assert torch.equal(method(prior, s, state), SDS(7.5)(prior, s, NO_STATE))
     assert torch.equal(
-        method(prior, s, state), SDS(7.5)(prior, s, FREE)
+        method(prior, s, state), SDS(7.5)(prior, s, NO_STATE)
     )  # nothing was learnt by being asked
     method.fit(prior, s, state)
     other = replace(s, eps=normal(6, 4, seed=9))
     zeta = stein_control_variate(QuadraticBaseline(), other.xt, other.eps, s.t, SD.sigma(s.t))
     d, old = (
-        SDS(7.5)(prior, s, FREE),
+        SDS(7.5)(prior, s, NO_STATE),
         stein_control_variate(QuadraticBaseline(), s.xt, s.eps, s.t, SD.sigma(s.t)),
     )
     mu = -(d * old).sum(1) / old.square().sum(1)
-    expected = SDS(7.5)(prior, other, FREE) + mu[:, None] * zeta
+    expected = SDS(7.5)(prior, other, NO_STATE) + mu[:, None] * zeta
     assert max_difference(method(prior, other, state), expected) < 1e-12
 
 
 @every_time
-def test_stein_of_a_gaussian_at_its_mean_has_no_variance_left(t):
+def test_stein_has_no_variance_at_the_mean_of_a_gaussian(t):
     mean = f64([0.4, -0.2, 0.1, 0.9])
     prior = gaussian(mean, 0.7)
-    s = make_inputs(SD, mean.expand(3, 4), t, normal(3, 4, seed=3), alone(3))
+    s = make_inputs(SD, mean.expand(3, 4), t, normal(3, 4, seed=3), one_class(3))
     method = Stein(1.0)
     state = method.init(prior, SetupContext(3, 1, 0, s.x0))
     method(prior, s, state)
@@ -371,7 +394,7 @@ def test_stein_of_a_gaussian_at_its_mean_has_no_variance_left(t):
 
 
 @pytest.mark.slow
-def test_stein_lowers_the_variance_and_keeps_the_mean():
+def test_stein_reduces_the_variance_and_keeps_the_mean():
     prior, x = (
         gaussian(torch.zeros(64, dtype=torch.float64), 0.7),
         normal(1, 64, seed=2).expand(400, 64),
@@ -380,14 +403,14 @@ def test_stein_lowers_the_variance_and_keeps_the_mean():
     method = Stein(1.0, ema_decay=1.0)
     state = method.init(prior, start)
     for seed in range(40):
-        s = make_inputs(SD, x, 0.2, normal(400, 64, seed=seed), alone(400))
+        s = make_inputs(SD, x, 0.2, normal(400, 64, seed=seed), one_class(400))
         method(prior, s, state)
         method.fit(prior, s, state)
-    s = make_inputs(SD, x, 0.2, normal(400, 64, seed=99), alone(400))
-    ours, plain = method(prior, s, state), SDS(1.0)(prior, s, FREE)
+    s = make_inputs(SD, x, 0.2, normal(400, 64, seed=99), one_class(400))
+    ours, plain = method(prior, s, state), SDS(1.0)(prior, s, NO_STATE)
     assert float(ours.var(0).sum()) < 0.05 * float(plain.var(0).sum())
     error = (
-        (ours.mean(0) - SDS(1.0)(prior, replace(s, eps=torch.zeros_like(x)), FREE).mean(0))
+        (ours.mean(0) - SDS(1.0)(prior, replace(s, eps=torch.zeros_like(x)), NO_STATE).mean(0))
         .square()
         .mean()
         .sqrt()
@@ -395,9 +418,9 @@ def test_stein_lowers_the_variance_and_keeps_the_mean():
     assert float(error) < 3 * sqrt(float(ours.var(0).mean()) / 400)
 
 
-def test_stein_keeps_a_mu_for_each_particle_and_each_time():
-    prior = worded()
-    s, start = told_of(prior, t=f64([0.05, 0.15, 0.55, 0.95, 1.0, 0.55]))
+def test_stein_has_a_mu_per_particle_and_time_bin():
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior, t=f64([0.05, 0.15, 0.55, 0.95, 1.0, 0.55]))
     method = Stein(7.5, ema_decay=0.5)
     state = method.init(prior, start)
     for _ in range(2):
@@ -408,9 +431,9 @@ def test_stein_keeps_a_mu_for_each_particle_and_each_time():
     assert max_difference(state.sums[1][full], 1.5 * s.eps.square().sum(1)) < 1e-12
 
 
-def test_stein_adds_up_several_views_of_a_particle():
-    prior = worded()
-    s, start = told_of(prior)
+def test_stein_sums_over_rows_of_a_particle():
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior)
     s = replace(s, particle=torch.tensor([0, 0, 1, 1, 2, 2]))
     method = Stein(7.5)
     state = method.init(prior, start)
@@ -419,9 +442,9 @@ def test_stein_adds_up_several_views_of_a_particle():
     assert max_difference(state.sums[1, :3, 5], s.eps.square().sum(1).view(3, 2).sum(1)) < 1e-12
 
 
-def test_stein_runs_and_resumes_and_costs_what_sds_costs():
-    resumed(Stein(7.5, QuadraticBaseline()), worded())
-    prior = worded()
+def test_stein_resumes_and_passes_as_sds():
+    check_resume(Stein(7.5, QuadraticBaseline()), labeled_mixture())
+    prior = labeled_mixture()
     run = Run(
         Experiment(("red",), method=Stein(7.5, QuadraticBaseline()), particles=3, steps=2), prior
     )
@@ -431,7 +454,7 @@ def test_stein_runs_and_resumes_and_costs_what_sds_costs():
 @pytest.mark.parametrize(
     "options", [{"bins": 0}, {"keep": -0.1}, {"keep": 1.1}, {"keep": float("nan")}]
 )
-def test_stein_refuses(options):
+def test_stein_rejects_bad_options(options):
     with pytest.raises(ValueError, match="bins must be at least 1 and keep lies in"):
         Stein(**options)
 
@@ -439,12 +462,12 @@ def test_stein_refuses(options):
 # LMC
 
 
-def sided(null: Tensor, pos: Tensor, std: float, schedule) -> GaussianMixture:
+def pair(null: Tensor, pos: Tensor, std: float, schedule) -> GaussianMixture:
     """Null is N(null, std^2), the prompt N(pos, std^2)."""
     return GaussianMixture(torch.stack([null, pos]), f64([std, std]), schedule=schedule)
 
 
-def of_sides(schedule, t, rows: int = 6):
+def pair_inputs(schedule, t, rows: int = 6):
     return make_inputs(
         schedule,
         normal(rows, 4, seed=2),
@@ -456,38 +479,44 @@ def of_sides(schedule, t, rows: int = 6):
 
 @every_schedule
 @every_time
-def test_identity_15_with_the_identity_lmc_is_sds(schedule, t):
-    prior = worded(schedule)
-    s, start = told_of(prior, t=t)
+def test_identity_15_lmc_with_the_identity_is_sds(schedule, t):
+    prior = labeled_mixture(schedule)
+    s, start = prompted_inputs(prior, t=t)
     method = LMC(7.5, IdentityProjection())
-    assert max_difference(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, FREE)) < 1e-10
-
-
-@every_schedule
-@every_time
-def test_identity_15_with_the_exact_projection_it_is_csd_and_a_control_variate(schedule, t):
-    prior, s = sided(normal(4, seed=5), normal(4, seed=6), 0.7, schedule), of_sides(schedule, t)
-    method = LMC(7.5, ExactProjection())
-    a2, b2 = schedule.alpha(s.t) ** 2, schedule.sigma(s.t) ** 2
-    expected = 7.5 * CSD()(prior, s, FREE) - expand(a2 * 0.49 / (a2 * 0.49 + b2), s.eps) * s.eps
     assert (
-        max_difference(method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0))), expected) < 1e-10
+        max_difference(method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, NO_STATE))
+        < 1e-10
     )
 
 
 @every_schedule
-def test_the_sampled_projection_of_a_gaussian_is_the_exact_one_and_knows_not_the_noise_of_the_step(
+@every_time
+def test_identity_15_lmc_with_the_exact_projection_is_csd_and_a_control_variate(schedule, t):
+    prior, s = pair(normal(4, seed=5), normal(4, seed=6), 0.7, schedule), pair_inputs(schedule, t)
+    method = LMC(7.5, ExactProjection())
+    a2, b2 = schedule.alpha(s.t) ** 2, schedule.sigma(s.t) ** 2
+    expected = 7.5 * CSD()(prior, s, NO_STATE) - expand(a2 * 0.49 / (a2 * 0.49 + b2), s.eps) * s.eps
+    assert (
+        max_difference(method(prior, s, method.init(prior, SetupContext(6, 1, 0, s.x0))), expected)
+        < 1e-10
+    )
+
+
+@every_schedule
+def test_sampled_projection_of_a_gaussian_is_exact_and_ignores_eps(
     schedule,
 ):
-    prior, s = sided(normal(4, seed=5), normal(4, seed=6), 0.7, schedule), of_sides(schedule, 0.5)
+    prior, s = pair(normal(4, seed=5), normal(4, seed=6), 0.7, schedule), pair_inputs(schedule, 0.5)
     start = SetupContext(6, 1, 0, s.x0)
     exact, sampled = (
         ExactProjection().build(prior, start)(prior, s),
         SampledProjection(1).build(prior, start)(prior, s),
     )
-    assert max_difference(exact, sampled) < 1e-12  # noise in pairs cancels where the denoiser is linear
-    curved = worded(schedule)
-    s, start = told_of(curved)
+    assert (
+        max_difference(exact, sampled) < 1e-12
+    )  # noise in pairs cancels where the denoiser is linear
+    curved = labeled_mixture(schedule)
+    s, start = prompted_inputs(curved)
     b = SampledProjection(2).build(curved, start)
     other = replace(s, eps=normal(6, 4, seed=9))
     first, second = (
@@ -497,21 +526,21 @@ def test_the_sampled_projection_of_a_gaussian_is_the_exact_one_and_knows_not_the
     assert torch.equal(first, second)
 
 
-def test_the_sampled_projection_of_a_mixture_is_its_mean_over_the_noise():
+def test_sampled_projection_is_the_mean_over_the_noise():
     prior = GaussianMixture(f64([-0.8, 0.9])[:, None], f64([0.2, 0.3]))
     nodes, weights = np.polynomial.hermite_e.hermegauss(120)
     eps, share = torch.tensor(nodes)[:, None], torch.tensor(weights / sqrt(2 * pi))[:, None]
     x, conditions, t = f64([0.1]), class_conditions(120, (1.0, 1.0), (1.0, 1.0)), 0.5
     s = make_inputs(SD, x.expand(120, 1), t, eps, conditions)
-    seen = prior(s.xt, s.t, conditions.null)[0].x0
+    x0_hat = prior(s.xt, s.t, conditions.null)[0].x0
     one = s.select(torch.tensor([0]))
     got = SampledProjection(20_000).build(prior, SetupContext(1, 1, 0, x[None]))(prior, one)
-    assert abs(float(got) - float((share * seen).sum())) < 0.01
-    assert float((share * (seen - (share * seen).sum()) ** 2).sum()) > 0.1
+    assert abs(float(got) - float((share * x0_hat).sum())) < 0.01
+    assert float((share * (x0_hat - (share * x0_hat).sum()) ** 2).sum()) > 0.1
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 8, 8)], ids=str)
-def test_the_learned_projection_starts_as_the_identity(shape):
+def test_learned_projection_starts_as_the_identity(shape):
     prior = GaussianMixture(normal(3, *shape, seed=1), f64([0.3, 0.6, 1.0]), labels=LABELS)
     conditions = Conditions(prior.condition(["mug"] * 2), prior.condition([""] * 2))
     s = make_inputs(SD, normal(2, *shape, seed=2), 0.5, normal(2, *shape, seed=3), conditions)
@@ -519,34 +548,41 @@ def test_the_learned_projection_starts_as_the_identity(shape):
     assert (
         max_difference(
             method(prior, s, method.init(prior, SetupContext(2, 1, 0, s.x0))),
-            SDS(7.5)(prior, s, FREE),
+            SDS(7.5)(prior, s, NO_STATE),
         )
         < 1e-6
     )
 
 
-@pytest.mark.parametrize("pictures", [0, 64])
-def test_the_learned_projection_comes_near_the_exact_one(pictures):
+@pytest.mark.parametrize("num_images", [0, 64])
+def test_learned_projection_approximates_the_exact_one(num_images):
     mean = f64([0.5, -0.5, 0.2, 0.1])
     prior = gaussian(mean, 0.5)
     x = mean + 0.5 * normal(64, 4, seed=2)
     start = SetupContext(64, 1, 0, x)
-    b = LearnedProjection(pictures, ddim_steps=10, pretrain_steps=250, batch_size=32, lr=5e-3).build(prior, start)
-    for seed in range(0 if pictures else 250):
-        s = make_inputs(SD, x, 0.02 + 0.96 * torch.rand(64, generator=torch.Generator().manual_seed(seed)).double(),
-                  normal(64, 4, seed=seed), alone(64))  # fmt: skip
-        figures = b.fit(s, prior(s.xt, s.t, s.conditions.null)[0].x0)
-        assert float(figures["projection"]) >= 0
+    b = LearnedProjection(
+        num_images, ddim_steps=10, pretrain_steps=250, batch_size=32, lr=5e-3
+    ).build(prior, start)
+    for seed in range(0 if num_images else 250):
+        s = make_inputs(
+            SD,
+            x,
+            0.02 + 0.96 * torch.rand(64, generator=torch.Generator().manual_seed(seed)).double(),
+            normal(64, 4, seed=seed),
+            one_class(64),
+        )
+        metrics = b.fit(s, prior(s.xt, s.t, s.conditions.null)[0].x0)
+        assert float(metrics["projection"]) >= 0
     for t in (0.2, 0.5, 0.8):
-        s = make_inputs(SD, x, t, normal(64, 4, seed=1), alone(64))
+        s = make_inputs(SD, x, t, normal(64, 4, seed=1), one_class(64))
         exact = ExactProjection().build(prior, start)(prior, s)
         off = (b(prior, s) - exact).square().mean()
         assert float(off) < 0.2 * float((x - exact).square().mean())
 
 
-def test_a_projection_that_learnt_before_the_run_learns_no_more():
-    prior = worded()
-    s, start = told_of(prior)
+def test_pretrained_projection_is_not_trained_further():
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior)
     b = LearnedProjection(4, ddim_steps=2, pretrain_steps=2, batch_size=2).build(prior, start)
     before = b.tensors()
     before = {k: v.clone() for k, v in before.items()}
@@ -554,33 +590,50 @@ def test_a_projection_that_learnt_before_the_run_learns_no_more():
     assert all(torch.equal(before[k], v) for k, v in b.tensors().items())
 
 
-@pytest.mark.parametrize("b", [IdentityProjection(), SampledProjection(2), LearnedProjection(num_images=0), LearnedProjection(4, ddim_steps=2, pretrain_steps=3, batch_size=2)],
-                         ids=["identity", "sampled", "beside", "before"])  # fmt: skip
+@pytest.mark.parametrize(
+    "b",
+    [
+        IdentityProjection(),
+        SampledProjection(2),
+        LearnedProjection(num_images=0),
+        LearnedProjection(4, ddim_steps=2, pretrain_steps=3, batch_size=2),
+    ],
+    ids=["identity", "sampled", "beside", "before"],
+)
 def test_lmc_runs_and_resumes(b):
-    resumed(LMC(7.5, b), worded())
+    check_resume(LMC(7.5, b), labeled_mixture())
 
 
-@pytest.mark.parametrize(("guidance", "b", "cost"), [
-    (7.5, IdentityProjection(), (1, 12)), (0.0, IdentityProjection(), (1, 6)), (7.5, LearnedProjection(num_images=0), (1, 12)), (7.5, SampledProjection(3), (2, 12 + 36)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("guidance", "b", "cost"),
+    [
+        (7.5, IdentityProjection(), (1, 12)),
+        (0.0, IdentityProjection(), (1, 6)),
+        (7.5, LearnedProjection(num_images=0), (1, 12)),
+        (7.5, SampledProjection(3), (2, 12 + 36)),
+    ],
+)
 def test_lmc_passes(guidance, b, cost):
-    prior = worded()
+    prior = labeled_mixture()
     run = Run(Experiment(("red",), method=LMC(guidance, b), particles=6, steps=1), prior)
     assert count_calls(prior, run.advance)[1] == cost
 
 
-def test_learning_before_the_run_costs_what_it_says():
-    prior = worded()
-    _, start = told_of(prior)
+def test_projection_pretraining_passes():
+    prior = labeled_mixture()
+    _, start = prompted_inputs(prior)
     _, spent = count_calls(
-        prior, lambda: LearnedProjection(8, ddim_steps=5, pretrain_steps=7, batch_size=2).build(prior, start)
+        prior,
+        lambda: LearnedProjection(8, ddim_steps=5, pretrain_steps=7, batch_size=2).build(
+            prior, start
+        ),
     )
     assert spent == (5 + 7, 5 * 8 + 7 * 2)
 
 
-def test_the_exact_projection_refuses_what_has_no_closed_form():
-    prior = worded()
-    s, start = told_of(prior)
+def test_exact_projection_rejects_priors_without_closed_form():
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior)
     with pytest.raises(ValueError, match="names one Gaussian, not 3: use sampled"):
         ExactProjection().build(prior, start)(prior, s)
     data = DataSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
@@ -588,17 +641,24 @@ def test_the_exact_projection_refuses_what_has_no_closed_form():
         ExactProjection().build(data, start)
 
 
-@pytest.mark.parametrize("build", [lambda: SampledProjection(0), lambda: LearnedProjection(width=0), lambda: LearnedProjection(num_images=-1),
-                                   lambda: LearnedProjection(lr=float("nan"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SampledProjection(0),
+        lambda: LearnedProjection(width=0),
+        lambda: LearnedProjection(num_images=-1),
+        lambda: LearnedProjection(lr=float("nan")),
+    ],
+)
 def test_projections_refuse(build):
     with pytest.raises(ValueError, match="at least 1|not be negative"):
         build()
 
 
-# HiFA's decoded pictures
+# HiFA's decoded num_images
 
 
-class Watched(GaussianMixture):
+class CountingMixture(GaussianMixture):
     """Counts what is decoded, and whether with a graph."""
 
     def __post_init__(self):
@@ -610,11 +670,11 @@ class Watched(GaussianMixture):
         return super().decode(x0)
 
 
-def pictures() -> Watched:
-    return Watched(0.4 * normal(2, 3, 8, 8, seed=1), f64([0.3, 0.5]))
+def image_mixture() -> CountingMixture:
+    return CountingMixture(0.4 * normal(2, 3, 8, 8, seed=1), f64([0.3, 0.5]))
 
 
-def seen(image: bool, t=0.5):
+def image_inputs(image: bool, t=0.5):
     conditions = class_conditions(4, (1.0, 1.0), (0.2, 0.8))
     s = make_inputs(SD, 0.5 * normal(4, 3, 8, 8, seed=2), t, normal(4, 3, 8, 8, seed=3), conditions)
     return (
@@ -627,10 +687,10 @@ def seen(image: bool, t=0.5):
 
 
 @every_time
-def test_hifa_pulls_a_rendered_picture_to_the_decoded_one(t):
-    prior, s = pictures(), seen(True, t)
-    got = HiFA(7.5, lambda_rgb=0.3)(prior, s, FREE)
-    plain = HiFA(7.5, lambda_rgb=0.0)(prior, s, FREE)
+def test_hifa_image_term_of_a_rendered_image(t):
+    prior, s = image_mixture(), image_inputs(True, t)
+    got = HiFA(7.5, lambda_rgb=0.3)(prior, s, NO_STATE)
+    plain = HiFA(7.5, lambda_rgb=0.0)(prior, s, NO_STATE)
     assert isinstance(got, LatentAndImageGradient) and torch.equal(got.x0, plain)
     lam = expand(LambdaWeight()(SD, s.t), s.x0)
     goal = prior.decode(s.x0 - lam * plain)
@@ -638,9 +698,12 @@ def test_hifa_pulls_a_rendered_picture_to_the_decoded_one(t):
 
 
 @every_time
-def test_hifa_pulls_latents_through_the_decoder(t):
-    prior, s = pictures(), seen(False, t)
-    plain, got = HiFA(7.5, lambda_rgb=0.0)(prior, s, FREE), HiFA(7.5, lambda_rgb=0.3)(prior, s, FREE)
+def test_hifa_image_term_of_latents_runs_through_the_decoder(t):
+    prior, s = image_mixture(), image_inputs(False, t)
+    plain, got = (
+        HiFA(7.5, lambda_rgb=0.0)(prior, s, NO_STATE),
+        HiFA(7.5, lambda_rgb=0.3)(prior, s, NO_STATE),
+    )
     lam = expand(LambdaWeight()(SD, s.t), s.x0)
     inside = (s.x0.abs() < 1).double()  # the decoder's clamp lets no gradient through elsewhere
     assert 0 < float(inside.mean()) < 1
@@ -650,21 +713,32 @@ def test_hifa_pulls_latents_through_the_decoder(t):
     assert max_difference(got, expected) < 1e-10
 
 
-@pytest.mark.parametrize(("image", "weight", "decoded"), [
-    (True, 0.01, [False]), (False, 0.01, [False, True]), (True, 0.0, []), (False, 0.0, []),
-])  # fmt: skip
-def test_hifa_decodes_what_it_must(image, weight, decoded):
-    prior, s = pictures(), seen(image)
+@pytest.mark.parametrize(
+    ("image", "weight", "decoded"),
+    [
+        (True, 0.01, [False]),
+        (False, 0.01, [False, True]),
+        (True, 0.0, []),
+        (False, 0.0, []),
+    ],
+)
+def test_hifa_decoder_passes(image, weight, decoded):
+    prior, s = image_mixture(), image_inputs(image)
     before = prior.call_counter.calls
-    HiFA(7.5, lambda_rgb=weight)(prior, s, FREE)
+    HiFA(7.5, lambda_rgb=weight)(prior, s, NO_STATE)
     assert prior.decoded == decoded and prior.call_counter.calls - before == 4
 
 
-@pytest.mark.parametrize(("representation", "weight", "decoded"), [
-    (Pixels(levels=3), 0.01, [(3, False)]), (Latents(), 0.01, [(3, False), (3, True)]), (Pixels(levels=3), 0.0, []),
-    (Latents(), 0.0, []),
-])  # fmt: skip
-def test_hifa_decodes_what_it_must_of_a_network(prior, representation, weight, decoded):
+@pytest.mark.parametrize(
+    ("representation", "weight", "decoded"),
+    [
+        (Pixels(num_levels=3), 0.01, [(3, False)]),
+        (Latents(), 0.01, [(3, False), (3, True)]),
+        (Pixels(num_levels=3), 0.0, []),
+        (Latents(), 0.0, []),
+    ],
+)
+def test_hifa_decoder_passes_on_a_network(prior, representation, weight, decoded):
     rows = []
     prior.vae.decoder.register_forward_hook(
         lambda m, inputs, out: rows.append((len(inputs[0]), torch.is_grad_enabled()))
@@ -684,11 +758,18 @@ def test_hifa_decodes_what_it_must_of_a_network(prior, representation, weight, d
     assert all(p.grad is None for p in prior.vae.parameters())
 
 
-def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
+def test_hifa_descends_the_loss_of_the_paper():
     """w (|x - x0_hat|^2 / 2 + .3 |image - D(x0_hat)|^2 / 2) by autograd, against what a run does."""
-    prior = pictures()
-    experiment = Experiment(("x",), method=HiFA(1.0, 2, 0.3), representation=Pixels(levels=2), weight=LambdaWeight(), optimizer=SGD(),
-                            particles=2, steps=1)  # fmt: skip
+    prior = image_mixture()
+    experiment = Experiment(
+        ("x",),
+        method=HiFA(1.0, 2, 0.3),
+        representation=Pixels(num_levels=2),
+        weight=LambdaWeight(),
+        optimizer=SGD(),
+        particles=2,
+        steps=1,
+    )
     run = Run(experiment, prior)
     before = copy.deepcopy(run.representation)
     s = run.advance().inputs
@@ -706,7 +787,7 @@ def test_hifa_descends_the_papers_loss_in_the_parameters_of_a_picture():
 
 
 @pytest.mark.parametrize("image", [-0.1, float("nan")])
-def test_hifa_refuses_a_weight_below_nothing(image):
+def test_hifa_rejects_a_negative_lambda_rgb(image):
     with pytest.raises(ValueError, match="image must not be negative"):
         HiFA(lambda_rgb=image)
 
@@ -714,11 +795,20 @@ def test_hifa_refuses_a_weight_below_nothing(image):
 # All of them
 
 
-@pytest.mark.parametrize("method", [CSD(negative_prompt="blue"), NFSD(negative_prompt="blue"), StableSD(), Stein(7.5, QuadraticBaseline()),
-                                    LMC(7.5, IdentityProjection())], ids=lambda m: type(m).__name__)  # fmt: skip
-def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
-    prior = worded()
-    s, start = told_of(prior, t=f64([0.05, 0.3, 0.5, 0.75, 0.95, 0.1]), step=2)
+@pytest.mark.parametrize(
+    "method",
+    [
+        CSD(negative_prompt="blue"),
+        NFSD(negative_prompt="blue"),
+        StableSD(),
+        Stein(7.5, QuadraticBaseline()),
+        LMC(7.5, IdentityProjection()),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_identity_30_direction_of_a_row_does_not_depend_on_its_batch(method):
+    prior = labeled_mixture()
+    s, start = prompted_inputs(prior, t=f64([0.05, 0.3, 0.5, 0.75, 0.95, 0.1]), step=2)
     state = method.init(prior, start)
     for _ in range(2):  # what is learnt of a particle is learnt of it alone
         whole = method(prior, s, state)
@@ -732,7 +822,7 @@ def test_identity_30_a_rows_direction_does_not_depend_on_its_batch(method):
         assert max_difference(got, whole[i : i + 1]) < 1e-12
 
 
-def test_every_method_says_what_it_costs_and_has_its_page():
+def test_each_method_has_its_cost_and_a_page_with_all_options():
     from pathlib import Path
 
     from limbeck.config.discovery import choices

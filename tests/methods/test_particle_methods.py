@@ -1,4 +1,4 @@
-"""Methods whose particles or noises meet: SVGD, repulsion, rewards; their kernel, features and scores."""
+"""Methods texts_by_row particles or noises meet: SVGD, repulsion, rewards; their kernel, features and scores."""
 
 from dataclasses import dataclass, replace
 from math import log
@@ -6,7 +6,16 @@ from math import log
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import count_calls, class_conditions, make_inputs, f64, normal, rng, prompt_conditions, max_difference
+from tiny_pipeline import (
+    class_conditions,
+    count_calls,
+    f64,
+    make_inputs,
+    max_difference,
+    normal,
+    prompt_conditions,
+    rng,
+)
 from torch import Tensor
 
 from limbeck.config.discovery import choices, find
@@ -39,8 +48,8 @@ from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import ATTRIBUTES, full_captions, random_scenes, render_scenes
 
 SD = stable_diffusion_schedule()
-FREE = Stateless()
-TOLD = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
+NO_STATE = Stateless()
+SHARES = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
 TIMES = [0.03, 0.5, 0.97]
 every_time = pytest.mark.parametrize("t", TIMES)
 
@@ -49,24 +58,15 @@ def mixture(schedule=SD) -> GaussianMixture:
     return GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
 
 
-def drawn_of(n: int, schedule=SD, t: Tensor | float = 0.5):
-    return make_inputs(schedule, normal(n, 4, seed=2), t, normal(n, 4, seed=3), class_conditions(n, *TOLD))
-
-
-def of(method, prior, s, particles: int, prompts: int = 1):
-    return method(
-        prior, s, method.init(prior, SetupContext(particles, prompts, 0, torch.zeros(particles, 4)))
+def make_rows(n: int, schedule=SD, t: Tensor | float = 0.5):
+    return make_inputs(
+        schedule, normal(n, 4, seed=2), t, normal(n, 4, seed=3), class_conditions(n, *SHARES)
     )
 
 
-def rows_of(s, rows: Tensor):
-    return replace(
-        s,
-        x0=s.x0[rows],
-        t=s.t[rows],
-        eps=s.eps[rows],
-        conditions=s.conditions[rows],
-        particle=s.particle[rows],
+def direction_of(method, prior, s, particles: int, prompts: int = 1):
+    return method(
+        prior, s, method.init(prior, SetupContext(particles, prompts, 0, torch.zeros(particles, 4)))
     )
 
 
@@ -79,7 +79,7 @@ def energy(f: Tensor, h: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
-def test_the_width_is_the_median_of_squared_distances_over_log_n(n):
+def test_kernel_width_is_the_median_squared_distance_over_log_n(n):
     f = normal(n, 5)
     log_k, h = log_kernel(f)
     pairs = sorted(float((f[i] - f[j]).square().sum()) for i in range(n) for j in range(i))
@@ -91,7 +91,7 @@ def test_the_width_is_the_median_of_squared_distances_over_log_n(n):
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
-def test_push_is_the_gradient_of_the_energy(n):
+def test_repulsion_is_the_gradient_of_the_kernel(n):
     f = normal(n, 5).requires_grad_()
     log_k, h = log_kernel(f.detach())
     # each pair counts twice in the sum over i and j, once for each of its two
@@ -99,7 +99,7 @@ def test_push_is_the_gradient_of_the_energy(n):
     assert max_difference(repulsion(log_k.exp(), f.detach(), h), total) < 1e-12
 
 
-def test_particles_in_one_place_are_as_close_as_can_be_and_feel_no_push():
+def test_kernel_of_coinciding_particles():
     f = normal(1, 5).repeat(4, 1)
     log_k, h = log_kernel(f)
     assert max_difference(log_k, torch.zeros(4, 4)) == 0 and float(h) == 1
@@ -115,9 +115,10 @@ def test_particles_in_one_place_are_as_close_as_can_be_and_feel_no_push():
 @every_time
 @pytest.mark.parametrize("space", ["x0", "xt"])
 def test_svgd_of_one_particle_is_sds(t, space):
-    prior, s = mixture(), drawn_of(5, t=t)
+    prior, s = mixture(), make_rows(5, t=t)
     assert (
-        max_difference(of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, FREE)) < 1e-12
+        max_difference(direction_of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, NO_STATE))
+        < 1e-12
     )  # five prompts of one particle
 
 
@@ -125,17 +126,17 @@ def test_svgd_of_one_particle_is_sds(t, space):
 @pytest.mark.parametrize("space", ["x0", "xt"])
 def test_svgd_of_two_particles_in_closed_form(t, space):
     """The median is the only distance, so k = 1/2 and - grad k = log 2 (x_j - x_i) / |x_j - x_i|^2."""
-    prior, s = mixture(), drawn_of(2, t=t)
-    d, x = SDS(7.5)(prior, s, FREE), s.x0 if space == "x0" else s.xt
+    prior, s = mixture(), make_rows(2, t=t)
+    d, x = SDS(7.5)(prior, s, NO_STATE), s.x0 if space == "x0" else s.xt
     apart = x[1] - x[0]
     away = log(2) * apart / apart.square().sum()
     expected = torch.stack([(d[0] + d[1] / 2 + away) / 2, (d[1] + d[0] / 2 - away) / 2])
-    assert max_difference(of(SVGD(7.5, space), prior, s, 2), expected) < 1e-12
+    assert max_difference(direction_of(SVGD(7.5, space), prior, s, 2), expected) < 1e-12
 
 
-def test_svgd_is_the_papers_sum():
-    prior, s, n = mixture(), drawn_of(6), 6
-    d = SDS(7.5)(prior, s, FREE)
+def test_svgd_is_the_sum_of_the_paper():
+    prior, s, n = mixture(), make_rows(6), 6
+    d = SDS(7.5)(prior, s, NO_STATE)
     h = log_kernel(s.x0)[1]
     expected = torch.zeros_like(d)
     for i in range(n):
@@ -143,10 +144,10 @@ def test_svgd_is_the_papers_sum():
             xj = s.x0[j].clone().requires_grad_()
             k = (-(xj - s.x0[i]).square().sum() / h).exp()
             expected[i] += (k.detach() * d[j] - torch.autograd.grad(k, xj)[0]) / n
-    assert max_difference(of(SVGD(7.5), prior, s, n), expected) < 1e-12
+    assert max_difference(direction_of(SVGD(7.5), prior, s, n), expected) < 1e-12
 
 
-def test_svgd_keeps_the_spread_that_sds_loses():
+def test_svgd_keeps_the_variance_that_sds_loses():
     prior = GaussianMixture(torch.zeros(1, 2).double(), f64([0.8]), labels=("blob",))
 
     def spread(method) -> float:
@@ -169,37 +170,49 @@ def test_svgd_keeps_the_spread_that_sds_loses():
 @every_time
 @pytest.mark.parametrize("kind", ["log", "sum"])
 def test_repulsion_of_one_particle_or_none_is_sds(t, kind):
-    prior, s = mixture(), drawn_of(5, t=t)
-    sds = SDS(7.5)(prior, s, FREE)
-    assert max_difference(of(Repulsive(7.5, 40.0, kind), prior, s, 5, 5), sds) < 1e-12
-    assert max_difference(of(Repulsive(7.5, 0.0, kind), prior, s, 5), sds) < 1e-12
+    prior, s = mixture(), make_rows(5, t=t)
+    sds = SDS(7.5)(prior, s, NO_STATE)
+    assert max_difference(direction_of(Repulsive(7.5, 40.0, kind), prior, s, 5, 5), sds) < 1e-12
+    assert max_difference(direction_of(Repulsive(7.5, 0.0, kind), prior, s, 5), sds) < 1e-12
 
 
 @every_time
 @pytest.mark.parametrize("schedule", [SD, RectifiedFlowSchedule()], ids=lambda s: type(s).__name__)
 def test_repulsion_of_two_particles_in_closed_form(t, schedule):
     """grad log k = -2 log 2 (x_i - x_j) / |x_i - x_j|^2; of the sum, half of it."""
-    prior, s = mixture(schedule), drawn_of(2, schedule, t)
+    prior, s = mixture(schedule), make_rows(2, schedule, t)
     apart = s.x0[0] - s.x0[1]
     slope = -2 * log(2) * apart / apart.square().sum()
-    sds, sigma = SDS(7.5)(prior, s, FREE), schedule.sigma(s.t)[:, None]
+    sds, sigma = SDS(7.5)(prior, s, NO_STATE), schedule.sigma(s.t)[:, None]
     both = torch.stack([slope, -slope])
-    assert max_difference(of(Repulsive(7.5, 3.0, "log"), prior, s, 2), sds + 3 * sigma * both) < 1e-11
-    assert max_difference(of(Repulsive(7.5, 3.0, "sum"), prior, s, 2), sds + 3 * sigma * both / 2) < 1e-11
+    assert (
+        max_difference(
+            direction_of(Repulsive(7.5, 3.0, "log"), prior, s, 2), sds + 3 * sigma * both
+        )
+        < 1e-11
+    )
+    assert (
+        max_difference(
+            direction_of(Repulsive(7.5, 3.0, "sum"), prior, s, 2), sds + 3 * sigma * both / 2
+        )
+        < 1e-11
+    )
 
 
 @dataclass(frozen=True)
-class Bent(Features):
+class NonlinearFeatures(Features):
     """Features that are no straight map, of another dimension."""
 
     def __call__(self, prior, x0):
         return torch.cat([x0.sin(), x0.prod(1, keepdim=True)], 1)
 
 
-@pytest.mark.parametrize("features", [IdentityFeatures(), Bent()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "features", [IdentityFeatures(), NonlinearFeatures()], ids=lambda f: type(f).__name__
+)
 @pytest.mark.parametrize("kind", ["log", "sum"])
 def test_repulsion_is_the_gradient_of_its_energy_through_the_features(kind, features):
-    prior, s = mixture(), drawn_of(6)
+    prior, s = mixture(), make_rows(6)
     x0 = s.x0.clone().requires_grad_()
     f = features(prior, x0)
     h = log_kernel(f.detach())[1]
@@ -209,24 +222,26 @@ def test_repulsion_is_the_gradient_of_its_energy_through_the_features(kind, feat
         k = -(f[i] - other).square().sum(1) / h
         e = k.logsumexp(0) if kind == "log" else k.exp().sum()
         expected[i] = torch.autograd.grad(e, x0, retain_graph=True)[0][i]
-    got = of(Repulsive(7.5, 2.0, kind, features), prior, s, 6) - SDS(7.5)(prior, s, FREE)
+    got = direction_of(Repulsive(7.5, 2.0, kind, features), prior, s, 6) - SDS(7.5)(
+        prior, s, NO_STATE
+    )
     assert max_difference(got, 2 * expand(SD.sigma(s.t), expected) * expected) < 1e-12
 
 
-def test_log_repulsion_reaches_particles_that_are_far_apart():
+def test_log_repulsion_acts_on_distant_particles():
     """k of an outlier underflows; its logarithm does not."""
-    prior, s = mixture(), drawn_of(5)
+    prior, s = mixture(), make_rows(5)
     s = replace(s, x0=torch.cat([0.01 * s.x0[:4], s.x0[4:] + 1e3]))
-    sds = SDS(7.5)(prior, s, FREE)
-    log_push = (of(Repulsive(7.5, 1.0, "log"), prior, s, 5) - sds)[4]
+    sds = SDS(7.5)(prior, s, NO_STATE)
+    log_push = (direction_of(Repulsive(7.5, 1.0, "log"), prior, s, 5) - sds)[4]
     assert bool(log_push.isfinite().all()) and float(log_push.norm()) > 1
-    assert float((of(Repulsive(7.5, 1.0, "sum"), prior, s, 5) - sds)[4].norm()) < 1e-12
+    assert float((direction_of(Repulsive(7.5, 1.0, "sum"), prior, s, 5) - sds)[4].norm()) < 1e-12
 
 
 @pytest.mark.parametrize(
     "features", [PooledFeatures(2), EvaluatorFeatures()], ids=lambda f: type(f).__name__
 )
-def test_features_of_pictures_let_gradients_through(features):
+def test_image_features_are_differentiable(features):
     prior = colored_shapes(8)
     x0 = (0.3 * normal(3, 3, 8, 8, dtype=torch.float32)).requires_grad_()
     f = features(prior, x0)
@@ -237,7 +252,9 @@ def test_features_of_pictures_let_gradients_through(features):
     )  # a row's features are its own
     if isinstance(features, PooledFeatures):
         assert (
-            max_difference(f[0].detach().view(3, 2, 2), x0.detach()[0].view(3, 2, 4, 2, 4).mean((2, 4)))
+            max_difference(
+                f[0].detach().particle(3, 2, 2), x0.detach()[0].particle(3, 2, 4, 2, 4).mean((2, 4))
+            )
             < 1e-6
         )
     run = Run(
@@ -250,78 +267,88 @@ def test_features_of_pictures_let_gradients_through(features):
 @pytest.mark.parametrize(
     "features", [PooledFeatures(), EvaluatorFeatures()], ids=lambda f: type(f).__name__
 )
-def test_features_of_pictures_refuse_what_is_none(features):
+def test_image_features_reject_vectors(features):
     with pytest.raises(ValueError, match=r"not .*4.*: use --method.features identity"):
-        of(Repulsive(features=features), mixture(), drawn_of(3), 3)
+        direction_of(Repulsive(features=features), mixture(), make_rows(3), 3)
     with pytest.raises(ValueError, match="grid_size must be at least 1"):
         PooledFeatures(0)
 
 
 # both: who meets whom
 
-MEETING = [
+INTERACTING = [
     SVGD(7.5),
     SVGD(7.5, "xt"),
     Repulsive(7.5),
     Repulsive(7.5, energy="sum"),
-    Repulsive(7.5, features=Bent()),
+    Repulsive(7.5, features=NonlinearFeatures()),
 ]
 ids = ["svgd", "svgd-xt", "log", "sum", "bent"]
 
 
-@pytest.mark.parametrize("method", MEETING, ids=ids)
-def test_the_order_of_particles_means_nothing(method):
-    prior, s = mixture(), drawn_of(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
-    whole = of(method, prior, s, 6)
+@pytest.mark.parametrize("method", INTERACTING, ids=ids)
+def test_interacting_methods_are_permutation_equivariant(method):
+    prior, s = mixture(), make_rows(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
+    whole = direction_of(method, prior, s, 6)
     order = torch.randperm(6, generator=rng())
     assert (
-        max_difference(of(method, prior, replace(rows_of(s, order), particle=torch.arange(6)), 6), whole[order])
+        max_difference(
+            direction_of(method, prior, replace(s.select(order), particle=torch.arange(6)), 6),
+            whole[order],
+        )
         < 1e-11
     )
 
 
-@pytest.mark.parametrize("method", MEETING, ids=ids)
-def test_identity_30_a_rows_direction_depends_on_its_batch_only_within_its_prompt(method):
-    prior, s = mixture(), drawn_of(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
-    whole = of(method, prior, s, 6, 2)  # particles 0 1 2 and 3 4 5
+@pytest.mark.parametrize("method", INTERACTING, ids=ids)
+def test_identity_30_direction_depends_only_on_rows_of_the_same_prompt(method):
+    prior, s = mixture(), make_rows(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
+    whole = direction_of(method, prior, s, 6, 2)  # particles 0 1 2 and 3 4 5
     for rows in (torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])):
-        assert max_difference(of(method, prior, rows_of(s, rows), 6, 2), whole[rows]) < 1e-12
+        assert (
+            max_difference(direction_of(method, prior, s.select(rows), 6, 2), whole[rows]) < 1e-12
+        )
     mixed = torch.tensor([4, 0, 5, 2])  # some of either, in no order
-    apart = [of(method, prior, rows_of(s, torch.tensor(r)), 6, 2) for r in ([4, 5], [0, 2])]
+    apart = [direction_of(method, prior, s.select(torch.tensor(r)), 6, 2) for r in ([4, 5], [0, 2])]
     expected = torch.stack([apart[0][0], apart[1][0], apart[0][1], apart[1][1]])
-    assert max_difference(of(method, prior, rows_of(s, mixed), 6, 2), expected) < 1e-12
-    alone = of(method, prior, rows_of(s, torch.tensor([0])), 6, 2)
+    assert max_difference(direction_of(method, prior, s.select(mixed), 6, 2), expected) < 1e-12
+    alone = direction_of(method, prior, s.select(torch.tensor([0])), 6, 2)
     assert max_difference(alone, whole[:1]) > 1e-3  # within a prompt it does depend
-    assert max_difference(alone, SDS(7.5)(prior, rows_of(s, torch.tensor([0])), FREE)) < 1e-12
+    assert max_difference(alone, SDS(7.5)(prior, s.select(torch.tensor([0])), NO_STATE)) < 1e-12
 
 
-@pytest.mark.parametrize("method", MEETING, ids=ids)
+@pytest.mark.parametrize("method", INTERACTING, ids=ids)
 @pytest.mark.parametrize("n", [1, 6])
-def test_particles_that_meet_cost_what_sds_costs(method, n):
-    prior, s = mixture(), drawn_of(n)
-    assert count_calls(prior, lambda: of(method, prior, s, n))[1] == (1, 2 * n)
+def test_interacting_methods_pass_as_sds(method, n):
+    prior, s = mixture(), make_rows(n)
+    assert count_calls(prior, lambda: direction_of(method, prior, s, n))[1] == (1, 2 * n)
 
 
-@pytest.mark.parametrize("method", MEETING, ids=ids)
-def test_identity_33_turning_and_moving_the_world_turns_the_direction(method):
-    if method == Repulsive(7.5, features=Bent()):
+@pytest.mark.parametrize("method", INTERACTING, ids=ids)
+def test_identity_33_direction_is_equivariant(method):
+    if method == Repulsive(7.5, features=NonlinearFeatures()):
         return  # features that are bent do not turn with the world
-    turn, move, s = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5), drawn_of(5)
+    rotation, shift, s = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5), make_rows(5)
 
     def direction(means, x, e):
-        return of(method, GaussianMixture(means, f64([0.3, 0.6, 1.0])), replace(s, x0=x, eps=e), 5)
+        return direction_of(
+            method, GaussianMixture(means, f64([0.3, 0.6, 1.0])), replace(s, x0=x, eps=e), 5
+        )
 
-    here = direction(normal(3, 4, seed=1), s.x0, s.eps)
+    reference = direction(normal(3, 4, seed=1), s.x0, s.eps)
     assert (
-        max_difference(direction(normal(3, 4, seed=1) @ turn, s.x0 @ turn, s.eps @ turn), here @ turn)
+        max_difference(
+            direction(normal(3, 4, seed=1) @ rotation, s.x0 @ rotation, s.eps @ rotation),
+            reference @ rotation,
+        )
         < 1e-10
     )
-    moved = direction(normal(3, 4, seed=1) + move, s.x0 + move, s.eps)
-    assert max_difference(moved, here) < 1e-10
+    moved = direction(normal(3, 4, seed=1) + shift, s.x0 + shift, s.eps)
+    assert max_difference(moved, reference) < 1e-10
 
 
-@pytest.mark.parametrize("method", [*MEETING[:4], RewardSDS(7.5, 4)], ids=[*ids[:4], "reward"])
-def test_identity_31_a_resumed_run_is_the_uninterrupted_one(method):
+@pytest.mark.parametrize("method", [*INTERACTING[:4], RewardSDS(7.5, 4)], ids=[*ids[:4], "reward"])
+def test_identity_31_resumed_run_equals_uninterrupted_one(method):
     prior, experiment = (
         colored_shapes(8),
         Experiment(("red disc", "blue ring"), method=method, particles=3, batch_size=4, steps=6),
@@ -339,37 +366,43 @@ def test_identity_31_a_resumed_run_is_the_uninterrupted_one(method):
 # RewardSDS
 
 
-class Known(Reward):
+class FirstValueReward(Reward):
     """Scores are a number of the picture."""
 
     def build(self, prior, start):
-        return lambda x0, conditions, view: x0.flatten(1)[:, 0]
+        return lambda x0, conditions, particle: x0.flatten(1)[:, 0]
 
 
-def noises_of(s, n: int) -> Tensor:
+def draw_noises(s, n: int) -> Tensor:
     """The noises of RewardSDS ``[N, B, ...]``: the drawn one and more from the step's generator."""
     more = torch.randn((n - 1) * len(s.x0), *s.x0.shape[1:], generator=rng(99)).to(s.eps)
-    return torch.cat([s.eps, more]).view(n, *s.x0.shape)
+    return torch.cat([s.eps, more]).particle(n, *s.x0.shape)
 
 
 @pytest.mark.parametrize("scheme", ["best", "softmax"])
 @every_time
-def test_reward_of_one_noise_is_sds(scheme, t):
-    prior, s = mixture(), drawn_of(5, t=t)
+def test_reward_sds_with_one_noise_is_sds(scheme, t):
+    prior, s = mixture(), make_rows(5, t=t)
     assert (
-        max_difference(of(RewardSDS(7.5, 1, scheme, reward_model=Known()), prior, s, 5), SDS(7.5)(prior, s, FREE))
+        max_difference(
+            direction_of(RewardSDS(7.5, 1, scheme, reward_model=FirstValueReward()), prior, s, 5),
+            SDS(7.5)(prior, s, NO_STATE),
+        )
         < 1e-12
     )
 
 
-def by_hand(scheme: str, score: Tensor) -> Tensor:
+def expected_weights(scheme: str, score: Tensor) -> Tensor:
     order = score.tolist()
     rank = sorted(range(len(order)), key=lambda i: -order[i])
     w = torch.zeros(len(order)).double()
     if scheme == "softmax":
         return score.exp() / score.exp().sum()
-    for i, value in {"minmax": [(0, 0.45), (1, 0.45), (-1, -0.05), (-2, -0.05)], "bestworst": [(0, 0.9), (-1, -0.1)],
-                     "best": [(0, 1.0)]}[scheme]:  # fmt: skip
+    for i, value in {
+        "minmax": [(0, 0.45), (1, 0.45), (-1, -0.05), (-2, -0.05)],
+        "bestworst": [(0, 0.9), (-1, -0.1)],
+        "best": [(0, 1.0)],
+    }[scheme]:
         w[rank[i]] += value
     return w
 
@@ -377,61 +410,77 @@ def by_hand(scheme: str, score: Tensor) -> Tensor:
 @pytest.mark.parametrize("scheme", ["minmax", "bestworst", "best", "softmax"])
 @pytest.mark.parametrize(("guidance", "look"), [(7.5, 7.5), (100.0, 7.5), (1.0, 1.0), (1.0, 7.5)])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_reward_weighs_sds_of_its_noises_by_rank(scheme, guidance, look, steps):
-    prior, s, n = mixture(), drawn_of(3, t=f64([0.2, 0.5, 0.9])), 5
+def test_reward_sds_is_the_weighted_sum_over_noises(scheme, guidance, look, steps):
+    prior, s, n = mixture(), make_rows(3, t=f64([0.2, 0.5, 0.9])), 5
     got, spent = count_calls(
-        prior, lambda: of(RewardSDS(guidance, n, scheme, steps, look, Known()), prior, s, 3)
+        prior,
+        lambda: direction_of(
+            RewardSDS(guidance, n, scheme, steps, look, FirstValueReward()), prior, s, 3
+        ),
     )
     both = 1 if guidance == look == 1 else 2
     assert spent == (steps, 3 * n * (both + (steps - 1) * (1 if look == 1 else 2)))
     expected = torch.zeros_like(got)
-    eps = noises_of(s, n)
+    eps = draw_noises(s, n)
     for b in range(3):
         rows = torch.tensor([b])
         each, scores = [], []
         for i in range(n):
-            one = replace(rows_of(s, rows), eps=eps[i, rows])
-            each.append(SDS(guidance)(prior, one, FREE)[0])
+            one = replace(s.select(rows), eps=eps[i, rows])
+            each.append(SDS(guidance)(prior, one, NO_STATE)[0])
             scores.append(
                 guided_prediction(
                     prior, one.xt, one.t, replace(one.conditions, denoise_steps=steps), look
                 ).x0[0, 0]
             )
-        expected[b] = (by_hand(scheme, torch.stack(scores))[:, None] * torch.stack(each)).sum(0)
+        expected[b] = (
+            expected_weights(scheme, torch.stack(scores))[:, None] * torch.stack(each)
+        ).sum(0)
     assert max_difference(got, expected) < 1e-9
 
 
-def test_reward_asks_multistep_predictions_where_the_run_does():
-    prior, s = mixture(), drawn_of(3)
+def test_reward_sds_uses_denoise_steps_of_the_run():
+    prior, s = mixture(), make_rows(3)
     s = replace(s, conditions=replace(s.conditions, denoise_steps=2))
-    got = of(RewardSDS(7.5, 1, "best", reward_model=Known()), prior, s, 3)
-    assert max_difference(got, SDS(7.5)(prior, s, FREE)) < 1e-12
+    got = direction_of(RewardSDS(7.5, 1, "best", reward_model=FirstValueReward()), prior, s, 3)
+    assert max_difference(got, SDS(7.5)(prior, s, NO_STATE)) < 1e-12
     assert (
         max_difference(
             got,
-            SDS(7.5)(prior, replace(s, conditions=replace(s.conditions, denoise_steps=1)), FREE),
+            SDS(7.5)(
+                prior, replace(s, conditions=replace(s.conditions, denoise_steps=1)), NO_STATE
+            ),
         )
         > 1e-3
     )
 
 
-def test_a_score_that_is_no_number_stops_the_run():
-    class Lost(Reward):
+def test_nan_reward_gives_nan_direction():
+    class NanReward(Reward):
         def build(self, prior, start):
-            return lambda x0, conditions, view: torch.full((len(x0),), float("nan")).double()
+            return lambda x0, conditions, particle: torch.full((len(x0),), float("nan")).double()
 
     for scheme in ("minmax", "softmax"):
         assert bool(
-            of(RewardSDS(7.5, 5, scheme, reward_model=Lost()), mixture(), drawn_of(3), 3).isnan().all()
+            direction_of(
+                RewardSDS(7.5, 5, scheme, reward_model=NanReward()), mixture(), make_rows(3), 3
+            )
+            .isnan()
+            .all()
         )
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"noises": 3}, "minmax needs noises of at least 4"), ({"noises": 0, "scheme": "best"}, "best needs noises of at least 1"),
-    ({"noises": 1, "scheme": "bestworst"}, "bestworst needs noises of at least 2"), ({"steps": 0}, "steps of at least 1"),
-])  # fmt: skip
-def test_reward_refuses(options, said):
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noises": 3}, "minmax needs noises of at least 4"),
+        ({"noises": 0, "scheme": "best"}, "best needs noises of at least 1"),
+        ({"noises": 1, "scheme": "bestworst"}, "bestworst needs noises of at least 2"),
+        ({"steps": 0}, "steps of at least 1"),
+    ],
+)
+def test_reward_rejects_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
         RewardSDS(**options)
 
 
@@ -452,10 +501,10 @@ def test_density_is_the_log_density_of_the_prompt_at_the_data():
     assert abs(float(got[0]) + float(off) / (2 * var) + 192 / 2 * log(2 * torch.pi * var)) < 1e-6
 
 
-def test_saturation_and_contrast_measure_what_they_say():
-    grey, red, half = torch.full((3, 8, 8), 0.5), torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
+def test_saturation_and_contrast_rewards():
+    gray, red, half = torch.full((3, 8, 8), 0.5), torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
     red[0], half[:, :4] = 1.0, 1.0
-    images = torch.stack([grey, red, half])
+    images = torch.stack([gray, red, half])
     assert max_difference(SaturationReward().statistic(images), f64([0.0, 1.0, 0.0])) < 1e-6
     assert max_difference(ContrastReward().statistic(images), f64([0.0, 0.0, 0.5])) < 1e-6
     prior = colored_shapes(8)
@@ -472,7 +521,7 @@ def test_saturation_and_contrast_measure_what_they_say():
         assert max_difference(score, -(scorer.statistic(images) - scorer.target).abs()) < 1e-6
 
 
-class Shown:
+class IdentityDecoder:
     """Pictures that decode to themselves."""
 
     shape, device = (3, 64, 64), "cpu"
@@ -483,37 +532,43 @@ class Shown:
 
 def test_agreement_is_the_log_probability_of_what_each_prompt_names():
     texts = ("a striped red mug", "a blue cube on grass")
-    images, view = torch.rand(4, 3, 64, 64, generator=rng()), torch.tensor([3, 0, 1, 2])
-    got = AgreementReward().build(Shown(), SetupContext(4, 2, 0, images, texts))(images, None, view)
+    images, particle = torch.rand(4, 3, 64, 64, generator=rng()), torch.tensor([3, 0, 1, 2])
+    got = AgreementReward().build(IdentityDecoder(), SetupContext(4, 2, 0, images, texts))(
+        images, None, particle
+    )
     logits = shared_evaluator("cpu")(images)
-    for i, particle in enumerate(view.tolist()):
-        said = judgeable_attributes(texts[particle // 2])
-        assert set(said) <= set(ATTRIBUTES) and "object" in said
-        expected = sum(float(logits[name][i].log_softmax(0)[index]) for name, index in said.items())
+    for i, particle in enumerate(particle.tolist()):
+        attributes = judgeable_attributes(texts[particle // 2])
+        assert set(attributes) <= set(ATTRIBUTES) and "object" in attributes
+        expected = sum(
+            float(logits[name][i].log_softmax(0)[index]) for name, index in attributes.items()
+        )
         assert abs(float(got[i]) - expected) < 1e-4
 
 
-def test_the_picture_of_a_prompt_agrees_with_it_more_than_any_other():
+def test_agreement_is_highest_for_the_image_of_the_prompt():
     scenes = random_scenes(8, np.random.default_rng(3))
     texts, images = tuple(full_captions(scenes)), images_to_tensor(render_scenes(scenes))
-    score = AgreementReward().build(Shown(), SetupContext(8, 8, 0, images, texts))
+    score = AgreementReward().build(IdentityDecoder(), SetupContext(8, 8, 0, images, texts))
     table = torch.stack(
         [score(images, None, torch.full((8,), i)) for i in range(8)]
     )  # [prompt, picture]
     assert torch.equal(table.argmax(1), torch.arange(8))
 
 
-def test_features_that_are_seen_tell_objects_apart():
+def test_evaluator_features_tell_objects_apart():
     scenes = random_scenes(8, np.random.default_rng(3))
     images = images_to_tensor(render_scenes(scenes))
-    f = EvaluatorFeatures()(Shown(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)]))
+    f = EvaluatorFeatures()(
+        IdentityDecoder(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)])
+    )
     near = log_kernel(f)[0].fill_diagonal_(-torch.inf).argmax(1)
     assert torch.equal(
         near, torch.arange(16).roll(8)
-    )  # each is nearest to its own slightly greyer self
+    )  # each is nearest to its own slightly grayer self
 
 
-def test_the_default_score_fits_the_model_or_says_what_does():
+def test_auto_reward_suits_the_model_or_names_another():
     gaussians, data = colored_shapes(8), DataSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a striped red mug",))
     x0, conditions = gaussians.means[:1], prompt_conditions(gaussians, ["red disc"])
@@ -546,11 +601,11 @@ class Dark(Reward):
     power: float = 1.0
 
     def build(self, prior, start):
-        return lambda x0, told, view: -x0.flatten(1).mean(1) ** self.power
+        return lambda x0, told, particle: -x0.flatten(1).mean(1) ** self.power
 '''
 
 
-def test_a_score_of_your_own(tmp_path):
+def test_custom_reward_from_a_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE)
     scorer = find(Reward, f"{path}:Dark")()
@@ -561,7 +616,7 @@ def test_a_score_of_your_own(tmp_path):
     assert bool(run.advance().gradient.isfinite().all())
 
 
-def test_scores_and_features_are_found_by_name():
+def test_rewards_and_features_by_name():
     assert set(choices(Reward)) == {"agreement", "auto", "contrast", "density", "saturation"}
     assert set(choices(Features)) == {"itself", "pooled", "seen"}
     assert (
@@ -570,7 +625,7 @@ def test_scores_and_features_are_found_by_name():
     )
 
 
-def test_better_noises_make_better_pictures():
+def test_reward_sds_reaches_a_higher_reward_than_sds():
     """By its own score: the best of eight noises leads to a denser picture than one noise does."""
     prior, n = colored_shapes(8), 10
 
@@ -585,9 +640,9 @@ def test_better_noises_make_better_pictures():
     assert reached(RewardSDS(7.5, 8, "best")) > reached(SDS(7.5))
 
 
-def test_answers_serve_every_guidance():
+def test_null_and_pos_predictions_give_any_guidance_scale():
     """What RewardSDS relies on: null and pos, once asked, give any scale."""
-    prior, s = mixture(), drawn_of(4)
+    prior, s = mixture(), make_rows(4)
     answers = prior(s.xt, s.t, s.conditions.null, s.conditions.pos)
     for scale in (0.0, 1.0, 7.5, 100.0):
         mine = denoise_multistep(

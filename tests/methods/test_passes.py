@@ -19,7 +19,7 @@ from limbeck.training.trainer import Run
 B, STEPS = 3, 4
 
 
-class Counted:
+class CallLog:
     """Rows of every pass through a module, and whether gradients were recorded."""
 
     def __init__(self, module):
@@ -42,13 +42,13 @@ def counted(prior, method, representation=None, batch_size=0):
         ),
         prior,
     )
-    big, encoder, decoder = (Counted(m) for m in (prior.unet, prior.vae.encoder, prior.vae.decoder))
+    big, encoder, decoder = (CallLog(m) for m in (prior.unet, prior.vae.encoder, prior.vae.decoder))
     critic = (
         run.state.prior()
         if isinstance(method, VSD) and isinstance(method.critic, SmallUNetCritic)
         else None
     )
-    small = Counted(critic.net) if critic else None
+    small = CallLog(critic.net) if critic else None
     before = prior.call_counter.calls, prior.call_counter.rows
     for _ in range(STEPS):
         run.advance()
@@ -62,14 +62,14 @@ def counted(prior, method, representation=None, batch_size=0):
     return big.rows, small.rows if small else [], encoder.rows, decoder.rows
 
 
-def looking(rows):
+def without_grad(rows):
     return [(n, False) for n in rows]
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 2 * B), (1.0, B), (0.0, B), (100.0, 2 * B)])
-def test_sds_is_one_call_without_a_graph_and_without_the_autoencoder(prior, guidance, rows):
+def test_sds_is_one_call_without_gradients_and_without_the_autoencoder(prior, guidance, rows):
     big, _, encoder, decoder = counted(prior, SDS(guidance))
-    assert big == looking([rows]) * STEPS
+    assert big == without_grad([rows]) * STEPS
     assert encoder == decoder == []
 
 
@@ -77,7 +77,7 @@ def test_sds_is_one_call_without_a_graph_and_without_the_autoencoder(prior, guid
     ("guidance", "critic_guidance", "rows"),
     [(7.5, 1.0, 3), (1.0, 1.0, 2), (7.5, 0.5, 4), (1.0, 0.5, 3)],
 )
-def test_vsd_with_low_rank_critic_is_one_call_and_one_with_a_graph(
+def test_vsd_with_lora_critic_is_one_call_and_one_with_gradients(
     prior, guidance, critic_guidance, rows
 ):
     big, _, encoder, decoder = counted(prior, VSD(guidance, critic_guidance, critic=LoRACritic(4)))
@@ -86,41 +86,41 @@ def test_vsd_with_low_rank_critic_is_one_call_and_one_with_a_graph(
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
-def test_every_critic_step_is_one_pass_with_a_graph(prior, k):
+def test_each_critic_step_is_one_pass_with_gradients(prior, k):
     big, *_ = counted(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(steps=k))))
     assert big == [(3 * B, False), *[(B, True)] * k] * STEPS
 
 
-def test_the_critics_own_batch_is_what_it_trains_on(prior):
+def test_critic_batch_size_is_independent(prior):
     big, *_ = counted(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(batch_size=5))))
     assert big == [(3 * B, False), (5, True)] * STEPS
 
 
 @pytest.mark.parametrize(("critic_guidance", "own"), [(1.0, B), (0.5, 2 * B)])
-def test_vsd_with_small_unet_leaves_the_big_network_two_rows(prior, critic_guidance, own):
+def test_vsd_with_small_unet_critic_passes(prior, critic_guidance, own):
     big, small, encoder, decoder = counted(
         prior, VSD(7.5, critic_guidance, critic=SmallUNetCritic(8))
     )
-    assert big == looking([2 * B]) * STEPS
+    assert big == without_grad([2 * B]) * STEPS
     assert small == [(own, False), (B, True)] * STEPS
     assert encoder == decoder == []
 
 
-def test_vsd_with_exact_critic_costs_what_sds_costs(prior):
+def test_vsd_with_exact_critic_passes_as_sds(prior):
     big, *_ = counted(prior, VSD(7.5, critic=ExactCritic()))
-    assert big == looking([2 * B]) * STEPS
+    assert big == without_grad([2 * B]) * STEPS
 
 
 @pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=LoRACritic(4))], ids=["sds", "vsd"])
-def test_pixels_are_encoded_once_a_step_and_never_decoded(prior, method):
-    *_, encoder, decoder = counted(prior, method, Pixels(levels=3))
+def test_pixels_are_encoded_once_per_step_and_never_decoded(prior, method):
+    *_, encoder, decoder = counted(prior, method, Pixels(num_levels=3))
     assert encoder == [(B, True)] * STEPS
     assert decoder == []
 
 
-def test_only_drawn_particles_are_paid_for(prior):
+def test_passes_scale_with_the_batch_size(prior):
     big, _, encoder, _ = counted(
-        prior, VSD(7.5, critic=LoRACritic(4)), Pixels(levels=3), batch_size=2
+        prior, VSD(7.5, critic=LoRACritic(4)), Pixels(num_levels=3), batch_size=2
     )
     assert big == [(6, False), (2, True)] * STEPS
     assert encoder == [(2, True)] * STEPS
@@ -129,7 +129,7 @@ def test_only_drawn_particles_are_paid_for(prior):
 @pytest.mark.parametrize(
     ("method", "rows"), [(SDS(7.5), 2 * B), (SDS(1.0), B), (VSD(7.5, critic=ExactCritic()), 2 * B)]
 )
-def test_exact_priors_count_alike(method, rows):
+def test_exact_priors_count_calls_too(method, rows):
     prior = GaussianMixture(normal(2, 4), torch.ones(2))
     run = Run(Experiment(("x",), method=method, particles=B, steps=STEPS), prior)
     for _ in range(STEPS):
