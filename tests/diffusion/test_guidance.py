@@ -1,4 +1,4 @@
-"""Classifier-free guidance, Perp-Neg and multi-step predictions, and what they cost in each method."""
+"""Classifier-free guidance, Perp-Neg, multi-step predictions, and their cost in each method."""
 
 from dataclasses import replace
 
