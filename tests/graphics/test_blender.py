@@ -1,6 +1,7 @@
-"""What Blender makes of exported files: opened by its own importers and rendered by Cycles, in a Python of its own.
+"""Exported files in Blender: imported by its own importers and rendered by Cycles.
 
-``LIMBECK_BLENDER`` names a Python that has Blender as its module (``pip install bpy``); without one there is nothing to test.
+``LIMBECK_BLENDER`` names a Python that has Blender as its module (``pip install bpy``); without it
+these tests are skipped.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from painted_ball import RADIUS, ball, cloud, paint
 from PIL import Image
 
 from limbeck.graphics.cameras.camera import turntable_cameras
-from limbeck.graphics.export.export import MeshExportOptions, export
-from limbeck.graphics.geometry.solids import Surface
+from limbeck.graphics.export.export import MeshExportOptions, export_asset
+from limbeck.graphics.geometry.assets import Surface
 
 BLENDER = os.environ.get("LIMBECK_BLENDER", "")
 SIZE = 64
-EYES = turntable_cameras(4, 20, 4, 40)[:2]  # the front and one side
-KINDS = [("glb", False), ("glb", True), ("obj", False), ("obj", True), ("ply", True)]
+CAMERAS = turntable_cameras(4, 20, 4, 40)[:2]  # the front and one side
+MESH_FILES = {
+    "texture.glb": ("glb", False),
+    "vertices.glb": ("glb", True),
+    "texture.obj": ("obj", False),
+    "vertices.obj": ("obj", True),
+    "vertices.ply": ("ply", True),
+}  #: format, and whether it has vertex colors
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,123 +41,127 @@ pytestmark = [
 ]
 
 
-def nosed() -> Surface:
-    """The painted ball with a beam that shows which way it looks: to the front, above and to one side of the middle."""
+def ball_with_beam() -> Surface:
+    """The painted ball with a beam at the front, upper right of its center."""
     beam = trimesh.creation.box(extents=(0.3, 0.2, 0.6))
     beam.apply_translation((0.15, 0.35, 0.9))
-    whole = ball()
-    corners = torch.tensor(beam.faces).long() + len(whole.vertices)
+    surface = ball()
+    beam_faces = torch.tensor(beam.faces).long() + len(surface.vertices)
     return Surface(
-        torch.cat([whole.vertices, torch.tensor(beam.vertices).float()]),
-        torch.cat([whole.faces, corners]),
+        torch.cat([surface.vertices, torch.tensor(beam.vertices).float()]),
+        torch.cat([surface.faces, beam_faces]),
         paint,
     )
 
 
-def named(kind: str, coloured: bool) -> str:
-    return f"{'vertices' if coloured else 'texture'}.{kind}"
-
-
 @dataclass(frozen=True)
-class Found:
-    """What Blender told, and where its pictures are."""
+class BlenderResult:
+    """What Blender imported and rendered.
 
-    conditions: dict
+    Attributes:
+        objects: descriptions of the imported objects by file name.
+        folder: folder of the images.
+    """
+
+    objects: dict
     folder: Path
 
-    def picture(self, name: str, eye: int) -> tuple[np.ndarray, np.ndarray]:
-        """Colours in [0, 1] and what is covered."""
-        pixels = np.asarray(Image.open(self.folder / f"{name}-{eye}.png"), np.float64) / 255
+    def image(self, name: str, camera: int) -> tuple[np.ndarray, np.ndarray]:
+        """Colors in [0, 1] and alpha."""
+        path = self.folder / f"{name}-{camera}.png"
+        pixels = np.asarray(Image.open(path), np.float64) / 255
         return pixels[..., :3], pixels[..., 3]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def blender(tmp_path_factory: pytest.TempPathFactory) -> BlenderResult:
     folder = tmp_path_factory.mktemp("blender")
-    files = [folder / named(*kind) for kind in KINDS]
-    for file, (kind, coloured) in zip(files, KINDS, strict=True):
-        export(
-            nosed(), file, kind, MeshExportOptions(texture=256, vertex_colours=coloured, crumbs=0)
-        )  # type: ignore[arg-type]
-    export(cloud(), folder / "splats.ply", "ply")
-    files.append(folder / "splats.ply")
+    for name, (kind, vertex_colors) in MESH_FILES.items():
+        options = MeshExportOptions(
+            texture_size=256, vertex_colors=vertex_colors, min_component_fraction=0
+        )
+        export_asset(ball_with_beam(), folder / name, kind, options)  # type: ignore[arg-type]
+    export_asset(cloud(), folder / "splats.ply", "ply")
     job = {
-        "files": [str(file) for file in files],
-        "poses": EYES.pose.tolist(),
-        "fov": EYES.fov[0].item(),
+        "files": [str(folder / name) for name in (*MESH_FILES, "splats.ply")],
+        "poses": CAMERAS.pose.tolist(),
+        "fov": CAMERAS.fov[0].item(),
         "size": SIZE,
+        "out": str(folder),
     }
-    (folder / "job.json").write_text(json.dumps(job | {"out": str(folder)}))
+    (folder / "job.json").write_text(json.dumps(job))
     script = Path(__file__).parents[1] / "helpers" / "in_blender.py"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    process = subprocess.run(
         [BLENDER, script, folder / "job.json"],
         capture_output=True,
         text=True,
-        env=clean,
+        env=environment,
         timeout=900,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return Found(json.loads((folder / "found.json").read_text()), folder)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
+    return BlenderResult(json.loads((folder / "found.json").read_text()), folder)
 
 
-def expected(eye: int) -> tuple[np.ndarray, np.ndarray]:
-    """The thing through our camera by rays of our own: its paint, and what it covers."""
-    thing = nosed()
-    mesh = trimesh.Trimesh(thing.vertices.numpy(), thing.faces.numpy(), process=False)
-    face, _, points = rays(mesh, EYES[slice(eye, eye + 1)], SIZE)
-    colours = paint(torch.tensor(points)).numpy()
-    return colours.reshape(SIZE, SIZE, 3), (face >= 0).reshape(SIZE, SIZE)
+def expected_image(camera: int) -> tuple[np.ndarray, np.ndarray]:
+    """Paint and coverage of the surface by ray casting."""
+    surface = ball_with_beam()
+    mesh = trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+    face, _, points = rays(mesh, CAMERAS[slice(camera, camera + 1)], SIZE)
+    colors = paint(torch.tensor(points)).numpy()
+    return colors.reshape(SIZE, SIZE, 3), (face >= 0).reshape(SIZE, SIZE)
 
 
-def inner(covered: np.ndarray) -> np.ndarray:
-    """Pixels whose eight neighbours are covered too."""
-    near = np.pad(covered, 1)
-    return np.all([near[i : i + SIZE, j : j + SIZE] for i in range(3) for j in range(3)], axis=0)
+def interior(covered: np.ndarray) -> np.ndarray:
+    """Pixels whose eight neighbors are covered too."""
+    padded = np.pad(covered, 1)
+    shifts = [padded[i : i + SIZE, j : j + SIZE] for i in range(3) for j in range(3)]
+    return np.all(shifts, axis=0)
 
 
-@pytest.mark.parametrize("name", [named(*kind) for kind in KINDS])
-@pytest.mark.parametrize("eye", [0, 1])
-def test_blender_s_picture_is_ours(found: Found, name: str, eye: int) -> None:
-    """Orientation, size, place and colours at once, as the beam and the paint of each side differ."""
-    colours, alpha = found.picture(name, eye)
-    wanted, covered = expected(eye)
-    seen = alpha > 0.5
-    assert (seen & covered).sum() / (seen | covered).sum() > 0.985
-    error = np.abs(colours - wanted)[inner(seen & covered)]
+@pytest.mark.parametrize("name", MESH_FILES)
+@pytest.mark.parametrize("camera", [0, 1])
+def test_blender_renders_what_we_render(blender: BlenderResult, name: str, camera: int) -> None:
+    """Orientation, size, position and color at once, by the beam and the paint."""
+    colors, alpha = blender.image(name, camera)
+    expected, covered = expected_image(camera)
+    visible = alpha > 0.5
+    assert (visible & covered).sum() / (visible | covered).sum() > 0.985
+    error = np.abs(colors - expected)[interior(visible & covered)]
     assert error.mean() < 0.008 and np.quantile(error, 0.99) < 0.06, (error.mean(), error.max())
 
 
-@pytest.mark.parametrize("name", [named(*kind) for kind in KINDS])
-def test_lengths_are_metres_and_the_front_is_blender_s(found: Found, name: str) -> None:
-    """Up is its z, the front its -y: what its "front" view, numpad 1, shows."""
-    (thing,) = found.conditions[name]
-    assert thing["faces"] == 1292
-    assert np.abs(np.array(thing["low"]) - [-RADIUS, -1.2, -RADIUS]).max() < 1e-4
-    assert np.abs(np.array(thing["high"]) - RADIUS).max() < 1e-4
+@pytest.mark.parametrize("name", MESH_FILES)
+def test_units_are_meters_and_the_front_is_blenders(blender: BlenderResult, name: str) -> None:
+    """Up is Blender's z and the front its -y, which its "front" view, numpad 1, shows."""
+    (item,) = blender.objects[name]
+    assert item["faces"] == 1292
+    assert np.abs(np.array(item["low"]) - [-RADIUS, -1.2, -RADIUS]).max() < 1e-4
+    assert np.abs(np.array(item["high"]) - RADIUS).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["texture.glb", "texture.obj"])
-def test_the_material_has_the_texture_as_its_base_colour(found: Found, name: str) -> None:
-    (material,) = found.conditions[name][0]["materials"]
+def test_the_texture_is_the_base_color(blender: BlenderResult, name: str) -> None:
+    (material,) = blender.objects[name][0]["materials"]
     assert material == {"from": "TEX_IMAGE", "material": "surface", "images": [[256, 256, "sRGB"]]}
 
 
-def test_coloured_vertices_are_colour_attributes(found: Found) -> None:
-    """Only a .glb brings a material that shows them; docs/export.md says what to do with the others."""
-    assert found.conditions["vertices.glb"][0]["materials"] == [
+def test_vertex_colors_are_color_attributes(blender: BlenderResult) -> None:
+    """Only a .glb brings a material that shows them; docs/export.md says how to show the others."""
+    assert blender.objects["vertices.glb"][0]["materials"] == [
         {"from": "VERTEX_COLOR", "material": "surface", "images": []}
     ]
     for name in ("vertices.glb", "vertices.obj", "vertices.ply"):
-        (thing,) = found.conditions[name]
-        assert len(thing["coloured"]) == 1 and (name == "vertices.glb" or thing["materials"] == [])
+        (item,) = blender.objects[name]
+        assert len(item["color_attributes"]) == 1
+        assert name == "vertices.glb" or item["materials"] == []
 
 
-def test_splats_are_points_in_the_right_place(found: Found) -> None:
-    (thing,) = found.conditions["splats.ply"]
-    places = cloud().mean
-    turned = torch.stack([places[:, 0], -places[:, 2], places[:, 1]], 1)
-    assert thing["vertices"] == len(places) and thing["faces"] == 0
-    assert {"f_dc_0", "opacity", "scale_2", "rot_3"} <= set(thing["attributes"])
-    assert np.abs(np.array(thing["low"]) - turned.amin(0).numpy()).max() < 1e-5
-    assert np.abs(np.array(thing["high"]) - turned.amax(0).numpy()).max() < 1e-5
+def test_splats_are_points_in_the_right_place(blender: BlenderResult) -> None:
+    (item,) = blender.objects["splats.ply"]
+    x, y, z = cloud().means.unbind(1)
+    expected = torch.stack([x, -z, y], 1)
+    assert item["vertices"] == len(expected) and item["faces"] == 0
+    assert {"f_dc_0", "opacity", "scale_2", "rot_3"} <= set(item["attributes"])
+    assert np.abs(np.array(item["low"]) - expected.amin(0).numpy()).max() < 1e-5
+    assert np.abs(np.array(item["high"]) - expected.amax(0).numpy()).max() < 1e-5

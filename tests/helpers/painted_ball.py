@@ -79,7 +79,7 @@ class Painted(ParticleParameters):
         )
 
     def asset(self, particle: int) -> Surface | Splats:
-        tint = self.parts["tint"][particle].detach()
+        tint = self.params["tint"][particle].detach()
         if self.kind == "nothing":
             return Surface(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long), paint)
         return ball(2, tint) if self.kind == "surface" else cloud(tint=tint)
