@@ -16,12 +16,13 @@ from typing import Any, Literal, NamedTuple
 
 from limbeck.config.discovery import (
     base_of,
+    choices,
     component_name,
     options_of,
     union_members,
     unknown_name,
 )
-from limbeck.config.renamed import renamed_option
+from limbeck.config.renamed import current_option
 from limbeck.config.yaml import (
     build,
     component_class,
@@ -78,8 +79,7 @@ def list_options(
         flag, base = join(parent, name), base_of(hint)
         if flag.endswith(".name"):
             continue  # the value of the component's own flag
-        word = value_of(argv, flag)
-        chosen = component_class(base, word, flag, value) if base and word != "none" else None
+        chosen = component_class(base, value_of(argv, flag), flag, value) if base else None
         if base is None or inspect.isabstract(base) or "name" in options_of(base):
             yield Option(flag, name, hint, value, cls, chosen)
         if chosen is not None:
@@ -135,8 +135,7 @@ def parse(
             loose, words = loose + words, []
         elif flag in hints:
             value = joined if equals else _take_value(flag, hints[flag], words)
-            named = base_of(hints[flag]) is not None and value != "none"
-            _put(mapping, f"{flag}.name" if named else flag, value)
+            _put(mapping, f"{flag}.name" if base_of(hints[flag]) else flag, value)
         elif word in negations:
             _put(mapping, negations[word], "false")
         elif lenient:
@@ -149,7 +148,7 @@ def parse(
             raise _unknown_option(flag, found)
         else:
             loose.append(word)
-    if loose and not positional:
+    if loose and not (positional or lenient):
         raise ValueError(f"{loose[0]!r} belongs to no option; options are written --NAME VALUE")
     if loose or any(o.name == positional and o.default is MISSING for o in found):
         mapping[positional] = loose
@@ -194,13 +193,20 @@ def _title(parent: str, found: Sequence[Option]) -> str:
 
 
 def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
+    current = "--"
+    for name in flag.removeprefix("--").replace("-", "_").split("."):
+        owners = {o.owner for o in found if (o.parent or "--") == current}
+        bases = [base_of(o.hint) for o in found if o.flag == current and not owners]
+        owners.update(cls for base in bases if base for cls in choices(base).values())
+        new = {current_option(cls, name) for cls in owners} - {name}
+        current = join(current, min(new, default=name))
+    if current != flag:
+        return ValueError(f"{flag} is now {current}")
     parent, _, name = flag.rpartition(".")
     names = [o.name.replace("_", "-") for o in found if o.parent == parent]
     if parent and names:
-        error = unknown_name(f"option of {_title(parent, found)}", name, names)
-    else:
-        error = unknown_name("option", flag, [o.flag for o in found if not o.parent])
-    return renamed_option(flag) or error
+        return unknown_name(f"option of {_title(parent, found)}", name, names)
+    return unknown_name("option", flag, [o.flag for o in found if not o.parent])
 
 
 class _HelpFormatter(argparse.HelpFormatter):

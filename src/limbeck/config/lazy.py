@@ -43,3 +43,12 @@ def attribute(package: str, name: str) -> Any:
             f"module {package!r} has no attribute {name!r}; it has {', '.join(exports(package))}"
         )
     return getattr(importlib.import_module(module), name)
+
+
+def defined_classes(module: str) -> list[str]:
+    """Names of the public classes that a module defines; for its module-level ``__dir__``."""
+    return sorted(
+        name
+        for name, value in vars(sys.modules[module]).items()
+        if isinstance(value, type) and value.__module__ == module and not name.startswith("_")
+    )

@@ -26,7 +26,7 @@ from limbeck.config.discovery import (
     union_members,
     unknown_name,
 )
-from limbeck.config.renamed import renamed_option
+from limbeck.config.renamed import current_option
 
 T = TypeVar("T")
 
@@ -134,8 +134,10 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
     found, values = options_of(cls, default), {}
     for name in plain:
         if name not in found:
-            noun = f"option of {path or cls.__name__}"
-            raise renamed_option(join(path, name)) or unknown_name(noun, name, found)
+            new, noun = current_option(cls, name), f"option of {path or cls.__name__}"
+            if new != name:
+                raise ValueError(f"{join(path, name)} is now {join(path, new)}")
+            raise unknown_name(noun, name, found)
     for name, (hint, value) in found.items():
         if name in plain:
             value = _read(plain[name], hint, join(path, name), value)
@@ -150,10 +152,12 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
 
 def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
     members, base = union_members(hint), base_of(hint)
-    if type(None) in members and (value is None or (value == "none" and str not in members)):
+    if type(None) in members and value is None:
         return None
     if base is not None:
         return read_component(base, value, path, default)
+    if type(None) in members and value == "none" and str not in members:
+        return None
     for member in members:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             return _convert(value, member)

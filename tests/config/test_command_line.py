@@ -1,0 +1,198 @@
+"""Options of the command line: order, spellings, types, defaults, and the help text of each."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from all_options import option_classes
+from own_component import OWN_METHOD
+
+from limbeck.cli.commands.report import ReportOptions
+from limbeck.cli.commands.run import RunOptions
+from limbeck.config.command_line import documentation, help_text, list_options, parse
+from limbeck.config.discovery import options_of
+from limbeck.distillation.critics.auto import AutoCritic
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.timesteps.random import TwoStageTimesteps, UniformTimesteps
+from limbeck.distillation.weights import LambdaWeight, Weight
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD
+
+
+def experiment_of(*argv: str, default: Experiment | None = None) -> Experiment:
+    sections = [(Experiment, default), (RunOptions, None)]
+    return parse(sections, argv, "limbeck run", "", "prompts")[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--steps 7 a --method vsd b --method.guidance 3 --method.critic=exact "
+        "--timesteps two-stage --particles 4 --seed 1",
+        "--method.critic=exact --method.guidance=3 --seed=1 a --timesteps=TwoStage "
+        "--particles=4 --method=VSD b --steps 7",
+    ],
+)
+def test_options_come_in_any_order(line: str) -> None:
+    expected = Experiment(
+        ("a", "b"),
+        method=VSD(guidance=3.0, critic=ExactCritic()),
+        timesteps=TwoStageTimesteps(),
+        particles=4,
+        steps=7,
+        seed=1,
+    )
+    assert experiment_of(*line.split()) == expected
+
+
+def test_a_chosen_method_takes_its_own_defaults() -> None:
+    assert experiment_of("a", "--method", "vsd").method == VSD()
+    default = Experiment(("x",), method=SDS(3.0))
+    assert experiment_of("a", "--method", "vsd", default=default).method == VSD()
+
+
+def test_a_configuration_gives_the_defaults() -> None:
+    default = Experiment(("x",), method=VSD(guidance=3.0, critic=LoRACritic(rank=2)), steps=9)
+    assert experiment_of(default=default) == default
+    changed = experiment_of("--method.critic-guidance", "2", "--seed", "5", default=default)
+    assert changed == Experiment(
+        ("x",),
+        method=VSD(guidance=3.0, critic_guidance=2.0, critic=LoRACritic(rank=2)),
+        steps=9,
+        seed=5,
+    )
+    assert experiment_of("y", default=default).prompts == ("y",)
+    same = experiment_of("--method", "vsd", default=default)
+    assert same == default, "choosing the class of the default must change nothing"
+
+
+def test_nested_options_and_underscores() -> None:
+    line = "a --method vsd --method.critic.training.timesteps.t-max .5 --method.critic_guidance 2"
+    assert experiment_of(*line.split()).method == VSD(
+        critic_guidance=2.0,
+        critic=AutoCritic(training=CriticTraining(timesteps=UniformTimesteps(0.0, 0.5))),
+    )
+
+
+def test_values_that_begin_with_a_hyphen() -> None:
+    assert experiment_of("a", "--method.guidance", "-3").method == SDS(-3.0)
+    assert experiment_of("a", "--negative-prompt=--blurred").negative_prompt == "--blurred"
+    assert experiment_of("a", "--negative-prompt", "").negative_prompt == ""
+    assert experiment_of("--steps", "3", "--", "--odd prompt", "b").prompts == ("--odd prompt", "b")
+    assert experiment_of("a=b", "-", "-3 degrees").prompts == ("a=b", "-", "-3 degrees")
+    argv = ["a", "--optimizer", "sgd", "--optimizer.momentum", "1e-3"]
+    assert experiment_of(*argv).optimizer == SGD(momentum=1e-3)
+
+
+def test_the_last_of_two_values_counts() -> None:
+    line = "a --steps 3 --steps 4 --method vsd --method sds"
+    assert experiment_of(*line.split()) == Experiment(("a",), steps=4)
+
+
+def test_a_method_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(OWN_METHOD)
+    method = experiment_of("a", "--method.pull", "0.75", "--method", f"{path}:Mine").method
+    assert type(method).__name__ == "Mine" and method.pull == 0.75  # type: ignore[attr-defined]
+
+
+def test_positional_paths() -> None:
+    argv = ["a", "--out", "x.html", "b"]
+    (options,) = parse([(ReportOptions, None)], argv, "limbeck report", "", "folders")
+    assert options == ReportOptions((Path("a"), Path("b")), Path("x.html"))
+
+
+@dataclass(frozen=True)
+class EveryType:
+    """One option of every type.
+
+    Attributes:
+        source: an image.
+    """
+
+    source: Path
+    box: tuple[float, float] = (0.0, 1.0)
+    rates: tuple[float, ...] = (0.1,)
+    loud: bool = False
+    quiet: bool = True
+    kind: Literal["a", "b"] = "a"
+    limit: int | None = None
+    weight: Weight | None = None
+
+
+def read_line(line: str) -> EveryType:
+    return parse([(EveryType, None)], line.split())[0]
+
+
+def test_options_of_every_type() -> None:
+    assert read_line("--source x.png") == EveryType(Path("x.png"))
+    line = (
+        "--source=x.png --box -1 2 --rates 1 2 3 --loud --no-quiet --kind b --limit 3 "
+        "--weight lambda --weight.power 2"
+    )
+    expected = EveryType(
+        Path("x.png"), (-1.0, 2.0), (1.0, 2.0, 3.0), True, False, "b", 3, LambdaWeight(2.0)
+    )
+    assert read_line(line) == expected
+    line = "--loud true --source x --quiet FALSE --limit none"
+    assert read_line(line) == EveryType(Path("x"), loud=True, quiet=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--loud", "--source is missing; it is a path"),
+        ("--source x --loud=often", "--loud must be true or false, not 'often'"),
+        ("--source x --box 1", "--box must be 2 values, not ['1']"),
+        ("--source x --rates a b", "--rates must be a list, each a number, not ['a', 'b']"),
+        ("--source x --kind c", "--kind must be one of a, b, not 'c'"),
+        ("--source x --limit few", "--limit must be an integer or none, not 'few'"),
+        ("--source x --weight.power 2", "no option is called '--weight.power'"),
+        ("--source x --quietly", "no option is called '--quietly'. Did you mean --quiet?"),
+        ("--source x y", "'y' belongs to no option; options are written --NAME VALUE"),
+    ],
+)
+def test_refused_values(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_line(line)
+
+
+# help
+
+
+def test_docstrings_become_help() -> None:
+    summary, texts = documentation(VSD)
+    assert summary and "guidance:" not in summary and set(options_of(VSD)) <= set(texts)
+    assert "decay_start" in documentation(SGD)[1], "a field of the base class"
+
+
+@pytest.mark.parametrize("cls", option_classes(), ids=lambda c: c.__name__)
+def test_every_option_of_every_component_has_its_own_help(cls: type) -> None:
+    texts = documentation(cls)[1]
+    own = {name: texts.get(name, "") for name in options_of(cls)}
+    assert not [name for name, text in own.items() if not text.strip()], "without help"
+    shared = [text for text, count in Counter(own.values()).items() if count > 1]
+    assert not shared, "one text for several options"
+
+
+def test_the_test_of_help_covers_every_component() -> None:
+    names = {cls.__name__ for cls in option_classes()}
+    assert {"Experiment", "VSD", "LoRACritic", "NeRF", "Model", "RuntimeOptions", "Orbit"} <= names
+    assert len(names) > 100
+
+
+def test_help_text_names_choices_and_default() -> None:
+    options = {option.flag: option for option in list_options(Experiment)}
+    assert "One of asd, bridge," in help_text(options["--method"])
+    assert help_text(options["--method"]).endswith("or FILE.py:CLASS. (default: sds)")
+    assert help_text(options["--steps"]).endswith("(default: 500)")
+    assert "limbeck models lists" in help_text(options["--model"])
