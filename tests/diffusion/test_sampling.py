@@ -17,7 +17,7 @@ from tiny_pipeline import (
 )
 
 from limbeck.diffusion.prediction import Prediction
-from limbeck.diffusion.sampling import Sampling, sample
+from limbeck.diffusion.sampling import Sampling, sample_x0
 from limbeck.diffusion.schedule import CosineSchedule, DiscreteSchedule
 from limbeck.priors.exact import GaussianMixture
 from limbeck.priors.stable_diffusion import StableDiffusion
@@ -49,7 +49,7 @@ def test_every_step_equals_that_of_diffusers(prediction_type, steps, eta):
     schedule = DiscreteSchedule(tuple(scheduler.alphas_cumprod.tolist()))
     prior, conditions = RecordingPrior(mixture(schedule)), class_conditions(5, *NULL_AND_POS)
     noise = normal(5, 4)
-    sampled = sample(prior, conditions, noise, steps, 3.0, eta, rng(8))
+    sampled = sample_x0(prior, conditions, noise, steps, 3.0, eta, rng(8))
     scheduler.set_timesteps(steps)
     generator, xt = rng(8), noise
     for i, timestep in enumerate(scheduler.timesteps.tolist()):
@@ -89,14 +89,14 @@ def test_a_sample_equals_that_of_the_pipeline(folder, eta):
         generator=rng(3),
         output_type="latent",
     ).images
-    sampled = sample(prior, prompt_conditions(prior, prompts), noise, 20, 4.0, eta, rng(3))
+    sampled = sample_x0(prior, prompt_conditions(prior, prompts), noise, 20, 4.0, eta, rng(3))
     assert max_difference(sampled, noise) > 0.5
     assert max_difference(sampled, expected) / float(expected.abs().max()) < 5e-5  # float32
 
 
 def test_samples_of_a_zero_terminal_snr_schedule_are_finite():
     prior, conditions = mixture(zero_snr_schedule()), class_conditions(6, (1, 1, 1), (1, 1, 1))
-    sampled = sample(prior, conditions, normal(6, 4), 50, 1.0, 1.0, rng())
+    sampled = sample_x0(prior, conditions, normal(6, 4), 50, 1.0, 1.0, rng())
     assert bool(sampled.isfinite().all())
 
 
@@ -118,7 +118,7 @@ def test_ancestral_samples_have_the_moments_of_their_chain():
         gain = (next_a * a * std**2 + (next_s**2 - new) ** 0.5 * s) / (a**2 * std**2 + s**2)
         variance = gain**2 * variance + new
     conditions = class_conditions(rows, (1,), (1,))
-    sampled = sample(prior, conditions, normal(rows, 1), steps, 1.0, 1.0, rng(4))
+    sampled = sample_x0(prior, conditions, normal(rows, 1), steps, 1.0, 1.0, rng(4))
     assert abs(float(sampled.mean()) - 0.8) < 4 * variance**0.5 / rows**0.5
     assert abs(float(sampled.var()) / variance - 1) < 4 * (2 / rows) ** 0.5
 
@@ -126,7 +126,7 @@ def test_ancestral_samples_have_the_moments_of_their_chain():
 @pytest.mark.parametrize(("guidance", "rows_per_step"), [(1.0, 5), (0.0, 5), (3.0, 2 * 5)])
 def test_each_step_is_one_call_with_one_or_two_rows_per_image(guidance, rows_per_step):
     prior = mixture(zero_snr_schedule())
-    sample(prior, class_conditions(5, *NULL_AND_POS), normal(5, 4), 10, guidance)
+    sample_x0(prior, class_conditions(5, *NULL_AND_POS), normal(5, 4), 10, guidance)
     counter = prior.call_counter
     assert (counter.rows, counter.calls) == (10 * rows_per_step, 10)
 
@@ -134,15 +134,15 @@ def test_each_step_is_one_call_with_one_or_two_rows_per_image(guidance, rows_per
 def test_rows_are_sampled_independently():
     prior, noise = mixture(CosineSchedule()), normal(5, 4)
     conditions = class_conditions(5, *NULL_AND_POS)
-    together = sample(prior, conditions, noise, 10, 3.0)
-    apart = [sample(prior, conditions[i : i + 1], noise[i : i + 1], 10, 3.0) for i in range(5)]
+    together = sample_x0(prior, conditions, noise, 10, 3.0)
+    apart = [sample_x0(prior, conditions[i : i + 1], noise[i : i + 1], 10, 3.0) for i in range(5)]
     assert max_difference(together, torch.cat(apart)) < 1e-13
 
 
 def test_zero_steps_are_refused():
     prior, conditions = mixture(zero_snr_schedule()), class_conditions(1, (1, 1, 1), (1, 1, 1))
     with pytest.raises(ValueError, match="steps"):
-        sample(prior, conditions, normal(1, 4), 0, 1.0)
+        sample_x0(prior, conditions, normal(1, 4), 0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -169,5 +169,5 @@ def test_the_sample_is_the_prediction_of_the_last_step():
             return [prediction for _ in conditions]
 
     conditions = class_conditions(2, (1,), (1,))
-    sampled = sample(ConstantPrior(), conditions, normal(2, 3), 7, 1.0)
+    sampled = sample_x0(ConstantPrior(), conditions, normal(2, 3), 7, 1.0)
     assert torch.equal(sampled, prediction.x0)

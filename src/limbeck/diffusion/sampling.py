@@ -67,7 +67,7 @@ class Sampling:
 
 
 @torch.no_grad()
-def sample(
+def sample_x0(
     prior: Prior,
     conditions: Conditions,
     noise: Float[Tensor, "b ..."],
