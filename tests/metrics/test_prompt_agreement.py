@@ -15,20 +15,20 @@ def verdict(**words):
 
 
 def test_agreement_counts_only_named_attributes():
-    rejected = verdict(colour="red")
+    rejected = verdict(color="red")
     rejected[0] = len(OBJECTS)
-    red_mug = verdict(object="mug", colour="red")
-    striped_blue_mug = verdict(object="mug", colour="blue", pattern="striped")
+    red_mug = verdict(object="mug", color="red")
+    striped_blue_mug = verdict(object="mug", color="blue", pattern="striped")
     verdicts = torch.tensor([red_mug, striped_blue_mug, rejected])
     assert agreement(verdicts, ["a red mug"] * 3) == {
         "object": 2 / 3,
-        "colour": 2 / 3,
+        "color": 2 / 3,
         "all": 1 / 3,
         "rejected": 1 / 3,
     }
     assert agreement(verdicts, ["a red mug", "a striped mug", "something else"]) == {
         "object": 1.0,
-        "colour": 1.0,
+        "color": 1.0,
         "pattern": 1.0,
         "all": 1.0,
         "rejected": 0.0,
@@ -39,7 +39,7 @@ class RedMugEvaluator:
     """An evaluator that sees a red mug everywhere."""
 
     def judge(self, images):
-        return torch.tensor([verdict(object="mug", colour="red")] * len(images))
+        return torch.tensor([verdict(object="mug", color="red")] * len(images))
 
     def features(self, images):
         return images.mean((2, 3))
@@ -49,7 +49,7 @@ def test_the_evaluator_judges_only_images_of_the_world():
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     scores = score_images(images, ["a blue mug", "a poem"], RedMugEvaluator())
     first, second = scores["prompts"]
-    assert first["object"] == 1.0 and first["colour"] == 0.0 and first["all"] == 0.0
+    assert first["object"] == 1.0 and first["color"] == 0.0 and first["all"] == 0.0
     assert "object" not in second and second["diversity"] > 0
     assert scores["mean"]["object"] == 1.0
     mean = (first["saturation"] + second["saturation"]) / 2

@@ -34,10 +34,10 @@ def test_log_probs_are_of_object_and_color():
     rng = torch.Generator().manual_seed(1)
     logits = {
         "object": torch.randn(50, 15, generator=rng),
-        "colour": torch.randn(50, 10, generator=rng),
+        "color": torch.randn(50, 10, generator=rng),
     }
     is_duck = logits["object"][:, :14].argmax(1) == 11
-    is_yellow = logits["colour"].argmax(1) == 3
+    is_yellow = logits["color"].argmax(1) == 3
     both, duck = ((is_duck & is_yellow).float().mean(), is_duck.float().mean())
     found = r_precision(candidate_log_probs(logits, "a yellow duck"), 0)
     assert found == pytest.approx(both.item())

@@ -205,20 +205,20 @@ def render_true_object(prompt: str, cameras: Camera, seed: int = 0) -> HeldOutIm
 
     named, count = judgeable_attributes(prompt), len(cameras)
     rng = np.random.default_rng(seed)
-    color = named.get("colour", rng.integers(len(COLORS)))
+    color = named.get("color", rng.integers(len(COLORS)))
     if "background" in named:
         background = np.full(count, named["background"])
     else:
         background = rng.integers(0, len(BACKGROUNDS), count)
     scenes = Scenes(
         object=np.full(count, named["object"]),
-        colour=np.full(count, color),
+        color=np.full(count, color),
         pattern=np.full(count, named.get("pattern", 0)),
         background=background,
         azimuth=cameras.azimuth.numpy().astype(np.float64),
         elevation=cameras.elevation.numpy().astype(np.float64),
         distance=np.full(count, _WORLD_DISTANCE),
-        tint=np.ones(count),
+        brightness=np.ones(count),
     )
     world_cameras = held_out_cameras(_WORLD_DISTANCE, _WORLD_FOV)
     eye = world_cameras.eye.double().numpy()

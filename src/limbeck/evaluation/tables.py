@@ -16,7 +16,7 @@ class _Column(NamedTuple):
 
 _COLUMNS = {
     "object": _Column("object"),
-    "colour": _Column("color"),
+    "color": _Column("color"),
     "pattern": _Column("pattern"),
     "background": _Column("background"),
     "view_accuracy": _Column("view accuracy"),

@@ -42,7 +42,7 @@ def candidate_objects(prompt: str) -> tuple[tuple[int, int | None], ...]:
     named = judgeable_attributes(prompt)
     if not named:
         return ()
-    own = (named["object"], named.get("colour"))
+    own = (named["object"], named.get("color"))
     colors: list[int | None] = [None] if own[1] is None else list(range(len(COLORS)))
     pairs = ((o, c) for o in range(len(OBJECTS)) for c in colors)
     return (own, *(pair for pair in pairs if pair != own))
@@ -77,5 +77,5 @@ def candidate_log_probs(
     if geometry or own_color is None:
         others = [o for o in range(len(OBJECTS)) if o != own_object]
         return objects[:, [own_object, *others]]
-    colors = logits["colour"].log_softmax(1)
+    colors = logits["color"].log_softmax(1)
     return objects[:, [o for o, _ in candidates]] + colors[:, [c for _, c in candidates]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,190 +16,262 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from limbeck.world.trainer import Task
 
-LENGTH = 20  #: tokens of a prompt, with begin and end
-WIDTH = 128  #: of the text features
+MAX_TOKENS = 20  #: Tokens of a prompt, with start and end.
+_TEXT_WIDTH = 128  #: Channels of the text features.
 
 
 def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
-    """Byte-pair encoding in which every word of ``sentences`` becomes one token; unknown words fall back to bytes."""
+    """Train a byte-pair tokenizer in which every word of ``sentences`` is one token.
+
+    Unknown words fall back to bytes.
+
+    Args:
+        sentences: texts whose words to know.
+        folder: where the tokenizer is saved.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     # trained on each word once: a word must not be split because it is rare
     words = sorted({word for text in sentences for word in text.replace(",", " ,").split()})
-    tool = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    tool.normalizer = normalizers.Lowercase()
-    tool.pre_tokenizer = pre_tokenizers.Sequence(
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, initial_alphabet=alphabet, end_of_word_suffix="</w>",
-                                  show_progress=False)  # fmt: skip
-    tool.train_from_iterator(words, trainer)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        min_frequency=1,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(words, trainer)
     folder.mkdir(parents=True, exist_ok=True)
-    tool.model.save(str(folder))
-    import json
-
-    vocab = json.loads((folder / "vocab.json").read_text())
-    # as in CLIP: every byte also as the end of a word, and the two specials last
+    bpe.model.save(str(folder))
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    # as in CLIP: every byte also as the end of a word, and the two special tokens last
     for letter in sorted(alphabet):
-        vocab.setdefault(letter + "</w>", len(vocab))
+        vocabulary.setdefault(letter + "</w>", len(vocabulary))
     for special in ("<|startoftext|>", "<|endoftext|>"):
-        vocab[special] = len(vocab)
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=LENGTH)
-    tokenizer.save_pretrained(folder)  # the length is kept in its configuration
+        vocabulary[special] = len(vocabulary)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=MAX_TOKENS)
+    tokenizer.save_pretrained(folder)  # its config keeps the maximum length
     return tokenizer
 
 
-def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Int[Tensor, "n length"]:
-    """Token ids, padded and cut to ``LENGTH``."""
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Int[Tensor, "n tokens"]:
+    """Return token ids, padded and truncated to ``MAX_TOKENS``."""
     return tokenizer(
-        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+        texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
     ).input_ids
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Untrained text encoder, 0.7 M parameters."""
+    """Return an untrained text encoder: 0.7 M parameters."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=512, projection_dim=WIDTH, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=_TEXT_WIDTH,
+        intermediate_size=512,
+        projection_dim=_TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return CLIPTextModel(config)
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Untrained U-Net, 10.9 M parameters; attention only where it is cheap, at 8x8 and 4x4."""
+    """Return an untrained U-Net: 10.9 M parameters, attention only at 8x8 and 4x4 (cheap)."""
     net = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 192),
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16,
-    )  # fmt: skip
-    net.set_attn_processor(
-        AttnProcessor()
-    )  # the fused kernel's backward is slow on CPUs at this size
+        cross_attention_dim=_TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    # the backward of the fused kernel is slow on CPUs at this size
+    net.set_attn_processor(AttnProcessor())
     return net
 
 
-def build_scheduler(prediction: str) -> DDIMScheduler:
-    """Stable Diffusion's betas; for ``v_prediction`` with zero terminal signal, so that the text alone decides at t = 1."""
-    v = prediction == "v_prediction"
+def build_scheduler(prediction_type: str) -> DDIMScheduler:
+    """Return a scheduler with Stable Diffusion's betas.
+
+    For ``v_prediction`` they are rescaled to zero terminal SNR, so that the text alone decides at
+    t = 1.
+    """
+    v = prediction_type == "v_prediction"
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        prediction_type=prediction, rescale_betas_zero_snr=v, timestep_spacing="trailing" if v else "leading",
-        steps_offset=0 if v else 1, set_alpha_to_one=False,
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=v,
+        timestep_spacing="trailing" if v else "leading",
+        steps_offset=0 if v else 1,
+        set_alpha_to_one=False,
+    )
 
 
-class Denoising(nn.Module):
-    """Text encoder and U-Net with the training loss.
+class Denoiser(nn.Module):
+    """Text encoder and U-Net, with the training loss.
 
-    The squared error of the implied x0 is weighted by min(snr + floor, 5): floor 0 is min-SNR-5, and a floor above 0 keeps the
-    noisiest levels, where the text alone speaks, from being forgotten under zero terminal signal.
+    The squared error of the implied x0 is weighted by min(SNR + snr_floor, 5): snr_floor 0 is
+    min-SNR-5; above 0 it keeps the noisiest levels, where only the text informs the prediction,
+    from being ignored under zero terminal SNR.
     """
 
-    abar: Tensor
+    alphas_cumprod: Tensor
 
-    def __init__(self, tokenizer: CLIPTokenizer, prediction: str, floor: float):
+    def __init__(self, tokenizer: CLIPTokenizer, prediction_type: str, snr_floor: float):
         super().__init__()
         self.text = build_text_encoder(tokenizer)
         self.unet = build_unet()
-        self.prediction, self.floor = prediction, floor
-        self.register_buffer(
-            "abar", build_scheduler(prediction).alphas_cumprod.clone(), persistent=False
-        )
+        self.prediction_type, self.snr_floor = prediction_type, snr_floor
+        alphas_cumprod = build_scheduler(prediction_type).alphas_cumprod.clone()
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
 
-    def forward(self, z: Tensor, ids: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        abar = self.abar[t].view(-1, 1, 1, 1)
+    def forward(
+        self,
+        z: Float[Tensor, "b 4 16 16"],
+        ids: Int[Tensor, "b tokens"],
+        t: Int[Tensor, "b"],
+        noise: Float[Tensor, "b 4 16 16"],
+    ) -> dict[str, Tensor]:
+        """Compute the training loss.
+
+        Args:
+            z: clean latents.
+            ids: token ids of their captions.
+            t: time steps, 0 to 999.
+            noise: standard normal noise.
+
+        Returns:
+            ``loss``, and the unweighted error in the ``middle`` and ``late`` part of the times.
+        """
+        abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         zt = alpha * z + sigma * noise
         out = self.unet(zt, t, self.text(ids).last_hidden_state).sample.float()
         snr = (abar / (1 - abar)).flatten()
-        weight = (snr + self.floor).clamp(max=5.0)
-        if self.prediction == "epsilon":  # |x0 error|^2 = |eps error|^2 / snr
+        weight = (snr + self.snr_floor).clamp(max=5.0)
+        if self.prediction_type == "epsilon":  # |x0 error|^2 = |eps error|^2 / snr
             error, weight = (out - noise).square(), weight / snr
         else:  # |x0 error|^2 = sigma^2 |v error|^2
-            error, weight = (
-                (out - (alpha * noise - sigma * z)).square(),
-                weight * (1 - abar).flatten(),
-            )
-        each = error.mean((1, 2, 3))
+            error = (out - (alpha * noise - sigma * z)).square()
+            weight = weight * (1 - abar).flatten()
+        per_row = error.mean((1, 2, 3))
         return {
-            "loss": (weight * each).mean(),
-            "middle": each[(t > 300) & (t < 700)].mean(),
-            "late": each[t >= 800].mean(),
+            "loss": (weight * per_row).mean(),
+            "middle": per_row[(t > 300) & (t < 700)].mean(),
+            "late": per_row[t >= 800].mean(),
         }
 
 
 @dataclass(frozen=True)
-class DenoiserTask(Task[Denoising]):
-    """Joint training; one caption in ten is empty, for guidance."""
+class DenoiserTask(Task[Denoiser]):
+    """Joint training of text encoder and U-Net; one caption in ten is empty, for guidance.
 
-    folder: Path  #: holds latents.npy, captions.npy and tokenizer/
-    size: int = 32
-    prediction: str = "v_prediction"
-    floor: float = 0.25
-    start: Path | None = None  #: a pipeline folder whose text encoder and U-Net to begin with
+    Attributes:
+        folder: holds latents.npy, captions.npy, tokenizer/ and vae/.
+        batch_size: images per worker and step.
+        prediction_type: ``v_prediction`` or ``epsilon``.
+        snr_floor: added to the signal-to-noise ratio in the loss weight, see ``Denoiser``.
+        init_from: pipeline folder whose text encoder and U-Net to start from; None: from scratch.
+        name: name of the checkpoint and log files.
+        lr: peak learning rate.
+    """
+
+    folder: Path
+    batch_size: int = 32
+    prediction_type: str = "v_prediction"
+    snr_floor: float = 0.25
+    init_from: Path | None = None
     name: str = "denoiser"
-    rate: float = 1e-3
+    lr: float = 1e-3
 
-    def build(self) -> Denoising:
-        model = Denoising(
-            CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer")),
-            self.prediction,
-            self.floor,
-        )
-        if self.start is not None:
-            model.unet.load_state_dict(
-                UNet2DConditionModel.from_pretrained(self.start / "unet").float().state_dict()
-            )
-            model.text.load_state_dict(
-                CLIPTextModel.from_pretrained(self.start / "text_encoder").float().state_dict()
-            )
+    def build(self) -> Denoiser:
+        tokenizer = CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer"))
+        model = Denoiser(tokenizer, self.prediction_type, self.snr_floor)
+        if self.init_from is not None:
+            unet = UNet2DConditionModel.from_pretrained(self.init_from / "unet")
+            text = CLIPTextModel.from_pretrained(self.init_from / "text_encoder")
+            model.unet.load_state_dict(unet.float().state_dict())
+            model.text.load_state_dict(text.float().state_dict())
         return model
 
-    def preview(self, model: Denoising, folder: Path, minute: float) -> dict[str, float]:
-        """A grid of 28 prompts, two per object, and how many of them the evaluator sees as asked."""
-        return preview_grid(model, folder, self.folder, minute, self.name)
+    def preview(self, model: Denoiser, folder: Path, minute: float) -> dict[str, float]:
+        """Save a grid of 28 samples, two per object; return their agreement with the captions."""
+        return preview_grid(model, self.folder, folder / f"{self.name}-{minute:06.1f}.png")
 
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
+        size = self.batch_size
         z = np.load(self.folder / "latents.npy", mmap_mode="r")
-        ids = np.load(self.folder / "captions.npy", mmap_mode="r")  # [variants + empty row]
-        rows = torch.randint(len(z), (self.size,), generator=rng)
-        variant = torch.randint(len(ids) - 1, (self.size,), generator=rng)
-        empty = torch.rand(self.size, generator=rng) < 0.1
+        ids = np.load(self.folder / "captions.npy", mmap_mode="r")  # [variants + 1 empty, N, L]
+        rows = torch.randint(len(z), (size,), generator=rng)
+        variant = torch.randint(len(ids) - 1, (size,), generator=rng)
+        empty = torch.rand(size, generator=rng) < 0.1
         text = torch.from_numpy(ids[variant.numpy(), rows.numpy()].astype(np.int64))
         text[empty] = torch.from_numpy(ids[-1, 0].astype(np.int64))
         # stratified times: every batch covers the whole range
-        u = (torch.arange(self.size) + torch.rand(self.size, generator=rng)) / self.size
-        t = (u * 1000).long().clamp(max=999)[torch.randperm(self.size, generator=rng)]
+        u = (torch.arange(size) + torch.rand(size, generator=rng)) / size
+        t = (u * 1000).long().clamp(max=999)[torch.randperm(size, generator=rng)]
         latents = torch.from_numpy(z[rows.numpy()].astype(np.float32))
         return latents, text, t, torch.randn(latents.shape, generator=rng)
 
 
 @torch.no_grad()
-def preview_sample(model: Denoising, ids: Int[Tensor, "n l"], empty: Int[Tensor, "1 l"], steps: int, scale: float, seed: int = 0,
-           noise: Float[Tensor, "n 4 16 16"] | None = None) -> Float[Tensor, "n 4 16 16"]:  # fmt: skip
-    """DDIM with guidance, for previews during training."""
-    scheduler = build_scheduler(model.prediction)
+def preview_sample(
+    model: Denoiser,
+    ids: Int[Tensor, "n tokens"],
+    empty: Int[Tensor, "1 tokens"],
+    steps: int,
+    guidance: float,
+    noise: Float[Tensor, "n 4 16 16"],
+) -> Float[Tensor, "n 4 16 16"]:
+    """Sample latents by DDIM with classifier-free guidance, for previews.
+
+    Args:
+        model: text encoder and U-Net.
+        ids: token ids of the captions.
+        empty: token ids of the empty caption.
+        steps: DDIM steps.
+        guidance: guidance scale.
+        noise: latents at t = 1.
+    """
+    scheduler = build_scheduler(model.prediction_type)
     scheduler.set_timesteps(steps)
     text = model.text(torch.cat([empty.expand(len(ids), -1), ids])).last_hidden_state
-    z = (
-        torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(seed))
-        if noise is None
-        else noise
-    )
+    z = noise
     for t in scheduler.timesteps:
-        null, out = model.unet(z.repeat(2, 1, 1, 1), t, text).sample.chunk(2)
-        z = scheduler.step(null + scale * (out - null), t, z).prev_sample
+        uncond, cond = model.unet(z.repeat(2, 1, 1, 1), t, text).sample.chunk(2)
+        z = scheduler.step(uncond + guidance * (cond - uncond), t, z).prev_sample
     return z
 
 
-def preview_grid(
-    model: Denoising, out: Path, folder: Path, minute: float, name: str
-) -> dict[str, float]:
-    """Sample two scenes per object with their full captions, save the grid, return the evaluator's agreement."""
+def preview_grid(model: Denoiser, folder: Path, path: Path) -> dict[str, float]:
+    """Sample two scenes per object from their full captions and save the grid.
+
+    Args:
+        model: text encoder and U-Net.
+        folder: holds tokenizer/, vae/ and pipeline/ with the evaluator.
+        path: image file to write.
+
+    Returns:
+        Share of the samples in which the evaluator names each attribute of the caption.
+    """
     from diffusers import AutoencoderKL
     from PIL import Image
 
@@ -207,22 +280,18 @@ def preview_grid(
 
     device = next(model.parameters()).device
     scenes = random_scenes(2000, np.random.default_rng(77))
-    scenes = scenes[
-        np.concatenate([np.flatnonzero(scenes.object == i)[:2] for i in range(len(OBJECTS))])
-    ]
+    first_two = [np.flatnonzero(scenes.object == i)[:2] for i in range(len(OBJECTS))]
+    scenes = scenes[np.concatenate(first_two)]
     tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-    ids, empty = tokens(tokenizer, full_captions(scenes)), tokens(tokenizer, [""])
-    noise = torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
-    z = preview_sample(model, ids.to(device), empty.to(device), 20, 5.0, noise=noise).float().cpu()
+    ids, empty = tokenize(tokenizer, full_captions(scenes)), tokenize(tokenizer, [""])
+    noise = torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    latents = preview_sample(
+        model, ids.to(device), empty.to(device), steps=20, guidance=5.0, noise=noise.to(device)
+    )
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    images = (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+    images = (vae.decode(latents.float().cpu()).sample / 2 + 0.5).clamp(0, 1)
     grid = images.unflatten(0, (-1, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(
-        out / f"{name}-{minute:06.1f}.png"
-    )
-    right = (
-        (load_evaluator(folder / "pipeline").judge(images) == torch.from_numpy(scenes.labels()))
-        .float()
-        .mean(0)
-    )
-    return {f"right_{key}": round(right[i].item(), 3) for i, key in enumerate(ATTRIBUTES)}
+    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(path)
+    verdicts = load_evaluator(folder / "pipeline").judge(images)
+    shares = (verdicts == torch.from_numpy(scenes.labels())).float().mean(0)
+    return {f"right_{name}": round(shares[i].item(), 3) for i, name in enumerate(ATTRIBUTES)}

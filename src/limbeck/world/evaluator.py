@@ -1,7 +1,7 @@
-"""The evaluator: a small network trained on renders that names object, colour, pattern, background and view, or rejects.
+"""Evaluator of the world: a small classifier of object, color, pattern, background and view.
 
-A plain classifier calls any blotch a car. This one has a fifteenth object, *none of them*, and learns it from blurred, noisy,
-shuffled, blended and view-inconsistent pictures.
+A plain classifier names an object in any blotch. This one has a fifteenth class of objects, *none
+of them*, trained on blurred, noisy, shuffled, blended and view-inconsistent images.
 """
 
 from __future__ import annotations
@@ -17,53 +17,58 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limbeck.world.render_cache import as_images, load_pictures, load_scenes
+from limbeck.world.render_cache import images_to_tensor, load_images, load_scenes
 from limbeck.world.scene import ATTRIBUTES, OBJECTS
 from limbeck.world.trainer import Task
 
-REJECT = len(OBJECTS)  #: index of "none of the objects"
-FEATURES = 160
+REJECT = len(OBJECTS)  #: Object index of "none of the objects".
+_NUM_FEATURES = 160
 
 
 class _Block(nn.Module):
-    def __init__(self, wide: int, out: int, stride: int):
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.a = nn.Conv2d(wide, out, 3, stride, 1, bias=False)
-        self.b = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.na, self.nb = nn.GroupNorm(8, out), nn.GroupNorm(8, out)
-        self.skip = nn.Conv2d(wide, out, 1, stride, bias=False)
+        self.a = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.b = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.na, self.nb = nn.GroupNorm(8, out_channels), nn.GroupNorm(8, out_channels)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(self.skip(x) + self.nb(self.b(F.silu(self.na(self.a(x))))))
 
 
 class Evaluator(nn.Module):
-    """Images in [0, 1] to features and one logit vector per attribute."""
+    """Maps images in [0, 1] to features and to one vector of logits per attribute."""
 
     def __init__(self) -> None:
         super().__init__()
-        wide = (24, 24, 64, 112, FEATURES)
-        self.stem = nn.Conv2d(3, wide[0], 3, 2, 1)
-        self.blocks = nn.Sequential(*(_Block(a, b, 2 if b > 24 else 1) for a, b in pairwise(wide)))
-        self.norm = nn.LayerNorm(FEATURES)
+        channels = (24, 24, 64, 112, _NUM_FEATURES)
+        self.stem = nn.Conv2d(3, channels[0], 3, 2, 1)
+        self.blocks = nn.Sequential(
+            *(_Block(a, b, 2 if b > 24 else 1) for a, b in pairwise(channels))
+        )
+        self.norm = nn.LayerNorm(_NUM_FEATURES)
         sizes = {name: len(words) + (name == "object") for name, words in ATTRIBUTES.items()}
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, n) for name, n in sizes.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(_NUM_FEATURES, n) for name, n in sizes.items()})
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
-        """Pooled features, the space of the Frechet distance. Any size is resized to 64 x 64."""
+        """Return pooled features, the space of the Frechet distance.
+
+        Images of another size are resized to 64 x 64.
+        """
         if images.shape[-2:] != (64, 64):
             images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
         x = self.blocks(self.stem(images * 2 - 1))
         return self.norm(x.mean((2, 3)) + x.amax((2, 3)))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """Logits by attribute; ``object`` has one more class, ``REJECT``."""
-        f = self.features(images)
-        return {name: head(f) for name, head in self.heads.items()}
+        """Return logits by attribute; ``object`` has one more class, ``REJECT``."""
+        features = self.features(images)
+        return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
     def judge(self, images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b 5"]:
-        """The most likely index of each attribute, in the order of ``ATTRIBUTES``."""
+        """Return the most likely index of each attribute, in the order of ``ATTRIBUTES``."""
         logits = self(images)
         return torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], 1)
 
@@ -76,58 +81,78 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
     return F.conv2d(F.pad(x, (r, r, 0, 0), mode="replicate"), k.transpose(2, 3), groups=3)
 
 
-def wear(x: Float[Tensor, "b 3 h w"], rng: torch.Generator) -> Float[Tensor, "b 3 h w"]:
-    """Light wear that must not change the verdict: slight blur, noise, contrast."""
+def _uniform(low: float, high: float, rng: torch.Generator) -> float:
+    return low + (high - low) * torch.rand((), generator=rng).item()
+
+
+def augment(x: Float[Tensor, "b 3 h w"], rng: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+    """Degrade images slightly, so that their labels hold: blur (half of them), noise, contrast."""
     b = len(x)
     half = b // 2
-    x = (
-        torch.cat([_blur(x[:half], 0.2 + 0.5 * torch.rand((), generator=rng).item()), x[half:]])
-        if half
-        else x
-    )
+    if half:
+        sigma = 0.2 + 0.5 * torch.rand((), generator=rng).item()
+        x = torch.cat([_blur(x[:half], sigma), x[half:]])
     gain = 1 + 0.16 * (torch.rand(b, 1, 1, 1, generator=rng) - 0.5)
     noise = 0.03 * torch.rand(b, 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)
     return ((x - 0.5) * gain + 0.5 + noise).clamp(0, 1)
 
 
-def spoil(
-    x: Float[Tensor, "b 3 h w"], other: Float[Tensor, "b 3 h w"], rng: torch.Generator
-) -> Float[Tensor, "b 3 h w"]:
-    """Pictures of no object: blurred, blended, shuffled, warped, noisy, or two pictures side by side.
+def corrupt(
+    x: Float[Tensor, "b 3 64 64"], other: Float[Tensor, "b 3 64 64"], rng: torch.Generator
+) -> Float[Tensor, "b 3 64 64"]:
+    """Turn images into images of no object, by sixths of the batch in six ways.
 
-    ``other`` holds pictures to mix in; where it shows the same object from elsewhere, the result is a wrong view.
+    They are blurred, blended, shuffled, warped, overlaid with smooth noise, or put together from
+    halves of two images.
+
+    Args:
+        x: images in [0, 1].
+        other: images to mix in, row by row; where one shows the same object from elsewhere, the
+            result is a wrong view.
+        rng: source of all randomness.
     """
-    parts = list(x.chunk(6))
-    mixed = list(other.chunk(6))
-    u = lambda lo, hi: lo + (hi - lo) * torch.rand((), generator=rng).item()  # noqa: E731
-    parts[0] = _blur(parts[0], u(1.8, 4.0))
-    if len(parts) > 1:
-        k = u(0.35, 0.65)
-        parts[1] = parts[1] * k + mixed[1] * (1 - k)
-    if len(parts) > 2:  # patches shuffled
-        p = parts[2].unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)
-        p = p[:, :, torch.randperm(16, generator=rng)].unflatten(2, (4, 4))
-        parts[2] = p.permute(0, 1, 2, 4, 3, 5).reshape(parts[2].shape)
-    if len(parts) > 3:  # a strong smooth warp
-        n = len(parts[3])
-        field = F.interpolate(torch.randn(n, 2, 7, 7, generator=rng), (64, 64), mode="bicubic") * u(
-            0.12, 0.3
-        )
-        axis = torch.linspace(-1, 1, 64)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1) + field.permute(
-            0, 2, 3, 1
-        )
-        parts[3] = F.grid_sample(parts[3], grid, padding_mode="border", align_corners=True)
-    if len(parts) > 4:
-        rough = F.interpolate(
-            torch.randn(len(parts[4]), 3, 16, 16, generator=rng), (64, 64), mode="bicubic"
-        )
-        parts[4] = (parts[4] + u(0.25, 0.5) * rough).clamp(0, 1)
-    if len(parts) > 5:
-        half = torch.cat([parts[5][..., :32], mixed[5][..., 32:]], -1)
-        stacked = torch.cat([parts[5][..., :32, :], mixed[5][..., 32:, :]], -2)
-        parts[5] = half if u(0, 1) < 0.5 else stacked
-    return torch.cat(parts)
+    # a small batch has fewer chunks than there are ways
+    rows = zip(_CORRUPTIONS, x.chunk(6), other.chunk(6), strict=False)
+    return torch.cat([method(chunk, mixed, rng) for method, chunk, mixed in rows])
+
+
+def _blurred(x: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+    return _blur(x, _uniform(1.8, 4.0, rng))
+
+
+def _blended(x: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+    k = _uniform(0.35, 0.65, rng)
+    return x * k + other * (1 - k)
+
+
+def _shuffled(x: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+    patches = x.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)
+    patches = patches[:, :, torch.randperm(16, generator=rng)].unflatten(2, (4, 4))
+    return patches.permute(0, 1, 2, 4, 3, 5).reshape(x.shape)
+
+
+def _warped(x: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+    coarse = torch.randn(len(x), 2, 7, 7, generator=rng)
+    flow = F.interpolate(coarse, (64, 64), mode="bicubic") * _uniform(0.12, 0.3, rng)
+    axis = torch.linspace(-1, 1, 64)
+    identity = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    grid = identity + flow.permute(0, 2, 3, 1)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=True)
+
+
+def _overlaid(x: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+    coarse = torch.randn(len(x), 3, 16, 16, generator=rng)
+    noise = F.interpolate(coarse, (64, 64), mode="bicubic")
+    return (x + _uniform(0.25, 0.5, rng) * noise).clamp(0, 1)
+
+
+def _halved(x: Tensor, other: Tensor, rng: torch.Generator) -> Tensor:
+    left_right = torch.cat([x[..., :32], other[..., 32:]], -1)
+    top_bottom = torch.cat([x[..., :32, :], other[..., 32:, :]], -2)
+    return left_right if _uniform(0, 1, rng) < 0.5 else top_bottom
+
+
+_CORRUPTIONS = (_blurred, _blended, _shuffled, _warped, _overlaid, _halved)
 
 
 class _Training(nn.Module):
@@ -149,62 +174,86 @@ class _Training(nn.Module):
 
 @dataclass(frozen=True)
 class EvaluatorTask(Task[_Training]):
-    """Three quarters of a batch are worn renders, one quarter spoiled ones."""
+    """Training of the evaluator: of each batch, a quarter is corrupted and the rest augmented.
 
-    data: Path
-    test: Path
-    size: int = 96
+    Attributes:
+        train_folder: renders to train on, see ``prepare_renders``.
+        test_folder: renders for the previews.
+        batch_size: images per worker and step.
+        name: name of the checkpoint and log files.
+        lr: peak learning rate.
+        ema_decay: decay of the moving average of the weights.
+    """
+
+    train_folder: Path
+    test_folder: Path
+    batch_size: int = 96
     name: str = "evaluator"
-    rate: float = 2e-3
-    average: float = 0.998
+    lr: float = 2e-3
+    ema_decay: float = 0.998
 
     def build(self) -> _Training:
         return _Training()
 
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
-        pictures, (truth, other) = load_pictures(self.data), _truth_and_partners(self.data)
-        rows = torch.randint(len(pictures), (self.size,), generator=rng).numpy()
-        bad = self.size // 4
-        x = as_images(pictures[rows])
-        mixed = as_images(pictures[other[rows[:bad]]])
+        images = load_images(self.train_folder)
+        truth, partners = _labels_and_partners(self.train_folder)
+        rows = torch.randint(len(images), (self.batch_size,), generator=rng).numpy()
+        num_corrupt = self.batch_size // 4
+        x = images_to_tensor(images[rows])
+        other = images_to_tensor(images[partners[rows[:num_corrupt]]])
         labels = torch.from_numpy(truth[rows])
-        labels[:bad, 0] = REJECT
-        return torch.cat([spoil(x[:bad], mixed, rng), wear(x[bad:], rng)]), labels
+        labels[:num_corrupt, 0] = REJECT
+        corrupted = corrupt(x[:num_corrupt], other, rng)
+        return torch.cat([corrupted, augment(x[num_corrupt:], rng)]), labels
 
     def preview(self, model: _Training, folder: Path, minute: float) -> dict[str, float]:
-        pictures = as_images(load_pictures(self.test)[:2000])
-        return accuracy(model.net, pictures, self.test, 2000)
+        images = images_to_tensor(load_images(self.test_folder)[:2000])
+        return evaluator_accuracy(model.net, images, self.test_folder)
 
 
 @cache
-def _truth_and_partners(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels ``[N, 5]`` and, per row, a row to mix it with.
+def _labels_and_partners(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels ``[N, 5]`` of a prepared folder and, per row, a row to mix it with.
 
-    The partner of an asymmetric object shows the same object, coloured the same, from another view; any row is a partner of the
-    rest.
+    The partner of an asymmetric object shows the same object, with the same attributes, from
+    another view; any row is a partner of the rest.
     """
     scenes = load_scenes(folder)
     truth = scenes.labels()
     rng = np.random.default_rng(0)
     partner = rng.integers(0, len(truth), len(truth))
-    keys = np.ravel_multi_index(truth[:, :4].T, [len(words) for words in ATTRIBUTES.values()][:4])
+    sizes = [len(words) for words in ATTRIBUTES.values()][:4]
+    keys = np.ravel_multi_index(truth[:, :4].T, sizes)
     order = np.argsort(keys, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
         for row in group[scenes.asymmetric[group]]:
-            others = group[truth[group, 4] != truth[row, 4]]
-            if len(others):
-                partner[row] = rng.choice(others)
+            other_views = group[truth[group, 4] != truth[row, 4]]
+            if len(other_views):
+                partner[row] = rng.choice(other_views)
     return truth, partner
 
 
-def accuracy(net: Evaluator, images: Tensor, folder: Path, count: int) -> dict[str, float]:
-    """Share of right verdicts on the first ``count`` scenes of a folder; ``view`` over objects whose views differ."""
-    scenes = load_scenes(folder)[slice(0, count)]
+def evaluator_accuracy(
+    evaluator: Evaluator, images: Float[Tensor, "n 3 64 64"], folder: Path
+) -> dict[str, float]:
+    """Measure an evaluator on renders.
+
+    Args:
+        evaluator: the network.
+        images: the first images of a prepared folder, in [0, 1].
+        folder: the prepared folder, for the labels.
+
+    Returns:
+        Share of correct verdicts by attribute, ``view`` over objects whose views differ, and
+        ``rejected``, the share of images in which no object is seen.
+    """
+    scenes = load_scenes(folder)[slice(0, len(images))]
     truth = torch.from_numpy(scenes.labels())
-    said = torch.cat([net.judge(part) for part in images.split(250)])
-    right = (said == truth).float()
-    telling = torch.from_numpy(scenes.asymmetric)
-    out = {name: round(right[:, i].mean().item(), 4) for i, name in enumerate(ATTRIBUTES)}
-    out["view"] = round(right[telling, 4].mean().item(), 4)
-    out["rejected"] = round((said[:, 0] == REJECT).float().mean().item(), 4)
-    return out
+    verdicts = torch.cat([evaluator.judge(part) for part in images.split(250)])
+    correct = (verdicts == truth).float()
+    asymmetric = torch.from_numpy(scenes.asymmetric)
+    shares = {name: round(correct[:, i].mean().item(), 4) for i, name in enumerate(ATTRIBUTES)}
+    shares["view"] = round(correct[asymmetric, 4].mean().item(), 4)
+    shares["rejected"] = round((verdicts[:, 0] == REJECT).float().mean().item(), 4)
+    return shares

@@ -1,5 +1,4 @@
-"""The embedded world: a procedural 3D world of captioned pictures, a small diffusion model of it, and an evaluator that can
-tell."""
+"""Weights of the embedded world that ship with the package."""
 
 from __future__ import annotations
 
@@ -10,24 +9,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from limbeck.world.evaluator import Evaluator
 
-WEIGHTS = Path(__file__).parent / "weights"  #: the shipped pipeline, and the evaluator beside it
+WEIGHTS = Path(__file__).parent / "weights"  #: The shipped pipeline, with the evaluator.
 
 
 def load_evaluator(folder: Path = WEIGHTS) -> Evaluator:
-    """The shipped evaluator on the CPU; FileNotFoundError where ``folder`` has none."""
+    """Load an evaluator onto the CPU.
+
+    Args:
+        folder: pipeline folder that holds ``evaluator.safetensors``; by default the shipped one.
+
+    Raises:
+        FileNotFoundError: if the folder has no evaluator.
+    """
     from safetensors.torch import load_file
 
     from limbeck.world.evaluator import Evaluator
 
     path = folder / "evaluator.safetensors"
     if not path.exists():
-        raise FileNotFoundError(f"no evaluator: {path} is missing; `limbeck train-world` makes one")
-    net = Evaluator()
-    net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return net.eval().requires_grad_(False)
+        raise FileNotFoundError(
+            f"no evaluator: {path} is missing; `limbeck train-world` trains one"
+        )
+    evaluator = Evaluator()
+    # the shipped file spells the head of the color as "colour"
+    weights = {k.replace("heads.colour.", "heads.color."): v for k, v in load_file(path).items()}
+    evaluator.load_state_dict({k: v.float() for k, v in weights.items()})
+    return evaluator.eval().requires_grad_(False)
 
 
 @cache
-def evaluator_on(device: str) -> Evaluator:
-    """The shipped evaluator on a device, read once."""
+def shared_evaluator(device: str) -> Evaluator:
+    """Return the shipped evaluator on a device, loaded once per process."""
     return load_evaluator().to(device)

@@ -1,4 +1,4 @@
-"""What a prompt says of the world, by a word list."""
+"""Attributes of the world that a prompt names, by a word list."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from limbeck.world.scene import ASYMMETRIC, ATTRIBUTES, OBJECTS
 
 
 def parse_prompt(prompt: str) -> dict[str, int]:
-    """Indices of the world's attributes that a prompt names, in any order, by whole words whatever their case.
+    """Return the indices of the attributes that a prompt names.
 
-    An attribute is left out when no word of it is there, or words of two: *a red cube beside a blue cube* says no one colour.
+    Whole words count, in any order and case. An attribute is left out if the prompt has no word
+    of it, or words of two: *a red cube beside a blue cube* has no single color.
     """
     words = set(re.findall(r"[a-z]+", prompt.lower()))
-    named = {
-        name: [i for i, word in enumerate(known) if word in words]
-        for name, known in ATTRIBUTES.items()
+    matches = {
+        name: [i for i, word in enumerate(vocabulary) if word in words]
+        for name, vocabulary in ATTRIBUTES.items()
     }
-    return {name: hits[0] for name, hits in named.items() if len(hits) == 1}
+    return {name: indices[0] for name, indices in matches.items() if len(indices) == 1}
 
 
 def judgeable_attributes(prompt: str) -> dict[str, int]:
-    """The part of ``said`` that a picture can be judged by: nothing without an object, no view of an object that has no sides."""
-    told = parse_prompt(prompt)
-    if "object" not in told:
+    """Return the attributes of a prompt that an image can be judged by.
+
+    Nothing if the prompt names no object; no view, except overhead, if the object looks alike
+    from all around.
+    """
+    named = parse_prompt(prompt)
+    if "object" not in named:
         return {}
-    sided = OBJECTS[told["object"]] in ASYMMETRIC
+    asymmetric = OBJECTS[named["object"]] in ASYMMETRIC
     overhead = ATTRIBUTES["view"].index("overhead")
-    return {name: i for name, i in told.items() if name != "view" or sided or i == overhead}
+    return {name: i for name, i in named.items() if name != "view" or asymmetric or i == overhead}

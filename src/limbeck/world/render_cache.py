@@ -1,8 +1,9 @@
-"""A cache of rendered pictures on disk, so that every stage and every worker reads the same ones."""
+"""Renders cached on disk, so that every training stage and worker reads the same images."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,44 +11,61 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from limbeck.world.scene import Scenes, captions, random_scenes, render
-
-FIELDS = ("object", "colour", "pattern", "background", "azimuth", "elevation", "distance", "tint")
+from limbeck.world.scene import Scenes, random_captions, random_scenes, render_scenes
 
 
-def prepare(folder: Path, count: int, seed: int, unseen: bool = False, chunk: int = 1000) -> None:
-    """Render ``count`` scenes into ``folder`` (pictures.npy, scenes.npz); does nothing when they are there already."""
-    want = {"count": count, "seed": seed, "unseen": unseen}
-    stamp = folder / "pictures.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == want:
+def prepare_renders(
+    folder: Path, count: int, seed: int, unseen: bool = False, chunk: int = 1000
+) -> None:
+    """Render random scenes into a folder, unless they are there already.
+
+    Args:
+        folder: gets images.npy, scenes.npz and renders.json.
+        count: number of scenes.
+        seed: seed of the scenes.
+        unseen: True: only combinations that are held out from training; False: only the others.
+        chunk: scenes rendered at a time.
+    """
+    settings = {"count": count, "seed": seed, "unseen": unseen}
+    done = folder / "renders.json"
+    if done.exists() and json.loads(done.read_text()) == settings:
         return
     folder.mkdir(parents=True, exist_ok=True)
     scenes = random_scenes(count, np.random.default_rng(seed), unseen)
-    store = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (count, 64, 64, 3))
-    for start in range(0, count, chunk):
-        store[start : start + chunk] = render(scenes[slice(start, start + chunk)])
-    store.flush()
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, 64, 64, 3))
+    for first in range(0, count, chunk):
+        images[first : first + chunk] = render_scenes(scenes[slice(first, first + chunk)])
+    images.flush()
     np.savez(folder / "scenes.npz", **vars(scenes))
-    stamp.write_text(json.dumps(want))
+    done.write_text(json.dumps(settings))
 
 
 def load_scenes(folder: Path) -> Scenes:
-    """The scenes of a prepared folder."""
+    """Load the scenes of a prepared folder."""
     with np.load(folder / "scenes.npz") as file:
-        return Scenes(**{name: file[name] for name in FIELDS})
+        return Scenes(**{field.name: file[field.name] for field in fields(Scenes)})
 
 
-def load_pictures(folder: Path) -> np.ndarray:
-    """The pictures of a prepared folder, a memory map, uint8 ``[N, 64, 64, 3]``."""
-    return np.load(folder / "pictures.npy", mmap_mode="r")
+def load_images(folder: Path) -> np.ndarray:
+    """Map the images of a prepared folder into memory, uint8 ``[N, 64, 64, 3]``."""
+    return np.load(folder / "images.npy", mmap_mode="r")
 
 
 def load_captions(folder: Path, seed: int, variants: int = 4) -> list[list[str]]:
-    """``variants`` lists of N captions, each with its own dropping of attributes."""
+    """Return random captions of the scenes of a prepared folder.
+
+    Args:
+        folder: where ``prepare_renders`` has rendered N scenes.
+        seed: seed of the captions.
+        variants: number of captions per scene, each with its own attributes dropped.
+
+    Returns:
+        ``variants`` lists of N captions.
+    """
     scenes = load_scenes(folder)
-    return [captions(scenes, np.random.default_rng((seed, k))) for k in range(variants)]
+    return [random_captions(scenes, np.random.default_rng((seed, k))) for k in range(variants)]
 
 
-def as_images(pictures: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """uint8 pictures as float32 images in [0, 1]."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+def images_to_tensor(images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    """Convert uint8 images to float32 in [0, 1], channels first."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255

@@ -1,4 +1,4 @@
-"""What the world holds: objects, colours, patterns, backgrounds and views; scenes drawn by seed; their captions."""
+"""Scenes of the embedded world: attributes, random scenes, captions and renders."""
 
 from __future__ import annotations
 
@@ -8,53 +8,95 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OBJECTS = ("sphere", "cube", "cone", "cylinder", "torus", "pyramid", "mug", "mushroom", "snowman", "table", "chair",
-           "duck", "car", "house")  # fmt: skip
-COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "pink", "cyan", "white", "black")
-PATTERNS = ("plain", "striped", "checkered")
-BACKGROUNDS = ("sky", "grass", "sand", "night", "snow", "brick")
-VIEWS = ("front", "side", "back", "overhead")
-#: objects whose four views differ; the view figure is measured over these
+OBJECTS = (
+    "sphere",
+    "cube",
+    "cone",
+    "cylinder",
+    "torus",
+    "pyramid",
+    "mug",
+    "mushroom",
+    "snowman",
+    "table",
+    "chair",
+    "duck",
+    "car",
+    "house",
+)
+#: Objects whose four views differ; view accuracy is measured on these.
 ASYMMETRIC = ("mug", "snowman", "chair", "duck", "car", "house")
+
+_COLOR_RGB = {
+    "red": (0.86, 0.10, 0.10),
+    "green": (0.12, 0.60, 0.16),
+    "blue": (0.10, 0.22, 0.86),
+    "yellow": (0.96, 0.86, 0.12),
+    "orange": (0.98, 0.50, 0.05),
+    "purple": (0.52, 0.12, 0.72),
+    "pink": (0.98, 0.52, 0.70),
+    "cyan": (0.15, 0.80, 0.86),
+    "white": (0.95, 0.95, 0.95),
+    "black": (0.09, 0.09, 0.10),
+}
+COLORS = tuple(_COLOR_RGB)
+PATTERNS = ("plain", "striped", "checkered")
+
+#: Of each background: its phrase in captions, the color at the top and that at the bottom.
+_BACKGROUND_STYLES = {
+    "sky": ("in the sky", (0.35, 0.56, 0.92), (0.72, 0.84, 0.98)),
+    "grass": ("on grass", (0.46, 0.70, 0.36), (0.24, 0.48, 0.14)),
+    "sand": ("on sand", (0.86, 0.76, 0.52), (0.72, 0.58, 0.34)),
+    "night": ("at night", (0.03, 0.03, 0.12), (0.16, 0.12, 0.34)),
+    "snow": ("in the snow", (0.84, 0.88, 0.95), (0.72, 0.78, 0.88)),
+    "brick": ("by a brick wall", (0.56, 0.27, 0.20), (0.42, 0.18, 0.12)),
+}
+BACKGROUNDS = tuple(_BACKGROUND_STYLES)
+SKY_COLORS = np.array([top for _, top, _ in _BACKGROUND_STYLES.values()], np.float32)
+GROUND_COLORS = np.array([bottom for *_, bottom in _BACKGROUND_STYLES.values()], np.float32)
+
+VIEWS = ("front", "side", "back", "overhead")
+#: Elevation in radians from which a view is called overhead (DreamFusion: 60 degrees).
+OVERHEAD_ELEVATION = math.radians(55.0)
+
+#: The words of each attribute, in the order of ``Scenes.labels``.
 ATTRIBUTES = {
     "object": OBJECTS,
-    "colour": COLOURS,
+    "color": COLORS,
     "pattern": PATTERNS,
     "background": BACKGROUNDS,
     "view": VIEWS,
 }
-OVERHEAD = math.radians(
-    55.0
-)  #: elevation from which a view is called overhead (DreamFusion says 60)
 
-PLACES = {"sky": "in the sky", "grass": "on grass", "sand": "on sand", "night": "at night", "snow": "in the snow",
-          "brick": "by a brick wall"}  # fmt: skip
-_RGB = np.array(
-    [[.86, .10, .10], [.12, .60, .16], [.10, .22, .86], [.96, .86, .12], [.98, .50, .05], [.52, .12, .72],
-     [.98, .52, .70], [.15, .80, .86], [.95, .95, .95], [.09, .09, .10]], np.float32)  # fmt: skip
-_SECOND = np.array([0.97, 0.97, 0.97], np.float32)
-_SECOND_OF_WHITE = np.array([0.30, 0.30, 0.32], np.float32)
-SKY = np.array(
-    [[.35, .56, .92], [.46, .70, .36], [.86, .76, .52], [.03, .03, .12], [.84, .88, .95], [.56, .27, .20]],
-    np.float32)  # fmt: skip
-GROUND = np.array(
-    [[.72, .84, .98], [.24, .48, .14], [.72, .58, .34], [.16, .12, .34], [.72, .78, .88], [.42, .18, .12]],
-    np.float32)  # fmt: skip
+_RGB = np.array(list(_COLOR_RGB.values()), np.float32)
+#: Second color of a pattern, and the one that white objects get instead.
+_SECOND_RGB = np.array([0.97, 0.97, 0.97], np.float32)
+_SECOND_RGB_ON_WHITE = np.array([0.30, 0.30, 0.32], np.float32)
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes: attribute indices ``[N]``, camera azimuth and elevation in radians ``[N]``, distance ``[N]``, brightness
-    ``[N]``."""
+    """N scenes, as arrays of shape ``[N]``.
+
+    Attributes:
+        object: index into ``OBJECTS``.
+        color: index into ``COLORS``.
+        pattern: index into ``PATTERNS``.
+        background: index into ``BACKGROUNDS``.
+        azimuth: azimuth of the camera in radians, 0 in front of the object.
+        elevation: elevation of the camera in radians.
+        distance: distance of the camera from the origin.
+        brightness: factor on the colors of the background.
+    """
 
     object: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     pattern: np.ndarray
     background: np.ndarray
     azimuth: np.ndarray
     elevation: np.ndarray
     distance: np.ndarray
-    tint: np.ndarray
+    brightness: np.ndarray
 
     def __len__(self) -> int:
         return len(self.object)
@@ -64,136 +106,187 @@ class Scenes:
 
     @property
     def view(self) -> np.ndarray:
-        """Index into ``VIEWS``: overhead above ``OVERHEAD``; else by azimuth, front within 45 degrees, side to 135."""
-        side = np.abs((self.azimuth + np.pi) % (2 * np.pi) - np.pi)
-        around = np.where(side <= np.pi / 4, 0, np.where(side <= 3 * np.pi / 4, 1, 2))
-        return np.where(self.elevation >= OVERHEAD, 3, around)
+        """Index into ``VIEWS``.
+
+        Overhead from ``OVERHEAD_ELEVATION``; else by azimuth: front within 45 degrees, side
+        within 135, back beyond.
+        """
+        angle = np.abs((self.azimuth + np.pi) % (2 * np.pi) - np.pi)
+        by_azimuth = np.where(angle <= np.pi / 4, 0, np.where(angle <= 3 * np.pi / 4, 1, 2))
+        return np.where(self.elevation >= OVERHEAD_ELEVATION, 3, by_azimuth)
 
     @property
     def asymmetric(self) -> np.ndarray:
         """Which scenes show an object whose views differ, ``[N]`` bool."""
         return np.isin(self.object, [OBJECTS.index(name) for name in ASYMMETRIC])
 
+    @property
+    def shows_view(self) -> np.ndarray:
+        """Which scenes look different from another view, ``[N]`` bool."""
+        return self.asymmetric | (self.view == VIEWS.index("overhead"))
+
     def labels(self) -> np.ndarray:
-        """``[N, 5]`` int64: object, colour, pattern, background, view."""
-        return np.stack(
-            [self.object, self.colour, self.pattern, self.background, self.view], 1
-        ).astype(np.int64)
+        """Return the indices of object, color, pattern, background and view, ``[N, 5]`` int64."""
+        columns = (self.object, self.color, self.pattern, self.background, self.view)
+        return np.stack(columns, 1).astype(np.int64)
 
 
-def held_out(obj, colour, pattern) -> np.ndarray:
-    """Which (object, colour, pattern) triples training never shows: a fixed tenth, by hash of the words."""
+def is_held_out(obj: np.ndarray, color: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """Return which combinations training never shows: a fixed tenth, by a hash of the words.
+
+    Args:
+        obj: indices into ``OBJECTS``, ``[N]``.
+        color: indices into ``COLORS``, ``[N]``.
+        pattern: indices into ``PATTERNS``, ``[N]``.
+    """
     table = np.array(
         [
-            [[zlib.crc32(f"{o} {c} {p}".encode()) % 10 == 0 for p in PATTERNS] for c in COLOURS]
+            [[zlib.crc32(f"{o} {c} {p}".encode()) % 10 == 0 for p in PATTERNS] for c in COLORS]
             for o in OBJECTS
         ]
     )
-    return table[obj, colour, pattern]
+    return table[obj, color, pattern]
 
 
 def random_scenes(n: int, rng: np.random.Generator, unseen: bool = False) -> Scenes:
-    """Draw ``n`` scenes. Two azimuths in three lie near the four named views; one scene in five is seen from overhead.
+    """Draw ``n`` scenes.
 
-    ``unseen=True`` draws only held-out combinations, ``False`` only the others.
+    Two azimuths in three lie near the four named views, and one scene in five is seen from
+    overhead.
+
+    Args:
+        n: number of scenes.
+        rng: source of all randomness.
+        unseen: True: only combinations that are held out from training; False: only the others.
     """
-    triples = np.array(
-        [
-            (o, c, p)
-            for o in range(len(OBJECTS))
-            for c in range(len(COLOURS))
-            for p in range(len(PATTERNS))
-        ]
-    )
-    triples = triples[held_out(*triples.T) == unseen]
+    shape = (len(OBJECTS), len(COLORS), len(PATTERNS))
+    triples = np.array(list(np.ndindex(shape)))
+    triples = triples[is_held_out(*triples.T) == unseen]
     # objects are drawn evenly: the hold-out may leave one with fewer triples than another
     per_object = [triples[triples[:, 0] == o] for o in range(len(OBJECTS))]
     present = [o for o, rows in enumerate(per_object) if len(rows)]
-    obj = rng.choice(present, n)
-    pick = rng.random(n)
-    picked = np.array(
-        [per_object[o][int(p * len(per_object[o]))] for o, p in zip(obj, pick, strict=True)]
+    objects, fractions = rng.choice(present, n), rng.random(n)
+    drawn = np.array(
+        [
+            per_object[o][int(fraction * len(per_object[o]))]
+            for o, fraction in zip(objects, fractions, strict=True)
+        ]
     ).reshape(n, 3)
     near = rng.integers(0, 4, n) * (np.pi / 2) + rng.normal(0, 0.2, n)
     azimuth = np.where(rng.random(n) < 0.67, near, rng.uniform(-np.pi, np.pi, n))
-    top = rng.random(n) < 0.2
+    overhead = rng.random(n) < 0.2
     elevation = np.where(
-        top,
+        overhead,
         rng.uniform(math.radians(58), math.radians(74), n),
         rng.uniform(math.radians(-2), math.radians(35), n),
     )
     return Scenes(
-        object=picked[:, 0], colour=picked[:, 1], pattern=picked[:, 2], background=rng.integers(0, len(BACKGROUNDS), n),
-        azimuth=(azimuth + np.pi) % (2 * np.pi) - np.pi, elevation=elevation,
-        distance=rng.uniform(3.4, 3.8, n), tint=rng.uniform(0.94, 1.06, n),
-    )  # fmt: skip
+        object=drawn[:, 0],
+        color=drawn[:, 1],
+        pattern=drawn[:, 2],
+        background=rng.integers(0, len(BACKGROUNDS), n),
+        azimuth=(azimuth + np.pi) % (2 * np.pi) - np.pi,
+        elevation=elevation,
+        distance=rng.uniform(3.4, 3.8, n),
+        brightness=rng.uniform(0.94, 1.06, n),
+    )
 
 
-def render(scenes: Scenes, size: int = 64) -> np.ndarray:
-    """Pictures of the scenes, uint8 ``[N, size, size, 3]``, on as many threads as torch has."""
-    import numba  # wanted only where pictures are made
+def render_scenes(scenes: Scenes, size: int = 64) -> np.ndarray:
+    """Render the scenes on as many threads as torch has.
+
+    Args:
+        scenes: N scenes.
+        size: height and width in pixels.
+
+    Returns:
+        Images, uint8 ``[N, size, size, 3]``.
+    """
+    import numba  # imported late: only rendering needs it
     import torch
 
-    from limbeck.world import sdf_shapes as shapes
+    from limbeck.world.sdf_shapes import trace_scenes
 
-    first = _RGB[scenes.colour]
-    second = np.where((scenes.colour == COLOURS.index("white"))[:, None], _SECOND_OF_WHITE, _SECOND)
-    tint = scenes.tint[:, None].astype(np.float32)
-    colours = np.stack(
-        [first, second, SKY[scenes.background] * tint, GROUND[scenes.background] * tint], 1
+    white, black = (scenes.color == COLORS.index(name) for name in ("white", "black"))
+    first = _RGB[scenes.color]
+    second = np.where(white[:, None], _SECOND_RGB_ON_WHITE, _SECOND_RGB)
+    brightness = scenes.brightness[:, None].astype(np.float32)
+    sky = SKY_COLORS[scenes.background] * brightness
+    ground = GROUND_COLORS[scenes.background] * brightness
+    colors = np.clip(np.stack([first, second, sky, ground], 1), 0, 1).astype(np.float32)
+    horizontal = np.cos(scenes.elevation)
+    direction = np.stack(
+        [
+            np.sin(scenes.azimuth) * horizontal,
+            np.sin(scenes.elevation),
+            np.cos(scenes.azimuth) * horizontal,
+        ],
+        1,
     )
-    flat = np.cos(scenes.elevation)
-    toward = np.stack(
-        [np.sin(scenes.azimuth) * flat, np.sin(scenes.elevation), np.cos(scenes.azimuth) * flat], 1
-    )
-    dark = scenes.colour == COLOURS.index("black")
+    eyes = direction * scenes.distance[:, None]
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        return shapes.draw_scenes(scenes.object, scenes.pattern, dark, np.clip(colours, 0, 1).astype(np.float32),
-                           toward * scenes.distance[:, None], size)  # fmt: skip
+        return trace_scenes(scenes.object, scenes.pattern, black, colors, eyes, size)
     finally:  # numba and torch share OpenMP, and numba leaves it with all cores
         torch.set_num_threads(threads)
 
 
 def caption(
-    obj: str, colour: str = "", pattern: str = "", background: str = "", view: str = ""
+    obj: str, color: str = "", pattern: str = "", background: str = "", view: str = ""
 ) -> str:
-    """One caption in the world's grammar, e.g. ``a striped red mug on grass, side view``. Empty words are left out."""
-    words = " ".join(word for word in (pattern, colour, obj) if word)
+    """Return a caption in the world's grammar, e.g. ``a striped red mug on grass, side view``.
+
+    Args:
+        obj: one of ``OBJECTS``.
+        color: one of ``COLORS``; "" leaves it out.
+        pattern: one of ``PATTERNS``; "" leaves it out.
+        background: one of ``BACKGROUNDS``; "" leaves it out.
+        view: one of ``VIEWS``; "" leaves it out.
+    """
+    words = " ".join(word for word in (pattern, color, obj) if word)
     article = "an" if words[0] in "aeiou" else "a"
-    place = f" {PLACES[background]}" if background else ""
+    place = f" {_BACKGROUND_STYLES[background][0]}" if background else ""
     return f"{article} {words}{place}" + (f", {view} view" if view else "")
 
 
-def captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5) -> list[str]:
-    """Captions with random dropping: a share ``full`` names every attribute that shows, the rest drop some.
+def random_captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5) -> list[str]:
+    """Return captions in which some attributes are dropped at random.
 
-    The word *plain* is said half the time. View words are dropped for objects that look alike from all sides, except overhead.
+    The word *plain* appears half the time. View words are mostly dropped for objects that look
+    alike from all views, except overhead.
+
+    Args:
+        scenes: N scenes.
+        rng: source of all randomness.
+        full: probability of a caption with every visible attribute.
     """
-    roll = rng.random((len(scenes), 6))
-    complete = roll[:, 5] < full
-    keep_colour = complete | (roll[:, 0] < 0.9)
-    keep_pattern = np.where(scenes.pattern == 0, roll[:, 1] < 0.5, complete | (roll[:, 1] < 0.93))
-    keep_place = complete | (roll[:, 2] < 0.6)
-    telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
-    keep_view = np.where(telling, complete | (roll[:, 3] < 0.7), roll[:, 3] < 0.2)
-    rows = zip(
-        scenes.labels(), keep_colour, keep_pattern, keep_place, keep_view, roll[:, 4], strict=True
-    )
-    out = []
-    for (o, c, p, b, v), kc, kp, kb, kv, prefix in rows:
-        text = caption(OBJECTS[o], COLOURS[c] if kc else "", PATTERNS[p] if kp else "",
-                       BACKGROUNDS[b] if kb else "", VIEWS[v] if kv else "")  # fmt: skip
-        out.append(f"a photo of {text}" if prefix < 0.1 else text)
-    return out
+    draws = rng.random((len(scenes), 6))
+    complete = draws[:, 5] < full
+    keep_color = complete | (draws[:, 0] < 0.9)
+    keep_pattern = np.where(scenes.pattern == 0, draws[:, 1] < 0.5, complete | (draws[:, 1] < 0.93))
+    keep_background = complete | (draws[:, 2] < 0.6)
+    keep_view = np.where(scenes.shows_view, complete | (draws[:, 3] < 0.7), draws[:, 3] < 0.2)
+    keep = np.stack([keep_color, keep_pattern, keep_background, keep_view], 1)
+    texts = [_caption_of(*row) for row in zip(scenes.labels(), keep, strict=True)]
+    return [
+        f"a photo of {text}" if draw < 0.1 else text
+        for text, draw in zip(texts, draws[:, 4], strict=True)
+    ]
 
 
 def full_captions(scenes: Scenes) -> list[str]:
-    """Captions that name every attribute, except the view where it does not show."""
-    telling = scenes.asymmetric | (scenes.view == VIEWS.index("overhead"))
-    rows = zip(scenes.labels(), telling, strict=True)
-    return [
-        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b], VIEWS[v] if tell else "")
-        for (o, c, p, b, v), tell in rows
-    ]
+    """Return captions that name every attribute, the view only where it makes a difference."""
+    keep = np.stack([*[np.ones(len(scenes), bool)] * 3, scenes.shows_view], 1)
+    return [_caption_of(*row) for row in zip(scenes.labels(), keep, strict=True)]
+
+
+def _caption_of(labels: np.ndarray, keep: np.ndarray) -> str:
+    """Return the caption of one scene with the attributes to keep.
+
+    Args:
+        labels: a row of ``Scenes.labels``.
+        keep: whether to name color, pattern, background and view, ``[4]`` bool.
+    """
+    obj, *others = (words[i] for words, i in zip(ATTRIBUTES.values(), labels, strict=True))
+    return caption(obj, *(word if kept else "" for word, kept in zip(others, keep, strict=True)))

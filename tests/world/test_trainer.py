@@ -1,0 +1,92 @@
+"""The trainer of the world: workers, the learning rate, resuming after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck.world.train import WorldTraining
+from limbeck.world.trainer import Budget, Task, fit, lr_at
+
+
+class Line(nn.Module):
+    """y = slope x, trained toward y = 3 x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.slope.float() * x - 3 * x).square().mean()}
+
+
+class Slope(Task[Line]):
+    name, lr, warmup_steps, ema_decay = "slope", 0.05, 5, 0.9
+
+    def build(self) -> Line:
+        return Line()
+
+    def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
+        time.sleep(0.002)
+        return (torch.randn(8, generator=rng),)
+
+
+def test_two_workers_learn_and_a_finished_training_returns_at_once(tmp_path):
+    model = fit(Slope(), tmp_path, Budget(0.05, workers=2, checkpoint_every=1))
+    assert abs(model.slope.item() - 3) < 0.2
+    rows = [json.loads(line) for line in (tmp_path / "slope.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    start = time.monotonic()
+    again = fit(Slope(), tmp_path, Budget(0.05, checkpoint_every=1))
+    assert time.monotonic() - start < 1 and torch.equal(model.slope, again.slope)
+
+
+def test_a_killed_training_resumes(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_trainer import *\n"
+        f"fit(Slope(), Path({str(tmp_path)!r}), Budget(10, checkpoint_every=0.2))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    log = tmp_path / "slope.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        time.sleep(0.05)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = json.loads(log.read_text().splitlines()[-1])
+    fit(Slope(), tmp_path, Budget(before["minute"] + 0.02, checkpoint_every=0.2))
+    after = json.loads(log.read_text().splitlines()[-1])
+    assert after["step"] > before["step"] and after["minute"] >= before["minute"]
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
+    assert lr_at(Slope(), 0, 0.0) == pytest.approx(0.01)
+    assert lr_at(Slope(), 100, 0.39) == 0.05
+    assert lr_at(Slope(), 100, 0.7) == pytest.approx(0.025)
+    assert lr_at(Slope(), 100, 1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minutes": 0.0}, "minutes must be positive, not 0"),
+        ({"num_images": 99}, "num_images must be at least 100, not 99"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"snr_floor": -1.0}, "snr_floor must not be negative"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        WorldTraining(**options)
