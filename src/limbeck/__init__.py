@@ -1,6 +1,6 @@
 """Limbeck: a laboratory for score distillation.
 
-Names are imported on first use, so that the command line starts fast.
+Everything is imported on first use, so that ``import limbeck`` and the command line start fast.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck import methods, priors, representations
-    from limbeck.api import distill, edit
+    from limbeck.api import distill, edit, sample
     from limbeck.diffusion.sampling import Sampling
+    from limbeck.distillation import critics, noise, timesteps, weights
     from limbeck.priors.loading import load
+    from limbeck.training import optimizers, presets
     from limbeck.training.experiment import Experiment
     from limbeck.training.trainer import Run, steps
 
@@ -21,31 +23,55 @@ __all__ = [
     "Experiment",
     "Run",
     "Sampling",
+    "critics",
     "distill",
     "edit",
     "load",
     "methods",
+    "noise",
+    "optimizers",
+    "presets",
     "priors",
     "representations",
+    "sample",
     "steps",
+    "timesteps",
+    "weights",
 ]
 
-_HOME = {
+_MODULES = {
+    "critics": "distillation.critics",
+    "methods": "methods",
+    "noise": "distillation.noise",
+    "optimizers": "training.optimizers",
+    "presets": "training.presets",
+    "priors": "priors",
+    "representations": "representations",
+    "timesteps": "distillation.timesteps",
+    "weights": "distillation.weights",
+}
+_MODULE_OF = {
     "Experiment": "training.experiment",
-    "load": "priors.loading",
     "Run": "training.trainer",
-    "steps": "training.trainer",
     "Sampling": "diffusion.sampling",
     "distill": "api",
     "edit": "api",
+    "load": "priors.loading",
+    "sample": "api",
+    "steps": "training.trainer",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        found = getattr(importlib.import_module(f"limbeck.{_HOME[name]}"), name)
-        globals()[name] = found  # looked up once
-        return found
-    if name in ("methods", "priors", "representations"):
-        return importlib.import_module(f"limbeck.{name}")
-    raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+    if name in _MODULES:
+        value: Any = importlib.import_module(f"limbeck.{_MODULES[name]}")
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"limbeck.{_MODULE_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,127 +1,408 @@
-"""One call for a notebook: distil prompts and hold what came out."""
+"""The Python API: distill, edit or sample in one call, with the options of the command line.
+
+Components can be given as objects, ``method=lb.methods.VSD(guidance=7.5)``, or by the name that
+they have on the command line, ``method="vsd"``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import yaml
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.config.discovery import (
+    OWN_FILE,
+    base_of,
+    find,
+    name_of,
+    options_of,
+    unknown_name,
+)
+from limbeck.config.renamed import current_option
+from limbeck.config.yaml import read_component, to_plain
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
-from limbeck.methods.base import EditMethod
-from limbeck.methods.dds import DDS
-from limbeck.runs.editing import Pictures, edit_to_folder, experiments, places, suited
+from limbeck.diffusion.sampling import Sampling
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.methods.base import EditMethod, Method
+from limbeck.priors.loading import load
+from limbeck.representations.base import RepresentationConfig, read_image
+from limbeck.runs.editing import (
+    EditInputs,
+    default_options,
+    edit_experiments,
+    edit_folders,
+    edit_to_folder,
+)
+from limbeck.runs.images import particle_stems
+from limbeck.runs.loggers import Logger
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.recorder import record
+from limbeck.runs.report.pages import notebook_html, write_report
+from limbeck.runs.report.run_data import read_run_data
+from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.system.checkpoint import read_checkpoint
-from limbeck.training.experiment import Experiment
+from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.trainer import Run
 
+T = TypeVar("T")
+ImagePath = str | Path
 
-@dataclass(frozen=True)
-class DistillResult:
-    """A finished run and its folder."""
+_UNNAMED_MODEL = "made in Python"  #: recorded for a prior that no name can load again
+
+
+@dataclass(frozen=True, repr=False)
+class FolderResult:
+    """A result in a folder; in a notebook it displays itself.
+
+    Attributes:
+        folder: the folder.
+    """
+
+    folder: Path
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean scores of the final images, see docs/eval.md; empty if the model has no images."""
+        return dict(read_run_data(self.folder).scores.get("mean", {}))
+
+    def report(self) -> Path:
+        """Path of the HTML report."""
+        path = self.folder / "report.html"
+        return path if path.exists() else write_report([self.folder])
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the folder.
+
+        Raises:
+            FileExistsError: if ``folder`` exists.
+        """
+        return Path(shutil.copytree(self.folder, folder))
+
+    def __repr__(self) -> str:
+        data = read_run_data(self.folder)
+        facts = ", ".join([data.title, *data.facts])
+        return f"<{type(self).__name__}: {facts}, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        return notebook_html([self.folder], self.report())
+
+
+@dataclass(frozen=True, repr=False)
+class DistillResult(FolderResult):
+    """A finished run.
+
+    Attributes:
+        experiment: what was run.
+        prior: its model.
+        stages: all stages if the run is the last one of a preset with several; else empty.
+    """
 
     experiment: Experiment
     prior: Prior
-    folder: Path
+    stages: tuple[DistillResult, ...] = ()
 
     @cached_property
     def run(self) -> Run:
-        """The run after its last step: particles, critic, optimiser."""
+        """The run after its last step: representation, optimizer, critic."""
         run = Run(self.experiment, self.prior)
-        tensors, note = read_checkpoint(self.folder / "checkpoint.safetensors")
-        run.load(tensors, note["step"])
+        tensors, metadata = read_checkpoint(self.folder / "checkpoint.safetensors")
+        run.load(tensors, metadata["step"])
         return run
 
     @property
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """Every particle as an image in [0, 1], prompt by prompt; four sides of each that has sides."""
+    def particles(self) -> Float[Tensor, "n ..."]:
+        """Raw values of 2D particles, sorted by prompt: latents, pixels, or the points of a toy.
+
+        Raises:
+            ValueError: if the particles are 3D; use ``run.representation`` then.
+        """
+        if not isinstance(self.experiment.camera_sampler, NoCamera):
+            raise ValueError("3D particles are not one tensor: use result.run.representation")
+        request = RenderRequest(torch.arange(self.experiment.total))
         with torch.no_grad():
-            return (
-                self.run.representation.images(self.prior, self.run.eval_request(4)).float().cpu()
-            )
+            return self.run.representation.render(request).image.float().cpu()
+
+    @property
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """Images of all particles in [0, 1], sorted by prompt; four views of each 3D particle.
+
+        Raises:
+            ValueError: if the model has no images, as a mixture of points.
+        """
+        if len(self.prior.shape) != 3:
+            raise ValueError("this model has no images: use result.particles")
+        with torch.no_grad():
+            images = self.run.representation.images(self.prior, self.run.eval_request(4))
+        return images.float().cpu()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The figures of every step."""
+        """Metrics of every step, as in metrics.jsonl."""
         return read_metrics(self.folder / "metrics.jsonl")
 
-    def report(self) -> Path:
-        """The page of the run."""
-        return self.folder / "report.html"
 
-    def save(self, folder: str | Path) -> Path:
-        """Copy the run folder; FileExistsError where ``folder`` is there already."""
-        return Path(shutil.copytree(self.folder, folder))
+@dataclass(frozen=True, repr=False)
+class EditResult(FolderResult):
+    """Finished edits.
 
-
-def distill(
-    prompts: str | Sequence[str],
-    prior: Prior,
-    folder: str | Path | None = None,
-    model: str = "made in Python",
-    **choices: Any,
-) -> DistillResult:
-    """Distil prompts under ``prior``; ``choices`` are fields of ``Experiment``, such as method, particles and steps.
-
-    folder: of the run, a temporary one if left out. model: its name in the record. Raises as ``Experiment`` and ``record`` do.
+    Attributes:
+        runs: one run per size that the images have in the model.
     """
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    experiment = Experiment(texts, model=model, **choices)
-    place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
-    record(experiment, prior, place)
-    return DistillResult(experiment, prior, place)
 
-
-@dataclass(frozen=True)
-class EditResult:
-    """Finished edits and their folder; ``runs`` has one run per size that the pictures have in the model."""
-
-    folder: Path
-    page: Path
     runs: tuple[DistillResult, ...]
 
     @property
     def images(self) -> list[Float[Tensor, "3 h w"]]:
-        """The edited pictures in [0, 1], run by run, in the order they were given in."""
+        """Edited images in [0, 1], run by run, in the order of the inputs."""
         return [image for run in self.runs for image in run.images]
 
-    def report(self) -> Path:
-        """The page with before, after and difference."""
-        return self.page
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self.images)} edits, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        return notebook_html([run.folder for run in self.runs], self.report())
+
+
+@dataclass(frozen=True, repr=False)
+class SampleResult(FolderResult):
+    """Finished samples.
+
+    Attributes:
+        sampling: what was sampled.
+        prior: its model.
+    """
+
+    sampling: Sampling
+    prior: Prior
+
+    @property
+    def images(self) -> Float[Tensor, "n 3 h w"]:
+        """Images in [0, 1], sorted by prompt."""
+        count = len(self.sampling.prompts) * self.sampling.num_images
+        stems = particle_stems(count, self.sampling.num_images)
+        size = self.prior.image_size
+        return torch.stack([read_image(self.folder / "final" / f"{s}.png", size) for s in stems])
+
+
+def distill(
+    prompts: str | Sequence[str],
+    model: str | Model | Prior | None = None,
+    *,
+    preset: str | Preset | None = None,
+    method: str | Method | None = None,
+    representation: str | RepresentationConfig | None = None,
+    steps: int | None = None,
+    particles: int | None = None,
+    lr: float | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    image_every: int = 0,
+    checkpoint_every: int = 0,
+    logger: str | Logger | None = None,
+    stop_on_collapse: bool = True,
+    **options: Any,
+) -> DistillResult:
+    """Optimize particles for one or more prompts.
+
+    Args:
+        prompts: one or more prompts.
+        model: name of a model such as ``"world"``, a ``Model``, or a prior, for instance of
+            ``limbeck.load``. None: ``"world"``, or that of the preset.
+        preset: recipe of a paper whose options are the defaults, such as ``"dreamfusion"``.
+        method: distillation method, such as ``"vsd"``.
+        representation: what is optimized, such as ``"latents"`` or ``"nerf"``.
+        steps: number of optimization steps.
+        particles: particles per prompt.
+        lr: peak learning rate of the representation.
+        out: run folder, or parent folder of the stages of a preset; an unfinished run in it is
+            continued. None: a temporary folder.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``, unless the model is a prior.
+        image_every: steps between recorded images; 0 for about ten per run.
+        checkpoint_every: steps between checkpoints; 0 for every 30 seconds.
+        logger: also send metrics and images to ``"tensorboard"`` or ``"wandb"``.
+        stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        **options: other fields of ``Experiment``, such as ``timesteps="two-stage"`` or ``seed=1``.
+
+    Raises:
+        ValueError: if an option is unknown or its value cannot be used.
+    """
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    recipe = find(Preset, preset)() if isinstance(preset, str) else preset
+    stages = {"": Experiment(texts)} if recipe is None else recipe.stages(texts)
+    named = {
+        "method": method,
+        "representation": representation,
+        "steps": steps,
+        "particles": particles,
+    }
+    given = options | {name: value for name, value in named.items() if value is not None}
+    prior = None
+    if model is not None:
+        given["model"], prior = _recorded_model(model)
+    first = next(iter(stages.values()))
+    chosen = _with_options(first, given)
+    if lr is not None:
+        chosen = with_lr(chosen, lr)
+    if prior is None:
+        prior = load(chosen.model, device, chosen.precision, chosen.runtime)
+    open_logger = find(Logger, logger)() if isinstance(logger, str) else logger
+
+    folder = _output_folder(out)
+    results: list[DistillResult] = []
+    for number, (name, stage) in enumerate(stages.items(), 1):
+        experiment, run_folder = chosen, folder
+        if len(stages) > 1:
+            experiment = apply_shared_options(first, chosen, stage)
+            run_folder = folder / f"{number}-{name}"
+        if results:
+            experiment = start_stage_from(experiment, results[-1].folder)
+        record(
+            experiment,
+            prior,
+            run_folder,
+            image_every=image_every,
+            checkpoint_every=checkpoint_every,
+            logger=open_logger,
+            stop_on_collapse=stop_on_collapse,
+        )
+        results.append(DistillResult(run_folder, experiment, prior))
+    return replace(results[-1], stages=tuple(results) if len(results) > 1 else ())
 
 
 def edit(
-    pictures: str | Path | Sequence[str | Path], target: str | Sequence[str], source: str | Sequence[str], prior: Prior,
-    method: EditMethod | None = None, mask: str | Path | Sequence[str | Path] = (), folder: str | Path | None = None,
-    model: str = "made in Python", **choices: Any,
-) -> EditResult:  # fmt: skip
-    """Edit picture files from what ``source`` says to what ``target`` says, each one for all or one for each.
+    images: ImagePath | Sequence[ImagePath],
+    target_prompt: str | Sequence[str],
+    source_prompt: str | Sequence[str] = (),
+    model: str | Model | Prior = "world",
+    *,
+    method: str | EditMethod = "dds",
+    mask: ImagePath | Sequence[ImagePath] = (),
+    out: str | Path | None = None,
+    device: str = "auto",
+    image_every: int = 0,
+    **options: Any,
+) -> EditResult:
+    """Edit images from a source prompt to a target prompt, each given once for all or per edit.
 
-    method: DDS if left out. mask: files, white where something may change. choices: fields of ``limbeck.runs.editing.How`` in the place
-    of those that suit the method, such as steps and rate. folder: a temporary one if left out. Raises ValueError for pictures,
-    masks or texts that cannot be used.
+    Args:
+        images: image files.
+        target_prompt: what the images should show.
+        source_prompt: what the images show now. SDEdit needs none.
+        model: as for ``distill``.
+        method: editing method, such as ``"pds"``; the other defaults are those that suit it.
+        mask: image files, white where the image may change.
+        out: run folder; an unfinished edit in it is continued. None: a temporary folder.
+        device: as for ``distill``.
+        image_every: steps between recorded images; 0 for about ten per run.
+        **options: other fields of ``limbeck.runs.editing.EditOptions``, such as ``steps`` or
+            ``lr``.
+
+    Raises:
+        ValueError: if an image, a mask, a prompt or an option cannot be used.
     """
-    one = method or DDS()
-    how = replace(suited(type(one)), method=one, model=model, **choices)
-    what = Pictures(*(_several(part) for part in (pictures, target, source, mask)))  # type: ignore[arg-type]
-    what = replace(what, pictures=tuple(map(Path, what.pictures)), mask=tuple(map(Path, what.mask)))
-    place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
-    page = edit_to_folder(what, how, prior, place)
-    runs = places(place, experiments(what, how, prior))
+    inputs = EditInputs(
+        tuple(map(Path, _as_tuple(images))),
+        _as_tuple(target_prompt),
+        _as_tuple(source_prompt),
+        tuple(map(Path, _as_tuple(mask))),
+    )
+    cls = find(EditMethod, method) if isinstance(method, str) else type(method)
+    defaults = default_options(cls)
+    if not isinstance(method, str):
+        defaults = replace(defaults, method=method)
+    recorded, prior = _recorded_model(model)
+    settings = _with_options(defaults, {**options, "model": recorded})
+    if prior is None:
+        prior = load(settings.model, device, settings.precision, settings.runtime)
+    folder = _output_folder(out)
+    edit_to_folder(inputs, settings, prior, folder, image_every=image_every)
+    runs = edit_folders(folder, edit_experiments(inputs, settings, prior))
     return EditResult(
-        place, page, tuple(DistillResult(experiment, prior, at) for at, experiment in runs.items())
+        folder, tuple(DistillResult(path, experiment, prior) for path, experiment in runs.items())
     )
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    """One or several of something as a tuple."""
+def sample(
+    prompts: str | Sequence[str],
+    model: str | Model | Prior = "world",
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> SampleResult:
+    """Sample images from a model by DDIM or ancestral sampling.
+
+    Args:
+        prompts: one or more prompts.
+        model: as for ``distill``.
+        out: output folder. None: a temporary folder.
+        device: as for ``distill``.
+        **options: other fields of ``Sampling``, such as ``count``, ``steps`` or ``guidance``.
+
+    Raises:
+        ValueError: if an option is unknown or its value cannot be used.
+    """
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    recorded, prior = _recorded_model(model)
+    sampling = _with_options(Sampling(texts), {**options, "model": recorded})
+    if prior is None:
+        prior = load(sampling.model, device, sampling.precision, sampling.runtime)
+    folder = _output_folder(out)
+    sample_to_folder(sampling, prior, folder)
+    return SampleResult(folder, sampling, prior)
+
+
+def _recorded_model(model: str | Model | Prior) -> tuple[str | Model | Prior, Prior | None]:
+    """The model as an option of an experiment, and the prior if it is loaded already."""
+    if isinstance(model, str | Model):
+        return model, None
+    if OWN_FILE.fullmatch(name_of(type(model))):
+        with contextlib.suppress(yaml.YAMLError):  # an option is a tensor, for instance
+            yaml.safe_dump(to_plain(model, Model))
+            return model, model
+    return _UNNAMED_MODEL, model
+
+
+def _with_options(config: T, options: Mapping[str, Any]) -> T:
+    """Replace options of a frozen dataclass; components may be given by name.
+
+    Raises:
+        ValueError: if an option is unknown, or no component has the name.
+    """
+    known, values = options_of(type(config), config), {}
+    for name, value in options.items():
+        if name not in known:
+            new = current_option(type(config), name)
+            if new != name:
+                raise ValueError(f"{name} is now {new}")
+            raise unknown_name(f"option of {type(config).__name__}", name, known)
+        hint, default = known[name]
+        base = base_of(hint)
+        if base is not None and isinstance(value, str | Mapping):
+            value = read_component(base, value, name, default)
+        elif typing.get_origin(hint) is tuple:
+            value = _as_tuple(value)
+        values[name] = value
+    return replace(config, **values)  # type: ignore[type-var]
+
+
+def _output_folder(out: str | Path | None) -> Path:
+    return Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
     return (value,) if isinstance(value, str | Path) else tuple(value)

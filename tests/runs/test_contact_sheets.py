@@ -74,7 +74,7 @@ def finished(tmp_path_factory):
 def test_3d_particles_are_rendered_from_all_views_particle_by_particle():
     run = Run(experiment_3d(), colored_shapes(size=12))
     with torch.no_grad():
-        run.representation.parts["radius"][1].fill_(0.3)
+        run.representation.params["radius"][1].fill_(0.3)
     images = render_particles(run).images()
     assert set(images) == {"", "normal", "depth", "alpha"}
     assert all(image.shape == (16, 3, 12, 12) for image in images.values())

@@ -58,7 +58,7 @@ def write_samples(folder):
         "steps": 20,
         "guidance": 3.0,
         "sampler": "ddim",
-        "count": 3,
+        "num_images": 3,
         "critic": None,
     }
     profile = {"seconds": {"sampling": 1.5}, "evaluations": 240}

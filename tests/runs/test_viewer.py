@@ -106,7 +106,7 @@ def test_a_run_saves_every_particle_when_it_saves_images(
         first, last = read_snapshot(steps[0][name]), read_snapshot(steps[4][name])
         assert torch.equal(last.vertices, ball(2).vertices)
         assert torch.equal(last.faces, ball(2).faces)
-        tint = final.parts["tint"][i].detach()
+        tint = final.params["tint"][i].detach()
         assert max_difference(last.colors, paint(ball(2).vertices, tint)) <= 0.5 / 255 + 1e-6
         assert max_difference(first.colors, paint(ball(2).vertices)) <= 0.5 / 255 + 1e-6
     assert not list((folder / "assets").glob("*.part"))
@@ -499,7 +499,7 @@ def wait_for(page: BrowserPage, condition, seconds: float = 180) -> np.ndarray:
 def test_a_browser_shows_colors_shape_and_cameras(
     folder: Path, experiment: Experiment, tmp_path: Path
 ) -> None:
-    tint = reopen_run(folder, "cpu").representation.parts["tint"][0].detach()
+    tint = reopen_run(folder, "cpu").representation.params["tint"][0].detach()
     front = paint(torch.tensor([[0.0, 0.2, 0.75]]), tint)[0]
     viewer = Viewer(folder, experiment, 18785)
     # from here the training cameras are visible too

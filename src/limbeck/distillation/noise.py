@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.config.lazy import defined_classes
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import ddim_times, implied_noise, run_ddim
 from limbeck.diffusion.prior import Prior
@@ -258,3 +259,7 @@ class InvertedNoise(Noise):
         times = ddim_times(inputs.schedule, inputs.t_cpu, 0, self.inversion_steps)
         xt = run_ddim(prior, x, inputs.conditions, times, self.guidance, self.eta, inputs.rng)
         return implied_noise(inputs.schedule, x, xt, inputs.t)
+
+
+def __dir__() -> list[str]:
+    return defined_classes(__name__)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.config.lazy import defined_classes
 from limbeck.diffusion.schedule import NoiseSchedule
 
 
@@ -239,3 +240,7 @@ class DreamTimeWeight(Weight):
 
     def __call__(self, schedule: NoiseSchedule, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return plateau(t, self.m1, self.m2, self.s1, self.s2)
+
+
+def __dir__() -> list[str]:
+    return defined_classes(__name__)

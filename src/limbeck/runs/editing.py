@@ -27,7 +27,8 @@ from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.representations.base import RepresentationConfig, fitted_size, image_file_size, read_image
+from limbeck.representations.base import RepresentationConfig
+from limbeck.representations.image_files import fitted_size, image_file_size, read_image
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
@@ -64,8 +65,8 @@ class EditInputs:
             changes in part. Empty: everything may change.
     """
 
-    images: tuple[Path, ...]
-    target_prompt: tuple[str, ...]
+    images: tuple[Path, ...] = ()
+    target_prompt: tuple[str, ...] = ()
     source_prompt: tuple[str, ...] = ()
     mask: tuple[Path, ...] = ()
 
@@ -151,7 +152,7 @@ class EditOptions:
         noise: noise added to x0 in each step.
         grad_transform: transform of the gradient before the optimizer.
         negative_prompt: negative prompt for the source and the target.
-        model: as in a run, such as ``world`` or a Stable Diffusion folder or hub id.
+        model: model whose latents are edited, as in a run.
         particles: results per image.
         seed: seed of all random draws.
         precision: dtype of the frozen weights, as in a run.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 
-from limbeck.config.yaml import from_yaml
+from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.sampling import Sampling, sample
+from limbeck.diffusion.sampling import Sampling, sample_x0
 from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.metrics.run_scores import score_run
@@ -80,22 +79,21 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
     conditions = _conditions(sampling, source)
-    rows = torch.arange(len(sampling.prompts)).repeat_interleave(sampling.num_images).to(prior.device)
+    rows = (
+        torch.arange(len(sampling.prompts)).repeat_interleave(sampling.num_images).to(prior.device)
+    )
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
     rows_before, start = prior.call_counter.rows, time.perf_counter()
     eta = 1.0 if sampling.sampler == "ancestral" else 0.0
     batches = []
     for row, eps in zip(rows.split(_BATCH), noise.split(_BATCH), strict=True):
-        x0 = sample(source, conditions[row], eps, sampling.steps, sampling.guidance, eta, rng)
+        x0 = sample_x0(source, conditions[row], eps, sampling.steps, sampling.guidance, eta, rng)
         batches.append(prior.decode(x0).detach())
     images = torch.cat(batches).cpu()
     seconds = time.perf_counter() - start
     save_final_images(folder, images, sampling.num_images)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(sampling).items()}
-    settings |= {"prompts": list(sampling.prompts), "camera": list(sampling.camera)}
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    (folder / "sample.yaml").write_text(text)
+    (folder / "sample.yaml").write_text(to_yaml(sampling))
     scores = score_run(images, sampling.prompts, sampling.num_images)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1))
     profile = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from limbeck.config.discovery import component_name
 from limbeck.config.yaml import read_component
@@ -141,3 +141,19 @@ class Experiment:
         """Source prompt of each prompt; empty if there is none."""
         repeats = len(self.prompts) if len(self.source_prompt) == 1 else 1
         return self.source_prompt * repeats
+
+
+def with_lr(experiment: Experiment, lr: float) -> Experiment:
+    """The experiment with another peak learning rate of its representation.
+
+    Raises:
+        ValueError: if the representation has no single learning rate; the message lists its own.
+    """
+    representation = experiment.representation
+    names = [f.name for f in fields(representation) if f.name.split("_")[-1] == "lr"]
+    if "lr" not in names:
+        flags = [f"--representation.{name.replace('_', '-')}" for name in names]
+        name = component_name(type(representation))
+        raise ValueError(f"--lr: the representation {name} has {', '.join(flags) or 'no lr'}")
+    changed = replace(representation, lr=lr)  # type: ignore[call-arg]
+    return replace(experiment, representation=changed)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from limbeck.config.lazy import defined_classes
+
 
 @dataclass(frozen=True)
 class Optimizer(abc.ABC):
@@ -86,3 +88,7 @@ def _fused(groups: Iterable[dict]) -> bool | None:
     A fused optimizer is one kernel, and ``found_inf`` on the device can tell it not to update.
     """
     return all(p.device.type == "cuda" for group in groups for p in group["params"]) or None
+
+
+def __dir__() -> list[str]:
+    return defined_classes(__name__)

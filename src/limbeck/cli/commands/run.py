@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.runs.loggers import Logger
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     """Run ``limbeck run``: start or resume one run, or the stages of a preset."""
     from limbeck.config.command_line import parse
     from limbeck.config.yaml import read_yaml
-    from limbeck.training.experiment import Experiment
+    from limbeck.training.experiment import Experiment, with_lr
 
     (start,) = parse([(StartOptions, None)], argv, lenient=True)
     if start.config is not None and start.preset is not None:
@@ -99,29 +99,12 @@ def main(argv: Sequence[str]) -> None:
     if experiment.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     if options.lr is not None:
-        experiment = replace(experiment, representation=with_lr(experiment, options.lr))
+        experiment = with_lr(experiment, options.lr)
     command = shlex.join(["limbeck", "run", *argv])
     if first is None or len(stages) == 1:
         run_one(experiment, options, options.out, command, options.viewer)
     else:
         run_stages(start.preset, first, experiment, options, command)
-
-
-def with_lr(experiment: Experiment, lr: float) -> Any:
-    """The representation with another peak learning rate.
-
-    Raises:
-        ValueError: if the representation has no single learning rate; the message lists its own.
-    """
-    from limbeck.config.discovery import component_name, options_of
-
-    representation = experiment.representation
-    names = [name for name in options_of(type(representation)) if name.split("_")[-1] == "lr"]
-    if "lr" not in names:
-        flags = [f"--representation.{name.replace('_', '-')}" for name in names]
-        name = component_name(type(representation))
-        raise ValueError(f"--lr: the representation {name} has {', '.join(flags) or 'no lr'}")
-    return replace(representation, lr=lr)  # type: ignore[call-arg]
 
 
 def run_stages(

@@ -12,7 +12,13 @@ from markupsafe import Markup
 
 from limbeck.runs.images import VIEW_NAMES
 from limbeck.runs.report import svg_plots
-from limbeck.runs.report.run_data import PageImage, RunData, differing_options, read_run_data
+from limbeck.runs.report.run_data import (
+    PageImage,
+    RunData,
+    differing_options,
+    embed_image,
+    read_run_data,
+)
 from limbeck.runs.report.tables import (
     PROFILE_LABELS,
     SCORES,
@@ -64,7 +70,33 @@ def write_edit_report(folders: Sequence[Path], out: Path) -> Path:
     return _save(out, "edits.html.j2", {"runs": runs, "count": count})
 
 
+def notebook_html(folders: Sequence[Path], report: Path) -> str:
+    """HTML fragment of one or more runs, for the output of a notebook cell.
+
+    Args:
+        folders: run folders, or folders of samples.
+        report: path of their report.
+    """
+    runs = []
+    for folder in folders:
+        run = read_run_data(folder)
+        path = folder / "final.png"
+        edits = run.edits()
+        image = embed_image(path, 1200, True) if path.exists() and not edits else None
+        runs.append((run, image, edits, run.turntable_sources()))
+    return _render("notebook.html.j2", {"runs": runs, "report": report.resolve()})
+
+
 def _save(out: Path, template: str, content: dict[str, Any]) -> Path:
+    text = _render(template, content)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_text(text)
+    os.replace(part, out)
+    return out
+
+
+def _render(template: str, content: dict[str, Any]) -> str:
     # prompts may hold any text: everything but our own style and plots is escaped
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -76,12 +108,7 @@ def _save(out: Path, template: str, content: dict[str, Any]) -> Path:
     environment.filters |= {"score": score_text, "seconds": seconds_text}
     style = Markup((_TEMPLATES / "style.css").read_text())
     environment.globals |= {"style": style, "scores": SCORES}
-    text = environment.get_template(template).render(content)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(text)
-    os.replace(part, out)
-    return out
+    return environment.get_template(template).render(content)
 
 
 def _shown_steps(run: RunData) -> list[int]:

@@ -22,6 +22,7 @@ from limbeck.runs.metrics_log import read_metrics
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
 _MAX_ANIMATION_BYTES = 900_000  #: larger animations are left out of the report
+_MAX_NOTEBOOK_VIDEO_BYTES = 4_000_000  #: larger turntables are left out of a notebook
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class RunData:
         """The settings named in captions: method, guidance, steps, number of images, model."""
         options = self.config if self.is_sampling else self.config.get("method", {})
         guidance = options.get("guidance") if isinstance(options, dict) else None
-        count = self.config.get("count" if self.is_sampling else "particles", 1)
+        count = self.config.get("num_images" if self.is_sampling else "particles", 1)
         facts = [self.method]
         if guidance is not None:
             facts.append(f"guidance {guidance:g}")
@@ -271,6 +272,18 @@ class RunData:
                 image = embed_image(stills, 1160, self._pixelated, caption)
             turntables.append((caption, quote(url), image))
         return turntables
+
+    def turntable_sources(self) -> list[str]:
+        """Turntables as data URLs, mp4 or webp; empty if they are too large together."""
+        folder = self.path / "turntable"
+        videos = sorted([*folder.glob("*-*.mp4"), *folder.glob("*-*.webp")])
+        if sum(video.stat().st_size for video in videos) > _MAX_NOTEBOOK_VIDEO_BYTES:
+            return []
+        types = {".mp4": "video/mp4", ".webp": "image/webp"}
+        return [
+            f"data:{types[video.suffix]};base64,{base64.b64encode(video.read_bytes()).decode()}"
+            for video in videos
+        ]
 
     def edits(self) -> list[tuple[str, str, list[PageImage]]]:
         """Source prompt, target prompt and before, after, difference and gradient of each edit."""
