@@ -85,7 +85,11 @@ def test_prolificdreamer_has_the_numbers_of_its_code():
     assert (geometry.timesteps.t_max, texture.timesteps.t_max) == (0.5, 0.5)
     assert (field.representation.resolution, field.representation.resolution_late) == (64, 512)
     mesh = geometry.representation
-    assert (mesh.grid_resolution, mesh.normal_consistency_weight, mesh.laplacian_weight) == (256, 5000.0, 0.5)
+    assert (mesh.grid_resolution, mesh.normal_consistency_weight, mesh.laplacian_weight) == (
+        256,
+        5000.0,
+        0.5,
+    )
     assert mesh.shading == "normals" and not texture.representation.geometry
     assert field.method.critic.camera and field.method.critic.training.lr == 1e-4
     assert field.camera_sampler.front_threshold == 30.0  # half of 60 degrees
@@ -143,7 +147,11 @@ def test_magic3d_has_the_numbers_of_the_code():
     assert fine.camera_sampler.fovy_range == (30.0, 45.0)
     assert fine.camera_sampler.camera_distance_range == (1.5, 2.0)
     mesh = fine.representation
-    assert (mesh.grid_resolution, mesh.normal_consistency_weight, mesh.laplacian_weight) == (128, 10_000.0, 0.0)
+    assert (mesh.grid_resolution, mesh.normal_consistency_weight, mesh.laplacian_weight) == (
+        128,
+        10_000.0,
+        0.0,
+    )
 
 
 def test_lucid_splats_has_the_numbers_of_the_code():

@@ -57,7 +57,10 @@ def shrink(config: RepresentationConfig) -> RepresentationConfig:
     }
     if isinstance(config, DMTet):
         return replace(config, grid_resolution=10, init_steps=2, **parts)
-    resolutions = {"resolution": config.resolution and 8, "resolution_late": config.resolution_late and 16}
+    resolutions = {
+        "resolution": config.resolution and 8,
+        "resolution_late": config.resolution_late and 16,
+    }
     return replace(config, samples=32, occupancy_resolution=8, **resolutions, **parts)
 
 

@@ -63,7 +63,9 @@ def are_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "representation", [Latents(), Pixels(num_levels=2, smoothness_weight=0.1)], ids=["latents", "pixels"]
+    "representation",
+    [Latents(), Pixels(num_levels=2, smoothness_weight=0.1)],
+    ids=["latents", "pixels"],
 )
 @pytest.mark.parametrize("method", [SDS(5.0), VSD(5.0, critic=ExactCritic())], ids=["sds", "vsd"])
 def test_adam_does_not_update_a_particle_that_is_not_drawn(method, representation):
@@ -214,7 +216,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, setting):
     check_resuming(experiment, shapes_prior, 3)
 
 
-@pytest.mark.parametrize("representation", [Latents(), Pixels(num_levels=2)], ids=["latents", "pixels"])
+@pytest.mark.parametrize(
+    "representation", [Latents(), Pixels(num_levels=2)], ids=["latents", "pixels"]
+)
 def test_a_resumed_run_with_a_lora_critic_is_the_uninterrupted_one(eps_folder, representation):
     experiment = make_experiment(
         prompts=("a red mug",),
@@ -294,7 +298,9 @@ class FailingPrior:
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), SGD()], ids=["adam", "sgd"])
-@pytest.mark.parametrize("representation", [Latents(), Pixels(num_levels=2)], ids=["latents", "pixels"])
+@pytest.mark.parametrize(
+    "representation", [Latents(), Pixels(num_levels=2)], ids=["latents", "pixels"]
+)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "method",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.sampling import sample_x0
 from limbeck.metrics.frechet import frechet_distance
 from limbeck.world.evaluator import REJECT, Evaluator
 from limbeck.world.render_cache import images_to_tensor
@@ -77,7 +77,7 @@ def sample_held_out_captions(
     with torch.no_grad():
         for start in range(0, count, _BATCH_SIZE):
             rows = slice(start, start + _BATCH_SIZE)
-            x0 = sample(prior, conditions[rows], noise[rows], steps, guidance)
+            x0 = sample_x0(prior, conditions[rows], noise[rows], steps, guidance)
             images.append(prior.decode(x0).cpu())
     return scenes, torch.cat(images)
 

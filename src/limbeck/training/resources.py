@@ -284,7 +284,11 @@ def check_weights_fit(experiment: Experiment, device: str) -> None:
         ValueError: if they do not fit.
     """
     name = str(experiment.model)
-    if not isinstance(experiment.model, Model) or name in (*EXACT_MODELS, "world") or name.startswith("dataset:"):
+    if (
+        not isinstance(experiment.model, Model)
+        or name in (*EXACT_MODELS, "world")
+        or name.startswith("dataset:")
+    ):
         return
     device = pick_device(device)
     dtype = pick_precision(experiment.precision, device)
@@ -311,7 +315,11 @@ def _parameter_counts(model: str) -> dict[str, int]:
         known = find_model(hub_id["repo"])
         path = find_cached(hub_id["repo"], hub_id["revision"]) or path
         if not path.exists() and known:
-            millions = {"network": known.network_params, "vae": known.vae_params, "text": known.text_encoder_params}
+            millions = {
+                "network": known.network_params,
+                "vae": known.vae_params,
+                "text": known.text_encoder_params,
+            }
             return {component: round(1e6 * count) for component, count in millions.items()}
     if path.is_file():
         return _count_in_file(path)

@@ -107,7 +107,7 @@ class Run:
             prompts=e.prompts,
             source_prompts=e.source_prompts,
             negative_prompt=e.negative_prompt,
-            load=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
+            load_prior=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
             view_prompts=view_prompts,
             has_cameras=request.camera is not None,
         )

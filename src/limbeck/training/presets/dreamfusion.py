@@ -27,13 +27,13 @@ WORLD_CAMERAS = Orbit(
 #: that sharpen during training (docs/3d-recipes.md)
 WORLD_NERF = NeRF(
     encoding=DenseGridEncoding(resolutions=(12, 24, 48)),
-    sharp=10.0,
-    variation=100.0,
-    entropy=600.0,
-    rise=1.0,
+    density_scale=10.0,
+    tv_weight=100.0,
+    entropy_weight=600.0,
+    entropy_warmup=1.0,
     resolution=32,
-    late=64,
-    switch=0.4,
+    resolution_late=64,
+    resolution_switch=0.4,
 )
 
 
@@ -67,17 +67,17 @@ class DreamFusionPreset(Preset):
         field = NeRF(
             encoding=FrequencyEncoding(),
             decoder=ResidualDecoder(),
-            blob=GaussianDensityInit(5.0, 0.2),
+            density_init=GaussianDensityInit(5.0, 0.2),
             background=EnvironmentBackground(),
             shading=shading,
-            density="exp",
-            half=1.4,
+            density_activation="exp",
+            bound=1.4,
             samples=128,
             resolution=64,
-            rate=1e-3,
-            opacity=1.0,
-            orientation=100.0,
-            cells=64,
+            lr=1e-3,
+            opacity_weight=1.0,
+            orientation_weight=100.0,
+            occupancy_resolution=64,
         )
         cameras = Orbit(
             per_particle=4,

@@ -38,10 +38,10 @@ class LatentNeRFPreset(Preset):
             encoding=DenseGridEncoding(features_per_level=5),
             space="latent",
             resolution=0,
-            late=0,
-            rate=0.03,
-            entropy=0.0,
-            rise=0.0,
+            resolution_late=0,
+            lr=0.03,
+            entropy_weight=0.0,
+            entropy_warmup=0.0,
         )
         experiment = Experiment(
             prompts,
@@ -58,14 +58,14 @@ class LatentNeRFPreset(Preset):
         field = NeRF(
             encoding=HashGridEncoding(smoothstep=False, lr_scale=10.0),
             decoder=MLPDecoder(64),
-            blob=GaussianDensityInit(5.0, 0.2),
-            density="exp",
+            density_init=GaussianDensityInit(5.0, 0.2),
+            density_activation="exp",
             space="latent",
-            half=1.0,
+            bound=1.0,
             samples=128,
-            rate=1e-3,
-            entropy=7.2e-4,
-            cells=64,
+            lr=1e-3,
+            entropy_weight=7.2e-4,
+            occupancy_resolution=64,
         )
         cameras = Orbit(
             per_particle=1,
@@ -73,7 +73,7 @@ class LatentNeRFPreset(Preset):
             fovy_range=(40.0, 70.0),
             elevation_range=(-60.0, 90.0),
             uniform_sphere_prob=0.0,
-            front_threshold=70.0,
+            front_threshold=35.0,
         )
         experiment = Experiment(
             prompts,

@@ -40,19 +40,19 @@ class LucidSplatsPreset(Preset):
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         splats = GaussianSplats(
-            count=100_000,
-            radius=0.5,
-            opacity=0.1,
+            num_gaussians=100_000,
+            init_radius=0.5,
+            init_opacity=0.1,
             background=RandomBackground(random_prob=0.66),
-            every=100,
-            until=0.6,
-            dead=0.005,
-            small=10.0,
-            rate_mean=5.6e-4,
-            rate_scale=5e-3,
-            rate_turn=1e-3,
-            rate_opacity=0.05,
-            rate_colour=5e-3,
+            refine_every=100,
+            refine_stop=0.6,
+            min_opacity=0.005,
+            scale_reg=10.0,
+            means_lr=5.6e-4,
+            scales_lr=5e-3,
+            quats_lr=1e-3,
+            opacities_lr=0.05,
+            colors_lr=5e-3,
         )
         cameras = Orbit(
             per_particle=4,

@@ -37,13 +37,15 @@ class Magic3DPreset(Preset):
         coarse = Experiment(
             prompts,
             method=SDS(guidance=15.0),
-            representation=replace(WORLD_NERF, late=0, entropy=0.0, rise=0.0),
+            representation=replace(
+                WORLD_NERF, resolution_late=0, entropy_weight=0.0, entropy_warmup=0.0
+            ),
             cameras=WORLD_CAMERAS,
             timesteps=TwoStageTimesteps(),
             optimizer=Adam(decay_start=0.5),
             steps=400,
         )
-        mesh = DMTet(cells=40, half=1.2, shading="texture")
+        mesh = DMTet(grid_resolution=40, bound=1.2, shading="texture")
         fine = replace(
             coarse, representation=mesh, timesteps=UniformTimesteps(0.02, 0.5), steps=250
         )
@@ -55,16 +57,16 @@ class Magic3DPreset(Preset):
         field = NeRF(
             encoding=encoding,
             decoder=MLPDecoder(64),
-            blob=Magic3DDensityInit(10.0, 0.5),
+            density_init=Magic3DDensityInit(10.0, 0.5),
             background=background,
-            half=2.0,
+            bound=2.0,
             samples=512,
             resolution=64,
             shading=Shading(ambient_only_fraction=0.2, diffuse_prob=0.75, ambient_ratio=0.5),
-            rate=1e-2,
-            opacity=1.0,
-            orientation=100.0,
-            cells=64,
+            lr=1e-2,
+            opacity_weight=1.0,
+            orientation_weight=100.0,
+            occupancy_resolution=64,
         )
         cameras = Orbit(
             per_particle=4,
@@ -85,18 +87,18 @@ class Magic3DPreset(Preset):
             steps=10_000,
         )
         mesh = DMTet(
-            cells=128,
-            half=1.0,
+            grid_resolution=128,
+            bound=1.0,
             shading="texture",
             background=background,
             encoding=encoding,
             decoder=MLPDecoder(64),
-            smooth=0.0,
-            laplacian=0.0,
-            bending=10_000.0,
-            rate=1e-2,
-            rate_sdf=1e-2,
-            rate_deform=1e-2,
+            sdf_blur=0.0,
+            laplacian_weight=0.0,
+            normal_consistency_weight=10_000.0,
+            lr=1e-2,
+            sdf_lr=1e-2,
+            deform_lr=1e-2,
         )
         close = replace(cameras, fovy_range=(30.0, 45.0))
         fine = replace(

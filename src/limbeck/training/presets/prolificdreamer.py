@@ -36,7 +36,7 @@ _FULL_CAMERAS = Orbit(
     camera_distance_range=(1.0, 1.5),
     fovy_range=(40.0, 70.0),
     elevation_range=(-30.0, 90.0),
-    front_threshold=60.0,
+    front_threshold=30.0,
 )
 
 
@@ -82,7 +82,9 @@ class ProlificDreamerPreset(Preset):
             optimizer=Adam(decay_start=0.5),
             steps=600,
         )
-        mesh = DMTet(cells=40, half=1.2, texture=False, shading="lit", laplacian=0.5)
+        mesh = DMTet(
+            grid_resolution=40, bound=1.2, texture=False, shading="lit", laplacian_weight=0.5
+        )
         geometry = replace(
             field,
             method=SDS(guidance=15.0),
@@ -93,7 +95,7 @@ class ProlificDreamerPreset(Preset):
         # finer grids pick up specks and oversaturate
         encoding = DenseGridEncoding(resolutions=(8, 16, 32))
         textured = replace(
-            mesh, geometry=False, texture=True, shading="texture", encoding=encoding, rate=5e-3
+            mesh, geometry=False, texture=True, shading="texture", encoding=encoding, lr=5e-3
         )
         texture = replace(
             field, representation=textured, timesteps=UniformTimesteps(0.02, 0.5), steps=300
@@ -106,18 +108,18 @@ class ProlificDreamerPreset(Preset):
             return {"field": field}
         cameras = replace(_FULL_CAMERAS, fovy_range=(30.0, 60.0))
         mesh = DMTet(
-            cells=256,
-            half=1.0,
+            grid_resolution=256,
+            bound=1.0,
             texture=False,
             shading="normals",
             background=_FULL_BACKGROUND,
             encoding=_FULL_ENCODING,
-            smooth=0.0,
-            laplacian=0.5,
-            bending=5000.0,
-            rate=1e-3,
-            rate_sdf=5e-3,
-            rate_deform=5e-3,
+            sdf_blur=0.0,
+            laplacian_weight=0.5,
+            normal_consistency_weight=5000.0,
+            lr=1e-3,
+            sdf_lr=5e-3,
+            deform_lr=5e-3,
         )
         geometry = replace(
             field,
@@ -147,18 +149,18 @@ class ProlificDreamerPreset(Preset):
         nerf = NeRF(
             encoding=_FULL_ENCODING,
             decoder=MLPDecoder(32),
-            blob=density_inits[self.scene_type],
+            density_init=density_inits[self.scene_type],
             background=_FULL_BACKGROUND,
-            half=1.0 if is_object else 5.0,
+            bound=1.0 if is_object else 5.0,
             samples=64 if is_object else 512,
-            importance=32 if is_object else 0,
+            importance_samples=32 if is_object else 0,
             resolution=64,
-            late=512,
-            switch=0.2,
-            rate=1e-3,
-            noise=1.0,
-            entropy=10.0 if is_object else 0.0,
-            cells=64,
+            resolution_late=512,
+            resolution_switch=0.2,
+            lr=1e-3,
+            density_noise=1.0,
+            entropy_weight=10.0 if is_object else 0.0,
+            occupancy_resolution=64,
         )
         cameras = _FULL_CAMERAS
         if not is_object:

@@ -32,10 +32,10 @@ class SJCPreset(Preset):
             encoding=DenseGridEncoding(features_per_level=5),
             space="latent",
             resolution=0,
-            late=0,
-            rate=0.03,
-            entropy=0.0,
-            rise=0.0,
+            resolution_late=0,
+            lr=0.03,
+            entropy_weight=0.0,
+            entropy_warmup=0.0,
         )
         experiment = Experiment(
             prompts,
@@ -54,11 +54,11 @@ class SJCPreset(Preset):
             encoding=DenseGridEncoding(resolutions=(100,), features_per_level=5),
             background=SolidBackground(lr_scale=0.002),
             space="latent",
-            half=1.0,
+            bound=1.0,
             samples=346,
-            rate=0.05,
-            opacity=70.0,
-            cells=64,
+            lr=0.05,
+            opacity_weight=70.0,
+            occupancy_resolution=64,
         )
         cameras = Orbit(
             per_particle=1,
