@@ -8,18 +8,17 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.diffusion.schedule import stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
 
 
 @dataclass
 class GaussianImages:
-    """Images with independent Gaussian pixels around one gray; every prompt means the same.
+    """Images with independent Gaussian pixels around gray; every prompt means the same.
 
     Attributes:
-        mean: mean of the pixels, in [-1, 1].
-        std: standard deviation of the pixels.
+        std: standard deviation of the pixels, of which 0 is gray and 1 white.
     """
 
-    mean: float = 0.0
     std: float = 0.5
     call_counter: NetworkCallCounter = field(default_factory=NetworkCallCounter, init=False)
     schedule, prediction_type, device = stable_diffusion_schedule(), "eps", "cpu"
@@ -27,8 +26,8 @@ class GaussianImages:
 
     def __call__(self, xt, t, *conditions):
         self.call_counter.add(len(xt) * len(conditions))
-        alpha, sigma = self.schedule.alpha(t)[:, None, None, None], self.schedule.sigma(t)[:, None, None, None]
-        x0 = self.mean + alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * (xt - alpha * self.mean)
+        alpha, sigma = (expand(f(t), xt) for f in (self.schedule.alpha, self.schedule.sigma))
+        x0 = alpha * self.std**2 / ((alpha * self.std) ** 2 + sigma**2) * xt
         return [Prediction(x0, (xt - alpha * x0) / sigma) for _ in conditions]
 
     def encode(self, image):

@@ -1,4 +1,4 @@
-"""One tiny pipeline of every diffusers family, and what is asked of them."""
+"""Tiny pipelines of every family of diffusers, and helpers of their tests."""
 
 import diffusers
 import pytest
@@ -13,8 +13,6 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 FAMILIES = list(WRITERS)
-
-
 TIMES = torch.tensor([0.1, 0.5, 0.9])
 
 
@@ -24,9 +22,9 @@ def family(request):
 
 
 def diffusers_pipeline(prior, folder, **parts):
-    """diffusers' pipeline of a folder; SD3 does not write down that it has no T5."""
+    """The pipeline of diffusers in a folder; SD3 does not write that it has no T5."""
     cls = getattr(diffusers, prior.pipeline_name)
-    if not (folder / "text_encoder_3").is_dir() and prior.pipeline_name == "StableDiffusion3Pipeline":
+    if cls is diffusers.StableDiffusion3Pipeline and not (folder / "text_encoder_3").is_dir():
         parts |= {"text_encoder_3": None, "tokenizer_3": None}
     pipe = cls.from_pretrained(folder, **parts)
     pipe.set_progress_bar_config(disable=True)
@@ -35,19 +33,17 @@ def diffusers_pipeline(prior, folder, **parts):
     return pipe
 
 
-def train_lora_critic(prior, n=2, rank=3, start=None):
-    """A run whose critic has learnt a little."""
-    critic = LoRACritic(rank, CriticTraining(lr=1e-2), start)
-    run = Run(
-        Experiment(("a red mug",), method=VSD(7.5, critic=critic), particles=2, steps=n), prior
-    )
+def train_lora_critic(prior, n=2, rank=3, init_from=None):
+    """A run of VSD after ``n`` steps of its LoRA critic."""
+    method = VSD(7.5, critic=LoRACritic(rank, CriticTraining(lr=1e-2), init_from))
+    run = Run(Experiment(("a red mug",), method=method, particles=2, steps=n), prior)
     for _ in range(n):
         run.advance()
     return run
 
 
 def predict_eps(prior, *conditions):
+    """eps of a prior at one random x_t, for each condition of 3 rows."""
+    xt = normal(3, *prior.shape, dtype=torch.float32)
     with torch.no_grad():
-        return [
-            said.eps for said in prior(normal(3, *prior.shape, dtype=torch.float32), TIMES, *conditions)
-        ]
+        return [prediction.eps for prediction in prior(xt, TIMES, *conditions)]

@@ -1,4 +1,4 @@
-"""The command line's answer to bad input."""
+"""Errors of the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from limbeck.cli.main import main
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """What ``limbeck`` says of input it cannot use: one line, code 2."""
+    """The error line that ``limbeck`` prints for input it refuses, with exit code 2."""
     code = main(argv)
     out, err = capsys.readouterr()
     assert code == 2, (out, err)

@@ -1,8 +1,9 @@
-"""Tiny pipelines of random weights, one of every family, in the layout their authors publish."""
+"""Tiny pipelines of random weights, one of every family, in the layout of diffusers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tiny_pipeline import LENGTH, WIDTH, WORDS, make_scheduler, write_pipeline
 
 
-def make_clip(folder: Path, name: str, projected: bool, width: int = WIDTH):
+def make_clip(folder: Path, name: str, with_projection: bool, width: int = WIDTH):
     """A CLIP text encoder and its tokenizer."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -19,24 +20,42 @@ def make_clip(folder: Path, name: str, projected: bool, width: int = WIDTH):
     tokenizer = build_tokenizer(WORDS, folder / name)
     tokenizer.model_max_length = LENGTH
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, projection_dim=width, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.5,
-    )  # fmt: skip
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval(), tokenizer
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=64,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.5,
+    )
+    cls = CLIPTextModelWithProjection if with_projection else CLIPTextModel
+    return cls(config).eval(), tokenizer
 
 
 def make_t5():
-    """A T5 encoder and a tokenizer of letters."""
+    """A T5 encoder and a tokenizer whose tokens are letters."""
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     letters += [(c, -3.0 - i / 10) for i, c in enumerate("abcdefghijklmnopqrstuvwxyz,!.")]
     tokenizer = T5Tokenizer(vocab=letters, extra_ids=0, model_max_length=77)
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=64, num_layers=1, num_heads=2, is_encoder_decoder=False,
-        feed_forward_proj="gated-gelu", initializer_factor=1.0, pad_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        d_model=WIDTH,
+        d_kv=8,
+        d_ff=64,
+        num_layers=1,
+        num_heads=2,
+        is_encoder_decoder=False,
+        feed_forward_proj="gated-gelu",
+        initializer_factor=1.0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
     return T5EncoderModel(config).eval(), tokenizer
 
 
@@ -44,17 +63,22 @@ def make_autoencoder(channels: int, **options: Any):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=channels, sample_size=16, layers_per_block=1, norm_num_groups=8, **options,
-    ).eval()  # fmt: skip
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=channels,
+        sample_size=16,
+        layers_per_block=1,
+        norm_num_groups=8,
+        **options,
+    ).eval()
 
 
 def amplify_text_layers(network):
-    """Untrained attention hardly speaks, and a last layer of zeros says nothing; here the text must matter."""
+    """Scale up attention, which has little effect untrained: in tests the text must matter."""
+    layers = ("to_v.weight", "to_out.0.weight", "add_v_proj.weight", "to_add_out.weight")
     for name, weight in network.named_parameters():
-        if name.endswith(
-            ("to_v.weight", "to_out.0.weight", "add_v_proj.weight", "to_add_out.weight")
-        ):
+        if name.endswith(layers):
             weight.data *= 4
     return network.eval()
 
@@ -62,14 +86,25 @@ def amplify_text_layers(network):
 def write_xl(folder: Path) -> Path:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-    one, words = make_clip(folder, "a", False)
-    two, more = make_clip(folder, "b", True, 48)
+    encoder, tokenizer = make_clip(folder, "a", False)
+    encoder_2, tokenizer_2 = make_clip(folder, "b", True, 48)
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH + 48, attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), use_linear_projection=True,
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 48,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH + 48,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 48,
+    )
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -79,10 +114,10 @@ def write_xl(folder: Path) -> Path:
     )
     pipe = StableDiffusionXLPipeline(
         make_autoencoder(4, scaling_factor=0.13025),
-        one,
-        two,
-        words,
-        more,
+        encoder,
+        encoder_2,
+        tokenizer,
+        tokenizer_2,
         amplify_text_layers(unet),
         scheduler,
         add_watermarker=False,
@@ -94,14 +129,27 @@ def write_xl(folder: Path) -> Path:
 def write_pixel(folder: Path) -> Path:
     from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
 
-    text, tokenizer = make_t5()
+    encoder, tokenizer = make_t5()
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=3, out_channels=6, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), cross_attention_dim=64, act_fn="gelu",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        attention_head_dim=8, addition_embed_type="text", addition_embed_type_num_heads=2, encoder_hid_dim=WIDTH,
-        encoder_hid_dim_type="text_proj", resnet_time_scale_shift="scale_shift", time_embedding_act_fn="gelu",
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=3,
+        out_channels=6,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        norm_num_groups=8,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        cross_attention_dim=64,
+        act_fn="gelu",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        attention_head_dim=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        encoder_hid_dim=WIDTH,
+        encoder_hid_dim_type="text_proj",
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_act_fn="gelu",
+    )
     scheduler = DDPMScheduler(
         beta_schedule="squaredcos_cap_v2",
         variance_type="learned_range",
@@ -110,34 +158,50 @@ def write_pixel(folder: Path) -> Path:
         clip_sample=True,
     )
     pipe = IFPipeline(
-        tokenizer, text, amplify_text_layers(unet), scheduler, None, None, None, requires_safety_checker=False
+        tokenizer,
+        encoder,
+        amplify_text_layers(unet),
+        scheduler,
+        None,
+        None,
+        None,
+        requires_safety_checker=False,
     )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
 
-def write_sd3(folder: Path, third: bool = True) -> Path:
+def write_sd3(folder: Path, with_t5: bool = True) -> Path:
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
         StableDiffusion3Pipeline,
     )
 
-    one, words = make_clip(folder, "a", True)
-    two, more = make_clip(folder, "b", True)
-    text, letters = make_t5() if third else (None, None)
+    encoder, tokenizer = make_clip(folder, "a", True)
+    encoder_2, tokenizer_2 = make_clip(folder, "b", True)
+    encoder_3, tokenizer_3 = make_t5() if with_t5 else (None, None)
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=4,
-        pos_embed_max_size=16, joint_attention_dim=2 * WIDTH if not third else 96,
-        caption_projection_dim=32, pooled_projection_dim=2 * WIDTH,
-        out_channels=16, dual_attention_layers=(0,), qk_norm="rms_norm",
-    )  # fmt: skip
-    if third:  # T5 is as wide as the network asks; CLIP's tokens are padded to it
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        pos_embed_max_size=16,
+        joint_attention_dim=96 if with_t5 else 2 * WIDTH,
+        caption_projection_dim=32,
+        pooled_projection_dim=2 * WIDTH,
+        out_channels=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    if with_t5:  # T5 has the width of the network's text input, to which CLIP's tokens are padded
         from transformers import T5EncoderModel
 
-        config = text.config
+        config = encoder_3.config
         config.d_model = 96
-        text = T5EncoderModel(config).eval()
+        encoder_3 = T5EncoderModel(config).eval()
     vae = make_autoencoder(
         16,
         scaling_factor=1.5305,
@@ -147,21 +211,37 @@ def write_sd3(folder: Path, third: bool = True) -> Path:
     )
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     pipe = StableDiffusion3Pipeline(
-        amplify_text_layers(transformer), scheduler, vae, one, words, two, more, text, letters
+        amplify_text_layers(transformer),
+        scheduler,
+        vae,
+        encoder,
+        tokenizer,
+        encoder_2,
+        tokenizer_2,
+        encoder_3,
+        tokenizer_3,
     )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
 
-def write_flux(folder: Path, distilled: bool = True) -> Path:
+def write_flux(folder: Path, dev: bool = True) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    one, words = make_clip(folder, "a", False)
-    text, letters = make_t5()
+    encoder, tokenizer = make_clip(folder, "a", False)
+    encoder_2, tokenizer_2 = make_t5()
     transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, guidance_embeds=distilled, axes_dims_rope=(4, 4, 8),
-    )  # fmt: skip
+        patch_size=1,
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=dev,
+        axes_dims_rope=(4, 4, 8),
+    )
     vae = make_autoencoder(
         16,
         scaling_factor=0.3611,
@@ -169,12 +249,24 @@ def write_flux(folder: Path, distilled: bool = True) -> Path:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    # schnell's file has a shift of 1 and no dynamic one
+    # schnell's file has a fixed shift of 1
     scheduler = FlowMatchEulerDiscreteScheduler(
-        shift=3.0 if distilled else 1.0, use_dynamic_shifting=distilled, base_shift=0.5, max_shift=1.15,
-        base_image_seq_len=16, max_image_seq_len=256,
-    )  # fmt: skip
-    pipe = FluxPipeline(scheduler, vae, one, words, text, letters, amplify_text_layers(transformer))
+        shift=3.0 if dev else 1.0,
+        use_dynamic_shifting=dev,
+        base_shift=0.5,
+        max_shift=1.15,
+        base_image_seq_len=16,
+        max_image_seq_len=256,
+    )
+    pipe = FluxPipeline(
+        scheduler,
+        vae,
+        encoder,
+        tokenizer,
+        encoder_2,
+        tokenizer_2,
+        amplify_text_layers(transformer),
+    )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
@@ -188,112 +280,139 @@ def write_eps(folder: Path) -> Path:
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
-    "eps": write_eps, "v": write_v, "xl": write_xl, "pixel": write_pixel, "sd3": write_sd3,
-    "sd3-no-t5": lambda folder: write_sd3(folder, False), "flux": write_flux, "schnell": lambda folder: write_flux(folder, False),
-}  # fmt: skip
+    "eps": write_eps,
+    "v": write_v,
+    "xl": write_xl,
+    "pixel": write_pixel,
+    "sd3": write_sd3,
+    "sd3-no-t5": partial(write_sd3, with_t5=False),
+    "flux": write_flux,
+    "schnell": partial(write_flux, dev=False),
+}
 
 
 def write_tiny_pipeline(family: str, folder: Path) -> Path:
-    """A pipeline of random weights, the same at every call."""
+    """Write a pipeline of random weights, the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         return WRITERS[family](folder)
 
 
 def to_ddim(scheduler: Any) -> Any:
-    """DDIM on the betas of a pipeline, spaced as ``sample`` does, without clipping."""
+    """DDIM on the betas of a pipeline, with the spacing of ``sample`` and without clipping."""
     from diffusers import DDIMScheduler
 
-    own = make_scheduler("epsilon").config
-    kept = {
-        key: own[key]
-        for key in ("clip_sample", "timestep_spacing", "steps_offset", "set_alpha_to_one")
-    }
-    made = DDIMScheduler.from_config(scheduler.config, thresholding=False, **kept)
-    made.register_to_config(
-        variance_type="fixed_small"
-    )  # IF's pipeline asks whether the scheduler wants the learned one
-    return made
+    reference = make_scheduler("epsilon").config
+    names = ("clip_sample", "timestep_spacing", "steps_offset", "set_alpha_to_one")
+    options = {name: reference[name] for name in names}
+    ddim = DDIMScheduler.from_config(scheduler.config, thresholding=False, **options)
+    # IF's pipeline reads from the scheduler whether to use the learned variance
+    ddim.register_to_config(variance_type="fixed_small")
+    return ddim
 
 
 def write_tiny_autoencoder(folder: Path, channels: int = 4) -> Path:
-    """A tiny autoencoder of the TAESD layout, two pixels per latent as the others here."""
+    """Write an autoencoder in the layout of TAESD, with two pixels per latent as the others."""
     from diffusers import AutoencoderTiny
 
-    wide = {
-        "encoder_block_out_channels": (8, 8),
-        "decoder_block_out_channels": (8, 8),
-        "num_encoder_blocks": (1, 1),
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(13)
-        AutoencoderTiny(
-            **wide, num_decoder_blocks=(1, 1), latent_channels=channels
-        ).save_pretrained(folder)
+        vae = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+            latent_channels=channels,
+        )
+    vae.save_pretrained(folder)
     return folder
 
 
-RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
+# Names in the original layout of Stable Diffusion, by those of diffusers.
+ORIGINAL_UNET_NAMES = {
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+ORIGINAL_MID_BLOCK_NAMES = {
+    "resnets.0": "middle_block.0",
+    "attentions.0": "middle_block.1",
+    "resnets.1": "middle_block.2",
+}
+ORIGINAL_RESNET_NAMES = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+ORIGINAL_VAE_NAMES = {  # replaced in this order
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0": "mid.attn_1",
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+    "downsamplers.0": "downsample",
+    "upsamplers.0": "upsample",
+    "resnets": "block",
+    "down_blocks": "down",
+    "up_blocks.0": "up.1",
+    "up_blocks.1": "up.0",
+}
 
 
-def _unet_key(key: str) -> str:
-    """The name of a weight of the tiny U-Net (two levels of one layer) in the layout of Stable Diffusion's authors."""
-    head, _, rest = key.partition(".")
-    plain = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
-    if head in plain:
-        return f"{plain[head]}.{rest}"
-    if head == "time_embedding":
-        return f"time_embed.{0 if rest.startswith('linear_1') else 2}.{rest.split('.')[1]}"
-    words = rest.split(".")
-    if head == "mid_block":
-        place = {
-            "resnets.0": "middle_block.0",
-            "attentions.0": "middle_block.1",
-            "resnets.1": "middle_block.2",
-        }[".".join(words[:2])]
-        words = words[2:]
-    elif words[1] == "downsamplers":
-        return f"input_blocks.2.0.op.{words[-1]}"
-    elif words[1] == "upsamplers":
-        return f"output_blocks.1.1.conv.{words[-1]}"
+def _original_unet_key(key: str) -> str:
+    """The original name of a weight of the tiny U-Net, which has two levels of one layer."""
+    first, _, rest = key.partition(".")
+    if first in ORIGINAL_UNET_NAMES:
+        return f"{ORIGINAL_UNET_NAMES[first]}.{rest}"
+    parts = rest.split(".")
+    if first == "time_embedding":
+        return f"time_embed.{0 if parts[0] == 'linear_1' else 2}.{parts[1]}"
+    if first == "mid_block":
+        block = ORIGINAL_MID_BLOCK_NAMES[".".join(parts[:2])]
+        parts = parts[2:]
+    elif parts[1] == "downsamplers":
+        return f"input_blocks.2.0.op.{parts[-1]}"
+    elif parts[1] == "upsamplers":
+        return f"output_blocks.1.1.conv.{parts[-1]}"
     else:
-        block, kind, layer = int(words[0]), words[1], int(words[2])
-        number = 1 + 2 * block if head == "down_blocks" else 2 * block + layer
-        place = f"{'input' if head == 'down_blocks' else 'output'}_blocks.{number}.{0 if kind == 'resnets' else 1}"
-        words = words[3:]
-    return ".".join([place, RESNET.get(words[0], words[0]), *words[1:]])
+        level, layer, index = int(parts[0]), int(parts[2]), 0 if parts[1] == "resnets" else 1
+        if first == "down_blocks":
+            block = f"input_blocks.{1 + 2 * level}.{index}"
+        else:
+            block = f"output_blocks.{2 * level + layer}.{index}"
+        parts = parts[3:]
+    return ".".join([block, ORIGINAL_RESNET_NAMES.get(parts[0], parts[0]), *parts[1:]])
 
 
-def _vae_key(key: str) -> str:
-    """The same of the tiny autoencoder."""
-    for theirs, own in (
-        ("mid_block.resnets.0", "mid.block_1"), ("mid_block.resnets.1", "mid.block_2"), ("mid_block.attentions.0", "mid.attn_1"),
-        ("conv_norm_out", "norm_out"), ("conv_shortcut", "nin_shortcut"), ("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"),
-        ("to_v", "v"), ("to_out.0", "proj_out"), ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"),
-        ("resnets", "block"), ("down_blocks", "down"), ("up_blocks.0", "up.1"), ("up_blocks.1", "up.0"),
-    ):  # fmt: skip
-        key = key.replace(theirs, own)
+def _original_vae_key(key: str) -> str:
+    """The original name of a weight of the tiny autoencoder."""
+    for name, original in ORIGINAL_VAE_NAMES.items():
+        key = key.replace(name, original)
     return key
 
 
 def write_single(folder: Path, target: Path) -> Path:
-    """The weights of a tiny Stable Diffusion folder in one file, named as its authors name them."""
+    """Write the weights of a tiny Stable Diffusion folder to one file in the original layout."""
     from diffusers import StableDiffusionPipeline
     from safetensors.torch import save_file
 
     pipe = StableDiffusionPipeline.from_pretrained(folder)
-    whole = {f"model.diffusion_model.{_unet_key(k)}": v for k, v in pipe.unet.state_dict().items()}
+    tensors = {}
+    for key, weight in pipe.unet.state_dict().items():
+        tensors[f"model.diffusion_model.{_original_unet_key(key)}"] = weight
     for key, weight in pipe.vae.state_dict().items():
-        flat = (
-            ".attentions." in key and weight.ndim == 2
-        )  # the authors' attention is a convolution of one pixel
-        whole[f"first_stage_model.{_vae_key(key)}"] = weight[:, :, None, None] if flat else weight
-    whole |= {
-        f"cond_stage_model.transformer.text_model.{k}": v
-        for k, v in pipe.text_encoder.state_dict().items()
-    }
-    save_file({k: v.contiguous() for k, v in whole.items()}, target)
+        if ".attentions." in key and weight.ndim == 2:  # originally a 1 x 1 convolution
+            weight = weight[:, :, None, None]
+        tensors[f"first_stage_model.{_original_vae_key(key)}"] = weight
+    for key, weight in pipe.text_encoder.state_dict().items():
+        tensors[f"cond_stage_model.transformer.text_model.{key}"] = weight
+    save_file({key: weight.contiguous() for key, weight in tensors.items()}, target)
     return target

@@ -1,4 +1,4 @@
-"""Random pipelines small enough to test with, and the few helpers that every test file shares."""
+"""A tiny pipeline of random weights, and helpers of many test files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,30 @@ WORDS = ["a red mug", "a blue chair, on grey", "two striped cats", "low quality"
 LENGTH, WIDTH = 12, 32
 
 
-def make_scheduler(prediction: str):
-    """Stable Diffusion's betas, "trailing" spacing ending at alpha = 1, zero terminal signal for v; what ``sample`` does."""
+def make_scheduler(prediction_type: str):
+    """A DDIM scheduler that samples as ``limbeck.diffusion.sampling.sample`` does.
+
+    It has the betas of Stable Diffusion, zero terminal SNR for v, and trailing spacing whose last
+    step ends at alpha = 1.
+    """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        prediction_type=prediction, rescale_betas_zero_snr=prediction == "v_prediction", timestep_spacing="trailing",
-        steps_offset=1, set_alpha_to_one=True,
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=prediction_type == "v_prediction",
+        timestep_spacing="trailing",
+        steps_offset=1,
+        set_alpha_to_one=True,
+    )
 
 
-def write_pipeline(folder: Path, prediction: str) -> Path:
-    """A StableDiffusionPipeline of random weights: 8x8 latents, 16x16 images, its own words."""
+def write_pipeline(folder: Path, prediction_type: str) -> Path:
+    """Write a StableDiffusionPipeline of random weights, with 8x8 latents and 16x16 images."""
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -38,38 +49,63 @@ def write_pipeline(folder: Path, prediction: str) -> Path:
     tokenizer.model_max_length = LENGTH
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        text = CLIPTextModel(CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=64, projection_dim=WIDTH, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=LENGTH, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.5,
-        ))  # fmt: skip
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=WIDTH,
+                intermediate_size=64,
+                projection_dim=WIDTH,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=LENGTH,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                initializer_range=0.5,
+            )
+        )
         unet = UNet2DConditionModel(
-            sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=WIDTH, attention_head_dim=4,
-        )  # fmt: skip
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(32, 64),
+            norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=4,
+        )
         vae = AutoencoderKL(
-            block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4, sample_size=16, layers_per_block=1, norm_num_groups=8,
-        )  # fmt: skip
-        for (
-            name,
-            weight,
-        ) in (
-            unet.named_parameters()
-        ):  # untrained attention hardly speaks; here the text must matter
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            sample_size=16,
+            layers_per_block=1,
+            norm_num_groups=8,
+        )
+        # untrained attention has little effect, but in tests the text must matter
+        for name, weight in unet.named_parameters():
             if name.endswith(("to_v.weight", "to_out.0.weight")):
                 weight.data *= 4
     pipe = StableDiffusionPipeline(
-        vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=make_scheduler(prediction),
-        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=make_scheduler(prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
     pipe.save_pretrained(folder / "pipe")
     return folder / "pipe"
 
 
 def zero_snr_schedule() -> DiscreteSchedule:
-    """A short table that ends without signal."""
+    """A short table whose last alpha is 0."""
     return DiscreteSchedule(tuple(torch.linspace(0.999, 0.0, 50, dtype=torch.float64).tolist()))
 
 
@@ -82,15 +118,13 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def class_conditions(rows: int, null: tuple[float, ...], pos: tuple[float, ...]) -> Conditions:
-    """Conditions of a mixture from the shares of its components."""
-    data = [
-        torch.tensor(shares, dtype=torch.float64).log().expand(rows, -1) for shares in (pos, null)
-    ]
-    return Conditions(Condition(data[0]), Condition(data[1]))
+    """Conditions of a mixture from the weights of its components."""
+    pos_data, null_data = (f64(list(weights)).log().expand(rows, -1) for weights in (pos, null))
+    return Conditions(Condition(pos_data), Condition(null_data))
 
 
-def prompt_conditions(prior: Prior, texts: list[str]) -> Conditions:
-    return Conditions(prior.condition(texts), prior.condition([""] * len(texts)))
+def prompt_conditions(prior: Prior, prompts: list[str]) -> Conditions:
+    return Conditions(prior.condition(prompts), prior.condition([""] * len(prompts)))
 
 
 def make_inputs(
@@ -98,53 +132,54 @@ def make_inputs(
     x0: Tensor,
     t: Tensor | float,
     eps: Tensor,
-    told: Conditions,
-    view: Tensor | None = None,
+    conditions: Conditions,
+    particle: Tensor | None = None,
 ) -> StepInputs:
-    """A sample as the loop would make it, from tensors of one's own."""
+    """The inputs of a step, with a fixed generator."""
     t = torch.full((len(x0),), t, dtype=torch.float64) if isinstance(t, float) else t
     return StepInputs(
         x0,
         schedule.snap(t),
         eps,
-        told,
-        torch.arange(len(x0)) if view is None else view,
+        conditions,
+        torch.arange(len(x0)) if particle is None else particle,
         rng(99),
         schedule,
     )
 
 
 def max_difference(a: Tensor, b: Tensor) -> float:
-    """Greatest absolute difference; never smaller for a nan."""
+    """The greatest absolute difference, infinite if one is not finite."""
     assert a.shape == b.shape, (a.shape, b.shape)
-    gap = (a.detach().double() - b.detach().double()).abs()
-    return float("inf") if not bool(gap.isfinite().all()) else float(gap.max())
+    difference = (a.detach().double() - b.detach().double()).abs()
+    return float(difference.max()) if bool(difference.isfinite().all()) else float("inf")
 
 
 def f64(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def count_calls(prior, act):
-    """What ``act`` answers, and the calls and rows it took."""
-    before = prior.call_counter.calls, prior.call_counter.rows
-    out = act()
-    return out, (prior.call_counter.calls - before[0], prior.call_counter.rows - before[1])
+def count_calls(prior, function):
+    """The result of ``function()``, and the network calls and rows that it took."""
+    counter = prior.call_counter
+    calls, rows = counter.calls, counter.rows
+    result = function()
+    return result, (counter.calls - calls, counter.rows - rows)
 
 
-def check_gradients(made: torch.nn.Module, value, bound: float) -> None:
-    """Every third parameter's gradient against central differences."""
-    made.zero_grad()
-    value().backward()
+def check_gradients(module: torch.nn.Module, loss, bound: float) -> None:
+    """Check the gradients of ``loss()`` for every third number against central differences."""
+    step = 1e-6
+    module.zero_grad()
+    loss().backward()
     with torch.no_grad():
-        for name, p in made.named_parameters():
+        for name, p in module.named_parameters():
             flat = p.data.view(-1)
             for i in range(0, len(flat), 3):
-                step, old = 1e-6, flat[i].item()
-                ends = []
+                value, losses = flat[i].item(), []
                 for sign in (1, -1):
-                    flat[i] = old + sign * step
-                    ends.append(float(value()))
-                flat[i] = old
-                slope = (ends[0] - ends[1]) / (2 * step)
+                    flat[i] = value + sign * step
+                    losses.append(float(loss()))
+                flat[i] = value
+                slope = (losses[0] - losses[1]) / (2 * step)
                 assert abs(slope - float(p.grad.view(-1)[i])) < bound * (1 + abs(slope)), (name, i)

@@ -19,12 +19,13 @@ from limbeck.system.out_of_memory import is_out_of_memory, out_of_memory_advice
 USER_ERROR = 2  #: exit code
 USAGE = """usage: limbeck COMMAND [OPTIONS]
 
-Score distillation: optimize anything that can be rendered under a frozen diffusion model.
+Score distillation: optimize anything that can be rendered under a frozen
+diffusion model.
 
 {commands}
 
-  limbeck COMMAND --help     the options of a command; with --method NAME those of the method
-  limbeck --version
+  limbeck COMMAND --help     options of a command
+  limbeck --version          version
 
 With LIMBECK_TRACEBACK=1 in the environment, errors print their traceback.
 """

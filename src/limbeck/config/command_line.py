@@ -194,13 +194,13 @@ def _title(parent: str, found: Sequence[Option]) -> str:
 
 def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
     current = "--"
-    for name in flag.removeprefix("--").replace("-", "_").split("."):
+    for name in flag.lstrip("-").replace("-", "_").split("."):
         owners = {o.owner for o in found if (o.parent or "--") == current}
         bases = [base_of(o.hint) for o in found if o.flag == current and not owners]
         owners.update(cls for base in bases if base for cls in choices(base).values())
         new = {current_option(cls, name) for cls in owners} - {name}
         current = join(current, min(new, default=name))
-    if current != flag:
+    if current.lstrip("-") != flag.lstrip("-"):
         return ValueError(f"{flag} is now {current}")
     parent, _, name = flag.rpartition(".")
     names = [o.name.replace("_", "-") for o in found if o.parent == parent]
@@ -243,11 +243,13 @@ def _help(
             title = _title(option.parent, found) or "options"
             groups[option.parent] = parser.add_argument_group(title, summary)
         metavar = {"action": "store_true"} if option.hint is bool else {"metavar": _metavar(option)}
-        flags = [option.flag, _negation(option)] if option.default is True else [option.flag]
+        flag = option.flag
+        if option.default is True:
+            flag = _negation(option).replace("no-", "[no-]", 1)
         if option.name == positional:
-            flags, metavar = [positional], {"metavar": word}
+            flag, metavar = positional, {"metavar": word}
         text = help_text(option).replace("%", "%%")
-        groups[option.parent].add_argument(*flags, help=text, **metavar)
+        groups[option.parent].add_argument(flag, help=text, **metavar)
     return parser.format_help()
 
 

@@ -1,4 +1,4 @@
-"""optimize particles for one or more prompts and write a run folder with its report"""
+"""optimize particles for one or more prompts into a run folder"""
 
 from __future__ import annotations
 

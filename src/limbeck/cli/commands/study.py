@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +25,11 @@ def main(argv: Sequence[str]) -> None:
 
     studies = choices(Study)
     if not argv or argv[0] in ("-h", "--help"):
-        lines = "\n".join(f"  {name:14s}{question(cls)}" for name, cls in studies.items())
-        print(USAGE.format(studies=lines))
+        lines = [
+            textwrap.fill(f"  {name:14s}{question(cls)}", 78, subsequent_indent=" " * 16)
+            for name, cls in studies.items()
+        ]
+        print(USAGE.format(studies="\n".join(lines)))
         return
     name, *rest = argv
     if name.startswith("-"):
