@@ -173,12 +173,9 @@ def test_identity_17_pds_with_consistent_coefficients_is_chi_times_dds(schedule,
     method = PDS(20.0, stride, "consistent")
     chi, psi = method.chi_and_psi(schedule, s.t)
     assert float(psi.abs().max()) < 1e-11
-    assert (
-        max_difference(
-            method(prior, s, NO_STATE), expand(chi, s.x0) * DDS(20.0)(prior, s, NO_STATE)
-        )
-        < 1e-9
-    )
+    result = method(prior, s, NO_STATE)
+    expected = expand(chi, s.x0) * DDS(20.0)(prior, s, NO_STATE)
+    assert max_difference(result, expected) < 1e-09
 
 
 def test_identity_17_psi_over_chi_of_the_published_coefficients():
@@ -221,13 +218,9 @@ def test_pds_rejects_a_stride_within_one_tick():
 def test_sdedit_is_lambda_times_hifa(schedule):
     prior, s = mixture(schedule), edit_inputs(schedule, 0.6)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
-    assert (
-        max_difference(
-            SDEdit(5.0, denoise_steps=6)(prior, s, NO_STATE),
-            lam * HiFA(5.0, denoise_steps=6, lambda_rgb=0.0)(prior, s, NO_STATE),
-        )
-        < 1e-11
-    )
+    result = SDEdit(5.0, denoise_steps=6)(prior, s, NO_STATE)
+    expected = lam * HiFA(5.0, denoise_steps=6, lambda_rgb=0.0)(prior, s, NO_STATE)
+    assert max_difference(result, expected) < 1e-11
 
 
 def test_sdedit_step_of_lr_one_is_ddim_from_the_noised_image():

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prediction import Prediction
-from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.sampling import sample_x0
 from limbeck.diffusion.schedule import (
     CosineSchedule,
     DiscreteSchedule,
@@ -69,6 +69,7 @@ INVERSION = "methods/test_inversion_methods.py"
 PARTICLE = "methods/test_particle_methods.py"
 GUIDANCE = "diffusion/test_guidance.py"
 TIMESTEPS = "distillation/test_timesteps.py"
+NOISE = "distillation/test_noise.py"
 CONTROL_VARIATES = "distillation/test_control_variates.py"
 
 
@@ -211,7 +212,7 @@ IDENTITIES = {
     22: Identity(
         "Antithetic noise (eps, -eps) leaves no variance if the denoiser is linear.",
         "derived here",
-        (TIMESTEPS,),
+        (NOISE,),
     ),
     23: Identity(
         "For a finite data set x0_hat lies in the convex hull of the data: the nearest datum for "
@@ -281,9 +282,9 @@ IDENTITIES = {
 def test_every_identity_is_tested_where_the_index_says():
     numbers: dict[int, set[str]] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
-        names = re.findall(r"^def test_identit(?:y|ies)_(\w+)", path.read_text("utf-8"), re.M)
-        for name in names:
-            for number in re.match(r"\d+(?:_and_\d+)*", name)[0].split("_and_"):
+        pattern = r"^def test_identit(?:y|ies)_(\d+(?:_and_\d+)*)_"
+        for name in re.findall(pattern, path.read_text("utf-8"), re.M):
+            for number in name.split("_and_"):
                 numbers.setdefault(int(number), set()).add(path.relative_to(TESTS).as_posix())
     assert list(IDENTITIES) == list(range(1, 34)) == sorted(numbers)
     for number, identity in IDENTITIES.items():
@@ -823,7 +824,7 @@ def test_identity_24_ddim_approaches_the_exact_flow_at_first_order(schedule):
     prior, start = gaussian(mean, std, schedule), normal(20, 2)
     alpha, sigma = alpha_and_sigma(schedule, 1.0)
     exact = mean + std / sqrt(alpha**2 * std**2 + sigma**2) * (start - alpha * mean)
-    ends = [sample(prior, gaussian_conditions(20), start, n, 1.0) for n in (50, 100, 200, 400)]
+    ends = [sample_x0(prior, gaussian_conditions(20), start, n, 1.0) for n in (50, 100, 200, 400)]
     errors = [max_difference(end, exact) for end in ends]
     # a table from betas has sigma ~ sqrt(t) near the data, which turns 1/n into log(n)/n
     low = 1.8 if isinstance(schedule, DiscreteSchedule) else 1.95
@@ -840,7 +841,7 @@ def test_identity_24_each_ddim_step_on_a_gaussian_is_the_closed_form_step(schedu
     for (alpha, sigma), (next_alpha, next_sigma) in pairwise([*levels, (1.0, 0.0)]):
         factor = next_alpha * alpha * std**2 + next_sigma * sigma
         distance = distance * factor / (alpha**2 * std**2 + sigma**2)
-    end = sample(gaussian(mean, std, schedule), gaussian_conditions(20), start, 10, 1.0)
+    end = sample_x0(gaussian(mean, std, schedule), gaussian_conditions(20), start, 10, 1.0)
     assert max_difference(end, mean + distance) < 1e-12
 
 

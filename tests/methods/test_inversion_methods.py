@@ -19,7 +19,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import ddim_times, implied_noise, posterior_std, run_ddim
-from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.sampling import sample_x0
 from limbeck.diffusion.schedule import (
     CosineSchedule,
     RectifiedFlowSchedule,
@@ -117,7 +117,7 @@ def test_run_ddim_down_the_sampling_times_is_the_sampler():
     ladder = SD.sampling_times(20)
     z = run_ddim(prior, s.eps, s.conditions, [t.expand(5) for t in ladder], 3.0)
     last = guided_prediction(prior, z, ladder[-1].expand(5), s.conditions, 3.0).x0
-    assert max_difference(last, sample(prior, s.conditions, s.eps, 20, 3.0)) < 1e-12
+    assert max_difference(last, sample_x0(prior, s.conditions, s.eps, 20, 3.0)) < 1e-12
 
 
 @every_schedule
@@ -266,10 +266,8 @@ def test_identity_20_sdi_with_cached_kappa_is_the_sampler(scale, steps):
             if k + 1 < steps
             else z
         )
-    assert (
-        max_difference(x, sample(prior, s.conditions, s.eps * SD.sigma(times[:1]), steps, scale))
-        < 1e-11
-    )
+    expected = sample_x0(prior, s.conditions, s.eps * SD.sigma(times[:1]), steps, scale)
+    assert max_difference(x, expected) < 1e-11
 
 
 @pytest.mark.parametrize("kappa", ["inverted", "cached"])
@@ -479,10 +477,6 @@ def test_run_ddim_keeps_perp_neg_and_ignores_denoise_steps():
     conditions = Conditions(s.conditions.pos, s.conditions.null, (away,), 4)
     times = [torch.full((5,), 0.1, dtype=torch.float64), s.t]
     prediction = guided_prediction(prior, s.x0, times[0], replace(conditions, denoise_steps=1), 3.0)
-    assert (
-        max_difference(
-            run_ddim(prior, s.x0, conditions, times, 3.0),
-            SD.add_noise(prediction.x0, prediction.eps, s.t),
-        )
-        < 1e-12
-    )
+    result = run_ddim(prior, s.x0, conditions, times, 3.0)
+    expected = SD.add_noise(prediction.x0, prediction.eps, s.t)
+    assert max_difference(result, expected) < 1e-12

@@ -1,4 +1,4 @@
-"""The identities of the methods beyond SDS and VSD on exact priors, what they cost, and what they refuse."""
+"""SJC, CSD, ASD, Bridge, ESD, ISM, HiFA and CFD on exact priors: identities, passes, options."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,7 +20,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prediction import Prediction
-from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.sampling import sample_x0
 from limbeck.diffusion.schedule import (
     CosineSchedule,
     NoiseSchedule,
@@ -56,7 +56,8 @@ TIMES = [0.03, 0.2, 0.5, 0.8, 0.97]
 SD = stable_diffusion_schedule()
 SCHEDULES = [SD, CosineSchedule(), RectifiedFlowSchedule()]
 NO_STATE = Stateless()
-SHARES = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))  #: shares of the null and of the prompt
+#: Weights of the components under null and under the prompt.
+SHARES = ((1.0, 1.0, 1.0), (0.1, 0.1, 0.8))
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_time = pytest.mark.parametrize("t", TIMES)
 
@@ -90,9 +91,9 @@ def test_identity_10_sjc_is_the_formula_of_the_paper(schedule, t, var_red):
     prior, s = mixture(schedule), five_rows(schedule, t)
     lam = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
     z = s.x0 + lam * s.eps
-    d = guided_prediction(
-        prior, z * expand(schedule.alpha(s.t), z), s.t, s.conditions, 7.5
-    ).x0  # D(z; lambda): the network is asked at alpha z
+    # D(z; lambda) is the x0 prediction at x_t = alpha z
+    xt = z * expand(schedule.alpha(s.t), z)
+    d = guided_prediction(prior, xt, s.t, s.conditions, 7.5).x0
     paper = (s.x0 - d) / lam if var_red else (z - d) / lam
     assert max_difference(SJC(7.5, var_red)(prior, s, NO_STATE), paper) < 1e-11
 
@@ -101,11 +102,8 @@ def test_identity_10_sjc_is_the_formula_of_the_paper(schedule, t, var_red):
 @every_time
 def test_identity_10_sjc_is_sds_and_differs_by_the_noise_without_var_red(schedule, t):
     prior, s = mixture(schedule), five_rows(schedule, t)
-    sds, sjc, plain = (
-        SDS(7.5)(prior, s, NO_STATE),
-        SJC(7.5)(prior, s, NO_STATE),
-        SJC(7.5, var_red=False)(prior, s, NO_STATE),
-    )
+    sds, sjc = SDS(7.5)(prior, s, NO_STATE), SJC(7.5)(prior, s, NO_STATE)
+    plain = SJC(7.5, var_red=False)(prior, s, NO_STATE)
     assert torch.equal(sjc, sds)
     assert max_difference(plain - sjc, s.eps) < 1e-13
 
@@ -113,9 +111,8 @@ def test_identity_10_sjc_is_sds_and_differs_by_the_noise_without_var_red(schedul
 @pytest.mark.parametrize(("t", "better"), [(0.05, False), (0.9, True)])
 def test_sjc_var_red_reduces_variance_only_at_large_t(t, better):
     prior = GaussianMixture(torch.zeros(1, 1).double(), f64([1.0]))
-    s = make_inputs(
-        SD, torch.zeros(400, 1).double(), t, normal(400, 1), class_conditions(400, (1.0,), (1.0,))
-    )
+    conditions = class_conditions(400, (1.0,), (1.0,))
+    s = make_inputs(SD, torch.zeros(400, 1).double(), t, normal(400, 1), conditions)
     reduced, plain = (SJC(1.0, v)(prior, s, NO_STATE).var() for v in (True, False))
     assert bool(reduced < plain) == better
 
@@ -134,11 +131,9 @@ def test_identity_05_csd_is_the_limit_of_sds_over_s(t):
     prior, s = mixture(), five_rows(SD, t)
     csd = CSD()(prior, s, NO_STATE)
     assert max_difference(SDS(1e12)(prior, s, NO_STATE) / 1e12, csd) < 1e-11
-    # exactly: SDS at any s is SDS at 0 and s times CSD
-    assert (
-        max_difference(SDS(7.5)(prior, s, NO_STATE) - SDS(0.0)(prior, s, NO_STATE), 7.5 * csd)
-        < 1e-12
-    )
+    # exactly: SDS(s) = SDS(0) + s CSD
+    result = SDS(7.5)(prior, s, NO_STATE) - SDS(0.0)(prior, s, NO_STATE)
+    assert max_difference(result, 7.5 * csd) < 1e-12
 
 
 @every_schedule
@@ -148,10 +143,8 @@ def test_identity_05_with_equal_variances_csd_is_a_constant(schedule, t):
     s = make_inputs(schedule, 9 * normal(6, 4, seed=2), t, normal(6, 4, seed=3), two_classes(6))
     alpha, sigma = expand(schedule.alpha(s.t), s.x0), expand(schedule.sigma(s.t), s.x0)
     expected = -sigma * alpha / (alpha**2 * 0.49 + sigma**2) * (pos - null)
-    assert (
-        max_difference(CSD()(pair(null, pos, 0.7, schedule), s, NO_STATE), expected.expand(6, 4))
-        < 1e-12
-    )
+    result = CSD()(pair(null, pos, 0.7, schedule), s, NO_STATE)
+    assert max_difference(result, expected.expand(6, 4)) < 1e-12
 
 
 def test_csd_is_zero_if_the_prompt_equals_null():
@@ -173,12 +166,9 @@ def test_csd_passes():
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_identity_14_asd_without_shift_is_s_minus_one_times_csd(schedule, t, scale):
     prior, s = mixture(schedule), five_rows(schedule, t)
-    assert (
-        max_difference(
-            ASD(scale, eta=0.0)(prior, s, NO_STATE), (scale - 1) * CSD()(prior, s, NO_STATE)
-        )
-        < 1e-12
-    )
+    result = ASD(scale, eta=0.0)(prior, s, NO_STATE)
+    expected = (scale - 1) * CSD()(prior, s, NO_STATE)
+    assert max_difference(result, expected) < 1e-12
 
 
 @every_schedule
@@ -186,39 +176,25 @@ def test_asd_predicts_at_a_later_time_with_the_same_noise_without_guidance(sched
     prior, s = mixture(schedule), five_rows(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
     got = ASD(7.5, eta=0.4)(prior, s, NO_STATE)
     shift = 0.4 * (s.t - 0.02).clamp_min(0)
-    later = schedule.snap(
-        s.t + torch.minimum(shift, 1 - s.t) * torch.rand(5, generator=rng(99)).double()
-    )
-    assert (
-        bool((later[:2] == s.t[:2]).all())
-        and bool((later[2:] > s.t[2:]).all())
-        and float(later.max()) <= 1
-    )
+    fraction = torch.rand(5, generator=rng(99)).double()
+    later = schedule.snap(s.t + torch.minimum(shift, 1 - s.t) * fraction)
+    assert bool((later[:2] == s.t[:2]).all()) and bool((later[2:] > s.t[2:]).all())
+    assert float(later.max()) <= 1
     phi = prior(schedule.add_noise(s.x0, s.eps, later), later, s.conditions.pos)[0].eps
-    assert (
-        max_difference(got, guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps - phi)
-        < 1e-13
-    )
+    expected = guided_prediction(prior, s.xt, s.t, s.conditions, 7.5).eps - phi
+    assert max_difference(got, expected) < 1e-13
 
 
 @every_time
 def test_asd_of_a_gaussian_in_closed_form(t):
-    """The predictions at t and at t + D are both known."""
-    mean, c = f64([0.4, -0.2]), 0.49
-    prior = GaussianMixture(mean[None], f64([0.7]), schedule=CosineSchedule())
-    s = make_inputs(
-        CosineSchedule(),
-        normal(6, 2, seed=2),
-        t,
-        normal(6, 2, seed=3),
-        class_conditions(6, (1.0,), (1.0,)),
-    )
+    """The predictions at t and at the later time are both known."""
+    mean, c, schedule = f64([0.4, -0.2]), 0.49, CosineSchedule()
+    prior = GaussianMixture(mean[None], f64([0.7]), schedule=schedule)
+    conditions = class_conditions(6, (1.0,), (1.0,))
+    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), conditions)
 
     def eps_hat(time):
-        a, b = (
-            expand(CosineSchedule().alpha(time), s.x0),
-            expand(CosineSchedule().sigma(time), s.x0),
-        )
+        a, b = expand(schedule.alpha(time), s.x0), expand(schedule.sigma(time), s.x0)
         return b / (a**2 * c + b**2) * (a * (s.x0 - mean) + b * s.eps)
 
     bound = torch.minimum(0.1 * (s.t - 0.02), 1 - s.t)
@@ -236,7 +212,7 @@ def test_asd_passes(guidance, rows):
     "options", [{"eta": -0.1}, {"eta": float("nan")}, {"t_min": -0.1}, {"t_min": 1.1}]
 )
 def test_asd_rejects_bad_options(options):
-    with pytest.raises(ValueError, match="eta must not be negative and t_min lies in"):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} must be"):
         ASD(**options)
 
 
@@ -252,7 +228,7 @@ def labeled_mixture(schedule=SD) -> GaussianMixture:
 
 
 def last_step_inputs(prior, texts, t=0.5, rows=6):
-    """A sample of the last step of a run of these prompts, the same number of particles each, and what a state is made of."""
+    """Inputs of the last step of a run of these prompts, and the setup of its method."""
     texts_by_row = [texts[i // (rows // len(texts))] for i in range(rows)]
     conditions = Conditions(prior.condition(texts_by_row), prior.condition([""] * rows))
     s = make_inputs(prior.schedule, normal(rows, 4, seed=2), t, normal(rows, 4, seed=3), conditions)
@@ -265,14 +241,14 @@ def test_identity_14_bridge_is_antisymmetric_in_source_and_target(schedule, t):
     prior = labeled_mixture(schedule)
     s, start = last_step_inputs(prior, ("mug", "chair"), t)
 
-    def end(source, target):
+    def direction(source, target):
         method = Bridge(40.0, source_suffix=source, target_suffix=target)
         return method(prior, s, method.init(prior, start))
 
-    there, back = end(" blue", " red mug"), end(" red mug", " blue")
-    assert float(there.abs().amax()) > 0.1
-    assert max_difference(there, -back) == 0
-    assert max_difference(end(" blue", " blue"), torch.zeros_like(there)) == 0
+    forward, backward = direction(" blue", " red mug"), direction(" red mug", " blue")
+    assert float(forward.abs().amax()) > 0.1
+    assert max_difference(forward, -backward) == 0
+    assert max_difference(direction(" blue", " blue"), torch.zeros_like(forward)) == 0
 
 
 @every_time
@@ -290,9 +266,8 @@ def test_bridge_is_sds_in_stage_one(step):
     s, start = last_step_inputs(prior, ("mug",))
     s = replace(s, step=step)
     method = Bridge(7.5, stage_two_start=0.3, source_suffix=" blue", target_suffix=" red")
-    assert torch.equal(
-        method(prior, s, method.init(prior, start)), SDS(7.5)(prior, s, NO_STATE)
-    ) == (step < 3)
+    direction = method(prior, s, method.init(prior, start))
+    assert torch.equal(direction, SDS(7.5)(prior, s, NO_STATE)) == (step < 3)
 
 
 def test_bridge_extends_the_prompt_of_each_particle():
@@ -306,9 +281,8 @@ def test_bridge_extends_the_prompt_of_each_particle():
         conditions = [prior.condition([text + end]) for end in (" mug", " chair")]
         source, target = prior(s.xt[i : i + 1], s.t[i : i + 1], *conditions)
         assert max_difference(whole[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
-    some = torch.tensor([1, 4])  # what a smaller batch draws
-    part = s.select(some)
-    assert max_difference(method(prior, part, state), whole[some]) < 1e-13
+    batch = torch.tensor([1, 4])
+    assert max_difference(method(prior, s.select(batch), state), whole[batch]) < 1e-13
 
 
 @pytest.mark.parametrize("step", [0, 9])
@@ -325,26 +299,23 @@ def test_run_passes_its_prompts_to_bridge():
     prior = labeled_mixture()
     method = Bridge(source_suffix=" mug", target_suffix=" chair")
     run = Run(Experiment(("red", "blue"), method=method, particles=2, steps=4), prior)
-    source, target = run.state.of(torch.arange(4))
-    assert torch.equal(
-        source.data, prior.condition(["red mug", "red mug", "blue mug", "blue mug"]).data
-    )
-    assert torch.equal(
-        target.data, prior.condition(["red chair", "red chair", "blue chair", "blue chair"]).data
-    )
+    source, target = run.state.for_particles(torch.arange(4))
+    for embedding, noun in ((source, "mug"), (target, "chair")):
+        texts = [f"red {noun}", f"red {noun}", f"blue {noun}", f"blue {noun}"]
+        assert torch.equal(embedding.data, prior.condition(texts).data)
     while run.step < 4:
         run.advance()
     assert (prior.call_counter.calls, prior.call_counter.rows) == (4, 4 * 2 * 4)
 
 
-@pytest.mark.parametrize("switch", [-0.1, 1.1, float("nan")])
-def test_bridge_rejects_bad_options(switch):
-    with pytest.raises(ValueError, match="switch is a share of the run"):
-        Bridge(stage_two_start=switch)
+@pytest.mark.parametrize("start", [-0.1, 1.1, float("nan")])
+def test_bridge_rejects_bad_options(start):
+    with pytest.raises(ValueError, match="stage_two_start must be a fraction of the run"):
+        Bridge(stage_two_start=start)
 
 
 def test_bridge_needs_the_prompts():
-    with pytest.raises(ValueError, match="needs all 2, but is given 0"):
+    with pytest.raises(ValueError, match="needs the texts of all 2, but the setup has 0"):
         Bridge().init(labeled_mixture(), SetupContext(4, 2, 0, torch.zeros(4, 4)))
 
 
@@ -352,26 +323,24 @@ def test_bridge_needs_the_prompts():
 
 
 class PopulationCritic(Critic):
-    """Of the prompt it says the noise that was added, as for a particle it knows; of the null the Gaussian of all particles."""
+    """Predicts the added noise under the prompt, and the Gaussian of all particles under null."""
 
-    def observe(self, sample):
-        x = sample.x0.detach()
-        self.q = GaussianMixture(
-            x.mean(0)[None], x.var(correction=0).sqrt()[None], schedule=sample.schedule
-        )
+    def observe(self, inputs):
+        x, schedule = inputs.x0.detach(), inputs.schedule
+        mean, std = x.mean(0)[None], x.var(correction=0).sqrt()[None]
+        self.q = GaussianMixture(mean, std, schedule=schedule)
 
-    def predict_both(self, prior, sample, frozen, own):
-        everyone = self.q(sample.xt, sample.t, self.q.condition([""] * len(sample.x0)))[0]
-        own = [
-            everyone if conditions is sample.conditions.null else Prediction(sample.x0, sample.eps)
-            for conditions in own
-        ]
-        return prior(sample.xt, sample.t, *frozen), own
+    def predict_both(self, prior, inputs, prior_conditions, critic_conditions):
+        null = inputs.conditions.null
+        population = self.q(inputs.xt, inputs.t, self.q.condition([""] * len(inputs.x0)))[0]
+        known = Prediction(inputs.x0, inputs.eps)
+        predictions = [population if c is null else known for c in critic_conditions]
+        return prior(inputs.xt, inputs.t, *prior_conditions), predictions
 
     def prior(self):
         return self.q
 
-    def fit(self, sample):
+    def fit(self, inputs):
         return {}
 
     def tensors(self):
@@ -384,18 +353,19 @@ class PopulationCritic(Critic):
         pass
 
 
-NULL, POS = f64([-0.4]), f64([0.8])  #: means of two Gaussians of variance .49
+#: Means of two Gaussians of variance .49.
+NULL, POS = f64([-0.4]), f64([0.8])
 
 
 def particle_velocity(method, x: Tensor, t: float) -> Tensor:
-    """Minus the direction averaged over the noise: antithetic pairs are exact for linear denoisers."""
+    """Minus the mean direction over antithetic pairs of noise, exact for linear denoisers."""
     eps = normal(len(x), 1, seed=5)
     s = make_inputs(SD, torch.cat([x, x]), t, torch.cat([eps, -eps]), two_classes(2 * len(x)))
     return -method(pair(NULL, POS, 0.7), s, PopulationCritic()).unflatten(0, (2, -1)).mean(0)
 
 
 def integrate_particles(method, x: Tensor, t: float, span: float, n: int) -> Tensor:
-    """Where the particles are after ``span``, by Runge-Kutta of fourth order."""
+    """The particles after the time ``span``, by Runge-Kutta of fourth order."""
     h = span / n
     for _ in range(n):
         a = particle_velocity(method, x, t)
@@ -419,11 +389,11 @@ def test_identity_09_rate_of_the_particle_variance(lam, t):
 @pytest.mark.parametrize(("lam", "t"), [(1.0, 0.3), (0.9, 0.1), (0.5, 0.1), (0.7, 0.2)])
 def test_identity_09_stationary_variance_of_esd(lam, t):
     alpha, sigma = (float(f(f64([t]))) for f in (SD.alpha, SD.sigma))
-    rest = lam * 0.49 - (1 - lam) * sigma**2 / alpha**2
-    assert rest > 0.05
+    stationary = lam * 0.49 - (1 - lam) * sigma**2 / alpha**2
+    assert stationary > 0.05
     end = integrate_particles(ESD(4.0, lam), 0.3 * normal(40, 1), t, 150.0, 200)
-    assert abs(float(end.var(correction=0)) - rest) < 1e-9
-    # the critic is centred on its own particles, so the mean goes to the guided prior's
+    assert abs(float(end.var(correction=0)) - stationary) < 1e-9
+    # the critic has the mean of the particles, so that their mean goes to that of the guided prior
     assert abs(float(end.mean()) - float(NULL + 4 * (POS - NULL))) < 1e-9
 
 
@@ -434,7 +404,7 @@ def test_identity_09_esd_collapses_below_the_threshold():
     assert lam < threshold
     x = normal(40, 1)
     end = integrate_particles(ESD(4.0, lam), x, t, 60.0, 200)
-    # the variance falls at least as fast as the equation linearised at zero says
+    # the variance falls at least as fast as in the equation linearized at zero
     rate = 2 * sigma * alpha * (1 / (alpha**2 * 0.49 + sigma**2) - lam / sigma**2)
     assert 0 <= float(end.var(correction=0)) < 1.01 * float(x.var(correction=0)) * exp(-rate * 60)
 
@@ -466,28 +436,26 @@ def test_esd_trains_the_null_rows_of_its_default_critic():
 def test_esd_passes_on_a_network(prior, lam, rows):
     method = ESD(7.5, lam, LoRACritic(4, CriticTraining(unconditional_prob=0.1)))
     run = Run(Experiment(("a red mug",), method=method, particles=2, steps=1), prior)
-    assert count_calls(prior, run.advance)[1] == (
-        2,
-        2 * rows + 2,
-    )  # one call together, one of the critic's own step
+    # one call for the prior and the critic, one for the critic's training step
+    assert count_calls(prior, run.advance)[1] == (2, 2 * rows + 2)
 
 
-@pytest.mark.parametrize("entropy", [-0.1, 1.1, float("nan")])
-def test_esd_rejects_bad_options(entropy):
-    with pytest.raises(ValueError, match=r"entropy is lambda in \[0, 1\]"):
-        ESD(entropy_weight=entropy)
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_esd_rejects_bad_options(weight):
+    with pytest.raises(ValueError, match=r"entropy_weight must be in \[0, 1\]"):
+        ESD(entropy_weight=weight)
 
 
 # ISM
 
-NO_ANNEALING = {"delta_t_first": 0.08}  #: no annealing
+NO_ANNEALING = {"delta_t_start": 0.08}
 
 
-def inverted(prior, s, row: int, to: float, stride: float):
-    """x at ``to`` of one row, stride by stride from its clean x at time 0."""
+def invert_row(prior, s, row: int, end: float, stride: float):
+    """x at the time ``end`` of one row, stride by stride from its clean x at time 0."""
     x, now, null = s.x0[row : row + 1], 0.0, s.conditions.null[row : row + 1]
-    while now < to:
-        later = min(float(prior.schedule.snap(f64([now + stride]))), to)
+    while now < end:
+        later = min(float(prior.schedule.snap(f64([now + stride]))), end)
         prediction = prior(x, f64([now]), null)[0]
         x, now = prior.schedule.add_noise(prediction.x0, prediction.eps, f64([later])), later
     return x
@@ -496,17 +464,16 @@ def inverted(prior, s, row: int, to: float, stride: float):
 @every_schedule
 def test_identity_18_ism_is_the_difference_of_two_x0_predictions(schedule):
     prior, s = mixture(schedule), five_rows(schedule, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
-    weighted = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * ISM(7.5, **NO_ANNEALING)(
-        prior, s, NO_STATE
-    )
+    lambda_t = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
+    weighted = lambda_t * ISM(7.5, **NO_ANNEALING)(prior, s, NO_STATE)
     for i in range(5):
         t, conditions = s.t[i : i + 1], s.conditions[i : i + 1]
-        earlier = schedule.snap((t - 0.08).clamp_min(0))
-        before = prior(inverted(prior, s, i, float(earlier), 0.2), earlier, conditions.null)[0]
-        after = guided_prediction(
-            prior, schedule.add_noise(before.x0, before.eps, t), t, conditions, 7.5
-        )
-        assert max_difference(weighted[i : i + 1], before.x0 - after.x0) < 1e-11
+        earlier_t = schedule.snap((t - 0.08).clamp_min(0))
+        xs = invert_row(prior, s, i, float(earlier_t), 0.2)
+        at_s = prior(xs, earlier_t, conditions.null)[0]
+        xt = schedule.add_noise(at_s.x0, at_s.eps, t)
+        at_t = guided_prediction(prior, xt, t, conditions, 7.5)
+        assert max_difference(weighted[i : i + 1], at_s.x0 - at_t.x0) < 1e-11
 
 
 @every_time
@@ -514,75 +481,66 @@ def test_identity_18_ism_vanishes_linearly_in_the_interval(t):
     prior, s = mixture(CosineSchedule()), five_rows(CosineSchedule(), t)
     s = replace(s, conditions=class_conditions(5, SHARES[0], SHARES[0]))
 
-    def of(delta):
+    def direction(delta):
         return ISM(1.0, delta_t=delta, delta_t_start=delta)(prior, s, NO_STATE)
 
-    assert max_difference(of(0.0), torch.zeros(5, 4)) < 1e-14
-    coarse, fine = (of(delta) / delta for delta in (2e-5, 1e-5))
-    assert float(fine.abs().amax()) > 1e-3
-    assert max_difference(coarse, fine) < 1e-3 * float(
-        fine.abs().amax()
-    )  # a constant, to first order
+    assert max_difference(direction(0.0), torch.zeros(5, 4)) < 1e-14
+    coarse, fine = (direction(delta) / delta for delta in (2e-5, 1e-5))
+    size = float(fine.abs().amax())
+    assert size > 1e-3
+    assert max_difference(coarse, fine) < 1e-3 * size
 
 
 @every_schedule
 @every_time
 def test_identity_18_ism_of_interval_t_predicts_at_the_clean_image(schedule, t):
     prior, s = mixture(schedule), five_rows(schedule, t)
-    once = prior(s.x0, torch.zeros_like(s.t), s.conditions.null)[0]
-    full = guided_prediction(
-        prior, schedule.add_noise(once.x0, once.eps, s.t), s.t, s.conditions, 7.5
-    )
-    got, spent = count_calls(
-        prior, lambda: ISM(7.5, delta_t=1.0, delta_t_start=1.0)(prior, s, NO_STATE)
-    )
-    assert max_difference(got, full.eps - once.eps) < 1e-13
-    assert spent == (2, 15)
+    at_zero = prior(s.x0, torch.zeros_like(s.t), s.conditions.null)[0]
+    xt = schedule.add_noise(at_zero.x0, at_zero.eps, s.t)
+    at_t = guided_prediction(prior, xt, s.t, s.conditions, 7.5)
+    method = ISM(7.5, delta_t=1.0, delta_t_start=1.0)
+    direction, passes = count_calls(prior, lambda: method(prior, s, NO_STATE))
+    assert max_difference(direction, at_t.eps - at_zero.eps) < 1e-13
+    assert passes == (2, 15)
 
 
 def test_ism_uses_the_drawn_noise_only_if_it_starts_from_noise():
     prior, s = mixture(), five_rows()
     other = replace(s, eps=normal(5, 4, seed=9))
-    assert torch.equal(ISM()(prior, s, NO_STATE), ISM()(prior, other, NO_STATE))
-    assert not torch.equal(
-        ISM(noisy_start=True)(prior, s, NO_STATE), ISM(noisy_start=True)(prior, other, NO_STATE)
-    )
-    assert not torch.equal(
-        ISM(inversion_steps=1)(prior, s, NO_STATE), ISM(inversion_steps=1)(prior, other, NO_STATE)
-    )
+
+    def ignores_eps(method):
+        return torch.equal(method(prior, s, NO_STATE), method(prior, other, NO_STATE))
+
+    assert ignores_eps(ISM())
+    assert not ignores_eps(ISM(noisy_start=True))
+    assert not ignores_eps(ISM(inversion_steps=1))
 
 
 def test_ism_inversion_starts_from_noise_if_its_strides_do_not_reach_zero():
     prior, s = mixture(), five_rows()
-    now, to = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
+    now, end = f64([0.3] * 5), f64([0.4] * 5)  # one stride of .1 up to s = .4
     prediction = prior(SD.add_noise(s.x0, s.eps, now), now, s.conditions.null)[0]
     method = ISM(7.5, delta_t=0.1, delta_s=0.1, inversion_steps=1)
-    assert (
-        max_difference(method.invert(prior, s, to), SD.add_noise(prediction.x0, prediction.eps, to))
-        < 1e-13
-    )
-    nothing = ISM(7.5, delta_t=0.1, inversion_steps=0)
-    assert torch.equal(nothing.invert(prior, s, to), SD.add_noise(s.x0, s.eps, to))
-    zero = torch.zeros_like(to)
-    assert torch.equal(
-        ISM(noisy_start=True).invert(prior, s, zero), SD.add_noise(s.x0, s.eps, zero)
-    )
+    result = method.invert(prior, s, end)
+    expected = SD.add_noise(prediction.x0, prediction.eps, end)
+    assert max_difference(result, expected) < 1e-13
+    without_steps = ISM(7.5, delta_t=0.1, inversion_steps=0)
+    assert torch.equal(without_steps.invert(prior, s, end), SD.add_noise(s.x0, s.eps, end))
+    zero = torch.zeros_like(end)
+    noisy = ISM(noisy_start=True).invert(prior, s, zero)
+    assert torch.equal(noisy, SD.add_noise(s.x0, s.eps, zero))
     assert torch.equal(ISM().invert(prior, s, zero), s.x0)
 
 
 def test_ism_inversion_ends_at_s_despite_rounded_strides():
     prior, s = mixture(), five_rows()
-    x, times = (
-        s.x0,
-        (0.0, 0.033, 0.066, 0.1),
-    )  # strides of 33.4 ticks are 33, so the third would end at .099
+    # strides of 33.4 ticks are rounded to 33, so that the third would end at .099
+    x, times = s.x0, (0.0, 0.033, 0.066, 0.1)
     for now, later in pairwise(f64([t] * 5) for t in times):
         prediction = prior(x, now, s.conditions.null)[0]
         x = SD.add_noise(prediction.x0, prediction.eps, later)
-    assert (
-        max_difference(ISM(delta_s=0.0334, inversion_steps=3).invert(prior, s, f64([0.1] * 5)), x)
-        < 1e-13
-    )
+    result = ISM(delta_s=0.0334, inversion_steps=3).invert(prior, s, f64([0.1] * 5))
+    assert max_difference(result, x) < 1e-13
 
 
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
@@ -597,28 +555,19 @@ def test_ism_anneals_its_interval(step, delta):
 )
 def test_ism_passes_of_one_row(t, strides):
     prior, s = mixture(), five_rows(SD, t)
-    one = replace(
-        s,
-        x0=s.x0[:1],
-        t=s.t[:1],
-        eps=s.eps[:1],
-        conditions=s.conditions[:1],
-        particle=s.particle[:1],
-    )
-    assert count_calls(prior, lambda: ISM(7.5, **NO_ANNEALING)(prior, one, NO_STATE))[1] == (
-        strides + 2,
-        strides + 3,
-    )
+    one, method = s.select(torch.tensor([0])), ISM(7.5, **NO_ANNEALING)
+    passes = count_calls(prior, lambda: method(prior, one, NO_STATE))[1]
+    assert passes == (strides + 2, strides + 3)
 
 
 def test_ism_inversion_skips_rows_that_reached_s():
     prior, s = mixture(), five_rows(SD, f64([0.05, 0.3, 0.5, 0.75, 0.98]))
-    got, spent = count_calls(prior, lambda: ISM(7.5, **NO_ANNEALING)(prior, s, NO_STATE))
-    assert spent == (5 + 2, 0 + 2 + 3 + 4 + 5 + 5 + 10)
+    method = ISM(7.5, **NO_ANNEALING)
+    whole, passes = count_calls(prior, lambda: method(prior, s, NO_STATE))
+    assert passes == (5 + 2, 0 + 2 + 3 + 4 + 5 + 5 + 10)
     for i in range(5):
         rows = torch.tensor([i])
-        one = s.select(rows)
-        assert max_difference(ISM(7.5, **NO_ANNEALING)(prior, one, NO_STATE), got[rows]) < 1e-13
+        assert max_difference(method(prior, s.select(rows), NO_STATE), whole[rows]) < 1e-13
 
 
 def test_ism_runs_in_float32():
@@ -633,18 +582,18 @@ def test_ism_runs_in_float32():
     [
         {"delta_t": -0.1},
         {"delta_t": 1.1},
-        {"delta_t_first": -0.1},
-        {"anneal": -0.1},
-        {"anneal": 1.1},
+        {"delta_t_start": -0.1},
+        {"anneal_end": -0.1},
+        {"anneal_end": 1.1},
         {"delta_s": 0.0},
         {"delta_s": 1.1},
-        {"inversions": -1},
+        {"inversion_steps": -1},
         {"delta_t": float("nan")},
         {"delta_s": float("nan")},
     ],
 )
 def test_ism_rejects_bad_options(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))}.* in"):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} must be"):
         ISM(**options)
 
 
@@ -653,7 +602,7 @@ def test_ism_rejects_bad_options(options):
 
 @dataclass(frozen=True)
 class RescaledSchedule(NoiseSchedule):
-    """Another schedule texts_by_row time ``last`` is called 1."""
+    """A schedule that ends at the time ``last`` of another."""
 
     whole: NoiseSchedule
     last: float
@@ -669,7 +618,7 @@ class RescaledSchedule(NoiseSchedule):
 
 
 class RescaledPrior:
-    """A prior asked by times of the rescaled schedule."""
+    """A prior at the times of the rescaled schedule."""
 
     def __init__(self, prior, schedule):
         self.prior, self.schedule = prior, schedule
@@ -691,15 +640,14 @@ def test_identity_12_hifa_of_one_step_is_sds(schedule, t):
 @pytest.mark.parametrize("schedule", SCHEDULES[1:], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("k", [1, 2, 4, 10])
 def test_hifa_at_the_last_time_holds_the_image_of_the_sampler(schedule, k):
-    """At t = 1 the direction is multiplied by alpha = 0 and holds nothing, so the sampler starts just before."""
+    """The sampler starts just before t = 1, where the direction is multiplied by alpha = 0."""
     prior, t = mixture(schedule), 0.9999
     s = five_rows(schedule, t)
     rescaled = RescaledSchedule(schedule, t)
-    image = sample(RescaledPrior(prior, rescaled), s.conditions, s.xt, k, 3.0)
-    held = s.x0 - expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0) * HiFA(
-        3.0, k, lambda_rgb=0.0
-    )(prior, s, NO_STATE)
-    assert max_difference(held, image) < 1e-11
+    image = sample_x0(RescaledPrior(prior, rescaled), s.conditions, s.xt, k, 3.0)
+    lambda_t = expand(schedule.sigma(s.t) / schedule.alpha(s.t), s.x0)
+    target = s.x0 - lambda_t * HiFA(3.0, k, lambda_rgb=0.0)(prior, s, NO_STATE)
+    assert max_difference(target, image) < 1e-11
 
 
 @every_schedule
@@ -708,38 +656,30 @@ def test_hifa_at_the_last_time_holds_the_image_of_the_sampler(schedule, k):
 def test_hifa_of_a_gaussian_in_closed_form(schedule, t, k):
     """Each DDIM step scales the distance to the mean of a Gaussian prior."""
     mean, std = f64([0.4, -0.3]), 0.6
-    s = make_inputs(
-        schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), class_conditions(6, (1.0,), (1.0,))
-    )
-    ends = [schedule.snap(s.t[:1] * left / k) for left in range(k, 0, -1)]
-    pairs = [(float(schedule.alpha(e)), float(schedule.sigma(e))) for e in ends] + [(1.0, 0.0)]
-    apart = s.xt - pairs[0][0] * mean
-    for (a, b), (later, noise) in pairwise(pairs):
-        apart = apart * (later * a * std**2 + noise * b) / (a**2 * std**2 + b**2)
-    expected = pairs[0][0] / pairs[0][1] * (s.x0 - mean - apart)
-    assert (
-        max_difference(
-            HiFA(1.0, k, lambda_rgb=0.0)(
-                GaussianMixture(mean[None], f64([std]), schedule=schedule), s, NO_STATE
-            ),
-            expected,
-        )
-        < 1e-11
-    )
+    prior = GaussianMixture(mean[None], f64([std]), schedule=schedule)
+    conditions = class_conditions(6, (1.0,), (1.0,))
+    s = make_inputs(schedule, normal(6, 2, seed=2), t, normal(6, 2, seed=3), conditions)
+    times = [schedule.snap(s.t[:1] * left / k) for left in range(k, 0, -1)]
+    levels = [(float(schedule.alpha(time)), float(schedule.sigma(time))) for time in times]
+    distance = s.xt - levels[0][0] * mean
+    for (alpha, sigma), (next_alpha, next_sigma) in pairwise([*levels, (1.0, 0.0)]):
+        factor = next_alpha * alpha * std**2 + next_sigma * sigma
+        distance = distance * factor / (alpha**2 * std**2 + sigma**2)
+    expected = levels[0][0] / levels[0][1] * (s.x0 - mean - distance)
+    result = HiFA(1.0, k, lambda_rgb=0.0)(prior, s, NO_STATE)
+    assert max_difference(result, expected) < 1e-11
 
 
 @pytest.mark.parametrize(("guidance", "k", "rows"), [(7.5, 1, 10), (7.5, 4, 40), (1.0, 4, 20)])
 def test_hifa_passes(guidance, k, rows):
     prior, s = mixture(), five_rows()
-    assert count_calls(prior, lambda: HiFA(guidance, k, lambda_rgb=0.0)(prior, s, NO_STATE))[1] == (
-        k,
-        rows,
-    )
+    method = HiFA(guidance, k, lambda_rgb=0.0)
+    assert count_calls(prior, lambda: method(prior, s, NO_STATE))[1] == (k, rows)
 
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_hifa_rejects_bad_options(k):
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    with pytest.raises(ValueError, match=f"denoise_steps must be at least 1, not {k}"):
         HiFA(denoise_steps=k)
 
 
@@ -751,7 +691,7 @@ def lam(schedule, t: Tensor) -> Tensor:
 
 
 def finite_lambda_times(schedule) -> Tensor:
-    """Times of a sampler that starts where there still is signal, so that lambda is finite."""
+    """Times of a sampler that starts with some signal left, so that lambda is finite."""
     times = schedule.sampling_times(21)[1:]
     assert bool((schedule.alpha(times) > 0).all())
     return times
@@ -765,15 +705,13 @@ def test_identity_20_sds_with_fixed_noise_is_ddim_from_that_noise(schedule, scal
     x, z = torch.zeros_like(noise), noise * schedule.sigma(times[:1])
     for i, t in enumerate(times.unsqueeze(1)):
         now = t.expand(5)
-        prediction = guided_prediction(prior, z, now, conditions, scale)  # DDIM, written on z
+        prediction = guided_prediction(prior, z, now, conditions, scale)
         assert max_difference(x, z / schedule.alpha(t) - lam(schedule, t) * noise) < 1e-11
-        later = times[i + 1 : i + 2]
-        z = (
-            schedule.alpha(later) * prediction.x0 + schedule.sigma(later) * prediction.eps
-            if len(later)
-            else prediction.x0
-        )
-        step = lam(schedule, t) - (lam(schedule, later) if len(later) else 0)
+        z, step = prediction.x0, lam(schedule, t)  # a DDIM step of z
+        if i + 1 < len(times):
+            later = times[i + 1 : i + 2]
+            z = schedule.add_noise(prediction.x0, prediction.eps, later.expand(5))
+            step = step - lam(schedule, later)
         x = x - step * SDS(scale)(prior, make_inputs(schedule, x, now, noise, conditions), NO_STATE)
     assert max_difference(x, z) < 1e-11
 
@@ -781,14 +719,12 @@ def test_identity_20_sds_with_fixed_noise_is_ddim_from_that_noise(schedule, scal
 def test_identity_20_sds_with_fixed_noise_from_zero_is_the_sampler():
     prior, noise, conditions = mixture(), normal(5, 4, seed=3), class_conditions(5, *SHARES)
     times = SD.sampling_times(25)  # Stable Diffusion's last tick keeps some signal
-    x, ends = torch.zeros_like(noise), [*lam(SD, times).tolist(), 0.0]
-    for i, t in enumerate(times):
-        x = x - (ends[i] - ends[i + 1]) * SDS(7.5)(
-            prior, make_inputs(SD, x, t.expand(5), noise, conditions), NO_STATE
-        )
-    assert (
-        max_difference(x, sample(prior, conditions, noise * SD.sigma(times[:1]), 25, 7.5)) < 1e-11
-    )
+    x, lambdas = torch.zeros_like(noise), [*lam(SD, times).tolist(), 0.0]
+    for t, (lambda_t, next_lambda) in zip(times, pairwise(lambdas), strict=True):
+        s = make_inputs(SD, x, t.expand(5), noise, conditions)
+        x = x - (lambda_t - next_lambda) * SDS(7.5)(prior, s, NO_STATE)
+    expected = sample_x0(prior, conditions, noise * SD.sigma(times[:1]), 25, 7.5)
+    assert max_difference(x, expected) < 1e-11
 
 
 @dataclass(frozen=True)
@@ -813,7 +749,7 @@ class SamplerStepWeight(Weight):
 
 
 def test_identity_20_a_run_is_the_sampler():
-    """In the single precision of a run, with the run's own noise, weights and plain descent."""
+    """In float32, with the noise, weight and SGD of a run."""
     prior, n = mixture(), 25
     experiment = Experiment(
         ("x", "x"),
@@ -837,20 +773,18 @@ def test_identity_20_a_run_is_the_sampler():
     end = torch.stack(list(run.representation.particles)).detach()
     conditions = Conditions(prior.condition(["x"] * 4), prior.condition([""] * 4))
     start = noises[0].double() * SD.sigma(SD.sampling_times(n)[:1])
-    assert max_difference(end.reshape(4, -1), sample(prior, conditions, start, n, 1.0)) < 1e-6
+    assert max_difference(end.reshape(4, -1), sample_x0(prior, conditions, start, n, 1.0)) < 1e-6
 
 
 @every_time
 def test_lambda_weight_turns_sds_into_the_x0_residual(t):
     prior, s = mixture(), five_rows(SD, t)
     gap = s.x0 - guided_prediction(prior, s.xt, s.t, s.conditions, 8.0).x0
-    assert (
-        max_difference(expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, NO_STATE), gap)
-        < 1e-12
-    )
+    result = expand(LambdaWeight()(SD, s.t), s.x0) * SDS(8.0)(prior, s, NO_STATE)
+    assert max_difference(result, gap) < 1e-12
 
 
-# What holds for all of them
+# Identities of all methods
 
 METHODS = [
     SJC(7.5),
@@ -878,16 +812,16 @@ def test_identity_30_direction_of_a_row_does_not_depend_on_its_batch(method):
 
 @pytest.mark.parametrize("method", [*METHODS, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
 def test_identity_31_run_depends_on_its_seed_and_not_on_the_global_generator(method):
-    def end(noise: int) -> Tensor:
-        torch.manual_seed(noise)
-        run = Run(
-            Experiment(("x",), method=method, particles=3, batch_size=2, steps=4, seed=5), mixture()
-        )
+    experiment = Experiment(("x",), method=method, particles=3, batch_size=2, steps=4, seed=5)
+
+    def gradients(global_seed: int) -> Tensor:
+        torch.manual_seed(global_seed)
+        run = Run(experiment, mixture())
         return torch.stack([run.advance().gradient for _ in range(4)])
 
-    first = end(1)
+    first = gradients(1)
     assert bool(first.isfinite().all())
-    assert torch.equal(first, end(2))
+    assert torch.equal(first, gradients(2))
 
 
 @pytest.mark.parametrize("method", [*METHODS, ASD(7.5, eta=0.3)], ids=[*ids, "ASD"])
@@ -898,17 +832,10 @@ def test_identity_33_direction_is_equivariant(method, t):
 
     def direction(m, x, e):
         prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]), schedule=CosineSchedule())
-        return method(
-            prior,
-            make_inputs(CosineSchedule(), x, t, e, class_conditions(5, *SHARES)),
-            method.init(prior, SetupContext(5, 1, 0, x)),
-        )
+        s = make_inputs(CosineSchedule(), x, t, e, class_conditions(5, *SHARES))
+        return method(prior, s, method.init(prior, SetupContext(5, 1, 0, x)))
 
     reference = direction(means, x0, eps)
-    assert (
-        max_difference(
-            direction(means @ rotation, x0 @ rotation, eps @ rotation), reference @ rotation
-        )
-        < 1e-11
-    )
+    rotated = direction(means @ rotation, x0 @ rotation, eps @ rotation)
+    assert max_difference(rotated, reference @ rotation) < 1e-11
     assert max_difference(direction(means + shift, x0 + shift, eps), reference) < 1e-11

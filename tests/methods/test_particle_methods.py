@@ -1,4 +1,4 @@
-"""Methods texts_by_row particles or noises meet: SVGD, repulsion, rewards; their kernel, features and scores."""
+"""SVGD, repulsive SD and RewardSDS, with their kernel, features and rewards."""
 
 from dataclasses import dataclass, replace
 from math import log
@@ -65,16 +65,15 @@ def make_rows(n: int, schedule=SD, t: Tensor | float = 0.5):
 
 
 def direction_of(method, prior, s, particles: int, prompts: int = 1):
-    return method(
-        prior, s, method.init(prior, SetupContext(particles, prompts, 0, torch.zeros(particles, 4)))
-    )
+    setup = SetupContext(particles, prompts, 0, torch.zeros(particles, 4))
+    return method(prior, s, method.init(prior, setup))
 
 
-# the kernel
+# Kernel
 
 
-def energy(f: Tensor, h: Tensor) -> Tensor:
-    """log k, written out with the width held."""
+def log_k_of(f: Tensor, h: Tensor) -> Tensor:
+    """log k(f_i, f_j) at a given width."""
     return -(f[:, None] - f[None]).square().sum(-1) / h
 
 
@@ -83,20 +82,20 @@ def test_kernel_width_is_the_median_squared_distance_over_log_n(n):
     f = normal(n, 5)
     log_k, h = log_kernel(f)
     pairs = sorted(float((f[i] - f[j]).square().sum()) for i in range(n) for j in range(i))
-    middle = (
-        0.5 * (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / log(n) if n > 1 else 1.0
-    )
-    assert abs(float(h) - middle) < 1e-12
-    assert max_difference(log_k, energy(f, f64([middle]))) < 1e-12
+    expected = 1.0
+    if n > 1:
+        expected = 0.5 * (pairs[(len(pairs) - 1) // 2] + pairs[len(pairs) // 2]) / log(n)
+    assert abs(float(h) - expected) < 1e-12
+    assert max_difference(log_k, log_k_of(f, f64([expected]))) < 1e-12
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_repulsion_is_the_gradient_of_the_kernel(n):
     f = normal(n, 5).requires_grad_()
     log_k, h = log_kernel(f.detach())
-    # each pair counts twice in the sum over i and j, once for each of its two
-    total = torch.autograd.grad(energy(f, h).exp().sum() / 2, f)[0]
-    assert max_difference(repulsion(log_k.exp(), f.detach(), h), total) < 1e-12
+    # the sum over i and j has each pair twice
+    expected = torch.autograd.grad(log_k_of(f, h).exp().sum() / 2, f)[0]
+    assert max_difference(repulsion(log_k.exp(), f.detach(), h), expected) < 1e-12
 
 
 def test_kernel_of_coinciding_particles():
@@ -104,9 +103,9 @@ def test_kernel_of_coinciding_particles():
     log_k, h = log_kernel(f)
     assert max_difference(log_k, torch.zeros(4, 4)) == 0 and float(h) == 1
     assert max_difference(repulsion(log_k.exp(), f, h), torch.zeros(4, 5)) < 1e-14
-    most = torch.cat([f, f[:1] + 2])  # 6 of 10 pairs have no distance
-    log_k, h = log_kernel(most)
-    assert float(h) == 1 and bool(repulsion(log_k.exp(), most, h).isfinite().all())
+    mostly = torch.cat([f, f[:1] + 2])  # 6 of 10 pairs coincide
+    log_k, h = log_kernel(mostly)
+    assert float(h) == 1 and bool(repulsion(log_k.exp(), mostly, h).isfinite().all())
 
 
 # SVGD
@@ -115,22 +114,21 @@ def test_kernel_of_coinciding_particles():
 @every_time
 @pytest.mark.parametrize("space", ["x0", "xt"])
 def test_svgd_of_one_particle_is_sds(t, space):
+    """On five prompts of one particle."""
     prior, s = mixture(), make_rows(5, t=t)
-    assert (
-        max_difference(direction_of(SVGD(7.5, space), prior, s, 5, 5), SDS(7.5)(prior, s, NO_STATE))
-        < 1e-12
-    )  # five prompts of one particle
+    svgd = direction_of(SVGD(7.5, space), prior, s, 5, 5)
+    assert max_difference(svgd, SDS(7.5)(prior, s, NO_STATE)) < 1e-12
 
 
 @every_time
 @pytest.mark.parametrize("space", ["x0", "xt"])
 def test_svgd_of_two_particles_in_closed_form(t, space):
-    """The median is the only distance, so k = 1/2 and - grad k = log 2 (x_j - x_i) / |x_j - x_i|^2."""
+    """The median is the only distance: k = 1/2, - grad k = log 2 (x_j - x_i) / |x_j - x_i|^2."""
     prior, s = mixture(), make_rows(2, t=t)
     d, x = SDS(7.5)(prior, s, NO_STATE), s.x0 if space == "x0" else s.xt
-    apart = x[1] - x[0]
-    away = log(2) * apart / apart.square().sum()
-    expected = torch.stack([(d[0] + d[1] / 2 + away) / 2, (d[1] + d[0] / 2 - away) / 2])
+    difference = x[1] - x[0]
+    push = log(2) * difference / difference.square().sum()
+    expected = torch.stack([(d[0] + d[1] / 2 + push) / 2, (d[1] + d[0] / 2 - push) / 2])
     assert max_difference(direction_of(SVGD(7.5, space), prior, s, 2), expected) < 1e-12
 
 
@@ -150,26 +148,22 @@ def test_svgd_is_the_sum_of_the_paper():
 def test_svgd_keeps_the_variance_that_sds_loses():
     prior = GaussianMixture(torch.zeros(1, 2).double(), f64([0.8]), labels=("blob",))
 
-    def spread(method) -> float:
-        run = Run(
-            Experiment(
-                ("blob",), method=method, representation=Latents(0.1), particles=8, steps=60
-            ),
-            prior,
-        )
+    def final_std(method) -> float:
+        options = {"representation": Latents(0.1), "particles": 8, "steps": 60}
+        run = Run(Experiment(("blob",), method=method, **options), prior)
         while run.step < 60:
             run.advance()
         return float(torch.stack(list(run.representation.particles)).detach().std(0).mean())
 
-    assert spread(SVGD(1.0)) > 2 * spread(SDS(1.0))
+    assert final_std(SVGD(1.0)) > 2 * final_std(SDS(1.0))
 
 
-# repulsion
+# Repulsion
 
 
 @every_time
 @pytest.mark.parametrize("kind", ["log", "sum"])
-def test_repulsion_of_one_particle_or_none_is_sds(t, kind):
+def test_repulsion_of_one_particle_or_of_no_strength_is_sds(t, kind):
     prior, s = mixture(), make_rows(5, t=t)
     sds = SDS(7.5)(prior, s, NO_STATE)
     assert max_difference(direction_of(Repulsive(7.5, 40.0, kind), prior, s, 5, 5), sds) < 1e-12
@@ -179,29 +173,21 @@ def test_repulsion_of_one_particle_or_none_is_sds(t, kind):
 @every_time
 @pytest.mark.parametrize("schedule", [SD, RectifiedFlowSchedule()], ids=lambda s: type(s).__name__)
 def test_repulsion_of_two_particles_in_closed_form(t, schedule):
-    """grad log k = -2 log 2 (x_i - x_j) / |x_i - x_j|^2; of the sum, half of it."""
+    """grad log k = -2 log 2 (x_i - x_j) / |x_i - x_j|^2, and grad k is half of it."""
     prior, s = mixture(schedule), make_rows(2, schedule, t)
-    apart = s.x0[0] - s.x0[1]
-    slope = -2 * log(2) * apart / apart.square().sum()
+    difference = s.x0[0] - s.x0[1]
+    slope = -2 * log(2) * difference / difference.square().sum()
     sds, sigma = SDS(7.5)(prior, s, NO_STATE), schedule.sigma(s.t)[:, None]
-    both = torch.stack([slope, -slope])
-    assert (
-        max_difference(
-            direction_of(Repulsive(7.5, 3.0, "log"), prior, s, 2), sds + 3 * sigma * both
-        )
-        < 1e-11
-    )
-    assert (
-        max_difference(
-            direction_of(Repulsive(7.5, 3.0, "sum"), prior, s, 2), sds + 3 * sigma * both / 2
-        )
-        < 1e-11
-    )
+    push = 3 * sigma * torch.stack([slope, -slope])
+    by_log = direction_of(Repulsive(7.5, 3.0, "log"), prior, s, 2)
+    assert max_difference(by_log, sds + push) < 1e-11
+    by_sum = direction_of(Repulsive(7.5, 3.0, "sum"), prior, s, 2)
+    assert max_difference(by_sum, sds + push / 2) < 1e-11
 
 
 @dataclass(frozen=True)
 class NonlinearFeatures(Features):
-    """Features that are no straight map, of another dimension."""
+    """Nonlinear features of another dimension."""
 
     def __call__(self, prior, x0):
         return torch.cat([x0.sin(), x0.prod(1, keepdim=True)], 1)
@@ -217,15 +203,14 @@ def test_repulsion_is_the_gradient_of_its_energy_through_the_features(kind, feat
     f = features(prior, x0)
     h = log_kernel(f.detach())[1]
     expected = torch.zeros_like(s.x0)
-    for i in range(6):  # E of particle i, the others held
+    for i in range(6):  # E_i, with the other particles fixed
         other = f.detach()[torch.arange(6) != i]
         k = -(f[i] - other).square().sum(1) / h
         e = k.logsumexp(0) if kind == "log" else k.exp().sum()
         expected[i] = torch.autograd.grad(e, x0, retain_graph=True)[0][i]
-    got = direction_of(Repulsive(7.5, 2.0, kind, features), prior, s, 6) - SDS(7.5)(
-        prior, s, NO_STATE
-    )
-    assert max_difference(got, 2 * expand(SD.sigma(s.t), expected) * expected) < 1e-12
+    direction = direction_of(Repulsive(7.5, 2.0, kind, features), prior, s, 6)
+    push = direction - SDS(7.5)(prior, s, NO_STATE)
+    assert max_difference(push, 2 * expand(SD.sigma(s.t), expected) * expected) < 1e-12
 
 
 def test_log_repulsion_acts_on_distant_particles():
@@ -233,9 +218,10 @@ def test_log_repulsion_acts_on_distant_particles():
     prior, s = mixture(), make_rows(5)
     s = replace(s, x0=torch.cat([0.01 * s.x0[:4], s.x0[4:] + 1e3]))
     sds = SDS(7.5)(prior, s, NO_STATE)
-    log_push = (direction_of(Repulsive(7.5, 1.0, "log"), prior, s, 5) - sds)[4]
-    assert bool(log_push.isfinite().all()) and float(log_push.norm()) > 1
-    assert float((direction_of(Repulsive(7.5, 1.0, "sum"), prior, s, 5) - sds)[4].norm()) < 1e-12
+    by_log = (direction_of(Repulsive(7.5, 1.0, "log"), prior, s, 5) - sds)[4]
+    assert bool(by_log.isfinite().all()) and float(by_log.norm()) > 1
+    by_sum = (direction_of(Repulsive(7.5, 1.0, "sum"), prior, s, 5) - sds)[4]
+    assert float(by_sum.norm()) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -247,20 +233,14 @@ def test_image_features_are_differentiable(features):
     f = features(prior, x0)
     assert f.ndim == 2 and len(f) == 3
     grads = torch.autograd.grad(f[1].square().sum(), x0)[0]
-    assert (
-        float(grads[1].abs().max()) > 0 and float(grads[0].abs().max()) == 0
-    )  # a row's features are its own
+    # the features of a row depend on this row only
+    assert float(grads[1].abs().max()) > 0 and float(grads[0].abs().max()) == 0
     if isinstance(features, PooledFeatures):
-        assert (
-            max_difference(
-                f[0].detach().particle(3, 2, 2), x0.detach()[0].particle(3, 2, 4, 2, 4).mean((2, 4))
-            )
-            < 1e-6
-        )
-    run = Run(
-        Experiment(("red disc",), method=Repulsive(5.0, features=features), particles=3, steps=2),
-        prior,
-    )
+        result = f[0].detach().view(3, 2, 2)
+        expected = x0.detach()[0].view(3, 2, 4, 2, 4).mean((2, 4))
+        assert max_difference(result, expected) < 1e-6
+    method = Repulsive(5.0, features=features)
+    run = Run(Experiment(("red disc",), method=method, particles=3, steps=2), prior)
     assert all(bool(run.advance().gradient.isfinite().all()) for _ in range(2))
 
 
@@ -274,7 +254,7 @@ def test_image_features_reject_vectors(features):
         PooledFeatures(0)
 
 
-# both: who meets whom
+# Interacting methods
 
 INTERACTING = [
     SVGD(7.5),
@@ -283,7 +263,7 @@ INTERACTING = [
     Repulsive(7.5, energy="sum"),
     Repulsive(7.5, features=NonlinearFeatures()),
 ]
-ids = ["svgd", "svgd-xt", "log", "sum", "bent"]
+ids = ["svgd", "svgd-xt", "log", "sum", "nonlinear"]
 
 
 @pytest.mark.parametrize("method", INTERACTING, ids=ids)
@@ -291,30 +271,27 @@ def test_interacting_methods_are_permutation_equivariant(method):
     prior, s = mixture(), make_rows(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
     whole = direction_of(method, prior, s, 6)
     order = torch.randperm(6, generator=rng())
-    assert (
-        max_difference(
-            direction_of(method, prior, replace(s.select(order), particle=torch.arange(6)), 6),
-            whole[order],
-        )
-        < 1e-11
-    )
+    permuted = replace(s.select(order), particle=torch.arange(6))
+    assert max_difference(direction_of(method, prior, permuted, 6), whole[order]) < 1e-11
 
 
 @pytest.mark.parametrize("method", INTERACTING, ids=ids)
 def test_identity_30_direction_depends_only_on_rows_of_the_same_prompt(method):
     prior, s = mixture(), make_rows(6, t=f64([0.1, 0.3, 0.5, 0.6, 0.8, 0.9]))
+
+    def direction(rows):
+        return direction_of(method, prior, s.select(torch.tensor(rows)), 6, 2)
+
     whole = direction_of(method, prior, s, 6, 2)  # particles 0 1 2 and 3 4 5
-    for rows in (torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])):
-        assert (
-            max_difference(direction_of(method, prior, s.select(rows), 6, 2), whole[rows]) < 1e-12
-        )
-    mixed = torch.tensor([4, 0, 5, 2])  # some of either, in no order
-    apart = [direction_of(method, prior, s.select(torch.tensor(r)), 6, 2) for r in ([4, 5], [0, 2])]
-    expected = torch.stack([apart[0][0], apart[1][0], apart[0][1], apart[1][1]])
-    assert max_difference(direction_of(method, prior, s.select(mixed), 6, 2), expected) < 1e-12
-    alone = direction_of(method, prior, s.select(torch.tensor([0])), 6, 2)
-    assert max_difference(alone, whole[:1]) > 1e-3  # within a prompt it does depend
-    assert max_difference(alone, SDS(7.5)(prior, s.select(torch.tensor([0])), NO_STATE)) < 1e-12
+    for rows in ([0, 1, 2], [3, 4, 5]):
+        assert max_difference(direction(rows), whole[rows]) < 1e-12
+    second, first = direction([4, 5]), direction([0, 2])
+    expected = torch.stack([second[0], first[0], second[1], first[1]])
+    assert max_difference(direction([4, 0, 5, 2]), expected) < 1e-12
+    alone = direction([0])
+    assert max_difference(alone, whole[:1]) > 1e-3  # it depends on rows of its own prompt
+    sds = SDS(7.5)(prior, s.select(torch.tensor([0])), NO_STATE)
+    assert max_difference(alone, sds) < 1e-12
 
 
 @pytest.mark.parametrize("method", INTERACTING, ids=ids)
@@ -327,32 +304,25 @@ def test_interacting_methods_pass_as_sds(method, n):
 @pytest.mark.parametrize("method", INTERACTING, ids=ids)
 def test_identity_33_direction_is_equivariant(method):
     if method == Repulsive(7.5, features=NonlinearFeatures()):
-        return  # features that are bent do not turn with the world
+        return  # nonlinear features are not equivariant
     rotation, shift, s = torch.linalg.qr(normal(4, 4, seed=4)).Q, normal(4, seed=5), make_rows(5)
 
-    def direction(means, x, e):
-        return direction_of(
-            method, GaussianMixture(means, f64([0.3, 0.6, 1.0])), replace(s, x0=x, eps=e), 5
-        )
+    means = normal(3, 4, seed=1)
 
-    reference = direction(normal(3, 4, seed=1), s.x0, s.eps)
-    assert (
-        max_difference(
-            direction(normal(3, 4, seed=1) @ rotation, s.x0 @ rotation, s.eps @ rotation),
-            reference @ rotation,
-        )
-        < 1e-10
-    )
-    moved = direction(normal(3, 4, seed=1) + shift, s.x0 + shift, s.eps)
-    assert max_difference(moved, reference) < 1e-10
+    def direction(m, x, e):
+        prior = GaussianMixture(m, f64([0.3, 0.6, 1.0]))
+        return direction_of(method, prior, replace(s, x0=x, eps=e), 5)
+
+    reference = direction(means, s.x0, s.eps)
+    rotated = direction(means @ rotation, s.x0 @ rotation, s.eps @ rotation)
+    assert max_difference(rotated, reference @ rotation) < 1e-10
+    assert max_difference(direction(means + shift, s.x0 + shift, s.eps), reference) < 1e-10
 
 
 @pytest.mark.parametrize("method", [*INTERACTING[:4], RewardSDS(7.5, 4)], ids=[*ids[:4], "reward"])
 def test_identity_31_resumed_run_equals_uninterrupted_one(method):
-    prior, experiment = (
-        colored_shapes(8),
-        Experiment(("red disc", "blue ring"), method=method, particles=3, batch_size=4, steps=6),
-    )
+    prior, prompts = colored_shapes(8), ("red disc", "blue ring")
+    experiment = Experiment(prompts, method=method, particles=3, batch_size=4, steps=6)
     whole, again = Run(experiment, prior), Run(experiment, prior)
     for _ in range(3):
         whole.advance()
@@ -367,138 +337,120 @@ def test_identity_31_resumed_run_equals_uninterrupted_one(method):
 
 
 class FirstValueReward(Reward):
-    """Scores are a number of the picture."""
+    """The first value of x0."""
 
-    def build(self, prior, start):
+    def build(self, prior, setup):
         return lambda x0, conditions, particle: x0.flatten(1)[:, 0]
 
 
 def draw_noises(s, n: int) -> Tensor:
-    """The noises of RewardSDS ``[N, B, ...]``: the drawn one and more from the step's generator."""
-    more = torch.randn((n - 1) * len(s.x0), *s.x0.shape[1:], generator=rng(99)).to(s.eps)
-    return torch.cat([s.eps, more]).particle(n, *s.x0.shape)
+    """Noises of RewardSDS ``[N, B, ...]``: the drawn one and others from the step's generator."""
+    fresh = torch.randn((n - 1) * len(s.x0), *s.x0.shape[1:], generator=rng(99)).to(s.eps)
+    return torch.cat([s.eps, fresh]).view(n, *s.x0.shape)
 
 
 @pytest.mark.parametrize("scheme", ["best", "softmax"])
 @every_time
 def test_reward_sds_with_one_noise_is_sds(scheme, t):
     prior, s = mixture(), make_rows(5, t=t)
-    assert (
-        max_difference(
-            direction_of(RewardSDS(7.5, 1, scheme, reward_model=FirstValueReward()), prior, s, 5),
-            SDS(7.5)(prior, s, NO_STATE),
-        )
-        < 1e-12
-    )
+    method = RewardSDS(7.5, 1, scheme, reward_model=FirstValueReward())
+    direction = direction_of(method, prior, s, 5)
+    assert max_difference(direction, SDS(7.5)(prior, s, NO_STATE)) < 1e-12
 
 
-def expected_weights(scheme: str, score: Tensor) -> Tensor:
-    order = score.tolist()
-    rank = sorted(range(len(order)), key=lambda i: -order[i])
-    w = torch.zeros(len(order)).double()
+RANK_WEIGHTS = {
+    "minmax": [(0, 0.45), (1, 0.45), (-1, -0.05), (-2, -0.05)],
+    "bestworst": [(0, 0.9), (-1, -0.1)],
+    "best": [(0, 1.0)],
+}
+
+
+def expected_weights(scheme: str, rewards: Tensor) -> Tensor:
     if scheme == "softmax":
-        return score.exp() / score.exp().sum()
-    for i, value in {
-        "minmax": [(0, 0.45), (1, 0.45), (-1, -0.05), (-2, -0.05)],
-        "bestworst": [(0, 0.9), (-1, -0.1)],
-        "best": [(0, 1.0)],
-    }[scheme]:
-        w[rank[i]] += value
-    return w
+        return rewards.exp() / rewards.exp().sum()
+    values = rewards.tolist()
+    ranking = sorted(range(len(values)), key=lambda i: -values[i])
+    weights = torch.zeros(len(values)).double()
+    for rank, weight in RANK_WEIGHTS[scheme]:
+        weights[ranking[rank]] += weight
+    return weights
 
 
 @pytest.mark.parametrize("scheme", ["minmax", "bestworst", "best", "softmax"])
-@pytest.mark.parametrize(("guidance", "look"), [(7.5, 7.5), (100.0, 7.5), (1.0, 1.0), (1.0, 7.5)])
+@pytest.mark.parametrize(
+    ("guidance", "reward_guidance"), [(7.5, 7.5), (100.0, 7.5), (1.0, 1.0), (1.0, 7.5)]
+)
 @pytest.mark.parametrize("steps", [1, 3])
-def test_reward_sds_is_the_weighted_sum_over_noises(scheme, guidance, look, steps):
+def test_reward_sds_is_the_weighted_sum_over_noises(scheme, guidance, reward_guidance, steps):
     prior, s, n = mixture(), make_rows(3, t=f64([0.2, 0.5, 0.9])), 5
-    got, spent = count_calls(
-        prior,
-        lambda: direction_of(
-            RewardSDS(guidance, n, scheme, steps, look, FirstValueReward()), prior, s, 3
-        ),
-    )
-    both = 1 if guidance == look == 1 else 2
-    assert spent == (steps, 3 * n * (both + (steps - 1) * (1 if look == 1 else 2)))
-    expected = torch.zeros_like(got)
-    eps = draw_noises(s, n)
+    method = RewardSDS(guidance, n, scheme, steps, reward_guidance, FirstValueReward())
+    direction, passes = count_calls(prior, lambda: direction_of(method, prior, s, 3))
+    first = 1 if guidance == reward_guidance == 1 else 2
+    later = 1 if reward_guidance == 1 else 2
+    assert passes == (steps, 3 * n * (first + (steps - 1) * later))
+    expected, eps = torch.zeros_like(direction), draw_noises(s, n)
     for b in range(3):
-        rows = torch.tensor([b])
-        each, scores = [], []
+        rows, sds, rewards = torch.tensor([b]), [], []
         for i in range(n):
             one = replace(s.select(rows), eps=eps[i, rows])
-            each.append(SDS(guidance)(prior, one, NO_STATE)[0])
-            scores.append(
-                guided_prediction(
-                    prior, one.xt, one.t, replace(one.conditions, denoise_steps=steps), look
-                ).x0[0, 0]
-            )
-        expected[b] = (
-            expected_weights(scheme, torch.stack(scores))[:, None] * torch.stack(each)
-        ).sum(0)
-    assert max_difference(got, expected) < 1e-9
+            conditions = replace(one.conditions, denoise_steps=steps)
+            x0_hat = guided_prediction(prior, one.xt, one.t, conditions, reward_guidance).x0
+            rewards.append(x0_hat[0, 0])
+            sds.append(SDS(guidance)(prior, one, NO_STATE)[0])
+        weights = expected_weights(scheme, torch.stack(rewards))
+        expected[b] = (weights[:, None] * torch.stack(sds)).sum(0)
+    assert max_difference(direction, expected) < 1e-9
 
 
 def test_reward_sds_uses_denoise_steps_of_the_run():
     prior, s = mixture(), make_rows(3)
-    s = replace(s, conditions=replace(s.conditions, denoise_steps=2))
-    got = direction_of(RewardSDS(7.5, 1, "best", reward_model=FirstValueReward()), prior, s, 3)
-    assert max_difference(got, SDS(7.5)(prior, s, NO_STATE)) < 1e-12
-    assert (
-        max_difference(
-            got,
-            SDS(7.5)(
-                prior, replace(s, conditions=replace(s.conditions, denoise_steps=1)), NO_STATE
-            ),
-        )
-        > 1e-3
-    )
+    multistep = replace(s, conditions=replace(s.conditions, denoise_steps=2))
+    method = RewardSDS(7.5, 1, "best", reward_model=FirstValueReward())
+    direction = direction_of(method, prior, multistep, 3)
+    assert max_difference(direction, SDS(7.5)(prior, multistep, NO_STATE)) < 1e-12
+    assert max_difference(direction, SDS(7.5)(prior, s, NO_STATE)) > 1e-3
 
 
-def test_nan_reward_gives_nan_direction():
-    class NanReward(Reward):
-        def build(self, prior, start):
-            return lambda x0, conditions, particle: torch.full((len(x0),), float("nan")).double()
+class NanReward(Reward):
+    def build(self, prior, setup):
+        return lambda x0, conditions, particle: torch.full((len(x0),), float("nan")).double()
 
-    for scheme in ("minmax", "softmax"):
-        assert bool(
-            direction_of(
-                RewardSDS(7.5, 5, scheme, reward_model=NanReward()), mixture(), make_rows(3), 3
-            )
-            .isnan()
-            .all()
-        )
+
+@pytest.mark.parametrize("scheme", ["minmax", "softmax"])
+def test_nan_reward_gives_nan_direction(scheme):
+    method = RewardSDS(7.5, 5, scheme, reward_model=NanReward())
+    assert bool(direction_of(method, mixture(), make_rows(3), 3).isnan().all())
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"noises": 3}, "minmax needs noises of at least 4"),
-        ({"noises": 0, "scheme": "best"}, "best needs noises of at least 1"),
-        ({"noises": 1, "scheme": "bestworst"}, "bestworst needs noises of at least 2"),
-        ({"steps": 0}, "steps of at least 1"),
-    ],
+    ("noises", "scheme", "least"), [(3, "minmax", 4), (0, "best", 1), (1, "bestworst", 2)]
 )
-def test_reward_rejects_bad_options(options, message):
+def test_reward_sds_needs_enough_noises_for_its_scheme(noises, scheme, least):
+    message = f"num_noises must be at least {least} for weighting_scheme {scheme}, not {noises}"
     with pytest.raises(ValueError, match=message):
-        RewardSDS(**options)
+        RewardSDS(num_noises=noises, weighting_scheme=scheme)
 
 
-# scores
+def test_reward_sds_needs_a_reward_step():
+    with pytest.raises(ValueError, match="reward_steps must be at least 1, not 0"):
+        RewardSDS(reward_steps=0)
+
+
+# Rewards and features
 
 
 def test_density_is_the_log_density_of_the_prompt_at_the_data():
     prior = colored_shapes(8)
     conditions = prompt_conditions(prior, ["red disc", "blue ring"])
     x0 = torch.stack([prior.means[0], prior.means[0]])
-    got = DensityReward().build(prior, SetupContext(2, 2, 0, x0))(x0, conditions, torch.arange(2))
-    assert float(got[0] - got[1]) > 100  # a red disc is one
-    var = (
-        float(SD.alpha(f64([0.0]))) ** 2 * float(prior.stds[0]) ** 2
-        + float(SD.sigma(f64([0.0]))) ** 2
-    )
-    off = ((1 - float(SD.alpha(f64([0.0])))) * prior.means[0]).square().sum()
-    assert abs(float(got[0]) + float(off) / (2 * var) + 192 / 2 * log(2 * torch.pi * var)) < 1e-6
+    reward_fn = DensityReward().build(prior, SetupContext(2, 2, 0, x0))
+    rewards = reward_fn(x0, conditions, torch.arange(2))
+    assert float(rewards[0] - rewards[1]) > 100  # both rows are a red disc
+    alpha, sigma = float(SD.alpha(f64([0.0]))), float(SD.sigma(f64([0.0])))
+    var = alpha**2 * float(prior.stds[0]) ** 2 + sigma**2
+    distance = float(((1 - alpha) * prior.means[0]).square().sum())
+    expected = -distance / (2 * var) - 192 / 2 * log(2 * torch.pi * var)
+    assert abs(float(rewards[0]) - expected) < 1e-6
 
 
 def test_saturation_and_contrast_rewards():
@@ -509,20 +461,19 @@ def test_saturation_and_contrast_rewards():
     assert max_difference(ContrastReward().statistic(images), f64([0.0, 0.0, 0.5])) < 1e-6
     prior = colored_shapes(8)
     x0 = images.double() * 2 - 1
-    for scorer, best in (
+    conditions, particle = prompt_conditions(prior, ["disc"] * 3), torch.arange(3)
+    for reward, best in (
         (SaturationReward(0.9), 1),
         (SaturationReward(0.1), 0),
         (ContrastReward(0.5), 2),
     ):
-        score = scorer.build(prior, SetupContext(3, 1, 0, x0))(
-            x0, prompt_conditions(prior, ["disc"] * 3), torch.arange(3)
-        )
-        assert int(score.argmax()) == best
-        assert max_difference(score, -(scorer.statistic(images) - scorer.target).abs()) < 1e-6
+        values = reward.build(prior, SetupContext(3, 1, 0, x0))(x0, conditions, particle)
+        assert int(values.argmax()) == best
+        assert max_difference(values, -(reward.statistic(images) - reward.target).abs()) < 1e-6
 
 
 class IdentityDecoder:
-    """Pictures that decode to themselves."""
+    """A prior whose x0 are images already."""
 
     shape, device = (3, 64, 64), "cpu"
 
@@ -532,53 +483,44 @@ class IdentityDecoder:
 
 def test_agreement_is_the_log_probability_of_what_each_prompt_names():
     texts = ("a striped red mug", "a blue cube on grass")
-    images, particle = torch.rand(4, 3, 64, 64, generator=rng()), torch.tensor([3, 0, 1, 2])
-    got = AgreementReward().build(IdentityDecoder(), SetupContext(4, 2, 0, images, texts))(
-        images, None, particle
-    )
+    images, particles = torch.rand(4, 3, 64, 64, generator=rng()), torch.tensor([3, 0, 1, 2])
+    setup = SetupContext(4, 2, 0, images, texts)
+    rewards = AgreementReward().build(IdentityDecoder(), setup)(images, None, particles)
     logits = shared_evaluator("cpu")(images)
-    for i, particle in enumerate(particle.tolist()):
+    for i, particle in enumerate(particles.tolist()):
         attributes = judgeable_attributes(texts[particle // 2])
         assert set(attributes) <= set(ATTRIBUTES) and "object" in attributes
-        expected = sum(
-            float(logits[name][i].log_softmax(0)[index]) for name, index in attributes.items()
-        )
-        assert abs(float(got[i]) - expected) < 1e-4
+        log_probs = {name: logits[name][i].log_softmax(0) for name in attributes}
+        expected = sum(float(log_probs[name][index]) for name, index in attributes.items())
+        assert abs(float(rewards[i]) - expected) < 1e-4
 
 
 def test_agreement_is_highest_for_the_image_of_the_prompt():
     scenes = random_scenes(8, np.random.default_rng(3))
     texts, images = tuple(full_captions(scenes)), images_to_tensor(render_scenes(scenes))
-    score = AgreementReward().build(IdentityDecoder(), SetupContext(8, 8, 0, images, texts))
-    table = torch.stack(
-        [score(images, None, torch.full((8,), i)) for i in range(8)]
-    )  # [prompt, picture]
-    assert torch.equal(table.argmax(1), torch.arange(8))
+    reward_fn = AgreementReward().build(IdentityDecoder(), SetupContext(8, 8, 0, images, texts))
+    by_prompt = torch.stack([reward_fn(images, None, torch.full((8,), i)) for i in range(8)])
+    assert torch.equal(by_prompt.argmax(1), torch.arange(8))
 
 
 def test_evaluator_features_tell_objects_apart():
     scenes = random_scenes(8, np.random.default_rng(3))
     images = images_to_tensor(render_scenes(scenes))
-    f = EvaluatorFeatures()(
-        IdentityDecoder(), torch.cat([images, (0.98 * images + 0.01).clamp(0, 1)])
-    )
-    near = log_kernel(f)[0].fill_diagonal_(-torch.inf).argmax(1)
-    assert torch.equal(
-        near, torch.arange(16).roll(8)
-    )  # each is nearest to its own slightly grayer self
+    grayer = (0.98 * images + 0.01).clamp(0, 1)
+    f = EvaluatorFeatures()(IdentityDecoder(), torch.cat([images, grayer]))
+    nearest = log_kernel(f)[0].fill_diagonal_(-torch.inf).argmax(1)
+    assert torch.equal(nearest, torch.arange(16).roll(8))  # the same image, slightly grayer
 
 
 def test_auto_reward_suits_the_model_or_names_another():
     gaussians, data = colored_shapes(8), DataSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a striped red mug",))
     x0, conditions = gaussians.means[:1], prompt_conditions(gaussians, ["red disc"])
-    assert torch.equal(
-        AutoReward().build(gaussians, start)(x0, conditions, torch.arange(1)),
-        DensityReward().build(gaussians, start)(x0, conditions, None),
-    )
-    assert AutoReward().build(data, start)(
-        torch.zeros(1, 3, 8, 8), conditions, torch.arange(1)
-    ).shape == (1,)
+    auto = AutoReward().build(gaussians, start)(x0, conditions, torch.arange(1))
+    density = DensityReward().build(gaussians, start)(x0, conditions, None)
+    assert torch.equal(auto, density)
+    on_data = AutoReward().build(data, start)
+    assert on_data(torch.zeros(1, 3, 8, 8), conditions, torch.arange(1)).shape == (1,)
     with pytest.raises(
         ValueError,
         match="prompt 'zebra': it names no object of the embedded world; use the reward density",
@@ -596,40 +538,39 @@ from limbeck.distillation.rewards.base import Reward
 
 @dataclass(frozen=True)
 class Dark(Reward):
-    """Dark is good. power: of the mean."""
+    """Dark images.
+
+    Attributes:
+        power: exponent of the mean.
+    """
 
     power: float = 1.0
 
-    def build(self, prior, start):
-        return lambda x0, told, particle: -x0.flatten(1).mean(1) ** self.power
+    def build(self, prior, setup):
+        return lambda x0, conditions, particle: -x0.flatten(1).mean(1) ** self.power
 '''
 
 
 def test_custom_reward_from_a_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(MINE)
-    scorer = find(Reward, f"{path}:Dark")()
-    run = Run(
-        Experiment(("red disc",), method=RewardSDS(7.5, 4, reward_model=scorer), steps=1),
-        colored_shapes(8),
-    )
+    method = RewardSDS(7.5, 4, reward_model=find(Reward, f"{path}:Dark")())
+    run = Run(Experiment(("red disc",), method=method, steps=1), colored_shapes(8))
     assert bool(run.advance().gradient.isfinite().all())
 
 
 def test_rewards_and_features_by_name():
     assert set(choices(Reward)) == {"agreement", "auto", "contrast", "density", "saturation"}
-    assert set(choices(Features)) == {"itself", "pooled", "seen"}
-    assert (
-        find(Reward, "agreement") is AgreementReward
-        and find(Features, "itself") is IdentityFeatures
-    )
+    assert set(choices(Features)) == {"evaluator", "identity", "pooled"}
+    assert find(Reward, "agreement") is AgreementReward
+    assert find(Features, "identity") is IdentityFeatures
 
 
 def test_reward_sds_reaches_a_higher_reward_than_sds():
-    """By its own score: the best of eight noises leads to a denser picture than one noise does."""
+    """The best of eight noises leads to a higher density than a single noise."""
     prior, n = colored_shapes(8), 10
 
-    def reached(method) -> float:
+    def final_reward(method) -> float:
         run = Run(Experiment(("red disc",), method=method, particles=4, steps=n, seed=3), prior)
         while run.step < n:
             run.advance()
@@ -637,17 +578,15 @@ def test_reward_sds_reaches_a_higher_reward_than_sds():
         conditions = prior.condition(["red disc"] * 4)
         return float(prior.log_density(x0, torch.zeros(4).double(), conditions).mean())
 
-    assert reached(RewardSDS(7.5, 8, "best")) > reached(SDS(7.5))
+    assert final_reward(RewardSDS(7.5, 8, "best")) > final_reward(SDS(7.5))
 
 
 def test_null_and_pos_predictions_give_any_guidance_scale():
-    """What RewardSDS relies on: null and pos, once asked, give any scale."""
+    """RewardSDS relies on it."""
     prior, s = mixture(), make_rows(4)
-    answers = prior(s.xt, s.t, s.conditions.null, s.conditions.pos)
+    predictions = prior(s.xt, s.t, s.conditions.null, s.conditions.pos)
     for scale in (0.0, 1.0, 7.5, 100.0):
-        mine = denoise_multistep(
-            prior, apply_guidance(s.conditions, answers, scale), s.xt, s.t, s.conditions, scale
-        )
-        assert max_difference(
-            mine.eps, guided_prediction(prior, s.xt, s.t, s.conditions, scale).eps
-        ) < 1e-12 * (1 + scale)
+        first = apply_guidance(s.conditions, predictions, scale)
+        eps = denoise_multistep(prior, first, s.xt, s.t, s.conditions, scale).eps
+        expected = guided_prediction(prior, s.xt, s.t, s.conditions, scale).eps
+        assert max_difference(eps, expected) < 1e-12 * (1 + scale)
