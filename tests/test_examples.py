@@ -1,0 +1,104 @@
+"""Examples of own components: short, in no package, used by FILE.py:Class."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+from limbeck.cli.main import main
+from limbeck.config.discovery import find
+from limbeck.config.yaml import read_yaml
+from limbeck.distillation.weights import Weight
+from limbeck.methods.base import Method
+from limbeck.methods.sds import SDS
+from limbeck.priors.loading import load
+from limbeck.representations.base import RepresentationConfig
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+OWN = {
+    "method": ("own_method.py", "AveragedSDS", "a red disc", 27),
+    "weight": ("own_weight.py", "AlphaWeight", "a red disc", 13),
+    "representation": ("own_representation.py", "LowRank", "a red disc", 18),
+    "model": ("own_prior.py", "GaussianImages", "anything", 17),
+}
+TOY = ("--model", "gaussians")
+
+
+def code_lines(path: Path) -> int:
+    """Lines of the classes of a file, without docstrings and blank lines."""
+    source = path.read_text()
+    docstrings: set[int] = set()
+    classes: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        classes |= set(
+            range(min(d.lineno for d in node.decorator_list or [node]), node.end_lineno + 1)
+        )
+        if ast.get_docstring(node):
+            docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = source.splitlines()
+    return sum(bool(lines[i - 1].strip()) for i in classes - docstrings)
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_an_own_component_is_short_and_runs_from_the_command_line(kind, tmp_path):
+    file, name, prompt, max_lines = OWN[kind]
+    assert code_lines(EXAMPLES / file) <= max_lines
+    out = tmp_path / "run"
+    model = () if kind == "model" else TOY
+    component = f"{EXAMPLES / file}:{name}"
+    argv = ["run", prompt, *model, f"--{kind}", component, "--steps", "4", "--out", str(out)]
+    assert main(argv) == 0
+    assert (out / "report.html").is_file()
+    experiment = read_yaml(Experiment, out / "run.yaml")
+    assert type(getattr(experiment, kind)).__name__ == name
+
+
+def experiment(**changes) -> Experiment:
+    settings = {"model": "gaussians", "method": SDS(7.5), "steps": 6, "particles": 2}
+    return Experiment(("a red disc",), **settings | changes)
+
+
+def trained(e: Experiment, steps: int) -> Run:
+    run = Run(e, load("gaussians"))
+    for _ in range(steps):
+        run.advance()
+    return run
+
+
+def same_tensors(a: Run, b: Run) -> bool:
+    pairs = zip(a.tensors().values(), b.tensors().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_the_own_method_without_decay_is_sds_and_resumes():
+    method = find(Method, f"{EXAMPLES / 'own_method.py'}:AveragedSDS")
+    plain, own = trained(experiment(), 6), trained(experiment(method=method(decay=0.0)), 6)
+    pairs = zip(plain.representation.parameters(), own.representation.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    e = experiment(method=method(decay=0.5), batch_size=1)
+    whole, first, resumed = trained(e, 6), trained(e, 3), Run(e, load("gaussians"))
+    resumed.load(first.tensors(), 3)
+    for _ in range(3):
+        resumed.advance()
+    assert same_tensors(whole, resumed)
+
+
+def test_the_own_weight_is_one_without_noise_and_falls():
+    weight = find(Weight, f"{EXAMPLES / 'own_weight.py'}:AlphaWeight")()
+    schedule = load("gaussians").schedule
+    values = weight(schedule, torch.linspace(0, 1, 11))
+    assert abs(float(values[0]) - 1) < 1e-2 and bool((values.diff() < 0).all())
+
+
+def test_the_own_representation_has_low_rank():
+    config = find(RepresentationConfig, f"{EXAMPLES / 'own_representation.py'}:LowRank")
+    run = trained(experiment(representation=config(rank=2)), 3)
+    request = run.eval_request(1)
+    logits = run.representation.render(request).image.detach().double().logit()
+    assert logits.shape == (2, 3, 24, 24)
+    assert torch.linalg.matrix_rank(logits, tol=1e-3).max() == 2
