@@ -26,7 +26,7 @@ from limbeck.training.experiment import Experiment
         (Model, {"vae"}),
         (Orbit, {"per_particle"}),
         (NeRF, {"size", "resolution", "samples"}),
-        (DMTet, {"cells"}),
+        (DMTet, {"grid_resolution"}),
         (GaussianSplats, {"num_gaussians"}),
     ],
 )

@@ -121,8 +121,8 @@ class CollapseDetector:
         if contrast < _FLAT_CONTRAST:
             return (
                 f"the camera is inside fog: {percent}, by a single color, {over}. Start from a "
-                "lower density, move the cameras away with --cameras.camera-distance-range, or raise the "
-                "opacity weights of the representation"
+                "lower density, move the cameras away with --cameras.camera-distance-range, or "
+                "raise the opacity weights of the representation"
             )
         if sum(self.initial_border) / len(self.initial_border) < _OPEN_BORDER:
             return (

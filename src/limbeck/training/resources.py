@@ -284,11 +284,8 @@ def check_weights_fit(experiment: Experiment, device: str) -> None:
         ValueError: if they do not fit.
     """
     name = str(experiment.model)
-    if (
-        not isinstance(experiment.model, Model)
-        or name in (*EXACT_MODELS, "world")
-        or name.startswith("dataset:")
-    ):
+    is_small = name in (*EXACT_MODELS, "world") or name.startswith("dataset:")
+    if is_small or not isinstance(experiment.model, Model):
         return
     device = pick_device(device)
     dtype = pick_precision(experiment.precision, device)
