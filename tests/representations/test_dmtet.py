@@ -9,45 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pipeline import normal, rng, worst
+from tiny_pipeline import normal, rng, max_difference
 from torch import Tensor
 
 from limbeck.config import yaml as config
 from limbeck.graphics.cameras.camera import Camera, look_at, orbit_cameras, turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import Orbit
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.graphics.fields.background import SolidBackground
 from limbeck.graphics.fields.decoders import MLPDecoder
 from limbeck.graphics.fields.density_init import Magic3DDensityInit
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
-from limbeck.graphics.geometry.marching_tetrahedra import (
-    TetGrid,
-    distance_of,
-    ellipsoid,
-    kuhn,
-    outlined,
-    triangle_table,
-)
-from limbeck.graphics.geometry.mesh import (
-    Triangles,
-    bending,
-    face_normals,
-    joined,
-    laplacian,
-    pieces,
-    volume,
-    without_specks,
-)
-from limbeck.graphics.rendering.rasterizer import (
-    Fragments,
-    ProjectedMesh,
-    homogeneous,
-    rasterize,
-    silhouettes,
-    smoothed,
-)
+from limbeck.graphics.geometry.marching_tetrahedra import TetGrid, ellipsoid_sdf, kuhn_tetrahedra, level_set_to_sdf, silhouette_iso_level, triangle_table
+from limbeck.graphics.geometry.mesh import MeshTopology, concat_topologies, connected_components, face_normals, laplacian_smoothing, mesh_volume, normal_consistency, remove_small_components
+from limbeck.graphics.rendering.rasterizer import Fragments, ProjectedMesh, antialias, project_homogeneous, rasterize, silhouette_edges
 from limbeck.methods.sds import SDS
-from limbeck.priors.exact import coloured_shapes
+from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import match_particles
 from limbeck.representations.dmtet import DMTet, DMTetParticles
 from limbeck.representations.latents import Latents
@@ -82,23 +59,23 @@ def cube(half: float, turn: Tensor) -> Tensor:
 
 def shown(camera: Camera, vertices: Tensor, faces: Tensor, height: int, width: int) -> Fragments:
     """One mesh before every camera of a batch."""
-    mesh = Triangles(faces, len(vertices))
-    points = homogeneous(camera, vertices.expand(len(camera), -1, -1), height, width).flatten(0, 1)
+    mesh = MeshTopology(faces, len(vertices))
+    points = project_homogeneous(camera, vertices.expand(len(camera), -1, -1), height, width).flatten(0, 1)
     image = torch.arange(len(camera)).repeat_interleave(len(faces))
     return rasterize(
-        ProjectedMesh(points, joined([mesh] * len(camera)), image, len(camera), height, width)
+        ProjectedMesh(points, concat_topologies([mesh] * len(camera)), image, len(camera), height, width)
     )
 
 
 def coverage(seen: Fragments) -> Tensor:
     """Antialiased opacity, [b, h, w]."""
-    return smoothed(seen, seen.image(torch.ones_like(seen.depth[:, None])))[:, 0]
+    return antialias(seen, seen.to_image(torch.ones_like(seen.depth[:, None])))[:, 0]
 
 
-def ball(cells: int, radius: float = 0.7) -> tuple[Tensor, Triangles]:
+def ball(cells: int, radius: float = 0.7) -> tuple[Tensor, MeshTopology]:
     grid = TetGrid(cells, 1.0)
     points = grid.vertices().double()
-    return grid.surface(points.norm(dim=1) - radius, points)
+    return grid.extract_surface(points.norm(dim=1) - radius, points)
 
 
 # Marching tetrahedra
@@ -106,9 +83,9 @@ def ball(cells: int, radius: float = 0.7) -> tuple[Tensor, Triangles]:
 
 def test_kuhns_tetrahedra_fill_a_cube_and_are_positively_oriented():
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-    a, b, c, d = corners[kuhn()].unbind(1)
+    a, b, c, d = corners[kuhn_tetrahedra()].unbind(1)
     volumes = ((b - a) * torch.linalg.cross(c - a, d - a)).sum(1) / 6
-    assert worst(volumes, torch.full((6,), 1 / 6)) < 1e-7
+    assert max_difference(volumes, torch.full((6,), 1 / 6)) < 1e-7
 
 
 def test_each_of_the_sixteen_cases_has_the_triangles_that_part_inside_from_outside():
@@ -124,17 +101,17 @@ def test_each_of_the_sixteen_cases_has_the_triangles_that_part_inside_from_outsi
         assert sorted(used.tolist()) == ends[cut].tolist()
 
 
-def closed(mesh: Triangles) -> bool:
+def closed(mesh: MeshTopology) -> bool:
     """Every edge has two faces, which run through it in opposite directions."""
-    faces = torch.bincount(mesh.sides.flatten())
+    faces = torch.bincount(mesh.face_edges.flatten())
     directions = torch.zeros(len(mesh.edges), dtype=torch.long).index_add(
-        0, mesh.sides.flatten(), mesh.along.flatten()
+        0, mesh.face_edges.flatten(), mesh.edge_orientations.flatten()
     )
     return bool((faces == 2).all() and (directions == 0).all())
 
 
-def euler(mesh: Triangles) -> int:
-    return mesh.count - len(mesh.edges) + len(mesh.faces)
+def euler(mesh: MeshTopology) -> int:
+    return mesh.num_vertices - len(mesh.edges) + len(mesh.faces)
 
 
 @pytest.mark.parametrize("cells", [5, 12, 31])
@@ -147,15 +124,15 @@ def test_a_sphere_is_closed_of_genus_0_and_looks_outwards(cells):
 def test_a_torus_has_a_hole():
     grid = TetGrid(24, 1.0)
     x, y, z = grid.vertices().unbind(1)
-    _, mesh = grid.surface(((x**2 + z**2).sqrt() - 0.6).square() + y**2 - 0.25**2, grid.vertices())
+    _, mesh = grid.extract_surface(((x**2 + z**2).sqrt() - 0.6).square() + y**2 - 0.25**2, grid.vertices())
     assert closed(mesh) and euler(mesh) == 0
 
 
 def test_noise_gives_a_closed_surface_too_however_the_grid_is_deformed():
     grid = TetGrid(9, 1.0)
-    sdf = torch.where(grid.border(), 1.0, normal(1000, seed=1).float())
-    vertices, mesh = grid.surface(sdf, grid.deformed(3 * normal(1000, 3, seed=2).float()))
-    assert closed(mesh) and len(mesh.faces) > 1000 and len(vertices) == mesh.count
+    sdf = torch.where(grid.boundary_mask(), 1.0, normal(1000, seed=1).float())
+    vertices, mesh = grid.extract_surface(sdf, grid.deform(3 * normal(1000, 3, seed=2).float()))
+    assert closed(mesh) and len(mesh.faces) > 1000 and len(vertices) == mesh.num_vertices
 
 
 def test_radius_area_and_volume_of_a_sphere_are_of_second_order():
@@ -165,7 +142,7 @@ def test_radius_area_and_volume_of_a_sphere_are_of_second_order():
         area = face_normals(vertices, mesh).norm(dim=1).sum() / 2
         errors.append([
             (vertices.norm(dim=1) - 0.7).abs().max().item(), abs(area.item() - 4 * math.pi * 0.49),
-            abs(volume(vertices, mesh).item() - 4 / 3 * math.pi * 0.343),
+            abs(mesh_volume(vertices, mesh).item() - 4 / 3 * math.pi * 0.343),
         ])  # fmt: skip
     for coarse, fine in pairwise(errors):
         assert all(3.2 < a / b < 4.8 for a, b in zip(coarse, fine, strict=True)), errors
@@ -179,14 +156,14 @@ def test_vertices_have_the_gradients_of_finite_differences_in_distances_and_plac
     points = grid.vertices().double()
     sdf = points.norm(dim=1) - 0.6
     raw = 0.3 * normal(125, 3, seed=3)
-    weight = normal(*grid.surface(sdf, grid.deformed(raw))[0].shape, seed=5)
-    value = lambda s, r: (grid.surface(s, grid.deformed(r))[0] * weight).sum()  # noqa: E731
+    weight = normal(*grid.extract_surface(sdf, grid.deform(raw))[0].shape, seed=5)
+    value = lambda s, r: (grid.extract_surface(s, grid.deform(r))[0] * weight).sum()  # noqa: E731
     assert torch.autograd.gradcheck(value, (sdf.requires_grad_(), raw.requires_grad_()))
 
 
 def test_a_vertex_of_the_grid_moves_by_at_most_half_a_cell():
     grid = TetGrid(6, 1.5)
-    assert worst(grid.deformed(torch.full((343, 3), 1e3)), grid.vertices() + 0.25) < 1e-6
+    assert max_difference(grid.deform(torch.full((343, 3), 1e3)), grid.vertices() + 0.25) < 1e-6
 
 
 def test_only_cut_cubes_are_split():
@@ -194,28 +171,28 @@ def test_only_cut_cubes_are_split():
     counts = []
     for cells in (16, 32, 64):
         grid = TetGrid(cells, 1.0)
-        counts.append(len(grid._cut(grid.vertices().norm(dim=1) < 0.7)))
+        counts.append(len(grid._crossed_tetrahedra(grid.vertices().norm(dim=1) < 0.7)))
     assert 3.7 < counts[1] / counts[0] < 4.3 and 3.7 < counts[2] / counts[1] < 4.3
 
 
 def test_first_order_distances_are_exact_for_a_sphere_and_a_linear_slope():
     grid = TetGrid(20, 1.0)
     points = grid.vertices()
-    assert worst(ellipsoid(points, (0.6, 0.6, 0.6)), points.norm(dim=1) - 0.6) < 1e-6
+    assert max_difference(ellipsoid_sdf(points, (0.6, 0.6, 0.6)), points.norm(dim=1) - 0.6) < 1e-6
     flat = points @ torch.tensor([0.6, 0.0, 0.8]) - 0.05
-    assert worst(distance_of(7 * flat, grid), flat.clamp(-0.2, 0.2)) < 1e-5
+    assert max_difference(level_set_to_sdf(7 * flat, grid), flat.clamp(-0.2, 0.2)) < 1e-5
 
 
 def test_the_level_of_a_fog_is_where_it_is_half_opaque_from_the_sides():
     """D exp(-r^2 / 2 s^2) along a line at distance b is D s (2 pi)^.5 exp(-b^2 / 2 s^2): ln 2 at the level ln 2 / (s (2 pi)^.5)."""
     grid, s = TetGrid(60, 1.5), 0.35
     density = 8 * (-grid.vertices().square().sum(1) / (2 * s**2)).exp()
-    assert abs(outlined(density, grid) / (math.log(2) / (s * math.sqrt(2 * math.pi))) - 1) < 0.03
+    assert abs(silhouette_iso_level(density, grid) / (math.log(2) / (s * math.sqrt(2 * math.pi))) - 1) < 0.03
     assert (
-        outlined(torch.where(density > 1, 50.0, 0.0), grid) == 25.0
+        silhouette_iso_level(torch.where(density > 1, 50.0, 0.0), grid) == 25.0
     )  # of something sharp the middle
-    with pytest.raises(ValueError, match="nothing is half opaque"):
-        outlined(density / 50, grid)
+    with pytest.raises(ValueError, match="nowhere half opaque"):
+        silhouette_iso_level(density / 50, grid)
 
 
 # Rasterisation
@@ -224,9 +201,9 @@ def test_the_level_of_a_fog_is_where_it_is_half_opaque_from_the_sides():
 def test_homogeneous_points_are_projected_ones_before_the_division():
     camera = f64(turntable_cameras(3, 20, 3.0, 50))
     points = normal(10, 3, seed=1)
-    own = homogeneous(camera, points.expand(3, -1, -1), 40, 60)
+    own = project_homogeneous(camera, points.expand(3, -1, -1), 40, 60)
     assert (
-        worst(
+        max_difference(
             torch.cat([own[..., :2] / own[..., 2:], own[..., 2:]], -1),
             camera.project(points, 40, 60),
         )
@@ -244,11 +221,11 @@ def test_a_rotated_cube_has_the_depth_and_coverage_of_rays_against_its_planes():
     ahead = torch.where(ahead.abs() < 1e-12, 1e-12, ahead)
     one, two = ((side - eye[:, None, None]) / ahead for side in (-0.55, 0.55))
     near, far = one.minimum(two).amax(-1), one.maximum(two).amin(-1)
-    assert torch.equal(seen.image(torch.ones_like(seen.depth[:, None]))[:, 0] > 0, near < far)
+    assert torch.equal(seen.to_image(torch.ones_like(seen.depth[:, None]))[:, 0] > 0, near < far)
     forward = -camera.pose[:, :3, 2]
     along = (camera.directions(height, width) * forward[:, None, None]).sum(-1) * near
     assert (
-        worst(seen.image(seen.depth[:, None])[:, 0], torch.where(near < far, along, 0.0)) < 1e-5
+        max_difference(seen.to_image(seen.depth[:, None])[:, 0], torch.where(near < far, along, 0.0)) < 1e-5
     )  # middles of pixels are floats
 
 
@@ -264,7 +241,7 @@ def test_a_cubes_outline_encloses_half_the_area_of_its_projected_faces():
     assert bool(((coverage(seen).sum((1, 2)) - exact).abs() < 0.01 * 4 * exact.sqrt()).all())
     assert bool(
         (
-            (seen.image(torch.ones_like(seen.depth[:, None]))[:, 0].sum((1, 2)) - exact).abs() > 1
+            (seen.to_image(torch.ones_like(seen.depth[:, None]))[:, 0].sum((1, 2)) - exact).abs() > 1
         ).any()
     )
 
@@ -276,10 +253,10 @@ def test_attributes_are_interpolated_in_perspective_exactly_on_a_tilted_plane():
     ahead = camera.directions(32, 48).flatten(0, 2)[seen.pixel]
     hit = camera.eye - ahead * (camera.eye[:, 1:2] / ahead[:, 1:2])
     assert (
-        len(seen.pixel) == 32 * 48 and worst(seen.of(plane), hit) < 1e-6
+        len(seen.pixel) == 32 * 48 and max_difference(seen.interpolate(plane), hit) < 1e-6
     )  # middles of pixels are floats
     assert (
-        worst(seen.of(plane[:, :1] * 2 + plane[:, 2:] - 1), hit[:, :1] * 2 + hit[:, 2:] - 1) < 1e-6
+        max_difference(seen.interpolate(plane[:, :1] * 2 + plane[:, 2:] - 1), hit[:, :1] * 2 + hit[:, 2:] - 1) < 1e-6
     )
 
 
@@ -298,7 +275,7 @@ def test_a_floor_that_passes_under_the_camera_is_cut_at_the_near_plane():
     rows = torch.arange(10, 20, dtype=torch.float64)
     depth = 1 / ((rows + 0.5 - 10) / 10 * math.tan(0.6))
     assert seen.pixel.tolist() == list(range(200, 400))
-    assert worst(seen.depth.view(10, 20), depth[:, None].expand(10, 20)) < 1e-9
+    assert max_difference(seen.depth.view(10, 20), depth[:, None].expand(10, 20)) < 1e-9
     assert not len(
         shown(
             camera, floor * torch.tensor([1, 1, 0.0]) + torch.tensor([0, 0, 3.0]), QUAD, 20, 20
@@ -309,7 +286,7 @@ def test_a_floor_that_passes_under_the_camera_is_cut_at_the_near_plane():
 def test_faces_that_share_an_edge_leave_no_crack_and_the_nearer_one_wins():
     vertices, mesh = ball(20)
     seen = shown(turntable_cameras(2, 15, 3.0, 40), vertices.float(), mesh.faces, 200, 200)
-    there = seen.image(torch.ones_like(seen.depth[:, None]))[:, 0]
+    there = seen.to_image(torch.ones_like(seen.depth[:, None]))[:, 0]
     first, last = there.argmax(-1), 200 - there.flip(-1).argmax(-1)
     assert torch.equal(
         there.sum(-1).long(), torch.where(there.any(-1), last - first, 0)
@@ -354,9 +331,9 @@ def test_a_row_of_a_rectangle_covers_its_pixels_exactly(left, right):
     alpha = coverage(shown(camera, corners, QUAD, 16, 16))[0]
     pixel = torch.arange(16, dtype=torch.float64)
     exact = ((pixel + 1).clamp(max=right) - pixel.clamp(min=left)).clamp(0, 1)
-    assert worst(alpha[5], exact) < 1e-12
+    assert max_difference(alpha[5], exact) < 1e-12
     down = ((pixel + 1).clamp(max=12.6) - pixel.clamp(min=3.3)).clamp(0, 1)
-    assert worst(alpha[:, 7], down) < 1e-12
+    assert max_difference(alpha[:, 7], down) < 1e-12
 
 
 def test_edges_inside_a_mesh_and_behind_it_are_not_blended():
@@ -365,16 +342,16 @@ def test_edges_inside_a_mesh_and_behind_it_are_not_blended():
     faces = torch.cat([QUAD, QUAD + 4])
     seen = shown(camera, torch.cat([corners, hidden]), faces, 16, 16)
     colour = torch.tensor([[1.0, 0, 0]] * 4 + [[0, 1.0, 0]] * 4, dtype=torch.float64)
-    picture = smoothed(seen, seen.image(seen.of(colour)))
-    assert len(silhouettes(seen.scene)[0]) == 8
+    picture = antialias(seen, seen.to_image(seen.interpolate(colour)))
+    assert len(silhouette_edges(seen.projected)[0]) == 8
     assert (
-        worst(picture[0, 0, 2:14, 2:14], torch.ones(12, 12)) < 1e-12
+        max_difference(picture[0, 0, 2:14, 2:14], torch.ones(12, 12)) < 1e-12
         and picture[:, 1].abs().max() < 1e-12
     )
     before = shown(
         camera, torch.cat([corners * 3, hidden]), faces, 16, 16
     )  # now the small one is nearer
-    picture = smoothed(before, before.image(before.of(colour)))
+    picture = antialias(before, before.to_image(before.interpolate(colour)))
     assert (
         abs(picture[0, 1, 7, 4].item() - 0.7) < 1e-12
         and abs(picture[0, 0, 7, 4].item() - 0.3) < 1e-12
@@ -430,21 +407,21 @@ def test_smoothness_terms_are_zero_on_a_plane_and_known_on_a_cube():
         for i in range(3)
         for j in range(3)
     ]
-    flat = Triangles(torch.tensor([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]), 16)
-    assert bending(points, flat).item() < 1e-6
+    flat = MeshTopology(torch.tensor([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]), 16)
+    assert normal_consistency(points, flat).item() < 1e-6
     corners = cube(1.0, torch.eye(3, dtype=torch.float64))
-    box = Triangles(CUBE, 8)
-    assert closed(box) and abs(volume(corners, box).item() - 8) < 1e-12
-    assert abs(bending(corners, box).item() - 12 / 18) < 1e-12  # 12 right angles among 18 edges
+    box = MeshTopology(CUBE, 8)
+    assert closed(box) and abs(mesh_volume(corners, box).item() - 8) < 1e-12
+    assert abs(normal_consistency(corners, box).item() - 12 / 18) < 1e-12  # 12 right angles among 18 edges
     octahedron = torch.cat([torch.eye(3), -torch.eye(3)]).double()
-    eight = Triangles(
+    eight = MeshTopology(
         torch.tensor(
             [[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]]
         ),
         6,
     )
     assert (
-        closed(eight) and abs(laplacian(octahedron, eight).item() - 1) < 1e-9
+        closed(eight) and abs(laplacian_smoothing(octahedron, eight).item() - 1) < 1e-9
     )  # the middle of four neighbours is the origin
 
 
@@ -455,29 +432,29 @@ def test_pieces_are_told_apart_and_specks_left_out():
         (points - torch.tensor(place)).norm(dim=1) - radius
         for place, radius in (((-0.3, 0, 0), 0.5), ((0.8, 0.4, 0), 0.1))
     )
-    vertices, mesh = grid.surface(large.minimum(small), points)
-    kinds = pieces(mesh)
+    vertices, mesh = grid.extract_surface(large.minimum(small), points)
+    kinds = connected_components(mesh)
     assert kinds.unique().numel() == 2
     assert torch.equal(kinds == kinds[vertices[:, 0].argmax()], vertices[:, 0] > 0.5)
-    kept, rest = without_specks(vertices, mesh, 0.1)
-    assert closed(rest) and euler(rest) == 2 and rest.count == len(kept) and kept[:, 0].max() < 0.5
-    assert len(without_specks(vertices, mesh, 0.0)[1].faces) == len(mesh.faces)
+    kept, rest = remove_small_components(vertices, mesh, 0.1)
+    assert closed(rest) and euler(rest) == 2 and rest.num_vertices == len(kept) and kept[:, 0].max() < 0.5
+    assert len(remove_small_components(vertices, mesh, 0.0)[1].faces) == len(mesh.faces)
 
 
 # The representation
 
 COARSE = DMTet(
-    cells=8,
-    encoding=DenseGridEncoding(levels=(4, 8)),
-    decoder=MLPDecoder(hidden=8),
-    laplacian=1.0,
-    bending=1.0,
-    background=SolidBackground(colour=(0.2, 0.4, 0.6)),
+    grid_resolution=8,
+    encoding=DenseGridEncoding(resolutions=(4, 8)),
+    decoder=MLPDecoder(hidden_dim=8),
+    laplacian_weight=1.0,
+    normal_consistency_weight=1.0,
+    background=SolidBackground(color=(0.2, 0.4, 0.6)),
 )
 
 
 def shapes():
-    return coloured_shapes(12)
+    return colored_shapes(12)
 
 
 def views(*particles: int, seed: int | None = None) -> RenderRequest:
@@ -489,13 +466,13 @@ def views(*particles: int, seed: int | None = None) -> RenderRequest:
 
 
 def test_it_begins_as_a_grey_ellipsoid_before_its_background_in_all_shadings():
-    spec = replace(COARSE, cells=16, size=(0, 0), radii=(0.4, 0.8, 0.6))
+    spec = replace(COARSE, grid_resolution=16, size=(0, 0), init_radii=(0.4, 0.8, 0.6))
     for shading in ("texture", "lit", "clay", "normals", "facing"):
-        made = replace(spec, shading=shading).build(coloured_shapes(64), 1, 0)
+        made = replace(spec, shading=shading).build(colored_shapes(64), 1, 0)
         out = made.render(views(0, 0, 0, 0))
         assert (
             out.image.shape == (4, 3, 64, 64)
-            and worst(out.image[0, :, 0, 0], torch.tensor([0.2, 0.4, 0.6])) < 1e-6
+            and max_difference(out.image[0, :, 0, 0], torch.tensor([0.2, 0.4, 0.6])) < 1e-6
         )
         middle = out.image[0, :, 32, 32]
         if shading == "facing":
@@ -509,7 +486,7 @@ def test_it_begins_as_a_grey_ellipsoid_before_its_background_in_all_shadings():
         wide = out.alpha.sum((1, 2, 3))
         assert wide[1] / wide[0] > 1.3  # from the side 0.6 : 0.8, from before 0.4 : 0.8
         there = out.alpha[:, 0] == 1
-        assert worst(out.normal.norm(dim=1)[there], torch.ones(int(there.sum()))) < 1e-5
+        assert max_difference(out.normal.norm(dim=1)[there], torch.ones(int(there.sum()))) < 1e-5
         assert abs(out.depth[0, 0, 32, 32].item() - (3.6 - 0.6)) < 0.05
 
 
@@ -573,7 +550,7 @@ def test_frozen_parts_are_in_no_group_and_a_fixed_surface_is_made_once():
     assert paint.surface(0) is paint.surface(0) and shape.surface(0) is not shape.surface(0)
     assert not paint.regularize(paint.render(views(0)), 0.0)
     state = paint.state_dict()
-    state["begun"] = state["begun"] + 0.1
+    state["init_sdf"] = state["init_sdf"] + 0.1
     before = paint.surface(0)[0].norm(dim=1).mean()
     paint.load_state_dict(state)
     assert (
@@ -583,24 +560,24 @@ def test_frozen_parts_are_in_no_group_and_a_fixed_surface_is_made_once():
 
 def test_outlines_alone_turn_a_ball_into_an_ellipsoid():
     """Adam on the squared error of four opacities: half axes to a quarter of a cell."""
-    prior, radii = coloured_shapes(32), (0.45, 0.85, 0.6)
-    spec = replace(COARSE, cells=16, rate_sdf=2e-2, shading="clay", laplacian=0.0, bending=0.0)
+    prior, radii = colored_shapes(32), (0.45, 0.85, 0.6)
+    spec = replace(COARSE, grid_resolution=16, sdf_lr=2e-2, shading="clay", laplacian_weight=0.0, normal_consistency_weight=0.0)
     with torch.no_grad():
-        goal = replace(spec, radii=radii).build(prior, 1, 0).render(views(0, 0, 0, 0)).alpha
-    made = replace(spec, radii=(0.6, 0.6, 0.6)).build(prior, 1, 0)
+        goal = replace(spec, init_radii=radii).build(prior, 1, 0).render(views(0, 0, 0, 0)).alpha
+    made = replace(spec, init_radii=(0.6, 0.6, 0.6)).build(prior, 1, 0)
     adam = torch.optim.Adam(made.param_groups())
     for step in range(60):
-        adam.param_groups[0]["lr"] = spec.rate_sdf * (1 - step / 60)
+        adam.param_groups[0]["lr"] = spec.sdf_lr * (1 - step / 60)
         loss = (made.render(views(0, 0, 0, 0)).alpha - goal).square().mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
     reached = made.surface(0)[0].detach().abs().amax(0)
-    assert worst(reached, torch.tensor(radii)) < made.grid.cell / 4, reached
+    assert max_difference(reached, torch.tensor(radii)) < made.grid.cell / 4, reached
 
 
 @pytest.mark.parametrize(
-    "spec", [COARSE, replace(COARSE, smooth=0.0, geometry=False, shading="texture")]
+    "spec", [COARSE, replace(COARSE, sdf_blur=0.0, geometry=False, shading="texture")]
 )
 def test_a_resumed_run_is_bit_identical(spec):
     experiment = Experiment(("a red disc",), model="gaussians", method=SDS(5.0), representation=spec, cameras=Orbit(2), particles=2,
@@ -623,37 +600,37 @@ def test_a_resumed_run_is_bit_identical(spec):
 
 
 def test_the_distances_of_a_mesh_are_those_of_its_surface():
-    made = replace(COARSE, cells=24, radii=(0.6, 0.6, 0.6)).build(shapes(), 1, 0)
+    made = replace(COARSE, grid_resolution=24, init_radii=(0.6, 0.6, 0.6)).build(shapes(), 1, 0)
     points = 0.7 * normal(200, 3, seed=1).float()
     near = points[(points.norm(dim=1) - 0.6).abs() < 0.3]
-    assert worst(made.distance(near, 0), near.norm(dim=1) - 0.6) < 0.01
+    assert max_difference(made.distance(near, 0), near.norm(dim=1) - 0.6) < 0.01
     on = torch.nn.functional.normalize(points, dim=1) * 0.6
     assert (
-        worst(made.density(on, 0), torch.full((200,), 0.5 / made.grid.cell))
+        max_difference(made.density(on, 0), torch.full((200,), 0.5 / made.grid.cell))
         < 0.05 * 0.5 / made.grid.cell
     )
     solid = made.asset(0)
-    assert (solid.vertices.norm(dim=1) - 0.6).abs().max() < 0.01 and volume(
-        solid.vertices, Triangles(solid.faces, 0)
+    assert (solid.vertices.norm(dim=1) - 0.6).abs().max() < 0.01 and mesh_volume(
+        solid.vertices, MeshTopology(solid.faces, 0)
     ) > 0
     assert (
-        torch.equal(solid.colour(points), made.albedo(points, 0))
-        and not solid.colour(points).requires_grad
+        torch.equal(solid.color(points), made.albedo(points, 0))
+        and not solid.color(points).requires_grad
     )
 
 
 def test_a_surface_that_is_lost_says_so():
     made = COARSE.build(shapes(), 1, 0)
-    made.begun += 9
+    made.init_sdf += 9
     with pytest.raises(ValueError, match="particle 0 has no surface left"):
         made.render(views(0))
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"cells": 3}, "cells"), ({"half": 0.5}, "radii"), ({"radii": (0.7, 0.7, 0.01)}, "more than a cell"),
-    ({"ambient": 1.5}, "ambient"), ({"rate_sdf": 0.0}, "rate"), ({"laplacian": -1.0}, "negative"), ({"fit": -1}, "fit"),
+    ({"grid_resolution": 3}, "cells"), ({"bound": 0.5}, "radii"), ({"init_radii": (0.7, 0.7, 0.01)}, "more than a cell"),
+    ({"ambient": 1.5}, "ambient"), ({"sdf_lr": 0.0}, "rate"), ({"laplacian_weight": -1.0}, "negative"), ({"init_steps": -1}, "fit"),
     ({"images": (Path("a.png"),)}, "leave images out"), ({"geometry": False, "texture": False}, "nothing is optimised"),
-    ({"geometry": False, "shading": "normals"}, "not normals"), ({"level": -1.0}, "negative"), ({"smooth": -1.0}, "negative"),
+    ({"geometry": False, "shading": "normals"}, "not normals"), ({"iso_level": -1.0}, "negative"), ({"sdf_blur": -1.0}, "negative"),
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -688,23 +665,23 @@ def left_behind(folder: Path, representation, particles: int = 1, change=None) -
 
 def test_a_mesh_begins_at_the_level_of_a_fields_density_in_its_colours(tmp_path):
     """Magic3D's blob is 10 (1 - r / .5) before the softplus, so the level d lies at r = .5 (1 - log(e^d - 1) / 10)."""
-    grid = DenseGridEncoding(levels=(3,), spread=0.0)
+    grid = DenseGridEncoding(resolutions=(3,), init_std=0.0)
 
     def paint(made) -> None:
         with torch.no_grad():
-            made.one(0).encoded.levels[0][..., 1] = torch.linspace(-2, 2, 3)  # the last axis is x
+            made.field(0).encoding.levels[0][..., 1] = torch.linspace(-2, 2, 3)  # the last axis is x
 
     field = left_behind(
-        tmp_path / "field", NeRF(encoding=grid, blob=Magic3DDensityInit(10.0, 0.5)), change=paint
+        tmp_path / "field", NeRF(encoding=grid, density_init=Magic3DDensityInit(10.0, 0.5)), change=paint
     )
     spec = replace(
         COARSE,
-        cells=24,
-        encoding=DenseGridEncoding(levels=(8, 16)),
+        grid_resolution=24,
+        encoding=DenseGridEncoding(resolutions=(8, 16)),
         decoder=MLPDecoder(),
         init_from=field,
-        level=4.0,
-        fit=100,
+        iso_level=4.0,
+        init_steps=100,
     )
     made = build_representation(spec, shapes(), 1, 0)
     radius = 0.5 * (1 - math.log(math.expm1(4.0)) / 10)
@@ -725,12 +702,12 @@ def test_a_mesh_covers_what_is_half_opaque_of_the_field_it_begins_with(tmp_path)
     field = left_behind(
         tmp_path / "field",
         NeRF(
-            encoding=DenseGridEncoding(levels=(3,), spread=0.0), blob=Magic3DDensityInit(8.0, 0.8)
+            encoding=DenseGridEncoding(resolutions=(3,), init_std=0.0), density_init=Magic3DDensityInit(8.0, 0.8)
         ),
     )
-    theirs, _ = load_representation(field, coloured_shapes(48))
+    theirs, _ = load_representation(field, colored_shapes(48))
     ours = build_representation(
-        replace(COARSE, cells=32, init_from=field), coloured_shapes(48), 1, 0
+        replace(COARSE, grid_resolution=32, init_from=field), colored_shapes(48), 1, 0
     )
     with torch.no_grad():
         field_alpha, mesh_alpha = (made.render(views(0, 0, 0, 0)).alpha for made in (theirs, ours))
@@ -761,25 +738,25 @@ def test_a_mesh_of_the_same_grid_goes_on_as_it_was_and_another_grid_follows_it(t
     )
     points = normal(50, 3, seed=1).float()
     for ours, theirs in enumerate((0, 0, 1, 1)):
-        assert worst(after.surface(ours)[0], before.surface(theirs)[0]) < 1e-6
+        assert max_difference(after.surface(ours)[0], before.surface(theirs)[0]) < 1e-6
         assert torch.equal(after.albedo(points, ours), before.albedo(points, theirs))
-    finer = build_representation(replace(COARSE, cells=16, init_from=folder), shapes(), 2, 0)
-    ours, theirs = (volume(*made.surface(1)).item() for made in (finer, before))
+    finer = build_representation(replace(COARSE, grid_resolution=16, init_from=folder), shapes(), 2, 0)
+    ours, theirs = (mesh_volume(*made.surface(1)).item() for made in (finer, before))
     assert abs(ours / theirs - 1) < 0.05
     with pytest.raises(ValueError, match="2 particles for 3"):
         build_representation(replace(COARSE, init_from=folder), shapes(), 3, 0)
 
 
 def test_a_start_that_is_none_says_what_is_wanted(tmp_path):
-    with pytest.raises(ValueError, match="holds no run to begin with"):
+    with pytest.raises(ValueError, match="holds no run to start from"):
         build_representation(replace(COARSE, init_from=tmp_path), shapes(), 1, 0)
     flat = left_behind(tmp_path / "flat", Latents())
     with pytest.raises(ValueError, match="neither density nor colours"):
         build_representation(replace(COARSE, init_from=flat), shapes(), 1, 0)
-    thin = left_behind(tmp_path / "thin", NeRF(encoding=DenseGridEncoding(levels=(3,), spread=0.0)))
+    thin = left_behind(tmp_path / "thin", NeRF(encoding=DenseGridEncoding(resolutions=(3,), init_std=0.0)))
     with pytest.raises(ValueError, match="no surface left"):
-        build_representation(replace(COARSE, init_from=thin, level=1e3), shapes(), 1, 0)
-    other = left_behind(tmp_path / "other", replace(COARSE, cells=9))
+        build_representation(replace(COARSE, init_from=thin, iso_level=1e3), shapes(), 1, 0)
+    other = left_behind(tmp_path / "other", replace(COARSE, grid_resolution=9))
     text = (other / "run.yaml").read_text()
     (other / "run.yaml").write_text(text.replace("cells: 9", "cells: 10"))
     with pytest.raises(ValueError, match="another version"):
@@ -790,11 +767,11 @@ def test_a_start_that_is_none_says_what_is_wanted(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_picture_and_its_gradients_are_those_of_the_cpu():
-    spec = replace(COARSE, cells=24)
+    spec = replace(COARSE, grid_resolution=24)
     here, there = spec.build(shapes(), 2, 0), spec.build(shapes(), 2, 0).cuda()
     renders = [one.render(views(0, 1, 1)) for one in (here, there)]
     for one, render in zip((here, there), renders, strict=True):
         (render.image.square().sum() + sum(one.regularize(render, 0.0).values())).backward()
-    assert worst(renders[0].image, renders[1].image.cpu()) < 1e-4
+    assert max_difference(renders[0].image, renders[1].image.cpu()) < 1e-4
     for a, b in zip(here.parameters(), there.parameters(), strict=True):
-        assert worst(a.grad, b.grad.cpu()) < 1e-3 * max(1.0, a.grad.abs().max().item())
+        assert max_difference(a.grad, b.grad.cpu()) < 1e-3 * max(1.0, a.grad.abs().max().item())
