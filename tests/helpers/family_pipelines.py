@@ -1,14 +1,15 @@
 """Tiny pipelines of every family of diffusers, and helpers of their tests."""
 
 import diffusers
-import pytest
 import torch
 from tiny_families import WRITERS, to_ddim
 from tiny_pipeline import normal
 
+from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
+from limbeck.priors.loading import load
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -16,9 +17,10 @@ FAMILIES = list(WRITERS)
 TIMES = torch.tensor([0.1, 0.5, 0.9])
 
 
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return request.param
+def load_family(family, folder, **options):
+    """The family's prior. Flux's files have no size, and the default one would be a megapixel."""
+    resolution = 16 if family in ("flux", "schnell") else 0
+    return load(Model(str(folder), resolution=resolution, **options), "cpu")
 
 
 def diffusers_pipeline(prior, folder, **parts):
@@ -47,3 +49,19 @@ def predict_eps(prior, *conditions):
     xt = normal(3, *prior.shape, dtype=torch.float32)
     with torch.no_grad():
         return [prediction.eps for prediction in prior(xt, TIMES, *conditions)]
+
+
+def with_network(prior, network):
+    """The prior with another network."""
+    prior.network = network
+    if prior.network_name == "unet":
+        prior.unet = network
+    return prior
+
+
+def same_predictions(a, b, prompts=("a red mug", "")):
+    """Whether two priors predict the same, bit for bit."""
+    xt = normal(2, *a.shape, dtype=torch.float32)
+    with torch.no_grad():
+        x0 = [prior(xt, TIMES[:2], prior.condition(list(prompts)))[0].x0 for prior in (a, b)]
+    return torch.equal(*x0)

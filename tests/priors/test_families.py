@@ -1,21 +1,33 @@
-"""Every family of diffusers as a prior: the same numbers as the family's own pipeline, and every method and critic on it."""
+"""Priors of every family of diffusers: the numbers of its pipeline, methods and critics."""
 
 import gc
+import json
+import math
+import shutil
 
 import pytest
 import torch
 from diffusers import FluxPipeline, StableDiffusionPipeline
-from family_pipelines import FAMILIES, TIMES, predict_eps, diffusers_pipeline, train_lora_critic
-from tiny_pipeline import WORDS, normal, rng, prompt_conditions, max_difference
+from family_pipelines import (
+    FAMILIES,
+    TIMES,
+    diffusers_pipeline,
+    load_family,
+    predict_eps,
+    train_lora_critic,
+    with_network,
+)
+from tiny_pipeline import WORDS, max_difference, normal, prompt_conditions, rng
 
 from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import AttentionPrior, Prior
-from limbeck.diffusion.sampling import sample
+from limbeck.diffusion.sampling import sample_x0
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.methods.base import Method
 from limbeck.methods.cds import CDS
 from limbeck.methods.irfds import IRFDS
@@ -31,169 +43,164 @@ ONE_OF_EACH = ["v", "xl", "pixel", "sd3", "flux"]
 STEPS, PROMPT, OTHER = 5, "a red mug", "a blue chair, on grey"
 
 
-def opened(family, folder, **parts):
-    """The family's prior. Flux's files name no size, and its own would be of a megapixel."""
-    resolution = 16 if family in ("flux", "schnell") else 0
-    return load(Model(str(folder), resolution=resolution, **parts), "cpu")
+def copy_with_changes(folder, target, file, changes):
+    """A copy of a pipeline folder in which a JSON file has other options."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / file).read_text())
+    (target / file).write_text(json.dumps(config | changes))
+    return target
 
 
 @pytest.fixture
 def one(family, folders):
-    return opened(family, folders(family))
+    return load_family(family, folders(family))
 
 
-def theirs(prior, folder, start, guidance, pipe=None):
-    """x0 of the pipeline's own sampler from the noise ``start``, which IF draws itself."""
+def sample_with_pipeline(prior, folder, noise, guidance, pipe=None):
+    """x0 of the pipeline's own sampler from ``noise``, which IF draws itself with seed 3."""
     pipe = pipe or diffusers_pipeline(prior, folder)
     options = {
         "num_inference_steps": STEPS,
         "guidance_scale": guidance,
         "output_type": "latent",
-        "latents": start.clone(),
+        "latents": noise.clone(),
     }
-    prompts = [PROMPT, OTHER]
     height, width = prior.image_size
+    is_flux = isinstance(pipe, FluxPipeline)
     if prior.pipeline_name == "IFPipeline":
         del options["latents"]
         options |= {"output_type": "pt", "generator": rng(3), "clean_caption": False}
-    if isinstance(pipe, FluxPipeline):
-        b, c, h, w = start.shape
+    if is_flux:
         options |= {
-            "latents": pipe._pack_latents(start, b, c, h, w), "guidance_scale": 3.5, "true_cfg_scale": guidance,
-            "negative_prompt": ["", ""], "max_sequence_length": 512 if pipe.transformer.config.guidance_embeds else 256,
-        }  # fmt: skip
-    out = pipe(prompts, height=height, width=width, **options).images
-    return (
-        pipe._unpack_latents(out, height, width, pipe.vae_scale_factor)
-        if isinstance(pipe, FluxPipeline)
-        else out
-    )
+            "latents": pipe._pack_latents(noise, *noise.shape),
+            "guidance_scale": 3.5,
+            "true_cfg_scale": guidance,
+            "negative_prompt": ["", ""],
+            "max_sequence_length": 512 if pipe.transformer.config.guidance_embeds else 256,
+        }
+    x0 = pipe([PROMPT, OTHER], height=height, width=width, **options).images
+    return pipe._unpack_latents(x0, height, width, pipe.vae_scale_factor) if is_flux else x0
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_sampling_with_guidance_is_the_pipelines(one, family, folders, guidance):
-    start = torch.randn(2, *one.shape, generator=rng(3))
-    ours = sample(one, prompt_conditions(one, [PROMPT, OTHER]), start, STEPS, guidance)
-    reference = theirs(one, folders(family), start, guidance)
-    assert max_difference(ours, reference) < 1e-4 * max(1.0, float(reference.abs().max()))
-    assert max_difference(ours[:1], ours[1:]) > 0.01  # two prompts and two noises
+def test_sampling_with_guidance_is_that_of_the_pipeline(one, family, folders, guidance):
+    noise = torch.randn(2, *one.shape, generator=rng(3))
+    x0 = sample_x0(one, prompt_conditions(one, [PROMPT, OTHER]), noise, STEPS, guidance)
+    expected = sample_with_pipeline(one, folders(family), noise, guidance)
+    assert max_difference(x0, expected) < 1e-4 * max(1.0, float(expected.abs().max()))
+    assert max_difference(x0[:1], x0[1:]) > 0.01  # two prompts and two noises
 
 
-def test_the_network_is_asked_what_the_pipeline_asks_it(one, family, folders):
-    """One call of the pipeline, its input and output recorded: same answer to the same question, in the same parametrisation."""
-    pipe, seen = diffusers_pipeline(one, folders(family)), []
+def test_the_network_has_the_inputs_and_outputs_of_the_pipeline(one, family, folders):
+    """One recorded call of the pipeline: same output for the same input, of the same type."""
+    pipe, calls = diffusers_pipeline(one, folders(family)), []
     network = getattr(pipe, one.network_name)
     network.register_forward_hook(
-        lambda module, args, options, out: seen.append((args, options, out)), with_kwargs=True
+        lambda module, args, options, out: calls.append((args, options, out)), with_kwargs=True
     )
-    start = torch.randn(2, *one.shape, generator=rng(3))
-    theirs(one, folders(family), start, 1.0, pipe)
-    args, options, out = seen[1]  # not the first, where all is noise
+    noise = torch.randn(2, *one.shape, generator=rng(3))
+    sample_with_pipeline(one, folders(family), noise, 1.0, pipe)
+    args, options, out = calls[1]  # in the first call x_t is noise alone
     xt = args[0] if args else options["hidden_states"]
     if isinstance(pipe, FluxPipeline):
-        xt, said = (
-            pipe._unpack_latents(x, *one.image_size, pipe.vae_scale_factor) for x in (xt, out[0])
-        )
+        unpack = (*one.image_size, pipe.vae_scale_factor)
+        xt, expected = (pipe._unpack_latents(x, *unpack) for x in (xt, out[0]))
     else:
-        said = out[0][:, : xt.shape[1]]
+        expected = out[0][:, : xt.shape[1]]
     t = one.schedule.sampling_times(STEPS)[1].expand(2)
-    mine = one(xt, t, one.condition([PROMPT, OTHER]))[0]
-    assert max_difference(
-        mine.to_output(one.prediction_type, one.schedule.alpha(t), one.schedule.sigma(t)), said
-    ) < 5e-5 * float(said.abs().max())
-    assert torch.allclose(one.schedule.add_noise(mine.x0, mine.eps, t), xt, atol=1e-4)
+    prediction = one(xt, t, one.condition([PROMPT, OTHER]))[0]
+    alpha, sigma = one.schedule.alpha(t), one.schedule.sigma(t)
+    output = prediction.to_output(one.prediction_type, alpha, sigma)
+    assert max_difference(output, expected) < 5e-5 * float(expected.abs().max())
+    assert torch.allclose(one.schedule.add_noise(prediction.x0, prediction.eps, t), xt, atol=1e-4)
 
 
-def test_times_are_the_schedulers(one, family, folders):
+def test_sampling_times_are_those_of_the_scheduler(one, family, folders):
     scheduler = diffusers_pipeline(one, folders(family)).scheduler
-    ladder = one.schedule.sampling_times(STEPS)
+    schedule, times = one.schedule, one.schedule.sampling_times(STEPS)
     if one.network_name == "unet":
         scheduler.set_timesteps(STEPS)
-        assert one.schedule.timestep_index(ladder).tolist() == scheduler.timesteps.tolist()
-        assert (
-            max_difference(one.schedule.alpha(ladder) ** 2, scheduler.alphas_cumprod[scheduler.timesteps])
-            < 1e-6
-        )
+        assert schedule.timestep_index(times).tolist() == scheduler.timesteps.tolist()
+        alphas_cumprod = scheduler.alphas_cumprod[scheduler.timesteps]
+        assert max_difference(schedule.alpha(times) ** 2, alphas_cumprod) < 1e-6
     elif family == "sd3":
         scheduler.set_timesteps(STEPS)
-        assert max_difference(one.schedule.sigma(ladder), scheduler.sigmas[:-1]) < 1e-6
-    assert max_difference(one.schedule.inverse_log_snr(one.schedule.log_snr(ladder[1:])), ladder[1:]) < 1e-9
+        assert max_difference(schedule.sigma(times), scheduler.sigmas[:-1]) < 1e-6
+    inverse = schedule.inverse_log_snr(schedule.log_snr(times[1:]))
+    assert max_difference(inverse, times[1:]) < 1e-9
 
 
-def test_it_wears_the_face_of_a_prior(one, family):
+def test_it_implements_the_protocols(one, family):
     assert isinstance(one, Prior) and isinstance(one, NetworkPrior)
     assert not any(p.requires_grad for p in one.network.parameters()) and not one.network.training
-    told = one.condition([PROMPT, "", PROMPT])
-    assert torch.equal(told.data[0], told.data[2]) and (told.pooled is None) == (
-        family in ("eps", "v", "pixel")
-    )
-    assert max_difference(told.data[0], told.data[1]) > 0.05
-    both = told[:1].concat(told[1:2])
-    assert torch.equal(both.data, told.data[:2])
-    if told.pooled is not None:
-        assert (
-            torch.equal(both.pooled, told.pooled[:2])
-            and len(told[torch.tensor([2, 1])].pooled) == 2
-        )
-        mixed = told.where(torch.tensor([True, True, False]), told[torch.tensor([0, 0, 1])])
-        assert torch.equal(mixed.pooled, told.pooled[torch.tensor([0, 1, 1])])
+    conditions = one.condition([PROMPT, "", PROMPT])
+    assert torch.equal(conditions.data[0], conditions.data[2])
+    assert (conditions.pooled is None) == (family in ("eps", "v", "pixel"))
+    assert max_difference(conditions.data[0], conditions.data[1]) > 0.05
+    joined = conditions[:1].concat(conditions[1:2])
+    assert torch.equal(joined.data, conditions.data[:2])
+    if conditions.pooled is not None:
+        assert torch.equal(joined.pooled, conditions.pooled[:2])
+        assert len(conditions[torch.tensor([2, 1])].pooled) == 2
+        other = conditions[torch.tensor([0, 0, 1])]
+        mixed = conditions.where(torch.tensor([True, True, False]), other)
+        assert torch.equal(mixed.pooled, conditions.pooled[torch.tensor([0, 1, 1])])
 
 
-def test_all_conditions_are_one_call_and_counted(one):
-    xt, told = normal(3, *one.shape, dtype=torch.float32), prompt_conditions(one, WORDS[:3])
+def test_all_conditions_take_one_call_and_are_counted(one):
+    xt, conditions = normal(3, *one.shape, dtype=torch.float32), prompt_conditions(one, WORDS[:3])
     passes = []
     one.network.register_forward_hook(
-        lambda m, args, options, out: passes.append(len(out[0])), with_kwargs=True
+        lambda module, args, options, out: passes.append(len(out[0])), with_kwargs=True
     )
-    both = guided_prediction(one, xt, TIMES, told, 7.5)
-    guided_prediction(one, xt, TIMES, told, 1.0)
+    guided = guided_prediction(one, xt, TIMES, conditions, 7.5)
+    guided_prediction(one, xt, TIMES, conditions, 1.0)
     assert passes == [6, 3] and (one.call_counter.calls, one.call_counter.rows) == (2, 9)
-    pos, null = one(xt, TIMES, told.pos)[0], one(xt, TIMES, told.null)[0]
+    pos, null = one(xt, TIMES, conditions.pos)[0], one(xt, TIMES, conditions.null)[0]
     scale = float((7.5 * pos.eps).abs().max())
-    assert max_difference(both.eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-5 * scale
+    assert max_difference(guided.eps, null.eps + 7.5 * (pos.eps - null.eps)) < 1e-5 * scale
     assert max_difference(pos.eps, null.eps) > 1e-2
 
 
 @pytest.mark.parametrize("family", LATENT)
-def test_the_autoencoder_is_the_pipelines_with_its_gradient(family, folders):
-    prior = opened(family, folders(family))
+def test_the_autoencoder_is_that_of_the_pipeline_with_its_gradient(family, folders):
+    prior = load_family(family, folders(family))
     vae = diffusers_pipeline(prior, folders(family)).vae
-    shift = vae.config.shift_factor or 0.0
+    shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+
+    def expected_encode(x):
+        return (vae.encode(x * 2 - 1).latent_dist.mode() - shift) * scale
+
     probe = normal(2, *prior.shape, dtype=torch.float32)
-    grads = []
-    for encode in (
-        prior.encode,
-        lambda x: (vae.encode(x * 2 - 1).latent_dist.mode() - shift) * vae.config.scaling_factor,
-    ):
+    latents, grads = [], []
+    for encode in (prior.encode, expected_encode):
         image = torch.rand(2, 3, 16, 16, generator=rng(1)).requires_grad_()
-        latent = encode(image)
-        (latent * probe).sum().backward()
-        grads.append((latent, image.grad))
-    assert max_difference(grads[0][0], grads[1][0]) < 1e-6
-    assert (
-        max_difference(grads[0][1], grads[1][1]) < 1e-6 * float(grads[1][1].abs().max())
-        and float(grads[1][1].abs().max()) > 0
-    )
+        latents.append(encode(image))
+        (latents[-1] * probe).sum().backward()
+        grads.append(image.grad)
+    assert max_difference(*latents) < 1e-6
+    largest = float(grads[1].abs().max())
+    assert max_difference(*grads) < 1e-6 * largest and largest > 0
     x0 = normal(2, *prior.shape, seed=5, dtype=torch.float32)
     with torch.no_grad():
-        picture = (vae.decode(x0 / vae.config.scaling_factor + shift).sample / 2 + 0.5).clamp(0, 1)
-    assert max_difference(prior.decode(x0), picture) < 1e-5 and float(picture.std()) > 0.01
+        image = (vae.decode(x0 / scale + shift).sample / 2 + 0.5).clamp(0, 1)
+    assert max_difference(prior.decode(x0), image) < 1e-5 and float(image.std()) > 0.01
 
 
-def test_pixels_are_encoded_as_they_are(folders):
-    prior = opened("pixel", folders("pixel"))
+def test_pixels_are_only_rescaled(folders):
+    prior = load_family("pixel", folders("pixel"))
     image = torch.rand(2, 3, 16, 16, generator=rng(1))
-    assert (
-        max_difference(prior.encode(image), image * 2 - 1) == 0
-        and max_difference(prior.decode(prior.encode(image)), image) < 1e-6
-    )
+    assert max_difference(prior.encode(image), image * 2 - 1) == 0
+    assert max_difference(prior.decode(prior.encode(image)), image) < 1e-6
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_every_method_runs(family, folders):
-    """Two steps of every method there is, in pixels, as an edit; every particle moves. CDS refuses what is no U-Net of latents, and
-    iRFDS what holds no noise."""
-    prior = opened(family, folders(family))
+    """Two steps of every method in pixels, as an edit; the particles move.
+
+    CDS refuses a prior that is no U-Net on latents. iRFDS is left out: its particles are noise.
+    """
+    prior = load_family(family, folders(family))
     for name, cls in choices(Method).items():
         if cls is IRFDS:
             continue
@@ -206,7 +213,7 @@ def test_every_method_runs(family, folders):
             source_prompt=(OTHER,),
         )
         if cls is CDS and not isinstance(prior, AttentionPrior):
-            with pytest.raises(ValueError, match="CDS compares a network's attention"):
+            with pytest.raises(ValueError, match="CDS compares attention features"):
                 Run(experiment, prior)
             continue
         run = Run(experiment, prior)
@@ -221,26 +228,25 @@ def test_every_method_runs(family, folders):
 
 @pytest.mark.parametrize("family", ["xl", "sd3"])
 def test_a_small_critic_and_condition_dropout_run(family, folders):
-    from limbeck.distillation.critics.small_unet import SmallUNetCritic
-
-    prior = opened(family, folders(family))
-    for critic in (SmallUNetCritic(width=8), LoRACritic(2, CriticTraining(unconditional_prob=0.5))):
+    prior = load_family(family, folders(family))
+    is_flow = family == "sd3"
+    small_unet = SmallUNetCritic(width=8), "flow" if is_flow else "v"
+    lora = LoRACritic(2, CriticTraining(unconditional_prob=0.5)), "flow" if is_flow else "eps"
+    for critic, prediction_type in (small_unet, lora):
         run = Run(Experiment((PROMPT,), method=VSD(critic=critic), particles=3, steps=2), prior)
         assert all(bool(run.advance().metrics["critic"].isfinite()) for _ in range(2))
-        assert run.state.prior().prediction_type == (
-            "flow" if family == "sd3" else "v" if isinstance(critic, SmallUNetCritic) else "eps"
-        )
+        assert run.state.prior().prediction_type == prediction_type
 
 
-# critics of low rank
+# LoRA critics
 
 
-def test_a_critic_off_is_the_frozen_network_bit_for_bit_and_on_is_not(one, family, folders):
-    told = one.condition(WORDS[:3])
-    before = predict_eps(one, told)[0]
+def test_without_adapters_the_network_is_the_frozen_one_bit_for_bit(one, family, folders):
+    conditions = one.condition(WORDS[:3])
+    before = predict_eps(one, conditions)[0]
     run = train_lora_critic(one, n=1)
-    assert torch.equal(predict_eps(one, told)[0], before)
-    mixed = predict_eps(one, told, told.with_adapters(run.state.adapters))
+    assert torch.equal(predict_eps(one, conditions)[0], before)
+    mixed = predict_eps(one, conditions, conditions.with_adapters(run.state.adapters))
     assert max_difference(mixed[0], before) < 1e-5 * float(before.abs().max())
     assert max_difference(mixed[1], before) > 1e-4
     del run
@@ -250,182 +256,174 @@ def test_a_critic_off_is_the_frozen_network_bit_for_bit_and_on_is_not(one, famil
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ONE_OF_EACH)
-def test_a_saved_critic_is_the_same_in_diffusers_and_comes_back(family, folders, tmp_path):
-    prior = opened(family, folders(family))
+def test_a_saved_critic_is_the_same_in_diffusers_and_can_be_loaded(family, folders, tmp_path):
+    prior = load_family(family, folders(family))
     run = train_lora_critic(prior)
     run.experiment.method.save_critic(prior, run.state, tmp_path / "critic")
-    told = prior.condition(WORDS[:3])
-    ours, plain = predict_eps(run.state.prior(), told)[0], predict_eps(prior, told)[0]
+    conditions = prior.condition(WORDS[:3])
+    adapted = predict_eps(run.state.prior(), conditions)[0]
+    bound = 1e-5 * float(adapted.abs().max())
+    assert max_difference(adapted, predict_eps(prior, conditions)[0]) > 1e-3
     pipe = diffusers_pipeline(prior, folders(family))
     pipe.load_lora_weights(tmp_path / "critic")
-    fresh = opened(family, folders(family))
-    fresh.network = getattr(pipe, prior.network_name)
-    if prior.network_name == "unet":
-        fresh.unet = fresh.network
-    assert max_difference(ours, plain) > 1e-3
-    assert max_difference(predict_eps(fresh, told)[0], ours) < 1e-5 * float(ours.abs().max())
-    # what diffusers writes of it, begun with here; a higher rank changes nothing
-    again = opened(family, folders(family))
-    back = Run(
-        Experiment((PROMPT,), method=VSD(critic=LoRACritic(5, init_from=tmp_path / "critic"))), again
-    )
-    assert max_difference(predict_eps(back.state.prior(), told)[0], ours) < 1e-5 * float(ours.abs().max())
+    network = getattr(pipe, prior.network_name)
+    in_diffusers = with_network(load_family(family, folders(family)), network)
+    assert max_difference(predict_eps(in_diffusers, conditions)[0], adapted) < bound
+    # with a higher rank the loaded critic is the same
+    critic = LoRACritic(5, init_from=tmp_path / "critic")
+    experiment = Experiment((PROMPT,), method=VSD(critic=critic))
+    loaded = Run(experiment, load_family(family, folders(family))).state.prior()
+    assert max_difference(predict_eps(loaded, conditions)[0], adapted) < bound
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["eps", "sd3"])
 @pytest.mark.parametrize("writer", ["diffusers", "peft"])
-def test_a_critic_saved_elsewhere_loads(family, writer, folders, tmp_path):
+def test_a_lora_of_another_library_can_be_loaded(family, writer, folders, tmp_path):
     """Its alpha is not its rank, so that the scale must be read."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
-    prior = opened(family, folders(family))
+    prior = load_family(family, folders(family))
     pipe = diffusers_pipeline(prior, folders(family))
-    network = getattr(pipe, prior.network_name)
-    config = LoraConfig(
-        r=4,
-        lora_alpha=10,
-        target_modules=["to_q", "to_k", "to_v", "to_out.0"],
-        init_lora_weights=False,
-    )
+    name = prior.network_name
+    network = getattr(pipe, name)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    config = LoraConfig(r=4, lora_alpha=10, target_modules=targets, init_lora_weights=False)
     torch.manual_seed(0)
     if writer == "peft":
-        wrapped = get_peft_model(network, config)
-        wrapped.save_pretrained(tmp_path)
+        get_peft_model(network, config).save_pretrained(tmp_path)
     else:
         network.add_adapter(config)
-        layers = {
-            f"{prior.network_name}_lora_layers": get_peft_model_state_dict(network, adapter_name="default")
-        }
-        layers |= {f"{prior.network_name}_lora_adapter_metadata": config.to_dict()}
-        type(pipe).save_lora_weights(tmp_path, **layers)
-    fresh = opened(family, folders(family))
-    fresh.network = network
-    if prior.network_name == "unet":
-        fresh.unet = network
-    told = prior.condition(WORDS[:3])
+        layers = get_peft_model_state_dict(network, adapter_name="default")
+        options = {f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": config.to_dict()}
+        type(pipe).save_lora_weights(tmp_path, **options)
+    reference = with_network(load_family(family, folders(family)), network)
+    conditions = prior.condition(WORDS[:3])
     run = Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(4, init_from=tmp_path))), prior)
-    ours = predict_eps(run.state.prior(), told)[0]
-    assert max_difference(ours, predict_eps(fresh, told)[0]) < 1e-5 * float(ours.abs().max())
-    assert max_difference(ours, predict_eps(prior, told)[0]) > 1e-2
+    adapted = predict_eps(run.state.prior(), conditions)[0]
+    expected = predict_eps(reference, conditions)[0]
+    assert max_difference(adapted, expected) < 1e-5 * float(adapted.abs().max())
+    assert max_difference(adapted, predict_eps(prior, conditions)[0]) > 1e-2
     with pytest.raises(
-        ValueError, match=r"rank 4, and the adapters of 2: give --method\.critic\.rank 4"
+        ValueError, match=r"has rank 4, the adapters have rank 2: use --method\.critic\.rank 4"
     ):
         Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, init_from=tmp_path))), prior)
 
 
-def test_adapters_that_do_not_fit_are_refused(folders, tmp_path):
-    prior, other = opened("eps", folders("eps")), opened("sd3", folders("sd3"))
+def test_a_lora_that_does_not_fit_is_refused(folders, tmp_path):
+    prior, other = (load_family(family, folders(family)) for family in ("eps", "sd3"))
     run = train_lora_critic(prior, n=1)
     run.experiment.method.save_critic(prior, run.state, tmp_path)
     with pytest.raises(ValueError, match=r"adapts unet\.down_blocks"):
-        train_lora_critic(other, start=tmp_path)
-    with pytest.raises(ValueError, match="no adapters at"):
-        train_lora_critic(prior, start=tmp_path / "nowhere")
+        train_lora_critic(other, init_from=tmp_path)
+    with pytest.raises(ValueError, match="no LoRA at"):
+        train_lora_critic(prior, init_from=tmp_path / "nowhere")
 
 
-# what only one family has
+# single families
 
 
-def test_null_of_xl_is_zeros_where_its_file_says_so(folders, tmp_path):
-    import json
-    import shutil
-
-    assert float(opened("xl", folders("xl")).condition([""]).data.abs().max()) == 0
-    folder = shutil.copytree(folders("xl"), tmp_path / "xl")
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(
-        json.dumps(index | {"force_zeros_for_empty_prompt": False})
-    )
-    assert float(opened("xl", folder).condition([""]).data.abs().max()) > 0
+def test_the_null_text_of_xl_is_zero_if_its_file_says_so(folders, tmp_path):
+    assert float(load_family("xl", folders("xl")).condition([""]).data.abs().max()) == 0
+    changes = {"force_zeros_for_empty_prompt": False}
+    folder = copy_with_changes(folders("xl"), tmp_path / "xl", "model_index.json", changes)
+    assert float(load_family("xl", folder).condition([""]).data.abs().max()) > 0
 
 
-def test_xl_is_told_the_size_of_the_picture(folders):
-    prior, seen = opened("xl", folders("xl")), []
+def test_xl_is_conditioned_on_the_image_size(folders):
+    prior, time_ids = load_family("xl", folders("xl")), []
     prior.unet.register_forward_pre_hook(
-        lambda m, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]),
+        lambda module, args, options: time_ids.append(options["added_cond_kwargs"]["time_ids"]),
         with_kwargs=True,
     )
     prior(normal(1, 4, 8, 12, dtype=torch.float32), TIMES[:1], prior.condition([PROMPT]))
-    assert seen[0].tolist() == [[16, 24, 0, 0, 16, 24]]
+    assert time_ids[0].tolist() == [[16, 24, 0, 0, 16, 24]]
 
 
-def test_distilled_guidance_is_an_input_of_flux(folders):
-    told, xt = [PROMPT], normal(1, 16, 8, 8, dtype=torch.float32)
-    low, high = (opened("flux", folders("flux"), guidance_embedding=g) for g in (1.0, 8.0))
-    assert max_difference(*(p(xt, TIMES[:1], p.condition(told))[0].x0 for p in (low, high))) > 1e-3
-    assert low.call_counter.rows == 1
-    with pytest.raises(ValueError, match=r"distilled 8\.0: the network of .* takes no guidance"):
-        opened("schnell", folders("schnell"), guidance_embedding=8.0)
+def test_the_guidance_embedding_is_an_input_of_flux_dev(folders):
+    xt = normal(1, 16, 8, 8, dtype=torch.float32)
+    priors = [load_family("flux", folders("flux"), guidance_embedding=g) for g in (1.0, 8.0)]
+    low, high = (prior(xt, TIMES[:1], prior.condition([PROMPT]))[0].x0 for prior in priors)
+    assert max_difference(low, high) > 1e-3
+    assert priors[0].call_counter.rows == 1
+    with pytest.raises(ValueError, match=r"guidance_embedding 8\.0: .* has no guidance input"):
+        load_family("schnell", folders("schnell"), guidance_embedding=8.0)
 
 
-def test_the_shift_of_flux_follows_the_size(folders):
-    import math
-
+def test_the_shift_of_flux_depends_on_the_resolution(folders):
     small = load(Model(str(folders("flux")), resolution=16), "cpu").schedule.shift
     large = load(Model(str(folders("flux")), resolution=64), "cpu").schedule.shift
-    # 16 tokens are the base, 256 the most
+    # 16 tokens are the scheduler's base_image_seq_len, 256 its max_image_seq_len
     assert abs(small - math.exp(0.5)) < 1e-9 and abs(large - math.exp(1.15)) < 1e-9
 
 
-def test_an_old_pipeline_needs_no_prediction_type(folders, tmp_path):
-    """SD 1.5's own scheduler file names none: it means the default of its class."""
-    import json
-    import shutil
-
+def test_a_missing_prediction_type_is_the_default_of_the_scheduler(folders, tmp_path):
+    """As in the scheduler file of Stable Diffusion 1.5."""
     folder = shutil.copytree(folders("eps"), tmp_path / "eps")
-    said = {
+    config = {
         "_class_name": "PNDMScheduler",
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
+        "num_train_timesteps": 1000,
     }
-    (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(said | {"num_train_timesteps": 1000})
-    )
-    prior = opened("eps", folder)
-    assert (
-        prior.prediction_type == "eps"
-        and prior.schedule.alphas_cumprod == opened("eps", folders("eps")).schedule.alphas_cumprod
-    )
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    prior, expected = load_family("eps", folder), load_family("eps", folders("eps"))
+    assert prior.prediction_type == "eps"
+    assert prior.schedule.alphas_cumprod == expected.schedule.alphas_cumprod
 
 
-@pytest.mark.parametrize(
-    ("family", "file", "change", "message"),
-    [
-        ("eps", "scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "'flow_prediction' is not known"),
-        ("eps", "scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has no beta_schedule"),
-        ("eps", "scheduler/scheduler_config.json", {"_class_name": "NoScheduler"}, "NoScheduler is not one of diffusers"),
-        ("eps", "scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "says nothing where the signal ends"),
-        ("eps", "unet/config.json", {"_class_name": "UNetMotionModel"}, "its unet is a UNetMotionModel"),
-        ("eps", "unet/config.json", {"time_cond_proj_dim": 8}, "time_cond_proj_dim 8, and Stable reads None"),
-        ("eps", "vae/config.json", {"_class_name": "VQModel"}, "its autoencoder is a VQModel; known are AutoencoderKL"),
-        ("xl", "unet/config.json", {"addition_embed_type": "image"}, "addition_embed_type 'image', and XL reads 'text_time'"),
-        ("sd3", "scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "sets use_karras_sigmas"),
-        ("sd3", "scheduler/scheduler_config.json", {"_class_name": "DDPMScheduler"}, "its scheduler is a DDPMScheduler"),
-        ("sd3", "vae/config.json", {"scaling_factor": None}, "has no scaling_factor"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_read_is_refused_by_name(family, file, change, message, folders, tmp_path):
-    import json
-    import shutil
+SCHEDULER, UNET, VAE = "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"
+REFUSED = [
+    ("eps", SCHEDULER, "prediction_type", "flow_prediction", "not 'flow_prediction'"),
+    (
+        "eps",
+        SCHEDULER,
+        "_class_name",
+        "EDMEulerScheduler",
+        "EDMEulerScheduler has no beta_schedule",
+    ),
+    ("eps", SCHEDULER, "_class_name", "NoScheduler", "NoScheduler is not one of diffusers"),
+    (
+        "eps",
+        SCHEDULER,
+        "rescale_betas_zero_snr",
+        True,
+        "does not determine x0 at zero terminal SNR",
+    ),
+    ("eps", UNET, "_class_name", "UNetMotionModel", "its unet is a UNetMotionModel"),
+    ("eps", UNET, "time_cond_proj_dim", 8, "time_cond_proj_dim 8; StableDiffusion needs None"),
+    ("eps", VAE, "_class_name", "VQModel", "is a VQModel; supported are AutoencoderKL"),
+    ("xl", UNET, "addition_embed_type", "image", "'image'; SDXL needs 'text_time'"),
+    ("sd3", SCHEDULER, "use_karras_sigmas", True, "sets use_karras_sigmas"),
+    ("sd3", SCHEDULER, "_class_name", "DDPMScheduler", "its scheduler is a DDPMScheduler"),
+    ("sd3", VAE, "scaling_factor", None, "has no scaling_factor"),
+]
 
-    folder = shutil.copytree(folders(family), tmp_path / family)
-    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
+
+@pytest.mark.parametrize(("family", "file", "option", "value", "message"), REFUSED)
+def test_an_unsupported_option_is_refused_by_name(
+    family, file, option, value, message, folders, tmp_path
+):
+    folder = copy_with_changes(folders(family), tmp_path / family, file, {option: value})
     with pytest.raises(ValueError, match=message):
-        opened(family, folder)
+        load_family(family, folder)
 
 
-def test_the_pipeline_of_stable_diffusion_tells_the_same_negative_text(folders):
-    prior = opened("eps", folders("eps"))
-    told = Conditions(prior.condition([PROMPT, OTHER]), prior.condition(["low quality"] * 2))
-    start = torch.randn(2, *prior.shape, generator=rng(3))
+def test_a_negative_prompt_acts_as_in_the_pipeline(folders):
+    prior = load_family("eps", folders("eps"))
+    negative = prior.condition(["low quality"] * 2)
+    conditions = Conditions(prior.condition([PROMPT, OTHER]), negative)
+    noise = torch.randn(2, *prior.shape, generator=rng(3))
     pipe = diffusers_pipeline(prior, folders("eps"))
     assert isinstance(pipe, StableDiffusionPipeline)
-    reference = pipe(
-        [PROMPT, OTHER], negative_prompt=["low quality"] * 2, num_inference_steps=STEPS, guidance_scale=4.0, latents=start.clone(),
+    expected = pipe(
+        [PROMPT, OTHER],
+        negative_prompt=["low quality"] * 2,
+        num_inference_steps=STEPS,
+        guidance_scale=4.0,
+        latents=noise.clone(),
         output_type="latent",
-    ).images  # fmt: skip
-    assert max_difference(sample(prior, told, start, STEPS, 4.0), reference) < 1e-4 * float(
-        reference.abs().max()
-    )
+    ).images
+    x0 = sample_x0(prior, conditions, noise, STEPS, 4.0)
+    assert max_difference(x0, expected) < 1e-4 * float(expected.abs().max())

@@ -15,7 +15,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from run_folders import assert_same_run
 from tiny_families import write_pixel
-from tiny_pipeline import WORDS, normal, rng, prompt_conditions, max_difference
+from tiny_pipeline import WORDS, max_difference, normal, prompt_conditions, rng
 from torch import nn
 from torch._inductor.cpu_vec_isa import InvalidVecISA
 
@@ -28,7 +28,7 @@ from limbeck.methods.vsd import VSD
 from limbeck.priors.compilation import can_vectorize_on_cpu
 from limbeck.priors.loading import load
 from limbeck.priors.lora_adapters import LoRAAdapters
-from limbeck.priors.runtime import CPUAttention, OffloadedFunction, _MAX_PLAIN_SCORES, swap_devices
+from limbeck.priors.runtime import _MAX_PLAIN_SCORES, CPUAttention, OffloadedFunction, swap_devices
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.system.checkpoint import read_metadata
 from limbeck.training.experiment import Experiment
@@ -85,7 +85,11 @@ def test_attention_on_a_cpu_is_fused_in_float32_and_plain_for_few_scores_in_16_b
 
 @pytest.mark.parametrize(
     "how",
-    [RuntimeOptions(vae_slicing=True), RuntimeOptions(gradient_checkpointing=True), RuntimeOptions(vae_tiling=True)],
+    [
+        RuntimeOptions(vae_slicing=True),
+        RuntimeOptions(gradient_checkpointing=True),
+        RuntimeOptions(vae_tiling=True),
+    ],
 )
 def test_the_autoencoder_in_slices_or_recomputed_gives_the_same_latents_and_gradient(
     eps_folder, how
@@ -202,13 +206,19 @@ def test_a_schedule_copies_its_table_to_a_device_once():
     assert schedule._table_on(t.device) is table and table.dtype == a.dtype == torch.float64
     assert schedule._table_on(torch.device("meta")) is schedule._table_on(torch.device("meta"))
     assert torch.equal(
-        a, torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[schedule.timestep_index(t)].sqrt()
+        a,
+        torch.tensor(schedule.alphas_cumprod, dtype=torch.float64)[
+            schedule.timestep_index(t)
+        ].sqrt(),
     )
 
 
 def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
     prior = StableDiffusion(
-        str(eps_folder), "cpu", torch.bfloat16, runtime=RuntimeOptions(memory_format="channels-last")
+        str(eps_folder),
+        "cpu",
+        torch.bfloat16,
+        runtime=RuntimeOptions(memory_format="channels-last"),
     )
     adapters = LoRAAdapters(prior.network, prior.adapter_rows, 4, rng())
     for up in adapters.up:
@@ -323,7 +333,7 @@ def deadly(run):
         os.kill(os.getpid(), signal.SIGKILL)
     return advance(run)
 Run.advance = deadly
-sys.exit(main(["run", "a red mug", "--model", folder, "--steps", "8", "--out", out, "--every", "4", "--runtime.compile", "on"]))
+sys.exit(main(["run", "a red mug", "--model", folder, "--steps", "8", "--out", out, "--checkpoint-every", "4", "--runtime.compile", "on"]))
 """
 
 
