@@ -1,67 +1,70 @@
-"""One call of several conditions against calls apart: what guidance asks, and what VSD asks of the frozen network and its critic.
+"""One network call of several conditions compared with separate calls, for guidance and for VSD.
 
-    python benchmarks/batched.py [--shape small] [--device cuda] [--batch-size 1] [--steps 5] [--precision bfloat16]
+    python benchmarks/batched.py [--shape small] [--device cuda] [--batch-size 1] [--steps 5]
+        [--precision bfloat16]
 
-Both sides take turns; figures are medians, of the processor's seconds on a CPU and of synchronised wall time on a GPU.
+Both take turns. Times are medians: processor time on a CPU, synchronized wall time on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from functools import partial
 
 import torch
+from measuring import print_header, print_row, seconds
 from shapes import SHAPES
-from step import made, seconds
+from step import load_prior
 
 from limbeck.priors.loading import pick_device
 from limbeck.priors.lora_adapters import LoRAAdapters
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument(
-        "--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes"
-    )
-    arguments.add_argument("--precision", default="bfloat16")
-    arguments.add_argument("--batch-size", type=int, default=1)
-    arguments.add_argument("--steps", type=int, default=5)
-    arguments.add_argument("--threads", type=int, default=1)
-    chosen = arguments.parse_args()
-    torch.set_num_threads(chosen.threads)
-    device, b = pick_device(chosen.device), chosen.batch
-    prior = made(chosen.shape, device, chosen.precision)
-    adapters = LoRAAdapters(prior.network, prior.adapter_rows, 4, torch.Generator().manual_seed(0))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    shapes = f"one of {', '.join(SHAPES)}, or a model by name"
+    parser.add_argument("--shape", default="small", help=shapes)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device, batch_size = pick_device(arguments.device), arguments.batch_size
+    prior = load_prior(arguments.shape, device, arguments.precision)
+    rng = torch.Generator().manual_seed(0)
+    adapters = LoRAAdapters(prior.network, prior.adapter_rows, 4, rng)
     null, pos = (prior.condition([text]) for text in ("", "a red mug"))
-    asked = {
-        "guidance, 2 rows": (null, pos),
-        "VSD, 2 rows and 1 of its critic": (null, pos, pos.through(adapters)),
+    critic = pos.with_adapters(adapters)
+    # conditions of each separate call
+    cases = {
+        "guidance, 2 rows": [(null,), (pos,)],
+        "VSD, 2 rows and 1 of its critic": [(null, pos), (critic,)],
     }
-    xt, t = torch.randn(b, *prior.shape, device=device), torch.full((b,), 0.5, device=device)
-    taken: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in asked}
+    xt = torch.randn(batch_size, *prior.shape, device=device)
+    t = torch.full((batch_size,), 0.5, device=device)
+
+    def call(groups: list[tuple]) -> None:
+        for conditions in groups:
+            prior(xt, t, *conditions)
+
+    together: dict[str, list[float]] = {name: [] for name in cases}
+    separate: dict[str, list[float]] = {name: [] for name in cases}
     with torch.no_grad():
-        for turn in range(chosen.steps + 1):
-            for name, conditions in asked.items():
-                alone = (
-                    [(one,) for one in conditions]
-                    if len(conditions) == 2
-                    else [conditions[:2], conditions[2:]]
-                )
-                took = (
-                    seconds(lambda told=conditions: prior(xt, t, *told), device),
-                    seconds(lambda parts=alone: [prior(xt, t, *told) for told in parts], device),
-                )
-                if turn or not chosen.steps:  # the first warms up
-                    for times, one in zip(taken[name], took, strict=True):
-                        times.append(one)
-    print(
-        f"| {chosen.shape}, {b} particle(s), {chosen.precision} | one call ms | calls apart ms | one over apart |"
-    )
-    print("|---|---|---|---|")
-    for name, sides in taken.items():
-        one, other = (statistics.median(times) for times in sides)
-        print(f"| {name} | {1000 * one:.1f} | {1000 * other:.1f} | {one / other:.2f} |")
+        for turn in range(arguments.steps + 1):
+            for name, groups in cases.items():
+                joined = [tuple(condition for group in groups for condition in group)]
+                times = [seconds(partial(call, part), device) for part in (joined, groups)]
+                if turn or not arguments.steps:  # the first turn warms up
+                    together[name].append(times[0])
+                    separate[name].append(times[1])
+    title = f"{arguments.shape}, {batch_size} particle(s), {arguments.precision}"
+    print_header([title, "one call ms", "separate calls ms", "ratio"])
+    for name in cases:
+        one, several = statistics.median(together[name]), statistics.median(separate[name])
+        print_row([name, f"{1000 * one:.1f}", f"{1000 * several:.1f}", f"{one / several:.2f}"])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Iterations per second of SDS and VSD at the true shapes of Stable Diffusion 1.5, 2.1 and XL, with random weights.
+"""Steps per second of SDS and VSD with the shapes of Stable Diffusion 1.5, 2.1 and XL.
 
-    python benchmarks/models.py [--device cuda] [--shapes sd15 sd21 xl] [--precision bfloat16] [--compile] [--steps 20] [--batch-size 1]
-    python benchmarks/models.py --shapes sd15 --steps 1        # on a CPU: half a minute or more an iteration
+    python benchmarks/models.py [--device cuda] [--shapes sd15 sd21 xl] [--precision bfloat16]
+        [--compile] [--steps 20] [--batch-size 1]
+    python benchmarks/models.py --shapes sd15 --steps 1    # on a CPU: half a minute per step
 
-"Share" is what an iteration does, counted by PyTorch while it runs, by what a square matrix product of the same precision reaches
-in the same run. Peaks are of the device, or on a CPU of the whole process. XL holds 5.1 GB in 16 bits.
+Weights are random. "Utilization" is the FLOP of a step, counted by PyTorch, per second, divided by
+the FLOP/s of a square matrix product of the same precision in the same process. Peaks are of the
+device, or on a CPU of the whole process. XL takes 5.1 GB in 16 bits.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import time
 from contextlib import nullcontext
 
 import torch
+from measuring import peak_mb, print_header, print_row, seconds
 from shapes import SHAPES
-from step import METHODS, made, peak, seconds
+from step import METHODS, load_prior
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.diffusion.model_options import RuntimeOptions
@@ -26,80 +29,73 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 
-def rate(device: str, dtype: torch.dtype, repeats: int = 3) -> float:
-    """Operations per second of a square matrix product."""
-    side = 8192 if device.startswith("cuda") else 1024
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(repeats))
+def matmul_flops(device: str, dtype: torch.dtype, repeats: int = 3) -> float:
+    """FLOP/s of a square matrix product, the best of several."""
+    size = 8192 if device.startswith("cuda") else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+
+    def multiply() -> None:
+        torch.mm(a, b)
+
+    multiply()
+    return 2 * size**3 / min(seconds(multiply, device) for _ in range(repeats))
 
 
 def measure(
-    shape: str,
-    device: str,
-    precision: str,
-    how: RuntimeOptions,
-    batch: int,
-    steps: int,
-    names: list[str],
+    shape: str, device: str, runtime: RuntimeOptions, arguments: argparse.Namespace
 ) -> None:
+    """Print one row per method."""
     start = time.perf_counter()
-    prior = made(shape, device, precision, how)
+    prior = load_prior(shape, device, arguments.precision, runtime)
     weights = sum(p.numel() * p.element_size() for p in prior.network.parameters()) / 1e9
-    print(f"<!-- {shape}: made in {time.perf_counter() - start:.0f} s -->", flush=True)
-    for name in names:
+    print(f"<!-- {shape}: built in {time.perf_counter() - start:.0f} s -->", flush=True)
+    for name in arguments.methods:
+        method, batch_size = METHODS[name][0], arguments.batch_size
         run = Run(
-            Experiment(("a red mug",), method=METHODS[name][0], particles=batch, steps=100_000),
-            prior,
+            Experiment(("a red mug",), method=method, particles=batch_size, steps=100_000), prior
         )
-        peak(device, reset=True)
+        peak_mb(device, reset=True)
         counter = FlopCounterMode(display=False)
-        with (
-            counter if how.compile == "off" else nullcontext()
-        ):  # counting costs time, and so the first iteration is not the figure
+        # counting takes time, so only the first step is counted
+        with counter if runtime.compile == "off" else nullcontext():
             first = seconds(run.advance, device)
-        best = rate(device, getattr(torch, precision))
-        took = statistics.median(seconds(run.advance, device) for _ in range(steps))
-        work = counter.get_total_flops()
-        share = f"{100 * work / took / best:.0f} %" if work else ""
-        cells = (
-            f"{1 / took:.3g}",
-            f"{first:.1f}",
-            f"{work / 1e12:.2f}" if work else "",
-            f"{best / 1e9:.0f}",
-            share,
-            f"{peak(device) / 1e3:.1f}",
-        )
-        print(
-            f"| {shape} ({weights:.1f} GB) | {name}, {precision}, {how.compile} | {' | '.join(cells)} |",
-            flush=True,
+        best = matmul_flops(device, getattr(torch, arguments.precision))
+        median = statistics.median(seconds(run.advance, device) for _ in range(arguments.steps))
+        flops = counter.get_total_flops()
+        print_row(
+            [
+                f"{shape} ({weights:.1f} GB)",
+                f"{name}, {arguments.precision}, {runtime.compile}",
+                f"{1 / median:.3g}",
+                f"{first:.1f}",
+                f"{flops / 1e12:.2f}" if flops else "",
+                f"{best / 1e9:.0f}",
+                f"{100 * flops / median / best:.0f} %" if flops else "",
+                f"{peak_mb(device) / 1e3:.1f}",
+            ]
         )
         del run
         gc.collect()
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--shapes", nargs="+", default=["sd15"], choices=list(SHAPES))
-    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    arguments.add_argument("--precision", default="bfloat16")
-    arguments.add_argument("--batch-size", type=int, default=1)
-    arguments.add_argument("--steps", type=int, default=1)
-    arguments.add_argument("--threads", type=int, default=1)
-    arguments.add_argument("--compile", action="store_true")
-    chosen = arguments.parse_args()
-    torch.set_num_threads(chosen.threads)
-    how, device = (
-        RuntimeOptions(compile="on" if chosen.compile else "off"),
-        pick_device(chosen.device),
-    )
-    print(
-        "| U-Net | | iterations/s | first call s | Tflop an iteration | matmul Gflop/s | share | peak GB |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for shape in chosen.shapes:
-        measure(shape, device, chosen.precision, how, chosen.batch, chosen.steps, chosen.methods)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--shapes", nargs="+", default=["sd15"], choices=list(SHAPES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    runtime = RuntimeOptions(compile="on" if arguments.compile else "off")
+    device = pick_device(arguments.device)
+    costs = ["steps/s", "first call s", "TFLOP per step", "matmul GFLOP/s", "utilization"]
+    print_header(["U-Net", "", *costs, "peak GB"])
+    for shape in arguments.shapes:
+        measure(shape, device, runtime, arguments)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
-"""Iterations against what their networks alone take, in one process and one run, interleaved; and the peak of memory.
+"""Compare steps with their bare network calls, in one process, interleaved; also peak memory.
 
-    python benchmarks/step.py [--shape small] [--device cuda] [--threads 1] [--batch-size 1] [--steps 5] [--compile]
-    python benchmarks/step.py --shape world --batch-size 4 --steps 30        # overhead over the bare calls, embedded model
+    python benchmarks/step.py [--shape small] [--device cuda] [--threads 1] [--batch-size 1]
+        [--steps 5] [--compile]
+    python benchmarks/step.py --shape world --batch-size 4 --steps 30      # overhead per step
     python benchmarks/step.py --shape sd15 --steps 1 --precisions bfloat16
 
-A unit is one float32 forward of two rows of the same U-Net as diffusers makes it: plain layout, eager, its own attention. "Bare"
-are the forward passes of an iteration (and the critic's forward and backward) with tensors made beforehand, in the same precision,
-and nothing else. All of them take turns, so that a change of the machine's load meets all; figures are medians, of the processor's
-seconds on a CPU, which other work does not lengthen as it does wall time, and of synchronised wall time on a GPU.
+A unit is one float32 forward pass of two rows through the same U-Net as diffusers builds it: plain
+memory layout, eager, diffusers' attention. "Bare" calls are the forward passes of a step (and the
+forward and backward pass of the critic) in the same precision, with inputs prepared beforehand and
+nothing else. All of them take turns, so that changes of the load of the machine affect all. Times
+are medians: processor time on a CPU, synchronized wall time on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from shapes import SHAPES, prior
-from torch import nn
+from measuring import peak_mb, print_header, print_row, seconds
+from shapes import SHAPES, random_prior
+from torch import Tensor, nn
 
 from limbeck.diffusion.model_options import RuntimeOptions
 from limbeck.methods.base import Method
@@ -32,155 +32,148 @@ from limbeck.priors.loading import load, pick_device
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
-METHODS: dict[
-    str, tuple[Method, int, int]
-] = {  #: rows of a batch in the frozen call, and through the critic's step
-    "SDS": (SDS(7.5), 2, 0),
-    "VSD": (VSD(7.5), 3, 1),
-}
+#: method, rows of the frozen network call per particle, rows of the critic's training call
+METHODS: dict[str, tuple[Method, int, int]] = {"SDS": (SDS(7.5), 2, 0), "VSD": (VSD(7.5), 3, 1)}
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Of one call: the processor's on a CPU, all threads together; wall time on a GPU."""
-    gpu = device.startswith("cuda")
-    clock = time.perf_counter if gpu else time.process_time
-    if gpu:
-        torch.cuda.synchronize()
-    start = clock()
-    call()
-    if gpu:
-        torch.cuda.synchronize()
-    return clock() - start
-
-
-def made(
-    shape: str, device: str, precision: str, running: RuntimeOptions = RuntimeOptions()
-) -> Any:  # noqa: B008
+def load_prior(
+    shape: str,
+    device: str,
+    precision: str,
+    runtime: RuntimeOptions = RuntimeOptions(),  # noqa: B008
+) -> Any:
+    """A random prior of one of ``SHAPES``, or a model by name."""
     if shape in SHAPES:
-        return prior(shape, device, getattr(torch, precision), running)
-    return load(shape, device, precision, runtime=running)  # type: ignore[arg-type]
+        return random_prior(shape, device, getattr(torch, precision), runtime)
+    return load(shape, device, precision, runtime)  # type: ignore[arg-type]
 
 
-def told(
-    network: Any, rows: int, device: str, length: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a U-Net is called with."""
-    c, dtype = network.config, network.dtype
-    make = lambda *s: torch.randn(*s, device=device, dtype=dtype)  # noqa: E731
-    more: dict[str, Any] = {}
-    if c.addition_embed_type:
-        more["added_cond_kwargs"] = {"text_embeds": make(rows, 1280), "time_ids": make(rows, 6)}
-    words = (rows, length, c.cross_attention_dim)
-    return (
-        make(rows, c.in_channels, c.sample_size, c.sample_size),
-        torch.full((rows,), 500, device=device),
-        make(*words),
-    ), more
+def network_inputs(
+    network: Any, rows: int, device: str, num_tokens: int
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Random arguments of a U-Net call."""
+    config, options = network.config, {"device": device, "dtype": network.dtype}
+    keywords: dict[str, Any] = {}
+    if config.addition_embed_type:
+        keywords["added_cond_kwargs"] = {
+            "text_embeds": torch.randn(rows, 1280, **options),
+            "time_ids": torch.randn(rows, 6, **options),
+        }
+    size = config.sample_size
+    latents = torch.randn(rows, config.in_channels, size, size, **options)
+    text = torch.randn(rows, num_tokens, config.cross_attention_dim, **options)
+    return (latents, torch.full((rows,), 500, device=device), text), keywords
 
 
-def bare(run: Run, rows: int, trained: int) -> Callable[[], None]:
-    """The network calls of one step and nothing else: ``rows`` forward, then ``trained`` with a backward to the adapters."""
-    made: Any = run.prior
-    length = run.conditions.pos.data.shape[1]
-    ask, less = (told(made.network, n, made.device, length) for n in (rows, max(trained, 1)))
+def bare_calls(run: Run, rows: int, trained_rows: int) -> Callable[[], None]:
+    """The network calls of one step and nothing else.
+
+    Args:
+        run: the run.
+        rows: rows of the frozen forward pass.
+        trained_rows: rows of the forward and backward pass of the critic; 0 for no critic.
+    """
+    prior: Any = run.prior
     critic: Any = run.state
+    num_tokens = run.conditions.pos.data.shape[1]
+    frozen = network_inputs(prior.network, rows, prior.device, num_tokens)
+    trained = network_inputs(prior.network, max(trained_rows, 1), prior.device, num_tokens)
 
     def call() -> None:
         with torch.no_grad():
-            if trained:  # the last rows of the frozen call are the critic's
-                index = torch.arange(rows - trained, rows, device=made.device)
-                made.adapter_rows.activate(critic.adapters, index, False)
-            made._ask(*ask[0], **ask[1])
-            made.adapter_rows.clear()
-        if trained:
-            made.adapter_rows.activate(critic.adapters, torch.arange(trained, device=made.device), True)
-            made._ask(*less[0], **less[1]).float().square().mean().backward()
-            made.adapter_rows.clear()
-            for p in critic.adapters.parameters():
-                p.grad = None
+            if trained_rows:  # the last rows of the frozen call pass through the adapters
+                index = torch.arange(rows - trained_rows, rows, device=prior.device)
+                prior.adapter_rows.activate(critic.adapters, index, False)
+            prior._run_network(*frozen[0], **frozen[1])
+            prior.adapter_rows.clear()
+        if not trained_rows:
+            return
+        index = torch.arange(trained_rows, device=prior.device)
+        prior.adapter_rows.activate(critic.adapters, index, True)
+        prior._run_network(*trained[0], **trained[1]).float().square().mean().backward()
+        prior.adapter_rows.clear()
+        for p in critic.adapters.parameters():
+            p.grad = None
 
     return call
 
 
-def peak(device: str, reset: bool = False) -> float:
-    """MB at the highest: on the device, or of the whole process, libraries and all (Linux; elsewhere 0)."""
-    if device.startswith("cuda"):
-        if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated() / 1e6
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return 0.0
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) * 1024 / 1e6
+def unit_call(shape: str, device: str, num_tokens: int) -> Callable[[], None]:
+    """The float32 forward pass of two rows that times are compared with."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    runtime = RuntimeOptions(memory_format="contiguous")
+    network: nn.Module = load_prior(shape, device, "float32", runtime).network
+    network.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator]
+    inputs, keywords = network_inputs(network, 2, device, num_tokens)
+
+    @torch.no_grad()
+    def call() -> None:
+        network(*inputs, return_dict=False, **keywords)
+
+    return call
+
+
+def make_calls(arguments: argparse.Namespace, device: str) -> dict[str, Callable[[], object]]:
+    """Everything to time, by label; bare calls have the suffix ``, bare``."""
+    batch_size = arguments.batch_size
+    calls: dict[str, Callable[[], object]] = {}
+    num_tokens = 0
+    for precision in arguments.precisions:
+        for compile in ("off", "on") if arguments.compile else ("off",):
+            runtime = RuntimeOptions(compile=compile)  # type: ignore[arg-type]
+            prior = load_prior(arguments.shape, device, precision, runtime)
+            for name in arguments.methods:
+                method, rows, trained_rows = METHODS[name]
+                experiment = Experiment(
+                    ("a red mug",), method=method, particles=batch_size, steps=100_000
+                )
+                run = Run(experiment, prior)
+                num_tokens = run.conditions.pos.data.shape[1]
+                label = f"{name}, {precision}{', compiled' if compile == 'on' else ''}"
+                calls[label] = run.advance
+                calls[f"{label}, bare"] = bare_calls(
+                    run, rows * batch_size, trained_rows * batch_size
+                )
+    if arguments.no_unit:
+        return calls
+    return {"unit": unit_call(arguments.shape, device, num_tokens), **calls}
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument(
-        "--shape", default="small", help=f"one of {', '.join(SHAPES)}, or what --model takes"
-    )
-    arguments.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
-    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    arguments.add_argument("--batch-size", type=int, default=1)
-    arguments.add_argument("--steps", type=int, default=5)
-    arguments.add_argument("--threads", type=int, default=1)
-    arguments.add_argument("--compile", action="store_true", help="compiled beside eager")
-    arguments.add_argument(
-        "--no-unit", action="store_true", help="without the float32 network, where memory is short"
-    )
-    chosen = arguments.parse_args()
-    torch.set_num_threads(chosen.threads)
-    device, b = pick_device(chosen.device), chosen.batch
-    sides: dict[str, Callable[[], object]] = {}
-    runs: dict[str, Run] = {}
-    for precision in chosen.precisions:
-        for compile in ("off", "on") if chosen.compile else ("off",):
-            of = made(chosen.shape, device, precision, RuntimeOptions(compile=compile))  # type: ignore[arg-type]
-            for name in chosen.methods:
-                method, rows, trained = METHODS[name]
-                label = f"{name}, {precision}{', compiled' if compile == 'on' else ''}"
-                runs[label] = Run(
-                    Experiment(("a red mug",), method=method, particles=b, steps=100_000), of
-                )
-                sides[label], sides[f"{label}, bare"] = (
-                    runs[label].advance,
-                    bare(runs[label], rows * b, trained * b),
-                )
-    if not chosen.no_unit:
-        from diffusers.models.attention_processor import AttnProcessor2_0
-
-        plain: nn.Module = made(
-            chosen.shape, device, "float32", RuntimeOptions(memory_format="contiguous")
-        ).network
-        plain.set_attn_processor(AttnProcessor2_0())  # type: ignore[operator]
-        ask, more = told(plain, 2, device, next(iter(runs.values())).conditions.pos.data.shape[1])
-        sides = {"unit": torch.no_grad()(lambda: plain(*ask, return_dict=False, **more))} | sides
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    highest: dict[str, float] = {}
-    for turn in range(chosen.steps + 1):
-        for name, call in sides.items():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    shapes = f"one of {', '.join(SHAPES)}, or a model by name"
+    parser.add_argument("--shape", default="small", help=shapes)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="also compiled")
+    parser.add_argument("--no-unit", action="store_true", help="skip the unit, to save memory")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = pick_device(arguments.device)
+    calls = make_calls(arguments, device)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    peaks: dict[str, float] = {}
+    for turn in range(arguments.steps + 1):
+        for name, call in calls.items():
             if turn == 0:
-                peak(device, reset=True)
-            taken[name].append(seconds(call, device))
+                peak_mb(device, reset=True)
+            times[name].append(seconds(call, device))
             if turn == 0:
-                highest[name] = peak(device)
-    middle = {name: statistics.median(values[1:] or values) for name, values in taken.items()}
-    where = f"{chosen.shape}, {b} particle(s), {chosen.threads} thread(s)"
-    print(f"| {where} | ms | units | over the bare calls | peak MB | first call s |")
-    print("|---|---|---|---|---|---|")
-    for name in [n for n in sides if not n.endswith("bare")]:
-        units = f"{middle[name] / middle['unit']:.2f}" if "unit" in middle else ""
-        over = (
-            f"{100 * (middle[name] / middle[f'{name}, bare'] - 1):+.1f} %"
-            if f"{name}, bare" in middle
-            else ""
-        )
-        print(
-            f"| {name} | {1000 * middle[name]:.1f} | {units} | {over} | {highest[name]:.0f} | {taken[name][0]:.1f} |"
-        )
+                peaks[name] = peak_mb(device)
+    median = {name: statistics.median(values[1:] or values) for name, values in times.items()}
+    title = f"{arguments.shape}, {arguments.batch_size} particle(s), {arguments.threads} thread(s)"
+    print_header([title, "ms", "units", "overhead over bare calls", "peak MB", "first call s"])
+    for name in [name for name in calls if not name.endswith("bare")]:
+        units = f"{median[name] / median['unit']:.2f}" if "unit" in median else ""
+        bare = median.get(f"{name}, bare")
+        overhead = f"{100 * (median[name] / bare - 1):+.1f} %" if bare else ""
+        milliseconds, first = f"{1000 * median[name]:.1f}", f"{times[name][0]:.1f}"
+        print_row([name, milliseconds, units, overhead, f"{peaks[name]:.0f}", first])
 
 
 if __name__ == "__main__":
