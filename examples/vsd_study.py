@@ -1,9 +1,10 @@
-"""VSD against SDS and plain sampling on the embedded model: 32 prompts, 4 seeds each, judged by the evaluator.
+"""VSD, SDS and plain sampling on the embedded model: 32 prompts, 4 particles each.
 
-    python examples/vsd_study.py search     # critic and particle rates, 3 prompts
-    python examples/vsd_study.py main       # the table: VSD for --steps, SDS, which needs fewer, for half of them
+    python examples/vsd_study.py search    # learning rates of critic and particles, 3 prompts
+    python examples/vsd_study.py main      # the table: VSD with --steps steps, SDS with 350
 
-One process per core, one thread each; finished runs are not computed again. Prints one table row per run.
+Jobs are processes with one thread each, one per core; finished ones are not computed again.
+Prints one table row per setting, with scores by the evaluator.
 """
 
 from __future__ import annotations
@@ -18,132 +19,105 @@ from pathlib import Path
 
 import numpy as np
 
-from limbeck.world.scene import BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, caption, random_scenes
+from limbeck.world.scene import BACKGROUNDS, COLORS, OBJECTS, PATTERNS, caption, random_scenes
 
 OUT = Path("runs/vsd-study")
-SCORES = ("object", "colour", "pattern", "background", "saturation", "variation", "diversity")
+SCORES = ("object", "color", "pattern", "background", "saturation", "total_variation", "diversity")
+GROUPS = 8  #: runs of 32 / GROUPS prompts each; every VSD run trains its own critic
+COMMON = "--particles 4 --optimizer.decay-start 0.5 --timesteps two-stage --image-every 1000000"
 
 
-def prompts(count: int) -> list[str]:
-    """Held-out combinations, all words said, objects in turn."""
+def held_out_prompts(count: int) -> list[str]:
+    """Captions of held-out combinations with all attributes, cycling through the objects."""
     scenes = random_scenes(400, np.random.default_rng(99), unseen=True)
     rows = [
         int(np.flatnonzero(scenes.object == i % len(OBJECTS))[i // len(OBJECTS)])
         for i in range(count)
     ]
     return [
-        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b])
+        caption(OBJECTS[o], COLORS[c], PATTERNS[p], BACKGROUNDS[b])
         for o, c, p, b, _ in scenes.labels()[rows]
     ]
 
 
-def job(name: str, words: list[str], options: list[str]) -> Path:
-    """One process: ``limbeck VERB prompts options`` into its own folder."""
+def vsd_options(lr: float, critic: str, critic_lr: float, steps: int) -> str:
+    """Command of a VSD run."""
+    training = f"--method.critic {critic} --method.critic.training.lr {critic_lr}"
+    return f"run --method vsd {training} --representation.lr {lr} --steps {steps} {COMMON}"
+
+
+def sds_options(lr: float, steps: int) -> str:
+    """Command of an SDS run."""
+    method = "--method sds --method.guidance 7.5"
+    return f"run {method} --representation.lr {lr} --steps {steps} {COMMON}"
+
+
+def run_job(name: str, prompts: list[str], options: str) -> Path:
+    """Run a command in its own process and folder, unless it is finished."""
     folder = OUT / name
-    if not (folder / "scores.json").exists():
-        verb, *rest = options
-        command = [
-            sys.executable,
-            "-m",
-            "limbeck",
-            verb,
-            *words,
-            *rest,
-            "--precision",
-            "bfloat16",
-            "--out",
-            str(folder),
-        ]
-        with (OUT / f"{name}.log").open("w") as log:
-            subprocess.run(
-                command,
-                stdout=log,
-                stderr=log,
-                check=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+    if (folder / "scores.json").exists():
+        return folder
+    command, *rest = options.split()
+    argv = [sys.executable, "-m", "limbeck", command, *prompts, *rest]
+    argv += ["--precision", "bfloat16", "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (OUT / f"{name}.log").open("w") as log:
+        subprocess.run(argv, stdout=log, stderr=log, check=True, env=environment)
     return folder
 
 
-def row(name: str, folders: list[Path]) -> str:
-    """Means over the runs' prompts."""
-    kept = [json.loads((folder / "scores.json").read_text())["mean"] for folder in folders]
-    cells = [sum(one.get(key, float("nan")) for one in kept) / len(kept) for key in SCORES]
-    return f"{name:34s}" + "".join(f"{cell:12.3f}" for cell in cells)
+def table_row(name: str, folders: list[Path]) -> str:
+    """Mean scores over runs."""
+    means = [json.loads((folder / "scores.json").read_text())["mean"] for folder in folders]
+    cells = [sum(mean.get(key, float("nan")) for mean in means) / len(means) for key in SCORES]
+    return f"{name:34s}" + "".join(f"{cell:16.3f}" for cell in cells)
 
 
-def vsd(rate: float, critic: float, steps: int, kind: str = "smallunet") -> list[str]:
-    learning = ["--method.critic", kind, "--method.critic.learning.rate", str(critic)]
-    return [
-        "run",
-        "--method",
-        "vsd",
-        *learning,
-        "--representation.rate",
-        str(rate),
-        "--steps",
-        str(steps),
-        *COMMON,
-    ]
+def search(pool: ThreadPoolExecutor, arguments: argparse.Namespace) -> None:
+    """Print one row per pair of learning rates."""
+    prompts, jobs = held_out_prompts(3), {}
+    for lr in (0.03, 0.1):
+        for critic_lr in (1e-3, 3e-3):
+            name = f"search-{lr}-{critic_lr}-{arguments.steps}"
+            options = vsd_options(lr, arguments.critic, critic_lr, arguments.steps)
+            jobs[name] = pool.submit(run_job, name, prompts, options)
+    for name, job in jobs.items():
+        print(table_row(name, [job.result()]), flush=True)
 
 
-def sds(rate: float, steps: int) -> list[str]:
-    method = ["run", "--method", "sds", "--method.guidance", "7.5"]
-    return [*method, "--representation.rate", str(rate), "--steps", str(steps), *COMMON]
-
-
-GROUPS = 8  #: runs of four prompts each, every VSD run with a critic of its own
-COMMON = [
-    "--particles",
-    "4",
-    "--optimizer.fall",
-    "0.5",
-    "--timesteps",
-    "two-stage",
-    "--every",
-    "1000000",
-]
+def compare(pool: ThreadPoolExecutor, arguments: argparse.Namespace) -> None:
+    """Print one row per method."""
+    lr, critic, critic_lr = arguments.lr, arguments.critic, arguments.critic_lr
+    commands = {
+        f"vsd-{critic}-{lr}-{critic_lr}-{arguments.steps}": vsd_options(
+            lr, critic, critic_lr, arguments.steps
+        ),
+        "sds-0.1-350": sds_options(0.1, 350),
+        "sampling": "sample --guidance 7.5 --num-images 4",
+    }
+    prompts = held_out_prompts(32)
+    groups = [prompts[k::GROUPS] for k in range(GROUPS)]
+    jobs = {
+        name: [pool.submit(run_job, f"{name}-{k}", group, c) for k, group in enumerate(groups)]
+        for name, c in commands.items()
+    }
+    for name, parts in jobs.items():
+        print(table_row(name, [job.result() for job in parts]), flush=True)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("what", choices=("search", "main"))
-    arguments.add_argument("--steps", type=int, default=500)
-    arguments.add_argument("--jobs", type=int, default=0)
-    arguments.add_argument("--rate", type=float, default=0.03)
-    arguments.add_argument("--critic", default="smallunet")
-    arguments.add_argument("--critic-rate", type=float, default=3e-3)
-    chosen = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("search", "main"))
+    parser.add_argument("--steps", type=int, default=500, help="steps of VSD")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
+    parser.add_argument("--lr", type=float, default=0.03, help="learning rate of VSD's particles")
+    parser.add_argument("--critic", default="small-unet")
+    parser.add_argument("--critic-lr", type=float, default=3e-3)
+    arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
-    print(f"{'':34s}" + "".join(f"{key:>12s}" for key in SCORES), flush=True)
-    with ThreadPoolExecutor(chosen.jobs or os.cpu_count() or 1) as pool:
-        if chosen.what == "search":
-            few = prompts(3)
-            grid = [(rate, critic) for rate in (0.03, 0.1) for critic in (1e-3, 3e-3)]
-            names = [f"search-{rate}-{critic}-{chosen.steps}" for rate, critic in grid]
-            wait = [
-                pool.submit(job, n, few, vsd(*pair, chosen.steps, chosen.critic))
-                for n, pair in zip(names, grid, strict=True)
-            ]
-            for name, one in zip(names, wait, strict=True):
-                print(row(name, [one.result()]), flush=True)
-            return
-        jobs = {
-            f"vsd-{chosen.critic}-{chosen.rate}-{chosen.critic_rate}-{chosen.steps}": vsd(
-                chosen.rate, chosen.critic_rate, chosen.steps, chosen.critic
-            ),
-            "sds-0.1-350": sds(0.1, 350),
-            "sampling": ["sample", "--guidance", "7.5", "--count", "4"],
-        }
-        groups = [prompts(32)[k::GROUPS] for k in range(GROUPS)]
-        wait2 = {
-            name: [
-                pool.submit(job, f"{name}-{k}", group, options) for k, group in enumerate(groups)
-            ]
-            for name, options in jobs.items()
-        }
-        for name, each in wait2.items():
-            print(row(name, [one.result() for one in each]), flush=True)
+    print(f"{'':34s}" + "".join(f"{name:>16s}" for name in SCORES), flush=True)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        (search if arguments.what == "search" else compare)(pool, arguments)
 
 
 if __name__ == "__main__":

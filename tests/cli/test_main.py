@@ -232,6 +232,18 @@ def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert checkpoint.name in refused(capsys, *argv)
 
 
+@pytest.mark.parametrize("method", ["sds", "vsd"])
+def test_a_run_prints_nothing_of_the_libraries(method: str, tmp_path: Path) -> None:
+    argv = ["run", "a red mug", "--method", method, "--steps", "2", "--out", "x"]
+    done = shell("-m", "limbeck", *argv, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.splitlines() == ["x/report.html"]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert all(
+        line.strip().startswith(("plan:", "step ", "\N{BOX DRAWINGS HEAVY HORIZONTAL}"))
+        for line in lines
+    )
+
+
 # errors during a run
 
 

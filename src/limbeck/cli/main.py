@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 on success, 2 for a user error, 130 after Ctrl-C.
     """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or forks print a warning
     try:
         dispatch(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
