@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from limbeck.graphics.cameras.camera import orbit_cameras, turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import NoCamera, Orbit
+from limbeck.graphics.cameras.samplers import NoCamera, Orbit
 from limbeck.graphics.fields.background import SolidBackground
 from limbeck.graphics.fields.density_init import Magic3DDensityInit, NoDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
-from limbeck.graphics.rendering.occupancy_grid import Occupancy
-from limbeck.graphics.rendering.shading import Light, Shading
-from limbeck.graphics.rendering.volume import RaySamples, march, march_again, ray_aabb_intersect
+from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
+from limbeck.graphics.rendering.shading import PointLight, Shading
+from limbeck.graphics.rendering.volume import RaySamples, importance_resample, ray_aabb_intersect, ray_march
 from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
-from limbeck.training.trainer import Run, generator
+from limbeck.training.trainer import Run, step_generator
 
 RADIUS, SIGMA = 0.6, 3.0
 
@@ -30,7 +30,7 @@ RADIUS, SIGMA = 0.6, 3.0
 class _Ball(EncodingModule):
     """log density and three colour logits of a ball."""
 
-    width = 4
+    num_features = 4
 
     def __init__(self, sigma: float):
         super().__init__()
@@ -55,7 +55,7 @@ class Ball(Encoding):
 class _Soft(EncodingModule):
     """A ball whose density falls off, so that it has a gradient everywhere."""
 
-    width = 4
+    num_features = 4
 
     def forward(self, points: Tensor, progress: float) -> Tensor:
         height = 60 * (0.5 - points.norm(dim=1))
@@ -71,7 +71,7 @@ class Soft(Encoding):
 class _Shell(EncodingModule):
     """A shell .06 thick, with edges."""
 
-    width = 4
+    num_features = 4
 
     def forward(self, points: Tensor, progress: float) -> Tensor:
         height = torch.where((points.norm(dim=1) - RADIUS).abs() < 0.03, 3.0, -30.0)
@@ -90,7 +90,7 @@ def prior():
 
 
 def ball(**options) -> NeRF:
-    return NeRF(**{"encoding": Ball(), "blob": NoDensityInit(), "density": "exp", "half": 1.0, "samples": 2000, "cells": 8,
+    return NeRF(**{"encoding": Ball(), "density_init": NoDensityInit(), "density_activation": "exp", "bound": 1.0, "samples": 2000, "occupancy_resolution": 8,
                     "background": SolidBackground((0.0, 0.0, 0.0)), **options})  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_the_depth_of_an_opaque_ball_is_where_its_surface_is(prior):
 
 def test_the_gradient_of_a_picture_is_its_finite_difference(prior):
     made = ball(samples=200).build(prior, 1, 0).double()
-    sigma = made.one(0).encoded.sigma
+    sigma = made.field(0).encoding.sigma
     view = RenderRequest(torch.tensor([0]), turntable_cameras(1, 20.0, 3.0, 40.0))
     view = replace(
         view, camera=type(view.camera)(view.camera.pose.double(), view.camera.fov.double())
@@ -158,11 +158,11 @@ def test_the_gradient_of_a_picture_is_its_finite_difference(prior):
 def test_weights_and_what_passes_make_one():
     density = torch.rand(24, dtype=torch.float64) * 9
     some = RaySamples(torch.arange(24), torch.zeros(24), torch.zeros(24, 3), torch.zeros(4, 6), 0.1)
-    weights = some.weights(density).view(4, 6).sum(1)
+    weights = some.render_weights(density).view(4, 6).sum(1)
     assert torch.allclose(weights, 1 - torch.exp(-density.view(4, 6).sum(1) * 0.1), atol=1e-12)
-    few = some.kept(torch.arange(24) % 2 == 0)  # what is left out is empty
+    few = some.select(torch.arange(24) % 2 == 0)  # what is left out is empty
     zeroed = torch.where(torch.arange(24) % 2 == 0, density, 0.0)
-    assert torch.allclose(few.weights(density[::2]), some.weights(zeroed)[::2], atol=1e-12)
+    assert torch.allclose(few.render_weights(density[::2]), some.render_weights(zeroed)[::2], atol=1e-12)
 
 
 def test_rays_enter_and_leave_the_box_where_its_faces_are():
@@ -184,18 +184,18 @@ def test_rays_enter_and_leave_the_box_where_its_faces_are():
 def test_samples_lie_on_their_rays_at_their_depths_and_in_the_box():
     camera = turntable_cameras(2, 30.0, 3.0, 40.0)
     ahead = camera.directions(5, 7)
-    some = march(camera.eye, ahead, 0.8, 40, torch.full((2, 5, 7), 0.5), Occupancy(4, 0.8))
-    eye = camera.eye[some.ray // 35]
+    some = ray_march(camera.eye, ahead, 0.8, 40, torch.full((2, 5, 7), 0.5), OccupancyGrid(4, 0.8))
+    eye = camera.eye[some.ray_index // 35]
     assert torch.allclose(
-        some.points, eye + some.depth[:, None] * ahead.reshape(-1, 3)[some.ray], atol=1e-6
+        some.points, eye + some.distances[:, None] * ahead.reshape(-1, 3)[some.ray_index], atol=1e-6
     )
     assert float(some.points.abs().max()) <= 0.8 + 1e-5
 
 
 def test_normals_point_outwards(prior):
-    made = ball(encoding=Soft(), density="softplus", samples=400).build(prior, 1, 0)
+    made = ball(encoding=Soft(), density_activation="softplus", samples=400).build(prior, 1, 0)
     points = (
-        torch.nn.functional.normalize(torch.randn(50, 3, generator=generator(0, 0)), dim=1) * 0.5
+        torch.nn.functional.normalize(torch.randn(50, 3, generator=step_generator(0, 0)), dim=1) * 0.5
     )
     assert float((made.normals(0, points, 1.0) * points / 0.5).sum(1).min()) > 0.999
     view = one()
@@ -209,20 +209,20 @@ def test_a_lamp_lights_as_lambert_says():
     samples = RaySamples(torch.arange(3), torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1), 1.0)
     albedo, normals = torch.full((3, 3), 0.5), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.6, 0.8]])
     seen = torch.tensor([True, False, True])
-    lamp = Light(torch.tensor([[0.0, 0.0, 2.0]]), 0.1, False)
-    lit = lamp.on(albedo, samples, normals, seen, 3)
+    lamp = PointLight(torch.tensor([[0.0, 0.0, 2.0]]), 0.1, False)
+    lit = lamp.shade(albedo, samples, normals, seen, 3)
     assert torch.allclose(lit[:, 0], torch.tensor([0.5, 0.5, 0.5 * (0.1 + 0.9 * 0.8)]))
-    white = replace(lamp, textureless=True).on(albedo, samples, normals, seen, 3)
+    white = replace(lamp, textureless=True).shade(albedo, samples, normals, seen, 3)
     assert torch.allclose(white[:, 0], torch.tensor([1.0, 1.0, 0.1 + 0.9 * 0.8]))
 
 
 def test_lamps_are_drawn_as_often_as_is_said():
     camera, shading = (
         turntable_cameras(2, 0.0, 3.0, 40.0),
-        Shading(after=0.1, lit=0.75, textureless=0.5),
+        Shading(ambient_only_fraction=0.1, diffuse_prob=0.75, textureless_prob=0.5),
     )
     drawn = [
-        shading.draw(camera, RenderRequest(torch.zeros(2), camera, generator(1, i), 0.5))
+        shading.sample_light(camera, RenderRequest(torch.zeros(2), camera, step_generator(1, i), 0.5))
         for i in range(400)
     ]
     lamps = [lamp for lamp in drawn if lamp is not None]
@@ -230,12 +230,12 @@ def test_lamps_are_drawn_as_often_as_is_said():
         abs(len(lamps) / 400 - 0.75) < 0.07
         and abs(sum(lamp.textureless for lamp in lamps) / len(lamps) - 0.5) < 0.09
     )
-    far = torch.cat([lamp.place for lamp in lamps]).norm(dim=1)
+    far = torch.cat([lamp.position for lamp in lamps]).norm(dim=1)
     assert float(far.min()) >= 0.8 and float(far.max()) <= 1.5
     assert (
-        shading.draw(camera, RenderRequest(torch.zeros(2), camera, generator(1, 0), 0.05)) is None
+        shading.sample_light(camera, RenderRequest(torch.zeros(2), camera, step_generator(1, 0), 0.05)) is None
     )
-    assert shading.draw(camera, RenderRequest(torch.zeros(2), camera, None, 0.5)) is None
+    assert shading.sample_light(camera, RenderRequest(torch.zeros(2), camera, None, 0.5)) is None
 
 
 def test_what_is_empty_is_left_out_and_the_picture_stays(prior):
@@ -243,18 +243,18 @@ def test_what_is_empty_is_left_out_and_the_picture_stays(prior):
     with torch.no_grad():
         before = made.render(one()).image
         made.after_step(15, 16, None)
-        assert made.one(0).occupancy.share < 0.9
+        assert made.field(0).occupancy.occupied_fraction < 0.9
         lost = (made.render(one()).image - before).abs().max()
         assert (
             lost < 1e-12
         )  # what is left out has a density of exp(-30), over a length of at most 3.5
 
 
-SMALL = NeRF(encoding=DenseGridEncoding(levels=(6,)), resolution=8, samples=12, cells=8, half=1.2)
+SMALL = NeRF(encoding=DenseGridEncoding(resolutions=(6,)), resolution=8, samples=12, occupancy_resolution=8, bound=1.2)
 
 
 LATENT = replace(
-    SMALL, space="latent", resolution=0, encoding=DenseGridEncoding(levels=(6,), features=5)
+    SMALL, space="latent", resolution=0, encoding=DenseGridEncoding(resolutions=(6,), features_per_level=5)
 )
 
 
@@ -270,7 +270,7 @@ def experiment(**options) -> Experiment:
 def test_a_field_that_is_not_drawn_does_not_move(prior):
     run = Run(experiment(batch_size=1), prior)
     before = [p.detach().clone() for p in run.representation.parameters()]
-    drawn = int(run.advance().sample.particle[0])
+    drawn = int(run.advance().inputs.particle[0])
     moved = [
         not torch.equal(a, b) for a, b in zip(before, run.representation.parameters(), strict=True)
     ]
@@ -279,47 +279,47 @@ def test_a_field_that_is_not_drawn_does_not_move(prior):
 
 def test_a_particle_receives_the_mean_of_its_views_whatever_others_there_are(prior):
     run = Run(experiment(cameras=Orbit(per_particle=2)), prior)
-    sample = run.advance().sample
+    sample = run.advance().inputs
     assert sample.particle.tolist() == [0, 0, 1, 1] and len(sample.camera) == 4
 
 
 def test_samples_where_weight_is_show_a_thin_shell_better_than_even_ones(prior):
-    shell = {"encoding": Shell(), "cells": 2}
-    seen = [ball(samples=n, importance=more, **shell).build(prior, 1, 0).render(one()).alpha for n, more in
+    shell = {"encoding": Shell(), "occupancy_resolution": 2}
+    seen = [ball(samples=n, importance_samples=more, **shell).build(prior, 1, 0).render(one()).alpha for n, more in
             ((3000, 0), (160, 0), (80, 80))]  # fmt: skip
     even, drawn = ((alpha - seen[0]).abs().mean() for alpha in seen[1:])
     assert drawn < 2 / 3 * even
 
 
 def test_more_samples_leave_a_ball_as_it_is_and_stand_for_the_whole_ray(prior):
-    made = ball(samples=200, importance=50).build(prior, 1, 0)
+    made = ball(samples=200, importance_samples=50).build(prior, 1, 0)
     view, s = one(), made.spec
     ahead = view.camera.directions(9, 9)
-    some = march(
-        view.camera.eye, ahead, s.half, s.samples, torch.full((1, 9, 9), 0.5), Occupancy(2, s.half)
+    some = ray_march(
+        view.camera.eye, ahead, s.bound, s.samples, torch.full((1, 9, 9), 0.5), OccupancyGrid(2, s.bound)
     )
-    more = march_again(
+    more = importance_resample(
         view.camera.eye,
         ahead,
-        s.half,
+        s.bound,
         some,
         made.density(some.points, 0),
         50,
-        Occupancy(2, s.half),
+        OccupancyGrid(2, s.bound),
         None,
     )
-    ones = torch.ones_like(more.depth)
-    length = more.gathered(more.length, ones[:, None])
-    even = some.gathered(
-        torch.full_like(some.depth, some.length), torch.ones_like(some.depth)[:, None]
+    ones = torch.ones_like(more.distances)
+    length = more.accumulate(more.deltas, ones[:, None])
+    even = some.accumulate(
+        torch.full_like(some.distances, some.deltas), torch.ones_like(some.distances)[:, None]
     )
-    assert len(more.at) > len(some.at) and (length - even).abs().max() < 2 * some.length
+    assert len(more.flat_index) > len(some.flat_index) and (length - even).abs().max() < 2 * some.deltas
     wanted = 1 - torch.exp(-SIGMA * chord(view.camera, *made.canvas))
-    assert (made.render(view).alpha[0, 0] - wanted[0]).abs().max() <= 1.5 * SIGMA * some.length
+    assert (made.render(view).alpha[0, 0] - wanted[0]).abs().max() <= 1.5 * SIGMA * some.deltas
 
 
 @pytest.mark.parametrize("field", [
-    SMALL, replace(SMALL, noise=1.0, importance=6, shading=Shading(after=0.0, lit=0.8)), LATENT,
+    SMALL, replace(SMALL, density_noise=1.0, importance_samples=6, shading=Shading(ambient_only_fraction=0.0, diffuse_prob=0.8)), LATENT,
 ])  # fmt: skip
 def test_a_resumed_field_is_the_same_bit_by_bit(prior, field):
     straight, cut = Run(experiment(field=field), prior), Run(experiment(field=field), prior)
@@ -343,7 +343,7 @@ def test_the_surface_of_a_ball_is_a_sphere_of_its_colours(prior):
     far = solid.vertices.norm(dim=1)
     cell = 2 * 1.0 / 96
     assert abs(float(far.mean()) - RADIUS) < cell and float((far - RADIUS).abs().max()) < 1.5 * cell
-    assert torch.allclose(solid.colour(solid.vertices)[:, 0], (solid.vertices[:, 0] * 8).sigmoid())
+    assert torch.allclose(solid.color(solid.vertices)[:, 0], (solid.vertices[:, 0] * 8).sigmoid())
     a, b, c = solid.vertices[solid.faces].unbind(1)
     assert (
         float(torch.linalg.cross(b - a, c - a).mul(a + b + c).sum(1).gt(0).float().mean()) > 0.99
@@ -364,7 +364,7 @@ def test_latents_are_rendered_where_latents_are_wanted(prior):
     "rise, expected", [(0.0, (1.0, 1.0, 1.0)), (1.0, (0.0, 0.5, 1.0)), (0.5, (0.0, 1.0, 1.0))]
 )
 def test_the_entropy_term_rises_to_its_weight(prior, rise, expected):
-    model = ball(entropy=3.0, rise=rise).build(prior, 1, 0)
+    model = ball(entropy_weight=3.0, entropy_warmup=rise).build(prior, 1, 0)
     render = model.render(one())
     alpha = render.alpha.clamp(1e-5, 1 - 1e-5)
     entropy = -(alpha * alpha.log() + (1 - alpha) * (1 - alpha).log()).mean()
@@ -376,8 +376,8 @@ def test_the_entropy_term_rises_to_its_weight(prior, rise, expected):
 def test_a_field_begins_as_its_blob(prior):
     made = replace(
         SMALL,
-        blob=Magic3DDensityInit(10.0, 0.5),
-        encoding=DenseGridEncoding(levels=(6,), spread=0.0),
+        density_init=Magic3DDensityInit(10.0, 0.5),
+        encoding=DenseGridEncoding(resolutions=(6,), init_std=0.0),
     ).build(prior, 1, 0)
     density = made.density(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 1.0, 0.0]]), 0)
     exact = torch.nn.functional.softplus(torch.tensor([10.0, 0.0, -10.0]))
@@ -385,9 +385,9 @@ def test_a_field_begins_as_its_blob(prior):
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"samples": 1}, "samples must be at least 2, not 1"), ({"half": 0.0}, "half and rate must be positive"),
-    ({"opacity": -1.0}, "opacity is a weight"), ({"switch": 2.0}, "switch is a share"),
-    ({"space": "latent", "shading": Shading(lit=0.5)}, "latents take no light"),
+    ({"samples": 1}, "samples must be at least 2, not 1"), ({"bound": 0.0}, "bound and lr must be positive"),
+    ({"opacity_weight": -1.0}, "opacity_weight is a weight"), ({"resolution_switch": 2.0}, "resolution_switch is a share"),
+    ({"space": "latent", "shading": Shading(diffuse_prob=0.5)}, "latents take no light"),
 ])  # fmt: skip
 def test_options_out_of_range_are_refused(options, says):
     with pytest.raises(ValueError, match=says):

@@ -105,7 +105,7 @@ def test_prolificdreamer_of_a_scene_has_the_numbers_of_its_code():
     field = stages["field"]
     density = field.representation.density_init
     assert list(stages) == ["field"] and field.timesteps.switch_at * 25_000 == 10_000
-    assert (density.height, density.radius) == (-10.0, 2.5)
+    assert (density.scale, density.radius) == (-10.0, 2.5)
     assert field.camera_sampler.prompts_by_view("a hall") == ("a hall",) * 4
 
 

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import CameraSampler, NoCamera
-from limbeck.graphics.geometry.solids import Splats, Surface
+from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
+from limbeck.graphics.geometry.assets import Splats, Surface
+from limbeck.representations.image_files import fitted_size, read_image
 
 
 @dataclass(frozen=True)
@@ -98,25 +97,25 @@ class ParticleParameters(Representation):
 
     def __init__(self, start: Mapping[str, Float[Tensor, "n ..."]], rates: Mapping[str, float]):
         super().__init__()
-        self.parts = nn.ParameterDict(
+        self.params = nn.ParameterDict(
             {name: nn.ParameterList(value.unbind(0)) for name, value in start.items()}
         )
-        self.rates = dict(rates)
+        self.lrs = dict(rates)
 
     def gather(self, name: str, view: Int[Tensor, "b"]) -> Float[Tensor, "b ..."]:
         """The tensors of one name of the particles in view, stacked."""
-        return torch.stack([self.parts[name][i] for i in view.tolist()])
+        return torch.stack([self.params[name][i] for i in view.tolist()])
 
     def param_groups(self) -> list[dict]:
         return [
-            {"params": list(tensors), "lr": self.rates[name]}
-            for name, tensors in self.parts.items()
+            {"params": list(tensors), "lr": self.lrs[name]}
+            for name, tensors in self.params.items()
         ]
 
     def repeat(self, each: int) -> None:
         """Every particle ``each`` times, as it is now."""
-        for name, part in self.parts.items():
-            self.parts[name] = nn.ParameterList(
+        for name, part in self.params.items():
+            self.params[name] = nn.ParameterList(
                 p.detach().clone() for p in part for _ in range(each)
             )
 
@@ -158,11 +157,11 @@ class RepresentationConfig(abc.ABC):
         if self.size == (0, 0):
             return fitted_size(self.images[0], prior) if self.images else prior.image_size
         allowed = self.size == prior.image_size or (
-            prior.unit and not any(side % prior.unit for side in self.size)
+            prior.size_multiple and not any(side % prior.size_multiple for side in self.size)
         )
         if min(self.size) <= 0 or not allowed:
             own, asked = (f"{h} {w}" for h, w in (prior.image_size, self.size))
-            other = f", or multiples of {prior.unit}" if prior.unit else " and no other"
+            other = f", or multiples of {prior.size_multiple}" if prior.size_multiple else " and no other"
             raise ValueError(f"size is {own} for this model{other}; not {asked}")
         return self.size
 
@@ -185,14 +184,6 @@ class RepresentationConfig(abc.ABC):
         return None if images is None else images[:: particles // len(self.images)]
 
 
-def _opened(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise ValueError(f"no picture {path}")
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a picture that can be read") from error
 
 
 def latent_shape(prior: Prior, canvas: tuple[int, int]) -> tuple[int, ...]:
@@ -207,27 +198,10 @@ def latent_shape(prior: Prior, canvas: tuple[int, int]) -> tuple[int, ...]:
     )
 
 
-def image_file_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as it is looked at. ValueError where it cannot be read."""
-    return _opened(path).size
 
 
-def fitted_size(path: Path, prior: Prior) -> tuple[int, int]:
-    """The model's size in the aspect ratio of a picture: the short side is the model's, the long one a multiple of its unit."""
-    if prior.unit == 0:
-        return prior.image_size
-    width, height = image_file_size(path)
-    short = min(prior.image_size)
-    long = max(
-        short, round(short * max(width, height) / min(width, height) / prior.unit) * prior.unit
-    )
-    return (long, short) if height > width else (short, long)
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """A picture in [0, 1], scaled to cover ``size`` and cut from the middle. ValueError where it cannot be read."""
-    cut = ImageOps.fit(_opened(path), (size[1], size[0]), method=Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1).float() / 255
 
 
 def fit_to_images(

@@ -24,20 +24,13 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.representations.base import (
-    ParticleParameters,
-    Render,
-    Representation,
-    RepresentationConfig,
-    fit_to_images,
-    latent_shape,
-)
+from limbeck.representations.base import ParticleParameters, Render, Representation, RepresentationConfig, fit_to_images, latent_shape
 
 Space = Literal["image", "latent"]
 FIT_RATE = 5e-3  #: of a fit to images, whose gradient has no noise
 
 
-def places(height: int, width: int) -> Float[Tensor, "p 2"]:
+def pixel_coordinates(height: int, width: int) -> Float[Tensor, "p 2"]:
     """Centres of the pixels, x then y; the short side spans [-1, 1]."""
     short = min(height, width)
     y, x = ((2 * torch.arange(side) + 1 - side) / short for side in (height, width))
@@ -53,8 +46,8 @@ class CoordinateNetworks(ParticleParameters):
     themselves. Images leave through a sigmoid, latents as they are, for a bound such as tanh's cuts them off.
     """
 
-    features: Tensor
-    seen: Tensor
+    frequencies: Tensor
+    inputs: Tensor
 
     def __init__(
         self,
@@ -68,20 +61,20 @@ class CoordinateNetworks(ParticleParameters):
         super().__init__(start, dict.fromkeys(start, rate))
         self.size, self.space, self.omega = size, space, omega
         self.layers = len(start) // 2
-        self.register_buffer("features", features, persistent=False)
-        self.register_buffer("seen", self._seen(places(*size)), persistent=False)
+        self.register_buffer("frequencies", features, persistent=False)
+        self.register_buffer("inputs", self._seen(pixel_coordinates(*size)), persistent=False)
 
     def _seen(self, place: Float[Tensor, "p 2"]) -> Float[Tensor, "p f"]:
         """What the first layer sees of a place v: v, or (cos 2 pi B v, sin 2 pi B v) with v in units of the short side."""
-        if not len(self.features):
+        if not len(self.frequencies):
             return place
-        turns = math.pi * place @ self.features.T
+        turns = math.pi * place @ self.frequencies.T
         return torch.cat([turns.cos(), turns.sin()], -1)
 
-    def at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b c h w"]:
+    def render_at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b c h w"]:
         """What the particles show at any resolution."""
         own = (height, width) == self.size
-        h = (self.seen if own else self._seen(places(height, width).to(self.seen)))[None].expand(
+        h = (self.inputs if own else self._seen(pixel_coordinates(height, width).to(self.inputs)))[None].expand(
             len(view), -1, -1
         )
         for layer in range(self.layers):
@@ -96,7 +89,7 @@ class CoordinateNetworks(ParticleParameters):
         return out.sigmoid() if self.space == "image" else out
 
     def render(self, view: RenderRequest) -> Render:
-        return Render(self.at(view.particle, *self.size), self.space)
+        return Render(self.render_at(view.particle, *self.size), self.space)
 
 
 @dataclass(frozen=True)
@@ -106,11 +99,11 @@ class _Coordinates(RepresentationConfig):
     space: Space = "image"
     width: int = 128
     depth: int = 3
-    fit: int = 300
-    rate: float = 1e-3
+    init_steps: int = 300
+    lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth) < 1 or self.rate <= 0 or self.fit < 0:
+        if min(self.width, self.depth) < 1 or self.lr <= 0 or self.init_steps < 0:
             raise ValueError(
                 f"width and depth must be at least 1, rate positive, fit not negative: {self}"
             )
@@ -135,7 +128,7 @@ class _Coordinates(RepresentationConfig):
                 2 * torch.rand(particles, out, fan, generator=rng) - 1
             )
             start[f"bias{layer}"] = bias * (2 * torch.rand(particles, out, generator=rng) - 1)
-        return CoordinateNetworks(start, self.rate, size, self.space, omega, features)
+        return CoordinateNetworks(start, self.lr, size, self.space, omega, features)
 
     def _build(self, prior: Prior, particles: int, seed: int, omega: float) -> Representation:
         canvas, goal = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
@@ -150,7 +143,7 @@ class _Coordinates(RepresentationConfig):
         made = self._made(
             particles if goal is None else len(goal), shape[1:], shape[0], seed, omega
         )
-        return fit_to_images(made.to(prior.device), goal, particles, self.fit, FIT_RATE / self.rate)
+        return fit_to_images(made.to(prior.device), goal, particles, self.init_steps, FIT_RATE / self.lr)
 
 
 @dataclass(frozen=True)
@@ -189,20 +182,20 @@ class Fourier(_Coordinates):
     learning rate.
     """
 
-    features: int = 128
+    num_frequencies: int = 128
     scale: float = 2.0
-    rate: float = 2e-3
+    lr: float = 2e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.features < 1 or self.scale <= 0:
+        if self.num_frequencies < 1 or self.scale <= 0:
             raise ValueError(
-                f"features must be at least 1 and scale positive, not {self.features}, {self.scale}"
+                f"features must be at least 1 and scale positive, not {self.num_frequencies}, {self.scale}"
             )
 
     def _inputs(self, seed: int) -> Tensor:
         return self.scale * torch.randn(
-            self.features, 2, generator=torch.Generator().manual_seed(seed + 77)
+            self.num_frequencies, 2, generator=torch.Generator().manual_seed(seed + 77)
         )
 
     def _bounds(self, layer: int, fan: int) -> tuple[float, float]:

@@ -12,19 +12,8 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.rendering.gaussian_compositing import (
-    BLUR,
-    DENSEST,
-    ProjectedGaussians,
-    layers,
-)
-from limbeck.representations.base import (
-    ParticleParameters,
-    Render,
-    Representation,
-    RepresentationConfig,
-    fit_to_images,
-)
+from limbeck.graphics.rendering.gaussian_compositing import LOW_PASS_VARIANCE, MAX_OPACITY, ProjectedGaussians, composite_gaussians
+from limbeck.representations.base import ParticleParameters, Render, Representation, RepresentationConfig, fit_to_images
 
 
 class Gaussian2DParticles(ParticleParameters):
@@ -40,29 +29,29 @@ class Gaussian2DParticles(ParticleParameters):
         super().__init__(start, rates)
         self.size, self.largest = size, largest
 
-    def cloud(self, view: Int[Tensor, "b"], height: int, width: int) -> ProjectedGaussians:
+    def projected_gaussians(self, view: Int[Tensor, "b"], height: int, width: int) -> ProjectedGaussians:
         """The Gaussians of particles in pixels of an image of a height and width."""
-        part = {name: self.gather(name, view) for name in self.parts}
+        part = {name: self.gather(name, view) for name in self.params}
         unit = min(height, width)
         mean = part["position"] * unit + part["position"].new_tensor([width / 2, height / 2])
         along, across = (self.largest * unit * part["scale"].sigmoid()).square().unbind(-1)
         # rotation by an angle, its double being all that a symmetric matrix knows
         half, turn = (along - across) / 2, 2 * part["rotation"]
-        middle = (along + across) / 2 + BLUR
+        middle = (along + across) / 2 + LOW_PASS_VARIANCE
         xx, xy, yy = middle + half * turn.cos(), half * turn.sin(), middle - half * turn.cos()
         inverse = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy * xy)[..., None]
         spread = torch.stack([xx, yy], -1).sqrt()
         return ProjectedGaussians(
-            mean, inverse, spread, part["colour"].sigmoid(), DENSEST * part["opacity"].sigmoid()
+            mean, inverse, spread, part["colour"].sigmoid(), MAX_OPACITY * part["opacity"].sigmoid()
         )
 
-    def at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
+    def render_at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
         """The particles drawn at another resolution."""
-        front, left = layers(self.cloud(view, height, width), height, width)
+        front, left = composite_gaussians(self.projected_gaussians(view, height, width), height, width)
         return front + left * self.gather("background", view).sigmoid()[:, :, None, None]
 
     def render(self, view: RenderRequest) -> Render:
-        return Render(self.at(view.particle, *self.size), "image")
+        return Render(self.render_at(view.particle, *self.size), "image")
 
 
 @dataclass(frozen=True)
@@ -79,56 +68,56 @@ class Gaussians2D(RepresentationConfig):
 
     name = "gaussians-2d"
 
-    count: int = 1000
-    spacing: float = 0.8
-    opacity: float = 0.5
-    spread: float = 0.1
-    largest: float = 0.25
-    fit: int = 200
-    rate_position: float = 0.003
-    rate_scale: float = 0.05
-    rate_rotation: float = 0.05
-    rate_colour: float = 0.1
-    rate_opacity: float = 0.02
+    num_gaussians: int = 1000
+    init_scale: float = 0.8
+    init_opacity: float = 0.5
+    init_color_std: float = 0.1
+    max_scale: float = 0.25
+    init_steps: int = 200
+    means_lr: float = 0.003
+    scales_lr: float = 0.05
+    rotations_lr: float = 0.05
+    colors_lr: float = 0.1
+    opacities_lr: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.count < 1 or min(self.spacing, self.largest) <= 0 or min(self.spread, self.fit) < 0:
+        if self.num_gaussians < 1 or min(self.init_scale, self.max_scale) <= 0 or min(self.init_color_std, self.init_steps) < 0:
             raise ValueError(
                 f"count must be at least 1, spacing and largest positive, spread and fit not negative: {self}"
             )
-        if not 0 < self.opacity < DENSEST:
-            raise ValueError(f"opacity must be in (0, {DENSEST}), not {self.opacity}")
-        if min(self._rates().values()) <= 0:
+        if not 0 < self.init_opacity < MAX_OPACITY:
+            raise ValueError(f"opacity must be in (0, {MAX_OPACITY}), not {self.init_opacity}")
+        if min(self._lrs().values()) <= 0:
             raise ValueError(f"every rate must be positive: {self}")
 
-    def _rates(self) -> dict[str, float]:
+    def _lrs(self) -> dict[str, float]:
         return {
-            "position": self.rate_position, "scale": self.rate_scale, "rotation": self.rate_rotation,
-            "colour": self.rate_colour, "opacity": self.rate_opacity, "background": self.rate_colour,
+            "position": self.means_lr, "scale": self.scales_lr, "rotation": self.rotations_lr,
+            "colour": self.colors_lr, "opacity": self.opacities_lr, "background": self.colors_lr,
         }  # fmt: skip
 
-    def _start(self, particles: int, size: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    def _initial_params(self, particles: int, size: tuple[int, int], seed: int) -> dict[str, Tensor]:
         rng = torch.Generator().manual_seed(seed)
         height, width = size
-        n, unit = self.count, min(size)
+        n, unit = self.num_gaussians, min(size)
         even = [
             torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(n)
             for i in range(particles)
         ]
-        sigma = self.spacing * math.sqrt(height * width / n) / unit
-        share = torch.tensor(min(sigma / self.largest, 0.9))
+        sigma = self.init_scale * math.sqrt(height * width / n) / unit
+        share = torch.tensor(min(sigma / self.max_scale, 0.9))
         return {
             "position": (torch.stack(even) - 0.5) * torch.tensor([width / unit, height / unit]),
             "scale": share.logit().expand(particles, n, 2).clone(),
             "rotation": torch.zeros(particles, n),
-            "colour": self.spread * torch.randn(particles, n, 3, generator=rng),
-            "opacity": torch.tensor(self.opacity / DENSEST).logit().expand(particles, n).clone(),
+            "colour": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
+            "opacity": torch.tensor(self.init_opacity / MAX_OPACITY).logit().expand(particles, n).clone(),
             "background": torch.zeros(particles, 3),
         }
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
-        start = self._start(particles if images is None else len(images), size, seed)
+        start = self._initial_params(particles if images is None else len(images), size, seed)
         if (
             images is not None
         ):  # each takes the colour of the pixel it lies on, and little shines through
@@ -138,5 +127,5 @@ class Gaussians2D(RepresentationConfig):
             )[:, :, 0].transpose(1, 2)
             start["colour"] = seen.clamp(0.02, 0.98).logit()
             start["opacity"] = torch.full_like(start["opacity"], 0.9).logit()
-        made = Gaussian2DParticles(start, self._rates(), size, self.largest)
-        return fit_to_images(made.to(prior.device), images, particles, self.fit)
+        made = Gaussian2DParticles(start, self._lrs(), size, self.max_scale)
+        return fit_to_images(made.to(prior.device), images, particles, self.init_steps)

@@ -18,31 +18,31 @@ class LatentParticles(Representation):
     def __init__(self, start: Tensor, rate: float):
         super().__init__()
         self.particles = nn.ParameterList(start.unbind(0))
-        self.rate = rate
+        self.lr = rate
 
     def render(self, view: RenderRequest) -> Render:
         return Render(torch.stack([self.particles[i] for i in view.particle.tolist()]), "latent")
 
     def param_groups(self) -> list[dict]:
-        return [{"params": list(self.particles), "lr": self.rate}]
+        return [{"params": list(self.particles), "lr": self.lr}]
 
 
 @dataclass(frozen=True)
 class Latents(RepresentationConfig):
     """rate: peak learning rate. spread: deviation of the normal noise at the start; left out it is 1, and 0 with images."""
 
-    rate: float = 0.03
-    spread: float | None = None
+    lr: float = 0.03
+    init_std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or (self.spread or 0) < 0:
+        if self.lr <= 0 or (self.init_std or 0) < 0:
             raise ValueError(
-                f"rate must be positive and spread not negative, not rate {self.rate}, spread {self.spread}"
+                f"rate must be positive and spread not negative, not rate {self.lr}, spread {self.init_std}"
             )
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
-        spread = self.spread if self.spread is not None else float(not self.images)
+        spread = self.init_std if self.init_std is not None else float(not self.images)
         start = spread * torch.randn(
             particles, *latent_shape(prior, self.canvas_size(prior)), generator=rng
         )
@@ -52,4 +52,4 @@ class Latents(RepresentationConfig):
                 start += torch.cat(
                     [prior.encode(part.to(prior.device)).cpu() for part in images.split(8)]
                 )
-        return LatentParticles(start, self.rate).to(prior.device)
+        return LatentParticles(start, self.lr).to(prior.device)

@@ -16,18 +16,18 @@ from torch.nn import functional as F
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.views import CameraSampler, Orbit
+from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background, BackgroundModule
 from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder
 from limbeck.graphics.fields.density_init import DensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
-from limbeck.graphics.geometry.marching_tetrahedra import TetGrid, distance_of, outlined
-from limbeck.graphics.geometry.mesh import without_specks
-from limbeck.graphics.geometry.solids import Surface
-from limbeck.graphics.rendering.occupancy_grid import Occupancy
-from limbeck.graphics.rendering.shading import Light, Shading
-from limbeck.graphics.rendering.volume import march, march_again, stride
+from limbeck.graphics.geometry.marching_tetrahedra import TetGrid, level_set_to_sdf, silhouette_iso_level
+from limbeck.graphics.geometry.mesh import remove_small_components
+from limbeck.graphics.geometry.assets import Surface
+from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
+from limbeck.graphics.rendering.shading import PointLight, Shading
+from limbeck.graphics.rendering.volume import importance_resample, ray_march, step_size
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 from limbeck.world.background import WorldBackground
 
@@ -52,19 +52,19 @@ class _Unbounded(BackgroundModule):
 class NeRFParticle(nn.Module):
     """One particle: features of points, what they mean, what is behind, where it may hold something."""
 
-    encoded: EncodingModule
-    behind: BackgroundModule
-    occupancy: Occupancy
+    encoding: EncodingModule
+    background: BackgroundModule
+    occupancy: OccupancyGrid
 
     def __init__(self, spec: NeRF, channels: int, generator: torch.Generator):
         super().__init__()
-        self.encoded = spec.encoding.build(generator)
-        self.decoder = spec.decoder.build(self.encoded.width, generator, 1 + channels)
-        self.behind = (
+        self.encoding = spec.encoding.build(generator)
+        self.decoder = spec.decoder.build(self.encoding.num_features, generator, 1 + channels)
+        self.background = (
             _Unbounded(channels) if spec.space == "latent" else spec.background.build(generator)
         )
-        self.occupancy = Occupancy(
-            spec.cells, spec.half, -math.log1p(-FAINT) / stride(spec.half, spec.samples)
+        self.occupancy = OccupancyGrid(
+            spec.occupancy_resolution, spec.bound, -math.log1p(-FAINT) / step_size(spec.bound, spec.samples)
         )
 
 
@@ -88,36 +88,36 @@ class NeRFParticles(Representation):
     def param_groups(self) -> Iterable[dict]:
         s = self.spec
         for name, rate in (
-            ("encoded", s.encoding.rate),
-            ("decoder", s.decoder.rate),
-            ("behind", s.background.rate),
+            ("encoding", s.encoding.lr_scale),
+            ("decoder", s.decoder.lr_scale),
+            ("background", s.background.lr_scale),
         ):
             found = [p for one in self.particles for p in one.get_submodule(name).parameters()]
             if found:
-                yield {"params": found, "lr": s.rate * rate}
+                yield {"params": found, "lr": s.lr * rate}
 
-    def one(self, particle: int) -> NeRFParticle:
+    def field(self, particle: int) -> NeRFParticle:
         """The parts of a particle."""
         found = self.particles[particle]
         assert isinstance(found, NeRFParticle)
         return found
 
-    def inside(self, particle: int, points: Float[Tensor, "n 3"], progress: float = 1.0, rng: torch.Generator | None = None
+    def query(self, particle: int, points: Float[Tensor, "n 3"], progress: float = 1.0, rng: torch.Generator | None = None
                ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:  # fmt: skip
         """Density, per unit of length, and albedo in [0, 1], or latents, of points of the world."""
-        s, one = self.spec, self.one(particle)
-        raw = one.decoder(one.encoded(points / s.half, progress))
-        height = s.sharp * raw[:, 0] + s.blob(points)
-        if s.noise and rng is not None:
-            height = height + s.noise * torch.randn(len(points), generator=rng).to(height)
-        density = F.softplus(height) if s.density == "softplus" else height.clamp_max(15).exp()
+        s, one = self.spec, self.field(particle)
+        raw = one.decoder(one.encoding(points / s.bound, progress))
+        height = s.density_scale * raw[:, 0] + s.density_init(points)
+        if s.density_noise and rng is not None:
+            height = height + s.density_noise * torch.randn(len(points), generator=rng).to(height)
+        density = F.softplus(height) if s.density_activation == "softplus" else height.clamp_max(15).exp()
         return density, raw[:, 1:].sigmoid() if s.space == "image" else raw[:, 1:]
 
     def density(
         self, points: Float[Tensor, "n 3"], particle: int, progress: float = 1.0
     ) -> Float[Tensor, "n"]:
         """Density of points of the world, per unit of length."""
-        return self.inside(particle, points, progress)[0]
+        return self.query(particle, points, progress)[0]
 
     def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
         """Colour of points of the world, without light; ValueError where it is made of latents."""
@@ -125,13 +125,13 @@ class NeRFParticles(Representation):
             raise ValueError(
                 "a field of latents has no colours of its own: render it, or train one with --representation.space image"
             )
-        return self.inside(particle, points)[1]
+        return self.query(particle, points)[1]
 
     def normals(
         self, particle: int, points: Float[Tensor, "n 3"], progress: float
     ) -> Float[Tensor, "n 3"]:
         """- grad density, of unit length, by central differences, so that gradients of what is lit reach the density."""
-        e = self.spec.half / 64
+        e = self.spec.bound / 64
         ways = e * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
         ahead, behind = (
             self.density((points[:, None] + ways).reshape(-1, 3), particle, progress)
@@ -143,7 +143,7 @@ class NeRFParticles(Representation):
     def _side(self, progress: float) -> tuple[int, int]:
         """Height and width rendered under training at this share of the run."""
         s = self.spec
-        short = s.late if progress >= s.switch and s.late else s.resolution
+        short = s.resolution_late if progress >= s.resolution_switch and s.resolution_late else s.resolution
         height, width = self.canvas
         return (
             (short * height // min(self.canvas), short * width // min(self.canvas))
@@ -154,13 +154,13 @@ class NeRFParticles(Representation):
     def render(self, view: RenderRequest) -> Render:
         if view.camera is None:
             raise ValueError("a field is looked at by cameras: --cameras orbit")
-        device = self.one(0).occupancy.mean.device
-        light = self.spec.shading.draw(view.camera, view)
+        device = self.field(0).occupancy.densities.device
+        light = self.spec.shading.sample_light(view.camera, view)
         rows = {
             k: (view.particle == k).nonzero().squeeze(1)
             for k in sorted(set(view.particle.tolist()))
         }
-        parts = [self._of(k, view[at], device, light and light.of(at)) for k, at in rows.items()]
+        parts = [self._of(k, view[at], device, light and light.select(at)) for k, at in rows.items()]
         back = view.particle.argsort(stable=True).argsort().to(device)
         join = lambda name: torch.cat([getattr(part, name) for part in parts])[back]  # noqa: E731
         normal = join("normal") if parts[0].normal is not None else None
@@ -171,52 +171,52 @@ class NeRFParticles(Representation):
         return Render(join("image"), self.spec.space, join("alpha"), join("depth"), normal, terms)
 
     def _of(
-        self, particle: int, view: RenderRequest, device: torch.device, light: Light | None
+        self, particle: int, view: RenderRequest, device: torch.device, light: PointLight | None
     ) -> Render:
         s, (h, w) = self.spec, self._side(view.progress) if view.rng is not None else self.canvas
         assert view.camera is not None
-        camera, b, one = view.camera.to(device), len(view), self.one(particle)
+        camera, b, one = view.camera.to(device), len(view), self.field(particle)
         ahead = camera.directions(h, w)
         jitter = (
             torch.full((b, h, w), 0.5)
             if view.rng is None
             else torch.rand(b, h, w, generator=view.rng)
         )
-        samples = march(camera.eye, ahead, s.half, s.samples, jitter.to(ahead), one.occupancy)
-        if s.importance:
+        samples = ray_march(camera.eye, ahead, s.bound, s.samples, jitter.to(ahead), one.occupancy)
+        if s.importance_samples:
             with torch.no_grad():
                 coarse = self.density(samples.points, particle, view.progress)
-            samples = march_again(
-                camera.eye, ahead, s.half, samples, coarse, s.importance, one.occupancy, view.rng
+            samples = importance_resample(
+                camera.eye, ahead, s.bound, samples, coarse, s.importance_samples, one.occupancy, view.rng
             )
-        density, albedo = self.inside(particle, samples.points, view.progress, view.rng)
-        weights = samples.weights(density)
-        wanted = view.rng is None or light is not None or s.orientation > 0
+        density, albedo = self.query(particle, samples.points, view.progress, view.rng)
+        weights = samples.render_weights(density)
+        wanted = view.rng is None or light is not None or s.orientation_weight > 0
         normal, terms = None, {}
         if wanted:
             seen = weights.detach() > 1e-3
-            there = samples.kept(seen)
+            there = samples.select(seen)
             towards = self.normals(particle, there.points, view.progress)
-            normal = F.normalize(there.gathered(weights[seen], towards), dim=1, eps=1e-6)
-            facing = (towards * ahead.reshape(-1, 3)[there.ray]).sum(1).clamp_min(0).square()
-            terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.rays
+            normal = F.normalize(there.accumulate(weights[seen], towards), dim=1, eps=1e-6)
+            facing = (towards * ahead.reshape(-1, 3)[there.ray_index]).sum(1).clamp_min(0).square()
+            terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.num_rays
             if light is not None:
-                albedo = light.on(albedo, samples, towards, seen, h * w)
-        colour = samples.gathered(weights, albedo).view(b, h, w, -1)
-        alpha = samples.gathered(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
+                albedo = light.shade(albedo, samples, towards, seen, h * w)
+        colour = samples.accumulate(weights, albedo).view(b, h, w, -1)
+        alpha = samples.accumulate(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
         axis = -(ahead * camera.pose[:, None, None, :3, 2]).sum(
             -1
         )  # from the length of a ray to the depth it reaches
         depth = (
-            samples.gathered(weights, samples.depth[:, None]).view(b, h, w)
+            samples.accumulate(weights, samples.distances[:, None]).view(b, h, w)
             * axis
             / alpha[..., 0].clamp_min(1e-6)
         )
-        behind = one.behind(ahead, view.rng, view.progress)
+        behind = one.background(ahead, view.rng, view.progress)
         image = (colour + (1 - alpha) * behind).permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
-        if s.variation:  # it passes over every feature of the grid: a sixth of a small render
-            terms["rough"] = one.encoded.roughness()
+        if s.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
+            terms["rough"] = one.encoding.total_variation()
         if (h, w) != self.canvas:
             image = F.interpolate(image, self.canvas, mode="bilinear", align_corners=False)
         shape = lambda x: None if x is None else x.view(b, h, w, 3).permute(0, 3, 1, 2)  # noqa: E731
@@ -228,34 +228,34 @@ class NeRFParticles(Representation):
     def asset(self, particle: int) -> Surface:
         """The surface that covers as much as is half opaque, by marching tetrahedra; ValueError where nothing is, or there are no
         colours."""
-        grid, device = TetGrid(CELLS, self.spec.half), self.one(particle).occupancy.mean.device
+        grid, device = TetGrid(CELLS, self.spec.bound), self.field(particle).occupancy.densities.device
         points = grid.vertices(device)
         self.albedo(points[:1], particle)
         density = torch.cat([self.density(part, particle) for part in points.split(1 << 18)])
-        density[grid.border().to(device)] = 0  # so that the surface is closed
-        vertices, mesh = grid.surface(distance_of(outlined(density, grid) - density, grid), points)
-        vertices, mesh = without_specks(vertices, mesh, SPECK)
+        density[grid.boundary_mask().to(device)] = 0  # so that the surface is closed
+        vertices, mesh = grid.extract_surface(level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid), points)
+        vertices, mesh = remove_small_components(vertices, mesh, SPECK)
         return Surface(
             vertices, mesh.faces, torch.no_grad()(partial(self.albedo, particle=particle))
         )
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         s = self.spec
-        entropy = s.entropy * (min(progress / s.rise, 1.0) if s.rise else 1.0)
+        entropy = s.entropy_weight * (min(progress / s.entropy_warmup, 1.0) if s.entropy_warmup else 1.0)
         weight = {
-            "opacity": s.opacity,
-            "orientation": s.orientation,
+            "opacity": s.opacity_weight,
+            "orientation": s.orientation_weight,
             "entropy": entropy,
-            "rough": s.variation,
+            "rough": s.tv_weight,
         }
         return {name: value * weight[name] for name, value in render.terms.items() if weight[name]}
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        if (step + 1) % REFRESH or step < steps * self.spec.grace:
+        if (step + 1) % REFRESH or step < steps * self.spec.occupancy_warmup:
             return
         rng = torch.Generator().manual_seed(self.seed * 104_729 + step)
         for k in range(len(self.particles)):
-            self.one(k).occupancy.update(
+            self.field(k).occupancy.update(
                 partial(self.density, particle=k, progress=step / steps), rng
             )
 
@@ -286,27 +286,27 @@ class NeRF(RepresentationConfig):
 
     encoding: Encoding = field(default_factory=DenseGridEncoding)
     decoder: Decoder = field(default_factory=IdentityDecoder)
-    blob: DensityInit = field(default_factory=Magic3DDensityInit)
+    density_init: DensityInit = field(default_factory=Magic3DDensityInit)
     background: Background = field(default_factory=WorldBackground)
     shading: Shading = field(default_factory=Shading)
-    half: float = 1.2
+    bound: float = 1.2
     samples: int = 80
-    importance: int = 0
+    importance_samples: int = 0
     space: Literal["image", "latent"] = "image"
-    density: Literal["softplus", "exp"] = "softplus"
-    sharp: float = 1.0
-    noise: float = 0.0
+    density_activation: Literal["softplus", "exp"] = "softplus"
+    density_scale: float = 1.0
+    density_noise: float = 0.0
     resolution: int = 0
-    late: int = 0
-    switch: float = 0.5
-    rate: float = 0.02
-    opacity: float = 0.0
-    orientation: float = 0.0
-    entropy: float = 0.0
-    variation: float = 0.0
-    rise: float = 0.0
-    cells: int = 32
-    grace: float = 0.05
+    resolution_late: int = 0
+    resolution_switch: float = 0.5
+    lr: float = 0.02
+    opacity_weight: float = 0.0
+    orientation_weight: float = 0.0
+    entropy_weight: float = 0.0
+    tv_weight: float = 0.0
+    entropy_warmup: float = 0.0
+    occupancy_resolution: int = 32
+    occupancy_warmup: float = 0.05
 
     def __post_init__(self) -> None:
         if self.images:
@@ -315,28 +315,28 @@ class NeRF(RepresentationConfig):
             )
         for name, least in (
             ("samples", 2),
-            ("importance", 0),
-            ("cells", 2),
+            ("importance_samples", 0),
+            ("occupancy_resolution", 2),
             ("resolution", 0),
-            ("late", 0),
-            ("sharp", 0),
-            ("noise", 0),
+            ("resolution_late", 0),
+            ("density_scale", 0),
+            ("density_noise", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("opacity", "orientation", "entropy", "variation"):
+        for name in ("opacity_weight", "orientation_weight", "entropy_weight", "tv_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"{name} is a weight and must not be negative, not {getattr(self, name)}"
                 )
-        for name in ("switch", "rise", "grace"):
+        for name in ("resolution_switch", "entropy_warmup", "occupancy_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
-        if self.half <= 0 or self.rate <= 0:
-            raise ValueError(f"half and rate must be positive, not {self.half} and {self.rate}")
-        if self.space == "latent" and self.shading.lit:
+        if self.bound <= 0 or self.lr <= 0:
+            raise ValueError(f"bound and lr must be positive, not {self.bound} and {self.lr}")
+        if self.space == "latent" and self.shading.diffuse_prob:
             raise ValueError(
-                "latents take no light: leave --representation.shading.lit at 0, or render images"
+                "latents take no light: leave --representation.shading.diffuse-prob at 0, or render images"
             )
 
     @property

@@ -17,14 +17,14 @@ from limbeck.representations.latents import LatentParticles, Latents, latent_sha
 class NoiseMapParticles(LatentParticles):
     """Particles that are noise, and the pictures they belong to."""
 
-    source: Tensor
+    source_latents: Tensor
 
     def __init__(self, start: Tensor, source: Tensor, rate: float):
         super().__init__(start, rate)
-        self.register_buffer("source", source, persistent=False)
+        self.register_buffer("source_latents", source, persistent=False)
 
     def render_source(self, view: RenderRequest) -> Render:
-        return Render(self.source[to_device(view.particle, self.source.device)], "latent")
+        return Render(self.source_latents[to_device(view.particle, self.source_latents.device)], "latent")
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class NoiseMap(RepresentationConfig):
     rate: peak learning rate.
     """
 
-    rate: float = 0.003
+    lr: float = 0.003
 
     contents = "noise"
 
     def __post_init__(self) -> None:
-        if self.rate <= 0:
-            raise ValueError(f"rate must be positive, not {self.rate}")
+        if self.lr <= 0:
+            raise ValueError(f"rate must be positive, not {self.lr}")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         if not self.images:
             raise ValueError("noises belong to pictures: name them with --representation.images")
-        pictures = Latents(spread=0.0, size=self.size, images=self.images).build(
+        pictures = Latents(init_std=0.0, size=self.size, images=self.images).build(
             prior, particles, seed
         )
         with torch.no_grad():
             source = pictures.render(RenderRequest(torch.arange(particles))).image
         rng = torch.Generator().manual_seed(seed)
         start = torch.randn(particles, *latent_shape(prior, self.canvas_size(prior)), generator=rng)
-        return NoiseMapParticles(start, source, self.rate).to(prior.device)
+        return NoiseMapParticles(start, source, self.lr).to(prior.device)

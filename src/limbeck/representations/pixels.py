@@ -64,13 +64,13 @@ class Pixels(RepresentationConfig):
     neighbours; 0 leaves a faint grid at the autoencoder's stride.
     """
 
-    rate: float = 0.2
-    levels: int = 5
-    spread: float = 0.5
-    smooth: float = 0.1
+    lr: float = 0.2
+    num_levels: int = 5
+    init_std: float = 0.5
+    smoothness_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or self.levels < 1 or self.spread < 0 or self.smooth < 0:
+        if self.lr <= 0 or self.num_levels < 1 or self.init_std < 0 or self.smoothness_weight < 0:
             raise ValueError(
                 f"rate must be positive, levels at least 1, spread and smooth not negative: {self}"
             )
@@ -78,13 +78,13 @@ class Pixels(RepresentationConfig):
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
         h, w = self.canvas_size(prior)
-        sizes = [(max(h >> k, 1), max(w >> k, 1)) for k in range(self.levels)]
+        sizes = [(max(h >> k, 1), max(w >> k, 1)) for k in range(self.num_levels)]
         start = [torch.zeros(particles, 3, *size) for size in sizes]
-        start[-1] = self.spread * torch.randn(start[-1].shape, generator=rng)
+        start[-1] = self.init_std * torch.randn(start[-1].shape, generator=rng)
         images = self.initial_images(prior, particles)
         if images is not None:  # all at the finest level, which alone can hold them
             start = [
                 images.clamp(0.02, 0.98).logit(),
                 *(torch.zeros_like(level) for level in start[1:]),
             ]
-        return PixelParticles(start, self.rate, self.smooth).to(prior.device)
+        return PixelParticles(start, self.lr, self.smoothness_weight).to(prior.device)

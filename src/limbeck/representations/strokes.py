@@ -15,37 +15,31 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.geometry.indexing import gather_rows
-from limbeck.graphics.rendering.tiles import MOST, SIDE, AlphaComposite, TileBatch, TileGrid
-from limbeck.representations.base import (
-    ParticleParameters,
-    Render,
-    Representation,
-    RepresentationConfig,
-    fit_to_images,
-)
+from limbeck.graphics.rendering.tiles import AlphaComposite, MAX_BATCH_ELEMENTS, TILE_SIZE, TileBatch, TileGrid
+from limbeck.representations.base import ParticleParameters, Render, Representation, RepresentationConfig, fit_to_images
 
 DENSEST = 0.99  #: the greatest opacity, so that nothing behind is without a gradient
 SOFT = 1.0  #: width of an edge in pixels: that of a pixel
 
 
 @dataclass(frozen=True)
-class Painting:
+class PixelStrokes:
     """Strokes of some images in pixels: control points, widths, colours and opacities, front first."""
 
     points: Float[Tensor, "b n 4 2"]
-    width: Float[Tensor, "b n"]
-    colour: Float[Tensor, "b n 3"]
-    opacity: Float[Tensor, "b n"]
+    widths: Float[Tensor, "b n"]
+    colors: Float[Tensor, "b n 3"]
+    opacities: Float[Tensor, "b n"]
     background: Float[Tensor, "b 3"]
 
 
-def bernstein(pieces: int) -> Float[Tensor, "s 4"]:
+def bernstein_basis(pieces: int) -> Float[Tensor, "s 4"]:
     """What each control point counts for at pieces + 1 places of a cubic Bezier curve, even in its parameter."""
     u = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
     return torch.stack([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], -1)
 
 
-def covered(distance: Float[Tensor, "*n"], width: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def stroke_coverage(distance: Float[Tensor, "*n"], width: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Share of a pixel that a straight stroke covers whose middle passes at a distance: the overlap of [d - s/2, d + s/2] with
     [-w/2, w/2], over s, the pixel's side."""
     half, soft = width / 2, SOFT / 2
@@ -54,7 +48,7 @@ def covered(distance: Float[Tensor, "*n"], width: Float[Tensor, "*n"]) -> Float[
     ) / SOFT
 
 
-def nearest(
+def nearest_on_polyline(
     line: Float[Tensor, "*n s 2"], pixels: Float[Tensor, "p 2"]
 ) -> tuple[Float[Tensor, "*n p"], Int[Tensor, "*n p"], Float[Tensor, "*n p"]]:
     """Square distance of pixels from a polyline, the piece that is nearest, and the share of it at which the foot lies."""
@@ -72,29 +66,29 @@ def nearest(
     return best, piece, share.gather(-2, piece[..., None, :])[..., 0, :]
 
 
-def brushed(painting: Painting, height: int, width: int, pieces: int) -> Float[Tensor, "b 3 h w"]:
+def render_strokes(painting: PixelStrokes, height: int, width: int, pieces: int) -> Float[Tensor, "b 3 h w"]:
     """The images of a painting: colours of strokes over one another, alpha = opacity times the covered share of the pixel.
 
     The distance is that of the pixel's centre from the polyline of ``pieces`` pieces, so ends and bends are round.
     """
-    b, n = painting.width.shape
+    b, n = painting.widths.shape
     canvas = TileGrid(b, height, width)
-    line = (bernstein(pieces).to(painting.points) @ painting.points).flatten(0, 1)
+    line = (bernstein_basis(pieces).to(painting.points) @ painting.points).flatten(0, 1)
     with torch.no_grad():
-        reach = (painting.width.flatten() + SOFT) / 2
+        reach = (painting.widths.flatten() + SOFT) / 2
         image = torch.arange(b, device=line.device).repeat_interleave(n)
 
         def touches(stroke: Tensor, tile: Tensor) -> Tensor:
-            centre = canvas.centres(tile, line)
-            square, _, _ = nearest(line[stroke] - centre[:, None], centre.new_zeros(1, 2))
-            return square[:, 0] < (reach[stroke] + SIDE / math.sqrt(2)) ** 2
+            centre = canvas.tile_centers(tile, line)
+            square, _, _ = nearest_on_polyline(line[stroke] - centre[:, None], centre.new_zeros(1, 2))
+            return square[:, 0] < (reach[stroke] + TILE_SIZE / math.sqrt(2)) ** 2
 
         low, high = line.amin(1) - reach[:, None], line.amax(1) + reach[:, None]
-        groups = canvas.groups(image, low, high, touches, MOST // 4)
+        groups = canvas.make_batches(image, low, high, touches, MAX_BATCH_ELEMENTS // 4)
     table = torch.cat(
-        [painting.width[..., None], painting.opacity[..., None], painting.colour], -1
+        [painting.widths[..., None], painting.opacities[..., None], painting.colors], -1
     ).flatten(0, 1)
-    pixels = canvas.pixels.to(line)
+    pixels = canvas.pixel_offsets.to(line)
     return canvas.assemble(
         groups,
         [_tiles(canvas, group, line, table, pixels, painting.background) for group in groups],
@@ -110,21 +104,21 @@ def _tiles(
     background: Tensor,
 ) -> Float[Tensor, "t p 3"]:
     """Which point of the line is nearest is found without a gradient: to first order the distance does not depend on it."""
-    local = gather_rows(line, group.shape) - canvas.centres(group.tile, line)[:, None, None]
-    rows = gather_rows(table, group.shape)
+    local = gather_rows(line, group.primitive) - canvas.tile_centers(group.tile, line)[:, None, None]
+    rows = gather_rows(table, group.primitive)
     with torch.no_grad():
-        _, piece, share = nearest(local, pixels)
+        _, piece, share = nearest_on_polyline(local, pixels)
     x, y = local.unbind(-1)
     gap_x = x.gather(-1, piece).lerp(x.gather(-1, piece + 1), share) - pixels[:, 0]
     gap_y = y.gather(-1, piece).lerp(y.gather(-1, piece + 1), share) - pixels[:, 1]
     distance = (gap_x.square() + gap_y.square() + 1e-12).sqrt()
-    alpha = rows[..., 1:2] * covered(distance, rows[..., :1]) * group.real[..., None]
+    alpha = rows[..., 1:2] * stroke_coverage(distance, rows[..., :1]) * group.valid[..., None]
     colour, left = AlphaComposite.apply(alpha, rows[..., 2:5])
-    behind = gather_rows(background, group.tile // (canvas.down * canvas.across))
+    behind = gather_rows(background, group.tile // (canvas.num_rows * canvas.num_columns))
     return colour + left[..., None] * behind[:, None]
 
 
-def svg(painting: Painting, row: int, height: int, width: int) -> str:
+def strokes_to_svg(painting: PixelStrokes, row: int, height: int, width: int) -> str:
     """One image of a painting as a document of its own; browsers paint the last path on top."""
     tint = lambda rgb: "#" + "".join(f"{round(255 * c):02x}" for c in rgb)  # noqa: E731
     out = [
@@ -132,7 +126,7 @@ def svg(painting: Painting, row: int, height: int, width: int) -> str:
         f'<rect width="{width}" height="{height}" fill="{tint(painting.background[row].tolist())}"/>',
         '<g fill="none" stroke-linecap="round" stroke-linejoin="round">',
     ]
-    kinds = (painting.points, painting.width, painting.colour, painting.opacity)
+    kinds = (painting.points, painting.widths, painting.colors, painting.opacities)
     for points, wide, colour, opacity in reversed(
         list(zip(*(kind[row].tolist() for kind in kinds), strict=True))
     ):
@@ -157,30 +151,30 @@ class StrokeParticles(ParticleParameters):
         super().__init__(start, rates)
         self.size, self.pieces, self.widest = size, pieces, widest
 
-    def painting(self, view: Int[Tensor, "b"], height: int, width: int) -> Painting:
+    def pixel_strokes(self, view: Int[Tensor, "b"], height: int, width: int) -> PixelStrokes:
         """The strokes of particles in pixels of an image of a height and width."""
-        part = {name: self.gather(name, view) for name in self.parts}
+        part = {name: self.gather(name, view) for name in self.params}
         unit = min(height, width)
         points = part["points"] * unit + part["points"].new_tensor([width / 2, height / 2])
         wide = self.widest * unit * part["width"].sigmoid()
         opacity = DENSEST * part["opacity"].sigmoid()
-        return Painting(
+        return PixelStrokes(
             points, wide, part["colour"].sigmoid(), opacity, part["background"].sigmoid()
         )
 
-    def at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
+    def render_at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b 3 h w"]:
         """The particles drawn at another resolution."""
-        return brushed(self.painting(view, height, width), height, width, self.pieces)
+        return render_strokes(self.pixel_strokes(view, height, width), height, width, self.pieces)
 
     def render(self, view: RenderRequest) -> Render:
-        return Render(self.at(view.particle, *self.size), "image")
+        return Render(self.render_at(view.particle, *self.size), "image")
 
     @torch.no_grad()
     def save(self, folder: Path, names: Sequence[str]) -> None:
         """One SVG per particle, which is the result itself: it renders the same in a browser, at any size."""
-        painting = self.painting(torch.arange(len(names)), *self.size)
+        painting = self.pixel_strokes(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
-            (folder / f"{name}.svg").write_text(svg(painting, row, *self.size))
+            (folder / f"{name}.svg").write_text(strokes_to_svg(painting, row, *self.size))
 
 
 @dataclass(frozen=True)
@@ -194,61 +188,61 @@ class Strokes(RepresentationConfig):
     logits of the share of ``widest``. rate_colour: peak rate of the colour logits. rate_opacity: peak rate of the opacity logits.
     """
 
-    count: int = 128
-    length: float = 0.2
-    width: float = 0.06
-    widest: float = 0.3
-    opacity: float = 0.7
-    spread: float = 0.1
-    pieces: int = 12
-    fit: int = 200
-    rate_points: float = 0.004
-    rate_width: float = 0.02
-    rate_colour: float = 0.1
-    rate_opacity: float = 0.02
+    num_strokes: int = 128
+    init_length: float = 0.2
+    init_width: float = 0.06
+    max_width: float = 0.3
+    init_opacity: float = 0.7
+    init_color_std: float = 0.1
+    num_segments: int = 12
+    init_steps: int = 200
+    points_lr: float = 0.004
+    widths_lr: float = 0.02
+    colors_lr: float = 0.1
+    opacities_lr: float = 0.02
 
     def __post_init__(self) -> None:
-        if min(self.count, self.pieces) < 1 or self.length <= 0 or min(self.spread, self.fit) < 0:
+        if min(self.num_strokes, self.num_segments) < 1 or self.init_length <= 0 or min(self.init_color_std, self.init_steps) < 0:
             raise ValueError(
                 f"count and pieces must be at least 1, length positive, spread and fit not negative: {self}"
             )
-        if not 0 < self.opacity < DENSEST or not 0 < self.width < self.widest:
+        if not 0 < self.init_opacity < DENSEST or not 0 < self.init_width < self.max_width:
             raise ValueError(
-                f"opacity must be in (0, {DENSEST}) and width in (0, widest), not {self.opacity}, {self.width}"
+                f"opacity must be in (0, {DENSEST}) and width in (0, widest), not {self.init_opacity}, {self.init_width}"
             )
-        if min(self._rates().values()) <= 0:
+        if min(self._lrs().values()) <= 0:
             raise ValueError(f"every rate must be positive: {self}")
 
-    def _rates(self) -> dict[str, float]:
+    def _lrs(self) -> dict[str, float]:
         return {
-            "points": self.rate_points, "width": self.rate_width, "colour": self.rate_colour, "opacity": self.rate_opacity,
-            "background": self.rate_colour,
+            "points": self.points_lr, "width": self.widths_lr, "colour": self.colors_lr, "opacity": self.opacities_lr,
+            "background": self.colors_lr,
         }  # fmt: skip
 
-    def _start(self, particles: int, size: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    def _initial_params(self, particles: int, size: tuple[int, int], seed: int) -> dict[str, Tensor]:
         """Each curve bends a little about a straight line of ``length`` through its even place."""
         rng = torch.Generator().manual_seed(seed)
-        n, unit = self.count, min(size)
+        n, unit = self.num_strokes, min(size)
         even = [
             torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(n)
             for i in range(particles)
         ]
         middle = (torch.stack(even) - 0.5) * torch.tensor([size[1] / unit, size[0] / unit])
         angle = 2 * math.pi * torch.rand(particles, n, 1, generator=rng)
-        along = self.length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
+        along = self.init_length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
         points = middle[:, :, None] + along * torch.linspace(-0.5, 0.5, 4)[:, None]
-        bend = self.length / 8 * torch.randn(particles, n, 4, 2, generator=rng)
+        bend = self.init_length / 8 * torch.randn(particles, n, 4, 2, generator=rng)
         return {
             "points": points + bend,
-            "width": torch.tensor(self.width / self.widest).logit().expand(particles, n).clone(),
-            "colour": self.spread * torch.randn(particles, n, 3, generator=rng),
-            "opacity": torch.tensor(self.opacity / DENSEST).logit().expand(particles, n).clone(),
+            "width": torch.tensor(self.init_width / self.max_width).logit().expand(particles, n).clone(),
+            "colour": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
+            "opacity": torch.tensor(self.init_opacity / DENSEST).logit().expand(particles, n).clone(),
             "background": torch.zeros(particles, 3),
         }
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
-        start = self._start(particles if images is None else len(images), size, seed)
+        start = self._initial_params(particles if images is None else len(images), size, seed)
         if (
             images is not None
         ):  # each stroke takes the colour of the pixel under its middle, the background the mean
@@ -258,5 +252,5 @@ class Strokes(RepresentationConfig):
             )[:, :, 0].transpose(1, 2)
             start["colour"] = seen.clamp(0.02, 0.98).logit()
             start["background"] = images.mean((2, 3)).clamp(0.02, 0.98).logit()
-        made = StrokeParticles(start, self._rates(), size, self.pieces, self.widest)
-        return fit_to_images(made.to(prior.device), images, particles, self.fit)
+        made = StrokeParticles(start, self._lrs(), size, self.num_segments, self.max_width)
+        return fit_to_images(made.to(prior.device), images, particles, self.init_steps)
