@@ -1,7 +1,4 @@
-"""Every method with every representation, on an exact and on a tiny learned prior; and what each method's step costs."""
-
-from dataclasses import replace
-from functools import partial
+"""Every method on every representation, with an exact prior and a tiny network; network passes."""
 
 import pytest
 import torch
@@ -21,7 +18,8 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.network_calls import count_network_calls
 from limbeck.training.trainer import Run
 
-#: per particle and step with default options: calls, rows without a graph, rows with one (the table of the methods' minimum)
+#: Of each method with default options, per particle and step: network calls, rows without
+#: gradients and rows with gradients.
 COSTS = {
     "asd": (2, 3, 0),
     "bridge": (1, 2, 0),
@@ -53,10 +51,9 @@ COSTS = {
 
 @pytest.fixture(scope="module")
 def image_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("image_path") / "noise.png"
-    Image.fromarray(
-        (torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
-    ).save(path)
+    path = tmp_path_factory.mktemp("image") / "noise.png"
+    pixels = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255
+    Image.fromarray(pixels.byte().numpy()).save(path)
     return path
 
 
@@ -75,93 +72,95 @@ def test_network_passes_of_a_step(name, tiny):
     assert (count.calls, count.rows, count.grad_rows) == tuple((n, n) for n in COSTS[name])
 
 
+#: Options that make a representation small.
+SMALL = {
+    "num_gaussians": 12,
+    "num_strokes": 12,
+    "width": 8,
+    "num_frequencies": 8,
+    "samples": 12,
+    "occupancy_resolution": 8,
+    "grid_resolution": 8,
+    "resolution": 8,
+    "init_steps": 0,
+}
+
+
 def small_representations(image_path) -> dict[str, RepresentationConfig]:
-    """Every representation, small; those that begin with a image_path are given one."""
-    made = {}
+    """Every representation by name, small; with an image to start from if it needs one."""
+    found = {}
     for name, cls in choices(RepresentationConfig).items():
-        names = cls.__dataclass_fields__
-        if "inner" in names:
-            made[name] = cls(Latents(images=(image_path,)), (image_path,))
+        fields = cls.__dataclass_fields__
+        if "inner" in fields:
+            found[name] = cls(Latents(images=(image_path,)), (image_path,))
             continue
-        made[name] = cls(images=(image_path,)) if name == "noise-map" else cls()
-        small = {
-            "num_gaussians": 12,
-            "num_strokes": 12,
-            "width": 8,
-            "num_frequencies": 8,
-            "samples": 12,
-            "occupancy_resolution": 8,
-            "grid_resolution": 8,
-            "resolution": 8,
-            "init_steps": 0,
-        }
-        made[name] = replace(
-            made[name],
-            **{k: v for k, v in small.items() if k in names and isinstance(names[k].default, int)},
-        )
-    return made
+        options = {k: v for k, v in SMALL.items() if isinstance(default_of(fields, k), int)}
+        if name == "noise-map":
+            options["images"] = (image_path,)
+        found[name] = cls(**options)
+    return found
 
 
-#: what a pair that makes no sense says; all others run
-REFUSED = {
-    ("cds", "exact"): "CDS compares a network's attention",
+def default_of(fields, name):
+    return fields[name].default if name in fields else None
+
+
+#: Errors of method and prior that do not fit; all others run.
+REJECTED = {
+    ("cds", "exact"): "CDS compares attention features",
     ("nfsd", "exact"): "a text of the method: .* change the method's own text, or leave it empty",
 }
 
 
-EDITS = {"dds", "pds", "cds"}  #: of pictures; what has sides has no source
+#: Methods that edit images and so reject 3D representations.
+EDITS = {"dds", "pds", "cds"}
 
 
 @pytest.mark.parametrize("kind", ["exact", "tiny"])
 @pytest.mark.parametrize("name", COSTS)
 def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny, image_path):
     prior = colored_shapes(16) if kind == "exact" else tiny
-    texts = ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
-    method = (
-        LMC(projection=LearnedProjection(num_images=0))
-        if name == "lmc"
-        else choices(Method)[name]()
+    prompt, source = (
+        ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
     )
-    for shown, spec in small_representations(image_path).items():
-        is_3d = not isinstance(spec.cameras, NoCamera)
-        source, views = (
-            ((), Orbit(per_particle=2, view_prompts=("", "", "", "")))
-            if is_3d
-            else (texts[1:], NoCamera())
-        )
-        make = partial(
-            Experiment,
-            texts[:1],
-            source_prompt=source,
-            method=method,
-            representation=spec,
-            cameras=views,
-            particles=2,
-            steps=2,
-        )
-        if name == "irfds" and shown != "noise-map":
-            with pytest.raises(
-                ValueError, match=f"irfds moves the noise of a image_path, and {shown} holds none"
-            ):
-                make()
+    method = choices(Method)[name]()
+    if name == "lmc":
+        method = LMC(projection=LearnedProjection(num_images=0))
+    for representation_name, representation in small_representations(image_path).items():
+        is_3d = not isinstance(representation.cameras, NoCamera)
+        orbit = Orbit(per_particle=2, view_prompts=("", "", "", ""))
+        options = {
+            "source_prompt": () if is_3d else (source,),
+            "method": method,
+            "representation": representation,
+            "cameras": orbit if is_3d else NoCamera(),
+            "particles": 2,
+            "steps": 2,
+        }
+        if name == "irfds" and representation_name != "noise-map":
+            message = f"method irfds optimizes the noise .* {representation_name} does not hold"
+            with pytest.raises(ValueError, match=message):
+                Experiment((prompt,), **options)
             continue
-        experiment = make()
-        says = REFUSED.get((name, kind)) or (
-            "this method edits" if is_3d and name in EDITS else None
-        )
-        if says is not None:
-            with pytest.raises(ValueError, match=says):
+        experiment = Experiment((prompt,), **options)
+        message = REJECTED.get((name, kind))
+        if message is None and is_3d and name in EDITS:
+            message = "this method edits images"
+        if message is not None:
+            with pytest.raises(ValueError, match=message):
                 Run(experiment, prior).advance()
             continue
-        run = Run(experiment, prior)
-        before = {k: v.clone() for k, v in run.representation.state_dict().items()}
-        for _ in range(2):
-            step = run.advance()
-        assert bool(step.gradient.isfinite().all()), (name, shown)
-        after = run.representation.state_dict()
-        assert any(not torch.equal(before[k], after[k]) for k in before), (
-            f"{name} moves nothing of {shown}"
-        )
+        check_two_steps(Run(experiment, prior), f"{name} on {representation_name}")
+
+
+def check_two_steps(run: Run, case: str) -> None:
+    """Assert that two steps have a finite gradient and change the representation."""
+    before = {k: v.clone() for k, v in run.representation.state_dict().items()}
+    for _ in range(2):
+        step = run.advance()
+    assert bool(step.gradient.isfinite().all()), case
+    after = run.representation.state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before), case
 
 
 def test_methods_command_lists_every_method(capsys, monkeypatch, tiny):
@@ -170,8 +169,8 @@ def test_methods_command_lists_every_method(capsys, monkeypatch, tiny):
     monkeypatch.setattr(limbeck.priors.loading, "load", lambda *a: tiny)
     monkeypatch.setenv("COLUMNS", "300")
     assert main(["methods"]) == 0
-    conditions = capsys.readouterr().out
-    for name, (calls, rows, trained) in COSTS.items():
-        line = next(line for line in conditions.splitlines() if line.startswith(name + " "))
-        assert line.split()[1:4] == [str(calls), str(rows), str(trained)]
-    assert "Poole 2022" in conditions
+    table = capsys.readouterr().out
+    for name, costs in COSTS.items():
+        line = next(line for line in table.splitlines() if line.startswith(name + " "))
+        assert line.split()[1:4] == [str(cost) for cost in costs]
+    assert "Poole 2022" in table

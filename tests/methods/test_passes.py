@@ -1,4 +1,4 @@
-"""Network and autoencoder passes per step, counted on the modules themselves: what is paid is the minimum; the meter is honest."""
+"""Network and autoencoder passes per step, counted on the modules, and by the call counter."""
 
 import pytest
 import torch
@@ -29,37 +29,31 @@ class CallLog:
         )
 
 
-def counted(prior, method, representation=None, batch_size=0):
-    """The passes of each step of a short run: big network, small network if any, encoder, decoder."""
-    run = Run(
-        Experiment(
-            ("a red mug",),
-            method=method,
-            representation=representation or Latents(),
-            particles=B,
-            batch_size=batch_size,
-            steps=STEPS,
-        ),
-        prior,
+def count_passes(prior, method, representation=None, batch_size=0):
+    """Passes of a short run: of the U-Net, of a small U-Net critic, of the encoder and decoder."""
+    experiment = Experiment(
+        ("a red mug",),
+        method=method,
+        representation=representation or Latents(),
+        particles=B,
+        batch_size=batch_size,
+        steps=STEPS,
     )
-    big, encoder, decoder = (CallLog(m) for m in (prior.unet, prior.vae.encoder, prior.vae.decoder))
-    critic = (
-        run.state.prior()
-        if isinstance(method, VSD) and isinstance(method.critic, SmallUNetCritic)
-        else None
-    )
-    small = CallLog(critic.net) if critic else None
+    run = Run(experiment, prior)
+    unet, encoder, decoder = map(CallLog, (prior.unet, prior.vae.encoder, prior.vae.decoder))
+    has_small_unet = isinstance(method, VSD) and isinstance(method.critic, SmallUNetCritic)
+    critic = run.state.prior() if has_small_unet else None
+    small_unet = CallLog(critic.net) if critic else None
     before = prior.call_counter.calls, prior.call_counter.rows
     for _ in range(STEPS):
         run.advance()
-    spent = prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]
-    assert spent == (len(big.rows), sum(n for n, _ in big.rows))
-    if small:
-        assert (critic.call_counter.calls, critic.call_counter.rows) == (
-            len(small.rows),
-            sum(n for n, _ in small.rows),
-        )
-    return big.rows, small.rows if small else [], encoder.rows, decoder.rows
+    calls, rows = prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]
+    assert (calls, rows) == (len(unet.rows), sum(n for n, _ in unet.rows))
+    if critic:
+        counter = critic.call_counter
+        assert counter.calls == len(small_unet.rows)
+        assert counter.rows == sum(n for n, _ in small_unet.rows)
+    return unet.rows, small_unet.rows if critic else [], encoder.rows, decoder.rows
 
 
 def without_grad(rows):
@@ -68,8 +62,8 @@ def without_grad(rows):
 
 @pytest.mark.parametrize(("guidance", "rows"), [(7.5, 2 * B), (1.0, B), (0.0, B), (100.0, 2 * B)])
 def test_sds_is_one_call_without_gradients_and_without_the_autoencoder(prior, guidance, rows):
-    big, _, encoder, decoder = counted(prior, SDS(guidance))
-    assert big == without_grad([rows]) * STEPS
+    unet, _, encoder, decoder = count_passes(prior, SDS(guidance))
+    assert unet == without_grad([rows]) * STEPS
     assert encoder == decoder == []
 
 
@@ -80,49 +74,49 @@ def test_sds_is_one_call_without_gradients_and_without_the_autoencoder(prior, gu
 def test_vsd_with_lora_critic_is_one_call_and_one_with_gradients(
     prior, guidance, critic_guidance, rows
 ):
-    big, _, encoder, decoder = counted(prior, VSD(guidance, critic_guidance, critic=LoRACritic(4)))
-    assert big == [(rows * B, False), (B, True)] * STEPS
+    unet, _, encoder, decoder = count_passes(
+        prior, VSD(guidance, critic_guidance, critic=LoRACritic(4))
+    )
+    assert unet == [(rows * B, False), (B, True)] * STEPS
     assert encoder == decoder == []
 
 
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_each_critic_step_is_one_pass_with_gradients(prior, k):
-    big, *_ = counted(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(steps=k))))
-    assert big == [(3 * B, False), *[(B, True)] * k] * STEPS
+    unet, *_ = count_passes(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(steps=k))))
+    assert unet == [(3 * B, False), *[(B, True)] * k] * STEPS
 
 
 def test_critic_batch_size_is_independent(prior):
-    big, *_ = counted(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(batch_size=5))))
-    assert big == [(3 * B, False), (5, True)] * STEPS
+    unet, *_ = count_passes(prior, VSD(7.5, critic=LoRACritic(4, CriticTraining(batch_size=5))))
+    assert unet == [(3 * B, False), (5, True)] * STEPS
 
 
-@pytest.mark.parametrize(("critic_guidance", "own"), [(1.0, B), (0.5, 2 * B)])
-def test_vsd_with_small_unet_critic_passes(prior, critic_guidance, own):
-    big, small, encoder, decoder = counted(
-        prior, VSD(7.5, critic_guidance, critic=SmallUNetCritic(8))
-    )
-    assert big == without_grad([2 * B]) * STEPS
-    assert small == [(own, False), (B, True)] * STEPS
+@pytest.mark.parametrize(("critic_guidance", "rows"), [(1.0, B), (0.5, 2 * B)])
+def test_vsd_with_small_unet_critic_passes(prior, critic_guidance, rows):
+    method = VSD(7.5, critic_guidance, critic=SmallUNetCritic(8))
+    unet, small_unet, encoder, decoder = count_passes(prior, method)
+    assert unet == without_grad([2 * B]) * STEPS
+    assert small_unet == [(rows, False), (B, True)] * STEPS
     assert encoder == decoder == []
 
 
 def test_vsd_with_exact_critic_passes_as_sds(prior):
-    big, *_ = counted(prior, VSD(7.5, critic=ExactCritic()))
-    assert big == without_grad([2 * B]) * STEPS
+    unet, *_ = count_passes(prior, VSD(7.5, critic=ExactCritic()))
+    assert unet == without_grad([2 * B]) * STEPS
 
 
 @pytest.mark.parametrize("method", [SDS(7.5), VSD(7.5, critic=LoRACritic(4))], ids=["sds", "vsd"])
 def test_pixels_are_encoded_once_per_step_and_never_decoded(prior, method):
-    *_, encoder, decoder = counted(prior, method, Pixels(num_levels=3))
+    *_, encoder, decoder = count_passes(prior, method, Pixels(num_levels=3))
     assert encoder == [(B, True)] * STEPS
     assert decoder == []
 
 
 def test_passes_scale_with_the_batch_size(prior):
-    big, _, encoder, _ = counted(
-        prior, VSD(7.5, critic=LoRACritic(4)), Pixels(num_levels=3), batch_size=2
-    )
-    assert big == [(6, False), (2, True)] * STEPS
+    method = VSD(7.5, critic=LoRACritic(4))
+    unet, _, encoder, _ = count_passes(prior, method, Pixels(num_levels=3), batch_size=2)
+    assert unet == [(6, False), (2, True)] * STEPS
     assert encoder == [(2, True)] * STEPS
 
 
