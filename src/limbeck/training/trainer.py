@@ -213,7 +213,9 @@ class Run:
             render = self.representation.render(RenderRequest(particle, camera, rng, progress))
         with profile.part("encode"):
             x0 = self.encode(render)
-        inputs = self._draw_inputs(x0, render, particle, camera, rng)
+        t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
+        eps = e.noise(particle, tuple(x0.shape[1:]), self.step, e.seed, rng)
+        inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
         with profile.part("method"), torch.no_grad():
             inputs = replace(inputs, eps=e.noise.refine(prior, inputs))
             direction = e.method(prior, inputs, self.state)
@@ -244,18 +246,18 @@ class Run:
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * factor
 
-    def _draw_inputs(
+    def _step_inputs(
         self,
-        x0: Float[Tensor, "b ..."],
         render: Render,
+        x0: Float[Tensor, "b ..."],
+        t: Float[Tensor, "b"],
+        eps: Float[Tensor, "b ..."],
         particle: Int[Tensor, "b"],
         camera: Camera | None,
         rng: torch.Generator,
     ) -> StepInputs:
-        """Draw t and eps of each row and gather everything the method sees."""
-        e, schedule = self.experiment, self.prior.schedule
-        drawn_t = schedule.snap(e.timesteps(self.step, e.steps, len(particle), schedule, rng))
-        eps = e.noise(particle, tuple(x0.shape[1:]), self.step, e.seed, rng)
+        """Everything drawn for the step, t and eps on the device of x0, with the conditions."""
+        drawn_t = self.prior.schedule.snap(t)
         return StepInputs(
             x0=x0,
             t=to_device(drawn_t, x0.device),
@@ -263,9 +265,9 @@ class Run:
             conditions=self.conditions_for(particle, camera),
             particle=particle,
             rng=rng,
-            schedule=schedule,
+            schedule=self.prior.schedule,
             step=self.step,
-            steps=e.steps,
+            steps=self.experiment.steps,
             image=render.image if render.space == "image" else None,
             source=self._source_for(particle),
             camera=camera,
