@@ -1,13 +1,13 @@
-"""Edits whose truth is known: 64 rendered pictures of the world, each to change in one attribute, by every editing method.
+"""Edits with ground truth: 64 rendered images, one attribute of each to change, every method.
 
-    python examples/edit_study.py                       # the table and the picture of docs/editing.md
+    python examples/edit_study.py                      # table and figure of docs/editing.md
     python examples/edit_study.py --count 16 --only dds pds
 
-The scenes are held out from training, and both they and what they shall become are rendered; only edits whose two renders the
-evaluator reads right are taken, so that what it says of an edited picture can be believed. Every method has the settings of
-``limbeck edit``.
-Writes table.md, picture.png and every edited picture into a folder below runs/edit-study named by count, seed and weights; rows
-that are there already are not computed again.
+Scenes are held out from training, and both the source and the target are rendered. Only edits for
+which the evaluator recognizes both renders are used, so that its verdict on an edited image can be
+trusted. Every method has the defaults of ``limbeck edit``. Writes table.md, figure.png and all
+edited images into a folder below runs/edit-study that is named by count, seed and weights; finished
+rows are not computed again.
 """
 
 from __future__ import annotations
@@ -27,244 +27,252 @@ from torch import Tensor
 
 import limbeck as lb
 from limbeck.config.yaml import fingerprint
+from limbeck.diffusion.prior import Prior
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.export.png import to_uint8
 from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.runs.editing import How, LOOKS, Pictures, experiments, suited
-from limbeck.runs.images import heat
-from limbeck.graphics.export.png import to_bytes
+from limbeck.runs.editing import (
+    GRADIENT_MAP_STEPS,
+    EditInputs,
+    EditOptions,
+    default_options,
+    edit_experiments,
+)
+from limbeck.runs.images import heat_map
 from limbeck.training.trainer import Run
 from limbeck.world.pretrained import load_evaluator
-from limbeck.world.render_cache import as_images
-from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLOURS, OBJECTS, PATTERNS, Scenes, caption, random_scenes, render
+from limbeck.world.render_cache import images_to_tensor
+from limbeck.world.scene import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    COLORS,
+    OBJECTS,
+    PATTERNS,
+    Scenes,
+    caption,
+    random_scenes,
+    render_scenes,
+)
 
 OUT = Path("runs/edit-study")
-CHANGED = ("colour", "pattern", "background", "object")
-VIEW = list(ATTRIBUTES).index("view")
+CHANGED = ("color", "pattern", "background", "object")
+COLUMN = {name: i for i, name in enumerate(ATTRIBUTES)}
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Scenes before and after, and which attribute differs in each."""
+    """Scenes before and after, and the attribute in which each pair differs."""
 
     before: Scenes
     after: Scenes
     changed: tuple[str, ...]
 
     @property
-    def words(self) -> list[str]:
+    def descriptions(self) -> list[str]:
         """What changes, as ``red to blue``."""
         pairs = zip(self.before.labels(), self.after.labels(), self.changed, strict=True)
-        column = {name: i for i, name in enumerate(ATTRIBUTES)}
         return [
-            f"{ATTRIBUTES[k][a[column[k]]]} to {ATTRIBUTES[k][b[column[k]]]}" for a, b, k in pairs
+            f"{ATTRIBUTES[name][old[COLUMN[name]]]} to {ATTRIBUTES[name][new[COLUMN[name]]]}"
+            for old, new, name in pairs
         ]
 
 
-def right(scenes: Scenes, images: Tensor) -> np.ndarray:
-    """``[N, 5]`` whether the evaluator sees what a scene holds; the view counts where views differ."""
-    hit = load_evaluator().judge(images).numpy() == scenes.labels()
-    hit[:, VIEW] |= ~scenes.asymmetric
-    return hit
+def to_tensor(scenes: Scenes) -> Tensor:
+    """Renders of scenes, in [0, 1]."""
+    return images_to_tensor(render_scenes(scenes))
+
+
+def correct_attributes(scenes: Scenes, images: Tensor) -> np.ndarray:
+    """Whether the evaluator sees each attribute of a scene, ``[N, 5]``.
+
+    The view is always correct for objects whose views look the same.
+    """
+    correct = load_evaluator().judge(images).numpy() == scenes.labels()
+    correct[:, COLUMN["view"]] |= ~scenes.asymmetric
+    return correct
 
 
 def draw_edits(count: int, seed: int) -> Edits:
-    """Held-out scenes with one attribute changed to another value, in turn; as many of each attribute."""
-    rng, many = np.random.default_rng(seed), 4 * count
-    before = random_scenes(many, rng, unseen=True)
-    changed = np.array([CHANGED[i % len(CHANGED)] for i in range(many)])
-    new = {name: getattr(before, name).copy() for name in CHANGED}
+    """Draw held-out scenes with one attribute changed, equally many of each attribute."""
+    rng, num_candidates = np.random.default_rng(seed), 4 * count
+    before = random_scenes(num_candidates, rng, unseen=True)
+    changed = np.array([CHANGED[i % len(CHANGED)] for i in range(num_candidates)])
+    values = {name: getattr(before, name).copy() for name in CHANGED}
     for i, name in enumerate(changed):
-        known = len(ATTRIBUTES[name])
-        new[name][i] = (new[name][i] + rng.integers(1, known)) % known
-    after = replace(before, **new)
-    seen = right(before, as_images(render(before))).all(1) & right(
-        after, as_images(render(after))
-    ).all(1)
-    rows = np.concatenate(
-        [np.flatnonzero(seen & (changed == name))[: count // len(CHANGED)] for name in CHANGED]
-    )
-    rows = rows.reshape(len(CHANGED), -1).T.flatten()
+        num_values = len(ATTRIBUTES[name])
+        values[name][i] = (values[name][i] + rng.integers(1, num_values)) % num_values
+    after = replace(before, **values)
+    recognized = correct_attributes(before, to_tensor(before)).all(1)
+    recognized &= correct_attributes(after, to_tensor(after)).all(1)
+    per_attribute = count // len(CHANGED)
+    chosen = [np.flatnonzero(recognized & (changed == name))[:per_attribute] for name in CHANGED]
+    rows = np.stack(chosen).T.flatten()
     return Edits(before[rows], after[rows], tuple(changed[rows]))
 
 
-def texts(scenes: Scenes) -> tuple[str, ...]:
-    """Captions without the view, which is to stay."""
+def captions(scenes: Scenes) -> tuple[str, ...]:
+    """Captions without the view, which should not change."""
     return tuple(
-        caption(OBJECTS[o], COLOURS[c], PATTERNS[p], BACKGROUNDS[b])
+        caption(OBJECTS[o], COLORS[c], PATTERNS[p], BACKGROUNDS[b])
         for o, c, p, b, _ in scenes.labels()
     )
 
 
-def judged(edits: Edits, images: Tensor) -> dict[str, float]:
-    """Shares of edits whose changed attribute is reached, whose others are all kept, and both; distance to the true picture."""
-    hit = right(edits.after, images)
-    hit[:, VIEW] |= ~edits.before.asymmetric
-    column = np.array([list(ATTRIBUTES).index(name) for name in edits.changed])
-    rows = np.arange(len(column))
-    reached = hit[rows, column]
-    hit[rows, column] = True
-    kept = hit.all(1)
-    apart = (images - as_images(render(edits.after))).square().mean((1, 2, 3)).sqrt().mean().item()
-    out = {
-        "reached": reached.mean(),
-        "kept": kept.mean(),
-        "both": (reached & kept).mean(),
-        "distance": apart,
-    }
-    for name in CHANGED:
-        out[name] = (reached & kept)[np.array(edits.changed) == name].mean()
-    return {name: float(value) for name, value in out.items()}
+def evaluate(edits: Edits, images: Tensor) -> dict[str, float]:
+    """Evaluate edited images.
+
+    Returns:
+        Shares of edits whose changed attribute is reached, whose other attributes are all kept,
+        and both, also by attribute; and the mean RMS distance to the true image.
+    """
+    correct = correct_attributes(edits.after, images)
+    correct[:, COLUMN["view"]] |= ~edits.before.asymmetric
+    rows, column = np.arange(len(images)), np.array([COLUMN[name] for name in edits.changed])
+    reached = correct[rows, column]
+    correct[rows, column] = True
+    kept = correct.all(1)
+    both = reached & kept
+    difference = images - to_tensor(edits.after)
+    metrics = {"reached": reached.mean(), "kept": kept.mean(), "both": both.mean()}
+    metrics["distance"] = difference.square().mean((1, 2, 3)).sqrt().mean().item()
+    metrics |= {name: both[np.array(edits.changed) == name].mean() for name in CHANGED}
+    return {name: float(value) for name, value in metrics.items()}
 
 
-def settings() -> dict[str, How]:
-    """The rows of the table: what ``limbeck edit --method NAME`` does."""
-    pds = suited(PDS)
+def method_options() -> dict[str, EditOptions]:
+    """Options of each row of the table: those of ``limbeck edit --method NAME``."""
+    pds = default_options(PDS)
     return {
-        "DDS": suited(DDS),
+        "DDS": default_options(DDS),
         "PDS, published": pds,
         "PDS, consistent": replace(pds, method=replace(pds.method, coefficients="consistent")),
-        "CDS": suited(CDS),
-        "SDEdit": suited(SDEdit),
+        "CDS": default_options(CDS),
+        "SDEdit": default_options(SDEdit),
     }
 
 
-def edited(
-    how: How, files: Sequence[Path], edits: Edits, prior: lb.priors.Stable
+def run_edits(
+    options: EditOptions, files: Sequence[Path], edits: Edits, prior: Prior
 ) -> tuple[Tensor, Tensor]:
-    """The edited pictures, and the size of the mean gradient over the first steps."""
-    what = Pictures(tuple(files), texts(edits.after), texts(edits.before))
-    (experiment,) = experiments(what, how, prior).values()
-    run, pull = Run(experiment, prior), []
+    """Edited images, and the norm of the mean gradient of the first steps."""
+    inputs = EditInputs(tuple(files), captions(edits.after), captions(edits.before))
+    (experiment,) = edit_experiments(inputs, options, prior).values()
+    run, gradients = Run(experiment, prior), []
     while run.step < experiment.steps:
         step = run.advance()
-        pull += [step.gradient] if step.step <= LOOKS else []
+        if step.step <= GRADIENT_MAP_STEPS:
+            gradients.append(step.gradient)
+    images = []
     with torch.no_grad():
-        parts = torch.arange(experiment.total).split(16)
-        images = torch.cat(
-            [
-                run.representation.images(prior, RenderRequest(part)).float().cpu()
-                for part in parts
-            ]
-        )
-    return images, torch.stack(pull).mean(0).norm(dim=1).cpu()
+        for particles in torch.arange(experiment.total).split(16):
+            request = RenderRequest(particles)
+            images.append(run.representation.images(prior, request).float().cpu())
+    return torch.cat(images), torch.stack(gradients).mean(0).norm(dim=1).cpu()
 
 
-def sheet(
-    columns: dict[str, Tensor], edits: Edits, rows: Sequence[int], side: int = 72
+def draw_figure(
+    columns: dict[str, Tensor], edits: Edits, rows: Sequence[int], size: int = 72
 ) -> Image.Image:
-    """One row per edit, one column per picture of it, in few colours so that the file is small."""
-    font, left, top = ImageFont.load_default(10), 104, 18
-    out = Image.new(
-        "RGB", (left + (side + 4) * len(columns), top + (side + 4) * len(rows)), "white"
-    )
-    pen = ImageDraw.Draw(out)
+    """One row per edit and one column per method, in few colors for a small file."""
+    font, left, top, cell = ImageFont.load_default(10), 104, 18, size + 4
+    out = Image.new("RGB", (left + cell * len(columns), top + cell * len(rows)), "white")
+    draw = ImageDraw.Draw(out)
     for x, (title, images) in enumerate(columns.items()):
-        pen.text((left + x * (side + 4), 4), title, fill="black", font=font)
-        for y, picture in enumerate(to_bytes(images[list(rows)])):
-            cell = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
-            out.paste(cell, (left + x * (side + 4), top + y * (side + 4)))
+        draw.text((left + x * cell, 4), title, fill="black", font=font)
+        for y, pixels in enumerate(to_uint8(images[list(rows)])):
+            image = Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+            out.paste(image, (left + x * cell, top + y * cell))
     for y, row in enumerate(rows):
-        pen.text(
-            (2, top + y * (side + 4) + side // 2 - 6), edits.words[row], fill="black", font=font
-        )
+        draw.text((2, top + y * cell + size // 2 - 6), edits.descriptions[row], "black", font)
     return out.quantize(160, dither=Image.Dither.NONE)
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def format_table(results: dict[str, dict[str, float]]) -> str:
     """The results in Markdown."""
     names = ("reached", "kept", "both", *CHANGED, "distance", "seconds", "evaluations")
+    formats = {"distance": "{:.3f}", "seconds": "{:.0f}", "evaluations": "{:.0f}"}
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for title, row in results.items():
-        forms = {"distance": "{:.3f}", "seconds": "{:.0f}", "evaluations": "{:.0f}"}
-        cells = [forms.get(name, "{:.0%}").format(row[name]) for name in names]
+        cells = [formats.get(name, "{:.0%}").format(row[name]) for name in names]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def save(images: Tensor, folder: Path) -> list[Path]:
-    """Pictures as files by number."""
+def save_images(images: Tensor, folder: Path) -> None:
+    """Save images as numbered files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{i:02d}.png" for i in range(len(images))]
-    for path, picture in zip(files, to_bytes(images), strict=True):
-        Image.fromarray(picture).save(path)
-    return files
+    for i, pixels in enumerate(to_uint8(images)):
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
 
 
-def saved(folder: Path) -> Tensor:
-    """What ``save`` wrote."""
-    return as_images(
-        np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
-    )
+def load_images(folder: Path) -> Tensor:
+    """Load what ``save_images`` saved."""
+    files = sorted(folder.glob("*.png"))
+    return images_to_tensor(np.stack([np.asarray(Image.open(path)) for path in files]))
 
 
-def row_of(
-    name: str, how: How, edits: Edits, prior: lb.priors.Stable, folder: Path
-) -> dict[str, float]:
-    """One row of the table and its pictures in ``folder``; a row that is there is read."""
-    known = folder / "row.json"
-    if known.exists():
-        return json.loads(known.read_text())
+def compute_row(options: EditOptions, edits: Edits, prior: Prior, folder: Path) -> dict[str, float]:
+    """Compute a row of the table and save its images, or read it if it is finished."""
+    finished = folder / "row.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
     files = sorted((folder.parent / "before").glob("*.png"))
-    began, rows = time.perf_counter(), prior.meter.rows
-    images, pull = edited(how, files, edits, prior)
-    cost = {
-        "seconds": time.perf_counter() - began,
-        "evaluations": (prior.meter.rows - rows) / len(files),
-    }
-    save(images, folder)
-    maps = heat(pull, float(pull.flatten().quantile(0.99)))
-    save(torch.nn.functional.interpolate(maps, images.shape[-2:]), folder / "gradient")
-    row = judged(edits, images) | cost
-    known.write_text(json.dumps(row) + "\n")
+    start, rows = time.perf_counter(), prior.call_counter.rows
+    images, gradients = run_edits(options, files, edits, prior)
+    seconds = time.perf_counter() - start
+    evaluations = (prior.call_counter.rows - rows) / len(files)
+    save_images(images, folder)
+    maps = heat_map(gradients, float(gradients.flatten().quantile(0.99)))
+    maps = torch.nn.functional.interpolate(maps, images.shape[-2:])
+    save_images(maps, folder / "gradient")
+    row = evaluate(edits, images) | {"seconds": seconds, "evaluations": evaluations}
+    finished.write_text(json.dumps(row) + "\n")
     return row
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--count", type=int, default=64, help="edits, a multiple of 4")
-    arguments.add_argument("--seed", type=int, default=2024)
-    arguments.add_argument("--precision", default="bfloat16")
-    arguments.add_argument(
-        "--only", nargs="*", help="words of the rows wanted, such as dds or published"
-    )
-    chosen = arguments.parse_args()
-    prior, edits = (
-        lb.load("world", precision=chosen.precision),
-        draw_edits(chosen.count, chosen.seed),
-    )
-    weights = hashlib.sha256(
-        (prior.files.folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    ).hexdigest()[:8]
-    folder = OUT / f"{len(edits.changed)}-{chosen.seed}-{weights}"
-    before, true = as_images(render(edits.before)), as_images(render(edits.after))
-    save(before, folder / "before")
+def autoencode(prior: Prior, images: Tensor) -> Tensor:
+    """Encode and decode images."""
     with torch.no_grad():
-        there = torch.cat(
-            [prior.decode(prior.encode(part.to(prior.device))).cpu() for part in before.split(16)]
-        )
-    free = {"seconds": 0.0, "evaluations": 0.0}
+        parts = [prior.decode(prior.encode(part.to(prior.device))) for part in images.split(16)]
+    return torch.cat(parts).cpu()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=64, help="number of edits, a multiple of 4")
+    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--only", nargs="*", help="parts of row names, such as dds or published")
+    arguments = parser.parse_args()
+    prior = lb.load("world", precision=arguments.precision)
+    edits = draw_edits(arguments.count, arguments.seed)
+    weights = prior.files.folder / "unet" / "diffusion_pytorch_model.safetensors"  # type: ignore[attr-defined]
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    folder = OUT / f"{len(edits.changed)}-{arguments.seed}-{digest}"
+    before, after = to_tensor(edits.before), to_tensor(edits.after)
+    save_images(before, folder / "before")
+    no_cost = {"seconds": 0.0, "evaluations": 0.0}
     results = {
-        "not edited": judged(edits, before) | free,
-        "through the autoencoder": judged(edits, there) | free,
+        "not edited": evaluate(edits, before) | no_cost,
+        "through the autoencoder": evaluate(edits, autoencode(prior, before)) | no_cost,
     }
-    columns = {"before": before, "true": true}
-    for name, how in settings().items():
-        if chosen.only and not any(word.lower() in name.lower() for word in chosen.only):
+    columns = {"before": before, "true": after}
+    for name, options in method_options().items():
+        if arguments.only and not any(part.lower() in name.lower() for part in arguments.only):
             continue
-        here = folder / f"{name.lower().replace(', ', '-')}-{fingerprint(how)}"
-        results[name] = row_of(name, how, edits, prior, here)
-        columns[name.replace("consistent", "consist.")] = saved(here)
+        row_folder = folder / f"{name.lower().replace(', ', '-')}-{fingerprint(options)}"
+        results[name] = compute_row(options, edits, prior, row_folder)
+        columns[name.replace("consistent", "consist.")] = load_images(row_folder)
         if name == "PDS, published":
-            columns["its gradient"] = saved(here / "gradient")
-        (folder / "table.md").write_text(table(results))
-        sheet(columns, edits, range(min(8, len(before)))).save(
-            folder / "picture.png", optimize=True
-        )
-        print(table({name: results[name]}).splitlines()[-1], flush=True)
-    print(f"\n{table(results)}\n{folder}")
+            columns["its gradient"] = load_images(row_folder / "gradient")
+        (folder / "table.md").write_text(format_table(results))
+        figure = draw_figure(columns, edits, range(min(8, len(before))))
+        figure.save(folder / "figure.png", optimize=True)
+        print(format_table({name: results[name]}).splitlines()[-1], flush=True)
+    print(f"\n{format_table(results)}\n{folder}")
 
 
 if __name__ == "__main__":
