@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import itertools
 import re
@@ -11,7 +10,6 @@ import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from limbeck.config.discovery import (
@@ -142,7 +140,7 @@ def parse(
             continue
         elif word in ("-h", "--help", "--help-all"):
             full = word == "--help-all" or words[:1] == ["all"]
-            print(_help(found, argv, prog, about, positional, () if full else short), end="")
+            print(_help(found, argv, prog, about, positional, () if full else short))
             raise SystemExit(0)
         elif re.match(r"-(?!\.?\d|$)", word):
             raise _unknown_option(flag, found)
@@ -209,13 +207,6 @@ def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
     return unknown_name("option", flag, [o.flag for o in found if not o.parent])
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """Does not break the names of options and components at their hyphens."""
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_on_hyphens=False)
-
-
 def _help(
     found: Sequence[Option],
     argv: Sequence[str],
@@ -224,43 +215,41 @@ def _help(
     positional: str,
     short: Sequence[str],
 ) -> str:
-    columns, word = shutil.get_terminal_size().columns, positional.removesuffix("s").upper()
-    parser = argparse.ArgumentParser(
-        usage=f"{prog} {f'[{word} ...] ' if word else ''}[OPTIONS]",
-        description=about,
-        formatter_class=partial(_HelpFormatter, max_help_position=26, width=min(columns, 100) - 2),
-        add_help=False,
-    )
+    words = f" [{positional.removesuffix('s').upper()} ...]" if positional else ""
     shown = [o for name in short for o in found if o.flag == f"--{name}"] or found
+    named = tuple(f"{o.flag}." for o in found if short and value_of(argv, o.flag) is not None)
+    shown = [*shown, *(o for o in found if o.flag.startswith(named))]
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = [f"usage: {prog}{words} [OPTIONS]", "", *textwrap.wrap(about, width)]
+    for parent in dict.fromkeys(o.parent for o in shown):
+        members = [o for o in shown if o.parent == parent]
+        summary = documentation(members[0].owner)[0] if parent else ""
+        lines += ["", f"{_title(parent, found) or 'options'}:", *textwrap.wrap(summary, width)]
+        for option in members:
+            usage = words[2:-1] if option.name == positional else _usage(option)
+            text = textwrap.wrap(help_text(option), width - 26, break_on_hyphens=False)
+            if len(usage) > 22:
+                lines.append(f"  {usage}")
+                usage = ""
+            pairs = itertools.zip_longest([usage], text, fillvalue="")
+            lines += [f"  {left:24}{right}".rstrip() for left, right in pairs]
     if short:
-        parser.epilog = f"{prog} --help all: all options. With --method NAME: those of a method."
-        named = tuple(f"{o.flag}." for o in found if value_of(argv, o.flag) is not None)
-        shown = [*shown, *(o for o in found if o.flag.startswith(named))]
-    groups: dict[str, Any] = {}
-    for option in shown:
-        if option.parent not in groups:
-            summary = documentation(option.owner)[0] if option.parent else ""
-            title = _title(option.parent, found) or "options"
-            groups[option.parent] = parser.add_argument_group(title, summary)
-        metavar = {"action": "store_true"} if option.hint is bool else {"metavar": _metavar(option)}
-        flag = option.flag
-        if option.default is True:
-            flag = _negation(option).replace("no-", "[no-]", 1)
-        if option.name == positional:
-            flag, metavar = positional, {"metavar": word}
-        text = help_text(option).replace("%", "%%")
-        groups[option.parent].add_argument(flag, help=text, **metavar)
-    return parser.format_help()
+        footer = f"All options: {prog} --help all. Those of a method: {prog} --method NAME --help"
+        lines += ["", *textwrap.wrap(footer, width, break_on_hyphens=False)]
+    return "\n".join(lines)
 
 
-def _metavar(option: Option) -> str:
+def _usage(option: Option) -> str:
+    """The flag of an option and its metavariable."""
     kind = next(member for member in union_members(option.hint) if member is not type(None))
     args = typing.get_args(kind)
+    if kind is bool:
+        return _negation(option).replace("no-", "[no-]", 1) if option.default else option.flag
     if typing.get_origin(kind) is Literal:
-        return f"{{{','.join(map(str, args))}}}"
+        return f"{option.flag} {{{','.join(map(str, args))}}}"
     if typing.get_origin(kind) is tuple:
-        return " ".join("..." if arg is ... else arg.__name__.upper() for arg in args)
-    return "NAME" if base_of(kind) else kind.__name__.upper()
+        return " ".join([option.flag, *("..." if a is ... else a.__name__.upper() for a in args)])
+    return f"{option.flag} {'NAME' if base_of(kind) else kind.__name__.upper()}"
 
 
 def help_text(option: Option) -> str:
