@@ -1,10 +1,11 @@
-"""Latents of the prior as free parameters."""
+"""Latents of the prior as parameters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
@@ -13,15 +14,21 @@ from limbeck.representations.base import Render, Representation, RepresentationC
 
 
 class LatentParticles(Representation):
-    """One tensor per particle, so that a particle which is not drawn keeps its optimiser state as it is."""
+    """One tensor per particle, so that particles that are not drawn keep their optimizer state.
 
-    def __init__(self, start: Tensor, rate: float):
+    Args:
+        start: initial latents of N particles.
+        lr: peak learning rate.
+    """
+
+    def __init__(self, start: Float[Tensor, "n ..."], lr: float):
         super().__init__()
         self.particles = nn.ParameterList(start.unbind(0))
-        self.lr = rate
+        self.lr = lr
 
-    def render(self, view: RenderRequest) -> Render:
-        return Render(torch.stack([self.particles[i] for i in view.particle.tolist()]), "latent")
+    def render(self, request: RenderRequest) -> Render:
+        rows = [self.particles[i] for i in request.particle.tolist()]
+        return Render(torch.stack(rows), "latent")
 
     def param_groups(self) -> list[dict]:
         return [{"params": list(self.particles), "lr": self.lr}]
@@ -29,27 +36,31 @@ class LatentParticles(Representation):
 
 @dataclass(frozen=True)
 class Latents(RepresentationConfig):
-    """rate: peak learning rate. spread: deviation of the normal noise at the start; left out it is 1, and 0 with images."""
+    """Latents of the prior: no encoder in the loop, the cheapest representation.
+
+    Attributes:
+        lr: peak learning rate.
+        init_std: standard deviation of the initial normal noise, added to the encoded ``images`` if
+            there are any. None: 1 without images, 0 with.
+    """
 
     lr: float = 0.03
     init_std: float | None = None
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or (self.init_std or 0) < 0:
-            raise ValueError(
-                f"rate must be positive and spread not negative, not rate {self.lr}, spread {self.init_std}"
-            )
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.init_std is not None and self.init_std < 0:
+            raise ValueError(f"init_std must not be negative, not {self.init_std}")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
-        spread = self.init_std if self.init_std is not None else float(not self.images)
-        start = spread * torch.randn(
-            particles, *latent_shape(prior, self.canvas_size(prior)), generator=rng
-        )
+        shape = latent_shape(prior, self.canvas_size(prior))
+        std = self.init_std if self.init_std is not None else float(not self.images)
+        start = std * torch.randn(particles, *shape, generator=rng)
         images = self.initial_images(prior, particles)
         if images is not None:
             with torch.no_grad():
-                start += torch.cat(
-                    [prior.encode(part.to(prior.device)).cpu() for part in images.split(8)]
-                )
+                chunks = images.split(8)
+                start += torch.cat([prior.encode(x.to(prior.device)).cpu() for x in chunks])
         return LatentParticles(start, self.lr).to(prior.device)

@@ -1,37 +1,48 @@
-"""The noise of given pictures as free parameters, for methods that look for it."""
+"""The noise of given images as parameters, for methods that optimize noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.representations.base import Render, Representation, RepresentationConfig
-from limbeck.representations.latents import LatentParticles, Latents, latent_shape
+from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
+from limbeck.representations.latents import LatentParticles, Latents
 
 
 class NoiseMapParticles(LatentParticles):
-    """Particles that are noise, and the pictures they belong to."""
+    """Particles that are noise, with the latents of the images that they belong to.
+
+    Args:
+        start: initial noise of N particles.
+        source_latents: latents of their images.
+        lr: peak learning rate.
+    """
 
     source_latents: Tensor
 
-    def __init__(self, start: Tensor, source: Tensor, rate: float):
-        super().__init__(start, rate)
-        self.register_buffer("source_latents", source, persistent=False)
+    def __init__(
+        self, start: Float[Tensor, "n ..."], source_latents: Float[Tensor, "n ..."], lr: float
+    ):
+        super().__init__(start, lr)
+        self.register_buffer("source_latents", source_latents, persistent=False)
 
-    def render_source(self, view: RenderRequest) -> Render:
-        return Render(self.source_latents[to_device(view.particle, self.source_latents.device)], "latent")
+    def render_source(self, request: RenderRequest) -> Render:
+        rows = to_device(request.particle, self.source_latents.device)
+        return Render(self.source_latents[rows], "latent")
 
 
 @dataclass(frozen=True)
 class NoiseMap(RepresentationConfig):
-    """Standard normal noise in the place of x0, one tensor per particle, beside the pictures that ``images`` names (iRFDS).
+    """Noise in place of x0, initialized as standard normal, for the images to invert (iRFDS).
 
-    rate: peak learning rate.
+    Attributes:
+        lr: peak learning rate.
     """
 
     lr: float = 0.003
@@ -40,16 +51,16 @@ class NoiseMap(RepresentationConfig):
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
-            raise ValueError(f"rate must be positive, not {self.lr}")
+            raise ValueError(f"lr must be positive, not {self.lr}")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         if not self.images:
-            raise ValueError("noises belong to pictures: name them with --representation.images")
-        pictures = Latents(init_std=0.0, size=self.size, images=self.images).build(
-            prior, particles, seed
-        )
+            raise ValueError("a noise map belongs to images: set --representation.images")
+        config = Latents(init_std=0.0, size=self.size, images=self.images)
+        latents = config.build(prior, particles, seed)
         with torch.no_grad():
-            source = pictures.render(RenderRequest(torch.arange(particles))).image
+            source_latents = latents.render(RenderRequest(torch.arange(particles))).image
         rng = torch.Generator().manual_seed(seed)
-        start = torch.randn(particles, *latent_shape(prior, self.canvas_size(prior)), generator=rng)
-        return NoiseMapParticles(start, source, self.lr).to(prior.device)
+        shape = latent_shape(prior, self.canvas_size(prior))
+        start = torch.randn(particles, *shape, generator=rng)
+        return NoiseMapParticles(start, source_latents, self.lr).to(prior.device)

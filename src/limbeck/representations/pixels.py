@@ -1,4 +1,4 @@
-"""Pixels as parameters, kept in [0, 1] by a sigmoid and spread over a pyramid of scales."""
+"""Pixels as parameters, kept in [0, 1] by a sigmoid and distributed over a pyramid of scales."""
 
 from __future__ import annotations
 
@@ -12,56 +12,71 @@ from torch import Tensor, nn
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig
+from limbeck.representations.image_init import color_logits
 
 
 class PixelParticles(Representation):
-    """image = sigmoid(sum of the levels, each enlarged to full size); level k has 1 / 2^k of the resolution."""
+    """Particles with image = sigmoid(sum of the levels, each upsampled to full size).
 
-    def __init__(self, start: list[Tensor], rate: float, smooth: float):
+    Level k has 1 / 2^k of the resolution.
+
+    Args:
+        levels: initial logits of N particles, finest level first, ``[N, 3, H / 2^k, W / 2^k]``.
+        lr: peak learning rate of the coarsest level; each finer one has half the rate.
+        smoothness_weight: weight of the squared differences of neighboring pixels.
+    """
+
+    def __init__(self, levels: list[Float[Tensor, "n 3 h w"]], lr: float, smoothness_weight: float):
         super().__init__()
-        self.names = [f"level{k}" for k in range(len(start))]
+        self.names = [f"level{k}" for k in range(len(levels))]
         self.levels = nn.ParameterDict(
             {
                 name: nn.ParameterList(level.unbind(0))
-                for name, level in zip(self.names, start, strict=True)
+                for name, level in zip(self.names, levels, strict=True)
             }
         )
-        self.rate, self.smooth = rate, smooth
+        self.lr, self.smoothness_weight = lr, smoothness_weight
 
-    def render(self, view: RenderRequest) -> Render:
-        rows = view.particle.tolist()
-        stacks = [torch.stack([self.levels[name][i] for i in rows]) for name in self.names]
-        size = stacks[0].shape[-2:]
-        total = stacks[0]
-        for stack in stacks[1:]:
-            total = total + F.interpolate(stack, size, mode="bilinear", align_corners=False)
+    def render(self, request: RenderRequest) -> Render:
+        rows = request.particle.tolist()
+        levels = [torch.stack([self.levels[name][i] for i in rows]) for name in self.names]
+        size = levels[0].shape[-2:]
+        total = levels[0]
+        for level in levels[1:]:
+            total = total + F.interpolate(level, size, mode="bilinear", align_corners=False)
         return Render(total.sigmoid(), "image")
 
     def param_groups(self) -> list[dict]:
         coarsest = len(self.names) - 1
         return [
-            {"params": list(self.levels[name]), "lr": self.rate * 0.5 ** (coarsest - k)}
+            {"params": list(self.levels[name]), "lr": self.lr * 0.5 ** (coarsest - k)}
             for k, name in enumerate(self.names)
         ]
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        if self.smooth == 0:
+        if self.smoothness_weight == 0:
             return {}
         x = render.image
-        steep = (
-            x.diff(dim=-1).square().sum((1, 2, 3)) + x.diff(dim=-2).square().sum((1, 2, 3))
-        ).sum()
-        return {"smooth": self.smooth * steep}
+        differences = x.diff(dim=-1), x.diff(dim=-2)
+        horizontal, vertical = (d.square().sum((1, 2, 3)) for d in differences)
+        return {"smoothness": self.smoothness_weight * (horizontal + vertical).sum()}
 
 
 @dataclass(frozen=True)
 class Pixels(RepresentationConfig):
-    """RGB particles that start near mid grey.
+    """RGB images, initialized near mid gray.
 
-    A gradient through an autoencoder is rough at the finest scale. Each level of the pyramid moves at half the rate of the next
-    coarser one, so that what neighbours agree on comes first. rate: peak learning rate of the logits at the coarsest level. levels:
-    scales, 1 for plain pixels. spread: deviation of the start at the coarsest level. smooth: weight of squared differences of
-    neighbours; 0 leaves a faint grid at the autoencoder's stride.
+    A gradient through an autoencoder is rough at the finest scale. Each level of the pyramid has
+    half the learning rate of the next coarser one, so that changes shared by neighboring pixels
+    come first.
+
+    Attributes:
+        lr: peak learning rate of the logits at the coarsest level.
+        num_levels: scales of the pyramid. 1: plain pixels.
+        init_std: standard deviation of the initial logits at the coarsest level; unused with
+            ``images``.
+        smoothness_weight: weight of the squared differences of neighboring pixels. 0: off, which
+            leaves a faint grid at the stride of the autoencoder.
     """
 
     lr: float = 0.2
@@ -70,21 +85,19 @@ class Pixels(RepresentationConfig):
     smoothness_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.num_levels < 1 or self.init_std < 0 or self.smoothness_weight < 0:
-            raise ValueError(
-                f"rate must be positive, levels at least 1, spread and smooth not negative: {self}"
-            )
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+        for name, minimum in (("num_levels", 1), ("init_std", 0), ("smoothness_weight", 0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = torch.Generator().manual_seed(seed)
         h, w = self.canvas_size(prior)
         sizes = [(max(h >> k, 1), max(w >> k, 1)) for k in range(self.num_levels)]
-        start = [torch.zeros(particles, 3, *size) for size in sizes]
-        start[-1] = self.init_std * torch.randn(start[-1].shape, generator=rng)
+        levels = [torch.zeros(particles, 3, *size) for size in sizes]
+        levels[-1] = self.init_std * torch.randn(levels[-1].shape, generator=rng)
         images = self.initial_images(prior, particles)
-        if images is not None:  # all at the finest level, which alone can hold them
-            start = [
-                images.clamp(0.02, 0.98).logit(),
-                *(torch.zeros_like(level) for level in start[1:]),
-            ]
-        return PixelParticles(start, self.lr, self.smoothness_weight).to(prior.device)
+        if images is not None:  # only the finest level can hold them
+            levels = [color_logits(images), *(torch.zeros_like(level) for level in levels[1:])]
+        return PixelParticles(levels, self.lr, self.smoothness_weight).to(prior.device)
