@@ -1,4 +1,4 @@
-"""Critics at real scale: which layers they adapt, what a camera says to them, another model's network, the kind of their loss."""
+"""Trained critics: adapted layers, camera conditioning, another model's network, loss targets."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,15 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from tiny_families import write_tiny_pipeline
-from tiny_pipeline import WORDS, make_inputs, normal, rng, prompt_conditions, max_difference, zero_snr_schedule
+from tiny_pipeline import (
+    WORDS,
+    make_inputs,
+    max_difference,
+    normal,
+    prompt_conditions,
+    rng,
+    zero_snr_schedule,
+)
 from torch import nn
 
 from limbeck.cli.main import main
@@ -15,7 +23,12 @@ from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import Sampling
-from limbeck.diffusion.schedule import CosineSchedule, DiscreteSchedule, RectifiedFlowSchedule, stable_diffusion_schedule
+from limbeck.diffusion.schedule import (
+    CosineSchedule,
+    DiscreteSchedule,
+    RectifiedFlowSchedule,
+    stable_diffusion_schedule,
+)
 from limbeck.distillation.critics.base import CriticTrainer, CriticTraining
 from limbeck.distillation.critics.frozen import FrozenCritic, load_compatible_prior
 from limbeck.distillation.critics.lora import LoRACritic
@@ -31,636 +44,598 @@ from limbeck.methods.vsd import VSD
 from limbeck.priors.camera_conditioning import PoseEmbedding, stack_poses
 from limbeck.priors.exact import GaussianMixture
 from limbeck.priors.loading import load
-from limbeck.priors.lora_adapters import AdapterRows, DEFAULT_TARGET_MODULES, LoRAAdapters
+from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, AdapterRows, LoRAAdapters
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import LatentParticles
-from limbeck.runs import sample_recorder as record_samples
+from limbeck.runs import sample_recorder
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 T = torch.tensor([0.1, 0.5, 0.9])
 XT = normal(3, 4, 8, 8, dtype=torch.float32)
 PROMPT = "a red mug"
-SIDES = (
-    "a blue chair",
-    "two striped",
-    "low quality",
-    "on grey",
-)  # words of the tiny pipeline's own
-EAGER = CriticTraining(lr=1e-2)
+#: View prompts in the vocabulary of the tiny pipeline.
+VIEW_PROMPTS = ("a blue chair", "two striped", "low quality", "on grey")
+FAST = CriticTraining(lr=1e-2)
 
 
-class SidedLatents(LatentParticles):
-    """Latents that are brighter where the camera stands to the right: enough to have sides."""
+class ViewDependentLatents(LatentParticles):
+    """Latents that are brighter the further right the camera is."""
 
-    def render(self, view: RenderRequest) -> Render:
-        flat = super().render(view).image
-        right = torch.zeros(len(flat)) if view.camera is None else view.camera.azimuth.sin()
-        return Render(flat + 0.5 * right.to(flat).view(-1, 1, 1, 1), "latent")
+    def render(self, request: RenderRequest) -> Render:
+        latents = super().render(request).image
+        right = torch.zeros(len(latents))
+        if request.camera is not None:
+            right = request.camera.azimuth.sin()
+        return Render(latents + 0.5 * right.to(latents).view(-1, 1, 1, 1), "latent")
 
 
 @dataclass(frozen=True)
-class Sided(RepresentationConfig):
-    """Latents with sides."""
+class ViewDependent(RepresentationConfig):
+    """Latents that depend on the view."""
 
     @property
     def cameras(self) -> Orbit:
-        return Orbit(view_prompts=SIDES)
+        return Orbit(view_prompts=VIEW_PROMPTS)
 
     def build(self, prior, particles: int, seed: int) -> Representation:
-        return SidedLatents(torch.randn(particles, *prior.shape, generator=rng(seed)), 0.03)
+        initial = torch.randn(particles, *prior.shape, generator=rng(seed))
+        return ViewDependentLatents(initial, 0.03)
 
 
-def sided(critic, **more) -> Experiment:
-    return Experiment(
-        (PROMPT,),
-        **(
-            {
-                "method": VSD(7.5, critic=critic),
-                "representation": Sided(),
-                "particles": 2,
-                "steps": 6,
-            }
-            | more
-        ),
-    )
+def camera_experiment(critic, **options) -> Experiment:
+    defaults = {
+        "method": VSD(7.5, critic=critic),
+        "representation": ViewDependent(),
+        "particles": 2,
+        "steps": 6,
+    }
+    return Experiment((PROMPT,), **(defaults | options))
 
 
-def advanced(run: Run, steps: int) -> Run:
+def advance(run: Run, steps: int) -> Run:
     for _ in range(steps):
         run.advance()
     return run
 
 
-def eps(prior, *conditions: Condition) -> list[torch.Tensor]:
+def predict_eps(prior, *conditions: Condition) -> list[torch.Tensor]:
     with torch.no_grad():
-        return [said.eps for said in prior(XT, T, *conditions)]
+        return [prediction.eps for prediction in prior(XT, T, *conditions)]
 
 
-def poses(count: int = 3) -> torch.Tensor:
-    return orbit_cameras(
-        torch.linspace(0.3, 2.5, count), torch.linspace(-0.1, 0.8, count), 3.5, 40.0
-    ).pose
+def make_poses(n: int = 3) -> torch.Tensor:
+    azimuth, elevation = torch.linspace(0.3, 2.5, n), torch.linspace(-0.1, 0.8, n)
+    return orbit_cameras(azimuth, elevation, 3.5, 40.0).pose
 
 
-def with_pose(conditions: Condition) -> Condition:
-    return replace(conditions, pose=poses(len(conditions)))
+def with_poses(condition: Condition) -> Condition:
+    return replace(condition, pose=make_poses(len(condition)))
 
 
-# which layers
+# adapted layers
 
-MORE = (*DEFAULT_TARGET_MODULES, "ff.net.2", "conv1", "time_emb_proj", "proj_in")
-
-
-def test_a_name_adapts_every_layer_that_ends_so_and_no_other(prior):
-    adapters = LoRAAdapters(prior.unet, AdapterRows(), 2, rng(), targets=("attn2.to_k", "conv1", "net.2"))
-    kinds = [n for n, m in prior.unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    assert (
-        adapters.names == [n for n in kinds if n.endswith((".attn2.to_k", ".conv1", ".net.2"))]
-        and len(adapters.names) > 6
-    )
-    assert (
-        adapters.names
-        == LoRAAdapters(prior.unet, AdapterRows(), 2, rng(), targets=("net.2", "attn2.to_k", "conv1")).names
-    )
-    shapes = [tuple(p.shape) for p in adapters.down]
-    layer = prior.unet.get_submodule(
-        adapters.names[shapes.index(next(s for s in shapes if len(s) == 4))]
-    )
-    assert (2, *layer.weight.shape[1:]) in shapes
+MORE_MODULES = (*DEFAULT_TARGET_MODULES, "ff.net.2", "conv1", "time_emb_proj", "proj_in")
 
 
-@pytest.mark.parametrize("wrong", ["to_z", "o_q", "q", "ff.net"])
-def test_a_name_that_is_not_there_is_refused_with_those_that_are(prior, wrong):
-    with pytest.raises(
-        ValueError,
-        match=rf"no layer named {wrong} to adapt; those there are: conv.*net\.2.*to_k, to_out\.0, to_q",
-    ):
-        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, target_modules=("to_q", wrong)))), prior)
+def test_a_target_adapts_every_layer_whose_name_ends_with_it(prior):
+    def adapt(*targets):
+        return LoRAAdapters(prior.unet, AdapterRows(), 2, rng(), target_modules=targets)
+
+    adapters = adapt("attn2.to_k", "conv1", "net.2")
+    modules = prior.unet.named_modules()
+    layers = [name for name, m in modules if isinstance(m, nn.Linear | nn.Conv2d)]
+    expected = [name for name in layers if name.endswith((".attn2.to_k", ".conv1", ".net.2"))]
+    assert adapters.names == expected and len(expected) > 6
+    assert adapt("net.2", "attn2.to_k", "conv1").names == expected
+    for name, down in zip(adapters.names, adapters.down, strict=True):
+        assert down.shape == (2, *prior.unet.get_submodule(name).weight.shape[1:])
+    assert any(down.ndim == 4 for down in adapters.down)
+
+
+@pytest.mark.parametrize("target", ["to_z", "o_q", "q", "ff.net"])
+def test_an_unknown_target_is_refused_with_the_known_ones(prior, target):
+    known = r"its layers are named conv.*net\.2.*to_k, to_out\.0, to_q"
+    with pytest.raises(ValueError, match=rf"no layer named {target} to adapt; {known}"):
+        critic = LoRACritic(2, target_modules=("to_q", target))
+        Run(Experiment((PROMPT,), method=VSD(critic=critic)), prior)
     with pytest.raises(ValueError, match="no layer named nothing to adapt"):
-        Run(Experiment((PROMPT,), method=VSD(critic=LoRACritic(2, target_modules=()))), prior)
+        critic = LoRACritic(2, target_modules=())
+        Run(Experiment((PROMPT,), method=VSD(critic=critic)), prior)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_convolutions_and_feed_forward_are_the_same_in_diffusers_and_come_back(
+def test_a_saved_critic_with_convolutions_is_the_same_in_diffusers_and_can_be_loaded(
     eps_folder, tmp_path
 ):
-    critic = LoRACritic(3, EAGER, target_modules=MORE)
-    prior = StableDiffusion(str(eps_folder))
-    run = advanced(
-        Run(Experiment((PROMPT,), method=VSD(critic=critic), particles=2, steps=3), prior), 3
-    )
+    def make_run(critic):
+        experiment = Experiment((PROMPT,), method=VSD(critic=critic), particles=2, steps=3)
+        return Run(experiment, StableDiffusion(str(eps_folder)))
+
+    critic = LoRACritic(3, FAST, target_modules=MORE_MODULES)
+    run = advance(make_run(critic), 3)
+    prior = run.prior
     run.state.save(tmp_path)
     conditions = prior.condition(WORDS[:3])
-    ours, plain = eps(run.state.prior(), conditions)[0], eps(prior, conditions)[0]
-    attention = Run(
-        Experiment((PROMPT,), method=VSD(critic=LoRACritic(3, EAGER)), particles=2, steps=3),
-        StableDiffusion(str(eps_folder)),
-    )
-    assert max_difference(ours, eps(advanced(attention, 3).state.prior(), conditions)[0]) > 1e-3
+    adapted = predict_eps(run.state.prior(), conditions)[0]
+    attention_only = advance(make_run(LoRACritic(3, FAST)), 3).state.prior()
+    assert max_difference(adapted, predict_eps(attention_only, conditions)[0]) > 1e-3
     pipe = StableDiffusionPipeline.from_pretrained(eps_folder)
     pipe.load_lora_weights(tmp_path)
-    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
-    assert max_difference(theirs, plain) > 1e-2 and max_difference(theirs, ours) < 1e-5
-    again = Run(
-        Experiment((PROMPT,), method=VSD(critic=replace(critic, start=tmp_path))),
-        StableDiffusion(str(eps_folder)),
-    )
-    assert max_difference(eps(again.state.prior(), conditions)[0], ours) < 1e-5
+    expected = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
+    assert max_difference(expected, predict_eps(prior, conditions)[0]) > 1e-2
+    assert max_difference(expected, adapted) < 1e-5
+    loaded = make_run(replace(critic, init_from=tmp_path)).state.prior()
+    assert max_difference(predict_eps(loaded, conditions)[0], adapted) < 1e-5
     with pytest.raises(
         ValueError,
-        match=r"more that are none of the layers to_q.*name theirs too with --method\.critic\.targets",
+        match=r"more layers that are not among to_q.*add them to --method\.critic\.target-modules",
     ):
-        Run(
-            Experiment((PROMPT,), method=VSD(critic=LoRACritic(3, init_from=tmp_path))),
-            StableDiffusion(str(eps_folder)),
-        )
+        make_run(LoRACritic(3, init_from=tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_lora_of_other_layers_saved_by_diffusers_loads_with_its_scale(eps_folder, tmp_path):
+def test_a_lora_of_other_layers_saved_by_diffusers_is_loaded_with_its_scale(eps_folder, tmp_path):
     from peft import LoraConfig, get_peft_model_state_dict
 
     pipe = StableDiffusionPipeline.from_pretrained(eps_folder)
     torch.manual_seed(0)
-    config = LoraConfig(
-        r=4, lora_alpha=10, target_modules=["to_k", "conv2", "ff.net.2"], init_lora_weights=False
-    )
+    targets = ["to_k", "conv2", "ff.net.2"]
+    config = LoraConfig(r=4, lora_alpha=10, target_modules=targets, init_lora_weights=False)
     pipe.unet.add_adapter(config)
-    layers = get_peft_model_state_dict(pipe.unet, adapter_name="default")
     pipe.save_lora_weights(
-        tmp_path, unet_lora_layers=layers, unet_lora_adapter_metadata=config.to_dict()
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(pipe.unet, adapter_name="default"),
+        unet_lora_adapter_metadata=config.to_dict(),
     )
     prior = StableDiffusion(str(eps_folder))
-    critic = LoRACritic(4, init_from=tmp_path, target_modules=("to_k", "conv2", "ff.net.2"))
+    critic = LoRACritic(4, init_from=tmp_path, target_modules=tuple(targets))
     run = Run(Experiment((PROMPT,), method=VSD(critic=critic)), prior)
     conditions = prior.condition(WORDS[:3])
-    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
-    ours = eps(run.state.prior(), conditions)[0]
-    assert (
-        max_difference(ours, theirs) < 1e-5 * float(theirs.abs().max())
-        and max_difference(ours, eps(prior, conditions)[0]) > 1e-2
-    )
+    expected = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
+    adapted = predict_eps(run.state.prior(), conditions)[0]
+    assert max_difference(adapted, expected) < 1e-5 * float(expected.abs().max())
+    assert max_difference(adapted, predict_eps(prior, conditions)[0]) > 1e-2
 
 
-# the camera
+# camera conditioning
 
 
 @pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux"])
-def test_an_untrained_camera_says_nothing_and_a_trained_one_speaks_to_its_rows_alone(
-    family, tmp_path
-):
-    """In every family of networks; and the frozen rows of the same call hear nothing of it."""
-    # Flux's files name no size, and its own would be of a megapixel
-    model = Model(str(write_tiny_pipeline(family, tmp_path)), resolution=16 if family == "flux" else 0)
+def test_the_camera_has_no_effect_untrained_and_trained_only_on_its_rows(family, tmp_path):
+    """In every family of networks; frozen rows of the same call are not affected."""
+    # Flux's files have no size, and the default one would be a megapixel
+    resolution = 16 if family == "flux" else 0
+    model = Model(str(write_tiny_pipeline(family, tmp_path)), resolution=resolution)
     prior = load(model, "cpu")
-    adapters = LoRAAdapters(prior.network, prior.adapter_rows, 2, rng(), prior.network_name, camera=True)
-    conditions = with_pose(prior.condition(WORDS[:3]))
+    adapters = LoRAAdapters(
+        prior.network, prior.adapter_rows, 2, rng(), prior.network_name, camera=True
+    )
+    condition = with_poses(prior.condition(WORDS[:3]))
+    adapted = condition.with_adapters(adapters)
     xt = normal(3, *prior.shape, dtype=torch.float32)
-    ask = lambda *c: [p.eps for p in prior(xt, T, *c)]  # noqa: E731
+
+    def predict(*conditions):
+        return [prediction.eps for prediction in prior(xt, T, *conditions)]
+
     with torch.no_grad():
-        frozen = ask(conditions)[0]
-        assert torch.equal(ask(conditions.with_adapters(adapters))[0], frozen)
-        before = ask(conditions, conditions.with_adapters(adapters))
+        frozen = predict(condition)[0]
+        assert torch.equal(predict(adapted)[0], frozen)
+        untrained = predict(condition, adapted)
         adapters.pose.last.weight.normal_(generator=rng(1))
-        after = ask(conditions, conditions.with_adapters(adapters))
-        assert torch.equal(after[0], before[0]) and torch.equal(ask(conditions)[0], frozen)
-        assert max_difference(after[1], before[1]) > 1e-3
-        # one call of all rows, and rows whose camera is another
-        scale = float(after[1].abs().max())
-        assert max_difference(ask(conditions.with_adapters(adapters))[0], after[1]) < 1e-5 * scale
-        other = ask(replace(conditions, pose=conditions.pose[[0, 2, 1]]).with_adapters(adapters))[0]
-        assert (
-            max_difference(other[:1], after[1][:1]) < 1e-5 * scale and max_difference(other[1:], after[1][1:]) > 1e-4
-        )
+        trained = predict(condition, adapted)
+        assert torch.equal(trained[0], untrained[0])
+        assert torch.equal(predict(condition)[0], frozen)
+        assert max_difference(trained[1], untrained[1]) > 1e-3
+        # the same alone in a call, where all rows are adapted
+        bound = 1e-5 * float(trained[1].abs().max())
+        assert max_difference(predict(adapted)[0], trained[1]) < bound
+        # swapped cameras of the last two rows
+        swapped = predict(replace(adapted, pose=adapted.pose[[0, 2, 1]]))[0]
+        assert max_difference(swapped[:1], trained[1][:1]) < bound
+        assert max_difference(swapped[1:], trained[1][1:]) > 1e-4
 
 
-def test_no_camera_is_a_pose_of_zeros(prior):
+def test_a_missing_camera_is_a_pose_of_zeros(prior):
     adapters = LoRAAdapters(prior.unet, prior.adapter_rows, 2, rng(), camera=True)
     adapters.pose.last.weight.data.normal_(generator=rng(1))
-    conditions = prior.condition(WORDS[:3]).with_adapters(adapters)
-    none, zeros, seen = (
-        replace(conditions, pose=None),
-        replace(conditions, pose=torch.zeros(3, 4, 4)),
-        with_pose(conditions),
-    )
-    assert torch.equal(eps(prior, none)[0], eps(prior, zeros)[0])
-    assert max_difference(eps(prior, none)[0], eps(prior, seen)[0]) > 1e-3
-    mixed, alone = eps(prior, none, seen), [eps(prior, none)[0], eps(prior, seen)[0]]
-    assert all(max_difference(a, b) < 1e-5 for a, b in zip(mixed, alone, strict=True))
-    assert stack_poses([none], 3) is None and stack_poses([none, seen], 3).shape == (6, 16)
-    one = replace(conditions[:1], pose=poses(1))  # one row may speak for all
-    assert torch.equal(stack_poses([one], 3), poses(1).flatten(1).expand(3, -1))
+    without = prior.condition(WORDS[:3]).with_adapters(adapters)
+    zeros = replace(without, pose=torch.zeros(3, 4, 4))
+    posed = with_poses(without)
+    eps_without, eps_posed = predict_eps(prior, without)[0], predict_eps(prior, posed)[0]
+    assert torch.equal(eps_without, predict_eps(prior, zeros)[0])
+    assert max_difference(eps_without, eps_posed) > 1e-3
+    mixed = predict_eps(prior, without, posed)
+    assert max_difference(mixed[0], eps_without) < 1e-5
+    assert max_difference(mixed[1], eps_posed) < 1e-5
+    assert stack_poses([without], 3) is None
+    assert stack_poses([without, posed], 3).shape == (6, 16)
+    one_row = replace(without[:1], pose=make_poses(1))  # one row may stand for all
+    assert torch.equal(stack_poses([one_row], 3), make_poses(1).flatten(1).expand(3, -1))
 
 
-def test_what_a_camera_says_is_two_layers_of_the_flattened_pose():
+def test_the_pose_embedding_is_two_layers_on_the_flattened_pose():
     """ProlificDreamer's code: c2w flattened row by row to 16, Linear, SiLU, Linear."""
-    pose = PoseEmbedding(6, rng(3), torch.device("cpu"))
-    bound = float(pose.first.weight.detach().abs().max())
-    assert (
-        0.8 / 4 < bound <= 1 / 4
-        and not bool(pose.last.weight.any())
-        and not bool(pose.last.bias.any())
-    )
-    pose.last.weight.data.normal_(generator=rng(1))
-    x = poses(2).flatten(1) @ pose.first.weight.T + pose.first.bias
-    assert (
-        max_difference(
-            pose(stack_poses([with_pose(Condition(torch.zeros(2, 1, 1)))], 2)),
-            (x * x.sigmoid()) @ pose.last.weight.T,
-        )
-        < 1e-5
-    )
+    embedding = PoseEmbedding(6, rng(3), torch.device("cpu"))
+    first, last = embedding.first, embedding.last
+    assert 0.8 / 4 < float(first.weight.detach().abs().max()) <= 1 / 4
+    assert not bool(last.weight.any()) and not bool(last.bias.any())
+    last.weight.data.normal_(generator=rng(1))
+    hidden = make_poses(2).flatten(1) @ first.weight.T + first.bias
+    expected = (hidden * hidden.sigmoid()) @ last.weight.T
+    pose = stack_poses([with_poses(Condition(torch.zeros(2, 1, 1)))], 2)
+    assert max_difference(embedding(pose), expected) < 1e-5
     before = torch.random.get_rng_state()
     PoseEmbedding(4, rng(), torch.device("cpu"))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_camera_changes_nothing_of_how_adapters_start(prior):
-    plain, camera = (LoRAAdapters(prior.unet, AdapterRows(), 2, rng(5), camera=c) for c in (False, True))
+def test_the_camera_does_not_change_the_initial_adapters(prior):
+    plain, camera = (
+        LoRAAdapters(prior.unet, AdapterRows(), 2, rng(5), camera=c) for c in (False, True)
+    )
     assert all(torch.equal(a, b) for a, b in zip(plain.down, camera.down, strict=True))
 
 
-def test_a_network_without_an_embedding_of_time_is_refused():
+def test_a_network_without_time_embedding_refuses_the_camera():
     class Bare(nn.Module):
         def __init__(self):
             super().__init__()
             self.to_q = nn.Linear(2, 2)
 
-    with pytest.raises(ValueError, match="Bare has no embedding of time named time_embedding or"):
-        LoRAAdapters(Bare(), AdapterRows(), 1, rng(), targets=("to_q",), camera=True)
+    with pytest.raises(ValueError, match="Bare has no time embedding named time_embedding or"):
+        LoRAAdapters(Bare(), AdapterRows(), 1, rng(), target_modules=("to_q",), camera=True)
 
 
-def test_in_sixteen_bits_the_critic_stays_in_float32(eps_folder):
-    """The frozen network's precision is its own: untrained nothing changes, and what is trained keeps its digits."""
+def test_a_critic_is_float32_on_a_network_in_16_bits(eps_folder):
+    """Untrained it changes nothing, and its training is not rounded to 16 bits."""
     prior = StableDiffusion(str(eps_folder), dtype=torch.bfloat16)
-    run = Run(sided(LoRACritic(2, EAGER, target_modules=MORE, camera=True)), prior)
-    conditions = with_pose(prior.condition(WORDS[:3]))
-    before = eps(prior, conditions)[0]
-    assert torch.equal(eps(run.state.prior(), conditions)[0], before)
-    advanced(run, 2)
-    assert all(
-        p.dtype == torch.float32 and bool(p.isfinite().all())
-        for p in run.state.adapters.parameters()
-    )
+    critic = LoRACritic(2, FAST, target_modules=MORE_MODULES, camera=True)
+    run = Run(camera_experiment(critic), prior)
+    condition = with_poses(prior.condition(WORDS[:3]))
+    before = predict_eps(prior, condition)[0]
+    assert torch.equal(predict_eps(run.state.prior(), condition)[0], before)
+    advance(run, 2)
+    for p in run.state.adapters.parameters():
+        assert p.dtype == torch.float32 and bool(p.isfinite().all())
     assert float(run.state.adapters.pose.last.weight.detach().abs().max()) > 0
-    assert (
-        torch.equal(eps(prior, conditions)[0], before)
-        and max_difference(eps(run.state.prior(), conditions)[0], before) > 1e-2
-    )
+    assert torch.equal(predict_eps(prior, condition)[0], before)
+    assert max_difference(predict_eps(run.state.prior(), condition)[0], before) > 1e-2
 
 
 @pytest.mark.parametrize(
     "critic",
     [LoRACritic(2, camera=True), SmallUNetCritic(8, camera=True)],
-    ids=["lowrank", "small"],
+    ids=["lora", "small-unet"],
 )
-def test_pictures_have_no_camera_to_tell(critic, prior):
-    with pytest.raises(ValueError, match=r"seen by no camera; leave --method\.critic\.camera out"):
+def test_a_2d_representation_has_no_camera(critic, prior):
+    with pytest.raises(ValueError, match=r"leave --method\.critic\.camera out"):
         Run(Experiment((PROMPT,), method=VSD(critic=critic)), prior)
 
 
-def listen(monkeypatch, prior) -> list[tuple[Condition, ...]]:
-    """Every call's conditions from now on."""
-    heard: list[tuple[Condition, ...]] = []
-    plain = StableDiffusion.__call__
+def record_conditions(monkeypatch) -> list[tuple[Condition, ...]]:
+    """A list that grows by the conditions of every call of a prior."""
+    recorded: list[tuple[Condition, ...]] = []
+    original = StableDiffusion.__call__
 
     def call(self, xt, t, *conditions):
-        heard.append(conditions)
-        return plain(self, xt, t, *conditions)
+        recorded.append(conditions)
+        return original(self, xt, t, *conditions)
 
     monkeypatch.setattr(StableDiffusion, "__call__", call)
-    return heard
+    return recorded
 
 
 @pytest.mark.parametrize("camera", [True, False])
-def test_who_hears_what(camera, prior, monkeypatch):
-    """The prior the words of the side; a critic told the camera the bare prompt and the pose, another what the prior hears."""
-    run = Run(sided(LoRACritic(2, replace(EAGER, camera_dropout=0.0), camera=camera)), prior)
-    heard = listen(monkeypatch, prior)
-    step = run.advance()
-    sample = step.inputs
-    (null, pos, own), (learnt,) = heard
-    bare = prior.condition([PROMPT] * 2).data
-    assert torch.equal(pos.data, sample.conditions.pos.data) and max_difference(pos.data, bare) > 0.1
-    assert (
-        torch.equal(null.data, prior.condition([""] * 2).data)
-        and null.adapters is None is pos.adapters
-    )
-    assert own.adapters is learnt.adapters is run.state.adapters
-    assert torch.equal(own.data, bare if camera else pos.data) and torch.equal(
-        learnt.data, own.data
-    )
-    assert torch.equal(own.pose, sample.camera.pose) and torch.equal(
-        learnt.pose, sample.camera.pose
-    )
+def test_conditions_of_prior_and_critic(camera, prior, monkeypatch):
+    """The prior has the view prompt.
+
+    A camera-conditioned critic has the pose and the prompt without a view, another critic the same
+    prompt as the prior.
+    """
+    critic = LoRACritic(2, replace(FAST, camera_dropout=0.0), camera=camera)
+    run = Run(camera_experiment(critic), prior)
+    recorded = record_conditions(monkeypatch)
+    inputs = run.advance().inputs
+    (null, pos, critic_pos), (trained,) = recorded
+    view_free = prior.condition([PROMPT] * 2).data
+    assert torch.equal(pos.data, inputs.conditions.pos.data)
+    assert max_difference(pos.data, view_free) > 0.1
+    assert torch.equal(null.data, prior.condition([""] * 2).data)
+    assert null.adapters is None and pos.adapters is None
+    assert critic_pos.adapters is trained.adapters is run.state.adapters
+    assert torch.equal(critic_pos.data, view_free if camera else pos.data)
+    assert torch.equal(trained.data, critic_pos.data)
+    assert torch.equal(critic_pos.pose, inputs.camera.pose)
+    assert torch.equal(trained.pose, inputs.camera.pose)
     assert (prior.call_counter.calls, prior.call_counter.rows) == (2, 6 + 2)
 
 
-def test_mixed_sides_have_the_bare_words_of_their_prompt(prior):
-    views = Orbit(view_prompts=SIDES, blend_prompts=True)
-    run = Run(
-        Experiment(
-            (PROMPT, "two striped cats"), representation=Sided(), cameras=views, particles=2
-        ),
-        prior,
-    )
-    camera = views.sample(4, rng())
-    conditions = run.conditions_for(torch.arange(4), camera)
-    assert torch.equal(
-        conditions.pos.without_view.data,
-        prior.condition([PROMPT, PROMPT, "two striped cats", "two striped cats"]).data,
-    )
-    assert max_difference(conditions.pos.data, conditions.pos.without_view.data) > 0.1
-
-
-def test_dropped_cameras_and_texts(prior, monkeypatch):
-    """As often as asked for; texts and cameras apart; the bare text and not the one of a side."""
-    learning = CriticTraining(lr=0.0, batch_size=64, unconditional_prob=0.25, camera_dropout=0.5)
-    run = Run(sided(LoRACritic(2, learning, camera=True)), prior)
-    heard = listen(monkeypatch, prior)
-    step = run.advance()
-    conditions = heard[-1][0]
-    blind = (conditions.pose == 0).flatten(1).all(1)
-    null, bare = (prior.condition([text]).data for text in ("", PROMPT))
-    silent = (conditions.data == null).flatten(1).all(1)
-    assert torch.equal(
-        silent | (conditions.data == bare).flatten(1).all(1), torch.ones(64, dtype=torch.bool)
-    )
-    assert (
-        20 <= int(blind.sum()) <= 44
-        and 7 <= int(silent.sum()) <= 26
-        and 0 < int((blind & silent).sum()) < int(silent.sum())
-    )
-    places = {tuple(p.flatten().tolist()) for p in step.inputs.camera.pose}
-    assert {tuple(p.flatten().tolist()) for p in conditions.pose[~blind]} == places
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_all_texts_or_none_are_dropped(share, prior, monkeypatch):
-    experiment = Experiment(
-        (PROMPT,),
-        method=VSD(critic=LoRACritic(2, CriticTraining(unconditional_prob=share))),
-        particles=3,
-        steps=2,
-    )
+def test_blended_view_prompts_keep_the_prompt_without_a_view(prior):
+    cameras = Orbit(view_prompts=VIEW_PROMPTS, blend_prompts=True)
+    prompts = (PROMPT, "two striped cats")
+    experiment = Experiment(prompts, representation=ViewDependent(), cameras=cameras, particles=2)
     run = Run(experiment, prior)
-    heard = listen(monkeypatch, prior)
+    conditions = run.conditions_for(torch.arange(4), cameras.sample(4, rng()))
+    view_free = conditions.pos.without_view.data
+    assert torch.equal(
+        view_free, prior.condition([prompt for prompt in prompts for _ in "ab"]).data
+    )
+    assert max_difference(conditions.pos.data, view_free) > 0.1
+
+
+def test_text_and_camera_dropout(prior, monkeypatch):
+    """With the given probabilities and independently; the other rows have no view prompt."""
+    training = CriticTraining(lr=0.0, batch_size=64, unconditional_prob=0.25, camera_dropout=0.5)
+    run = Run(camera_experiment(LoRACritic(2, training, camera=True)), prior)
+    recorded = record_conditions(monkeypatch)
+    inputs = run.advance().inputs
+    condition = recorded[-1][0]
+    no_camera = (condition.pose == 0).flatten(1).all(1)
+    null, view_free = (prior.condition([text]).data for text in ("", PROMPT))
+    no_text = (condition.data == null).flatten(1).all(1)
+    has_text = (condition.data == view_free).flatten(1).all(1)
+    assert bool((no_text | has_text).all())
+    assert 20 <= int(no_camera.sum()) <= 44 and 7 <= int(no_text.sum()) <= 26
+    assert 0 < int((no_camera & no_text).sum()) < int(no_text.sum())
+    poses = {tuple(pose.flatten().tolist()) for pose in inputs.camera.pose}
+    assert {tuple(pose.flatten().tolist()) for pose in condition.pose[~no_camera]} == poses
+
+
+@pytest.mark.parametrize(("prob", "text"), [(0.0, PROMPT), (1.0, "")])
+def test_unconditional_prob_0_and_1(prob, text, prior, monkeypatch):
+    method = VSD(critic=LoRACritic(2, CriticTraining(unconditional_prob=prob)))
+    run = Run(Experiment((PROMPT,), method=method, particles=3, steps=2), prior)
+    recorded = record_conditions(monkeypatch)
     run.advance()
-    assert torch.equal(heard[-1][0].data, prior.condition([PROMPT if share == 0 else ""] * 3).data)
+    assert torch.equal(recorded[-1][0].data, prior.condition([text] * 3).data)
 
 
-def test_an_entropic_critic_hears_the_camera_in_both_its_rows(prior, monkeypatch):
-    run = Run(sided(None, method=ESD(7.5, 0.5, LoRACritic(2, camera=True))), prior)
-    heard = listen(monkeypatch, prior)
-    step = run.advance()
-    null, _, own_null, own = heard[0]
-    assert torch.equal(own_null.pose, step.inputs.camera.pose) and torch.equal(
-        own.pose, step.inputs.camera.pose
-    )
-    assert torch.equal(own_null.data, null.data) and torch.equal(
-        own.data, prior.condition([PROMPT] * 2).data
-    )
+def test_both_critic_conditions_of_esd_have_the_camera(prior, monkeypatch):
+    method = ESD(7.5, 0.5, LoRACritic(2, camera=True))
+    run = Run(camera_experiment(None, method=method), prior)
+    recorded = record_conditions(monkeypatch)
+    inputs = run.advance().inputs
+    null, _, critic_null, critic_pos = recorded[0]
+    assert torch.equal(critic_null.pose, inputs.camera.pose)
+    assert torch.equal(critic_pos.pose, inputs.camera.pose)
+    assert torch.equal(critic_null.data, null.data)
+    assert torch.equal(critic_pos.data, prior.condition([PROMPT] * 2).data)
 
 
-def test_a_critic_that_is_told_the_camera_learns_what_another_cannot(prior):
-    """Two cameras, one text, opposite pictures: who is told which is which is right, who is not can only be right on average."""
-    conditions, x0 = (
-        prompt_conditions(prior, [PROMPT] * 2),
-        torch.stack([torch.ones(4, 8, 8), -torch.ones(4, 8, 8)]),
-    )
+def test_only_a_camera_conditioned_critic_learns_views_apart(prior):
+    """Two cameras, one prompt, opposite images: without the camera only their mean is learned."""
+    conditions = prompt_conditions(prior, [PROMPT] * 2)
+    x0 = torch.stack([torch.ones(4, 8, 8), -torch.ones(4, 8, 8)])
     camera = orbit_cameras(torch.tensor([0.0, 3.0]), torch.zeros(2), 3.5, 40.0)
-    s = replace(
-        make_inputs(prior.schedule, x0, 0.9, normal(2, 4, 8, 8, dtype=torch.float32), conditions),
-        camera=camera,
+    eps = normal(2, 4, 8, 8, dtype=torch.float32)
+    inputs = replace(make_inputs(prior.schedule, x0, 0.9, eps, conditions), camera=camera)
+    setup = SetupContext(2, 1, 0, x0, (PROMPT,), has_cameras=True)
+    training = CriticTraining(
+        lr=1e-2,
+        steps=30,
+        batch_size=4,
+        timesteps=UniformTimesteps(0.8, 1.0),
+        camera_dropout=0.0,
     )
-    start = SetupContext(2, 1, 0, x0, (PROMPT,), has_cameras=True)
-    apart = {}
-    for knows in (True, False):
-        learning = CriticTraining(
-            lr=1e-2, steps=30, batch_size=4, timesteps=UniformTimesteps(0.8, 1.0), camera_dropout=0.0
-        )
-        critic = SmallUNetCritic(8, learning, camera=knows).build(prior, start)
-        critic.fit(replace(s, rng=rng(1)))
-        noise = normal(1, 4, 8, 8, seed=2, dtype=torch.float32).expand(
-            2, -1, -1, -1
-        )  # nothing of the picture in x_t
+    # one noise for both rows, so that x_t does not tell the images apart
+    noise = normal(1, 4, 8, 8, seed=2, dtype=torch.float32).expand(2, -1, -1, -1)
+    difference = {}
+    for has_camera in (True, False):
+        critic = SmallUNetCritic(8, training, camera=has_camera).build(prior, setup)
+        critic.fit(replace(inputs, rng=rng(1)))
         with torch.no_grad():
-            x = critic.prior()(noise, torch.full((2,), 0.95), s.with_pose(conditions.pos))[
-                0
-            ].x0.mean((1, 2, 3))
-        apart[knows] = float(x[0] - x[1])
-    assert apart[True] > 0.8 and abs(apart[False]) < 1e-5
+            t, condition = torch.full((2,), 0.95), inputs.with_pose(conditions.pos)
+            first, second = critic.prior()(noise, t, condition)[0].x0.mean((1, 2, 3))
+        difference[has_camera] = float(first - second)
+    assert difference[True] > 0.8 and abs(difference[False]) < 1e-5
 
 
 RESUMED = {
-    "lowrank": LoRACritic(2, EAGER, camera=True),
-    "layers": LoRACritic(2, EAGER, target_modules=MORE),
-    "small": SmallUNetCritic(8, EAGER, camera=True),
-    "v": LoRACritic(2, CriticTraining(lr=1e-2, loss_target="v", unconditional_prob=0.3), camera=True),
+    "camera": LoRACritic(2, FAST, camera=True),
+    "layers": LoRACritic(2, FAST, target_modules=MORE_MODULES),
+    "small-unet": SmallUNetCritic(8, FAST, camera=True),
+    "v": LoRACritic(
+        2, CriticTraining(lr=1e-2, loss_target="v", unconditional_prob=0.3), camera=True
+    ),
 }
 
 
 @pytest.mark.parametrize("critic", RESUMED.values(), ids=RESUMED)
 def test_a_resumed_run_is_the_uninterrupted_one(critic, eps_folder):
-    whole = advanced(Run(sided(critic), StableDiffusion(str(eps_folder))), 3)
-    kept = {k: v.detach().clone() for k, v in whole.tensors().items()}
-    again = Run(sided(critic), StableDiffusion(str(eps_folder)))
-    again.load(kept, 3)
+    whole = advance(Run(camera_experiment(critic), StableDiffusion(str(eps_folder))), 3)
+    checkpoint = {k: v.detach().clone() for k, v in whole.tensors().items()}
+    resumed = Run(camera_experiment(critic), StableDiffusion(str(eps_folder)))
+    resumed.load(checkpoint, 3)
     torch.manual_seed(123)
     for _ in range(3):
-        a, b = whole.advance(), again.advance()
-        assert torch.equal(a.gradient, b.gradient) and all(
-            torch.equal(a.metrics[k], b.metrics[k]) for k in a.metrics
-        )
-    assert all(torch.equal(again.tensors()[k], v) for k, v in whole.tensors().items())
+        a, b = whole.advance(), resumed.advance()
+        assert torch.equal(a.gradient, b.gradient)
+        assert all(torch.equal(a.metrics[k], b.metrics[k]) for k in a.metrics)
+    assert all(torch.equal(resumed.tensors()[k], v) for k, v in whole.tensors().items())
     if isinstance(critic, LoRACritic) and critic.camera:
-        names = {k for k in kept if k.startswith("state.adapters.pose.")}
-        assert len(names) == 4 and all(max_difference(kept[k], whole.tensors()[k]) > 0 for k in names)
-        assert sum(k.endswith(".exp_avg") and k.startswith("state.") for k in kept) == len(
-            [k for k in kept if k.startswith("state.adapters.")]
-        )
+        names = [k for k in checkpoint if k.startswith("state.adapters.")]
+        pose_names = [k for k in names if k.startswith("state.adapters.pose.")]
+        assert len(pose_names) == 4
+        assert all(max_difference(checkpoint[k], whole.tensors()[k]) > 0 for k in pose_names)
+        moments = [k for k in checkpoint if k.startswith("state.") and k.endswith(".exp_avg")]
+        assert len(moments) == len(names)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_the_camera_says_is_saved_beside_a_lora_that_diffusers_loads(eps_folder, tmp_path):
-    prior, critic = StableDiffusion(str(eps_folder)), LoRACritic(3, EAGER, camera=True)
-    run = advanced(Run(sided(critic), prior), 4)
-    run.state.save(tmp_path / "critic")
-    saved = load_file(tmp_path / "critic" / "pose.safetensors")
-    assert {k: tuple(v.shape)[-1] for k, v in saved.items()} == {
+def test_the_pose_embedding_is_saved_next_to_a_lora_that_diffusers_loads(eps_folder, tmp_path):
+    prior, critic = StableDiffusion(str(eps_folder)), LoRACritic(3, FAST, camera=True)
+    run = advance(Run(camera_experiment(critic), prior), 4)
+    folder = tmp_path / "critic"
+    run.state.save(folder)
+    saved = load_file(folder / "pose.safetensors")
+    assert {name: value.shape[-1] for name, value in saved.items()} == {
         "first.weight": 16,
         "first.bias": 128,
         "last.weight": 128,
         "last.bias": 128,
     }
+
+    def load_critic(critic):
+        return Run(camera_experiment(critic), StableDiffusion(str(eps_folder))).state.prior()
+
     conditions = prior.condition(WORDS[:3])
-    ours = eps(run.state.prior(), with_pose(conditions))[0]
-    again = Run(sided(replace(critic, start=tmp_path / "critic")), StableDiffusion(str(eps_folder)))
-    assert torch.equal(eps(again.state.prior(), with_pose(conditions))[0], ours)
-    file = tmp_path / "critic" / "pytorch_lora_weights.safetensors"
+    adapted = predict_eps(run.state.prior(), with_poses(conditions))[0]
+    loaded = load_critic(replace(critic, init_from=folder))
+    assert torch.equal(predict_eps(loaded, with_poses(conditions))[0], adapted)
+    # in diffusers it is the critic without its pose embedding
+    file = folder / "pytorch_lora_weights.safetensors"
     pipe = StableDiffusionPipeline.from_pretrained(eps_folder)
-    pipe.load_lora_weights(file.parent, weight_name=file.name)
-    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
-    run.state.adapters.pose.last.requires_grad_(False).weight.zero_()  # without its camera
+    pipe.load_lora_weights(folder, weight_name=file.name)
+    expected = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
+    run.state.adapters.pose.last.requires_grad_(False).weight.zero_()
     run.state.adapters.pose.last.bias.zero_()
-    assert (
-        max_difference(eps(run.state.prior(), conditions)[0], theirs) < 1e-5 and max_difference(ours, theirs) > 1e-3
-    )
-    with pytest.raises(ValueError, match=r"was told the camera: give --method\.critic\.camera"):
-        Run(sided(LoRACritic(3, init_from=tmp_path / "critic")), StableDiffusion(str(eps_folder)))
-    (tmp_path / "critic" / "pose.safetensors").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"no \.safetensors file that can be read"):
-        Run(sided(replace(critic, start=file)), StableDiffusion(str(eps_folder)))
+    assert max_difference(predict_eps(run.state.prior(), conditions)[0], expected) < 1e-5
+    assert max_difference(adapted, expected) > 1e-3
+    with pytest.raises(
+        ValueError, match=r"is conditioned on the camera: use --method\.critic\.camera"
+    ):
+        load_critic(LoRACritic(3, init_from=folder))
+    (folder / "pose.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"is not a readable \.safetensors file"):
+        load_critic(replace(critic, init_from=file))
 
 
-def test_a_small_network_with_cameras_is_one_of_diffusers(prior, tmp_path):
-    run = advanced(Run(sided(SmallUNetCritic(8, EAGER, camera=True)), prior), 2)
+def test_a_small_unet_with_a_camera_is_a_model_of_diffusers(prior, tmp_path):
+    run = advance(Run(camera_experiment(SmallUNetCritic(8, FAST, camera=True)), prior), 2)
     run.state.save(tmp_path)
     net = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
-    conditions = with_pose(prior.condition(WORDS[:3]))
+    condition = with_poses(prior.condition(WORDS[:3]))
     with torch.no_grad():
-        out = net(XT, T * 1000, conditions.data, conditions.pose.flatten(1)).sample
+        output = net(XT, T * 1000, condition.data, condition.pose.flatten(1)).sample
     alpha, sigma = prior.schedule.alpha(T), prior.schedule.sigma(T)
-    assert (
-        max_difference(
-            Prediction.from_output("v", out, XT, alpha, sigma).eps,
-            eps(run.state.prior(), conditions)[0],
-        )
-        < 1e-5
-    )
-    assert (
-        max_difference(
-            eps(run.state.prior(), conditions)[0],
-            eps(run.state.prior(), replace(conditions, pose=None))[0],
-        )
-        > 1e-4
-    )
+    expected = Prediction.from_output("v", output, XT, alpha, sigma).eps
+    eps = predict_eps(run.state.prior(), condition)[0]
+    assert max_difference(expected, eps) < 1e-5
+    without_camera = predict_eps(run.state.prior(), replace(condition, pose=None))[0]
+    assert max_difference(eps, without_camera) > 1e-4
 
 
-# conditions carry the camera along
-
-
-def test_rows_joins_and_choices_keep_pose_and_bare_words_with_their_rows():
-    bare = Condition(normal(3, 2, 2, seed=1))
-    a = Condition(normal(3, 2, 2, seed=2), pose=poses(3), view_free=bare)
-    b = Condition(normal(3, 2, 2, seed=3), pose=poses(3) + 1)
-    assert torch.equal(a[1:].pose, a.pose[1:]) and torch.equal(a[1:].view_free.data, bare.data[1:])
-    both, kept = a.concat(b), torch.tensor([True, False, True])
-    assert torch.equal(both.pose, torch.cat([a.pose, b.pose])) and torch.equal(
-        both.view_free.data, torch.cat([bare.data, b.data])
-    )
-    chosen = a.where(kept, b)
-    assert torch.equal(chosen.pose[1], b.pose[1]) and torch.equal(
-        chosen.without_view.data[1], b.data[1]
-    )
-    assert torch.equal(chosen.without_view.data[0], bare.data[0]) and torch.equal(
-        chosen.without_view.pose, chosen.pose
-    )
+def test_pose_and_view_free_condition_stay_with_their_rows():
+    view_free = Condition(normal(3, 2, 2, seed=1))
+    a = Condition(normal(3, 2, 2, seed=2), pose=make_poses(3), view_free=view_free)
+    b = Condition(normal(3, 2, 2, seed=3), pose=make_poses(3) + 1)
+    assert torch.equal(a[1:].pose, a.pose[1:])
+    assert torch.equal(a[1:].view_free.data, view_free.data[1:])
+    both = a.concat(b)
+    assert torch.equal(both.pose, torch.cat([a.pose, b.pose]))
+    assert torch.equal(both.view_free.data, torch.cat([view_free.data, b.data]))
+    chosen = a.where(torch.tensor([True, False, True]), b)
+    assert torch.equal(chosen.pose[1], b.pose[1])
+    assert torch.equal(chosen.without_view.data[0], view_free.data[0])
+    assert torch.equal(chosen.without_view.data[1], b.data[1])
+    assert torch.equal(chosen.without_view.pose, chosen.pose)
     assert b.without_view is b and a.with_adapters("x").without_view.adapters == "x"
     assert b.concat(Condition(normal(1, 2, 2))).pose is None
 
 
-# another model's network, and the kind of a loss
+# another model's network
 
 
-def test_adapters_on_another_model_speak_its_kind_and_hear_its_words(
-    eps_folder, v_folder, monkeypatch
-):
-    """The official code's phi: adapters of the model that predicts v, beside a guide that predicts eps; one schedule."""
+def test_a_critic_can_adapt_another_model(eps_folder, v_folder):
+    """As in the official code: phi predicts v, the prior eps, on one schedule."""
     prior = StableDiffusion(str(eps_folder))
+    schedule = prior.schedule
 
-    def other(name):
-        phi = StableDiffusion(name)
-        phi.schedule = prior.schedule
-        return phi
+    def load_other(name):
+        other = StableDiffusion(name)
+        other.schedule = schedule
+        return other
 
-    start = SetupContext(
+    setup = SetupContext(
         2,
         1,
         0,
         torch.zeros(2, 4, 8, 8),
         (PROMPT,),
-        view_prompts=tuple(f"{PROMPT}, {w}" for w in SIDES),
-        load_prior=other,
+        view_prompts=tuple(f"{PROMPT}, {view_prompt}" for view_prompt in VIEW_PROMPTS),
+        load_prior=load_other,
     )
-    critic = LoRACritic(2, EAGER, model=str(v_folder)).build(prior, start)
-    conditions = prompt_conditions(prior, [f"{PROMPT}, {SIDES[0]}", PROMPT])
-    s = make_inputs(prior.schedule, XT[:2], 0.5, normal(2, 4, 8, 8, dtype=torch.float32), conditions)
-    v = other(str(v_folder))
-    words = v.condition([f"{PROMPT}, {SIDES[0]}", PROMPT])
+    critic = LoRACritic(2, FAST, model=str(v_folder)).build(prior, setup)
+    assert critic.prior().prediction_type == "v" and prior.prediction_type == "eps"
+    prompts, x0 = [f"{PROMPT}, {VIEW_PROMPTS[0]}", PROMPT], XT[:2]
+    conditions = prompt_conditions(prior, prompts)
+    noise = normal(2, 4, 8, 8, dtype=torch.float32)
+    s = make_inputs(schedule, x0, 0.5, noise, conditions)
+    other = load_other(str(v_folder))
+    other_condition = other.condition(prompts)
     with torch.no_grad():
-        frozen, own = critic.predict_both(
+        frozen, (untrained,) = critic.predict_both(
             prior, s, [conditions.null, conditions.pos], [conditions.pos]
         )
-        assert (
-            torch.equal(own[0].eps, v(s.xt, s.t, words)[0].eps)
-            and max_difference(own[0].eps, frozen[1].eps) > 1e-2
-        )
-    v.shape, v.image_size = (
-        (4, 12, 12),
-        (24, 24),
-    )  # 2.1 is of 768 pixels and its base of 512: a network has no size of its own
-    assert load_compatible_prior("it", prior, replace(start, load_prior=lambda name: v)) is v
-    v.image_size = (48, 48)  # latents of four pixels a side are other ones
-    with pytest.raises(
-        ValueError, match=r"critic it has x0 of \[4, 12, 12\], the model of \[4, 8, 8\]"
-    ):
-        load_compatible_prior("it", prior, replace(start, load_prior=lambda name: v))
-    assert critic.prior().prediction_type == "v" and prior.prediction_type == "eps"
+        assert torch.equal(untrained.eps, other(s.xt, s.t, other_condition)[0].eps)
+        assert max_difference(untrained.eps, frozen[1].eps) > 1e-2
     loss = critic.fit(replace(s, rng=rng(4)))["critic"]
-    g = rng(4)
-    t = prior.schedule.snap(torch.rand(2, generator=g))
-    e = torch.randn(XT[:2].shape, generator=g)
-    a, b = prior.schedule.alpha(t), prior.schedule.sigma(t)
+    generator = rng(4)
+    t = schedule.snap(torch.rand(2, generator=generator))
+    eps = torch.randn(x0.shape, generator=generator)
     with torch.no_grad():
-        out = v.unet(
-            prior.schedule.add_noise(XT[:2], e, t), prior.schedule.timestep_index(t), words.data
-        ).sample
-    assert float(loss) == pytest.approx(
-        float((out - Prediction(XT[:2], e).to_output("v", a, b)).square().mean()), rel=1e-4
-    )
+        xt = schedule.add_noise(x0, eps, t)
+        v = other.unet(xt, schedule.timestep_index(t), other_condition.data).sample
+    target = Prediction(x0, eps).to_output("v", schedule.alpha(t), schedule.sigma(t))
+    assert float(loss) == pytest.approx(float((v - target).square().mean()), rel=1e-4)
     with torch.no_grad():
-        assert max_difference(critic.prior()(s.xt, s.t, conditions.pos)[0].eps, own[0].eps) > 1e-4
-        free = critic.standalone()  # of any words, its own model's
-        said = free(s.xt, s.t, v.condition(["low quality", PROMPT]))[0]
-        assert max_difference(said.eps[1], critic.prior()(s.xt, s.t, conditions.pos)[0].eps[1]) < 1e-5
+        trained = critic.prior()(s.xt, s.t, conditions.pos)[0].eps
+        assert max_difference(trained, untrained.eps) > 1e-4
+        # standalone, it takes any prompt, encoded by its own model
+        condition = other.condition(["low quality", PROMPT])
+        standalone = critic.standalone()(s.xt, s.t, condition)[0].eps
+        assert max_difference(standalone[1], trained[1]) < 1e-5
 
 
-def test_a_model_to_adapt_must_fit(prior, v_folder):
-    start = SetupContext(
-        1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,), load_prior=lambda name: load(name, "cpu")
-    )
+def test_a_compatible_prior_may_have_another_image_size(eps_folder, v_folder):
+    """As Stable Diffusion 2.1 (768 pixels) and its base (512)."""
+    prior, other = StableDiffusion(str(eps_folder)), StableDiffusion(str(v_folder))
+    other.schedule = prior.schedule
+    x0 = torch.zeros(2, 4, 8, 8)
+    setup = SetupContext(2, 1, 0, x0, (PROMPT,), load_prior=lambda name: other)
+    other.shape, other.image_size = (4, 12, 12), (24, 24)
+    assert load_compatible_prior("it", prior, setup) is other
+    other.image_size = (48, 48)  # latents of 4 x 4 pixels
+    message = r"critic it has x0 of \[4, 12, 12\], the model of \[4, 8, 8\]"
+    with pytest.raises(ValueError, match=message):
+        load_compatible_prior("it", prior, setup)
+
+
+def test_an_incompatible_model_is_refused(prior, v_folder):
+    def load_mixture(name):
+        return GaussianMixture(torch.zeros(2, 4, 8, 8), torch.ones(2), schedule=prior.schedule)
+
+    x0 = torch.zeros(1, 4, 8, 8)
+    setup = SetupContext(1, 1, 0, x0, (PROMPT,), load_prior=lambda name: load(name, "cpu"))
     with pytest.raises(ValueError, match="has another noise schedule than the model"):
-        LoRACritic(model=str(v_folder)).build(prior, start)
-    exact = lambda name: GaussianMixture(
-        torch.zeros(2, 4, 8, 8), torch.ones(2), schedule=prior.schedule
-    )  # noqa: E731
+        LoRACritic(model=str(v_folder)).build(prior, setup)
     with pytest.raises(ValueError, match=r"critic\.model it has no network to adapt"):
-        LoRACritic(model="it").build(prior, replace(start, load_prior=exact))
+        LoRACritic(model="it").build(prior, replace(setup, load_prior=load_mixture))
 
 
-KINDS = ("eps", "x0", "v", "flow")
+# loss targets
+
+PREDICTION_TYPES = ("eps", "x0", "v", "flow")
 
 
-class Linear(nn.Module):
-    """A denoiser of one number, so that errors of every kind can be had from its answer."""
+class LinearDenoiser(nn.Module):
+    """A denoiser with one parameter and any prediction type."""
 
-    def __init__(self, kind, schedule):
+    def __init__(self, prediction_type, schedule):
         super().__init__()
-        self.gain, self.kind, self.schedule = (
-            nn.Parameter(torch.tensor(0.3, dtype=torch.float64)),
-            kind,
-            schedule,
-        )
+        self.prediction_type, self.schedule = prediction_type, schedule
+        self.gain = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
 
-    def forward(self, xt, t, conditions):
-        return [
-            Prediction.from_output(
-                self.kind, self.gain * xt, xt, self.schedule.alpha(t), self.schedule.sigma(t)
-            )
-        ]
+    def forward(self, xt, t, condition):
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        output = self.gain * xt
+        return [Prediction.from_output(self.prediction_type, output, xt, alpha, sigma)]
+
+
+def empty_conditions(rows: int) -> Conditions:
+    return Conditions(Condition(torch.zeros(rows, 1, 1)), Condition(torch.zeros(rows, 1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -668,150 +643,149 @@ class Linear(nn.Module):
     [stable_diffusion_schedule(), CosineSchedule(), RectifiedFlowSchedule()],
     ids=["sd", "cosine", "flow"],
 )
-@pytest.mark.parametrize("own", KINDS)
-@pytest.mark.parametrize("wanted", KINDS)
-def test_a_loss_of_another_kind_is_the_square_error_of_that_kind(own, wanted, schedule):
-    if own == ("v" if isinstance(schedule, RectifiedFlowSchedule) else "flow"):
-        pytest.skip("no network is of this kind on this schedule")
-    net, x0 = Linear(own, schedule), normal(4, 2, 2, 2)
-    conditions = Conditions(Condition(torch.zeros(4, 1, 1)), Condition(torch.zeros(4, 1, 1)))
-    s = replace(make_inputs(schedule, x0, 0.5, normal(4, 2, 2, 2, seed=1), conditions), rng=rng(2))
-    loss = CriticTrainer([net.gain], CriticTraining(lr=0.0, loss_target=wanted), own).fit(net, s)[
-        "critic"
-    ]
-    g = rng(2)
-    t = schedule.snap(torch.rand(4, generator=g))
-    e = torch.randn(x0.shape, generator=g).double()
-    a, b = schedule.alpha(t), schedule.sigma(t)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("loss_target", PREDICTION_TYPES)
+def test_the_loss_is_the_square_error_of_its_target(prediction_type, loss_target, schedule):
+    is_flow = isinstance(schedule, RectifiedFlowSchedule)
+    if prediction_type == ("v" if is_flow else "flow"):
+        pytest.skip("no network has this prediction type on this schedule")
+    net, x0 = LinearDenoiser(prediction_type, schedule), normal(4, 2, 2, 2)
+    inputs = make_inputs(schedule, x0, 0.5, normal(4, 2, 2, 2, seed=1), empty_conditions(4))
+    training = CriticTraining(lr=0.0, loss_target=loss_target)
+    trainer = CriticTrainer([net.gain], training, prediction_type)
+    loss = trainer.fit(net, replace(inputs, rng=rng(2)))["critic"]
+    generator = rng(2)
+    t = schedule.snap(torch.rand(4, generator=generator))
+    eps = torch.randn(x0.shape, generator=generator).double()
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     with torch.no_grad():
-        said = net(schedule.add_noise(x0, e, t), t, None)[0]
-    direct = (said.to_output(wanted, a, b) - Prediction(x0, e).to_output(wanted, a, b)).square().mean()
-    assert float(loss) == pytest.approx(float(direct), rel=1e-6)
+        prediction = net(schedule.add_noise(x0, eps, t), t, None)[0]
+    target = Prediction(x0, eps).to_output(loss_target, alpha, sigma)
+    error = prediction.to_output(loss_target, alpha, sigma) - target
+    assert float(loss) == pytest.approx(float(error.square().mean()), rel=1e-6)
 
 
-def test_a_loss_of_v_is_finite_where_almost_nothing_is_left():
-    """At alpha = 1e-4, in float32: v of eps made by dividing x0 would be an error of 1e-3; as a weight it is exact."""
+def test_the_loss_of_v_is_accurate_at_small_alpha():
+    """At alpha = 1e-4 in float32: v by dividing by alpha would have an error of 1e-3."""
     schedule = DiscreteSchedule((0.999, 1e-8))
+    x0 = normal(2, 1, 4, 4, dtype=torch.float32)
 
-    class Perfect(nn.Module):
+    class AlmostPerfect(nn.Module):
+        """Its error of eps is 1e-3."""
+
         def __init__(self):
             super().__init__()
-            self.off = nn.Parameter(torch.zeros(()))
+            self.offset = nn.Parameter(torch.zeros(()))
 
-        def forward(self, xt, t, conditions):
-            eps = (xt.double() - schedule.alpha(t).view(-1, 1, 1, 1) * x0) / schedule.sigma(t).view(
-                -1, 1, 1, 1
-            )
-            return [
-                Prediction.from_output(
-                    "eps", eps.float() + self.off + 1e-3, xt, schedule.alpha(t), schedule.sigma(t)
-                )
-            ]
+        def forward(self, xt, t, condition):
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            difference = xt.double() - alpha.view(-1, 1, 1, 1) * x0
+            eps = (difference / sigma.view(-1, 1, 1, 1)).float()
+            output = eps + self.offset + 1e-3
+            return [Prediction.from_output("eps", output, xt, alpha, sigma)]
 
-    x0 = normal(2, 1, 4, 4, dtype=torch.float32)
-    conditions = Conditions(Condition(torch.zeros(2, 1, 1)), Condition(torch.zeros(2, 1, 1)))
-    s = replace(make_inputs(schedule, x0, 0.5, x0, conditions), rng=rng(1))
-    net = Perfect()
-    loss = CriticTrainer(
-        [net.off], CriticTraining(lr=0.0, loss_target="v", timesteps=UniformTimesteps(1.0, 1.0)), "eps"
-    ).fit(net, s)["critic"]
+    inputs = replace(make_inputs(schedule, x0, 0.5, x0, empty_conditions(2)), rng=rng(1))
+    net = AlmostPerfect()
+    training = CriticTraining(lr=0.0, loss_target="v", timesteps=UniformTimesteps(1.0, 1.0))
+    loss = CriticTrainer([net.offset], training, "eps").fit(net, inputs)["critic"]
     assert float(loss) == pytest.approx((1e-3 / 1e-4) ** 2, rel=1e-2)
 
 
-def test_bad_learning_is_refused(eps_folder):
-    with pytest.raises(ValueError, match=r"camera_dropout is a share in \[0, 1\], not 1\.5"):
-        CriticTraining(camera_dropout=1.5)
-    with pytest.raises(ValueError, match="kind must be one of auto, eps, x0, v, flow, not 'w'"):
-        CriticTraining(loss_target="w")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"camera_dropout": 1.5}, r"camera_dropout must lie in \[0, 1\], not 1\.5"),
+        ({"unconditional_prob": -0.5}, r"unconditional_prob must lie in \[0, 1\], not -0\.5"),
+        ({"lr": -1.0}, r"lr must not be negative, not -1\.0"),
+        ({"steps": -1}, "steps must not be negative, not -1"),
+        ({"batch_size": -2}, "batch_size must not be negative, not -2"),
+        ({"loss_target": "w"}, "loss_target must be one of auto, eps, x0, v, flow, not 'w'"),
+    ],
+)
+def test_critic_training_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        CriticTraining(**options)
+
+
+@pytest.mark.parametrize("critic", [LoRACritic, NullTextCritic])
+def test_an_infinite_loss_is_refused(critic, eps_folder):
     prior = StableDiffusion(str(eps_folder))
     prior.schedule = zero_snr_schedule()
-    start = SetupContext(1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,))
-    for critic in (LoRACritic, NullTextCritic):
-        with pytest.raises(
-            ValueError,
-            match="kind v: this network predicts eps and its signal ends at t = 1; use auto",
-        ):
-            critic(learning=CriticTraining(loss_target="v")).build(prior, start)
-        critic(learning=CriticTraining(loss_target="eps")).build(prior, start)
+    setup = SetupContext(1, 1, 0, torch.zeros(1, 4, 8, 8), (PROMPT,))
+    with pytest.raises(
+        ValueError,
+        match="loss_target v has infinite weight: this network predicts eps and alpha is 0 at",
+    ):
+        critic(training=CriticTraining(loss_target="v")).build(prior, setup)
+    critic(training=CriticTraining(loss_target="eps")).build(prior, setup)
 
 
-# sampling from what was saved
+# sampling
 
 
-def test_a_critic_is_sampled_from_a_camera_or_from_none(eps_folder, tmp_path, monkeypatch):
+def test_a_critic_is_sampled_with_a_camera_or_without(eps_folder, tmp_path, monkeypatch):
     prior = StableDiffusion(str(eps_folder))
-    run = advanced(Run(sided(LoRACritic(2, EAGER, camera=True)), prior), 4)
+    run = advance(Run(camera_experiment(LoRACritic(2, FAST, camera=True)), prior), 4)
     monkeypatch.setattr(
-        record_samples, "saved_critic", lambda folder, prior, camera: run.state.standalone()
+        sample_recorder, "load_critic", lambda folder, prior, camera: run.state.standalone()
     )
-    heard = listen(monkeypatch, prior)
-    ended = {}
-    for camera in ((), (90.0, 10.0, 3.5), (-90.0, 10.0, 3.5)):
+    recorded = record_conditions(monkeypatch)
+
+    def sample_pose(camera):
         sampling = Sampling(
             (PROMPT,), steps=2, num_images=2, guidance=1.0, critic=tmp_path, camera=camera
         )
-        record_samples.sample_to_folder(sampling, prior, tmp_path / f"out{len(ended)}")
-        ended[camera] = heard[-1][0].pose
-        assert (tmp_path / f"out{len(ended) - 1}" / "sample.yaml").read_text().count("camera") == 1
-    assert ended[()] is None
-    right, left = ended[90.0, 10.0, 3.5], ended[-90.0, 10.0, 3.5]
-    assert float(right[0, 0, 3]) > 3 and max_difference(right[:, 0, 3], -left[:, 0, 3]) < 1e-5
-    for bad in ((1.0,), (1.0, 2.0)):
+        folder = tmp_path / f"camera-{len(recorded)}"
+        sample_recorder.sample_to_folder(sampling, prior, folder)
+        assert (folder / "sample.yaml").read_text().count("camera") == 1
+        return recorded[-1][0].pose
+
+    assert sample_pose(()) is None
+    right, left = sample_pose((90.0, 10.0, 3.5)), sample_pose((-90.0, 10.0, 3.5))
+    assert float(right[0, 0, 3]) > 3
+    assert max_difference(right[:, 0, 3], -left[:, 0, 3]) < 1e-5
+    for camera in ((1.0,), (1.0, 2.0)):
         with pytest.raises(
-            ValueError,
-            match="camera takes an azimuth, an elevation and a distance",
+            ValueError, match="camera takes an azimuth, an elevation and a distance"
         ):
-            Sampling((PROMPT,), critic=tmp_path, camera=bad)
+            Sampling((PROMPT,), critic=tmp_path, camera=camera)
     with pytest.raises(ValueError, match="needs a critic"):
         Sampling((PROMPT,), camera=(1.0, 2.0, 3.0))
 
 
-def test_critics_that_cannot_be_sampled_say_what_to_look_at(tmp_path, capsys):
-    words = ["--model", "gaussians", "--device", "cpu"]
-    run = [
-        "run",
-        "red disc",
-        *words,
-        "--steps",
-        "1",
-        "--method",
-        "vsd",
-        "--method.critic",
-        "exact",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert main(run) == 0
-    capsys.readouterr()
-    for camera, conditions in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         (["--camera", "90", "-10", "3"], "its critic is not conditioned on cameras"),
-        ([], "look at its final.png"),
-    ):
-        assert (
-            main(
-                [
-                    "sample",
-                    "red disc",
-                    *words,
-                    "--critic",
-                    str(tmp_path / "run"),
-                    *camera,
-                    "--out",
-                    str(tmp_path / "s"),
-                ]
-            )
-            == 2
-        )
-        assert conditions in " ".join(capsys.readouterr().err.split())
-    start = SetupContext(
-        1, 1, 0, torch.zeros(1, 3, 24, 24), ("red disc",), load_prior=lambda name: load(name, "cpu")
-    )
+        ([], "see the run's final.png"),
+    ],
+)
+def test_an_exact_critic_cannot_be_sampled(options, message, tmp_path, capsys):
+    model, folder = ["--model", "gaussians", "--device", "cpu"], str(tmp_path / "run")
+    method = ["--method", "vsd", "--method.critic", "exact"]
+    assert main(["run", "red disc", *model, *method, "--steps", "1", "--out", folder]) == 0
+    capsys.readouterr()
+    argv = ["sample", "red disc", *model, "--critic", folder, "--out", str(tmp_path / "sample")]
+    assert main([*argv, *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_frozen_critic_cannot_be_sampled():
+    x0, prior = torch.zeros(1, 3, 24, 24), load("gaussians", "cpu")
+    setup = SetupContext(1, 1, 0, x0, ("red disc",), load_prior=lambda name: load(name, "cpu"))
+    critic = FrozenCritic("gaussians").build(prior, setup)
     with pytest.raises(ValueError, match="sample it with --model gaussians and no --critic"):
-        FrozenCritic("gaussians").build(load("gaussians", "cpu"), start).standalone()
+        critic.standalone()
 
 
-def test_the_options_are_on_the_command_line(capsys):
+def test_critic_options_are_on_the_command_line(capsys):
     assert main(["run", "x", "--method", "vsd", "--method.critic", "lora", "--help"]) == 0
-    shown = capsys.readouterr().out
-    for option in ("targets", "camera", "model", "learning.kind", "learning.camera-dropout"):
-        assert f"--method.critic.{option}" in shown
+    text = capsys.readouterr().out
+    for option in (
+        "target-modules",
+        "camera",
+        "model",
+        "training.loss-target",
+        "training.camera-dropout",
+    ):
+        assert f"--method.critic.{option}" in text
