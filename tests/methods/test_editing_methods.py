@@ -129,7 +129,7 @@ def test_identity_16_stationary_point_of_dds():
 
 
 def stochastic_latents(prior, x0, eps, prev_eps, t, prev, conditions, coefficients) -> Tensor:
-    """z_t = (x_t' - mu) / sigma_t as in the paper, with both noises, on Stable Diffusion's schedule.
+    """z_t = (x_t' - mu) / sigma_t as in the paper, with both noises, for Stable Diffusion.
 
     ``prev`` is t', two ticks before t; the published beta_t is that of one tick.
     """

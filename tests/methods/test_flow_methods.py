@@ -238,9 +238,9 @@ def test_irfds_rejects_bad_options(red_disc):
     message = "method irfds optimizes the noise .* representation latents .* noise-map"
     with pytest.raises(ValueError, match=message):
         Experiment(("red disc",), source_prompt=("red disc",), method=IRFDS())
-    with pytest.raises(ValueError, match="noises belong to pictures"):
+    with pytest.raises(ValueError, match="a noise map belongs to images"):
         NoiseMap().build(colored_shapes(8), 2, 0)
-    with pytest.raises(ValueError, match="rate must be positive"):
+    with pytest.raises(ValueError, match="lr must be positive"):
         NoiseMap(0.0)
 
 

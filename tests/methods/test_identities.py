@@ -449,10 +449,10 @@ def test_identity_04_stationary_point_is_the_extrapolated_mean(scale, t):
     s = make_inputs(SD, x0, t, torch.cat([eps, -eps]), pair_conditions(10))
     mean = mean_of_pairs(method(prior, s, NO_STATE))
     assert max_difference(mean, torch.zeros_like(mean)) < 1e-13 * (1 + scale)
-    beside = mean_of_pairs(method(prior, replace(s, x0=s.x0 + 1), NO_STATE))
+    offset_direction = mean_of_pairs(method(prior, replace(s, x0=s.x0 + 1), NO_STATE))
     alpha, sigma = alpha_and_sigma(SD, float(s.t[0]))
-    slope = torch.full_like(beside, sigma * alpha / (alpha**2 * 0.36 + sigma**2))
-    assert max_difference(beside, slope) < 1e-13 * (1 + scale)
+    slope = torch.full_like(offset_direction, sigma * alpha / (alpha**2 * 0.36 + sigma**2))
+    assert max_difference(offset_direction, slope) < 1e-13 * (1 + scale)
 
 
 @every_time
