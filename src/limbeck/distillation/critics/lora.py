@@ -39,7 +39,7 @@ class LoRACritic(CriticConfig):
         target_modules: layers to adapt, by the ends of their names: besides the projections of
             attention for instance ff.net.2, conv1, proj_in or attn2.to_k.
         camera: condition the critic on the camera of each row, for 3D representations. Its
-            prompt is then the one without view words.
+            prompt then has no view prompt appended.
         model: another model whose network is adapted, as in --model, with the latents and the noise
             schedule of the prior. Empty: the prior's own network. Another network takes memory and
             calls of its own.

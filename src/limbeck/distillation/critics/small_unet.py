@@ -37,7 +37,7 @@ class SmallUNetCritic(CriticConfig):
         width: channels at full resolution, a multiple of 8.
         training: how it is trained.
         camera: condition the critic on the camera of each row, for 3D representations. Its
-            prompt is then the one without view words.
+            prompt then has no view prompt appended.
     """
 
     name = "small-unet"
