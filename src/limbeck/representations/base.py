@@ -1,4 +1,4 @@
-"""What is optimised: parameters that render to an image or a latent, and the frozen spec that builds them."""
+"""Representations: parameters that render to images or latents, and the configs that build them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ from limbeck.representations.image_files import fitted_size, read_image
 
 @dataclass(frozen=True)
 class Render:
-    """What a representation shows: images in [0, 1] or latents of the prior, ``[B, ...]``, as ``space`` says.
+    """Renders of B rows.
 
-    Of what has sides also, at the size it was rendered at: alpha in [0, 1], mean depth along the camera's axis, 0 where nothing is,
-    normal of unit length in the space of the world; and terms, scalars that ``regularise`` may weigh.
+    3D representations also return alpha, depth and normals, of the rendered height y and width x.
+
+    Attributes:
+        image: images in [0, 1], ``[B, 3, H, W]``, or latents of the prior, ``[B, ...]``.
+        space: which of the two ``image`` holds.
+        alpha: opacity in [0, 1].
+        depth: mean depth along the axis of the camera, 0 where nothing is.
+        normal: unit normals in world space.
+        terms: scalars for ``Representation.regularize``.
     """
 
     image: Float[Tensor, "b ..."]
@@ -36,35 +43,64 @@ class Render:
 
 
 class Representation(nn.Module, abc.ABC):
-    """Parameters of all particles. A particle that is not in ``view`` gets no gradient, and so does not move."""
+    """The parameters of all particles.
 
-    init_message = (
-        ""  #: one line about how initialization went; empty if there is nothing to report
-    )
+    A particle that is not in a request must get no gradient (None), so that the optimizer leaves
+    it as it is.
+    """
+
+    #: One line on how the initialization went; "" if there is nothing to report.
+    init_message = ""
 
     @abc.abstractmethod
-    def render(self, view: RenderRequest) -> Render:
-        """What the particles in view show, to the cameras if it has sides."""
+    def render(self, request: RenderRequest) -> Render:
+        """Render the particles of a request, differentiably.
+
+        Args:
+            request: one particle per row; 3D representations need one camera per row.
+        """
 
     @abc.abstractmethod
     def param_groups(self) -> Iterable[dict]:
-        """Optimiser groups, each with its peak rate as ``lr``."""
+        """Return optimizer groups, each with its peak learning rate as ``lr``."""
 
-    def render_source(self, view: RenderRequest) -> Render:
-        """What an edit starts from, asked before the first step; what the particles show then, unless said otherwise."""
-        return self.render(view)
+    def render_source(self, request: RenderRequest) -> Render:
+        """Render the source of an edit, called before the first step.
+
+        Args:
+            request: one particle per row.
+        """
+        return self.render(request)
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        """Terms to descend beside the method's, by name, weighed as they are at this share of the run."""
+        """Return weighted loss terms by name, which are added to that of the method.
+
+        Args:
+            render: what ``render`` has returned in this step.
+            progress: fraction of the run, in [0, 1].
+        """
         return {}
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Called after every step of the optimiser: occupancy, densifying and the like. Shapes of tensors must stay."""
+        """Update what is not learned by gradients, such as occupancy; called after every step.
+
+        The shapes of parameters must not change.
+
+        Args:
+            step: number of the step, from 0.
+            steps: steps of the run.
+            optimizer: optimizer of ``param_groups``.
+        """
         return None
 
-    def images(self, prior: Prior, view: RenderRequest) -> Float[Tensor, "b 3 h w"]:
-        """The representation itself as images in [0, 1], never a detour through the autoencoder."""
-        render = self.render(view)
+    def images(self, prior: Prior, request: RenderRequest) -> Float[Tensor, "b 3 h w"]:
+        """Return images in [0, 1]; latents are decoded, images do not pass the autoencoder.
+
+        Args:
+            prior: the model of the run.
+            request: as of ``render``.
+        """
+        render = self.render(request)
         return render.image if render.space == "image" else prior.decode(render.image)
 
     def initialize_from(
@@ -84,177 +120,213 @@ class Representation(nn.Module, abc.ABC):
         raise ValueError(f"{type(self).__name__} cannot be initialized from another run ({source})")
 
     def asset(self, particle: int) -> Surface | Splats:
-        """A particle as files and viewers want it; ValueError where it has no sides."""
-        raise ValueError("this representation is flat: it has neither a surface nor splats")
+        """Return the 3D asset of a particle, for files and viewers.
+
+        Raises:
+            ValueError: if the representation is 2D.
+        """
+        raise ValueError("this representation is 2D: it has neither a surface nor splats")
 
     def save(self, folder: Path, names: Sequence[str]) -> None:
-        """Files of its own for the folder of a run, ``names`` being one per particle; usually none."""
+        """Write files of the representation's own, such as SVG; most have none.
+
+        Args:
+            folder: where to write.
+            names: file stem of each particle.
+        """
         return None
 
 
 class ParticleParameters(Representation):
-    """Named tensors, one of each for every particle, so that one which is not drawn keeps its optimiser state as it is."""
+    """A representation of named tensors, one of each name per particle.
 
-    def __init__(self, start: Mapping[str, Float[Tensor, "n ..."]], rates: Mapping[str, float]):
+    Separate tensors keep the optimizer state of particles that are not drawn.
+
+    Args:
+        initial: initial values of all N particles by name, ``[N, ...]``.
+        lrs: peak learning rates by name.
+    """
+
+    def __init__(self, initial: Mapping[str, Float[Tensor, "n ..."]], lrs: Mapping[str, float]):
         super().__init__()
         self.params = nn.ParameterDict(
-            {name: nn.ParameterList(value.unbind(0)) for name, value in start.items()}
+            {name: nn.ParameterList(value.unbind(0)) for name, value in initial.items()}
         )
-        self.lrs = dict(rates)
+        self.lrs = dict(lrs)
 
-    def gather(self, name: str, view: Int[Tensor, "b"]) -> Float[Tensor, "b ..."]:
-        """The tensors of one name of the particles in view, stacked."""
-        return torch.stack([self.params[name][i] for i in view.tolist()])
+    def gather(self, name: str, particle: Int[Tensor, "b"]) -> Float[Tensor, "b ..."]:
+        """Stack the tensors of one name.
+
+        Args:
+            name: name of the tensor.
+            particle: particle of each row.
+        """
+        return torch.stack([self.params[name][i] for i in particle.tolist()])
 
     def param_groups(self) -> list[dict]:
         return [
-            {"params": list(tensors), "lr": self.lrs[name]}
-            for name, tensors in self.params.items()
+            {"params": list(tensors), "lr": self.lrs[name]} for name, tensors in self.params.items()
         ]
 
-    def repeat(self, each: int) -> None:
-        """Every particle ``each`` times, as it is now."""
-        for name, part in self.params.items():
+    def repeat(self, num_repeats: int) -> None:
+        """Replace every particle by ``num_repeats`` copies of it."""
+        for name, tensors in self.params.items():
             self.params[name] = nn.ParameterList(
-                p.detach().clone() for p in part for _ in range(each)
+                p.detach().clone() for p in tensors for _ in range(num_repeats)
             )
 
 
 @dataclass(frozen=True)
 class RepresentationConfig(abc.ABC):
-    """The options of a representation.
+    """Options of a representation.
 
-    size: height and width in pixels; 0 0 for those of the images or of the model. images: files to begin with, one for all
-    particles, one per prompt or one per particle; they are scaled and cut to the size, never squashed.
+    Attributes:
+        size: height and width in pixels. 0 0: the size of the model, in the aspect ratio of the
+            first initial image.
+        images: image files to start from, one for all particles, one per prompt or one per
+            particle; scaled to cover the size and cropped.
     """
 
     size: tuple[int, int] = field(default=(0, 0), kw_only=True)
     images: tuple[Path, ...] = field(default=(), kw_only=True)
 
-    contents: ClassVar[str] = "pictures"  #: what x0 is; noise for a method that looks for it
+    #: What x0 is: images, or noise for methods that optimize noise.
+    contents: ClassVar[Literal["images", "noise"]] = "images"
 
     @property
     def cameras(self) -> CameraSampler:
-        """How it is looked at unless the experiment says otherwise; an orbit for what has sides."""
+        """The camera sampler unless the experiment sets one; 3D representations: an orbit."""
         return NoCamera()
 
     @property
     def init_from(self) -> Path | None:
-        """Run folder or checkpoint whose result the particles start from; None for a fresh start."""
+        """Run folder or checkpoint to initialize from; None: no run."""
         return None
 
     @property
     def uninitialized(self) -> RepresentationConfig:
-        """The same for what is about to be read from a checkpoint: without a start that would be fitted first, only to be lost."""
+        """The config without a costly initialization, for parameters that a checkpoint replaces."""
         return self
 
     @abc.abstractmethod
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        """Parameters for ``particles`` particles, a function of the seed and of the images only."""
+        """Return new parameters, a function of the seed and the initial images only.
+
+        Args:
+            prior: the model of the run.
+            particles: number of particles.
+            seed: seed of the initial values.
+        """
 
     def canvas_size(self, prior: Prior) -> tuple[int, int]:
-        """Height and width in pixels; ValueError where the model cannot have them."""
+        """Return height and width in pixels.
+
+        Raises:
+            ValueError: if the model does not support ``size``.
+        """
         if self.size == (0, 0):
             return fitted_size(self.images[0], prior) if self.images else prior.image_size
-        allowed = self.size == prior.image_size or (
-            prior.size_multiple and not any(side % prior.size_multiple for side in self.size)
-        )
-        if min(self.size) <= 0 or not allowed:
-            own, asked = (f"{h} {w}" for h, w in (prior.image_size, self.size))
-            other = f", or multiples of {prior.size_multiple}" if prior.size_multiple else " and no other"
-            raise ValueError(f"size is {own} for this model{other}; not {asked}")
+        multiple = prior.size_multiple
+        is_multiple = bool(multiple) and not any(side % multiple for side in self.size)
+        if min(self.size) <= 0 or not (is_multiple or self.size == prior.image_size):
+            default, size = (f"{h} {w}" for h, w in (prior.image_size, self.size))
+            others = f", or multiples of {multiple}" if multiple else " and no other"
+            raise ValueError(f"size is {default} for this model{others}; not {size}")
         return self.size
 
     def initial_images(self, prior: Prior, particles: int) -> Float[Tensor, "n 3 h w"] | None:
-        """The image each particle begins with, in [0, 1]; None where there are none."""
+        """Return the initial image of each particle, in [0, 1]; None without ``images``.
+
+        Args:
+            prior: the model of the run, for the size.
+            particles: number of particles.
+
+        Raises:
+            ValueError: if the number of images does not divide that of particles, or a file cannot
+                be read.
+        """
         if not self.images:
             return None
         if particles % len(self.images):
             raise ValueError(
-                f"{len(self.images)} images for {particles} particles: give one, one per prompt, or one per particle"
+                f"{len(self.images)} images for {particles} particles: give one, one per prompt, "
+                "or one per particle"
             )
-        read = torch.stack([read_image(path, self.canvas_size(prior)) for path in self.images])
-        return read.repeat_interleave(particles // len(self.images), 0)
+        images = torch.stack([read_image(path, self.canvas_size(prior)) for path in self.images])
+        return images.repeat_interleave(particles // len(self.images), 0)
 
     def distinct_initial_images(
         self, prior: Prior, particles: int
     ) -> Float[Tensor, "m 3 h w"] | None:
-        """The same without repetition, for a representation that is fitted to each of them once."""
+        """Return the initial images without repetition, to fit each only once.
+
+        Args:
+            prior: the model of the run, for the size.
+            particles: number of particles.
+        """
         images = self.initial_images(prior, particles)
         return None if images is None else images[:: particles // len(self.images)]
 
 
+def latent_shape(prior: Prior, canvas_size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the shape of one x0 of the prior.
 
-
-def latent_shape(prior: Prior, canvas: tuple[int, int]) -> tuple[int, ...]:
-    """Shape of one x0 of images of a height and width."""
-    if canvas == prior.image_size:
-        return prior.shape
-    channels, height, width = prior.shape
-    return (
-        channels,
-        canvas[0] * height // prior.image_size[0],
-        canvas[1] * width // prior.image_size[1],
-    )
-
-
-
-
-
-
-
-
-def fit_to_images(
-    made: ParticleParameters,
-    goal: Float[Tensor, "m ..."] | None,
-    particles: int,
-    steps: int,
-    rate: float = 1.0,
-) -> ParticleParameters:
-    """``made`` as it begins: fitted to what its m particles shall show at first, and each then repeated; None leaves it alone.
-
-    Adam on the squared error for ``steps`` steps, at ``rate`` times the rates of the groups, falling to zero as a cosine; it draws
-    nothing. ``made.init_message`` then tells how near it came: the peak signal-to-noise ratio, for latents of the range they have.
+    Args:
+        prior: the model.
+        canvas_size: height and width of the image in pixels.
     """
-    if goal is None:
-        return made
-    goal, everyone = goal.to(next(made.parameters())), torch.arange(len(goal))
-    adam = torch.optim.Adam(
-        [{**group, "lr": rate * group["lr"]} for group in made.param_groups()],
-        betas=(0.9, 0.99),
-        eps=1e-15,
-    )
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(steps, 1))
-    for _ in range(steps):
-        adam.zero_grad(set_to_none=True)
-        loss = (made.render(RenderRequest(everyone)).image - goal).square().flatten(1).mean(1).sum()
-        loss.backward()
-        adam.step()
-        fall.step()
-    with torch.no_grad():
-        render = made.render(RenderRequest(everyone))
-        errors = (render.image - goal).square().flatten(1).mean(1)
-        peak = 1.0 if render.space == "image" else goal.max() - goal.min()
-        ratios = (10 * (peak**2 / errors.clamp_min(1e-10)).log10()).tolist()
-    made.init_message = f"begins at {', '.join(f'{ratio:.1f}' for ratio in ratios)} dB of the images after {steps} steps of fitting"
-    made.repeat(particles // len(goal))
-    return made
+    if canvas_size == prior.image_size:
+        return prior.shape
+    channels, *latent_size = prior.shape
+    sizes = zip(canvas_size, latent_size, prior.image_size, strict=True)
+    return (channels, *(pixels * latent // default for pixels, latent, default in sizes))
 
 
 @runtime_checkable
 class SpatialFields(Protocol):
-    """What is known of every point of space: how dense it is there, and of what colour."""
+    """A representation with a density and a color at every point of space."""
 
-    def density(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]: ...
+    def density(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
+        """Return the density at points in world space, per unit of length."""
+        ...
 
-    def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]: ...
+    def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
+        """Return the unlit color at points in world space, in [0, 1]."""
+        ...
 
 
-def match_particles(theirs: int, ours: int, start: Path) -> list[int]:
-    """Which of the particles of the run each of ours begins with: one for all, one per prompt or one for each. ValueError where
-    the numbers do not go together."""
-    if ours % theirs:
+def match_particles(num_source: int, num_target: int, source: Path) -> list[int]:
+    """Return the particle of another run that each particle is initialized from.
+
+    Args:
+        num_source: particles of the other run: one, one per prompt, or one per particle.
+        num_target: particles of this run.
+        source: where the other run was read from, for the message.
+
+    Raises:
+        ValueError: if ``num_source`` does not divide ``num_target``.
+    """
+    if num_target % num_source:
         raise ValueError(
-            f"{start} has {theirs} particles for {ours} of this run: it takes one, one per prompt, or one for each"
+            f"{source} has {num_source} particles for {num_target} of this run: it must have one, "
+            "one per prompt, or one per particle"
         )
-    return [i // (ours // theirs) for i in range(ours)]
+    return [i // (num_target // num_source) for i in range(num_target)]
+
+
+def render_backgrounds(
+    backgrounds: nn.ModuleList, directions: Float[Tensor, "b h w 3"], request: RenderRequest
+) -> Float[Tensor, "b 3 h w"]:
+    """Render the background of each row, with the module of its particle.
+
+    Args:
+        backgrounds: one ``BackgroundModule`` per particle.
+        directions: unit directions of the rays.
+        request: particles, source of randomness and progress.
+    """
+    rows: dict[int, Tensor] = {}
+    for particle in dict.fromkeys(request.particle.tolist()):
+        index = (request.particle == particle).nonzero().squeeze(1).tolist()
+        colors = backgrounds[particle](directions[index], request.rng, request.progress)
+        rows |= dict(zip(index, colors, strict=True))
+    return torch.stack([rows[i] for i in range(len(request))]).permute(0, 3, 1, 2)

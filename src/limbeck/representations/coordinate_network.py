@@ -1,13 +1,10 @@
-"""Coordinate networks: an image as a small network from a place to a colour. SIREN, and a network on Fourier features.
+"""Coordinate networks: an image as a small network from positions to colors.
 
-@inproceedings{sitzmann2020siren,
-  title={Implicit Neural Representations with Periodic Activation Functions},
-  author={Sitzmann, Vincent and Martel, Julien and Bergman, Alexander and Lindell, David and Wetzstein, Gordon},
-  booktitle={NeurIPS}, year={2020}}
-@inproceedings{tancik2020fourier,
-  title={Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains},
-  author={Tancik, Matthew and Srinivasan, Pratul and Mildenhall, Ben and Fridovich-Keil, Sara and Raghavan, Nithin and Singhal,
-    Utkarsh and Ramamoorthi, Ravi and Barron, Jonathan and Ng, Ren}, booktitle={NeurIPS}, year={2020}}
+References:
+    Sitzmann et al., Implicit Neural Representations with Periodic Activation Functions,
+    NeurIPS 2020, arXiv 2006.09661.
+    Tancik et al., Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
+    Domains, NeurIPS 2020, arXiv 2006.10739.
 """
 
 from __future__ import annotations
@@ -24,26 +21,40 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.representations.base import ParticleParameters, Render, Representation, RepresentationConfig, fit_to_images, latent_shape
+from limbeck.representations.base import (
+    ParticleParameters,
+    Render,
+    Representation,
+    RepresentationConfig,
+    latent_shape,
+)
+from limbeck.representations.image_init import fit_to_images
 
 Space = Literal["image", "latent"]
-FIT_RATE = 5e-3  #: of a fit to images, whose gradient has no noise
+#: Learning rate of fits to initial images, whose gradient has no noise.
+_INIT_LR = 5e-3
 
 
 def pixel_coordinates(height: int, width: int) -> Float[Tensor, "p 2"]:
-    """Centres of the pixels, x then y; the short side spans [-1, 1]."""
+    """Return the centers of the pixels, x then y; the short side spans [-1, 1]."""
     short = min(height, width)
     y, x = ((2 * torch.arange(side) + 1 - side) / short for side in (height, width))
-    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).reshape(
-        -1, 2
-    )
+    grid = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
+    return grid.reshape(-1, 2)
 
 
 class CoordinateNetworks(ParticleParameters):
-    """One network per particle, all evaluated in one batched matrix product a layer.
+    """One network per particle; each layer is one batched matrix product over particles.
 
-    ``omega`` > 0: sine layers, sin(omega (W h + b)); else ReLU. ``features``: frequencies of the input, none for the places
-    themselves. Images leave through a sigmoid, latents as they are, for a bound such as tanh's cuts them off.
+    Images pass a sigmoid; latents are unbounded, because tanh would clip them.
+
+    Args:
+        initial: initial ``weight{i}`` ``[N, out, in]`` and ``bias{i}`` ``[N, out]`` of every layer.
+        lr: peak learning rate.
+        size: height and width of a render.
+        space: what the networks return.
+        omega: frequency of the sine layers sin(omega (W h + b)). 0: ReLU layers.
+        frequencies: of the Fourier features of the input. Empty: the coordinates themselves.
     """
 
     frequencies: Tensor
@@ -51,50 +62,65 @@ class CoordinateNetworks(ParticleParameters):
 
     def __init__(
         self,
-        start: dict[str, Tensor],
-        rate: float,
+        initial: dict[str, Tensor],
+        lr: float,
         size: tuple[int, int],
         space: Space,
         omega: float,
-        features: Tensor,
+        frequencies: Float[Tensor, "m 2"],
     ):
-        super().__init__(start, dict.fromkeys(start, rate))
+        super().__init__(initial, dict.fromkeys(initial, lr))
         self.size, self.space, self.omega = size, space, omega
-        self.layers = len(start) // 2
-        self.register_buffer("frequencies", features, persistent=False)
-        self.register_buffer("inputs", self._seen(pixel_coordinates(*size)), persistent=False)
+        self.num_layers = len(initial) // 2
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        inputs = self._encode(pixel_coordinates(*size))
+        self.register_buffer("inputs", inputs, persistent=False)
 
-    def _seen(self, place: Float[Tensor, "p 2"]) -> Float[Tensor, "p f"]:
-        """What the first layer sees of a place v: v, or (cos 2 pi B v, sin 2 pi B v) with v in units of the short side."""
+    def _encode(self, v: Float[Tensor, "p 2"]) -> Float[Tensor, "p f"]:
+        """Return v, or (cos 2 pi B v, sin 2 pi B v) with v in units of the short side."""
         if not len(self.frequencies):
-            return place
-        turns = math.pi * place @ self.frequencies.T
-        return torch.cat([turns.cos(), turns.sin()], -1)
+            return v
+        phase = math.pi * v @ self.frequencies.T
+        return torch.cat([phase.cos(), phase.sin()], -1)
 
-    def render_at(self, view: Int[Tensor, "b"], height: int, width: int) -> Float[Tensor, "b c h w"]:
-        """What the particles show at any resolution."""
-        own = (height, width) == self.size
-        h = (self.inputs if own else self._seen(pixel_coordinates(height, width).to(self.inputs)))[None].expand(
-            len(view), -1, -1
-        )
-        for layer in range(self.layers):
-            h = torch.baddbmm(
-                self.gather(f"bias{layer}", view)[:, None],
-                h,
-                self.gather(f"weight{layer}", view).transpose(1, 2),
-            )
-            if layer + 1 < self.layers:
+    def render_at(
+        self, particle: Int[Tensor, "b"], height: int, width: int
+    ) -> Float[Tensor, "b c h w"]:
+        """Render at any resolution.
+
+        Args:
+            particle: particle of each row.
+            height: height in pixels, or in pixels of latents.
+            width: width, likewise.
+        """
+        if (height, width) == self.size:
+            inputs = self.inputs
+        else:
+            inputs = self._encode(pixel_coordinates(height, width).to(self.inputs))
+        h = inputs[None].expand(len(particle), -1, -1)
+        for layer in range(self.num_layers):
+            weight = self.gather(f"weight{layer}", particle).transpose(1, 2)
+            h = torch.baddbmm(self.gather(f"bias{layer}", particle)[:, None], h, weight)
+            if layer + 1 < self.num_layers:
                 h = (self.omega * h).sin() if self.omega else h.relu()
-        out = h.transpose(1, 2).reshape(len(view), -1, height, width)
+        out = h.transpose(1, 2).reshape(len(particle), -1, height, width)
         return out.sigmoid() if self.space == "image" else out
 
-    def render(self, view: RenderRequest) -> Render:
-        return Render(self.render_at(view.particle, *self.size), self.space)
+    def render(self, request: RenderRequest) -> Render:
+        return Render(self.render_at(request.particle, *self.size), self.space)
 
 
 @dataclass(frozen=True)
-class _Coordinates(RepresentationConfig):
-    """What both networks choose."""
+class _CoordinateNetworkConfig(RepresentationConfig):
+    """Options of both networks.
+
+    Attributes:
+        space: what the network returns: image, or latent for latents of the model.
+        width: units per layer.
+        depth: hidden layers.
+        init_steps: steps that fit the network to ``images``.
+        lr: peak learning rate.
+    """
 
     space: Space = "image"
     width: int = 128
@@ -103,55 +129,62 @@ class _Coordinates(RepresentationConfig):
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth) < 1 or self.lr <= 0 or self.init_steps < 0:
-            raise ValueError(
-                f"width and depth must be at least 1, rate positive, fit not negative: {self}"
-            )
+        for name, minimum in (("width", 1), ("depth", 1), ("init_steps", 0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
 
     @abc.abstractmethod
-    def _inputs(self, seed: int) -> Float[Tensor, "m 2"]:
-        """Frequencies of the input, none for plain places."""
+    def _frequencies(self, seed: int) -> Float[Tensor, "m 2"]:
+        """Return the frequencies of the input features; empty for plain coordinates."""
 
     @abc.abstractmethod
-    def _bounds(self, layer: int, fan: int) -> tuple[float, float]:
-        """Bounds of the uniform draws of a layer's weights and biases."""
+    def _init_bounds(self, layer: int, fan_in: int) -> tuple[float, float]:
+        """Return the bounds of the uniform initial weights and biases of a layer."""
 
-    def _made(
-        self, particles: int, size: tuple[int, int], channels: int, seed: int, omega: float
+    def _new_networks(
+        self, particles: int, shape: tuple[int, ...], seed: int, omega: float
     ) -> CoordinateNetworks:
-        rng, features = torch.Generator().manual_seed(seed), self._inputs(seed)
-        fans = [2 * len(features) or 2, *[self.width] * self.depth, channels]
-        start = {}
-        for layer, (fan, out) in enumerate(pairwise(fans)):
-            weight, bias = self._bounds(layer, fan)
-            start[f"weight{layer}"] = weight * (
-                2 * torch.rand(particles, out, fan, generator=rng) - 1
-            )
-            start[f"bias{layer}"] = bias * (2 * torch.rand(particles, out, generator=rng) - 1)
-        return CoordinateNetworks(start, self.lr, size, self.space, omega, features)
+        """Return untrained networks for renders of a shape (channels, height, width)."""
+        channels, height, width = shape
+        rng, frequencies = torch.Generator().manual_seed(seed), self._frequencies(seed)
+        sizes = [2 * len(frequencies) or 2, *[self.width] * self.depth, channels]
+        initial = {}
+        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+            weight_bound, bias_bound = self._init_bounds(layer, fan_in)
+            weight = 2 * torch.rand(particles, fan_out, fan_in, generator=rng) - 1
+            bias = 2 * torch.rand(particles, fan_out, generator=rng) - 1
+            initial[f"weight{layer}"] = weight_bound * weight
+            initial[f"bias{layer}"] = bias_bound * bias
+        return CoordinateNetworks(initial, self.lr, (height, width), self.space, omega, frequencies)
 
     def _build(self, prior: Prior, particles: int, seed: int, omega: float) -> Representation:
-        canvas, goal = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
-        shape = (3, *canvas) if self.space == "image" else latent_shape(prior, canvas)
+        canvas_size = self.canvas_size(prior)
+        target = self.distinct_initial_images(prior, particles)
+        shape = (3, *canvas_size) if self.space == "image" else latent_shape(prior, canvas_size)
         if len(shape) != 3:
             raise ValueError(
-                f"a coordinate network needs a model of pictures, not one of {shape[0]} numbers; use latents"
+                f"a coordinate network needs a model of images, not of vectors of {shape[0]} "
+                "numbers: use --representation latents"
             )
-        if goal is not None and self.space == "latent":
+        if target is not None and self.space == "latent":
             with torch.no_grad():
-                goal = prior.encode(goal.to(prior.device))
-        made = self._made(
-            particles if goal is None else len(goal), shape[1:], shape[0], seed, omega
-        )
-        return fit_to_images(made.to(prior.device), goal, particles, self.init_steps, FIT_RATE / self.lr)
+                target = prior.encode(target.to(prior.device))
+        count = particles if target is None else len(target)
+        networks = self._new_networks(count, shape, seed, omega).to(prior.device)
+        return fit_to_images(networks, target, particles, self.init_steps, _INIT_LR / self.lr)
 
 
 @dataclass(frozen=True)
-class Siren(_Coordinates):
-    """A network of sine layers per particle (Sitzmann et al. 2020, arXiv 2006.09661).
+class Siren(_CoordinateNetworkConfig):
+    """A network of sine layers per particle.
 
-    space: image, or latent to answer latents of the model. width: units of a layer. depth: sine layers. omega: frequency of the
-    sines, omega_0 of the paper. fit: steps that fit the start to ``images``. rate: peak learning rate.
+    Attributes:
+        omega: frequency of the sines, omega_0 of the paper.
+
+    References:
+        Sitzmann et al. 2020, arXiv 2006.09661.
     """
 
     omega: float = 10.0
@@ -161,25 +194,34 @@ class Siren(_Coordinates):
         if self.omega <= 0:
             raise ValueError(f"omega must be positive, not {self.omega}")
 
-    def _inputs(self, seed: int) -> Tensor:
+    def _frequencies(self, seed: int) -> Tensor:
         return torch.empty(0, 2)
 
-    def _bounds(self, layer: int, fan: int) -> tuple[float, float]:
-        """Section 3.2 and supplement 1.5: 1/n in the first layer, sqrt(6/n)/omega_0 in all others; biases as PyTorch's."""
-        return 1 / fan if layer == 0 else math.sqrt(6 / fan) / self.omega, 1 / math.sqrt(fan)
+    def _init_bounds(self, layer: int, fan_in: int) -> tuple[float, float]:
+        """Section 3.2 and supplement 1.5: 1/n in the first layer, else sqrt(6/n)/omega_0.
+
+        Biases are initialized as by PyTorch.
+        """
+        weight_bound = 1 / fan_in if layer == 0 else math.sqrt(6 / fan_in) / self.omega
+        return weight_bound, 1 / math.sqrt(fan_in)
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         return self._build(prior, particles, seed, self.omega)
 
 
 @dataclass(frozen=True)
-class Fourier(_Coordinates):
-    """A ReLU network on random Fourier features per particle (Tancik et al. 2020, arXiv 2006.10739).
+class Fourier(_CoordinateNetworkConfig):
+    """A ReLU network on random Fourier features per particle.
 
-    All particles share the frequencies, so that what the first layer sees is computed once. space: image, or latent to answer
-    latents of the model. width: units of a layer. depth: hidden layers. features: frequencies, each a cosine and a sine. scale:
-    deviation of the normal frequencies, in turns per short side. fit: steps that fit the start to ``images``. rate: peak
-    learning rate.
+    All particles share the frequencies, so the input features are computed once.
+
+    Attributes:
+        lr: peak learning rate.
+        num_frequencies: random frequencies, each a cosine and a sine.
+        scale: standard deviation of the normal frequencies, in cycles per short side.
+
+    References:
+        Tancik et al. 2020, arXiv 2006.10739.
     """
 
     num_frequencies: int = 128
@@ -188,20 +230,19 @@ class Fourier(_Coordinates):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_frequencies < 1 or self.scale <= 0:
-            raise ValueError(
-                f"features must be at least 1 and scale positive, not {self.num_frequencies}, {self.scale}"
-            )
+        if self.num_frequencies < 1:
+            raise ValueError(f"num_frequencies must be at least 1, not {self.num_frequencies}")
+        if self.scale <= 0:
+            raise ValueError(f"scale must be positive, not {self.scale}")
 
-    def _inputs(self, seed: int) -> Tensor:
-        return self.scale * torch.randn(
-            self.num_frequencies, 2, generator=torch.Generator().manual_seed(seed + 77)
-        )
+    def _frequencies(self, seed: int) -> Tensor:
+        rng = torch.Generator().manual_seed(seed + 77)
+        return self.scale * torch.randn(self.num_frequencies, 2, generator=rng)
 
-    def _bounds(self, layer: int, fan: int) -> tuple[float, float]:
-        """He et al. 2015, for ReLU."""
-        last = layer == self.depth
-        return (0.1 if last else 1.0) * math.sqrt(6 / fan), 0.0
+    def _init_bounds(self, layer: int, fan_in: int) -> tuple[float, float]:
+        """He et al. 2015, for ReLU; the last layer has a tenth of it."""
+        gain = 0.1 if layer == self.depth else 1.0
+        return gain * math.sqrt(6 / fan_in), 0.0
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         return self._build(prior, particles, seed, 0.0)

@@ -21,11 +21,37 @@ from limbeck.graphics.fields.color import ColorField, fit_color_field
 from limbeck.graphics.fields.decoders import Decoder, MLPDecoder
 from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
-from limbeck.graphics.geometry.marching_tetrahedra import TetGrid, ellipsoid_sdf, gaussian_blur_matrix, level_set_to_sdf, silhouette_iso_level
-from limbeck.graphics.geometry.mesh import MeshTopology, concat_topologies, laplacian_smoothing, normal_consistency, remove_small_components, safe_normalize, vertex_normals
 from limbeck.graphics.geometry.assets import Surface
-from limbeck.graphics.rendering.rasterizer import Fragments, ProjectedMesh, antialias, project_homogeneous, rasterize
-from limbeck.representations.base import Render, Representation, RepresentationConfig, SpatialFields, match_particles
+from limbeck.graphics.geometry.marching_tetrahedra import (
+    TetGrid,
+    ellipsoid_sdf,
+    gaussian_blur_matrix,
+    level_set_to_sdf,
+    silhouette_iso_level,
+)
+from limbeck.graphics.geometry.mesh import (
+    MeshTopology,
+    concat_topologies,
+    laplacian_smoothing,
+    normal_consistency,
+    remove_small_components,
+    safe_normalize,
+    vertex_normals,
+)
+from limbeck.graphics.rendering.rasterizer import (
+    Fragments,
+    ProjectedMesh,
+    antialias,
+    project_homogeneous,
+    rasterize,
+)
+from limbeck.representations.base import (
+    Render,
+    Representation,
+    RepresentationConfig,
+    SpatialFields,
+    match_particles,
+)
 from limbeck.world.background import WorldBackground
 
 MeshShading = Literal["texture", "lit", "clay", "normals", "facing"]
@@ -48,14 +74,20 @@ class DMTetParticles(Representation):
         self.sdf = nn.ParameterList(torch.zeros(sdf.shape[1]) for _ in sdf)
         self.deform = nn.ParameterList(torch.zeros(sdf.shape[1], 3) for _ in sdf)
         generator = torch.Generator().manual_seed(seed)
-        self.color_fields = [ColorField(spec.encoding, spec.decoder, spec.bound, generator) for _ in sdf]
+        self.color_fields = [
+            ColorField(spec.encoding, spec.decoder, spec.bound, generator) for _ in sdf
+        ]
         self.colour = nn.ModuleList(self.color_fields)
         self.background = nn.ModuleList(spec.background.build(generator) for _ in sdf)
         self.sdf.requires_grad_(spec.geometry)
         self.deform.requires_grad_(spec.geometry)
         self.colour.requires_grad_(spec.optimizes_color)
         self.register_buffer("border", self.grid.boundary_mask(), persistent=False)
-        self.register_buffer("blur", gaussian_blur_matrix(self.grid.vertices_per_side, spec.sdf_blur), persistent=False)
+        self.register_buffer(
+            "blur",
+            gaussian_blur_matrix(self.grid.vertices_per_side, spec.sdf_blur),
+            persistent=False,
+        )
         self._fixed: dict[int, tuple[Tensor, MeshTopology]] = {}
         self.register_load_state_dict_post_hook(lambda module, _: module._fixed.clear())
 
@@ -108,7 +140,9 @@ class DMTetParticles(Representation):
     def density(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
         """sigmoid(-s / cell) / cell of the distance s to the surface, 1 / (2 cell) on it. Moves of the grid's vertices are not
         followed."""
-        return (-self.signed_distance(points, particle) / self.grid.cell_size).sigmoid() / self.grid.cell_size
+        return (
+            -self.signed_distance(points, particle) / self.grid.cell_size
+        ).sigmoid() / self.grid.cell_size
 
     def signed_distance(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
         """The signed distances, read between the grid's vertices."""
@@ -164,7 +198,9 @@ class DMTetParticles(Representation):
         faces = torch.tensor([len(mesh.faces) for _, mesh in made], device=flat.device)
         image = torch.arange(len(made), device=flat.device).repeat_interleave(faces)
         seen = rasterize(
-            ProjectedMesh(flat, concat_topologies([mesh for _, mesh in made]), image, len(made), *self.canvas)
+            ProjectedMesh(
+                flat, concat_topologies([mesh for _, mesh in made]), image, len(made), *self.canvas
+            )
         )
         looks = {id(mesh): vertex_normals(vertices, mesh) for vertices, mesh in made}
         both = torch.cat([torch.cat([vertices, looks[id(mesh)]], 1) for vertices, mesh in made])
@@ -186,7 +222,9 @@ class DMTetParticles(Representation):
         )
         if shading == "texture":
             return colour
-        falls = (normals * safe_normalize(camera.eye[row] - points)).sum(1, keepdim=True).clamp_min(0)
+        falls = (
+            (normals * safe_normalize(camera.eye[row] - points)).sum(1, keepdim=True).clamp_min(0)
+        )
         return colour * (self.spec.ambient + (1 - self.spec.ambient) * falls)
 
     def _painted(
@@ -208,7 +246,9 @@ class DMTetParticles(Representation):
         for particle in dict.fromkeys(view.particle.tolist()):
             own = (view.particle == particle).nonzero().squeeze(1).tolist()
             rows |= dict(
-                zip(own, self.background[particle](ahead[own], view.rng, view.progress), strict=True)
+                zip(
+                    own, self.background[particle](ahead[own], view.rng, view.progress), strict=True
+                )
             )
         return torch.stack([rows[row] for row in range(len(view))]).permute(0, 3, 1, 2)
 
@@ -225,7 +265,10 @@ class DMTetParticles(Representation):
         }
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        weights = {"laplacian": self.spec.laplacian_weight, "bending": self.spec.normal_consistency_weight}
+        weights = {
+            "laplacian": self.spec.laplacian_weight,
+            "bending": self.spec.normal_consistency_weight,
+        }
         return {name: weights[name] * term for name, term in render.terms.items()}
 
     def initialize_from(
@@ -291,12 +334,25 @@ class DMTet(RepresentationConfig):
             )
         if (
             self.bound <= 0
-            or not 2 * self.bound / self.grid_resolution < min(self.init_radii) <= max(self.init_radii) < self.bound
+            or not 2 * self.bound / self.grid_resolution
+            < min(self.init_radii)
+            <= max(self.init_radii)
+            < self.bound
         ):
             raise ValueError(
                 f"radii must be more than a cell and less than half {self.bound:g}, not {self.init_radii}"
             )
-        if min(weights := (self.iso_level, self.sdf_blur, self.laplacian_weight, self.normal_consistency_weight)) < 0:
+        if (
+            min(
+                weights := (
+                    self.iso_level,
+                    self.sdf_blur,
+                    self.laplacian_weight,
+                    self.normal_consistency_weight,
+                )
+            )
+            < 0
+        ):
             raise ValueError(
                 f"level, smooth, laplacian and bending must not be negative: {weights}"
             )
@@ -368,7 +424,8 @@ def _initialize(
             else:
                 density = torch.cat([other.density(part, theirs) for part in points.split(1 << 18)])
                 made.init_sdf[ours] = level_set_to_sdf(
-                    (spec.iso_level or silhouette_iso_level(density, made.grid)) - density, made.grid
+                    (spec.iso_level or silhouette_iso_level(density, made.grid)) - density,
+                    made.grid,
                 )
             vertices, _ = made.surface(ours)
         read = lambda s: (s.encoding, s.decoder, s.half)  # noqa: E731

@@ -20,13 +20,29 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
 from limbeck.graphics.geometry import assets as solid
-from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
+from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.geometry.surface_sampling import mean_neighbor_distance, sample_surface_points
 from limbeck.graphics.rendering.gaussian_compositing import MAX_OPACITY
-from limbeck.graphics.rendering.gaussian_projection import GaussianBatch, depth_to_normals, quats_to_rotations, render_gaussians
-from limbeck.graphics.rendering.gaussian_relocation import choose_relocations, reset_optimizer_state, split_opacity_and_scale
-from limbeck.representations.base import ParticleParameters, Render, Representation, RepresentationConfig, SpatialFields, match_particles
+from limbeck.graphics.rendering.gaussian_projection import (
+    GaussianBatch,
+    depth_to_normals,
+    quats_to_rotations,
+    render_gaussians,
+)
+from limbeck.graphics.rendering.gaussian_relocation import (
+    choose_relocations,
+    reset_optimizer_state,
+    split_opacity_and_scale,
+)
+from limbeck.representations.base import (
+    ParticleParameters,
+    Render,
+    Representation,
+    RepresentationConfig,
+    SpatialFields,
+    match_particles,
+)
 from limbeck.world.background import WorldBackground
 
 OPAQUE = 0.8  #: opacity of Gaussians on a surface to begin with
@@ -56,7 +72,10 @@ class GaussianSplatParticles(ParticleParameters):
     def param_groups(self) -> list[dict]:
         background = list(self.behind.parameters())
         rate = self.spec.colors_lr * self.spec.background.lr_scale
-        return [*super().param_groups(), *([{"params": background, "lr": rate}] if background else [])]
+        return [
+            *super().param_groups(),
+            *([{"params": background, "lr": rate}] if background else []),
+        ]
 
     def ellipsoids(self, particles: Int[Tensor, "b"]) -> GaussianBatch:
         """The Gaussians of particles in world space."""
@@ -91,7 +110,9 @@ class GaussianSplatParticles(ParticleParameters):
             out.color
         )
         facing = (
-            depth_to_normals(out.depth.detach(), out.alpha.detach(), camera) if view.rng is None else None
+            depth_to_normals(out.depth.detach(), out.alpha.detach(), camera)
+            if view.rng is None
+            else None
         )
         terms = {"opacity": each.opacities.mean(1).sum(), "scale": each.scales.mean((1, 2)).sum()}
         return Render(image, "image", out.alpha, out.depth, facing, terms)
@@ -124,7 +145,11 @@ class GaussianSplatParticles(ParticleParameters):
                 continue
             mean.mul_((s.bound / mean.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1))
             scale.clamp_(max=math.log(s.max_scale))
-            if s.refine_every and (step + 1) % s.refine_every == 0 and (step + 1) <= s.refine_stop * steps:
+            if (
+                s.refine_every
+                and (step + 1) % s.refine_every == 0
+                and (step + 1) <= s.refine_stop * steps
+            ):
                 self._relocate(
                     i,
                     torch.Generator().manual_seed((self.seed * 1009 + i) * 1_000_003 + step),
@@ -159,7 +184,8 @@ class GaussianSplatParticles(ParticleParameters):
         for tensor in part.values():
             tensor[dead] = tensor[onto]
         own = (
-            quats_to_rotations(F.normalize(part["turn"][dead], dim=-1)) * part["scale"][dead].exp()[:, None]
+            quats_to_rotations(F.normalize(part["turn"][dead], dim=-1))
+            * part["scale"][dead].exp()[:, None]
         )
         part["mean"][dead] += s.relocation_noise * torch.einsum("nij,nj->ni", own, drawn)
         reset_optimizer_state(optimizer, part.values(), torch.cat([dead, home]))
@@ -224,11 +250,23 @@ class GaussianSplats(RepresentationConfig):
             raise ValueError(
                 "images: splats are seen from all sides and begin with no picture; leave it out"
             )
-        if self.num_gaussians < 1 or min(self.init_radius, self.init_scale, self.bound, self.max_scale) <= 0:
+        if (
+            self.num_gaussians < 1
+            or min(self.init_radius, self.init_scale, self.bound, self.max_scale) <= 0
+        ):
             raise ValueError(
                 f"count must be at least 1; radius, spacing, bound and largest positive: {self}"
             )
-        if min(self.init_color_std, self.refine_every, self.relocation_noise, self.opacity_reg, self.scale_reg) < 0:
+        if (
+            min(
+                self.init_color_std,
+                self.refine_every,
+                self.relocation_noise,
+                self.opacity_reg,
+                self.scale_reg,
+            )
+            < 0
+        ):
             raise ValueError(f"spread, every, kick, sparse and small must not be negative: {self}")
         if not 0 <= self.refine_stop <= 1:
             raise ValueError(f"until is a share in [0, 1], not {self.refine_stop}")
@@ -260,15 +298,23 @@ class GaussianSplats(RepresentationConfig):
             rng = torch.Generator().manual_seed(seed * 7_919 + i)
             towards = F.normalize(torch.randn(self.num_gaussians, 3, generator=rng), dim=1)
             far = self.init_radius * torch.rand(self.num_gaussians, 1, generator=rng) ** (1 / 3)
-            made.append((towards * far, self.init_color_std * torch.randn(self.num_gaussians, 3, generator=rng)))
+            made.append(
+                (
+                    towards * far,
+                    self.init_color_std * torch.randn(self.num_gaussians, 3, generator=rng),
+                )
+            )
         apart = self.init_radius * (4 * math.pi / 3 / self.num_gaussians) ** (1 / 3)
         return {
             "mean": torch.stack([mean for mean, _ in made]),
             "scale": torch.full(
-                (particles, self.num_gaussians, 3), math.log(min(self.init_scale * apart, self.max_scale))
+                (particles, self.num_gaussians, 3),
+                math.log(min(self.init_scale * apart, self.max_scale)),
             ),
             "turn": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(particles, self.num_gaussians, 1),
-            "opacity": torch.tensor(self.init_opacity / MAX_OPACITY).logit().repeat(particles, self.num_gaussians),
+            "opacity": torch.tensor(self.init_opacity / MAX_OPACITY)
+            .logit()
+            .repeat(particles, self.num_gaussians),
             "colour": torch.stack([colour for _, colour in made]),
         }
 
@@ -300,9 +346,13 @@ def _initialize(
             )
         rng = torch.Generator().manual_seed(seed * 7_919 + ours)
         density = partial(other.density, particle=theirs)
-        points = sample_surface_points(density, made.spec.num_gaussians, made.spec.bound, rng, own[ours].device)
+        points = sample_surface_points(
+            density, made.spec.num_gaussians, made.spec.bound, rng, own[ours].device
+        )
         own[ours].copy_(points)
-        size = (made.spec.init_scale * mean_neighbor_distance(points)).clamp_max(made.spec.max_scale)
+        size = (made.spec.init_scale * mean_neighbor_distance(points)).clamp_max(
+            made.spec.max_scale
+        )
         made.params["scale"][ours].copy_(size.log()[:, None].expand(-1, 3))
         made.params["opacity"][ours].fill_(math.log(OPAQUE / (MAX_OPACITY - OPAQUE)))
         made.params["colour"][ours].copy_(other.albedo(points, theirs).clamp(0.02, 0.98).logit())

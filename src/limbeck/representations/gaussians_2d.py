@@ -1,4 +1,4 @@
-"""Anisotropic 2D Gaussians composited front to back: the image model of 3D Gaussian splatting."""
+"""Anisotropic 2D Gaussians, composited front to back: 3D Gaussian splatting without a camera."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -23,12 +22,24 @@ from limbeck.representations.base import (
     Render,
     Representation,
     RepresentationConfig,
-    fit_to_images,
 )
+from limbeck.representations.image_init import color_logits_at, fit_to_images, sobol_positions
 
 
 class Gaussian2DParticles(ParticleParameters):
-    """Gaussians in units of the short edge, relative to the center, renderable at any resolution."""
+    """Particles of K Gaussians each, on a background of one color.
+
+    Means and scales are in units of the short side, from the center of the canvas, so that a
+    particle can be rendered at any resolution.
+
+    Args:
+        initial: initial ``means`` ``[N, K, 2]``, ``scales`` ``[N, K, 2]`` (logits of the fraction
+            of ``max_scale``), ``rotations`` ``[N, K]`` (radians), ``colors`` ``[N, K, 3]``,
+            ``opacities`` ``[N, K]`` and ``background`` ``[N, 3]`` (logits).
+        lrs: their peak learning rates.
+        size: height and width of a render in pixels.
+        max_scale: largest standard deviation.
+    """
 
     def __init__(
         self,
@@ -43,24 +54,42 @@ class Gaussian2DParticles(ParticleParameters):
     def projected_gaussians(
         self, particle: Int[Tensor, "b"], height: int, width: int
     ) -> ProjectedGaussians:
-        """The Gaussians of particles in pixels of an image of the given height and width."""
-        part = {name: self.gather(name, particle) for name in self.params}
+        """Return the Gaussians in pixel units.
+
+        Args:
+            particle: particle of each row.
+            height: height of the image in pixels.
+            width: width of the image in pixels.
+        """
+        params = {name: self.gather(name, particle) for name in self.params}
         unit = min(height, width)
-        mean = part["position"] * unit + part["position"].new_tensor([width / 2, height / 2])
-        along, across = (self.max_scale * unit * part["scale"].sigmoid()).square().unbind(-1)
-        # R diag(s^2) R^T of a 2D rotation, by the double angle
-        half, angle = (along - across) / 2, 2 * part["rotation"]
-        middle = (along + across) / 2 + LOW_PASS_VARIANCE
-        xx, xy, yy = middle + half * angle.cos(), half * angle.sin(), middle - half * angle.cos()
-        inverse = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy * xy)[..., None]
-        std = torch.stack([xx, yy], -1).sqrt()
-        opacity = MAX_OPACITY * part["opacity"].sigmoid()
-        return ProjectedGaussians(mean, inverse, std, part["color"].sigmoid(), opacity)
+        center = params["means"].new_tensor([width / 2, height / 2])
+        variances = (self.max_scale * unit * params["scales"].sigmoid()).square()
+        major, minor = variances.unbind(-1)
+        # the covariance of a rotation by an angle depends on twice the angle
+        half_difference, angle = (major - minor) / 2, 2 * params["rotations"]
+        mean = (major + minor) / 2 + LOW_PASS_VARIANCE
+        xx = mean + half_difference * angle.cos()
+        xy = half_difference * angle.sin()
+        yy = mean - half_difference * angle.cos()
+        return ProjectedGaussians(
+            params["means"] * unit + center,
+            torch.stack([yy, -xy, xx], -1) / (xx * yy - xy * xy)[..., None],
+            torch.stack([xx, yy], -1).sqrt(),
+            params["colors"].sigmoid(),
+            MAX_OPACITY * params["opacities"].sigmoid(),
+        )
 
     def render_at(
         self, particle: Int[Tensor, "b"], height: int, width: int
     ) -> Float[Tensor, "b 3 h w"]:
-        """Render particles at another resolution, given in pixels."""
+        """Render at any resolution.
+
+        Args:
+            particle: particle of each row.
+            height: height in pixels.
+            width: width in pixels.
+        """
         gaussians = self.projected_gaussians(particle, height, width)
         color, transmittance = composite_gaussians(gaussians, height, width)
         background = self.gather("background", particle).sigmoid()[:, :, None, None]
@@ -72,22 +101,21 @@ class Gaussian2DParticles(ParticleParameters):
 
 @dataclass(frozen=True)
 class Gaussians2D(RepresentationConfig):
-    """2D Gaussians over a background of one color; the first Gaussian is in front.
+    """Gaussians composited in the order of their index, on a background of one color.
 
-    They are initialized evenly over the image, round and nearly gray.
+    Initially, round Gaussians near mid gray cover the canvas evenly.
 
     Attributes:
         num_gaussians: Gaussians per particle.
-        init_scale: initial standard deviation, in units of the distance between neighbors.
-        init_opacity: initial opacity, below 0.99.
-        init_color_std: standard deviation of the initial color logits.
-        max_scale: upper bound of a standard deviation, in units of the short edge; small values
-            keep rendering fast.
-        init_steps: fitting steps to ``images``.
-        means_lr: peak learning rate of the means, in units of the short edge.
-        scales_lr: peak learning rate of the logits of scale / max_scale.
+        init_scale: initial standard deviation, as a multiple of the distance of neighbors.
+        init_opacity: initial opacity, in (0, 0.99); .9 with ``images``.
+        init_color_std: standard deviation of the initial color logits; unused with ``images``.
+        max_scale: largest standard deviation in short sides; bounds the cost of a render.
+        init_steps: steps that fit the Gaussians to ``images``.
+        means_lr: peak learning rate of the means, in short sides.
+        scales_lr: peak learning rate of the logits of the fraction of ``max_scale``.
         rotations_lr: peak learning rate of the angles, in radians.
-        colors_lr: peak learning rate of the color logits, the background included.
+        colors_lr: peak learning rate of the color logits, also of the background.
         opacities_lr: peak learning rate of the opacity logits.
     """
 
@@ -106,28 +134,23 @@ class Gaussians2D(RepresentationConfig):
     opacities_lr: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.num_gaussians < 1 or min(self.init_scale, self.max_scale) <= 0:
-            raise ValueError(
-                "num_gaussians must be at least 1, init_scale and max_scale positive, "
-                f"not {self.num_gaussians}, {self.init_scale} and {self.max_scale}"
-            )
-        if min(self.init_color_std, self.init_steps) < 0:
-            raise ValueError(
-                "init_color_std and init_steps must be at least 0, "
-                f"not {self.init_color_std} and {self.init_steps}"
-            )
+        for name, minimum in (("num_gaussians", 1), ("init_color_std", 0), ("init_steps", 0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        lrs = ("means_lr", "scales_lr", "rotations_lr", "colors_lr", "opacities_lr")
+        for name in ("init_scale", "max_scale", *lrs):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not 0 < self.init_opacity < MAX_OPACITY:
             raise ValueError(f"init_opacity must be in (0, {MAX_OPACITY}), not {self.init_opacity}")
-        if min(self._lrs().values()) <= 0:
-            raise ValueError(f"learning rates must be positive, not {self._lrs()}")
 
     def _lrs(self) -> dict[str, float]:
         return {
-            "position": self.means_lr,
-            "scale": self.scales_lr,
-            "rotation": self.rotations_lr,
-            "color": self.colors_lr,
-            "opacity": self.opacities_lr,
+            "means": self.means_lr,
+            "scales": self.scales_lr,
+            "rotations": self.rotations_lr,
+            "colors": self.colors_lr,
+            "opacities": self.opacities_lr,
             "background": self.colors_lr,
         }
 
@@ -136,20 +159,16 @@ class Gaussians2D(RepresentationConfig):
     ) -> dict[str, Tensor]:
         rng = torch.Generator().manual_seed(seed)
         height, width = size
-        n, unit = self.num_gaussians, min(size)
-        even = [
-            torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(n)
-            for i in range(particles)
-        ]
-        sigma = self.init_scale * math.sqrt(height * width / n) / unit
-        opacity = torch.tensor(self.init_opacity / MAX_OPACITY).logit()
-        fraction = torch.tensor(min(sigma / self.max_scale, 0.9))
+        n = self.num_gaussians
+        std = self.init_scale * math.sqrt(height * width / n) / min(size)
+        fraction = torch.tensor(min(std / self.max_scale, 0.9))
+        opacity = torch.tensor(self.init_opacity / MAX_OPACITY)
         return {
-            "position": (torch.stack(even) - 0.5) * torch.tensor([width / unit, height / unit]),
-            "scale": fraction.logit().expand(particles, n, 2).clone(),
-            "rotation": torch.zeros(particles, n),
-            "color": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
-            "opacity": opacity.expand(particles, n).clone(),
+            "means": sobol_positions(particles, n, size, seed),
+            "scales": fraction.logit().expand(particles, n, 2).clone(),
+            "rotations": torch.zeros(particles, n),
+            "colors": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
+            "opacities": opacity.logit().expand(particles, n).clone(),
             "background": torch.zeros(particles, 3),
         }
 
@@ -157,12 +176,8 @@ class Gaussians2D(RepresentationConfig):
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
         initial = self._initial_params(particles if images is None else len(images), size, seed)
         if images is not None:
-            # nearly opaque, in the color of the pixel at the mean
-            place = initial["position"] * (2 * min(size) / torch.tensor([size[1], size[0]]))
-            colors = F.grid_sample(
-                images, place[:, None], align_corners=False, padding_mode="border"
-            )[:, :, 0].transpose(1, 2)
-            initial["color"] = colors.clamp(0.02, 0.98).logit()
-            initial["opacity"] = torch.full_like(initial["opacity"], 0.9).logit()
-        gaussians = Gaussian2DParticles(initial, self._lrs(), size, self.max_scale)
-        return fit_to_images(gaussians.to(prior.device), images, particles, self.init_steps)
+            initial["colors"] = color_logits_at(images, initial["means"])
+            # nearly opaque, so that each is seen in its own color
+            initial["opacities"] = torch.full_like(initial["opacities"], 0.9).logit()
+        gaussians = Gaussian2DParticles(initial, self._lrs(), size, self.max_scale).to(prior.device)
+        return fit_to_images(gaussians, images, particles, self.init_steps)

@@ -17,13 +17,13 @@ class LatentParticles(Representation):
     """One tensor per particle, so that particles that are not drawn keep their optimizer state.
 
     Args:
-        start: initial latents of N particles.
+        initial: initial latents of N particles.
         lr: peak learning rate.
     """
 
-    def __init__(self, start: Float[Tensor, "n ..."], lr: float):
+    def __init__(self, initial: Float[Tensor, "n ..."], lr: float):
         super().__init__()
-        self.particles = nn.ParameterList(start.unbind(0))
+        self.particles = nn.ParameterList(initial.unbind(0))
         self.lr = lr
 
     def render(self, request: RenderRequest) -> Render:
@@ -57,10 +57,10 @@ class Latents(RepresentationConfig):
         rng = torch.Generator().manual_seed(seed)
         shape = latent_shape(prior, self.canvas_size(prior))
         std = self.init_std if self.init_std is not None else float(not self.images)
-        start = std * torch.randn(particles, *shape, generator=rng)
+        initial = std * torch.randn(particles, *shape, generator=rng)
         images = self.initial_images(prior, particles)
         if images is not None:
             with torch.no_grad():
                 chunks = images.split(8)
-                start += torch.cat([prior.encode(x.to(prior.device)).cpu() for x in chunks])
-        return LatentParticles(start, self.lr).to(prior.device)
+                initial += torch.cat([prior.encode(x.to(prior.device)).cpu() for x in chunks])
+        return LatentParticles(initial, self.lr).to(prior.device)

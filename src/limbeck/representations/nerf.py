@@ -22,9 +22,13 @@ from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder
 from limbeck.graphics.fields.density_init import DensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
-from limbeck.graphics.geometry.marching_tetrahedra import TetGrid, level_set_to_sdf, silhouette_iso_level
-from limbeck.graphics.geometry.mesh import remove_small_components
 from limbeck.graphics.geometry.assets import Surface
+from limbeck.graphics.geometry.marching_tetrahedra import (
+    TetGrid,
+    level_set_to_sdf,
+    silhouette_iso_level,
+)
+from limbeck.graphics.geometry.mesh import remove_small_components
 from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import PointLight, Shading
 from limbeck.graphics.rendering.volume import importance_resample, ray_march, step_size
@@ -64,7 +68,9 @@ class NeRFParticle(nn.Module):
             _Unbounded(channels) if spec.space == "latent" else spec.background.build(generator)
         )
         self.occupancy = OccupancyGrid(
-            spec.occupancy_resolution, spec.bound, -math.log1p(-FAINT) / step_size(spec.bound, spec.samples)
+            spec.occupancy_resolution,
+            spec.bound,
+            -math.log1p(-FAINT) / step_size(spec.bound, spec.samples),
         )
 
 
@@ -110,7 +116,9 @@ class NeRFParticles(Representation):
         height = s.density_scale * raw[:, 0] + s.density_init(points)
         if s.density_noise and rng is not None:
             height = height + s.density_noise * torch.randn(len(points), generator=rng).to(height)
-        density = F.softplus(height) if s.density_activation == "softplus" else height.clamp_max(15).exp()
+        density = (
+            F.softplus(height) if s.density_activation == "softplus" else height.clamp_max(15).exp()
+        )
         return density, raw[:, 1:].sigmoid() if s.space == "image" else raw[:, 1:]
 
     def density(
@@ -143,7 +151,11 @@ class NeRFParticles(Representation):
     def _side(self, progress: float) -> tuple[int, int]:
         """Height and width rendered under training at this share of the run."""
         s = self.spec
-        short = s.resolution_late if progress >= s.resolution_switch and s.resolution_late else s.resolution
+        short = (
+            s.resolution_late
+            if progress >= s.resolution_switch and s.resolution_late
+            else s.resolution
+        )
         height, width = self.canvas
         return (
             (short * height // min(self.canvas), short * width // min(self.canvas))
@@ -160,7 +172,9 @@ class NeRFParticles(Representation):
             k: (view.particle == k).nonzero().squeeze(1)
             for k in sorted(set(view.particle.tolist()))
         }
-        parts = [self._of(k, view[at], device, light and light.select(at)) for k, at in rows.items()]
+        parts = [
+            self._of(k, view[at], device, light and light.select(at)) for k, at in rows.items()
+        ]
         back = view.particle.argsort(stable=True).argsort().to(device)
         join = lambda name: torch.cat([getattr(part, name) for part in parts])[back]  # noqa: E731
         normal = join("normal") if parts[0].normal is not None else None
@@ -187,7 +201,14 @@ class NeRFParticles(Representation):
             with torch.no_grad():
                 coarse = self.density(samples.points, particle, view.progress)
             samples = importance_resample(
-                camera.eye, ahead, s.bound, samples, coarse, s.importance_samples, one.occupancy, view.rng
+                camera.eye,
+                ahead,
+                s.bound,
+                samples,
+                coarse,
+                s.importance_samples,
+                one.occupancy,
+                view.rng,
             )
         density, albedo = self.query(particle, samples.points, view.progress, view.rng)
         weights = samples.render_weights(density)
@@ -228,12 +249,17 @@ class NeRFParticles(Representation):
     def asset(self, particle: int) -> Surface:
         """The surface that covers as much as is half opaque, by marching tetrahedra; ValueError where nothing is, or there are no
         colours."""
-        grid, device = TetGrid(CELLS, self.spec.bound), self.field(particle).occupancy.densities.device
+        grid, device = (
+            TetGrid(CELLS, self.spec.bound),
+            self.field(particle).occupancy.densities.device,
+        )
         points = grid.vertices(device)
         self.albedo(points[:1], particle)
         density = torch.cat([self.density(part, particle) for part in points.split(1 << 18)])
         density[grid.boundary_mask().to(device)] = 0  # so that the surface is closed
-        vertices, mesh = grid.extract_surface(level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid), points)
+        vertices, mesh = grid.extract_surface(
+            level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid), points
+        )
         vertices, mesh = remove_small_components(vertices, mesh, SPECK)
         return Surface(
             vertices, mesh.faces, torch.no_grad()(partial(self.albedo, particle=particle))
@@ -241,7 +267,9 @@ class NeRFParticles(Representation):
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         s = self.spec
-        entropy = s.entropy_weight * (min(progress / s.entropy_warmup, 1.0) if s.entropy_warmup else 1.0)
+        entropy = s.entropy_weight * (
+            min(progress / s.entropy_warmup, 1.0) if s.entropy_warmup else 1.0
+        )
         weight = {
             "opacity": s.opacity_weight,
             "orientation": s.orientation_weight,

@@ -19,7 +19,7 @@ class NoiseMapParticles(LatentParticles):
     """Particles that are noise, with the latents of the images that they belong to.
 
     Args:
-        start: initial noise of N particles.
+        initial: initial noise of N particles.
         source_latents: latents of their images.
         lr: peak learning rate.
     """
@@ -27,9 +27,9 @@ class NoiseMapParticles(LatentParticles):
     source_latents: Tensor
 
     def __init__(
-        self, start: Float[Tensor, "n ..."], source_latents: Float[Tensor, "n ..."], lr: float
+        self, initial: Float[Tensor, "n ..."], source_latents: Float[Tensor, "n ..."], lr: float
     ):
-        super().__init__(start, lr)
+        super().__init__(initial, lr)
         self.register_buffer("source_latents", source_latents, persistent=False)
 
     def render_source(self, request: RenderRequest) -> Render:
@@ -62,5 +62,5 @@ class NoiseMap(RepresentationConfig):
             source_latents = latents.render(RenderRequest(torch.arange(particles))).image
         rng = torch.Generator().manual_seed(seed)
         shape = latent_shape(prior, self.canvas_size(prior))
-        start = torch.randn(particles, *shape, generator=rng)
-        return NoiseMapParticles(start, source_latents, self.lr).to(prior.device)
+        initial = torch.randn(particles, *shape, generator=rng)
+        return NoiseMapParticles(initial, source_latents, self.lr).to(prior.device)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -27,11 +26,16 @@ from limbeck.representations.base import (
     Render,
     Representation,
     RepresentationConfig,
+)
+from limbeck.representations.image_init import (
+    color_logits,
+    color_logits_at,
     fit_to_images,
+    sobol_positions,
 )
 
-_MAX_OPACITY = 0.99  #: below 1, so that strokes behind still get a gradient
-_EDGE_WIDTH = 1.0  #: width of an antialiased edge in pixels
+_MAX_OPACITY = 0.99  #: Below 1, so that strokes behind still get a gradient.
+_EDGE_WIDTH = 1.0  #: Width of an antialiased edge in pixels.
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ class PixelStrokes:
     """Strokes of a batch of images in pixel units, front first.
 
     Attributes:
-        points: control points (x, y).
-        widths: stroke widths.
+        points: control points, x then y.
+        widths: widths of the strokes.
         colors: RGB in [0, 1].
-        opacities: in [0, 1).
+        opacities: opacities in [0, 1).
         background: RGB in [0, 1].
     """
 
@@ -53,18 +57,22 @@ class PixelStrokes:
     background: Float[Tensor, "b 3"]
 
 
-def bernstein_basis(pieces: int) -> Float[Tensor, "s 4"]:
-    """Bernstein weights of the control points at ``pieces`` + 1 uniform curve parameters."""
-    u = torch.linspace(0, 1, pieces + 1, dtype=torch.float64)
+def bernstein_basis(num_segments: int) -> Float[Tensor, "s 4"]:
+    """Return the weights of the control points at num_segments + 1 uniform curve parameters."""
+    u = torch.linspace(0, 1, num_segments + 1, dtype=torch.float64)
     return torch.stack([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], -1)
 
 
 def stroke_coverage(
     distance: Float[Tensor, "*n"], width: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """Fraction of a pixel covered by a straight stroke of width w at distance d from its center.
+    """Return the fraction of a pixel that a straight stroke covers.
 
     It is the overlap of [d - s/2, d + s/2] with [-w/2, w/2], divided by the pixel size s.
+
+    Args:
+        distance: distance d of the pixel from the center line.
+        width: width w of the stroke.
     """
     half, edge = width / 2, _EDGE_WIDTH / 2
     overlap = torch.minimum(distance + edge, half) - torch.maximum(distance - edge, -half)
@@ -74,85 +82,98 @@ def stroke_coverage(
 def nearest_on_polyline(
     line: Float[Tensor, "*n s 2"], pixels: Float[Tensor, "p 2"]
 ) -> tuple[Float[Tensor, "*n p"], Int[Tensor, "*n p"], Float[Tensor, "*n p"]]:
-    """Squared distance of pixels to a polyline, nearest segment, and position on it in [0, 1]."""
+    """Return the nearest points of polylines.
+
+    Args:
+        line: vertices of the polylines.
+        pixels: points to measure from.
+
+    Returns:
+        Squared distance, index of the nearest segment, and position on that segment in [0, 1].
+    """
     a, ab = line[..., :-1, :], line.diff(dim=-2)
-    long = ab.square().sum(-1, keepdim=True).clamp_min(1e-12)
-    ahead = ab @ pixels.T - (a * ab).sum(-1, keepdim=True)  # (p - a) . ab
-    share = (ahead / long).clamp(0, 1)
-    square = (
+    squared_length = ab.square().sum(-1, keepdim=True).clamp_min(1e-12)
+    projection = ab @ pixels.T - (a * ab).sum(-1, keepdim=True)  # (p - a) . ab
+    fraction = (projection / squared_length).clamp(0, 1)
+    squared_distance = (
         a.square().sum(-1, keepdim=True)
         - 2 * a @ pixels.T
         + pixels.square().sum(-1)
-        + share * (share * long - 2 * ahead)
+        + fraction * (fraction * squared_length - 2 * projection)
     )
-    best, piece = square.min(-2)
-    return best, piece, share.gather(-2, piece[..., None, :])[..., 0, :]
+    nearest, segment = squared_distance.min(-2)
+    return nearest, segment, fraction.gather(-2, segment[..., None, :])[..., 0, :]
 
 
 def render_strokes(
-    painting: PixelStrokes, height: int, width: int, pieces: int
+    strokes: PixelStrokes, height: int, width: int, num_segments: int
 ) -> Float[Tensor, "b 3 h w"]:
-    """Render strokes front to back; alpha is opacity times the covered fraction of the pixel.
+    """Composite strokes front to back; alpha is opacity times the covered fraction of the pixel.
 
     Distances are from pixel centers to polylines, so that ends and bends are round.
 
     Args:
-        painting: the strokes, in pixels.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
-        pieces: segments of the polyline of each curve.
+        strokes: the strokes in pixel units.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        num_segments: line segments of each curve.
     """
-    b, n = painting.widths.shape
-    canvas = TileGrid(b, height, width)
-    line = (bernstein_basis(pieces).to(painting.points) @ painting.points).flatten(0, 1)
-    with torch.no_grad():
-        reach = (painting.widths.flatten() + _EDGE_WIDTH) / 2
-        image = torch.arange(b, device=line.device).repeat_interleave(n)
-
-        def touches(stroke: Tensor, tile: Tensor) -> Tensor:
-            center = canvas.tile_centers(tile, line)
-            square, _, _ = nearest_on_polyline(
-                line[stroke] - center[:, None], center.new_zeros(1, 2)
-            )
-            return square[:, 0] < (reach[stroke] + TILE_SIZE / math.sqrt(2)) ** 2
-
-        low, high = line.amin(1) - reach[:, None], line.amax(1) + reach[:, None]
-        groups = canvas.make_batches(image, low, high, touches, MAX_BATCH_ELEMENTS // 4)
+    grid = TileGrid(len(strokes.widths), height, width)
+    line = (bernstein_basis(num_segments).to(strokes.points) @ strokes.points).flatten(0, 1)
+    batches = _batch_tiles(grid, line, strokes.widths)
     table = torch.cat(
-        [painting.widths[..., None], painting.opacities[..., None], painting.colors], -1
+        [strokes.widths[..., None], strokes.opacities[..., None], strokes.colors], -1
     ).flatten(0, 1)
-    pixels = canvas.pixel_offsets.to(line)
-    return canvas.assemble(
-        groups,
-        [_tiles(canvas, group, line, table, pixels, painting.background) for group in groups],
-    )
+    pixels = grid.pixel_offsets.to(line)
+    tiles = [
+        _render_tiles(grid, batch, line, table, pixels, strokes.background) for batch in batches
+    ]
+    return grid.assemble(batches, tiles)
 
 
-def _tiles(
-    canvas: TileGrid,
-    group: TileBatch,
-    line: Tensor,
-    table: Tensor,
-    pixels: Tensor,
-    background: Tensor,
+@torch.no_grad()
+def _batch_tiles(
+    grid: TileGrid, line: Float[Tensor, "m s 2"], widths: Float[Tensor, "b n"]
+) -> list[TileBatch]:
+    """Return the strokes over each tile; line holds the polylines of all b n strokes."""
+    b, n = widths.shape
+    reach = (widths.flatten() + _EDGE_WIDTH) / 2
+    image = torch.arange(b, device=line.device).repeat_interleave(n)
+
+    def touches(stroke: Tensor, tile: Tensor) -> Tensor:
+        center = grid.tile_centers(tile, line)
+        local = line[stroke] - center[:, None]
+        squared_distance, _, _ = nearest_on_polyline(local, center.new_zeros(1, 2))
+        return squared_distance[:, 0] < (reach[stroke] + TILE_SIZE / math.sqrt(2)) ** 2
+
+    low, high = line.amin(1) - reach[:, None], line.amax(1) + reach[:, None]
+    return grid.make_batches(image, low, high, touches, MAX_BATCH_ELEMENTS // 4)
+
+
+def _render_tiles(
+    grid: TileGrid,
+    batch: TileBatch,
+    line: Float[Tensor, "m s 2"],
+    table: Float[Tensor, "m 5"],
+    pixels: Float[Tensor, "p 2"],
+    background: Float[Tensor, "b 3"],
 ) -> Float[Tensor, "t p 3"]:
-    """Colors of the pixels of a batch of tiles.
+    """Return the colors of the pixels of a batch of tiles.
 
     The nearest point needs no gradient: to first order the distance does not depend on it.
     """
-    local = (
-        gather_rows(line, group.primitive) - canvas.tile_centers(group.tile, line)[:, None, None]
-    )
-    rows = gather_rows(table, group.primitive)
+    centers = grid.tile_centers(batch.tile, line)[:, None, None]
+    local = gather_rows(line, batch.primitive) - centers
+    rows = gather_rows(table, batch.primitive)
     with torch.no_grad():
-        _, piece, share = nearest_on_polyline(local, pixels)
+        _, segment, fraction = nearest_on_polyline(local, pixels)
     x, y = local.unbind(-1)
-    gap_x = x.gather(-1, piece).lerp(x.gather(-1, piece + 1), share) - pixels[:, 0]
-    gap_y = y.gather(-1, piece).lerp(y.gather(-1, piece + 1), share) - pixels[:, 1]
-    distance = (gap_x.square() + gap_y.square() + 1e-12).sqrt()
-    alpha = rows[..., 1:2] * stroke_coverage(distance, rows[..., :1]) * group.valid[..., None]
+    dx = x.gather(-1, segment).lerp(x.gather(-1, segment + 1), fraction) - pixels[:, 0]
+    dy = y.gather(-1, segment).lerp(y.gather(-1, segment + 1), fraction) - pixels[:, 1]
+    distance = (dx.square() + dy.square() + 1e-12).sqrt()
+    alpha = rows[..., 1:2] * stroke_coverage(distance, rows[..., :1]) * batch.valid[..., None]
     color, transmittance = AlphaComposite.apply(alpha, rows[..., 2:5])
-    behind = gather_rows(background, group.tile // (canvas.num_rows * canvas.num_columns))
+    behind = gather_rows(background, batch.tile // (grid.num_rows * grid.num_columns))
     return color + transmittance[..., None] * behind[:, None]
 
 
@@ -160,25 +181,25 @@ def _hex_color(rgb: Sequence[float]) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
 
 
-def strokes_to_svg(painting: PixelStrokes, row: int, height: int, width: int) -> str:
-    """One image as an SVG document, back to front as browsers paint.
+def strokes_to_svg(strokes: PixelStrokes, row: int, height: int, width: int) -> str:
+    """Return one image as an SVG document, back to front as browsers paint.
 
     Args:
-        painting: the strokes, in pixels.
+        strokes: the strokes in pixel units.
         row: index of the image.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
     size = f'width="{width}" height="{height}"'
-    background = _hex_color(painting.background[row].tolist())
+    background = _hex_color(strokes.background[row].tolist())
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">',
         f'<rect {size} fill="{background}"/>',
         '<g fill="none" stroke-linecap="round" stroke-linejoin="round">',
     ]
-    kinds = (painting.points, painting.widths, painting.colors, painting.opacities)
-    strokes = list(zip(*(kind[row].tolist() for kind in kinds), strict=True))
-    for points, stroke_width, color, opacity in reversed(strokes):
+    values = (strokes.points, strokes.widths, strokes.colors, strokes.opacities)
+    paths = list(zip(*(value[row].tolist() for value in values), strict=True))
+    for points, stroke_width, color, opacity in reversed(paths):
         a, b, c, d = (f"{x:.3f} {y:.3f}" for x, y in points)
         style = f'stroke-width="{stroke_width:.3f}" stroke-opacity="{opacity:.3f}"'
         lines.append(f'<path d="M{a} C{b} {c} {d}" stroke="{_hex_color(color)}" {style}/>')
@@ -186,36 +207,63 @@ def strokes_to_svg(painting: PixelStrokes, row: int, height: int, width: int) ->
 
 
 class StrokeParticles(ParticleParameters):
-    """Strokes in units of the short edge, relative to the center, renderable at any resolution."""
+    """Particles of K strokes each, on a background of one color.
+
+    Points and widths are in units of the short side, from the center of the canvas, so that a
+    particle can be rendered at any resolution.
+
+    Args:
+        initial: initial ``points`` ``[N, K, 4, 2]``, ``widths`` ``[N, K]`` (logits of the fraction
+            of ``max_width``), ``colors`` ``[N, K, 3]``, ``opacities`` ``[N, K]`` and ``background``
+            ``[N, 3]`` (logits).
+        lrs: their peak learning rates.
+        size: height and width of a render in pixels.
+        num_segments: line segments that approximate a curve.
+        max_width: largest width.
+    """
 
     def __init__(
         self,
         initial: dict[str, Tensor],
         lrs: dict[str, float],
         size: tuple[int, int],
-        pieces: int,
+        num_segments: int,
         max_width: float,
     ):
         super().__init__(initial, lrs)
-        self.size, self.pieces, self.max_width = size, pieces, max_width
+        self.size, self.num_segments, self.max_width = size, num_segments, max_width
 
     def pixel_strokes(self, particle: Int[Tensor, "b"], height: int, width: int) -> PixelStrokes:
-        """The strokes of particles in pixels of an image of the given height and width."""
-        part = {name: self.gather(name, particle) for name in self.params}
+        """Return the strokes in pixel units.
+
+        Args:
+            particle: particle of each row.
+            height: height of the image in pixels.
+            width: width of the image in pixels.
+        """
+        params = {name: self.gather(name, particle) for name in self.params}
         unit = min(height, width)
-        points = part["points"] * unit + part["points"].new_tensor([width / 2, height / 2])
-        widths = self.max_width * unit * part["width"].sigmoid()
-        opacity = _MAX_OPACITY * part["opacity"].sigmoid()
+        center = params["points"].new_tensor([width / 2, height / 2])
         return PixelStrokes(
-            points, widths, part["color"].sigmoid(), opacity, part["background"].sigmoid()
+            params["points"] * unit + center,
+            self.max_width * unit * params["widths"].sigmoid(),
+            params["colors"].sigmoid(),
+            _MAX_OPACITY * params["opacities"].sigmoid(),
+            params["background"].sigmoid(),
         )
 
     def render_at(
         self, particle: Int[Tensor, "b"], height: int, width: int
     ) -> Float[Tensor, "b 3 h w"]:
-        """Render particles at another resolution, given in pixels."""
+        """Render at any resolution.
+
+        Args:
+            particle: particle of each row.
+            height: height in pixels.
+            width: width in pixels.
+        """
         strokes = self.pixel_strokes(particle, height, width)
-        return render_strokes(strokes, height, width, self.pieces)
+        return render_strokes(strokes, height, width, self.num_segments)
 
     def render(self, request: RenderRequest) -> Render:
         return Render(self.render_at(request.particle, *self.size), "image")
@@ -223,29 +271,29 @@ class StrokeParticles(ParticleParameters):
     @torch.no_grad()
     def save(self, folder: Path, names: Sequence[str]) -> None:
         """Write one SVG per particle; it renders the same in a browser, at any size."""
-        painting = self.pixel_strokes(torch.arange(len(names)), *self.size)
+        strokes = self.pixel_strokes(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
-            (folder / f"{name}.svg").write_text(strokes_to_svg(painting, row, *self.size))
+            (folder / f"{name}.svg").write_text(strokes_to_svg(strokes, row, *self.size))
 
 
 @dataclass(frozen=True)
 class Strokes(RepresentationConfig):
-    """Cubic Bezier strokes over a background of one color, exported as final/*.svg.
+    """Cubic Bezier strokes on a background of one color, exported as final/*.svg.
 
-    Strokes are initialized evenly over the image; the first stroke is in front.
+    Initially, slightly bent strokes cover the canvas evenly; the first stroke is in front.
 
     Attributes:
         num_strokes: strokes per particle.
-        init_length: initial length of a stroke, in units of the short edge.
-        init_width: initial width of a stroke, in units of the short edge.
-        max_width: upper bound of the width, in units of the short edge.
-        init_opacity: initial opacity, below 0.99.
-        init_color_std: standard deviation of the initial color logits.
+        init_length: initial length of a stroke in short sides.
+        init_width: initial width of a stroke in short sides, less than ``max_width``.
+        max_width: largest width in short sides.
+        init_opacity: initial opacity, in (0, 0.99).
+        init_color_std: standard deviation of the initial color logits; unused with ``images``.
         num_segments: line segments that approximate a curve.
-        init_steps: fitting steps to ``images``.
-        points_lr: peak learning rate of the control points, in units of the short edge.
-        widths_lr: peak learning rate of the logits of width / max_width.
-        colors_lr: peak learning rate of the color logits, the background included.
+        init_steps: steps that fit the strokes to ``images``.
+        points_lr: peak learning rate of the control points, in short sides.
+        widths_lr: peak learning rate of the logits of the fraction of ``max_width``.
+        colors_lr: peak learning rate of the color logits, also of the background.
         opacities_lr: peak learning rate of the opacity logits.
     """
 
@@ -263,30 +311,24 @@ class Strokes(RepresentationConfig):
     opacities_lr: float = 0.02
 
     def __post_init__(self) -> None:
-        if min(self.num_strokes, self.num_segments) < 1 or self.init_length <= 0:
-            raise ValueError(
-                "num_strokes and num_segments must be at least 1 and init_length positive, "
-                f"not {self.num_strokes}, {self.num_segments} and {self.init_length}"
-            )
-        if min(self.init_color_std, self.init_steps) < 0:
-            raise ValueError(
-                "init_color_std and init_steps must be at least 0, "
-                f"not {self.init_color_std} and {self.init_steps}"
-            )
-        if not 0 < self.init_opacity < _MAX_OPACITY or not 0 < self.init_width < self.max_width:
-            raise ValueError(
-                f"init_opacity must be in (0, {_MAX_OPACITY}) and init_width in (0, max_width), "
-                f"not {self.init_opacity} and {self.init_width}"
-            )
-        if min(self._lrs().values()) <= 0:
-            raise ValueError(f"learning rates must be positive, not {self._lrs()}")
+        minimums = {"num_strokes": 1, "num_segments": 1, "init_color_std": 0, "init_steps": 0}
+        for name, minimum in minimums.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        for name in ("init_length", "points_lr", "widths_lr", "colors_lr", "opacities_lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        maximums = {"init_opacity": _MAX_OPACITY, "init_width": self.max_width}
+        for name, maximum in maximums.items():
+            if not 0 < getattr(self, name) < maximum:
+                raise ValueError(f"{name} must be in (0, {maximum}), not {getattr(self, name)}")
 
     def _lrs(self) -> dict[str, float]:
         return {
             "points": self.points_lr,
-            "width": self.widths_lr,
-            "color": self.colors_lr,
-            "opacity": self.opacities_lr,
+            "widths": self.widths_lr,
+            "colors": self.colors_lr,
+            "opacities": self.opacities_lr,
             "background": self.colors_lr,
         }
 
@@ -295,27 +337,19 @@ class Strokes(RepresentationConfig):
     ) -> dict[str, Tensor]:
         """Slightly bent curves of ``init_length`` at evenly distributed positions."""
         rng = torch.Generator().manual_seed(seed)
-        n, unit = self.num_strokes, min(size)
-        even = [
-            torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(n)
-            for i in range(particles)
-        ]
-        middle = (torch.stack(even) - 0.5) * torch.tensor([size[1] / unit, size[0] / unit])
+        n = self.num_strokes
+        centers = sobol_positions(particles, n, size, seed)
         angle = 2 * math.pi * torch.rand(particles, n, 1, generator=rng)
-        along = self.init_length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
-        points = middle[:, :, None] + along * torch.linspace(-0.5, 0.5, 4)[:, None]
+        direction = self.init_length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
+        points = centers[:, :, None] + direction * torch.linspace(-0.5, 0.5, 4)[:, None]
         bend = self.init_length / 8 * torch.randn(particles, n, 4, 2, generator=rng)
+        width = torch.tensor(self.init_width / self.max_width)
+        opacity = torch.tensor(self.init_opacity / _MAX_OPACITY)
         return {
             "points": points + bend,
-            "width": torch.tensor(self.init_width / self.max_width)
-            .logit()
-            .expand(particles, n)
-            .clone(),
-            "color": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
-            "opacity": torch.tensor(self.init_opacity / _MAX_OPACITY)
-            .logit()
-            .expand(particles, n)
-            .clone(),
+            "widths": width.logit().expand(particles, n).clone(),
+            "colors": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
+            "opacities": opacity.logit().expand(particles, n).clone(),
             "background": torch.zeros(particles, 3),
         }
 
@@ -323,12 +357,8 @@ class Strokes(RepresentationConfig):
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
         initial = self._initial_params(particles if images is None else len(images), size, seed)
         if images is not None:
-            # strokes take the color of the pixel at their center, the background the mean
-            place = initial["points"].mean(2) * (2 * min(size) / torch.tensor([size[1], size[0]]))
-            colors = F.grid_sample(
-                images, place[:, None], align_corners=False, padding_mode="border"
-            )[:, :, 0].transpose(1, 2)
-            initial["color"] = colors.clamp(0.02, 0.98).logit()
-            initial["background"] = images.mean((2, 3)).clamp(0.02, 0.98).logit()
+            # the color of the pixel at the center of the stroke; background: the mean color
+            initial["colors"] = color_logits_at(images, initial["points"].mean(2))
+            initial["background"] = color_logits(images.mean((2, 3)))
         strokes = StrokeParticles(initial, self._lrs(), size, self.num_segments, self.max_width)
         return fit_to_images(strokes.to(prior.device), images, particles, self.init_steps)
