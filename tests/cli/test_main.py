@@ -18,7 +18,7 @@ import limbeck
 import limbeck.runs.recorder
 import limbeck.runs.report.pages
 from limbeck.cli.main import main
-from limbeck.cli.run_folder import default_folder
+from limbeck.cli.run_folder import default_run_folder
 from limbeck.config.yaml import read_yaml
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
@@ -50,9 +50,9 @@ def test_help_and_version_start_without_torch(tmp_path: Path) -> None:
 
 def test_default_folder() -> None:
     a, b = Experiment(("A red mug",)), Experiment(("A red mug",), seed=1)
-    assert str(default_folder(a)).startswith("runs/a-red-mug-sds-")
-    assert default_folder(a) != default_folder(b)
-    assert default_folder(a) == default_folder(Experiment(("A red mug",)))
+    assert str(default_run_folder(a)).startswith("runs/a-red-mug-sds-")
+    assert default_run_folder(a) != default_run_folder(b)
+    assert default_run_folder(a) == default_run_folder(Experiment(("A red mug",)))
 
 
 # refused input
@@ -302,14 +302,14 @@ def test_arguments_of_record(
     experiment = Experiment(("red disc",), model="gaussians", steps=2)
     command = "limbeck run 'red disc' --model gaussians --device cpu --steps 2 --image-every 25"
     assert arguments == {
-        "folder": default_folder(experiment),
+        "folder": default_run_folder(experiment),
         "image_every": 25,
         "checkpoint_every": 0,
         "command": command,
         "logger": None,
         "stop_on_collapse": True,
     }
-    assert capsys.readouterr().out.strip() == str(default_folder(experiment) / "report.html")
+    assert capsys.readouterr().out.strip() == str(default_run_folder(experiment) / "report.html")
 
 
 def test_folders_of_a_report(

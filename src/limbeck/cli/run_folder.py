@@ -39,7 +39,7 @@ def resume_hint(command: str) -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
 
 
-def default_folder(experiment: Experiment) -> Path:
+def default_run_folder(experiment: Experiment) -> Path:
     """``runs/prompt-method-fingerprint``: one folder per experiment, always the same one."""
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug

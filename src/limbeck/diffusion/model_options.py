@@ -63,8 +63,7 @@ def as_model(model: Model | Prior | str) -> Model | Prior:
     if isinstance(model, str):
         return Model(model)
     if not isinstance(model, Model | Prior):
-        members = [n for n in dir(Prior) if not n.startswith("_")]
-        lacking = [name for name in members if not hasattr(model, name)]
+        lacking = [n for n in sorted(set(dir(Prior)) - set(dir(model))) if not n.startswith("_")]
         raise ValueError(f"{type(model).__name__} is not a prior: it lacks {', '.join(lacking)}")
     return model
 

@@ -152,9 +152,9 @@ def run_one(
         command: the command line.
         viewer: show the run in the browser.
     """
-    from limbeck.cli.run_folder import check_run_folder, default_folder, resume_hint
+    from limbeck.cli.run_folder import check_run_folder, default_run_folder, resume_hint
 
-    folder = out or default_folder(experiment)
+    folder = out or default_run_folder(experiment)
     check_run_folder(folder, experiment)
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
