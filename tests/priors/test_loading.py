@@ -131,7 +131,7 @@ def test_fp16_weights_are_loaded_if_there_are_no_others(folders, tmp_path):
 def test_the_resolution_can_be_changed(folders):
     prior = load(Model(str(folders("xl")), resolution=32), "cpu")
     assert prior.shape == (4, 16, 16) and prior.image_size == (32, 32)
-    with pytest.raises(ValueError, match="resolution must be a multiple of 8 for this model, not 20"):
+    with pytest.raises(ValueError, match="a multiple of 8 for this model, not 20"):
         load(Model(str(folders("xl")), resolution=20), "cpu")
 
 

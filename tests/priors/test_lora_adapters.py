@@ -110,18 +110,18 @@ def test_a_saved_critic_is_the_same_in_diffusers(folder, tmp_path):
     prior = StableDiffusion(str(folder))
     run = train_critic(prior, rank=3)  # not the default rank of any library
     run.experiment.method.save_critic(prior, run.state, tmp_path / "critic")
-    ours = run.experiment.method.critic_prior(prior, run.state)
+    critic = run.experiment.method.critic_prior(prior, run.state)
     conditions = prior.condition(WORDS[:3])
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     plain = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
     pipe.load_lora_weights(tmp_path / "critic")
-    theirs = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
+    expected = pipe.unet(XT, prior.schedule.timestep_index(T), conditions.data).sample.detach()
     with torch.no_grad():
-        output = ours(XT, T, conditions)[0].to_output(
+        output = critic(XT, T, conditions)[0].to_output(
             prior.prediction_type, prior.schedule.alpha(T), prior.schedule.sigma(T)
         )
-    assert max_difference(theirs, plain) > 1e-2
-    assert max_difference(output, theirs) < 1e-5
+    assert max_difference(expected, plain) > 1e-2
+    assert max_difference(output, expected) < 1e-5
 
 
 def test_deleted_adapters_leave_no_hooks(prior):

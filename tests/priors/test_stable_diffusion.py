@@ -37,8 +37,8 @@ def test_prediction_type_and_schedule_are_read_from_the_folder(eps_folder, v_fol
         assert prior.prediction_type == prediction_type
         assert abs(float(prior.schedule.alpha(torch.ones(1))) - last_alpha) < 1e-4
         assert prior.shape == (4, 8, 8) and prior.image_size == (16, 16)
-        theirs = DDIMScheduler.from_pretrained(path, subfolder="scheduler").alphas_cumprod
-        assert max_difference(torch.tensor(prior.schedule.alphas_cumprod), theirs) == 0
+        expected = DDIMScheduler.from_pretrained(path, subfolder="scheduler").alphas_cumprod
+        assert max_difference(torch.tensor(prior.schedule.alphas_cumprod), expected) == 0
 
 
 def test_predictions_are_those_of_unet_and_scheduler(folder, pipe):
@@ -59,8 +59,8 @@ def test_predictions_are_those_of_unet_and_scheduler(folder, pipe):
     assert max_difference(prediction.to_output(prior.prediction_type, alpha, sigma), out) < 2e-5
     pipe.scheduler.set_timesteps(1000)
     for i, timestep in enumerate(timesteps):
-        theirs = pipe.scheduler.step(out[i], int(timestep), xt[i]).pred_original_sample
-        assert max_difference(prediction.x0[i], theirs) / float(theirs.abs().max()) < 2e-5
+        expected = pipe.scheduler.step(out[i], int(timestep), xt[i]).pred_original_sample
+        assert max_difference(prediction.x0[i], expected) / float(expected.abs().max()) < 2e-5
     assert prediction.x0.dtype == prediction.eps.dtype == torch.float32
 
 
@@ -132,8 +132,10 @@ def test_encode_is_the_mean_of_the_pipeline_and_differentiable(folder, pipe):
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     latent = prior.encode(image)
     with torch.no_grad():
-        theirs = pipe.vae.encode(image * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
-    assert max_difference(latent, theirs) < 1e-5
+        expected = (
+            pipe.vae.encode(image * 2 - 1).latent_dist.mode() * pipe.vae.config.scaling_factor
+        )
+    assert max_difference(latent, expected) < 1e-5
     probe = normal(*latent.shape, seed=1, dtype=torch.float32)
     (latent * probe).sum().backward()
     step = normal(*image.shape, seed=2, dtype=torch.float32)
@@ -150,8 +152,10 @@ def test_decode_is_that_of_the_pipeline_clamped_to_0_and_1(folder, pipe):
     prior, x0 = StableDiffusion(str(folder)), 3 * normal(2, 4, 8, 8, dtype=torch.float32)
     image = prior.decode(x0)
     with torch.no_grad():
-        theirs = (pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-    assert max_difference(image, theirs) < 1e-5
+        expected = (pipe.vae.decode(x0 / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(
+            0, 1
+        )
+    assert max_difference(image, expected) < 1e-5
     assert image.shape == (2, 3, 16, 16) and float(image.min()) >= 0 and float(image.max()) <= 1
     big = prior.decode(1000 * x0)
     assert float(big.min()) == 0 or float(big.max()) == 1
