@@ -348,11 +348,11 @@ def relocated(
     spec: GaussianSplats, opacity: list[float]
 ) -> tuple[GaussianSplatParticles, torch.optim.Optimizer]:
     made = roughened(particles(spec, size=(48, 48)))
-    made.params["opacity"][0].data.copy_((torch.tensor(opacity) / 0.99).logit())
+    made.params["opacities"][0].data.copy_((torch.tensor(opacity) / 0.99).logit())
     adam = torch.optim.Adam(made.param_groups())
     made.render(RenderRequest(torch.tensor([0]), front())).image.square().sum().backward()
     adam.step()
-    made.params["opacity"][0].data.copy_((torch.tensor(opacity) / 0.99).logit())
+    made.params["opacities"][0].data.copy_((torch.tensor(opacity) / 0.99).logit())
     return made, adam
 
 
@@ -387,9 +387,9 @@ def test_relocation_keeps_the_picture_and_forgets_the_moments():
 def test_a_kick_spreads_the_newcomers_as_their_home_does():
     spec = GaussianSplats(num_gaussians=3000, relocation_noise=1.0, refine_every=1)
     made, adam = relocated(spec, [0.003] * 2999 + [0.5])
-    old = made.params["mean"][0][2999].detach().clone()
+    old = made.params["means"][0][2999].detach().clone()
     made.after_step(0, 10, adam)
-    mean, scale, turn = (made.params[name][0].detach() for name in ("mean", "scale", "turn"))
+    mean, scale, turn = (made.params[name][0].detach() for name in ("means", "scales", "quats"))
     away = (
         (mean[:2999] - old)
         @ quats_to_rotations(torch.nn.functional.normalize(turn[2999], dim=0))
@@ -438,15 +438,15 @@ def test_the_pull_of_gradients_decides_where_to():
     made.screen_grad[0].copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))
     made.after_step(1, 10, adam)
     assert int(made.num_relocated[0]) == 1 and float(made.screen_grad.abs().max()) == 0
-    opacity = made.params["opacity"][0].tolist()
+    opacity = made.params["opacities"][0].tolist()
     assert opacity[0] == opacity[3]
 
 
 def test_means_and_deviations_stay_within_bounds():
     made, adam = relocated(GaussianSplats(num_gaussians=20, refine_every=0, bound=0.3, max_scale=0.05), [0.5] * 20)
     made.after_step(0, 10, adam)
-    assert made.params["mean"][0].norm(dim=1).max().item() <= 0.3 + 1e-6
-    assert made.params["scale"][0].exp().max().item() <= 0.05 + 1e-6
+    assert made.params["means"][0].norm(dim=1).max().item() <= 0.3 + 1e-6
+    assert made.params["scales"][0].exp().max().item() <= 0.05 + 1e-6
 
 
 # Runs
@@ -604,7 +604,7 @@ def test_splats_begin_on_the_surface_of_a_field(tmp_path):
     inside = (a.alpha > 0.9) & (b.alpha > 0.9)
     assert float(inside.float().mean()) > 0.05
     assert float((a.image - b.image).abs()[inside.expand_as(a.image)].mean()) < 0.05
-    assert "begins with" in splats.init_message
+    assert "initialized from" in splats.init_message
 
 
 def test_what_is_flat_is_nothing_to_begin_with(tmp_path):
@@ -703,7 +703,7 @@ def test_a_ply_cut_short_is_told(tmp_path):
 def test_a_run_leaves_a_ply_for_each_particle(tmp_path):
     made = roughened(particles(GaussianSplats(num_gaussians=5), 2))
     made.save(tmp_path, ["01-01", "01-02"])
-    assert max_difference(read_gaussian_ply(tmp_path / "01-02.ply").means, made.params["mean"][1]) < 1e-6
+    assert max_difference(read_gaussian_ply(tmp_path / "01-02.ply").means, made.params["means"][1]) < 1e-6
 
 
 # Where gsplat is
@@ -716,7 +716,7 @@ def test_gsplat_agrees_with_plain_torch():
     made = roughened(particles(GaussianSplats(num_gaussians=800, init_color_std=1.0), 2), 0.2).cuda()
     camera, both, probe = orbit(3).to("cuda"), [], normal(3, 5, 48, 80, dtype=torch.float32).cuda()
     camera = Camera(camera.pose.float(), camera.fov.float())
-    solid = made.ellipsoids(torch.tensor([0, 1, 1]))
+    solid = made.gaussians(torch.tensor([0, 1, 1]))
     for draw in (composite_torch, composite_gsplat):
         shown = torch.cat(draw(project_gaussians(solid, camera, 48, 80), 48, 80), 1)
         both.append(

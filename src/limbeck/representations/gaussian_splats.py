@@ -1,4 +1,11 @@
-"""3D Gaussians before cameras: 3D Gaussian splatting (Kerbl et al. 2023, arXiv 2308.04079), of a fixed number of Gaussians."""
+"""3D Gaussian splatting with a fixed number of Gaussians.
+
+References:
+    Kerbl et al., 3D Gaussian Splatting for Real-Time Radiance Field Rendering, SIGGRAPH 2023,
+    arXiv 2308.04079.
+    Kheradmand et al., 3D Gaussian Splatting as Markov Chain Monte Carlo, NeurIPS 2024,
+    arXiv 2404.09591.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
-from limbeck.graphics.geometry import assets as solid
+from limbeck.graphics.geometry.assets import Splats
 from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.geometry.surface_sampling import mean_neighbor_distance, sample_surface_points
@@ -42,184 +48,245 @@ from limbeck.representations.base import (
     RepresentationConfig,
     SpatialFields,
     match_particles,
+    render_backgrounds,
 )
+from limbeck.representations.image_init import color_logits
 from limbeck.world.background import WorldBackground
 
-OPAQUE = 0.8  #: opacity of Gaussians on a surface to begin with
+#: Opacity of Gaussians that are initialized on a surface.
+_SURFACE_OPACITY = 0.8
 
 
 class GaussianSplatParticles(ParticleParameters):
-    """Each particle: means, logarithms of deviations, quaternions, logits of opacities and of colours of as many Gaussians."""
+    """Particles of K Gaussians each.
 
-    num_relocated: Tensor  #: Gaussians relocated so far, of each particle
-    screen_grad: (
-        Tensor  #: sum of the lengths of the gradients on the screen since they were last relocated
-    )
+    Args:
+        config: their options.
+        initial: initial ``means`` ``[N, K, 3]``, ``scales`` ``[N, K, 3]`` (logarithms), ``quats``
+            ``[N, K, 4]``, ``opacities`` ``[N, K]`` and ``colors`` ``[N, K, 3]`` (logits).
+        size: height and width of a render in pixels.
+        seed: seed of the backgrounds and of relocation.
+
+    Attributes:
+        num_relocated: number of relocations so far, ``[N]``.
+        screen_grad: norms of the gradients of the projected means, summed since the last
+            relocation, ``[N, K]``.
+    """
+
+    num_relocated: Tensor
+    screen_grad: Tensor
 
     def __init__(
-        self, spec: GaussianSplats, start: dict[str, Tensor], size: tuple[int, int], seed: int
+        self, config: GaussianSplats, initial: dict[str, Tensor], size: tuple[int, int], seed: int
     ):
-        super().__init__(start, spec.lrs)
-        self.spec, self.size, self.seed = spec, size, seed
-        self.register_buffer("num_relocated", torch.zeros(len(start["mean"]), dtype=torch.long))
-        self.register_buffer("screen_grad", torch.zeros_like(start["opacity"]))
-        draw = torch.Generator().manual_seed(seed)
-        self.behind = nn.ModuleList(spec.background.build(draw) for _ in start["mean"])
-        self._screen_offset: tuple[Tensor, Tensor] | None = (
-            None  # of the step under way, never between steps
-        )
+        super().__init__(initial, config.lrs)
+        self.config, self.size, self.seed = config, size, seed
+        particles = len(initial["means"])
+        self.register_buffer("num_relocated", torch.zeros(particles, dtype=torch.long))
+        self.register_buffer("screen_grad", torch.zeros_like(initial["opacities"]))
+        rng = torch.Generator().manual_seed(seed)
+        self.backgrounds = nn.ModuleList(config.background.build(rng) for _ in range(particles))
+        # zeros added to the projected means of this step, for their gradient, and the particles
+        self._screen_offset: tuple[Tensor, Tensor] | None = None
 
     def param_groups(self) -> list[dict]:
-        background = list(self.behind.parameters())
-        rate = self.spec.colors_lr * self.spec.background.lr_scale
-        return [
-            *super().param_groups(),
-            *([{"params": background, "lr": rate}] if background else []),
-        ]
+        groups = super().param_groups()
+        backgrounds = list(self.backgrounds.parameters())
+        if backgrounds:
+            lr = self.config.colors_lr * self.config.background.lr_scale
+            groups.append({"params": backgrounds, "lr": lr})
+        return groups
 
-    def ellipsoids(self, particles: Int[Tensor, "b"]) -> GaussianBatch:
-        """The Gaussians of particles in world space."""
-        part = {name: self.gather(name, particles) for name in self.params}
-        turn = F.normalize(part["turn"], dim=-1)
+    def gaussians(self, particle: Int[Tensor, "b"]) -> GaussianBatch:
+        """Return the Gaussians in world space.
+
+        Args:
+            particle: particle of each row.
+        """
+        params = {name: self.gather(name, particle) for name in self.params}
         return GaussianBatch(
-            part["mean"],
-            part["scale"].exp(),
-            turn,
-            MAX_OPACITY * part["opacity"].sigmoid(),
-            part["colour"].sigmoid(),
+            params["means"],
+            params["scales"].exp(),
+            F.normalize(params["quats"], dim=-1),
+            MAX_OPACITY * params["opacities"].sigmoid(),
+            params["colors"].sigmoid(),
         )
 
-    def render(self, view: RenderRequest) -> Render:
-        return self.render_at(view, *self.size)
+    def render(self, request: RenderRequest) -> Render:
+        return self.render_at(request, *self.size)
 
-    def render_at(self, view: RenderRequest, height: int, width: int) -> Render:
-        """What is seen, drawn at another resolution."""
-        if view.camera is None:
-            raise ValueError("splats are looked at by cameras: --cameras orbit")
-        who, row = view.particle.unique(return_inverse=True)
-        each = self.ellipsoids(who)
-        device = each.means.device
-        row, camera = row.to(device), view.camera.to(device)
-        seen = GaussianBatch(*(gather_rows(part, row) for part in vars(each).values()))
-        shift = None
-        if self.spec.relocation_weight == "gradient" and view.rng is not None:
-            shift = torch.zeros_like(seen.means[..., :2]).requires_grad_()
-            self._screen_offset = shift, view.particle
-        out = render_gaussians(seen, camera, height, width, shift, self.spec.antialiased)
-        image = out.color + (1 - out.alpha) * self._behind(view, camera, height, width).to(
-            out.color
-        )
-        facing = (
-            depth_to_normals(out.depth.detach(), out.alpha.detach(), camera)
-            if view.rng is None
-            else None
-        )
-        terms = {"opacity": each.opacities.mean(1).sum(), "scale": each.scales.mean((1, 2)).sum()}
-        return Render(image, "image", out.alpha, out.depth, facing, terms)
+    def render_at(self, request: RenderRequest, height: int, width: int) -> Render:
+        """Render at any resolution.
 
-    def _behind(
-        self, view: RenderRequest, camera: Camera, height: int, width: int
-    ) -> Float[Tensor, "b 3 h w"]:
-        """The background of every row, which each particle has of its own."""
-        ahead = camera.directions(height, width)
-        rows: dict[int, Tensor] = {}
-        for particle in dict.fromkeys(view.particle.tolist()):
-            own = (view.particle == particle).nonzero().squeeze(1).tolist()
-            rows |= dict(
-                zip(own, self.behind[particle](ahead[own], view.rng, view.progress), strict=True)
-            )
-        return torch.stack([rows[row] for row in range(len(view))]).permute(0, 3, 1, 2)
+        Args:
+            request: particles and cameras.
+            height: height in pixels.
+            width: width in pixels.
+        """
+        if request.camera is None:
+            raise ValueError("Gaussian splats need cameras: --cameras orbit")
+        particles, row = request.particle.unique(return_inverse=True)
+        gaussians = self.gaussians(particles)
+        device = gaussians.means.device
+        row, camera = row.to(device), request.camera.to(device)
+        batch = GaussianBatch(*(gather_rows(values, row) for values in vars(gaussians).values()))
+        offset = None
+        if self.config.relocation_weight == "gradient" and request.rng is not None:
+            offset = torch.zeros_like(batch.means[..., :2]).requires_grad_()
+            self._screen_offset = offset, request.particle
+        antialiased = self.config.antialiased
+        out = render_gaussians(batch, camera, height, width, offset, antialiased)
+        directions = camera.directions(height, width)
+        background = render_backgrounds(self.backgrounds, directions, request).to(out.color)
+        image = out.color + (1 - out.alpha) * background
+        normal = None
+        if request.rng is None:
+            normal = depth_to_normals(out.depth.detach(), out.alpha.detach(), camera)
+        # sums over particles, so that a particle's gradient does not depend on the others
+        terms = {
+            "opacity": gaussians.opacities.mean(1).sum(),
+            "scale": gaussians.scales.mean((1, 2)).sum(),
+        }
+        return Render(image, "image", out.alpha, out.depth, normal, terms)
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        weights = {"opacity": self.spec.opacity_reg, "scale": self.spec.scale_reg}
+        weights = {"opacity": self.config.opacity_reg, "scale": self.config.scale_reg}
         return {name: weight * render.terms[name] for name, weight in weights.items() if weight}
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        s = self.spec
-        self._add_pull()
-        for i, (mean, scale) in enumerate(
-            zip(self.params["mean"], self.params["scale"], strict=True)
-        ):
-            if mean.grad is None:  # not in view
+        c = self.config
+        self._accumulate_screen_grad()
+        due = bool(c.refine_every) and (step + 1) % c.refine_every == 0
+        due = due and step + 1 <= c.refine_stop * steps
+        means_and_scales = zip(self.params["means"], self.params["scales"], strict=True)
+        for i, (means, scales) in enumerate(means_and_scales):
+            if means.grad is None:  # not rendered in this step
                 continue
-            mean.mul_((s.bound / mean.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1))
-            scale.clamp_(max=math.log(s.max_scale))
-            if (
-                s.refine_every
-                and (step + 1) % s.refine_every == 0
-                and (step + 1) <= s.refine_stop * steps
-            ):
-                self._relocate(
-                    i,
-                    torch.Generator().manual_seed((self.seed * 1009 + i) * 1_000_003 + step),
-                    optimizer,
-                )
+            distance = means.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            means.mul_((c.bound / distance).clamp_max(1))
+            scales.clamp_(max=math.log(c.max_scale))
+            if due:
+                seed = (self.seed * 1009 + i) * 1_000_003 + step
+                self._relocate(i, torch.Generator().manual_seed(seed), optimizer)
 
-    def _add_pull(self) -> None:
-        shift, particle = self._screen_offset or (None, None)
-        grad = None if shift is None else shift.grad
-        if grad is not None and particle is not None:
-            self.screen_grad.index_add_(0, particle.to(self.screen_grad.device), grad.norm(dim=-1))
+    def _accumulate_screen_grad(self) -> None:
+        if self._screen_offset is not None:
+            offset, particle = self._screen_offset
+            if offset.grad is not None:
+                index = particle.to(self.screen_grad.device)
+                self.screen_grad.index_add_(0, index, offset.grad.norm(dim=-1))
         self._screen_offset = None
 
     def _relocate(self, i: int, rng: torch.Generator, optimizer: torch.optim.Optimizer) -> None:
-        s, part = self.spec, {name: self.params[name][i] for name in self.params}
-        opacity = MAX_OPACITY * part["opacity"].sigmoid()
-        weight = opacity if s.relocation_weight == "opacity" else self.screen_grad[i]
-        dead, onto = choose_relocations(weight, opacity < s.min_opacity, rng)
+        """Move the Gaussians of particle i that are nearly transparent to others (eq. 9)."""
+        c, params = self.config, {name: tensors[i] for name, tensors in self.params.items()}
+        opacities = MAX_OPACITY * params["opacities"].sigmoid()
+        weights = opacities if c.relocation_weight == "opacity" else self.screen_grad[i]
+        dead, target = choose_relocations(weights, opacities < c.min_opacity, rng)
         self.screen_grad[i] = 0
         if not len(dead):
             return
-        drawn = torch.randn(len(dead), 3, generator=rng)
+        noise = torch.randn(len(dead), 3, generator=rng)
         self.num_relocated[i] += len(dead)
-        home = onto.unique()
-        number = 1 + torch.bincount(onto, minlength=len(opacity))[home]
-        home, number, dead, onto, drawn = (
-            x.to(opacity.device) for x in (home, number, dead, onto, drawn)
+        distinct = target.unique()
+        counts = 1 + torch.bincount(target, minlength=len(opacities))[distinct]
+        distinct, counts, dead, target, noise = (
+            x.to(opacities.device) for x in (distinct, counts, dead, target, noise)
         )
-        new, factor = split_opacity_and_scale(opacity[home], number)
-        part["opacity"][home] = (new / MAX_OPACITY).clamp(1e-6, 1 - 1e-6).logit()
-        part["scale"][home] += factor.log()[:, None]
-        for tensor in part.values():
-            tensor[dead] = tensor[onto]
-        own = (
-            quats_to_rotations(F.normalize(part["turn"][dead], dim=-1))
-            * part["scale"][dead].exp()[:, None]
-        )
-        part["mean"][dead] += s.relocation_noise * torch.einsum("nij,nj->ni", own, drawn)
-        reset_optimizer_state(optimizer, part.values(), torch.cat([dead, home]))
+        opacity, scale_factor = split_opacity_and_scale(opacities[distinct], counts)
+        params["opacities"][distinct] = (opacity / MAX_OPACITY).clamp(1e-6, 1 - 1e-6).logit()
+        params["scales"][distinct] += scale_factor.log()[:, None]
+        for tensor in params.values():
+            tensor[dead] = tensor[target]
+        rotations = quats_to_rotations(F.normalize(params["quats"][dead], dim=-1))
+        axes = rotations * params["scales"][dead].exp()[:, None]
+        params["means"][dead] += c.relocation_noise * torch.einsum("nij,nj->ni", axes, noise)
+        reset_optimizer_state(optimizer, params.values(), torch.cat([dead, distinct]))
 
+    @torch.no_grad()
     def initialize_from(
         self, other: Representation, particles: int, source: Path, seed: int
     ) -> None:
-        _initialize(self, other, particles, source, seed)
+        """See ``Representation``: copies Gaussians, or samples the surface of a 3D field."""
+        num_gaussians = self.config.num_gaussians
+        for i, j in enumerate(match_particles(particles, len(self.params["means"]), source)):
+            if isinstance(other, GaussianSplatParticles):
+                if other.config.num_gaussians != num_gaussians:
+                    raise ValueError(
+                        f"{source} has {other.config.num_gaussians} Gaussians, not "
+                        f"{num_gaussians}: set --representation.num-gaussians"
+                    )
+                for name, tensors in self.params.items():
+                    tensors[i].copy_(other.params[name][j])
+            elif isinstance(other, SpatialFields):
+                rng = torch.Generator().manual_seed(seed * 7_919 + i)
+                self._initialize_on_surface(i, other, j, rng)
+            else:
+                raise ValueError(
+                    f"{source} is a run of {type(other).__name__}, which has no density and "
+                    "colors in space"
+                )
+        self.init_message = f"initialized from {source}"
+
+    def _initialize_on_surface(
+        self, i: int, other: SpatialFields, j: int, rng: torch.Generator
+    ) -> None:
+        """Place opaque Gaussians of particle i on the surface of particle j, in its colors."""
+        c, means = self.config, self.params["means"][i]
+        density = partial(other.density, particle=j)
+        points = sample_surface_points(density, c.num_gaussians, c.bound, rng, means.device)
+        means.copy_(points)
+        scales = (c.init_scale * mean_neighbor_distance(points)).clamp_max(c.max_scale)
+        self.params["scales"][i].copy_(scales.log()[:, None].expand(-1, 3))
+        opacity = _SURFACE_OPACITY
+        self.params["opacities"][i].fill_(math.log(opacity / (MAX_OPACITY - opacity)))
+        self.params["colors"][i].copy_(color_logits(other.albedo(points, j)))
 
     @torch.no_grad()
-    def asset(self, particle: int) -> solid.Splats:
-        each = self.ellipsoids(torch.tensor([particle]))
-        return solid.Splats(*(part[0].detach().float().cpu() for part in vars(each).values()))
+    def asset(self, particle: int) -> Splats:
+        gaussians = self.gaussians(torch.tensor([particle]))
+        return Splats(*(values[0].detach().float().cpu() for values in vars(gaussians).values()))
 
     def save(self, folder: Path, names: Sequence[str]) -> None:
-        """Every particle as a .ply in the layout of 3D Gaussian splatting."""
+        """Write each particle as .ply in the layout of the official 3D Gaussian splatting."""
         for i, name in enumerate(names):
             write_gaussian_ply(folder / f"{name}.ply", self.asset(i))
 
 
 @dataclass(frozen=True)
 class GaussianSplats(RepresentationConfig):
-    """3D Gaussians, as many from the first step to the last; those that have faded move to where others are.
+    """A fixed number of 3D Gaussians; those that become transparent are relocated to others.
 
-    The start fills a ball around the origin with round ones of nearly one grey. count: Gaussians per particle. radius: of the ball.
-    spacing: their deviation in units of the distance of neighbours. opacity: at the start, below 0.99. spread: deviation of the
-    colour logits at the start. start: folder or checkpoint of a run of a field, a mesh or splats to begin with instead, with one
-    particle, one per prompt or one for each. bound: means stay within this distance of the origin. largest: limit of a deviation.
-    sharp: Gaussians smaller than a pixel fade instead of growing to a pixel's size (Mip-Splatting). background: what is seen past
-    them. every: steps between relocations, 0 for none. until: share of the run after which there are none. dead: opacity below
-    which a Gaussian is moved. towards: the living draw the dead by opacity (3DGS-MCMC) or by gradient on the screen. kick: how far
-    from its new home one is put, in deviations. sparse: weight of the mean opacity. small: weight of the mean deviation. rate_mean:
-    peak rate in units of space. rate_scale: peak rate of logarithms. rate_turn: peak rate of quaternions. rate_opacity: peak rate
-    of logits. rate_colour: peak rate of logits.
+    Initially, round Gaussians near mid gray fill a ball around the origin.
+
+    Attributes:
+        num_gaussians: Gaussians per particle, constant during the run.
+        init_radius: radius of the initial ball.
+        init_scale: initial standard deviation, as a multiple of the distance of neighbors.
+        init_opacity: initial opacity, in (0, 0.99).
+        init_color_std: standard deviation of the initial color logits.
+        bound: largest distance of a mean from the origin.
+        max_scale: largest standard deviation.
+        antialiased: Mip-Splatting: Gaussians smaller than a pixel fade, rather than grow to a pixel
+            (arXiv 2311.16493). Viewers of .ply files do not support it.
+        init_from: run folder or checkpoint of a NeRF, DMTet or Gaussian splats to start from, with
+            one particle, one per prompt, or one per particle. None: the ball.
+        background: background behind the Gaussians.
+        refine_every: steps between relocations. 0: none.
+        refine_stop: fraction of the run after which there are no relocations.
+        min_opacity: Gaussians below this opacity are relocated.
+        relocation_weight: what makes a Gaussian a likely target of relocation: its opacity
+            (3DGS-MCMC), or the gradient of its mean on the screen (Kerbl et al.).
+        relocation_noise: standard deviation of the distance from the target, in units of the
+            target's scales.
+        opacity_reg: weight of the mean opacity in the loss.
+        scale_reg: weight of the mean standard deviation in the loss.
+        means_lr: peak learning rate of the means, in world units.
+        scales_lr: peak learning rate of the logarithms of the standard deviations.
+        quats_lr: peak learning rate of the quaternions.
+        opacities_lr: peak learning rate of the opacity logits.
+        colors_lr: peak learning rate of the color logits.
     """
 
     num_gaussians: int = 3000
@@ -248,33 +315,23 @@ class GaussianSplats(RepresentationConfig):
     def __post_init__(self) -> None:
         if self.images:
             raise ValueError(
-                "images: splats are seen from all sides and begin with no picture; leave it out"
+                "Gaussian splats cannot start from images: leave out images, or use init_from"
             )
-        if (
-            self.num_gaussians < 1
-            or min(self.init_radius, self.init_scale, self.bound, self.max_scale) <= 0
-        ):
-            raise ValueError(
-                f"count must be at least 1; radius, spacing, bound and largest positive: {self}"
-            )
-        if (
-            min(
-                self.init_color_std,
-                self.refine_every,
-                self.relocation_noise,
-                self.opacity_reg,
-                self.scale_reg,
-            )
-            < 0
-        ):
-            raise ValueError(f"spread, every, kick, sparse and small must not be negative: {self}")
+        if self.num_gaussians < 1:
+            raise ValueError(f"num_gaussians must be at least 1, not {self.num_gaussians}")
+        lrs = ("means_lr", "scales_lr", "quats_lr", "opacities_lr", "colors_lr")
+        for name in ("init_radius", "init_scale", "bound", "max_scale", *lrs):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        regs = ("opacity_reg", "scale_reg")
+        for name in ("init_color_std", "refine_every", "relocation_noise", *regs):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.refine_stop <= 1:
-            raise ValueError(f"until is a share in [0, 1], not {self.refine_stop}")
+            raise ValueError(f"refine_stop must be in [0, 1], not {self.refine_stop}")
         for name in ("init_opacity", "min_opacity"):
             if not 0 < getattr(self, name) < MAX_OPACITY:
                 raise ValueError(f"{name} must be in (0, {MAX_OPACITY}), not {getattr(self, name)}")
-        if min(self.lrs.values()) <= 0:
-            raise ValueError(f"every rate must be positive: {self}")
 
     @property
     def uninitialized(self) -> GaussianSplats:
@@ -286,74 +343,35 @@ class GaussianSplats(RepresentationConfig):
 
     @property
     def lrs(self) -> dict[str, float]:
-        """Peak rates by the names of the parts."""
+        """Peak learning rates by parameter."""
         return {
-            "mean": self.means_lr, "scale": self.scales_lr, "turn": self.quats_lr, "opacity": self.opacities_lr,
-            "colour": self.colors_lr,
-        }  # fmt: skip
+            "means": self.means_lr,
+            "scales": self.scales_lr,
+            "quats": self.quats_lr,
+            "opacities": self.opacities_lr,
+            "colors": self.colors_lr,
+        }
 
     def _initial_params(self, particles: int, seed: int) -> dict[str, Tensor]:
-        made = []
+        n = self.num_gaussians
+        means, colors = [], []
         for i in range(particles):
             rng = torch.Generator().manual_seed(seed * 7_919 + i)
-            towards = F.normalize(torch.randn(self.num_gaussians, 3, generator=rng), dim=1)
-            far = self.init_radius * torch.rand(self.num_gaussians, 1, generator=rng) ** (1 / 3)
-            made.append(
-                (
-                    towards * far,
-                    self.init_color_std * torch.randn(self.num_gaussians, 3, generator=rng),
-                )
-            )
-        apart = self.init_radius * (4 * math.pi / 3 / self.num_gaussians) ** (1 / 3)
+            directions = F.normalize(torch.randn(n, 3, generator=rng), dim=1)
+            distances = self.init_radius * torch.rand(n, 1, generator=rng) ** (1 / 3)
+            means.append(directions * distances)
+            colors.append(self.init_color_std * torch.randn(n, 3, generator=rng))
+        neighbor_distance = self.init_radius * (4 * math.pi / 3 / n) ** (1 / 3)
+        scale = min(self.init_scale * neighbor_distance, self.max_scale)
+        opacity = torch.tensor(self.init_opacity / MAX_OPACITY)
         return {
-            "mean": torch.stack([mean for mean, _ in made]),
-            "scale": torch.full(
-                (particles, self.num_gaussians, 3),
-                math.log(min(self.init_scale * apart, self.max_scale)),
-            ),
-            "turn": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(particles, self.num_gaussians, 1),
-            "opacity": torch.tensor(self.init_opacity / MAX_OPACITY)
-            .logit()
-            .repeat(particles, self.num_gaussians),
-            "colour": torch.stack([colour for _, colour in made]),
+            "means": torch.stack(means),
+            "scales": torch.full((particles, n, 3), math.log(scale)),
+            "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(particles, n, 1),
+            "opacities": opacity.logit().repeat(particles, n),
+            "colors": torch.stack(colors),
         }
 
     def build(self, prior: Prior, particles: int, seed: int) -> GaussianSplatParticles:
-        return GaussianSplatParticles(
-            self, self._initial_params(particles, seed), self.canvas_size(prior), seed
-        ).to(prior.device)
-
-
-@torch.no_grad()
-def _initialize(
-    made: GaussianSplatParticles, other: Representation, count: int, start: Path, seed: int
-) -> None:
-    """``made`` as what another run made: its very Gaussians where that are splats, else opaque ones on the surface of its density,
-    in its colours. ValueError where the run made nothing solid, or another number of Gaussians."""
-    own = made.params["mean"]
-    for ours, theirs in enumerate(match_particles(count, len(own), start)):
-        if isinstance(other, GaussianSplatParticles):
-            if other.spec.num_gaussians != made.spec.num_gaussians:
-                raise ValueError(
-                    f"{start} has {other.spec.num_gaussians} Gaussians, not {made.spec.num_gaussians}: say --representation.num-gaussians"
-                )
-            for name, part in made.params.items():
-                part[ours].copy_(other.params[name][theirs])
-            continue
-        if not isinstance(other, SpatialFields):
-            raise ValueError(
-                f"{start} holds a run of {type(other).__name__}, which has neither density nor colours in space"
-            )
-        rng = torch.Generator().manual_seed(seed * 7_919 + ours)
-        density = partial(other.density, particle=theirs)
-        points = sample_surface_points(
-            density, made.spec.num_gaussians, made.spec.bound, rng, own[ours].device
-        )
-        own[ours].copy_(points)
-        size = (made.spec.init_scale * mean_neighbor_distance(points)).clamp_max(
-            made.spec.max_scale
-        )
-        made.params["scale"][ours].copy_(size.log()[:, None].expand(-1, 3))
-        made.params["opacity"][ours].fill_(math.log(OPAQUE / (MAX_OPACITY - OPAQUE)))
-        made.params["colour"][ours].copy_(other.albedo(points, theirs).clamp(0.02, 0.98).logit())
-    made.init_message = f"begins with {start}"
+        initial, size = self._initial_params(particles, seed), self.canvas_size(prior)
+        return GaussianSplatParticles(self, initial, size, seed).to(prior.device)
