@@ -164,7 +164,7 @@ COST = [
     (Repulsive(7.5), 2, 3, 1),
     (RewardSDS(7.5, 5), 10, 15, 1),
     (RewardSDS(100.0, 4, reward_steps=3), 24, 36, 3),
-    (ISM(7.5, delta_t=0.1, delta_s=0.2, anneal_end=0.0), 5, 6, 4),
+    (ISM(7.5, delta_t=0.1, delta_s=0.2, warmup=0.0), 5, 6, 4),
     (SDS(1.0), 1, 3, 1),
     (SDS(0.0), 1, 3, 1),
 ]

@@ -546,7 +546,7 @@ def test_ism_inversion_ends_at_s_despite_rounded_strides():
 @pytest.mark.parametrize(("step", "delta"), [(0, 0.1), (15, 0.09), (30, 0.08), (99, 0.08)])
 def test_ism_anneals_its_interval(step, delta):
     assert abs(ISM().interval(step, 100) - delta) < 1e-15
-    assert ISM(anneal_end=0.0).interval(step, 100) == 0.08
+    assert ISM(warmup=0.0).interval(step, 100) == 0.08
 
 
 @pytest.mark.parametrize(
@@ -583,8 +583,8 @@ def test_ism_runs_in_float32():
         {"delta_t": -0.1},
         {"delta_t": 1.1},
         {"delta_t_start": -0.1},
-        {"anneal_end": -0.1},
-        {"anneal_end": 1.1},
+        {"warmup": -0.1},
+        {"warmup": 1.1},
         {"delta_s": 0.0},
         {"delta_s": 1.1},
         {"inversion_steps": -1},

@@ -159,7 +159,7 @@ def test_lucid_splats_has_the_numbers_of_the_code():
     assert (e.steps, e.camera_sampler.per_particle) == (5_000, 4)
     assert (e.method.guidance, e.weight) == (7.5, LambdaWeight())
     ism = e.method
-    assert (ism.delta_t_start, ism.delta_t, ism.anneal_end, ism.delta_s) == (0.1, 0.08, 0.3, 0.2)
+    assert (ism.delta_t_start, ism.delta_t, ism.warmup, ism.delta_s) == (0.1, 0.08, 0.3, 0.2)
     assert [e.timesteps.bounds(step, e.steps) for step in (0, 1_500)] == [(0.02, 0.98), (0.02, 0.5)]
     expected = (math.degrees(0.16), math.degrees(0.60))
     assert e.camera_sampler.fovy_range == pytest.approx(expected, abs=0.05)

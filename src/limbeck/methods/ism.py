@@ -25,9 +25,9 @@ class ISM(StatelessMethod):
 
     Attributes:
         guidance: guidance scale s of the first prediction.
-        delta_t: interval after the annealing, as a fraction of the schedule.
+        delta_t: interval after the warm-up, as a fraction of the schedule.
         delta_t_start: interval at the first step, as a fraction of the schedule.
-        anneal_end: fraction of the run over which the interval changes linearly. 0: delta_t only.
+        warmup: fraction of the run over which the interval changes linearly. 0: delta_t only.
         delta_s: stride of the inversion up to s, in (0, 1].
         inversion_steps: largest number of strides up to s. If they do not reach from 0 to s, the
             inversion starts from x_t of the drawn noise at s - inversion_steps delta_s.
@@ -37,7 +37,7 @@ class ISM(StatelessMethod):
     guidance: float = 7.5
     delta_t: float = 0.08
     delta_t_start: float = 0.1
-    anneal_end: float = 0.3
+    warmup: float = 0.3
     delta_s: float = 0.2
     inversion_steps: int = 5
     noisy_start: bool = False
@@ -52,7 +52,7 @@ class ISM(StatelessMethod):
     passes = "at most 5 to reach s, 1 at s, 2 at t"
 
     def __post_init__(self) -> None:
-        for name in ("delta_t", "delta_t_start", "anneal_end"):
+        for name in ("delta_t", "delta_t_start", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
         if not 0 < self.delta_s <= 1:
@@ -62,7 +62,7 @@ class ISM(StatelessMethod):
 
     def interval(self, step: int, steps: int) -> float:
         """delta_t at ``step`` of ``steps``."""
-        rest = max(0.0, 1 - step / (self.anneal_end * steps)) if self.anneal_end > 0 else 0.0
+        rest = max(0.0, 1 - step / (self.warmup * steps)) if self.warmup > 0 else 0.0
         return self.delta_t + rest * (self.delta_t_start - self.delta_t)
 
     def invert(
