@@ -282,7 +282,10 @@ def test_errors_during_a_run(
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limbeck.runs.recorder, "record", lambda *args, **options: 1 + "1")  # type: ignore[operator]
+    def fail(*args: object, **options: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(limbeck.runs.recorder, "record", fail)
     with pytest.raises(TypeError):
         main(["run", "red disc", *TOY, "--out", str(tmp_path / "x")])
 

@@ -72,7 +72,14 @@ def documentation(cls: type) -> tuple[str, dict[str, str]]:
 def list_options(
     cls: type, default: Any = None, argv: Sequence[str] = (), parent: str = "--"
 ) -> Iterator[Option]:
-    """The options of a dataclass, and of its components as chosen in ``argv`` or by default."""
+    """The options of a dataclass and of its components.
+
+    Args:
+        cls: the dataclass.
+        default: instance whose values are the defaults if it is a ``cls``.
+        argv: words of a command line that choose the components; others are as by default.
+        parent: flag that the options belong to.
+    """
     for name, (hint, value) in options_of(cls, default).items():
         flag, base = join(parent, name), base_of(hint)
         if flag.endswith(".name"):
@@ -113,7 +120,7 @@ def parse(
         prog: the command, for the help.
         about: what the command does, for the help.
         positional: option that takes the words that belong to no flag.
-        short: options that ``--help`` lists, beside those of the components named in ``argv``;
+        short: options that ``--help`` lists, with those of the components named in ``argv``;
             ``--help all`` lists all. Empty: all.
         lenient: ignore ``--help``, other options, and words that belong to no flag.
 

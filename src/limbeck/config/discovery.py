@@ -23,7 +23,13 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def unknown_name(noun: str, value: object, accepted: Iterable[str]) -> ValueError:
-    """The error for an unknown name: the value, the most similar accepted name, and all of them."""
+    """The error for an unknown name, with the most similar accepted name and all of them.
+
+    Args:
+        noun: what is called so.
+        value: the unknown name.
+        accepted: all names.
+    """
     names = {_squash(name): name for name in sorted(accepted)}
     guesses = difflib.get_close_matches(_squash(str(value)), names, 1)
     hint = f" Did you mean {names[guesses[0]]}?" if guesses else ""

@@ -109,7 +109,7 @@ OPTIONS = {
     "HiFAWeight": "kind=strategy",
     "IRFDS": "normal=noise_reg",
     "ISM": (
-        "delta_t_first=delta_t_start anneal=anneal_end inversions=inversion_steps noisy=noisy_start"
+        "delta_t_first=delta_t_start anneal=warmup inversions=inversion_steps noisy=noisy_start"
     ),
     "ISMTimesteps": "late=late_t_max warm=warmup",
     "InvertedNoise": "strides=inversion_steps",

@@ -205,7 +205,17 @@ def read_component(base: type, value: Any, path: str, default: Any = None) -> An
 
 
 def component_class(base: type, name: Any, path: str, default: Any) -> type | None:
-    """The class that a component's name stands for; without a name that of its default, if any."""
+    """The class of a component.
+
+    Args:
+        base: class of the component.
+        name: its name, or None for the class of the default.
+        path: option that it is the value of, for messages.
+        default: instance that is the default; None or MISSING if there is none.
+
+    Raises:
+        ValueError: if there is no component of this name.
+    """
     if name is None and default is not None and default is not MISSING:
         return type(default)
     if not inspect.isabstract(base) and not OWN_FILE.fullmatch(str(name)):

@@ -63,7 +63,7 @@ class ExportOptions:
         return self.format or default
 
     def path(self, name: str, file_format: ExportFormat) -> Path:
-        """File of the particle called ``name``."""
+        """File to write, of the particle called ``name`` if there are several."""
         if self.particle != "all" and self.out is not None:
             return self.out
         return (self.out or self.runs[0] / "export") / f"{name}.{file_format}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run ``limbeck plot``: write a figure and print its path."""
+    """Run ``limbeck plot``: write the plot and print its path."""
     from limbeck.config.command_line import parse
     from limbeck.runs.report.schedule_plots import SchedulePlotOptions, write_plot
 

@@ -1,4 +1,4 @@
-"""run a predefined comparison of experiments and draw one figure"""
+"""run a predefined comparison of experiments and plot it"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 USAGE = """usage: limbeck study NAME [OPTIONS]
 
-Run a study and draw its figure. The same command resumes a stopped study.
+Run a study and plot it. The same command resumes a stopped study.
 
 {studies}
 
