@@ -293,7 +293,7 @@ def test_samples_where_weight_is_show_a_thin_shell_better_than_even_ones(prior):
 
 def test_more_samples_leave_a_ball_as_it_is_and_stand_for_the_whole_ray(prior):
     made = ball(samples=200, importance_samples=50).build(prior, 1, 0)
-    view, s = one(), made.spec
+    view, s = one(), made.config
     ahead = view.camera.directions(9, 9)
     some = ray_march(
         view.camera.eye, ahead, s.bound, s.samples, torch.full((1, 9, 9), 0.5), OccupancyGrid(2, s.bound)
@@ -314,7 +314,7 @@ def test_more_samples_leave_a_ball_as_it_is_and_stand_for_the_whole_ray(prior):
         torch.full_like(some.distances, some.deltas), torch.ones_like(some.distances)[:, None]
     )
     assert len(more.flat_index) > len(some.flat_index) and (length - even).abs().max() < 2 * some.deltas
-    wanted = 1 - torch.exp(-SIGMA * chord(view.camera, *made.canvas))
+    wanted = 1 - torch.exp(-SIGMA * chord(view.camera, *made.canvas_size))
     assert (made.render(view).alpha[0, 0] - wanted[0]).abs().max() <= 1.5 * SIGMA * some.deltas
 
 

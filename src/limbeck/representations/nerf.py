@@ -1,5 +1,10 @@
-"""Radiance fields: density and colour of every point of a box, rendered by marching rays through it (DreamFusion, Poole et al.
-2022, arXiv 2209.14988; NeRF, Mildenhall et al. 2020)."""
+"""Radiance fields: density and color of every point of a box, rendered by ray marching.
+
+References:
+    Mildenhall et al., NeRF: Representing Scenes as Neural Radiance Fields for View Synthesis,
+    ECCV 2020, arXiv 2003.08934.
+    Poole et al., DreamFusion: Text-to-3D using 2D Diffusion, arXiv 2209.14988.
+"""
 
 from __future__ import annotations
 
@@ -31,283 +36,362 @@ from limbeck.graphics.geometry.marching_tetrahedra import (
 from limbeck.graphics.geometry.mesh import remove_small_components
 from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import PointLight, Shading
-from limbeck.graphics.rendering.volume import importance_resample, ray_march, step_size
+from limbeck.graphics.rendering.volume import (
+    RaySamples,
+    importance_resample,
+    ray_march,
+    step_size,
+)
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 from limbeck.world.background import WorldBackground
 
-CELLS = 96  #: to a side of the grid that surfaces are cut from
-SPECK = 0.01  #: of the faces: a smaller piece is left out of a surface
-REFRESH = 16  #: steps between looks at which cells are empty
-FAINT = 0.01  #: opacity of a sample up to which its cell counts as empty (nerfacc's default)
+_MESH_RESOLUTION = 96  #: Cells per side of the grid that surfaces are extracted from.
+_MIN_COMPONENT_SHARE = 0.01  #: Components with a smaller share of the faces are left out.
+_OCCUPANCY_EVERY = 16  #: Steps between updates of the occupancy grid.
+_EMPTY_ALPHA = 0.01  #: A cell is empty if a sample in it has at most this alpha (as in nerfacc).
+_VISIBLE_WEIGHT = 1e-3  #: Normals are computed for samples with at least this weight.
 
 
-class _Unbounded(BackgroundModule):
-    """One learned latent behind everything."""
+class _LatentBackground(BackgroundModule):
+    """One learned latent in all directions."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, ahead: Float[Tensor, "*n 3"], rng: torch.Generator | None = None, progress: float = 1.0
-                ) -> Float[Tensor, "*n c"]:  # fmt: skip
-        return self.value.expand(*ahead.shape[:-1], -1)
+    def forward(
+        self,
+        directions: Float[Tensor, "*n 3"],
+        rng: torch.Generator | None = None,
+        progress: float = 1.0,
+    ) -> Float[Tensor, "*n c"]:
+        return self.value.expand(*directions.shape[:-1], -1)
 
 
 class NeRFParticle(nn.Module):
-    """One particle: features of points, what they mean, what is behind, where it may hold something."""
+    """The modules of one particle.
+
+    Args:
+        config: options of the field.
+        channels: channels of a render.
+        generator: source of the initial parameters.
+    """
 
     encoding: EncodingModule
     background: BackgroundModule
     occupancy: OccupancyGrid
 
-    def __init__(self, spec: NeRF, channels: int, generator: torch.Generator):
+    def __init__(self, config: NeRF, channels: int, generator: torch.Generator):
         super().__init__()
-        self.encoding = spec.encoding.build(generator)
-        self.decoder = spec.decoder.build(self.encoding.num_features, generator, 1 + channels)
-        self.background = (
-            _Unbounded(channels) if spec.space == "latent" else spec.background.build(generator)
-        )
-        self.occupancy = OccupancyGrid(
-            spec.occupancy_resolution,
-            spec.bound,
-            -math.log1p(-FAINT) / step_size(spec.bound, spec.samples),
-        )
+        self.encoding = config.encoding.build(generator)
+        self.decoder = config.decoder.build(self.encoding.num_features, generator, 1 + channels)
+        if config.space == "latent":
+            self.background = _LatentBackground(channels)
+        else:
+            self.background = config.background.build(generator)
+        threshold = -math.log1p(-_EMPTY_ALPHA) / step_size(config.bound, config.samples)
+        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.bound, threshold)
 
 
 class NeRFParticles(Representation):
-    """Particles as radiance fields."""
+    """Radiance fields, one per particle.
 
-    def __init__(self, spec: NeRF, prior: Prior, particles: int, seed: int):
+    Args:
+        config: options of the fields.
+        prior: the model of the run.
+        particles: number of particles.
+        seed: seed of the initial parameters and of the occupancy updates.
+    """
+
+    def __init__(self, config: NeRF, prior: Prior, particles: int, seed: int):
         super().__init__()
-        latent = spec.space == "latent"
-        shape = (
-            latent_shape(prior, spec.canvas_size(prior))
-            if latent
-            else (3, *spec.canvas_size(prior))
-        )
-        self.spec, self.channels, self.canvas = spec, shape[0], shape[1:]
+        size = config.canvas_size(prior)
+        shape = latent_shape(prior, size) if config.space == "latent" else (3, *size)
+        self.config, self.channels, self.canvas_size = config, shape[0], shape[1:]
         self.seed = seed
-        draws = (torch.Generator().manual_seed(seed * 7_919 + i) for i in range(particles))
-        self.particles = nn.ModuleList(NeRFParticle(spec, self.channels, draw) for draw in draws)
+        rngs = (torch.Generator().manual_seed(seed * 7_919 + i) for i in range(particles))
+        self.particles = nn.ModuleList(NeRFParticle(config, self.channels, rng) for rng in rngs)
         self.to(prior.device)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.field(0).occupancy.densities.device
+
     def param_groups(self) -> Iterable[dict]:
-        s = self.spec
-        for name, rate in (
-            ("encoding", s.encoding.lr_scale),
-            ("decoder", s.decoder.lr_scale),
-            ("background", s.background.lr_scale),
-        ):
-            found = [p for one in self.particles for p in one.get_submodule(name).parameters()]
-            if found:
-                yield {"params": found, "lr": s.lr * rate}
+        c = self.config
+        lr_scales = {
+            "encoding": c.encoding.lr_scale,
+            "decoder": c.decoder.lr_scale,
+            "background": c.background.lr_scale,
+        }
+        for name, lr_scale in lr_scales.items():
+            modules = [particle.get_submodule(name) for particle in self.particles]
+            params = [p for module in modules for p in module.parameters()]
+            if params:
+                yield {"params": params, "lr": c.lr * lr_scale}
 
     def field(self, particle: int) -> NeRFParticle:
-        """The parts of a particle."""
-        found = self.particles[particle]
-        assert isinstance(found, NeRFParticle)
-        return found
+        """Return the modules of a particle."""
+        module = self.particles[particle]
+        assert isinstance(module, NeRFParticle)
+        return module
 
-    def query(self, particle: int, points: Float[Tensor, "n 3"], progress: float = 1.0, rng: torch.Generator | None = None
-               ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:  # fmt: skip
-        """Density, per unit of length, and albedo in [0, 1], or latents, of points of the world."""
-        s, one = self.spec, self.field(particle)
-        raw = one.decoder(one.encoding(points / s.bound, progress))
-        height = s.density_scale * raw[:, 0] + s.density_init(points)
-        if s.density_noise and rng is not None:
-            height = height + s.density_noise * torch.randn(len(points), generator=rng).to(height)
-        density = (
-            F.softplus(height) if s.density_activation == "softplus" else height.clamp_max(15).exp()
-        )
-        return density, raw[:, 1:].sigmoid() if s.space == "image" else raw[:, 1:]
+    def query(
+        self,
+        particle: int,
+        points: Float[Tensor, "n 3"],
+        progress: float = 1.0,
+        rng: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
+        """Evaluate a field.
+
+        Args:
+            particle: index of the particle.
+            points: points in world space.
+            progress: fraction of the run, for encodings that change.
+            rng: source of the density noise; None: no noise.
+
+        Returns:
+            Density per unit of length, and albedo in [0, 1] or latents.
+        """
+        c, modules = self.config, self.field(particle)
+        raw = modules.decoder(modules.encoding(points / c.bound, progress))
+        raw_density = c.density_scale * raw[:, 0] + c.density_init(points)
+        if c.density_noise and rng is not None:
+            noise = torch.randn(len(points), generator=rng).to(raw_density)
+            raw_density = raw_density + c.density_noise * noise
+        if c.density_activation == "softplus":
+            density = F.softplus(raw_density)
+        else:
+            density = raw_density.clamp_max(15).exp()
+        return density, raw[:, 1:].sigmoid() if c.space == "image" else raw[:, 1:]
 
     def density(
         self, points: Float[Tensor, "n 3"], particle: int, progress: float = 1.0
     ) -> Float[Tensor, "n"]:
-        """Density of points of the world, per unit of length."""
+        """Return the density per unit of length.
+
+        Args:
+            points: points in world space.
+            particle: index of the particle.
+            progress: fraction of the run, for encodings that change.
+        """
         return self.query(particle, points, progress)[0]
 
     def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
-        """Colour of points of the world, without light; ValueError where it is made of latents."""
-        if self.spec.space == "latent":
+        """Return the unlit color in [0, 1].
+
+        Args:
+            points: points in world space.
+            particle: index of the particle.
+
+        Raises:
+            ValueError: if the field holds latents.
+        """
+        if self.config.space == "latent":
             raise ValueError(
-                "a field of latents has no colours of its own: render it, or train one with --representation.space image"
+                "a field of latents has no colors: render it, or train one with "
+                "--representation.space image"
             )
         return self.query(particle, points)[1]
 
     def normals(
         self, particle: int, points: Float[Tensor, "n 3"], progress: float
     ) -> Float[Tensor, "n 3"]:
-        """- grad density, of unit length, by central differences, so that gradients of what is lit reach the density."""
-        e = self.spec.bound / 64
-        ways = e * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
-        ahead, behind = (
-            self.density((points[:, None] + ways).reshape(-1, 3), particle, progress)
-            .view(-1, 2, 3)
-            .unbind(1)
-        )
-        return F.normalize(behind - ahead, dim=1, eps=1e-8)
+        """Return unit normals, - grad density normalized.
 
-    def _side(self, progress: float) -> tuple[int, int]:
-        """Height and width rendered under training at this share of the run."""
-        s = self.spec
-        short = (
-            s.resolution_late
-            if progress >= s.resolution_switch and s.resolution_late
-            else s.resolution
-        )
-        height, width = self.canvas
-        return (
-            (short * height // min(self.canvas), short * width // min(self.canvas))
-            if short
-            else (height, width)
-        )
+        Central differences, so that gradients of lit colors reach the density.
 
-    def render(self, view: RenderRequest) -> Render:
-        if view.camera is None:
-            raise ValueError("a field is looked at by cameras: --cameras orbit")
-        device = self.field(0).occupancy.densities.device
-        light = self.spec.shading.sample_light(view.camera, view)
-        rows = {
-            k: (view.particle == k).nonzero().squeeze(1)
-            for k in sorted(set(view.particle.tolist()))
-        }
-        parts = [
-            self._of(k, view[at], device, light and light.select(at)) for k, at in rows.items()
-        ]
-        back = view.particle.argsort(stable=True).argsort().to(device)
-        join = lambda name: torch.cat([getattr(part, name) for part in parts])[back]  # noqa: E731
-        normal = join("normal") if parts[0].normal is not None else None
-        terms = {
-            name: torch.stack([part.terms[name] for part in parts]).mean()
-            for name in parts[0].terms
-        }
-        return Render(join("image"), self.spec.space, join("alpha"), join("depth"), normal, terms)
+        Args:
+            particle: index of the particle.
+            points: points in world space.
+            progress: fraction of the run, for encodings that change.
+        """
+        step = self.config.bound / 64
+        offsets = step * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
+        shifted = (points[:, None] + offsets).reshape(-1, 3)
+        plus, minus = self.density(shifted, particle, progress).view(-1, 2, 3).unbind(1)
+        return F.normalize(minus - plus, dim=1, eps=1e-8)
 
-    def _of(
-        self, particle: int, view: RenderRequest, device: torch.device, light: PointLight | None
+    def _training_size(self, progress: float) -> tuple[int, ...]:
+        """Height and width of training renders at a fraction of the run."""
+        c, short = self.config, self.config.resolution
+        if c.resolution_late and progress >= c.resolution_switch:
+            short = c.resolution_late
+        if not short:
+            return self.canvas_size
+        return tuple(short * side // min(self.canvas_size) for side in self.canvas_size)
+
+    def render(self, request: RenderRequest) -> Render:
+        if request.camera is None:
+            raise ValueError("a NeRF needs cameras: --cameras orbit")
+        light = self.config.shading.sample_light(request.camera, request)
+        parts = []
+        for particle in sorted(set(request.particle.tolist())):
+            rows = (request.particle == particle).nonzero().squeeze(1)
+            own_light = light.select(rows) if light is not None else None
+            parts.append(self._render_particle(particle, request[rows], own_light))
+        order = request.particle.argsort(stable=True).argsort().to(self.device)
+        return _concat_renders(parts, order)
+
+    def _render_particle(
+        self, particle: int, request: RenderRequest, light: PointLight | None
     ) -> Render:
-        s, (h, w) = self.spec, self._side(view.progress) if view.rng is not None else self.canvas
-        assert view.camera is not None
-        camera, b, one = view.camera.to(device), len(view), self.field(particle)
-        ahead = camera.directions(h, w)
-        jitter = (
-            torch.full((b, h, w), 0.5)
-            if view.rng is None
-            else torch.rand(b, h, w, generator=view.rng)
-        )
-        samples = ray_march(camera.eye, ahead, s.bound, s.samples, jitter.to(ahead), one.occupancy)
-        if s.importance_samples:
-            with torch.no_grad():
-                coarse = self.density(samples.points, particle, view.progress)
-            samples = importance_resample(
-                camera.eye,
-                ahead,
-                s.bound,
-                samples,
-                coarse,
-                s.importance_samples,
-                one.occupancy,
-                view.rng,
-            )
-        density, albedo = self.query(particle, samples.points, view.progress, view.rng)
+        """Render one particle, which all rows of the request ask for."""
+        assert request.camera is not None
+        c, b, training = self.config, len(request), request.rng is not None
+        size = self._training_size(request.progress) if training else self.canvas_size
+        h, w = size
+        camera = request.camera.to(self.device)
+        directions = camera.directions(h, w)
+        samples = self._sample_rays(particle, camera.eye, directions, request)
+        density, albedo = self.query(particle, samples.points, request.progress, request.rng)
         weights = samples.render_weights(density)
-        wanted = view.rng is None or light is not None or s.orientation_weight > 0
         normal, terms = None, {}
-        if wanted:
-            seen = weights.detach() > 1e-3
-            there = samples.select(seen)
-            towards = self.normals(particle, there.points, view.progress)
-            normal = F.normalize(there.accumulate(weights[seen], towards), dim=1, eps=1e-6)
-            facing = (towards * ahead.reshape(-1, 3)[there.ray_index]).sum(1).clamp_min(0).square()
-            terms["orientation"] = (weights[seen].detach() * facing).sum() / samples.num_rays
+        if not training or light is not None or c.orientation_weight > 0:
+            visible = weights.detach() > _VISIBLE_WEIGHT
+            surface = samples.select(visible)
+            normals = self.normals(particle, surface.points, request.progress)
+            normal = F.normalize(surface.accumulate(weights[visible], normals), dim=1, eps=1e-6)
+            normal = normal.view(b, h, w, 3).permute(0, 3, 1, 2)
+            cosine = (normals * directions.reshape(-1, 3)[surface.ray_index]).sum(1)
+            facing_away = weights[visible].detach() * cosine.clamp_min(0).square()
+            terms["orientation"] = facing_away.sum() / samples.num_rays
             if light is not None:
-                albedo = light.shade(albedo, samples, towards, seen, h * w)
-        colour = samples.accumulate(weights, albedo).view(b, h, w, -1)
+                albedo = light.shade(albedo, samples, normals, visible, h * w)
+        color = samples.accumulate(weights, albedo).view(b, h, w, -1)
         alpha = samples.accumulate(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
-        axis = -(ahead * camera.pose[:, None, None, :3, 2]).sum(
-            -1
-        )  # from the length of a ray to the depth it reaches
-        depth = (
-            samples.accumulate(weights, samples.distances[:, None]).view(b, h, w)
-            * axis
-            / alpha[..., 0].clamp_min(1e-6)
-        )
-        behind = one.background(ahead, view.rng, view.progress)
-        image = (colour + (1 - alpha) * behind).permute(0, 3, 1, 2)
+        # from distances along the rays to depths along the axis of the camera
+        cos_axis = -(directions * camera.pose[:, None, None, :3, 2]).sum(-1)
+        distance = samples.accumulate(weights, samples.distances[:, None]).view(b, h, w)
+        depth = distance * cos_axis / alpha[..., 0].clamp_min(1e-6)
+        background = self.field(particle).background(directions, request.rng, request.progress)
+        image = (color + (1 - alpha) * background).permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
-        if s.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
-            terms["rough"] = one.encoding.total_variation()
-        if (h, w) != self.canvas:
-            image = F.interpolate(image, self.canvas, mode="bilinear", align_corners=False)
-        shape = lambda x: None if x is None else x.view(b, h, w, 3).permute(0, 3, 1, 2)  # noqa: E731
-        return Render(
-            image, s.space, alpha.permute(0, 3, 1, 2), depth[:, None], shape(normal), terms
+        if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
+            terms["tv"] = self.field(particle).encoding.total_variation()
+        if size != self.canvas_size:
+            image = F.interpolate(image, self.canvas_size, mode="bilinear", align_corners=False)
+        return Render(image, c.space, alpha.permute(0, 3, 1, 2), depth[:, None], normal, terms)
+
+    def _sample_rays(
+        self,
+        particle: int,
+        eye: Float[Tensor, "b 3"],
+        directions: Float[Tensor, "b h w 3"],
+        request: RenderRequest,
+    ) -> RaySamples:
+        """Sample rays evenly, then where the field has weight."""
+        c, occupancy, rng = self.config, self.field(particle).occupancy, request.rng
+        shape = directions.shape[:3]
+        jitter = torch.full(shape, 0.5) if rng is None else torch.rand(shape, generator=rng)
+        jitter = jitter.to(directions)
+        samples = ray_march(eye, directions, c.bound, c.samples, jitter, occupancy)
+        if not c.importance_samples:
+            return samples
+        with torch.no_grad():
+            density = self.density(samples.points, particle, request.progress)
+        count = c.importance_samples
+        return importance_resample(
+            eye, directions, c.bound, samples, density, count, occupancy, rng
         )
 
     @torch.no_grad()
     def asset(self, particle: int) -> Surface:
-        """The surface that covers as much as is half opaque, by marching tetrahedra; ValueError where nothing is, or there are no
-        colours."""
-        grid, device = (
-            TetGrid(CELLS, self.spec.bound),
-            self.field(particle).occupancy.densities.device,
-        )
+        """Return the surface whose silhouette is that of the half-opaque pixels.
+
+        Extracted by marching tetrahedra, without small components.
+
+        Raises:
+            ValueError: if the field is nowhere half opaque, or holds latents.
+        """
+        grid, device = TetGrid(_MESH_RESOLUTION, self.config.bound), self.device
         points = grid.vertices(device)
-        self.albedo(points[:1], particle)
-        density = torch.cat([self.density(part, particle) for part in points.split(1 << 18)])
-        density[grid.boundary_mask().to(device)] = 0  # so that the surface is closed
-        vertices, mesh = grid.extract_surface(
-            level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid), points
-        )
-        vertices, mesh = remove_small_components(vertices, mesh, SPECK)
-        return Surface(
-            vertices, mesh.faces, torch.no_grad()(partial(self.albedo, particle=particle))
-        )
+        self.albedo(points[:1], particle)  # raises if there are no colors
+        density = torch.cat([self.density(chunk, particle) for chunk in points.split(1 << 18)])
+        density[grid.boundary_mask().to(device)] = 0  # closes the surface
+        sdf = level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid)
+        vertices, mesh = grid.extract_surface(sdf, points)
+        vertices, mesh = remove_small_components(vertices, mesh, _MIN_COMPONENT_SHARE)
+        color = torch.no_grad()(partial(self.albedo, particle=particle))
+        return Surface(vertices, mesh.faces, color)
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        s = self.spec
-        entropy = s.entropy_weight * (
-            min(progress / s.entropy_warmup, 1.0) if s.entropy_warmup else 1.0
-        )
-        weight = {
-            "opacity": s.opacity_weight,
-            "orientation": s.orientation_weight,
-            "entropy": entropy,
-            "rough": s.tv_weight,
+        c = self.config
+        ramp = min(progress / c.entropy_warmup, 1.0) if c.entropy_warmup else 1.0
+        weights = {
+            "opacity": c.opacity_weight,
+            "orientation": c.orientation_weight,
+            "entropy": c.entropy_weight * ramp,
+            "tv": c.tv_weight,
         }
-        return {name: value * weight[name] for name, value in render.terms.items() if weight[name]}
+        return {
+            name: value * weights[name] for name, value in render.terms.items() if weights[name]
+        }
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        if (step + 1) % REFRESH or step < steps * self.spec.occupancy_warmup:
+        if (step + 1) % _OCCUPANCY_EVERY or step < steps * self.config.occupancy_warmup:
             return
         rng = torch.Generator().manual_seed(self.seed * 104_729 + step)
-        for k in range(len(self.particles)):
-            self.field(k).occupancy.update(
-                partial(self.density, particle=k, progress=step / steps), rng
-            )
+        for i in range(len(self.particles)):
+            density = partial(self.density, particle=i, progress=step / steps)
+            self.field(i).occupancy.update(density, rng)
 
 
 def _entropy(alpha: Float[Tensor, "b h w 1"]) -> Float[Tensor, ""]:
-    """Mean binary entropy of the opacities, in nats: small where they are all 0 or 1."""
+    """Return the mean binary entropy of alpha in nats; small if all are 0 or 1."""
     a = alpha.clamp(1e-5, 1 - 1e-5)
     return -(a * a.log() + (1 - a) * (1 - a).log()).mean()
 
 
+def _concat_renders(parts: list[Render], order: Tensor) -> Render:
+    """Concatenate the rows of renders and reorder them; terms are averaged over the renders."""
+
+    def concat(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])[order]
+
+    terms = {
+        name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms
+    }
+    normal = concat("normal") if parts[0].normal is not None else None
+    image, alpha, depth = concat("image"), concat("alpha"), concat("depth")
+    return Render(image, parts[0].space, alpha, depth, normal, terms)
+
+
 @dataclass(frozen=True)
 class NeRF(RepresentationConfig):
-    """A radiance field per particle in a box around the origin.
+    """A radiance field per particle, in a box around the origin.
 
-    encoding: what it knows of points. decoder: what the features mean. blob: density that is added from the start. background: what
-    is seen past it. shading: light on it while it is trained. half: half the side of the box, in units of space. samples: along the
-    box's diagonal. importance: more of them on every ray, where those have weight (NeRF). space: whether images or latents are
-    rendered (Latent-NeRF). density: its activation. sharp: multiplies what is learned of the density. noise: deviation of what is
-    added to the raw density, drawn anew in training. resolution: shorter side rendered, 0 for the model's; it is enlarged to the
-    model's size. late: the same after a share switch of the run; 0 keeps it. rate: peak rate of Adam. opacity, orientation,
-    entropy, variation: weights of DreamFusion's opacity and orientation terms, of the entropy of opacities, of the roughness of
-    features. rise: share of the run over which that of the entropy rises from nothing, so that thin parts are there before outlines
-    harden; 0 has it whole from the start. cells: side of the grid that tells which cells are empty. grace: share of the run before
-    it is asked.
+    Attributes:
+        encoding: encoding of the points.
+        decoder: network from features to density and colors.
+        density_init: density that is added from the start.
+        background: background behind the field; unused with space latent.
+        shading: lighting of training renders.
+        bound: half the side of the box, in world units.
+        samples: samples per ray, along the diagonal of the box; at least 2.
+        importance_samples: additional samples per ray, where the first ones have weight (NeRF). 0:
+            none.
+        space: what is rendered: image, or latent (Latent-NeRF).
+        density_activation: activation of the raw density.
+        density_scale: factor on the learned part of the raw density.
+        density_noise: standard deviation of noise added to the raw density in training.
+        resolution: short side of training renders, which are upsampled to the size of the model. 0:
+            that size.
+        resolution_late: short side of training renders after ``resolution_switch``. 0: unchanged.
+        resolution_switch: fraction of the run at which ``resolution_late`` sets in.
+        lr: peak learning rate.
+        opacity_weight: weight of DreamFusion's opacity term.
+        orientation_weight: weight of DreamFusion's orientation term: visible normals that face away
+            from the camera.
+        entropy_weight: weight of the binary entropy of the opacities.
+        tv_weight: weight of the total variation of the features of the encoding.
+        entropy_warmup: fraction of the run over which ``entropy_weight`` ramps linearly from 0, so
+            that thin parts form before opacities harden. 0: no ramp.
+        occupancy_resolution: cells per side of the occupancy grid, which skips empty space; at
+            least 2.
+        occupancy_warmup: fraction of the run before the occupancy grid is first updated.
     """
 
     name = "nerf"
@@ -338,33 +422,34 @@ class NeRF(RepresentationConfig):
 
     def __post_init__(self) -> None:
         if self.images:
-            raise ValueError(
-                "images: a field is seen from all sides and begins with no picture; leave it out"
-            )
-        for name, least in (
-            ("samples", 2),
-            ("importance_samples", 0),
-            ("occupancy_resolution", 2),
-            ("resolution", 0),
-            ("resolution_late", 0),
-            ("density_scale", 0),
-            ("density_noise", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-        for name in ("opacity_weight", "orientation_weight", "entropy_weight", "tv_weight"):
+            raise ValueError("a NeRF cannot start from images: leave out images")
+        for name in ("samples", "occupancy_resolution"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be at least 2, not {getattr(self, name)}")
+        non_negative = (
+            "importance_samples",
+            "resolution",
+            "resolution_late",
+            "density_scale",
+            "density_noise",
+            "opacity_weight",
+            "orientation_weight",
+            "entropy_weight",
+            "tv_weight",
+        )
+        for name in non_negative:
             if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name} is a weight and must not be negative, not {getattr(self, name)}"
-                )
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("resolution_switch", "entropy_warmup", "occupancy_warmup"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
-        if self.bound <= 0 or self.lr <= 0:
-            raise ValueError(f"bound and lr must be positive, not {self.bound} and {self.lr}")
+                raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("bound", "lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.space == "latent" and self.shading.diffuse_prob:
             raise ValueError(
-                "latents take no light: leave --representation.shading.diffuse-prob at 0, or render images"
+                "latents cannot be lit: set --representation.shading.diffuse-prob 0, or "
+                "--representation.space image"
             )
 
     @property
