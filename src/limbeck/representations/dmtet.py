@@ -1,5 +1,11 @@
-"""A surface out of a tetrahedral grid of signed distances, with a field of colours: DMTet, as Fantasia3D, Magic3D and
-ProlificDreamer refine what a radiance field began (Shen et al. 2021, arXiv 2111.04276)."""
+"""DMTet: a surface from a tetrahedral grid of signed distances, with a color field.
+
+Fantasia3D, Magic3D and ProlificDreamer refine the result of a radiance field this way.
+
+References:
+    Shen et al., Deep Marching Tetrahedra: a Hybrid Representation for High-Resolution 3D Shape
+    Synthesis, NeurIPS 2021, arXiv 2111.04276.
+"""
 
 from __future__ import annotations
 
@@ -51,254 +57,334 @@ from limbeck.representations.base import (
     RepresentationConfig,
     SpatialFields,
     match_particles,
+    render_backgrounds,
 )
 from limbeck.world.background import WorldBackground
 
 MeshShading = Literal["texture", "lit", "clay", "normals", "facing"]
-COLOURED = ("texture", "lit")  #: the shadings that show colours
-SPECK = 0.01  #: of the faces: a smaller piece is left out of files
-CLAY = 0.8  #: grey of what is shown without its colours
+_COLOR_SHADINGS = ("texture", "lit")  #: The shadings that show the color field.
+_CLAY_GRAY = 0.8  #: Albedo of the clay shading.
+_MIN_COMPONENT_SHARE = 0.01  #: Components with a smaller share of the faces are left out of files.
 
 
 class DMTetParticles(Representation):
-    """Every particle has signed distances, moves of the grid's vertices, and colours of its own."""
+    """Signed distances, offsets of the grid's vertices and a color field per particle.
+
+    Args:
+        config: options of the mesh.
+        sdf: initial signed distances of N particles at the V vertices of the grid.
+        canvas_size: height and width of a render in pixels.
+        seed: seed of the color fields and backgrounds.
+
+    Attributes:
+        init_sdf: initial signed distances, ``[N, V]``; ``sdf`` is learned on top of them.
+    """
 
     init_sdf: Tensor
-    border: Tensor
+    boundary: Tensor
     blur: Tensor
 
-    def __init__(self, spec: DMTet, sdf: Float[Tensor, "n v"], canvas: tuple[int, int], seed: int):
+    def __init__(
+        self, config: DMTet, sdf: Float[Tensor, "n v"], canvas_size: tuple[int, int], seed: int
+    ):
         super().__init__()
-        self.spec, self.grid, self.canvas = spec, spec.grid, canvas
+        self.config, self.grid, self.canvas_size = config, config.grid, canvas_size
+        particles, num_vertices = sdf.shape
         self.register_buffer("init_sdf", sdf)
-        self.sdf = nn.ParameterList(torch.zeros(sdf.shape[1]) for _ in sdf)
-        self.deform = nn.ParameterList(torch.zeros(sdf.shape[1], 3) for _ in sdf)
-        generator = torch.Generator().manual_seed(seed)
-        self.color_fields = [
-            ColorField(spec.encoding, spec.decoder, spec.bound, generator) for _ in sdf
-        ]
-        self.colour = nn.ModuleList(self.color_fields)
-        self.background = nn.ModuleList(spec.background.build(generator) for _ in sdf)
-        self.sdf.requires_grad_(spec.geometry)
-        self.deform.requires_grad_(spec.geometry)
-        self.colour.requires_grad_(spec.optimizes_color)
-        self.register_buffer("border", self.grid.boundary_mask(), persistent=False)
-        self.register_buffer(
-            "blur",
-            gaussian_blur_matrix(self.grid.vertices_per_side, spec.sdf_blur),
-            persistent=False,
+        self.sdf = nn.ParameterList(torch.zeros(num_vertices) for _ in range(particles))
+        self.deform = nn.ParameterList(torch.zeros(num_vertices, 3) for _ in range(particles))
+        rng = torch.Generator().manual_seed(seed)
+        self.color_fields = nn.ModuleList(
+            ColorField(config.encoding, config.decoder, config.bound, rng) for _ in range(particles)
         )
-        self._fixed: dict[int, tuple[Tensor, MeshTopology]] = {}
-        self.register_load_state_dict_post_hook(lambda module, _: module._fixed.clear())
+        self.backgrounds = nn.ModuleList(config.background.build(rng) for _ in range(particles))
+        self.sdf.requires_grad_(config.geometry)
+        self.deform.requires_grad_(config.geometry)
+        self.color_fields.requires_grad_(config.optimizes_color)
+        self.register_buffer("boundary", self.grid.boundary_mask(), persistent=False)
+        blur = gaussian_blur_matrix(self.grid.vertices_per_side, config.sdf_blur)
+        self.register_buffer("blur", blur, persistent=False)
+        self._cache: dict[int, tuple[Tensor, MeshTopology]] = {}  # surfaces that do not change
+        self.register_load_state_dict_post_hook(lambda module, _: module._cache.clear())
+
+    def color_field(self, particle: int) -> ColorField:
+        """Return the color field of a particle."""
+        module = self.color_fields[particle]
+        assert isinstance(module, ColorField)
+        return module
 
     def param_groups(self) -> list[dict]:
-        s = self.spec
-        parts = [(s.lr * s.background.lr_scale, list(self.background.parameters()))]
-        if s.geometry:
-            parts += [(s.sdf_lr, list(self.sdf)), (s.deform_lr, list(self.deform))]
-        if s.optimizes_color:
-            parts.append(
-                (
-                    s.lr * s.encoding.lr_scale,
-                    [p for one in self.color_fields for p in one.encoding.parameters()],
-                )
-            )
-            parts.append(
-                (
-                    s.lr * s.decoder.lr_scale,
-                    [p for one in self.color_fields for p in one.decoder.parameters()],
-                )
-            )
-        return [{"params": found, "lr": rate} for rate, found in parts if found]
+        c = self.config
+        groups = [(c.lr * c.background.lr_scale, list(self.backgrounds.parameters()))]
+        if c.geometry:
+            groups += [(c.sdf_lr, list(self.sdf)), (c.deform_lr, list(self.deform))]
+        if c.optimizes_color:
+            lr_scales = {"encoding": c.encoding.lr_scale, "decoder": c.decoder.lr_scale}
+            for name, lr_scale in lr_scales.items():
+                modules = [field.get_submodule(name) for field in self.color_fields]
+                params = [p for module in modules for p in module.parameters()]
+                groups.append((c.lr * lr_scale, params))
+        return [{"params": params, "lr": lr} for lr, params in groups if params]
 
     def vertex_sdf(self, particle: int) -> Float[Tensor, "v"]:
-        """Signed distances at the grid's vertices: those of the start and the blurred moves of the run."""
-        if not self.spec.sdf_blur:
-            return self.init_sdf[particle] + self.sdf[particle]
-        moved = self.sdf[particle].reshape((self.grid.vertices_per_side,) * 3)
-        for _ in range(3):  # along the last axis, which becomes the first
-            moved = (moved @ self.blur).permute(2, 0, 1)
-        return self.init_sdf[particle] + moved.flatten()
+        """Return the signed distances at the grid's vertices: initial ones plus blurred updates."""
+        update = self.sdf[particle]
+        if self.config.sdf_blur:
+            cube = update.reshape((self.grid.vertices_per_side,) * 3)
+            for _ in range(3):  # along the last axis, which becomes the first
+                cube = (cube @ self.blur).permute(2, 0, 1)
+            update = cube.flatten()
+        return self.init_sdf[particle] + update
 
     def surface(self, particle: int) -> tuple[Float[Tensor, "v 3"], MeshTopology]:
-        """Vertices in space and faces of a particle, closed: the border of the box is always outside. ValueError where nothing is
-        left. A surface that does not change is made once."""
-        if particle in self._fixed:
-            return self._fixed[particle]
+        """Return vertices in world space and the faces of a closed surface.
+
+        The boundary of the box is always outside. Surfaces that do not change are cached.
+
+        Raises:
+            ValueError: if no surface is left.
+        """
+        if particle in self._cache:
+            return self._cache[particle]
         sdf = self.vertex_sdf(particle)
-        sdf = torch.where(self.border, sdf.clamp_min(0.1 * self.grid.cell_size), sdf)
-        made = self.grid.extract_surface(sdf, self.grid.deform(self.deform[particle]))
-        if not len(made[1].faces):
+        sdf = torch.where(self.boundary, sdf.clamp_min(0.1 * self.grid.cell_size), sdf)
+        surface = self.grid.extract_surface(sdf, self.grid.deform(self.deform[particle]))
+        if not len(surface[1].faces):
             raise ValueError(
-                f"particle {particle} has no surface left, and nothing brings it back: begin with larger radii or a lower level, "
-                "or take a lower rate_sdf"
+                f"particle {particle} has no surface left, and no gradient restores it: use larger "
+                "--representation.init-radii, a lower --representation.iso-level or a lower "
+                "--representation.sdf-lr"
             )
-        if not self.spec.geometry:
-            self._fixed[particle] = made
-        return made
+        if not self.config.geometry:
+            self._cache[particle] = surface
+        return surface
 
     def density(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
-        """sigmoid(-s / cell) / cell of the distance s to the surface, 1 / (2 cell) on it. Moves of the grid's vertices are not
-        followed."""
-        return (
-            -self.signed_distance(points, particle) / self.grid.cell_size
-        ).sigmoid() / self.grid.cell_size
+        """Return sigmoid(-s / cell) / cell of the signed distance s; 1 / (2 cell) on the surface.
+
+        Offsets of the grid's vertices are ignored.
+
+        Args:
+            points: points in world space.
+            particle: index of the particle.
+        """
+        cell_size = self.grid.cell_size
+        return (-self.signed_distance(points, particle) / cell_size).sigmoid() / cell_size
 
     def signed_distance(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
-        """The signed distances, read between the grid's vertices."""
+        """Return the signed distance, interpolated between the grid's vertices.
+
+        Args:
+            points: points in world space.
+            particle: index of the particle.
+        """
         n = self.grid.vertices_per_side
         cube = self.vertex_sdf(particle).reshape(1, 1, n, n, n)
-        at = (points.flip(1) / self.grid.bound)[
-            None, None, None
-        ]  # grid_sample names the last axis first
-        return nn.functional.grid_sample(
-            cube, at, align_corners=True, padding_mode="border"
-        ).flatten()
+        # grid_sample takes the coordinate of the last axis first
+        at = (points.flip(1) / self.grid.bound)[None, None, None]
+        values = nn.functional.grid_sample(cube, at, align_corners=True, padding_mode="border")
+        return values.flatten()
 
     def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
-        """The colours, which are known everywhere and mean something on the surface."""
-        return self.color_fields[particle](points)
+        """Return the unlit color, defined everywhere and meaningful near the surface.
 
-    def render(self, view: RenderRequest) -> Render:
-        if view.camera is None:
-            raise ValueError("a mesh is seen by cameras: this view has none")
-        camera, particles = view.camera.to(self.sdf[0].device), view.particle.tolist()
-        made = {particle: self.surface(particle) for particle in dict.fromkeys(particles)}
-        seen, points, normals = self._seen(camera, [made[particle] for particle in particles])
-        shown = self._shaded(camera, view, seen, points, normals)
-        alpha, image = seen.to_image(torch.ones_like(shown[:, :1])), seen.to_image(shown)
-        both = antialias(
-            seen, torch.cat([image + (1 - alpha) * self._behind(camera, view), alpha], 1)
-        )
-        terms = (
-            self._terms(list(made.values()))
-            if torch.is_grad_enabled() and self.spec.geometry
-            else {}
-        )
-        return Render(
-            both[:, :3],
-            "image",
-            both[:, 3:],
-            seen.to_image(seen.depth[:, None]),
-            seen.to_image(normals),
-            terms,
-        )
+        Args:
+            points: points in world space.
+            particle: index of the particle.
+        """
+        return self.color_field(particle)(points)
 
-    def _seen(
-        self, camera: Camera, made: list[tuple[Tensor, MeshTopology]]
-    ) -> tuple[Fragments, Tensor, Tensor]:
-        """What the pixels show, their points in space and unit normals."""
-        rows = range(len(made))
-        flat = torch.cat(
+    def render(self, request: RenderRequest) -> Render:
+        if request.camera is None:
+            raise ValueError("DMTet needs cameras: --cameras orbit")
+        camera, particles = request.camera.to(self.sdf[0].device), request.particle.tolist()
+        surfaces = {particle: self.surface(particle) for particle in dict.fromkeys(particles)}
+        rows = [surfaces[particle] for particle in particles]
+        fragments, points, normals = self._rasterize(camera, rows)
+        color = self._shade(camera, request, fragments, points, normals)
+        alpha = fragments.to_image(torch.ones_like(color[:, :1]))
+        directions = camera.directions(*self.canvas_size)
+        background = render_backgrounds(self.backgrounds, directions, request)
+        image = fragments.to_image(color) + (1 - alpha) * background
+        rgba = antialias(fragments, torch.cat([image, alpha], 1))
+        terms = {}
+        if torch.is_grad_enabled() and self.config.geometry:
+            terms = self._smoothness_terms(list(surfaces.values()))
+        depth = fragments.to_image(fragments.depth[:, None])
+        normal = fragments.to_image(normals)
+        return Render(rgba[:, :3], "image", rgba[:, 3:], depth, normal, terms)
+
+    def _rasterize(
+        self, camera: Camera, surfaces: list[tuple[Tensor, MeshTopology]]
+    ) -> tuple[Fragments, Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
+        """Return the covered pixels, with their points in world space and unit normals.
+
+        Args:
+            camera: one camera per row.
+            surfaces: vertices and topology of each row.
+        """
+        topologies = [topology for _, topology in surfaces]
+        projected = torch.cat(
             [
-                project_homogeneous(camera[row : row + 1], made[row][0][None], *self.canvas)[0]
-                for row in rows
+                project_homogeneous(camera[i : i + 1], vertices[None], *self.canvas_size)[0]
+                for i, (vertices, _) in enumerate(surfaces)
             ]
         )
-        faces = torch.tensor([len(mesh.faces) for _, mesh in made], device=flat.device)
-        image = torch.arange(len(made), device=flat.device).repeat_interleave(faces)
-        seen = rasterize(
-            ProjectedMesh(
-                flat, concat_topologies([mesh for _, mesh in made]), image, len(made), *self.canvas
-            )
+        num_faces = torch.tensor([len(mesh.faces) for mesh in topologies], device=projected.device)
+        image = torch.arange(len(surfaces), device=projected.device).repeat_interleave(num_faces)
+        joined = concat_topologies(topologies)
+        fragments = rasterize(
+            ProjectedMesh(projected, joined, image, len(surfaces), *self.canvas_size)
         )
-        looks = {id(mesh): vertex_normals(vertices, mesh) for vertices, mesh in made}
-        both = torch.cat([torch.cat([vertices, looks[id(mesh)]], 1) for vertices, mesh in made])
-        points, normals = seen.interpolate(both).split(3, 1)
-        return seen, points, safe_normalize(normals)
+        # rows of the same particle share one topology object
+        normals = {id(mesh): vertex_normals(vertices, mesh) for vertices, mesh in surfaces}
+        attributes = torch.cat(
+            [torch.cat([vertices, normals[id(mesh)]], 1) for vertices, mesh in surfaces]
+        )
+        points, normal = fragments.interpolate(attributes).split(3, 1)
+        return fragments, points, safe_normalize(normal)
 
-    def _shaded(
-        self, camera: Camera, view: RenderRequest, seen: Fragments, points: Tensor, normals: Tensor
+    def _shade(
+        self,
+        camera: Camera,
+        request: RenderRequest,
+        fragments: Fragments,
+        points: Float[Tensor, "p 3"],
+        normals: Float[Tensor, "p 3"],
     ) -> Float[Tensor, "p 3"]:
-        """Colours of the pixels that are not empty."""
-        row = seen.pixel // (self.canvas[0] * self.canvas[1])
-        shading = self.spec.shading
+        """Return the colors of the covered pixels."""
+        row = fragments.pixel // (self.canvas_size[0] * self.canvas_size[1])
+        shading = self.config.shading
         if shading == "normals":
             return (normals + 1) / 2
         if shading == "facing":
             return ((normals[:, None] @ camera.pose[row, :3, :3])[:, 0] + 1) / 2
-        colour = (
-            torch.full_like(points, CLAY) if shading == "clay" else self._painted(view, row, points)
-        )
+        if shading == "clay":
+            color = torch.full_like(points, _CLAY_GRAY)
+        else:
+            color = self._surface_color(request, row, points)
         if shading == "texture":
-            return colour
-        falls = (
-            (normals * safe_normalize(camera.eye[row] - points)).sum(1, keepdim=True).clamp_min(0)
-        )
-        return colour * (self.spec.ambient + (1 - self.spec.ambient) * falls)
+            return color
+        to_camera = safe_normalize(camera.eye[row] - points)
+        diffuse = (normals * to_camera).sum(1, keepdim=True).clamp_min(0)
+        return color * (self.config.ambient + (1 - self.config.ambient) * diffuse)
 
-    def _painted(
-        self, view: RenderRequest, row: Int[Tensor, "p"], points: Float[Tensor, "p 3"]
+    def _surface_color(
+        self, request: RenderRequest, row: Int[Tensor, "p"], points: Float[Tensor, "p 3"]
     ) -> Float[Tensor, "p 3"]:
-        owner = view.particle.to(row.device)[row]
+        """Evaluate the color fields at points; row is the row of the request of each."""
+        owner = request.particle.to(row.device)[row]
         out = torch.zeros_like(points)
-        for particle in dict.fromkeys(view.particle.tolist()):
-            own = (owner == particle).nonzero().squeeze(1)
-            out = out.index_copy(
-                0, own, self.color_fields[particle](points.index_select(0, own), view.progress)
-            )
+        for particle in dict.fromkeys(request.particle.tolist()):
+            index = (owner == particle).nonzero().squeeze(1)
+            color = self.color_field(particle)(points.index_select(0, index), request.progress)
+            out = out.index_copy(0, index, color)
         return out
 
-    def _behind(self, camera: Camera, view: RenderRequest) -> Float[Tensor, "b 3 h w"]:
-        """The background of every row, which each particle has of its own."""
-        ahead = camera.directions(*self.canvas)
-        rows: dict[int, Tensor] = {}
-        for particle in dict.fromkeys(view.particle.tolist()):
-            own = (view.particle == particle).nonzero().squeeze(1).tolist()
-            rows |= dict(
-                zip(
-                    own, self.background[particle](ahead[own], view.rng, view.progress), strict=True
-                )
-            )
-        return torch.stack([rows[row] for row in range(len(view))]).permute(0, 3, 1, 2)
-
-    def _terms(self, made: list[tuple[Tensor, MeshTopology]]) -> dict[str, Tensor]:
-        """Of every particle that is seen, added up, so that none depends on how many there are."""
-        terms = {
-            "laplacian": (self.spec.laplacian_weight, laplacian_smoothing),
-            "bending": (self.spec.normal_consistency_weight, normal_consistency),
-        }
+    def _smoothness_terms(self, surfaces: list[tuple[Tensor, MeshTopology]]) -> dict[str, Tensor]:
+        """Sum the terms over particles, so that none depends on the number of particles."""
+        terms = {}
+        if self.config.laplacian_weight:
+            terms["laplacian"] = laplacian_smoothing
+        if self.config.normal_consistency_weight:
+            terms["normal_consistency"] = normal_consistency
         return {
-            name: torch.stack([of(*one) for one in made]).sum()
-            for name, (weight, of) in terms.items()
-            if weight
+            name: torch.stack([term(*surface) for surface in surfaces]).sum()
+            for name, term in terms.items()
         }
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         weights = {
-            "laplacian": self.spec.laplacian_weight,
-            "bending": self.spec.normal_consistency_weight,
+            "laplacian": self.config.laplacian_weight,
+            "normal_consistency": self.config.normal_consistency_weight,
         }
         return {name: weights[name] * term for name, term in render.terms.items()}
 
     def initialize_from(
         self, other: Representation, particles: int, source: Path, seed: int
     ) -> None:
-        _initialize(self, other, particles, source, seed)
+        """See ``Representation``: takes surface and colors of a mesh or a 3D field."""
+        if not isinstance(other, SpatialFields):
+            raise ValueError(
+                f"{source} is a run of {type(other).__name__}, which has no density and colors in "
+                "space"
+            )
+        rng = torch.Generator().manual_seed(seed)
+        for i, j in enumerate(match_particles(particles, len(self.sdf), source)):
+            self._initialize_geometry(i, other, j)
+            self._initialize_color(i, other, j, rng)
+        counts = [f"{len(self.surface(i)[1].faces):,}" for i in range(len(self.sdf))]
+        self.init_message = f"initialized from {source}: {', '.join(counts)} faces"
+
+    @torch.no_grad()
+    def _initialize_geometry(self, i: int, other: SpatialFields, j: int) -> None:
+        """Copy the mesh of particle j if the grids agree, else resample its surface."""
+        grid = self.grid
+        points = grid.vertices().to(self.sdf[i])
+        if isinstance(other, DMTetParticles) and other.grid == grid:
+            self.init_sdf[i] = other.vertex_sdf(j)
+            self.deform[i].copy_(other.deform[j])
+        elif isinstance(other, DMTetParticles):
+            self.init_sdf[i] = other.signed_distance(points, j)
+        else:
+            density = torch.cat([other.density(chunk, j) for chunk in points.split(1 << 18)])
+            iso_level = self.config.iso_level or silhouette_iso_level(density, grid)
+            self.init_sdf[i] = level_set_to_sdf(iso_level - density, grid)
+
+    def _initialize_color(self, i: int, other: SpatialFields, j: int, rng: torch.Generator) -> None:
+        """Copy the color field of particle j if it has the same parameters, else fit to it."""
+        c, field = self.config, self.color_field(i)
+        with torch.no_grad():
+            vertices, _ = self.surface(i)
+        if isinstance(other, DMTetParticles) and other.config.has_color_field_of(c):
+            field.load_state_dict(other.color_field(j).state_dict())
+            return
+        target = partial(other.albedo, particle=j)
+        lrs = (c.lr * c.encoding.lr_scale, c.lr * c.decoder.lr_scale)
+        fit_color_field(field, target, vertices, self.grid.cell_size, lrs, c.init_steps, rng)
+        field.requires_grad_(c.optimizes_color)
 
     @torch.no_grad()
     def asset(self, particle: int) -> Surface:
-        """The surface without specks, which no view has cared for."""
-        vertices, mesh = remove_small_components(*self.surface(particle), SPECK)
-        return Surface(vertices, mesh.faces, torch.no_grad()(self.color_fields[particle]))
+        """Return the surface without small components, which no view constrains."""
+        vertices, mesh = remove_small_components(*self.surface(particle), _MIN_COMPONENT_SHARE)
+        return Surface(vertices, mesh.faces, torch.no_grad()(self.color_field(particle)))
 
 
 @dataclass(frozen=True)
 class DMTet(RepresentationConfig):
-    """A surface that marching tetrahedra find in a grid of signed distances, and colours in the space around it.
+    """A mesh by marching tetrahedra from a grid of signed distances, and a color field.
 
-    It begins as an ellipsoid, or with what another run made. cells: cubes to a side of the grid (papers: 128 and 256). half: half
-    the side of the box. radii: half axes of the ellipsoid. init_from: folder or checkpoint of a run of a field or a mesh, with one
-    particle, one per prompt or one for each. level: density of its field at the surface; 0 for that whose surface covers as much
-    as is half opaque. fit: steps that fit the colours to those of the start. geometry: whether the surface is optimised. texture:
-    whether the colours are, where the shading shows them. shading: colours as they are, lit by a lamp at the camera, as grey clay
-    in that light, or the normals of the world or those facing the camera as colours, n / 2 + 1 / 2. ambient: share of the light
-    that comes from everywhere. background: what is seen past it. encoding: of the points, for the colours. decoder: of the
-    encoding. smooth: deviation in cells of a blur between what is optimised and the distances, so that steps are smooth (as in
-    Nicolet et al. 2021, arXiv 2107.05513); 0 for plain DMTet. laplacian: weight of the mean distance of vertices from the middle of
-    their neighbours (ProlificDreamer .5, threestudio 10,000). bending: weight of the mean of 1 - cos between faces side by side
-    (5,000 and 10,000). rate: peak rate of the colours. rate_sdf: peak rate of the distances, in units of space. rate_deform: of raw
-    moves of the grid's vertices, whose tanh is in half cells.
+    Initially an ellipsoid, or the result of another run.
+
+    Attributes:
+        grid_resolution: cells per side of the grid, at least 4 (papers: 128 and 256).
+        bound: half the side of the box, in world units.
+        init_radii: half axes of the initial ellipsoid, more than a cell and less than ``bound``.
+        init_from: run folder or checkpoint of a NeRF or DMTet to start from, with one particle, one
+            per prompt, or one per particle. None: the ellipsoid.
+        iso_level: density of the surface that is taken from a NeRF. 0: the level whose silhouette
+            is that of the half-opaque pixels.
+        init_steps: steps that fit the color field to that of ``init_from``.
+        geometry: whether the surface is optimized.
+        texture: whether the colors are optimized, where the shading shows them.
+        shading: texture: unlit colors; lit: colors lit by a light at the camera; clay: gray in that
+            light; normals: world-space normals as colors, n / 2 + 1 / 2; facing: the same of
+            camera-space normals.
+        ambient: ambient part of the light, in [0, 1].
+        background: background behind the mesh.
+        encoding: encoding of the points for the color field.
+        decoder: network from the encoding to colors.
+        sdf_blur: standard deviation in cells of a blur of the updates of the distances, so that
+            steps are smooth (as in Nicolet et al. 2021, arXiv 2107.05513). 0: plain DMTet.
+        laplacian_weight: weight of the mean distance of vertices from the mean of their neighbors
+            (ProlificDreamer 0.5, threestudio 10,000).
+        normal_consistency_weight: weight of the mean of 1 - cos between adjacent faces
+            (ProlificDreamer 5,000, threestudio 10,000).
+        lr: peak learning rate of the colors.
+        sdf_lr: peak learning rate of the signed distances, in world units.
+        deform_lr: peak learning rate of the raw offsets of the grid's vertices; their tanh is in
+            half cells.
     """
 
     name = "dmtet"
@@ -325,69 +411,45 @@ class DMTet(RepresentationConfig):
 
     def __post_init__(self) -> None:
         if self.images:
+            raise ValueError("DMTet cannot start from images: leave out images, or use init_from")
+        if self.grid_resolution < 4:
+            raise ValueError(f"grid_resolution must be at least 4, not {self.grid_resolution}")
+        for name in ("bound", "lr", "sdf_lr", "deform_lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        cell_size = 2 * self.bound / self.grid_resolution
+        if not cell_size < min(self.init_radii) <= max(self.init_radii) < self.bound:
             raise ValueError(
-                "a mesh cannot begin with images: leave images out, or begin with another run by init_from"
+                f"init_radii must be more than a cell, {cell_size:g}, and less than bound, "
+                f"{self.bound:g}, not {self.init_radii}"
             )
-        if self.grid_resolution < 4 or self.init_steps < 0:
-            raise ValueError(
-                f"cells must be at least 4 and fit not negative, not {self.grid_resolution} and {self.init_steps}"
-            )
-        if (
-            self.bound <= 0
-            or not 2 * self.bound / self.grid_resolution
-            < min(self.init_radii)
-            <= max(self.init_radii)
-            < self.bound
-        ):
-            raise ValueError(
-                f"radii must be more than a cell and less than half {self.bound:g}, not {self.init_radii}"
-            )
-        if (
-            min(
-                weights := (
-                    self.iso_level,
-                    self.sdf_blur,
-                    self.laplacian_weight,
-                    self.normal_consistency_weight,
-                )
-            )
-            < 0
-        ):
-            raise ValueError(
-                f"level, smooth, laplacian and bending must not be negative: {weights}"
-            )
+        weights = ("laplacian_weight", "normal_consistency_weight")
+        for name in ("init_steps", "iso_level", "sdf_blur", *weights):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.ambient <= 1:
-            raise ValueError(f"ambient is a share in [0, 1], not {self.ambient}")
-        if min(self.lr, self.sdf_lr, self.deform_lr) <= 0:
-            raise ValueError(
-                f"every rate must be positive: {self.lr}, {self.sdf_lr}, {self.deform_lr}"
-            )
+            raise ValueError(f"ambient must be in [0, 1], not {self.ambient}")
         if not self.geometry and not self.optimizes_color:
-            shows = (
-                f"shading is one of {', '.join(COLOURED)}, not {self.shading}"
-                if self.texture
-                else "texture is true"
-            )
+            needed = f"shading must be one of {', '.join(_COLOR_SHADINGS)}, not {self.shading}"
             raise ValueError(
-                f"nothing is optimised: geometry is false, and colours are optimised only where {shows}"
+                "nothing is optimized: geometry is false, and for colors "
+                + (needed if self.texture else "texture must be true")
             )
 
     @property
     def grid(self) -> TetGrid:
+        """The tetrahedral grid."""
         return TetGrid(self.grid_resolution, self.bound)
 
     @property
     def optimizes_color(self) -> bool:
-        """Whether colours are optimised."""
-        return self.texture and self.shading in COLOURED
+        """Whether colors are optimized."""
+        return self.texture and self.shading in _COLOR_SHADINGS
 
-    def painted_as(self, other: DMTet) -> bool:
-        """Whether the colours of both have the same parameters."""
-        return (self.encoding, self.decoder, self.bound) == (
-            other.encoding,
-            other.decoder,
-            other.bound,
-        )
+    def has_color_field_of(self, other: DMTet) -> bool:
+        """Return whether the color fields of both configs have the same parameters."""
+        ours, theirs = ((c.encoding, c.decoder, c.bound) for c in (self, other))
+        return ours == theirs
 
     @property
     def uninitialized(self) -> DMTet:
@@ -398,50 +460,6 @@ class DMTet(RepresentationConfig):
         return Orbit()
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        canvas, points = self.canvas_size(prior), self.grid.vertices()
+        canvas_size, points = self.canvas_size(prior), self.grid.vertices()
         sdf = ellipsoid_sdf(points, self.init_radii).expand(particles, -1)
-        return DMTetParticles(self, sdf.clone(), canvas, seed).to(prior.device)
-
-
-def _initialize(
-    made: DMTetParticles, other: Representation, count: int, start: Path, seed: int
-) -> None:
-    """``made`` with the surfaces and colours of another run: as they are where that is a mesh of the same grid, else from the level
-    of its density. ValueError where the run made nothing solid, or has no surface at that level."""
-    if not isinstance(other, SpatialFields):
-        raise ValueError(
-            f"{start} holds a run of {type(other).__name__}, which has neither density nor colours in space"
-        )
-    spec, generator = made.spec, torch.Generator().manual_seed(seed)
-    for ours, theirs in enumerate(match_particles(count, len(made.sdf), start)):
-        with torch.no_grad():
-            points = made.grid.vertices().to(made.sdf[ours])
-            if isinstance(other, DMTetParticles) and other.grid == made.grid:
-                made.init_sdf[ours] = other.vertex_sdf(theirs)
-                made.deform[ours].copy_(other.deform[theirs])
-            elif isinstance(other, DMTetParticles):
-                made.init_sdf[ours] = other.signed_distance(points, theirs)
-            else:
-                density = torch.cat([other.density(part, theirs) for part in points.split(1 << 18)])
-                made.init_sdf[ours] = level_set_to_sdf(
-                    (spec.iso_level or silhouette_iso_level(density, made.grid)) - density,
-                    made.grid,
-                )
-            vertices, _ = made.surface(ours)
-        read = lambda s: (s.encoding, s.decoder, s.half)  # noqa: E731
-        if isinstance(other, DMTetParticles) and read(other.spec) == read(spec):
-            made.color_fields[ours].load_state_dict(other.color_fields[theirs].state_dict())
-        else:
-            rates = (spec.lr * spec.encoding.lr_scale, spec.lr * spec.decoder.lr_scale)
-            fit_color_field(
-                made.color_fields[ours],
-                partial(other.albedo, particle=theirs),
-                vertices,
-                made.grid.cell_size,
-                rates,
-                spec.init_steps,
-                generator,
-            )
-            made.color_fields[ours].requires_grad_(spec.optimizes_color)
-    faces = [len(made.surface(i)[1].faces) for i in range(len(made.sdf))]
-    made.init_message = f"begins with {start}: {', '.join(f'{n:,}' for n in faces)} faces"
+        return DMTetParticles(self, sdf.clone(), canvas_size, seed).to(prior.device)
