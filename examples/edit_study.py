@@ -249,8 +249,9 @@ def main() -> None:
     arguments = parser.parse_args()
     prior = lb.load("world", precision=arguments.precision)
     edits = draw_edits(arguments.count, arguments.seed)
-    weights = prior.files.folder / "unet" / "diffusion_pytorch_model.safetensors"  # type: ignore[attr-defined]
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    files = prior.files.folder  # type: ignore[attr-defined]
+    weights = (files / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()[:8]
     folder = OUT / f"{len(edits.changed)}-{arguments.seed}-{digest}"
     before, after = to_tensor(edits.before), to_tensor(edits.after)
     save_images(before, folder / "before")

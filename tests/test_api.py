@@ -13,7 +13,6 @@ from html_page import HtmlPage
 import limbeck as lb
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.priors.exact import GaussianMixture, colored_shapes
-from limbeck.representations.base import RepresentationConfig
 from limbeck.training.presets.base import Preset
 
 ROOT = Path(__file__).parents[1]
@@ -141,7 +140,7 @@ def test_particles_of_a_point_prior_are_the_points():
     assert result.particles.shape == (3, 2)
     assert (result.particles - torch.tensor([4.0, 0.0])).abs().max() < 0.5
     assert result.scores == {}
-    with pytest.raises(ValueError, match="use result.particles"):
+    with pytest.raises(ValueError, match=r"use result\.particles"):
         result.images  # noqa: B018
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import limbeck as lb
 from limbeck.cli.main import main
 from limbeck.config.discovery import find
-from limbeck.config.yaml import read_yaml
+from limbeck.config.yaml import differences, read_yaml
 from limbeck.distillation.weights import Weight
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
@@ -56,6 +57,16 @@ def test_an_own_component_is_short_and_runs_from_the_command_line(kind, tmp_path
     assert (out / "report.html").is_file()
     experiment = read_yaml(Experiment, out / "run.yaml")
     assert type(getattr(experiment, kind)).__name__ == name
+
+
+def test_an_own_prior_runs_from_python(tmp_path):
+    model = f"{EXAMPLES / 'own_prior.py'}:GaussianImages"
+    by_name = lb.distill("anything", model, steps=2, seed=1)
+    prior = lb.load(model)
+    by_object = lb.distill("anything", prior, steps=2, seed=1, out=tmp_path / "run")
+    assert torch.equal(by_name.particles, by_object.particles)
+    recorded = read_yaml(Experiment, tmp_path / "run" / "run.yaml")
+    assert differences(recorded, by_object.experiment) == []
 
 
 def experiment(**changes) -> Experiment:

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import tempfile
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -253,34 +253,46 @@ def distill(
     prior = None
     if model is not None:
         given["model"], prior = _recorded_model(model)
-    first = next(iter(stages.values()))
-    chosen = _with_options(first, given)
+    chosen = _with_options(next(iter(stages.values())), given)
     if lr is not None:
         chosen = with_lr(chosen, lr)
-    if prior is None:
-        prior = load(chosen.model, device, chosen.precision, chosen.runtime)
-    open_logger = find(Logger, logger)() if isinstance(logger, str) else logger
-
-    folder = _output_folder(out)
+    run_options: dict[str, Any] = {
+        "image_every": image_every,
+        "checkpoint_every": checkpoint_every,
+        "logger": find(Logger, logger)() if isinstance(logger, str) else logger,
+        "stop_on_collapse": stop_on_collapse,
+    }
     results: list[DistillResult] = []
-    for number, (name, stage) in enumerate(stages.items(), 1):
-        experiment, run_folder = chosen, folder
-        if len(stages) > 1:
-            experiment = apply_shared_options(first, chosen, stage)
-            run_folder = folder / f"{number}-{name}"
-        if results:
-            experiment = start_stage_from(experiment, results[-1].folder)
-        record(
-            experiment,
-            prior,
-            run_folder,
-            image_every=image_every,
-            checkpoint_every=checkpoint_every,
-            logger=open_logger,
-            stop_on_collapse=stop_on_collapse,
-        )
-        results.append(DistillResult(run_folder, experiment, prior))
+    for experiment, folder in _stage_runs(stages, chosen, _output_folder(out)):
+        stage_prior = prior
+        if stage_prior is None:
+            stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
+        record(experiment, stage_prior, folder, **run_options)
+        results.append(DistillResult(folder, experiment, stage_prior))
     return replace(results[-1], stages=tuple(results) if len(results) > 1 else ())
+
+
+def _stage_runs(
+    stages: Mapping[str, Experiment], chosen: Experiment, folder: Path
+) -> Iterator[tuple[Experiment, Path]]:
+    """Experiment and run folder of each stage.
+
+    Args:
+        stages: stages of a preset, or a single one.
+        chosen: the first stage with the user's options.
+        folder: run folder, or parent of the stages if there are several.
+    """
+    first, *later = stages.values()
+    if not later:
+        yield chosen, folder
+        return
+    previous = None
+    for number, (name, stage) in enumerate(stages.items(), 1):
+        experiment = apply_shared_options(first, chosen, stage)
+        if previous is not None:
+            experiment = start_stage_from(experiment, previous)
+        previous = folder / f"{number}-{name}"
+        yield experiment, previous
 
 
 def edit(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class HtmlPage(html.parser.HTMLParser):
-    """Tags, text, headings and fetched addresses of a page; asserts that all elements are closed."""
+    """Tags, text, headings and addresses of a page; asserts that all elements are closed."""
 
     EMPTY = frozenset({"img", "meta", "br", "link"})
 

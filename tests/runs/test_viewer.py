@@ -380,9 +380,7 @@ def test_without_av_a_webp_is_written(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     messages: list[str] = []
     video = tmp_path / "t.mp4"
-    path = save_turntable(
-        painted, load("gaussians"), 0, video, frames=3, report=messages.append
-    )
+    path = save_turntable(painted, load("gaussians"), 0, video, frames=3, report=messages.append)
     assert path.name == "t.webp"
     assert len(messages) == 1 and "pip install imageio av" in messages[0]
     with Image.open(path) as animation:

@@ -190,10 +190,15 @@ def default_options(method: type[EditMethod]) -> EditOptions:
 def edit_experiments(
     inputs: EditInputs, options: EditOptions, prior: Prior
 ) -> dict[tuple[int, int], Experiment]:
-    """Group the edits by the (height, width) that their images have in the model.
+    """Group the edits by the size that their images have in the model.
+
+    Args:
+        inputs: images, prompts and masks.
+        options: method and its settings.
+        prior: the model.
 
     Returns:
-        One experiment per size.
+        One experiment per (height, width).
     """
     sizes: dict[tuple[int, int], list[EditItem]] = {}
     for edit in inputs.edits():
@@ -282,6 +287,14 @@ def run_edit(
 
     Writes a run folder and, in its ``edit/``, the images ``PROMPT-PARTICLE-KIND.png`` with KIND
     before, after, difference and gradient.
+
+    Args:
+        experiment: the edits.
+        prior: the model.
+        folder: run folder.
+        image_every: steps between recorded images; 0 for about ten.
+        command: command line, for the record.
+        console: for messages; stderr if None.
 
     Returns:
         The report.

@@ -22,7 +22,13 @@ class LogWriter(Protocol):
         """Log lines of metrics.jsonl."""
 
     def log_image(self, name: str, image: Image.Image, step: int) -> None:
-        """Log an image of images/."""
+        """Log an image of images/.
+
+        Args:
+            name: kind of the image, such as ``image``, ``x0`` or ``gradient``.
+            image: the image.
+            step: number of steps taken.
+        """
 
     def close(self) -> None:
         """Flush and close the log."""

@@ -182,7 +182,12 @@ class Recorder:
         self.console.print(message, highlight=False, soft_wrap=soft_wrap)
 
     def open(self, command: str, logger: Logger | None = None) -> None:
-        """Create the folder, or continue the run in it, and open the logger."""
+        """Create the folder, or continue the run in it, and open the logger.
+
+        Args:
+            command: command line, for the record.
+            logger: also gets metrics and images.
+        """
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
         (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
         if (self.folder / "checkpoint.safetensors").exists():

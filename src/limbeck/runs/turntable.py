@@ -144,7 +144,15 @@ def orbit_frames(
     count: int,
     camera: TurntableCamera,
 ) -> Iterator[TurntableFrames]:
-    """Render ``count`` frames of one turn around a particle, a few per item."""
+    """Render one turn around a particle, a few frames per item.
+
+    Args:
+        representation: the particles.
+        prior: decodes latent renders.
+        particle: particle index.
+        count: number of frames.
+        camera: orbit of the camera.
+    """
     cameras = turntable_cameras(count, camera.elevation, camera.distance, camera.fov)
     for rows in torch.arange(count).split(_RENDER_BATCH):
         yield render_frames(representation, prior, particle, cameras[rows], camera.depth_range)

@@ -87,14 +87,25 @@ class Study(abc.ABC):
         return figure
 
     def run_row(self, row: Experiment | Sampling, prior: Prior, folder: Path) -> None:
-        """Run an experiment or a sampling into a folder, unless it is finished."""
+        """Run an experiment or a sampling into a folder, unless it is finished.
+
+        Args:
+            row: what to run.
+            prior: the model.
+            folder: output folder.
+        """
         if isinstance(row, Experiment):
             record(row, prior, folder, command=f"limbeck study {component_name(type(self))}")
         elif not (folder / "profile.json").exists():
             sample_to_folder(row, prior, folder)
 
     def draw(self, folders: Mapping[str, Path], path: Path) -> None:
-        """Draw the final images of each run in one row, with its label and mean scores."""
+        """Draw the final images of each run in one row, with its label and mean scores.
+
+        Args:
+            folders: run folders by row label.
+            path: PNG file to write.
+        """
         rows = {}
         for label, folder in folders.items():
             means = json.loads((folder / "scores.json").read_text())["mean"]

@@ -48,7 +48,7 @@ class EditsStudy(Study):
             "SDEdit": default_options(SDEdit),
         }
         return {
-            label: replace(options, precision=self.precision, seed=self.seed)
+            label: replace(options, model=self.model, precision=self.precision, seed=self.seed)
             for label, options in rows.items()
         }
 
