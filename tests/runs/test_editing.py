@@ -36,7 +36,7 @@ from limbeck.runs.editing import (
     gradient_map,
 )
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import Adam, SGD
+from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.trainer import Run
 
 METHODS = {"dds": DDS, "pds": PDS, "cds": CDS, "sdedit": SDEdit}
