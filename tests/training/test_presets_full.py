@@ -20,7 +20,7 @@ from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
 from limbeck.training.presets.base import Preset, start_stage_from
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
-from limbeck.training.warm_start import load_representation
+from limbeck.training.warm_start import build_representation, load_representation
 
 PRESETS = {name: preset(size="full") for name, preset in choices(Preset).items()}
 PRESETS |= {
@@ -80,7 +80,7 @@ def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, mode
         folder = tmp_path / name
         record(stage, prior, folder, stop_on_collapse=False)
         trained, count = load_representation(folder, prior)
-        initial = stage.representation.build(prior, stage.total, stage.seed)
+        initial = build_representation(stage.representation, prior, stage.total, stage.seed)
         changed = {
             key
             for key, value in trained.state_dict().items()
