@@ -9,7 +9,8 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-# Where a wrong value must reach the code's own refusal, or a test stands in for a prior, shapes stay unchecked.
+# Modules whose shapes are checked at run time. Others are not: there a wrong value must reach the
+# code's own check, or a test uses a stand-in for a prior.
 SHAPED = (
     "diffusion.schedule",
     "diffusion.prediction",
