@@ -75,7 +75,8 @@ def test_a_public_name_is_defined_in_one_file():
 def test_importing_the_trainer_loads_no_model_library():
     code = (
         "import limbeck.training.trainer, sys;"
-        "print([m for m in ('diffusers', 'transformers', 'peft', 'matplotlib') if m in sys.modules])"
+        "names = ('diffusers', 'transformers', 'peft', 'matplotlib');"
+        "print([name for name in names if name in sys.modules])"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -89,6 +90,6 @@ def test_torchvision_is_absent_or_works():
 
 @pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests/helpers"])
 def test_no_script_hides_a_module_of_the_standard_library(folder):
-    """PyTorch starts Python in a script's folder to find vector instructions, and falls back silently."""
+    """PyTorch probes for vector instructions from the script's folder, and falls back silently."""
     names = {path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py")}
     assert names and not names & sys.stdlib_module_names

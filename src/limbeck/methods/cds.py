@@ -47,9 +47,7 @@ class CDS(EditMethod):
         if self.guidance == 0:
             raise ValueError("guidance must not be 0: CDS reads features under the prompt")
         if not (self.w_cut >= 0 and self.tau > 0):
-            raise ValueError(
-                f"w_cut must be at least 0 and tau above 0, not {self.w_cut} and {self.tau}"
-            )
+            raise ValueError(f"w_cut must be >= 0 and tau > 0, not {self.w_cut} and {self.tau}")
         if self.num_patches < 2:
             raise ValueError(f"num_patches must be at least 2, not {self.num_patches}")
         if not self.patch_sizes or min(self.patch_sizes) < 1:
@@ -70,8 +68,8 @@ class CDS(EditMethod):
         loss = query.new_zeros(())
         for size in (s for s in self.patch_sizes if s <= min(query.shape[2:])):
             q, k = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (query, key))
-            patches = to_device(torch.randperm(q.shape[2], generator=rng), q.device)
-            patches = patches[: self.num_patches]
+            patches = torch.randperm(q.shape[2], generator=rng)[: self.num_patches]
+            patches = to_device(patches, q.device)
             logits = q[:, :, patches].mT @ k[:, :, patches] / self.tau
             loss = loss - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
         return loss
