@@ -35,7 +35,7 @@ from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record, refuse_other_experiment
 from limbeck.runs.report import pages
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import Adam, Optimizer, SGD
+from limbeck.training.optimizers import SGD, Adam, Optimizer
 from limbeck.training.trainer import Run
 
 GRADIENT_MAP_STEPS = 16  #: the gradient map is the mean gradient over this many first steps

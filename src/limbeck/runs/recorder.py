@@ -331,7 +331,7 @@ class Recorder:
         start, counter = synchronized_time(self.prior.device), self.prior.call_counter
         if counter.compiled_graphs:
             self._print(
-                f"warm-up: compiled {counter.compiled_graphs} graphs in "
+                f"compilation: compiled {counter.compiled_graphs} graphs in "
                 f"{counter.compile_seconds:.1f} s"
             )
         step = run.advance()

@@ -24,7 +24,7 @@ from limbeck.diffusion.schedule import (
 )
 from limbeck.distillation.timesteps.base import RandomTimesteps, ScheduledTimesteps, Timesteps
 from limbeck.distillation.weights import Weight
-from limbeck.runs.report.svg_plots import _ACCENT_COLOR, _PALETTE, _STYLE
+from limbeck.runs.report.svg_plots import ACCENT_COLOR, PALETTE, PLOT_STYLE
 
 ScheduleName = Literal["stable-diffusion", "cosine", "rectified-flow"]
 
@@ -121,7 +121,7 @@ def default_instance(base: type, name: str) -> Any:
 
 def _figure_style() -> Any:
     """The style of the report, but with ink for a white page instead of the page's text color."""
-    return matplotlib.rc_context(_STYLE | dict.fromkeys(_COLOR_KEYS, _INK_COLOR))
+    return matplotlib.rc_context(PLOT_STYLE | dict.fromkeys(_COLOR_KEYS, _INK_COLOR))
 
 
 def _plot_times(
@@ -133,7 +133,7 @@ def _plot_times(
     rng = torch.Generator().manual_seed(0)
     times = [float(schedule.snap(timesteps(step, steps, 1, schedule, rng))) for step in shown]
     if isinstance(timesteps, ScheduledTimesteps):
-        axes.plot(shown, times, color=_ACCENT_COLOR, linewidth=1.8)
+        axes.plot(shown, times, color=ACCENT_COLOR, linewidth=1.8)
         return
     if isinstance(timesteps, RandomTimesteps):
         lower, upper = zip(*(timesteps.bounds(step, steps) for step in shown), strict=True)
@@ -145,7 +145,7 @@ def _plot_times(
         shown[::every],
         times[::every],
         ".",
-        color=_ACCENT_COLOR,
+        color=ACCENT_COLOR,
         markersize=3 if len(shown) > 100 else 6,
         markeredgewidth=0,
         alpha=0.85,
@@ -200,8 +200,8 @@ def plot_weights(components: Sequence[Weight], schedule: NoiseSchedule) -> Figur
         for i, weight in enumerate(components):
             w = weight(schedule, t).double()
             style: Any = {
-                "color": _PALETTE[i % len(_PALETTE)],
-                "linestyle": _DASHES[(i + i // len(_PALETTE)) % len(_DASHES)],
+                "color": PALETTE[i % len(PALETTE)],
+                "linestyle": _DASHES[(i + i // len(PALETTE)) % len(_DASHES)],
                 "linewidth": 1.7,
                 "label": _label(weight),
             }

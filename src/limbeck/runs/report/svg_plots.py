@@ -16,9 +16,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 _TEXT_COLOR = "#123456"  #: placeholder, replaced by currentColor in the SVG
-_ACCENT_COLOR = "#d1495b"
+ACCENT_COLOR = "#d1495b"
 _MAX_POINTS, _MAX_DOTS = 800, 400  #: at most so many points per curve and per scatter plot
-_PALETTE = (
+PALETTE = (
     "#d1495b",
     "#3a86c8",
     "#2a9d6f",
@@ -29,7 +29,7 @@ _PALETTE = (
     "#7f8c3b",
 )
 
-_STYLE: Any = {
+PLOT_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "limbeck",
     "font.family": "sans-serif",
@@ -77,8 +77,8 @@ MetricsLine = dict[str, Any]
 
 def line_colors(count: int) -> list[str]:
     """Distinct hex colors that are legible on white and on black."""
-    if count <= len(_PALETTE):
-        return list(_PALETTE[:count])
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
     return [to_hex(colormaps["turbo"](0.08 + 0.84 * i / (count - 1))) for i in range(count)]
 
 
@@ -163,7 +163,7 @@ def _time_plot(lines: Sequence[MetricsLine]) -> str:
     figure, axes = _axes()
     steps, times = _series(lines, "t")
     dots = _thin(steps, _MAX_DOTS), _thin(times, _MAX_DOTS)
-    axes.plot(*dots, ".", color=_ACCENT_COLOR, markersize=2.5)
+    axes.plot(*dots, ".", color=ACCENT_COLOR, markersize=2.5)
     axes.set_ylim(0, 1)
     return _svg(figure)
 
@@ -182,10 +182,10 @@ def metric_plots(lines: Sequence[MetricsLine]) -> list[tuple[str, str]]:
     others = [name for name in names if name not in _NOT_PLOTTED | _GRADIENT_TITLES.keys()]
     titles = _GRADIENT_TITLES | {name: _title(name) for name in others}
     plots = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         for name, title in titles.items():
             figure, axes = _axes()
-            _scale(axes, _curve(axes, lines, name, _ACCENT_COLOR))
+            _scale(axes, _curve(axes, lines, name, ACCENT_COLOR))
             plots.append((title, _svg(figure)))
         if scatter := _gradient_by_t(lines):
             plots.insert(2, ("Gradient over t, later steps lighter", scatter))
@@ -203,7 +203,7 @@ def comparison_plots(runs: Sequence[tuple[Sequence[MetricsLine], str]]) -> list[
     if not runs:
         return []
     plots = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(PLOT_STYLE):
         for name, title in _GRADIENT_TITLES.items():
             figure, axes = _axes()
             values = [_curve(axes, lines, name, color, faint=False) for lines, color in runs]
