@@ -41,7 +41,7 @@ class ESD(CriticMethod):
   booktitle={CVPR},
   year={2024}
 }"""
-    passes = "4 + 1 with backward (low-rank critic: the 4 in one call; 3 at entropy weight 0 or 1)"
+    passes = "4 + 1 with backward (LoRA critic: the 4 in one call; 3 at entropy weight 0 or 1)"
 
     def __post_init__(self) -> None:
         if not 0 <= self.entropy_weight <= 1:

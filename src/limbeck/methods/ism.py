@@ -31,7 +31,7 @@ class ISM(StatelessMethod):
         delta_s: stride of the inversion up to s, in (0, 1].
         inversion_steps: largest number of strides up to s. If they do not reach from 0 to s, the
             inversion starts from x_t of the drawn noise at s - inversion_steps delta_s.
-        noisy_start: add the drawn noise at time 0 too, as the code.
+        noisy_start: add the drawn noise at time 0 too, as in the authors' code.
     """
 
     guidance: float = 7.5

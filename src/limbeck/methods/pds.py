@@ -29,8 +29,8 @@ class PDS(EditMethod):
         guidance: guidance scale s of both predictions.
         stride: t - t', between 0 and 1.
         coefficients: consistent: mu and sigma_t of the step from t to t', for which psi is 0.
-            published: with the beta_t of half the stride, as the code has two ticks and the beta of
-            one; then psi pulls to the source.
+            published: with the beta_t of half the stride, as the authors' code takes steps of two
+            ticks with the beta of one; then psi pulls to the source.
     """
 
     guidance: float = 100.0

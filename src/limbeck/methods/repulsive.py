@@ -27,8 +27,8 @@ class Repulsive(Method[PromptGroups]):
     Attributes:
         guidance: guidance scale s of SDS.
         gamma: strength of the repulsion.
-        energy: E of particle i with features f. log: log sum_{j != i} k(f_i, f_j), as the authors'
-            code; sum: sum_{j != i} k(f_i, f_j), which vanishes for distant particles.
+        energy: E of particle i with features f. log: log sum_{j != i} k(f_i, f_j), as in the
+            authors' code; sum: sum_{j != i} k(f_i, f_j), which vanishes for distant particles.
         features: features f by which particles are compared.
     """
 

@@ -33,7 +33,7 @@ class SDI(Method[CachedTargets]):
         inversion_guidance: guidance scale of the inversion.
         inversion_steps: steps of an inversion of the whole schedule, at least 1.
         inversion_eta: scale of the fresh noise added by the inversion. 0: none.
-        renoise_jitter: let the inversion end up to a step later than t, as the code.
+        renoise_jitter: let the inversion end up to a step later than t, as in the authors' code.
         refresh_every: steps for which x0_hat is kept, at least 1.
     """
 

@@ -35,8 +35,8 @@ class SVGD(Method[PromptGroups]):
 
     Attributes:
         guidance: guidance scale s.
-        kernel_space: what the kernel k compares: x0, the particles; or xt, the noised particles, as
-            the authors' code, which needs one time for all rows.
+        kernel_space: what the kernel k compares: x0, the particles; or xt, the noised particles,
+            as in the authors' code, which needs one time for all rows.
     """
 
     guidance: float = 7.5

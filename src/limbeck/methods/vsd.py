@@ -40,7 +40,7 @@ class VSD(CriticMethod):
   booktitle={NeurIPS},
   year={2023}
 }"""
-    passes = "3 + 1 with backward (low-rank critic: the 3 in one call)"
+    passes = "3 + 1 with backward (LoRA critic: the 3 in one call)"
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         eps_pretrain, eps_phi = predict_prior_and_critic(
