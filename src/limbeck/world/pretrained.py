@@ -31,8 +31,7 @@ def load_evaluator(folder: Path = WEIGHTS) -> Evaluator:
             f"no evaluator: {path} is missing; `limbeck train-world` trains one"
         )
     evaluator = Evaluator()
-    # the shipped file spells the head of the color as "colour"
-    weights = {k.replace("heads.colour.", "heads.color."): v for k, v in load_file(path).items()}
+    weights = load_file(path)
     evaluator.load_state_dict({k: v.float() for k, v in weights.items()})
     return evaluator.eval().requires_grad_(False)
 
