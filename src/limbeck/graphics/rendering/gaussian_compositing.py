@@ -132,8 +132,11 @@ def _composite_batch(
     dx, dy = (center - rows[..., :2]).unbind(-1)
     xx, xy, yy, log_opacity = rows[..., 2:6].unbind(-1)
     ex, ey = xx * dx + xy * dy, xy * dx + yy * dy
-    constant = (log_opacity - (dx * ex + dy * ey) / 2).masked_fill(~batch.valid, -1e4)
+    constant = log_opacity - (dx * ex + dy * ey) / 2
     coefficients = torch.stack([constant, -ex, -ey, -xx / 2, -xy, -yy / 2], -1)
+    # padding is far away, where its polynomial could overflow: exp of a constant instead
+    padding = coefficients.new_tensor([-1e4, 0.0, 0.0, 0.0, 0.0, 0.0])
+    coefficients = torch.where(batch.valid[..., None], coefficients, padding)
     alpha = F.threshold((coefficients @ basis).exp(), MIN_ALPHA, 0.0)
     colors, transmittance = AlphaComposite.apply(alpha, rows[..., 6:])
     return torch.cat([colors, transmittance[..., None]], -1)
