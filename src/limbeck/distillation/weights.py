@@ -79,7 +79,7 @@ class Fantasia3DWeight(Weight):
 
 @dataclass(frozen=True)
 class LogLambdaWeight(Weight):
-    """log(1 + sigma / alpha): lambda at small t, slower growth at large t (RED-diff's family).
+    """log(1 + sigma / alpha): about lambda at small t, slower growth at large t (as RED-diff).
 
     References:
         Mardani et al. 2023, arXiv 2305.04391.

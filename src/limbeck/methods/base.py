@@ -87,7 +87,7 @@ class Method(abc.ABC, Generic[S]):
 
         Args:
             prior: the frozen prior.
-            inputs: the same as of the direction.
+            inputs: the inputs that the direction was computed from.
             state: the state of the method, changed in place.
 
         Returns:

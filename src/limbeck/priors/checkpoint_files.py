@@ -94,7 +94,7 @@ class CheckpointFiles:
         return module.eval().requires_grad_(False)
 
     def weight_names(self) -> set[str]:
-        """Names of the weights of a single file, empty for a folder; some name the model's kind."""
+        """Names of the weights of a single file, which tell its model family; none for a folder."""
         if self.single_file is None:
             return set()
         with safe_open(self.single_file, "pt") as file:

@@ -61,7 +61,7 @@ class OpCounter(TorchDispatchMode):
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Attribute what is done inside to the part ``name``."""
+        """Attribute the operations inside this context to the part ``name``."""
         outer, self._part = self._part, name
         if self._cuda is not None:
             torch.cuda.reset_peak_memory_stats(self._cuda)

@@ -41,7 +41,7 @@ def kuhn_tetrahedra() -> Int[Tensor, "6 4"]:
 
 @cache
 def triangle_table() -> Int[Tensor, "16 2 3"]:
-    """Marching tetrahedra's table: the edges that carry the corners of each case's triangles.
+    """Case table of marching tetrahedra: the edges on which each case's triangle vertices lie.
 
     Bit i of a case is set if corner i is inside. Each case has up to two triangles, padded with -1,
     for positively oriented tetrahedra; triangles are counter-clockwise seen from outside.
