@@ -35,8 +35,8 @@ class Option(NamedTuple):
     """An option of a command.
 
     Attributes:
-        flag: such as ``--method.critic.rank``.
-        name: of the field.
+        flag: option as typed, such as ``--method.critic.rank``.
+        name: name of the field.
         hint: type of the value.
         default: value if the option is left out; MISSING if it must be given.
         owner: dataclass of the field.

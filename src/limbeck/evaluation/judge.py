@@ -133,8 +133,8 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate a run.
 
-    In eval.json, ``reference`` has the same metrics of the world's own objects: what a perfect
-    result would reach.
+    In eval.json, ``reference`` has the same metrics measured on renders of the true object that a
+    prompt describes: what a perfect result would reach.
 
     Args:
         run: the run.

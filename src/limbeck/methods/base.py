@@ -142,7 +142,7 @@ class EditMethod(StatelessMethod):
     def predict_target_and_source(
         self, prior: Prior, inputs: StepInputs
     ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
-        """Predict eps_hat_s of the edited image and of its source, of one eps and t, in one call.
+        """Predict eps_hat_s of the edited image and of its source in one call, at the same eps and t.
 
         Args:
             prior: the frozen prior.

@@ -17,12 +17,11 @@ def feature_diversity(
 
     Args:
         images: one image per particle of one prompt.
-        features: the network.
+        features: network that maps images to feature vectors.
 
     Returns:
-        A value in [0, 2]; 0 means that the network sees the same in all images. None with fewer
-        than
-        two images.
+        A value in [0, 2]; 0: the features of all images point in the same direction. None with
+        fewer than two images.
     """
     if len(images) < 2:
         return None

@@ -35,10 +35,13 @@ def total_variation(images: Float[Tensor, "n 3 h w"]) -> float:
 
 
 def diversity(images: Float[Tensor, "n 3 h w"]) -> float | None:
-    """Mean root-mean-square difference over pairs of images, one per particle of a prompt.
+    """Mean over pairs of images of their root-mean-square pixel difference.
 
-    Range [0, 1], in units of the image range; 0 if all are the same. None with fewer than two
-    images.
+    Args:
+        images: one image per particle of one prompt, values in [0, 1].
+
+    Returns:
+        A value in [0, 1]; 0: all images are equal. None with fewer than two images.
     """
     if len(images) < 2:
         return None

@@ -186,8 +186,8 @@ class LoRAAdapters(nn.Module):
         """Initialize the pose embedding.
 
         Args:
-            tensors: its tensors by name; None: keep the initial ones.
-            path: the file, for error messages.
+            tensors: tensors of the pose embedding by name; None: keep the initial ones.
+            path: file that the tensors were read from, for error messages.
 
         Raises:
             ValueError: if these adapters have no pose embedding, or one of other sizes.

@@ -110,10 +110,12 @@ class Gaussians2D(RepresentationConfig):
         init_scale: initial standard deviation, as a multiple of the distance of neighbors.
         init_opacity: initial opacity, in (0, 0.99); .9 with ``images``.
         init_color_std: standard deviation of the initial color logits; unused with ``images``.
-        max_scale: largest standard deviation in short sides; bounds the cost of a render.
+        max_scale: largest standard deviation, as a fraction of the short side of the image; bounds
+            the cost of a render.
         init_steps: steps that fit the Gaussians to ``images``.
-        means_lr: peak learning rate of the means, in short sides.
-        scales_lr: peak learning rate of the logits of the fraction of ``max_scale``.
+        means_lr: peak learning rate of the means, in units of the short side of the image.
+        scales_lr: peak learning rate of the standard deviations, which are stored as the logit of
+            their fraction of ``max_scale``.
         rotations_lr: peak learning rate of the angles, in radians.
         colors_lr: peak learning rate of the color logits, also of the background.
         opacities_lr: peak learning rate of the opacity logits.

@@ -113,7 +113,7 @@ def reopen_run(folder: Path, device: str = "auto") -> ReopenedRun:
 
 
 def particle_names(experiment: Experiment) -> list[str]:
-    """Name ``PROMPT-PARTICLE`` of every particle, as in its file names."""
+    """Name every particle ``PROMPT-PARTICLE``, two numbers, as in its file names."""
     return particle_stems(experiment.total, experiment.particles)
 
 

@@ -46,9 +46,9 @@ class Study(abc.ABC):
         particles: particles per prompt.
         steps: optimization steps of every run.
         lr: peak learning rate; it decays linearly to 0 over the second half of the run.
-        model: as in a run.
+        model: model of every run: an object or a name that ``limbeck run --model`` accepts.
         seed: seed of every run.
-        precision: dtype of the frozen weights, as in a run.
+        precision: dtype of the frozen weights. auto: float32 on a CPU, else 16 bits.
     """
 
     prompts: tuple[str, ...] = field(

@@ -24,8 +24,12 @@ def parse_prompt(prompt: str) -> dict[str, int]:
 def judgeable_attributes(prompt: str) -> dict[str, int]:
     """Return the attributes of a prompt that an image can be judged by.
 
-    Nothing if the prompt names no object; no view, except overhead, if the object looks alike
-    from all around.
+    Args:
+        prompt: text of a prompt.
+
+    Returns:
+        Class index by attribute; empty if the prompt names no object. The view is left out, unless
+        it is overhead, if the object looks the same from all sides.
     """
     named = parse_prompt(prompt)
     if "object" not in named:

@@ -138,8 +138,8 @@ def encode_glb(
     Args:
         mesh: mesh with a texture or vertex colors.
         unlit: show the colors as they are, in viewers that support KHR_materials_unlit.
-        color_transform: from sRGB to what is stored as vertex color; anything but
-            ``srgb_to_linear`` is for a viewer that is known to transform colors.
+        color_transform: maps sRGB to the stored vertex colors. glTF requires linear colors; pass
+            another function only for a viewer whose own color transform it has to cancel.
     """
     buffer = _GlbBuffer()
     low, high = mesh.vertices.amin(0).float().tolist(), mesh.vertices.amax(0).float().tolist()
