@@ -142,7 +142,7 @@ class EditMethod(StatelessMethod):
     def predict_target_and_source(
         self, prior: Prior, inputs: StepInputs
     ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
-        """Predict eps_hat_s of the edited image and of its source in one call, at the same eps and t.
+        """Predict eps_hat_s of the edited image and of its source, at one eps and t, in one call.
 
         Args:
             prior: the frozen prior.
