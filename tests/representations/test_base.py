@@ -13,11 +13,11 @@ from small_2d import ALL, WITHOUT_LATENTS, all_particles
 from tiny_pipeline import max_difference, normal
 
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.image_files import read_image
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.coordinate_network import Siren
 from limbeck.representations.gaussians_2d import Gaussians2D
-from limbeck.representations.image_files import read_image
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
 from limbeck.representations.strokes import Strokes

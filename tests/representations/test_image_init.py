@@ -9,10 +9,10 @@ import torch
 from small_2d import all_particles
 from torch import Tensor
 
+from limbeck.graphics.image_files import read_image
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.coordinate_network import Fourier, Siren
 from limbeck.representations.gaussians_2d import Gaussians2D
-from limbeck.representations.image_files import read_image
 from limbeck.representations.strokes import Strokes
 
 

@@ -17,12 +17,12 @@ from limbeck.config import yaml as config
 from limbeck.diffusion.model_options import RuntimeOptions
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.image_files import read_image
 from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.priors.exact import colored_shapes
-from limbeck.representations.image_files import read_image
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels

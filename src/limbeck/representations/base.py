@@ -16,7 +16,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.graphics.geometry.assets import Splats, Surface
-from limbeck.representations.image_files import fitted_size, read_image
+from limbeck.graphics.image_files import image_file_size, read_image
 
 
 @dataclass(frozen=True)
@@ -330,3 +330,26 @@ def render_backgrounds(
         colors = backgrounds[particle](directions[index], request.rng, request.progress)
         rows |= dict(zip(index, colors, strict=True))
     return torch.stack([rows[i] for i in range(len(request))]).permute(0, 3, 1, 2)
+
+
+def fitted_size(path: Path, prior: Prior) -> tuple[int, int]:
+    """Return the size of the model in the aspect ratio of an image file.
+
+    Args:
+        path: image file.
+        prior: the model.
+
+    Returns:
+        Height and width: the short side is that of the model, the long one a multiple of
+        ``prior.size_multiple``. The model's own size if it has no other.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    multiple = prior.size_multiple
+    if multiple == 0:
+        return prior.image_size
+    width, height = image_file_size(path)
+    short = min(prior.image_size)
+    long = max(short, round(short * max(width, height) / min(width, height) / multiple) * multiple)
+    return (long, short) if height > width else (short, long)

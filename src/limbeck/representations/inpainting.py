@@ -14,8 +14,8 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.image_files import read_image
 from limbeck.representations.base import Render, Representation, RepresentationConfig
-from limbeck.representations.image_files import read_image
 from limbeck.representations.latents import Latents
 
 

@@ -23,12 +23,12 @@ from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import UniformWeight, Weight
+from limbeck.graphics.image_files import image_file_size, read_image
 from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.representations.base import RepresentationConfig
-from limbeck.representations.image_files import fitted_size, image_file_size, read_image
+from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png

@@ -1,4 +1,4 @@
-"""Image files: reading, size and fit to a canvas."""
+"""Image files: reading and size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-
-from limbeck.diffusion.prior import Prior
 
 
 def _open_rgb(path: Path) -> Image.Image:
@@ -30,29 +28,6 @@ def image_file_size(path: Path) -> tuple[int, int]:
         ValueError: if the file cannot be read.
     """
     return _open_rgb(path).size
-
-
-def fitted_size(path: Path, prior: Prior) -> tuple[int, int]:
-    """Return the size of the model in the aspect ratio of an image file.
-
-    Args:
-        path: image file.
-        prior: the model.
-
-    Returns:
-        Height and width: the short side is that of the model, the long one a multiple of
-        ``prior.size_multiple``. The model's own size if it has no other.
-
-    Raises:
-        ValueError: if the file cannot be read.
-    """
-    multiple = prior.size_multiple
-    if multiple == 0:
-        return prior.image_size
-    width, height = image_file_size(path)
-    short = min(prior.image_size)
-    long = max(short, round(short * max(width, height) / min(width, height) / multiple) * multiple)
-    return (long, short) if height > width else (short, long)
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
