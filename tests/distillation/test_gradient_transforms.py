@@ -7,7 +7,12 @@ import pytest
 import torch
 from tiny_pipeline import f64, max_difference, normal
 
-from limbeck.distillation.gradient_transforms import Clip, Normalize, NoTransform
+from limbeck.distillation.gradient_transforms import (
+    Clip,
+    Normalize,
+    NormalizeBatch,
+    NoTransform,
+)
 from limbeck.methods.base import StatelessMethod
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
@@ -39,8 +44,19 @@ def test_normalize_scales_every_row_and_keeps_zeros():
         assert max_difference(a / a.norm(), b / b.norm()) < 1e-12
 
 
+def test_normalize_batch_is_the_l2_norm_over_all_rows_as_in_csds_code():
+    """Rows of length 3 and 4 together have length 5."""
+    g = f64([[3.0, 0.0], [0.0, -4.0]])
+    assert max_difference(NormalizeBatch()(g, 0, 10), f64([[0.6, 0.0], [0.0, -0.8]])) < 1e-15
+    assert max_difference(NormalizeBatch(10.0)(1e9 * g, 0, 10), 2 * g) < 1e-14
+    assert max_difference(Normalize()(g, 0, 10), f64([[2**0.5, 0.0], [0.0, -(2**0.5)]])) < 1e-15
+    assert max_difference(NormalizeBatch()(0 * g, 0, 10), 0 * g) == 0
+
+
 @pytest.mark.parametrize(
-    "transform", [Clip(0.01, 0.01), Normalize(0.5)], ids=lambda g: type(g).__name__
+    "transform",
+    [Clip(0.01, 0.01), Normalize(0.5), NormalizeBatch(0.5)],
+    ids=lambda g: type(g).__name__,
 )
 def test_the_particle_descends_the_transformed_gradient(transform):
     experiment = Experiment(
@@ -70,7 +86,9 @@ class ConstantDirection(StatelessMethod):
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-@pytest.mark.parametrize("transform", [Clip(), Normalize()], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize(
+    "transform", [Clip(), Normalize(), NormalizeBatch()], ids=lambda g: type(g).__name__
+)
 def test_a_non_finite_gradient_stays_non_finite(transform, value):
     method = ConstantDirection(value)
     experiment = Experiment(("red disc",), method=method, grad_transform=transform, steps=1)
@@ -86,6 +104,7 @@ def test_a_non_finite_gradient_stays_non_finite(transform, value):
         (lambda: Clip(1.0, -1.0), "end_value must be positive, not -1.0"),
         (lambda: Clip(end_at=1.5), "end_at must be a fraction"),
         (lambda: Normalize(0.0), "rms must be positive, not 0.0"),
+        (lambda: NormalizeBatch(-1.0), "norm must be positive, not -1.0"),
     ],
 )
 def test_options_out_of_range_are_refused(build, message):

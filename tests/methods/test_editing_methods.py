@@ -1,5 +1,6 @@
 """DDS, PDS, CDS and SDEdit: identities, captured attention, passes, bad options."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -310,11 +311,11 @@ def test_capture_attention_restores_the_network(prior, fails):
 
 
 def patch_nce(prior: StableDiffusion, s, x0: Tensor, sizes, tau) -> Tensor:
-    """PatchNCE over all patches of all layers, row by row."""
-    with prior.capture_attention() as queries:
-        prior(s.schedule.add_noise(x0, s.eps, s.t), s.t, s.conditions.pos)
-    with torch.no_grad(), prior.capture_attention() as keys:
+    """PatchNCE over all patches of all layers, row by row: a source patch among edited ones."""
+    with torch.no_grad(), prior.capture_attention() as queries:
         prior(s.schedule.add_noise(s.source.x0, s.eps, s.t), s.t, s.source.conditions.pos)
+    with prior.capture_attention() as keys:
+        prior(s.schedule.add_noise(x0, s.eps, s.t), s.t, s.conditions.pos)
     loss = x0.new_zeros(())
     for query, key in zip(queries, keys, strict=True):
         for size in sizes:
@@ -349,6 +350,20 @@ def test_cds_is_dds_and_the_gradient_of_patch_nce(prior, guidance):
     size = float(grad.abs().max())
     assert size > 1e-6
     assert max_difference((cds - dds) / NCE_WEIGHT, grad) < 1e-9 * size
+
+
+def test_patch_nce_asks_each_source_patch_for_itself_among_the_edited_ones():
+    """Features (1, 0), (0, 1) of the source; (1, 0), (1, 0) of the edit: exchanged, it is another.
+
+    The logits are ((1, 1), (0, 0)): every source patch finds both edited patches equally like
+    itself, log 2 each; an edited patch is sure of its source, log(1 + e) - 1 and log(1 + e).
+    """
+    method = CDS(patch_sizes=(1,), tau=1.0)
+    source, edit = f64([[1, 0], [0, 1]]), f64([[1, 1], [0, 0]])  # channels by places
+    source, edit = (f.reshape(1, 2, 1, 2) for f in (source, edit))
+    assert float(method.patch_nce(source, edit, rng())) == pytest.approx(math.log(2))
+    exchanged = float(method.patch_nce(edit, source, rng()))
+    assert exchanged == pytest.approx(math.log(1 + math.e) - 0.5)
 
 
 def test_gradient_of_patch_nce_equals_finite_differences(prior):

@@ -112,7 +112,10 @@ def run_ddim(
 def posterior_std(
     schedule: NoiseSchedule, t: Float[Tensor, "b"], noisier_t: Float[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """Standard deviation of x_t given x_0 and x at ``noisier_t``.
+    """Standard deviation of x_t given x_0 and x at ``noisier_t``, on any schedule.
+
+    It is sigma_t / sigma_r (sigma_r^2 - (alpha_r / alpha_t)^2 sigma_t^2)^(1/2) with r for
+    ``noisier_t``; where alpha^2 + sigma^2 = 1, that is eq. 16 of DDIM at eta 1.
 
     Args:
         schedule: noise schedule.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.inversion import posterior_std
 from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
@@ -84,14 +85,15 @@ def sample_x0(
         noise: initial x at the schedule's last time.
         steps: number of steps, each one network call.
         guidance: guidance scale s.
-        eta: scale of the noise added at each step (eq. 16). 0: DDIM; 1: ancestral sampling.
+        eta: scale of the noise added at each step, in units of ``posterior_std``. 0: DDIM; 1:
+            ancestral sampling.
         rng: generator of that noise.
 
     Raises:
         ValueError: if ``steps`` is less than 1.
 
     References:
-        Song et al. 2020, arXiv 2010.02502, eqs. 12 and 16.
+        Song et al. 2020, arXiv 2010.02502, eq. 12, with the noise of eq. 16.
     """
     times = prior.schedule.sampling_times(steps).to(noise.device)
     xt = noise
@@ -101,10 +103,9 @@ def sample_x0(
         if i + 1 == len(times):
             return prediction.x0
         next_t = times[i + 1].expand(len(xt))
-        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
         next_alpha, next_sigma = prior.schedule.alpha(next_t), prior.schedule.sigma(next_t)
         # of next_sigma, the part that is new noise and the part that is predicted noise
-        new = eta * (next_sigma / sigma) * (1 - (alpha / next_alpha) ** 2).clamp_min(0).sqrt()
+        new = eta * posterior_std(prior.schedule, next_t, t)
         predicted = (next_sigma**2 - new**2).clamp_min(0).sqrt()
         xt = expand(next_alpha, xt) * prediction.x0 + expand(predicted, xt) * prediction.eps
         if eta > 0:

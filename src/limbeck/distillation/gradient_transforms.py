@@ -1,4 +1,4 @@
-"""Transforms of the weighted gradient: none, clipping, normalization."""
+"""Transforms of the weighted gradient: none, clipping, normalization of rows or of the batch."""
 
 from __future__ import annotations
 
@@ -80,6 +80,8 @@ class Clip(GradientTransform):
 class Normalize(GradientTransform):
     """Scale each row to a fixed root mean square; rows of zeros stay zero.
 
+    Every row is scaled by itself. ``normalize-batch`` scales all rows by one factor.
+
     Attributes:
         rms: root mean square of each row, above 0.
     """
@@ -95,3 +97,30 @@ class Normalize(GradientTransform):
     ) -> Float[Tensor, "b ..."]:
         rms = gradient.flatten(1).square().mean(1).sqrt()
         return gradient * expand((self.rms / rms).where(rms > 0, 0.0), gradient)
+
+
+@dataclass(frozen=True)
+class NormalizeBatch(GradientTransform):
+    """Scale the gradient of all rows together to a fixed L2 norm, as CSD's code (grad_normalize).
+
+    The proportion between rows stays, and each row gets less the more there are. A gradient of
+    zeros stays zero.
+
+    Attributes:
+        norm: L2 norm over all elements of all rows, above 0.
+
+    References:
+        Yu et al. 2023, Text-to-3D with Classifier Score Distillation, arXiv 2310.19415 (its code).
+    """
+
+    norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.norm > 0:
+            raise ValueError(f"norm must be positive, not {self.norm}")
+
+    def __call__(
+        self, gradient: Float[Tensor, "b ..."], step: int, steps: int
+    ) -> Float[Tensor, "b ..."]:
+        norm = gradient.norm()
+        return gradient * (self.norm / norm).where(norm > 0, 0.0)

@@ -64,7 +64,13 @@ class CDS(EditMethod):
     def patch_nce(
         self, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], rng: torch.Generator
     ) -> Float[Tensor, ""]:
-        """PatchNCE of one layer: a mean over patches, summed over patch sizes and rows."""
+        """PatchNCE of one layer: a mean over patches, summed over patch sizes and rows.
+
+        Args:
+            query: features of the source: each of its patches is to find itself among the keys.
+            key: features of the edited image at the same places.
+            rng: generator that draws the patches.
+        """
         loss = query.new_zeros(())
         for size in (s for s in self.patch_sizes if s <= min(query.shape[2:])):
             q, k = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (query, key))
@@ -86,7 +92,7 @@ class CDS(EditMethod):
             xt = inputs.schedule.add_noise(x, inputs.eps, inputs.t)
             prior(xt, inputs.t, inputs.conditions.pos)
             # zip stops after the first denoising step
-            pairs = zip(features, source_features, strict=False)
+            pairs = zip(source_features, features, strict=False)
             nce = torch.stack([self.patch_nce(q, k, inputs.rng) for q, k in pairs]).sum()
         grad_nce = torch.autograd.grad(nce, x)[0]
         height, width = x.shape[-2:]
