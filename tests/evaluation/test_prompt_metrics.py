@@ -20,6 +20,7 @@ from limbeck.metrics.heldout_views import HeldOutImages, held_out_cameras, rende
 from limbeck.metrics.r_precision import distractor_prompts, r_precision
 from limbeck.priors.exact import colored_shapes
 from limbeck.world.pretrained import load_evaluator
+from limbeck.world.scene import SIDED
 
 CAMERAS = held_out_cameras(3.6, 40.0)
 
@@ -140,10 +141,23 @@ def test_a_duck_with_many_faces_is_detected(evaluator, prior):
     assert two["janus"] >= 0.9 and two["janus_side"] <= 0.2
 
 
+@pytest.mark.parametrize("name", SIDED)
+def test_a_mirrored_object_is_detected(evaluator, prior, name):
+    true = evaluate_object(evaluator, prior, object=name, color="green").metrics
+    mirrored = evaluate_object(evaluator, prior, object=name, color="green", mirrored=True).metrics
+    assert true["mirrored"] <= 0.1 and mirrored["mirrored"] >= 0.9
+    # by the four views alone, the two are the same
+    assert true["view_accuracy"] == pytest.approx(mirrored["view_accuracy"], abs=0.15)
+
+
+def test_a_house_has_no_left_and_right(evaluator, prior):
+    assert "mirrored" not in evaluate_object(evaluator, prior, object="house").metrics
+
+
 def test_an_object_without_distinct_views_has_no_view_metrics(evaluator, prior):
     metrics = evaluate_object(evaluator, prior, object="cone", color="red").metrics
     assert metrics["object"] >= 0.9
-    assert not {"view_accuracy", "janus", "janus_side"} & set(metrics)
+    assert not {"view_accuracy", "janus", "janus_side", "mirrored"} & set(metrics)
 
 
 def test_another_object_is_another_object(evaluator, prior):

@@ -20,7 +20,7 @@ IMPORTED = (
     "limbeck.runs.editing:EditInputs",
     "limbeck.runs.editing:EditOptions",
     "limbeck.runs.report.schedule_plots:SchedulePlotOptions",
-    "limbeck.world.train:WorldTraining",
+    "limbeck.world.training_options:WorldTraining",
 )
 
 

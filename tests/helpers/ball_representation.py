@@ -81,6 +81,7 @@ class Objects(ParticleParameters):
         if spec.faces > 1:
             period = 2 * np.pi / spec.faces
             azimuth = (azimuth + period / 2) % period - period / 2
+        azimuth = -azimuth if spec.mirrored else azimuth
         zeros = np.zeros(len(request), np.int64)
         scenes = Scenes(
             zeros + OBJECTS.index(spec.object),
@@ -112,11 +113,13 @@ class Object(RepresentationConfig):
         object: which object.
         color: which color.
         faces: 1 for the object itself; n repeats its front n times around, a Janus object.
+        mirrored: whether left and right are swapped: what should face left faces right.
     """
 
     object: str = "duck"
     color: str = "yellow"
     faces: int = 1
+    mirrored: bool = False
 
     @property
     def cameras(self) -> CameraSampler:

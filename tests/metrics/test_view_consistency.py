@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from limbeck.graphics.cameras.camera import orbit_cameras
-from limbeck.metrics.view_consistency import BACK, FRONT, SIDE, view_labels, view_metrics
+from limbeck.metrics.view_consistency import (
+    BACK,
+    FRONT,
+    SIDE,
+    mirror_metrics,
+    view_labels,
+    view_metrics,
+)
 from limbeck.world.evaluator import REJECT
 from limbeck.world.scene import Scenes
 
@@ -31,3 +38,14 @@ def test_view_metrics_by_hand():
         {"view_accuracy": 3 / 7, "janus": 1 / 4, "janus_side": 1 / 2}
     )
     assert "janus" not in view_metrics(verdicts[:3], views[:3])
+
+
+def test_mirror_metrics_by_hand():
+    azimuth = torch.tensor([0.0, 90.0, 90.0, -90.0, -90.0, 180.0]).deg2rad()
+    camera = orbit_cameras(azimuth, torch.zeros(6), 3.6, 40.0)
+    verdicts = torch.tensor([[11, 3, 0, 0, SIDE]] * 6)
+    facings = torch.tensor([1, 0, 1, 1, 0, 1])  # the third and the fifth are wrong
+    assert mirror_metrics(verdicts, facings, camera) == {"mirrored": 0.5}
+    verdicts[2, 0] = REJECT
+    assert mirror_metrics(verdicts, facings, camera) == {"mirrored": 0.25}
+    assert mirror_metrics(verdicts[:1], facings[:1], camera[:1]) == {}

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.world.train import WorldTraining
 from limbeck.world.trainer import Budget, Task, fit, lr_at
+from limbeck.world.training_options import WorldTraining
 
 
 class Line(nn.Module):

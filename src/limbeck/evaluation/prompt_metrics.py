@@ -25,7 +25,13 @@ from limbeck.metrics.heldout_views import (
 from limbeck.metrics.image_statistics import diversity, diversity_between
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, distractor_prompts, r_precision
-from limbeck.metrics.view_consistency import has_distinct_views, view_labels, view_metrics
+from limbeck.metrics.view_consistency import (
+    has_distinct_sides,
+    has_distinct_views,
+    mirror_metrics,
+    view_labels,
+    view_metrics,
+)
 from limbeck.world.prompt_parser import judgeable_attributes
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLORS, Scenes, render_scenes
 
@@ -65,6 +71,7 @@ def evaluate_prompt(
         evaluator: the world's evaluator.
     """
     metrics, verdicts, features = [], [], []
+    named_object = judgeable_attributes(prompt)["object"]
     for images in particles:
         logits = evaluator(images.images)
         features.append(evaluator.features(images.images))
@@ -72,8 +79,10 @@ def evaluate_prompt(
         verdicts.append(_verdict_texts(verdict))
         found = agreement(verdict, [prompt] * len(verdict))
         found.pop("view", None)  # the prompt's own view is not that of every camera
-        if has_distinct_views(judgeable_attributes(prompt)["object"]):
+        if has_distinct_views(named_object):
             found |= view_metrics(verdict, view_labels(cameras))
+        if has_distinct_sides(named_object):
+            found |= mirror_metrics(verdict, logits["facing"].argmax(1), cameras)
         subset = {name: value[R_PRECISION_VIEWS] for name, value in logits.items()}
         found["r_precision"] = r_precision(candidate_log_probs(subset, prompt), 0)
         if images.textureless is not None:

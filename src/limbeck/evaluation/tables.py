@@ -26,6 +26,7 @@ _COLUMNS = {
     "clip_shape": _Column("CLIP R shape"),
     "janus": _Column("Janus"),
     "janus_side": _Column("Janus side"),
+    "mirrored": _Column("mirrored"),
     "rejected": _Column("rejected"),
     "diversity": _Column("diversity", is_percentage=False),
     "feature_diversity": _Column("feature div.", is_percentage=False),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import sample_x0
 from limbeck.metrics.frechet import frechet_distance
+from limbeck.world.denoiser import save_grid
 from limbeck.world.evaluator import REJECT, Evaluator
 from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import (
@@ -26,8 +29,8 @@ from limbeck.world.scene import (
     render_scenes,
 )
 
-_BATCH_SIZE = 32
-_GRID = (4, 14)
+_BATCH_SIZE = 28
+_GRID_SIZE, _GRID_COLUMNS = 56, 14
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class ModelCard:
 
 
 def sample_held_out_captions(
-    prior: Prior, count: int, steps: int, guidance: float, seed: int
+    prior: Prior, count: int, steps: int, guidance: float, seed: int, seconds: float = math.inf
 ) -> tuple[Scenes, Float[Tensor, "n 3 h w"]]:
     """Draw held-out scenes and one sample for the full caption of each.
 
@@ -64,22 +67,51 @@ def sample_held_out_captions(
         steps: sampling steps.
         guidance: guidance scale.
         seed: seed of scenes and noise.
+        seconds: time after which no further batch of 28 is begun, so that there are fewer scenes.
 
     Returns:
         The scenes and the samples, images in [0, 1].
     """
     scenes = random_scenes(count, np.random.default_rng(seed), unseen=True)
-    captions = full_captions(scenes)
+    images = sample_captions(prior, full_captions(scenes), steps, guidance, seed, seconds)
+    return scenes[slice(0, len(images))], images
+
+
+def sample_captions(
+    prior: Prior,
+    captions: list[str],
+    steps: int,
+    guidance: float,
+    seed: int,
+    seconds: float = math.inf,
+) -> Float[Tensor, "n 3 h w"]:
+    """Draw one sample for each caption, or for the first ones if the time does not suffice.
+
+    Args:
+        prior: the model.
+        captions: the captions.
+        steps: sampling steps.
+        guidance: guidance scale.
+        seed: seed of the noise.
+        seconds: time after which no further batch of 28 is begun.
+
+    Returns:
+        Samples in [0, 1].
+    """
+    count = len(captions)
+    deadline = time.monotonic() + seconds
     conditions = Conditions(prior.condition(captions), prior.condition([""] * count))
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *prior.shape, generator=rng).to(prior.device)
-    images = []
+    images: list[Tensor] = []
     with torch.no_grad():
         for start in range(0, count, _BATCH_SIZE):
+            if images and time.monotonic() > deadline:
+                break
             rows = slice(start, start + _BATCH_SIZE)
             x0 = sample_x0(prior, conditions[rows], noise[rows], steps, guidance)
             images.append(prior.decode(x0).cpu())
-    return scenes, torch.cat(images)
+    return torch.cat(images)
 
 
 def evaluate_samples(
@@ -119,34 +151,38 @@ def evaluate_samples(
 
 
 def write_model_card(
-    folder: Path, count: int = 256, steps: int = 50, guidance: float = 5.0
+    folder: Path,
+    count: int = 256,
+    steps: int = 50,
+    guidance: float = 5.0,
+    seconds: float = math.inf,
 ) -> dict:
     """Evaluate a pipeline on held-out scenes.
 
-    Writes card.json and grid.png, with 56 samples, into its folder.
+    Writes card.json and grid.png, with up to 56 samples, into its folder.
 
     Args:
         folder: folder of the pipeline.
         count: number of samples.
         steps: sampling steps.
         guidance: guidance scale.
+        seconds: time after which no further samples are drawn, at least 28.
 
     Returns:
         The content of card.json.
     """
-    from PIL import Image
-
     from limbeck.priors.stable_diffusion import StableDiffusion
     from limbeck.world.pretrained import load_evaluator
 
     prior = StableDiffusion(str(folder))
-    scenes, images = sample_held_out_captions(prior, count, steps, guidance, seed=4321)
+    seed = 4321
+    scenes, images = sample_held_out_captions(prior, count, steps, guidance, seed, seconds)
     metrics = evaluate_samples(scenes, images, load_evaluator(folder))
     card = {**asdict(metrics), "steps": steps, "guidance": guidance}
-    (folder / "card.json").write_text(json.dumps(card, indent=1))
     by_object = np.argsort(scenes.object, kind="stable")
-    shown = np.linspace(0, count - 1, _GRID[0] * _GRID[1]).round().astype(int)
-    tiles = images[by_object[shown]].unflatten(0, _GRID)
-    grid = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(folder / "grid.png")
+    num_shown = min(_GRID_SIZE, len(images) // _GRID_COLUMNS * _GRID_COLUMNS)
+    shown = np.linspace(0, len(images) - 1, num_shown).round().astype(int)
+    save_grid(images[by_object[shown]], folder / "grid.png", _GRID_COLUMNS)
+    # last: a folder with a card is finished
+    (folder / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
     return card

@@ -1,4 +1,4 @@
-"""View accuracy, and the rate of the Janus problem: faces where there should be none."""
+"""View accuracy, Janus rate (faces where there should be none) and mirrored sides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
-from limbeck.world.scene import ASYMMETRIC, ATTRIBUTES, OBJECTS, OVERHEAD_ELEVATION, VIEWS
+from limbeck.world.scene import (
+    ASYMMETRIC,
+    ATTRIBUTES,
+    OBJECTS,
+    OVERHEAD_ELEVATION,
+    SIDED,
+    VIEWS,
+)
 
 FRONT, SIDE, BACK = (VIEWS.index(name) for name in ("front", "side", "back"))
 _OVERHEAD = VIEWS.index("overhead")
@@ -28,6 +35,36 @@ def view_labels(camera: Camera) -> Int[Tensor, "b"]:
 def has_distinct_views(obj: int) -> bool:
     """Return whether the four views of an object of the world differ."""
     return OBJECTS[obj] in ASYMMETRIC
+
+
+def has_distinct_sides(obj: int) -> bool:
+    """Return whether the left and the right side of an object of the world differ."""
+    return OBJECTS[obj] in SIDED
+
+
+def mirror_metrics(
+    verdicts: Int[Tensor, "n 5"], facings: Int[Tensor, "n"], camera: Camera
+) -> dict[str, float]:
+    """Compute how often an object whose sides differ is the mirror image of what it should be.
+
+    An image in which the evaluator sees none of its objects does not count as mirrored.
+
+    Args:
+        verdicts: what ``Evaluator.judge`` returns, in the order of ``ATTRIBUTES``.
+        facings: what ``Evaluator.judge_facing`` returns, an index into the world's ``FACINGS``.
+        camera: the cameras of the images.
+
+    Returns:
+        ``mirrored``: share of the images from the side in which the object faces the wrong way.
+        Range [0, 1]; empty if no image is from the side.
+    """
+    from_side = view_labels(camera) == SIDE
+    if not bool(from_side.any()):
+        return {}
+    # a camera at positive azimuth stands to the right of the object's front
+    wrong = facings != (camera.azimuth < 0).long()
+    is_object = verdicts[:, 0] < len(OBJECTS)
+    return {"mirrored": (is_object & wrong)[from_side].float().mean().item()}
 
 
 def view_metrics(verdicts: Int[Tensor, "n 5"], views: Int[Tensor, "n"]) -> dict[str, float]:

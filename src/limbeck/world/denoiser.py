@@ -14,13 +14,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from limbeck.world.render_cache import load_captions
 from limbeck.world.trainer import Task
 
-MAX_TOKENS = 20  #: Tokens of a prompt, with start and end.
+MAX_TOKENS = 20  #: Tokens of a caption of the world, with start and end.
 _TEXT_WIDTH = 128  #: Channels of the text features.
 
 
-def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
+def build_tokenizer(
+    sentences: list[str], folder: Path, max_tokens: int = MAX_TOKENS
+) -> CLIPTokenizer:
     """Train a byte-pair tokenizer in which every word of ``sentences`` is one token.
 
     Unknown words fall back to bytes.
@@ -28,6 +31,7 @@ def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
     Args:
         sentences: texts whose words to know.
         folder: where the tokenizer is saved.
+        max_tokens: tokens of a prompt, with start and end.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -56,16 +60,14 @@ def build_tokenizer(sentences: list[str], folder: Path) -> CLIPTokenizer:
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=max_tokens)
     tokenizer.save_pretrained(folder)  # its config keeps the maximum length
     return tokenizer
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Int[Tensor, "n tokens"]:
-    """Return token ids, padded and truncated to ``MAX_TOKENS``."""
-    return tokenizer(
-        texts, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-    ).input_ids
+    """Return token ids, padded and truncated to the maximum length of the tokenizer."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -77,7 +79,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         projection_dim=_TEXT_WIDTH,
         num_hidden_layers=3,
         num_attention_heads=4,
-        max_position_embeddings=MAX_TOKENS,
+        max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -143,6 +145,13 @@ class Denoiser(nn.Module):
         alphas_cumprod = build_scheduler(prediction_type).alphas_cumprod.clone()
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
 
+    def load(self, pipeline: Path) -> None:
+        """Take the weights of a pipeline folder."""
+        unet = UNet2DConditionModel.from_pretrained(pipeline / "unet")
+        text = CLIPTextModel.from_pretrained(pipeline / "text_encoder")
+        self.unet.load_state_dict(unet.float().state_dict())
+        self.text.load_state_dict(text.float().state_dict())
+
     def forward(
         self,
         z: Float[Tensor, "b 4 16 16"],
@@ -206,15 +215,21 @@ class DenoiserTask(Task[Denoiser]):
         tokenizer = CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer"))
         model = Denoiser(tokenizer, self.prediction_type, self.snr_floor)
         if self.init_from is not None:
-            unet = UNet2DConditionModel.from_pretrained(self.init_from / "unet")
-            text = CLIPTextModel.from_pretrained(self.init_from / "text_encoder")
-            model.unet.load_state_dict(unet.float().state_dict())
-            model.text.load_state_dict(text.float().state_dict())
+            model.load(self.init_from)
         return model
 
     def preview(self, model: Denoiser, folder: Path, minute: float) -> dict[str, float]:
-        """Save a grid of 28 samples, two per object; return their agreement with the captions."""
-        return preview_grid(model, self.folder, folder / f"{self.name}-{minute:06.1f}.png")
+        """Save a grid of 28 samples for captions that training does not see.
+
+        Returns:
+            For renders the agreement of the samples with the captions, by the evaluator.
+        """
+        path = folder / f"{self.name}-{minute:06.1f}.png"
+        if (self.folder / "test" / "captions.json").exists():
+            captions = load_captions(self.folder / "test", 0, 1)[0]
+            save_grid(_sample_preview(model, self.folder, captions[:28]), path)
+            return {}
+        return preview_grid(model, self.folder, path)
 
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
         size = self.batch_size
@@ -272,26 +287,40 @@ def preview_grid(model: Denoiser, folder: Path, path: Path) -> dict[str, float]:
     Returns:
         Share of the samples in which the evaluator names each attribute of the caption.
     """
-    from diffusers import AutoencoderKL
-    from PIL import Image
-
     from limbeck.world.pretrained import load_evaluator
     from limbeck.world.scene import ATTRIBUTES, OBJECTS, full_captions, random_scenes
 
-    device = next(model.parameters()).device
     scenes = random_scenes(2000, np.random.default_rng(77))
     first_two = [np.flatnonzero(scenes.object == i)[:2] for i in range(len(OBJECTS))]
     scenes = scenes[np.concatenate(first_two)]
+    images = _sample_preview(model, folder, full_captions(scenes))
+    save_grid(images, path)
+    verdicts = load_evaluator(folder / "pipeline").judge(images)
+    shares = (verdicts == torch.from_numpy(scenes.labels())).float().mean(0)
+    return {f"right_{name}": round(shares[i].item(), 3) for i, name in enumerate(ATTRIBUTES)}
+
+
+def _sample_preview(
+    model: Denoiser, folder: Path, captions: list[str]
+) -> Float[Tensor, "n 3 64 64"]:
+    from diffusers import AutoencoderKL
+
+    device = next(model.parameters()).device
     tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-    ids, empty = tokenize(tokenizer, full_captions(scenes)), tokenize(tokenizer, [""])
+    ids, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
     noise = torch.randn(len(ids), 4, 16, 16, generator=torch.Generator().manual_seed(0))
     latents = preview_sample(
         model, ids.to(device), empty.to(device), steps=20, guidance=5.0, noise=noise.to(device)
     )
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    images = (vae.decode(latents.float().cpu()).sample / 2 + 0.5).clamp(0, 1)
-    grid = images.unflatten(0, (-1, 14)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    return (vae.decode(latents.float().cpu()).sample / 2 + 0.5).clamp(0, 1)
+
+
+def save_grid(images: Float[Tensor, "n 3 h w"], path: Path, columns: int = 14) -> None:
+    """Save images in rows; the last row is left out if it is not full and not the only one."""
+    from PIL import Image
+
+    columns = min(columns, len(images))
+    tiles = images[: len(images) // columns * columns].unflatten(0, (-1, columns))
+    grid = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(path)
-    verdicts = load_evaluator(folder / "pipeline").judge(images)
-    shares = (verdicts == torch.from_numpy(scenes.labels())).float().mean(0)
-    return {f"right_{name}": round(shares[i].item(), 3) for i, name in enumerate(ATTRIBUTES)}

@@ -1,7 +1,8 @@
 """Evaluator of the world: a small classifier of object, color, pattern, background and view.
 
 A plain classifier names an object in any blotch. This one has a fifteenth class of objects, *none
-of them*, trained on blurred, noisy, shuffled, blended and view-inconsistent images.
+of them*, trained on blurred, noisy, shuffled, blended and view-inconsistent images. A further head
+tells which way an object seen from the side faces, so that a mirrored 3D object can be noticed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.world.render_cache import images_to_tensor, load_images, load_scenes
-from limbeck.world.scene import ATTRIBUTES, OBJECTS
+from limbeck.world.scene import ATTRIBUTES, FACINGS, OBJECTS
 from limbeck.world.trainer import Task
 
 REJECT = len(OBJECTS)  #: Object index of "none of the objects".
 _NUM_FEATURES = 160
+_MAP_SIZE = 4  #: height and width of the last feature map
 
 
 class _Block(nn.Module):
@@ -50,27 +52,46 @@ class Evaluator(nn.Module):
         self.norm = nn.LayerNorm(_NUM_FEATURES)
         sizes = {name: len(words) + (name == "object") for name, words in ATTRIBUTES.items()}
         self.heads = nn.ModuleDict({name: nn.Linear(_NUM_FEATURES, n) for name, n in sizes.items()})
+        self.facing = nn.Linear(_NUM_FEATURES * _MAP_SIZE**2, len(FACINGS))
+
+    def _feature_map(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f 4 4"]:
+        """Return features by place; images of another size are resized to 64 x 64."""
+        if images.shape[-2:] != (64, 64):
+            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+        return self.blocks(self.stem(images * 2 - 1))
+
+    def _pool(self, x: Float[Tensor, "b f 4 4"]) -> Float[Tensor, "b f"]:
+        return self.norm(x.mean((2, 3)) + x.amax((2, 3)))
 
     def features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f"]:
         """Return pooled features, the space of the Frechet distance.
 
         Images of another size are resized to 64 x 64.
         """
-        if images.shape[-2:] != (64, 64):
-            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
-        x = self.blocks(self.stem(images * 2 - 1))
-        return self.norm(x.mean((2, 3)) + x.amax((2, 3)))
+        return self._pool(self._feature_map(images))
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """Return logits by attribute; ``object`` has one more class, ``REJECT``."""
-        features = self.features(images)
-        return {name: head(features) for name, head in self.heads.items()}
+        """Return logits by attribute, and of ``facing``.
+
+        ``object`` has one more class, ``REJECT``. ``facing`` has the classes ``FACINGS`` and says
+        something of images from the side only.
+        """
+        x = self._feature_map(images)
+        features = self._pool(x)
+        logits = {name: head(features) for name, head in self.heads.items()}
+        # pooling loses where things are; the features stay those of the other attributes
+        return logits | {"facing": self.facing(x.detach().flatten(1))}
 
     @torch.no_grad()
     def judge(self, images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b 5"]:
         """Return the most likely index of each attribute, in the order of ``ATTRIBUTES``."""
         logits = self(images)
         return torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], 1)
+
+    @torch.no_grad()
+    def judge_facing(self, images: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b"]:
+        """Return the index into ``FACINGS`` of images from the side."""
+        return self(images)["facing"].argmax(1)
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
@@ -160,7 +181,7 @@ class _Training(nn.Module):
         super().__init__()
         self.net = Evaluator()
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, facing: Tensor) -> dict[str, Tensor]:
         logits = self.net(images)
         real = labels[:, 0] != REJECT
         losses = {
@@ -169,6 +190,11 @@ class _Training(nn.Module):
         for i, name in enumerate(ATTRIBUTES):
             if name != "object":
                 losses[name] = F.cross_entropy(logits[name][real].float(), labels[real, i])
+        # rows that show no side have the index -1; a batch may have none that do
+        by_row = F.cross_entropy(
+            logits["facing"].float(), facing, ignore_index=-1, reduction="none"
+        )
+        losses["facing"] = by_row.sum() / (facing >= 0).sum().clamp_min(1)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
 
@@ -197,15 +223,16 @@ class EvaluatorTask(Task[_Training]):
 
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
         images = load_images(self.train_folder)
-        truth, partners = _labels_and_partners(self.train_folder)
+        truth, facings, partners = _labels_and_partners(self.train_folder)
         rows = torch.randint(len(images), (self.batch_size,), generator=rng).numpy()
         num_corrupt = self.batch_size // 4
         x = images_to_tensor(images[rows])
         other = images_to_tensor(images[partners[rows[:num_corrupt]]])
-        labels = torch.from_numpy(truth[rows])
+        labels, facing = torch.from_numpy(truth[rows]), torch.from_numpy(facings[rows])
         labels[:num_corrupt, 0] = REJECT
+        facing[:num_corrupt] = -1
         corrupted = corrupt(x[:num_corrupt], other, rng)
-        return torch.cat([corrupted, augment(x[num_corrupt:], rng)]), labels
+        return torch.cat([corrupted, augment(x[num_corrupt:], rng)]), labels, facing
 
     def preview(self, model: _Training, folder: Path, minute: float) -> dict[str, float]:
         images = images_to_tensor(load_images(self.test_folder)[:2000])
@@ -213,8 +240,10 @@ class EvaluatorTask(Task[_Training]):
 
 
 @cache
-def _labels_and_partners(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels ``[N, 5]`` of a prepared folder and, per row, a row to mix it with.
+def _labels_and_partners(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the labels of a prepared folder and, per row, a row to mix it with.
+
+    The labels are those of the attributes, ``[N, 5]``, and the facing, -1 where it does not show.
 
     The partner of an asymmetric object shows the same object, with the same attributes, from
     another view; any row is a partner of the rest.
@@ -231,7 +260,7 @@ def _labels_and_partners(folder: Path) -> tuple[np.ndarray, np.ndarray]:
             other_views = group[truth[group, 4] != truth[row, 4]]
             if len(other_views):
                 partner[row] = rng.choice(other_views)
-    return truth, partner
+    return truth, np.where(scenes.shows_facing, scenes.facing, -1), partner
 
 
 def evaluator_accuracy(
@@ -245,15 +274,20 @@ def evaluator_accuracy(
         folder: the prepared folder, for the labels.
 
     Returns:
-        Share of correct verdicts by attribute, ``view`` over objects whose views differ, and
-        ``rejected``, the share of images in which no object is seen.
+        Share of correct verdicts by attribute, ``view`` over objects whose views differ,
+        ``facing`` over the sides of objects whose sides differ, and ``rejected``, the share of
+        images in which no object is seen.
     """
     scenes = load_scenes(folder)[slice(0, len(images))]
     truth = torch.from_numpy(scenes.labels())
     verdicts = torch.cat([evaluator.judge(part) for part in images.split(250)])
+    facing = torch.cat([evaluator.judge_facing(part) for part in images.split(250)])
     correct = (verdicts == truth).float()
     asymmetric = torch.from_numpy(scenes.asymmetric)
     shares = {name: round(correct[:, i].mean().item(), 4) for i, name in enumerate(ATTRIBUTES)}
     shares["view"] = round(correct[asymmetric, 4].mean().item(), 4)
+    shows_facing = torch.from_numpy(scenes.shows_facing)
+    hits = facing[shows_facing] == torch.from_numpy(scenes.facing)[shows_facing]
+    shares["facing"] = round(hits.float().mean().item(), 4)
     shares["rejected"] = round((verdicts[:, 0] == REJECT).float().mean().item(), 4)
     return shares

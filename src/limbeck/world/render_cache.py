@@ -1,8 +1,10 @@
-"""Renders cached on disk, so that every training stage and worker reads the same images."""
+"""Training images cached on disk, so that every training stage and worker reads the same ones."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +17,12 @@ from limbeck.world.scene import Scenes, random_captions, random_scenes, render_s
 
 
 def prepare_renders(
-    folder: Path, count: int, seed: int, unseen: bool = False, chunk: int = 1000
+    folder: Path,
+    count: int,
+    seed: int,
+    unseen: bool = False,
+    chunk: int = 1000,
+    seconds: float = math.inf,
 ) -> None:
     """Render random scenes into a folder, unless they are there already.
 
@@ -25,19 +32,26 @@ def prepare_renders(
         seed: seed of the scenes.
         unseen: True: only combinations that are held out from training; False: only the others.
         chunk: scenes rendered at a time.
+        seconds: time after which no further chunk is begun, so that there are fewer scenes.
     """
     settings = {"count": count, "seed": seed, "unseen": unseen}
     done = folder / "renders.json"
-    if done.exists() and json.loads(done.read_text()) == settings:
+    if done.exists() and json.loads(done.read_text(encoding="utf-8")) == settings:
         return
     folder.mkdir(parents=True, exist_ok=True)
     scenes = random_scenes(count, np.random.default_rng(seed), unseen)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, 64, 64, 3))
-    for first in range(0, count, chunk):
-        images[first : first + chunk] = render_scenes(scenes[slice(first, first + chunk)])
+    deadline = time.monotonic() + seconds
+    num_rendered = 0
+    while num_rendered < count and (num_rendered == 0 or time.monotonic() < deadline):
+        rows = slice(num_rendered, num_rendered + chunk)
+        images[rows] = render_scenes(scenes[rows])
+        num_rendered = min(num_rendered + chunk, count)
     images.flush()
-    np.savez(folder / "scenes.npz", **vars(scenes))
-    done.write_text(json.dumps(settings))
+    if num_rendered < count:
+        np.save(folder / "images.npy", np.array(images[:num_rendered]))
+    np.savez(folder / "scenes.npz", **vars(scenes[slice(0, num_rendered)]))
+    done.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def load_scenes(folder: Path) -> Scenes:
@@ -52,16 +66,21 @@ def load_images(folder: Path) -> np.ndarray:
 
 
 def load_captions(folder: Path, seed: int, variants: int = 4) -> list[list[str]]:
-    """Return random captions of the scenes of a prepared folder.
+    """Return captions of the N images of a prepared folder.
 
     Args:
-        folder: where ``prepare_renders`` has rendered N scenes.
-        seed: seed of the captions.
-        variants: number of captions per scene, each with its own attributes dropped.
+        folder: filled by ``prepare_renders`` or ``prepare_images``.
+        seed: seed of the captions of renders.
+        variants: number of captions per image: for renders each with its own attributes dropped,
+            for other images those of the user in turn.
 
     Returns:
         ``variants`` lists of N captions.
     """
+    own = folder / "captions.json"
+    if own.exists():
+        rows = [captions for _, *captions in json.loads(own.read_text(encoding="utf-8"))]
+        return [[row[k % len(row)] for row in rows] for k in range(variants)]
     scenes = load_scenes(folder)
     return [random_captions(scenes, np.random.default_rng((seed, k))) for k in range(variants)]
 

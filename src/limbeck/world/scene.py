@@ -26,6 +26,8 @@ OBJECTS = (
 )
 #: Objects whose four views differ; view accuracy is measured on these.
 ASYMMETRIC = ("mug", "snowman", "chair", "duck", "car", "house")
+#: Objects whose two sides differ. A house has the same window on both.
+SIDED = ("mug", "snowman", "chair", "duck", "car")
 
 _COLOR_RGB = {
     "red": (0.86, 0.10, 0.10),
@@ -58,6 +60,9 @@ GROUND_COLORS = np.array([bottom for *_, bottom in _BACKGROUND_STYLES.values()],
 VIEWS = ("front", "side", "back", "overhead")
 #: Elevation in radians from which a view is called overhead (DreamFusion: 60 degrees).
 OVERHEAD_ELEVATION = math.radians(55.0)
+
+#: Where the front of an object points in an image of its side.
+FACINGS = ("left", "right")
 
 #: The words of each attribute, in the order of ``Scenes.labels``.
 ATTRIBUTES = {
@@ -119,6 +124,17 @@ class Scenes:
     def asymmetric(self) -> np.ndarray:
         """Which scenes show an object whose views differ, ``[N]`` bool."""
         return np.isin(self.object, [OBJECTS.index(name) for name in ASYMMETRIC])
+
+    @property
+    def facing(self) -> np.ndarray:
+        """Index into ``FACINGS``; it says something of scenes that ``shows_facing``."""
+        return (self.azimuth < 0).astype(np.int64)
+
+    @property
+    def shows_facing(self) -> np.ndarray:
+        """Which scenes show the side of an object whose two sides differ, ``[N]`` bool."""
+        sided = np.isin(self.object, [OBJECTS.index(name) for name in SIDED])
+        return sided & (self.view == VIEWS.index("side"))
 
     @property
     def shows_view(self) -> np.ndarray:

@@ -1,18 +1,19 @@
-"""All training stages of the embedded world model, from renders to a pipeline folder."""
+"""All training stages of a small model, from renders or own images to a pipeline folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from limbeck.system.checkpoint import write_text
 from limbeck.world.autoencoder import (
     AutoencoderTask,
     encode_means,
@@ -28,64 +29,30 @@ from limbeck.world.denoiser import (
     tokenize,
 )
 from limbeck.world.evaluator import Evaluator, EvaluatorTask, evaluator_accuracy
+from limbeck.world.image_folder import prepare_images
 from limbeck.world.render_cache import (
     images_to_tensor,
     load_captions,
     load_images,
     prepare_renders,
 )
+from limbeck.world.timetable import Timetable
 from limbeck.world.trainer import Budget, fit, load_averaged
+from limbeck.world.training_options import WorldTraining
+
+#: Shares of the time, from what each stage needed to stop improving on two cores. The denoiser
+#: gets what the others leave.
+_RENDERS_SHARE, _EVALUATOR_SHARE, _AUTOENCODER_SHARE, _CARD_SHARE = 0.06, 0.05, 0.12, 0.08
+#: Seconds that the model card gets: loading and a few samples take the least.
+_MIN_CARD_SECONDS, _MAX_CARD_SECONDS = 20.0, 600.0
+#: Share of the time that the denoiser gets even if the others overran theirs.
+_MIN_DENOISER_SHARE = 0.1
+_CLIP_TOKENS = 77  #: Tokens of a caption at most.
 
 
-@dataclass(frozen=True)
-class WorldTraining:
-    """Training of the embedded world model.
-
-    Attributes:
-        out: output folder; a killed training resumes from it.
-        minutes: wall time in minutes, divided among the stages.
-        device: auto, cpu or cuda. auto: cuda if available, else cpu.
-        workers: training processes. 0: one per core on a CPU; always 1 on other devices.
-        num_images: renders to train on, at least 100.
-        prediction_type: what the denoiser predicts; v_prediction has zero terminal SNR.
-        batch_size: images per worker and step of the denoiser.
-        snr_floor: the loss weight of the denoiser is min(SNR + snr_floor, 5). 0: min-SNR-5.
-        init_from: pipeline folder to continue from: keeps its autoencoder, tokenizer and
-            evaluator, and trains its denoiser further. None: train everything from scratch.
-        seed: seed of the training; the renders have fixed seeds.
-    """
-
-    out: Path = Path("world-training")
-    minutes: float = 150.0
-    device: str = "auto"
-    workers: int = 0
-    num_images: int = 60_000
-    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
-    snr_floor: float = 0.25
-    batch_size: int = 32
-    init_from: Path | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.minutes <= 0:
-            raise ValueError(f"minutes must be positive, not {self.minutes}")
-        for name, minimum in (("workers", 0), ("num_images", 100), ("batch_size", 1)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
-        if self.snr_floor < 0:
-            raise ValueError(f"snr_floor must not be negative, not {self.snr_floor}")
-
-    def budget(self, share: float) -> Budget:
-        """Return the budget of a stage that may use ``share`` of the minutes."""
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        workers = (self.workers or os.cpu_count() or 1) if device == "cpu" else 1
-        return Budget(self.minutes * share, workers, device)
-
-
-#: Shares of the minutes, from what each stage needed to stop improving on two cores.
-_EVALUATOR_SHARE, _AUTOENCODER_SHARE, _DENOISER_SHARE = 0.05, 0.12, 0.83
+def card_seconds(minutes: float) -> float:
+    """Return the time in seconds that is kept for the model card of a training, all in all."""
+    return min(max(60 * minutes * _CARD_SHARE, _MIN_CARD_SECONDS), _MAX_CARD_SECONDS)
 
 
 def train_world(config: WorldTraining) -> Path:
@@ -94,40 +61,74 @@ def train_world(config: WorldTraining) -> Path:
     Returns:
         The pipeline folder.
     """
-    out = config.out
-    prepare_renders(out / "train", config.num_images, 1)
-    prepare_renders(out / "test", 2000, 2)
-    print(f"{config.num_images} renders are ready in {out}", flush=True)
+    out, total = config.out, 60 * config.minutes
+    times = Timetable(out / "times.json")
+    times.decide("start", time.process_time())  # the imports: nothing else has run yet
+    with times.measure("images"):
+        _prepare(config)
+    count = len(load_images(out / "train"))
+    print(f"{count} training images are ready in {out}", flush=True)
     if config.init_from is None:
-        _train_evaluator(config)
-        _train_autoencoder(config)
-        share = _DENOISER_SHARE
+        if config.images is None:
+            with times.measure("evaluator"):
+                _train_evaluator(config, total * _EVALUATOR_SHARE)
+        with times.measure("autoencoder"):
+            _train_autoencoder(config, total * _AUTOENCODER_SHARE)
     else:
-        for part in ("vae", "tokenizer"):
-            shutil.copytree(config.init_from / part, out / part, dirs_exist_ok=True)
-        (out / "pipeline").mkdir(exist_ok=True)
-        shutil.copy(config.init_from / "evaluator.safetensors", out / "pipeline")
-        share = 1.0
-    encode_dataset(out)
+        _copy_parts(config.init_from, out)
+    with times.measure("encoding"):
+        encode_dataset(out)
     task = DenoiserTask(
         out, config.batch_size, config.prediction_type, config.snr_floor, config.init_from
     )
-    fit(task, out, config.budget(share), config.seed)
-    return export_pipeline(out, task)
+    left = total - times.total - card_seconds(config.minutes)
+    seconds = times.decide("denoiser", max(left, total * _MIN_DENOISER_SHARE))
+    # the samples of the model card are the last preview
+    fit(task, out, replace(_budget(config, seconds), last_preview=False), config.seed)
+    return export_pipeline(out, task, data="world" if config.images is None else "images")
 
 
-def _train_evaluator(config: WorldTraining) -> None:
+def _budget(config: WorldTraining, seconds: float) -> Budget:
+    """Return the budget of a stage that may take so many seconds."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = (config.workers or os.cpu_count() or 1) if device == "cpu" else 1
+    return Budget(seconds / 60, workers, device)
+
+
+def _prepare(config: WorldTraining) -> None:
+    """Cache the images of training and test."""
+    if config.images is not None:
+        prepare_images(config.images, config.out)
+        return
+    seconds = 60 * config.minutes * _RENDERS_SHARE
+    prepare_renders(config.out / "train", config.num_images, 1, seconds=seconds)
+    count = len(load_images(config.out / "train"))
+    prepare_renders(config.out / "test", min(2000, max(200, count // 10)), 2)
+
+
+def _copy_parts(pipeline: Path, out: Path) -> None:
+    """Copy the parts of a pipeline that are not trained further."""
+    for part in ("vae", "tokenizer"):
+        shutil.copytree(pipeline / part, out / part, dirs_exist_ok=True)
+    (out / "pipeline").mkdir(exist_ok=True)
+    if (pipeline / "evaluator.safetensors").exists():
+        shutil.copy(pipeline / "evaluator.safetensors", out / "pipeline")
+
+
+def _train_evaluator(config: WorldTraining, seconds: float) -> None:
     out = config.out
-    budget = replace(config.budget(_EVALUATOR_SHARE), preview_every=180)
+    budget = replace(_budget(config, seconds), preview_every=180)
     net = fit(EvaluatorTask(out / "train", out / "test"), out, budget, config.seed).net
     _export_evaluator(net, out)
 
 
-def _train_autoencoder(config: WorldTraining) -> None:
+def _train_autoencoder(config: WorldTraining, seconds: float) -> None:
     """Train the autoencoder, standardize its latents, and build the tokenizer."""
     out = config.out
     task = AutoencoderTask(out / "train", out / "test")
-    budget = replace(config.budget(_AUTOENCODER_SHARE), preview_every=180)
+    budget = replace(_budget(config, seconds), preview_every=180)
     fit(task, out, budget, config.seed)
     if (out / "vae").exists():
         return
@@ -135,7 +136,13 @@ def _train_autoencoder(config: WorldTraining) -> None:
     standardize_latents(net, encode_means(net, load_images(out / "train")[:4000]))
     net.save_pretrained(out / "vae")
     captions = [text for variant in load_captions(out / "train", 5) for text in variant]
-    build_tokenizer(captions, out / "tokenizer")
+    build_tokenizer(captions, out / "tokenizer", _max_tokens(captions))
+
+
+def _max_tokens(captions: list[str]) -> int:
+    """Return the length of the longest caption, where every word and comma is one token."""
+    longest = max(len(text.replace(",", " , ").split()) for text in captions) + 2
+    return min(max(longest, MAX_TOKENS), _CLIP_TOKENS)
 
 
 def encode_dataset(out: Path) -> None:
@@ -146,7 +153,7 @@ def encode_dataset(out: Path) -> None:
     from transformers import CLIPTokenizer
 
     net = AutoencoderKL.from_pretrained(out / "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(str(out / "tokenizer"), model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer.from_pretrained(str(out / "tokenizer"))
     images = load_images(out / "train")
     latents = encode_means(net, images)
     np.save(out / "latents.npy", latents.half().numpy())
@@ -173,38 +180,48 @@ def _export_evaluator(net: Evaluator, out: Path) -> None:
     (out / "evaluator.json").write_text(json.dumps(metrics))
 
 
-def export_pipeline(out: Path, task: DenoiserTask) -> Path:
+def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
     """Write ``out/pipeline``, a StableDiffusionPipeline in fp16 from the averaged weights.
 
-    The evaluator is in the same folder.
+    The evaluator of the world is in the same folder.
 
     Args:
         out: folder of the training.
         task: settings of the denoiser.
+        data: what it was trained on, world or images; written into training.json.
 
     Returns:
         The pipeline folder.
     """
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from diffusers import AutoencoderKL, __version__
     from transformers import CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     folder = out / "pipeline"
     model = load_averaged(task, out / f"{task.name}.checkpoint.safetensors")
     model.unet.set_default_attn_processor()
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(out / "vae"),
-        text_encoder=model.text,
-        unet=model.unet,
-        tokenizer=CLIPTokenizer.from_pretrained(
-            str(out / "tokenizer"), model_max_length=MAX_TOKENS
-        ),
-        scheduler=build_scheduler(task.prediction_type),
-        safety_checker=None,
-        feature_extractor=None,
-        image_encoder=None,
-        requires_safety_checker=False,
-    )
-    pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    parts = {
+        "vae": AutoencoderKL.from_pretrained(out / "vae"),
+        "text_encoder": model.text,
+        "unet": model.unet,
+        "tokenizer": CLIPTokenizer.from_pretrained(str(out / "tokenizer")),
+        "scheduler": build_scheduler(task.prediction_type),
+    }
+    # not by a pipeline object, whose class loads slowly and warns of what is not needed here
+    index: dict[str, object] = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": __version__,
+        "requires_safety_checker": False,
+    }
+    index |= {name: [None, None] for name in ("feature_extractor", "image_encoder")}
+    index |= {"safety_checker": [None, None]}
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            part.half()
+        part.save_pretrained(folder / name)
+        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+    write_text(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
     # the path on the training machine is private
     _edit_json(folder / "vae" / "config.json", _name_or_path=None)
     # transformers loads in the dtype given here, diffusers in float32; a pipeline must not mix them
@@ -221,7 +238,7 @@ def export_pipeline(out: Path, task: DenoiserTask) -> Path:
         "decay_start",
         "ema_decay",
     )
-    settings = {name: getattr(task, name) for name in names}
+    settings = {"data": data} | {name: getattr(task, name) for name in names}
     (folder / "training.json").write_text(json.dumps(settings, indent=1))
     return folder
 

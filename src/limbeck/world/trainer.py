@@ -26,11 +26,13 @@ class Budget:
     """Time and hardware of one training stage.
 
     Attributes:
-        minutes: wall time of the whole stage in minutes, summed over interruptions.
+        minutes: wall time of the whole stage in minutes, previews included, summed over
+            interruptions.
         workers: processes that share the gradient (one thread each on a CPU).
         device: device of torch, as ``cpu`` or ``cuda``.
         checkpoint_every: seconds between checkpoints.
         preview_every: seconds between previews.
+        last_preview: whether to preview at the end as well, after the minutes.
     """
 
     minutes: float
@@ -38,6 +40,7 @@ class Budget:
     device: str = "cpu"
     checkpoint_every: float = 60.0
     preview_every: float = 600.0
+    last_preview: bool = True
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -69,7 +72,7 @@ class Task(abc.ABC, Generic[ModuleT]):
         """
 
     def preview(self, model: ModuleT, folder: Path, minute: float) -> dict[str, float]:
-        """Evaluate the averaged weights; called at intervals and at the end.
+        """Evaluate the averaged weights; called at intervals, and at the end if the budget says so.
 
         Args:
             model: the module with averaged weights, in evaluation mode.
@@ -233,12 +236,12 @@ class _Worker:
             done = progress >= 1
             due = done or elapsed - saved > self.budget.checkpoint_every
             if self.rank == 0 and due and num_steps:
-                preview = done or elapsed - previewed > self.budget.preview_every
+                preview = elapsed - previewed > self.budget.preview_every
+                preview |= done and self.budget.last_preview
                 self._record({k: float(v) / num_steps for k, v in sums.items()}, preview)
                 self.state.save(_checkpoint_path(self.task, self.folder))
                 saved, sums, num_steps = elapsed, {}, 0
-                if preview:  # not counted as training time
-                    previewed, last = elapsed, time.monotonic()
+                previewed = elapsed if preview else previewed
             if done:
                 return
             for k, v in self.step(progress).items():

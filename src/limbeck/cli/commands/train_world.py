@@ -1,21 +1,35 @@
-"""train the embedded model from scratch"""
+"""train a small model: the embedded world, or own images"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+
+#: Of the time for the model card, what loading the model and rendering take before any sample.
+_LOADING_SECONDS = 12.0
 
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck train-world``: train, write the model card, and print it and the folder."""
     from limbeck.config.command_line import parse
-    from limbeck.world.train import WorldTraining, train_world
+    from limbeck.world.training_options import WorldTraining, open_training
 
-    about = "Train the embedded model from scratch."
+    about = "Train a small model from scratch: the embedded world, or own images (--images)."
     (options,) = parse([(WorldTraining, None)], argv, "limbeck train-world", about)
-    folder = train_world(options)
+    open_training(options)
+    folder = options.out / "pipeline"
+    card = folder / "card.json"
+    if not card.exists():
+        from limbeck.world.train import card_seconds, train_world
 
-    from limbeck.metrics.model_card import write_model_card
+        train_world(options)
+        seconds = card_seconds(options.minutes) - _LOADING_SECONDS
+        if options.images is None:
+            from limbeck.metrics.model_card import write_model_card
 
-    print(json.dumps(write_model_card(folder), indent=1))
-    print(folder)
+            write_model_card(folder, seconds=seconds)
+        else:
+            from limbeck.metrics.image_model_card import write_image_model_card
+
+            write_image_model_card(folder, options.out, seconds=seconds)
+    print(card.read_text(encoding="utf-8"))
+    print(f"the model is finished; try it: limbeck sample PROMPT --model {folder}")

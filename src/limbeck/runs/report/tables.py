@@ -63,6 +63,9 @@ SCORES = {
     "janus_side": ScoreColumn(
         "Janus (side)", "Share of images from the side in which the evaluator sees a front.", True
     ),
+    "mirrored": ScoreColumn(
+        "mirrored", "Share of images from the side in which the object faces the wrong way.", True
+    ),
     "all": ScoreColumn(
         "all attributes", "Share of images in which every attribute of the prompt is right.", True
     ),

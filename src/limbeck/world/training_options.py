@@ -1,0 +1,92 @@
+"""Options of the training of a small model, and the folder they are kept in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+#: Options that a resumed training cannot change.
+_FIXED_OPTIONS = (
+    "images",
+    "minutes",
+    "num_images",
+    "prediction_type",
+    "snr_floor",
+    "batch_size",
+    "init_from",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class WorldTraining:
+    """Training of the embedded world model, or of a model of the same size on own images.
+
+    Attributes:
+        out: output folder; a killed training resumes from it.
+        images: folder of at least 200 images with captions: a text file beside each image, or a
+            metadata.jsonl with file_name and text per line. None: renders of the world.
+        minutes: wall time in minutes of everything: renders, stages, samples and model card.
+        device: auto, cpu or cuda. auto: cuda if available, else cpu.
+        workers: training processes. 0: one per core on a CPU; always 1 on other devices.
+        num_images: renders to train on, at least 100; fewer if the minutes are too short for them.
+        prediction_type: what the denoiser predicts; v_prediction has zero terminal SNR.
+        batch_size: images per worker and step of the denoiser.
+        snr_floor: the loss weight of the denoiser is min(SNR + snr_floor, 5). 0: min-SNR-5.
+        init_from: pipeline folder to continue from: keeps its autoencoder, its tokenizer and, if
+            it has one, its evaluator, and trains its denoiser further. None: train everything
+            from scratch.
+        seed: seed of the training; the renders have fixed seeds.
+    """
+
+    out: Path = Path("world-training")
+    images: Path | None = None
+    minutes: float = 150.0
+    device: str = "auto"
+    workers: int = 0
+    num_images: int = 60_000
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    snr_floor: float = 0.25
+    batch_size: int = 32
+    init_from: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0:
+            raise ValueError(f"minutes must be positive, not {self.minutes}")
+        for name, minimum in (("workers", 0), ("num_images", 100), ("batch_size", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        if self.snr_floor < 0:
+            raise ValueError(f"snr_floor must not be negative, not {self.snr_floor}")
+
+
+def open_training(config: WorldTraining) -> None:
+    """Make the folder of a training, or check that the one there is of the same training.
+
+    Args:
+        config: the options of the training; they are written into the folder.
+
+    Raises:
+        ValueError: if the folder holds other files, or a training with other options.
+    """
+    path = config.out / "options.json"
+    options = {name: str(value) for name, value in vars(config).items() if name in _FIXED_OPTIONS}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in options.items() if before.get(name) != value]
+        if changed:
+            values = ", ".join(f"{name} was {before.get(name)}" for name in changed)
+            raise ValueError(
+                f"{config.out} holds a training with other options ({values}): give another --out; "
+                f"--init-from {config.out / 'pipeline'} trains a finished model further"
+            )
+        return
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise ValueError(f"{config.out} holds files that are no training: give another --out")
+    from limbeck.system.checkpoint import write_text  # imported late: a finished one needs no torch
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(options, indent=1))
