@@ -64,13 +64,7 @@ class CDS(EditMethod):
     def patch_nce(
         self, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], rng: torch.Generator
     ) -> Float[Tensor, ""]:
-        """PatchNCE of one layer: a mean over patches, summed over patch sizes and rows.
-
-        Args:
-            query: features of the source: each of its patches is to find itself among the keys.
-            key: features of the edited image at the same places.
-            rng: generator that draws the patches.
-        """
+        """PatchNCE of one layer: query of the source, key of the image; mean over patches."""
         loss = query.new_zeros(())
         for size in (s for s in self.patch_sizes if s <= min(query.shape[2:])):
             q, k = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (query, key))
