@@ -1,6 +1,9 @@
 """Loading of models: folders, single files, other autoencoders, resolution and weight variants."""
 
+import importlib.util
+import json
 import shutil
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -126,6 +129,258 @@ def test_fp16_weights_are_loaded_if_there_are_no_others(folders, tmp_path):
     for file in folder.rglob("*.safetensors"):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     assert same_predictions(load_family("xl", folder), load_family("xl", folders("xl")))
+
+
+def copy_folder(folder, target):
+    return shutil.copytree(folder, target)
+
+
+def change_config(folder, file, **changes):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def name_variant(folder, variant, parts=("unet", "vae", "text_encoder")):
+    for part in parts:
+        for file in (folder / part).glob("*.safetensors"):
+            file.rename(file.with_name(f"{file.stem}.{variant}.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ("bf16", ("unet", "vae", "text_encoder")),
+        ("non_ema", ("unet", "vae", "text_encoder")),
+        ("fp16", ("unet",)),
+    ],
+)
+def test_weights_of_any_variant_are_found(variant, parts, folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    name_variant(folder, variant, parts)
+    assert same_predictions(load_family("eps", folder), load_family("eps", folders("eps")))
+
+
+def test_full_precision_is_preferred_to_a_variant(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    noise = {name: torch.zeros_like(value) for name, value in load_file(file).items()}
+    for variant in ("fp16", "non_ema"):
+        save_file(noise, file.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
+    assert same_predictions(load_family("eps", folder), load_family("eps", folders("eps")))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("eps", "StableDiffusionImg2ImgPipeline"),
+        ("eps", "StableDiffusionInpaintPipeline"),
+        ("xl", "StableDiffusionXLImg2ImgPipeline"),
+        ("sd3", "StableDiffusion3InpaintPipeline"),
+    ],
+)
+def test_other_pipelines_of_a_family_are_read(family, name, folders, tmp_path):
+    folder = copy_folder(folders(family), tmp_path / family)
+    change_config(folder, "model_index.json", _class_name=name)
+    assert same_predictions(load_family(family, folder), load_family(family, folders(family)))
+
+
+@pytest.mark.parametrize("name", ["StableVideoDiffusionPipeline", "Flux2Pipeline", None, ["a"]])
+def test_pipelines_of_no_family_are_refused(name, folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    change_config(folder, "model_index.json", _class_name=name)
+    with pytest.raises(ValueError, match=r"model_index\.json: _class_name must be one of Stable"):
+        load_family("eps", folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("change", ["missing", "size"])
+def test_a_component_without_all_its_tensors_is_refused(part, change, folders, tmp_path):
+    """A text encoder used to run on random weights instead."""
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = sorted(tensors)[3]
+    tensors[name] = torch.zeros(3, 5, 7)
+    if change == "missing":
+        del tensors[name]
+    save_file(tensors, file, {"format": "pt"})
+    message = {"missing": "lacks tensors of its model: ", "size": "does not fit .*: "}[change]
+    with pytest.raises(ValueError, match=rf"{part}.{file.name} {message}{name}"):
+        load_family("eps", folder).condition([PROMPT])
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_component_with_more_tensors_than_its_model_is_refused(part, folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    (file,) = (folder / part).glob("*.safetensors")
+    save_file(load_file(file) | {"extra.weight": torch.zeros(1)}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"does not fit .*: extra\.weight would be left out"):
+        load_family("eps", folder)
+
+
+@pytest.mark.parametrize("prefix", ["model.diffusion_model", "first_stage_model", "cond_stage"])
+def test_a_single_file_without_all_its_tensors_is_refused(prefix, single, tmp_path):
+    file, config = single
+    tensors = load_file(file)
+    name = min(name for name in tensors if name.startswith(prefix) and "norm" in name)
+    del tensors[name]
+    save_file(tensors, tmp_path / "less.safetensors")
+    with pytest.raises(ValueError, match=r"less\.safetensors \(\w+\) lacks tensors of its model"):
+        load(Model(str(tmp_path / "less.safetensors"), config=str(config)), "cpu").condition([""])
+
+
+class RunsCode:
+    """A pickle that would write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_folder_with_pickled_code_is_refused(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    file.unlink()
+    torch.save({"a": RunsCode(tmp_path / "ran")}, file.with_suffix(".bin"))
+    with pytest.raises(ValueError, match="unet, a pickle of which only tensors are read") as error:
+        load_family("eps", folder)
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+
+
+def test_a_folder_of_pickled_tensors_is_read(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    read, expected = (load_family("eps", path).network for path in (folder, folders("eps")))
+    for name, value in read.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "dtype"),
+    [
+        ("xl", None, torch.float32),  # absent: the default of the class, as in diffusers' XL
+        ("xl", True, torch.float32),
+        ("xl", False, torch.float16),
+        ("eps", None, torch.float16),  # diffusers' pipeline of 1 and 2 does not upcast
+        ("eps", True, torch.float32),
+    ],
+)
+def test_autoencoders_in_float16_are_upcast_as_in_diffusers(
+    family, value, dtype, folders, tmp_path
+):
+    folder = copy_folder(folders(family), tmp_path / family)
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("force_upcast", None)
+    path.write_text(json.dumps(config | ({} if value is None else {"force_upcast": value})))
+    prior = load(str(folder), "cpu", "float16")
+    assert prior.vae_dtype == dtype and next(prior.vae.parameters()).dtype == dtype
+    assert next(prior.network.parameters()).dtype == torch.float16
+
+
+def test_a_size_given_as_a_pair_is_read(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    change_config(folder, "unet/config.json", sample_size=[8, 8])
+    assert load(str(folder), "cpu").shape == load(str(folders("eps")), "cpu").shape
+
+
+def test_a_missing_size_is_asked_for(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    change_config(folder, "unet/config.json", sample_size=None)
+    with pytest.raises(ValueError, match=r"unet.config\.json: sample_size .*: give --model\.res"):
+        load(str(folder), "cpu")
+    assert load(Model(str(folder), resolution=16), "cpu").image_size == (16, 16)
+
+
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("unet/config.json", "[1, 2]", "must hold a JSON object, not .1, 2."),
+        ("unet/config.json", "", "unet.config.json is not valid JSON"),
+        ("vae/config.json", "[" * 100_000, "vae.config.json is not valid JSON"),
+        ("model_index.json", "{}", "model_index.json: _class_name must be one of"),
+        (SCHEDULER, "{", "scheduler_config.json is not valid JSON"),
+        (
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+            "{}",
+            "index.json has no weight_map",
+        ),
+        ("tokenizer/tokenizer.json", "{}", "the tokenizer of .* cannot be loaded"),
+        ("text_encoder/config.json", "{}", "does not fit .*text_encoder.config.json"),
+    ],
+)
+def test_broken_text_files_are_refused_by_name(file, text, message, folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load(str(folder), "cpu").condition([PROMPT])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (SCHEDULER, {"num_train_timesteps": 0}, "must be a positive integer, not 0"),
+        (SCHEDULER, {"num_train_timesteps": 10**12}, "a positive integer, not 1000000000000"),
+        (SCHEDULER, {"num_train_timesteps": "many"}, "a positive integer, not 'many'"),
+        (SCHEDULER, {"beta_end": 3}, "beta_end 3 must give betas between 0 and 1"),
+        (SCHEDULER, {"beta_start": [1]}, "scheduler_config.json cannot be loaded"),
+        (SCHEDULER, {"prediction_type": ["v"]}, "prediction_type must be one of epsilon"),
+        ("unet/config.json", {"block_out_channels": 5}, "unet cannot be loaded"),
+        ("unet/config.json", {"cross_attention_dim": 64}, "attn2.to_k.weight"),
+        ("vae/config.json", {"scaling_factor": "a"}, "scaling_factor must be a number, not 'a'"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor must not be 0"),
+        ("vae/config.json", {"latent_channels": 8}, "does not fit .*vae.config.json"),
+        ("model_index.json", {"text_encoder": ["os", "system"]}, "is no text encoder of"),
+        ("text_encoder/config.json", {"hidden_size": 17}, "text_encoder cannot be loaded"),
+        ("text_encoder/config.json", {"num_hidden_layers": 5}, "lacks tensors of its model"),
+    ],
+)
+def test_broken_configurations_are_refused_by_name(file, changes, message, folders, tmp_path):
+    folder = change_config(copy_folder(folders("eps"), tmp_path / "eps"), file, **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        load(str(folder), "cpu").condition([PROMPT])
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_tokenizer_is_refused(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    for file in (folder / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="tokenizer is empty"):
+        load(str(folder), "cpu")
+
+
+def test_a_scheduler_without_its_package_is_read_if_its_file_says_all(
+    folders, tmp_path, monkeypatch
+):
+    from diffusers.utils.dummy_torch_and_scipy_objects import LMSDiscreteScheduler
+
+    monkeypatch.setattr(diffusers, "LMSDiscreteScheduler", LMSDiscreteScheduler)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    change_config(folder, SCHEDULER, _class_name="LMSDiscreteScheduler")
+    assert same_predictions(load_family("eps", folder), load_family("eps", folders("eps")))
+    (folder / SCHEDULER).write_text('{"_class_name": "LMSDiscreteScheduler"}')
+    with pytest.raises(ValueError, match=r"has no prediction_type, .*: pip install torch scipy"):
+        load_family("eps", folder)
+
+
+def test_a_text_encoder_of_another_model_is_refused(folders, tmp_path):
+    folder = copy_folder(folders("eps"), tmp_path / "eps")
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / part)
+        shutil.copytree(folders("xl") / f"{part}_2", folder / part)
+    with pytest.raises(ValueError, match="gives 48 numbers per token, its unet takes 32"):
+        load_family("eps", folder).condition([PROMPT])
 
 
 def test_the_resolution_can_be_changed(folders):

@@ -96,12 +96,246 @@ def test_a_lora_critic_can_be_trained_on_a_merged_lora(folders, tmp_path):
 
 def test_a_lora_that_does_not_fit_is_refused(folders, tmp_path):
     write_lora(load_family("eps", folders("eps")), folders("eps"), tmp_path / "lora")
-    with pytest.raises(ValueError, match="has no weights for a transformer, only for unet"):
+    with pytest.raises(ValueError, match="has weights for unet, this model has transformer"):
         load_family("sd3", folders("sd3"), lora=tmp_path / "lora")
     with pytest.raises(ValueError, match="does not fit this unet"):
         load_family("xl", folders("xl"), lora=tmp_path / "lora")
     with pytest.raises(ValueError, match="no LoRA"):
         load_family("eps", folders("eps"), lora=tmp_path / "nothing.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(ValueError, match="cannot be read as a LoRA"):
+    with pytest.raises(ValueError, match=r"text\.safetensors is not a readable"):
         load_family("eps", folders("eps"), lora=tmp_path / "text.safetensors")
+
+
+# every layout, whole or refused
+
+RANK = 4
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def write_peft_lora(folder, target, **options):
+    """Write a random LoRA of the U-Net as peft's own ``save_pretrained`` does; return the U-Net."""
+    import diffusers
+    from peft import LoraConfig, get_peft_model
+
+    network = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
+    defaults = {"r": RANK, "lora_alpha": 10, "target_modules": TARGETS, "init_lora_weights": False}
+    torch.manual_seed(1)
+    get_peft_model(network, LoraConfig(**(defaults | options))).save_pretrained(target)
+    return network
+
+
+def eps_with_lora(folders, lora):
+    prior = load_family("eps", folders("eps"), lora=lora)
+    return predict_eps(prior, prior.condition(WORDS[:3]))[0]
+
+
+def eps_of_network(folders, network):
+    prior = with_network(load_family("eps", folders("eps")), network)
+    return predict_eps(prior, prior.condition(WORDS[:3]))[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"attn1.to_q": 2}, "alpha_pattern": {"attn2.to_k": 3}},
+        {"target_modules": ["conv1", "proj_in", "ff.net.2", "time_emb_proj", "to_q"]},
+    ],
+    ids=["alpha", "rslora", "patterns", "convolutions"],
+)
+def test_a_lora_saved_by_peft_is_merged_with_its_scale(options, folders, tmp_path):
+    network = write_peft_lora(folders("eps"), tmp_path, **options)
+    expected = eps_of_network(folders, network)
+    assert max_difference(eps_with_lora(folders, tmp_path), expected) < 1e-5
+    plain = predict_eps(prior := load_family("eps", folders("eps")), prior.condition(WORDS[:3]))[0]
+    assert max_difference(plain, expected) > 0.1
+
+
+def read_pairs(folder):
+    """A and B of a file of peft by layer."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    keys = {key.removeprefix("base_model.model.").removesuffix(".weight"): key for key in tensors}
+    return {
+        name.removesuffix(".lora_A"): (
+            tensors[key],
+            tensors[keys[name.removesuffix("_A") + "_B"]],
+        )
+        for name, key in keys.items()
+        if name.endswith(".lora_A")
+    }
+
+
+def in_diffusers_layout(pairs):
+    return {
+        f"unet.{name}.lora_{kind}.weight": matrix
+        for name, pair in pairs.items()
+        for kind, matrix in zip("AB", pair, strict=True)
+    }
+
+
+def in_old_layout(pairs, prefix=""):
+    """Attention processors, as diffusers wrote them before 0.25, with and without ``unet.``."""
+    tensors = {}
+    for name, pair in pairs.items():
+        block, projection = name.removesuffix(".0").rsplit(".", 1)
+        for kind, matrix in zip(("down", "up"), pair, strict=True):
+            key = f"{prefix}{block}.processor.{projection}_lora.{kind}.weight"
+            tensors[key] = matrix
+    return tensors
+
+
+def in_kohya_layout(pairs):
+    tensors = {}
+    for name, pair in pairs.items():
+        for kind, matrix in zip(("down", "up"), pair, strict=True):
+            tensors[f"lora_unet_{name.replace('.', '_')}.lora_{kind}.weight"] = matrix
+    return tensors
+
+
+def save(tensors, path):
+    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, path)
+    return path
+
+
+LAYOUTS = {
+    "diffusers": in_diffusers_layout,
+    "no-prefix": lambda pairs: {
+        key.removeprefix("unet."): value for key, value in in_diffusers_layout(pairs).items()
+    },
+    "processors": in_old_layout,
+    "processors-prefix": lambda pairs: in_old_layout(pairs, "unet."),
+    "kohya": in_kohya_layout,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_the_same_lora(layout, folders, tmp_path):
+    network = write_peft_lora(folders("eps"), tmp_path, lora_alpha=RANK)
+    file = save(LAYOUTS[layout](read_pairs(tmp_path)), tmp_path / "other.safetensors")
+    expected = eps_of_network(folders, network)
+    assert max_difference(eps_with_lora(folders, file), expected) < 1e-5
+
+
+def test_a_kohya_file_of_some_layers_with_alpha_is_merged(folders, tmp_path):
+    network = write_peft_lora(folders("eps"), tmp_path, lora_alpha=2, target_modules=["to_q"])
+    tensors = in_kohya_layout(read_pairs(tmp_path))
+    alphas = {key.split(".")[0] + ".alpha": torch.tensor(2.0) for key in tensors}
+    file = save(tensors | alphas, tmp_path / "kohya.safetensors")
+    expected = eps_of_network(folders, network)
+    assert max_difference(eps_with_lora(folders, file), expected) < 1e-5
+
+
+def test_a_kohya_file_of_the_text_encoder_is_that_of_diffusers(folders, tmp_path):
+    write_lora(load_family("eps", folders("eps")), folders("eps"), tmp_path, text_encoder=True)
+    kohya = {}
+    for key, weight in load_file(tmp_path / "pytorch_lora_weights.safetensors").items():
+        component, name = key.removesuffix(".weight").split(".", 1)
+        layer, matrix = name.rsplit(".", 1)
+        if component == "text_encoder" and not layer.startswith("text_model."):
+            layer = f"text_model.{layer}"
+        name = f"lora_{'te' if component != 'unet' else 'unet'}_" + layer.replace(".", "_")
+        kohya[f"{name}.lora_{'down' if matrix == 'lora_A' else 'up'}.weight"] = weight
+        kohya[f"{name}.alpha"] = torch.tensor(10.0)
+    save(kohya, tmp_path / "kohya.safetensors")
+    a, b = (
+        load_family("eps", folders("eps"), lora=path).condition(WORDS[:2]).data
+        for path in (tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "kohya.safetensors")
+    )
+    assert max_difference(a, b) < 1e-6
+    assert max_difference(a, load_family("eps", folders("eps")).condition(WORDS[:2]).data) > 1e-2
+
+
+def first(tensors, kind):
+    return min(key for key in tensors if kind in key)
+
+
+#: What is wrong with a file, as a function of its tensors in the layout of diffusers.
+BROKEN = {
+    "a missing B": (
+        lambda t: {k: v for k, v in t.items() if k != first(t, "lora_B")},
+        "has A but no B: the file is incomplete",
+    ),
+    "a missing A": (
+        lambda t: {k: v for k, v in t.items() if k != first(t, "lora_A")},
+        "has B but no A: the file is incomplete",
+    ),
+    "an unknown layer": (
+        lambda t: t | {f"unet.down.to_q.lora_{k}.weight": torch.ones(4, 4) for k in "AB"},
+        "which has no layer down.to_q",
+    ),
+    "a bias": (
+        lambda t: t | {first(t, "lora_B").replace("weight", "bias"): torch.zeros(32)},
+        r"would be left out: unet\..*lora_B\.bias",
+    ),
+    "DoRA": (
+        lambda t: t | {"unet.x.lora_magnitude_vector": torch.zeros(32)},
+        r"would be left out: unet\.x\.lora_magnitude_vector",
+    ),
+    "a lone alpha": (lambda t: t | {"unet.x.alpha": torch.tensor(1.0)}, "unet.x.alpha"),
+    "another encoder": (
+        lambda t: t | {f"text_encoder_2.x.lora_{k}.weight": torch.ones(4, 4) for k in "AB"},
+        "has weights for text_encoder_2, unet, this model has unet, text_encoder",
+    ),
+    "NaN": (lambda t: t | {first(t, "lora_B"): torch.full((32, 4), torch.nan)}, "not finite"),
+    "another rank": (
+        lambda t: t | {first(t, "lora_B"): torch.zeros(32, 5)},
+        r"their sizes are \[4, 32\] and \[32, 5\]",
+    ),
+    "another size": (
+        lambda t: t | {first(t, "lora_B"): torch.zeros(33, 4)},
+        r"is \[32, 32\], the change \[33, 32\]",
+    ),
+    "no tensors": (lambda t: {}, "has no tensors of A and B"),
+    "LoHa": (lambda t: {"lora_unet_x.hada_w1_a": torch.zeros(4, 4)}, "left out: .*hada_w1_a"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_cannot_be_merged_whole_is_refused(case, folders, tmp_path):
+    write_peft_lora(folders("eps"), tmp_path)
+    breaks, message = BROKEN[case]
+    tensors = breaks(in_diffusers_layout(read_pairs(tmp_path)))
+    file = save(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(ValueError, match=rf"broken\.safetensors.*{message}") as error:
+        load_family("eps", folders("eps"), lora=file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_dora": True}, "lora_magnitude_vector"),
+        ({"lora_bias": True, "target_modules": ["to_out.0"]}, r"lora_B\.bias"),
+        ({"modules_to_save": ["conv_in"]}, r"conv_in\.bias"),
+        ({"bias": "lora_only"}, r"base_layer\.bias"),
+    ],
+)
+def test_options_of_peft_that_add_tensors_are_refused(options, message, folders, tmp_path):
+    write_peft_lora(folders("eps"), tmp_path, **options)
+    with pytest.raises(ValueError, match=f"would be left out: .*{message}"):
+        load_family("eps", folders("eps"), lora=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "is missing: keep the two together"),
+        ("[]", r"adapter_config\.json must hold a JSON object"),
+        ("{", r"adapter_config\.json is not valid JSON"),
+        ('{"r": "x"}', "r must be a number, not 'x'"),
+        ('{"r": 9}', "has rank 4, but its configuration says 9"),
+        ('{"alpha_pattern": {"(": 3}}', r"alpha_pattern '\(' is no pattern"),
+        ('{"lora_alpha": Infinity}', "alpha inf, which is not finite"),
+        ('{"peft_type": "LOHA"}', "peft_type must be LORA, not 'LOHA'"),
+        ('{"init_lora_weights": "pissa_niter_4"}', "sets init_lora_weights pissa_niter_4"),
+    ],
+)
+def test_a_broken_configuration_of_peft_is_refused(config, message, folders, tmp_path):
+    write_peft_lora(folders("eps"), tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    if config is not None:
+        (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(ValueError, match=message):
+        load_family("eps", folders("eps"), lora=tmp_path)

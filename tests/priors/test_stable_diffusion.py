@@ -86,9 +86,9 @@ def test_each_prompt_is_encoded_once_and_the_text_encoder_freed(prior, monkeypat
     load = transformers.CLIPTextModel.from_pretrained
 
     def recorded_load(*args, **options):
-        model = load(*args, **options)
+        model, report = load(*args, **options)
         encoders.append(weakref.ref(model))
-        return model
+        return model, report
 
     monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", recorded_load)
     encoded = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 from diffusers.utils.logging import disable_progress_bar as disable_diffusers_progress_bar
-from safetensors import safe_open
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
+
+from limbeck.priors.weight_files import WeightFiles, preferred_weights
+from limbeck.system.files import one_line, open_tensors, read_json_object
+from limbeck.system.out_of_memory import is_out_of_memory
 
 # text encoders are loaded for each new prompt in half a second, which needs no progress bar
 disable_progress_bar()
@@ -41,6 +44,10 @@ class CheckpointFiles:
         """Name of the model in error messages."""
         return str(self.single_file or self.folder)
 
+    def place(self, part: str, file: str = "config.json") -> str:
+        """Path of a configuration file, for error messages."""
+        return str(self.folder / part / file)
+
     def read_config(self, part: str, file: str = "config.json") -> dict[str, Any]:
         """Read a configuration file.
 
@@ -49,11 +56,11 @@ class CheckpointFiles:
             file: name of the file.
 
         Raises:
-            ValueError: if there is no such file.
+            ValueError: if there is no such file, or it is no JSON object.
         """
         path = self.folder / part / file
         if path.is_file():
-            return json.loads(path.read_text())
+            return read_json_object(path)
         if part:
             raise ValueError(f"{self.folder} lacks {part}/{file}")
         raise ValueError(f"{self.folder} is no diffusers pipeline: no {file}")
@@ -71,7 +78,7 @@ class CheckpointFiles:
         config = self.read_config(part)
         if config.get("_class_name", cls.__name__) != cls.__name__:
             raise ValueError(
-                f"{self.name}: its {part} is a {config['_class_name']}; "
+                f"{self.name}: its {part} is a {config['_class_name']!s:.60}; "
                 f"this model family needs {cls.__name__}"
             )
         parameters = inspect.signature(cls).parameters
@@ -84,20 +91,49 @@ class CheckpointFiles:
             cls: class of the component.
             part: subfolder of the component.
             dtype: precision of the weights.
+
+        Raises:
+            ValueError: if its files cannot be read, or tensors are missing or left over.
         """
         if self.single_file is None:
             return load_frozen_module(cls, self.folder / part, dtype)
-        with silence_library_logs():
-            module = cls.from_single_file(
-                str(self.single_file), config=str(self.folder), subfolder=part, dtype=dtype
-            )
+        what, options = f"the {part} of {self.single_file}", {"dtype": dtype}
+        try:
+            with silence_library_logs(), loading(what, passed_on=(NotImplementedError,)):
+                module = self._from_single_file(cls, part, options)
+        except NotImplementedError:  # missing tensors have no data to move to a device
+            missing: list[str] = []
+
+            class Recorded(cls):
+                def load_state_dict(self, *args: Any, **options: Any) -> Any:
+                    result = super().load_state_dict(*args, **options)
+                    missing.extend(result.missing_keys)
+                    return result
+
+            with silence_library_logs(), loading(what):
+                self._from_single_file(Recorded, part, options | {"low_cpu_mem_usage": False})
+            _check_none_missing(missing, f"{self.single_file} ({part})")
+            raise
         return module.eval().requires_grad_(False)
+
+    def _from_single_file(self, cls: Any, part: str, options: dict[str, Any]) -> Any:
+        file, config = str(self.single_file), str(self.folder)
+        return cls.from_single_file(file, config=config, subfolder=part, **options)
+
+    def text_encoders(self) -> tuple[str, ...]:
+        """Names of the text encoders of the pipeline."""
+        index = self.read_config("", "model_index.json")
+        return tuple(
+            part
+            for part in sorted(index)
+            if part.startswith("text_encoder") and (self.folder / part).is_dir()
+        )
 
     def weight_names(self) -> set[str]:
         """Names of the weights of a single file, which tell its model family; none for a folder."""
         if self.single_file is None:
             return set()
-        with safe_open(self.single_file, "pt") as file:
+        with open_tensors(self.single_file) as file:
             return set(file.keys())
 
     def load_text_pipeline(
@@ -111,22 +147,51 @@ class CheckpointFiles:
             dtype: precision of the text encoders.
             **options: further options of the pipeline.
         """
-        with silence_library_logs():
-            cls = pipeline_class(pipeline_name)
-            parameters = inspect.signature(cls).parameters
-            for part, parameter in parameters.items():
-                unused = part in _NON_TEXT_PARTS or part == network_name
-                optional = parameter.default in (inspect.Parameter.empty, None)
-                if optional and (unused or not (self.folder / part).is_dir()):
-                    options[part] = None
-            options["dtype"] = dtype
-            if self.single_file is not None:
-                return cls.from_single_file(
-                    str(self.single_file), config=str(self.folder), **options
-                )
-            return cls.from_pretrained(
-                str(self.folder), variant=weights_variant(self.folder / "text_encoder"), **options
+        cls = pipeline_class(pipeline_name)
+        for part, parameter in inspect.signature(cls).parameters.items():
+            unused = part in _NON_TEXT_PARTS or part == network_name
+            optional = parameter.default in (inspect.Parameter.empty, None)
+            if optional and (unused or not (self.folder / part).is_dir()):
+                options[part] = None
+        if self.single_file is not None:
+            return self._text_pipeline_of_single_file(cls, dtype, options)
+        for part in self.text_encoders():
+            encoder = load_frozen_module(self._text_encoder_class(part), self.folder / part, dtype)
+            options[part] = encoder
+        with silence_library_logs(), loading(f"the tokenizer of {self.folder}"):
+            # by its class, as the folder may be of another pipeline of this family
+            return cls.from_pretrained(str(self.folder), **options)
+
+    def _text_pipeline_of_single_file(
+        self, cls: Any, dtype: torch.dtype, options: dict[str, Any]
+    ) -> Any:
+        with silence_library_logs(), loading(f"the text encoder of {self.single_file}"):
+            pipe = cls.from_single_file(
+                str(self.single_file), config=str(self.folder), dtype=dtype, **options
             )
+        for part in self.text_encoders():
+            missing = _meta_tensors(getattr(pipe, part))
+            _check_none_missing(missing, f"{self.single_file} ({part})")
+        return pipe
+
+    def _text_encoder_class(self, part: str) -> Any:
+        """The class of a text encoder that ``model_index.json`` names.
+
+        Raises:
+            ValueError: if it is not one of transformers.
+        """
+        import transformers
+
+        entry = self.read_config("", "model_index.json")[part]
+        name = entry[-1] if isinstance(entry, list) and entry else entry
+        cls = getattr(transformers, name, None) if isinstance(name, str) else None
+        is_model = inspect.isclass(cls) and issubclass(cls, transformers.PreTrainedModel)
+        if not is_model or entry[0] != "transformers":
+            raise ValueError(
+                f"{self.folder / 'model_index.json'}: its {part} {entry!r:.80} is no text encoder "
+                "of transformers"
+            )
+        return cls
 
 
 @contextmanager
@@ -146,6 +211,62 @@ def silence_library_logs() -> Iterator[None]:
             logging.set_verbosity(verbosity)
 
 
+@contextmanager
+def loading(what: str, passed_on: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn an error of the libraries that read a model into one line that names the file.
+
+    They raise whatever they meet in an unexpected file: a KeyError, a TypeError, a RuntimeError.
+
+    Args:
+        what: what is being read.
+        passed_on: errors that name the file already.
+
+    Raises:
+        ValueError: instead of any error but these, one of too little memory or of a missing
+            package.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, (ModuleNotFoundError, *passed_on)):
+            raise
+        raise ValueError(f"{what} cannot be loaded: {one_line(error)}") from error
+
+
+def number(config: Mapping[str, Any], key: str, place: str) -> float:
+    """Return a finite number of a configuration.
+
+    Args:
+        config: the configuration.
+        key: name of the option.
+        place: its file, for error messages.
+
+    Raises:
+        ValueError: if it is missing, no number, or not finite.
+    """
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{place}: {key} must be a number, not {value!r:.60}")
+    return value
+
+
+def positive_int(config: Mapping[str, Any], key: str, place: str) -> int:
+    """Return a positive integer of a configuration.
+
+    Args:
+        config: the configuration.
+        key: name of the option.
+        place: its file, for error messages.
+
+    Raises:
+        ValueError: if it is missing or no positive integer.
+    """
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+        raise ValueError(f"{place}: {key} must be a positive integer, not {value!r:.60}")
+    return value
+
+
 def pipeline_class(name: str) -> Any:
     """Return the class of diffusers that a ``model_index.json`` names."""
     import diffusers
@@ -161,16 +282,68 @@ def load_frozen_module(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
         cls: class of the module, of diffusers or transformers.
         folder: its folder.
         dtype: precision of the weights.
+
+    Raises:
+        ValueError: if its files cannot be read, or tensors are missing, left over or of other
+            sizes.
     """
-    module = cls.from_pretrained(str(folder), dtype=dtype, variant=weights_variant(folder))
+    import transformers
+
+    read_json_object(folder / "config.json")
+    weights = preferred_weights(path.name for path in folder.iterdir())
+    if weights is None:
+        raise ValueError(f"{folder} has no weights, such as diffusion_pytorch_model.safetensors")
+    _check_readable(folder, weights)
+    pickled = weights.suffix != ".safetensors"
+    what = f"{folder}, a pickle of which only tensors are read," if pickled else str(folder)
+    with silence_library_logs(), loading(what):
+        module, report = cls.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            variant=weights.variant or None,
+            use_safetensors=not pickled,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    place = str(folder / weights.files[0] if len(weights.files) == 1 else folder)
+    wrong = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    # files of text encoders commonly hold other parts, such as the image encoder of CLIP
+    if not issubclass(cls, transformers.PreTrainedModel):
+        wrong += report["unexpected_keys"]
+    if wrong:
+        raise ValueError(
+            f"{place} does not fit {folder / 'config.json'}: {_some(sorted(wrong))} would be left "
+            "out"
+        )
+    _check_none_missing([*report["missing_keys"], *_meta_tensors(module)], place)
     return module.eval().requires_grad_(False)
 
 
-def weights_variant(folder: Path) -> str | None:
-    """Return ``fp16`` if all weights of a folder have that name, else None.
+def _check_readable(folder: Path, weights: WeightFiles) -> None:
+    """Raise ValueError if a file is damaged, or the index of shards names others."""
+    for name in weights.files:
+        if weights.suffix == ".safetensors":
+            with open_tensors(folder / name):
+                pass
+    for name in weights.indices:
+        shards = read_json_object(folder / name).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ValueError(f"{folder / name} has no weight_map of tensors to files")
+        missing = {str(file) for file in shards.values() if not (folder / str(file)).is_file()}
+        if missing:
+            raise ValueError(f"{folder / name} names {_some(sorted(missing))}, which is missing")
 
-    diffusers does not look for ``fp16`` weights by itself.
-    """
-    files = [path.name for path in folder.glob("*")] if folder.is_dir() else []
-    weights = [name for name in files if ".safetensors" in name or ".bin" in name]
-    return "fp16" if weights and all(".fp16" in name for name in weights) else None
+
+def _meta_tensors(module: nn.Module) -> list[str]:
+    """Parameters without data: their tensors are not in the file."""
+    return [name for name, parameter in module.named_parameters() if parameter.is_meta]
+
+
+def _check_none_missing(names: Collection[str], place: str) -> None:
+    if names:
+        raise ValueError(f"{place} lacks tensors of its model: {_some(sorted(set(names)))}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -22,13 +22,16 @@ from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.priors.camera_conditioning import stack_poses
-from limbeck.priors.checkpoint_files import CheckpointFiles
+from limbeck.priors.checkpoint_files import CheckpointFiles, loading
 from limbeck.priors.lora_adapters import AdapterRows
 from limbeck.priors.lora_merge import LoRAMerger
 from limbeck.priors.runtime import place_module, swap_devices
 
 if TYPE_CHECKING:
     from limbeck.priors.compilation import CompiledNetwork
+
+
+_MAX_SIZE = 4096  #: largest accepted height of x0 in the files of a model
 
 
 class DiffusersPrior(abc.ABC):
@@ -144,9 +147,14 @@ class DiffusersPrior(abc.ABC):
         network = self.files.load_module(cls, self.network_name, self.dtype)
         if self.model.lora is not None:
             self._lora = LoRAMerger(
-                self.model.lora, self.model.lora_scale, self.pipeline_name, network.config
+                self.model.lora,
+                self.model.lora_scale,
+                self.pipeline_name,
+                self.network_name,
+                network.config,
+                self.files.text_encoders(),
             )
-            self._lora.merge_into_network(network, self.network_name)
+            self._lora.merge(network, self.network_name)
         return place_module(network, self.runtime, self.device)
 
     def _run_network(self, *inputs: Any, **options: Any) -> Tensor:
@@ -167,20 +175,30 @@ class DiffusersPrior(abc.ABC):
         )
         for name, encoder in pipe.components.items():
             if self._lora is not None and name.startswith("text_encoder") and encoder is not None:
-                self._lora.merge_into_text_encoder(encoder, name)
+                self._lora.merge(encoder, name)
         return pipe.to(self.device)
 
-    def _set_shapes(self, sample_size: int, factor: int, multiple: int, channels: int) -> None:
+    def _set_shapes(self, sample_size: Any, factor: int, multiple: int, channels: int) -> None:
         """Set shape, image_size and size_multiple.
 
         Args:
-            sample_size: height and width of x0 in the model's files, which the option
-                ``resolution`` overrides.
+            sample_size: height and width of x0 in the model's files, a number or two equal ones,
+                which the option ``resolution`` overrides.
             factor: pixels per latent, in each direction.
             multiple: image sizes are multiples of it.
             channels: channels of x0.
+
+        Raises:
+            ValueError: if the files have no size and no option gives one, or it does not fit.
         """
-        resolution = self.model.resolution or sample_size * factor
+        is_pair = isinstance(sample_size, list | tuple) and len(sample_size) == 2
+        size = sample_size[0] if is_pair and sample_size[0] == sample_size[1] else sample_size
+        if not self.model.resolution and not (isinstance(size, int) and 0 < size <= _MAX_SIZE):
+            raise ValueError(
+                f"{self.files.place(self.network_name)}: sample_size must be an integer from 1 to "
+                f"{_MAX_SIZE}, not {sample_size!r:.60}: give --model.resolution"
+            )
+        resolution = self.model.resolution or size * factor
         if resolution % multiple:
             raise ValueError(
                 f"resolution must be a multiple of {multiple} for this model, not {resolution}"
@@ -202,8 +220,11 @@ class DiffusersPrior(abc.ABC):
         missing = sorted(set(prompts) - set(self._embeddings))
         if missing:
             offloaded = [self.network] if self.runtime.cpu_offload else []
-            with torch.no_grad(), swap_devices(offloaded, [], self.device):
+            what = f"the text encoder of {self.files.name}"
+            reading = loading(what, passed_on=(ValueError,))
+            with torch.no_grad(), swap_devices(offloaded, [], self.device), reading:
                 encoded = self._encode(missing)
+            self._check_width(encoded)
             for i, prompt in enumerate(missing):
                 self._embeddings[prompt] = encoded[i : i + 1]
         rows = [self._embeddings[prompt] for prompt in prompts]
@@ -211,6 +232,17 @@ class DiffusersPrior(abc.ABC):
         return Condition(
             torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
         )
+
+    def _check_width(self, encoded: Condition) -> None:
+        """Raise ValueError if the text encoders are not those of the network."""
+        config: Any = self.network.config
+        keys = ("joint_attention_dim", "encoder_hid_dim", "cross_attention_dim")
+        width = next((config[key] for key in keys if config.get(key) is not None), None)
+        if isinstance(width, int) and encoded.data.shape[-1] != width:
+            raise ValueError(
+                f"{self.files.name}: its text encoder gives {encoded.data.shape[-1]} numbers per "
+                f"token, its {self.network_name} takes {width}: they are of different models"
+            )
 
     def __call__(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition

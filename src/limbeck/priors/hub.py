@@ -6,17 +6,16 @@ be, the error gives its size and the command.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from limbeck.priors.catalog import KnownModel, find_model
+from limbeck.priors.weight_files import preferred_weights
+from limbeck.system.files import open_tensors, read_json_object
 
 REPO_ID_PATTERN = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-_WEIGHT_SUFFIXES = (".safetensors", ".bin")
-_WEIGHT_FILE = re.compile(r"(^|/)(diffusion_pytorch_model|model|pytorch_model)\b")
 #: Components of a pipeline that no prior uses.
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
 
@@ -88,8 +87,8 @@ def pipeline_parts(index: Path) -> list[str]:
     """Return the components that a ``model_index.json`` names and a prior may use."""
     return [
         part
-        for part, value in json.loads(index.read_text()).items()
-        if isinstance(value, list) and value[0] is not None and part not in _UNUSED_PARTS
+        for part, value in read_json_object(index).items()
+        if isinstance(value, list) and value and value[0] is not None and part not in _UNUSED_PARTS
     ]
 
 
@@ -99,10 +98,14 @@ def _is_complete(part: Path) -> bool:
         return False
     if not (part / "config.json").is_file():  # a tokenizer or a scheduler
         return any(part.iterdir())
-    for shards in part.glob("*.index*.json"):
-        files = json.loads(shards.read_text())["weight_map"].values()
-        return all((part / file).is_file() for file in files)
-    return any(file.suffix in _WEIGHT_SUFFIXES for file in part.iterdir())
+    weights = preferred_weights(file.name for file in part.iterdir())
+    if weights is None:
+        return False
+    shards = [read_json_object(part / index).get("weight_map") for index in weights.indices]
+    return all(
+        isinstance(files, dict) and all((part / str(file)).is_file() for file in files.values())
+        for files in shards
+    )
 
 
 def required_files(
@@ -111,7 +114,7 @@ def required_files(
     """Return the files of a repository that a prior reads.
 
     These are the configurations of each component and one set of its weights: safetensors before
-    pickles, full precision before fp16.
+    pickles, full precision before fp16 and other variants.
 
     Args:
         files: paths in the repository.
@@ -130,25 +133,10 @@ def required_files(
             for file in part_files
             if file.endswith((".json", ".txt", ".model")) and ".index." not in file
         ]
-        if not config_only:
-            required += _best_weights(part_files)
+        weights = None if config_only else preferred_weights(part_files)
+        if weights is not None:
+            required += [*weights.files, *weights.indices]
     return sorted(required)
-
-
-def _best_weights(files: list[str]) -> list[str]:
-    """The preferred set of weights among the files of a component, with its index of shards."""
-    weights = [
-        file
-        for file in files
-        if _WEIGHT_FILE.search(file) and "ema" not in file and "flax" not in file
-    ]
-    for suffix in _WEIGHT_SUFFIXES:
-        for fp16 in (False, True):
-            chosen = [f for f in weights if f.endswith(suffix) and (".fp16" in f) == fp16]
-            if chosen:
-                shards = [f for f in files if ".index." in f and suffix[1:] in f]
-                return chosen + [f for f in shards if (".fp16" in f) == fp16]
-    return []
 
 
 def _download(repo_id: str, revision: str | None, index: str, config_only: bool = False) -> Path:
@@ -239,13 +227,12 @@ def detect_repo_id(single_file: Path) -> str:
         DIFFUSERS_DEFAULT_PIPELINE_PATHS,
         infer_diffusers_model_type,
     )
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        model_type = infer_diffusers_model_type(load_file(single_file))
-    except SafetensorError as error:
-        raise ValueError(f"{single_file} is not a readable .safetensors file: {error}") from error
+    with open_tensors(single_file) as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not weights:
+        raise ValueError(f"{single_file} holds no tensors")
+    model_type = infer_diffusers_model_type(weights)
     repo_id = DIFFUSERS_DEFAULT_PIPELINE_PATHS[model_type]["pretrained_model_name_or_path"]
     model = find_model(repo_id)
     return model.mirrors[0] if model is not None and model.removed else repo_id

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.priors.checkpoint_files import CheckpointFiles, load_frozen_module
+from limbeck.priors.checkpoint_files import CheckpointFiles, load_frozen_module, number
 from limbeck.priors.diffusers_base import DiffusersPrior
 from limbeck.priors.runtime import OffloadedFunction, place_module, swap_devices
 
@@ -30,6 +31,9 @@ class LatentDiffusion(DiffusersPrior):
     """
 
     extra_parts = ("vae",)
+    #: Whether an autoencoder whose file does not mention force_upcast has the default of its class
+    #: (true for AutoencoderKL), as in diffusers' pipelines of XL only.
+    upcasts_vae_by_default: ClassVar[bool] = False
     vae: Any
     vae_dtype: torch.dtype
     latent_shift: float | Tensor
@@ -52,14 +56,15 @@ class LatentDiffusion(DiffusersPrior):
         file_config = files.read_config(part)
         classes: dict[str, type] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny)}
         name = file_config.get("_class_name", "")
-        if name not in classes:
+        if not isinstance(name, str) or name not in classes:
             raise ValueError(
-                f"{files.name}: its autoencoder is a {name or 'nameless class'}; "
+                f"{files.name}: its autoencoder is a {name or 'nameless class'!s:.60}; "
                 f"supported are {', '.join(classes)}"
             )
         # files with force_upcast are of autoencoders in which float16 overflows
-        upcast = self.dtype == torch.float16 and file_config.get("force_upcast")
-        self.vae_dtype = torch.float32 if upcast else self.dtype
+        default = inspect.signature(classes[name]).parameters["force_upcast"].default
+        upcast = file_config.get("force_upcast", default and self.upcasts_vae_by_default)
+        self.vae_dtype = torch.float32 if upcast and self.dtype == torch.float16 else self.dtype
         if part:
             vae = files.load_module(classes[name], part, self.vae_dtype)
         else:
@@ -80,13 +85,17 @@ class LatentDiffusion(DiffusersPrior):
             )
         if config.scaling_factor is None:
             raise ValueError(f"{files.name}: its autoencoder has no scaling_factor")
-        self._set_latent_scale(config)
+        self._set_latent_scale(config, files.place(part))
         is_kl = name == AutoencoderKL.__name__
         levels = config.block_out_channels if is_kl else config.decoder_block_out_channels
         return 2 ** (len(levels) - 1)
 
-    def _set_latent_scale(self, config: Any) -> None:
+    def _set_latent_scale(self, config: Any, place: str) -> None:
         """Set latent_shift and latent_scale from the configuration of the autoencoder."""
+        if number(config, "scaling_factor", place) == 0:
+            raise ValueError(f"{place}: scaling_factor must not be 0")
+        if config.get("shift_factor") is not None:
+            number(config, "shift_factor", place)
 
         def per_channel(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, device=self.device).view(1, -1, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,14 @@ EXACT_MODELS: dict[str, Callable[[], Prior]] = {
     "gaussians-flow": partial(
         colored_shapes, schedule=RectifiedFlowSchedule(), prediction_type="flow"
     ),
+}
+#: Pipelines of a family, by pattern of ``_class_name``, and the one that encodes its prompts.
+_FAMILIES = {
+    r"StableDiffusionXL\w*Pipeline": "StableDiffusionXLPipeline",
+    r"StableDiffusion3\w*Pipeline": "StableDiffusion3Pipeline",
+    r"StableDiffusion(?!XL|3)\w*Pipeline": "StableDiffusionPipeline",
+    r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "IFPipeline",
+    r"Flux(?!2)\w*Pipeline": "FluxPipeline",
 }
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -88,22 +97,32 @@ def prior_class(folder: Path) -> type[DiffusersPrior]:
         cls.pipeline_name: cls for cls in (StableDiffusion, SDXL, DeepFloydIF, SD3, Flux)
     }
     name = CheckpointFiles(folder).read_config("", "model_index.json").get("_class_name")
-    if name not in classes:
-        raise ValueError(f"{folder} is a {name}; supported pipelines are {', '.join(classes)}")
-    return classes[name]
+    # image-to-image, inpainting and other pipelines have the same components; whether the network
+    # has the inputs of the family is checked where it is read
+    family = next(
+        (family for pattern, family in _FAMILIES.items() if re.fullmatch(pattern, str(name))), ""
+    )
+    if family not in classes:
+        raise ValueError(
+            f"{folder / 'model_index.json'}: _class_name must be one of {', '.join(classes)} or "
+            f"another pipeline of these families, not {name!r:.80}"
+        )
+    return classes[family]
 
 
 def check_layout(folder: Path) -> None:
     """Check that a pipeline folder has the folders of all components that its prior reads.
 
     Raises:
-        ValueError: if some are missing.
+        ValueError: if some are missing or empty.
     """
     cls = prior_class(folder)
     parts = ["scheduler", *cls.extra_parts, cls.network_name, "text_encoder", "tokenizer"]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
+    if not any((folder / "tokenizer").iterdir()):
+        raise ValueError(f"{folder / 'tokenizer'} is empty: copy the files of the tokenizer")
 
 
 def load(
@@ -147,7 +166,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
         if name in EXACT_MODELS:
             return EXACT_MODELS[name]()
         return load_dataset(Path(name.removeprefix("dataset:")))
-    from limbeck.priors.checkpoint_files import CheckpointFiles
+    from limbeck.priors.checkpoint_files import CheckpointFiles, loading
     from limbeck.priors.hub import resolve_config, resolve_model
 
     path = WORLD_FOLDER if name == "world" else resolve_model(name)
@@ -157,12 +176,10 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
     if path.is_file():
         files = CheckpointFiles(resolve_config(path, model.config), path)
     check_layout(files.folder)
-    try:
+    with loading(files.name, passed_on=(ValueError,)):
         return prior_class(files.folder)(
             files, device, pick_precision(precision, device), model, runtime
         )
-    except OSError as error:
-        raise ValueError(f"could not load {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def load_dataset(folder: Path, size: int = 64) -> DataSet:

@@ -1,127 +1,134 @@
-"""A LoRA merged into the weights of a frozen prior; diffusers reads the file."""
+"""A LoRA merged into the weights of a frozen prior, every tensor of its file or none."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from limbeck.priors.checkpoint_files import pipeline_class
-
-_ADAPTER_NAME = "own"
+from limbeck.priors.checkpoint_files import pipeline_class, silence_library_logs
+from limbeck.priors.lora_files import LoRAPair, read_lora
 
 
 class LoRAMerger:
     """A LoRA file, to be merged into the network and the text encoders.
 
-    Layouts: diffusers, peft and kohya, as far as diffusers converts them.
+    Layouts: diffusers, peft and kohya, and what else diffusers converts.
 
     Args:
-        path: a ``.safetensors`` file, or a folder with ``pytorch_lora_weights.safetensors``.
+        path: a ``.safetensors`` file, or a folder with ``pytorch_lora_weights.safetensors`` or
+            peft's ``adapter_model.safetensors``.
         scale: factor on the change of the weights.
-        pipeline_name: class of the pipeline, which reads the file.
+        pipeline_name: class of the pipeline, which converts foreign layouts.
+        network_name: ``unet`` or ``transformer``.
         network_config: configuration of the network.
+        text_encoders: names of the text encoders of this model.
 
     Raises:
-        ValueError: if the file cannot be read as a LoRA.
+        ValueError: if the file cannot be read whole, has nothing for the network, or something for
+            a component that the model does not have.
     """
 
-    def __init__(self, path: Path, scale: float, pipeline_name: str, network_config: Any):
-        import diffusers
-        import peft  # noqa: F401  diffusers needs it here, and its own error is less clear
-
-        if not path.exists():
-            raise ValueError(
-                f"no LoRA {path}: give a .safetensors file, or a folder that holds "
-                "pytorch_lora_weights.safetensors"
-            )
+    def __init__(
+        self,
+        path: Path,
+        scale: float,
+        pipeline_name: str,
+        network_name: str,
+        network_config: Any,
+        text_encoders: tuple[str, ...],
+    ):
         self.path, self.scale = path, scale
-        self.alphas: dict[str, float] | None
-        reader = pipeline_class(pipeline_name)
-        options: dict[str, Any] = {"return_lora_metadata": True, "local_files_only": True}
-        if issubclass(reader, diffusers.loaders.StableDiffusionXLLoraLoaderMixin):
-            options["unet_config"] = network_config
-        if issubclass(reader, diffusers.loaders.FluxLoraLoaderMixin):
-            options["return_alphas"] = True
-        if not path.is_dir():
-            options["weight_name"] = path.name
-        folder = path if path.is_dir() else path.parent
-        try:
-            contents = reader.lora_state_dict(str(folder), **options)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} cannot be read as a LoRA: {_one_line(error)}") from error
-        if len(contents) == 3:
-            self.state_dict, self.alphas, self.metadata = contents
-        else:
-            self.state_dict, self.metadata = contents
-            self.alphas = None
+        convert = partial(_convert_by_diffusers, pipeline_name, network_config)
+        self._contents = read_lora(path, network_name, convert)
+        others = sorted(set(self._contents) - {network_name, *text_encoders})
+        if others or network_name not in self._contents:
+            raise ValueError(
+                f"{path} has weights for {', '.join(sorted(self._contents))}, this model has "
+                f"{', '.join((network_name, *text_encoders))}: is it of another model?"
+            )
 
-    def merge_into_network(self, network: Any, network_name: str) -> None:
-        """Add the change to the weights of the network.
+    def merge(self, module: nn.Module, component: str) -> None:
+        """Add the change to the weights of a component, if the file has one for it.
 
         Args:
-            network: the network, changed in place.
-            network_name: its prefix in the file, ``unet`` or ``transformer``.
+            module: the component, changed in place.
+            component: its name in the pipeline.
 
         Raises:
-            ValueError: if the file has no change for this network, or it does not fit.
+            ValueError: if a layer of the file is not one of the component, or of another size.
         """
-        if not self._has(network_name):
-            parts = sorted({key.split(".")[0] for key in self.state_dict})
+        pairs = self._contents.get(component, {})
+        layers = dict(module.named_modules())
+        matched = {_layer_name(name, layers): pair for name, pair in pairs.items()}
+        unknown = sorted(name for name in matched if name not in layers)
+        if unknown or len(matched) < len(pairs):
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ValueError(
-                f"{self.path} has no weights for a {network_name}, only for "
-                f"{', '.join(parts)[:120]}: is it of another model?"
+                f"{self.path} does not fit this {component}, which has no layer "
+                f"{unknown[0] if unknown else 'for each of the names'}{more}: is it of another "
+                "model?"
             )
-        try:
-            network.load_lora_adapter(
-                self.state_dict,
-                prefix=network_name,
-                network_alphas=self.alphas,
-                metadata=self.metadata,
-                adapter_name=_ADAPTER_NAME,
+        changes = {
+            name: self._change(layers[name], pair, f"{component}.{name}")
+            for name, pair in matched.items()
+        }
+        with torch.no_grad():
+            for name, change in changes.items():
+                weight: Any = layers[name].weight
+                weight.copy_(weight.float() + change.to(weight.device))
+
+    def _change(self, layer: nn.Module, pair: LoRAPair, name: str) -> Tensor:
+        """scale B A in the shape of the weight of a layer."""
+        a, b = pair
+        weight = getattr(layer, "weight", None)
+        shape = (*b.shape[:1], *a.shape[1:])
+        # 1 x 1 convolutions are stored as matrices by some, and the other way around
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or weight is None:
+            raise ValueError(
+                f"{self.path} does not fit this model: {name} is a {type(layer).__name__}"
             )
-        except (RuntimeError, ValueError, KeyError) as error:
-            message = f"{self.path} does not fit this {network_name}: {_one_line(error)}"
-            raise ValueError(message) from error
-        self._merge(network)
-
-    def merge_into_text_encoder(self, encoder: Any, part: str) -> None:
-        """Add the change to the weights of a text encoder, if the file has one for it.
-
-        Args:
-            encoder: the text encoder, changed in place.
-            part: its name in the pipeline.
-        """
-        if not self._has(part):
-            return
-        pipeline_class("StableDiffusionPipeline").load_lora_into_text_encoder(
-            self.state_dict,
-            self.alphas,
-            encoder,
-            prefix=part,
-            lora_scale=1.0,
-            adapter_name=_ADAPTER_NAME,
-            metadata=self.metadata,
-        )
-        self._merge(encoder)
-
-    def _has(self, part: str) -> bool:
-        return any(key.startswith(f"{part}.") for key in self.state_dict)
-
-    def _merge(self, module: nn.Module) -> None:
-        from diffusers.utils.peft_utils import recurse_remove_peft_layers
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
-        if not layers:
-            raise ValueError(f"{self.path} names no layer of this model: is it of another one?")
-        for layer in layers:
-            layer.set_scale(_ADAPTER_NAME, self.scale)
-            layer.merge()
-        recurse_remove_peft_layers(module)
-        module.requires_grad_(False)
+        if _without_ones(shape) != _without_ones(tuple(weight.shape)):
+            raise ValueError(
+                f"{self.path} does not fit this model: {name} is {list(weight.shape)}, the change "
+                f"{list(shape)}"
+            )
+        return self.scale * (b.flatten(1) @ a.flatten(1)).reshape(weight.shape)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without a kernel of 1 x 1."""
+    return shape[:2] if all(length == 1 for length in shape[2:]) else shape
+
+
+def _layer_name(name: str, layers: Mapping[str, nn.Module]) -> str:
+    """The name of a layer of a file in the module; CLIP has lost a prefix in transformers 5."""
+    if name in layers:
+        return name
+    for other in (name.removeprefix("text_model."), f"text_model.{name}"):
+        if other in layers:
+            return other
+    return name
+
+
+def _convert_by_diffusers(
+    pipeline_name: str, network_config: Any, tensors: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+    """Convert kohya's and other layouts to that of diffusers; also return alpha by layer."""
+    import diffusers
+
+    reader = pipeline_class(pipeline_name)
+    options: dict[str, Any] = {"return_lora_metadata": True}
+    if issubclass(reader, diffusers.loaders.StableDiffusionXLLoraLoaderMixin):
+        options["unet_config"] = network_config
+    if issubclass(reader, diffusers.loaders.FluxLoraLoaderMixin):
+        options["return_alphas"] = True
+    with silence_library_logs():
+        converted, *alphas, _ = reader.lora_state_dict(tensors, **options)
+    return converted, {
+        key: float(alpha) for key, alpha in (alphas[0] or {}).items()
+    } if alphas else {}

@@ -60,7 +60,9 @@ def place_module(module: nn.Module, runtime: RuntimeOptions, device: str) -> Any
     """
     large = False
     if isinstance(module, UNet2DConditionModel):
-        large = module.config.sample_size >= _CHANNELS_LAST_MIN_SIZE
+        size = module.config.sample_size  # a file may hold a pair, or nothing
+        size = size[0] if isinstance(size, list | tuple) and size else size
+        large = isinstance(size, int) and size >= _CHANNELS_LAST_MIN_SIZE
         # a network with another kind of attention (IF) keeps it
         processors = module.attn_processors.values()
         if device == "cpu" and all(type(p) is AttnProcessor2_0 for p in processors):

@@ -5,17 +5,26 @@ What cannot be read or represented is refused.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
 from typing import Any
 
 import diffusers
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import DummyObject
 
 from limbeck.diffusion.prediction import PredictionType
 from limbeck.diffusion.schedule import DiscreteSchedule, RectifiedFlowSchedule
-from limbeck.priors.checkpoint_files import CheckpointFiles
+from limbeck.priors.checkpoint_files import (
+    CheckpointFiles,
+    loading,
+    number,
+    positive_int,
+)
 
+_FILE = "scheduler_config.json"
+_MAX_TIMESTEPS = 100_000
 #: By the names of diffusers.
 _PREDICTION_TYPES: dict[str, PredictionType] = {
     "epsilon": "eps",
@@ -35,17 +44,27 @@ _UNSUPPORTED_FLOW_OPTIONS = (
 
 def _scheduler_options(files: CheckpointFiles) -> tuple[str, dict[str, Any]]:
     """Class of the scheduler and its options; the class has defaults for what the file omits."""
-    config = files.read_config("scheduler", "scheduler_config.json")
+    config = files.read_config("scheduler", _FILE)
     name = config.get("_class_name", "")
-    cls = vars(diffusers).get(name) or getattr(diffusers, name, None)
-    if not name or cls is None:
+    known = isinstance(name, str) and name.isidentifier()
+    cls = getattr(diffusers, name, None) if known else None
+    if not inspect.isclass(cls):
         raise ValueError(
-            f"{files.name}: its scheduler {name or 'has no _class_name and'} is not one of "
+            f"{files.name}: its scheduler {name or 'has no _class_name and'!s:.60} is not one of "
             f"diffusers {diffusers.__version__}"
         )
+    if isinstance(cls, DummyObject):  # needs a package that is not installed
+        return name, config
     parameters = inspect.signature(cls).parameters
     defaults = {key: parameter.default for key, parameter in parameters.items()}
     return name, defaults | {key: value for key, value in config.items() if key in parameters}
+
+
+def _package_advice(name: str) -> str:
+    """What to install for the defaults of a scheduler whose package is missing; else empty."""
+    backends = getattr(getattr(diffusers, name), "_backends", [])
+    packages = [package for package in backends if importlib.util.find_spec(package) is None]
+    return f" without its package: pip install {' '.join(packages)}" if packages else ""
 
 
 def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, DiscreteSchedule]:
@@ -55,26 +74,45 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
         ValueError: if one of them cannot be read, or weights of a single file contradict it.
     """
     name, config = _scheduler_options(files)
-    required = ("prediction_type", "beta_schedule", "beta_start", "beta_end")
+    required = (
+        "prediction_type",
+        "beta_schedule",
+        "beta_start",
+        "beta_end",
+        "num_train_timesteps",
+    )
     missing = [key for key in required if key not in config]
     if missing:
         raise ValueError(
             f"{files.name}: its {name} has no {', '.join(missing)}, so its noise schedule cannot "
-            "be read"
+            f"be read{_package_advice(name)}"
         )
     type_name = config["prediction_type"]
-    if type_name not in _PREDICTION_TYPES:
+    if not isinstance(type_name, str) or type_name not in _PREDICTION_TYPES:
         raise ValueError(
             f"{files.name}: prediction_type must be one of {', '.join(_PREDICTION_TYPES)}, "
-            f"not {type_name!r}"
+            f"not {type_name!r:.60}"
         )
     prediction_type = _PREDICTION_TYPES[type_name]
+    place = files.place("scheduler", _FILE)
+    if positive_int(config, "num_train_timesteps", place) > _MAX_TIMESTEPS:
+        raise ValueError(
+            f"{place}: num_train_timesteps must be at most {_MAX_TIMESTEPS}, not "
+            f"{config['num_train_timesteps']}"
+        )
     try:
-        alphas_cumprod = DDPMScheduler.from_config(config).alphas_cumprod
+        with loading(place, passed_on=(NotImplementedError,)):
+            alphas_cumprod = DDPMScheduler.from_config(config).alphas_cumprod
     except NotImplementedError as error:
         raise ValueError(
-            f"{files.name}: beta_schedule {config['beta_schedule']!r} is not known to diffusers"
+            f"{files.name}: beta_schedule {config['beta_schedule']!r:.60} is not known to diffusers"
         ) from error
+    falls = alphas_cumprod[1:] < alphas_cumprod[:-1]
+    if not bool(falls.all() and alphas_cumprod[-1] >= 0 and 0 < alphas_cumprod[0] < 1):
+        raise ValueError(
+            f"{place}: beta_start {config['beta_start']!r:.40} and beta_end "
+            f"{config['beta_end']!r:.40} must give betas between 0 and 1"
+        )
     zero_snr = float(alphas_cumprod[-1]) == 0
     if prediction_type == "eps" and zero_snr:
         raise ValueError(
@@ -121,14 +159,32 @@ def read_flow_schedule(
         raise ValueError(
             f"{files.name}: its scheduler sets {', '.join(unsupported)}, which is not supported"
         )
-    last = 1 / config["num_train_timesteps"]
+    place = files.place("scheduler", _FILE)
+    last = 1 / positive_int(config, "num_train_timesteps", place)
     if not config["use_dynamic_shifting"]:
-        shift = float(config["shift"])
+        shift = _positive(config, "shift", place)
         # the last of diffusers' sampling times is shifted twice
         shifted_last = shift * last / (1 + (shift - 1) * last)
         return RectifiedFlowSchedule(shift, shifted_last if ends_at_last else 0.0)
-    low, high = config["base_image_seq_len"], config["max_image_seq_len"]
-    slope = config["max_shift"] - config["base_shift"]
-    mu = config["base_shift"] + slope * (num_tokens - low) / (high - low)
-    shift = math.exp(mu) if config["time_shift_type"] == "exponential" else mu
+    low, high, base, largest = (
+        number(config, key, place)
+        for key in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    )
+    if low >= high:
+        raise ValueError(f"{place}: max_image_seq_len must exceed base_image_seq_len {low}")
+    mu = base + (largest - base) * (num_tokens - low) / (high - low)
+    kind = config["time_shift_type"]
+    if kind not in ("exponential", "linear"):
+        raise ValueError(
+            f"{place}: time_shift_type must be exponential or linear, not {kind!r:.60}"
+        )
+    shift = math.exp(min(mu, 80.0)) if kind == "exponential" else mu
+    _positive({"shift": shift}, "shift", place)
     return RectifiedFlowSchedule(shift, last if ends_at_last else 0.0)
+
+
+def _positive(config: dict[str, Any], key: str, place: str) -> float:
+    value = number(config, key, place)
+    if value <= 0:
+        raise ValueError(f"{place}: {key} must be positive, not {value}")
+    return float(value)

@@ -28,6 +28,7 @@ class SDXL(LatentDiffusion):
 
     pipeline_name = "StableDiffusionXLPipeline"
     network_name = "unet"
+    upcasts_vae_by_default = True
     schedule: DiscreteSchedule
 
     def _load(self) -> None:

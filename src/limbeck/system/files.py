@@ -1,0 +1,75 @@
+"""Reading of text, JSON and safetensors files, with errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+
+def one_line(error: Exception, max_length: int = 200) -> str:
+    """The message of an error in one line; its type if it has none."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:max_length]
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        ValueError: if it is not UTF-8.
+        OSError: if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: byte {error.start} is invalid") from error
+
+
+def parse_json_object(text: str | bytes, path: Path) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Args:
+        text: the JSON.
+        path: the file that it is from, for error messages.
+
+    Raises:
+        ValueError: if it is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {value!r:.60}")
+    return value
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        ValueError: if it is not UTF-8, not JSON, or not an object.
+        OSError: if it cannot be read.
+    """
+    return parse_json_object(read_text(path), path)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file for reading.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    try:
+        # an empty file cannot be mapped, and the error of the system names no file
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is not a readable .safetensors file: {one_line(error)}"
+        ) from error
