@@ -47,7 +47,9 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import GaussianMixture
+from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
+from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD
 from limbeck.training.trainer import Run
@@ -306,6 +308,49 @@ def test_run_passes_its_prompts_to_bridge():
     while run.step < 4:
         run.advance()
     assert (prior.call_counter.calls, prior.call_counter.rows) == (4, 4 * 2 * 4)
+
+
+def test_bridge_without_readable_suffixes_goes_from_the_empty_prompt_to_the_prompt(v_folder):
+    mixture, network = labeled_mixture(), StableDiffusion(str(v_folder))
+    for prior, prompt in ((mixture, "mug"), (network, "a red mug"), (network, "a red mug " * 9)):
+        setup = SetupContext(6, 1, 0, torch.zeros(6, 4), (prompt,))
+        with collect_notices() as notices:
+            source, target = Bridge().init(prior, setup).for_particles(torch.arange(6))
+        assert torch.equal(source.data, prior.condition([""] * 6).data)
+        assert torch.equal(target.data, prior.condition([prompt] * 6).data)
+        assert [text for text in notices if text.startswith("bridge: this model cannot read")]
+
+
+def test_bridge_uses_the_papers_suffixes_where_the_model_tells_them_apart():
+    labels = ("red mug", "blurry mug", "sharp mug")
+    prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=labels)
+    setup = SetupContext(6, 1, 0, torch.zeros(6, 4), ("mug",))
+    with collect_notices() as notices:
+        source, target = Bridge().init(prior, setup).for_particles(torch.arange(6))
+    assert torch.equal(source.data, prior.condition(["blurry mug"] * 6).data)
+    assert torch.equal(target.data, prior.condition(["sharp mug"] * 6).data)
+    assert notices == []
+
+
+def test_bridge_keeps_its_words_where_it_cuts_a_long_prompt(v_folder):
+    prior, prompt = StableDiffusion(str(v_folder)), "two striped cats, a blue chair, on grey, " * 3
+    setup = SetupContext(6, 1, 0, torch.zeros(6, 4), (prompt,))
+    method = Bridge(source_suffix=", low", target_suffix=", red")
+    source, target = method.init(prior, setup).for_particles(torch.arange(6))
+    kept = "two striped cats, a blue chair"  # with "on" it would be 13 tokens, one too many
+    assert torch.equal(source.data[:1], prior.condition([kept + ", low"]).data)
+    assert torch.equal(target.data[:1], prior.condition([kept + ", red"]).data)
+
+
+def test_bridge_refuses_suffixes_that_the_model_does_not_tell_apart(v_folder):
+    prior = labeled_mixture()
+    setup = SetupContext(6, 1, 0, torch.zeros(6, 4), ("red mug",))
+    message = "'red mug, sharp' and 'red mug, blurry' are the same to this model"
+    with pytest.raises(ValueError, match=message):
+        Bridge(source_suffix=", sharp", target_suffix=", blurry").init(prior, setup)
+    prior = StableDiffusion(str(v_folder))
+    with pytest.raises(ValueError, match="are the same to this model; change the method's own"):
+        Bridge(source_suffix=", low", target_suffix=", LOW").init(prior, setup)
 
 
 @pytest.mark.parametrize("start", [-0.1, 1.1, float("nan")])

@@ -53,8 +53,10 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.stable_sd import StableSD
 from limbeck.methods.stein import Stein
 from limbeck.priors.exact import DataSet, GaussianMixture
+from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
+from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD
 from limbeck.training.trainer import Run
@@ -249,13 +251,35 @@ def test_nfsd_runs_and_resumes():
     check_resume(NFSD(negative_prompt="blue"), labeled_mixture())
 
 
-def test_nfsd_default_negative_prompt_is_rejected_by_exact_priors():
+def test_nfsd_has_no_negative_prompt_where_the_model_cannot_read_the_papers(v_folder):
+    for prior in (labeled_mixture(), StableDiffusion(str(v_folder))):
+        _, start = prompted_inputs(prior)
+        with collect_notices() as notices:
+            state = NFSD().init(prior, start)
+        assert state.for_particles(torch.arange(6)) == []
+        assert [text for text in notices if text.startswith("nfsd: this model cannot read")]
+
+
+def test_nfsd_uses_the_papers_negative_prompt_where_the_model_can_read_it():
+    labels = ("red mug", "blue mug", "dark, dull, gloomy")
+    prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=labels)
+    _, start = prompted_inputs(prior, ("mug", "red"))
+    with collect_notices() as notices:
+        (negative,) = NFSD().init(prior, start).for_particles(torch.arange(6))
+    assert torch.equal(negative.data, prior.condition(["dark dull gloomy"] * 6).data)
+    assert notices == []
+
+
+def test_nfsd_refuses_a_text_that_the_model_cannot_read(v_folder):
     prior = labeled_mixture()
-    with pytest.raises(
-        ValueError,
-        match=r"a text of the method: prompt 'unrealistic.* words it knows: .*mug.*leave it empty",
-    ):
-        NFSD().init(prior, prompted_inputs(prior)[1])
+    message = r"a text of the method: prompt 'ugly' .* words it knows: .*mug.*leave it empty"
+    with pytest.raises(ValueError, match=message):
+        NFSD(negative_prompt="ugly").init(prior, prompted_inputs(prior)[1])
+    prior = StableDiffusion(str(v_folder))
+    method = NFSD(negative_prompt="low quality, two striped cats, a blue chair, on grey")
+    message = 'a text of the method: .*on grey" is too long for the 12 tokens .* leave it empty'
+    with pytest.raises(ValueError, match=message):
+        method.init(prior, prompted_inputs(prior)[1])
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from limbeck import __version__
 from limbeck.cli.run_folder import INTERRUPTED
+from limbeck.system.notices import display_notices
 from limbeck.system.out_of_memory import is_out_of_memory, out_of_memory_advice
 
 # torch takes seconds to import: each command imports what it needs, so that --help answers at once
@@ -106,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or forks print a warning
     try:
-        dispatch(sys.argv[1:] if argv is None else argv)
+        with display_notices(lambda text: print(f"limbeck: {text}", file=sys.stderr, flush=True)):
+            dispatch(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:

@@ -95,6 +95,13 @@ class Condition:
         return replace(self, data=data, pooled=pooled, pose=pose, view_free=view_free)
 
 
+def same_rows(a: Condition, b: Condition) -> bool:
+    """Whether two conditions hold the same encoded texts."""
+    if not torch.equal(a.data, b.data):
+        return False
+    return a.pooled is None or b.pooled is None or torch.equal(a.pooled, b.pooled)
+
+
 @dataclass(frozen=True)
 class Conditions:
     """The conditions of a guided prediction.

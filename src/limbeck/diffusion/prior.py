@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.schedule import NoiseSchedule
+from limbeck.diffusion.vocabulary import Vocabulary
 
 
 @dataclass
@@ -122,6 +123,16 @@ class AttentionPrior(Prior, Protocol):
         decoder to the list, all rows, in the order of the layers. Gradients flow through them. On
         exit the network is restored.
         """
+        ...
+
+
+@runtime_checkable
+class VocabularyPrior(Prior, Protocol):
+    """A prior that can tell which words it knows."""
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words of its captions; None if it knows any word."""
         ...
 
 

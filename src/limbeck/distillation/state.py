@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Protocol
 
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.condition import Condition, same_rows
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prompts import ExtendedPrompt, extend_prompt
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext
 
@@ -47,11 +49,12 @@ class PromptEmbeddings(Stateless):
     Args:
         prior: prior that encodes the texts.
         setup: context of the run.
-        texts: sequences of texts, each with one text per prompt.
+        texts: sequences of texts, each with one text per prompt. A text encoder must read all of a
+            text, but may cut the prompt of an ``ExtendedPrompt``.
 
     Raises:
-        ValueError: if a sequence does not hold one text per prompt, or if the prior cannot encode
-            a text.
+        ValueError: if a sequence does not hold one text per prompt, if the prior cannot encode a
+            text, or if two texts of a prompt differ and are the same to the prior.
     """
 
     def __init__(self, prior: Prior, setup: SetupContext, *texts: Sequence[str]):
@@ -62,8 +65,10 @@ class PromptEmbeddings(Stateless):
                     f"not {len(sequence)}"
                 )
         self._particles_per_prompt = setup.particles // setup.num_prompts
+        whole = [[_uncut(text) for text in sequence] for sequence in texts]
         try:
-            self._conditions = [prior.condition(sequence) for sequence in texts]
+            self._conditions = [prior.condition(sequence) for sequence in whole]
+            _check_distinct(self._conditions, whole)
         except ValueError as error:
             raise ValueError(
                 f"a text of the method: {error}; change the method's own text, or leave it empty"
@@ -73,3 +78,18 @@ class PromptEmbeddings(Stateless):
         """The condition of each sequence of texts, for the prompts of ``particle`` (``[B]``)."""
         prompt = particle // self._particles_per_prompt
         return [c[to_device(prompt, c.data.device)] for c in self._conditions]
+
+
+def _uncut(text: str) -> ExtendedPrompt:
+    """The text as one that no encoder may cut, unless it says what may be cut."""
+    return text if isinstance(text, ExtendedPrompt) else extend_prompt("", text)
+
+
+def _check_distinct(
+    conditions: Sequence[Condition], texts: Sequence[Sequence[ExtendedPrompt]]
+) -> None:
+    """Raise ValueError if two texts of one prompt differ and their conditions do not."""
+    for (a, first), (b, second) in combinations(zip(conditions, texts, strict=True), 2):
+        for i, (one, other) in enumerate(zip(first, second, strict=True)):
+            if one != other and same_rows(a[i : i + 1], b[i : i + 1]):
+                raise ValueError(f"{one!r} and {other!r} are the same to this model")

@@ -9,9 +9,22 @@ from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prompts import extend_prompt
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import PromptEmbeddings
 from limbeck.methods.base import Method
+from limbeck.system.notices import notify
+
+_SOURCE_SUFFIX = (
+    ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy,"
+    " malformed"
+)
+_TARGET_SUFFIX = ", detailed high resolution, high quality, sharp"
+_UNREADABLE = (
+    "bridge: this model cannot read the suffixes of the paper, so stage two goes from the empty "
+    "prompt to the prompt, as CSD; give --method.source-suffix and --method.target-suffix in its "
+    "own words"
+)
 
 
 @dataclass(frozen=True)
@@ -22,16 +35,15 @@ class Bridge(Method[PromptEmbeddings]):
         guidance: guidance scale s of both stages.
         stage_two_start: fraction of the run at which stage two starts. 0: stage two only; 1: SDS.
         source_suffix: text added to the prompt to describe the faults that stage one leaves.
-        target_suffix: text added to the prompt to describe the target.
+        target_suffix: text added to the prompt to describe the target. If both are left out, they
+            are the paper's; for a model that cannot read these the source is the empty prompt and
+            the target is the prompt.
     """
 
     guidance: float = 40.0
     stage_two_start: float = 0.5
-    source_suffix: str = (
-        ", oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy,"
-        " malformed"
-    )
-    target_suffix: str = ", detailed high resolution, high quality, sharp"
+    source_suffix: str | None = None
+    target_suffix: str | None = None
 
     bibtex = """@inproceedings{mcallister2024bridge,
   title={Rethinking Score Distillation as a Bridge Between Image Distributions},
@@ -55,8 +67,20 @@ class Bridge(Method[PromptEmbeddings]):
                 f"Bridge extends the prompts and needs the texts of all {setup.num_prompts}, "
                 f"but the setup has {len(setup.prompts)}"
             )
-        source = [prompt + self.source_suffix for prompt in setup.prompts]
-        target = [prompt + self.target_suffix for prompt in setup.prompts]
+        if self.source_suffix is None and self.target_suffix is None:
+            try:
+                return self._embed(prior, setup, _SOURCE_SUFFIX, _TARGET_SUFFIX)
+            except ValueError:
+                notify(_UNREADABLE)
+                target = [extend_prompt(prompt, "") for prompt in setup.prompts]
+                return PromptEmbeddings(prior, setup, [""] * setup.num_prompts, target)
+        return self._embed(prior, setup, self.source_suffix or "", self.target_suffix or "")
+
+    def _embed(
+        self, prior: Prior, setup: SetupContext, source_suffix: str, target_suffix: str
+    ) -> PromptEmbeddings:
+        source = [extend_prompt(prompt, source_suffix) for prompt in setup.prompts]
+        target = [extend_prompt(prompt, target_suffix) for prompt in setup.prompts]
         return PromptEmbeddings(prior, setup, source, target)
 
     def __call__(

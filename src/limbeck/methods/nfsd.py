@@ -12,6 +12,16 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import PromptEmbeddings
 from limbeck.methods.base import Method
+from limbeck.system.notices import notify
+
+_NEGATIVE_PROMPT = (
+    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark,"
+    " low-resolution, gloomy"
+)
+_UNREADABLE = (
+    "nfsd: this model cannot read the negative prompt of the paper, so there is none; give "
+    "--method.negative-prompt in its own words"
+)
 
 
 @dataclass(frozen=True)
@@ -24,16 +34,14 @@ class NFSD(Method[PromptEmbeddings]):
     Attributes:
         guidance: guidance scale s.
         t_threshold: time from which the negative prompt stands for the noise, in [0, 1].
-        negative_prompt: y_neg, a description of images that are not real (default: the paper's).
-            Empty: delta_D is 0 from the threshold on.
+        negative_prompt: y_neg, a description of images that are not real. Empty: delta_D is 0 from
+            the threshold on. If it is left out, it is the paper's; empty for a model that cannot
+            read this one.
     """
 
     guidance: float = 7.5
     t_threshold: float = 0.2
-    negative_prompt: str = (
-        "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark,"
-        " low-resolution, gloomy"
-    )
+    negative_prompt: str | None = None
 
     bibtex = """@inproceedings{katzir2024nfsd,
   title={Noise-Free Score Distillation},
@@ -48,8 +56,17 @@ class NFSD(Method[PromptEmbeddings]):
             raise ValueError(f"t_threshold must be a time in [0, 1], not {self.t_threshold}")
 
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
-        negative = [[self.negative_prompt] * setup.num_prompts] if self.negative_prompt else []
-        return PromptEmbeddings(prior, setup, *negative)
+        if self.negative_prompt is not None:
+            return self._embed(prior, setup, self.negative_prompt)
+        try:
+            return self._embed(prior, setup, _NEGATIVE_PROMPT)
+        except ValueError:
+            notify(_UNREADABLE)
+            return self._embed(prior, setup, "")
+
+    def _embed(self, prior: Prior, setup: SetupContext, negative: str) -> PromptEmbeddings:
+        texts = [[negative] * setup.num_prompts] if negative else []
+        return PromptEmbeddings(prior, setup, *texts)
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings

@@ -9,7 +9,10 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.priors.diffusers_base import DiffusersPrior
+from limbeck.priors.prompt_limits import TokenLimit
 from limbeck.priors.scheduler_config import read_discrete_schedule
+
+_T5_TOKENS = 77  #: to which diffusers' pipeline cuts
 
 
 class DeepFloydIF(DiffusersPrior):
@@ -33,7 +36,9 @@ class DeepFloydIF(DiffusersPrior):
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._load_text_pipeline(requires_safety_checker=False)
-        tokens, _ = pipe.encode_prompt(prompts, False, device=self.device)
+        limit = TokenLimit("text_encoder", pipe.tokenizer, _T5_TOKENS)
+        (texts,) = self._fit_prompts(prompts, limit)
+        tokens, _ = pipe.encode_prompt(texts, False, device=self.device)
         return Condition(tokens.float())
 
     def _forward(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,16 +17,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.condition import Condition, same_rows
 from limbeck.diffusion.model_options import Model, RuntimeOptions
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import NetworkCallCounter
+from limbeck.diffusion.prompts import ExtendedPrompt, prompt_parts
 from limbeck.diffusion.schedule import NoiseSchedule
+from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.camera_conditioning import stack_poses
-from limbeck.priors.checkpoint_files import CheckpointFiles, loading
+from limbeck.priors.checkpoint_files import CheckpointFiles, loading, silence_library_logs
 from limbeck.priors.lora_adapters import AdapterRows
 from limbeck.priors.lora_merge import LoRAMerger
+from limbeck.priors.prompt_limits import TokenLimit, describe_cut, fit_prompt
 from limbeck.priors.runtime import place_module, swap_devices
+from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
     from limbeck.priors.compilation import CompiledNetwork
@@ -53,6 +58,7 @@ class DiffusersPrior(abc.ABC):
             in LoRA files.
         extra_parts: required components besides denoiser, text encoder, tokenizer and scheduler.
         network: the denoiser.
+        vocabulary: the words that the model knows; None if it knows any.
         adapter_rows: which rows of the current call pass through which adapters.
         compiled_network: the compiled denoiser; None if it is called eagerly.
     """
@@ -84,7 +90,9 @@ class DiffusersPrior(abc.ABC):
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.adapter_rows = AdapterRows()
-        self._embeddings: dict[str, Condition] = {}
+        self.vocabulary: Vocabulary | None = read_vocabulary(self.files.folder)
+        self._embeddings: dict[tuple[str, str], Condition] = {}
+        self._cuts: dict[str, str] = {}
         self._lora: LoRAMerger | None = None
         self._load()
         self.compiled_network: CompiledNetwork | None = None
@@ -216,18 +224,32 @@ class DiffusersPrior(abc.ABC):
                 )
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        """See ``Prior.condition``."""
-        missing = sorted(set(prompts) - set(self._embeddings))
+        """See ``Prior.condition``. Gives notice of unknown words and of prompts that are cut.
+
+        Raises:
+            ValueError: if words added to a prompt make no difference, or leave it no room.
+        """
+        by_key = {prompt_parts(prompt): prompt for prompt in prompts}
+        new = set(by_key) - set(self._embeddings)
+        # longest additions first: they cut most of the prompt, which is what a user is told
+        missing = [by_key[key] for key in sorted(new, key=lambda key: (-len(key[1]), *key))]
         if missing:
             offloaded = [self.network] if self.runtime.cpu_offload else []
             what = f"the text encoder of {self.files.name}"
             reading = loading(what, passed_on=(ValueError,))
-            with torch.no_grad(), swap_devices(offloaded, [], self.device), reading:
+            with (
+                torch.no_grad(),
+                silence_library_logs(),
+                swap_devices(offloaded, [], self.device),
+                reading,
+            ):
                 encoded = self._encode(missing)
             self._check_width(encoded)
             for i, prompt in enumerate(missing):
-                self._embeddings[prompt] = encoded[i : i + 1]
-        rows = [self._embeddings[prompt] for prompt in prompts]
+                self._embeddings[prompt_parts(prompt)] = encoded[i : i + 1]
+        self._give_notices(prompts)
+        self._check_added_words(prompts)
+        rows = [self._embeddings[prompt_parts(prompt)] for prompt in prompts]
         pooled = [row.pooled for row in rows if row.pooled is not None]
         return Condition(
             torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
@@ -243,6 +265,39 @@ class DiffusersPrior(abc.ABC):
                 f"{self.files.name}: its text encoder gives {encoded.data.shape[-1]} numbers per "
                 f"token, its {self.network_name} takes {width}: they are of different models"
             )
+
+    def _fit_prompts(self, prompts: Sequence[str], *limits: TokenLimit) -> list[list[str]]:
+        """Return the texts that each text encoder is given, cut where they are too long."""
+        texts = []
+        for prompt in prompts:
+            fitted = [fit_prompt(prompt, limit) for limit in limits]
+            cut = describe_cut(prompt, limits, fitted)
+            if cut:
+                self._cuts.setdefault(prompt_parts(prompt)[0], cut)
+            texts.append([fit.text for fit in fitted])
+        return [list(column) for column in zip(*texts, strict=True)]
+
+    def _give_notices(self, prompts: Sequence[str]) -> None:
+        """Say which words the model does not know, and which its text encoders do not read."""
+        for text in self.vocabulary.notices(prompts) if self.vocabulary else ():
+            notify(text)
+        for text in dict.fromkeys(prompt_parts(prompt)[0] for prompt in prompts):
+            if text in self._cuts:
+                notify(self._cuts[text])
+
+    def _check_added_words(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError if a prompt encodes the same with different words added."""
+        endings: dict[str, dict[str, Condition]] = {}
+        for text in prompts:
+            if isinstance(text, ExtendedPrompt):
+                endings.setdefault(text.prompt, {})[text.added] = self._embeddings[text.key]
+        for rows in endings.values():
+            for (added, row), (other_added, other) in combinations(rows.items(), 2):
+                if same_rows(row, other):
+                    raise ValueError(
+                        f"{added!r} and {other_added!r} after a prompt are the same to the text "
+                        f"encoders of {self.files.name}: use words that they tell apart"
+                    )
 
     def __call__(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition

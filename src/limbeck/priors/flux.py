@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.prompt_limits import TokenLimit, clip_limit
 from limbeck.priors.scheduler_config import read_flow_schedule
 
 #: Height and width of the latents: Flux's files have no size; diffusers' pipeline takes this one.
@@ -52,8 +53,11 @@ class Flux(LatentDiffusion):
 
     def _encode(self, prompts: list[str]) -> Condition:
         length = 512 if self.takes_guidance else 256  # in the training of dev and of schnell
-        tokens, pooled, _ = self._load_text_pipeline().encode_prompt(
-            prompts, None, self.device, max_sequence_length=length
+        pipe = self._load_text_pipeline()
+        t5_limit = TokenLimit("text_encoder_2", pipe.tokenizer_2, length)
+        texts, texts_2 = self._fit_prompts(prompts, clip_limit(pipe), t5_limit)
+        tokens, pooled, _ = pipe.encode_prompt(
+            texts, texts_2, self.device, max_sequence_length=length
         )
         return Condition(tokens.float(), None, pooled.float())
 

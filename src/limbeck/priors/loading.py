@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,11 @@ import torch
 
 from limbeck.config.yaml import read_component
 from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
-from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prior import Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
+from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.exact import DataSet, colored_shapes
+from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
     from limbeck.priors.diffusers_base import DiffusersPrior
@@ -37,6 +39,39 @@ _FAMILIES = {
     r"Flux(?!2)\w*Pipeline": "FluxPipeline",
 }
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def is_exact(model: Model | Prior | str) -> bool:
+    """Whether the name of a model is that of an exact prior, which has no files of weights."""
+    return isinstance(model, Model | str) and (
+        str(model) in EXACT_MODELS or str(model).startswith("dataset:")
+    )
+
+
+def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
+    """Return the words that a model knows, without loading it.
+
+    Returns:
+        None if the model knows any word, or if its files are not in a folder.
+    """
+    if isinstance(model, VocabularyPrior):
+        return model.vocabulary
+    if not isinstance(model, Model | str):
+        return None
+    name = str(model)
+    return read_vocabulary(WORLD_FOLDER if name == "world" else Path(name).expanduser())
+
+
+def notify_unknown_words(model: Model | Prior | str, prompts: Sequence[str]) -> None:
+    """Give notice of words that a model does not know, before it is loaded.
+
+    Args:
+        model: the model, as for ``load``.
+        prompts: prompts of any kind; empty ones are skipped.
+    """
+    vocabulary = find_vocabulary(model)
+    for text in vocabulary.notices(prompts) if vocabulary else ():
+        notify(text)
 
 
 def pick_device(device: str) -> str:
@@ -156,7 +191,7 @@ def load(
 
 def _load_model(model: Model, device: str, precision: Precision, runtime: RuntimeOptions) -> Prior:
     name = model.name
-    if name in EXACT_MODELS or name.startswith("dataset:"):
+    if is_exact(model):
         if model != Model(name):
             raise ValueError(f"model {name!r} has no network: it takes no other --model options")
         if runtime != RuntimeOptions():

@@ -12,7 +12,10 @@ from torch import Tensor
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.prompt_limits import TokenLimit, clip_limit
 from limbeck.priors.scheduler_config import read_flow_schedule
+
+_T5_TOKENS = 256  #: the default of diffusers' pipeline
 
 
 class SD3(LatentDiffusion):
@@ -37,8 +40,17 @@ class SD3(LatentDiffusion):
         pipe = self._load_text_pipeline()
         # without T5 its tokens are zeros, whose width the pipeline reads from the transformer
         pipe.register_modules(transformer=self.network)
+        limits = [clip_limit(pipe), clip_limit(pipe, 2)]
+        if pipe.text_encoder_3 is not None:
+            limits.append(TokenLimit("text_encoder_3", pipe.tokenizer_3, _T5_TOKENS))
+        texts, texts_2, *texts_3 = self._fit_prompts(prompts, *limits)
         tokens, _, pooled, _ = pipe.encode_prompt(
-            prompts, None, None, self.device, do_classifier_free_guidance=False
+            texts,
+            texts_2,
+            texts_3[0] if texts_3 else None,
+            self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=_T5_TOKENS,
         )
         return Condition(tokens.float(), None, pooled.float())
 

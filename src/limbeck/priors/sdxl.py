@@ -16,6 +16,7 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.priors.attention_capture import capture_self_attention
 from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.prompt_limits import clip_limit
 from limbeck.priors.scheduler_config import read_discrete_schedule
 
 
@@ -52,8 +53,9 @@ class SDXL(LatentDiffusion):
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._load_text_pipeline(add_watermarker=False)
+        texts, texts_2 = self._fit_prompts(prompts, clip_limit(pipe), clip_limit(pipe, 2))
         tokens, _, pooled, _ = pipe.encode_prompt(
-            prompts, device=self.device, do_classifier_free_guidance=False
+            texts, texts_2, device=self.device, do_classifier_free_guidance=False
         )
         # as the pipeline does when no negative prompt is given
         if self.index.get("force_zeros_for_empty_prompt", True):

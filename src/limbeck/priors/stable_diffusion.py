@@ -15,6 +15,7 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.priors.attention_capture import capture_self_attention
 from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.prompt_limits import clip_limit
 from limbeck.priors.scheduler_config import read_discrete_schedule
 
 
@@ -41,7 +42,9 @@ class StableDiffusion(LatentDiffusion):
         self._set_shapes(config["sample_size"], factor, 4 * factor, config["in_channels"])
 
     def _encode(self, prompts: list[str]) -> Condition:
-        tokens, _ = self._load_text_pipeline().encode_prompt(prompts, self.device, 1, False)
+        pipe = self._load_text_pipeline()
+        (texts,) = self._fit_prompts(prompts, clip_limit(pipe))
+        tokens, _ = pipe.encode_prompt(texts, self.device, 1, False)
         return Condition(tokens.float())
 
     def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:

@@ -30,6 +30,7 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.runs import contact_sheets, images
 from limbeck.runs.loggers import Logger, LogWriter
 from limbeck.runs.metrics_log import MetricsLog
+from limbeck.runs.notices_file import write_notices
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
 from limbeck.system.async_copy import AsyncCopies
@@ -44,6 +45,7 @@ from limbeck.system.checkpoint import (
 from limbeck.system.environment import describe_environment, peak_bytes
 from limbeck.system.finite import NonFiniteError, check_finite
 from limbeck.system.interrupt import DeferredInterrupt
+from limbeck.system.notices import collect_notices
 from limbeck.system.timing import synchronized_time
 from limbeck.training.collapse import CollapseDetector, DegenerateRunError
 from limbeck.training.experiment import Experiment
@@ -158,7 +160,9 @@ class Recorder:
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
         self.image_every = image_every or max(1, round(experiment.steps / 10))
         self.checkpoint_every, self.stop_on_collapse = checkpoint_every, stop_on_collapse
-        self.run, self.collapse = Run(experiment, prior), CollapseDetector(experiment.steps)
+        with collect_notices() as self.notices:
+            self.run = Run(experiment, prior)
+        self.collapse = CollapseDetector(experiment.steps)
         self.rows_before, self.elapsed_before = 0, 0.0
         self.rows_at_start, self.started_at = prior.call_counter.rows, time.perf_counter()
         self.saved_at = self.flushed_at = self.started_at
@@ -208,6 +212,7 @@ class Recorder:
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
         with (self.folder / "command.txt").open("a") as file:
             file.write((command or "(from Python)") + "\n")
+        write_notices(self.notices, self.folder)
         if not (self.folder / "environment.json").exists():
             environment = describe_environment(self.prior.device)
             text = json.dumps(environment, indent=1) + "\n"

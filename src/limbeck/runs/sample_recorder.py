@@ -17,7 +17,9 @@ from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs.images import save_final_images
+from limbeck.runs.notices_file import write_notices
 from limbeck.system.checkpoint import read_checkpoint
+from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -78,7 +80,8 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     source = (
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
-    conditions = _conditions(sampling, source)
+    with collect_notices() as notices:
+        conditions = _conditions(sampling, source)
     rows = (
         torch.arange(len(sampling.prompts)).repeat_interleave(sampling.num_images).to(prior.device)
     )
@@ -94,6 +97,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     seconds = time.perf_counter() - start
     save_final_images(folder, images, sampling.num_images)
     (folder / "sample.yaml").write_text(to_yaml(sampling))
+    write_notices(notices, folder)
     scores = score_run(images, sampling.prompts, sampling.num_images)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1))
     profile = {

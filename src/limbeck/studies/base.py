@@ -21,7 +21,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.methods.base import Method
-from limbeck.priors.loading import load
+from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.latents import Latents
 from limbeck.runs.images import image_grid, save_png
 from limbeck.runs.recorder import record
@@ -76,6 +76,7 @@ class Study(abc.ABC):
         Returns:
             The figure, ``out/study.png``.
         """
+        notify_unknown_words(self.model, self.prompts)
         prior, folders = load(self.model, device, self.precision), {}
         for label, row in self.rows().items():
             folders[label] = out / slug(label)

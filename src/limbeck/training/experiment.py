@@ -142,6 +142,11 @@ class Experiment:
         repeats = len(self.prompts) if len(self.source_prompt) == 1 else 1
         return self.source_prompt * repeats
 
+    @property
+    def all_prompts(self) -> tuple[str, ...]:
+        """Prompts, negative prompt and source prompts; an absent negative prompt is ""."""
+        return (*self.prompts, self.negative_prompt, *self.source_prompt)
+
 
 def with_lr(experiment: Experiment, lr: float) -> Experiment:
     """The experiment with another peak learning rate of its representation.

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.condition import Conditions, same_rows
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
 from limbeck.distillation.state import State
@@ -61,6 +62,18 @@ def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, 
     return particles.repeat_interleave(e.camera_sampler.per_particle)
 
 
+def prompts_by_view(experiment: Experiment) -> tuple[str, ...]:
+    """Return every prompt with the words of every view, those of a prompt next to each other.
+
+    Words at the end of a prompt survive where a text encoder cuts it.
+    """
+    return tuple(
+        extend_prompt(prompt, text.removeprefix(prompt)) if text.startswith(prompt) else text
+        for prompt in experiment.prompts
+        for text in experiment.camera_sampler.prompts_by_view(prompt)
+    )
+
+
 class Run:
     """Particles, optimizer and critic of an experiment, advanced one step at a time.
 
@@ -85,9 +98,7 @@ class Run:
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
         self.num_views = len(self.cameras.prompts_by_view(""))
-        view_prompts = tuple(
-            text for prompt in e.prompts for text in self.cameras.prompts_by_view(prompt)
-        )
+        view_prompts = prompts_by_view(e)
         self.conditions = self._encode_view_prompts(view_prompts)
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
         self.optimizer = e.optimizer.build(self.representation.param_groups())
@@ -99,6 +110,7 @@ class Run:
             if e.source_prompt:
                 source_x0 = self.encode(self.representation.render_source(request))
                 self.source = EditSource(source_x0, self._encode_prompts(e.source_prompts))
+        self._check_distinct_prompts()
         context = SetupContext(
             particles=e.total,
             num_prompts=len(e.prompts),
@@ -145,6 +157,24 @@ class Run:
             ((negative, weight),),
             e.denoise_steps,
         )
+
+    def _check_distinct_prompts(self) -> None:
+        """Refuse source or negative prompts that differ from the prompt only as texts.
+
+        Raises:
+            ValueError: if two are the same to the model, so that guidance or edit would do nothing.
+        """
+        e = self.experiment
+        others = [(i, "source", text) for i, text in enumerate(e.source_prompts)]
+        if e.negative_prompt:
+            others += [(i, "negative", e.negative_prompt) for i in range(len(e.prompts))]
+        for i, kind, other in others:
+            prompt = e.prompts[i]
+            if other != prompt and same_rows(*map(self.prior.condition, ([prompt], [other]))):
+                raise ValueError(
+                    f"prompt {prompt!r} and {kind} prompt {other!r} are the same to this model: "
+                    "use words that it tells apart, the most important ones first"
+                )
 
     def _prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """The prompt of each particle, on the prior's device."""

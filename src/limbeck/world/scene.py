@@ -54,6 +54,10 @@ _BACKGROUND_STYLES = {
     "brick": ("by a brick wall", (0.56, 0.27, 0.20), (0.42, 0.18, 0.12)),
 }
 BACKGROUNDS = tuple(_BACKGROUND_STYLES)
+#: Of each background its phrase in captions.
+BACKGROUND_PHRASES = {name: phrase for name, (phrase, *_) in _BACKGROUND_STYLES.items()}
+#: How some captions start.
+PHOTO_PREFIX = "a photo of "
 SKY_COLORS = np.array([top for _, top, _ in _BACKGROUND_STYLES.values()], np.float32)
 GROUND_COLORS = np.array([bottom for *_, bottom in _BACKGROUND_STYLES.values()], np.float32)
 
@@ -262,7 +266,7 @@ def caption(
     """
     words = " ".join(word for word in (pattern, color, obj) if word)
     article = "an" if words[0] in "aeiou" else "a"
-    place = f" {_BACKGROUND_STYLES[background][0]}" if background else ""
+    place = f" {BACKGROUND_PHRASES[background]}" if background else ""
     return f"{article} {words}{place}" + (f", {view} view" if view else "")
 
 
@@ -286,7 +290,7 @@ def random_captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5)
     keep = np.stack([keep_color, keep_pattern, keep_background, keep_view], 1)
     texts = [_caption_of(*row) for row in zip(scenes.labels(), keep, strict=True)]
     return [
-        f"a photo of {text}" if draw < 0.1 else text
+        PHOTO_PREFIX + text if draw < 0.1 else text
         for text, draw in zip(texts, draws[:, 4], strict=True)
     ]
 

@@ -13,6 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from limbeck.diffusion.vocabulary import (
+    Vocabulary,
+    caption_vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
 from limbeck.system.checkpoint import write_text
 from limbeck.world.autoencoder import (
     AutoencoderTask,
@@ -39,6 +45,7 @@ from limbeck.world.render_cache import (
 from limbeck.world.timetable import Timetable
 from limbeck.world.trainer import Budget, fit, load_averaged
 from limbeck.world.training_options import WorldTraining
+from limbeck.world.vocabulary import world_vocabulary
 
 #: Shares of the time, from what each stage needed to stop improving on two cores. The denoiser
 #: gets what the others leave.
@@ -183,7 +190,7 @@ def _export_evaluator(net: Evaluator, out: Path) -> None:
 def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
     """Write ``out/pipeline``, a StableDiffusionPipeline in fp16 from the averaged weights.
 
-    The evaluator of the world is in the same folder.
+    The evaluator of the world and the vocabulary of the captions are in the same folder.
 
     Args:
         out: folder of the training.
@@ -222,6 +229,7 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
         part.save_pretrained(folder / name)
         index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
     write_text(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_vocabulary(_vocabulary(out, task, data), folder)
     # the path on the training machine is private
     _edit_json(folder / "vae" / "config.json", _name_or_path=None)
     # transformers loads in the dtype given here, diffusers in float32; a pipeline must not mix them
@@ -241,6 +249,15 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
     settings = {"data": data} | {name: getattr(task, name) for name in names}
     (folder / "training.json").write_text(json.dumps(settings, indent=1))
     return folder
+
+
+def _vocabulary(out: Path, task: DenoiserTask, data: str) -> Vocabulary:
+    """The words that the model knows: those of its captions, and of the model it started from."""
+    if data == "world":
+        return world_vocabulary()
+    captions = [text for variant in load_captions(out / "train", 5) for text in variant]
+    before = read_vocabulary(task.init_from) if task.init_from is not None else None
+    return caption_vocabulary([*captions, *(before.words if before is not None else ())])
 
 
 def _edit_json(path: Path, **changes: str | None) -> None:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.evaluation import judge
     from limbeck.evaluation.tables import comparison_table, summary_line
     from limbeck.metrics.clip import CLIPSimilarity
-    from limbeck.priors.loading import load, pick_device
+    from limbeck.priors.loading import load, notify_unknown_words, pick_device
     from limbeck.runs.report.pages import write_report
     from limbeck.world.pretrained import load_evaluator
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
         clip = CLIPSimilarity(options.clip, pick_device(options.device))
     loaded, priors = {}, []  # runs of the same model share its prior
     for run in runs:
+        notify_unknown_words(run.experiment.model, run.experiment.all_prompts)
         key = str(options_of(run.experiment)["model"]), run.experiment.precision
         if key not in loaded:
             loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)

@@ -158,15 +158,15 @@ def run_one(
     check_run_folder(folder, experiment)
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
-    from limbeck.priors.loading import load
+    from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.recorder import record
     from limbeck.training.resources import check_weights_fit, rehearse
-    from limbeck.training.trainer import Run
+    from limbeck.training.trainer import Run, prompts_by_view
 
+    notify_unknown_words(experiment.model, experiment.all_prompts)
     check_weights_fit(experiment, options.device)
     prior = load(experiment.model, options.device, experiment.precision, experiment.runtime)
-    by_view = [experiment.camera_sampler.prompts_by_view(prompt) for prompt in experiment.prompts]
-    prior.condition([text for texts in by_view for text in texts])  # refuses unknown words early
+    prior.condition(prompts_by_view(experiment))  # refuses unknown words early
     if options.dry_run:
         print(rehearse(Run(experiment, prior)))
         return

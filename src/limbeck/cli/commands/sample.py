@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> None:
     if sampling.critic is not None and not sampling.critic.is_dir():
         raise ValueError(f"--critic {sampling.critic} is not a run folder")
 
-    from limbeck.priors.loading import load
+    from limbeck.priors.loading import load, notify_unknown_words
 
+    notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
     prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)
     print(sample_to_folder(sampling, prior, folder))

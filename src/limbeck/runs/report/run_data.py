@@ -19,6 +19,7 @@ from PIL import Image
 
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
 from limbeck.runs.metrics_log import read_metrics
+from limbeck.runs.notices_file import read_notices
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
 _MAX_ANIMATION_BYTES = 900_000  #: larger animations are left out of the report
@@ -197,6 +198,11 @@ class RunData:
             return ""
         step = self.metrics[-1]["step"] if self.metrics else 0
         return f"Unfinished: {step} of {self.config.get('steps')} steps."
+
+    @property
+    def notices(self) -> list[str]:
+        """What the user was told before the first step, such as words that the model lacks."""
+        return read_notices(self.path)
 
     def seconds(self) -> dict[str, float]:
         """Seconds by part of the run."""
