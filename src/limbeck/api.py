@@ -37,13 +37,14 @@ from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.methods.base import EditMethod, Method
-from limbeck.priors.loading import load
+from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.base import RepresentationConfig, read_image
 from limbeck.runs.editing import (
     EditInputs,
     default_options,
     edit_experiments,
     edit_folders,
+    edit_prompts,
     edit_to_folder,
 )
 from limbeck.runs.images import particle_stems
@@ -266,6 +267,7 @@ def distill(
     for experiment, folder in _stage_runs(stages, chosen, _output_folder(out)):
         stage_prior = prior
         if stage_prior is None:
+            notify_unknown_words(experiment.model, experiment.all_prompts)
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
         record(experiment, stage_prior, folder, **run_options)
         results.append(DistillResult(folder, experiment, stage_prior))
@@ -315,7 +317,8 @@ def edit(
         target_prompt: what the images should show.
         source_prompt: what the images show now. SDEdit needs none.
         model: as for ``distill``.
-        method: editing method, such as ``"pds"``; the other defaults are those that suit it.
+        method: editing method, such as ``"pds"``; the other defaults are those that suit it and
+            the model.
         mask: image files, white where the image may change.
         out: run folder; an unfinished edit in it is continued. None: a temporary folder.
         device: as for ``distill``.
@@ -332,13 +335,14 @@ def edit(
         _as_tuple(source_prompt),
         tuple(map(Path, _as_tuple(mask))),
     )
+    recorded, prior = _recorded_model(model)
     cls = find(EditMethod, method) if isinstance(method, str) else type(method)
-    defaults = default_options(cls)
+    defaults = default_options(cls, recorded if prior is None else prior)
     if not isinstance(method, str):
         defaults = replace(defaults, method=method)
-    recorded, prior = _recorded_model(model)
     settings = _with_options(defaults, {**options, "model": recorded})
     if prior is None:
+        notify_unknown_words(settings.model, edit_prompts(inputs, settings))
         prior = load(settings.model, device, settings.precision, settings.runtime)
     folder = _output_folder(out)
     edit_to_folder(inputs, settings, prior, folder, image_every=image_every)
@@ -372,6 +376,7 @@ def sample(
     recorded, prior = _recorded_model(model)
     sampling = _with_options(Sampling(texts), {**options, "model": recorded})
     if prior is None:
+        notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
         prior = load(sampling.model, device, sampling.precision, sampling.runtime)
     folder = _output_folder(out)
     sample_to_folder(sampling, prior, folder)

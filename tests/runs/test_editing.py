@@ -14,7 +14,8 @@ from rich.console import Console
 import limbeck as lb
 from limbeck.cli import main as cli
 from limbeck.config import yaml as config
-from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.diffusion.model_options import Model, RuntimeOptions
+from limbeck.diffusion.vocabulary import write_vocabulary
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.image_files import read_image
@@ -34,10 +35,14 @@ from limbeck.runs.editing import (
     default_options,
     edit_experiments,
     gradient_map,
+    notify_sizes,
+    rehearse_edits,
 )
+from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.trainer import Run
+from limbeck.world.vocabulary import world_vocabulary
 
 METHODS = {"dds": DDS, "pds": PDS, "cds": CDS, "sdedit": SDEdit}
 KINDS = ("before", "after", "difference", "gradient")
@@ -350,7 +355,9 @@ def test_unusable_prompts_and_methods_are_refused(error, photo):
     assert "--target-prompt is missing" in error(image, *source, "--target-prompt", " ")
     message = error(image, "--source-prompt", "a", "b", "--target-prompt", "a", "b", "c")
     assert "2 of --source-prompt for 3 edits: give one for all or one for each" in message
-    assert "--source-prompt" in error(image, *target, *TOY)
+    missing = error(image, *target, *TOY)
+    assert missing.startswith("limbeck: --source-prompt is missing: say what the images show now")
+    assert "dds" in missing and "--representation" not in missing
     assert "CDS" in error(image, *PROMPTS, *TOY, "--method", "cds")
     assert "'ddx'" in error(image, *PROMPTS, "--method", "ddx")
     assert "a cat" in error(image, *source, "--target-prompt", "a cat", *TOY)
@@ -361,3 +368,60 @@ def test_sdedit_needs_no_source_prompt(photo, tmp_path):
     argv += ["--method", "sdedit", "--method.denoise-steps", "2", "--out", str(tmp_path / "out")]
     assert cli.main(argv) == 0
     assert (tmp_path / "out" / "edit" / "00-00-after.png").is_file()
+
+
+def test_the_defaults_follow_the_model(v_folder, tmp_path):
+    published = EditOptions(DDS(guidance=7.5), steps=200, lr=0.05)
+    assert default_options(DDS, str(v_folder)) == published
+    assert default_options(CDS, "owner/name").method == CDS(guidance=7.5)
+    assert default_options(SDEdit, str(v_folder)).method.guidance == 7.5
+    small = default_options(DDS)
+    assert (small.method.guidance, small.steps, small.lr) == (3.0, 40, 0.2)
+    tuned = tmp_path / "fine-tuned"
+    tuned.mkdir()
+    write_vocabulary(world_vocabulary(), tuned)
+    for model in ("world", "gaussians", "dataset:photos", str(tuned), Model(str(tuned))):
+        assert default_options(DDS, model) == small
+
+
+def test_a_large_photo_is_told_before_the_edit(tmp_path, capsys):
+    photo = save_noise(tmp_path / "photo.png", 900, 600)
+    argv = ["edit", str(photo), "--source-prompt", "a red mug", "--target-prompt", "a blue mug"]
+    assert cli.main([*argv, "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"limbeck: {photo} (900 x 600): edited and written at 96 x 64 pixels, the size of this "
+        "model; a --mask, white where it may change, keeps the rest as it is"
+    )
+
+
+def test_images_that_are_not_shrunk_are_not_told(prior, photo, mask, tmp_path):
+    with collect_notices() as notices:
+        notify_sizes(edit_inputs(photo), prior)
+    assert notices == []
+    large = [save_noise(tmp_path / f"{i}.png", 64, 32) for i in range(3)]
+    masks = (save_mask(tmp_path / "wide.png", 64, 32, 9),)
+    with collect_notices() as notices:
+        notify_sizes(edit_inputs(photo, *large, mask=masks), prior)
+    assert notices == [
+        f"{large[0]} (64 x 32) and 2 more images: edited and written at 32 x 16 pixels, the size "
+        "of this model"
+    ]
+
+
+def test_a_dry_run_of_edits_writes_nothing(photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["edit", str(photo), *PROMPTS, *TOY, "--dry-run"]
+    assert cli.main(argv) == 0
+    line = capsys.readouterr().out
+    assert line.startswith("plan: about ") and "40 steps of" in line
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.png"}
+    out = tmp_path / "out"
+    assert cli.main([*argv, "--out", str(out), "--method", "cds"]) == 2 and not out.exists()
+
+
+def test_a_dry_run_plans_every_size(prior, photo, tmp_path):
+    wide = save_noise(tmp_path / "wide.png", 32, 16)
+    folder = tmp_path / "out"
+    plans = rehearse_edits(edit_inputs(photo, wide), quick_options(), prior, folder)
+    assert set(plans) == {folder / "16x16", folder / "32x16"} and not folder.exists()
+    assert plans[folder / "32x16"].flops > 1.5 * plans[folder / "16x16"].flops

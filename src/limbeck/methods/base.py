@@ -130,12 +130,15 @@ class EditMethod(StatelessMethod):
 
     Attributes:
         guidance: guidance scale s of the predictions for the edited image and for its source.
+        needs_source: whether it needs a source prompt.
     """
 
     guidance: float = 7.5
 
+    needs_source = True
+
     def init(self, prior: Prior, setup: SetupContext) -> Stateless:
-        if not setup.source_prompts:
+        if self.needs_source and not setup.source_prompts:
             raise ValueError(_NO_SOURCE)
         return Stateless()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
-from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod
 
@@ -27,6 +27,7 @@ class SDEdit(EditMethod):
     """
 
     name = "sdedit"
+    needs_source = False
 
     denoise_steps: int = 30
 
@@ -42,9 +43,6 @@ class SDEdit(EditMethod):
     def __post_init__(self) -> None:
         if self.denoise_steps < 1:
             raise ValueError(f"denoise_steps must be at least 1, not {self.denoise_steps}")
-
-    def init(self, prior: Prior, setup: SetupContext) -> Stateless:
-        return Stateless()
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless

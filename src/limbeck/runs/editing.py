@@ -28,14 +28,17 @@ from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
+from limbeck.priors.loading import find_vocabulary, is_exact
 from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record, refuse_other_experiment
 from limbeck.runs.report import pages
+from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam, Optimizer
+from limbeck.training.resources import ResourcePlan, rehearse
 from limbeck.training.trainer import Run
 
 GRADIENT_MAP_STEPS = 16  #: the gradient map is the mean gradient over this many first steps
@@ -110,13 +113,22 @@ class EditInputs:
             return [None] * self.count
         return list(values) * (self.count if len(values) == 1 else 1)
 
-    def check(self) -> None:
-        """Check the image files.
+    def check(self, method: EditMethod) -> None:
+        """Check the image files, and that there are the prompts that a method needs.
+
+        Args:
+            method: the editing method.
 
         Raises:
-            ValueError: if a file is not an image, is too small or too long, or a mask differs in
-                size from its image.
+            ValueError: if the source prompt is missing, a file is not an image, is too small or too
+                long, or a mask differs in size from its image.
         """
+        if method.needs_source and not self.source_prompt:
+            raise ValueError(
+                "--source-prompt is missing: say what the images show now; the method "
+                f"{component_name(type(method))} compares it with --target-prompt, and "
+                "--method sdedit needs none"
+            )
         for edit in self.edits():
             width, height = image_file_size(edit.image)
             size = f"{width} x {height} pixels"
@@ -178,13 +190,52 @@ class EditOptions:
         object.__setattr__(self, "model", as_model(self.model))
 
 
-def default_options(method: type[EditMethod]) -> EditOptions:
-    """Options of a method tuned on the embedded model; those of DDS for a custom method."""
+def default_options(method: type[EditMethod], model: Model | Prior | str = "world") -> EditOptions:
+    """Options of a method that suit a model, see docs/editing.md.
+
+    Args:
+        method: the method; one of your own has the options of DDS.
+        model: the model. The options of small ones, which are exact or know few words, are tuned on
+            the embedded model; those of others are the published ones for Stable Diffusion.
+    """
+    small = is_exact(model) or find_vocabulary(model) is not None
     if issubclass(method, SDEdit):
-        return EditOptions(method(guidance=5.0), steps=1, lr=1.0, timesteps=FixedTimesteps(0.7))
+        return EditOptions(
+            method(guidance=5.0 if small else 7.5), steps=1, lr=1.0, timesteps=FixedTimesteps(0.7)
+        )
     if issubclass(method, PDS):
         return EditOptions(method(guidance=7.5), steps=60, lr=0.05, optimizer=Adam())
-    return EditOptions(method(guidance=3.0))
+    if small:
+        return EditOptions(method(guidance=3.0))
+    return EditOptions(method(guidance=7.5), steps=200, lr=0.05)
+
+
+def edit_prompts(inputs: EditInputs, options: EditOptions) -> tuple[str, ...]:
+    """All prompts of edits; an absent negative prompt is ""."""
+    return (*inputs.target_prompt, *inputs.source_prompt, options.negative_prompt)
+
+
+def notify_sizes(inputs: EditInputs, prior: Prior) -> None:
+    """Give notice of images that the model shrinks, one line per size in the model.
+
+    Args:
+        inputs: images and masks.
+        prior: the model.
+    """
+    shrunk: dict[tuple[int, int], list[tuple[Path, tuple[int, int]]]] = {}
+    for path in dict.fromkeys(inputs.images):
+        width, height = image_file_size(path)
+        size = fitted_size(path, prior)
+        if min(width, height) > min(size):
+            shrunk.setdefault(size, []).append((path, (width, height)))
+    advice = "" if inputs.mask else "; a --mask, white where it may change, keeps the rest as it is"
+    for (height, width), images in shrunk.items():
+        path, (full_width, full_height) = images[0]
+        more = f" and {len(images) - 1} more images" if len(images) > 1 else ""
+        notify(
+            f"{path} ({full_width} x {full_height}){more}: edited and written at {width} x "
+            f"{height} pixels, the size of this model{advice}"
+        )
 
 
 def edit_experiments(
@@ -358,7 +409,8 @@ def edit_to_folder(
     Raises:
         ValueError: if images, masks or prompts cannot be used; nothing is written in this case.
     """
-    inputs.check()
+    inputs.check(options.method)
+    notify_sizes(inputs, prior)
     runs = edit_folders(folder, edit_experiments(inputs, options, prior))
     for run_folder, experiment in runs.items():
         refuse_other_experiment(run_folder, experiment)
@@ -368,3 +420,28 @@ def edit_to_folder(
     if len(runs) == 1:
         return folder / "report.html"
     return pages.write_edit_report(list(runs), folder / "report.html")
+
+
+def rehearse_edits(
+    inputs: EditInputs, options: EditOptions, prior: Prior, folder: Path
+) -> dict[Path, ResourcePlan]:
+    """Take three steps of the edits of each image size in memory; nothing is written.
+
+    Args:
+        inputs: images, prompts and masks.
+        options: method and its settings.
+        prior: the model.
+        folder: folder that the edits would be written to.
+
+    Returns:
+        Time and memory by run folder.
+
+    Raises:
+        ValueError: as ``edit_to_folder``.
+    """
+    inputs.check(options.method)
+    notify_sizes(inputs, prior)
+    runs = edit_folders(folder, edit_experiments(inputs, options, prior))
+    for run_folder, experiment in runs.items():
+        refuse_other_experiment(run_folder, experiment)
+    return {path: rehearse(Run(experiment, prior)) for path, experiment in runs.items()}

@@ -4,33 +4,60 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limbeck.cli.run_folder import OutputOptions
+
+
+@dataclass(frozen=True)
+class EditOutputOptions(OutputOptions):
+    """Where edits are computed and written.
+
+    Attributes:
+        out: folder to write; by default it is named after what it contains.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dry_run: take three steps in memory and print time and memory of the edit; write nothing.
+    """
+
+    dry_run: bool = False
 
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck edit``: edit images into a folder and print its report."""
-    from limbeck.cli.run_folder import OutputOptions, resume_hint
+    from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import find
     from limbeck.methods.base import EditMethod
-    from limbeck.priors.loading import load
+    from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs import editing
 
     about = (
         "Edit each IMAGE from --source-prompt to --target-prompt. "
-        "The defaults are those that suit --method."
+        "The defaults are those that suit --method and --model."
     )
-    default = editing.default_options(find(EditMethod, value_of(argv, "--method") or "dds"))
+    method = find(EditMethod, value_of(argv, "--method") or "dds")
+    model = value_of(argv, "--model") or value_of(argv, "--model.name") or "world"
     inputs, options, output = parse(
-        [(editing.EditInputs, None), (editing.EditOptions, default), (OutputOptions, None)],
+        [
+            (editing.EditInputs, None),
+            (editing.EditOptions, editing.default_options(method, model)),
+            (EditOutputOptions, None),
+        ],
         argv,
         "limbeck edit",
         about,
         "images",
     )
-    inputs.check()
+    inputs.check(options.method)
+    notify_unknown_words(options.model, editing.edit_prompts(inputs, options))
     prior = load(options.model, output.device, options.precision, options.runtime)
     prior.condition((*inputs.target_prompt, *inputs.source_prompt))  # refuses unknown words early
     folder = output.out or editing.default_folder(inputs, options)
+    if output.dry_run:
+        plans = editing.rehearse_edits(inputs, options, prior, folder)
+        for path, plan in plans.items():
+            print(f"{path.name}: {plan}" if len(plans) > 1 else plan)
+        return
     command = shlex.join(["limbeck", "edit", *argv])
     with resume_hint(command):
         print(editing.edit_to_folder(inputs, options, prior, folder, command=command))
