@@ -13,12 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from limbeck.diffusion.vocabulary import (
-    Vocabulary,
-    caption_vocabulary,
-    read_vocabulary,
-    write_vocabulary,
-)
+from limbeck.diffusion.vocabulary import write_vocabulary
 from limbeck.system.checkpoint import write_text
 from limbeck.world.autoencoder import (
     AutoencoderTask,
@@ -45,7 +40,7 @@ from limbeck.world.render_cache import (
 from limbeck.world.timetable import Timetable
 from limbeck.world.trainer import Budget, fit, load_averaged
 from limbeck.world.training_options import WorldTraining
-from limbeck.world.vocabulary import world_vocabulary
+from limbeck.world.vocabulary import training_vocabulary
 
 #: Shares of the time, from what each stage needed to stop improving on two cores. The denoiser
 #: gets what the others leave.
@@ -229,7 +224,7 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
         part.save_pretrained(folder / name)
         index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
     write_text(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
-    write_vocabulary(_vocabulary(out, task, data), folder)
+    write_vocabulary(training_vocabulary(out, data, task.init_from), folder)
     # the path on the training machine is private
     _edit_json(folder / "vae" / "config.json", _name_or_path=None)
     # transformers loads in the dtype given here, diffusers in float32; a pipeline must not mix them
@@ -249,15 +244,6 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
     settings = {"data": data} | {name: getattr(task, name) for name in names}
     (folder / "training.json").write_text(json.dumps(settings, indent=1))
     return folder
-
-
-def _vocabulary(out: Path, task: DenoiserTask, data: str) -> Vocabulary:
-    """The words that the model knows: those of its captions, and of the model it started from."""
-    if data == "world":
-        return world_vocabulary()
-    captions = [text for variant in load_captions(out / "train", 5) for text in variant]
-    before = read_vocabulary(task.init_from) if task.init_from is not None else None
-    return caption_vocabulary([*captions, *(before.words if before is not None else ())])
 
 
 def _edit_json(path: Path, **changes: str | None) -> None:

@@ -1,8 +1,16 @@
-"""Vocabulary of the embedded world: the words of its captions."""
+"""Vocabulary of the embedded world and of models trained like it: the words of their captions."""
 
 from __future__ import annotations
 
-from limbeck.diffusion.vocabulary import Vocabulary, words_of
+from pathlib import Path
+
+from limbeck.diffusion.vocabulary import (
+    Vocabulary,
+    caption_vocabulary,
+    read_vocabulary,
+    words_of,
+)
+from limbeck.world.render_cache import load_captions
 from limbeck.world.scene import (
     BACKGROUND_PHRASES,
     BACKGROUNDS,
@@ -36,3 +44,18 @@ def world_vocabulary() -> Vocabulary:
         ),
         "objects",
     )
+
+
+def training_vocabulary(out: Path, data: str, init_from: Path | None = None) -> Vocabulary:
+    """The words that a training teaches.
+
+    Args:
+        out: folder of the training, whose ``train/`` holds the captions.
+        data: what it trains on, world or images.
+        init_from: pipeline folder of the model that it started from, whose words it knows too.
+    """
+    if data == "world":
+        return world_vocabulary()
+    captions = [text for variant in load_captions(out / "train", 5) for text in variant]
+    before = read_vocabulary(init_from) if init_from is not None else None
+    return caption_vocabulary([*captions, *(before.words if before is not None else ())])
