@@ -156,7 +156,7 @@ def test_a_dataset_with_a_file_that_is_not_an_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "red_cat.png").write_text("not an image")
-    assert "red_cat.png is not a readable image" in refused(
+    assert "red_cat.png is not an image that can be read" in refused(
         capsys, "run", "red", "--model", f"dataset:{tmp_path}", "--out", str(tmp_path / "x")
     )
     assert not (tmp_path / "x").exists()

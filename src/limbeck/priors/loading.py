@@ -16,6 +16,7 @@ from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as
 from limbeck.diffusion.prior import Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
+from limbeck.graphics.image_files import read_image
 from limbeck.priors.exact import DataSet, colored_shapes
 from limbeck.system.notices import notify
 
@@ -38,7 +39,7 @@ _FAMILIES = {
     r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "IFPipeline",
     r"Flux(?!2)\w*Pipeline": "FluxPipeline",
 }
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def is_exact(model: Model | Prior | str) -> bool:
@@ -228,9 +229,6 @@ def load_dataset(folder: Path, size: int = 64) -> DataSet:
     Raises:
         ValueError: if there is no image, or one cannot be read.
     """
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     if not folder.is_dir():
         raise ValueError(f"no data set: {folder} is not a folder")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
@@ -238,12 +236,7 @@ def load_dataset(folder: Path, size: int = 64) -> DataSet:
         raise ValueError(f"{folder} has no images ({', '.join(_IMAGE_SUFFIXES)})")
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for i, path in enumerate(files):
-        try:
-            with Image.open(path) as image:
-                square = ImageOps.fit(image.convert("RGB"), (size, size))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path} is not a readable image") from error
-        images[i] = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+        images[i] = (read_image(path, (size, size)) * 255).round()
     labels = tuple(
         str(p.relative_to(folder).with_suffix("")).replace("_", " ").replace("-", " ")
         for p in files

@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.image_files import read_image
+from limbeck.graphics.image_files import read_mask
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import Latents
 
@@ -105,7 +105,7 @@ class Inpainting(RepresentationConfig):
         originals = self.inner.initial_images(prior, particles)
         assert originals is not None  # there are as many images as masks
         size = self.inner.canvas_size(prior)
-        masks = torch.stack([read_image(path, size).mean(0, keepdim=True) for path in self.masks])
+        masks = torch.stack([read_mask(path, size) for path in self.masks])
         for path, mask in zip(self.masks, masks, strict=True):
             if not bool((mask > 0).any()):
                 raise ValueError(f"the mask {path} is all black: white is what may change")

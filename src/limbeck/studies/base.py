@@ -20,6 +20,7 @@ from limbeck.diffusion.model_options import Model, Precision
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.timesteps.random import TwoStageTimesteps
+from limbeck.graphics.image_files import open_image
 from limbeck.methods.base import Method
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.latents import Latents
@@ -148,7 +149,7 @@ class Study(abc.ABC):
 
 def read_rgb(path: Path) -> Image.Image:
     """Read an image file as RGB."""
-    return Image.open(path).convert("RGB")
+    return open_image(path).convert("RGB")
 
 
 def labeled_rows(rows: ImageRows, min_height: int = 64) -> Image.Image:

@@ -59,9 +59,7 @@ class EditsStudy(Study):
             save_png(render_world_scene(self.source_prompt), before)
         inputs = EditInputs((before,), self.target_prompts, (self.source_prompt,))
         source = self.source_prompt.replace(" on", "\non")
-        figure: dict[str, tuple[str, list[Image.Image]]] = {
-            "before": (source, [Image.open(before)])
-        }
+        figure: dict[str, tuple[str, list[Image.Image]]] = {"before": (source, [read_rgb(before)])}
         for label, options in self.rows().items():
             folder = out / label.lower().replace(", ", "-")
             print(f"{label}:", flush=True)

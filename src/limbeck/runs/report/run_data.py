@@ -17,6 +17,7 @@ from urllib.parse import quote
 import yaml
 from PIL import Image
 
+from limbeck.graphics.image_files import image_file_size, open_image
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.notices_file import read_notices
@@ -57,8 +58,7 @@ def embed_image(
         caption: text below it.
         crop_right: columns to remove at the right, such as a color bar.
     """
-    with Image.open(path) as file:
-        image = file.convert("RGBA")
+    image = open_image(path).convert("RGBA")
     image = image.crop((0, 0, image.width - crop_right, image.height))
     if image.width > max_width:
         size = (max_width, max(1, round(image.height * max_width / image.width)))
@@ -224,11 +224,9 @@ class RunData:
     def _pixelated(self) -> bool:
         """Whether the images of this run are small enough to be shown without smoothing."""
         for path in sorted((self.path / "final").glob("*.png"))[:1]:
-            with Image.open(path) as image:
-                return image.width <= _MAX_PIXELATED_WIDTH
+            return image_file_size(path)[0] <= _MAX_PIXELATED_WIDTH
         for path in sorted((self.path / "images").glob("step-*.png"))[:1]:
-            with Image.open(path) as sheet:
-                return sheet.width // self.images_per_row <= _MAX_PIXELATED_WIDTH
+            return image_file_size(path)[0] // self.images_per_row <= _MAX_PIXELATED_WIDTH
         return False
 
     @property
