@@ -13,7 +13,6 @@ from small_2d import ALL, WITHOUT_LATENTS, all_particles
 from tiny_pipeline import max_difference, normal
 
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.image_files import read_image
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.coordinate_network import Siren
@@ -23,6 +22,7 @@ from limbeck.representations.pixels import Pixels
 from limbeck.representations.strokes import Strokes
 from limbeck.runs.recorder import record
 from limbeck.runs.report.run_data import read_run_data
+from limbeck.system.image_files import read_image
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD
 from limbeck.training.trainer import Run

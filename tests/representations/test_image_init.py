@@ -9,11 +9,11 @@ import torch
 from small_2d import all_particles
 from torch import Tensor
 
-from limbeck.graphics.image_files import read_image
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.coordinate_network import Fourier, Siren
 from limbeck.representations.gaussians_2d import Gaussians2D
 from limbeck.representations.strokes import Strokes
+from limbeck.system.image_files import read_image
 
 
 @pytest.mark.parametrize(

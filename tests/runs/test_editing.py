@@ -18,7 +18,6 @@ from limbeck.diffusion.model_options import Model, RuntimeOptions
 from limbeck.diffusion.vocabulary import write_vocabulary
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.image_files import read_image
 from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
@@ -38,6 +37,7 @@ from limbeck.runs.editing import (
     notify_sizes,
     rehearse_edits,
 )
+from limbeck.system.image_files import read_image
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam

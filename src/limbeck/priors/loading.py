@@ -16,8 +16,8 @@ from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as
 from limbeck.diffusion.prior import Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
-from limbeck.graphics.image_files import read_image
 from limbeck.priors.exact import DataSet, colored_shapes
+from limbeck.system.image_files import read_image
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:

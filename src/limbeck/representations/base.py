@@ -16,7 +16,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.graphics.geometry.assets import Splats, Surface
-from limbeck.graphics.image_files import image_file_size, read_image
+from limbeck.system.image_files import image_file_size, read_image
 
 
 @dataclass(frozen=True)

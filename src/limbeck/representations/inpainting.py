@@ -14,9 +14,9 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.image_files import read_mask
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import Latents
+from limbeck.system.image_files import read_mask
 
 
 class InpaintingParticles(Representation):

@@ -23,7 +23,6 @@ from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import UniformWeight, Weight
-from limbeck.graphics.image_files import image_file_size, read_image
 from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
@@ -35,6 +34,7 @@ from limbeck.representations.latents import Latents
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record, refuse_other_experiment
 from limbeck.runs.report import pages
+from limbeck.system.image_files import image_file_size, read_image
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam, Optimizer

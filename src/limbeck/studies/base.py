@@ -20,7 +20,6 @@ from limbeck.diffusion.model_options import Model, Precision
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.timesteps.random import TwoStageTimesteps
-from limbeck.graphics.image_files import open_image
 from limbeck.methods.base import Method
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.latents import Latents
@@ -28,6 +27,7 @@ from limbeck.runs.images import image_grid, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.sample_recorder import sample_to_folder
+from limbeck.system.image_files import open_image
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 

@@ -136,6 +136,6 @@ def _cache_images(images: list[CaptionedImage], folder: Path) -> None:
 
 def _read_square(path: Path) -> UInt8[np.ndarray, "64 64 3"]:
     """Read an image, cropped around its center to a square."""
-    from limbeck.graphics.image_files import read_image
+    from limbeck.system.image_files import read_image
 
     return (read_image(path, (SIZE, SIZE)) * 255).round().byte().permute(1, 2, 0).numpy()

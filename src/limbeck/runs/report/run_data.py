@@ -17,10 +17,10 @@ from urllib.parse import quote
 import yaml
 from PIL import Image
 
-from limbeck.graphics.image_files import image_file_size, open_image
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.notices_file import read_notices
+from limbeck.system.image_files import image_file_size, open_image
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
 _MAX_ANIMATION_BYTES = 900_000  #: larger animations are left out of the report

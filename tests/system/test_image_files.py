@@ -14,15 +14,15 @@ from PIL import Image
 from small_2d import image_to_tensor, write_test_image
 from tiny_pipeline import max_difference
 
-from limbeck.graphics.image_files import (
+from limbeck.priors.loading import load_dataset
+from limbeck.representations.gaussians_2d import Gaussians2D
+from limbeck.representations.pixels import Pixels
+from limbeck.system.image_files import (
     MAX_IMAGE_PIXELS,
     image_file_size,
     read_image,
     read_mask,
 )
-from limbeck.priors.loading import load_dataset
-from limbeck.representations.gaussians_2d import Gaussians2D
-from limbeck.representations.pixels import Pixels
 from limbeck.system.notices import display_notices
 
 SIZE = (8, 8)
