@@ -11,7 +11,11 @@ import torch
 from numpy.polynomial.hermite import hermgauss
 
 from limbeck.config.discovery import choices
-from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
+from limbeck.graphics.fields.encodings.base import (
+    Encoding,
+    EncodingModule,
+    mean_squared_difference,
+)
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.graphics.fields.encodings.frequency import (
     FrequencyEncoding,
@@ -169,6 +173,44 @@ def test_total_variation_of_a_ramp_is_the_squared_step() -> None:
     module = fill_grid(spec.build(seeded()), affine)
     expected = (SLOPES * 2 / 4).square().mean(0).sum()
     assert torch.allclose(module.total_variation(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [2, 5, 12])
+def test_a_look_up_on_the_cpu_equals_grid_sample(side: int) -> None:
+    """Values and gradients, for points inside, on the faces and outside of the box."""
+    spec = DenseGridEncoding(resolutions=(side,), features_per_level=3, init_std=1.0)
+    module = spec.build(seeded()).double()
+    level = module.levels[0]
+    points = 1.3 * random_points(40_000).double()  # more than one chunk
+    points[:8] = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
+    table = level.permute(3, 0, 1, 2)[None]
+    expected = torch.nn.functional.grid_sample(
+        table, points[None, :, None, None], align_corners=True, padding_mode="border"
+    )[0, :, :, 0, 0].t()
+    features = module(points, 1.0)
+    assert torch.allclose(features, expected, rtol=0, atol=1e-12)
+    weight = torch.randn(features.shape, generator=seeded(2), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((features * weight).sum(), level)
+    (exact,) = torch.autograd.grad((expected * weight).sum(), level)
+    assert torch.allclose(gradient, exact, rtol=1e-11, atol=1e-11)
+    assert module(points[:0], 1.0).shape == (0, 3)
+
+
+def test_points_of_a_dense_grid_have_a_gradient_too() -> None:
+    module = DenseGridEncoding(resolutions=(4,), init_std=1.0).build(seeded())
+    points = random_points(5).requires_grad_()
+    module(points, 1.0).sum().backward()
+    assert points.grad is not None and points.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1,)])
+def test_the_gradient_of_total_variation_is_that_of_its_formula(axes: tuple[int, ...]) -> None:
+    values = torch.randn(4, 5, 3, 2, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    formula = sum(values.diff(dim=axis).square().mean() for axis in axes)
+    total = mean_squared_difference(values, axes)
+    assert torch.allclose(total, formula, rtol=1e-12)
+    ((gradient,), (exact,)) = (torch.autograd.grad(3 * x, values) for x in (total, formula))
+    assert torch.allclose(gradient, exact, rtol=1e-12)
 
 
 # triplanes

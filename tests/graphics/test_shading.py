@@ -15,7 +15,8 @@ from limbeck.training.trainer import step_generator
 
 
 def test_a_point_light_shades_by_lamberts_law():
-    samples = RaySamples(torch.arange(3), torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 1), 1.0)
+    ray, column = torch.arange(3), torch.zeros(3, dtype=torch.long)
+    samples = RaySamples(ray, column, torch.zeros(3), torch.zeros(3, 3), 1.0, 3, 1)
     albedo = torch.full((3, 3), 0.5)
     normals = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.6, 0.8]])
     visible = torch.tensor([True, False, True])

@@ -12,9 +12,8 @@ from limbeck.graphics.rendering.volume import RaySamples, ray_aabb_intersect, ra
 
 def test_weights_and_transmittance_add_up_to_one():
     density = torch.rand(24, dtype=torch.float64) * 9
-    samples = RaySamples(
-        torch.arange(24), torch.zeros(24), torch.zeros(24, 3), torch.zeros(4, 6), 0.1
-    )
+    index = torch.arange(24)
+    samples = RaySamples(index // 6, index % 6, torch.zeros(24), torch.zeros(24, 3), 0.1, 4, 6)
     weights = samples.render_weights(density)
     transmittance = torch.exp(-density.view(4, 6).sum(1) * 0.1)
     assert torch.allclose(weights.view(4, 6).sum(1), 1 - transmittance, atol=1e-12)
@@ -50,3 +49,50 @@ def test_samples_lie_on_their_rays_inside_the_box():
     points = eye + samples.distances[:, None] * direction
     assert torch.allclose(samples.points, points, atol=1e-6)
     assert float(samples.points.abs().max()) <= 0.8 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("samples", "resolution", "share"), [(40, 4, 0.3), (61, 24, 0.02), (9, 7, 1)]
+)
+def test_marching_in_groups_keeps_the_samples_in_occupied_cells(samples, resolution, share):
+    """Against a test of every sample on its own: the same samples, bit for bit, in order."""
+    rng, bound = torch.Generator().manual_seed(0), 0.9
+    grid = OccupancyGrid(resolution, bound)
+    camera = turntable_cameras(3, 25.0, 2.2, 50.0)
+    directions, jitter = camera.directions(11, 13), torch.rand(3, 11, 13, generator=rng)
+    for _ in range(2):  # the second occupancy must not be taken for the first
+        grid.occupied.copy_(torch.rand(grid.occupied.shape, generator=rng) < share)
+        marched = ray_march(camera.eye, directions, bound, samples, jitter, grid)
+        near, far = ray_aabb_intersect(camera.eye, directions, bound)
+        spacing = 2 * bound * 3**0.5 / samples
+        distances = near[..., None] + (torch.arange(samples) + jitter[..., None]) * spacing
+        points = camera.eye[:, None, None, None] + distances[..., None] * directions[..., None, :]
+        kept = (distances < far[..., None]).flatten() & grid.contains(points.view(-1, 3))
+        index = kept.nonzero().squeeze(1)
+        assert torch.equal(marched.ray_index * samples + marched.column, index)
+        assert torch.equal(marched.distances, distances.flatten()[index])
+        assert torch.equal(marched.points, points.view(-1, 3)[index])
+        assert 0 < len(index) < kept.numel()
+
+
+def test_packed_weights_and_their_gradient_are_those_of_a_dense_table():
+    """NeRF eq. 3 by cumulative products over a table whose dropped samples are empty."""
+    rng = torch.Generator().manual_seed(1)
+    kept = torch.rand(30, 20, generator=rng) < 0.4
+    kept[3] = kept[29] = False  # rays without a sample
+    ray, column = kept.nonzero(as_tuple=True)
+    density = torch.rand(len(ray), generator=rng, dtype=torch.float64).mul(40).requires_grad_()
+    points = torch.zeros(len(ray), 3)
+    samples = RaySamples(ray, column, torch.zeros(len(ray)), points, 0.05, *kept.shape)
+    weights = samples.render_weights(density)
+    alpha = 1 - torch.exp(
+        -0.05 * torch.zeros(kept.shape).double().index_put((ray, column), density)
+    )
+    transmittance = (1 - alpha).cumprod(1).roll(1, 1)
+    transmittance[:, 0] = 1
+    expected = (transmittance * alpha)[ray, column]
+    assert torch.allclose(weights, expected, atol=1e-12)
+    direction = torch.randn(len(ray), generator=rng, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((weights * direction).sum(), density)
+    (exact,) = torch.autograd.grad((expected * direction).sum(), density)
+    assert torch.allclose(gradient, exact, atol=1e-12)

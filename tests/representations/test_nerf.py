@@ -206,11 +206,11 @@ def test_importance_samples_cover_whole_rays_and_keep_alpha(prior):
     grid, jitter = OccupancyGrid(2, c.bound), torch.full((1, 9, 9), 0.5)
     even = ray_march(eye, directions, c.bound, c.samples, jitter, grid)
     density = nerf.density(even.points, 0)
-    both = importance_resample(eye, directions, c.bound, even, density, 50, grid, None)
+    both = importance_resample(eye, directions, c.bound, even, density, 50, grid, jitter, None)
     lengths = both.accumulate(both.deltas, torch.ones_like(both.distances)[:, None])
     deltas = torch.full_like(even.distances, even.deltas)
     even_lengths = even.accumulate(deltas, torch.ones_like(even.distances)[:, None])
-    assert len(both.flat_index) > len(even.flat_index)
+    assert len(both.column) > len(even.column)
     assert (lengths - even_lengths).abs().max() < 2 * even.deltas
     exact = 1 - torch.exp(-SIGMA * chord(request.camera, *nerf.canvas_size))
     alpha = nerf.render(request).alpha[0, 0]

@@ -260,12 +260,14 @@ class NeRFParticles(Representation):
             terms["orientation"] = facing_away.sum() / samples.num_rays
             if light is not None:
                 albedo = light.shade(albedo, samples, normals, visible, h * w)
-        color = samples.accumulate(weights, albedo).view(b, h, w, -1)
-        alpha = samples.accumulate(weights, torch.ones_like(weights)[:, None]).view(b, h, w, 1)
+        values = torch.cat(
+            [albedo, torch.ones_like(weights)[:, None], samples.distances[:, None]], 1
+        )
+        total = samples.accumulate(weights, values).view(b, h, w, -1)
+        color, alpha, distance = total.split([albedo.shape[1], 1, 1], -1)
         # from distances along the rays to depths along the axis of the camera
         cos_axis = -(directions * camera.pose[:, None, None, :3, 2]).sum(-1)
-        distance = samples.accumulate(weights, samples.distances[:, None]).view(b, h, w)
-        depth = distance * cos_axis / alpha[..., 0].clamp_min(1e-6)
+        depth = distance[..., 0] * cos_axis / alpha[..., 0].clamp_min(1e-6)
         background = self.field(particle).background(directions, request.rng, request.progress)
         image = (color + (1 - alpha) * background).permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
@@ -294,7 +296,7 @@ class NeRFParticles(Representation):
             density = self.density(samples.points, particle, request.progress)
         count = c.importance_samples
         return importance_resample(
-            eye, directions, c.bound, samples, density, count, occupancy, rng
+            eye, directions, c.bound, samples, density, count, occupancy, jitter, rng
         )
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,7 @@ class OccupancyGrid(nn.Module):
         shape = (resolution, resolution, resolution)
         self.register_buffer("densities", torch.zeros(shape))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
+        self._dilation: tuple[Tensor, tuple[int, float], Tensor] | None = None
 
     @property
     def occupied_fraction(self) -> float:
@@ -73,16 +75,35 @@ class OccupancyGrid(nn.Module):
         neighborhood = F.max_pool3d(self.densities[None, None], 3, 1, 1)[0, 0]
         self.occupied.copy_(neighborhood > self.threshold)
 
-    def cell_indices(self, points: Float[Tensor, "n 3"]) -> Int[Tensor, "n 3"]:
-        """Cell of each point, z, y, x; the nearest cell for points outside the box."""
+    def cell_indices(self, points: Float[Tensor, "n 3"]) -> Int[Tensor, "n"]:
+        """Index in the flattened grid of each point's cell; outside the box, of the nearest one."""
         resolution = len(self.densities)
-        position = (points.flip(1) / self.bound + 1) * (resolution / 2)
-        return position.long().clamp(0, resolution - 1)
+        position = (points / self.bound + 1) * (resolution / 2)
+        x, y, z = position.int().clamp_(0, resolution - 1).unbind(1)
+        return (z * resolution + y) * resolution + x
 
-    def contains(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, "n"]:
-        """Which points lie in occupied cells."""
-        z, y, x = self.cell_indices(points).unbind(1)
-        return self.occupied[z, y, x]
+    def contains(self, points: Float[Tensor, "n 3"], within: float = 0.0) -> Bool[Tensor, "n"]:
+        """Which points lie in occupied cells, or may lie within a distance of one.
+
+        Args:
+            points: points in world space.
+            within: distance. If it is not 0, some points farther away are included too.
+        """
+        occupied = self._dilated(within) if within else self.occupied
+        return occupied.flatten().index_select(0, self.cell_indices(points))
+
+    def _dilated(self, distance: float) -> Bool[Tensor, "c c c"]:
+        """Cells with an occupied cell within a distance along every axis; cached."""
+        key, cached = (self.occupied._version, distance), self._dilation
+        if cached is None or cached[0] is not self.occupied or cached[1] != key:
+            cells = math.floor(distance * len(self.densities) / (2 * self.bound)) + 1
+            grown = self.occupied[None, None].float()
+            for axis in range(3):
+                kernel, padding = [1, 1, 1], [0, 0, 0]
+                kernel[axis], padding[axis] = 2 * cells + 1, cells
+                grown = F.max_pool3d(grown, kernel, 1, padding)
+            cached = self._dilation = (self.occupied, key, grown[0, 0] > 0)
+        return cached[2]
 
 
 def stratified_uniform(rays: int, count: int, rng: torch.Generator | None) -> Float[Tensor, "r m"]:

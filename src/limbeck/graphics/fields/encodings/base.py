@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class EncodingModule(nn.Module, abc.ABC):
@@ -42,6 +44,40 @@ class Encoding(abc.ABC):
     @abc.abstractmethod
     def build(self, generator: torch.Generator) -> EncodingModule:
         """Build the module on the CPU, with parameters drawn from the generator."""
+
+
+class _MeanSquaredDifference(torch.autograd.Function):
+    """Sum over axes of the mean squared difference of neighbors, with its gradient in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, axes: tuple[int, ...]) -> Float[Tensor, ""]:
+        total, gradient = values.new_zeros(()), torch.zeros_like(values)
+        for axis in axes:
+            step = values.diff(dim=axis)
+            scale = 1 / step.numel()
+            total += scale * torch.dot(step.flatten(), step.flatten())
+            step *= 2 * scale
+            gradient.narrow(axis, 1, step.shape[axis]).add_(step)
+            gradient.narrow(axis, 0, step.shape[axis]).sub_(step)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Float[Tensor, ""]) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * grad, None
+
+
+def mean_squared_difference(
+    values: Float[Tensor, "..."], axes: tuple[int, ...]
+) -> Float[Tensor, ""]:
+    """Mean squared difference of neighbors along an axis, summed over axes.
+
+    Args:
+        values: features on a grid.
+        axes: axes of the grid, each with at least two points.
+    """
+    return _MeanSquaredDifference.apply(values, axes)
 
 
 def check_grid_options(

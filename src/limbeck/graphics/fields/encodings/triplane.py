@@ -20,7 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule, check_grid_options
+from limbeck.graphics.fields.encodings.base import (
+    Encoding,
+    EncodingModule,
+    check_grid_options,
+    mean_squared_difference,
+)
 
 _PLANE_AXES = ((0, 1), (0, 2), (1, 2))  #: the two coordinates of each plane: xy, xz, yz
 
@@ -58,7 +63,7 @@ class TriplaneModule(EncodingModule):
 
     def total_variation(self) -> Float[Tensor, ""]:
         """Mean squared difference of neighbors, summed over levels and axes (as in K-Planes)."""
-        terms = [level.diff(dim=axis).square().mean() for level in self.levels for axis in (2, 3)]
+        terms = [mean_squared_difference(level, (2, 3)) for level in self.levels]
         return torch.stack(terms).sum()
 
 
