@@ -64,8 +64,8 @@ def peak_mb(device: str, reset: bool = False) -> float:
     if not status.is_file():
         return 0.0
     if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) * 1024 / 1e6
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text(encoding="utf-8"))[0]) * 1024 / 1e6
 
 
 def saved_bytes(forward: Callable[[], object], parameters: Iterable[nn.Parameter]) -> int:

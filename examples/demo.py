@@ -41,10 +41,10 @@ def run_job(name: str) -> None:
     start, log = time.monotonic(), OUT / f"{name}.log"
     argv = [sys.executable, "-m", "limbeck", command, *PROMPTS, *options, "--out", str(OUT / name)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.run(argv, stdout=file, stderr=subprocess.STDOUT, env=environment)
     if process.returncode:
-        raise SystemExit(f"{name} failed, see {log}:\n{log.read_text()[-2000:]}")
+        raise SystemExit(f"{name} failed, see {log}:\n{log.read_text(encoding='utf-8')[-2000:]}")
     print(f"  {name:10s} {time.monotonic() - start:5.0f} s", flush=True)
 
 

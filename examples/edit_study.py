@@ -218,7 +218,7 @@ def compute_row(options: EditOptions, edits: Edits, prior: Prior, folder: Path) 
     """Compute a row of the table and save its images, or read it if it is finished."""
     finished = folder / "row.json"
     if finished.exists():
-        return json.loads(finished.read_text())
+        return json.loads(finished.read_text(encoding="utf-8"))
     files = sorted((folder.parent / "before").glob("*.png"))
     start, rows = time.perf_counter(), prior.call_counter.rows
     images, gradients = run_edits(options, files, edits, prior)
@@ -229,7 +229,7 @@ def compute_row(options: EditOptions, edits: Edits, prior: Prior, folder: Path) 
     maps = torch.nn.functional.interpolate(maps, images.shape[-2:])
     save_images(maps, folder / "gradient")
     row = evaluate(edits, images) | {"seconds": seconds, "evaluations": evaluations}
-    finished.write_text(json.dumps(row) + "\n")
+    finished.write_text(json.dumps(row) + "\n", encoding="utf-8")
     return row
 
 
@@ -269,7 +269,7 @@ def main() -> None:
         columns[name.replace("consistent", "consist.")] = load_images(row_folder)
         if name == "PDS, published":
             columns["its gradient"] = load_images(row_folder / "gradient")
-        (folder / "table.md").write_text(format_table(results))
+        (folder / "table.md").write_text(format_table(results), encoding="utf-8")
         figure = draw_figure(columns, edits, range(min(8, len(before))))
         figure.save(folder / "figure.png", optimize=True)
         print(format_table({name: results[name]}).splitlines()[-1], flush=True)

@@ -61,14 +61,17 @@ def run_job(name: str, prompts: list[str], options: str) -> Path:
     argv = [sys.executable, "-m", "limbeck", command, *prompts, *rest]
     argv += ["--precision", "bfloat16", "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (OUT / f"{name}.log").open("w") as log:
+    with (OUT / f"{name}.log").open("w", encoding="utf-8") as log:
         subprocess.run(argv, stdout=log, stderr=log, check=True, env=environment)
     return folder
 
 
 def table_row(name: str, folders: list[Path]) -> str:
     """Mean scores over runs."""
-    means = [json.loads((folder / "scores.json").read_text())["mean"] for folder in folders]
+    means = [
+        json.loads((folder / "scores.json").read_text(encoding="utf-8"))["mean"]
+        for folder in folders
+    ]
     cells = [sum(mean.get(key, float("nan")) for mean in means) / len(means) for key in SCORES]
     return f"{name:34s}" + "".join(f"{cell:16.3f}" for cell in cells)
 

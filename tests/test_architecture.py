@@ -93,3 +93,20 @@ def test_no_script_hides_a_module_of_the_standard_library(folder):
     """PyTorch probes for vector instructions from the script's folder, and falls back silently."""
     names = {path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py")}
     assert names and not names & sys.stdlib_module_names
+
+
+TEXT_FUNCTIONS = {"open", "read_text", "write_text"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_files_are_utf8_in_every_locale(name):
+    """Without an encoding Python takes that of the locale, which may lack a character."""
+    for node in ast.walk(tree(name)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        is_method = isinstance(node.func, ast.Attribute) or called == "open"
+        binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args)
+        other = ast.unparse(node.func) in ("Image.open", "recorder.open", "logger.open", "os.open")
+        if called in TEXT_FUNCTIONS and is_method and not binary and not other:
+            assert any(k.arg == "encoding" for k in node.keywords), (name, node.lineno)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,24 @@ def dispatch(argv: Sequence[str]) -> None:
     module.main(argv[1:])
 
 
+def process_arguments() -> list[str]:
+    """The words after ``limbeck``.
+
+    Bytes that the locale cannot decode, such as "é" in the locale C, are read as UTF-8.
+
+    Raises:
+        ValueError: if a word is not UTF-8 either.
+    """
+    try:
+        return [os.fsencode(word).decode() if _is_escaped(word) else word for word in sys.argv[1:]]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"an argument is not text in UTF-8: {error.object!r}") from error
+
+
+def _is_escaped(word: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in word)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -106,9 +125,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 on success, 2 for a user error, 130 after Ctrl-C.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or forks print a warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a locale lacks is printed as "?"
+            stream.reconfigure(errors="replace")
     try:
         with display_notices(lambda text: print(f"limbeck: {text}", file=sys.stderr, flush=True)):
-            dispatch(sys.argv[1:] if argv is None else argv)
+            dispatch(process_arguments() if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:

@@ -30,7 +30,10 @@ class CLIPSimilarity:
 
     def __init__(self, folder: Path, device: str = "cpu"):
         config = folder / "config.json"
-        if not config.is_file() or json.loads(config.read_text()).get("model_type") != "clip":
+        if (
+            not config.is_file()
+            or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "clip"
+        ):
             raise ValueError(
                 f"{folder} holds no CLIP model: give a folder with config.json, weights and "
                 "tokenizer, such as a download from the hub"
@@ -46,7 +49,7 @@ class CLIPSimilarity:
         self.model.to(device).eval().requires_grad_(False)
         self.device, self.size = device, self.model.config.vision_config.image_size
         path = folder / "preprocessor_config.json"
-        preprocessor = json.loads(path.read_text()) if path.is_file() else {}
+        preprocessor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.mean, self.std = (
             torch.tensor(preprocessor.get(key, default), device=device)[:, None, None]
             for key, default in (("image_mean", _MEAN), ("image_std", _STD))

@@ -273,7 +273,9 @@ class StrokeParticles(ParticleParameters):
         """Write one SVG per particle; it renders the same in a browser, at any size."""
         strokes = self.pixel_strokes(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
-            (folder / f"{name}.svg").write_text(strokes_to_svg(strokes, row, *self.size))
+            (folder / f"{name}.svg").write_text(
+                strokes_to_svg(strokes, row, *self.size), encoding="utf-8"
+            )
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -67,7 +67,7 @@ class MetricsLog:
         self.check, self.listener = check, listener
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         part.replace(path)
         self.last: dict[str, Any] = kept[-1] if kept else {}
         if listener is not None:
@@ -119,7 +119,7 @@ class MetricsLog:
             for i, name, count, ndim in layout:
                 row = [_json_number(next(numbers)) for _ in range(count)]
                 lines[i][name] = row if ndim else row[0]
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
         if self.log_writer is not None:
             self.log_writer.log_metrics(lines)

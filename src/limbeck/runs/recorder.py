@@ -210,7 +210,7 @@ class Recorder:
         )
         self.images = ImageSnapshots(run, self.folder, self.writer, self.log_writer)
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
-        with (self.folder / "command.txt").open("a") as file:
+        with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write((command or "(from Python)") + "\n")
         write_notices(self.notices, self.folder)
         if not (self.folder / "environment.json").exists():

@@ -39,7 +39,7 @@ def load_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
     """
     if not (folder / "run.yaml").exists():
         raise ValueError(f"{folder} is not a run folder: it has no run.yaml")
-    run = Run(from_yaml(Experiment, (folder / "run.yaml").read_text()), prior)
+    run = Run(from_yaml(Experiment, (folder / "run.yaml").read_text(encoding="utf-8")), prior)
     tensors, metadata = read_checkpoint(folder / "checkpoint.safetensors")
     run.load(tensors, metadata["step"])
     critic = run.experiment.method.critic_prior(prior, run.state)
@@ -96,14 +96,14 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     images = torch.cat(batches).cpu()
     seconds = time.perf_counter() - start
     save_final_images(folder, images, sampling.num_images)
-    (folder / "sample.yaml").write_text(to_yaml(sampling))
+    (folder / "sample.yaml").write_text(to_yaml(sampling), encoding="utf-8")
     write_notices(notices, folder)
     scores = score_run(images, sampling.prompts, sampling.num_images)
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1))
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
     profile = {
         "elapsed": seconds,
         "seconds": {"sampling": seconds},
         "evaluations": prior.call_counter.rows - rows_before,
     }
-    (folder / "profile.json").write_text(json.dumps(profile, indent=1))
+    (folder / "profile.json").write_text(json.dumps(profile, indent=1), encoding="utf-8")
     return folder / "final.png"

@@ -123,7 +123,7 @@ class ImageSnapshots:
         """
         path = self.folder / "images" / "gradient-scale.json"
         if path.exists():
-            return json.loads(path.read_text())["top"]
+            return json.loads(path.read_text(encoding="utf-8"))["top"]
         lines = read_metrics(self.folder / "metrics.jsonl")
         norms = torch.tensor([line["gradient"] or 0.0 for line in lines], dtype=torch.float64)
         stride = max(1, maps.numel() // 1_000_000)  # quantile refuses more than 16 million values

@@ -110,7 +110,7 @@ class Study(abc.ABC):
         """
         rows = {}
         for label, folder in folders.items():
-            means = json.loads((folder / "scores.json").read_text())["mean"]
+            means = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["mean"]
             scores = [f"{name} {means[name]:.2f}" for name in _LABEL_METRICS if name in means]
             files = sorted((folder / "final").glob("*.png"))
             rows[label] = "\n".join(scores), [read_rgb(path) for path in files]

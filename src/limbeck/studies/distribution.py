@@ -101,7 +101,7 @@ class DistributionStudy(Study):
             points[label] = _final_points(row, prior)
         means = prior.means.float()
         metrics = {label: _measure(x, means, samples) for label, x in points.items()}
-        (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         figure = Figure(figsize=(2.6 * len(points), 3.9), layout="constrained")
         panels = figure.subplots(1, len(points), sharex=True, sharey=True)
         for panel, (label, x) in zip(panels, points.items(), strict=True):

@@ -24,7 +24,7 @@ _INDICES, _VALUES = "@indices", "@values"
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file atomically."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 

@@ -53,13 +53,13 @@ def build_tokenizer(
     bpe.train_from_iterator(words, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
-    vocabulary = json.loads((folder / "vocab.json").read_text())
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     # as in CLIP: every byte also as the end of a word, and the two special tokens last
     for letter in sorted(alphabet):
         vocabulary.setdefault(letter + "</w>", len(vocabulary))
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     tokenizer = CLIPTokenizer.from_pretrained(str(folder), model_max_length=max_tokens)
     tokenizer.save_pretrained(folder)  # its config keeps the maximum length
     return tokenizer

@@ -168,7 +168,7 @@ def encode_dataset(out: Path) -> None:
         "latent_std": latents.std((0, 2, 3)).tolist(),
         "vocabulary": len(tokenizer),
     }
-    (out / "encoded.json").write_text(json.dumps(metrics))
+    (out / "encoded.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 
 def _export_evaluator(net: Evaluator, out: Path) -> None:
@@ -179,7 +179,7 @@ def _export_evaluator(net: Evaluator, out: Path) -> None:
         folder / "evaluator.safetensors",
     )
     metrics = evaluator_accuracy(net, images_to_tensor(load_images(out / "test")), out / "test")
-    (out / "evaluator.json").write_text(json.dumps(metrics))
+    (out / "evaluator.json").write_text(json.dumps(metrics), encoding="utf-8")
 
 
 def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
@@ -242,12 +242,12 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
         "ema_decay",
     )
     settings = {"data": data} | {name: getattr(task, name) for name in names}
-    (folder / "training.json").write_text(json.dumps(settings, indent=1))
+    (folder / "training.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
     return folder
 
 
 def _edit_json(path: Path, **changes: str | None) -> None:
     """Set entries of a JSON file; None removes one."""
-    content = json.loads(path.read_text()) | changes
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
     kept = {k: v for k, v in content.items() if v is not None or k not in changes}
-    path.write_text(json.dumps(kept, indent=2) + "\n")
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

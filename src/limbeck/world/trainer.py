@@ -273,7 +273,7 @@ class _Worker:
         row |= {k: round(v, 5) for k, v in means.items()}
         if preview:
             row |= self._preview()
-        with (self.folder / f"{name}.jsonl").open("a") as file:
+        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{name}: " + "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
 

@@ -59,7 +59,9 @@ def main(argv: Sequence[str]) -> None:
             loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)
         priors.append(loaded[key])
         judge.check_evaluable(run, priors[-1], clip)
-    texts = options.texts.read_text().splitlines() if options.texts is not None else []
+    texts = (
+        options.texts.read_text(encoding="utf-8").splitlines() if options.texts is not None else []
+    )
     distractors = [prompt for run in runs for prompt in run.experiment.prompts]
     distractors += [text for text in texts if text.strip()]
     evaluator, evaluations = load_evaluator(), []

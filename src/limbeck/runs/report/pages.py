@@ -91,7 +91,7 @@ def _save(out: Path, template: str, content: dict[str, Any]) -> Path:
     text = _render(template, content)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     os.replace(part, out)
     return out
 
@@ -106,7 +106,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"score": score_text, "seconds": seconds_text}
-    style = Markup((_TEMPLATES / "style.css").read_text())
+    style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
     environment.globals |= {"style": style, "scores": SCORES}
     return environment.get_template(template).render(content)
 

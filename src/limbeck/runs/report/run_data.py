@@ -147,11 +147,11 @@ class RunData:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def _text(self, name: str) -> str:
         path = self.path / name
-        return path.read_text().strip() if path.exists() else ""
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -356,7 +356,7 @@ def read_run_data(path: Path) -> RunData:
     """
     for name in ("run.yaml", "sample.yaml"):
         if (path / name).is_file():
-            text = (path / name).read_text()
+            text = (path / name).read_text(encoding="utf-8")
             return RunData(path, name == "sample.yaml", text, yaml.safe_load(text))
     raise ValueError(f"{path} is not a run folder: it has no run.yaml and no sample.yaml")
 
