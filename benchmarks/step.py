@@ -82,14 +82,12 @@ def bare_calls(run: Run, rows: int, trained_rows: int) -> Callable[[], None]:
     def call() -> None:
         with torch.no_grad():
             if trained_rows:  # the last rows of the frozen call pass through the adapters
-                index = torch.arange(rows - trained_rows, rows, device=prior.device)
-                prior.adapter_rows.activate(critic.adapters, index, False)
+                prior.adapter_rows.activate(critic.adapters, rows - trained_rows, prior.dtype)
             prior._run_network(*frozen[0], **frozen[1])
             prior.adapter_rows.clear()
         if not trained_rows:
             return
-        index = torch.arange(trained_rows, device=prior.device)
-        prior.adapter_rows.activate(critic.adapters, index, True)
+        prior.adapter_rows.activate(critic.adapters, 0, prior.dtype)
         prior._run_network(*trained[0], **trained[1]).float().square().mean().backward()
         prior.adapter_rows.clear()
         for p in critic.adapters.parameters():

@@ -86,22 +86,23 @@ def test_adapted_rows_are_cleared_after_a_call_and_after_a_failure(prior):
     adapters = LoRAAdapters(prior.unet, rows, 2, rng())
     conditions = prior.condition(WORDS[:3]).with_adapters(adapters)
     predict(prior, conditions)
-    assert (rows.owner, rows.index, rows.all_rows) == (None, None, False)
+    assert (rows.owner, rows.pairs, rows.first) == (None, (), 0)
     with pytest.raises(RuntimeError):
         prior(XT[:, :3], T, conditions)
-    assert (rows.owner, rows.index, rows.all_rows) == (None, None, False)
+    assert (rows.owner, rows.pairs, rows.first) == (None, (), 0)
 
 
 def test_only_adapted_rows_give_gradients_to_the_adapters(prior):
     adapters = LoRAAdapters(prior.unet, prior.adapter_rows, 4, rng())
-    for up in adapters.up:
-        up.data.normal_(generator=rng(1))
+    for _, up in adapters.pairs:
+        up.normal_(generator=rng(1))
     conditions = prior.condition(WORDS[:3])
     frozen, adapted = prior(XT, T, conditions, conditions.with_adapters(adapters))
     frozen.eps.sum().backward(retain_graph=True)
-    assert all(p.grad is None or float(p.grad.abs().max()) == 0 for p in adapters.parameters())
+    assert float(adapters.weights.grad.abs().max()) == 0
     adapted.eps.square().sum().backward()
-    assert all(float(p.grad.abs().max()) > 0 for p in adapters.parameters())
+    grads = adapters.split(adapters.weights.grad)
+    assert all(float(a.abs().max()) > 0 and float(b.abs().max()) > 0 for a, b in grads)
     assert all(p.grad is None for p in prior.unet.parameters())
 
 
@@ -164,16 +165,16 @@ def test_two_simultaneous_runs_on_one_prior_do_not_mix(prior, eps_folder):
 
 def test_the_generator_determines_the_initial_adapters(prior):
     a, b, c = (LoRAAdapters(prior.unet, AdapterRows(), 2, rng(seed)) for seed in (0, 0, 1))
-    assert all(torch.equal(x, y) for x, y in zip(a.down, b.down, strict=True))
-    assert not torch.equal(a.down[0], c.down[0])
+    assert torch.equal(a.weights, b.weights)
+    assert not torch.equal(a.weights, c.weights)
     bound = prior.unet.get_submodule(a.names[0]).in_features ** -0.5
-    assert 0.8 * bound < float(a.down[0].detach().abs().max()) <= bound
+    assert 0.8 * bound < float(a.pairs[0][0].abs().max()) <= bound
 
 
 def test_the_seed_of_a_run_determines_its_critic(eps_folder):
     def initial_weight(seed):
         experiment = Experiment(("a red mug",), method=VSD(7.5, critic=LoRACritic(4)), seed=seed)
-        return Run(experiment, StableDiffusion(str(eps_folder))).state.adapters.down[0]
+        return Run(experiment, StableDiffusion(str(eps_folder))).state.adapters.weights
 
     assert torch.equal(initial_weight(3), initial_weight(3))
     assert not torch.equal(initial_weight(3), initial_weight(4))

@@ -209,8 +209,8 @@ def test_rows_of_adapters_are_right_in_channels_last_and_16_bits(eps_folder):
     runtime = RuntimeOptions(memory_format="channels-last")
     prior = StableDiffusion(str(eps_folder), "cpu", torch.bfloat16, runtime=runtime)
     adapters = LoRAAdapters(prior.network, prior.adapter_rows, 4, rng())
-    for up in adapters.up:
-        up.data.normal_(generator=rng(1)).mul_(0.1)
+    for _, up in adapters.pairs:
+        up.normal_(generator=rng(1)).mul_(0.1)
     conditions = prompt_conditions(prior, WORDS[:3])
     both = conditions.null, conditions.pos.with_adapters(adapters)
     with torch.no_grad():

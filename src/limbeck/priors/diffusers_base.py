@@ -26,7 +26,7 @@ from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.camera_conditioning import stack_poses
 from limbeck.priors.checkpoint_files import CheckpointFiles, loading, silence_library_logs
-from limbeck.priors.lora_adapters import AdapterRows
+from limbeck.priors.lora_adapters import AdapterRows, LoRAAdapters
 from limbeck.priors.lora_merge import LoRAMerger
 from limbeck.priors.prompt_limits import TokenLimit, describe_cut, fit_prompt
 from limbeck.priors.runtime import place_module, swap_devices
@@ -305,7 +305,10 @@ class DiffusersPrior(abc.ABC):
         """See ``Prior.__call__``."""
         n, b = len(conditions), len(xt)
         self.call_counter.add(n * b)
-        self._activate_adapters(conditions, b, xt.device)
+        # adapted rows come last, so that they are a slice of every layer's output
+        order = sorted(range(n), key=lambda i: conditions[i].adapters is not None)
+        conditions = tuple(conditions[i] for i in order)
+        self._activate_adapters(conditions, b)
         try:
             output = self._forward(
                 xt.to(self.dtype).repeat(n, 1, 1, 1),
@@ -315,28 +318,24 @@ class DiffusersPrior(abc.ABC):
         finally:
             self.adapter_rows.clear()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return [
+        predictions = [
             Prediction.from_output(self.prediction_type, part, xt.float(), alpha, sigma)
             for part in output.float().chunk(n)
         ]
+        return [predictions[order.index(i)] for i in range(n)]
 
-    def _activate_adapters(
-        self, conditions: Sequence[Condition], b: int, device: torch.device
-    ) -> None:
-        """Let the rows of conditions with adapters pass through them in the next call."""
-        adapted = [i for i, c in enumerate(conditions) if c.adapters is not None]
+    def _activate_adapters(self, conditions: Sequence[Condition], b: int) -> None:
+        """Let the rows of conditions with adapters, the last ones, pass through them."""
+        adapted = [c for c in conditions if c.adapters is not None]
         if not adapted:
             return
-        num_owners = len({id(conditions[i].adapters) for i in adapted})
-        if num_owners > 1:
-            raise ValueError(f"one call can use one set of adapters, not {num_owners}")
-        spans = [torch.arange(i * b, (i + 1) * b, device=device) for i in adapted]
-        self.adapter_rows.activate(
-            conditions[adapted[0]].adapters,
-            torch.cat(spans),
-            all_rows=len(adapted) == len(conditions),
-            pose=stack_poses([conditions[i] for i in adapted], b),
-        )
+        owners = {id(c.adapters): c.adapters for c in adapted}
+        if len(owners) > 1:
+            raise ValueError(f"one call can use one set of adapters, not {len(owners)}")
+        first = (len(conditions) - len(adapted)) * b
+        (owner,) = owners.values()
+        assert isinstance(owner, LoRAAdapters)
+        self.adapter_rows.activate(owner, first, self.dtype, stack_poses(adapted, b))
 
     def _stack_conditions(self, conditions: Sequence[Condition], b: int) -> Condition:
         """Concatenate conditions of ``b`` rows each, or of one row that stands for all."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,14 +36,14 @@ class AdapterRows:
 
     Attributes:
         owner: the adapters; None if no rows are adapted.
-        index: indices of the adapted rows, ``[r]``; None if no rows are adapted.
-        all_rows: whether the adapted rows are all rows, which saves gathering them.
+        pairs: A and B of their layers, in the dtype of the network.
+        first: the adapted rows are those from this one on.
         pose: flattened poses of the adapted rows; None if they have none.
     """
 
     owner: object | None
-    index: Tensor | None
-    all_rows: bool
+    pairs: Sequence[LoRAPair]
+    first: int
     pose: Tensor | None
 
     def __init__(self) -> None:
@@ -51,24 +51,25 @@ class AdapterRows:
 
     def activate(
         self,
-        owner: object,
-        index: Tensor,
-        all_rows: bool,
+        owner: LoRAAdapters,
+        first: int,
+        dtype: torch.dtype,
         pose: Float[Tensor, "r 16"] | None = None,
     ) -> None:
-        """Let rows of the next call pass through adapters.
+        """Let the last rows of the next call pass through adapters.
 
         Args:
             owner: the adapters.
-            index: indices of the rows.
-            all_rows: whether they are all rows.
-            pose: their flattened poses.
+            first: index of the first adapted row.
+            dtype: dtype of the network.
+            pose: flattened poses of the adapted rows.
         """
-        self.owner, self.index, self.all_rows, self.pose = owner, index, all_rows, pose
+        self.owner, self.first, self.pose = owner, first, pose
+        self.pairs = owner.split(owner.weights.to(dtype))
 
     def clear(self) -> None:
         """Let no rows pass through adapters."""
-        self.owner, self.index, self.all_rows, self.pose = None, None, False, None
+        self.owner, self.pairs, self.first, self.pose = None, (), 0, None
 
 
 @runtime_checkable
@@ -89,7 +90,8 @@ class LoRAAdapters(nn.Module):
 
     Each adapted layer has A ``[rank, in]`` and B ``[out, rank]``; those of a convolution are a
     convolution A and a 1 x 1 convolution B. B is initialized with zero, so at first the network
-    does not change. The adapters are float32 in any precision of the network.
+    does not change. The adapters are float32 in any precision of the network. All of them are one
+    tensor: it takes one kernel to update or convert it, not two for each layer.
 
     Args:
         network: the frozen network.
@@ -103,8 +105,7 @@ class LoRAAdapters(nn.Module):
 
     Attributes:
         names: names of the adapted layers.
-        down: A of each of them.
-        up: B of each of them.
+        weights: A and B of each of them in turn, flattened.
         pose: the pose embedding; None without ``camera``.
 
     Raises:
@@ -125,19 +126,20 @@ class LoRAAdapters(nn.Module):
         layers = find_target_layers(network, target_modules)
         self.names, self.rank = list(layers), rank
         self.network_name, self.target_modules = network_name, target_modules
-        self.down = nn.ParameterList()
-        self.up = nn.ParameterList()
         owner = weakref.ref(self)
-        hooks = []
+        hooks, initial = [], []
+        self._shapes: list[torch.Size] = []
         for i, layer in enumerate(layers.values()):
-            device, (out_features, *in_shape) = layer.weight.device, layer.weight.shape
+            out_features, *in_shape = layer.weight.shape
             # kaiming_uniform with a = sqrt(5), as usual for LoRA
             bound = 1 / math.sqrt(layer.weight[0].numel())
             a = (torch.rand(rank, *in_shape, generator=rng) * 2 - 1) * bound
-            b = torch.zeros(out_features, rank, *[1] * (a.ndim - 2), device=device)
-            self.down.append(nn.Parameter(a.to(device, torch.float32)))
-            self.up.append(nn.Parameter(b))
+            b = torch.zeros(out_features, rank, *[1] * (a.ndim - 2))
+            self._shapes += [a.shape, b.shape]
+            initial += [a.flatten(), b.flatten()]
             hooks.append(layer.register_forward_hook(_make_lora_hook(owner, i, adapter_rows)))
+        device = next(iter(layers.values())).weight.device
+        self.weights = nn.Parameter(torch.cat(initial).to(device))
         self.pose: PoseEmbedding | None = None
         if camera:
             time_embedding = find_time_embedding(network)
@@ -146,6 +148,17 @@ class LoRAAdapters(nn.Module):
             hooks.append(time_embedding.register_forward_hook(_make_pose_hook(owner, adapter_rows)))
         # the network outlives its adapters, whose hooks are removed with them
         weakref.finalize(self, _remove_hooks, hooks)
+
+    def split(self, weights: Float[Tensor, "n"]) -> list[LoRAPair]:
+        """Return A and B of each layer as views of flat weights."""
+        parts = weights.split([shape.numel() for shape in self._shapes])
+        views = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        return list(zip(views[::2], views[1::2], strict=True))
+
+    @property
+    def pairs(self) -> list[LoRAPair]:
+        """A and B of each layer, without gradients; a change of them changes the weights."""
+        return self.split(self.weights.detach())
 
     @torch.no_grad()
     def load_pairs(self, pairs: dict[str, LoRAPair], path: Path) -> None:
@@ -170,7 +183,7 @@ class LoRAAdapters(nn.Module):
                 f"{path} has rank {rank}, the adapters have rank {self.rank}: "
                 f"use --method.critic.rank {rank}"
             )
-        for name, down, up in zip(self.names, self.down, self.up, strict=True):
+        for name, (down, up) in zip(self.names, self.pairs, strict=True):
             if name not in pairs:
                 continue
             a, b = pairs[name]
@@ -211,9 +224,10 @@ class LoRAAdapters(nn.Module):
         """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
-        for name, a, b in zip(self.names, self.down, self.up, strict=True):
-            tensors[f"{self.network_name}.{name}.lora_A.weight"] = a.detach().cpu().contiguous()
-            tensors[f"{self.network_name}.{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+        for name, (a, b) in zip(self.names, self.pairs, strict=True):
+            # a copy: tensors of a file may not share memory
+            tensors[f"{self.network_name}.{name}.lora_A.weight"] = a.cpu().clone()
+            tensors[f"{self.network_name}.{name}.lora_B.weight"] = b.cpu().clone()
         save_file(tensors, folder / "pytorch_lora_weights.safetensors", {"format": "pt"})
         if self.pose is not None:
             state = self.pose.state_dict()
@@ -277,17 +291,19 @@ def _make_lora_hook(
     """A hook that adds the change of the i-th layer to the rows of these adapters."""
 
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        adapters, index = adapters_ref(), adapter_rows.index
-        if adapters is None or index is None or adapter_rows.owner is not adapters:
+        adapters = adapters_ref()
+        if adapters is None or adapter_rows.owner is not adapters:
             return out
-        x = inputs[0] if adapter_rows.all_rows else inputs[0][index]
-        a, b = adapters.down[i].to(x.dtype), adapters.up[i].to(x.dtype)
+        a, b = adapter_rows.pairs[i]
+        first = adapter_rows.first
+        x, rows = inputs[0][first:], out[first:]
         if isinstance(layer, nn.Conv2d):
             hidden = nn.functional.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation)
-            change = nn.functional.conv2d(hidden, b)
-        else:
-            change = (x @ a.T) @ b.T
-        return out + change if adapter_rows.all_rows else out.index_add(0, index, change)
+            rows = rows + nn.functional.conv2d(hidden, b)
+        else:  # one kernel multiplies and adds
+            hidden = nn.functional.linear(x, a).flatten(0, -2)
+            rows = torch.addmm(rows.flatten(0, -2), hidden, b.T).view(rows.shape)
+        return torch.cat([out[:first], rows]) if first else rows
 
     return hook
 
@@ -298,15 +314,13 @@ def _make_pose_hook(
     """A hook that adds the pose embedding to the time embedding of the rows of these adapters."""
 
     def hook(layer: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor:
-        adapters, index = adapters_ref(), adapter_rows.index
-        if adapters is None or adapters.pose is None:
+        adapters = adapters_ref()
+        if adapters is None or adapters.pose is None or adapter_rows.owner is not adapters:
             return out
-        if index is None or adapter_rows.owner is not adapters:
-            return out
-        pose = adapter_rows.pose
+        first, pose = adapter_rows.first, adapter_rows.pose
         if pose is None:
-            pose = out.new_zeros(len(index), POSE_DIM)
-        change = adapters.pose(pose.float()).to(out.dtype)
-        return out + change if adapter_rows.all_rows else out.index_add(0, index, change)
+            pose = out.new_zeros(len(out) - first, POSE_DIM)
+        rows = out[first:] + adapters.pose(pose.float()).to(out.dtype)
+        return torch.cat([out[:first], rows]) if first else rows
 
     return hook

@@ -1,9 +1,20 @@
-"""State of an optimizer as named tensors, for checkpoints without pickle."""
+"""Fused optimizers, and their state as named tensors, for checkpoints without pickle."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+
+def can_fuse(parameters: Iterable[Tensor]) -> bool:
+    """Return whether torch has an optimizer in one kernel for these parameters.
+
+    With many small tensors on a CPU it takes a quarter of the time. On CUDA, ``found_inf`` on the
+    device can tell it not to update.
+    """
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from limbeck.config.lazy import defined_classes
+from limbeck.system.optimizer_state import can_fuse
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Adam(Optimizer):
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
         groups = _as_lists(groups)
         betas = (self.beta1, self.beta2)
-        return torch.optim.Adam(groups, betas=betas, eps=self.eps, fused=_fused(groups))
+        fused = can_fuse(p for group in groups for p in group["params"])
+        return torch.optim.Adam(groups, betas=betas, eps=self.eps, fused=fused)
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,13 @@ class SGD(Optimizer):
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
         groups = _as_lists(groups)
-        return torch.optim.SGD(groups, momentum=self.momentum, fused=_fused(groups))
+        # on a CPU, torch's fused SGD fails where some parameters have no momentum yet
+        on_cuda = all(p.device.type == "cuda" for group in groups for p in group["params"])
+        return torch.optim.SGD(groups, momentum=self.momentum, fused=on_cuda or None)
 
 
 def _as_lists(groups: Iterable[dict]) -> list[dict]:
     return [group | {"params": list(group["params"])} for group in groups]
-
-
-def _fused(groups: Iterable[dict]) -> bool | None:
-    """True if all parameters are on CUDA, else None for torch's default.
-
-    A fused optimizer is one kernel, and ``found_inf`` on the device can tell it not to update.
-    """
-    return all(p.device.type == "cuda" for group in groups for p in group["params"]) or None
 
 
 def __dir__() -> list[str]:

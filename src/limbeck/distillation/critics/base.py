@@ -19,7 +19,7 @@ from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
-from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
+from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
 
 #: Quantity whose square error is the loss. ``auto``: the one that the critic's network predicts.
 LossTarget = Literal["auto", "eps", "x0", "v", "flow"]
@@ -202,7 +202,9 @@ class CriticTrainer:
     ):
         self.training, self.prediction_type = training, prediction_type
         self.parameters, self.camera = parameters, camera
-        self.optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=training.lr, weight_decay=0.0, fused=can_fuse(parameters)
+        )
 
     def fit(self, prior: Prior, inputs: StepInputs) -> dict[str, Tensor]:
         """Take the training steps of one iteration.
