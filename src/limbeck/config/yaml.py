@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import inspect
 import json
+import os
 import re
 import typing
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import MISSING
+from dataclasses import MISSING, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +31,9 @@ from limbeck.config.renamed import current_option
 
 T = TypeVar("T")
 
+_MAX_DEPTH = 50  #: levels of nesting of a configuration
+_MODEL_FILES = ("model_index.json", "config.json")  #: of a folder that is a model
+_MAX_INT = 1 << 63  #: seeds and sizes are 64-bit integers
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 _TYPE_NAMES |= {Path: "a path", type(None): "none"}
 
@@ -94,12 +98,11 @@ def from_yaml(cls: type[T], text: str) -> T:
         ValueError: if an option is unknown or a value has the wrong type; the message names the
             option, the value and what is accepted.
     """
-    try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"this is not YAML: {' '.join(str(error).split())}") from error
+    plain = parse_yaml(text)
     if not isinstance(plain, dict):
-        raise ValueError(f"a configuration maps options to values (steps: 500), not {plain!r:.60}")
+        raise ValueError(
+            f"a configuration maps options to values (steps: 500), not {_shortened(plain)}"
+        )
     return build(cls, plain)
 
 
@@ -108,9 +111,61 @@ def read_yaml(cls: type[T], path: Path) -> T:
     if not path.is_file():
         raise ValueError(f"no configuration file {path}")
     try:
-        return from_yaml(cls, path.read_text(encoding="utf-8"))
+        return from_yaml(cls, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: byte {error.start} is invalid") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader for configurations: what it would overwrite or blow up is refused.
+
+    A key given twice would lose its first value. Aliases may nest, so that a few bytes stand for
+    gigabytes, and so may lists, beyond the depth of Python's stack.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        reason = ""
+        if isinstance(event, yaml.AliasEvent):
+            reason = f"aliases (*{event.anchor}) are not read: write the value out"
+        elif self._depth >= _MAX_DEPTH:
+            reason = f"more than {_MAX_DEPTH} levels of nesting"
+        if reason:
+            mark: Any = event.start_mark
+            raise yaml.composer.ComposerError(None, None, reason, mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is given twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML into plain lists, mappings and scalars.
+
+    Raises:
+        ValueError: if it is not YAML, has a key twice, aliases, or too many levels.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number out of range
+        raise ValueError(f"this is not YAML: {' '.join(str(error).split())[:300]}") from error
 
 
 def join(path: str, key: str) -> str:
@@ -134,10 +189,11 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
     found, values = options_of(cls, default), {}
     for name in plain:
         if name not in found:
-            new, noun = current_option(cls, name), f"option of {path or cls.__name__}"
-            if new != name:
-                raise ValueError(f"{join(path, name)} is now {join(path, new)}")
-            raise unknown_name(noun, name, found)
+            text, noun = str(name), f"option of {path or cls.__name__}"
+            new = current_option(cls, text)
+            if new != text:
+                raise ValueError(f"{join(path, text)} is now {join(path, new)}")
+            raise unknown_name(noun, text[:60], found)
     for name, (hint, value) in found.items():
         if name in plain:
             value = _read(plain[name], hint, join(path, name), value)
@@ -159,11 +215,20 @@ def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
     if type(None) in members and value == "none" and str not in members:
         return None
     for member in members:
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
             return _convert(value, member)
     accepted = describe_type(hint)
     quotes = "; put text in quotes" if "text" in accepted and not isinstance(value, str) else ""
-    raise ValueError(f"{path} must be {accepted}, not {value!r}{quotes}")
+    raise ValueError(f"{path} must be {accepted}, not {_shortened(value)}{quotes}")
+
+
+def _shortened(value: Any) -> str:
+    """A value as Python writes it, in at most 60 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -172,6 +237,8 @@ def _convert(value: Any, hint: Any) -> Any:
         return {str(accepted): accepted for accepted in args}[str(value)]
     if origin is tuple:
         values = [value] if isinstance(value, str) and args[1:] == (...,) else value
+        if not isinstance(values, list | tuple):
+            raise TypeError
         return tuple(
             _read(v, h, "") for v, h in zip(values, _element_hints(hint, values), strict=True)
         )
@@ -179,7 +246,20 @@ def _convert(value: Any, hint: Any) -> Any:
         return {"true": True, "false": False}[str(value).lower()]
     if type(value) not in {float: (str, int, float), int: (str, int)}.get(hint, (str,)):
         raise TypeError
+    if hint is int and not -_MAX_INT <= int(value) < _MAX_INT:
+        raise ValueError
+    if hint is Path:
+        return _path(value)
     return hint(value)  # YAML 1.1 reads 1e-3 as text
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no user of this name: a file may be called ~x
+        return Path(text)
 
 
 def read_component(base: type, value: Any, path: str, default: Any = None) -> Any:
@@ -196,7 +276,9 @@ def read_component(base: type, value: Any, path: str, default: Any = None) -> An
     """
     plain = {"name": value} if isinstance(value, str) else value
     if not isinstance(plain, dict):
-        raise ValueError(f"{path} must be 'NAME' or '{{name: NAME, option: value}}', not {value!r}")
+        raise ValueError(
+            f"{path} must be 'NAME' or '{{name: NAME, option: value}}', not {_shortened(value)}"
+        )
     cls = component_class(base, plain.get("name"), path, default)
     if cls is None:
         raise ValueError(f"{join(path, 'name')} is missing; it is {describe_type(base)}")
@@ -226,9 +308,48 @@ def component_class(base: type, name: Any, path: str, default: Any) -> type | No
         raise ValueError(f"{path}: {error}") from error
 
 
+def absolute_paths(config: T) -> T:
+    """Return a configuration with absolute paths, which means the same from any folder.
+
+    Args:
+        config: a frozen dataclass. Its options named by ``path_options``, a class attribute, are
+            text that may be a path, such as the name of a model.
+    """
+    changes: dict[str, Any] = {}
+    for name in options_of(type(config)):
+        value = getattr(config, name)
+        is_name = name in getattr(config, "path_options", ())
+        absolute = _absolute_name(value) if is_name else _absolute(value)
+        if absolute is not value:
+            changes[name] = absolute
+    return replace(typing.cast(Any, config), **changes) if changes else config
+
+
+def _absolute(value: Any) -> Any:
+    """A value with absolute paths; the value itself if it has no relative ones."""
+    if isinstance(value, Path):
+        return value if value.is_absolute() else value.expanduser().absolute()
+    if isinstance(value, tuple):
+        absolute = tuple(map(_absolute, value))
+        return value if all(a is b for a, b in zip(value, absolute, strict=True)) else absolute
+    return absolute_paths(value) if is_dataclass(value) else value
+
+
+def _absolute_name(text: str) -> str:
+    """The name of a model, absolute if it is a relative path."""
+    kind, name = ("dataset:", text[8:]) if text.startswith("dataset:") else ("", text)
+    path = os.path.expanduser(name)
+    # os.path says no to a name that is no possible path, where Path raises an error
+    is_folder = any(os.path.isfile(os.path.join(path, file)) for file in _MODEL_FILES)
+    if not kind and not (is_folder or "/" in name or name.endswith(".safetensors")):
+        return text
+    return f"{kind}{os.path.abspath(path)}" if name and os.path.exists(path) else text
+
+
 def fingerprint(config: Any) -> str:
     """Eight hexadecimal digits of a frozen dataclass, which differ where any option differs."""
-    return hashlib.sha256(json.dumps(options(config), sort_keys=True).encode()).hexdigest()[:8]
+    text = json.dumps(options(absolute_paths(config)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def slug(text: str, max_length: int = 40) -> str:
@@ -238,8 +359,12 @@ def slug(text: str, max_length: int = 40) -> str:
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Options in which two configurations differ, each as ``option: old -> new``."""
-    return list(_differences(options(old), options(new), ""))
+    """Options in which two configurations differ, each as ``option: old -> new``.
+
+    A relative path and the absolute path that it stands for do not differ.
+    """
+    old, new = (options(absolute_paths(config)) for config in (old, new))
+    return list(_differences(old, new, ""))
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[str]:

@@ -31,6 +31,7 @@ class Model:
     """
 
     custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead
+    path_options: ClassVar = ("name", "vae", "config")  #: options that may be relative paths
 
     name: str = "world"
     lora: Path | None = None

@@ -201,7 +201,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
             )
         if name in EXACT_MODELS:
             return EXACT_MODELS[name]()
-        return load_dataset(Path(name.removeprefix("dataset:")))
+        return load_dataset(Path(name.removeprefix("dataset:")).expanduser())
     from limbeck.priors.checkpoint_files import CheckpointFiles, loading
     from limbeck.priors.hub import resolve_config, resolve_model
 

@@ -96,6 +96,7 @@ def record(
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
+    experiment = config.absolute_paths(experiment)  # its run.yaml is read from other folders too
     refuse_other_experiment(folder, experiment)
     checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
     metadata = read_metadata(checkpoint) if checkpoint.exists() else {}

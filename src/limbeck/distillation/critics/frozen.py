@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,8 @@ class FrozenCritic(CriticConfig):
         model: the critic's model, as in --model. It must have the latents and the noise schedule of
             the prior.
     """
+
+    path_options: ClassVar = ("model",)
 
     model: str = "world"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -46,6 +47,7 @@ class LoRACritic(CriticConfig):
     """
 
     name = "lora"
+    path_options: ClassVar = ("model",)
 
     rank: int = 8
     training: CriticTraining = field(default_factory=CriticTraining)

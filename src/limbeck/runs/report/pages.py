@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 from limbeck.runs.images import VIEW_NAMES
@@ -26,6 +27,7 @@ from limbeck.runs.report.tables import (
     score_text,
     seconds_text,
 )
+from limbeck.system.files import one_line
 from limbeck.system.flops import format_si
 
 _TEMPLATES = Path(__file__).parent
@@ -54,9 +56,29 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     runs = [read_run_data(Path(folder)) for folder in folders]
     if len(runs) == 1:
         page = out or runs[0].path / "report.html"
-        return _save(page, "run.html.j2", _run_content(runs[0], page))
+        with _readable(runs):
+            text = _render("run.html.j2", _run_content(runs[0], page))
+        return _save(page, text)
     parent = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
-    return _save(out or parent / "comparison.html", "comparison.html.j2", _comparison_content(runs))
+    with _readable(runs):
+        text = _render("comparison.html.j2", _comparison_content(runs))
+    return _save(out or parent / "comparison.html", text)
+
+
+@contextmanager
+def _readable(runs: Sequence[RunData]) -> Iterator[None]:
+    """Turn an error due to what a run folder holds into one line that names the folder.
+
+    Metrics, scores and profiles are plain JSON that anything may have written.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, TemplateError) as error:
+        names = ", ".join(str(run.path) for run in runs)
+        raise ValueError(
+            f"{names} cannot be reported: metrics.jsonl, scores.json, profile.json or run.yaml is "
+            f"damaged or of another version ({type(error).__name__}: {one_line(error)})"
+        ) from error
 
 
 def write_edit_report(folders: Sequence[Path], out: Path) -> Path:
@@ -67,7 +89,7 @@ def write_edit_report(folders: Sequence[Path], out: Path) -> Path:
         link = os.path.relpath(run.path / "report.html", out.parent)
         runs.append((run, run.edits(), link))
     count = sum(len(edits) for _, edits, _ in runs)
-    return _save(out, "edits.html.j2", {"runs": runs, "count": count})
+    return _save(out, _render("edits.html.j2", {"runs": runs, "count": count}))
 
 
 def notebook_html(folders: Sequence[Path], report: Path) -> str:
@@ -87,8 +109,7 @@ def notebook_html(folders: Sequence[Path], report: Path) -> str:
     return _render("notebook.html.j2", {"runs": runs, "report": report.resolve()})
 
 
-def _save(out: Path, template: str, content: dict[str, Any]) -> Path:
-    text = _render(template, content)
+def _save(out: Path, text: str) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part")
     part.write_text(text, encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -17,9 +16,11 @@ from urllib.parse import quote
 import yaml
 from PIL import Image
 
+from limbeck.config.yaml import parse_yaml
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.notices_file import read_notices
+from limbeck.system.files import read_json_object, read_text
 from limbeck.system.image_files import image_file_size, open_image
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
@@ -147,11 +148,11 @@ class RunData:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_json_object(path) if path.exists() else {}
 
     def _text(self, name: str) -> str:
         path = self.path / name
-        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        return read_text(path).strip() if path.exists() else ""
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -352,12 +353,18 @@ def read_run_data(path: Path) -> RunData:
     """Read a run folder or a folder of samples.
 
     Raises:
-        ValueError: if the path is neither.
+        ValueError: if the path is neither, or its configuration cannot be read.
     """
     for name in ("run.yaml", "sample.yaml"):
         if (path / name).is_file():
-            text = (path / name).read_text(encoding="utf-8")
-            return RunData(path, name == "sample.yaml", text, yaml.safe_load(text))
+            text = read_text(path / name)
+            try:
+                options = parse_yaml(text)
+            except ValueError as error:
+                raise ValueError(f"{path / name}: {error}") from error
+            if not isinstance(options, dict) or not options.get("prompts"):
+                raise ValueError(f"{path / name} is not the configuration of a run: no prompts")
+            return RunData(path, name == "sample.yaml", text, options)
     raise ValueError(f"{path} is not a run folder: it has no run.yaml and no sample.yaml")
 
 
