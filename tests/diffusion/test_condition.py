@@ -55,8 +55,19 @@ def test_conditions_of_different_structure_are_not_concatenated():
         conditions.pos.with_adapters("lora").concat(conditions.pos)
 
 
-def test_pos_and_null_drops_perp_neg_and_denoise_steps():
+def test_with_text_drops_perp_neg_and_keeps_denoise_steps():
     conditions = replace(perp_neg_conditions(5, *NEGATIVES), denoise_steps=3)
-    pair = conditions.pos_and_null
-    assert pair.perp_neg == () and pair.denoise_steps == 1
-    assert pair.pos is conditions.pos and pair.null is conditions.null
+    other = conditions.with_text(conditions.null)
+    assert other.perp_neg == () and other.denoise_steps == 3
+    assert other.pos is conditions.null and other.null is conditions.null
+
+
+def test_the_unconditional_prompt_is_the_empty_one_where_null_is_negative():
+    conditions = perp_neg_conditions(5)
+    assert conditions.unconditional is conditions.null
+    negative = replace(conditions, null=conditions.pos, empty=conditions.null)
+    assert negative.unconditional is conditions.null
+    rows = torch.tensor([3, 1])
+    assert torch.equal(negative[rows].unconditional.data, conditions.null.data[rows])
+    joined = negative.concat(conditions)
+    assert torch.equal(joined.unconditional.data, conditions.null.data.repeat(2, 1))

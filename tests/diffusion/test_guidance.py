@@ -34,6 +34,7 @@ from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.inputs import EditSource, SetupContext
+from limbeck.distillation.projections.identity import IdentityProjection
 from limbeck.distillation.state import Stateless
 from limbeck.distillation.weights import LambdaWeight, UniformWeight
 from limbeck.methods.asd import ASD
@@ -43,12 +44,14 @@ from limbeck.methods.esd import ESD
 from limbeck.methods.hifa import HiFA
 from limbeck.methods.irfds import IRFDS
 from limbeck.methods.ism import ISM
+from limbeck.methods.lmc import LMC
 from limbeck.methods.repulsive import Repulsive
 from limbeck.methods.reward_sds import RewardSDS
 from limbeck.methods.rfds import RFDS
 from limbeck.methods.rfds_rev import RFDSRev
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
+from limbeck.methods.stable_sd import StableSD
 from limbeck.methods.svgd import SVGD
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import GaussianMixture, colored_shapes
@@ -152,7 +155,9 @@ EXACT = ExactCritic()
 COST = [
     (SDS(7.5), 2, 3, 1),
     (SJC(7.5), 2, 3, 1),
-    (CSD(), 2, 2, 1),
+    (CSD(), 2, 3, 1),
+    (StableSD(), 2, 3, 1),
+    (LMC(7.5, IdentityProjection()), 2, 3, 1),
     (ASD(7.5), 3, 4, 2),
     (HiFA(7.5, 4), 8, 12, 4),
     (Bridge(7.5), 2, 3, 1),
@@ -166,7 +171,7 @@ COST = [
     (RewardSDS(100.0, 4, reward_steps=3), 24, 36, 3),
     (ISM(7.5, delta_t=0.1, delta_s=0.2, warmup=0.0), 5, 6, 4),
     (SDS(1.0), 1, 3, 1),
-    (SDS(0.0), 1, 3, 1),
+    (SDS(0.0), 1, 1, 1),
 ]
 
 

@@ -110,13 +110,15 @@ class Conditions:
         pos: the prompt.
         null: the empty or negative prompt, which classifier-free guidance moves away from.
         perp_neg: negative prompts of Perp-Neg, each with its weight per row.
-        denoise_steps: DDIM steps per prediction, see ``guided_prediction``.
+        denoise_steps: DDIM steps per guided prediction, see ``guided_prediction``.
+        empty: the empty prompt, where ``null`` is a negative one. None: ``null`` is empty.
     """
 
     pos: Condition
     null: Condition
     perp_neg: tuple[tuple[Condition, Float[Tensor, "b"]], ...] = ()
     denoise_steps: int = 1
+    empty: Condition | None = None
 
     def __getitem__(self, rows: Tensor | slice) -> Conditions:
         return Conditions(
@@ -124,6 +126,7 @@ class Conditions:
             self.null[rows],
             tuple((c[rows], w[rows]) for c, w in self.perp_neg),
             self.denoise_steps,
+            None if self.empty is None else self.empty[rows],
         )
 
     def concat(self, other: Conditions) -> Conditions:
@@ -142,11 +145,22 @@ class Conditions:
             (a.concat(b), torch.cat([v, w]))
             for (a, v), (b, w) in zip(self.perp_neg, other.perp_neg, strict=True)
         )
+        empty = None
+        if self.empty is not None or other.empty is not None:
+            empty = self.unconditional.concat(other.unconditional)
         return Conditions(
-            self.pos.concat(other.pos), self.null.concat(other.null), perp_neg, self.denoise_steps
+            self.pos.concat(other.pos),
+            self.null.concat(other.null),
+            perp_neg,
+            self.denoise_steps,
+            empty,
         )
 
     @property
-    def pos_and_null(self) -> Conditions:
-        """Only ``pos`` and ``null`` with one denoising step: the conditions of a critic."""
-        return Conditions(self.pos, self.null)
+    def unconditional(self) -> Condition:
+        """The empty prompt, for predictions that no guidance belongs to."""
+        return self.null if self.empty is None else self.empty
+
+    def with_text(self, text: Condition) -> Conditions:
+        """Conditions of a prediction under one other text, with the same denoising steps."""
+        return Conditions(text, text, denoise_steps=self.denoise_steps)

@@ -21,14 +21,14 @@ def required_conditions(conditions: Conditions, guidance: float) -> list[Conditi
         guidance: guidance scale s.
 
     Returns:
-        pos alone at scale 1, null alone at scale 0, null and pos at other scales; with Perp-Neg
-        always null, pos and every negative prompt.
+        null alone at scale 0, pos alone at scale 1, null and pos at other scales; with Perp-Neg
+        null, pos and every negative prompt at every scale but 0.
     """
+    if guidance == 0:
+        return [conditions.null]
     if conditions.perp_neg:
         return [conditions.null, conditions.pos, *(text for text, _ in conditions.perp_neg)]
-    if guidance == 1:
-        return [conditions.pos]
-    return [conditions.null] if guidance == 0 else [conditions.null, conditions.pos]
+    return [conditions.pos] if guidance == 1 else [conditions.null, conditions.pos]
 
 
 def apply_guidance(
@@ -47,9 +47,9 @@ def apply_guidance(
     References:
         Armandpour et al. 2023, arXiv 2304.04968, eq. 7 (Perp-Neg).
     """
+    if len(predictions) == 1:
+        return predictions[0]
     if not conditions.perp_neg:
-        if len(predictions) == 1:
-            return predictions[0]
         return predictions[0].lerp(predictions[1], guidance)
     null, pos, *negs = predictions
     d = (pos.eps - null.eps).flatten(1)
@@ -121,6 +121,36 @@ def guided_prediction(
         conditions: conditions of each row.
         guidance: guidance scale s, counted as in diffusers: 1 is no guidance.
     """
-    predictions = prior(xt, t, *required_conditions(conditions, guidance))
-    prediction = apply_guidance(conditions, predictions, guidance)
-    return denoise_multistep(prior, prediction, xt, t, conditions, guidance)
+    return guided_predictions(prior, xt, t, (conditions, guidance))[0]
+
+
+def guided_predictions(
+    prior: Prior,
+    xt: Float[Tensor, "b ..."],
+    t: Float[Tensor, "b"],
+    *terms: tuple[Conditions, float],
+) -> list[Prediction]:
+    """Guided predictions at one x_t under several conditions or at several guidance scales.
+
+    Every method states its direction in these terms, so that negative prompts, Perp-Neg and
+    denoising steps reach all of them. Scale 1 is the prompt, of which Perp-Neg removes what the
+    negative prompts say; scale 0 is the null prompt. The first denoising step of all terms is one
+    network call, in which a condition that several terms need has one row.
+
+    Args:
+        prior: the denoiser.
+        xt: x_t of each row.
+        t: time of each row.
+        terms: conditions and guidance scale s of each prediction.
+
+    Returns:
+        One prediction per term.
+    """
+    required = [required_conditions(conditions, guidance) for conditions, guidance in terms]
+    distinct = {id(condition): condition for needed in required for condition in needed}
+    outputs = dict(zip(distinct, prior(xt, t, *distinct.values()), strict=True))
+    predictions = []
+    for (conditions, guidance), needed in zip(terms, required, strict=True):
+        first = apply_guidance(conditions, [outputs[id(c)] for c in needed], guidance)
+        predictions.append(denoise_multistep(prior, first, xt, t, conditions, guidance))
+    return predictions

@@ -62,6 +62,11 @@ class Sampling:
             )
         if self.camera and self.critic is None:
             raise ValueError(f"camera {self.camera} needs a critic: give its run with --critic")
+        if self.negative_prompt and self.guidance == 1:
+            raise ValueError(
+                f"negative_prompt {self.negative_prompt!r} changes nothing at guidance 1: "
+                "use another --guidance"
+            )
         for name in ("steps", "num_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

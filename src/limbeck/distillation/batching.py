@@ -12,12 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.guidance import apply_guidance, denoise_multistep, required_conditions
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.guidance import (
+    apply_guidance,
+    denoise_multistep,
+    guided_predictions,
+    required_conditions,
+)
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.cached_targets import CachedTargets
-from limbeck.distillation.critics.base import Critic
+from limbeck.distillation.critics.base import Critic, unconditional_rows
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.kernels import PromptGroups
 
@@ -34,13 +40,14 @@ def predict_prior_and_critic(
         critic: the critic, which observes the particles of the step first.
         inputs: the current step.
         guidance: guidance scale of the prior.
-        critic_guidance: guidance scale of the critic.
+        critic_guidance: guidance scale of the critic, away from ``unconditional_rows``.
 
     Returns:
         eps of the prior and eps of the critic.
     """
     critic.observe(inputs)
-    conditions, critic_conditions = inputs.conditions, inputs.conditions.pos_and_null
+    conditions = inputs.conditions
+    critic_conditions = Conditions(conditions.pos, unconditional_rows(inputs, critic.camera))
     outputs, critic_outputs = critic.predict_both(
         prior,
         inputs,
@@ -89,17 +96,12 @@ def predict_eps_and_x0(
     Returns:
         eps_hat and x0_hat.
     """
-    xt, t, conditions = inputs.xt, inputs.t, inputs.conditions
-    if guidance == x0_guidance:
-        required = required_conditions(conditions, guidance)
-    else:
-        required = [conditions.null, conditions.pos, *(c for c, _ in conditions.perp_neg)]
-    outputs = prior(xt, t, *required)
-    first = apply_guidance(conditions, outputs, x0_guidance)
+    conditions = inputs.conditions
     x0_conditions = replace(conditions, denoise_steps=x0_steps)
-    x0_hat = denoise_multistep(prior, first, xt, t, x0_conditions, x0_guidance).x0
-    first = apply_guidance(conditions, outputs, guidance)
-    return denoise_multistep(prior, first, xt, t, conditions, guidance).eps, x0_hat
+    eps_hat, x0_hat = guided_predictions(
+        prior, inputs.xt, inputs.t, (conditions, guidance), (x0_conditions, x0_guidance)
+    )
+    return eps_hat.eps, x0_hat.x0
 
 
 def cached_x0(

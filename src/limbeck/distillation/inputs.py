@@ -76,8 +76,11 @@ class StepInputs:
         return self.schedule.add_noise(self.x0.detach(), self.eps, self.t)
 
     def with_pose(self, condition: Condition) -> Condition:
-        """Add the camera pose of each row, if there are cameras, for camera-conditioned critics."""
-        if self.camera is None:
+        """Add the camera pose of each row, for camera-conditioned critics.
+
+        Unchanged without cameras, and where the condition has a pose already.
+        """
+        if self.camera is None or condition.pose is not None:
             return condition
         pose = to_device(self.camera.pose.float(), condition.data.device)
         return replace(condition, pose=pose)

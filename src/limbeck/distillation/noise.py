@@ -22,6 +22,11 @@ from limbeck.distillation.inputs import StepInputs
 class Noise(abc.ABC):
     """Noise eps of each row of a step."""
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        """Scales of the guided predictions that ``refine`` makes."""
+        return ()
+
     @abc.abstractmethod
     def __call__(
         self,
@@ -206,6 +211,10 @@ class PredictedNoise(Noise):
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {self.iterations}")
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance,)
+
     def __call__(
         self,
         particle: Int[Tensor, "b"],
@@ -243,6 +252,10 @@ class InvertedNoise(Noise):
             raise ValueError(f"inversion_steps must be at least 1, not {self.inversion_steps}")
         if not self.eta >= 0:
             raise ValueError(f"eta must not be negative, not {self.eta}")
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance,)
 
     def __call__(
         self,

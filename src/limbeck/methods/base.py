@@ -10,7 +10,7 @@ alpha_t. A method returns the direction to descend in x, without the weight w(t)
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -55,6 +55,20 @@ class Method(abc.ABC, Generic[S]):
     optimizes = "images"
     passes = ""
     backward = ""
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...] | None:
+        """Scales of the guided predictions in the direction; None: not known.
+
+        Scale 1 does not read the null prompt, and scale 0 reads nothing else; an experiment whose
+        negative prompt, Perp-Neg or denoising steps are read by none of them is refused. By default
+        it is the option ``guidance``, if there is one.
+        """
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name == "guidance") or None
+
+    def unused_options(self) -> dict[str, str]:
+        """Options of the experiment that the direction does not read, each with what to do."""
+        return {}
 
     @abc.abstractmethod
     def init(self, prior: Prior, setup: SetupContext) -> S:

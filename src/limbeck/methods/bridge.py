@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.guidance import guided_prediction
+from limbeck.diffusion.guidance import guided_prediction, guided_predictions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.prompts import extend_prompt
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -61,6 +61,10 @@ class Bridge(Method[PromptEmbeddings]):
                 f"not {self.stage_two_start}"
             )
 
+    def unused_options(self) -> dict[str, str]:
+        instead = "stage two has a text in its place, --method.source-suffix: change that one"
+        return {"negative_prompt": instead} if self.stage_two_start < 1 else {}
+
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
         if len(setup.prompts) != setup.num_prompts:
             raise ValueError(
@@ -89,5 +93,7 @@ class Bridge(Method[PromptEmbeddings]):
         xt, t, eps = inputs.xt, inputs.t, inputs.eps
         if inputs.step < self.stage_two_start * inputs.steps:
             return guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps - eps
-        source, target = prior(xt, t, *state.for_particles(inputs.particle))
-        return self.guidance * (target.eps - source.eps)
+        source, target = state.for_particles(inputs.particle)
+        y = replace(inputs.conditions, pos=target, null=source)
+        eps_source, eps_target = guided_predictions(prior, xt, t, (y, 0.0), (y, 1.0))
+        return self.guidance * (eps_target.eps - eps_source.eps)

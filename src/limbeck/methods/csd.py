@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.guidance import guided_predictions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import PromptEmbeddings
@@ -53,6 +54,14 @@ class CSD(Method[PromptEmbeddings]):
         progress = min(1.0, step / (self.anneal_end * steps)) if self.anneal_end > 0 else 1.0
         return self.negative_start + progress * (self.negative_end - self.negative_start)
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (0.0, 1.0)
+
+    def unused_options(self) -> dict[str, str]:
+        own = "use one of the two, --method.negative-prompt or this"
+        return {"negative_prompt": own} if self.negative_prompt else {}
+
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
         negative = [[self.negative_prompt] * setup.num_prompts] if self.negative_prompt else []
         return PromptEmbeddings(prior, setup, *negative)
@@ -61,9 +70,12 @@ class CSD(Method[PromptEmbeddings]):
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
         n = self.negative_weight(inputs.step, inputs.steps)
-        null = [inputs.conditions.null] if n < 1 else []
+        y = inputs.conditions
+        null = [(y, 0.0)] if n < 1 else []
         negative = state.for_particles(inputs.particle) if n > 0 else []
-        pos, *others = prior(inputs.xt, inputs.t, inputs.conditions.pos, *null, *negative)
+        negative_terms = [(y.with_text(text), 1.0) for text in negative]
+        terms = [(y, 1.0), *null, *negative_terms]
+        pos, *others = guided_predictions(prior, inputs.xt, inputs.t, *terms)
         if len(others) == 1:
             return pos.eps - others[0].eps
         eps_null, eps_neg = others[0].eps, others[1].eps

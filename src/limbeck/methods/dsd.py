@@ -64,6 +64,10 @@ class DSD(Method[SeedNoise]):
         if not 0 <= self.t_min <= 1:
             raise ValueError(f"t_min must be in [0, 1], not {self.t_min}")
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance, self.later_guidance)
+
     def init(self, prior: Prior, setup: SetupContext) -> SeedNoise:
         return SeedNoise(setup)
 

@@ -49,6 +49,9 @@ class HiFA(StatelessMethod):
         if not self.lambda_rgb >= 0:
             raise ValueError(f"lambda_rgb must be at least 0, not {self.lambda_rgb}")
 
+    def unused_options(self) -> dict[str, str]:
+        return {"denoise_steps": "use its own number of them, --method.denoise-steps"}
+
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."] | LatentAndImageGradient:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import ddim_times_before, run_ddim
 from limbeck.diffusion.prior import Prior
@@ -73,7 +74,8 @@ class ISM(StatelessMethod):
         times = ddim_times_before(schedule, s, self.delta_s, self.inversion_steps)
         is_noisy = expand(((times[0] > 0) | self.noisy_start).to(times[0]), x)
         start = torch.where(is_noisy > 0, schedule.add_noise(x, inputs.eps, times[0]), x)
-        return run_ddim(prior, start, inputs.conditions.pos_and_null, times, 0.0)
+        empty = inputs.conditions.unconditional
+        return run_ddim(prior, start, Conditions(empty, empty), times, 0.0)
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
@@ -81,6 +83,6 @@ class ISM(StatelessMethod):
         t, schedule, conditions = inputs.t, inputs.schedule, inputs.conditions
         s = schedule.snap((inputs.t_cpu - self.interval(inputs.step, inputs.steps)).clamp_min(0))
         xs = self.invert(prior, inputs, s)
-        at_s = prior(xs, to_device(s, t.device), conditions.null)[0]
+        at_s = prior(xs, to_device(s, t.device), conditions.unconditional)[0]
         xt = schedule.add_noise(at_s.x0, at_s.eps, t)
         return guided_prediction(prior, xt, t, conditions, self.guidance).eps - at_s.eps

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.guidance import guided_predictions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -53,17 +55,26 @@ class LMC(Method[LMCState]):
     passes = "2 (1 at guidance 0; a sampled projection adds 2 per pair)"
     backward = "projection"
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (0.0, 1.0) if self.guidance != 0 else ()
+
     def init(self, prior: Prior, setup: SetupContext) -> LMCState:
         return LMCState(self.projection.build(prior, setup))
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: LMCState) -> Float[Tensor, "b ..."]:
-        t, schedule, conditions = inputs.t, inputs.schedule, inputs.conditions
-        prompt = [conditions.pos] if self.guidance != 0 else []
-        null, *pos = prior(inputs.xt, t, conditions.null, *prompt)
-        state.x0_hat = null.x0
-        inverse_lambda = expand(schedule.alpha(t) / schedule.sigma(t), null.x0)
-        corrective = inverse_lambda * (state.b(prior, inputs) - null.x0)
-        return corrective + self.guidance * (pos[0].eps - null.eps) if pos else corrective
+        t, schedule, y = inputs.t, inputs.schedule, inputs.conditions
+        # b is the mean of one-step predictions under the empty prompt
+        plain = (Conditions(y.unconditional, y.unconditional), 0.0)
+        guided = [(y, 0.0), (y, 1.0)] if self.guidance != 0 else []
+        unconditional, *pair = guided_predictions(prior, inputs.xt, t, plain, *guided)
+        state.x0_hat = unconditional.x0
+        inverse_lambda = expand(schedule.alpha(t) / schedule.sigma(t), unconditional.x0)
+        corrective = inverse_lambda * (state.b(prior, inputs) - unconditional.x0)
+        if not pair:
+            return corrective
+        null, pos = pair
+        return corrective + self.guidance * (pos.eps - null.eps)
 
     def fit(self, prior: Prior, inputs: StepInputs, state: LMCState) -> dict[str, Tensor]:
         return {} if state.x0_hat is None else state.b.fit(inputs, state.x0_hat)

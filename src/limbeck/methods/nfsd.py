@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.guidance import guided_predictions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -55,6 +56,10 @@ class NFSD(Method[PromptEmbeddings]):
         if not 0 <= self.t_threshold <= 1:
             raise ValueError(f"t_threshold must be a time in [0, 1], not {self.t_threshold}")
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance,) if self.negative_prompt else (self.guidance, 0.0)
+
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
         if self.negative_prompt is not None:
             return self._embed(prior, setup, self.negative_prompt)
@@ -71,11 +76,11 @@ class NFSD(Method[PromptEmbeddings]):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        xt, t, conditions = inputs.xt, inputs.t, inputs.conditions
-        negative = state.for_particles(inputs.particle)
-        null, pos, *neg = prior(xt, t, conditions.null, conditions.pos, *negative)
-        eps_noise = neg[0].eps if neg else null.eps
-        above_threshold = expand((t >= self.t_threshold).to(t), null.eps)
-        delta_c = pos.eps - null.eps
-        # delta_D = eps_null - [t >= threshold] eps_noise
-        return self.guidance * delta_c + null.eps - above_threshold * eps_noise
+        xt, t, y = inputs.xt, inputs.t, inputs.conditions
+        # without y_neg the null prompt stands for the noise
+        texts = [(y.with_text(text), 1.0) for text in state.for_particles(inputs.particle)]
+        noise_term = texts[0] if texts else (y, 0.0)
+        eps_hat, noise = guided_predictions(prior, xt, t, (y, self.guidance), noise_term)
+        # s (eps(x_t, t, y) - eps(x_t, t)) + eps(x_t, t) is the guided prediction
+        above_threshold = expand((t >= self.t_threshold).to(t), xt)
+        return eps_hat.eps - above_threshold * noise.eps

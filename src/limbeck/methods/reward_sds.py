@@ -63,6 +63,10 @@ class RewardSDS(Method[RewardState]):
         if self.reward_steps < 1:
             raise ValueError(f"reward_steps must be at least 1, not {self.reward_steps}")
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance, self.reward_guidance)
+
     def init(self, prior: Prior, setup: SetupContext) -> RewardState:
         return RewardState(self.reward_model.build(prior, setup))
 

@@ -38,6 +38,10 @@ class RFDSRev(StatelessMethod):
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, not {self.iterations}")
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance, self.rev_guidance)
+
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:

@@ -44,6 +44,9 @@ class SDEdit(EditMethod):
         if self.denoise_steps < 1:
             raise ValueError(f"denoise_steps must be at least 1, not {self.denoise_steps}")
 
+    def unused_options(self) -> dict[str, str]:
+        return {"denoise_steps": "use its own number of them, --method.denoise-steps"}
+
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:

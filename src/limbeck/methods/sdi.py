@@ -61,6 +61,14 @@ class SDI(Method[CachedTargets]):
         if not self.inversion_eta >= 0:
             raise ValueError(f"inversion_eta must be at least 0, not {self.inversion_eta}")
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (
+            (self.guidance, self.inversion_guidance)
+            if self.kappa == "inverted"
+            else (self.guidance,)
+        )
+
     def init(self, prior: Prior, setup: SetupContext) -> CachedTargets:
         return CachedTargets(setup)
 

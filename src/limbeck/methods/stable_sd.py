@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.guidance import guided_predictions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import StepInputs
@@ -44,9 +45,9 @@ class StableSD(StatelessMethod):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        xt, t, eps, conditions = inputs.xt, inputs.t, inputs.eps, inputs.conditions
-        unconditional = [conditions.null] if self.guidance != 1 else []
-        pos, *null = prior(xt, t, conditions.pos, *unconditional)
+        xt, t, eps, y = inputs.xt, inputs.t, inputs.eps, inputs.conditions
+        null_term = [(y, 0.0)] if self.guidance != 1 else []
+        pos, *null = guided_predictions(prior, xt, t, (y, 1.0), *null_term)
         r = (pos.eps * eps).flatten(1).sum(1) / eps.square().flatten(1).sum(1)
         is_seeking = expand((t <= self.t_seeking).to(t), eps)
         seeking = is_seeking * (pos.eps - expand(r, eps) * eps)

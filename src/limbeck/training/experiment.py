@@ -107,6 +107,7 @@ class Experiment:
                 "(prompts x particles); use 0 for all"
             )
         self._check_representation()
+        self._check_guidance()
 
     def _check_representation(self) -> None:
         """Refuse cameras, edits and methods that the representation does not support."""
@@ -125,6 +126,31 @@ class Experiment:
                 f"method {method} optimizes the noise of an image, which the representation {name} "
                 "does not hold: use --representation noise-map"
             )
+
+    def _check_guidance(self) -> None:
+        """Refuse negative prompts, Perp-Neg and denoising steps that change nothing."""
+        views = self.camera_sampler.has_perp_neg
+        given = {
+            "negative_prompt": self.negative_prompt if not self.perp_neg else "",
+            "perp_neg": self.perp_neg,
+            "cameras.perp_neg": views,
+            "denoise_steps": self.denoise_steps if self.denoise_steps > 1 else 0,
+        }
+        unused, scales = self.method.unused_options(), self.method.guidance_scales
+        if scales is not None:
+            scales = (*scales, *self.noise.guidance_scales)
+            if scales and set(scales) == {1} and not views:
+                instead = "use a guidance scale other than 1, or weight it by --perp-neg"
+                unused = {"negative_prompt": instead, **unused}
+            elif not scales:
+                unused = {**dict.fromkeys(given, "use a guidance scale other than 0"), **unused}
+            elif set(scales) == {0}:
+                instead = "use a guidance scale other than 0"
+                unused = {"perp_neg": instead, "cameras.perp_neg": instead, **unused}
+        for name, instead in unused.items():
+            if given[name]:
+                method = component_name(type(self.method))
+                raise ValueError(f"method {method} does not use {name} {given[name]}: {instead}")
 
     @property
     def camera_sampler(self) -> CameraSampler:

@@ -147,16 +147,14 @@ class Run:
     def _encode_prompts(self, texts: tuple[str, ...]) -> Conditions:
         """Conditions of texts, one row each, with the negative prompt of the experiment."""
         e, count = self.experiment, len(texts)
+        pos, empty = self.prior.condition(texts), self.prior.condition([""] * count)
+        if not e.negative_prompt:
+            return Conditions(pos, empty, denoise_steps=e.denoise_steps)
         negative = self.prior.condition([e.negative_prompt] * count)
         if not e.perp_neg:
-            return Conditions(self.prior.condition(texts), negative, denoise_steps=e.denoise_steps)
+            return Conditions(pos, negative, denoise_steps=e.denoise_steps, empty=empty)
         weight = torch.full((count,), e.perp_neg, device=self.prior.device)
-        return Conditions(
-            self.prior.condition(texts),
-            self.prior.condition([""] * count),
-            ((negative, weight),),
-            e.denoise_steps,
-        )
+        return Conditions(pos, empty, ((negative, weight),), e.denoise_steps)
 
     def _check_distinct_prompts(self) -> None:
         """Refuse source or negative prompts that differ from the prompt only as texts.

@@ -39,7 +39,7 @@ class _GaussianProjector(Projector):
     def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         x = inputs.x0.detach()
         alpha, sigma = inputs.schedule.alpha(inputs.t), inputs.schedule.sigma(inputs.t)
-        components = inputs.conditions.null.data.isfinite()
+        components = inputs.conditions.unconditional.data.isfinite()
         if bool((components.sum(1) != 1).any()):
             raise ValueError(
                 "the exact projection needs a null prompt that names one Gaussian, "

@@ -46,5 +46,5 @@ class _SampledProjector(Projector):
         rows = torch.arange(b, device=x.device).repeat(2 * n)
         t = inputs.t[rows]
         xt = inputs.schedule.add_noise(x[rows], eps, t)
-        prediction = prior(xt, t, inputs.conditions.null[rows])[0]
+        prediction = prior(xt, t, inputs.conditions.unconditional[rows])[0]
         return prediction.x0.unflatten(0, (2 * n, b)).mean(0)

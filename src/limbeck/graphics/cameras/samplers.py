@@ -26,6 +26,11 @@ class CameraSampler(abc.ABC):
 
     per_particle: int = 1
 
+    @property
+    def has_perp_neg(self) -> bool:
+        """Whether the prompts of other views are negative prompts of Perp-Neg."""
+        return False
+
     def __post_init__(self) -> None:
         if self.per_particle < 1:
             raise ValueError(f"per_particle must be at least 1, not {self.per_particle}")
@@ -208,6 +213,10 @@ class Orbit(CameraSampler):
         row = torch.arange(count)
         views = self.per_particle if count % self.per_particle == 0 else 1
         return row % views * (count // views) + row // views
+
+    @property
+    def has_perp_neg(self) -> bool:
+        return self.perp_neg > 0
 
     @property
     def interpolates_prompts(self) -> bool:
