@@ -20,6 +20,7 @@ from torch import nn
 
 from limbeck.cli.main import main
 from limbeck.diffusion.condition import Condition, Conditions
+from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import Sampling
@@ -392,16 +393,53 @@ def test_unconditional_prob_0_and_1(prob, text, prior, monkeypatch):
     assert torch.equal(recorded[-1][0].data, prior.condition([text] * 3).data)
 
 
-def test_both_critic_conditions_of_esd_have_the_camera(prior, monkeypatch):
+def test_esd_in_3d_keeps_the_text_and_zeroes_the_camera(prior, monkeypatch):
+    """phi guidance .5 between the same text without and with the camera, as guidance_scale_lora."""
     method = ESD(7.5, 0.5, LoRACritic(2, camera=True))
     run = Run(camera_experiment(None, method=method), prior)
+    with torch.no_grad():  # a new pose embedding ends in zeros and hears no camera
+        run.state.adapters.pose.last.weight.normal_(generator=rng(1))
     recorded = record_conditions(monkeypatch)
-    inputs = run.advance().inputs
-    null, _, critic_null, critic_pos = recorded[0]
-    assert torch.equal(critic_null.pose, inputs.camera.pose)
+    step = run.advance()
+    inputs = step.inputs
+    _, _, critic_null, critic_pos = recorded[0]
     assert torch.equal(critic_pos.pose, inputs.camera.pose)
-    assert torch.equal(critic_null.data, null.data)
-    assert torch.equal(critic_pos.data, prior.condition([PROMPT] * 2).data)
+    assert torch.equal(critic_null.pose, torch.zeros(2, 4, 4))
+    text = prior.condition([PROMPT] * 2).data
+    assert torch.equal(critic_null.data, text) and torch.equal(critic_pos.data, text)
+
+    fresh = Run(camera_experiment(None, method=method), prior)
+    fresh.state.adapters.load_state_dict(run.state.adapters.state_dict())
+    critic = fresh.state.adapters
+    conditions = [prior.condition([PROMPT] * 2).with_adapters(critic) for _ in range(2)]
+    conditions[1] = replace(conditions[1], pose=inputs.camera.pose.float())
+    with torch.no_grad():
+        without, with_camera = prior(inputs.xt, inputs.t, *conditions)
+        eps_hat = guided_prediction(prior, inputs.xt, inputs.t, inputs.conditions, 7.5).eps
+        direction = method(prior, inputs, fresh.state)
+    assert max_difference(without.eps, with_camera.eps) > 1e-2
+    expected = eps_hat - 0.5 * without.eps - 0.5 * with_camera.eps
+    assert max_difference(direction, expected) < 1e-5
+
+
+def test_esd_in_3d_without_camera_conditioning_leaves_out_the_view_words(prior, monkeypatch):
+    training = CriticTraining(unconditional_prob=1.0)
+    method = ESD(7.5, 0.5, LoRACritic(2, training))
+    run = Run(camera_experiment(None, method=method), prior)
+    recorded = record_conditions(monkeypatch)
+    run.advance()
+    _, pos, critic_null, critic_pos = recorded[0]
+    view_free = prior.condition([PROMPT] * 2).data
+    assert torch.equal(critic_null.data, view_free) and torch.equal(critic_pos.data, pos.data)
+    assert torch.equal(recorded[1][0].data, view_free)  # the rows that train it
+
+
+def test_esd_in_3d_needs_a_critic_that_is_told_the_view(prior):
+    cameras = Orbit(view_prompts=("", "", "", ""))
+    method = ESD(7.5, 0.5, LoRACritic(2))
+    experiment = camera_experiment(None, method=method, cameras=cameras)
+    with pytest.raises(ValueError, match="esd in 3D needs a critic that is told the view"):
+        Run(experiment, prior)
 
 
 def test_only_a_camera_conditioned_critic_learns_views_apart(prior):

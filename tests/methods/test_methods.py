@@ -301,7 +301,8 @@ def test_run_passes_its_prompts_to_bridge():
     prior = labeled_mixture()
     method = Bridge(source_suffix=" mug", target_suffix=" chair")
     run = Run(Experiment(("red", "blue"), method=method, particles=2, steps=4), prior)
-    source, target = run.state.for_particles(torch.arange(4))
+    inputs, _ = last_step_inputs(prior, ("red", "blue"), rows=4)
+    source, target = run.state.for_rows(inputs)
     for embedding, noun in ((source, "mug"), (target, "chair")):
         texts = [f"red {noun}", f"red {noun}", f"blue {noun}", f"blue {noun}"]
         assert torch.equal(embedding.data, prior.condition(texts).data)

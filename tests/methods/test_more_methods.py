@@ -119,7 +119,9 @@ def test_prompt_embeddings_are_given_to_the_particles_of_each_prompt():
     prior = labeled_mixture()
     setup = SetupContext(6, 2, 0, torch.zeros(6, 4))
     embeddings = PromptEmbeddings(prior, setup, ["red", "blue"], ["chair", "mug"])
-    first, second = embeddings.for_particles(torch.tensor([5, 0, 3]))
+    zeros, conditions = torch.zeros(3, 4), class_conditions(3, (1.0,), (1.0,))
+    rows = replace(make_inputs(SD, zeros, 0.5, zeros, conditions), particle=torch.tensor([5, 0, 3]))
+    first, second = embeddings.for_rows(rows)
     assert torch.equal(first.data, prior.condition(["blue", "red", "blue"]).data)
     assert torch.equal(second.data, prior.condition(["mug", "chair", "mug"]).data)
     assert embeddings.tensors() == {}

@@ -14,6 +14,7 @@ from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import to_device
+from limbeck.distillation.row_views import RowViews
 from limbeck.graphics.cameras.camera import Camera
 
 
@@ -49,6 +50,7 @@ class StepInputs:
         camera: camera of each row, for critics; methods must not read it. None: a 2D
             representation.
         drawn_t: t on the CPU as it was drawn. None: t is copied from its device when needed.
+        views: view prompt of each row, for texts of the method. None: prompts have no views.
     """
 
     x0: Float[Tensor, "b ..."]
@@ -64,6 +66,7 @@ class StepInputs:
     source: EditSource | None = None
     camera: Camera | None = None
     drawn_t: Float[Tensor, "b"] | None = None
+    views: RowViews | None = None
 
     @cached_property
     def t_cpu(self) -> Float[Tensor, "b"]:
@@ -108,6 +111,7 @@ class StepInputs:
             source=source,
             camera=camera,
             drawn_t=drawn_t,
+            views=None if self.views is None else self.views[rows],
         )
 
     def random_later_t(self, fraction: float, t_min: float) -> Float[Tensor, "b"]:
@@ -131,6 +135,11 @@ def _refuse_loading(model: str) -> Prior:
     raise ValueError(f"cannot load {model!r}: this SetupContext has no load_prior")
 
 
+def _without_views(text: str) -> tuple[str, ...]:
+    """The variants of a text in a run without views."""
+    return (text,)
+
+
 @dataclass(frozen=True)
 class SetupContext:
     """What a method may need to build its state.
@@ -146,6 +155,7 @@ class SetupContext:
         load_prior: loads another prior by its name, onto the device of this one.
         view_prompts: the prompts with every view word, if they have view words.
         has_cameras: whether the particles are rendered by cameras.
+        texts_by_view: the variants of a text with every view word; one, if there are no views.
     """
 
     particles: int
@@ -158,6 +168,7 @@ class SetupContext:
     load_prior: Callable[[str], Prior] = _refuse_loading
     view_prompts: tuple[str, ...] = ()
     has_cameras: bool = False
+    texts_by_view: Callable[[str], tuple[str, ...]] = _without_views
 
     def prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Index of the prompt of each particle."""

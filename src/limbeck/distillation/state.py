@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Protocol
 
-from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition, same_rows
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.prompts import ExtendedPrompt, extend_prompt
 from limbeck.diffusion.tensors import to_device
-from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.inputs import SetupContext, StepInputs
 
 
 class State(Protocol):
@@ -42,28 +41,31 @@ class Stateless:
 
 
 class PromptEmbeddings(Stateless):
-    """Encoded texts that a method needs besides the prompts, one row per prompt.
+    """Encoded texts that a method needs besides the prompts, one row per prompt, or per view of it.
 
     They are encoded anew from the texts, so checkpoints hold nothing.
 
     Args:
         prior: prior that encodes the texts.
         setup: context of the run.
-        texts: sequences of texts, each with one text per prompt. A text encoder must read all of a
-            text, but may cut the prompt of an ``ExtendedPrompt``.
+        texts: sequences of texts, each with one text per prompt, or all of them with the
+            ``texts_by_view`` of each, those of a prompt next to each other. A text encoder must
+            read all of a text, but may cut the prompt of an ``ExtendedPrompt``.
 
     Raises:
-        ValueError: if a sequence does not hold one text per prompt, if the prior cannot encode a
-            text, or if two texts of a prompt differ and are the same to the prior.
+        ValueError: if a sequence has another length, if the prior cannot encode a text, or if two
+            texts of a prompt differ and are the same to the prior.
     """
 
     def __init__(self, prior: Prior, setup: SetupContext, *texts: Sequence[str]):
         for sequence in texts:
-            if len(sequence) != setup.num_prompts:
+            views = len(setup.texts_by_view(""))
+            if len(sequence) not in (setup.num_prompts, setup.num_prompts * views):
                 raise ValueError(
                     f"one text is needed for each of the {setup.num_prompts} prompts, "
                     f"not {len(sequence)}"
                 )
+        self._num_prompts = setup.num_prompts
         self._particles_per_prompt = setup.particles // setup.num_prompts
         whole = [[_uncut(text) for text in sequence] for sequence in texts]
         try:
@@ -74,10 +76,16 @@ class PromptEmbeddings(Stateless):
                 f"a text of the method: {error}; change the method's own text, or leave it empty"
             ) from error
 
-    def for_particles(self, particle: Int[Tensor, "b"]) -> list[Condition]:
-        """The condition of each sequence of texts, for the prompts of ``particle`` (``[B]``)."""
-        prompt = particle // self._particles_per_prompt
-        return [c[to_device(prompt, c.data.device)] for c in self._conditions]
+    def for_rows(self, inputs: StepInputs) -> list[Condition]:
+        """The condition of each sequence of texts, for the prompts and views of a step's rows."""
+        prompt, views, found = inputs.particle // self._particles_per_prompt, inputs.views, []
+        for condition in self._conditions:
+            rows = to_device(prompt, condition.data.device)
+            if views is not None and len(condition) == self._num_prompts * views.count:
+                found.append(views.select(condition, rows))
+            else:
+                found.append(condition[rows])
+        return found
 
 
 def _uncut(text: str) -> ExtendedPrompt:

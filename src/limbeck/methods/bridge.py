@@ -76,16 +76,20 @@ class Bridge(Method[PromptEmbeddings]):
                 return self._embed(prior, setup, _SOURCE_SUFFIX, _TARGET_SUFFIX)
             except ValueError:
                 notify(_UNREADABLE)
-                target = [extend_prompt(prompt, "") for prompt in setup.prompts]
-                return PromptEmbeddings(prior, setup, [""] * setup.num_prompts, target)
+                target = self._extend(setup, "")
+                return PromptEmbeddings(prior, setup, [""] * len(target), target)
         return self._embed(prior, setup, self.source_suffix or "", self.target_suffix or "")
 
     def _embed(
         self, prior: Prior, setup: SetupContext, source_suffix: str, target_suffix: str
     ) -> PromptEmbeddings:
-        source = [extend_prompt(prompt, source_suffix) for prompt in setup.prompts]
-        target = [extend_prompt(prompt, target_suffix) for prompt in setup.prompts]
+        source, target = self._extend(setup, source_suffix), self._extend(setup, target_suffix)
         return PromptEmbeddings(prior, setup, source, target)
+
+    def _extend(self, setup: SetupContext, suffix: str) -> list[str]:
+        """The prompts with a suffix, in 3D each in its variants of the views."""
+        extended = (extend_prompt(prompt, suffix) for prompt in setup.prompts)
+        return [view for text in extended for view in setup.texts_by_view(text)]
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
@@ -93,7 +97,7 @@ class Bridge(Method[PromptEmbeddings]):
         xt, t, eps = inputs.xt, inputs.t, inputs.eps
         if inputs.step < self.stage_two_start * inputs.steps:
             return guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps - eps
-        source, target = state.for_particles(inputs.particle)
+        source, target = state.for_rows(inputs)
         y = replace(inputs.conditions, pos=target, null=source)
         eps_source, eps_target = guided_predictions(prior, xt, t, (y, 0.0), (y, 1.0))
         return self.guidance * (eps_target.eps - eps_source.eps)

@@ -72,7 +72,7 @@ class CSD(Method[PromptEmbeddings]):
         n = self.negative_weight(inputs.step, inputs.steps)
         y = inputs.conditions
         null = [(y, 0.0)] if n < 1 else []
-        negative = state.for_particles(inputs.particle) if n > 0 else []
+        negative = state.for_rows(inputs) if n > 0 else []
         negative_terms = [(y.with_text(text), 1.0) for text in negative]
         terms = [(y, 1.0), *null, *negative_terms]
         pos, *others = guided_predictions(prior, inputs.xt, inputs.t, *terms)

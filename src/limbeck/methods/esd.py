@@ -11,7 +11,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.distillation.batching import predict_prior_and_critic
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
-from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import CriticMethod
 
 
@@ -23,10 +23,12 @@ def _critic_with_null_rows() -> CriticConfig:
 class ESD(CriticMethod):
     """Entropic SD: eps_pretrain - (lambda eps_phi(x_t, t) + (1 - lambda) eps_phi(x_t, t, c)).
 
+    c is the view of a 3D representation, and the prompt stays in both; of images c is the prompt.
+
     Attributes:
         guidance: guidance scale s of the prior, eps_pretrain = eps_hat_s(x_t, t, y).
         entropy_weight: lambda in [0, 1], the weight of the entropy of the particles. 0 is VSD.
-        critic: what the critic is and how it is trained; it needs unconditional rows too.
+        critic: what the critic is and how it is trained; it needs rows without c too.
     """
 
     guidance: float = 7.5
@@ -46,6 +48,16 @@ class ESD(CriticMethod):
     def __post_init__(self) -> None:
         if not 0 <= self.entropy_weight <= 1:
             raise ValueError(f"entropy_weight must be in [0, 1], not {self.entropy_weight}")
+
+    def init(self, prior: Prior, setup: SetupContext) -> Critic:
+        critic = super().init(prior, setup)
+        has_views = critic.camera or set(setup.view_prompts) != set(setup.prompts)
+        if setup.has_cameras and self.entropy_weight > 0 and not has_views:
+            raise ValueError(
+                "esd in 3D needs a critic that is told the view: give it the camera with "
+                "--method.critic lora --method.critic.camera, or use view prompts"
+            )
+        return critic
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         # lambda eps_phi(x_t, t) + (1 - lambda) eps_phi(x_t, t, c) is guidance of scale 1 - lambda

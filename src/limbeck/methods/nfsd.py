@@ -78,7 +78,7 @@ class NFSD(Method[PromptEmbeddings]):
     ) -> Float[Tensor, "b ..."]:
         xt, t, y = inputs.xt, inputs.t, inputs.conditions
         # without y_neg the null prompt stands for the noise
-        texts = [(y.with_text(text), 1.0) for text in state.for_particles(inputs.particle)]
+        texts = [(y.with_text(text), 1.0) for text in state.for_rows(inputs)]
         noise_term = texts[0] if texts else (y, 0.0)
         eps_hat, noise = guided_predictions(prior, xt, t, (y, self.guidance), noise_term)
         # s (eps(x_t, t, y) - eps(x_t, t)) + eps(x_t, t) is the guided prediction

@@ -15,10 +15,12 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
+from limbeck.distillation.row_views import RowViews
 from limbeck.distillation.state import State
 from limbeck.distillation.surrogate import surrogate
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.cameras.samplers import CameraSampler
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.loading import load
 from limbeck.representations.base import Render
@@ -62,16 +64,21 @@ def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, 
     return particles.repeat_interleave(e.camera_sampler.per_particle)
 
 
-def prompts_by_view(experiment: Experiment) -> tuple[str, ...]:
-    """Return every prompt with the words of every view, those of a prompt next to each other.
+def texts_by_view(cameras: CameraSampler, text: str) -> tuple[str, ...]:
+    """Return a text with the words of every view.
 
-    Words at the end of a prompt survive where a text encoder cuts it.
+    Words at the end of it survive where a text encoder cuts it.
     """
     return tuple(
-        extend_prompt(prompt, text.removeprefix(prompt)) if text.startswith(prompt) else text
-        for prompt in experiment.prompts
-        for text in experiment.camera_sampler.prompts_by_view(prompt)
+        extend_prompt(text, view.removeprefix(text)) if view.startswith(text) else view
+        for view in cameras.prompts_by_view(text)
     )
+
+
+def prompts_by_view(experiment: Experiment) -> tuple[str, ...]:
+    """Return every prompt with the words of every view, those of a prompt next to each other."""
+    cameras = experiment.camera_sampler
+    return tuple(text for prompt in experiment.prompts for text in texts_by_view(cameras, prompt))
 
 
 class Run:
@@ -122,6 +129,7 @@ class Run:
             load_prior=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
             view_prompts=view_prompts,
             has_cameras=request.camera is not None,
+            texts_by_view=partial(texts_by_view, self.cameras),
         )
         self.state: State = e.method.init(prior, context)
         self.step = 0
@@ -134,9 +142,9 @@ class Run:
 
     def _encode_view_prompts(self, view_prompts: tuple[str, ...]) -> Conditions:
         """Conditions of every view prompt, with the plain prompt as ``pos.view_free``."""
-        if self.num_views == 1:
-            return self._encode_prompts(view_prompts)
         prompts = self.experiment.prompts
+        if set(view_prompts) == set(prompts):
+            return self._encode_prompts(view_prompts)
         # in one call, because the text encoders are loaded for it
         plain = self.prior.condition((*view_prompts, *prompts))[len(view_prompts) :]
         conditions = self._encode_prompts(view_prompts)
@@ -200,20 +208,27 @@ class Run:
             particle: particle indices.
             camera: camera of each row; needed if the prompts differ by view.
         """
-        if self.num_views == 1:
-            return self.conditions[self._prompt_index(particle)]
-        first = self._prompt_index(particle) * self.num_views
-        view_weights = to_device(self.cameras.view_weights(camera, len(particle)), first.device)
-        weight, view = view_weights.topk(2, dim=1)
-        conditions = self.conditions[first + view[:, 0]]
-        if self.cameras.interpolates_prompts:
-            second = self.conditions.pos[first + view[:, 1]]
-            conditions = replace(conditions, pos=conditions.pos.lerp(second, weight[:, 1]))
+        prompt, views = self._prompt_index(particle), self._views_for(len(particle), camera)
+        if views is None:
+            return self.conditions[prompt]
+        first = prompt * self.num_views
+        conditions = self.conditions[first + views.nearest]
+        conditions = replace(conditions, pos=views.select(self.conditions.pos, prompt))
         negatives = []
         for other_view, negative_weight in self.cameras.perp_neg_weights(camera):
             other = self.conditions.pos[first + to_device(other_view, first.device)]
             negatives.append((other, to_device(negative_weight, first.device)))
         return replace(conditions, perp_neg=(*conditions.perp_neg, *negatives))
+
+    def _views_for(self, count: int, camera: Camera | None) -> RowViews | None:
+        """The view of each row, on the prior's device; None if prompts do not depend on it."""
+        if self.num_views == 1:
+            return None
+        view_weights = to_device(self.cameras.view_weights(camera, count), self.prior.device)
+        weight, view = view_weights.topk(2, dim=1)
+        if not self.cameras.interpolates_prompts:
+            return RowViews(self.num_views, view[:, 0])
+        return RowViews(self.num_views, view[:, 0], view[:, 1], weight[:, 1])
 
     def _source_for(self, particle: Int[Tensor, "b"]) -> EditSource | None:
         """What particles are edits of; None if the run is no edit."""
@@ -300,6 +315,7 @@ class Run:
             source=self._source_for(particle),
             camera=camera,
             drawn_t=drawn_t,
+            views=self._views_for(len(particle), camera),
         )
 
     def _step_metrics(

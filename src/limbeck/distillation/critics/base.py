@@ -122,14 +122,15 @@ class CriticTraining:
         batch_size: rows per training step. 0: as many as the particles of the iteration.
         timesteps: distribution of t for training, independent of the particles' t (ProlificDreamer:
             uniform on [0, 1]).
-        unconditional_prob: probability that a row is trained without what a critic guidance other
-            than 1 moves away from, in [0, 1]: without its prompt; of a 3D representation, without
-            its view. Critics that are conditioned on the camera have ``camera_dropout`` for it.
+        unconditional_prob: probability that a row is trained without its prompt, in [0, 1]; in 3D
+            without the view words of its prompt, unless the critic is conditioned on the camera. A
+            critic guidance other than 1 needs it.
         loss_target: quantity whose square error is the loss; auto is the one the critic's network
             predicts. Another target is another weight of t: v of a network that predicts eps
             weights its square error by 1 / alpha^2.
         camera_dropout: probability that a row of a camera-conditioned critic is trained without its
-            camera, in [0, 1] (ProlificDreamer's code: 0.1).
+            camera, in [0, 1] (ProlificDreamer's code: 0.1); a critic guidance other than 1 needs
+            it.
     """
 
     lr: float = 1e-3
@@ -242,12 +243,16 @@ class CriticTrainer:
         return loss.detach()
 
     def _dropout(self, inputs: StepInputs, rows: Tensor) -> Condition:
-        """Conditions of ``rows``, some of them unconditional, some without their camera."""
+        """Conditions of ``rows``, some of them without their text, some without their camera."""
         n, rng, device = len(rows), inputs.rng, inputs.x0.device
         condition = inputs.with_pose(inputs.conditions.pos)[rows]
         if self.training.unconditional_prob > 0:
             drop = torch.rand(n, generator=rng) < self.training.unconditional_prob
-            null = inputs.with_pose(unconditional_rows(inputs, self.camera))[rows]
+            # what guidance of a critic with cameras leaves out is the camera, dropped below
+            null = inputs.conditions.unconditional
+            if not self.camera:
+                null = unconditional_rows(inputs, camera=False)
+            null = inputs.with_pose(null)[rows]
             condition = condition.where(~to_device(drop, device), null)
         if self.camera and condition.pose is not None and self.training.camera_dropout > 0:
             drop = torch.rand(n, generator=rng) < self.training.camera_dropout
@@ -275,18 +280,16 @@ def unconditional_rows(inputs: StepInputs, camera: bool) -> Condition:
 
     Of images it is the empty prompt. Of a 3D representation the view is what is left out, and the
     prompt stays: the camera is zero for a critic that is conditioned on it (as in the code of ESD),
-    and the prompt has no view words for others.
+    and for others the prompt has no view words, if it had any.
 
     Args:
         inputs: the current step.
         camera: whether the critic is conditioned on the camera.
     """
-    if inputs.camera is None:
-        return inputs.conditions.unconditional
     pos = inputs.conditions.pos
-    if camera:
+    if inputs.camera is not None and camera:
         return replace(pos, pose=torch.zeros(len(pos), 4, 4, device=pos.data.device))
-    return pos.without_view
+    return inputs.conditions.unconditional if pos.view_free is None else pos.without_view
 
 
 def require_cameras(camera: bool, setup: SetupContext) -> None:
