@@ -438,7 +438,7 @@ def test_esd_in_3d_needs_a_critic_that_is_told_the_view(prior):
     cameras = Orbit(view_prompts=("", "", "", ""))
     method = ESD(7.5, 0.5, LoRACritic(2))
     experiment = camera_experiment(None, method=method, cameras=cameras)
-    with pytest.raises(ValueError, match="esd in 3D needs a critic that is told the view"):
+    with pytest.raises(ValueError, match="this method needs a critic that is told the view"):
         Run(experiment, prior)
 
 

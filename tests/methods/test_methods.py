@@ -315,8 +315,9 @@ def test_bridge_without_readable_suffixes_goes_from_the_empty_prompt_to_the_prom
     mixture, network = labeled_mixture(), StableDiffusion(str(v_folder))
     for prior, prompt in ((mixture, "mug"), (network, "a red mug"), (network, "a red mug " * 9)):
         setup = SetupContext(6, 1, 0, torch.zeros(6, 4), (prompt,))
+        rows, _ = last_step_inputs(prior, (prompt,))
         with collect_notices() as notices:
-            source, target = Bridge().init(prior, setup).for_particles(torch.arange(6))
+            source, target = Bridge().init(prior, setup).for_rows(rows)
         assert torch.equal(source.data, prior.condition([""] * 6).data)
         assert torch.equal(target.data, prior.condition([prompt] * 6).data)
         assert [text for text in notices if text.startswith("bridge: this model cannot read")]
@@ -326,8 +327,9 @@ def test_bridge_uses_the_papers_suffixes_where_the_model_tells_them_apart():
     labels = ("red mug", "blurry mug", "sharp mug")
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=labels)
     setup = SetupContext(6, 1, 0, torch.zeros(6, 4), ("mug",))
+    rows, _ = last_step_inputs(prior, ("mug",))
     with collect_notices() as notices:
-        source, target = Bridge().init(prior, setup).for_particles(torch.arange(6))
+        source, target = Bridge().init(prior, setup).for_rows(rows)
     assert torch.equal(source.data, prior.condition(["blurry mug"] * 6).data)
     assert torch.equal(target.data, prior.condition(["sharp mug"] * 6).data)
     assert notices == []
@@ -337,7 +339,8 @@ def test_bridge_keeps_its_words_where_it_cuts_a_long_prompt(v_folder):
     prior, prompt = StableDiffusion(str(v_folder)), "two striped cats, a blue chair, on grey, " * 3
     setup = SetupContext(6, 1, 0, torch.zeros(6, 4), (prompt,))
     method = Bridge(source_suffix=", low", target_suffix=", red")
-    source, target = method.init(prior, setup).for_particles(torch.arange(6))
+    rows, _ = last_step_inputs(prior, (prompt,))
+    source, target = method.init(prior, setup).for_rows(rows)
     kept = "two striped cats, a blue chair"  # with "on" it would be 13 tokens, one too many
     assert torch.equal(source.data[:1], prior.condition([kept + ", low"]).data)
     assert torch.equal(target.data[:1], prior.condition([kept + ", red"]).data)

@@ -255,19 +255,19 @@ def test_nfsd_runs_and_resumes():
 
 def test_nfsd_has_no_negative_prompt_where_the_model_cannot_read_the_papers(v_folder):
     for prior in (labeled_mixture(), StableDiffusion(str(v_folder))):
-        _, start = prompted_inputs(prior)
+        rows, start = prompted_inputs(prior)
         with collect_notices() as notices:
             state = NFSD().init(prior, start)
-        assert state.for_particles(torch.arange(6)) == []
+        assert state.for_rows(rows) == []
         assert [text for text in notices if text.startswith("nfsd: this model cannot read")]
 
 
 def test_nfsd_uses_the_papers_negative_prompt_where_the_model_can_read_it():
     labels = ("red mug", "blue mug", "dark, dull, gloomy")
     prior = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), labels=labels)
-    _, start = prompted_inputs(prior, ("mug", "red"))
+    rows, start = prompted_inputs(prior, ("mug", "red"))
     with collect_notices() as notices:
-        (negative,) = NFSD().init(prior, start).for_particles(torch.arange(6))
+        (negative,) = NFSD().init(prior, start).for_rows(rows)
     assert torch.equal(negative.data, prior.condition(["dark dull gloomy"] * 6).data)
     assert notices == []
 

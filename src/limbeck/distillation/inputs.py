@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.row_views import RowViews
@@ -169,6 +170,23 @@ class SetupContext:
     view_prompts: tuple[str, ...] = ()
     has_cameras: bool = False
     texts_by_view: Callable[[str], tuple[str, ...]] = _without_views
+
+    def extended_prompts(self, suffix: str) -> list[str]:
+        """Every prompt with a suffix, in 3D in its variants of the views.
+
+        Args:
+            suffix: text to append as it is, with its comma or space.
+
+        Raises:
+            ValueError: if the texts of the prompts are not known.
+        """
+        if len(self.prompts) != self.num_prompts:
+            raise ValueError(
+                f"the method extends the prompts and needs the texts of all {self.num_prompts}, "
+                f"but the setup has {len(self.prompts)}"
+            )
+        extended = (extend_prompt(prompt, suffix) for prompt in self.prompts)
+        return [view for text in extended for view in self.texts_by_view(text)]
 
     def prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Index of the prompt of each particle."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction, guided_predictions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.prompts import extend_prompt
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import PromptEmbeddings
 from limbeck.methods.base import Method
@@ -66,30 +65,17 @@ class Bridge(Method[PromptEmbeddings]):
         return {"negative_prompt": instead} if self.stage_two_start < 1 else {}
 
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
-        if len(setup.prompts) != setup.num_prompts:
-            raise ValueError(
-                f"Bridge extends the prompts and needs the texts of all {setup.num_prompts}, "
-                f"but the setup has {len(setup.prompts)}"
-            )
         if self.source_suffix is None and self.target_suffix is None:
             try:
                 return self._embed(prior, setup, _SOURCE_SUFFIX, _TARGET_SUFFIX)
             except ValueError:
                 notify(_UNREADABLE)
-                target = self._extend(setup, "")
+                target = setup.extended_prompts("")
                 return PromptEmbeddings(prior, setup, [""] * len(target), target)
         return self._embed(prior, setup, self.source_suffix or "", self.target_suffix or "")
 
-    def _embed(
-        self, prior: Prior, setup: SetupContext, source_suffix: str, target_suffix: str
-    ) -> PromptEmbeddings:
-        source, target = self._extend(setup, source_suffix), self._extend(setup, target_suffix)
-        return PromptEmbeddings(prior, setup, source, target)
-
-    def _extend(self, setup: SetupContext, suffix: str) -> list[str]:
-        """The prompts with a suffix, in 3D each in its variants of the views."""
-        extended = (extend_prompt(prompt, suffix) for prompt in setup.prompts)
-        return [view for text in extended for view in setup.texts_by_view(text)]
+    def _embed(self, prior: Prior, setup: SetupContext, *suffixes: str) -> PromptEmbeddings:
+        return PromptEmbeddings(prior, setup, *map(setup.extended_prompts, suffixes))
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings

@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.batching import predict_prior_and_critic
 from limbeck.distillation.critics.auto import AutoCritic
-from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
+from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining, require_views
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import CriticMethod
 
@@ -51,12 +51,8 @@ class ESD(CriticMethod):
 
     def init(self, prior: Prior, setup: SetupContext) -> Critic:
         critic = super().init(prior, setup)
-        has_views = critic.camera or set(setup.view_prompts) != set(setup.prompts)
-        if setup.has_cameras and self.entropy_weight > 0 and not has_views:
-            raise ValueError(
-                "esd in 3D needs a critic that is told the view: give it the camera with "
-                "--method.critic lora --method.critic.camera, or use view prompts"
-            )
+        if self.entropy_weight > 0:
+            require_views(critic, setup)
         return critic
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
