@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import struct
@@ -20,8 +21,9 @@ from limbeck import Experiment
 from limbeck.cli.main import main
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.export import uv_atlas
-from limbeck.graphics.export.export import MeshExportOptions, export_asset
+from limbeck.graphics.export.export import DEFAULT_MAX_FACES, MeshExportOptions, export_asset
 from limbeck.graphics.export.mesh_cleanup import (
+    TexturedMesh,
     decimate,
     drop_small_components,
     unit_vertex_normals,
@@ -30,6 +32,7 @@ from limbeck.graphics.export.uv_atlas import bake_texture, dilate_texture, raste
 from limbeck.graphics.export.writers import decode_ply, encode_glb, encode_ply, srgb_to_linear
 from limbeck.graphics.geometry.assets import Splats, Surface
 from limbeck.graphics.geometry.gaussian_ply import read_gaussian_ply
+from limbeck.graphics.geometry.marching_tetrahedra import TetGrid
 from limbeck.graphics.geometry.mesh import MeshTopology, connected_components
 from limbeck.priors.loading import load
 from limbeck.runs.recorder import record
@@ -303,18 +306,86 @@ def test_decimation_keeps_the_shape() -> None:
     assert abs(mesh.volume / (4 / 3 * math.pi * RADIUS**3) - 1) < 0.02
     assert (coarse.vertices.norm(dim=1) / RADIUS - 1).abs().max() < 0.02
     assert decimate(surface, len(surface.faces)) is surface
-    with pytest.raises(ValueError, match="max_faces 4 is too few"):
-        decimate(surface, 4)
+    assert len(decimate(surface, 4).faces) == 4
+    vertices = torch.cat([surface.vertices, surface.vertices + 3])
+    faces = torch.cat([surface.faces, surface.faces + len(surface.vertices)])
+    with pytest.raises(ValueError, match=r"max_faces 6 is too few .* at least 8 are needed"):
+        decimate(Surface(vertices, faces, surface.color), 6)
 
 
 def test_decimation_keeps_edges_and_corners() -> None:
-    """A cluster's vertex lies where its planes meet; the mean of vertices would cut corners off."""
+    """A vertex lies where its planes meet; the mean of vertices would cut corners off."""
     surface = cube(16)
     coarse = decimate(surface, 500)
     assert len(coarse.faces) <= 500 < len(surface.faces)
     corners = torch.cartesian_prod(*[torch.tensor([-0.5, 0.5])] * 3)
     assert torch.cdist(corners, coarse.vertices).min(1).values.max() < 1e-4
     assert (coarse.vertices.abs().amax(1) - 0.5).abs().max() < 1e-4
+
+
+def noisy_surface(resolution: int) -> Surface:
+    """A ball and two boxes with rough surfaces, extracted as the surface of a field is."""
+    grid = TetGrid(resolution, 1.0)
+    points = grid.vertices()
+    distance = points.norm(dim=1) - 0.5
+    for center, half in (((0.0, -0.6, 0.0), 0.25), ((0.55, 0.1, 0.0), 0.18)):
+        box = ((points - torch.tensor(center)).abs() - half).amax(1)
+        distance = torch.minimum(distance, box)
+    distance = distance + 0.1 * grid.cell_size * torch.randn(len(points), generator=rng())
+    distance[grid.boundary_mask()] = 1.0
+    vertices, mesh = grid.extract_surface(distance, points)
+    return Surface(vertices, mesh.faces, cube_color)
+
+
+def uv_charts(mesh: TexturedMesh) -> int:
+    """Number of charts of a texture."""
+    topology = MeshTopology(mesh.faces, len(mesh.vertices))
+    return len(connected_components(topology)[mesh.faces[:, 0]].unique())
+
+
+def test_a_rough_surface_becomes_a_mesh_that_a_person_can_edit() -> None:
+    """Closed, as few faces as asked for, charts of a size that can be painted, the same volume."""
+    surface = noisy_surface(48)
+    before = trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+    mesh, _ = MeshExportOptions(texture_size=256, max_faces=5000).to_mesh(surface)
+    assert len(surface.faces) > 20_000 and 4_990 <= len(mesh.faces) <= 5_000
+    loaded = trimesh.load(io.BytesIO(encode_glb(mesh)), "glb", force="mesh", process=False)
+    loaded.merge_vertices(merge_tex=True, merge_norm=True)  # charts duplicate their borders
+    assert before.is_watertight and loaded.is_watertight and loaded.is_winding_consistent
+    assert loaded.euler_number == before.euler_number
+    assert loaded.volume == pytest.approx(before.volume, rel=0.01)
+    assert uv_charts(mesh) <= 60
+
+
+def test_by_default_an_export_has_at_most_thirty_thousand_faces() -> None:
+    assert MeshExportOptions().max_faces == DEFAULT_MAX_FACES == 30_000
+    mesh, _ = MeshExportOptions(vertex_colors=True).to_mesh(noisy_surface(64))
+    assert 29_990 <= len(mesh.faces) <= 30_000
+
+
+def test_open_borders_stay_where_they_are() -> None:
+    vertices, faces = triangulated_square(8)
+    flat = torch.cat([vertices, torch.zeros(len(vertices), 1)], 1)
+    coarse = decimate(Surface(flat, faces, cube_color), 80)
+    border = ((vertices == 0) | (vertices == 1)).any(1)
+    assert torch.cdist(flat[border], coarse.vertices).min(1).values.max() == 0
+    area = trimesh.Trimesh(coarse.vertices.numpy(), coarse.faces.numpy(), process=False).area
+    assert area == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_default_export_of_a_trained_duck_can_be_edited(tmp_path: Path) -> None:
+    arguments = ["a yellow duck", "--preset", "dreamfusion", "--steps", "200"]
+    main(["run", *arguments, "--out", str(tmp_path / "duck"), "--device", "cpu"])
+    main(["export", str(tmp_path / "duck"), "--out", str(tmp_path / "duck.glb")])
+    mesh = trimesh.load(tmp_path / "duck.glb", force="mesh", process=False)
+    faces = torch.from_numpy(np.array(mesh.faces)).long()
+    charts = connected_components(MeshTopology(faces, len(mesh.vertices)))[faces[:, 0]].unique()
+    assert 20_000 <= len(faces) <= 40_000 and len(charts) <= 300
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    assert mesh.is_watertight
+    final = (tmp_path / "duck" / "assets" / "step-00200-00-00.ply").read_bytes()
+    assert len(decode_ply(final).faces) <= 40_000
 
 
 # textures

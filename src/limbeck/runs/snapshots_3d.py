@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from limbeck.graphics.cameras.samplers import NoCamera
-from limbeck.graphics.export.export import with_vertex_colors
-from limbeck.graphics.export.mesh_cleanup import TexturedMesh, validate_surface
+from limbeck.graphics.export.export import DEFAULT_MAX_FACES, with_vertex_colors
+from limbeck.graphics.export.mesh_cleanup import TexturedMesh, decimate, validate_surface
 from limbeck.graphics.export.writers import (
     decode_ply,
     encode_ply,
@@ -34,14 +34,24 @@ def call_now(job: Callable[[], None]) -> None:
 
 
 @torch.no_grad()
-def take_snapshot(representation: Representation, particle: int) -> TexturedMesh | Splats:
+def take_snapshot(
+    representation: Representation, particle: int, max_faces: int = 0
+) -> TexturedMesh | Splats:
     """Current 3D asset of a particle: splats, or a mesh with vertex colors.
+
+    Args:
+        representation: the particles.
+        particle: index of the particle.
+        max_faces: decimate a mesh to at most this many faces. 0: keep all.
 
     Raises:
         ValueError: if there is no surface; the message says why.
     """
     asset = representation.asset(particle)
-    return asset if isinstance(asset, Splats) else with_vertex_colors(validate_surface(asset))
+    if isinstance(asset, Splats):
+        return asset
+    surface = validate_surface(asset)
+    return with_vertex_colors(decimate(surface, max_faces) if max_faces else surface)
 
 
 @torch.no_grad()
@@ -54,7 +64,8 @@ def save_snapshot(
 ) -> None:
     """Write the current 3D asset of every particle; does nothing for 2D particles.
 
-    A particle without a surface leaves no file.
+    A particle without a surface leaves no file. The mesh after the last step is decimated as an
+    export is; earlier ones, which show progress, are not, since that takes seconds.
 
     Args:
         folder: run folder.
@@ -65,11 +76,12 @@ def save_snapshot(
     """
     if isinstance(experiment.camera_sampler, NoCamera):
         return
+    max_faces = DEFAULT_MAX_FACES if step >= experiment.steps else 0
     (folder / "assets").mkdir(exist_ok=True)
     for particle, stem in enumerate(particle_stems(experiment.total, experiment.particles)):
         path = folder / "assets" / f"step-{step:05d}-{stem}.ply"
         try:
-            asset = take_snapshot(representation, particle)
+            asset = take_snapshot(representation, particle, max_faces)
         except ValueError:  # no surface yet, as at the start of a NeRF
             continue
         tensors = {k: v for k, v in vars(asset).items() if v is not None}

@@ -19,6 +19,7 @@ from limbeck.graphics.export.mesh_cleanup import (
 from limbeck.graphics.export.uv_atlas import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, bake_texture
 from limbeck.graphics.geometry.assets import Splats, Surface
 
+DEFAULT_MAX_FACES = 30_000  #: as many as a person can still edit, and enough for any silhouette
 ExportFormat = Literal["glb", "obj", "ply"]
 
 
@@ -37,7 +38,7 @@ class MeshExportOptions:
 
     texture_size: int = 1024
     vertex_colors: bool = False
-    max_faces: int = 0
+    max_faces: int = DEFAULT_MAX_FACES
     min_component_fraction: float = 0.01
 
     def __post_init__(self) -> None:

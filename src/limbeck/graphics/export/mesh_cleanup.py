@@ -1,7 +1,7 @@
 """Preparation of meshes for export: validation, components, decimation, normals and colors.
 
-Connected components and decimation are computed here rather than by trimesh, whose versions need
-SciPy or networkx, and fast-simplification; ``decimate`` also keeps sharp edges and closed surfaces.
+Connected components are computed here rather than by trimesh, which needs SciPy or networkx for
+them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from limbeck.graphics.export.decimation import collapse_edges
 from limbeck.graphics.geometry.assets import Surface
 from limbeck.graphics.geometry.mesh import (
     MeshTopology,
@@ -20,7 +21,6 @@ from limbeck.graphics.geometry.mesh import (
 )
 
 _MAX_QUERY_POINTS = 65536  #: points per call of a surface's color
-_MAX_GRID_CELLS = 4096  #: cells along the longest side when a mesh is decimated
 
 
 @dataclass(frozen=True)
@@ -107,88 +107,17 @@ def _select_faces(surface: Surface, mask: Bool[Tensor, "f"]) -> Surface:
 
 
 def decimate(surface: Surface, max_faces: int) -> Surface:
-    """Reduce a surface to at most ``max_faces`` faces by vertex clustering.
-
-    The vertices in one cell of a regular grid become one vertex, at the point that fits the planes
-    of the faces around best (eq. 7 of the reference). The finest grid that is coarse enough is
-    used.
+    """Reduce a surface to at most ``max_faces`` faces; a closed surface stays closed.
 
     Raises:
-        ValueError: if no face would be left.
-
-    References:
-        Lindstrom, Out-of-core simplification of large polygonal models, 2000.
+        ValueError: if the surface cannot be reduced so far.
     """
     if len(surface.faces) <= max_faces:
         return surface
-    low, high = 1, _MAX_GRID_CELLS
-    while high - low > 1:
-        middle = (low + high) // 2
-        if len(_cluster(surface, middle)[1]) <= max_faces:
-            low = middle
-        else:
-            high = middle
-    cluster, faces = _cluster(surface, low)
-    if not len(faces):
+    vertices, faces = collapse_edges(surface.vertices, surface.faces, max_faces)
+    if len(faces) > max_faces:
         raise ValueError(
             f"max_faces {max_faces} is too few for this surface of {len(surface.faces)} faces: "
-            "none would be left"
+            f"at least {len(faces)} are needed to keep its shape"
         )
-    clustered = Surface(_cluster_vertices(surface, cluster, low), faces, surface.color)
-    return _select_faces(clustered, torch.ones_like(faces[:, 0], dtype=torch.bool))
-
-
-def _cell_size(surface: Surface, cells: int) -> Float[Tensor, ""]:
-    low, high = surface.vertices.aminmax(dim=0)
-    return (high - low).max().clamp_min(1e-12) / cells
-
-
-def _cluster(surface: Surface, cells: int) -> tuple[Int[Tensor, "v"], Int[Tensor, "g 3"]]:
-    """Cluster of each vertex, and the faces between clusters that still have three corners."""
-    position = (surface.vertices - surface.vertices.amin(0)) / _cell_size(surface, cells)
-    cell = position.long().clamp_max(cells - 1)
-    _, cluster = cell.unique(dim=0, return_inverse=True)
-    faces = cluster[surface.faces]
-    a, b, c = faces.unbind(1)
-    faces = faces[(a != b) & (b != c) & (c != a)]
-    if not len(faces):
-        return cluster, faces
-    # rotate each face to start at its lowest corner, so that equal faces compare equal
-    rotation = faces.argmin(1, keepdim=True) + torch.arange(3, device=faces.device)
-    faces = faces.gather(1, rotation % 3)
-    unique, index = faces.sort(1).values.unique(dim=0, return_inverse=True)
-    sign = torch.where(faces[:, 1] < faces[:, 2], 1, -1)
-    net = torch.zeros(len(unique), dtype=torch.long, device=faces.device)
-    net = net.index_add_(0, index, sign)
-    oriented = torch.where(net[:, None] > 0, unique, unique[:, [0, 2, 1]])
-    return cluster, oriented[net != 0]  # the two layers of a fold cancel
-
-
-def _cluster_vertices(
-    surface: Surface, cluster: Int[Tensor, "v"], cells: int
-) -> Float[Tensor, "k 3"]:
-    """Position of each cluster: least squares of the distances to the planes of its faces.
-
-    Where these do not determine it, the mean of the cluster's vertices.
-    """
-    points, count = surface.vertices.double(), int(cluster.max()) + 1
-
-    def cluster_sums(values: Tensor, rows: Tensor) -> Tensor:
-        return values.new_zeros(count, *values.shape[1:]).index_add_(0, rows, values)
-
-    ones = torch.ones(len(cluster), dtype=torch.float64, device=cluster.device)
-    mean = cluster_sums(points, cluster) / cluster_sums(ones, cluster)[:, None]
-    a, b, c = points[surface.faces].unbind(1)
-    normal = torch.linalg.cross(b - a, c - a)  # its length weighs a plane by the area squared
-    rows, normal = cluster[surface.faces].flatten(), normal.repeat_interleave(3, 0)
-    offset = (normal * (a.repeat_interleave(3, 0) - mean[rows])).sum(1)
-    matrix = cluster_sums(normal[:, :, None] * normal[:, None], rows)
-    right = cluster_sums(normal * offset[:, None], rows)
-    eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
-    determined = eigenvalues > 1e-3 * eigenvalues[:, 2:].clamp_min(1e-300)
-    inverse = torch.where(
-        determined, 1 / eigenvalues.clamp_min(1e-300), torch.zeros_like(eigenvalues)
-    )
-    step = torch.einsum("kij,kj,klj,kl->ki", eigenvectors, inverse, eigenvectors, right)
-    limit = _cell_size(surface, cells).double()
-    return (mean + step.clamp(-limit, limit)).to(surface.vertices)
+    return Surface(vertices, faces, surface.color)

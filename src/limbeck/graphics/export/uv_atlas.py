@@ -9,8 +9,12 @@ from torch import Tensor
 
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh, query_colors, unit_vertex_normals
 from limbeck.graphics.geometry.assets import Surface
+from limbeck.graphics.geometry.mesh import MeshTopology, smooth_taubin
 
 MAX_TEXEL_PAIRS = 1 << 22  #: (face, texel) pairs tested at a time
+MIN_SMOOTHED_FACES = 2_000  #: coarser meshes have no noise, and would lose their shape
+SMOOTHING_ROUNDS = 20  #: rounds of smoothing before charts are found
+MAX_CHART_COST = 8.0  #: cost at which charts stop to grow; xatlas's own 2 makes twice as many
 MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 16, 8192  #: texels along a side
 
 
@@ -46,6 +50,9 @@ def unwrap_uv(
 ) -> tuple[Int[Tensor, "w"], Int[Tensor, "f 3"], Float[Tensor, "w 2"]]:
     """Unwrap a mesh into charts with xatlas.
 
+    The charts of a fine mesh are found on a smoothed copy: the noise of an extracted surface would
+    cut it into thousands of pieces of one or two faces.
+
     Args:
         vertices: positions.
         faces: vertex indices.
@@ -58,12 +65,16 @@ def unwrap_uv(
     import xatlas
 
     atlas = xatlas.Atlas()
+    if len(faces) >= MIN_SMOOTHED_FACES:
+        vertices = smooth_taubin(vertices, MeshTopology(faces, len(vertices)), SMOOTHING_ROUNDS)
     atlas.add_mesh(vertices.numpy(), faces.numpy().astype(np.uint32))
     pack_options = xatlas.PackOptions()
     pack_options.resolution = size
     pack_options.padding = chart_padding(size)
     pack_options.bilinear = True
-    atlas.generate(xatlas.ChartOptions(), pack_options)
+    chart_options = xatlas.ChartOptions()
+    chart_options.max_cost = MAX_CHART_COST
+    atlas.generate(chart_options, pack_options)
     origin, new_faces, uv = atlas.get_mesh(0)
     return (
         torch.from_numpy(origin.astype(np.int64)),

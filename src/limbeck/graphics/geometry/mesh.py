@@ -138,6 +138,29 @@ def laplacian_smoothing(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> F
     return (delta.square().sum(1) + 1e-24).sqrt().sum() / max(len(delta), 1)
 
 
+def smooth_taubin(
+    vertices: Float[Tensor, "v 3"], mesh: MeshTopology, rounds: int
+) -> Float[Tensor, "v 3"]:
+    """Smooth a mesh without shrinking it: each round moves to the neighbors' mean, then away.
+
+    Args:
+        vertices: positions.
+        mesh: connectivity.
+        rounds: number of rounds.
+
+    References:
+        Taubin, A Signal Processing Approach to Fair Surface Design, SIGGRAPH 1995.
+    """
+    a, b = mesh.edges.unbind(1)
+    center, neighbor = torch.cat([a, b]), torch.cat([b, a])
+    valence = torch.bincount(center, minlength=len(vertices)).clamp_min(1)[:, None]
+    for _ in range(rounds):
+        for step in (0.5, -0.53):
+            total = torch.zeros_like(vertices).index_add_(0, center, vertices[neighbor])
+            vertices = vertices + step * (total / valence - vertices)
+    return vertices
+
+
 def normal_consistency(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> Float[Tensor, ""]:
     """Mean over the edges of 1 - cos of the angle between the normals of their two faces."""
     normals = gather_rows(safe_normalize(face_normals(vertices, mesh)), mesh.adjacent_faces)

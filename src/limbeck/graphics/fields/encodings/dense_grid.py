@@ -47,7 +47,8 @@ class DenseGridModule(EncodingModule):
 
         The outermost grid points lie on the faces of the box.
         """
-        if points.device.type == "cpu" and not points.requires_grad:
+        trained = torch.is_grad_enabled() and not points.requires_grad
+        if trained and points.device.type == "cpu":
             unit = ((points.t().contiguous() + 1) / 2).clamp_(0, 1)
             features = [_TrilinearLookup.apply(level, unit) for level in self.levels]
         else:
