@@ -36,10 +36,10 @@ def experiment_of(*argv: str, default: Experiment | None = None) -> Experiment:
 @pytest.mark.parametrize(
     "line",
     [
-        "--steps 7 a --method vsd b --method.guidance 3 --method.critic=exact "
+        "--steps 7 a b --method vsd --method.guidance 3 --method.critic=exact "
         "--timesteps two-stage --particles 4 --seed 1",
-        "--method.critic=exact --method.guidance=3 --seed=1 a --timesteps=TwoStage "
-        "--particles=4 --method=VSD b --steps 7",
+        "--method.critic=exact --method.guidance=3 --seed=1 --timesteps=TwoStage "
+        "--particles=4 --method=VSD a b --steps 7",
     ],
 )
 def test_options_come_in_any_order(line: str) -> None:

@@ -10,6 +10,7 @@ import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from limbeck.config.discovery import (
@@ -132,6 +133,7 @@ def parse(
     hints = {o.flag: o.hint for o in found if o.name != positional}
     negations = {_negation(o): o.flag for o in found if o.hint is bool}
     mapping, loose, words = dict[str, Any](), list[str](), list(argv)
+    previous = ""  # the option that the last word belonged to
     while words:
         word = words.pop(0)
         flag, equals, joined = word.partition("=")
@@ -141,8 +143,10 @@ def parse(
         elif flag in hints:
             value = joined if equals else _take_value(flag, hints[flag], words)
             _put(mapping, f"{flag}.name" if base_of(hints[flag]) else flag, value)
+            previous = flag
         elif word in negations:
             _put(mapping, negations[word], "false")
+            previous = word
         elif lenient:
             continue
         elif word in ("-h", "--help", "--help-all"):
@@ -152,7 +156,9 @@ def parse(
         elif re.match(r"-(?!\.?\d|$)", word):
             raise _unknown_option(flag, found)
         else:
-            loose.append(word)
+            if previous and not lenient:
+                _refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)
+            loose, previous = [*loose, word], ""
     if loose and not (positional or lenient):
         raise ValueError(f"{loose[0]!r} belongs to no option; options are written --NAME VALUE")
     if loose or any(o.name == positional and o.default is MISSING for o in found):
@@ -175,6 +181,34 @@ def _take_value(flag: str, hint: Any, words: list[str]) -> Any:
     count = count if args[1:] == (...,) else min(count, len(args) or 1)
     values, words[:count] = words[:count], []
     return values if args else values[0]
+
+
+#: values that are meant for an option of true or false but are neither
+_TRUTH_WORDS = ("yes", "no", "on", "off", "y", "n", "t", "f", "maybe", "none", "auto")
+
+
+def _refuse_stray(word: str, flag: str, hint: Any, has_texts: bool, positional: str) -> None:
+    """Refuse a word behind a complete option that is more likely its value than a prompt.
+
+    Args:
+        word: the first word that belongs to no option after ``flag``.
+        flag: the option before it.
+        hint: type of its value.
+        has_texts: whether words that belong to no option came before ``flag``.
+        positional: option that takes them.
+    """
+    is_number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)", word.lower())
+    takes = typing.get_args(hint) if typing.get_origin(hint) is tuple else (hint,)
+    if bool in takes and (is_number or word.lower() in _TRUTH_WORDS):
+        raise ValueError(f"{flag} must be true or false, not {word!r}")
+    if is_number and str not in takes and Path not in takes:
+        count = f"{len(takes)} values" if len(takes) > 1 else "one value"
+        raise ValueError(f"{flag} takes {count}, and {word!r} follows; put prompts in quotes")
+    if has_texts and positional == "prompts":
+        raise ValueError(
+            f"{word!r} follows {flag}, but the prompts stand elsewhere: put values with spaces in "
+            "quotes, and all prompts before the options"
+        )
 
 
 def _put(mapping: dict[str, Any], flag: str, value: Any) -> None:

@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterable
@@ -137,9 +138,14 @@ def find(base: type, name: str) -> type:
     raise renamed_component(noun, name) or ValueError(f"{error}, or path/to/file.py:ClassName")
 
 
+def is_own(cls: type) -> bool:
+    """Whether a class is the user's own, defined outside of Limbeck."""
+    return cls.__module__.partition(".")[0] != _PACKAGE
+
+
 def name_of(cls: type) -> str:
     """The name by which ``find`` finds the class."""
-    if cls.__module__.partition(".")[0] == _PACKAGE:
+    if not is_own(cls):
         return component_name(cls)
     file = vars(sys.modules[cls.__module__]).get("__file__")
     # a class made in a notebook has no file: reading its name back fails with the reason
@@ -177,7 +183,40 @@ def _misfit(cls: type, base: type) -> str:
         return f"is not a {_noun(base)}: inherit from {base.__module__}.{base.__qualname__}"
     elif vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
         return "has options but is not a dataclass: decorate it with @dataclass(frozen=True)"
-    return f"lacks {', '.join(sorted(lacking))}" if lacking else ""
+    return f"lacks {', '.join(sorted(lacking))}" if lacking else _unreadable_option(cls)
+
+
+def _unreadable_option(cls: type) -> str:
+    """Why an option of a class cannot be read from a command line; empty if all can."""
+    if not is_dataclass(cls):
+        return ""
+    try:
+        found = {name: hint for name, (hint, _) in options_of(cls).items()}
+    except Exception as error:  # a name that the file does not import, a default that fails
+        return f"has options that cannot be read: {type(error).__name__}: {error}"
+    for name, hint in found.items():
+        if not _is_readable(hint):
+            kind = getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
+            return (
+                f"has the option {name} of type {kind}; use bool, int, float, str, Path, "
+                "tuple[float, ...], Literal or a dataclass"
+            )
+    return ""
+
+
+def _is_readable(hint: Any) -> bool:
+    if base_of(hint) is not None or hint in (bool, int, float, str, Path, type(None), ...):
+        return True
+    if typing.get_origin(hint) is tuple or len(union_members(hint)) > 1:
+        return all(map(_is_readable, typing.get_args(hint)))
+    return typing.get_origin(hint) is typing.Literal
+
+
+def _last_line(error: BaseException, file: str) -> str:
+    """``:N``, the last line of ``file`` in the traceback of an error; empty if there is none."""
+    entries = traceback.extract_tb(error.__traceback__)
+    lines = [entry.lineno for entry in entries if entry.filename == file]
+    return f":{lines[-1]}" if lines else ""
 
 
 def _import_file(path: Path) -> types.ModuleType:
@@ -196,7 +235,9 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module  # dataclasses look up their module while they are made
     try:
         exec(compile(content, str(full), "exec"), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit() in a file would end this process too
         del sys.modules[name]
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        line = _last_line(error, str(full))
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}{line} cannot be imported: {reason}") from error
     return module

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import typing
@@ -36,6 +37,7 @@ _MODEL_FILES = ("model_index.json", "config.json")  #: of a folder that is a mod
 _MAX_INT = 1 << 63  #: seeds and sizes are 64-bit integers
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 _TYPE_NAMES |= {Path: "a path", type(None): "none"}
+_FLOAT_MAX = 3.4028234e38  #: largest float32: beyond it, tensors are infinite
 
 
 def describe_type(hint: Any) -> str:
@@ -204,6 +206,11 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if path.strip("-") else str(error)) from error
+    except Exception as error:
+        if not discovery.is_own(cls):
+            raise
+        reason = f"{name_of(cls)} cannot be made: {type(error).__name__}: {error}"
+        raise ValueError(f"{path}: {reason}" if path.strip("-") else reason) from error
 
 
 def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
@@ -216,10 +223,50 @@ def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
         return None
     for member in members:
         with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
-            return _convert(value, member)
+            converted = _convert(value, member)
+            if is_usable(converted, default):
+                return converted
+    raise refused_value(path, value, hint)
+
+
+def is_usable(value: Any, default: Any = None) -> bool:
+    """Whether a value can be computed with.
+
+    Numbers must fit float32 and 64 bits, and no path is empty. A non-finite number is accepted for
+    an option whose default is not finite.
+
+    Args:
+        value: value of an option.
+        default: its default.
+    """
+    if isinstance(value, tuple | list):
+        return all(is_usable(item) for item in value)
+    if type(value) is int:
+        return -_MAX_INT <= value < _MAX_INT
+    if isinstance(value, float):
+        has_finite_default = not isinstance(default, float) or math.isfinite(default)
+        return abs(value) <= _FLOAT_MAX or not has_finite_default
+    return not isinstance(value, Path) or value != Path()
+
+
+def refused_value(path: str, value: Any, hint: Any) -> ValueError:
+    """The error for a value that an option does not accept.
+
+    Args:
+        path: the option.
+        value: the value.
+        hint: type of the option.
+    """
     accepted = describe_type(hint)
-    quotes = "; put text in quotes" if "text" in accepted and not isinstance(value, str) else ""
-    raise ValueError(f"{path} must be {accepted}, not {_shortened(value)}{quotes}")
+    for item in value if isinstance(value, tuple | list) else [value]:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            if not is_usable(float(item)):
+                accepted = accepted.replace("a number", "a finite number")
+            if type(item) is int or re.fullmatch(r"[-+]?\d+", str(item).strip()):
+                accepted = accepted.replace("an integer", "an integer of at most 64 bits")
+    is_text = isinstance(value, str)
+    quotes = "; put text in quotes" if "text" in accepted and not is_text else ""
+    return ValueError(f"{path} must be {accepted}, not {_shortened(value)}{quotes}")
 
 
 def _shortened(value: Any) -> str:
@@ -246,9 +293,7 @@ def _convert(value: Any, hint: Any) -> Any:
         return {"true": True, "false": False}[str(value).lower()]
     if type(value) not in {float: (str, int, float), int: (str, int)}.get(hint, (str,)):
         raise TypeError
-    if hint is int and not -_MAX_INT <= int(value) < _MAX_INT:
-        raise ValueError
-    if hint is Path:
+    if hint is Path and value:
         return _path(value)
     return hint(value)  # YAML 1.1 reads 1e-3 as text
 

@@ -91,7 +91,9 @@ def pick_device(device: str) -> str:
             raise ValueError(
                 f"device {device!r}: there are {count} CUDA device(s), numbered from cuda:0"
             )
-    if device.split(":")[0] not in ("cpu", "cuda", "mps"):
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device mps: torch finds no Apple GPU; use --device cpu")
+    if device.split(":")[0] != "cuda" and device not in ("cpu", "mps"):
         raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, not {device!r}")
     return device
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
 from limbeck.config.yaml import read_component
 from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
@@ -87,6 +88,7 @@ class Experiment:
         if isinstance(model, str):
             model = read_component(Model, model, "model")
         object.__setattr__(self, "model", as_model(model))
+        check_options(self)
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
         for name, least in _LEAST.items():
