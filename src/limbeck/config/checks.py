@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Literal
 
 from limbeck.config.discovery import union_members
-from limbeck.config.yaml import is_usable, join, refused_value
+from limbeck.config.yaml import check_range, is_usable, join, refused_value
 
 
 @cache
@@ -40,6 +40,8 @@ def check_options(config: Any, path: str = "") -> None:
             raise refused_value(flag, value, hint)
         elif not is_usable(value, field.default):
             raise refused_value(flag, value, hint)
+        else:
+            check_range(type(config), field.name, value, flag)
 
 
 def _matches(value: Any, hint: Any) -> bool:

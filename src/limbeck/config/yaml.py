@@ -199,6 +199,7 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
     for name, (hint, value) in found.items():
         if name in plain:
             value = _read(plain[name], hint, join(path, name), value)
+            check_range(cls, name, value, join(path, name))
         elif value is MISSING:
             raise ValueError(f"{join(path, name)} is missing; it is {describe_type(hint)}")
         values[name] = value
@@ -227,6 +228,31 @@ def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
             if is_usable(converted, default):
                 return converted
     raise refused_value(path, value, hint)
+
+
+def check_range(cls: type, name: str, value: Any, path: str) -> None:
+    """Check a value against the ``minimum`` and ``maximum`` in the metadata of its field, if any.
+
+    Args:
+        cls: dataclass of the field.
+        name: name of the field.
+        value: a number, several, or None.
+        path: option, for the message.
+
+    Raises:
+        ValueError: if the value is out of range.
+    """
+    limits: dict[str, float] = {}  # a subclass may give a field another default
+    for part in reversed(cls.__mro__):
+        if name in vars(part).get("__dataclass_fields__", {}):
+            limits |= vars(part)["__dataclass_fields__"][name].metadata
+    for number in value if isinstance(value, tuple | list) else [value]:
+        if number is None:
+            continue
+        if "minimum" in limits and number < limits["minimum"]:
+            raise ValueError(f"{path} must be at least {limits['minimum']}, not {number}")
+        if "maximum" in limits and number > limits["maximum"]:
+            raise ValueError(f"{path} must be at most {limits['maximum']}, not {number}")
 
 
 def is_usable(value: Any, default: Any = None) -> bool:

@@ -47,7 +47,7 @@ class Sampling:
     guidance: float = 5.0
     sampler: Literal["ddim", "ancestral"] = "ddim"
     num_images: int = 4
-    seed: int = 0
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
     critic: Path | None = None
     camera: tuple[float, ...] = ()
     precision: Precision = "auto"

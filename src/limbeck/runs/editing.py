@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from limbeck.config import yaml as config
+from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
 from limbeck.diffusion.prior import Prior
@@ -172,8 +173,8 @@ class EditOptions:
     """
 
     method: EditMethod = field(default_factory=lambda: DDS(guidance=3.0))
-    steps: int = 40
-    lr: float = 0.2
+    steps: int = field(default=40, metadata={"minimum": 1})
+    lr: float = field(default=0.2, metadata={"minimum": 0})
     timesteps: Timesteps = field(default_factory=lambda: UniformTimesteps(0.05, 0.95))
     weight: Weight = field(default_factory=UniformWeight)
     optimizer: Optimizer = field(default_factory=SGD)
@@ -181,13 +182,14 @@ class EditOptions:
     grad_transform: GradientTransform = field(default_factory=NoTransform)
     negative_prompt: str = ""
     model: Model | Prior | str = field(default_factory=Model)
-    particles: int = 1
-    seed: int = 0
+    particles: int = field(default=1, metadata={"minimum": 1})
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
     precision: Precision = "auto"
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_model(self.model))
+        check_options(self)
 
 
 def default_options(method: type[EditMethod], model: Model | Prior | str = "world") -> EditOptions:

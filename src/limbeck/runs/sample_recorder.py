@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from limbeck.config.checks import check_options
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
@@ -77,6 +78,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     Returns:
         ``folder/final.png``.
     """
+    check_options(sampling)
     source = (
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
 from limbeck.config.yaml import slug
 from limbeck.diffusion.model_options import Model, Precision
@@ -56,12 +57,19 @@ class Study(abc.ABC):
         default=("a striped red mug", "a yellow duck on grass", "a purple mushroom in the snow"),
         kw_only=True,
     )
-    particles: int = field(default=2, kw_only=True)
-    steps: int = field(default=400, kw_only=True)
-    lr: float = field(default=0.1, kw_only=True)
+    particles: int = field(default=2, kw_only=True, metadata={"minimum": 1})
+    steps: int = field(default=400, kw_only=True, metadata={"minimum": 1})
+    lr: float = field(default=0.1, kw_only=True, metadata={"minimum": 0})
     model: Model | Prior | str = field(default_factory=Model, kw_only=True)
-    seed: int = field(default=0, kw_only=True)
+    seed: int = field(
+        default=0, kw_only=True, metadata={"minimum": 0, "maximum": 2**32 - 1}
+    )
     precision: Precision = field(default="auto", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not self.prompts or not all(text.strip() for text in self.prompts):
+            raise ValueError("a prompt is missing: give at least one text that is not empty")
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Experiment | Sampling]:
@@ -77,9 +85,10 @@ class Study(abc.ABC):
         Returns:
             The figure, ``out/study.png``.
         """
+        rows, folders = self.rows(), {}  # refuses options before the model is loaded
         notify_unknown_words(self.model, self.prompts)
-        prior, folders = load(self.model, device, self.precision), {}
-        for label, row in self.rows().items():
+        prior = load(self.model, device, self.precision)
+        for label, row in rows.items():
             folders[label] = out / slug(label)
             print(f"{label}:", flush=True)
             self.run_row(row, prior, folders[label])

@@ -26,7 +26,6 @@ _LEAST = {
     "steps": 1,
     "denoise_steps": 1,
     "batch_size": 0,
-    "seed": 0,
     "perp_neg": 0,
 }  #: smallest value of an option
 
@@ -80,7 +79,7 @@ class Experiment:
     batch_size: int = 0
     denoise_steps: int = 1
     steps: int = 500
-    seed: int = 0
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -56,7 +56,13 @@ class Adam(Optimizer):
 
     beta1: float = 0.9
     beta2: float = 0.99
-    eps: float = 1e-15
+    eps: float = field(default=1e-15, metadata={"minimum": 0})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), not {getattr(self, name)}")
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
         groups = _as_lists(groups)
@@ -73,7 +79,7 @@ class SGD(Optimizer):
         momentum: fraction of the previous update that is kept. 0: plain gradient descent.
     """
 
-    momentum: float = 0.0
+    momentum: float = field(default=0.0, metadata={"minimum": 0})
 
     def build(self, groups: Iterable[dict]) -> torch.optim.Optimizer:
         groups = _as_lists(groups)

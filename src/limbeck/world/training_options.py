@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from limbeck.config.checks import check_options
 
 #: Options that a resumed training cannot change.
 _FIXED_OPTIONS = (
@@ -44,16 +46,17 @@ class WorldTraining:
     out: Path = Path("world-training")
     images: Path | None = None
     minutes: float = 150.0
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 0
     num_images: int = 60_000
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     snr_floor: float = 0.25
     batch_size: int = 32
     init_from: Path | None = None
-    seed: int = 0
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.minutes <= 0:
             raise ValueError(f"minutes must be positive, not {self.minutes}")
         for name, minimum in (("workers", 0), ("num_images", 100), ("batch_size", 1)):

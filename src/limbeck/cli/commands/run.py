@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ class RunOptions:
         dry_run: take three steps in memory and print time and memory of the run; write nothing.
     """
 
-    lr: float | None = None
+    lr: float | None = field(default=None, metadata={"minimum": 0})
     out: Path | None = None
     image_every: int = 0
     checkpoint_every: int = 0

@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
     cls = find(Study, name)
     sections = [(cls, None), (OutputOptions, None)]
     study, output = parse(sections, rest, f"limbeck study {name}", documentation(cls)[0])
+    study.rows()  # refuses options before anything is loaded or written
     print(study.run(output.out or Path("runs") / f"study-{name.lower()}", output.device))
 
 

@@ -24,7 +24,7 @@ class Decoder(abc.ABC):
         lr_scale: learning rate of the decoder's parameters, relative to the field's.
     """
 
-    lr_scale: float = field(default=1.0, kw_only=True)
+    lr_scale: float = field(default=1.0, kw_only=True, metadata={"minimum": 0})
 
     @abc.abstractmethod
     def build(

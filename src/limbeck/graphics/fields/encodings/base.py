@@ -39,7 +39,7 @@ class Encoding(abc.ABC):
         lr_scale: learning rate of the encoding's parameters, relative to the field's.
     """
 
-    lr_scale: float = field(default=1.0, kw_only=True)
+    lr_scale: float = field(default=1.0, kw_only=True, metadata={"minimum": 0})
 
     @abc.abstractmethod
     def build(self, generator: torch.Generator) -> EncodingModule:
