@@ -166,6 +166,34 @@ def test_refused_values(line: str, message: str) -> None:
         read_line(line)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a --runtime.vae-slicing maybe", "--runtime.vae-slicing must be true or false, not"),
+        ("--runtime.vae-slicing maybe", "--runtime.vae-slicing must be true or false, not"),
+        ("--runtime.vae-slicing 1 a", "--runtime.vae-slicing must be true or false, not '1'"),
+        ("a --no-runtime.vae-slicing no", "no option is called"),
+        ("a --representation.size 64 64 64", "--representation.size takes 2 values, and '64'"),
+        ("--representation.size 64 64 64", "--representation.size takes 2 values, and '64'"),
+        ("--steps 3 4 a", "--steps takes one value, and '4' follows"),
+        ("a --steps 3 b", "'b' follows --steps, but the prompts stand elsewhere"),
+        ("a --negative-prompt bad hair", "'hair' follows --negative-prompt, but the prompts stand"),
+        ("a --method=sds b", "'b' follows --method, but the prompts stand elsewhere"),
+    ],
+)
+def test_a_value_behind_an_option_is_not_taken_for_a_prompt(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        experiment_of(*line.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a b --steps 3", "--steps 3 a b", "--representation.size 64 64 a b", "--steps 3 -- a b"],
+)
+def test_prompts_stand_together(line: str) -> None:
+    assert experiment_of(*line.split()).prompts == ("a", "b")
+
+
 # help
 
 

@@ -36,12 +36,11 @@ def check_options(config: Any, path: str = "") -> None:
             continue
         if is_dataclass(value) and not isinstance(value, type):
             check_options(value, flag)
-        elif not any(_matches(value, member) for member in union_members(hint)):
+            continue
+        has_type = any(_matches(value, member) for member in union_members(hint))
+        if not (has_type and is_usable(value, field.default)):
             raise refused_value(flag, value, hint)
-        elif not is_usable(value, field.default):
-            raise refused_value(flag, value, hint)
-        else:
-            check_range(type(config), field.name, value, flag)
+        check_range(type(config), field.name, value, flag)
 
 
 def _matches(value: Any, hint: Any) -> bool:

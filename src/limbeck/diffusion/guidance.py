@@ -67,6 +67,39 @@ def apply_guidance(
     return Prediction.weighted_sum(predictions, weights)
 
 
+def check_predictions(
+    prior: Prior, predictions: object, count: int, xt: Float[Tensor, "b ..."]
+) -> None:
+    """Check what a prior returned; does not read its values.
+
+    Args:
+        prior: the denoiser.
+        predictions: what it returned.
+        count: number of conditions.
+        xt: x_t of each row.
+
+    Raises:
+        ValueError: if it is not one ``Prediction`` for each condition, with the shape of x_t.
+    """
+    name, form = type(prior).__qualname__, "a list with one Prediction(x0, eps) for each condition"
+    if not isinstance(predictions, list | tuple) or len(predictions) != count:
+        found = type(predictions).__name__
+        if isinstance(predictions, list | tuple):
+            found = f"{len(predictions)} for {count} conditions"
+        raise ValueError(f"the prior {name} returned {found}; it must return {form}")
+    for item in predictions:
+        if not isinstance(item, Prediction):
+            kind = type(item).__name__
+            raise ValueError(f"the prior {name} returned a list of {kind}; it must return {form}")
+        for part in (item.x0, item.eps):
+            if not isinstance(part, Tensor) or part.shape != xt.shape:
+                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                raise ValueError(
+                    f"the prior {name} predicted {found}; x0 and eps must have the shape of x_t, "
+                    f"{list(xt.shape)}"
+                )
+
+
 def denoise_multistep(
     prior: Prior,
     prediction: Prediction,
@@ -148,7 +181,9 @@ def guided_predictions(
     """
     required = [required_conditions(conditions, guidance) for conditions, guidance in terms]
     distinct = {id(condition): condition for needed in required for condition in needed}
-    outputs = dict(zip(distinct, prior(xt, t, *distinct.values()), strict=True))
+    found = prior(xt, t, *distinct.values())
+    check_predictions(prior, found, len(distinct), xt)
+    outputs = dict(zip(distinct, found, strict=True))
     predictions = []
     for (conditions, guidance), needed in zip(terms, required, strict=True):
         first = apply_guidance(conditions, [outputs[id(c)] for c in needed], guidance)

@@ -17,6 +17,15 @@ def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
+def to_unit_range(image: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Clamp to [0, 1]; an infinite value becomes NaN, so that an overflow is not taken for white.
+
+    Args:
+        image: images, of which values outside of [0, 1] are clipped.
+    """
+    return image.clamp(0, 1) + 0 * image  # 0 inf is NaN
+
+
 def expand(a: Float[Tensor, "b"], like: Float[Tensor, "b ..."]) -> Tensor:
     """Append axes of length one to ``a`` so that it broadcasts over the rows of ``like``.
 

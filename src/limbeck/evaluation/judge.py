@@ -26,6 +26,7 @@ from limbeck.evaluation.prompt_metrics import (
     render_true_object,
 )
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.heldout_views import (
     CAMERA_RINGS,
@@ -149,6 +150,8 @@ def evaluate_run(
         in_world = bool(candidate_objects(prompt)) and prior.image_size == (64, 64)
         judge = evaluator if in_world else None
         row: dict[str, Any] = {"prompt": prompt}
+        for particle in particles:
+            check_image_values(particle.images)
         pixels = torch.stack([(p.images * 255).round().byte() for p in particles])
         images[prompt] = PromptImages(pixels)
         if judge is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.batching import draw_candidates, predict_eps_and_x0
 from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.own_results import check_own_object, check_own_rewards
 from limbeck.distillation.rewards.auto import AutoReward
 from limbeck.distillation.rewards.base import (
     Reward,
@@ -68,7 +69,9 @@ class RewardSDS(Method[RewardState]):
         return (self.guidance, self.reward_guidance)
 
     def init(self, prior: Prior, setup: SetupContext) -> RewardState:
-        return RewardState(self.reward_model.build(prior, setup))
+        reward_fn = self.reward_model.build(prior, setup)
+        check_own_object(self.reward_model, ".build", reward_fn, ("__call__",))
+        return RewardState(reward_fn)
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: RewardState
@@ -79,6 +82,7 @@ class RewardSDS(Method[RewardState]):
         )
         sds = eps_hat - candidates.eps
         rewards = state.reward_fn(x0_hat, candidates.conditions, candidates.particle)
+        check_own_rewards(state.reward_fn, rewards, len(x0_hat))
         by_noise = (self.num_noises, len(inputs.x0))
         w = candidate_weights(self.weighting_scheme, rewards.view(by_noise)).to(sds)
         return torch.einsum("nb,nb...->b...", w, sds.unflatten(0, by_noise))

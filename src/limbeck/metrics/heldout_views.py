@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import to_unit_range
 from limbeck.graphics.cameras.camera import Camera, orbit_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation
@@ -110,4 +111,4 @@ def render_held_out(
 def to_images(render: Render, prior: Prior) -> Float[Tensor, "b 3 h w"]:
     """Return a render as images in [0, 1], on its device."""
     images = render.image if render.space == "image" else prior.decode(render.image)
-    return images.detach().float().clamp(0, 1)
+    return to_unit_range(images.detach().float())

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.feature_diversity import feature_diversity
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
 from limbeck.metrics.prompt_agreement import agreement
@@ -38,7 +39,7 @@ def score_images(
         have the metric.
 
     Raises:
-        ValueError: if the number of images does not fit.
+        ValueError: if the number of images does not fit, or one holds NaN or infinite values.
     """
     if len(images) % (len(prompts) * num_views):
         views = f" and {num_views} views" if num_views > 1 else ""
@@ -46,6 +47,7 @@ def score_images(
             f"{len(images)} images cannot be divided into {len(prompts)} prompts{views}"
         )
     images = images.detach().float().cpu()
+    check_image_values(images)
     rows = []
     for prompt, own in zip(prompts, images.chunk(len(prompts)), strict=True):
         row: dict[str, Any] = {"prompt": prompt}

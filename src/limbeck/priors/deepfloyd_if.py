@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.schedule import DiscreteSchedule
+from limbeck.diffusion.tensors import to_unit_range
 from limbeck.priors.diffusers_base import DiffusersPrior
 from limbeck.priors.prompt_limits import TokenLimit
 from limbeck.priors.scheduler_config import read_discrete_schedule
@@ -50,4 +51,4 @@ class DeepFloydIF(DiffusersPrior):
         return image.float() * 2 - 1
 
     def decode(self, x0: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        return (x0.float() / 2 + 0.5).clamp(0, 1)
+        return to_unit_range(x0.float() / 2 + 0.5)

@@ -14,7 +14,7 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
-from limbeck.diffusion.tensors import expand
+from limbeck.diffusion.tensors import expand, to_unit_range
 
 
 def component_log_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor, "p k"]:
@@ -150,7 +150,7 @@ class GaussianMixture:
 
     def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b 3 h w"]:
         """See ``Prior.decode``."""
-        return (x0 / 2 + 0.5).clamp(0, 1)
+        return to_unit_range(x0 / 2 + 0.5)
 
 
 @dataclass
@@ -224,7 +224,7 @@ class DataSet:
 
     def decode(self, x0: Float[Tensor, "b ..."]) -> Float[Tensor, "b 3 h w"]:
         """See ``Prior.decode``."""
-        return (x0 / 2 + 0.5).clamp(0, 1)
+        return to_unit_range(x0 / 2 + 0.5)
 
 
 class _RunningSoftmaxMean:

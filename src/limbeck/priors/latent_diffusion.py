@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.tensors import to_unit_range
 from limbeck.priors.checkpoint_files import CheckpointFiles, load_frozen_module, number
 from limbeck.priors.diffusers_base import DiffusersPrior
 from limbeck.priors.runtime import OffloadedFunction, place_module, swap_devices
@@ -129,4 +130,4 @@ class LatentDiffusion(DiffusersPrior):
     def _vae_decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         latents = (x0 / self.latent_scale + self.latent_shift).to(self.vae_dtype)
         image = self.vae.decode(latents, return_dict=False)[0]
-        return (image.float() / 2 + 0.5).clamp(0, 1)
+        return to_unit_range(image.float() / 2 + 0.5)

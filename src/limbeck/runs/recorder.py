@@ -209,7 +209,9 @@ class Recorder:
             check=run.monitor.raise_if_bad,
             listener=self.collapse.update,
         )
-        self.images = ImageSnapshots(run, self.folder, self.writer, self.log_writer)
+        self.images = ImageSnapshots(
+            run, self.folder, self.writer, self.log_writer, partial(self._print, soft_wrap=True)
+        )
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write((command or "(from Python)") + "\n")

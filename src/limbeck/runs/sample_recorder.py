@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling, sample_x0
 from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
+from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
 from limbeck.system.checkpoint import read_checkpoint
+from limbeck.system.environment import free_bytes
+from limbeck.system.finite import NonFiniteError
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -67,6 +71,18 @@ def _conditions(sampling: Sampling, prior: Prior) -> Conditions:
     return Conditions(replace(conditions.pos, pose=pose), replace(conditions.null, pose=pose))
 
 
+def _check_fits(sampling: Sampling, prior: Prior) -> None:
+    """Raise a ValueError if noise and images, all of which are kept, need more memory than free."""
+    floats = math.prod(prior.shape) + 2 * 3 * math.prod(prior.image_size)
+    count = len(sampling.prompts) * sampling.num_images
+    required, free = 4 * floats * count, free_bytes("cpu")
+    if free is not None and required > free:
+        raise ValueError(
+            f"{count:,} images need {required / 1e9:.3g} GB and {free / 1e9:.3g} GB are free: "
+            "use a smaller --num-images, and other seeds for more"
+        )
+
+
 def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """Sample images and write them with their settings, scores and cost.
 
@@ -79,6 +95,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         ``folder/final.png``.
     """
     check_options(sampling)
+    _check_fits(sampling, prior)
     source = (
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
@@ -94,7 +111,10 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     batches = []
     for row, eps in zip(rows.split(_BATCH), noise.split(_BATCH), strict=True):
         x0 = sample_x0(source, conditions[row], eps, sampling.steps, sampling.guidance, eta, rng)
+        if not bool(x0.isfinite().all()):
+            raise NonFiniteError(None, "a sampled x0", {"x0": x0})
         batches.append(prior.decode(x0).detach())
+        check_image_values(batches[-1])
     images = torch.cat(batches).cpu()
     seconds = time.perf_counter() - start
     save_final_images(folder, images, sampling.num_images)

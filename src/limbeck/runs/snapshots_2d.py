@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
+from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.runs.contact_sheets import (
     ParticleImages,
     arrange_step_images,
@@ -39,11 +42,19 @@ class ImageSnapshots:
         folder: its folder.
         writer: draws and writes in the background.
         log_writer: also gets every image.
+        report: called once for each kind of image that cannot be shown.
     """
 
     def __init__(
-        self, run: Run, folder: Path, writer: BackgroundWriter, log_writer: LogWriter | None
+        self,
+        run: Run,
+        folder: Path,
+        writer: BackgroundWriter,
+        log_writer: LogWriter | None,
+        report: Callable[[str], object] = print,
     ):
+        self.report = report
+        self._reported: set[str] = set()
         self.run, self.prior, self.folder = run, run.prior, folder
         self.writer, self.log_writer = writer, log_writer
         method = run.experiment.method
@@ -96,16 +107,30 @@ class ImageSnapshots:
 
     def _draw_particles(self, step: int, renders: ParticleImages) -> None:
         for kind, images in renders.images().items():
-            self._save(contact_sheet(self.run, images), step, kind)
+            with self._reporting(kind):
+                self._save(contact_sheet(self.run, images), step, kind)
 
     def _draw_step(self, step: int, particle: list[int], copies: AsyncCopies) -> None:
         tensors = copies.to_cpu()
         maps = tensors.pop("gradient")
         for kind, images in tensors.items():
-            self._save(image_grid(*arrange_step_images(self.run, images, particle)), step, kind)
+            with self._reporting(kind):
+                self._save(image_grid(*arrange_step_images(self.run, images, particle)), step, kind)
         top = self._gradient_scale(maps)
         colored, columns = arrange_step_images(self.run, heat_map(maps, top), particle)
         self._save(heat_map_grid(colored, columns, top), step, "gradient")
+
+    @contextmanager
+    def _reporting(self, kind: str) -> Iterator[None]:
+        """Leave out an image that is not finite, and say so once; particles must be finite."""
+        try:
+            yield
+        except NonFiniteImageError as error:
+            if not kind:
+                raise ValueError(f"the particles cannot be shown: {error}") from error
+            if kind not in self._reported:
+                self._reported.add(kind)
+                self.report(f"{self.folder}: the images of {kind} are left out: {error}")
 
     def _save(self, sheet: Image.Image, step: int, kind: str = "") -> None:
         """Write an image of a step and log it; ``kind`` is empty for the particles themselves."""

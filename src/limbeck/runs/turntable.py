@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import to_unit_range
 from limbeck.graphics.cameras.camera import Camera, turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.export.png import to_uint8
@@ -108,7 +109,7 @@ def render_frames(
             "a turntable needs opacity, depth and normals, and this representation renders none"
         )
     image = render.image if render.space == "image" else prior.decode(render.image)
-    color = image.float().cpu().clamp(0, 1)
+    color = to_unit_range(image.float().cpu())
     size = color.shape[2:]
     alpha = _resize(render.alpha.float().cpu(), size).clamp(0, 1)
     normal = (_resize(render.normal.float().cpu(), size) + 1) / 2

@@ -61,9 +61,7 @@ class Study(abc.ABC):
     steps: int = field(default=400, kw_only=True, metadata={"minimum": 1})
     lr: float = field(default=0.1, kw_only=True, metadata={"minimum": 0})
     model: Model | Prior | str = field(default_factory=Model, kw_only=True)
-    seed: int = field(
-        default=0, kw_only=True, metadata={"minimum": 0, "maximum": 2**32 - 1}
-    )
+    seed: int = field(default=0, kw_only=True, metadata={"minimum": 0, "maximum": 2**32 - 1})
     precision: Precision = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:

@@ -12,19 +12,27 @@ _DESCRIPTIONS = {
     "x0": "the render or its encoding",
     "gradient": "the direction the method returned",
 }
+_PRECISION = "if the model runs in half precision, use --precision float32 or bfloat16"
+#: what helps, by description
+_REMEDIES = {
+    _DESCRIPTIONS["x0"]: f"{_PRECISION}, or another --model.vae; else a lower --lr",
+    _DESCRIPTIONS["gradient"]: f"{_PRECISION}; else a lower guidance scale or --lr",
+}
 
 
 class NonFiniteError(RuntimeError):
     """A value of a run is not finite.
 
     Attributes:
-        step: number of steps done before.
+        step: number of steps done before; None if there are no steps.
         cause: what is not finite.
         inputs: tensors of the step, for the failure file.
     """
 
-    def __init__(self, step: int, cause: str, inputs: dict[str, Tensor]):
-        super().__init__(f"step {step}: {cause} is not finite")
+    def __init__(self, step: int | None, cause: str, inputs: dict[str, Tensor]):
+        where = "" if step is None else f"step {step}: "
+        remedy = _REMEDIES.get(cause, f"{_PRECISION}; else a lower --lr")
+        super().__init__(f"{where}{cause} is not finite: {remedy}")
         self.step, self.cause, self.inputs = step, cause, inputs
 
 

@@ -235,7 +235,7 @@ def _trace_rows(run: Run, count: int) -> OpCounter:
     parameters = [p for p in run.representation.parameters() if p.requires_grad]
     with OpCounter(prior.device) as counter:
         with counter.part("render and encode"):
-            x0 = run.encode(run.representation.render(request))
+            x0 = run.encode(run.render(request))
             # not backward(), which would leave gradients behind
             torch.autograd.grad(x0.sum(), parameters, allow_unused=True, retain_graph=True)
         xt = x0.detach().clone()

@@ -15,6 +15,12 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
+from limbeck.distillation.own_results import (
+    check_own_metrics,
+    check_own_object,
+    check_own_tensor,
+    check_own_times,
+)
 from limbeck.distillation.row_views import RowViews
 from limbeck.distillation.state import State
 from limbeck.distillation.surrogate import surrogate
@@ -28,6 +34,11 @@ from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.experiment import Experiment
+from limbeck.training.own_results import (
+    check_own_direction,
+    check_own_groups,
+    check_own_render,
+)
 from limbeck.training.profile import Profile
 from limbeck.training.warm_start import build_representation
 
@@ -108,12 +119,14 @@ class Run:
         view_prompts = prompts_by_view(e)
         self.conditions = self._encode_view_prompts(view_prompts)
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
-        self.optimizer = e.optimizer.build(self.representation.param_groups())
+        groups = check_own_groups(self.representation, self.representation.param_groups())
+        self.optimizer = e.optimizer.build(groups)
+        check_own_object(e.optimizer, ".build", self.optimizer, ("param_groups", "step"))
         self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
         request = self.eval_request(1)
         self.source: EditSource | None = None
         with torch.no_grad():
-            x0 = self.encode(self.representation.render(request))
+            x0 = self.encode(self.render(request))
             if e.source_prompt:
                 source_x0 = self.encode(self.representation.render_source(request))
                 self.source = EditSource(source_x0, self._encode_prompts(e.source_prompts))
@@ -132,9 +145,16 @@ class Run:
             texts_by_view=partial(texts_by_view, self.cameras),
         )
         self.state: State = e.method.init(prior, context)
+        check_own_object(e.method, ".init", self.state, ("tensors", "load"))
         self.step = 0
         self.profile = Profile(prior.device, prior.call_counter)
         self.monitor = FiniteMonitor(deferred=prior.device.startswith("cuda"))
+
+    def render(self, request: RenderRequest) -> Render:
+        """Return renders of the particles, checked if the representation is one of the user."""
+        render = self.representation.render(request)
+        check_own_render(self.representation, render, len(request.particle), self.prior)
+        return render
 
     def encode(self, render: Render) -> Float[Tensor, "b ..."]:
         """Return x0 of a render: its latents, or its images encoded by the prior."""
@@ -253,18 +273,24 @@ class Run:
         progress = self.step / max(e.steps, 1)
         self._set_lrs()
         with profile.part("render"):
-            render = self.representation.render(RenderRequest(particle, camera, rng, progress))
+            render = self.render(RenderRequest(particle, camera, rng, progress))
         with profile.part("encode"):
             x0 = self.encode(render)
         t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
+        check_own_times(e.timesteps, t, len(particle))
         eps = e.noise(particle, tuple(x0.shape[1:]), self.step, e.seed, rng)
+        check_own_tensor(e.noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
         inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
         with profile.part("method"), torch.no_grad():
             inputs = replace(inputs, eps=e.noise.refine(prior, inputs))
+            check_own_tensor(e.noise, ".refine", inputs.eps, x0.shape, "noise for each row")
             direction = e.method(prior, inputs, self.state)
+            check_own_direction(e.method, direction, x0, inputs.image)
             weight = e.weight(prior.schedule, inputs.t)
+            check_own_tensor(e.weight, "", weight, (len(x0),), "a weight for each row")
             gradient, image_gradient = self._weighted_gradient(direction, weight)
         regularizers = self.representation.regularize(render, progress)
+        check_own_metrics(self.representation, ".regularize", regularizers)
         row = to_device(particle, x0.device)
         losses = [surrogate(x0, gradient, row), *regularizers.values()]
         if image_gradient is not None and inputs.image is not None:
@@ -280,7 +306,9 @@ class Run:
             self.representation.after_step(self.step, e.steps, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
         with profile.part("critic"):
-            metrics |= e.method.fit(prior, inputs, self.state)
+            fitted = e.method.fit(prior, inputs, self.state)
+            check_own_metrics(e.method, ".fit", fitted)
+            metrics |= fitted
         self.step += 1
         return Step(self.step, inputs, gradient, metrics)
 
@@ -344,7 +372,13 @@ class Run:
         The transform sees both parts of a row as one vector, which keeps their proportion.
         """
         e = self.experiment
-        transform = partial(e.grad_transform, step=self.step, steps=e.steps)
+
+        def transform(gradient: Tensor) -> Tensor:
+            changed = e.grad_transform(gradient, step=self.step, steps=e.steps)
+            shape = gradient.shape
+            check_own_tensor(e.grad_transform, "", changed, shape, "the shape of the gradient")
+            return changed
+
         if not isinstance(direction, LatentAndImageGradient):
             return transform(expand(weight, direction) * direction), None
         parts = [expand(weight, part) * part for part in (direction.x0, direction.image)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from limbeck.config.yaml import read_yaml
 from limbeck.diffusion.prior import Prior
+from limbeck.distillation.own_results import check_own_object
 from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment
@@ -60,6 +61,7 @@ def build_representation(
         ValueError: if ``init_from`` holds no run, or one that does not suit this representation.
     """
     representation = config.build(prior, particles, seed)
+    check_own_object(config, ".build", representation, ("render", "param_groups", "state_dict"))
     if config.init_from is not None:
         other, count = load_representation(config.init_from, prior)
         representation.initialize_from(other, count, config.init_from, seed)

@@ -320,7 +320,9 @@ def save_grid(images: Float[Tensor, "n 3 h w"], path: Path, columns: int = 14) -
     """Save images in rows; the last row is left out if it is not full and not the only one."""
     from PIL import Image
 
+    from limbeck.graphics.export.png import to_uint8
+
     columns = min(columns, len(images))
     tiles = images[: len(images) // columns * columns].unflatten(0, (-1, columns))
-    grid = tiles.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray((grid.numpy() * 255).round().astype(np.uint8)).save(path)
+    grid = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    Image.fromarray(to_uint8(grid[None])[0]).save(path)
