@@ -23,6 +23,7 @@ from limbeck.system.timing import elapsed_seconds
 from limbeck.training.experiment import Experiment
 from limbeck.training.profile import Profile
 from limbeck.training.trainer import Run
+from limbeck.training.warm_start import check_particles_fit
 
 #: component by folder of a pipeline or by first part of a tensor's name in a single-file checkpoint
 _COMPONENTS = {
@@ -278,11 +279,13 @@ def rehearse(run: Run) -> ResourcePlan:
 
 
 def check_weights_fit(experiment: Experiment, device: str) -> None:
-    """Check, before any weights are read, that those of the model fit into memory.
+    """Check, before any weights are read, that they and images of the size given can fit.
 
     Raises:
         ValueError: if they do not fit.
     """
+    e = experiment
+    check_particles_fit(e.representation, e.total, (1, 1), pick_device(device))
     name = str(experiment.model)
     is_small = name in (*EXACT_MODELS, "world") or name.startswith("dataset:")
     if is_small or not isinstance(experiment.model, Model):

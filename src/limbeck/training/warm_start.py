@@ -8,8 +8,11 @@ from limbeck.config.yaml import read_yaml
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.own_results import check_own_object
 from limbeck.representations.base import Representation, RepresentationConfig
+from limbeck.system.allocation_guard import AllocationGuard, check_allocation
 from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment
+
+_PARTICLE_BYTES = 1024  #: at least, as each is a parameter of its own
 
 
 def load_representation(source: Path, prior: Prior) -> tuple[Representation, int]:
@@ -46,6 +49,26 @@ def load_representation(source: Path, prior: Prior) -> tuple[Representation, int
     return representation, e.total
 
 
+def check_particles_fit(
+    config: RepresentationConfig, particles: int, image_size: tuple[int, int], device: str
+) -> None:
+    """Check that the particles can fit into memory, before anything is made of them.
+
+    Args:
+        config: options of the representation.
+        particles: number of particles.
+        image_size: height and width of the images, unless the representation has its own.
+        device: device of the particles.
+
+    Raises:
+        ValueError: if one image of each would not fit.
+    """
+    height, width = config.size if all(config.size) else image_size
+    size = particles * max(_PARTICLE_BYTES, 4 * 3 * height * width)
+    what = "particle" if particles == 1 else "particles"
+    check_allocation(size, device, f"{particles:,} {what} of {height} x {width} pixels")
+
+
 def build_representation(
     config: RepresentationConfig, prior: Prior, particles: int, seed: int
 ) -> Representation:
@@ -60,7 +83,9 @@ def build_representation(
     Raises:
         ValueError: if ``init_from`` holds no run, or one that does not suit this representation.
     """
-    representation = config.build(prior, particles, seed)
+    check_particles_fit(config, particles, prior.image_size, prior.device)
+    with AllocationGuard(prior.device):
+        representation = config.build(prior, particles, seed)
     check_own_object(config, ".build", representation, ("render", "param_groups", "state_dict"))
     if config.init_from is not None:
         other, count = load_representation(config.init_from, prior)

@@ -28,13 +28,15 @@ from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, LoRAAdapters, NetworkPrior
 from limbeck.priors.lora_files import read_adapters, read_pose
 
+_MAX_RANK = 16_384  #: above the width of any layer
+
 
 @dataclass(frozen=True)
 class LoRACritic(CriticConfig):
     """LoRA adapters on the prior's own network; prior and critic share each network call.
 
     Attributes:
-        rank: rank of the adapters, at least 1.
+        rank: rank of the adapters, in [1, 16384].
         training: how the adapters are trained.
         init_from: file or folder of adapters to start from, written by Limbeck, diffusers or peft.
         target_modules: layers to adapt, by the ends of their names: besides the projections of
@@ -57,8 +59,9 @@ class LoRACritic(CriticConfig):
     model: str = ""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, not {self.rank}")
+        if not 1 <= self.rank <= _MAX_RANK:
+            bound = "at least 1" if self.rank < 1 else f"at most {_MAX_RANK}"
+            raise ValueError(f"rank must be {bound}, not {self.rank}")
 
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
         base = load_compatible_prior(self.model, prior, setup) if self.model else prior
