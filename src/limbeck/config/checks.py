@@ -29,7 +29,7 @@ def check_options(config: Any, path: str = "") -> None:
     Raises:
         ValueError: names the first option whose value is not accepted, and what is.
     """
-    hints = _hints(type(config))
+    hints = _hints(type(config))  # type: ignore[arg-type]  # a class has a hash
     for field in fields(config):
         value, hint, flag = getattr(config, field.name), hints[field.name], join(path, field.name)
         if not field.init:

@@ -93,9 +93,9 @@ def check_predictions(
             raise ValueError(f"the prior {name} returned a list of {kind}; it must return {form}")
         for part in (item.x0, item.eps):
             if not isinstance(part, Tensor) or part.shape != xt.shape:
-                found = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                shape = list(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 raise ValueError(
-                    f"the prior {name} predicted {found}; x0 and eps must have the shape of x_t, "
+                    f"the prior {name} predicted {shape}; x0 and eps must have the shape of x_t, "
                     f"{list(xt.shape)}"
                 )
 
