@@ -143,6 +143,7 @@ def test_options_of_every_type() -> None:
         Path("x.png"), (-1.0, 2.0), (1.0, 2.0, 3.0), True, False, "b", 3, LambdaWeight(2.0)
     )
     assert read_line(line) == expected
+    assert read_line("--source .") == EveryType(Path("."))
     line = "--loud true --source x --quiet FALSE --limit none"
     assert read_line(line) == EveryType(Path("x"), loud=True, quiet=False)
 
@@ -151,6 +152,7 @@ def test_options_of_every_type() -> None:
     ("line", "message"),
     [
         ("--loud", "--source is missing; it is a path"),
+        ("--source=", "--source must be a path, not ''"),
         ("--source x --loud=often", "--loud must be true or false, not 'often'"),
         ("--source x --box 1", "--box must be 2 values, not ['1']"),
         ("--source x --rates a b", "--rates must be a list, each a number, not ['a', 'b']"),

@@ -58,6 +58,16 @@ def check_run_folder(folder: Path, experiment: Experiment) -> None:
         check_new_folder(folder)
 
 
+def check_new_file(path: Path) -> None:
+    """Raise ValueError unless ``path`` is new and its folder can be created and written."""
+    if path.exists():
+        raise ValueError(f"{path} exists and is not overwritten; choose another file with --out")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        reason = "no permission in" if parent.is_dir() else "not a folder:"
+        raise ValueError(f"{path} cannot be written: {reason} {parent}; choose another with --out")
+
+
 def check_new_folder(folder: Path) -> None:
     """Raise ValueError unless ``folder`` is empty or can be created, and can be written."""
     cure = "name another folder with --out"

@@ -258,8 +258,8 @@ def check_range(cls: type, name: str, value: Any, path: str) -> None:
 def is_usable(value: Any, default: Any = None) -> bool:
     """Whether a value can be computed with.
 
-    Numbers must fit float32 and 64 bits, and no path is empty. A non-finite number is accepted for
-    an option whose default is not finite.
+    Numbers must fit float32 and 64 bits. A non-finite number is accepted for an option whose
+    default is not finite.
 
     Args:
         value: value of an option.
@@ -272,7 +272,7 @@ def is_usable(value: Any, default: Any = None) -> bool:
     if isinstance(value, float):
         has_finite_default = not isinstance(default, float) or math.isfinite(default)
         return abs(value) <= _FLOAT_MAX or not has_finite_default
-    return not isinstance(value, Path) or value != Path()
+    return True
 
 
 def refused_value(path: str, value: Any, hint: Any) -> ValueError:
@@ -319,7 +319,9 @@ def _convert(value: Any, hint: Any) -> Any:
         return {"true": True, "false": False}[str(value).lower()]
     if type(value) not in {float: (str, int, float), int: (str, int)}.get(hint, (str,)):
         raise TypeError
-    if hint is Path and value:
+    if hint is Path:
+        if not value:
+            raise ValueError  # it would be the current folder
         return _path(value)
     return hint(value)  # YAML 1.1 reads 1e-3 as text
 

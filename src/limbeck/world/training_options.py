@@ -66,6 +66,25 @@ class WorldTraining:
             raise ValueError(f"snr_floor must not be negative, not {self.snr_floor}")
 
 
+def _check_inputs(config: WorldTraining) -> None:
+    """Check what the options name, before anything is written or rendered.
+
+    Raises:
+        ValueError: if a folder or the device is missing.
+    """
+    for flag, folder in (("--images", config.images), ("--init-from", config.init_from)):
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"{flag} {folder} is not a folder")
+    for part in ("vae", "tokenizer") if config.init_from is not None else ():
+        if not (Path(config.init_from or "") / part).is_dir():
+            raise ValueError(f"--init-from {config.init_from} is not a pipeline: it has no {part}/")
+    if config.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("device cuda: torch finds no CUDA device; use --device cpu")
+
+
 def open_training(config: WorldTraining) -> None:
     """Make the folder of a training, or check that the one there is of the same training.
 
@@ -89,6 +108,7 @@ def open_training(config: WorldTraining) -> None:
         return
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ValueError(f"{config.out} holds files that are no training: give another --out")
+    _check_inputs(config)
     from limbeck.system.checkpoint import write_text  # imported late: a finished one needs no torch
 
     config.out.mkdir(parents=True, exist_ok=True)

@@ -79,8 +79,11 @@ def main(argv: Sequence[str]) -> None:
     sections = [(ExportOptions, None), (MeshExportOptions, None)]
     options, mesh_options = parse(sections, argv, "limbeck export", about, "runs")
 
+    from limbeck.cli.run_folder import check_new_file
     from limbeck.runs import reopen
 
+    if options.out is not None and options.particle != "all":
+        check_new_file(options.out)  # before the run is loaded
     folder = reopen.last_stage(options.runs[0])
     experiment = reopen.read_experiment(folder)
     reopen.require_3d(folder, experiment)

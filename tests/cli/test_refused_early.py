@@ -1,0 +1,67 @@
+"""Outputs and inputs that cannot be used are refused before anything is loaded or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from refusals import refused
+
+import limbeck.runs.reopen
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--init-from nowhere", "--init-from nowhere is not a folder"),
+        ("--init-from .", "--init-from . is not a pipeline: it has no vae/"),
+        ("--images nowhere", "--images nowhere is not a folder"),
+        ("--device tpu", "--device must be one of auto, cpu, cuda, not 'tpu'"),
+        ("--seed -1", "--seed must be at least 0, not -1"),
+        ("--minutes nan", "--minutes must be a finite number, not 'nan'"),
+        ("--snr-floor inf", "--snr-floor must be a finite number, not 'inf'"),
+    ],
+)
+def test_a_training_looks_at_its_options_first(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = refused(capsys, "train-world", *line.split())
+    assert message in found.replace(str(tmp_path.resolve()), ".").replace("./nowhere", "nowhere")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["taken.glb", "taken.glb/asset.glb"])
+def test_a_file_of_export_is_checked_before_the_run_is_loaded(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limbeck.runs.reopen, "reopen_run", None)
+    (tmp_path / "taken.glb").write_text("mine", encoding="utf-8")
+    message = refused(capsys, "export", "run", "--out", name)
+    assert "taken.glb" in message and "choose another" in message
+    assert (tmp_path / "taken.glb").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("guidance --guidance-scales nan", "--guidance-scales must be a list, each a finite"),
+        ("convergence --step-counts -1", "steps must be at least 1, not -1"),
+        ("particles --particle-counts 0", "particles must be at least 1, not 0"),
+        ("overfit --critic-lr -1", "lr must not be negative, not -1"),
+        ("intervals --intervals 7", "7"),
+        ("guidance --prompts ''", "a prompt is missing"),
+    ],
+)
+def test_a_study_looks_at_its_options_before_it_loads_the_model(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    import limbeck.studies.base
+
+    monkeypatch.setattr(limbeck.studies.base, "load", None)
+    assert message in refused(capsys, "study", *line.replace("''", " ").split(" "))
+    assert not any(tmp_path.iterdir())
