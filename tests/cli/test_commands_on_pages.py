@@ -1,0 +1,90 @@
+"""Every command on a page is understood by the command line, up to where its model is loaded."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from limbeck.cli.main import main
+from limbeck.config.discovery import choices
+from limbeck.config.yaml import to_yaml
+from limbeck.studies.base import Study
+from limbeck.training.experiment import Experiment
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    """The indented or fenced lines that start with ``limbeck``, continued lines joined."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^(?:    )?(?:\$ )?limbeck ((?:run|edit|sample|study|plot) .+)$", text, re.M)
+
+
+#: words of a page that stand for others
+PLACEHOLDERS = {"...": [], "[OPTIONS]": []}
+COMMANDS = [
+    pytest.param(command, id=f"{page.relative_to(ROOT)}: {command[:60]}")
+    for page in PAGES
+    if page.name != "LOG.md"
+    for command in commands(page)
+]
+
+
+METHOD = """from dataclasses import dataclass
+from limbeck.methods.sds import SDS
+
+@dataclass(frozen=True)
+class MyMethod(SDS):
+    pass
+"""
+
+
+class LoadingError(Exception):
+    """Raised where a command would load its model or start its work."""
+
+
+def stop(*arguments, **options):
+    raise LoadingError
+
+
+@pytest.fixture
+def stopped(monkeypatch, tmp_path):
+    """A folder with the files that pages name; commands stop when all is understood."""
+    import limbeck.priors.loading
+    import limbeck.runs.report.schedule_plots
+    import limbeck.training.resources
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
+    monkeypatch.setattr(limbeck.priors.loading, "load", stop)
+    monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
+    for study in choices(Study).values():
+        monkeypatch.setattr(study, "run", stop)
+    Path("runs/RUN").mkdir(parents=True)
+    Path("duck").mkdir()
+    experiment = to_yaml(Experiment(("a red mug",)))
+    Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
+    Path("mine.py").write_text(METHOD, encoding="utf-8")
+    return tmp_path
+
+
+def test_pages_have_commands():
+    assert len(COMMANDS) > 50
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_on_a_page_is_understood(command, stopped):
+    words = shlex.split(command, comments=True)
+    words = [new for word in words for new in PLACEHOLDERS.get(word, [word])]
+    for word in words:
+        if word.endswith((".png", ".jpg")):
+            Path(word).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), "red").save(word)
+    if words[0] == "plot":
+        assert main(words) == 0
+        return
+    with pytest.raises(LoadingError):
+        main(words)
