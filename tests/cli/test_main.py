@@ -20,6 +20,7 @@ import limbeck.runs.report.pages
 from limbeck.cli.main import main
 from limbeck.cli.run_folder import default_run_folder
 from limbeck.config.yaml import read_yaml
+from limbeck.runs.stage import StagePosition
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 
@@ -232,6 +233,10 @@ def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert checkpoint.name in refused(capsys, *argv)
 
 
+#: how lines of a run begin
+SAID = ("x: open", "plan:", "step ", "finished:", '"a red', "rejected:", "next:", "limbeck ")
+
+
 @pytest.mark.parametrize("method", ["sds", "vsd"])
 def test_a_run_prints_nothing_of_the_libraries(method: str, tmp_path: Path) -> None:
     argv = ["run", "a red mug", "--method", method, "--steps", "2", "--out", "x"]
@@ -239,8 +244,7 @@ def test_a_run_prints_nothing_of_the_libraries(method: str, tmp_path: Path) -> N
     assert done.returncode == 0 and done.stdout.splitlines() == ["x/report.html"]
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert all(
-        line.strip().startswith(("plan:", "step ", "\N{BOX DRAWINGS HEAVY HORIZONTAL}"))
-        for line in lines
+        line.strip().startswith((*SAID, "\N{BOX DRAWINGS HEAVY HORIZONTAL}")) for line in lines
     )
 
 
@@ -311,6 +315,7 @@ def test_arguments_of_record(
         "command": command,
         "logger": None,
         "stop_on_collapse": True,
+        "stage": StagePosition(),
     }
     assert capsys.readouterr().out.strip() == str(default_run_folder(experiment) / "report.html")
 

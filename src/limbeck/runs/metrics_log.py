@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def last_recorded_step(path: Path, tail: int = 16384) -> int:
+    """Step of the last complete line of a metrics file; 0 if there is none.
+
+    Args:
+        path: the file.
+        tail: bytes read at its end.
+    """
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - tail, 0))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    for line in reversed(lines):
+        with suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["step"])
+    return 0
 
 
 class MetricsLog:

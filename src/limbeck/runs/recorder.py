@@ -21,7 +21,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from limbeck.config import yaml as config
@@ -31,8 +30,11 @@ from limbeck.runs import contact_sheets, images
 from limbeck.runs.loggers import Logger, LogWriter
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
+from limbeck.runs.report.live import LiveReport, is_live
+from limbeck.runs.report.tables import seconds_text
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
+from limbeck.runs.stage import ONLY_STAGE, StagePosition
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
 from limbeck.system.checkpoint import (
@@ -66,6 +68,7 @@ def record(
     console: Console | None = None,
     logger: Logger | None = None,
     stop_on_collapse: bool = True,
+    stage: StagePosition = ONLY_STAGE,
 ) -> Path:
     """Run an experiment into a folder, or continue it there; a finished run is not touched.
 
@@ -82,6 +85,7 @@ def record(
         console: for messages and the progress bar; stderr if None.
         logger: also gets metrics and images.
         stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        stage: which stage of a preset it is, for the progress bar.
 
     Returns:
         The report, ``folder/report.html``.
@@ -98,14 +102,12 @@ def record(
     folder = Path(folder)
     experiment = config.absolute_paths(experiment)  # its run.yaml is read from other folders too
     refuse_other_experiment(folder, experiment)
-    checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
-    metadata = read_metadata(checkpoint) if checkpoint.exists() else {}
-    if metadata.get("step") == experiment.steps and report.exists():
-        message = f"{folder} has this run, finished after {experiment.steps} steps: nothing to do"
-        console.print(message, highlight=False)
+    report = folder / "report.html"
+    if is_finished(folder, experiment):
+        console.print(finished_message(folder, experiment), highlight=False)
         return report
     recorder = Recorder(
-        experiment, prior, folder, console, image_every, checkpoint_every, stop_on_collapse
+        experiment, prior, folder, console, image_every, checkpoint_every, stop_on_collapse, stage
     )
     try:
         recorder.plan.check_fits()
@@ -114,6 +116,20 @@ def record(
         return recorder.finish()
     finally:
         recorder.close()
+
+
+def is_finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether a folder holds all steps of an experiment and the report written after them."""
+    checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
+    files = (checkpoint, report, folder / "profile.json")
+    if not all(file.exists() for file in files) or is_live(report):
+        return False
+    return bool(read_metadata(checkpoint).get("step") == experiment.steps)
+
+
+def finished_message(folder: Path, experiment: Experiment) -> str:
+    """What is said instead of running a finished run again."""
+    return f"{folder} has this run, finished after {experiment.steps} steps: nothing to do"
 
 
 def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
@@ -146,6 +162,7 @@ class Recorder:
         image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for every ``CHECKPOINT_SECONDS`` seconds.
         stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        stage: which stage of a preset it is.
     """
 
     def __init__(
@@ -157,6 +174,7 @@ class Recorder:
         image_every: int = 0,
         checkpoint_every: int = 0,
         stop_on_collapse: bool = True,
+        stage: StagePosition = ONLY_STAGE,
     ):
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
         self.image_every = image_every or max(1, round(experiment.steps / 10))
@@ -168,7 +186,8 @@ class Recorder:
         self.rows_at_start, self.started_at = prior.call_counter.rows, time.perf_counter()
         self.saved_at = self.flushed_at = self.started_at
         self.plan = plan_resources(self.run)
-        self.writer = BackgroundWriter()
+        self.writer, self.stage = BackgroundWriter(), stage
+        self.live_report = LiveReport(folder, self.writer)
         self.log_writer: LogWriter | None = None
         self.checkpoint_written = threading.Event()
         self.checkpoint_written.set()
@@ -195,6 +214,9 @@ class Recorder:
         """
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
         (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
+        stage, report = str(self.stage), self.folder / "report.html"
+        where = f"{stage}: {self.folder}" if stage else str(self.folder)
+        self._print(f"{where}: open {report} while it runs", soft_wrap=True)
         if (self.folder / "checkpoint.safetensors").exists():
             self._resume()
         run = self.run
@@ -225,6 +247,7 @@ class Recorder:
                 self._print(f"{self.folder}: {run.representation.init_message}")
             self.images.save_particles(0)
             self._save_assets(0)
+        self.live_report.update()
         if self.plan.step is not None:
             self._print(str(self.plan), soft_wrap=True)
 
@@ -256,24 +279,26 @@ class Recorder:
     def run_loop(self) -> None:
         """Take all remaining steps."""
         progress = Progress(
+            TextColumn(str(self.stage)),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
-            "left",
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[metrics]}"),
             console=self.console,
         )
         steps = self.experiment.steps
         with progress, DeferredInterrupt() as interrupt:
-            task = progress.add_task("", total=steps, completed=self.run.step, metrics="", rate="")
+            fields = {"metrics": "", "rate": "", "left": ""}
+            task = progress.add_task("", total=steps, completed=self.run.step, **fields)
             try:
                 while self.run.step < steps:
                     self._step(progress, task)
                     if interrupt.requested:
                         self.save()
                         self.writer.drain()
+                        self.live_report.stop()
                         raise KeyboardInterrupt
                 self.save()
                 self.writer.drain()
@@ -298,6 +323,8 @@ class Recorder:
             self._save_images(step)
             with profile.part("images"):
                 self._save_assets(step.step)
+            if step.step < self.experiment.steps:
+                self.live_report.update()
         clock = time.perf_counter()
         if clock - self.flushed_at > FLUSH_SECONDS:
             self.flushed_at = clock
@@ -354,20 +381,35 @@ class Recorder:
             self.metrics_log.flush()
             saved = self.images.save_step(step)
         if saved and not self.console.is_terminal:
-            self._print(f"step {step.step} of {self.experiment.steps}, {self.elapsed:.0f} s")
+            left = self._time_left(step.step / max(self.elapsed, 1e-9))
+            stage = f"{self.stage}, " if str(self.stage) else ""
+            self._print(
+                f"{stage}step {step.step} of {self.experiment.steps}, {self.elapsed:.0f} s{left}"
+            )
+
+    def _time_left(self, speed: float) -> str:
+        """Time left over all stages, as text; empty at the end."""
+        remaining = self.experiment.steps - self.run.step
+        seconds = self.stage.seconds_left(remaining, speed)
+        if seconds < 0.5:
+            return ""
+        scope = f" over all {self.stage.total} stages" if self.stage.total > 1 else ""
+        text = seconds_text(seconds) if seconds >= 10 else f"{seconds:.0f} s"
+        return f", about {text} left{scope}"
 
     def _update_progress(self, progress: Progress, task: TaskID) -> None:
         """Show the step, the speed and the newest metrics in the file."""
         line, speed = self.metrics_log.last, progress.tasks[0].speed
-        rate = metrics = ""
+        rate = metrics = left = ""
         if speed:
+            left = self._time_left(speed).removeprefix(", ")
             rate = f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
         if line and None not in (line["t"], line["gradient"]):  # None: the run is about to stop
             metrics = (
                 f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  "
                 f"evaluations {line['evaluations']:,}"
             )
-        progress.update(task, completed=self.run.step, metrics=metrics, rate=rate)
+        progress.update(task, completed=self.run.step, metrics=metrics, rate=rate, left=left)
 
     def save(self) -> None:
         """Queue a checkpoint of the current state.

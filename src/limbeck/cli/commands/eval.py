@@ -27,6 +27,7 @@ class EvalOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck eval``: write eval.json of each run, update its report, print a summary."""
+    from limbeck.cli.run_folder import find_folder
     from limbeck.config.command_line import parse
 
     about = (
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.runs.report.pages import write_report
     from limbeck.world.pretrained import load_evaluator
 
-    runs = [judge.open_finished_run(folder) for folder in options.folders]
+    runs = [judge.open_finished_run(folder) for folder in map(find_folder, options.folders)]
     clip = None
     if options.clip is not None:
         clip = CLIPSimilarity(options.clip, pick_device(options.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -79,11 +79,12 @@ def main(argv: Sequence[str]) -> None:
     sections = [(ExportOptions, None), (MeshExportOptions, None)]
     options, mesh_options = parse(sections, argv, "limbeck export", about, "runs")
 
-    from limbeck.cli.run_folder import check_new_file
+    from limbeck.cli.run_folder import check_new_file, find_folder
     from limbeck.runs import reopen
 
     if options.out is not None and options.particle != "all":
         check_new_file(options.out)  # before the run is loaded
+    options = replace(options, runs=(find_folder(options.runs[0]),))
     folder = reopen.last_stage(options.runs[0])
     experiment = reopen.read_experiment(folder)
     reopen.require_3d(folder, experiment)

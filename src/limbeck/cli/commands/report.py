@@ -22,16 +22,18 @@ class ReportOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck report``: write the report and print its path."""
+    from limbeck.cli.run_folder import find_folder
     from limbeck.config.command_line import parse
 
     about = "Write one HTML report of run FOLDERs."
     (options,) = parse([(ReportOptions, None)], argv, "limbeck report", about, "folders")
     if not options.folders:
         raise ValueError("a run folder is missing: limbeck report runs/NAME [runs/OTHER ...]")
-    for folder in options.folders:
+    folders = [find_folder(folder) for folder in options.folders]
+    for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no run folder {folder}")
 
     from limbeck.runs.report.pages import write_report
 
-    print(write_report(list(options.folders), options.out))
+    print(write_report(folders, options.out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.runs.loggers import Logger
+from limbeck.runs.stage import ONLY_STAGE, StagePosition
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class StartOptions:
 
     Attributes:
         preset: recipe of a paper, possibly in several stages, whose options are the defaults.
-        config: run.yaml of a run, whose options are the defaults.
+        config: run.yaml of a run or its folder, whose options are the defaults.
     """
 
     preset: Preset | None = None
@@ -78,7 +80,9 @@ class RunOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck run``: start or resume one run, or the stages of a preset."""
+    from limbeck.cli.run_folder import default_run_folder
     from limbeck.config.command_line import parse
+    from limbeck.config.discovery import component_name
     from limbeck.config.yaml import read_yaml
     from limbeck.training.experiment import Experiment, with_lr
 
@@ -87,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("--config and --preset exclude each other: give one of them")
     stages = start.preset.stages(NO_PROMPTS) if start.preset is not None else {}
     first = next(iter(stages.values()), None)
-    default = read_yaml(Experiment, start.config) if start.config is not None else first
+    default = read_yaml(Experiment, _config_file(start.config)) if start.config else first
     experiment, _, options = parse(
         [(Experiment, default), (StartOptions, start), (RunOptions, None)],
         argv,
@@ -98,13 +102,35 @@ def main(argv: Sequence[str]) -> None:
     )
     if experiment.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
+    experiment = _with_found_folder(experiment)
     if options.lr is not None:
         experiment = with_lr(experiment, options.lr)
     command = shlex.join(["limbeck", "run", *argv])
     if first is None or len(stages) == 1:
-        run_one(experiment, options, options.out, command, options.viewer)
+        recipe = component_name(type(start.preset)) if start.preset is not None else ""
+        folder = options.out or default_run_folder(experiment, recipe)
+        run_one(experiment, options, folder, command, options.viewer)
     else:
         run_stages(start.preset, first, experiment, options, command)
+
+
+def _config_file(path: Path) -> Path:
+    """The file that ``--config`` names: a run folder stands for its run.yaml."""
+    from limbeck.cli.run_folder import find_folder
+
+    path = find_folder(path)
+    return path / "run.yaml" if path.is_dir() else path
+
+
+def _with_found_folder(experiment: Experiment) -> Experiment:
+    """The experiment with the run that ``init_from latest`` stands for."""
+    from limbeck.cli.run_folder import find_folder
+
+    start = experiment.representation.init_from
+    if start is None or (found := find_folder(start)) == start:
+        return experiment
+    representation = replace(experiment.representation, init_from=found)  # type: ignore[call-arg]
+    return replace(experiment, representation=representation)
 
 
 def run_stages(
@@ -123,12 +149,16 @@ def run_stages(
     from limbeck.config.yaml import fingerprint, slug
 
     plain = replace(first, prompts=chosen.prompts)
-    name = f"{slug(chosen.prompts[0])}-{component_name(type(preset))}-{fingerprint(plain)}"
+    prompt, recipe = slug(chosen.prompts[0]), component_name(type(preset))
+    name = f"{prompt}-{recipe}-{fingerprint(plain)}"
     parent = options.out or Path("runs") / name
     show = options.viewer and not options.dry_run
-    previous = None
+    previous, stages = None, preset.stages(NO_PROMPTS)
+    later = sum(stage.steps for stage in stages.values())
     with open_viewer(parent, chosen) if show else nullcontext():  # one page for all stages
-        for number, (name, stage) in enumerate(preset.stages(NO_PROMPTS).items(), 1):
+        for number, (name, stage) in enumerate(stages.items(), 1):
+            later -= stage.steps
+            position = StagePosition(number, len(stages), name, later)
             folder = parent / f"{number}-{name}"
             stage = apply_shared_options(first, chosen, stage)
             if previous is not None:
@@ -137,29 +167,40 @@ def run_stages(
                 print(f"{folder.name}: ", end="", flush=True)
             else:
                 previous = folder
-            run_one(stage, options, folder, command, viewer=False)
+            run_one(stage, options, folder, command, viewer=False, position=position)
 
 
 def run_one(
-    experiment: Experiment, options: RunOptions, out: Path | None, command: str, viewer: bool
+    experiment: Experiment,
+    options: RunOptions,
+    out: Path,
+    command: str,
+    viewer: bool,
+    position: StagePosition = ONLY_STAGE,
 ) -> None:
     """Start or resume one run and print its report, or the resources it needs if it is a dry run.
 
     Args:
         experiment: what to run.
         options: how the run is recorded.
-        out: run folder; None for the default one.
+        out: run folder.
         command: the command line.
         viewer: show the run in the browser.
+        position: which stage of a preset it is.
     """
-    from limbeck.cli.run_folder import check_run_folder, default_run_folder, resume_hint
+    from limbeck.cli.run_folder import check_run_folder, resume_hint
+    from limbeck.runs.recorder import finished_message, is_finished, record
 
-    folder = out or default_run_folder(experiment)
+    folder = out
     check_run_folder(folder, experiment)
+    if is_finished(folder, experiment) and not options.dry_run:  # before the model is loaded
+        print(finished_message(folder, experiment), file=sys.stderr)
+        print(folder / "report.html", flush=True)
+        return
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.priors.loading import load, notify_unknown_words
-    from limbeck.runs.recorder import record
+    from limbeck.runs.closing_summary import closing_lines
     from limbeck.training.resources import check_weights_fit, rehearse
     from limbeck.training.trainer import Run, prompts_by_view
 
@@ -180,8 +221,11 @@ def run_one(
             command=command,
             logger=options.logger,
             stop_on_collapse=options.stop_on_collapse,
+            stage=position,
         )
-        print(report)
+    print(report, flush=True)
+    if position.number == position.total:
+        print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
 
 
 def open_viewer(folder: Path, experiment: Experiment) -> AbstractContextManager[None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sample``: write samples into a folder and print its report."""
-    from limbeck.cli.run_folder import OutputOptions, check_new_folder
+    from limbeck.cli.run_folder import OutputOptions, check_new_folder, find_folder
     from limbeck.config.command_line import parse
     from limbeck.config.yaml import fingerprint, slug
     from limbeck.diffusion.sampling import Sampling
@@ -20,6 +21,8 @@ def main(argv: Sequence[str]) -> None:
     )
     sections = [(Sampling, None), (OutputOptions, None)]
     sampling, output = parse(sections, argv, "limbeck sample", about, "prompts")
+    if sampling.critic is not None:
+        sampling = replace(sampling, critic=find_folder(sampling.critic))
     name = f"{slug(sampling.prompts[0])}-{sampling.sampler}-{fingerprint(sampling)}"
     folder = output.out or Path("samples") / name
     check_new_folder(folder)

@@ -44,11 +44,12 @@ def main(argv: Sequence[str]) -> None:
 
 def serve(options: ViewOptions, stop: threading.Event) -> None:
     """Serve the page until Ctrl-C, or until ``stop`` is set."""
+    from limbeck.cli.run_folder import find_folder
     from limbeck.runs.reopen import last_stage, read_experiment, require_3d
     from limbeck.runs.snapshots_3d import SnapshotFolder
     from limbeck.runs.viewer import Viewer
 
-    root = options.runs[0]
+    root = find_folder(options.runs[0])
     while options.live and not (last_stage(root) / "run.yaml").is_file():
         time.sleep(0.2)
     folder = last_stage(root)

@@ -37,13 +37,15 @@ _MAX_STEPS = 12  #: at most so many recorded steps are shown
 _CAPTION_OPTIONS = ("prompts", "model", "method.name", "method.guidance", "steps", "particles")
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(folders: Sequence[Path], out: Path | None = None, reload_seconds: int = 0) -> Path:
     """Write the report of one folder, or the comparison of several.
 
     Args:
         folders: run folders, finished or not, or folders of samples.
         out: file to write; by default report.html in the folder, or comparison.html in the common
             parent of several folders.
+        reload_seconds: for a run that goes on: leave out the curves, which take long to draw, and
+            let the page reload itself after this time.
 
     Returns:
         The file written.
@@ -57,7 +59,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     if len(runs) == 1:
         page = out or runs[0].path / "report.html"
         with _readable(runs):
-            text = _render("run.html.j2", _run_content(runs[0], page))
+            text = _render("run.html.j2", _run_content(runs[0], page, reload_seconds))
         return _save(page, text)
     parent = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     with _readable(runs):
@@ -128,7 +130,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
     )
     environment.filters |= {"score": score_text, "seconds": seconds_text}
     style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    environment.globals |= {"style": style, "scores": SCORES}
+    environment.globals |= {"style": style, "scores": SCORES, "reload_seconds": 0}
     return environment.get_template(template).render(content)
 
 
@@ -140,7 +142,7 @@ def _shown_steps(run: RunData) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (_MAX_STEPS - 1))] for i in range(_MAX_STEPS)]
 
 
-def _run_content(run: RunData, page: Path) -> dict[str, Any]:
+def _run_content(run: RunData, page: Path, reload_seconds: int = 0) -> dict[str, Any]:
     steps = _shown_steps(run)
     rows = run.scores.get("prompts", [])
     return {
@@ -152,13 +154,18 @@ def _run_content(run: RunData, page: Path) -> dict[str, Any]:
         "sections": _image_sections(run, steps),
         "gradients": run.images_at(steps, "-gradient"),
         "gradient_scale": run.gradient_scale(),
-        "plots": [(title, Markup(svg)) for title, svg in svg_plots.metric_plots(run.metrics)],
+        "plots": [] if reload_seconds else _metric_plots(run),
+        "reload_seconds": reload_seconds,
         "columns": score_columns(rows),
         "rows": rows,
         "evaluation": _evaluation_table(run),
         "profile_rows": _profile_rows(run),
         "total_flops": format_si(sum(run.profile.get("flops", {}).values()), "FLOP"),
     }
+
+
+def _metric_plots(run: RunData) -> list[tuple[str, Markup]]:
+    return [(title, Markup(svg)) for title, svg in svg_plots.metric_plots(run.metrics)]
 
 
 def _evaluation_table(run: RunData) -> dict[str, Any]:

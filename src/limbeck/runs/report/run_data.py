@@ -18,7 +18,7 @@ from PIL import Image
 
 from limbeck.config.yaml import parse_yaml
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
-from limbeck.runs.metrics_log import read_metrics
+from limbeck.runs.metrics_log import last_recorded_step, read_metrics
 from limbeck.runs.notices_file import read_notices
 from limbeck.system.files import read_json_object, read_text
 from limbeck.system.image_files import image_file_size, open_image
@@ -146,6 +146,17 @@ class RunData:
         model = _component_name(self.config.get("model", ""))
         return [*facts, f"{self.config.get('steps')} steps", f"{count} {unit}", model]
 
+    @property
+    def setting(self) -> list[str]:
+        """Names of method, representation and model."""
+        names = [_component_name(self.config.get(key, "")) for key in ("method", "representation")]
+        return [*names, _component_name(self.config.get("model", ""))]
+
+    @property
+    def last_step(self) -> int:
+        """Newest step in metrics.jsonl, of which only the end is read."""
+        return last_recorded_step(self.path / "metrics.jsonl")
+
     def _json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         return read_json_object(path) if path.exists() else {}
@@ -214,6 +225,11 @@ class RunData:
         if self.profile:
             return float(self.profile.get("elapsed", sum(self.seconds().values())))
         return float(self.metrics[-1]["seconds"]) if self.metrics else 0.0
+
+    def seconds_left(self) -> float:
+        """Time left at the speed so far; 0 before the first metrics and after the last step."""
+        step = self.metrics[-1]["step"] if self.metrics else 0
+        return self.elapsed() / step * (int(self.config["steps"]) - step) if step else 0.0
 
     def evaluations(self) -> int:
         """Network evaluations; of an unfinished run, until its last metrics."""

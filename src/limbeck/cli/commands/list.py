@@ -1,0 +1,72 @@
+"""list the runs below a folder with their state and scores"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from limbeck.runs.find_runs import FoundRun
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Which runs are listed.
+
+    Attributes:
+        folders: folder that contains runs; by default runs.
+    """
+
+    folders: tuple[Path, ...] = (Path("runs"),)
+
+    def __post_init__(self) -> None:
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise ValueError(f"there is no folder {folder}: limbeck run starts a run")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run ``limbeck list``: two lines per run, the newest first."""
+    from limbeck.config.command_line import parse
+
+    about = "List the runs below a FOLDER, the newest first."
+    (options,) = parse([(ListOptions, None)], argv, "limbeck list", about, "folders")
+
+    from limbeck.runs.find_runs import find_runs
+
+    width = max(shutil.get_terminal_size().columns, 80)
+    runs = [run for folder in options.folders for run in find_runs(folder)]
+    for run in runs:
+        print(run.folder)
+        print(summary(run, time.time(), width))
+    if not runs:
+        print(f"no runs in {', '.join(map(str, options.folders))}")
+
+
+def summary(run: FoundRun, now: float, width: int) -> str:
+    """State, steps, age, settings, score and prompt of a run, at most ``width`` wide."""
+    try:
+        data = run.data
+        steps = int(data.config["steps"])
+        done = steps if run.state == "finished" else data.last_step
+    except (ValueError, TypeError, KeyError) as error:
+        return f"  unreadable: {' '.join(str(error).split())}"[:width]
+    setting = " ".join(data.setting)
+    score = data.scores.get("mean", {}).get("object")
+    seen = f"object {100 * score:3.0f} %" if score is not None else ""
+    line = f"  {run.state:8s} {f'{done}/{steps}':>11s}  {age(now - run.changed_at):>7s}  "
+    line += "  ".join(part for part in (setting, seen, data.title) if part)
+    return line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit, such as ``3 min`` or ``2 days``."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {'day' if unit == 'days' and count == 1 else unit}"
+    return f"{max(int(seconds), 0)} s"

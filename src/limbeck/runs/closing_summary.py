@@ -1,0 +1,81 @@
+"""What a finished run says at its end: scores, where the images are, what to type next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.metrics.intervals import wilson_interval
+from limbeck.runs.report.tables import SCORES
+from limbeck.system.files import read_json_object
+from limbeck.training.experiment import Experiment
+
+_VERDICTS = ("object", "color", "pattern", "background")
+
+
+def closing_lines(folder: Path, experiment: Experiment) -> list[str]:
+    """Lines to print after a run.
+
+    Args:
+        folder: its folder.
+        experiment: what was run.
+    """
+    path = folder / "scores.json"
+    scores = read_json_object(path) if path.exists() else {}
+    is_3d = not isinstance(experiment.camera_sampler, NoCamera)
+    lines = [f"finished: {experiment.steps} steps in {folder}"]
+    lines += [f"  {line}" for line in verdict_lines(scores, experiment.particles, is_3d)]
+    return [*lines, "next:", *(f"  {line}" for line in next_commands(folder, experiment))]
+
+
+def verdict_lines(scores: dict[str, Any], particles: int, is_3d: bool) -> list[str]:
+    """The evaluator's verdicts in words, a line per prompt that it can judge.
+
+    The views of a 3D particle are not independent, so their shares come without an interval.
+
+    Args:
+        scores: content of scores.json.
+        particles: particles per prompt.
+        is_3d: whether there are several views of each particle.
+    """
+    lines = []
+    for row in scores.get("prompts", []):
+        shares = [name for name in _VERDICTS if name in row]
+        if not shares:
+            continue
+        count, unit = (particles, "image") if not is_3d else (4 * particles, "view")
+        parts = []
+        for name in shares:
+            part = f"{SCORES[name].label} {round(row[name] * count)} of {count}"
+            if not is_3d and count > 1:
+                low, high = wilson_interval(row[name], count)
+                part += f" ({100 * low:.0f} to {100 * high:.0f} %)"
+            parts.append(part)
+        text = json.dumps(row["prompt"], ensure_ascii=False)
+        lines.append(f"{text}, right {unit}s by the evaluator: {', '.join(parts)}")
+        if rejected := round(row.get("rejected", 0) * count):
+            them = f"{rejected} of {count} {unit}s" if count > 1 else f"this {unit}"
+            lines.append(f"rejected: in {them} the evaluator sees none of its objects")
+    return lines
+
+
+def next_commands(folder: Path, experiment: Experiment) -> list[str]:
+    """Commands that a user may type after a run, each with what it does."""
+    name = shlex.quote(str(folder))
+    if isinstance(experiment.camera_sampler, NoCamera):
+        commands = {f"limbeck report {name} OTHER": "compare with another run"}
+        if (folder / "critic").is_dir():
+            prompt = shlex.quote(experiment.prompts[0])
+            commands[f"limbeck sample {prompt} --critic {name}"] = "sample from its critic"
+    else:
+        commands = {
+            f"limbeck view {name}": "look at it from all sides",
+            f"limbeck export {name}": "a file for Blender",
+            f"limbeck eval {name}": "scores from 32 cameras",
+        }
+    yaml = shlex.quote(str(folder / "run.yaml"))
+    commands[f"limbeck run --config {yaml} --seed {experiment.seed + 1}"] = "another seed"
+    return [f"{command}  # {about}" for command, about in commands.items()]

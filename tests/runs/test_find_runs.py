@@ -1,0 +1,69 @@
+"""Finding run folders: states, the newest one, the word latest."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from limbeck.cli.main import main
+from limbeck.runs.find_runs import find_runs, latest_run
+
+TOY = ["--model", "gaussians", "--device", "cpu", "--steps", "2"]
+
+
+def run(prompt: str, folder: str, age: float = 0) -> Path:
+    assert main(["run", prompt, *TOY, "--out", folder]) == 0
+    then = time.time() - age
+    for file in Path(folder).iterdir():
+        os.utime(file, (then, then))
+    return Path(folder)
+
+
+def test_the_newest_run_and_the_states_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "latest"]) == 2
+    assert "no run below runs/" in capsys.readouterr().err
+    old, new = run("red disc", "runs/a", 4000), run("blue disc", "runs/study/b", 300)
+    capsys.readouterr()
+    assert latest_run() == new and [found.folder for found in find_runs(Path("runs"))] == [new, old]
+    assert main(["report", "latest"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == "runs/study/b/report.html" and err == "limbeck: latest is runs/study/b\n"
+
+    (new / "profile.json").unlink()
+    assert [found.state for found in find_runs(Path("runs"))] == ["stopped", "finished"]
+    (new / "metrics.jsonl").touch()
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "runs/study/b" and lines[1].split()[:2] == ["running", "2/2"]
+    assert lines[2] == "runs/a" and lines[3].split()[:4] == ["finished", "2/2", "1", "h"]
+    assert "sds latents gaussians" in lines[3] and "“red disc”" in lines[3]
+
+
+def test_a_folder_called_latest_is_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("red disc", "latest")
+    run("blue disc", "runs/b")
+    capsys.readouterr()
+    assert main(["report", "latest"]) == 0
+    assert capsys.readouterr().out.strip() == "latest/report.html"
+
+
+def test_a_configuration_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("red disc", "runs/a")
+    capsys.readouterr()
+    assert main(["run", "--config", "latest", "--device", "cpu", "--out", "runs/a"]) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert main(["list", "elsewhere"]) == 2
+    assert "there is no folder elsewhere" in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""The report of a run that goes on, and what is said at its start and end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from run_folders import experiment
+
+import limbeck.runs.recorder
+from limbeck.priors.loading import load
+from limbeck.runs.closing_summary import closing_lines, verdict_lines
+from limbeck.runs.recorder import is_finished, record
+from limbeck.runs.report.live import is_live, write_live_report
+from limbeck.runs.stage import StagePosition
+from limbeck.training.trainer import Run
+
+
+def test_the_report_reloads_itself_until_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = tmp_path / "run", []
+    e = experiment(steps=4)
+    advance = Run.advance
+
+    def watched(run: Run):
+        if run.step == 3:
+            write_live_report(folder)
+            page = (folder / "report.html").read_text(encoding="utf-8")
+            seen.append(
+                (is_live(folder / "report.html"), is_finished(folder, e), "of 4 steps" in page)
+            )
+        return advance(run)
+
+    monkeypatch.setattr(Run, "advance", watched)
+    report = record(e, load("gaussians", "cpu"), folder, console=Console(file=io.StringIO()))
+    assert seen == [(True, False, True)]
+    assert not is_live(report) and is_finished(folder, e)
+    assert "reloads itself" not in report.read_text(encoding="utf-8")
+
+
+def test_a_live_report_is_written_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, e = tmp_path / "run", experiment(steps=2)
+
+    def killed(recorder: limbeck.runs.recorder.Recorder) -> Path:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(limbeck.runs.recorder.Recorder, "run_loop", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        record(e, load("gaussians", "cpu"), folder, console=Console(file=io.StringIO()))
+    assert is_live(folder / "report.html") and not is_finished(folder, e)
+
+
+def test_time_left_counts_the_later_stages() -> None:
+    position = StagePosition(2, 3, "fine", later_steps=100)
+    assert str(position) == "stage 2/3 (fine)" and str(StagePosition()) == ""
+    assert position.seconds_left(20, 4.0) == 30.0
+
+
+def test_the_folder_is_named_first(tmp_path: Path) -> None:
+    out = io.StringIO()
+    folder, stage = tmp_path / "run", StagePosition(2, 3, "fine", later_steps=5)
+    console = Console(file=out, width=80)
+    record(experiment(steps=2), load("gaussians", "cpu"), folder, console=console, stage=stage)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == f"stage 2/3 (fine): {folder}: open {folder / 'report.html'} while it runs"
+
+
+def test_verdicts_in_words_with_intervals() -> None:
+    row = {"prompt": "a red mug", "object": 0.75, "color": 1.0, "rejected": 0.25, "saturation": 0.5}
+    lines = verdict_lines({"prompts": [row, {"prompt": "abc", "saturation": 0.1}]}, 4, is_3d=False)
+    assert lines == [
+        '"a red mug", right images by the evaluator: object 3 of 4 (30 to 95 %), '
+        "color 4 of 4 (51 to 100 %)",
+        "rejected: in 1 of 4 images the evaluator sees none of its objects",
+    ]
+    (solid, _) = verdict_lines({"prompts": [row]}, 1, is_3d=True)
+    assert solid == '"a red mug", right views by the evaluator: object 3 of 4, color 4 of 4'
+
+
+def test_the_end_names_the_next_commands(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    lines = closing_lines(folder, experiment(steps=2))
+    commands = [line.strip() for line in lines[lines.index("next:") + 1 :]]
+    assert commands[0].startswith(f"limbeck report '{folder}' ")
+    assert commands[-1].startswith(f"limbeck run --config '{folder / 'run.yaml'}' --seed 1")
