@@ -290,7 +290,7 @@ class Recorder:
         )
         steps = self.experiment.steps
         with progress, DeferredInterrupt() as interrupt:
-            fields = {"metrics": "", "rate": "", "left": ""}
+            fields: dict[str, Any] = {"metrics": "", "rate": "", "left": ""}
             task = progress.add_task("", total=steps, completed=self.run.step, **fields)
             try:
                 while self.run.step < steps:
