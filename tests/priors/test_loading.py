@@ -335,6 +335,11 @@ def test_broken_text_files_are_refused_by_name(file, text, message, folders, tmp
         (SCHEDULER, {"beta_start": [1]}, "scheduler_config.json cannot be loaded"),
         (SCHEDULER, {"prediction_type": ["v"]}, "prediction_type must be one of epsilon"),
         ("unet/config.json", {"block_out_channels": 5}, "unet cannot be loaded"),
+        (
+            "unet/config.json",
+            {"downsample_padding": None},
+            "config.json: the unet cannot be loaded",
+        ),
         ("unet/config.json", {"cross_attention_dim": 64}, "attn2.to_k.weight"),
         ("vae/config.json", {"scaling_factor": "a"}, "scaling_factor must be a number, not 'a'"),
         ("vae/config.json", {"scaling_factor": 0}, "scaling_factor must not be 0"),

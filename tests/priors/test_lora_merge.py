@@ -9,6 +9,15 @@ from family_pipelines import (
     train_lora_critic,
     with_network,
 )
+from lora_layouts import (
+    RANK,
+    in_diffusers_layout,
+    in_kohya_layout,
+    in_old_layout,
+    read_pairs,
+    save,
+    write_peft_lora,
+)
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import WORDS, max_difference
 
@@ -109,21 +118,6 @@ def test_a_lora_that_does_not_fit_is_refused(folders, tmp_path):
 
 # every layout, whole or refused
 
-RANK = 4
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-
-
-def write_peft_lora(folder, target, **options):
-    """Write a random LoRA of the U-Net as peft's own ``save_pretrained`` does; return the U-Net."""
-    import diffusers
-    from peft import LoraConfig, get_peft_model
-
-    network = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")
-    defaults = {"r": RANK, "lora_alpha": 10, "target_modules": TARGETS, "init_lora_weights": False}
-    torch.manual_seed(1)
-    get_peft_model(network, LoraConfig(**(defaults | options))).save_pretrained(target)
-    return network
-
 
 def eps_with_lora(folders, lora):
     prior = load_family("eps", folders("eps"), lora=lora)
@@ -151,52 +145,6 @@ def test_a_lora_saved_by_peft_is_merged_with_its_scale(options, folders, tmp_pat
     assert max_difference(eps_with_lora(folders, tmp_path), expected) < 1e-5
     plain = predict_eps(prior := load_family("eps", folders("eps")), prior.condition(WORDS[:3]))[0]
     assert max_difference(plain, expected) > 0.1
-
-
-def read_pairs(folder):
-    """A and B of a file of peft by layer."""
-    tensors = load_file(folder / "adapter_model.safetensors")
-    keys = {key.removeprefix("base_model.model.").removesuffix(".weight"): key for key in tensors}
-    return {
-        name.removesuffix(".lora_A"): (
-            tensors[key],
-            tensors[keys[name.removesuffix("_A") + "_B"]],
-        )
-        for name, key in keys.items()
-        if name.endswith(".lora_A")
-    }
-
-
-def in_diffusers_layout(pairs):
-    return {
-        f"unet.{name}.lora_{kind}.weight": matrix
-        for name, pair in pairs.items()
-        for kind, matrix in zip("AB", pair, strict=True)
-    }
-
-
-def in_old_layout(pairs, prefix=""):
-    """Attention processors, as diffusers wrote them before 0.25, with and without ``unet.``."""
-    tensors = {}
-    for name, pair in pairs.items():
-        block, projection = name.removesuffix(".0").rsplit(".", 1)
-        for kind, matrix in zip(("down", "up"), pair, strict=True):
-            key = f"{prefix}{block}.processor.{projection}_lora.{kind}.weight"
-            tensors[key] = matrix
-    return tensors
-
-
-def in_kohya_layout(pairs):
-    tensors = {}
-    for name, pair in pairs.items():
-        for kind, matrix in zip(("down", "up"), pair, strict=True):
-            tensors[f"lora_unet_{name.replace('.', '_')}.lora_{kind}.weight"] = matrix
-    return tensors
-
-
-def save(tensors, path):
-    save_file({key: value.contiguous().clone() for key, value in tensors.items()}, path)
-    return path
 
 
 LAYOUTS = {

@@ -9,9 +9,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float
@@ -255,15 +256,57 @@ class DiffusersPrior(abc.ABC):
             torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
         )
 
-    def _check_width(self, encoded: Condition) -> None:
-        """Raise ValueError if the text encoders are not those of the network."""
+    def _text_width(self) -> int | None:
+        """Numbers per token that the network takes; None if its file does not say."""
         config: Any = self.network.config
         keys = ("joint_attention_dim", "encoder_hid_dim", "cross_attention_dim")
         width = next((config[key] for key in keys if config.get(key) is not None), None)
-        if isinstance(width, int) and encoded.data.shape[-1] != width:
+        return width if isinstance(width, int) else None
+
+    def _check_width(self, encoded: Condition) -> None:
+        """Raise ValueError if the text encoders are not those of the network."""
+        width = self._text_width()
+        if width is not None and encoded.data.shape[-1] != width:
             raise ValueError(
                 f"{self.files.name}: its text encoder gives {encoded.data.shape[-1]} numbers per "
                 f"token, its {self.network_name} takes {width}: they are of different models"
+            )
+
+    def check_runs(self) -> None:
+        """Run network and autoencoder once on a small image of zeros.
+
+        Their files may hold options with which they can be built and cannot run, which would else
+        be found after the run folder has been made. This call is not counted.
+
+        Raises:
+            ValueError: if one cannot run, or gives another size than it is given.
+        """
+        width, config = self._text_width(), cast(Any, self.network).config
+        if width is None:
+            return
+        # XL's pooled text is what its other embeddings leave of this width
+        pooled = config.get("pooled_projection_dim") or (
+            config.get("projection_class_embeddings_input_dim") or 0
+        ) - 6 * (config.get("addition_time_embed_dim") or 0)
+        size = 2 * self.size_multiple
+        side = size * self.shape[1] // self.image_size[0]
+        zeros = partial(torch.zeros, device=self.device)
+        xt = zeros(1, self.shape[0], side, side, dtype=self.dtype)
+        condition = Condition(
+            zeros(1, 4, width, dtype=self.dtype),
+            None,
+            zeros(1, pooled, dtype=self.dtype) if pooled > 0 else None,
+        )
+        place = self.files.place(self.network_name)
+        with torch.no_grad(), silence_library_logs():
+            with self._eager(), loading(f"{place}: the {self.network_name}"):
+                output = self._forward(xt, zeros(1) + 0.5, condition)
+            with loading(f"{self.files.name}: its autoencoder"):
+                image = self.decode(self.encode(zeros(1, 3, size, size)))
+        if output.shape != xt.shape or image.shape[2:] != (size, size):
+            raise ValueError(
+                f"{self.files.name} turns {list(xt.shape)} into {list(output.shape)} and images of "
+                f"{size} pixels into {list(image.shape[2:])}: its configuration does not fit"
             )
 
     def _fit_prompts(self, prompts: Sequence[str], *limits: TokenLimit) -> list[list[str]]:

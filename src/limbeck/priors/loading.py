@@ -215,9 +215,11 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
         files = CheckpointFiles(resolve_config(path, model.config), path)
     check_layout(files.folder)
     with loading(files.name, passed_on=(ValueError,)):
-        return prior_class(files.folder)(
+        prior = prior_class(files.folder)(
             files, device, pick_precision(precision, device), model, runtime
         )
+        prior.check_runs()
+        return prior
 
 
 def load_dataset(folder: Path, size: int = 64) -> DataSet:
