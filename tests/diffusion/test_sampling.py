@@ -164,6 +164,11 @@ def test_ancestral_samples_follow_the_posterior_of_their_schedule(schedule, std)
     assert abs(float(sampled.var()) / variance - 1) < 4 * (2 / rows) ** 0.5
 
 
+def test_a_negative_prompt_that_changes_nothing_is_refused():
+    with pytest.raises(ValueError, match="negative_prompt 'fog' changes nothing at guidance 1"):
+        Sampling(("a mug",), negative_prompt="fog", guidance=1.0)
+
+
 @pytest.mark.parametrize(("guidance", "rows_per_step"), [(1.0, 5), (0.0, 5), (3.0, 2 * 5)])
 def test_each_step_is_one_call_with_one_or_two_rows_per_image(guidance, rows_per_step):
     prior = mixture(zero_snr_schedule())
