@@ -20,7 +20,7 @@ from tiny_pipeline import max_difference, rng
 from limbeck import Experiment
 from limbeck.cli.main import main
 from limbeck.graphics.cameras.camera import turntable_cameras
-from limbeck.graphics.export import uv_atlas
+from limbeck.graphics.export import decimation, uv_atlas
 from limbeck.graphics.export.export import DEFAULT_MAX_FACES, MeshExportOptions, export_asset
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
@@ -361,6 +361,19 @@ def test_by_default_an_export_has_at_most_thirty_thousand_faces() -> None:
     assert MeshExportOptions().max_faces == DEFAULT_MAX_FACES == 30_000
     mesh, _ = MeshExportOptions(vertex_colors=True).to_mesh(noisy_surface(64))
     assert 29_990 <= len(mesh.faces) <= 30_000
+
+
+def test_flat_sides_are_collapsed_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal costs along a plane must not put the edges in line, one behind the other."""
+    rounds, collapse_round = [], decimation._Mesh.collapse_round
+
+    def counted(mesh, *arguments):
+        rounds.append(len(mesh.faces))
+        return collapse_round(mesh, *arguments)
+
+    monkeypatch.setattr(decimation._Mesh, "collapse_round", counted)
+    assert len(decimate(cube(32), 2000).faces) == 2000
+    assert len(rounds) <= 30
 
 
 def test_open_borders_stay_where_they_are() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,8 +23,10 @@ from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import Shading
 from limbeck.graphics.rendering.volume import importance_resample, ray_march
 from limbeck.priors.loading import load
+from limbeck.representations import nerf
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
+from limbeck.runs.recorder import Recorder
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run, step_generator
 
@@ -282,6 +286,21 @@ def test_the_initial_density_is_density_init(prior):
 def experiment(representation: NeRF = SMALL, **options) -> Experiment:
     prompts = ("a red mug", "a blue cube")
     return Experiment(prompts, representation=representation, steps=40, **options)
+
+
+@pytest.mark.parametrize(("radius", "touched"), [(0.6, False), (3.0, True)])
+def test_a_run_says_that_its_field_fills_the_box(tmp_path, prior, monkeypatch, radius, touched):
+    monkeypatch.setattr(nerf, "_MESH_RESOLUTION", 32)
+    field = replace(SMALL, density_init=Magic3DDensityInit(10.0, radius))
+    console = Console(file=io.StringIO(), width=1000)
+    e = replace(experiment(field), prompts=("a red mug",), steps=2)
+    recorder = Recorder(e, prior, tmp_path, console, 0, 0, stop_on_collapse=False)
+    for step in range(3):
+        recorder._save_assets(step)
+    recorder.close()
+    output = console.file.getvalue()
+    assert output.count("particle 00-00: the object touches its box at the left (-x)") == touched
+    assert ("touches" in output) == touched
 
 
 def test_a_field_that_is_not_drawn_does_not_move(prior):

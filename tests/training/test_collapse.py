@@ -12,6 +12,7 @@ from limbeck.training.collapse import (
     HISTORY_WINDOWS,
     CollapseDetector,
     DegenerateRunError,
+    box_contact_message,
     opacity_metrics,
 )
 
@@ -132,3 +133,10 @@ def test_balls_too_small_too_large_and_around_the_camera(radius, distance, cause
         after["contrast"] = 0.1  # a ball has a single color: as if it were textured
     error = detect(400, lambda step: after if step > 30 else before)
     assert cause in str(error) if cause else error is None
+
+
+def test_an_object_at_the_side_of_its_box_is_told_which_and_what_to_do():
+    message = box_contact_message({"top (+y)": 0.123, "left (-x)": 0.001}, 1.2)
+    assert "at the top (+y) with 12 % of its surface" in message and "left" not in message
+    assert "--representation.bound above 1.2" in message
+    assert box_contact_message({"top (+y)": 0.001}, 1.2) == "" == box_contact_message({}, 1.2)

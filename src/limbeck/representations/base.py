@@ -119,6 +119,11 @@ class Representation(nn.Module, abc.ABC):
         """
         raise ValueError(f"{type(self).__name__} cannot be initialized from another run ({source})")
 
+    @property
+    def box_bound(self) -> float | None:
+        """Half the side of the box that cuts the particles off; None if there is none."""
+        return None
+
     def asset(self, particle: int) -> Surface | Splats:
         """Return the 3D asset of a particle, for files and viewers.
 

@@ -113,6 +113,10 @@ class DMTetParticles(Representation):
         assert isinstance(module, ColorField)
         return module
 
+    @property
+    def box_bound(self) -> float | None:
+        return self.config.bound
+
     def param_groups(self) -> list[dict]:
         c = self.config
         groups = [(c.lr * c.background.lr_scale, list(self.backgrounds.parameters()))]

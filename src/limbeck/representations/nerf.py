@@ -118,6 +118,10 @@ class NeRFParticles(Representation):
         """Device of the parameters."""
         return self.field(0).occupancy.densities.device
 
+    @property
+    def box_bound(self) -> float | None:
+        return self.config.bound
+
     def param_groups(self) -> Iterable[dict]:
         c = self.config
         lr_scales = {

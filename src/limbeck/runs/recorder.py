@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,9 @@ from rich.progress import (
 
 from limbeck.config import yaml as config
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.export.mesh_cleanup import TexturedMesh
+from limbeck.graphics.geometry.assets import Splats
+from limbeck.graphics.geometry.box_contact import box_contact
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs import contact_sheets, images
 from limbeck.runs.loggers import Logger, LogWriter
@@ -49,7 +53,11 @@ from limbeck.system.finite import NonFiniteError, check_finite
 from limbeck.system.interrupt import DeferredInterrupt
 from limbeck.system.notices import collect_notices
 from limbeck.system.timing import synchronized_time
-from limbeck.training.collapse import CollapseDetector, DegenerateRunError
+from limbeck.training.collapse import (
+    CollapseDetector,
+    DegenerateRunError,
+    box_contact_message,
+)
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import plan_resources
 from limbeck.training.trainer import Run, Step
@@ -189,6 +197,7 @@ class Recorder:
         self.writer, self.stage = BackgroundWriter(), stage
         self.live_report = LiveReport(folder, self.writer)
         self.log_writer: LogWriter | None = None
+        self.box_touched: set[str] = set()
         self.checkpoint_written = threading.Event()
         self.checkpoint_written.set()
 
@@ -274,7 +283,20 @@ class Recorder:
 
     def _save_assets(self, step: int) -> None:
         representation, submit = self.run.representation, self.writer.submit
-        save_snapshot(self.folder, self.experiment, representation, step, submit)
+        assets = save_snapshot(self.folder, self.experiment, representation, step, submit)
+        if step >= self.experiment.steps / 2:
+            self._check_box(assets)
+
+    def _check_box(self, assets: Mapping[str, TexturedMesh | Splats]) -> None:
+        """Say once for each particle that it touches the box it is defined in."""
+        bound = self.run.representation.box_bound
+        for name, asset in assets.items():
+            if bound is None or isinstance(asset, Splats) or name in self.box_touched:
+                continue
+            contact = box_contact(asset.vertices, asset.faces, bound)
+            if message := box_contact_message(contact, bound):
+                self.box_touched.add(name)
+                self._print(f"particle {name}: {message}")
 
     def run_loop(self) -> None:
         """Take all remaining steps."""

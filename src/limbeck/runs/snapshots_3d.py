@@ -61,7 +61,7 @@ def save_snapshot(
     representation: Representation,
     step: int,
     submit: Callable[[Callable[[], None]], object] = call_now,
-) -> None:
+) -> dict[str, TexturedMesh | Splats]:
     """Write the current 3D asset of every particle; does nothing for 2D particles.
 
     A particle without a surface leaves no file. The mesh after the last step is decimated as an
@@ -73,9 +73,13 @@ def save_snapshot(
         representation: the particles.
         step: number of steps taken.
         submit: called with each write job, for instance ``BackgroundWriter.submit``.
+
+    Returns:
+        The assets that are written, by particle ``PROMPT-PARTICLE``.
     """
+    assets: dict[str, TexturedMesh | Splats] = {}
     if isinstance(experiment.camera_sampler, NoCamera):
-        return
+        return assets
     max_faces = DEFAULT_MAX_FACES if step >= experiment.steps else 0
     (folder / "assets").mkdir(exist_ok=True)
     for particle, stem in enumerate(particle_stems(experiment.total, experiment.particles)):
@@ -84,8 +88,10 @@ def save_snapshot(
             asset = take_snapshot(representation, particle, max_faces)
         except ValueError:  # no surface yet, as at the start of a NeRF
             continue
+        assets[stem] = asset
         tensors = {k: v for k, v in vars(asset).items() if v is not None}
         submit(partial(_write, path, type(asset), AsyncCopies(tensors)))
+    return assets
 
 
 def _write(path: Path, kind: type[TexturedMesh | Splats], copies: AsyncCopies) -> None:

@@ -18,6 +18,7 @@ _METRICS = ("alpha", "border", "contrast", "t")
 _EMPTY_OPACITY = 0.005  #: mean opacity below which a render is empty
 _SATURATED_OPACITY = 0.98  #: opacity above which an image is covered
 _OPEN_BORDER = 0.5  #: initial border opacity below which the run is of an object, not of a scene
+_MIN_CONTACT = 0.005  #: share of a surface at a side of the box that is worth a message
 _FLAT_CONTRAST = 0.02  #: contrast below which an image is uniform
 _COLLAPSE_RATIO = 0.2  #: share of its former value below which a metric has collapsed
 _MIN_BEFORE_COLLAPSE = {"alpha": 0.02, "contrast": 0.01}  #: former value a collapse needs
@@ -53,6 +54,25 @@ def opacity_metrics(render: Render) -> dict[str, Float[Tensor, ""]]:
     border = torch.cat([*rows, *columns], -1)
     image = render.image.detach().flatten(2)
     return {"alpha": alpha.mean(), "border": border.mean(), "contrast": image.std(2).mean()}
+
+
+def box_contact_message(contact: Mapping[str, float], bound: float) -> str:
+    """Say that an object touches the sides of its box, and what to do; empty if it does not.
+
+    Args:
+        contact: fraction of the surface at each side, as ``box_contact`` returns it.
+        bound: half the side of the box.
+    """
+    touched = {side: share for side, share in contact.items() if share >= _MIN_CONTACT}
+    if not touched:
+        return ""
+    sides = ", ".join(f"{side} with {100 * share:.2g} %" for side, share in touched.items())
+    return (
+        f"the object touches its box at the {sides} of its surface, so it is cut off there or "
+        f"fills the box. To give it room, set --representation.bound above {bound:g} (and move "
+        "the cameras away by --cameras.camera-distance-range); if a wall or floor grew that is no "
+        "part of the object, try another --seed or a smaller bound"
+    )
 
 
 class CollapseDetector:
