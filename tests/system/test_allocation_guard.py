@@ -36,7 +36,7 @@ def test_an_allocation_is_compared_with_what_is_free() -> None:
     ],
 )
 def test_a_tensor_larger_than_the_memory_is_refused(make) -> None:
-    message = r"needs about 1.2 GB more and 1 GB are free"
+    message = r"needs about 4.8 GB more and 1 GB are free"
     with pytest.raises(ValueError, match=message), AllocationGuard("cpu"):
         make()
 
@@ -73,4 +73,22 @@ def test_more_samples_than_fit_are_refused(
     monkeypatch.chdir(tmp_path)
     argv = ["sample", "red disc", "--model", "gaussians", "--num-images", "1000000000"]
     assert "1,000,000,000 images need" in refused(capsys, *argv)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "strokes --representation.num-strokes 300000000",
+        "gaussians-2d --representation.num-gaussians 300000000",
+        "siren --representation.width 30000",
+    ],
+)
+def test_parameters_that_cannot_fit_are_refused(
+    options: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["run", "red disc", "--model", "gaussians", "--representation", *options.split()]
+    error = refused(capsys, *argv)
+    assert "GB more and 1 GB are free (a tensor of [" in error
     assert not any(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from limbeck.system.out_of_memory import insufficient_memory_message
 
 _SIZED = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full)
 _FLOAT_BYTES = 4
+_SMALL = 1 << 28  #: bytes that are not checked
 
 
 def check_allocation(size: int, device: str, breakdown: str) -> None:
@@ -36,7 +37,9 @@ def check_allocation(size: int, device: str, breakdown: str) -> None:
 
 
 class AllocationGuard(TorchFunctionMode):
-    """While entered, refuses a new tensor that is larger than the free memory.
+    """While entered, refuses a new parameter that does not fit into the memory free at that moment.
+
+    Adam needs four times a parameter: its gradient and two running means besides itself.
 
     Args:
         device: device whose free memory counts.
@@ -44,7 +47,7 @@ class AllocationGuard(TorchFunctionMode):
 
     def __init__(self, device: str):
         super().__init__()
-        self._device, self._free = device, free_bytes(device)
+        self._device = device
 
     def __torch_function__(
         self,
@@ -56,8 +59,9 @@ class AllocationGuard(TorchFunctionMode):
         options = dict(kwargs or {})
         shape = _new_shape(func, args, options)
         size = _FLOAT_BYTES * math.prod(shape)
-        if self._free is not None and size > self._free:
-            check_allocation(size, self._device, f"a tensor of {list(shape)}")
+        if size > _SMALL:
+            state = "its gradient and optimizer state"
+            check_allocation(4 * size, self._device, f"a tensor of {list(shape)} with {state}")
         return func(*args, **options)
 
 
@@ -68,6 +72,8 @@ def _new_shape(
     if func is torch.arange and args:
         start, stop, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
         return (max(0, math.ceil((stop - start) / step)),)
+    if func is torch._sobol_engine_draw:  # points that representations are spread over
+        return (args[1], args[3])
     if func not in _SIZED:
         return ()
     given = options.get("size", args[0] if args else ())
