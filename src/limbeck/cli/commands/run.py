@@ -147,6 +147,7 @@ def run_stages(
     """
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug
+    from limbeck.metrics.run_scores import print_worse_stages
 
     plain = replace(first, prompts=chosen.prompts)
     prompt, recipe = slug(chosen.prompts[0]), component_name(type(preset))
@@ -168,6 +169,8 @@ def run_stages(
             else:
                 previous = folder
             run_one(stage, options, folder, command, viewer=False, position=position)
+    if not options.dry_run:
+        print_worse_stages([parent / f"{i}-{name}" for i, name in enumerate(stages, 1)])
 
 
 def run_one(
