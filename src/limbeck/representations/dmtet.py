@@ -204,10 +204,11 @@ class DMTetParticles(Representation):
         camera, particles = request.camera.to(self.sdf[0].device), request.particle.tolist()
         surfaces = {particle: self.surface(particle) for particle in dict.fromkeys(particles)}
         rows = [surfaces[particle] for particle in particles]
-        fragments, points, normals = self._rasterize(camera, rows)
+        size = request.size or self.canvas_size
+        fragments, points, normals = self._rasterize(camera, rows, size)
         color = self._shade(camera, request, fragments, points, normals)
         alpha = fragments.to_image(torch.ones_like(color[:, :1]))
-        directions = camera.directions(*self.canvas_size)
+        directions = camera.directions(*size)
         background = render_backgrounds(self.backgrounds, directions, request)
         image = fragments.to_image(color) + (1 - alpha) * background
         rgba = antialias(fragments, torch.cat([image, alpha], 1))
@@ -216,30 +217,36 @@ class DMTetParticles(Representation):
             terms = self._smoothness_terms(list(surfaces.values()))
         depth = fragments.to_image(fragments.depth[:, None])
         normal = fragments.to_image(normals)
+        if request.rng is None:  # pixels of the rim that no fragment covers take those of the mesh
+            blended = antialias(fragments, torch.cat([depth, normal], 1))
+            depth, normal = blended[:, :1] / rgba[:, 3:].clamp_min(1e-6), blended[:, 1:]
+            normal = torch.nn.functional.normalize(normal, dim=1, eps=1e-6)
         return Render(rgba[:, :3], "image", rgba[:, 3:], depth, normal, terms)
 
     def _rasterize(
-        self, camera: Camera, surfaces: list[tuple[Tensor, MeshTopology]]
+        self,
+        camera: Camera,
+        surfaces: list[tuple[Tensor, MeshTopology]],
+        size: tuple[int, int],
     ) -> tuple[Fragments, Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
         """Return the covered pixels, with their points in world space and unit normals.
 
         Args:
             camera: one camera per row.
             surfaces: vertices and topology of each row.
+            size: height and width in pixels.
         """
         topologies = [topology for _, topology in surfaces]
         projected = torch.cat(
             [
-                project_homogeneous(camera[i : i + 1], vertices[None], *self.canvas_size)[0]
+                project_homogeneous(camera[i : i + 1], vertices[None], *size)[0]
                 for i, (vertices, _) in enumerate(surfaces)
             ]
         )
         num_faces = torch.tensor([len(mesh.faces) for mesh in topologies], device=projected.device)
         image = torch.arange(len(surfaces), device=projected.device).repeat_interleave(num_faces)
         joined = concat_topologies(topologies)
-        fragments = rasterize(
-            ProjectedMesh(projected, joined, image, len(surfaces), *self.canvas_size)
-        )
+        fragments = rasterize(ProjectedMesh(projected, joined, image, len(surfaces), *size))
         # rows of the same particle share one topology object
         normals = {id(mesh): vertex_normals(vertices, mesh) for vertices, mesh in surfaces}
         attributes = torch.cat(
@@ -257,7 +264,8 @@ class DMTetParticles(Representation):
         normals: Float[Tensor, "p 3"],
     ) -> Float[Tensor, "p 3"]:
         """Return the colors of the covered pixels."""
-        row = fragments.pixel // (self.canvas_size[0] * self.canvas_size[1])
+        height, width = request.size or self.canvas_size
+        row = fragments.pixel // (height * width)
         shading = self.config.shading
         if shading == "normals":
             return (normals + 1) / 2

@@ -113,7 +113,7 @@ class GaussianSplatParticles(ParticleParameters):
         )
 
     def render(self, request: RenderRequest) -> Render:
-        return self.render_at(request, *self.size)
+        return self.render_at(request, *(request.size or self.size))
 
     def render_at(self, request: RenderRequest, height: int, width: int) -> Render:
         """Render at any resolution.

@@ -227,6 +227,12 @@ class NeRFParticles(Representation):
             return self.canvas_size
         return tuple(short * side // min(self.canvas_size) for side in self.canvas_size)
 
+    def _render_size(self, request: RenderRequest) -> tuple[int, ...]:
+        """Height and width in which rays are cast."""
+        if request.rng is not None:
+            return self._training_size(request.progress)
+        return request.size if request.size and self.config.space == "image" else self.canvas_size
+
     def render(self, request: RenderRequest) -> Render:
         if request.camera is None:
             raise ValueError("a NeRF needs cameras: --cameras orbit")
@@ -245,7 +251,7 @@ class NeRFParticles(Representation):
         """Render one particle, which all rows of the request ask for."""
         assert request.camera is not None
         c, b, training = self.config, len(request), request.rng is not None
-        size = self._training_size(request.progress) if training else self.canvas_size
+        size = self._render_size(request)
         h, w = size
         camera = request.camera.to(self.device)
         directions = camera.directions(h, w)
@@ -277,7 +283,7 @@ class NeRFParticles(Representation):
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
         if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
             terms["tv"] = self.field(particle).encoding.total_variation()
-        if size != self.canvas_size:
+        if training and size != self.canvas_size:
             image = F.interpolate(image, self.canvas_size, mode="bilinear", align_corners=False)
         return Render(image, c.space, alpha.permute(0, 3, 1, 2), depth[:, None], normal, terms)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.metrics.heldout_views import to_images
 from limbeck.representations.base import Render
 from limbeck.runs.images import VIEW_NAMES, image_grid, particle_stems, scatter_images
@@ -22,6 +24,9 @@ from limbeck.runs.turntable import TurntableCamera, save_stills, save_turntable
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.training.trainer import Run
 
+FINAL_SIZE = 256  #: least side of the final images of 3D particles, in pixels
+_FILM_FRAMES = 56  #: of a turntable with its stills
+_FILM_SECONDS = 60.0  #: films that would take longer keep the size of the model
 _RENDER_BATCH = 8  #: images rendered at a time, which bounds the memory of a large decoder
 
 
@@ -40,6 +45,48 @@ class ParticleImages:
     def images(self) -> dict[str, Float[Tensor, "n 3 h w"]]:
         """Wait for the copies and return RGB images by channel; see ``channel_images``."""
         return channel_images(self.copies.to_cpu(), self.camera)
+
+
+@torch.no_grad()
+def render_final_images(run: Run) -> Float[Tensor, "n 3 h w"]:
+    """Images of all particles for people: those of 3D particles have at least FINAL_SIZE pixels.
+
+    Larger than the images that are scored, one at a time, as memory grows with the pixels.
+    """
+    request = replace(run.eval_request(len(VIEW_NAMES)), size=final_size(run))
+    images = []
+    for row in range(len(request)):
+        part = request[row : row + 1]
+        if part.camera is None:
+            images.append(run.representation.images(run.prior, part).float().cpu())
+        else:
+            images.append(to_images(run.representation.render(part), run.prior).cpu())
+    return torch.cat(images)
+
+
+def final_size(run: Run) -> tuple[int, int]:
+    """Size of the model, enlarged by an integer factor to at least FINAL_SIZE."""
+    height, width = run.prior.image_size
+    factor = max(1, -(-FINAL_SIZE // min(height, width)))
+    return height * factor, width * factor
+
+
+@torch.no_grad()
+def film_size(run: Run, camera: Camera, particles: int) -> tuple[int, int] | None:
+    """FINAL_SIZE, or None (the size of the model) if films of that size take too long.
+
+    Args:
+        run: the run.
+        camera: a camera of the film, from which one frame is rendered and timed.
+        particles: number of films.
+    """
+    size, start = final_size(run), time.perf_counter()
+    to_images(
+        run.representation.render(RenderRequest(torch.zeros(1).long(), camera, size=size)),
+        run.prior,
+    ).cpu()
+    seconds = (time.perf_counter() - start) * _FILM_FRAMES * particles
+    return size if seconds <= _FILM_SECONDS else None
 
 
 @torch.no_grad()
@@ -159,11 +206,12 @@ def save_turntables(run: Run, folder: Path, report: Callable[[str], object]) -> 
     folder.mkdir(exist_ok=True)
     representation, prior = run.representation, run.prior
     stems = particle_stems(run.experiment.total, run.experiment.particles)
+    size = film_size(run, camera[:1], len(stems))
     for particle, stem in enumerate(stems):
         video = folder / f"{stem}.mp4"
         try:
-            save_turntable(representation, prior, particle, video, camera=orbit, report=report)
-            save_stills(representation, prior, particle, folder / f"{stem}.png", camera=orbit)
+            save_turntable(representation, prior, particle, video, 48, orbit, report, size)
+            save_stills(representation, prior, particle, folder / f"{stem}.png", 8, orbit, size)
         except ValueError as error:
             report(str(error))
             return

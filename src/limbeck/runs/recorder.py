@@ -481,7 +481,8 @@ class Recorder:
         final_images = self.images.particle_images()
         per_prompt = len(final_images) // len(e.prompts)
         views = contact_sheets.view_names(self.run)
-        images.save_final_images(folder, final_images, per_prompt, views)
+        shown = contact_sheets.render_final_images(self.run) if views else final_images
+        images.save_final_images(folder, shown, per_prompt, views)
         contact_sheets.save_turntables(self.run, folder / "turntable", self._print)
         stems = images.particle_stems(e.total, e.particles)
         self.run.representation.save(folder / "final", stems)

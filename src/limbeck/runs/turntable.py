@@ -90,6 +90,7 @@ def render_frames(
     particle: int,
     camera: Camera,
     depth_range: tuple[float, float],
+    size: tuple[int, int] | None = None,
 ) -> TurntableFrames:
     """Render a particle from several cameras.
 
@@ -99,11 +100,13 @@ def render_frames(
         particle: particle index.
         camera: one camera per frame.
         depth_range: depths at the ends of the color scale.
+        size: height and width of a panel; None for those of the model.
 
     Raises:
         ValueError: if the representation renders no opacity, depth or normals.
     """
-    render = representation.render(RenderRequest(torch.full((len(camera),), particle), camera))
+    rows = torch.full((len(camera),), particle)
+    render = representation.render(RenderRequest(rows, camera, size=size))
     if render.alpha is None or render.depth is None or render.normal is None:
         raise ValueError(
             "a turntable needs opacity, depth and normals, and this representation renders none"
@@ -144,6 +147,7 @@ def orbit_frames(
     particle: int,
     count: int,
     camera: TurntableCamera,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[TurntableFrames]:
     """Render one turn around a particle, a few frames per item.
 
@@ -153,10 +157,12 @@ def orbit_frames(
         particle: particle index.
         count: number of frames.
         camera: orbit of the camera.
+        size: height and width of a panel; None for those of the model.
     """
     cameras = turntable_cameras(count, camera.elevation, camera.distance, camera.fov)
-    for rows in torch.arange(count).split(_RENDER_BATCH):
-        yield render_frames(representation, prior, particle, cameras[rows], camera.depth_range)
+    for rows in torch.arange(count).split(_RENDER_BATCH if size is None else 1):
+        part = cameras[rows]
+        yield render_frames(representation, prior, particle, part, camera.depth_range, size)
 
 
 def save_turntable(
@@ -167,6 +173,7 @@ def save_turntable(
     frames: int = 48,
     camera: TurntableCamera = TurntableCamera(),
     report: Callable[[str], object] = _print_to_stderr,
+    size: tuple[int, int] | None = None,
 ) -> Path:
     """Write a turntable video atomically, replacing an existing file.
 
@@ -178,6 +185,7 @@ def save_turntable(
         frames: frames of one turn, at 12 frames per second.
         camera: orbit of the camera.
         report: called with a message if imageio or av is missing.
+        size: height and width of a panel; None for those of the model.
 
     Returns:
         ``path``; without imageio and av, an animated .webp next to it.
@@ -187,7 +195,7 @@ def save_turntable(
     """
     panels = (
         panel
-        for batch in orbit_frames(representation, prior, particle, frames, camera)
+        for batch in orbit_frames(representation, prior, particle, frames, camera, size)
         for panel in enlarge_frames(batch.side_by_side())
     )
     if all(importlib.util.find_spec(name) is not None for name in ("imageio", "av")):
@@ -206,6 +214,7 @@ def save_stills(
     path: Path,
     views: int = 8,
     camera: TurntableCamera = TurntableCamera(),
+    size: tuple[int, int] | None = None,
 ) -> Path:
     """Write a sheet with one column per view and rows of color, normals, depth and opacity.
 
@@ -216,11 +225,12 @@ def save_stills(
         path: PNG file, written atomically.
         views: number of evenly spaced views.
         camera: orbit of the camera.
+        size: height and width of a panel; None for those of the model.
 
     Raises:
         ValueError: if the representation is 2D.
     """
-    batches = orbit_frames(representation, prior, particle, views, camera)
+    batches = orbit_frames(representation, prior, particle, views, camera, size)
     channels = zip(*(batch.channels() for batch in batches), strict=True)
     rows = torch.cat([torch.cat(channel) for channel in channels])
     save_png(image_grid(rows, views), path)

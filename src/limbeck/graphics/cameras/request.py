@@ -21,16 +21,19 @@ class RenderRequest:
         rng: source of the randomness of a training render (ray jitter, light, background). None for
             a deterministic evaluation render.
         progress: fraction of training that is done, for schedules.
+        size: height and width of a deterministic 3D render in pixels; None for those of the model.
+            Renders in latent space keep theirs.
     """
 
     particle: Int[Tensor, "b"]
     camera: Camera | None = None
     rng: torch.Generator | None = None
     progress: float = 1.0
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.particle)
 
     def __getitem__(self, rows: Tensor | slice) -> RenderRequest:
         camera = None if self.camera is None else self.camera[rows]
-        return RenderRequest(self.particle[rows], camera, self.rng, self.progress)
+        return RenderRequest(self.particle[rows], camera, self.rng, self.progress, self.size)
