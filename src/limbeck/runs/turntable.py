@@ -113,10 +113,10 @@ def render_frames(
         )
     image = render.image if render.space == "image" else prior.decode(render.image)
     color = to_unit_range(image.float().cpu())
-    size = color.shape[2:]
-    alpha = _resize(render.alpha.float().cpu(), size).clamp(0, 1)
-    normal = (_resize(render.normal.float().cpu(), size) + 1) / 2
-    depth = colorize_depth(_resize(render.depth.float().cpu(), size), depth_range)
+    panel = color.shape[2:]
+    alpha = _resize(render.alpha.float().cpu(), panel).clamp(0, 1)
+    normal = (_resize(render.normal.float().cpu(), panel) + 1) / 2
+    depth = colorize_depth(_resize(render.depth.float().cpu(), panel), depth_range)
     return TurntableFrames(
         color,
         (alpha * normal + 1 - alpha).clamp(0, 1),
