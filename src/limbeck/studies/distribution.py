@@ -94,13 +94,13 @@ class DistributionStudy(Study):
     def run(self, out: Path, device: str = "auto") -> Path:
         out.mkdir(parents=True, exist_ok=True)
         prior = three_gaussians()
-        samples = self._samples(prior)
-        points = {"samples": samples}
+        truth = self._samples(prior, draw=0)  # another draw than the one that is shown
+        points = {"samples": self._samples(prior, draw=1)}
         for label, row in self.rows().items():
             assert isinstance(row, Experiment)
             points[label] = _final_points(row, prior)
         means = prior.means.float()
-        metrics = {label: _measure(x, means, samples) for label, x in points.items()}
+        metrics = {label: _measure(x, means, truth) for label, x in points.items()}
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         figure = Figure(figsize=(2.6 * len(points), 3.9), layout="constrained")
         panels = figure.subplots(1, len(points), sharex=True, sharey=True)
@@ -111,9 +111,9 @@ class DistributionStudy(Study):
         save_figure(figure, out / "study.png")
         return out / "study.png"
 
-    def _samples(self, prior: GaussianMixture) -> Float[Tensor, "n 2"]:
-        """Samples of the mixture, as many as particles."""
-        rng = torch.Generator().manual_seed(self.seed)
+    def _samples(self, prior: GaussianMixture, draw: int) -> Float[Tensor, "n 2"]:
+        """An independent draw of samples of the mixture, as many as particles."""
+        rng = torch.Generator().manual_seed(2 * self.seed + draw)
         shares = torch.tensor(_SHARES)
         mode = torch.multinomial(shares, self.particles, replacement=True, generator=rng)
         noise = torch.randn(self.particles, 2, generator=rng)
