@@ -98,7 +98,8 @@ class _RenderWeights(torch.autograd.Function):
     def forward(
         ctx: Any, depth: Float[Tensor, "n"], ray: Int[Tensor, "n"], num_rays: int
     ) -> Float[Tensor, "n"]:
-        counts = torch.bincount(ray, minlength=num_rays)
+        # not bincount, which waits for the device
+        counts = ray.new_zeros(num_rays).index_add_(0, ray, torch.ones_like(ray))
         last = counts.cumsum(0)
         running = _running_sum(depth)  # entry i: sum of the first i depths
         before = (running[:-1] - running.index_select(0, (last - counts).index_select(0, ray))).to(
