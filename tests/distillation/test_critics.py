@@ -12,6 +12,7 @@ from tiny_pipeline import (
     normal,
     prompt_conditions,
     rng,
+    row_rng,
 )
 from torch import Tensor
 
@@ -267,7 +268,7 @@ def test_on_a_mixture_the_text_is_the_weights_of_its_components():
     x0 = prior.means[1].expand(4, 4) + 0.3 * normal(4, 4)
     conditions = Conditions(prior.condition(["red"] * 4), prior.condition([""] * 4))
     for step in range(40):
-        s = replace(make_inputs(SD, x0, 0.5, normal(4, 4), conditions), rng=rng(step))
+        s = replace(make_inputs(SD, x0, 0.5, normal(4, 4), conditions), rng=row_rng(len(x0), step))
         critic.fit(s)
     assert float(critic.tensors()["text.text"].softmax(1)[0, 1]) > 0.9
 
@@ -281,7 +282,7 @@ def test_the_text_is_trained_on_a_data_set():
     x0 = (data.images[:2].float() / 127.5 - 1) + 0.1
     s = make_inputs(SD, x0, 0.9, normal(2, 3, 4, 4, dtype=torch.float32), conditions)
     for step in range(3):
-        critic.fit(replace(s, rng=rng(step)))
+        critic.fit(replace(s, rng=row_rng(len(x0), step)))
     assert float(critic.tensors()["text.text"].abs().max()) > 0
 
 

@@ -14,6 +14,7 @@ from tiny_pipeline import (
     normal,
     prompt_conditions,
     rng,
+    row_rng,
     zero_snr_schedule,
 )
 from torch import nn
@@ -358,7 +359,7 @@ def test_blended_view_prompts_keep_the_prompt_without_a_view(prior):
     prompts = (PROMPT, "two striped cats")
     experiment = Experiment(prompts, representation=ViewDependent(), cameras=cameras, particles=2)
     run = Run(experiment, prior)
-    conditions = run.conditions_for(torch.arange(4), cameras.sample(4, rng()))
+    conditions = run.conditions_for(torch.arange(4), cameras.sample(4, row_rng(4)))
     view_free = conditions.pos.without_view.data
     assert torch.equal(
         view_free, prior.condition([prompt for prompt in prompts for _ in "ab"]).data
@@ -462,7 +463,7 @@ def test_only_a_camera_conditioned_critic_learns_views_apart(prior):
     difference = {}
     for has_camera in (True, False):
         critic = SmallUNetCritic(8, training, camera=has_camera).build(prior, setup)
-        critic.fit(replace(inputs, rng=rng(1)))
+        critic.fit(replace(inputs, rng=row_rng(len(inputs.x0), 1)))
         with torch.no_grad():
             t, condition = torch.full((2,), 0.95), inputs.with_pose(conditions.pos)
             first, second = critic.prior()(noise, t, condition)[0].x0.mean((1, 2, 3))
@@ -609,7 +610,7 @@ def test_a_critic_can_adapt_another_model(eps_folder, v_folder):
         )
         assert torch.equal(untrained.eps, other(s.xt, s.t, other_condition)[0].eps)
         assert max_difference(untrained.eps, frozen[1].eps) > 1e-2
-    loss = critic.fit(replace(s, rng=rng(4)))["critic"]
+    loss = critic.fit(replace(s, rng=row_rng(len(s.x0), 4)))["critic"]
     generator = rng(4)
     t = schedule.snap(torch.rand(2, generator=generator))
     eps = torch.randn(x0.shape, generator=generator)
@@ -691,10 +692,10 @@ def test_the_loss_is_the_square_error_of_its_target(prediction_type, loss_target
     inputs = make_inputs(schedule, x0, 0.5, normal(4, 2, 2, 2, seed=1), empty_conditions(4))
     training = CriticTraining(lr=0.0, loss_target=loss_target)
     trainer = CriticTrainer([net.gain], training, prediction_type)
-    loss = trainer.fit(net, replace(inputs, rng=rng(2)))["critic"]
-    generator = rng(2)
-    t = schedule.snap(torch.rand(4, generator=generator))
-    eps = torch.randn(x0.shape, generator=generator).double()
+    loss = trainer.fit(net, replace(inputs, rng=row_rng(4, 2)))["critic"]
+    drawn = row_rng(4, 2).fold("critic 0")
+    t = schedule.snap(drawn.uniform("t"))
+    eps = drawn.normal("eps", 2, 2, 2).double()
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     with torch.no_grad():
         prediction = net(schedule.add_noise(x0, eps, t), t, None)[0]
@@ -722,7 +723,7 @@ def test_the_loss_of_v_is_accurate_at_small_alpha():
             output = eps + self.offset + 1e-3
             return [Prediction.from_output("eps", output, xt, alpha, sigma)]
 
-    inputs = replace(make_inputs(schedule, x0, 0.5, x0, empty_conditions(2)), rng=rng(1))
+    inputs = replace(make_inputs(schedule, x0, 0.5, x0, empty_conditions(2)), rng=row_rng(2, 1))
     net = AlmostPerfect()
     training = CriticTraining(lr=0.0, loss_target="v", timesteps=UniformTimesteps(1.0, 1.0))
     loss = CriticTrainer([net.offset], training, "eps").fit(net, inputs)["critic"]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixture_inputs import SD
-from tiny_pipeline import make_inputs, max_difference, normal, rng
+from tiny_pipeline import make_inputs, max_difference, normal, row_rng
 
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
@@ -27,6 +27,7 @@ from limbeck.methods.rfds import RFDS
 from limbeck.methods.rfds_rev import RFDSRev
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import GaussianMixture, colored_shapes
+from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -40,8 +41,8 @@ few_examples = settings(max_examples=40, deadline=None)
 @few_examples
 def test_drifting_noise_with_gamma_zero_is_fixed(step: int, seed: int) -> None:
     particle = torch.tensor([0, 5, 2])
-    fixed = FixedPerParticleNoise()(particle, (3, 2), step, seed, rng(1))
-    drifting = DriftingNoise(0.0)(particle, (3, 2), step, seed, rng(1))
+    fixed = FixedPerParticleNoise()(RowRandom.of_step(seed, step, particle), (3, 2))
+    drifting = DriftingNoise(0.0)(RowRandom.of_step(seed, step, particle), (3, 2))
     assert max_difference(drifting, fixed) < 1e-6
 
 
@@ -52,7 +53,9 @@ def test_drifting_noise_has_the_correlation_of_the_recursion(
 ) -> None:
     n, particle = 20_000, torch.tensor([1])
     drifting, bound = DriftingNoise(gamma), 5 * (2 / n) ** 0.5
-    a, b = (drifting(particle, (n,), step, 0, rng(0))[0].double() for step in (first, second))
+    a, b = (
+        drifting(RowRandom.of_step(0, step, particle), (n,))[0].double() for step in (first, second)
+    )
     assert abs(float(a.square().mean()) - 1) < bound
     correlation = (1 - gamma) ** (abs(first - second) / 2)
     assert abs(float((a * b).mean()) - correlation) < bound
@@ -63,7 +66,7 @@ def test_drifting_noise_is_the_recursion_with_independent_normals() -> None:
     gamma, n, particle = 0.05, 20_000, torch.tensor([3])
     drifting = DriftingNoise(gamma)
     path = torch.stack(
-        [drifting(particle, (n,), step, 4, rng(0))[0].double() for step in range(20)]
+        [drifting(RowRandom.of_step(4, step, particle), (n,))[0].double() for step in range(20)]
     )
     innovations = (path[1:] - (1 - gamma) ** 0.5 * path[:-1]) / gamma**0.5
     rows = torch.cat([path[:1], innovations])
@@ -77,7 +80,7 @@ def test_the_cost_of_drifting_noise_is_logarithmic(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(noise, "_hashed_noise", lambda *args: calls.append(args) or draw(*args))
     for step in (0, 1, 2, 3, 64, 999, 1000, 24_999):
         calls.clear()
-        DriftingNoise()(torch.tensor([0]), (1,), step, 0, rng(0))
+        DriftingNoise()(row_rng(1, 0, step), (1,))
         assert len(calls) <= 2 * math.log2(max(step, 1)) + 2
         assert len(set(calls)) == len(calls)
 
@@ -88,8 +91,8 @@ def test_the_cost_of_drifting_noise_is_logarithmic(monkeypatch: pytest.MonkeyPat
     ids=["fixed-per-particle", "drifting", "antithetic"],
 )
 def test_the_noise_of_a_particle_does_not_depend_on_the_batch(per_particle: Noise) -> None:
-    everyone = per_particle(torch.arange(6), (4,), 11, 2, rng(0))
-    some = per_particle(torch.tensor([5, 1]), (4,), 11, 2, rng(7))
+    everyone = per_particle(row_rng(6, 2, 11), (4,))
+    some = per_particle(RowRandom.of_step(2, 11, torch.tensor([5, 1])), (4,))
     assert torch.equal(some, everyone[[5, 1]])
     assert len(set(everyone[:, 0].tolist())) == 6
 
@@ -98,15 +101,14 @@ def test_the_noise_of_a_particle_does_not_depend_on_the_batch(per_particle: Nois
 
 
 def test_antithetic_steps_are_paired() -> None:
-    particle = torch.arange(3)
-    eps = [AntitheticNoise()(particle, (50,), step, 1, rng(step)) for step in range(4)]
+    eps = [AntitheticNoise()(row_rng(3, 1, step), (50,)) for step in range(4)]
     assert torch.equal(eps[1], -eps[0]) and torch.equal(eps[3], -eps[2])
     assert abs(float((eps[0] * eps[2]).mean())) < 0.4 and max_difference(eps[0], eps[2]) > 1
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5])
 def test_antithetic_rows_are_paired_and_the_last_may_be_alone(rows: int) -> None:
-    eps = AntitheticNoise("rows")(torch.arange(rows), (3, 2), 0, 1, rng(0))
+    eps = AntitheticNoise("rows")(row_rng(rows, 1), (3, 2))
     assert eps.shape == (rows, 3, 2)
     assert all(torch.equal(eps[i], -eps[i + 1]) for i in range(0, rows - 1, 2))
 
@@ -116,7 +118,7 @@ def test_identity_22_a_pair_has_no_variance_with_a_linear_denoiser() -> None:
     condition = Condition(torch.zeros(2, 1, dtype=torch.float64))
     x0, means = normal(1, 4, seed=2).repeat(2, 1), []
     for seed in range(3):
-        eps = AntitheticNoise("rows")(torch.arange(2), (4,), 0, 0, rng(seed)).double()
+        eps = AntitheticNoise("rows")(row_rng(2, seed), (4,)).double()
         inputs = make_inputs(SD, x0, 0.4, eps, Conditions(condition, condition))
         means.append(SDS(1.0)(prior, inputs, Stateless()).mean(0))
     assert max_difference(means[0], means[1]) < 1e-12

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_pipeline import max_difference, rng, zero_snr_schedule
+from tiny_pipeline import max_difference, row_rng, zero_snr_schedule
 
 from limbeck.config.discovery import choices
 from limbeck.diffusion.schedule import (
@@ -58,8 +58,9 @@ few_examples = settings(max_examples=40, deadline=None)
 
 def times_of_run(timesteps: Timesteps, steps: int, rows: int = 1, schedule=SD) -> torch.Tensor:
     """Times ``[steps, rows]`` of a whole run."""
-    generator = rng(0)
-    return torch.stack([timesteps(k, steps, rows, schedule, generator) for k in range(steps)])
+    return torch.stack(
+        [timesteps(k, steps, rows, schedule, row_rng(rows, 0, k)) for k in range(steps)]
+    )
 
 
 @every_schedule
@@ -228,7 +229,7 @@ def shifted_cdf(x: torch.Tensor) -> torch.Tensor:
 def test_identity_28_random_times_follow_their_distribution(
     timesteps: RandomTimesteps, step: int, cdf
 ) -> None:
-    assert kolmogorov_distance(timesteps(step, 100, 20_000, SD, rng(1)), cdf) < 2
+    assert kolmogorov_distance(timesteps(step, 100, 20_000, SD, row_rng(20_000, 1)), cdf) < 2
 
 
 @given(st.integers(1, 400), fractions)

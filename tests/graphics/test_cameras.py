@@ -8,7 +8,7 @@ import pytest
 import torch
 from ball_representation import Ball, Balls
 from rich.console import Console
-from tiny_pipeline import max_difference, rng
+from tiny_pipeline import max_difference, rng, row_rng
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.distillation.weights import UniformWeight
@@ -25,6 +25,7 @@ from limbeck.priors.exact import colored_shapes
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
 from limbeck.runs.recorder import record
+from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -165,11 +166,11 @@ def test_a_turntable_goes_once_around():
 
 def test_rows_of_cameras_and_requests():
     camera = turntable_cameras(4, 0.0, 2.0, 40.0)
-    request = RenderRequest(torch.arange(4), camera, rng(0), 0.3)
+    request = RenderRequest(torch.arange(4), camera, row_rng(4), 0.3)
     part = request[torch.tensor([2, 0])]
     assert len(part) == 2 and part.particle.tolist() == [2, 0]
     assert torch.equal(part.camera.pose, camera.pose[[2, 0]])
-    assert part.rng is request.rng and part.progress == 0.3
+    assert part.rng.particle.tolist() == [2, 0] and part.progress == 0.3
     assert RenderRequest(torch.arange(3))[slice(0, 2)].camera is None
 
 
@@ -177,7 +178,7 @@ def test_rows_of_cameras_and_requests():
 
 
 def sampled(count=4000, seed=0, **options):
-    return Orbit(**options).sample(count, rng(seed))
+    return Orbit(**options).sample(count, row_rng(count, seed))
 
 
 def ks_statistic(values, cdf):
@@ -578,14 +579,11 @@ def test_2d_runs_have_no_cameras(representation):
     texts = ["a red disc", "a red disc", "a blue ring", "a blue ring"]
     conditions = colored_shapes(size=12).condition(texts).data
     assert torch.equal(runs[0].conditions_for(torch.arange(4)).pos.data, conditions)
-    # the generator of step 3: particles first, then times, then noise
-    generator = torch.Generator().manual_seed(e.seed * 1_000_003 + 3 + 500_009)
     inputs, schedule = step.inputs, runs[0].prior.schedule
-    particle = torch.randperm(4, generator=generator)[:3].sort().values
-    assert torch.equal(inputs.particle, particle)
-    t = e.timesteps(3, 4, 3, schedule, generator)
+    drawn = RowRandom.of_step(e.seed, 3, inputs.particle)
+    t = e.timesteps(3, 4, 3, schedule, drawn)
     assert torch.equal(inputs.t, schedule.snap(t).to(inputs.t))
-    noise = e.noise(particle, tuple(inputs.x0.shape[1:]), 3, e.seed, generator)
+    noise = e.noise(drawn, tuple(inputs.x0.shape[1:]))
     assert torch.equal(inputs.eps, noise.to(inputs.eps))
 
 

@@ -11,6 +11,7 @@ from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.schedule import DiscreteSchedule, NoiseSchedule
 from limbeck.distillation.inputs import StepInputs
+from limbeck.system.random import RowRandom
 
 WORDS = ["a red mug", "a blue chair, on grey", "two striped cats", "low quality"]
 LENGTH, WIDTH = 12, 32
@@ -113,6 +114,11 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def row_rng(rows: int, seed: int = 0, step: int = 0) -> RowRandom:
+    """Random numbers of rows of different particles."""
+    return RowRandom.of_step(seed, step, torch.arange(rows))
+
+
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=rng(seed), dtype=torch.float64).to(dtype)
 
@@ -143,7 +149,7 @@ def make_inputs(
         eps,
         conditions,
         torch.arange(len(x0)) if particle is None else particle,
-        rng(99),
+        row_rng(len(x0), 99),
         schedule,
     )
 

@@ -14,7 +14,7 @@ from tiny_pipeline import (
     max_difference,
     normal,
     prompt_conditions,
-    rng,
+    row_rng,
 )
 from torch import Tensor
 
@@ -361,8 +361,8 @@ def test_patch_nce_asks_each_source_patch_for_itself_among_the_edited_ones():
     method = CDS(patch_sizes=(1,), tau=1.0)
     source, edit = f64([[1, 0], [0, 1]]), f64([[1, 1], [0, 0]])  # channels by places
     source, edit = (f.reshape(1, 2, 1, 2) for f in (source, edit))
-    assert float(method.patch_nce(source, edit, rng())) == pytest.approx(math.log(2))
-    exchanged = float(method.patch_nce(edit, source, rng()))
+    assert float(method.patch_nce(source, edit, row_rng(1))) == pytest.approx(math.log(2))
+    exchanged = float(method.patch_nce(edit, source, row_rng(1)))
     assert exchanged == pytest.approx(math.log(1 + math.e) - 0.5)
 
 
@@ -380,7 +380,9 @@ def test_gradient_of_patch_nce_equals_finite_differences(prior):
 def test_cds_patches_are_drawn_with_the_generator_of_the_step(prior):
     s, method = network_edit(prior), CDS(7.5, num_patches=4)
     with torch.no_grad():
-        a, b, c = (method(prior, replace(s, rng=rng(k)), NO_STATE) for k in (1, 1, 2))
+        a, b, c = (
+            method(prior, replace(s, rng=row_rng(len(s.x0), k)), NO_STATE) for k in (1, 1, 2)
+        )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 

@@ -12,7 +12,7 @@ from tiny_pipeline import (
     make_inputs,
     max_difference,
     normal,
-    rng,
+    row_rng,
 )
 from torch import Tensor
 
@@ -148,9 +148,9 @@ def test_run_ddim_eta_adds_noise_from_the_generator():
     prior, s = mixture(), five_rows()
     t = torch.full((5,), 0.1, dtype=torch.float64)
     times = [torch.zeros_like(t), t]
-    plain = run_ddim(prior, s.x0, s.conditions, times, 1.0, 0.0, rng(5))
-    noisy = run_ddim(prior, s.x0, s.conditions, times, 1.0, 0.3, rng(5))
-    fresh = torch.randn(5, 4, generator=rng(5)).double()
+    plain = run_ddim(prior, s.x0, s.conditions, times, 1.0, 0.0, row_rng(5, 5))
+    noisy = run_ddim(prior, s.x0, s.conditions, times, 1.0, 0.3, row_rng(5, 5))
+    fresh = row_rng(5, 5).normal("stride 0", 4).double()
     expected = 0.3 * expand(posterior_std(SD, *times), s.x0) * fresh
     assert max_difference(noisy - plain, expected) < 1e-12
 
@@ -219,8 +219,8 @@ def test_sdi_is_sds_at_the_inverted_noise(schedule, t):
 
 def test_sdi_draws_like_inverted_noise():
     prior, s = mixture(), five_rows()
-    sdi = SDI(8.5)(prior, replace(s, rng=rng(4)), state_of(SDI(), prior, s))
-    noise = InvertedNoise().refine(prior, replace(s, rng=rng(4)))
+    sdi = SDI(8.5)(prior, replace(s, rng=row_rng(5, 4)), state_of(SDI(), prior, s))
+    noise = InvertedNoise().refine(prior, replace(s, rng=row_rng(5, 4)))
     assert max_difference(sdi, SDS(8.5)(prior, replace(s, eps=noise), NO_STATE)) < 1e-10
     without_eta = SDI(8.5, inversion_eta=0.0)(prior, s, state_of(SDI(), prior, s))
     assert max_difference(sdi, without_eta) > 1e-3
@@ -280,8 +280,8 @@ def test_sdi_refreshes_particles_that_missed_the_last_refresh():
 def test_sdi_renoise_jitter():
     prior, s = mixture(), five_rows()
     method = SDI(8.5, inversion_eta=0.0, renoise_jitter=True)
-    direction = method(prior, replace(s, rng=rng(4)), state_of(method, prior, s))
-    later = SD.snap(s.t + torch.rand(5, generator=rng(4)).double() / 10)
+    direction = method(prior, replace(s, rng=row_rng(5, 4)), state_of(method, prior, s))
+    later = SD.snap(s.t + row_rng(5, 4).uniform("jitter").double() / 10)
     assert bool((later > s.t).all()) and float((later - s.t).max()) <= 0.1
     z = run_ddim(prior, s.x0, s.conditions, ddim_times(SD, later, 0, 10), -6.5)
     eps_hat = guided_prediction(prior, z, s.t, s.conditions, 8.5).eps
@@ -360,9 +360,9 @@ def test_dsd_is_its_formula():
     method = DSD()
     state = state_of(method, prior, s)
     shift = torch.minimum(0.1 * (s.t - 0.32), 1 - s.t)
-    later = SD.snap(s.t + shift * torch.rand(5, generator=rng(99)).double())
+    later = SD.snap(s.t + shift * row_rng(5, 99).uniform("later t").double())
     direction = method(prior, s, state)
-    noise = FixedPerParticleNoise()(torch.arange(5), (4,), 0, 0, rng()).double()
+    noise = FixedPerParticleNoise()(row_rng(5), (4,)).double()
     assert torch.equal(state.noise, noise)
     for i in range(5):
         x, t, conditions = s.x0[i : i + 1], s.t[i : i + 1], s.conditions[i : i + 1]
@@ -392,7 +392,7 @@ def test_dsd_without_shift_is_csd_at_the_noise_of_the_ode():
 
 def test_dsd_depends_only_on_the_noise_of_the_particle():
     prior, s = mixture(), five_rows()
-    other = replace(s, eps=normal(5, 4, seed=9), rng=rng(99))
+    other = replace(s, eps=normal(5, 4, seed=9), rng=row_rng(5, 99))
     method = DSD()
     state = state_of(method, prior, s)
     assert torch.equal(method(prior, s, state), method(prior, other, state))

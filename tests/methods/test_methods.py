@@ -13,7 +13,7 @@ from tiny_pipeline import (
     make_inputs,
     max_difference,
     normal,
-    rng,
+    row_rng,
 )
 from torch import Tensor
 
@@ -178,7 +178,7 @@ def test_asd_predicts_at_a_later_time_with_the_same_noise_without_guidance(sched
     prior, s = mixture(schedule), five_rows(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
     got = ASD(7.5, eta=0.4)(prior, s, NO_STATE)
     shift = 0.4 * (s.t - 0.02).clamp_min(0)
-    fraction = torch.rand(5, generator=rng(99)).double()
+    fraction = row_rng(5, 99).uniform("later t").double()
     later = schedule.snap(s.t + torch.minimum(shift, 1 - s.t) * fraction)
     assert bool((later[:2] == s.t[:2]).all()) and bool((later[2:] > s.t[2:]).all())
     assert float(later.max()) <= 1
@@ -200,7 +200,7 @@ def test_asd_of_a_gaussian_in_closed_form(t):
         return b / (a**2 * c + b**2) * (a * (s.x0 - mean) + b * s.eps)
 
     bound = torch.minimum(0.1 * (s.t - 0.02), 1 - s.t)
-    later = s.t + bound * torch.rand(6, generator=rng(99)).double()
+    later = s.t + bound * row_rng(6, 99).uniform("later t").double()
     assert max_difference(ASD(1.0)(prior, s, NO_STATE), eps_hat(s.t) - eps_hat(later)) < 1e-12
 
 

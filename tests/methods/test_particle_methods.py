@@ -15,6 +15,7 @@ from tiny_pipeline import (
     normal,
     prompt_conditions,
     rng,
+    row_rng,
 )
 from torch import Tensor
 
@@ -345,8 +346,8 @@ class FirstValueReward(Reward):
 
 def draw_noises(s, n: int) -> Tensor:
     """Noises of RewardSDS ``[N, B, ...]``: the drawn one and others from the step's generator."""
-    fresh = torch.randn((n - 1) * len(s.x0), *s.x0.shape[1:], generator=rng(99)).to(s.eps)
-    return torch.cat([s.eps, fresh]).view(n, *s.x0.shape)
+    fresh = row_rng(len(s.x0), 99).normal("candidates", n - 1, *s.x0.shape[1:]).to(s.eps)
+    return torch.cat([s.eps[None], fresh.transpose(0, 1)])
 
 
 @pytest.mark.parametrize("scheme", ["best", "softmax"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from meshes import is_closed
-from tiny_pipeline import max_difference, normal, rng
+from tiny_pipeline import max_difference, normal
 
 from limbeck.config.yaml import to_yaml
 from limbeck.graphics.cameras.camera import turntable_cameras
@@ -27,6 +27,7 @@ from limbeck.representations.dmtet import DMTet, DMTetParticles
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.system.checkpoint import write_checkpoint
+from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 from limbeck.training.warm_start import build_representation, load_representation
@@ -49,7 +50,11 @@ def tiny_prior():
 def views_of(*particles: int, seed: int | None = None) -> RenderRequest:
     """One view per particle, from all around."""
     camera = turntable_cameras(len(particles), 15, 3.6, 40)
-    return RenderRequest(torch.tensor(particles), camera, None if seed is None else rng(seed))
+    return RenderRequest(
+        torch.tensor(particles),
+        camera,
+        None if seed is None else RowRandom.of_step(seed, 0, torch.tensor(particles)),
+    )
 
 
 @pytest.mark.parametrize("shading", ["texture", "lit", "clay", "normals", "facing"])

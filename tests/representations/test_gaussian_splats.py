@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from gaussians import cameras_around, float_camera, front_camera, perturb, splat_particles
-from tiny_pipeline import check_gradients, max_difference, normal, rng
+from tiny_pipeline import check_gradients, max_difference, normal
 from torch.nn import functional as F
 
 from limbeck.config.yaml import to_yaml
@@ -23,6 +23,7 @@ from limbeck.representations.gaussian_splats import GaussianSplatParticles, Gaus
 from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
 from limbeck.system.checkpoint import write_checkpoint
+from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.trainer import Run
@@ -110,7 +111,11 @@ def test_relocation_noise_has_the_covariance_of_the_target():
 def test_accumulated_screen_gradients_choose_the_target():
     config = GaussianSplats(num_gaussians=4, refine_every=2, relocation_weight="gradient")
     particles, optimizer = after_one_step(config, [0.003, 0.5, 0.5, 0.5])
-    render = particles.render(RenderRequest(torch.tensor([0, 0]), cameras_around(2), rng()))
+    render = particles.render(
+        RenderRequest(
+            torch.tensor([0, 0]), cameras_around(2), RowRandom.of_step(0, 0, torch.tensor([0, 0]))
+        )
+    )
     render.image.square().sum().backward()
     offset, _ = particles._screen_offset
     grad = offset.grad.norm(dim=-1).sum(0)

@@ -28,7 +28,7 @@ from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import Recorder
 from limbeck.training.experiment import Experiment
-from limbeck.training.trainer import Run, step_generator
+from limbeck.training.trainer import Run
 
 RADIUS, SIGMA = 0.6, 3.0
 
@@ -168,7 +168,7 @@ def test_the_gradient_of_an_image_is_a_finite_difference(prior):
 def test_normals_point_outward(prior):
     config = ball(encoding=SoftBall(), density_activation="softplus", samples=400)
     nerf = config.build(prior, 1, 0)
-    outward = F.normalize(torch.randn(50, 3, generator=step_generator(0, 0)), dim=1)
+    outward = F.normalize(row_rng(50).normal("directions", 3), dim=1)
     normals = nerf.normals(0, outward * 0.5, 1.0)
     assert float((normals * outward).sum(1).min()) > 0.999
     request = views_of_first()

@@ -23,7 +23,7 @@ import pytest
 import torch
 from painted_ball import RADIUS, Ball, Painted, ball, cloud, paint
 from PIL import Image
-from tiny_pipeline import max_difference, rng
+from tiny_pipeline import max_difference, row_rng
 
 import limbeck
 from limbeck import Experiment, Run
@@ -151,7 +151,7 @@ def test_other_files_are_ignored(tmp_path: Path) -> None:
 
 
 def test_opencv_cameras_look_in_the_same_direction() -> None:
-    camera = Orbit(up_perturb=0.3, center_perturb=0.2, camera_perturb=0.1).sample(6, rng())
+    camera = Orbit(up_perturb=0.3, center_perturb=0.2, camera_perturb=0.1).sample(6, row_rng(6))
     quats, positions = to_opencv(camera)
     matrices, pose = quaternions_to_matrices(torch.tensor(quats)), camera.pose.double()
     assert max_difference(matrices[:, :, 2], -pose[:, :3, 2]) < 1e-6, "forward is +z"

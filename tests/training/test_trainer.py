@@ -37,7 +37,7 @@ from limbeck.representations.pixels import Pixels
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
-from limbeck.training.trainer import Run, draw_particles, step_generator, steps
+from limbeck.training.trainer import Run, draw_rows, steps
 
 
 def shapes_prior() -> GaussianMixture:
@@ -92,7 +92,7 @@ def test_particles_are_drawn_uniformly():
     experiment = make_experiment(batch_size=2, steps=1)
     counts = torch.zeros(6)
     for step in range(3000):
-        counts[draw_particles(experiment, step_generator(0, step))] += 1
+        counts[draw_rows(experiment, step).particle] += 1
     assert float((counts - 1000).abs().max()) < 4 * (3000 / 3 * 2 / 3) ** 0.5
 
 
@@ -236,17 +236,6 @@ def test_a_checkpoint_of_another_method_is_refused():
     )
     with pytest.raises(ValueError, match="x0"):
         Run(make_experiment(), shapes_prior()).load(saved, 1)
-
-
-def test_the_generator_depends_on_seed_and_step_only():
-    draws = {
-        (seed, step): torch.randn(4, generator=step_generator(seed, step))
-        for seed in (0, 1, 7)
-        for step in (0, 1, 500)
-    }
-    assert torch.equal(draws[7, 500], torch.randn(4, generator=step_generator(7, 500)))
-    values = [tuple(value.tolist()) for value in draws.values()]
-    assert len(set(values)) == len(values)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import expand, to_device
+from limbeck.system.random import RowRandom
 
 
 def ddim_times(
@@ -70,7 +71,7 @@ def run_ddim(
     times: Sequence[Float[Tensor, "b"]],
     guidance: float,
     eta: float = 0.0,
-    rng: torch.Generator | None = None,
+    rng: RowRandom | None = None,
 ) -> Float[Tensor, "b ..."]:
     """Move x from ``times[0]`` to ``times[-1]`` by DDIM, one guided prediction per stride.
 
@@ -84,7 +85,7 @@ def run_ddim(
         guidance: guidance scale s.
         eta: scale of the noise added after every stride towards noise, in units of
             ``posterior_std`` (as in the code of SDI). 0: deterministic.
-        rng: generator of that noise.
+        rng: random numbers of the rows, for that noise; needed unless eta is 0.
 
     Returns:
         The sample of each row at ``times[-1]``.
@@ -93,7 +94,7 @@ def run_ddim(
         Song et al. 2020, arXiv 2010.02502, eq. 12 (DDIM).
     """
     schedule, conditions = prior.schedule, replace(conditions, denoise_steps=1)
-    for current, following in pairwise(times):
+    for stride, (current, following) in enumerate(pairwise(times)):
         rows = (current != following).nonzero().flatten()
         if len(rows) == 0:
             continue
@@ -103,7 +104,9 @@ def run_ddim(
         prediction = guided_prediction(prior, x[device_rows], t, conditions[device_rows], guidance)
         moved = schedule.add_noise(prediction.x0, prediction.eps, s)
         if eta > 0:
-            noise = to_device(torch.randn(moved.shape, generator=rng), moved.device).to(moved)
+            assert rng is not None
+            new = rng[rows.cpu()].normal(f"stride {stride}", *moved.shape[1:])
+            noise = to_device(new, moved.device).to(moved)
             moved = moved + eta * expand(posterior_std(schedule, t, s), moved) * noise
         x = x.index_copy(0, device_rows, moved)
     return x

@@ -60,7 +60,7 @@ def predict_prior_and_critic(
 
 
 def draw_candidates(inputs: StepInputs, num_noises: int) -> StepInputs:
-    """Repeat every row with several noises: its own one and fresh ones from the step's generator.
+    """Repeat every row with several noises: its own one and fresh ones.
 
     Args:
         inputs: the current step, ``B`` rows.
@@ -70,7 +70,7 @@ def draw_candidates(inputs: StepInputs, num_noises: int) -> StepInputs:
         ``num_noises * B`` rows, noise by noise, without images, sources and cameras.
     """
     count, shape = len(inputs.x0), inputs.x0.shape[1:]
-    fresh = torch.randn((num_noises - 1) * count, *shape, generator=inputs.rng)
+    fresh = inputs.rng.normal("candidates", num_noises - 1, *shape).transpose(0, 1).flatten(0, 1)
     eps = torch.cat([inputs.eps, to_device(fresh, inputs.eps.device).to(inputs.eps)])
     rows = torch.arange(count).repeat(num_noises)
     return replace(

@@ -17,6 +17,7 @@ from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.row_views import RowViews
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.system.random import RowRandom
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class StepInputs:
         eps: noise of each row, of the shape of x0.
         conditions: conditions of each row.
         particle: particle index of each row ``[B]``.
-        rng: generator of the step's further draws.
+        rng: random numbers of each row, for further draws.
         schedule: noise schedule of the prior.
         step: current step, from 0.
         steps: number of steps of the run.
@@ -59,7 +60,7 @@ class StepInputs:
     eps: Float[Tensor, "b ..."]
     conditions: Conditions
     particle: Int[Tensor, "b"]
-    rng: torch.Generator
+    rng: RowRandom
     schedule: NoiseSchedule
     step: int = 0
     steps: int = 1
@@ -90,7 +91,7 @@ class StepInputs:
         return replace(condition, pose=pose)
 
     def select(self, rows: Int[Tensor, "r"]) -> StepInputs:
-        """Some of the rows, by indices on the CPU; the generator is shared."""
+        """Some of the rows, by indices on the CPU; a row takes its random numbers along."""
         device_rows = to_device(rows, self.x0.device)
         image = camera = source = drawn_t = None
         if self.image is not None:
@@ -108,6 +109,7 @@ class StepInputs:
             eps=self.eps[device_rows],
             conditions=self.conditions[device_rows],
             particle=self.particle[rows],
+            rng=self.rng[rows],
             image=image,
             source=source,
             camera=camera,
@@ -127,7 +129,7 @@ class StepInputs:
         """
         t = self.t_cpu
         max_shift = torch.minimum((fraction * (t - t_min)).clamp_min(0), 1 - t)
-        uniform = torch.rand(len(t), generator=self.rng).to(t)
+        uniform = self.rng.uniform("later t").to(t)
         return self.schedule.snap(t + max_shift * uniform)
 
 

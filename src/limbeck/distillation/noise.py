@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import abc
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.config.lazy import defined_classes
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import ddim_times, implied_noise, run_ddim
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import StepInputs
+from limbeck.system.random import RowRandom
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,12 @@ class Noise(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         """Draw standard normal noise.
 
         Args:
-            particle: particle index of each row.
+            rng: random numbers of the rows, with the seed, the step and their particles.
             shape: shape of one x0.
-            step: current step, from 0.
-            seed: seed of the run.
-            rng: generator of the step.
 
         Returns:
             Noise ``[B, *shape]``, float32 on the CPU.
@@ -63,41 +54,21 @@ class Noise(abc.ABC):
 class IndependentNoise(Noise):
     """Independent noise at every step."""
 
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
-        return torch.randn(len(particle), *shape, generator=rng)
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        return rng.normal("eps", *shape)
 
 
-def _fixed_noise(seed: int, particle: int, shape: tuple[int, ...]) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * 100_003 + particle + 250_007)
-    return torch.randn(shape, generator=generator)
+def _noise_at(rng: RowRandom, node: int, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+    """Noise of each particle that depends on ``node`` instead of the step."""
+    return rng.per_particle.at_step(node).normal("lasting noise", *shape)
 
 
 @dataclass(frozen=True)
 class FixedPerParticleNoise(Noise):
     """One fixed noise per particle for the whole run (CFD; FSD in 2D)."""
 
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
-        return torch.stack([_fixed_noise(seed, int(i), shape) for i in particle])
-
-
-def _hashed_noise(seed: int, particle: int, node: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise that depends on the arguments only; hashing decorrelates neighbors."""
-    digest = hashlib.blake2b(f"{seed} {particle} {node}".encode(), digest_size=7).digest()
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest)))
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        return _noise_at(rng, 0, shape)
 
 
 @dataclass(frozen=True)
@@ -120,28 +91,17 @@ class DriftingNoise(Noise):
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma must lie in [0, 1], not {self.gamma}")
 
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
-        return torch.stack([self._at_step(int(i), shape, step, seed) for i in particle])
-
-    def _at_step(self, particle: int, shape: tuple[int, ...], step: int, seed: int) -> Tensor:
-        """Noise of one particle at ``step``, by bisection between steps ``low`` and ``high``."""
-        left, low, high = _fixed_noise(seed, particle, shape), 0, 1
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        left, low, high, step = _noise_at(rng, 0, shape), 0, 1, rng.step
         if step == 0:
             return left
-        right = self._forward(left, 1, _hashed_noise(seed, particle, 1, shape))
+        right = self._forward(left, 1, _noise_at(rng, 1, shape))
         while high < step:
             left, low, high = right, high, 2 * high
-            right = self._forward(left, high - low, _hashed_noise(seed, particle, high, shape))
-        while high > step:
+            right = self._forward(left, high - low, _noise_at(rng, high, shape))
+        while high > step:  # bisection between steps low and high
             middle = (low + high) // 2
-            new = _hashed_noise(seed, particle, middle, shape)
+            new = _noise_at(rng, middle, shape)
             between = self._bridge(left, right, middle - low, new)
             if step > middle:
                 left, low = between, middle
@@ -169,28 +129,23 @@ class AntitheticNoise(Noise):
     deterministic timesteps, or one time per batch (``--timesteps.no-per-row``).
 
     Attributes:
-        pairing: steps: each particle gets eps at an even step and -eps at the next one. rows: rows
-            1 and 2, 3 and 4, ... of a step share eps; the last of an odd number has none to share.
+        pairing: steps: each particle gets eps at an even step and -eps at the next one. rows: views
+            1 and 2, 3 and 4, ... of a particle get eps and -eps; with one view per particle,
+            particles 0 and 1, 2 and 3, ... do.
     """
 
     pairing: Literal["steps", "rows"] = "steps"
 
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         if self.pairing == "steps":
-            # negative nodes, which are no steps of a drifting noise
-            eps = torch.stack(
-                [_hashed_noise(seed, int(i), -1 - step // 2, shape) for i in particle]
-            )
-            return eps * (-1) ** step
-        eps = torch.randn((len(particle) + 1) // 2, *shape, generator=rng)
-        return torch.stack([eps, -eps], 1).flatten(0, 1)[: len(particle)]
+            eps = rng.at_step(rng.step // 2).normal("antithetic pair", *shape)
+            return eps * (-1) ** rng.step
+        if len(rng) and int(rng.view.max()):
+            number, paired = rng.view, replace(rng, view=rng.view // 2)
+        else:
+            number, paired = rng.particle, replace(rng, particle=rng.particle // 2)
+        eps = paired.normal("antithetic rows", *shape)
+        return eps * expand(1.0 - 2 * (number % 2), eps)
 
 
 @dataclass(frozen=True)
@@ -215,15 +170,8 @@ class PredictedNoise(Noise):
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance,)
 
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
-        return torch.randn(len(particle), *shape, generator=rng)
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        return rng.normal("eps", *shape)
 
     def refine(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         eps, x0 = inputs.eps, inputs.x0.detach()
@@ -257,15 +205,8 @@ class InvertedNoise(Noise):
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance,)
 
-    def __call__(
-        self,
-        particle: Int[Tensor, "b"],
-        shape: tuple[int, ...],
-        step: int,
-        seed: int,
-        rng: torch.Generator,
-    ) -> Float[Tensor, "b ..."]:
-        return torch.zeros(len(particle), *shape)  # a placeholder that refine replaces
+    def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        return torch.zeros(len(rng), *shape)  # a placeholder that refine replaces
 
     def refine(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         x = inputs.x0.detach()

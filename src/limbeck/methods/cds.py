@@ -14,6 +14,7 @@ from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod
+from limbeck.system.random import RowRandom
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ class CDS(EditMethod):
         return super().init(prior, setup)
 
     def patch_nce(
-        self, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], rng: torch.Generator
+        self, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], rng: RowRandom
     ) -> Float[Tensor, ""]:
         """PatchNCE of one layer: query of the source, key of the image; mean over patches."""
         loss = query.new_zeros(())
         for size in (s for s in self.patch_sizes if s <= min(query.shape[2:])):
             q, k = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (query, key))
-            patches = torch.randperm(q.shape[2], generator=rng)[: self.num_patches]
-            patches = to_device(patches, q.device)
-            logits = q[:, :, patches].mT @ k[:, :, patches] / self.tau
+            patches = rng.uniform(f"patches {size}", q.shape[2]).argsort(1)[:, : self.num_patches]
+            patches = to_device(patches, q.device)[:, None].expand(-1, q.shape[1], -1)
+            logits = q.gather(2, patches).mT @ k.gather(2, patches) / self.tau
             loss = loss - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
         return loss
 
@@ -87,7 +88,11 @@ class CDS(EditMethod):
             prior(xt, inputs.t, inputs.conditions.pos)
             # zip stops after the first denoising step
             pairs = zip(source_features, features, strict=False)
-            nce = torch.stack([self.patch_nce(q, k, inputs.rng) for q, k in pairs]).sum()
+            losses = [
+                self.patch_nce(query, key, inputs.rng.fold(f"layer {layer}"))
+                for layer, (query, key) in enumerate(pairs)
+            ]
+            nce = torch.stack(losses).sum()
         grad_nce = torch.autograd.grad(nce, x)[0]
         height, width = x.shape[-2:]
         return eps_target - eps_source + self.w_cut * height * width / 2000 * grad_nce

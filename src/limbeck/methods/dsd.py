@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,14 +15,15 @@ from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.noise import FixedPerParticleNoise
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import Method
+from limbeck.system.random import RowRandom
 
 
 class SeedNoise(Stateless):
     """The starting noise of each particle's ODE. It follows from the seed, so nothing is saved."""
 
     def __init__(self, setup: SetupContext):
-        particles, shape = torch.arange(setup.particles), tuple(setup.x0.shape[1:])
-        noise = FixedPerParticleNoise()(particles, shape, 0, setup.seed, torch.Generator())
+        rng = RowRandom.initial(setup.seed, setup.particles)
+        noise = FixedPerParticleNoise()(rng, tuple(setup.x0.shape[1:]))
         self.noise = noise.to(setup.x0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -76,7 +75,7 @@ class SDI(Method[CachedTargets]):
         """x_t by DDIM inversion of x."""
         t, schedule = inputs.t_cpu, inputs.schedule
         if self.renoise_jitter:
-            jitter = torch.rand(len(t), generator=inputs.rng).to(t) / self.inversion_steps
+            jitter = inputs.rng.uniform("jitter").to(t) / self.inversion_steps
             t = schedule.snap((t + jitter).clamp_max(1))
         times = ddim_times(schedule, t, 0, self.inversion_steps)
         scale, eta = self.inversion_guidance, self.inversion_eta

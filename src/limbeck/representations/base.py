@@ -332,7 +332,8 @@ def render_backgrounds(
     rows: dict[int, Tensor] = {}
     for particle in dict.fromkeys(request.particle.tolist()):
         index = (request.particle == particle).nonzero().squeeze(1).tolist()
-        colors = backgrounds[particle](directions[index], request.rng, request.progress)
+        generator = request[torch.tensor(index)].generator("background")
+        colors = backgrounds[particle](directions[index], generator, request.progress)
         rows |= dict(zip(index, colors, strict=True))
     return torch.stack([rows[i] for i in range(len(request))]).permute(0, 3, 1, 2)
 

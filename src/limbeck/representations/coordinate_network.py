@@ -29,6 +29,7 @@ from limbeck.representations.base import (
     latent_shape,
 )
 from limbeck.representations.image_init import fit_to_images
+from limbeck.system.random import RowRandom
 
 Space = Literal["image", "latent"]
 #: Learning rate of fits to initial images, whose gradient has no noise.
@@ -148,13 +149,13 @@ class _CoordinateNetworkConfig(RepresentationConfig):
     ) -> CoordinateNetworks:
         """Return untrained networks for renders of a shape (channels, height, width)."""
         channels, height, width = shape
-        rng, frequencies = torch.Generator().manual_seed(seed), self._frequencies(seed)
+        rng, frequencies = RowRandom.initial(seed, particles), self._frequencies(seed)
         sizes = [2 * len(frequencies) or 2, *[self.width] * self.depth, channels]
         initial = {}
         for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             weight_bound, bias_bound = self._init_bounds(layer, fan_in)
-            weight = 2 * torch.rand(particles, fan_out, fan_in, generator=rng) - 1
-            bias = 2 * torch.rand(particles, fan_out, generator=rng) - 1
+            weight = 2 * rng.uniform(f"weight{layer}", fan_out, fan_in) - 1
+            bias = 2 * rng.uniform(f"bias{layer}", fan_out) - 1
             initial[f"weight{layer}"] = weight_bound * weight
             initial[f"bias{layer}"] = bias_bound * bias
         return CoordinateNetworks(initial, self.lr, (height, width), self.space, omega, frequencies)

@@ -59,6 +59,7 @@ from limbeck.representations.base import (
     match_particles,
     render_backgrounds,
 )
+from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
 MeshShading = Literal["texture", "lit", "clay", "normals", "facing"]
@@ -93,11 +94,11 @@ class DMTetParticles(Representation):
         self.register_buffer("init_sdf", sdf)
         self.sdf = nn.ParameterList(torch.zeros(num_vertices) for _ in range(particles))
         self.deform = nn.ParameterList(torch.zeros(num_vertices, 3) for _ in range(particles))
-        rng = torch.Generator().manual_seed(seed)
+        rngs = [row.generator("color") for row in RowRandom.initial(seed, particles).split()]
         self.color_fields = nn.ModuleList(
-            ColorField(config.encoding, config.decoder, config.bound, rng) for _ in range(particles)
+            ColorField(config.encoding, config.decoder, config.bound, rng) for rng in rngs
         )
-        self.backgrounds = nn.ModuleList(config.background.build(rng) for _ in range(particles))
+        self.backgrounds = nn.ModuleList(config.background.build(rng) for rng in rngs)
         self.sdf.requires_grad_(config.geometry)
         self.deform.requires_grad_(config.geometry)
         self.color_fields.requires_grad_(config.optimizes_color)
@@ -321,8 +322,9 @@ class DMTetParticles(Representation):
                 f"{source} is a run of {type(other).__name__}, which has no density and colors in "
                 "space"
             )
-        rng = torch.Generator().manual_seed(seed)
+        rows = RowRandom.initial(seed, len(self.sdf)).split()
         for i, j in enumerate(match_particles(particles, len(self.sdf), source)):
+            rng = rows[i].generator("color fit")
             self._initialize_geometry(i, other, j)
             self._initialize_color(i, other, j, rng)
         counts = [f"{len(self.surface(i)[1].faces):,}" for i in range(len(self.sdf))]

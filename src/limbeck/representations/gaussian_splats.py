@@ -51,6 +51,7 @@ from limbeck.representations.base import (
     render_backgrounds,
 )
 from limbeck.representations.image_init import color_logits
+from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
 #: Opacity of Gaussians that are initialized on a surface.
@@ -84,8 +85,8 @@ class GaussianSplatParticles(ParticleParameters):
         particles = len(initial["means"])
         self.register_buffer("num_relocated", torch.zeros(particles, dtype=torch.long))
         self.register_buffer("screen_grad", torch.zeros_like(initial["opacities"]))
-        rng = torch.Generator().manual_seed(seed)
-        self.backgrounds = nn.ModuleList(config.background.build(rng) for _ in range(particles))
+        rngs = (row.generator("background") for row in RowRandom.initial(seed, particles).split())
+        self.backgrounds = nn.ModuleList(config.background.build(rng) for rng in rngs)
         # zeros added to the projected means of this step, for their gradient, and the particles
         self._screen_offset: tuple[Tensor, Tensor] | None = None
 
@@ -167,8 +168,8 @@ class GaussianSplatParticles(ParticleParameters):
             means.mul_((c.bound / distance).clamp_max(1))
             scales.clamp_(max=math.log(c.max_scale))
             if due:
-                seed = (self.seed * 1009 + i) * 1_000_003 + step
-                self._relocate(i, torch.Generator().manual_seed(seed), optimizer)
+                row = RowRandom.of_step(self.seed, step, torch.tensor([i]))
+                self._relocate(i, row.generator("relocation"), optimizer)
 
     def _accumulate_screen_grad(self) -> None:
         if self._screen_offset is not None:
@@ -210,6 +211,7 @@ class GaussianSplatParticles(ParticleParameters):
     ) -> None:
         """See ``Representation``: copies Gaussians, or samples the surface of a 3D field."""
         num_gaussians = self.config.num_gaussians
+        rows = RowRandom.initial(seed, len(self.params["means"])).split()
         for i, j in enumerate(match_particles(particles, len(self.params["means"]), source)):
             if isinstance(other, GaussianSplatParticles):
                 if other.config.num_gaussians != num_gaussians:
@@ -220,7 +222,7 @@ class GaussianSplatParticles(ParticleParameters):
                 for name, tensors in self.params.items():
                     tensors[i].copy_(other.params[name][j])
             elif isinstance(other, SpatialFields):
-                rng = torch.Generator().manual_seed(seed * 7_919 + i)
+                rng = rows[i].generator("surface")
                 self._initialize_on_surface(i, other, j, rng)
             else:
                 raise ValueError(
@@ -355,8 +357,8 @@ class GaussianSplats(RepresentationConfig):
     def _initial_params(self, particles: int, seed: int) -> dict[str, Tensor]:
         n = self.num_gaussians
         means, colors = [], []
-        for i in range(particles):
-            rng = torch.Generator().manual_seed(seed * 7_919 + i)
+        for row in RowRandom.initial(seed, particles).split():
+            rng = row.generator("Gaussians")
             directions = F.normalize(torch.randn(n, 3, generator=rng), dim=1)
             distances = self.init_radius * torch.rand(n, 1, generator=rng) ** (1 / 3)
             means.append(directions * distances)

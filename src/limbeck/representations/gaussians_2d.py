@@ -24,6 +24,7 @@ from limbeck.representations.base import (
     RepresentationConfig,
 )
 from limbeck.representations.image_init import color_logits_at, fit_to_images, sobol_positions
+from limbeck.system.random import RowRandom
 
 
 class Gaussian2DParticles(ParticleParameters):
@@ -159,7 +160,7 @@ class Gaussians2D(RepresentationConfig):
     def _initial_params(
         self, particles: int, size: tuple[int, int], seed: int
     ) -> dict[str, Tensor]:
-        rng = torch.Generator().manual_seed(seed)
+        rng = RowRandom.initial(seed, particles)
         height, width = size
         n = self.num_gaussians
         std = self.init_scale * math.sqrt(height * width / n) / min(size)
@@ -169,7 +170,7 @@ class Gaussians2D(RepresentationConfig):
             "means": sobol_positions(particles, n, size, seed),
             "scales": fraction.logit().expand(particles, n, 2).clone(),
             "rotations": torch.zeros(particles, n),
-            "colors": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
+            "colors": self.init_color_std * rng.normal("colors", n, 3),
             "opacities": opacity.logit().expand(particles, n).clone(),
             "background": torch.zeros(particles, 3),
         }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
+from limbeck.system.random import RowRandom
 
 
 class LatentParticles(Representation):
@@ -54,10 +55,9 @@ class Latents(RepresentationConfig):
             raise ValueError(f"init_std must not be negative, not {self.init_std}")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        rng = torch.Generator().manual_seed(seed)
         shape = latent_shape(prior, self.canvas_size(prior))
         std = self.init_std if self.init_std is not None else float(not self.images)
-        initial = std * torch.randn(particles, *shape, generator=rng)
+        initial = std * RowRandom.initial(seed, particles).normal("latents", *shape)
         images = self.initial_images(prior, particles)
         if images is not None:
             with torch.no_grad():

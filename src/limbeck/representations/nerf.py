@@ -43,6 +43,7 @@ from limbeck.graphics.rendering.volume import (
     step_size,
 )
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
+from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
 _MESH_RESOLUTION = 96  #: Cells per side of the grid that surfaces are extracted from.
@@ -109,7 +110,7 @@ class NeRFParticles(Representation):
         shape = latent_shape(prior, size) if config.space == "latent" else (3, *size)
         self.config, self.channels, self.canvas_size = config, shape[0], shape[1:]
         self.seed = seed
-        rngs = (torch.Generator().manual_seed(seed * 7_919 + i) for i in range(particles))
+        rngs = (row.generator("field") for row in RowRandom.initial(seed, particles).split())
         self.particles = nn.ModuleList(NeRFParticle(config, self.channels, rng) for rng in rngs)
         self.to(prior.device)
 
@@ -256,7 +257,8 @@ class NeRFParticles(Representation):
         camera = request.camera.to(self.device)
         directions = camera.directions(h, w)
         samples = self._sample_rays(particle, camera.eye, directions, request)
-        density, albedo = self.query(particle, samples.points, request.progress, request.rng)
+        rng = request.generator("density noise")
+        density, albedo = self.query(particle, samples.points, request.progress, rng)
         weights = samples.render_weights(density)
         normal, terms = None, {}
         if not training or light is not None or c.orientation_weight > 0:
@@ -278,7 +280,9 @@ class NeRFParticles(Representation):
         # from distances along the rays to depths along the axis of the camera
         cos_axis = -(directions * camera.pose[:, None, None, :3, 2]).sum(-1)
         depth = distance[..., 0] * cos_axis / alpha[..., 0].clamp_min(1e-6)
-        background = self.field(particle).background(directions, request.rng, request.progress)
+        background = self.field(particle).background(
+            directions, request.generator("background"), request.progress
+        )
         image = (color + (1 - alpha) * background).permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
         if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
@@ -295,7 +299,7 @@ class NeRFParticles(Representation):
         request: RenderRequest,
     ) -> RaySamples:
         """Sample rays evenly, then where the field has weight."""
-        c, occupancy, rng = self.config, self.field(particle).occupancy, request.rng
+        c, occupancy, rng = self.config, self.field(particle).occupancy, request.generator("rays")
         shape = directions.shape[:3]
         jitter = torch.full(shape, 0.5) if rng is None else torch.rand(shape, generator=rng)
         jitter = jitter.to(directions)
@@ -345,8 +349,9 @@ class NeRFParticles(Representation):
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
         if (step + 1) % _OCCUPANCY_EVERY or step < steps * self.config.occupancy_warmup:
             return
-        rng = torch.Generator().manual_seed(self.seed * 104_729 + step)
-        for i in range(len(self.particles)):
+        every = RowRandom.of_step(self.seed, step, torch.arange(len(self.particles)))
+        for i, row in enumerate(every.split()):
+            rng = row.generator("occupancy")
             density = partial(self.density, particle=i, progress=step / steps)
             self.field(i).occupancy.update(density, rng)
 

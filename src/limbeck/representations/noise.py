@@ -13,6 +13,7 @@ from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 from limbeck.representations.latents import LatentParticles, Latents
+from limbeck.system.random import RowRandom
 
 
 class NoiseMapParticles(LatentParticles):
@@ -60,7 +61,6 @@ class NoiseMap(RepresentationConfig):
         latents = config.build(prior, particles, seed)
         with torch.no_grad():
             source_latents = latents.render(RenderRequest(torch.arange(particles))).image
-        rng = torch.Generator().manual_seed(seed)
         shape = latent_shape(prior, self.canvas_size(prior))
-        initial = torch.randn(particles, *shape, generator=rng)
+        initial = RowRandom.initial(seed, particles).normal("noise", *shape)
         return NoiseMapParticles(initial, source_latents, self.lr).to(prior.device)

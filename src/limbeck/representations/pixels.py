@@ -13,6 +13,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.image_init import color_logits
+from limbeck.system.random import RowRandom
 
 
 class PixelParticles(Representation):
@@ -92,11 +93,11 @@ class Pixels(RepresentationConfig):
                 raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        rng = torch.Generator().manual_seed(seed)
+        rng = RowRandom.initial(seed, particles)
         h, w = self.canvas_size(prior)
         sizes = [(max(h >> k, 1), max(w >> k, 1)) for k in range(self.num_levels)]
         levels = [torch.zeros(particles, 3, *size) for size in sizes]
-        levels[-1] = self.init_std * torch.randn(levels[-1].shape, generator=rng)
+        levels[-1] = self.init_std * rng.normal("pixels", *levels[-1].shape[1:])
         images = self.initial_images(prior, particles)
         if images is not None:  # only the finest level can hold them
             levels = [color_logits(images), *(torch.zeros_like(level) for level in levels[1:])]

@@ -33,6 +33,7 @@ from limbeck.representations.image_init import (
     fit_to_images,
     sobol_positions,
 )
+from limbeck.system.random import RowRandom
 
 _MAX_OPACITY = 0.99  #: Below 1, so that strokes behind still get a gradient.
 _EDGE_WIDTH = 1.0  #: Width of an antialiased edge in pixels.
@@ -338,19 +339,19 @@ class Strokes(RepresentationConfig):
         self, particles: int, size: tuple[int, int], seed: int
     ) -> dict[str, Tensor]:
         """Slightly bent curves of ``init_length`` at evenly distributed positions."""
-        rng = torch.Generator().manual_seed(seed)
+        rng = RowRandom.initial(seed, particles)
         n = self.num_strokes
         centers = sobol_positions(particles, n, size, seed)
-        angle = 2 * math.pi * torch.rand(particles, n, 1, generator=rng)
+        angle = 2 * math.pi * rng.uniform("angles", n, 1)
         direction = self.init_length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
         points = centers[:, :, None] + direction * torch.linspace(-0.5, 0.5, 4)[:, None]
-        bend = self.init_length / 8 * torch.randn(particles, n, 4, 2, generator=rng)
+        bend = self.init_length / 8 * rng.normal("bends", n, 4, 2)
         width = torch.tensor(self.init_width / self.max_width)
         opacity = torch.tensor(self.init_opacity / _MAX_OPACITY)
         return {
             "points": points + bend,
             "widths": width.logit().expand(particles, n).clone(),
-            "colors": self.init_color_std * torch.randn(particles, n, 3, generator=rng),
+            "colors": self.init_color_std * rng.normal("colors", n, 3),
             "opacities": opacity.logit().expand(particles, n).clone(),
             "background": torch.zeros(particles, 3),
         }

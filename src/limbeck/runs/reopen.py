@@ -18,7 +18,7 @@ from limbeck.representations.base import Representation
 from limbeck.runs.images import particle_stems
 from limbeck.system.checkpoint import read_metadata
 from limbeck.training.experiment import Experiment
-from limbeck.training.trainer import draw_particles, step_generator
+from limbeck.training.trainer import draw_rows
 from limbeck.training.warm_start import load_representation
 
 
@@ -127,6 +127,5 @@ def step_cameras(experiment: Experiment, step: int) -> tuple[Int[Tensor, "b"], C
     Returns:
         Particle index of each row, and the cameras (None for 2D particles).
     """
-    rng = step_generator(experiment.seed, step)
-    particle = draw_particles(experiment, rng)
-    return particle, experiment.camera_sampler.sample(len(particle), rng)
+    rng = draw_rows(experiment, step)
+    return rng.particle, experiment.camera_sampler.sample(len(rng), rng)

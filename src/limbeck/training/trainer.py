@@ -32,6 +32,7 @@ from limbeck.priors.loading import load
 from limbeck.representations.base import Render
 from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
+from limbeck.system.random import RowRandom
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.experiment import Experiment
 from limbeck.training.own_results import (
@@ -41,12 +42,6 @@ from limbeck.training.own_results import (
 )
 from limbeck.training.profile import Profile
 from limbeck.training.warm_start import build_representation
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return the only source of randomness of a step, on the CPU: every device draws the same."""
-    # the offset keeps it apart from the seed itself, which draws the initial particles
-    return torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,23 @@ class Step:
     metrics: dict[str, Tensor]
 
 
-def draw_particles(experiment: Experiment, rng: torch.Generator) -> Int[Tensor, "b"]:
-    """Draw the sorted particle indices of a step, each repeated ``cameras.per_particle`` times."""
+def draw_rows(experiment: Experiment, step: int) -> RowRandom:
+    """Draw the sorted particles of a step, each repeated ``cameras.per_particle`` times.
+
+    Args:
+        experiment: the options of the run.
+        step: current step, from 0.
+
+    Returns:
+        The rows, as the source of all randomness of the step.
+    """
     e = experiment
     particles = torch.arange(e.total)
     if e.batch_size not in (0, e.total):
-        particles = torch.randperm(e.total, generator=rng)[: e.batch_size].sort().values
-    return particles.repeat_interleave(e.camera_sampler.per_particle)
+        order = RowRandom.of_step(e.seed, step, particles).uniform("batch").argsort()
+        particles = order[: e.batch_size].sort().values
+    particles = particles.repeat_interleave(e.camera_sampler.per_particle)
+    return RowRandom.of_step(e.seed, step, particles)
 
 
 def texts_by_view(cameras: CameraSampler, text: str) -> tuple[str, ...]:
@@ -267,8 +272,8 @@ class Run:
                 ``monitor.raise_if_bad`` that raises the error.
         """
         e, prior, profile = self.experiment, self.prior, self.profile
-        rng = step_generator(e.seed, self.step)
-        particle = draw_particles(e, rng)
+        rng = draw_rows(e, self.step)
+        particle = rng.particle
         camera = self.cameras.sample(len(particle), rng)
         progress = self.step / max(e.steps, 1)
         self._set_lrs()
@@ -278,7 +283,7 @@ class Run:
             x0 = self.encode(render)
         t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
         check_own_times(e.timesteps, t, len(particle))
-        eps = e.noise(particle, tuple(x0.shape[1:]), self.step, e.seed, rng)
+        eps = e.noise(rng, tuple(x0.shape[1:]))
         check_own_tensor(e.noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
         inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
         with profile.part("method"), torch.no_grad():
@@ -325,7 +330,7 @@ class Run:
         eps: Float[Tensor, "b ..."],
         particle: Int[Tensor, "b"],
         camera: Camera | None,
-        rng: torch.Generator,
+        rng: RowRandom,
     ) -> StepInputs:
         """Everything drawn for the step, t and eps on the device of x0, with the conditions."""
         drawn_t = self.prior.schedule.snap(t)

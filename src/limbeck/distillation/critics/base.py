@@ -20,6 +20,7 @@ from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
+from limbeck.system.random import RowRandom
 
 #: Quantity whose square error is the loss. ``auto``: the one that the critic's network predicts.
 LossTarget = Literal["auto", "eps", "x0", "v", "flow"]
@@ -218,22 +219,25 @@ class CriticTrainer:
         Returns:
             The mean loss as ``critic``; nothing if there are no steps.
         """
-        losses = [self._step(prior, inputs) for _ in range(self.training.steps)]
+        losses = [
+            self._step(prior, inputs, inputs.rng.fold(f"critic {i}"))
+            for i in range(self.training.steps)
+        ]
         return {"critic": torch.stack(losses).mean()} if losses else {}
 
-    def _step(self, prior: Prior, inputs: StepInputs) -> Tensor:
-        n, rng = self.training.batch_size or len(inputs.x0), inputs.rng
-        device, schedule = inputs.x0.device, inputs.schedule
-        if n == len(inputs.x0):
-            rows = torch.arange(n)
-        else:
-            rows = torch.randint(len(inputs.x0), (n,), generator=rng)
+    def _step(self, prior: Prior, inputs: StepInputs, rng: RowRandom) -> Tensor:
+        n, device, schedule = len(inputs.x0), inputs.x0.device, inputs.schedule
+        rows = torch.arange(n)
+        if self.training.batch_size not in (0, n):
+            uniform = rng.per_step.uniform("rows", self.training.batch_size)[0]
+            rows = (uniform * n).long().clamp_max(n - 1)
+            n, rng = len(rows), rng.repeat(rows)
         rows = to_device(rows, device)
         x0 = inputs.x0.detach()[rows]
         t = self.training.timesteps(inputs.step, inputs.steps, n, schedule, rng)
         t = to_device(schedule.snap(t), device)
-        eps = to_device(torch.randn(x0.shape, generator=rng), device).to(x0)
-        condition = self._dropout(inputs, rows)
+        eps = to_device(rng.normal("eps", *x0.shape[1:]), device).to(x0)
+        condition = self._dropout(inputs, rows, rng)
         with torch.enable_grad():
             prediction = prior(schedule.add_noise(x0, eps, t), t, condition)[0]
             loss = self._loss(prediction, Prediction(x0, eps), schedule.alpha(t), schedule.sigma(t))
@@ -242,12 +246,12 @@ class CriticTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _dropout(self, inputs: StepInputs, rows: Tensor) -> Condition:
+    def _dropout(self, inputs: StepInputs, rows: Tensor, rng: RowRandom) -> Condition:
         """Conditions of ``rows``, some of them without their text, some without their camera."""
-        n, rng, device = len(rows), inputs.rng, inputs.x0.device
+        device = inputs.x0.device
         condition = inputs.with_pose(inputs.conditions.pos)[rows]
         if self.training.unconditional_prob > 0:
-            drop = torch.rand(n, generator=rng) < self.training.unconditional_prob
+            drop = rng.uniform("no text") < self.training.unconditional_prob
             # what guidance of a critic with cameras leaves out is the camera, dropped below
             null = inputs.conditions.unconditional
             if not self.camera:
@@ -255,7 +259,7 @@ class CriticTrainer:
             null = inputs.with_pose(null)[rows]
             condition = condition.where(~to_device(drop, device), null)
         if self.camera and condition.pose is not None and self.training.camera_dropout > 0:
-            drop = torch.rand(n, generator=rng) < self.training.camera_dropout
+            drop = rng.uniform("no camera") < self.training.camera_dropout
             drop = to_device(drop, device).view(-1, 1, 1)
             condition = replace(condition, pose=condition.pose.masked_fill(drop, 0.0))
         return condition

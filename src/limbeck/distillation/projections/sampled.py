@@ -40,7 +40,7 @@ class _SampledProjector(Projector):
 
     def __call__(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         x, n, b = inputs.x0.detach(), self._num_pairs, len(inputs.x0)
-        drawn = torch.randn(n * b, *x.shape[1:], generator=inputs.rng)
+        drawn = inputs.rng.normal("projection", n, *x.shape[1:]).transpose(0, 1).flatten(0, 1)
         half = to_device(drawn, x.device).to(x)
         eps = torch.cat([half, -half])
         rows = torch.arange(b, device=x.device).repeat(2 * n)

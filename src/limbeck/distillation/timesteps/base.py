@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.schedule import NoiseSchedule
+from limbeck.system.random import RowRandom
 
 
 def check_ordered(t_min: float, t_max: float, prefix: str = "") -> None:
@@ -44,7 +45,7 @@ class Timesteps(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: torch.Generator
+        self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: RowRandom
     ) -> Float[Tensor, "b"]:
         """Times of one step.
 
@@ -53,7 +54,7 @@ class Timesteps(abc.ABC):
             steps: number of steps of the run.
             rows: number of rows.
             schedule: noise schedule of the prior.
-            rng: generator of the step.
+            rng: random numbers of the rows.
 
         Returns:
             Times ``[rows]``, float32 on the CPU.
@@ -98,20 +99,19 @@ class RandomTimesteps(Timesteps):
             The smallest and the largest time.
         """
 
-    def unit_samples(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+    def unit_samples(self, rng: RowRandom) -> Float[Tensor, "b"]:
         """Draw samples in [0, 1] that are scaled to the bounds; uniform by default.
 
         Args:
-            rows: number of samples.
-            rng: generator of the step.
+            rng: random numbers of the rows.
         """
-        return torch.rand(rows, generator=rng)
+        return rng.uniform("t")
 
     def __call__(
-        self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: torch.Generator
+        self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: RowRandom
     ) -> Float[Tensor, "b"]:
         t_min, t_max = self.bounds(step, steps)
-        samples = self.unit_samples(rows if self.per_row else 1, rng)
+        samples = self.unit_samples(rng if self.per_row else rng.per_step)
         # clamped, as rounding could exceed the bounds
         t = (t_min + (t_max - t_min) * samples).clamp(t_min, t_max)
         return t if self.per_row else t.repeat(rows)
@@ -132,6 +132,6 @@ class ScheduledTimesteps(Timesteps):
         """
 
     def __call__(
-        self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: torch.Generator
+        self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: RowRandom
     ) -> Float[Tensor, "b"]:
         return torch.full((rows,), self.time(step, steps, schedule))

@@ -15,6 +15,7 @@ from limbeck.distillation.timesteps.base import (
     check_ordered,
     training_progress,
 )
+from limbeck.system.random import RowRandom
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ class LogitNormalTimesteps(RangeTimesteps, RandomTimesteps):
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
         return self.t_min, self.t_max
 
-    def unit_samples(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
-        return torch.sigmoid(self.logit_mean + self.logit_std * torch.randn(rows, generator=rng))
+    def unit_samples(self, rng: RowRandom) -> Float[Tensor, "b"]:
+        return torch.sigmoid(self.logit_mean + self.logit_std * rng.normal("t"))
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,6 @@ class ShiftedTimesteps(RangeTimesteps, RandomTimesteps):
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
         return self.t_min, self.t_max
 
-    def unit_samples(self, rows: int, rng: torch.Generator) -> Float[Tensor, "b"]:
-        u = torch.rand(rows, generator=rng)
+    def unit_samples(self, rng: RowRandom) -> Float[Tensor, "b"]:
+        u = rng.uniform("t")
         return self.shift * u / (1 + (self.shift - 1) * u)

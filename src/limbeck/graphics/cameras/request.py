@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
+from limbeck.system.random import RowRandom
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class RenderRequest:
     Attributes:
         particle: ``[B]`` particle index of each row.
         camera: one camera per row. None for 2D representations.
-        rng: source of the randomness of a training render (ray jitter, light, background). None for
-            a deterministic evaluation render.
+        rng: random numbers of the rows of a training render (ray jitter, light, background). None
+            for a deterministic evaluation render.
         progress: fraction of training that is done, for schedules.
         size: height and width of a deterministic 3D render in pixels; None for those of the model.
             Renders in latent space keep theirs.
@@ -27,7 +28,7 @@ class RenderRequest:
 
     particle: Int[Tensor, "b"]
     camera: Camera | None = None
-    rng: torch.Generator | None = None
+    rng: RowRandom | None = None
     progress: float = 1.0
     size: tuple[int, int] | None = None
 
@@ -36,4 +37,13 @@ class RenderRequest:
 
     def __getitem__(self, rows: Tensor | slice) -> RenderRequest:
         camera = None if self.camera is None else self.camera[rows]
-        return RenderRequest(self.particle[rows], camera, self.rng, self.progress, self.size)
+        rng = None if self.rng is None else self.rng[rows]
+        return RenderRequest(self.particle[rows], camera, rng, self.progress, self.size)
+
+    def generator(self, purpose: str) -> torch.Generator | None:
+        """Generator of the particle of the first row; None for an evaluation render.
+
+        Args:
+            purpose: what it is for; the same purpose gives the same numbers again.
+        """
+        return None if self.rng is None else self.rng.generator(purpose)

@@ -7,10 +7,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera, look_at, turntable_cameras, unit_direction
+from limbeck.system.random import RowRandom
 
 ORBIT_VIEWS = ("front", "side", "back", "overhead")  #: order of the prompts of an orbit
 
@@ -36,7 +37,7 @@ class CameraSampler(abc.ABC):
             raise ValueError(f"per_particle must be at least 1, not {self.per_particle}")
 
     @abc.abstractmethod
-    def sample(self, count: int, rng: torch.Generator) -> Camera | None:
+    def sample(self, count: int, rng: RowRandom) -> Camera | None:
         """Sample one camera per row of a step; None for 2D representations."""
 
     @property
@@ -86,7 +87,7 @@ class NoCamera(CameraSampler):
 
     name = "none"
 
-    def sample(self, count: int, rng: torch.Generator) -> None:
+    def sample(self, count: int, rng: RowRandom) -> None:
         return None
 
 
@@ -123,8 +124,8 @@ class Orbit(CameraSampler):
         uniform_sphere_prob: probability that a view samples its elevation uniformly over the area
             of the sphere; otherwise uniformly over the angle, which visits the poles more often
             (DreamFusion: 0.5).
-        batch_uniform_azimuth: stratify the azimuths, one per equal sector; the views of a particle
-            are spread all around it and the first sector starts at a random angle.
+        batch_uniform_azimuth: stratify the azimuths of the views of a particle, one per equal
+            sector; the first sector starts at a random angle.
         camera_perturb: half-width of the uniform perturbation of the camera position.
         center_perturb: standard deviation of the normal perturbation of the look-at point.
         up_perturb: standard deviation of the normal perturbation of the up vector.
@@ -176,43 +177,37 @@ class Orbit(CameraSampler):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
 
-    def sample(self, count: int, rng: torch.Generator) -> Camera:
-        elevation = self._sample_elevation(count, rng)
-        azimuth = self._sample_azimuth(count, rng)
-        distance = _uniform(count, self.camera_distance_range, rng)
-        fov = _uniform(count, self.fovy_range, rng)
+    def sample(self, count: int, rng: RowRandom) -> Camera:
+        elevation = self._sample_elevation(rng)
+        azimuth = self._sample_azimuth(rng)
+        distance = _uniform("distance", self.camera_distance_range, rng)
+        fov = _uniform("fovy", self.fovy_range, rng)
         eye = unit_direction(azimuth, elevation) * distance[:, None]
         if self.camera_perturb:
-            eye = eye + self.camera_perturb * (2 * torch.rand(count, 3, generator=rng) - 1)
+            eye = eye + self.camera_perturb * (2 * rng.uniform("camera", 3) - 1)
         at = torch.zeros_like(eye)
         if self.center_perturb:
-            at = self.center_perturb * torch.randn(count, 3, generator=rng)
+            at = self.center_perturb * rng.normal("center", 3)
         up = None
         if self.up_perturb:
-            tilt = self.up_perturb * torch.randn(count, 3, generator=rng)
+            tilt = self.up_perturb * rng.normal("up", 3)
             up = torch.tensor([0.0, 1.0, 0.0]) + tilt
         return look_at(eye, at, fov * (math.pi / 180), up)
 
-    def _sample_elevation(self, count: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+    def _sample_elevation(self, rng: RowRandom) -> Float[Tensor, "b"]:
         """Elevations in radians."""
         low, high = (math.radians(angle) for angle in self.elevation_range)
-        u = torch.rand(count, generator=rng)
-        over_area = torch.rand(count, generator=rng) < self.uniform_sphere_prob
+        u = rng.uniform("elevation")
+        over_area = rng.uniform("over area") < self.uniform_sphere_prob
         sine = math.sin(low) + u * (math.sin(high) - math.sin(low))
         return torch.where(over_area, sine.clamp(-1, 1).asin(), low + u * (high - low))
 
-    def _sample_azimuth(self, count: int, rng: torch.Generator) -> Float[Tensor, "b"]:
+    def _sample_azimuth(self, rng: RowRandom) -> Float[Tensor, "b"]:
         """Azimuths in radians."""
         if not self.batch_uniform_azimuth:
-            return 2 * math.pi * torch.rand(count, generator=rng)
-        turns = (self._sectors(count) + torch.rand(count, generator=rng)) / count
-        return 2 * math.pi * (turns + torch.rand(1, generator=rng))
-
-    def _sectors(self, count: int) -> Int[Tensor, "b"]:
-        """Sector index of each row; the rows of one particle are spread around the circle."""
-        row = torch.arange(count)
-        views = self.per_particle if count % self.per_particle == 0 else 1
-        return row % views * (count // views) + row // views
+            return 2 * math.pi * rng.uniform("azimuth")
+        turns = (rng.view + rng.uniform("azimuth")) / self.per_particle
+        return 2 * math.pi * (turns + rng.per_particle.uniform("azimuth"))
 
     @property
     def has_perp_neg(self) -> bool:
@@ -260,9 +255,9 @@ class Orbit(CameraSampler):
         return tuple(((nearest + k) % 3, weight) for k in (1, 2))
 
 
-def _uniform(count: int, bounds: tuple[float, float], rng: torch.Generator) -> Float[Tensor, "b"]:
+def _uniform(purpose: str, bounds: tuple[float, float], rng: RowRandom) -> Float[Tensor, "b"]:
     low, high = bounds
-    return low + torch.rand(count, generator=rng) * (high - low)
+    return low + rng.uniform(purpose) * (high - low)
 
 
 def _blended_view_weights(degrees_from_front: Float[Tensor, "b"]) -> Float[Tensor, "b 4"]:

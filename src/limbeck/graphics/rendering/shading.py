@@ -100,20 +100,20 @@ class Shading:
     def sample_light(self, camera: Camera, request: RenderRequest) -> PointLight | None:
         """Sample the lights of a step; None if the render is not lit.
 
-        Nothing is drawn from the generator where no light is possible.
+        Whether it is lit is drawn once per step, the position of the light per row.
 
         Args:
             camera: cameras of the rows.
-            request: the render request, with the generator and the progress.
+            request: the render request, with the random numbers and the progress.
         """
         rng = request.rng
         if rng is None or not self.diffuse_prob or request.progress < self.ambient_only_fraction:
             return None
-        u_diffuse, u_textureless = torch.rand(2, generator=rng).tolist()
+        u_diffuse, u_textureless = rng.per_step.uniform("shading", 2)[0].tolist()
         if u_diffuse >= self.diffuse_prob:
             return None
-        noise = torch.randn(len(camera), 3, generator=rng)
+        noise = rng.normal("light direction", 3)
         direction = camera.eye.cpu() + self.light_position_perturb * noise
-        distance = 0.8 + 0.7 * torch.rand(len(camera), 1, generator=rng)
+        distance = 0.8 + 0.7 * rng.uniform("light distance", 1)
         position = torch.nn.functional.normalize(direction, dim=1) * distance
         return PointLight(position, self.ambient_ratio, u_textureless < self.textureless_prob)

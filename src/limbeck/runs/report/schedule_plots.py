@@ -25,6 +25,7 @@ from limbeck.diffusion.schedule import (
 from limbeck.distillation.timesteps.base import RandomTimesteps, ScheduledTimesteps, Timesteps
 from limbeck.distillation.weights import Weight
 from limbeck.runs.report.svg_plots import ACCENT_COLOR, PALETTE, PLOT_STYLE
+from limbeck.system.random import RowRandom
 
 ScheduleName = Literal["stable-diffusion", "cosine", "rectified-flow"]
 
@@ -130,8 +131,11 @@ def _plot_times(
     shown = list(range(steps))
     if steps > _MAX_STEPS:
         shown = sorted({i * (steps - 1) // max(_MAX_STEPS - 1, 1) for i in range(_MAX_STEPS)})
-    rng = torch.Generator().manual_seed(0)
-    times = [float(schedule.snap(timesteps(step, steps, 1, schedule, rng))) for step in shown]
+    rng = RowRandom.initial(0, 1)
+    times = [
+        float(schedule.snap(timesteps(step, steps, 1, schedule, rng.at_step(step))))
+        for step in shown
+    ]
     if isinstance(timesteps, ScheduledTimesteps):
         axes.plot(shown, times, color=ACCENT_COLOR, linewidth=1.8)
         return
