@@ -5,9 +5,8 @@ limbeck run "a red mug" --representation examples/own_representation.py:LowRank
 
 from dataclasses import dataclass
 
-import torch
-
 from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
+from limbeck.system.random import RowRandom
 
 
 class LowRankImages(ParticleParameters):
@@ -31,7 +30,7 @@ class LowRank(RepresentationConfig):
     lr: float = 0.05
 
     def build(self, prior, particles, seed):
-        rng, (h, w) = torch.Generator().manual_seed(seed), self.canvas_size(prior)
+        rng, (h, w) = RowRandom.initial(seed, particles), self.canvas_size(prior)
         shapes = {"columns": (3, h, self.rank), "rows": (3, self.rank, w)}
-        start = {k: 0.5 * torch.randn(particles, *s, generator=rng) for k, s in shapes.items()}
+        start = {k: 0.5 * rng.normal(k, *s) for k, s in shapes.items()}
         return LowRankImages(start, dict.fromkeys(start, self.lr)).to(prior.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.diffusion.tensors import to_device
+
 
 def surrogate(
     x0: Float[Tensor, "b ..."], direction: Float[Tensor, "b ..."], particle: Int[Tensor, "b"]
@@ -17,7 +19,7 @@ def surrogate(
     Args:
         x0: rendered x0 of each row, with its graph.
         direction: gradient of each row in x0 space.
-        particle: particle index of each row.
+        particle: particle index of each row, on the CPU, so that no device sync is needed.
     """
-    views = (particle[:, None] == particle[None]).sum(1)
+    views = to_device(particle.bincount()[particle], x0.device)
     return ((direction.detach() * x0).flatten(1).sum(1) / views.to(x0)).sum()

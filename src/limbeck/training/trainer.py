@@ -296,10 +296,9 @@ class Run:
             gradient, image_gradient = self._weighted_gradient(direction, weight)
         regularizers = self.representation.regularize(render, progress)
         check_own_metrics(self.representation, ".regularize", regularizers)
-        row = to_device(particle, x0.device)
-        losses = [surrogate(x0, gradient, row), *regularizers.values()]
+        losses = [surrogate(x0, gradient, particle), *regularizers.values()]
         if image_gradient is not None and inputs.image is not None:
-            losses.append(surrogate(inputs.image, image_gradient, row))
+            losses.append(surrogate(inputs.image, image_gradient, particle))
         with profile.part("backward"):
             torch.stack(losses).sum().backward()
         metrics = self._step_metrics(inputs, direction, gradient, weight)

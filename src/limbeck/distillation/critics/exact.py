@@ -43,14 +43,14 @@ class _ExactCriticModel(Critic):
     def __init__(self, prior: Prior, setup: SetupContext, buffer: int):
         self._prior, self.x0, self._prompt_of = prior, setup.x0.clone(), setup.prompt_index
         self._per_prompt = setup.particles // setup.num_prompts
-        self._particle: Int[Tensor, "b"] = torch.arange(setup.particles)
+        self._particle: Int[Tensor, "b"] = torch.arange(setup.particles)  # on the CPU
         self._past = self.x0.new_zeros(setup.num_prompts, buffer, *self.x0.shape[1:])
         # how many x0 each prompt has pushed, kept on the CPU, where particle indices are drawn
         self._num_pushed = torch.zeros(setup.num_prompts, dtype=torch.long)
 
     def observe(self, inputs: StepInputs) -> None:
-        self._particle = to_device(inputs.particle, self.x0.device)
-        self.x0[self._particle] = inputs.x0.detach()
+        self._particle = inputs.particle.cpu()
+        self.x0[to_device(self._particle, self.x0.device)] = inputs.x0.detach()
 
     def prior(self) -> Prior:
         present = self.x0.unflatten(0, (-1, self._per_prompt))
@@ -112,7 +112,7 @@ class _ParticleDenoiser(PriorWrapper):
         prior: the prior whose space and schedule it has.
         x0: the x_j of every prompt, ``[prompts, n, *shape]``.
         valid: which of them exist.
-        prompt: the prompt index of each row.
+        prompt: the prompt index of each row, on the CPU.
     """
 
     def __init__(
@@ -129,10 +129,33 @@ class _ParticleDenoiser(PriorWrapper):
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
         alpha, sigma = self.schedule.alpha(t).to(xt), self.schedule.sigma(t).to(xt)
-        candidates = self._x0.to(xt).flatten(2)[self._prompt]
-        difference = xt.flatten(1)[:, None] - alpha[:, None, None] * candidates
-        logits = -difference.square().sum(-1) / (2 * sigma[:, None] ** 2)
-        logits = logits.masked_fill(~self._valid[self._prompt], -torch.inf)
-        x0 = (logits.softmax(1)[..., None] * candidates).sum(1).view_as(xt)
+        x0 = torch.empty_like(xt)
+        for prompt in self._prompt.unique().tolist():
+            rows = to_device((self._prompt == prompt).nonzero().flatten(), xt.device)
+            candidates, valid = self._x0[prompt].flatten(1), self._valid[prompt]
+            logits = _log_responsibilities(
+                xt[rows].flatten(1), alpha[rows], sigma[rows], candidates
+            )
+            logits = logits.masked_fill(~valid, -torch.inf)
+            mean = logits.softmax(1) @ candidates.double()
+            x0[rows] = mean.to(xt).view(len(rows), *xt.shape[1:])
         prediction = Prediction(x0, (xt - expand(alpha, x0) * x0) / expand(sigma, x0))
         return [prediction for _ in conditions]
+
+
+def _log_responsibilities(
+    xt: Float[Tensor, "b d"],
+    alpha: Float[Tensor, "b"],
+    sigma: Float[Tensor, "b"],
+    candidates: Float[Tensor, "n d"],
+) -> Float[Tensor, "b n"]:
+    """-|x_t - alpha x_j|^2 / 2 sigma^2 up to a constant per row, by one matrix product.
+
+    |x_t - alpha c|^2 with the mean c of the x_j is left out, as the softmax cancels it. The rest is
+    centered and in float64, so that the difference of squares keeps its precision.
+    """
+    center = candidates.double().mean(0)
+    centered, a = candidates.double() - center, alpha.double()[:, None]
+    products = (xt.double() - a * center) @ centered.T
+    squares = centered.square().sum(1)
+    return (a * products - 0.5 * a**2 * squares) / sigma.double()[:, None] ** 2

@@ -1,0 +1,125 @@
+"""Particle 0 of 1 equals particle 0 of 64, for every noise, timesteps and method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from tiny_pipeline import max_difference
+
+from limbeck.config.discovery import choices
+from limbeck.distillation.noise import Noise
+from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.distillation.timesteps.base import RandomTimesteps, Timesteps
+from limbeck.methods.base import Method
+from limbeck.methods.lmc import LMC
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.priors.exact import GaussianMixture, colored_shapes
+from limbeck.priors.loading import load
+from limbeck.representations.latents import Latents
+from limbeck.representations.noise import NoiseMap
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+
+#: Methods whose particles interact: a critic shared by the particles, or repulsion.
+COUPLED = {"esd", "repulsive", "svgd", "vsd"}
+#: Methods that compare attention features, which an exact prior has none of.
+NETWORK_ONLY = {"cds"}
+EDITS = {"bridge", "cds", "dds", "pds"}
+
+
+@pytest.fixture(scope="module")
+def prior() -> GaussianMixture:
+    return colored_shapes(6)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "image.png"
+    pixels = torch.rand(6, 6, 3, generator=torch.Generator().manual_seed(0)) * 255
+    Image.fromarray(pixels.byte().numpy()).save(path)
+    return path
+
+
+def experiment_of(name: str, image) -> Experiment:
+    method = (
+        LMC(projection=LearnedProjection(4, 3, 3)) if name == "lmc" else choices(Method)[name]()
+    )
+    if method.optimizes == "noise":
+        noise = NoiseMap(images=(image,))
+        return Experiment(("red disc",), method=method, representation=noise, steps=3)
+    e = Experiment(("red disc",), method=method, steps=3)
+    if name in EDITS:
+        start = Latents(images=(image,), init_std=0.1)
+        return replace(e, source_prompt=("blue ring",), representation=start)
+    return e
+
+
+def run_of(e: Experiment, prior, particles: int) -> Run:
+    run = Run(replace(e, particles=particles), prior)
+    for _ in range(e.steps):
+        run.advance()
+    return run
+
+
+def particle_zero(run: Run) -> torch.Tensor:
+    with torch.no_grad():
+        return run.representation.render(run.eval_request(1)).image[0]
+
+
+def check_particle_zero(e: Experiment, prior, others: int = 64) -> None:
+    alone, among = (run_of(e, prior, n) for n in (1, others))
+    assert max_difference(particle_zero(alone), particle_zero(among)) < 1e-6
+    initial = Run(e, prior)
+    assert max_difference(particle_zero(alone), particle_zero(initial)) > 1e-4  # it has moved
+
+
+@pytest.mark.parametrize("name", sorted(set(choices(Method)) - COUPLED - NETWORK_ONLY))
+def test_methods(name: str, prior, image) -> None:
+    check_particle_zero(experiment_of(name, image), prior)
+
+
+@pytest.mark.parametrize("noise", choices(Noise).values())
+def test_noises(noise: type, prior) -> None:
+    check_particle_zero(Experiment(("red disc",), noise=noise(), steps=3), prior)
+
+
+@pytest.mark.parametrize("per_row", [True, False])
+@pytest.mark.parametrize("cls", choices(Timesteps).values())
+def test_timesteps(cls: type, per_row: bool, prior) -> None:
+    timesteps = cls(per_row=per_row) if issubclass(cls, RandomTimesteps) else cls()
+    check_particle_zero(Experiment(("red disc",), timesteps=timesteps, steps=3), prior)
+
+
+@pytest.mark.parametrize("name", sorted(COUPLED))
+def test_coupled_methods_draw_the_same_for_a_particle(name: str, prior) -> None:
+    e = Experiment(("red disc",), method=choices(Method)[name](), steps=1)
+    few, many = (Run(replace(e, particles=n), prior).advance().inputs for n in (2, 64))
+    for key in ("t", "eps", "x0"):
+        assert torch.equal(getattr(few, key)[0], getattr(many, key)[0])
+    assert torch.equal(few.rng.normal("any", 5), many.rng[:2].normal("any", 5))
+
+
+def test_a_particle_takes_the_same_draws_in_any_batch(prior) -> None:
+    e = Experiment(("red disc",), method=SDS(7.5), particles=6, steps=3)
+    whole, part = Run(e, prior), Run(replace(e, batch_size=2), prior)
+    a, b = whole.advance().inputs, part.advance().inputs
+    assert len(b.particle) == 2
+    for key in ("t", "eps", "x0"):
+        assert torch.equal(getattr(a, key)[b.particle], getattr(b, key))
+
+
+@pytest.mark.parametrize("method", [SDS(7.5), choices(Method)["ism"](), VSD(7.5)])
+def test_on_the_embedded_model(method: Method) -> None:
+    prior = load("world", "cpu")
+    e = Experiment(("a red mug",), method=method, steps=1)
+    alone, among = (Run(replace(e, particles=n), prior) for n in (1, 3))
+    first, second = alone.advance(), among.advance()
+    assert torch.equal(first.inputs.eps[0], second.inputs.eps[0])
+    assert torch.equal(first.inputs.t[0], second.inputs.t[0])
+    if not isinstance(method, VSD):  # a shared critic couples the particles
+        scale = float(first.gradient.abs().max())  # batched kernels round differently
+        assert max_difference(first.gradient[0], second.gradient[0]) < 1e-4 * scale
