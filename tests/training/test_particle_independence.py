@@ -50,7 +50,8 @@ def experiment_of(name: str, image) -> Experiment:
     )
     if method.optimizes == "noise":
         noise = NoiseMap(images=(image,))
-        return Experiment(("red disc",), method=method, representation=noise, steps=3)
+        start = {"representation": noise, "source_prompt": ("blue ring",)}
+        return Experiment(("red disc",), method=method, steps=3, **start)
     e = Experiment(("red disc",), method=method, steps=3)
     if name in EDITS:
         start = Latents(images=(image,), init_std=0.1)
