@@ -51,7 +51,7 @@ class Mine(Timesteps):
 NOISE = """
 @dataclass(frozen=True)
 class Mine(Noise):
-    def __call__(self, particle, shape, step, seed, rng):
+    def __call__(self, rng, shape):
         return RESULT
 """
 TRANSFORM = """
