@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from rich.console import Console
+from tiny_pipeline import row_rng
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,6 +1,6 @@
 """The training loop: what it updates, bit-identical resuming, and stops at non-finite values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
