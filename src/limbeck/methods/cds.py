@@ -69,8 +69,8 @@ class CDS(EditMethod):
         loss = query.new_zeros(())
         for size in (s for s in self.patch_sizes if s <= min(query.shape[2:])):
             q, k = (F.normalize(F.avg_pool2d(f, size).flatten(2), dim=1) for f in (query, key))
-            patches = rng.uniform(f"patches {size}", q.shape[2]).argsort(1)[:, : self.num_patches]
-            patches = to_device(patches, q.device)[:, None].expand(-1, q.shape[1], -1)
+            order = to_device(rng.uniform(f"patches {size}", q.shape[2]).argsort(1), q.device)
+            patches = order[:, None, : self.num_patches].expand(-1, q.shape[1], -1)
             logits = q.gather(2, patches).mT @ k.gather(2, patches) / self.tau
             loss = loss - logits.log_softmax(2).diagonal(dim1=1, dim2=2).mean(1).sum()
         return loss
@@ -87,12 +87,8 @@ class CDS(EditMethod):
             xt = inputs.schedule.add_noise(x, inputs.eps, inputs.t)
             prior(xt, inputs.t, inputs.conditions.pos)
             # zip stops after the first denoising step
-            pairs = zip(source_features, features, strict=False)
-            losses = [
-                self.patch_nce(query, key, inputs.rng.fold(f"layer {layer}"))
-                for layer, (query, key) in enumerate(pairs)
-            ]
-            nce = torch.stack(losses).sum()
-        grad_nce = torch.autograd.grad(nce, x)[0]
+            pairs = enumerate(zip(source_features, features, strict=False))
+            losses = [self.patch_nce(q, k, inputs.rng.fold(str(i))) for i, (q, k) in pairs]
+        grad_nce = torch.autograd.grad(losses, x, [torch.ones_like(loss) for loss in losses])[0]
         height, width = x.shape[-2:]
         return eps_target - eps_source + self.w_cut * height * width / 2000 * grad_nce
