@@ -25,6 +25,7 @@ from shapes import SHAPES, random_prior
 from torch import Tensor, nn
 
 from limbeck.diffusion.model_options import RuntimeOptions
+from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
@@ -33,7 +34,10 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 #: method, rows of the frozen network call per particle, rows of the critic's training call
-METHODS: dict[str, tuple[Method, int, int]] = {"SDS": (SDS(7.5), 2, 0), "VSD": (VSD(7.5), 3, 1)}
+METHODS: dict[str, tuple[Method, int, int]] = {
+    "SDS": (SDS(7.5), 2, 0),
+    "VSD": (VSD(7.5, critic=LoRACritic()), 3, 1),
+}
 
 
 def load_prior(

@@ -66,3 +66,11 @@ def prior(eps_folder):
     from limbeck.priors.stable_diffusion import StableDiffusion
 
     return StableDiffusion(str(eps_folder))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32_by_default():
+    """``precision`` auto is float32 on every machine: identities are tested to its rounding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("limbeck.priors.loading.cpu_has_bfloat16", lambda: False)
+        yield

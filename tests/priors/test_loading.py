@@ -19,7 +19,7 @@ from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
-from limbeck.priors.loading import load
+from limbeck.priors.loading import load, pick_precision
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -453,3 +453,11 @@ def test_an_out_of_memory_error_is_reported_with_advice(folders, tmp_path, capsy
         "--model.vae",
     ):
         assert words in last_line
+
+
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_default_precision_is_that_of_the_processor(monkeypatch, has, dtype):
+    monkeypatch.setattr("limbeck.priors.loading.cpu_has_bfloat16", lambda: has)
+    assert pick_precision("auto", "cpu") == dtype
+    assert pick_precision("float32", "cpu") == torch.float32
+    assert load("world").network.dtype == dtype

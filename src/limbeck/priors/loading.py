@@ -17,6 +17,7 @@ from limbeck.diffusion.prior import Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.exact import DataSet, colored_shapes
+from limbeck.system.environment import cpu_has_bfloat16
 from limbeck.system.image_files import read_image
 from limbeck.system.notices import notify
 
@@ -102,8 +103,8 @@ def pick_precision(precision: Precision, device: str) -> torch.dtype:
     """Return the dtype of frozen weights.
 
     Args:
-        precision: ``auto`` is float32 on a CPU and 16 bits elsewhere: bfloat16 if it is fast, since
-            the gradients of a critic need its range.
+        precision: ``auto`` is bfloat16 on a CPU with instructions for it, float32 on others, and 16
+            bits on a GPU: bfloat16 if it is fast, since the gradients of a critic need its range.
         device: where the weights are.
     """
     if precision != "auto":
@@ -113,6 +114,8 @@ def pick_precision(precision: Precision, device: str) -> torch.dtype:
             "float16": torch.float16,
         }
         return dtypes[precision]
+    if device == "cpu":
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

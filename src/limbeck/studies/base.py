@@ -50,7 +50,7 @@ class Study(abc.ABC):
         lr: peak learning rate; it decays linearly to 0 over the second half of the run.
         model: model of every run: an object or a name that ``limbeck run --model`` accepts.
         seed: seed of every run.
-        precision: dtype of the frozen weights. auto: float32 on a CPU, else 16 bits.
+        precision: dtype of the frozen weights, as in a run.
     """
 
     prompts: tuple[str, ...] = field(

@@ -43,6 +43,11 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def cpu_has_bfloat16() -> bool:
+    """Return whether the processor has instructions that multiply bfloat16 (AVX-512 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def describe_environment(device: str) -> dict[str, Any]:
     """Return versions and hardware that results may depend on, without names of people or paths."""
     cuda = device.startswith("cuda")

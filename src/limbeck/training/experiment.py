@@ -57,8 +57,8 @@ class Experiment:
         denoise_steps: denoising steps behind every guided prediction.
         steps: optimization steps.
         seed: determines every random draw.
-        precision: dtype of the frozen weights. auto: float32 on a CPU, where bfloat16 can be twice
-            as fast, and 16 bits on a GPU.
+        precision: dtype of the frozen weights. auto: bfloat16 on a CPU with instructions for it,
+            float32 on other CPUs, 16 bits on a GPU.
     """
 
     prompts: tuple[str, ...]

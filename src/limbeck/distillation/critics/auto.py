@@ -1,4 +1,4 @@
-"""The default critic: LoRA adapters if the prior has a network, else the exact critic."""
+"""The default critic: the kind that is known to work on the prior."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.inputs import SetupContext
 from limbeck.priors.lora_adapters import NetworkPrior
+
+#: Networks with fewer parameters get a small U-Net. It is nearly as large as they are, and low-rank
+#: adapters cannot follow the texture of the particles on the embedded model (docs/methods/vsd.md).
+_SMALL_NETWORK = 50_000_000
 
 
 @dataclass(frozen=True)
 class AutoCritic(CriticConfig):
-    """``LoRACritic`` on a prior with a network, ``ExactCritic`` on an exact prior.
+    """The critic that suits the prior.
 
-    So that one command runs on every model.
+    ``ExactCritic`` on an exact prior; ``SmallUNetCritic`` on a network of fewer than 50 million
+    parameters, such as the embedded model; ``LoRACritic`` on other networks.
 
     Attributes:
         rank: rank of the LoRA adapters, at least 1.
-        training: how the LoRA adapters are trained.
+        training: how the critic is trained.
     """
 
     rank: int = 8
@@ -30,6 +36,12 @@ class AutoCritic(CriticConfig):
         LoRACritic(self.rank, self.training)  # checks the same bounds
 
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
-        if isinstance(prior, NetworkPrior):
-            return LoRACritic(self.rank, self.training).build(prior, setup)
-        return ExactCritic().build(prior, setup)
+        return self.choose(prior).build(prior, setup)
+
+    def choose(self, prior: Prior) -> CriticConfig:
+        """Return the critic that suits a prior."""
+        if not isinstance(prior, NetworkPrior):
+            return ExactCritic()
+        if sum(p.numel() for p in prior.network.parameters()) < _SMALL_NETWORK:
+            return SmallUNetCritic(training=self.training)
+        return LoRACritic(self.rank, self.training)

@@ -136,6 +136,7 @@ class _SmallUNetCriticModel(Critic):
             config.training,
             self._prior.prediction_type,
             config.camera,
+            default_lr=3e-3,
         )
 
     def prior(self) -> Prior:
