@@ -328,6 +328,9 @@ class NeRFParticles(Representation):
         density = torch.cat([self.density(chunk, particle) for chunk in points.split(1 << 18)])
         density[grid.boundary_mask().to(device)] = 0  # closes the surface
         sdf = level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid)
+        # vertices of edges that meet in a grid point would coincide if it lay on the surface
+        gap = 1e-3 * grid.cell_size
+        sdf = torch.where(sdf < 0, sdf.clamp_max(-gap), sdf.clamp_min(gap))
         vertices, mesh = grid.extract_surface(sdf, points)
         vertices, mesh = remove_small_components(vertices, mesh, _MIN_COMPONENT_SHARE)
         color = torch.no_grad()(partial(self.albedo, particle=particle))
