@@ -175,7 +175,7 @@ def test_identity_14_asd_without_shift_is_s_minus_one_times_csd(schedule, t, sca
 
 @every_schedule
 def test_asd_predicts_at_a_later_time_with_the_same_noise_without_guidance(schedule):
-    prior, s = mixture(schedule), five_rows(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.98]))
+    prior, s = mixture(schedule), five_rows(schedule, f64([0.01, 0.02, 0.3, 0.7, 0.8]))
     got = ASD(7.5, eta=0.4)(prior, s, NO_STATE)
     shift = 0.4 * (s.t - 0.02).clamp_min(0)
     fraction = row_rng(5, 99).uniform("later t").double()
