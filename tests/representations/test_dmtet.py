@@ -252,7 +252,7 @@ def write_run(folder: Path, representation, particles: int = 1, change=None) -> 
             change(run.representation)
     folder.mkdir()
     (folder / "run.yaml").write_text(to_yaml(experiment))
-    write_checkpoint(folder / "checkpoint.safetensors", run.tensors())
+    write_checkpoint(folder / "checkpoint.safetensors", run.tensors(), {"step": 1})
     return folder
 
 

@@ -270,7 +270,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path):
 
 def test_checkpoints_keep_shared_memory_transposes_and_scalars(tmp_path):
     x = torch.randn(4, 6)
-    write_checkpoint(tmp_path / "c", {"a": x, "b": x, "t": x.T, "n": torch.tensor(3)})
+    write_checkpoint(tmp_path / "c", {"a": x, "b": x, "t": x.T, "n": torch.tensor(3)}, {"step": 1})
     tensors, _ = read_checkpoint(tmp_path / "c")
     assert torch.equal(tensors["a"], x) and torch.equal(tensors["t"], x.T)
     assert tensors["n"].shape == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from limbeck.runs.loggers import LogWriter
 from limbeck.system.background_writer import BackgroundWriter
+from limbeck.system.notices import notify
 from limbeck.training.trainer import Step
 
 MetricsListener = Callable[[Sequence[dict[str, Any]]], None]
@@ -23,20 +25,39 @@ _MAX_ROWS = 16  #: rows of a step whose t and gradient norm are recorded, for th
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file; an incomplete last line of a killed run is dropped.
+    """Read a metrics file; damaged lines are left out, with a notice that names them.
+
+    An incomplete last line is that of a killed run and is dropped without a notice.
 
     Returns:
         One dict per step; empty if there is no file.
     """
     if not path.exists():
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    *lines, rest = path.read_bytes().split(b"\n")
+    rows, damaged = [], []
+    for number, line in enumerate([*lines, rest] if rest else lines, 1):
+        row = _parse_row(line)
+        if row is not None:
+            rows.append(row)
+        elif number <= len(lines):
+            damaged.append(number)
+    if damaged:
+        first = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        notify(
+            f"{path}: {len(damaged)} of {len(lines)} lines damaged and left out (line {first}); "
+            f"{len(rows)} rows are left"
+        )
+    return rows
+
+
+def _parse_row(line: bytes) -> dict[str, Any] | None:
+    """The metrics of a line; None if it is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def last_recorded_step(path: Path, tail: int = 16384) -> int:
@@ -61,7 +82,8 @@ class MetricsLog:
     """An open metrics file.
 
     Args:
-        path: the file. Lines after ``step``, of a session that was cut off, are removed.
+        path: the file. Lines after ``step``, of a session that was cut off, and damaged lines are
+            removed.
         step: number of steps that the run has taken.
         writer: writes in the background.
         log_writer: also gets every new line.
@@ -128,6 +150,10 @@ class MetricsLog:
         self._pending = []
         self.writer.submit(partial(self._write, lines, batches))
 
+    def sync(self) -> None:
+        """Queue a wait until all lines written so far, and the name of the file, are on disk."""
+        self.writer.submit(partial(_sync, self.path))
+
     def _write(
         self,
         lines: list[dict[str, Any]],
@@ -147,6 +173,18 @@ class MetricsLog:
         self.last = lines[-1]
         if self.check is not None:
             self.check()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    if os.name != "nt":  # a folder cannot be opened there
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems refuse it
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _json_number(number: float) -> float | None:

@@ -49,6 +49,7 @@ from limbeck.system.checkpoint import (
     write_text,
 )
 from limbeck.system.environment import describe_environment, peak_bytes
+from limbeck.system.files import one_line
 from limbeck.system.finite import NonFiniteError, check_finite
 from limbeck.system.interrupt import DeferredInterrupt
 from limbeck.system.notices import collect_notices
@@ -132,7 +133,7 @@ def is_finished(folder: Path, experiment: Experiment) -> bool:
     files = (checkpoint, report, folder / "profile.json")
     if not all(file.exists() for file in files) or is_live(report):
         return False
-    return bool(read_metadata(checkpoint).get("step") == experiment.steps)
+    return bool(read_metadata(checkpoint)["step"] == experiment.steps)
 
 
 def finished_message(folder: Path, experiment: Experiment) -> str:
@@ -271,13 +272,14 @@ class Recorder:
         tensors, metadata = read_checkpoint(path)
         try:
             self.run.load(tensors, metadata["step"])
-        except (RuntimeError, KeyError) as error:
+            self.rows_before = int(metadata["rows"])
+            self.elapsed_before = float(metadata["elapsed"])
+            self.run.profile.load_state_dict(metadata)
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{path} was written by another version and does not fit: delete it to start the "
-                "run over"
+                f"run over ({type(error).__name__}: {one_line(error, 120)})"
             ) from error
-        self.rows_before, self.elapsed_before = metadata["rows"], metadata["elapsed"]
-        self.run.profile.load_state_dict(metadata)
         steps = self.experiment.steps
         self._print(f"{self.folder}: continuing after step {metadata['step']} of {steps}")
 
@@ -436,8 +438,8 @@ class Recorder:
     def save(self) -> None:
         """Queue a checkpoint of the current state.
 
-        Metrics are queued first, as a checkpoint must never be ahead of them. Waits for the
-        previous checkpoint, so that at most one copy is in memory.
+        Metrics are queued first and synced, as a checkpoint must never be ahead of them. Waits
+        for the previous checkpoint, so that at most one copy is in memory.
 
         Raises:
             NonFiniteError: if a value is not finite. Where that check would wait for the device,
@@ -450,6 +452,7 @@ class Recorder:
             if not run.monitor.deferred:
                 check_finite(tensors, run.step)
             self.writer.wait(self.checkpoint_written)
+            self.metrics_log.sync()
             metadata = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed}
             metadata |= run.profile.state_dict()
             copies = AsyncCopies(tensors)

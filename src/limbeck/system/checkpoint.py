@@ -37,14 +37,14 @@ def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_checkpoint(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint atomically.
 
     Args:
         path: the file to create or replace.
         tensors: tensors by name.
-        metadata: what to store with them, as JSON.
+        metadata: what to store with them, as JSON; ``metadata["step"]`` is the number of steps done.
 
     Raises:
         OSError: if the file cannot be written, for example on a full disk. The old file stays.
@@ -74,9 +74,7 @@ def write_async_copies(
     write_cpu_tensors(path, tensors, metadata)
 
 
-def write_cpu_tensors(
-    path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any] | None = None
-) -> None:
+def write_cpu_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a checkpoint of contiguous CPU tensors that share no memory.
 
     Args:
@@ -89,7 +87,7 @@ def write_cpu_tensors(
     """
     part = path.with_name(path.name + ".part")
     stored, shapes = _sparsify(tensors)
-    data = save(stored, {"metadata": json.dumps(metadata or {}), "shapes": json.dumps(shapes)})
+    data = save(stored, {"metadata": json.dumps(metadata), "shapes": json.dumps(shapes)})
     try:
         with part.open("wb") as file:
             file.write(data)
@@ -141,16 +139,23 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a checkpoint without its tensors.
+    """Read the metadata of a checkpoint without its tensors; ``step`` is a number of steps.
 
     Raises:
         ValueError: if the file is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["metadata"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            metadata = json.loads((file.metadata() or {})["metadata"])
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
+    if not isinstance(metadata, dict):
+        raise _damaged(path, ValueError(f"its metadata is no JSON object but {metadata!r:.60}"))
+    step = metadata.get("step")
+    if type(step) is not int or step < 0:
+        text = f"the step in its metadata must be a number of steps, not {step!r:.60}"
+        raise _damaged(path, ValueError(text))
+    return metadata
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -166,5 +171,12 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             stored = {name: file.get_tensor(name) for name in names}
             shapes = json.loads(file.metadata().get("shapes", "{}"))
             return _densify(stored, shapes), metadata
-    except (SafetensorError, KeyError) as error:
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise _damaged(path, error) from error
