@@ -44,7 +44,7 @@ def write_checkpoint(
     Args:
         path: the file to create or replace.
         tensors: tensors by name.
-        metadata: what to store with them, as JSON; ``metadata["step"]`` is the number of steps done.
+        metadata: what to store with them, as JSON; ``metadata["step"]`` is the number of steps.
 
     Raises:
         OSError: if the file cannot be written, for example on a full disk. The old file stays.
@@ -177,6 +177,5 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError,
         TypeError,
         AttributeError,
-        RuntimeError,
     ) as error:
         raise _damaged(path, error) from error
