@@ -453,7 +453,7 @@ def test_only_a_camera_conditioned_critic_learns_views_apart(prior):
     setup = SetupContext(2, 1, 0, x0, (PROMPT,), has_cameras=True)
     training = CriticTraining(
         lr=1e-2,
-        steps=30,
+        steps=60,
         batch_size=4,
         timesteps=UniformTimesteps(0.8, 1.0),
         camera_dropout=0.0,
@@ -611,9 +611,9 @@ def test_a_critic_can_adapt_another_model(eps_folder, v_folder):
         assert torch.equal(untrained.eps, other(s.xt, s.t, other_condition)[0].eps)
         assert max_difference(untrained.eps, frozen[1].eps) > 1e-2
     loss = critic.fit(replace(s, rng=row_rng(len(s.x0), 4)))["critic"]
-    generator = rng(4)
-    t = schedule.snap(torch.rand(2, generator=generator))
-    eps = torch.randn(x0.shape, generator=generator)
+    random = row_rng(len(s.x0), 4).fold("critic 0")
+    t = schedule.snap(FAST.timesteps(s.step, s.steps, 2, schedule, random))
+    eps = random.normal("eps", *x0.shape[1:])
     with torch.no_grad():
         xt = schedule.add_noise(x0, eps, t)
         v = other.unet(xt, schedule.timestep_index(t), other_condition.data).sample

@@ -60,7 +60,7 @@ VARIANTS = {
     "lmc, identity": LMC(projection=IdentityProjection()),
     "lmc, sampled": LMC(1.0, SampledProjection()),
     "lmc, corrective alone": LMC(0.0, SampledProjection()),
-    "nfsd, no text": NFSD(1.0, negative_prompt=""),
+    "nfsd, no text": NFSD(1.0, t_threshold=0.0, negative_prompt=""),
     "nfsd, text": NFSD(negative_prompt="blue"),
     "nfsd, low threshold": NFSD(t_threshold=0.0),
     "rfds-rev, unguided": RFDSRev(1.0),

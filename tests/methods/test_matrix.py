@@ -27,7 +27,7 @@ COSTS = {
     "csd": (1, 2, 0),
     "dds": (1, 4, 0),
     "dsd": (7, 13, 0),
-    "esd": (2, 4, 1),
+    "esd": (1, 2, 0),  # and 2 + 1 of the small U-Net that a small model gets as its critic
     "hifa": (4, 8, 0),
     "irfds": (1, 1, 0),
     "ism": (5, 6, 0),
@@ -45,7 +45,7 @@ COSTS = {
     "stable-sd": (1, 2, 0),
     "stein": (1, 2, 0),
     "svgd": (1, 2, 0),
-    "vsd": (2, 3, 1),
+    "vsd": (1, 2, 0),
 }
 
 

@@ -195,7 +195,7 @@ def test_a_cached_model_is_run_and_resumed_without_a_network(cache, folders, tmp
     """No request to the hub. A run that was killed ends like one that was not, bit for bit."""
     cache.add("some/flow", folders("sd3"))
     argv = ["run", "a red mug", "--model", "some/flow", "--method", "vsd"]
-    argv += ["--particles", "2", "--steps", "5", "--device", "cpu"]
+    argv += ["--particles", "2", "--steps", "5", "--device", "cpu", "--precision", "float32"]
     resumed, whole = ["--out", "resumed"], ["--out", str(tmp_path / "whole")]
     killed = run_in_subprocess(cache, *argv, *resumed, cwd=tmp_path, code=RUN_AND_KILL)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

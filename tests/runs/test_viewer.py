@@ -276,7 +276,9 @@ def test_a_preset_with_several_stages_has_one_viewer(
         yield
         events.append("close")
 
-    def run_one(stage: Experiment, _options, out: Path, _command, viewer: bool) -> None:
+    def run_one(
+        stage: Experiment, _options, out: Path, _command, viewer: bool, position: object
+    ) -> None:
         events.append(f"{out.name} {viewer}")
         init_from.append(getattr(stage.representation, "init_from", None))
 

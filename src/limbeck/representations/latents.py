@@ -45,7 +45,7 @@ class Latents(RepresentationConfig):
             there are any. None: 1 without images, 0 with.
     """
 
-    lr: float = 0.03
+    lr: float = 0.1
     init_std: float | None = None
 
     def __post_init__(self) -> None:

@@ -206,7 +206,7 @@ def default_options(method: type[EditMethod], model: Model | Prior | str = "worl
             method(guidance=5.0 if small else 7.5), steps=1, lr=1.0, timesteps=FixedTimesteps(0.7)
         )
     if issubclass(method, PDS):
-        return EditOptions(method(guidance=7.5), steps=60, lr=0.05, optimizer=Adam())
+        return EditOptions(method(guidance=7.5), steps=60, lr=0.05, optimizer=Adam(decay_start=1.0))
     if small:
         return EditOptions(method(guidance=3.0))
     return EditOptions(method(guidance=7.5), steps=200, lr=0.05)

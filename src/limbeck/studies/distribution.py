@@ -72,7 +72,7 @@ class DistributionStudy(Study):
             "noise": FixedPerParticleNoise(),
             "timesteps": LinearTimesteps(),
             "weight": LambdaWeight(),
-            "optimizer": Adam(beta1=0.0),
+            "optimizer": Adam(decay_start=1.0, beta1=0.0),
         }
         return {
             "SDS": self._experiment(SDS(1.0)),

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_LARGE = 1 << 26  #: numbers from which a draw is checked to fit into memory
 _PARTICLE, _VIEW = np.uint64(0xD1342543DE82EF95), np.uint64(0xAEF17502108EF2D9)
 #: step of the draws before the first step, such as initial values
 BEFORE_TRAINING = -1
@@ -147,6 +148,8 @@ class RowRandom:
             purpose: what they are for.
             count: number of words per row.
         """
+        if len(self) * count > _LARGE:
+            torch.empty(len(self), count, device="meta")  # seen by an AllocationGuard
         key, other_key = self._keys(purpose)
         words = _mix(key[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
         words ^= other_key[:, None]

@@ -49,11 +49,14 @@ class Adam(Optimizer):
     """Adam without weight decay, which would shrink latents.
 
     Attributes:
+        decay_start: fraction of training after which the learning rate decays linearly to 0, in
+            [0, 1]. 1: constant learning rate, whose last steps leave noise in the image.
         beta1: decay rate of the running mean of gradients.
         beta2: decay rate of the running mean of squared gradients.
         eps: added to the root of the squared mean.
     """
 
+    decay_start: float = 0.5
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = field(default=1e-15, metadata={"minimum": 0})
