@@ -12,7 +12,8 @@ from run_folders import experiment
 import limbeck.runs.recorder
 from limbeck.priors.loading import load
 from limbeck.runs.closing_summary import closing_lines, verdict_lines
-from limbeck.runs.recorder import is_finished, record
+from limbeck.runs.folder_state import is_finished
+from limbeck.runs.recorder import record
 from limbeck.runs.report.live import is_live, write_live_report
 from limbeck.runs.stage import StagePosition
 from limbeck.training.trainer import Run

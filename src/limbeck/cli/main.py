@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck import __version__
-from limbeck.cli.run_folder import INTERRUPTED
+from limbeck.system.interrupt import exit_code, raise_on_termination
 from limbeck.system.notices import display_notices
 from limbeck.system.out_of_memory import is_out_of_memory, out_of_memory_advice
 
@@ -115,6 +115,10 @@ def _is_escaped(word: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in word)
 
 
+def _print_notice(text: str) -> None:
+    print(f"limbeck: {text}", file=sys.stderr, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -122,20 +126,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``limbeck``; None for those of the process.
 
     Returns:
-        Exit code: 0 on success, 2 for a user error, 130 after Ctrl-C.
+        Exit code: 0 on success, 2 for a user error, 130 after Ctrl-C, 143 after SIGTERM, 129
+        after SIGHUP.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or forks print a warning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale lacks is printed as "?"
             stream.reconfigure(errors="replace")
     try:
-        with display_notices(lambda text: print(f"limbeck: {text}", file=sys.stderr, flush=True)):
+        with raise_on_termination(), display_notices(_print_notice):
             dispatch(process_arguments() if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nlimbeck: stopped", file=sys.stderr)
-        return INTERRUPTED
+        return exit_code(stop)
     except Exception as error:
         if os.environ.get("LIMBECK_TRACEBACK") or not is_user_error(error):
             raise

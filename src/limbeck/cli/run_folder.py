@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.system.folder_lock import refuse_folder_in_use
+from limbeck.system.interrupt import exit_code
+
 if TYPE_CHECKING:
     from limbeck.training.experiment import Experiment
-
-INTERRUPTED = 130  #: exit code after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class OutputOptions:
 
 @contextmanager
 def resume_hint(command: str) -> Iterator[None]:
-    """After Ctrl-C inside, print the command that resumes and exit with code 130."""
+    """After Ctrl-C, SIGTERM or SIGHUP inside, print the command that resumes and exit."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\nlimbeck: stopped. To resume: {command}", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(exit_code(stop)) from None
 
 
 def default_run_folder(experiment: Experiment, preset: str = "") -> Path:
@@ -72,11 +73,12 @@ def find_folder(path: Path) -> Path:
 
 def check_run_folder(folder: Path, experiment: Experiment) -> None:
     """Raise ValueError unless ``folder`` is new, empty, or holds a run of an equal experiment."""
-    from limbeck.runs.recorder import refuse_other_experiment
+    from limbeck.runs.folder_state import foreign_files, refuse_other_experiment
 
+    refuse_folder_in_use(folder)
     if (folder / "run.yaml").is_file():
         refuse_other_experiment(folder, experiment)
-    else:
+    elif foreign_files(folder) or not folder.is_dir():
         check_new_folder(folder)
 
 

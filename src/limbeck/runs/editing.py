@@ -32,8 +32,9 @@ from limbeck.priors.loading import find_vocabulary, is_exact
 from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
+from limbeck.runs.folder_state import refuse_other_experiment
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
-from limbeck.runs.recorder import record, refuse_other_experiment
+from limbeck.runs.recorder import record
 from limbeck.runs.report import pages
 from limbeck.system.image_files import image_file_size, read_image
 from limbeck.system.notices import notify
@@ -412,10 +413,11 @@ def edit_to_folder(
         ValueError: if images, masks or prompts cannot be used; nothing is written in this case.
     """
     inputs.check(options.method)
-    notify_sizes(inputs, prior)
     runs = edit_folders(folder, edit_experiments(inputs, options, prior))
     for run_folder, experiment in runs.items():
         refuse_other_experiment(run_folder, experiment)
+    notify_sizes(inputs, prior)
+    for experiment in runs.values():
         Run(experiment, prior)  # raises for any size before the first one is edited
     for run_folder, experiment in runs.items():
         run_edit(experiment, prior, run_folder, image_every, command, console)

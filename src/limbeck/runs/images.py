@@ -136,6 +136,9 @@ def save_final_images(
         save_png(image_grid(image[None], 1), folder / "final" / f"{stem}.png")
 
 
+_MAX_WEBP_SIZE = 16_383  #: pixels on a side
+
+
 def save_animation(
     frames: Sequence[Path], path: Path, seconds: float = 4.0, min_width: int = 256
 ) -> None:
@@ -145,12 +148,20 @@ def save_animation(
         frames: PNG files of one size.
         path: file to write.
         seconds: duration without the hold at the end.
-        min_width: smaller frames are enlarged to at least this width, in pixels.
+        min_width: smaller frames are enlarged to at least this width, in pixels. Frames larger
+            than a WebP may be, 16,383 pixels on a side, are shrunk.
     """
     sheets = [Image.open(frame).convert("RGBA") for frame in frames]
-    factor = max(1, -(-min_width // sheets[0].width))
-    size = (sheets[0].width * factor, sheets[0].height * factor)
-    sheets = [sheet.resize(size, Image.Resampling.NEAREST) for sheet in sheets]
+    width, height = sheets[0].size
+    factor = max(1, -(-min_width // width))
+    if max(width, height) * factor <= _MAX_WEBP_SIZE:
+        sheets = [
+            sheet.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+            for sheet in sheets
+        ]
+    else:
+        for sheet in sheets:
+            sheet.thumbnail((_MAX_WEBP_SIZE, _MAX_WEBP_SIZE))
     duration = max(int(1000 * seconds / len(sheets)), 40)
     options = {"duration": [duration] * (len(sheets) - 1) + [2000], "loop": 0, "quality": 85}
     part = path.with_name(path.name + ".part")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from limbeck.runs.loggers import LogWriter
 from limbeck.system.background_writer import BackgroundWriter
+from limbeck.system.checkpoint import sync
 from limbeck.system.notices import notify
 from limbeck.training.trainer import Step
 
@@ -152,7 +152,8 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Queue a wait until all lines written so far, and the name of the file, are on disk."""
-        self.writer.submit(partial(_sync, self.path))
+        for path in (self.path, self.path.parent):
+            self.writer.submit(partial(sync, path))
 
     def _write(
         self,
@@ -173,18 +174,6 @@ class MetricsLog:
         self.last = lines[-1]
         if self.check is not None:
             self.check()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    if os.name != "nt":  # a folder cannot be opened there
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # some network file systems refuse it
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _json_number(number: float) -> float | None:

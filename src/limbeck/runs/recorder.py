@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from limbeck.graphics.geometry.assets import Splats
 from limbeck.graphics.geometry.box_contact import box_contact
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs import contact_sheets, images
+from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
 from limbeck.runs.loggers import Logger, LogWriter
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
-from limbeck.runs.report.live import LiveReport, is_live
+from limbeck.runs.report.live import LiveReport
 from limbeck.runs.report.tables import seconds_text
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
@@ -43,7 +44,6 @@ from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
 from limbeck.system.checkpoint import (
     read_checkpoint,
-    read_metadata,
     write_async_copies,
     write_checkpoint,
     write_text,
@@ -51,7 +51,8 @@ from limbeck.system.checkpoint import (
 from limbeck.system.environment import describe_environment, peak_bytes
 from limbeck.system.files import one_line
 from limbeck.system.finite import NonFiniteError, check_finite
-from limbeck.system.interrupt import DeferredInterrupt
+from limbeck.system.folder_lock import folder_lock
+from limbeck.system.interrupt import DeferredInterrupt, Stopped
 from limbeck.system.notices import collect_notices
 from limbeck.system.timing import synchronized_time
 from limbeck.training.collapse import (
@@ -81,8 +82,9 @@ def record(
 ) -> Path:
     """Run an experiment into a folder, or continue it there; a finished run is not touched.
 
-    Ctrl-C takes effect between steps and leaves a checkpoint. A killed run continues from its
-    last checkpoint. Either way, the result is bit-identical to that of an uninterrupted run.
+    Ctrl-C, SIGTERM and SIGHUP take effect between steps and leave a checkpoint. A killed run
+    continues from its last checkpoint. Either way, the result is bit-identical to that of an
+    uninterrupted run.
 
     Args:
         experiment: what to run.
@@ -100,8 +102,8 @@ def record(
         The report, ``folder/report.html``.
 
     Raises:
-        ValueError: if the folder holds another run or a damaged checkpoint, or if the run does
-            not fit into memory.
+        ValueError: if the folder holds another run, foreign files or a damaged checkpoint, if
+            another process writes it, or if the run does not fit into memory.
         OSError: if the disk is full.
         NonFiniteError: if a value is not finite; the inputs of the step are saved as
             failure.safetensors.
@@ -120,44 +122,13 @@ def record(
     )
     try:
         recorder.plan.check_fits()
-        recorder.open(command, logger)
-        recorder.run_loop()
-        return recorder.finish()
+        with folder_lock(folder):
+            refuse_other_experiment(folder, experiment)  # again: the folder was free until now
+            recorder.open(command, logger)
+            recorder.run_loop()
+            return recorder.finish()
     finally:
         recorder.close()
-
-
-def is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether a folder holds all steps of an experiment and the report written after them."""
-    checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
-    files = (checkpoint, report, folder / "profile.json")
-    if not all(file.exists() for file in files) or is_live(report):
-        return False
-    return bool(read_metadata(checkpoint)["step"] == experiment.steps)
-
-
-def finished_message(folder: Path, experiment: Experiment) -> str:
-    """What is said instead of running a finished run again."""
-    return f"{folder} has this run, finished after {experiment.steps} steps: nothing to do"
-
-
-def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
-    """Check that a folder is free or holds a run of the same experiment.
-
-    Raises:
-        ValueError: otherwise; the message names the first option that differs.
-    """
-    path = folder / "run.yaml"
-    if path.exists():
-        differences = config.differences(config.read_yaml(Experiment, path), experiment)
-        if differences:
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-            raise ValueError(
-                f"{folder} holds another run: {differences[0]}{more}; choose another folder or "
-                "delete this one"
-            )
-    elif (folder / "sample.yaml").exists():
-        raise ValueError(f"{folder} holds samples, not a run: choose another folder")
 
 
 class Recorder:
@@ -222,7 +193,9 @@ class Recorder:
             command: command line, for the record.
             logger: also gets metrics and images.
         """
-        (self.folder / "images").mkdir(parents=True, exist_ok=True)
+        # first: a folder with a run.yaml can be resumed, whatever else it lacks
+        write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
+        (self.folder / "images").mkdir(exist_ok=True)
         (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
         stage, report = str(self.stage), self.folder / "report.html"
         where = f"{stage}: {self.folder}" if stage else str(self.folder)
@@ -244,7 +217,6 @@ class Recorder:
         self.images = ImageSnapshots(
             run, self.folder, self.writer, self.log_writer, partial(self._print, soft_wrap=True)
         )
-        write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write((command or "(from Python)") + "\n")
         write_notices(self.notices, self.folder)
@@ -323,7 +295,7 @@ class Recorder:
                         self.save()
                         self.writer.drain()
                         self.live_report.stop()
-                        raise KeyboardInterrupt
+                        raise Stopped(interrupt.requested)
                 self.save()
                 self.writer.drain()
                 self._update_progress(progress, task)
@@ -472,7 +444,8 @@ class Recorder:
         method, folder = self.experiment.method, self.folder
         if len(self.prior.shape) == 3:
             self._save_finals()
-        method.save_critic(self.prior, self.run.state, folder / "critic")
+        with self._optional("critic"):
+            method.save_critic(self.prior, self.run.state, folder / "critic")
         if method.bibtex:
             write_text(folder / "references.bib", method.bibtex + "\n")
         write_text(folder / "profile.json", json.dumps(self.profile(), indent=1) + "\n")
@@ -486,14 +459,25 @@ class Recorder:
         views = contact_sheets.view_names(self.run)
         shown = contact_sheets.render_final_images(self.run) if views else final_images
         images.save_final_images(folder, shown, per_prompt, views)
-        contact_sheets.save_turntables(self.run, folder / "turntable", self._print)
+        with self._optional("turntable"):
+            contact_sheets.save_turntables(self.run, folder / "turntable", self._print)
         stems = images.particle_stems(e.total, e.particles)
         self.run.representation.save(folder / "final", stems)
         scores = score_run(final_images, e.prompts, per_prompt, max(len(views), 1))
         write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
         frames = sorted((folder / "images").glob("step-*.png"))
         frames = [path for path in frames if path.stem.count("-") == 1]
-        images.save_animation(frames, folder / "progress.webp")
+        with self._optional("progress.webp"):
+            images.save_animation(frames, folder / "progress.webp")
+
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[None]:
+        """Something that costs nothing else if it fails; the failure is said in one line."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self._print(f"{self.folder}: {name} was not written: {reason}", soft_wrap=True)
 
     def profile(self) -> dict[str, Any]:
         """Content of profile.json.

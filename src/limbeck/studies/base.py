@@ -24,6 +24,7 @@ from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.methods.base import Method
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.latents import Latents
+from limbeck.runs.folder_state import foreign_files
 from limbeck.runs.images import image_grid, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
@@ -84,6 +85,11 @@ class Study(abc.ABC):
             The figure, ``out/study.png``.
         """
         rows, folders = self.rows(), {}  # refuses options before the model is loaded
+        if not any((out / slug(label)).is_dir() for label in rows) and foreign_files(out):
+            raise ValueError(
+                f"{out} holds files already ({foreign_files(out)[0]}), and nothing is overwritten; "
+                "choose another folder"
+            )
         notify_unknown_words(self.model, self.prompts)
         prior = load(self.model, device, self.precision)
         for label, row in rows.items():

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk, if the system can do that."""
+    if os.name == "nt" or not path.exists():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,6 +107,7 @@ def write_cpu_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        sync(path.parent)
     except OSError as error:
         part.unlink(missing_ok=True)
         message = f"cannot write {path}: {error.strerror} ({len(data) / 1e6:.1f} MB needed)"

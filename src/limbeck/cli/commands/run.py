@@ -192,7 +192,8 @@ def run_one(
         position: which stage of a preset it is.
     """
     from limbeck.cli.run_folder import check_run_folder, resume_hint
-    from limbeck.runs.recorder import finished_message, is_finished, record
+    from limbeck.runs.folder_state import finished_message, is_finished
+    from limbeck.runs.recorder import record
 
     folder = out
     check_run_folder(folder, experiment)

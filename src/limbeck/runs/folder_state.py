@@ -1,0 +1,61 @@
+"""What a run folder holds: nothing, this run, another one, or files of someone else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limbeck.config import yaml as config
+from limbeck.runs.report.live import is_live
+from limbeck.system.checkpoint import read_metadata
+from limbeck.system.folder_lock import LOCK_FILE
+from limbeck.training.experiment import Experiment
+
+#: what may be in a folder before its run.yaml
+_BEFORE_START = (LOCK_FILE, "edit")
+
+
+def is_finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether a folder holds all steps of an experiment and the report written after them."""
+    checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
+    files = (checkpoint, report, folder / "profile.json")
+    if not all(file.exists() for file in files) or is_live(report):
+        return False
+    return bool(read_metadata(checkpoint).get("step") == experiment.steps)
+
+
+def finished_message(folder: Path, experiment: Experiment) -> str:
+    """What is said instead of running a finished run again."""
+    return f"{folder} has this run, finished after {experiment.steps} steps: nothing to do"
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that no run was killed over before it wrote its run.yaml."""
+    if not folder.is_dir():
+        return []
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if name not in _BEFORE_START and not name.endswith(".part")]
+
+
+def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
+    """Check that a folder is free or holds a run of the same experiment.
+
+    Raises:
+        ValueError: otherwise; the message names the first option that differs, or a file that is
+            not of a run.
+    """
+    path = folder / "run.yaml"
+    if path.exists():
+        differences = config.differences(config.read_yaml(Experiment, path), experiment)
+        if differences:
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            raise ValueError(
+                f"{folder} holds another run: {differences[0]}{more}; choose another folder or "
+                "delete this one"
+            )
+    elif (folder / "sample.yaml").exists():
+        raise ValueError(f"{folder} holds samples, not a run: choose another folder")
+    elif names := foreign_files(folder):
+        raise ValueError(
+            f"{folder} holds files already ({names[0]}), and nothing is overwritten; choose "
+            "another folder"
+        )
