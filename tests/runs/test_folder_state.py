@@ -99,6 +99,7 @@ def test_other_verbs_leave_foreign_files_alone(tmp_path, capsys):
     assert "holds files" in refused(capsys, "study", "guidance", "--model", "gaussians", *out)
     record(E, colored_shapes(), tmp_path / "run")
     report = ["report", str(tmp_path / "run"), "--out"]
+    capsys.readouterr()
     assert "is not a report" in refused(capsys, *report, str(tmp_path / "thesis.tex"))
     assert "is a folder" in refused(capsys, *report, str(tmp_path))
     assert (tmp_path / "thesis.tex").read_text() == "mine"
