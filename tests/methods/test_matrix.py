@@ -1,5 +1,8 @@
 """Every method on every representation, with an exact prior and a tiny network; network passes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -164,14 +167,31 @@ def check_two_steps(run: Run, case: str) -> None:
     assert any(not torch.equal(before[k], after[k]) for k in before), case
 
 
-def test_methods_command_lists_every_method(capsys, monkeypatch, tiny):
-    import limbeck.priors.loading
-
-    monkeypatch.setattr(limbeck.priors.loading, "load", lambda *a: tiny)
-    monkeypatch.setenv("COLUMNS", "300")
+def test_methods_command_lists_every_method_in_80_columns(capsys):
     assert main(["methods"]) == 0
-    table = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) < 80
+    titles = ("From a prompt", "With a critic", "Of an image and its description")
+    sds, vsd, dds = (lines.index(title) for title in titles)
+    first_words = [line.split(" ")[0] for line in lines]
+    assert set(COSTS) <= set(first_words)
+    assert sds < first_words.index("sds") < vsd < first_words.index("vsd") < dds
+    assert dds < first_words.index("dds")
+    assert any("2 (1 at guidance 1) [Poole 2022]" in line for line in lines)
+
+
+def test_methods_command_counts(capsys, monkeypatch, tiny):
+    monkeypatch.setattr("limbeck.priors.loading.load", lambda *a: tiny)
+    assert main(["methods", "--count"]) == 0
+    table = capsys.readouterr().out.split("counted")[1].splitlines()
     for name, costs in COSTS.items():
-        line = next(line for line in table.splitlines() if line.startswith(name + " "))
+        line = next(line for line in table if line.startswith(name + " "))
         assert line.split()[1:4] == [str(cost) for cost in costs]
-    assert "Poole 2022" in table
+
+
+def test_methods_are_listed_without_a_model():
+    """Within two seconds: no network library is imported."""
+    code = "import sys; from limbeck.cli.main import main; main(['methods']); " + (
+        "assert not {'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
