@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -45,6 +46,13 @@ class CPUAttention:
         use_plain = hidden_states.dtype != torch.float32 and num_scores <= _MAX_PLAIN_SCORES
         processor = self.plain if use_plain else self.fused
         return processor(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+
+
+# diffusers asks for the signature of its processor in every call of every attention layer, which
+# took 4 % of a step of the embedded model; with this attribute Python need not derive it
+CPUAttention.__call__.__signature__ = inspect.signature(  # type: ignore[attr-defined]
+    CPUAttention.__call__
+)
 
 
 def place_module(module: nn.Module, runtime: RuntimeOptions, device: str) -> Any:
