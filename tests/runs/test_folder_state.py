@@ -23,7 +23,9 @@ from limbeck.runs.images import save_animation
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.recorder import record
 from limbeck.system.checkpoint import read_metadata
+from limbeck.system.folder_lock import folder_lock
 from limbeck.training.experiment import Experiment
+from limbeck.world.training_options import WorldTraining, open_training
 
 TOY = ["run", "red disc", "--model", "gaussians", "--device", "cpu", "--checkpoint-every", "5"]
 E = Experiment(("red disc",), method=SDS(1.0), steps=3)
@@ -98,13 +100,43 @@ def test_other_verbs_leave_foreign_files_alone(tmp_path, capsys):
     assert "holds files" in refused(capsys, *edit, "--model", "gaussians", *out)
     assert "holds files" in refused(capsys, "study", "guidance", "--model", "gaussians", *out)
     record(E, colored_shapes(), tmp_path / "run")
-    report = ["report", str(tmp_path / "run"), "--out"]
     capsys.readouterr()
-    assert "is not a report" in refused(capsys, *report, str(tmp_path / "thesis.tex"))
+    assert "holds files" in refused(capsys, "study", "distribution", *out)
+    assert "holds files" in refused(capsys, "study", "edits", *out)
+    (tmp_path / "plot.png").write_bytes(b"mine")
+    plot = ["plot", "weights", "uniform", "--out"]
+    assert "was not written by" in refused(capsys, *plot, str(tmp_path / "plot.png"))
+    (tmp_path / "comparison.html").write_text("mine")
+    record(E, colored_shapes(), tmp_path / "other")
+    capsys.readouterr()
+    runs = [str(tmp_path / "run"), str(tmp_path / "other")]
+    assert "was not written by" in refused(capsys, "report", *runs)
+    report = ["report", str(tmp_path / "run"), "--out"]
+    assert "was not written by" in refused(capsys, *report, str(tmp_path / "thesis.tex"))
     assert "is a folder" in refused(capsys, *report, str(tmp_path))
     assert (tmp_path / "thesis.tex").read_text() == "mine"
     page = tmp_path / "page.html"
     assert main([*report, str(page)]) == main([*report, str(page)]) == 0
+    figure = tmp_path / "weights.png"
+    assert main([*plot, str(figure)]) == main([*plot, str(figure)]) == 0
+    assert (tmp_path / "plot.png").read_bytes() == b"mine"
+
+
+def test_samples_that_were_cut_off_are_drawn_again(tmp_path, capsys):
+    folder = tmp_path / "samples"
+    argv = ["sample", "red disc", "--model", "gaussians", "--steps", "4", "--out", str(folder)]
+    assert main(argv) == 0
+    assert "holds files already" in refused(capsys, *argv)
+    (folder / "profile.json").unlink()
+    assert "holds files already" in refused(capsys, *argv, "--seed", "1")
+    assert main(argv) == 0 and (folder / "profile.json").exists()
+
+
+def test_a_training_is_not_started_twice(tmp_path, capsys):
+    argv = ["train-world", "--out", str(tmp_path / "training"), "--minutes", "1"]
+    open_training(WorldTraining(out=tmp_path / "training", minutes=1.0))
+    with folder_lock(tmp_path / "training"):
+        assert "is in use" in refused(capsys, *argv)
 
 
 def test_a_film_of_large_sheets_is_shrunk(tmp_path):

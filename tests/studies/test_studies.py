@@ -34,7 +34,7 @@ def test_a_study_runs_draws_and_resumes(tmp_path, capsys):
     figure = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert figure.name == "study.png" and Image.open(figure).width > 150
     files = {"sampling-s-7-5", "sds-s-2", "sds-s-5", "report.html", "study.png"}
-    assert {path.name for path in out.iterdir()} == files
+    assert {path.name for path in out.iterdir()} == files | {".lock", "study.txt"}
     before = (out / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns
     assert main(argv) == 0
     assert (out / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns == before

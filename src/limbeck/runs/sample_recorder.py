@@ -19,9 +19,10 @@ from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.run_scores import score_run
+from limbeck.runs.folder_state import foreign_files
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
-from limbeck.system.checkpoint import read_checkpoint
+from limbeck.system.checkpoint import read_checkpoint, write_text
 from limbeck.system.environment import free_bytes
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.notices import collect_notices
@@ -83,6 +84,22 @@ def _check_fits(sampling: Sampling, prior: Prior) -> None:
         )
 
 
+def refuse_other_samples(folder: Path, sampling: Sampling) -> None:
+    """Check that a folder is free, or that its samples were cut off and are the same.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    mark, done = folder / "sample.yaml", (folder / "profile.json").exists()
+    if not done and mark.exists() and mark.read_text(encoding="utf-8") == to_yaml(sampling):
+        return
+    if foreign_files(folder):
+        raise ValueError(
+            f"{folder} holds files already, and nothing is overwritten; name another folder with "
+            "--out"
+        )
+
+
 def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """Sample images and write them with their settings, scores and cost.
 
@@ -93,9 +110,13 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
 
     Returns:
         ``folder/final.png``.
+
+    Raises:
+        ValueError: if the folder holds other files, or the images do not fit into memory.
     """
     check_options(sampling)
     _check_fits(sampling, prior)
+    refuse_other_samples(folder, sampling)
     source = (
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
@@ -117,8 +138,10 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         check_image_values(batches[-1])
     images = torch.cat(batches).cpu()
     seconds = time.perf_counter() - start
+    folder.mkdir(parents=True, exist_ok=True)
+    # first: a folder that was left after a kill is recognized by it
+    write_text(folder / "sample.yaml", to_yaml(sampling))
     save_final_images(folder, images, sampling.num_images)
-    (folder / "sample.yaml").write_text(to_yaml(sampling), encoding="utf-8")
     write_notices(notices, folder)
     scores = score_run(images, sampling.prompts, sampling.num_images)
     (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")

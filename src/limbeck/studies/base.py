@@ -29,6 +29,8 @@ from limbeck.runs.images import image_grid, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.sample_recorder import sample_to_folder
+from limbeck.system.checkpoint import write_text
+from limbeck.system.folder_lock import folder_lock
 from limbeck.system.image_files import open_image
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
@@ -83,13 +85,26 @@ class Study(abc.ABC):
 
         Returns:
             The figure, ``out/study.png``.
+
+        Raises:
+            ValueError: if the folder holds files of something else, or another process writes it.
         """
-        rows, folders = self.rows(), {}  # refuses options before the model is loaded
-        if not any((out / slug(label)).is_dir() for label in rows) and foreign_files(out):
+        self.rows()  # refuses options before anything is loaded or written
+        name, mark = component_name(type(self)), out / "study.txt"
+        if not mark.exists() and (names := foreign_files(out)):
             raise ValueError(
-                f"{out} holds files already ({foreign_files(out)[0]}), and nothing is overwritten; "
-                "choose another folder"
+                f"{out} holds files already ({names[0]}), and nothing is overwritten; choose "
+                "another folder"
             )
+        if mark.exists() and (other := mark.read_text(encoding="utf-8").strip()) != name:
+            raise ValueError(f"{out} holds the study {other}, not {name}: choose another folder")
+        with folder_lock(out):
+            write_text(mark, name + "\n")
+            return self._run(out, device)
+
+    def _run(self, out: Path, device: str) -> Path:
+        """Run what is not finished yet into a folder of this study, and draw the figure."""
+        rows, folders = self.rows(), {}
         notify_unknown_words(self.model, self.prompts)
         prior = load(self.model, device, self.precision)
         for label, row in rows.items():

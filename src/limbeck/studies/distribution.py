@@ -91,8 +91,7 @@ class DistributionStudy(Study):
         }
         return Experiment(("all",), method=method, **(settings | changes))
 
-    def run(self, out: Path, device: str = "auto") -> Path:
-        out.mkdir(parents=True, exist_ok=True)
+    def _run(self, out: Path, device: str) -> Path:
         prior = three_gaussians()
         truth = self._samples(prior, draw=0)  # another draw than the one that is shown
         points = {"samples": self._samples(prior, draw=1)}

@@ -52,8 +52,7 @@ class EditsStudy(Study):
             for label, options in rows.items()
         }
 
-    def run(self, out: Path, device: str = "auto") -> Path:
-        out.mkdir(parents=True, exist_ok=True)
+    def _run(self, out: Path, device: str) -> Path:
         before, prior = out / "before.png", load(self.model, device, self.precision)
         if not before.exists():
             save_png(render_world_scene(self.source_prompt), before)

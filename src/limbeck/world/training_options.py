@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.config.checks import check_options
+from limbeck.system.folder_lock import LOCK_FILE
 
 #: Options that a resumed training cannot change.
 _FIXED_OPTIONS = (
@@ -85,6 +86,11 @@ def _check_inputs(config: WorldTraining) -> None:
             raise ValueError("device cuda: torch finds no CUDA device; use --device cpu")
 
 
+def foreign_entries(folder: Path) -> list[Path]:
+    """What a folder holds besides the lock of another start."""
+    return [path for path in folder.iterdir() if path.name != LOCK_FILE]
+
+
 def open_training(config: WorldTraining) -> None:
     """Make the folder of a training, or check that the one there is of the same training.
 
@@ -106,7 +112,7 @@ def open_training(config: WorldTraining) -> None:
                 f"--init-from {config.out / 'pipeline'} trains a finished model further"
             )
         return
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+    if config.out.exists() and (not config.out.is_dir() or foreign_entries(config.out)):
         raise ValueError(f"{config.out} holds files that are no training: give another --out")
     _check_inputs(config)
     from limbeck.system.checkpoint import write_text  # imported late: a finished one needs no torch

@@ -34,17 +34,6 @@ def main(argv: Sequence[str]) -> None:
         if not folder.is_dir():
             raise ValueError(f"no run folder {folder}")
 
-    if options.out is not None:
-        check_report_file(options.out)
-
     from limbeck.runs.report.pages import write_report
 
     print(write_report(folders, options.out))
-
-
-def check_report_file(path: Path) -> None:
-    """Raise ValueError if a file exists and is not a report that was written before."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give --out the name of an HTML file")
-    if path.exists() and b'content="limbeck"' not in path.read_bytes()[:1000]:
-        raise ValueError(f"{path} is not a report and is not overwritten; give another --out")

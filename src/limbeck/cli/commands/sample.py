@@ -13,7 +13,6 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.command_line import parse
     from limbeck.config.yaml import fingerprint, slug
     from limbeck.diffusion.sampling import Sampling
-    from limbeck.runs.sample_recorder import sample_to_folder
 
     about = (
         "Sample a model for each PROMPT with a diffusion sampler, as a reference for the results "
@@ -25,11 +24,15 @@ def main(argv: Sequence[str]) -> None:
         sampling = replace(sampling, critic=find_folder(sampling.critic))
     name = f"{slug(sampling.prompts[0])}-{sampling.sampler}-{fingerprint(sampling)}"
     folder = output.out or Path("samples") / name
-    check_new_folder(folder)
+    if not (folder / "sample.yaml").exists():  # samples that were cut off are checked below
+        check_new_folder(folder)
     if sampling.critic is not None and not sampling.critic.is_dir():
         raise ValueError(f"--critic {sampling.critic} is not a run folder")
 
     from limbeck.priors.loading import load, notify_unknown_words
+    from limbeck.runs.sample_recorder import refuse_other_samples, sample_to_folder
+
+    refuse_other_samples(folder, sampling)
 
     notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
     prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)

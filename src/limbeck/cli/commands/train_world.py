@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from limbeck.world.training_options import WorldTraining
 
 #: Of the time for the model card, what loading the model and rendering take before any sample.
 _LOADING_SECONDS = 12.0
@@ -11,6 +16,7 @@ _LOADING_SECONDS = 12.0
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck train-world``: train, write the model card, and print it and the folder."""
     from limbeck.config.command_line import parse
+    from limbeck.system.folder_lock import folder_lock
     from limbeck.world.training_options import WorldTraining, open_training
 
     about = "Train a small model from scratch: the embedded world, or own images (--images)."
@@ -19,17 +25,23 @@ def main(argv: Sequence[str]) -> None:
     folder = options.out / "pipeline"
     card = folder / "card.json"
     if not card.exists():
-        from limbeck.world.train import card_seconds, train_world
-
-        train_world(options)
-        seconds = card_seconds(options.minutes) - _LOADING_SECONDS
-        if options.images is None:
-            from limbeck.metrics.model_card import write_model_card
-
-            write_model_card(folder, seconds=seconds)
-        else:
-            from limbeck.metrics.image_model_card import write_image_model_card
-
-            write_image_model_card(folder, options.out, seconds=seconds)
+        with folder_lock(options.out):
+            _train(options, folder)
     print(card.read_text(encoding="utf-8"))
     print(f"the model is finished; try it: limbeck sample PROMPT --model {folder}")
+
+
+def _train(options: WorldTraining, folder: Path) -> None:
+    """Train the model and write its card."""
+    from limbeck.world.train import card_seconds, train_world
+
+    train_world(options)
+    seconds = card_seconds(options.minutes) - _LOADING_SECONDS
+    if options.images is None:
+        from limbeck.metrics.model_card import write_model_card
+
+        write_model_card(folder, seconds=seconds)
+    else:
+        from limbeck.metrics.image_model_card import write_image_model_card
+
+        write_image_model_card(folder, options.out, seconds=seconds)

@@ -29,6 +29,7 @@ from limbeck.runs.report.tables import (
 )
 from limbeck.system.files import one_line
 from limbeck.system.flops import format_si
+from limbeck.system.overwriting import refuse_foreign_file
 
 _TEMPLATES = Path(__file__).parent
 _MAX_STEPS = 12  #: at most so many recorded steps are shown
@@ -112,6 +113,7 @@ def notebook_html(folders: Sequence[Path], report: Path) -> str:
 
 
 def _save(out: Path, text: str) -> Path:
+    refuse_foreign_file(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part")
     part.write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from limbeck.config.discovery import choices, find, name_of, unknown_name
 from limbeck.diffusion.schedule import (
@@ -25,6 +26,7 @@ from limbeck.diffusion.schedule import (
 from limbeck.distillation.timesteps.base import RandomTimesteps, ScheduledTimesteps, Timesteps
 from limbeck.distillation.weights import Weight
 from limbeck.runs.report.svg_plots import ACCENT_COLOR, PALETTE, PLOT_STYLE
+from limbeck.system.overwriting import refuse_foreign_file
 from limbeck.system.random import RowRandom
 
 ScheduleName = Literal["stable-diffusion", "cosine", "rectified-flow"]
@@ -234,17 +236,23 @@ def save_figure(figure: Figure, path: Path) -> None:
     Args:
         figure: the figure.
         path: file to write, .png or .svg.
+
+    Raises:
+        ValueError: if there is a file that Limbeck did not write.
     """
+    refuse_foreign_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with _figure_style():
         if path.suffix.lower() == ".svg":
             # without a date, which would change the bytes
-            figure.savefig(part, format="svg", metadata={"Date": None})
+            figure.savefig(part, format="svg", metadata={"Date": None, "Creator": "limbeck"})
         else:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=110)
             # 256 colors suffice for lines and need less than half the bytes
             image = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
-            image.save(part, "PNG", optimize=True)
+            info = PngInfo()
+            info.add_text("Software", "limbeck")
+            image.save(part, "PNG", optimize=True, pnginfo=info)
     os.replace(part, path)
