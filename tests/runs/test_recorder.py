@@ -102,7 +102,7 @@ def test_another_experiment_is_refused_and_nothing_is_touched(finished):
     assert modification_times(finished) == before
 
 
-class Crash(Exception):
+class Crash(BaseException):
     pass
 
 

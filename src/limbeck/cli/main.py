@@ -58,6 +58,7 @@ def describe_error(error: Exception) -> str:
     if is_out_of_memory(error):
         return out_of_memory_advice(text)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        text = ": ".join(filter(None, (error.filename, error.strerror)))  # without its number
         cure = "free some space; the same command resumes from the last checkpoint"
         return f"the disk is full: {text}; {cure}"
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -126,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``limbeck``; None for those of the process.
 
     Returns:
-        Exit code: 0 on success, 2 for a user error, 130 after Ctrl-C, 143 after SIGTERM, 129
-        after SIGHUP.
+        Exit code: 0 on success, 1 for a run without one of its products, 2 for a user error, 130
+        after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or forks print a warning
     for stream in (sys.stdout, sys.stderr):

@@ -16,6 +16,8 @@ from limbeck.system.interrupt import exit_code
 if TYPE_CHECKING:
     from limbeck.training.experiment import Experiment
 
+INCOMPLETE = 1  #: exit code of a run that lacks an image, film, report or other product
+
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -38,6 +40,14 @@ def resume_hint(command: str) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         print(f"\nlimbeck: stopped. To resume: {command}", file=sys.stderr)
         raise SystemExit(exit_code(stop)) from None
+
+
+def exit_if_incomplete(folder: Path) -> None:
+    """Exit with code 1 if a product of a run in or below a folder could not be written."""
+    from limbeck.runs.final_products import has_failures
+
+    if has_failures(folder):
+        raise SystemExit(INCOMPLETE)
 
 
 def default_run_folder(experiment: Experiment, preset: str = "") -> Path:
@@ -72,7 +82,7 @@ def find_folder(path: Path) -> Path:
 
 
 def check_run_folder(folder: Path, experiment: Experiment) -> None:
-    """Raise ValueError unless ``folder`` is new, empty, or holds a run of an equal experiment."""
+    """Raise ValueError unless ``folder`` is new, empty, or holds a run that goes on as it."""
     from limbeck.runs.folder_state import foreign_files, refuse_other_experiment
 
     refuse_folder_in_use(folder)

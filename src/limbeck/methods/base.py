@@ -70,6 +70,17 @@ class Method(abc.ABC, Generic[S]):
         """Options of the experiment that the direction does not read, each with what to do."""
         return {}
 
+    def step_schedule(self, step: int, steps: int) -> float:
+        """What of the direction depends on the number of steps, as a number; 0 if nothing does.
+
+        A run is extended only if this is the same in all steps that it has taken.
+
+        Args:
+            step: current step, from 0.
+            steps: number of steps of the run.
+        """
+        return 0.0
+
     @abc.abstractmethod
     def init(self, prior: Prior, setup: SetupContext) -> S:
         """Return the state before the first step.

@@ -77,6 +77,9 @@ class Bridge(Method[PromptEmbeddings]):
     def _embed(self, prior: Prior, setup: SetupContext, *suffixes: str) -> PromptEmbeddings:
         return PromptEmbeddings(prior, setup, *map(setup.extended_prompts, suffixes))
 
+    def step_schedule(self, step: int, steps: int) -> float:
+        return float(step < self.stage_two_start * steps)
+
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:

@@ -66,6 +66,9 @@ class CSD(Method[PromptEmbeddings]):
         negative = [[self.negative_prompt] * setup.num_prompts] if self.negative_prompt else []
         return PromptEmbeddings(prior, setup, *negative)
 
+    def step_schedule(self, step: int, steps: int) -> float:
+        return self.negative_weight(step, steps)
+
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:

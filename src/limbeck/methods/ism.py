@@ -77,6 +77,9 @@ class ISM(StatelessMethod):
         empty = inputs.conditions.unconditional
         return run_ddim(prior, start, Conditions(empty, empty), times, 0.0)
 
+    def step_schedule(self, step: int, steps: int) -> float:
+        return self.interval(step, steps)
+
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:

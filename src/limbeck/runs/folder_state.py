@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from limbeck.config import yaml as config
+from limbeck.runs.extending import refuse_other_steps
+from limbeck.runs.final_products import FAILURES
 from limbeck.runs.report.live import is_live
 from limbeck.system.checkpoint import read_metadata
 from limbeck.system.folder_lock import LOCK_FILE
@@ -15,12 +18,14 @@ _BEFORE_START = (LOCK_FILE, "edit")
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether a folder holds all steps of an experiment and the report written after them."""
+    """Whether a folder holds all steps of an experiment and all that is written after them."""
     checkpoint, report = folder / "checkpoint.safetensors", folder / "report.html"
     files = (checkpoint, report, folder / "profile.json")
     if not all(file.exists() for file in files) or is_live(report):
         return False
-    return bool(read_metadata(checkpoint).get("step") == experiment.steps)
+    if (folder / FAILURES).exists():
+        return False
+    return bool(read_metadata(checkpoint)["step"] == experiment.steps)
 
 
 def finished_message(folder: Path, experiment: Experiment) -> str:
@@ -37,16 +42,20 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
-    """Check that a folder is free or holds a run of the same experiment.
+    """Check that a folder is free or holds a run that goes on as the experiment.
 
     Raises:
-        ValueError: otherwise; the message names the first option that differs, or a file that is
-            not of a run.
+        ValueError: otherwise; the message names the first option that differs, what to do instead
+            if it is the number of steps, or a file that is not of a run.
     """
     path = folder / "run.yaml"
     if path.exists():
-        differences = config.differences(config.read_yaml(Experiment, path), experiment)
-        if differences:
+        old = config.read_yaml(Experiment, path)
+        differences = config.differences(old, experiment)
+        same = replace(old, steps=experiment.steps)
+        if differences and not config.differences(same, experiment):
+            refuse_other_steps(folder, old, experiment)
+        elif differences:
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             raise ValueError(
                 f"{folder} holds another run: {differences[0]}{more}; choose another folder or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,14 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from limbeck.graphics.export.png import to_uint8
+from limbeck.system.notices import notify
 
 COLORBAR_WIDTH = 64  #: width of the color bar at the right of a heat map, in pixels
 VIEW_NAMES = ("front", "right side", "back", "left side")
 """Fixed views of a 3D particle in images and contact sheets, in this order; left and right as
 seen from the front."""
+WEBP_MAX_SIDE = 16383  #: largest width and height of a WebP image
+_MAX_ANIMATION_PIXELS = 1 << 28  #: of all frames together, which are in memory at once
 _EMPTY_GRAY = 0.5  #: gray level of grid cells without an image
 
 
@@ -136,7 +140,28 @@ def save_final_images(
         save_png(image_grid(image[None], 1), folder / "final" / f"{stem}.png")
 
 
-_MAX_WEBP_SIZE = 16_383  #: pixels on a side
+def animation_size(size: tuple[int, int], num_frames: int, min_width: int) -> tuple[int, int]:
+    """Width and height of an animation: enlarged by a whole factor, or shrunk to fit.
+
+    Args:
+        size: width and height of a frame.
+        num_frames: number of frames.
+        min_width: smaller frames are enlarged to at least this width.
+    """
+    width, height = size
+    factor = max(1, -(-min_width // width))
+    while factor > 1 and _shrinking(factor * width, factor * height, num_frames) < 1:
+        factor -= 1
+    width, height = factor * width, factor * height
+    scale = _shrinking(width, height, num_frames)
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _shrinking(width: int, height: int, num_frames: int) -> float:
+    """Factor, at most 1, by which frames have to be shrunk."""
+    by_side = WEBP_MAX_SIDE / max(width, height)
+    by_memory = math.sqrt(_MAX_ANIMATION_PIXELS / (width * height * num_frames))
+    return min(1.0, by_side, by_memory)
 
 
 def save_animation(
@@ -144,24 +169,29 @@ def save_animation(
 ) -> None:
     """Write PNG files as an animated WebP that holds its last frame.
 
+    Frames that are too large for WebP, or for the memory together, are shrunk with a notice.
+
     Args:
         frames: PNG files of one size.
         path: file to write.
         seconds: duration without the hold at the end.
-        min_width: smaller frames are enlarged to at least this width, in pixels. Frames larger
-            than a WebP may be, 16,383 pixels on a side, are shrunk.
+        min_width: smaller frames are enlarged to at least this width, in pixels.
     """
-    sheets = [Image.open(frame).convert("RGBA") for frame in frames]
-    width, height = sheets[0].size
-    factor = max(1, -(-min_width // width))
-    if max(width, height) * factor <= _MAX_WEBP_SIZE:
-        sheets = [
-            sheet.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-            for sheet in sheets
-        ]
-    else:
-        for sheet in sheets:
-            sheet.thumbnail((_MAX_WEBP_SIZE, _MAX_WEBP_SIZE))
+    with Image.open(frames[0]) as first:
+        size = animation_size(first.size, len(frames), min_width)
+        if size[0] < first.width:
+            notify(
+                f"{path} is shrunk from {first.width} x {first.height} to {size[0]} x {size[1]} "
+                f"pixels: WebP has at most {WEBP_MAX_SIDE:,} per side, and all frames share "
+                f"{_MAX_ANIMATION_PIXELS >> 20} million"
+            )
+            filtering = Image.Resampling.BOX
+        else:
+            filtering = Image.Resampling.NEAREST
+    sheets = []
+    for frame in frames:
+        with Image.open(frame) as sheet:
+            sheets.append(sheet.convert("RGBA").resize(size, filtering))
     duration = max(int(1000 * seconds / len(sheets)), 40)
     options = {"duration": [duration] * (len(sheets) - 1) + [2000], "loop": 0, "quality": 85}
     part = path.with_name(path.name + ".part")

@@ -6,13 +6,16 @@ The run folder is always complete without them.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+
+from limbeck.system.files import one_line
+from limbeck.system.notices import notify
 
 
 class LogWriter(Protocol):
@@ -32,6 +35,45 @@ class LogWriter(Protocol):
 
     def close(self) -> None:
         """Flush and close the log."""
+
+
+class GuardedLogWriter:
+    """Passes everything on to a log until that fails, which is said once and does not stop the run.
+
+    Args:
+        inner: the log.
+
+    Attributes:
+        error: why the log failed; None while it works.
+    """
+
+    def __init__(self, inner: LogWriter):
+        self.inner = inner
+        self.error: Exception | None = None
+        self._closed = False
+
+    def _guard(self, job: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
+        try:
+            job()
+        except Exception as error:
+            self.error = error
+            notify(f"--logger stopped working, the run goes on without it: {one_line(error)}")
+
+    def log_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Log lines of metrics.jsonl."""
+        self._guard(lambda: self.inner.log_metrics(lines))
+
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
+        """Log an image, as ``LogWriter`` does."""
+        self._guard(lambda: self.inner.log_image(name, image, step))
+
+    def close(self) -> None:
+        """Close the log, once."""
+        if not self._closed:
+            self._closed = True
+            self._guard(self.inner.close)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,16 +24,20 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from torch import Tensor
 
 from limbeck.config import yaml as config
+from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.geometry.assets import Splats
 from limbeck.graphics.geometry.box_contact import box_contact
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs import contact_sheets, images
+from limbeck.runs.environment_file import record_environment
+from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
-from limbeck.runs.loggers import Logger, LogWriter
+from limbeck.runs.loggers import GuardedLogWriter, Logger
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
 from limbeck.runs.report.live import LiveReport
@@ -48,7 +53,7 @@ from limbeck.system.checkpoint import (
     write_checkpoint,
     write_text,
 )
-from limbeck.system.environment import describe_environment, peak_bytes
+from limbeck.system.environment import peak_bytes
 from limbeck.system.files import one_line
 from limbeck.system.finite import NonFiniteError, check_finite
 from limbeck.system.folder_lock import folder_lock
@@ -168,7 +173,7 @@ class Recorder:
         self.plan = plan_resources(self.run)
         self.writer, self.stage = BackgroundWriter(), stage
         self.live_report = LiveReport(folder, self.writer)
-        self.log_writer: LogWriter | None = None
+        self.log_writer: GuardedLogWriter | None = None
         self.box_touched: set[str] = set()
         self.checkpoint_written = threading.Event()
         self.checkpoint_written.set()
@@ -204,8 +209,11 @@ class Recorder:
             self._resume()
         run = self.run
         self.first_step = run.step
+        if run.step < self.experiment.steps:  # there if the run is longer than it was to be
+            (self.folder / "profile.json").unlink(missing_ok=True)
         if logger is not None:
-            self.log_writer = logger.open(self.folder, config.options(self.experiment), run.step)
+            options = config.options(self.experiment)
+            self.log_writer = GuardedLogWriter(logger.open(self.folder, options, run.step))
         self.metrics_log = MetricsLog(
             self.folder / "metrics.jsonl",
             run.step,
@@ -219,11 +227,9 @@ class Recorder:
         )
         with (self.folder / "command.txt").open("a", encoding="utf-8") as file:
             file.write((command or "(from Python)") + "\n")
-        write_notices(self.notices, self.folder)
-        if not (self.folder / "environment.json").exists():
-            environment = describe_environment(self.prior.device)
-            text = json.dumps(environment, indent=1) + "\n"
-            write_text(self.folder / "environment.json", text)
+        device = self.prior.device
+        changes = record_environment(self.folder, self.experiment, device, run.step)
+        write_notices([*self.notices, *changes], self.folder)
         if run.step == 0:
             if run.representation.init_message:
                 self._print(f"{self.folder}: {run.representation.init_message}")
@@ -436,48 +442,67 @@ class Recorder:
     def finish(self) -> Path:
         """Write what belongs to a finished run; repeated in full if it was interrupted.
 
+        A product that cannot be written does not cost the others: it is said and listed in
+        failures.json, and the same command tries it again.
+
         Returns:
             The report.
+
+        Raises:
+            NonFiniteError: if a product holds values that are not finite; the others are written.
         """
         from limbeck.runs.report import pages  # imports matplotlib, which is slow
 
-        method, folder = self.experiment.method, self.folder
-        if len(self.prior.shape) == 3:
-            self._save_finals()
-        with self._optional("critic"):
-            method.save_critic(self.prior, self.run.state, folder / "critic")
+        method, folder, products = self.experiment.method, self.folder, FinalProducts(self.folder)
         if method.bibtex:
-            write_text(folder / "references.bib", method.bibtex + "\n")
+            text = method.bibtex + "\n"
+            products.write("references.bib", lambda: write_text(folder / "references.bib", text))
+        critic = partial(method.save_critic, self.prior, self.run.state, folder / "critic")
+        products.write("the critic", critic)
+        if len(self.prior.shape) == 3:
+            self._save_finals(products)
+        if self.log_writer is not None:
+            self.log_writer.close()
+            if self.log_writer.error is not None:
+                products.fail("the log of --logger", self.log_writer.error)
+        products.save_failures()
         write_text(folder / "profile.json", json.dumps(self.profile(), indent=1) + "\n")
-        return pages.write_report([folder])
+        products.write("report.html", partial(pages.write_report, [folder]))
+        products.save_failures()
+        products.raise_if_not_finite()
+        return folder / "report.html"
 
-    def _save_finals(self) -> None:
+    def _save_finals(self, products: FinalProducts) -> None:
         """Write final images, turntables, files of the representation, scores and animation."""
-        e, folder = self.experiment, self.folder
-        final_images = self.images.particle_images()
-        per_prompt = len(final_images) // len(e.prompts)
+        e, folder, representation = self.experiment, self.folder, self.run.representation
+        stems = images.particle_stems(e.total, e.particles)
+        final_images = cache(self.images.particle_images)
+        products.write("final images", lambda: self._save_final_images(final_images()))
+        name = f"the files of {component_name(type(e.representation))}"
+        products.write(name, lambda: representation.save(folder / "final", stems))
+        products.write("scores.json", lambda: self._save_scores(final_images()))
+        products.write("progress.webp", self._save_animation)
+        turntable = folder / "turntable"
+        products.write(
+            "turntable", lambda: contact_sheets.save_turntables(self.run, turntable, self._print)
+        )
+
+    def _save_final_images(self, final_images: Float[Tensor, "n 3 h w"]) -> None:
         views = contact_sheets.view_names(self.run)
         shown = contact_sheets.render_final_images(self.run) if views else final_images
-        images.save_final_images(folder, shown, per_prompt, views)
-        with self._optional("turntable"):
-            contact_sheets.save_turntables(self.run, folder / "turntable", self._print)
-        stems = images.particle_stems(e.total, e.particles)
-        self.run.representation.save(folder / "final", stems)
-        scores = score_run(final_images, e.prompts, per_prompt, max(len(views), 1))
-        write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
-        frames = sorted((folder / "images").glob("step-*.png"))
-        frames = [path for path in frames if path.stem.count("-") == 1]
-        with self._optional("progress.webp"):
-            images.save_animation(frames, folder / "progress.webp")
+        per_prompt = len(final_images) // len(self.experiment.prompts)
+        images.save_final_images(self.folder, shown, per_prompt, views)
 
-    @contextmanager
-    def _optional(self, name: str) -> Iterator[None]:
-        """Something that costs nothing else if it fails; the failure is said in one line."""
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self._print(f"{self.folder}: {name} was not written: {reason}", soft_wrap=True)
+    def _save_scores(self, final_images: Float[Tensor, "n 3 h w"]) -> None:
+        prompts, num_views = self.experiment.prompts, len(contact_sheets.view_names(self.run))
+        per_prompt = len(final_images) // len(prompts)
+        scores = score_run(final_images, prompts, per_prompt, max(num_views, 1))
+        write_text(self.folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+
+    def _save_animation(self) -> None:
+        frames = sorted((self.folder / "images").glob("step-*.png"))
+        frames = [path for path in frames if path.stem.count("-") == 1]
+        images.save_animation(frames, self.folder / "progress.webp")
 
     def profile(self) -> dict[str, Any]:
         """Content of profile.json.

@@ -24,7 +24,7 @@ class EditOutputOptions(OutputOptions):
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck edit``: edit images into a folder and print its report."""
-    from limbeck.cli.run_folder import resume_hint
+    from limbeck.cli.run_folder import exit_if_incomplete, resume_hint
     from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import find
     from limbeck.methods.base import EditMethod
@@ -61,3 +61,4 @@ def main(argv: Sequence[str]) -> None:
     command = shlex.join(["limbeck", "edit", *argv])
     with resume_hint(command):
         print(editing.edit_to_folder(inputs, options, prior, folder, command=command))
+    exit_if_incomplete(folder)

@@ -80,7 +80,7 @@ class RunOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck run``: start or resume one run, or the stages of a preset."""
-    from limbeck.cli.run_folder import default_run_folder
+    from limbeck.cli.run_folder import default_run_folder, exit_if_incomplete
     from limbeck.config.command_line import parse
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import read_yaml
@@ -110,6 +110,7 @@ def main(argv: Sequence[str]) -> None:
         recipe = component_name(type(start.preset)) if start.preset is not None else ""
         folder = options.out or default_run_folder(experiment, recipe)
         run_one(experiment, options, folder, command, options.viewer)
+        exit_if_incomplete(folder)
     else:
         run_stages(start.preset, first, experiment, options, command)
 
@@ -145,6 +146,7 @@ def run_stages(
         options: how the runs are recorded.
         command: the command line.
     """
+    from limbeck.cli.run_folder import exit_if_incomplete
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug
     from limbeck.metrics.run_scores import print_worse_stages
@@ -171,6 +173,7 @@ def run_stages(
             run_one(stage, options, folder, command, viewer=False, position=position)
     if not options.dry_run:
         print_worse_stages([parent / f"{i}-{name}" for i, name in enumerate(stages, 1)])
+        exit_if_incomplete(parent)
 
 
 def run_one(

@@ -18,7 +18,7 @@ Run a study and plot it. The same command resumes a stopped study.
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck study NAME``, or list the studies."""
-    from limbeck.cli.run_folder import OutputOptions
+    from limbeck.cli.run_folder import OutputOptions, exit_if_incomplete
     from limbeck.config.command_line import documentation, parse
     from limbeck.config.discovery import choices, find
     from limbeck.studies.base import Study
@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
     sections = [(cls, None), (OutputOptions, None)]
     study, output = parse(sections, rest, f"limbeck study {name}", documentation(cls)[0])
     study.rows()  # refuses options before anything is loaded or written
-    print(study.run(output.out or Path("runs") / f"study-{name.lower()}", output.device))
+    folder = output.out or Path("runs") / f"study-{name.lower()}"
+    print(study.run(folder, output.device))
+    exit_if_incomplete(folder)
 
 
 def question(cls: type) -> str:

@@ -37,12 +37,12 @@ class LiveReport:
         """Write the report of a run that is about to stop, which does not reload itself."""
         from limbeck.runs.report.pages import write_report
 
-        with suppress(ValueError, OSError):
+        with suppress(Exception):
             write_report([self.folder])
 
     def _write(self) -> None:
         start = time.perf_counter()
-        with suppress(ValueError, OSError):  # the run must not stop for its report
+        with suppress(Exception):  # the run must not stop for its report
             write_live_report(self.folder)
         end = time.perf_counter()
         self._due_at = end + (end - start) / _MAX_SHARE

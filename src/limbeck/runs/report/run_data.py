@@ -17,7 +17,8 @@ import yaml
 from PIL import Image
 
 from limbeck.config.yaml import parse_yaml
-from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
+from limbeck.runs.final_products import read_failures
+from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES, WEBP_MAX_SIDE
 from limbeck.runs.metrics_log import last_recorded_step, read_metrics
 from limbeck.runs.notices_file import read_notices
 from limbeck.system.files import read_json_object, read_text
@@ -54,15 +55,17 @@ def embed_image(
 
     Args:
         path: image file.
-        max_width: wider images are shrunk to this width, in pixels.
+        max_width: wider images are shrunk to this width, in pixels, and higher ones to what WebP
+            holds.
         pixelated: store lossless and enlarge without smoothing.
         caption: text below it.
         crop_right: columns to remove at the right, such as a color bar.
     """
     image = open_image(path).convert("RGBA")
     image = image.crop((0, 0, image.width - crop_right, image.height))
-    if image.width > max_width:
-        size = (max_width, max(1, round(image.height * max_width / image.width)))
+    scale = min(max_width / image.width, WEBP_MAX_SIDE / image.height)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         if pixelated and crop_right:  # heat maps that were enlarged for their color bar
             image = image.resize(size, Image.Resampling.NEAREST)
         else:
@@ -213,8 +216,8 @@ class RunData:
 
     @property
     def notices(self) -> list[str]:
-        """What the user was told before the first step, such as words that the model lacks."""
-        return read_notices(self.path)
+        """What the user was told before the first step or about files that are missing."""
+        return read_notices(self.path) + read_failures(self.path)
 
     def seconds(self) -> dict[str, float]:
         """Seconds by part of the run."""

@@ -1,0 +1,104 @@
+"""environment.json: what a run was started with, and what was different when it was continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.config.discovery import is_own, name_of, options_of
+from limbeck.diffusion.prior import Prior
+from limbeck.priors.loading import pick_precision
+from limbeck.system.checkpoint import write_text
+from limbeck.system.environment import describe_environment
+from limbeck.system.files import read_json_object
+from limbeck.system.notices import notify
+from limbeck.training.experiment import Experiment
+
+_FILE = "environment.json"
+_COMPARED = ("python", "device", "dtype", "cuda", "tf32")  #: what results depend on
+_NONE = "none"
+
+
+def record_environment(folder: Path, experiment: Experiment, device: str, step: int) -> list[str]:
+    """Write environment.json, or say how a run is continued under another environment.
+
+    Args:
+        folder: run folder.
+        experiment: what is run.
+        device: the device of its model.
+        step: number of steps done.
+
+    Returns:
+        The differences from the environment at the start, which were said; they are kept in the
+        file, too.
+
+    Raises:
+        ValueError: if the file in the folder is not JSON.
+    """
+    path, now = folder / _FILE, _environment(experiment, device)
+    if not path.exists():
+        write_text(path, json.dumps(now, indent=1) + "\n")
+        return []
+    start = read_json_object(path)
+    differences = list(_differences(start, now))
+    if not differences:
+        return []
+    text = f"{folder} continues after step {step} in another environment than at its start: "
+    text += f"{'; '.join(differences)}. The result may differ from that of one session"
+    notify(text)
+    sessions = start.get("continued")
+    continued = [*sessions] if isinstance(sessions, list) else []
+    entry = {"step": step, "differences": differences}
+    if entry not in continued:
+        write_text(path, json.dumps(start | {"continued": [*continued, entry]}, indent=1) + "\n")
+    return [text]
+
+
+def _environment(experiment: Experiment, device: str) -> dict[str, Any]:
+    dtype = str(pick_precision(experiment.precision, device)).removeprefix("torch.")
+    files = {str(file): _sha256(file) for file in sorted(set(_own_files(experiment)))}
+    return describe_environment(device) | {"dtype": dtype, "own_files": files}
+
+
+def _own_files(config: Any) -> Iterator[Path]:
+    """The files of the user's own classes among the options of a configuration."""
+    if isinstance(config, tuple):
+        for value in config:
+            yield from _own_files(value)
+        return
+    if not (is_dataclass(config) or isinstance(config, Prior)):
+        return
+    if is_own(type(config)):
+        path = Path(name_of(type(config)).rpartition(":")[0])
+        if path.is_file():  # a class made in a notebook has none
+            yield path
+    for name in options_of(type(config)) if is_dataclass(config) else ():
+        yield from _own_files(getattr(config, name))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _differences(start: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What differs between two environments; what the older one does not record is left out."""
+    old_versions, versions = start.get("versions"), now["versions"]
+    if isinstance(old_versions, dict):
+        for package, version in versions.items():
+            old = old_versions.get(package, version)
+            if old != version:
+                yield f"{package} {old or _NONE} -> {version or _NONE}"
+    for name in _COMPARED:
+        old = start.get(name, now[name])
+        if old != now[name]:
+            old_text, new_text = (_NONE if value is None else value for value in (old, now[name]))
+            yield f"{name} {old_text} -> {new_text}"
+    old_files = start.get("own_files")
+    if isinstance(old_files, dict):
+        for file, digest in now["own_files"].items():
+            if old_files.get(file, digest) != digest:
+                yield f"{file} has changed"

@@ -1,0 +1,99 @@
+"""A run that continues under other code, libraries or hardware says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+from own_component import OWN_METHOD
+from run_folders import experiment, record_run
+
+from limbeck.config.discovery import find
+from limbeck.methods.base import Method
+from limbeck.runs import environment_file
+from limbeck.runs.recorder import is_finished
+from limbeck.system.notices import collect_notices, display_notices
+
+
+def resume(e: object, folder: Path) -> list[str]:
+    """Notices of a run that continues after its last step."""
+    (folder / "profile.json").unlink()
+    with display_notices(lambda text: None), collect_notices() as notices:
+        record_run(e, folder)
+    assert is_finished(folder, e)
+    return [text for text in notices if "another environment" in text]
+
+
+def change(folder: Path, **changes: object) -> None:
+    path = folder / "environment.json"
+    start = json.loads(path.read_text())
+    start["versions"] |= changes.pop("versions", {})
+    path.write_text(json.dumps(start | changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    record_run(experiment(steps=2), folder)
+    return folder
+
+
+def test_the_same_environment_is_not_mentioned(folder: Path) -> None:
+    assert resume(experiment(steps=2), folder) == []
+    assert "continued" not in json.loads((folder / "environment.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"versions": {"limbeck": "0.0.1"}}, "limbeck 0.0.1 -> "),
+        ({"versions": {"torch": "1.13"}}, "torch 1.13 -> "),
+        ({"versions": {"diffusers": "0.9"}}, "diffusers 0.9 -> "),
+        ({"python": "3.9.1"}, "python 3.9.1 -> "),
+        ({"device": "NVIDIA H100"}, "device NVIDIA H100 -> cpu"),
+        ({"cuda": "12.1"}, "cuda 12.1 -> none"),
+    ],
+)
+def test_another_environment_is_said_in_one_notice(
+    changes: dict[str, object], said: str, folder: Path
+) -> None:
+    before = (folder / "environment.json").read_text()
+    change(folder, **changes)
+    (text,) = resume(experiment(steps=2), folder)
+    assert said in text and "continues after step 2" in text and "\n" not in text
+    kept = json.loads((folder / "environment.json").read_text())["continued"]
+    assert kept[0]["step"] == 2 and said in kept[0]["differences"][0]
+    assert said in json.loads((folder / "notices.json").read_text())[0]
+    assert said.replace("->", "-&gt;") in (folder / "report.html").read_text()
+    (folder / "environment.json").write_text(before)
+
+
+def test_auto_precision_that_takes_another_dtype_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (folder / "environment.json").read_text()
+    now = json.loads(before)["dtype"]
+    then = "float16"
+    change(folder, dtype=then)
+    (text,) = resume(experiment(steps=2), folder)
+    assert f"dtype {then} -> {now}" in text
+    (folder / "environment.json").write_text(before)
+
+
+def test_an_own_file_that_has_changed_is_said(tmp_path: Path) -> None:
+    file, folder = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(OWN_METHOD)
+    e = experiment(method=find(Method, f"{file}:Mine")(), steps=2)
+    record_run(e, folder)
+    assert list(json.loads((folder / "environment.json").read_text())["own_files"]) == [str(file)]
+    file.write_text(OWN_METHOD.replace("inputs.x0", "2 * inputs.x0"))
+    (text,) = resume(e, folder)
+    assert f"{file} has changed" in text
+
+
+def test_an_environment_of_an_earlier_version_is_compared_where_it_can_be(folder: Path) -> None:
+    path = folder / "environment.json"
+    before = path.read_text()
+    path.write_text(json.dumps({"python": json.loads(before)["python"]}))
+    assert resume(experiment(steps=2), folder) == []
+    path.write_text(before)
+    assert environment_file.read_json_object(path)["versions"]
