@@ -809,6 +809,18 @@ def test_an_exact_critic_cannot_be_sampled(options, message, tmp_path, capsys):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_critic_is_not_sampled_with_another_model(tmp_path, capsys):
+    common, folder = ["--device", "cpu", "--out"], str(tmp_path / "run")
+    method = ["--method", "vsd", "--steps", "1"]
+    assert main(["run", "red disc", "--model", "gaussians", *method, *common, folder]) == 0
+    for model in ([], ["--model", "gaussians-flow"]):  # the latter has the same shape
+        capsys.readouterr()
+        out = tmp_path / "sample"
+        assert main(["sample", "a", *model, "--critic", folder, *common, str(out)]) == 2
+        text = " ".join(capsys.readouterr().err.split())
+        assert "sample it with --model gaussians" in text and not out.exists()
+
+
 def test_a_frozen_critic_cannot_be_sampled():
     x0, prior = torch.zeros(1, 3, 24, 24), load("gaussians", "cpu")
     setup = SetupContext(1, 1, 0, x0, ("red disc",), load_prior=lambda name: load(name, "cpu"))

@@ -42,7 +42,7 @@ def test_the_newest_run_and_the_states_of_all(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "runs/study/b" and lines[1].split()[:2] == ["running", "2/2"]
-    assert lines[2] == "runs/a" and lines[3].split()[:4] == ["finished", "2/2", "1", "h"]
+    assert lines[2] == "runs/a" and lines[3].split()[:5] == ["finished", "2/2", "1", "h", "ago"]
     assert "sds latents gaussians" in lines[3] and "“red disc”" in lines[3]
 
 
@@ -65,5 +65,7 @@ def test_a_configuration_by_its_folder(
     capsys.readouterr()
     assert main(["run", "--config", "latest", "--device", "cpu", "--out", "runs/a"]) == 0
     assert "nothing to do" in capsys.readouterr().err
+    assert main(["list", "latest"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "runs/a"
     assert main(["list", "elsewhere"]) == 2
     assert "there is no folder elsewhere" in capsys.readouterr().err

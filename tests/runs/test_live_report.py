@@ -87,3 +87,13 @@ def test_the_end_names_the_next_commands(tmp_path: Path) -> None:
     commands = [line.strip() for line in lines[lines.index("next:") + 1 :]]
     assert commands[0].startswith(f"limbeck report '{folder}' ")
     assert commands[-1].startswith(f"limbeck run --config '{folder / 'run.yaml'}' --seed 1")
+
+
+def test_the_end_names_a_critic_only_if_it_can_be_sampled(tmp_path: Path) -> None:
+    (tmp_path / "critic" / "unet").mkdir(parents=True)
+    e = experiment(steps=2, model="gaussians")
+    assert f"--model gaussians --critic {tmp_path}" in "\n".join(closing_lines(tmp_path, e))
+    world = "\n".join(closing_lines(tmp_path, experiment(steps=2, model="world")))
+    assert f" --critic {tmp_path}" in world and "--model" not in world
+    (tmp_path / "critic" / "particles.safetensors").touch()  # an exact critic
+    assert "--critic" not in "\n".join(closing_lines(tmp_path, e))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from limbeck.cli.main import main
+from limbeck.world.denoiser import build_scheduler
 from limbeck.world.scene import full_captions, random_scenes, render_scenes
 from limbeck.world.timetable import Timetable
 from limbeck.world.training_options import WorldTraining, open_training
@@ -26,6 +27,12 @@ def test_a_part_keeps_the_time_of_its_first_run(tmp_path):
         pass
     assert again.total == spent and again.decide("denoiser", 5.0) == 5.0
     assert again.decide("denoiser", 9.0) == 5.0
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_diffusers_has_nothing_to_say_about_the_scheduler_of_a_trained_model(prediction_type):
+    config = build_scheduler(prediction_type).config
+    assert config.steps_offset == 1 and config.clip_sample is False  # it warns of other values
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):

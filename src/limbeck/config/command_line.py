@@ -245,6 +245,8 @@ def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
     names = [o.name.replace("_", "-") for o in found if o.parent == parent]
     if parent and names:
         return unknown_name(f"option of {_title(parent, found)}", name, names)
+    if parent and all(o.flag != parent for o in found):
+        return _unknown_option(parent, found)  # --methd.guidance: it is --methd that is unknown
     return unknown_name("option", flag, [o.flag for o in found if not o.parent])
 
 

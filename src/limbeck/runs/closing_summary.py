@@ -67,9 +67,11 @@ def next_commands(folder: Path, experiment: Experiment) -> list[str]:
     name = shlex.quote(str(folder))
     if isinstance(experiment.camera_sampler, NoCamera):
         commands = {f"limbeck report {name} OTHER": "compare with another run"}
-        if (folder / "critic").is_dir():
-            prompt = shlex.quote(experiment.prompts[0])
-            commands[f"limbeck sample {prompt} --critic {name}"] = "sample from its critic"
+        is_exact = (folder / "critic" / "particles.safetensors").exists()  # nothing to sample
+        if (folder / "critic").is_dir() and not is_exact:
+            prompt, model = shlex.quote(experiment.prompts[0]), str(experiment.model)
+            flag = "" if model == "world" else f" --model {shlex.quote(model)}"
+            commands[f"limbeck sample {prompt}{flag} --critic {name}"] = "sample from its critic"
     else:
         commands = {
             f"limbeck view {name}": "look at it from all sides",

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from limbeck.config.checks import check_options
-from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.config.yaml import differences, from_yaml, read_yaml, to_yaml
 from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling, sample_x0
 from limbeck.distillation.critics.base import Critic
@@ -30,6 +31,29 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 _BATCH = 32  #: images sampled at a time
+
+
+def refuse_other_model(sampling: Sampling) -> None:
+    """Raise ValueError if a critic is sampled with another model than that of its run.
+
+    A critic is a change of one model's weights: on another model of the same shape it would load
+    and mean nothing.
+
+    Args:
+        sampling: its settings, with or without a critic.
+    """
+    if sampling.critic is None or not (sampling.critic / "run.yaml").is_file():
+        return
+    model, other = read_yaml(Experiment, sampling.critic / "run.yaml").model, sampling.model
+    if not (isinstance(model, Model) and isinstance(other, Model)):
+        return
+    same_weights = {name: getattr(model, name) for name in ("vae", "config", "guidance_embedding")}
+    asked = replace(sampling, model=replace(other, **same_weights))
+    if found := differences(replace(sampling, model=model), asked):
+        raise ValueError(
+            f"the critic of {sampling.critic} belongs to the model of its run ({found[0]}): "
+            f"sample it with --model {model.name} and the same --model options"
+        )
 
 
 def load_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
@@ -115,6 +139,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         ValueError: if the folder holds other files, or the images do not fit into memory.
     """
     check_options(sampling)
+    refuse_other_model(sampling)
     _check_fits(sampling, prior)
     refuse_other_samples(folder, sampling)
     source = (

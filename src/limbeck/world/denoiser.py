@@ -122,7 +122,7 @@ def build_scheduler(prediction_type: str) -> DDIMScheduler:
         prediction_type=prediction_type,
         rescale_betas_zero_snr=v,
         timestep_spacing="trailing" if v else "leading",
-        steps_offset=0 if v else 1,
+        steps_offset=1,  # without effect for trailing spacing; diffusers warns of 0
         set_alpha_to_one=False,
     )
 

@@ -18,19 +18,20 @@ class ListOptions:
     """Which runs are listed.
 
     Attributes:
-        folders: folder that contains runs; by default runs.
+        folders: folder that contains runs, or latest; by default runs.
     """
 
     folders: tuple[Path, ...] = (Path("runs"),)
 
     def __post_init__(self) -> None:
         for folder in self.folders:
-            if not folder.is_dir():
+            if not folder.is_dir() and folder != Path("latest"):
                 raise ValueError(f"there is no folder {folder}: limbeck run starts a run")
 
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck list``: two lines per run, the newest first."""
+    from limbeck.cli.run_folder import find_folder
     from limbeck.config.command_line import parse
 
     about = "List the runs below a FOLDER, the newest first."
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.runs.find_runs import find_runs
 
     width = max(shutil.get_terminal_size().columns, 80)
-    runs = [run for folder in options.folders for run in find_runs(folder)]
+    runs = [run for folder in options.folders for run in find_runs(find_folder(folder))]
     for run in runs:
         print(run.folder)
         print(summary(run, time.time(), width))
@@ -58,7 +59,7 @@ def summary(run: FoundRun, now: float, width: int) -> str:
     setting = " ".join(data.setting)
     score = data.scores.get("mean", {}).get("object")
     seen = f"object {100 * score:3.0f} %" if score is not None else ""
-    line = f"  {run.state:8s} {f'{done}/{steps}':>11s}  {age(now - run.changed_at):>7s}  "
+    line = f"  {run.state:8s} {f'{done}/{steps}':>11s}  {age(now - run.changed_at):>7s} ago  "
     line += "  ".join(part for part in (setting, seen, data.title) if part)
     return line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 

@@ -30,8 +30,13 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--critic {sampling.critic} is not a run folder")
 
     from limbeck.priors.loading import load, notify_unknown_words
-    from limbeck.runs.sample_recorder import refuse_other_samples, sample_to_folder
+    from limbeck.runs.sample_recorder import (
+        refuse_other_model,
+        refuse_other_samples,
+        sample_to_folder,
+    )
 
+    refuse_other_model(sampling)
     refuse_other_samples(folder, sampling)
 
     notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))

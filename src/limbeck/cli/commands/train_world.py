@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
         with folder_lock(options.out):
             _train(options, folder)
     print(card.read_text(encoding="utf-8"))
+    print(f"samples of the model: {folder / 'grid.png'}")
     print(f"the model is finished; try it: limbeck sample PROMPT --model {folder}")
 
 
