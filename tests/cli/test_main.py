@@ -387,3 +387,12 @@ def test_ctrl_c_leaves_a_checkpoint_and_prints_how_to_resume(tmp_path: Path) -> 
         and "Traceback" not in err
     )
     assert (tmp_path / "x" / "checkpoint.safetensors").is_file()
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as head does after its lines
+    command = [sys.executable, "-m", "limbeck", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert done.stderr == b"" and done.returncode == 141

@@ -7,6 +7,7 @@ import errno
 import importlib
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,18 @@ def _print_notice(text: str) -> None:
     print(f"limbeck: {text}", file=sys.stderr, flush=True)
 
 
+def _is_reader_gone() -> bool:
+    """Whether what reads standard output has closed it; then the rest is discarded."""
+    if sys.platform == "win32":
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -137,12 +150,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with raise_on_termination(), display_notices(_print_notice):
             dispatch(process_arguments() if argv is None else argv)
+            sys.stdout.flush()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt as stop:
         print("\nlimbeck: stopped", file=sys.stderr)
         return exit_code(stop)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_reader_gone():
+            return 141  # that of SIGPIPE; limbeck list | head has nothing to complain of
         if os.environ.get("LIMBECK_TRACEBACK") or not is_user_error(error):
             raise
         print(f"limbeck: {describe_error(error)}", file=sys.stderr)
