@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
+import limbeck.priors.loading
 import limbeck.runs.reopen
+from limbeck.config.yaml import to_yaml
+from limbeck.representations.nerf import NeRF
+from limbeck.training.experiment import Experiment
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +69,23 @@ def test_a_study_looks_at_its_options_before_it_loads_the_model(
     monkeypatch.setattr(limbeck.studies.base, "load", None)
     assert message in refused(capsys, "study", *line.replace("''", " ").split(" "))
     assert not any(tmp_path.iterdir())
+
+
+def test_the_default_file_of_export_is_checked_before_the_run_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limbeck.runs.reopen, "reopen_run", None)
+    (tmp_path / "run.yaml").write_text(to_yaml(Experiment(("a duck",), representation=NeRF())))
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "00-00.glb").write_text("mine", encoding="utf-8")
+    message = refused(capsys, "export", str(tmp_path))
+    assert "00-00.glb exists and is not overwritten" in message
+    assert (tmp_path / "export" / "00-00.glb").read_text() == "mine"
+
+
+def test_a_billion_samples_are_refused_before_the_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    message = refused(capsys, "sample", "red disc", "--num-images", "1000000000")
+    assert "1,000,000,000 images" in message

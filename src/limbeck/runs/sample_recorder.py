@@ -23,6 +23,7 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.runs.folder_state import foreign_files
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
+from limbeck.system.allocation_guard import check_allocation
 from limbeck.system.checkpoint import read_checkpoint, write_text
 from limbeck.system.environment import free_bytes
 from limbeck.system.finite import NonFiniteError
@@ -30,6 +31,7 @@ from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
+_LEAST_IMAGE_BYTES = 1024  #: of one image, its noise and its x0
 _BATCH = 32  #: images sampled at a time
 
 
@@ -94,6 +96,16 @@ def _conditions(sampling: Sampling, prior: Prior) -> Conditions:
     camera = orbit_cameras(azimuth.deg2rad(), elevation.deg2rad(), distance, 40.0)
     pose = camera.pose.to(prior.device)
     return Conditions(replace(conditions.pos, pose=pose), replace(conditions.null, pose=pose))
+
+
+def check_count_fits(sampling: Sampling) -> None:
+    """Refuse so many images that they cannot fit into memory with any model.
+
+    Raises:
+        ValueError: if 1 KB for each would not fit.
+    """
+    count = len(sampling.prompts) * sampling.num_images
+    check_allocation(_LEAST_IMAGE_BYTES * count, "cpu", f"{count:,} images of 1 KB or more")
 
 
 def _check_fits(sampling: Sampling, prior: Prior) -> None:

@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     options, mesh_options = parse(sections, argv, "limbeck export", about, "runs")
 
     from limbeck.cli.run_folder import check_new_file, find_folder
+    from limbeck.representations.gaussian_splats import GaussianSplats
     from limbeck.runs import reopen
 
     if options.out is not None and options.particle != "all":
@@ -89,11 +90,15 @@ def main(argv: Sequence[str]) -> None:
     experiment = reopen.read_experiment(folder)
     reopen.require_3d(folder, experiment)
     particles = options.particles(experiment.total)
+    names = reopen.particle_names(experiment)
+    has_surface = not isinstance(experiment.representation, GaussianSplats)
+    for particle in particles:  # before the run is loaded
+        check_new_file(options.path(names[particle], options.file_format(has_surface)))
     run = reopen.reopen_run(folder, options.device)
     for particle in particles:
         asset = run.representation.asset(particle)
         file_format = options.file_format(isinstance(asset, Surface))
-        path = options.path(reopen.particle_names(experiment)[particle], file_format)
+        path = options.path(names[particle], file_format)
         summary = export_asset(asset, path, file_format, mesh_options)
         print(f"particle {particle} after step {run.step}: {summary}", file=sys.stderr)
         for file in export_paths(path, file_format, asset):

@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.sample_recorder import (
+        check_count_fits,
         refuse_other_model,
         refuse_other_samples,
         sample_to_folder,
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
     refuse_other_model(sampling)
     refuse_other_samples(folder, sampling)
+    check_count_fits(sampling)
 
     notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
     prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)
