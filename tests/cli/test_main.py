@@ -234,7 +234,17 @@ def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 #: how lines of a run begin
-SAID = ("x: open", "plan:", "step ", "finished:", '"a red', "rejected:", "next:", "limbeck ")
+SAID = (
+    "frozen weights in bfloat16",
+    "x: open",
+    "plan:",
+    "step ",
+    "finished:",
+    '"a red',
+    "rejected:",
+    "next:",
+    "limbeck ",
+)
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd"])

@@ -214,6 +214,8 @@ def run_one(
     notify_unknown_words(experiment.model, experiment.all_prompts)
     check_weights_fit(experiment, options.device)
     prior = load(experiment.model, options.device, experiment.precision, experiment.runtime)
+    if message := default_precision_message(experiment, prior.device):
+        print(message, file=sys.stderr)
     prior.condition(prompts_by_view(experiment))  # refuses unknown words early
     if options.dry_run:
         print(rehearse(Run(experiment, prior)))
@@ -233,6 +235,20 @@ def run_one(
     print(report, flush=True)
     if position.number == position.total:
         print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
+
+
+def default_precision_message(experiment: Experiment, device: str) -> str:
+    """What is said where auto takes 16 bits on a CPU; else an empty text."""
+    import torch
+
+    from limbeck.priors.loading import is_exact, pick_precision
+
+    is_auto = experiment.precision == "auto" and device == "cpu"
+    if not is_auto or is_exact(experiment.model):
+        return ""
+    if pick_precision("auto", device) != torch.bfloat16:
+        return ""
+    return "frozen weights in bfloat16, as this processor has it; --precision float32 for 32 bits"
 
 
 def open_viewer(folder: Path, experiment: Experiment) -> AbstractContextManager[None]:
