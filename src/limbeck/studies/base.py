@@ -98,15 +98,19 @@ class Study(abc.ABC):
             )
         if mark.exists() and (other := mark.read_text(encoding="utf-8").strip()) != name:
             raise ValueError(f"{out} holds the study {other}, not {name}: choose another folder")
+        prior = self.load_prior(device)
         with folder_lock(out):
             write_text(mark, name + "\n")
-            return self._run(out, device)
+            return self._run(out, prior)
 
-    def _run(self, out: Path, device: str) -> Path:
+    def load_prior(self, device: str) -> Prior:
+        """Load the model of the study, before anything is written."""
+        notify_unknown_words(self.model, self.prompts)
+        return load(self.model, device, self.precision)
+
+    def _run(self, out: Path, prior: Prior) -> Path:
         """Run what is not finished yet into a folder of this study, and draw the figure."""
         rows, folders = self.rows(), {}
-        notify_unknown_words(self.model, self.prompts)
-        prior = load(self.model, device, self.precision)
         for label, row in rows.items():
             folders[label] = out / slug(label)
             print(f"{label}:", flush=True)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.noise import FixedPerParticleNoise
@@ -91,8 +92,11 @@ class DistributionStudy(Study):
         }
         return Experiment(("all",), method=method, **(settings | changes))
 
-    def _run(self, out: Path, device: str) -> Path:
-        prior = three_gaussians()
+    def load_prior(self, device: str) -> GaussianMixture:
+        return three_gaussians()
+
+    def _run(self, out: Path, prior: Prior) -> Path:
+        assert isinstance(prior, GaussianMixture)
         truth = self._samples(prior, draw=0)  # another draw than the one that is shown
         points = {"samples": self._samples(prior, draw=1)}
         for label, row in self.rows().items():

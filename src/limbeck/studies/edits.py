@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from limbeck.diffusion.prior import Prior
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.priors.loading import load
 from limbeck.runs.editing import EditInputs, EditOptions, default_options, edit_to_folder
 from limbeck.runs.images import save_png
 from limbeck.studies.base import Study, labeled_rows, read_rgb
@@ -52,8 +52,8 @@ class EditsStudy(Study):
             for label, options in rows.items()
         }
 
-    def _run(self, out: Path, device: str) -> Path:
-        before, prior = out / "before.png", load(self.model, device, self.precision)
+    def _run(self, out: Path, prior: Prior) -> Path:
+        before = out / "before.png"
         if not before.exists():
             save_png(render_world_scene(self.source_prompt), before)
         inputs = EditInputs((before,), self.target_prompts, (self.source_prompt,))
