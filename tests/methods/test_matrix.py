@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from limbeck.cli.main import main
-from limbeck.cli.method_costs import COSTS
 from limbeck.config.discovery import choices
 from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
@@ -21,6 +20,36 @@ from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
 from limbeck.training.network_calls import count_network_calls
 from limbeck.training.trainer import Run
+
+#: Of each method with default options, per particle and step: network calls, rows without
+#: gradients and rows with gradients.
+COSTS = {
+    "asd": (2, 3, 0),
+    "bridge": (1, 2, 0),
+    "cds": (2, 4, 1),
+    "csd": (1, 2, 0),
+    "dds": (1, 4, 0),
+    "dsd": (7, 13, 0),
+    "esd": (1, 2, 0),  # and 2 + 1 of the small U-Net that a small model gets as its critic
+    "hifa": (4, 8, 0),
+    "irfds": (1, 1, 0),
+    "ism": (5, 6, 0),
+    "lmc": (1, 2, 0),
+    "nfsd": (1, 2, 0),  # a small model cannot read the paper's negative prompt, a third row
+    "pds": (1, 4, 0),
+    "repulsive": (1, 2, 0),
+    "reward-sds": (1, 16, 0),
+    "rfds": (1, 2, 0),
+    "rfds-rev": (2, 3, 0),
+    "sdedit": (30, 60, 0),
+    "sdi": (7, 14, 0),
+    "sds": (1, 2, 0),
+    "sjc": (1, 2, 0),
+    "stable-sd": (1, 2, 0),
+    "stein": (1, 2, 0),
+    "svgd": (1, 2, 0),
+    "vsd": (1, 2, 0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +177,7 @@ def test_methods_command_lists_every_method_in_80_columns(capsys):
     assert set(COSTS) <= set(first_words)
     assert sds < first_words.index("sds") < vsd < first_words.index("vsd") < dds
     assert dds < first_words.index("dds")
-    assert any(line.strip() == "2 rows in 1 call [Poole 2022]" for line in lines)
-    assert any(line.strip() == "13 rows in 7 calls [Xu 2024]" for line in lines)
-    assert any(line.strip() == "5 rows in 2 calls, 1 with gradients [Nam 2024]" for line in lines)
-    assert any(line.strip() == "2 rows in 1 call, and its critic's [Wang 2023]" for line in lines)
-    assert len(lines) < 3 * len(COSTS) + 15
+    assert any("2 (1 at guidance 1) [Poole 2022]" in line for line in lines)
 
 
 def test_methods_command_counts(capsys, monkeypatch, tiny):

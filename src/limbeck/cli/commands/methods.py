@@ -47,8 +47,7 @@ def main(argv: Sequence[str]) -> None:
     if options.count:
         print_counts(methods)
     else:
-        print("Rows through the network per particle and step, counted on a small model with")
-        print("default options. What adds to them or saves them: docs/methods/")
+        print("Passes are rows through the network per particle and step. More: docs/methods/")
 
 
 def group(cls: type[Method]) -> str:
@@ -64,22 +63,10 @@ def describe(name: str, cls: type[Method]) -> str:
     """A method in a few lines of at most 79 columns: what it does, passes and paper."""
     summary = (cls.__doc__ or "").strip().splitlines()[0]
     source = paper(cls.bibtex)
-    passes = cost(name, cls) + (f" [{source}]" if source else "")
+    passes = f"passes: {cls.passes}" + (f" [{source}]" if source else "")
     lines = [f"{name:{_INDENT - 2}s}  {summary}", " " * _INDENT + passes]
     indent = " " * _INDENT
     return "\n".join(textwrap.fill(line, _WIDTH, subsequent_indent=indent) for line in lines)
-
-
-def cost(name: str, cls: type[Method]) -> str:
-    """Rows and calls of a step of a method with default options, as counted by a test."""
-    from limbeck.cli.method_costs import COSTS
-    from limbeck.methods.base import CriticMethod
-
-    calls, rows, grad_rows = COSTS[name]
-    text = f"{rows + grad_rows} rows" if rows + grad_rows > 1 else "1 row"
-    text += f" in {calls} calls" if calls > 1 else " in 1 call"
-    text += f", {grad_rows} with gradients" if grad_rows else ""
-    return text + (", and its critic's" if issubclass(cls, CriticMethod) else "")
 
 
 def print_counts(methods: dict[str, type[Method]]) -> None:
