@@ -23,7 +23,6 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.runs.folder_state import foreign_files
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
-from limbeck.system.allocation_guard import check_allocation
 from limbeck.system.checkpoint import read_checkpoint, write_text
 from limbeck.system.environment import free_bytes
 from limbeck.system.finite import NonFiniteError
@@ -104,15 +103,17 @@ def check_count_fits(sampling: Sampling) -> None:
     Raises:
         ValueError: if 1 KB for each would not fit.
     """
-    count = len(sampling.prompts) * sampling.num_images
-    check_allocation(_LEAST_IMAGE_BYTES * count, "cpu", f"{count:,} images of 1 KB or more")
+    _check_images_fit(sampling, _LEAST_IMAGE_BYTES)
 
 
 def _check_fits(sampling: Sampling, prior: Prior) -> None:
     """Raise a ValueError if noise and images, all of which are kept, need more memory than free."""
-    floats = math.prod(prior.shape) + 2 * 3 * math.prod(prior.image_size)
+    _check_images_fit(sampling, 4 * (math.prod(prior.shape) + 2 * 3 * math.prod(prior.image_size)))
+
+
+def _check_images_fit(sampling: Sampling, image_bytes: int) -> None:
     count = len(sampling.prompts) * sampling.num_images
-    required, free = 4 * floats * count, free_bytes("cpu")
+    required, free = image_bytes * count, free_bytes("cpu")
     if free is not None and required > free:
         raise ValueError(
             f"{count:,} images need {required / 1e9:.3g} GB and {free / 1e9:.3g} GB are free: "
