@@ -8,7 +8,6 @@ import pytest
 import torch
 from ball_representation import Ball
 from mixture_inputs import GREEN, NEGATIVES, five_rows, mixture, perp_neg_conditions
-from PIL import Image
 from tiny_pipeline import f64, max_difference, normal
 
 from limbeck.config.discovery import choices
@@ -38,7 +37,6 @@ from limbeck.methods.sdi import SDI
 from limbeck.methods.sds import SDS
 from limbeck.methods.stable_sd import StableSD
 from limbeck.methods.vsd import VSD
-from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
 from limbeck.training.experiment import Experiment
@@ -104,19 +102,6 @@ REFUSED = {
 }
 #: guidance scale 0 and LMC's corrective alone read no prompt, which is what their options say
 WITHOUT_PROMPT = {"sds, null", "lmc, corrective alone"}
-
-
-@pytest.fixture(scope="module")
-def tiny(v_folder):
-    return StableDiffusion(str(v_folder))
-
-
-@pytest.fixture(scope="module")
-def image_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("image") / "noise.png"
-    pixels = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255
-    Image.fromarray(pixels.byte().numpy()).save(path)
-    return path
 
 
 def gradients(experiment: Experiment, prior) -> list[torch.Tensor]:

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
 
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
@@ -14,7 +13,6 @@ from limbeck.graphics.cameras.samplers import NoCamera, Orbit
 from limbeck.methods.base import Method
 from limbeck.methods.lmc import LMC
 from limbeck.priors.exact import colored_shapes
-from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.training.experiment import Experiment
@@ -50,19 +48,6 @@ COSTS = {
     "svgd": (1, 2, 0),
     "vsd": (1, 2, 0),
 }
-
-
-@pytest.fixture(scope="module")
-def image_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("image") / "noise.png"
-    pixels = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255
-    Image.fromarray(pixels.byte().numpy()).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tiny(v_folder):
-    return StableDiffusion(str(v_folder))
 
 
 def test_table_has_every_method():
