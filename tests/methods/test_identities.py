@@ -1025,8 +1025,9 @@ def test_identity_30_trajectory_does_not_depend_on_the_number_of_particles():
     """Identity 30, in a run."""
     prior = mixture(labels=("mug", "chair", "cat"))
     many = trajectories(prior, ("mug",), 4)
-    assert torch.equal(trajectories(prior, ("mug",), 1), many[:, :1])
-    assert torch.equal(trajectories(prior, ("mug", "chair"), 4)[:, :4], many)
+    # to rounding: a matrix product sums in another order for another number of rows
+    assert max_difference(trajectories(prior, ("mug",), 1), many[:, :1]) < 1e-6
+    assert max_difference(trajectories(prior, ("mug", "chair"), 4)[:, :4], many) < 1e-6
 
 
 @dataclass(frozen=True)

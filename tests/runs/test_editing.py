@@ -211,7 +211,7 @@ def test_gray_pixels_of_a_mask_change_in_part(prior, photo, tmp_path):
     representation = Inpainting(Latents(images=(photo,)), (path,)).build(prior, 1, 0)
     first = render(representation).detach().clone()
     with torch.no_grad():
-        representation.inner.particles[0] += 1
+        representation.inner.particles[0].add_(1)
     assert torch.allclose(render(representation), first + 0.2, atol=1e-5)
 
 

@@ -48,6 +48,33 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]+", text.lower()))
 
 
+@dataclass(frozen=True)
+class _ComponentsAt:
+    """What the predictions of a mixture at x_t share, in float64."""
+
+    x: Float[Tensor, "b d"]
+    alpha: Float[Tensor, "b"]
+    sigma: Float[Tensor, "b"]
+    variance: Float[Tensor, "b k"]
+    log_joint: Float[Tensor, "b k"]
+
+
+def _squared_distances(
+    x: Float[Tensor, "b d"], alpha: Float[Tensor, "b"], means: Float[Tensor, "k d"]
+) -> Float[Tensor, "b k"]:
+    """|x - alpha mean_k|^2, by one matrix product.
+
+    Both are taken relative to the center of the means, so that the difference of squares keeps its
+    precision.
+    """
+    center = means.mean(0)
+    centered, offset = means - center, x - alpha[:, None] * center
+    products = offset @ centered.T
+    squares = alpha[:, None] ** 2 * centered.square().sum(1)
+    norms = torch.einsum("bd,bd->b", offset, offset)[:, None]  # squares without a copy
+    return norms - 2 * alpha[:, None] * products + squares
+
+
 @dataclass
 class GaussianMixture:
     """A mixture of isotropic Gaussians, p(x) = sum_k weight_k N(mean_k, std_k^2 I).
@@ -96,23 +123,14 @@ class GaussianMixture:
             return Condition(torch.zeros(len(prompts), len(self.means), dtype=torch.float64))
         return Condition(component_log_weights(self.labels, prompts))
 
-    def _components_at(
-        self, xt: Tensor, t: Tensor, condition: Condition
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The components at x_t.
-
-        Returns:
-            Log of weight times density ``[B, K]``, differences x_t - alpha mean ``[B, K, D]``,
-            variances ``[B, K]`` and alpha ``[B]``.
-        """
+    def _components_at(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"]) -> _ComponentsAt:
+        """The components of p_t, and their log-densities at x_t."""
         alpha, sigma = self.schedule.alpha(t).double(), self.schedule.sigma(t).double()
-        x = xt.double().flatten(1)
+        x, means = xt.double().flatten(1), self.means.flatten(1)
         variance = (alpha[:, None] * self.stds) ** 2 + sigma[:, None] ** 2
-        difference = x[:, None] - alpha[:, None, None] * self.means.flatten(1)
-        log_weights = self._log_weights + condition.data.double()
-        log = log_weights - 0.5 * difference.square().sum(-1) / variance
-        log = log - 0.5 * x.shape[1] * (2 * torch.pi * variance).log()
-        return log, difference, variance, alpha
+        distance = _squared_distances(x, alpha, means)
+        log = -0.5 * (distance / variance + x.shape[1] * (2 * torch.pi * variance).log())
+        return _ComponentsAt(x, alpha, sigma, variance, log + self._log_weights)
 
     def log_density(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], condition: Condition
@@ -124,24 +142,29 @@ class GaussianMixture:
             t: time of each row.
             condition: condition of each row.
         """
-        norm = (self._log_weights + condition.data.double()).logsumexp(1)
-        return self._components_at(xt, t, condition)[0].logsumexp(1) - norm
+        chosen = condition.data.double()
+        norm = (self._log_weights + chosen).logsumexp(1)
+        return (self._components_at(xt, t).log_joint + chosen).logsumexp(1) - norm
 
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        """See ``Prior.__call__``."""
+        """See ``Prior.__call__``. All conditions share the distances to the means."""
         self.call_counter.add(len(xt) * len(conditions))
-        return [self._predict(xt, t, condition) for condition in conditions]
+        at = self._components_at(xt, t)
+        return [self._predict(xt, at, condition) for condition in conditions]
 
-    def _predict(self, xt: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        log, difference, variance, alpha = self._components_at(xt, t, condition)
-        posterior = log.softmax(1)[..., None]
-        # E[x0 | x_t, k] = mean_k + alpha std_k^2 / variance_k (x_t - alpha mean_k)
-        gain = (alpha[:, None] * self.stds**2 / variance)[..., None]
-        x0 = (posterior * (self.means.flatten(1) + gain * difference)).sum(1)
-        sigma = self.schedule.sigma(t).double()[:, None]
-        eps = (posterior * difference / variance[..., None]).sum(1) * sigma
+    def _predict(self, xt: Tensor, at: _ComponentsAt, condition: Condition) -> Prediction:
+        posterior = (at.log_joint + condition.data.double()).softmax(1)
+        means, alpha, sigma = self.means.flatten(1), at.alpha[:, None], at.sigma[:, None]
+        # E[x0 | x_t, k] = mean_k + gain_k (x_t - alpha mean_k)
+        gain = alpha * self.stds**2 / at.variance
+        x0 = (posterior * gain).sum(1, True) * at.x
+        x0.addmm_(posterior * (1 - alpha * gain), means)
+        # E[eps | x_t, k] = sigma / variance_k (x_t - alpha mean_k); exact also where alpha is 1
+        precision = sigma * posterior / at.variance
+        eps = precision.sum(1, True) * at.x
+        eps.addmm_(alpha * precision, means, alpha=-1)
         return Prediction(x0.to(xt.dtype).view_as(xt), eps.to(xt.dtype).view_as(xt))
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:

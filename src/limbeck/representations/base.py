@@ -45,8 +45,8 @@ class Render:
 class Representation(nn.Module, abc.ABC):
     """The parameters of all particles.
 
-    A particle that is not in a request must get no gradient (None), so that the optimizer leaves
-    it as it is.
+    After ``separate_particles``, a particle that is not in a request must get no gradient (None),
+    so that the optimizer leaves it as it is.
     """
 
     #: One line on how the initialization went; "" if there is nothing to report.
@@ -63,6 +63,13 @@ class Representation(nn.Module, abc.ABC):
     @abc.abstractmethod
     def param_groups(self) -> Iterable[dict]:
         """Return optimizer groups, each with its peak learning rate as ``lr``."""
+
+    def separate_particles(self) -> None:
+        """Give each particle parameters of its own.
+
+        Called before ``param_groups`` if not every step draws all particles.
+        """
+        return None
 
     def render_source(self, request: RenderRequest) -> Render:
         """Render the source of an edit, called before the first step.

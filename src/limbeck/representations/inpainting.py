@@ -67,6 +67,9 @@ class InpaintingParticles(Representation):
     def param_groups(self) -> Iterable[dict]:
         return self.inner.param_groups()
 
+    def separate_particles(self) -> None:
+        self.inner.separate_particles()
+
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         return self.inner.regularize(render, progress)
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
+from limbeck.representations.particle_tensor import ParticleTensor
 from limbeck.system.random import RowRandom
 
 
 class LatentParticles(Representation):
-    """One tensor per particle, so that particles that are not drawn keep their optimizer state.
+    """Latents or noise of N particles.
 
     Args:
         initial: initial latents of N particles.
@@ -24,15 +25,17 @@ class LatentParticles(Representation):
 
     def __init__(self, initial: Float[Tensor, "n ..."], lr: float):
         super().__init__()
-        self.particles = nn.ParameterList(initial.unbind(0))
+        self.particles = ParticleTensor(initial)
         self.lr = lr
 
     def render(self, request: RenderRequest) -> Render:
-        rows = [self.particles[i] for i in request.particle.tolist()]
-        return Render(torch.stack(rows), "latent")
+        return Render(self.particles.gather(request.particle), "latent")
 
     def param_groups(self) -> list[dict]:
-        return [{"params": list(self.particles), "lr": self.lr}]
+        return [{"params": list(self.particles.parameters()), "lr": self.lr}]
+
+    def separate_particles(self) -> None:
+        self.particles.separate()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what ``optimizer_tensors`` returned."""
+    """Restore what ``optimizer_tensors`` returned.
+
+    Raises:
+        ValueError: if it was returned for parameters of other shapes.
+    """
     by_parameter: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
@@ -38,6 +42,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
         (p, group.get("fused")) for group in optimizer.param_groups for p in group["params"]
     ]
     for i, (p, fused) in enumerate(parameters):
+        for name, value in by_parameter.get(i, {}).items():
+            if value.ndim and value.shape != p.shape:
+                raise ValueError(
+                    f"{name} of parameter {i} has shape {list(value.shape)}, not {list(p.shape)}: "
+                    "the checkpoint was written by another version"
+                )
         # only a fused optimizer has its step count on the device
         optimizer.state[p] = {
             name: value.clone() if name == "step" and not fused else value.to(p.device).clone()

@@ -164,6 +164,11 @@ class Experiment:
         return len(self.prompts) * self.particles
 
     @property
+    def draws_all(self) -> bool:
+        """Whether every step draws all particles."""
+        return self.batch_size in (0, self.total)
+
+    @property
     def source_prompts(self) -> tuple[str, ...]:
         """Source prompt of each prompt; empty if there is none."""
         repeats = len(self.prompts) if len(self.source_prompt) == 1 else 1

@@ -202,14 +202,14 @@ def trace_step(run: Run) -> OpCounter:
     """Count the operations and bytes of a step by trying out one batch row.
 
     Runs render and encoding with their graph, the prior's largest call and the critic's step.
-    Measures one row and scales to the batch. With VAE slicing memory is not linear, so the
-    increment from row 1 to row 2 is used per extra row. Changes no parameters and draws no random
+    The increment from one row to two is used for each further row: part of the memory, such as the
+    gradient of all particles, does not grow with them. Changes no parameters and draws no random
     numbers.
     """
     rows = _num_rows(run)
     counter = _trace_rows(run, 1)
     increments = counter.bytes
-    if run.experiment.runtime.vae_slicing and rows > 1:
+    if rows > 1:
         two_rows = _trace_rows(run, 2).bytes
         increments = {part: max(0, two_rows[part] - size) for part, size in counter.bytes.items()}
     counter.flops.update({part: rows * count for part, count in counter.flops.items()})

@@ -73,7 +73,7 @@ def draw_rows(experiment: Experiment, step: int) -> RowRandom:
     """
     e = experiment
     particles = torch.arange(e.total)
-    if e.batch_size not in (0, e.total):
+    if not e.draws_all:
         order = RowRandom.of_step(e.seed, step, particles).uniform("batch").argsort()
         particles = order[: e.batch_size].sort().values
     particles = particles.repeat_interleave(e.camera_sampler.per_particle)
@@ -124,6 +124,8 @@ class Run:
         view_prompts = prompts_by_view(e)
         self.conditions = self._encode_view_prompts(view_prompts)
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
+        if not e.draws_all:
+            self.representation.separate_particles()
         groups = check_own_groups(self.representation, self.representation.param_groups())
         self.optimizer = e.optimizer.build(groups)
         check_own_object(e.optimizer, ".build", self.optimizer, ("param_groups", "step"))

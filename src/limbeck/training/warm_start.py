@@ -12,7 +12,7 @@ from limbeck.system.allocation_guard import AllocationGuard, check_allocation
 from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment
 
-_PARTICLE_BYTES = 1024  #: at least, as each is a parameter of its own
+_PARTICLE_BYTES = 1024  #: at least, if each is a parameter of its own
 
 
 def load_representation(source: Path, prior: Prior) -> tuple[Representation, int]:

@@ -137,9 +137,10 @@ class _ParticleDenoiser(PriorWrapper):
                 xt[rows].flatten(1), alpha[rows], sigma[rows], candidates
             )
             logits = logits.masked_fill(~valid, -torch.inf)
-            mean = logits.softmax(1) @ candidates.double()
-            x0[rows] = mean.to(xt).view(len(rows), *xt.shape[1:])
-        prediction = Prediction(x0, (xt - expand(alpha, x0) * x0) / expand(sigma, x0))
+            mean = logits.softmax(1).to(xt.dtype) @ candidates.to(xt.dtype)
+            x0[rows] = mean.view(len(rows), *xt.shape[1:])
+        eps = torch.addcmul(xt, expand(alpha, x0), x0, value=-1) / expand(sigma, x0)
+        prediction = Prediction(x0, eps)
         return [prediction for _ in conditions]
 
 
@@ -154,8 +155,8 @@ def _log_responsibilities(
     |x_t - alpha c|^2 with the mean c of the x_j is left out, as the softmax cancels it. The rest is
     centered and in float64, so that the difference of squares keeps its precision.
     """
-    center = candidates.double().mean(0)
-    centered, a = candidates.double() - center, alpha.double()[:, None]
-    products = (xt.double() - a * center) @ centered.T
+    center, a = candidates.mean(0, dtype=torch.double), alpha.double()[:, None]
+    centered = candidates - center
+    products = torch.addcmul(xt.double(), a, center, value=-1) @ centered.T
     squares = centered.square().sum(1)
     return (a * products - 0.5 * a**2 * squares) / sigma.double()[:, None] ** 2
