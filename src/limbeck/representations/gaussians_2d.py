@@ -10,24 +10,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.rendering.gaussian_compositing import (
     LOW_PASS_VARIANCE,
     MAX_OPACITY,
     ProjectedGaussians,
     composite_gaussians,
 )
-from limbeck.representations.base import (
-    ParticleParameters,
-    Render,
-    Representation,
-    RepresentationConfig,
-)
+from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.representations.image_init import color_logits_at, fit_to_images, sobol_positions
+from limbeck.representations.primitives import PrimitiveParticles
 from limbeck.system.random import RowRandom
 
 
-class Gaussian2DParticles(ParticleParameters):
+class Gaussian2DParticles(PrimitiveParticles):
     """Particles of K Gaussians each, on a background of one color.
 
     Means and scales are in units of the short side, from the center of the canvas, so that a
@@ -42,6 +37,8 @@ class Gaussian2DParticles(ParticleParameters):
         max_scale: largest standard deviation.
     """
 
+    primitives = "Gaussians"
+
     def __init__(
         self,
         initial: dict[str, Tensor],
@@ -49,8 +46,8 @@ class Gaussian2DParticles(ParticleParameters):
         size: tuple[int, int],
         max_scale: float,
     ):
-        super().__init__(initial, lrs)
-        self.size, self.max_scale = size, max_scale
+        super().__init__(initial, lrs, size)
+        self.max_scale = max_scale
 
     def projected_gaussians(
         self, particle: Int[Tensor, "b"], height: int, width: int
@@ -84,20 +81,10 @@ class Gaussian2DParticles(ParticleParameters):
     def render_at(
         self, particle: Int[Tensor, "b"], height: int, width: int
     ) -> Float[Tensor, "b 3 h w"]:
-        """Render at any resolution.
-
-        Args:
-            particle: particle of each row.
-            height: height in pixels.
-            width: width in pixels.
-        """
         gaussians = self.projected_gaussians(particle, height, width)
         color, transmittance = composite_gaussians(gaussians, height, width)
         background = self.gather("background", particle).sigmoid()[:, :, None, None]
         return color + transmittance * background
-
-    def render(self, request: RenderRequest) -> Render:
-        return Render(self.render_at(request.particle, *self.size), "image")
 
 
 @dataclass(frozen=True)

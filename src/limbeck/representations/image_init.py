@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import ParticleParameters, Render
+from limbeck.representations.primitives import check_render_cost
 
 
 def sobol_positions(
@@ -75,9 +76,13 @@ def fit_to_images(
 
     Returns:
         The representation.
+
+    Raises:
+        ValueError: if a step needs more memory than is free.
     """
     if target is None:
         return representation
+    check_render_cost(representation, len(target), steps, "the fit to the initial images")
     target = target.to(next(representation.parameters()))
     request = RenderRequest(torch.arange(len(target)))
     groups = [{**group, "lr": lr_scale * group["lr"]} for group in representation.param_groups()]

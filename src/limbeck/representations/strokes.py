@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.rendering.tiles import (
     MAX_BATCH_ELEMENTS,
@@ -21,18 +20,14 @@ from limbeck.graphics.rendering.tiles import (
     TileBatch,
     TileGrid,
 )
-from limbeck.representations.base import (
-    ParticleParameters,
-    Render,
-    Representation,
-    RepresentationConfig,
-)
+from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.representations.image_init import (
     color_logits,
     color_logits_at,
     fit_to_images,
     sobol_positions,
 )
+from limbeck.representations.primitives import PrimitiveParticles
 from limbeck.system.random import RowRandom
 
 _MAX_OPACITY = 0.99  #: Below 1, so that strokes behind still get a gradient.
@@ -207,7 +202,7 @@ def strokes_to_svg(strokes: PixelStrokes, row: int, height: int, width: int) -> 
     return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
-class StrokeParticles(ParticleParameters):
+class StrokeParticles(PrimitiveParticles):
     """Particles of K strokes each, on a background of one color.
 
     Points and widths are in units of the short side, from the center of the canvas, so that a
@@ -223,6 +218,8 @@ class StrokeParticles(ParticleParameters):
         max_width: largest width.
     """
 
+    primitives = "strokes"
+
     def __init__(
         self,
         initial: dict[str, Tensor],
@@ -231,8 +228,8 @@ class StrokeParticles(ParticleParameters):
         num_segments: int,
         max_width: float,
     ):
-        super().__init__(initial, lrs)
-        self.size, self.num_segments, self.max_width = size, num_segments, max_width
+        super().__init__(initial, lrs, size)
+        self.num_segments, self.max_width = num_segments, max_width
 
     def pixel_strokes(self, particle: Int[Tensor, "b"], height: int, width: int) -> PixelStrokes:
         """Return the strokes in pixel units.
@@ -256,18 +253,8 @@ class StrokeParticles(ParticleParameters):
     def render_at(
         self, particle: Int[Tensor, "b"], height: int, width: int
     ) -> Float[Tensor, "b 3 h w"]:
-        """Render at any resolution.
-
-        Args:
-            particle: particle of each row.
-            height: height in pixels.
-            width: width in pixels.
-        """
         strokes = self.pixel_strokes(particle, height, width)
         return render_strokes(strokes, height, width, self.num_segments)
-
-    def render(self, request: RenderRequest) -> Render:
-        return Render(self.render_at(request.particle, *self.size), "image")
 
     @torch.no_grad()
     def save(self, folder: Path, names: Sequence[str]) -> None:

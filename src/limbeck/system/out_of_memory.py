@@ -8,8 +8,8 @@ MEMORY_ADVICE = (
     "use fewer --particles or a smaller --batch-size, --precision bfloat16, smaller images with "
     "--representation.size, or a tiny autoencoder with --model.vae; for 3D fewer "
     "--cameras.per-particle, a field with a lower --representation.resolution or fewer .samples, "
-    "a mesh with a lower .grid-resolution, splats with a smaller .num-gaussians; limbeck models "
-    "lists the sizes of models"
+    "a mesh with a lower .grid-resolution; a smaller .num-gaussians or .num-strokes; limbeck "
+    "models lists the sizes of models"
 )
 
 

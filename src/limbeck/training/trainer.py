@@ -30,6 +30,7 @@ from limbeck.graphics.cameras.samplers import CameraSampler
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.loading import load
 from limbeck.representations.base import Render
+from limbeck.representations.primitives import check_render_cost
 from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 from limbeck.system.random import RowRandom
@@ -126,6 +127,8 @@ class Run:
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
         if not e.draws_all:
             self.representation.separate_particles()
+        rows = e.batch_size or e.total
+        check_render_cost(self.representation, rows, e.steps, "the run")
         groups = check_own_groups(self.representation, self.representation.param_groups())
         self.optimizer = e.optimizer.build(groups)
         check_own_object(e.optimizer, ".build", self.optimizer, ("param_groups", "step"))

@@ -1,0 +1,100 @@
+"""The cost of a render, estimated from a sample of its primitives, against what all cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from refusals import refused
+
+import limbeck.representations.primitives as primitives_module
+import limbeck.system.allocation_guard as guard_module
+from limbeck.priors.exact import colored_shapes
+from limbeck.representations.base import RepresentationConfig
+from limbeck.representations.gaussians_2d import Gaussians2D
+from limbeck.representations.primitives import (
+    PrimitiveParticles,
+    check_render_cost,
+    estimate_render_cost,
+)
+from limbeck.representations.strokes import Strokes
+from limbeck.system.flops import OpCounter
+from limbeck.system.notices import collect_notices, display_notices
+
+
+def built(config: RepresentationConfig, particles: int = 1) -> PrimitiveParticles:
+    representation = config.build(colored_shapes(), particles, 0)
+    assert isinstance(representation, PrimitiveParticles)
+    return representation
+
+
+@pytest.fixture
+def one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sample is taken, however fast it is."""
+    monkeypatch.setattr(primitives_module, "_SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr(primitives_module, "_FIRST_SAMPLE", 2000)
+
+
+@pytest.mark.parametrize(
+    ("config", "sample"),
+    [(Strokes(num_strokes=4000), 1000), (Gaussians2D(num_gaussians=80_000), 20_000)],
+)
+@pytest.mark.usefixtures("one_sample")
+def test_the_memory_of_all_primitives_follows_from_a_sample(
+    config: RepresentationConfig, sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(primitives_module, "_FIRST_SAMPLE", sample)
+    particles = built(config)
+    particles.size = (64, 64)
+    with OpCounter() as counter, counter.part("render"):
+        particles.render_at(torch.tensor([0]), *particles.size).sum().backward()
+    estimate = estimate_render_cost(particles).bytes
+    assert estimate == pytest.approx(max(counter.bytes.values()), rel=0.1)
+    assert all(p.grad is not None for p in particles.parameters())  # from the render above only
+
+
+def test_an_estimate_leaves_the_particles_as_they_are() -> None:
+    particles = built(Strokes(num_strokes=300), particles=2)
+    before = {name: value.clone() for name, value in particles.state_dict().items()}
+    estimate_render_cost(particles)
+    assert particles.num_primitives == 300
+    assert all(torch.equal(value, before[name]) for name, value in particles.state_dict().items())
+    assert all(p.grad is None for p in particles.parameters())
+
+
+def test_slow_renders_are_told_with_the_time_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = primitives_module.RenderCost(seconds=0.75, bytes=1000)
+    monkeypatch.setattr(primitives_module, "estimate_render_cost", lambda particles: cost)
+    particles = built(Strokes(num_strokes=1000))
+    with display_notices(lambda text: None), collect_notices() as fast:
+        check_render_cost(particles, 1, 400, "the run")
+    with display_notices(lambda text: None), collect_notices() as slow:
+        check_render_cost(particles, 4, 400, "the run")
+    assert fast == []
+    (notice,) = slow
+    assert "4 images of 24 x 24 pixels with 1,000 strokes" in notice
+    assert "3 s a step" in notice and "400 steps of the run take about 20 min" in notice
+
+
+@pytest.mark.parametrize(
+    ("options", "subject"),
+    [
+        ("strokes --representation.num-strokes 100000", "64 x 64 pixels with 100,000 strokes"),
+        ("gaussians-2d --representation.num-gaussians 2000000", "with 2,000,000 Gaussians"),
+    ],
+)
+@pytest.mark.usefixtures("one_sample")
+def test_a_render_that_cannot_fit_is_refused_before_the_first_one(
+    options: str, subject: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr(guard_module, "free_bytes", lambda device: 10**9)
+    monkeypatch.chdir(tmp_path)
+
+    def never(*args: object) -> None:
+        raise AssertionError("a run was rendered")
+
+    monkeypatch.setattr("limbeck.training.trainer.Run.render", never)
+    error = refused(capsys, "run", "a red mug", "--representation", *options.split())
+    assert subject in error and "GB more and 1 GB are free" in error
+    assert not any(tmp_path.iterdir())
