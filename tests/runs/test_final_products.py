@@ -15,7 +15,7 @@ from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.representations.latents import LatentParticles
-from limbeck.runs import contact_sheets, images, recorder
+from limbeck.runs import contact_sheets, images, results
 from limbeck.runs.images import WEBP_MAX_SIDE, animation_size, save_animation
 from limbeck.runs.loggers import TensorBoard
 from limbeck.runs.recorder import is_finished
@@ -29,7 +29,7 @@ TOY = ["run", "red disc", "--model", "gaussians", "--device", "cpu", "--steps", 
 #: each product: where it is written from, and the files that are there without it
 PRODUCTS = {
     "final images": (images, "save_final_images", {"final.png"}),
-    "scores.json": (recorder, "score_run", {"scores.json"}),
+    "scores.json": (results, "score_run", {"scores.json"}),
     "progress.webp": (images, "save_animation", {"progress.webp"}),
     "turntable": (contact_sheets, "save_turntables", set()),
     "report.html": (pages, "write_report", {"report.html"}),

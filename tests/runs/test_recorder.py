@@ -22,7 +22,7 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import colored_shapes
-from limbeck.runs import recorder
+from limbeck.runs import recorder, results
 from limbeck.runs.images import COLORBAR_WIDTH
 from limbeck.runs.recorder import record
 from limbeck.system.checkpoint import read_checkpoint, read_metadata, write_checkpoint
@@ -235,7 +235,7 @@ def test_a_run_stopped_after_its_last_step_is_only_finished(finished, tmp_path, 
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "score_run", fail)
+        patch.setattr(results, "score_run", fail)
         with pytest.raises(Crash):
             record_run(experiment(), folder, image_every=4)
     monkeypatch.setattr(Run, "advance", None)

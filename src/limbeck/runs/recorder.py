@@ -10,30 +10,17 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from torch import Tensor
 
 from limbeck.config import yaml as config
-from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.geometry.assets import Splats
 from limbeck.graphics.geometry.box_contact import box_contact
-from limbeck.metrics.run_scores import score_run
-from limbeck.runs import contact_sheets, images
 from limbeck.runs.environment_file import record_environment
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
@@ -41,7 +28,8 @@ from limbeck.runs.loggers import GuardedLogWriter, Logger
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
 from limbeck.runs.report.live import LiveReport
-from limbeck.runs.report.tables import seconds_text
+from limbeck.runs.results import write_results
+from limbeck.runs.run_progress import RunProgress, time_left
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
 from limbeck.runs.stage import ONLY_STAGE, StagePosition
@@ -280,23 +268,12 @@ class Recorder:
 
     def run_loop(self) -> None:
         """Take all remaining steps."""
-        progress = Progress(
-            TextColumn(str(self.stage)),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[metrics]}"),
-            console=self.console,
-        )
         steps = self.experiment.steps
+        progress = RunProgress(self.console, self.stage, steps, self.run.step)
         with progress, DeferredInterrupt() as interrupt:
-            fields: dict[str, Any] = {"metrics": "", "rate": "", "left": ""}
-            task = progress.add_task("", total=steps, completed=self.run.step, **fields)
             try:
                 while self.run.step < steps:
-                    self._step(progress, task)
+                    self._step(progress)
                     if interrupt.requested:
                         self.save()
                         self.writer.drain()
@@ -304,7 +281,7 @@ class Recorder:
                         raise Stopped(interrupt.requested)
                 self.save()
                 self.writer.drain()
-                self._update_progress(progress, task)
+                progress.update(self.run.step, self.metrics_log.last)
             except NonFiniteError as error:
                 self._save_failure(error)
                 raise
@@ -317,7 +294,7 @@ class Recorder:
         write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
         self._print(f"{error}; the inputs of the step are in {path}")
 
-    def _step(self, progress: Progress, task: TaskID) -> None:
+    def _step(self, progress: RunProgress) -> None:
         profile, step = self.run.profile, self._advance()
         with profile.part("metrics"):
             self.metrics_log.add(step, self.rows, self.elapsed)
@@ -332,7 +309,7 @@ class Recorder:
             self.flushed_at = clock
             with profile.part("metrics"):
                 self.metrics_log.flush()
-            self._update_progress(progress, task)
+            progress.update(step.step, self.metrics_log.last)
             if self.stop_on_collapse and step.step < self.experiment.steps:
                 self._check_collapse()
         if self._checkpoint_due(step.step, clock):
@@ -383,35 +360,12 @@ class Recorder:
             self.metrics_log.flush()
             saved = self.images.save_step(step)
         if saved and not self.console.is_terminal:
-            left = self._time_left(step.step / max(self.elapsed, 1e-9))
+            remaining = self.experiment.steps - step.step
+            left = time_left(self.stage, remaining, step.step / max(self.elapsed, 1e-9))
             stage = f"{self.stage}, " if str(self.stage) else ""
             self._print(
                 f"{stage}step {step.step} of {self.experiment.steps}, {self.elapsed:.0f} s{left}"
             )
-
-    def _time_left(self, speed: float) -> str:
-        """Time left over all stages, as text; empty at the end."""
-        remaining = self.experiment.steps - self.run.step
-        seconds = self.stage.seconds_left(remaining, speed)
-        if seconds < 0.5:
-            return ""
-        scope = f" over all {self.stage.total} stages" if self.stage.total > 1 else ""
-        text = seconds_text(seconds) if seconds >= 10 else f"{seconds:.0f} s"
-        return f", about {text} left{scope}"
-
-    def _update_progress(self, progress: Progress, task: TaskID) -> None:
-        """Show the step, the speed and the newest metrics in the file."""
-        line, speed = self.metrics_log.last, progress.tasks[0].speed
-        rate = metrics = left = ""
-        if speed:
-            left = self._time_left(speed).removeprefix(", ")
-            rate = f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
-        if line and None not in (line["t"], line["gradient"]):  # None: the run is about to stop
-            metrics = (
-                f"t {line['t']:.2f}  gradient {line['gradient']:.3g}  "
-                f"evaluations {line['evaluations']:,}"
-            )
-        progress.update(task, completed=self.run.step, metrics=metrics, rate=rate, left=left)
 
     def save(self) -> None:
         """Queue a checkpoint of the current state.
@@ -460,7 +414,7 @@ class Recorder:
         critic = partial(method.save_critic, self.prior, self.run.state, folder / "critic")
         products.write("the critic", critic)
         if len(self.prior.shape) == 3:
-            self._save_finals(products)
+            write_results(self.run, folder, self.images, products, self._print)
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:
@@ -471,38 +425,6 @@ class Recorder:
         products.save_failures()
         products.raise_if_not_finite()
         return folder / "report.html"
-
-    def _save_finals(self, products: FinalProducts) -> None:
-        """Write final images, turntables, files of the representation, scores and animation."""
-        e, folder, representation = self.experiment, self.folder, self.run.representation
-        stems = images.particle_stems(e.total, e.particles)
-        final_images = cache(self.images.particle_images)
-        products.write("final images", lambda: self._save_final_images(final_images()))
-        name = f"the files of {component_name(type(e.representation))}"
-        products.write(name, lambda: representation.save(folder / "final", stems))
-        products.write("scores.json", lambda: self._save_scores(final_images()))
-        products.write("progress.webp", self._save_animation)
-        turntable = folder / "turntable"
-        products.write(
-            "turntable", lambda: contact_sheets.save_turntables(self.run, turntable, self._print)
-        )
-
-    def _save_final_images(self, final_images: Float[Tensor, "n 3 h w"]) -> None:
-        views = contact_sheets.view_names(self.run)
-        shown = contact_sheets.render_final_images(self.run) if views else final_images
-        per_prompt = len(final_images) // len(self.experiment.prompts)
-        images.save_final_images(self.folder, shown, per_prompt, views)
-
-    def _save_scores(self, final_images: Float[Tensor, "n 3 h w"]) -> None:
-        prompts, num_views = self.experiment.prompts, len(contact_sheets.view_names(self.run))
-        per_prompt = len(final_images) // len(prompts)
-        scores = score_run(final_images, prompts, per_prompt, max(num_views, 1))
-        write_text(self.folder / "scores.json", json.dumps(scores, indent=1) + "\n")
-
-    def _save_animation(self) -> None:
-        frames = sorted((self.folder / "images").glob("step-*.png"))
-        frames = [path for path in frames if path.stem.count("-") == 1]
-        images.save_animation(frames, self.folder / "progress.webp")
 
     def profile(self) -> dict[str, Any]:
         """Content of profile.json.

@@ -1,0 +1,67 @@
+"""The results of a finished run: images, scores, animation, turntables, files of its particles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.config.discovery import component_name
+from limbeck.metrics.run_scores import score_run
+from limbeck.runs import contact_sheets, images
+from limbeck.runs.final_products import FinalProducts
+from limbeck.runs.snapshots_2d import ImageSnapshots
+from limbeck.system.checkpoint import write_text
+from limbeck.training.trainer import Run
+
+
+def write_results(
+    run: Run,
+    folder: Path,
+    snapshots: ImageSnapshots,
+    products: FinalProducts,
+    tell: Callable[[str], None],
+) -> None:
+    """Write the results of a run; one that cannot be written does not cost the others.
+
+    Args:
+        run: the run after its last step.
+        folder: its folder.
+        snapshots: renders its particles.
+        products: where failures are noted.
+        tell: prints a message.
+    """
+    e, representation = run.experiment, run.representation
+    stems = images.particle_stems(e.total, e.particles)
+    final_images = cache(snapshots.particle_images)
+    products.write("final images", lambda: _save_images(run, folder, final_images()))
+    name = f"the files of {component_name(type(e.representation))}"
+    products.write(name, lambda: representation.save(folder / "final", stems))
+    products.write("scores.json", lambda: _save_scores(run, folder, final_images()))
+    products.write("progress.webp", lambda: _save_animation(folder))
+    turntable = folder / "turntable"
+    products.write("turntable", lambda: contact_sheets.save_turntables(run, turntable, tell))
+
+
+def _save_images(run: Run, folder: Path, final_images: Float[Tensor, "n 3 h w"]) -> None:
+    views = contact_sheets.view_names(run)
+    shown = contact_sheets.render_final_images(run) if views else final_images
+    per_prompt = len(final_images) // len(run.experiment.prompts)
+    images.save_final_images(folder, shown, per_prompt, views)
+
+
+def _save_scores(run: Run, folder: Path, final_images: Float[Tensor, "n 3 h w"]) -> None:
+    prompts, num_views = run.experiment.prompts, len(contact_sheets.view_names(run))
+    per_prompt = len(final_images) // len(prompts)
+    scores = score_run(final_images, prompts, per_prompt, max(num_views, 1))
+    write_text(folder / "scores.json", json.dumps(scores, indent=1) + "\n")
+
+
+def _save_animation(folder: Path) -> None:
+    frames = sorted((folder / "images").glob("step-*.png"))
+    frames = [path for path in frames if path.stem.count("-") == 1]
+    images.save_animation(frames, folder / "progress.webp")
