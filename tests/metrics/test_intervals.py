@@ -1,10 +1,22 @@
-"""Confidence intervals of shares."""
+"""Confidence intervals of shares, of means over prompts, and of metrics of whole sets."""
 
 from __future__ import annotations
 
-import pytest
+import math
 
-from limbeck.metrics.intervals import wilson_interval
+import pytest
+import torch
+
+from limbeck.metrics.intervals import (
+    jackknife_interval,
+    mean_interval,
+    paired_differences,
+    prompt_means,
+    t_quantile,
+    wilson_interval,
+)
+
+F64 = torch.float64
 
 
 def test_wilson_interval_against_published_values() -> None:
@@ -18,3 +30,121 @@ def test_wilson_interval_against_published_values() -> None:
         assert wilson_interval(hits / count, count) == pytest.approx((low, high), abs=6e-5)
     with pytest.raises(ValueError, match="at least 1"):
         wilson_interval(0.5, 0)
+
+
+def test_quantiles_of_t_are_those_of_the_tables() -> None:
+    table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 10: 2.228, 13: 2.160, 30: 2.042}
+    for freedom, quantile in (table | {39: 2.023, 120: 1.980}).items():
+        assert t_quantile(freedom) == pytest.approx(quantile, abs=5e-4)
+    with pytest.raises(ValueError, match="at least 1"):
+        t_quantile(0)
+
+
+def test_the_mean_of_few_prompts_has_a_t_interval() -> None:
+    values = [0.2, 0.5, 0.6, 0.9]
+    half = 3.182446 * torch.tensor(values, dtype=F64).std().item() / 2
+    assert mean_interval(values) == pytest.approx((0.55 - half, 0.55 + half), abs=1e-6)
+    assert mean_interval(values, (0.3, 1.0)) == (0.3, 1.0)  # never outside of the range
+    assert mean_interval([0.3]) is None
+
+
+def test_the_bootstrap_of_many_prompts_agrees_with_the_normal_interval() -> None:
+    values = torch.randn(200, dtype=F64, generator=torch.Generator().manual_seed(0)) + 3
+    mean, half = values.mean().item(), 1.96 * values.std(correction=0).item() / math.sqrt(200)
+    found = mean_interval(values.tolist())
+    assert found == pytest.approx((mean - half, mean + half), abs=0.08 * half)
+    assert found == mean_interval(values.tolist())  # the same draw each time
+
+
+def test_prompts_that_all_agree_leave_what_wilson_leaves() -> None:
+    for count in (14, 60):
+        assert mean_interval([1.0] * count, (0, 1)) == pytest.approx(wilson_interval(1.0, count))
+        assert mean_interval([0.0] * count, (0, 1)) == pytest.approx(wilson_interval(0.0, count))
+    # a difference of shares is -1 to 1
+    low = wilson_interval(1.0, 14)[0]
+    assert mean_interval([0.0] * 14, (-1, 1)) == pytest.approx((low - 1, 1 - low))
+
+
+def covered(prompts: int, seeds: int, repetitions: int) -> tuple[float, float]:
+    """Coverage of the prompt interval and of Wilson's over all images, of correlated seeds.
+
+    The chance of a prompt is the logistic of N(logit 0.6, 1.5^2).
+    """
+    rng = torch.Generator().manual_seed(prompts + seeds)
+
+    def chances(*shape: int) -> torch.Tensor:
+        spread = 1.5 * torch.randn(*shape, dtype=F64, generator=rng)
+        return torch.sigmoid(spread + math.log(0.6 / 0.4))
+
+    truth = chances(1_000_000).mean().item()
+    ours = wilson = 0
+    for _ in range(repetitions):
+        hits = torch.rand(prompts, seeds, dtype=F64, generator=rng) < chances(prompts, 1)
+        found = mean_interval(hits.double().mean(1).tolist(), (0, 1))
+        assert found is not None
+        ours += found[0] <= truth <= found[1]
+        pooled = wilson_interval(hits.double().mean().item(), prompts * seeds)
+        wilson += pooled[0] <= truth <= pooled[1]
+    return ours / repetitions, wilson / repetitions
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seeds", "pooled_below"), [(14, 4, 0.9), (14, 8, 0.8), (40, 8, 0.8), (100, 4, 0.9)]
+)
+def test_intervals_over_prompts_cover_and_pooled_ones_do_not(prompts, seeds, pooled_below) -> None:
+    # the standard error of 1,500 repetitions is .006
+    ours, wilson = covered(prompts, seeds, 1500)
+    assert 0.92 <= ours <= 0.98
+    assert wilson < pooled_below
+
+
+def test_paired_differences_cover_and_are_narrower_than_unpaired_ones() -> None:
+    """Two methods share the difficulty of a prompt; the truth is a difference of 0.1."""
+    rng = torch.Generator().manual_seed(3)
+    hits, repetitions, widths = 0, 1000, torch.zeros(2)
+    for _ in range(repetitions):
+        level = torch.randn(20, 1, dtype=F64, generator=rng)
+        noise = 0.5 * torch.randn(2, 20, 4, dtype=F64, generator=rng)
+        own = 0.3 * torch.randn(20, 1, dtype=F64, generator=rng)  # of a prompt in one method
+        a, b = level + noise[0], level + 0.1 + own + noise[1]
+        tables = [
+            {(str(p), s): x[p, s].item() for p in range(20) for s in range(4)} for x in (a, b)
+        ]
+        means = prompt_means(paired_differences(*tables))
+        low, high = mean_interval(list(means.values()))
+        hits += low <= 0.1 <= high
+        ends = mean_interval(b.mean(1).tolist())
+        widths += torch.tensor([high - low, ends[1] - ends[0]])
+    assert 0.92 <= hits / repetitions <= 0.98
+    assert widths[0] < 0.5 * widths[1]
+
+
+def test_differences_are_of_the_prompts_and_seeds_that_both_have() -> None:
+    a = {("duck", 0): 1.0, ("duck", 1): 0.0, ("mug", 0): 1.0}
+    b = {("duck", 1): 1.0, ("mug", 0): 1.0, ("mug", 1): 0.0}
+    assert paired_differences(a, b) == {("duck", 1): 1.0, ("mug", 0): 0.0}
+    assert prompt_means(a) == {"duck": 0.5, "mug": 1.0}
+
+
+def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
+    values = torch.rand(6, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+    units = [prompt for prompt in "abcdef" for _ in range(3)]
+    found = jackknife_interval(lambda rows: values.flatten()[rows].mean().item(), units)
+    assert found == pytest.approx(mean_interval(values.mean(1).tolist()), abs=1e-9)
+    assert jackknife_interval(lambda rows: 0.0, ["a", "a"]) is None
+    constant = jackknife_interval(lambda rows: 1.0, units, (0, 1))
+    assert constant == pytest.approx(wilson_interval(1.0, 6))
+
+
+def test_the_jackknife_covers_a_variance_over_prompts() -> None:
+    rng = torch.Generator().manual_seed(2)
+    units, hits = [prompt for prompt in range(60) for _ in range(3)], [0, 0]
+    truth = 2 - 2 / 179  # less the covariance of the pairs of one prompt
+    for _ in range(400):
+        level = torch.randn(60, 1, dtype=F64, generator=rng)
+        x = (level + torch.randn(60, 3, dtype=F64, generator=rng)).flatten()
+        for i, own in enumerate((units, range(180))):
+            low, high = jackknife_interval(lambda rows, x=x: x[rows].var().item(), list(own))
+            hits[i] += low <= truth <= high
+    assert 0.90 <= hits[0] / 400 <= 0.98
+    assert hits[1] < hits[0]  # images as units ignore what a prompt has in common

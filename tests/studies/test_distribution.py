@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from limbeck.studies.distribution import DistributionStudy, energy_distance, three_gaussians
+from limbeck.metrics.energy_distance import energy_distance
+from limbeck.studies.distribution import DistributionStudy, three_gaussians
 
 
 def test_the_truth_is_compared_with_another_draw() -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import from_yaml, slug, to_yaml
+from limbeck.metrics.energy_distance import energy_distance
 from limbeck.studies.base import Study, labeled_rows
-from limbeck.studies.distribution import DistributionStudy, energy_distance, three_gaussians
+from limbeck.studies.distribution import DistributionStudy, three_gaussians
 from limbeck.studies.guidance import GuidanceStudy
 from limbeck.training.experiment import Experiment
 

@@ -90,7 +90,7 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
     for label, metrics in footer.items():
         if metrics:
             table.append([label, "", *(format_metric(metrics, name) for name in names)])
-    lines = _markdown(table)
+    lines = markdown_lines(table)
     notes = [note for name, note in _DIVERSITY_NOTES.items() if name in names]
     if notes:
         lines += ["", "; ".join(notes)]
@@ -104,7 +104,7 @@ def _seed_diversity(runs: Sequence[RunEvaluation], prompt: str) -> dict[str, flo
     return seed_diversity([(run.seed, run.images[prompt]) for run in runs if prompt in run.images])
 
 
-def _markdown(table: Sequence[Sequence[str]]) -> list[str]:
+def markdown_lines(table: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table, the first column aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     cells = [

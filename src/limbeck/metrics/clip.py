@@ -11,24 +11,42 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.priors.hub import REPO_ID_PATTERN, resolve_model
+
 # of CLIP's own preprocessing
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _CHUNK = 32
 
 
+def find_clip(model: Path | str) -> Path:
+    """Return the folder of a CLIP model; a hub id is looked up in the cache or downloaded.
+
+    Args:
+        model: a folder or a hub id such as openai/clip-vit-base-patch32.
+
+    Raises:
+        ValueError: if it is neither, or cannot be downloaded.
+    """
+    folder = Path(model).expanduser()
+    if folder.exists() or not REPO_ID_PATTERN.fullmatch(str(model)):
+        return folder
+    return resolve_model(str(model), index="config.json")
+
+
 class CLIPSimilarity:
     """A frozen CLIPModel with its tokenizer.
 
     Args:
-        folder: what ``save_pretrained`` of ``CLIPModel`` and of its tokenizer wrote.
+        model: what ``save_pretrained`` of ``CLIPModel`` and of its tokenizer wrote, or a hub id.
         device: device of the model.
 
     Raises:
-        ValueError: if ``folder`` holds no CLIP model.
+        ValueError: if ``model`` is no CLIP model, or cannot be downloaded.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, model: Path | str, device: str = "cpu"):
+        folder = find_clip(model)
         config = folder / "config.json"
         if (
             not config.is_file()
@@ -55,7 +73,6 @@ class CLIPSimilarity:
             for key, default in (("image_mean", _MEAN), ("image_std", _STD))
         )
 
-    @torch.no_grad()
     def similarity(
         self, images: Float[Tensor, "n 3 h w"], texts: Sequence[str]
     ) -> Float[Tensor, "n t"]:
@@ -65,18 +82,31 @@ class CLIPSimilarity:
             images: square images in [0, 1], resized bicubically to the model's size.
             texts: the texts.
         """
-        image_embeds, text_embeds = [], []
-        size = (self.size, self.size)
+        return self.embed_images(images) @ self.embed_texts(texts).T
+
+    @torch.no_grad()
+    def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """Return the embedding of each image, of length 1, on the CPU.
+
+        Args:
+            images: square images in [0, 1], resized bicubically to the model's size.
+        """
+        embeds, size = [], (self.size, self.size)
         for chunk in images.split(_CHUNK):
             resized = torch.nn.functional.interpolate(
                 chunk.to(self.device).float(), size, mode="bicubic", antialias=True
             )
             pixels = (resized.clamp(0, 1) - self.mean) / self.std
-            image_embeds.append(self._call(pixels, texts[:1]).image_embeds)
-        blank = torch.zeros(1, 3, *size, device=self.device)
-        for start in range(0, len(texts), _CHUNK):
-            text_embeds.append(self._call(blank, texts[start : start + _CHUNK]).text_embeds)
-        return (torch.cat(image_embeds).float() @ torch.cat(text_embeds).float().T).cpu()
+            embeds.append(self._call(pixels, [""]).image_embeds)
+        return torch.cat(embeds).float().cpu()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "t d"]:
+        """Return the embedding of each text, of length 1, on the CPU; long texts are cut."""
+        blank = torch.zeros(1, 3, self.size, self.size, device=self.device)
+        starts = range(0, len(texts), _CHUNK)
+        embeds = [self._call(blank, texts[i : i + _CHUNK]).text_embeds for i in starts]
+        return torch.cat(embeds).float().cpu()
 
     def _call(self, pixels: Float[Tensor, "n 3 s s"], texts: Sequence[str]) -> Any:
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")

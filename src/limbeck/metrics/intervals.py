@@ -1,14 +1,35 @@
-"""Confidence intervals of shares."""
+"""Confidence intervals whose unit is the prompt.
+
+Images of one prompt are alike: that of an easy prompt is right with most seeds. So seeds are not
+independent observations, and an interval over prompts x seeds that ignores this is too narrow. A
+Wilson interval over all images of 14 to 100 prompts with 4 to 8 seeds covers the truth in 72 % to
+87 % of all tables instead of 95 %. Here the values of a prompt are averaged first.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 Z_95 = 1.959964  #: 97.5 % quantile of the standard normal distribution
+BOOTSTRAP_FROM = 40  #: prompts; below, a t interval covers better
+_RESAMPLES = 9_999
+_JACKKNIFE_GROUPS = 20
+Interval = tuple[float, float]
+UNBOUNDED: Interval = (-math.inf, math.inf)
+_Key = TypeVar("_Key", bound=tuple[str, Hashable])  #: prompt and seed
 
 
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
+def wilson_interval(share: float, count: int) -> Interval:
     """95 % interval of a share of ``count`` independent images.
+
+    Not for images of several prompts with several seeds each: see ``mean_interval``.
 
     Args:
         share: observed share, 0 to 1.
@@ -24,3 +45,141 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     variance = share * (1 - share) / count + z2 / (4 * count**2)
     half = Z_95 / (1 + z2 / count) * math.sqrt(variance)
     return max(center - half, 0.0), min(center + half, 1.0)
+
+
+@cache
+def t_quantile(freedom: int) -> float:
+    """97.5 % quantile of Student's t distribution, by bisection of its distribution function.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
+
+    References:
+        Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    if freedom < 1:
+        raise ValueError(f"degrees of freedom must be at least 1, not {freedom}")
+    low, high = 1.9, 13.0  # quantiles of infinity and of 1 degree of freedom lie inside
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_central(middle, freedom) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _t_central(t: float, freedom: int) -> float:
+    """P(|T| < t): finite sums of powers of the cosine of theta = atan(t / sqrt(freedom))."""
+    theta = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term, total = (math.cos(theta), math.cos(theta)) if odd else (1.0, 1.0)
+    for j in range(2 + odd, freedom - 1, 2):
+        term *= (j - 1) / j * math.cos(theta) ** 2
+        total += term
+    if not odd:
+        return math.sin(theta) * total
+    return 2 / math.pi * (theta + (math.sin(theta) * total if freedom > 1 else 0.0))
+
+
+@cache
+def _bootstrap_weights(count: int) -> Float[Tensor, "resamples n"]:
+    """Weight of each of ``count`` prompts in every resample; the same draw at every call."""
+    rng = torch.Generator().manual_seed(count)
+    drawn = torch.randint(count, (_RESAMPLES, count), generator=rng)
+    weights = torch.zeros(_RESAMPLES, count)
+    return weights.scatter_add_(1, drawn, torch.ones_like(weights)) / count
+
+
+def mean_interval(by_prompt: Sequence[float], bounds: Interval = UNBOUNDED) -> Interval | None:
+    """95 % interval of a mean over prompts, for other prompts and seeds of the same kind.
+
+    Student's t below 40 prompts, the percentile bootstrap over prompts from 40 on. Where all
+    prompts have the same value, neither sees any spread: the value then has at least the share of
+    all prompts that a Wilson interval of n of n leaves, and the rest is anywhere within ``bounds``.
+
+    Args:
+        by_prompt: one value per prompt, its mean over seeds.
+        bounds: smallest and largest possible value; (0, 1) for a share.
+
+    Returns:
+        Lower and upper end; None with fewer than two prompts.
+
+    References:
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    """
+    values, count = torch.tensor(list(by_prompt), dtype=torch.float64), len(by_prompt)
+    if count < 2:
+        return None
+    mean, std = values.mean().item(), values.std().item()
+    if _is_constant(std, mean, bounds):
+        return _constant_interval(mean, count, bounds)
+    if count < BOOTSTRAP_FROM:
+        half = t_quantile(count - 1) * std / math.sqrt(count)
+        low, high = mean - half, mean + half
+    else:
+        means = _bootstrap_weights(count) @ (values - mean).float()
+        ends = means.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        low, high = (mean + ends).tolist()
+    return max(low, bounds[0]), min(high, bounds[1])
+
+
+def _is_constant(std: float, value: float, bounds: Interval) -> bool:
+    return std <= 1e-12 * max(abs(value), 1.0) and all(map(math.isfinite, bounds))
+
+
+def _constant_interval(value: float, count: int, bounds: Interval) -> Interval:
+    """Interval where all of ``count`` prompts agree, from the share of prompts that may not."""
+    share = wilson_interval(1.0, count)[0]
+    low, high = (share * value + (1 - share) * bound for bound in bounds)
+    return low, high
+
+
+def prompt_means(values: Mapping[_Key, float]) -> dict[str, float]:
+    """Mean over seeds by prompt, of values by prompt and seed."""
+    by_prompt: dict[str, list[float]] = {}
+    for key, value in values.items():
+        by_prompt.setdefault(key[0], []).append(value)
+    return {prompt: sum(own) / len(own) for prompt, own in by_prompt.items()}
+
+
+def paired_differences(a: Mapping[_Key, float], b: Mapping[_Key, float]) -> dict[_Key, float]:
+    """``b - a`` for every prompt and seed that both have."""
+    return {key: b[key] - value for key, value in a.items() if key in b}
+
+
+def jackknife_interval(
+    statistic: Callable[[Int[Tensor, "rows"]], float],
+    units: Sequence[Hashable],
+    bounds: Interval = UNBOUNDED,
+) -> Interval | None:
+    """95 % interval of a statistic of a whole set, by leaving out groups of prompts.
+
+    For distances and other metrics that are no means over images. A bootstrap would repeat images,
+    which biases covariances and nearest neighbors. With more than 20 prompts, 20 groups of prompts
+    are left out in turn. It is an interval of the expected value at this sample size, with the
+    reference held fixed: a bias of small samples is not removed, compare with the floor.
+
+    Args:
+        statistic: its value on some rows, given their indices.
+        units: the prompt of each row.
+        bounds: smallest and largest possible value.
+
+    Returns:
+        Lower and upper end; None with fewer than two prompts.
+
+    References:
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11.
+    """
+    names = list(dict.fromkeys(units))
+    groups = min(len(names), _JACKKNIFE_GROUPS)
+    if groups < 2:
+        return None
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
+    group_of = {names[unit]: i % groups for i, unit in enumerate(order)}
+    group = torch.tensor([group_of[unit] for unit in units])
+    values = [statistic((group != g).nonzero()[:, 0]) for g in range(groups)]
+    left_out = torch.tensor(values, dtype=torch.float64)
+    spread = (left_out - left_out.mean()).square().sum().item()
+    half = t_quantile(groups - 1) * math.sqrt((groups - 1) / groups * spread)
+    value = statistic(torch.arange(len(units)))
+    if _is_constant(half, value, bounds):
+        return _constant_interval(value, len(names), bounds)
+    return max(value - half, bounds[0]), min(value + half, bounds[1])

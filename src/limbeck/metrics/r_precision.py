@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.world.prompt_parser import judgeable_attributes
@@ -26,8 +26,18 @@ def r_precision(scores: Float[Tensor, "n t"], own: int) -> float:
     """
     if scores.shape[1] < 2:
         raise ValueError("R-Precision needs other texts: there is only the prompt itself")
-    others = torch.cat([scores[:, :own], scores[:, own + 1 :]], 1)
-    return (scores[:, own] > others.amax(1)).float().mean().item()
+    return ranks_first(scores, torch.full((len(scores),), own)).float().mean().item()
+
+
+def ranks_first(scores: Float[Tensor, "n t"], own: Int[Tensor, "n"]) -> Bool[Tensor, "n"]:
+    """Whether the own text of each image scores strictly higher than every other.
+
+    Args:
+        scores: score of every image for every text, on any scale.
+        own: index of the own text of each image.
+    """
+    others = scores.scatter(1, own[:, None].to(scores.device), -torch.inf)
+    return scores.gather(1, own[:, None].to(scores.device))[:, 0] > others.amax(1)
 
 
 def candidate_objects(prompt: str) -> tuple[tuple[int, int | None], ...]:

@@ -18,7 +18,7 @@ from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.exact import DataSet, colored_shapes
 from limbeck.system.environment import cpu_has_bfloat16
-from limbeck.system.image_files import read_image
+from limbeck.system.image_files import IMAGE_SUFFIXES, read_image
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _FAMILIES = {
     r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "IFPipeline",
     r"Flux(?!2)\w*Pipeline": "FluxPipeline",
 }
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def is_exact(model: Model | Prior | str) -> bool:
@@ -238,9 +237,9 @@ def load_dataset(folder: Path, size: int = 64) -> DataSet:
     """
     if not folder.is_dir():
         raise ValueError(f"no data set: {folder} is not a folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise ValueError(f"{folder} has no images ({', '.join(_IMAGE_SUFFIXES)})")
+        raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for i, path in enumerate(files):
         images[i] = (read_image(path, (size, size)) * 255).round()

@@ -24,6 +24,8 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
+from limbeck.metrics.energy_distance import energy_distance
+from limbeck.metrics.mixture_modes import mode_shares
 from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.latents import Latents
 from limbeck.runs.report.schedule_plots import save_figure
@@ -39,20 +41,6 @@ def three_gaussians() -> GaussianMixture:
     """Three isotropic Gaussians of unequal weight and width in the plane."""
     means = torch.tensor([[-2.0, 0.0], [1.5, 1.5], [1.5, -1.5]])
     return GaussianMixture(means, torch.tensor([0.5, 0.35, 0.35]), torch.tensor(_SHARES))
-
-
-def energy_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """2 E|a - b| - E|a - a'| - E|b - b'|; 0 for equal distributions.
-
-    References:
-        Szekely and Rizzo, "Energy statistics: A class of statistics based on distances", 2013.
-    """
-    return float(2 * torch.cdist(a, b).mean() - _mean_distance(a) - _mean_distance(b))
-
-
-def _mean_distance(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Mean distance of two different points of a sample."""
-    return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
 
 
 @dataclass(frozen=True)
@@ -139,9 +127,8 @@ def _measure(
     nearest = torch.cdist(points, means).argmin(1)
     groups = [points[nearest == k] for k in range(len(means))]
     widths = [float((group - group.mean(0)).square().mean().sqrt()) for group in groups]
-    shares = [float((nearest == k).float().mean()) for k in range(len(means))]
     return {
-        "shares": [round(share, 3) for share in shares],
+        "shares": [round(share, 3) for share in mode_shares(points, means).tolist()],
         "widths": [round(width, 3) for width in widths],
         "energy_distance": round(energy_distance(points, samples), 4),
     }

@@ -18,6 +18,7 @@ from torch import Tensor
 from limbeck.system.files import one_line
 from limbeck.system.notices import notify
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_IMAGE_PIXELS = 1 << 27  #: larger images are refused before they are decoded
 _WHITE_16 = 65535
 _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -74,6 +75,16 @@ def read_image(path: Path, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
         ValueError: if the file cannot be read.
     """
     return _fit(_displayable(open_image(path), path), size).expand(3, -1, -1).clone()
+
+
+def read_whole_image(path: Path) -> Float[Tensor, "3 h w"]:
+    """Read an image in its own size, in [0, 1].
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    image = _displayable(open_image(path), path)
+    return _fit(image, (image.height, image.width)).expand(3, -1, -1).clone()
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Float[Tensor, "1 h w"]:

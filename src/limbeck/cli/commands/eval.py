@@ -1,10 +1,16 @@
-"""evaluate finished 3D runs from 32 held-out cameras"""
+"""evaluate finished runs, or any folder of images with its prompts"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from limbeck.metrics.clip import CLIPSimilarity
+    from limbeck.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -12,47 +18,127 @@ class EvalOptions:
     """What is evaluated, and with which models.
 
     Attributes:
-        folders: run folders.
-        clip: folder of a CLIPModel with its tokenizer, for CLIP R-Precision.
-        texts: text file with one distractor per line for R-Precision, besides the prompts of all
-            runs and the other objects of the world.
+        folders: run folders; with --prompts folders of images.
+        prompts: prompts of the images of the folders, which any tool may have made: a text file
+            with one per line, in the order of the file names, or a .json file that maps file names
+            to prompts.
+        reference: folder of true images, for KID, CMMD, Frechet distance, precision, recall,
+            density and coverage of images.
+        clip: folder or hub id of a CLIPModel with its tokenizer, for CLIP score and CLIP
+            R-Precision; sets of images are then compared in its features.
+        texts: text file with one distractor per line for CLIP R-Precision, besides the prompts of
+            all folders and, in 3D, the other objects of the world.
+        out: .json file to write the results of --prompts to.
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
     folders: tuple[Path, ...] = ()
-    clip: Path | None = None
+    prompts: Path | None = None
+    reference: Path | None = None
+    clip: str | None = None
     texts: Path | None = None
+    out: Path | None = None
     device: str = "auto"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run ``limbeck eval``: write eval.json of each run, update its report, print a summary."""
-    from limbeck.cli.run_folder import find_folder
+    """Run ``limbeck eval``: print tables, and write eval.json of each run into its folder."""
+    from limbeck.cli.run_folder import check_new_file, find_folder
     from limbeck.config.command_line import parse
 
     about = (
-        "Evaluate finished 3D runs in their FOLDERs: write eval.json into each, and its table "
-        "into the report."
+        "Evaluate finished runs in their FOLDERs: write eval.json into each, and print a table. "
+        "With --prompts FILE, evaluate FOLDERs of images that any tool made."
     )
     (options,) = parse([(EvalOptions, None)], argv, "limbeck eval", about, "folders")
     if not options.folders:
         raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
     if options.texts is not None and options.clip is None:
         raise ValueError("--texts needs --clip FOLDER")
+    if options.out is not None:
+        if options.prompts is None:
+            raise ValueError("--out needs --prompts FILE: runs have their eval.json")
+        check_new_file(options.out)
+    if options.prompts is not None:
+        return _evaluate_folders(options)
 
+    from limbeck.graphics.cameras.samplers import NoCamera
+    from limbeck.runs.reopen import last_stage, read_experiment
+
+    folders = [last_stage(find_folder(folder)) for folder in options.folders]
+    for folder in folders:
+        _refuse_images_alone(folder)
+    runs = {folder: read_experiment(folder) for folder in folders}
+    is_2d = {isinstance(e.camera_sampler, NoCamera) for e in runs.values()}
+    if is_2d == {True}:
+        return _evaluate_2d(options, runs)
+    if is_2d == {True, False}:
+        raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
+    if options.reference is not None:
+        raise ValueError("--reference is for images: 3D runs are compared with true renders")
+    return _evaluate_3d(options, folders)
+
+
+def _refuse_images_alone(folder: Path) -> None:
+    """Say what a folder of images lacks, if it is no run."""
+    from limbeck.system.image_files import IMAGE_SUFFIXES
+
+    if not folder.is_dir() or (folder / "run.yaml").exists():
+        return
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
+        raise ValueError(
+            f"{folder} is not a run folder: it has no run.yaml; to evaluate its images, name their "
+            "prompts with --prompts FILE"
+        )
+
+
+def _load_clip(options: EvalOptions) -> CLIPSimilarity | None:
+    if options.clip is None:
+        return None
+    from limbeck.metrics.clip import CLIPSimilarity
+    from limbeck.priors.loading import pick_device
+
+    return CLIPSimilarity(options.clip, pick_device(options.device))
+
+
+def _read_texts(options: EvalOptions) -> list[str]:
+    if options.texts is None:
+        return []
+    texts = options.texts.read_text(encoding="utf-8").splitlines()
+    return [text for text in texts if text.strip()]
+
+
+def _evaluate_folders(options: EvalOptions) -> None:
+    from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_folders
+    from limbeck.system.checkpoint import write_text
+
+    assert options.prompts is not None
+    judges = ImageJudges(_load_clip(options), options.clip or "", tuple(_read_texts(options)))
+    text, report = evaluate_folders(options.folders, options.prompts, options.reference, judges)
+    print(text)
+    if options.out is not None:
+        write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def _evaluate_2d(options: EvalOptions, runs: dict[Path, Experiment]) -> None:
+    from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_runs, write_reports
+
+    judges = ImageJudges(_load_clip(options), options.clip or "", tuple(_read_texts(options)))
+    text, reports = evaluate_runs(runs, options.reference, judges, options.device)
+    write_reports(reports)
+    print(text)
+
+
+def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.config.yaml import options as options_of
     from limbeck.evaluation import judge
     from limbeck.evaluation.tables import comparison_table, summary_line
-    from limbeck.metrics.clip import CLIPSimilarity
-    from limbeck.priors.loading import load, notify_unknown_words, pick_device
+    from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.report.pages import write_report
     from limbeck.world.pretrained import load_evaluator
 
-    runs = [judge.open_finished_run(folder) for folder in map(find_folder, options.folders)]
-    clip = None
-    if options.clip is not None:
-        clip = CLIPSimilarity(options.clip, pick_device(options.device))
-    loaded, priors = {}, []  # runs of the same model share its prior
+    runs = [judge.open_finished_run(folder) for folder in folders]
+    clip, loaded, priors = _load_clip(options), {}, []  # runs of the same model share its prior
     for run in runs:
         notify_unknown_words(run.experiment.model, run.experiment.all_prompts)
         key = str(options_of(run.experiment)["model"]), run.experiment.precision
@@ -60,11 +146,8 @@ def main(argv: Sequence[str]) -> None:
             loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)
         priors.append(loaded[key])
         judge.check_evaluable(run, priors[-1], clip)
-    texts = (
-        options.texts.read_text(encoding="utf-8").splitlines() if options.texts is not None else []
-    )
     distractors = [prompt for run in runs for prompt in run.experiment.prompts]
-    distractors += [text for text in texts if text.strip()]
+    distractors += _read_texts(options)
     evaluator, evaluations = load_evaluator(), []
     for run, prior in zip(runs, priors, strict=True):
         evaluation = judge.evaluate_run(run, prior, evaluator, clip, distractors)

@@ -1,0 +1,259 @@
+"""Metrics of a set of images with their intervals, and differences between two sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.evaluation.image_sets import Key
+from limbeck.evaluation.measured_images import MeasuredImages
+from limbeck.metrics.cmmd import cmmd
+from limbeck.metrics.density_coverage import coverage, density
+from limbeck.metrics.frechet import frechet_distance
+from limbeck.metrics.intervals import (
+    UNBOUNDED,
+    Interval,
+    jackknife_interval,
+    mean_interval,
+    paired_differences,
+    prompt_means,
+    wilson_interval,
+)
+from limbeck.metrics.kid import kid
+from limbeck.metrics.precision_recall import NEIGHBORS, precision, recall
+from limbeck.metrics.vendi import vendi_score
+
+_SHARE: Interval = (0.0, 1.0)
+_POSITIVE: Interval = (0.0, math.inf)
+#: range of metrics that are means over prompts, where it is bounded; others are shares
+_BOUNDS: dict[str, Interval] = {
+    "clip_score": (-1.0, 1.0),
+    "feature_diversity": (0.0, 2.0),
+    "vendi_per_prompt": (1.0, math.inf),
+    "log_p": UNBOUNDED,
+    "energy_distance": UNBOUNDED,
+    "sliced_wasserstein": _POSITIVE,
+}
+
+
+@dataclass(frozen=True)
+class SetMetric:
+    """A metric of a whole set of images.
+
+    Attributes:
+        name: its name.
+        function: its value, from the features of the images and of the reference.
+        min_images: fewer say nothing.
+        bounds: smallest and largest possible value.
+        equal_sizes: compare as many reference images as images.
+        needs_reference: whether there is no value without a reference.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor], float]
+    min_images: int
+    bounds: Interval = UNBOUNDED
+    equal_sizes: bool = False
+    needs_reference: bool = True
+
+
+SET_METRICS = (
+    SetMetric("vendi", lambda x, _: vendi_score(x), 2, (1.0, math.inf), needs_reference=False),
+    SetMetric("kid", kid, 4),
+    SetMetric("cmmd", cmmd, 4),
+    SetMetric("frechet", frechet_distance, 256, _POSITIVE),
+    SetMetric("precision", precision, 4 * NEIGHBORS, _SHARE, equal_sizes=True),
+    SetMetric("recall", recall, 4 * NEIGHBORS, _SHARE, equal_sizes=True),
+    SetMetric("density", density, 4 * NEIGHBORS, _POSITIVE, equal_sizes=True),
+    SetMetric("coverage", coverage, 4 * NEIGHBORS, _SHARE, equal_sizes=True),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its interval.
+
+    Attributes:
+        value: its value.
+        interval: 95 % interval; None if there is only one unit.
+        count: number of images, of a metric of the images of a prompt their number of sets.
+        unit: what varies in the interval, such as "12 prompts".
+        floor: the same of true images at the same sample sizes; None if there is no reference.
+    """
+
+    value: float
+    interval: Interval | None
+    count: int
+    unit: str
+    floor: float | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Features of reference images in two parts.
+
+    Attributes:
+        features: what images are compared with.
+        held_out: true images in the place of the images, for the floor.
+    """
+
+    features: Float[Tensor, "r d"]
+    held_out: Float[Tensor, "m d"]
+
+
+def split_reference(features: Float[Tensor, "r d"], count: int) -> Reference:
+    """Split a reference at random, the same way each time.
+
+    At most half is held out, so that a smaller reference is compared with fewer images.
+
+    Args:
+        features: features of all reference images.
+        count: number of images to compare.
+
+    Raises:
+        ValueError: with fewer than four reference images.
+    """
+    if len(features) < 4:
+        raise ValueError(f"a reference needs at least 4 images, not {len(features)}")
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    held_out = min(count, len(features) // 2)
+    return Reference(features[order[held_out:]], features[order[:held_out]])
+
+
+def compared_rows(count: int, reference: Reference | None) -> Int[Tensor, "m"]:
+    """The rows that are compared with a reference: all, or as many at random as it holds out."""
+    held_out = count if reference is None else len(reference.held_out)
+    if held_out >= count:
+        return torch.arange(count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[:held_out].sort().values
+
+
+def estimate_all(
+    measured: MeasuredImages, reference: Reference | None = None
+) -> dict[str, Estimate]:
+    """Every metric of a set of images.
+
+    Args:
+        measured: the images.
+        reference: true images for the distances; None: no distances.
+    """
+    estimates = {}
+    for name, values in measured.values.items():
+        floors = prompt_means(measured.floors.get(name, {})).values()
+        floor = sum(floors) / len(floors) if floors else None
+        estimates[name] = estimate_mean(values, _BOUNDS.get(name, _SHARE), floor)
+    rows = compared_rows(len(measured.keys), reference)
+    features, units = measured.features[rows], _units([measured.keys[row] for row in rows.tolist()])
+    for metric in SET_METRICS:
+        if len(rows) < metric.min_images or (metric.needs_reference and reference is None):
+            continue
+
+        def statistic(kept: Tensor, m: SetMetric = metric) -> float:
+            return _value(m, features[kept], reference)
+
+        estimates[metric.name] = Estimate(
+            statistic(torch.arange(len(rows))),
+            _jackknife(metric, statistic, units),
+            len(rows),
+            _unit_text(units),
+            None if reference is None else _value(metric, reference.held_out, reference),
+        )
+    return estimates
+
+
+def estimate_mean(
+    values: Mapping[Key, float], bounds: Interval, floor: float | None = None
+) -> Estimate:
+    """Mean over prompts of the means over seeds, with its interval.
+
+    Of a single prompt the seeds are the units.
+
+    Args:
+        values: value by prompt and seed.
+        bounds: range of a value.
+        floor: the same of true images.
+    """
+    by_prompt, units = prompt_means(values), _units(list(values))
+    value = sum(by_prompt.values()) / len(by_prompt)
+    own = list(by_prompt.values()) if len(by_prompt) > 1 else list(values.values())
+    if len(by_prompt) == 1 and bounds == _SHARE and len(own) > 1 and set(own) <= {0.0, 1.0}:
+        interval: Interval | None = wilson_interval(value, len(own))
+    else:
+        interval = mean_interval(own, bounds)
+    return Estimate(value, interval, len(values), _unit_text(units), floor)
+
+
+def estimate_differences(
+    a: MeasuredImages, b: MeasuredImages, reference: Reference | None = None
+) -> dict[str, Estimate]:
+    """Every metric of ``b`` minus that of ``a``, on the prompts and seeds that both have.
+
+    Args:
+        a: one set.
+        b: the other.
+        reference: true images for the distances.
+
+    Returns:
+        Differences; empty if no image has the prompt and seed of another.
+    """
+    estimates = {}
+    for name in [name for name in a.values if name in b.values]:
+        low, high = _BOUNDS.get(name, _SHARE)
+        differences = paired_differences(a.values[name], b.values[name])
+        if differences:
+            estimates[name] = estimate_mean(differences, (low - high, high - low))
+    row_of = {key: row for row, key in enumerate(b.keys)}
+    pairs = [(row, row_of[key]) for row, key in enumerate(a.keys) if key in row_of]
+    keep = compared_rows(len(pairs), reference).tolist()
+    rows_a, rows_b = (torch.tensor([pairs[k][side] for k in keep]).long() for side in (0, 1))
+    x, y, units = a.features[rows_a], b.features[rows_b], _units([a.keys[i] for i in rows_a])
+    for metric in SET_METRICS:
+        if len(keep) < metric.min_images or (metric.needs_reference and reference is None):
+            continue
+
+        def difference(kept: Tensor, m: SetMetric = metric) -> float:
+            return _value(m, y[kept], reference) - _value(m, x[kept], reference)
+
+        interval = _jackknife(metric, difference, units, is_difference=True)
+        value = difference(torch.arange(len(keep)))
+        estimates[metric.name] = Estimate(value, interval, len(keep), _unit_text(units))
+    return estimates
+
+
+def _value(metric: SetMetric, images: Float[Tensor, "n d"], reference: Reference | None) -> float:
+    if reference is None:
+        return metric.function(images, images)
+    size = len(reference.held_out) if metric.equal_sizes else len(reference.features)
+    return metric.function(images, reference.features[:size])
+
+
+def _jackknife(
+    metric: SetMetric,
+    statistic: Callable[[Int[Tensor, "rows"]], float],
+    units: Sequence[object],
+    is_difference: bool = False,
+) -> Interval | None:
+    """Interval of a set metric; None if leaving out one unit leaves too few images."""
+    largest = max(units.count(unit) for unit in set(units))
+    if (len(units) - largest <= NEIGHBORS and metric.equal_sizes) or len(units) - largest < 2:
+        return None
+    return jackknife_interval(statistic, units, UNBOUNDED if is_difference else metric.bounds)
+
+
+def _units(keys: Sequence[Key]) -> list[object]:
+    """What varies independently: the prompt of each image, or the image if there is one prompt."""
+    prompts: list[object] = [prompt for prompt, _ in keys]
+    return prompts if len(set(prompts)) > 1 else list(keys)
+
+
+def _unit_text(units: Sequence[object]) -> str:
+    count = len(set(units))
+    if units and isinstance(units[0], tuple):
+        return f"{count} seeds of 1 prompt" if count > 1 else "1 prompt"
+    return f"{count} prompts"

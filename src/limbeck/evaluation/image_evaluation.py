@@ -1,0 +1,208 @@
+"""Evaluation of sets of images: of any folder with a prompt file, and of finished 2D runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.evaluation.estimates import (
+    Reference,
+    estimate_all,
+    estimate_differences,
+    split_reference,
+)
+from limbeck.evaluation.image_sets import (
+    ImageSet,
+    list_images,
+    match_prompts,
+    read_prompts,
+    run_images,
+)
+from limbeck.evaluation.image_tables import difference_table, estimate_table, notes, to_json
+from limbeck.evaluation.measured_images import (
+    FeatureNetwork,
+    MeasuredImages,
+    add_clip_values,
+    embed_files,
+    measure_images,
+    merge_measured,
+)
+from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
+from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.priors.exact import DataSet, GaussianMixture
+from limbeck.priors.loading import is_exact, load
+from limbeck.system.checkpoint import write_text
+from limbeck.training.experiment import Experiment
+from limbeck.world.pretrained import load_evaluator
+
+
+@dataclass(frozen=True)
+class ImageJudges:
+    """The networks that judge images.
+
+    Attributes:
+        clip: CLIP; None: without CLIP score and CLIP R-Precision, and with the features of the
+            world's evaluator.
+        clip_name: what was given as CLIP.
+        texts: texts that prompts are compared with by CLIP, besides the other prompts.
+    """
+
+    clip: CLIPSimilarity | None = None
+    clip_name: str = ""
+    texts: tuple[str, ...] = ()
+
+    def network(self, evaluator: Any) -> FeatureNetwork:
+        """The network in whose features sets of images are compared."""
+        if self.clip is None:
+            return FeatureNetwork("the world's evaluator", 64, evaluator.features)
+        name = f"CLIP {self.clip_name}"
+        return FeatureNetwork(name, self.clip.size, self.clip.embed_images)
+
+
+def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[MeasuredImages]:
+    """Measure sets of images; CLIP compares each prompt with those of all sets.
+
+    Args:
+        sets: the sets.
+        judges: the networks.
+    """
+    evaluator = load_evaluator()
+    network = judges.network(evaluator)
+    measured = [measure_images(images, network, evaluator) for images in sets]
+    if judges.clip is None:
+        return measured
+    texts = [*(text for images in measured for text in images.prompts), *judges.texts]
+    return [add_clip_values(images, judges.clip, texts) for images in measured]
+
+
+def load_reference(folder: Path, count: int, judges: ImageJudges) -> Reference:
+    """Read a folder of true images.
+
+    Args:
+        folder: folder of images.
+        count: number of images that are compared with it.
+        judges: the networks.
+
+    Raises:
+        ValueError: if it has fewer than four images.
+    """
+    return split_reference(
+        embed_files(list_images(folder), judges.network(load_evaluator())), count
+    )
+
+
+def report_sets(
+    measured: Sequence[MeasuredImages], judges: ImageJudges, reference: Reference | None
+) -> tuple[str, dict[str, Any]]:
+    """Tables of all sets and of the differences of the others to the first, and their JSON.
+
+    Args:
+        measured: the sets.
+        judges: the networks.
+        reference: true images for the distances.
+    """
+    estimates = [estimate_all(images, reference) for images in measured]
+    lines: list[str] = []
+    sets = []
+    for images, own in zip(measured, estimates, strict=True):
+        counts = f"{len(images.keys)} images, {len(images.prompts)} prompts"
+        lines += [f"{images.label}: {counts}", "", *estimate_table(own), ""]
+        sets.append({"label": images.label, "metrics": to_json(own)})
+    differences = []
+    for images in measured[1:]:
+        own = estimate_differences(measured[0], images, reference)
+        title = f"{images.label} minus {measured[0].label}"
+        if not own:
+            lines += [f"{title}: no prompt and seed in common", ""]
+            continue
+        lines += [f"{title}, paired by prompt and seed:", "", *difference_table(own), ""]
+        entry = {"label": images.label, "minus": measured[0].label, "metrics": to_json(own)}
+        differences.append(entry)
+    name = judges.network(load_evaluator()).name
+    lines += notes(estimates, max(len(images.keys) for images in measured), name)
+    return "\n".join(lines), {"features": name, "sets": sets, "differences": differences}
+
+
+def evaluate_folders(
+    folders: Sequence[Path], prompts: Path, reference: Path | None, judges: ImageJudges
+) -> tuple[str, dict[str, Any]]:
+    """Evaluate folders of images that any tool made for the prompts of a file.
+
+    Args:
+        folders: folders of images.
+        prompts: file of their prompts.
+        reference: folder of true images for the distances.
+        judges: the networks.
+
+    Returns:
+        Tables, and the same as JSON, with the hash of the prompt file.
+
+    Raises:
+        ValueError: if a folder has no images, or they do not fit the prompts.
+    """
+    texts = read_prompts(prompts)
+    sets = [match_prompts(folder, texts) for folder in folders]
+    count = max(len(images.paths) for images in sets)
+    truth = None if reference is None else load_reference(reference, count, judges)
+    text, report = report_sets(measure_sets(sets, judges), judges, truth)
+    report["prompts"] = {
+        "file": str(prompts),
+        "sha256": hashlib.sha256(prompts.read_bytes()).hexdigest(),
+    }
+    return text, report | {"reference": None if reference is None else str(reference)}
+
+
+def evaluate_runs(
+    runs: Mapping[Path, Experiment], reference: Path | None, judges: ImageJudges, device: str
+) -> tuple[str, dict[Path, dict[str, Any]]]:
+    """Evaluate finished 2D runs.
+
+    Runs that differ only in prompts and seed are one set. On exact priors, also against the law.
+
+    Args:
+        runs: experiments by folder.
+        reference: folder of true images for the distances.
+        judges: the networks.
+        device: device of exact priors.
+
+    Returns:
+        Tables of the sets, and the content of eval.json by folder.
+
+    Raises:
+        ValueError: if a run is unfinished or lacks images.
+    """
+    sets = [run_images(folder, experiment) for folder, experiment in runs.items()]
+    count = max(len(images.paths) for images in sets)
+    truth = None if reference is None else load_reference(reference, count, judges)
+    families: dict[str, list[MeasuredImages]] = {}
+    reports = {}
+    measured_sets = measure_sets(sets, judges)
+    for (folder, experiment), measured in zip(runs.items(), measured_sets, strict=True):
+        modes: dict[str, dict[str, float]] = {}
+        if is_exact(experiment.model):
+            prior = _exact_prior(experiment, device)
+            measured, shares = add_law_metrics(measured, folder, experiment, prior)
+            modes = named_modes(prior, shares)
+        families.setdefault(measured.label, []).append(measured)
+        _, report = report_sets([measured], judges, truth)
+        own = {"step": experiment.steps, "features": report["features"], **report["sets"][0]}
+        own |= {"reference": None if reference is None else str(reference)}
+        reports[folder] = own | ({"mode_shares": modes} if modes else {})
+    text, _ = report_sets([merge_measured(own) for own in families.values()], judges, truth)
+    return text, reports
+
+
+def _exact_prior(experiment: Experiment, device: str) -> ExactPrior:
+    prior = load(experiment.model, device)
+    assert isinstance(prior, GaussianMixture | DataSet)
+    return prior
+
+
+def write_reports(reports: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Write eval.json into each run folder atomically."""
+    for folder, report in reports.items():
+        write_text(folder / "eval.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")

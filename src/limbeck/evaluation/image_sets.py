@@ -1,0 +1,157 @@
+"""Sets of images to evaluate: a folder with a prompt file, or finished 2D runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from limbeck.evaluation.judge import run_family
+from limbeck.runs.reopen import particle_names
+from limbeck.system.checkpoint import read_metadata
+from limbeck.system.files import one_line, read_text
+from limbeck.system.image_files import IMAGE_SUFFIXES
+from limbeck.training.experiment import Experiment
+
+Key = tuple[str, tuple[int, int]]  #: prompt; seed of the run and index within it
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their prompts.
+
+    Attributes:
+        label: what made them.
+        paths: image files.
+        keys: prompt and seed of each; those of two sets with the same key are paired.
+    """
+
+    label: str
+    paths: tuple[Path, ...]
+    keys: tuple[Key, ...]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, by name, numbers in names by value.
+
+    Of a folder of ours, such as that of a run, those in its ``final``.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {what}: give a folder of images")
+    if (folder / "final").is_dir():
+        folder = folder / "final"
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    return sorted(files, key=_natural_order)
+
+
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    """Sort key by which image-2 comes before image-10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part]
+
+
+def read_prompts(path: Path) -> list[str] | dict[str, str]:
+    """Read a prompt file.
+
+    Args:
+        path: a text file with one prompt per line (empty lines and those that begin with # are
+            skipped), or a .json file with a list of prompts, or with an object that maps file names
+            to prompts.
+
+    Raises:
+        ValueError: if it cannot be read, holds no prompts, or something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"--prompts {path}: there is no such file")
+    text = read_text(path)
+    if path.suffix.lower() != ".json":
+        lines = [line.strip() for line in text.splitlines()]
+        prompts: object = [line for line in lines if line and not line.startswith("#")]
+    else:
+        try:
+            prompts = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not valid JSON: {one_line(error)}") from error
+    texts: object = list(prompts.values()) if isinstance(prompts, dict) else prompts
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return prompts if isinstance(prompts, dict) else texts
+    raise ValueError(
+        f"{path} must hold prompts: one per line, or JSON, a list of them or an object that maps "
+        "file names to them"
+    )
+
+
+def match_prompts(folder: Path, prompts: Sequence[str] | Mapping[str, str]) -> ImageSet:
+    """Give each image of a folder its prompt.
+
+    Args:
+        folder: folder of images, see ``list_images``.
+        prompts: a list, in the order of the images: one prompt per image, or equally many images
+            per prompt, next to each other. Or prompts by file name, with or without suffix.
+
+    Raises:
+        ValueError: if numbers or names do not fit.
+    """
+    paths = list_images(folder)
+    if isinstance(prompts, Mapping):
+        own = _prompts_by_name(paths, prompts)
+    elif len(paths) % len(prompts):
+        raise ValueError(
+            f"{paths[0].parent} has {len(paths)} images for {len(prompts)} prompts: give one "
+            "prompt per image, or equally many images per prompt, or prompts by file name in a "
+            ".json file"
+        )
+    else:
+        own = [prompts[i * len(prompts) // len(paths)] for i in range(len(paths))]
+    seeds = dict.fromkeys(own, 0)
+    keys = []
+    for prompt in own:
+        keys.append((prompt, (0, seeds[prompt])))
+        seeds[prompt] += 1
+    return ImageSet(str(folder), tuple(paths), tuple(keys))
+
+
+def _prompts_by_name(paths: Sequence[Path], prompts: Mapping[str, str]) -> list[str]:
+    """The prompt of each file; every file and every name must occur."""
+    known = {path.name for path in paths} | {path.stem for path in paths}
+    if missing := [name for name in prompts if name not in known]:
+        raise ValueError(f"{paths[0].parent} has no image {missing[0]!r}, which has a prompt")
+    own = [prompts.get(path.name, prompts.get(path.stem)) for path in paths]
+    if None in own:
+        raise ValueError(f"{paths[own.index(None)]} has no prompt in the .json file")
+    return [prompt for prompt in own if prompt is not None]
+
+
+def run_images(folder: Path, experiment: Experiment) -> ImageSet:
+    """Return the final images of a finished 2D run.
+
+    Args:
+        folder: run folder.
+        experiment: its experiment.
+
+    Raises:
+        ValueError: if the run is unfinished, or images are missing.
+    """
+    checkpoint = folder / "checkpoint.safetensors"
+    step = read_metadata(checkpoint)["step"] if checkpoint.exists() else 0
+    if step < experiment.steps:
+        raise ValueError(
+            f"{folder} is unfinished, {step} of {experiment.steps} steps: resume it with the "
+            "command in its command.txt"
+        )
+    paths = [folder / "final" / f"{name}.png" for name in particle_names(experiment)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise ValueError(f"{missing[0]} is missing: the command in command.txt writes it again")
+    keys = [
+        (experiment.prompts[i // experiment.particles], (experiment.seed, i % experiment.particles))
+        for i in range(experiment.total)
+    ]
+    return ImageSet(run_family(experiment), tuple(paths), tuple(keys))

@@ -1,0 +1,211 @@
+"""Metrics of single images and of the images of one prompt, and features of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.evaluation.image_sets import ImageSet, Key
+from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.clip_score import clip_scores
+from limbeck.metrics.feature_diversity import feature_diversity
+from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
+from limbeck.metrics.prompt_agreement import agreement
+from limbeck.metrics.r_precision import candidate_log_probs, ranks_first
+from limbeck.metrics.vendi import vendi_score
+from limbeck.system.image_files import read_whole_image
+from limbeck.world.prompt_parser import judgeable_attributes
+
+_CHUNK = 32
+_TEXT_CHUNK = 1024  #: images whose similarity to all texts is in memory at once
+_MAX_VENDI_IMAGES = 8  #: of each prompt, since the score grows with their number
+_MAX_PAIRED_IMAGES = 64  #: of each prompt are compared in pixels, which must be in memory
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """The network in whose features sets of images are compared.
+
+    Attributes:
+        name: what it is.
+        size: height and width of its images.
+        embed: maps images in [0, 1] to features, on the CPU.
+    """
+
+    name: str
+    size: int
+    embed: Callable[[Tensor], Float[Tensor, "n d"]]
+
+
+@dataclass(frozen=True)
+class MeasuredImages:
+    """What is known of a set of images.
+
+    Attributes:
+        label: what made them.
+        keys: prompt and seed of each image.
+        features: features of each image.
+        values: metrics by name, then by prompt and seed. Those of a whole prompt, such as
+            diversity, have the seed of the run and index 0.
+        floors: what the true law has in a metric at the same sample size, by name, then as above.
+    """
+
+    label: str
+    keys: tuple[Key, ...]
+    features: Float[Tensor, "n d"]
+    values: dict[str, dict[Key, float]]
+    floors: dict[str, dict[Key, float]] = field(default_factory=dict)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The different prompts, in order."""
+        return tuple(dict.fromkeys(prompt for prompt, _ in self.keys))
+
+
+def center_square(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
+    """The largest square in the center of an image."""
+    height, width = image.shape[-2:]
+    size = min(height, width)
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[:, top : top + size, left : left + size]
+
+
+@torch.no_grad()
+def embed_files(paths: Sequence[Path], network: FeatureNetwork) -> Float[Tensor, "n d"]:
+    """Return the features of image files, cropped to a square and resized bicubically.
+
+    Args:
+        paths: image files of any sizes.
+        network: the network.
+    """
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+    return torch.cat([_embed(map(read_whole_image, chunk), network) for chunk in chunks])
+
+
+def _embed(images: Iterator[Tensor], network: FeatureNetwork) -> Float[Tensor, "n d"]:
+    size = (network.size, network.size)
+    squares = []
+    for image in images:
+        square = center_square(image)[None]
+        if square.shape[-2:] != size:
+            resize = torch.nn.functional.interpolate
+            square = resize(square, size, mode="bicubic", antialias=True).clamp(0, 1)
+        squares.append(square)
+    return network.embed(torch.cat(squares)).detach().cpu()
+
+
+@torch.no_grad()
+def measure_images(images: ImageSet, network: FeatureNetwork, evaluator: Any) -> MeasuredImages:
+    """Measure all images of a set; those of one prompt are read together.
+
+    Metrics of the images of a prompt, such as diversity, need two or more of every prompt.
+
+    Args:
+        images: the set.
+        network: gives the features.
+        evaluator: the world's evaluator; it judges images of 64 x 64 pixels whose prompt names an
+            object of the world.
+    """
+    values: dict[str, dict[Key, float]] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
+    for row, (prompt, (seed, _)) in enumerate(images.keys):
+        groups.setdefault((prompt, seed), []).append(row)
+    features: list[Tensor] = [torch.empty(0)] * len(images.paths)
+    smallest = min(map(len, groups.values()))
+    for (prompt, seed), rows in groups.items():
+        kept: list[Tensor] = []
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            pixels = [read_whole_image(images.paths[row]) for row in chunk]
+            for row, feature in zip(chunk, _embed(iter(pixels), network), strict=True):
+                features[row] = feature
+            for row, image in zip(chunk, pixels, strict=True):
+                for name, value in _image_values(image[None], prompt, evaluator).items():
+                    values.setdefault(name, {})[images.keys[row]] = value
+            kept += pixels[: max(_MAX_PAIRED_IMAGES - len(kept), 0)]
+        if smallest < 2:
+            continue
+        own = torch.stack([features[row] for row in rows])
+        for name, value in _group_values(kept, own, min(smallest, _MAX_VENDI_IMAGES)).items():
+            values.setdefault(name, {})[prompt, (seed, 0)] = value
+    return MeasuredImages(images.label, images.keys, torch.stack(features), values)
+
+
+def _image_values(image: Float[Tensor, "1 3 h w"], prompt: str, evaluator: Any) -> dict[str, float]:
+    """Metrics of one image."""
+    values: dict[str, float] = {}
+    if image.shape[-2:] == (64, 64) and judgeable_attributes(prompt):
+        values |= agreement(evaluator.judge(image), [prompt])
+        log_probs = candidate_log_probs(evaluator(image), prompt)
+        values["r_precision"] = float(ranks_first(log_probs, torch.zeros(1, dtype=torch.long)))
+    return values | {
+        "saturation": saturation(image),
+        "clipped": clipped(image),
+        "total_variation": total_variation(image),
+    }
+
+
+def _group_values(
+    images: Sequence[Float[Tensor, "3 h w"]], features: Float[Tensor, "n d"], vendi_images: int
+) -> dict[str, float]:
+    """Metrics of two or more images of one prompt, the Vendi score of the first of them."""
+    values = {
+        "feature_diversity": feature_diversity(features, lambda x: x),
+        "vendi_per_prompt": vendi_score(features[:vendi_images]),
+    }
+    if len({image.shape for image in images}) == 1:
+        values["diversity"] = diversity(torch.stack(list(images)))
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def add_clip_values(
+    measured: MeasuredImages, clip: CLIPSimilarity, others: Sequence[str] = ()
+) -> MeasuredImages:
+    """Add CLIP score and CLIP R-Precision to images whose features are those of CLIP.
+
+    Args:
+        measured: the images, with the embeddings of ``clip`` as features.
+        clip: CLIP.
+        others: texts that prompts are compared with, besides the other prompts of the set. Without
+            any there is no R-Precision.
+    """
+    texts = {text: i for i, text in enumerate(dict.fromkeys([*measured.prompts, *others]))}
+    own = torch.tensor([texts[prompt] for prompt, _ in measured.keys])
+    embeds = clip.embed_texts(list(texts))
+    columns: dict[str, list[float]] = {"clip_score": [], "clip_r_precision": []}
+    chunks = zip(measured.features.split(_TEXT_CHUNK), own.split(_TEXT_CHUNK), strict=True)
+    for features, index in chunks:
+        similarity = features @ embeds.T
+        columns["clip_score"] += clip_scores(similarity, index).tolist()
+        if len(texts) > 1:
+            columns["clip_r_precision"] += ranks_first(similarity, index).float().tolist()
+    by_key = {
+        name: dict(zip(measured.keys, column, strict=True))
+        for name, column in columns.items()
+        if column
+    }
+    return MeasuredImages(
+        measured.label, measured.keys, measured.features, by_key | measured.values, measured.floors
+    )
+
+
+def merge_measured(sets: Sequence[MeasuredImages]) -> MeasuredImages:
+    """Join sets of one label; an image with a prompt and seed that occurred before is left out."""
+    keys: dict[Key, Tensor] = {}
+    values: dict[str, dict[Key, float]] = {}
+    floors: dict[str, dict[Key, float]] = {}
+    for measured in sets:
+        for key, feature in zip(measured.keys, measured.features, strict=True):
+            keys.setdefault(key, feature)
+        for joined, own in ((values, measured.values), (floors, measured.floors)):
+            for name, column in own.items():
+                joined[name] = column | joined.get(name, {})
+    return MeasuredImages(
+        sets[0].label, tuple(keys), torch.stack(list(keys.values())), values, floors
+    )

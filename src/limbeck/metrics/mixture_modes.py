@@ -1,0 +1,51 @@
+"""Modes and density of samples of a mixture of Gaussians."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mode_shares(points: Float[Tensor, "n d"], means: Float[Tensor, "k d"]) -> Float[Tensor, "k"]:
+    """Share of the points that are nearest to each mean. Range [0, 1], sum 1."""
+    nearest = torch.cdist(points, means).argmin(1)
+    return nearest.bincount(minlength=len(means)).double() / len(points)
+
+
+def mode_error(shares: Float[Tensor, "k"], weights: Float[Tensor, "k"]) -> float:
+    """Total variation distance of shares and true weights, sum |share - weight| / 2.
+
+    Range [0, 1]; 1: all points are in modes without weight. Sample size: biased upwards by about
+    sqrt(k / (2 pi n)) for k equal modes and n points, so compare only equal sizes.
+
+    Args:
+        shares: shares of the modes.
+        weights: weights of the modes, on any scale.
+    """
+    return (shares - weights / weights.sum()).abs().sum().item() / 2
+
+
+def log_density(
+    points: Float[Tensor, "n d"],
+    means: Float[Tensor, "k d"],
+    stds: Float[Tensor, "k"],
+    weights: Float[Tensor, "k"],
+) -> Float[Tensor, "n"]:
+    """Logarithm of sum_k w_k N(x; mean_k, std_k^2 I), in nats and float64.
+
+    Range: the real numbers. The mean over true samples is minus the entropy; modes, which methods
+    like SDS seek, have more. Sample size: a mean over points, unbiased.
+
+    Args:
+        points: where.
+        means: means of the components.
+        stds: their standard deviations, above 0.
+        weights: their weights on any scale; 0 leaves one out.
+    """
+    points, means, stds = points.double(), means.double(), stds.double()
+    squared = (points[:, None] - means).square().sum(-1)
+    log = -0.5 * squared / stds**2 - points.shape[1] * (stds.log() + 0.5 * math.log(2 * math.pi))
+    return (log + (weights / weights.sum()).double().log()).logsumexp(1)

@@ -1,0 +1,155 @@
+"""`limbeck eval` on folders of images of any tool, and on 2D runs of ours."""
+
+import io
+import json
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from run_folders import experiment
+from tiny_clip import write_clip
+from world_images import write_world_images
+
+from limbeck.cli.main import main
+from limbeck.evaluation.measured_images import FeatureNetwork, center_square, embed_files
+from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.kid import kid
+from limbeck.metrics.vendi import vendi_score
+from limbeck.priors.exact import colored_shapes
+from limbeck.runs.recorder import record
+from limbeck.system.image_files import read_whole_image
+from limbeck.world.pretrained import load_evaluator
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """True images, the same with noise, and a reference; prompts.txt belongs to the first two."""
+    folder = tmp_path_factory.mktemp("world")
+    prompts = write_world_images(folder / "true", 24)
+    write_world_images(folder / "noisy", 24, noise=45)
+    write_world_images(folder / "reference", 60, seed=1)
+    (folder / "prompts.txt").write_text("\n".join(prompts))
+    return folder
+
+
+def features(folder, count):
+    images = [read_whole_image(folder / f"img-{i}.png") for i in range(count)]
+    with torch.no_grad():
+        return load_evaluator().features(torch.stack(images))
+
+
+def test_a_folder_and_its_prompts_are_enough(world, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    argv = ["eval", str(world / "true"), str(world / "noisy"), "--out", str(out)]
+    argv += ["--prompts", str(world / "prompts.txt"), "--reference", str(world / "reference")]
+    assert main(argv) == 0
+    text, report = capsys.readouterr().out, json.loads(out.read_text())
+    true, noisy = (entry["metrics"] for entry in report["sets"])
+    own = features(world / "true", 24)
+    assert true["vendi"]["value"] == pytest.approx(vendi_score(own), rel=1e-4)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    reference = features(world / "reference", 60)
+    assert true["kid"]["value"] == pytest.approx(kid(own, reference[order[24:]]), rel=1e-4)
+    floor = kid(reference[order[:24]], reference[order[24:]])
+    assert true["kid"]["floor"] == noisy["kid"]["floor"] == pytest.approx(floor, rel=1e-4)
+    assert true["kid"]["low"] < 0 < true["kid"]["high"] and noisy["kid"]["low"] > 0
+    assert true["object"]["value"] == 1 and 0.8 < true["object"]["low"] < 0.9
+    assert "frechet" not in true  # of 24 images
+    (difference,) = report["differences"]
+    assert difference["metrics"]["object"]["high"] < 0 < difference["metrics"]["kid"]["low"]
+    assert report["features"] == "the world's evaluator" and len(report["prompts"]["sha256"]) == 64
+    assert "paired by prompt and seed" in text and "| KID x 1000 " in text
+    assert main(argv) == 2  # nothing is overwritten
+
+
+def test_clip_gives_scores_and_features(world, tmp_path, capsys):
+    folder = write_clip(tmp_path / "clip")
+    out = tmp_path / "results.json"
+    argv = ["eval", str(world / "true"), "--prompts", str(world / "prompts.txt")]
+    assert main([*argv, "--clip", str(folder), "--out", str(out), "--device", "cpu"]) == 0
+    metrics = json.loads(out.read_text())["sets"][0]["metrics"]
+    prompts = (world / "prompts.txt").read_text().splitlines()
+    clip = CLIPSimilarity(folder)
+    images = torch.stack([read_whole_image(world / "true" / f"img-{i}.png") for i in range(24)])
+    similarity = clip.similarity(images, prompts)
+    expected = similarity.diagonal().mean().item()
+    assert metrics["clip_score"]["value"] == pytest.approx(expected, abs=1e-5)
+    best = (similarity.argmax(1) == torch.arange(24)).float().mean().item()
+    assert metrics["clip_r_precision"]["value"] == pytest.approx(best)
+    assert f"features: CLIP {folder}" in capsys.readouterr().out
+    # a single prompt has no R-Precision
+    one = tmp_path / "one.txt"
+    one.write_text("a duck")
+    assert main(["eval", str(world / "true"), "--prompts", str(one), "--clip", str(folder)]) == 0
+    table = capsys.readouterr().out
+    assert "CLIP R-Precision" not in table and "24 seeds of 1 prompt" in table
+
+
+def test_images_of_any_size_and_shape(tmp_path):
+    sizes = [(64, 64), (300, 200), (70, 90)]
+    for i, size in enumerate(sizes):
+        Image.new("RGB", size, "red").save(tmp_path / f"{i}.png")
+    network = FeatureNetwork("mean", 8, lambda x: x.mean((2, 3)))
+    found = embed_files([tmp_path / f"{i}.png" for i in range(3)], network)
+    assert torch.allclose(found, torch.tensor([1.0, 0.0, 0.0]).expand(3, 3), atol=1e-5)
+    wide = torch.arange(10.0).expand(3, 4, 10)
+    assert center_square(wide)[0, 0].tolist() == [3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs on the exact prior, of two seeds, and one of another guidance."""
+    folder = tmp_path_factory.mktemp("runs")
+    changes: dict[str, dict] = {"a": {}, "b": {"seed": 1}, "c": {"steps": 14}}
+    for name, own in changes.items():
+        console = Console(file=io.StringIO())
+        record(experiment(**own), colored_shapes(), folder / name, console=console)
+    return folder
+
+
+def test_runs_are_judged_by_the_same_metrics_and_by_the_true_law(runs, capsys):
+    assert main(["eval", *(str(runs / name) for name in "abc"), "--device", "cpu"]) == 0
+    text, report = capsys.readouterr().out, json.loads((runs / "a" / "eval.json").read_text())
+    assert "8 images, 2 prompts" in text and "4 images, 2 prompts" in text  # a and b are one set
+    assert report["step"] == 12 and report["metrics"]["saturation"]["n"] == 4
+    metrics = report["metrics"]
+    assert {"vendi", "diversity", "log_p", "energy_distance", "sliced_wasserstein"} <= set(metrics)
+    # after 12 steps everything is far from the law, whose own samples are the floor
+    assert metrics["log_p"]["value"] < metrics["log_p"]["floor"]
+    for name in ("energy_distance", "sliced_wasserstein"):
+        assert metrics[name]["value"] > 2 * abs(metrics[name]["floor"])
+    shares = report["mode_shares"]["a red disc"]
+    assert len(shares) == 12 and sum(shares.values()) == pytest.approx(1)
+    # the same particles as images in a folder have the same metrics
+    prompts = runs / "prompts.txt"
+    prompts.write_text("a red disc\na blue ring")
+    out = runs / "folder.json"
+    assert main(["eval", str(runs / "a"), "--prompts", str(prompts), "--out", str(out)]) == 0
+    folder = json.loads(out.read_text())["sets"][0]["metrics"]
+    assert {name: metrics[name] for name in folder} == folder
+
+
+def refusal(capsys, *argv):
+    assert main(["eval", *map(str, argv)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_what_does_not_fit_is_refused_in_one_line(world, runs, tmp_path, capsys):
+    folder, prompts = world / "true", world / "prompts.txt"
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(3):
+        Image.new("RGB", (4, 4)).save(few / f"{i}.png")
+    assert "--prompts FILE" in refusal(capsys, folder)
+    assert "3 images for 24 prompts" in refusal(capsys, few, "--prompts", prompts)
+    argv = (folder, "--prompts", prompts, "--reference")
+    assert "at least 4 images, not 3" in refusal(capsys, *argv, few)
+    assert "does not exist" in refusal(capsys, *argv, tmp_path / "none")
+    assert "--out needs --prompts" in refusal(capsys, runs / "a", "--out", tmp_path / "x.json")
+    clip = refusal(capsys, folder, "--prompts", prompts, "--clip", tmp_path / "none")
+    assert "holds no CLIP model" in clip
+    (runs / "b" / "final" / "01-01.png").unlink()
+    assert "01-01.png is missing" in refusal(capsys, runs / "b")

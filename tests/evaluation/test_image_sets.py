@@ -1,0 +1,67 @@
+"""Which prompt belongs to which image of a folder."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from limbeck.evaluation.image_sets import list_images, match_prompts, read_prompts
+
+
+def write_images(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        Image.new("RGB", (4, 4)).save(folder / name)
+    return folder
+
+
+def test_images_are_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    folder = write_images(tmp_path / "a", "img-10.png", "img-9.png", "img-1.jpg")
+    (folder / "notes.txt").write_text("no image")
+    assert [p.name for p in list_images(folder)] == ["img-1.jpg", "img-9.png", "img-10.png"]
+    # of a run the final images, not its contact sheets
+    run = write_images(tmp_path / "run", "final.png")
+    write_images(run / "final", "00-00.png")
+    assert [p.name for p in list_images(run)] == ["00-00.png"]
+
+
+def test_a_prompt_per_image_or_equally_many_images_per_prompt(tmp_path):
+    folder = write_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    each = match_prompts(folder, ["duck", "mug", "duck", "car"])
+    assert each.keys == (("duck", (0, 0)), ("mug", (0, 0)), ("duck", (0, 1)), ("car", (0, 0)))
+    pairs = match_prompts(folder, ["duck", "mug"])
+    assert pairs.keys == (("duck", (0, 0)), ("duck", (0, 1)), ("mug", (0, 0)), ("mug", (0, 1)))
+    with pytest.raises(ValueError, match="4 images for 3 prompts"):
+        match_prompts(folder, ["a", "b", "c"])
+
+
+def test_prompts_by_file_name(tmp_path):
+    folder = write_images(tmp_path, "b.png", "a.png")
+    found = match_prompts(folder, {"b.png": "duck", "a": "mug"})
+    assert [(p.name, key[0]) for p, key in zip(found.paths, found.keys, strict=True)] == [
+        ("a.png", "mug"),
+        ("b.png", "duck"),
+    ]
+    with pytest.raises(ValueError, match=r"b\.png has no prompt"):
+        match_prompts(folder, {"a": "mug"})
+    with pytest.raises(ValueError, match=r"no image 'c\.png'"):
+        match_prompts(folder, {"a": "mug", "b": "duck", "c.png": "car"})
+
+
+def test_prompt_files(tmp_path):
+    text = tmp_path / "prompts.txt"
+    text.write_text("\ufeff# the world\na red mug\n\n  a duck \n", encoding="utf-8")
+    assert read_prompts(text) == ["a red mug", "a duck"]
+    for value in (["a", "b"], {"x.png": "a"}):
+        path = tmp_path / "prompts.json"
+        path.write_text(json.dumps(value))
+        assert read_prompts(path) == value
+    for content in ("[]", "{}", "[1]", '{"a": ["b"]}', "3", "{"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"prompts\.json"):
+            read_prompts(path)
+    text.write_text("# nothing\n")
+    with pytest.raises(ValueError, match="must hold prompts"):
+        read_prompts(text)
+    with pytest.raises(ValueError, match="no such file"):
+        read_prompts(tmp_path / "missing.txt")
