@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def commands(page: Path) -> list[str]:
     """The indented or fenced lines that start with ``limbeck``, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    return re.findall(r"^(?:    )?(?:\$ )?limbeck ((?:run|edit|sample|study|plot) .+)$", text, re.M)
+    return re.findall(r"^(?:    )?(?:\$ )?limbeck ((?:run|edit|sample|study|plot|eval) .+)$", text, re.M)
 
 
 #: words of a page that stand for others
@@ -53,6 +53,7 @@ def stop(*arguments, **options):
 @pytest.fixture
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
+    import limbeck.cli.commands.eval
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
     import limbeck.training.resources
@@ -61,6 +62,8 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
+    for kind in ("folders", "2d", "3d"):
+        monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
     for study in choices(Study).values():
         monkeypatch.setattr(study, "run", stop)
     Path("runs/RUN").mkdir(parents=True)
@@ -83,6 +86,8 @@ def test_a_command_on_a_page_is_understood(command, stopped):
         if word.endswith((".png", ".jpg")):
             Path(word).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), "red").save(word)
+    if words[0] == "eval":  # any run will do
+        words = ["runs/RUN" if word.startswith("runs/") else word for word in words]
     if words[0] == "plot":
         assert main(words) == 0
         return

@@ -1,1 +1,1 @@
-"""Evaluation of finished 3D runs."""
+"""Evaluation of finished runs, and of images of any tool."""

@@ -34,7 +34,8 @@ def closing_lines(folder: Path, experiment: Experiment) -> list[str]:
 def verdict_lines(scores: dict[str, Any], particles: int, is_3d: bool) -> list[str]:
     """The evaluator's verdicts in words, a line per prompt that it can judge.
 
-    The views of a 3D particle are not independent, so their shares come without an interval.
+    The interval is for other seeds of this one prompt. The views of a 3D particle are not
+    independent, so their shares come without one.
 
     Args:
         scores: content of scores.json.
