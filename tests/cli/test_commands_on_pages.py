@@ -20,7 +20,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def commands(page: Path) -> list[str]:
     """The indented or fenced lines that start with ``limbeck``, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    return re.findall(r"^(?:    )?(?:\$ )?limbeck ((?:run|edit|sample|study|plot|eval) .+)$", text, re.M)
+    names = "run|edit|sample|study|plot|eval"
+    return re.findall(rf"^(?:    )?(?:\$ )?limbeck ((?:{names}) .+)$", text, re.M)
 
 
 #: words of a page that stand for others
