@@ -3,17 +3,21 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from limbeck.cli.main import main
-from limbeck.config.discovery import choices
+from limbeck.config.discovery import choices, options_of
 from limbeck.config.yaml import from_yaml, slug, to_yaml
+from limbeck.diffusion.model_options import Model
 from limbeck.metrics.energy_distance import energy_distance
 from limbeck.studies.base import Study, labeled_rows
 from limbeck.studies.distribution import DistributionStudy, three_gaussians
+from limbeck.studies.edits import EditsStudy
 from limbeck.studies.guidance import GuidanceStudy
 from limbeck.training.experiment import Experiment
 
@@ -25,6 +29,50 @@ def test_every_study_has_rows_with_distinct_folders_and_readable_experiments(nam
     for row in rows.values():
         if isinstance(row, Experiment):
             assert from_yaml(Experiment, to_yaml(row)) == row
+
+
+def _other(value: Any) -> Any:
+    """Another value of the type of an option."""
+    if isinstance(value, Model):
+        return Model("gaussians")
+    if isinstance(value, tuple):
+        return (*value, _other(value[-1]))
+    if isinstance(value, str):
+        return "float32" if value == "auto" else f"{value} at night"
+    return value + 1 if isinstance(value, int) else 0.75 * value
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, option) for name, cls in choices(Study).items() for option in options_of(cls)],
+)
+def test_every_option_of_a_study_changes_what_is_computed(name: str, option: str) -> None:
+    def computed(study: Study) -> Any:
+        inputs = study.inputs(Path("before.png")) if isinstance(study, EditsStudy) else None
+        return dict(study.rows()), inputs
+
+    plain = choices(Study)[name]()
+    changed = replace(plain, **{option: _other(getattr(plain, option))})
+    assert computed(changed) != computed(plain)
+
+
+@pytest.mark.parametrize(
+    ("study", "options"),
+    [
+        ("distribution", ["prompts", "model", "precision"]),
+        ("edits", ["prompts", "particles", "steps", "lr"]),
+        ("convergence", ["steps", "lr"]),
+        ("particles", ["particles"]),
+    ],
+)
+def test_what_a_study_has_no_use_for_is_refused_by_name(
+    study: str, options: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for option in options:
+        error = refused(capsys, "study", study, f"--{option}", "3")
+        assert f"no option is called '--{option}'" in error
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_study_runs_draws_and_resumes(tmp_path, capsys):

@@ -46,6 +46,9 @@ ImageRows = Mapping[str, tuple[str, list[Image.Image]]]
 class Study(abc.ABC):
     """Runs that differ in one thing.
 
+    A study that varies one of these options, or has no use for it, declares it anew with
+    ``init=False``: it is then no option of that study and refused by name.
+
     Attributes:
         prompts: prompts of every run.
         particles: particles per prompt.

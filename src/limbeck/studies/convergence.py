@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from limbeck.diffusion.sampling import Sampling
 from limbeck.methods.sds import SDS
@@ -27,6 +27,8 @@ class ConvergenceStudy(Study):
     guidance: float = 7.5
     step_counts: tuple[int, ...] = (100, 300, 1000)
     lrs: tuple[float, ...] = (0.01, 0.03, 0.1)
+    steps: int = field(default=1000, init=False)  # see step_counts
+    lr: float = field(default=0.1, init=False)  # see lrs
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
         sds = SDS(self.guidance)

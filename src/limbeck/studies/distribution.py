@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from limbeck.diffusion.model_options import Precision
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.critics.exact import ExactCritic
@@ -27,6 +28,7 @@ from limbeck.methods.vsd import VSD
 from limbeck.metrics.energy_distance import energy_distance
 from limbeck.metrics.mixture_modes import mode_shares
 from limbeck.priors.exact import GaussianMixture
+from limbeck.priors.loading import pick_device
 from limbeck.representations.latents import Latents
 from limbeck.runs.report.schedule_plots import save_figure
 from limbeck.studies.base import Study
@@ -55,6 +57,9 @@ class DistributionStudy(Study):
     particles: int = 2048
     steps: int = 1000
     lr: float = 0.02
+    prompts: tuple[str, ...] = field(default=("all",), init=False)
+    model: str = field(default="three Gaussians", init=False)
+    precision: Precision = field(default="auto", init=False)  # exact scores have no weights
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
         cfd: dict[str, Any] = {
@@ -78,9 +83,10 @@ class DistributionStudy(Study):
             "steps": self.steps,
             "seed": self.seed,
         }
-        return Experiment(("all",), method=method, **(settings | changes))
+        return Experiment(self.prompts, method=method, **(settings | changes))
 
     def load_prior(self, device: str) -> GaussianMixture:
+        pick_device(device)  # refuses one that is not there; exact scores need none
         return three_gaussians()
 
     def _run(self, out: Path, prior: Prior) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,14 @@ class EditsStudy(Study):
         "a plain red mug at night",
         "a plain red mushroom on grass",
     )
+    prompts: tuple[str, ...] = field(default=(), init=False)  # the targets and the source
+    particles: int = field(default=1, init=False)
+    steps: int = field(default=0, init=False)  # those of each method, as lr
+    lr: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", (*self.target_prompts, self.source_prompt))
+        super().__post_init__()
 
     def rows(self) -> Mapping[str, EditOptions]:  # type: ignore[override]
         pds = default_options(PDS)
@@ -52,11 +60,15 @@ class EditsStudy(Study):
             for label, options in rows.items()
         }
 
+    def inputs(self, image: Path) -> EditInputs:
+        """What is edited: an image of the source prompt, towards each target prompt."""
+        return EditInputs((image,), self.target_prompts, (self.source_prompt,))
+
     def _run(self, out: Path, prior: Prior) -> Path:
         before = out / "before.png"
         if not before.exists():
             save_png(render_world_scene(self.source_prompt), before)
-        inputs = EditInputs((before,), self.target_prompts, (self.source_prompt,))
+        inputs = self.inputs(before)
         source = self.source_prompt.replace(" on", "\non")
         figure: dict[str, tuple[str, list[Image.Image]]] = {"before": (source, [read_rgb(before)])}
         for label, options in self.rows().items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.critics.base import CriticTraining
@@ -25,6 +25,7 @@ class ParticlesStudy(Study):
     prompts: tuple[str, ...] = ("a yellow duck on grass",)
     particle_counts: tuple[int, ...] = (1, 2, 4, 8)
     critic_lr: float = 0.003
+    particles: int = field(default=0, init=False)  # see particle_counts
 
     def rows(self) -> Mapping[str, Experiment | Sampling]:
         vsd = VSD(critic=LoRACritic(training=CriticTraining(lr=self.critic_lr)))
