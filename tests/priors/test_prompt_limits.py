@@ -67,7 +67,8 @@ def test_the_four_views_of_a_long_prompt_differ(family, folders, capfd, monkeypa
     assert notice.startswith(
         'the prompt "a red mug, two striped cats on grey and a red mug, two st'
     )
-    assert re.search(rf" reads? {limits[0].tokens} tokens and not ", notice)
+    assert re.search(rf'" is not read by .* stops? after {limits[0].tokens} tokens', notice)
+    assert notice.endswith("; shorten the prompt, or put what matters first")
     out, err = capfd.readouterr()
     assert "truncated" not in out + err and "Token indices" not in out + err
 
@@ -84,7 +85,7 @@ def test_an_encoder_that_reads_all_of_a_prompt_is_given_all_of_it(family, folder
     assert all(of_encoder[0].endswith(", cats") for of_encoder in fitted[:-1])
     assert all(len(of_encoder[0]) < len(prompt) for of_encoder in fitted[:-1])
     (notice,) = notices
-    assert notice.endswith(f"; {limits[-1].encoder} reads all of it")
+    assert f"; {limits[-1].encoder} reads all of it; shorten the prompt" in notice
 
 
 def test_a_notice_is_given_for_every_run_that_shares_the_model(folders):
@@ -160,5 +161,5 @@ def test_the_clip_limit_is_that_of_the_tokenizer(folders):
     whole, cut = "a red mug " * 3, "a red mug " * 4  # 9 and 12 words, and two special tokens
     with collect_notices() as notices:
         prior.condition([whole, cut])
-    assert [re.search('not "(.*)"', text)[1] for text in notices] == ["red mug"]
+    assert [re.search(': "(.*)" is not read', text)[1] for text in notices] == ["red mug"]
     assert torch.isfinite(prior.condition([cut]).data).all()

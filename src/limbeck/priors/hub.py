@@ -147,18 +147,18 @@ def _download(repo_id: str, revision: str | None, index: str, config_only: bool 
             repository has no file ``index``.
     """
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     model = find_model(repo_id)
-    size = f", about {model.download_gb:.1f} GB" if model and not config_only else ""
+    size = f" (about {model.download_gb:.1f} GB)" if model and not config_only else ""
     what = f"{repo_id} at {revision}" if revision else repo_id
+    missing = f"{what}{size} is not on this machine, or not all of it"
     if model is not None and model.removed and repo_id == model.repo_id:
         raise ValueError(f"{repo_id} has left the hub; {_mirrors(model)}{size}")
+    command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
+    copying = f"run {command} where there is a network and give its folder instead of the name"
     if constants.HF_HUB_OFFLINE:
-        command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
-        raise ValueError(
-            f"{what} is not in the cache, or not all of it, and HF_HUB_OFFLINE is set: "
-            f"download it once{size}, with {command}"
-        )
+        raise ValueError(f"{missing}, and HF_HUB_OFFLINE forbids downloads: unset it, or {copying}")
     try:
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -173,9 +173,12 @@ def _download(repo_id: str, revision: str | None, index: str, config_only: bool 
     except Exception as error:  # of whichever library carries the requests
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         mirrors = f"; {_mirrors(model)}" if model and model.mirrors else ""
-        raise ValueError(
-            f"{what} is not in the cache and could not be downloaded{size}{mirrors}: {reason}"
-        ) from error
+        if isinstance(error, HfHubHTTPError):
+            cause = "the hub refuses it"
+            cure = "check the name, or hf auth login if it is private or has a license to accept"
+        else:
+            cause, cure = "the hub cannot be reached", f"connect and try again, or {copying}"
+        raise ValueError(f"{missing}, and {cause}: {cure}{mirrors} ({reason})") from error
     if not (folder / index).is_file():
         raise ValueError(f"{what} is on the hub but has no {index}: it is no diffusers pipeline")
     return folder

@@ -121,15 +121,16 @@ def describe_cut(text: str, limits: Sequence[TokenLimit], fitted: Sequence[Fitte
     if not encoders:
         return ""
     losses = [
-        f"{_read(names)} {tokens} tokens and not {_quote(lost)}"
+        f"{_quote(lost)} is not read by {' and '.join(names)}, which "
+        f"{'stop' if len(names) > 1 else 'stops'} after {tokens} tokens"
         for (tokens, lost), names in encoders.items()
     ]
-    whole = f"; {_read(readers)} all of it" if readers else ""
-    return f"the prompt {_quote(prompt)} is too long: {'; '.join(losses)}{whole}"
-
-
-def _read(encoders: Sequence[str]) -> str:
-    return f"{' and '.join(encoders)} {'read' if len(encoders) > 1 else 'reads'}"
+    read = "read" if len(readers) > 1 else "reads"
+    whole = f"; {' and '.join(readers)} {read} all of it" if readers else ""
+    return (
+        f"the prompt {_quote(prompt)} is longer than this model reads: {'; '.join(losses)}{whole}; "
+        "shorten the prompt, or put what matters first"
+    )
 
 
 def _quote(text: str) -> str:
