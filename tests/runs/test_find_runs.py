@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_the_newest_run_and_the_states_of_all(
     assert lines[0] == "runs/study/b" and lines[1].split()[:2] == ["running", "2/2"]
     assert lines[2] == "runs/a" and lines[3].split()[:5] == ["finished", "2/2", "1", "h", "ago"]
     assert "sds latents gaussians" in lines[3] and "“red disc”" in lines[3]
+
+
+def test_verdicts_are_listed_in_one_column_with_a_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("red disc", "runs/a", 4000)
+    folder = run("blue disc", "runs/b")
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4  # two lines a run
+    scores = {"mean": {"object": 1.0, "color": 0.75, "background": 0.0, "all": 0.0}}
+    (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "100/75/-/0  sds latents gaussians" in lines[1] and "ago  sds" in lines[3]
+    assert lines[4].startswith("object/color/pattern/background: % of images")
 
 
 def test_a_folder_called_latest_is_itself(

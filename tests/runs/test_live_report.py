@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from run_folders import experiment
 
 import limbeck.runs.recorder
 from limbeck.priors.loading import load
-from limbeck.runs.closing_summary import closing_lines, verdict_lines
+from limbeck.runs.closing_summary import closing_lines, edit_closing_lines, verdict_lines
 from limbeck.runs.folder_state import is_finished
 from limbeck.runs.recorder import record
 from limbeck.runs.report.live import is_live, write_live_report
@@ -79,6 +80,25 @@ def test_verdicts_in_words_with_intervals() -> None:
     ]
     (solid, _) = verdict_lines({"prompts": [row]}, 1, is_3d=True)
     assert solid == '"a red mug", right views by the evaluator: object 3 of 4, color 4 of 4'
+
+
+def test_the_end_of_edits_names_verdicts_images_and_next_commands(tmp_path: Path) -> None:
+    runs = {tmp_path / "64x64": experiment(steps=2), tmp_path / "96x64": experiment(steps=2)}
+    for folder in runs:
+        folder.mkdir()
+    row = {"prompt": "a red mug", "object": 1.0}
+    (tmp_path / "96x64" / "scores.json").write_text(json.dumps({"prompts": [row]}))
+    argv = ["a b.png", "--seed", "7", "--out=x", "--steps", "2", "--out", "y"]
+    lines = edit_closing_lines(tmp_path, runs, argv)
+    total = sum(e.total for e in runs.values())
+    assert lines[0] == f"finished: {total} edited images in {tmp_path}"
+    assert lines[1].startswith(f"  images: {tmp_path / '64x64' / 'edit'}/*-after.png")
+    assert lines[2].startswith('  "a red mug", right images by the evaluator: object')
+    assert lines[3].startswith(f"  images: {tmp_path / '96x64' / 'edit'}/*-after.png")
+    assert lines[4:6] == [
+        "next:",
+        "  limbeck edit 'a b.png' --steps 2 --seed 1  # another result",
+    ]
 
 
 def test_the_end_names_the_next_commands(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""What a finished run says at its end: scores, where the images are, what to type next."""
+"""What a finished run or edit says at its end: scores, where the images are, what to type next."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from limbeck.runs.report.tables import SCORES
 from limbeck.system.files import read_json_object
 from limbeck.training.experiment import Experiment
 
-_VERDICTS = ("object", "color", "pattern", "background")
+VERDICTS = ("object", "color", "pattern", "background")
 
 
 def closing_lines(folder: Path, experiment: Experiment) -> list[str]:
@@ -23,12 +24,61 @@ def closing_lines(folder: Path, experiment: Experiment) -> list[str]:
         folder: its folder.
         experiment: what was run.
     """
+    lines = [f"finished: {experiment.steps} steps in {folder}"]
+    lines += _indented(_recorded_verdicts(folder, experiment))
+    lines.append(f"  images: {folder / 'final'}")
+    return [*lines, "next:", *_indented(next_commands(folder, experiment))]
+
+
+def edit_closing_lines(
+    folder: Path, runs: Mapping[Path, Experiment], argv: Sequence[str]
+) -> list[str]:
+    """Lines to print after edits.
+
+    Args:
+        folder: the folder of all edits.
+        runs: the edits of each image size, by run folder.
+        argv: the words of the command line after ``limbeck edit``.
+    """
+    first = next(iter(runs.values()))
+    count = sum(e.total for e in runs.values())
+    images = "edited image" if count == 1 else "edited images"
+    lines = [f"finished: {count} {images} in {folder}"]
+    for run_folder, experiment in runs.items():
+        lines += _indented(_recorded_verdicts(run_folder, experiment))
+        lines.append(
+            f"  images: {run_folder / 'edit'}/*-after.png, beside before, difference and gradient"
+        )
+    again = shlex.join(["limbeck", "edit", *_without(argv, "--out", "--seed")])
+    commands = [
+        f"{again} --seed {first.seed + 1}  # another result",
+        f"limbeck report {shlex.quote(str(next(iter(runs))))} OTHER  # compare with another edit",
+    ]
+    return [*lines, "next:", *_indented(commands)]
+
+
+def _without(argv: Sequence[str], *flags: str) -> list[str]:
+    """The words of a command line without some options, each of one value."""
+    kept, words = [], list(argv)
+    while words:
+        word = words.pop(0)
+        flag, equals, _ = word.partition("=")
+        if flag not in flags:
+            kept.append(word)
+        elif not equals:
+            del words[:1]
+    return kept
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _recorded_verdicts(folder: Path, experiment: Experiment) -> list[str]:
     path = folder / "scores.json"
     scores = read_json_object(path) if path.exists() else {}
     is_3d = not isinstance(experiment.camera_sampler, NoCamera)
-    lines = [f"finished: {experiment.steps} steps in {folder}"]
-    lines += [f"  {line}" for line in verdict_lines(scores, experiment.particles, is_3d)]
-    return [*lines, "next:", *(f"  {line}" for line in next_commands(folder, experiment))]
+    return verdict_lines(scores, experiment.particles, is_3d)
 
 
 def verdict_lines(scores: dict[str, Any], particles: int, is_3d: bool) -> list[str]:
@@ -44,7 +94,7 @@ def verdict_lines(scores: dict[str, Any], particles: int, is_3d: bool) -> list[s
     """
     lines = []
     for row in scores.get("prompts", []):
-        shares = [name for name in _VERDICTS if name in row]
+        shares = [name for name in VERDICTS if name in row]
         if not shares:
             continue
         count, unit = (particles, "image") if not is_3d else (4 * particles, "view")

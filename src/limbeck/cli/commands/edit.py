@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.methods.base import EditMethod
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs import editing
+    from limbeck.runs.closing_summary import edit_closing_lines
 
     about = (
         "Edit each IMAGE from --source-prompt to --target-prompt. "
@@ -60,5 +62,8 @@ def main(argv: Sequence[str]) -> None:
         return
     command = shlex.join(["limbeck", "edit", *argv])
     with resume_hint(command):
-        print(editing.edit_to_folder(inputs, options, prior, folder, command=command))
+        report = editing.edit_to_folder(inputs, options, prior, folder, command=command)
+    print(report, flush=True)
+    runs = editing.edit_folders(folder, editing.edit_experiments(inputs, options, prior))
+    print("\n".join(edit_closing_lines(folder, runs, argv)), file=sys.stderr, flush=True)
     exit_if_incomplete(folder)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from limbeck.runs.find_runs import FoundRun
 
 
+LEGEND = "object/color/pattern/background: % of images that show it, - not asked for"
+
+
 @dataclass(frozen=True)
 class ListOptions:
     """Which runs are listed.
@@ -44,12 +47,30 @@ def main(argv: Sequence[str]) -> None:
     for run in runs:
         print(run.folder)
         print(summary(run, time.time(), width))
+    if any(verdicts(run) for run in runs):
+        print(LEGEND)
     if not runs:
         print(f"no runs in {', '.join(map(str, options.folders))}")
 
 
+def verdicts(run: FoundRun) -> str:
+    """What share of a run's images the evaluator sees as asked for, by ``VERDICTS`` in percent.
+
+    Empty for a run without verdicts; a dash for what its prompts do not name.
+    """
+    from limbeck.runs.closing_summary import VERDICTS
+
+    try:
+        means = run.data.scores.get("mean", {})
+    except ValueError:
+        return ""  # the summary says that it is unreadable
+    if not any(name in means for name in VERDICTS):
+        return ""
+    return "/".join(f"{100 * means[name]:.0f}" if name in means else "-" for name in VERDICTS)
+
+
 def summary(run: FoundRun, now: float, width: int) -> str:
-    """State, steps, age, settings, score and prompt of a run, at most ``width`` wide."""
+    """State, steps, age, verdicts, settings and prompt of a run, at most ``width`` wide."""
     try:
         data = run.data
         steps = int(data.config["steps"])
@@ -57,10 +78,8 @@ def summary(run: FoundRun, now: float, width: int) -> str:
     except (ValueError, TypeError, KeyError) as error:
         return f"  unreadable: {' '.join(str(error).split())}"[:width]
     setting = " ".join(data.setting)
-    score = data.scores.get("mean", {}).get("object")
-    seen = f"object {100 * score:3.0f} %" if score is not None else ""
     line = f"  {run.state:8s} {f'{done}/{steps}':>11s}  {age(now - run.changed_at):>7s} ago  "
-    line += "  ".join(part for part in (setting, seen, data.title) if part)
+    line += "  ".join(part for part in (verdicts(run), setting, data.title) if part)
     return line if len(line) <= width else line[: width - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
