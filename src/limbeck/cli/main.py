@@ -33,7 +33,7 @@ diffusion model.
 With LIMBECK_TRACEBACK=1 in the environment, errors print their traceback.
 """
 #: listed first in the usage, in this order
-MAIN_COMMANDS = ("run", "sample", "edit", "study", "report", "plot", "methods", "models")
+MAIN_COMMANDS = ("run", "sample", "edit", "sweep", "study", "report", "plot", "methods", "models")
 
 
 def commands() -> dict[str, str]:

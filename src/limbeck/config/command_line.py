@@ -154,7 +154,7 @@ def parse(
             print(_help(found, argv, prog, about, positional, () if full else short))
             raise SystemExit(0)
         elif re.match(r"-(?!\.?\d|$)", word):
-            raise _unknown_option(flag, found)
+            raise unknown_option(flag, found)
         else:
             if previous and not lenient:
                 _refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)
@@ -231,7 +231,13 @@ def _title(parent: str, found: Sequence[Option]) -> str:
     return f"{parent} {component_name(chosen)}" if chosen else parent
 
 
-def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
+def unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
+    """The error for an option that does not exist, with its new or the most similar name.
+
+    Args:
+        flag: the option as typed.
+        found: the options that exist.
+    """
     current = "--"
     for name in flag.lstrip("-").replace("-", "_").split("."):
         owners = {o.owner for o in found if (o.parent or "--") == current}
@@ -246,7 +252,7 @@ def _unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
     if parent and names:
         return unknown_name(f"option of {_title(parent, found)}", name, names)
     if parent and all(o.flag != parent for o in found):
-        return _unknown_option(parent, found)  # --methd.guidance: it is --methd that is unknown
+        return unknown_option(parent, found)  # --methd.guidance: it is --methd that is unknown
     return unknown_name("option", flag, [o.flag for o in found if not o.parent])
 
 

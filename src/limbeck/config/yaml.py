@@ -146,6 +146,14 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
+    def construct_number(self, node: Any) -> Any:
+        """A number; YAML 1.1 reads 1:30 as 90, which here is text, such as a range of seeds."""
+        text = self.construct_scalar(node)
+        if ":" in str(text):
+            return text
+        is_int = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if is_int else self.construct_yaml_float(node)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key, _ in node.value:
@@ -156,6 +164,10 @@ class _StrictLoader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 keys.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+for _tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_number)
 
 
 def parse_yaml(text: str) -> Any:

@@ -95,6 +95,17 @@ def write_edit_report(folders: Sequence[Path], out: Path) -> Path:
     return _save(out, _render("edits.html.j2", {"runs": runs, "count": count}))
 
 
+def write_page(template: str, content: dict[str, Any], out: Path) -> Path:
+    """Write a page from a template of this folder.
+
+    Args:
+        template: name of the template.
+        content: its variables.
+        out: file to write.
+    """
+    return _save(out, _render(template, content))
+
+
 def notebook_html(folders: Sequence[Path], report: Path) -> str:
     """HTML fragment of one or more runs, for the output of a notebook cell.
 

@@ -1,0 +1,280 @@
+"""Which runs a sweep has: grid, zip, random draws and seeds over the options of an experiment."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.config.checks import check_options
+from limbeck.config.yaml import parse_yaml
+
+Axes = dict[str, tuple[Any, ...]]
+"""Values by dotted option with underscores, such as ``method.guidance``."""
+
+SEED = "seed"
+MAX_RUNS = 100_000  #: a sweep of more runs is a mistake
+_RANGE = re.compile(r"(?P<scale>uniform|log):(?P<low>[^:]+):(?P<high>[^:]+)")
+_INTEGERS = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
+_DIGITS = 4  #: significant digits of a random draw
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of numbers to draw from at random.
+
+    Attributes:
+        scale: ``uniform``, or ``log`` for a uniform logarithm.
+        low: smallest value.
+        high: largest value.
+    """
+
+    scale: str
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.low >= self.high or (self.scale == "log" and self.low <= 0):
+            positive = "0 < LOW < HIGH" if self.scale == "log" else "LOW < HIGH"
+            raise ValueError(f"{self} is empty: write {self.scale}:LOW:HIGH with {positive}")
+
+    def __str__(self) -> str:
+        return f"{self.scale}:{self.low:g}:{self.high:g}"
+
+    def draw(self, rng: random.Random) -> float:
+        """A value of four digits, as it is written in names and tables."""
+        if self.scale == "log":
+            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            value = rng.uniform(self.low, self.high)
+        return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Options of many runs. Every grid point is combined with every zip, draw and seed.
+
+    Attributes:
+        fixed: options of all runs.
+        grid: options that are combined in every way.
+        zip: options whose values go together, the first with the first, and so on.
+        random: options whose values are drawn at random, from a list or a ``Range``.
+        draws: number of random draws.
+        draw_seed: seed of the random draws.
+        seeds: seeds of the runs; empty for the seed of ``fixed``.
+    """
+
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    grid: Axes = field(default_factory=dict)
+    zip: Axes = field(default_factory=dict)
+    random: Axes = field(default_factory=dict)
+    draws: int = 0
+    draw_seed: int = 0
+    seeds: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        parts = [self.fixed, self.grid, self.zip, self.random]
+        keys = [key for part in parts for key in part] + [SEED] * bool(self.seeds)
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"{key} is given twice: fixed, in grid, zip, random or as seeds")
+        for key, values in (self.grid | self.zip | self.random).items():
+            if not values:
+                raise ValueError(f"{key} has no values: give a list")
+            if key not in self.random and (found := [v for v in values if isinstance(v, Range)]):
+                raise ValueError(
+                    f"{key}: {found[0]} is drawn at random: say how often with --random N, or "
+                    "random: {draws: N} in a file"
+                )
+        counts = {key: len(values) for key, values in self.zip.items()}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{key} has {count}" for key, count in counts.items())
+            raise ValueError(f"options of zip need equally many values: {told}")
+        if bool(self.random) != bool(self.draws) or self.draws < 0:
+            raise ValueError(
+                f"random draws need their number, at least 1, and an option with several values "
+                f"or a range such as log:0.01:1, not {self.draws} draws of "
+                f"{', '.join(self.random) or 'no option'}"
+            )
+        if self.count > MAX_RUNS:
+            raise ValueError(f"{self.count:,} runs are more than {MAX_RUNS:,}: give fewer values")
+
+    @property
+    def count(self) -> int:
+        """Number of runs, before identical ones are found."""
+        zipped = len(next(iter(self.zip.values()), (None,)))
+        grid = math.prod(len(values) for values in self.grid.values())
+        return grid * zipped * (self.draws or 1) * (len(self.seeds) or 1)
+
+    @property
+    def varied(self) -> list[str]:
+        """The options that differ between runs, the seed last."""
+        axes = self.grid | self.zip | self.random
+        names = [key for key, values in axes.items() if len(values) > 1 or key in self.random]
+        return names + [SEED] * (len(self.seeds) > 1)
+
+    def points(self) -> list[dict[str, Any]]:
+        """Options of each run beyond ``fixed``.
+
+        All settings come with the first seed, then all with the second, so that a sweep that is
+        stopped early has compared every setting.
+        """
+        grid = [
+            dict(zip(self.grid, v, strict=True)) for v in itertools.product(*self.grid.values())
+        ]
+        zipped = [dict(zip(self.zip, v, strict=True)) for v in zip(*self.zip.values(), strict=True)]
+        drawn = [
+            {key: self._draw(key, values, i) for key, values in self.random.items()}
+            for i in range(self.draws or 1)
+        ]
+        seeds: list[dict[str, Any]] = [{SEED: seed} for seed in self.seeds] or [{}]
+        settings = [a | b | c for a in grid for b in zipped or [{}] for c in drawn]
+        return [setting | seed for seed in seeds for setting in settings]
+
+    def _draw(self, key: str, values: tuple[Any, ...], index: int) -> Any:
+        """Draw number ``index`` of an option, which does not depend on the number of draws."""
+        rng = random.Random(f"{self.draw_seed} {key} {index}")
+        value = values[rng.randrange(len(values))]
+        return value.draw(rng) if isinstance(value, Range) else value
+
+    def with_options(self, fixed: Mapping[str, Any], **changes: Any) -> Sweep:
+        """The sweep with other options, such as those of the command line.
+
+        Args:
+            fixed: options of all runs.
+            **changes: other fields; those left out keep their value, without the options that are
+                given anew.
+        """
+        axes = ("grid", "zip", "random")
+        new = {*fixed, *(key for name in axes for key in changes.get(name, {}))}
+        merged: dict[str, Any] = {
+            name: {k: v for k, v in getattr(self, name).items() if k not in new}
+            | changes.get(name, {})
+            for name in axes
+        }
+        kept = {k: v for k, v in self.fixed.items() if k not in new}
+        if changes.get("seeds") or SEED in fixed:
+            kept.pop(SEED, None)
+            merged["seeds"] = changes.get("seeds", ())
+        if changes.get("draws"):
+            merged["draws"] = changes["draws"]
+            merged["draw_seed"] = changes.get("draw_seed", 0)
+        elif not merged["random"]:
+            merged["draws"] = 0
+        return replace(self, fixed=kept | dict(fixed), **merged)
+
+
+def expand_values(values: Iterable[Any], integers: bool = True) -> tuple[Any, ...]:
+    """Values with ranges written out: ``0:4`` is 0, 1, 2, 3, and ``log:0.01:1`` a ``Range``.
+
+    Args:
+        values: words of the command line or values of YAML.
+        integers: whether ``A:B`` and ``A:B:STEP`` are integers from A to below B; else text.
+
+    Raises:
+        ValueError: if a range is empty.
+    """
+    found: list[Any] = []
+    for value in values:
+        text = value if isinstance(value, str) else ""
+        if match := _RANGE.fullmatch(text):
+            try:
+                low, high = float(match["low"]), float(match["high"])
+            except ValueError:
+                raise ValueError(f"{text} is not a range: write log:LOW:HIGH in numbers") from None
+            found.append(Range(match["scale"], low, high))
+        elif integers and (match := _INTEGERS.fullmatch(text)):
+            first, end, step = int(match[1]), int(match[2]), int(match[3] or 1)
+            if first >= end or step < 1 or (end - first) // step > MAX_RUNS:
+                raise ValueError(
+                    f"{text} is not a range of at most {MAX_RUNS:,} integers: A:B is A, ..., B - 1"
+                )
+            found += range(first, end, step)
+        else:
+            found.append(value)
+    return tuple(found)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep from a YAML file: options of all runs, and grid, zip, random and seeds.
+
+    Raises:
+        ValueError: if it cannot be read; the message names the file.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}: give a YAML file of a sweep, or prompts")
+    try:
+        plain = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(plain, dict):
+            raise ValueError(f"a sweep maps options to values (steps: 500), not {plain!r:.60}")
+        return _sweep_of(plain)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: byte {error.start} is invalid") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
+    rest = {str(key): value for key, value in plain.items()}
+    sections = {name: rest.pop(name, None) or {} for name in ("grid", "zip", "random")}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"{name} maps options to lists of values, not {section!r:.60}")
+    draws, draw_seed = sections["random"].pop("draws", 0), sections["random"].pop("draw_seed", 0)
+    for name, value in (("draws", draws), ("draw_seed", draw_seed)):
+        if type(value) is not int:
+            raise ValueError(f"random.{name} must be an integer, not {value!r}")
+    seeds = rest.pop("seeds", ())
+    seeds = expand_values(seeds if isinstance(seeds, list | tuple) else [seeds])
+    axes = {name: _axes(section) for name, section in sections.items()}
+    return Sweep(flatten(rest), **axes, draws=draws, draw_seed=draw_seed, seeds=seeds)
+
+
+def _axes(section: Mapping[str, Any]) -> Axes:
+    axes = {}
+    for key, values in section.items():
+        values = values if isinstance(values, list) else [values]
+        axes[option_key(str(key))] = expand_values(values)
+    return axes
+
+
+def option_key(name: str) -> str:
+    """An option as a key: underscores for hyphens, and a component's name is the component."""
+    return name.replace("-", "_").removesuffix(".name")
+
+
+def flatten(plain: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
+    """Nested options as dotted keys, in order."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = option_key(f"{parent}{key}")
+        if isinstance(value, dict):
+            inner = flatten(value, f"{name}.")
+            repeated = flat.keys() & inner.keys()
+            flat |= inner
+        else:
+            repeated = flat.keys() & {name}
+            flat[name] = value
+        if repeated:
+            raise ValueError(f"{min(repeated)} is given twice")
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested options; the value of a component that has options is its name."""
+    nested: dict[str, Any] = {}
+    for key in sorted(flat, key=lambda name: name.count(".")):
+        *parents, last = key.split(".")
+        level = nested
+        for name in parents:
+            inner = level.get(name, {})
+            level[name] = dict(inner) if isinstance(inner, dict) else {"name": inner}
+            level = level[name]
+        level[last] = flat[key]
+    return nested

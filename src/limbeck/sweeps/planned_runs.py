@@ -1,0 +1,188 @@
+"""The runs of a sweep: the experiments of each point, its name, and what identical means."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.config.discovery import unknown_name
+from limbeck.config.yaml import build, fingerprint, read_yaml, slug
+from limbeck.sweeps.expansion import Sweep, nest
+from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
+
+_NO_PROMPTS = ("(a prompt)",)  #: prompts of a preset before the sweep gives some
+_MAX_NAME = 80  #: characters of the name of a run folder before its hash
+
+
+@dataclass(frozen=True)
+class ExtraOptions:
+    """Options of a run beside those of its experiment.
+
+    Attributes:
+        preset: recipe of a paper, possibly in several stages, whose options are the defaults.
+        config: run.yaml of a run or its folder, whose options are the defaults.
+        lr: peak learning rate of the representation, short for --representation.lr.
+    """
+
+    preset: Preset | None = None
+    config: Path | None = None
+    lr: float | None = field(default=None, metadata={"minimum": 0})
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a sweep.
+
+    Attributes:
+        name: name of its folder.
+        options: options in which the runs differ.
+        stages: experiments by stage name; a single one is called "".
+        key: hash of the configuration of all stages.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    stages: Mapping[str, Experiment]
+    key: str
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages.values())
+
+    def folders(self, root: Path) -> list[Path]:
+        """Run folder of each stage.
+
+        Args:
+            root: folder of the sweep.
+        """
+        folder = root / self.name
+        if list(self.stages) == [""]:
+            return [folder]
+        return [folder / f"{number}-{name}" for number, name in enumerate(self.stages, 1)]
+
+    def experiments(self, root: Path) -> dict[Path, Experiment]:
+        """Experiment by run folder, in order; a later stage starts from the one before.
+
+        Args:
+            root: folder of the sweep.
+        """
+        folders = self.folders(root)
+        found = dict(zip(folders, self.stages.values(), strict=True))
+        for before, folder in itertools.pairwise(folders):
+            found[folder] = start_stage_from(found[folder], before)
+        return found
+
+
+def plan_runs(sweep: Sweep, path: str = "") -> list[PlannedRun]:
+    """The runs of a sweep, in order; identical ones are planned once.
+
+    Args:
+        sweep: the sweep.
+        path: ``--`` if the options are those of a command line, for messages.
+
+    Raises:
+        ValueError: if an option is unknown or a value is refused, in any of the runs.
+    """
+    planned: dict[str, PlannedRun] = {}
+    for point in sweep.points():
+        try:
+            stages = build_stages(nest({**sweep.fixed, **point}), path)
+        except ValueError as error:
+            varied = {key: point[key] for key in sweep.varied}
+            where = f"; this is in the run with {label_of(varied)}" if varied else ""
+            raise ValueError(f"{error}{where}") from error
+        prints = "".join(f"{name}{fingerprint(stage)}" for name, stage in stages.items())
+        key = prints if len(stages) == 1 else hashlib.sha256(prints.encode()).hexdigest()[:8]
+        options = {name: point[name] for name in sweep.varied}
+        planned.setdefault(key, PlannedRun(_run_name(options, key), options, stages, key))
+    return list(planned.values())
+
+
+def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]:
+    """The experiments of nested options: one called "", or the stages of a preset.
+
+    Args:
+        plain: options of ``Experiment`` and ``ExtraOptions``.
+        path: ``--`` if they are those of a command line, for messages.
+
+    Raises:
+        ValueError: if an option is unknown or a value is refused.
+    """
+    names = ExtraOptions.__dataclass_fields__
+    extra = build(ExtraOptions, {k: plain[k] for k in plain if k in names}, path)
+    own = {k: v for k, v in plain.items() if k not in names}
+    if extra.preset is not None and extra.config is not None:
+        raise ValueError("config and preset exclude each other: give one of them")
+    stages = extra.preset.stages(_NO_PROMPTS) if extra.preset is not None else {}
+    first = next(iter(stages.values()), None)
+    default = first
+    if extra.config is not None:
+        file = extra.config / "run.yaml" if extra.config.is_dir() else extra.config
+        default = read_yaml(Experiment, file)
+    own.setdefault("prompts", default.prompts if default is not None else _NO_PROMPTS)
+    chosen = build(Experiment, own, path, default)
+    if chosen.prompts == _NO_PROMPTS:
+        raise ValueError("a prompt is missing: give at least one text that is not empty")
+    if extra.lr is not None:
+        chosen = with_lr(chosen, extra.lr)
+    if first is None or len(stages) == 1:
+        return {"": chosen}
+    return {name: apply_shared_options(first, chosen, stage) for name, stage in stages.items()}
+
+
+def format_option(value: Any) -> str:
+    """The value of an option in a name or a table."""
+    if isinstance(value, dict):
+        rest = [f"{key} {format_option(v)}" for key, v in value.items() if key != "name"]
+        return ", ".join([*([str(value["name"])] if "name" in value else []), *rest])
+    if isinstance(value, list | tuple):
+        return " ".join(map(format_option, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def short_names(options: Sequence[str]) -> dict[str, str]:
+    """The last word of each dotted option, or all of it where that is not unique."""
+    last = [option.rpartition(".")[2] for option in options]
+    return {
+        option: (word if last.count(word) == 1 else option).replace("_", " ").replace(".", " ")
+        for option, word in zip(options, last, strict=True)
+    }
+
+
+def label_of(options: Mapping[str, Any]) -> str:
+    """Options and values in one line: ``method vsd, guidance 7.5``."""
+    names = short_names(list(options))
+    return ", ".join(f"{names[key]} {format_option(value)}" for key, value in options.items())
+
+
+def _run_name(options: Mapping[str, Any], key: str) -> str:
+    names, words = short_names(list(options)), []
+    for option, value in options.items():
+        text = re.sub(r"[^A-Za-z0-9.]+", "-", format_option(value)).strip("-.")
+        is_word = isinstance(value, str) and not re.fullmatch(r"[-+.\de]+|true|false|none", value)
+        words.append(text if is_word else f"{slug(names[option])}-{text}")
+    return "-".join([*filter(None, ["-".join(words)[:_MAX_NAME].strip("-.")]), key])
+
+
+def with_found_names(runs: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:
+    """The runs with the names of their folders below ``root``, where there are some.
+
+    A folder is found by the hash at its end, so a sweep that varies further options finds the
+    runs that it had before.
+    """
+    found = {path.name.rpartition("-")[2]: path.name for path in root.glob("*") if path.is_dir()}
+    return [replace(run, name=found.get(run.key, run.name)) for run in runs]
+
+
+def unknown_axis(name: str, varied: Sequence[str]) -> ValueError:
+    """The error for an axis of the page that is no option in which the runs differ."""
+    return unknown_name("option of several values", name, varied)

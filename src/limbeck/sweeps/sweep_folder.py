@@ -1,0 +1,279 @@
+"""Run a sweep into a folder: what is finished is skipped, what was killed is completed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limbeck.config import yaml as config
+from limbeck.config.checks import check_options
+from limbeck.diffusion.model_options import Model
+from limbeck.priors.loading import is_exact, load, notify_unknown_words
+from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
+from limbeck.runs.metrics_log import last_recorded_step
+from limbeck.sweeps.execution import RunOutcome, RunTask, run_task
+from limbeck.sweeps.expansion import SEED, Range, Sweep
+from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
+from limbeck.sweeps.process_pool import ProcessPool, available_cores, default_workers
+from limbeck.system.checkpoint import write_text
+from limbeck.system.files import one_line, read_json_object
+from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
+from limbeck.training.resources import check_weights_fit
+from limbeck.training.trainer import prompts_by_view
+
+SWEEP_FILE = "sweep.yaml"
+_FAILED_RUNS = "failed-runs.json"
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How the runs of a sweep are executed.
+
+    Attributes:
+        workers: runs at a time; 0 for one per GPU, or per core on a CPU.
+        retries: further attempts for a run that is killed, runs out of memory or fails.
+        device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
+        checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
+    """
+
+    workers: int = field(default=0, metadata={"minimum": 0})
+    retries: int = field(default=0, metadata={"minimum": 0})
+    device: str = "auto"
+    checkpoint_every: int = field(default=0, metadata={"minimum": 0})
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass
+class SweepProgress:
+    """State of a sweep that goes on.
+
+    Attributes:
+        root: folder of the sweep.
+        runs: its runs, in order.
+        finished: names of the runs that are finished.
+        failed: outcome by name of the runs that failed.
+        running: names of the runs in progress.
+        steps_at_start: steps by name that were taken before this session.
+    """
+
+    root: Path
+    runs: Sequence[PlannedRun]
+    finished: set[str] = field(default_factory=set)
+    failed: dict[str, RunOutcome] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    steps_at_start: dict[str, int] = field(default_factory=dict)
+
+    def steps_taken(self, run: PlannedRun) -> int:
+        """Steps of a run that are on the disk."""
+        if run.name in self.finished:
+            return run.steps
+        folders = run.folders(self.root)
+        return sum(last_recorded_step(folder / "metrics.jsonl") for folder in folders)
+
+    def seconds_left(self, elapsed: float) -> float | None:
+        """Time left at the speed of this session; None before its first steps.
+
+        Args:
+            elapsed: seconds of this session so far.
+        """
+        taken = left = 0
+        for run in self.runs:
+            if run.name not in self.steps_at_start or run.name in self.failed:
+                continue
+            before, now = self.steps_at_start[run.name], self.steps_at_start[run.name]
+            if run.name in self.finished or run.name in self.running:
+                now = self.steps_taken(run)
+            taken, left = taken + now - before, left + run.steps - now
+        return elapsed / taken * left if taken > 0 else None
+
+
+def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str) -> list[PlannedRun]:
+    """Refuse what cannot be run, before anything is written.
+
+    Args:
+        runs: the planned runs.
+        root: folder of the sweep.
+        device: as for ``limbeck.load``.
+
+    Returns:
+        The runs with the names of the folders that they have.
+
+    Raises:
+        ValueError: if the folder holds files of something else or is in use, if a run folder holds
+            another run, or if a model cannot take the prompts or does not fit into memory.
+    """
+    if not (root / SWEEP_FILE).exists() and (names := foreign_files(root)):
+        raise ValueError(
+            f"{root} holds files already ({names[0]}), and nothing is overwritten; choose another "
+            "folder with --out"
+        )
+    refuse_folder_in_use(root)
+    runs = with_found_names(runs, root)
+    for run in runs:
+        for folder, experiment in run.experiments(root).items():
+            refuse_folder_in_use(folder)
+            _refuse_other_run(folder, experiment)
+    _check_models(runs, device)
+    return runs
+
+
+def _refuse_other_run(folder: Path, experiment: Any) -> None:
+    """Refuse a folder of another run; a hash of eight digits may occur twice."""
+    path, text = folder / "run.yaml", config.to_yaml(config.absolute_paths(experiment))
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        refuse_other_experiment(folder, experiment)
+
+
+def _check_models(runs: Sequence[PlannedRun], device: str) -> None:
+    """Refuse prompts that a model does not know and weights that do not fit, once for each."""
+    checked, priors = set(), dict[Any, Any]()
+    for experiment in [stage for run in runs for stage in run.stages.values()]:
+        e = experiment
+        key = repr((e.model, e.all_prompts, e.representation, e.precision, e.cameras, e.total))
+        if key in checked:
+            continue
+        checked.add(key)
+        notify_unknown_words(experiment.model, experiment.all_prompts)
+        check_weights_fit(experiment, device)
+        if is_exact(experiment.model) and isinstance(experiment.model, Model):
+            name = str(experiment.model)
+            if name not in priors:
+                priors[name] = load(experiment.model, device, experiment.precision)
+            priors[name].condition(prompts_by_view(experiment))
+
+
+def run_sweep(
+    sweep: Sweep,
+    progress: SweepProgress,
+    options: PoolOptions,
+    command: str = "",
+    on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
+) -> None:
+    """Run what is not finished yet.
+
+    Args:
+        sweep: the sweep, written to ``sweep.yaml``.
+        progress: its folder and its runs, as ``check_sweep`` returns them; kept up to date.
+        options: how they are executed.
+        command: command line, for the record.
+        on_change: called several times a second with the state, and with the outcome of each run
+            when it ends.
+    """
+    root = progress.root
+    with folder_lock(root):
+        write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
+        known = read_failed_runs(root)
+        tasks = _pending_tasks(progress, known, options, command)
+        workers = options.workers or default_workers(options.device)
+        workers = max(1, min(workers, len(tasks)))
+        threads = max(1, available_cores() // workers)
+        (root / "logs").mkdir(exist_ok=True)
+        pool = ProcessPool(workers, root / "logs", options.retries)
+
+        def poll() -> None:
+            progress.running = {running.task.name for running in pool.running}
+            on_change(progress, None)
+
+        with closing(pool.run([replace(task, threads=threads) for task in tasks], poll)) as ended:
+            for outcome in ended:
+                progress.running.discard(outcome.name)
+                if outcome.kind == "finished":
+                    progress.finished.add(outcome.name)
+                else:
+                    progress.failed[outcome.name] = outcome
+                _write_failed_runs(root, progress.failed, known)
+                on_change(progress, outcome)
+
+
+def _pending_tasks(
+    progress: SweepProgress, known: dict[str, RunOutcome], options: PoolOptions, command: str
+) -> list[RunTask]:
+    """The runs to start; the others are entered as finished or failed."""
+    tasks = []
+    for run in progress.runs:
+        experiments = run.experiments(progress.root)
+        with suppress(ValueError):  # of a damaged checkpoint, which the run itself will refuse
+            if all(is_finished(folder, e) for folder, e in experiments.items()):
+                progress.finished.add(run.name)
+                continue
+        before = known.get(run.name)
+        if before is not None and before.is_final and run.folders(progress.root)[0].is_dir():
+            progress.failed[run.name] = before
+            continue
+        progress.steps_at_start[run.name] = progress.steps_taken(run)
+        absolute = {folder.absolute(): e for folder, e in experiments.items()}
+        tasks.append(
+            run_task(
+                run.name,
+                absolute,
+                device=options.device,
+                checkpoint_every=options.checkpoint_every,
+                command=command,
+            )
+        )
+    return tasks
+
+
+def read_failed_runs(root: Path) -> dict[str, RunOutcome]:
+    """Runs of a sweep that failed in the last session, by name."""
+    path = root / _FAILED_RUNS
+    if not path.exists():
+        return {}
+    try:
+        return {name: RunOutcome(name, **value) for name, value in read_json_object(path).items()}
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged ({one_line(error)}): delete it") from error
+
+
+def _write_failed_runs(
+    root: Path, failed: dict[str, RunOutcome], known: dict[str, RunOutcome]
+) -> None:
+    """Replace the list of failed runs; final ones of other sweeps in the folder stay."""
+    kept = {name: outcome for name, outcome in known.items() if outcome.is_final}
+    plain = {}
+    for name, outcome in (kept | failed).items():
+        plain[name] = {key: value for key, value in asdict(outcome).items() if key != "name"}
+    if plain or (root / _FAILED_RUNS).exists():
+        text = json.dumps(plain, indent=1, ensure_ascii=False)
+        write_text(root / _FAILED_RUNS, text + "\n")
+
+
+def sweep_to_yaml(sweep: Sweep) -> str:
+    """A sweep as a file that ``limbeck sweep`` reads."""
+    plain: dict[str, Any] = dict(sweep.fixed)
+    for name in ("grid", "zip", "random"):
+        axes = {
+            key: [_plain_value(v) for v in values] for key, values in getattr(sweep, name).items()
+        }
+        if axes and name == "random":
+            axes |= {"draws": sweep.draws, "draw_seed": sweep.draw_seed}  # type: ignore[dict-item]
+        if axes:
+            plain[name] = axes
+    if sweep.seeds:
+        plain["seeds"] = list(sweep.seeds)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _plain_value(value: Any) -> Any:
+    return str(value) if isinstance(value, Range) else value
+
+
+def default_sweep_folder(sweep: Sweep, file: Path | None) -> Path:
+    """``runs/sweep-NAME``: after the file, or after the first prompt and the varied options.
+
+    Values and seeds are not part of it, so that a sweep grows in its folder.
+    """
+    if file is not None:
+        return Path("runs") / f"sweep-{config.slug(file.stem)}"
+    prompts = sweep.fixed.get("prompts") or ["prompts"]
+    first = prompts if isinstance(prompts, str) else str(prompts[0])
+    names = [key.replace("_", "-").replace(".", "-") for key in sweep.varied if key != SEED]
+    return Path("runs") / "-".join(["sweep", config.slug(first), *names])[:120]
