@@ -287,7 +287,7 @@ class Recorder:
                 raise
 
     def _save_failure(self, error: NonFiniteError) -> None:
-        with suppress(NonFiniteError):  # the writer may have raised it too
+        with suppress(NonFiniteError, ValueError):  # the writer may have failed over it too
             self.metrics_log.flush()
             self.writer.drain()
         path = self.folder / "failure.safetensors"

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.priors.loading import load
 from limbeck.runs.final_products import read_failures
-from limbeck.runs.folder_state import is_finished
+from limbeck.runs.folder_state import is_finished, refuse_other_experiment
 from limbeck.runs.recorder import record
 from limbeck.runs.stage import StagePosition
 from limbeck.system.files import one_line
@@ -109,6 +110,7 @@ def _execute_stages(task: RunTask) -> list[str]:
     experiments = {Path(folder): from_yaml(Experiment, text) for folder, text in task.stages}
     total = len(experiments)
     for number, (folder, experiment) in enumerate(experiments.items(), 1):
+        refuse_other_experiment(folder, experiment)
         if is_finished(folder, experiment):
             continue
         check_weights_fit(experiment, task.device)
@@ -128,6 +130,11 @@ def _execute_stages(task: RunTask) -> list[str]:
 def _kind_of(error: Exception) -> str:
     if is_out_of_memory(error):
         return "out of memory"
-    if isinstance(error, NonFiniteError | DegenerateRunError):
+    chain, cause = [error], error.__cause__ or error.__context__
+    while isinstance(cause, Exception):  # the images of a step that is not finite may fail first
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    numbers = (NonFiniteError, NonFiniteImageError, DegenerateRunError)
+    if any(isinstance(link, numbers) for link in chain):
         return "stopped"
     return "refused" if isinstance(error, ValueError) else "error"

@@ -77,10 +77,13 @@ def matrix_axes(varied: Sequence[str], rows: str = "", columns: str = "") -> tup
     Raises:
         ValueError: if one that was asked for does not vary.
     """
+    full = {name.replace(" ", "_"): option for option, name in short_names(varied).items()}
+    full |= {option: option for option in varied}
     rows, columns = option_key(rows.lstrip("-")), option_key(columns.lstrip("-"))
     for name in filter(None, (rows, columns)):
-        if name not in varied:
+        if name not in full:
             raise unknown_name("option with several values", name, varied)
+    rows, columns = full.get(rows, ""), full.get(columns, "")
     others = [name for name in varied if name not in (rows, columns)]
     rows = rows or (others.pop(0) if others else "")
     columns = columns or (others.pop(0) if others else "")

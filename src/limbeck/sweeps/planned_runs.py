@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.config.discovery import unknown_name
 from limbeck.config.yaml import build, fingerprint, read_yaml, slug
 from limbeck.sweeps.expansion import Sweep, nest
 from limbeck.training.experiment import Experiment, with_lr
@@ -181,8 +180,3 @@ def with_found_names(runs: Sequence[PlannedRun], root: Path) -> list[PlannedRun]
     """
     found = {path.name.rpartition("-")[2]: path.name for path in root.glob("*") if path.is_dir()}
     return [replace(run, name=found.get(run.key, run.name)) for run in runs]
-
-
-def unknown_axis(name: str, varied: Sequence[str]) -> ValueError:
-    """The error for an axis of the page that is no option in which the runs differ."""
-    return unknown_name("option of several values", name, varied)

@@ -23,8 +23,13 @@ from limbeck.sweeps.execution import RunOutcome, RunTask, execute_run
 
 _POLL_SECONDS = 0.5  #: between two looks at the progress of the runs
 _STOP_SECONDS = 120.0  #: a run that has not stopped so long after SIGTERM is killed
-#: imported once by the process that the others are forked from; the last two are slow to import
-_PRELOAD = ["limbeck.sweeps.execution", "limbeck.runs.report.pages", "matplotlib.figure"]
+#: imported once, by the process that the others are forked from; a step needs torch._dynamo
+_PRELOAD = [
+    "limbeck.sweeps.execution",
+    "limbeck.runs.report.pages",
+    "matplotlib.backends.backend_svg",
+    "torch._dynamo",
+]
 
 
 @dataclass

@@ -14,7 +14,9 @@ import yaml
 from limbeck.config import yaml as config
 from limbeck.config.checks import check_options
 from limbeck.diffusion.model_options import Model
-from limbeck.priors.loading import is_exact, load, notify_unknown_words
+from limbeck.diffusion.prior import Prior
+from limbeck.priors.hub import resolve_model
+from limbeck.priors.loading import is_exact, load, notify_unknown_words, pick_device
 from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
 from limbeck.runs.metrics_log import last_recorded_step
 from limbeck.sweeps.execution import RunOutcome, RunTask, run_task
@@ -133,21 +135,29 @@ def _refuse_other_run(folder: Path, experiment: Any) -> None:
 
 
 def _check_models(runs: Sequence[PlannedRun], device: str) -> None:
-    """Refuse prompts that a model does not know and weights that do not fit, once for each."""
-    checked, priors = set(), dict[Any, Any]()
-    for experiment in [stage for run in runs for stage in run.stages.values()]:
-        e = experiment
+    """Refuse models that do not exist or fit, and prompts that one does not know, once for each.
+
+    Files that are to be downloaded are, so that the runs do not download them all at once.
+    """
+    pick_device(device)
+    checked, priors = set[str](), dict[str, Prior]()
+    for e in [stage for run in runs for stage in run.stages.values()]:
         key = repr((e.model, e.all_prompts, e.representation, e.precision, e.cameras, e.total))
         if key in checked:
             continue
         checked.add(key)
-        notify_unknown_words(experiment.model, experiment.all_prompts)
-        check_weights_fit(experiment, device)
-        if is_exact(experiment.model) and isinstance(experiment.model, Model):
-            name = str(experiment.model)
-            if name not in priors:
-                priors[name] = load(experiment.model, device, experiment.precision)
-            priors[name].condition(prompts_by_view(experiment))
+        notify_unknown_words(e.model, e.all_prompts)
+        check_weights_fit(e, device)
+        if not isinstance(e.model, Model):
+            continue
+        model = repr((e.model, e.runtime))
+        if is_exact(e.model):
+            if model not in priors:
+                priors[model] = load(e.model, device, e.precision, e.runtime)
+            priors[model].condition(prompts_by_view(e))
+        elif model not in checked and str(e.model) != "world":
+            resolve_model(str(e.model))
+            checked.add(model)
 
 
 def run_sweep(

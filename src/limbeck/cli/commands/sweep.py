@@ -259,7 +259,8 @@ def _options_of_runs(
     )
     for combination in itertools.islice(combinations, _MAX_COMBINATIONS):
         words = [word for pair in combination for word in pair]
-        (extra,) = parse([(ExtraOptions, None)], words, lenient=True)
+        recipe = [word for pair in combination if pair[0].startswith("--preset") for word in pair]
+        (extra,) = parse([(ExtraOptions, None)], recipe)
         stages = extra.preset.stages(("(a prompt)",)) if extra.preset is not None else {}
         sections = [(ExtraOptions, extra), (Experiment, next(iter(stages.values()), None))]
         if set(HELP) & set(argv):

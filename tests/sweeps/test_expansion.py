@@ -1,0 +1,132 @@
+"""Which runs a sweep has: grid, zip, random draws, seeds, and files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from limbeck.cli.commands.sweep import read_command
+from limbeck.sweeps.expansion import Range, Sweep, expand_values, nest, read_sweep
+from limbeck.sweeps.planned_runs import plan_runs
+from limbeck.sweeps.sweep_folder import sweep_to_yaml
+
+TOY = ["red disc", "--model", "gaussians", "--steps", "3"]
+FILE = """
+prompts: [red disc]
+model: gaussians
+steps: 3
+method: {guidance: 7.5}
+grid:
+  method: [sds, {name: vsd, critic: exact}]
+zip:
+  representation.lr: [0.1, 0.2]
+  optimizer.decay-start: [0.5, 1]
+seeds: 1:3
+"""
+
+
+def options_of(words: list[str]) -> list[dict]:
+    sweep, _, _ = read_command([*TOY, *words])
+    return [dict(run.options) for run in plan_runs(sweep, "--")]
+
+
+def test_a_grid_is_every_combination_with_the_first_seed_first():
+    found = options_of(["--method", "sds", "sjc", "--method.guidance", "1", "7.5", "--seed", "0:2"])
+    expected = [
+        {"method": m, "method.guidance": g, "seed": s}
+        for s in (0, 1)
+        for m in ("sds", "sjc")
+        for g in (1, 7.5)
+    ]
+    assert found == expected
+
+
+def test_zip_goes_through_the_values_together_and_seeds_stay_crossed():
+    found = options_of(["--zip", "--lr", ".1", ".2", "--particles", "1", "2", "--seed", "5", "7"])
+    pairs = [(o["lr"], o["particles"], o["seed"]) for o in found]
+    assert pairs == [(0.1, 1, 5), (0.2, 2, 5), (0.1, 1, 7), (0.2, 2, 7)]
+
+
+def test_random_draws_follow_their_law_and_more_of_them_keep_the_first():
+    sweep = Sweep({}, random={"lr": (Range("log", 0.01, 1.0),), "steps": (3, 4)}, draws=2000)
+    points = sweep.points()
+    logs = [math.log10(point["lr"]) for point in points]
+    assert all(0.01 <= point["lr"] <= 1 for point in points)
+    # the mean of 2,000 uniform numbers in [-2, 0] has a standard error of .0129
+    assert abs(sum(logs) / len(logs) + 1) < 4 * 0.0129
+    share = sum(point["steps"] == 3 for point in points) / len(points)
+    assert abs(share - 0.5) < 4 * 0.5 / math.sqrt(2000)
+    fewer = options_of(["--lr", "log:0.01:1", "--random", "3"])
+    more = options_of(["--lr", "log:0.01:1", "--random", "5", "--random-seed", "0"])
+    other = options_of(["--lr", "log:0.01:1", "--random", "3", "--random-seed", "1"])
+    assert more[:3] == fewer and other != fewer and len(more) == 5
+
+
+def test_ranges_of_integers():
+    assert expand_values(["0:4", "7"]) == (0, 1, 2, 3, "7")
+    assert expand_values(["1:10:4"]) == (1, 5, 9)
+    assert expand_values(["uniform:1:2"]) == (Range("uniform", 1.0, 2.0),)
+
+
+def test_values_of_two_words_and_switches():
+    found = options_of(["--representation.size", "16", "16", "32", "16"])
+    assert [o["representation.size"] for o in found] == [["16", "16"], ["32", "16"]]
+    sweep, _, _ = read_command([*TOY, "--timesteps.no-per-row", "--method.guidance", "1", "2"])
+    stages = [run.stages[""] for run in plan_runs(sweep, "--")]
+    assert [stage.timesteps.per_row for stage in stages] == [False, False]
+    assert [o["timesteps.per_row"] for o in options_of(["--timesteps.per-row", "true", "false"])]
+
+
+def test_options_of_one_method_may_vary_beside_another_that_has_them():
+    words = ["--method", "vsd", "esd", "--method.critic", "lora", "--method.critic.rank", "2", "4"]
+    sweep, _, _ = read_command([*TOY, *words])
+    ranks = [run.stages[""].method.critic.rank for run in plan_runs(sweep, "--")]
+    assert ranks == [2, 4, 2, 4]
+
+
+def test_a_file_and_the_command_line_over_it(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    path.write_text(FILE, encoding="utf-8")
+    sweep, _, file = read_command([str(path), "--method.guidance", "3"])
+    assert file == path
+    stages = [run.stages[""] for run in plan_runs(sweep)]
+    assert [s.seed for s in stages] == [1, 1, 1, 1, 2, 2, 2, 2]  # 1:3 is no number of base 60
+    assert [s.representation.lr for s in stages[:4]] == [0.1, 0.2, 0.1, 0.2]
+    assert [s.optimizer.decay_start for s in stages[:4]] == [0.5, 1, 0.5, 1]
+    assert {type(s.method).__name__ for s in stages[:2]} == {"SDS"}
+    assert {type(s.method).__name__ for s in stages[2:4]} == {"VSD"}
+    assert {s.method.guidance for s in stages} == {3}
+
+
+def test_the_written_file_is_the_same_sweep(tmp_path: Path):
+    sweep, _, _ = read_command(
+        [*TOY, "--lr", "log:0.01:1", "--random", "3", "--seed", "0:2", "--method", "sds", "sjc"]
+    )
+    path = tmp_path / "sweep.yaml"
+    path.write_text(sweep_to_yaml(sweep), encoding="utf-8")
+    again = read_sweep(path)
+    assert plan_runs(again) == plan_runs(sweep) and len(plan_runs(again)) == 6
+
+
+def test_identical_experiments_are_planned_once():
+    sweep, _, _ = read_command([*TOY, "--method.guidance", "7.5", "7.50", "1", "--seed", "0", "0"])
+    assert sweep.count == 6 and len(plan_runs(sweep, "--")) == 2
+
+
+def test_the_name_of_a_run_says_its_options():
+    sweep, _, _ = read_command([*TOY, "--method", "sds", "sjc", "--method.guidance", "1", "7.5"])
+    names = [run.name.rpartition("-")[0] for run in plan_runs(sweep, "--")]
+    assert names == ["sds-guidance-1", "sds-guidance-7.5", "sjc-guidance-1", "sjc-guidance-7.5"]
+
+
+def test_presets_are_options_too():
+    sweep, _, _ = read_command(["a red mug", "--preset", "dreamfusion", "prolificdreamer"])
+    one, three = plan_runs(sweep, "--")
+    assert list(one.stages) == [""] and len(three.stages) == 3
+    first, second, _ = three.experiments(Path("out")).items()
+    assert first[0].name.startswith("1-") and second[1].representation.init_from == first[0]
+
+
+def test_nested_options():
+    flat = {"method.critic.rank": 4, "method": "vsd", "method.critic": "lora"}
+    assert nest(flat) == {"method": {"name": "vsd", "critic": {"name": "lora", "rank": 4}}}

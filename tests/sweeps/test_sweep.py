@@ -1,0 +1,232 @@
+"""A sweep whose runs succeed, die and fail: each alone, and the same command completes them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from run_folders import assert_same_run
+
+from limbeck.cli.main import main
+from limbeck.metrics.intervals import t_quantile
+from limbeck.sweeps.execution import execute_run, run_task
+from limbeck.sweeps.results import mean_score
+from limbeck.training.experiment import Experiment
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+#: kills its own process at its fourth step unless the file "killed" says that it has done so
+METHOD = """
+import os, signal
+from dataclasses import dataclass
+from pathlib import Path
+from limbeck.methods.sds import SDS
+
+@dataclass(frozen=True)
+class Mortal(SDS):
+    kills: int = 0
+    def __call__(self, prior, inputs, state):
+        mark = Path({folder!r}) / "killed"
+        deaths = mark.stat().st_size if mark.exists() else 0
+        if deaths < self.kills and inputs.step == 3:
+            mark.write_bytes(bytes(deaths + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(prior, inputs, state)
+"""
+TOY = ["red disc", "--model", "gaussians", "--device", "cpu", "--steps", "6"]
+
+
+def method_file(folder: Path) -> str:
+    path = folder / "mortal.py"
+    path.write_text(METHOD.format(folder=str(folder)), encoding="utf-8")
+    return f"{path}:Mortal"
+
+
+def files_of(root: Path) -> dict[Path, tuple[int, bytes]]:
+    """Time of change and content of every file below a folder."""
+    paths = [path for path in root.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def table_of(root: Path) -> list[dict[str, str]]:
+    with (root / "results.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_six_runs_of_which_one_is_killed_and_one_fails(tmp_path, capsys):
+    out, method = tmp_path / "sweep", method_file(tmp_path)
+    lrs = [
+        "--zip",
+        "--lr",
+        ".1",
+        ".2",
+        ".3",
+        ".3",
+        ".4",
+        "3e38",
+        "--method.kills",
+        "0",
+        "0",
+        "0",
+        "1",
+    ]
+    command = ["sweep", *TOY, "--method", method, *lrs, "0", "0", "--out", str(out)]
+    command += ["--checkpoint-every", "2", "--workers", "2"]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "4 of 6 runs finished, 2 failed" in told
+    assert re.search(r"lr-0.3-kills-1-\w+ killed: killed by SIGKILL", told)
+    assert re.search(r"lr-3e.38-kills-0-\w+ stopped: ", told)
+    rows = {row["run"]: row for row in table_of(out)}
+    states = {(row["lr"], row["method.kills"]): row["state"] for row in rows.values()}
+    assert states.pop(("0.3", "1")) == "killed" and states.pop(("3e+38", "0")) == "stopped"
+    assert set(states.values()) == {"finished"} and len(states) == 4
+    killed = next(out.glob("lr-0.3-kills-1-*"))
+    assert not (killed / "report.html").exists() or not (killed / "profile.json").exists()
+
+    before = files_of(out)
+    assert main(command) == 1  # one still fails
+    assert "5 of 6 runs finished, 1 failed" in capsys.readouterr().err
+    after = files_of(out)
+    summaries = {out / n for n in ("results.csv", "report.html", "failed-runs.json", "sweep.yaml")}
+    changed = {path for path in after if before.get(path) != after[path]} - summaries
+    allowed = (killed, out / "logs" / f"{killed.name}.log", out / ".lock")
+    assert changed and all(any(p == a or a in p.parents for a in allowed) for p in changed)
+    assert before.keys() <= after.keys() | {killed / "checkpoint.safetensors.part"}
+
+    # as if it had never been killed; kills is no part of the law of the run
+    reference = next(out.glob("lr-0.3-kills-0-*"))
+    assert_same_run(killed, reference)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 5 and "Failed runs" in page and "<script" not in page
+    links = re.findall(r'href="([^"]+)"', page)
+    assert len(links) >= 5 and all((out / link).is_file() for link in links)
+
+
+def test_a_killed_run_is_retried_from_its_checkpoint(tmp_path, capsys):
+    out, method = tmp_path / "sweep", method_file(tmp_path)
+    command = ["sweep", *TOY, "--method", method, "--method.kills", "2", "--out", str(out)]
+    assert main([*command, "--checkpoint-every", "2", "--retries", "2"]) == 0
+    (log,) = (out / "logs").iterdir()
+    text = log.read_text(encoding="utf-8")
+    assert text.count("report.html while it runs") == 3 and "continuing after step 2 of 6" in text
+    assert "1 of 1 runs finished, 0 failed" in capsys.readouterr().err
+
+
+def test_one_call_makes_a_run_and_returns_how_it_ended(tmp_path):
+    """What Ray or a batch system would call: plain values in, an outcome out."""
+    experiment = Experiment(("red disc",), model="gaussians", steps=2)
+    task = run_task("a", {tmp_path / "run": experiment}, device="cpu")
+    assert execute_run(task).kind == "finished"
+    before = files_of(tmp_path)
+    assert execute_run(task).kind == "finished" and files_of(tmp_path) == before
+    other = Experiment(("red disc",), model="gaussians", steps=2, seed=1)
+    refused = execute_run(run_task("b", {tmp_path / "run": other}, device="cpu"))
+    assert refused.kind == "refused" and "holds another run: seed: 0 -> 1" in refused.message
+    assert not refused.may_retry
+
+
+def test_a_sweep_grows_in_its_folder_and_keeps_what_it_has(tmp_path, capsys):
+    command = ["sweep", *TOY, "--steps=2", "--out", str(tmp_path / "s"), "--dry-run"]
+    command = [word for word in command if word not in ("--steps", "6")]
+    assert main([*command[:-1]]) == 0
+    (run,) = {p.parent for p in (tmp_path / "s").glob("*/run.yaml")}
+    before = files_of(run)
+    capsys.readouterr()
+    assert main([*command, "--seed", "0:3"]) == 0
+    names = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert names[0] == run.name and len(names) == 3 and files_of(run) == before
+
+
+def test_two_sweeps_at_once_in_one_folder_are_refused(tmp_path, capsys):
+    from limbeck.system.folder_lock import folder_lock
+
+    out = tmp_path / "s"
+    with folder_lock(out):
+        (out / "sweep.yaml").write_text("steps: 1\n", encoding="utf-8")
+        assert main(["sweep", *TOY, "--out", str(out), "--seed", "0:2"]) == 2
+    assert "is in use by process" in capsys.readouterr().err
+
+
+def test_the_interval_over_seeds_is_that_of_student():
+    score = mean_score([1.0, 2.0, 4.0])
+    assert score.mean == pytest.approx(7 / 3)
+    # sd 1.527525, divided by sqrt(3), times 4.302653, the quantile for 2 degrees of freedom
+    assert score.half_width == pytest.approx(4.302653 * 1.5275252 / math.sqrt(3), rel=1e-6)
+    assert t_quantile(2) == pytest.approx(4.302653, rel=1e-6)
+    assert mean_score([1.0]).half_width is None
+
+
+def test_the_interval_over_seeds_covers_the_mean_as_often_as_it_says():
+    draws = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) + 3
+    scores = [mean_score(row.tolist()) for row in draws]
+    covered = sum(abs(score.mean - 3) <= score.half_width for score in scores) / len(scores)
+    assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_a_dead_sweep_leave_checkpoints(tmp_path):
+    """Its runs end with the sweep, however it ends, and are completed by the same command."""
+    toy = ["red disc", "--model", "gaussians", "--device", "cpu", "--steps", "2000"]
+    argv = [sys.executable, "-m", "limbeck", "sweep", *toy, "--seed", "0:2", "--workers", "2"]
+    for number in (signal.SIGINT, signal.SIGKILL):
+        out = tmp_path / str(number)
+        sweep = subprocess.Popen([*argv, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + 60
+        while len(list(out.glob("*/metrics.jsonl"))) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+        sweep.send_signal(number)
+        sweep.communicate(timeout=60)
+        assert sweep.returncode == (130 if number == signal.SIGINT else -9)
+        while len(list(out.glob("*/checkpoint.safetensors"))) < 2 and time.monotonic() < end + 60:
+            time.sleep(0.1)
+        steps = [len(p.read_text().splitlines()) for p in out.glob("*/metrics.jsonl")]
+        assert len(steps) == 2 and all(0 < step < 2000 for step in steps)
+        assert len(list(out.glob("*/checkpoint.safetensors"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_24_runs_on_two_workers_take_half_the_time_of_single_runs(tmp_path):
+    """One is killed, one is set to fail: 22 succeed, and the same command completes the killed."""
+    out, method = tmp_path / "sweep", method_file(tmp_path)
+    toy = ["red disc", "--model", "gaussians", "--device", "cpu", "--steps", "400"]
+    single = [sys.executable, "-m", "limbeck"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def seconds(words: list[str], code: int) -> float:
+        begin = time.monotonic()
+        done = subprocess.run([*single, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        return time.monotonic() - begin
+
+    runs = []
+    for i in range(3):
+        words = ["run", *toy, "--method", method, "--seed", str(i)]
+        runs.append(seconds([*words, "--out", str(tmp_path / f"single-{i}")], 0))
+    lrs = [*(f"{0.1 + 0.01 * i:.2f}" for i in range(22)), "0.5", "3e38"]
+    words = ["sweep", *toy, "--method", method, "--zip", "--lr", *lrs]
+    words += ["--method.kills", *["0"] * 22, "1", "0", "--workers", "2", "--out", str(out)]
+    wall = seconds(words, 1)
+    states = [row["state"] for row in table_of(out)]
+    assert (
+        sorted(set(states)) == ["finished", "killed", "stopped"] and states.count("finished") == 22
+    )
+    total = 24 * sum(runs) / len(runs)
+    print(json.dumps({"wall": wall, "single": runs, "ratio": wall / (total / 2)}))
+    before = files_of(out)
+    seconds(words, 1)
+    changed = {path for path, state in files_of(out).items() if before.get(path) != state}
+    killed = next(out.glob("lr-0.5-kills-1-*"))
+    assert all(killed in p.parents or p.parent in (out, out / "logs") for p in changed)
+    assert [row["state"] for row in table_of(out)].count("finished") == 23
+    assert wall <= 1.15 * total / 2
