@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def commands(page: Path) -> list[str]:
     """The indented or fenced lines that start with ``limbeck``, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    names = "run|edit|sample|study|plot|eval"
+    names = "run|edit|sample|study|sweep|plot|eval"
     return re.findall(rf"^(?:    )?(?:\$ )?limbeck ((?:{names}) .+)$", text, re.M)
 
 
@@ -51,12 +51,19 @@ def stop(*arguments, **options):
     raise LoadingError
 
 
+def sweep_on_page() -> str:
+    """The file that docs/sweeps.md shows."""
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    return re.search(r"```yaml\n(.*?)```", text, re.S).group(1)
+
+
 @pytest.fixture
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
+    import limbeck.sweeps.sweep_folder
     import limbeck.training.resources
 
     monkeypatch.chdir(tmp_path)
@@ -67,6 +74,8 @@ def stopped(monkeypatch, tmp_path):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
     for study in choices(Study).values():
         monkeypatch.setattr(study, "run", stop)
+    monkeypatch.setattr(limbeck.sweeps.sweep_folder, "check_sweep", stop)
+    Path("study.yaml").write_text(sweep_on_page(), encoding="utf-8")
     Path("runs/RUN").mkdir(parents=True)
     Path("duck").mkdir()
     experiment = to_yaml(Experiment(("a red mug",)))

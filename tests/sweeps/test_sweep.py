@@ -90,6 +90,7 @@ def test_six_runs_of_which_one_is_killed_and_one_fails(tmp_path, capsys):
     states = {(row["lr"], row["method.kills"]): row["state"] for row in rows.values()}
     assert states.pop(("0.3", "1")) == "killed" and states.pop(("3e+38", "0")) == "stopped"
     assert set(states.values()) == {"finished"} and len(states) == 4
+    assert (next(out.glob("lr-3e*")) / "failure.safetensors").is_file()
     killed = next(out.glob("lr-0.3-kills-1-*"))
     assert not (killed / "report.html").exists() or not (killed / "profile.json").exists()
 

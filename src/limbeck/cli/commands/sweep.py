@@ -1,4 +1,4 @@
-"""run every combination of option values, each run in its own process and folder"""
+"""run every combination of option values, each in its own process"""
 
 from __future__ import annotations
 
