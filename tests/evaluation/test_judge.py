@@ -127,4 +127,4 @@ def test_clip_evaluates_a_foreign_run_by_the_same_command(tmp_path, capsys):
     argv = ["eval", str(foreign), "--clip", str(write_clip(tmp_path / "clip"))]
     assert main([*argv, "--texts", str(texts), "--device", "cpu"]) == 0
     row = json.loads((foreign / "eval.json").read_text())["prompts"][0]
-    assert set(row) == {"prompt", "clip", "clip_shape"}
+    assert set(row) == {"prompt", "clip_score", "clip", "clip_shape"}

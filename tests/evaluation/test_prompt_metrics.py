@@ -176,12 +176,13 @@ def test_means_are_over_the_rows_that_have_the_metric():
 def test_the_frechet_distance_needs_enough_images():
     rng = torch.Generator().manual_seed(0)
 
-    def pair(n, shift):
-        return torch.randn(n, 4, generator=rng), torch.randn(n, 4, generator=rng) + shift
+    def draws(n, shift):
+        return [torch.randn(n, 4, generator=rng) + s for s in (0, shift, shift)]
 
-    assert frechet_metric([pair(100, 0.0), pair(100, 0.0)]) == {}
-    assert frechet_metric([pair(4000, 0.0)])["frechet"] < 0.05
-    assert frechet_metric([pair(4000, 2.0)])["frechet"] == pytest.approx(16, rel=0.1)
+    assert frechet_metric([draws(100, 0.0), draws(100, 0.0)]) == {}
+    assert frechet_metric([draws(4000, 0.0)])["frechet"] < 0.05
+    found = frechet_metric([draws(4000, 2.0)])
+    assert found["frechet"] == pytest.approx(16, rel=0.1) and found["frechet_floor"] < 0.05
 
 
 def test_clip_compares_colored_and_textureless_images(tmp_path, prior):
@@ -191,5 +192,7 @@ def test_clip_compares_colored_and_textureless_images(tmp_path, prior):
     texts = ["a yellow duck", *distractor_prompts("a yellow duck")]
     assert metrics["clip"] == r_precision(clip.similarity(images.images[:16], texts), 0)
     assert 0 <= metrics["clip_shape"] <= 1
+    score = clip.similarity(images.images[:16], texts)[:, 0].mean().item()
+    assert metrics["clip_score"] == pytest.approx(score, abs=1e-6)
     with pytest.raises(ValueError, match="needs other texts"):
         clip_metrics("a dream", [images], clip, ["a dream"])

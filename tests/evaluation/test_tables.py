@@ -5,6 +5,7 @@ import torch
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import PromptImages
 from limbeck.evaluation.tables import comparison_table
+from limbeck.metrics.intervals import mean_interval
 
 
 def table_cells(table):
@@ -27,8 +28,18 @@ def test_means_are_over_seeds_then_over_prompts():
         ["duck", "2", "75 %"],
         ["car", "1", "0 %"],
         ["mean", "", "38 %"],
+        ["95 % over 2 prompts", "", "0 to 100 %"],
         ["true objects", "", "100 %"],
     ]
+
+
+def test_the_mean_has_the_interval_over_prompts():
+    values = {"duck": (0.2, 0.4), "car": (0.5, 0.5), "mug": (0.9, 0.7), "cone": (0.6, 0.8)}
+    rows = [[{"prompt": p, "object": v[seed]} for p, v in values.items()] for seed in (0, 1)]
+    runs = [RunEvaluation("f", seed, {"prompts": own}) for seed, own in enumerate(rows)]
+    low, high = mean_interval([0.3, 0.5, 0.8, 0.7], (0, 1))
+    (row,) = (r for r in table_cells(comparison_table(runs)) if r[0] == "95 % over 4 prompts")
+    assert row == ["95 % over 4 prompts", "", f"{100 * low:.0f} to {100 * high:.0f} %"]
 
 
 def gray_images(value):
@@ -50,6 +61,7 @@ def test_a_note_explains_what_diversity_is_between():
         ["duck", "3", "-", "0.250", "0.200"],
         ["car", "1", "100 %", "-", "-"],
         ["mean", "", "100 %", "0.250", "0.200"],
+        ["95 % over 2 prompts", "", "-", "-", "-"],
     ]
     assert table.splitlines()[-1] == (
         "diversity: between particles of one run; "

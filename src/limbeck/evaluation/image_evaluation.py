@@ -35,6 +35,7 @@ from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
+from limbeck.runs.report.pages import write_report
 from limbeck.system.checkpoint import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import load_evaluator
@@ -202,7 +203,8 @@ def _exact_prior(experiment: Experiment, device: str) -> ExactPrior:
     return prior
 
 
-def write_reports(reports: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Write eval.json into each run folder atomically."""
+def write_evaluations(reports: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Write eval.json into each run folder atomically, and its table into the report."""
     for folder, report in reports.items():
         write_text(folder / "eval.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_report([folder])

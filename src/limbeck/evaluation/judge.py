@@ -43,6 +43,8 @@ from limbeck.training.warm_start import load_representation
 from limbeck.world.prompt_parser import judgeable_attributes
 from limbeck.world.scene import OBJECTS, VIEWS
 
+_SECOND_DRAW = 10_007  #: added to the seed of true objects for the floor of a distance
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -114,14 +116,15 @@ class RunEvaluation:
         family: what the run has in common with those that differ only in prompts and seed.
         seed: seed of the run.
         report: content of eval.json.
-        features: features of the particles and of the true objects, by prompt.
+        features: features of the particles, of the true objects, and of a second draw of these, by
+            prompt.
         images: images by prompt.
     """
 
     family: str
     seed: int
     report: dict[str, Any]
-    features: Sequence[tuple[Tensor, Tensor]] = ()
+    features: Sequence[tuple[Tensor, Tensor, Tensor]] = ()
     images: Mapping[str, PromptImages] = field(default_factory=dict)
 
 
@@ -164,7 +167,9 @@ def evaluate_run(
                 true_objects = [true_object] * len(particles)
                 reference = evaluate_prompt(prompt, true_objects, run.cameras, judge)
                 row["reference"] = reference.metrics
-                features.append((found.features, reference.features))
+                second = render_true_object(prompt, run.cameras, e.seed + _SECOND_DRAW).images
+                floor = judge.features(second).detach().repeat(len(particles), 1)
+                features.append((found.features, reference.features, floor))
         row |= particle_diversity(particles, judge)
         if clip is not None:
             row |= clip_metrics(prompt, particles, clip, others)

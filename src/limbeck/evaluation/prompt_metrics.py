@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.clip_score import clip_scores
 from limbeck.metrics.feature_diversity import feature_diversity, feature_diversity_between
 from limbeck.metrics.frechet import frechet_distance
 from limbeck.metrics.heldout_views import (
@@ -173,7 +174,7 @@ def seed_diversity(runs: Sequence[tuple[int, PromptImages]]) -> dict[str, float]
 def clip_metrics(
     prompt: str, particles: Sequence[HeldOutImages], clip: CLIPSimilarity, others: Sequence[str]
 ) -> dict[str, float]:
-    """Compute the R-Precision by CLIP, of the images and of the textureless renders.
+    """Compute CLIP score and R-Precision by CLIP, the latter also of the textureless renders.
 
     Args:
         prompt: the prompt.
@@ -192,7 +193,12 @@ def clip_metrics(
             "line, with --texts"
         )
     images = torch.cat([p.images[R_PRECISION_VIEWS] for p in particles])
-    metrics = {"clip": r_precision(clip.similarity(images, texts), 0)}
+    similarity = clip.similarity(images, texts)
+    own = torch.zeros(len(images), dtype=torch.long)
+    metrics = {
+        "clip_score": clip_scores(similarity, own).mean().item(),
+        "clip": r_precision(similarity, 0),
+    }
     shapes = [p.textureless[R_PRECISION_VIEWS] for p in particles if p.textureless is not None]
     if shapes:
         metrics["clip_shape"] = r_precision(clip.similarity(torch.cat(shapes), texts), 0)
@@ -248,16 +254,21 @@ def mean_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return means
 
 
-def frechet_metric(features: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def frechet_metric(features: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
     """Compute the Fréchet distance of images to true renders through the same cameras.
 
     Args:
-        features: the evaluator's features of the images and of the renders, by prompt.
+        features: the evaluator's features of the images, of the renders and of a second draw of
+            the renders, by prompt.
 
     Returns:
-        ``frechet``; empty with fewer than 256 images.
+        ``frechet``, and ``frechet_floor``, that of the second draw; empty with fewer than 256
+        images.
     """
-    if sum(len(images) for images, _ in features) < _MIN_FRECHET_IMAGES:
+    if sum(len(images) for images, _, _ in features) < _MIN_FRECHET_IMAGES:
         return {}
-    images, renders = (torch.cat(rows) for rows in zip(*features, strict=True))
-    return {"frechet": frechet_distance(images, renders)}
+    images, renders, second = (torch.cat(rows) for rows in zip(*features, strict=True))
+    return {
+        "frechet": frechet_distance(images, renders),
+        "frechet_floor": frechet_distance(second, renders),
+    }

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import frechet_metric, mean_metrics, seed_diversity
+from limbeck.metrics.intervals import Interval, mean_interval
 
 
 class _Column(NamedTuple):
     heading: str
     is_percentage: bool = True
+    bounds: Interval = (0.0, 1.0)
 
 
 _COLUMNS = {
@@ -22,6 +24,7 @@ _COLUMNS = {
     "view_accuracy": _Column("view accuracy"),
     "r_precision": _Column("R"),
     "r_precision_shape": _Column("R shape"),
+    "clip_score": _Column("CLIP score", is_percentage=False, bounds=(-1.0, 1.0)),
     "clip": _Column("CLIP R"),
     "clip_shape": _Column("CLIP R shape"),
     "janus": _Column("Janus"),
@@ -29,9 +32,9 @@ _COLUMNS = {
     "mirrored": _Column("mirrored"),
     "rejected": _Column("rejected"),
     "diversity": _Column("diversity", is_percentage=False),
-    "feature_diversity": _Column("feature div.", is_percentage=False),
+    "feature_diversity": _Column("feature div.", is_percentage=False, bounds=(0.0, 2.0)),
     "diversity_seeds": _Column("across seeds", is_percentage=False),
-    "feature_diversity_seeds": _Column("feature div. across", is_percentage=False),
+    "feature_diversity_seeds": _Column("feature div. across", False, (0.0, 2.0)),
 }
 #: notes below a table that has the column
 _DIVERSITY_NOTES = {
@@ -61,8 +64,8 @@ def summary_line(metrics: Mapping[str, float]) -> str:
 def comparison_table(evaluations: Sequence[RunEvaluation]) -> str:
     """Return a Markdown table for every family of runs.
 
-    It has a row per prompt, the mean over seeds, then the mean over prompts and the metrics of the
-    true objects.
+    It has a row per prompt, the mean over seeds, then the mean over prompts with its interval and
+    the metrics of the true objects.
     """
     lines: list[str] = []
     for family in dict.fromkeys(evaluation.family for evaluation in evaluations):
@@ -90,14 +93,29 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
     for label, metrics in footer.items():
         if metrics:
             table.append([label, "", *(format_metric(metrics, name) for name in names)])
+        if label == "mean" and len(means) > 1:
+            intervals = [_format_interval(list(means.values()), name) for name in names]
+            table.append([f"95 % over {len(means)} prompts", "", *intervals])
     lines = markdown_lines(table)
     notes = [note for name, note in _DIVERSITY_NOTES.items() if name in names]
     if notes:
         lines += ["", "; ".join(notes)]
     distance = frechet_metric([pair for run in runs for pair in run.features])
     if distance:
-        lines += ["", f"Frechet distance to the true objects: {distance['frechet']:.1f}"]
+        value, floor = distance["frechet"], distance["frechet_floor"]
+        lines += ["", f"Frechet distance to the true objects: {value:.1f} (floor {floor:.1f})"]
     return lines
+
+
+def _format_interval(by_prompt: Sequence[Mapping[str, float]], name: str) -> str:
+    """95 % interval of the mean over the prompts that have a metric; a dash for a single one."""
+    column, values = _COLUMNS[name], [means[name] for means in by_prompt if name in means]
+    interval = mean_interval(values, column.bounds)
+    if interval is None:
+        return "-"
+    if column.is_percentage:
+        return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def _seed_diversity(runs: Sequence[RunEvaluation], prompt: str) -> dict[str, float]:

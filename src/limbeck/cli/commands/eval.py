@@ -121,11 +121,11 @@ def _evaluate_folders(options: EvalOptions) -> None:
 
 
 def _evaluate_2d(options: EvalOptions, runs: dict[Path, Experiment]) -> None:
-    from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_runs, write_reports
+    from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_runs, write_evaluations
 
     judges = ImageJudges(_load_clip(options), options.clip or "", tuple(_read_texts(options)))
     text, reports = evaluate_runs(runs, options.reference, judges, options.device)
-    write_reports(reports)
+    write_evaluations(reports)
     print(text)
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from limbeck.runs.images import VIEW_NAMES
 from limbeck.runs.report import svg_plots
+from limbeck.runs.report.image_metrics import image_metric_rows
 from limbeck.runs.report.run_data import (
     PageImage,
     RunData,
@@ -172,6 +173,7 @@ def _run_content(run: RunData, page: Path, reload_seconds: int = 0) -> dict[str,
         "columns": score_columns(rows),
         "rows": rows,
         "evaluation": _evaluation_table(run),
+        "image_metrics": image_metric_rows(run.evaluation.get("metrics", {})),
         "profile_rows": _profile_rows(run),
         "total_flops": format_si(sum(run.profile.get("flops", {}).values()), "FLOP"),
     }

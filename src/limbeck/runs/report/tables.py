@@ -53,6 +53,9 @@ SCORES = {
         "R-Precision of textureless renders, by the object of the prompt alone.",
         True,
     ),
+    "clip_score": ScoreColumn(
+        "CLIP score", "Cosine of the CLIP embeddings of image and prompt.", False
+    ),
     "clip": ScoreColumn("CLIP R-Precision", "R-Precision by CLIP.", True),
     "clip_shape": ScoreColumn(
         "CLIP R-Precision (shape)", "R-Precision of textureless renders by CLIP.", True

@@ -1,0 +1,88 @@
+"""How the metrics of images in eval.json are shown: label, scale and digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageMetric:
+    """How a metric is shown.
+
+    Attributes:
+        label: table heading.
+        scale: factor of the shown value.
+        digits: decimals.
+        unit: text after the value.
+    """
+
+    label: str
+    scale: float = 1.0
+    digits: int = 3
+    unit: str = ""
+
+    def value_text(self, value: float | None) -> str:
+        """A value with its unit; a dash for None."""
+        return "-" if value is None else f"{self.scale * value:.{self.digits}f}{self.unit}"
+
+    def interval_text(self, low: float | None, high: float | None) -> str:
+        """Two ends of an interval; a dash if there is none."""
+        if low is None or high is None:
+            return "-"
+        return " to ".join(f"{self.scale * end:.{self.digits}f}" for end in (low, high))
+
+
+def _share(label: str) -> ImageMetric:
+    return ImageMetric(label, 100.0, 1, " %")
+
+
+#: metrics in the order of tables
+IMAGE_METRICS = {
+    "clip_score": ImageMetric("CLIP score x 100", 100.0, 2),
+    "clip_r_precision": _share("CLIP R-Precision"),
+    "object": _share("object"),
+    "color": _share("color"),
+    "pattern": _share("pattern"),
+    "background": _share("background"),
+    "view": _share("view"),
+    "all": _share("all attributes"),
+    "r_precision": _share("R-Precision"),
+    "rejected": _share("rejected"),
+    "vendi": ImageMetric("Vendi score", digits=2),
+    "vendi_per_prompt": ImageMetric("Vendi score per prompt", digits=2),
+    "feature_diversity": ImageMetric("feature diversity"),
+    "diversity": ImageMetric("diversity"),
+    "kid": ImageMetric("KID x 1000", 1000.0, 2),
+    "cmmd": ImageMetric("CMMD x 1000", 1000.0, 3),
+    "frechet": ImageMetric("Frechet distance", digits=2),
+    "precision": _share("precision"),
+    "recall": _share("recall"),
+    "density": ImageMetric("density"),
+    "coverage": _share("coverage"),
+    "log_p": ImageMetric("mean log p", digits=1),
+    "energy_distance": ImageMetric("energy distance"),
+    "sliced_wasserstein": ImageMetric("sliced Wasserstein"),
+    "mode_error": _share("mode error"),
+    "saturation": ImageMetric("saturation"),
+    "clipped": _share("clipped"),
+    "total_variation": ImageMetric("total variation"),
+}
+
+
+def image_metric_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of label, value, interval, floor, n, and what the interval is over.
+
+    Args:
+        metrics: the metrics by name, as eval.json has them.
+    """
+    rows = []
+    for name, metric in IMAGE_METRICS.items():
+        if name not in metrics:
+            continue
+        own = metrics[name]
+        value, floor = metric.value_text(own["value"]), metric.value_text(own["floor"])
+        interval = metric.interval_text(own["low"], own["high"])
+        rows.append([metric.label, value, interval, floor, str(own["n"]), own["over"]])
+    return rows
