@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.world.trainer import Budget, Task, fit, lr_at
+from limbeck.world.trainer import Budget, Task, _read_note, fit, lr_at
 from limbeck.world.training_options import WorldTraining
 
 
@@ -69,6 +69,61 @@ def test_a_killed_training_resumes(tmp_path):
     fit(Slope(), tmp_path, Budget(before["minute"] + 0.02, checkpoint_every=0.2))
     after = json.loads(log.read_text().splitlines()[-1])
     assert after["step"] > before["step"] and after["minute"] >= before["minute"]
+
+
+class Announced(Slope):
+    """Writes a file in its 20th batch."""
+
+    def __init__(self, started: Path):
+        self._started, self._batches = started, 0
+
+    def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
+        self._batches += 1
+        if self._batches == 20:
+            self._started.touch()
+        return super().batch(rng, progress)
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(
+    number: signal.Signals, workers: int, tmp_path: Path
+) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_trainer import *\n"
+        "from limbeck.system.interrupt import exit_code\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = Path({str(tmp_path)!r})\n"
+        f"    budget = Budget(10, {workers}, checkpoint_every=999)\n"
+        "    try: fit(Announced(folder / 'started'), folder, budget)\n"
+        "    except KeyboardInterrupt as stop: sys.exit(exit_code(stop))\n"
+    )
+    script = tmp_path / "train.py"
+    script.write_text(code, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    checkpoint, log = tmp_path / "slope.checkpoint.safetensors", tmp_path / "slope.jsonl"
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    os.killpg(process.pid, number)  # as a terminal and a cluster do: the workers get it too
+    assert process.wait(timeout=30) == 128 + number
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert _read_note(checkpoint)["step"] == last["step"] >= 19
+    seconds = _read_note(checkpoint)["elapsed"]
+    fit(Slope(), tmp_path, Budget(seconds / 60 + 0.005, checkpoint_every=0.2))
+    assert json.loads(log.read_text().splitlines()[-1])["step"] > last["step"]
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero():

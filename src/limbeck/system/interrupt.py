@@ -63,18 +63,22 @@ class DeferredInterrupt:
 
     So no checkpoint is taken of half a step. A second signal raises ``Stopped`` at once.
 
+    Args:
+        repeated: False to let further signals pass without effect as well.
+
     Attributes:
         requested: number of the signal; 0 if there was none.
     """
 
-    requested = 0
+    def __init__(self, repeated: bool = True):
+        self.requested, self._repeated = 0, repeated
 
     def __enter__(self) -> DeferredInterrupt:
         self._previous = _install(_SIGNALS, self._handle) if _in_main_thread() else {}
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and self._repeated:
             raise Stopped(number, at_once=True)
         self.requested = number
 

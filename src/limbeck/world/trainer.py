@@ -20,6 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from limbeck.system.interrupt import DeferredInterrupt, Stopped
+
+_SIGNAL_SECONDS = 0.2  #: after which the workers are told of a signal, at most
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -179,6 +183,8 @@ class _SharedGradients:
         self.workers = workers
         self.gradients = torch.zeros(workers, size).share_memory_()
         self.clock = torch.zeros(1, dtype=torch.float64).share_memory_()
+        self.signal = torch.zeros(1, dtype=torch.int64).share_memory_()  #: set by the parent
+        self._signal_of_step = torch.zeros(1, dtype=torch.int64).share_memory_()
         # the first worker may preview for minutes; one that waits longer has lost the others
         self.barrier = context.Barrier(workers, timeout=1800)
 
@@ -196,12 +202,16 @@ class _SharedGradients:
         self.gradients[:, columns] = self.gradients[:, columns].mean(0, keepdim=True)
         self.barrier.wait()
 
-    def share_clock(self, rank: int, seconds: float) -> float:
-        """Return the first worker's clock: all must see the same share of the budget."""
+    def agree(self, rank: int, seconds: float) -> tuple[float, int]:
+        """Return the first worker's clock and the signal it has seen.
+
+        All must see the same share of the budget, and stop at the same step.
+        """
         if rank == 0:
             self.clock[0] = seconds
+            self._signal_of_step[0] = self.signal[0]
         self.barrier.wait()
-        return self.clock.item()
+        return self.clock.item(), int(self._signal_of_step)
 
 
 @dataclass
@@ -215,9 +225,13 @@ class _Worker:
     seed: int
     state: _State
     shared: _SharedGradients | None
+    interrupt: DeferredInterrupt
 
     def run(self) -> None:
-        """Train until the budget is spent; the first worker logs, previews and saves."""
+        """Train until the budget is spent or a signal asks to stop.
+
+        The first worker logs, previews and saves, also before it stops.
+        """
         parent = os.getppid()
         last = time.monotonic()
         saved = previewed = self.state.elapsed
@@ -229,20 +243,22 @@ class _Worker:
             now = time.monotonic()
             elapsed = self.state.elapsed + now - last
             last = now
+            stopping = self.interrupt.requested
             if self.shared is not None:
-                elapsed = self.shared.share_clock(self.rank, elapsed)
+                elapsed, stopping = self.shared.agree(self.rank, elapsed)
             self.state.elapsed = elapsed
             progress = elapsed / (60 * self.budget.minutes)
             done = progress >= 1
-            due = done or elapsed - saved > self.budget.checkpoint_every
+            due = done or stopping or elapsed - saved > self.budget.checkpoint_every
             if self.rank == 0 and due and num_steps:
                 preview = elapsed - previewed > self.budget.preview_every
                 preview |= done and self.budget.last_preview
+                preview &= not stopping  # it may take minutes, and who asked may not wait
                 self._record({k: float(v) / num_steps for k, v in sums.items()}, preview)
                 self.state.save(_checkpoint_path(self.task, self.folder))
                 saved, sums, num_steps = elapsed, {}, 0
                 previewed = elapsed if preview else previewed
-            if done:
+            if done or stopping:
                 return
             for k, v in self.step(progress).items():
                 sums[k] = sums[k] + v if k in sums else v
@@ -290,8 +306,18 @@ class _Worker:
 
 
 def _work(
-    rank: int, task: Task, folder: Path, budget: Budget, seed: int, shared: _SharedGradients | None
+    rank: int,
+    task: Task,
+    folder: Path,
+    budget: Budget,
+    seed: int,
+    shared: _SharedGradients | None = None,
+    interrupt: DeferredInterrupt | None = None,
 ) -> None:
+    """Train in this process; a worker of several is stopped by its parent, never by a signal."""
+    if interrupt is None:
+        with DeferredInterrupt(repeated=False) as deaf:
+            return _work(rank, task, folder, budget, seed, shared, deaf)
     if budget.device == "cpu":
         torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -301,14 +327,34 @@ def _work(
         state.load(path, budget.device)
     if shared is not None:
         shared.attach(rank, [p for p in state.model.parameters() if p.requires_grad])
-    _Worker(rank, task, folder, budget, seed, state, shared).run()
+    _Worker(rank, task, folder, budget, seed, state, shared, interrupt).run()
+
+
+def _work_in_processes(
+    task: Task, folder: Path, budget: Budget, seed: int, interrupt: DeferredInterrupt
+) -> None:
+    """Train in several processes, and hand a signal on to them."""
+    size = sum(p.numel() for p in task.build().parameters() if p.requires_grad)
+    shared = _SharedGradients(budget.workers, size)
+    workers = torch.multiprocessing.spawn(
+        _work, (task, folder, budget, seed, shared), budget.workers, join=False
+    )
+    assert workers is not None
+    try:
+        while not workers.join(timeout=_SIGNAL_SECONDS):
+            shared.signal[0] = interrupt.requested
+    except BaseException:  # a second signal, or a worker that failed
+        for process in workers.processes:
+            process.kill()
+        raise
 
 
 def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> ModuleT:
     """Train a task until its budget is spent.
 
-    A killed training resumes from ``NAME.checkpoint.safetensors`` in ``folder``; a finished one
-    returns at once.
+    SIGINT, SIGTERM and SIGHUP take effect between steps and leave a checkpoint; a second one ends
+    the training at once. A stopped or killed training resumes from
+    ``NAME.checkpoint.safetensors`` in ``folder``; a finished one returns at once.
 
     Args:
         task: what to train.
@@ -318,16 +364,20 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
 
     Returns:
         The module with averaged weights, on the CPU.
+
+    Raises:
+        Stopped: after a signal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _checkpoint_path(task, folder)
     if not path.exists() or _read_note(path)["elapsed"] < 60 * budget.minutes:
-        if budget.workers > 1:
-            size = sum(p.numel() for p in task.build().parameters() if p.requires_grad)
-            shared = _SharedGradients(budget.workers, size)
-            torch.multiprocessing.spawn(_work, (task, folder, budget, seed, shared), budget.workers)
-        else:
-            _work(0, task, folder, budget, seed, None)
+        with DeferredInterrupt() as interrupt:
+            if budget.workers > 1:
+                _work_in_processes(task, folder, budget, seed, interrupt)
+            else:
+                _work(0, task, folder, budget, seed, None, interrupt)
+        if interrupt.requested:
+            raise Stopped(interrupt.requested)
     return load_averaged(task, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ _LOADING_SECONDS = 12.0
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck train-world``: train, write the model card, and print it and the folder."""
+    from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
     from limbeck.system.folder_lock import folder_lock
     from limbeck.world.training_options import WorldTraining, open_training
@@ -24,8 +26,9 @@ def main(argv: Sequence[str]) -> None:
     open_training(options)
     folder = options.out / "pipeline"
     card = folder / "card.json"
+    command = shlex.join(["limbeck", "train-world", *argv])
     if not card.exists():
-        with folder_lock(options.out):
+        with resume_hint(command), folder_lock(options.out):
             _train(options, folder)
     print(card.read_text(encoding="utf-8"))
     print(f"samples of the model: {folder / 'grid.png'}")
