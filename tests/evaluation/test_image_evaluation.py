@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -153,3 +154,35 @@ def test_what_does_not_fit_is_refused_in_one_line(world, runs, tmp_path, capsys)
     assert "holds no CLIP model" in clip
     (runs / "b" / "final" / "01-01.png").unlink()
     assert "01-01.png is missing" in refusal(capsys, runs / "b")
+
+
+def test_samples_are_a_set_of_their_own(runs, tmp_path, capsys):
+    samples = tmp_path / "samples"
+    words = ["a red disc", "a blue ring", "--model", "gaussians", "--steps", "5"]
+    assert main(["sample", *words, "--num-images", "2", "--out", str(samples)]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(runs / "a"), str(samples)]) == 0
+    text = capsys.readouterr().out
+    assert "samples of gaussians, 5 steps, guidance 5 " in text
+    assert "minus SDS" in text and "saturation" in (samples / "eval.json").read_text()
+    assert "Metrics with intervals" in (runs / "a" / "report.html").read_text()
+
+
+def test_vendi_scores_of_other_numbers_of_images_are_not_compared(tmp_path, capsys):
+    """The score grows with the number: five seeds against eight say nothing about diversity."""
+    rng, prompts = np.random.default_rng(0), tmp_path / "prompts.txt"
+    prompts.write_text("a duck\na mug")
+    for name, per_prompt in (("five", 5), ("eight", 8)):
+        (tmp_path / name).mkdir()
+        for i in range(2 * per_prompt):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    out = tmp_path / "out.json"
+    folders = [str(tmp_path / name) for name in ("five", "eight")]
+    assert main(["eval", *folders, "--prompts", str(prompts), "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    five, eight = (entry["metrics"] for entry in report["sets"])
+    assert "vendi_4" in five and "vendi_8" not in five and {"vendi_4", "vendi_8"} <= set(eight)
+    (difference,) = report["differences"]
+    assert difference["metrics"]["vendi_4"]["n"] == 2 and "vendi_8" not in difference["metrics"]
+    assert difference["metrics"]["vendi"]["n"] == 10  # the pairs of images alone

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from limbeck.evaluation.image_sets import Key
 from limbeck.evaluation.measured_images import MeasuredImages
+from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
 from limbeck.metrics.cmmd import cmmd
 from limbeck.metrics.density_coverage import coverage, density
 from limbeck.metrics.frechet import frechet_distance
@@ -34,11 +35,16 @@ _POSITIVE: Interval = (0.0, math.inf)
 _BOUNDS: dict[str, Interval] = {
     "clip_score": (-1.0, 1.0),
     "feature_diversity": (0.0, 2.0),
-    "vendi_per_prompt": (1.0, math.inf),
+    "vendi_4": (1.0, 4.0),
+    "vendi_8": (1.0, 8.0),
     "log_p": UNBOUNDED,
     "energy_distance": UNBOUNDED,
     "sliced_wasserstein": _POSITIVE,
 }
+
+
+#: metrics of the particles of a prompt whose expectation depends on their number
+_BIASED_BY_SIZE = ("sliced_wasserstein", "mode_error")
 
 
 @dataclass(frozen=True)
@@ -93,57 +99,17 @@ class Estimate:
     floor: float | None = None
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Features of reference images in two parts.
-
-    Attributes:
-        features: what images are compared with.
-        held_out: true images in the place of the images, for the floor.
-    """
-
-    features: Float[Tensor, "r d"]
-    held_out: Float[Tensor, "m d"]
-
-
-def split_reference(features: Float[Tensor, "r d"], count: int) -> Reference:
-    """Split a reference at random, the same way each time.
-
-    At most half is held out, so that a smaller reference is compared with fewer images.
-
-    Args:
-        features: features of all reference images.
-        count: number of images to compare.
-
-    Raises:
-        ValueError: with fewer than four reference images.
-    """
-    if len(features) < 4:
-        raise ValueError(f"a reference needs at least 4 images, not {len(features)}")
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    held_out = min(count, len(features) // 2)
-    return Reference(features[order[held_out:]], features[order[:held_out]])
-
-
-def compared_rows(count: int, reference: Reference | None) -> Int[Tensor, "m"]:
-    """The rows that are compared with a reference: all, or as many at random as it holds out."""
-    held_out = count if reference is None else len(reference.held_out)
-    if held_out >= count:
-        return torch.arange(count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return order[:held_out].sort().values
-
-
 def estimate_all(
-    measured: MeasuredImages, reference: Reference | None = None
+    measured: MeasuredImages, truth: ReferenceImages | None = None
 ) -> dict[str, Estimate]:
     """Every metric of a set of images.
 
     Args:
         measured: the images.
-        reference: true images for the distances; None: no distances.
+        truth: true images for the distances; None: no distances.
     """
     estimates = {}
+    reference = None if truth is None else truth.for_images(measured.keys)
     for name, values in measured.values.items():
         floors = prompt_means(measured.floors.get(name, {})).values()
         floor = sum(floors) / len(floors) if floors else None
@@ -190,14 +156,14 @@ def estimate_mean(
 
 
 def estimate_differences(
-    a: MeasuredImages, b: MeasuredImages, reference: Reference | None = None
+    a: MeasuredImages, b: MeasuredImages, truth: ReferenceImages | None = None
 ) -> dict[str, Estimate]:
     """Every metric of ``b`` minus that of ``a``, on the prompts and seeds that both have.
 
     Args:
         a: one set.
         b: the other.
-        reference: true images for the distances.
+        truth: true images for the distances.
 
     Returns:
         Differences; empty if no image has the prompt and seed of another.
@@ -206,10 +172,16 @@ def estimate_differences(
     for name in [name for name in a.values if name in b.values]:
         low, high = _BOUNDS.get(name, _SHARE)
         differences = paired_differences(a.values[name], b.values[name])
+        if name in _BIASED_BY_SIZE:
+            sizes = [_group_sizes(measured) for measured in (a, b)]
+            differences = {k: v for k, v in differences.items() if sizes[0][k] == sizes[1][k]}
         if differences:
             estimates[name] = estimate_mean(differences, (low - high, high - low))
     row_of = {key: row for row, key in enumerate(b.keys)}
     pairs = [(row, row_of[key]) for row, key in enumerate(a.keys) if key in row_of]
+    if not pairs:
+        return {}
+    reference = None if truth is None else truth.for_images([a.keys[row] for row, _ in pairs])
     keep = compared_rows(len(pairs), reference).tolist()
     rows_a, rows_b = (torch.tensor([pairs[k][side] for k in keep]).long() for side in (0, 1))
     x, y, units = a.features[rows_a], b.features[rows_b], _units([a.keys[i] for i in rows_a])
@@ -224,6 +196,14 @@ def estimate_differences(
         value = difference(torch.arange(len(keep)))
         estimates[metric.name] = Estimate(value, interval, len(keep), _unit_text(units))
     return estimates
+
+
+def _group_sizes(measured: MeasuredImages) -> dict[Key, int]:
+    """Number of images of each prompt of each run, with index 0 as the metrics of a prompt have."""
+    sizes: dict[Key, int] = {}
+    for prompt, (seed, _) in measured.keys:
+        sizes[prompt, (seed, 0)] = sizes.get((prompt, (seed, 0)), 0) + 1
+    return sizes
 
 
 def _value(metric: SetMetric, images: Float[Tensor, "n d"], reference: Reference | None) -> float:

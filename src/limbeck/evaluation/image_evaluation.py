@@ -9,32 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.evaluation.estimates import (
-    Reference,
-    estimate_all,
-    estimate_differences,
-    split_reference,
-)
+from limbeck.evaluation.estimates import estimate_all, estimate_differences
 from limbeck.evaluation.image_sets import (
     ImageSet,
-    list_images,
+    is_sample_folder,
     match_prompts,
     read_prompts,
     run_images,
+    sample_images,
 )
 from limbeck.evaluation.image_tables import difference_table, estimate_table, notes, to_json
 from limbeck.evaluation.measured_images import (
     FeatureNetwork,
     MeasuredImages,
     add_clip_values,
-    embed_files,
     measure_images,
     merge_measured,
 )
+from limbeck.evaluation.references import ReferenceImages, open_reference
 from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
+from limbeck.runs.reopen import read_experiment
 from limbeck.runs.report.pages import write_report
 from limbeck.system.checkpoint import write_text
 from limbeck.training.experiment import Experiment
@@ -80,33 +77,17 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     return [add_clip_values(images, judges.clip, texts) for images in measured]
 
 
-def load_reference(folder: Path, count: int, judges: ImageJudges) -> Reference:
-    """Read a folder of true images.
-
-    Args:
-        folder: folder of images.
-        count: number of images that are compared with it.
-        judges: the networks.
-
-    Raises:
-        ValueError: if it has fewer than four images.
-    """
-    return split_reference(
-        embed_files(list_images(folder), judges.network(load_evaluator())), count
-    )
-
-
 def report_sets(
-    measured: Sequence[MeasuredImages], judges: ImageJudges, reference: Reference | None
+    measured: Sequence[MeasuredImages], judges: ImageJudges, truth: ReferenceImages | None
 ) -> tuple[str, dict[str, Any]]:
     """Tables of all sets and of the differences of the others to the first, and their JSON.
 
     Args:
         measured: the sets.
         judges: the networks.
-        reference: true images for the distances.
+        truth: true images for the distances.
     """
-    estimates = [estimate_all(images, reference) for images in measured]
+    estimates = [estimate_all(images, truth) for images in measured]
     lines: list[str] = []
     sets = []
     for images, own in zip(measured, estimates, strict=True):
@@ -115,7 +96,7 @@ def report_sets(
         sets.append({"label": images.label, "metrics": to_json(own)})
     differences = []
     for images in measured[1:]:
-        own = estimate_differences(measured[0], images, reference)
+        own = estimate_differences(measured[0], images, truth)
         title = f"{images.label} minus {measured[0].label}"
         if not own:
             lines += [f"{title}: no prompt and seed in common", ""]
@@ -136,7 +117,7 @@ def evaluate_folders(
     Args:
         folders: folders of images.
         prompts: file of their prompts.
-        reference: folder of true images for the distances.
+        reference: folder of true images for the distances, or ``world`` for its renders.
         judges: the networks.
 
     Returns:
@@ -147,8 +128,7 @@ def evaluate_folders(
     """
     texts = read_prompts(prompts)
     sets = [match_prompts(folder, texts) for folder in folders]
-    count = max(len(images.paths) for images in sets)
-    truth = None if reference is None else load_reference(reference, count, judges)
+    truth = open_reference(reference, judges.network(load_evaluator()))
     text, report = report_sets(measure_sets(sets, judges), judges, truth)
     report["prompts"] = {
         "file": str(prompts),
@@ -158,15 +138,16 @@ def evaluate_folders(
 
 
 def evaluate_runs(
-    runs: Mapping[Path, Experiment], reference: Path | None, judges: ImageJudges, device: str
+    folders: Sequence[Path], reference: Path | None, judges: ImageJudges, device: str
 ) -> tuple[str, dict[Path, dict[str, Any]]]:
-    """Evaluate finished 2D runs.
+    """Evaluate finished 2D runs and folders of ``limbeck sample``.
 
-    Runs that differ only in prompts and seed are one set. On exact priors, also against the law.
+    Those that differ only in prompts and seed are one set. Runs on exact priors are also compared
+    with the law.
 
     Args:
-        runs: experiments by folder.
-        reference: folder of true images for the distances.
+        folders: the folders.
+        reference: folder of true images for the distances, or ``world`` for its renders.
         judges: the networks.
         device: device of exact priors.
 
@@ -176,24 +157,25 @@ def evaluate_runs(
     Raises:
         ValueError: if a run is unfinished or lacks images.
     """
-    sets = [run_images(folder, experiment) for folder, experiment in runs.items()]
-    count = max(len(images.paths) for images in sets)
-    truth = None if reference is None else load_reference(reference, count, judges)
+    runs = {folder: None if is_sample_folder(folder) else read_experiment(folder)
+            for folder in folders}  # fmt: skip
+    sets = [sample_images(f) if e is None else run_images(f, e) for f, e in runs.items()]
+    truth = open_reference(reference, judges.network(load_evaluator()))
     families: dict[str, list[MeasuredImages]] = {}
     reports = {}
     measured_sets = measure_sets(sets, judges)
     for (folder, experiment), measured in zip(runs.items(), measured_sets, strict=True):
-        modes: dict[str, dict[str, float]] = {}
-        if is_exact(experiment.model):
+        own: dict[str, Any] = {"reference": None if reference is None else str(reference)}
+        if experiment is not None:
+            own |= {"step": experiment.steps}
+        if experiment is not None and is_exact(experiment.model):
             prior = _exact_prior(experiment, device)
             measured, shares = add_law_metrics(measured, folder, experiment, prior)
-            modes = named_modes(prior, shares)
+            own |= {"mode_shares": named_modes(prior, shares)} if shares else {}
         families.setdefault(measured.label, []).append(measured)
         _, report = report_sets([measured], judges, truth)
-        own = {"step": experiment.steps, "features": report["features"], **report["sets"][0]}
-        own |= {"reference": None if reference is None else str(reference)}
-        reports[folder] = own | ({"mode_shares": modes} if modes else {})
-    text, _ = report_sets([merge_measured(own) for own in families.values()], judges, truth)
+        reports[folder] = own | {"features": report["features"], **report["sets"][0]}
+    text, _ = report_sets([merge_measured(family) for family in families.values()], judges, truth)
     return text, reports
 
 
@@ -204,7 +186,8 @@ def _exact_prior(experiment: Experiment, device: str) -> ExactPrior:
 
 
 def write_evaluations(reports: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Write eval.json into each run folder atomically, and its table into the report."""
+    """Write eval.json into each folder atomically, and its table into the report of a run."""
     for folder, report in reports.items():
         write_text(folder / "eval.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        write_report([folder])
+        if not is_sample_folder(folder):
+            write_report([folder])

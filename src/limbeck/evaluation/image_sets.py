@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from limbeck.config.yaml import fingerprint, read_yaml
+from limbeck.diffusion.sampling import Sampling
 from limbeck.evaluation.judge import run_family
-from limbeck.runs.reopen import particle_names
+from limbeck.runs.images import particle_stems
 from limbeck.system.checkpoint import read_metadata
 from limbeck.system.files import one_line, read_text
 from limbeck.system.image_files import IMAGE_SUFFIXES
@@ -130,6 +132,34 @@ def _prompts_by_name(paths: Sequence[Path], prompts: Mapping[str, str]) -> list[
     return [prompt for prompt in own if prompt is not None]
 
 
+def is_sample_folder(folder: Path) -> bool:
+    """Whether a folder was written by ``limbeck sample``."""
+    return (folder / "sample.yaml").is_file() and not (folder / "run.yaml").exists()
+
+
+def sample_images(folder: Path) -> ImageSet:
+    """Return the images of a folder of ``limbeck sample``.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        ValueError: if images are missing.
+    """
+    sampling = read_yaml(Sampling, folder / "sample.yaml")
+    plain = replace(sampling, prompts=("prompt",), seed=0)
+    source = "samples of a critic" if sampling.critic else f"samples of {sampling.model}"
+    label = f"{source}, {sampling.steps} steps, guidance {sampling.guidance:g}"
+    return _final_images(
+        folder,
+        f"{label} ({fingerprint(plain)})",
+        sampling.prompts,
+        sampling.num_images,
+        sampling.seed,
+        "limbeck sample",
+    )
+
+
 def run_images(folder: Path, experiment: Experiment) -> ImageSet:
     """Return the final images of a finished 2D run.
 
@@ -147,11 +177,32 @@ def run_images(folder: Path, experiment: Experiment) -> ImageSet:
             f"{folder} is unfinished, {step} of {experiment.steps} steps: resume it with the "
             "command in its command.txt"
         )
-    paths = [folder / "final" / f"{name}.png" for name in particle_names(experiment)]
+    return _final_images(
+        folder,
+        run_family(experiment),
+        experiment.prompts,
+        experiment.particles,
+        experiment.seed,
+        "the command in command.txt",
+    )
+
+
+def _final_images(
+    folder: Path, label: str, prompts: Sequence[str], per_prompt: int, seed: int, command: str
+) -> ImageSet:
+    """The images in ``final``, which are sorted by prompt.
+
+    Args:
+        folder: folder of a run or of samples.
+        label: what made them.
+        prompts: the prompts.
+        per_prompt: images of each.
+        seed: seed of the run.
+        command: what writes missing images.
+    """
+    stems = particle_stems(len(prompts) * per_prompt, per_prompt)
+    paths = tuple(folder / "final" / f"{stem}.png" for stem in stems)
     if missing := [path for path in paths if not path.is_file()]:
-        raise ValueError(f"{missing[0]} is missing: the command in command.txt writes it again")
-    keys = [
-        (experiment.prompts[i // experiment.particles], (experiment.seed, i % experiment.particles))
-        for i in range(experiment.total)
-    ]
-    return ImageSet(run_family(experiment), tuple(paths), tuple(keys))
+        raise ValueError(f"{missing[0]} is missing: {command} writes it again")
+    keys = [(prompt, (seed, i)) for prompt in prompts for i in range(per_prompt)]
+    return ImageSet(label, paths, tuple(keys))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from limbeck.world.prompt_parser import judgeable_attributes
 
 _CHUNK = 32
 _TEXT_CHUNK = 1024  #: images whose similarity to all texts is in memory at once
-_MAX_VENDI_IMAGES = 8  #: of each prompt, since the score grows with their number
+_VENDI_IMAGES = (4, 8)  #: of each prompt: the score grows with their number, so it is fixed
 _MAX_PAIRED_IMAGES = 64  #: of each prompt are compared in pixels, which must be in memory
 
 
@@ -85,10 +85,19 @@ def embed_files(paths: Sequence[Path], network: FeatureNetwork) -> Float[Tensor,
         network: the network.
     """
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    return torch.cat([_embed(map(read_whole_image, chunk), network) for chunk in chunks])
+    return torch.cat([embed_images(map(read_whole_image, chunk), network) for chunk in chunks])
 
 
-def _embed(images: Iterator[Tensor], network: FeatureNetwork) -> Float[Tensor, "n d"]:
+@torch.no_grad()
+def embed_images(
+    images: Iterable[Float[Tensor, "3 h w"]], network: FeatureNetwork
+) -> Float[Tensor, "n d"]:
+    """Return the features of images, cropped to a square and resized bicubically.
+
+    Args:
+        images: images in [0, 1] of any sizes.
+        network: the network.
+    """
     size = (network.size, network.size)
     squares = []
     for image in images:
@@ -123,7 +132,7 @@ def measure_images(images: ImageSet, network: FeatureNetwork, evaluator: Any) ->
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             pixels = [read_whole_image(images.paths[row]) for row in chunk]
-            for row, feature in zip(chunk, _embed(iter(pixels), network), strict=True):
+            for row, feature in zip(chunk, embed_images(pixels, network), strict=True):
                 features[row] = feature
             for row, image in zip(chunk, pixels, strict=True):
                 for name, value in _image_values(image[None], prompt, evaluator).items():
@@ -132,7 +141,7 @@ def measure_images(images: ImageSet, network: FeatureNetwork, evaluator: Any) ->
         if smallest < 2:
             continue
         own = torch.stack([features[row] for row in rows])
-        for name, value in _group_values(kept, own, min(smallest, _MAX_VENDI_IMAGES)).items():
+        for name, value in _group_values(kept, own, smallest).items():
             values.setdefault(name, {})[prompt, (seed, 0)] = value
     return MeasuredImages(images.label, images.keys, torch.stack(features), values)
 
@@ -152,13 +161,19 @@ def _image_values(image: Float[Tensor, "1 3 h w"], prompt: str, evaluator: Any) 
 
 
 def _group_values(
-    images: Sequence[Float[Tensor, "3 h w"]], features: Float[Tensor, "n d"], vendi_images: int
+    images: Sequence[Float[Tensor, "3 h w"]], features: Float[Tensor, "n d"], smallest: int
 ) -> dict[str, float]:
-    """Metrics of two or more images of one prompt, the Vendi score of the first of them."""
-    values = {
-        "feature_diversity": feature_diversity(features, lambda x: x),
-        "vendi_per_prompt": vendi_score(features[:vendi_images]),
-    }
+    """Metrics of two or more images of one prompt.
+
+    Args:
+        images: the images, or the first of them.
+        features: features of all.
+        smallest: smallest number of images of a prompt of the set.
+    """
+    values = {"feature_diversity": feature_diversity(features, lambda x: x)}
+    for count in _VENDI_IMAGES:
+        if count <= smallest:
+            values[f"vendi_{count}"] = vendi_score(features[:count])
     if len({image.shape for image in images}) == 1:
         values["diversity"] = diversity(torch.stack(list(images)))
     return {name: value for name, value in values.items() if value is not None}

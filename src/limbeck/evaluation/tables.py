@@ -124,7 +124,7 @@ def _seed_diversity(runs: Sequence[RunEvaluation], prompt: str) -> dict[str, flo
 
 def markdown_lines(table: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table, the first column aligned to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    widths = [max(2, *(len(row[i]) for row in table)) for i in range(len(table[0]))]
     cells = [
         [
             row[0].ljust(widths[0]),

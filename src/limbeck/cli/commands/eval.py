@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from limbeck.metrics.clip import CLIPSimilarity
-    from limbeck.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,12 @@ class EvalOptions:
     """What is evaluated, and with which models.
 
     Attributes:
-        folders: run folders; with --prompts folders of images.
+        folders: folders of runs or samples; with --prompts folders of images.
         prompts: prompts of the images of the folders, which any tool may have made: a text file
             with one per line, in the order of the file names, or a .json file that maps file names
             to prompts.
         reference: folder of true images, for KID, CMMD, Frechet distance, precision, recall,
-            density and coverage of images.
+            density and coverage of images; or world, for renders of what the prompts say.
         clip: folder or hub id of a CLIPModel with its tokenizer, for CLIP score and CLIP
             R-Precision; sets of images are then compared in its features.
         texts: text file with one distractor per line for CLIP R-Precision, besides the prompts of
@@ -62,16 +61,18 @@ def main(argv: Sequence[str]) -> None:
     if options.prompts is not None:
         return _evaluate_folders(options)
 
+    from limbeck.evaluation.image_sets import is_sample_folder
     from limbeck.graphics.cameras.samplers import NoCamera
     from limbeck.runs.reopen import last_stage, read_experiment
 
     folders = [last_stage(find_folder(folder)) for folder in options.folders]
+    is_2d = set()
     for folder in folders:
         _refuse_images_alone(folder)
-    runs = {folder: read_experiment(folder) for folder in folders}
-    is_2d = {isinstance(e.camera_sampler, NoCamera) for e in runs.values()}
+        sampler = None if is_sample_folder(folder) else read_experiment(folder).camera_sampler
+        is_2d.add(sampler is None or isinstance(sampler, NoCamera))
     if is_2d == {True}:
-        return _evaluate_2d(options, runs)
+        return _evaluate_2d(options, folders)
     if is_2d == {True, False}:
         raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
     if options.reference is not None:
@@ -83,7 +84,7 @@ def _refuse_images_alone(folder: Path) -> None:
     """Say what a folder of images lacks, if it is no run."""
     from limbeck.system.image_files import IMAGE_SUFFIXES
 
-    if not folder.is_dir() or (folder / "run.yaml").exists():
+    if not folder.is_dir() or any((folder / f"{kind}.yaml").exists() for kind in ("run", "sample")):
         return
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()):
         raise ValueError(
@@ -120,11 +121,11 @@ def _evaluate_folders(options: EvalOptions) -> None:
         write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
-def _evaluate_2d(options: EvalOptions, runs: dict[Path, Experiment]) -> None:
+def _evaluate_2d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_runs, write_evaluations
 
     judges = ImageJudges(_load_clip(options), options.clip or "", tuple(_read_texts(options)))
-    text, reports = evaluate_runs(runs, options.reference, judges, options.device)
+    text, reports = evaluate_runs(folders, options.reference, judges, options.device)
     write_evaluations(reports)
     print(text)
 

@@ -1,0 +1,44 @@
+"""Which differences between two sets of images are estimated."""
+
+import pytest
+import torch
+
+from limbeck.evaluation.estimates import estimate_all, estimate_differences, estimate_mean
+from limbeck.evaluation.measured_images import MeasuredImages
+from limbeck.metrics.intervals import mean_interval, wilson_interval
+
+
+def measured(per_prompt, **values):
+    keys = tuple((prompt, (0, i)) for prompt in ("duck", "mug", "car") for i in range(per_prompt))
+    features = torch.randn(len(keys), 4, generator=torch.Generator().manual_seed(per_prompt))
+    by_prompt = {
+        name: {(prompt, (0, 0)): v + i for i, prompt in enumerate(("duck", "mug", "car"))}
+        for name, v in values.items()
+    }
+    return MeasuredImages("set", keys, features, by_prompt)
+
+
+def test_what_depends_on_the_number_of_particles_is_compared_at_one_number():
+    few = measured(2, sliced_wasserstein=3.0, energy_distance=1.0)
+    many = measured(4, sliced_wasserstein=2.0, energy_distance=1.5)
+    found = estimate_differences(few, many)
+    assert "sliced_wasserstein" not in found
+    assert found["energy_distance"].value == pytest.approx(0.5)  # which is unbiased
+    assert "sliced_wasserstein" in estimate_differences(few, measured(2, sliced_wasserstein=2.0))
+
+
+def test_sets_without_a_common_image_have_no_difference():
+    a = measured(2, energy_distance=1.0)
+    b = MeasuredImages("b", (("cone", (0, 0)),), torch.zeros(1, 4), {})
+    assert estimate_differences(a, b) == {}
+
+
+def test_prompts_are_the_unit_unless_there_is_one():
+    values = {("duck", (0, i)): float(i < 6) for i in range(8)}
+    single = estimate_mean(values, (0, 1))
+    assert single.unit == "8 seeds of 1 prompt"
+    assert single.interval == pytest.approx(wilson_interval(0.75, 8))
+    both = estimate_mean(values | {("mug", (0, i)): 0.0 for i in range(2)}, (0, 1))
+    assert both.value == 0.375 and both.unit == "2 prompts"  # not 6 of 10
+    assert both.interval == pytest.approx(mean_interval([0.75, 0.0], (0, 1)))
+    assert estimate_all(measured(2))["vendi"].unit == "3 prompts"
