@@ -153,7 +153,7 @@ def test_what_is_optional_does_not_cost_the_rest(tmp_path, monkeypatch):
     def fail(*_):
         raise ValueError("encoder error 6")
 
-    monkeypatch.setattr("limbeck.runs.recorder.images.save_animation", fail)
+    monkeypatch.setattr("limbeck.runs.images.save_animation", fail)
     with pytest.warns(Notice, match=r"progress\.webp could not be written \(encoder error 6\)"):
         report = record(E, colored_shapes(), tmp_path / "run")
     assert report.exists() and (report.parent / "profile.json").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from limbeck.graphics.export.png import to_uint8
+from limbeck.system.files import replacing
 from limbeck.system.notices import notify
 
 COLORBAR_WIDTH = 64  #: width of the color bar at the right of a heat map, in pixels
@@ -102,9 +102,8 @@ def heat_map_grid(maps: Float[Tensor, "n 3 h w"], columns: int, top: float) -> I
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically, so that a killed run leaves no partial file."""
-    part = path.with_name(path.name + ".part")
-    image.save(part, "PNG")
-    os.replace(part, path)
+    with replacing(path) as part:
+        image.save(part, "PNG")
 
 
 def particle_stems(count: int, per_prompt: int) -> list[str]:
@@ -194,6 +193,5 @@ def save_animation(
             sheets.append(sheet.convert("RGBA").resize(size, filtering))
     duration = max(int(1000 * seconds / len(sheets)), 40)
     options = {"duration": [duration] * (len(sheets) - 1) + [2000], "loop": 0, "quality": 85}
-    part = path.with_name(path.name + ".part")
-    sheets[0].save(part, "WEBP", save_all=True, append_images=sheets[1:], **options)
-    os.replace(part, path)
+    with replacing(path) as part:
+        sheets[0].save(part, "WEBP", save_all=True, append_images=sheets[1:], **options)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.runs.loggers import LogWriter
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import sync
+from limbeck.system.checkpoint import sync, write_text
 from limbeck.system.notices import notify
 from limbeck.training.trainer import Step
 
@@ -107,9 +107,7 @@ class MetricsLog:
         self.path, self.writer, self.log_writer = path, writer, log_writer
         self.check, self.listener = check, listener
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        part.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.last: dict[str, Any] = kept[-1] if kept else {}
         if listener is not None:
             listener(kept)

@@ -189,7 +189,8 @@ class Recorder:
         # first: a folder with a run.yaml can be resumed, whatever else it lacks
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
         (self.folder / "images").mkdir(exist_ok=True)
-        (self.folder / "checkpoint.safetensors.part").unlink(missing_ok=True)
+        for leftover in self.folder.glob("checkpoint.safetensors*.part"):  # of a killed run
+            leftover.unlink(missing_ok=True)
         stage, report = str(self.stage), self.folder / "report.html"
         where = f"{stage}: {self.folder}" if stage else str(self.folder)
         self._print(f"{where}: open {report} while it runs", soft_wrap=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.export.png import to_uint8
 from limbeck.representations.base import Representation
 from limbeck.runs.images import image_grid, save_png
+from limbeck.system.files import replacing
 
 _MIN_PANEL_SIZE = 192  #: smaller panels are enlarged to at least this width, in pixels
 _RENDER_BATCH = 4  #: frames rendered at a time
@@ -252,20 +252,14 @@ def enlarge_frames(images: Float[Tensor, "n 3 h w"]) -> np.ndarray:
 def _write_mp4(frames: Iterable[np.ndarray], path: Path) -> None:
     import imageio.v3 as iio
 
-    part = path.with_name(".part-" + path.name)  # the suffix selects the container format
-    try:
-        with iio.imopen(part, "w", plugin="pyav") as file:
-            file.init_video_stream("libx264", fps=_FPS, pixel_format="yuv420p")
-            for frame in frames:
-                file.write_frame(frame)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, iio.imopen(part, "w", plugin="pyav", container="mp4") as file:
+        file.init_video_stream("libx264", fps=_FPS, pixel_format="yuv420p")
+        for frame in frames:
+            file.write_frame(frame)
 
 
 def _write_webp(frames: Iterable[np.ndarray], path: Path) -> None:
     first, *rest = [Image.fromarray(frame) for frame in frames]
     options = {"duration": round(1000 / _FPS), "loop": 0, "quality": 85}
-    part = path.with_name(path.name + ".part")
-    first.save(part, "WEBP", save_all=True, append_images=rest, **options)
-    os.replace(part, path)
+    with replacing(path) as part:
+        first.save(part, "WEBP", save_all=True, append_images=rest, **options)

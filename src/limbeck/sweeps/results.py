@@ -6,7 +6,6 @@ import csv
 import importlib.util
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import PlannedRun, format_option
 from limbeck.system.checkpoint import write_text
+from limbeck.system.files import replacing
 
 #: columns of the table that are neither options nor scores
 _FIRST_COLUMNS = ("run", "state", "prompt")
@@ -130,9 +130,8 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     table = [
         {k: str(v) if k in texts and v is not None else v for k, v in row.items()} for row in rows
     ]
-    part = path.with_name(path.name + ".part")
-    parquet.write_table(pyarrow.Table.from_pylist(table), part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        parquet.write_table(pyarrow.Table.from_pylist(table), part)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from limbeck.system.async_copy import AsyncCopies
+from limbeck.system.files import replacing
 from limbeck.system.finite import FiniteMonitor, check_finite
 
 SPARSE_MIN_SIZE = 1 << 16  #: number of elements from which a tensor may be stored sparsely
@@ -24,9 +25,8 @@ _INDICES, _VALUES = "@indices", "@values"
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small text file atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
@@ -98,18 +98,15 @@ def write_cpu_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[
     Raises:
         OSError: if the file cannot be written. The old file stays.
     """
-    part = path.with_name(path.name + ".part")
     stored, shapes = _sparsify(tensors)
     data = save(stored, {"metadata": json.dumps(metadata), "shapes": json.dumps(shapes)})
     try:
-        with part.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
         sync(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
         message = f"cannot write {path}: {error.strerror} ({len(data) / 1e6:.1f} MB needed)"
         if path.exists():
             message += "; the previous file is kept"

@@ -1,14 +1,36 @@
-"""Reading of text, JSON and safetensors files, with errors that name the file."""
+"""Reading of text, JSON and safetensors files, with errors that name the file; atomic writing."""
 
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file so that others see the old or the whole new one.
+
+    Args:
+        path: the file to create or replace.
+
+    Yields:
+        Path of a file to write, ``NAME.TOKEN.part``, which takes the place of the old one at the
+        end, and is removed after an error. Each call has its own, so that of two processes that
+        write one file the later one wins, with a whole file.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def one_line(error: Exception, max_length: int = 200) -> str:

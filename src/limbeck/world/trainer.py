@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import json
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from limbeck.system.files import replacing
 from limbeck.system.interrupt import DeferredInterrupt, Stopped
 
 _SIGNAL_SECONDS = 0.2  #: after which the workers are told of a signal, at most
@@ -108,14 +108,9 @@ def _checkpoint_path(task: Task, folder: Path) -> Path:
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor], note: dict) -> None:
     """Write safetensors atomically, with ``note`` as JSON in the header."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-        temporary,
-        {"note": json.dumps(note)},
-    )
-    os.replace(temporary, path)
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with replacing(path) as part:
+        save_file(stored, part, {"note": json.dumps(note)})
 
 
 def _read_note(path: Path) -> dict:

@@ -12,7 +12,6 @@ of a runtime dependency.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.export.png import encode_png, to_uint8
 from limbeck.graphics.geometry.assets import Splats
 from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
+from limbeck.system.files import replacing
 
 #: Roughness of the material; metallic is 0, since the colors are the asset's own.
 _ROUGHNESS = 0.9
@@ -48,22 +48,14 @@ _PLY_FACE = np.dtype([("count", "u1"), ("corners", "<i4", (3,))])
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file by renaming a complete temporary one."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def write_splats_atomic(path: Path, splats: Splats) -> None:
     """Write Gaussians as .ply by renaming a complete temporary file."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        write_gaussian_ply(temporary, splats)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        write_gaussian_ply(part, splats)
 
 
 def srgb_to_linear(colors: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:

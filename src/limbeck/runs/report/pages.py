@@ -28,6 +28,7 @@ from limbeck.runs.report.tables import (
     score_text,
     seconds_text,
 )
+from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line
 from limbeck.system.flops import format_si
 from limbeck.system.overwriting import refuse_foreign_file
@@ -127,9 +128,7 @@ def notebook_html(folders: Sequence[Path], report: Path) -> str:
 def _save(out: Path, text: str) -> Path:
     refuse_foreign_file(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, out)
+    write_text(out, text)
     return out
 
 

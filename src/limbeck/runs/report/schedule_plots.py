@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from limbeck.diffusion.schedule import (
 from limbeck.distillation.timesteps.base import RandomTimesteps, ScheduledTimesteps, Timesteps
 from limbeck.distillation.weights import Weight
 from limbeck.runs.report.svg_plots import ACCENT_COLOR, PALETTE, PLOT_STYLE
+from limbeck.system.files import replacing
 from limbeck.system.overwriting import refuse_foreign_file
 from limbeck.system.random import RowRandom
 
@@ -242,8 +242,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     refuse_foreign_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with _figure_style():
+    with replacing(path) as part, _figure_style():
         if path.suffix.lower() == ".svg":
             # without a date, which would change the bytes
             figure.savefig(part, format="svg", metadata={"Date": None, "Creator": "limbeck"})
@@ -255,4 +254,3 @@ def save_figure(figure: Figure, path: Path) -> None:
             info = PngInfo()
             info.add_text("Software", "limbeck")
             image.save(part, "PNG", optimize=True, pnginfo=info)
-    os.replace(part, path)
