@@ -14,6 +14,7 @@ from pathlib import Path
 
 from limbeck import __version__
 from limbeck.system.interrupt import exit_code, raise_on_termination
+from limbeck.system.launch import launched_index
 from limbeck.system.notices import display_notices
 from limbeck.system.out_of_memory import is_out_of_memory, out_of_memory_advice
 
@@ -118,7 +119,8 @@ def _is_escaped(word: str) -> bool:
 
 
 def _print_notice(text: str) -> None:
-    print(f"limbeck: {text}", file=sys.stderr, flush=True)
+    if launched_index() == 0:  # of several processes one speaks
+        print(f"limbeck: {text}", file=sys.stderr, flush=True)
 
 
 def _is_reader_gone() -> bool:
@@ -147,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a locale lacks is printed as "?"
             stream.reconfigure(errors="replace")
+    if launched_index() > 0:
+        sys.stdout = io.StringIO()
     try:
         with raise_on_termination(), display_notices(_print_notice):
             dispatch(process_arguments() if argv is None else argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -78,11 +79,15 @@ def notify_unknown_words(model: Model | Prior | str, prompts: Sequence[str]) -> 
 def pick_device(device: str) -> str:
     """Return the device to use; ``auto`` is cuda if there is one, else cpu.
 
+    Of the processes that torchrun starts on one machine, each gets a GPU of its own.
+
     Raises:
         ValueError: if there is no such device.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch finds no CUDA device; use --device cpu")
     if device.startswith("cuda:"):

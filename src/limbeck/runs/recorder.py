@@ -46,7 +46,9 @@ from limbeck.system.files import one_line
 from limbeck.system.finite import NonFiniteError, check_finite
 from limbeck.system.folder_lock import folder_lock
 from limbeck.system.interrupt import DeferredInterrupt, Stopped
+from limbeck.system.launch import launched_index
 from limbeck.system.notices import collect_notices
+from limbeck.system.processes import join_processes
 from limbeck.system.timing import synchronized_time
 from limbeck.training.collapse import (
     CollapseDetector,
@@ -107,8 +109,12 @@ def record(
     experiment = config.absolute_paths(experiment)  # its run.yaml is read from other folders too
     refuse_other_experiment(folder, experiment)
     report = folder / "report.html"
+    join_processes(prior.device)
     if is_finished(folder, experiment):
         console.print(finished_message(folder, experiment), highlight=False)
+        return report
+    if launched_index() > 0:
+        take_part(experiment, prior, folder)
         return report
     recorder = Recorder(
         experiment, prior, folder, console, image_every, checkpoint_every, stop_on_collapse, stage
@@ -122,6 +128,33 @@ def record(
             return recorder.finish()
     finally:
         recorder.close()
+
+
+def take_part(experiment: Experiment, prior: Prior, folder: Path) -> None:
+    """Take the steps of a run that process 0 records, from the same checkpoint.
+
+    Args:
+        experiment: what is run.
+        prior: its model.
+        folder: run folder, which is only read.
+    """
+    run, path = Run(experiment, prior), folder / "checkpoint.safetensors"
+    if path.exists():
+        tensors, metadata = read_checkpoint(path)
+        run.load(tensors, metadata["step"])
+    # process 0 decides when to stop, between steps, and this one then has no partner
+    with DeferredInterrupt() as interrupt:
+        try:
+            while run.step < experiment.steps:
+                run.advance()
+        except NonFiniteError:
+            raise  # every process has it
+        except RuntimeError as error:
+            if interrupt.requested:
+                raise Stopped(interrupt.requested) from None
+            raise ConnectionError(
+                f"a process of this run has stopped, see its message ({one_line(error, 120)})"
+            ) from error
 
 
 class Recorder:

@@ -28,11 +28,13 @@ from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler
 from limbeck.methods.base import LatentAndImageGradient
+from limbeck.priors.divided_calls import divide_calls
 from limbeck.priors.loading import load
 from limbeck.representations.base import Render
 from limbeck.representations.primitives import check_render_cost
 from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
+from limbeck.system.processes import average_gradients, dividing
 from limbeck.system.random import RowRandom
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.experiment import Experiment
@@ -119,6 +121,7 @@ class Run:
 
     def __init__(self, experiment: Experiment, prior: Prior):
         e = experiment
+        prior = divide_calls(prior)
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
         self.num_views = len(self.cameras.prompts_by_view(""))
@@ -276,6 +279,10 @@ class Run:
                 host runs ahead, the particles are not changed either, but it is
                 ``monitor.raise_if_bad`` that raises the error.
         """
+        with dividing():
+            return self._advance()
+
+    def _advance(self) -> Step:
         e, prior, profile = self.experiment, self.prior, self.profile
         rng = draw_rows(e, self.step)
         particle = rng.particle
@@ -306,6 +313,7 @@ class Run:
             losses.append(surrogate(inputs.image, image_gradient, particle))
         with profile.part("backward"):
             torch.stack(losses).sum().backward()
+        average_gradients(self.representation.parameters())
         metrics = self._step_metrics(inputs, direction, gradient, weight)
         metrics |= {name: loss.detach() for name, loss in regularizers.items()}
         metrics |= opacity_metrics(render)

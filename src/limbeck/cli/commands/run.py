@@ -208,6 +208,7 @@ def run_one(
 
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.closing_summary import closing_lines
+    from limbeck.system.launch import launched_index
     from limbeck.training.resources import check_weights_fit, rehearse
     from limbeck.training.trainer import Run, prompts_by_view
 
@@ -233,7 +234,7 @@ def run_one(
             stage=position,
         )
     print(report, flush=True)
-    if position.number == position.total:
+    if position.number == position.total and launched_index() == 0:
         print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
 
 

@@ -20,6 +20,7 @@ from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
+from limbeck.system.processes import average_gradients
 from limbeck.system.random import RowRandom
 
 #: Quantity whose square error is the loss. ``auto``: the one that the critic's network predicts.
@@ -247,6 +248,7 @@ class CriticTrainer:
             prediction = prior(schedule.add_noise(x0, eps, t), t, condition)[0]
             loss = self._loss(prediction, Prediction(x0, eps), schedule.alpha(t), schedule.sigma(t))
             loss.backward()
+        average_gradients(self.parameters)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()

@@ -17,6 +17,7 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.projections.base import Projection, Projector
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
+from limbeck.system.processes import average_gradients
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class _LearnedProjector(Projector):
         with torch.enable_grad():
             loss = (self._project(x, t, schedule) - target.float()).square().mean()
             loss.backward()
+        average_gradients(self.net.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()

@@ -1,0 +1,58 @@
+"""A prior whose network calls are divided over processes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.prior import Prior
+from limbeck.system.processes import (
+    gather_rows,
+    is_divided,
+    num_processes,
+    own_rows,
+    take_rows,
+)
+
+
+def divide_calls(prior: Prior) -> Prior:
+    """Return the prior with divided calls; the prior itself if there is one process.
+
+    Every process must make the same calls with the same inputs, inside ``dividing``. The class of
+    the result is a subclass of that of the prior, so that whatever asks for a kind of prior finds
+    it. Both share everything else.
+
+    Args:
+        prior: the model.
+    """
+    if num_processes() == 1:
+        return prior
+    kind: Any = type(prior)
+
+    def call(
+        self: Any, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
+    ) -> list[Prediction]:
+        count = len(xt)
+        if not is_divided(count):
+            return kind.__call__(self, xt, t, *conditions)
+        rows = own_rows(count)
+        own = [condition[rows] for condition in conditions]
+        predictions = kind.__call__(self, take_rows(xt), t[rows], *own)
+        # the rows of all processes are counted, as in a single one
+        others = (count - (rows.stop - rows.start)) * len(conditions)
+        self.call_counter.rows += others
+        self.call_counter.grad_rows += others * torch.is_grad_enabled()
+        return [
+            Prediction(gather_rows(found.x0, count), gather_rows(found.eps, count))
+            for found in predictions
+        ]
+
+    divided = copy.copy(prior)
+    divided.__class__ = type(f"Divided{kind.__name__}", (kind,), {"__call__": call})
+    return divided

@@ -1,0 +1,66 @@
+"""A run of several processes, for tests: started in each of them by ``torch.multiprocessing``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from limbeck import Experiment
+from limbeck.methods.base import Method
+from limbeck.priors.exact import colored_shapes
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.latents import Latents
+from limbeck.runs.recorder import record
+from limbeck.training.trainer import Run
+
+
+def load_prior(pipeline: str):
+    """The pipeline of a folder; the mixture of shapes without one."""
+    return StableDiffusion(pipeline, dtype=torch.float32) if pipeline else colored_shapes(8)
+
+
+def make_run(method: Method, prior, steps: int) -> Run:
+    """A run of three particles, which two processes cannot divide evenly."""
+    prompt = "a red mug" if isinstance(prior, StableDiffusion) else "red disc"
+    experiment = Experiment(
+        (prompt,), method=method, representation=Latents(0.05), particles=3, steps=steps
+    )
+    return Run(experiment, prior)
+
+
+def take_steps(run: Run) -> dict[str, torch.Tensor]:
+    """Take all steps; return what the next one would depend on, and the rows of the network."""
+    while run.step < run.experiment.steps:
+        run.advance()
+    counter = run.prior.call_counter
+    rows = {"rows": torch.tensor([counter.rows, counter.grad_rows])}
+    return {k: v.detach().clone() for k, v in run.tensors().items()} | rows
+
+
+def _join(rank: int, count: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count)}
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
+
+
+def run_methods(
+    rank: int, count: int, folder: Path, methods: dict[str, tuple[Method, str]], steps: int
+) -> None:
+    """Run each method with its pipeline, and write what it ended with."""
+    _join(rank, count, folder)
+    for name, (method, pipeline) in methods.items():
+        ended = take_steps(make_run(method, load_prior(pipeline), steps))
+        save_file(ended, folder / f"{name}-{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def record_experiment(rank: int, count: int, folder: Path, experiment: Experiment) -> None:
+    """Record a run into ``folder/run``, whose last steps may be there already."""
+    _join(rank, count, folder)
+    record(experiment, colored_shapes(8), folder / "run")
+    dist.destroy_process_group()
