@@ -13,8 +13,8 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.system.processes import (
-    gather_rows,
     is_divided,
+    join_rows,
     num_processes,
     own_rows,
     take_rows,
@@ -49,7 +49,7 @@ def divide_calls(prior: Prior) -> Prior:
         self.call_counter.rows += others
         self.call_counter.grad_rows += others * torch.is_grad_enabled()
         return [
-            Prediction(gather_rows(found.x0, count), gather_rows(found.eps, count))
+            Prediction(join_rows(found.x0, count), join_rows(found.eps, count))
             for found in predictions
         ]
 

@@ -1,7 +1,7 @@
 """Several processes that take the same steps together, each with a part of the network's rows.
 
 All processes hold the same particles and draw the same numbers. Inside ``dividing``, a batch that
-every process has is divided: ``take_rows`` gives each its part and ``gather_rows`` puts results
+every process has is divided: ``take_rows`` gives each its part and ``join_rows`` puts results
 together. Both are differentiable. A gradient that was computed on a part is scaled so that the
 mean over processes, ``average_gradients``, is the gradient of the whole batch; that of a
 computation which every process repeats is the same in all, and its mean is itself.
@@ -67,7 +67,7 @@ def take_rows(x: Float[Tensor, "b ..."]) -> Float[Tensor, "r ..."]:
     return _TakeRows.apply(x)
 
 
-def gather_rows(x: Float[Tensor, "r ..."], count: int) -> Float[Tensor, "b ..."]:
+def join_rows(x: Float[Tensor, "r ..."], count: int) -> Float[Tensor, "b ..."]:
     """Return all rows, of which each process has its part, differentiably.
 
     Args:
