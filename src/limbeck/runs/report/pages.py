@@ -62,12 +62,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None, reload_second
     if len(runs) == 1:
         page = out or runs[0].path / "report.html"
         with _readable(runs):
-            text = _render("run.html.j2", _run_content(runs[0], page, reload_seconds))
-        return _save(page, text)
+            text = render_page("run.html.j2", _run_content(runs[0], page, reload_seconds))
+        return save_page(page, text)
     parent = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     with _readable(runs):
-        text = _render("comparison.html.j2", _comparison_content(runs))
-    return _save(out or parent / "comparison.html", text)
+        text = render_page("comparison.html.j2", _comparison_content(runs))
+    return save_page(out or parent / "comparison.html", text)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def write_edit_report(folders: Sequence[Path], out: Path) -> Path:
         link = os.path.relpath(run.path / "report.html", out.parent)
         runs.append((run, run.edits(), link))
     count = sum(len(edits) for _, edits, _ in runs)
-    return _save(out, _render("edits.html.j2", {"runs": runs, "count": count}))
+    return save_page(out, render_page("edits.html.j2", {"runs": runs, "count": count}))
 
 
 def write_page(template: str, content: dict[str, Any], out: Path) -> Path:
@@ -122,20 +122,28 @@ def notebook_html(folders: Sequence[Path], report: Path) -> str:
         edits = run.edits()
         image = embed_image(path, 1200, True) if path.exists() and not edits else None
         runs.append((run, image, edits, run.turntable_sources()))
-    return _render("notebook.html.j2", {"runs": runs, "report": report.resolve()})
+    return render_page("notebook.html.j2", {"runs": runs, "report": report.resolve()})
 
 
-def _save(out: Path, text: str) -> Path:
+def save_page(out: Path, text: str) -> Path:
+    """Write a page atomically, over no file that is not of Limbeck."""
     refuse_foreign_file(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
     return out
 
 
-def _render(template: str, content: dict[str, Any]) -> str:
+def render_page(template: str, content: dict[str, Any], folder: Path = _TEMPLATES) -> str:
+    """Fill a template of pages, which may extend ``base.html.j2``.
+
+    Args:
+        template: file name of the template.
+        content: its variables.
+        folder: where it lies.
+    """
     # prompts may hold any text: everything but our own style and plots is escaped
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([folder, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,176 @@
+"""Cells: some images of one method with one setting, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from limbeck.diffusion.prior import Prior
+from limbeck.leaderboard.protocol import SAMPLING, Setting, method_with
+from limbeck.metrics.model_card import sample_captions
+from limbeck.representations.latents import Latents
+from limbeck.system.checkpoint import read_checkpoint, write_checkpoint
+from limbeck.system.finite import NonFiniteError
+from limbeck.training.experiment import Experiment
+from limbeck.training.network_calls import count_network_calls
+from limbeck.training.trainer import Run
+
+_BACKWARD_PASSES = 2  #: A backward pass costs about two forward passes.
+_SAMPLING_STEPS = 50
+_DECODED_ROWS = 64  #: images that are decoded together
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to compute; everything that the images depend on.
+
+    Attributes:
+        name: name of the row: a method, or sampling.
+        setting: guidance scale and learning rate.
+        prompts: the prompts.
+        images: images per prompt.
+        passes: network passes per image. 0: given by ``steps``.
+        steps: optimization steps. 0: given by ``passes``.
+        seed: seed of the run.
+        precision: dtype of the model.
+    """
+
+    name: str
+    setting: Setting
+    prompts: tuple[str, ...]
+    images: int
+    passes: int
+    steps: int
+    seed: int
+    precision: str
+
+    @property
+    def path(self) -> Path:
+        """The file of its result, within the folder of a leaderboard."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        return Path("cells") / f"{self.name}-{digest}.safetensors"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """The images of a cell and what they cost.
+
+    Attributes:
+        images: images, sorted by prompt.
+        steps: optimization or sampling steps of each image.
+        passes: network passes per image.
+        seconds: processor time per image.
+        diverged: prompts, by number, whose run was stopped by a value that is not finite; their
+            images are gray.
+    """
+
+    images: UInt8[Tensor, "n 3 h w"]
+    steps: int
+    passes: float
+    seconds: float
+    diverged: tuple[int, ...]
+
+    def save(self, path: Path, cell: Cell) -> None:
+        """Write the result; ``cell`` is kept with it."""
+        metadata = {
+            "step": self.steps,
+            "passes": self.passes,
+            "seconds": self.seconds,
+            "diverged": self.diverged,
+            "cell": asdict(cell),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, {"images": self.images}, metadata)
+
+    @staticmethod
+    def load(path: Path) -> CellResult:
+        """Read a result."""
+        tensors, found = read_checkpoint(path)
+        diverged = tuple(found["diverged"])
+        images, steps = tensors["images"], found["step"]
+        return CellResult(images, steps, found["passes"], found["seconds"], diverged)
+
+
+def compute_cell(cell: Cell, prior: Prior) -> CellResult:
+    """Make the images of a cell.
+
+    A run whose method trains a critic has one prompt, as a user's would: prompts that share a
+    critic would share its training. All other methods treat particles separately, so that their
+    prompts go through the network together.
+
+    Args:
+        cell: what to compute.
+        prior: the model.
+    """
+    steps = _num_steps(cell, prior)
+    groups = [cell.prompts]
+    if cell.name != SAMPLING and _trains_critic(cell, steps, prior):
+        groups = [(prompt,) for prompt in cell.prompts]
+    counter, parts, diverged = prior.call_counter, [], []
+    rows, grad_rows, start = counter.rows, counter.grad_rows, time.process_time()
+    for i, group in enumerate(groups):
+        images = _make_images(cell, group, steps, prior)
+        if images is None:
+            diverged += [i] if len(groups) > 1 else list(range(len(group)))
+            images = torch.full((len(group) * cell.images, 3, *prior.image_size), 0.5)
+        parts.append((images.cpu() * 255).round().clamp(0, 255).to(torch.uint8))
+    seconds = time.process_time() - start
+    passes = counter.rows - rows + _BACKWARD_PASSES * (counter.grad_rows - grad_rows)
+    count = len(cell.prompts) * cell.images
+    return CellResult(torch.cat(parts), steps, passes / count, seconds / count, tuple(diverged))
+
+
+def _num_steps(cell: Cell, prior: Prior) -> int:
+    """Steps of the cell: given, or as many as have its passes, by those of a step at t = 0.6."""
+    if cell.name == SAMPLING:
+        return _SAMPLING_STEPS
+    if cell.steps:
+        return cell.steps
+    calls = count_network_calls(method_with(cell.name, cell.setting), prior)
+    per_step = calls.rows[1] + (1 + _BACKWARD_PASSES) * calls.grad_rows[1]
+    return max(1, round(cell.passes / max(per_step, 1)))
+
+
+def experiment_of(cell: Cell, prompts: tuple[str, ...], steps: int) -> Experiment:
+    """The experiment behind some prompts of a cell."""
+    return Experiment(
+        prompts,
+        method=method_with(cell.name, cell.setting),
+        representation=Latents(cell.setting.lr),
+        particles=cell.images,
+        steps=steps,
+        seed=cell.seed,
+        precision=cell.precision,  # type: ignore[arg-type]
+    )
+
+
+def _trains_critic(cell: Cell, steps: int, prior: Prior) -> bool:
+    run = Run(experiment_of(cell, cell.prompts[:1], steps), prior)
+    return run.experiment.method.critic_prior(prior, run.state) is not None
+
+
+def _make_images(
+    cell: Cell, prompts: tuple[str, ...], steps: int, prior: Prior
+) -> Float[Tensor, "n 3 h w"] | None:
+    """Images of some prompts; None if the run was stopped by a value that is not finite."""
+    if cell.name == SAMPLING:
+        captions = [text for text in prompts for _ in range(cell.images)]
+        return sample_captions(prior, captions, steps, cell.setting.guidance or 1.0, cell.seed)
+    run = Run(experiment_of(cell, prompts, steps), prior)
+    try:
+        while run.step < steps:
+            run.advance()
+    except NonFiniteError:
+        return None
+    request = run.eval_request(1)
+    with torch.no_grad():
+        parts = torch.arange(len(request)).split(_DECODED_ROWS)
+        return torch.cat([run.representation.images(prior, request[rows]) for rows in parts])

@@ -1,0 +1,199 @@
+"""Running a leaderboard: cells in a pool of processes, tuning first, then the comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from limbeck.diffusion.prior import Prior
+from limbeck.leaderboard.cells import Cell, CellResult, compute_cell
+from limbeck.leaderboard.judgment import tuning_objective
+from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, Setting, candidates
+from limbeck.priors.loading import load
+from limbeck.system.checkpoint import write_text
+from limbeck.world.pretrained import WEIGHTS, load_evaluator
+from limbeck.world.scene import full_captions
+
+_CHUNK = 16  #: prompts per cell: what is lost if a cell is interrupted
+_DIVERSE_IMAGES = 8  #: images per prompt for diversity
+
+
+@dataclass(frozen=True)
+class RowCells:
+    """The cells of one row of the table.
+
+    Attributes:
+        name: the method, or sampling.
+        budget: what is equal for all methods.
+        setting: the chosen guidance scale and learning rate.
+        cells: cells of the comparison, in the order of the prompts.
+        diverse: cells for diversity.
+    """
+
+    name: str
+    budget: Budget
+    setting: Setting
+    cells: tuple[Cell, ...]
+    diverse: tuple[Cell, ...]
+
+
+def make_cells(
+    board: Leaderboard,
+    name: str,
+    setting: Setting,
+    prompts: Sequence[str],
+    images: int,
+    budget: Budget = "passes",
+) -> tuple[Cell, ...]:
+    """The cells of some prompts.
+
+    Args:
+        board: the leaderboard.
+        name: the method, or sampling.
+        setting: guidance scale and learning rate.
+        prompts: the prompts.
+        images: images per prompt.
+        budget: what is equal for all methods.
+    """
+    passes, steps = (board.passes, 0) if budget == "passes" else (0, board.iterations)
+    chunks = [tuple(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
+    return tuple(
+        Cell(name, setting, chunk, images, passes, steps, board.seed, board.precision)
+        for chunk in chunks
+    )
+
+
+def run_leaderboard(board: Leaderboard, out: Path, workers: int) -> list[RowCells]:
+    """Compute every cell that has no file yet.
+
+    Args:
+        board: the leaderboard.
+        out: its folder.
+        workers: processes of one thread each.
+
+    Returns:
+        The rows of the table.
+    """
+    scenes, tuning_scenes = board.scenes()
+    prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
+    with _pool(workers) as pool:
+        chosen = _tune(board, tuning_prompts, out, pool)
+        rows = [
+            _row(board, name, chosen[name], prompts, budget)
+            for budget in _budgets(board)
+            for name in board.rows
+            if budget == "passes" or name != SAMPLING
+        ]
+        cells = [cell for row in rows for cell in (*row.cells, *row.diverse)]
+        _compute(cells, out, pool, "comparison")
+    return rows
+
+
+def _budgets(board: Leaderboard) -> tuple[Budget, ...]:
+    return ("passes", "iterations") if board.iterations else ("passes",)
+
+
+def _row(
+    board: Leaderboard, name: str, setting: Setting, prompts: Sequence[str], budget: Budget
+) -> RowCells:
+    diverse: tuple[Cell, ...] = ()
+    if budget == "passes" and board.diverse_prompts:
+        few = prompts[: board.diverse_prompts]
+        diverse = make_cells(board, name, setting, few, _DIVERSE_IMAGES)
+    cells = make_cells(board, name, setting, prompts, board.seeds, budget)
+    return RowCells(name, budget, setting, cells, diverse)
+
+
+def _tune(
+    board: Leaderboard, prompts: Sequence[str], out: Path, pool: ProcessPoolExecutor
+) -> Mapping[str, Setting]:
+    """Choose the setting of each row by the evaluator on the tuning prompts."""
+    if not board.tuning_prompts:
+        return {name: candidates(board, name)[0] for name in board.rows}
+    tried = {
+        name: {
+            setting: make_cells(board, name, setting, prompts, 1)
+            for setting in candidates(board, name)
+        }
+        for name in board.rows
+    }
+    cells = [cell for row in tried.values() for group in row.values() for cell in group]
+    _compute(cells, out, pool, "tuning")
+    evaluator = load_evaluator()
+    chosen, report = {}, {}
+    for name, row in tried.items():
+        objectives = {}
+        for setting, group in row.items():
+            images = torch.cat([CellResult.load(out / cell.path).images for cell in group])
+            objectives[setting] = tuning_objective(images, prompts, evaluator)
+        chosen[name] = max(objectives, key=lambda setting: objectives[setting])
+        report[name] = [
+            asdict(setting) | {"objective": value, "chosen": setting == chosen[name]}
+            for setting, value in objectives.items()
+        ]
+    write_text(out / "tuning.json", json.dumps(report, indent=1))
+    return chosen
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes of one thread each; what is not begun is dropped at an error."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, partial(torch.set_num_threads, 1))
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()  # a cell takes minutes, and an unfinished one has no file
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+@cache
+def _prior(precision: str) -> Prior:
+    """The embedded model, loaded once per process."""
+    return load("world", "cpu", precision)  # type: ignore[arg-type]
+
+
+def _compute_file(cell: Cell, path: Path) -> None:
+    compute_cell(cell, _prior(cell.precision)).save(path, cell)
+
+
+def _compute(cells: Sequence[Cell], out: Path, pool: ProcessPoolExecutor, what: str) -> None:
+    """Compute the cells that have no file, and say how far it is."""
+    missing = {cell.path: cell for cell in cells if not (out / cell.path).exists()}
+    if not missing:
+        return
+    start = time.monotonic()
+    futures = {pool.submit(_compute_file, cell, out / path): cell for path, cell in missing.items()}
+    for done, future in enumerate(as_completed(futures), 1):
+        future.result()
+        minutes = (time.monotonic() - start) / 60
+        left = minutes / done * (len(futures) - done)
+        name = futures[future].name
+        print(
+            f"{what}: {done} of {len(futures)} cells, {name}; {minutes:.1f} minutes, "
+            f"about {left:.0f} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def model_digest() -> str:
+    """A fingerprint of the embedded model and its evaluator: tables of two models do not mix."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(WEIGHTS.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

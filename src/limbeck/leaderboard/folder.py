@@ -1,0 +1,68 @@
+"""The folder of a leaderboard: its options, cells, table and page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limbeck.config.yaml import read_yaml, to_yaml
+from limbeck.leaderboard.conduct import model_digest, run_leaderboard
+from limbeck.leaderboard.page import write_page
+from limbeck.leaderboard.protocol import Leaderboard
+from limbeck.leaderboard.table import judge_rows, write_table
+from limbeck.runs.folder_state import foreign_files
+from limbeck.system.checkpoint import write_text
+from limbeck.world.pretrained import load_evaluator
+
+
+def open_leaderboard(board: Leaderboard, out: Path) -> None:
+    """Make the folder, or check that it holds the same leaderboard of the same model.
+
+    Rows may differ: methods that are added later are compared on what is there.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
+    options, model = out / "leaderboard.yaml", out / "model.txt"
+    if options.exists():
+        before, now = (
+            {k: v for k, v in vars(found).items() if k != "methods"}
+            for found in (read_yaml(Leaderboard, options), board)
+        )
+        changed = [name for name, value in now.items() if before[name] != value]
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{out} holds a leaderboard with {name} {before[name]}, not {now[name]}: give "
+                "another --out"
+            )
+        if model.read_text(encoding="utf-8").strip() != model_digest():
+            raise ValueError(
+                f"{out} holds a leaderboard of another version of the embedded model: give "
+                "another --out"
+            )
+        return
+    if names := foreign_files(out):
+        raise ValueError(
+            f"{out} holds files already ({names[0]}), and nothing is overwritten; choose another "
+            "--out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(model, model_digest() + "\n")
+    write_text(options, to_yaml(board))
+
+
+def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
+    """Compute what is missing, and write leaderboard.csv, leaderboard.md and leaderboard.html.
+
+    Args:
+        board: the leaderboard.
+        out: its folder.
+        workers: processes of one thread each.
+
+    Returns:
+        The page.
+    """
+    rows = run_leaderboard(board, out, workers)
+    judged = judge_rows(board, rows, out, load_evaluator())
+    write_table(board, judged, out)
+    return write_page(board, rows, judged, out)
