@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def commands(page: Path) -> list[str]:
     """The indented or fenced lines that start with ``limbeck``, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    names = "run|edit|sample|study|sweep|plot|eval"
+    names = "run|edit|sample|study|sweep|plot|eval|bench"
     return re.findall(rf"^(?:    )?(?:\$ )?limbeck ((?:{names}) .+)$", text, re.M)
 
 
@@ -61,6 +61,7 @@ def sweep_on_page() -> str:
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
+    import limbeck.leaderboard.folder
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
     import limbeck.sweeps.sweep_folder
@@ -69,6 +70,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)
+    monkeypatch.setattr(limbeck.leaderboard.folder, "write_leaderboard", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
     for kind in ("folders", "2d", "3d"):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)

@@ -20,9 +20,10 @@ from limbeck.leaderboard.table import METRICS, JudgedRow, ordered, setting_text,
 from limbeck.runs.report.pages import render_page, save_page
 
 _SHOWN_PROMPTS = 8
+_IN_FILE_ONLY = ("color", "pattern", "background")  #: too many columns for a page
 _NAMES = {
     "frechet": "Frechet",
-    "kid": "KID x 1000",
+    "kid": "KID",
     "vendi": "Vendi",
     "high_frequency": "high frequencies",
 }
@@ -43,12 +44,11 @@ _MEANINGS = {
 }
 
 
-def _shown(name: str, value: Value | None) -> dict[str, str]:
+def _shown(value: Value | None) -> dict[str, str]:
     if value is None:
         return {"text": "", "interval": ""}
-    scale = 1000 if name == "kid" else 1
-    interval = ", ".join(short(scale * end) for end in value.interval or ())
-    return {"text": short(scale * value.value), "interval": f"[{interval}]" if interval else ""}
+    interval = ", ".join(map(short, value.interval or ()))
+    return {"text": short(value.value), "interval": f"[{interval}]" if interval else ""}
 
 
 def _row_content(row: JudgedRow, columns: Sequence[str]) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def _row_content(row: JudgedRow, columns: Sequence[str]) -> dict[str, Any]:
         differs = low > 0 or high < 0
     return {
         "name": row.name,
-        "cells": [_shown(name, row.values.get(name)) for name in columns],
-        "difference": _shown("all", difference),
+        "cells": [_shown(row.values.get(name)) for name in columns],
+        "difference": _shown(difference),
         "differs": differs,
         "costs": costs,
     }
@@ -106,7 +106,8 @@ def write_page(
         own = ordered(judged, budget)  # type: ignore[arg-type]
         if not own:
             continue
-        columns = [name for name in METRICS if any(name in row.values for row in own)]
+        shown_metrics = [name for name in METRICS if name not in _IN_FILE_ONLY]
+        columns = [name for name in shown_metrics if any(name in row.values for row in own)]
         shown = [_row_content(row, columns) for row in own]
         sections.append({"title": title, "columns": columns, "rows": shown})
     used = [name for name in METRICS if any(name in s["columns"] for s in sections)]

@@ -1,0 +1,245 @@
+import csv
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+
+from limbeck.leaderboard import cells, conduct, folder
+from limbeck.leaderboard.cells import Cell, CellResult, compute_cell
+from limbeck.leaderboard.conduct import RowCells, make_cells
+from limbeck.leaderboard.judgment import tuning_objective
+from limbeck.leaderboard.protocol import (
+    SAMPLING,
+    Leaderboard,
+    Setting,
+    candidates,
+    default_guidance,
+    method_with,
+)
+from limbeck.leaderboard.table import judge_rows, ordered, to_csv, to_markdown
+from limbeck.priors.loading import load
+from limbeck.world.pretrained import load_evaluator
+from limbeck.world.render_cache import images_to_tensor
+from limbeck.world.scene import full_captions, render_scenes
+
+BOARD = Leaderboard(("sds", "vsd", SAMPLING), num_prompts=3, seeds=2, tuning_prompts=2, passes=8)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load("world", "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def evaluator():
+    return load_evaluator()
+
+
+def cell(name: str, prompts: tuple[str, ...], **changes) -> Cell:
+    default = Cell(name, Setting(0.1, 7.5), prompts, 1, 8, 0, 0, "float32")
+    return replace(default, **changes)
+
+
+def true_images(board: Leaderboard, images: int) -> torch.Tensor:
+    """Renders of the captions of the comparison."""
+    scenes, _ = board.scenes()
+    renders = (images_to_tensor(render_scenes(scenes)) * 255).round().to(torch.uint8)
+    return renders.repeat_interleave(images, 0)
+
+
+def result(images: torch.Tensor, **changes) -> CellResult:
+    return replace(CellResult(images, 4, 8.0, 0.5, ()), **changes)
+
+
+def test_every_row_has_equally_many_candidates():
+    board = Leaderboard()
+    counts = {name: len(set(candidates(board, name))) for name in board.rows}
+    assert set(counts.values()) == {8}
+    assert {SAMPLING, "sds", "vsd", "ism", "csd"} <= set(counts)
+    assert not {"dds", "pds", "sdedit", "irfds"} & set(counts)
+
+
+def test_settings_reach_the_method():
+    assert method_with("sds", Setting(0.1, 3.0)).guidance == 3.0
+    assert default_guidance("csd") is None
+    assert method_with("csd", Setting(0.1, None)) == type(method_with("csd", Setting(0.1, None)))()
+
+
+def test_prompts_of_tuning_and_comparison_differ_and_are_held_out():
+    compared, tuned = (full_captions(scenes) for scenes in Leaderboard().scenes())
+    assert (len(compared), len(tuned)) == (96, 16)
+    assert len({*compared, *tuned}) == 112
+    # more prompts keep the first ones, so that their cells stay valid
+    assert full_captions(Leaderboard(num_prompts=8, tuning_prompts=0).scenes()[0])[0] != ""
+
+
+def test_quick_is_smaller_and_untuned():
+    board = Leaderboard(quick=True)
+    assert (board.num_prompts, board.passes, board.iterations) == (16, 300, 0)
+    assert {len(candidates(board, name)) for name in board.rows} == {1}
+    assert candidates(board, "hifa")[0].guidance == 100.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ("sdss",)}, "sdss is no method of the leaderboard; accepted: sampling, asd"),
+        ({"methods": ("dds",)}, "dds is no method of the leaderboard"),
+        ({"lr_candidates": ()}, "lr_candidates must be positive"),
+        ({"guidance_candidates": (7.5, -1.0)}, "guidance_candidates must be positive"),
+        ({"num_prompts": 0}, "num_prompts"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Leaderboard(**options)
+
+
+def test_each_part_of_a_cell_changes_its_file():
+    first = cell("sds", ("a red mug",))
+    others = [
+        cell("vsd", ("a red mug",)),
+        cell("sds", ("a blue mug",)),
+        cell("sds", ("a red mug",), setting=Setting(0.1, 8.0)),
+        cell("sds", ("a red mug",), setting=Setting(0.05, 7.5)),
+        *(cell("sds", ("a red mug",), **{k: 3}) for k in ("images", "passes", "steps", "seed")),
+        cell("sds", ("a red mug",), precision="bfloat16"),
+    ]
+    assert len({c.path for c in (first, *others)}) == len(others) + 1
+    assert first.path == cell("sds", ("a red mug",)).path
+
+
+def test_passes_are_kept(world):
+    """Two passes a step for SDS; four for DSD's chain would be more: its steps are fewer."""
+    found = compute_cell(cell("sds", ("a red mug", "a blue cube")), world)
+    assert (found.steps, found.passes) == (4, 8.0)
+    assert found.images.shape == (2, 3, 64, 64) and found.images.dtype == torch.uint8
+    by_steps = compute_cell(cell("sds", ("a red mug",), passes=0, steps=3), world)
+    assert (by_steps.steps, by_steps.passes) == (3, 6.0)
+
+
+@pytest.mark.parametrize("name", ["sds", "vsd"])
+def test_prompts_do_not_influence_each_other(name, world):
+    """A critic is trained for each prompt; without one, particles are independent."""
+    both = compute_cell(cell(name, ("a red mug", "a blue cube")), world).images
+    alone = compute_cell(cell(name, ("a red mug",)), world).images
+    assert (both[:1].int() - alone.int()).abs().max() <= 1
+
+
+def test_a_diverged_run_is_gray_and_told(world, monkeypatch):
+    monkeypatch.setattr(cells, "_make_images", lambda *arguments: None)
+    found = compute_cell(cell("sds", ("a red mug", "a blue cube")), world)
+    assert found.diverged == (0, 1) and (found.images == 127).sum() + (found.images == 128).sum()
+
+
+def test_a_result_is_read_back(tmp_path):
+    found = result(torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), diverged=(1,))
+    found.save(tmp_path / "cells" / "x.safetensors", cell("sds", ("a",)))
+    again = CellResult.load(tmp_path / "cells" / "x.safetensors")
+    assert torch.equal(again.images, found.images)
+    assert (again.steps, again.passes, again.seconds, again.diverged) == (4, 8.0, 0.5, (1,))
+
+
+def test_the_objective_prefers_true_images(evaluator):
+    scenes, _ = BOARD.scenes()
+    prompts, images = full_captions(scenes), true_images(BOARD, 1)
+    noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+    assert tuning_objective(images, prompts, evaluator) > 0.9
+    assert tuning_objective(noise, prompts, evaluator) < 0.5
+
+
+def test_tuning_takes_the_best_setting(tmp_path):
+    """Of settings whose images are given: the renders win."""
+    board = replace(BOARD, methods=("sds",), lr_candidates=(0.05, 0.1))
+    _, scenes = board.scenes()
+    prompts = full_captions(scenes)
+    renders = (images_to_tensor(render_scenes(scenes)) * 255).to(torch.uint8)
+    best = Setting(0.1, 25.0)
+    for setting in candidates(board, "sds"):
+        (group,) = make_cells(board, "sds", setting, prompts, 1)
+        images = renders if setting == best else torch.full_like(renders, 127)
+        result(images).save(tmp_path / group.path, group)
+    chosen = conduct._tune(board, prompts, tmp_path, pool=None)  # type: ignore[arg-type]
+    assert chosen == {"sds": best}
+    assert (tmp_path / "tuning.json").read_text().count('"chosen": true') == 1
+
+
+def judged(tmp_path, evaluator, wrong: int = 2):
+    """A leaderboard whose SDS is perfect and whose VSD has some wrong prompts."""
+    prompts = full_captions(BOARD.scenes()[0])
+    rows = []
+    for name in ("sds", "vsd"):
+        found = make_cells(BOARD, name, Setting(0.1, 7.5), prompts, BOARD.seeds)
+        (first,) = found
+        images = true_images(BOARD, BOARD.seeds)
+        if name == "vsd":
+            images[: wrong * BOARD.seeds] = 127
+        result(images).save(tmp_path / first.path, first)
+        rows.append(RowCells(name, "passes", first.setting, found, ()))
+    return judge_rows(BOARD, rows, tmp_path, evaluator), rows
+
+
+def test_the_table_is_paired_by_prompt(tmp_path, evaluator):
+    rows, _ = judged(tmp_path, evaluator)
+    by_name = {row.name: row for row in rows}
+    assert by_name["sds"].values["all"].value == by_name["renders"].values["all"].value == 1
+    assert by_name["vsd"].values["all"].value == pytest.approx(1 / 3)
+    assert by_name["sds"].difference is None
+    difference = by_name["vsd"].difference
+    assert difference.value == pytest.approx(-2 / 3) and difference.by_prompt == (-1, -1, 0)
+    assert by_name["vsd"].values["fidelity"].value == pytest.approx(1 / 3)
+    assert [row.name for row in ordered(rows, "passes")] == ["renders", "sds", "vsd"]
+
+
+def test_csv_and_markdown_hold_the_same(tmp_path, evaluator):
+    rows, _ = judged(tmp_path, evaluator)
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    line = next(x for x in lines if (x["row"], x["metric"]) == ("vsd", "all"))
+    assert float(line["low"]) <= float(line["value"]) == pytest.approx(1 / 3, abs=1e-4)
+    assert (line["guidance"], line["lr"], line["steps"]) == ("7.5", "0.1", "4")
+    assert "| vsd | .33 [" in to_markdown(BOARD, rows)
+
+
+def test_the_page_needs_nothing_else(tmp_path, evaluator):
+    from limbeck.leaderboard.page import write_page
+
+    rows, computed = judged(tmp_path, evaluator)
+    text = write_page(BOARD, computed, rows, tmp_path).read_text(encoding="utf-8")
+    assert "At 8 network passes per image" in text and text.count("<img") == 2 * 3
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds files already \(notes.txt\)"):
+        folder.open_leaderboard(BOARD, tmp_path)
+
+
+def test_a_folder_keeps_its_options(tmp_path, monkeypatch):
+    out = tmp_path / "board"
+    folder.open_leaderboard(BOARD, out)
+    folder.open_leaderboard(replace(BOARD, methods=("ism",)), out)  # a row more
+    with pytest.raises(ValueError, match="a leaderboard with passes 8, not 9"):
+        folder.open_leaderboard(replace(BOARD, passes=9), out)
+    monkeypatch.setattr(folder, "model_digest", lambda: "other")
+    with pytest.raises(ValueError, match="another version of the embedded model"):
+        folder.open_leaderboard(BOARD, out)
+
+
+@pytest.mark.slow
+def test_a_leaderboard_from_the_command_line_continues(tmp_path, capsys):
+    from limbeck.cli.main import main
+
+    out = tmp_path / "board"
+    options = "--methods sampling sds --num-prompts 2 --tuning-prompts 1 --passes 8 --iterations 2"
+    command = ["bench", "--out", str(out), *options.split(), "--workers", "2"]
+    assert main([*command, "--diverse-prompts", "1"]) in (0, None)
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    victim = next(path for path in before if path.name.startswith("sds"))
+    victim.unlink()
+    assert main([*command, "--diverse-prompts", "1"]) in (0, None)
+    after = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert set(after) == set(before)
+    assert [path for path in after if after[path] != before[path]] == [victim]
+    assert "At 8 passes per image" in capsys.readouterr().out
