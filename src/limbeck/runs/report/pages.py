@@ -105,7 +105,7 @@ def write_page(template: str, content: dict[str, Any], out: Path) -> Path:
         content: its variables.
         out: file to write.
     """
-    return _save(out, _render(template, content))
+    return save_page(out, render_page(template, content))
 
 
 def notebook_html(folders: Sequence[Path], report: Path) -> str:
