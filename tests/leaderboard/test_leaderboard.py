@@ -12,7 +12,7 @@ from limbeck.leaderboard.judgment import tuning_objective
 from limbeck.leaderboard.protocol import (
     SAMPLING,
     Leaderboard,
-    Setting,
+    TunedSetting,
     candidates,
     default_guidance,
     method_with,
@@ -37,7 +37,7 @@ def evaluator():
 
 
 def cell(name: str, prompts: tuple[str, ...], **changes) -> Cell:
-    default = Cell(name, Setting(0.1, 7.5), prompts, 1, 8, 0, 0, "float32")
+    default = Cell(name, TunedSetting(0.1, 7.5), prompts, 1, 8, 0, 0, "float32")
     return replace(default, **changes)
 
 
@@ -61,9 +61,12 @@ def test_every_row_has_equally_many_candidates():
 
 
 def test_settings_reach_the_method():
-    assert method_with("sds", Setting(0.1, 3.0)).guidance == 3.0
+    assert method_with("sds", TunedSetting(0.1, 3.0)).guidance == 3.0
     assert default_guidance("csd") is None
-    assert method_with("csd", Setting(0.1, None)) == type(method_with("csd", Setting(0.1, None)))()
+    assert (
+        method_with("csd", TunedSetting(0.1, None))
+        == type(method_with("csd", TunedSetting(0.1, None)))()
+    )
 
 
 def test_prompts_of_tuning_and_comparison_differ_and_are_held_out():
@@ -101,8 +104,8 @@ def test_each_part_of_a_cell_changes_its_file():
     others = [
         cell("vsd", ("a red mug",)),
         cell("sds", ("a blue mug",)),
-        cell("sds", ("a red mug",), setting=Setting(0.1, 8.0)),
-        cell("sds", ("a red mug",), setting=Setting(0.05, 7.5)),
+        cell("sds", ("a red mug",), setting=TunedSetting(0.1, 8.0)),
+        cell("sds", ("a red mug",), setting=TunedSetting(0.05, 7.5)),
         *(cell("sds", ("a red mug",), **{k: 3}) for k in ("images", "passes", "steps", "seed")),
         cell("sds", ("a red mug",), precision="bfloat16"),
     ]
@@ -155,7 +158,7 @@ def test_tuning_takes_the_best_setting(tmp_path):
     _, scenes = board.scenes()
     prompts = full_captions(scenes)
     renders = (images_to_tensor(render_scenes(scenes)) * 255).to(torch.uint8)
-    best = Setting(0.1, 25.0)
+    best = TunedSetting(0.1, 25.0)
     for setting in candidates(board, "sds"):
         (group,) = make_cells(board, "sds", setting, prompts, 1)
         images = renders if setting == best else torch.full_like(renders, 127)
@@ -170,7 +173,7 @@ def judged(tmp_path, evaluator, wrong: int = 2):
     prompts = full_captions(BOARD.scenes()[0])
     rows = []
     for name in ("sds", "vsd"):
-        found = make_cells(BOARD, name, Setting(0.1, 7.5), prompts, BOARD.seeds)
+        found = make_cells(BOARD, name, TunedSetting(0.1, 7.5), prompts, BOARD.seeds)
         (first,) = found
         images = true_images(BOARD, BOARD.seeds)
         if name == "vsd":
@@ -202,10 +205,10 @@ def test_csv_and_markdown_hold_the_same(tmp_path, evaluator):
 
 
 def test_the_page_needs_nothing_else(tmp_path, evaluator):
-    from limbeck.leaderboard.page import write_page
+    from limbeck.leaderboard.page import write_leaderboard_page
 
     rows, computed = judged(tmp_path, evaluator)
-    text = write_page(BOARD, computed, rows, tmp_path).read_text(encoding="utf-8")
+    text = write_leaderboard_page(BOARD, computed, rows, tmp_path).read_text(encoding="utf-8")
     assert "At 8 network passes per image" in text and text.count("<img") == 2 * 3
     assert "http" not in text.replace("http-equiv", "")
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
-from limbeck.leaderboard.protocol import SAMPLING, Setting, method_with
+from limbeck.leaderboard.protocol import SAMPLING, TunedSetting, method_with
 from limbeck.metrics.model_card import sample_captions
 from limbeck.representations.latents import Latents
 from limbeck.system.checkpoint import read_checkpoint, write_checkpoint
@@ -43,7 +43,7 @@ class Cell:
     """
 
     name: str
-    setting: Setting
+    setting: TunedSetting
     prompts: tuple[str, ...]
     images: int
     passes: int

@@ -19,7 +19,7 @@ import torch
 from limbeck.diffusion.prior import Prior
 from limbeck.leaderboard.cells import Cell, CellResult, compute_cell
 from limbeck.leaderboard.judgment import tuning_objective
-from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, Setting, candidates
+from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, TunedSetting, candidates
 from limbeck.priors.loading import load
 from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
@@ -43,7 +43,7 @@ class RowCells:
 
     name: str
     budget: Budget
-    setting: Setting
+    setting: TunedSetting
     cells: tuple[Cell, ...]
     diverse: tuple[Cell, ...]
 
@@ -51,7 +51,7 @@ class RowCells:
 def make_cells(
     board: Leaderboard,
     name: str,
-    setting: Setting,
+    setting: TunedSetting,
     prompts: Sequence[str],
     images: int,
     budget: Budget = "passes",
@@ -105,7 +105,7 @@ def _budgets(board: Leaderboard) -> tuple[Budget, ...]:
 
 
 def _row(
-    board: Leaderboard, name: str, setting: Setting, prompts: Sequence[str], budget: Budget
+    board: Leaderboard, name: str, setting: TunedSetting, prompts: Sequence[str], budget: Budget
 ) -> RowCells:
     diverse: tuple[Cell, ...] = ()
     if budget == "passes" and board.diverse_prompts:
@@ -117,7 +117,7 @@ def _row(
 
 def _tune(
     board: Leaderboard, prompts: Sequence[str], out: Path, pool: ProcessPoolExecutor
-) -> Mapping[str, Setting]:
+) -> Mapping[str, TunedSetting]:
     """Choose the setting of each row by the evaluator on the tuning prompts."""
     if not board.tuning_prompts:
         return {name: candidates(board, name)[0] for name in board.rows}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.leaderboard.conduct import model_digest, run_leaderboard
-from limbeck.leaderboard.page import write_page
+from limbeck.leaderboard.page import write_leaderboard_page
 from limbeck.leaderboard.protocol import Leaderboard
-from limbeck.leaderboard.table import judge_rows, write_table
+from limbeck.leaderboard.table import judge_rows, write_leaderboard_table
 from limbeck.runs.folder_state import foreign_files
 from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import load_evaluator
@@ -64,5 +64,5 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
     """
     rows = run_leaderboard(board, out, workers)
     judged = judge_rows(board, rows, out, load_evaluator())
-    write_table(board, judged, out)
-    return write_page(board, rows, judged, out)
+    write_leaderboard_table(board, judged, out)
+    return write_leaderboard_page(board, rows, judged, out)

@@ -87,7 +87,7 @@ def _gallery(rows: Mapping[str, RowCells], names: Sequence[str], out: Path) -> l
     return gallery
 
 
-def write_page(
+def write_leaderboard_page(
     board: Leaderboard, rows: Sequence[RowCells], judged: Sequence[JudgedRow], out: Path
 ) -> Path:
     """Write leaderboard.html.

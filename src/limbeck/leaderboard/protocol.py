@@ -106,7 +106,7 @@ class Leaderboard:
 
 
 @dataclass(frozen=True)
-class Setting:
+class TunedSetting:
     """What is tuned.
 
     Attributes:
@@ -132,13 +132,13 @@ def default_guidance(name: str) -> float | None:
     return next((f.default for f in fields(method) if f.name == "guidance"), None)  # type: ignore[return-value]
 
 
-def method_with(name: str, setting: Setting) -> Method:
+def method_with(name: str, setting: TunedSetting) -> Method:
     """A method with a guidance scale and else its defaults."""
     method = text_to_image_methods()[name]()
     return method if setting.guidance is None else replace(method, guidance=setting.guidance)  # type: ignore[call-arg]
 
 
-def candidates(board: Leaderboard, name: str) -> tuple[Setting, ...]:
+def candidates(board: Leaderboard, name: str) -> tuple[TunedSetting, ...]:
     """The settings tried for a row, equally many for each.
 
     A method without guidance scale, and sampling without learning rate, get as many values of
@@ -150,12 +150,12 @@ def candidates(board: Leaderboard, name: str) -> tuple[Setting, ...]:
     """
     scales, lrs = board.guidance_candidates, board.lr_candidates
     if not board.tuning_prompts:
-        return (Setting(0.1, default_guidance(name)),)
+        return (TunedSetting(0.1, default_guidance(name)),)
     count = len(scales) * len(lrs)
     if name == SAMPLING:
         between = np.geomspace(min(1.0, *scales), min(max(scales), 15.0), count)
-        return tuple(Setting(lrs[0], float(round(scale, 2))) for scale in between)
+        return tuple(TunedSetting(lrs[0], float(round(scale, 2))) for scale in between)
     if default_guidance(name) is None:
         between = np.geomspace(min(lrs) / 2, 2 * max(lrs), count)
-        return tuple(Setting(float(round(lr, 4)), None) for lr in between)
-    return tuple(Setting(lr, scale) for scale in scales for lr in lrs)
+        return tuple(TunedSetting(float(round(lr, 4)), None) for lr in between)
+    return tuple(TunedSetting(lr, scale) for scale in scales for lr in lrs)

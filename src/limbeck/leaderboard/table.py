@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.leaderboard.cells import Cell, CellResult
 from limbeck.leaderboard.conduct import RowCells
 from limbeck.leaderboard.judgment import Value, judge_diversity, judge_images, mean_value
-from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, Setting
+from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, TunedSetting
 from limbeck.system.checkpoint import write_text
 from limbeck.world.evaluator import Evaluator
 from limbeck.world.render_cache import images_to_tensor
@@ -56,7 +56,7 @@ class JudgedRow:
 
     name: str
     budget: Budget
-    setting: Setting | None
+    setting: TunedSetting | None
     values: Mapping[str, Value]
     difference: Value | None
     steps: int
@@ -142,7 +142,7 @@ def to_csv(rows: Sequence[JudgedRow]) -> str:
     head = ["row", "budget", "metric", "value", "low", "high", "guidance", "lr", "steps"]
     writer.writerow([*head, "passes", "seconds", "diverged"])
     for row in rows:
-        setting = row.setting or Setting(0.0, None)
+        setting = row.setting or TunedSetting(0.0, None)
         tail = [setting.guidance, setting.lr, row.steps, f"{row.passes:.1f}", f"{row.seconds:.3f}"]
         values = dict(row.values)
         if row.difference is not None:
@@ -176,7 +176,7 @@ def ordered(rows: Sequence[JudgedRow], budget: Budget) -> list[JudgedRow]:
     return sorted(own, key=lambda row: (row.name != "renders", -row.values["all"].value))
 
 
-def write_table(board: Leaderboard, rows: Sequence[JudgedRow], out: Path) -> None:
+def write_leaderboard_table(board: Leaderboard, rows: Sequence[JudgedRow], out: Path) -> None:
     """Write leaderboard.csv and leaderboard.md."""
     write_text(out / "leaderboard.csv", to_csv(rows))
     write_text(out / "leaderboard.md", to_markdown(board, rows))
@@ -203,7 +203,7 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
     return "\n".join(parts)
 
 
-def setting_text(setting: Setting | None) -> str:
+def setting_text(setting: TunedSetting | None) -> str:
     """Guidance scale and learning rate."""
     if setting is None:
         return ""
