@@ -91,7 +91,7 @@ def report_sets(
     lines: list[str] = []
     sets = []
     for images, own in zip(measured, estimates, strict=True):
-        counts = f"{len(images.keys)} images, {len(images.prompts)} prompts"
+        counts = f"{_count(len(images.keys), 'image')}, {_count(len(images.prompts), 'prompt')}"
         lines += [f"{images.label}: {counts}", "", *estimate_table(own), ""]
         sets.append({"label": images.label, "metrics": to_json(own)})
     differences = []
@@ -107,6 +107,10 @@ def report_sets(
     name = judges.network(load_evaluator()).name
     lines += notes(estimates, max(len(images.keys) for images in measured), name)
     return "\n".join(lines), {"features": name, "sets": sets, "differences": differences}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def evaluate_folders(

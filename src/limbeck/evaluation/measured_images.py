@@ -21,6 +21,7 @@ from limbeck.metrics.r_precision import candidate_log_probs, ranks_first
 from limbeck.metrics.vendi import vendi_score
 from limbeck.system.image_files import read_whole_image
 from limbeck.world.prompt_parser import judgeable_attributes
+from limbeck.world.scene import ATTRIBUTES
 
 _CHUNK = 32
 _TEXT_CHUNK = 1024  #: images whose similarity to all texts is in memory at once
@@ -111,7 +112,7 @@ def embed_images(
 
 @torch.no_grad()
 def measure_images(images: ImageSet, network: FeatureNetwork, evaluator: Any) -> MeasuredImages:
-    """Measure all images of a set; those of one prompt are read together.
+    """Measure all images of a set.
 
     Metrics of the images of a prompt, such as diversity, need two or more of every prompt.
 
@@ -121,37 +122,34 @@ def measure_images(images: ImageSet, network: FeatureNetwork, evaluator: Any) ->
         evaluator: the world's evaluator; it judges images of 64 x 64 pixels whose prompt names an
             object of the world.
     """
+    features = embed_files(images.paths, network)
     values: dict[str, dict[Key, float]] = {}
     groups: dict[tuple[str, int], list[int]] = {}
     for row, (prompt, (seed, _)) in enumerate(images.keys):
         groups.setdefault((prompt, seed), []).append(row)
-    features: list[Tensor] = [torch.empty(0)] * len(images.paths)
     smallest = min(map(len, groups.values()))
     for (prompt, seed), rows in groups.items():
         kept: list[Tensor] = []
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            pixels = [read_whole_image(images.paths[row]) for row in chunk]
-            for row, feature in zip(chunk, embed_images(pixels, network), strict=True):
-                features[row] = feature
-            for row, image in zip(chunk, pixels, strict=True):
-                for name, value in _image_values(image[None], prompt, evaluator).items():
-                    values.setdefault(name, {})[images.keys[row]] = value
-            kept += pixels[: max(_MAX_PAIRED_IMAGES - len(kept), 0)]
-        if smallest < 2:
-            continue
-        own = torch.stack([features[row] for row in rows])
-        for name, value in _group_values(kept, own, smallest).items():
-            values.setdefault(name, {})[prompt, (seed, 0)] = value
-    return MeasuredImages(images.label, images.keys, torch.stack(features), values)
+        for row in rows:
+            image = read_whole_image(images.paths[row])
+            for name, value in _image_values(image[None], prompt, evaluator).items():
+                values.setdefault(name, {})[images.keys[row]] = value
+            if len(kept) < _MAX_PAIRED_IMAGES:
+                kept.append(image)
+        if smallest > 1:
+            for name, value in _group_values(kept, features[rows], smallest).items():
+                values.setdefault(name, {})[prompt, (seed, 0)] = value
+    return MeasuredImages(images.label, images.keys, features, values)
 
 
 def _image_values(image: Float[Tensor, "1 3 h w"], prompt: str, evaluator: Any) -> dict[str, float]:
     """Metrics of one image."""
     values: dict[str, float] = {}
     if image.shape[-2:] == (64, 64) and judgeable_attributes(prompt):
-        values |= agreement(evaluator.judge(image), [prompt])
-        log_probs = candidate_log_probs(evaluator(image), prompt)
+        logits = evaluator(image)
+        verdict = torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], 1)
+        values |= agreement(verdict, [prompt])
+        log_probs = candidate_log_probs(logits, prompt)
         values["r_precision"] = float(ranks_first(log_probs, torch.zeros(1, dtype=torch.long)))
     return values | {
         "saturation": saturation(image),
