@@ -1,4 +1,4 @@
-"""Unknown words are told before the model is loaded, by every command and in Python."""
+"""Notices of unknown words before the model is loaded, by every command and in Python."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from limbeck.system.notices import Notice
 from limbeck.training.experiment import Experiment
 
 DRAGON = "a purple dragon riding a bicycle"
-TOLD = f'"{DRAGON}": the model does not know "dragon", "riding", "bicycle"'
+NOT_LOADED = "limbeck: the model would be loaded now"
+UNKNOWN_WORDS = f'"{DRAGON}": the model does not know "dragon", "riding", "bicycle"'
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=" ".join,
 )
-def test_every_command_tells_before_it_loads_the_model(
+def test_every_command_gives_notice_before_it_loads_the_model(
     argv: tuple[str, ...],
     no_loading: None,
     photo: str,
@@ -80,21 +81,21 @@ def test_every_command_tells_before_it_loads_the_model(
     words = [photo if word == "PHOTO" else word for word in argv]
     out = tmp_path / "out"
     assert main([*words, "--out", str(out)]) == 2 and not out.exists()
-    told, known, loading = capsys.readouterr().err.splitlines()
-    assert told == f"limbeck: {TOLD}" and loading == "limbeck: the model would be loaded now"
+    unknown, known, loading = capsys.readouterr().err.splitlines()
+    assert unknown == f"limbeck: {UNKNOWN_WORDS}" and loading == NOT_LOADED
     for words_known in ("sphere", "cyan", "checkered", "in the snow", "Stable Diffusion: --model"):
         assert words_known in known
 
 
-def test_eval_tells_before_it_loads_the_model(
+def test_eval_gives_notice_before_it_loads_the_model(
     no_loading: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment = Experiment((DRAGON,), representation=NeRF(), steps=1)
     (tmp_path / "run.yaml").write_text(to_yaml(experiment), encoding="utf-8")
     write_checkpoint(tmp_path / "checkpoint.safetensors", {}, {"step": 1})
     assert main(["eval", str(tmp_path)]) == 2
-    told, _, loading = capsys.readouterr().err.splitlines()
-    assert told == f"limbeck: {TOLD}" and loading == "limbeck: the model would be loaded now"
+    unknown, _, loading = capsys.readouterr().err.splitlines()
+    assert unknown == f"limbeck: {UNKNOWN_WORDS}" and loading == NOT_LOADED
 
 
 def test_python_warns_before_it_loads_the_model(no_loading: None, photo: str) -> None:
@@ -122,8 +123,8 @@ def test_the_vocabulary_is_that_of_the_model_and_not_of_its_name(
     captioned: str, v_folder: Path, no_loading: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", "two striped snowmen", "--model", captioned]) == 2
-    told, known, _ = capsys.readouterr().err.splitlines()
-    assert told == 'limbeck: "two striped snowmen": the model does not know "snowmen"'
+    unknown, known, _ = capsys.readouterr().err.splitlines()
+    assert unknown == 'limbeck: "two striped snowmen": the model does not know "snowmen"'
     assert known.startswith("limbeck: the model knows a, on,") or "striped" in known
     assert main(["sample", "two striped snowmen", "--model", str(v_folder)]) == 2
     assert capsys.readouterr().err == "limbeck: the model would be loaded now\n"
@@ -139,7 +140,7 @@ def test_a_broken_vocabulary_is_refused(
     assert "vocabulary.json is not a vocabulary" in line and not out.exists()
 
 
-def test_the_report_repeats_what_was_told_once(
+def test_the_report_repeats_each_notice_once(
     captioned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt = "a <b>zebra</b> and " + "a red mug, " * 5

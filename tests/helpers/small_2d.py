@@ -40,6 +40,13 @@ def write_test_image(path: Path, height: int, width: int, blue: float) -> Path:
     return path
 
 
+def write_noise_image(path: Path, size: int) -> Path:
+    """Write a square image of uniform noise."""
+    pixels = torch.rand(size, size, 3, generator=torch.Generator().manual_seed(0)) * 255
+    Image.fromarray(pixels.byte().numpy()).save(path)
+    return path
+
+
 def image_to_tensor(image: Image.Image) -> Tensor:
     """An image in [0, 1], [3, h, w]."""
     values = torch.tensor(list(image.convert("RGB").getdata()))

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from PIL import Image
+from small_2d import write_noise_image
 
 from limbeck.priors.stable_diffusion import StableDiffusion
 
 
 @pytest.fixture(scope="module")
 def image_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("image") / "noise.png"
-    pixels = torch.rand(16, 16, 3, generator=torch.Generator().manual_seed(0)) * 255
-    Image.fromarray(pixels.byte().numpy()).save(path)
-    return path
+    return write_noise_image(tmp_path_factory.mktemp("image") / "noise.png", 16)
 
 
 @pytest.fixture(scope="module")

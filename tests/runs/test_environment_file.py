@@ -1,4 +1,4 @@
-"""A run that continues under other code, libraries or hardware says so."""
+"""Notices of a run that continues under other code, libraries or hardware."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_the_same_environment_is_not_mentioned(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "difference"),
     [
         ({"versions": {"limbeck": "0.0.1"}}, "limbeck 0.0.1 -> "),
         ({"versions": {"torch": "1.13"}}, "torch 1.13 -> "),
@@ -53,21 +53,21 @@ def test_the_same_environment_is_not_mentioned(folder: Path) -> None:
         ({"cuda": "12.1"}, "cuda 12.1 -> none"),
     ],
 )
-def test_another_environment_is_said_in_one_notice(
-    changes: dict[str, object], said: str, folder: Path
+def test_another_environment_is_reported_in_one_notice(
+    changes: dict[str, object], difference: str, folder: Path
 ) -> None:
     before = (folder / "environment.json").read_text()
     change(folder, **changes)
     (text,) = resume(experiment(steps=2), folder)
-    assert said in text and "continues after step 2" in text and "\n" not in text
+    assert difference in text and "continues after step 2" in text and "\n" not in text
     kept = json.loads((folder / "environment.json").read_text())["continued"]
-    assert kept[0]["step"] == 2 and said in kept[0]["differences"][0]
-    assert said in json.loads((folder / "notices.json").read_text())[0]
-    assert said.replace("->", "-&gt;") in (folder / "report.html").read_text()
+    assert kept[0]["step"] == 2 and difference in kept[0]["differences"][0]
+    assert difference in json.loads((folder / "notices.json").read_text())[0]
+    assert difference.replace("->", "-&gt;") in (folder / "report.html").read_text()
     (folder / "environment.json").write_text(before)
 
 
-def test_auto_precision_that_takes_another_dtype_is_said(
+def test_auto_precision_that_takes_another_dtype_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (folder / "environment.json").read_text()
@@ -79,7 +79,7 @@ def test_auto_precision_that_takes_another_dtype_is_said(
     (folder / "environment.json").write_text(before)
 
 
-def test_an_own_file_that_has_changed_is_said(tmp_path: Path) -> None:
+def test_an_own_file_that_has_changed_is_reported(tmp_path: Path) -> None:
     file, folder = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(OWN_METHOD)
     e = experiment(method=find(Method, f"{file}:Mine")(), steps=2)

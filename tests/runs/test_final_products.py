@@ -62,8 +62,8 @@ def test_a_product_that_fails_costs_no_other_and_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fail)
         assert main(argv) == 1
-    said = [line for line in capsys.readouterr().err.splitlines() if "could not be" in line]
-    assert len(said) == 1 and f"{product} could not be written (no luck)" in said[0]
+    messages = [line for line in capsys.readouterr().err.splitlines() if "could not be" in line]
+    assert len(messages) == 1 and f"{product} could not be written (no luck)" in messages[0]
     assert FILES - {path.name for path in folder.iterdir()} == missing
     assert json.loads((folder / "failures.json").read_text()) == {product: "no luck"}
     if product != "report.html":
@@ -115,7 +115,7 @@ def test_a_log_that_fails_does_not_stop_the_run(
     assert "the log of --logger" in json.loads((tmp_path / "failures.json").read_text())
 
 
-def test_a_film_wider_than_webp_is_shrunk_and_this_is_said(tmp_path: Path) -> None:
+def test_a_film_wider_than_webp_is_shrunk_with_a_notice(tmp_path: Path) -> None:
     frames = []
     for i in range(2):
         frames.append(tmp_path / f"step-{i}.png")
@@ -180,9 +180,11 @@ def test_a_full_disk_during_a_run_keeps_the_last_checkpoint_and_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert main([*argv, str(folder)]) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("limbeck:")]
-    assert len(said) == 1 and said[0].startswith("limbeck: the disk is full: cannot write ")
-    assert "the same command resumes from the last checkpoint" in said[0]
+    messages = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("limbeck:")
+    ]
+    assert len(messages) == 1 and messages[0].startswith("limbeck: the disk is full: cannot write ")
+    assert "the same command resumes from the last checkpoint" in messages[0]
     assert read_metadata(folder / "checkpoint.safetensors")["step"] == 2
     assert not list(folder.rglob("*.part"))
     assert main([*argv, str(folder)]) == main([*argv, str(whole)]) == 0

@@ -112,12 +112,12 @@ def test_a_run_whose_particles_cannot_be_decoded_stops_at_its_first_images(tmp_p
     assert not list(folder.rglob("*.png")) and not (folder / "scores.json").exists()
 
 
-def test_previews_that_cannot_be_decoded_are_left_out_and_said_once(tmp_path, monkeypatch):
+def test_previews_that_cannot_be_decoded_are_left_out_and_reported_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ImageSnapshots, "_decode", lambda self, x0: self.prior.decode(x0) * torch.nan
     )
     method = VSD(5.0, critic=ExactCritic())
-    with open(tmp_path / "said.txt", "w+", encoding="utf-8") as file:
+    with open(tmp_path / "console.txt", "w+", encoding="utf-8") as file:
         record(
             experiment(method=method, steps=6),
             colored_shapes(size=8),
@@ -126,12 +126,12 @@ def test_previews_that_cannot_be_decoded_are_left_out_and_said_once(tmp_path, mo
             console=Console(file=file, width=500),
         )
         file.seek(0)
-        said = file.read()
+        output = file.read()
     names = {path.name for path in (tmp_path / "run" / "images").glob("*.png")}
     assert {f"step-{step:05d}.png" for step in (0, 2, 4, 6)} <= names
     assert not any("x0" in name or "critic" in name for name in names)
-    assert said.count("the images of x0 are left out") == 1
-    assert said.count("the images of critic are left out") == 1
+    assert output.count("the images of x0 are left out") == 1
+    assert output.count("the images of critic are left out") == 1
     assert json.loads((tmp_path / "run" / "scores.json").read_text())["mean"]
 
 

@@ -21,57 +21,34 @@ from limbeck.representations.base import Render, Representation, RepresentationC
 from limbeck.training.optimizers import Optimizer
 
 """
-METHOD = """
+
+
+def component(base: str, signature: str, name: str = "__call__", body: str = "") -> str:
+    """Source of a component with one method, which returns RESULT."""
+    return f"""
 @dataclass(frozen=True)
-class Mine(StatelessMethod):
-    def __call__(self, prior, inputs, state):
-        x = inputs.x0.detach()
+class Mine({base}):
+{body}    def {name}(self, {signature}):
         return RESULT
 """
-FIT = """
-@dataclass(frozen=True)
-class Mine(StatelessMethod):
-    def __call__(self, prior, inputs, state):
-        return inputs.x0.detach()
-    def fit(self, prior, inputs, state):
-        return RESULT
-"""
-WEIGHT = """
-@dataclass(frozen=True)
-class Mine(Weight):
-    def __call__(self, schedule, t):
-        return RESULT
-"""
-TIMESTEPS = """
-@dataclass(frozen=True)
-class Mine(Timesteps):
-    def __call__(self, step, steps, rows, schedule, rng):
-        return RESULT
-"""
-NOISE = """
-@dataclass(frozen=True)
-class Mine(Noise):
-    def __call__(self, rng, shape):
-        return RESULT
-"""
-TRANSFORM = """
-@dataclass(frozen=True)
-class Mine(GradientTransform):
-    def __call__(self, gradient, step, steps):
-        return RESULT
-"""
-REWARD = """
-@dataclass(frozen=True)
-class Mine(Reward):
-    def build(self, prior, setup):
-        return RESULT
-"""
-OPTIMIZER = """
-@dataclass(frozen=True)
-class Mine(Optimizer):
-    def build(self, groups):
-        return RESULT
-"""
+
+
+STEP = "prior, inputs, state"
+METHOD = component("StatelessMethod", STEP).replace(
+    "return RESULT", "x = inputs.x0.detach()\n        return RESULT"
+)
+FIT = component(
+    "StatelessMethod",
+    STEP,
+    "fit",
+    f"    def __call__(self, {STEP}):\n        return inputs.x0.detach()\n",
+)
+WEIGHT = component("Weight", "schedule, t")
+TIMESTEPS = component("Timesteps", "step, steps, rows, schedule, rng")
+NOISE = component("Noise", "rng, shape")
+TRANSFORM = component("GradientTransform", "gradient, step, steps")
+REWARD = component("Reward", "prior, setup", "build")
+OPTIMIZER = component("Optimizer", "groups", "build")
 REPRESENTATION = """
 class Particles(Representation):
     def __init__(self, n, shape):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
+from small_2d import write_noise_image
 from tiny_pipeline import max_difference
 
 from limbeck.config.discovery import choices
@@ -38,10 +38,7 @@ def prior() -> GaussianMixture:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    path = tmp_path_factory.mktemp("image") / "image.png"
-    pixels = torch.rand(6, 6, 3, generator=torch.Generator().manual_seed(0)) * 255
-    Image.fromarray(pixels.byte().numpy()).save(path)
-    return path
+    return write_noise_image(tmp_path_factory.mktemp("image") / "noise.png", 6)
 
 
 def experiment_of(name: str, image) -> Experiment:

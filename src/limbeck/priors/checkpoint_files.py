@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,10 +243,7 @@ def number(config: Mapping[str, Any], key: str, place: str) -> float:
     Raises:
         ValueError: if it is missing, no number, or not finite.
     """
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{place}: {key} must be a number, not {value!r:.60}")
-    return value
+    return _checked(config, key, place, "a number", (int, float), -1e308, 1e308)
 
 
 def positive_int(config: Mapping[str, Any], key: str, place: str) -> int:
@@ -261,9 +257,23 @@ def positive_int(config: Mapping[str, Any], key: str, place: str) -> int:
     Raises:
         ValueError: if it is missing or no positive integer.
     """
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-        raise ValueError(f"{place}: {key} must be a positive integer, not {value!r:.60}")
+    return int(_checked(config, key, place, "a positive integer", (int,), 0, 1 << 31))
+
+
+def _checked(
+    config: Mapping[str, Any],
+    key: str,
+    place: str,
+    accepted: str,
+    types: tuple[type, ...],
+    low: float,
+    high: float,
+) -> float:
+    """The value of an option, of one of the types and between two others; both excluded."""
+    value: Any = config.get(key)
+    has_type = isinstance(value, types) and not isinstance(value, bool)
+    if not (has_type and low < value < high):
+        raise ValueError(f"{place}: {key} must be {accepted}, not {value!r:.60}")
     return value
 
 
