@@ -22,7 +22,7 @@ from limbeck.system.timing import elapsed_seconds
 
 _FIRST_SAMPLE = 128  #: primitives of the smallest sample
 _SAMPLE_SECONDS = 0.2  #: a sample that takes so long is large enough to be timed
-_SLOW_SECONDS = 1.0  #: a step that takes longer is told before the first one
+_SLOW_SECONDS = 1.0  #: a step that takes longer is announced before the first one
 
 
 class PrimitiveParticles(ParticleParameters):
@@ -146,7 +146,7 @@ def check_render_cost(representation: Representation, rows: int, steps: int, wha
     if seconds > _SLOW_SECONDS:
         notify(
             f"{subject}: rendering takes about {seconds:.2g} s a step, so the {steps} steps of "
-            f"{what} take about {_format_minutes(steps * seconds)} and the model's time; fewer "
+            f"{what} take about {_format_minutes(steps * seconds)} besides the model; fewer "
             f"{representation.primitives} are faster in proportion"
         )
 

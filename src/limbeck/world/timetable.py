@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from limbeck.system.checkpoint import write_text
+
 
 class Timetable:
     """Seconds by part, in a JSON file.
@@ -29,14 +31,26 @@ class Timetable:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Measure a part; one that was measured before keeps its time."""
-        start = time.monotonic()
-        yield
-        self.decide(name, time.monotonic() - start)
+        """Measure a part over all attempts; one that was finished before keeps its time."""
+        attempts, start = f"{name}, unfinished", time.monotonic()
+        try:
+            yield
+        except BaseException:  # a signal, too
+            if name not in self._seconds:
+                self._seconds[attempts] = (
+                    self._seconds.get(attempts, 0.0) + time.monotonic() - start
+                )
+                self._write()
+            raise
+        before = self._seconds.pop(attempts, 0.0)
+        self.decide(name, before + time.monotonic() - start)
+
+    def _write(self) -> None:
+        write_text(self._path, json.dumps(self._seconds))
 
     def decide(self, name: str, seconds: float) -> float:
         """Set the time of a part unless it has one, and return it."""
         if name not in self._seconds:
             self._seconds[name] = seconds
-            self._path.write_text(json.dumps(self._seconds), encoding="utf-8")
+            self._write()
         return self._seconds[name]
