@@ -34,6 +34,8 @@ _POSITIVE: Interval = (0.0, math.inf)
 #: range of metrics that are means over prompts, where it is bounded; others are shares
 _BOUNDS: dict[str, Interval] = {
     "clip_score": (-1.0, 1.0),
+    "pick_score": UNBOUNDED,
+    "hps": (-1.0, 1.0),
     "feature_diversity": (0.0, 2.0),
     "vendi_4": (1.0, 4.0),
     "vendi_8": (1.0, 8.0),

@@ -23,6 +23,7 @@ from limbeck.evaluation.measured_images import (
     FeatureNetwork,
     MeasuredImages,
     add_clip_values,
+    add_preferences,
     measure_images,
     merge_measured,
 )
@@ -47,11 +48,15 @@ class ImageJudges:
             world's evaluator.
         clip_name: what was given as CLIP.
         texts: texts that prompts are compared with by CLIP, besides the other prompts.
+        pick: model of PickScore; None: without it.
+        hps: model of HPSv2; None: without it.
     """
 
     clip: CLIPSimilarity | None = None
     clip_name: str = ""
     texts: tuple[str, ...] = ()
+    pick: CLIPSimilarity | None = None
+    hps: CLIPSimilarity | None = None
 
     def network(self, evaluator: Any) -> FeatureNetwork:
         """The network in whose features sets of images are compared."""
@@ -70,7 +75,10 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     """
     evaluator = load_evaluator()
     network = judges.network(evaluator)
-    measured = [measure_images(images, network, evaluator) for images in sets]
+    measured = [
+        add_preferences(measure_images(own, network, evaluator), own, judges.pick, judges.hps)
+        for own in sets
+    ]
     if judges.clip is None:
         return measured
     texts = [*(text for images in measured for text in images.prompts), *judges.texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.clip_score import clip_scores
 from limbeck.metrics.feature_diversity import feature_diversity
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
+from limbeck.metrics.preference import hps_scores, pick_scores
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, ranks_first
 from limbeck.metrics.vendi import vendi_score
@@ -37,11 +38,13 @@ class FeatureNetwork:
         name: what it is.
         size: height and width of its images.
         embed: maps images in [0, 1] to features, on the CPU.
+        pads: whether images are padded to a square with black, not cropped.
     """
 
     name: str
     size: int
     embed: Callable[[Tensor], Float[Tensor, "n d"]]
+    pads: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,18 @@ def center_square(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
     return image[:, top : top + size, left : left + size]
 
 
+def pad_square(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
+    """The smallest square around an image, black beside it."""
+    height, width = image.shape[-2:]
+    size = max(height, width)
+    top, left = (size - height) // 2, (size - width) // 2
+    sides = (left, size - width - left, top, size - height - top)
+    return torch.nn.functional.pad(image, sides)
+
+
 @torch.no_grad()
 def embed_files(paths: Sequence[Path], network: FeatureNetwork) -> Float[Tensor, "n d"]:
-    """Return the features of image files, cropped to a square and resized bicubically.
+    """Return the features of image files, made square and resized bicubically.
 
     Args:
         paths: image files of any sizes.
@@ -93,7 +105,7 @@ def embed_files(paths: Sequence[Path], network: FeatureNetwork) -> Float[Tensor,
 def embed_images(
     images: Iterable[Float[Tensor, "3 h w"]], network: FeatureNetwork
 ) -> Float[Tensor, "n d"]:
-    """Return the features of images, cropped to a square and resized bicubically.
+    """Return the features of images, made square and resized bicubically.
 
     Args:
         images: images in [0, 1] of any sizes.
@@ -102,7 +114,7 @@ def embed_images(
     size = (network.size, network.size)
     squares = []
     for image in images:
-        square = center_square(image)[None]
+        square = (pad_square(image) if network.pads else center_square(image))[None]
         if square.shape[-2:] != size:
             resize = torch.nn.functional.interpolate
             square = resize(square, size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -206,6 +218,42 @@ def add_clip_values(
     return MeasuredImages(
         measured.label, measured.keys, measured.features, by_key | measured.values, measured.floors
     )
+
+
+def add_preferences(
+    measured: MeasuredImages,
+    images: ImageSet,
+    pick: CLIPSimilarity | None = None,
+    hps: CLIPSimilarity | None = None,
+) -> MeasuredImages:
+    """Add PickScore and HPSv2.
+
+    Args:
+        measured: the images.
+        images: their files.
+        pick: model of PickScore; None: without it.
+        hps: model of HPSv2; None: without it.
+    """
+    scores = {}
+    if pick is not None:
+        scores["pick_score"] = pick_scores(pick, *_embed_pairs(images, pick, pads=False))
+    if hps is not None:
+        scores["hps"] = hps_scores(*_embed_pairs(images, hps, pads=True))
+    by_key = {
+        name: dict(zip(images.keys, own.tolist(), strict=True)) for name, own in scores.items()
+    }
+    return replace(measured, values=by_key | measured.values)
+
+
+def _embed_pairs(
+    images: ImageSet, model: CLIPSimilarity, pads: bool
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+    """Embeddings of the images and of the prompt of each."""
+    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(p for p, _ in images.keys))}
+    texts = model.embed_texts(list(prompts))
+    network = FeatureNetwork("", model.size, model.embed_images, pads)
+    own = torch.tensor([prompts[prompt] for prompt, _ in images.keys])
+    return embed_files(images.paths, network), texts[own]
 
 
 def merge_measured(sets: Sequence[MeasuredImages]) -> MeasuredImages:

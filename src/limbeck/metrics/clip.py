@@ -84,6 +84,11 @@ class CLIPSimilarity:
         """
         return self.embed_images(images) @ self.embed_texts(texts).T
 
+    @property
+    def logit_scale(self) -> float:
+        """Factor of cosines in the softmax that the model was trained with."""
+        return float(self.model.logit_scale.exp())
+
     @torch.no_grad()
     def embed_images(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Return the embedding of each image, of length 1, on the CPU.

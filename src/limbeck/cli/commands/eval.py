@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from limbeck.evaluation.image_evaluation import ImageJudges
     from limbeck.metrics.clip import CLIPSimilarity
 
 
@@ -25,6 +26,9 @@ class EvalOptions:
             density and coverage of images; or world, for renders of what the prompts say.
         clip: folder or hub id of a CLIPModel with its tokenizer, for CLIP score and CLIP
             R-Precision; sets of images are then compared in its features.
+        pick_score: folder or hub id of the CLIPModel of PickScore with its tokenizer, such as
+            yuvalkirstain/PickScore_v1, for 2D.
+        hps: the same of HPSv2, such as adams-story/HPSv2-hf.
         texts: text file with one distractor per line for CLIP R-Precision, besides the prompts of
             all folders and, in 3D, the other objects of the world.
         out: .json file to write the results of --prompts to.
@@ -35,6 +39,8 @@ class EvalOptions:
     prompts: Path | None = None
     reference: Path | None = None
     clip: str | None = None
+    pick_score: str | None = None
+    hps: str | None = None
     texts: Path | None = None
     out: Path | None = None
     device: str = "auto"
@@ -77,6 +83,8 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
     if options.reference is not None:
         raise ValueError("--reference is for images: 3D runs are compared with true renders")
+    if options.pick_score is not None or options.hps is not None:
+        raise ValueError("--pick-score and --hps are for images: 3D runs take --clip")
     return _evaluate_3d(options, folders)
 
 
@@ -93,13 +101,25 @@ def _refuse_images_alone(folder: Path) -> None:
         )
 
 
-def _load_clip(options: EvalOptions) -> CLIPSimilarity | None:
-    if options.clip is None:
+def _load_clip(model: str | None, device: str) -> CLIPSimilarity | None:
+    if model is None:
         return None
     from limbeck.metrics.clip import CLIPSimilarity
     from limbeck.priors.loading import pick_device
 
-    return CLIPSimilarity(options.clip, pick_device(options.device))
+    return CLIPSimilarity(model, pick_device(device))
+
+
+def _load_judges(options: EvalOptions) -> ImageJudges:
+    from limbeck.evaluation.image_evaluation import ImageJudges
+
+    return ImageJudges(
+        clip=_load_clip(options.clip, options.device),
+        clip_name=options.clip or "",
+        texts=tuple(_read_texts(options)),
+        pick=_load_clip(options.pick_score, options.device),
+        hps=_load_clip(options.hps, options.device),
+    )
 
 
 def _read_texts(options: EvalOptions) -> list[str]:
@@ -110,21 +130,22 @@ def _read_texts(options: EvalOptions) -> list[str]:
 
 
 def _evaluate_folders(options: EvalOptions) -> None:
-    from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_folders
+    from limbeck.evaluation.image_evaluation import evaluate_folders
     from limbeck.system.checkpoint import write_text
 
     assert options.prompts is not None
-    judges = ImageJudges(_load_clip(options), options.clip or "", tuple(_read_texts(options)))
-    text, report = evaluate_folders(options.folders, options.prompts, options.reference, judges)
+    text, report = evaluate_folders(
+        options.folders, options.prompts, options.reference, _load_judges(options)
+    )
     print(text)
     if options.out is not None:
         write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def _evaluate_2d(options: EvalOptions, folders: Sequence[Path]) -> None:
-    from limbeck.evaluation.image_evaluation import ImageJudges, evaluate_runs, write_evaluations
+    from limbeck.evaluation.image_evaluation import evaluate_runs, write_evaluations
 
-    judges = ImageJudges(_load_clip(options), options.clip or "", tuple(_read_texts(options)))
+    judges = _load_judges(options)
     text, reports = evaluate_runs(folders, options.reference, judges, options.device)
     write_evaluations(reports)
     print(text)
@@ -139,7 +160,11 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.world.pretrained import load_evaluator
 
     runs = [judge.open_finished_run(folder) for folder in folders]
-    clip, loaded, priors = _load_clip(options), {}, []  # runs of the same model share its prior
+    clip, loaded, priors = (
+        _load_clip(options.clip, options.device),
+        {},
+        [],
+    )  # runs of the same model share its prior
     for run in runs:
         notify_unknown_words(run.experiment.model, run.experiment.all_prompts)
         key = str(options_of(run.experiment)["model"]), run.experiment.precision

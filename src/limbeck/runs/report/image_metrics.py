@@ -42,6 +42,8 @@ def _share(label: str) -> ImageMetric:
 IMAGE_METRICS = {
     "clip_score": ImageMetric("CLIP score x 100", 100.0, 2),
     "clip_r_precision": _share("CLIP R-Precision"),
+    "pick_score": ImageMetric("PickScore", digits=2),
+    "hps": ImageMetric("HPSv2 x 100", 100.0, 2),
     "object": _share("object"),
     "color": _share("color"),
     "pattern": _share("pattern"),
