@@ -168,15 +168,16 @@ def test_the_interval_over_seeds_is_that_of_student():
     score = mean_score([1.0, 2.0, 4.0])
     assert score.mean == pytest.approx(7 / 3)
     # sd 1.527525, divided by sqrt(3), times 4.302653, the quantile for 2 degrees of freedom
-    assert score.half_width == pytest.approx(4.302653 * 1.5275252 / math.sqrt(3), rel=1e-6)
+    half = 4.302653 * 1.5275252 / math.sqrt(3)
+    assert score.interval == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
     assert t_quantile(2) == pytest.approx(4.302653, rel=1e-6)
-    assert mean_score([1.0]).half_width is None
+    assert mean_score([1.0]).interval is None
 
 
 def test_the_interval_over_seeds_covers_the_mean_as_often_as_it_says():
     draws = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) + 3
     scores = [mean_score(row.tolist()) for row in draws]
-    covered = sum(abs(score.mean - 3) <= score.half_width for score in scores) / len(scores)
+    covered = sum(score.interval[0] <= 3 <= score.interval[1] for score in scores) / len(scores)
     assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from limbeck.config.discovery import unknown_name
 from limbeck.runs.report.pages import write_page
 from limbeck.runs.report.run_data import PageImage, embed_image
-from limbeck.runs.report.tables import SCORES, score_columns, score_text
+from limbeck.runs.report.tables import score_columns, score_text
 from limbeck.sweeps.expansion import SEED, option_key
 from limbeck.sweeps.planned_runs import format_option, label_of, short_names
 from limbeck.sweeps.results import MeanScore, RunResult, Setting, settings_of
@@ -157,11 +157,8 @@ def _score_row(setting: Setting, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _score_cell(score: MeanScore | None, name: str) -> tuple[str, str]:
-    """The mean and the half width of its interval as text; the latter may be empty."""
+    """The mean and the ends of its interval as text; the latter may be empty."""
     if score is None:
         return "\N{EN DASH}", ""
-    half = score.half_width
-    if half is None:
-        return score_text(score.mean, name), ""
-    text = f"{100 * half:.0f}" if SCORES[name].percent else f"{half:.3f}"
-    return score_text(score.mean, name), f"± {text}"
+    ends = ", ".join(score_text(end, name).removesuffix(" %") for end in score.interval or ())
+    return score_text(score.mean, name), f"[{ends}]" if ends else ""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.metrics.intervals import t_quantile
+from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
 from limbeck.runs.report.run_data import RunData, read_run_data
+from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import PlannedRun, format_option
@@ -140,26 +141,24 @@ class MeanScore:
 
     Attributes:
         mean: the mean.
-        half_width: half the 95 % interval by Student's t; None with a single seed.
+        interval: its 95 % interval; None with a single seed.
         count: number of seeds.
     """
 
     mean: float
-    half_width: float | None
+    interval: Interval | None
     count: int
 
 
-def mean_score(values: Sequence[float]) -> MeanScore:
+def mean_score(values: Sequence[float], bounds: Interval = UNBOUNDED) -> MeanScore:
     """Mean and 95 % interval over seeds, for other seeds at the same prompts.
 
     Args:
         values: one value per seed, at least one.
+        bounds: smallest and largest possible value; (0, 1) for a share.
     """
-    count, mean = len(values), math.fsum(values) / len(values)
-    if count < 2:
-        return MeanScore(mean, None, count)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return MeanScore(mean, t_quantile(count - 1) * math.sqrt(variance / count), count)
+    mean = math.fsum(values) / len(values)
+    return MeanScore(mean, mean_interval(values, bounds), len(values))
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,10 @@ class Setting:
         for result in self.results:
             for name, value in result.mean_scores.items():
                 values.setdefault(name, []).append(value)
-        return {name: mean_score(own) for name, own in values.items()}
+        return {
+            name: mean_score(own, (0.0, 1.0) if SCORES[name].percent else UNBOUNDED)
+            for name, own in values.items()
+        }
 
 
 def settings_of(results: Sequence[RunResult]) -> list[Setting]:
