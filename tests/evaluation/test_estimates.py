@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from limbeck.evaluation.estimates import estimate_all, estimate_differences, estimate_mean
+from limbeck.evaluation.estimates import (
+    SET_METRICS,
+    estimate_all,
+    estimate_differences,
+    estimate_mean,
+)
 from limbeck.evaluation.measured_images import MeasuredImages
-from limbeck.metrics.intervals import mean_interval, wilson_interval
+from limbeck.metrics.intervals import jackknife_interval, mean_interval, wilson_interval
 
 
 def measured(per_prompt, **values):
@@ -42,3 +47,26 @@ def test_prompts_are_the_unit_unless_there_is_one():
     assert both.value == 0.375 and both.unit == "2 prompts"  # not 6 of 10
     assert both.interval == pytest.approx(mean_interval([0.75, 0.0], (0, 1)))
     assert estimate_all(measured(2))["vendi"].unit == "3 prompts"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vendi", "kid", "cmmd", "density", "coverage"])
+def test_intervals_of_set_metrics_cover_their_expectation(name):
+    """16 prompts with 4 seeds that have half of their variance in common."""
+    (metric,) = (m for m in SET_METRICS if m.name == name)
+    rng = torch.Generator().manual_seed(1)
+    reference = torch.randn(64, 6, generator=rng)
+
+    def draw():
+        level = torch.randn(16, 1, 6, generator=rng) + torch.randn(16, 4, 6, generator=rng)
+        return (0.7 * level + 0.4).flatten(0, 1)
+
+    truth = sum(metric.function(draw(), reference) for _ in range(2000)) / 2000
+    units, hits = [prompt for prompt in range(16) for _ in range(4)], 0
+    for _ in range(400):
+        x = draw()
+        low, high = jackknife_interval(
+            lambda rows, x=x: metric.function(x[rows], reference), units, metric.bounds
+        )
+        hits += low <= truth <= high
+    assert 0.90 <= hits / 400 <= 0.99
