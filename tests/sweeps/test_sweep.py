@@ -24,7 +24,7 @@ from limbeck.sweeps.results import mean_score
 from limbeck.training.experiment import Experiment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-#: kills its own process at its fourth step unless the file "killed" says that it has done so
+#: kills its own process after half of its steps unless the file "killed" says that it has done so
 METHOD = """
 import os, signal, time
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Mortal(SDS):
     def __call__(self, prior, inputs, state):
         mark = Path({folder!r}) / "killed"
         deaths = mark.stat().st_size if mark.exists() else 0
-        if deaths < self.kills and inputs.step == 3:
+        if deaths < self.kills and inputs.step == inputs.steps // 2:
             while not self.saved():  # checkpoints are written in the background
                 time.sleep(0.01)
             mark.write_bytes(bytes(deaths + 1))
@@ -208,6 +208,7 @@ def test_24_runs_on_two_workers_take_half_the_time_of_single_runs(tmp_path):
     """One is killed, one is set to fail: 22 succeed, and the same command completes the killed."""
     out, method = tmp_path / "sweep", method_file(tmp_path)
     toy = ["red disc", "--model", "gaussians", "--device", "cpu", "--steps", "400"]
+    toy += ["--checkpoint-every", "50"]
     single = [sys.executable, "-m", "limbeck"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
