@@ -234,7 +234,7 @@ def test_a_broken_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 #: how lines of a run begin
-SAID = (
+LINES_OF_A_RUN = (
     "frozen weights in bfloat16",
     "x: open",
     "plan:",
@@ -242,6 +242,7 @@ SAID = (
     "finished:",
     '"a red',
     "rejected:",
+    "images: x/final",
     "next:",
     "limbeck ",
 )
@@ -254,7 +255,8 @@ def test_a_run_prints_nothing_of_the_libraries(method: str, tmp_path: Path) -> N
     assert done.returncode == 0 and done.stdout.splitlines() == ["x/report.html"]
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert all(
-        line.strip().startswith((*SAID, "\N{BOX DRAWINGS HEAVY HORIZONTAL}")) for line in lines
+        line.strip().startswith((*LINES_OF_A_RUN, "\N{BOX DRAWINGS HEAVY HORIZONTAL}"))
+        for line in lines
     )
 
 
