@@ -79,7 +79,7 @@ def bare_calls(run: Run, rows: int, trained_rows: int) -> Callable[[], None]:
     """
     prior: Any = run.prior
     critic: Any = run.state
-    num_tokens = run.conditions.pos.data.shape[1]
+    num_tokens = run.prompts.conditions.pos.data.shape[1]
     frozen = network_inputs(prior.network, rows, prior.device, num_tokens)
     trained = network_inputs(prior.network, max(trained_rows, 1), prior.device, num_tokens)
 
@@ -131,7 +131,7 @@ def make_calls(arguments: argparse.Namespace, device: str) -> dict[str, Callable
                     ("a red mug",), method=method, particles=batch_size, steps=100_000
                 )
                 run = Run(experiment, prior)
-                num_tokens = run.conditions.pos.data.shape[1]
+                num_tokens = run.prompts.conditions.pos.data.shape[1]
                 label = f"{name}, {precision}{', compiled' if compile == 'on' else ''}"
                 calls[label] = run.advance
                 calls[f"{label}, bare"] = bare_calls(

@@ -343,7 +343,8 @@ def test_a_prompt_unknown_to_the_critic_stops_the_run():
     method = VSD(5.0, critic=FrozenCritic("gaussians"))
     run = Run(Experiment(("red disc",), method=method, steps=2), colored_shapes(24))
     run.advance()
-    run.conditions = Conditions(run.prior.condition(["blue ring"]), run.conditions.null)
+    blue = run.prior.condition(["blue ring"])
+    run.prompts.conditions = Conditions(blue, run.prompts.conditions.null)
     with pytest.raises(NonFiniteError, match="the direction the method returned"):
         run.advance()
 

@@ -359,7 +359,7 @@ def test_blended_view_prompts_keep_the_prompt_without_a_view(prior):
     prompts = (PROMPT, "two striped cats")
     experiment = Experiment(prompts, representation=ViewDependent(), cameras=cameras, particles=2)
     run = Run(experiment, prior)
-    conditions = run.conditions_for(torch.arange(4), cameras.sample(4, row_rng(4)))
+    conditions = run.prompts.conditions_for(torch.arange(4), cameras.sample(4, row_rng(4)))
     view_free = conditions.pos.without_view.data
     assert torch.equal(
         view_free, prior.condition([prompt for prompt in prompts for _ in "ab"]).data

@@ -416,7 +416,7 @@ def test_the_prior_gets_the_prompts_of_the_views():
     elevation = torch.tensor([0.0, 0, 0, 0, 80]) * DEGREE
     camera = orbit_cameras(azimuth, elevation, 3.6, 40.0)
     particle = torch.tensor([0, 1, 2, 3, 3])  # particles 0, 1 are of the first prompt
-    conditions = run.conditions_for(particle, camera)
+    conditions = run.prompts.conditions_for(particle, camera)
     texts = [
         "a red disc, front view",
         "a red disc, side view",
@@ -432,7 +432,7 @@ def test_the_prior_gets_the_prompts_of_the_views():
 def test_a_blended_condition_lies_between_its_two_texts():
     run = make_run(Orbit(blend_prompts=True), prompts=("a red disc",))
     camera = orbit_cameras(torch.tensor([30.0, 150, 90]) * DEGREE, torch.zeros(3), 3.6, 40.0)
-    conditions = run.conditions_for(torch.zeros(3, dtype=torch.long), camera).pos.data
+    conditions = run.prompts.conditions_for(torch.zeros(3, dtype=torch.long), camera).pos.data
     texts = [f"a red disc, {view} view" for view in ("front", "side", "back")]
     front, side, back = run.prior.condition(texts).data
     expected = torch.stack([(2 * front + side) / 3, (2 * back + side) / 3, side])
@@ -448,7 +448,7 @@ def test_perp_neg_on_views_costs_two_network_evaluations():
     )
     camera = orbit_cameras(torch.tensor([90.0]) * DEGREE, torch.zeros(1), 3.6, 40.0)
     row = torch.zeros(1, dtype=torch.long)
-    negatives = perp_neg.conditions_for(row, camera).perp_neg
+    negatives = perp_neg.prompts.conditions_for(row, camera).perp_neg
     texts = [f"a red disc, {view} view" for view in ("front", "back")]
     expected = {tuple(data.tolist()) for data in perp_neg.prior.condition(texts).data}
     assert {tuple(condition.data[0].tolist()) for condition, _ in negatives} == expected
@@ -457,7 +457,7 @@ def test_perp_neg_on_views_costs_two_network_evaluations():
     for run in (plain, perp_neg):
         counter = run.prior.call_counter
         rows, calls = counter.rows, counter.calls
-        guided_prediction(run.prior, xt, t, run.conditions_for(row, camera), 7.5)
+        guided_prediction(run.prior, xt, t, run.prompts.conditions_for(row, camera), 7.5)
         costs.append((counter.rows - rows, counter.calls - calls))
     assert costs == [(2, 1), (4, 1)]
 
@@ -465,7 +465,7 @@ def test_perp_neg_on_views_costs_two_network_evaluations():
 def test_perp_neg_on_views_removes_the_perpendicular_part():
     run = make_run(Orbit(perp_neg=1.0), prompts=("a red disc",))
     camera = orbit_cameras(torch.tensor([90.0]) * DEGREE, torch.zeros(1), 3.6, 40.0)
-    conditions = run.conditions_for(torch.zeros(1, dtype=torch.long), camera)
+    conditions = run.prompts.conditions_for(torch.zeros(1, dtype=torch.long), camera)
     xt, t = torch.randn(1, *run.prior.shape, generator=rng(5)), torch.tensor([0.5])
     negatives = [condition for condition, _ in conditions.perp_neg]
     null, pos, *negs = run.prior(xt, t, conditions.null, conditions.pos, *negatives)
@@ -580,7 +580,7 @@ def test_2d_runs_have_no_cameras(representation):
     assert all(torch.equal(a, b) for a, b in pairs)
     texts = ["a red disc", "a red disc", "a blue ring", "a blue ring"]
     conditions = colored_shapes(size=12).condition(texts).data
-    assert torch.equal(runs[0].conditions_for(torch.arange(4)).pos.data, conditions)
+    assert torch.equal(runs[0].prompts.conditions_for(torch.arange(4)).pos.data, conditions)
     inputs, schedule = step.inputs, runs[0].prior.schedule
     drawn = RowRandom.of_step(e.seed, 3, inputs.particle)
     t = e.timesteps(3, 4, 3, schedule, drawn)

@@ -236,7 +236,7 @@ def test_sdedit_step_of_lr_one_is_ddim_from_the_noised_image():
     xt = schedule.add_noise(before, eps, torch.full((3,), 0.6))
     for i in range(k, 0, -1):  # DDIM, eq. 12
         t, end = (torch.full((3,), 0.6 * j / k, dtype=torch.float64) for j in (i, i - 1))
-        prediction = prior(xt, t, run.conditions_for(particles).pos)[0]
+        prediction = prior(xt, t, run.prompts.conditions_for(particles).pos)[0]
         xt = schedule.add_noise(prediction.x0, prediction.eps, end)
     after = run.representation.render(RenderRequest(particles)).image
     assert max_difference(after, xt) < 1e-5

@@ -16,7 +16,8 @@ from limbeck.priors.prompt_limits import FittedPrompt, TokenLimit, fit_prompt
 from limbeck.representations.nerf import NeRF
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
-from limbeck.training.trainer import Run, prompts_by_view
+from limbeck.training.run_prompts import prompts_by_view
+from limbeck.training.trainer import Run
 
 VIEWS = ("red", "blue", "two cats", "low")  # words of the tiny tokenizers
 # longer than CLIP's 12 tokens here, and than the 512 letters that Flux's T5 reads

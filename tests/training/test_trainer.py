@@ -146,7 +146,7 @@ def test_rendered_pixels_are_images():
 
 def test_a_particle_has_the_conditions_of_its_own_prompt():
     run = Run(make_experiment(), shapes_prior())
-    conditions = run.conditions_for(torch.tensor([0, 2, 3, 5]))
+    conditions = run.prompts.conditions_for(torch.tensor([0, 2, 3, 5]))
     prompts = ["red disc", "red disc", "blue ring", "blue ring"]
     expected = torch.stack([run.prior.condition([prompt]).data[0] for prompt in prompts])
     assert torch.equal(conditions.pos.data, expected)
@@ -155,7 +155,7 @@ def test_a_particle_has_the_conditions_of_its_own_prompt():
 
 def test_a_negative_prompt_replaces_the_empty_one():
     run = Run(make_experiment(negative_prompt="green"), shapes_prior())
-    assert torch.equal(run.conditions.null.data, run.prior.condition(["green"] * 2).data)
+    assert torch.equal(run.prompts.conditions.null.data, run.prior.condition(["green"] * 2).data)
 
 
 def test_learning_rates_decay_linearly_from_decay_start():

@@ -27,7 +27,7 @@ from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line, read_json_object
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.training.resources import check_weights_fit
-from limbeck.training.trainer import prompts_by_view
+from limbeck.training.run_prompts import prompts_by_view
 
 SWEEP_FILE = "sweep.yaml"
 _FAILED_RUNS = "failed-runs.json"

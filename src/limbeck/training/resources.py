@@ -225,7 +225,7 @@ def _trace_rows(run: Run, count: int) -> OpCounter:
     calls_before = calls.calls, calls.rows, calls.grad_rows
     request = run.eval_request(1)[torch.zeros(count, dtype=torch.long)]
     critic = e.method.critic_prior(prior, run.state)
-    conditions = run.conditions_for(request.particle, request.camera)
+    conditions = run.prompts.conditions_for(request.particle, request.camera)
     pos, null = conditions.pos, conditions.null
     if critic is not None:
         largest_call = [null, pos, pos]

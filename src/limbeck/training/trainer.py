@@ -10,9 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.diffusion.condition import Conditions, same_rows
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
 from limbeck.distillation.own_results import (
@@ -21,12 +19,10 @@ from limbeck.distillation.own_results import (
     check_own_tensor,
     check_own_times,
 )
-from limbeck.distillation.row_views import RowViews
 from limbeck.distillation.state import State
 from limbeck.distillation.surrogate import surrogate
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.samplers import CameraSampler
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.divided_calls import divide_calls
 from limbeck.priors.loading import load
@@ -44,6 +40,7 @@ from limbeck.training.own_results import (
     check_own_render,
 )
 from limbeck.training.profile import Profile
+from limbeck.training.run_prompts import RunPrompts, texts_by_view
 from limbeck.training.warm_start import build_representation
 
 
@@ -83,23 +80,6 @@ def draw_rows(experiment: Experiment, step: int) -> RowRandom:
     return RowRandom.of_step(e.seed, step, particles)
 
 
-def texts_by_view(cameras: CameraSampler, text: str) -> tuple[str, ...]:
-    """Return a text with the words of every view.
-
-    Words at the end of it survive where a text encoder cuts it.
-    """
-    return tuple(
-        extend_prompt(text, view.removeprefix(text)) if view.startswith(text) else view
-        for view in cameras.prompts_by_view(text)
-    )
-
-
-def prompts_by_view(experiment: Experiment) -> tuple[str, ...]:
-    """Return every prompt with the words of every view, those of a prompt next to each other."""
-    cameras = experiment.camera_sampler
-    return tuple(text for prompt in experiment.prompts for text in texts_by_view(cameras, prompt))
-
-
 class Run:
     """Particles, optimizer and critic of an experiment, advanced one step at a time.
 
@@ -107,8 +87,7 @@ class Run:
         experiment: the options of the run.
         prior: the diffusion model that is distilled.
         cameras: camera sampler of the run.
-        num_views: number of view prompts per prompt; 1 if prompts do not depend on the view.
-        conditions: one row per view prompt, those of a prompt next to each other.
+        prompts: the encoded prompts.
         representation: the particles.
         optimizer: optimizer of the particles.
         peak_lrs: learning rate of each parameter group before the decay.
@@ -124,9 +103,7 @@ class Run:
         prior = divide_calls(prior)
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
-        self.num_views = len(self.cameras.prompts_by_view(""))
-        view_prompts = prompts_by_view(e)
-        self.conditions = self._encode_view_prompts(view_prompts)
+        self.prompts = RunPrompts(e, prior)
         self.representation = build_representation(e.representation, prior, e.total, e.seed)
         if not e.draws_all:
             self.representation.separate_particles()
@@ -142,8 +119,8 @@ class Run:
             x0 = self.encode(self.render(request))
             if e.source_prompt:
                 source_x0 = self.encode(self.representation.render_source(request))
-                self.source = EditSource(source_x0, self._encode_prompts(e.source_prompts))
-        self._check_distinct_prompts()
+                self.source = EditSource(source_x0, self.prompts.encode(e.source_prompts))
+        self.prompts.check_distinct()
         context = SetupContext(
             particles=e.total,
             num_prompts=len(e.prompts),
@@ -153,7 +130,7 @@ class Run:
             source_prompts=e.source_prompts,
             negative_prompt=e.negative_prompt,
             load_prior=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
-            view_prompts=view_prompts,
+            view_prompts=self.prompts.view_prompts,
             has_cameras=request.camera is not None,
             texts_by_view=partial(texts_by_view, self.cameras),
         )
@@ -173,52 +150,6 @@ class Run:
         """Return x0 of a render: its latents, or its images encoded by the prior."""
         return self.prior.encode(render.image) if render.space == "image" else render.image
 
-    def _encode_view_prompts(self, view_prompts: tuple[str, ...]) -> Conditions:
-        """Conditions of every view prompt, with the plain prompt as ``pos.view_free``."""
-        prompts = self.experiment.prompts
-        if set(view_prompts) == set(prompts):
-            return self._encode_prompts(view_prompts)
-        # in one call, because the text encoders are loaded for it
-        plain = self.prior.condition((*view_prompts, *prompts))[len(view_prompts) :]
-        conditions = self._encode_prompts(view_prompts)
-        prompt_index = torch.arange(len(prompts)).repeat_interleave(self.num_views)
-        view_free = plain[prompt_index.to(self.prior.device)]
-        return replace(conditions, pos=replace(conditions.pos, view_free=view_free))
-
-    def _encode_prompts(self, texts: tuple[str, ...]) -> Conditions:
-        """Conditions of texts, one row each, with the negative prompt of the experiment."""
-        e, count = self.experiment, len(texts)
-        pos, empty = self.prior.condition(texts), self.prior.condition([""] * count)
-        if not e.negative_prompt:
-            return Conditions(pos, empty, denoise_steps=e.denoise_steps)
-        negative = self.prior.condition([e.negative_prompt] * count)
-        if not e.perp_neg:
-            return Conditions(pos, negative, denoise_steps=e.denoise_steps, empty=empty)
-        weight = torch.full((count,), e.perp_neg, device=self.prior.device)
-        return Conditions(pos, empty, ((negative, weight),), e.denoise_steps)
-
-    def _check_distinct_prompts(self) -> None:
-        """Refuse source or negative prompts that differ from the prompt only as texts.
-
-        Raises:
-            ValueError: if two are the same to the model, so that guidance or edit would do nothing.
-        """
-        e = self.experiment
-        others = [(i, "source", text) for i, text in enumerate(e.source_prompts)]
-        if e.negative_prompt:
-            others += [(i, "negative", e.negative_prompt) for i in range(len(e.prompts))]
-        for i, kind, other in others:
-            prompt = e.prompts[i]
-            if other != prompt and same_rows(*map(self.prior.condition, ([prompt], [other]))):
-                raise ValueError(
-                    f"prompt {prompt!r} and {kind} prompt {other!r} are the same to this model: "
-                    "use words that it tells apart, the most important ones first"
-                )
-
-    def _prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
-        """The prompt of each particle, on the prior's device."""
-        return to_device(particle // self.experiment.particles, self.prior.device)
-
     def eval_request(self, num_cameras: int) -> RenderRequest:
         """Return a request for every particle from fixed cameras, for showing and scoring results.
 
@@ -232,43 +163,12 @@ class Run:
         rows = torch.arange(num_cameras).repeat(self.experiment.total)
         return RenderRequest(particle.repeat_interleave(num_cameras), camera[rows])
 
-    def conditions_for(
-        self, particle: Int[Tensor, "b"], camera: Camera | None = None
-    ) -> Conditions:
-        """Return the conditions of particles, with the view prompt of what each camera sees.
-
-        Args:
-            particle: particle indices.
-            camera: camera of each row; needed if the prompts differ by view.
-        """
-        prompt, views = self._prompt_index(particle), self._views_for(len(particle), camera)
-        if views is None:
-            return self.conditions[prompt]
-        first = prompt * self.num_views
-        conditions = self.conditions[first + views.nearest]
-        conditions = replace(conditions, pos=views.select(self.conditions.pos, prompt))
-        negatives = []
-        for other_view, negative_weight in self.cameras.perp_neg_weights(camera):
-            other = self.conditions.pos[first + to_device(other_view, first.device)]
-            negatives.append((other, to_device(negative_weight, first.device)))
-        return replace(conditions, perp_neg=(*conditions.perp_neg, *negatives))
-
-    def _views_for(self, count: int, camera: Camera | None) -> RowViews | None:
-        """The view of each row, on the prior's device; None if prompts do not depend on it."""
-        if self.num_views == 1:
-            return None
-        view_weights = to_device(self.cameras.view_weights(camera, count), self.prior.device)
-        weight, view = view_weights.topk(2, dim=1)
-        if not self.cameras.interpolates_prompts:
-            return RowViews(self.num_views, view[:, 0])
-        return RowViews(self.num_views, view[:, 0], view[:, 1], weight[:, 1])
-
     def _source_for(self, particle: Int[Tensor, "b"]) -> EditSource | None:
         """What particles are edits of; None if the run is no edit."""
         if self.source is None:
             return None
         rows = to_device(particle, self.source.x0.device)
-        conditions = self.source.conditions[self._prompt_index(particle)]
+        conditions = self.source.conditions[self.prompts.prompt_of(particle)]
         return EditSource(self.source.x0[rows], conditions)
 
     def advance(self) -> Step:
@@ -350,7 +250,7 @@ class Run:
             x0=x0,
             t=to_device(drawn_t, x0.device),
             eps=to_device(eps, x0.device).to(x0),
-            conditions=self.conditions_for(particle, camera),
+            conditions=self.prompts.conditions_for(particle, camera),
             particle=particle,
             rng=rng,
             schedule=self.prior.schedule,
@@ -360,7 +260,7 @@ class Run:
             source=self._source_for(particle),
             camera=camera,
             drawn_t=drawn_t,
-            views=self._views_for(len(particle), camera),
+            views=self.prompts.views_for(len(particle), camera),
         )
 
     def _step_metrics(

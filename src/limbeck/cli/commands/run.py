@@ -210,7 +210,8 @@ def run_one(
     from limbeck.runs.closing_summary import closing_lines
     from limbeck.system.launch import launched_index
     from limbeck.training.resources import check_weights_fit, rehearse
-    from limbeck.training.trainer import Run, prompts_by_view
+    from limbeck.training.run_prompts import prompts_by_view
+    from limbeck.training.trainer import Run
 
     notify_unknown_words(experiment.model, experiment.all_prompts)
     check_weights_fit(experiment, options.device)
