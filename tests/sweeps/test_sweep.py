@@ -239,3 +239,39 @@ def test_24_runs_on_two_workers_take_half_the_time_of_single_runs(tmp_path):
     assert all(killed in p.parents or p.parent in (out, out / "logs") for p in changed)
     assert [row["state"] for row in table_of(out)].count("finished") == 23
     assert wall <= 1.15 * total / 2
+
+
+TWO_STAGES = """
+from dataclasses import dataclass
+from limbeck.config.yaml import build
+from limbeck.training.experiment import Experiment
+from limbeck.training.presets.base import Preset
+
+@dataclass(frozen=True)
+class TwoStages(Preset):
+    def world(self, prompts):
+        options = {"prompts": prompts, "model": "gaussians", "steps": 2}
+        splats = {"name": "gaussian-splats", "num_gaussians": 64}
+        return {
+            "field": build(Experiment, options | {"representation": "nerf"}),
+            "splats": build(Experiment, options | {"representation": splats}),
+        }
+    def full(self, prompts):
+        return self.world(prompts)
+"""
+
+
+@pytest.mark.slow
+def test_presets_of_several_stages(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("stages.py").write_text(TWO_STAGES, encoding="utf-8")
+    command = ["sweep", "red disc", "--preset", "stages.py:TwoStages", "--seed", "0:2"]
+    assert main([*command, "--out", "s", "--device", "cpu"]) == 0
+    for run in Path("s").glob("seed-*"):
+        config = (run / "2-splats" / "run.yaml").read_text(encoding="utf-8")
+        assert f"init_from: {run.absolute() / '1-field'}" in config
+    before = files_of(tmp_path / "s" / run.name)
+    capsys.readouterr()
+    assert main([*command, "--out", "s", "--device", "cpu"]) == 0
+    assert files_of(tmp_path / "s" / run.name) == before
+    assert [row["state"] for row in table_of(Path("s"))] == ["finished"] * 2

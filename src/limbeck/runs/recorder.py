@@ -60,6 +60,8 @@ from limbeck.training.resources import plan_resources
 from limbeck.training.trainer import Run, Step
 
 CHECKPOINT_SECONDS = 30.0  #: time between checkpoints unless ``checkpoint_every`` is set
+#: files that a killed run was writing, and that nothing but a run writes
+_LEFTOVERS = ("checkpoint.safetensors*.part", "images/*.part", "assets/*.part")
 FLUSH_SECONDS = 1.0  #: time between writes of metrics and updates of the progress bar
 
 
@@ -222,8 +224,9 @@ class Recorder:
         # first: a folder with a run.yaml can be resumed, whatever else it lacks
         write_text(self.folder / "run.yaml", config.to_yaml(self.experiment))
         (self.folder / "images").mkdir(exist_ok=True)
-        for leftover in self.folder.glob("checkpoint.safetensors*.part"):  # of a killed run
-            leftover.unlink(missing_ok=True)
+        for pattern in _LEFTOVERS:
+            for leftover in self.folder.glob(pattern):
+                leftover.unlink(missing_ok=True)
         stage, report = str(self.stage), self.folder / "report.html"
         where = f"{stage}: {self.folder}" if stage else str(self.folder)
         self._print(f"{where}: open {report} while it runs", soft_wrap=True)

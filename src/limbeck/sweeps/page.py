@@ -20,6 +20,7 @@ _PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
 _MAX_IMAGE_WIDTH = 192  #: larger images are shrunk to this width
 _MANY_RUNS = 100  #: from here on, images are shrunk further so that the page stays small
 _SMALL_WIDTH = 96
+_MAX_PROMPTS = 4  #: prompts of a run whose images are shown
 
 
 class MatrixCell(NamedTuple):
@@ -27,13 +28,13 @@ class MatrixCell(NamedTuple):
 
     Attributes:
         link: path of its report, relative to the page; empty if there is none.
-        image: its first final image; None if there is none.
+        images: its first final image of each prompt; empty if there is none.
         text: its options beyond those of row and column.
         state: its state if it is not finished, with the reason; else empty.
     """
 
     link: str
-    image: PageImage | None
+    images: list[PageImage]
     text: str
     state: str
 
@@ -61,6 +62,8 @@ def write_sweep_page(
         "row_name": names.get(row_key, ""),
         "column_name": names.get(column_key, ""),
         "column_values": _values(results, column_key),
+        "many_prompts": any(r.data is not None and len(r.data.prompts) > 1 for r in results),
+        "is_large": len(results) >= _MANY_RUNS,
         "matrix": _matrix(results, root, row_key, column_key),
         "options": {key: name for key, name in names.items() if key != SEED},
         "columns": scores,
@@ -125,7 +128,7 @@ def _matrix(
         place = _value(result, rows), _value(result, columns)
         rest = {k: v for k, v in result.run.options.items() if k not in (rows, columns)}
         state = "" if result.state == "finished" else result.state
-        cell = MatrixCell(_link(result, root), _thumbnail(result, width), label_of(rest), state)
+        cell = MatrixCell(_link(result, root), _thumbnails(result, width), label_of(rest), state)
         cells.setdefault(place, []).append(cell)
     column_values = _values(results, columns)
     return [
@@ -139,12 +142,16 @@ def _link(result: RunResult, root: Path) -> str:
     return os.path.relpath(page, root) if page.exists() else ""
 
 
-def _thumbnail(result: RunResult, width: int) -> PageImage | None:
-    """The first final image of a run."""
-    files = sorted((result.folder / "final").glob("*.png"))
-    if not files or result.state != "finished":
-        return None
-    return embed_image(files[0], width, image_file_size(files[0])[0] <= _PIXELATED_WIDTH)
+def _thumbnails(result: RunResult, width: int) -> list[PageImage]:
+    """The first final image of each prompt; of a 3D run, the front of its first particle."""
+    if result.state != "finished":
+        return []
+    first: dict[str, Path] = {}
+    files = (result.folder / "final").glob("*.png")
+    for path in sorted(files, key=lambda path: (path.stem[:5], "-front" not in path.stem)):
+        first.setdefault(path.stem.partition("-")[0], path)
+    shown = list(first.values())[:_MAX_PROMPTS]
+    return [embed_image(p, width, image_file_size(p)[0] <= _PIXELATED_WIDTH) for p in shown]
 
 
 def _score_row(setting: Setting, columns: Sequence[str]) -> dict[str, Any]:

@@ -183,6 +183,7 @@ class Setting:
         return {
             name: mean_score(own, (0.0, 1.0) if SCORES[name].percent else UNBOUNDED)
             for name, own in values.items()
+            if name in SCORES
         }
 
 

@@ -1,0 +1,135 @@
+"""The table in the terminal, the matrix of the page, and the files of the results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from limbeck.config.yaml import to_yaml
+from limbeck.sweeps.execution import RunOutcome
+from limbeck.sweeps.expansion import Sweep
+from limbeck.sweeps.live_table import LiveTable
+from limbeck.sweeps.page import matrix_axes, write_sweep_page
+from limbeck.sweeps.planned_runs import plan_runs
+from limbeck.sweeps.results import read_results, settings_of, write_table
+from limbeck.sweeps.sweep_folder import SweepProgress
+
+PROMPTS = ("red disc", "<b>blue</b> ring")
+FIXED = {"prompts": PROMPTS, "model": "gaussians", "steps": 10}
+#: saturation of both prompts by guidance and seed
+SATURATION = {(1, 0): (0.2, 0.4), (1, 1): (0.3, 0.5), (30, 0): (0.8, 1.0)}
+
+
+@pytest.fixture
+def progress(tmp_path: Path) -> SweepProgress:
+    """Four runs: three with files of a finished run, the last killed before its first step."""
+    sweep = Sweep(FIXED, grid={"method.guidance": (30, 1)}, seeds=(0, 1))
+    runs = plan_runs(sweep)
+    progress = SweepProgress(tmp_path, runs)
+    for run in runs:
+        key = (run.options["method.guidance"], run.options["seed"])
+        if key not in SATURATION:
+            progress.failed[run.name] = RunOutcome(run.name, "killed", "killed by SIGKILL")
+            continue
+        folder = tmp_path / run.name
+        (folder / "final").mkdir(parents=True)
+        for stem in ("00-00", "00-01", "01-00"):
+            Image.new("RGB", (8, 8), "red").save(folder / "final" / f"{stem}.png")
+        (folder / "run.yaml").write_text(to_yaml(run.stages[""]), encoding="utf-8")
+        (folder / "report.html").write_text("a report", encoding="utf-8")
+        prompts = zip(PROMPTS, SATURATION[key], strict=True)
+        rows = [{"prompt": prompt, "saturation": value} for prompt, value in prompts]
+        mean = sum(SATURATION[key]) / 2
+        scores = {"prompts": rows, "mean": {"saturation": mean, "of another version": 1}}
+        (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+        profile = {"elapsed": 2.5, "evaluations": 20}
+        (folder / "profile.json").write_text(json.dumps(profile), encoding="utf-8")
+        progress.finished.add(run.name)
+    return progress
+
+
+def results_of(progress: SweepProgress) -> list:
+    return read_results(progress.runs, progress.root, progress.finished, progress.failed)
+
+
+def test_the_table_has_a_row_per_run_and_prompt(progress: SweepProgress):
+    path = write_table(results_of(progress), progress.root)
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2 + 1
+    found = {
+        (int(r["method.guidance"]), int(r["seed"]), r["prompt"]): float(r["saturation"])
+        for r in rows
+        if r["state"] == "finished"
+    }
+    assert found == {
+        (*key, prompt): value
+        for key, values in SATURATION.items()
+        for prompt, value in zip(PROMPTS, values, strict=True)
+    }
+    assert [r["error"] for r in rows if r["state"] == "killed"] == ["killed by SIGKILL"]
+
+
+def test_the_parquet_file_is_the_same_table(progress: SweepProgress):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = write_table(results_of(progress), progress.root)
+    table = parquet.read_table(path.with_suffix(".parquet")).to_pylist()
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in table] == rows
+
+
+def test_means_are_over_the_seeds_of_a_setting(progress: SweepProgress):
+    settings = {s.options["method.guidance"]: s for s in settings_of(results_of(progress))}
+    score = settings["1"].scores["saturation"]
+    assert score.mean == pytest.approx(0.35) and score.count == 2
+    # means .3 and .4 of two seeds: sd .0707, over sqrt(2), times 12.7062
+    assert score.interval == pytest.approx((0.35 - 0.635310, 0.35 + 0.635310), abs=1e-5)
+    assert settings["30"].scores["saturation"].interval is None
+
+
+def test_the_page_shows_every_prompt_of_every_run_over_two_options(progress: SweepProgress):
+    page = write_sweep_page(results_of(progress), progress.root)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img") == 3 * 2 and text.count('report.html"') == 3
+    assert "<b>blue" not in text and "<script" not in text and "http" not in text.split("<main>")[1]
+    heads = re.findall(r"<tr><th>([^<]+)</th>\n<td>", text)
+    assert heads == ["1", "30"]  # by size, though 30 was given first
+    assert "killed by SIGKILL" in text and "3 finished" in text and "1 failed" in text
+    turned = write_sweep_page(results_of(progress), progress.root, rows="seed")
+    text = turned.read_text(encoding="utf-8")
+    assert re.findall(r"<tr><th>([^<]+)</th>\n<td>", text) == ["0", "1"]
+
+
+def test_axes_by_their_short_name():
+    varied = ["method", "method.guidance", "seed"]
+    assert matrix_axes(varied) == ("method", "method.guidance")
+    assert matrix_axes(varied, columns="seed") == ("method", "seed")
+    assert matrix_axes(varied, "--guidance", "method") == ("method.guidance", "method")
+    assert matrix_axes([]) == ("", "")
+    with pytest.raises(ValueError, match="no option with several values is called 'steps'"):
+        matrix_axes(varied, "steps")
+
+
+def test_the_live_table_counts_runs_and_the_time_left(progress: SweepProgress):
+    last = progress.runs[-1]
+    progress.finished.discard(last.name)
+    progress.running = {last.name}
+    progress.steps_at_start = {last.name: 2}
+    lines = "".join(json.dumps({"step": step}) + "\n" for step in range(1, 7))
+    (progress.root / last.name / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    # steps 3 to 6 took 8 seconds, and 4 of 10 are left
+    assert progress.seconds_left(8.0) == pytest.approx(8.0)
+    console = Console(width=100, record=True, file=io.StringIO())
+    table = LiveTable(console)
+    console.print(table.render(progress))
+    text = console.export_text()
+    assert "2 of 4 done, 1 running, 1 failed" in text and "step 6 of 10" in text
+    assert "killed by SIGKILL" in text
