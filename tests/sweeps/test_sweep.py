@@ -19,7 +19,7 @@ from run_folders import assert_same_run
 
 from limbeck.cli.main import main
 from limbeck.metrics.intervals import t_quantile
-from limbeck.sweeps.execution import execute_run, run_task
+from limbeck.sweeps.execution import RunTask, execute_run, stage_texts
 from limbeck.sweeps.results import mean_score
 from limbeck.training.experiment import Experiment
 
@@ -132,12 +132,12 @@ def test_a_killed_run_is_retried_from_its_checkpoint(tmp_path, capsys):
 def test_one_call_makes_a_run_and_returns_how_it_ended(tmp_path):
     """What Ray or a batch system would call: plain values in, an outcome out."""
     experiment = Experiment(("red disc",), model="gaussians", steps=2)
-    task = run_task("a", {tmp_path / "run": experiment}, device="cpu")
+    task = RunTask("a", stage_texts({tmp_path / "run": experiment}), device="cpu")
     assert execute_run(task).kind == "finished"
     before = files_of(tmp_path)
     assert execute_run(task).kind == "finished" and files_of(tmp_path) == before
     other = Experiment(("red disc",), model="gaussians", steps=2, seed=1)
-    refused = execute_run(run_task("b", {tmp_path / "run": other}, device="cpu"))
+    refused = execute_run(RunTask("b", stage_texts({tmp_path / "run": other}), device="cpu"))
     assert refused.kind == "refused" and "holds another run: seed: 0 -> 1" in refused.message
     assert not refused.may_retry
 

@@ -74,16 +74,13 @@ class RunOutcome:
         return self.kind in ("killed", "out of memory", "error")
 
 
-def run_task(name: str, experiments: Mapping[Path, Experiment], **options: object) -> RunTask:
-    """The task of a run.
+def stage_texts(experiments: Mapping[Path, Experiment]) -> tuple[tuple[str, str], ...]:
+    """Folder and configuration of each stage, as ``RunTask`` has them.
 
     Args:
-        name: name of the run in its sweep.
         experiments: experiment by run folder, in order.
-        **options: other fields of ``RunTask``.
     """
-    stages = tuple((str(folder), to_yaml(e)) for folder, e in experiments.items())
-    return RunTask(name, stages, **options)  # type: ignore[arg-type]
+    return tuple((str(folder), to_yaml(e)) for folder, e in experiments.items())
 
 
 def execute_run(task: RunTask) -> RunOutcome:

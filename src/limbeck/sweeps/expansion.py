@@ -92,6 +92,8 @@ class Sweep:
                     f"{key}: {found[0]} is drawn at random: say how often with --random N, or "
                     "random: {draws: N} in a file"
                 )
+        if found := [seed for seed in self.seeds if isinstance(seed, Range)]:
+            raise ValueError(f"seeds are not drawn at random: write A:B, not {found[0]}")
         counts = {key: len(values) for key, values in self.zip.items()}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{key} has {count}" for key, count in counts.items())

@@ -87,6 +87,8 @@ def matrix_axes(varied: Sequence[str], rows: str = "", columns: str = "") -> tup
         if name not in full:
             raise unknown_name("option with several values", name, varied)
     rows, columns = full.get(rows, ""), full.get(columns, "")
+    if rows and rows == columns:
+        raise ValueError(f"--rows and --columns are both {rows}: choose two options")
     others = [name for name in varied if name not in (rows, columns)]
     rows = rows or (others.pop(0) if others else "")
     columns = columns or (others.pop(0) if others else "")

@@ -19,7 +19,7 @@ from limbeck.priors.hub import resolve_model
 from limbeck.priors.loading import is_exact, load, notify_unknown_words, pick_device
 from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
 from limbeck.runs.metrics_log import last_recorded_step
-from limbeck.sweeps.execution import RunOutcome, RunTask, run_task
+from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
 from limbeck.sweeps.process_pool import ProcessPool, available_cores, default_workers
@@ -221,9 +221,9 @@ def _pending_tasks(
         progress.steps_at_start[run.name] = progress.steps_taken(run)
         absolute = {folder.absolute(): e for folder, e in experiments.items()}
         tasks.append(
-            run_task(
+            RunTask(
                 run.name,
-                absolute,
+                stage_texts(absolute),
                 device=options.device,
                 checkpoint_every=options.checkpoint_every,
                 command=command,

@@ -85,13 +85,15 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.sweeps.sweep_folder import check_sweep, default_sweep_folder
 
     sweep, options, file = read_command(argv)
-    path = "" if file is not None else "--"
-    runs = plan_runs(sweep, path)
+    try:
+        runs = plan_runs(sweep, "" if file is not None else "--")
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}" if file is not None else str(error)) from error
     matrix_axes(sweep.varied, options.rows, options.columns)
     root = options.out or default_sweep_folder(sweep, file)
-    if len(runs) < sweep.count:
-        print(f"limbeck: {sweep.count - len(runs)} of {sweep.count} runs are identical with "
-              "others and run once", file=sys.stderr)  # fmt: skip
+    if repeated := sweep.count - len(runs):
+        text = f"limbeck: {repeated} of {sweep.count} runs are identical with others and run once"
+        print(text, file=sys.stderr)
     if options.dry_run:
         check_sweep(runs, root, options.device)
         for run in with_found_names(runs, root):
@@ -265,9 +267,9 @@ def _options_of_runs(
         sections = [(ExtraOptions, extra), (Experiment, next(iter(stages.values()), None))]
         if set(HELP) & set(argv):
             asked = [word for flag, own in groups if flag in HELP for word in (flag, *own)]
+            shown: list[tuple[type, Any]] = [(SweepOptions, None), *sections]
             about = " ".join(ABOUT.split())
-            parse([(SweepOptions, None), *sections], [*words, *asked], "limbeck sweep", about,
-                  "prompts", SHORT_HELP)  # fmt: skip
+            parse(shown, [*words, *asked], "limbeck sweep", about, "prompts", SHORT_HELP)
         for cls, default in sections:
             found |= {option.flag: option for option in list_options(cls, default, words)}
     return list(found.values())
