@@ -47,6 +47,7 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (f"{TOY} --seed log:1:3", ["seeds are not drawn", "log:1:3"]),
         (f"{TOY} --method sds sjc --rows method --columns method", ["both method"]),
         ("step.yaml", ["step.yaml: no option", "'step'", "Did you mean steps?"]),
+        ("own/sweep.yaml --out own", ["own holds files already (sweep.yaml)"]),
         ("missing.yaml", ["no file missing.yaml"]),
         ("study.yaml more", ["'more' follows study.yaml"]),
         ("study.yaml", ["study.yaml: method.guidance is given twice"]),
@@ -59,6 +60,8 @@ def test_bad_input(words: str, parts: list[str], capsys: pytest.CaptureFixture[s
     study = "method: {guidance: 1}\ngrid: {method.guidance: [1, 2]}\n"
     Path("study.yaml").write_text(study, encoding="utf-8")
     Path("step.yaml").write_text("prompts: red disc\nstep: 3\n", encoding="utf-8")
+    Path("own").mkdir()
+    Path("own/sweep.yaml").write_text("prompts: red disc\nmodel: gaussians\n", encoding="utf-8")
     Path("list.yaml").write_text("- 1\n", encoding="utf-8")
     Path("grid.yaml").write_text("grid: [1, 2]\n", encoding="utf-8")
     Path("theirs").mkdir()

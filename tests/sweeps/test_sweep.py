@@ -152,6 +152,9 @@ def test_a_sweep_grows_in_its_folder_and_keeps_what_it_has(tmp_path, capsys):
     assert main([*command, "--seed", "0:3"]) == 0
     names = [Path(line).name for line in capsys.readouterr().out.split()]
     assert names[0] == run.name and len(names) == 3 and files_of(run) == before
+    assert main(["sweep", str(tmp_path / "s" / "sweep.yaml")]) == 0  # its file stands for it
+    assert capsys.readouterr().out.split()[0] == str(tmp_path / "s" / "results.csv")
+    assert files_of(run) == before
 
 
 def test_two_sweeps_at_once_in_one_folder_are_refused(tmp_path, capsys):

@@ -25,7 +25,7 @@ from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
 from limbeck.sweeps.process_pool import ProcessPool, available_cores, default_workers
 from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line, read_json_object
-from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
+from limbeck.system.folder_lock import LOCK_FILE, folder_lock, refuse_folder_in_use
 from limbeck.training.resources import check_weights_fit
 from limbeck.training.run_prompts import prompts_by_view
 
@@ -112,7 +112,7 @@ def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str) -> list[Pla
         ValueError: if the folder holds files of something else or is in use, if a run folder holds
             another run, or if a model cannot take the prompts or does not fit into memory.
     """
-    if not (root / SWEEP_FILE).exists() and (names := foreign_files(root)):
+    if not _is_sweep(root) and (names := foreign_files(root)):
         raise ValueError(
             f"{root} holds files already ({names[0]}), and nothing is overwritten; choose another "
             "folder with --out"
@@ -125,6 +125,11 @@ def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str) -> list[Pla
             _refuse_other_run(folder, experiment)
     _check_models(runs, device)
     return runs
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Whether a folder is one of a sweep: beside a file of the user's own there is no lock."""
+    return (folder / SWEEP_FILE).is_file() and (folder / LOCK_FILE).is_file()
 
 
 def _refuse_other_run(folder: Path, experiment: Any) -> None:
@@ -279,8 +284,11 @@ def _plain_value(value: Any) -> Any:
 def default_sweep_folder(sweep: Sweep, file: Path | None) -> Path:
     """``runs/sweep-NAME``: after the file, or after the first prompt and the varied options.
 
-    Values and seeds are not part of it, so that a sweep grows in its folder.
+    Values and seeds are not part of it, so that a sweep grows in its folder. The file that a sweep
+    wrote stands for its folder.
     """
+    if file is not None and file.name == SWEEP_FILE and _is_sweep(file.parent):
+        return file.parent
     if file is not None:
         return Path("runs") / f"sweep-{config.slug(file.stem)}"
     prompts = sweep.fixed.get("prompts") or ["prompts"]
