@@ -87,8 +87,8 @@ def test_quick_is_smaller_and_untuned():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": ("sdss",)}, "sdss is no method of the leaderboard; accepted: sampling, asd"),
-        ({"methods": ("dds",)}, "dds is no method of the leaderboard"),
+        ({"methods": ("sdss",)}, "no method is called 'sdss'. Did you mean sds"),
+        ({"methods": ("dds",)}, "dds starts from an image, .*; accepted: sampling, asd"),
         ({"lr_candidates": ()}, "lr_candidates must be positive"),
         ({"guidance_candidates": (7.5, -1.0)}, "guidance_candidates must be positive"),
         ({"num_prompts": 0}, "num_prompts"),
@@ -128,6 +128,27 @@ def test_prompts_do_not_influence_each_other(name, world):
     both = compute_cell(cell(name, ("a red mug", "a blue cube")), world).images
     alone = compute_cell(cell(name, ("a red mug",)), world).images
     assert (both[:1].int() - alone.int()).abs().max() <= 1
+
+
+def test_a_budget_below_one_step_is_refused(world):
+    with pytest.raises(ValueError, match="a step of hifa takes 8 network passes, more than the 7"):
+        compute_cell(cell("hifa", ("a red mug",), passes=7), world)
+
+
+def test_a_method_of_ones_own_is_compared(world, tmp_path):
+    """Its cells are known by the content of its file, too."""
+    path = tmp_path / "mine.py"
+    text = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"
+    path.write_text(text, encoding="utf-8")
+    board = Leaderboard((f"{path}:Mine",), num_prompts=1, tuning_prompts=0, passes=8)
+    setting = candidates(board, board.rows[0])[0]
+    (mine,) = make_cells(board, board.rows[0], setting, ("a red mug",), 1)
+    found = compute_cell(replace(mine, precision="float32"), world)
+    plain = replace(cell("sds", ("a red mug",)), setting=setting)
+    assert torch.equal(found.images, compute_cell(plain, world).images)
+    path.write_text(text + "# changed\n", encoding="utf-8")
+    (changed,) = make_cells(board, board.rows[0], setting, ("a red mug",), 1)
+    assert changed.path != mine.path and changed.path.name.endswith(".safetensors")
 
 
 def test_a_diverged_run_is_gray_and_told(world, monkeypatch):
@@ -186,7 +207,9 @@ def judged(tmp_path, evaluator, wrong: int = 2):
 def test_the_table_is_paired_by_prompt(tmp_path, evaluator):
     rows, _ = judged(tmp_path, evaluator)
     by_name = {row.name: row for row in rows}
-    assert by_name["sds"].values["all"].value == by_name["renders"].values["all"].value == 1
+    assert by_name["sds"].values["all"].value == 1
+    assert by_name["renders"].values["all"].value > 0.8  # other captions
+    assert not any("frechet" in row.values for row in rows)  # six images
     assert by_name["vsd"].values["all"].value == pytest.approx(1 / 3)
     assert by_name["sds"].difference is None
     difference = by_name["vsd"].difference

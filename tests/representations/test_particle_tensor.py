@@ -3,6 +3,7 @@ import time
 
 import pytest
 import torch
+from tiny_pipeline import normal
 
 from limbeck import Experiment
 from limbeck.methods.sds import SDS
@@ -10,7 +11,6 @@ from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.particle_tensor import ParticleTensor
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 from limbeck.training.trainer import Run
-from tests.helpers.tiny_pipeline import normal
 
 
 def tensors(separate: bool) -> ParticleTensor:

@@ -7,6 +7,7 @@ import pytest
 from own_component import OWN_METHOD
 from run_folders import experiment, record_run
 
+from limbeck.cli.main import main
 from limbeck.config.discovery import find
 from limbeck.methods.base import Method
 from limbeck.runs import environment_file
@@ -97,3 +98,21 @@ def test_an_environment_of_an_earlier_version_is_compared_where_it_can_be(folder
     assert resume(experiment(steps=2), folder) == []
     path.write_text(before)
     assert environment_file.read_json_object(path)["versions"]
+
+
+SDS_SUBCLASS = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"
+
+
+def test_a_finished_run_of_other_code_is_told(tmp_path, capsys):
+    """Editing one's method and repeating the command must not show old numbers as new ones."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(SDS_SUBCLASS, encoding="utf-8")
+    command = ["run", "red disc", "--model", "gaussians", "--method", f"{mine}:Mine"]
+    command += ["--steps", "2", "--out", str(tmp_path / "run")]
+    assert main(command) == 0 and main(command) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    mine.write_text(SDS_SUBCLASS + "\n# another formula\n", encoding="utf-8")
+    assert main(command) == 0
+    assert f"but {mine} has changed since then; to run it as it is now" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -6,6 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_pipeline import max_difference, write_pipeline
+from two_processes import (
+    load_prior,
+    make_run,
+    record_experiment,
+    run_methods,
+    take_steps,
+)
 
 from limbeck import Experiment
 from limbeck.distillation.critics.exact import ExactCritic
@@ -17,14 +25,6 @@ from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.recorder import record
 from limbeck.system import processes
-from tests.helpers.tiny_pipeline import max_difference, write_pipeline
-from tests.helpers.two_processes import (
-    load_prior,
-    make_run,
-    record_experiment,
-    run_methods,
-    take_steps,
-)
 
 STEPS = 4
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from limbeck.config.yaml import slug
 from limbeck.diffusion.prior import Prior
 from limbeck.leaderboard.protocol import SAMPLING, TunedSetting, method_with
 from limbeck.metrics.model_card import sample_captions
@@ -40,6 +41,7 @@ class Cell:
         steps: optimization steps. 0: given by ``passes``.
         seed: seed of the run.
         precision: dtype of the model.
+        code: SHA-256 of the file of a method of the user's own; empty for others.
     """
 
     name: str
@@ -50,13 +52,14 @@ class Cell:
     steps: int
     seed: int
     precision: str
+    code: str = ""
 
     @property
     def path(self) -> Path:
         """The file of its result, within the folder of a leaderboard."""
         text = json.dumps(asdict(self), sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        return Path("cells") / f"{self.name}-{digest}.safetensors"
+        return Path("cells") / f"{slug(self.name)}-{digest}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,13 @@ def _num_steps(cell: Cell, prior: Prior) -> int:
     if cell.steps:
         return cell.steps
     calls = count_network_calls(method_with(cell.name, cell.setting), prior)
-    per_step = calls.rows[1] + (1 + _BACKWARD_PASSES) * calls.grad_rows[1]
-    return max(1, round(cell.passes / max(per_step, 1)))
+    per_step = max(calls.rows[1] + (1 + _BACKWARD_PASSES) * calls.grad_rows[1], 1)
+    if per_step > cell.passes:
+        raise ValueError(
+            f"a step of {cell.name} takes {per_step:g} network passes, more than the {cell.passes} "
+            "of the whole leaderboard: raise --passes"
+        )
+    return round(cell.passes / per_step)
 
 
 def experiment_of(cell: Cell, prompts: tuple[str, ...], steps: int) -> Experiment:

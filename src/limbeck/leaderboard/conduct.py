@@ -16,10 +16,18 @@ from pathlib import Path
 
 import torch
 
+from limbeck.config.discovery import is_own, name_of
 from limbeck.diffusion.prior import Prior
 from limbeck.leaderboard.cells import Cell, CellResult, compute_cell
 from limbeck.leaderboard.judgment import tuning_objective
-from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, TunedSetting, candidates
+from limbeck.leaderboard.protocol import (
+    SAMPLING,
+    Budget,
+    Leaderboard,
+    TunedSetting,
+    candidates,
+    find_method,
+)
 from limbeck.priors.loading import load
 from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
@@ -69,9 +77,20 @@ def make_cells(
     passes, steps = (board.passes, 0) if budget == "passes" else (0, board.iterations)
     chunks = [tuple(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
     return tuple(
-        Cell(name, setting, chunk, images, passes, steps, board.seed, board.precision)
+        Cell(name, setting, chunk, images, passes, steps, board.seed, board.precision, _code(name))
         for chunk in chunks
     )
+
+
+def _code(name: str) -> str:
+    """SHA-256 of the file of a method of the user's own; empty for others."""
+    if name == SAMPLING:
+        return ""
+    method = find_method(name)
+    if not is_own(method):
+        return ""
+    path = Path(name_of(method).rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def run_leaderboard(board: Leaderboard, out: Path, workers: int) -> list[RowCells]:
@@ -185,7 +204,7 @@ def _compute(cells: Sequence[Cell], out: Path, pool: ProcessPoolExecutor, what: 
         name = futures[future].name
         print(
             f"{what}: {done} of {len(futures)} cells, {name}; {minutes:.1f} minutes, "
-            f"about {left:.0f} left",
+            f"about {left:.0f} minutes left of the {what}",
             file=sys.stderr,
             flush=True,
         )

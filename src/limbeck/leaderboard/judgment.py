@@ -93,10 +93,9 @@ def judge_images(
     out["fidelity"] = mean_value([1 - share["rejected"] for share in shares], SHARE)
     units = [prompt for prompt, own in zip(prompts, per_prompt, strict=True) for _ in own]
     features, true = evaluator.features(floats), evaluator.features(reference)
-    distances: dict[str, Callable[[Tensor, Tensor], float]] = {
-        "frechet": frechet_distance,
-        "kid": kid,
-    }
+    distances: dict[str, Callable[[Tensor, Tensor], float]] = {"kid": kid}
+    if len(features) > features.shape[1]:  # fewer leave directions without any variance
+        distances = {"frechet": frechet_distance} | distances
     for name, distance in distances.items():
 
         def statistic(rows: Tensor, distance: Callable = distance) -> float:

@@ -35,8 +35,10 @@ _MEANINGS = {
     "background": "share with the right background; higher is better",
     "view": "share seen from the right side, of objects whose sides differ; higher is better",
     "fidelity": "share in which the evaluator sees one of its objects at all; higher is better",
-    "frechet": "Frechet distance of the evaluator's features to as many renders; lower is better",
-    "kid": "unbiased kernel distance of the same features; lower is better, 0 for equal laws",
+    "frechet": "Frechet distance of the evaluator's features to as many renders; lower is better. "
+    "It grows with fewer images: compare with the row of renders. Left out below 161 images",
+    "kid": "unbiased kernel distance of the same features, not times 1000; lower is better, 0 for "
+    "equal laws",
     "diversity": "root-mean-square difference of two images of a prompt, out of eight",
     "vendi": "effective number of different images among eight of a prompt, 1 to 8",
     "saturation": "mean saturation; high guidance raises it above that of renders",

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from limbeck.config.checks import check_options
-from limbeck.config.discovery import choices
+from limbeck.config.discovery import choices, find
 from limbeck.diffusion.model_options import Precision
 from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.irfds import IRFDS
@@ -29,7 +29,8 @@ class Leaderboard:
     rate are those that are best on other prompts among equally many candidates.
 
     Attributes:
-        methods: methods to compare. Empty: all that start from noise, and plain sampling.
+        methods: methods to compare, also your own as FILE.py:Class, and ``sampling``. Empty: all
+            that start from noise, and plain sampling.
         num_prompts: held-out captions that methods are compared on.
         seeds: images per caption.
         tuning_prompts: other held-out captions, of one image each, for the choice of the guidance
@@ -61,16 +62,15 @@ class Leaderboard:
 
     def __post_init__(self) -> None:
         check_options(self)
-        known = (SAMPLING, *text_to_image_methods())
-        unknown = [name for name in self.methods if name not in known]
-        if unknown:
-            raise ValueError(
-                f"{unknown[0]} is no method of the leaderboard; accepted: {', '.join(known)}"
-            )
+        for name in self.methods:
+            if name != SAMPLING:
+                find_method(name)
         for name in ("guidance_candidates", "lr_candidates"):
             values = getattr(self, name)
             if not values or any(value <= 0 for value in values):
                 raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
+        if self.diverse_prompts > self.num_prompts and not self.quick:
+            object.__setattr__(self, "diverse_prompts", self.num_prompts)
         if self.quick:
             object.__setattr__(self, "num_prompts", min(self.num_prompts, 16))
             object.__setattr__(self, "passes", min(self.passes, 300))
@@ -110,7 +110,7 @@ class TunedSetting:
     """What is tuned.
 
     Attributes:
-        lr: learning rate of the latents; without meaning for sampling.
+        lr: learning rate of the latents; 0 for sampling, which has none.
         guidance: guidance scale. None: the method has none.
     """
 
@@ -124,17 +124,36 @@ def text_to_image_methods() -> Mapping[str, type[Method]]:
     return {name: cls for name, cls in methods.items() if not issubclass(cls, EditMethod | IRFDS)}
 
 
+def find_method(name: str) -> type[Method]:
+    """The class of a row.
+
+    Args:
+        name: name of a method that starts from noise, or FILE.py:Class.
+
+    Raises:
+        ValueError: if there is no such method, or it starts from an image.
+    """
+    method: type[Method] = find(Method, name)
+    if issubclass(method, EditMethod | IRFDS):
+        known = ", ".join((SAMPLING, *text_to_image_methods()))
+        raise ValueError(
+            f"{name} starts from an image, which the leaderboard does not give it; accepted: "
+            f"{known}, or FILE.py:Class"
+        )
+    return method
+
+
 def default_guidance(name: str) -> float | None:
     """The default guidance scale of a row; None if it has no guidance scale."""
     if name == SAMPLING:
         return 5.0
-    method = text_to_image_methods()[name]
+    method = find_method(name)
     return next((f.default for f in fields(method) if f.name == "guidance"), None)  # type: ignore[return-value]
 
 
 def method_with(name: str, setting: TunedSetting) -> Method:
     """A method with a guidance scale and else its defaults."""
-    method = text_to_image_methods()[name]()
+    method = find_method(name)()
     return method if setting.guidance is None else replace(method, guidance=setting.guidance)  # type: ignore[call-arg]
 
 
@@ -150,11 +169,12 @@ def candidates(board: Leaderboard, name: str) -> tuple[TunedSetting, ...]:
     """
     scales, lrs = board.guidance_candidates, board.lr_candidates
     if not board.tuning_prompts:
-        return (TunedSetting(0.1, default_guidance(name)),)
+        lr = 0.0 if name == SAMPLING else 0.1
+        return (TunedSetting(lr, default_guidance(name)),)
     count = len(scales) * len(lrs)
     if name == SAMPLING:
         between = np.geomspace(min(1.0, *scales), min(max(scales), 15.0), count)
-        return tuple(TunedSetting(lrs[0], float(round(scale, 2))) for scale in between)
+        return tuple(TunedSetting(0.0, float(round(scale, 2))) for scale in between)
     if default_guidance(name) is None:
         between = np.geomspace(min(lrs) / 2, 2 * max(lrs), count)
         return tuple(TunedSetting(float(round(lr, 4)), None) for lr in between)

@@ -126,11 +126,12 @@ def _with_differences(rows: Sequence[JudgedRow]) -> list[JudgedRow]:
 
 
 def _true_renders(board: Leaderboard, reference: Tensor, evaluator: Evaluator) -> JudgedRow:
-    """Renders of the captions themselves: what a perfect method would reach."""
-    scenes, _ = board.scenes()
-    images = images_to_tensor(render_scenes(scenes))
-    images = images.repeat_interleave(board.seeds, 0) if board.seeds > 1 else images
-    pixels = (images * 255).round().to(torch.uint8)
+    """Renders of as many other held-out scenes, judged by their own captions.
+
+    What a perfect method would reach, distances included.
+    """
+    scenes = board.reference_scenes(len(reference), 1)
+    pixels = (images_to_tensor(render_scenes(scenes)) * 255).round().to(torch.uint8)
     values = judge_images(pixels, full_captions(scenes), reference, evaluator)
     return JudgedRow("renders", "passes", None, values, None, 0, 0.0, 0.0, 0.0)
 
@@ -143,7 +144,8 @@ def to_csv(rows: Sequence[JudgedRow]) -> str:
     writer.writerow([*head, "passes", "seconds", "diverged"])
     for row in rows:
         setting = row.setting or TunedSetting(0.0, None)
-        tail = [setting.guidance, setting.lr, row.steps, f"{row.passes:.1f}", f"{row.seconds:.3f}"]
+        lr = setting.lr or None
+        tail = [setting.guidance, lr, row.steps, f"{row.passes:.1f}", f"{row.seconds:.3f}"]
         values = dict(row.values)
         if row.difference is not None:
             values["all_minus_sds"] = row.difference
@@ -192,7 +194,8 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
         names = [name for name in METRICS if any(name in row.values for row in own)]
         equal = f"{board.passes} passes" if budget == "passes" else f"{board.iterations} steps"
         head = ["", *names, "all minus SDS", "guidance, lr", "steps", "passes", "s", "diverged"]
-        lines = [f"At {equal} per image:", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        lines = [f"At {equal} per image (sampling: 50 steps of two passes):", ""]
+        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in own:
             cells = [cell_text(row.values.get(name)) for name in names]
             cells += [cell_text(row.difference), setting_text(row.setting)]
@@ -208,4 +211,4 @@ def setting_text(setting: TunedSetting | None) -> str:
     if setting is None:
         return ""
     guidance = "-" if setting.guidance is None else f"{setting.guidance:g}"
-    return f"{guidance}, {setting.lr:g}"
+    return f"{guidance}, {setting.lr:g}" if setting.lr else f"{guidance}, -"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.config.discovery import is_own, name_of, options_of
-from limbeck.diffusion.prior import Prior
 from limbeck.priors.loading import pick_precision
+from limbeck.runs.own_files import ENVIRONMENT_FILE, changed_files, own_files
 from limbeck.system.checkpoint import write_text
 from limbeck.system.environment import describe_environment
 from limbeck.system.files import read_json_object
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 
-_FILE = "environment.json"
 _COMPARED = ("python", "device", "dtype", "cuda", "tf32")  #: what results depend on
 _NONE = "none"
 
@@ -39,7 +35,7 @@ def record_environment(folder: Path, experiment: Experiment, device: str, step: 
     Raises:
         ValueError: if the file in the folder is not JSON.
     """
-    path, now = folder / _FILE, _environment(experiment, device)
+    path, now = folder / ENVIRONMENT_FILE, _environment(experiment, device)
     if not path.exists():
         write_text(path, json.dumps(now, indent=1) + "\n")
         return []
@@ -60,28 +56,7 @@ def record_environment(folder: Path, experiment: Experiment, device: str, step: 
 
 def _environment(experiment: Experiment, device: str) -> dict[str, Any]:
     dtype = str(pick_precision(experiment.precision, device)).removeprefix("torch.")
-    files = {str(file): _sha256(file) for file in sorted(set(_own_files(experiment)))}
-    return describe_environment(device) | {"dtype": dtype, "own_files": files}
-
-
-def _own_files(config: Any) -> Iterator[Path]:
-    """The files of the user's own classes among the options of a configuration."""
-    if isinstance(config, tuple):
-        for value in config:
-            yield from _own_files(value)
-        return
-    if not (is_dataclass(config) or isinstance(config, Prior)):
-        return
-    if is_own(type(config)):
-        path = Path(name_of(type(config)).rpartition(":")[0])
-        if path.is_file():  # a class made in a notebook has none
-            yield path
-    for name in options_of(type(config)) if is_dataclass(config) else ():
-        yield from _own_files(getattr(config, name))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return describe_environment(device) | {"dtype": dtype, "own_files": own_files(experiment)}
 
 
 def _differences(start: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -97,8 +72,5 @@ def _differences(start: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         if old != now[name]:
             old_text, new_text = (_NONE if value is None else value for value in (old, now[name]))
             yield f"{name} {old_text} -> {new_text}"
-    old_files = start.get("own_files")
-    if isinstance(old_files, dict):
-        for file, digest in now["own_files"].items():
-            if old_files.get(file, digest) != digest:
-                yield f"{file} has changed"
+    for file in changed_files(start, now["own_files"]):
+        yield f"{file} has changed"

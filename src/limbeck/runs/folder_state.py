@@ -8,6 +8,7 @@ from pathlib import Path
 from limbeck.config import yaml as config
 from limbeck.runs.extending import refuse_other_steps
 from limbeck.runs.final_products import FAILURES
+from limbeck.runs.own_files import changed_own_files
 from limbeck.runs.report.live import is_live
 from limbeck.system.checkpoint import read_metadata
 from limbeck.system.folder_lock import LOCK_FILE
@@ -30,7 +31,13 @@ def is_finished(folder: Path, experiment: Experiment) -> bool:
 
 def finished_message(folder: Path, experiment: Experiment) -> str:
     """What is said instead of running a finished run again."""
-    return f"{folder} has this run, finished after {experiment.steps} steps: nothing to do"
+    message = f"{folder} has this run, finished after {experiment.steps} steps: "
+    if changed := changed_own_files(folder, experiment):
+        return (
+            message + f"but {changed[0]} has changed since then; to run it as it is now, choose "
+            "another folder with --out, or delete this one"
+        )
+    return message + "nothing to do"
 
 
 def foreign_files(folder: Path) -> list[str]:

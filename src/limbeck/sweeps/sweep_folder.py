@@ -19,6 +19,7 @@ from limbeck.priors.hub import resolve_model
 from limbeck.priors.loading import is_exact, load, notify_unknown_words, pick_device
 from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
 from limbeck.runs.metrics_log import last_recorded_step
+from limbeck.runs.own_files import changed_own_files
 from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
@@ -110,7 +111,8 @@ def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str) -> list[Pla
 
     Raises:
         ValueError: if the folder holds files of something else or is in use, if a run folder holds
-            another run, or if a model cannot take the prompts or does not fit into memory.
+            another run or one of other code, or if a model cannot take the prompts or does not fit
+            into memory.
     """
     if not _is_sweep(root) and (names := foreign_files(root)):
         raise ValueError(
@@ -123,6 +125,11 @@ def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str) -> list[Pla
         for folder, experiment in run.experiments(root).items():
             refuse_folder_in_use(folder)
             _refuse_other_run(folder, experiment)
+            if changed := changed_own_files(folder, experiment):
+                raise ValueError(
+                    f"{folder} was run before {changed[0]} has changed: one table must not mix "
+                    "two versions; choose another folder with --out, or delete these runs"
+                )
     _check_models(runs, device)
     return runs
 
@@ -256,7 +263,9 @@ def _write_failed_runs(
     plain = {}
     for name, outcome in (kept | failed).items():
         plain[name] = {key: value for key, value in asdict(outcome).items() if key != "name"}
-    if plain or (root / _FAILED_RUNS).exists():
+    if not plain:
+        (root / _FAILED_RUNS).unlink(missing_ok=True)
+    else:
         text = json.dumps(plain, indent=1, ensure_ascii=False)
         write_text(root / _FAILED_RUNS, text + "\n")
 
