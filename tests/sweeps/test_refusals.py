@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from limbeck.cli.main import main
-
 TOY = "'red disc' --model gaussians"
 
 
@@ -70,17 +68,3 @@ def test_bad_input(words: str, parts: list[str], capsys: pytest.CaptureFixture[s
     Path("theirs/a.txt").write_text("a", encoding="utf-8")
     error = refused(capsys, "sweep", *shlex.split(words))
     assert all(part in error for part in parts), error
-
-
-def test_one_table_does_not_mix_two_versions_of_ones_own_method(tmp_path, capsys):
-    mine = tmp_path / "mine.py"
-    text = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"
-    mine.write_text(text, encoding="utf-8")
-    options = ["--model", "gaussians", "--method", f"{mine}:Mine", "--steps", "2"]
-    out = tmp_path / "runs"
-    command = ["sweep", "red disc", *options, "--out", str(out), "--workers", "1", "--seed"]
-    assert main([*command, "0"]) == 0
-    mine.write_text(text + "\n# another formula\n", encoding="utf-8")
-    assert main([*command, "0", "1"]) == 2
-    assert "one table must not mix two versions" in " ".join(capsys.readouterr().err.split())
-    assert len(list(out.glob("*/run.yaml"))) == 1

@@ -278,3 +278,17 @@ def test_presets_of_several_stages(tmp_path, monkeypatch, capsys):
     assert main([*command, "--out", "s", "--device", "cpu"]) == 0
     assert files_of(tmp_path / "s" / run.name) == before
     assert [row["state"] for row in table_of(Path("s"))] == ["finished"] * 2
+
+
+def test_one_table_does_not_mix_two_versions_of_ones_own_method(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    text = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"
+    mine.write_text(text, encoding="utf-8")
+    options = ["--model", "gaussians", "--method", f"{mine}:Mine", "--steps", "2"]
+    out = tmp_path / "runs"
+    command = ["sweep", "red disc", *options, "--out", str(out), "--workers", "1", "--seed"]
+    assert main([*command, "0"]) == 0
+    mine.write_text(text + "\n# another formula\n", encoding="utf-8")
+    assert main([*command, "0", "1"]) == 2
+    assert "one table must not mix two versions" in " ".join(capsys.readouterr().err.split())
+    assert len(list(out.glob("*/run.yaml"))) == 1
