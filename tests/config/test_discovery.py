@@ -151,3 +151,14 @@ def test_a_class_that_implements_a_protocol(tmp_path: Path) -> None:
     assert find(Prior, str(path)).__name__ == "Mine"
     with pytest.raises(ValueError, match=r"Partial in .* lacks __call__, condition, decode"):
         find(Prior, f"{path}:Partial")
+
+
+def test_a_method_without_init_is_shown_the_class_that_has_it(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from limbeck.methods.base import Method\n\n\nclass Mine(Method):\n"
+        "    def __call__(self, prior, inputs, state):\n        return inputs.x0\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ValueError, match=r"lacks init: .*limbeck\.methods\.base\.StatelessMethod"):
+        find(Method, f"{path}:Mine")

@@ -183,7 +183,18 @@ def _misfit(cls: type, base: type) -> str:
         return f"is not a {_noun(base)}: inherit from {base.__module__}.{base.__qualname__}"
     elif vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
         return "has options but is not a dataclass: decorate it with @dataclass(frozen=True)"
-    return f"lacks {', '.join(sorted(lacking))}" if lacking else _unreadable_option(cls)
+    if not lacking:
+        return _unreadable_option(cls)
+    return f"lacks {', '.join(sorted(lacking))}{_base_with(base, set(lacking))}"
+
+
+def _base_with(base: type, lacking: set[str]) -> str:
+    """Which class next to a base has what a class lacks, as the end of a message."""
+    for cls in base.__subclasses__():
+        abstract = getattr(cls, "__abstractmethods__", frozenset())
+        if cls.__module__ == base.__module__ and not lacking & set(abstract):
+            return f": define it, or inherit from {cls.__module__}.{cls.__qualname__}"
+    return ""
 
 
 def _unreadable_option(cls: type) -> str:

@@ -48,7 +48,8 @@ def list_images(folder: Path) -> list[Path]:
         raise ValueError(f"{folder} {what}: give a folder of images")
     if (folder / "final").is_dir():
         folder = folder / "final"
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    entries = (path for path in folder.iterdir() if path.is_file())
+    files = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
     return sorted(files, key=_natural_order)
