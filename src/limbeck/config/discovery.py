@@ -190,8 +190,9 @@ def _misfit(cls: type, base: type) -> str:
 
 def _base_with(base: type, lacking: set[str]) -> str:
     """Which class next to a base has what a class lacks, as the end of a message."""
-    for cls in base.__subclasses__():
-        abstract = getattr(cls, "__abstractmethods__", frozenset())
+    classes: list[type] = type.__subclasses__(base)
+    for cls in classes:
+        abstract: frozenset[str] = getattr(cls, "__abstractmethods__", frozenset())
         if cls.__module__ == base.__module__ and not lacking & set(abstract):
             return f": define it, or inherit from {cls.__module__}.{cls.__qualname__}"
     return ""
