@@ -121,6 +121,10 @@ class ProcessPool:
                         continue
                     told = f" ({tried} attempts)" if tried > 1 and outcome.message else ""
                     yield replace(outcome, message=outcome.message + told)
+        except EOFError as error:  # of multiprocessing's own process, which starts the others
+            raise ChildProcessError(
+                "the process that starts the runs was killed; the same command continues"
+            ) from error
         finally:
             self.stop()
 
@@ -169,7 +173,7 @@ def _outcome(running: RunningProcess) -> RunOutcome:
         return outcome
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        why = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+        why = " from outside, perhaps because memory ran out" if -code == signal.SIGKILL else ""
         return RunOutcome(running.task.name, "killed", f"killed by {name}{why}")
     return RunOutcome(running.task.name, "killed", f"the process ended with exit code {code}")
 
