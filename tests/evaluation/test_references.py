@@ -43,8 +43,11 @@ def test_scenes_are_those_of_the_prompt():
 
 def test_two_renders_stand_for_each_image():
     network = FeatureNetwork("mean", 64, lambda x: x.mean((2, 3)))
-    keys = [("a red cube in the snow", (0, 0)), ("a red cube in the snow", (0, 1)),
-            ("a blue cone at night", (0, 0))]  # fmt: skip
+    keys = [
+        ("a red cube in the snow", (0, 0)),
+        ("a red cube in the snow", (0, 1)),
+        ("a blue cone at night", (0, 0)),
+    ]
     reference = WorldReference(network).for_images(keys)
     assert reference.features.shape == reference.held_out.shape == (3, 3)
     assert not torch.equal(reference.features, reference.held_out)

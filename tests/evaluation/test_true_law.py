@@ -26,8 +26,10 @@ def test_a_prompt_selects_its_components():
     assert {prior.labels[i] for i in nearest.tolist()} == {"red disc"}
     images = torch.randint(256, (6, 3, 4, 4), generator=rng).byte()
     data = DataSet(images, labels=("cat", "cat", "dog", "dog", "dog", "cat"))
-    rows = {tuple(((row + 1) * 127.5).round().int().tolist())
-            for row in draw_from_law(data, "dog", 100, rng)}  # fmt: skip
+    rows = {
+        tuple(((row + 1) * 127.5).round().int().tolist())
+        for row in draw_from_law(data, "dog", 100, rng)
+    }
     assert rows == {tuple(images[i].flatten().tolist()) for i in (2, 3, 4)}
 
 

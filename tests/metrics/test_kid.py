@@ -17,8 +17,10 @@ def test_kid_is_the_mean_over_pairs_of_different_images():
     a, b = draw(7, 5, 0), draw(9, 5, 1, 0.4)
     x, y = a.numpy(), b.numpy()
     kernel = lambda u, v: (np.dot(u, v) / 5 + 1) ** 3  # noqa: E731
-    own = [np.mean([kernel(u, v) for i, u in enumerate(s) for j, v in enumerate(s) if i != j])
-           for s in (x, y)]  # fmt: skip
+    own = [
+        np.mean([kernel(u, v) for i, u in enumerate(s) for j, v in enumerate(s) if i != j])
+        for s in (x, y)
+    ]
     expected = sum(own) - 2 * np.mean([kernel(u, v) for u in x for v in y])
     assert kid(a, b) == pytest.approx(expected, rel=1e-10)
 

@@ -88,10 +88,10 @@ def test_six_runs_of_which_one_is_killed_and_one_fails(tmp_path, capsys):
     command = ["sweep", *TOY, "--method", method, *lrs, "0", "0", "--out", str(out)]
     command += ["--checkpoint-every", "2", "--workers", "2"]
     assert main(command) == 1
-    told = capsys.readouterr().err
-    assert "4 of 6 runs finished, 2 failed" in told
-    assert re.search(r"lr-0.3-kills-1-\w+ killed: killed by SIGKILL", told)
-    assert re.search(r"lr-3e.38-kills-0-\w+ stopped: ", told)
+    errors = capsys.readouterr().err
+    assert "4 of 6 runs finished, 2 failed" in errors
+    assert re.search(r"lr-0.3-kills-1-\w+ killed: killed by SIGKILL", errors)
+    assert re.search(r"lr-3e.38-kills-0-\w+ stopped: ", errors)
     rows = {row["run"]: row for row in table_of(out)}
     states = {(row["lr"], row["method.kills"]): row["state"] for row in rows.values()}
     assert states.pop(("0.3", "1")) == "killed" and states.pop(("3e+38", "0")) == "stopped"

@@ -169,8 +169,9 @@ def evaluate_runs(
     Raises:
         ValueError: if a run is unfinished or lacks images.
     """
-    runs = {folder: None if is_sample_folder(folder) else read_experiment(folder)
-            for folder in folders}  # fmt: skip
+    runs = {
+        folder: None if is_sample_folder(folder) else read_experiment(folder) for folder in folders
+    }
     sets = [sample_images(f) if e is None else run_images(f, e) for f, e in runs.items()]
     truth = open_reference(reference, judges.network(load_evaluator()))
     families: dict[str, list[MeasuredImages]] = {}

@@ -11,8 +11,8 @@ from pathlib import Path
 from limbeck.config.yaml import fingerprint, read_yaml
 from limbeck.diffusion.sampling import Sampling
 from limbeck.evaluation.judge import run_family
+from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.images import particle_stems
-from limbeck.system.checkpoint import read_metadata
 from limbeck.system.files import one_line, read_text
 from limbeck.system.image_files import IMAGE_SUFFIXES
 from limbeck.training.experiment import Experiment
@@ -171,13 +171,7 @@ def run_images(folder: Path, experiment: Experiment) -> ImageSet:
     Raises:
         ValueError: if the run is unfinished, or images are missing.
     """
-    checkpoint = folder / "checkpoint.safetensors"
-    step = read_metadata(checkpoint)["step"] if checkpoint.exists() else 0
-    if step < experiment.steps:
-        raise ValueError(
-            f"{folder} is unfinished, {step} of {experiment.steps} steps: resume it with the "
-            "command in its command.txt"
-        )
+    refuse_unfinished(folder, experiment)
     return _final_images(
         folder,
         run_family(experiment),

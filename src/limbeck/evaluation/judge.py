@@ -36,8 +36,9 @@ from limbeck.metrics.heldout_views import (
 )
 from limbeck.metrics.r_precision import candidate_objects
 from limbeck.metrics.view_consistency import view_labels
+from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.reopen import last_stage, read_experiment
-from limbeck.system.checkpoint import read_metadata, write_text
+from limbeck.system.checkpoint import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
 from limbeck.world.prompt_parser import judgeable_attributes
@@ -76,13 +77,7 @@ def open_finished_run(folder: Path) -> FinishedRun:
             f"{folder}: {name} are 2D and have no views to evaluate; the scores of the run are in "
             "its scores.json and report"
         )
-    checkpoint = folder / "checkpoint.safetensors"
-    step = read_metadata(checkpoint)["step"] if checkpoint.exists() else 0
-    if step < experiment.steps:
-        raise ValueError(
-            f"{folder} is unfinished, {step} of {experiment.steps} steps: resume it with the "
-            "command in its command.txt"
-        )
+    refuse_unfinished(folder, experiment)
     fov = math.degrees(camera.fov[0].item())
     return FinishedRun(folder, experiment, held_out_cameras(camera.distance[0].item(), fov))
 

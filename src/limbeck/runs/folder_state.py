@@ -40,6 +40,25 @@ def finished_message(folder: Path, experiment: Experiment) -> str:
     return message + "nothing to do"
 
 
+def refuse_unfinished(folder: Path, experiment: Experiment) -> None:
+    """Check that a run has taken all of its steps.
+
+    Args:
+        folder: run folder.
+        experiment: its experiment.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    checkpoint = folder / "checkpoint.safetensors"
+    step = read_metadata(checkpoint)["step"] if checkpoint.exists() else 0
+    if step < experiment.steps:
+        raise ValueError(
+            f"{folder} is unfinished, {step} of {experiment.steps} steps: resume it with the "
+            "command in its command.txt"
+        )
+
+
 def foreign_files(folder: Path) -> list[str]:
     """Names of the files in a folder that no run was killed over before it wrote its run.yaml."""
     if not folder.is_dir():
