@@ -1,7 +1,11 @@
-"""Particle 0 of 1 equals particle 0 of 64, for every noise, timesteps and method."""
+"""Particle 0 of 1 equals particle 0 of 64, for every noise, timesteps and method.
+
+So does particle 0 of a second prompt, which is not the first row.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,8 +23,10 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.priors.loading import load
+from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
+from limbeck.system.random import RunSeed
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -29,6 +35,9 @@ COUPLED = {"esd", "repulsive", "svgd", "vsd"}
 #: Methods that compare attention features, which an exact prior has none of.
 NETWORK_ONLY = {"cds"}
 EDITS = {"bridge", "cds", "dds", "pds"}
+PROMPTS = ("red disc", "blue ring")
+#: Representations that start from images of the user's.
+FROM_IMAGES = {"inpainting", "noise-map"}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +73,9 @@ def run_of(e: Experiment, prior, particles: int) -> Run:
 
 
 def particle_zero(run: Run) -> torch.Tensor:
+    """The first particle of each prompt."""
     with torch.no_grad():
-        return run.representation.render(run.eval_request(1)).image[0]
+        return run.representation.render(run.eval_request(1)).image[:: run.experiment.particles]
 
 
 def check_particle_zero(e: Experiment, prior, others: int = 64) -> None:
@@ -80,16 +90,39 @@ def test_methods(name: str, prior, image) -> None:
     check_particle_zero(experiment_of(name, image), prior)
 
 
+@pytest.mark.parametrize("name", sorted(set(choices(Method)) - COUPLED - NETWORK_ONLY - EDITS))
+def test_methods_with_two_prompts(name: str, prior, image) -> None:
+    e = experiment_of(name, image)
+    if not e.source_prompt:  # a noise map has one prompt
+        check_particle_zero(replace(e, prompts=PROMPTS), prior, others=3)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS])
 @pytest.mark.parametrize("noise", choices(Noise).values())
-def test_noises(noise: type, prior) -> None:
-    check_particle_zero(Experiment(("red disc",), noise=noise(), steps=3), prior)
+def test_noises(noise: type, prompts: tuple[str, ...], prior) -> None:
+    check_particle_zero(Experiment(prompts, noise=noise(), steps=3), prior)
+
+
+@pytest.mark.parametrize("name", sorted(set(choices(RepresentationConfig)) - FROM_IMAGES))
+def test_initial_values_with_two_prompts(name: str, prior) -> None:
+    config = choices(RepresentationConfig)[name]()
+    few, many = (dict(config.build(prior, 2 * n, RunSeed(5, n)).named_parameters()) for n in (1, 3))
+    if name == "latents":  # all particles in one tensor
+        assert torch.equal(few["particles.all"][1], many["particles.all"][3])
+        return
+    number = re.compile(r"^((?:\w*[a-z]\w*\.)+)1(?=\.|$)")
+    compared = {key: number.sub(r"\g<1>3", key) for key in few}
+    compared = {key: other for key, other in compared.items() if key != other}
+    assert len(compared) == len(few) / 2
+    assert all(torch.equal(few[key], many[other]) for key, other in compared.items())
 
 
 @pytest.mark.parametrize("per_row", [True, False])
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS])
 @pytest.mark.parametrize("cls", choices(Timesteps).values())
-def test_timesteps(cls: type, per_row: bool, prior) -> None:
+def test_timesteps(cls: type, prompts: tuple[str, ...], per_row: bool, prior) -> None:
     timesteps = cls(per_row=per_row) if issubclass(cls, RandomTimesteps) else cls()
-    check_particle_zero(Experiment(("red disc",), timesteps=timesteps, steps=3), prior)
+    check_particle_zero(Experiment(prompts, timesteps=timesteps, steps=3), prior)
 
 
 @pytest.mark.parametrize("name", sorted(COUPLED))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import ParticleParameters, Render
 from limbeck.representations.primitives import check_render_cost
+from limbeck.system.random import RowRandom
 
 
 def sobol_positions(
@@ -29,8 +30,8 @@ def sobol_positions(
     height, width = size
     unit = min(size)
     sequences = [
-        torch.quasirandom.SobolEngine(2, scramble=True, seed=seed * 1009 + i).draw(count)
-        for i in range(particles)
+        torch.quasirandom.SobolEngine(2, scramble=True, seed=s % 2**31).draw(count)
+        for s in RowRandom.initial(seed, particles).bits("sobol", 1)[:, 0].tolist()
     ]
     return (torch.stack(sequences) - 0.5) * torch.tensor([width / unit, height / unit])
 

@@ -43,9 +43,33 @@ def occurrences(values: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
     return torch.empty_like(place).scatter_(0, order, place - start)
 
 
+class RunSeed(int):
+    """A seed of a run with several prompts, each with the same number of particles.
+
+    Draws depend on a particle's prompt and its number among the particles of this prompt, so that
+    more particles per prompt do not change those that were there. With one prompt, the draws are
+    those of the plain integer.
+
+    Attributes:
+        per_prompt: particles of a prompt.
+    """
+
+    per_prompt: int
+
+    def __new__(cls, seed: int, per_prompt: int) -> RunSeed:
+        self = super().__new__(cls, seed)
+        self.per_prompt = per_prompt
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        return int(self), self.per_prompt  # for copies
+
+
 @dataclass(frozen=True)
 class RowRandom:
     """Random numbers of rows, a function of (seed, step, particle, view, purpose) and nothing else.
+
+    With a ``RunSeed``, a particle counts as (prompt, particle of the prompt).
 
     A draw has a purpose, such as "eps"; the same purpose gives the same numbers again. Numbers are
     hashed from a counter (two rounds of SplitMix64's finalizer under a 128-bit key), on the CPU,
@@ -135,7 +159,11 @@ class RowRandom:
     def _keys(self, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         text = f"{self.seed} {self.step} {self.scope}{purpose}".encode()
         first, second = np.frombuffer(hashlib.blake2b(text, digest_size=16).digest(), np.uint64)
-        particle = self.particle.numpy().astype(np.int64).view(np.uint64)
+        particle = self.particle.numpy().astype(np.int64)
+        if isinstance(self.seed, RunSeed):
+            prompt, own = np.divmod(particle, self.seed.per_prompt)
+            particle = np.where(particle < 0, particle, (prompt << 32) + own)
+        particle = particle.view(np.uint64)
         view = self.view.numpy().astype(np.int64).view(np.uint64)
         key = _mix(first + particle * _PARTICLE)
         key = _mix(key + view * _VIEW)

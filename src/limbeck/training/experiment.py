@@ -19,6 +19,7 @@ from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
+from limbeck.system.random import RunSeed
 from limbeck.training.optimizers import Adam, Optimizer
 
 _LEAST = {
@@ -157,6 +158,11 @@ class Experiment:
     def camera_sampler(self) -> CameraSampler:
         """The cameras, chosen or those of the representation."""
         return self.cameras or self.representation.cameras
+
+    @property
+    def run_seed(self) -> RunSeed:
+        """The seed of all draws, with which particle i of a prompt draws the same in any run."""
+        return RunSeed(self.seed, self.particles)
 
     @property
     def total(self) -> int:

@@ -58,7 +58,7 @@ def _schedules(e: Experiment) -> Iterator[tuple[str, Callable[[int, int], Any]]]
     for timesteps in _timesteps(e):
 
         def times(step: int, steps: int, timesteps: Timesteps = timesteps) -> list[float]:
-            rng = RowRandom.of_step(e.seed, step, particle)
+            rng = RowRandom.of_step(e.run_seed, step, particle)
             return timesteps(step, steps, 2, schedule, rng).tolist()
 
         yield "t", times

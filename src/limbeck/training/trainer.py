@@ -74,10 +74,10 @@ def draw_rows(experiment: Experiment, step: int) -> RowRandom:
     e = experiment
     particles = torch.arange(e.total)
     if not e.draws_all:
-        order = RowRandom.of_step(e.seed, step, particles).uniform("batch").argsort()
+        order = RowRandom.of_step(e.run_seed, step, particles).uniform("batch").argsort()
         particles = order[: e.batch_size].sort().values
     particles = particles.repeat_interleave(e.camera_sampler.per_particle)
-    return RowRandom.of_step(e.seed, step, particles)
+    return RowRandom.of_step(e.run_seed, step, particles)
 
 
 class Run:
@@ -104,7 +104,7 @@ class Run:
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
         self.prompts = RunPrompts(e, prior)
-        self.representation = build_representation(e.representation, prior, e.total, e.seed)
+        self.representation = build_representation(e.representation, prior, e.total, e.run_seed)
         if not e.draws_all:
             self.representation.separate_particles()
         rows = e.batch_size or e.total
@@ -124,7 +124,7 @@ class Run:
         context = SetupContext(
             particles=e.total,
             num_prompts=len(e.prompts),
-            seed=e.seed,
+            seed=e.run_seed,
             x0=x0,
             prompts=e.prompts,
             source_prompts=e.source_prompts,

@@ -36,7 +36,7 @@ def load_representation(source: Path, prior: Prior) -> tuple[Representation, int
             f"{source} holds no run to start from: give a run folder with run.yaml and checkpoint"
         )
     e = read_yaml(Experiment, config)
-    representation = e.representation.uninitialized.build(prior, e.total, e.seed)
+    representation = e.representation.uninitialized.build(prior, e.total, e.run_seed)
     tensors, _ = read_checkpoint(checkpoint)
     head = "representation."
     state = {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
