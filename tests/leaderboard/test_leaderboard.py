@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limbeck.leaderboard import cells, conduct, folder
-from limbeck.leaderboard.cells import Cell, CellResult, compute_cell
+from limbeck.leaderboard.cells import Cell, CellResult, compute_cell, steps_within
 from limbeck.leaderboard.conduct import RowCells, make_cells
 from limbeck.leaderboard.judgment import tuning_objective
 from limbeck.leaderboard.protocol import (
@@ -37,7 +37,7 @@ def evaluator():
 
 
 def cell(name: str, prompts: tuple[str, ...], **changes) -> Cell:
-    default = Cell(name, TunedSetting(0.1, 7.5), prompts, 1, 8, 0, 0, "float32")
+    default = Cell(name, TunedSetting(0.1, 7.5), prompts, 1, 4, 0, "float32")
     return replace(default, **changes)
 
 
@@ -106,7 +106,7 @@ def test_each_part_of_a_cell_changes_its_file():
         cell("sds", ("a blue mug",)),
         cell("sds", ("a red mug",), setting=TunedSetting(0.1, 8.0)),
         cell("sds", ("a red mug",), setting=TunedSetting(0.05, 7.5)),
-        *(cell("sds", ("a red mug",), **{k: 3}) for k in ("images", "passes", "steps", "seed")),
+        *(cell("sds", ("a red mug",), **{k: 3}) for k in ("images", "steps", "seed")),
         cell("sds", ("a red mug",), precision="bfloat16"),
     ]
     assert len({c.path for c in (first, *others)}) == len(others) + 1
@@ -114,12 +114,24 @@ def test_each_part_of_a_cell_changes_its_file():
 
 
 def test_passes_are_kept(world):
-    """Two passes a step for SDS; four for DSD's chain would be more: its steps are fewer."""
+    """Two passes a step for SDS."""
     found = compute_cell(cell("sds", ("a red mug", "a blue cube")), world)
     assert (found.steps, found.passes) == (4, 8.0)
     assert found.images.shape == (2, 3, 64, 64) and found.images.dtype == torch.uint8
-    by_steps = compute_cell(cell("sds", ("a red mug",), passes=0, steps=3), world)
-    assert (by_steps.steps, by_steps.passes) == (3, 6.0)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sds", 300), ("ism", 100), ("hifa", 75)])
+def test_steps_follow_from_the_passes_of_a_step(name, steps, world):
+    assert steps_within(600, name, TunedSetting(0.1, 7.5), world) == steps
+    assert steps_within(600, SAMPLING, TunedSetting(0.0, 7.5), world) == 50
+
+
+def test_equal_steps_share_the_cells_of_equal_passes(world):
+    """300 steps of SDS are 600 passes: its images are made once."""
+    setting = TunedSetting(0.1, 7.5)
+    board = Leaderboard(iterations=300)
+    passes = make_cells(board, "sds", setting, ("a red mug",), 2)
+    assert passes == make_cells(board, "sds", setting, ("a red mug",), 2, "iterations")
 
 
 @pytest.mark.parametrize("name", ["sds", "vsd"])
@@ -132,7 +144,7 @@ def test_prompts_do_not_influence_each_other(name, world):
 
 def test_a_budget_below_one_step_is_refused(world):
     with pytest.raises(ValueError, match="a step of hifa takes 8 network passes, more than the 7"):
-        compute_cell(cell("hifa", ("a red mug",), passes=7), world)
+        steps_within(7, "hifa", TunedSetting(0.1, 7.5), world)
 
 
 def test_a_method_of_ones_own_is_compared(world, tmp_path):

@@ -37,8 +37,7 @@ class Cell:
         setting: guidance scale and learning rate.
         prompts: the prompts.
         images: images per prompt.
-        passes: network passes per image. 0: given by ``steps``.
-        steps: optimization steps. 0: given by ``passes``.
+        steps: optimization or sampling steps.
         seed: seed of the run.
         precision: dtype of the model.
         code: SHA-256 of the file of a method of the user's own; empty for others.
@@ -48,7 +47,6 @@ class Cell:
     setting: TunedSetting
     prompts: tuple[str, ...]
     images: int
-    passes: int
     steps: int
     seed: int
     precision: str
@@ -113,14 +111,13 @@ def compute_cell(cell: Cell, prior: Prior) -> CellResult:
         cell: what to compute.
         prior: the model.
     """
-    steps = _num_steps(cell, prior)
     groups = [cell.prompts]
-    if cell.name != SAMPLING and _trains_critic(cell, steps, prior):
+    if cell.name != SAMPLING and _trains_critic(cell, prior):
         groups = [(prompt,) for prompt in cell.prompts]
     counter, parts, diverged = prior.call_counter, [], []
     rows, grad_rows, start = counter.rows, counter.grad_rows, time.process_time()
     for i, group in enumerate(groups):
-        images = _make_images(cell, group, steps, prior)
+        images = _make_images(cell, group, prior)
         if images is None:
             diverged += [i] if len(groups) > 1 else list(range(len(group)))
             images = torch.full((len(group) * cell.images, 3, *prior.image_size), 0.5)
@@ -128,53 +125,63 @@ def compute_cell(cell: Cell, prior: Prior) -> CellResult:
     seconds = time.process_time() - start
     passes = counter.rows - rows + _BACKWARD_PASSES * (counter.grad_rows - grad_rows)
     count = len(cell.prompts) * cell.images
-    return CellResult(torch.cat(parts), steps, passes / count, seconds / count, tuple(diverged))
+    return CellResult(
+        torch.cat(parts), cell.steps, passes / count, seconds / count, tuple(diverged)
+    )
 
 
-def _num_steps(cell: Cell, prior: Prior) -> int:
-    """Steps of the cell: given, or as many as have its passes, by those of a step at t = 0.6."""
-    if cell.name == SAMPLING:
+def steps_within(passes: int, name: str, setting: TunedSetting, prior: Prior) -> int:
+    """How many steps of a method have a number of passes, by those of a step at t = 0.6.
+
+    Args:
+        passes: network passes per image.
+        name: the method, or sampling, whose steps are always the same.
+        setting: guidance scale and learning rate.
+        prior: the model.
+
+    Raises:
+        ValueError: if not even one step has so few passes.
+    """
+    if name == SAMPLING:
         return _SAMPLING_STEPS
-    if cell.steps:
-        return cell.steps
-    calls = count_network_calls(method_with(cell.name, cell.setting), prior)
+    calls = count_network_calls(method_with(name, setting), prior)
     per_step = max(calls.rows[1] + (1 + _BACKWARD_PASSES) * calls.grad_rows[1], 1)
-    if per_step > cell.passes:
+    if per_step > passes:
         raise ValueError(
-            f"a step of {cell.name} takes {per_step:g} network passes, more than the {cell.passes} "
-            "of the whole leaderboard: raise --passes"
+            f"a step of {name} takes {per_step:g} network passes, more than the {passes} of the "
+            "whole leaderboard: raise --passes"
         )
-    return round(cell.passes / per_step)
+    return round(passes / per_step)
 
 
-def experiment_of(cell: Cell, prompts: tuple[str, ...], steps: int) -> Experiment:
+def experiment_of(cell: Cell, prompts: tuple[str, ...]) -> Experiment:
     """The experiment behind some prompts of a cell."""
     return Experiment(
         prompts,
         method=method_with(cell.name, cell.setting),
         representation=Latents(cell.setting.lr),
         particles=cell.images,
-        steps=steps,
+        steps=cell.steps,
         seed=cell.seed,
         precision=cell.precision,  # type: ignore[arg-type]
     )
 
 
-def _trains_critic(cell: Cell, steps: int, prior: Prior) -> bool:
-    run = Run(experiment_of(cell, cell.prompts[:1], steps), prior)
+def _trains_critic(cell: Cell, prior: Prior) -> bool:
+    run = Run(experiment_of(cell, cell.prompts[:1]), prior)
     return run.experiment.method.critic_prior(prior, run.state) is not None
 
 
 def _make_images(
-    cell: Cell, prompts: tuple[str, ...], steps: int, prior: Prior
+    cell: Cell, prompts: tuple[str, ...], prior: Prior
 ) -> Float[Tensor, "n 3 h w"] | None:
     """Images of some prompts; None if the run was stopped by a value that is not finite."""
     if cell.name == SAMPLING:
         captions = [text for text in prompts for _ in range(cell.images)]
-        return sample_captions(prior, captions, steps, cell.setting.guidance or 1.0, cell.seed)
-    run = Run(experiment_of(cell, prompts, steps), prior)
+        return sample_captions(prior, captions, cell.steps, cell.setting.guidance or 1.0, cell.seed)
+    run = Run(experiment_of(cell, prompts), prior)
     try:
-        while run.step < steps:
+        while run.step < cell.steps:
             run.advance()
     except NonFiniteError:
         return None

@@ -18,7 +18,7 @@ import torch
 
 from limbeck.config.discovery import is_own, name_of
 from limbeck.diffusion.prior import Prior
-from limbeck.leaderboard.cells import Cell, CellResult, compute_cell
+from limbeck.leaderboard.cells import Cell, CellResult, compute_cell, steps_within
 from limbeck.leaderboard.judgment import tuning_objective
 from limbeck.leaderboard.protocol import (
     SAMPLING,
@@ -74,10 +74,12 @@ def make_cells(
         images: images per prompt.
         budget: what is equal for all methods.
     """
-    passes, steps = (board.passes, 0) if budget == "passes" else (0, board.iterations)
+    steps = board.iterations
+    if budget == "passes":
+        steps = steps_within(board.passes, name, setting, load_prior(board.precision))
     chunks = [tuple(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
     return tuple(
-        Cell(name, setting, chunk, images, passes, steps, board.seed, board.precision, _code(name))
+        Cell(name, setting, chunk, images, steps, board.seed, board.precision, _code(name))
         for chunk in chunks
     )
 
@@ -181,13 +183,13 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @cache
-def _prior(precision: str) -> Prior:
+def load_prior(precision: str) -> Prior:
     """The embedded model, loaded once per process."""
     return load("world", "cpu", precision)  # type: ignore[arg-type]
 
 
 def _compute_file(cell: Cell, path: Path) -> None:
-    compute_cell(cell, _prior(cell.precision)).save(path, cell)
+    compute_cell(cell, load_prior(cell.precision)).save(path, cell)
 
 
 def _compute(cells: Sequence[Cell], out: Path, pool: ProcessPoolExecutor, what: str) -> None:
