@@ -76,12 +76,18 @@ def make_cells(
     """
     steps = board.iterations
     if budget == "passes":
-        steps = steps_within(board.passes, name, setting, load_prior(board.precision))
+        steps = _steps_within(board.passes, name, setting.guidance, board.precision)
     chunks = [tuple(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
     return tuple(
         Cell(name, setting, chunk, images, steps, board.seed, board.precision, _code(name))
         for chunk in chunks
     )
+
+
+@cache
+def _steps_within(passes: int, name: str, guidance: float | None, precision: str) -> int:
+    """Steps of a row, counted once per guidance scale: some methods prepare for seconds."""
+    return steps_within(passes, name, TunedSetting(0.1, guidance), load_prior(precision))
 
 
 def _code(name: str) -> str:
@@ -106,6 +112,7 @@ def run_leaderboard(board: Leaderboard, out: Path, workers: int) -> list[RowCell
     Returns:
         The rows of the table.
     """
+    print("counting the network passes of a step of each method", file=sys.stderr, flush=True)
     scenes, tuning_scenes = board.scenes()
     prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
     with _pool(workers) as pool:
