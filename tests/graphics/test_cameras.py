@@ -582,7 +582,7 @@ def test_2d_runs_have_no_cameras(representation):
     conditions = colored_shapes(size=12).condition(texts).data
     assert torch.equal(runs[0].prompts.conditions_for(torch.arange(4)).pos.data, conditions)
     inputs, schedule = step.inputs, runs[0].prior.schedule
-    drawn = RowRandom.of_step(e.seed, 3, inputs.particle)
+    drawn = RowRandom.of_step(e.run_seed, 3, inputs.particle)
     t = e.timesteps(3, 4, 3, schedule, drawn)
     assert torch.equal(inputs.t, schedule.snap(t).to(inputs.t))
     noise = e.noise(drawn, tuple(inputs.x0.shape[1:]))

@@ -220,6 +220,6 @@ def test_a_run_of_wide_images_writes_wide_sheets(prior, tmp_path):
         assert image.size == (32, 16)
     for name in ("progress.webp", "scores.json", "report.html"):
         assert (folder / name).exists()
-    assert "SVG" not in (folder / "report.html").read_text()
+    assert "SVG files" not in (folder / "report.html").read_text(encoding="utf-8")
     (_, images), _ = read_run_data(folder).finals()
     assert (images[0].width, images[0].height, images[0].pixelated) == (32, 16, True)

@@ -50,7 +50,9 @@ def test_the_memory_of_all_primitives_follows_from_a_sample(
     with OpCounter() as counter, counter.part("render"):
         particles.render_at(torch.tensor([0]), *particles.size).sum().backward()
     estimate = estimate_render_cost(particles).bytes
-    assert estimate == pytest.approx(max(counter.bytes.values()), rel=0.1)
+    # hardly too small; more too large, as the lists of tiles are padded to the longest one, which
+    # is less with more primitives (over four seeds strokes: 1.08 to 1.15, Gaussians: .98)
+    assert 0.95 < estimate / max(counter.bytes.values()) < 1.2
     assert all(p.grad is not None for p in particles.parameters())  # from the render above only
 
 
