@@ -11,6 +11,7 @@ from limbeck.config.discovery import unknown_name
 from limbeck.runs.report.pages import write_page
 from limbeck.runs.report.run_data import PageImage, embed_image
 from limbeck.runs.report.tables import score_columns, score_text
+from limbeck.sweeps.effects_section import effects_section
 from limbeck.sweeps.expansion import SEED, option_key
 from limbeck.sweeps.planned_runs import format_option, label_of, short_names
 from limbeck.sweeps.results import MeanScore, RunResult, Setting, settings_of
@@ -69,6 +70,7 @@ def write_sweep_page(
         "columns": scores,
         "settings": [_score_row(setting, scores) for setting in settings],
         "has_intervals": any(m.count > 1 for s in settings for m in s.scores.values()),
+        "effects": effects_section(results),
         "failed": [(label_of(r.run.options), r.state, r.message, _link(r, root)) for r in failed],
     }
     return write_page("sweep.html.j2", content, root / "report.html")

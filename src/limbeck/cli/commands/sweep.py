@@ -113,6 +113,7 @@ def _run(
     """Run a sweep, write its table and page, and say what failed; whether something did."""
     from rich.console import Console
 
+    from limbeck.sweeps.effects import write_effects
     from limbeck.sweeps.live_table import LiveTable
     from limbeck.sweeps.page import write_sweep_page
     from limbeck.sweeps.results import read_results, write_table
@@ -126,6 +127,7 @@ def _run(
     finally:
         results = read_results(runs, root, progress.finished, progress.failed)
         csv = write_table(results, root)
+        write_effects(results, root)
         page = write_sweep_page(results, root, options.rows, options.columns)
     for name, outcome in progress.failed.items():
         log = root / "logs" / f"{name}.log"

@@ -210,3 +210,39 @@ def comparison_plots(runs: Sequence[tuple[Sequence[MetricsLine], str]]) -> list[
             _scale(axes, np.concatenate(values))
             plots.append((title, _svg(figure)))
     return plots
+
+
+def interval_plot(
+    rows: Sequence[tuple[str, float, tuple[float, float] | None]], gap_after: int = 0
+) -> str:
+    """SVG of values with their intervals, one below the other, beside a line at zero.
+
+    Rows whose interval excludes zero are in the accent color, the others are faint.
+
+    Args:
+        rows: label, value and interval of each row, from the top.
+        gap_after: number of rows above a thin line; 0 for none.
+    """
+    longest = max(len(label) for label, _, _ in rows)
+    with matplotlib.rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(4.6, 0.2 * len(rows) + 0.45))
+        axes = figure.add_subplot()
+        left, height = min(0.08 + 0.0128 * longest, 0.6), figure.get_figheight()
+        figure.subplots_adjust(left=left, right=0.97, bottom=0.32 / height, top=1 - 0.05 / height)
+        axes.axvline(0, color=_TEXT_COLOR, linewidth=0.8)
+        for place, (_, value, ends) in enumerate(rows):
+            is_clear = ends is not None and (ends[0] > 0 or ends[1] < 0)
+            color, alpha = (ACCENT_COLOR, 1.0) if is_clear else (_TEXT_COLOR, 0.45)
+            if ends is not None:
+                axes.plot(ends, (place, place), color=color, alpha=alpha, linewidth=1.6)
+            axes.plot(value, place, "o", color=color, alpha=alpha, markersize=4)
+        if 0 < gap_after < len(rows):
+            axes.axhline(gap_after - 0.5, color=_TEXT_COLOR, linewidth=0.4, linestyle=":")
+        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.04)
+        axes.locator_params(axis="x", nbins=5)
+        return _svg(figure)

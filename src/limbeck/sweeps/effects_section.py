@@ -1,0 +1,112 @@
+"""The effects of the options of a sweep on its page: a table, and a plot for each score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from limbeck.runs.report.svg_plots import interval_plot
+from limbeck.runs.report.tables import SCORES
+from limbeck.sweeps.effects import EFFECTS_FILE, Effect, Factorial, effects_of, factorial_of
+from limbeck.sweeps.planned_runs import short_names
+from limbeck.sweeps.results import RunResult
+
+_MAX_ROWS = 40  #: with more effects, the interactions are in the file only
+_CHANCE = 0.05  #: share of 95 % intervals that exclude zero where there is no effect
+
+
+class EffectCell(NamedTuple):
+    """An effect on a score, as it is shown.
+
+    Attributes:
+        difference: the difference with its sign.
+        interval: its interval in brackets; empty if there is none.
+        is_clear: whether the interval excludes zero.
+    """
+
+    difference: str
+    interval: str
+    is_clear: bool
+
+
+def effects_section(results: Sequence[RunResult]) -> dict[str, Any] | None:
+    """Content of the section; None if there are no effects, see ``factorial_of``.
+
+    Args:
+        results: the results of a sweep.
+    """
+    design = factorial_of(results)
+    if design is None:
+        return None
+    effects = effects_of(design)
+    names = short_names(list(design.levels))
+    by_label: dict[str, list[Effect]] = {}
+    for effect in effects:
+        by_label.setdefault(_label(effect, design, names), []).append(effect)
+    hidden = 0
+    if len(by_label) > _MAX_ROWS:
+        shown = {label: own for label, own in by_label.items() if own[0].other is None}
+        hidden, by_label = len(by_label) - len(shown), shown
+    first = effects[0]
+    count = sum(map(len, by_label.values()))
+    return {
+        "options": [names[option] for option in design.levels],
+        "columns": list(design.scores),
+        "rows": [(label, [_cell(effect) for effect in own]) for label, own in by_label.items()],
+        "num_main": sum(own[0].other is None for own in by_label.values()),
+        "plots": _plots(by_label, list(design.scores)),
+        "unit": first.unit,
+        "count": first.count,
+        "has_intervals": first.interval is not None,
+        "left_out": design.left_out,
+        "hidden": hidden,
+        "shown": count,
+        "by_chance": round(_CHANCE * count),
+        "file": EFFECTS_FILE,
+    }
+
+
+def _label(effect: Effect, design: Factorial, names: Mapping[str, str]) -> str:
+    """``guidance 7.5 to 25``; ``guidance x weight``, with levels where there are more than two."""
+    change, other = effect.change, effect.other
+    if other is None:
+        return f"{names[change.option]}: {change.low} \N{RIGHTWARDS ARROW} {change.high}"
+    parts = [
+        names[c.option] + (f" {c.high}" if len(design.levels[c.option]) > 2 else "")
+        for c in (change, other)
+    ]
+    return " \N{MULTIPLICATION SIGN} ".join(parts)
+
+
+def _cell(effect: Effect) -> EffectCell:
+    ends = effect.interval
+    text = ""
+    if ends is not None:
+        text = f"[{_signed(ends[0], effect.score)}, {_signed(ends[1], effect.score)}]"
+    return EffectCell(_signed(effect.difference, effect.score), text, effect.excludes_zero)
+
+
+def _signed(value: float, score: str) -> str:
+    """A difference with its sign, in percentage points for a share."""
+    text = f"{100 * value:+.0f}" if SCORES[score].percent else f"{value:+.3f}"
+    sign = "" if not float(text) else "\N{MINUS SIGN}" if value < 0 else "+"
+    return sign + text[1:]
+
+
+def _plots(by_label: Mapping[str, Sequence[Effect]], scores: Sequence[str]) -> list[Any]:
+    """Title and SVG of each score."""
+    num_main = sum(own[0].other is None for own in by_label.values())
+    plots = []
+    for column, name in enumerate(scores):
+        scale = 100.0 if SCORES[name].percent else 1.0
+        rows = []
+        for label, own in by_label.items():
+            effect = own[column]
+            low, high = effect.interval or (0.0, 0.0)
+            ends = (scale * low, scale * high) if effect.interval is not None else None
+            rows.append((label, scale * effect.difference, ends))
+        title = SCORES[name].label + (", percentage points" if SCORES[name].percent else "")
+        plots.append((title, Markup(interval_plot(rows, num_main))))
+    return plots
