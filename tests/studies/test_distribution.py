@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from limbeck.metrics.energy_distance import energy_distance
-from limbeck.studies.distribution import DistributionStudy, three_gaussians
+from limbeck.studies.distribution import (
+    DistributionStudy,
+    _caption,
+    _measure,
+    three_gaussians,
+)
 
 
 def test_the_truth_is_compared_with_another_draw() -> None:
@@ -14,3 +21,11 @@ def test_the_truth_is_compared_with_another_draw() -> None:
     assert not torch.equal(first, second)
     # of equal points the estimate is -2 E|a - a'| / n < 0; of two draws it is unbiased around 0
     assert abs(energy_distance(first, second)) < 0.02
+
+
+def test_a_mode_without_points_has_no_width() -> None:
+    means = three_gaussians().means.float()
+    metrics = _measure(means[:2].repeat(3, 1), means, means)
+    assert metrics["shares"] == [0.5, 0.5, 0.0] and metrics["widths"] == [0.0, 0.0, None]
+    json.dumps(metrics, allow_nan=False)
+    assert "widths 0.00 0.00 -" in _caption(metrics)

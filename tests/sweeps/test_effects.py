@@ -110,6 +110,15 @@ def test_prompts_that_vary_are_units_and_no_option(tmp_path: Path):
     assert len(found) == 3 and {(e.unit, e.count) for e in found} == {("prompts", 2)}
 
 
+def test_options_whose_values_go_together_count_as_the_first_one(tmp_path: Path):
+    zipped = {"method.guidance": (1, 7.5), "representation.lr": (0.1, 0.2)}
+    fixed = {"prompts": PROMPTS, "model": "gaussians"}
+    sweep = Sweep(fixed, grid={"steps": (10, 20)}, zip=zipped, seeds=(0, 1))
+    found = effects(sweep_results(tmp_path, sweep))
+    assert [e.change.option for e in found if e.other is None] == ["steps", "method.guidance"]
+    assert found[1].difference == pytest.approx(0.42)
+
+
 def test_a_seed_that_is_not_finished_everywhere_is_left_out(tmp_path: Path):
     results = sweep_results(tmp_path, sweep_of(), unfinished=[7])  # the last one has seed 1
     design = factorial_of(results)

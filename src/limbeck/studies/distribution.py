@@ -129,19 +129,25 @@ def _final_points(experiment: Experiment, prior: GaussianMixture) -> Float[Tenso
 def _measure(
     points: Float[Tensor, "n 2"], means: Float[Tensor, "k 2"], samples: Float[Tensor, "m 2"]
 ) -> dict[str, Any]:
-    """Share and standard deviation of the points nearest to each mean, and energy distance."""
+    """Share and standard deviation of the points nearest to each mean, and energy distance.
+
+    The standard deviation is None where no point is nearest.
+    """
     nearest = torch.cdist(points, means).argmin(1)
     groups = [points[nearest == k] for k in range(len(means))]
-    widths = [float((group - group.mean(0)).square().mean().sqrt()) for group in groups]
+    widths = [
+        round(float((group - group.mean(0)).square().mean().sqrt()), 3) if len(group) else None
+        for group in groups
+    ]
     return {
         "shares": [round(share, 3) for share in mode_shares(points, means).tolist()],
-        "widths": [round(width, 3) for width in widths],
+        "widths": widths,
         "energy_distance": round(energy_distance(points, samples), 4),
     }
 
 
 def _caption(metrics: dict[str, Any]) -> str:
     shares = " ".join(f"{share:.2f}" for share in metrics["shares"])
-    widths = " ".join(f"{width:.2f}" for width in metrics["widths"])
+    widths = " ".join("-" if width is None else f"{width:.2f}" for width in metrics["widths"])
     energy = metrics["energy_distance"]
     return f"shares {shares}\nwidths {widths}\nenergy distance {energy:.3f}"

@@ -186,9 +186,22 @@ def write_effects(results: Sequence[RunResult], root: Path) -> Path | None:
 
 
 def _varied_options(results: Sequence[RunResult]) -> list[str]:
-    """Options that have several values, without those that say what a setting is tried on."""
+    """Options that have several values, the first one of those whose values go together.
+
+    Left out are those that say what a setting is tried on.
+    """
     options = [key for key in results[0].run.options if key not in _UNIT_OPTIONS] if results else []
-    return [key for key in options if len(_levels(results, key)) > 1]
+    varied: dict[str, int] = {}
+    for option in options:
+        count = len(_levels(results, option))
+        together = (
+            other
+            for other, levels in varied.items()
+            if len({_place(result, (other, option)) for result in results}) == count == levels
+        )
+        if count > 1 and next(together, None) is None:
+            varied[option] = count
+    return list(varied)
 
 
 def _place(result: RunResult, options: Sequence[str]) -> Place:
