@@ -10,6 +10,7 @@ from PIL import Image
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import to_yaml
+from limbeck.runs.loggers import Logger
 from limbeck.studies.base import Study
 from limbeck.training.experiment import Experiment
 
@@ -51,10 +52,10 @@ def stop(*arguments, **options):
     raise LoadingError
 
 
-def sweep_on_page() -> str:
-    """The file that docs/sweeps.md shows."""
-    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
-    return re.search(r"```yaml\n(.*?)```", text, re.S).group(1)
+def block_on_page(name: str, language: str) -> str:
+    """The file that a page of docs/ shows."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    return re.search(rf"```{language}\n(.*?)```", text, re.S).group(1)
 
 
 @pytest.fixture
@@ -77,12 +78,15 @@ def stopped(monkeypatch, tmp_path):
     for study in choices(Study).values():
         monkeypatch.setattr(study, "run", stop)
     monkeypatch.setattr(limbeck.sweeps.sweep_folder, "check_sweep", stop)
-    Path("study.yaml").write_text(sweep_on_page(), encoding="utf-8")
+    Path("study.yaml").write_text(block_on_page("sweeps.md", "yaml"), encoding="utf-8")
     Path("runs/RUN").mkdir(parents=True)
     Path("duck").mkdir()
     experiment = to_yaml(Experiment(("a red mug",)))
     Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
-    Path("mine.py").write_text(METHOD, encoding="utf-8")
+    own = METHOD + block_on_page("loggers.md", "python")
+    Path("mine.py").write_text(own, encoding="utf-8")
+    Path("examples").symlink_to(ROOT / "examples")
+    monkeypatch.setattr(Logger, "check_package", lambda self: None)
     return tmp_path
 
 

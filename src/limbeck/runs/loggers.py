@@ -6,14 +6,17 @@ The run folder is always complete without them.
 from __future__ import annotations
 
 import abc
+import importlib.util
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
 
+from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line
 from limbeck.system.notices import notify
 
@@ -78,7 +81,22 @@ class GuardedLogWriter:
 
 @dataclass(frozen=True)
 class Logger(abc.ABC):
-    """Base class of loggers."""
+    """Base class of loggers.
+
+    Attributes:
+        package: Python package that it needs; empty for none.
+    """
+
+    package: ClassVar[str] = ""
+
+    def check_package(self) -> None:
+        """Refuse a logger whose package is missing, before a run is started.
+
+        Raises:
+            ModuleNotFoundError: if the package is not installed.
+        """
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise ModuleNotFoundError(f"No module named {self.package!r}", name=self.package)
 
     @abc.abstractmethod
     def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> LogWriter:
@@ -88,10 +106,33 @@ class Logger(abc.ABC):
             folder: run folder.
             settings: options of the experiment by name.
             step: number of steps already logged; later ones are overwritten.
-
-        Raises:
-            ModuleNotFoundError: if the package of the logger is not installed.
         """
+
+
+def open_log(
+    logger: Logger, folder: Path, settings: Mapping[str, Any], step: int
+) -> GuardedLogWriter:
+    """Open the log of a run, as ``Logger.open`` does.
+
+    Args:
+        logger: its kind.
+        folder: run folder.
+        settings: options of the experiment by name.
+        step: number of steps already logged.
+
+    Raises:
+        ModuleNotFoundError: if a package is not installed.
+        ValueError: if the log cannot be opened for another reason, such as a missing account.
+    """
+    try:
+        return GuardedLogWriter(logger.open(folder, settings, step))
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"--logger cannot start ({one_line(error, 300)}); the same command without it makes "
+            "the same run"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -99,9 +140,9 @@ class TensorBoard(Logger):
     """Event files in tensorboard/ of the run folder; view them with tensorboard --logdir runs."""
 
     name = "tensorboard"
+    package = "tensorboard"
 
     def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> LogWriter:
-        import tensorboard  # noqa: F401  (torch reports its absence in many lines)
         from torch.utils.tensorboard import SummaryWriter
 
         return _TensorBoardWriter(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))
@@ -133,6 +174,7 @@ class WandB(Logger):
     """
 
     name = "wandb"
+    package = "wandb"
 
     project: str = "limbeck"
     entity: str | None = None
@@ -140,17 +182,27 @@ class WandB(Logger):
     def open(self, folder: Path, settings: Mapping[str, Any], step: int) -> LogWriter:
         import wandb
 
-        name = folder.resolve().name
         run = wandb.init(
             project=self.project,
             entity=self.entity,
             dir=str(folder),
-            name=name,
-            id=name,
+            name=folder.resolve().name,
+            id=_run_id(folder / "wandb" / "run-id.txt"),
             config=dict(settings),
             resume="allow",
         )
         return _WandBWriter(run, wandb.Image)
+
+
+def _run_id(path: Path) -> str:
+    """Id of a run on the server, which is the same when it resumes.
+
+    A new folder is a new run, also if another one had its name: the server drops steps that it has.
+    """
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, uuid.uuid4().hex + "\n")
+    return path.read_text(encoding="utf-8").strip()
 
 
 class _WandBWriter:
@@ -162,7 +214,8 @@ class _WandBWriter:
             self.run.log(scalars(line), step=line["step"])
 
     def log_image(self, name: str, image: Image.Image, step: int) -> None:
-        self.run.log({name: self.image_type(image)}, step=step)
+        # in a section of its own: an image would replace the metric of the same name
+        self.run.log({f"images/{name}": self.image_type(image)}, step=step)
 
     def close(self) -> None:
         self.run.finish()

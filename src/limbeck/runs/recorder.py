@@ -24,7 +24,7 @@ from limbeck.graphics.geometry.box_contact import box_contact
 from limbeck.runs.environment_file import record_environment
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
-from limbeck.runs.loggers import GuardedLogWriter, Logger
+from limbeck.runs.loggers import GuardedLogWriter, Logger, open_log
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
 from limbeck.runs.report.live import LiveReport
@@ -100,7 +100,9 @@ def record(
 
     Raises:
         ValueError: if the folder holds another run, foreign files or a damaged checkpoint, if
-            another process writes it, or if the run does not fit into memory.
+            another process writes it, if the run does not fit into memory, or if the logger cannot
+            start.
+        ModuleNotFoundError: if the package of the logger is not installed.
         OSError: if the disk is full.
         NonFiniteError: if a value is not finite; the inputs of the step are saved as
             failure.safetensors.
@@ -111,6 +113,8 @@ def record(
     experiment = config.absolute_paths(experiment)  # its run.yaml is read from other folders too
     refuse_other_experiment(folder, experiment)
     report = folder / "report.html"
+    if logger is not None:
+        logger.check_package()
     join_processes(prior.device)
     if is_finished(folder, experiment):
         console.print(finished_message(folder, experiment), highlight=False)
@@ -238,7 +242,7 @@ class Recorder:
             (self.folder / "profile.json").unlink(missing_ok=True)
         if logger is not None:
             options = config.options(self.experiment)
-            self.log_writer = GuardedLogWriter(logger.open(self.folder, options, run.step))
+            self.log_writer = open_log(logger, self.folder, options, run.step)
         self.metrics_log = MetricsLog(
             self.folder / "metrics.jsonl",
             run.step,

@@ -204,6 +204,8 @@ def run_one(
         print(finished_message(folder, experiment), file=sys.stderr)
         print(folder / "report.html", flush=True)
         return
+    if options.logger is not None and not options.dry_run:
+        options.logger.check_package()  # before the model is loaded
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.priors.loading import load, notify_unknown_words
