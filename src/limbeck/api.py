@@ -57,6 +57,7 @@ from limbeck.runs.report.run_data import read_run_data
 from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.model_defaults import default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.trainer import Run
 
@@ -225,7 +226,8 @@ def distill(
         model: name of a model such as ``"world"``, a ``Model``, or a prior, for instance of
             ``limbeck.load``. None: ``"world"``, or that of the preset.
         preset: recipe of a paper whose options are the defaults, such as ``"dreamfusion"``.
-        method: distillation method, such as ``"vsd"``.
+        method: distillation method, such as ``"vsd"``. A name has the options that suit the
+            embedded model if that is the model; an object those of the paper.
         representation: what is optimized, such as ``"latents"`` or ``"nerf"``.
         steps: number of optimization steps.
         particles: particles per prompt.
@@ -244,7 +246,8 @@ def distill(
     """
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     recipe = find(Preset, preset)() if isinstance(preset, str) else preset
-    stages = {"": Experiment(texts)} if recipe is None else recipe.stages(texts)
+    choices = {"model": model, "method": method, "representation": representation}
+    stages = {"": default_experiment(texts, choices)} if recipe is None else recipe.stages(texts)
     named = {
         "method": method,
         "representation": representation,

@@ -13,6 +13,7 @@ from limbeck.config.discovery import choices, find
 from limbeck.diffusion.model_options import Precision
 from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.irfds import IRFDS
+from limbeck.training.model_defaults import default_experiment
 from limbeck.world.scene import Scenes, full_captions, random_scenes
 
 SAMPLING = "sampling"  #: name of the row of plain samples
@@ -144,11 +145,12 @@ def find_method(name: str) -> type[Method]:
 
 
 def default_guidance(name: str) -> float | None:
-    """The default guidance scale of a row; None if it has no guidance scale."""
+    """The guidance scale of a row on the embedded model by default; None if it has none."""
     if name == SAMPLING:
         return 5.0
-    method = find_method(name)
-    return next((f.default for f in fields(method) if f.name == "guidance"), None)  # type: ignore[return-value]
+    default = default_experiment(("any",), {"method": name}).method
+    method = default if isinstance(default, find_method(name)) else find_method(name)()
+    return next((getattr(method, f.name) for f in fields(method) if f.name == "guidance"), None)
 
 
 def method_with(name: str, setting: TunedSetting) -> Method:

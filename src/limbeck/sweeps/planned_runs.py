@@ -13,6 +13,7 @@ from typing import Any
 from limbeck.config.yaml import build, fingerprint, read_yaml, slug
 from limbeck.sweeps.expansion import Sweep, nest
 from limbeck.training.experiment import Experiment, with_lr
+from limbeck.training.model_defaults import CHOICES, default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 
 _NO_PROMPTS = ("(a prompt)",)  #: prompts of a preset before the sweep gives some
@@ -125,7 +126,9 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
     if extra.config is not None:
         file = extra.config / "run.yaml" if extra.config.is_dir() else extra.config
         default = read_yaml(Experiment, file)
-    own.setdefault("prompts", default.prompts if default is not None else _NO_PROMPTS)
+    if default is None:
+        default = default_experiment(_NO_PROMPTS, {k: own[k] for k in CHOICES if k in own})
+    own.setdefault("prompts", default.prompts)
     chosen = build(Experiment, own, path, default)
     if chosen.prompts == _NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")

@@ -81,10 +81,11 @@ class RunOptions:
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck run``: start or resume one run, or the stages of a preset."""
     from limbeck.cli.run_folder import default_run_folder, exit_if_incomplete
-    from limbeck.config.command_line import parse
+    from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import read_yaml
     from limbeck.training.experiment import Experiment, with_lr
+    from limbeck.training.model_defaults import CHOICES, default_experiment
 
     (start,) = parse([(StartOptions, None)], argv, lenient=True)
     if start.config is not None and start.preset is not None:
@@ -92,6 +93,9 @@ def main(argv: Sequence[str]) -> None:
     stages = start.preset.stages(NO_PROMPTS) if start.preset is not None else {}
     first = next(iter(stages.values()), None)
     default = read_yaml(Experiment, _config_file(start.config)) if start.config else first
+    if default is None:
+        chosen = {part: value_of(argv, f"--{part}") for part in CHOICES}
+        default = default_experiment(NO_PROMPTS, chosen)
     experiment, _, options = parse(
         [(Experiment, default), (StartOptions, start), (RunOptions, None)],
         argv,

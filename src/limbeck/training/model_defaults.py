@@ -1,0 +1,64 @@
+"""Options of a run that are left out: those of the papers, or a model's own where it has some.
+
+A published guidance scale belongs to the model it was published for: 100 is common for SDS on
+Stable Diffusion and ruins images of the embedded model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from limbeck.config.yaml import build
+from limbeck.diffusion.model_options import Model
+from limbeck.training.experiment import Experiment
+from limbeck.world.pretrained import WEIGHTS
+
+_LEFT_OUT = {"model": "world", "method": "sds", "representation": "latents"}
+CHOICES = tuple(_LEFT_OUT)  #: options that the defaults of others depend on
+
+
+@cache
+def embedded_defaults() -> Mapping[str, Mapping[str, Any]]:
+    """Options by method, as in run.yaml, that did best on the embedded model.
+
+    ``benchmarks/method_defaults.py`` takes them from the tuning of ``limbeck bench``.
+    """
+    path = WEIGHTS / "method_defaults.json"
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Experiment:
+    """The experiment whose values stand for the options that are left out.
+
+    Args:
+        prompts: the prompts.
+        chosen: what was chosen for ``model``, ``method`` and ``representation``, if anything: a
+            name, a mapping of options, or an object, which lacks no options.
+
+    """
+    names = {part: _name(chosen.get(part), default) for part, default in _LEFT_OUT.items()}
+    tuned = {_squash(name): dict(options) for name, options in embedded_defaults().items()}
+    options = tuned.get(_squash(names["method"]), {})
+    if names["model"] != _LEFT_OUT["model"] or not options:
+        return Experiment(tuple(prompts))
+    if names["representation"] != _LEFT_OUT["representation"]:
+        options.pop("representation", None)  # learning rates of latents
+    return build(Experiment, {"prompts": list(prompts)} | options)
+
+
+def _name(chosen: Any, default: str) -> str:
+    """The name of a component as it was chosen; empty for an object."""
+    if isinstance(chosen, Model):
+        return chosen.name
+    if isinstance(chosen, Mapping):
+        chosen = chosen.get("name")
+    return default if chosen is None else chosen if isinstance(chosen, str) else ""
+
+
+def _squash(name: str) -> str:
+    return re.sub("[-_]", "", name.lower())

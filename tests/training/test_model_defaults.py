@@ -1,0 +1,63 @@
+"""Options that are left out: the papers', or those tuned on the embedded model."""
+
+from __future__ import annotations
+
+import pytest
+
+from limbeck.config.discovery import choices
+from limbeck.methods.base import Method
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.representations.latents import Latents
+from limbeck.training import model_defaults
+from limbeck.training.experiment import Experiment
+from limbeck.training.model_defaults import default_experiment, embedded_defaults
+
+PROMPTS = ("a red mug",)
+PLAIN = Experiment(PROMPTS)
+
+
+def tuned(name: str, option: str) -> float:
+    return embedded_defaults()[name]["method"][option]
+
+
+@pytest.mark.parametrize("name", sorted(embedded_defaults()))
+def test_every_entry_is_an_experiment_of_its_method(name: str) -> None:
+    e = default_experiment(PROMPTS, {"method": name})
+    assert type(e.method) is choices(Method)[name]
+    assert e != Experiment(PROMPTS, method=choices(Method)[name]())
+
+
+def test_the_embedded_model_has_a_guidance_of_its_own() -> None:
+    e = default_experiment(PROMPTS, {})
+    assert e.method == SDS(tuned("sds", "guidance")) != SDS()
+
+
+@pytest.mark.parametrize("name", ["SDS", {"name": "sds", "reference": "x0"}, None])
+@pytest.mark.parametrize("model", ["world", {"name": "world"}, {"lora": "some.safetensors"}])
+def test_names_and_options_choose_the_same(name, model) -> None:
+    e = default_experiment(PROMPTS, {"method": name, "model": model})
+    assert e == default_experiment(PROMPTS, {})
+
+
+def test_learning_rates_of_latents_are_for_latents(monkeypatch) -> None:
+    options = {"sds": {"method": {"guidance": 9.0}, "representation": {"lr": 0.07}}}
+    monkeypatch.setattr(model_defaults, "embedded_defaults", lambda: options)
+    e = default_experiment(PROMPTS, {})
+    assert (e.method, e.representation) == (SDS(9.0), Latents(0.07))
+    e = default_experiment(PROMPTS, {"representation": "pixels"})
+    assert (e.method, e.representation) == (SDS(9.0), Latents())
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"model": "gaussians"},
+        {"model": "some/folder"},
+        {"method": "mine.py:Mine"},
+        {"method": VSD()},
+        {"method": "no-such-method"},
+    ],
+)
+def test_others_keep_the_options_of_the_papers(chosen) -> None:
+    assert default_experiment(PROMPTS, chosen) == PLAIN
