@@ -30,6 +30,16 @@ _PRELOAD = [
     "matplotlib.backends.backend_svg",
     "torch._dynamo",
 ]
+#: the same for runs with a network; importing diffusers takes longer than loading a small model
+_PRELOAD_NETWORKS = [
+    "limbeck.priors.deepfloyd_if",
+    "limbeck.priors.flux",
+    "limbeck.priors.hub",
+    "limbeck.priors.sd3",
+    "limbeck.priors.sdxl",
+    "limbeck.priors.stable_diffusion",
+    "limbeck.world.evaluator",
+]
 
 
 @dataclass
@@ -77,6 +87,16 @@ def device_of_slot(device: str, slot: int) -> str:
     return f"cuda:{slot % torch.cuda.device_count()}" if uses_gpus(device) else device
 
 
+def modules_to_preload(uses_networks: bool) -> list[str]:
+    """Modules that every run needs, imported once: also the components that planning has imported.
+
+    Args:
+        uses_networks: whether some of the models are networks.
+    """
+    planned = [name for name in sys.modules if name.startswith("limbeck.")]
+    return [*_PRELOAD, *(_PRELOAD_NETWORKS if uses_networks else []), *sorted(planned)]
+
+
 class ProcessPool:
     """Runs tasks in processes, at most ``workers`` at a time.
 
@@ -84,20 +104,21 @@ class ProcessPool:
         workers: number of processes.
         logs: folder for the output of each run.
         retries: further attempts for a run that was killed, ran out of memory or failed.
+        uses_networks: whether some of the models are networks; their modules are imported once.
 
     Attributes:
         running: the runs that are in progress.
         attempts: attempts by name of the run.
     """
 
-    def __init__(self, workers: int, logs: Path, retries: int = 0):
+    def __init__(self, workers: int, logs: Path, retries: int = 0, uses_networks: bool = True):
         self.workers, self.logs, self.retries = workers, logs, retries
         self.running: list[RunningProcess] = []
         self.attempts: dict[str, int] = {}
         method = "spawn" if os.name == "nt" else "forkserver"
         self.context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            self.context.set_forkserver_preload(_PRELOAD)
+            self.context.set_forkserver_preload(modules_to_preload(uses_networks))
 
     def run(
         self, tasks: Sequence[RunTask], on_poll: Callable[[], None] = lambda: None

@@ -198,7 +198,9 @@ def run_sweep(
         workers = max(1, min(workers, len(tasks)))
         threads = max(1, available_cores() // workers)
         (root / "logs").mkdir(exist_ok=True)
-        pool = ProcessPool(workers, root / "logs", options.retries)
+        models = [stage.model for run in progress.runs for stage in run.stages.values()]
+        uses_networks = not all(isinstance(m, Model) and is_exact(m) for m in models)
+        pool = ProcessPool(workers, root / "logs", options.retries, uses_networks)
 
         def poll() -> None:
             progress.running = {running.task.name for running in pool.running}
