@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import pytest
 from limbeck.config.yaml import to_yaml
 from limbeck.sweeps.effects import Effect, Factorial, effects_of, factorial_of, write_effects
 from limbeck.sweeps.expansion import Sweep
-from limbeck.sweeps.page import write_sweep_page
+from limbeck.sweeps.page import SweepPage
 from limbeck.sweeps.planned_runs import plan_runs
-from limbeck.sweeps.results import RunResult, read_results
+from limbeck.sweeps.results import ResultReader, RunResult
 
 PROMPTS = ("red disc", "blue ring", "green bar")
 GRID = {"method.guidance": (7.5, 1), "steps": (10, 20)}
@@ -51,7 +52,7 @@ def sweep_results(
         ]
         text = json.dumps({"prompts": rows, "mean": {"saturation": 0.0}})
         (folder / "scores.json").write_text(text, encoding="utf-8")
-    return read_results(runs, root, finished, {})
+    return ResultReader(runs, root).read(finished, {})
 
 
 def sweep_of(prompts: Sequence[str] = PROMPTS, grid: Any = GRID) -> Sweep:
@@ -104,10 +105,20 @@ def test_several_levels_are_compared_with_the_smallest(tmp_path: Path):
 
 
 def test_prompts_that_vary_are_units_and_no_option(tmp_path: Path):
-    grid = {**GRID, "prompts": ((PROMPTS[0],), (PROMPTS[1],))}
+    grid = {**GRID, "prompts": tuple((prompt,) for prompt in PROMPTS[:3])}
     sweep = Sweep({"model": "gaussians"}, grid=grid, seeds=(0, 1))
     found = effects(sweep_results(tmp_path, sweep))
-    assert len(found) == 3 and {(e.unit, e.count) for e in found} == {("prompts", 2)}
+    assert len(found) == 3 and {(e.unit, e.count) for e in found} == {("prompts", 3)}
+
+
+def test_with_more_seeds_than_prompts_seeds_are_units(tmp_path: Path):
+    sweep = replace(sweep_of(PROMPTS[:2]), seeds=(0, 1, 2))
+    found = effects(sweep_results(tmp_path, sweep))
+    assert {(e.unit, e.count) for e in found} == {("seeds", 3)}
+    interaction = next(effect for effect in found if effect.other is not None)
+    # .03, .05, .05 by seed, the same for all prompts; t quantile of 2 degrees of freedom
+    half = 4.302653 * 0.0115470 / 3**0.5
+    assert interaction.interval == pytest.approx((0.13 / 3 - half, 0.13 / 3 + half), abs=1e-6)
 
 
 def test_options_whose_values_go_together_count_as_the_first_one(tmp_path: Path):
@@ -141,7 +152,7 @@ def test_no_effects_without_every_combination_of_two_options(tmp_path: Path, swe
     (tmp_path / "effects.csv").write_text("of an earlier command", encoding="utf-8")
     assert write_effects(results, tmp_path) is None
     assert not (tmp_path / "effects.csv").exists()
-    assert "Effects of" not in write_sweep_page(results, tmp_path).read_text(encoding="utf-8")
+    assert "Effects of" not in SweepPage(tmp_path).write(results).read_text(encoding="utf-8")
 
 
 def test_no_effects_while_a_setting_is_not_finished(tmp_path: Path):
@@ -162,7 +173,7 @@ def test_the_file_and_the_page_have_every_effect(tmp_path: Path):
     first = effects(results)[0]
     assert float(rows[0]["difference"]) == first.difference
     assert (float(rows[0]["low"]), float(rows[0]["high"])) == first.interval
-    page = write_sweep_page(results, tmp_path).read_text(encoding="utf-8")
+    page = SweepPage(tmp_path).write(results).read_text(encoding="utf-8")
     assert "<td>guidance: 1 → 7.5</td>\n<td><b>+0.420</b>" in page
     assert "<td>guidance \N{MULTIPLICATION SIGN} steps</td>" in page and "over 3 prompts" in page
     assert page.count("<svg") == 1
@@ -172,7 +183,7 @@ def test_a_page_of_very_many_effects_has_the_main_ones(tmp_path: Path):
     grid = {"steps": tuple(range(1, 8)), "particles": tuple(range(1, 7))}
     sweep = Sweep({"model": "gaussians", "prompts": PROMPTS[:2]}, grid=grid)
     results = sweep_results(tmp_path, sweep, lambda o, i, s: o["steps"] * i)
-    page = write_sweep_page(results, tmp_path).read_text(encoding="utf-8")
+    page = SweepPage(tmp_path).write(results).read_text(encoding="utf-8")
     assert "The 30 interactions are in effects.csv only." in page
     assert "<td>steps: 1 → 7</td>" in page and "steps 7 \N{MULTIPLICATION SIGN}" not in page
 

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from rich.console import Console
 from limbeck.config.yaml import to_yaml
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Sweep
+from limbeck.sweeps.live_report import SweepReport
 from limbeck.sweeps.live_table import LiveTable
-from limbeck.sweeps.page import matrix_axes, write_sweep_page
+from limbeck.sweeps.page import SweepPage, matrix_axes
 from limbeck.sweeps.planned_runs import plan_runs
-from limbeck.sweeps.results import read_results, settings_of, write_table
+from limbeck.sweeps.results import ResultReader, settings_of, write_table
 from limbeck.sweeps.sweep_folder import SweepProgress
 
 PROMPTS = ("red disc", "<b>blue</b> ring")
@@ -56,7 +59,7 @@ def progress(tmp_path: Path) -> SweepProgress:
 
 
 def results_of(progress: SweepProgress) -> list:
-    return read_results(progress.runs, progress.root, progress.finished, progress.failed)
+    return ResultReader(progress.runs, progress.root).read(progress.finished, progress.failed)
 
 
 def test_the_table_has_a_row_per_run_and_prompt(progress: SweepProgress):
@@ -96,14 +99,14 @@ def test_means_are_over_the_seeds_of_a_setting(progress: SweepProgress):
 
 
 def test_the_page_shows_every_prompt_of_every_run_over_two_options(progress: SweepProgress):
-    page = write_sweep_page(results_of(progress), progress.root)
+    page = SweepPage(progress.root).write(results_of(progress))
     text = page.read_text(encoding="utf-8")
     assert text.count("<img") == 3 * 2 and text.count('report.html"') == 3
-    assert "<b>blue" not in text and "<script" not in text and "http" not in text.split("<main>")[1]
+    assert "<b>blue" not in text and "http" not in text.split("<main>")[1]
     heads = re.findall(r"<tr><th>([^<]+)</th>\n<td>", text)
     assert heads == ["1", "30"]  # by size, though 30 was given first
     assert "killed by SIGKILL" in text and "3 finished" in text and "1 failed" in text
-    turned = write_sweep_page(results_of(progress), progress.root, rows="seed")
+    turned = SweepPage(progress.root, rows="seed").write(results_of(progress))
     text = turned.read_text(encoding="utf-8")
     assert re.findall(r"<tr><th>([^<]+)</th>\n<td>", text) == ["0", "1"]
 
@@ -133,3 +136,69 @@ def test_the_live_table_counts_runs_and_the_time_left(progress: SweepProgress):
     text = console.export_text()
     assert "2 of 4 done, 1 running, 1 failed" in text and "step 6 of 10" in text
     assert "killed by SIGKILL" in text
+
+
+def test_a_run_carries_its_place_in_each_filter(progress: SweepProgress):
+    text = SweepPage(progress.root).write(results_of(progress)).read_text(encoding="utf-8")
+    filters = re.findall(r'<select name="([^"]+)">(.*?)</select>', text, re.S)
+    values = {key: re.findall(r"<option>([^<]+)<", body) for key, body in filters}
+    assert values["method.guidance"] == ["1", "30"] and values["seed"] == ["0", "1"]
+    assert values["state"] == ["finished", "killed"]
+    figures = re.findall(r'<figure data-run="([^"]+)".*?</figure>', text, re.S)
+    # rows are guidance 1 and 30, columns are seeds; the last run was killed
+    assert figures == ["0 0 0", "0 1 0", "1 0 0", "1 1 1"]
+    assert re.findall(r'<tr data-run="([^"]+)"', text) == ["1 - -", "0 - -", "1 1 1"]
+
+
+def test_the_page_of_a_sweep_that_goes_on_reloads_itself(progress: SweepProgress):
+    now = [100.0]
+    report = SweepReport(progress, clock=lambda: now[0])
+    waiting, running = progress.runs[3].name, progress.runs[2].name
+    progress.finished.discard(waiting)
+    progress.failed.clear()
+    progress.running = {running}
+    page = progress.root / "report.html"
+    report.update()
+    text = page.read_text(encoding="utf-8")
+    assert "1 running" in text and 'data-reload-seconds="10"' in text and "refresh" in text
+    assert 'class="empty">running' in text and 'class="empty">waiting' in text
+    written = page.stat().st_mtime_ns
+    now[0] += 9
+    report.update()
+    assert page.stat().st_mtime_ns == written
+    now[0] += 2
+    report.update()
+    assert page.stat().st_mtime_ns > written
+    progress.finished.add(waiting)
+    report.write()
+    text = page.read_text(encoding="utf-8")
+    assert "refresh" not in text and 'data-reload-seconds="0"' in text and "3 finished" in text
+
+
+def test_what_has_ended_is_read_once(progress: SweepProgress):
+    """500 runs stay usable: a page that is written again reads only runs in progress."""
+    reader = ResultReader(progress.runs, progress.root)
+    first = reader.read(progress.finished, progress.failed)
+    again = reader.read(progress.finished, progress.failed)
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    failed = progress.failed.popitem()[0]
+    retried = reader.read(progress.finished, {}, {failed})
+    assert [result.state for result in retried] == ["finished"] * 2 + ["running", "finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs a browser")
+def test_the_filters_hide_runs_in_a_browser(progress: SweepProgress):
+    page = SweepPage(progress.root).write(results_of(progress))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+
+    def dump(choice: str) -> str:
+        words = ["chromium", *options, "--dump-dom", f"{page.as_uri()}#{choice}"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60).stdout
+
+    text = dump("method.guidance=30&option=guidance&baseline-0=30")
+    hidden = re.findall(r'<figure data-run="([^"]+)"[^>]* hidden=""', text)
+    assert hidden == ["0 0 0", "0 1 0"] and "2 of 4 runs" in text
+    tables = re.findall(r'<div class="wide" data-option="0" data-baseline="(\d)"( hidden)?', text)
+    assert tables == [("0", " hidden"), ("1", "")]
+    assert "of 4 runs" not in dump("method.guidance=7")  # a value of another sweep

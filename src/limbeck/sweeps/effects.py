@@ -246,10 +246,9 @@ def _effect(
             _main_effect(low, options, change), _main_effect(high, options, change)
         )
         sides = 2
-    units = prompt_means(values)
-    unit = "prompts"
-    if len(units) < 2:
-        unit, units = "seeds", {seed: value for (_, seed), value in values.items()}
+    units, by_seed = prompt_means(values), prompt_means({key[::-1]: values[key] for key in values})
+    unit = "prompts" if len(units) > len(by_seed) else "seeds"
+    units = units if unit == "prompts" else by_seed
     bounds = (-float(sides), float(sides)) if SCORES[score].percent else UNBOUNDED
     difference = math.fsum(units.values()) / len(units)
     interval = mean_interval(list(units.values()), bounds)

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup
 
 from limbeck.runs.report.svg_plots import interval_plot
-from limbeck.runs.report.tables import SCORES
+from limbeck.runs.report.tables import SCORES, DifferenceCell, difference_cell
 from limbeck.sweeps.effects import EFFECTS_FILE, Effect, Factorial, effects_of, factorial_of
 from limbeck.sweeps.planned_runs import short_names
 from limbeck.sweeps.results import RunResult
 
 _MAX_ROWS = 40  #: with more effects, the interactions are in the file only
 _CHANCE = 0.05  #: share of 95 % intervals that exclude zero where there is no effect
-
-
-class EffectCell(NamedTuple):
-    """An effect on a score, as it is shown.
-
-    Attributes:
-        difference: the difference with its sign.
-        interval: its interval in brackets; empty if there is none.
-        is_clear: whether the interval excludes zero.
-    """
-
-    difference: str
-    interval: str
-    is_clear: bool
 
 
 def effects_section(results: Sequence[RunResult]) -> dict[str, Any] | None:
@@ -54,7 +40,10 @@ def effects_section(results: Sequence[RunResult]) -> dict[str, Any] | None:
     return {
         "options": [names[option] for option in design.levels],
         "columns": list(design.scores),
-        "rows": [(label, [_cell(effect) for effect in own]) for label, own in by_label.items()],
+        "rows": [
+            (label, [difference_cell(e.difference, e.interval, e.score) for e in own])
+            for label, own in by_label.items()
+        ],
         "num_main": sum(own[0].other is None for own in by_label.values()),
         "plots": _plots(by_label, list(design.scores)),
         "unit": first.unit,
@@ -80,19 +69,8 @@ def _label(effect: Effect, design: Factorial, names: Mapping[str, str]) -> str:
     return " \N{MULTIPLICATION SIGN} ".join(parts)
 
 
-def _cell(effect: Effect) -> EffectCell:
-    ends = effect.interval
-    text = ""
-    if ends is not None:
-        text = f"[{_signed(ends[0], effect.score)}, {_signed(ends[1], effect.score)}]"
-    return EffectCell(_signed(effect.difference, effect.score), text, effect.excludes_zero)
-
-
-def _signed(value: float, score: str) -> str:
-    """A difference with its sign, in percentage points for a share."""
-    text = f"{100 * value:+.0f}" if SCORES[score].percent else f"{value:+.3f}"
-    sign = "" if not float(text) else "\N{MINUS SIGN}" if value < 0 else "+"
-    return sign + text[1:]
+def _cell(effect: Effect) -> DifferenceCell:
+    return difference_cell(effect.difference, effect.interval, effect.score)
 
 
 def _plots(by_label: Mapping[str, Sequence[Effect]], scores: Sequence[str]) -> list[Any]:

@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from limbeck.system.files import replacing
 #: columns of the table that are neither options nor scores
 _FIRST_COLUMNS = ("run", "state", "prompt")
 _LAST_COLUMNS = ("evaluations", "seconds", "error")
+UNFINISHED = ("running", "waiting")  #: states of a run that has not ended
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunResult:
 
     Attributes:
         run: the run.
-        state: ``finished``, ``waiting``, or how it ended.
+        state: ``finished``, ``running``, ``waiting``, or how it ended.
         message: why it failed; empty if it did not.
         folder: run folder of the last stage that has started.
         data: contents of the folder; None before the run has started.
@@ -50,30 +51,65 @@ class RunResult:
             return {}
         return dict(self.data.scores.get("mean", {}))
 
+    @property
+    def prompt_scores(self) -> dict[str, dict[str, float]]:
+        """Scores of a finished run by prompt."""
+        if self.state != "finished" or self.data is None:
+            return {}
+        found: dict[str, dict[str, float]] = {}
+        for number, row in enumerate(self.data.scores.get("prompts", [])):
+            scores = dict(row)
+            prompt = str(scores.pop("prompt", ""))
+            found[f"{prompt} {number}" if prompt in found else prompt] = scores
+        return found
 
-def read_results(
-    runs: Sequence[PlannedRun], root: Path, finished: set[str], failed: Mapping[str, RunOutcome]
-) -> list[RunResult]:
-    """The results of the runs of a sweep, in order.
+
+class ResultReader:
+    """Reads the results of the runs of a sweep; those of runs that have ended only once.
 
     Args:
         runs: the runs.
         root: folder of the sweep.
-        finished: names of the runs that are finished.
-        failed: outcome by name of the runs that failed.
     """
-    results = []
-    for run in runs:
-        outcome = failed.get(run.name)
-        state = "finished" if run.name in finished else "waiting"
-        started = [f for f in run.folders(root) if (f / "run.yaml").is_file()]
-        folder = started[-1] if started else run.folders(root)[0]
-        data = read_run_data(folder) if started else None
-        if outcome is not None:
-            results.append(RunResult(run, outcome.kind, outcome.message, folder, data))
-        else:
-            results.append(RunResult(run, state, "", folder, data))
-    return results
+
+    def __init__(self, runs: Sequence[PlannedRun], root: Path):
+        self.runs, self.root = runs, root
+        self._ended: dict[tuple[str, str], RunResult] = {}
+
+    def read(
+        self,
+        finished: Collection[str],
+        failed: Mapping[str, RunOutcome],
+        running: Collection[str] = (),
+    ) -> list[RunResult]:
+        """The results, in the order of the runs.
+
+        Args:
+            finished: names of the runs that are finished.
+            failed: outcome by name of the runs that failed.
+            running: names of the runs in progress.
+        """
+        results = []
+        for run in self.runs:
+            outcome, state = failed.get(run.name), "waiting"
+            if outcome is not None:
+                state = outcome.kind
+            elif run.name in finished or run.name in running:
+                state = "finished" if run.name in finished else "running"
+            key = (run.name, state)
+            result = self._ended.get(key) or self._read_run(run, state, outcome)
+            if state not in UNFINISHED:
+                self._ended[key] = result
+            results.append(result)
+        return results
+
+    def _read_run(self, run: PlannedRun, state: str, outcome: RunOutcome | None) -> RunResult:
+        started = [f for f in run.folders(self.root) if (f / "run.yaml").is_file()]
+        folder = started[-1] if started else run.folders(self.root)[0]
+        message = outcome.message if outcome is not None else ""
+        if state == "waiting":  # there may be thousands
+            return RunResult(run, state, message, folder, None)
+        return RunResult(run, state, message, folder, read_run_data(folder) if started else None)
 
 
 def table_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -137,12 +173,12 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 @dataclass(frozen=True)
 class MeanScore:
-    """Mean of a score over seeds.
+    """Mean of a score over seeds, or over prompts.
 
     Attributes:
         mean: the mean.
-        interval: its 95 % interval; None with a single seed.
-        count: number of seeds.
+        interval: its 95 % interval; None with a single value.
+        count: number of seeds or prompts.
     """
 
     mean: float
@@ -151,14 +187,25 @@ class MeanScore:
 
 
 def mean_score(values: Sequence[float], bounds: Interval = UNBOUNDED) -> MeanScore:
-    """Mean and 95 % interval over seeds, for other seeds at the same prompts.
+    """Mean and 95 % interval over seeds or prompts, for others of the same kind.
 
     Args:
-        values: one value per seed, at least one.
+        values: one value per seed or prompt, at least one.
         bounds: smallest and largest possible value; (0, 1) for a share.
     """
     mean = math.fsum(values) / len(values)
     return MeanScore(mean, mean_interval(values, bounds), len(values))
+
+
+def varies_more_in_prompts(results: Sequence[RunResult]) -> bool:
+    """Whether intervals are over prompts: if there are more prompts than seeds.
+
+    Else they are over seeds. A mean over few units has a wide interval, so the more numerous unit
+    is taken, and the page says which.
+    """
+    done = [result for result in results if result.state == "finished"]
+    prompts = {prompt for result in done for prompt in result.prompt_scores}
+    return len(prompts) > len({format_option(r.run.options.get(SEED)) for r in done})
 
 
 @dataclass(frozen=True)
@@ -168,30 +215,64 @@ class Setting:
     Attributes:
         options: their options without the seed, as text.
         results: the runs.
+        over_prompts: whether intervals are over prompts; else they are over seeds.
     """
 
     options: dict[str, str]
     results: list[RunResult]
+    over_prompts: bool = False
 
     @property
     def scores(self) -> dict[str, MeanScore]:
         """Mean of each score over the finished runs."""
         values: dict[str, list[float]] = {}
-        for result in self.results:
-            for name, value in result.mean_scores.items():
+        for row in self._prompt_means() if self.over_prompts else self._run_means():
+            for name, value in row.items():
                 values.setdefault(name, []).append(value)
-        return {
-            name: mean_score(own, (0.0, 1.0) if SCORES[name].percent else UNBOUNDED)
-            for name, own in values.items()
-            if name in SCORES
-        }
+        return {name: mean_score(own, score_bounds(name)) for name, own in values.items()}
+
+    def _run_means(self) -> list[dict[str, float]]:
+        rows = [result.mean_scores for result in self.results]
+        return [{name: row[name] for name in row if name in SCORES} for row in rows]
+
+    def _prompt_means(self) -> list[dict[str, float]]:
+        """Scores of each prompt, means over the runs."""
+        values: dict[str, dict[str, list[float]]] = {}
+        for result in self.results:
+            for prompt, row in result.prompt_scores.items():
+                for name in row.keys() & SCORES.keys():
+                    values.setdefault(prompt, {}).setdefault(name, []).append(row[name])
+        return [
+            {name: math.fsum(own) / len(own) for name, own in row.items()}
+            for row in values.values()
+        ]
+
+
+def score_bounds(name: str) -> Interval:
+    """Smallest and largest possible value of a score."""
+    return (0.0, 1.0) if SCORES[name].percent else UNBOUNDED
 
 
 def settings_of(results: Sequence[RunResult]) -> list[Setting]:
     """The results by setting, in order."""
     groups: dict[tuple[str, ...], Setting] = {}
+    over_prompts = varies_more_in_prompts(results)
     for result in results:
         options = {k: format_option(v) for k, v in result.run.options.items() if k != SEED}
-        setting = groups.setdefault(tuple(options.values()), Setting(options, []))
+        setting = groups.setdefault(tuple(options.values()), Setting(options, [], over_prompts))
         setting.results.append(result)
     return list(groups.values())
+
+
+def option_values(results: Sequence[RunResult], key: str) -> list[str]:
+    """Values of an option as text, in the order of the runs, or by size if all are numbers.
+
+    Args:
+        results: the results.
+        key: an option that varies.
+    """
+    values = list(dict.fromkeys(format_option(r.run.options[key]) for r in results))
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return values

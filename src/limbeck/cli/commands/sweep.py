@@ -113,22 +113,25 @@ def _run(
     """Run a sweep, write its table and page, and say what failed; whether something did."""
     from rich.console import Console
 
-    from limbeck.sweeps.effects import write_effects
+    from limbeck.sweeps.execution import RunOutcome
+    from limbeck.sweeps.live_report import SweepReport
     from limbeck.sweeps.live_table import LiveTable
-    from limbeck.sweeps.page import write_sweep_page
-    from limbeck.sweeps.results import read_results, write_table
     from limbeck.sweeps.sweep_folder import PoolOptions, SweepProgress, run_sweep
 
     pool = PoolOptions(options.workers, options.retries, options.device, options.checkpoint_every)
     progress = SweepProgress(root, runs)
+    report = SweepReport(progress, options.rows, options.columns)
     try:
         with LiveTable(Console(stderr=True)) as table:
-            run_sweep(sweep, progress, pool, command, table.update)
+
+            def show(progress: SweepProgress, outcome: RunOutcome | None) -> None:
+                table.update(progress, outcome)
+                report.update()
+
+            run_sweep(sweep, progress, pool, command, show)
     finally:
-        results = read_results(runs, root, progress.finished, progress.failed)
-        csv = write_table(results, root)
-        write_effects(results, root)
-        page = write_sweep_page(results, root, options.rows, options.columns)
+        progress.running.clear()
+        csv, page = report.write()
     for name, outcome in progress.failed.items():
         log = root / "logs" / f"{name}.log"
         print(f"limbeck: {name} {outcome.kind}: {outcome.message}; see {log}", file=sys.stderr)

@@ -1,4 +1,7 @@
-"""Static reports of runs as single HTML files without scripts and network access."""
+"""Static reports of runs as single HTML files without network access.
+
+Only the page of a sweep has a script, for its filters; without it, everything is shown.
+"""
 
 from __future__ import annotations
 

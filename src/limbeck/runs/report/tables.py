@@ -112,6 +112,44 @@ def score_text(value: float | None, name: str) -> str:
     return f"{100 * value:.0f} %" if SCORES[name].percent else f"{value:.3f}"
 
 
+class DifferenceCell(NamedTuple):
+    """A difference of scores, as it is shown.
+
+    Attributes:
+        difference: the difference with its sign, in percentage points for a share.
+        interval: its interval in brackets; empty if there is none.
+        is_clear: whether the interval excludes zero.
+    """
+
+    difference: str
+    interval: str
+    is_clear: bool
+
+
+def difference_cell(
+    difference: float, interval: tuple[float, float] | None, name: str
+) -> DifferenceCell:
+    """Format a difference of scores.
+
+    Args:
+        difference: the difference.
+        interval: its interval; None if there is none.
+        name: name of the score.
+    """
+    text = _signed_text(difference, name)
+    if interval is None:
+        return DifferenceCell(text, "", False)
+    low, high = interval
+    ends = f"[{_signed_text(low, name)}, {_signed_text(high, name)}]"
+    return DifferenceCell(text, ends, low > 0 or high < 0)
+
+
+def _signed_text(value: float, name: str) -> str:
+    text = f"{100 * value:+.0f}" if SCORES[name].percent else f"{value:+.3f}"
+    sign = "" if not float(text) else "\N{MINUS SIGN}" if value < 0 else "+"
+    return sign + text[1:]
+
+
 def seconds_text(value: float) -> str:
     """Format a duration: ``0.42 s``, ``38 s``, ``12 min 5 s``, ``3 h 20 min``."""
     if value < 10:

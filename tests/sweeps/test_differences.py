@@ -1,0 +1,152 @@
+"""Differences between values of an option, paired by prompt, seed and the other options."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from limbeck.runs.report.run_data import RunData
+from limbeck.runs.report.tables import difference_cell
+from limbeck.sweeps.differences import MAX_LEVELS, Comparison, compare_levels
+from limbeck.sweeps.expansion import Sweep
+from limbeck.sweeps.page import SweepPage
+from limbeck.sweeps.planned_runs import plan_runs
+from limbeck.sweeps.results import RunResult, settings_of
+
+PROMPTS = ("red disc", "blue ring")
+FIXED = {"prompts": PROMPTS, "model": "gaussians", "steps": 10}
+
+
+def results_of(
+    sweep: Sweep, score: Callable[[Mapping, str], dict[str, float] | None]
+) -> list[RunResult]:
+    """Finished runs with the given scores by options and prompt; None for a failed run."""
+    results = []
+    for run in plan_runs(sweep):
+        rows = [score(run.options, prompt) for prompt in sweep.fixed["prompts"]]
+        data = RunData(Path(run.name), False, "", {"prompts": list(sweep.fixed["prompts"])})
+        scores = [
+            {"prompt": prompt, **row}
+            for prompt, row in zip(sweep.fixed["prompts"], rows, strict=True)
+            if row is not None
+        ]
+        mean = {}
+        for name in scores[0] if scores else ():
+            if name != "prompt":
+                mean[name] = sum(row[name] for row in scores) / len(scores)
+        vars(data)["scores"] = {"prompts": scores, "mean": mean}
+        state = "finished" if scores else "killed"
+        results.append(RunResult(run, state, "", Path(run.name), data))
+    return results
+
+
+def one(comparisons: list[Comparison], option: str) -> Comparison:
+    (found,) = [comparison for comparison in comparisons if comparison.option == option]
+    return found
+
+
+def test_a_difference_is_of_the_same_prompt_seed_and_other_options():
+    """Offsets of prompt, seed and learning rate are large and cancel; the effect is .1 to .3."""
+    sweep = Sweep(FIXED, grid={"method": ("sds", "sjc"), "lr": (0.1, 0.2)}, seeds=(0, 1, 2))
+    effect = {0: 0.1, 1: 0.2, 2: 0.3}
+
+    def score(o: Mapping, prompt: str) -> dict[str, float]:
+        offset = 7 * o["seed"] + 3 * PROMPTS.index(prompt) + 11 * o["lr"]
+        return {"saturation": offset + (o["method"] == "sjc") * effect[o["seed"]]}
+
+    comparison = one(compare_levels(results_of(sweep, score)), "method")
+    (row,) = comparison.rows["sds"]
+    assert (row.level, row.baseline, row.pairs) == ("sjc", "sds", 3 * 2 * 2)
+    found = row.scores["saturation"]
+    assert found.mean == pytest.approx(0.2) and found.count == 3
+    half = 4.302653 * 0.1 / math.sqrt(3)  # t quantile of 2 degrees of freedom, sd .1, 3 seeds
+    assert found.interval == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
+    (back,) = comparison.rows["sjc"]
+    assert back.scores["saturation"].mean == pytest.approx(-0.2)
+    assert back.scores["saturation"].interval == pytest.approx((-0.2 - half, -0.2 + half))
+
+
+def test_a_failed_run_takes_its_pair_out():
+    sweep = Sweep(FIXED, grid={"method": ("sds", "sjc")}, seeds=(0, 1, 2))
+
+    def score(o: Mapping, prompt: str) -> dict[str, float] | None:
+        failed = o["method"] == "sjc" and o["seed"] == 1
+        return None if failed else {"saturation": o["seed"] + 0.25 * (o["method"] == "sjc")}
+
+    (row,) = one(compare_levels(results_of(sweep, score)), "method").rows["sds"]
+    assert row.pairs == 2 * 2 and row.scores["saturation"].count == 2
+    assert row.scores["saturation"].mean == pytest.approx(0.25)
+
+
+def test_with_more_prompts_than_seeds_the_interval_is_over_prompts():
+    prompts = ("red disc", "blue ring", "green square")
+    sweep = Sweep({**FIXED, "prompts": prompts}, grid={"method": ("sds", "sjc")}, seeds=(0, 1))
+
+    def score(o: Mapping, prompt: str) -> dict[str, float]:
+        return {"object": 0.2 + (o["method"] == "sjc") * 0.1 * prompts.index(prompt)}
+
+    results = results_of(sweep, score)
+    (row,) = one(compare_levels(results), "method").rows["sds"]
+    found = row.scores["object"]
+    assert found.count == 3 and found.mean == pytest.approx(0.1)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert found.interval == pytest.approx((0.1 - half, 0.1 + half), abs=1e-6)
+    score_of_sjc = settings_of(results)[1].scores["object"]
+    assert score_of_sjc.count == 3 and score_of_sjc.mean == pytest.approx(0.3)
+
+
+def test_options_that_were_varied_together_are_compared_as_settings():
+    sweep = Sweep(FIXED, zip={"method": ("sds", "sjc"), "lr": (0.1, 0.2)}, seeds=(0, 1))
+    found = compare_levels(results_of(sweep, lambda o, prompt: {"saturation": o["lr"]}))
+    assert [comparison.option for comparison in found] == [""]
+    assert found[0].levels == ["method sds, lr 0.1", "method sjc, lr 0.2"]
+    (row,) = found[0].rows["method sds, lr 0.1"]
+    assert row.scores["saturation"].mean == pytest.approx(0.1)
+
+
+def test_many_values_and_missing_scores_have_no_comparison():
+    many = Sweep(FIXED, grid={"lr": tuple(0.1 + 0.01 * i for i in range(MAX_LEVELS + 1))})
+    assert compare_levels(results_of(many, lambda o, prompt: {"saturation": 0.0})) == []
+    two = Sweep(FIXED, grid={"lr": (0.1, 0.2)})
+    assert compare_levels(results_of(two, lambda o, prompt: None)) == []
+    assert compare_levels(results_of(two, lambda o, prompt: {"of another version": 1.0})) == []
+
+
+def test_the_page_marks_what_excludes_zero(tmp_path: Path):
+    sweep = Sweep(FIXED, grid={"method": ("sds", "sjc")}, seeds=(0, 1, 2))
+
+    def score(o: Mapping, prompt: str) -> dict[str, float]:
+        other = o["method"] == "sjc"
+        return {
+            "object": 0.5 + other * (0.2 + 0.01 * o["seed"]),
+            "saturation": 0.3 + other * (0.1 * o["seed"] - 0.1),
+        }
+
+    page = SweepPage(tmp_path).write(results_of(sweep, score)).read_text(encoding="utf-8")
+    section = page.split('<section id="differences">')[1].split("</section>")[0]
+    tables = re.findall(r'data-baseline="(\d)"( hidden)?>(.*?)</table>', section, re.S)
+    assert [(number, bool(hidden)) for number, hidden, _ in tables] == [("0", False), ("1", True)]
+    first = " ".join(tables[0][2].split())
+    assert (
+        "<td><b>+21</b>" in first
+        and "<td>0.000 " in first
+        and "[\N{MINUS SIGN}0.248, +0.248]" in first
+    )
+    assert "<b>\N{MINUS SIGN}21</b>" in tables[1][2] and "interval over seeds" in " ".join(
+        section.split()
+    )
+
+
+def test_differences_as_text():
+    assert difference_cell(0.125, None, "object") == ("+12", "", False)
+    minus = "\N{MINUS SIGN}"
+    assert difference_cell(-0.0123, (-0.02, -0.004), "saturation") == (
+        f"{minus}0.012",
+        f"[{minus}0.020, {minus}0.004]",
+        True,
+    )
+    assert difference_cell(-0.0001, (-0.1, 0.1), "saturation").difference == "0.000"
