@@ -101,7 +101,7 @@ class _ScoreTable:
         """Number of pairs, and mean difference of each score over seeds or prompts."""
         difference = self.values[level] - self.values[baseline]
         known = ~difference.isnan()
-        means, has_mean = _means_by_unit(difference.nan_to_num(), known, self.units)
+        means, has_mean = _means_by_unit(difference.where(known, 0.0), known, self.units)
         scores = {}
         for column, name in enumerate(self.names):
             own = means[has_mean[:, column], column].tolist()
