@@ -13,9 +13,10 @@ from tiny_clip import write_clip
 from world_images import write_world_images
 
 from limbeck.cli.main import main
-from limbeck.evaluation.measured_images import FeatureNetwork, center_square, embed_files
+from limbeck.evaluation.measured_images import FeatureNetwork, embed_files
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.kid import kid
+from limbeck.metrics.square_images import center_square
 from limbeck.metrics.vendi import vendi_score
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.recorder import record
@@ -85,6 +86,23 @@ def test_clip_gives_scores_and_features(world, tmp_path, capsys):
     assert main(["eval", str(world / "true"), "--prompts", str(one), "--clip", str(folder)]) == 0
     table = capsys.readouterr().out
     assert "CLIP R-Precision" not in table and "24 seeds of 1 prompt" in table
+
+
+def test_texts_are_what_clip_compares_with(world, tmp_path, capsys):
+    folder, out, texts = write_clip(tmp_path / "clip"), tmp_path / "out.json", tmp_path / "t.json"
+    prompts = (world / "prompts.txt").read_text().splitlines()
+    others = [prompts[0].upper() + ".", "a red car", prompts[1], "a cone"]  # two are prompts
+    texts.write_text(json.dumps(others))
+    argv = ["eval", str(world / "true"), "--prompts", str(world / "prompts.txt"), "--device", "cpu"]
+    assert main([*argv, "--clip", str(folder), "--texts", str(texts), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["sets"][0]["metrics"]["clip_r_precision"]
+    clip = CLIPSimilarity(folder)
+    images = torch.stack([read_whole_image(world / "true" / f"img-{i}.png") for i in range(24)])
+    own, similarity = clip.paired_similarity(images, prompts), clip.similarity(images, others)
+    similarity[0, 0] = similarity[1, 2] = -1.0  # no prompt is compared with itself
+    expected = (own > similarity.amax(1)).float().mean().item()
+    assert len(set(prompts)) == 24
+    assert found["value"] == pytest.approx(expected)
 
 
 def test_images_of_any_size_and_shape(tmp_path):

@@ -56,10 +56,21 @@ def test_prompt_files(tmp_path):
         path = tmp_path / "prompts.json"
         path.write_text(json.dumps(value))
         assert read_prompts(path) == value
-    for content in ("[]", "{}", "[1]", '{"a": ["b"]}', "3", "{"):
+    path.write_text('{"dreamfusion": ["a mug", "a duck"]}')  # threestudio's library
+    assert read_prompts(path) == ["a mug", "a duck"]
+    for content in ("[]", "{}", "[1]", '{"a": []}', '{"a": ["b"], "c": ["d"]}', "3", "{"):
         path.write_text(content)
         with pytest.raises(ValueError, match=r"prompts\.json"):
             read_prompts(path)
+    table = tmp_path / "prompts.tsv"
+    table.write_text('Prompt\tCategory\n42\tAbstract\na "red" mug, # 1\tArts\n')
+    assert read_prompts(table) == ["42", 'a "red" mug, # 1']
+    table = tmp_path / "prompts.csv"
+    table.write_text('id,prompt\n1,"a mug, red"\n2,\n')
+    assert read_prompts(table) == ["a mug, red"]
+    table.write_text("id,text\n1,a\n")
+    with pytest.raises(ValueError, match="no column Prompt, only: id, text"):
+        read_prompts(table)
     text.write_text("# nothing\n")
     with pytest.raises(ValueError, match="must hold prompts"):
         read_prompts(text)

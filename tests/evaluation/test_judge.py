@@ -6,17 +6,22 @@ from dataclasses import replace
 import pytest
 from ball_representation import Ball, Object
 from tiny_clip import write_clip
+from tiny_image_reward import write_image_reward
 
 from limbeck.cli.main import main
 from limbeck.config import yaml as config
-from limbeck.evaluation.judge import evaluate_run, open_finished_run, run_family
+from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
+from limbeck.metrics.preference.hps import HPS
+from limbeck.metrics.preference.image_reward import ImageReward
 from limbeck.priors.exact import colored_shapes
+from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
 from limbeck.representations.latents import Latents
 from limbeck.system.checkpoint import write_checkpoint
 from limbeck.training.experiment import Experiment
+from limbeck.training.warm_start import load_representation
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.scene import VIEWS
 
@@ -42,7 +47,7 @@ def test_a_run_is_evaluated_as_its_particles_are(tmp_path):
     # of the world's image size and quick to load
     prior, evaluator, cameras = colored_shapes(size=64), load_evaluator(), held_out_cameras(3.6, 40)
     run = open_finished_run(write_run(tmp_path / "run", Object(), particles=2))
-    evaluation = evaluate_run(run, prior, evaluator)
+    evaluation = evaluate_run(run, prior, RunJudges(evaluator))
     report, features = evaluation.report, evaluation.features
     images = render_held_out(Object().build(prior, 1, 0), prior, 0, cameras)
     single = evaluate_prompt("a yellow duck", [images], cameras, evaluator)
@@ -123,8 +128,26 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(tmp_path, capsys):
 def test_clip_evaluates_a_foreign_run_by_the_same_command(tmp_path, capsys):
     foreign = write_foreign_run(tmp_path / "foreign")
     texts = tmp_path / "texts"
-    texts.write_text("a red car\n\na cone\n")
+    texts.write_text("a red car\n\n# a comment\na cone\nA red disc.\n")
     argv = ["eval", str(foreign), "--clip", str(write_clip(tmp_path / "clip"))]
     assert main([*argv, "--texts", str(texts), "--device", "cpu"]) == 0
     row = json.loads((foreign / "eval.json").read_text())["prompts"][0]
-    assert set(row) == {"prompt", "clip_score", "clip", "clip_shape"}
+    assert set(row) == {"prompt", "clip_score", "clip_texts", "clip", "clip_shape"}
+    assert row["clip_texts"] == 3  # with the prompt itself, which the file has in other letters
+
+
+def test_preferences_judge_a_run_at_30_degrees(tmp_path, capsys):
+    foreign = write_foreign_run(tmp_path / "foreign")
+    reward = write_image_reward(tmp_path / "reward")
+    clip = write_clip(tmp_path / "clip")
+    argv = ["eval", str(foreign), "--image-reward", str(reward), "--hps", str(clip)]
+    assert main([*argv, "--device", "cpu"]) == 0
+    assert "HPSv2 " in (line := capsys.readouterr().out) and "ImageReward " in line
+    row = json.loads((foreign / "eval.json").read_text())["prompts"][0]
+    run = open_finished_run(foreign)
+    prior = load("gaussians", "cpu")
+    representation, _ = load_representation(run.folder, prior)
+    views = render_held_out(representation, prior, 0, run.cameras).images[:16]
+    for model in (ImageReward(reward), HPS(clip)):
+        expected = model.score(views, ["a red disc"] * 16).mean().item()
+        assert row[model.metric] == pytest.approx(expected, abs=1e-4)

@@ -188,8 +188,9 @@ def test_the_frechet_distance_needs_enough_images():
 def test_clip_compares_colored_and_textureless_images(tmp_path, prior):
     clip = CLIPSimilarity(write_clip(tmp_path / "clip"))
     images = render_held_out(Object().build(prior, 1, 0), prior, 0, CAMERAS)
-    metrics = clip_metrics("a yellow duck", [images], clip, ["a yellow duck"])
-    texts = ["a yellow duck", *distractor_prompts("a yellow duck")]
+    others = distractor_prompts("a yellow duck")
+    metrics = clip_metrics("a yellow duck", [images], clip, ["a yellow duck", *others])
+    texts = ["a yellow duck", *others]
     assert metrics["clip"] == r_precision(clip.similarity(images.images[:16], texts), 0)
     assert 0 <= metrics["clip_shape"] <= 1
     score = clip.similarity(images.images[:16], texts)[:, 0].mean().item()

@@ -6,6 +6,7 @@ import torch
 from limbeck.metrics.r_precision import (
     candidate_log_probs,
     candidate_objects,
+    compared_texts,
     distractor_prompts,
     r_precision,
 )
@@ -45,3 +46,8 @@ def test_log_probs_are_of_object_and_color():
     assert found == pytest.approx(duck.item())
     found = r_precision(candidate_log_probs(logits, "a duck"), 0)
     assert found == pytest.approx(duck.item())
+
+
+def test_a_prompt_is_not_compared_with_itself():
+    others = ["A duck .", "a duck", "a  Duck", "a red duck", "a red duck", "a duck?"]
+    assert compared_texts("a duck.", others) == ["a duck.", "a red duck", "a duck?"]

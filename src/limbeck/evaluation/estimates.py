@@ -36,6 +36,7 @@ _BOUNDS: dict[str, Interval] = {
     "clip_score": (-1.0, 1.0),
     "pick_score": UNBOUNDED,
     "hps": (-1.0, 1.0),
+    "image_reward": UNBOUNDED,
     "feature_diversity": (0.0, 2.0),
     "vendi_4": (1.0, 4.0),
     "vendi_8": (1.0, 8.0),

@@ -30,6 +30,7 @@ from limbeck.evaluation.measured_images import (
 from limbeck.evaluation.references import ReferenceImages, open_reference
 from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
 from limbeck.runs.reopen import read_experiment
@@ -47,16 +48,14 @@ class ImageJudges:
         clip: CLIP; None: without CLIP score and CLIP R-Precision, and with the features of the
             world's evaluator.
         clip_name: what was given as CLIP.
-        texts: texts that prompts are compared with by CLIP, besides the other prompts.
-        pick: model of PickScore; None: without it.
-        hps: model of HPSv2; None: without it.
+        texts: texts that CLIP compares each prompt with; none: the prompts of all sets.
+        preferences: models of people's preferences.
     """
 
     clip: CLIPSimilarity | None = None
     clip_name: str = ""
     texts: tuple[str, ...] = ()
-    pick: CLIPSimilarity | None = None
-    hps: CLIPSimilarity | None = None
+    preferences: tuple[PreferenceModel, ...] = ()
 
     def network(self, evaluator: Any) -> FeatureNetwork:
         """The network in whose features sets of images are compared."""
@@ -76,12 +75,12 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     evaluator = load_evaluator()
     network = judges.network(evaluator)
     measured = [
-        add_preferences(measure_images(own, network, evaluator), own, judges.pick, judges.hps)
+        add_preferences(measure_images(own, network, evaluator), own, judges.preferences)
         for own in sets
     ]
     if judges.clip is None:
         return measured
-    texts = [*(text for images in measured for text in images.prompts), *judges.texts]
+    texts = judges.texts or tuple(text for images in measured for text in images.prompts)
     return [add_clip_values(images, judges.clip, texts) for images in measured]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -61,35 +62,54 @@ def _natural_order(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts if part]
 
 
-def read_prompts(path: Path) -> list[str] | dict[str, str]:
+def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str, str]:
     """Read a prompt file.
 
     Args:
         path: a text file with one prompt per line (empty lines and those that begin with # are
-            skipped), or a .json file with a list of prompts, or with an object that maps file names
+            skipped); a .tsv or .csv file with a column ``Prompt``; or a .json file with a list of
+            prompts, with an object that holds one such list, or with an object that maps file names
             to prompts.
+        option: names the file in messages.
 
     Raises:
         ValueError: if it cannot be read, holds no prompts, or something else.
     """
     if not path.is_file():
-        raise ValueError(f"--prompts {path}: there is no such file")
-    text = read_text(path)
-    if path.suffix.lower() != ".json":
-        lines = [line.strip() for line in text.splitlines()]
-        prompts: object = [line for line in lines if line and not line.startswith("#")]
-    else:
+        raise ValueError(f"{option} {path}: there is no such file")
+    text, suffix = read_text(path), path.suffix.lower()
+    prompts: object
+    if suffix in (".tsv", ".csv"):
+        prompts = _prompt_column(path, text, "\t" if suffix == ".tsv" else ",")
+    elif suffix == ".json":
         try:
             prompts = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid JSON: {one_line(error)}") from error
+        if isinstance(prompts, dict) and len(prompts) == 1:
+            (only,) = prompts.values()
+            prompts = only if isinstance(only, list) else prompts
+    else:
+        lines = [line.strip() for line in text.splitlines()]
+        prompts = [line for line in lines if line and not line.startswith("#")]
     texts: object = list(prompts.values()) if isinstance(prompts, dict) else prompts
     if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
         return prompts if isinstance(prompts, dict) else texts
     raise ValueError(
-        f"{path} must hold prompts: one per line, or JSON, a list of them or an object that maps "
-        "file names to them"
+        f"{path} must hold prompts: one per line, a .tsv or .csv column Prompt, or JSON, a list of "
+        "them or an object that maps file names to them"
     )
+
+
+def _prompt_column(path: Path, text: str, delimiter: str) -> list[str]:
+    """The texts in the column ``Prompt`` of a table."""
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter, quoting=quoting)
+    names = {name.strip().lower(): name for name in rows.fieldnames or ()}
+    if "prompt" not in names:
+        found = ", ".join(names) or "none"
+        raise ValueError(f"{path} has no column Prompt, only: {found}")
+    return [value for row in rows if (value := (row[names["prompt"]] or "").strip())]
 
 
 def match_prompts(folder: Path, prompts: Sequence[str] | Mapping[str, str]) -> ImageSet:

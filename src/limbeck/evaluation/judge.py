@@ -23,6 +23,7 @@ from limbeck.evaluation.prompt_metrics import (
     frechet_metric,
     mean_metrics,
     particle_diversity,
+    preference_metrics,
     render_true_object,
 )
 from limbeck.graphics.cameras.camera import Camera
@@ -34,7 +35,8 @@ from limbeck.metrics.heldout_views import (
     held_out_cameras,
     render_held_out,
 )
-from limbeck.metrics.r_precision import candidate_objects
+from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.r_precision import candidate_objects, distractor_prompts
 from limbeck.metrics.view_consistency import view_labels
 from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.reopen import last_stage, read_experiment
@@ -82,20 +84,43 @@ def open_finished_run(folder: Path) -> FinishedRun:
     return FinishedRun(folder, experiment, held_out_cameras(camera.distance[0].item(), fov))
 
 
-def check_evaluable(run: FinishedRun, prior: Prior, clip: CLIPSimilarity | None) -> None:
-    """Check that the evaluator or CLIP can judge the images of a run.
+@dataclass(frozen=True)
+class RunJudges:
+    """The networks that judge renders.
+
+    Attributes:
+        evaluator: the world's evaluator; None: without it.
+        clip: CLIP; None: without CLIP score and CLIP R-Precision.
+        preferences: models of people's preferences.
+        prompts: prompts that CLIP compares each prompt with, besides the world's other objects.
+        texts: if there are any, CLIP compares each prompt with these instead.
+    """
+
+    evaluator: Any = None
+    clip: CLIPSimilarity | None = None
+    preferences: tuple[PreferenceModel, ...] = ()
+    prompts: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def distractors(self, prompt: str) -> Sequence[str]:
+        """What CLIP compares a prompt with."""
+        return self.texts or (*distractor_prompts(prompt), *self.prompts)
+
+
+def check_evaluable(run: FinishedRun, prior: Prior, judges: RunJudges) -> None:
+    """Check that a network can judge the images of a run.
 
     Args:
         run: the run.
         prior: its model.
-        clip: CLIP, if available.
+        judges: the networks.
 
     Raises:
-        ValueError: if neither can.
+        ValueError: if none can.
     """
     e, (height, width) = run.experiment, prior.image_size
     by_evaluator = (height, width) == (64, 64) and any(judgeable_attributes(p) for p in e.prompts)
-    if clip is None and not by_evaluator:
+    if judges.clip is None and not judges.preferences and not by_evaluator:
         raise ValueError(
             f"{run.folder}: the evaluator judges 64 x 64 images of the world's objects "
             f"({', '.join(OBJECTS)}), not {height} x {width} of {e.prompts[0]!r} by {e.model}; "
@@ -123,13 +148,7 @@ class RunEvaluation:
     images: Mapping[str, PromptImages] = field(default_factory=dict)
 
 
-def evaluate_run(
-    run: FinishedRun,
-    prior: Prior,
-    evaluator: Any = None,
-    clip: CLIPSimilarity | None = None,
-    others: Sequence[str] = (),
-) -> RunEvaluation:
+def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvaluation:
     """Evaluate a run.
 
     In eval.json, ``reference`` has the same metrics measured on renders of the true object that a
@@ -138,15 +157,13 @@ def evaluate_run(
     Args:
         run: the run.
         prior: its model.
-        evaluator: the world's evaluator; None to use CLIP only.
-        clip: CLIP, if available.
-        others: texts that CLIP compares the prompts with.
+        judges: the networks.
     """
     e = run.experiment
     rows, features, images = [], [], {}
     for prompt, particles in zip(e.prompts, _render_prompts(run, prior), strict=True):
         in_world = bool(candidate_objects(prompt)) and prior.image_size == (64, 64)
-        judge = evaluator if in_world else None
+        judge = judges.evaluator if in_world else None
         row: dict[str, Any] = {"prompt": prompt}
         for particle in particles:
             check_image_values(particle.images)
@@ -166,8 +183,9 @@ def evaluate_run(
                 floor = judge.features(second).detach().repeat(len(particles), 1)
                 features.append((found.features, reference.features, floor))
         row |= particle_diversity(particles, judge)
-        if clip is not None:
-            row |= clip_metrics(prompt, particles, clip, others)
+        if judges.clip is not None:
+            row |= clip_metrics(prompt, particles, judges.clip, judges.distractors(prompt))
+        row |= preference_metrics(prompt, particles, judges.preferences)
         rows.append(row)
     report = {
         "step": e.steps,

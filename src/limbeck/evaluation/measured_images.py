@@ -16,9 +16,10 @@ from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.clip_score import clip_scores
 from limbeck.metrics.feature_diversity import feature_diversity
 from limbeck.metrics.image_statistics import clipped, diversity, saturation, total_variation
-from limbeck.metrics.preference import hps_scores, pick_scores
+from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
-from limbeck.metrics.r_precision import candidate_log_probs, ranks_first
+from limbeck.metrics.r_precision import candidate_log_probs, compared_texts, ranks_first
+from limbeck.metrics.square_images import fit_squares
 from limbeck.metrics.vendi import vendi_score
 from limbeck.system.image_files import read_whole_image
 from limbeck.world.prompt_parser import judgeable_attributes
@@ -38,13 +39,11 @@ class FeatureNetwork:
         name: what it is.
         size: height and width of its images.
         embed: maps images in [0, 1] to features, on the CPU.
-        pads: whether images are padded to a square with black, not cropped.
     """
 
     name: str
     size: int
     embed: Callable[[Tensor], Float[Tensor, "n d"]]
-    pads: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,6 @@ class MeasuredImages:
         return tuple(dict.fromkeys(prompt for prompt, _ in self.keys))
 
 
-def center_square(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
-    """The largest square in the center of an image."""
-    height, width = image.shape[-2:]
-    size = min(height, width)
-    top, left = (height - size) // 2, (width - size) // 2
-    return image[:, top : top + size, left : left + size]
-
-
-def pad_square(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
-    """The smallest square around an image, black beside it."""
-    height, width = image.shape[-2:]
-    size = max(height, width)
-    top, left = (size - height) // 2, (size - width) // 2
-    sides = (left, size - width - left, top, size - height - top)
-    return torch.nn.functional.pad(image, sides)
-
-
 @torch.no_grad()
 def embed_files(paths: Sequence[Path], network: FeatureNetwork) -> Float[Tensor, "n d"]:
     """Return the features of image files, made square and resized bicubically.
@@ -111,15 +93,7 @@ def embed_images(
         images: images in [0, 1] of any sizes.
         network: the network.
     """
-    size = (network.size, network.size)
-    squares = []
-    for image in images:
-        square = (pad_square(image) if network.pads else center_square(image))[None]
-        if square.shape[-2:] != size:
-            resize = torch.nn.functional.interpolate
-            square = resize(square, size, mode="bicubic", antialias=True).clamp(0, 1)
-        squares.append(square)
-    return network.embed(torch.cat(squares)).detach().cpu()
+    return network.embed(fit_squares(images, network.size)).detach().cpu()
 
 
 @torch.no_grad()
@@ -197,63 +171,56 @@ def add_clip_values(
     Args:
         measured: the images, with the embeddings of ``clip`` as features.
         clip: CLIP.
-        others: texts that prompts are compared with, besides the other prompts of the set. Without
-            any there is no R-Precision.
+        others: texts that each prompt is compared with; it may be among them. A prompt without any
+            other has no R-Precision.
     """
     texts = {text: i for i, text in enumerate(dict.fromkeys([*measured.prompts, *others]))}
-    own = torch.tensor([texts[prompt] for prompt, _ in measured.keys])
+    is_compared = torch.zeros(len(measured.prompts), len(texts), dtype=torch.bool)
+    for row, prompt in enumerate(measured.prompts):
+        is_compared[row, [texts[text] for text in compared_texts(prompt, others)]] = True
+    own = torch.tensor([texts[prompt] for prompt, _ in measured.keys])  # also its row: they lead
     embeds = clip.embed_texts(list(texts))
-    columns: dict[str, list[float]] = {"clip_score": [], "clip_r_precision": []}
+    scores: list[float] = []
+    matched: list[float] = []
     chunks = zip(measured.features.split(_TEXT_CHUNK), own.split(_TEXT_CHUNK), strict=True)
     for features, index in chunks:
         similarity = features @ embeds.T
-        columns["clip_score"] += clip_scores(similarity, index).tolist()
-        if len(texts) > 1:
-            columns["clip_r_precision"] += ranks_first(similarity, index).float().tolist()
-    by_key = {
-        name: dict(zip(measured.keys, column, strict=True))
-        for name, column in columns.items()
-        if column
+        scores += clip_scores(similarity, index).tolist()
+        compared = similarity.masked_fill(~is_compared[index], -torch.inf)
+        matched += ranks_first(compared, index).float().tolist()
+    has_others = (is_compared.sum(1) > 1)[own].tolist()
+    columns = {
+        "clip_score": dict(zip(measured.keys, scores, strict=True)),
+        "clip_r_precision": {
+            key: value
+            for key, value, is_asked in zip(measured.keys, matched, has_others, strict=True)
+            if is_asked
+        },
     }
-    return MeasuredImages(
-        measured.label, measured.keys, measured.features, by_key | measured.values, measured.floors
-    )
+    values = {name: column for name, column in columns.items() if column} | measured.values
+    return replace(measured, values=values)
 
 
+@torch.no_grad()
 def add_preferences(
-    measured: MeasuredImages,
-    images: ImageSet,
-    pick: CLIPSimilarity | None = None,
-    hps: CLIPSimilarity | None = None,
+    measured: MeasuredImages, images: ImageSet, models: Sequence[PreferenceModel]
 ) -> MeasuredImages:
-    """Add PickScore and HPSv2.
+    """Add the scores of models of people's preferences.
 
     Args:
         measured: the images.
         images: their files.
-        pick: model of PickScore; None: without it.
-        hps: model of HPSv2; None: without it.
+        models: the models.
     """
-    scores = {}
-    if pick is not None:
-        scores["pick_score"] = pick_scores(pick, *_embed_pairs(images, pick, pads=False))
-    if hps is not None:
-        scores["hps"] = hps_scores(*_embed_pairs(images, hps, pads=True))
-    by_key = {
-        name: dict(zip(images.keys, own.tolist(), strict=True)) for name, own in scores.items()
-    }
-    return replace(measured, values=by_key | measured.values)
-
-
-def _embed_pairs(
-    images: ImageSet, model: CLIPSimilarity, pads: bool
-) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-    """Embeddings of the images and of the prompt of each."""
-    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(p for p, _ in images.keys))}
-    texts = model.embed_texts(list(prompts))
-    network = FeatureNetwork("", model.size, model.embed_images, pads)
-    own = torch.tensor([prompts[prompt] for prompt, _ in images.keys])
-    return embed_files(images.paths, network), texts[own]
+    values = dict(measured.values)
+    for model in models:
+        scores: list[float] = []
+        for start in range(0, len(images.paths), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            squares = fit_squares(map(read_whole_image, images.paths[rows]), model.size, model.pads)
+            scores += model.score(squares, [prompt for prompt, _ in images.keys[rows]]).tolist()
+        values[model.metric] = dict(zip(images.keys, scores, strict=True))
+    return replace(measured, values=values)
 
 
 def merge_measured(sets: Sequence[MeasuredImages]) -> MeasuredImages:

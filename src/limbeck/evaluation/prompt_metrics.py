@@ -24,8 +24,10 @@ from limbeck.metrics.heldout_views import (
     render_textureless,
 )
 from limbeck.metrics.image_statistics import diversity, diversity_between
+from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
-from limbeck.metrics.r_precision import candidate_log_probs, distractor_prompts, r_precision
+from limbeck.metrics.r_precision import candidate_log_probs, compared_texts, r_precision
+from limbeck.metrics.square_images import fit_squares
 from limbeck.metrics.view_consistency import (
     has_distinct_sides,
     has_distinct_views,
@@ -180,13 +182,12 @@ def clip_metrics(
         prompt: the prompt.
         particles: images of each particle, one per camera.
         clip: CLIP.
-        others: texts that the prompt is compared with, besides the world's other objects.
+        others: texts that the prompt is compared with.
 
     Raises:
         ValueError: if there is no other text.
     """
-    distractors = (text for text in (*distractor_prompts(prompt), *others) if text != prompt)
-    texts = [prompt, *dict.fromkeys(distractors)]
+    texts = compared_texts(prompt, others)
     if len(texts) < 2:
         raise ValueError(
             f"CLIP R-Precision of {prompt!r} needs other texts: give a file with one text per "
@@ -197,11 +198,30 @@ def clip_metrics(
     own = torch.zeros(len(images), dtype=torch.long)
     metrics = {
         "clip_score": clip_scores(similarity, own).mean().item(),
+        "clip_texts": len(texts),
         "clip": r_precision(similarity, 0),
     }
     shapes = [p.textureless[R_PRECISION_VIEWS] for p in particles if p.textureless is not None]
     if shapes:
         metrics["clip_shape"] = r_precision(clip.similarity(torch.cat(shapes), texts), 0)
+    return metrics
+
+
+def preference_metrics(
+    prompt: str, particles: Sequence[HeldOutImages], models: Sequence[PreferenceModel]
+) -> dict[str, float]:
+    """Mean scores of the images at 30 degrees by models of people's preferences.
+
+    Args:
+        prompt: the prompt.
+        particles: images of each particle, one per camera.
+        models: the models.
+    """
+    views = [image for p in particles for image in p.images[R_PRECISION_VIEWS]]
+    metrics = {}
+    for model in models:
+        squares = fit_squares(views, model.size, model.pads)
+        metrics[model.metric] = model.score(squares, [prompt] * len(squares)).mean().item()
     return metrics
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import frechet_metric, mean_metrics, seed_diversity
-from limbeck.metrics.intervals import Interval, mean_interval
+from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
 
 
 class _Column(NamedTuple):
@@ -27,6 +27,9 @@ _COLUMNS = {
     "clip_score": _Column("CLIP score", is_percentage=False, bounds=(-1.0, 1.0)),
     "clip": _Column("CLIP R"),
     "clip_shape": _Column("CLIP R shape"),
+    "pick_score": _Column("PickScore", is_percentage=False, bounds=UNBOUNDED),
+    "hps": _Column("HPSv2", is_percentage=False, bounds=(-1.0, 1.0)),
+    "image_reward": _Column("ImageReward", is_percentage=False, bounds=UNBOUNDED),
     "janus": _Column("Janus"),
     "janus_side": _Column("Janus side"),
     "mirrored": _Column("mirrored"),

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from limbeck.priors.hub import REPO_ID_PATTERN, resolve_model
 
-# of CLIP's own preprocessing
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
+#: mean and standard deviation of the channels in CLIP's own preprocessing
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 _CHUNK = 32
 
 
@@ -70,7 +70,7 @@ class CLIPSimilarity:
         preprocessor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.mean, self.std = (
             torch.tensor(preprocessor.get(key, default), device=device)[:, None, None]
-            for key, default in (("image_mean", _MEAN), ("image_std", _STD))
+            for key, default in (("image_mean", MEAN), ("image_std", STD))
         )
 
     def similarity(
@@ -83,6 +83,19 @@ class CLIPSimilarity:
             texts: the texts.
         """
         return self.embed_images(images) @ self.embed_texts(texts).T
+
+    def paired_similarity(
+        self, images: Float[Tensor, "n 3 h w"], texts: Sequence[str]
+    ) -> Float[Tensor, "n"]:
+        """Return the cosine similarity of each image and its own text.
+
+        Args:
+            images: square images in [0, 1], resized bicubically to the model's size.
+            texts: one per image; each different one is embedded once.
+        """
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        embeds = self.embed_texts(list(rows))[[rows[text] for text in texts]]
+        return (self.embed_images(images) * embeds).sum(1)
 
     @property
     def logit_scale(self) -> float:

@@ -6,6 +6,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -38,6 +40,24 @@ def ranks_first(scores: Float[Tensor, "n t"], own: Int[Tensor, "n"]) -> Bool[Ten
     """
     others = scores.scatter(1, own[:, None].to(scores.device), -torch.inf)
     return scores.gather(1, own[:, None].to(scores.device))[:, 0] > others.amax(1)
+
+
+def compared_texts(prompt: str, others: Iterable[str]) -> list[str]:
+    """The prompt and the different texts that it is compared with.
+
+    A text that differs from the prompt only in case, spaces and punctuation at the end is the
+    prompt itself: it would rank beside it by chance.
+
+    Args:
+        prompt: the prompt.
+        others: texts, the prompt may be among them.
+    """
+    own = _plain_text(prompt)
+    return [prompt, *(text for text in dict.fromkeys(others) if _plain_text(text) != own)]
+
+
+def _plain_text(text: str) -> str:
+    return " ".join(text.lower().split()).strip(" .,")
 
 
 def candidate_objects(prompt: str) -> tuple[tuple[int, int | None], ...]:

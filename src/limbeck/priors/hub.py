@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from limbeck.priors.catalog import KnownModel, find_model
@@ -50,6 +50,24 @@ def resolve_model(model: str, index: str = "model_index.json") -> Path:
         )
     repo_id, revision = match["repo"], match["revision"]
     return find_cached(repo_id, revision, index) or _download(repo_id, revision, index)
+
+
+def resolve_files(model: str, names: Sequence[str]) -> Path:
+    """Return the folder of a hub repository with some of its files; download them if needed.
+
+    Args:
+        model: a hub id ``owner/name@revision``.
+        names: the files; the first one must exist, others may be missing in the repository.
+
+    Raises:
+        ValueError: if it is no hub id, or the files cannot be downloaded.
+    """
+    match = REPO_ID_PATTERN.fullmatch(model)
+    if match is None:
+        raise ValueError(f"{model!r} is no hub id: give owner/name or owner/name@revision")
+    repo_id, revision = match["repo"], match["revision"]
+    cached = find_cached(repo_id, revision, names[0], weights=False)
+    return cached or _download(repo_id, revision, names[0], only=names)
 
 
 def find_cached(
@@ -139,8 +157,14 @@ def required_files(
     return sorted(required)
 
 
-def _download(repo_id: str, revision: str | None, index: str, config_only: bool = False) -> Path:
-    """Download a repository to the cache.
+def _download(
+    repo_id: str,
+    revision: str | None,
+    index: str,
+    config_only: bool = False,
+    only: Sequence[str] = (),
+) -> Path:
+    """Download a repository to the cache, or ``only`` some of its files.
 
     Raises:
         ValueError: if it has left the hub, the hub is offline or cannot be reached, or the
@@ -166,7 +190,8 @@ def _download(repo_id: str, revision: str | None, index: str, config_only: bool 
         if "model_index.json" in sizes:
             path = hf_hub_download(repo_id, "model_index.json", revision=revision)
             parts = pipeline_parts(Path(path))
-        files = required_files(sizes, parts, config_only)
+        wanted = [file for file in only if file in sizes]
+        files = wanted if only else required_files(sizes, parts, config_only)
         total_gb = sum(sizes[file] for file in files) / 1e9
         print(f"limbeck: downloading {what}, {total_gb:.1f} GB", file=sys.stderr)
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
@@ -180,7 +205,8 @@ def _download(repo_id: str, revision: str | None, index: str, config_only: bool 
             cause, cure = "the hub cannot be reached", f"connect and try again, or {copying}"
         raise ValueError(f"{missing}, and {cause}: {cure}{mirrors} ({reason})") from error
     if not (folder / index).is_file():
-        raise ValueError(f"{what} is on the hub but has no {index}: it is no diffusers pipeline")
+        kind = "it is another model" if only else "it is no diffusers pipeline"
+        raise ValueError(f"{what} is on the hub but has no {index}: {kind}")
     return folder
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from limbeck.evaluation.image_evaluation import ImageJudges
     from limbeck.metrics.clip import CLIPSimilarity
+    from limbeck.metrics.preference.base import PreferenceModel
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,18 @@ class EvalOptions:
         folders: folders of runs or samples; with --prompts folders of images.
         prompts: prompts of the images of the folders, which any tool may have made: a text file
             with one per line, in the order of the file names, or a .json file that maps file names
-            to prompts.
+            to prompts; docs/prompts.md has prompt sets.
         reference: folder of true images, for KID, CMMD, Frechet distance, precision, recall,
             density and coverage of images; or world, for renders of what the prompts say.
         clip: folder or hub id of a CLIPModel with its tokenizer, for CLIP score and CLIP
             R-Precision; sets of images are then compared in its features.
         pick_score: folder or hub id of the CLIPModel of PickScore with its tokenizer, such as
-            yuvalkirstain/PickScore_v1, for 2D.
+            yuvalkirstain/PickScore_v1.
         hps: the same of HPSv2, such as adams-story/HPSv2-hf.
-        texts: text file with one distractor per line for CLIP R-Precision, besides the prompts of
-            all folders and, in 3D, the other objects of the world.
+        image_reward: folder or hub id of ImageReward.pt, such as THUDM/ImageReward.
+        texts: file of the texts that CLIP R-Precision compares each prompt with, in the formats of
+            --prompts; by default the prompts of all folders and, in 3D, the other objects of the
+            world.
         out: .json file to write the results of --prompts to.
         device: auto, cpu, cuda, cuda:N or mps.
     """
@@ -41,6 +44,7 @@ class EvalOptions:
     clip: str | None = None
     pick_score: str | None = None
     hps: str | None = None
+    image_reward: str | None = None
     texts: Path | None = None
     out: Path | None = None
     device: str = "auto"
@@ -83,8 +87,6 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
     if options.reference is not None:
         raise ValueError("--reference is for images: 3D runs are compared with true renders")
-    if options.pick_score is not None or options.hps is not None:
-        raise ValueError("--pick-score and --hps are for images: 3D runs take --clip")
     return _evaluate_3d(options, folders)
 
 
@@ -110,23 +112,40 @@ def _load_clip(model: str | None, device: str) -> CLIPSimilarity | None:
     return CLIPSimilarity(model, pick_device(device))
 
 
+def _load_preferences(options: EvalOptions) -> tuple[PreferenceModel, ...]:
+    from limbeck.metrics.preference.hps import HPS
+    from limbeck.metrics.preference.image_reward import ImageReward
+    from limbeck.metrics.preference.pick_score import PickScore
+    from limbeck.priors.loading import pick_device
+
+    given = (
+        (PickScore, options.pick_score),
+        (HPS, options.hps),
+        (ImageReward, options.image_reward),
+    )
+    return tuple(
+        kind(model, pick_device(options.device)) for kind, model in given if model is not None
+    )
+
+
 def _load_judges(options: EvalOptions) -> ImageJudges:
     from limbeck.evaluation.image_evaluation import ImageJudges
 
     return ImageJudges(
         clip=_load_clip(options.clip, options.device),
         clip_name=options.clip or "",
-        texts=tuple(_read_texts(options)),
-        pick=_load_clip(options.pick_score, options.device),
-        hps=_load_clip(options.hps, options.device),
+        texts=_read_texts(options),
+        preferences=_load_preferences(options),
     )
 
 
-def _read_texts(options: EvalOptions) -> list[str]:
+def _read_texts(options: EvalOptions) -> tuple[str, ...]:
+    from limbeck.evaluation.image_sets import read_prompts
+
     if options.texts is None:
-        return []
-    texts = options.texts.read_text(encoding="utf-8").splitlines()
-    return [text for text in texts if text.strip()]
+        return ()
+    texts = read_prompts(options.texts, "--texts")
+    return tuple(texts.values() if isinstance(texts, dict) else texts)
 
 
 def _evaluate_folders(options: EvalOptions) -> None:
@@ -160,23 +179,24 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.world.pretrained import load_evaluator
 
     runs = [judge.open_finished_run(folder) for folder in folders]
-    clip, loaded, priors = (
+    judges = judge.RunJudges(
+        load_evaluator(),
         _load_clip(options.clip, options.device),
-        {},
-        [],
-    )  # runs of the same model share its prior
+        _load_preferences(options),
+        prompts=tuple(prompt for run in runs for prompt in run.experiment.prompts),
+        texts=_read_texts(options),
+    )
+    loaded, priors = {}, []  # runs of the same model share its prior
     for run in runs:
         notify_unknown_words(run.experiment.model, run.experiment.all_prompts)
         key = str(options_of(run.experiment)["model"]), run.experiment.precision
         if key not in loaded:
             loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)
         priors.append(loaded[key])
-        judge.check_evaluable(run, priors[-1], clip)
-    distractors = [prompt for run in runs for prompt in run.experiment.prompts]
-    distractors += _read_texts(options)
-    evaluator, evaluations = load_evaluator(), []
+        judge.check_evaluable(run, priors[-1], judges)
+    evaluations = []
     for run, prior in zip(runs, priors, strict=True):
-        evaluation = judge.evaluate_run(run, prior, evaluator, clip, distractors)
+        evaluation = judge.evaluate_run(run, prior, judges)
         evaluations.append(evaluation)
         path = judge.write_evaluation(run, evaluation.report)
         print(f"{path}: {summary_line(evaluation.report['mean'])}", flush=True)

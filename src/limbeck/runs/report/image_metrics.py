@@ -44,6 +44,7 @@ IMAGE_METRICS = {
     "clip_r_precision": _share("CLIP R-Precision"),
     "pick_score": ImageMetric("PickScore", digits=2),
     "hps": ImageMetric("HPSv2 x 100", 100.0, 2),
+    "image_reward": ImageMetric("ImageReward"),
     "object": _share("object"),
     "color": _share("color"),
     "pattern": _share("pattern"),

@@ -60,6 +60,9 @@ SCORES = {
     "clip_shape": ScoreColumn(
         "CLIP R-Precision (shape)", "R-Precision of textureless renders by CLIP.", True
     ),
+    "pick_score": ScoreColumn("PickScore", "Cosine times the logit scale of PickScore.", False),
+    "hps": ScoreColumn("HPSv2", "Cosine of Human Preference Score v2.", False),
+    "image_reward": ScoreColumn("ImageReward", "Score of ImageReward, about -2 to 2.", False),
     "janus": ScoreColumn(
         "Janus", "Share of images from behind in which the evaluator sees a front.", True
     ),

@@ -1,0 +1,1 @@
+"""Scores of models that were trained on people's choices between images."""
