@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str,
     text, suffix = read_text(path), path.suffix.lower()
     prompts: object
     if suffix in (".tsv", ".csv"):
-        prompts = _prompt_column(path, text, "\t" if suffix == ".tsv" else ",")
+        prompts = _prompt_column(path, text)
     elif suffix == ".json":
         try:
             prompts = json.loads(text)
@@ -101,10 +102,13 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str,
     )
 
 
-def _prompt_column(path: Path, text: str, delimiter: str) -> list[str]:
-    """The texts in the column ``Prompt`` of a table."""
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter, quoting=quoting)
+def _prompt_column(path: Path, text: str) -> list[str]:
+    """The texts in the column ``Prompt`` of a table; quotes in a .tsv are part of them."""
+    lines = io.StringIO(text)
+    if path.suffix.lower() == ".tsv":
+        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        rows = csv.DictReader(lines)
     names = {name.strip().lower(): name for name in rows.fieldnames or ()}
     if "prompt" not in names:
         found = ", ".join(names) or "none"
