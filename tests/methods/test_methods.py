@@ -287,6 +287,21 @@ def test_bridge_extends_the_prompt_of_each_particle():
     assert max_difference(method(prior, s.select(batch), state), whole[batch]) < 1e-13
 
 
+@pytest.mark.parametrize("suffix", [None, " mug"])
+def test_bridge_with_source_prompts_goes_from_them_to_the_prompts(suffix):
+    prior = labeled_mixture()
+    texts = ("red", "blue") if suffix else ("red mug", "blue mug")
+    s, start = last_step_inputs(prior, texts)
+    method = Bridge(2.0, stage_two_start=0.0, target_suffix=suffix)
+    state = method.init(prior, replace(start, source_prompts=("red chair", "red mug")))
+    direction = method(prior, s, state)
+    for i in range(6):
+        pair = (("red chair", "red mug"), ("red mug", "blue mug"))[i // 3]
+        conditions = [prior.condition([text]) for text in pair]
+        source, target = prior(s.xt[i : i + 1], s.t[i : i + 1], *conditions)
+        assert max_difference(direction[i : i + 1], 2 * (target.eps - source.eps)) < 1e-14
+
+
 @pytest.mark.parametrize("step", [0, 9])
 def test_bridge_passes(step):
     prior = labeled_mixture()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from limbeck.world.scene import (
+    BACKGROUNDS,
     COLORS,
     OBJECTS,
     PATTERNS,
@@ -16,6 +17,7 @@ from limbeck.world.scene import (
     Scenes,
     caption,
     is_held_out,
+    object_masks,
     random_captions,
     random_scenes,
     render_scenes,
@@ -119,3 +121,16 @@ def test_the_article_agrees_with_its_word():
     assert caption("duck", "orange") == "an orange duck"
     text = caption("mug", "red", "striped", "grass", "side")
     assert text == "a striped red mug on grass, side view"
+
+
+def test_object_masks_are_where_the_background_shows_in_no_color():
+    scenes = draw(6, seed=2)
+    some, whole = object_masks(scenes)
+    assert whole.any((1, 2)).all() and (some >= whole).all() and (some != whole).any((1, 2)).all()
+    other = (scenes.background + 1) % len(BACKGROUNDS)
+    images = render_scenes(scenes).astype(int)
+    changed = (images != render_scenes(dataclasses.replace(scenes, background=other))).any(-1)
+    assert not changed[whole].any()  # a new background leaves what shows nothing but the object
+    recolored = dataclasses.replace(scenes, color=(scenes.color + 1) % len(COLORS))
+    changed = (images != render_scenes(recolored)).any(-1)
+    assert changed.any((1, 2)).all() and not changed[~some].any()

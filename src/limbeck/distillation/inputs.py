@@ -190,6 +190,14 @@ class SetupContext:
         extended = (extend_prompt(prompt, suffix) for prompt in self.prompts)
         return [view for text in extended for view in self.texts_by_view(text)]
 
+    def extended_source_prompts(self, suffix: str) -> list[str]:
+        """Every source prompt of an edit with a suffix.
+
+        Args:
+            suffix: text to append as it is, with its comma or space.
+        """
+        return [extend_prompt(prompt, suffix) for prompt in self.source_prompts]
+
     def prompt_index(self, particle: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
         """Index of the prompt of each particle."""
         return particle // (self.particles // self.num_prompts)

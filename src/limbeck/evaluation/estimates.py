@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.evaluation.image_sets import Key
+from limbeck.evaluation.image_sets import Key, is_pair
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
 from limbeck.metrics.cmmd import cmmd
@@ -43,6 +43,12 @@ _BOUNDS: dict[str, Interval] = {
     "log_p": UNBOUNDED,
     "energy_distance": UNBOUNDED,
     "sliced_wasserstein": _POSITIVE,
+    "psnr_outside": _POSITIVE,
+    "ssim_outside": (-1.0, 1.0),
+    "lpips_outside": _POSITIVE,
+    "structure_distance": (0.0, 4.0),
+    "structure_distance_published": (0.0, 4.0),
+    "clip_edited": (-1.0, 1.0),
 }
 
 
@@ -239,7 +245,8 @@ def _units(keys: Sequence[Key]) -> list[object]:
 
 
 def _unit_text(units: Sequence[object]) -> str:
-    count = len(set(units))
-    if units and isinstance(units[0], tuple):
-        return f"{count} seeds of 1 prompt" if count > 1 else "1 prompt"
-    return f"{count} prompts"
+    count, first = len(set(units)), units[0]
+    noun = "pair" if is_pair(str(first[0] if isinstance(first, tuple) else first)) else "prompt"
+    if isinstance(first, tuple):
+        return f"{count} seeds of 1 {noun}" if count > 1 else f"1 {noun}"
+    return f"{count} {noun}s"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limbeck.evaluation.edit_sets import EditFiles, folder_edits, is_edit, run_edits
 from limbeck.evaluation.estimates import estimate_all, estimate_differences
 from limbeck.evaluation.image_sets import (
     ImageSet,
@@ -19,6 +20,7 @@ from limbeck.evaluation.image_sets import (
     sample_images,
 )
 from limbeck.evaluation.image_tables import difference_table, estimate_table, notes, to_json
+from limbeck.evaluation.measured_edits import add_edit_values
 from limbeck.evaluation.measured_images import (
     FeatureNetwork,
     MeasuredImages,
@@ -31,6 +33,7 @@ from limbeck.evaluation.references import ReferenceImages, open_reference
 from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.structure_distance import DinoKeys
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
 from limbeck.runs.reopen import read_experiment
@@ -38,6 +41,8 @@ from limbeck.runs.report.pages import write_report
 from limbeck.system.checkpoint import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import load_evaluator
+
+_NO_FILES = EditFiles()
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,16 @@ class ImageJudges:
         clip_name: what was given as CLIP.
         texts: texts that CLIP compares each prompt with; none: the prompts of all sets.
         preferences: models of people's preferences.
+        dino: vision transformer for the structure distance of edits; None: without it.
+        lpips: network of LPIPS, for edits with masks; None: without it.
     """
 
     clip: CLIPSimilarity | None = None
     clip_name: str = ""
     texts: tuple[str, ...] = ()
     preferences: tuple[PreferenceModel, ...] = ()
+    dino: DinoKeys | None = None
+    lpips: Any = None
 
     def network(self, evaluator: Any) -> FeatureNetwork:
         """The network in whose features sets of images are compared."""
@@ -77,6 +86,12 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     measured = [
         add_preferences(measure_images(own, network, evaluator), own, judges.preferences)
         for own in sets
+    ]
+    measured = [
+        add_edit_values(images, own, judges.clip, judges.dino, judges.lpips)
+        if own.sources
+        else images
+        for images, own in zip(measured, sets, strict=True)
     ]
     if judges.clip is None:
         return measured
@@ -121,7 +136,11 @@ def _count(number: int, noun: str) -> str:
 
 
 def evaluate_folders(
-    folders: Sequence[Path], prompts: Path, reference: Path | None, judges: ImageJudges
+    folders: Sequence[Path],
+    prompts: Path,
+    reference: Path | None,
+    judges: ImageJudges,
+    edits: EditFiles = _NO_FILES,
 ) -> tuple[str, dict[str, Any]]:
     """Evaluate folders of images that any tool made for the prompts of a file.
 
@@ -130,6 +149,7 @@ def evaluate_folders(
         prompts: file of their prompts.
         reference: folder of true images for the distances, or ``world`` for its renders.
         judges: the networks.
+        edits: source images and masks, if the images are edits.
 
     Returns:
         Tables, and the same as JSON, with the hash of the prompt file.
@@ -139,6 +159,9 @@ def evaluate_folders(
     """
     texts = read_prompts(prompts)
     sets = [match_prompts(folder, texts) for folder in folders]
+    if edits.sources is not None:
+        sets = [folder_edits(own, edits) for own in sets]
+    _check_edit_options(sets, judges, edits)
     truth = open_reference(reference, judges.network(load_evaluator()))
     text, report = report_sets(measure_sets(sets, judges), judges, truth)
     report["prompts"] = {
@@ -149,7 +172,11 @@ def evaluate_folders(
 
 
 def evaluate_runs(
-    folders: Sequence[Path], reference: Path | None, judges: ImageJudges, device: str
+    folders: Sequence[Path],
+    reference: Path | None,
+    judges: ImageJudges,
+    device: str,
+    edits: EditFiles = _NO_FILES,
 ) -> tuple[str, dict[Path, dict[str, Any]]]:
     """Evaluate finished 2D runs and folders of ``limbeck sample``.
 
@@ -161,6 +188,7 @@ def evaluate_runs(
         reference: folder of true images for the distances, or ``world`` for its renders.
         judges: the networks.
         device: device of exact priors.
+        edits: source images and masks to use instead of those of runs that edit.
 
     Returns:
         Tables of the sets, and the content of eval.json by folder.
@@ -171,7 +199,8 @@ def evaluate_runs(
     runs = {
         folder: None if is_sample_folder(folder) else read_experiment(folder) for folder in folders
     }
-    sets = [sample_images(f) if e is None else run_images(f, e) for f, e in runs.items()]
+    sets = [_images_of(folder, experiment, edits) for folder, experiment in runs.items()]
+    _check_edit_options(sets, judges, edits)
     truth = open_reference(reference, judges.network(load_evaluator()))
     families: dict[str, list[MeasuredImages]] = {}
     reports = {}
@@ -189,6 +218,33 @@ def evaluate_runs(
         reports[folder] = own | {"features": report["features"], **report["sets"][0]}
     text, _ = report_sets([merge_measured(family) for family in families.values()], judges, truth)
     return text, reports
+
+
+def _images_of(folder: Path, experiment: Experiment | None, edits: EditFiles) -> ImageSet:
+    if experiment is None:
+        return sample_images(folder)
+    images = run_images(folder, experiment)
+    return run_edits(images, folder, experiment, edits) if is_edit(experiment) else images
+
+
+def _check_edit_options(sets: Sequence[ImageSet], judges: ImageJudges, edits: EditFiles) -> None:
+    """Refuse options of edits that would have no effect on any of the sets."""
+    given = {
+        "--source-images": edits.sources,
+        "--masks": edits.masks,
+        "--dino": judges.dino,
+        "--lpips": judges.lpips,
+    }
+    used = [name for name, value in given.items() if value is not None]
+    if used and not any(own.sources for own in sets):
+        raise ValueError(
+            f"{used[0]} is for edits, and none of these images has a source image: give "
+            "--source-images, or runs of limbeck edit"
+        )
+    if judges.lpips is not None and not any(own.masks for own in sets):
+        raise ValueError(
+            "--lpips compares what lies outside masks, and there are none: give --masks"
+        )
 
 
 def _exact_prior(experiment: Experiment, device: str) -> ExactPrior:

@@ -19,7 +19,30 @@ from limbeck.system.files import one_line, read_text
 from limbeck.system.image_files import IMAGE_SUFFIXES
 from limbeck.training.experiment import Experiment
 
-Key = tuple[str, tuple[int, int]]  #: prompt; seed of the run and index within it
+#: prompt, or for edits a ``pair_unit``; seed of the run and index within it
+Key = tuple[str, tuple[int, int]]
+_UNIT_SEPARATOR = "\x1f"  #: no prompt has this control character
+
+
+def pair_unit(prompt: str, source_prompt: str, source: str) -> str:
+    """The unit of edits: edits of other images, or from other prompts, are other units.
+
+    Args:
+        prompt: target prompt.
+        source_prompt: source prompt, or "".
+        source: what identifies the source image.
+    """
+    return _UNIT_SEPARATOR.join((prompt, source_prompt, source))
+
+
+def is_pair(unit: str) -> bool:
+    """Whether a unit is a pair of source image and prompts, not a prompt."""
+    return _UNIT_SEPARATOR in unit
+
+
+def prompt_of(unit: str) -> str:
+    """The prompt that images of a unit should show."""
+    return unit.partition(_UNIT_SEPARATOR)[0]
 
 
 @dataclass(frozen=True)
@@ -30,11 +53,15 @@ class ImageSet:
         label: what made them.
         paths: image files.
         keys: prompt and seed of each; those of two sets with the same key are paired.
+        sources: of edits, the source image of each; else empty.
+        masks: of edits with masks, the mask of each, white where it may change.
     """
 
     label: str
     paths: tuple[Path, ...]
     keys: tuple[Key, ...]
+    sources: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
 
 
 def list_images(folder: Path) -> list[Path]:

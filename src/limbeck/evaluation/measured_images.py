@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.evaluation.image_sets import ImageSet, Key
+from limbeck.evaluation.image_sets import ImageSet, Key, prompt_of
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.clip_score import clip_scores
 from limbeck.metrics.feature_diversity import feature_diversity
@@ -68,7 +68,7 @@ class MeasuredImages:
     @property
     def prompts(self) -> tuple[str, ...]:
         """The different prompts, in order."""
-        return tuple(dict.fromkeys(prompt for prompt, _ in self.keys))
+        return tuple(dict.fromkeys(prompt_of(unit) for unit, _ in self.keys))
 
 
 @torch.no_grad()
@@ -114,17 +114,17 @@ def measure_images(images: ImageSet, network: FeatureNetwork, evaluator: Any) ->
     for row, (prompt, (seed, _)) in enumerate(images.keys):
         groups.setdefault((prompt, seed), []).append(row)
     smallest = min(map(len, groups.values()))
-    for (prompt, seed), rows in groups.items():
+    for (unit, seed), rows in groups.items():
         kept: list[Tensor] = []
         for row in rows:
             image = read_whole_image(images.paths[row])
-            for name, value in _image_values(image[None], prompt, evaluator).items():
+            for name, value in _image_values(image[None], prompt_of(unit), evaluator).items():
                 values.setdefault(name, {})[images.keys[row]] = value
             if len(kept) < _MAX_PAIRED_IMAGES:
                 kept.append(image)
         if smallest > 1:
             for name, value in _group_values(kept, features[rows], smallest).items():
-                values.setdefault(name, {})[prompt, (seed, 0)] = value
+                values.setdefault(name, {})[unit, (seed, 0)] = value
     return MeasuredImages(images.label, images.keys, features, values)
 
 
@@ -178,7 +178,7 @@ def add_clip_values(
     is_compared = torch.zeros(len(measured.prompts), len(texts), dtype=torch.bool)
     for row, prompt in enumerate(measured.prompts):
         is_compared[row, [texts[text] for text in compared_texts(prompt, others)]] = True
-    own = torch.tensor([texts[prompt] for prompt, _ in measured.keys])  # also its row: they lead
+    own = torch.tensor([texts[prompt_of(unit)] for unit, _ in measured.keys])  # its row too
     embeds = clip.embed_texts(list(texts))
     scores: list[float] = []
     matched: list[float] = []
@@ -218,7 +218,7 @@ def add_preferences(
         for start in range(0, len(images.paths), _CHUNK):
             rows = slice(start, start + _CHUNK)
             squares = fit_squares(map(read_whole_image, images.paths[rows]), model.size, model.pads)
-            scores += model.score(squares, [prompt for prompt, _ in images.keys[rows]]).tolist()
+            scores += model.score(squares, [prompt_of(u) for u, _ in images.keys[rows]]).tolist()
         values[model.metric] = dict(zip(images.keys, scores, strict=True))
     return replace(measured, values=values)
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.evaluation.image_sets import Key, list_images
+from limbeck.evaluation.image_sets import Key, list_images, prompt_of
 from limbeck.evaluation.measured_images import FeatureNetwork, embed_files, embed_images
 from limbeck.world.prompt_parser import judgeable_attributes
 from limbeck.world.scene import OBJECTS, Scenes, random_scenes, render_scenes
@@ -84,7 +84,7 @@ class WorldReference(ReferenceImages):
             for draw in (0, 1):
                 rng = np.random.default_rng(draw)
                 counts: dict[str, int] = {}
-                for prompt, _ in keys:
+                for prompt in (prompt_of(unit) for unit, _ in keys):
                     counts[prompt] = counts.get(prompt, 0) + 1
                 scenes = [true_scenes(prompt, count, rng) for prompt, count in counts.items()]
                 parts.append(torch.cat([self._embed(own) for own in scenes]))

@@ -30,6 +30,8 @@ _UNREADABLE = (
 class Bridge(Method[PromptEmbeddings]):
     """SDS in stage one, then s (eps(x_t, t, y + target_suffix) - eps(x_t, t, y + source_suffix)).
 
+    With a source prompt it edits: stage two goes from it to the prompt, with suffixes if given.
+
     Attributes:
         guidance: guidance scale s of both stages.
         stage_two_start: fraction of the run at which stage two starts. 0: stage two only; 1: SDS.
@@ -55,27 +57,26 @@ class Bridge(Method[PromptEmbeddings]):
 
     def __post_init__(self) -> None:
         if not 0 <= self.stage_two_start <= 1:
-            raise ValueError(
-                "stage_two_start must be a fraction of the run in [0, 1], "
-                f"not {self.stage_two_start}"
-            )
+            at = self.stage_two_start
+            raise ValueError(f"stage_two_start must be a fraction of the run in [0, 1], not {at}")
 
     def unused_options(self) -> dict[str, str]:
         instead = "stage two has a text in its place, --method.source-suffix: change that one"
         return {"negative_prompt": instead} if self.stage_two_start < 1 else {}
 
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
-        if self.source_suffix is None and self.target_suffix is None:
-            try:
-                return self._embed(prior, setup, _SOURCE_SUFFIX, _TARGET_SUFFIX)
-            except ValueError:
-                notify(_UNREADABLE)
-                target = setup.extended_prompts("")
-                return PromptEmbeddings(prior, setup, [""] * len(target), target)
-        return self._embed(prior, setup, self.source_suffix or "", self.target_suffix or "")
-
-    def _embed(self, prior: Prior, setup: SetupContext, *suffixes: str) -> PromptEmbeddings:
-        return PromptEmbeddings(prior, setup, *map(setup.extended_prompts, suffixes))
+        sources = setup.extended_source_prompts if setup.source_prompts else setup.extended_prompts
+        own = self.source_suffix, self.target_suffix
+        papers = own == (None, None) and not setup.source_prompts
+        source, target = (_SOURCE_SUFFIX, _TARGET_SUFFIX) if papers else (s or "" for s in own)
+        try:
+            return PromptEmbeddings(prior, setup, sources(source), setup.extended_prompts(target))
+        except ValueError:
+            if not papers:
+                raise
+            notify(_UNREADABLE)
+            targets = setup.extended_prompts("")
+            return PromptEmbeddings(prior, setup, [""] * len(targets), targets)
 
     def step_schedule(self, step: int, steps: int) -> float:
         return float(step < self.stage_two_start * steps)
@@ -83,10 +84,10 @@ class Bridge(Method[PromptEmbeddings]):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: PromptEmbeddings
     ) -> Float[Tensor, "b ..."]:
-        xt, t, eps = inputs.xt, inputs.t, inputs.eps
+        xt, t, y = inputs.xt, inputs.t, inputs.conditions
         if inputs.step < self.stage_two_start * inputs.steps:
-            return guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps - eps
+            return guided_prediction(prior, xt, t, y, self.guidance).eps - inputs.eps
         source, target = state.for_rows(inputs)
-        y = replace(inputs.conditions, pos=target, null=source)
+        y = replace(y, pos=target, null=source)
         eps_source, eps_target = guided_predictions(prior, xt, t, (y, 0.0), (y, 1.0))
         return self.guidance * (eps_target.eps - eps_source.eps)

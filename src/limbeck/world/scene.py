@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -222,18 +223,44 @@ def render_scenes(scenes: Scenes, size: int = 64) -> np.ndarray:
     Returns:
         Images, uint8 ``[N, size, size, 3]``.
     """
-    import numba  # imported late: only rendering needs it
-    import torch
-
-    from limbeck.world.sdf_shapes import trace_scenes
-
-    white, black = (scenes.color == COLORS.index(name) for name in ("white", "black"))
+    white = scenes.color == COLORS.index("white")
     first = _RGB[scenes.color]
     second = np.where(white[:, None], _SECOND_RGB_ON_WHITE, _SECOND_RGB)
     brightness = scenes.brightness[:, None].astype(np.float32)
     sky = SKY_COLORS[scenes.background] * brightness
     ground = GROUND_COLORS[scenes.background] * brightness
-    colors = np.clip(np.stack([first, second, sky, ground], 1), 0, 1).astype(np.float32)
+    return _render_with_colors(scenes, [first, second, sky, ground], size)
+
+
+def object_masks(scenes: Scenes, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Where the object of each scene is seen, from renders before black and before white.
+
+    Args:
+        scenes: N scenes.
+        size: height and width in pixels.
+
+    Returns:
+        Pixels that show something of the object, and pixels that show nothing else, bool
+        ``[N, size, size]``. Those at its outline are in the first only.
+    """
+    black = np.zeros((len(scenes), 3))
+    gray = np.full_like(black, 0.5)
+    before_black, before_white = (
+        _render_with_colors(scenes, [gray, gray, back, back], size) for back in (black, black + 1)
+    )
+    background = ((before_black == 0) & (before_white == 255)).all(-1)
+    return ~background, (before_black == before_white).all(-1)
+
+
+def _render_with_colors(scenes: Scenes, colors: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Render with given first and second color of the object, sky and ground, each ``[N, 3]``."""
+    import numba  # imported late: only rendering needs it
+    import torch
+
+    from limbeck.world.sdf_shapes import trace_scenes
+
+    black = scenes.color == COLORS.index("black")
+    stacked = np.clip(np.stack(colors, 1), 0, 1).astype(np.float32)
     horizontal = np.cos(scenes.elevation)
     direction = np.stack(
         [
@@ -247,7 +274,7 @@ def render_scenes(scenes: Scenes, size: int = 64) -> np.ndarray:
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        return trace_scenes(scenes.object, scenes.pattern, black, colors, eyes, size)
+        return trace_scenes(scenes.object, scenes.pattern, black, stacked, eyes, size)
     finally:  # numba and torch share OpenMP, and numba leaves it with all cores
         torch.set_num_threads(threads)
 

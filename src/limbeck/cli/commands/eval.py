@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limbeck.evaluation.edit_sets import EditFiles
     from limbeck.evaluation.image_evaluation import ImageJudges
     from limbeck.metrics.clip import CLIPSimilarity
     from limbeck.metrics.preference.base import PreferenceModel
+    from limbeck.metrics.structure_distance import DinoKeys
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class EvalOptions:
             yuvalkirstain/PickScore_v1.
         hps: the same of HPSv2, such as adams-story/HPSv2-hf.
         image_reward: folder or hub id of ImageReward.pt, such as THUDM/ImageReward.
+        source_images: folder of the source images of edits, in their order, or one image file for
+            all. Runs of edits know their own.
+        masks: the same of masks, white where an edit may change its image.
+        dino: folder or hub id of a ViTModel of DINO, such as facebook/dino-vitb8, for the structure
+            distance of edits.
+        lpips: also LPIPS outside the masks, by the package lpips, which you install yourself.
         texts: file of the texts that CLIP R-Precision compares each prompt with, in the formats of
             --prompts; by default the prompts of all folders and, in 3D, the other objects of the
             world.
@@ -45,6 +53,10 @@ class EvalOptions:
     pick_score: str | None = None
     hps: str | None = None
     image_reward: str | None = None
+    source_images: Path | None = None
+    masks: Path | None = None
+    dino: str | None = None
+    lpips: bool = False
     texts: Path | None = None
     out: Path | None = None
     device: str = "auto"
@@ -87,6 +99,9 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
     if options.reference is not None:
         raise ValueError("--reference is for images: 3D runs are compared with true renders")
+    edit_options = (options.source_images, options.masks, options.dino, options.lpips or None)
+    if edit_options != (None,) * 4:
+        raise ValueError("--source-images, --masks, --dino and --lpips are for edits, not 3D runs")
     return _evaluate_3d(options, folders)
 
 
@@ -136,7 +151,31 @@ def _load_judges(options: EvalOptions) -> ImageJudges:
         clip_name=options.clip or "",
         texts=_read_texts(options),
         preferences=_load_preferences(options),
+        dino=_load_dino(options.dino, options.device),
+        lpips=_load_lpips(options.device) if options.lpips else None,
     )
+
+
+def _load_dino(model: str | None, device: str) -> DinoKeys | None:
+    if model is None:
+        return None
+    from limbeck.metrics.structure_distance import DinoKeys
+    from limbeck.priors.loading import pick_device
+
+    return DinoKeys(model, pick_device(device))
+
+
+def _load_lpips(device: str) -> Any:
+    from limbeck.metrics.lpips_distance import load_lpips
+    from limbeck.priors.loading import pick_device
+
+    return load_lpips(pick_device(device))
+
+
+def _edit_files(options: EvalOptions) -> EditFiles:
+    from limbeck.evaluation.edit_sets import EditFiles
+
+    return EditFiles(options.source_images, options.masks)
 
 
 def _read_texts(options: EvalOptions) -> tuple[str, ...]:
@@ -154,7 +193,11 @@ def _evaluate_folders(options: EvalOptions) -> None:
 
     assert options.prompts is not None
     text, report = evaluate_folders(
-        options.folders, options.prompts, options.reference, _load_judges(options)
+        options.folders,
+        options.prompts,
+        options.reference,
+        _load_judges(options),
+        _edit_files(options),
     )
     print(text)
     if options.out is not None:
@@ -165,7 +208,9 @@ def _evaluate_2d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.evaluation.image_evaluation import evaluate_runs, write_evaluations
 
     judges = _load_judges(options)
-    text, reports = evaluate_runs(folders, options.reference, judges, options.device)
+    text, reports = evaluate_runs(
+        folders, options.reference, judges, options.device, _edit_files(options)
+    )
     write_evaluations(reports)
     print(text)
 

@@ -53,6 +53,16 @@ IMAGE_METRICS = {
     "all": _share("all attributes"),
     "r_precision": _share("R-Precision"),
     "rejected": _share("rejected"),
+    "clip_edited": ImageMetric("CLIP score of the edited part x 100", 100.0, 2),
+    "change": ImageMetric("RMS change"),
+    "mse_outside": ImageMetric("MSE outside the mask x 1000", 1000.0, 2),
+    "psnr_outside": ImageMetric("PSNR outside the mask", digits=2, unit=" dB"),
+    "ssim_outside": ImageMetric("SSIM outside the mask"),
+    "lpips_outside": ImageMetric("LPIPS outside the mask"),
+    "structure_distance": ImageMetric("structure distance x 1000", 1000.0, 2),
+    "structure_distance_published": ImageMetric(
+        "structure distance x 1000, as PIE-Bench's code", 1000.0, 2
+    ),
     "vendi": ImageMetric("Vendi score", digits=2),
     "vendi_4": ImageMetric("Vendi score, 4 per prompt", digits=2),
     "vendi_8": ImageMetric("Vendi score, 8 per prompt", digits=2),
