@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from limbeck.cli.commands.sweep import read_command
-from limbeck.sweeps.expansion import Range, Sweep, expand_values, nest, read_sweep
+from limbeck.sweeps.expansion import Draw, Range, Sweep, expand_values, nest, read_sweep
 from limbeck.sweeps.planned_runs import plan_runs
 from limbeck.sweeps.sweep_folder import sweep_to_yaml
 
@@ -50,8 +53,8 @@ def test_zip_goes_through_the_values_together_and_seeds_stay_crossed():
 def test_random_draws_follow_their_law_and_more_of_them_keep_the_first():
     sweep = Sweep({}, random={"lr": (Range("log", 0.01, 1.0),), "steps": (3, 4)}, draws=2000)
     points = sweep.points()
-    logs = [math.log10(point["lr"]) for point in points]
-    assert all(0.01 <= point["lr"] <= 1 for point in points)
+    logs = [math.log10(point["lr"].number) for point in points]
+    assert all(0.01 <= point["lr"].number <= 1 for point in points)
     # the mean of 2,000 uniform numbers in [-2, 0] has a standard error of .0129
     assert abs(sum(logs) / len(logs) + 1) < 4 * 0.0129
     share = sum(point["steps"] == 3 for point in points) / len(points)
@@ -60,6 +63,37 @@ def test_random_draws_follow_their_law_and_more_of_them_keep_the_first():
     more = options_of(["--lr", "log:0.01:1", "--random", "5", "--random-seed", "0"])
     other = options_of(["--lr", "log:0.01:1", "--random", "3", "--random-seed", "1"])
     assert more[:3] == fewer and other != fewer and len(more) == 5
+
+
+def test_a_range_draws_integers_where_the_option_takes_no_fractions(tmp_path: Path):
+    words = ["--particles", "uniform:1:4", "--method.guidance", "uniform:1:9", "--random", "40"]
+    found = options_of([*words, "--timesteps.t-min", "log:0.01:0.1"])
+    assert {o["particles"] for o in found} == {1, 2, 3, 4}
+    assert all(type(o["particles"]) is int for o in found)
+    guidance = [o["method.guidance"] for o in found]
+    assert all(1 <= g <= 9 for g in guidance) and sum(g == int(g) for g in guidance) < 10
+    # of a component that is chosen per run, where the default has no such option
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "prompts: [red disc]\nmodel: gaussians\nrandom: {draws: 9, method: [sdi], "
+        "method.refresh_every: 'log:1:20', method.inversion_steps: 'uniform:2:9'}\n",
+        encoding="utf-8",
+    )
+    runs = plan_runs(read_sweep(path))
+    assert len({run.options["method.refresh_every"] for run in runs}) > 4
+    assert all(type(run.options["method.refresh_every"]) is int for run in runs)
+    assert all(2 <= run.options["method.inversion_steps"] <= 9 for run in runs)
+
+
+def test_integers_are_drawn_equally_often_and_log_ones_as_their_law_says():
+    count = 4000
+    places = [(i + 0.5) / count for i in range(count)]
+    even = Counter(Draw(Range("uniform", 1, 4), place).integer for place in places)
+    assert even == dict.fromkeys((1, 2, 3, 4), count // 4)
+    rare = Counter(Draw(Range("log", 1, 100), place).integer for place in places)
+    assert (min(rare), max(rare)) == (1, 100)
+    # 1 is the part from .5 to 1.5 of the logarithm from .5 to 100.5
+    assert rare[1] / count == pytest.approx(math.log(3) / math.log(201), abs=2 / count)
 
 
 def test_ranges_of_integers():

@@ -32,6 +32,8 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (f"{TOY} --method sds csd --method.guidance 1", ["'guidance'", "method csd"]),
         (f"{TOY} --lr log:0.1:1", ["log:0.1:1", "--random N"]),
         (f"{TOY} --lr log:1:0.1 --random 3", ["log:1:0.1 is empty", "0 < LOW < HIGH"]),
+        (f"{TOY} --steps uniform:0.5:9 --random 3", ["--steps: uniform:0.5:9", "takes integers"]),
+        (f"{TOY} --steps uniform:-9:-5 --random 3", ["steps must be at least 1"]),
         (f"{TOY} --random 3", ["random draws need", "log:0.01:1"]),
         (f"{TOY} --zip", ["--zip needs options with several values"]),
         (f"{TOY} --zip --random 3 --steps 1 2", ["exclude each other"]),

@@ -47,13 +47,52 @@ class Range:
     def __str__(self) -> str:
         return f"{self.scale}:{self.low:g}:{self.high:g}"
 
-    def draw(self, rng: random.Random) -> float:
+
+@dataclass(frozen=True)
+class Draw:
+    """A random draw from a range; the type of its option decides what number it is.
+
+    Attributes:
+        range: the range.
+        position: uniform in [0, 1).
+    """
+
+    range: Range
+    position: float
+
+    @property
+    def number(self) -> float:
         """A value of four digits, as it is written in names and tables."""
-        if self.scale == "log":
-            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        low, high = self.range.low, self.range.high
+        if self.range.scale == "log":
+            value = math.exp(self._between(math.log(low), math.log(high)))
         else:
-            value = rng.uniform(self.low, self.high)
-        return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
+            value = self._between(low, high)
+        return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
+
+    @property
+    def integer(self) -> int:
+        """An integer from the range, both ends included.
+
+        Raises:
+            ValueError: if an end is not an integer.
+        """
+        low, high = self.range.low, self.range.high
+        if not (float(low).is_integer() and float(high).is_integer()):
+            scale = self.range.scale
+            raise ValueError(
+                f"{self.range} is a range of fractions, and this option takes integers: write "
+                f"{scale}:LOW:HIGH with integers"
+            )
+        if self.range.scale == "log":  # each takes the part of the range that is rounded to it
+            ends = math.log(low - 0.5), math.log(high + 0.5)
+            value = round(math.exp(self._between(*ends)))
+        else:
+            value = math.floor(self._between(low, high + 1))
+        return min(max(value, int(low)), int(high))
+
+    def _between(self, low: float, high: float) -> float:
+        return low + (high - low) * self.position
 
 
 @dataclass(frozen=True)
@@ -122,7 +161,7 @@ class Sweep:
         return names + [SEED] * (len(self.seeds) > 1)
 
     def points(self) -> list[dict[str, Any]]:
-        """Options of each run beyond ``fixed``.
+        """Options of each run beyond ``fixed``; a ``Draw`` where one is from a range.
 
         All settings come with the first seed, then all with the second, so that a sweep that is
         stopped early has compared every setting.
@@ -143,7 +182,7 @@ class Sweep:
         """Draw number ``index`` of an option, which does not depend on the number of draws."""
         rng = random.Random(f"{self.draw_seed} {key} {index}")
         value = values[rng.randrange(len(values))]
-        return value.draw(rng) if isinstance(value, Range) else value
+        return Draw(value, rng.random()) if isinstance(value, Range) else value
 
     def with_options(self, fixed: Mapping[str, Any], **changes: Any) -> Sweep:
         """The sweep with other options, such as those of the command line.

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.config.yaml import build, fingerprint, read_yaml, slug
-from limbeck.sweeps.expansion import Sweep, nest
+from limbeck.config.option_types import option_type, takes_integers_only
+from limbeck.config.yaml import build, fingerprint, join, read_yaml, slug
+from limbeck.sweeps.expansion import Draw, Sweep, nest
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import CHOICES, default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
@@ -93,9 +94,10 @@ def plan_runs(sweep: Sweep, path: str = "") -> list[PlannedRun]:
     planned: dict[str, PlannedRun] = {}
     for point in sweep.points():
         try:
+            point = with_numbers(sweep.fixed, point, path)
             stages = build_stages(nest({**sweep.fixed, **point}), path)
         except ValueError as error:
-            varied = {key: point[key] for key in sweep.varied}
+            varied = {key: point[key] for key in sweep.varied if not isinstance(point[key], Draw)}
             where = f"; this is in the run with {label_of(varied)}" if varied else ""
             raise ValueError(f"{error}{where}") from error
         prints = "".join(f"{name}{fingerprint(stage)}" for name, stage in stages.items())
@@ -103,6 +105,37 @@ def plan_runs(sweep: Sweep, path: str = "") -> list[PlannedRun]:
         options = {name: point[name] for name in sweep.varied}
         planned.setdefault(key, PlannedRun(_run_name(options, key), options, stages, key))
     return list(planned.values())
+
+
+def with_numbers(
+    fixed: Mapping[str, Any], point: Mapping[str, Any], path: str = ""
+) -> dict[str, Any]:
+    """The options of a run with a number for each random draw, an integer where one is needed.
+
+    Args:
+        fixed: options of all runs.
+        point: options of this run.
+        path: ``--`` if they are those of a command line, for messages.
+
+    Raises:
+        ValueError: if an option takes integers and its range is one of fractions.
+    """
+    draws = {key: value for key, value in point.items() if isinstance(value, Draw)}
+    numbers = dict(point)
+    if not draws:
+        return numbers
+    plain = nest({k: v for k, v in {**fixed, **point}.items() if k not in draws})
+    extra, own = _split_options(plain, path)
+    default = _default_experiment(extra, own)
+    for key, draw in draws.items():
+        is_extra = key.partition(".")[0] in ExtraOptions.__dataclass_fields__
+        instance: Any = extra if is_extra else default
+        is_whole = takes_integers_only(option_type(type(instance), key, plain, instance))
+        try:
+            numbers[key] = draw.integer if is_whole else draw.number
+        except ValueError as error:
+            raise ValueError(f"{join(path, key)}: {error}") from error
+    return numbers
 
 
 def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]:
@@ -115,19 +148,9 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
     Raises:
         ValueError: if an option is unknown or a value is refused.
     """
-    names = ExtraOptions.__dataclass_fields__
-    extra = build(ExtraOptions, {k: plain[k] for k in plain if k in names}, path)
-    own = {k: v for k, v in plain.items() if k not in names}
-    if extra.preset is not None and extra.config is not None:
-        raise ValueError("config and preset exclude each other: give one of them")
+    extra, own = _split_options(plain, path)
     stages = extra.preset.stages(_NO_PROMPTS) if extra.preset is not None else {}
-    first = next(iter(stages.values()), None)
-    default = first
-    if extra.config is not None:
-        file = extra.config / "run.yaml" if extra.config.is_dir() else extra.config
-        default = read_yaml(Experiment, file)
-    if default is None:
-        default = default_experiment(_NO_PROMPTS, {k: own[k] for k in CHOICES if k in own})
+    first, default = next(iter(stages.values()), None), _default_experiment(extra, own)
     own.setdefault("prompts", default.prompts)
     chosen = build(Experiment, own, path, default)
     if chosen.prompts == _NO_PROMPTS:
@@ -137,6 +160,25 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
     if first is None or len(stages) == 1:
         return {"": chosen}
     return {name: apply_shared_options(first, chosen, stage) for name, stage in stages.items()}
+
+
+def _split_options(plain: Mapping[str, Any], path: str) -> tuple[ExtraOptions, dict[str, Any]]:
+    """The extra options, and those of the experiment."""
+    names = ExtraOptions.__dataclass_fields__
+    extra = build(ExtraOptions, {k: plain[k] for k in plain if k in names}, path)
+    if extra.preset is not None and extra.config is not None:
+        raise ValueError("config and preset exclude each other: give one of them")
+    return extra, {k: v for k, v in plain.items() if k not in names}
+
+
+def _default_experiment(extra: ExtraOptions, own: Mapping[str, Any]) -> Experiment:
+    """The experiment whose options are the defaults: of a preset, a file, or the model."""
+    if extra.preset is not None:
+        return next(iter(extra.preset.stages(_NO_PROMPTS).values()))
+    if extra.config is not None:
+        file = extra.config / "run.yaml" if extra.config.is_dir() else extra.config
+        return read_yaml(Experiment, file)
+    return default_experiment(_NO_PROMPTS, {k: own[k] for k in CHOICES if k in own})
 
 
 def format_option(value: Any) -> str:
