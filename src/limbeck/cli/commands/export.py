@@ -1,4 +1,4 @@
-"""export particles of a 3D run as glb, obj or ply files"""
+"""export particles of a 3D run as glb, obj, ply, or for a benchmark"""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from limbeck.evaluation.benchmarks.base import Benchmark
+
 if TYPE_CHECKING:
-    from limbeck.graphics.export.export import ExportFormat
+    from limbeck.graphics.export.export import ExportFormat, MeshExportOptions
 
 SUFFIXES = (".glb", ".obj", ".ply")
 
@@ -19,21 +21,26 @@ class ExportOptions:
     """What is exported, and to which files.
 
     Attributes:
-        runs: run folder.
+        runs: run folder; with --benchmark one or more.
         format: file format; by default the suffix of --out, or glb for surfaces and ply for
             Gaussian splats.
-        particle: index of the particle from 0, prompt by prompt, or ``all``.
-        out: file to write, or with all particles the folder; by default RUN/export.
+        benchmark: write what a benchmark reads, into the folder --out: one result per prompt.
+        particle: index of the particle from 0, prompt by prompt, or ``all``; with --benchmark the
+            index among those of each prompt.
+        out: file to write, or with all particles or --benchmark the folder; by default RUN/export.
         device: auto, cpu, cuda, cuda:N or mps.
     """
 
     runs: tuple[Path, ...] = ()
     format: Literal["glb", "obj", "ply"] | None = None
+    benchmark: Benchmark | None = None
     particle: int | Literal["all"] = 0
     out: Path | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.benchmark is not None:
+            return self._check_benchmark()
         if len(self.runs) != 1:
             raise ValueError(f"give one run folder, not {len(self.runs)}: limbeck export runs/NAME")
         if self.out is None or self.particle == "all":
@@ -42,6 +49,16 @@ class ExportOptions:
             raise ValueError(f"--out {self.out} must end in .{self.format}, as --format says")
         if self.out.suffix not in SUFFIXES:
             raise ValueError(f"--out {self.out} must end in .glb, .obj or .ply")
+
+    def _check_benchmark(self) -> None:
+        if not self.runs:
+            raise ValueError("give one run folder or more: limbeck export runs/NAME ...")
+        if self.out is None:
+            raise ValueError("--benchmark needs --out FOLDER, that of the results of the benchmark")
+        if self.format is not None:
+            raise ValueError(f"--format {self.format}: --benchmark decides the files; give one")
+        if self.particle == "all":
+            raise ValueError("--particle all: a benchmark has one result per prompt; give an index")
 
     def particles(self, total: int) -> list[int]:
         """Indices of the particles to export.
@@ -75,9 +92,15 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.graphics.export.export import MeshExportOptions, export_asset, export_paths
     from limbeck.graphics.geometry.assets import Surface
 
-    about = "Export particles of the RUN folder as files that Blender and other programs open."
+    about = (
+        "Export particles of the RUN folder as files that Blender and other programs open, or of "
+        "several with --benchmark as the folders that a benchmark reads."
+    )
     sections = [(ExportOptions, None), (MeshExportOptions, None)]
     options, mesh_options = parse(sections, argv, "limbeck export", about, "runs")
+
+    if options.benchmark is not None:
+        return _export_benchmark(options, options.benchmark, mesh_options)
 
     from limbeck.cli.run_folder import check_new_file, find_folder
     from limbeck.representations.gaussian_splats import GaussianSplats
@@ -104,3 +127,32 @@ def main(argv: Sequence[str]) -> None:
         for file in export_paths(path, file_format, asset):
             if file.exists():
                 print(file)
+
+
+def _export_benchmark(
+    options: ExportOptions, benchmark: Benchmark, mesh_options: MeshExportOptions
+) -> None:
+    """Write one particle of each prompt of the runs, and print the folders."""
+    from limbeck.cli.run_folder import find_folder
+    from limbeck.runs import reopen
+
+    assert options.out is not None and isinstance(options.particle, int)
+    folders, targets = [reopen.last_stage(find_folder(run)) for run in options.runs], set()
+    for folder in folders:  # before a run is loaded
+        experiment = reopen.read_experiment(folder)
+        reopen.require_3d(folder, experiment)
+        if not 0 <= options.particle < experiment.particles:
+            raise ValueError(
+                f"{folder} has particles 0 to {experiment.particles - 1} of each prompt, not "
+                f"{options.particle}"
+            )
+        for prompt in experiment.prompts:
+            target = benchmark.check_new(options.out, prompt)
+            if target in targets:
+                raise ValueError(f"{folder}: another of the runs has the prompt {prompt!r} too")
+            targets.add(target)
+    for folder in folders:
+        run = reopen.reopen_run(folder, options.device)
+        for i in range(len(run.experiment.prompts)):
+            particle = i * run.experiment.particles + options.particle
+            print(benchmark.export(run, particle, mesh_options, options.out), flush=True)

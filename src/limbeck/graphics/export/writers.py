@@ -191,17 +191,20 @@ def _mtl(texture_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def encode_obj(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
+def encode_obj(
+    mesh: TexturedMesh, path: Path, axes: str = "y up, front towards +z"
+) -> dict[Path, bytes]:
     """Encode a mesh as .obj, with .mtl and .png if it has a texture.
 
     Args:
         mesh: mesh with a texture or vertex colors.
         path: the .obj file; the others lie beside it.
+        axes: what the first line of the file says of its axes.
 
     Returns:
         The contents of the files, in the order in which they are to be written.
     """
-    lines = [f"# limbeck {__version__}: y up, front towards +z"]
+    lines = [f"# limbeck {__version__}: {axes}"]
     positions, files, corner = mesh.vertices, {}, "{0}//{0}"
     if mesh.texture is not None and mesh.uv is not None:
         mtl, png, corner = path.with_suffix(".mtl"), path.with_suffix(".png"), "{0}/{0}/{0}"
