@@ -18,6 +18,29 @@ _REFRESH_SECONDS = 1.0
 _MAX_FAILED = 5  #: failed runs in the live table; the page lists all
 
 
+def closing_lines(progress: SweepProgress) -> list[str]:
+    """What is said when a sweep has ended: each failure, those that are alike once, and counts."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, outcome in progress.failed.items():
+        message = outcome.message.replace(name, "NAME")
+        alike.setdefault((outcome.kind, message), []).append(name)
+    lines = []
+    for (kind, message), (first, *others) in alike.items():
+        names = f"{first} and {len(others)} more" if others else first
+        text = message if others else progress.failed[first].message
+        log = progress.root / "logs" / f"{first}.log"
+        lines.append(f"limbeck: {names} {kind}: {text}; see {log}")
+    done, failed, total = len(progress.finished), len(progress.failed), len(progress.runs)
+    counts = f"{done} of {total} runs finished, {failed} failed"
+    if progress.is_hopeless:
+        lines.append(
+            "limbeck: stopped, as the runs fail alike before their first step, with every value of "
+            "the options; correct this and repeat the command"
+        )
+        counts += f", {total - done - failed} not started"
+    return [*lines, counts]
+
+
 class LiveTable:
     """Shows a sweep while it goes on; where there is no terminal, one line per run that ends.
 

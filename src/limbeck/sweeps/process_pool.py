@@ -107,12 +107,14 @@ class ProcessPool:
         uses_networks: whether some of the models are networks; their modules are imported once.
 
     Attributes:
+        waiting: the runs to start, in order; may be changed while the others run.
         running: the runs that are in progress.
         attempts: attempts by name of the run.
     """
 
     def __init__(self, workers: int, logs: Path, retries: int = 0, uses_networks: bool = True):
         self.workers, self.logs, self.retries = workers, logs, retries
+        self.waiting: deque[RunTask] = deque()
         self.running: list[RunningProcess] = []
         self.attempts: dict[str, int] = {}
         method = "spawn" if os.name == "nt" else "forkserver"
@@ -129,16 +131,16 @@ class ProcessPool:
             tasks: what to run.
             on_poll: called several times a second.
         """
-        waiting = deque(tasks)
+        self.waiting = deque(tasks)
         try:
-            while waiting or self.running:
-                while waiting and len(self.running) < self.workers:
-                    self._start(waiting.popleft())
+            while self.waiting or self.running:
+                while self.waiting and len(self.running) < self.workers:
+                    self._start(self.waiting.popleft())
                 on_poll()
                 for ended, outcome in self._ended():
                     tried = self.attempts[outcome.name]
                     if outcome.may_retry and tried <= self.retries:
-                        waiting.append(ended.task)
+                        self.waiting.append(ended.task)
                         continue
                     told = f" ({tried} attempts)" if tried > 1 and outcome.message else ""
                     yield replace(outcome, message=outcome.message + told)

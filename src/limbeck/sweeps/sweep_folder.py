@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +25,7 @@ from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
 from limbeck.sweeps.process_pool import ProcessPool, available_cores, default_workers
+from limbeck.sweeps.repeated_failure import RepeatedFailure
 from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line, read_json_object
 from limbeck.system.folder_lock import LOCK_FILE, folder_lock, refuse_folder_in_use
@@ -65,6 +67,7 @@ class SweepProgress:
         failed: outcome by name of the runs that failed.
         running: names of the runs in progress.
         steps_at_start: steps by name that were taken before this session.
+        is_hopeless: whether the rest was not started, as all runs fail alike.
     """
 
     root: Path
@@ -73,6 +76,7 @@ class SweepProgress:
     failed: dict[str, RunOutcome] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     steps_at_start: dict[str, int] = field(default_factory=dict)
+    is_hopeless: bool = False
 
     def steps_taken(self, run: PlannedRun) -> int:
         """Steps of a run that are on the disk."""
@@ -201,6 +205,8 @@ def run_sweep(
         models = [stage.model for run in progress.runs for stage in run.stages.values()]
         uses_networks = not all(isinstance(m, Model) and is_exact(m) for m in models)
         pool = ProcessPool(workers, root / "logs", options.retries, uses_networks)
+        by_name = {run.name: run for run in progress.runs}
+        watch = RepeatedFailure([by_name[task.name] for task in tasks])
 
         def poll() -> None:
             progress.running = {running.task.name for running in pool.running}
@@ -214,7 +220,23 @@ def run_sweep(
                 else:
                     progress.failed[outcome.name] = outcome
                 _write_failed_runs(root, progress.failed, known)
+                run = by_name[outcome.name]
+                watch.add(run, outcome, progress.steps_taken(run))
+                _react(watch, pool, progress)
                 on_change(progress, outcome)
+
+
+def _react(watch: RepeatedFailure, pool: ProcessPool, progress: SweepProgress) -> None:
+    """Start no more runs if none can work; before that, try those that differ from the failed."""
+    by_name = {run.name: run for run in progress.runs}
+    running = [by_name[running.task.name] for running in pool.running]
+    if not watch.is_suspected or any(progress.steps_taken(run) for run in running):
+        return
+    if watch.is_hopeless and pool.waiting:
+        pool.waiting.clear()
+        progress.is_hopeless = True
+    first = sorted(pool.waiting, key=lambda task: -watch.num_untried(by_name[task.name]))
+    pool.waiting = deque(first)
 
 
 def _pending_tasks(

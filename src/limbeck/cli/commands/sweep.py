@@ -115,7 +115,7 @@ def _run(
 
     from limbeck.sweeps.execution import RunOutcome
     from limbeck.sweeps.live_report import SweepReport
-    from limbeck.sweeps.live_table import LiveTable
+    from limbeck.sweeps.live_table import LiveTable, closing_lines
     from limbeck.sweeps.sweep_folder import PoolOptions, SweepProgress, run_sweep
 
     pool = PoolOptions(options.workers, options.retries, options.device, options.checkpoint_every)
@@ -132,11 +132,8 @@ def _run(
     finally:
         progress.running.clear()
         csv, page = report.write()
-    for name, outcome in progress.failed.items():
-        log = root / "logs" / f"{name}.log"
-        print(f"limbeck: {name} {outcome.kind}: {outcome.message}; see {log}", file=sys.stderr)
-    done, total = len(progress.finished), len(runs)
-    print(f"{done} of {total} runs finished, {len(progress.failed)} failed", file=sys.stderr)
+    for line in closing_lines(progress):
+        print(line, file=sys.stderr)
     print(csv)
     print(page, flush=True)
     return bool(progress.failed)
