@@ -18,7 +18,7 @@ _REFRESH_SECONDS = 1.0
 _MAX_FAILED = 5  #: failed runs in the live table; the page lists all
 
 
-def closing_lines(progress: SweepProgress) -> list[str]:
+def sweep_closing_lines(progress: SweepProgress) -> list[str]:
     """What is said when a sweep has ended: each failure, those that are alike once, and counts."""
     alike: dict[tuple[str, str], list[str]] = {}
     for name, outcome in progress.failed.items():

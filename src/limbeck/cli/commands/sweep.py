@@ -115,7 +115,7 @@ def _run(
 
     from limbeck.sweeps.execution import RunOutcome
     from limbeck.sweeps.live_report import SweepReport
-    from limbeck.sweeps.live_table import LiveTable, closing_lines
+    from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
     from limbeck.sweeps.sweep_folder import PoolOptions, SweepProgress, run_sweep
 
     pool = PoolOptions(options.workers, options.retries, options.device, options.checkpoint_every)
@@ -132,7 +132,7 @@ def _run(
     finally:
         progress.running.clear()
         csv, page = report.write()
-    for line in closing_lines(progress):
+    for line in sweep_closing_lines(progress):
         print(line, file=sys.stderr)
     print(csv)
     print(page, flush=True)
