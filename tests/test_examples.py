@@ -1,10 +1,12 @@
 """Examples of own components: short, in no package, used by FILE.py:Class."""
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import limbeck as lb
 from limbeck.cli.main import main
@@ -113,3 +115,30 @@ def test_the_own_representation_has_low_rank():
     logits = run.representation.render(request).image.detach().double().logit()
     assert logits.shape == (2, 3, 24, 24)
     assert torch.linalg.matrix_rank(logits, tol=1e-3).max() == 2
+
+
+def test_differences_of_a_sweep_are_paired_by_seed(tmp_path, capsys, monkeypatch):
+    rows = ["run,state,prompt,guidance,seed,object"]
+    # the setting adds .10 and .30: mean .2, t interval .2 -+ 12.706 * .1414 / sqrt(2) = 1.27
+    objects = {("1", 0): 0.2, ("1", 1): 0.4, ("30", 0): 0.3, ("30", 1): 0.7}
+    for (guidance, seed), value in objects.items():
+        run = tmp_path / f"g{guidance}-{seed}"
+        run.mkdir()
+        (run / "eval.json").write_text(f'{{"mean": {{"object": {value}}}}}')
+        rows.append(f"{run.name},finished,a red mug,{guidance},{seed},1.0")
+    rows.append("missing,failed,a red mug,30,2,")
+    (tmp_path / "results.csv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr("sys.argv", ["sweep_differences.py", str(tmp_path), "object"])
+    runpy.run_path(str(EXAMPLES / "sweep_differences.py"), run_name="__main__")
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert first == "| object | 1 | 0.30 [0.00, 1.00] |  | 2 |"
+    assert second == "| object | 30 | 0.50 [0.00, 1.00] | +0.20 [-1.07, +1.47] | 2 |"
+
+
+def test_the_plane_prior_runs_with_many_particles(tmp_path):
+    plane = f"{EXAMPLES / 'plane_prior.py'}:Plane"
+    argv = ["all", "--model", plane, "--method", "vsd", "--method.critic", "exact"]
+    folder = tmp_path / "run"
+    assert main(["run", *argv, "--particles", "64", "--steps", "2", "--out", str(folder)]) == 0
+    x = load_file(folder / "checkpoint.safetensors")
+    assert (64, 2) in {tuple(value.shape) for value in x.values()}
