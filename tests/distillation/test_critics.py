@@ -20,6 +20,7 @@ from limbeck.cli.main import main
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
+from limbeck.distillation.critics import exact
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.frozen import FrozenCritic
@@ -407,3 +408,26 @@ def test_critics_on_the_command_line(critic, options, tmp_path, capsys):
     arguments = [*run.split(), "--method.critic", critic, *options]
     assert main(["run", "red disc", *arguments]) == 0, capsys.readouterr()
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_exact_critic_computes_the_rows_of_its_process_only(monkeypatch):
+    torch.manual_seed(0)
+    x0, xt, t = torch.randn(2, 3, 4), torch.randn(6, 4), torch.linspace(0.1, 0.9, 6)
+    prompt = torch.tensor([0, 0, 0, 1, 1, 1])
+    prior = GaussianMixture(torch.zeros(1, 4), torch.ones(1))
+    valid = torch.ones(2, 3, dtype=torch.bool)
+    denoiser = exact._ParticleDenoiser(prior, x0, valid, prompt)
+    (whole,) = denoiser(xt, t, prior.condition(["a"] * 6))
+    computed = []
+
+    def join(rows, count):
+        computed.append(len(rows))
+        return torch.cat([whole.x0[:2], rows])
+
+    monkeypatch.setattr(exact, "is_divided", lambda count: count >= 2)
+    monkeypatch.setattr(exact, "own_rows", lambda count: slice(2, count))
+    monkeypatch.setattr(exact, "take_rows", lambda x: x[2:])
+    monkeypatch.setattr(exact, "join_rows", join)
+    (divided,) = denoiser(xt, t, prior.condition(["a"] * 6))
+    assert computed == [4]
+    assert torch.allclose(divided.x0, whole.x0) and torch.allclose(divided.eps, whole.eps)

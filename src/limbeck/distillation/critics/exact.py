@@ -15,6 +15,7 @@ from limbeck.diffusion.prior import Prior, PriorWrapper
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.system.processes import is_divided, join_rows, own_rows, take_rows
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,24 @@ class _ParticleDenoiser(PriorWrapper):
     def __call__(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
+        count = len(xt)
+        if is_divided(count):  # over the processes of the run, as network calls are
+            rows = own_rows(count)
+            x0 = join_rows(self._denoise(take_rows(xt), t[rows], self._prompt[rows]), count)
+        else:
+            x0 = self._denoise(xt, t, self._prompt)
+        alpha, sigma = self.schedule.alpha(t).to(xt), self.schedule.sigma(t).to(xt)
+        eps = torch.addcmul(xt, expand(alpha, x0), x0, value=-1) / expand(sigma, x0)
+        prediction = Prediction(x0, eps)
+        return [prediction for _ in conditions]
+
+    def _denoise(
+        self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], prompts: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b ..."]:
         alpha, sigma = self.schedule.alpha(t).to(xt), self.schedule.sigma(t).to(xt)
         x0 = torch.empty_like(xt)
-        for prompt in self._prompt.unique().tolist():
-            rows = to_device((self._prompt == prompt).nonzero().flatten(), xt.device)
+        for prompt in prompts.unique().tolist():
+            rows = to_device((prompts == prompt).nonzero().flatten(), xt.device)
             candidates, valid = self._x0[prompt].flatten(1), self._valid[prompt]
             logits = _log_responsibilities(
                 xt[rows].flatten(1), alpha[rows], sigma[rows], candidates
@@ -139,9 +154,7 @@ class _ParticleDenoiser(PriorWrapper):
             logits = logits.masked_fill(~valid, -torch.inf)
             mean = logits.softmax(1).to(xt.dtype) @ candidates.to(xt.dtype)
             x0[rows] = mean.view(len(rows), *xt.shape[1:])
-        eps = torch.addcmul(xt, expand(alpha, x0), x0, value=-1) / expand(sigma, x0)
-        prediction = Prediction(x0, eps)
-        return [prediction for _ in conditions]
+        return x0
 
 
 def _log_responsibilities(
@@ -153,10 +166,12 @@ def _log_responsibilities(
     """-|x_t - alpha x_j|^2 / 2 sigma^2 up to a constant per row, by one matrix product.
 
     |x_t - alpha c|^2 with the mean c of the x_j is left out, as the softmax cancels it. The rest is
-    centered and in float64, so that the difference of squares keeps its precision.
+    centered and in float64, so that the difference of squares keeps its precision. The squares are
+    one more column of the product: no other matrix of this size is needed.
     """
     center, a = candidates.mean(0, dtype=torch.double), alpha.double()[:, None]
+    scale = a / sigma.double()[:, None] ** 2
     centered = candidates - center
-    products = torch.addcmul(xt.double(), a, center, value=-1) @ centered.T
-    squares = centered.square().sum(1)
-    return (a * products - 0.5 * a**2 * squares) / sigma.double()[:, None] ** 2
+    of_rows = torch.addcmul(xt.double(), a, center, value=-1) * scale
+    squares = centered.square().sum(1, keepdim=True)
+    return torch.cat([of_rows, -0.5 * a * scale], 1) @ torch.cat([centered, squares], 1).T
