@@ -37,6 +37,7 @@ from limbeck.runs.editing import (
     notify_sizes,
     rehearse_edits,
 )
+from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.system.image_files import read_image
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
@@ -148,12 +149,35 @@ def test_each_aspect_ratio_is_a_run_of_its_own_and_nothing_is_stretched(prior, t
     }
     out = tmp_path / "out"
     page = edit_to_folder(edit_inputs(*images.values()), quick_options(), prior, out)
-    assert {path.name for path in out.iterdir()} == {*images, "report.html"}
+    assert {path.name for path in out.iterdir()} == {*images, "report.html", ".lock"}
     for size, image in images.items():
         assert (pixels(out / size / "edit" / "00-00-before.png") == pixels(image)).all()
         assert pixels(out / size / "edit" / "00-00-after.png").shape == pixels(image).shape
     text = page.read_text()
     assert text.count("two striped cats → a red mug") == 3 and 'href="16x48/report.html"' in text
+
+
+def test_edits_of_several_sizes_hold_their_common_folder(prior, photo, tmp_path, monkeypatch):
+    """Between two sizes, too: the second of two commands is refused and writes nothing."""
+    inputs = edit_inputs(photo, save_noise(tmp_path / "wide.png", 32, 16))
+    out = tmp_path / "out"
+    with folder_lock(out):
+        before = sorted(out.rglob("*"))
+        with pytest.raises(ValueError, match=r"out is in use by process \d+ .*--out"):
+            edit_to_folder(inputs, quick_options(), prior, out)
+        assert sorted(out.rglob("*")) == before
+    held = []
+
+    def edit(*arguments):
+        with pytest.raises(ValueError, match="is in use"):
+            refuse_folder_in_use(out)
+        held.append(arguments)
+
+    monkeypatch.setattr(editing, "run_edit", edit)
+    monkeypatch.setattr(editing.pages, "write_edit_report", edit)
+    edit_to_folder(inputs, quick_options(), prior, out)
+    assert len(held) == 3
+    refuse_folder_in_use(out)
 
 
 def test_an_edit_resumes_and_other_images_of_the_same_name_are_refused(prior, photo, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from limbeck.runs.folder_state import refuse_other_experiment
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report import pages
+from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.system.image_files import image_file_size, read_image
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
@@ -414,16 +416,18 @@ def edit_to_folder(
     """
     inputs.check(options.method)
     runs = edit_folders(folder, edit_experiments(inputs, options, prior))
+    refuse_folder_in_use(folder)
     for run_folder, experiment in runs.items():
         refuse_other_experiment(run_folder, experiment)
     notify_sizes(inputs, prior)
     for experiment in runs.values():
         Run(experiment, prior)  # raises for any size before the first one is edited
-    for run_folder, experiment in runs.items():
-        run_edit(experiment, prior, run_folder, image_every, command, console)
-    if len(runs) == 1:
-        return folder / "report.html"
-    return pages.write_edit_report(list(runs), folder / "report.html")
+    with folder_lock(folder) if len(runs) > 1 else nullcontext():  # a single one locks it itself
+        for run_folder, experiment in runs.items():
+            run_edit(experiment, prior, run_folder, image_every, command, console)
+        if len(runs) > 1:
+            pages.write_edit_report(list(runs), folder / "report.html")
+    return folder / "report.html"
 
 
 def rehearse_edits(

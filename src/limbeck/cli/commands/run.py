@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.runs.loggers import Logger
 from limbeck.runs.stage import ONLY_STAGE, StagePosition
+from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 
 if TYPE_CHECKING:
@@ -162,7 +164,12 @@ def run_stages(
     show = options.viewer and not options.dry_run
     previous, stages = None, preset.stages(NO_PROMPTS)
     later = sum(stage.steps for stage in stages.values())
-    with open_viewer(parent, chosen) if show else nullcontext():  # one page for all stages
+    refuse_folder_in_use(parent)
+    with ExitStack() as stack:
+        if show:  # one page for all stages
+            stack.enter_context(open_viewer(parent, chosen))
+        # held from the first stage that starts to the end, also while the next model is loaded
+        lock_parent = cache(lambda: stack.enter_context(folder_lock(parent)))
         for number, (name, stage) in enumerate(stages.items(), 1):
             later -= stage.steps
             position = StagePosition(number, len(stages), name, later)
@@ -174,7 +181,7 @@ def run_stages(
                 print(f"{folder.name}: ", end="", flush=True)
             else:
                 previous = folder
-            run_one(stage, options, folder, command, viewer=False, position=position)
+            run_one(stage, options, folder, command, False, position, lock_parent)
     if not options.dry_run:
         print_worse_stages([parent / f"{i}-{name}" for i, name in enumerate(stages, 1)])
         exit_if_incomplete(parent)
@@ -187,6 +194,7 @@ def run_one(
     command: str,
     viewer: bool,
     position: StagePosition = ONLY_STAGE,
+    before_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Start or resume one run and print its report, or the resources it needs if it is a dry run.
 
@@ -197,6 +205,7 @@ def run_one(
         command: the command line.
         viewer: show the run in the browser.
         position: which stage of a preset it is.
+        before_start: called when all is checked and before anything is written.
     """
     from limbeck.cli.run_folder import check_run_folder, resume_hint
     from limbeck.runs.folder_state import finished_message, is_finished
@@ -228,6 +237,7 @@ def run_one(
     if options.dry_run:
         print(rehearse(Run(experiment, prior)))
         return
+    before_start()
     with resume_hint(command), watched:
         report = record(
             experiment,

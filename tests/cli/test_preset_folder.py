@@ -1,0 +1,80 @@
+"""The stages of a preset hold their common folder from the first stage to the end."""
+
+from pathlib import Path
+
+import pytest
+from refusals import refused
+
+from limbeck.cli.main import main
+from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
+
+TWO_STAGES = """
+from dataclasses import dataclass
+from limbeck.config.yaml import build
+from limbeck.training.experiment import Experiment
+from limbeck.training.presets.base import Preset
+
+@dataclass(frozen=True)
+class TwoStages(Preset):
+    def world(self, prompts):
+        options = {"prompts": prompts, "model": "gaussians", "steps": 2}
+        splats = {"name": "gaussian-splats", "num_gaussians": 64}
+        experiment = build(Experiment, options | {"representation": splats})
+        return {"first": experiment, "second": experiment}
+    def full(self, prompts):
+        return self.world(prompts)
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    Path("stages.py").write_text(TWO_STAGES, encoding="utf-8")
+    return ["run", "red disc", "--preset", "stages.py:TwoStages", "--out", "out"]
+
+
+def test_a_second_command_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]):
+    with folder_lock(Path("out")):
+        before = sorted(Path("out").rglob("*"))
+        assert "out is in use by process" in refused(capsys, *command)
+        assert sorted(Path("out").rglob("*")) == before
+
+
+def test_the_folder_is_held_in_each_stage_and_between(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import limbeck.priors.loading
+    import limbeck.runs.recorder
+
+    held: list[str] = []
+
+    def record(experiment, prior, folder, **options):
+        with pytest.raises(ValueError, match="is in use"):
+            refuse_folder_in_use(Path("out"))
+        held.append(folder.name)
+        return folder / "report.html"
+
+    load = limbeck.priors.loading.load
+
+    def load_in_use(*arguments):
+        if held:  # the model of the second stage
+            with pytest.raises(ValueError, match="is in use"):
+                refuse_folder_in_use(Path("out"))
+        return load(*arguments)
+
+    monkeypatch.setattr(limbeck.runs.recorder, "record", record)
+    monkeypatch.setattr(limbeck.priors.loading, "load", load_in_use)
+    monkeypatch.setattr("limbeck.runs.closing_summary.closing_lines", lambda *a: [])
+    monkeypatch.setattr("limbeck.metrics.run_scores.print_worse_stages", lambda folders: None)
+    assert main(command) == 0, capsys.readouterr().err
+    assert held == ["1-first", "2-second"]
+    refuse_folder_in_use(Path("out"))
+
+
+def test_a_prompt_that_is_refused_leaves_no_folder(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    command[1] = "zebra"
+    assert "zebra" in refused(capsys, *command)
+    assert not Path("out").exists()
+    assert main([*command, "--dry-run"]) == 2 and not Path("out").exists()
