@@ -198,14 +198,14 @@ def mean_score(values: Sequence[float], bounds: Interval = UNBOUNDED) -> MeanSco
 
 
 def varies_more_in_prompts(results: Sequence[RunResult]) -> bool:
-    """Whether intervals are over prompts: if there are more prompts than seeds.
+    """Whether intervals are over prompts: if the sweep has more prompts than seeds.
 
     Else they are over seeds. A mean over few units has a wide interval, so the more numerous unit
     is taken, and the page says which.
     """
-    done = [result for result in results if result.state == "finished"]
-    prompts = {prompt for result in done for prompt in result.prompt_scores}
-    return len(prompts) > len({format_option(r.run.options.get(SEED)) for r in done})
+    experiments = [next(iter(result.run.stages.values())) for result in results]
+    prompts = {prompt for experiment in experiments for prompt in experiment.prompts}
+    return len(prompts) > len({experiment.seed for experiment in experiments})
 
 
 @dataclass(frozen=True)
