@@ -183,6 +183,9 @@ def test_the_frechet_distance_needs_enough_images():
     assert frechet_metric([draws(4000, 0.0)])["frechet"] < 0.05
     found = frechet_metric([draws(4000, 2.0)])
     assert found["frechet"] == pytest.approx(16, rel=0.1) and found["frechet_floor"] < 0.05
+    assert "frechet_interval" not in found  # of one prompt
+    low, high = frechet_metric([draws(1000, 2.0) for _ in range(4)])["frechet_interval"]
+    assert 12 < low < 16 < high < 20
 
 
 def test_clip_compares_colored_and_textureless_images(tmp_path, prior):

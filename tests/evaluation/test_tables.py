@@ -3,8 +3,8 @@
 import torch
 
 from limbeck.evaluation.judge import RunEvaluation
-from limbeck.evaluation.prompt_metrics import PromptImages
-from limbeck.evaluation.tables import comparison_table
+from limbeck.evaluation.prompt_metrics import PromptImages, mean_metrics
+from limbeck.evaluation.tables import comparison_table, summary_line
 from limbeck.metrics.intervals import mean_interval
 
 
@@ -40,6 +40,32 @@ def test_the_mean_has_the_interval_over_prompts():
     low, high = mean_interval([0.3, 0.5, 0.8, 0.7], (0, 1))
     (row,) = (r for r in table_cells(comparison_table(runs)) if r[0] == "95 % over 4 prompts")
     assert row == ["95 % over 4 prompts", "", f"{100 * low:.0f} to {100 * high:.0f} %"]
+
+
+def test_of_one_prompt_the_runs_are_the_unit():
+    values = (0.2, 0.4, 0.9)
+    runs = [
+        RunEvaluation("f", seed, {"prompts": [{"prompt": "duck", "image_reward": value}]})
+        for seed, value in enumerate(values)
+    ]
+    low, high = mean_interval(values)
+    rows = table_cells(comparison_table(runs))
+    assert ["95 % over 3 runs", "", f"{low:.3f} to {high:.3f}"] in rows
+
+
+def test_the_line_of_a_run_has_intervals_over_prompts_or_particles():
+    def report(prompts):
+        return {"mean": mean_metrics(prompts), "prompts": prompts}
+
+    prompts = [{"prompt": p, "object": v} for p, v in (("duck", 0.2), ("car", 0.5), ("mug", 0.9))]
+    low, high = mean_interval([0.2, 0.5, 0.9], (0, 1))
+    line = summary_line(report(prompts))
+    within = f"({100 * low:.0f} to {100 * high:.0f} %)"
+    assert line == f"object 53 % {within}; 95 % intervals over 3 prompts"
+    alone = [{"prompt": "duck", "object": 0.3, "particles": [{"object": 0.2}, {"object": 0.4}]}]
+    assert summary_line(report(alone)).endswith("; 95 % intervals over 2 particles of 1 prompt")
+    alone = [{"prompt": "duck", "object": 0.3, "particles": [{"object": 0.3}]}]
+    assert summary_line(report(alone)) == "object 30 %; 1 prompt has no interval"
 
 
 def gray_images(value):

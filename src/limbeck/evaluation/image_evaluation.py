@@ -33,6 +33,7 @@ from limbeck.evaluation.references import ReferenceImages, open_reference
 from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.preference.base import PreferenceModel
+from limbeck.metrics.r_precision import compared_texts
 from limbeck.metrics.structure_distance import DinoKeys
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
@@ -73,6 +74,10 @@ class ImageJudges:
         name = f"CLIP {self.clip_name}"
         return FeatureNetwork(name, self.clip.size, self.clip.embed_images)
 
+    def compared_with(self, measured: Sequence[MeasuredImages]) -> tuple[str, ...]:
+        """The texts that CLIP compares each prompt of some sets with."""
+        return self.texts or tuple(text for images in measured for text in images.prompts)
+
 
 def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[MeasuredImages]:
     """Measure sets of images; CLIP compares each prompt with those of all sets.
@@ -95,7 +100,7 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     ]
     if judges.clip is None:
         return measured
-    texts = judges.texts or tuple(text for images in measured for text in images.prompts)
+    texts = judges.compared_with(measured)
     return [add_clip_values(images, judges.clip, texts) for images in measured]
 
 
@@ -128,6 +133,11 @@ def report_sets(
         differences.append(entry)
     name = judges.network(load_evaluator()).name
     lines += notes(estimates, max(len(images.keys) for images in measured), name)
+    if any("clip_r_precision" in own for own in estimates):
+        texts = compared_texts(measured[0].prompts[0], judges.compared_with(measured))
+        lines.append(
+            f"CLIP R-Precision is among {len(texts)} texts: chance is {100 / len(texts):.2g} %"
+        )
     return "\n".join(lines), {"features": name, "sets": sets, "differences": differences}
 
 

@@ -26,6 +26,7 @@ from limbeck.evaluation.prompt_metrics import (
     preference_metrics,
     render_true_object,
 )
+from limbeck.evaluation.run_intervals import run_intervals
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.clip import CLIPSimilarity
@@ -187,6 +188,7 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
             row |= clip_metrics(prompt, particles, judges.clip, judges.distractors(prompt))
         row |= preference_metrics(prompt, particles, judges.preferences)
         rows.append(row)
+    intervals, unit = run_intervals(rows)
     report = {
         "step": e.steps,
         "cameras": {
@@ -197,6 +199,8 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
         "views": [VIEWS[i] for i in view_labels(run.cameras).tolist()],
         "prompts": rows,
         "mean": mean_metrics(rows),
+        "intervals": intervals,
+        "interval_over": unit,
         **frechet_metric(features),
     }
     return RunEvaluation(run_family(e), e.seed, report, features, images)

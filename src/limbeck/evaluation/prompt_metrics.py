@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,6 +25,7 @@ from limbeck.metrics.heldout_views import (
     render_textureless,
 )
 from limbeck.metrics.image_statistics import diversity, diversity_between
+from limbeck.metrics.intervals import jackknife_interval
 from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, compared_texts, r_precision
@@ -274,7 +276,7 @@ def mean_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return means
 
 
-def frechet_metric(features: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
+def frechet_metric(features: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
     """Compute the Fréchet distance of images to true renders through the same cameras.
 
     Args:
@@ -282,13 +284,17 @@ def frechet_metric(features: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[st
             the renders, by prompt.
 
     Returns:
-        ``frechet``, and ``frechet_floor``, that of the second draw; empty with fewer than 256
-        images.
+        ``frechet``, ``frechet_floor``, that of the second draw, and from two prompts on
+        ``frechet_interval``, of 95 %; empty with fewer than 256 images.
     """
     if sum(len(images) for images, _, _ in features) < _MIN_FRECHET_IMAGES:
         return {}
     images, renders, second = (torch.cat(rows) for rows in zip(*features, strict=True))
+    units = [prompt for prompt, rows in enumerate(features) for _ in range(len(rows[0]))]
+    interval = jackknife_interval(
+        lambda kept: frechet_distance(images[kept], renders), units, (0.0, math.inf)
+    )
     return {
         "frechet": frechet_distance(images, renders),
         "frechet_floor": frechet_distance(second, renders),
-    }
+    } | ({"frechet_interval": interval} if interval is not None else {})

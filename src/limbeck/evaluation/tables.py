@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import frechet_metric, mean_metrics, seed_diversity
-from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+from limbeck.evaluation.run_intervals import metric_interval, run_intervals
+from limbeck.metrics.intervals import Interval
 
 
 class _Column(NamedTuple):
     heading: str
     is_percentage: bool = True
-    bounds: Interval = (0.0, 1.0)
 
 
 _COLUMNS = {
@@ -24,20 +24,20 @@ _COLUMNS = {
     "view_accuracy": _Column("view accuracy"),
     "r_precision": _Column("R"),
     "r_precision_shape": _Column("R shape"),
-    "clip_score": _Column("CLIP score", is_percentage=False, bounds=(-1.0, 1.0)),
+    "clip_score": _Column("CLIP score", is_percentage=False),
     "clip": _Column("CLIP R"),
     "clip_shape": _Column("CLIP R shape"),
-    "pick_score": _Column("PickScore", is_percentage=False, bounds=UNBOUNDED),
-    "hps": _Column("HPSv2", is_percentage=False, bounds=(-1.0, 1.0)),
-    "image_reward": _Column("ImageReward", is_percentage=False, bounds=UNBOUNDED),
+    "pick_score": _Column("PickScore", is_percentage=False),
+    "hps": _Column("HPSv2", is_percentage=False),
+    "image_reward": _Column("ImageReward", is_percentage=False),
     "janus": _Column("Janus"),
     "janus_side": _Column("Janus side"),
     "mirrored": _Column("mirrored"),
     "rejected": _Column("rejected"),
     "diversity": _Column("diversity", is_percentage=False),
-    "feature_diversity": _Column("feature div.", is_percentage=False, bounds=(0.0, 2.0)),
+    "feature_diversity": _Column("feature div.", is_percentage=False),
     "diversity_seeds": _Column("across seeds", is_percentage=False),
-    "feature_diversity_seeds": _Column("feature div. across", False, (0.0, 2.0)),
+    "feature_diversity_seeds": _Column("feature div. across", is_percentage=False),
 }
 #: notes below a table that has the column
 _DIVERSITY_NOTES = {
@@ -55,13 +55,20 @@ def format_metric(metrics: Mapping[str, float], name: str) -> str:
     return f"{metrics[name]:.3f}"
 
 
-def summary_line(metrics: Mapping[str, float]) -> str:
-    """Return all metrics of one run in one line."""
-    return ", ".join(
-        f"{column.heading} {format_metric(metrics, name)}"
-        for name, column in _COLUMNS.items()
-        if name in metrics
-    )
+def summary_line(report: Mapping[str, Any]) -> str:
+    """Return all metrics of one run in one line, with their 95 % intervals in parentheses.
+
+    Args:
+        report: content of its eval.json.
+    """
+    metrics, (intervals, unit) = report["mean"], run_intervals(report["prompts"])
+    parts = []
+    for name, column in _COLUMNS.items():
+        if name in metrics:
+            within = f" ({_interval_text(intervals[name], name)})" if name in intervals else ""
+            parts.append(f"{column.heading} {format_metric(metrics, name)}{within}")
+    over = f"95 % intervals over {unit}" if intervals else "1 prompt has no interval"
+    return f"{', '.join(parts)}; {over}"
 
 
 def comparison_table(evaluations: Sequence[RunEvaluation]) -> str:
@@ -96,9 +103,12 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
     for label, metrics in footer.items():
         if metrics:
             table.append([label, "", *(format_metric(metrics, name) for name in names)])
-        if label == "mean" and len(means) > 1:
-            intervals = [_format_interval(list(means.values()), name) for name in names]
-            table.append([f"95 % over {len(means)} prompts", "", *intervals])
+        if label == "mean":
+            units = list(means.values()) if len(means) > 1 else rows
+            unit = f"{len(means)} prompts" if len(means) > 1 else f"{len(rows)} runs"
+            intervals = [_format_interval(units, name) for name in names]
+            if len(units) > 1:
+                table.append([f"95 % over {unit}", "", *intervals])
     lines = markdown_lines(table)
     notes = [note for name, note in _DIVERSITY_NOTES.items() if name in names]
     if notes:
@@ -106,17 +116,23 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
     distance = frechet_metric([pair for run in runs for pair in run.features])
     if distance:
         value, floor = distance["frechet"], distance["frechet_floor"]
-        lines += ["", f"Frechet distance to the true objects: {value:.1f} (floor {floor:.1f})"]
+        within = distance.get("frechet_interval")
+        over = f"95 % {within[0]:.1f} to {within[1]:.1f}, " if within is not None else ""
+        lines += [
+            "",
+            f"Frechet distance to the true objects: {value:.1f} ({over}floor {floor:.1f})",
+        ]
     return lines
 
 
-def _format_interval(by_prompt: Sequence[Mapping[str, float]], name: str) -> str:
-    """95 % interval of the mean over the prompts that have a metric; a dash for a single one."""
-    column, values = _COLUMNS[name], [means[name] for means in by_prompt if name in means]
-    interval = mean_interval(values, column.bounds)
-    if interval is None:
-        return "-"
-    if column.is_percentage:
+def _format_interval(rows: Sequence[Mapping[str, float]], name: str) -> str:
+    """95 % interval of the mean over the rows that have a metric; a dash for a single one."""
+    interval = metric_interval(name, rows)
+    return "-" if interval is None else _interval_text(interval, name)
+
+
+def _interval_text(interval: Interval, name: str) -> str:
+    if _COLUMNS[name].is_percentage:
         return f"{100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 
 def mode_shares(points: Float[Tensor, "n d"], means: Float[Tensor, "k d"]) -> Float[Tensor, "k"]:
-    """Share of the points that are nearest to each mean. Range [0, 1], sum 1."""
+    """Share of the points that are nearest to each mean.
+
+    Range [0, 1], sum 1. Sample size: the standard error of a share p of n points is
+    sqrt(p (1 - p) / n).
+
+    References:
+        Che et al., "Mode Regularized GANs", 2017, arXiv 1612.02136, count modes by the nearest mean
+        as well.
+    """
     nearest = torch.cdist(points, means).argmin(1)
     return nearest.bincount(minlength=len(means)).double() / len(points)
 
@@ -24,6 +32,9 @@ def mode_error(shares: Float[Tensor, "k"], weights: Float[Tensor, "k"]) -> float
     Args:
         shares: shares of the modes.
         weights: weights of the modes, on any scale.
+
+    References:
+        Levin, Peres and Wilmer, "Markov Chains and Mixing Times", 2009, chapter 4.
     """
     return (shares - weights / weights.sum()).abs().sum().item() / 2
 
@@ -44,6 +55,9 @@ def log_density(
         means: means of the components.
         stds: their standard deviations, above 0.
         weights: their weights on any scale; 0 leaves one out.
+
+    References:
+        Bishop, "Pattern Recognition and Machine Learning", 2006, section 2.3.9.
     """
     points, means, stds = points.double(), means.double(), stds.double()
     squared = (points[:, None] - means).square().sum(-1)

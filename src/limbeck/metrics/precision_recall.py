@@ -51,7 +51,7 @@ def recall(
 ) -> float:
     """Share of reference images inside the ball of any image: ``precision`` with swapped sets.
 
-    Range [0, 1]; sample size and source as for ``precision``.
+    Range [0, 1]. Sample size: as for ``precision``, compare only equal sizes.
 
     Args:
         images: features of the images.
@@ -60,6 +60,9 @@ def recall(
 
     Raises:
         ValueError: with at most k images.
+
+    References:
+        Kynkaanniemi et al. 2019, arXiv 1904.06991.
     """
     return precision(reference, images, k)
 

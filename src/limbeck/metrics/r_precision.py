@@ -17,7 +17,11 @@ from limbeck.world.scene import BACKGROUNDS, COLORS, OBJECTS, PATTERNS, caption
 
 
 def r_precision(scores: Float[Tensor, "n t"], own: int) -> float:
-    """Share of images whose own text scores strictly higher than every other. Range [0, 1].
+    """Share of images whose own text scores strictly higher than every other.
+
+    Range [0, 1]; chance is 1 / texts, so compare only the same set of texts. Sample size: a mean
+    over prompts; the views and seeds of one prompt are alike. A result that was optimized by CLIP
+    is not to be judged by the same CLIP.
 
     Args:
         scores: score of every image for every text, on any scale.
@@ -25,6 +29,10 @@ def r_precision(scores: Float[Tensor, "n t"], own: int) -> float:
 
     Raises:
         ValueError: with fewer than two texts.
+
+    References:
+        Dream Fields, Jain et al. 2022, arXiv 2112.01455; DreamFusion, Poole et al. 2022, arXiv
+        2209.14988, appendix A.3.
     """
     if scores.shape[1] < 2:
         raise ValueError("R-Precision needs other texts: there is only the prompt itself")

@@ -244,7 +244,7 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
         evaluation = judge.evaluate_run(run, prior, judges)
         evaluations.append(evaluation)
         path = judge.write_evaluation(run, evaluation.report)
-        print(f"{path}: {summary_line(evaluation.report['mean'])}", flush=True)
+        print(f"{path}: {summary_line(evaluation.report)}", flush=True)
         write_report([run.folder])
     if len(runs) > 1:
         print(comparison_table(evaluations))

@@ -1,0 +1,59 @@
+"""95 % intervals of the metrics of evaluated 3D runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+
+#: range of metrics that are no shares
+_BOUNDS: dict[str, Interval] = {
+    "clip_score": (-1.0, 1.0),
+    "pick_score": UNBOUNDED,
+    "hps": (-1.0, 1.0),
+    "image_reward": UNBOUNDED,
+    "feature_diversity": (0.0, 2.0),
+    "feature_diversity_seeds": (0.0, 2.0),
+}
+
+
+def metric_interval(name: str, rows: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """95 % interval of the mean of a metric over the rows that have it; None with fewer than two.
+
+    Args:
+        name: the metric.
+        rows: metrics of independent units, such as prompts.
+    """
+    values = [row[name] for row in rows if name in row]
+    return mean_interval(values, _BOUNDS.get(name, (0.0, 1.0)))
+
+
+def run_units(prompts: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """What varies independently in a run, and its name.
+
+    Args:
+        prompts: metrics by prompt, as eval.json has them.
+
+    Returns:
+        The prompts; of a single prompt its particles.
+    """
+    if len(prompts) > 1:
+        return prompts, f"{len(prompts)} prompts"
+    particles = prompts[0].get("particles", ())
+    return particles, f"{len(particles)} particles of 1 prompt"
+
+
+def run_intervals(prompts: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Interval], str]:
+    """95 % intervals of the means of a run, and what they are over.
+
+    Args:
+        prompts: metrics by prompt, as eval.json has them.
+
+    Returns:
+        Intervals by name, empty if nothing varies; and the unit, such as "14 prompts".
+    """
+    rows, unit = run_units(prompts)
+    names = dict.fromkeys(name for row in rows for name, v in row.items() if isinstance(v, float))
+    intervals = {name: metric_interval(name, rows) for name in names}
+    return {name: own for name, own in intervals.items() if own is not None}, unit

@@ -1,0 +1,47 @@
+"""Every metric says in its file what its range, sample size and source are."""
+
+import pytest
+
+from limbeck.metrics import (
+    clip_score,
+    cmmd,
+    density_coverage,
+    energy_distance,
+    frechet,
+    kid,
+    mixture_modes,
+    precision_recall,
+    r_precision,
+    sliced_wasserstein,
+    vendi,
+)
+from limbeck.metrics.preference.hps import HPS
+from limbeck.metrics.preference.image_reward import ImageReward
+from limbeck.metrics.preference.pick_score import PickScore
+
+METRICS = (
+    clip_score.clip_scores,
+    r_precision.r_precision,
+    PickScore,
+    HPS,
+    ImageReward,
+    kid.kid,
+    frechet.frechet_distance,
+    cmmd.cmmd,
+    vendi.vendi_score,
+    precision_recall.precision,
+    precision_recall.recall,
+    density_coverage.density,
+    density_coverage.coverage,
+    energy_distance.energy_distance,
+    mixture_modes.log_density,
+    mixture_modes.mode_shares,
+    mixture_modes.mode_error,
+    sliced_wasserstein.sliced_wasserstein,
+)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
+def test_a_metric_states_range_sample_size_and_source(metric):
+    for word in ("Range", "Sample size", "References:"):
+        assert word in " ".join(metric.__doc__.split()), word
