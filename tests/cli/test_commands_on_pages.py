@@ -36,10 +36,16 @@ COMMANDS = [
 
 
 METHOD = """from dataclasses import dataclass
+from limbeck.methods.dds import DDS
 from limbeck.methods.sds import SDS
 
 @dataclass(frozen=True)
 class MyMethod(SDS):
+    pass
+
+
+@dataclass(frozen=True)
+class MyEdit(DDS):
     pass
 """
 
@@ -62,6 +68,7 @@ def block_on_page(name: str, language: str) -> str:
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
+    import limbeck.leaderboard.edit_folder
     import limbeck.leaderboard.folder
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
@@ -72,6 +79,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)
     monkeypatch.setattr(limbeck.leaderboard.folder, "write_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.edit_folder, "write_edit_leaderboard", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
     for kind in ("folders", "2d", "3d"):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)

@@ -115,7 +115,7 @@ def run_leaderboard(board: Leaderboard, out: Path, workers: int) -> list[RowCell
     print("counting the network passes of a step of each method", file=sys.stderr, flush=True)
     scenes, tuning_scenes = board.scenes()
     prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
-    with _pool(workers) as pool:
+    with worker_pool(workers) as pool:
         chosen = _tune(board, tuning_prompts, out, pool)
         rows = [
             _row(board, name, chosen[name], prompts, budget)
@@ -175,7 +175,7 @@ def _tune(
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each; what is not begun is dropped at an error."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, partial(torch.set_num_threads, 1))

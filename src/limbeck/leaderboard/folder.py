@@ -6,6 +6,7 @@ from pathlib import Path
 
 from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.leaderboard.conduct import model_digest, run_leaderboard
+from limbeck.leaderboard.edit_protocol import EditLeaderboard
 from limbeck.leaderboard.page import write_leaderboard_page
 from limbeck.leaderboard.protocol import Leaderboard
 from limbeck.leaderboard.table import judge_rows, write_leaderboard_table
@@ -14,7 +15,7 @@ from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import load_evaluator
 
 
-def open_leaderboard(board: Leaderboard, out: Path) -> None:
+def open_leaderboard(board: Leaderboard | EditLeaderboard, out: Path) -> None:
     """Make the folder, or check that it holds the same leaderboard of the same model.
 
     Rows may differ: methods that are added later are compared on what is there.
@@ -22,11 +23,12 @@ def open_leaderboard(board: Leaderboard, out: Path) -> None:
     Raises:
         ValueError: if it holds something else.
     """
-    options, model = out / "leaderboard.yaml", out / "model.txt"
+    name = "leaderboard.yaml" if isinstance(board, Leaderboard) else "edit-leaderboard.yaml"
+    options, model = out / name, out / "model.txt"
     if options.exists():
         before, now = (
             {k: v for k, v in vars(found).items() if k != "methods"}
-            for found in (read_yaml(Leaderboard, options), board)
+            for found in (read_yaml(type(board), options), board)
         )
         changed = [name for name, value in now.items() if before[name] != value]
         if changed:

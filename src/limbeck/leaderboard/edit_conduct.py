@@ -1,0 +1,213 @@
+"""Running a leaderboard of edits: tuning first, then the comparison, cell by cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from limbeck.config.discovery import find, is_own, name_of
+from limbeck.graphics.export.png import to_uint8
+from limbeck.leaderboard.cells import CellResult
+from limbeck.leaderboard.conduct import load_prior, worker_pool
+from limbeck.leaderboard.edit_cells import EditCell, compute_edits, save_edit_result
+from limbeck.leaderboard.edit_judgment import edit_objective
+from limbeck.leaderboard.edit_pairs import EditPairs
+from limbeck.leaderboard.edit_protocol import (
+    EditLeaderboard,
+    EditSetting,
+    edit_candidates,
+)
+from limbeck.methods.base import EditMethod
+from limbeck.runs.images import save_png
+from limbeck.system.checkpoint import write_text
+from limbeck.world.evaluator import Evaluator
+
+_CHUNK = 16  #: pairs per cell: what is lost if a cell is interrupted
+_PAIRS, _TUNING_PAIRS = "pairs", "tuning-pairs"
+
+
+@dataclass(frozen=True)
+class EditRow:
+    """The cells of one row of the table.
+
+    Attributes:
+        name: name of the row.
+        setting: the chosen guidance scale and strength.
+        cells: cells of the comparison, by seed and then in the order of the pairs.
+        seeds: edits of each pair.
+    """
+
+    name: str
+    setting: EditSetting
+    cells: tuple[EditCell, ...]
+    seeds: int
+
+    def load(self, folder: Path) -> tuple[list[CellResult], Float[Tensor, "n 3 h w"]]:
+        """Results of the cells, and edited images in [0, 1], those of a pair next to each other.
+
+        Args:
+            folder: folder of the leaderboard.
+        """
+        results = [CellResult.load(folder / cell.path) for cell in self.cells]
+        by_seed = torch.cat([result.images for result in results]).float() / 255
+        return results, torch.stack(by_seed.chunk(self.seeds), 1).flatten(0, 1)
+
+
+def save_pairs(pairs: EditPairs, folder: Path) -> None:
+    """Write source, target and mask of every pair, and their prompts, for other tools as well.
+
+    Args:
+        pairs: the pairs.
+        folder: folder to write.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    masks = pairs.masks().float().expand(-1, 3, -1, -1)
+    kinds = {"source": pairs.source_images(), "target": pairs.target_images(), "mask": masks}
+    for kind, images in kinds.items():
+        for i, pixels in enumerate(to_uint8(images)):
+            save_png(Image.fromarray(pixels), folder / f"{i:03d}-{kind}.png")
+    for kind, prompts in (("source", pairs.source_prompts), ("target", pairs.target_prompts)):
+        write_text(folder / f"{kind}-prompts.txt", "\n".join(prompts) + "\n")
+
+
+def make_edit_cells(
+    board: EditLeaderboard,
+    name: str,
+    setting: EditSetting,
+    pairs: EditPairs,
+    is_tuning: bool = False,
+) -> tuple[EditCell, ...]:
+    """The cells of some pairs.
+
+    Args:
+        board: the leaderboard.
+        name: name of the row.
+        setting: guidance scale and strength.
+        pairs: the pairs.
+        is_tuning: whether they are those of the tuning.
+    """
+    sources, targets = pairs.source_prompts, pairs.target_prompts
+    return tuple(
+        EditCell(
+            name,
+            setting,
+            _TUNING_PAIRS if is_tuning else _PAIRS,
+            first,
+            sources[first : first + _CHUNK],
+            targets[first : first + _CHUNK],
+            board.passes,
+            board.seed + number,
+            board.precision,
+            _code(name),
+        )
+        for number in range(1 if is_tuning else board.seeds)
+        for first in range(0, len(pairs), _CHUNK)
+    )
+
+
+def _code(name: str) -> str:
+    """SHA-256 of the file of a method of the user's own; empty for others."""
+    if ":" not in name and not name.endswith(".py"):
+        return ""
+    method = find(EditMethod, name)
+    if not is_own(method):
+        return ""
+    return hashlib.sha256(Path(name_of(method).rpartition(":")[0]).read_bytes()).hexdigest()
+
+
+def run_edit_leaderboard(
+    board: EditLeaderboard, folder: Path, workers: int, evaluator: Evaluator
+) -> tuple[EditPairs, list[EditRow]]:
+    """Compute every cell that has no file yet.
+
+    Args:
+        board: the leaderboard.
+        folder: its folder.
+        workers: processes of one thread each.
+        evaluator: the world's evaluator.
+
+    Returns:
+        The pairs of the comparison, and the rows of the table.
+    """
+    pairs, tuning_pairs = board.pairs(evaluator)
+    save_pairs(pairs, folder / _PAIRS)
+    if board.tuning_pairs:
+        save_pairs(tuning_pairs, folder / _TUNING_PAIRS)
+    with worker_pool(workers) as pool:
+        chosen = _tune(board, tuning_pairs, folder, pool, evaluator)
+        rows = [
+            EditRow(
+                name, chosen[name], make_edit_cells(board, name, chosen[name], pairs), board.seeds
+            )
+            for name in board.rows
+        ]
+        by_pairs = zip(*(row.cells for row in rows), strict=True)
+        _compute([cell for own in by_pairs for cell in own], folder, pool, "comparison")
+    return pairs, rows
+
+
+def _tune(
+    board: EditLeaderboard,
+    pairs: EditPairs,
+    folder: Path,
+    pool: ProcessPoolExecutor,
+    evaluator: Evaluator,
+) -> Mapping[str, EditSetting]:
+    """Choose the setting of each row by the evaluator on the tuning pairs."""
+    tried = {
+        name: {
+            setting: make_edit_cells(board, name, setting, pairs, is_tuning=True)
+            for setting in edit_candidates(board, name)
+        }
+        for name in board.rows
+    }
+    if not board.tuning_pairs:
+        return {name: next(iter(settings)) for name, settings in tried.items()}
+    cells = [cell for settings in tried.values() for own in settings.values() for cell in own]
+    _compute(cells, folder, pool, "tuning")
+    chosen, report = {}, {}
+    for name, settings in tried.items():
+        objectives = {}
+        for setting, own in settings.items():
+            _, images = EditRow(name, setting, own, 1).load(folder)
+            objectives[setting] = edit_objective(pairs, images, evaluator)
+        chosen[name] = max(objectives, key=lambda setting: objectives[setting])
+        report[name] = [
+            asdict(setting) | {"objective": value, "chosen": setting == chosen[name]}
+            for setting, value in objectives.items()
+        ]
+    write_text(folder / "tuning.json", json.dumps(report, indent=1))
+    return chosen
+
+
+def _compute_file(cell: EditCell, folder: Path) -> None:
+    result = compute_edits(cell, load_prior(cell.precision), folder)
+    save_edit_result(result, folder / cell.path, cell)
+
+
+def _compute(cells: Sequence[EditCell], folder: Path, pool: ProcessPoolExecutor, what: str) -> None:
+    """Compute the cells that have no file, and say how far it is."""
+    missing = {cell.path: cell for cell in cells if not (folder / cell.path).exists()}
+    start = time.monotonic()
+    futures = {pool.submit(_compute_file, cell, folder): cell for cell in missing.values()}
+    for done, future in enumerate(as_completed(futures), 1):
+        future.result()
+        minutes = (time.monotonic() - start) / 60
+        left = minutes / done * (len(futures) - done)
+        print(
+            f"{what}: {done} of {len(futures)} cells, {futures[future].name}; {minutes:.1f} "
+            f"minutes, about {left:.0f} minutes left of the {what}",
+            file=sys.stderr,
+            flush=True,
+        )
