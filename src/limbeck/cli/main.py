@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck import __version__
+from limbeck.system.extras import install_command
 from limbeck.system.interrupt import exit_code, raise_on_termination
 from limbeck.system.launch import launched_index
 from limbeck.system.notices import display_notices
@@ -55,7 +56,7 @@ def describe_error(error: Exception) -> str:
     """An error in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
-        cure = f"pip install {error.name}; limbeck doctor lists the optional packages"
+        cure = f"{install_command(error.name or '')}; limbeck doctor lists the optional packages"
         return f"the package {error.name} is not installed: {cure}"
     if is_out_of_memory(error):
         return out_of_memory_advice(text)

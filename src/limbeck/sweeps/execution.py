@@ -37,6 +37,7 @@ class RunTask:
         threads: threads of torch on the CPU; 0 leaves them.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         command: command line, for the record.
+        uses_network: whether its model is a network; its modules take long to import.
     """
 
     name: str
@@ -45,6 +46,7 @@ class RunTask:
     threads: int = 0
     checkpoint_every: int = 0
     command: str = ""
+    uses_network: bool = True
 
 
 @dataclass(frozen=True)

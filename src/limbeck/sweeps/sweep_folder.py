@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,6 @@ from typing import Any
 import yaml
 
 from limbeck.config import yaml as config
-from limbeck.config.checks import check_options
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.hub import resolve_model
@@ -21,10 +19,10 @@ from limbeck.priors.loading import is_exact, load, notify_unknown_words, pick_de
 from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
 from limbeck.runs.metrics_log import last_recorded_step
 from limbeck.runs.own_files import changed_own_files
+from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
-from limbeck.sweeps.process_pool import ProcessPool, available_cores, default_workers
 from limbeck.sweeps.repeated_failure import RepeatedFailure
 from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line, read_json_object
@@ -34,26 +32,6 @@ from limbeck.training.run_prompts import prompts_by_view
 
 SWEEP_FILE = "sweep.yaml"
 _FAILED_RUNS = "failed-runs.json"
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """How the runs of a sweep are executed.
-
-    Attributes:
-        workers: runs at a time; 0 for one per GPU, or per core on a CPU.
-        retries: further attempts for a run that is killed, runs out of memory or fails.
-        device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
-        checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
-    """
-
-    workers: int = field(default=0, metadata={"minimum": 0})
-    retries: int = field(default=0, metadata={"minimum": 0})
-    device: str = "auto"
-    checkpoint_every: int = field(default=0, metadata={"minimum": 0})
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass
@@ -102,13 +80,14 @@ class SweepProgress:
         return elapsed / taken * left if taken > 0 else None
 
 
-def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str) -> list[PlannedRun]:
+def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str | None) -> list[PlannedRun]:
     """Refuse what cannot be run, before anything is written.
 
     Args:
         runs: the planned runs.
         root: folder of the sweep.
-        device: as for ``limbeck.load``.
+        device: as for ``limbeck.load``; None if other machines make the runs, whose devices and
+            memory are not known here.
 
     Returns:
         The runs with the names of the folders that they have.
@@ -150,12 +129,13 @@ def _refuse_other_run(folder: Path, experiment: Any) -> None:
         refuse_other_experiment(folder, experiment)
 
 
-def _check_models(runs: Sequence[PlannedRun], device: str) -> None:
+def _check_models(runs: Sequence[PlannedRun], device: str | None) -> None:
     """Refuse models that do not exist or fit, and prompts that one does not know, once for each.
 
     Files that are to be downloaded are, so that the runs do not download them all at once.
     """
-    pick_device(device)
+    if device is not None:
+        pick_device(device)
     checked, priors = set[str](), dict[str, Prior]()
     for e in [stage for run in runs for stage in run.stages.values()]:
         key = repr((e.model, e.all_prompts, e.representation, e.precision, e.cameras, e.total))
@@ -163,13 +143,14 @@ def _check_models(runs: Sequence[PlannedRun], device: str) -> None:
             continue
         checked.add(key)
         notify_unknown_words(e.model, e.all_prompts)
-        check_weights_fit(e, device)
+        if device is not None:
+            check_weights_fit(e, device)
         if not isinstance(e.model, Model):
             continue
         model = repr((e.model, e.runtime))
         if is_exact(e.model):
             if model not in priors:
-                priors[model] = load(e.model, device, e.precision, e.runtime)
+                priors[model] = load(e.model, device or "cpu", e.precision, e.runtime)
             priors[model].condition(prompts_by_view(e))
         elif model not in checked and str(e.model) != "world":
             resolve_model(str(e.model))
@@ -179,7 +160,8 @@ def _check_models(runs: Sequence[PlannedRun], device: str) -> None:
 def run_sweep(
     sweep: Sweep,
     progress: SweepProgress,
-    options: PoolOptions,
+    engine: Engine,
+    checkpoint_every: int = 0,
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
 ) -> None:
@@ -188,7 +170,8 @@ def run_sweep(
     Args:
         sweep: the sweep, written to ``sweep.yaml``.
         progress: its folder and its runs, as ``check_sweep`` returns them; kept up to date.
-        options: how they are executed.
+        engine: what executes them.
+        checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         command: command line, for the record.
         on_change: called several times a second with the state, and with the outcome of each run
             when it ends.
@@ -197,22 +180,16 @@ def run_sweep(
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
         known = read_failed_runs(root)
-        tasks = _pending_tasks(progress, known, options, command)
-        workers = options.workers or default_workers(options.device)
-        workers = max(1, min(workers, len(tasks)))
-        threads = max(1, available_cores() // workers)
-        (root / "logs").mkdir(exist_ok=True)
-        models = [stage.model for run in progress.runs for stage in run.stages.values()]
-        uses_networks = not all(isinstance(m, Model) and is_exact(m) for m in models)
-        pool = ProcessPool(workers, root / "logs", options.retries, uses_networks)
+        template = RunTask("", (), engine.device, 0, checkpoint_every, command)
+        tasks = _pending_tasks(progress, known, template)
         by_name = {run.name: run for run in progress.runs}
         watch = RepeatedFailure([by_name[task.name] for task in tasks])
 
         def poll() -> None:
-            progress.running = {running.task.name for running in pool.running}
+            progress.running = engine.running()
             on_change(progress, None)
 
-        with closing(pool.run([replace(task, threads=threads) for task in tasks], poll)) as ended:
+        with closing(engine.run(tasks, root / "logs", poll)) as ended:
             for outcome in ended:
                 progress.running.discard(outcome.name)
                 if outcome.kind == "finished":
@@ -222,25 +199,24 @@ def run_sweep(
                 _write_failed_runs(root, progress.failed, known)
                 run = by_name[outcome.name]
                 watch.add(run, outcome, progress.steps_taken(run))
-                _react(watch, pool, progress)
+                _react(watch, tasks, progress)
                 on_change(progress, outcome)
 
 
-def _react(watch: RepeatedFailure, pool: ProcessPool, progress: SweepProgress) -> None:
+def _react(watch: RepeatedFailure, queue: list[RunTask], progress: SweepProgress) -> None:
     """Start no more runs if none can work; before that, try those that differ from the failed."""
     by_name = {run.name: run for run in progress.runs}
-    running = [by_name[running.task.name] for running in pool.running]
+    running = [by_name[name] for name in progress.running]
     if not watch.is_suspected or any(progress.steps_taken(run) for run in running):
         return
-    if watch.is_hopeless and pool.waiting:
-        pool.waiting.clear()
+    if watch.is_hopeless and queue:
+        queue.clear()
         progress.is_hopeless = True
-    first = sorted(pool.waiting, key=lambda task: -watch.num_untried(by_name[task.name]))
-    pool.waiting = deque(first)
+    queue.sort(key=lambda task: -watch.num_untried(by_name[task.name]))
 
 
 def _pending_tasks(
-    progress: SweepProgress, known: dict[str, RunOutcome], options: PoolOptions, command: str
+    progress: SweepProgress, known: dict[str, RunOutcome], template: RunTask
 ) -> list[RunTask]:
     """The runs to start; the others are entered as finished or failed."""
     tasks = []
@@ -256,15 +232,10 @@ def _pending_tasks(
             continue
         progress.steps_at_start[run.name] = progress.steps_taken(run)
         absolute = {folder.absolute(): e for folder, e in experiments.items()}
-        tasks.append(
-            RunTask(
-                run.name,
-                stage_texts(absolute),
-                device=options.device,
-                checkpoint_every=options.checkpoint_every,
-                command=command,
-            )
-        )
+        models = [stage.model for stage in experiments.values()]
+        uses_network = not all(isinstance(m, Model) and is_exact(m) for m in models)
+        stages = stage_texts(absolute)
+        tasks.append(replace(template, name=run.name, stages=stages, uses_network=uses_network))
     return tasks
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck.config.command_line import Option, list_options, parse, unknown_option
 from limbeck.config.discovery import union_members
@@ -18,6 +18,9 @@ from limbeck.config.yaml import describe_type
 from limbeck.sweeps.expansion import SEED, Axes, Range, Sweep, expand_values, option_key, read_sweep
 from limbeck.sweeps.planned_runs import ExtraOptions, PlannedRun
 from limbeck.training.experiment import Experiment
+
+if TYPE_CHECKING:
+    from limbeck.sweeps.engines.base import Engine
 
 ABOUT = """Run an experiment with every combination of the values that its options are given, such
 as --method sds vsd --seed 0:4. Each run has its own process and folder. The same command skips
@@ -28,6 +31,7 @@ SHORT_HELP = (
     "random",
     "workers",
     "retries",
+    "ray",
     "rows",
     "columns",
     "out",
@@ -55,6 +59,11 @@ class SweepOptions:
         random_seed: seed of the random draws.
         workers: runs at a time; 0 for one per GPU, or per core on a CPU.
         retries: further attempts for a run that is killed, runs out of memory or fails.
+        ray: run on a Ray cluster: its address HOST:PORT, auto for the one that this machine is part
+            of, or local to start Ray here.
+        gpus_per_run: GPUs of a run on a cluster, 0.5 for two runs on each; by default one if there
+            are any.
+        cpus_per_run: cores of a run on a cluster.
         rows: option of the rows of the image matrix in report.html.
         columns: option of its columns.
         out: folder of the sweep; by default it is named after the file, or after the prompt and the
@@ -69,6 +78,9 @@ class SweepOptions:
     random_seed: int = 0
     workers: int = field(default=0, metadata={"minimum": 0})
     retries: int = field(default=0, metadata={"minimum": 0})
+    ray: str = ""
+    gpus_per_run: float | None = field(default=None, metadata={"minimum": 0})
+    cpus_per_run: int = field(default=1, metadata={"minimum": 1})
     rows: str = ""
     columns: str = ""
     out: Path | None = None
@@ -85,6 +97,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.sweeps.sweep_folder import check_sweep, default_sweep_folder
 
     sweep, options, file = read_command(argv)
+    engine = make_engine(options)
     try:
         runs = plan_runs(sweep, "" if file is not None else "--")
     except ValueError as error:
@@ -95,20 +108,25 @@ def main(argv: Sequence[str]) -> None:
         text = f"limbeck: {repeated} of {sweep.count} runs are identical with others and run once"
         print(text, file=sys.stderr)
     if options.dry_run:
-        check_sweep(runs, root, options.device)
+        check_sweep(runs, root, engine.device_here)
         for run in with_found_names(runs, root):
             print(root / run.name)
         return
-    runs = check_sweep(runs, root, options.device)
+    runs = check_sweep(runs, root, engine.device_here)
     command = shlex.join(["limbeck", "sweep", *argv])
     with resume_hint(command):
-        has_failed = _run(sweep, runs, root, options, command)
+        has_failed = _run(sweep, runs, root, options, engine, command)
     if has_failed:
         raise SystemExit(INCOMPLETE)
 
 
 def _run(
-    sweep: Sweep, runs: Sequence[PlannedRun], root: Path, options: SweepOptions, command: str
+    sweep: Sweep,
+    runs: Sequence[PlannedRun],
+    root: Path,
+    options: SweepOptions,
+    engine: Engine,
+    command: str,
 ) -> bool:
     """Run a sweep, write its table and page, and say what failed; whether something did."""
     from rich.console import Console
@@ -116,9 +134,8 @@ def _run(
     from limbeck.sweeps.execution import RunOutcome
     from limbeck.sweeps.live_report import SweepReport
     from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
-    from limbeck.sweeps.sweep_folder import PoolOptions, SweepProgress, run_sweep
+    from limbeck.sweeps.sweep_folder import SweepProgress, run_sweep
 
-    pool = PoolOptions(options.workers, options.retries, options.device, options.checkpoint_every)
     progress = SweepProgress(root, runs)
     report = SweepReport(progress, options.rows, options.columns)
     try:
@@ -128,7 +145,7 @@ def _run(
                 table.update(progress, outcome)
                 report.update()
 
-            run_sweep(sweep, progress, pool, command, show)
+            run_sweep(sweep, progress, engine, options.checkpoint_every, command, show)
     finally:
         progress.running.clear()
         csv, page = report.write()
@@ -137,6 +154,26 @@ def _run(
     print(csv)
     print(page, flush=True)
     return bool(progress.failed)
+
+
+def make_engine(options: SweepOptions) -> Engine:
+    """What executes the runs.
+
+    Raises:
+        ModuleNotFoundError: if its package is not installed.
+        ValueError: if an option does not go with it.
+    """
+    from limbeck.sweeps.engines.process_pool import ProcessPool
+    from limbeck.sweeps.engines.ray_cluster import RayCluster
+
+    common = (options.workers, options.retries, options.device)
+    if options.ray:
+        return RayCluster(options.ray, *common, options.cpus_per_run, options.gpus_per_run)
+    for name in ("gpus_per_run", "cpus_per_run"):
+        if getattr(options, name) != getattr(SweepOptions, name):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is for clusters: add --ray ADDRESS, or leave it out")
+    return ProcessPool(*common)
 
 
 def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]:

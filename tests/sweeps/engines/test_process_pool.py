@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from limbeck.sweeps.process_pool import modules_to_preload
+from limbeck.sweeps.engines.process_pool import modules_to_preload
 
 LOADING = """
 import importlib, sys
-from limbeck.sweeps.process_pool import modules_to_preload
+from limbeck.sweeps.engines.process_pool import modules_to_preload
 for name in modules_to_preload(uses_networks=True):
     importlib.import_module(name)
 before = set(sys.modules)

@@ -8,8 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection
@@ -19,10 +17,10 @@ from typing import Any
 
 import torch
 
+from limbeck.sweeps.engines.base import POLL_SECONDS, STOP_SECONDS, Engine
+from limbeck.sweeps.engines.worker import redirect_output
 from limbeck.sweeps.execution import RunOutcome, RunTask, execute_run
 
-_POLL_SECONDS = 0.5  #: between two looks at the progress of the runs
-_STOP_SECONDS = 120.0  #: a run that has not stopped so long after SIGTERM is killed
 #: imported once, by the process that the others are forked from; a step needs torch._dynamo
 _PRELOAD = [
     "limbeck.sweeps.execution",
@@ -97,90 +95,71 @@ def modules_to_preload(uses_networks: bool) -> list[str]:
     return [*_PRELOAD, *(_PRELOAD_NETWORKS if uses_networks else []), *sorted(planned)]
 
 
-class ProcessPool:
-    """Runs tasks in processes, at most ``workers`` at a time.
+class ProcessPool(Engine):
+    """Runs in processes of this machine: one per GPU, or per core on a CPU.
 
     Args:
-        workers: number of processes.
-        logs: folder for the output of each run.
-        retries: further attempts for a run that was killed, ran out of memory or failed.
-        uses_networks: whether some of the models are networks; their modules are imported once.
-
-    Attributes:
-        waiting: the runs to start, in order; may be changed while the others run.
-        running: the runs that are in progress.
-        attempts: attempts by name of the run.
+        workers: number of processes; 0 for one per GPU or core.
+        retries: as for ``Engine``.
+        device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
     """
 
-    def __init__(self, workers: int, logs: Path, retries: int = 0, uses_networks: bool = True):
-        self.workers, self.logs, self.retries = workers, logs, retries
-        self.waiting: deque[RunTask] = deque()
-        self.running: list[RunningProcess] = []
-        self.attempts: dict[str, int] = {}
-        method = "spawn" if os.name == "nt" else "forkserver"
-        self.context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            self.context.set_forkserver_preload(modules_to_preload(uses_networks))
+    def __init__(self, workers: int = 0, retries: int = 0, device: str = "auto"):
+        super().__init__(workers, retries, device)
+        self._processes: list[RunningProcess] = []
+        self._slots = self._threads = 1
+        self._method = "spawn" if os.name == "nt" else "forkserver"
+        self._context: Any = multiprocessing.get_context(self._method)
 
-    def run(
-        self, tasks: Sequence[RunTask], on_poll: Callable[[], None] = lambda: None
-    ) -> Generator[RunOutcome, None, None]:
-        """Run all tasks; yields the outcome of each, retries done, in the order they end.
+    @property
+    def capacity(self) -> int:
+        return self.workers or default_workers(self.device)
 
-        Args:
-            tasks: what to run.
-            on_poll: called several times a second.
-        """
-        self.waiting = deque(tasks)
+    def open(self, tasks: list[RunTask]) -> None:
+        self._slots = min(self.capacity, len(tasks))
+        self._threads = max(1, available_cores() // self._slots)
+        if self._method == "forkserver":
+            uses_networks = any(task.uses_network for task in tasks)
+            self._context.set_forkserver_preload(modules_to_preload(uses_networks))
+
+    def has_room(self) -> bool:
+        return len(self._processes) < self._slots
+
+    def running(self) -> set[str]:
+        return {running.task.name for running in self._processes}
+
+    def start(self, task: RunTask) -> None:
+        slot = min(set(range(self._slots)) - {running.slot for running in self._processes})
+        task = replace(task, device=device_of_slot(task.device, slot), threads=self._threads)
+        ours, theirs = self._context.Pipe()
+        log = str(self.logs / f"{task.name}.log")
+        process = self._context.Process(target=_run_in_process, args=(task, theirs, log))
         try:
-            while self.waiting or self.running:
-                while self.waiting and len(self.running) < self.workers:
-                    self._start(self.waiting.popleft())
-                on_poll()
-                for ended, outcome in self._ended():
-                    tried = self.attempts[outcome.name]
-                    if outcome.may_retry and tried <= self.retries:
-                        self.waiting.append(ended.task)
-                        continue
-                    told = f" ({tried} attempts)" if tried > 1 and outcome.message else ""
-                    yield replace(outcome, message=outcome.message + told)
+            process.start()
         except EOFError as error:  # of multiprocessing's own process, which starts the others
             raise ChildProcessError(
                 "the process that starts the runs was killed; the same command continues"
             ) from error
-        finally:
-            self.stop()
+        theirs.close()
+        self._processes.append(RunningProcess(task, slot, process, ours))
+
+    def ended(self) -> list[RunOutcome]:
+        connection.wait([running.process.sentinel for running in self._processes], POLL_SECONDS)
+        ended = [running for running in self._processes if not running.process.is_alive()]
+        self._processes = [running for running in self._processes if running not in ended]
+        return [_outcome(running) for running in ended]
 
     def stop(self) -> None:
-        """Let all running processes write a checkpoint and stop; waits for them."""
-        for running in self.running:
+        for running in self._processes:
             running.process.terminate()
-        end = time.monotonic() + _STOP_SECONDS
-        for running in self.running:
+        end = time.monotonic() + STOP_SECONDS
+        for running in self._processes:
             running.process.join(max(0.0, end - time.monotonic()))
             if running.process.is_alive():
                 running.process.kill()
                 running.process.join()
             running.connection.close()
-        self.running = []
-
-    def _start(self, task: RunTask) -> None:
-        slot = min(set(range(self.workers)) - {running.slot for running in self.running})
-        task = replace(task, device=device_of_slot(task.device, slot))
-        ours, theirs = self.context.Pipe()
-        log = str(self.logs / f"{task.name}.log")
-        process = self.context.Process(target=_run_in_process, args=(task, theirs, log))
-        process.start()
-        theirs.close()
-        self.attempts[task.name] = self.attempts.get(task.name, 0) + 1
-        self.running.append(RunningProcess(task, slot, process, ours))
-
-    def _ended(self) -> list[tuple[RunningProcess, RunOutcome]]:
-        """The runs that have ended, after waiting for one for a moment."""
-        connection.wait([running.process.sentinel for running in self.running], _POLL_SECONDS)
-        ended = [running for running in self.running if not running.process.is_alive()]
-        self.running = [running for running in self.running if running not in ended]
-        return [(running, _outcome(running)) for running in ended]
+        self._processes = []
 
 
 def _outcome(running: RunningProcess) -> RunOutcome:
@@ -205,10 +184,7 @@ def _run_in_process(task: RunTask, parent: Any, log: str) -> None:
     """Make a run in this process, whose output goes into a file."""
     if os.name != "nt":
         os.setsid()  # Ctrl-C reaches the sweep only, which lets its runs write a checkpoint
-    with open(log, "a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ["OMP_NUM_THREADS"] = str(task.threads or 1)  # of libraries loaded from now on
+    redirect_output(Path(log), task.threads)
     threading.Thread(target=_stop_without_parent, args=(parent,), daemon=True).start()
     parent.send(execute_run(task))
 
