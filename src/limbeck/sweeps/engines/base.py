@@ -56,7 +56,7 @@ class Engine(abc.ABC):
         self.logs, tasks = logs, dict[str, RunTask]()
         logs.mkdir(parents=True, exist_ok=True)
         try:
-            self.open(queue)
+            self.prepare(queue)
             while queue or tasks:
                 while queue and self.has_room():
                     task = queue.pop(0)
@@ -75,7 +75,7 @@ class Engine(abc.ABC):
             self.stop()
 
     @abc.abstractmethod
-    def open(self, tasks: list[RunTask]) -> None:
+    def prepare(self, tasks: list[RunTask]) -> None:
         """Prepare for runs.
 
         Args:

@@ -115,7 +115,7 @@ class ProcessPool(Engine):
     def capacity(self) -> int:
         return self.workers or default_workers(self.device)
 
-    def open(self, tasks: list[RunTask]) -> None:
+    def prepare(self, tasks: list[RunTask]) -> None:
         self._slots = min(self.capacity, len(tasks))
         self._threads = max(1, available_cores() // self._slots)
         if self._method == "forkserver":

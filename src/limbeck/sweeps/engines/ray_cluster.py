@@ -62,7 +62,7 @@ class RayCluster(Cluster):
     def capacity(self) -> int:
         return self.workers or self._room()
 
-    def open(self, tasks: list[RunTask]) -> None:
+    def prepare(self, tasks: list[RunTask]) -> None:
         self._connect()
         import ray
 
