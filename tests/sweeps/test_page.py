@@ -121,6 +121,17 @@ def test_axes_by_their_short_name():
         matrix_axes(varied, "steps")
 
 
+def test_a_score_that_could_not_be_computed_is_left_out(progress: SweepProgress):
+    path = next(progress.root.glob("*guidance-1-seed-0-*")) / "scores.json"
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    scores["prompts"][0]["saturation"] = scores["mean"]["saturation"] = None
+    path.write_text(json.dumps(scores), encoding="utf-8")
+    results = results_of(progress)
+    settings = {s.options["method.guidance"]: s for s in settings_of(results)}
+    assert settings["1"].scores["saturation"].count == 1
+    assert SweepPage(progress.root).write(results).is_file()
+
+
 def test_the_live_table_counts_runs_and_the_time_left(progress: SweepProgress):
     last = progress.runs[-1]
     progress.finished.discard(last.name)

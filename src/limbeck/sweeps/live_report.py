@@ -44,7 +44,7 @@ class SweepReport:
         start = self.clock()
         if start < self._due_at:
             return
-        with suppress(OSError, ValueError):  # the runs must not stop for their page
+        with suppress(Exception):  # the runs must not stop for their page
             results = self._read()
             write_table(results, self.progress.root)
             self._page.write(results, RELOAD_SECONDS, self._progress_text())

@@ -49,7 +49,7 @@ class RunResult:
         """Scores of a finished run, means over its prompts."""
         if self.state != "finished" or self.data is None:
             return {}
-        return dict(self.data.scores.get("mean", {}))
+        return _numbers(self.data.scores.get("mean", {}))
 
     @property
     def prompt_scores(self) -> dict[str, dict[str, float]]:
@@ -58,10 +58,14 @@ class RunResult:
             return {}
         found: dict[str, dict[str, float]] = {}
         for number, row in enumerate(self.data.scores.get("prompts", [])):
-            scores = dict(row)
-            prompt = str(scores.pop("prompt", ""))
-            found[f"{prompt} {number}" if prompt in found else prompt] = scores
+            prompt = str(row.get("prompt", ""))
+            found[f"{prompt} {number}" if prompt in found else prompt] = _numbers(row)
         return found
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of a row; one that could not be computed is null."""
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 class ResultReader:
