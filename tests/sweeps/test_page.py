@@ -106,6 +106,7 @@ def test_the_page_shows_every_prompt_of_every_run_over_two_options(progress: Swe
     heads = re.findall(r"<tr><th>([^<]+)</th>\n<td>", text)
     assert heads == ["1", "30"]  # by size, though 30 was given first
     assert "killed by SIGKILL" in text and "3 finished" in text and "1 failed" in text
+    assert "First final image of each run for each of the 2 prompts, in their order" in text
     turned = SweepPage(progress.root, rows="seed").write(results_of(progress))
     text = turned.read_text(encoding="utf-8")
     assert re.findall(r"<tr><th>([^<]+)</th>\n<td>", text) == ["0", "1"]

@@ -88,6 +88,7 @@ class SweepPage:
         names = short_names(varied)
         failed = [r for r in results if r.state not in ("finished", *UNFINISHED)]
         filters = _filters(results, names)
+        prompts = max(len(next(iter(r.run.stages.values())).prompts) for r in results)
         content: dict[str, Any] = {
             "title": _title(results, self.root),
             "facts": _facts(results, failed),
@@ -97,7 +98,8 @@ class SweepPage:
             "row_name": names.get(row_key, ""),
             "column_name": names.get(column_key, ""),
             "column_values": option_values(results, column_key) if column_key else [""],
-            "images_per_run": _images_per_run(results),
+            "prompts": prompts,
+            "images_per_run": min(prompts, _MAX_PROMPTS),
             "is_large": len(results) >= _MANY_RUNS,
             "matrix": self._matrix(results, row_key, column_key, filters),
             "options": {key: name for key, name in names.items() if key != SEED},
@@ -166,11 +168,6 @@ def _choices(result: RunResult, filters: Sequence[Filter]) -> str:
     """Number of the value that a run has in each filter, such as ``0 3 1``."""
     own = {**{k: format_option(v) for k, v in result.run.options.items()}, STATE: result.state}
     return " ".join(str(choice.values.index(own[choice.key])) for choice in filters)
-
-
-def _images_per_run(results: Sequence[RunResult]) -> int:
-    stages = [next(iter(result.run.stages.values())) for result in results]
-    return min(max(len(experiment.prompts) for experiment in stages), _MAX_PROMPTS)
 
 
 def _title(results: Sequence[RunResult], root: Path) -> str:

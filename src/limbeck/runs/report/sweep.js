@@ -36,9 +36,9 @@ function showRuns() {
   const shown = runs.filter(isVisible).length;
   const filtered = wanted.some((value) => value >= 0);
   filters.querySelector("button").hidden = !filtered;
-  const scores = " (scores are of all seeds)";
+  const note = "means and differences stay those of all";
   filters.querySelector("output").textContent =
-    filtered ? `${shown} of ${runs.length} runs${wanted[seed] >= 0 ? scores : ""}` : "";
+    filtered ? `${shown} of ${runs.length} runs; ${note}` : "";
 }
 
 // Rows and columns of the matrix without a visible run; empty places of the grid stay.
@@ -63,7 +63,6 @@ function showDifferences() {
   }
 }
 
-const seed = filters ? [...filters.querySelectorAll("select")].findIndex((s) => s.name === "seed") : -1;
 if (filters) {
   restore(filters);
   filters.addEventListener("change", (event) => {
