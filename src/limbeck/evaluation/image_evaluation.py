@@ -19,19 +19,27 @@ from limbeck.evaluation.image_sets import (
     run_images,
     sample_images,
 )
-from limbeck.evaluation.image_tables import difference_table, estimate_table, notes, to_json
+from limbeck.evaluation.image_tables import (
+    WORLD_FEATURES,
+    difference_table,
+    estimate_table,
+    notes,
+    to_json,
+)
 from limbeck.evaluation.measured_edits import add_edit_values
 from limbeck.evaluation.measured_images import (
     FeatureNetwork,
     MeasuredImages,
     add_clip_values,
     add_preferences,
+    embed_files,
     measure_images,
     merge_measured,
 )
 from limbeck.evaluation.references import ReferenceImages, open_reference
 from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
+from limbeck.metrics.inception import InceptionFeatures
 from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.r_precision import compared_texts
 from limbeck.metrics.structure_distance import DinoKeys
@@ -56,6 +64,7 @@ class ImageJudges:
         clip_name: what was given as CLIP.
         texts: texts that CLIP compares each prompt with; none: the prompts of all sets.
         preferences: models of people's preferences.
+        inception: Inception, in whose features sets are then compared; None: without it.
         dino: vision transformer for the structure distance of edits; None: without it.
         lpips: network of LPIPS, for edits with masks; None: without it.
     """
@@ -64,19 +73,25 @@ class ImageJudges:
     clip_name: str = ""
     texts: tuple[str, ...] = ()
     preferences: tuple[PreferenceModel, ...] = ()
+    inception: InceptionFeatures | None = None
     dino: DinoKeys | None = None
     lpips: Any = None
 
     def network(self, evaluator: Any) -> FeatureNetwork:
         """The network in whose features sets of images are compared."""
-        if self.clip is None:
-            return FeatureNetwork("the world's evaluator", 64, evaluator.features)
-        name = f"CLIP {self.clip_name}"
-        return FeatureNetwork(name, self.clip.size, self.clip.embed_images)
+        if self.inception is not None:
+            return FeatureNetwork(self.inception.name, self.inception.size, self.inception.embed)
+        if self.clip is not None:
+            return _clip_network(self.clip, self.clip_name)
+        return FeatureNetwork(WORLD_FEATURES, 64, evaluator.features)
 
     def compared_with(self, measured: Sequence[MeasuredImages]) -> tuple[str, ...]:
         """The texts that CLIP compares each prompt of some sets with."""
         return self.texts or tuple(text for images in measured for text in images.prompts)
+
+
+def _clip_network(clip: CLIPSimilarity, name: str) -> FeatureNetwork:
+    return FeatureNetwork(f"CLIP {name}", clip.size, clip.embed_images)
 
 
 def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[MeasuredImages]:
@@ -100,8 +115,14 @@ def measure_sets(sets: Sequence[ImageSet], judges: ImageJudges) -> list[Measured
     ]
     if judges.clip is None:
         return measured
-    texts = judges.compared_with(measured)
-    return [add_clip_values(images, judges.clip, texts) for images in measured]
+    texts, clip = judges.compared_with(measured), judges.clip
+    if judges.inception is None:
+        return [add_clip_values(images, images.features, clip, texts) for images in measured]
+    by_clip = _clip_network(clip, judges.clip_name)
+    return [
+        add_clip_values(images, embed_files(own.paths, by_clip), clip, texts)
+        for images, own in zip(measured, sets, strict=True)
+    ]
 
 
 def report_sets(

@@ -10,6 +10,7 @@ from limbeck.evaluation.estimates import Estimate
 from limbeck.evaluation.tables import markdown_lines
 from limbeck.runs.report.image_metrics import IMAGE_METRICS, image_metric_rows
 
+WORLD_FEATURES = "the world's evaluator"  #: name of the network that knows the world only
 _FEW_IMAGES = 256  #: fewer are few for KID
 
 
@@ -67,9 +68,8 @@ def notes(estimates: Sequence[Mapping[str, Estimate]], total: int, features: str
         features: name of the network of the features.
     """
     lines = [f"features: {features}"]
-    known = {"object", "clip_score", "energy_distance"}  # judged by the world, CLIP or the true law
-    is_foreign = not any(known & own.keys() for own in estimates)
-    if is_foreign:
+    known = {"object", "energy_distance"}  # judged by the world or the true law
+    if features == WORLD_FEATURES and not any(known & own.keys() for own in estimates):
         lines.append(
             "no image is one of the world's, whose evaluator knows nothing else: judge others in "
             "the features of CLIP, with --clip FOLDER"

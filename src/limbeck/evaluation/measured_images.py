@@ -164,12 +164,16 @@ def _group_values(
 
 
 def add_clip_values(
-    measured: MeasuredImages, clip: CLIPSimilarity, others: Sequence[str] = ()
+    measured: MeasuredImages,
+    image_embeds: Float[Tensor, "n d"],
+    clip: CLIPSimilarity,
+    others: Sequence[str] = (),
 ) -> MeasuredImages:
-    """Add CLIP score and CLIP R-Precision to images whose features are those of CLIP.
+    """Add CLIP score and CLIP R-Precision to images.
 
     Args:
-        measured: the images, with the embeddings of ``clip`` as features.
+        measured: the images.
+        image_embeds: embedding of each image by ``clip``.
         clip: CLIP.
         others: texts that each prompt is compared with; it may be among them. A prompt without any
             other has no R-Precision.
@@ -182,9 +186,9 @@ def add_clip_values(
     embeds = clip.embed_texts(list(texts))
     scores: list[float] = []
     matched: list[float] = []
-    chunks = zip(measured.features.split(_TEXT_CHUNK), own.split(_TEXT_CHUNK), strict=True)
-    for features, index in chunks:
-        similarity = features @ embeds.T
+    chunks = zip(image_embeds.split(_TEXT_CHUNK), own.split(_TEXT_CHUNK), strict=True)
+    for images, index in chunks:
+        similarity = images @ embeds.T
         scores += clip_scores(similarity, index).tolist()
         compared = similarity.masked_fill(~is_compared[index], -torch.inf)
         matched += ranks_first(compared, index).float().tolist()

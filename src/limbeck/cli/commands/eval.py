@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation.edit_sets import EditFiles
     from limbeck.evaluation.image_evaluation import ImageJudges
     from limbeck.metrics.clip import CLIPSimilarity
+    from limbeck.metrics.inception import InceptionFeatures
     from limbeck.metrics.preference.base import PreferenceModel
     from limbeck.metrics.structure_distance import DinoKeys
 
@@ -29,6 +30,8 @@ class EvalOptions:
             density and coverage of images; or world, for renders of what the prompts say.
         clip: folder or hub id of a CLIPModel with its tokenizer, for CLIP score and CLIP
             R-Precision; sets of images are then compared in its features.
+        inception: inception-2015-12-05.pt, in whose features sets of images are then compared: the
+            Frechet distance is FID.
         pick_score: folder or hub id of the CLIPModel of PickScore with its tokenizer, such as
             yuvalkirstain/PickScore_v1.
         hps: the same of HPSv2, such as adams-story/HPSv2-hf.
@@ -50,6 +53,7 @@ class EvalOptions:
     prompts: Path | None = None
     reference: Path | None = None
     clip: str | None = None
+    inception: Path | None = None
     pick_score: str | None = None
     hps: str | None = None
     image_reward: str | None = None
@@ -99,6 +103,8 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("2D and 3D runs have different metrics: evaluate them by two commands")
     if options.reference is not None:
         raise ValueError("--reference is for images: 3D runs are compared with true renders")
+    if options.inception is not None:
+        raise ValueError("--inception is for images: 3D runs are compared in other features")
     edit_options = (options.source_images, options.masks, options.dino, options.lpips or None)
     if edit_options != (None,) * 4:
         raise ValueError("--source-images, --masks, --dino and --lpips are for edits, not 3D runs")
@@ -127,6 +133,15 @@ def _load_clip(model: str | None, device: str) -> CLIPSimilarity | None:
     return CLIPSimilarity(model, pick_device(device))
 
 
+def _load_inception(options: EvalOptions) -> InceptionFeatures | None:
+    if options.inception is None:
+        return None
+    from limbeck.metrics.inception import InceptionFeatures
+    from limbeck.priors.loading import pick_device
+
+    return InceptionFeatures(options.inception, pick_device(options.device))
+
+
 def _load_preferences(options: EvalOptions) -> tuple[PreferenceModel, ...]:
     from limbeck.metrics.preference.hps import HPS
     from limbeck.metrics.preference.image_reward import ImageReward
@@ -151,6 +166,7 @@ def _load_judges(options: EvalOptions) -> ImageJudges:
         clip_name=options.clip or "",
         texts=_read_texts(options),
         preferences=_load_preferences(options),
+        inception=_load_inception(options),
         dino=_load_dino(options.dino, options.device),
         lpips=_load_lpips(options.device) if options.lpips else None,
     )
