@@ -13,6 +13,7 @@ from limbeck.config import yaml as config
 from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
+from limbeck.metrics.intervals import mean_interval
 from limbeck.metrics.preference.hps import HPS
 from limbeck.metrics.preference.image_reward import ImageReward
 from limbeck.priors.exact import colored_shapes
@@ -132,8 +133,27 @@ def test_clip_evaluates_a_foreign_run_by_the_same_command(tmp_path, capsys):
     argv = ["eval", str(foreign), "--clip", str(write_clip(tmp_path / "clip"))]
     assert main([*argv, "--texts", str(texts), "--device", "cpu"]) == 0
     row = json.loads((foreign / "eval.json").read_text())["prompts"][0]
-    assert set(row) == {"prompt", "clip_score", "clip_texts", "clip", "clip_shape"}
+    metrics = {"clip_score", "clip_texts", "clip", "clip_shape"}
+    assert set(row) == metrics | {"prompt", "particles"} and set(row["particles"][0]) == metrics
     assert row["clip_texts"] == 3  # with the prompt itself, which the file has in other letters
+
+
+def test_of_a_single_prompt_the_particles_are_the_unit_of_clip_too(tmp_path, capsys):
+    run = write_run(
+        tmp_path / "run", Ball(), model="gaussians", prompts=("a red disc",), particles=3
+    )
+    argv = ["eval", str(run), "--clip", str(write_clip(tmp_path / "clip")), "--device", "cpu"]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a red car\na cone\n")
+    assert main([*argv, "--texts", str(texts)]) == 0
+    assert "; 95 % intervals over 3 particles of 1 prompt" in capsys.readouterr().out
+    report = json.loads((run / "eval.json").read_text())
+    (row,) = report["prompts"]
+    scores = [particle["clip_score"] for particle in row["particles"]]
+    assert len(set(scores)) == 3 and row["clip_score"] == pytest.approx(sum(scores) / 3)
+    expected = mean_interval(scores, (-1, 1))
+    assert report["intervals"]["clip_score"] == pytest.approx(expected)
+    assert report["interval_over"] == "3 particles of 1 prompt"
 
 
 def test_preferences_judge_a_run_at_30_degrees(tmp_path, capsys):

@@ -184,9 +184,11 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
                 floor = judge.features(second).detach().repeat(len(particles), 1)
                 features.append((found.features, reference.features, floor))
         row |= particle_diversity(particles, judge)
-        if judges.clip is not None:
-            row |= clip_metrics(prompt, particles, judges.clip, judges.distractors(prompt))
-        row |= preference_metrics(prompt, particles, judges.preferences)
+        by_network = _judge_particles(prompt, particles, judges)
+        if by_network[0]:
+            own = row.get("particles", [{} for _ in particles])
+            row |= mean_metrics(by_network)
+            row["particles"] = [a | b for a, b in zip(own, by_network, strict=True)]
         rows.append(row)
     intervals, unit = run_intervals(rows)
     report = {
@@ -204,6 +206,20 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
         **frechet_metric(features),
     }
     return RunEvaluation(run_family(e), e.seed, report, features, images)
+
+
+def _judge_particles(
+    prompt: str, particles: Sequence[HeldOutImages], judges: RunJudges
+) -> list[dict[str, float]]:
+    """Metrics of each particle by CLIP and the models of preferences; all have as many views."""
+    rows = []
+    for particle in particles:
+        row = preference_metrics(prompt, [particle], judges.preferences)
+        if judges.clip is not None:
+            others = judges.distractors(prompt)
+            row = clip_metrics(prompt, [particle], judges.clip, others) | row
+        rows.append(row)
+    return rows
 
 
 @torch.no_grad()

@@ -200,7 +200,7 @@ def clip_metrics(
     own = torch.zeros(len(images), dtype=torch.long)
     metrics = {
         "clip_score": clip_scores(similarity, own).mean().item(),
-        "clip_texts": len(texts),
+        "clip_texts": float(len(texts)),
         "clip": r_precision(similarity, 0),
     }
     shapes = [p.textureless[R_PRECISION_VIEWS] for p in particles if p.textureless is not None]

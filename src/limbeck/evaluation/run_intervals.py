@@ -16,6 +16,7 @@ _BOUNDS: dict[str, Interval] = {
     "feature_diversity": (0.0, 2.0),
     "feature_diversity_seeds": (0.0, 2.0),
 }
+_COUNTS = ("clip_texts",)  #: no metrics
 
 
 def metric_interval(name: str, rows: Sequence[Mapping[str, Any]]) -> Interval | None:
@@ -55,5 +56,5 @@ def run_intervals(prompts: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Inter
     """
     rows, unit = run_units(prompts)
     names = dict.fromkeys(name for row in rows for name, v in row.items() if isinstance(v, float))
-    intervals = {name: metric_interval(name, rows) for name in names}
+    intervals = {name: metric_interval(name, rows) for name in names if name not in _COUNTS}
     return {name: own for name, own in intervals.items() if own is not None}, unit

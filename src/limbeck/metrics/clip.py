@@ -57,7 +57,9 @@ class CLIPSimilarity:
                 "tokenizer, such as a download from the hub"
             )
         from transformers import AutoTokenizer, CLIPModel
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # of the few tensors of a file
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
