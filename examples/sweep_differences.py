@@ -4,7 +4,8 @@
     python examples/sweep_differences.py runs/SWEEP object rejected
 
 Brackets are 95 % intervals over seeds (Student's t). Differences are paired by seed, and the
-prompts of a run are averaged. In bold: differences whose interval excludes zero.
+prompts of a run are averaged. In bold: differences whose interval excludes zero. For metrics within
+0 and 1.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import csv
 import json
 from pathlib import Path
 
-from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+from limbeck.metrics.intervals import Interval, mean_interval
 
 METRICS = ("object", "view_accuracy", "janus", "r_precision_shape", "rejected")
-SHARE = (0.0, 1.0)
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  #: possible values of a share, and of a difference
 #: columns of results.csv before and after those of the options that vary
 BEFORE, AFTER = ("run", "state", "prompt"), "seed"
 
@@ -52,7 +53,7 @@ def difference(first: dict[str, float], other: dict[str, float]) -> str:
     values = [other[seed] - first[seed] for seed in first if seed in other]
     if not values:
         return ""
-    text, interval = formatted(values, UNBOUNDED, "+"), mean_interval(values, UNBOUNDED)
+    text, interval = formatted(values, DIFFERENCE, "+"), mean_interval(values, DIFFERENCE)
     excluded = interval is not None and interval[0] * interval[1] > 0
     return f"**{text}**" if excluded else text
 
