@@ -72,9 +72,13 @@ def stopped(monkeypatch, tmp_path):
     import limbeck.leaderboard.folder
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
+    import limbeck.sweeps.engines.ray_cluster
+    import limbeck.sweeps.optuna_study
     import limbeck.sweeps.sweep_folder
     import limbeck.training.resources
 
+    for module in (limbeck.sweeps.engines.ray_cluster, limbeck.sweeps.optuna_study):
+        monkeypatch.setattr(module, "require_package", lambda package: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)

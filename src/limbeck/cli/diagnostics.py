@@ -39,6 +39,7 @@ OPTIONAL = {  #: and what needs each
     "numba": "rendering the images of the world for train-world",
     "tensorboard": "--logger tensorboard",
     "wandb": "--logger wandb",
+    "optuna": "limbeck sweep --optuna",
     "ray": "limbeck sweep --ray",
     "peft": "loading the critic of a run as LoRA in diffusers",
     "xatlas": "UV atlases for the textures of export",

@@ -96,6 +96,24 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What the settings of a sweep are chosen for, instead of drawing them at random.
+
+    Attributes:
+        score: a score of ``results.csv``, mean over prompts and seeds.
+        maximize: whether it is to be large; else small.
+    """
+
+    score: str
+    maximize: bool = True
+
+    @property
+    def word(self) -> str:
+        """``maximize`` or ``minimize``."""
+        return "maximize" if self.maximize else "minimize"
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Options of many runs. Every grid point is combined with every zip, draw and seed.
 
@@ -107,6 +125,7 @@ class Sweep:
         draws: number of random draws.
         draw_seed: seed of the random draws.
         seeds: seeds of the runs; empty for the seed of ``fixed``.
+        search: what Optuna chooses the values of ``random`` for; None to draw them at random.
     """
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -116,8 +135,14 @@ class Sweep:
     draws: int = 0
     draw_seed: int = 0
     seeds: tuple[Any, ...] = ()
+    search: Search | None = None
 
     def __post_init__(self) -> None:
+        if self.search is not None and (found := [*self.grid, *self.zip]):
+            raise ValueError(
+                f"{found[0]} is in grid or zip, and Optuna chooses all options that vary: give its "
+                "values to the search"
+            )
         parts = [self.fixed, self.grid, self.zip, self.random]
         keys = [key for part in parts for key in part] + [SEED] * bool(self.seeds)
         for key in keys:
@@ -207,7 +232,9 @@ class Sweep:
             merged["draws"] = changes["draws"]
             merged["draw_seed"] = changes.get("draw_seed", 0)
         elif not merged["random"]:
-            merged["draws"] = 0
+            merged["draws"], merged["search"] = 0, None
+        if "search" in changes:
+            merged["search"] = changes["search"]
         return replace(self, fixed=kept | dict(fixed), **merged)
 
 
@@ -263,10 +290,16 @@ def read_sweep(path: Path) -> Sweep:
 
 def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
     rest = {str(key): value for key, value in plain.items()}
+    if "optuna" in rest and "random" in rest:
+        raise ValueError("optuna and random exclude each other: give one of them")
+    searches = "optuna" in rest
+    if searches:
+        rest["random"] = rest.pop("optuna")
     sections = {name: rest.pop(name, None) or {} for name in ("grid", "zip", "random")}
     for name, section in sections.items():
         if not isinstance(section, dict):
             raise ValueError(f"{name} maps options to lists of values, not {section!r:.60}")
+    search = _search_of(sections["random"]) if searches else None
     draws, draw_seed = sections["random"].pop("draws", 0), sections["random"].pop("draw_seed", 0)
     for name, value in (("draws", draws), ("draw_seed", draw_seed)):
         if type(value) is not int:
@@ -274,7 +307,18 @@ def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
     seeds = rest.pop("seeds", ())
     seeds = expand_values(seeds if isinstance(seeds, list | tuple) else [seeds])
     axes = {name: _axes(section) for name, section in sections.items()}
-    return Sweep(flatten(rest), **axes, draws=draws, draw_seed=draw_seed, seeds=seeds)
+    return Sweep(
+        flatten(rest), **axes, draws=draws, draw_seed=draw_seed, seeds=seeds, search=search
+    )
+
+
+def _search_of(section: dict[str, Any]) -> Search:
+    """What a section ``optuna`` searches for; taken out of it."""
+    words = [word for word in ("maximize", "minimize") if word in section]
+    if len(words) != 1:
+        raise ValueError("optuna needs one score to search for: write maximize: SCORE, or minimize")
+    section["draws"] = section.pop("trials", 0)
+    return Search(str(section.pop(words[0])), words[0] == "maximize")
 
 
 def _axes(section: Mapping[str, Any]) -> Axes:

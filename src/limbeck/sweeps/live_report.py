@@ -10,6 +10,7 @@ from pathlib import Path
 from limbeck.runs.report.live import RELOAD_SECONDS
 from limbeck.runs.report.tables import seconds_text
 from limbeck.sweeps.effects import write_effects
+from limbeck.sweeps.expansion import Sweep
 from limbeck.sweeps.page import SweepPage
 from limbeck.sweeps.results import ResultReader, RunResult, write_table
 from limbeck.sweeps.sweep_folder import SweepProgress
@@ -24,6 +25,7 @@ class SweepReport:
         progress: state of the sweep.
         rows: option of the rows of the image matrix; empty for the first one that varies.
         columns: option of its columns.
+        sweep: the sweep, if it searches for the best setting.
         clock: seconds that never go back.
     """
 
@@ -32,11 +34,12 @@ class SweepReport:
         progress: SweepProgress,
         rows: str = "",
         columns: str = "",
+        sweep: Sweep | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.progress, self.clock = progress, clock
         self._reader = ResultReader(progress.runs, progress.root)
-        self._page = SweepPage(progress.root, rows, columns)
+        self._page = SweepPage(progress.root, rows, columns, sweep)
         self._started_at = self._due_at = clock()
 
     def update(self) -> None:
@@ -45,7 +48,7 @@ class SweepReport:
         if start < self._due_at:
             return
         with suppress(Exception):  # the runs must not stop for their page
-            results = self._read()
+            results = self.read()
             write_table(results, self.progress.root)
             self._page.write(results, RELOAD_SECONDS, self._progress_text())
         end = self.clock()
@@ -57,11 +60,12 @@ class SweepReport:
         Returns:
             Paths of table and page.
         """
-        results = self._read()
+        results = self.read()
         write_effects(results, self.progress.root)
         return write_table(results, self.progress.root), self._page.write(results)
 
-    def _read(self) -> list[RunResult]:
+    def read(self) -> list[RunResult]:
+        """The results so far."""
         progress = self.progress
         return self._reader.read(progress.finished, progress.failed, progress.running)
 

@@ -20,6 +20,7 @@ from limbeck.sweeps.differences import Comparison, compare_levels
 from limbeck.sweeps.effects_section import effects_section
 from limbeck.sweeps.expansion import SEED, option_key
 from limbeck.sweeps.planned_runs import format_option, label_of, short_names
+from limbeck.sweeps.ranking import search_section
 from limbeck.sweeps.results import (
     UNFINISHED,
     MeanScore,
@@ -65,10 +66,11 @@ class SweepPage:
         root: folder of the sweep.
         rows: option of the rows of the image matrix; empty for the first one that varies.
         columns: option of the columns; empty for the next one that varies, or the seed.
+        sweep: the sweep, if it searches for the best setting.
     """
 
-    def __init__(self, root: Path, rows: str = "", columns: str = ""):
-        self.root, self.rows, self.columns = root, rows, columns
+    def __init__(self, root: Path, rows: str = "", columns: str = "", sweep: Sweep | None = None):
+        self.root, self.rows, self.columns, self.sweep = root, rows, columns, sweep
         self._images: dict[tuple[Path, int], list[PageImage]] = {}
 
     def write(
@@ -104,6 +106,7 @@ class SweepPage:
             "matrix": self._matrix(results, row_key, column_key, filters),
             "options": {key: name for key, name in names.items() if key != SEED},
             "columns": scores,
+            "search": None if self.sweep is None else search_section(results, self.sweep),
             "settings": [_score_row(setting, scores, filters) for setting in settings],
             "unit": "prompts" if varies_more_in_prompts(results) else "seeds",
             "has_intervals": any(m.count > 1 for s in settings for m in s.scores.values()),

@@ -91,8 +91,21 @@ def plan_runs(sweep: Sweep, path: str = "") -> list[PlannedRun]:
     Raises:
         ValueError: if an option is unknown or a value is refused, in any of the runs.
     """
+    return plan_points(sweep, sweep.points(), path)
+
+
+def plan_points(
+    sweep: Sweep, points: Sequence[Mapping[str, Any]], path: str = ""
+) -> list[PlannedRun]:
+    """The runs with certain values of the options that vary, as ``plan_runs`` plans them.
+
+    Args:
+        sweep: the sweep.
+        points: options of each run beyond ``fixed``.
+        path: as for ``plan_runs``.
+    """
     planned: dict[str, PlannedRun] = {}
-    for point in sweep.points():
+    for point in points:
         try:
             point = with_numbers(sweep.fixed, point, path)
             stages = build_stages(nest({**sweep.fixed, **point}), path)

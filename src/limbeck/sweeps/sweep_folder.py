@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from limbeck.runs.own_files import changed_own_files
 from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
+from limbeck.sweeps.optuna_study import OptunaStudy
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
 from limbeck.sweeps.repeated_failure import RepeatedFailure
 from limbeck.system.checkpoint import write_text
@@ -49,7 +51,7 @@ class SweepProgress:
     """
 
     root: Path
-    runs: Sequence[PlannedRun]
+    runs: list[PlannedRun]
     finished: set[str] = field(default_factory=set)
     failed: dict[str, RunOutcome] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
@@ -169,7 +171,8 @@ def run_sweep(
 
     Args:
         sweep: the sweep, written to ``sweep.yaml``.
-        progress: its folder and its runs, as ``check_sweep`` returns them; kept up to date.
+        progress: its folder and its runs, as ``check_sweep`` returns them; kept up to date. Those
+            of a search are added as they are chosen.
         engine: what executes them.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         command: command line, for the record.
@@ -181,15 +184,25 @@ def run_sweep(
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
         known = read_failed_runs(root)
         template = RunTask("", (), engine.device, 0, checkpoint_every, command)
-        tasks = _pending_tasks(progress, known, template)
-        by_name = {run.name: run for run in progress.runs}
-        watch = RepeatedFailure([by_name[task.name] for task in tasks])
+        queue: list[RunTask] = []
+
+        def add(runs: Sequence[PlannedRun]) -> None:
+            known_names = {run.name for run in progress.runs}
+            progress.runs += [run for run in runs if run.name not in known_names]
+            queue.extend(_pending_tasks(progress, runs, known, template))
+
+        add(progress.runs)
+        study = None if sweep.search is None else OptunaStudy(sweep, root)
+        if study is not None:
+            add(study.known_runs())
+            _ask(study, progress, engine, add)
+        watch = RepeatedFailure([run for run in progress.runs if run.name not in progress.finished])
 
         def poll() -> None:
             progress.running = engine.running()
             on_change(progress, None)
 
-        with closing(engine.run(tasks, root / "logs", poll)) as ended:
+        with closing(engine.run(queue, root / "logs", poll)) as ended:
             for outcome in ended:
                 progress.running.discard(outcome.name)
                 if outcome.kind == "finished":
@@ -197,10 +210,26 @@ def run_sweep(
                 else:
                     progress.failed[outcome.name] = outcome
                 _write_failed_runs(root, progress.failed, known)
-                run = by_name[outcome.name]
+                run = next(run for run in progress.runs if run.name == outcome.name)
                 watch.add(run, outcome, progress.steps_taken(run))
-                _react(watch, tasks, progress)
+                _react(watch, queue, progress)
+                if study is not None:
+                    _ask(study, progress, engine, add)
                 on_change(progress, outcome)
+
+
+def _ask(
+    study: OptunaStudy,
+    progress: SweepProgress,
+    engine: Engine,
+    add: Callable[[Sequence[PlannedRun]], None],
+) -> None:
+    """Tell of the trials that have ended, and start as many new ones as there is room for."""
+    study.settle(progress.finished, progress.failed)
+    num_trials = math.ceil(engine.capacity / study.runs_per_trial)
+    while study.num_open < num_trials and not progress.is_hopeless and (runs := study.ask()):
+        add(runs)
+        study.settle(progress.finished, progress.failed)
 
 
 def _react(watch: RepeatedFailure, queue: list[RunTask], progress: SweepProgress) -> None:
@@ -216,11 +245,16 @@ def _react(watch: RepeatedFailure, queue: list[RunTask], progress: SweepProgress
 
 
 def _pending_tasks(
-    progress: SweepProgress, known: dict[str, RunOutcome], template: RunTask
+    progress: SweepProgress,
+    runs: Sequence[PlannedRun],
+    known: dict[str, RunOutcome],
+    template: RunTask,
 ) -> list[RunTask]:
     """The runs to start; the others are entered as finished or failed."""
     tasks = []
-    for run in progress.runs:
+    for run in runs:
+        if run.name in progress.steps_at_start:  # two trials may choose the same setting
+            continue
         experiments = run.experiments(progress.root)
         with suppress(ValueError):  # of a damaged checkpoint, which the run itself will refuse
             if all(is_finished(folder, e) for folder, e in experiments.items()):
@@ -273,7 +307,11 @@ def sweep_to_yaml(sweep: Sweep) -> str:
             key: [_plain_value(v) for v in values] for key, values in getattr(sweep, name).items()
         }
         if axes and name == "random":
-            axes |= {"draws": sweep.draws, "draw_seed": sweep.draw_seed}  # type: ignore[dict-item]
+            number = "trials" if sweep.search is not None else "draws"
+            axes |= {number: sweep.draws, "draw_seed": sweep.draw_seed}  # type: ignore[dict-item]
+            if sweep.search is not None:
+                name = "optuna"
+                axes |= {sweep.search.word: sweep.search.score}  # type: ignore[dict-item]
         if axes:
             plain[name] = axes
     if sweep.seeds:

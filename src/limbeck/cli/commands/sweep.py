@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any
 from limbeck.config.command_line import Option, list_options, parse, unknown_option
 from limbeck.config.discovery import union_members
 from limbeck.config.yaml import describe_type
-from limbeck.sweeps.expansion import SEED, Axes, Range, Sweep, expand_values, option_key, read_sweep
+from limbeck.sweeps.expansion import (
+    SEED,
+    Axes,
+    Range,
+    Search,
+    Sweep,
+    expand_values,
+    option_key,
+    read_sweep,
+)
 from limbeck.sweeps.planned_runs import ExtraOptions, PlannedRun
 from limbeck.training.experiment import Experiment
 
@@ -29,6 +38,8 @@ holds options, grid, zip, random and seeds."""
 SHORT_HELP = (
     "zip",
     "random",
+    "optuna",
+    "maximize",
     "workers",
     "retries",
     "ray",
@@ -56,7 +67,11 @@ class SweepOptions:
         zip: options with several values go together, the first with the first, and so on.
         random: number of random draws from the options with several values or a range, such as
             log:0.01:1 or uniform:1:10; 0 for every combination.
-        random_seed: seed of the random draws.
+        random_seed: seed of the random draws, or of Optuna.
+        optuna: number of settings that Optuna tries to find the best one, from the options with
+            several values or a range; 0 not to search.
+        maximize: score of results.csv that the search is for, such as object.
+        minimize: the same for a score that is to be small.
         workers: runs at a time; 0 for one per GPU, or per core on a CPU.
         retries: further attempts for a run that is killed, runs out of memory or fails.
         ray: run on a Ray cluster: its address HOST:PORT, auto for the one that this machine is part
@@ -76,6 +91,9 @@ class SweepOptions:
     zip: bool = False
     random: int = field(default=0, metadata={"minimum": 0})
     random_seed: int = 0
+    optuna: int = field(default=0, metadata={"minimum": 0})
+    maximize: str = ""
+    minimize: str = ""
     workers: int = field(default=0, metadata={"minimum": 0})
     retries: int = field(default=0, metadata={"minimum": 0})
     ray: str = ""
@@ -92,12 +110,15 @@ class SweepOptions:
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sweep``: start or continue a sweep, and write its table and page."""
     from limbeck.cli.run_folder import INCOMPLETE, resume_hint
+    from limbeck.sweeps.optuna_study import check_search
     from limbeck.sweeps.page import matrix_axes
     from limbeck.sweeps.planned_runs import plan_runs, with_found_names
     from limbeck.sweeps.sweep_folder import check_sweep, default_sweep_folder
 
     sweep, options, file = read_command(argv)
     engine = make_engine(options)
+    if sweep.search is not None:
+        check_search(sweep)
     try:
         runs = plan_runs(sweep, "" if file is not None else "--")
     except ValueError as error:
@@ -134,10 +155,12 @@ def _run(
     from limbeck.sweeps.execution import RunOutcome
     from limbeck.sweeps.live_report import SweepReport
     from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
+    from limbeck.sweeps.ranking import best_line
     from limbeck.sweeps.sweep_folder import SweepProgress, run_sweep
 
-    progress = SweepProgress(root, runs)
-    report = SweepReport(progress, options.rows, options.columns)
+    # the settings of a search are chosen later; those that were checked are random ones
+    progress = SweepProgress(root, [] if sweep.search is not None else list(runs))
+    report = SweepReport(progress, options.rows, options.columns, sweep)
     try:
         with LiveTable(Console(stderr=True)) as table:
 
@@ -148,9 +171,12 @@ def _run(
             run_sweep(sweep, progress, engine, options.checkpoint_every, command, show)
     finally:
         progress.running.clear()
-        csv, page = report.write()
+        if progress.runs:
+            csv, page = report.write()
     for line in sweep_closing_lines(progress):
         print(line, file=sys.stderr)
+    if best := best_line(report.read(), sweep):
+        print(best, file=sys.stderr)
     print(csv)
     print(page, flush=True)
     return bool(progress.failed)
@@ -203,11 +229,28 @@ def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]
     seeds = varied.pop(SEED, ())
     if options.zip and options.random:
         raise ValueError("--zip and --random exclude each other: give one of them")
-    kind = "zip" if options.zip else "random" if options.random else "grid"
+    search = _search_of(options)
+    kind = "zip" if options.zip else "random" if options.random or search else "grid"
     if options.zip and not varied:
         raise ValueError("--zip needs options with several values")
-    draws = {"draws": options.random, "draw_seed": options.random_seed} if options.random else {}
+    draws: dict[str, Any] = {}
+    if number := options.random or options.optuna:
+        draws = {"draws": number, "draw_seed": options.random_seed, "search": search}
     return base.with_options(fixed, **{kind: varied}, seeds=seeds, **draws), options, file
+
+
+def _search_of(options: SweepOptions) -> Search | None:
+    """What Optuna searches for; None without ``--optuna``."""
+    scores = [score for score in (options.maximize, options.minimize) if score]
+    if not options.optuna:
+        if scores:
+            raise ValueError(f"--maximize and --minimize {scores[0]} need --optuna N")
+        return None
+    if options.zip or options.random:
+        raise ValueError("--optuna, --zip and --random exclude each other: give one of them")
+    if len(scores) != 1:
+        raise ValueError("--optuna needs one score: give --maximize SCORE or --minimize SCORE")
+    return Search(scores[0], bool(options.maximize))
 
 
 def _is_fixed(values: Sequence[Any]) -> bool:

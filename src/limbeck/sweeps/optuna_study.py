@@ -1,0 +1,187 @@
+"""A search of Optuna for the best setting: one trial is a setting with all seeds of the sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.runs.report.run_data import read_run_data
+from limbeck.runs.report.tables import SCORES
+from limbeck.sweeps.execution import RunOutcome
+from limbeck.sweeps.expansion import SEED, Draw, Range, Sweep
+from limbeck.sweeps.planned_runs import PlannedRun, format_option, plan_points, with_found_names
+from limbeck.sweeps.results import score_bounds
+from limbeck.system.extras import require_package
+
+STUDY_FILE = "optuna.journal"
+
+
+def check_search(sweep: Sweep) -> None:
+    """Refuse early a search that cannot work.
+
+    Raises:
+        ModuleNotFoundError: if Optuna is not installed.
+        ValueError: if there is no such score, or if a range stands beside other values.
+    """
+    require_package("optuna")
+    search = sweep.search
+    if search is not None and search.score not in SCORES:
+        known = ", ".join(SCORES)
+        raise ValueError(f"--{search.word} {search.score}: no such score; there are {known}")
+    for key, values in sweep.random.items():
+        ranges = [value for value in values if isinstance(value, Range)]
+        if ranges and len(values) > 1:
+            raise ValueError(f"{key}: Optuna takes one range or a list of values, not both")
+
+
+class OptunaStudy:
+    """The trials of a sweep, stored in its folder, where the same command continues them.
+
+    A trial is complete when all of its runs are finished, and its value is the mean score. One that
+    a run with numbers that are not finite has stopped gets the worst value so far, so that the
+    sampler avoids its neighborhood. One with runs that failed otherwise stays open: the same
+    command completes them.
+
+    Args:
+        sweep: the sweep, with a ``search``.
+        root: its folder.
+    """
+
+    def __init__(self, sweep: Sweep, root: Path):
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        assert sweep.search is not None
+        self.sweep, self.search, self.root = sweep, sweep.search, root
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        root.mkdir(parents=True, exist_ok=True)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(root / STUDY_FILE)))
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=_study_name(sweep),
+            direction=self.search.word,
+            load_if_exists=True,
+        )
+        trials = self._study.get_trials(deepcopy=False)
+        # another seed than in the sessions before, which would only repeat their draws
+        seed = sweep.draw_seed + len(trials)
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        states = optuna.trial.TrialState
+        self._left = [trial for trial in trials if trial.state == states.RUNNING]
+        self._known = [trial for trial in trials if trial.state != states.RUNNING]
+        self._open: dict[int, list[PlannedRun]] = {}
+
+    @property
+    def num_open(self) -> int:
+        """Number of trials whose runs have not all ended."""
+        return len(self._open)
+
+    @property
+    def runs_per_trial(self) -> int:
+        """Number of seeds."""
+        return len(self.sweep.seeds) or 1
+
+    def known_runs(self) -> list[PlannedRun]:
+        """The runs of the trials of earlier sessions that are complete."""
+        return [run for trial in self._known for run in self._runs(trial.params)]
+
+    def ask(self) -> list[PlannedRun]:
+        """The runs of the next trial, those of an interrupted one first; empty at the end."""
+        if self._left:
+            trial = self._left.pop(0)
+            self._open[trial.number] = self._runs(trial.params)
+            return self._open[trial.number]
+        if len(self._study.get_trials(deepcopy=False)) >= self.sweep.draws:
+            return []
+        asked = self._study.ask()
+        for key, values in self.sweep.random.items():
+            _suggest(asked, key, values)
+        self._open[asked.number] = self._runs(asked.params)
+        return self._open[asked.number]
+
+    def settle(self, finished: Collection[str], failed: Mapping[str, RunOutcome]) -> None:
+        """Tell Optuna of the trials whose runs have all ended.
+
+        Args:
+            finished: names of the runs that are finished.
+            failed: outcome by name of the runs that failed.
+
+        Raises:
+            ValueError: if a run lacks the score.
+        """
+        for number, runs in list(self._open.items()):
+            names = {run.name for run in runs}
+            if names - set(finished) - failed.keys():
+                continue
+            del self._open[number]
+            outcomes = [failed[name] for name in names & failed.keys()]
+            if not outcomes:
+                self._study.tell(number, math.fsum(map(self._score, runs)) / len(runs))
+            elif all(outcome.is_final for outcome in outcomes):
+                self._study.tell(number, self._worst())
+
+    def _worst(self) -> float:
+        """The worst value so far, or the worst possible one before the first."""
+        trials = self._study.get_trials(deepcopy=False)
+        worst = min if self.search.maximize else max
+        values = [trial.value for trial in trials if trial.value is not None]
+        bound = score_bounds(self.search.score)[0 if self.search.maximize else 1]
+        return worst(values) if values else bound if math.isfinite(bound) else 0.0
+
+    def _score(self, run: PlannedRun) -> float:
+        mean = read_run_data(run.folders(self.root)[-1]).scores.get("mean", {})
+        if self.search.score not in mean:
+            known = ", ".join(name for name in SCORES if name in mean) or "none"
+            raise ValueError(
+                f"{run.name} has no score {self.search.score}, so nothing can be searched for; it "
+                f"has {known}"
+            )
+        return float(mean[self.search.score])
+
+    def _runs(self, params: Mapping[str, Any]) -> list[PlannedRun]:
+        setting = {key: _value(values, params[key]) for key, values in self.sweep.random.items()}
+        seeds: list[dict[str, Any]] = [{SEED: seed} for seed in self.sweep.seeds] or [{}]
+        runs = plan_points(self.sweep, [setting | seed for seed in seeds])
+        return with_found_names(runs, self.root)
+
+
+def _study_name(sweep: Sweep) -> str:
+    """A name that is another one if the search has other options, values, seeds or scores."""
+    parts = (sorted(sweep.fixed.items()), sorted(sweep.random.items()), sweep.seeds, sweep.search)
+    return f"limbeck-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+
+
+def _suggest(trial: Any, key: str, values: Sequence[Any]) -> None:
+    """Let Optuna choose a value: from a range, evenly spaced integers in order, or a list."""
+    first = values[0]
+    if isinstance(first, Range):
+        trial.suggest_float(key, first.low, first.high, log=first.scale == "log")
+    elif (step := _step(values)) > 0:
+        trial.suggest_int(key, first, values[-1], step=step)
+    else:
+        trial.suggest_categorical(key, [format_option(value) for value in values])
+
+
+def _step(values: Sequence[Any]) -> int:
+    """Distance of evenly spaced integers, at least three; else 0."""
+    if len(values) < 3 or any(type(value) is not int for value in values):
+        return 0
+    steps = {b - a for a, b in itertools.pairwise(values)}
+    return max(0, steps.pop()) if len(steps) == 1 else 0
+
+
+def _value(values: Sequence[Any], param: Any) -> Any:
+    """The value of an option that a parameter of Optuna stands for."""
+    first = values[0]
+    if isinstance(first, Range):
+        low, high = first.low, first.high
+        if first.scale == "log":
+            low, high, param = math.log(low), math.log(high), math.log(param)
+        return Draw(first, (param - low) / (high - low))
+    if _step(values) > 0:
+        return param
+    return next(value for value in values if format_option(value) == param)

@@ -1,0 +1,145 @@
+"""A search of Optuna: its values, what a failed trial teaches, and resumption."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import shlex
+
+import pytest
+from mortal_method import files_of, method_file, table_of
+
+from limbeck.cli.main import main
+from limbeck.sweeps.execution import RunOutcome
+from limbeck.sweeps.expansion import Range, Search, Sweep, read_sweep
+from limbeck.sweeps.optuna_study import OptunaStudy, check_search
+from limbeck.sweeps.sweep_folder import sweep_to_yaml
+
+needs_optuna = pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None,
+    reason="Optuna is not installed: pip install limbeck[optuna]",
+)
+FIXED = {"prompts": ["red disc"], "model": "gaussians", "method": "sds", "steps": 2}
+AXES = {"lr": (Range("log", 0.001, 10.0),), "method.guidance": (1, 2, 3, 4)}
+TOY = ["red disc", "--model", "gaussians", "--device", "cpu", "--steps", "6"]
+
+
+def search_of(trials, **changes):
+    options = {
+        "random": AXES,
+        "draws": trials,
+        "seeds": (0, 1),
+        "search": Search("saturation"),
+    }
+    return Sweep(FIXED, **(options | changes))
+
+
+def run_all(study, score, monkeypatch, failing=()):
+    """Score every run by its options without running it; returns the options of each trial."""
+    monkeypatch.setattr(OptunaStudy, "_score", lambda self, run: score(run.options))
+    trials = []
+    while runs := study.ask():
+        trials.append(runs[0].options)
+        names = {run.name for run in runs}
+        failed = {n: RunOutcome(n, failing[0]) for n in names} if failing else {}
+        study.settle(names - failed.keys(), failed)
+    return trials
+
+
+def peak(options):
+    return -((math.log10(options["lr"]) - 0.5) ** 2) - (options["method.guidance"] != 3)
+
+
+@needs_optuna
+def test_it_finds_the_peak_of_a_known_score_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    first = run_all(OptunaStudy(search_of(25), tmp_path), peak, monkeypatch)
+    assert len(first) == 25 and all(0.001 <= o["lr"] <= 10 for o in first)
+    study = OptunaStudy(search_of(40), tmp_path)
+    assert len(study.known_runs()) == 2 * 25 and study.runs_per_trial == 2
+    later = run_all(study, peak, monkeypatch)
+    assert len(later) == 15 and not {o["lr"] for o in later} & {o["lr"] for o in first}
+    best = max(later, key=peak)
+    assert best["method.guidance"] == 3 and abs(math.log10(best["lr"]) - 0.5) < 0.3
+    near = [abs(math.log10(o["lr"]) - 0.5) < 1 for o in later]  # half of the range
+    assert sum(near) >= 11
+    assert run_all(OptunaStudy(search_of(40), tmp_path), peak, monkeypatch) == []
+    other = search_of(3, seeds=(5,))  # other seeds are another study, in the same file
+    assert len(run_all(OptunaStudy(other, tmp_path), peak, monkeypatch)) == 3
+
+
+@needs_optuna
+def test_a_trial_that_diverged_has_the_worst_value_and_a_killed_one_is_asked_again(
+    tmp_path, monkeypatch
+):
+    study = OptunaStudy(search_of(4), tmp_path)
+    run_all(study, peak, monkeypatch, ["stopped"])
+    values = [trial.value for trial in study._study.trials]
+    assert len(values) == 4 and len(set(values)) == 1 and math.isfinite(values[0])
+    killed = run_all(OptunaStudy(search_of(6), tmp_path), peak, monkeypatch, ["killed"])
+    again = run_all(OptunaStudy(search_of(6), tmp_path), peak, monkeypatch)
+    assert len(killed) == 2 and again == killed
+
+
+def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):
+    words = ["sweep", *TOY, "--lr", "log:0.01:1"]
+    for more, message in (
+        (["--optuna", "5"], "--optuna needs one score"),
+        (["--maximize", "object"], "need --optuna N"),
+        (["--optuna", "5", "--random", "2", "--maximize", "object"], "exclude each other"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(ValueError, match="--maximize beauty: no such score; there are object"):
+        check_search(search_of(2, search=Search("beauty")))
+    with pytest.raises(ValueError, match="one range or a list"):
+        check_search(search_of(2, search=Search("object"), random={"lr": (Range("log", 1, 2), 3)}))
+    with pytest.raises(ValueError, match="method is in grid or zip"):
+        search_of(2, grid={"method": ("sds", "vsd")})
+
+
+def test_without_optuna_one_line_names_the_extra(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    out = tmp_path / "s"
+    words = ["sweep", *TOY, "--lr", "log:0.01:1", "--optuna", "2", "--minimize", "object"]
+    assert main([*words, "--out", str(out)]) == 2
+    errors = capsys.readouterr().err
+    assert "pip install 'limbeck[optuna]'" in errors and errors.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_search_is_read_from_the_file_that_it_writes(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    sweep = search_of(7, draw_seed=3, search=Search("object", maximize=False))
+    path.write_text(sweep_to_yaml(sweep), encoding="utf-8")
+    assert "trials: 7" in path.read_text(encoding="utf-8")
+    assert read_sweep(path) == sweep
+
+
+@needs_optuna
+@pytest.mark.slow
+def test_a_search_is_resumed_and_prints_the_command_of_the_best_setting(tmp_path, capsys):
+    out, method = tmp_path / "sweep", method_file(tmp_path)
+    words = ["sweep", *TOY, "--method", method, "--lr", "log:0.01:1", "--seed", "0:2"]
+    words += ["--method.kills", "1", "--checkpoint-every", "2", "--workers", "1"]
+    words += ["--minimize", "saturation", "--out", str(out)]
+    assert main([*words, "--optuna", "2"]) == 1  # one run of four is killed
+    capsys.readouterr()
+    before = files_of(out)
+    assert main([*words, "--optuna", "4"]) == 0
+    errors = capsys.readouterr().err
+    rows = table_of(out)
+    assert [row["state"] for row in rows] == ["finished"] * 8
+    scores = {}
+    for row in rows:
+        scores.setdefault(row["lr"], []).append(float(row["saturation"]))
+    assert {len(values) for values in scores.values()} == {2}
+    best = min(scores, key=lambda lr: sum(scores[lr]))
+    assert re.search(rf"best of 4 settings: lr {best}: ", errors)
+    command = shlex.split(errors.split("to run it: ")[1].splitlines()[0])
+    assert command[:3] == ["limbeck", "run", "red disc"] and f"--lr {best}" in " ".join(command)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Best setting" in page and f"--lr {best}" in page
+    done = {p for p in before if p.name == "metrics.jsonl" and files_of(out)[p] == before[p]}
+    assert len(done) == 3  # what was finished is not touched
