@@ -138,9 +138,9 @@ class Sweep:
     search: Search | None = None
 
     def __post_init__(self) -> None:
-        if self.search is not None and (found := [*self.grid, *self.zip]):
+        if self.search is not None and (others := [*self.grid, *self.zip]):
             raise ValueError(
-                f"{found[0]} is in grid or zip, and Optuna chooses all options that vary: give its "
+                f"{others[0]} is in grid or zip, and Optuna chooses all options that vary: give its "
                 "values to the search"
             )
         parts = [self.fixed, self.grid, self.zip, self.random]

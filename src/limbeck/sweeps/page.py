@@ -18,7 +18,7 @@ from limbeck.runs.report.tables import (
 )
 from limbeck.sweeps.differences import Comparison, compare_levels
 from limbeck.sweeps.effects_section import effects_section
-from limbeck.sweeps.expansion import SEED, option_key
+from limbeck.sweeps.expansion import SEED, Sweep, option_key
 from limbeck.sweeps.planned_runs import format_option, label_of, short_names
 from limbeck.sweeps.ranking import search_section
 from limbeck.sweeps.results import (
