@@ -140,7 +140,7 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.search is not None and (others := [*self.grid, *self.zip]):
             raise ValueError(
-                f"{others[0]} is in grid or zip, and Optuna chooses all options that vary: give its "
+                f"{others[0]} is in grid or zip, and Optuna chooses all that varies: give its "
                 "values to the search"
             )
         parts = [self.fixed, self.grid, self.zip, self.random]
