@@ -17,6 +17,8 @@ from run_folders import assert_same_run
 from limbeck.cli.main import main
 from limbeck.sweeps.engines.ray_cluster import RayCluster
 
+#: Ray starts slowly, and every worker imports torch anew
+pytestmark = pytest.mark.timeout(1200)
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install limbeck[ray]"
 )
