@@ -153,6 +153,7 @@ def test_of_a_single_prompt_the_particles_are_the_unit_of_clip_too(tmp_path, cap
     assert len(set(scores)) == 3 and row["clip_score"] == pytest.approx(sum(scores) / 3)
     expected = mean_interval(scores, (-1, 1))
     assert report["intervals"]["clip_score"] == pytest.approx(expected)
+    assert "clip_texts" not in report["intervals"]
     assert report["interval_over"] == "3 particles of 1 prompt"
 
 

@@ -108,6 +108,19 @@ def test_gpteval3d_finds_its_images_and_normals(tmp_path, small, capsys):
     assert "is not overwritten" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_gpteval3d_has_120_views_of_512_pixels(tmp_path):
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps(list(PROMPTS)))
+    run, out = write_run(tmp_path / "run"), tmp_path / "methods"
+    argv = ["export", str(run), "--benchmark", "gpteval3d", "--out", str(out)]
+    assert main([*argv, "--benchmark.prompts", str(prompts)]) == 0
+    for index in (0, 1):
+        rgb, normals = read_gpteval3d(out / "limbeck", index, 120)
+        assert {image.shape for image in (*rgb, *normals)} == {(512, 512, 3)}
+        assert np.array_equal(rgb[0], rgb[119]) and not np.array_equal(rgb[0], rgb[60])
+
+
 def test_cameras_are_those_of_the_test_split_of_threestudio():
     azimuths = threestudio.view_azimuths()
     assert len(azimuths) == 120 and azimuths[[0, -1]].tolist() == [0.0, 360.0]

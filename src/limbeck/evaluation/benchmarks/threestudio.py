@@ -77,7 +77,7 @@ def view_cameras(scale: float) -> Camera:
     Args:
         scale: our units of length per unit of threestudio.
     """
-    azimuth = view_azimuths() * (math.pi / 180)
+    azimuth = view_azimuths() % 360 * (math.pi / 180)  # the last view is the first bit by bit
     elevation = torch.full_like(azimuth, math.radians(ELEVATION))
     return orbit_cameras(azimuth, elevation, DISTANCE * scale, FOV)
 
