@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from limbeck.evaluation.estimates import (
-    SET_METRICS,
     estimate_all,
     estimate_differences,
     estimate_mean,
 )
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.metrics.intervals import jackknife_interval, mean_interval, wilson_interval
+from limbeck.metrics.set_metrics import SET_METRICS
 
 
 def measured(per_prompt, **values):

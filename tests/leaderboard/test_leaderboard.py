@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from limbeck.leaderboard import cells, conduct, folder
 from limbeck.leaderboard.cells import Cell, CellResult, compute_cell, steps_within
 from limbeck.leaderboard.conduct import RowCells, make_cells
-from limbeck.leaderboard.judgment import tuning_objective
+from limbeck.leaderboard.judgment import judge_distances, judge_retrieval, tuning_objective
 from limbeck.leaderboard.protocol import (
     SAMPLING,
     Leaderboard,
@@ -17,7 +18,7 @@ from limbeck.leaderboard.protocol import (
     default_guidance,
     method_with,
 )
-from limbeck.leaderboard.table import judge_rows, ordered, to_csv, to_markdown
+from limbeck.leaderboard.table import RowJudge, ordered, to_csv, to_markdown
 from limbeck.priors.loading import load
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.render_cache import images_to_tensor
@@ -214,7 +215,7 @@ def judged(tmp_path, evaluator, wrong: int = 2):
             images[: wrong * BOARD.seeds] = 127
         result(images).save(tmp_path / first.path, first)
         rows.append(RowCells(name, "passes", first.setting, found, ()))
-    return judge_rows(BOARD, rows, tmp_path, evaluator), rows
+    return RowJudge(BOARD, tmp_path, evaluator).judge(rows), rows
 
 
 def test_the_table_is_paired_by_prompt(tmp_path, evaluator):
@@ -224,11 +225,81 @@ def test_the_table_is_paired_by_prompt(tmp_path, evaluator):
     assert by_name["renders"].values["all"].value > 0.8  # other captions
     assert not any("frechet" in row.values for row in rows)  # six images
     assert by_name["vsd"].values["all"].value == pytest.approx(1 / 3)
-    assert by_name["sds"].difference is None
-    difference = by_name["vsd"].difference
+    assert not by_name["sds"].differences
+    difference = by_name["vsd"].differences["all"]
     assert difference.value == pytest.approx(-2 / 3) and difference.by_prompt == (-1, -1, 0)
     assert by_name["vsd"].values["fidelity"].value == pytest.approx(1 / 3)
     assert [row.name for row in ordered(rows, "passes")] == ["renders", "sds", "vsd"]
+
+
+def test_every_metric_has_its_difference_to_sds(tmp_path, evaluator):
+    rows, computed = judged(tmp_path, evaluator)
+    vsd = next(row for row in rows if row.name == "vsd")
+    assert set(vsd.differences) == set(vsd.values)
+    for name, difference in vsd.differences.items():
+        sds = next(row for row in rows if row.name == "sds").values[name]
+        assert difference.value == pytest.approx(vsd.values[name].value - sds.value, abs=1e-9)
+    same = replace(computed[0], name="csd")
+    again = RowJudge(BOARD, tmp_path, evaluator).judge([computed[0], same])
+    assert {value.value for value in again[1].differences.values()} == {0.0}
+
+
+def test_prompts_whose_run_was_stopped_are_counted(tmp_path, evaluator):
+    prompts = full_captions(BOARD.scenes()[0])
+    (first,) = make_cells(BOARD, "sds", TunedSetting(0.1, 7.5), prompts, BOARD.seeds)
+    result(true_images(BOARD, BOARD.seeds), diverged=(2,)).save(tmp_path / first.path, first)
+    row = RowCells("sds", "passes", first.setting, (first,), ())
+    value = RowJudge(BOARD, tmp_path, evaluator).judge([row])[0].values["diverged"]
+    assert value.by_prompt == (0, 0, 1) and value.interval[0] == 0
+
+
+def test_true_renders_are_near_each_other(evaluator):
+    """Two true draws: coverage and density near their expectation, noise far off."""
+    board = replace(BOARD, num_prompts=40)
+    first, second = (board.reference_scenes(40, part) for part in (0, 1))
+    true, pixels = (images_to_tensor(render_scenes(scenes)) for scenes in (first, second))
+    own, names = (pixels * 255).to(torch.uint8), [str(i) for i in range(40)]
+    found = judge_distances(own, names, true, evaluator)
+    assert set(found) == {"kid", "precision", "recall", "density", "coverage"}  # 40 images
+    assert found["coverage"].value > 0.8 and found["precision"].value > 0.7
+    noise = judge_distances(torch.randint_like(own, 256), names, true, evaluator)
+    assert noise["coverage"].interval[1] < found["coverage"].value
+    assert noise["kid"].interval[0] > found["kid"].interval[1]
+
+
+def test_r_precision_of_renders_and_of_exchanged_images(evaluator):
+    """Renders fit their own caption; those of the next caption never do."""
+    board = replace(BOARD, num_prompts=24)
+    scenes, _ = board.scenes()
+    prompts = full_captions(scenes)
+    own = (images_to_tensor(render_scenes(scenes)) * 255).round().to(torch.uint8)
+    assert judge_retrieval(own, prompts, evaluator)["r_precision"].value > 0.9
+    assert judge_retrieval(own.roll(1, 0), prompts, evaluator)["r_precision"].value < 0.05
+    assert judge_retrieval(own[:1], prompts[:1], evaluator) == {}
+
+
+def test_rows_are_reported_when_they_are_complete(tmp_path, monkeypatch):
+    """A running leaderboard has a table of its finished rows."""
+    setting = TunedSetting(0.1, 7.5)
+    rows = [
+        RowCells(name, "passes", setting, make_cells(BOARD, name, setting, ("a red mug",), 1), ())
+        for name in ("sds", "vsd", "sjc")
+    ]
+    gray = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+
+    def compute(cells, out, pool, what, computed):
+        for own in cells:
+            if not (out / own.path).exists():
+                result(gray).save(out / own.path, own)
+                computed()
+
+    monkeypatch.setattr(conduct, "_compute", compute)
+    result(gray).save(tmp_path / rows[1].cells[0].path, rows[1].cells[0])
+    seen: list[tuple[list[str], int]] = []
+    conduct._compute_rows(
+        rows, tmp_path, None, lambda found, total: seen.append(([r.name for r in found], total))
+    )
+    assert seen == [(["vsd"], 3), (["sds", "vsd"], 3), (["sds", "vsd", "sjc"], 3)]
 
 
 def test_csv_and_markdown_hold_the_same(tmp_path, evaluator):
@@ -246,7 +317,11 @@ def test_the_page_needs_nothing_else(tmp_path, evaluator):
     rows, computed = judged(tmp_path, evaluator)
     text = write_leaderboard_page(BOARD, computed, rows, tmp_path).read_text(encoding="utf-8")
     assert "At 8 network passes per image" in text and text.count("<img") == 2 * 3
-    assert "http" not in text.replace("http-equiv", "")
+    plain = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)  # names of formats, not addresses
+    assert "http" not in plain
+    assert "Not finished" not in text and "<b>-.67</b>" not in text  # three prompts show nothing
+    text = write_leaderboard_page(BOARD, computed, rows, tmp_path, missing=2).read_text("utf-8")
+    assert "2 rows are still missing" in text
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,9 @@ from torch import Tensor
 from limbeck.evaluation.image_sets import Key, is_pair
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
-from limbeck.metrics.cmmd import cmmd
-from limbeck.metrics.density_coverage import coverage, density
-from limbeck.metrics.frechet import frechet_distance
 from limbeck.metrics.intervals import (
+    POSITIVE,
+    SHARE,
     UNBOUNDED,
     Interval,
     jackknife_interval,
@@ -25,12 +23,9 @@ from limbeck.metrics.intervals import (
     prompt_means,
     wilson_interval,
 )
-from limbeck.metrics.kid import kid
-from limbeck.metrics.precision_recall import NEIGHBORS, precision, recall
-from limbeck.metrics.vendi import vendi_score
+from limbeck.metrics.precision_recall import NEIGHBORS
+from limbeck.metrics.set_metrics import SET_METRICS, SetMetric
 
-_SHARE: Interval = (0.0, 1.0)
-_POSITIVE: Interval = (0.0, math.inf)
 #: range of metrics that are means over prompts, where it is bounded; others are shares
 _BOUNDS: dict[str, Interval] = {
     "clip_score": (-1.0, 1.0),
@@ -42,10 +37,10 @@ _BOUNDS: dict[str, Interval] = {
     "vendi_8": (1.0, 8.0),
     "log_p": UNBOUNDED,
     "energy_distance": UNBOUNDED,
-    "sliced_wasserstein": _POSITIVE,
-    "psnr_outside": _POSITIVE,
+    "sliced_wasserstein": POSITIVE,
+    "psnr_outside": POSITIVE,
     "ssim_outside": (-1.0, 1.0),
-    "lpips_outside": _POSITIVE,
+    "lpips_outside": POSITIVE,
     "structure_distance": (0.0, 4.0),
     "structure_distance_published": (0.0, 4.0),
     "clip_edited": (-1.0, 1.0),
@@ -54,39 +49,6 @@ _BOUNDS: dict[str, Interval] = {
 
 #: metrics of the particles of a prompt whose expectation depends on their number
 _BIASED_BY_SIZE = ("sliced_wasserstein", "mode_error")
-
-
-@dataclass(frozen=True)
-class SetMetric:
-    """A metric of a whole set of images.
-
-    Attributes:
-        name: its name.
-        function: its value, from the features of the images and of the reference.
-        min_images: fewer say nothing.
-        bounds: smallest and largest possible value.
-        equal_sizes: compare as many reference images as images.
-        needs_reference: whether there is no value without a reference.
-    """
-
-    name: str
-    function: Callable[[Tensor, Tensor], float]
-    min_images: int
-    bounds: Interval = UNBOUNDED
-    equal_sizes: bool = False
-    needs_reference: bool = True
-
-
-SET_METRICS = (
-    SetMetric("vendi", lambda x, _: vendi_score(x), 2, (1.0, math.inf), needs_reference=False),
-    SetMetric("kid", kid, 4),
-    SetMetric("cmmd", cmmd, 4),
-    SetMetric("frechet", frechet_distance, 256, _POSITIVE),
-    SetMetric("precision", precision, 4 * NEIGHBORS, _SHARE, equal_sizes=True),
-    SetMetric("recall", recall, 4 * NEIGHBORS, _SHARE, equal_sizes=True),
-    SetMetric("density", density, 4 * NEIGHBORS, _POSITIVE, equal_sizes=True),
-    SetMetric("coverage", coverage, 4 * NEIGHBORS, _SHARE, equal_sizes=True),
-)
 
 
 @dataclass(frozen=True)
@@ -122,7 +84,7 @@ def estimate_all(
     for name, values in measured.values.items():
         floors = prompt_means(measured.floors.get(name, {})).values()
         floor = sum(floors) / len(floors) if floors else None
-        estimates[name] = estimate_mean(values, _BOUNDS.get(name, _SHARE), floor)
+        estimates[name] = estimate_mean(values, _BOUNDS.get(name, SHARE), floor)
     rows = compared_rows(len(measured.keys), reference)
     features, units = measured.features[rows], _units([measured.keys[row] for row in rows.tolist()])
     for metric in SET_METRICS:
@@ -157,7 +119,7 @@ def estimate_mean(
     by_prompt, units = prompt_means(values), _units(list(values))
     value = sum(by_prompt.values()) / len(by_prompt)
     own = list(by_prompt.values()) if len(by_prompt) > 1 else list(values.values())
-    if len(by_prompt) == 1 and bounds == _SHARE and len(own) > 1 and set(own) <= {0.0, 1.0}:
+    if len(by_prompt) == 1 and bounds == SHARE and len(own) > 1 and set(own) <= {0.0, 1.0}:
         interval: Interval | None = wilson_interval(value, len(own))
     else:
         interval = mean_interval(own, bounds)
@@ -179,7 +141,7 @@ def estimate_differences(
     """
     estimates = {}
     for name in [name for name in a.values if name in b.values]:
-        low, high = _BOUNDS.get(name, _SHARE)
+        low, high = _BOUNDS.get(name, SHARE)
         differences = paired_differences(a.values[name], b.values[name])
         if name in _BIASED_BY_SIZE:
             sizes = [_group_sizes(measured) for measured in (a, b)]

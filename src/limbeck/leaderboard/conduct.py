@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -55,6 +55,11 @@ class RowCells:
     cells: tuple[Cell, ...]
     diverse: tuple[Cell, ...]
 
+    @property
+    def all_cells(self) -> tuple[Cell, ...]:
+        """The cells of the comparison and those for diversity."""
+        return (*self.cells, *self.diverse)
+
 
 def make_cells(
     board: Leaderboard,
@@ -101,31 +106,53 @@ def _code(name: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def run_leaderboard(board: Leaderboard, out: Path, workers: int) -> list[RowCells]:
+def run_leaderboard(
+    board: Leaderboard,
+    out: Path,
+    workers: int,
+    finished: Callable[[Sequence[RowCells], int], object],
+) -> None:
     """Compute every cell that has no file yet.
 
     Args:
         board: the leaderboard.
         out: its folder.
         workers: processes of one thread each.
-
-    Returns:
-        The rows of the table.
+        finished: called whenever rows become complete, with all complete rows and the number of
+            rows of the whole table.
     """
     print("counting the network passes of a step of each method", file=sys.stderr, flush=True)
     scenes, tuning_scenes = board.scenes()
     prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
     with worker_pool(workers) as pool:
         chosen = _tune(board, tuning_prompts, out, pool)
+        names = sorted(board.rows, key=lambda name: name != "sds")  # others are compared with it
         rows = [
             _row(board, name, chosen[name], prompts, budget)
             for budget in _budgets(board)
-            for name in board.rows
+            for name in names
             if budget == "passes" or name != SAMPLING
         ]
-        cells = [cell for row in rows for cell in (*row.cells, *row.diverse)]
-        _compute(cells, out, pool, "comparison")
-    return rows
+        _compute_rows(rows, out, pool, finished)
+
+
+def _compute_rows(
+    rows: Sequence[RowCells],
+    out: Path,
+    pool: ProcessPoolExecutor,
+    finished: Callable[[Sequence[RowCells], int], object],
+) -> None:
+    """Compute the cells of rows, and report complete rows; at least all of them at the end."""
+    complete: list[RowCells] = []
+
+    def report() -> None:
+        found = [row for row in rows if all((out / cell.path).exists() for cell in row.all_cells)]
+        if len(found) > len(complete):
+            complete[:] = found
+            finished(found, len(rows))
+
+    report()
+    _compute([cell for row in rows for cell in row.all_cells], out, pool, "comparison", report)
 
 
 def _budgets(board: Leaderboard) -> tuple[Budget, ...]:
@@ -199,8 +226,14 @@ def _compute_file(cell: Cell, path: Path) -> None:
     compute_cell(cell, load_prior(cell.precision)).save(path, cell)
 
 
-def _compute(cells: Sequence[Cell], out: Path, pool: ProcessPoolExecutor, what: str) -> None:
-    """Compute the cells that have no file, and say how far it is."""
+def _compute(
+    cells: Sequence[Cell],
+    out: Path,
+    pool: ProcessPoolExecutor,
+    what: str,
+    computed: Callable[[], object] = lambda: None,
+) -> None:
+    """Compute the cells that have no file, and say how far it is; ``computed`` follows each."""
     missing = {cell.path: cell for cell in cells if not (out / cell.path).exists()}
     if not missing:
         return
@@ -217,6 +250,7 @@ def _compute(cells: Sequence[Cell], out: Path, pool: ProcessPoolExecutor, what: 
             file=sys.stderr,
             flush=True,
         )
+        computed()
 
 
 def model_digest() -> str:

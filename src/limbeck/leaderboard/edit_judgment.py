@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.leaderboard.edit_pairs import CHANGED, EditPairs, correct_attributes
-from limbeck.leaderboard.judgment import SHARE, Value, mean_value
+from limbeck.leaderboard.judgment import Value, mean_value
+from limbeck.metrics.intervals import SHARE
 from limbeck.metrics.masked_error import masked_mse, masked_psnr
 from limbeck.metrics.ssim import ssim
 from limbeck.world.evaluator import Evaluator

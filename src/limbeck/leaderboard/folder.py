@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck.config.yaml import read_yaml, to_yaml
-from limbeck.leaderboard.conduct import model_digest, run_leaderboard
+from limbeck.leaderboard.conduct import RowCells, model_digest, run_leaderboard
 from limbeck.leaderboard.edit_protocol import EditLeaderboard
 from limbeck.leaderboard.page import write_leaderboard_page
 from limbeck.leaderboard.protocol import Leaderboard
-from limbeck.leaderboard.table import judge_rows, write_leaderboard_table
+from limbeck.leaderboard.table import RowJudge, write_leaderboard_table
 from limbeck.runs.folder_state import foreign_files
 from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import load_evaluator
@@ -56,6 +57,8 @@ def open_leaderboard(board: Leaderboard | EditLeaderboard, out: Path) -> None:
 def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
     """Compute what is missing, and write leaderboard.csv, leaderboard.md and leaderboard.html.
 
+    They are written after each finished row, so that a running leaderboard can be read.
+
     Args:
         board: the leaderboard.
         out: its folder.
@@ -64,7 +67,12 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
     Returns:
         The page.
     """
-    rows = run_leaderboard(board, out, workers)
-    judged = judge_rows(board, rows, out, load_evaluator())
-    write_leaderboard_table(board, judged, out)
-    return write_leaderboard_page(board, rows, judged, out)
+    judge = RowJudge(board, out, load_evaluator())
+
+    def write(rows: Sequence[RowCells], total: int) -> None:
+        judged = judge.judge(rows)
+        write_leaderboard_table(board, judged, out)
+        write_leaderboard_page(board, rows, judged, out, missing=total - len(rows))
+
+    run_leaderboard(board, out, workers, write)
+    return out / "leaderboard.html"

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from limbeck.metrics.frechet import frechet_distance
 from limbeck.metrics.high_frequency import high_frequency
 from limbeck.metrics.image_statistics import diversity, saturation
-from limbeck.metrics.intervals import UNBOUNDED, Interval, jackknife_interval, mean_interval
-from limbeck.metrics.kid import kid
+from limbeck.metrics.intervals import (
+    SHARE,
+    UNBOUNDED,
+    Interval,
+    jackknife_interval,
+    mean_interval,
+)
 from limbeck.metrics.prompt_agreement import agreement
+from limbeck.metrics.r_precision import caption_scores, ranks_first
+from limbeck.metrics.set_metrics import SET_METRICS, SetMetric
 from limbeck.metrics.vendi import vendi_score
 from limbeck.world.evaluator import Evaluator
 from limbeck.world.prompt_parser import judgeable_attributes
 
-SHARE: Interval = (0.0, 1.0)
+_DISTANCES = ("frechet", "kid", "precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True)
@@ -66,17 +72,13 @@ def tuning_objective(
 
 
 def judge_images(
-    images: UInt8[Tensor, "n 3 h w"],
-    prompts: Sequence[str],
-    reference: Float[Tensor, "m 3 h w"],
-    evaluator: Evaluator,
+    images: UInt8[Tensor, "n 3 h w"], prompts: Sequence[str], evaluator: Evaluator
 ) -> dict[str, Value]:
-    """All metrics of some images.
+    """Metrics that are means over images.
 
     Args:
         images: images, sorted by prompt, equally many for each.
         prompts: the prompts.
-        reference: renders that they are compared with, as many as images.
         evaluator: the world's evaluator.
     """
     floats = images.float() / 255
@@ -91,20 +93,97 @@ def judge_images(
         if known:
             out[name] = mean_value(known, SHARE)
     out["fidelity"] = mean_value([1 - share["rejected"] for share in shares], SHARE)
-    units = [prompt for prompt, own in zip(prompts, per_prompt, strict=True) for _ in own]
-    features, true = evaluator.features(floats), evaluator.features(reference)
-    distances: dict[str, Callable[[Tensor, Tensor], float]] = {"kid": kid}
-    if len(features) > features.shape[1]:  # fewer leave directions without any variance
-        distances = {"frechet": frechet_distance} | distances
-    for name, distance in distances.items():
-
-        def statistic(rows: Tensor, distance: Callable = distance) -> float:
-            return distance(features[rows], true)
-
-        interval = jackknife_interval(statistic, units)
-        out[name] = Value(statistic(torch.arange(len(features))), interval)
     out["saturation"] = mean_value([saturation(own) for own in per_prompt], SHARE)
     out["high_frequency"] = mean_value([high_frequency(own) for own in per_prompt], SHARE)
+    return out
+
+
+@torch.no_grad()
+def judge_retrieval(
+    images: UInt8[Tensor, "n 3 h w"], prompts: Sequence[str], evaluator: Evaluator
+) -> dict[str, Value]:
+    """R-Precision: whether an image fits its caption better than the others, by the evaluator.
+
+    Args:
+        images: images, sorted by prompt, equally many for each.
+        prompts: different captions, at least two; else there is nothing to tell apart.
+        evaluator: the world's evaluator.
+    """
+    if len(prompts) < 2:
+        return {}
+    scores = caption_scores(evaluator(images.float() / 255), prompts)
+    own = torch.arange(len(prompts)).repeat_interleave(len(images) // len(prompts))
+    first = ranks_first(scores, own).double().chunk(len(prompts))
+    return {"r_precision": mean_value([part.mean().item() for part in first], SHARE)}
+
+
+@torch.no_grad()
+def judge_distances(
+    images: UInt8[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    reference: Float[Tensor, "m 3 h w"],
+    evaluator: Evaluator,
+) -> dict[str, Value]:
+    """Distances between the evaluator's features of images and of renders.
+
+    Args:
+        images: images, sorted by prompt, equally many for each.
+        prompts: the prompts.
+        reference: renders that they are compared with, as many as images.
+        evaluator: the world's evaluator.
+    """
+    features = evaluator.features(images.float() / 255)
+    true, units = evaluator.features(reference), _units(images, prompts)
+    out = {}
+    for metric in _set_metrics(features):
+
+        def statistic(rows: Tensor, metric: SetMetric = metric) -> float:
+            return metric.function(features[rows], true)
+
+        value = statistic(torch.arange(len(features)))
+        out[metric.name] = Value(value, jackknife_interval(statistic, units, metric.bounds))
+    return out
+
+
+@torch.no_grad()
+def distance_differences(
+    images: UInt8[Tensor, "n 3 h w"],
+    others: UInt8[Tensor, "n 3 h w"],
+    prompts: Sequence[str],
+    reference: Float[Tensor, "m 3 h w"],
+    evaluator: Evaluator,
+) -> dict[str, Value]:
+    """Differences of ``judge_distances``, images minus others, paired by prompt.
+
+    Args:
+        images: images, sorted by prompt, equally many for each.
+        others: other images of the same prompts.
+        prompts: the prompts.
+        reference: renders that both are compared with.
+        evaluator: the world's evaluator.
+    """
+    a, b = (evaluator.features(found.float() / 255) for found in (images, others))
+    true, units = evaluator.features(reference), _units(images, prompts)
+    out = {}
+    for metric in _set_metrics(a):
+
+        def statistic(rows: Tensor, metric: SetMetric = metric) -> float:
+            return metric.function(a[rows], true) - metric.function(b[rows], true)
+
+        low, high = metric.bounds
+        interval = jackknife_interval(statistic, units, (low - high, high - low))
+        out[metric.name] = Value(statistic(torch.arange(len(a))), interval)
+    return out
+
+
+def mean_differences(values: Mapping[str, Value], others: Mapping[str, Value]) -> dict[str, Value]:
+    """Differences of the metrics that are means over prompts, paired by prompt."""
+    out = {}
+    for name, value in values.items():
+        if value.by_prompt and name in others:
+            pairs = zip(value.by_prompt, others[name].by_prompt, strict=True)
+            bounds = (-1.0, 1.0) if name != "vendi" else UNBOUNDED
+            out[name] = mean_value([a - b for a, b in pairs], bounds)
     return out
 
 
@@ -123,3 +202,18 @@ def judge_diversity(
     count = len(images) / len(prompts)
     vendi = [vendi_score(evaluator.features(own)) for own in per_prompt]
     return {"diversity": mean_value(pixels, SHARE), "vendi": mean_value(vendi, (1.0, count))}
+
+
+def _units(images: Tensor, prompts: Sequence[str]) -> list[str]:
+    return [prompt for prompt in prompts for _ in range(len(images) // len(prompts))]
+
+
+def _set_metrics(features: Float[Tensor, "n d"]) -> list[SetMetric]:
+    """The distances that so many images can have."""
+    # the Frechet distance of fewer has directions without any variance
+    least = {"frechet": features.shape[1] + 1}
+    return [
+        metric
+        for metric in SET_METRICS
+        if metric.name in _DISTANCES and len(features) >= least.get(metric.name, metric.min_images)
+    ]

@@ -16,59 +16,114 @@ from limbeck.leaderboard.cells import CellResult
 from limbeck.leaderboard.conduct import RowCells
 from limbeck.leaderboard.judgment import Value
 from limbeck.leaderboard.protocol import Leaderboard, candidates
-from limbeck.leaderboard.table import METRICS, JudgedRow, ordered, setting_text, short
+from limbeck.leaderboard.table import JudgedRow, ordered, setting_text, short
 from limbeck.runs.report.pages import render_page, save_page
+from limbeck.runs.report.svg_plots import interval_plot
 
 _SHOWN_PROMPTS = 8
-_IN_FILE_ONLY = ("color", "pattern", "background")  #: too many columns for a page
 _NAMES = {
+    "r_precision": "R-Precision",
     "frechet": "Frechet",
     "kid": "KID",
     "vendi": "Vendi",
     "high_frequency": "high frequencies",
 }
+#: tables of one budget: title and metrics; color, pattern and background are in the file only
+_GROUPS = (
+    ("Agreement with the prompt", ("all", "r_precision", "fidelity", "object", "view")),
+    (
+        "Distance to true renders",
+        ("frechet", "kid", "precision", "recall", "density", "coverage"),
+    ),
+    ("Diversity and looks", ("diversity", "vendi", "saturation", "high_frequency")),
+)
+_FOREST = ("all", "r_precision", "kid", "coverage", "vendi", "saturation")  #: plotted differences
 _MEANINGS = {
     "all": "share of images in which every attribute of the prompt is right; higher is better",
     "object": "share of images with the right object; higher is better",
-    "color": "share with the right color; higher is better",
-    "pattern": "share with the right pattern; higher is better",
-    "background": "share with the right background; higher is better",
+    "r_precision": "share of images that fit their own caption better than every other caption of "
+    "the comparison, by the evaluator's probabilities of the attributes that a caption names (not "
+    "CLIP's); higher is better",
     "view": "share seen from the right side, of objects whose sides differ; higher is better",
     "fidelity": "share in which the evaluator sees one of its objects at all; higher is better",
     "frechet": "Frechet distance of the evaluator's features to as many renders; lower is better. "
     "It grows with fewer images: compare with the row of renders. Left out below 161 images",
     "kid": "unbiased kernel distance of the same features, not times 1000; lower is better, 0 for "
     "equal laws",
+    "precision": "share of images within a ball around a render, whose radius is the distance to "
+    "its fifth neighbor; below 1 for true renders too: compare with their row",
+    "recall": "the same with images and renders exchanged: share of renders near an image",
+    "density": "mean number of such balls around an image, divided by 5; about 1 for renders",
+    "coverage": "share of renders whose ball holds an image; about .97 for renders",
     "diversity": "root-mean-square difference of two images of a prompt, out of eight",
     "vendi": "effective number of different images among eight of a prompt, 1 to 8",
     "saturation": "mean saturation; high guidance raises it above that of renders",
     "high_frequency": "share of the energy above half the Nyquist frequency; noise raises it",
+    "diverged": "share of prompts whose run was stopped by a value that is not finite",
 }
 
 
-def _shown(value: Value | None) -> dict[str, str]:
+def _shown(value: Value | None, is_difference: bool = False) -> dict[str, Any]:
     if value is None:
-        return {"text": "", "interval": ""}
-    interval = ", ".join(map(short, value.interval or ()))
-    return {"text": short(value.value), "interval": f"[{interval}]" if interval else ""}
-
-
-def _row_content(row: JudgedRow, columns: Sequence[str]) -> dict[str, Any]:
-    difference, costs = row.difference, [""] * 5
-    if row.setting is not None:
-        costs = [setting_text(row.setting), str(row.steps), f"{row.passes:.0f}"]
-        costs += [f"{row.seconds:.1f}", short(row.diverged)]
-    differs = False
-    if difference is not None and difference.interval is not None:
-        low, high = difference.interval
-        differs = low > 0 or high < 0
+        return {"text": "", "interval": "", "number": "", "differs": False}
+    ends = value.interval
     return {
-        "name": row.name,
-        "cells": [_shown(row.values.get(name)) for name in columns],
-        "difference": _shown(difference),
-        "differs": differs,
-        "costs": costs,
+        "text": short(value.value),
+        "interval": f"[{', '.join(map(short, ends))}]" if ends else "",
+        "number": value.value,
+        "differs": is_difference and ends is not None and (ends[0] > 0 or ends[1] < 0),
     }
+
+
+def _tables(rows: Sequence[JudgedRow]) -> list[dict[str, Any]]:
+    """The tables of one budget by group, the last one of costs."""
+    tables = []
+    for title, metrics in _GROUPS:
+        columns = [name for name in metrics if any(name in row.values for row in rows)]
+        if not columns:
+            continue
+        first = columns[0]
+        with_difference = any(first in row.differences for row in rows)
+        shown = []
+        for row in rows:
+            cells = [_shown(row.values.get(name)) for name in columns]
+            if with_difference:
+                cells.insert(1, _shown(row.differences.get(first), is_difference=True))
+            shown.append((row.name, cells))
+        heads = [(_NAMES.get(name, name), _MEANINGS[name]) for name in columns]
+        if with_difference:
+            heads.insert(1, ("minus SDS", f"{heads[0][0]} minus that of SDS, paired by prompt"))
+        tables.append({"title": title, "heads": heads, "rows": shown})
+    return [*tables, _costs(rows)]
+
+
+def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
+    heads = [("guidance, lr", "what was tuned"), ("steps", "optimization steps")]
+    heads += [("passes", "network passes per image"), ("s", "processor seconds per image")]
+    heads.append(("diverged", _MEANINGS["diverged"]))
+    shown = []
+    for row in rows:
+        if row.setting is None:
+            continue
+        texts = (str(row.steps), f"{row.passes:.0f}", f"{row.seconds:.1f}")
+        numbers = (row.steps, row.passes, row.seconds)
+        plain = {"interval": "", "differs": False}
+        cells = [{"text": setting_text(row.setting), "number": row.setting.guidance or 0, **plain}]
+        cells += [{"text": a, "number": b, **plain} for a, b in zip(texts, numbers, strict=True)]
+        shown.append((row.name, [*cells, _shown(row.values["diverged"])]))
+    return {"title": "Settings and costs", "heads": heads, "rows": shown}
+
+
+def _forests(rows: Sequence[JudgedRow]) -> list[tuple[str, str]]:
+    """Plots of the differences to SDS of the main metrics, with intervals."""
+    plots = []
+    for name in _FOREST:
+        found = [(row.name, row.differences[name]) for row in rows if name in row.differences]
+        if found:
+            found.sort(key=lambda item: -item[1].value)
+            lines = [(label, value.value, value.interval) for label, value in found]
+            plots.append((_NAMES.get(name, name), interval_plot(lines)))
+    return plots
 
 
 def _data_url(image: UInt8[Tensor, "3 h w"]) -> str:
@@ -90,7 +145,11 @@ def _gallery(rows: Mapping[str, RowCells], names: Sequence[str], out: Path) -> l
 
 
 def write_leaderboard_page(
-    board: Leaderboard, rows: Sequence[RowCells], judged: Sequence[JudgedRow], out: Path
+    board: Leaderboard,
+    rows: Sequence[RowCells],
+    judged: Sequence[JudgedRow],
+    out: Path,
+    missing: int = 0,
 ) -> Path:
     """Write leaderboard.html.
 
@@ -99,6 +158,7 @@ def write_leaderboard_page(
         rows: its rows, computed.
         judged: its rows, judged.
         out: its folder.
+        missing: number of rows that are not computed yet.
     """
     sections = []
     for budget, title in (
@@ -108,11 +168,8 @@ def write_leaderboard_page(
         own = ordered(judged, budget)  # type: ignore[arg-type]
         if not own:
             continue
-        shown_metrics = [name for name in METRICS if name not in _IN_FILE_ONLY]
-        columns = [name for name in shown_metrics if any(name in row.values for row in own)]
-        shown = [_row_content(row, columns) for row in own]
-        sections.append({"title": title, "columns": columns, "rows": shown})
-    used = [name for name in METRICS if any(name in s["columns"] for s in sections)]
+        sections.append({"title": title, "tables": _tables(own), "forests": _forests(own)})
+    used = [name for name in _MEANINGS if any(name in row.values for row in judged)]
     by_name = {row.name: row for row in rows if row.budget == "passes"}
     order = [row.name for row in ordered(judged, "passes")]
     content: dict[str, Any] = {
@@ -120,8 +177,8 @@ def write_leaderboard_page(
         "count": len(by_name),
         "candidates": len(candidates(board, board.rows[0])),
         "sections": sections,
-        "names": {name: _NAMES.get(name, name) for name in METRICS},
-        "meanings": {name: _MEANINGS[name] for name in used},
+        "missing": missing,
+        "meanings": {_NAMES.get(name, name): _MEANINGS[name] for name in used},
         "prompts": rows[0].cells[0].prompts[:_SHOWN_PROMPTS],
         "gallery": _gallery(by_name, order, out),
     }

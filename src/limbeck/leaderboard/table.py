@@ -5,37 +5,54 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from limbeck.leaderboard.cells import Cell, CellResult
 from limbeck.leaderboard.conduct import RowCells
-from limbeck.leaderboard.judgment import Value, judge_diversity, judge_images, mean_value
-from limbeck.leaderboard.protocol import SAMPLING, Budget, Leaderboard, TunedSetting
+from limbeck.leaderboard.judgment import (
+    Value,
+    distance_differences,
+    judge_distances,
+    judge_diversity,
+    judge_images,
+    judge_retrieval,
+    mean_differences,
+    mean_value,
+)
+from limbeck.leaderboard.protocol import Budget, Leaderboard, TunedSetting
+from limbeck.metrics.intervals import SHARE
 from limbeck.system.checkpoint import write_text
 from limbeck.world.evaluator import Evaluator
 from limbeck.world.render_cache import images_to_tensor
-from limbeck.world.scene import full_captions, render_scenes
+from limbeck.world.scene import Scenes, full_captions, render_scenes
 
-#: metrics in the order of the table, each with what is better
-METRICS = {
-    "all": "higher",
-    "object": "higher",
-    "color": "higher",
-    "pattern": "higher",
-    "background": "higher",
-    "view": "higher",
-    "fidelity": "higher",
-    "frechet": "lower",
-    "kid": "lower",
-    "diversity": "higher",
-    "vendi": "higher",
-    "saturation": "like renders",
-    "high_frequency": "like renders",
-}
+#: metrics in the order of the table
+METRICS = (
+    "all",
+    "r_precision",
+    "fidelity",
+    "object",
+    "color",
+    "pattern",
+    "background",
+    "view",
+    "frechet",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "diversity",
+    "vendi",
+    "saturation",
+    "high_frequency",
+    "diverged",
+)
 
 
 @dataclass(frozen=True)
@@ -46,23 +63,22 @@ class JudgedRow:
         name: the method, sampling, or renders.
         budget: what was equal for all methods.
         setting: guidance scale and learning rate; None for renders.
-        values: metrics by name.
-        difference: ``all`` minus that of SDS, paired by prompt; None for SDS itself.
+        values: metrics by name; ``diverged`` is the share of prompts whose run was stopped by a
+            value that is not finite.
+        differences: metrics minus those of SDS, paired by prompt; empty for SDS itself.
         steps: optimization steps.
         passes: network passes per image.
         seconds: processor time per image.
-        diverged: share of prompts whose run was stopped by a value that is not finite.
     """
 
     name: str
     budget: Budget
     setting: TunedSetting | None
     values: Mapping[str, Value]
-    difference: Value | None
+    differences: Mapping[str, Value]
     steps: int
     passes: float
     seconds: float
-    diverged: float
 
 
 def _load(cells: Sequence[Cell], out: Path) -> tuple[list[CellResult], list[str], Tensor]:
@@ -71,69 +87,97 @@ def _load(cells: Sequence[Cell], out: Path) -> tuple[list[CellResult], list[str]
     return results, prompts, torch.cat([result.images for result in results])
 
 
-def _renders(board: Leaderboard, count: int, part: int) -> Tensor:
-    return images_to_tensor(render_scenes(board.reference_scenes(count, part)))
+def _diverged(cells: Sequence[Cell], results: Sequence[CellResult]) -> Value:
+    pairs = zip(cells, results, strict=True)
+    stopped = [float(i in own.diverged) for cell, own in pairs for i in range(len(cell.prompts))]
+    return mean_value(stopped, SHARE)
 
 
-def judge_rows(
-    board: Leaderboard, rows: Sequence[RowCells], out: Path, evaluator: Evaluator
-) -> list[JudgedRow]:
-    """Judge the images of all rows, and true renders as the last one.
+class RowJudge:
+    """Judges the images of finished rows, each row once."""
 
-    Args:
-        board: the leaderboard.
-        rows: its rows, computed.
-        out: its folder.
-        evaluator: the world's evaluator.
-    """
-    count = board.num_prompts * board.seeds
-    reference = _renders(board, count, 0)
-    judged = []
-    for row in rows:
-        results, prompts, images = _load(row.cells, out)
-        values = judge_images(images, prompts, reference, evaluator)
-        if row.diverse:
-            _, few, many = _load(row.diverse, out)
-            values |= judge_diversity(many, few, evaluator)
-        judged.append(
-            JudgedRow(
-                row.name,
-                row.budget,
-                row.setting,
-                values,
-                None,
-                steps=results[0].steps,
-                passes=sum(result.passes for result in results) / len(results),
-                seconds=sum(result.seconds for result in results) / len(results),
-                diverged=sum(len(result.diverged) for result in results) / len(prompts),
+    def __init__(self, board: Leaderboard, out: Path, evaluator: Evaluator) -> None:
+        """Draw the renders that images are compared with.
+
+        Args:
+            board: the leaderboard.
+            out: its folder.
+            evaluator: the world's evaluator.
+        """
+        self._board, self._out, self._evaluator = board, out, evaluator
+        scenes = board.reference_scenes(board.num_prompts * board.seeds, 0)
+        self._reference = images_to_tensor(render_scenes(scenes))
+        self._judged: dict[tuple[RowCells, RowCells | None], JudgedRow] = {}
+        self._true_renders: JudgedRow | None = None
+
+    def judge(self, rows: Sequence[RowCells]) -> list[JudgedRow]:
+        """Judge rows, and true renders as the last one.
+
+        Args:
+            rows: rows of the leaderboard, computed; SDS may be among them or not.
+        """
+        sds = {row.budget: row for row in rows if row.name == "sds"}
+        judged = []
+        for row in rows:
+            baseline = None if row.name == "sds" else sds.get(row.budget)
+            if (row, baseline) not in self._judged:
+                self._judged[row, baseline] = self._judge_row(row, baseline)
+            judged.append(self._judged[row, baseline])
+        if self._true_renders is None:
+            self._true_renders = self._judge_renders()
+        return [*judged, self._true_renders]
+
+    def _judge_row(self, row: RowCells, baseline: RowCells | None) -> JudgedRow:
+        results, prompts, images = _load(row.cells, self._out)
+        distances = judge_distances(images, prompts, self._reference, self._evaluator)
+        values = self._prompt_values(row)
+        differences: dict[str, Value] = {}
+        if baseline is not None:
+            _, _, others = _load(baseline.cells, self._out)
+            differences = mean_differences(values, self._prompt_values(baseline))
+            differences |= distance_differences(
+                images, others, prompts, self._reference, self._evaluator
             )
+        count = len(results)
+        return JudgedRow(
+            row.name,
+            row.budget,
+            row.setting,
+            values | distances,
+            differences,
+            steps=results[0].steps,
+            passes=sum(result.passes for result in results) / count,
+            seconds=sum(result.seconds for result in results) / count,
         )
-    return [*_with_differences(judged), _true_renders(board, reference, evaluator)]
+
+    def _prompt_values(self, row: RowCells) -> dict[str, Value]:
+        """The metrics that are means over prompts."""
+        results, prompts, images = _load(row.cells, self._out)
+        values = judge_images(images, prompts, self._evaluator)
+        values |= judge_retrieval(images, prompts, self._evaluator)
+        values["diverged"] = _diverged(row.cells, results)
+        if row.diverse:
+            _, few, many = _load(row.diverse, self._out)
+            values |= judge_diversity(many, few, self._evaluator)
+        return values
+
+    def _judge_renders(self) -> JudgedRow:
+        """Renders of as many other held-out scenes, judged by their own captions.
+
+        What a perfect method would reach, distances included: the floor of two true draws.
+        R-Precision is that of renders of the captions of the comparison, among the same captions.
+        """
+        scenes = self._board.reference_scenes(len(self._reference), 1)
+        captions, pixels = full_captions(scenes), _pixels(scenes)
+        values = judge_images(pixels, captions, self._evaluator)
+        values |= judge_distances(pixels, captions, self._reference, self._evaluator)
+        own, _ = self._board.scenes()
+        values |= judge_retrieval(_pixels(own), full_captions(own), self._evaluator)
+        return JudgedRow("renders", "passes", None, values, {}, 0, 0.0, 0.0)
 
 
-def _with_differences(rows: Sequence[JudgedRow]) -> list[JudgedRow]:
-    """Add the paired difference to SDS at the same budget."""
-    sds = {row.budget: row.values["all"].by_prompt for row in rows if row.name == "sds"}
-    out = []
-    for row in rows:
-        other = sds.get("passes" if row.name == SAMPLING else row.budget)
-        if other is not None and row.name != "sds":
-            own = row.values["all"].by_prompt
-            pairs = [a - b for a, b in zip(own, other, strict=True)]
-            row = replace(row, difference=mean_value(pairs, (-1.0, 1.0)))
-        out.append(row)
-    return out
-
-
-def _true_renders(board: Leaderboard, reference: Tensor, evaluator: Evaluator) -> JudgedRow:
-    """Renders of as many other held-out scenes, judged by their own captions.
-
-    What a perfect method would reach, distances included.
-    """
-    scenes = board.reference_scenes(len(reference), 1)
-    pixels = (images_to_tensor(render_scenes(scenes)) * 255).round().to(torch.uint8)
-    values = judge_images(pixels, full_captions(scenes), reference, evaluator)
-    return JudgedRow("renders", "passes", None, values, None, 0, 0.0, 0.0, 0.0)
+def _pixels(scenes: Scenes) -> UInt8[Tensor, "n 3 h w"]:
+    return (images_to_tensor(render_scenes(scenes)) * 255).round().to(torch.uint8)
 
 
 def to_csv(rows: Sequence[JudgedRow]) -> str:
@@ -141,19 +185,18 @@ def to_csv(rows: Sequence[JudgedRow]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["row", "budget", "metric", "value", "low", "high", "guidance", "lr", "steps"]
-    writer.writerow([*head, "passes", "seconds", "diverged"])
+    writer.writerow([*head, "passes", "seconds"])
     for row in rows:
         setting = row.setting or TunedSetting(0.0, None)
         lr = setting.lr or None
         tail = [setting.guidance, lr, row.steps, f"{row.passes:.1f}", f"{row.seconds:.3f}"]
         values = dict(row.values)
-        if row.difference is not None:
-            values["all_minus_sds"] = row.difference
+        values |= {f"{name}_minus_sds": value for name, value in row.differences.items()}
         for name, value in values.items():
             low, high = value.interval or ("", "")
             numbers = [value.value, low, high]
             shown = [f"{x:.5g}" if isinstance(x, float) else x for x in numbers]
-            writer.writerow([row.name, row.budget, name, *shown, *tail, f"{row.diverged:.4g}"])
+            writer.writerow([row.name, row.budget, name, *shown, *tail])
     return text.getvalue()
 
 
@@ -193,14 +236,14 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
             continue
         names = [name for name in METRICS if any(name in row.values for row in own)]
         equal = f"{board.passes} passes" if budget == "passes" else f"{board.iterations} steps"
-        head = ["", *names, "all minus SDS", "guidance, lr", "steps", "passes", "s", "diverged"]
+        head = ["", *names, "all minus SDS", "guidance, lr", "steps", "passes", "s"]
         lines = [f"At {equal} per image (sampling: 50 steps of two passes):", ""]
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in own:
             cells = [cell_text(row.values.get(name)) for name in names]
-            cells += [cell_text(row.difference), setting_text(row.setting)]
+            cells += [cell_text(row.differences.get("all")), setting_text(row.setting)]
             costs = [str(row.steps), f"{row.passes:.0f}", f"{row.seconds:.1f}"]
-            cells += [*costs, short(row.diverged)] if row.setting else [""] * 4
+            cells += costs if row.setting else [""] * 3
             lines.append(f"| {row.name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)

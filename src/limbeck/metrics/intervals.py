@@ -23,6 +23,8 @@ _RESAMPLES = 9_999
 _JACKKNIFE_GROUPS = 20
 Interval = tuple[float, float]
 UNBOUNDED: Interval = (-math.inf, math.inf)
+SHARE: Interval = (0.0, 1.0)
+POSITIVE: Interval = (0.0, math.inf)
 _Key = TypeVar("_Key", bound=tuple[str, Hashable])  #: prompt and seed
 
 

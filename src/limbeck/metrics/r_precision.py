@@ -6,7 +6,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -117,3 +118,25 @@ def candidate_log_probs(
         return objects[:, [own_object, *others]]
     colors = logits["color"].log_softmax(1)
     return objects[:, [o for o, _ in candidates]] + colors[:, [c for _, c in candidates]]
+
+
+def caption_scores(logits: dict[str, Tensor], prompts: Sequence[str]) -> Float[Tensor, "n t"]:
+    """Score of each image for each caption of the world, for R-Precision among captions.
+
+    The sum over the attributes that a caption names of ``log p(attribute | image) - log p``, where
+    p is that of a uniform choice: captions that name no view have no advantage. The evaluator's
+    class for no known object is left out.
+
+    Args:
+        logits: what the evaluator returns, ``[N, classes]`` by attribute.
+        prompts: captions that name an object.
+    """
+    gains = {}
+    for name, own in logits.items():
+        known = own[:, : len(OBJECTS)] if name == "object" else own
+        gains[name] = known.log_softmax(1) + math.log(known.shape[1])
+    columns = [
+        sum(gains[name][:, label] for name, label in judgeable_attributes(prompt).items())
+        for prompt in prompts
+    ]
+    return torch.stack(columns, 1)
