@@ -135,8 +135,8 @@ def caption_scores(logits: dict[str, Tensor], prompts: Sequence[str]) -> Float[T
     for name, own in logits.items():
         known = own[:, : len(OBJECTS)] if name == "object" else own
         gains[name] = known.log_softmax(1) + math.log(known.shape[1])
-    columns = [
-        sum(gains[name][:, label] for name, label in judgeable_attributes(prompt).items())
-        for prompt in prompts
-    ]
+    columns = []
+    for prompt in prompts:
+        named = judgeable_attributes(prompt).items()
+        columns.append(torch.stack([gains[name][:, label] for name, label in named]).sum(0))
     return torch.stack(columns, 1)
