@@ -248,7 +248,13 @@ def _final_images(
     """
     stems = particle_stems(len(prompts) * per_prompt, per_prompt)
     paths = tuple(folder / "final" / f"{stem}.png" for stem in stems)
-    if missing := [path for path in paths if not path.is_file()]:
+    missing = [path for path in paths if not path.is_file()]
+    if len(missing) == len(paths):
+        raise ValueError(
+            f"{folder / 'final'} holds no images to judge: the model has none, "
+            f"or they were removed and {command} writes them again"
+        )
+    if missing:
         raise ValueError(f"{missing[0]} is missing: {command} writes it again")
     keys = [(prompt, (seed, i)) for prompt in prompts for i in range(per_prompt)]
     return ImageSet(label, paths, tuple(keys))

@@ -259,10 +259,12 @@ def default_precision_message(experiment: Experiment, device: str) -> str:
     """What is said where auto takes 16 bits on a CPU; else an empty text."""
     import torch
 
+    from limbeck.diffusion.model_options import Model
     from limbeck.priors.loading import is_exact, pick_precision
 
     is_auto = experiment.precision == "auto" and device == "cpu"
-    if not is_auto or is_exact(experiment.model):
+    is_own = not isinstance(experiment.model, Model)
+    if not is_auto or is_own or is_exact(experiment.model):
         return ""
     if pick_precision("auto", device) != torch.bfloat16:
         return ""
