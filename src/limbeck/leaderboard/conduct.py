@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -201,11 +203,24 @@ def _tune(
     return chosen
 
 
+def _start_worker() -> None:
+    """One thread, and an end as soon as the leaderboard has ended, however it was killed."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes of one thread each; what is not begun is dropped at an error."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, partial(torch.set_num_threads, 1))
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
     try:
         yield pool
     except BaseException:
