@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
 def test_a_killed_leaderboard_leaves_no_worker(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(_PROGRAM, encoding="utf-8")
