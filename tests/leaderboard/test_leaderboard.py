@@ -332,8 +332,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_a_folder_keeps_its_options(tmp_path, monkeypatch):
     out = tmp_path / "board"
-    folder.open_leaderboard(BOARD, out)
-    folder.open_leaderboard(replace(BOARD, methods=("ism",)), out)  # a row more
+    assert folder.open_leaderboard(BOARD, out) == BOARD
+    more = folder.open_leaderboard(replace(BOARD, methods=("ism", "sds")), out)
+    assert more.rows == (*BOARD.rows, "ism")
+    assert folder.open_leaderboard(BOARD, out) == more  # no row is lost
     with pytest.raises(ValueError, match="a leaderboard with passes 8, not 9"):
         folder.open_leaderboard(replace(BOARD, passes=9), out)
     monkeypatch.setattr(folder, "model_digest", lambda: "other")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.leaderboard.conduct import RowCells, model_digest, run_leaderboard
@@ -15,11 +17,14 @@ from limbeck.runs.folder_state import foreign_files
 from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import load_evaluator
 
+AnyBoard = TypeVar("AnyBoard", Leaderboard, EditLeaderboard)
 
-def open_leaderboard(board: Leaderboard | EditLeaderboard, out: Path) -> None:
+
+def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
     """Make the folder, or check that it holds the same leaderboard of the same model.
 
-    Rows may differ: methods that are added later are compared on what is there.
+    Returns:
+        The leaderboard with the methods of the folder and those of ``board``.
 
     Raises:
         ValueError: if it holds something else.
@@ -27,9 +32,9 @@ def open_leaderboard(board: Leaderboard | EditLeaderboard, out: Path) -> None:
     name = "leaderboard.yaml" if isinstance(board, Leaderboard) else "edit-leaderboard.yaml"
     options, model = out / name, out / "model.txt"
     if options.exists():
+        held: AnyBoard = read_yaml(type(board), options)
         before, now = (
-            {k: v for k, v in vars(found).items() if k != "methods"}
-            for found in (read_yaml(type(board), options), board)
+            {k: v for k, v in vars(found).items() if k != "methods"} for found in (held, board)
         )
         changed = [name for name, value in now.items() if before[name] != value]
         if changed:
@@ -43,7 +48,9 @@ def open_leaderboard(board: Leaderboard | EditLeaderboard, out: Path) -> None:
                 f"{out} holds a leaderboard of another version of the embedded model: give "
                 "another --out"
             )
-        return
+        board = replace(board, methods=tuple(dict.fromkeys((*held.rows, *board.rows))))
+        write_text(options, to_yaml(board))
+        return board
     if names := foreign_files(out):
         raise ValueError(
             f"{out} holds files already ({names[0]}), and nothing is overwritten; choose another "
@@ -52,6 +59,7 @@ def open_leaderboard(board: Leaderboard | EditLeaderboard, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_text(model, model_digest() + "\n")
     write_text(options, to_yaml(board))
+    return board
 
 
 def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:

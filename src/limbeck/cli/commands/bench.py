@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.leaderboard.folder import open_leaderboard, write_leaderboard
     from limbeck.system.folder_lock import folder_lock
 
-    open_leaderboard(board, options.out)
+    board = open_leaderboard(board, options.out)
     with folder_lock(options.out), resume_hint("the same command"):
         page = write_leaderboard(board, options.out, options.workers or os.cpu_count() or 1)
     print((options.out / "leaderboard.md").read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def _compare_edits(argv: Sequence[str]) -> None:
     from limbeck.leaderboard.folder import open_leaderboard
     from limbeck.system.folder_lock import folder_lock
 
-    open_leaderboard(board, options.out)
+    board = open_leaderboard(board, options.out)
     with folder_lock(options.out), resume_hint("the same command"):
         table = write_edit_leaderboard(board, options.out, options.workers or os.cpu_count() or 1)
     print(table.read_text(encoding="utf-8"))
