@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm
 from PIL import Image
 
 from limbeck.cli.main import main
@@ -73,11 +74,14 @@ def stopped(monkeypatch, tmp_path):
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
     import limbeck.sweeps.engines.ray_cluster
+    import limbeck.sweeps.engines.slurm_cluster
     import limbeck.sweeps.optuna_study
     import limbeck.sweeps.sweep_folder
     import limbeck.training.resources
 
-    for module in (limbeck.sweeps.engines.ray_cluster, limbeck.sweeps.optuna_study):
+    monkeypatch.setenv("PATH", FakeSlurm(tmp_path / "slurm").path)
+    clusters = (limbeck.sweeps.engines.ray_cluster, limbeck.sweeps.engines.slurm_cluster)
+    for module in (*clusters, limbeck.sweeps.optuna_study):
         monkeypatch.setattr(module, "require_package", lambda package: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)

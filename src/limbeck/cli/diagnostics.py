@@ -41,6 +41,7 @@ OPTIONAL = {  #: and what needs each
     "wandb": "--logger wandb",
     "optuna": "limbeck sweep --optuna",
     "ray": "limbeck sweep --ray",
+    "submitit": "limbeck sweep --slurm",
     "peft": "loading the critic of a run as LoRA in diffusers",
     "xatlas": "UV atlases for the textures of export",
     "imageio": "turntable videos, with av",

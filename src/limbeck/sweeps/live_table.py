@@ -83,6 +83,8 @@ class LiveTable:
         """The numbers of runs, and the time left, in one line."""
         done, failed, total = len(progress.finished), len(progress.failed), len(progress.runs)
         text = f"{done} of {total} done, {len(progress.running)} running, {failed} failed"
+        if progress.num_waiting:
+            text += f", {progress.num_waiting} waiting for a machine"
         left = progress.seconds_left(time.monotonic() - self.started_at)
         return f"{text}, about {seconds_text(left)} left" if left else text
 

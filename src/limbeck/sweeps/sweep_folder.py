@@ -46,6 +46,7 @@ class SweepProgress:
         finished: names of the runs that are finished.
         failed: outcome by name of the runs that failed.
         running: names of the runs in progress.
+        num_waiting: number of runs that wait in the queue of a cluster.
         steps_at_start: steps by name that were taken before this session.
         is_hopeless: whether the rest was not started, as all runs fail alike.
     """
@@ -55,6 +56,7 @@ class SweepProgress:
     finished: set[str] = field(default_factory=set)
     failed: dict[str, RunOutcome] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
+    num_waiting: int = 0
     steps_at_start: dict[str, int] = field(default_factory=dict)
     is_hopeless: bool = False
 
@@ -199,7 +201,7 @@ def run_sweep(
         watch = RepeatedFailure([run for run in progress.runs if run.name not in progress.finished])
 
         def poll() -> None:
-            progress.running = engine.running()
+            progress.running, progress.num_waiting = engine.running(), engine.num_waiting()
             on_change(progress, None)
 
         with closing(engine.run(queue, root / "logs", poll)) as ended:

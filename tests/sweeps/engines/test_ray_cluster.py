@@ -129,7 +129,7 @@ def test_without_ray_one_line_names_the_extra(tmp_path, capsys, monkeypatch):
 
 def test_options_of_clusters_are_refused_without_one(capsys, monkeypatch):
     assert main(["sweep", *TOY, "--gpus-per-run", "1"]) == 2
-    assert "--gpus-per-run is for clusters: add --ray ADDRESS" in capsys.readouterr().err
+    assert "--gpus-per-run is for clusters: add --ray ADDRESS or --slurm" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="a cluster chooses the GPU"):
         RayCluster("auto", device="cuda:1")

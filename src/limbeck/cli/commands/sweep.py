@@ -43,6 +43,7 @@ SHORT_HELP = (
     "workers",
     "retries",
     "ray",
+    "slurm",
     "rows",
     "columns",
     "out",
@@ -76,6 +77,10 @@ class SweepOptions:
         retries: further attempts for a run that is killed, runs out of memory or fails.
         ray: run on a Ray cluster: its address HOST:PORT, auto for the one that this machine is part
             of, or local to start Ray here.
+        slurm: run every run as a job of Slurm.
+        partition: partition of Slurm; by default that of the cluster.
+        minutes_per_run: time limit of a job of Slurm, before which the run writes a checkpoint and
+            stops; 0 for that of the partition.
         gpus_per_run: GPUs of a run on a cluster, 0.5 for two runs on each; by default one if there
             are any.
         cpus_per_run: cores of a run on a cluster.
@@ -97,6 +102,9 @@ class SweepOptions:
     workers: int = field(default=0, metadata={"minimum": 0})
     retries: int = field(default=0, metadata={"minimum": 0})
     ray: str = ""
+    slurm: bool = False
+    partition: str = ""
+    minutes_per_run: int = field(default=0, metadata={"minimum": 0})
     gpus_per_run: float | None = field(default=None, metadata={"minimum": 0})
     cpus_per_run: int = field(default=1, metadata={"minimum": 1})
     rows: str = ""
@@ -191,15 +199,32 @@ def make_engine(options: SweepOptions) -> Engine:
     """
     from limbeck.sweeps.engines.process_pool import ProcessPool
     from limbeck.sweeps.engines.ray_cluster import RayCluster
+    from limbeck.sweeps.engines.slurm_cluster import SlurmCluster
 
+    _refuse_unused(options)
+    cores, gpus = options.cpus_per_run, options.gpus_per_run
+    if options.slurm:
+        limits = (options.partition, options.minutes_per_run)
+        return SlurmCluster(options.retries, options.device, cores, gpus, *limits)
     common = (options.workers, options.retries, options.device)
-    if options.ray:
-        return RayCluster(options.ray, *common, options.cpus_per_run, options.gpus_per_run)
-    for name in ("gpus_per_run", "cpus_per_run"):
-        if getattr(options, name) != getattr(SweepOptions, name):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is for clusters: add --ray ADDRESS, or leave it out")
-    return ProcessPool(*common)
+    return RayCluster(options.ray, *common, cores, gpus) if options.ray else ProcessPool(*common)
+
+
+def _refuse_unused(options: SweepOptions) -> None:
+    """Refuse options of engines that another one would ignore."""
+    if options.slurm and options.ray:
+        raise ValueError("--slurm and --ray exclude each other: give one of them")
+    if options.slurm and options.workers:
+        raise ValueError("--workers: Slurm decides how many runs there are at a time; leave it out")
+    for name in ("partition", "minutes_per_run", "gpus_per_run", "cpus_per_run"):
+        if getattr(options, name) == getattr(SweepOptions, name) or options.slurm:
+            continue
+        flag = name.replace("_", "-")
+        if name in ("partition", "minutes_per_run"):
+            raise ValueError(f"--{flag} is for Slurm: add --slurm, or leave it out")
+        if not options.ray:
+            problem = f"--{flag} is for clusters: add --ray ADDRESS or --slurm, or leave it out"
+            raise ValueError(problem)
 
 
 def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]:

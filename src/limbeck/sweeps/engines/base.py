@@ -102,6 +102,10 @@ class Engine(abc.ABC):
     def running(self) -> set[str]:
         """Names of the runs that are in progress; those that wait for a machine are not."""
 
+    def num_waiting(self) -> int:
+        """Number of runs that wait for a machine."""
+        return 0
+
     @abc.abstractmethod
     def stop(self) -> None:
         """Let all runs write a checkpoint and stop; waits for them."""

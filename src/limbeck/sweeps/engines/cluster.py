@@ -71,7 +71,7 @@ class Cluster(Engine):
     def has_room(self) -> bool:
         if self.workers and len(self.queued) >= self.workers:
             return False
-        return len(self.queued) - len(self.running()) < _MAX_WAITING
+        return self.num_waiting() < _MAX_WAITING
 
     def running(self) -> set[str]:
         self._started &= self.queued.keys()
@@ -79,10 +79,13 @@ class Cluster(Engine):
         self._started |= {name for name in waiting if self.queued[name].has_started()}
         return set(self._started)
 
+    def num_waiting(self) -> int:
+        return len(self.queued) - len(self.running())
+
     def start(self, task: RunTask) -> None:
         log = (self.logs / f"{task.name}.log").absolute()
-        size = size_of(log)
-        handle = self.submit(replace(task, threads=self.cpus), str(log), os.getcwd())
+        size, task = size_of(log), replace(task, threads=self.cpus)
+        handle = self.submit(task, str(log), os.getcwd())
         self.queued[task.name] = QueuedRun(task, handle, log, size)
 
     @abc.abstractmethod
