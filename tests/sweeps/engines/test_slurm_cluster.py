@@ -55,8 +55,13 @@ def test_jobs_give_the_same_bits_and_reports_as_the_pool(
 ):
     import submitit
 
+    class Local(submitit.LocalExecutor):
+        def __init__(self, folder):
+            super().__init__(folder)
+            self.parameters["timeout_min"] = 30  # two by default
+
     if is_local:
-        monkeypatch.setattr(submitit, "SlurmExecutor", submitit.LocalExecutor)
+        monkeypatch.setattr(submitit, "SlurmExecutor", Local)
     pool, jobs = tmp_path / "pool", tmp_path / "jobs"
     assert main(sweep_of(pool, ["--workers", "2"])) == 1
     capsys.readouterr()
