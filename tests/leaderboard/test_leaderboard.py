@@ -94,6 +94,7 @@ def test_quick_is_smaller_and_untuned():
         ({"lr_candidates": ()}, "lr_candidates must be positive"),
         ({"guidance_candidates": (7.5, -1.0)}, "guidance_candidates must be positive"),
         ({"num_prompts": 0}, "num_prompts"),
+        ({"num_prompts": 100_000}, "num_prompts must be at most 1000"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -324,7 +325,30 @@ def test_the_page_needs_nothing_else(tmp_path, evaluator):
     assert "2 rows are still missing" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--passes 1", "a step of sds takes 2 network passes, more than the 1"),
+        ("--num-prompts 900", "fewer than 902 held-out captions"),
+        ("--num-prompts 100000", "--num-prompts must be at most 1000"),
+        ("--edits --methods irfds --passes 40", "passes must be at least 64 with irfds"),
+    ],
+)
+def test_what_cannot_be_compared_leaves_nothing(options, message, tmp_path, capsys):
+    from limbeck.cli.main import main
+
+    out = tmp_path / "board"
+    words = ["bench", "--methods", "sds", "--out", str(out)]
+    words += ["--tuning-prompts", "2"] if "--edits" not in options else []
+    assert main([*words, *options.split()]) == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file: name another folder with --out"):
+        folder.open_leaderboard(BOARD, tmp_path / "file")
+    (tmp_path / "file").unlink()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds files already \(notes.txt\)"):
         folder.open_leaderboard(BOARD, tmp_path)

@@ -55,6 +55,8 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         ("study.yaml", ["study.yaml: method.guidance is given twice"]),
         ("list.yaml", ["list.yaml: a sweep maps options to values"]),
         ("grid.yaml", ["grid.yaml: grid maps options to lists"]),
+        (f"{TOY} --steps 1 2 --random-seed 3", ["--random-seed needs --random N"]),
+        (f"{TOY} --steps 1 2 --out study.yaml", ["study.yaml is a file", "--out"]),
         (f"{TOY} --out theirs --steps 1 2", ["theirs holds files already (a.txt)"]),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.evaluation.image_sets import Key, is_pair
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
+from limbeck.metrics.image_statistics import IMAGE_STATISTICS
 from limbeck.metrics.intervals import (
     POSITIVE,
     SHARE,
@@ -39,12 +40,12 @@ _BOUNDS: dict[str, Interval] = {
     "energy_distance": UNBOUNDED,
     "sliced_wasserstein": POSITIVE,
     "psnr_outside": POSITIVE,
-    "ssim_outside": (-1.0, 1.0),
+    "ssim_outside": UNBOUNDED,
     "lpips_outside": POSITIVE,
-    "structure_distance": (0.0, 4.0),
-    "structure_distance_published": (0.0, 4.0),
+    "structure_distance": POSITIVE,
+    "structure_distance_published": POSITIVE,
     "clip_edited": (-1.0, 1.0),
-}
+} | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
 
 
 #: metrics of the particles of a prompt whose expectation depends on their number

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+from limbeck.metrics.image_statistics import IMAGE_STATISTICS
+from limbeck.metrics.intervals import POSITIVE, UNBOUNDED, Interval, mean_interval
 
 #: range of metrics that are no shares
 _BOUNDS: dict[str, Interval] = {
@@ -15,7 +16,7 @@ _BOUNDS: dict[str, Interval] = {
     "image_reward": UNBOUNDED,
     "feature_diversity": (0.0, 2.0),
     "feature_diversity_seeds": (0.0, 2.0),
-}
+} | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
 _COUNTS = ("clip_texts",)  #: no metrics
 
 

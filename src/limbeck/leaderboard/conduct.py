@@ -108,6 +108,19 @@ def _code(name: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
+def check_leaderboard(board: Leaderboard) -> None:
+    """Refuse what cannot be compared, before anything is written.
+
+    Raises:
+        ValueError: if the world has too few captions, or a method's step more passes than allowed.
+    """
+    board.scenes()
+    print("counting the network passes of a step of each method", file=sys.stderr, flush=True)
+    for name in board.rows:
+        for setting in candidates(board, name):
+            _steps_within(board.passes, name, setting.guidance, board.precision)
+
+
 def run_leaderboard(
     board: Leaderboard,
     out: Path,
@@ -123,7 +136,6 @@ def run_leaderboard(
         finished: called whenever rows become complete, with all complete rows and the number of
             rows of the whole table.
     """
-    print("counting the network passes of a step of each method", file=sys.stderr, flush=True)
     scenes, tuning_scenes = board.scenes()
     prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
     with worker_pool(workers) as pool:

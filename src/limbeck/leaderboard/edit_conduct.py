@@ -140,6 +140,7 @@ def run_edit_leaderboard(
     Returns:
         The pairs of the comparison, and the rows of the table.
     """
+    print("rendering pairs that the evaluator recognizes", file=sys.stderr, flush=True)
     pairs, tuning_pairs = board.pairs(evaluator)
     save_pairs(pairs, folder / _PAIRS)
     if board.tuning_pairs:

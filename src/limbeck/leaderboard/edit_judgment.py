@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.leaderboard.edit_pairs import CHANGED, EditPairs, correct_attributes
 from limbeck.leaderboard.judgment import Value, mean_value
-from limbeck.metrics.intervals import SHARE
+from limbeck.metrics.intervals import SHARE, UNBOUNDED
 from limbeck.metrics.masked_error import masked_mse, masked_psnr
 from limbeck.metrics.ssim import ssim
 from limbeck.world.evaluator import Evaluator
@@ -59,9 +59,9 @@ def judge_edits(
     by_pair = {
         name: column.reshape(len(pairs), repeats).mean(1) for name, column in columns.items()
     }
-    bounded = ("reached", "kept", "both", "ssim_outside")
+    shares = ("reached", "kept", "both")
     out = {
-        name: mean_value(own.tolist(), SHARE if name in bounded else (0.0, float("inf")))
+        name: mean_value(own.tolist(), SHARE if name in shares else UNBOUNDED)
         for name, own in by_pair.items()
     }
     changed = np.array(pairs.changed)

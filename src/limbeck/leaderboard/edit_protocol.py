@@ -26,6 +26,7 @@ BRIDGE, INVERSION = "bridge", "irfds"  #: rows of methods that are no editing me
 NO_EDIT = "no edit"
 _COMPARISON_SEED, _TUNING_SEED = 20_021, 20_022
 _INVERSION_LR = 0.05
+_LEAST_PASSES = 64  #: with irfds, whose 30 sampling steps take 60
 _STRENGTHS = (0.55, 0.75)  #: first and last diffusion time that SDEdit is tried to start from
 
 
@@ -53,9 +54,9 @@ class EditLeaderboard:
     """
 
     methods: tuple[str, ...] = ()
-    num_pairs: int = field(default=64, metadata={"minimum": 1})
-    seeds: int = field(default=2, metadata={"minimum": 1})
-    tuning_pairs: int = field(default=12, metadata={"minimum": 0})
+    num_pairs: int = field(default=64, metadata={"minimum": 1, "maximum": 1000})
+    seeds: int = field(default=2, metadata={"minimum": 1, "maximum": 1000})
+    tuning_pairs: int = field(default=12, metadata={"minimum": 0, "maximum": 1000})
     passes: int = field(default=160, metadata={"minimum": 1})
     guidance_candidates: tuple[float, ...] = (2.0, 4.0, 8.0)
     lr_factors: tuple[float, ...] = (0.6, 1.2)
@@ -71,6 +72,11 @@ class EditLeaderboard:
             values = getattr(self, name)
             if not values or any(value <= 0 for value in values):
                 raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
+        if INVERSION in self.rows and self.passes < _LEAST_PASSES:
+            raise ValueError(
+                f"passes must be at least {_LEAST_PASSES} with {INVERSION}, most of them for its "
+                f"samples, not {self.passes}"
+            )
         if self.quick:
             object.__setattr__(self, "num_pairs", min(self.num_pairs, 16))
             object.__setattr__(self, "seeds", 1)

@@ -15,6 +15,7 @@ from limbeck.leaderboard.protocol import Leaderboard
 from limbeck.leaderboard.table import RowJudge, write_leaderboard_table
 from limbeck.runs.folder_state import foreign_files
 from limbeck.system.checkpoint import write_text
+from limbeck.system.folder_lock import refuse_folder_in_use
 from limbeck.world.pretrained import load_evaluator
 
 AnyBoard = TypeVar("AnyBoard", Leaderboard, EditLeaderboard)
@@ -27,8 +28,9 @@ def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
         The leaderboard with the methods of the folder and those of ``board``.
 
     Raises:
-        ValueError: if it holds something else.
+        ValueError: if it is a file, in use, or holds something else.
     """
+    refuse_folder_in_use(out)
     name = "leaderboard.yaml" if isinstance(board, Leaderboard) else "edit-leaderboard.yaml"
     options, model = out / name, out / "model.txt"
     if options.exists():

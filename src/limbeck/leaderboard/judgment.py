@@ -10,8 +10,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from limbeck.metrics.high_frequency import high_frequency
-from limbeck.metrics.image_statistics import diversity, saturation
+from limbeck.metrics.image_statistics import IMAGE_STATISTICS, diversity, saturation
 from limbeck.metrics.intervals import (
+    POSITIVE,
     SHARE,
     UNBOUNDED,
     Interval,
@@ -93,8 +94,8 @@ def judge_images(
         if known:
             out[name] = mean_value(known, SHARE)
     out["fidelity"] = mean_value([1 - share["rejected"] for share in shares], SHARE)
-    out["saturation"] = mean_value([saturation(own) for own in per_prompt], SHARE)
-    out["high_frequency"] = mean_value([high_frequency(own) for own in per_prompt], SHARE)
+    out["saturation"] = mean_value([saturation(own) for own in per_prompt], POSITIVE)
+    out["high_frequency"] = mean_value([high_frequency(own) for own in per_prompt], POSITIVE)
     return out
 
 
@@ -182,7 +183,7 @@ def mean_differences(values: Mapping[str, Value], others: Mapping[str, Value]) -
     for name, value in values.items():
         if value.by_prompt and name in others:
             pairs = zip(value.by_prompt, others[name].by_prompt, strict=True)
-            bounds = (-1.0, 1.0) if name != "vendi" else UNBOUNDED
+            bounds = UNBOUNDED if name in (*IMAGE_STATISTICS, "vendi") else (-1.0, 1.0)
             out[name] = mean_value([a - b for a, b in pairs], bounds)
     return out
 
@@ -201,7 +202,7 @@ def judge_diversity(
     pixels = [value for own in per_prompt if (value := diversity(own)) is not None]
     count = len(images) / len(prompts)
     vendi = [vendi_score(evaluator.features(own)) for own in per_prompt]
-    return {"diversity": mean_value(pixels, SHARE), "vendi": mean_value(vendi, (1.0, count))}
+    return {"diversity": mean_value(pixels, POSITIVE), "vendi": mean_value(vendi, (1.0, count))}
 
 
 def _units(images: Tensor, prompts: Sequence[str]) -> list[str]:

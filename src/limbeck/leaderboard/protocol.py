@@ -49,10 +49,10 @@ class Leaderboard:
     """
 
     methods: tuple[str, ...] = ()
-    num_prompts: int = field(default=96, metadata={"minimum": 1})
-    seeds: int = field(default=2, metadata={"minimum": 1})
-    tuning_prompts: int = field(default=16, metadata={"minimum": 0})
-    diverse_prompts: int = field(default=8, metadata={"minimum": 0})
+    num_prompts: int = field(default=96, metadata={"minimum": 1, "maximum": 1000})
+    seeds: int = field(default=2, metadata={"minimum": 1, "maximum": 1000})
+    tuning_prompts: int = field(default=16, metadata={"minimum": 0, "maximum": 1000})
+    diverse_prompts: int = field(default=8, metadata={"minimum": 0, "maximum": 1000})
     passes: int = field(default=600, metadata={"minimum": 1})
     iterations: int = field(default=300, metadata={"minimum": 0})
     guidance_candidates: tuple[float, ...] = (3.0, 7.5, 25.0, 100.0)

@@ -6,6 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+#: Measurements by name. They are no shares of right images, even between 0 and 1: equal ones of
+#: all prompts have an interval of width zero.
+IMAGE_STATISTICS = ("saturation", "clipped", "total_variation", "diversity", "high_frequency")
+
 
 def saturation(images: Float[Tensor, "n 3 h w"]) -> float:
     """Mean saturation S of HSV (Smith 1978): (max - min) / max of the channels, 0 for black.

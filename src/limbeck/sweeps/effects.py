@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.metrics.intervals import (
-    UNBOUNDED,
     Interval,
     mean_interval,
     paired_differences,
     prompt_means,
 )
-from limbeck.runs.report.tables import SCORES, score_columns
+from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import format_option
-from limbeck.sweeps.results import RunResult
+from limbeck.sweeps.results import RunResult, score_bounds
 from limbeck.system.checkpoint import write_text
 
 EFFECTS_FILE = "effects.csv"
@@ -249,7 +248,8 @@ def _effect(
     units, by_seed = prompt_means(values), prompt_means({key[::-1]: values[key] for key in values})
     unit = "prompts" if len(units) > len(by_seed) else "seeds"
     units = units if unit == "prompts" else by_seed
-    bounds = (-float(sides), float(sides)) if SCORES[score].percent else UNBOUNDED
+    least, most = score_bounds(score)
+    bounds = sides * (least - most), sides * (most - least)
     difference = math.fsum(units.values()) / len(units)
     interval = mean_interval(list(units.values()), bounds)
     return Effect(score, change, other, difference, interval, unit, len(units))

@@ -100,8 +100,16 @@ def execute_run(task: RunTask) -> RunOutcome:
         return RunOutcome(task.name, "interrupted", "stopped after a checkpoint")
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return RunOutcome(task.name, _kind_of(error), one_line(error))
+        return RunOutcome(task.name, _kind_of(error), _describe(error))
     return RunOutcome(task.name, "error" if problems else "finished", "; ".join(problems))
+
+
+def _describe(error: Exception) -> str:
+    """The message of an error, and where it comes from if it was not raised for the user."""
+    if isinstance(error, ValueError | OSError | RuntimeError | MemoryError):
+        return one_line(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {one_line(error)} ({Path(last.filename).name}:{last.lineno})"
 
 
 def _execute_stages(task: RunTask) -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+from limbeck.metrics.image_statistics import IMAGE_STATISTICS
+from limbeck.metrics.intervals import SHARE, UNBOUNDED, Interval, mean_interval
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
@@ -253,8 +254,9 @@ class Setting:
 
 
 def score_bounds(name: str) -> Interval:
-    """Smallest and largest possible value of a score."""
-    return (0.0, 1.0) if SCORES[name].percent else UNBOUNDED
+    """Smallest and largest possible value of a score that is a share of right images."""
+    is_share = SCORES[name].percent and name not in IMAGE_STATISTICS
+    return SHARE if is_share else UNBOUNDED
 
 
 def settings_of(results: Sequence[RunResult]) -> list[Setting]:

@@ -101,12 +101,12 @@ def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str | None) -> l
             another run or one of other code, or if a model cannot take the prompts or does not fit
             into memory.
     """
+    refuse_folder_in_use(root)
     if not _is_sweep(root) and (names := foreign_files(root)):
         raise ValueError(
             f"{root} holds files already ({names[0]}), and nothing is overwritten; choose another "
             "folder with --out"
         )
-    refuse_folder_in_use(root)
     runs = with_found_names(runs, root)
     for run in runs:
         for folder, experiment in run.experiments(root).items():

@@ -58,9 +58,11 @@ def refuse_folder_in_use(folder: Path) -> None:
     """Check early that nobody holds a folder; nothing is created.
 
     Raises:
-        ValueError: if another process holds it.
+        ValueError: if another process holds it, or if it is a file.
     """
     path = folder / LOCK_FILE
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: name another folder with --out")
     if path.is_file():
         with path.open("a+", encoding="utf-8") as file:
             _acquire(file, folder)

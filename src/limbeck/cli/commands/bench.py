@@ -40,9 +40,11 @@ def main(argv: Sequence[str]) -> None:
 
     import os
 
+    from limbeck.leaderboard.conduct import check_leaderboard
     from limbeck.leaderboard.folder import open_leaderboard, write_leaderboard
     from limbeck.system.folder_lock import folder_lock
 
+    check_leaderboard(board)
     board = open_leaderboard(board, options.out)
     with folder_lock(options.out), resume_hint("the same command"):
         page = write_leaderboard(board, options.out, options.workers or os.cpu_count() or 1)

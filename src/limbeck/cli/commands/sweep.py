@@ -255,6 +255,8 @@ def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]
     if options.zip and options.random:
         raise ValueError("--zip and --random exclude each other: give one of them")
     search = _search_of(options)
+    if "--random-seed" in words and not (options.random or search or base.draws):
+        raise ValueError("--random-seed needs --random N or --optuna N: nothing is drawn without")
     kind = "zip" if options.zip else "random" if options.random or search else "grid"
     if options.zip and not varied:
         raise ValueError("--zip needs options with several values")
