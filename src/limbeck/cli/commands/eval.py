@@ -78,8 +78,6 @@ def main(argv: Sequence[str]) -> None:
     (options,) = parse([(EvalOptions, None)], argv, "limbeck eval", about, "folders")
     if not options.folders:
         raise ValueError("a run folder is missing: limbeck eval runs/NAME [runs/OTHER ...]")
-    if repeated := [f for f in options.folders if options.folders.count(f) > 1]:
-        raise ValueError(f"{repeated[0]} is given twice")
     if options.texts is not None and options.clip is None:
         raise ValueError("--texts needs --clip FOLDER")
     if options.out is not None:
