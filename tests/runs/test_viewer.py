@@ -277,7 +277,7 @@ def test_a_preset_with_several_stages_has_one_viewer(
         events.append("close")
 
     def run_one(
-        stage: Experiment, _options, out: Path, _command, viewer: bool, position: object
+        stage: Experiment, _options, out: Path, _command, viewer: bool, *_rest: object
     ) -> None:
         events.append(f"{out.name} {viewer}")
         init_from.append(getattr(stage.representation, "init_from", None))

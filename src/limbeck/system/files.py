@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,26 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Fill a new folder so that others see it whole or not at all.
+
+    Args:
+        path: the folder to create, which does not exist.
+
+    Yields:
+        A hidden folder beside it, ``.TOKEN.part``, which takes its name at the end and is removed
+        after an error.
+    """
+    part = path.with_name(f".{secrets.token_hex(4)}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def one_line(error: Exception, max_length: int = 200) -> str:

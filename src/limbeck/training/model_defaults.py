@@ -42,10 +42,12 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
 
     """
     names = {part: _name(chosen.get(part), default) for part, default in _LEFT_OUT.items()}
-    tuned = {_squash(name): dict(options) for name, options in embedded_defaults().items()}
-    options = tuned.get(_squash(names["method"]), {})
-    if names["model"] != _LEFT_OUT["model"] or not options:
+    tuned = {_squash(name): name for name in embedded_defaults()}
+    name = tuned.get(_squash(names["method"]))
+    if names["model"] != _LEFT_OUT["model"] or name is None:
         return Experiment(tuple(prompts))
+    options = dict(embedded_defaults()[name])
+    options["method"] = {"name": name, **options.get("method", {})}
     if names["representation"] != _LEFT_OUT["representation"]:
         options.pop("representation", None)  # learning rates of latents
     return build(Experiment, {"prompts": list(prompts)} | options)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.graphics.export.export import MeshExportOptions
 from limbeck.runs.reopen import ReopenedRun
+from limbeck.system.files import creating_folder
 
 
 @dataclass(frozen=True)
@@ -88,14 +86,8 @@ class Benchmark(ABC):
         """
         prompt = run.experiment.prompts[particle // run.experiment.particles]
         folder = self.check_new(root, prompt)
-        # hidden: the readers skip it, should it stay after a kill
-        part = folder.with_name(f".{secrets.token_hex(4)}.part")
-        part.mkdir(parents=True)
-        try:
+        with creating_folder(folder) as part:  # the readers skip it, should it stay after a kill
             self.write(run, particle, mesh, part)
-            os.replace(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return folder
 
 
