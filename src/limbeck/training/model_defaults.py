@@ -25,7 +25,7 @@ CHOICES = tuple(_LEFT_OUT)  #: options that the defaults of others depend on
 def embedded_defaults() -> Mapping[str, Mapping[str, Any]]:
     """Options by method, as in run.yaml, that did best on the embedded model.
 
-    They are what the tuning of ``limbeck bench`` chose, where the paper's value did clearly worse.
+    They are what the tuning of ``limbeck bench`` chose, on latents, with one seed.
     """
     path = WEIGHTS / "method_defaults.json"
     found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))

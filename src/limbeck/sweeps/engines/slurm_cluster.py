@@ -213,13 +213,13 @@ def _outcome(run: QueuedRun) -> RunOutcome:
             _remove_files(job)
             assert isinstance(outcome, RunOutcome)
             return outcome
-    told, has_started = job.stderr() or "", run.has_started()
+    stderr, has_started = job.stderr() or "", run.has_started()
     with suppress(OSError), run.log.open("a", encoding="utf-8") as file:
-        file.write(told)
+        file.write(stderr)
     if state in _DEATHS or has_started:
         why = _DEATHS.get(state, "killed, perhaps because memory ran out").format(_CONTINUE)
         return RunOutcome(name, "killed", f"{why} (job {job.job_id})")
-    last = told.strip().rpartition("\n")[2] or f"state {state}"
+    last = stderr.strip().rpartition("\n")[2] or f"state {state}"
     return RunOutcome(name, "error", f"job {job.job_id} could not start: {last}")
 
 
