@@ -383,3 +383,4 @@ def test_a_leaderboard_from_the_command_line_continues(tmp_path, capsys):
     assert set(after) == set(before)
     assert [path for path in after if after[path] != before[path]] == [victim]
     assert "At 8 passes per image" in capsys.readouterr().out
+    assert (out / "leaderboard.png").is_file()

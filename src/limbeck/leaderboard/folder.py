@@ -10,10 +10,12 @@ from typing import TypeVar
 from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.leaderboard.conduct import RowCells, model_digest, run_leaderboard
 from limbeck.leaderboard.edit_protocol import EditLeaderboard
+from limbeck.leaderboard.figure import draw_leaderboard_figure
 from limbeck.leaderboard.page import write_leaderboard_page
 from limbeck.leaderboard.protocol import Leaderboard
-from limbeck.leaderboard.table import RowJudge, write_leaderboard_table
+from limbeck.leaderboard.table import RowJudge, ordered, write_leaderboard_table
 from limbeck.runs.folder_state import foreign_files
+from limbeck.runs.images import save_png
 from limbeck.system.checkpoint import write_text
 from limbeck.system.folder_lock import refuse_folder_in_use
 from limbeck.world.pretrained import load_evaluator
@@ -65,7 +67,7 @@ def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
 
 
 def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
-    """Compute what is missing, and write leaderboard.csv, leaderboard.md and leaderboard.html.
+    """Compute what is missing, and write leaderboard.csv, .md, .html and .png.
 
     They are written after each finished row, so that a running leaderboard can be read.
 
@@ -83,6 +85,9 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
         judged = judge.judge(rows)
         write_leaderboard_table(board, judged, out)
         write_leaderboard_page(board, rows, judged, out, missing=total - len(rows))
+        by_name = {row.name: row for row in rows if row.budget == "passes"}
+        order = [row.name for row in ordered(judged, "passes")]
+        save_png(draw_leaderboard_figure(board, by_name, order, out), out / "leaderboard.png")
 
     run_leaderboard(board, out, workers, write)
     return out / "leaderboard.html"
