@@ -18,9 +18,10 @@ from mortal_method import files_of, method_file, table_of
 from run_folders import assert_same_run
 
 from limbeck.cli.main import main
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import t_quantile
 from limbeck.sweeps.execution import RunTask, execute_run, stage_texts
-from limbeck.sweeps.results import mean_score, score_bounds
+from limbeck.sweeps.results import mean_score
 from limbeck.training.experiment import Experiment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -134,9 +135,9 @@ def test_the_interval_over_seeds_is_that_of_student():
     assert score.interval == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
     assert t_quantile(2) == pytest.approx(4.302653, rel=1e-6)
     assert mean_score([1.0]).interval is None
-    equal = mean_score([0.25] * 4, score_bounds("clipped"))
+    equal = mean_score([0.25] * 4, metric_bounds("clipped"))
     assert equal.interval == (0.25, 0.25)  # a measurement, no share of right images
-    assert mean_score([1.0] * 4, score_bounds("object")).interval[0] < 0.6
+    assert mean_score([1.0] * 4, metric_bounds("object")).interval[0] < 0.6
 
 
 def test_the_interval_over_seeds_covers_the_mean_as_often_as_it_says():

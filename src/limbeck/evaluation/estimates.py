@@ -12,11 +12,9 @@ from torch import Tensor
 from limbeck.evaluation.image_sets import Key, is_pair
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
-from limbeck.metrics.image_statistics import IMAGE_STATISTICS
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import (
-    POSITIVE,
     SHARE,
-    UNBOUNDED,
     Interval,
     jackknife_interval,
     mean_interval,
@@ -26,27 +24,6 @@ from limbeck.metrics.intervals import (
 )
 from limbeck.metrics.precision_recall import NEIGHBORS
 from limbeck.metrics.set_metrics import SET_METRICS, SetMetric
-
-#: range of metrics that are means over prompts, where it is bounded; others are shares
-_BOUNDS: dict[str, Interval] = {
-    "clip_score": (-1.0, 1.0),
-    "pick_score": UNBOUNDED,
-    "hps": (-1.0, 1.0),
-    "image_reward": UNBOUNDED,
-    "feature_diversity": (0.0, 2.0),
-    "vendi_4": (1.0, 4.0),
-    "vendi_8": (1.0, 8.0),
-    "log_p": UNBOUNDED,
-    "energy_distance": UNBOUNDED,
-    "sliced_wasserstein": POSITIVE,
-    "psnr_outside": POSITIVE,
-    "ssim_outside": UNBOUNDED,
-    "lpips_outside": POSITIVE,
-    "structure_distance": POSITIVE,
-    "structure_distance_published": POSITIVE,
-    "clip_edited": (-1.0, 1.0),
-} | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
-
 
 #: metrics of the particles of a prompt whose expectation depends on their number
 _BIASED_BY_SIZE = ("sliced_wasserstein", "mode_error")
@@ -85,7 +62,7 @@ def estimate_all(
     for name, values in measured.values.items():
         floors = prompt_means(measured.floors.get(name, {})).values()
         floor = sum(floors) / len(floors) if floors else None
-        estimates[name] = estimate_mean(values, _BOUNDS.get(name, SHARE), floor)
+        estimates[name] = estimate_mean(values, metric_bounds(name), floor)
     rows = compared_rows(len(measured.keys), reference)
     features, units = measured.features[rows], _units([measured.keys[row] for row in rows.tolist()])
     for metric in SET_METRICS:
@@ -142,7 +119,7 @@ def estimate_differences(
     """
     estimates = {}
     for name in [name for name in a.values if name in b.values]:
-        low, high = _BOUNDS.get(name, SHARE)
+        low, high = metric_bounds(name)
         differences = paired_differences(a.values[name], b.values[name])
         if name in _BIASED_BY_SIZE:
             sizes = [_group_sizes(measured) for measured in (a, b)]

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.metrics.image_statistics import IMAGE_STATISTICS
-from limbeck.metrics.intervals import POSITIVE, UNBOUNDED, Interval, mean_interval
+from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.intervals import Interval, mean_interval
 
-#: range of metrics that are no shares
-_BOUNDS: dict[str, Interval] = {
-    "clip_score": (-1.0, 1.0),
-    "pick_score": UNBOUNDED,
-    "hps": (-1.0, 1.0),
-    "image_reward": UNBOUNDED,
-    "feature_diversity": (0.0, 2.0),
-    "feature_diversity_seeds": (0.0, 2.0),
-} | dict.fromkeys(IMAGE_STATISTICS, POSITIVE)
 _COUNTS = ("clip_texts",)  #: no metrics
 
 
@@ -28,7 +19,7 @@ def metric_interval(name: str, rows: Sequence[Mapping[str, Any]]) -> Interval | 
         rows: metrics of independent units, such as prompts.
     """
     values = [row[name] for row in rows if name in row]
-    return mean_interval(values, _BOUNDS.get(name, (0.0, 1.0)))
+    return mean_interval(values, metric_bounds(name))
 
 
 def run_units(prompts: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], str]:

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.high_frequency import high_frequency
-from limbeck.metrics.image_statistics import IMAGE_STATISTICS, diversity, saturation
+from limbeck.metrics.image_statistics import diversity, saturation
 from limbeck.metrics.intervals import (
     POSITIVE,
     SHARE,
@@ -183,8 +184,8 @@ def mean_differences(values: Mapping[str, Value], others: Mapping[str, Value]) -
     for name, value in values.items():
         if value.by_prompt and name in others:
             pairs = zip(value.by_prompt, others[name].by_prompt, strict=True)
-            bounds = UNBOUNDED if name in (*IMAGE_STATISTICS, "vendi") else (-1.0, 1.0)
-            out[name] = mean_value([a - b for a, b in pairs], bounds)
+            low, high = metric_bounds(name)
+            out[name] = mean_value([a - b for a, b in pairs], (low - high, high - low))
     return out
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import format_option, label_of
@@ -18,7 +19,6 @@ from limbeck.sweeps.results import (
     RunResult,
     mean_score,
     option_values,
-    score_bounds,
     varies_more_in_prompts,
 )
 
@@ -105,7 +105,7 @@ class _ScoreTable:
         scores = {}
         for column, name in enumerate(self.names):
             own = means[has_mean[:, column], column].tolist()
-            low, high = score_bounds(name)
+            low, high = metric_bounds(name)
             if own:
                 scores[name] = mean_score(own, (low - high, high - low))
         return int(known.any(1).sum()), scores

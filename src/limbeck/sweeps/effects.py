@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import (
     Interval,
     mean_interval,
@@ -26,7 +27,7 @@ from limbeck.metrics.intervals import (
 from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import format_option
-from limbeck.sweeps.results import RunResult, score_bounds
+from limbeck.sweeps.results import RunResult
 from limbeck.system.checkpoint import write_text
 
 EFFECTS_FILE = "effects.csv"
@@ -248,7 +249,7 @@ def _effect(
     units, by_seed = prompt_means(values), prompt_means({key[::-1]: values[key] for key in values})
     unit = "prompts" if len(units) > len(by_seed) else "seeds"
     units = units if unit == "prompts" else by_seed
-    least, most = score_bounds(score)
+    least, most = metric_bounds(score)
     bounds = sides * (least - most), sides * (most - least)
     difference = math.fsum(units.values()) / len(units)
     interval = mean_interval(list(units.values()), bounds)

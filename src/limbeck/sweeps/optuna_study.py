@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.runs.report.run_data import read_run_data
 from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED, Draw, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, format_option, plan_points, with_found_names
-from limbeck.sweeps.results import score_bounds
 from limbeck.system.extras import require_package
 
 STUDY_FILE = "optuna.journal"
@@ -129,7 +129,7 @@ class OptunaStudy:
         trials = self._study.get_trials(deepcopy=False)
         worst = min if self.search.maximize else max
         values = [trial.value for trial in trials if trial.value is not None]
-        bound = score_bounds(self.search.score)[0 if self.search.maximize else 1]
+        bound = metric_bounds(self.search.score)[0 if self.search.maximize else 1]
         return worst(values) if values else bound if math.isfinite(bound) else 0.0
 
     def _score(self, run: PlannedRun) -> float:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.metrics.image_statistics import IMAGE_STATISTICS
-from limbeck.metrics.intervals import SHARE, UNBOUNDED, Interval, mean_interval
+from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
@@ -234,7 +234,7 @@ class Setting:
         for row in self._prompt_means() if self.over_prompts else self._run_means():
             for name, value in row.items():
                 values.setdefault(name, []).append(value)
-        return {name: mean_score(own, score_bounds(name)) for name, own in values.items()}
+        return {name: mean_score(own, metric_bounds(name)) for name, own in values.items()}
 
     def _run_means(self) -> list[dict[str, float]]:
         rows = [result.mean_scores for result in self.results]
@@ -251,12 +251,6 @@ class Setting:
             {name: math.fsum(own) / len(own) for name, own in row.items()}
             for row in values.values()
         ]
-
-
-def score_bounds(name: str) -> Interval:
-    """Smallest and largest possible value of a score that is a share of right images."""
-    is_share = SCORES[name].percent and name not in IMAGE_STATISTICS
-    return SHARE if is_share else UNBOUNDED
 
 
 def settings_of(results: Sequence[RunResult]) -> list[Setting]:
