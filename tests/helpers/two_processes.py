@@ -7,9 +7,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from ball_representation import Ball
+from grouped_prior import GroupedDiffusion
 from safetensors.torch import save_file
 
 from limbeck import Experiment
+from limbeck.graphics.cameras.samplers import Around
 from limbeck.methods.base import Method
 from limbeck.priors.exact import colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
@@ -19,12 +22,18 @@ from limbeck.training.trainer import Run
 
 
 def load_prior(pipeline: str):
-    """The pipeline of a folder; the mixture of shapes without one."""
+    """The pipeline of a folder, after "groups:" one of groups of views; else the mixture."""
+    if pipeline.startswith("groups:"):
+        return GroupedDiffusion(pipeline.removeprefix("groups:"), dtype=torch.float32)
     return StableDiffusion(pipeline, dtype=torch.float32) if pipeline else colored_shapes(8)
 
 
 def make_run(method: Method, prior, steps: int) -> Run:
-    """A run of three particles, which two processes cannot divide evenly."""
+    """A run of three particles, which two processes cannot divide evenly; of groups, four views."""
+    if isinstance(prior, GroupedDiffusion):
+        options = {"representation": Ball(), "cameras": Around(), "particles": 3}
+        prior.needs_cameras = True
+        return Run(Experiment(("a red mug",), method=method, steps=steps, **options), prior)
     prompt = "a red mug" if isinstance(prior, StableDiffusion) else "red disc"
     experiment = Experiment(
         (prompt,), method=method, representation=Latents(0.05), particles=3, steps=steps

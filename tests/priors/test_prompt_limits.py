@@ -48,7 +48,7 @@ def test_the_four_views_of_a_long_prompt_differ(family, folders, capfd, monkeypa
     prior = load_family(family, folders(family))
     texts = recorded_texts(prior, monkeypatch)
     cameras = Orbit(view_prompts=VIEWS)
-    prompts = prompts_by_view(Experiment((LONG,), representation=NeRF(), cameras=cameras))
+    prompts = prompts_by_view(Experiment((LONG,), representation=NeRF(), cameras=cameras), prior)
     with collect_notices() as notices:
         views = prior.condition(prompts)
     for i, j in itertools.combinations(range(4), 2):

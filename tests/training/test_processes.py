@@ -42,6 +42,7 @@ def ended(pipeline, tmp_path_factory):
         "sds": (SDS(7.5), pipeline),
         "vsd-lora": (VSD(7.5, critic=LoRACritic()), pipeline),
         "vsd-unet": (VSD(7.5, critic=SmallUNetCritic(width=8)), pipeline),
+        "groups": (VSD(7.5, critic=LoRACritic()), f"groups:{pipeline}"),
         "svgd": (SVGD(7.5), ""),
         "vsd-exact": (VSD(7.5, critic=ExactCritic()), ""),
     }
@@ -52,7 +53,7 @@ def ended(pipeline, tmp_path_factory):
     return methods, folder
 
 
-@pytest.mark.parametrize("name", ["sds", "vsd-lora", "vsd-unet", "svgd", "vsd-exact"])
+@pytest.mark.parametrize("name", ["sds", "vsd-lora", "vsd-unet", "groups", "svgd", "vsd-exact"])
 def test_two_processes_equal_one(name, ended):
     """Particles, critic, optimizers and counted rows; the two hold the same bits."""
     methods, folder = ended

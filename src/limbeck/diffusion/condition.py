@@ -20,6 +20,8 @@ class Condition:
         adapters: LoRA adapters through which these rows pass. None: the frozen network alone.
         pooled: pooled text embedding ``[B, P]`` of models that take one besides the token features.
         pose: camera-to-world matrices ``[B, 4, 4]``, read by camera-conditioned critics only.
+        camera: camera-to-world matrices ``[B, 4, 4]``, read by a ``MultiViewPrior`` only. None: its
+            rows are images without a camera.
         view_free: the same rows encoded without view words ("front view"). None: the prompts have
             no view words.
     """
@@ -29,6 +31,7 @@ class Condition:
     pooled: Float[Tensor, "b p"] | None = None
     pose: Float[Tensor, "b 4 4"] | None = None
     view_free: Condition | None = None
+    camera: Float[Tensor, "b 4 4"] | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -40,6 +43,7 @@ class Condition:
             pooled=None if self.pooled is None else self.pooled[rows],
             pose=None if self.pose is None else self.pose[rows],
             view_free=None if self.view_free is None else self.view_free[rows],
+            camera=None if self.camera is None else self.camera[rows],
         )
 
     @property
@@ -47,7 +51,7 @@ class Condition:
         """The same rows without view words, for critics that are conditioned on the camera."""
         if self.view_free is None:
             return self
-        return replace(self.view_free, adapters=self.adapters, pose=self.pose)
+        return replace(self.view_free, adapters=self.adapters, pose=self.pose, camera=self.camera)
 
     def with_adapters(self, adapters: object) -> Condition:
         """The same rows through ``adapters``, for a critic that shares the prior's network."""
@@ -84,15 +88,19 @@ class Condition:
 
     def _combine(self, other: Condition, op: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         """Apply ``op`` to every tensor that both conditions have."""
-        pooled = pose = view_free = None
+        pooled = pose = view_free = camera = None
         if self.pooled is not None and other.pooled is not None:
             pooled = op(self.pooled, other.pooled)
         if self.pose is not None and other.pose is not None:
             pose = op(self.pose, other.pose)
+        if self.camera is not None and other.camera is not None:
+            camera = op(self.camera, other.camera)
         if self.view_free is not None or other.view_free is not None:
             view_free = self.without_view._combine(other.without_view, op)
         data = op(self.data, other.data)
-        return replace(self, data=data, pooled=pooled, pose=pose, view_free=view_free)
+        return replace(
+            self, data=data, pooled=pooled, pose=pose, view_free=view_free, camera=camera
+        )
 
 
 def same_rows(a: Condition, b: Condition) -> bool:
@@ -160,6 +168,20 @@ class Conditions:
     def unconditional(self) -> Condition:
         """The empty prompt, for predictions that no guidance belongs to."""
         return self.null if self.empty is None else self.empty
+
+    def with_camera(self, camera: Float[Tensor, "b 4 4"]) -> Conditions:
+        """The conditions with the camera of each row, for a ``MultiViewPrior``."""
+
+        def seen(condition: Condition) -> Condition:
+            return replace(condition, camera=camera)
+
+        return replace(
+            self,
+            pos=seen(self.pos),
+            null=seen(self.null),
+            perp_neg=tuple((seen(c), w) for c, w in self.perp_neg),
+            empty=None if self.empty is None else seen(self.empty),
+        )
 
     def with_text(self, text: Condition) -> Conditions:
         """Conditions of a prediction under one other text, with the same denoising steps."""

@@ -127,6 +127,21 @@ class AttentionPrior(Prior, Protocol):
 
 
 @runtime_checkable
+class MultiViewPrior(Prior, Protocol):
+    """A prior that is told the camera of each row and sees several views of an object at once.
+
+    In a call with ``Condition.camera`` rows come in whole groups: each ``group_size`` rows that
+    follow each other are views of one object, with one time. Its prompts get no view words. In a
+    call without cameras every row is an image of its own.
+    """
+
+    @property
+    def group_size(self) -> int:
+        """Views in a group."""
+        ...
+
+
+@runtime_checkable
 class VocabularyPrior(Prior, Protocol):
     """A prior that can tell which words it knows."""
 

@@ -91,7 +91,10 @@ class StepInputs:
         return replace(condition, pose=pose)
 
     def select(self, rows: Int[Tensor, "r"]) -> StepInputs:
-        """Some of the rows, by indices on the CPU; a row takes its random numbers along."""
+        """Some of the rows, by indices on the CPU; a row takes its random numbers along.
+
+        Rows of a group of views must stay together and in their order.
+        """
         device_rows = to_device(rows, self.x0.device)
         image = camera = source = drawn_t = None
         if self.image is not None:
@@ -129,7 +132,7 @@ class StepInputs:
         """
         t = self.t_cpu
         max_shift = torch.minimum((fraction * (t - t_min)).clamp_min(0), 1 - t)
-        uniform = self.rng.uniform("later t").to(t)
+        uniform = self.rng.per_group.uniform("later t").to(t)
         return self.schedule.snap(t + max_shift * uniform)
 
 

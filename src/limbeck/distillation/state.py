@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Protocol
 
@@ -85,7 +86,8 @@ class PromptEmbeddings(Stateless):
                 found.append(views.select(condition, rows))
             else:
                 found.append(condition[rows])
-        return found
+        camera = inputs.conditions.pos.camera
+        return [replace(condition, camera=camera) for condition in found]
 
 
 def _uncut(text: str) -> ExtendedPrompt:

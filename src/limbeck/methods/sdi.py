@@ -75,7 +75,7 @@ class SDI(Method[CachedTargets]):
         """x_t by DDIM inversion of x."""
         t, schedule = inputs.t_cpu, inputs.schedule
         if self.renoise_jitter:
-            jitter = inputs.rng.uniform("jitter").to(t) / self.inversion_steps
+            jitter = inputs.rng.per_group.uniform("jitter").to(t) / self.inversion_steps
             t = schedule.snap((t + jitter).clamp_max(1))
         times = ddim_times(schedule, t, 0, self.inversion_steps)
         scale, eta = self.inversion_guidance, self.inversion_eta

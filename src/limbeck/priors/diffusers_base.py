@@ -378,10 +378,15 @@ class DiffusersPrior(abc.ABC):
         first = (len(conditions) - len(adapted)) * b
         (owner,) = owners.values()
         assert isinstance(owner, LoRAAdapters)
-        self.adapter_rows.activate(owner, first, self.dtype, stack_poses(adapted, b))
+        total = len(conditions) * b
+        self.adapter_rows.activate(owner, first, total, self.dtype, stack_poses(adapted, b))
 
     def _stack_conditions(self, conditions: Sequence[Condition], b: int) -> Condition:
         """Concatenate conditions of ``b`` rows each, or of one row that stands for all."""
         data = torch.cat([c.data.expand(b, -1, -1) for c in conditions]).to(self.dtype)
         pooled = [c.pooled.expand(b, -1) for c in conditions if c.pooled is not None]
-        return Condition(data, None, torch.cat(pooled).to(self.dtype) if pooled else None)
+        found = [c.camera for c in conditions if c.camera is not None]
+        # the rows of all conditions have the same x_t, so the same cameras
+        camera = found[0].expand(b, -1, -1).repeat(len(conditions), 1, 1) if found else None
+        stacked = torch.cat(pooled).to(self.dtype) if pooled else None
+        return Condition(data, pooled=stacked, camera=camera)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
-from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prior import MultiViewPrior, Prior
 from limbeck.system.processes import (
     is_divided,
     join_rows,
@@ -24,7 +24,8 @@ from limbeck.system.processes import (
 def divide_calls(prior: Prior) -> Prior:
     """Return the prior with divided calls; the prior itself if there is one process.
 
-    Every process must make the same calls with the same inputs, inside ``dividing``. The class of
+    Every process must make the same calls with the same inputs, inside ``dividing``. Groups of
+    views stay whole. The class of
     the result is a subclass of that of the prior, so that whatever asks for a kind of prior finds
     it. Both share everything else.
 
@@ -38,18 +39,20 @@ def divide_calls(prior: Prior) -> Prior:
     def call(
         self: Any, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
     ) -> list[Prediction]:
-        count = len(xt)
-        if not is_divided(count):
+        count, group = len(xt), 1
+        if isinstance(self, MultiViewPrior) and any(c.camera is not None for c in conditions):
+            group = self.group_size
+        if count % group or not is_divided(count, group):
             return kind.__call__(self, xt, t, *conditions)
-        rows = own_rows(count)
+        rows = own_rows(count, group)
         own = [condition[rows] for condition in conditions]
-        predictions = kind.__call__(self, take_rows(xt), t[rows], *own)
+        predictions = kind.__call__(self, take_rows(xt, group), t[rows], *own)
         # the rows of all processes are counted, as in a single one
         others = (count - (rows.stop - rows.start)) * len(conditions)
         self.call_counter.rows += others
         self.call_counter.grad_rows += others * torch.is_grad_enabled()
         return [
-            Prediction(join_rows(found.x0, count), join_rows(found.eps, count))
+            Prediction(join_rows(found.x0, count, group), join_rows(found.eps, count, group))
             for found in predictions
         ]
 

@@ -38,12 +38,14 @@ class AdapterRows:
         owner: the adapters; None if no rows are adapted.
         pairs: A and B of their layers, in the dtype of the network.
         first: the adapted rows are those from this one on.
+        total: rows of the call.
         pose: flattened poses of the adapted rows; None if they have none.
     """
 
     owner: object | None
     pairs: Sequence[LoRAPair]
     first: int
+    total: int
     pose: Tensor | None
 
     def __init__(self) -> None:
@@ -53,6 +55,7 @@ class AdapterRows:
         self,
         owner: LoRAAdapters,
         first: int,
+        total: int,
         dtype: torch.dtype,
         pose: Float[Tensor, "r 16"] | None = None,
     ) -> None:
@@ -61,15 +64,25 @@ class AdapterRows:
         Args:
             owner: the adapters.
             first: index of the first adapted row.
+            total: rows of the call.
             dtype: dtype of the network.
             pose: flattened poses of the adapted rows.
         """
-        self.owner, self.first, self.pose = owner, first, pose
+        self.owner, self.first, self.total, self.pose = owner, first, total, pose
         self.pairs = owner.split(owner.weights.to(dtype))
 
     def clear(self) -> None:
         """Let no rows pass through adapters."""
-        self.owner, self.pairs, self.first, self.pose = None, (), 0, None
+        self.owner, self.pairs, self.first, self.total, self.pose = None, (), 0, 0, None
+
+    def first_of(self, count: int) -> int:
+        """The first adapted row of a layer.
+
+        Args:
+            count: rows that the layer sees; fewer than those of the call if it sees groups of them
+                as one sequence.
+        """
+        return self.first * count // self.total
 
 
 @runtime_checkable
@@ -295,7 +308,7 @@ def _make_lora_hook(
         if adapters is None or adapter_rows.owner is not adapters:
             return out
         a, b = adapter_rows.pairs[i]
-        first = adapter_rows.first
+        first = adapter_rows.first_of(len(out))
         x, rows = inputs[0][first:], out[first:]
         if isinstance(layer, nn.Conv2d):
             hidden = nn.functional.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation)

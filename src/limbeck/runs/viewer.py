@@ -19,7 +19,7 @@ from torch import Tensor
 from viser.transforms import SO3
 
 from limbeck.graphics.cameras.camera import Camera, turntable_cameras
-from limbeck.graphics.cameras.samplers import Orbit
+from limbeck.graphics.cameras.samplers import ShellCameras
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.export.writers import encode_glb, srgb_to_linear
 from limbeck.graphics.geometry.assets import Splats
@@ -162,7 +162,7 @@ class Viewer:
         """Look as in the recorded images, with y up."""
         sampler = self.experiment.camera_sampler
         elevation, distance, fov = 15.0, 3.6, 40.0
-        if isinstance(sampler, Orbit):
+        if isinstance(sampler, ShellCameras):
             elevation, distance, fov = sampler.resolved_eval_camera
         eye = turntable_cameras(1, elevation, distance, fov).eye[0]
         self.server.scene.set_up_direction("+y")

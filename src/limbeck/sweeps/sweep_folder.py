@@ -155,7 +155,7 @@ def _check_models(runs: Sequence[PlannedRun], device: str | None) -> None:
         if is_exact(e.model):
             if model not in priors:
                 priors[model] = load(e.model, device or "cpu", e.precision, e.runtime)
-            priors[model].condition(prompts_by_view(e))
+            priors[model].condition(prompts_by_view(e, priors[model]))
         elif model not in checked and str(e.model) != "world":
             resolve_model(str(e.model))
             checked.add(model)

@@ -49,65 +49,72 @@ def dividing() -> Iterator[None]:
         _dividing = before
 
 
-def is_divided(count: int) -> bool:
-    """Whether a batch of so many rows is divided; a smaller one is computed by every process."""
-    return _dividing and count >= num_processes() > 1
+def is_divided(count: int, group_size: int = 1) -> bool:
+    """Whether a batch of so many rows is divided; a smaller one is computed by every process.
+
+    Args:
+        count: number of rows.
+        group_size: rows that stay together.
+    """
+    return _dividing and count // group_size >= num_processes() > 1
 
 
-def own_rows(count: int) -> slice:
-    """The rows of this process, out of ``count``."""
-    size, larger = divmod(count, num_processes())
+def own_rows(count: int, group_size: int = 1) -> slice:
+    """The rows of this process, out of ``count``, in whole groups."""
+    size, larger = divmod(count // group_size, num_processes())
     index = dist.get_rank()
     start = index * size + min(index, larger)
-    return slice(start, start + size + (index < larger))
+    return slice(group_size * start, group_size * (start + size + (index < larger)))
 
 
-def take_rows(x: Float[Tensor, "b ..."]) -> Float[Tensor, "r ..."]:
+def take_rows(x: Float[Tensor, "b ..."], group_size: int = 1) -> Float[Tensor, "r ..."]:
     """Return the rows of this process of a tensor that every process has, differentiably."""
-    return _TakeRows.apply(x)
+    return _TakeRows.apply(x, group_size)
 
 
-def join_rows(x: Float[Tensor, "r ..."], count: int) -> Float[Tensor, "b ..."]:
+def join_rows(x: Float[Tensor, "r ..."], count: int, group_size: int = 1) -> Float[Tensor, "b ..."]:
     """Return all rows, of which each process has its part, differentiably.
 
     Args:
         x: the rows of this process.
         count: number of all rows.
+        group_size: rows that stayed together.
     """
-    return _GatherRows.apply(x, count)
+    return _GatherRows.apply(x, count, group_size)
 
 
-def _all_gather(x: Tensor, count: int) -> Tensor:
-    """Concatenate the rows of all processes, which may differ by one in number."""
-    size = -(-count // num_processes())
-    padded = x.new_zeros(size, *x.shape[1:])
+def _all_gather(x: Tensor, count: int, group_size: int) -> Tensor:
+    """Concatenate the rows of all processes, which may differ by one group in number."""
+    smaller, larger = divmod(count // group_size, num_processes())
+    padded = x.new_zeros(group_size * (smaller + (larger > 0)), *x.shape[1:])
     padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in range(num_processes())]
     dist.all_gather(parts, padded)
-    smaller, larger = divmod(count, num_processes())
-    return torch.cat([part[: smaller + (i < larger)] for i, part in enumerate(parts)])
+    own = [part[: group_size * (smaller + (i < larger))] for i, part in enumerate(parts)]
+    return torch.cat(own)
 
 
 class _TakeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.count = len(x)
-        return x[own_rows(len(x))].clone()
+    def forward(ctx: Any, x: Tensor, group_size: int) -> Tensor:
+        ctx.count, ctx.group_size = len(x), group_size
+        return x[own_rows(len(x), group_size)].clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _all_gather(gradients[0].contiguous(), ctx.count) / num_processes()
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rows = _all_gather(gradients[0].contiguous(), ctx.count, ctx.group_size)
+        return rows / num_processes(), None
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
-        ctx.count = count
-        return _all_gather(x.contiguous(), count)
+    def forward(ctx: Any, x: Tensor, count: int, group_size: int) -> Tensor:
+        ctx.rows = own_rows(count, group_size)
+        return _all_gather(x.contiguous(), count, group_size)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return num_processes() * gradients[0][own_rows(ctx.count)], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return num_processes() * gradients[0][ctx.rows], None, None
 
 
 @torch.no_grad()

@@ -81,6 +81,7 @@ class RowRandom:
         particle: particle index of each row ``[B]``, on the CPU.
         view: number of the row among those of its particle ``[B]``.
         scope: prefix of the purposes.
+        group_size: rows of a particle that form a group of views, next to each other.
     """
 
     seed: int
@@ -88,18 +89,20 @@ class RowRandom:
     particle: Int[Tensor, "b"]
     view: Int[Tensor, "b"]
     scope: str = ""
+    group_size: int = 1
 
     @staticmethod
-    def of_step(seed: int, step: int, particle: Int[Tensor, "b"]) -> RowRandom:
+    def of_step(seed: int, step: int, particle: Int[Tensor, "b"], group_size: int = 1) -> RowRandom:
         """Random numbers of the rows of a step; rows of one particle are its views.
 
         Args:
             seed: seed of the run.
             step: current step, from 0.
             particle: particle index of each row.
+            group_size: views of a particle that form a group.
         """
         particle = particle.cpu()
-        return RowRandom(seed, step, particle, occurrences(particle))
+        return RowRandom(seed, step, particle, occurrences(particle), group_size=group_size)
 
     @staticmethod
     def initial(seed: int, particles: int) -> RowRandom:
@@ -125,10 +128,11 @@ class RowRandom:
         """Some of the rows, each perhaps several times, with different numbers each time.
 
         Args:
-            rows: indices of rows.
+            rows: indices of rows, whole groups of them.
         """
         chosen = self.fold("repeated")[rows]
-        return replace(chosen, view=chosen.view + (occurrences(rows) << 32))
+        repeat = self.group_size * (occurrences(rows) << 32)
+        return replace(chosen, view=chosen.view + repeat)
 
     def fold(self, scope: str) -> RowRandom:
         """Independent random numbers of the same rows.
@@ -142,6 +146,14 @@ class RowRandom:
     def per_particle(self) -> RowRandom:
         """The same for all views of a particle."""
         return replace(self, view=torch.full_like(self.view, -1))
+
+    @cached_property
+    def per_group(self) -> RowRandom:
+        """The same for all views of a group; those of the rows themselves without groups."""
+        if self.group_size == 1:
+            return self
+        # below -1, which stands for all views of a particle
+        return replace(self, view=-2 - self.view // self.group_size)
 
     @cached_property
     def per_step(self) -> RowRandom:

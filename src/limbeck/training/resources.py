@@ -23,6 +23,7 @@ from limbeck.system.timing import elapsed_seconds
 from limbeck.training.experiment import Experiment
 from limbeck.training.profile import Profile
 from limbeck.training.trainer import Run
+from limbeck.training.view_groups import group_size
 from limbeck.training.warm_start import check_particles_fit
 
 #: component by folder of a pipeline or by first part of a tensor's name in a single-file checkpoint
@@ -201,16 +202,18 @@ def _frozen_weights(prior: Prior, offload: bool) -> tuple[int, int]:
 def trace_step(run: Run) -> OpCounter:
     """Count the operations and bytes of a step by trying out one batch row.
 
-    Runs render and encoding with their graph, the prior's largest call and the critic's step.
+    Runs render and encoding with their graph, the prior's largest call and the critic's step. For
+    a model that sees groups of views, a row stands for a group of them.
     The increment from one row to two is used for each further row: part of the memory, such as the
     gradient of all particles, does not grow with them. Changes no parameters and draws no random
     numbers.
     """
-    rows = _num_rows(run)
-    counter = _trace_rows(run, 1)
+    size = group_size(run.experiment, run.prior)
+    rows = _num_rows(run) // size
+    counter = _trace_rows(run, size)
     increments = counter.bytes
     if rows > 1:
-        two_rows = _trace_rows(run, 2).bytes
+        two_rows = _trace_rows(run, 2 * size).bytes
         increments = {part: max(0, two_rows[part] - size) for part, size in counter.bytes.items()}
     counter.flops.update({part: rows * count for part, count in counter.flops.items()})
     counter.bytes.update(
@@ -220,10 +223,11 @@ def trace_step(run: Run) -> OpCounter:
 
 
 def _trace_rows(run: Run, count: int) -> OpCounter:
-    """Count a step of ``count`` batch rows, all of the first particle."""
+    """Count a step of ``count`` batch rows, all of the first particle, in whole groups of views."""
     e, prior, calls = run.experiment, run.prior, run.prior.call_counter
     calls_before = calls.calls, calls.rows, calls.grad_rows
-    request = run.eval_request(1)[torch.zeros(count, dtype=torch.long)]
+    size = group_size(e, prior)
+    request = run.eval_request(size)[torch.arange(size).repeat(count // size)]
     critic = e.method.critic_prior(prior, run.state)
     conditions = run.prompts.conditions_for(request.particle, request.camera)
     pos, null = conditions.pos, conditions.null

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions, same_rows
-from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prior import MultiViewPrior, Prior
 from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.row_views import RowViews
 from limbeck.graphics.cameras.camera import Camera
-from limbeck.graphics.cameras.samplers import CameraSampler
+from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.training.experiment import Experiment
 
 
@@ -29,10 +31,30 @@ def texts_by_view(cameras: CameraSampler, text: str) -> tuple[str, ...]:
     )
 
 
-def prompts_by_view(experiment: Experiment) -> tuple[str, ...]:
-    """Return every prompt with the words of every view, those of a prompt next to each other."""
+def view_texts_of(experiment: Experiment, prior: Prior) -> Callable[[str], tuple[str, ...]]:
+    """Return the function that gives a text with the words of every view.
+
+    A prior that is told the cameras gets none of them: its function returns the text alone.
+
+    Args:
+        experiment: the options of the run.
+        prior: its model.
+    """
     cameras = experiment.camera_sampler
-    return tuple(text for prompt in experiment.prompts for text in texts_by_view(cameras, prompt))
+    if isinstance(prior, MultiViewPrior) and not isinstance(cameras, NoCamera):
+        return lambda text: (text,)
+    return partial(texts_by_view, cameras)
+
+
+def prompts_by_view(experiment: Experiment, prior: Prior) -> tuple[str, ...]:
+    """Return every prompt with the words of every view, those of a prompt next to each other.
+
+    Args:
+        experiment: the options of the run.
+        prior: its model.
+    """
+    by_view = view_texts_of(experiment, prior)
+    return tuple(text for prompt in experiment.prompts for text in by_view(prompt))
 
 
 class RunPrompts:
@@ -44,6 +66,7 @@ class RunPrompts:
 
     Attributes:
         view_prompts: every prompt with the words of every view.
+        texts_by_view: gives a text with the words of every view.
         num_views: number of view prompts per prompt; 1 if prompts do not depend on the view.
         conditions: one row per view prompt, those of a prompt next to each other.
     """
@@ -51,8 +74,9 @@ class RunPrompts:
     def __init__(self, experiment: Experiment, prior: Prior):
         self.experiment, self.prior = experiment, prior
         self.cameras = experiment.camera_sampler
-        self.num_views = len(self.cameras.prompts_by_view(""))
-        self.view_prompts = prompts_by_view(experiment)
+        self.texts_by_view = view_texts_of(experiment, prior)
+        self.num_views = len(self.texts_by_view(""))
+        self.view_prompts = prompts_by_view(experiment, prior)
         self.conditions = self._encode_view_prompts(self.view_prompts)
 
     def _encode_view_prompts(self, view_prompts: tuple[str, ...]) -> Conditions:
@@ -114,10 +138,18 @@ class RunPrompts:
     ) -> Conditions:
         """Return the conditions of particles, with the view prompt of what each camera sees.
 
+        A model that is told the cameras gets them instead.
+
         Args:
             particle: particle indices.
             camera: camera of each row; needed if the prompts differ by view.
         """
+        conditions = self._texts_for(particle, camera)
+        if camera is None or not isinstance(self.prior, MultiViewPrior):
+            return conditions
+        return conditions.with_camera(to_device(camera.pose.float(), self.prior.device))
+
+    def _texts_for(self, particle: Int[Tensor, "b"], camera: Camera | None) -> Conditions:
         prompt, views = self.prompt_of(particle), self.views_for(len(particle), camera)
         if views is None:
             return self.conditions[prompt]

@@ -40,7 +40,8 @@ from limbeck.training.own_results import (
     check_own_render,
 )
 from limbeck.training.profile import Profile
-from limbeck.training.run_prompts import RunPrompts, texts_by_view
+from limbeck.training.run_prompts import RunPrompts
+from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
 
 
@@ -77,7 +78,7 @@ def draw_rows(experiment: Experiment, step: int) -> RowRandom:
         order = RowRandom.of_step(e.run_seed, step, particles).uniform("batch").argsort()
         particles = order[: e.batch_size].sort().values
     particles = particles.repeat_interleave(e.camera_sampler.per_particle)
-    return RowRandom.of_step(e.run_seed, step, particles)
+    return RowRandom.of_step(e.run_seed, step, particles, e.camera_sampler.group_size)
 
 
 class Run:
@@ -100,6 +101,7 @@ class Run:
 
     def __init__(self, experiment: Experiment, prior: Prior):
         e = experiment
+        check_view_groups(e, prior)
         prior = divide_calls(prior)
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
@@ -132,7 +134,7 @@ class Run:
             load_prior=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
             view_prompts=self.prompts.view_prompts,
             has_cameras=request.camera is not None,
-            texts_by_view=partial(texts_by_view, self.cameras),
+            texts_by_view=self.prompts.texts_by_view,
         )
         self.state: State = e.method.init(prior, context)
         check_own_object(e.method, ".init", self.state, ("tensors", "load"))

@@ -233,7 +233,7 @@ def run_one(
     prior = load(experiment.model, options.device, experiment.precision, experiment.runtime)
     if message := default_precision_message(experiment, prior.device):
         print(message, file=sys.stderr)
-    prior.condition(prompts_by_view(experiment))  # refuses unknown words early
+    prior.condition(prompts_by_view(experiment, prior))  # refuses unknown words early
     if options.dry_run:
         print(rehearse(Run(experiment, prior)))
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.diffusion.condition import Condition
@@ -122,7 +122,8 @@ class CriticTraining:
         lr: learning rate of AdamW. None: that of the critic, 3e-3 for a small U-Net and 1e-3 for
             others.
         steps: training steps per iteration.
-        batch_size: rows per training step. 0: as many as the particles of the iteration.
+        batch_size: rows per training step; whole groups of views, where rows have them. 0: as many
+            as the particles of the iteration.
         timesteps: distribution of t for training, independent of the particles' t (ProlificDreamer:
             uniform on [0, 1]).
         unconditional_prob: probability that a row is trained without its prompt, in [0, 1]; in 3D
@@ -235,8 +236,7 @@ class CriticTrainer:
         n, device, schedule = len(inputs.x0), inputs.x0.device, inputs.schedule
         rows = torch.arange(n)
         if self.training.batch_size not in (0, n):
-            uniform = rng.per_step.uniform("rows", self.training.batch_size)[0]
-            rows = (uniform * n).long().clamp_max(n - 1)
+            rows = _draw_rows(self.training.batch_size, n, rng)
             n, rng = len(rows), rng.repeat(rows)
         rows = to_device(rows, device)
         x0 = inputs.x0.detach()[rows]
@@ -258,7 +258,7 @@ class CriticTrainer:
         device = inputs.x0.device
         condition = inputs.with_pose(inputs.conditions.pos)[rows]
         if self.training.unconditional_prob > 0:
-            drop = rng.uniform("no text") < self.training.unconditional_prob
+            drop = rng.per_group.uniform("no text") < self.training.unconditional_prob
             # what guidance of a critic with cameras leaves out is the camera, dropped below
             null = inputs.conditions.unconditional
             if not self.camera:
@@ -266,7 +266,7 @@ class CriticTrainer:
             null = inputs.with_pose(null)[rows]
             condition = condition.where(~to_device(drop, device), null)
         if self.camera and condition.pose is not None and self.training.camera_dropout > 0:
-            drop = rng.uniform("no camera") < self.training.camera_dropout
+            drop = rng.per_group.uniform("no camera") < self.training.camera_dropout
             drop = to_device(drop, device).view(-1, 1, 1)
             condition = replace(condition, pose=condition.pose.masked_fill(drop, 0.0))
         return condition
@@ -284,6 +284,28 @@ class CriticTrainer:
             ratio = error_scale(loss_target, alpha, sigma) / error_scale(own, alpha, sigma)
             error = expand(ratio, error) * error
         return error.square().mean()
+
+
+def _draw_rows(count: int, total: int, rng: RowRandom) -> Int[Tensor, "r"]:
+    """Draw rows of a step, with replacement; of groups of views, whole groups.
+
+    Args:
+        count: rows to draw, a multiple of the size of a group.
+        total: rows of the step.
+        rng: random numbers of the rows.
+
+    Raises:
+        ValueError: if ``count`` rows are no whole groups.
+    """
+    size = rng.group_size
+    if count % size:
+        raise ValueError(
+            f"critic.training.batch_size {count} splits groups of {size} views: use a multiple of "
+            f"{size}, or 0 for all rows"
+        )
+    uniform = rng.per_step.uniform("rows", count // size)[0]
+    groups = (uniform * (total // size)).long().clamp_max(total // size - 1)
+    return (groups[:, None] * size + torch.arange(size)).flatten()
 
 
 def unconditional_rows(inputs: StepInputs, camera: bool) -> Condition:

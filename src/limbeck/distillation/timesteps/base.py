@@ -83,9 +83,11 @@ class RandomTimesteps(Timesteps):
 
     Attributes:
         per_row: draw one time per row. Off: one for all rows of a step, as the 2D codes do.
+        per_group: with ``per_row``, the views of a group (``--cameras around``) share their time.
     """
 
     per_row: bool = field(default=True, kw_only=True)
+    per_group: bool = field(default=True, kw_only=True)
 
     @abc.abstractmethod
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
@@ -111,7 +113,11 @@ class RandomTimesteps(Timesteps):
         self, step: int, steps: int, rows: int, schedule: NoiseSchedule, rng: RowRandom
     ) -> Float[Tensor, "b"]:
         t_min, t_max = self.bounds(step, steps)
-        samples = self.unit_samples(rng if self.per_row else rng.per_step)
+        if not self.per_row:
+            rng = rng.per_step
+        elif self.per_group:
+            rng = rng.per_group
+        samples = self.unit_samples(rng)
         # clamped, as rounding could exceed the bounds
         t = (t_min + (t_max - t_min) * samples).clamp(t_min, t_max)
         return t if self.per_row else t.repeat(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,11 @@ class CameraSampler(abc.ABC):
     def has_perp_neg(self) -> bool:
         """Whether the prompts of other views are negative prompts of Perp-Neg."""
         return False
+
+    @property
+    def group_size(self) -> int:
+        """Views of a particle that form a group, in which draws may be shared; 1: no groups."""
+        return 1
 
     def __post_init__(self) -> None:
         if self.per_particle < 1:
@@ -112,8 +117,8 @@ def check_bounds(name: str, low: float, high: float, minimum: float, maximum: fl
 
 
 @dataclass(frozen=True)
-class Orbit(CameraSampler):
-    """Random cameras on a spherical shell around the origin, as in threestudio.
+class ShellCameras(CameraSampler):
+    """Cameras on a spherical shell around the origin, with a prompt for each side.
 
     Attributes:
         per_particle: views rendered of each particle in a step; the particle receives the mean of
@@ -124,11 +129,6 @@ class Orbit(CameraSampler):
         uniform_sphere_prob: probability that a view samples its elevation uniformly over the area
             of the sphere; otherwise uniformly over the angle, which visits the poles more often
             (DreamFusion: 0.5).
-        batch_uniform_azimuth: stratify the azimuths of the views of a particle, one per equal
-            sector; the first sector starts at a random angle.
-        camera_perturb: half-width of the uniform perturbation of the camera position.
-        center_perturb: standard deviation of the normal perturbation of the look-at point.
-        up_perturb: standard deviation of the normal perturbation of the up vector.
         eval_camera: elevation in degrees, distance and vertical field of view in degrees of the
             evaluation cameras; a distance or field of view of 0 takes the middle of its range.
         view_prompts: texts appended to the prompt for front, side, back and overhead views; an
@@ -146,10 +146,6 @@ class Orbit(CameraSampler):
     fovy_range: tuple[float, float] = (40.0, 40.0)
     elevation_range: tuple[float, float] = (-10.0, 60.0)
     uniform_sphere_prob: float = 0.5
-    batch_uniform_azimuth: bool = True
-    camera_perturb: float = 0.0
-    center_perturb: float = 0.0
-    up_perturb: float = 0.0
     eval_camera: tuple[float, float, float] = (15.0, 0.0, 0.0)
     view_prompts: tuple[str, str, str, str] = (
         "front view",
@@ -173,26 +169,8 @@ class Orbit(CameraSampler):
             raise ValueError(
                 f"uniform_sphere_prob must be in [0, 1], not {self.uniform_sphere_prob}"
             )
-        for name in ("camera_perturb", "center_perturb", "up_perturb", "perp_neg"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-
-    def sample(self, count: int, rng: RowRandom) -> Camera:
-        elevation = self._sample_elevation(rng)
-        azimuth = self._sample_azimuth(rng)
-        distance = _uniform("distance", self.camera_distance_range, rng)
-        fov = _uniform("fovy", self.fovy_range, rng)
-        eye = unit_direction(azimuth, elevation) * distance[:, None]
-        if self.camera_perturb:
-            eye = eye + self.camera_perturb * (2 * rng.uniform("camera", 3) - 1)
-        at = torch.zeros_like(eye)
-        if self.center_perturb:
-            at = self.center_perturb * rng.normal("center", 3)
-        up = None
-        if self.up_perturb:
-            tilt = self.up_perturb * rng.normal("up", 3)
-            up = torch.tensor([0.0, 1.0, 0.0]) + tilt
-        return look_at(eye, at, fov * (math.pi / 180), up)
+        if self.perp_neg < 0:
+            raise ValueError(f"perp_neg must not be negative, not {self.perp_neg}")
 
     def _sample_elevation(self, rng: RowRandom) -> Float[Tensor, "b"]:
         """Elevations in radians."""
@@ -201,13 +179,6 @@ class Orbit(CameraSampler):
         over_area = rng.uniform("over area") < self.uniform_sphere_prob
         sine = math.sin(low) + u * (math.sin(high) - math.sin(low))
         return torch.where(over_area, sine.clamp(-1, 1).asin(), low + u * (high - low))
-
-    def _sample_azimuth(self, rng: RowRandom) -> Float[Tensor, "b"]:
-        """Azimuths in radians."""
-        if not self.batch_uniform_azimuth:
-            return 2 * math.pi * rng.uniform("azimuth")
-        turns = (rng.view + rng.uniform("azimuth")) / self.per_particle
-        return 2 * math.pi * (turns + rng.per_particle.uniform("azimuth"))
 
     @property
     def has_perp_neg(self) -> bool:
@@ -233,7 +204,7 @@ class Orbit(CameraSampler):
     def view_weights(self, camera: Camera | None, count: int) -> Float[Tensor, "b s"]:
         if camera is None:
             raise ValueError(
-                "an orbit needs the cameras of the rows to tell which view each one is"
+                "a view prompt needs the cameras of the rows, which tell the view of each"
             )
         degrees_from_front = camera.azimuth.abs() * (180 / math.pi)
         overhead = (camera.elevation * (180 / math.pi) >= self.overhead_threshold)[:, None]
@@ -253,6 +224,109 @@ class Orbit(CameraSampler):
         nearest = self.view_weights(camera, len(camera)).argmax(1)
         weight = torch.where(nearest == 3, 0.0, self.perp_neg)
         return tuple(((nearest + k) % 3, weight) for k in (1, 2))
+
+
+@dataclass(frozen=True)
+class Orbit(ShellCameras):
+    """Random cameras on a spherical shell around the origin, as in threestudio.
+
+    Attributes:
+        batch_uniform_azimuth: stratify the azimuths of the views of a particle, one per equal
+            sector; the first sector starts at a random angle.
+        camera_perturb: half-width of the uniform perturbation of the camera position.
+        center_perturb: standard deviation of the normal perturbation of the look-at point.
+        up_perturb: standard deviation of the normal perturbation of the up vector.
+    """
+
+    batch_uniform_azimuth: bool = True
+    camera_perturb: float = 0.0
+    center_perturb: float = 0.0
+    up_perturb: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("camera_perturb", "center_perturb", "up_perturb"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+
+    def sample(self, count: int, rng: RowRandom) -> Camera:
+        elevation = self._sample_elevation(rng)
+        azimuth = self._sample_azimuth(rng)
+        distance = _uniform("distance", self.camera_distance_range, rng)
+        fov = _uniform("fovy", self.fovy_range, rng)
+        eye = unit_direction(azimuth, elevation) * distance[:, None]
+        if self.camera_perturb:
+            eye = eye + self.camera_perturb * (2 * rng.uniform("camera", 3) - 1)
+        at = torch.zeros_like(eye)
+        if self.center_perturb:
+            at = self.center_perturb * rng.normal("center", 3)
+        up = None
+        if self.up_perturb:
+            tilt = self.up_perturb * rng.normal("up", 3)
+            up = torch.tensor([0.0, 1.0, 0.0]) + tilt
+        return look_at(eye, at, fov * (math.pi / 180), up)
+
+    def _sample_azimuth(self, rng: RowRandom) -> Float[Tensor, "b"]:
+        """Azimuths in radians."""
+        if not self.batch_uniform_azimuth:
+            return 2 * math.pi * rng.uniform("azimuth")
+        turns = (rng.view + rng.uniform("azimuth")) / self.per_particle
+        return 2 * math.pi * (turns + rng.per_particle.uniform("azimuth"))
+
+
+@dataclass(frozen=True)
+class Around(ShellCameras):
+    """Groups of cameras at equal angles around the object, as in MVDream.
+
+    The views of a group have one elevation, one distance and one field of view, and azimuths
+    360 / views degrees apart from a random one on. Groups are drawn independently.
+
+    Attributes:
+        per_particle: views rendered of each particle in a step, a multiple of ``views``; the
+            particle receives the mean of their gradients.
+        views: views in a group.
+        relative_distance: count the distance in units of 1 / tan(fov / 2), at which an object has
+            one size in the image at every field of view.
+        eval_camera: elevation in degrees, distance and vertical field of view in degrees of the
+            evaluation cameras; a distance or field of view of 0 takes the middle of its range. The
+            distance is not a relative one.
+    """
+
+    per_particle: int = 4
+    views: int = field(default=4, metadata={"minimum": 2})
+    relative_distance: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.views < 2:
+            raise ValueError(f"views must be at least 2, not {self.views}")
+        if self.per_particle % self.views:
+            raise ValueError(
+                f"per_particle must be a multiple of the {self.views} views of a group, "
+                f"not {self.per_particle}"
+            )
+
+    @property
+    def group_size(self) -> int:
+        return self.views
+
+    def sample(self, count: int, rng: RowRandom) -> Camera:
+        group = rng.per_group
+        fov = _uniform("fovy", self.fovy_range, group) * (math.pi / 180)
+        distance = _uniform("distance", self.camera_distance_range, group)
+        if self.relative_distance:
+            distance = distance / (fov / 2).tan()
+        turns = (rng.view % self.views + group.uniform("azimuth")) / self.views
+        direction = unit_direction(2 * math.pi * turns, self._sample_elevation(group))
+        eye = direction * distance[:, None]
+        return look_at(eye, torch.zeros_like(eye), fov)
+
+    @property
+    def resolved_eval_camera(self) -> tuple[float, float, float]:
+        elevation, distance, fov = super().resolved_eval_camera
+        if self.relative_distance and not self.eval_camera[1]:
+            distance /= math.tan(math.radians(fov) / 2)
+        return elevation, distance, fov
 
 
 def _uniform(purpose: str, bounds: tuple[float, float], rng: RowRandom) -> Float[Tensor, "b"]:

@@ -100,7 +100,8 @@ class Shading:
     def sample_light(self, camera: Camera, request: RenderRequest) -> PointLight | None:
         """Sample the lights of a step; None if the render is not lit.
 
-        Whether it is lit is drawn once per step, the position of the light per row.
+        Whether it is lit is drawn once per step, the position of the light per row, of which the
+        views of a group share the random part.
 
         Args:
             camera: cameras of the rows.
@@ -112,8 +113,8 @@ class Shading:
         u_diffuse, u_textureless = rng.per_step.uniform("shading", 2)[0].tolist()
         if u_diffuse >= self.diffuse_prob:
             return None
-        noise = rng.normal("light direction", 3)
+        noise = rng.per_group.normal("light direction", 3)
         direction = camera.eye.cpu() + self.light_position_perturb * noise
-        distance = 0.8 + 0.7 * rng.uniform("light distance", 1)
+        distance = 0.8 + 0.7 * rng.per_group.uniform("light distance", 1)
         position = torch.nn.functional.normalize(direction, dim=1) * distance
         return PointLight(position, self.ambient_ratio, u_textureless < self.textureless_prob)
