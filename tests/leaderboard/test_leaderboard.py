@@ -19,6 +19,7 @@ from limbeck.leaderboard.protocol import (
     method_with,
 )
 from limbeck.leaderboard.table import RowJudge, ordered, to_csv, to_markdown
+from limbeck.leaderboard.time_left import TimeLeft
 from limbeck.priors.loading import load
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.render_cache import images_to_tensor
@@ -199,7 +200,8 @@ def test_tuning_takes_the_best_setting(tmp_path):
         (group,) = make_cells(board, "sds", setting, prompts, 1)
         images = renders if setting == best else torch.full_like(renders, 127)
         result(images).save(tmp_path / group.path, group)
-    chosen = conduct._tune(board, prompts, tmp_path, pool=None)  # type: ignore[arg-type]
+    pool, clock = None, TimeLeft(1)
+    chosen = conduct._tune(board, prompts, tmp_path, pool, clock)  # type: ignore[arg-type]
     assert chosen == {"sds": best}
     assert (tmp_path / "tuning.json").read_text().count('"chosen": true') == 1
 
@@ -288,7 +290,7 @@ def test_rows_are_reported_when_they_are_complete(tmp_path, monkeypatch):
     ]
     gray = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 
-    def compute(cells, out, pool, what, computed):
+    def compute(cells, out, pool, what, clock, computed):
         for own in cells:
             if not (out / own.path).exists():
                 result(gray).save(out / own.path, own)
@@ -298,7 +300,11 @@ def test_rows_are_reported_when_they_are_complete(tmp_path, monkeypatch):
     result(gray).save(tmp_path / rows[1].cells[0].path, rows[1].cells[0])
     seen: list[tuple[list[str], int]] = []
     conduct._compute_rows(
-        rows, tmp_path, None, lambda found, total: seen.append(([r.name for r in found], total))
+        rows,
+        tmp_path,
+        None,
+        lambda found, total: seen.append(([r.name for r in found], total)),
+        TimeLeft(1),
     )
     assert seen == [(["vsd"], 3), (["sds", "vsd"], 3), (["sds", "vsd", "sjc"], 3)]
 
@@ -313,7 +319,7 @@ def test_csv_and_markdown_hold_the_same(tmp_path, evaluator):
 
 
 def test_the_page_needs_nothing_else(tmp_path, evaluator):
-    from limbeck.leaderboard.page import write_leaderboard_page
+    from limbeck.leaderboard.page import Missing, write_leaderboard_page
 
     rows, computed = judged(tmp_path, evaluator)
     text = write_leaderboard_page(BOARD, computed, rows, tmp_path).read_text(encoding="utf-8")
@@ -321,7 +327,7 @@ def test_the_page_needs_nothing_else(tmp_path, evaluator):
     plain = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)  # names of formats, not addresses
     assert "http" not in plain
     assert "Not finished" not in text and "<b>-.67</b>" not in text  # three prompts show nothing
-    text = write_leaderboard_page(BOARD, computed, rows, tmp_path, missing=2).read_text("utf-8")
+    text = write_leaderboard_page(BOARD, computed, rows, tmp_path, Missing(2)).read_text("utf-8")
     assert "2 rows are still missing" in text
 
 
@@ -375,12 +381,20 @@ def test_a_leaderboard_from_the_command_line_continues(tmp_path, capsys):
     options = "--methods sampling sds --num-prompts 2 --tuning-prompts 1 --passes 8 --iterations 2"
     command = ["bench", "--out", str(out), *options.split(), "--workers", "2"]
     assert main([*command, "--diverse-prompts", "1"]) in (0, None)
-    before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    victim = next(path for path in before if path.name.startswith("sds"))
-    victim.unlink()
+
+    def times():
+        parts = [*(out / "cells").iterdir(), *(out / "measurements").iterdir()]
+        return {path: path.stat().st_mtime_ns for path in parts}
+
+    before = times()
+    victims = [next(p for p in before if p.name.startswith(n)) for n in ("sds-curve", "sds")]
+    for path in victims:
+        path.unlink()
     assert main([*command, "--diverse-prompts", "1"]) in (0, None)
-    after = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    after = times()
     assert set(after) == set(before)
-    assert [path for path in after if after[path] != before[path]] == [victim]
-    assert "At 8 passes per image" in capsys.readouterr().out
+    assert {path for path in after if after[path] != before[path]} == set(victims)
+    text = capsys.readouterr().out
+    assert "At 8 passes per image" in text and "snr_0.9" in text and "memory" in text
+    assert "Quality against network passes" in (out / "leaderboard.html").read_text("utf-8")
     assert (out / "leaderboard.png").is_file()

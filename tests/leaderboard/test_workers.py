@@ -11,7 +11,7 @@ import pytest
 
 _PROGRAM = """
 import os, time
-from limbeck.leaderboard.conduct import worker_pool
+from limbeck.leaderboard.workers import worker_pool
 
 if __name__ == "__main__":
     with worker_pool(1) as pool:

@@ -112,22 +112,33 @@ def compute_cell(cell: Cell, prior: Prior) -> CellResult:
         prior: the model.
     """
     groups = [cell.prompts]
-    if cell.name != SAMPLING and _trains_critic(cell, prior):
+    if cell.name != SAMPLING and trains_critic(cell, prior):
         groups = [(prompt,) for prompt in cell.prompts]
-    counter, parts, diverged = prior.call_counter, [], []
-    rows, grad_rows, start = counter.rows, counter.grad_rows, time.process_time()
+    parts, diverged = [], []
+    before, start = network_passes(prior), time.process_time()
     for i, group in enumerate(groups):
         images = _make_images(cell, group, prior)
         if images is None:
             diverged += [i] if len(groups) > 1 else list(range(len(group)))
             images = torch.full((len(group) * cell.images, 3, *prior.image_size), 0.5)
-        parts.append((images.cpu() * 255).round().clamp(0, 255).to(torch.uint8))
+        parts.append(to_bytes(images))
     seconds = time.process_time() - start
-    passes = counter.rows - rows + _BACKWARD_PASSES * (counter.grad_rows - grad_rows)
+    passes = network_passes(prior) - before
     count = len(cell.prompts) * cell.images
     return CellResult(
         torch.cat(parts), cell.steps, passes / count, seconds / count, tuple(diverged)
     )
+
+
+def network_passes(prior: Prior) -> int:
+    """Network passes so far: a row is one, a row with a gradient three."""
+    counter = prior.call_counter
+    return counter.rows + _BACKWARD_PASSES * counter.grad_rows
+
+
+def to_bytes(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
+    """Images in [0, 1] as bytes, on the CPU."""
+    return (images.cpu() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def steps_within(passes: int, name: str, setting: TunedSetting, prior: Prior) -> int:
@@ -167,7 +178,13 @@ def experiment_of(cell: Cell, prompts: tuple[str, ...]) -> Experiment:
     )
 
 
-def _trains_critic(cell: Cell, prior: Prior) -> bool:
+def trains_critic(cell: Cell, prior: Prior) -> bool:
+    """Whether a method trains a critic, so that each prompt has a run of its own.
+
+    Args:
+        cell: a cell of the method.
+        prior: the model.
+    """
     run = Run(experiment_of(cell, cell.prompts[:1]), prior)
     return run.experiment.method.critic_prior(prior, run.state) is not None
 
@@ -185,7 +202,12 @@ def _make_images(
             run.advance()
     except NonFiniteError:
         return None
+    return run_images(run)
+
+
+def run_images(run: Run) -> Float[Tensor, "n 3 h w"]:
+    """The decoded images of a run, in [0, 1]."""
     request = run.eval_request(1)
     with torch.no_grad():
         parts = torch.arange(len(request)).split(_DECODED_ROWS)
-        return torch.cat([run.representation.images(prior, request[rows]) for rows in parts])
+        return torch.cat([run.representation.images(run.prior, request[rows]) for rows in parts])

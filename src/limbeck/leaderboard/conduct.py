@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from limbeck.config.discovery import is_own, name_of
-from limbeck.diffusion.prior import Prior
 from limbeck.leaderboard.cells import Cell, CellResult, compute_cell, steps_within
 from limbeck.leaderboard.judgment import tuning_objective
+from limbeck.leaderboard.measurement import Measurement
 from limbeck.leaderboard.protocol import (
     SAMPLING,
     Budget,
@@ -30,8 +27,11 @@ from limbeck.leaderboard.protocol import (
     candidates,
     find_method,
 )
-from limbeck.priors.loading import load
-from limbeck.system.checkpoint import write_text
+from limbeck.leaderboard.row_measurements import row_measurements
+from limbeck.leaderboard.time_left import Task, TimeLeft, interleaved
+from limbeck.leaderboard.workers import load_prior, worker_pool
+from limbeck.system.checkpoint import read_metadata, write_text
+from limbeck.system.files import read_json_object
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
 from limbeck.world.scene import full_captions
 
@@ -49,6 +49,7 @@ class RowCells:
         setting: the chosen guidance scale and learning rate.
         cells: cells of the comparison, in the order of the prompts.
         diverse: cells for diversity.
+        measurements: what is measured besides, for the row of equal passes.
     """
 
     name: str
@@ -56,11 +57,21 @@ class RowCells:
     setting: TunedSetting
     cells: tuple[Cell, ...]
     diverse: tuple[Cell, ...]
+    measurements: tuple[Measurement, ...] = ()
 
     @property
     def all_cells(self) -> tuple[Cell, ...]:
         """The cells of the comparison and those for diversity."""
         return (*self.cells, *self.diverse)
+
+    def is_judgeable(self, out: Path) -> bool:
+        """Whether all cells are computed."""
+        return all((out / cell.path).exists() for cell in self.all_cells)
+
+    def is_complete(self, out: Path) -> bool:
+        """Whether all cells are computed, and the row is measured."""
+        measured = all((out / own.path).exists() for own in self.measurements)
+        return measured and self.is_judgeable(out)
 
 
 def make_cells(
@@ -114,7 +125,7 @@ def check_leaderboard(board: Leaderboard) -> None:
     Raises:
         ValueError: if the world has too few captions, or a method's step more passes than allowed.
     """
-    board.scenes()
+    board.measured_prompts()
     print("counting the network passes of a step of each method", file=sys.stderr, flush=True)
     for name in board.rows:
         for setting in candidates(board, name):
@@ -139,7 +150,8 @@ def run_leaderboard(
     scenes, tuning_scenes = board.scenes()
     prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
     with worker_pool(workers) as pool:
-        chosen = _tune(board, tuning_prompts, out, pool)
+        clock = TimeLeft(workers)
+        chosen = _tune(board, tuning_prompts, out, pool, clock)
         names = sorted(board.rows, key=lambda name: name != "sds")  # others are compared with it
         rows = [
             _row(board, name, chosen[name], prompts, budget)
@@ -147,7 +159,7 @@ def run_leaderboard(
             for name in names
             if budget == "passes" or name != SAMPLING
         ]
-        _compute_rows(rows, out, pool, finished)
+        _compute_rows(rows, out, pool, finished, clock)
 
 
 def _compute_rows(
@@ -155,18 +167,23 @@ def _compute_rows(
     out: Path,
     pool: ProcessPoolExecutor,
     finished: Callable[[Sequence[RowCells], int], object],
+    clock: TimeLeft,
 ) -> None:
     """Compute the cells of rows, and report complete rows; at least all of them at the end."""
-    complete: list[RowCells] = []
+    reported: list[tuple[str, Budget, bool]] = []
 
     def report() -> None:
-        found = [row for row in rows if all((out / cell.path).exists() for cell in row.all_cells)]
-        if len(found) > len(complete):
-            complete[:] = found
+        found = [row for row in rows if row.is_judgeable(out)]
+        state = [(row.name, row.budget, row.is_complete(out)) for row in found]
+        if state != reported:
+            reported[:] = state
             finished(found, len(rows))
 
     report()
-    _compute([cell for row in rows for cell in row.all_cells], out, pool, "comparison", report)
+    tasks: list[Task] = []
+    for row in rows:
+        tasks += [*row.all_cells, *row.measurements]
+    _compute(tasks, out, pool, "comparison", clock, report)
 
 
 def _budgets(board: Leaderboard) -> tuple[Budget, ...]:
@@ -181,11 +198,18 @@ def _row(
         few = prompts[: board.diverse_prompts]
         diverse = make_cells(board, name, setting, few, _DIVERSE_IMAGES)
     cells = make_cells(board, name, setting, prompts, board.seeds, budget)
-    return RowCells(name, budget, setting, cells, diverse)
+    measured: tuple[Measurement, ...] = ()
+    if budget == "passes":
+        measured = row_measurements(board, name, setting, cells[0].steps, cells[0].code)
+    return RowCells(name, budget, setting, cells, diverse, measured)
 
 
 def _tune(
-    board: Leaderboard, prompts: Sequence[str], out: Path, pool: ProcessPoolExecutor
+    board: Leaderboard,
+    prompts: Sequence[str],
+    out: Path,
+    pool: ProcessPoolExecutor,
+    clock: TimeLeft,
 ) -> Mapping[str, TunedSetting]:
     """Choose the setting of each row by the evaluator on the tuning prompts."""
     if not board.tuning_prompts:
@@ -198,7 +222,7 @@ def _tune(
         for name in board.rows
     }
     cells = [cell for row in tried.values() for group in row.values() for cell in group]
-    _compute(cells, out, pool, "tuning")
+    _compute(interleaved(cells), out, pool, "tuning", clock)
     evaluator = load_evaluator()
     chosen, report = {}, {}
     for name, row in tried.items():
@@ -211,69 +235,59 @@ def _tune(
             asdict(setting) | {"objective": value, "chosen": setting == chosen[name]}
             for setting, value in objectives.items()
         ]
-    write_text(out / "tuning.json", json.dumps(report, indent=1))
+    write_tuning(report, out)
     return chosen
 
 
-def _start_worker() -> None:
-    """One thread, and an end as soon as the leaderboard has ended, however it was killed."""
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def write_tuning(report: Mapping[str, Any], out: Path) -> None:
+    """Write tuning.json; rows of it that are not in the report, of other commands, are kept.
 
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes of one thread each; what is not begun is dropped at an error."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker)
-    try:
-        yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()  # a cell takes minutes, and an unfinished one has no file
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
+    Args:
+        report: every setting that was tried, by row.
+        out: folder of the leaderboard.
+    """
+    path = out / "tuning.json"
+    held = read_json_object(path) if path.exists() else {}
+    write_text(path, json.dumps(held | dict(report), indent=1))
 
 
-@cache
-def load_prior(precision: str) -> Prior:
-    """The embedded model, loaded once per process."""
-    return load("world", "cpu", precision)  # type: ignore[arg-type]
-
-
-def _compute_file(cell: Cell, path: Path) -> None:
-    compute_cell(cell, load_prior(cell.precision)).save(path, cell)
+def _compute_file(task: Task, path: Path) -> tuple[float, float]:
+    """Compute a task; the seconds it took, of the processor and in all."""
+    processor, wall = time.process_time(), time.monotonic()
+    if isinstance(task, Measurement):
+        task.save(task.measure(), path)
+    else:
+        compute_cell(task, load_prior(task.precision)).save(path, task)
+    return time.process_time() - processor, time.monotonic() - wall
 
 
 def _compute(
-    cells: Sequence[Cell],
+    tasks: Sequence[Task],
     out: Path,
     pool: ProcessPoolExecutor,
     what: str,
+    clock: TimeLeft,
     computed: Callable[[], object] = lambda: None,
 ) -> None:
-    """Compute the cells that have no file, and say how far it is; ``computed`` follows each."""
-    missing = {cell.path: cell for cell in cells if not (out / cell.path).exists()}
-    if not missing:
-        return
-    start = time.monotonic()
-    futures = {pool.submit(_compute_file, cell, out / path): cell for path, cell in missing.items()}
+    """Compute what has no file, and say how far it is; ``computed`` follows each task."""
+    missing: dict[Path, Task] = {}
+    for task in tasks:
+        if not (out / task.path).exists():
+            missing[task.path] = task
+        elif isinstance(task, Cell) and not clock.knows(task.name):
+            seconds = read_metadata(out / task.path)["seconds"]  # of one image
+            clock.add(task, seconds * task.images * len(task.prompts))
+    start, total = time.monotonic(), len(missing)
+    futures = {pool.submit(_compute_file, task, out / path): path for path, task in missing.items()}
     for done, future in enumerate(as_completed(futures), 1):
-        future.result()
-        minutes = (time.monotonic() - start) / 60
-        left = minutes / done * (len(futures) - done)
-        name = futures[future].name
+        seconds, wall = future.result()
+        task = missing.pop(futures[future])
+        clock.add(task, seconds, wall)
+        left = clock.minutes(list(missing.values()))
+        text = "" if left is None else f", about {left:.0f} minutes left of the {what}"
         print(
-            f"{what}: {done} of {len(futures)} cells, {name}; {minutes:.1f} minutes, "
-            f"about {left:.0f} minutes left of the {what}",
+            f"{what}: {done} of {total} parts, {task.name}; "
+            f"{(time.monotonic() - start) / 60:.1f} minutes{text}",
             file=sys.stderr,
             flush=True,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor
 from limbeck.config.discovery import find, is_own, name_of
 from limbeck.graphics.export.png import to_uint8
 from limbeck.leaderboard.cells import CellResult
-from limbeck.leaderboard.conduct import load_prior, worker_pool
+from limbeck.leaderboard.conduct import write_tuning
 from limbeck.leaderboard.edit_cells import EditCell, compute_edits, save_edit_result
 from limbeck.leaderboard.edit_judgment import edit_objective
 from limbeck.leaderboard.edit_pairs import EditPairs
@@ -28,6 +27,7 @@ from limbeck.leaderboard.edit_protocol import (
     EditSetting,
     edit_candidates,
 )
+from limbeck.leaderboard.workers import load_prior, worker_pool
 from limbeck.methods.base import EditMethod
 from limbeck.runs.images import save_png
 from limbeck.system.checkpoint import write_text
@@ -188,7 +188,7 @@ def _tune(
             asdict(setting) | {"objective": value, "chosen": setting == chosen[name]}
             for setting, value in objectives.items()
         ]
-    write_text(folder / "tuning.json", json.dumps(report, indent=1))
+    write_tuning(report, folder)
     return chosen
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.leaderboard.conduct import load_prior
 from limbeck.leaderboard.edit_conduct import run_edit_leaderboard
 from limbeck.leaderboard.edit_figure import draw_edit_figure
 from limbeck.leaderboard.edit_protocol import EditLeaderboard
@@ -13,6 +12,7 @@ from limbeck.leaderboard.edit_table import (
     edit_rows_to_markdown,
     judge_edit_rows,
 )
+from limbeck.leaderboard.workers import load_prior
 from limbeck.runs.images import save_png
 from limbeck.system.checkpoint import write_text
 from limbeck.world.pretrained import load_evaluator

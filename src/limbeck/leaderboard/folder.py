@@ -11,7 +11,7 @@ from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.leaderboard.conduct import RowCells, model_digest, run_leaderboard
 from limbeck.leaderboard.edit_protocol import EditLeaderboard
 from limbeck.leaderboard.figure import draw_leaderboard_figure
-from limbeck.leaderboard.page import write_leaderboard_page
+from limbeck.leaderboard.page import Missing, write_leaderboard_page
 from limbeck.leaderboard.protocol import Leaderboard
 from limbeck.leaderboard.table import RowJudge, ordered, write_leaderboard_table
 from limbeck.runs.folder_state import foreign_files
@@ -84,7 +84,9 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
     def write(rows: Sequence[RowCells], total: int) -> None:
         judged = judge.judge(rows)
         write_leaderboard_table(board, judged, out)
-        write_leaderboard_page(board, rows, judged, out, missing=total - len(rows))
+        unmeasured = sum(not row.is_complete(out) for row in rows)
+        missing = Missing(total - len(rows), unmeasured)
+        write_leaderboard_page(board, rows, judged, out, missing)
         by_name = {row.name: row for row in rows if row.budget == "passes"}
         order = [row.name for row in ordered(judged, "passes")]
         save_png(draw_leaderboard_figure(board, by_name, order, out), out / "leaderboard.png")

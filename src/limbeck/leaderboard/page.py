@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from limbeck.leaderboard.judgment import Value
 from limbeck.leaderboard.protocol import Leaderboard, candidates
 from limbeck.leaderboard.table import JudgedRow, ordered, setting_text, short
 from limbeck.runs.report.pages import render_page, save_page
-from limbeck.runs.report.svg_plots import interval_plot
+from limbeck.runs.report.svg_plots import curve_plot, interval_plot
 
 _SHOWN_PROMPTS = 8
 _NAMES = {
@@ -27,6 +28,8 @@ _NAMES = {
     "kid": "KID",
     "vendi": "Vendi",
     "high_frequency": "high frequencies",
+    "memory_mib": "MiB",
+    **{f"snr_{t}": f"t = {t}" for t in ("0.1", "0.3", "0.5", "0.7", "0.9")},
 }
 #: tables of one budget: title and metrics; color, pattern and background are in the file only
 _GROUPS = (
@@ -36,6 +39,10 @@ _GROUPS = (
         ("frechet", "kid", "precision", "recall", "density", "coverage"),
     ),
     ("Diversity and looks", ("diversity", "vendi", "saturation", "high_frequency")),
+    (
+        "Signal-to-noise ratio of the gradient by t",
+        ("snr_0.1", "snr_0.3", "snr_0.5", "snr_0.7", "snr_0.9"),
+    ),
 )
 _FOREST = ("all", "r_precision", "kid", "coverage", "vendi", "saturation")  #: plotted differences
 _MEANINGS = {
@@ -60,6 +67,16 @@ _MEANINGS = {
     "saturation": "mean saturation; high guidance raises it above that of renders",
     "high_frequency": "share of the energy above half the Nyquist frequency; noise raises it",
     "diverged": "share of prompts whose run was stopped by a value that is not finite",
+    **{
+        f"snr_{t}": f"signal-to-noise ratio of single gradients at t = {t}: norm of their mean, "
+        "divided by the root of the trace of their covariance; bias-corrected, root mean square "
+        "over prompts. At the method's own latents after a quarter of its steps, a critic as "
+        "trained by then. A gradient whose mean is near zero since the image is right has a low "
+        "ratio as well"
+        for t in ("0.1", "0.3", "0.5", "0.7", "0.9")
+    },
+    "memory_mib": "MiB by which the peak memory of a process with a run of two images exceeds the "
+    "loaded model, a critic included; one process was measured",
 }
 
 
@@ -100,7 +117,7 @@ def _tables(rows: Sequence[JudgedRow]) -> list[dict[str, Any]]:
 def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
     heads = [("guidance, lr", "what was tuned"), ("steps", "optimization steps")]
     heads += [("passes", "network passes per image"), ("s", "processor seconds per image")]
-    heads.append(("diverged", _MEANINGS["diverged"]))
+    heads += [("diverged", _MEANINGS["diverged"]), ("MiB", _MEANINGS["memory_mib"])]
     shown = []
     for row in rows:
         if row.setting is None:
@@ -110,7 +127,8 @@ def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
         plain = {"interval": "", "differs": False}
         cells = [{"text": setting_text(row.setting), "number": row.setting.guidance or 0, **plain}]
         cells += [{"text": a, "number": b, **plain} for a, b in zip(texts, numbers, strict=True)]
-        shown.append((row.name, [*cells, _shown(row.values["diverged"])]))
+        last = [_shown(row.values["diverged"]), _shown(row.values.get("memory_mib"))]
+        shown.append((row.name, [*cells, *last]))
     return {"title": "Settings and costs", "heads": heads, "rows": shown}
 
 
@@ -124,6 +142,21 @@ def _forests(rows: Sequence[JudgedRow]) -> list[tuple[str, str]]:
             lines = [(label, value.value, value.interval) for label, value in found]
             plots.append((_NAMES.get(name, name), interval_plot(lines)))
     return plots
+
+
+def _curves(rows: Sequence[JudgedRow]) -> list[tuple[str, str]]:
+    """A plot per method of its quality against passes, that of SDS behind it."""
+    curves = {
+        row.name: [(p.passes, p.objective.value, p.objective.interval) for p in row.curve]
+        for row in rows
+        if row.curve
+    }
+    xlim = [f([x for own in curves.values() for x, _, _ in own], default=1) for f in (min, max)]
+    sds = curves.get("sds", [])
+    return [
+        (name, curve_plot(own, [] if name == "sds" else sds, (xlim[0], xlim[1])))
+        for name, own in curves.items()
+    ]
 
 
 def _data_url(image: UInt8[Tensor, "3 h w"]) -> str:
@@ -144,12 +177,25 @@ def _gallery(rows: Mapping[str, RowCells], names: Sequence[str], out: Path) -> l
     return gallery
 
 
+@dataclass(frozen=True)
+class Missing:
+    """What a running leaderboard does not have yet.
+
+    Attributes:
+        rows: rows without all of their images.
+        measurements: other rows without gradients, memory or curve.
+    """
+
+    rows: int = 0
+    measurements: int = 0
+
+
 def write_leaderboard_page(
     board: Leaderboard,
     rows: Sequence[RowCells],
     judged: Sequence[JudgedRow],
     out: Path,
-    missing: int = 0,
+    missing: Missing = Missing(),
 ) -> Path:
     """Write leaderboard.html.
 
@@ -158,7 +204,7 @@ def write_leaderboard_page(
         rows: its rows, computed.
         judged: its rows, judged.
         out: its folder.
-        missing: number of rows that are not computed yet.
+        missing: what is not computed yet.
     """
     sections = []
     for budget, title in (
@@ -177,6 +223,7 @@ def write_leaderboard_page(
         "count": len(by_name),
         "candidates": len(candidates(board, board.rows[0])),
         "sections": sections,
+        "curves": _curves(ordered(judged, "passes")),
         "missing": missing,
         "meanings": {_NAMES.get(name, name): _MEANINGS[name] for name in used},
         "prompts": rows[0].cells[0].prompts[:_SHOWN_PROMPTS],

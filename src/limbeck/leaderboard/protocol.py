@@ -17,7 +17,8 @@ from limbeck.training.model_defaults import default_experiment
 from limbeck.world.scene import Scenes, full_captions, random_scenes
 
 SAMPLING = "sampling"  #: name of the row of plain samples
-_PROMPT_SEED, _REFERENCE_SEED = 20_011, 20_012
+_PROMPT_SEED, _REFERENCE_SEED, _MEASURED_SEED = 20_011, 20_012, 20_013
+_MEASURED_PROMPTS = 16
 
 Budget = Literal["passes", "iterations"]
 
@@ -95,6 +96,19 @@ class Leaderboard:
             distinct[slice(0, self.num_prompts)],
             distinct[slice(self.num_prompts, total)],
         )
+
+    def measured_prompts(self) -> tuple[str, ...]:
+        """Held-out captions, none of the comparison, for what is measured besides its images."""
+        compared = set(full_captions(self.scenes()[0]))
+        count = len(compared) + _MEASURED_PROMPTS
+        scenes = random_scenes(3 * count, np.random.default_rng(_MEASURED_SEED), unseen=True)
+        others = [text for text in dict.fromkeys(full_captions(scenes)) if text not in compared]
+        if len(others) < _MEASURED_PROMPTS:
+            raise ValueError(
+                f"the world has fewer than {count} held-out captions, of which "
+                f"{_MEASURED_PROMPTS} are measured besides the comparison: ask for fewer"
+            )
+        return tuple(others[:_MEASURED_PROMPTS])
 
     def reference_scenes(self, count: int, part: int) -> Scenes:
         """Other held-out scenes, whose renders samples are compared with.

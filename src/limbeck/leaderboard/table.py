@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,8 @@ from limbeck.leaderboard.judgment import (
     mean_value,
 )
 from limbeck.leaderboard.protocol import Budget, Leaderboard, TunedSetting
+from limbeck.leaderboard.quality_curve import CurvePoint
+from limbeck.leaderboard.row_measurements import load_row
 from limbeck.metrics.intervals import SHARE
 from limbeck.system.checkpoint import write_text
 from limbeck.world.evaluator import Evaluator
@@ -52,6 +54,12 @@ METRICS = (
     "saturation",
     "high_frequency",
     "diverged",
+    "snr_0.1",
+    "snr_0.3",
+    "snr_0.5",
+    "snr_0.7",
+    "snr_0.9",
+    "memory_mib",
 )
 
 
@@ -64,11 +72,12 @@ class JudgedRow:
         budget: what was equal for all methods.
         setting: guidance scale and learning rate; None for renders.
         values: metrics by name; ``diverged`` is the share of prompts whose run was stopped by a
-            value that is not finite.
+            value that is not finite. Those of ``RowMeasurements`` are among them if measured.
         differences: metrics minus those of SDS, paired by prompt; empty for SDS itself.
         steps: optimization steps.
         passes: network passes per image.
         seconds: processor time per image.
+        curve: quality against network passes; empty if not measured.
     """
 
     name: str
@@ -79,6 +88,7 @@ class JudgedRow:
     steps: int
     passes: float
     seconds: float
+    curve: tuple[CurvePoint, ...] = ()
 
 
 def _load(cells: Sequence[Cell], out: Path) -> tuple[list[CellResult], list[str], Tensor]:
@@ -122,7 +132,10 @@ class RowJudge:
             baseline = None if row.name == "sds" else sds.get(row.budget)
             if (row, baseline) not in self._judged:
                 self._judged[row, baseline] = self._judge_row(row, baseline)
-            judged.append(self._judged[row, baseline])
+            measured = load_row(row.measurements, self._out)
+            images = self._judged[row, baseline]
+            values = {**images.values, **measured.values}
+            judged.append(replace(images, values=values, curve=measured.curve))
         if self._true_renders is None:
             self._true_renders = self._judge_renders()
         return [*judged, self._true_renders]
@@ -181,22 +194,30 @@ def _pixels(scenes: Scenes) -> UInt8[Tensor, "n 3 h w"]:
 
 
 def to_csv(rows: Sequence[JudgedRow]) -> str:
-    """One line per row, budget and metric: value, ends of the interval, costs, settings."""
+    """One line per row, budget and metric: value, ends of the interval, costs, settings.
+
+    Lines of ``curve_all`` and ``curve_objective`` have the steps and passes of their point.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ["row", "budget", "metric", "value", "low", "high", "guidance", "lr", "steps"]
     writer.writerow([*head, "passes", "seconds"])
     for row in rows:
         setting = row.setting or TunedSetting(0.0, None)
-        lr = setting.lr or None
-        tail = [setting.guidance, lr, row.steps, f"{row.passes:.1f}", f"{row.seconds:.3f}"]
+        options = [setting.guidance, setting.lr or None]
+        costs = [row.steps, f"{row.passes:.1f}", f"{row.seconds:.3f}"]
         values = dict(row.values)
         values |= {f"{name}_minus_sds": value for name, value in row.differences.items()}
-        for name, value in values.items():
+        lines = [(name, value, costs) for name, value in values.items()]
+        for point in row.curve:
+            spent = [point.steps, f"{point.passes:.1f}", ""]
+            lines.append(("curve_all", point.all, spent))
+            lines.append(("curve_objective", point.objective, spent))
+        for name, value, spent in lines:
             low, high = value.interval or ("", "")
             numbers = [value.value, low, high]
             shown = [f"{x:.5g}" if isinstance(x, float) else x for x in numbers]
-            writer.writerow([row.name, row.budget, name, *shown, *tail])
+            writer.writerow([row.name, row.budget, name, *shown, *options, *spent])
     return text.getvalue()
 
 
@@ -246,7 +267,20 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
             cells += costs if row.setting else [""] * 3
             lines.append(f"| {row.name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
+    if curves := [row for row in ordered(rows, "passes") if row.curve]:
+        parts.append(_curves_markdown(curves))
     return "\n".join(parts)
+
+
+def _curves_markdown(rows: Sequence[JudgedRow]) -> str:
+    """A line per row: passes and quality at each point of its curve."""
+    count = max(len(row.curve) for row in rows)
+    lines = ["Mean probability of the prompt's attributes after so many passes:", ""]
+    lines += ["| " + " | " * count + " |", "|---" * (count + 1) + "|"]
+    for row in rows:
+        points = [f"{point.passes:.0f}: {cell_text(point.objective)}" for point in row.curve]
+        lines.append(f"| {row.name} | {' | '.join(points)} |")
+    return "\n".join(lines) + "\n"
 
 
 def setting_text(setting: TunedSetting | None) -> str:

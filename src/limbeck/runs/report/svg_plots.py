@@ -29,6 +29,8 @@ PALETTE = (
     "#7f8c3b",
 )
 
+_PASSES_TICKS = tuple(base * 10**power for power in range(6) for base in (1, 3))
+
 PLOT_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "limbeck",
@@ -245,4 +247,33 @@ def interval_plot(
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.04)
         axes.locator_params(axis="x", nbins=5)
+        return _svg(figure)
+
+
+CurveLine = Sequence[tuple[float, float, tuple[float, float] | None]]
+
+
+def curve_plot(line: CurveLine, reference: CurveLine, xlim: tuple[float, float]) -> str:
+    """SVG of a share against network passes, with the band of its intervals.
+
+    Args:
+        line: passes, value and interval of each point.
+        reference: another line, in gray behind it; may be empty.
+        xlim: fewest and most passes of all plots that stand together.
+    """
+    with matplotlib.rc_context(PLOT_STYLE):
+        figure, axes = _axes("network passes per image")
+        for points, color, alpha in ((reference, _TEXT_COLOR, 0.4), (line, ACCENT_COLOR, 1.0)):
+            passes = [x for x, _, _ in points]
+            axes.plot(passes, [y for _, y, _ in points], "o-", color=color, alpha=alpha, ms=3.5)
+            if all(ends is not None for _, _, ends in points):
+                ends = [ends or (y, y) for _, y, ends in points]
+                low, high = [a for a, _ in ends], [b for _, b in ends]
+                axes.fill_between(passes, low, high, color=color, alpha=0.15 * alpha, linewidth=0)
+        axes.set_xscale("log")
+        ticks = [x for x in _PASSES_TICKS if xlim[0] <= x <= xlim[1]]
+        axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(xlim[0] / 1.15, xlim[1] * 1.15)
+        axes.set_ylim(-0.02, 1.02)
         return _svg(figure)
