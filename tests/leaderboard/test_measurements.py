@@ -238,6 +238,7 @@ def test_the_time_left_weighs_rows():
     vsd, ism = replace(small, name="vsd"), replace(small, name="ism")
     assert clock.minutes([small, vsd, ism]) is None
     clock.add(small, 16.0)
+    clock.add(PeakMemory("ism", *COMMON), 0.01, wall=8.0)  # waits for a process of its own
     assert clock.minutes([vsd, ism]) is None  # one of three rows
     clock.add(vsd, 160.0)
     assert clock.minutes([vsd] * 4) == pytest.approx(4 * 160 / 2 / 60)

@@ -51,7 +51,7 @@ class Measurement(abc.ABC):
     @property
     @abc.abstractmethod
     def image_steps(self) -> int:
-        """About how many steps of an image it takes."""
+        """About how many steps of an image it takes; 0 if its time tells nothing of the others."""
 
     @abc.abstractmethod
     def measure(self) -> dict[str, Any]:

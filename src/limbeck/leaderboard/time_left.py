@@ -42,6 +42,8 @@ class TimeLeft:
             processor: processor seconds that it took.
             wall: seconds that it took; 0 if not known.
         """
+        if not image_steps(task):
+            return
         own = self._by_row[task.name]
         own.seconds += processor
         own.image_steps += image_steps(task)
