@@ -22,6 +22,7 @@ from limbeck.runs.report.pages import render_page, save_page
 from limbeck.runs.report.svg_plots import curve_plot, interval_plot
 
 _SHOWN_PROMPTS = 8
+_SNR = ("snr_0.1", "snr_0.3", "snr_0.5", "snr_0.7", "snr_0.9")
 _NAMES = {
     "r_precision": "R-Precision",
     "frechet": "Frechet",
@@ -29,7 +30,7 @@ _NAMES = {
     "vendi": "Vendi",
     "high_frequency": "high frequencies",
     "memory_mib": "MiB",
-    **{f"snr_{t}": f"t = {t}" for t in ("0.1", "0.3", "0.5", "0.7", "0.9")},
+    **{name: name.replace("snr_", "t = ") for name in _SNR},
 }
 #: tables of one budget: title and metrics; color, pattern and background are in the file only
 _GROUPS = (
@@ -39,10 +40,7 @@ _GROUPS = (
         ("frechet", "kid", "precision", "recall", "density", "coverage"),
     ),
     ("Diversity and looks", ("diversity", "vendi", "saturation", "high_frequency")),
-    (
-        "Signal-to-noise ratio of the gradient by t",
-        ("snr_0.1", "snr_0.3", "snr_0.5", "snr_0.7", "snr_0.9"),
-    ),
+    ("Signal-to-noise ratio of the gradient by t", _SNR),
 )
 _FOREST = ("all", "r_precision", "kid", "coverage", "vendi", "saturation")  #: plotted differences
 _MEANINGS = {
@@ -67,14 +65,13 @@ _MEANINGS = {
     "saturation": "mean saturation; high guidance raises it above that of renders",
     "high_frequency": "share of the energy above half the Nyquist frequency; noise raises it",
     "diverged": "share of prompts whose run was stopped by a value that is not finite",
-    **{
-        f"snr_{t}": f"signal-to-noise ratio of single gradients at t = {t}: norm of their mean, "
-        "divided by the root of the trace of their covariance; bias-corrected, root mean square "
-        "over prompts. At the method's own latents after a quarter of its steps, a critic as "
-        "trained by then. A gradient whose mean is near zero since the image is right has a low "
-        "ratio as well"
-        for t in ("0.1", "0.3", "0.5", "0.7", "0.9")
-    },
+    **dict.fromkeys(
+        _SNR,
+        "signal-to-noise ratio of single gradients at one t: norm of their mean, divided by the "
+        "root of the trace of their covariance; bias-corrected, root mean square over prompts. At "
+        "the method's own latents after a quarter of its steps, a critic as trained by then. Where "
+        "an image is right already, the mean gradient is near zero, and so is the ratio",
+    ),
     "memory_mib": "MiB by which the peak memory of a process with a run of two images exceeds the "
     "loaded model, a critic included; one process was measured",
 }
@@ -225,7 +222,9 @@ def write_leaderboard_page(
         "sections": sections,
         "curves": _curves(ordered(judged, "passes")),
         "missing": missing,
-        "meanings": {_NAMES.get(name, name): _MEANINGS[name] for name in used},
+        "meanings": {
+            "t = ..." if name in _SNR else _NAMES.get(name, name): _MEANINGS[name] for name in used
+        },
         "prompts": rows[0].cells[0].prompts[:_SHOWN_PROMPTS],
         "gallery": _gallery(by_name, order, out),
     }
