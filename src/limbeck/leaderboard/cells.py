@@ -202,10 +202,10 @@ def _make_images(
             run.advance()
     except NonFiniteError:
         return None
-    return run_images(run)
+    return decoded_images(run)
 
 
-def run_images(run: Run) -> Float[Tensor, "n 3 h w"]:
+def decoded_images(run: Run) -> Float[Tensor, "n 3 h w"]:
     """The decoded images of a run, in [0, 1]."""
     request = run.eval_request(1)
     with torch.no_grad():

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from limbeck.leaderboard.cells import (
     compute_cell,
+    decoded_images,
     experiment_of,
     network_passes,
-    run_images,
     to_bytes,
 )
 from limbeck.leaderboard.judgment import Value, judge_images, mean_value, tuning_objective
@@ -108,7 +108,7 @@ class QualityCurve(Measurement):
             try:
                 while run.step < stop:
                     run.advance()
-                images = run_images(run)
+                images = decoded_images(run)
             except NonFiniteError:  # every later attempt of the same step fails as well
                 images = torch.full((len(prompts), 3, *prior.image_size), 0.5)
             out.append((network_passes(prior) - before, to_bytes(images)))
