@@ -61,8 +61,6 @@ def test_every_option_of_a_study_changes_what_is_computed(name: str, option: str
     [
         ("distribution", ["prompts", "model", "precision"]),
         ("edits", ["prompts", "particles", "steps", "lr"]),
-        ("convergence", ["steps", "lr"]),
-        ("particles", ["particles"]),
     ],
 )
 def test_what_a_study_has_no_use_for_is_refused_by_name(

@@ -12,7 +12,7 @@ import pytest
 from limbeck.runs.report.run_data import RunData
 from limbeck.runs.report.tables import difference_cell
 from limbeck.sweeps.differences import MAX_LEVELS, Comparison, compare_levels
-from limbeck.sweeps.expansion import Sweep
+from limbeck.sweeps.expansion import Axes, Sweep
 from limbeck.sweeps.page import SweepPage
 from limbeck.sweeps.planned_runs import plan_runs
 from limbeck.sweeps.results import RunResult, settings_of
@@ -27,11 +27,12 @@ def results_of(
     """Finished runs with the given scores by options and prompt; None for a failed run."""
     results = []
     for run in plan_runs(sweep):
-        rows = [score(run.options, prompt) for prompt in sweep.fixed["prompts"]]
-        data = RunData(Path(run.name), False, "", {"prompts": list(sweep.fixed["prompts"])})
+        prompts = next(iter(run.stages.values())).prompts
+        rows = [score(run.options, prompt) for prompt in prompts]
+        data = RunData(Path(run.name), False, "", {"prompts": list(prompts)})
         scores = [
             {"prompt": prompt, **row}
-            for prompt, row in zip(sweep.fixed["prompts"], rows, strict=True)
+            for prompt, row in zip(prompts, rows, strict=True)
             if row is not None
         ]
         mean = {}
@@ -97,6 +98,45 @@ def test_with_more_prompts_than_seeds_the_interval_is_over_prompts():
     assert found.interval == pytest.approx((0.1 - half, 0.1 + half), abs=1e-6)
     score_of_sjc = settings_of(results)[1].scores["object"]
     assert score_of_sjc.count == 3 and score_of_sjc.mean == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2, 3)])
+def test_prompts_of_runs_of_their_own_are_averaged_like_those_of_one_run(
+    seeds: tuple[int, ...], tmp_path: Path
+) -> None:
+    """A run per prompt, as for a critic of its own: the same numbers, over the same units."""
+    prompts = ("red disc", "blue ring", "green square")
+    grid: Axes = {"method": ("sds", "sjc")}
+    together = Sweep({**FIXED, "prompts": prompts}, grid=grid, seeds=seeds)
+    fixed = {key: value for key, value in FIXED.items() if key != "prompts"}
+    apart = Sweep(fixed, grid={"prompts": tuple([p] for p in prompts)} | grid, seeds=seeds)
+
+    def score(o: Mapping, prompt: str) -> dict[str, float]:
+        place = prompts.index(prompt) - 0.1 * o["seed"] * prompts.index(prompt)
+        return {"saturation": 0.2 + (o["method"] == "sjc") * 0.1 * place}
+
+    ours, theirs = results_of(apart, score), results_of(together, score)
+    assert [s.options for s in settings_of(ours)] == [{"method": "sds"}, {"method": "sjc"}]
+    for own, other in zip(settings_of(ours), settings_of(theirs), strict=True):
+        found, expected = own.scores["saturation"], other.scores["saturation"]
+        assert found.count == expected.count == max(len(seeds), 3)
+        assert found.mean == pytest.approx(expected.mean)
+        assert found.interval == pytest.approx(expected.interval, abs=1e-12)
+    assert [c.option for c in compare_levels(ours)] == ["method"]
+    (row,) = one(compare_levels(ours), "method").rows["sds"]
+    (other_row,) = one(compare_levels(theirs), "method").rows["sds"]
+    assert row.pairs == other_row.pairs == 3 * len(seeds)
+    assert row.scores["saturation"].mean == pytest.approx(other_row.scores["saturation"].mean)
+    page = SweepPage(tmp_path).write(ours).read_text(encoding="utf-8")
+    scores = page.split("<h2>Scores</h2>")[1].split("</section>")[0]
+    assert "<th>method</th>" in scores and "<th>prompts</th>" not in scores
+
+
+def test_prompts_that_alone_vary_are_settings():
+    fixed = {key: value for key, value in FIXED.items() if key != "prompts"}
+    sweep = Sweep(fixed, grid={"prompts": (["red disc"], ["blue ring"])}, seeds=(0, 1))
+    settings = settings_of(results_of(sweep, lambda o, prompt: {"saturation": 0.2}))
+    assert [s.options for s in settings] == [{"prompts": "red disc"}, {"prompts": "blue ring"}]
 
 
 def test_options_that_were_varied_together_are_compared_as_settings():

@@ -102,6 +102,18 @@ def test_one_call_makes_a_run_and_returns_how_it_ended(tmp_path):
     assert not refused.may_retry
 
 
+def test_the_runs_record_an_image_every_so_many_steps(tmp_path, capsys):
+    images = {}
+    for number in ("0", "4"):
+        out = tmp_path / number
+        argv = ["sweep", *TOY, "--image-every", number, "--out", str(out)]
+        assert main(argv) == 0
+        (run,) = {path.parent for path in out.glob("*/run.yaml")}
+        images[number] = sorted(path.stem for path in (run / "images").glob("step-?????.png"))
+    assert images["0"] == [f"step-0000{step}" for step in range(7)]
+    assert images["4"] == ["step-00000", "step-00004", "step-00006"]  # and the last one
+
+
 def test_a_sweep_grows_in_its_folder_and_keeps_what_it_has(tmp_path, capsys):
     command = ["sweep", *TOY, "--steps=2", "--out", str(tmp_path / "s"), "--dry-run"]
     command = [word for word in command if word not in ("--steps", "6")]

@@ -25,7 +25,6 @@ COMPONENTS: dict[str, dict[str, str]] = {
     "features": {"itself": "identity", "seen": "evaluator"},
     "gradient transform": {"clipped": "clip", "normalised": "normalize", "plain": "none"},
     "noise": {"fresh": "independent"},
-    "study": {"zoo": "all-methods"},
     "timesteps": {"piecewise": "piecewise-linear", "stepping": "piecewise-constant"},
 }
 
@@ -49,7 +48,6 @@ OPTIONS = {
     "CSD": "negative=negative_prompt first=negative_start last=negative_end over=anneal_end",
     "CameraSampler": "each=per_particle",
     "Clip": "first=start_value last=end_value over=end_at",
-    "ConvergenceStudy": "lengths=step_counts rates=lrs",
     "CriticTraining": (
         "rate=lr batch=batch_size times=timesteps unconditional=unconditional_prob kind=loss_target"
     ),
@@ -150,7 +148,6 @@ OPTIONS = {
         "perpendicular=perp_neg"
     ),
     "OverfitStudy": "critic_rate=critic_lr",
-    "ParticlesStudy": "counts=particle_counts critic_rate=critic_lr",
     "PiecewiseConstantTimesteps": "at=milestones",
     "PiecewiseLinearTimesteps": "at=milestones",
     "Pixels": "rate=lr levels=num_levels spread=init_std smooth=smoothness_weight",

@@ -19,6 +19,7 @@ from limbeck.sweeps.results import (
     RunResult,
     mean_score,
     option_values,
+    setting_options,
     varies_more_in_prompts,
 )
 
@@ -76,7 +77,7 @@ def compare_levels(results: Sequence[RunResult]) -> list[Comparison]:
     Args:
         results: the results of a sweep.
     """
-    options = [name for name in results[0].run.options if name != SEED]
+    options = setting_options(results)
     found = [_compare(results, (option,), MAX_LEVELS) for option in options]
     if len(options) > 1:
         found.append(_compare(results, tuple(options), MAX_SETTINGS))

@@ -25,13 +25,11 @@ from limbeck.metrics.intervals import (
     prompt_means,
 )
 from limbeck.runs.report.tables import score_columns
-from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import format_option
-from limbeck.sweeps.results import RunResult
+from limbeck.sweeps.results import RunResult, setting_options
 from limbeck.system.checkpoint import write_text
 
 EFFECTS_FILE = "effects.csv"
-_UNIT_OPTIONS = (SEED, "prompts")  #: options that say what a setting is tried on
 _COLUMNS = ("score", "effect", "option", "from", "to", "other_option", "other_from", "other_to")
 _NUMBERS = ("difference", "low", "high", "unit", "units")
 
@@ -190,7 +188,7 @@ def _varied_options(results: Sequence[RunResult]) -> list[str]:
 
     Left out are those that say what a setting is tried on.
     """
-    options = [key for key in results[0].run.options if key not in _UNIT_OPTIONS] if results else []
+    options = setting_options(results)
     varied: dict[str, int] = {}
     for option in options:
         count = len(_levels(results, option))

@@ -35,6 +35,7 @@ class RunTask:
         stages: folder and configuration (YAML of ``Experiment``) of each stage, in order.
         device: as for ``limbeck.load``.
         threads: threads of torch on the CPU; 0 leaves them.
+        image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         command: command line, for the record.
         uses_network: whether its model is a network; its modules take long to import.
@@ -44,6 +45,7 @@ class RunTask:
     stages: tuple[tuple[str, str], ...]
     device: str = "auto"
     threads: int = 0
+    image_every: int = 0
     checkpoint_every: int = 0
     command: str = ""
     uses_network: bool = True
@@ -127,6 +129,7 @@ def _execute_stages(task: RunTask) -> list[str]:
             experiment,
             prior,
             folder,
+            image_every=task.image_every,
             checkpoint_every=task.checkpoint_every,
             command=task.command,
             stage=StagePosition(number, total, folder.name.partition("-")[2], later),

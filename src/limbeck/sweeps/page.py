@@ -18,7 +18,7 @@ from limbeck.runs.report.tables import (
 )
 from limbeck.sweeps.differences import Comparison, compare_levels
 from limbeck.sweeps.effects_section import effects_section
-from limbeck.sweeps.expansion import SEED, Sweep, option_key
+from limbeck.sweeps.expansion import Sweep, option_key
 from limbeck.sweeps.planned_runs import format_option, label_of, short_names
 from limbeck.sweeps.ranking import search_section
 from limbeck.sweeps.results import (
@@ -27,6 +27,7 @@ from limbeck.sweeps.results import (
     RunResult,
     Setting,
     option_values,
+    setting_options,
     settings_of,
     varies_more_in_prompts,
 )
@@ -104,7 +105,7 @@ class SweepPage:
             "images_per_run": min(prompts, _MAX_PROMPTS),
             "is_large": len(results) >= _MANY_RUNS,
             "matrix": self._matrix(results, row_key, column_key, filters),
-            "options": {key: name for key, name in names.items() if key != SEED},
+            "options": {key: names[key] for key in setting_options(results)},
             "columns": scores,
             "search": None if self.sweep is None else search_section(results, self.sweep),
             "settings": [_score_row(setting, scores, filters) for setting in settings],

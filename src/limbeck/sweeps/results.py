@@ -24,6 +24,7 @@ from limbeck.system.files import replacing
 #: columns of the table that are neither options nor scores
 _FIRST_COLUMNS = ("run", "state", "prompt")
 _LAST_COLUMNS = ("evaluations", "seconds", "error")
+PROMPTS = "prompts"  #: key of the option that can give each run its own prompts
 UNFINISHED = ("running", "waiting")  #: states of a run that has not ended
 
 
@@ -215,10 +216,10 @@ def varies_more_in_prompts(results: Sequence[RunResult]) -> bool:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in the seed only.
+    """Runs that differ in the seed only, and in the prompts if these vary beside other options.
 
     Attributes:
-        options: their options without the seed, as text.
+        options: the options that they have in common, as text.
         results: the runs.
         over_prompts: whether intervals are over prompts; else they are over seeds.
     """
@@ -231,34 +232,50 @@ class Setting:
     def scores(self) -> dict[str, MeanScore]:
         """Mean of each score over the finished runs."""
         values: dict[str, list[float]] = {}
-        for row in self._prompt_means() if self.over_prompts else self._run_means():
+        for row in self._prompt_means() if self.over_prompts else self._seed_means():
             for name, value in row.items():
                 values.setdefault(name, []).append(value)
         return {name: mean_score(own, metric_bounds(name)) for name, own in values.items()}
 
-    def _run_means(self) -> list[dict[str, float]]:
-        rows = [result.mean_scores for result in self.results]
-        return [{name: row[name] for name in row if name in SCORES} for row in rows]
+    def _seed_means(self) -> list[dict[str, float]]:
+        """Scores of each seed, means over its runs."""
+        return _means([(r.run.options.get(SEED), r.mean_scores) for r in self.results])
 
     def _prompt_means(self) -> list[dict[str, float]]:
         """Scores of each prompt, means over the runs."""
-        values: dict[str, dict[str, list[float]]] = {}
-        for result in self.results:
-            for prompt, row in result.prompt_scores.items():
-                for name in row.keys() & SCORES.keys():
-                    values.setdefault(prompt, {}).setdefault(name, []).append(row[name])
-        return [
-            {name: math.fsum(own) / len(own) for name, own in row.items()}
-            for row in values.values()
-        ]
+        return _means([pair for r in self.results for pair in r.prompt_scores.items()])
+
+
+def _means(rows: Sequence[tuple[Any, Mapping[str, float]]]) -> list[dict[str, float]]:
+    """Mean of each score of the rows of each unit, which stands first."""
+    values: dict[Any, dict[str, list[float]]] = {}
+    for unit, row in rows:
+        for name in row.keys() & SCORES.keys():
+            values.setdefault(unit, {}).setdefault(name, []).append(row[name])
+    return [
+        {name: math.fsum(own) / len(own) for name, own in row.items()} for row in values.values()
+    ]
+
+
+def setting_options(results: Sequence[RunResult]) -> list[str]:
+    """The options that make a setting: those that vary, without the seed.
+
+    Prompts that vary beside other options are what each setting is tried on, as if every run had
+    all of them, so they are left out as well.
+
+    Args:
+        results: the results.
+    """
+    options = [key for key in results[0].run.options if key != SEED] if results else []
+    return [key for key in options if key != PROMPTS] or options
 
 
 def settings_of(results: Sequence[RunResult]) -> list[Setting]:
     """The results by setting, in order."""
     groups: dict[tuple[str, ...], Setting] = {}
-    over_prompts = varies_more_in_prompts(results)
+    keys, over_prompts = setting_options(results), varies_more_in_prompts(results)
     for result in results:
-        options = {k: format_option(v) for k, v in result.run.options.items() if k != SEED}
+        options = {key: format_option(result.run.options[key]) for key in keys}
         setting = groups.setdefault(tuple(options.values()), Setting(options, [], over_prompts))
         setting.results.append(result)
     return list(groups.values())

@@ -165,6 +165,7 @@ def run_sweep(
     sweep: Sweep,
     progress: SweepProgress,
     engine: Engine,
+    image_every: int = 0,
     checkpoint_every: int = 0,
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
@@ -176,6 +177,7 @@ def run_sweep(
         progress: its folder and its runs, as ``check_sweep`` returns them; kept up to date. Those
             of a search are added as they are chosen.
         engine: what executes them.
+        image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         command: command line, for the record.
         on_change: called several times a second with the state, and with the outcome of each run
@@ -185,7 +187,7 @@ def run_sweep(
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
         known = read_failed_runs(root)
-        template = RunTask("", (), engine.device, 0, checkpoint_every, command)
+        template = RunTask("", (), engine.device, 0, image_every, checkpoint_every, command)
         queue: list[RunTask] = []
 
         def add(runs: Sequence[PlannedRun]) -> None:

@@ -89,6 +89,7 @@ class SweepOptions:
         out: folder of the sweep; by default it is named after the file, or after the prompt and the
             options that vary.
         device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
+        image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         dry_run: list the runs and write nothing.
     """
@@ -111,6 +112,7 @@ class SweepOptions:
     columns: str = ""
     out: Path | None = None
     device: str = "auto"
+    image_every: int = field(default=0, metadata={"minimum": 0})
     checkpoint_every: int = field(default=0, metadata={"minimum": 0})
     dry_run: bool = False
 
@@ -176,7 +178,8 @@ def _run(
                 table.update(progress, outcome)
                 report.update()
 
-            run_sweep(sweep, progress, engine, options.checkpoint_every, command, show)
+            every = options.image_every, options.checkpoint_every
+            run_sweep(sweep, progress, engine, *every, command, show)
     finally:
         progress.running.clear()
         if progress.runs:
