@@ -369,7 +369,7 @@ def test_a_folder_keeps_its_options(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="a leaderboard with passes 8, not 9"):
         folder.open_leaderboard(replace(BOARD, passes=9), out)
     monkeypatch.setattr(folder, "model_digest", lambda: "other")
-    with pytest.raises(ValueError, match="another version of the embedded model"):
+    with pytest.raises(ValueError, match="another version of the model"):
         folder.open_leaderboard(BOARD, out)
 
 

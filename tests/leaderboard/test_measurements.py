@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from limbeck.leaderboard import conduct
 from limbeck.leaderboard.cells import compute_cell, experiment_of
 from limbeck.leaderboard.conduct import RowCells
 from limbeck.leaderboard.gradient_noise import GradientNoise, snr_values, squared_snr
@@ -23,6 +22,7 @@ from limbeck.leaderboard.quality_curve import QualityCurve, curve_points
 from limbeck.leaderboard.row_measurements import load_row, row_measurements
 from limbeck.leaderboard.table import JudgedRow, to_csv, to_markdown
 from limbeck.leaderboard.time_left import TimeLeft, interleaved
+from limbeck.leaderboard.tuning import write_tuning
 from limbeck.leaderboard.workers import load_prior
 from limbeck.system.memory_peak import can_measure_peak, peak_growth
 from limbeck.training.trainer import Run
@@ -257,7 +257,7 @@ def test_the_first_task_of_each_row_comes_first():
 
 
 def test_tuning_keeps_rows_of_other_commands(tmp_path):
-    conduct.write_tuning({"sds": [1], "csd": [2]}, tmp_path)
-    conduct.write_tuning({"csd": [3]}, tmp_path)
+    write_tuning({"sds": [1], "csd": [2]}, tmp_path)
+    write_tuning({"csd": [3]}, tmp_path)
     text = (tmp_path / "tuning.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"sds": [1], "csd": [3]}

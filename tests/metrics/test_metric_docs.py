@@ -37,6 +37,8 @@ METRICS = (
     mixture_modes.log_density,
     mixture_modes.mode_shares,
     mixture_modes.mode_error,
+    mixture_modes.covered_modes,
+    mixture_modes.mode_spread,
     sliced_wasserstein.sliced_wasserstein,
 )
 

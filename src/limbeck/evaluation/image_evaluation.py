@@ -11,6 +11,7 @@ from typing import Any
 
 from limbeck.evaluation.edit_sets import EditFiles, folder_edits, is_edit, run_edits
 from limbeck.evaluation.estimates import estimate_all, estimate_differences
+from limbeck.evaluation.exact_runs import add_law_metrics, named_modes
 from limbeck.evaluation.image_sets import (
     ImageSet,
     is_sample_folder,
@@ -37,12 +38,12 @@ from limbeck.evaluation.measured_images import (
     merge_measured,
 )
 from limbeck.evaluation.references import ReferenceImages, open_reference
-from limbeck.evaluation.true_law import ExactPrior, add_law_metrics, named_modes
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.inception import InceptionFeatures
 from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.r_precision import compared_texts
 from limbeck.metrics.structure_distance import DinoKeys
+from limbeck.metrics.true_law import ExactPrior
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
 from limbeck.runs.reopen import read_experiment

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +10,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from limbeck.config.yaml import slug
 from limbeck.diffusion.prior import Prior
+from limbeck.leaderboard.budget import affordable_steps, network_passes, passes_per_step
+from limbeck.leaderboard.pool import cell_path
 from limbeck.leaderboard.protocol import SAMPLING, TunedSetting, method_with
 from limbeck.metrics.model_card import sample_captions
 from limbeck.representations.latents import Latents
@@ -23,7 +22,6 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.network_calls import count_network_calls
 from limbeck.training.trainer import Run
 
-_BACKWARD_PASSES = 2  #: A backward pass costs about two forward passes.
 _SAMPLING_STEPS = 50
 _DECODED_ROWS = 64  #: images that are decoded together
 
@@ -55,9 +53,7 @@ class Cell:
     @property
     def path(self) -> Path:
         """The file of its result, within the folder of a leaderboard."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        return Path("cells") / f"{slug(self.name)}-{digest}.safetensors"
+        return cell_path(self.name, asdict(self))
 
 
 @dataclass(frozen=True)
@@ -130,12 +126,6 @@ def compute_cell(cell: Cell, prior: Prior) -> CellResult:
     )
 
 
-def network_passes(prior: Prior) -> int:
-    """Network passes so far: a row is one, a row with a gradient three."""
-    counter = prior.call_counter
-    return counter.rows + _BACKWARD_PASSES * counter.grad_rows
-
-
 def to_bytes(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
     """Images in [0, 1] as bytes, on the CPU."""
     return (images.cpu() * 255).round().clamp(0, 255).to(torch.uint8)
@@ -156,13 +146,7 @@ def steps_within(passes: int, name: str, setting: TunedSetting, prior: Prior) ->
     if name == SAMPLING:
         return _SAMPLING_STEPS
     calls = count_network_calls(method_with(name, setting), prior)
-    per_step = max(calls.rows[1] + (1 + _BACKWARD_PASSES) * calls.grad_rows[1], 1)
-    if per_step > passes:
-        raise ValueError(
-            f"a step of {name} takes {per_step:g} network passes, more than the {passes} of the "
-            "whole leaderboard: raise --passes"
-        )
-    return round(passes / per_step)
+    return affordable_steps(name, passes, passes_per_step(calls))
 
 
 def experiment_of(cell: Cell, prompts: tuple[str, ...]) -> Experiment:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from limbeck.config.discovery import is_own, name_of
 from limbeck.leaderboard.cells import Cell, CellResult, compute_cell, steps_within
 from limbeck.leaderboard.judgment import tuning_objective
 from limbeck.leaderboard.measurement import Measurement
+from limbeck.leaderboard.pool import code_digest
 from limbeck.leaderboard.protocol import (
     SAMPLING,
     Budget,
@@ -29,9 +27,9 @@ from limbeck.leaderboard.protocol import (
 )
 from limbeck.leaderboard.row_measurements import row_measurements
 from limbeck.leaderboard.time_left import Task, TimeLeft, interleaved
+from limbeck.leaderboard.tuning import choose_settings
 from limbeck.leaderboard.workers import load_prior, worker_pool
-from limbeck.system.checkpoint import read_metadata, write_text
-from limbeck.system.files import read_json_object
+from limbeck.system.checkpoint import read_metadata
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
 from limbeck.world.scene import full_captions
 
@@ -109,14 +107,7 @@ def _steps_within(passes: int, name: str, guidance: float | None, precision: str
 
 
 def _code(name: str) -> str:
-    """SHA-256 of the file of a method of the user's own; empty for others."""
-    if name == SAMPLING:
-        return ""
-    method = find_method(name)
-    if not is_own(method):
-        return ""
-    path = Path(name_of(method).rpartition(":")[0])
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return "" if name == SAMPLING else code_digest(find_method(name))
 
 
 def check_leaderboard(board: Leaderboard) -> None:
@@ -224,31 +215,12 @@ def _tune(
     cells = [cell for row in tried.values() for group in row.values() for cell in group]
     _compute(interleaved(cells), out, pool, "tuning", clock)
     evaluator = load_evaluator()
-    chosen, report = {}, {}
+    objectives: dict[str, dict[TunedSetting, float]] = {name: {} for name in tried}
     for name, row in tried.items():
-        objectives = {}
         for setting, group in row.items():
             images = torch.cat([CellResult.load(out / cell.path).images for cell in group])
-            objectives[setting] = tuning_objective(images, prompts, evaluator)
-        chosen[name] = max(objectives, key=lambda setting: objectives[setting])
-        report[name] = [
-            asdict(setting) | {"objective": value, "chosen": setting == chosen[name]}
-            for setting, value in objectives.items()
-        ]
-    write_tuning(report, out)
-    return chosen
-
-
-def write_tuning(report: Mapping[str, Any], out: Path) -> None:
-    """Write tuning.json; rows of it that are not in the report, of other commands, are kept.
-
-    Args:
-        report: every setting that was tried, by row.
-        out: folder of the leaderboard.
-    """
-    path = out / "tuning.json"
-    held = read_json_object(path) if path.exists() else {}
-    write_text(path, json.dumps(held | dict(report), indent=1))
+            objectives[name][setting] = tuning_objective(images, prompts, evaluator)
+    return choose_settings(objectives, out)
 
 
 def _compute_file(task: Task, path: Path) -> tuple[float, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.config.yaml import slug
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import sample_x0
 from limbeck.distillation.weights import UniformWeight
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.leaderboard.budget import affordable_steps, network_passes, passes_per_step
 from limbeck.leaderboard.cells import CellResult
 from limbeck.leaderboard.edit_protocol import (
     INVERSION,
@@ -28,6 +26,7 @@ from limbeck.leaderboard.edit_protocol import (
     other_method,
     row_options,
 )
+from limbeck.leaderboard.pool import cell_path
 from limbeck.methods.base import Method
 from limbeck.methods.sdedit import SDEdit
 from limbeck.representations.latents import Latents
@@ -40,7 +39,6 @@ from limbeck.training.network_calls import count_network_calls
 from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.trainer import Run
 
-_BACKWARD_PASSES = 2  #: A backward pass costs about two forward passes.
 _SAMPLING_STEPS = 30  #: of irfds, which samples from the noise that it found
 _DECODED_ROWS = 64  #: images that are decoded together
 
@@ -76,9 +74,7 @@ class EditCell:
     @property
     def path(self) -> Path:
         """The file of its result, within the folder of a leaderboard."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        return Path("cells") / f"{slug(self.name)}-{digest}.safetensors"
+        return cell_path(self.name, asdict(self))
 
     def source_files(self, folder: Path) -> tuple[Path, ...]:
         """Files of the source images.
@@ -112,9 +108,9 @@ def compute_edits(cell: EditCell, prior: Prior, folder: Path) -> CellResult:
         folder: folder of the leaderboard, which holds the source images.
     """
     files = cell.source_files(folder)
-    counter, count = prior.call_counter, len(files)
+    count = len(files)
     experiment = _experiment(cell, files, prior)
-    rows, grad_rows, start = counter.rows, counter.grad_rows, time.process_time()
+    before, start = network_passes(prior), time.process_time()
     diverged: tuple[int, ...] = ()
     try:
         images = _edit(cell, experiment, prior)
@@ -122,7 +118,7 @@ def compute_edits(cell: EditCell, prior: Prior, folder: Path) -> CellResult:
         diverged = tuple(range(len(files)))
         images = torch.full((count, 3, *prior.image_size), 0.5)
     seconds = time.process_time() - start
-    passes = counter.rows - rows + _BACKWARD_PASSES * (counter.grad_rows - grad_rows)
+    passes = network_passes(prior) - before
     pixels = (images.cpu() * 255).round().clamp(0, 255).to(torch.uint8)
     return CellResult(pixels, experiment.steps, passes / count, seconds / count, diverged)
 
@@ -157,8 +153,8 @@ def _experiment(cell: EditCell, files: tuple[Path, ...], prior: Prior) -> Experi
     options = row_options(cell.name, cell.setting)
     if isinstance(options.method, SDEdit):
         per_step = 1 if cell.setting.guidance == 1 else 2
-        method = replace(options.method, denoise_steps=_affordable(cell, cell.passes, per_step))
-        options = replace(options, method=method)
+        steps = affordable_steps(cell.name, cell.passes, per_step)
+        options = replace(options, method=replace(options.method, denoise_steps=steps))
     else:
         options = replace(options, steps=_num_steps(cell, options.method, cell.passes, prior))
     options = replace(
@@ -194,15 +190,5 @@ def _other_experiment(cell: EditCell, files: tuple[Path, ...], prior: Prior) -> 
 
 def _num_steps(cell: EditCell, method: Method, passes: int, prior: Prior) -> int:
     """As many steps as have these passes, by those of a step at t = 0.6."""
-    calls = count_network_calls(method, prior)
-    per_step = max(calls.rows[1] + (1 + _BACKWARD_PASSES) * calls.grad_rows[1], 1)
-    return _affordable(cell, passes, per_step)
-
-
-def _affordable(cell: EditCell, passes: int, per_step: float) -> int:
-    if per_step > passes:
-        raise ValueError(
-            f"a step of {cell.name} takes {per_step:g} network passes, more than there are of "
-            f"{cell.passes}: raise --passes"
-        )
-    return round(passes / per_step)
+    per_step = passes_per_step(count_network_calls(method, prior))
+    return affordable_steps(cell.name, passes, per_step)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from limbeck.config.discovery import find, is_own, name_of
+from limbeck.config.discovery import find
 from limbeck.graphics.export.png import to_uint8
 from limbeck.leaderboard.cells import CellResult
-from limbeck.leaderboard.conduct import write_tuning
 from limbeck.leaderboard.edit_cells import EditCell, compute_edits, save_edit_result
 from limbeck.leaderboard.edit_judgment import edit_objective
 from limbeck.leaderboard.edit_pairs import EditPairs
@@ -27,6 +24,8 @@ from limbeck.leaderboard.edit_protocol import (
     EditSetting,
     edit_candidates,
 )
+from limbeck.leaderboard.pool import code_digest, compute_missing
+from limbeck.leaderboard.tuning import choose_settings
 from limbeck.leaderboard.workers import load_prior, worker_pool
 from limbeck.methods.base import EditMethod
 from limbeck.runs.images import save_png
@@ -117,13 +116,8 @@ def make_edit_cells(
 
 
 def _code(name: str) -> str:
-    """SHA-256 of the file of a method of the user's own; empty for others."""
-    if ":" not in name and not name.endswith(".py"):
-        return ""
-    method = find(EditMethod, name)
-    if not is_own(method):
-        return ""
-    return hashlib.sha256(Path(name_of(method).rpartition(":")[0]).read_bytes()).hexdigest()
+    is_own = ":" in name or name.endswith(".py")
+    return code_digest(find(EditMethod, name)) if is_own else ""
 
 
 def run_edit_leaderboard(
@@ -154,7 +148,8 @@ def run_edit_leaderboard(
             for name in board.rows
         ]
         by_pairs = zip(*(row.cells for row in rows), strict=True)
-        _compute([cell for own in by_pairs for cell in own], folder, pool, "comparison")
+        cells = [cell for own in by_pairs for cell in own]
+        compute_missing(cells, folder, pool, _compute_file, "comparison")
     return pairs, rows
 
 
@@ -176,39 +171,15 @@ def _tune(
     if not board.tuning_pairs:
         return {name: next(iter(settings)) for name, settings in tried.items()}
     cells = [cell for settings in tried.values() for own in settings.values() for cell in own]
-    _compute(cells, folder, pool, "tuning")
-    chosen, report = {}, {}
+    compute_missing(cells, folder, pool, _compute_file, "tuning")
+    objectives: dict[str, dict[EditSetting, float]] = {name: {} for name in tried}
     for name, settings in tried.items():
-        objectives = {}
         for setting, own in settings.items():
             _, images = EditRow(name, setting, own, 1).load(folder)
-            objectives[setting] = edit_objective(pairs, images, evaluator)
-        chosen[name] = max(objectives, key=lambda setting: objectives[setting])
-        report[name] = [
-            asdict(setting) | {"objective": value, "chosen": setting == chosen[name]}
-            for setting, value in objectives.items()
-        ]
-    write_tuning(report, folder)
-    return chosen
+            objectives[name][setting] = edit_objective(pairs, images, evaluator)
+    return choose_settings(objectives, folder)
 
 
 def _compute_file(cell: EditCell, folder: Path) -> None:
     result = compute_edits(cell, load_prior(cell.precision), folder)
     save_edit_result(result, folder / cell.path, cell)
-
-
-def _compute(cells: Sequence[EditCell], folder: Path, pool: ProcessPoolExecutor, what: str) -> None:
-    """Compute the cells that have no file, and say how far it is."""
-    missing = {cell.path: cell for cell in cells if not (folder / cell.path).exists()}
-    start = time.monotonic()
-    futures = {pool.submit(_compute_file, cell, folder): cell for cell in missing.values()}
-    for done, future in enumerate(as_completed(futures), 1):
-        future.result()
-        minutes = (time.monotonic() - start) / 60
-        left = minutes / done * (len(futures) - done)
-        print(
-            f"{what}: {done} of {len(futures)} cells, {futures[future].name}; {minutes:.1f} "
-            f"minutes, about {left:.0f} minutes left of the {what}",
-            file=sys.stderr,
-            flush=True,
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.leaderboard.conduct import RowCells, model_digest, run_leaderboard
 from limbeck.leaderboard.edit_protocol import EditLeaderboard
+from limbeck.leaderboard.exact_protocol import ExactLeaderboard
 from limbeck.leaderboard.figure import draw_leaderboard_figure
 from limbeck.leaderboard.page import Missing, write_leaderboard_page
 from limbeck.leaderboard.protocol import Leaderboard
@@ -20,11 +21,21 @@ from limbeck.system.checkpoint import write_text
 from limbeck.system.folder_lock import refuse_folder_in_use
 from limbeck.world.pretrained import load_evaluator
 
-AnyBoard = TypeVar("AnyBoard", Leaderboard, EditLeaderboard)
+AnyBoard = TypeVar("AnyBoard", Leaderboard, EditLeaderboard, ExactLeaderboard)
+_OPTION_FILES: Mapping[type, str] = {
+    Leaderboard: "leaderboard.yaml",
+    EditLeaderboard: "edit-leaderboard.yaml",
+    ExactLeaderboard: "exact-leaderboard.yaml",
+}
 
 
-def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
+def open_leaderboard(board: AnyBoard, out: Path, digest: str = "") -> AnyBoard:
     """Make the folder, or check that it holds the same leaderboard of the same model.
+
+    Args:
+        board: the leaderboard.
+        out: its folder.
+        digest: fingerprint of the model. Empty: that of the embedded one.
 
     Returns:
         The leaderboard with the methods of the folder and those of ``board``.
@@ -33,8 +44,8 @@ def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
         ValueError: if it is a file, in use, or holds something else.
     """
     refuse_folder_in_use(out)
-    name = "leaderboard.yaml" if isinstance(board, Leaderboard) else "edit-leaderboard.yaml"
-    options, model = out / name, out / "model.txt"
+    options, model = out / _OPTION_FILES[type(board)], out / "model.txt"
+    digest = digest or model_digest()
     if options.exists():
         held: AnyBoard = read_yaml(type(board), options)
         before, now = (
@@ -47,10 +58,9 @@ def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
                 f"{out} holds a leaderboard with {name} {before[name]}, not {now[name]}: give "
                 "another --out"
             )
-        if model.read_text(encoding="utf-8").strip() != model_digest():
+        if model.read_text(encoding="utf-8").strip() != digest:
             raise ValueError(
-                f"{out} holds a leaderboard of another version of the embedded model: give "
-                "another --out"
+                f"{out} holds a leaderboard of another version of the model: give another --out"
             )
         board = replace(board, methods=tuple(dict.fromkeys((*held.rows, *board.rows))))
         write_text(options, to_yaml(board))
@@ -61,7 +71,7 @@ def open_leaderboard(board: AnyBoard, out: Path) -> AnyBoard:
             "--out"
         )
     out.mkdir(parents=True, exist_ok=True)
-    write_text(model, model_digest() + "\n")
+    write_text(model, digest + "\n")
     write_text(options, to_yaml(board))
     return board
 

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from limbeck.leaderboard.budget import network_passes
 from limbeck.leaderboard.cells import (
     compute_cell,
     decoded_images,
     experiment_of,
-    network_passes,
     to_bytes,
 )
 from limbeck.leaderboard.judgment import Value, judge_images, mean_value, tuning_objective

@@ -39,6 +39,59 @@ def mode_error(shares: Float[Tensor, "k"], weights: Float[Tensor, "k"]) -> float
     return (shares - weights / weights.sum()).abs().sum().item() / 2
 
 
+def covered_modes(
+    points: Float[Tensor, "n d"],
+    means: Float[Tensor, "k d"],
+    stds: Float[Tensor, "k"],
+    weights: Float[Tensor, "k"],
+) -> int:
+    """Number of modes that hold at least a quarter of their weight.
+
+    A point is in the mode of the nearest mean, if it is within twice the root mean square distance
+    of samples of that component from its mean; points between the modes are in none.
+
+    Range 0 to the number of modes with weight. Sample size: a mode of weight p that should hold
+    n p >= 5 of n true samples holds fewer than a quarter of them in less than 1 of 20 sets.
+
+    Args:
+        points: the points.
+        means: means of the components.
+        stds: their standard deviations, above 0.
+        weights: their weights on any scale; 0 is no mode.
+
+    References:
+        Che et al., "Mode Regularized GANs", 2017, arXiv 1612.02136, count the modes that samples
+        miss as well.
+    """
+    distance, nearest = torch.cdist(points.double(), means.double()).min(1)
+    inside = distance <= 2 * points.shape[1] ** 0.5 * stds.double()[nearest]
+    shares = nearest[inside].bincount(minlength=len(means)).double() / len(points)
+    true = weights / weights.sum()
+    return int(((shares >= true / 4) & (true > 0)).sum())
+
+
+def mode_spread(
+    points: Float[Tensor, "n d"], means: Float[Tensor, "k d"], stds: Float[Tensor, "k"]
+) -> float:
+    """Root mean square distance to the nearest mean, in units of its value for that component.
+
+    Range [0, inf): 1 for true samples of components that lie apart, 0 for points at the means,
+    above 1 for points between them. Sample size: unbiased in the square.
+
+    Args:
+        points: where.
+        means: means of the components.
+        stds: their standard deviations, above 0.
+
+    References:
+        Bishop, "Pattern Recognition and Machine Learning", 2006, section 2.3.9: E |x - mean|^2 =
+        d std^2.
+    """
+    distance, nearest = torch.cdist(points.double(), means.double()).min(1)
+    relative = distance.square() / (points.shape[1] * stds.double()[nearest].square())
+    return relative.mean().sqrt().item()
+
+
 def log_density(
     points: Float[Tensor, "n d"],
     means: Float[Tensor, "k d"],

@@ -47,14 +47,14 @@ def count_network_calls(
         method: the method.
         prior: the diffusion model.
         prompt: prompt of the run.
-        source: source prompt of the run, read by methods that edit.
+        source: source prompt of the run, read by methods that edit. Empty: none.
 
     Raises:
         ValueError: if the method cannot run with the prior.
     """
     experiment = Experiment(
         (prompt,),
-        source_prompt=(source,),
+        source_prompt=(source,) if source else (),
         method=method,
         representation=_NoiseLatents() if method.optimizes == "noise" else Latents(),
         timesteps=FixedTimesteps(0.6),

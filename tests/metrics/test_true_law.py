@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from limbeck.evaluation.true_law import draw_from_law, law_metrics, log_p
+from limbeck.metrics.true_law import draw_from_law, law_metrics, log_p
 from limbeck.priors.exact import DataSet, GaussianMixture, colored_shapes
 from limbeck.studies.distribution import three_gaussians
 

@@ -1,0 +1,101 @@
+"""Rows of a leaderboard on an exact prior, with intervals whose unit is the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from limbeck.leaderboard.exact_cells import TRUE_DRAWS, ExactResult
+from limbeck.leaderboard.exact_conduct import ExactRow
+from limbeck.leaderboard.judgment import Value, mean_value
+from limbeck.leaderboard.protocol import Budget
+from limbeck.leaderboard.table import JudgedRow
+from limbeck.metrics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval
+
+ABOVE_FLOOR = "above_floor"  #: energy distance minus that of true draws
+_BOUNDS: Mapping[str, Interval] = {
+    "sliced_wasserstein": POSITIVE,
+    "mode_error": SHARE,
+    "spread": POSITIVE,
+    "diverged": SHARE,
+}
+
+
+def judge_exact_rows(rows: Sequence[ExactRow], num_modes: int, folder: Path) -> list[JudgedRow]:
+    """Judge all rows.
+
+    Particles of one run may depend on each other, by a critic or a kernel, so the run is one
+    observation. Runs of the same seed start from the same particles and are compared with the same
+    true samples, so differences are paired by seed.
+
+    Args:
+        rows: the rows, computed; true draws among them.
+        num_modes: modes of the law with weight, 0 if it has none.
+        folder: folder of the leaderboard.
+    """
+    results = {(row.name, row.budget): row.load(folder) for row in rows}
+    floor = [own.values for own in results[TRUE_DRAWS, "passes"]]
+    judged = []
+    for row in rows:
+        own = results[row.name, row.budget]
+        values = _by_seed(own)
+        found = {name: mean_value(x, _bounds(name, num_modes)) for name, x in values.items()}
+        if row.name != TRUE_DRAWS:
+            distances = zip(values["energy_distance"], floor, strict=True)
+            found[ABOVE_FLOOR] = mean_value([x - true["energy_distance"] for x, true in distances])
+        differences = _minus_sds(row.name, row.budget, values, results, num_modes)
+        count = len(own)
+        judged.append(
+            JudgedRow(
+                row.name,
+                row.budget,
+                row.setting,
+                found,
+                differences,
+                steps=own[0].steps,
+                passes=sum(result.passes for result in own) / count,
+                seconds=sum(result.seconds for result in own) / count,
+            )
+        )
+    return judged
+
+
+def _by_seed(results: Sequence[ExactResult]) -> dict[str, list[float]]:
+    values = {name: [own.values[name] for own in results] for name in results[0].values}
+    return values | {"diverged": [float(own.diverged) for own in results]}
+
+
+def _bounds(name: str, num_modes: int) -> Interval:
+    return (0.0, float(num_modes)) if name == "modes" else _BOUNDS.get(name, UNBOUNDED)
+
+
+def _minus_sds(
+    name: str,
+    budget: Budget,
+    values: Mapping[str, Sequence[float]],
+    results: Mapping[tuple[str, Budget], Sequence[ExactResult]],
+    num_modes: int,
+) -> dict[str, Value]:
+    """Differences to SDS at the same budget, paired by seed."""
+    if name in ("sds", TRUE_DRAWS) or ("sds", budget) not in results:
+        return {}
+    others = _by_seed(results["sds", budget])
+    out = {}
+    for metric, own in values.items():
+        low, high = _bounds(metric, num_modes)
+        pairs = zip(own, others[metric], strict=True)
+        out[metric] = mean_value([a - b for a, b in pairs], (low - high, high - low))
+    return out
+
+
+def ordered_exact_rows(rows: Sequence[JudgedRow], budget: Budget) -> list[JudgedRow]:
+    """The rows of a budget by energy distance, true draws first.
+
+    Args:
+        rows: the judged rows.
+        budget: what is equal for all methods.
+    """
+    own = [row for row in rows if row.budget == budget or row.name == TRUE_DRAWS]
+    return sorted(
+        own, key=lambda row: (row.name != TRUE_DRAWS, row.values["energy_distance"].value)
+    )

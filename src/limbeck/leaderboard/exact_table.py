@@ -1,0 +1,164 @@
+"""The table of a leaderboard on an exact prior in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.leaderboard.exact_cells import TRUE_DRAWS
+from limbeck.leaderboard.exact_judgment import ABOVE_FLOOR, ordered_exact_rows
+from limbeck.leaderboard.exact_protocol import ExactLeaderboard
+from limbeck.leaderboard.judgment import Value
+from limbeck.leaderboard.protocol import Budget
+from limbeck.leaderboard.table import JudgedRow, setting_text
+
+#: columns: metric, heading, digits after the point
+EXACT_COLUMNS = (
+    ("energy_distance", "energy distance", 3),
+    (ABOVE_FLOOR, "above true draws", 3),
+    ("sliced_wasserstein", "sliced Wasserstein", 3),
+    ("mode_error", "mode error", 2),
+    ("modes", "modes", 1),
+    ("spread", "spread", 2),
+    ("log_p", "mean log p", 1),
+    ("diverged", "diverged", 2),
+)
+COMPARED = ("energy_distance", "modes")  #: columns whose difference to SDS is shown
+_DIGITS = {name: digits for name, _, digits in EXACT_COLUMNS}
+_HEADINGS = {name: heading for name, heading, _ in EXACT_COLUMNS}
+_NOTES = (
+    "*True draws*: as many independent draws from the law, the floor of every distance. *Above "
+    "true draws*: energy distance minus theirs.\n*Mode error*: half the sum of abs(share - weight) "
+    "over the modes. *Modes*: those that hold at least a quarter of their weight.\n*Spread*: "
+    "distance from the nearest mean, in units of that of the component: 1 for the law if its modes "
+    "lie apart, 0 for points.\n*Mean log p*: its right value is that of true draws, above is too "
+    "likely. In brackets 95 % intervals over seeds;\n*minus SDS* is paired by seed, and bold where "
+    "the interval excludes zero."
+)
+
+
+def exact_number(name: str, value: float) -> str:
+    """A value of a metric, with the digits of its column; ``1.2e+05`` where it is large.
+
+    Args:
+        name: the metric.
+        value: its value.
+    """
+    if abs(value) >= 1e5:
+        return f"{value:.1e}"
+    return f"{value:.{_DIGITS[name]}f}"
+
+
+def exact_heading(name: str) -> str:
+    """The heading of a column.
+
+    Args:
+        name: the metric.
+    """
+    return _HEADINGS[name]
+
+
+def shown_columns(rows: Sequence[JudgedRow]) -> list[str]:
+    """The metrics that the rows have; without ``diverged`` if no run was stopped.
+
+    Args:
+        rows: the judged rows.
+    """
+    names = [name for name in _HEADINGS if any(name in row.values for row in rows)]
+    stopped = any(row.values["diverged"].value > 0 for row in rows)
+    return [name for name in names if name != "diverged" or stopped]
+
+
+def excludes_zero(value: Value) -> bool:
+    """Whether a difference has an interval without zero.
+
+    Args:
+        value: the difference.
+    """
+    return value.interval is not None and (value.interval[0] > 0 or value.interval[1] < 0)
+
+
+def exact_title(board: ExactLeaderboard, budget: Budget) -> str:
+    """What is equal for all rows of a table.
+
+    Args:
+        board: the leaderboard.
+        budget: which of the two tables.
+    """
+    if budget == "passes":
+        return f"{board.passes} network passes per particle"
+    return f"{board.iterations} steps"
+
+
+def chance_text(rows: Sequence[JudgedRow], board: ExactLeaderboard) -> str:
+    """How many of the differences would exclude zero by chance; empty if there are none.
+
+    Args:
+        rows: the judged rows of both budgets.
+        board: the leaderboard.
+    """
+    names = [name for name in COMPARED if any(name in row.differences for row in rows)]
+    found = [row.differences[name] for row in rows if row.differences for name in names]
+    if not found or board.seeds < 2:
+        return ""
+    clear = sum(map(excludes_zero, found))
+    expected = 0.05 * len(found)
+    return (
+        f"Of {len(found)} differences to SDS {clear} exclude zero; if no method differed, about "
+        f"{expected:.0f} would."
+        if expected >= 1
+        else f"Of {len(found)} differences to SDS {clear} exclude zero; if no method differed, one "
+        f"in {1 / expected:.0f} such tables would have one."
+    )
+
+
+def exact_rows_to_markdown(board: ExactLeaderboard, rows: Sequence[JudgedRow]) -> str:
+    """The tables of both budgets.
+
+    Args:
+        board: the leaderboard.
+        rows: the judged rows.
+    """
+    parts = []
+    budgets: tuple[Budget, ...] = ("passes", "iterations")
+    for budget in budgets:
+        own = ordered_exact_rows(rows, budget)
+        if all(row.name == TRUE_DRAWS for row in own):
+            continue
+        parts += [f"At {exact_title(board, budget)}, {_size_text(board)}:", _table(own)]
+    parts += [_NOTES, chance_text(rows, board)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _size_text(board: ExactLeaderboard) -> str:
+    seeds = f"{board.seeds} {'seed' if board.seeds == 1 else 'seeds'}"
+    return f"{board.model} given *{board.prompt}*, {seeds} of {board.particles} particles"
+
+
+def _table(rows: Sequence[JudgedRow]) -> str:
+    names = shown_columns(rows)
+    compared = [name for name in COMPARED if any(name in row.differences for row in rows)]
+    head = ["", *map(exact_heading, names)]
+    head += [f"{exact_heading(name)} minus SDS" for name in compared]
+    head += ["guidance, lr", "steps", "passes", "s per run"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [_text(name, row.values.get(name)) for name in names]
+        cells += [_difference_text(name, row.differences.get(name)) for name in compared]
+        costs = [str(row.steps), f"{row.passes:.0f}", f"{row.seconds:.1f}"]
+        cells += [setting_text(row.setting), *costs] if row.setting else [""] * 4
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _text(name: str, value: Value | None) -> str:
+    if value is None:
+        return ""
+    own = exact_number(name, value.value)
+    if value.interval is None:
+        return own
+    return f"{own} [{', '.join(exact_number(name, end) for end in value.interval)}]"
+
+
+def _difference_text(name: str, value: Value | None) -> str:
+    text = _text(name, value)
+    return f"**{text}**" if value is not None and excludes_zero(value) else text
