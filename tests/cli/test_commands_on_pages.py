@@ -70,6 +70,7 @@ def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
     import limbeck.leaderboard.edit_folder
+    import limbeck.leaderboard.exact_conduct
     import limbeck.leaderboard.folder
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
@@ -88,6 +89,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)
     monkeypatch.setattr(limbeck.leaderboard.folder, "write_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.edit_folder, "write_edit_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.exact_conduct, "check_exact_leaderboard", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
     for kind in ("folders", "2d", "3d"):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
