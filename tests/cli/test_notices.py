@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny_pipeline import WORDS
 
@@ -16,6 +17,7 @@ import limbeck.studies.base
 from limbeck.cli.main import main
 from limbeck.config.yaml import to_yaml
 from limbeck.diffusion.vocabulary import caption_vocabulary, write_vocabulary
+from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import read_run_data
@@ -110,13 +112,55 @@ def test_python_warns_before_it_loads_the_model(no_loading: None, photo: str) ->
 
 @pytest.mark.parametrize(
     ("model", "prompt"),
-    [("world", "a photo of a striped red mug, front view"), ("gaussians", "red disc")],
+    [
+        ("world", "a photo of a striped red mug, front view"),
+        ("gaussians", "a red disc"),
+        ("gaussians", "RED"),
+    ],
 )
 def test_prompts_in_the_models_own_words_are_not_commented(
     model: str, prompt: str, no_loading: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", prompt, "--model", model]) == 2
     assert capsys.readouterr().err == "limbeck: the model would be loaded now\n"
+
+
+def test_words_that_name_nothing_of_an_exact_prior_are_noticed(
+    no_loading: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    prompt = "3 shiny red discs on the_red ring"
+    assert main(["run", prompt, "--model", "gaussians", "--out", str(out)]) == 2
+    unknown, known, _ = capsys.readouterr().err.splitlines()
+    assert unknown == f'limbeck: "{prompt}": the model does not know "3", "shiny", "discs", "on"'
+    words = "blue, disc, green, red, ring, square, yellow"
+    assert known.startswith(f"limbeck: the model knows {words}; for anything else bring another")
+
+    (tmp_path / "cats").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "cats" / "gray_01.png")
+    assert main(["sample", "black cats", "--model", f"dataset:{tmp_path}"]) == 2
+    unknown, known, _ = capsys.readouterr().err.splitlines()
+    assert unknown == 'limbeck: "black cats": the model does not know "black"'
+    assert known.startswith("limbeck: the model knows cats, gray;")
+
+
+@pytest.mark.parametrize("prompt", ["a zebra", "42", "?!"])
+def test_an_exact_prior_refuses_a_prompt_that_names_nothing_in_one_line(
+    prompt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", prompt, "--model", "gaussians", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"prompt {prompt!r} names nothing of this model; words it knows: blue" in line
+    assert not out.exists()
+
+
+def test_a_mixture_of_ones_own_gives_notice_too() -> None:
+    own = GaussianMixture(torch.zeros(2, 3, 8, 8), torch.ones(2), labels=("tabby", "tom"))
+    with pytest.warns(Notice, match='does not know "stray"'):
+        limbeck.priors.loading.notify_unknown_words(own, ["stray tabby"])
+    unlabeled = GaussianMixture(torch.zeros(2, 3, 8, 8), torch.ones(2))
+    assert limbeck.priors.loading.find_vocabulary(unlabeled) is None
 
 
 def test_the_vocabulary_is_that_of_the_model_and_not_of_its_name(

@@ -81,6 +81,16 @@ def find_folder(path: Path) -> Path:
     return found
 
 
+def check_distinct(folders: Sequence[Path]) -> None:
+    """Raise ValueError if a folder is given twice, under one name or two."""
+    names: dict[Path, Path] = {}
+    for folder in folders:
+        first = names.setdefault(folder.resolve(), folder)
+        if first is not folder:
+            other = "" if str(first) == str(folder) else f", also as {first}"
+            raise ValueError(f"{folder} is given twice{other}: name each folder once")
+
+
 def check_run_folder(folder: Path, experiment: Experiment) -> None:
     """Raise ValueError unless ``folder`` is new, empty, or holds a run that goes on as it."""
     from limbeck.runs.folder_state import foreign_files, refuse_other_experiment

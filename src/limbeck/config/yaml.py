@@ -179,7 +179,19 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _StrictLoader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number out of range
-        raise ValueError(f"this is not YAML: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(f"this is not YAML: {_fault(error)}") from error
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong and where, without the name that YAML gives a text in memory."""
+    text = str(error)
+    if isinstance(error, yaml.reader.ReaderError):
+        text = f"character U+{error.character:04X} is not allowed (character {error.position + 1})"
+    elif isinstance(error, yaml.MarkedYAMLError):
+        text = ", ".join(part for part in (error.context, error.problem) if part)
+        if mark := error.problem_mark or error.context_mark:
+            text = f"{text[:300]} (line {mark.line + 1}, column {mark.column + 1})"
+    return " ".join(text.split())[:400]
 
 
 def join(path: str, key: str) -> str:

@@ -15,13 +15,14 @@ from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.diffusion.schedule import NoiseSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand, to_unit_range
+from limbeck.diffusion.vocabulary import Vocabulary, words_of
 
 
 def component_log_weights(labels: Sequence[str], prompts: Sequence[str]) -> Float[Tensor, "p k"]:
     """Return log-weights of the components that prompts name: 0, or -inf for the others.
 
-    A prompt names the components whose label shares the most words with it. An empty prompt names
-    all.
+    A prompt names the components whose label shares the most words with it; numbers are no words.
+    An empty prompt names all.
 
     Args:
         labels: one label per component, k of them.
@@ -35,13 +36,32 @@ def component_log_weights(labels: Sequence[str], prompts: Sequence[str]) -> Floa
     for prompt in prompts:
         prompt_words = _words(prompt)
         shared = torch.tensor([len(prompt_words & words) for words in label_words])
-        if prompt_words and int(shared.max()) == 0:
+        if prompt.strip() and int(shared.max()) == 0:
             known = ", ".join(sorted(set().union(*label_words))[:40]) or "none"
             raise ValueError(
                 f"prompt {prompt!r} names nothing of this model; words it knows: {known}"
             )
         rows.append(torch.where(shared == shared.max(), 0.0, -torch.inf).double())
     return torch.stack(rows)
+
+
+class LabelVocabulary(Vocabulary):
+    """The words by which prompts name the components of an exact prior."""
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a text that name nothing; none of a text that is refused as a whole."""
+        words, known = words_of(text), {*self.words, *_ARTICLES}
+        if _words(text).isdisjoint(self.words):
+            return []
+        return [word for word in words if _words(word).isdisjoint(known)]
+
+
+def label_vocabulary(labels: Sequence[str]) -> LabelVocabulary | None:
+    """The vocabulary of an exact prior; None without labels: any prompt names everything."""
+    return LabelVocabulary(tuple(sorted(set().union(*map(_words, labels))))) if labels else None
+
+
+_ARTICLES = ("a", "an", "the")  #: read over
 
 
 def _words(text: str) -> set[str]:
@@ -112,6 +132,7 @@ class GaussianMixture:
             raise ValueError("stds must not be negative and weights must be positive")
         self.means, self.stds = self.means.double(), self.stds.double()
         self._log_weights = self.weights.double().log()
+        self.vocabulary = label_vocabulary(self.labels)
         self.shape = tuple(self.means.shape[1:])
         self.image_size = (self.shape[-2], self.shape[-1]) if len(self.shape) == 3 else (1, 1)
         self.size_multiple = 0  # the closed form holds for this size only
@@ -208,6 +229,7 @@ class DataSet:
         self.size_multiple = 0  # the closed form holds for this size only
         self.call_counter = NetworkCallCounter()
         self._classes = tuple(sorted(set(self.labels)))
+        self.vocabulary = label_vocabulary(self._classes)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """See ``Prior.condition``: log-weights of the images, one row per prompt."""

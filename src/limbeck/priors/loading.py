@@ -17,7 +17,7 @@ from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as
 from limbeck.diffusion.prior import Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
-from limbeck.priors.exact import DataSet, colored_shapes
+from limbeck.priors.exact import DataSet, colored_shapes, label_vocabulary
 from limbeck.system.environment import cpu_has_bfloat16
 from limbeck.system.image_files import IMAGE_SUFFIXES, read_image
 from limbeck.system.notices import notify
@@ -61,6 +61,11 @@ def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
     if not isinstance(model, Model | str):
         return None
     name = str(model)
+    if name in EXACT_MODELS:
+        return find_vocabulary(EXACT_MODELS[name]())
+    if name.startswith("dataset:"):
+        folder = _dataset_folder(name)
+        return label_vocabulary(_labels(folder, _image_files(folder)))
     return read_vocabulary(WORLD_FOLDER if name == "world" else Path(name).expanduser())
 
 
@@ -210,7 +215,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
             )
         if name in EXACT_MODELS:
             return EXACT_MODELS[name]()
-        return load_dataset(Path(name.removeprefix("dataset:")).expanduser())
+        return load_dataset(_dataset_folder(name))
     from limbeck.priors.checkpoint_files import CheckpointFiles, loading
     from limbeck.priors.hub import resolve_config, resolve_model
 
@@ -240,16 +245,28 @@ def load_dataset(folder: Path, size: int = 64) -> DataSet:
     Raises:
         ValueError: if there is no image, or one cannot be read.
     """
+    files = _image_files(folder)
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    for i, path in enumerate(files):
+        images[i] = (read_image(path, (size, size)) * 255).round()
+    return DataSet(images, _labels(folder, files))
+
+
+def _dataset_folder(name: str) -> Path:
+    """The folder of a model ``dataset:FOLDER``."""
+    return Path(name.removeprefix("dataset:")).expanduser()
+
+
+def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"no data set: {folder} is not a folder")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    for i, path in enumerate(files):
-        images[i] = (read_image(path, (size, size)) * 255).round()
-    labels = tuple(
-        str(p.relative_to(folder).with_suffix("")).replace("_", " ").replace("-", " ")
-        for p in files
-    )
-    return DataSet(images, labels)
+    return files
+
+
+def _labels(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """The label of each image: its path in words."""
+    paths = [str(path.relative_to(folder).with_suffix("")) for path in files]
+    return tuple(path.replace("_", " ").replace("-", " ") for path in paths)

@@ -68,7 +68,7 @@ class EvalOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck eval``: print tables, and write eval.json of each run into its folder."""
-    from limbeck.cli.run_folder import check_new_file, find_folder
+    from limbeck.cli.run_folder import check_distinct, check_new_file, find_folder
     from limbeck.config.command_line import parse
 
     about = (
@@ -85,6 +85,7 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError("--out needs --prompts FILE: runs have their eval.json")
         check_new_file(options.out)
     if options.prompts is not None:
+        check_distinct(options.folders)
         return _evaluate_folders(options)
 
     from limbeck.evaluation.image_sets import is_sample_folder
@@ -92,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.runs.reopen import last_stage, read_experiment
 
     folders = [last_stage(find_folder(folder)) for folder in options.folders]
+    check_distinct(folders)
     is_2d = set()
     for folder in folders:
         _refuse_images_alone(folder)

@@ -22,7 +22,7 @@ class ReportOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck report``: write the report and print its path."""
-    from limbeck.cli.run_folder import find_folder
+    from limbeck.cli.run_folder import check_distinct, find_folder
     from limbeck.config.command_line import parse
 
     about = "Write one HTML report of run FOLDERs."
@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no run folder {folder}")
+    check_distinct(folders)
 
     from limbeck.runs.report.pages import write_report
 
