@@ -270,8 +270,8 @@ def distill(
     results: list[DistillResult] = []
     for experiment, folder in _stage_runs(stages, chosen, _output_folder(out)):
         stage_prior = prior
+        notify_unknown_words(stage_prior or experiment.model, experiment.all_prompts)
         if stage_prior is None:
-            notify_unknown_words(experiment.model, experiment.all_prompts)
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
         record(experiment, stage_prior, folder, **run_options)
         results.append(DistillResult(folder, experiment, stage_prior))
@@ -346,8 +346,8 @@ def edit(
     if not isinstance(method, str):
         defaults = replace(defaults, method=method)
     settings = _with_options(defaults, {**options, "model": recorded})
+    notify_unknown_words(prior or settings.model, edit_prompts(inputs, settings))
     if prior is None:
-        notify_unknown_words(settings.model, edit_prompts(inputs, settings))
         prior = load(settings.model, device, settings.precision, settings.runtime)
     folder = _output_folder(out)
     edit_to_folder(inputs, settings, prior, folder, image_every=image_every)
@@ -380,8 +380,8 @@ def sample(
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     recorded, prior = _recorded_model(model)
     sampling = _with_options(Sampling(texts), {**options, "model": recorded})
+    notify_unknown_words(prior or sampling.model, (*sampling.prompts, sampling.negative_prompt))
     if prior is None:
-        notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
         prior = load(sampling.model, device, sampling.precision, sampling.runtime)
     folder = _output_folder(out)
     sample_to_folder(sampling, prior, folder)

@@ -53,7 +53,10 @@ ALIAS_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("? [a]\n: b", "this is not YAML"),
         ("prompts: [a]\nsteps: {a: " + "x" * 9999 + "}", r"steps must be an integer, not .{0,70}$"),
         ("prompts: [a]\nmethod: [sds]", "method must be 'NAME'"),
-        ("prompts: [a\0b]", r"this is not YAML: character U\+0000 is not allowed \(character 12\)$"),
+        (
+            "prompts: [a\0b]",
+            r"YAML: character U\+0000 is not allowed \(character 12\)$",
+        ),
         ("prompts: a: b", r"mapping values are not allowed here \(line 1, column 11\)$"),
         ("steps: 3\n\tseed: 1", r"cannot start any token \(line 2, column 1\)$"),
         ("!!python/object/apply:os.system ['true']", "this is not YAML"),

@@ -154,7 +154,10 @@ def parse(
             print(_help(found, argv, prog, about, positional, () if full else short))
             raise SystemExit(0)
         elif re.match(r"-(?!\.?\d|$)", word):
-            raise unknown_option(flag, found)
+            if positional and flag == f"--{positional}":
+                words = positional.removesuffix("s").upper()
+                raise ValueError(f"{flag} has no name on the command line: {prog} {words} ...")
+            raise unknown_option(flag, [o for o in found if o.name != positional])
         else:
             if previous and not lenient:
                 _refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)

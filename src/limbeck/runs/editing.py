@@ -89,8 +89,9 @@ class EditInputs:
             raise ValueError("--source-prompt is empty: say what the images show")
         for name, values in vars(self).items():
             if len(values) not in (0, 1, self.count):
+                flag = "images" if name == "images" else f"--{name.replace('_', '-')}"
                 raise ValueError(
-                    f"{len(values)} of --{name.replace('_', '-')} for {self.count} edits: "
+                    f"{len(values)} of {flag} for {self.count} edits: "
                     "give one for all or one for each"
                 )
 

@@ -109,7 +109,9 @@ class Study(abc.ABC):
     def load_prior(self, device: str) -> Prior:
         """Load the model of the study, before anything is written."""
         notify_unknown_words(self.model, self.prompts)
-        return load(self.model, device, self.precision)
+        prior = load(self.model, device, self.precision)
+        prior.condition(self.prompts)  # refuses unknown words early
+        return prior
 
     def _run(self, out: Path, prior: Prior) -> Path:
         """Run what is not finished yet into a folder of this study, and draw the figure."""

@@ -71,11 +71,15 @@ def _check_inputs(config: WorldTraining) -> None:
     """Check what the options name, before anything is written or rendered.
 
     Raises:
-        ValueError: if a folder or the device is missing.
+        ValueError: if a folder or the device is missing, or images have no captions.
     """
     for flag, folder in (("--images", config.images), ("--init-from", config.init_from)):
         if folder is not None and not folder.is_dir():
             raise ValueError(f"{flag} {folder} is not a folder")
+    if config.images is not None:
+        from limbeck.world.image_folder import find_captioned_images
+
+        find_captioned_images(config.images)
     for part in ("vae", "tokenizer") if config.init_from is not None else ():
         if not (Path(config.init_from or "") / part).is_dir():
             raise ValueError(f"--init-from {config.init_from} is not a pipeline: it has no {part}/")

@@ -25,13 +25,14 @@ class EditOutputOptions(OutputOptions):
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck edit``: edit images into a folder and print its report."""
-    from limbeck.cli.run_folder import exit_if_incomplete, resume_hint
+    from limbeck.cli.run_folder import check_new_folder, exit_if_incomplete, resume_hint
     from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import find
     from limbeck.methods.base import EditMethod
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs import editing
     from limbeck.runs.closing_summary import edit_closing_lines
+    from limbeck.runs.folder_state import foreign_files
 
     about = (
         "Edit each IMAGE from --source-prompt to --target-prompt. "
@@ -51,10 +52,13 @@ def main(argv: Sequence[str]) -> None:
         "images",
     )
     inputs.check(options.method)
+    folder = output.out or editing.default_folder(inputs, options)
+    is_begun = (folder / "run.yaml").is_file() or any(folder.glob("[0-9]*x[0-9]*/"))
+    if not is_begun and (foreign_files(folder) or not folder.is_dir()):
+        check_new_folder(folder)  # before the model is loaded
     notify_unknown_words(options.model, editing.edit_prompts(inputs, options))
     prior = load(options.model, output.device, options.precision, options.runtime)
     prior.condition((*inputs.target_prompt, *inputs.source_prompt))  # refuses unknown words early
-    folder = output.out or editing.default_folder(inputs, options)
     if output.dry_run:
         plans = editing.rehearse_edits(inputs, options, prior, folder)
         for path, plan in plans.items():
