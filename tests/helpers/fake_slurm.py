@@ -110,6 +110,10 @@ class FakeSlurm:
         (found,) = [job for job, text in texts.items() if f"--job-name={name}\n" in text]
         return found
 
+    def job_is(self, job: str, name: str) -> bool:
+        """Whether a job is of a run."""
+        return f"--job-name={name}\n" in self.submission(int(job))
+
     def kill(self, job: int, state: str) -> None:
         """Kill a job, which then has this state."""
         (self.jobs / f"{job}.state").write_text(state, encoding="utf-8")

@@ -155,8 +155,8 @@ def parse(
             raise SystemExit(0)
         elif re.match(r"-(?!\.?\d|$)", word):
             if positional and flag == f"--{positional}":
-                words = positional.removesuffix("s").upper()
-                raise ValueError(f"{flag} has no name on the command line: {prog} {words} ...")
+                noun = positional.removesuffix("s").upper()
+                raise ValueError(f"{flag} has no name on the command line: {prog} {noun} ...")
             raise unknown_option(flag, [o for o in found if o.name != positional])
         else:
             if previous and not lenient:

@@ -232,7 +232,7 @@ class DiffusersPrior(abc.ABC):
         """
         by_key = {prompt_parts(prompt): prompt for prompt in prompts}
         new = set(by_key) - set(self._embeddings)
-        # longest additions first: they cut most of the prompt, which is what a user is told
+        # longest additions first: they cut most of the prompt, which the notice says
         missing = [by_key[key] for key in sorted(new, key=lambda key: (-len(key[1]), *key))]
         if missing:
             offloaded = [self.network] if self.runtime.cpu_offload else []

@@ -1,4 +1,4 @@
-"""Prompts that are longer than a text encoder reads: what is cut, and what a user is told."""
+"""Prompts that are longer than a text encoder reads: what is cut, and the notice of it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _last_fitting_end(prompt: str, added: str, limit: TokenLimit) -> int:
 
 
 def describe_cut(text: str, limits: Sequence[TokenLimit], fitted: Sequence[FittedPrompt]) -> str:
-    """What a user is told of a prompt that was cut; empty if every encoder reads all of it.
+    """The notice of a prompt that was cut; empty if every encoder reads all of it.
 
     Args:
         text: the prompt.

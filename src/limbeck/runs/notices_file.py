@@ -12,7 +12,7 @@ _FILE = "notices.json"
 
 
 def write_notices(notices: Sequence[str], folder: Path) -> None:
-    """Write what the user was told into a folder; nothing if there is nothing."""
+    """Write the notices of a run into its folder; nothing if there are none."""
     if notices:
         write_text(folder / _FILE, json.dumps(notices, indent=1, ensure_ascii=False) + "\n")
 

@@ -160,8 +160,8 @@ class Sweep:
             raise ValueError(f"seeds are not drawn at random: write A:B, not {found[0]}")
         counts = {key: len(values) for key, values in self.zip.items()}
         if len(set(counts.values())) > 1:
-            told = ", ".join(f"{key} has {count}" for key, count in counts.items())
-            raise ValueError(f"options of zip need equally many values: {told}")
+            lengths = ", ".join(f"{key} has {count}" for key, count in counts.items())
+            raise ValueError(f"options of zip need equally many values: {lengths}")
         if bool(self.random) != bool(self.draws) or self.draws < 0:
             raise ValueError(
                 f"random draws need their number, at least 1, and an option with several values "

@@ -69,8 +69,8 @@ class LiveTable:
             outcome: that of a run that has just ended, or None.
         """
         if outcome is not None and not self.console.is_terminal:
-            told = f"{outcome.kind}: {outcome.message}" if outcome.message else outcome.kind
-            self._print(f"{self.counts(progress)}  {outcome.name} {told}")
+            ending = f"{outcome.kind}: {outcome.message}" if outcome.message else outcome.kind
+            self._print(f"{self.counts(progress)}  {outcome.name} {ending}")
         now = time.monotonic()
         if self.console.is_terminal and (outcome or now - self._shown_at > _REFRESH_SECONDS):
             self._shown_at = now

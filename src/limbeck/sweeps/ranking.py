@@ -87,10 +87,10 @@ def best_line(results: Sequence[RunResult], sweep: Sweep) -> str:
     if sweep.search is None or not (ranked := ranked_settings(results, sweep.search)):
         return ""
     best, score = ranked[0], sweep.search.score
-    told = f"{SCORES[score].label} {score_text(best.score, score)}"
+    formatted = f"{SCORES[score].label} {score_text(best.score, score)}"
     seeds = f"mean over {best.num_seeds} seeds" if best.num_seeds > 1 else "one seed"
     return (
-        f"best of {len(ranked)} settings: {label_of(best.options)}: {told} ({seeds})\n"
+        f"best of {len(ranked)} settings: {label_of(best.options)}: {formatted} ({seeds})\n"
         f"to run it: {run_command(sweep, best)}"
     )
 

@@ -1,4 +1,4 @@
-"""Runs as jobs: the same bits as by the pool, and what is told of jobs that are killed."""
+"""Runs as jobs: the same bits as by the pool, and what is reported of jobs that are killed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mortal_method import files_of, method_file, table_of
 from run_folders import assert_same_run
 
 from limbeck.cli.main import main
+from limbeck.system.notices import display_notices
 
 pytestmark = pytest.mark.timeout(1200)  # every job imports torch anew
 needs_submitit = pytest.mark.skipif(
@@ -102,7 +103,7 @@ def wait_for_runs(out, number):
 
 @needs_submitit
 @pytest.mark.slow
-def test_killed_jobs_are_told_and_ctrl_c_cancels_the_others(tmp_path, slurm):
+def test_killed_jobs_are_reported_and_ctrl_c_cancels_the_others(tmp_path, slurm):
     out = tmp_path / "out"
     limits = ["--minutes-per-run", "90", "--partition", "a100", "--cpus-per-run", "2"]
     sweep = start_sweep(out, slurm, "--seed", "0:4", *limits)
@@ -113,15 +114,16 @@ def test_killed_jobs_are_told_and_ctrl_c_cancels_the_others(tmp_path, slurm):
     slurm.kill(late, "TIMEOUT")
     slurm.kill(large, "OUT_OF_MEMORY")
     end = time.monotonic() + 120
-    told = out / "failed-runs.json"
-    while not (told.exists() and len(json.loads(told.read_text())) == 3):
+    report = out / "failed-runs.json"
+    while not (report.exists() and len(json.loads(report.read_text())) == 3):
         assert time.monotonic() < end
         time.sleep(0.2)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does
     _, errors = sweep.communicate(timeout=180)
     assert sweep.returncode == 130 and "To resume: limbeck sweep" in errors
-    failed = json.loads(told.read_text(encoding="utf-8"))
-    assert {outcome["kind"] for outcome in failed.values()} == {"killed"}
+    failed = json.loads(report.read_text(encoding="utf-8"))
+    kinds = [failed[name]["kind"] for name in runs[:3]]
+    assert kinds == ["killed", "killed", "out of memory"]
     messages = [failed[name]["message"] for name in runs[:3]]
     assert "stopped after a checkpoint, shortly before its time limit" in messages[0]
     assert "killed at its time limit" in messages[1] and f"job {late}" in messages[1]
@@ -178,7 +180,45 @@ def test_waiting_jobs_are_counted_and_canceled(tmp_path, slurm, monkeypatch):
 
 
 @needs_submitit
-def test_what_sbatch_refuses_is_told_in_one_line(tmp_path, slurm, capsys):
+def test_every_state_of_slurm_has_its_message_and_what_was_canceled_is_not_retried(
+    tmp_path, slurm, monkeypatch
+):
+    from limbeck.sweeps.engines import slurm_cluster
+    from limbeck.sweeps.execution import RunTask
+
+    monkeypatch.setattr(slurm_cluster, "_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_cluster, "POLL_SECONDS", 0.01)
+    (slurm.jobs / "hold").touch()
+    states = {
+        "TIMEOUT": ("killed", "killed at its time limit: give --minutes-per-run, or the same"),
+        "PREEMPTED": ("killed", "killed for a job of higher priority"),
+        "NODE_FAIL": ("killed", "killed, as its machine failed"),
+        "OUT_OF_MEMORY": ("out of memory", "its memory ran out: set SBATCH_MEM_PER_NODE=32G"),
+        "CANCELLED by 1000": ("interrupted", "canceled from outside, perhaps by scancel"),
+    }
+    names = {name.split()[0].lower(): name for name in states}
+    engine = slurm_cluster.SlurmCluster(retries=1, device="cpu")
+
+    def end_all():
+        for path in slurm.jobs.glob("*.state"):
+            (state,) = [s for n, s in names.items() if slurm.job_is(path.stem, n)]
+            path.write_text(state, encoding="utf-8")
+
+    tasks = [RunTask(name, ()) for name in names]
+    with display_notices(lambda text: None):
+        outcomes = list(engine.run(tasks, tmp_path / "logs", end_all))
+    for outcome in outcomes:
+        kind, message = states[names[outcome.name]]
+        is_retried = kind != "interrupted"
+        assert outcome.kind == kind and message in outcome.message
+        assert engine.attempts[outcome.name] == 1 + is_retried
+        assert outcome.message.endswith("(2 attempts)") is is_retried
+    assert {outcome.name for outcome in outcomes} == names.keys()
+    assert len(list(slurm.jobs.glob("*.sh"))) == 9  # five jobs, and four of them once more
+
+
+@needs_submitit
+def test_what_sbatch_refuses_is_said_in_one_line(tmp_path, slurm, capsys):
     (slurm.jobs / "refuses").touch()
     command = ["sweep", *TOY, "--slurm", "--partition", "none", "--out", str(tmp_path / "s")]
     assert main(command) == 2

@@ -216,7 +216,7 @@ class RunData:
 
     @property
     def notices(self) -> list[str]:
-        """What the user was told before the first step or about files that are missing."""
+        """Notices from before the first step, and about files that are missing."""
         return read_notices(self.path) + read_failures(self.path)
 
     def seconds(self) -> dict[str, float]:

@@ -69,8 +69,8 @@ class Engine(abc.ABC):
                     if outcome.may_retry and tried <= self.retries:
                         queue.append(task)
                         continue
-                    told = f" ({tried} attempts)" if tried > 1 and outcome.message else ""
-                    yield replace(outcome, message=outcome.message + told)
+                    suffix = f" ({tried} attempts)" if tried > 1 and outcome.message else ""
+                    yield replace(outcome, message=outcome.message + suffix)
         finally:
             self.stop()
 

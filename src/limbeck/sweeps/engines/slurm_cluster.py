@@ -20,22 +20,26 @@ from limbeck.system.notices import notify
 
 _COMMANDS = ("sbatch", "srun", "squeue", "sacct", "scancel", "sinfo")
 _CHECK_SECONDS = 20.0  #: between two calls of sacct, which alone knows of killed jobs
-_SIGNAL_SECONDS = 90  #: before the time limit, a run is told to write a checkpoint and stop
+_SIGNAL_SECONDS = 90  #: before the time limit, a signal makes a run write a checkpoint and stop
 _CAPACITY = 8  #: settings that a search tries at a time, as the size of the queue is not known
 _NO_REQUEUE = {"no-requeue": True}  # else Slurm would repeat a run that lost its node unseen
 _CONTINUE = "the same command continues it from its last checkpoint"
 
-#: what a job that left no outcome died of, by the first word of its state
-_DEATHS = {
-    "TIMEOUT": "killed at its time limit: give --minutes-per-run, or {}",
-    "DEADLINE": "killed at its deadline; {}",
-    "OUT_OF_MEMORY": "killed, as its memory ran out: set SBATCH_MEM_PER_NODE=32G or so before "
-    "the command",
-    "CANCELLED": "canceled from outside, perhaps by scancel; {}",
-    "PREEMPTED": "killed for a job of higher priority; {}",
-    "NODE_FAIL": "killed, as its machine failed; {}",
-    "BOOT_FAIL": "not started, as its machine failed; {}",
+#: how a job that left no outcome ended, by the first word of its state: kind of the outcome and
+#: message. What somebody canceled is not retried.
+_ENDS = {
+    "TIMEOUT": ("killed", "killed at its time limit: give --minutes-per-run, or {}"),
+    "DEADLINE": ("killed", "killed at its deadline; {}"),
+    "OUT_OF_MEMORY": (
+        "out of memory",
+        "killed, as its memory ran out: set SBATCH_MEM_PER_NODE=32G or so before the command",
+    ),
+    "CANCELLED": ("interrupted", "canceled from outside, perhaps by scancel; {}"),
+    "PREEMPTED": ("killed", "killed for a job of higher priority; {}"),
+    "NODE_FAIL": ("killed", "killed, as its machine failed; {}"),
+    "BOOT_FAIL": ("killed", "not started, as its machine failed; {}"),
 }
+_UNKNOWN_END = ("killed", "killed, perhaps because memory ran out")
 
 
 class SlurmCluster(Cluster):
@@ -138,10 +142,10 @@ class SlurmCluster(Cluster):
         try:
             return self._executor.submit(execute_in_job, task, log, folder)
         except (FailedJobError, FailedSubmissionError) as error:
-            told = f"sbatch refuses the job: {one_line(error)}"
+            message = f"sbatch refuses the job: {one_line(error)}"
             if not any(run.handle is not None for run in self.queued.values()):
-                raise ValueError(told) from error
-            notify(f"{told}; the other runs are submitted when one has ended")
+                raise ValueError(message) from error
+            notify(f"{message}; the other runs are submitted when one has ended")
             return None
 
     def ended(self) -> list[RunOutcome]:
@@ -207,7 +211,7 @@ def _outcome(run: QueuedRun) -> RunOutcome:
 
     job, name = run.handle, run.task.name
     state = job.state.split(" ")[0]
-    if job.paths.result_pickle.exists() or state not in (*_DEATHS, "FAILED"):
+    if job.paths.result_pickle.exists() or state not in (*_ENDS, "FAILED"):
         with suppress(UncompletedJobError):
             outcome = job.result()  # waits for a moment for a file on another machine
             _remove_files(job)
@@ -216,9 +220,9 @@ def _outcome(run: QueuedRun) -> RunOutcome:
     stderr, has_started = job.stderr() or "", run.has_started()
     with suppress(OSError), run.log.open("a", encoding="utf-8") as file:
         file.write(stderr)
-    if state in _DEATHS or has_started:
-        why = _DEATHS.get(state, "killed, perhaps because memory ran out").format(_CONTINUE)
-        return RunOutcome(name, "killed", f"{why} (job {job.job_id})")
+    if state in _ENDS or has_started:
+        kind, why = _ENDS.get(state, _UNKNOWN_END)
+        return RunOutcome(name, kind, f"{why.format(_CONTINUE)} (job {job.job_id})")
     last = stderr.strip().rpartition("\n")[2] or f"state {state}"
     return RunOutcome(name, "error", f"job {job.job_id} could not start: {last}")
 
@@ -236,6 +240,6 @@ def _call(*command: str) -> str:
     """Output of a command of Slurm; ValueError with what it says if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise ValueError(f"--slurm: {command[0]} fails, and a sweep needs it: {told}")
+        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise ValueError(f"--slurm: {command[0]} fails, and a sweep needs it: {reason}")
     return done.stdout
