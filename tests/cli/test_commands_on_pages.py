@@ -70,6 +70,7 @@ def block_on_page(name: str, language: str) -> str:
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
+    import limbeck.leaderboard.asset_folder
     import limbeck.leaderboard.edit_folder
     import limbeck.leaderboard.exact_conduct
     import limbeck.leaderboard.folder
@@ -91,6 +92,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(limbeck.leaderboard.folder, "write_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.edit_folder, "write_edit_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.exact_conduct, "check_exact_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.asset_folder, "check_runs", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
     for kind in ("folders", "2d", "3d"):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
@@ -98,6 +100,7 @@ def stopped(monkeypatch, tmp_path):
         monkeypatch.setattr(study, "run", stop)
     monkeypatch.setattr(limbeck.sweeps.sweep_folder, "check_sweep", stop)
     Path("study.yaml").write_text(block_on_page("sweeps.md", "yaml"), encoding="utf-8")
+    Path("rows.yaml").write_text(block_on_page("leaderboard-3d.md", "yaml"), encoding="utf-8")
     Path("runs/RUN").mkdir(parents=True)
     Path("duck").mkdir()
     experiment = to_yaml(Experiment(("a red mug",)))

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from limbeck.leaderboard.edit_judgment import judge_edits
 from limbeck.leaderboard.edit_pairs import CHANGED, EditPairs
 from limbeck.leaderboard.edit_protocol import NO_EDIT, EditLeaderboard, EditSetting
 from limbeck.leaderboard.judgment import Value, mean_value
+from limbeck.leaderboard.markdown import difference_text, markdown_table, value_text
 from limbeck.metrics.intervals import UNBOUNDED
 from limbeck.world.evaluator import Evaluator
 
@@ -163,8 +165,10 @@ def edit_rows_to_markdown(board: EditLeaderboard, rows: Sequence[JudgedEdits]) -
     head = ["", *map(_heading, names), *compared, "guidance, strength", "steps", "passes", "s"]
     table = [head]
     for row in ordered:
-        cells = [_text(name, row.values[name]) for name in names]
-        cells += [_difference_text(name, row.differences.get(name)) for name in _COMPARED]
+        cells = [value_text(row.values[name], partial(_number, name)) for name in names]
+        cells += [
+            difference_text(row.differences.get(name), partial(_number, name)) for name in _COMPARED
+        ]
         costs = [""] * 4
         if row.setting is not None:
             costs = [f"{row.setting.guidance:g}, {row.setting.strength:g}", str(row.steps)]
@@ -172,12 +176,15 @@ def edit_rows_to_markdown(board: EditLeaderboard, rows: Sequence[JudgedEdits]) -
         table.append([row.name, *cells, *costs])
     changed = [name for name in CHANGED if name in rows[0].values]
     by_change = [["right, if changed:", *changed]]
-    by_change += [[row.name, *(_text(n, row.values[n]) for n in changed)] for row in methods]
+    by_change += [
+        [row.name, *(value_text(row.values[n], partial(_number, n)) for n in changed)]
+        for row in methods
+    ]
     title = (
         f"{board.num_pairs} pairs, {board.seeds} {'edit' if board.seeds == 1 else 'edits'} of "
         f"each, {board.passes} network passes per edit:"
     )
-    parts = [title, _markdown(table), _markdown(by_change), _NOTES, power_text(rows)]
+    parts = [title, markdown_table(table), markdown_table(by_change), _NOTES, power_text(rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -214,24 +221,3 @@ def _number(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{100 * value:.0f} %"
     return f"{value:.1f}" if name == "psnr_outside" else f"{value:.3f}"
-
-
-def _text(name: str, value: Value) -> str:
-    own = _number(name, value.value)
-    if value.interval is None:
-        return own
-    low, high = (_number(name, end).removesuffix(" %") for end in value.interval)
-    return f"{own} [{low}, {high}]"
-
-
-def _difference_text(name: str, value: Value | None) -> str:
-    if value is None:
-        return ""
-    text = _text(name, value)
-    low, high = value.interval or (0.0, 0.0)
-    return f"**{text}**" if low > 0 or high < 0 else text
-
-
-def _markdown(table: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in table]
-    return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])

@@ -194,8 +194,9 @@ class Recorder:
         with collect_notices() as self.notices:
             self.run = Run(experiment, prior)
         self.collapse = CollapseDetector(experiment.steps)
-        self.rows_before, self.elapsed_before = 0, 0.0
+        self.rows_before, self.elapsed_before, self.cpu_before = 0, 0.0, 0.0
         self.rows_at_start, self.started_at = prior.call_counter.rows, time.perf_counter()
+        self.cpu_at_start = time.process_time()
         self.saved_at = self.flushed_at = self.started_at
         self.plan = plan_resources(self.run)
         self.writer, self.stage = BackgroundWriter(), stage
@@ -214,6 +215,11 @@ class Recorder:
     def elapsed(self) -> float:
         """Seconds of the run in all sessions."""
         return self.elapsed_before + time.perf_counter() - self.started_at
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds of this process during the run, in all sessions."""
+        return self.cpu_before + time.process_time() - self.cpu_at_start
 
     def _print(self, message: str, soft_wrap: bool = False) -> None:
         self.console.print(message, highlight=False, soft_wrap=soft_wrap)
@@ -281,6 +287,7 @@ class Recorder:
             self.run.load(tensors, metadata["step"])
             self.rows_before = int(metadata["rows"])
             self.elapsed_before = float(metadata["elapsed"])
+            self.cpu_before = float(metadata.get("cpu_seconds", 0.0))  # checkpoints before 2026-12
             self.run.profile.load_state_dict(metadata)
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
@@ -427,6 +434,7 @@ class Recorder:
             self.writer.wait(self.checkpoint_written)
             self.metrics_log.sync()
             metadata = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed}
+            metadata["cpu_seconds"] = self.cpu_seconds
             metadata |= run.profile.state_dict()
             copies = AsyncCopies(tensors)
             self.checkpoint_written = self.writer.submit(
@@ -482,6 +490,7 @@ class Recorder:
         return {
             "seconds": {part: round(value, 3) for part, value in profile.seconds.items()},
             "elapsed": round(self.elapsed, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
             "evaluations": self.rows,
             "flops": {part: n * repeats.get(part, steps) for part, n in profile.flops.items()},
             "bytes": profile.bytes,

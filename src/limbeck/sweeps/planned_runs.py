@@ -113,11 +113,21 @@ def plan_points(
             varied = {key: point[key] for key in sweep.varied if not isinstance(point[key], Draw)}
             where = f"; this is in the run with {label_of(varied)}" if varied else ""
             raise ValueError(f"{error}{where}") from error
-        prints = "".join(f"{name}{fingerprint(stage)}" for name, stage in stages.items())
-        key = prints if len(stages) == 1 else hashlib.sha256(prints.encode()).hexdigest()[:8]
-        options = {name: point[name] for name in sweep.varied}
-        planned.setdefault(key, PlannedRun(_run_name(options, key), options, stages, key))
+        run = planned_run({name: point[name] for name in sweep.varied}, stages)
+        planned.setdefault(run.key, run)
     return list(planned.values())
+
+
+def planned_run(options: Mapping[str, Any], stages: Mapping[str, Experiment]) -> PlannedRun:
+    """A run with its name and the hash of its configuration.
+
+    Args:
+        options: options in which the runs differ.
+        stages: experiments by stage name; a single one is called "".
+    """
+    prints = "".join(f"{name}{fingerprint(stage)}" for name, stage in stages.items())
+    key = prints if len(stages) == 1 else hashlib.sha256(prints.encode()).hexdigest()[:8]
+    return PlannedRun(_run_name(options, key), options, stages, key)
 
 
 def with_numbers(

@@ -107,6 +107,20 @@ def check_sweep(runs: Sequence[PlannedRun], root: Path, device: str | None) -> l
             f"{root} holds files already ({names[0]}), and nothing is overwritten; choose another "
             "folder with --out"
         )
+    return check_runs(runs, root, device)
+
+
+def check_runs(runs: Sequence[PlannedRun], root: Path, device: str | None) -> list[PlannedRun]:
+    """Refuse what cannot be run, as ``check_sweep``, in a folder that holds other files as well.
+
+    Args:
+        runs: the planned runs.
+        root: folder of their run folders.
+        device: as for ``check_sweep``.
+
+    Raises:
+        ValueError: as ``check_sweep``, except for other files.
+    """
     runs = with_found_names(runs, root)
     for run in runs:
         for folder, experiment in run.experiments(root).items():
@@ -128,9 +142,12 @@ def _is_sweep(folder: Path) -> bool:
 
 def _refuse_other_run(folder: Path, experiment: Any) -> None:
     """Refuse a folder of another run; a hash of eight digits may occur twice."""
-    path, text = folder / "run.yaml", config.to_yaml(config.absolute_paths(experiment))
-    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-        refuse_other_experiment(folder, experiment)
+    path = folder / "run.yaml"
+    if path.is_file():  # YAML of hundreds of runs that have not started would take seconds
+        text = config.to_yaml(config.absolute_paths(experiment))
+        if path.read_text(encoding="utf-8") == text:
+            return
+    refuse_other_experiment(folder, experiment)
 
 
 def _check_models(runs: Sequence[PlannedRun], device: str | None) -> None:
@@ -186,40 +203,64 @@ def run_sweep(
     root = progress.root
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
-        known = read_failed_runs(root)
-        template = RunTask("", (), engine.device, 0, image_every, checkpoint_every, command)
-        queue: list[RunTask] = []
-
-        def add(runs: Sequence[PlannedRun]) -> None:
-            known_names = {run.name for run in progress.runs}
-            progress.runs += [run for run in runs if run.name not in known_names]
-            queue.extend(_pending_tasks(progress, runs, known, template))
-
-        add(progress.runs)
         study = None if sweep.search is None else OptunaStudy(sweep, root)
-        if study is not None:
-            add(study.known_runs())
-            _ask(study, progress, engine, add)
-        watch = RepeatedFailure([run for run in progress.runs if run.name not in progress.finished])
+        execute_runs(progress, engine, image_every, checkpoint_every, command, on_change, study)
 
-        def poll() -> None:
-            progress.running, progress.num_waiting = engine.running(), engine.num_waiting()
-            on_change(progress, None)
 
-        with closing(engine.run(queue, root / "logs", poll)) as ended:
-            for outcome in ended:
-                progress.running.discard(outcome.name)
-                if outcome.kind == "finished":
-                    progress.finished.add(outcome.name)
-                else:
-                    progress.failed[outcome.name] = outcome
-                _write_failed_runs(root, progress.failed, known)
-                run = next(run for run in progress.runs if run.name == outcome.name)
-                watch.add(run, outcome, progress.steps_taken(run))
-                _react(watch, queue, progress)
-                if study is not None:
-                    _ask(study, progress, engine, add)
-                on_change(progress, outcome)
+def execute_runs(
+    progress: SweepProgress,
+    engine: Engine,
+    image_every: int = 0,
+    checkpoint_every: int = 0,
+    command: str = "",
+    on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
+    study: OptunaStudy | None = None,
+) -> None:
+    """Execute the runs that are not finished, in a folder that the caller holds.
+
+    Args:
+        progress: their folder and the runs, as ``check_runs`` returns them; kept up to date.
+        engine: what executes them.
+        image_every: as for ``run_sweep``.
+        checkpoint_every: as for ``run_sweep``.
+        command: command line, for the record.
+        on_change: as for ``run_sweep``.
+        study: chooses further runs; None without a search.
+    """
+    root = progress.root
+    known = read_failed_runs(root)
+    template = RunTask("", (), engine.device, 0, image_every, checkpoint_every, command)
+    queue: list[RunTask] = []
+
+    def add(runs: Sequence[PlannedRun]) -> None:
+        known_names = {run.name for run in progress.runs}
+        progress.runs += [run for run in runs if run.name not in known_names]
+        queue.extend(_pending_tasks(progress, runs, known, template))
+
+    add(progress.runs)
+    if study is not None:
+        add(study.known_runs())
+        _ask(study, progress, engine, add)
+    watch = RepeatedFailure([run for run in progress.runs if run.name not in progress.finished])
+
+    def poll() -> None:
+        progress.running, progress.num_waiting = engine.running(), engine.num_waiting()
+        on_change(progress, None)
+
+    with closing(engine.run(queue, root / "logs", poll)) as ended:
+        for outcome in ended:
+            progress.running.discard(outcome.name)
+            if outcome.kind == "finished":
+                progress.finished.add(outcome.name)
+            else:
+                progress.failed[outcome.name] = outcome
+            _write_failed_runs(root, progress.failed, known)
+            run = next(run for run in progress.runs if run.name == outcome.name)
+            watch.add(run, outcome, progress.steps_taken(run))
+            _react(watch, queue, progress)
+            if study is not None:
+                _ask(study, progress, engine, add)
+            on_change(progress, outcome)
 
 
 def _ask(

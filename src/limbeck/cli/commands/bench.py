@@ -34,13 +34,32 @@ class BenchOptions(BenchPlaces):
 
     Attributes:
         edits: compare methods that edit images instead, on pairs of renders.
+        in_3d: compare 3D recipes instead, on the objects of the world from 32 cameras.
         model: world, the embedded model; or an exact prior (gaussians, gaussians-flow,
             dataset:FOLDER, FILE.py:Class of a Gaussian mixture), on which distances to the true
             law are compared. ``limbeck bench --model gaussians --help`` lists its options.
     """
 
     edits: bool = False
+    in_3d: bool = False
     model: str = _WORLD
+
+
+@dataclass(frozen=True)
+class AssetBenchOptions(BenchPlaces):
+    """Where the leaderboard of 3D recipes is computed.
+
+    Attributes:
+        in_3d: compare 3D recipes.
+        workers: runs at a time; 0 for one per GPU, or per core on a CPU.
+        retries: further attempts for a run that is killed, runs out of memory or fails.
+        device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
+    """
+
+    in_3d: bool = True
+    out: Path = Path("runs/leaderboard-3d")
+    retries: int = field(default=0, metadata={"minimum": 0})
+    device: str = "auto"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,8 +68,12 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.command_line import parse, value_of
     from limbeck.leaderboard.protocol import Leaderboard
 
-    model = value_of(argv, "--model") or _WORLD
-    edits = any(word in ("--edits", "--edits=True") for word in argv)
+    model, edits = value_of(argv, "--model") or _WORLD, _has_flag(argv, "--edits")
+    if _has_flag(argv, "--in-3d"):
+        if edits or model != _WORLD:
+            other = "--edits" if edits else f"--model {model}"
+            raise ValueError(f"--in-3d and {other} exclude each other: give one of them")
+        return _compare_assets(argv)
     if edits and model != _WORLD:
         raise ValueError(f"--edits compares on the embedded model, not {model}: leave out --model")
     if edits:
@@ -75,6 +98,10 @@ def main(argv: Sequence[str]) -> None:
         page = write_leaderboard(board, options.out, options.num_workers)
     print((options.out / "leaderboard.md").read_text(encoding="utf-8"))
     print(page)
+
+
+def _has_flag(argv: Sequence[str], flag: str) -> bool:
+    return any(word.replace("_", "-") in (flag, f"{flag}=True") for word in argv)
 
 
 def _compare_edits(argv: Sequence[str]) -> None:
@@ -127,3 +154,45 @@ def _compare_on_exact(argv: Sequence[str], model: str) -> None:
         page = write_exact_leaderboard(board, options.out, options.num_workers)
     print((options.out / "leaderboard.md").read_text(encoding="utf-8"))
     print(page)
+
+
+def _compare_assets(argv: Sequence[str]) -> None:
+    import shlex
+
+    from rich.console import Console
+
+    from limbeck.cli.run_folder import INCOMPLETE, resume_hint
+    from limbeck.config.command_line import parse
+    from limbeck.leaderboard.asset_protocol import AssetLeaderboard
+
+    about = (
+        "Compare 3D recipes on the embedded model: the same objects and seeds, judged from 32 "
+        "held-out cameras, with differences paired by object and seed."
+    )
+    sections = [(AssetLeaderboard, None), (AssetBenchOptions, None)]
+    board, options = parse(sections, argv, "limbeck bench", about)
+
+    import sys
+
+    from limbeck.leaderboard import asset_folder
+    from limbeck.leaderboard.asset_judgment import AssetJudge
+    from limbeck.sweeps.engines.process_pool import ProcessPool
+    from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
+    from limbeck.system.folder_lock import folder_lock
+    from limbeck.world.pretrained import load_evaluator
+
+    out, command = options.out, shlex.join(["limbeck", "bench", *argv])
+    judge = AssetJudge(out / "views", options.device, load_evaluator())
+    opened = asset_folder.open_asset_leaderboard(board, out, options.device, judge)
+    engine = ProcessPool(options.workers, options.retries, options.device)
+    with folder_lock(out), resume_hint(command), LiveTable(Console(stderr=True)) as table:
+        progress, page = asset_folder.run_asset_leaderboard(
+            opened, engine, judge, command, table.update
+        )
+    for line in sweep_closing_lines(progress):
+        print(line, file=sys.stderr)
+    if (out / "leaderboard.md").is_file():
+        print((out / "leaderboard.md").read_text(encoding="utf-8"))
+    print(page)
+    if any(not outcome.is_final for outcome in progress.failed.values()):
+        raise SystemExit(INCOMPLETE)
