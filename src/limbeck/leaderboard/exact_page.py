@@ -15,10 +15,10 @@ from limbeck.leaderboard.exact_table import (
     exact_heading,
     exact_number,
     exact_title,
-    excludes_zero,
     shown_columns,
 )
 from limbeck.leaderboard.judgment import Value
+from limbeck.leaderboard.markdown import excludes_zero
 from limbeck.leaderboard.protocol import Budget
 from limbeck.leaderboard.table import JudgedRow, setting_text
 from limbeck.runs.report.pages import render_page, save_page

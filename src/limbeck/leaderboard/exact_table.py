@@ -8,6 +8,7 @@ from limbeck.leaderboard.exact_cells import TRUE_DRAWS
 from limbeck.leaderboard.exact_judgment import ABOVE_FLOOR, ordered_exact_rows
 from limbeck.leaderboard.exact_protocol import ExactLeaderboard
 from limbeck.leaderboard.judgment import Value
+from limbeck.leaderboard.markdown import excludes_zero
 from limbeck.leaderboard.protocol import Budget
 from limbeck.leaderboard.table import JudgedRow, setting_text
 
@@ -66,15 +67,6 @@ def shown_columns(rows: Sequence[JudgedRow]) -> list[str]:
     names = [name for name in _HEADINGS if any(name in row.values for row in rows)]
     stopped = any(row.values["diverged"].value > 0 for row in rows)
     return [name for name in names if name != "diverged" or stopped]
-
-
-def excludes_zero(value: Value) -> bool:
-    """Whether a difference has an interval without zero.
-
-    Args:
-        value: the difference.
-    """
-    return value.interval is not None and (value.interval[0] > 0 or value.interval[1] < 0)
 
 
 def exact_title(board: ExactLeaderboard, budget: Budget) -> str:
