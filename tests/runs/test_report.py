@@ -160,6 +160,8 @@ def test_evaluations_are_in_the_report(runs, tmp_path):
         "views": ["front", "side"],
         "prompts": [prompt],
         "mean": {"object": 0.75},
+        "intervals": {"object": [0.21, 1.0], "diversity": [0.1, 0.15], "clip_texts": [0.0, 1.0]},
+        "interval_over": "2 particles of 1 prompt",
     }
     assert "Held-out views" not in write_report([folder]).read_text()
     (folder / "eval.json").write_text(json.dumps(evaluation))
@@ -173,9 +175,11 @@ def test_evaluations_are_in_the_report(runs, tmp_path):
     assert rows[2] == ["particle", "1", "50", "%", "0", "%", "\N{EN DASH}"]
     assert rows[3][2:6] == ["100", "%", "50", "%"]
     assert rows[4][:2] == ["reference", "object"] and "&lt;b&gt;duck" in section
-    assert rows[5] == ["elevation", "azimuth", "view", "particle", "1", "particle", "2"]
-    assert rows[6] == ["30°", "11°", "front", *verdicts[0].split(), *verdicts[1].split()]
-    assert len(rows) == 8
+    assert " ".join(rows[5]).startswith("95 % over 2 particles of 1 prompt 21 to 100 % ")
+    assert rows[5][-4:] == ["\N{EN DASH}", "0.100", "to", "0.150"]
+    assert rows[6] == ["elevation", "azimuth", "view", "particle", "1", "particle", "2"]
+    assert rows[7] == ["30°", "11°", "front", *verdicts[0].split(), *verdicts[1].split()]
+    assert len(rows) == 9 and "no interval" not in section
 
 
 def test_evaluations_without_verdicts_have_no_details(runs, tmp_path):
@@ -191,6 +195,8 @@ def test_evaluations_without_verdicts_have_no_details(runs, tmp_path):
     page = write_report([folder]).read_text()
     assert "Held-out views" in page
     assert "particle 1" not in page and "<details>" not in page
+    assert "These are 1 images of one object, so there is no interval" in page
+    assert "95 % over" not in page
 
 
 def test_a_folder_of_samples_has_a_report(runs):

@@ -27,6 +27,7 @@ from limbeck.runs.report.run_data import (
 from limbeck.runs.report.tables import (
     PROFILE_LABELS,
     SCORES,
+    interval_text,
     score_columns,
     score_text,
     seconds_text,
@@ -197,7 +198,8 @@ def _evaluation_table(run: RunData) -> dict[str, Any]:
     """Content of eval.json as a table; empty if there is none.
 
     Rows are prompts, each followed by its particles if there are several and by the reference
-    object, and their mean. Verdicts are listed by camera.
+    object, and their mean. Intervals are over prompts, or over the particles of a single one: the
+    images of one object are no independent units. Verdicts are listed by camera.
     """
     prompts = run.evaluation.get("prompts", [])
     rows: list[tuple[str, str, dict[str, Any]]] = []  # kind, label, metrics
@@ -224,7 +226,20 @@ def _evaluation_table(run: RunData) -> dict[str, Any]:
             table = zip(angles, run.evaluation["views"], *prompt["verdicts"], strict=True)
             cameras = [(*angle, view, seen) for angle, view, *seen in table]
             verdicts.append((prompt["prompt"], cameras))
-    return {"columns": columns, "rows": rows, "verdicts": verdicts}
+    intervals = {
+        name: interval_text((ends[0], ends[1]), name)
+        for name, ends in run.evaluation.get("intervals", {}).items()
+        if name in columns
+    }
+    return {
+        "columns": columns,
+        "rows": rows,
+        "intervals": intervals,
+        "interval_over": run.evaluation.get("interval_over", ""),
+        "is_one_object": len(prompts) == 1 and len(prompts[0].get("particles", [])) < 2,
+        "num_cameras": len(angles),
+        "verdicts": verdicts,
+    }
 
 
 class ImageSection(NamedTuple):

@@ -115,6 +115,12 @@ def score_text(value: float | None, name: str) -> str:
     return f"{100 * value:.0f} %" if SCORES[name].percent else f"{value:.3f}"
 
 
+def interval_text(interval: tuple[float, float], name: str) -> str:
+    """Format the interval of a score, with its unit once."""
+    low, high = (score_text(end, name) for end in interval)
+    return f"{low.removesuffix(' %')} to {high}"
+
+
 class DifferenceCell(NamedTuple):
     """A difference of scores, as it is shown.
 
