@@ -154,10 +154,7 @@ def parse(
             print(_help(found, argv, prog, about, positional, () if full else short))
             raise SystemExit(0)
         elif re.match(r"-(?!\.?\d|$)", word):
-            if positional and flag == f"--{positional}":
-                noun = positional.removesuffix("s").upper()
-                raise ValueError(f"{flag} has no name on the command line: {prog} {noun} ...")
-            raise unknown_option(flag, [o for o in found if o.name != positional])
+            raise _refused_flag(flag, found, prog, positional)
         else:
             if previous and not lenient:
                 _refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)
@@ -232,6 +229,14 @@ def _title(parent: str, found: Sequence[Option]) -> str:
     """The flag of a component and the name of its class."""
     chosen = next((o.chosen for o in found if o.flag == parent), None)
     return f"{parent} {component_name(chosen)}" if chosen else parent
+
+
+def _refused_flag(flag: str, found: Sequence[Option], prog: str, positional: str) -> ValueError:
+    """The error for a flag that is not among the options, or is written without its name."""
+    if positional and flag == f"--{positional}":
+        noun = positional.removesuffix("s").upper()
+        return ValueError(f"{flag} has no name on the command line: {prog} {noun} ...")
+    return unknown_option(flag, [o for o in found if o.name != positional])
 
 
 def unknown_option(flag: str, found: Sequence[Option]) -> ValueError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.config.ranges import check_positive
 from limbeck.diffusion.tensors import expand
 
 
@@ -61,9 +62,7 @@ class Clip(GradientTransform):
     end_at: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("start_value", "end_value"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        check_positive(self, "start_value", "end_value")
         if not 0 <= self.end_at <= 1:
             raise ValueError(f"end_at must be a fraction in [0, 1], not {self.end_at}")
 

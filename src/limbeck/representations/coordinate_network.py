@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.config.ranges import check_minimums
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import (
@@ -130,9 +131,7 @@ class _CoordinateNetworkConfig(RepresentationConfig):
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name, minimum in (("width", 1), ("depth", 1), ("init_steps", 0)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        check_minimums(self, width=1, depth=1, init_steps=0)
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.config.ranges import check_minimums, check_not_negative, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
@@ -319,16 +320,11 @@ class GaussianSplats(RepresentationConfig):
             raise ValueError(
                 "Gaussian splats cannot start from images: leave out images, or use init_from"
             )
-        if self.num_gaussians < 1:
-            raise ValueError(f"num_gaussians must be at least 1, not {self.num_gaussians}")
+        check_minimums(self, num_gaussians=1)
         lrs = ("means_lr", "scales_lr", "quats_lr", "opacities_lr", "colors_lr")
-        for name in ("init_radius", "init_scale", "bound", "max_scale", *lrs):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        check_positive(self, "init_radius", "init_scale", "bound", "max_scale", *lrs)
         regs = ("opacity_reg", "scale_reg")
-        for name in ("init_color_std", "refine_every", "relocation_noise", *regs):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_not_negative(self, "init_color_std", "refine_every", "relocation_noise", *regs)
         if not 0 <= self.refine_stop <= 1:
             raise ValueError(f"refine_stop must be in [0, 1], not {self.refine_stop}")
         for name in ("init_opacity", "min_opacity"):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.rendering.gaussian_compositing import (
     LOW_PASS_VARIANCE,
@@ -124,13 +125,9 @@ class Gaussians2D(RepresentationConfig):
     opacities_lr: float = 0.02
 
     def __post_init__(self) -> None:
-        for name, minimum in (("num_gaussians", 1), ("init_color_std", 0), ("init_steps", 0)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        check_minimums(self, num_gaussians=1, init_color_std=0, init_steps=0)
         lrs = ("means_lr", "scales_lr", "rotations_lr", "colors_lr", "opacities_lr")
-        for name in ("init_scale", "max_scale", *lrs):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        check_positive(self, "init_scale", "max_scale", *lrs)
         if not 0 < self.init_opacity < MAX_OPACITY:
             raise ValueError(f"init_opacity must be in (0, {MAX_OPACITY}), not {self.init_opacity}")
 

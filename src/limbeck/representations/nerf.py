@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.config.ranges import check_not_negative, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
@@ -457,15 +458,11 @@ class NeRF(RepresentationConfig):
             "entropy_weight",
             "tv_weight",
         )
-        for name in non_negative:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_not_negative(self, *non_negative)
         for name in ("resolution_switch", "entropy_warmup", "occupancy_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-        for name in ("bound", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        check_positive(self, "bound", "lr")
         if self.space == "latent" and self.shading.diffuse_prob:
             raise ValueError(
                 "latents cannot be lit: set --representation.shading.diffuse-prob 0, or "

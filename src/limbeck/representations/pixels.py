@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig
@@ -86,11 +87,8 @@ class Pixels(RepresentationConfig):
     smoothness_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        for name, minimum in (("num_levels", 1), ("init_std", 0), ("smoothness_weight", 0)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        check_positive(self, "lr")
+        check_minimums(self, num_levels=1, init_std=0, smoothness_weight=0)
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = RowRandom.initial(seed, particles)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.geometry.indexing import gather_rows
 from limbeck.graphics.rendering.tiles import (
@@ -301,13 +302,8 @@ class Strokes(RepresentationConfig):
     opacities_lr: float = 0.02
 
     def __post_init__(self) -> None:
-        minimums = {"num_strokes": 1, "num_segments": 1, "init_color_std": 0, "init_steps": 0}
-        for name, minimum in minimums.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
-        for name in ("init_length", "points_lr", "widths_lr", "colors_lr", "opacities_lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        check_minimums(self, num_strokes=1, num_segments=1, init_color_std=0, init_steps=0)
+        check_positive(self, "init_length", "points_lr", "widths_lr", "colors_lr", "opacities_lr")
         maximums = {"init_opacity": _MAX_OPACITY, "init_width": self.max_width}
         for name, maximum in maximums.items():
             if not 0 < getattr(self, name) < maximum:

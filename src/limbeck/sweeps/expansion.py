@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config.checks import check_options
-from limbeck.config.yaml import parse_yaml
+from limbeck.config.strict_yaml import parse_yaml
 
 Axes = dict[str, tuple[Any, ...]]
 """Values by dotted option with underscores, such as ``method.guidance``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.config.checks import check_options
+from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.system.folder_lock import LOCK_FILE
 
 #: Options that a resumed training cannot change.
@@ -58,11 +59,8 @@ class WorldTraining:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.minutes <= 0:
-            raise ValueError(f"minutes must be positive, not {self.minutes}")
-        for name, minimum in (("workers", 0), ("num_images", 100), ("batch_size", 1)):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        check_positive(self, "minutes")
+        check_minimums(self, workers=0, num_images=100, batch_size=1)
         if self.snr_floor < 0:
             raise ValueError(f"snr_floor must not be negative, not {self.snr_floor}")
 

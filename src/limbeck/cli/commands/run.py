@@ -17,6 +17,7 @@ from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 
 if TYPE_CHECKING:
+    from limbeck.diffusion.prior import Prior
     from limbeck.training.experiment import Experiment
 
 NO_PROMPTS = ("(a prompt)",)  #: prompts of a preset before the command line gives some
@@ -221,19 +222,12 @@ def run_one(
         options.logger.check_package()  # before the model is loaded
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
-    from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.closing_summary import closing_lines
     from limbeck.system.launch import launched_index
-    from limbeck.training.resources import check_weights_fit, rehearse
-    from limbeck.training.run_prompts import prompts_by_view
+    from limbeck.training.resources import rehearse
     from limbeck.training.trainer import Run
 
-    notify_unknown_words(experiment.model, experiment.all_prompts)
-    check_weights_fit(experiment, options.device)
-    prior = load(experiment.model, options.device, experiment.precision, experiment.runtime)
-    if message := default_precision_message(experiment, prior.device):
-        print(message, file=sys.stderr)
-    prior.condition(prompts_by_view(experiment, prior))  # refuses unknown words early
+    prior = _load_prior(experiment, options.device)
     if options.dry_run:
         print(rehearse(Run(experiment, prior)))
         return
@@ -253,6 +247,21 @@ def run_one(
     print(report, flush=True)
     if position.number == position.total and launched_index() == 0:
         print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
+
+
+def _load_prior(experiment: Experiment, device: str) -> Prior:
+    """Load the model of a run, if it fits into memory and knows the prompts."""
+    from limbeck.priors.loading import load, notify_unknown_words
+    from limbeck.training.resources import check_weights_fit
+    from limbeck.training.run_prompts import prompts_by_view
+
+    notify_unknown_words(experiment.model, experiment.all_prompts)
+    check_weights_fit(experiment, device)
+    prior = load(experiment.model, device, experiment.precision, experiment.runtime)
+    if message := default_precision_message(experiment, prior.device):
+        print(message, file=sys.stderr)
+    prior.condition(prompts_by_view(experiment, prior))  # refuses unknown words early
+    return prior
 
 
 def default_precision_message(experiment: Experiment, device: str) -> str:

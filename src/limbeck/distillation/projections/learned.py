@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.config.ranges import check_minimums, check_not_negative
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.inversion import run_ddim
 from limbeck.diffusion.prior import Prior
@@ -45,12 +46,8 @@ class LearnedProjection(Projection):
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name in ("ddim_steps", "batch_size", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("num_images", "pretrain_steps", "lr"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_minimums(self, ddim_steps=1, batch_size=1, width=1)
+        check_not_negative(self, "num_images", "pretrain_steps", "lr")
 
     def build(self, prior: Prior, setup: SetupContext) -> Projector:
         projector = _LearnedProjector(self, prior, setup.seed)

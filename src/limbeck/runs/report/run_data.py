@@ -16,7 +16,7 @@ from urllib.parse import quote
 import yaml
 from PIL import Image
 
-from limbeck.config.yaml import parse_yaml
+from limbeck.config.strict_yaml import parse_yaml
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES, WEBP_MAX_SIDE
 from limbeck.runs.metrics_log import last_recorded_step, read_metrics

@@ -1,0 +1,34 @@
+"""Ranges of the numbers of an options class, refused with the name and the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def check_minimums(options: Any, **minimums: float) -> None:
+    """Check that numbers are not too small.
+
+    Args:
+        options: the object that has them.
+        minimums: smallest value by name.
+
+    Raises:
+        ValueError: names the first that is smaller, or NaN.
+    """
+    for name, minimum in minimums.items():
+        if not getattr(options, name) >= minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {getattr(options, name)}")
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Check that numbers are above 0; raises ValueError as ``check_minimums``."""
+    for name in names:
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{name} must be positive, not {getattr(options, name)}")
+
+
+def check_not_negative(options: Any, *names: str) -> None:
+    """Check that numbers are at least 0; raises ValueError as ``check_minimums``."""
+    for name in names:
+        if not getattr(options, name) >= 0:
+            raise ValueError(f"{name} must not be negative, not {getattr(options, name)}")
