@@ -25,6 +25,7 @@ from limbeck.leaderboard.asset_statistics import StageResults, make_rows
 from limbeck.leaderboard.asset_table import (
     asset_rows_to_csv,
     asset_rows_to_markdown,
+    format_number,
     power_sentence,
 )
 from limbeck.metrics.heldout_views import held_out_cameras
@@ -98,6 +99,7 @@ def test_stages_are_rows_that_are_compared_with_the_one_before_and_the_first():
     found = [(c.later[0], c.earlier[0], round(c.differences["object"].value, 6)) for c in changes]
     assert found == [("2", "1", 0.1), ("3", "2", -0.05), ("3", "1", 0.05)]
     text = asset_rows_to_markdown(rows, changes, "d")
+    assert "-0 %" not in text and format_number("object", -0.001) == "0 %"
     assert "| p, 2 geometry | 1 field | 10 % [" in text and "| p, 3 texture | 1 field |" in text
     lines = list(csv.DictReader(io.StringIO(asset_rows_to_csv(rows, changes))))
     values = {(line["row"], line["stage"], line["metric"]): line for line in lines}
@@ -268,8 +270,13 @@ def test_the_command_compares_rows_and_the_same_one_completes_it(
     (again,) = StubEngine.started
     assert again.startswith("sixteen-duck-seed-1-")
     assert all(path.stat().st_mtime_ns == time for path, time in judgments.items())
-    for name in ("leaderboard.csv", "leaderboard.md", "runs.csv"):
+    for name in ("leaderboard.csv", "runs.csv"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+    table, other = (f / "leaderboard.md" for f in (out, whole))
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("    limbeck bench --in-3d --rows ")
+    assert lines[2].startswith("2 objects x 2 seeds, 32 held-out cameras")
+    assert lines[1:] == other.read_text(encoding="utf-8").splitlines()[1:]
 
     values = values_of(out)
     # duck 8 and 16 of 32 views, chair none
@@ -373,3 +380,17 @@ def test_a_true_object_is_judged_once_and_read_afterwards(tmp_path, monkeypatch)
     (tmp_path / "run" / "eval.json").write_text("{", encoding="utf-8")
     with pytest.raises(TypeError):  # a damaged file is judged anew
         judge.judge(tmp_path / "run", "duck")
+
+
+@pytest.mark.slow
+def test_runs_in_processes_are_compared_with_their_costs(tmp_path):
+    out = tmp_path / "board"
+    words = ["--presets", "dreamfusion", "--objects", "duck", "--seeds", "1", "--device", "cpu"]
+    words += ["--steps-scale", "0.005", "--workers", "1", "--out", str(out)]
+    assert main(["bench", "--in-3d", *words]) == 0
+    line = values_of(out)["dreamfusion", "object"]
+    # three steps of four views, each with and without the prompt
+    assert (line["steps"], line["rows_through_network"]) == ("3", "24")
+    assert float(line["cpu_seconds"]) > 1
+    (run,) = (out / "runs").glob("dreamfusion-duck-seed-0-*")
+    assert (run / "eval.json").is_file() and (out / "views" / f"{run.name}-1.png").is_file()

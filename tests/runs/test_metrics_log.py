@@ -105,3 +105,16 @@ def test_notes_that_lack_an_entry_are_refused_in_one_line(missing, tmp_path):
     with pytest.raises(ValueError, match=rf"checkpoint\.safetensors .*{missing}") as error:
         record_run(experiment(), tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("before", [1000.0, None])
+def test_processor_time_is_that_of_all_sessions(before, tmp_path):
+    record_run(experiment(), tmp_path)
+    (tmp_path / "profile.json").unlink()
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, notes = read_checkpoint(path)
+    assert 0 < notes.pop("cpu_seconds") < 1000
+    write_checkpoint(path, tensors, notes | ({} if before is None else {"cpu_seconds": before}))
+    record_run(experiment(), tmp_path)
+    profile = json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))
+    assert (before or 0) <= profile["cpu_seconds"] < (before or 0) + 1000

@@ -154,10 +154,11 @@ class AssetReport:
     Args:
         board: the leaderboard.
         judge: judges stages.
+        command: command line, for the table.
     """
 
-    def __init__(self, board: OpenBoard, judge: AssetJudge):
-        self.board, self.judge = board, judge
+    def __init__(self, board: OpenBoard, judge: AssetJudge, command: str = ""):
+        self.board, self.judge, self.command = board, judge, command
         self._by_key = {run.key: run for run in board.planned}
         self._judged: dict[str, list[JudgedStage]] = {}
         self._due_at = 0.0
@@ -242,7 +243,7 @@ class AssetReport:
         if rows:
             write_text(board.out / "leaderboard.csv", asset_rows_to_csv(rows, changes))
             write_text(board.out / "runs.csv", runs_to_csv(stages, board.out))
-            markdown = asset_rows_to_markdown(rows, changes, board.baseline)
+            markdown = asset_rows_to_markdown(rows, changes, board.baseline, self.command)
             write_text(board.out / "leaderboard.md", markdown)
             write_sheets(rows, board.out / "sheets")
         failed = {name: o for name, o in progress.failed.items() if not o.is_final}
@@ -264,7 +265,7 @@ def run_asset_leaderboard(
         board: the leaderboard, in a folder that the caller holds.
         engine: what executes its runs.
         judge: judges them.
-        command: command line, for the record of each run.
+        command: command line, for the table and the record of each run.
         on_change: called with the state, and with the outcome of each run when it ends.
 
     Returns:
@@ -273,7 +274,7 @@ def run_asset_leaderboard(
     board.save()
     progress = SweepProgress(board.out / _RUNS, list(board.planned))
     progress.root.mkdir(exist_ok=True)
-    report = AssetReport(board, judge)
+    report = AssetReport(board, judge, command)
 
     def show(progress: SweepProgress, outcome: RunOutcome | None) -> None:
         on_change(progress, outcome)

@@ -87,7 +87,7 @@ def runs_to_csv(stages: Sequence[StageResults], out: Path) -> str:
 
 
 def asset_rows_to_markdown(
-    rows: Sequence[AssetRow], changes: Sequence[StageChange], baseline: str
+    rows: Sequence[AssetRow], changes: Sequence[StageChange], baseline: str, command: str = ""
 ) -> str:
     """The tables in Markdown: rows, stages, and the share of right views by object.
 
@@ -95,7 +95,14 @@ def asset_rows_to_markdown(
         rows: the rows.
         changes: what the stages change.
         baseline: row that the others are compared with.
+        command: command line that made them.
     """
+    keys = {key for row in rows for key in row.stage.results}
+    objects, seeds = len({name for name, _ in keys}), len({seed for _, seed in keys})
+    title = (
+        f"{objects} objects x {seeds} seeds, 32 held-out cameras. In brackets 95 % intervals over "
+        "objects; bold if that of a difference excludes zero."
+    )
     names = [name for name in SHOWN if any(name in row.values for row in rows)]
     compared = [name for name in COMPARED if any(name in row.differences for row in rows)]
     head = ["", *map(heading, names), *(f"{heading(name)} minus {baseline}" for name in compared)]
@@ -108,7 +115,8 @@ def asset_rows_to_markdown(
         costs = [f"{row.steps:.0f}", f"{row.evaluations:.0f}", f"{row.cpu_seconds:.0f}"]
         cells += [*costs, runs_text(row.stage)] if row.stage.planned else [""] * 4
         table.append([row.stage.name, *cells])
-    parts = [markdown_table(table), power_sentence(rows, baseline)]
+    parts = [f"    {command}" if command else "", title]
+    parts += [markdown_table(table), power_sentence(rows, baseline)]
     if changes:
         parts.append(_stages_to_markdown(changes))
     parts.append(_objects_to_markdown(rows))
@@ -154,7 +162,9 @@ def heading(name: str) -> str:
 
 def format_number(name: str, value: float) -> str:
     """A value or difference of a metric."""
-    return f"{100 * value:.0f} %" if name in SHARES else f"{value:.3f}"
+    if name in SHARES:
+        return f"{round(100 * value)} %"  # an integer has no negative zero
+    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def power_sentence(rows: Sequence[AssetRow], baseline: str) -> str:
