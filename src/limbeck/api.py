@@ -24,6 +24,7 @@ from torch import Tensor
 from limbeck.config.discovery import (
     OWN_FILE,
     base_of,
+    field_name,
     find,
     name_of,
     options_of,
@@ -418,7 +419,7 @@ def _with_options(config: T, options: Mapping[str, Any]) -> T:
             value = read_component(base, value, name, default)
         elif typing.get_origin(hint) is tuple:
             value = _as_tuple(value)
-        values[name] = value
+        values[field_name(name)] = value
     return replace(config, **values)  # type: ignore[type-var]
 
 

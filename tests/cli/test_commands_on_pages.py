@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_slurm import FakeSlurm
+from own_meshes import mapped_box
 from PIL import Image
 
 from limbeck.cli.main import main
@@ -124,6 +125,8 @@ def test_a_command_on_a_page_is_understood(command, stopped):
         if word.endswith((".png", ".jpg")):
             Path(word).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), "red").save(word)
+        if word.endswith(".glb"):
+            mapped_box().export(word)
     if words[0] == "eval":  # any run will do
         for word in words:
             if word.startswith(("runs/", "samples/")) and not Path(word).exists():

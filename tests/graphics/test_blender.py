@@ -17,12 +17,15 @@ import pytest
 import torch
 import trimesh
 from mesh_rays import rays
+from own_meshes import write_own_meshes
 from painted_ball import RADIUS, ball, cloud, paint
 from PIL import Image
 
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.export.export import MeshExportOptions, export_asset
 from limbeck.graphics.geometry.assets import Surface
+from limbeck.priors.exact import colored_shapes
+from limbeck.representations.mesh import Mesh
 
 BLENDER = os.environ.get("LIMBECK_BLENDER", "")
 SIZE = 64
@@ -34,6 +37,9 @@ MESH_FILES = {
     "vertices.obj": ("obj", True),
     "vertices.ply": ("ply", True),
 }  #: format, and whether it has vertex colors
+
+#: meshes of one's own: names of their materials
+OWN_MESHES = {"uvs.glb": ["paint"], "plain.glb": ["surface"], "nodes.glb": ["a", "b", "surface"]}
 
 pytestmark = [
     pytest.mark.slow,
@@ -82,8 +88,12 @@ def blender(tmp_path_factory: pytest.TempPathFactory) -> BlenderResult:
         )
         export_asset(ball_with_beam(), folder / name, kind, options)  # type: ignore[arg-type]
     export_asset(cloud(), folder / "splats.ply", "ply")
+    for name, path in write_own_meshes(folder / "own").items():
+        if name in OWN_MESHES:
+            mesh = Mesh(from_=path).build(colored_shapes(12), 1, 0)
+            export_asset(mesh.asset(0), folder / name, "glb", MeshExportOptions("draft"))
     job = {
-        "files": [str(folder / name) for name in (*MESH_FILES, "splats.ply")],
+        "files": [str(folder / name) for name in (*MESH_FILES, *OWN_MESHES, "splats.ply")],
         "poses": CAMERAS.pose.tolist(),
         "fov": CAMERAS.fov[0].item(),
         "size": SIZE,
@@ -144,6 +154,21 @@ def test_units_are_meters_and_the_front_is_blenders(blender: BlenderResult, name
 def test_the_texture_is_the_base_color(blender: BlenderResult, name: str) -> None:
     (material,) = blender.objects[name][0]["materials"]
     assert material == {"from": "TEX_IMAGE", "material": "surface", "images": [[256, 256, "sRGB"]]}
+
+
+@pytest.mark.parametrize("name", OWN_MESHES)
+def test_an_own_mesh_has_the_size_and_place_of_its_file(blender: BlenderResult, name: str) -> None:
+    """And a texture for each of its materials."""
+    (item,) = blender.objects[name]
+    given = trimesh.load_scene(blender.folder / "own" / name).to_geometry()
+    low, high = given.bounds
+    assert item["faces"] == len(given.faces)
+    assert np.abs(np.array(item["low"]) - [low[0], -high[2], low[1]]).max() < 1e-4
+    assert np.abs(np.array(item["high"]) - [high[0], -low[2], high[1]]).max() < 1e-4
+    assert item["materials"] == [
+        {"from": "TEX_IMAGE", "material": material, "images": [[512, 512, "sRGB"]]}
+        for material in OWN_MESHES[name]
+    ]
 
 
 def test_vertex_colors_are_color_attributes(blender: BlenderResult) -> None:

@@ -357,8 +357,19 @@ def test_a_rough_surface_becomes_a_mesh_that_a_person_can_edit() -> None:
     assert uv_charts(mesh) <= 60
 
 
+def test_quality_chooses_faces_and_texels_unless_they_are_given():
+    found = {q: MeshExportOptions(q) for q in ("draft", "standard", "high")}
+    assert [(o.face_limit, o.texels) for o in found.values()] == [
+        (8_000, 512),
+        (30_000, 1024),
+        (100_000, 2048),
+    ]
+    given = MeshExportOptions("high", texture_size=64, max_faces=0)
+    assert (given.face_limit, given.texels) == (0, 64)
+
+
 def test_by_default_an_export_has_at_most_thirty_thousand_faces() -> None:
-    assert MeshExportOptions().max_faces == DEFAULT_MAX_FACES == 30_000
+    assert MeshExportOptions().face_limit == DEFAULT_MAX_FACES == 30_000
     mesh, _ = MeshExportOptions(vertex_colors=True).to_mesh(noisy_surface(64))
     assert 29_990 <= len(mesh.faces) <= 30_000
 

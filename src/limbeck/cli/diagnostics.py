@@ -43,6 +43,7 @@ OPTIONAL = {  #: and what needs each
     "ray": "limbeck sweep --ray",
     "submitit": "limbeck sweep --slurm",
     "peft": "loading the critic of a run as LoRA in diffusers",
+    "trimesh": "--representation mesh, a mesh of one's own",
     "xatlas": "UV atlases for the textures of export",
     "imageio": "turntable videos, with av",
     "av": "turntable videos, with imageio",

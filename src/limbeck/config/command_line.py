@@ -17,6 +17,7 @@ from limbeck.config.discovery import (
     base_of,
     choices,
     component_name,
+    option_name,
     options_of,
     union_members,
     unknown_name,
@@ -65,7 +66,9 @@ def documentation(cls: type) -> tuple[str, dict[str, str]]:
     for part in reversed(cls.__mro__):
         text = (part.__doc__ or "").replace("``", "")
         parsed = docstring_parser.parse(text, docstring_parser.DocstringStyle.GOOGLE)
-        texts |= {p.arg_name: " ".join((p.description or "").split()) for p in parsed.params}
+        texts |= {
+            option_name(p.arg_name): " ".join((p.description or "").split()) for p in parsed.params
+        }
         summary = parsed.short_description or ""
     return summary, texts
 

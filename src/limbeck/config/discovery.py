@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import keyword
 import pkgutil
 import re
 import sys
@@ -57,6 +58,17 @@ def base_of(hint: Any) -> type | None:
     return next((c for c in classes if isinstance(c, type) and is_dataclass(c)), None)
 
 
+def option_name(field_name: str) -> str:
+    """Name of the option of a field: ``from`` for ``from_``, since no field can be called so."""
+    word = field_name.removesuffix("_")
+    return word if keyword.iskeyword(word) else field_name
+
+
+def field_name(option: str) -> str:
+    """Name of the field of an option: ``from_`` for ``from``."""
+    return f"{option}_" if keyword.iskeyword(option) else option
+
+
 def options_of(cls: type, instance: Any = None) -> dict[str, tuple[Any, Any]]:
     """Type and default of each option of a class: its dataclass fields, in order.
 
@@ -75,7 +87,7 @@ def options_of(cls: type, instance: Any = None) -> dict[str, tuple[Any, Any]]:
         elif field.default_factory is not MISSING:
             default = field.default_factory()
         if field.init:
-            found[field.name] = hints[field.name], default
+            found[option_name(field.name)] = hints[field.name], default
     return found
 
 

@@ -8,7 +8,6 @@ COMPONENTS: dict[str, dict[str, str]] = {
         "field": "nerf",
         "gaussians": "gaussians-2d",
         "masked": "inpainting",
-        "mesh": "dmtet",
         "noises": "noise-map",
         "splats": "gaussian-splats",
     },

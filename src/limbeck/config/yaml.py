@@ -22,6 +22,7 @@ from limbeck.config import discovery
 from limbeck.config.discovery import (
     OWN_FILE,
     base_of,
+    field_name,
     find,
     name_of,
     options_of,
@@ -149,10 +150,10 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
     for name, (hint, value) in found.items():
         if name in plain:
             value = _read(plain[name], hint, join(path, name), value)
-            check_range(cls, name, value, join(path, name))
+            check_range(cls, field_name(name), value, join(path, name))
         elif value is MISSING:
             raise ValueError(f"{join(path, name)} is missing; it is {describe_type(hint)}")
-        values[name] = value
+        values[field_name(name)] = value
     try:
         return cls(**values)
     except ValueError as error:
@@ -340,11 +341,11 @@ def absolute_paths(config: T) -> T:
     """
     changes: dict[str, Any] = {}
     for name in options_of(type(config)):
-        value = getattr(config, name)
+        value = getattr(config, field_name(name))
         is_name = name in getattr(config, "path_options", ())
         absolute = _absolute_name(value) if is_name else _absolute(value)
         if absolute is not value:
-            changes[name] = absolute
+            changes[field_name(name)] = absolute
     return replace(typing.cast(Any, config), **changes) if changes else config
 
 

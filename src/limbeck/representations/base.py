@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
-from limbeck.graphics.geometry.assets import Splats, Surface
+from limbeck.graphics.geometry.assets import MappedMesh, Splats, Surface
 from limbeck.system.image_files import image_file_size, read_image
 
 
@@ -131,7 +131,7 @@ class Representation(nn.Module, abc.ABC):
         """Half the side of the box that cuts the particles off; None if there is none."""
         return None
 
-    def asset(self, particle: int) -> Surface | Splats:
+    def asset(self, particle: int) -> Surface | MappedMesh | Splats:
         """Return the 3D asset of a particle, for files and viewers.
 
         Raises:
@@ -219,6 +219,14 @@ class RepresentationConfig(abc.ABC):
     def uninitialized(self) -> RepresentationConfig:
         """The config without a costly initialization, for parameters that a checkpoint replaces."""
         return self
+
+    def check_files(self) -> None:
+        """Check the files that ``build`` reads, before the model is loaded.
+
+        Raises:
+            ValueError: if one cannot be used.
+        """
+        return None
 
     @abc.abstractmethod
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:

@@ -12,15 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.cameras.camera import Camera
-from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
 from limbeck.graphics.fields.color import ColorField, fit_color_field
@@ -37,38 +34,22 @@ from limbeck.graphics.geometry.marching_tetrahedra import (
 )
 from limbeck.graphics.geometry.mesh import (
     MeshTopology,
-    concat_topologies,
-    laplacian_smoothing,
-    normal_consistency,
     remove_small_components,
-    safe_normalize,
-    vertex_normals,
-)
-from limbeck.graphics.rendering.rasterizer import (
-    Fragments,
-    ProjectedMesh,
-    antialias,
-    project_homogeneous,
-    rasterize,
 )
 from limbeck.representations.base import (
-    Render,
     Representation,
     RepresentationConfig,
     SpatialFields,
     match_particles,
-    render_backgrounds,
 )
+from limbeck.representations.surface import COLOR_SHADINGS, MeshShading, SurfaceParticles
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
-MeshShading = Literal["texture", "lit", "clay", "normals", "facing"]
-_COLOR_SHADINGS = ("texture", "lit")  #: The shadings that show the color field.
-_CLAY_GRAY = 0.8  #: Albedo of the clay shading.
 _MIN_COMPONENT_SHARE = 0.01  #: Components with a smaller share of the faces are left out of files.
 
 
-class DMTetParticles(Representation):
+class DMTetParticles(SurfaceParticles):
     """Signed distances, offsets of the grid's vertices and a color field per particle.
 
     Args:
@@ -81,6 +62,7 @@ class DMTetParticles(Representation):
         init_sdf: initial signed distances, ``[N, V]``; ``sdf`` is learned on top of them.
     """
 
+    config: DMTet
     init_sdf: Tensor
     boundary: Tensor
     blur: Tensor
@@ -107,12 +89,6 @@ class DMTetParticles(Representation):
         self.register_buffer("blur", blur, persistent=False)
         self._cache: dict[int, tuple[Tensor, MeshTopology]] = {}  # surfaces that do not change
         self.register_load_state_dict_post_hook(lambda module, _: module._cache.clear())
-
-    def color_field(self, particle: int) -> ColorField:
-        """Return the color field of a particle."""
-        module = self.color_fields[particle]
-        assert isinstance(module, ColorField)
-        return module
 
     @property
     def box_bound(self) -> float | None:
@@ -198,120 +174,6 @@ class DMTetParticles(Representation):
             particle: index of the particle.
         """
         return self.color_field(particle)(points)
-
-    def render(self, request: RenderRequest) -> Render:
-        if request.camera is None:
-            raise ValueError("DMTet needs cameras: --cameras orbit")
-        camera, particles = request.camera.to(self.sdf[0].device), request.particle.tolist()
-        surfaces = {particle: self.surface(particle) for particle in dict.fromkeys(particles)}
-        rows = [surfaces[particle] for particle in particles]
-        size = request.size or self.canvas_size
-        fragments, points, normals = self._rasterize(camera, rows, size)
-        color = self._shade(camera, request, fragments, points, normals)
-        alpha = fragments.to_image(torch.ones_like(color[:, :1]))
-        directions = camera.directions(*size)
-        background = render_backgrounds(self.backgrounds, directions, request)
-        image = fragments.to_image(color) + (1 - alpha) * background
-        rgba = antialias(fragments, torch.cat([image, alpha], 1))
-        terms = {}
-        if torch.is_grad_enabled() and self.config.geometry:
-            terms = self._smoothness_terms(list(surfaces.values()))
-        depth = fragments.to_image(fragments.depth[:, None])
-        normal = fragments.to_image(normals)
-        if request.rng is None:  # pixels of the rim that no fragment covers take those of the mesh
-            blended = antialias(fragments, torch.cat([depth, normal], 1))
-            depth, normal = blended[:, :1] / rgba[:, 3:].clamp_min(1e-6), blended[:, 1:]
-            normal = torch.nn.functional.normalize(normal, dim=1, eps=1e-6)
-        return Render(rgba[:, :3], "image", rgba[:, 3:], depth, normal, terms)
-
-    def _rasterize(
-        self,
-        camera: Camera,
-        surfaces: list[tuple[Tensor, MeshTopology]],
-        size: tuple[int, int],
-    ) -> tuple[Fragments, Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
-        """Return the covered pixels, with their points in world space and unit normals.
-
-        Args:
-            camera: one camera per row.
-            surfaces: vertices and topology of each row.
-            size: height and width in pixels.
-        """
-        topologies = [topology for _, topology in surfaces]
-        projected = torch.cat(
-            [
-                project_homogeneous(camera[i : i + 1], vertices[None], *size)[0]
-                for i, (vertices, _) in enumerate(surfaces)
-            ]
-        )
-        num_faces = torch.tensor([len(mesh.faces) for mesh in topologies], device=projected.device)
-        image = torch.arange(len(surfaces), device=projected.device).repeat_interleave(num_faces)
-        joined = concat_topologies(topologies)
-        fragments = rasterize(ProjectedMesh(projected, joined, image, len(surfaces), *size))
-        # rows of the same particle share one topology object
-        normals = {id(mesh): vertex_normals(vertices, mesh) for vertices, mesh in surfaces}
-        attributes = torch.cat(
-            [torch.cat([vertices, normals[id(mesh)]], 1) for vertices, mesh in surfaces]
-        )
-        points, normal = fragments.interpolate(attributes).split(3, 1)
-        return fragments, points, safe_normalize(normal)
-
-    def _shade(
-        self,
-        camera: Camera,
-        request: RenderRequest,
-        fragments: Fragments,
-        points: Float[Tensor, "p 3"],
-        normals: Float[Tensor, "p 3"],
-    ) -> Float[Tensor, "p 3"]:
-        """Return the colors of the covered pixels."""
-        height, width = request.size or self.canvas_size
-        row = fragments.pixel // (height * width)
-        shading = self.config.shading
-        if shading == "normals":
-            return (normals + 1) / 2
-        if shading == "facing":
-            return ((normals[:, None] @ camera.pose[row, :3, :3])[:, 0] + 1) / 2
-        if shading == "clay":
-            color = torch.full_like(points, _CLAY_GRAY)
-        else:
-            color = self._surface_color(request, row, points)
-        if shading == "texture":
-            return color
-        to_camera = safe_normalize(camera.eye[row] - points)
-        diffuse = (normals * to_camera).sum(1, keepdim=True).clamp_min(0)
-        return color * (self.config.ambient + (1 - self.config.ambient) * diffuse)
-
-    def _surface_color(
-        self, request: RenderRequest, row: Int[Tensor, "p"], points: Float[Tensor, "p 3"]
-    ) -> Float[Tensor, "p 3"]:
-        """Evaluate the color fields at points; row is the row of the request of each."""
-        owner = request.particle.to(row.device)[row]
-        out = torch.zeros_like(points)
-        for particle in dict.fromkeys(request.particle.tolist()):
-            index = (owner == particle).nonzero().squeeze(1)
-            color = self.color_field(particle)(points.index_select(0, index), request.progress)
-            out = out.index_copy(0, index, color)
-        return out
-
-    def _smoothness_terms(self, surfaces: list[tuple[Tensor, MeshTopology]]) -> dict[str, Tensor]:
-        """Sum the terms over particles, so that none depends on the number of particles."""
-        terms = {}
-        if self.config.laplacian_weight:
-            terms["laplacian"] = laplacian_smoothing
-        if self.config.normal_consistency_weight:
-            terms["normal_consistency"] = normal_consistency
-        return {
-            name: torch.stack([term(*surface) for surface in surfaces]).sum()
-            for name, term in terms.items()
-        }
-
-    def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
-        weights = {
-            "laplacian": self.config.laplacian_weight,
-            "normal_consistency": self.config.normal_consistency_weight,
-        }
-        return {name: weights[name] * term for name, term in render.terms.items()}
 
     def initialize_from(
         self, other: Representation, particles: int, source: Path, seed: int
@@ -444,7 +306,7 @@ class DMTet(RepresentationConfig):
         if not 0 <= self.ambient <= 1:
             raise ValueError(f"ambient must be in [0, 1], not {self.ambient}")
         if not self.geometry and not self.optimizes_color:
-            needed = f"shading must be one of {', '.join(_COLOR_SHADINGS)}, not {self.shading}"
+            needed = f"shading must be one of {', '.join(COLOR_SHADINGS)}, not {self.shading}"
             raise ValueError(
                 "nothing is optimized: geometry is false, and for colors "
                 + (needed if self.texture else "texture must be true")
@@ -458,7 +320,7 @@ class DMTet(RepresentationConfig):
     @property
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
-        return self.texture and self.shading in _COLOR_SHADINGS
+        return self.texture and self.shading in COLOR_SHADINGS
 
     def has_color_field_of(self, other: DMTet) -> bool:
         """Return whether the color fields of both configs have the same parameters."""

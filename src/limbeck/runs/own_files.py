@@ -8,7 +8,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.config.discovery import is_own, name_of, options_of
+from limbeck.config.discovery import field_name, is_own, name_of, options_of
 from limbeck.diffusion.prior import Prior
 from limbeck.system.files import read_json_object
 from limbeck.training.experiment import Experiment
@@ -58,7 +58,7 @@ def _own_files(config: Any) -> Iterator[Path]:
         if path.is_file():  # a class made in a notebook has none
             yield path
     for name in options_of(type(config)) if is_dataclass(config) else ():
-        yield from _own_files(getattr(config, name))
+        yield from _own_files(getattr(config, field_name(name)))
 
 
 def _sha256(path: Path) -> str:

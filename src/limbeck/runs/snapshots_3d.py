@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.graphics.export.export import DEFAULT_MAX_FACES, with_vertex_colors
+from limbeck.graphics.export.mapped_mesh import world_snapshot
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh, decimate, validate_surface
 from limbeck.graphics.export.writers import (
     decode_ply,
@@ -19,7 +22,7 @@ from limbeck.graphics.export.writers import (
     write_atomic,
     write_splats_atomic,
 )
-from limbeck.graphics.geometry.assets import Splats
+from limbeck.graphics.geometry.assets import MappedMesh, Splats
 from limbeck.representations.base import Representation
 from limbeck.runs.images import particle_stems
 from limbeck.system.async_copy import AsyncCopies
@@ -50,6 +53,8 @@ def take_snapshot(
     asset = representation.asset(particle)
     if isinstance(asset, Splats):
         return asset
+    if isinstance(asset, MappedMesh):
+        return world_snapshot(asset)
     surface = validate_surface(asset)
     return with_vertex_colors(decimate(surface, max_faces) if max_faces else surface)
 
@@ -89,13 +94,14 @@ def save_snapshot(
         except ValueError:  # no surface yet, as at the start of a NeRF
             continue
         assets[stem] = asset
-        tensors = {k: v for k, v in vars(asset).items() if v is not None}
+        tensors = {k: v for k, v in vars(asset).items() if isinstance(v, Tensor)}
         submit(partial(_write, path, type(asset), AsyncCopies(tensors)))
     return assets
 
 
 def _write(path: Path, kind: type[TexturedMesh | Splats], copies: AsyncCopies) -> None:
-    asset = kind(**copies.to_cpu())
+    fields: dict[str, Any] = {**copies.to_cpu()}
+    asset = kind(**fields)
     if isinstance(asset, Splats):
         write_splats_atomic(path, asset)
     else:

@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     """Run ``limbeck export``: write the files and print their paths."""
     from limbeck.config.command_line import parse
     from limbeck.graphics.export.export import MeshExportOptions, export_asset, export_paths
-    from limbeck.graphics.geometry.assets import Surface
+    from limbeck.graphics.geometry.assets import Splats
 
     about = (
         "Export particles of the RUN folder as files that Blender and other programs open, or of "
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> None:
     run = reopen.reopen_run(folder, options.device)
     for particle in particles:
         asset = run.representation.asset(particle)
-        file_format = options.file_format(isinstance(asset, Surface))
+        file_format = options.file_format(not isinstance(asset, Splats))
         path = options.path(names[particle], file_format)
         summary = export_asset(asset, path, file_format, mesh_options)
         print(f"particle {particle} after step {run.step}: {summary}", file=sys.stderr)

@@ -220,6 +220,7 @@ def run_one(
         return
     if options.logger is not None and not options.dry_run:
         options.logger.check_package()  # before the model is loaded
+    experiment.representation.check_files()
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines

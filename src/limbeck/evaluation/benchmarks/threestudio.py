@@ -170,7 +170,7 @@ def write_model(run: ReopenedRun, particle: int, mesh: MeshExportOptions, folder
     """
     asset = run.representation.asset(particle)
     if not isinstance(asset, Surface):
-        raise ValueError("the benchmark reads a mesh, and splats have no surface")
+        raise ValueError("the benchmark reads a mesh made from text, not splats or one's own")
     exported, _ = mesh.to_mesh(to_threestudio(asset))
     path = folder / "save" / f"it{run.step}-export" / "model.obj"
     path.parent.mkdir(parents=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.graphics.export import writers
+from limbeck.graphics.export.mapped_mesh import bake_part, color_vertices
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
     decimate,
@@ -17,10 +18,12 @@ from limbeck.graphics.export.mesh_cleanup import (
     validate_surface,
 )
 from limbeck.graphics.export.uv_atlas import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, bake_texture
-from limbeck.graphics.geometry.assets import Splats, Surface
+from limbeck.graphics.geometry.assets import MappedMesh, Splats, Surface
 
 DEFAULT_MAX_FACES = 30_000  #: as many as a person can still edit, and enough for any silhouette
 ExportFormat = Literal["glb", "obj", "ply"]
+#: faces and texels along a side of the texture
+_QUALITIES = {"draft": (8_000, 512), "standard": (DEFAULT_MAX_FACES, 1024), "high": (100_000, 2048)}
 
 
 @dataclass(frozen=True)
@@ -28,31 +31,44 @@ class MeshExportOptions:
     """Options of mesh export.
 
     Attributes:
+        quality: number of faces and size of the texture, unless they are given. draft: 8,000 and
+            512; standard: 30,000 and 1024; high: 100,000 and 2048.
         texture_size: texels along a side of the texture, 16 to 8192. A .ply has no texture and
-            stores vertex colors.
+            stores vertex colors. None: that of ``quality``.
         vertex_colors: store vertex colors instead of a texture.
-        max_faces: decimate to at most this many faces. 0: keep all.
+        max_faces: decimate to at most this many faces. 0: keep all. None: those of ``quality``.
         min_component_fraction: drop connected components with fewer than this fraction of the
             faces. 0: keep all.
     """
 
-    texture_size: int = 1024
+    quality: Literal["draft", "standard", "high"] = "standard"
+    texture_size: int | None = None
     vertex_colors: bool = False
-    max_faces: int = DEFAULT_MAX_FACES
+    max_faces: int | None = None
     min_component_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        if not MIN_TEXTURE_SIZE <= self.texture_size <= MAX_TEXTURE_SIZE:
+        if not MIN_TEXTURE_SIZE <= self.texels <= MAX_TEXTURE_SIZE:
             raise ValueError(
                 f"texture_size must be in [{MIN_TEXTURE_SIZE}, {MAX_TEXTURE_SIZE}], "
                 f"not {self.texture_size}"
             )
-        if self.max_faces < 0 or 0 < self.max_faces < 4:
+        if self.face_limit < 0 or 0 < self.face_limit < 4:
             raise ValueError(f"max_faces must be at least 4, or 0 for all, not {self.max_faces}")
         if not 0 <= self.min_component_fraction < 1:
             raise ValueError(
                 f"min_component_fraction must be in [0, 1), not {self.min_component_fraction}"
             )
+
+    @property
+    def texels(self) -> int:
+        """Texels along a side of the texture."""
+        return _QUALITIES[self.quality][1] if self.texture_size is None else self.texture_size
+
+    @property
+    def face_limit(self) -> int:
+        """Largest number of faces; 0 if all are kept."""
+        return _QUALITIES[self.quality][0] if self.max_faces is None else self.max_faces
 
     def to_mesh(self, surface: Surface, vertex_colors: bool = False) -> tuple[TexturedMesh, int]:
         """Turn a surface into a mesh with a texture or vertex colors.
@@ -70,11 +86,11 @@ class MeshExportOptions:
         surface, num_dropped = drop_small_components(
             validate_surface(surface), self.min_component_fraction
         )
-        if self.max_faces:
-            surface = decimate(surface, self.max_faces)
+        if self.face_limit:
+            surface = decimate(surface, self.face_limit)
         if vertex_colors or self.vertex_colors:
             return with_vertex_colors(surface), num_dropped
-        return bake_texture(surface, self.texture_size), num_dropped
+        return bake_texture(surface, self.texels), num_dropped
 
 
 def with_vertex_colors(surface: Surface) -> TexturedMesh:
@@ -84,7 +100,9 @@ def with_vertex_colors(surface: Surface) -> TexturedMesh:
     return TexturedMesh(vertices, normals, faces, query_colors(surface, surface.vertices))
 
 
-def export_paths(path: Path, kind: ExportFormat, asset: Surface | Splats) -> Sequence[Path]:
+def export_paths(
+    path: Path, kind: ExportFormat, asset: Surface | MappedMesh | Splats
+) -> Sequence[Path]:
     """Files that ``export_asset`` may write.
 
     Args:
@@ -94,11 +112,14 @@ def export_paths(path: Path, kind: ExportFormat, asset: Surface | Splats) -> Seq
     """
     if kind == "obj" and isinstance(asset, Surface):
         return (path, path.with_suffix(".mtl"), path.with_suffix(".png"))
+    if kind == "obj" and isinstance(asset, MappedMesh):
+        textures = writers.obj_texture_paths(path, len(asset.parts))
+        return (path, path.with_suffix(".mtl"), *textures)
     return (path,)
 
 
 def export_asset(
-    asset: Surface | Splats,
+    asset: Surface | MappedMesh | Splats,
     path: Path,
     kind: ExportFormat,
     options: MeshExportOptions = MeshExportOptions(),
@@ -125,6 +146,8 @@ def export_asset(
             )
     if isinstance(asset, Splats):
         return _export_splats(asset, path, kind)
+    if isinstance(asset, MappedMesh):
+        return _export_mapped(asset, path, kind, options)
     mesh, num_dropped = options.to_mesh(asset, vertex_colors=kind == "ply")
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, data in _encode(mesh, path, kind).items():
@@ -137,6 +160,34 @@ def _encode(mesh: TexturedMesh, path: Path, kind: ExportFormat) -> dict[Path, by
     if kind == "obj":
         return writers.encode_obj(mesh, path)
     return {path: writers.encode_glb(mesh) if kind == "glb" else writers.encode_ply(mesh)}
+
+
+def _export_mapped(
+    asset: MappedMesh, path: Path, kind: ExportFormat, options: MeshExportOptions
+) -> str:
+    """Write a mesh of one's own with all of its faces."""
+    if kind == "ply" or options.vertex_colors:
+        parts = [color_vertices(asset)]
+    else:
+        parts = [bake_part(part, options.texels) for part in asset.parts]
+    if kind == "obj":
+        files = writers.encode_obj_parts(parts, path, "axes of the mesh that it was made from")
+    elif kind == "glb":
+        files = {path: writers.encode_glb_parts(parts)}
+    else:
+        files = {path: writers.encode_ply(parts[0])}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file, data in files.items():
+        writers.write_atomic(file, data)
+    faces = sum(len(part.faces) for part in parts)
+    if parts[0].texture is None:
+        return f"all {faces:,} faces with vertex colors"
+    num_new = sum(part.uv is None for part in asset.parts)
+    coordinates = f"new texture coordinates for {num_new}" if num_new else "its coordinates kept"
+    textures = "a texture" if len(parts) == 1 else f"{len(parts)} textures"
+    return (
+        f"all {faces:,} faces with {textures} of {options.texels} x {options.texels}, {coordinates}"
+    )
 
 
 def _mesh_summary(mesh: TexturedMesh, num_dropped: int) -> str:

@@ -34,6 +34,7 @@ class TexturedMesh:
         colors: ``[V, 3]`` vertex colors. None: the mesh has a texture.
         uv: ``[V, 2]`` texture coordinates from the top left corner, u right and v down (as glTF).
         texture: ``[3, H, W]`` texture.
+        name: name of the material.
     """
 
     vertices: Float[Tensor, "v 3"]
@@ -42,6 +43,7 @@ class TexturedMesh:
     colors: Float[Tensor, "v 3"] | None = None
     uv: Float[Tensor, "v 2"] | None = None
     texture: Float[Tensor, "3 y x"] | None = None
+    name: str = "surface"
 
 
 def validate_surface(surface: Surface) -> Surface:

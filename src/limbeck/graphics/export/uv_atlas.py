@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,12 +98,31 @@ def rasterize_uv(
     Returns:
         The face of each texel, -1 for none, and its barycentric weights.
     """
+    texel_face = torch.full((size, size), -1)
+    texel_weight = torch.zeros(size, size, 3)
+    for face, row, column, weight in texel_hits(uv, faces, size):
+        texel_face[row, column] = face
+        texel_weight[row, column] = weight.float()
+    return texel_face, texel_weight
+
+
+def texel_hits(
+    uv: Float[Tensor, "w 2"], faces: Int[Tensor, "f 3"], size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Find every texel center that each face covers, in chunks of faces.
+
+    Args:
+        uv: texture coordinates in [0, 1].
+        faces: vertex indices.
+        size: texels along a side of the texture.
+
+    Returns:
+        Faces, rows, columns and barycentric weights.
+    """
     corners = uv.double()[faces] * size
     low = (corners.amin(1) - 0.5).ceil().long().clamp(0, size)
     extent = ((corners.amax(1) - 0.5).floor().long() + 1).clamp(0, size) - low
     count = extent.clamp_min(0).prod(1)
-    texel_face = torch.full((size, size), -1)
-    texel_weight = torch.zeros(size, size, 3)
     chunk = count.cumsum(0) // MAX_TEXEL_PAIRS
     lengths = chunk.unique_consecutive(return_counts=True)[1].tolist()
     for rows in torch.arange(len(faces)).split(lengths):
@@ -111,9 +132,7 @@ def rasterize_uv(
         column, row = low[face, 0] + k % extent[face, 0], low[face, 1] + k // extent[face, 0]
         weight = _barycentric(torch.stack([column, row], 1) + 0.5, corners[face])
         inside = (weight >= -1e-6).all(1)
-        texel_face[row[inside], column[inside]] = face[inside]
-        texel_weight[row[inside], column[inside]] = weight[inside].float()
-    return texel_face, texel_weight
+        yield face[inside], row[inside], column[inside], weight[inside]
 
 
 def _cross_2d(p: Float[Tensor, "n 2"], q: Float[Tensor, "n 2"]) -> Float[Tensor, "n"]:

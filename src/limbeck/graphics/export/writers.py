@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,30 +133,49 @@ def encode_glb(
         color_transform: maps sRGB to the stored vertex colors. glTF requires linear colors; pass
             another function only for a viewer whose own color transform it has to cancel.
     """
-    buffer = _GlbBuffer()
-    low, high = mesh.vertices.amin(0).float().tolist(), mesh.vertices.amax(0).float().tolist()
-    attributes = {
-        "POSITION": buffer.add_vertices(mesh.vertices, "VEC3", min=low, max=high),
-        "NORMAL": buffer.add_vertices(mesh.normals, "VEC3"),
-    }
-    pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": _ROUGHNESS}
-    # double-sided, since a scene is cut open at the border of its box
-    material = {"name": "surface", "pbrMetallicRoughness": pbr, "doubleSided": True}
-    document: dict[str, Any] = {}
-    if mesh.texture is not None and mesh.uv is not None:
-        attributes["TEXCOORD_0"] = buffer.add_vertices(mesh.uv, "VEC2")
-        pbr["baseColorTexture"] = {"index": 0}
-        document |= _texture_entries(buffer.add_view(encode_png(mesh.texture)))
-    elif mesh.colors is not None:
-        attributes["COLOR_0"] = buffer.add_vertices(color_transform(mesh.colors), "VEC3")
+    return encode_glb_parts([mesh], unlit, color_transform)
+
+
+def encode_glb_parts(
+    parts: Sequence[TexturedMesh],
+    unlit: bool = False,
+    color_transform: Callable[[Tensor], Tensor] = srgb_to_linear,
+) -> bytes:
+    """Encode a mesh of several materials as one binary glTF file.
+
+    Args:
+        parts: the faces of each material.
+        unlit: as of ``encode_glb``.
+        color_transform: as of ``encode_glb``.
+    """
+    buffer, materials, primitives = _GlbBuffer(), list[dict[str, Any]](), list[dict[str, Any]]()
+    image_views: list[int] = []
+    for number, part in enumerate(parts):
+        low, high = part.vertices.amin(0).float().tolist(), part.vertices.amax(0).float().tolist()
+        attributes = {
+            "POSITION": buffer.add_vertices(part.vertices, "VEC3", min=low, max=high),
+            "NORMAL": buffer.add_vertices(part.normals, "VEC3"),
+        }
+        pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": _ROUGHNESS}
+        # double-sided, since a scene is cut open at the border of its box
+        material = {"name": part.name, "pbrMetallicRoughness": pbr, "doubleSided": True}
+        if part.texture is not None and part.uv is not None:
+            attributes["TEXCOORD_0"] = buffer.add_vertices(part.uv, "VEC2")
+            pbr["baseColorTexture"] = {"index": len(image_views)}
+            image_views.append(buffer.add_view(encode_png(part.texture)))
+        elif part.colors is not None:
+            attributes["COLOR_0"] = buffer.add_vertices(color_transform(part.colors), "VEC3")
+        if unlit:
+            material["extensions"] = {"KHR_materials_unlit": {}}
+        indices = buffer.add_faces(part.faces)
+        primitives.append({"attributes": attributes, "indices": indices, "material": number})
+        materials.append(material)
+    document = _texture_entries(image_views) if image_views else {}
     if unlit:
-        material["extensions"] = {"KHR_materials_unlit": {}}
         document["extensionsUsed"] = ["KHR_materials_unlit"]
-    indices = buffer.add_faces(mesh.faces)
-    primitive = {"attributes": attributes, "indices": indices, "material": 0}
     document |= {
-        "materials": [material],
-        "meshes": [{"name": "asset", "primitives": [primitive]}],
+        "materials": materials,
+        "meshes": [{"name": "asset", "primitives": primitives}],
         "nodes": [{"mesh": 0, "name": "asset"}],
         "scenes": [{"nodes": [0]}],
         "scene": 0,
@@ -165,30 +184,47 @@ def encode_glb(
     return buffer.pack(document)
 
 
-def _texture_entries(image_view: int) -> dict[str, Any]:
-    """Texture, image and sampler of a PNG in a buffer view."""
+def _texture_entries(image_views: Sequence[int]) -> dict[str, Any]:
+    """Textures, images and the sampler of PNGs in buffer views."""
     sampler = {
         "magFilter": _LINEAR,
         "minFilter": _LINEAR_MIPMAP_LINEAR,
         "wrapS": _CLAMP_TO_EDGE,
         "wrapT": _CLAMP_TO_EDGE,
     }
+    names = ["color", *(f"color-{i}" for i in range(1, len(image_views)))]
     return {
-        "textures": [{"source": 0, "sampler": 0}],
-        "images": [{"bufferView": image_view, "mimeType": "image/png", "name": "color"}],
+        "textures": [{"source": i, "sampler": 0} for i in range(len(image_views))],
+        "images": [
+            {"bufferView": view, "mimeType": "image/png", "name": name}
+            for view, name in zip(image_views, names, strict=True)
+        ],
         "samplers": [sampler],
     }
 
 
 def _obj_rows(keyword: str, values: Tensor) -> list[str]:
-    return [f"{keyword} " + " ".join(f"{x:.6g}" for x in row) for row in values.tolist()]
+    rows = values.float().numpy()  # whose shortest texts read back as the same numbers
+    return [f"{keyword} " + " ".join(map(str, row)) for row in rows]
 
 
-def _mtl(texture_name: str) -> str:
+def _mtl(material: str, texture_name: str) -> str:
     """A material with a texture as its diffuse color."""
-    lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
+    lines = [f"newmtl {material}", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
     lines += [f"Pr {_ROUGHNESS}", "Pm 0", f"map_Kd {texture_name}"]
     return "\n".join(lines) + "\n"
+
+
+def obj_texture_paths(path: Path, count: int) -> list[Path]:
+    """The textures of an .obj: its own name, with a number if there are several.
+
+    Args:
+        path: the .obj file.
+        count: number of textures.
+    """
+    if count == 1:
+        return [path.with_suffix(".png")]
+    return [path.with_name(f"{path.stem}-{i}.png") for i in range(count)]
 
 
 def encode_obj(
@@ -204,17 +240,42 @@ def encode_obj(
     Returns:
         The contents of the files, in the order in which they are to be written.
     """
-    lines = [f"# limbeck {__version__}: {axes}"]
-    positions, files, corner = mesh.vertices, {}, "{0}//{0}"
-    if mesh.texture is not None and mesh.uv is not None:
-        mtl, png, corner = path.with_suffix(".mtl"), path.with_suffix(".png"), "{0}/{0}/{0}"
-        files = {png: encode_png(mesh.texture), mtl: _mtl(png.name).encode()}
-        uv_upwards = torch.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], 1)
-        lines += [f"mtllib {mtl.name}", *_obj_rows("vt", uv_upwards), "usemtl surface"]
-    elif mesh.colors is not None:
-        positions = torch.cat([mesh.vertices, mesh.colors], 1)
-    lines += _obj_rows("v", positions) + _obj_rows("vn", mesh.normals)
-    lines += ["f " + " ".join(corner.format(i + 1) for i in face) for face in mesh.faces.tolist()]
+    return encode_obj_parts([mesh], path, axes)
+
+
+def encode_obj_parts(
+    parts: Sequence[TexturedMesh], path: Path, axes: str = "y up, front towards +z"
+) -> dict[Path, bytes]:
+    """Encode a mesh of several materials as .obj, .mtl and one .png for each.
+
+    Args:
+        parts: the faces of each material, all with textures or all with vertex colors.
+        path: the .obj file; the others lie beside it.
+        axes: what the first line of the file says of its axes.
+
+    Returns:
+        The contents of the files, in the order in which they are to be written.
+    """
+    mtl, materials = path.with_suffix(".mtl"), list[str]()
+    lines, files, start = [f"# limbeck {__version__}: {axes}"], dict[Path, bytes](), 1
+    if parts[0].texture is not None:
+        lines.append(f"mtllib {mtl.name}")
+    for part, png in zip(parts, obj_texture_paths(path, len(parts)), strict=True):
+        positions, corner = part.vertices, "{0}//{0}"
+        if part.texture is not None and part.uv is not None:
+            corner, name = "{0}/{0}/{0}", "_".join(part.name.split())
+            files[png] = encode_png(part.texture)
+            materials.append(_mtl(name, png.name))
+            uv_upwards = torch.stack([part.uv[:, 0], 1 - part.uv[:, 1]], 1)
+            lines += [*_obj_rows("vt", uv_upwards), f"usemtl {name}"]
+        elif part.colors is not None:
+            positions = torch.cat([part.vertices, part.colors], 1)
+        lines += _obj_rows("v", positions) + _obj_rows("vn", part.normals)
+        corners = (part.faces + start).tolist()
+        lines += ["f " + " ".join(corner.format(i) for i in face) for face in corners]
+        start += len(part.vertices)
+    if materials:
+        files[mtl] = "\n".join(materials).encode()
     return files | {path: ("\n".join(lines) + "\n").encode()}
 
 

@@ -32,8 +32,17 @@ class ColorField(nn.Module):
         self.decoder = decoder.build(self.encoding.num_features, generator, 3)
 
     def forward(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n 3"]:
+        return self.logits(points, progress).sigmoid()
+
+    def logits(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n 3"]:
+        """Return what the sigmoid is taken of.
+
+        Args:
+            points: points in world space.
+            progress: fraction of training that is done.
+        """
         features = self.encoding((points / self.bound).clamp(-1, 1), progress)
-        return self.decoder(features).sigmoid()
+        return self.decoder(features)
 
 
 def fit_color_field(

@@ -1,4 +1,4 @@
-"""3D assets, for files and viewers: a colored surface, or a set of 3D Gaussians."""
+"""3D assets, for files and viewers: a colored surface, a mesh of one's own, or 3D Gaussians."""
 
 from __future__ import annotations
 
@@ -22,6 +22,44 @@ class Surface:
     vertices: Float[Tensor, "v 3"]
     faces: Int[Tensor, "f 3"]
     color: Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
+
+
+@dataclass(frozen=True)
+class MappedPart:
+    """The faces of one material of a mesh of one's own, which keeps its vertices and faces.
+
+    Attributes:
+        name: name of the material.
+        vertices: ``[V, 3]`` positions in the coordinates of the file.
+        faces: ``[F, 3]`` vertex indices.
+        welded: ``[F, 3]`` the same with one vertex for all that lie in one place.
+        normals: ``[F, 3, 3]`` unit normals of the corners.
+        shading: ``[F, 3]`` number of the normal of each corner.
+        uv: ``[V, 2]`` texture coordinates to keep, as of ``TexturedMesh``; None: make new ones.
+        color: function from faces ``[N]`` and barycentric weights ``[N, 3]`` to RGB ``[N, 3]``.
+    """
+
+    name: str
+    vertices: Float[Tensor, "v 3"]
+    faces: Int[Tensor, "f 3"]
+    welded: Int[Tensor, "f 3"]
+    normals: Float[Tensor, "f 3 3"]
+    shading: Int[Tensor, "f 3"]
+    uv: Float[Tensor, "v 2"] | None
+    color: Callable[[Int[Tensor, "n"], Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]
+
+
+@dataclass(frozen=True)
+class MappedMesh:
+    """A mesh of one's own.
+
+    Attributes:
+        parts: one per material.
+        world: rows of a 4 x 4 matrix from the coordinates of the file to world space.
+    """
+
+    parts: tuple[MappedPart, ...]
+    world: Float[Tensor, "4 4"]
 
 
 @dataclass(frozen=True)

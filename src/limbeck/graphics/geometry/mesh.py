@@ -138,6 +138,26 @@ def laplacian_smoothing(vertices: Float[Tensor, "v 3"], mesh: MeshTopology) -> F
     return (delta.square().sum(1) + 1e-24).sqrt().sum() / max(len(delta), 1)
 
 
+def smooth_displacements(
+    displacements: Float[Tensor, "v c"], mesh: MeshTopology, rounds: int
+) -> Float[Tensor, "v c"]:
+    """Blend vectors at the vertices with the mean of those of their neighbors, half and half.
+
+    Args:
+        displacements: vectors.
+        mesh: connectivity.
+        rounds: number of rounds.
+    """
+    a, b = mesh.edges.unbind(1)
+    center, neighbor = torch.cat([a, b]), torch.cat([b, a])
+    valence = torch.bincount(center, minlength=len(displacements)).clamp_min(1)[:, None]
+    for _ in range(rounds):
+        total = torch.zeros_like(displacements)
+        total = total.index_add(0, center, gather_rows(displacements, neighbor))
+        displacements = (displacements + total / valence) / 2
+    return displacements
+
+
 def smooth_taubin(
     vertices: Float[Tensor, "v 3"], mesh: MeshTopology, rounds: int
 ) -> Float[Tensor, "v 3"]:

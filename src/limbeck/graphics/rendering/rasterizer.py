@@ -95,6 +95,14 @@ class Fragments:
         corners = gather_rows(self.projected.topology.faces, self.face)
         return (gather_rows(attribute, corners) * self.barycentrics[..., None]).sum(1)
 
+    @torch.no_grad()
+    def face_areas(self) -> Float[Tensor, "p"]:
+        """Twice the area in pixels of the face that each pixel shows."""
+        corners = gather_rows(self.projected.points, self.projected.topology.faces[self.face])
+        a, b, c = (corners[..., :2] / corners[..., 2:].clamp_min(self.projected.near)).unbind(1)
+        side, other = b - a, c - a
+        return (side[:, 0] * other[:, 1] - side[:, 1] * other[:, 0]).abs()
+
     def to_image(
         self, values: Float[Tensor, "p c"], empty: float = 0.0
     ) -> Float[Tensor, "b c h w"]:

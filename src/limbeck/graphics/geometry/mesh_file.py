@@ -1,0 +1,249 @@
+"""Meshes of other programs: .glb, .gltf, .obj and .ply, with node transforms applied."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
+MAX_MESH_FACES = 1_000_000  #: faces of a file; a CPU rasterizes them in about 0.2 s per view
+MAX_MESH_BYTES = 1 << 30  #: size of a file
+MAX_SOURCE_TEXTURE = 4096  #: larger textures are reduced to this side
+_GLTF_SUFFIXES = (".glb", ".gltf")
+#: glTF extensions without which a file cannot be shown, and that change nothing that is read
+_READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_mesh_quantization"}
+
+
+@dataclass(frozen=True)
+class MeshPart:
+    """The faces of one material, in the coordinates of the scene of the file.
+
+    Attributes:
+        name: name of the material.
+        vertices: ``[V, 3]`` positions.
+        faces: ``[F, 3]`` vertex indices.
+        colors: ``[V, 3]`` sRGB in [0, 1]; the texture, if there is one, is multiplied by them.
+        normals: ``[V, 3]`` unit normals; None if the file has none.
+        uv: ``[V, 2]`` texture coordinates from the top left corner, as glTF; None: none.
+        texture: ``[3, H, W]`` sRGB; None if there is none.
+    """
+
+    name: str
+    vertices: Float[Tensor, "v 3"]
+    faces: Int[Tensor, "f 3"]
+    colors: Float[Tensor, "v 3"]
+    normals: Float[Tensor, "v 3"] | None = None
+    uv: Float[Tensor, "v 2"] | None = None
+    texture: Float[Tensor, "3 h w"] | None = None
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether the file says more of the colors than white everywhere."""
+        return self.texture is not None or bool((self.colors < 0.995).any())
+
+
+def read_mesh_file(path: Path) -> tuple[MeshPart, ...]:
+    """Read the meshes of a file, one part per material.
+
+    Args:
+        path: a .glb, .gltf, .obj or .ply file; materials and textures of an .obj lie beside it.
+
+    Raises:
+        ValueError: if the file cannot be read, has no faces, or too many.
+    """
+    _check_file(path)
+    import trimesh
+
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        pieces = [_read_piece(scene, node, path) for node in scene.graph.nodes_geometry]
+    except Exception as error:  # whatever a damaged file makes the reader fail with
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ValueError(f"{path} cannot be read as a mesh ({reason})") from error
+    by_material: dict[Any, list[MeshPart]] = {}
+    for key, piece in (item for item in pieces if item is not None):
+        by_material.setdefault(key, []).append(piece)
+    parts = tuple(_concat_parts(group) for group in by_material.values())
+    _check_parts(path, parts)
+    return _with_distinct_names(parts)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what cannot be a mesh, before it is read."""
+    if path.suffix.lower() not in MESH_SUFFIXES:
+        accepted = ", ".join(MESH_SUFFIXES)
+        raise ValueError(f"{path} is no mesh that can be read: give one of {accepted}")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: give a mesh as {', '.join(MESH_SUFFIXES)}")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path} is empty")
+    if size > MAX_MESH_BYTES:
+        raise ValueError(
+            f"{path} has {size / 1e9:.1f} GB, and at most {MAX_MESH_BYTES / 1e9:.1f} GB are read: "
+            "reduce its faces first, for example with the Decimate modifier of Blender"
+        )
+    if path.suffix.lower() in _GLTF_SUFFIXES:
+        _check_extensions(path)
+
+
+def _check_extensions(path: Path) -> None:
+    """Refuse a glTF file that needs what is not read, such as compressed geometry."""
+    with path.open("rb") as file:
+        head = file.read(20)
+        if path.suffix.lower() == ".glb":
+            if len(head) < 20 or head[:4] != b"glTF":
+                raise ValueError(f"{path} is no .glb: it does not begin with a glTF header")
+            head, text = b"", file.read(struct.unpack("<I", head[12:16])[0])
+        else:
+            text = file.read()
+    try:
+        required = set(json.loads(head + text).get("extensionsRequired", ()))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: its description is not JSON") from error
+    if unread := sorted(required - _READ_EXTENSIONS):
+        raise ValueError(
+            f"{path} needs the glTF extension {', '.join(unread)}, which is not read: export it "
+            "without compression"
+        )
+
+
+def _read_piece(scene: Any, node: str, path: Path) -> tuple[Any, MeshPart] | None:
+    """Key of the material, and the faces of one node in the coordinates of the scene."""
+    import trimesh
+
+    matrix, name = scene.graph[node]
+    mesh = scene.geometry[name]
+    if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
+        return None  # points or lines
+    # only normals of the file: trimesh would otherwise compute smooth ones; it keeps both there
+    normals = mesh.vertex_normals if "vertex_normals" in mesh._cache else None
+    linear = matrix[:3, :3]
+    faces = np.asarray(mesh.faces)
+    if np.linalg.det(linear) < 0:  # a mirrored node turns faces inside out
+        faces = faces[:, ::-1]
+    vertices = np.asarray(mesh.vertices) @ linear.T + matrix[:3, 3]
+    if normals is not None:
+        normals = np.asarray(normals) @ np.linalg.pinv(linear)
+        normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    key, colors, uv, texture = _appearance(mesh, path.suffix.lower() in _GLTF_SUFFIXES)
+    return key, MeshPart(
+        str(key[0] or "surface"),
+        torch.tensor(vertices, dtype=torch.float64),
+        torch.tensor(faces.copy()).long(),
+        colors,
+        None if normals is None else torch.tensor(normals).float(),
+        uv,
+        texture,
+    )
+
+
+def _appearance(
+    mesh: Any, is_linear: bool
+) -> tuple[tuple[Any, ...], Tensor, Tensor | None, Tensor | None]:
+    """Key of the material, vertex colors, texture coordinates and texture of a trimesh mesh."""
+    count, visual = len(mesh.vertices), mesh.visual
+    colors, uv, texture = torch.ones(count, 3), None, None
+    key: tuple[Any, ...] = (None,)
+    if visual.kind in ("vertex", "face"):
+        colors = _unit_rgb(visual.vertex_colors, is_linear)
+    elif visual.kind == "texture":
+        material = visual.material
+        key = (material.name, hash(material))
+        factor, image = _material_colors(material)
+        texture = None if image is None else _read_texture(image)
+        # .mtl files repeat a gray diffuse color that no program multiplies the texture by
+        if factor is not None and not (texture is not None and not is_linear):
+            colors = colors * _unit_rgb(factor, is_linear)
+        if "color" in visual.vertex_attributes:
+            colors = colors * _unit_rgb(visual.vertex_attributes["color"], is_linear)
+        if visual.uv is not None and len(visual.uv) == count:
+            uv = torch.tensor(np.asarray(visual.uv, np.float64)[:, :2]).float()
+            uv = torch.stack([uv[:, 0], 1 - uv[:, 1]], 1)
+    return key, colors, uv, texture if uv is not None else None
+
+
+def _material_colors(material: Any) -> tuple[Any, Any]:
+    """Base color and image of a material of glTF, or of an .mtl."""
+    from trimesh.visual.material import PBRMaterial, SimpleMaterial
+
+    if isinstance(material, PBRMaterial):
+        return material.baseColorFactor, material.baseColorTexture
+    if isinstance(material, SimpleMaterial):
+        return material.diffuse, material.image
+    return None, None
+
+
+def _read_texture(image: Any) -> Float[Tensor, "3 h w"]:
+    image = image.convert("RGB")
+    if max(image.size) > MAX_SOURCE_TEXTURE:
+        image.thumbnail((MAX_SOURCE_TEXTURE, MAX_SOURCE_TEXTURE))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def _unit_rgb(values: Any, is_linear: bool) -> Tensor:
+    """RGB in [0, 1] and sRGB, of bytes or numbers."""
+    array = np.asarray(values)
+    scale = 255.0 if array.dtype.kind in "iu" else 1.0
+    rgb = torch.tensor(array[..., :3].astype(np.float64) / scale).float().clamp(0, 1)
+    if not is_linear:
+        return rgb
+    curve = 1.055 * rgb.clamp_min(1e-9) ** (1 / 2.4) - 0.055
+    return torch.where(rgb <= 0.0031308, rgb * 12.92, curve)
+
+
+def _concat_parts(parts: list[MeshPart]) -> MeshPart:
+    """The pieces of one material as one part."""
+    starts = np.cumsum([0] + [len(part.vertices) for part in parts]).tolist()
+    uvs = [part.uv for part in parts]
+    normals = [part.normals for part in parts if part.normals is not None]
+    has_uv = all(uv is not None for uv in uvs)
+    return MeshPart(
+        parts[0].name,
+        torch.cat([part.vertices for part in parts]),
+        torch.cat([part.faces + start for part, start in zip(parts, starts, strict=False)]),
+        torch.cat([part.colors for part in parts]),
+        torch.cat(normals) if len(normals) == len(parts) else None,
+        torch.cat([uv for uv in uvs if uv is not None]) if has_uv else None,
+        parts[0].texture if has_uv else None,
+    )
+
+
+def _check_parts(path: Path, parts: tuple[MeshPart, ...]) -> None:
+    """Refuse a mesh that cannot be rendered."""
+    total = sum(len(part.faces) for part in parts)
+    if not total:
+        raise ValueError(f"{path} has no faces: points and lines have no surface to be textured")
+    if total > MAX_MESH_FACES:
+        raise ValueError(
+            f"{path} has {total:,} faces, and at most {MAX_MESH_FACES:,} are taken: reduce them "
+            "first, for example with the Decimate modifier of Blender"
+        )
+    vertices = torch.cat([part.vertices for part in parts])
+    if not bool(vertices.isfinite().all()):
+        raise ValueError(f"{path} has vertices that are not finite")
+    if any(int(part.faces.max()) >= len(part.vertices) for part in parts) or any(
+        int(part.faces.min()) < 0 for part in parts
+    ):
+        raise ValueError(f"{path} is damaged: a face names a vertex that does not exist")
+    if not float((vertices.amax(0) - vertices.amin(0)).max()) > 0:
+        raise ValueError(f"{path} has no extent: all its vertices lie in one point")
+
+
+def _with_distinct_names(parts: tuple[MeshPart, ...]) -> tuple[MeshPart, ...]:
+    """Parts whose names can be told apart in a file."""
+    names: list[str] = []
+    for part in parts:
+        name, number = part.name, 2
+        while name in names:
+            name, number = f"{part.name}-{number}", number + 1
+        names.append(name)
+    return tuple(replace(part, name=name) for part, name in zip(parts, names, strict=True))
