@@ -204,7 +204,7 @@ def test_a_lora_of_other_layers_saved_by_diffusers_is_loaded_with_its_scale(eps_
 # camera conditioning
 
 
-@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux", "sana", "pixart-sigma"])
 def test_the_camera_has_no_effect_untrained_and_trained_only_on_its_rows(family, tmp_path):
     """In every family of networks; frozen rows of the same call are not affected."""
     # Flux's files have no size, and the default one would be a megapixel

@@ -3,9 +3,10 @@
 import diffusers
 import torch
 from tiny_families import WRITERS, to_ddim
-from tiny_pipeline import normal
+from tiny_pipeline import normal, rng
 
 from limbeck.diffusion.model_options import Model
+from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.vsd import VSD
@@ -14,25 +15,66 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 FAMILIES = list(WRITERS)
+STEPS, PROMPT, OTHER = 5, "a red mug", "a blue chair, on grey"
 TIMES = torch.tensor([0.1, 0.5, 0.9])
 
 
+#: Families whose files have no size, and the default one would be a megapixel, or have that.
+LARGE = ("flux", "schnell", "pixart-alpha")
+
+
 def load_family(family, folder, **options):
-    """The family's prior. Flux's files have no size, and the default one would be a megapixel."""
-    resolution = 16 if family in ("flux", "schnell") else 0
+    """The family's prior, for images of 16 x 16 pixels."""
+    resolution = 16 if family in LARGE else 0
     return load(Model(str(folder), resolution=resolution, **options), "cpu")
 
 
 def diffusers_pipeline(prior, folder, **parts):
     """The pipeline of diffusers in a folder; SD3 does not write that it has no T5."""
-    cls = getattr(diffusers, prior.pipeline_name)
+    cls = getattr(diffusers, prior.index["_class_name"])
     if cls is diffusers.StableDiffusion3Pipeline and not (folder / "text_encoder_3").is_dir():
         parts |= {"text_encoder_3": None, "tokenizer_3": None}
     pipe = cls.from_pretrained(folder, **parts)
     pipe.set_progress_bar_config(disable=True)
-    if prior.network_name == "unet":
+    if isinstance(prior.schedule, DiscreteSchedule):
         pipe.scheduler = to_ddim(pipe.scheduler)
+    elif cls is diffusers.SanaPipeline:  # its solver is of second order
+        shift = prior.schedule.shift
+        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     return pipe
+
+
+def sample_with_pipeline(prior, folder, noise, guidance, pipe=None):
+    """x0 of the pipeline's own sampler from ``noise``, which IF draws itself with seed 3."""
+    pipe = pipe or diffusers_pipeline(prior, folder)
+    height, width = prior.image_size
+    options = {
+        "num_inference_steps": STEPS,
+        "guidance_scale": guidance,
+        "output_type": "latent",
+        "latents": noise.clone(),
+    }
+    name = type(pipe).__name__
+    if name == "IFPipeline":
+        del options["latents"]
+        options |= {"output_type": "pt", "generator": rng(3), "clean_caption": False}
+    if name == "FluxPipeline":
+        options |= {
+            "latents": pipe._pack_latents(noise, *noise.shape),
+            "guidance_scale": 3.5,
+            "true_cfg_scale": guidance,
+            "negative_prompt": ["", ""],
+            "max_sequence_length": 512 if pipe.transformer.config.guidance_embeds else 256,
+        }
+    if name.startswith(("PixArt", "Sana")):
+        options |= {"use_resolution_binning": False, "clean_caption": False}
+    if name == "SanaPipeline":  # any multiple of 32 does; the times are those of its own solver
+        height = width = 32
+        options |= {"sigmas": torch.linspace(1, 1 / STEPS, STEPS).tolist()}
+    x0 = pipe([PROMPT, OTHER], height=height, width=width, **options).images
+    if name == "FluxPipeline":
+        return pipe._unpack_latents(x0, height, width, pipe.vae_scale_factor)
+    return x0
 
 
 def train_lora_critic(prior, n=2, rank=3, init_from=None):

@@ -8,79 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_pipeline import LENGTH, WIDTH, WORDS, make_scheduler, write_pipeline
-
-
-def make_clip(folder: Path, name: str, with_projection: bool, width: int = WIDTH):
-    """A CLIP text encoder and its tokenizer."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    from limbeck.world.denoiser import build_tokenizer
-
-    tokenizer = build_tokenizer(WORDS, folder / name)
-    tokenizer.model_max_length = LENGTH
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=64,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.5,
-    )
-    cls = CLIPTextModelWithProjection if with_projection else CLIPTextModel
-    return cls(config).eval(), tokenizer
-
-
-def make_t5():
-    """A T5 encoder and a tokenizer whose tokens are letters."""
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
-
-    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    letters += [(c, -3.0 - i / 10) for i, c in enumerate("abcdefghijklmnopqrstuvwxyz,!.")]
-    tokenizer = T5Tokenizer(vocab=letters, extra_ids=0, model_max_length=77)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=64,
-        num_layers=1,
-        num_heads=2,
-        is_encoder_decoder=False,
-        feed_forward_proj="gated-gelu",
-        initializer_factor=1.0,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    return T5EncoderModel(config).eval(), tokenizer
-
-
-def make_autoencoder(channels: int, **options: Any):
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=channels,
-        sample_size=16,
-        layers_per_block=1,
-        norm_num_groups=8,
-        **options,
-    ).eval()
-
-
-def amplify_text_layers(network):
-    """Scale up attention, which has little effect untrained: in tests the text must matter."""
-    layers = ("to_v.weight", "to_out.0.weight", "add_v_proj.weight", "to_add_out.weight")
-    for name, weight in network.named_parameters():
-        if name.endswith(layers):
-            weight.data *= 4
-    return network.eval()
+from tiny_components import amplify_text_layers, make_autoencoder, make_clip, make_t5
+from tiny_dit_families import DIT_WRITERS
+from tiny_pipeline import WIDTH, make_scheduler, write_pipeline
 
 
 def write_xl(folder: Path) -> Path:
@@ -193,8 +123,9 @@ def write_sd3(folder: Path, with_t5: bool = True) -> Path:
         caption_projection_dim=32,
         pooled_projection_dim=2 * WIDTH,
         out_channels=16,
-        dual_attention_layers=(0,),
-        qk_norm="rms_norm",
+        # of SD3.5, and neither of SD3
+        dual_attention_layers=(0,) if with_t5 else (),
+        qk_norm="rms_norm" if with_t5 else None,
     )
     if with_t5:  # T5 has the width of the network's text input, to which CLIP's tokens are padded
         from transformers import T5EncoderModel
@@ -288,6 +219,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "sd3-no-t5": partial(write_sd3, with_t5=False),
     "flux": write_flux,
     "schnell": partial(write_flux, dev=False),
+    **DIT_WRITERS,
 }
 
 

@@ -4,16 +4,21 @@ import gc
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import FluxPipeline, StableDiffusionPipeline
+from diffusers import FluxPipeline, SanaPipeline, StableDiffusionPipeline
 from family_pipelines import (
     FAMILIES,
+    OTHER,
+    PROMPT,
+    STEPS,
     TIMES,
     diffusers_pipeline,
     load_family,
     predict_eps,
+    sample_with_pipeline,
     train_lora_critic,
     with_network,
 )
@@ -25,6 +30,7 @@ from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import AttentionPrior, Prior
 from limbeck.diffusion.sampling import sample_x0
+from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
@@ -39,8 +45,9 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 LATENT = [family for family in FAMILIES if family != "pixel"]
-ONE_OF_EACH = ["v", "xl", "pixel", "sd3", "flux"]
-STEPS, PROMPT, OTHER = 5, "a red mug", "a blue chair, on grey"
+ONE_OF_EACH = ["v", "xl", "pixel", "sd3", "flux", "sana", "pixart-sigma"]
+POOLED = ["xl", "sd3", "sd3-no-t5", "flux", "schnell"]
+MASKED = ["sana", "pixart-alpha", "pixart-sigma"]
 
 
 def copy_with_changes(folder, target, file, changes):
@@ -54,32 +61,6 @@ def copy_with_changes(folder, target, file, changes):
 @pytest.fixture
 def one(family, folders):
     return load_family(family, folders(family))
-
-
-def sample_with_pipeline(prior, folder, noise, guidance, pipe=None):
-    """x0 of the pipeline's own sampler from ``noise``, which IF draws itself with seed 3."""
-    pipe = pipe or diffusers_pipeline(prior, folder)
-    options = {
-        "num_inference_steps": STEPS,
-        "guidance_scale": guidance,
-        "output_type": "latent",
-        "latents": noise.clone(),
-    }
-    height, width = prior.image_size
-    is_flux = isinstance(pipe, FluxPipeline)
-    if prior.pipeline_name == "IFPipeline":
-        del options["latents"]
-        options |= {"output_type": "pt", "generator": rng(3), "clean_caption": False}
-    if is_flux:
-        options |= {
-            "latents": pipe._pack_latents(noise, *noise.shape),
-            "guidance_scale": 3.5,
-            "true_cfg_scale": guidance,
-            "negative_prompt": ["", ""],
-            "max_sequence_length": 512 if pipe.transformer.config.guidance_embeds else 256,
-        }
-    x0 = pipe([PROMPT, OTHER], height=height, width=width, **options).images
-    return pipe._unpack_latents(x0, height, width, pipe.vae_scale_factor) if is_flux else x0
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -118,7 +99,7 @@ def test_the_network_has_the_inputs_and_outputs_of_the_pipeline(one, family, fol
 def test_sampling_times_are_those_of_the_scheduler(one, family, folders):
     scheduler = diffusers_pipeline(one, folders(family)).scheduler
     schedule, times = one.schedule, one.schedule.sampling_times(STEPS)
-    if one.network_name == "unet":
+    if isinstance(schedule, DiscreteSchedule):
         scheduler.set_timesteps(STEPS)
         assert schedule.timestep_index(times).tolist() == scheduler.timesteps.tolist()
         alphas_cumprod = scheduler.alphas_cumprod[scheduler.timesteps]
@@ -135,7 +116,8 @@ def test_it_implements_the_protocols(one, family):
     assert not any(p.requires_grad for p in one.network.parameters()) and not one.network.training
     conditions = one.condition([PROMPT, "", PROMPT])
     assert torch.equal(conditions.data[0], conditions.data[2])
-    assert (conditions.pooled is None) == (family in ("eps", "v", "pixel"))
+    assert (conditions.pooled is None) == (family not in POOLED)
+    assert (conditions.mask is None) == (family not in MASKED)
     assert max_difference(conditions.data[0], conditions.data[1]) > 0.05
     joined = conditions[:1].concat(conditions[1:2])
     assert torch.equal(joined.data, conditions.data[:2])
@@ -166,10 +148,12 @@ def test_all_conditions_take_one_call_and_are_counted(one):
 def test_the_autoencoder_is_that_of_the_pipeline_with_its_gradient(family, folders):
     prior = load_family(family, folders(family))
     vae = diffusers_pipeline(prior, folders(family)).vae
-    shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+    shift, scale = vae.config.get("shift_factor") or 0.0, vae.config.scaling_factor
 
     def expected_encode(x):
-        return (vae.encode(x * 2 - 1).latent_dist.mode() - shift) * scale
+        encoded = vae.encode(x * 2 - 1)
+        latents = encoded.latent if family == "sana" else encoded.latent_dist.mode()
+        return (latents - shift) * scale
 
     probe = normal(2, *prior.shape, dtype=torch.float32)
     latents, grads = [], []
@@ -238,6 +222,35 @@ def test_a_small_critic_and_condition_dropout_run(family, folders):
         assert run.state.prior().prediction_type == prediction_type
 
 
+# masks of text tokens
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_padding_has_no_effect(family, folders):
+    prior = load_family(family, folders(family))
+    condition = prior.condition([PROMPT, OTHER, ""])
+    lengths = condition.mask.sum(1).tolist()
+    assert lengths[0] < lengths[1] < condition.mask.shape[1] and lengths[2] < lengths[0]
+    assert float(condition.data[~condition.mask].abs().max()) == 0
+    noisy = torch.where(condition.mask[:, :, None], condition.data, torch.full((), 3.0))
+    eps = predict_eps(prior, condition)[0]
+    assert torch.equal(predict_eps(prior, replace(condition, data=noisy))[0], eps)
+    seen = replace(condition, mask=torch.ones_like(condition.mask))
+    assert max_difference(predict_eps(prior, seen)[0], eps) > 1e-3
+
+
+@pytest.mark.parametrize("family", MASKED)
+def test_a_blend_of_two_texts_ends_at_each(family, folders):
+    prior = load_family(family, folders(family))
+    short, long = prior.condition(["", PROMPT, ""]), prior.condition([OTHER] * 3)
+    blend = short.lerp(long, torch.tensor([0.0, 1.0, 0.5]))
+    ends = short[:1].concat(long[1:2])
+    assert torch.equal(blend.data[:2], ends.data) and torch.equal(blend.mask[:2], ends.mask)
+    assert torch.equal(blend.mask[2], short.mask[2] | long.mask[2])
+    mixed = short.where(torch.tensor([True, False, True]), long)
+    assert torch.equal(mixed.mask[:2], ends.mask)
+
+
 # LoRA critics
 
 
@@ -264,11 +277,12 @@ def test_a_saved_critic_is_the_same_in_diffusers_and_can_be_loaded(family, folde
     adapted = predict_eps(run.state.prior(), conditions)[0]
     bound = 1e-5 * float(adapted.abs().max())
     assert max_difference(adapted, predict_eps(prior, conditions)[0]) > 1e-3
-    pipe = diffusers_pipeline(prior, folders(family))
-    pipe.load_lora_weights(tmp_path / "critic")
-    network = getattr(pipe, prior.network_name)
-    in_diffusers = with_network(load_family(family, folders(family)), network)
-    assert max_difference(predict_eps(in_diffusers, conditions)[0], adapted) < bound
+    if not family.startswith("pixart"):  # whose pipeline reads no LoRA
+        pipe = diffusers_pipeline(prior, folders(family))
+        pipe.load_lora_weights(tmp_path / "critic")
+        network = getattr(pipe, prior.network_name)
+        in_diffusers = with_network(load_family(family, folders(family)), network)
+        assert max_difference(predict_eps(in_diffusers, conditions)[0], adapted) < bound
     # with a higher rank the loaded critic is the same
     critic = LoRACritic(5, init_from=tmp_path / "critic")
     experiment = Experiment((PROMPT,), method=VSD(critic=critic))
@@ -373,7 +387,25 @@ def test_a_missing_prediction_type_is_the_default_of_the_scheduler(folders, tmp_
     assert prior.schedule.alphas_cumprod == expected.schedule.alphas_cumprod
 
 
+def test_the_solver_of_sana_has_the_noise_of_its_schedule(folders):
+    """Up to its first sigma, which is a little below 1."""
+    prior = load_family("sana", folders("sana"))
+    scheduler = SanaPipeline.from_pretrained(folders("sana")).scheduler
+    scheduler.set_timesteps(50)
+    sigma = prior.schedule.sigma(prior.schedule.sampling_times(50))
+    assert prior.schedule.shift == 3.0
+    assert max_difference(sigma, scheduler.sigmas[:-1]) < 1e-3
+
+
+def test_the_empty_prompt_of_sana_has_no_instruction(folders):
+    prior = load_family("sana", folders("sana"))
+    counts = prior.condition(["", PROMPT]).mask.sum(1).tolist()
+    # the start, and of a prompt also the last token of the instruction before its three words
+    assert counts[0] == 1 and counts[1] >= 4
+
+
 SCHEDULER, UNET, VAE = "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"
+NETWORK = "transformer/config.json"
 REFUSED = [
     ("eps", SCHEDULER, "prediction_type", "flow_prediction", "not 'flow_prediction'"),
     (
@@ -395,6 +427,10 @@ REFUSED = [
     ("eps", UNET, "time_cond_proj_dim", 8, "time_cond_proj_dim 8; StableDiffusion needs None"),
     ("eps", VAE, "_class_name", "VQModel", "is a VQModel; supported are AutoencoderKL"),
     ("xl", UNET, "addition_embed_type", "image", "'image'; SDXL needs 'text_time'"),
+    ("sana", SCHEDULER, "use_flow_sigmas", False, "use_flow_sigmas False; this model family needs"),
+    ("sana", SCHEDULER, "flow_shift", 0, "flow_shift must be positive, not 0"),
+    ("sana", VAE, "_class_name", "AutoencoderKL", "supported are AutoencoderDC"),
+    ("pixart-sigma", NETWORK, "out_channels", 6, "out_channels 6; PixArt needs 8"),
     ("sd3", SCHEDULER, "use_karras_sigmas", True, "sets use_karras_sigmas"),
     ("sd3", SCHEDULER, "_class_name", "DDPMScheduler", "its scheduler is a DDPMScheduler"),
     ("sd3", VAE, "scaling_factor", None, "has no scaling_factor"),

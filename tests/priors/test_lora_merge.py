@@ -46,7 +46,7 @@ def write_lora(prior, folder, target, text_encoder=False, alpha=10):
     return pipe
 
 
-@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux", "sana"])
 def test_a_merged_lora_is_that_of_diffusers(family, folders, tmp_path):
     folder, lora = folders(family), tmp_path / "lora"
     plain = load_family(family, folder)
@@ -287,3 +287,21 @@ def test_a_broken_configuration_of_peft_is_refused(config, message, folders, tmp
         (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(ValueError, match=message):
         load_family("eps", folders("eps"), lora=tmp_path)
+
+
+def test_a_critic_of_pixart_whose_loras_diffusers_does_not_read_can_be_merged(folders, tmp_path):
+    prior = load_family("pixart-sigma", folders("pixart-sigma"))
+    run = train_lora_critic(prior)
+    run.experiment.method.save_critic(prior, run.state, tmp_path)
+    conditions = prior.condition(WORDS[:3])
+    expected = predict_eps(run.state.prior(), conditions)[0]
+    merged = load_family("pixart-sigma", folders("pixart-sigma"), lora=tmp_path)
+    eps = predict_eps(merged, conditions)[0]
+    assert max_difference(eps, expected) < 2e-5 * float(expected.abs().max())
+    assert max_difference(eps, predict_eps(prior, conditions)[0]) > 1e-4
+    layer, width = "lora_unet_transformer_blocks_0_attn1_to_q", 48
+    pair = {"down": torch.zeros(2, width), "up": torch.zeros(width, 2)}
+    tensors = {f"{layer}.lora_{name}.weight": value for name, value in pair.items()}
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    with pytest.raises(ValueError, match="diffusers converts no LoRA for PixArtSigmaPipeline"):
+        load_family("pixart-sigma", folders("pixart-sigma"), lora=tmp_path / "kohya.safetensors")

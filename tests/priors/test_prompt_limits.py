@@ -20,8 +20,8 @@ from limbeck.training.run_prompts import prompts_by_view
 from limbeck.training.trainer import Run
 
 VIEWS = ("red", "blue", "two cats", "low")  # words of the tiny tokenizers
-# longer than CLIP's 12 tokens here, and than the 512 letters that Flux's T5 reads
-LONG = "a red mug, two striped cats on grey and " * 16 + "a blue chair"
+# longer than CLIP's 12 tokens here, and than the 512 words or letters that others read
+LONG = "a red mug, two striped cats on grey and " * 64 + "a blue chair"
 # too long for CLIP, and not for the T5 of SD3 and Flux
 MEDIUM = "a red mug and a blue chair on grey and two cats, low, a mug"
 

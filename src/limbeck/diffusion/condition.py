@@ -24,6 +24,8 @@ class Condition:
             rows are images without a camera.
         view_free: the same rows encoded without view words ("front view"). None: the prompts have
             no view words.
+        mask: whether an entry of ``data`` is a token of the text rather than padding. Networks that
+            take it attend to no padding. None: the network attends to all entries.
     """
 
     data: Float[Tensor, "b ..."]
@@ -32,6 +34,7 @@ class Condition:
     pose: Float[Tensor, "b 4 4"] | None = None
     view_free: Condition | None = None
     camera: Float[Tensor, "b 4 4"] | None = None
+    mask: Bool[Tensor, "b l"] | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -44,6 +47,7 @@ class Condition:
             pose=None if self.pose is None else self.pose[rows],
             view_free=None if self.view_free is None else self.view_free[rows],
             camera=None if self.camera is None else self.camera[rows],
+            mask=None if self.mask is None else self.mask[rows],
         )
 
     @property
@@ -77,9 +81,14 @@ class Condition:
         )
 
     def lerp(self, other: Condition, weight: Float[Tensor, "b"]) -> Condition:
-        """Interpolate linearly from ``self`` (weight 0) to ``other`` (weight 1), row by row."""
+        """Interpolate linearly from ``self`` (weight 0) to ``other`` (weight 1), row by row.
+
+        Between the two, the tokens of a row are those of both.
+        """
 
         def interpolate(a: Tensor, b: Tensor) -> Tensor:
+            if a.dtype == torch.bool:
+                return interpolate(a.to(weight), b.to(weight)) > 0
             mixed = torch.lerp(a, b, weight.to(a).view(-1, *[1] * (a.ndim - 1)))
             # log-weights may be -inf in both, which lerp would turn into NaN
             return torch.where(a == b, a, mixed)
@@ -88,19 +97,35 @@ class Condition:
 
     def _combine(self, other: Condition, op: Callable[[Tensor, Tensor], Tensor]) -> Condition:
         """Apply ``op`` to every tensor that both conditions have."""
-        pooled = pose = view_free = camera = None
-        if self.pooled is not None and other.pooled is not None:
-            pooled = op(self.pooled, other.pooled)
-        if self.pose is not None and other.pose is not None:
-            pose = op(self.pose, other.pose)
-        if self.camera is not None and other.camera is not None:
-            camera = op(self.camera, other.camera)
+
+        def combine(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else op(a, b)
+
+        view_free = None
         if self.view_free is not None or other.view_free is not None:
             view_free = self.without_view._combine(other.without_view, op)
-        data = op(self.data, other.data)
         return replace(
-            self, data=data, pooled=pooled, pose=pose, view_free=view_free, camera=camera
+            self,
+            data=op(self.data, other.data),
+            pooled=combine(self.pooled, other.pooled),
+            pose=combine(self.pose, other.pose),
+            view_free=view_free,
+            camera=combine(self.camera, other.camera),
+            mask=combine(self.mask, other.mask),
         )
+
+
+def masked_condition(tokens: Float[Tensor, "b l d"], mask: Tensor) -> Condition:
+    """Return the condition of tokens of which some are padding.
+
+    Padding is set to zero, so that conditions of the same text are equal and can be interpolated.
+
+    Args:
+        tokens: features of the text encoder.
+        mask: 1 for tokens of the text, 0 for padding.
+    """
+    mask = mask.bool()
+    return Condition(tokens.float() * mask[:, :, None], mask=mask)
 
 
 def same_rows(a: Condition, b: Condition) -> bool:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from limbeck.priors.deepfloyd_if import DeepFloydIF
     from limbeck.priors.exact import DataSet, GaussianMixture
     from limbeck.priors.flux import Flux
+    from limbeck.priors.pixart import PixArt
+    from limbeck.priors.sana import Sana
     from limbeck.priors.sd3 import SD3
     from limbeck.priors.sdxl import SDXL
     from limbeck.priors.stable_diffusion import StableDiffusion
@@ -23,6 +25,8 @@ __all__ = [
     "DeepFloydIF",
     "Flux",
     "GaussianMixture",
+    "PixArt",
+    "Sana",
     "StableDiffusion",
 ]
 
@@ -31,8 +35,10 @@ _MODULES = {
     "DeepFloydIF": "deepfloyd_if",
     "Flux": "flux",
     "GaussianMixture": "exact",
+    "PixArt": "pixart",
     "SD3": "sd3",
     "SDXL": "sdxl",
+    "Sana": "sana",
     "StableDiffusion": "stable_diffusion",
 }
 

@@ -19,8 +19,15 @@ from limbeck.diffusion.condition import Condition
 if TYPE_CHECKING:
     from diffusers.models.embeddings import TimestepEmbedding
 
-#: Names of the time embedding: in U-Nets, in flow transformers.
-TIME_EMBEDDING_NAMES = ("time_embedding", "time_text_embed.timestep_embedder")
+#: Names of the time embedding, in U-Nets and in transformers.
+TIME_EMBEDDING_NAMES = (
+    "time_embedding",  # U-Nets
+    "time_text_embed.timestep_embedder",  # SD3, Flux.1, Qwen-Image
+    "time_guidance_embed.timestep_embedder",  # Flux.2
+    "time_embed.emb.timestep_embedder",  # SANA
+    "adaln_single.emb.timestep_embedder",  # PixArt
+    "time_caption_embed.timestep_embedder",  # Lumina 2
+)
 POSE_DIM = 16  #: numbers of a pose: the camera-to-world matrix, row by row
 
 

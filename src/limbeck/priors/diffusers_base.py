@@ -252,14 +252,18 @@ class DiffusersPrior(abc.ABC):
         self._check_added_words(prompts)
         rows = [self._embeddings[prompt_parts(prompt)] for prompt in prompts]
         pooled = [row.pooled for row in rows if row.pooled is not None]
+        masks = [row.mask for row in rows if row.mask is not None]
         return Condition(
-            torch.cat([row.data for row in rows]), None, torch.cat(pooled) if pooled else None
+            torch.cat([row.data for row in rows]),
+            pooled=torch.cat(pooled) if pooled else None,
+            mask=torch.cat(masks) if masks else None,
         )
 
     def _text_width(self) -> int | None:
         """Numbers per token that the network takes; None if its file does not say."""
         config: Any = self.network.config
-        keys = ("joint_attention_dim", "encoder_hid_dim", "cross_attention_dim")
+        keys = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "encoder_hid_dim")
+        keys = (*keys, "cross_attention_dim")  # the first one that a network has
         width = next((config[key] for key in keys if config.get(key) is not None), None)
         return width if isinstance(width, int) else None
 
@@ -294,8 +298,8 @@ class DiffusersPrior(abc.ABC):
         xt = zeros(1, self.shape[0], side, side, dtype=self.dtype)
         condition = Condition(
             zeros(1, 4, width, dtype=self.dtype),
-            None,
-            zeros(1, pooled, dtype=self.dtype) if pooled > 0 else None,
+            pooled=zeros(1, pooled, dtype=self.dtype) if pooled > 0 else None,
+            mask=zeros(1, 4) == 0,
         )
         place = self.files.place(self.network_name)
         with torch.no_grad(), silence_library_logs():
@@ -385,8 +389,12 @@ class DiffusersPrior(abc.ABC):
         """Concatenate conditions of ``b`` rows each, or of one row that stands for all."""
         data = torch.cat([c.data.expand(b, -1, -1) for c in conditions]).to(self.dtype)
         pooled = [c.pooled.expand(b, -1) for c in conditions if c.pooled is not None]
+        masks = [c.mask.expand(b, -1) for c in conditions if c.mask is not None]
         found = [c.camera for c in conditions if c.camera is not None]
-        # the rows of all conditions have the same x_t, so the same cameras
-        camera = found[0].expand(b, -1, -1).repeat(len(conditions), 1, 1) if found else None
-        stacked = torch.cat(pooled).to(self.dtype) if pooled else None
-        return Condition(data, pooled=stacked, camera=camera)
+        return Condition(
+            data,
+            pooled=torch.cat(pooled).to(self.dtype) if pooled else None,
+            # the rows of all conditions have the same x_t, so the same cameras
+            camera=found[0].expand(b, -1, -1).repeat(len(conditions), 1, 1) if found else None,
+            mask=torch.cat(masks) if masks else None,
+        )

@@ -29,9 +29,11 @@ class LatentDiffusion(DiffusersPrior):
         vae_dtype: its precision.
         latent_shift: subtracted from encoded images, a number or one per channel.
         latent_scale: factor on the shifted latents, a number or one per channel.
+        autoencoders: classes of autoencoders that the family reads.
     """
 
     extra_parts = ("vae",)
+    autoencoders: ClassVar[tuple[type, ...]] = (AutoencoderKL, AutoencoderTiny)
     #: Whether an autoencoder whose file does not mention force_upcast has the default of its class
     #: (true for AutoencoderKL), as in diffusers' pipelines of XL only.
     upcasts_vae_by_default: ClassVar[bool] = False
@@ -55,7 +57,7 @@ class LatentDiffusion(DiffusersPrior):
         files = CheckpointFiles(Path(self.model.vae)) if self.model.vae else self.files
         part = "" if self.model.vae else "vae"
         file_config = files.read_config(part)
-        classes: dict[str, type] = {c.__name__: c for c in (AutoencoderKL, AutoencoderTiny)}
+        classes = {cls.__name__: cls for cls in self.autoencoders}
         name = file_config.get("_class_name", "")
         if not isinstance(name, str) or name not in classes:
             raise ValueError(
@@ -63,8 +65,9 @@ class LatentDiffusion(DiffusersPrior):
                 f"supported are {', '.join(classes)}"
             )
         # files with force_upcast are of autoencoders in which float16 overflows
-        default = inspect.signature(classes[name]).parameters["force_upcast"].default
-        upcast = file_config.get("force_upcast", default and self.upcasts_vae_by_default)
+        option = inspect.signature(classes[name]).parameters.get("force_upcast")
+        default = option is not None and option.default and self.upcasts_vae_by_default
+        upcast = file_config.get("force_upcast", default)
         self.vae_dtype = torch.float32 if upcast and self.dtype == torch.float16 else self.dtype
         if part:
             vae = files.load_module(classes[name], part, self.vae_dtype)
@@ -79,20 +82,23 @@ class LatentDiffusion(DiffusersPrior):
         if self.runtime.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         config = self.vae.config
-        if config.latent_channels != channels:
+        vae_channels, factor = self._read_vae_layout(config)
+        if vae_channels != channels:
             raise ValueError(
-                f"{files.name}: its autoencoder has {config.latent_channels} channels, "
-                f"the network {channels}"
+                f"{files.name}: its autoencoder has {vae_channels} channels, the network {channels}"
             )
-        if config.scaling_factor is None:
-            raise ValueError(f"{files.name}: its autoencoder has no scaling_factor")
         self._set_latent_scale(config, files.place(part))
-        is_kl = name == AutoencoderKL.__name__
-        levels = config.block_out_channels if is_kl else config.decoder_block_out_channels
-        return 2 ** (len(levels) - 1)
+        return factor
+
+    def _read_vae_layout(self, config: Any) -> tuple[int, int]:
+        """Return the channels of the latents, and the pixels per latent in each direction."""
+        levels = config.get("block_out_channels") or config["decoder_block_out_channels"]
+        return config["latent_channels"], 2 ** (len(levels) - 1)
 
     def _set_latent_scale(self, config: Any, place: str) -> None:
         """Set latent_shift and latent_scale from the configuration of the autoencoder."""
+        if config.scaling_factor is None:
+            raise ValueError(f"{place}: the autoencoder has no scaling_factor")
         if number(config, "scaling_factor", place) == 0:
             raise ValueError(f"{place}: scaling_factor must not be 0")
         if config.get("shift_factor") is not None:
@@ -123,8 +129,8 @@ class LatentDiffusion(DiffusersPrior):
 
     def _vae_encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         encoded = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
-        is_kl = isinstance(self.vae, AutoencoderKL)
-        latents = encoded.latent_dist.mean if is_kl else encoded.latents
+        is_tiny = isinstance(self.vae, AutoencoderTiny)
+        latents = encoded.latents if is_tiny else encoded.latent_dist.mean
         return (latents.float() - self.latent_shift) * self.latent_scale
 
     def _vae_decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:

@@ -33,13 +33,16 @@ EXACT_MODELS: dict[str, Callable[[], Prior]] = {
         colored_shapes, schedule=RectifiedFlowSchedule(), prediction_type="flow"
     ),
 }
-#: Pipelines of a family, by pattern of ``_class_name``, and the one that encodes its prompts.
+#: Pipelines of a family, by pattern of ``_class_name``, and the class of ``limbeck.priors`` that
+#: reads them.
 _FAMILIES = {
-    r"StableDiffusionXL\w*Pipeline": "StableDiffusionXLPipeline",
-    r"StableDiffusion3\w*Pipeline": "StableDiffusion3Pipeline",
-    r"StableDiffusion(?!XL|3)\w*Pipeline": "StableDiffusionPipeline",
-    r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "IFPipeline",
-    r"Flux(?!2)\w*Pipeline": "FluxPipeline",
+    r"StableDiffusion(?!XL|3)\w*Pipeline": "StableDiffusion",
+    r"StableDiffusionXL\w*Pipeline": "SDXL",
+    r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "DeepFloydIF",
+    r"StableDiffusion3\w*Pipeline": "SD3",
+    r"Flux(?!2)\w*Pipeline": "Flux",
+    r"Sana(PAG|ControlNet)?Pipeline": "Sana",
+    r"PixArt(Alpha|Sigma)\w*Pipeline": "PixArt",
 }
 
 
@@ -136,28 +139,26 @@ def prior_class(folder: Path) -> type[DiffusersPrior]:
     Raises:
         ValueError: if it is no pipeline folder, or of an unsupported family.
     """
+    from limbeck import priors
     from limbeck.priors.checkpoint_files import CheckpointFiles
-    from limbeck.priors.deepfloyd_if import DeepFloydIF
-    from limbeck.priors.flux import Flux
-    from limbeck.priors.sd3 import SD3
-    from limbeck.priors.sdxl import SDXL
-    from limbeck.priors.stable_diffusion import StableDiffusion
 
-    classes: dict[str, type[DiffusersPrior]] = {
-        cls.pipeline_name: cls for cls in (StableDiffusion, SDXL, DeepFloydIF, SD3, Flux)
-    }
+    def family_class(family: str) -> type[DiffusersPrior]:
+        cls: type[DiffusersPrior] = getattr(priors, family)
+        return cls
+
     name = CheckpointFiles(folder).read_config("", "model_index.json").get("_class_name")
     # image-to-image, inpainting and other pipelines have the same components; whether the network
     # has the inputs of the family is checked where it is read
     family = next(
         (family for pattern, family in _FAMILIES.items() if re.fullmatch(pattern, str(name))), ""
     )
-    if family not in classes:
+    if not family:
+        known = ", ".join(family_class(family).pipeline_name for family in _FAMILIES.values())
         raise ValueError(
-            f"{folder / 'model_index.json'}: _class_name must be one of {', '.join(classes)} or "
+            f"{folder / 'model_index.json'}: _class_name must be one of {known} or "
             f"another pipeline of these families, not {name!r:.80}"
         )
-    return classes[family]
+    return family_class(family)
 
 
 def check_layout(folder: Path) -> None:

@@ -122,6 +122,11 @@ def _convert_by_diffusers(
     import diffusers
 
     reader = pipeline_class(pipeline_name)
+    if not issubclass(reader, diffusers.loaders.lora_base.LoraBaseMixin):
+        raise ValueError(
+            f"diffusers converts no LoRA for {pipeline_name}: give a file in diffusers' layout, "
+            "whose names begin with transformer."
+        )
     options: dict[str, Any] = {"return_lora_metadata": True}
     if issubclass(reader, diffusers.loaders.StableDiffusionXLLoraLoaderMixin):
         options["unet_config"] = network_config

@@ -11,7 +11,11 @@ import math
 from typing import Any
 
 import diffusers
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from diffusers.utils import DummyObject
 
 from limbeck.diffusion.prediction import PredictionType
@@ -181,6 +185,27 @@ def read_flow_schedule(
     shift = math.exp(min(mu, 80.0)) if kind == "exponential" else mu
     _positive({"shift": shift}, "shift", place)
     return RectifiedFlowSchedule(shift, last if ends_at_last else 0.0)
+
+
+def read_flow_solver_schedule(files: CheckpointFiles) -> RectifiedFlowSchedule:
+    """Read the shift of a DPM-Solver on the sigmas of a flow (SANA), or of a flow scheduler.
+
+    Raises:
+        ValueError: if the scheduler is another one.
+    """
+    name, config = _scheduler_options(files)
+    if name == FlowMatchEulerDiscreteScheduler.__name__:
+        return read_flow_schedule(files, num_tokens=0, ends_at_last=True)
+    required = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    found = {key: config.get(key) for key in required}
+    if name != DPMSolverMultistepScheduler.__name__ or found != required:
+        options = ", ".join(f"{key} {value!r:.40}" for key, value in found.items())
+        raise ValueError(
+            f"{files.name}: its scheduler is a {name} with {options}; this model family needs "
+            f"{DPMSolverMultistepScheduler.__name__} with flow_prediction and use_flow_sigmas, or "
+            f"{FlowMatchEulerDiscreteScheduler.__name__}"
+        )
+    return RectifiedFlowSchedule(_positive(config, "flow_shift", files.place("scheduler", _FILE)))
 
 
 def _positive(config: dict[str, Any], key: str, place: str) -> float:

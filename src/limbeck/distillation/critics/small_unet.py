@@ -105,11 +105,13 @@ class _SmallUNetPrior(PriorWrapper):
             pose = stack_poses(conditions, b)
             if pose is None:
                 pose = xt.new_zeros(n * b, POSE_DIM, dtype=torch.float32)
+        masks = [condition.mask for condition in conditions if condition.mask is not None]
         outputs = self.net(
             xt.float().repeat(n, 1, 1, 1),
             (t * 1000).repeat(n),
             torch.cat([_text_features(condition) for condition in conditions]).to(torch.float32),
             pose,
+            encoder_attention_mask=torch.cat(masks) if masks else None,
             return_dict=False,
         )[0].chunk(n)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
