@@ -139,6 +139,7 @@ def test_invalid_tables_are_refused(table):
     [
         ({"shift": 0.0}, "shift must be positive, not 0.0"),
         ({"sampling_t_min": 1.0}, r"sampling_t_min must lie in \[0, 1\), not 1.0"),
+        ({"sampling_sigma_min": -0.1}, r"sampling_sigma_min must lie in \[0, 1\), not -0.1"),
     ],
 )
 def test_invalid_rectified_flow_options_are_refused(options, message):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from family_pipelines import load_family
 from safetensors.torch import load_file
 from tiny_families import write_tiny_pipeline
 from tiny_pipeline import (
@@ -22,7 +23,6 @@ from torch import nn
 from limbeck.cli.main import main
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.sampling import Sampling
 from limbeck.diffusion.schedule import (
@@ -204,13 +204,13 @@ def test_a_lora_of_other_layers_saved_by_diffusers_is_loaded_with_its_scale(eps_
 # camera conditioning
 
 
-@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux", "sana", "pixart-sigma"])
+@pytest.mark.parametrize(
+    "family",
+    ["v", "xl", "pixel", "sd3", "flux", "sana", "pixart-sigma", "lumina2", "klein", "qwen"],
+)
 def test_the_camera_has_no_effect_untrained_and_trained_only_on_its_rows(family, tmp_path):
     """In every family of networks; frozen rows of the same call are not affected."""
-    # Flux's files have no size, and the default one would be a megapixel
-    resolution = 16 if family == "flux" else 0
-    model = Model(str(write_tiny_pipeline(family, tmp_path)), resolution=resolution)
-    prior = load(model, "cpu")
+    prior = load_family(family, write_tiny_pipeline(family, tmp_path))
     adapters = LoRAAdapters(
         prior.network, prior.adapter_rows, 2, rng(), prior.network_name, camera=True
     )

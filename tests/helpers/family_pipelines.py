@@ -1,5 +1,9 @@
 """Tiny pipelines of every family of diffusers, and helpers of their tests."""
 
+import math
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import diffusers
 import torch
 from tiny_families import WRITERS, to_ddim
@@ -20,7 +24,7 @@ TIMES = torch.tensor([0.1, 0.5, 0.9])
 
 
 #: Families whose files have no size, and the default one would be a megapixel, or have that.
-LARGE = ("flux", "schnell", "pixart-alpha")
+LARGE = ("flux", "schnell", "pixart-alpha", "flux2", "klein", "qwen")
 
 
 def load_family(family, folder, **options):
@@ -66,15 +70,82 @@ def sample_with_pipeline(prior, folder, noise, guidance, pipe=None):
             "negative_prompt": ["", ""],
             "max_sequence_length": 512 if pipe.transformer.config.guidance_embeds else 256,
         }
+    if name.startswith("Flux2"):
+        options |= {"latents": noise, "guidance_scale": guidance if "Klein" in name else 4.0}
+    if name == "QwenImagePipeline":
+        options |= {"latents": pipe._pack_latents(noise, *noise.shape), "guidance_scale": None}
+        options |= {"true_cfg_scale": 1.0}
+    if name == "Lumina2Pipeline":
+        options |= {"cfg_normalization": False}
     if name.startswith(("PixArt", "Sana")):
         options |= {"use_resolution_binning": False, "clean_caption": False}
     if name == "SanaPipeline":  # any multiple of 32 does; the times are those of its own solver
         height = width = 32
         options |= {"sigmas": torch.linspace(1, 1 / STEPS, STEPS).tolist()}
-    x0 = pipe([PROMPT, OTHER], height=height, width=width, **options).images
-    if name == "FluxPipeline":
-        return pipe._unpack_latents(x0, height, width, pipe.vae_scale_factor)
-    return x0
+    with klein_and_dev_shifted_as(prior):
+        x0 = pipe(prompt=[PROMPT, OTHER], height=height, width=width, **options).images
+    return unpack(pipe, x0, noise.shape)
+
+
+def unpack(pipe, x, shape):
+    """Latents of a pipeline, which may be packed as tokens, in the shape of x0."""
+    if x.ndim == 4:
+        # those that klein returns are what the autoencoder decodes
+        return x if x.shape == shape else normalize_flux2(pipe, x)
+    b, c, h, w = shape
+    if type(pipe).__name__.startswith("Flux2"):  # each latent is a token
+        return x.mT.reshape(shape)
+    tokens = x.reshape(b, h // 2, w // 2, c, 2, 2)
+    return tokens.permute(0, 3, 1, 4, 2, 5).reshape(shape)
+
+
+@contextmanager
+def klein_and_dev_shifted_as(prior):
+    """Let the pipelines of Flux.2, whose shift depends on the number of steps, use the prior's."""
+    from diffusers.pipelines.flux2 import pipeline_flux2, pipeline_flux2_klein
+
+    def mu(image_seq_len, num_steps):
+        return math.log(prior.schedule.shift)
+
+    with (
+        patch.object(pipeline_flux2, "compute_empirical_mu", mu),
+        patch.object(pipeline_flux2_klein, "compute_empirical_mu", mu),
+    ):
+        yield
+
+
+def normalize_flux2(pipe, latents):
+    """x0 of the latents of Flux.2's autoencoder."""
+    mean, variance = pipe.vae.bn.running_mean, pipe.vae.bn.running_var
+    std = (variance + pipe.vae.config.batch_norm_eps).sqrt()
+    return (pipe._patchify_latents(latents) - mean[:, None, None]) / std[:, None, None]
+
+
+def encode_with_pipeline(pipe, image):
+    """x0 of images in [0, 1] by the autoencoder of a pipeline, normalized as the pipeline does."""
+    image, config = image * 2 - 1, pipe.vae.config
+    if type(pipe).__name__.startswith("Flux2"):
+        return normalize_flux2(pipe, pipe.vae.encode(image).latent_dist.mode())
+    if type(pipe).__name__ == "QwenImagePipeline":
+        mean, std = (torch.tensor(config[key]) for key in ("latents_mean", "latents_std"))
+        latents = pipe.vae.encode(image[:, :, None]).latent_dist.mode()[:, :, 0]
+        return (latents - mean[:, None, None]) / std[:, None, None]
+    encoded = pipe.vae.encode(image)
+    latents = encoded.latent if "latent" in encoded else encoded.latent_dist.mode()
+    return (latents - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+
+
+def latents_of_pipeline(pipe, x0):
+    """What the autoencoder of a pipeline decodes for x0."""
+    config = pipe.vae.config
+    if type(pipe).__name__.startswith("Flux2"):
+        mean, variance = pipe.vae.bn.running_mean, pipe.vae.bn.running_var
+        std = (variance + config.batch_norm_eps).sqrt()
+        return pipe._unpatchify_latents(x0 * std[:, None, None] + mean[:, None, None])
+    if type(pipe).__name__ == "QwenImagePipeline":
+        mean, std = (torch.tensor(config[key]) for key in ("latents_mean", "latents_std"))
+        return (x0 * std[:, None, None] + mean[:, None, None])[:, :, None]
+    return x0 / config.scaling_factor + (config.get("shift_factor") or 0.0)
 
 
 def train_lora_critic(prior, n=2, rank=3, init_from=None):

@@ -81,6 +81,17 @@ def amplify_text_layers(network):
     return network.eval()
 
 
+#: Chats in the manner of Mistral and of Qwen.
+_MISTRAL_CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}]{% for part in m['content'] %}{{ part['text'] }}"
+    "{% endfor %}[end]{% endfor %}"
+)
+_QWEN_CHAT = (
+    "{% for m in messages %}start {{ m['role'] }} {{ m['content'] }} end {% endfor %}"
+    "{% if add_generation_prompt %}start assistant{% endif %}"
+)
+
+
 def make_word_tokenizer(chat_template: str | None = None):
     """A tokenizer whose tokens are words, after one for the start."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -120,3 +131,52 @@ def make_gemma():
         initializer_range=0.5,
     )
     return Gemma2Model(config).eval(), tokenizer
+
+
+def _small_decoder(num_layers: int, vocab_size: int) -> dict[str, Any]:
+    """Options of a small language model."""
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "initializer_range": 0.3,
+    }
+
+
+def make_mistral():
+    """A Mistral 3, of whose layers Flux.2 reads the 10th, 20th and 30th, and its tokenizer."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    tokenizer = make_word_tokenizer(_MISTRAL_CHAT)
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = Mistral3Config(
+        text_config={"model_type": "mistral"} | _small_decoder(30, len(tokenizer)),
+        vision_config={"model_type": "pixtral", "num_attention_heads": 2, "head_dim": 8} | vision,
+    )
+    return Mistral3ForConditionalGeneration(config).eval(), tokenizer
+
+
+def make_qwen3():
+    """A Qwen 3, of whose layers Flux.2 klein reads the 9th, 18th and 27th, and its tokenizer."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = make_word_tokenizer(_QWEN_CHAT)
+    return Qwen3ForCausalLM(Qwen3Config(**_small_decoder(27, len(tokenizer)))).eval(), tokenizer
+
+
+def make_qwen_vl():
+    """A Qwen 2.5 VL and its tokenizer."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = make_word_tokenizer()
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    config = Qwen2_5_VLConfig(
+        text_config=_small_decoder(2, len(tokenizer)) | {"rope_parameters": rope},
+        vision_config=vision | {"out_hidden_size": WIDTH, "fullatt_block_indexes": [0]},
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval(), tokenizer

@@ -13,8 +13,12 @@ from limbeck.cli.run_folder import OutputOptions
 from limbeck.config.command_line import parse
 from limbeck.priors.catalog import (
     _CLIP_L,
+    _GEMMA2,
+    _MISTRAL3,
     _OPENCLIP_G,
     _OPENCLIP_H,
+    _QWEN3,
+    _QWEN_VL,
     _T5_XXL,
     KNOWN_MODELS,
     RECOMMENDED_SETTINGS,
@@ -108,6 +112,16 @@ def make_sd3_transformer(layers, heads, pos_embed_max_size, **options):
     )
 
 
+def make_klein_transformer():
+    return diffusers.Flux2Transformer2DModel(
+        num_layers=5,
+        num_single_layers=20,
+        num_attention_heads=24,
+        joint_attention_dim=7680,
+        guidance_embeds=False,
+    )
+
+
 NETWORKS = {
     "Stable Diffusion 1.5": partial(
         diffusers.UNet2DConditionModel, cross_attention_dim=768, attention_head_dim=8
@@ -136,6 +150,16 @@ NETWORKS = {
         diffusers.FluxTransformer2DModel, guidance_embeds=True
     ),
     "Flux.1 schnell (few steps)": diffusers.FluxTransformer2DModel,
+    "SANA 1.6B": diffusers.SanaTransformer2DModel,
+    "PixArt alpha": partial(diffusers.PixArtTransformer2DModel, caption_channels=4096),
+    "PixArt sigma": partial(
+        diffusers.PixArtTransformer2DModel, caption_channels=4096, use_additional_conditions=False
+    ),
+    "Lumina Image 2.0": partial(diffusers.Lumina2Transformer2DModel, cap_feat_dim=2304),
+    "Flux.2 dev (distilled guidance)": diffusers.Flux2Transformer2DModel,
+    "Flux.2 klein base 4B": make_klein_transformer,
+    "Flux.2 klein 4B (few steps)": make_klein_transformer,
+    "Qwen-Image": diffusers.QwenImageTransformer2DModel,
 }
 
 
@@ -182,6 +206,62 @@ def make_vae(latent_channels, **options):
     )
 
 
+def make_deep_compression_vae():
+    block_types = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+    return diffusers.AutoencoderDC(
+        encoder_block_types=block_types,
+        decoder_block_types=block_types,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+    )
+
+
+def make_gemma2():
+    return transformers.Gemma2Model(transformers.Gemma2Config())
+
+
+def make_qwen3():
+    return transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(
+            hidden_size=2560,
+            intermediate_size=9728,
+            num_hidden_layers=36,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def make_qwen_vl():
+    text = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    vision = {"intermediate_size": 3420, "hidden_size": 1280, "out_hidden_size": 3584}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def make_mistral3():
+    text = {
+        "model_type": "mistral",
+        "vocab_size": 131072,
+        "hidden_size": 5120,
+        "intermediate_size": 32768,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    }
+    config = transformers.Mistral3Config(text_config=text, tie_word_embeddings=False)
+    return transformers.Mistral3ForConditionalGeneration(config)
+
+
 @pytest.mark.parametrize(
     ("make_module", "millions"),
     [
@@ -191,8 +271,18 @@ def make_vae(latent_channels, **options):
         (partial(make_clip, transformers.CLIPTextModel, 1024, 23, 16), _OPENCLIP_H),
         (partial(make_clip, transformers.CLIPTextModelWithProjection, 1280, 32, 20), _OPENCLIP_G),
         (make_t5_xxl, _T5_XXL),
+        (make_deep_compression_vae, 312.3),
+        (diffusers.AutoencoderKLFlux2, 84.0),
+        (diffusers.AutoencoderKLQwenImage, 126.9),
+        (make_gemma2, _GEMMA2),
+        (make_qwen3, _QWEN3),
+        (make_qwen_vl, _QWEN_VL),
+        (make_mistral3, _MISTRAL3),
     ],
-    ids=["vae-4", "vae-16", "clip-l", "openclip-h", "openclip-g", "t5-xxl"],
+    ids=[
+        *("vae-4", "vae-16", "clip-l", "openclip-h", "openclip-g", "t5-xxl"),
+        *("vae-sana", "vae-flux2", "vae-qwen", "gemma2", "qwen3", "qwen-vl", "mistral3"),
+    ],
 )
 def test_parameters_of_other_components_are_those_of_the_configurations(make_module, millions):
     assert abs(count_parameters(make_module) - millions) < 0.06
@@ -200,4 +290,6 @@ def test_parameters_of_other_components_are_those_of_the_configurations(make_mod
 
 def test_autoencoders_are_those_of_the_families():
     params = {"if": 0.0, "sd": 83.7, "xl": 83.7, "sd3": 83.8, "flux": 83.8, "schnell": 83.8}
+    params |= {"sana": 312.3, "pixart": 83.7, "lumina2": 83.8, "qwen": 126.9}
+    params |= dict.fromkeys(("flux2", "klein", "klein-base"), 84.0)
     assert all(model.vae_params == params[model.family] for model in KNOWN_MODELS)

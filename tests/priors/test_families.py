@@ -5,10 +5,12 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from diffusers import FluxPipeline, SanaPipeline, StableDiffusionPipeline
+from diffusers import SanaPipeline, StableDiffusionPipeline
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from family_pipelines import (
     FAMILIES,
     OTHER,
@@ -16,10 +18,14 @@ from family_pipelines import (
     STEPS,
     TIMES,
     diffusers_pipeline,
+    encode_with_pipeline,
+    latents_of_pipeline,
     load_family,
     predict_eps,
+    same_predictions,
     sample_with_pipeline,
     train_lora_critic,
+    unpack,
     with_network,
 )
 from tiny_pipeline import WORDS, max_difference, normal, prompt_conditions, rng
@@ -27,7 +33,7 @@ from tiny_pipeline import WORDS, max_difference, normal, prompt_conditions, rng
 from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
-from limbeck.diffusion.model_options import Model
+from limbeck.diffusion.model_options import Model, RuntimeOptions
 from limbeck.diffusion.prior import AttentionPrior, Prior
 from limbeck.diffusion.sampling import sample_x0
 from limbeck.diffusion.schedule import DiscreteSchedule
@@ -45,9 +51,13 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 LATENT = [family for family in FAMILIES if family != "pixel"]
-ONE_OF_EACH = ["v", "xl", "pixel", "sd3", "flux", "sana", "pixart-sigma"]
+TRANSFORMERS = ["sd3", "flux", "sana", "pixart-sigma", "lumina2", "klein", "qwen"]
+ONE_OF_EACH = ["v", "xl", "pixel", *TRANSFORMERS]
 POOLED = ["xl", "sd3", "sd3-no-t5", "flux", "schnell"]
-MASKED = ["sana", "pixart-alpha", "pixart-sigma"]
+MASKED = ["sana", "pixart-alpha", "pixart-sigma", "lumina2", "qwen"]
+SIGNS = {"lumina2": -1}  # of the networks that predict the negative of the flow
+#: Pipelines without a second pass for guidance, or that change its norm.
+UNGUIDED = ["flux2", "qwen"]
 
 
 def copy_with_changes(folder, target, file, changes):
@@ -65,6 +75,8 @@ def one(family, folders):
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_sampling_with_guidance_is_that_of_the_pipeline(one, family, folders, guidance):
+    if guidance > 1 and family in UNGUIDED:
+        pytest.skip("the pipeline has no guidance of two passes, or changes its norm")
     noise = torch.randn(2, *one.shape, generator=rng(3))
     x0 = sample_x0(one, prompt_conditions(one, [PROMPT, OTHER]), noise, STEPS, guidance)
     expected = sample_with_pipeline(one, folders(family), noise, guidance)
@@ -83,11 +95,8 @@ def test_the_network_has_the_inputs_and_outputs_of_the_pipeline(one, family, fol
     sample_with_pipeline(one, folders(family), noise, 1.0, pipe)
     args, options, out = calls[1]  # in the first call x_t is noise alone
     xt = args[0] if args else options["hidden_states"]
-    if isinstance(pipe, FluxPipeline):
-        unpack = (*one.image_size, pipe.vae_scale_factor)
-        xt, expected = (pipe._unpack_latents(x, *unpack) for x in (xt, out[0]))
-    else:
-        expected = out[0][:, : xt.shape[1]]
+    xt, expected = (unpack(pipe, x, noise.shape) for x in (xt, out[0]))
+    expected = SIGNS.get(family, 1) * expected[:, : xt.shape[1]]
     t = one.schedule.sampling_times(STEPS)[1].expand(2)
     prediction = one(xt, t, one.condition([PROMPT, OTHER]))[0]
     alpha, sigma = one.schedule.alpha(t), one.schedule.sigma(t)
@@ -147,17 +156,10 @@ def test_all_conditions_take_one_call_and_are_counted(one):
 @pytest.mark.parametrize("family", LATENT)
 def test_the_autoencoder_is_that_of_the_pipeline_with_its_gradient(family, folders):
     prior = load_family(family, folders(family))
-    vae = diffusers_pipeline(prior, folders(family)).vae
-    shift, scale = vae.config.get("shift_factor") or 0.0, vae.config.scaling_factor
-
-    def expected_encode(x):
-        encoded = vae.encode(x * 2 - 1)
-        latents = encoded.latent if family == "sana" else encoded.latent_dist.mode()
-        return (latents - shift) * scale
-
+    pipe = diffusers_pipeline(prior, folders(family))
     probe = normal(2, *prior.shape, dtype=torch.float32)
     latents, grads = [], []
-    for encode in (prior.encode, expected_encode):
+    for encode in (prior.encode, partial(encode_with_pipeline, pipe)):
         image = torch.rand(2, 3, 16, 16, generator=rng(1)).requires_grad_()
         latents.append(encode(image))
         (latents[-1] * probe).sum().backward()
@@ -167,7 +169,8 @@ def test_the_autoencoder_is_that_of_the_pipeline_with_its_gradient(family, folde
     assert max_difference(*grads) < 1e-6 * largest and largest > 0
     x0 = normal(2, *prior.shape, seed=5, dtype=torch.float32)
     with torch.no_grad():
-        image = (vae.decode(x0 / scale + shift).sample / 2 + 0.5).clamp(0, 1)
+        decoded = pipe.vae.decode(latents_of_pipeline(pipe, x0)).sample
+        image = (decoded / 2 + 0.5).clamp(0, 1).reshape(2, 3, 16, 16)  # of Qwen, one frame
     assert max_difference(prior.decode(x0), image) < 1e-5 and float(image.std()) > 0.01
 
 
@@ -210,10 +213,10 @@ def test_every_method_runs(family, folders):
         assert all(bool(v.isfinite().all()) for v in after.values()), name
 
 
-@pytest.mark.parametrize("family", ["xl", "sd3"])
+@pytest.mark.parametrize("family", ["xl", "sd3", "sana", "qwen"])
 def test_a_small_critic_and_condition_dropout_run(family, folders):
     prior = load_family(family, folders(family))
-    is_flow = family == "sd3"
+    is_flow = family != "xl"
     small_unet = SmallUNetCritic(width=8), "flow" if is_flow else "v"
     lora = LoRACritic(2, CriticTraining(unconditional_prob=0.5)), "flow" if is_flow else "eps"
     for critic, prediction_type in (small_unet, lora):
@@ -354,14 +357,19 @@ def test_xl_is_conditioned_on_the_image_size(folders):
     assert time_ids[0].tolist() == [[16, 24, 0, 0, 16, 24]]
 
 
-def test_the_guidance_embedding_is_an_input_of_flux_dev(folders):
-    xt = normal(1, 16, 8, 8, dtype=torch.float32)
-    priors = [load_family("flux", folders("flux"), guidance_embedding=g) for g in (1.0, 8.0)]
+@pytest.mark.parametrize(("family", "default"), [("flux", 3.5), ("flux2", 4.0)])
+def test_the_guidance_embedding_is_an_input_of_flux_dev(family, default, folders):
+    options = [{"guidance_embedding": 1.0}, {"guidance_embedding": 8.0}]
+    priors = [load_family(family, folders(family), **chosen) for chosen in options]
+    given = load_family(family, folders(family), guidance_embedding=default)
+    assert same_predictions(given, load_family(family, folders(family)))
+    xt = normal(1, *priors[0].shape, dtype=torch.float32)
     low, high = (prior(xt, TIMES[:1], prior.condition([PROMPT]))[0].x0 for prior in priors)
     assert max_difference(low, high) > 1e-3
     assert priors[0].call_counter.rows == 1
+    other = {"flux": "schnell", "flux2": "klein"}[family]
     with pytest.raises(ValueError, match=r"guidance_embedding 8\.0: .* has no guidance input"):
-        load_family("schnell", folders("schnell"), guidance_embedding=8.0)
+        load_family(other, folders(other), guidance_embedding=8.0)
 
 
 def test_the_shift_of_flux_depends_on_the_resolution(folders):
@@ -369,6 +377,31 @@ def test_the_shift_of_flux_depends_on_the_resolution(folders):
     large = load(Model(str(folders("flux")), resolution=64), "cpu").schedule.shift
     # 16 tokens are the scheduler's base_image_seq_len, 256 its max_image_seq_len
     assert abs(small - math.exp(0.5)) < 1e-9 and abs(large - math.exp(1.15)) < 1e-9
+
+
+@pytest.mark.parametrize("family", ["flux2", "klein"])
+def test_the_shift_of_flux2_is_that_of_50_steps(family, folders):
+    prior = load_family(family, folders(family))
+    scheduler = diffusers_pipeline(prior, folders(family)).scheduler
+    sigmas = torch.linspace(1, 1 / 50, 50).tolist()
+    scheduler.set_timesteps(sigmas=sigmas, mu=compute_empirical_mu(4 * 4, 50))
+    ours = prior.schedule.sigma(prior.schedule.sampling_times(50))
+    assert max_difference(ours, scheduler.sigmas[:-1]) < 1e-6
+
+
+def test_the_sampler_of_qwen_ends_at_the_terminal_sigma_of_its_file(folders):
+    prior = load_family("qwen", folders("qwen"))
+    scheduler = diffusers_pipeline(prior, folders("qwen")).scheduler
+    mu = math.log(prior.schedule.shift)
+    scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / STEPS, STEPS).tolist(), mu=mu)
+    sigma = prior.schedule.sigma(prior.schedule.sampling_times(STEPS))
+    assert max_difference(sigma, scheduler.sigmas[:-1]) < 1e-6
+    assert float(sigma[0]) == 1 and abs(float(sigma[-1]) - 0.02) < 1e-12
+
+
+def test_lumina_refuses_to_be_compiled(folders):
+    with pytest.raises(ValueError, match="compile on: the network of Lumina 2 reads the lengths"):
+        load(str(folders("lumina2")), "cpu", runtime=RuntimeOptions(compile="on"))
 
 
 def test_a_missing_prediction_type_is_the_default_of_the_scheduler(folders, tmp_path):
@@ -430,6 +463,9 @@ REFUSED = [
     ("sana", SCHEDULER, "use_flow_sigmas", False, "use_flow_sigmas False; this model family needs"),
     ("sana", SCHEDULER, "flow_shift", 0, "flow_shift must be positive, not 0"),
     ("sana", VAE, "_class_name", "AutoencoderKL", "supported are AutoencoderDC"),
+    ("qwen", NETWORK, "use_layer3d_rope", True, "use_layer3d_rope True; QwenImage needs False"),
+    ("flux2", NETWORK, "patch_size", 2, "patch_size 2; Flux2 needs 1"),
+    ("lumina2", NETWORK, "out_channels", 8, "out_channels 8; Lumina2 needs 16"),
     ("pixart-sigma", NETWORK, "out_channels", 6, "out_channels 6; PixArt needs 8"),
     ("sd3", SCHEDULER, "use_karras_sigmas", True, "sets use_karras_sigmas"),
     ("sd3", SCHEDULER, "_class_name", "DDPMScheduler", "its scheduler is a DDPMScheduler"),

@@ -177,6 +177,10 @@ def test_full_precision_is_preferred_to_a_variant(folders, tmp_path):
         ("eps", "StableDiffusionInpaintPipeline"),
         ("xl", "StableDiffusionXLImg2ImgPipeline"),
         ("sd3", "StableDiffusion3InpaintPipeline"),
+        ("pixart-sigma", "PixArtSigmaPAGPipeline"),
+        ("sana", "SanaPAGPipeline"),
+        ("klein", "Flux2KleinInpaintPipeline"),
+        ("qwen", "QwenImageImg2ImgPipeline"),
     ],
 )
 def test_other_pipelines_of_a_family_are_read(family, name, folders, tmp_path):
@@ -185,7 +189,20 @@ def test_other_pipelines_of_a_family_are_read(family, name, folders, tmp_path):
     assert same_predictions(load_family(family, folder), load_family(family, folders(family)))
 
 
-@pytest.mark.parametrize("name", ["StableVideoDiffusionPipeline", "Flux2Pipeline", None, ["a"]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableVideoDiffusionPipeline",
+        "SanaSprintPipeline",
+        "SanaVideoPipeline",
+        "Flux2KleinKVPipeline",
+        "QwenImageEditPipeline",
+        "QwenImage21Pipeline",
+        "ZImagePipeline",
+        None,
+        ["a"],
+    ],
+)
 def test_pipelines_of_no_family_are_refused(name, folders, tmp_path):
     folder = copy_folder(folders("eps"), tmp_path / "eps")
     change_config(folder, "model_index.json", _class_name=name)

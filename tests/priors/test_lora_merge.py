@@ -46,7 +46,9 @@ def write_lora(prior, folder, target, text_encoder=False, alpha=10):
     return pipe
 
 
-@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux", "sana"])
+@pytest.mark.parametrize(
+    "family", ["v", "xl", "pixel", "sd3", "flux", "sana", "lumina2", "klein", "qwen"]
+)
 def test_a_merged_lora_is_that_of_diffusers(family, folders, tmp_path):
     folder, lora = folders(family), tmp_path / "lora"
     plain = load_family(family, folder)

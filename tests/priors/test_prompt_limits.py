@@ -89,6 +89,22 @@ def test_an_encoder_that_reads_all_of_a_prompt_is_given_all_of_it(family, folder
     assert f"; {limits[-1].encoder} reads all of it; shorten the prompt" in notice
 
 
+@pytest.mark.parametrize("family", ["sana", "lumina2", "klein", "qwen"])
+def test_the_last_word_within_the_limit_is_read_and_the_next_is_not(family, folders, monkeypatch):
+    """The limit leaves out the words of the instruction or chat that the model adds."""
+    prior = load_family(family, folders(family))
+    texts = recorded_texts(prior, monkeypatch)
+    prior.condition(["red"])
+    limit = texts[0][0][0]
+    most = limit.tokens - 1  # one is the start of a text
+    for words, is_read in ((most, True), (most + 1, False)):
+        prompts = [" ".join(["red"] * (words - 1) + [last]) for last in ("cats", "blue")]
+        assert limit.fits(prompts[0]) == is_read
+        cats, blue = (prior.condition([prompt]) for prompt in prompts)
+        # causal text encoders: the last word changes its own token and those of the chat after it
+        assert same_rows(cats, blue) != is_read
+
+
 def test_a_notice_is_given_for_every_run_that_shares_the_model(folders):
     prior = load_family("v", folders("v"))
     for _ in range(2):

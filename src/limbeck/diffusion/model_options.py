@@ -27,7 +27,7 @@ class Model:
             checkpoint. Empty: those of the model family.
         resolution: height and width of the images in pixels. 0: as the model's files say.
         guidance_embedding: guidance scale that a guidance-distilled network (Flux dev) takes as an
-            input. None: 3.5.
+            input. None: that of its pipeline, 3.5 for Flux.1 and 4 for Flux.2.
     """
 
     custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead

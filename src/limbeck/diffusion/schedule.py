@@ -156,6 +156,8 @@ class RectifiedFlowSchedule(NoiseSchedule):
         shift: timestep shift s, above 0, larger at higher resolution. 1: sigma = t.
         sampling_t_min: time of the last call of a sampler, in [0, 1). 0: trailing spacing, whose
             last call is one step above 0.
+        sampling_sigma_min: sigma of the last call of a sampler, in [0, 1). All alphas of the
+            sampler are scaled so that it ends there (Qwen-Image). 0: no such scaling.
 
     References:
         Liu et al. 2022, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206, eq. 23 (shift).
@@ -163,12 +165,17 @@ class RectifiedFlowSchedule(NoiseSchedule):
 
     shift: float = 1.0
     sampling_t_min: float = 0.0
+    sampling_sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.shift > 0:
             raise ValueError(f"shift must be positive, not {self.shift}")
         if not 0 <= self.sampling_t_min < 1:
             raise ValueError(f"sampling_t_min must lie in [0, 1), not {self.sampling_t_min}")
+        if not 0 <= self.sampling_sigma_min < 1:
+            raise ValueError(
+                f"sampling_sigma_min must lie in [0, 1), not {self.sampling_sigma_min}"
+            )
 
     def alpha(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
         return (1 - t.double()) / (1 + (self.shift - 1) * t.double())
@@ -180,9 +187,14 @@ class RectifiedFlowSchedule(NoiseSchedule):
         return torch.sigmoid(-log_snr.double() / 2 - math.log(self.shift))
 
     def sampling_times(self, steps: int) -> Float[Tensor, "steps"]:
+        times = torch.linspace(1, self.sampling_t_min, steps, dtype=torch.float64)
         if self.sampling_t_min == 0:
-            return super().sampling_times(steps)
-        return torch.linspace(1, self.sampling_t_min, steps, dtype=torch.float64)
+            times = super().sampling_times(steps)
+        if self.sampling_sigma_min == 0 or steps == 1:
+            return times
+        alpha = self.alpha(times)
+        sigma = 1 - alpha * (1 - self.sampling_sigma_min) / alpha[-1]
+        return sigma / (self.shift - (self.shift - 1) * sigma)
 
 
 def stable_diffusion_schedule() -> DiscreteSchedule:

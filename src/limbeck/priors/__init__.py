@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from limbeck.priors.deepfloyd_if import DeepFloydIF
     from limbeck.priors.exact import DataSet, GaussianMixture
     from limbeck.priors.flux import Flux
+    from limbeck.priors.flux2 import Flux2, Flux2Klein
+    from limbeck.priors.lumina2 import Lumina2
     from limbeck.priors.pixart import PixArt
+    from limbeck.priors.qwen_image import QwenImage
     from limbeck.priors.sana import Sana
     from limbeck.priors.sd3 import SD3
     from limbeck.priors.sdxl import SDXL
@@ -24,8 +27,12 @@ __all__ = [
     "DataSet",
     "DeepFloydIF",
     "Flux",
+    "Flux2",
+    "Flux2Klein",
     "GaussianMixture",
+    "Lumina2",
     "PixArt",
+    "QwenImage",
     "Sana",
     "StableDiffusion",
 ]
@@ -34,8 +41,12 @@ _MODULES = {
     "DataSet": "exact",
     "DeepFloydIF": "deepfloyd_if",
     "Flux": "flux",
+    "Flux2": "flux2",
+    "Flux2Klein": "flux2",
     "GaussianMixture": "exact",
+    "Lumina2": "lumina2",
     "PixArt": "pixart",
+    "QwenImage": "qwen_image",
     "SD3": "sd3",
     "SDXL": "sdxl",
     "Sana": "sana",

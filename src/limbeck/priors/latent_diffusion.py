@@ -103,21 +103,28 @@ class LatentDiffusion(DiffusersPrior):
             raise ValueError(f"{place}: scaling_factor must not be 0")
         if config.get("shift_factor") is not None:
             number(config, "shift_factor", place)
-
-        def per_channel(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, device=self.device).view(1, -1, 1, 1)
-
         mean, std = config.get("latents_mean"), config.get("latents_std")
-        self.latent_shift = per_channel(mean) if mean else config.get("shift_factor") or 0.0
+        self.latent_shift = self._per_channel(mean) if mean else config.get("shift_factor") or 0.0
         self.latent_scale = config.scaling_factor
         if mean and std:
-            self.latent_scale = config.scaling_factor / per_channel(std)
+            self.latent_scale = config.scaling_factor / self._per_channel(std)
+
+    def _per_channel(self, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
+        return torch.tensor(values, device=self.device).view(1, -1, 1, 1)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         return self._with_vae(self._vae_encode, image)
 
     def decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
         return self._with_vae(self._vae_decode, x0)
+
+    def _normalize(self, latents: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """Return x0 of the latents of the autoencoder."""
+        return (latents - self.latent_shift) * self.latent_scale
+
+    def _denormalize(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """Return the latents of the autoencoder, the inverse of ``_normalize``."""
+        return x0 / self.latent_scale + self.latent_shift
 
     def _with_vae(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply a function that uses the autoencoder, with CPU offload if the options say so."""
@@ -131,9 +138,9 @@ class LatentDiffusion(DiffusersPrior):
         encoded = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
         is_tiny = isinstance(self.vae, AutoencoderTiny)
         latents = encoded.latents if is_tiny else encoded.latent_dist.mean
-        return (latents.float() - self.latent_shift) * self.latent_scale
+        return self._normalize(latents.float())
 
     def _vae_decode(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 3 h w"]:
-        latents = (x0 / self.latent_scale + self.latent_shift).to(self.vae_dtype)
+        latents = self._denormalize(x0).to(self.vae_dtype)
         image = self.vae.decode(latents, return_dict=False)[0]
         return to_unit_range(image.float() / 2 + 0.5)

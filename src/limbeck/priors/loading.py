@@ -41,8 +41,12 @@ _FAMILIES = {
     r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "DeepFloydIF",
     r"StableDiffusion3\w*Pipeline": "SD3",
     r"Flux(?!2)\w*Pipeline": "Flux",
+    r"Flux2Pipeline": "Flux2",
+    r"Flux2Klein(?!KV)\w*Pipeline": "Flux2Klein",
     r"Sana(PAG|ControlNet)?Pipeline": "Sana",
     r"PixArt(Alpha|Sigma)\w*Pipeline": "PixArt",
+    r"Lumina2Pipeline": "Lumina2",
+    r"QwenImage(?!Edit|Layered|21)\w*Pipeline": "QwenImage",
 }
 
 

@@ -39,6 +39,19 @@ def clip_limit(pipe: Any, number: int = 1) -> TokenLimit:
     return TokenLimit(f"text_encoder{suffix}", tokenizer, tokenizer.model_max_length)
 
 
+def limit_after(prefix: str, tokenizer: Any, tokens: int) -> TokenLimit:
+    """The limit of a text encoder that reads a prompt after other text.
+
+    Args:
+        prefix: this other text, such as the start of a chat.
+        tokenizer: its tokenizer.
+        tokens: the most tokens it reads of both together.
+    """
+    special = len(tokenizer("").input_ids)  # counted with the prefix and with the prompt
+    room = tokens + special - len(tokenizer(prefix).input_ids)
+    return TokenLimit("text_encoder", tokenizer, room)
+
+
 @dataclass(frozen=True)
 class FittedPrompt:
     """A prompt as one encoder is given it.

@@ -72,4 +72,4 @@ class Sana(LatentDiffusion):
 
     def _vae_encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c y x"]:
         encoded = self.vae.encode((image * 2 - 1).to(self.vae_dtype))
-        return encoded.latent.float() * self.latent_scale
+        return self._normalize(encoded.latent.float())

@@ -38,7 +38,6 @@ _PREDICTION_TYPES: dict[str, PredictionType] = {
 #: Options of a flow scheduler that change the path of sampling in ways not implemented here.
 _UNSUPPORTED_FLOW_OPTIONS = (
     "invert_sigmas",
-    "shift_terminal",
     "use_karras_sigmas",
     "use_exponential_sigmas",
     "use_beta_sigmas",
@@ -139,7 +138,7 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
 
 
 def read_flow_schedule(
-    files: CheckpointFiles, num_tokens: int, ends_at_last: bool
+    files: CheckpointFiles, num_tokens: int, ends_at_last: bool, mu: float | None = None
 ) -> RectifiedFlowSchedule:
     """Read the shift of a flow-matching scheduler.
 
@@ -148,6 +147,7 @@ def read_flow_schedule(
         num_tokens: tokens of an image, on which a dynamic shift depends.
         ends_at_last: whether the pipeline leaves the spacing of its steps to the scheduler, whose
             last step begins at its last time.
+        mu: logarithm of a dynamic shift, if the pipeline does not compute it from the file.
 
     Raises:
         ValueError: if the scheduler is of another class or has options that are not implemented.
@@ -165,18 +165,14 @@ def read_flow_schedule(
         )
     place = files.place("scheduler", _FILE)
     last = 1 / positive_int(config, "num_train_timesteps", place)
+    terminal = number(config, "shift_terminal", place) if config["shift_terminal"] else 0.0
     if not config["use_dynamic_shifting"]:
         shift = _positive(config, "shift", place)
         # the last of diffusers' sampling times is shifted twice
         shifted_last = shift * last / (1 + (shift - 1) * last)
-        return RectifiedFlowSchedule(shift, shifted_last if ends_at_last else 0.0)
-    low, high, base, largest = (
-        number(config, key, place)
-        for key in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-    )
-    if low >= high:
-        raise ValueError(f"{place}: max_image_seq_len must exceed base_image_seq_len {low}")
-    mu = base + (largest - base) * (num_tokens - low) / (high - low)
+        return RectifiedFlowSchedule(shift, shifted_last if ends_at_last else 0.0, terminal)
+    if mu is None:
+        mu = _dynamic_mu(config, num_tokens, place)
     kind = config["time_shift_type"]
     if kind not in ("exponential", "linear"):
         raise ValueError(
@@ -184,7 +180,18 @@ def read_flow_schedule(
         )
     shift = math.exp(min(mu, 80.0)) if kind == "exponential" else mu
     _positive({"shift": shift}, "shift", place)
-    return RectifiedFlowSchedule(shift, last if ends_at_last else 0.0)
+    return RectifiedFlowSchedule(shift, last if ends_at_last else 0.0, terminal)
+
+
+def _dynamic_mu(config: dict[str, Any], num_tokens: int, place: str) -> float:
+    """Logarithm of the shift, which grows linearly with the tokens of the image."""
+    low, high, base, largest = (
+        number(config, key, place)
+        for key in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    )
+    if low >= high:
+        raise ValueError(f"{place}: max_image_seq_len must exceed base_image_seq_len {low}")
+    return base + (largest - base) * (num_tokens - low) / (high - low)
 
 
 def read_flow_solver_schedule(files: CheckpointFiles) -> RectifiedFlowSchedule:
