@@ -89,11 +89,12 @@ def sample_with_pipeline(prior, folder, noise, guidance, pipe=None):
 
 def unpack(pipe, x, shape):
     """Latents of a pipeline, which may be packed as tokens, in the shape of x0."""
+    is_flux2 = type(pipe).__name__.startswith("Flux2")
     if x.ndim == 4:
         # those that klein returns are what the autoencoder decodes
-        return x if x.shape == shape else normalize_flux2(pipe, x)
+        return normalize_flux2(pipe, x) if is_flux2 else x
     b, c, h, w = shape
-    if type(pipe).__name__.startswith("Flux2"):  # each latent is a token
+    if is_flux2:  # each latent is a token
         return x.mT.reshape(shape)
     tokens = x.reshape(b, h // 2, w // 2, c, 2, 2)
     return tokens.permute(0, 3, 1, 4, 2, 5).reshape(shape)

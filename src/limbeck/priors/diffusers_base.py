@@ -262,8 +262,8 @@ class DiffusersPrior(abc.ABC):
     def _text_width(self) -> int | None:
         """Numbers per token that the network takes; None if its file does not say."""
         config: Any = self.network.config
-        keys = ("caption_channels", "cap_feat_dim", "joint_attention_dim", "encoder_hid_dim")
-        keys = (*keys, "cross_attention_dim")  # the first one that a network has
+        keys = ["caption_channels", "cap_feat_dim", "joint_attention_dim", "encoder_hid_dim"]
+        keys.append("cross_attention_dim")  # the first one that a network has counts
         width = next((config[key] for key in keys if config.get(key) is not None), None)
         return width if isinstance(width, int) else None
 

@@ -52,7 +52,7 @@ class PixArt(LatentDiffusion):
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
         b, c, h, w = xt.shape
-        sizes = {"resolution": None, "aspect_ratio": None}
+        sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.transformer.use_additional_conditions:
             factor = self.image_size[0] // self.shape[1]
             sizes = {
