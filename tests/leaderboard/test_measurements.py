@@ -219,6 +219,7 @@ def test_measurements_reach_the_page(tmp_path, monkeypatch):
     path = write_leaderboard_page(BOARD, [cells], [judged], tmp_path, Missing(0, 1))
     text = path.read_text(encoding="utf-8")
     assert "Quality against network passes" in text and text.count("<svg") == 1
+    assert text.count("<td>sds</td>") == 3  # of tables that it has values for: 600 passes
     assert "t = 0.1" in text and ">3.90<" in text and "1 row is not measured" in text
 
 

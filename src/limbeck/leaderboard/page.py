@@ -73,7 +73,7 @@ _MEANINGS = {
         "an image is right already, the mean gradient is near zero, and so is the ratio",
     ),
     "memory_mib": "MiB by which the peak memory of a process with a run of two images exceeds the "
-    "loaded model, a critic included; one process was measured",
+    "loaded model, a critic included; one process, and another may differ by 1 MiB",
 }
 
 
@@ -100,6 +100,8 @@ def _tables(rows: Sequence[JudgedRow]) -> list[dict[str, Any]]:
         with_difference = any(first in row.differences for row in rows)
         shown = []
         for row in rows:
+            if not any(name in row.values for name in columns):
+                continue
             cells = [_shown(row.values.get(name)) for name in columns]
             if with_difference:
                 cells.insert(1, _shown(row.differences.get(first), is_difference=True))
@@ -114,7 +116,8 @@ def _tables(rows: Sequence[JudgedRow]) -> list[dict[str, Any]]:
 def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
     heads = [("guidance, lr", "what was tuned"), ("steps", "optimization steps")]
     heads += [("passes", "network passes per image"), ("s", "processor seconds per image")]
-    heads += [("diverged", _MEANINGS["diverged"]), ("MiB", _MEANINGS["memory_mib"])]
+    last = [name for name in ("diverged", "memory_mib") if any(name in r.values for r in rows)]
+    heads += [(_NAMES.get(name, name), _MEANINGS[name]) for name in last]
     shown = []
     for row in rows:
         if row.setting is None:
@@ -124,8 +127,8 @@ def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
         plain = {"interval": "", "differs": False}
         cells = [{"text": setting_text(row.setting), "number": row.setting.guidance or 0, **plain}]
         cells += [{"text": a, "number": b, **plain} for a, b in zip(texts, numbers, strict=True)]
-        last = [_shown(row.values["diverged"]), _shown(row.values.get("memory_mib"))]
-        shown.append((row.name, [*cells, *last]))
+        cells += [_shown(row.values.get(name)) for name in last]
+        shown.append((row.name, cells))
     return {"title": "Settings and costs", "heads": heads, "rows": shown}
 
 
