@@ -20,7 +20,7 @@ from limbeck.leaderboard.peak_memory import PeakMemory
 from limbeck.leaderboard.protocol import SAMPLING, Leaderboard, TunedSetting
 from limbeck.leaderboard.quality_curve import QualityCurve, curve_points
 from limbeck.leaderboard.row_measurements import load_row, row_measurements
-from limbeck.leaderboard.table import JudgedRow, to_csv, to_markdown
+from limbeck.leaderboard.table import JudgedRow, cell_text, to_csv, to_markdown
 from limbeck.leaderboard.time_left import TimeLeft, interleaved
 from limbeck.leaderboard.tuning import write_tuning
 from limbeck.leaderboard.workers import load_prior
@@ -70,6 +70,16 @@ def test_the_snr_of_gaussians_has_its_expectation(true_snr):
     expected = (true_snr**2 + 1 / draws) * inverse - 1 / draws
     error = found.std() / math.sqrt(rows)
     assert abs(found.mean() - expected) < 4 * error < 1 / draws / 2
+
+
+def test_gradients_without_noise_have_an_infinite_ratio():
+    """ISM's noise at a time is that of the deterministic inversion of the image."""
+    same = torch.tensor([[0.1] * 3, [0.0] * 3]).expand(3, 2, 3)
+    assert squared_snr(same).tolist() == [math.inf, 0.0]
+    result = GradientNoise("ism", *COMMON, times=(0.5,), draws=2).measure()
+    assert json.loads(json.dumps(result)) == {"squared_snr": {"0.5": ["inf", "inf"]}}
+    value = snr_values(result)["snr_0.5"]
+    assert (value.value, value.interval, cell_text(value)) == (math.inf, None, "∞")
 
 
 def test_the_snr_of_a_known_gradient(tmp_path):
@@ -178,7 +188,9 @@ def measured_row(folder) -> tuple[RowCells, JudgedRow]:
     measurements = row_measurements(BOARD, "sds", SETTING, 8, "")
     results = {
         "memory": {"mib": 3.9},
-        "gradient-noise": {"squared_snr": {"0.1": [0.25, 0.25], "0.9": [-0.1, None]}},
+        "gradient-noise": {
+            "squared_snr": {"0.1": [0.25, 0.25], "0.5": ["inf", 0.1], "0.9": [-0.1, None]}
+        },
         "curve": {
             "points": [
                 {"steps": n, "passes": 2.0 * n, "all": [0, n / 8], "objective": [n / 8, n / 8]}
@@ -201,13 +213,15 @@ def test_measurements_reach_the_tables(tmp_path):
     assert by_metric["memory_mib"]["value"] == "3.9"
     assert by_metric["snr_0.1"]["value"] == "0.5"
     assert (by_metric["snr_0.9"]["value"], by_metric["snr_0.9"]["low"]) == ("0", "")
+    assert by_metric["snr_0.5"]["value"] == "inf"
     curve = [line for line in lines if line["metric"] == "curve_objective"]
     assert [(line["passes"], line["steps"], line["value"]) for line in curve] == [
         ("8.0", "4", "0.5"),
         ("16.0", "8", "1"),
     ]
     text = to_markdown(BOARD, [row])
-    assert "| snr_0.1 | snr_0.9 | memory_mib |" in text and "| 8: .50 [.17, .83] |" in text
+    assert "| snr_0.1 | snr_0.5 | snr_0.9 | memory_mib |" in text
+    assert "| 8: .50 [.17, .83] |" in text
 
 
 def test_measurements_reach_the_page(tmp_path, monkeypatch):

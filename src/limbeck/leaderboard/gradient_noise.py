@@ -20,6 +20,7 @@ from limbeck.metrics.intervals import mean_interval
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.trainer import Run
 
+_ROUNDING = 1e-20  #: share of the squared mean that the trace of equal draws may have
 _SEEDS = 2**32  #: number of seeds that a run may have
 
 
@@ -31,11 +32,16 @@ def squared_snr(gradients: Float[Tensor, "draws b ..."]) -> Float[Tensor, "b"]:
 
     Args:
         gradients: at least two independent draws of each row's gradient.
+
+    Returns:
+        The ratios; infinite where all draws are the same, 0 where they are zero.
     """
     draws = gradients.double().flatten(2)
-    trace = draws.var(0).sum(1)
-    signal = draws.mean(0).square().sum(1) - trace / len(draws)
-    return signal / trace.clamp(min=torch.finfo(torch.float64).tiny)
+    trace, power = draws.var(0).sum(1), draws.mean(0).square().sum(1)
+    noisy = trace > _ROUNDING * power
+    ratio = (power - trace / len(draws)) / torch.where(noisy, trace, 1.0)
+    constant = torch.where(power > 0, math.inf, 0.0).to(ratio)
+    return torch.where(noisy, ratio, constant)
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,16 @@ class GradientNoise(Measurement):
         return len(self.prompts) * per_prompt
 
     def measure(self) -> dict[str, Any]:
-        """``squared_snr`` by time; None for a prompt whose run had a value that is not finite."""
-        found: dict[str, list[float | None]] = {f"{t:g}": [] for t in self.times}
+        """``squared_snr`` by time; None for a prompt whose run had a value that is not finite.
+
+        JSON has no infinity, which is the text ``inf``.
+        """
+        found: dict[str, list[float | str | None]] = {f"{t:g}": [] for t in self.times}
         for group in self.prompt_groups():
             values = self._by_time(group)
             for t, by_prompt in found.items():
-                by_prompt += values[t] if values else [None] * len(group)
+                own = values[t] if values else [None] * len(group)
+                by_prompt += ["inf" if value == math.inf else value for value in own]
         return {"squared_snr": found}
 
     def _by_time(self, prompts: tuple[str, ...]) -> dict[str, list[float]] | None:
@@ -101,10 +111,10 @@ def snr_values(result: Mapping[str, Any]) -> dict[str, Value]:
     """
     out = {}
     for t, by_prompt in result["squared_snr"].items():
-        known = [value for value in by_prompt if value is not None]
+        known = [float(value) for value in by_prompt if value is not None]
         if known:
-            ends = mean_interval(known)
             mean = sum(known) / len(known)
+            ends = mean_interval(known) if math.isfinite(mean) else None
             interval = None if ends is None else (_root(ends[0]), _root(ends[1]))
             out[f"snr_{t}"] = Value(_root(mean), interval)
     return out

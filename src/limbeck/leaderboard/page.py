@@ -70,7 +70,8 @@ _MEANINGS = {
         "signal-to-noise ratio of single gradients at one t: norm of their mean, divided by the "
         "root of the trace of their covariance; bias-corrected, root mean square over prompts. At "
         "the method's own latents after a quarter of its steps, a critic as trained by then. Where "
-        "an image is right already, the mean gradient is near zero, and so is the ratio",
+        "an image is right already, the mean gradient is near zero, and so is the ratio. Infinite: "
+        "at a given t the gradient is not random, as that of ISM",
     ),
     "memory_mib": "MiB by which the peak memory of a process with a run of two images exceeds the "
     "loaded model, a critic included; one process, and another may differ by 1 MiB",
@@ -84,7 +85,7 @@ def _shown(value: Value | None, is_difference: bool = False) -> dict[str, Any]:
     return {
         "text": short(value.value),
         "interval": f"[{', '.join(map(short, ends))}]" if ends else "",
-        "number": value.value,
+        "number": min(value.value, 1e9),  # JavaScript writes infinity otherwise
         "differs": is_difference and ends is not None and (ends[0] > 0 or ends[1] < 0),
     }
 

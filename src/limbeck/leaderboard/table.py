@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,6 +233,8 @@ def cell_text(value: Value | None) -> str:
 
 def short(value: float) -> str:
     """Three digits at most, without a leading zero."""
+    if math.isinf(value):
+        return "∞"
     text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
