@@ -14,10 +14,12 @@ from own_component import OWN_METHOD
 from limbeck.cli.main import main
 from limbeck.leaderboard import exact_conduct
 from limbeck.leaderboard.exact_cells import (
+    NO_STEP,
     TRUE_DRAWS,
     ExactCell,
     ExactResult,
     compute_exact,
+    exact_experiment,
     exact_steps_within,
     measure_particles,
 )
@@ -38,8 +40,10 @@ from limbeck.leaderboard.exact_table import chance_text, exact_rows_to_markdown
 from limbeck.leaderboard.folder import open_leaderboard
 from limbeck.leaderboard.protocol import SAMPLING, TunedSetting
 from limbeck.leaderboard.table import to_csv
+from limbeck.metrics.true_law import draw_from_law
 from limbeck.priors.exact import colored_shapes
 from limbeck.studies.distribution import three_gaussians
+from limbeck.training.trainer import Run
 
 PLANE = f"{Path(__file__).parents[2] / 'examples' / 'plane_prior.py'}:Plane"
 BOARD = ExactLeaderboard(PLANE, "all", ("sds", SAMPLING), 64, seeds=4, passes=60, iterations=0)
@@ -165,6 +169,29 @@ def test_metrics_know_true_draws_and_single_modes():
     assert collapsed["spread"] < 0.01 and collapsed["log_p"] > values["log_p"]
 
 
+def test_true_draws_are_independent_of_the_samples_they_are_compared_with():
+    prior, distances = three_gaussians(), []
+    for seed in range(40):
+        draws = compute_exact(cell(TRUE_DRAWS, seed=seed), prior)
+        rng = torch.Generator().manual_seed(1000 + seed)
+        other = draw_from_law(prior, "all", 64, rng)  # of yet another seed
+        expected = measure_particles(other, prior, "all", seed)
+        distances.append((draws.values, expected))
+    for name in ("energy_distance", "sliced_wasserstein", "mode_error"):
+        own, others = (torch.tensor([pair[i][name] for pair in distances]) for i in range(2))
+        error = (own.var() / 40 + others.var() / 40).sqrt()
+        assert (own.mean() - others.mean()).abs() < 3 * error
+
+
+def test_all_runs_of_a_seed_start_from_the_same_particles():
+    prior = three_gaussians()
+    start = compute_exact(cell(NO_STEP, steps=0), prior)
+    assert start.passes == 0 and not start.diverged
+    run = Run(exact_experiment(cell("sds")), prior)
+    assert torch.equal(run.representation.render(run.eval_request(1)).image, start.particles)
+    assert not torch.equal(compute_exact(cell(NO_STEP, seed=1), prior).particles, start.particles)
+
+
 def test_only_modes_of_the_prompt_are_counted():
     prior = colored_shapes(size=8)
     draws = prior.means + prior.stds[:, None, None, None] * torch.randn(prior.means.shape)
@@ -270,11 +297,13 @@ def test_the_command_tunes_compares_and_continues(monkeypatch, tmp_path, capsys)
     argv += ["--iterations", "4", "--seeds", "2", "--tuning-seeds", "1", "--particles", "8"]
     argv += ["--lr-candidates", "0.05", "0.1", "--guidance-candidates", "1"]
     assert main([*argv, "--methods", "sampling", "sds", f"{mine}:Mine"]) == 0
-    # tuning: 1, 2 and 2 settings; true draws and two budgets of three rows at two seeds
-    assert len(computed) == 5 + 2 + 2 * 3 * 2
+    # tuning: 1, 2 and 2 settings; true draws, no step, two budgets of three rows at two seeds
+    assert len(computed) == 5 + 2 * 2 + 2 * 3 * 2
     text = capsys.readouterr().out
     assert "At 6 network passes per particle" in text and "At 4 steps" in text
-    assert "| true draws |" in text and "mine.py:Mine |" in text
+    assert (
+        text.count("| true draws |") == text.count("| no step |") == 2 and "mine.py:Mine |" in text
+    )
     page = (out / "leaderboard.html").read_text(encoding="utf-8")
     assert "Leaderboard of 3 methods on an exact prior" in page and "2 other" not in page
     assert (out / "leaderboard.png").is_file() and (out / "leaderboard.csv").is_file()

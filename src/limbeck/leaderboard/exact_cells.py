@@ -13,6 +13,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.sampling import sample_x0
+from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.leaderboard.budget import affordable_steps, network_passes, passes_per_step
 from limbeck.leaderboard.pool import cell_path
 from limbeck.leaderboard.protocol import SAMPLING, TunedSetting, method_with
@@ -22,12 +23,16 @@ from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.latents import Latents
 from limbeck.system.checkpoint import read_checkpoint, write_checkpoint
 from limbeck.system.finite import NonFiniteError
+from limbeck.system.random import RunSeed
 from limbeck.training.experiment import Experiment
 from limbeck.training.network_calls import count_network_calls
 from limbeck.training.trainer import Run
+from limbeck.training.warm_start import build_representation
 
 TRUE_DRAWS = "true draws"  #: name of the row of independent draws from the law
-_DRAW_SEEDS = 2**40  #: Seeds of these draws are so much larger than those of the reference.
+NO_STEP = "no step"  #: name of the row of the particles that every run starts from
+#: Seeds of these draws are so much larger than those of the reference; generators take 32 bits.
+_DRAW_SEEDS = 3_000_000_019
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class ExactCell:
     """What to compute; everything that the particles depend on.
 
     Attributes:
-        name: name of the row: a method, sampling, or true draws.
+        name: name of the row: a method, sampling, true draws, or no step.
         setting: guidance scale and learning rate.
         prompt: the prompt.
         particles: particles of the run.
@@ -194,9 +199,11 @@ def exact_experiment(cell: ExactCell) -> Experiment:
 def _make_particles(cell: ExactCell, prior: ExactPrior) -> tuple[Float[Tensor, "n ..."], bool]:
     """Particles, and whether the run was stopped by a value that is not finite."""
     if cell.name == TRUE_DRAWS:
-        rng = torch.Generator().manual_seed(_DRAW_SEEDS + cell.seed)
+        rng = torch.Generator().manual_seed((_DRAW_SEEDS + cell.seed) % 2**32)
         draws = draw_from_law(prior, cell.prompt, cell.particles, rng)
         return draws.float().unflatten(1, prior.shape), False
+    if cell.name == NO_STEP:
+        return _initial_particles(cell, prior), False
     if cell.name == SAMPLING:
         return _sample(cell, prior), False
     run, diverged = Run(exact_experiment(cell), prior), False
@@ -212,6 +219,14 @@ def _make_particles(cell: ExactCell, prior: ExactPrior) -> tuple[Float[Tensor, "
 def _sample(cell: ExactCell, prior: ExactPrior) -> Float[Tensor, "n ..."]:
     texts = [cell.prompt] * cell.particles
     conditions = Conditions(prior.condition(texts), prior.condition([""] * cell.particles))
-    rng = torch.Generator().manual_seed(cell.seed)
-    noise = torch.randn(cell.particles, *prior.shape, generator=rng)
+    noise = _initial_particles(cell, prior)
     return sample_x0(prior, conditions, noise, cell.steps, cell.setting.guidance or 1.0)
+
+
+@torch.no_grad()
+def _initial_particles(cell: ExactCell, prior: ExactPrior) -> Float[Tensor, "n ..."]:
+    """The particles that all runs of a seed start from, standard normal noise."""
+    seed = RunSeed(cell.seed, cell.particles)
+    particles = build_representation(Latents(), prior, cell.particles, seed)
+    request = RenderRequest(torch.arange(cell.particles))
+    return particles.render(request).image.clone()

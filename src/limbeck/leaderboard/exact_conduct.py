@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from limbeck.leaderboard.exact_cells import (
+    NO_STEP,
     TRUE_DRAWS,
     ExactCell,
     ExactResult,
@@ -41,9 +42,9 @@ class ExactRow:
     """The cells of one row of the table.
 
     Attributes:
-        name: the method, sampling, or true draws.
+        name: the method, sampling, true draws, or no step.
         budget: what is equal for all methods.
-        setting: the chosen guidance scale and learning rate; None for true draws.
+        setting: the chosen guidance scale and learning rate; None for true draws and no step.
         cells: one cell per seed.
     """
 
@@ -130,15 +131,18 @@ def make_exact_cells(
 
     Args:
         board: the leaderboard.
-        name: the method, sampling, or true draws.
+        name: the method, sampling, true draws, or no step.
         setting: guidance scale and learning rate.
         budget: what is equal for all methods.
         is_tuning: whether they are those of the tuning.
     """
-    is_method = name not in (SAMPLING, TRUE_DRAWS)
-    steps = 0 if name == TRUE_DRAWS else board.iterations
-    if budget == "passes" and name != TRUE_DRAWS:
+    steps, code = board.iterations, ""
+    if name in (TRUE_DRAWS, NO_STEP):
+        steps = 0
+    elif budget == "passes":
         steps = _steps_within(board, name, setting.guidance)
+    if name not in (SAMPLING, TRUE_DRAWS, NO_STEP):
+        code = code_digest(find_method(name))
     first = board.seed + (TUNING_SEEDS if is_tuning else 0)
     return tuple(
         ExactCell(
@@ -149,7 +153,7 @@ def make_exact_cells(
             steps,
             first + number,
             keeps_particles=budget == "passes" and not is_tuning,
-            code=code_digest(find_method(name)) if is_method else "",
+            code=code,
         )
         for number in range(board.tuning_seeds if is_tuning else board.seeds)
     )
@@ -164,14 +168,16 @@ def run_exact_leaderboard(board: ExactLeaderboard, folder: Path, workers: int) -
         workers: processes of one thread each.
 
     Returns:
-        The rows of the table, true draws first.
+        The rows of the tables, true draws and no step first.
     """
     with worker_pool(workers) as pool:
         chosen = _tune(board, folder, pool)
         budgets: tuple[Budget, ...] = ("passes", "iterations") if board.iterations else ("passes",)
-        true = make_exact_cells(board, TRUE_DRAWS, _NO_SETTING)
-        rows = [ExactRow(TRUE_DRAWS, "passes", None, true)]
+        rows = []
         for budget in budgets:
+            for name in (TRUE_DRAWS, NO_STEP):
+                cells = make_exact_cells(board, name, _NO_SETTING)
+                rows.append(ExactRow(name, budget, None, cells))
             for name in board.rows:
                 cells = make_exact_cells(board, name, chosen[name], budget)
                 rows.append(ExactRow(name, budget, chosen[name], cells))

@@ -29,7 +29,7 @@ def judge_exact_rows(rows: Sequence[ExactRow], num_modes: int, folder: Path) -> 
     true samples, so differences are paired by seed.
 
     Args:
-        rows: the rows, computed; true draws among them.
+        rows: the rows, computed; true draws at equal passes among them.
         num_modes: modes of the law with weight, 0 if it has none.
         folder: folder of the leaderboard.
     """
@@ -95,7 +95,7 @@ def ordered_exact_rows(rows: Sequence[JudgedRow], budget: Budget) -> list[Judged
         rows: the judged rows.
         budget: what is equal for all methods.
     """
-    own = [row for row in rows if row.budget == budget or row.name == TRUE_DRAWS]
+    own = [row for row in rows if row.budget == budget]
     return sorted(
         own, key=lambda row: (row.name != TRUE_DRAWS, row.values["energy_distance"].value)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from limbeck.leaderboard.exact_cells import TRUE_DRAWS
 from limbeck.leaderboard.exact_judgment import ABOVE_FLOOR, ordered_exact_rows
 from limbeck.leaderboard.exact_protocol import ExactLeaderboard
 from limbeck.leaderboard.judgment import Value
@@ -28,12 +27,12 @@ _DIGITS = {name: digits for name, _, digits in EXACT_COLUMNS}
 _HEADINGS = {name: heading for name, heading, _ in EXACT_COLUMNS}
 _NOTES = (
     "*True draws*: as many independent draws from the law, the floor of every distance. *Above "
-    "true draws*: energy distance minus theirs.\n*Mode error*: half the sum of abs(share - weight) "
-    "over the modes. *Modes*: those that hold at least a quarter of their weight.\n*Spread*: "
-    "distance from the nearest mean, in units of that of the component: 1 for the law if its modes "
-    "lie apart, 0 for points.\n*Mean log p*: its right value is that of true draws, above is too "
-    "likely. In brackets 95 % intervals over seeds;\n*minus SDS* is paired by seed, and bold where "
-    "the interval excludes zero."
+    "true draws*: energy distance minus theirs. *No step*: the noise that all runs start from.\n"
+    "*Mode error*: half the sum of abs(share - weight) over the modes. *Modes*: those that hold at "
+    "least a quarter of their weight.\n*Spread*: distance from the nearest mean, in units of that "
+    "of the component: 1 for the law if its modes lie apart, 0 for points.\n*Mean log p*: its "
+    "right value is that of true draws, above is too likely. In brackets 95 % intervals over "
+    "seeds;\n*minus SDS* is paired by seed, and bold where the interval excludes zero."
 )
 
 
@@ -114,7 +113,7 @@ def exact_rows_to_markdown(board: ExactLeaderboard, rows: Sequence[JudgedRow]) -
     budgets: tuple[Budget, ...] = ("passes", "iterations")
     for budget in budgets:
         own = ordered_exact_rows(rows, budget)
-        if all(row.name == TRUE_DRAWS for row in own):
+        if not own:
             continue
         parts += [f"At {exact_title(board, budget)}, {_size_text(board)}:", _table(own)]
     parts += [_NOTES, chance_text(rows, board)]
