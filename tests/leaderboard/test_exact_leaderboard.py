@@ -29,7 +29,12 @@ from limbeck.leaderboard.exact_conduct import (
     law_digest,
     make_exact_cells,
 )
-from limbeck.leaderboard.exact_judgment import ABOVE_FLOOR, judge_exact_rows, ordered_exact_rows
+from limbeck.leaderboard.exact_judgment import (
+    MINUS_START,
+    MINUS_TRUE,
+    judge_exact_rows,
+    ordered_exact_rows,
+)
 from limbeck.leaderboard.exact_protocol import (
     ExactLeaderboard,
     exact_candidates,
@@ -216,32 +221,36 @@ def rows_of(folder, names):
     for name in names:
         setting = TunedSetting(0.1, 1.0) if name == "sds" else PLAIN
         cells = tuple(
-            cell(name, setting=setting, seed=seed, steps=0 if name == TRUE_DRAWS else 60)
+            cell(name, setting=setting, seed=seed, steps=0 if name in (TRUE_DRAWS, NO_STEP) else 60)
             for seed in range(SEEDS)
         )
         for own in cells:
             compute_exact(own, prior).save(folder / own.path, own)
-        rows.append(ExactRow(name, "passes", None if name == TRUE_DRAWS else setting, cells))
+        rows.append(
+            ExactRow(name, "passes", None if name in (TRUE_DRAWS, NO_STEP) else setting, cells)
+        )
     return rows
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
-    return judge_exact_rows(rows_of(folder, (TRUE_DRAWS, "sds", SAMPLING)), 3, folder)
+    return judge_exact_rows(rows_of(folder, (TRUE_DRAWS, NO_STEP, "sds", SAMPLING)), 3, folder)
 
 
 def test_sampling_is_near_the_floor_and_sds_loses_modes(judged):
     by_name = {row.name: row for row in judged}
     sampling, sds = by_name[SAMPLING], by_name["sds"]
-    assert sampling.values[ABOVE_FLOOR].value < 0.1 < sds.values[ABOVE_FLOOR].interval[0]
+    assert sampling.values[MINUS_TRUE].value < 0.1 < sds.values[MINUS_TRUE].interval[0]
+    # SDS leads away from the law, compared with the noise that it starts from
+    assert sampling.values[MINUS_START].interval[1] < 0 < sds.values[MINUS_START].interval[0]
     assert sampling.values["modes"].value == 3
     # SDS covers fewer modes, and is further away: both intervals exclude zero
     assert sampling.differences["modes"].interval[0] > 0
     assert sampling.differences["energy_distance"].interval[1] < 0
     assert not sds.differences and not by_name[TRUE_DRAWS].differences
     order = [row.name for row in ordered_exact_rows(judged, "passes")]
-    assert order == [TRUE_DRAWS, SAMPLING, "sds"]
+    assert order == [TRUE_DRAWS, SAMPLING, NO_STEP, "sds"]
 
 
 def test_differences_are_paired_by_seed(judged):
@@ -265,7 +274,7 @@ def test_csv_and_markdown_hold_the_same(judged):
     columns = {line.count(" | ") for line in text.splitlines() if line.startswith("| ")}
     assert len(columns) == 1
     assert "**" in next(line for line in text.splitlines() if line.startswith("| sampling |"))
-    assert "if no method differed, one in 10 such tables would have one" in text
+    assert "Of 9 differences" in text and "one at most would by chance" in text
     assert chance_text([], BOARD) == ""
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from limbeck.leaderboard.exact_cells import TRUE_DRAWS, ExactResult
+from limbeck.leaderboard.exact_cells import NO_STEP, TRUE_DRAWS, ExactResult
 from limbeck.leaderboard.exact_conduct import ExactRow
 from limbeck.leaderboard.judgment import Value, mean_value
 from limbeck.leaderboard.protocol import Budget
 from limbeck.leaderboard.table import JudgedRow
 from limbeck.metrics.intervals import POSITIVE, SHARE, UNBOUNDED, Interval
 
-ABOVE_FLOOR = "above_floor"  #: energy distance minus that of true draws
+MINUS_TRUE, MINUS_START = "minus_true_draws", "minus_no_step"  #: of the energy distance
+_REFERENCES = {MINUS_TRUE: TRUE_DRAWS, MINUS_START: NO_STEP}
 _BOUNDS: Mapping[str, Interval] = {
     "sliced_wasserstein": POSITIVE,
     "mode_error": SHARE,
@@ -29,20 +30,17 @@ def judge_exact_rows(rows: Sequence[ExactRow], num_modes: int, folder: Path) -> 
     true samples, so differences are paired by seed.
 
     Args:
-        rows: the rows, computed; true draws at equal passes among them.
+        rows: the rows, computed; true draws and no step among them.
         num_modes: modes of the law with weight, 0 if it has none.
         folder: folder of the leaderboard.
     """
     results = {(row.name, row.budget): row.load(folder) for row in rows}
-    floor = [own.values for own in results[TRUE_DRAWS, "passes"]]
     judged = []
     for row in rows:
         own = results[row.name, row.budget]
         values = _by_seed(own)
         found = {name: mean_value(x, _bounds(name, num_modes)) for name, x in values.items()}
-        if row.name != TRUE_DRAWS:
-            distances = zip(values["energy_distance"], floor, strict=True)
-            found[ABOVE_FLOOR] = mean_value([x - true["energy_distance"] for x, true in distances])
+        found |= _minus_references(row, values["energy_distance"], results)
         differences = _minus_sds(row.name, row.budget, values, results, num_modes)
         count = len(own)
         judged.append(
@@ -67,6 +65,20 @@ def _by_seed(results: Sequence[ExactResult]) -> dict[str, list[float]]:
 
 def _bounds(name: str, num_modes: int) -> Interval:
     return (0.0, float(num_modes)) if name == "modes" else _BOUNDS.get(name, UNBOUNDED)
+
+
+def _minus_references(
+    row: ExactRow,
+    distances: Sequence[float],
+    results: Mapping[tuple[str, Budget], Sequence[ExactResult]],
+) -> dict[str, Value]:
+    """Energy distance minus that of true draws and of no step, paired by seed."""
+    out = {}
+    for metric, name in _REFERENCES.items():
+        if row.name not in (name, TRUE_DRAWS):
+            others = [own.values["energy_distance"] for own in results[name, row.budget]]
+            out[metric] = mean_value([a - b for a, b in zip(distances, others, strict=True)])
+    return out
 
 
 def _minus_sds(

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.leaderboard.exact_judgment import ABOVE_FLOOR, ordered_exact_rows
+from limbeck.leaderboard.exact_judgment import MINUS_START, MINUS_TRUE, ordered_exact_rows
 from limbeck.leaderboard.exact_protocol import ExactLeaderboard
 from limbeck.leaderboard.exact_table import (
     COMPARED,
+    DIFFERENCES,
     chance_text,
     exact_heading,
     exact_number,
@@ -27,13 +28,15 @@ from limbeck.runs.report.svg_plots import interval_plot
 _FOREST = ("energy_distance", "mode_error", "modes", "spread")  #: plotted differences
 #: tables of one budget: title, and metrics of which it has those that there are
 _GROUPS = (
-    ("Distance to the law", ("energy_distance", ABOVE_FLOOR, "sliced_wasserstein")),
+    ("Distance to the law", ("energy_distance", MINUS_TRUE, MINUS_START, "sliced_wasserstein")),
     ("Modes and density", ("mode_error", "modes", "spread", "log_p", "diverged")),
 )
 _MEANINGS = {
     "energy_distance": "unbiased energy distance to 1,024 true samples or as many as there are "
     "particles; lower is better, 0 for equal laws. Settings are tuned by it",
-    ABOVE_FLOOR: "energy distance minus that of as many true draws, paired by seed: 0 is the law",
+    MINUS_TRUE: "energy distance minus that of as many true draws, paired by seed: 0 is the law",
+    MINUS_START: "energy distance minus that of the noise that all runs start from, paired by "
+    "seed: above 0, the method leads away from the law",
     "sliced_wasserstein": "to as many true samples; lower is better, but not 0 for true draws "
     "either: compare with their row",
     "mode_error": "half the sum of |share - weight| over the modes; lower is better, but not 0 for "
@@ -82,7 +85,7 @@ def _tables(rows: Sequence[JudgedRow]) -> list[dict[str, Any]]:
 
 def _cell(row: JudgedRow, name: str, is_difference: bool) -> dict[str, Any]:
     values = row.differences if is_difference else row.values
-    return _shown(name, values.get(name), is_difference)
+    return _shown(name, values.get(name), is_difference or name in DIFFERENCES)
 
 
 def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from limbeck.leaderboard.exact_judgment import ABOVE_FLOOR, ordered_exact_rows
+from limbeck.leaderboard.exact_judgment import MINUS_START, MINUS_TRUE, ordered_exact_rows
 from limbeck.leaderboard.exact_protocol import ExactLeaderboard
-from limbeck.leaderboard.judgment import Value
-from limbeck.leaderboard.markdown import excludes_zero
+from limbeck.leaderboard.markdown import (
+    difference_text,
+    excludes_zero,
+    markdown_table,
+    value_text,
+)
 from limbeck.leaderboard.protocol import Budget
 from limbeck.leaderboard.table import JudgedRow, setting_text
 
 #: columns: metric, heading, digits after the point
 EXACT_COLUMNS = (
     ("energy_distance", "energy distance", 3),
-    (ABOVE_FLOOR, "above true draws", 3),
+    (MINUS_TRUE, "minus true draws", 3),
+    (MINUS_START, "minus no step", 3),
     ("sliced_wasserstein", "sliced Wasserstein", 3),
     ("mode_error", "mode error", 2),
     ("modes", "modes", 1),
@@ -23,16 +29,17 @@ EXACT_COLUMNS = (
     ("diverged", "diverged", 2),
 )
 COMPARED = ("energy_distance", "modes")  #: columns whose difference to SDS is shown
+DIFFERENCES = (MINUS_TRUE, MINUS_START)  #: columns that are differences themselves
 _DIGITS = {name: digits for name, _, digits in EXACT_COLUMNS}
 _HEADINGS = {name: heading for name, heading, _ in EXACT_COLUMNS}
 _NOTES = (
-    "*True draws*: as many independent draws from the law, the floor of every distance. *Above "
-    "true draws*: energy distance minus theirs. *No step*: the noise that all runs start from.\n"
-    "*Mode error*: half the sum of abs(share - weight) over the modes. *Modes*: those that hold at "
+    "*True draws*: as many independent draws from the law, the floor of every distance. *No "
+    "step*: the noise that all runs start from. *Minus* them: of the energy distance.\n*Mode "
+    "error*: half the sum of abs(share - weight) over the modes. *Modes*: those that hold at "
     "least a quarter of their weight.\n*Spread*: distance from the nearest mean, in units of that "
     "of the component: 1 for the law if its modes lie apart, 0 for points.\n*Mean log p*: its "
     "right value is that of true draws, above is too likely. In brackets 95 % intervals over "
-    "seeds;\n*minus SDS* is paired by seed, and bold where the interval excludes zero."
+    "seeds;\ndifferences are paired by seed, and bold where the interval excludes zero."
 )
 
 
@@ -87,18 +94,15 @@ def chance_text(rows: Sequence[JudgedRow], board: ExactLeaderboard) -> str:
         rows: the judged rows of both budgets.
         board: the leaderboard.
     """
-    names = [name for name in COMPARED if any(name in row.differences for row in rows)]
-    found = [row.differences[name] for row in rows if row.differences for name in names]
+    found = [row.values[name] for row in rows for name in DIFFERENCES if name in row.values]
+    found += [row.differences[name] for row in rows for name in COMPARED if name in row.differences]
     if not found or board.seeds < 2:
         return ""
-    clear = sum(map(excludes_zero, found))
-    expected = 0.05 * len(found)
+    clear, expected = sum(map(excludes_zero, found)), len(found) / 20
+    by_chance = "one at most" if expected < 1.5 else f"about {expected:.0f}"
     return (
-        f"Of {len(found)} differences to SDS {clear} exclude zero; if no method differed, about "
-        f"{expected:.0f} would."
-        if expected >= 1
-        else f"Of {len(found)} differences to SDS {clear} exclude zero; if no method differed, one "
-        f"in {1 / expected:.0f} such tables would have one."
+        f"Of {len(found)} differences {clear} exclude zero; if no method differed, {by_chance} "
+        "would by chance."
     )
 
 
@@ -131,25 +135,15 @@ def _table(rows: Sequence[JudgedRow]) -> str:
     head = ["", *map(exact_heading, names)]
     head += [f"{exact_heading(name)} minus SDS" for name in compared]
     head += ["guidance, lr", "steps", "passes", "s per run"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    table = [head]
     for row in rows:
-        cells = [_text(name, row.values.get(name)) for name in names]
-        cells += [_difference_text(name, row.differences.get(name)) for name in compared]
+        cells = []
+        for name in names:
+            text = difference_text if name in DIFFERENCES else value_text
+            cells.append(text(row.values.get(name), partial(exact_number, name)))
+        for name in compared:
+            cells.append(difference_text(row.differences.get(name), partial(exact_number, name)))
         costs = [str(row.steps), f"{row.passes:.0f}", f"{row.seconds:.1f}"]
         cells += [setting_text(row.setting), *costs] if row.setting else [""] * 4
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _text(name: str, value: Value | None) -> str:
-    if value is None:
-        return ""
-    own = exact_number(name, value.value)
-    if value.interval is None:
-        return own
-    return f"{own} [{', '.join(exact_number(name, end) for end in value.interval)}]"
-
-
-def _difference_text(name: str, value: Value | None) -> str:
-    text = _text(name, value)
-    return f"**{text}**" if value is not None and excludes_zero(value) else text
+        table.append([row.name, *cells])
+    return markdown_table(table)
