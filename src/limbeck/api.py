@@ -41,8 +41,8 @@ from limbeck.methods.base import EditMethod, Method
 from limbeck.metrics.run_scores import print_worse_stages
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.base import RepresentationConfig, read_image
+from limbeck.runs.edit_inputs import EditInputs
 from limbeck.runs.editing import (
-    EditInputs,
     default_options,
     edit_experiments,
     edit_folders,

@@ -27,8 +27,8 @@ from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
 from limbeck.runs import editing
+from limbeck.runs.edit_inputs import EditInputs
 from limbeck.runs.editing import (
-    EditInputs,
     EditOptions,
     default_folder,
     default_options,

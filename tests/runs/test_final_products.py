@@ -20,7 +20,7 @@ from limbeck.runs.images import WEBP_MAX_SIDE, animation_size, save_animation
 from limbeck.runs.loggers import TensorBoard
 from limbeck.runs.recorder import is_finished
 from limbeck.runs.report import pages
-from limbeck.runs.report.run_data import embed_image
+from limbeck.runs.report.page_images import embed_image
 from limbeck.system.checkpoint import read_checkpoint, read_metadata
 from limbeck.system.notices import collect_notices, display_notices
 

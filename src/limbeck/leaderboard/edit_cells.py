@@ -31,7 +31,8 @@ from limbeck.methods.base import Method
 from limbeck.methods.sdedit import SDEdit
 from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
-from limbeck.runs.editing import EditInputs, edit_experiments
+from limbeck.runs.edit_inputs import EditInputs
+from limbeck.runs.editing import edit_experiments
 from limbeck.system.checkpoint import write_checkpoint
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.config.discovery import unknown_name
+from limbeck.runs.report.page_images import PageImage, embed_image
 from limbeck.runs.report.pages import write_page
-from limbeck.runs.report.run_data import PageImage, embed_image
 from limbeck.runs.report.tables import (
     DifferenceCell,
     difference_cell,

@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs import editing
     from limbeck.runs.closing_summary import edit_closing_lines
+    from limbeck.runs.edit_inputs import EditInputs
     from limbeck.runs.folder_state import foreign_files
 
     about = (
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     model = value_of(argv, "--model") or value_of(argv, "--model.name") or "world"
     inputs, options, output = parse(
         [
-            (editing.EditInputs, None),
+            (EditInputs, None),
             (editing.EditOptions, editing.default_options(method, model)),
             (EditOutputOptions, None),
         ],

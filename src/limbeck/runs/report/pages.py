@@ -17,11 +17,10 @@ from markupsafe import Markup
 from limbeck.runs.images import VIEW_NAMES
 from limbeck.runs.report import svg_plots
 from limbeck.runs.report.image_metrics import image_metric_rows
+from limbeck.runs.report.page_images import PageImage, embed_image
 from limbeck.runs.report.run_data import (
-    PageImage,
     RunData,
     differing_options,
-    embed_image,
     read_run_data,
 )
 from limbeck.runs.report.tables import (
