@@ -435,11 +435,11 @@ def test_esd_in_3d_without_camera_conditioning_leaves_out_the_view_words(prior, 
     assert torch.equal(recorded[1][0].data, view_free)  # the rows that train it
 
 
-def test_esd_in_3d_needs_a_critic_that_is_told_the_view(prior):
+def test_esd_in_3d_needs_a_critic_that_gets_the_view(prior):
     cameras = Orbit(view_prompts=("", "", "", ""))
     method = ESD(7.5, 0.5, LoRACritic(2))
     experiment = camera_experiment(None, method=method, cameras=cameras)
-    with pytest.raises(ValueError, match="this method needs a critic that is told the view"):
+    with pytest.raises(ValueError, match="this method needs a critic that gets the view"):
         Run(experiment, prior)
 
 

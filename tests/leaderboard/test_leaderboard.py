@@ -167,7 +167,7 @@ def test_a_method_of_ones_own_is_compared(world, tmp_path):
     assert changed.path != mine.path and changed.path.name.endswith(".safetensors")
 
 
-def test_a_diverged_run_is_gray_and_told(world, monkeypatch):
+def test_a_diverged_run_is_gray_and_counted(world, monkeypatch):
     monkeypatch.setattr(cells, "_make_images", lambda *arguments: None)
     found = compute_cell(cell("sds", ("a red mug", "a blue cube")), world)
     assert found.diverged == (0, 1) and (found.images == 127).sum() + (found.images == 128).sum()

@@ -134,7 +134,7 @@ def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny
         if message is None and is_3d and name in EDITS:
             message = "this method edits images"
         if message is None and is_3d and name == "esd":
-            message = "this method needs a critic that is told the view"
+            message = "this method needs a critic that gets the view"
         if message is not None:
             with pytest.raises(ValueError, match=message):
                 Run(experiment, prior).advance()

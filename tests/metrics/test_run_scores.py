@@ -13,7 +13,7 @@ NAMES = ("1-field", "2-geometry", "3-texture")
 FIELD, GEOMETRY, TEXTURE = (Path("runs/chair") / name for name in NAMES)
 
 
-def test_a_last_stage_below_the_best_before_it_is_told() -> None:
+def test_a_last_stage_below_the_best_before_it_is_reported() -> None:
     """The numbers of a chair of the preset prolificdreamer."""
     scores = {
         FIELD: {"object": 1.0, "color": 0.75, "all": 0.75},

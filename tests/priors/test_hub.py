@@ -83,7 +83,7 @@ def test_an_unreachable_hub_is_reported(cache, monkeypatch):
     assert f"or run hf download {repo_id} where there is a network" in message
 
 
-def test_what_the_hub_refuses_is_told_from_a_hub_out_of_reach(cache, monkeypatch):
+def test_what_the_hub_refuses_differs_from_a_hub_out_of_reach(cache, monkeypatch):
     def refuse(*args: object, **kwargs: object) -> None:
         answer: Any = SimpleNamespace(headers={}, request=None)
         raise RepositoryNotFoundError("401 Client Error.\n\nRepository Not Found", response=answer)

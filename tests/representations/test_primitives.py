@@ -65,7 +65,9 @@ def test_an_estimate_leaves_the_particles_as_they_are() -> None:
     assert all(p.grad is None for p in particles.parameters())
 
 
-def test_slow_renders_are_told_with_the_time_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_renders_give_notice_of_the_time_they_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     cost = primitives_module.RenderCost(seconds=0.75, bytes=1000)
     monkeypatch.setattr(primitives_module, "estimate_render_cost", lambda particles: cost)
     particles = built(Strokes(num_strokes=1000))

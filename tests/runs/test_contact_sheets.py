@@ -212,7 +212,7 @@ def test_an_empty_run_stops_with_its_cause_and_keeps_its_checkpoint(tmp_path, mo
     assert str(second.value) == str(first.value)
 
 
-def test_an_empty_run_continues_if_told_to(tmp_path, monkeypatch):
+def test_an_empty_run_continues_if_asked_to(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "FLUSH_SECONDS", 0.0)
     e = empty_run(steps=14, particles=1, prompts=("a red disc",))
     with pytest.raises(DegenerateRunError):

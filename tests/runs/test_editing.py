@@ -408,7 +408,7 @@ def test_the_defaults_follow_the_model(v_folder, tmp_path):
         assert default_options(DDS, model) == small
 
 
-def test_a_large_photo_is_told_before_the_edit(tmp_path, capsys):
+def test_a_large_photo_is_noticed_before_the_edit(tmp_path, capsys):
     photo = save_noise(tmp_path / "photo.png", 900, 600)
     argv = ["edit", str(photo), "--source-prompt", "a red mug", "--target-prompt", "a blue mug"]
     assert cli.main([*argv, "--steps", "1", "--out", str(tmp_path / "out")]) == 0
@@ -418,7 +418,7 @@ def test_a_large_photo_is_told_before_the_edit(tmp_path, capsys):
     )
 
 
-def test_images_that_are_not_shrunk_are_not_told(prior, photo, mask, tmp_path):
+def test_images_that_are_not_shrunk_give_no_notice(prior, photo, mask, tmp_path):
     with collect_notices() as notices:
         notify_sizes(edit_inputs(photo), prior)
     assert notices == []

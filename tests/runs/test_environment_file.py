@@ -103,7 +103,7 @@ def test_an_environment_of_an_earlier_version_is_compared_where_it_can_be(folder
 SDS_SUBCLASS = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"
 
 
-def test_a_finished_run_of_other_code_is_told(tmp_path, capsys):
+def test_a_finished_run_of_other_code_is_noticed(tmp_path, capsys):
     """Editing one's method and repeating the command must not show old numbers as new ones."""
     mine = tmp_path / "mine.py"
     mine.write_text(SDS_SUBCLASS, encoding="utf-8")

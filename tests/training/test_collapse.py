@@ -135,7 +135,7 @@ def test_balls_too_small_too_large_and_around_the_camera(radius, distance, cause
     assert cause in str(error) if cause else error is None
 
 
-def test_an_object_at_the_side_of_its_box_is_told_which_and_what_to_do():
+def test_an_object_at_the_side_of_its_box_is_named_with_what_to_do():
     message = box_contact_message({"top (+y)": 0.123, "left (-x)": 0.001}, 1.2)
     assert "at the top (+y) with 12 % of its surface" in message and "left" not in message
     assert "--representation.bound above 1.2" in message

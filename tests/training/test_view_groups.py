@@ -35,7 +35,7 @@ from limbeck.training.trainer import Run, draw_rows
 
 OF_IMAGES = {"cds", "dds", "pds", "irfds"}  #: edits, and a method of the noise of an image
 OPTIONS = {
-    "esd": {"critic": LoRACritic(camera=True)},  # it must be told the view
+    "esd": {"critic": LoRACritic(camera=True)},  # it must get the view
     "lmc": {"projection": SampledProjection(1)},
     "sdedit": {"denoise_steps": 3},
 }  #: of methods whose defaults do not suit, or take long

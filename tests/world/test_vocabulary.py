@@ -18,7 +18,7 @@ def test_every_word_of_every_caption_is_known_and_no_other():
     assert set(vocabulary.words) == words
 
 
-def test_a_newcomer_is_told_what_the_model_knows():
+def test_a_newcomer_reads_what_the_model_knows():
     unknown, known = world_vocabulary().notices(["a purple dragon riding a bicycle"])
     assert unknown.endswith('the model does not know "dragon", "riding", "bicycle"')
     for words in (*OBJECTS, "cyan", "checkered", "by a brick wall", "overhead view", "--model"):

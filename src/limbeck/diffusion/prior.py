@@ -128,7 +128,7 @@ class AttentionPrior(Prior, Protocol):
 
 @runtime_checkable
 class MultiViewPrior(Prior, Protocol):
-    """A prior that is told the camera of each row and sees several views of an object at once.
+    """A prior conditioned on the camera of each row, which sees several views of an object at once.
 
     In a call with ``Condition.camera`` rows come in whole groups: each ``group_size`` rows that
     follow each other are views of one object, with one time. Its prompts get no view words. In a

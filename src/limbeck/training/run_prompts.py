@@ -34,7 +34,7 @@ def texts_by_view(cameras: CameraSampler, text: str) -> tuple[str, ...]:
 def view_texts_of(experiment: Experiment, prior: Prior) -> Callable[[str], tuple[str, ...]]:
     """Return the function that gives a text with the words of every view.
 
-    A prior that is told the cameras gets none of them: its function returns the text alone.
+    A prior conditioned on cameras gets none of them: its function returns the text alone.
 
     Args:
         experiment: the options of the run.
@@ -138,7 +138,7 @@ class RunPrompts:
     ) -> Conditions:
         """Return the conditions of particles, with the view prompt of what each camera sees.
 
-        A model that is told the cameras gets them instead.
+        A model conditioned on cameras gets them instead.
 
         Args:
             particle: particle indices.

@@ -58,5 +58,5 @@ def check_view_groups(experiment: Experiment, prior: Prior) -> None:
         option = "perp-neg" if cameras.has_perp_neg else "blend-prompts"
         raise ValueError(
             f"cameras.{option} needs view words in the prompts, which this model does not get: it "
-            "is told the cameras"
+            "is conditioned on the cameras"
         )

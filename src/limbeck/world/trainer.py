@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from limbeck.system.files import replacing
 from limbeck.system.interrupt import DeferredInterrupt, Stopped
 
-_SIGNAL_SECONDS = 0.2  #: after which the workers are told of a signal, at most
+_SIGNAL_SECONDS = 0.2  #: after which the workers get a signal, at most
 
 
 @dataclass(frozen=True)

@@ -339,15 +339,15 @@ def require_cameras(camera: bool, setup: SetupContext) -> None:
 
 
 def require_views(critic: Critic, setup: SetupContext) -> None:
-    """Check that a critic of a 3D representation is told the view, by the camera or by the prompt.
+    """Check that a critic of a 3D representation gets the view, from the camera or the prompt.
 
     Raises:
-        ValueError: if it is not, so that its prediction without the view is no other.
+        ValueError: if it does not, so that its prediction without the view is no other.
     """
     has_view_prompts = set(setup.view_prompts) != set(setup.prompts)
     if setup.has_cameras and not critic.camera and not has_view_prompts:
         raise ValueError(
-            "this method needs a critic that is told the view: give it the camera with "
+            "this method needs a critic that gets the view: give it the camera with "
             "--method.critic lora --method.critic.camera, or use view prompts"
         )
 
