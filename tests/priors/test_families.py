@@ -410,6 +410,13 @@ def test_the_sampler_of_qwen_ends_at_the_terminal_sigma_of_its_file(folders):
     assert float(sigma[0]) == 1 and abs(float(sigma[-1]) - 0.02) < 1e-12
 
 
+@pytest.mark.parametrize("family", ["sana", "qwen"])
+def test_an_autoencoder_without_checkpointing_refuses_it(family, folders):
+    options = RuntimeOptions(gradient_checkpointing=True)
+    with pytest.raises(ValueError, match=r"gradient_checkpointing: Autoencoder.* has none"):
+        load(Model(str(folders(family)), resolution=16), "cpu", runtime=options)
+
+
 def test_lumina_refuses_to_be_compiled(folders):
     with pytest.raises(ValueError, match="compile on: the network of Lumina 2 reads the lengths"):
         load(str(folders("lumina2")), "cpu", runtime=RuntimeOptions(compile="on"))

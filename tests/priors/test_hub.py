@@ -118,11 +118,12 @@ def test_one_set_of_weights_and_the_configurations_are_downloaded():
     required_configs = [
         "model_index.json",
         "scheduler/scheduler_config.json",
+        "tokenizer/chat_template.jinja",
         "tokenizer/merges.txt",
         "tokenizer/vocab.json",
         *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder")),
     ]
-    files += required_configs[:4]
+    files += required_configs[:5]
     files += [
         "README.md",
         "unet/diffusion_pytorch_model.non_ema.safetensors",

@@ -149,7 +149,7 @@ def required_files(
         required += [
             file
             for file in part_files
-            if file.endswith((".json", ".txt", ".model")) and ".index." not in file
+            if file.endswith((".json", ".txt", ".model", ".jinja")) and ".index." not in file
         ]
         weights = None if config_only else preferred_weights(part_files)
         if weights is not None:

@@ -80,7 +80,12 @@ class LatentDiffusion(DiffusersPrior):
         if self.runtime.vae_tiling:
             self.vae.enable_tiling()
         if self.runtime.gradient_checkpointing:
-            self.vae.enable_gradient_checkpointing()
+            try:
+                self.vae.enable_gradient_checkpointing()
+            except ValueError as error:
+                raise ValueError(
+                    f"gradient_checkpointing: {name} has none: leave it out"
+                ) from error
         config = self.vae.config
         vae_channels, factor = self._read_vae_layout(config)
         if vae_channels != channels:
