@@ -293,6 +293,32 @@ def test_the_command_compares_rows_and_the_same_one_completes_it(
     assert "missing" not in page.partition("<style>")[0] and "Not finished" not in page
 
 
+def test_a_page_says_it_if_all_runs_fail(stubs, tmp_path, monkeypatch):
+    out = tmp_path / "board"
+    monkeypatch.setattr(StubEngine, "kills", "seed")
+    assert main([*stubs, "--out", str(out)]) == 1
+    page = (out / "leaderboard.html").read_text(encoding="utf-8")
+    assert "8 runs are still missing" in page and page.count("killed: a reason") == 8
+    assert not (out / "leaderboard.md").exists()
+
+
+def test_what_is_judged_when_it_is_interrupted_is_on_the_page(stubs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "board"
+
+    def ended(self):
+        if len(self.started) == 3:
+            raise KeyboardInterrupt
+        outcomes, self.outcomes = self.outcomes, []
+        return outcomes
+
+    monkeypatch.setattr(StubEngine, "ended", ended)
+    assert main([*stubs, "--out", str(out)]) == 130
+    assert "To resume: limbeck bench --in-3d --rows" in capsys.readouterr().err
+    page = (out / "leaderboard.html").read_text(encoding="utf-8")
+    assert "6 runs are still missing" in page and 'http-equiv="refresh"' not in page
+    assert values_of(out)["sixteen", "object_minus_baseline"]["objects"] == "1"
+
+
 def test_a_run_that_its_numbers_stop_shows_nothing_and_counts(stubs, tmp_path, monkeypatch):
     out = tmp_path / "board"
     monkeypatch.setattr(StubEngine, "stops", "eight-duck-seed-0")
