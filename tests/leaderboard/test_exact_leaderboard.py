@@ -43,6 +43,7 @@ from limbeck.leaderboard.exact_protocol import (
 )
 from limbeck.leaderboard.exact_table import chance_text, exact_rows_to_markdown
 from limbeck.leaderboard.folder import open_leaderboard
+from limbeck.leaderboard.judgment import mean_value
 from limbeck.leaderboard.protocol import SAMPLING, TunedSetting
 from limbeck.leaderboard.table import to_csv
 from limbeck.metrics.true_law import draw_from_law
@@ -276,6 +277,12 @@ def test_csv_and_markdown_hold_the_same(judged):
     assert "**" in next(line for line in text.splitlines() if line.startswith("| sampling |"))
     assert "Of 9 differences" in text and "one at most would by chance" in text
     assert chance_text([], BOARD) == ""
+    assert "*Spread*" in text and "*Diverged*" not in text
+    flat = [
+        replace(row, values={"energy_distance": row.values["energy_distance"]}) for row in judged
+    ]
+    flat = [replace(row, values=row.values | {"diverged": mean_value([0.0, 0.0])}) for row in flat]
+    assert "*Spread*" not in exact_rows_to_markdown(BOARD, flat)  # a data set has distances only
 
 
 @contextmanager

@@ -32,14 +32,19 @@ COMPARED = ("energy_distance", "modes")  #: columns whose difference to SDS is s
 DIFFERENCES = (MINUS_TRUE, MINUS_START)  #: columns that are differences themselves
 _DIGITS = {name: digits for name, _, digits in EXACT_COLUMNS}
 _HEADINGS = {name: heading for name, heading, _ in EXACT_COLUMNS}
-_NOTES = (
-    "*True draws*: as many independent draws from the law, the floor of every distance. *No "
-    "step*: the noise that all runs start from. *Minus* them: of the energy distance.\n*Mode "
-    "error*: half the sum of abs(share - weight) over the modes. *Modes*: those that hold at "
-    "least a quarter of their weight.\n*Spread*: distance from the nearest mean, in units of that "
-    "of the component: 1 for the law if its modes lie apart, 0 for points.\n*Mean log p*: its "
-    "right value is that of true draws, above is too likely. In brackets 95 % intervals over "
-    "seeds;\ndifferences are paired by seed, and bold where the interval excludes zero."
+_NOTES = {
+    "energy_distance": "*True draws*: as many independent draws from the law, the floor of every "
+    "distance. *No step*: the noise that runs start from. *Minus* them: of the energy distance.",
+    "mode_error": "*Mode error*: half the sum of abs(share - weight) over the modes.",
+    "modes": "*Modes*: those that hold at least a quarter of their weight.",
+    "spread": "*Spread*: distance from the nearest mean, in units of that of the component: 1 for "
+    "the law if its modes lie apart, 0 for points.",
+    "log_p": "*Mean log p*: its right value is that of true draws, above is too likely.",
+    "diverged": "*Diverged*: share of runs that were stopped by a value that is not finite.",
+}
+_INTERVALS = (
+    "In brackets 95 % intervals over seeds; differences are paired by seed, and bold where the "
+    "interval excludes zero."
 )
 
 
@@ -120,7 +125,8 @@ def exact_rows_to_markdown(board: ExactLeaderboard, rows: Sequence[JudgedRow]) -
         if not own:
             continue
         parts += [f"At {exact_title(board, budget)}, {_size_text(board)}:", _table(own)]
-    parts += [_NOTES, chance_text(rows, board)]
+    notes = [note for name, note in _NOTES.items() if name in shown_columns(rows)]
+    parts += ["\n".join([*notes, _INTERVALS]), chance_text(rows, board)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
