@@ -216,9 +216,10 @@ def test_every_method_runs(family, folders):
         check_two_steps(prior, cls())
 
 
-@pytest.mark.parametrize("family", ["pixart-alpha", "pixart-sigma", "lumina2", "klein", "qwen"])
+@pytest.mark.parametrize(
+    "family", ["pixart-alpha", "pixart-sigma", "lumina2", "flux2", "klein", "qwen"]
+)
 def test_sds_and_vsd_run(family, folders):
-    """Of Flux.2, dev differs from klein in its text encoder and its guidance input only."""
     prior = load_family(family, folders(family))
     check_two_steps(prior, SDS())
     check_two_steps(prior, VSD(critic=LoRACritic(2)))
