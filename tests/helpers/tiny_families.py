@@ -299,7 +299,7 @@ ORIGINAL_VAE_NAMES = {  # replaced in this order
 }
 
 
-def _original_unet_key(key: str) -> str:
+def original_unet_key(key: str) -> str:
     """The original name of a weight of the tiny U-Net, which has two levels of one layer."""
     first, _, rest = key.partition(".")
     if first in ORIGINAL_UNET_NAMES:
@@ -339,7 +339,7 @@ def write_single(folder: Path, target: Path) -> Path:
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     tensors = {}
     for key, weight in pipe.unet.state_dict().items():
-        tensors[f"model.diffusion_model.{_original_unet_key(key)}"] = weight
+        tensors[f"model.diffusion_model.{original_unet_key(key)}"] = weight
     for key, weight in pipe.vae.state_dict().items():
         if ".attentions." in key and weight.ndim == 2:  # originally a 1 x 1 convolution
             weight = weight[:, :, None, None]

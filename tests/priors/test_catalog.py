@@ -133,6 +133,14 @@ NETWORKS = {
         use_linear_projection=True,
     ),
     "Stable Diffusion XL": make_sdxl_unet,
+    "MVDream (four views at once, 3D)": partial(
+        diffusers.UNet2DConditionModel,
+        cross_attention_dim=1024,
+        attention_head_dim=(5, 10, 20, 20),
+        use_linear_projection=True,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=16,
+    ),
     "DeepFloyd IF I M": partial(make_if_unet, 192, 384, 576, 768),
     "DeepFloyd IF I L": partial(make_if_unet, 320, 640, 960, 1280),
     "DeepFloyd IF I XL": partial(make_if_unet, 704, 1408, 2112, 2816),
@@ -290,6 +298,6 @@ def test_parameters_of_other_components_are_those_of_the_configurations(make_mod
 
 def test_autoencoders_are_those_of_the_families():
     params = {"if": 0.0, "sd": 83.7, "xl": 83.7, "sd3": 83.8, "flux": 83.8, "schnell": 83.8}
-    params |= {"sana": 312.3, "pixart": 83.7, "lumina2": 83.8, "qwen": 126.9}
+    params |= {"sana": 312.3, "pixart": 83.7, "lumina2": 83.8, "qwen": 126.9, "mvdream": 83.7}
     params |= dict.fromkeys(("flux2", "klein", "klein-base"), 84.0)
     assert all(model.vae_params == params[model.family] for model in KNOWN_MODELS)

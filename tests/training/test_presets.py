@@ -17,9 +17,11 @@ from limbeck.distillation.weights import (
     LambdaWeight,
     UniformWeight,
 )
+from limbeck.graphics.cameras.samplers import Around
 from limbeck.graphics.fields.background import EnvironmentBackground
 from limbeck.graphics.fields.density_init import GaussianDensityInit
 from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
+from limbeck.methods.sds import SDS
 from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
 from limbeck.runs.recorder import record
@@ -29,6 +31,7 @@ from limbeck.training.presets.dreamfusion import DreamFusionPreset
 from limbeck.training.presets.latent_nerf import LatentNeRFPreset
 from limbeck.training.presets.lucid_splats import LucidSplatsPreset
 from limbeck.training.presets.magic3d import Magic3DPreset
+from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.presets.sjc import SJCPreset
 
@@ -47,11 +50,15 @@ def full_stages(preset: type[Preset], **options) -> dict[str, Experiment]:
 
 def test_names_of_presets():
     expected = {"dreamfusion", "prolificdreamer", "magic3d", "latent-nerf", "lucid-splats", "sjc"}
+    expected |= {"mvdream"}
     assert set(PRESETS) == expected
 
 
-@pytest.mark.parametrize("size", ["world", "full"])
-@pytest.mark.parametrize("name", PRESETS)
+SIZES = [(name, size) for name in PRESETS for size in ("world", "full")]
+SIZES.remove(("mvdream", "world"))
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES)
 def test_every_stage_of_every_preset_reads_back_from_yaml(name, size):
     for stage in PRESETS[name](size=size).stages(PROMPTS).values():
         assert from_yaml(Experiment, to_yaml(stage)) == stage and stage.prompts == PROMPTS
@@ -164,6 +171,35 @@ def test_lucid_splats_has_the_numbers_of_the_code():
     expected = (math.degrees(0.16), math.degrees(0.60))
     assert e.camera_sampler.fovy_range == pytest.approx(expected, abs=0.05)
     assert e.representation.means_lr == pytest.approx(1.6e-4 * 3.5)  # times their scene's scale
+
+
+def test_mvdream_has_the_numbers_of_its_code():
+    stage = MVDreamPreset().stages(PROMPTS)["field"]
+    assert str(stage.model) == "ashawkey/mvdream-sd2.1-diffusers" and stage.steps == 10_000
+    assert stage.method == SDS(50.0, rescale=0.5) and stage.weight == LambdaWeight()
+    assert stage.negative_prompt.startswith("ugly, bad anatomy, blurry, pixelated obscure")
+    cameras = stage.camera_sampler
+    assert cameras == Around(4, (0.8, 1.0), (15.0, 60.0), (0.0, 30.0), 0.0, relative_distance=True)
+    # 1 / tan(37.5 / 2 degrees) times .9
+    assert cameras.resolved_eval_camera == pytest.approx((15.0, 2.6512, 37.5), rel=1e-4)
+    times = stage.timesteps
+    assert not times.per_row
+    for step, expected in {0: (0.98, 0.98), 3999: (0.5, 0.74), 8000: (0.02, 0.5)}.items():
+        assert times.bounds(step, stage.steps) == pytest.approx(expected, abs=2e-4)
+    assert times.bounds(9999, stage.steps) == pytest.approx((0.02, 0.5))
+    field = stage.representation
+    assert (field.bound, field.samples, field.lr) == (1.0, 512, 1e-2)
+    assert (field.resolution, field.resolution_late, field.resolution_switch) == (64, 256, 0.5)
+    assert field.decoder.lr_scale == field.background.lr_scale == 0.1
+    assert field.background.random_aug_shared and field.background.random_aug_prob == 0.5
+
+
+def test_mvdream_has_no_size_for_the_embedded_model(tmp_path):
+    with pytest.raises(ValueError, match="needs a model that sees four views at once"):
+        MVDreamPreset(size="world").stages(PROMPTS)
+    done = run_cli("a mug", "--preset", "mvdream", "--preset.size", "world", "--out", str(tmp_path))
+    assert done.returncode == 2 and "use --preset.size full" in done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 
 def test_shared_options_are_passed_on_and_others_are_refused():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_families import write_tiny_pipeline
+from tiny_mvdream import write_mvdream
 
 from limbeck.config.discovery import choices
 from limbeck.graphics.fields.decoders import Decoder, MLPDecoder, ResidualDecoder
@@ -19,6 +20,7 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
 from limbeck.training.presets.base import Preset, start_stage_from
+from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.warm_start import build_representation, load_representation
 
@@ -65,13 +67,16 @@ def shrink(config: RepresentationConfig) -> RepresentationConfig:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_tiny_pipeline("eps", tmp_path_factory.mktemp("model"))
+def models(tmp_path_factory) -> dict[bool, Path]:
+    """A tiny model, by whether it sees four views at once."""
+    several, _ = write_mvdream("original-names", tmp_path_factory.mktemp("mvdream"))
+    return {False: write_tiny_pipeline("eps", tmp_path_factory.mktemp("model")), True: several}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, model, tmp_path):
+def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, models, tmp_path):
+    model = models[isinstance(preset, MVDreamPreset)]
     prior, previous = load(str(model), "cpu", "float32"), None
     for name, full_stage in preset.stages(("a red mug",)).items():
         representation = shrink(full_stage.representation)

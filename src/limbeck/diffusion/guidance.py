@@ -67,6 +67,34 @@ def apply_guidance(
     return Prediction.weighted_sum(predictions, weights)
 
 
+def rescale_x0(
+    x0: Float[Tensor, "b ..."],
+    reference: Float[Tensor, "b ..."],
+    fraction: float,
+    group_size: int = 1,
+) -> Float[Tensor, "b ..."]:
+    """Rescale a guided x0 towards the standard deviation of another prediction.
+
+    Large guidance scales make x0 too bright and too saturated. With f = std(reference) / std(x0),
+    each std over all values of a group of views, the result is (1 - fraction + fraction f) x0.
+
+    Args:
+        x0: guided prediction of x0.
+        reference: prediction of x0 under the prompt alone.
+        fraction: how far it is rescaled, in [0, 1].
+        group_size: adjacent rows that are rescaled together.
+
+    References:
+        Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16; of x0 and over groups in MVDream (Shi et
+        al. 2023, arXiv 2308.16512).
+    """
+    stds = [v.reshape(len(v) // group_size, -1).std(1) for v in (reference, x0)]
+    # an x0 without any variation stays
+    factor = torch.where(stds[1] > 0, stds[0] / stds[1], 1.0)
+    per_row = (1 - fraction + fraction * factor).repeat_interleave(group_size)
+    return per_row.view(-1, *[1] * (x0.ndim - 1)) * x0
+
+
 def check_predictions(
     prior: Prior, predictions: object, count: int, xt: Float[Tensor, "b ..."]
 ) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from limbeck.priors.flux import Flux
     from limbeck.priors.flux2 import Flux2, Flux2Klein
     from limbeck.priors.lumina2 import Lumina2
+    from limbeck.priors.mvdream import MVDream
     from limbeck.priors.pixart import PixArt
     from limbeck.priors.qwen_image import QwenImage
     from limbeck.priors.sana import Sana
@@ -31,6 +32,7 @@ __all__ = [
     "Flux2Klein",
     "GaussianMixture",
     "Lumina2",
+    "MVDream",
     "PixArt",
     "QwenImage",
     "Sana",
@@ -45,6 +47,7 @@ _MODULES = {
     "Flux2Klein": "flux2",
     "GaussianMixture": "exact",
     "Lumina2": "lumina2",
+    "MVDream": "mvdream",
     "PixArt": "pixart",
     "QwenImage": "qwen_image",
     "SD3": "sd3",

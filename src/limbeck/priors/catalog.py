@@ -131,6 +131,17 @@ KNOWN_MODELS = (
         vae_params=83.7,
         text_encoder_params=_CLIP_L + _OPENCLIP_G,
     ),
+    KnownModel(
+        "ashawkey/mvdream-sd2.1-diffusers",
+        "MVDream (four views at once, 3D)",
+        family="mvdream",
+        prediction_type="eps",
+        resolution=256,
+        network_params=867.6,
+        vae_params=83.7,
+        text_encoder_params=_OPENCLIP_H,
+        bytes_per_param=2,
+    ),
     _deepfloyd_if("M", 371.6),
     _deepfloyd_if("L", 935.3),
     _deepfloyd_if("XL", 4304.6),
@@ -212,6 +223,7 @@ KNOWN_MODELS = (
 #: Tiny autoencoders for the latents of a family: 2.4 million parameters instead of 84.
 TINY_AUTOENCODERS = {
     "sd": "madebyollin/taesd",
+    "mvdream": "madebyollin/taesd",
     "xl": "madebyollin/taesdxl",
     "sd3": "madebyollin/taesd3",
     "flux": "madebyollin/taef1",
@@ -252,6 +264,19 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "ProlificDreamer",
         ),
         ("ism", "--method.guidance 7.5", "LucidDreamer"),
+    ),
+    "mvdream": (
+        (
+            "sds",
+            "--method.guidance 50 --method.rescale 0.5 --weight lambda --representation nerf "
+            "--cameras around",
+            "MVDream; its whole recipe is --preset mvdream",
+        ),
+        (
+            "vsd",
+            "--method.guidance 7.5 --representation nerf --cameras around",
+            "the guidance of ProlificDreamer; none is published",
+        ),
     ),
     "xl": (
         (

@@ -14,7 +14,7 @@ from diffusers.utils.logging import disable_progress_bar as disable_diffusers_pr
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
-from limbeck.priors.weight_files import WeightFiles, preferred_weights
+from limbeck.priors.weight_files import WeightFiles, preferred_weights, weight_names
 from limbeck.system.files import one_line, open_tensors, read_json_object
 from limbeck.system.out_of_memory import is_out_of_memory
 
@@ -31,7 +31,8 @@ class CheckpointFiles:
 
     Attributes:
         folder: pipeline folder with ``model_index.json`` and one subfolder per component.
-        single_file: ``.safetensors`` file with all weights, in the layout of the model's authors.
+        single_file: ``.safetensors`` file, or pickle of MVDream, with all weights, in the layout of
+            the model's authors.
             The folder then needs configurations and tokenizers only. None: weights in the folder.
     """
 
@@ -111,7 +112,7 @@ class CheckpointFiles:
 
             with silence_library_logs(), loading(what):
                 self._from_single_file(Recorded, part, options | {"low_cpu_mem_usage": False})
-            _check_none_missing(missing, f"{self.single_file} ({part})")
+            check_none_missing(missing, f"{self.single_file} ({part})")
             raise
         return module.eval().requires_grad_(False)
 
@@ -132,8 +133,7 @@ class CheckpointFiles:
         """Names of the weights of a single file, which tell its model family; none for a folder."""
         if self.single_file is None:
             return set()
-        with open_tensors(self.single_file) as file:
-            return set(file.keys())
+        return weight_names(self.single_file)
 
     def load_text_pipeline(
         self, pipeline_name: str, network_name: str, dtype: torch.dtype, **options: Any
@@ -170,7 +170,7 @@ class CheckpointFiles:
             )
         for part in self.text_encoders():
             missing = _meta_tensors(getattr(pipe, part))
-            _check_none_missing(missing, f"{self.single_file} ({part})")
+            check_none_missing(missing, f"{self.single_file} ({part})")
         return pipe
 
     def _text_encoder_class(self, part: str) -> Any:
@@ -323,10 +323,10 @@ def load_frozen_module(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
         wrong += report["unexpected_keys"]
     if wrong:
         raise ValueError(
-            f"{place} does not fit {folder / 'config.json'}: {_some(sorted(wrong))} would be left "
+            f"{place} does not fit {folder / 'config.json'}: {some(sorted(wrong))} would be left "
             "out"
         )
-    _check_none_missing([*report["missing_keys"], *_meta_tensors(module)], place)
+    check_none_missing([*report["missing_keys"], *_meta_tensors(module)], place)
     return module.eval().requires_grad_(False)
 
 
@@ -342,7 +342,7 @@ def _check_readable(folder: Path, weights: WeightFiles) -> None:
             raise ValueError(f"{folder / name} has no weight_map of tensors to files")
         missing = {str(file) for file in shards.values() if not (folder / str(file)).is_file()}
         if missing:
-            raise ValueError(f"{folder / name} names {_some(sorted(missing))}, which is missing")
+            raise ValueError(f"{folder / name} names {some(sorted(missing))}, which is missing")
 
 
 def _meta_tensors(module: nn.Module) -> list[str]:
@@ -350,10 +350,17 @@ def _meta_tensors(module: nn.Module) -> list[str]:
     return [name for name, parameter in module.named_parameters() if parameter.is_meta]
 
 
-def _check_none_missing(names: Collection[str], place: str) -> None:
+def check_none_missing(names: Collection[str], place: str) -> None:
+    """Raise ValueError if a model lacks tensors.
+
+    Args:
+        names: their names.
+        place: the file, for the message.
+    """
     if names:
-        raise ValueError(f"{place} lacks tensors of its model: {_some(sorted(set(names)))}")
+        raise ValueError(f"{place} lacks tensors of its model: {some(sorted(set(names)))}")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """Return the first names and the number of the others, for messages."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -43,7 +43,7 @@ _MAX_SIZE = 4096  #: largest accepted height of x0 in the files of a model
 class DiffusersPrior(abc.ABC):
     """A frozen network of a pipeline folder and the embeddings of its prompts.
 
-    Subclasses are final, one model family per file. Text encoders are loaded to encode new prompts
+    One model family per file. Text encoders are loaded to encode new prompts
     and freed again.
 
     Args:
@@ -153,7 +153,10 @@ class DiffusersPrior(abc.ABC):
 
     def _load_frozen_network(self, cls: type) -> Any:
         """Load the network, merge the LoRA of the options and move it to its device."""
-        network = self.files.load_module(cls, self.network_name, self.dtype)
+        return self._place_network(self.files.load_module(cls, self.network_name, self.dtype))
+
+    def _place_network(self, network: Any) -> Any:
+        """Merge the LoRA of the options into the network and move it to its device."""
         if self.model.lora is not None:
             self._lora = LoRAMerger(
                 self.model.lora,

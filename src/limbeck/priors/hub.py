@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from limbeck.priors.catalog import KnownModel, find_model
-from limbeck.priors.weight_files import preferred_weights
-from limbeck.system.files import open_tensors, read_json_object
+from limbeck.priors.weight_files import CAMERA_WEIGHT, preferred_weights, read_weights
+from limbeck.system.files import read_json_object
 
 REPO_ID_PATTERN = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 #: Components of a pipeline that no prior uses.
@@ -36,20 +36,25 @@ def resolve_model(model: str, index: str = "model_index.json") -> Path:
         ValueError: if there is no such model, or it cannot be downloaded.
     """
     path = Path(model).expanduser()
-    if path.is_file() and path.suffix != ".safetensors":
+    if path.is_file() and path.suffix != ".safetensors" and not _is_mvdream_pickle(path):
         raise ValueError(
-            f"{path} is no .safetensors file; others are not read, because unpickling runs code"
+            f"{path} is no .safetensors file; others are not read, because unpickling runs code "
+            "(of a .pt file of MVDream only tensors are read)"
         )
     if path.exists():
         return path
     match = REPO_ID_PATTERN.fullmatch(model)
-    if match is None or path.suffix == ".safetensors":
+    if match is None or path.suffix in (".safetensors", ".pt"):
         raise ValueError(
             f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline "
             "folder, a .safetensors file, or a hub id like owner/name or owner/name@revision"
         )
     repo_id, revision = match["repo"], match["revision"]
     return find_cached(repo_id, revision, index) or _download(repo_id, revision, index)
+
+
+def _is_mvdream_pickle(path: Path) -> bool:
+    return path.suffix == ".pt" and CAMERA_WEIGHT in read_weights(path)
 
 
 def resolve_files(model: str, names: Sequence[str]) -> Path:
@@ -257,11 +262,12 @@ def detect_repo_id(single_file: Path) -> str:
         infer_diffusers_model_type,
     )
 
-    with open_tensors(single_file) as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = read_weights(single_file)
     if not weights:
         raise ValueError(f"{single_file} holds no tensors")
     model_type = infer_diffusers_model_type(weights)
     repo_id = DIFFUSERS_DEFAULT_PIPELINE_PATHS[model_type]["pretrained_model_name_or_path"]
+    if CAMERA_WEIGHT in weights and model_type == "v2":
+        repo_id = "stabilityai/stable-diffusion-2-1-base"  # MVDream predicts eps, as it does
     model = find_model(repo_id)
     return model.mirrors[0] if model is not None and model.removed else repo_id

@@ -23,6 +23,7 @@ from limbeck.system.image_files import IMAGE_SUFFIXES, read_image
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
+    from limbeck.priors.checkpoint_files import CheckpointFiles
     from limbeck.priors.diffusers_base import DiffusersPrior
 
 WORLD_FOLDER = Path(__file__).parents[1] / "world" / "weights"  #: the embedded pipeline
@@ -137,20 +138,25 @@ def pick_precision(precision: Precision, device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
-def prior_class(folder: Path) -> type[DiffusersPrior]:
-    """Return the class that reads a pipeline folder, by ``_class_name`` in its model_index.json.
+def prior_class(files: CheckpointFiles) -> type[DiffusersPrior]:
+    """Return the class that reads a pipeline, by ``_class_name`` in its model_index.json.
+
+    Args:
+        files: a pipeline folder, or one file and a folder of configurations.
 
     Raises:
         ValueError: if it is no pipeline folder, or of an unsupported family.
     """
     from limbeck import priors
-    from limbeck.priors.checkpoint_files import CheckpointFiles
+    from limbeck.priors.mvdream_files import PIPELINE_NAME, is_multi_view
 
     def family_class(family: str) -> type[DiffusersPrior]:
         cls: type[DiffusersPrior] = getattr(priors, family)
         return cls
 
-    name = CheckpointFiles(folder).read_config("", "model_index.json").get("_class_name")
+    if is_multi_view(files):
+        return family_class("MVDream")
+    name = files.read_config("", "model_index.json").get("_class_name")
     # image-to-image, inpainting and other pipelines have the same components; whether the network
     # has the inputs of the family is checked where it is read
     family = next(
@@ -159,8 +165,8 @@ def prior_class(folder: Path) -> type[DiffusersPrior]:
     if not family:
         known = ", ".join(family_class(family).pipeline_name for family in _FAMILIES.values())
         raise ValueError(
-            f"{folder / 'model_index.json'}: _class_name must be one of {known} or "
-            f"another pipeline of these families, not {name!r:.80}"
+            f"{files.folder / 'model_index.json'}: _class_name must be one of {known}, "
+            f"{PIPELINE_NAME} or another pipeline of these families, not {name!r:.80}"
         )
     return family_class(family)
 
@@ -171,7 +177,9 @@ def check_layout(folder: Path) -> None:
     Raises:
         ValueError: if some are missing or empty.
     """
-    cls = prior_class(folder)
+    from limbeck.priors.checkpoint_files import CheckpointFiles
+
+    cls = prior_class(CheckpointFiles(folder))
     parts = ["scheduler", *cls.extra_parts, cls.network_name, "text_encoder", "tokenizer"]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
@@ -232,9 +240,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
         files = CheckpointFiles(resolve_config(path, model.config), path)
     check_layout(files.folder)
     with loading(files.name, passed_on=(ValueError,)):
-        prior = prior_class(files.folder)(
-            files, device, pick_precision(precision, device), model, runtime
-        )
+        prior = prior_class(files)(files, device, pick_precision(precision, device), model, runtime)
         prior.check_runs()
         return prior
 

@@ -1,11 +1,19 @@
-"""Names of the weight files of a component: suffix, variant and shards."""
+"""Weight files of a component: suffix, variant and shards, and their tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from limbeck.system.files import one_line, open_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: A weight that only MVDream has, in the names of its code.
+CAMERA_WEIGHT = "model.diffusion_model.camera_embed.0.weight"
 WEIGHT_SUFFIXES = (".safetensors", ".bin")  #: in order of preference
 _VARIANTS = ("", "fp16", "bf16")  #: in order of preference; others, such as non_ema, after these
 _WEIGHT_FILE = re.compile(
@@ -57,6 +65,39 @@ def preferred_weights(files: Iterable[str]) -> WeightFiles | None:
     suffix, variant = WEIGHT_SUFFIXES[best[0]], best[2]
     indices = [file for file in files if _is_index(file.rpartition("/")[2], suffix, variant)]
     return WeightFiles(suffix, variant, tuple(sets[best]), tuple(indices))
+
+
+def weight_names(path: Path) -> set[str]:
+    """Return the names of the tensors of a file, as ``read_weights`` does."""
+    if path.suffix != ".safetensors":
+        return set(read_weights(path))
+    with open_tensors(path) as file:
+        return set(file.keys())
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, read when they are used.
+
+    Args:
+        path: a ``.safetensors`` file, or a pickle, of which only tensors are read.
+
+    Raises:
+        ValueError: if it cannot be read, or holds anything but tensors.
+    """
+    if path.suffix == ".safetensors":
+        with open_tensors(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    import torch  # takes a second, and the list of models needs none
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # of unpickling, of whatever kind the file calls for
+        raise ValueError(f"{path} is no readable pickle of tensors: {one_line(error)}") from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise ValueError(f"{path} is a pickle of something else than tensors by name")
+    return found
 
 
 def _is_index(name: str, suffix: str, variant: str) -> bool:

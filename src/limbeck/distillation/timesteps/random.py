@@ -116,8 +116,9 @@ class RandomDecayTimesteps(RangeTimesteps, RandomTimesteps):
     Attributes:
         t_min: smallest time at the first step.
         t_max: largest time at the first step.
-        late_t_min: smallest time at the last step.
-        late_t_max: largest time at the last step.
+        late_t_min: smallest time at the end of the decay.
+        late_t_max: largest time at the end of the decay.
+        decay_end: fraction of training at which the decay ends, above 0; the bounds then stay.
         exponential: change the bounds by a constant factor per step, for which all four must be
             above 0. Off: linearly.
     """
@@ -126,10 +127,15 @@ class RandomDecayTimesteps(RangeTimesteps, RandomTimesteps):
     late_t_min: float = 0.02
     late_t_max: float = 0.2
     exponential: bool = False
+    decay_end: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ordered(self.late_t_min, self.late_t_max, "late_")
+        if not 0 < self.decay_end <= 1:
+            raise ValueError(
+                f"decay_end must be a fraction of training in (0, 1], not {self.decay_end}"
+            )
         if self.exponential and min(self.t_min, self.late_t_min) <= 0:
             raise ValueError(
                 "an exponential decay needs times above 0, "
@@ -137,7 +143,7 @@ class RandomDecayTimesteps(RangeTimesteps, RandomTimesteps):
             )
 
     def bounds(self, step: int, steps: int) -> tuple[float, float]:
-        progress = training_progress(step, steps)
+        progress = min(1.0, training_progress(step, steps) / self.decay_end)
         return (
             self._interpolate(self.t_min, self.late_t_min, progress),
             self._interpolate(self.t_max, self.late_t_max, progress),

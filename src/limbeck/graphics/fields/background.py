@@ -54,15 +54,19 @@ def _per_view_shape(values: Float[Tensor, "*n 3"]) -> tuple[int, ...]:
 
 
 def _randomly_replaced(
-    colors: Float[Tensor, "*n 3"], prob: float, rng: torch.Generator | None
+    colors: Float[Tensor, "*n 3"],
+    prob: float,
+    rng: torch.Generator | None,
+    shared: bool = False,
 ) -> Float[Tensor, "*n 3"]:
     """Replace each view's colors by one uniform random color with probability ``prob``.
 
-    Without a generator, or if ``prob`` is 0, nothing is drawn.
+    Without a generator, or if ``prob`` is 0, nothing is drawn. All views share their color, or are
+    not replaced together, if ``shared``.
     """
     if rng is None or not prob:
         return colors
-    shape = _per_view_shape(colors)
+    shape = _per_view_shape(colors[:1] if shared else colors)
     random_color = torch.rand(shape, generator=rng).to(colors)
     replaced = (torch.rand((*shape[:-1], 1), generator=rng) < prob).to(colors.device)
     return torch.where(replaced, random_color, colors)
@@ -172,7 +176,7 @@ class _EnvironmentMap(BackgroundModule):
         waves = [wave for angle in angles for wave in (angle.sin(), angle.cos())]
         colors = self.network(torch.cat([directions, *waves], -1)).sigmoid()
         prob = self.spec.random_aug_prob if progress >= self.spec.random_aug_start else 0.0
-        return _randomly_replaced(colors, prob, rng)
+        return _randomly_replaced(colors, prob, rng, self.spec.random_aug_shared)
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,8 @@ class EnvironmentBackground(Background):
         random_aug_prob: probability that a training view gets a uniform random color instead
             (ProlificDreamer's code: 0.5).
         random_aug_start: fraction of training from which random colors are used.
+        random_aug_shared: one random color for all views of a particle in a step, as a model needs
+            that sees them together (MVDream). Off: one for each view.
         lr_scale: learning rate of the background's parameters, relative to the field's.
 
     References:
@@ -197,6 +203,7 @@ class EnvironmentBackground(Background):
     num_hidden_layers: int = 2
     random_aug_prob: float = 0.0
     random_aug_start: float = 0.08
+    random_aug_shared: bool = False
 
     def __post_init__(self) -> None:
         _check_fraction("random_aug_prob", self.random_aug_prob)
