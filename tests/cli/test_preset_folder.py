@@ -1,5 +1,7 @@
-"""The stages of a preset hold their common folder from the first stage to the end."""
+"""The stages of a preset: a page above them, and they hold their common folder to the end."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from refusals import refused
 from limbeck.cli.main import main
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 
+STAGES = ("1-first", "2-second")
 TWO_STAGES = """
 from dataclasses import dataclass
 from limbeck.config.yaml import build
@@ -65,10 +68,28 @@ def test_the_folder_is_held_in_each_stage_and_between(
     monkeypatch.setattr(limbeck.runs.recorder, "record", record)
     monkeypatch.setattr(limbeck.priors.loading, "load", load_in_use)
     monkeypatch.setattr("limbeck.runs.closing_summary.closing_lines", lambda *a: [])
-    monkeypatch.setattr("limbeck.metrics.run_scores.print_worse_stages", lambda folders: None)
+    monkeypatch.setattr("limbeck.metrics.run_scores.print_worse_stages", lambda folders: [])
+    monkeypatch.setattr("limbeck.runs.report.pages.write_recipe_report", lambda *a: Path("page"))
     assert main(command) == 0, capsys.readouterr().err
     assert held == ["1-first", "2-second"]
     refuse_folder_in_use(Path("out"))
+
+
+def test_a_page_above_the_stages_has_each_and_their_total(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(Path("out/report.html"))
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    runs = [json.loads(Path(f"out/{name}/profile.json").read_text()) for name in STAGES]
+    for name in STAGES:
+        assert f'<a href="{name}/report.html">{name}</a>' in page
+        assert Path(f"out/{name}/report.html").is_file()
+        assert f'src="{name}/turntable/00-00.' in page
+    assert page.count("<td>2 of 2</td>") == 2
+    evaluations = [run["evaluations"] for run in runs]
+    assert evaluations[0] > 0 and f"<span>{sum(evaluations):,} network evaluations</span>" in page
+    assert "2 of 2 stages" in page, re.findall("<div class=.facts.>.*?<.div>", page, re.S)
 
 
 def test_a_prompt_that_is_refused_leaves_no_folder(

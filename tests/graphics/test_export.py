@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from limbeck.graphics.export import decimation, uv_atlas
 from limbeck.graphics.export.export import DEFAULT_MAX_FACES, MeshExportOptions, export_asset
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
+    count_charts,
     decimate,
     drop_small_components,
+    is_closed_surface,
     unit_vertex_normals,
 )
 from limbeck.graphics.export.uv_atlas import bake_texture, dilate_texture, rasterize_uv
@@ -235,7 +238,8 @@ def test_a_glb_is_valid_gltf(options: MeshExportOptions) -> None:
 
 def test_an_obj_refers_to_its_texture(tmp_path: Path) -> None:
     path, options = tmp_path / "new" / "a.obj", MeshExportOptions(texture_size=32)
-    assert export_asset(ball(1), path, "obj", options) == "80 faces with a texture of 32 x 32"
+    summary = export_asset(ball(1), path, "obj", options)
+    assert re.fullmatch(r"80 faces with a texture of 32 x 32 in \d charts, watertight", summary)
     names = sorted(p.name for p in path.parent.iterdir())
     assert names == ["a.mtl", "a.obj", "a.png"], "and no temporary files"
     assert "mtllib a.mtl" in path.read_text()
@@ -355,6 +359,28 @@ def test_a_rough_surface_becomes_a_mesh_that_a_person_can_edit() -> None:
     assert loaded.euler_number == before.euler_number
     assert loaded.volume == pytest.approx(before.volume, rel=0.01)
     assert uv_charts(mesh) <= 60
+
+
+def test_the_summary_tells_open_surfaces_and_counts_charts():
+    square = Surface(
+        torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]),
+        torch.tensor([[0, 1, 2], [0, 2, 3]]),
+        paint,
+    )
+    mesh = bake_texture(square, 32)
+    assert count_charts(mesh) == 1 and not is_closed_surface(mesh.vertices, mesh.faces)
+    closed = bake_texture(cube(), 64)
+    assert is_closed_surface(closed.vertices, closed.faces) and count_charts(closed) > 1
+
+
+def test_charts_are_looked_for_again_if_there_are_too_many(monkeypatch):
+    """Limits grow until there are few enough, and the best attempt is kept."""
+    surface = noisy_surface(24)
+    assert len(surface.faces) >= uv_atlas.MIN_SMOOTHED_FACES
+    once = count_charts(bake_texture(surface, 128))
+    monkeypatch.setattr(uv_atlas, "MAX_CHARTS", 0)
+    again = count_charts(bake_texture(surface, 128))
+    assert again <= once
 
 
 def test_quality_chooses_faces_and_texels_unless_they_are_given():
@@ -519,7 +545,7 @@ def test_the_command_writes_the_chosen_particle(
     assert main(["export", str(run), "--particle", "2", "--vertex-colors", "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{out}\n"
-    assert printed.err == "particle 2 after step 4: 320 faces with vertex colors\n"
+    assert printed.err == "particle 2 after step 4: 320 faces with vertex colors, watertight\n"
     representation = reopen_run(run, "cpu").representation
     tints = [representation.params["tint"][i].detach() for i in range(4)]
     assert max_difference(tints[2], tints[0]) > 1e-3, "the test can tell particles apart"

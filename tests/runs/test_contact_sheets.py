@@ -3,11 +3,14 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from ball_representation import Ball
 from html_page import HtmlPage
+from painted_ball import Painted
 from PIL import Image
 from rich.console import Console
 
@@ -19,7 +22,7 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import Render
 from limbeck.representations.pixels import Pixels
-from limbeck.runs import recorder
+from limbeck.runs import contact_sheets, recorder
 from limbeck.runs.contact_sheets import (
     arrange_step_images,
     channel_images,
@@ -232,3 +235,32 @@ def test_the_command_line_reports_a_collapse_in_one_line(tmp_path, monkeypatch, 
     assert error.strip().splitlines()[-1].startswith("limbeck: step 10: the scene is empty")
     assert "Traceback" not in error and "--no-stop-on-collapse" in error
     assert main([*argv, "--no-stop-on-collapse"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds", "expected"),
+    [
+        ((64, 64), 1e9, (512, 512)),
+        ((96, 64), 1e9, (768, 512)),
+        ((12, 12), 1e9, (96, 96)),  # eight times at most
+        ((512, 512), 1e9, (512, 512)),
+        ((64, 64), 0.0, None),
+    ],
+)
+def test_films_have_512_pixels_if_they_take_no_minute(
+    model, seconds, expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_sheets, "_FILM_SECONDS", seconds)
+    ball, prior = Painted((8, 8), 1, "surface"), SimpleNamespace(image_size=model)
+    run = cast(Run, SimpleNamespace(prior=prior, representation=ball))
+    assert contact_sheets.film_size(run, turntable_cameras(1, 15, 3.6, 40), 1) == expected
+
+
+def test_films_that_take_longer_have_256_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame of 512 takes 2 s here, a smaller one nothing."""
+    clock = iter([0.0, 0.0, 0.0, 2.0])
+    monkeypatch.setattr(contact_sheets.time, "perf_counter", lambda: next(clock))
+    prior = SimpleNamespace(image_size=(64, 64))
+    ball = Painted((8, 8), 1, "surface")
+    run = cast(Run, SimpleNamespace(prior=prior, representation=ball))
+    assert contact_sheets.film_size(run, turntable_cameras(1, 15, 3.6, 40), 1) == (256, 256)

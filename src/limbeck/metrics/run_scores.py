@@ -143,12 +143,21 @@ def worse_stages(scores: Mapping[Path, Mapping[str, float]]) -> list[str]:
     return messages
 
 
-def print_worse_stages(folders: Sequence[Path]) -> None:
-    """Say on stderr which finished stages are worse than an earlier one, by their scores.json."""
+def print_worse_stages(folders: Sequence[Path]) -> list[str]:
+    """Say on stderr which finished stages are worse than an earlier one, by their scores.json.
+
+    Args:
+        folders: run folders of the stages, in order.
+
+    Returns:
+        What was said.
+    """
     scores = {}
     for folder in folders:
         path = folder / "scores.json"
         if path.exists():
             scores[folder] = json.loads(path.read_text(encoding="utf-8")).get("mean", {})
-    for message in worse_stages(scores):
+    messages = worse_stages(scores)
+    for message in messages:
         print(message, file=sys.stderr)
+    return messages

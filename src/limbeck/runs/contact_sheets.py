@@ -25,6 +25,8 @@ from limbeck.system.async_copy import AsyncCopies
 from limbeck.training.trainer import Run
 
 FINAL_SIZE = 256  #: least side of the final images of 3D particles, in pixels
+FILM_SIZE = 512  #: the same of turntables and stills, where that is fast enough
+_MAX_ENLARGEMENT = 8  #: of films relative to the images of the model
 _FILM_FRAMES = 56  #: of a turntable with its stills
 _FILM_SECONDS = 60.0  #: films that would take longer keep the size of the model
 _RENDER_BATCH = 8  #: images rendered at a time, which bounds the memory of a large decoder
@@ -66,27 +68,34 @@ def render_final_images(run: Run) -> Float[Tensor, "n 3 h w"]:
 
 def final_size(run: Run) -> tuple[int, int]:
     """Size of the model, enlarged by an integer factor to at least FINAL_SIZE."""
+    return _enlarged_size(run, FINAL_SIZE)
+
+
+def _enlarged_size(run: Run, least: int) -> tuple[int, int]:
     height, width = run.prior.image_size
-    factor = max(1, -(-FINAL_SIZE // min(height, width)))
+    factor = max(1, -(-least // min(height, width)))
     return height * factor, width * factor
 
 
 @torch.no_grad()
 def film_size(run: Run, camera: Camera, particles: int) -> tuple[int, int] | None:
-    """FINAL_SIZE, or None (the size of the model) if films of that size take too long.
+    """FILM_SIZE or half of it, or None (the size of the model) if such films take too long.
 
     Args:
         run: the run.
-        camera: a camera of the film, from which one frame is rendered and timed.
+        camera: a camera of the film, from which one frame of each size is rendered and timed.
         particles: number of films.
     """
-    size, start = final_size(run), time.perf_counter()
-    to_images(
-        run.representation.render(RenderRequest(torch.zeros(1).long(), camera, size=size)),
-        run.prior,
-    ).cpu()
-    seconds = (time.perf_counter() - start) * _FILM_FRAMES * particles
-    return size if seconds <= _FILM_SECONDS else None
+    fitting = None
+    for least in (FILM_SIZE // 2, FILM_SIZE):
+        size = _enlarged_size(run, min(least, _MAX_ENLARGEMENT * min(run.prior.image_size)))
+        start = time.perf_counter()
+        row = RenderRequest(torch.zeros(1).long(), camera, size=size)
+        to_images(run.representation.render(row), run.prior).cpu()
+        if (time.perf_counter() - start) * _FILM_FRAMES * particles > _FILM_SECONDS:
+            break
+        fitting = size
+    return fitting
 
 
 @torch.no_grad()

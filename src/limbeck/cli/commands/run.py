@@ -157,6 +157,7 @@ def run_stages(
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import fingerprint, slug
     from limbeck.metrics.run_scores import print_worse_stages
+    from limbeck.runs.report.pages import write_recipe_report
 
     plain = replace(first, prompts=chosen.prompts)
     prompt, recipe = slug(chosen.prompts[0]), component_name(type(preset))
@@ -184,7 +185,9 @@ def run_stages(
                 previous = folder
             run_one(stage, options, folder, command, False, position, lock_parent)
     if not options.dry_run:
-        print_worse_stages([parent / f"{i}-{name}" for i, name in enumerate(stages, 1)])
+        folders = [parent / f"{i}-{name}" for i, name in enumerate(stages, 1)]
+        worse = print_worse_stages(folders)
+        print(write_recipe_report(parent, folders, recipe.rpartition(":")[2], worse))
         exit_if_incomplete(parent)
 
 

@@ -11,8 +11,10 @@ from limbeck.graphics.export import writers
 from limbeck.graphics.export.mapped_mesh import bake_part, color_vertices
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
+    count_charts,
     decimate,
     drop_small_components,
+    is_closed_surface,
     query_colors,
     unit_vertex_normals,
     validate_surface,
@@ -194,8 +196,13 @@ def _mesh_summary(mesh: TexturedMesh, num_dropped: int) -> str:
     if mesh.texture is None:
         colors = "vertex colors"
     else:
+        charts = count_charts(mesh)
         colors = f"a texture of {mesh.texture.shape[2]} x {mesh.texture.shape[1]}"
+        colors += f" in {charts:,} chart" + ("s" if charts != 1 else "")
     summary = f"{len(mesh.faces):,} faces with {colors}"
+    summary += (
+        ", watertight" if is_closed_surface(mesh.vertices, mesh.faces) else ", not watertight"
+    )
     if num_dropped:
         plural = "s" if num_dropped != 1 else ""
         summary += f"; dropped {num_dropped} small component{plural}"

@@ -62,6 +62,28 @@ def validate_surface(surface: Surface) -> Surface:
     return Surface(surface.vertices.detach().float(), surface.faces.long(), surface.color)
 
 
+def count_charts(mesh: TexturedMesh) -> int:
+    """Number of parts that are connected in the texture.
+
+    Args:
+        mesh: a mesh with a texture.
+    """
+    components = connected_components(MeshTopology(mesh.faces, len(mesh.vertices)))
+    return len(components[mesh.faces[:, 0]].unique())
+
+
+def is_closed_surface(vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"]) -> bool:
+    """Whether every edge has two faces, if vertices in the same place are one.
+
+    Args:
+        vertices: positions.
+        faces: vertex indices.
+    """
+    place = vertices.unique(dim=0, return_inverse=True)[1]
+    mesh = MeshTopology(place[faces], int(place.max()) + 1)
+    return bool((torch.bincount(mesh.face_edges.flatten()) == 2).all())
+
+
 def query_colors(surface: Surface, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """Colors of surface points, computed on the surface's device and returned on the CPU."""
     with torch.no_grad():

@@ -17,6 +17,8 @@ MAX_TEXEL_PAIRS = 1 << 22  #: (face, texel) pairs tested at a time
 MIN_SMOOTHED_FACES = 2_000  #: coarser meshes have no noise, and would lose their shape
 SMOOTHING_ROUNDS = 20  #: rounds of smoothing before charts are found
 MAX_CHART_COST = 8.0  #: cost at which charts stop to grow; xatlas's own 2 makes twice as many
+MAX_CHARTS = 300  #: if there are more, charts may cost more and the mesh is smoothed more
+_MAX_TRIES = 4  #: times that charts are looked for
 MIN_TEXTURE_SIZE, MAX_TEXTURE_SIZE = 16, 8192  #: texels along a side
 
 
@@ -53,7 +55,8 @@ def unwrap_uv(
     """Unwrap a mesh into charts with xatlas.
 
     The charts of a fine mesh are found on a smoothed copy: the noise of an extracted surface would
-    cut it into thousands of pieces of one or two faces.
+    cut it into thousands of pieces of one or two faces. If there are more than ``MAX_CHARTS``, they
+    are looked for again with larger limits.
 
     Args:
         vertices: positions.
@@ -64,21 +67,35 @@ def unwrap_uv(
         The old vertex of each new vertex, the faces between new vertices, and texture coordinates
         in [0, 1].
     """
+    mesh, attempts = MeshTopology(faces, len(vertices)), []
+    for number in range(_MAX_TRIES):
+        if len(faces) >= MIN_SMOOTHED_FACES:
+            vertices = smooth_taubin(vertices, mesh, SMOOTHING_ROUNDS * 2**number)
+        attempts.append(_find_charts(vertices, faces, size, MAX_CHART_COST * 4**number))
+        if attempts[-1][0] <= MAX_CHARTS:
+            break
+    _, origin, new_faces, uv = min(attempts, key=lambda attempt: attempt[0])
+    return origin, new_faces, uv
+
+
+def _find_charts(
+    vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], size: int, max_cost: float
+) -> tuple[int, Int[Tensor, "w"], Int[Tensor, "f 3"], Float[Tensor, "w 2"]]:
+    """Number of charts, and the return values of ``unwrap_uv``."""
     import xatlas
 
     atlas = xatlas.Atlas()
-    if len(faces) >= MIN_SMOOTHED_FACES:
-        vertices = smooth_taubin(vertices, MeshTopology(faces, len(vertices)), SMOOTHING_ROUNDS)
     atlas.add_mesh(vertices.numpy(), faces.numpy().astype(np.uint32))
     pack_options = xatlas.PackOptions()
     pack_options.resolution = size
     pack_options.padding = chart_padding(size)
     pack_options.bilinear = True
     chart_options = xatlas.ChartOptions()
-    chart_options.max_cost = MAX_CHART_COST
+    chart_options.max_cost = max_cost
     atlas.generate(chart_options, pack_options)
     origin, new_faces, uv = atlas.get_mesh(0)
     return (
+        atlas.chart_count,
         torch.from_numpy(origin.astype(np.int64)),
         torch.from_numpy(new_faces.astype(np.int64)),
         torch.from_numpy(uv),

@@ -89,6 +89,49 @@ def _readable(runs: Sequence[RunData]) -> Iterator[None]:
         ) from error
 
 
+def write_recipe_report(
+    parent: Path, folders: Sequence[Path], recipe: str, worse: Sequence[str] = ()
+) -> Path:
+    """Write the page above the stages of a preset: what each took and made, and all together.
+
+    Args:
+        parent: folder of the recipe; gets report.html.
+        folders: run folders of its stages, in order; those that have not started are left out.
+        recipe: name of the preset.
+        worse: what is to be said of stages that are worse than an earlier one.
+
+    Raises:
+        ValueError: if no stage has started.
+    """
+    started = [folder for folder in folders if (folder / "run.yaml").is_file()]
+    if not started:
+        raise ValueError(f"{parent} has no stage that has started")
+    page, runs = parent / "report.html", [read_run_data(folder) for folder in started]
+    with _readable(runs):
+        means = [run.scores.get("mean", {}) for run in runs]
+        stages = [
+            {
+                "run": run,
+                "link": f"{run.path.name}/report.html",
+                "scores": mean,
+                "finals": run.finals(),
+                "turntables": run.turntables(page),
+            }
+            for run, mean in zip(runs, means, strict=True)
+        ]
+        content = {
+            "recipe": recipe,
+            "stages": stages,
+            "total": len(folders),
+            "seconds": sum(run.elapsed() for run in runs),
+            "evaluations": sum(run.evaluations() for run in runs),
+            "columns": score_columns(means),
+            "worse": worse,
+        }
+        text = render_page("recipe.html.j2", content)
+    return save_page(page, text)
+
+
 def write_edit_report(folders: Sequence[Path], out: Path) -> Path:
     """Write one page of the edits in several run folders, with links to their reports."""
     runs = []
