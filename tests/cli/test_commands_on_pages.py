@@ -72,9 +72,9 @@ def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
     import limbeck.leaderboard.asset_folder
+    import limbeck.leaderboard.conduct
     import limbeck.leaderboard.edit_folder
     import limbeck.leaderboard.exact_conduct
-    import limbeck.leaderboard.folder
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
     import limbeck.sweeps.engines.ray_cluster
@@ -90,7 +90,7 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)
-    monkeypatch.setattr(limbeck.leaderboard.folder, "write_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.conduct, "check_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.edit_folder, "write_edit_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.exact_conduct, "check_exact_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.asset_folder, "check_runs", stop)

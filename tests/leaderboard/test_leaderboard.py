@@ -360,6 +360,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         folder.open_leaderboard(BOARD, tmp_path)
 
 
+def test_a_folder_is_refused_before_the_work_begins(tmp_path, capsys):
+    from limbeck.cli.main import main
+
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["bench", "--methods", "sds", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "holds files already" in error and "counting" not in error
+
+
 def test_a_folder_keeps_its_options(tmp_path, monkeypatch):
     out = tmp_path / "board"
     assert folder.open_leaderboard(BOARD, out) == BOARD

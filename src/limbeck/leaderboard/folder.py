@@ -29,8 +29,8 @@ _OPTION_FILES: Mapping[type, str] = {
 }
 
 
-def open_leaderboard(board: AnyBoard, out: Path, digest: str = "") -> AnyBoard:
-    """Make the folder, or check that it holds the same leaderboard of the same model.
+def joined_leaderboard(board: AnyBoard, out: Path, digest: str = "") -> AnyBoard:
+    """Check that a folder is free or holds the same leaderboard of the same model; write nothing.
 
     Args:
         board: the leaderboard.
@@ -45,34 +45,49 @@ def open_leaderboard(board: AnyBoard, out: Path, digest: str = "") -> AnyBoard:
     """
     refuse_folder_in_use(out)
     options, model = out / _OPTION_FILES[type(board)], out / "model.txt"
-    digest = digest or model_digest()
-    if options.exists():
-        held: AnyBoard = read_yaml(type(board), options)
-        before, now = (
-            {k: v for k, v in vars(found).items() if k != "methods"} for found in (held, board)
-        )
-        changed = [name for name, value in now.items() if before[name] != value]
-        if changed:
-            name = changed[0]
+    if not options.exists():
+        if names := foreign_files(out):
             raise ValueError(
-                f"{out} holds a leaderboard with {name} {before[name]}, not {now[name]}: give "
+                f"{out} holds files already ({names[0]}), and nothing is overwritten; choose "
                 "another --out"
             )
-        if model.read_text(encoding="utf-8").strip() != digest:
-            raise ValueError(
-                f"{out} holds a leaderboard of another version of the model: give another --out"
-            )
-        board = replace(board, methods=tuple(dict.fromkeys((*held.rows, *board.rows))))
-        write_text(options, to_yaml(board))
         return board
-    if names := foreign_files(out):
+    held: AnyBoard = read_yaml(type(board), options)
+    before, now = (
+        {k: v for k, v in vars(found).items() if k != "methods"} for found in (held, board)
+    )
+    changed = [name for name, value in now.items() if before[name] != value]
+    if changed:
+        name = changed[0]
         raise ValueError(
-            f"{out} holds files already ({names[0]}), and nothing is overwritten; choose another "
+            f"{out} holds a leaderboard with {name} {before[name]}, not {now[name]}: give another "
             "--out"
         )
+    if model.read_text(encoding="utf-8").strip() != (digest or model_digest()):
+        raise ValueError(
+            f"{out} holds a leaderboard of another version of the model: give another --out"
+        )
+    return replace(board, methods=tuple(dict.fromkeys((*held.rows, *board.rows))))
+
+
+def open_leaderboard(board: AnyBoard, out: Path, digest: str = "") -> AnyBoard:
+    """Make the folder, or add the methods of ``board`` to it.
+
+    Args:
+        board: the leaderboard.
+        out: its folder.
+        digest: fingerprint of the model. Empty: that of the embedded one.
+
+    Returns:
+        The leaderboard with the methods of the folder and those of ``board``.
+
+    Raises:
+        ValueError: if it is a file, in use, or holds something else.
+    """
+    board = joined_leaderboard(board, out, digest)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(model, digest + "\n")
-    write_text(options, to_yaml(board))
+    write_text(out / "model.txt", (digest or model_digest()) + "\n")
+    write_text(out / _OPTION_FILES[type(board)], to_yaml(board))
     return board
 
 

@@ -89,9 +89,14 @@ def main(argv: Sequence[str]) -> None:
     board, options = parse(sections, argv, "limbeck bench", about)
 
     from limbeck.leaderboard.conduct import check_leaderboard
-    from limbeck.leaderboard.folder import open_leaderboard, write_leaderboard
+    from limbeck.leaderboard.folder import (
+        joined_leaderboard,
+        open_leaderboard,
+        write_leaderboard,
+    )
     from limbeck.system.folder_lock import folder_lock
 
+    board = joined_leaderboard(board, options.out)
     check_leaderboard(board)
     board = open_leaderboard(board, options.out)
     with folder_lock(options.out), resume_hint("the same command"):

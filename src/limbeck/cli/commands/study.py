@@ -13,8 +13,8 @@ Run a study and plot it. The same command resumes a stopped study.
 
 {studies}
 
-Questions that a grid of runs answers, with seeds and intervals, are files for limbeck sweep: see
-docs/ablations.md.
+Questions that a grid of runs answers, with seeds and intervals, are files for
+limbeck sweep: see docs/ablations.md.
 
   limbeck study NAME --help     options of a study"""
 
