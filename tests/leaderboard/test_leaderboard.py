@@ -383,6 +383,7 @@ def test_a_folder_keeps_its_options(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a minute of an idle core
 def test_a_leaderboard_from_the_command_line_continues(tmp_path, capsys):
     from limbeck.cli.main import main
 
