@@ -14,7 +14,7 @@ from limbeck.cli.commands.export import ExportOptions
 from limbeck.cli.commands.run import RunOptions
 from limbeck.cli.commands.view import ViewOptions
 from limbeck.config.checks import check_options
-from limbeck.config.discovery import base_of, choices, options_of
+from limbeck.config.discovery import base_of, choices, field_name, options_of
 from limbeck.config.yaml import build, from_yaml, to_yaml
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.weights import LambdaWeight
@@ -104,7 +104,7 @@ def test_a_value_is_accepted_or_refused_in_one_line(cls: type, path: str) -> Non
                 message = str(error)
                 assert "\n" not in message and len(message) < 2000, message
                 continue
-            for number in numbers_in(getattr(made, name)):
+            for number in numbers_in(getattr(made, field_name(name))):
                 assert math.isfinite(number) and abs(number) < 3.41e38, (name, text)
             check_options(made)
 

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal
 
-from limbeck.config.discovery import union_members
+from limbeck.config.discovery import option_name, union_members
 from limbeck.config.yaml import check_range, is_usable, join, refused_value
 
 
@@ -31,7 +31,8 @@ def check_options(config: Any, path: str = "") -> None:
     """
     hints = _hints(type(config))  # type: ignore[arg-type]  # a class has a hash
     for field in fields(config):
-        value, hint, flag = getattr(config, field.name), hints[field.name], join(path, field.name)
+        value, hint = getattr(config, field.name), hints[field.name]
+        flag = join(path, option_name(field.name))
         if not field.init:
             continue
         if is_dataclass(value) and not isinstance(value, type):
