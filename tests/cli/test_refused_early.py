@@ -54,10 +54,7 @@ def test_a_file_of_export_is_checked_before_the_run_is_loaded(
     ("line", "message"),
     [
         ("guidance --guidance-scales nan", "--guidance-scales must be a list, each a finite"),
-        ("convergence --step-counts -1", "steps must be at least 1, not -1"),
-        ("particles --particle-counts 0", "particles must be at least 1, not 0"),
         ("overfit --critic-lr -1", "lr must not be negative, not -1"),
-        ("intervals --intervals 7", "7"),
         ("guidance --prompts ''", "a prompt is missing"),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from own_meshes import mapped_box
 
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
@@ -75,7 +76,7 @@ SMALL = {
 
 
 def small_representations(image_path) -> dict[str, RepresentationConfig]:
-    """Every representation by name, small; with an image to start from if it needs one."""
+    """Every representation by name, small; with an image or mesh to start from if it needs one."""
     found = {}
     for name, cls in choices(RepresentationConfig).items():
         fields = cls.__dataclass_fields__
@@ -85,6 +86,9 @@ def small_representations(image_path) -> dict[str, RepresentationConfig]:
         options = {k: v for k, v in SMALL.items() if isinstance(default_of(fields, k), int)}
         if name == "noise-map":
             options["images"] = (image_path,)
+        if name == "mesh":
+            options["from_"] = image_path.with_name("box.glb")
+            mapped_box().export(options["from_"])
         found[name] = cls(**options)
     return found
 

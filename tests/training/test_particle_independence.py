@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from own_meshes import mapped_box
 from small_2d import write_noise_image
 from tiny_pipeline import max_difference
 
@@ -104,8 +105,12 @@ def test_noises(noise: type, prompts: tuple[str, ...], prior) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(choices(RepresentationConfig)) - FROM_IMAGES))
-def test_initial_values_with_two_prompts(name: str, prior) -> None:
-    config = choices(RepresentationConfig)[name]()
+def test_initial_values_with_two_prompts(name: str, prior, tmp_path) -> None:
+    options = {}
+    if name == "mesh":
+        options["from_"] = tmp_path / "box.glb"
+        mapped_box().export(options["from_"])
+    config = choices(RepresentationConfig)[name](**options)
     few, many = (dict(config.build(prior, 2 * n, RunSeed(5, n)).named_parameters()) for n in (1, 3))
     if name == "latents":  # all particles in one tensor
         assert torch.equal(few["particles.all"][1], many["particles.all"][3])
