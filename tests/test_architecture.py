@@ -97,6 +97,17 @@ def test_no_script_hides_a_module_of_the_standard_library(folder):
     assert names and not names & sys.stdlib_module_names
 
 
+PROJECT = Path(__file__).parents[1]
+PAGES = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_a_page_has_no_marks_of_a_merge(page):
+    marks = ("<<<<<<< ", ">>>>>>> ", "=======\n")
+    lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert not [line for line in lines if line.startswith(marks)]
+
+
 TEXT_FUNCTIONS = {"open", "read_text", "write_text"}
 
 

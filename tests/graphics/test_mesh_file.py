@@ -136,6 +136,11 @@ REFUSED = {
     ),
     "points.ply": ((_PLY + "end_header\n0 0 0\n1 0 0\n0 1 0\n").encode(), "has no faces"),
     "nan.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n").encode(), "not finite"),
+    "line.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n").encode(), "the area zero"),
+    "tiny.ply": (
+        (_PLY + _PLY_FACE + "0 0 0\n1e-9 0 0\n0 1e-9 0\n3 0 1 2\n").encode(),
+        "1e-09 units long",
+    ),
     "point.ply": ((_PLY + _PLY_FACE + "1 1 1\n1 1 1\n1 1 1\n3 0 1 2\n").encode(), "no extent"),
     "index.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n").encode(), ""),
     "words.obj": (b"v 1 2 three\nf 1 1 1\n", "cannot be read as a mesh"),

@@ -330,6 +330,7 @@ def test_a_run_that_its_numbers_stop_shows_nothing_and_counts(stubs, tmp_path, m
     lines = list(csv.DictReader(io.StringIO((out / "runs.csv").read_text(encoding="utf-8"))))
     (stopped,) = (line for line in lines if line["state"] == "stopped")
     assert (stopped["object"], stopped["seed"], stopped["fidelity"]) == ("0", "0", "0")
+    assert stopped["object_name"] == "duck"
 
 
 def test_rows_join_those_of_the_folder(stubs, tmp_path, monkeypatch, capsys):

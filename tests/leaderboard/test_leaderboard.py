@@ -2,6 +2,7 @@ import csv
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -367,6 +368,17 @@ def test_a_folder_is_refused_before_the_work_begins(tmp_path, capsys):
     assert main(["bench", "--methods", "sds", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "holds files already" in error and "counting" not in error
+
+
+def test_the_row_that_is_first_complete_may_be_at_equal_steps(tmp_path, monkeypatch):
+    row = RowCells("sds", "iterations", TunedSetting(0.1, 7.5), (), ())
+    written = []
+    monkeypatch.setattr(folder, "RowJudge", lambda *_: SimpleNamespace(judge=lambda rows: rows))
+    monkeypatch.setattr(folder, "write_leaderboard_table", lambda *_: written.append("table"))
+    monkeypatch.setattr(folder, "write_leaderboard_page", lambda *_: written.append("page"))
+    monkeypatch.setattr(folder, "run_leaderboard", lambda *args: args[-1]([row], 2))
+    folder.write_leaderboard(BOARD, tmp_path, 1)
+    assert written == ["table", "page"] and not (tmp_path / "leaderboard.png").exists()
 
 
 def test_a_folder_keeps_its_options(tmp_path, monkeypatch):

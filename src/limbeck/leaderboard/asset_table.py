@@ -59,7 +59,7 @@ def runs_to_csv(stages: Sequence[StageResults], out: Path) -> str:
         out: folder of the leaderboard, which run folders are named relative to.
     """
     text = io.StringIO()
-    head = ["row", "stage", "object", "seed", "state", *SHARES]
+    head = ["row", "stage", "object_name", "seed", "state", *SHARES]
     writer = csv.DictWriter(
         text, [*head, "steps", "rows_through_network", "cpu_seconds", "folder"], lineterminator="\n"
     )
@@ -70,7 +70,7 @@ def runs_to_csv(stages: Sequence[StageResults], out: Path) -> str:
             where: dict[str, Any] = {
                 "row": stage.row,
                 "stage": stage.stage,
-                "object": name,
+                "object_name": name,  # the metric is called "object"
                 "seed": seed,
             }
             costs = {"steps": result.steps, "rows_through_network": result.evaluations}

@@ -100,8 +100,9 @@ def _check_moves(board: ExactLeaderboard, name: str, prior: ExactPrior) -> None:
         if run.advance().gradient.abs().max() > 0:
             return
     raise ValueError(
-        f"the direction of {name} is zero on {board.model} given {board.prompt!r}: it is a "
-        "difference of two prompts, and these have the same law; leave it out of --methods"
+        f"the direction of {name} is zero on {board.model} given {board.prompt!r}, as that "
+        "of a method that follows the difference of two prompts with the same law; leave it out of "
+        "--methods"
     )
 
 

@@ -113,8 +113,9 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
         missing = Missing(total - len(rows), unmeasured)
         write_leaderboard_page(board, rows, judged, out, missing)
         by_name = {row.name: row for row in rows if row.budget == "passes"}
-        order = [row.name for row in ordered(judged, "passes")]
-        save_png(draw_leaderboard_figure(board, by_name, order, out), out / "leaderboard.png")
+        if by_name:  # a row at equal steps may be the first that is complete
+            order = [row.name for row in ordered(judged, "passes")]
+            save_png(draw_leaderboard_figure(board, by_name, order, out), out / "leaderboard.png")
 
     run_leaderboard(board, out, workers, write)
     return out / "leaderboard.html"

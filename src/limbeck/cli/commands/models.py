@@ -93,7 +93,7 @@ def show(names: Sequence[str]) -> str:
         model
         for model in KNOWN_MODELS
         if all(
-            _plain(word) in _plain(f"{model.repo_id} {model.name} {model.mirrors}")
+            _plain(word) in _plain(f"{model.repo_id} {model.name} {model.family} {model.mirrors}")
             for word in names
         )
     ]

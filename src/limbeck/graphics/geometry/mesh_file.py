@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
+_MIN_EXTENT = 1e-5  #: areas below 1e-10 are lost in single precision
 MAX_MESH_FACES = 1_000_000  #: faces of a file; a CPU rasterizes them in about 0.2 s per view
 MAX_MESH_BYTES = 1 << 30  #: size of a file
 MAX_SOURCE_TEXTURE = 4096  #: larger textures are reduced to this side
@@ -234,8 +235,19 @@ def _check_parts(path: Path, parts: tuple[MeshPart, ...]) -> None:
         int(part.faces.min()) < 0 for part in parts
     ):
         raise ValueError(f"{path} is damaged: a face names a vertex that does not exist")
-    if not float((vertices.amax(0) - vertices.amin(0)).max()) > 0:
+    extent = float((vertices.amax(0) - vertices.amin(0)).max())
+    if not extent > 0:
         raise ValueError(f"{path} has no extent: all its vertices lie in one point")
+    if extent < _MIN_EXTENT:
+        raise ValueError(
+            f"{path} is {extent:.1g} units long, and at least {_MIN_EXTENT:g} are needed, since "
+            "files hold 7 digits: scale it up first"
+        )
+    corners = torch.cat([part.vertices[part.faces] for part in parts])
+    sides = corners[:, 1:] - corners[:, :1]
+    areas = torch.linalg.cross(sides[:, 0], sides[:, 1]).norm(dim=-1) / 2
+    if not float(areas.max()) > 1e-12 * extent**2:
+        raise ValueError(f"{path} shows nothing: all its faces have the area zero")
 
 
 def _with_distinct_names(parts: tuple[MeshPart, ...]) -> tuple[MeshPart, ...]:
