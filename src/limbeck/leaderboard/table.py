@@ -278,9 +278,10 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
 
 def _curves_markdown(rows: Sequence[JudgedRow]) -> str:
     """A line per row: passes and quality at each point of its curve."""
-    count = max(len(row.curve) for row in rows)
+    longest = max((row.curve for row in rows), key=len)
+    heads = [f"{point.passes / longest[-1].passes:.0%} of them" for point in longest]
     lines = ["Mean probability of the prompt's attributes after so many passes:", ""]
-    lines += ["| " + " | " * count + " |", "|---" * (count + 1) + "|"]
+    lines += [f"|  | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for row in rows:
         points = [f"{point.passes:.0f}: {cell_text(point.objective)}" for point in row.curve]
         lines.append(f"| {row.name} | {' | '.join(points)} |")
