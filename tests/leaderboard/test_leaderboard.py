@@ -361,6 +361,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         folder.open_leaderboard(BOARD, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tuning_prompts", "diverse_prompts", "iterations"])
+def test_quick_refuses_what_it_leaves_out(name):
+    with pytest.raises(ValueError, match=f"{name} has no effect with quick"):
+        Leaderboard(quick=True, **{name: 3})
+
+
 def test_a_folder_is_refused_before_the_work_begins(tmp_path, capsys):
     from limbeck.cli.main import main
 

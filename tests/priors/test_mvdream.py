@@ -57,7 +57,7 @@ def prior(written):
 
 
 def original_camera(azimuth, elevation):
-    """What the network is told: built in its own world, with z up; 90 degrees is +x."""
+    """What the network gets: built in its own world, with z up; 90 degrees is +x."""
     a, e = math.radians(azimuth), math.radians(elevation)
     backward = torch.tensor(
         [math.cos(e) * math.sin(a), -math.cos(e) * math.cos(a), math.sin(e)], dtype=torch.float64
@@ -71,8 +71,8 @@ def original_camera(azimuth, elevation):
 
 
 @pytest.mark.parametrize("distance", [1.0, 3.7])
-def test_cameras_are_told_in_the_world_of_the_model(distance):
-    """Our front (+z) is its azimuth 90, our +x its azimuth 180; distances are not told."""
+def test_cameras_are_given_in_the_world_of_the_model(distance):
+    """Our front (+z) is its azimuth 90, our +x its azimuth 180; distances are not given."""
     azimuths, elevations = [0.0, 90.0, 180.0, 270.0, 33.0], [15.0, 0.0, 30.0, -10.0, 60.0]
     ours = orbit_cameras(
         torch.tensor(azimuths, dtype=torch.float64).deg2rad(),
@@ -162,7 +162,7 @@ def test_every_layout_answers_by_the_formulas(layout, written):
     images = prior(xt, t, Condition(condition.data))[0].eps
     expected = reference_eps(written, xt, ticks, condition.data, None)
     assert max_difference(images, expected) < 2e-5
-    assert max_difference(found, images) > 1e-2  # it is told the camera, and sees other views
+    assert max_difference(found, images) > 1e-2  # it gets the camera, and sees other views
     assert prior.unet.class_embedding is not None
 
 
@@ -289,6 +289,13 @@ def test_images_have_no_cameras(prior):
 def test_cameras_that_are_no_groups_are_refused(prior):
     e = Experiment(("a red mug",), representation=NeRF(), cameras=Orbit(per_particle=4))
     with pytest.raises(ValueError, match="sees 4 views of an object at once, but cameras are"):
+        Run(e, prior)
+
+
+def test_view_words_of_ones_own_are_refused(prior):
+    cameras = Around(view_prompts=("front", "side", "rear", "top"))
+    e = Experiment(("a red mug",), representation=NeRF(), cameras=cameras)
+    with pytest.raises(ValueError, match="view_prompts has no effect"):
         Run(e, prior)
 
 

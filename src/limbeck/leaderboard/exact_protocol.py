@@ -13,6 +13,7 @@ from limbeck.leaderboard.protocol import (
     TunedSetting,
     default_guidance,
     find_method,
+    refuse_with_quick,
     text_to_image_methods,
 )
 from limbeck.metrics.true_law import ExactPrior
@@ -78,6 +79,7 @@ class ExactLeaderboard:
             if not values or any(value <= 0 for value in values):
                 raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
         if self.quick:
+            refuse_with_quick(self, ("tuning_seeds", "iterations"))
             object.__setattr__(self, "seeds", min(self.seeds, 3))
             object.__setattr__(self, "passes", min(self.passes, 100))
             for name in ("tuning_seeds", "iterations"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,24 @@ _PROMPT_SEED, _REFERENCE_SEED, _MEASURED_SEED = 20_011, 20_012, 20_013
 _MEASURED_PROMPTS = 16
 
 Budget = Literal["passes", "iterations"]
+
+
+def refuse_with_quick(board: Any, names: Sequence[str]) -> None:
+    """Refuse options of what a quick leaderboard leaves out.
+
+    Args:
+        board: options of a leaderboard.
+        names: those that are 0 in a quick one.
+
+    Raises:
+        ValueError: if one is given.
+    """
+    defaults = {option.name: option.default for option in fields(board)}
+    for name in names:
+        if getattr(board, name) not in (0, defaults[name]):
+            raise ValueError(
+                f"{name} has no effect with quick, which leaves it out: leave out one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,7 @@ class Leaderboard:
         if self.diverse_prompts > self.num_prompts and not self.quick:
             object.__setattr__(self, "diverse_prompts", self.num_prompts)
         if self.quick:
+            refuse_with_quick(self, ("tuning_prompts", "diverse_prompts", "iterations"))
             object.__setattr__(self, "num_prompts", min(self.num_prompts, 16))
             object.__setattr__(self, "passes", min(self.passes, 300))
             for name in ("tuning_prompts", "diverse_prompts", "iterations"):

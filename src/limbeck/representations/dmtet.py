@@ -42,7 +42,12 @@ from limbeck.representations.base import (
     SpatialFields,
     match_particles,
 )
-from limbeck.representations.surface import COLOR_SHADINGS, MeshShading, SurfaceParticles
+from limbeck.representations.surface import (
+    COLOR_SHADINGS,
+    MeshShading,
+    SurfaceParticles,
+    check_surface_options,
+)
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
@@ -303,14 +308,7 @@ class DMTet(RepresentationConfig):
         for name in ("init_steps", "iso_level", "sdf_blur", *weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 <= self.ambient <= 1:
-            raise ValueError(f"ambient must be in [0, 1], not {self.ambient}")
-        if not self.geometry and not self.optimizes_color:
-            needed = f"shading must be one of {', '.join(COLOR_SHADINGS)}, not {self.shading}"
-            raise ValueError(
-                "nothing is optimized: geometry is false, and for colors "
-                + (needed if self.texture else "texture must be true")
-            )
+        check_surface_options(self, self.texture)
 
     @property
     def grid(self) -> TetGrid:

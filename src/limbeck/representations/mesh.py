@@ -41,6 +41,7 @@ from limbeck.representations.surface import (
     MeshShading,
     SurfaceParticles,
     SurfaceRows,
+    check_surface_options,
 )
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
@@ -348,14 +349,7 @@ class Mesh(RepresentationConfig):
         for name in ("offset_smoothing", "laplacian_weight", "normal_consistency_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not 0 <= self.ambient <= 1:
-            raise ValueError(f"ambient must be in [0, 1], not {self.ambient}")
-        if not self.geometry and not self.optimizes_color:
-            needed = f"shading must be one of {', '.join(COLOR_SHADINGS)}, not {self.shading}"
-            raise ValueError(
-                "nothing is optimized: geometry is false, and for colors "
-                + (needed if self.texture else "texture must be true")
-            )
+        check_surface_options(self, self.texture)
 
     @property
     def optimizes_color(self) -> bool:

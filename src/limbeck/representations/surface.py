@@ -64,6 +64,26 @@ class SurfaceOptions(Protocol):
         ...
 
 
+def check_surface_options(options: SurfaceOptions, texture: bool) -> None:
+    """Refuse options with which nothing is optimized, or a light that does not exist.
+
+    Args:
+        options: options of the representation.
+        texture: whether the color field is optimized where the shading shows it.
+
+    Raises:
+        ValueError: if the ambient light is out of range, or nothing is optimized.
+    """
+    if not 0 <= options.ambient <= 1:
+        raise ValueError(f"ambient must be in [0, 1], not {options.ambient}")
+    if not options.geometry and not (texture and options.shading in COLOR_SHADINGS):
+        needed = f"shading must be one of {', '.join(COLOR_SHADINGS)}, not {options.shading}"
+        raise ValueError(
+            "nothing is optimized: geometry is false, and for colors "
+            + (needed if texture else "texture must be true")
+        )
+
+
 class SurfaceParticles(Representation):
     """Surfaces with a color field and a background per particle.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import MultiViewPrior, Prior
 from limbeck.distillation.timesteps.base import RandomTimesteps
-from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.graphics.cameras.samplers import NoCamera, ShellCameras
 from limbeck.training.experiment import Experiment
 
 
@@ -54,6 +54,13 @@ def check_view_groups(experiment: Experiment, prior: Prior) -> None:
             f"the {size} views that this model sees at once have one time: leave out "
             "--timesteps.no-per-group"
         )
+    if isinstance(cameras, ShellCameras):
+        default = ShellCameras.__dataclass_fields__["view_prompts"].default
+        if any(cameras.view_prompts) and cameras.view_prompts != default:
+            raise ValueError(
+                "cameras.view_prompts has no effect, because this model is conditioned on the "
+                "cameras and gets the prompt without view words: leave it out"
+            )
     if cameras.has_perp_neg or cameras.interpolates_prompts:
         option = "perp-neg" if cameras.has_perp_neg else "blend-prompts"
         raise ValueError(
