@@ -1,7 +1,9 @@
 """Examples of own components: short, in no package, used by FILE.py:Class."""
 
 import ast
+import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,14 @@ import limbeck as lb
 from limbeck.cli.main import main
 from limbeck.config.discovery import find
 from limbeck.config.yaml import differences, read_yaml
+from limbeck.distillation.state import Stateless
 from limbeck.distillation.weights import Weight
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.priors.loading import load
 from limbeck.representations.base import RepresentationConfig
 from limbeck.training.experiment import Experiment
+from limbeck.training.network_calls import count_network_calls
 from limbeck.training.trainer import Run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -86,6 +90,29 @@ def trained(e: Experiment, steps: int) -> Run:
 def same_tensors(a: Run, b: Run) -> bool:
     pairs = zip(a.tensors().values(), b.tensors().values(), strict=True)
     return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_the_method_of_the_page_is_the_mean_of_two_steps_of_sds(tmp_path):
+    page = (EXAMPLES.parent / "docs" / "own-method.md").read_text(encoding="utf-8")
+    own = tmp_path / "mine.py"
+    own.write_text(re.search(r"```python\n(.*?)```", page, re.S)[1], encoding="utf-8")
+    method = find(Method, f"{own}:TwoNoises")(guidance=3.0)
+    prior = load("gaussians")
+    count = count_network_calls(method, prior, "red disc", "blue ring")
+    assert (count.calls, count.rows) == ((2, 2), (4, 4))
+    seen = {}
+
+    class Watched(type(method)):
+        def __call__(self, prior, inputs, state):
+            seen["inputs"], seen["direction"] = inputs, super().__call__(prior, inputs, state)
+            return seen["direction"]
+
+    Run(experiment(method=Watched(guidance=3.0)), prior).advance()
+    inputs, sds = seen["inputs"], SDS(3.0)
+    other = inputs.rng.normal("second noise", *inputs.x0.shape[1:]).to(inputs.x0)
+    assert float((other - inputs.eps).abs().mean()) > 0.5
+    directions = [sds(prior, replace(inputs, eps=eps), Stateless()) for eps in (inputs.eps, other)]
+    assert torch.allclose(seen["direction"], sum(directions) / 2, atol=1e-6)
 
 
 def test_the_own_method_without_decay_is_sds_and_resumes():

@@ -106,7 +106,7 @@ def stopped(monkeypatch, tmp_path):
     Path("duck").mkdir()
     experiment = to_yaml(Experiment(("a red mug",)))
     Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
-    own = METHOD + block_on_page("loggers.md", "python")
+    own = METHOD + block_on_page("loggers.md", "python") + block_on_page("own-method.md", "python")
     Path("mine.py").write_text(own, encoding="utf-8")
     Path("examples").symlink_to(ROOT / "examples")
     monkeypatch.setattr(Logger, "check_package", lambda self: None)

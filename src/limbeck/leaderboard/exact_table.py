@@ -34,7 +34,8 @@ _DIGITS = {name: digits for name, _, digits in EXACT_COLUMNS}
 _HEADINGS = {name: heading for name, heading, _ in EXACT_COLUMNS}
 _NOTES = {
     "energy_distance": "*True draws*: as many independent draws from the law, the floor of every "
-    "distance. *No step*: the noise that runs start from. *Minus* them: of the energy distance.",
+    "distance. *No step*: the noise that runs start from. *Minus* them: of the energy distance; a "
+    "row that is not closer than *no step* may beat SDS only by moving less.",
     "mode_error": "*Mode error*: half the sum of abs(share - weight) over the modes.",
     "modes": "*Modes*: those that hold at least a quarter of their weight.",
     "spread": "*Spread*: distance from the nearest mean, in units of that of the component: 1 for "
