@@ -71,3 +71,25 @@ def test_the_unconditional_prompt_is_the_empty_one_where_null_is_negative():
     assert torch.equal(negative[rows].unconditional.data, conditions.null.data[rows])
     joined = negative.concat(conditions)
     assert torch.equal(joined.unconditional.data, conditions.null.data.repeat(2, 1))
+
+
+def test_no_image_stands_for_zeros_beside_an_image():
+    image, weight = torch.randn(3, 4, 2, 2), torch.tensor([0.0, 0.25, 1.0])
+    pos, null = Condition(torch.randn(3, 6), image=image), Condition(torch.zeros(3, 6))
+    assert torch.equal(pos[torch.tensor([2, 0])].image, image[[2, 0]])
+    assert torch.equal(null.concat(pos).image, torch.cat([torch.zeros_like(image), image]))
+    assert torch.equal(pos.concat(null).image, torch.cat([image, torch.zeros_like(image)]))
+    kept = torch.tensor([True, False, True])
+    assert torch.equal(pos.where(kept, null).image, image * kept[:, None, None, None])
+    interpolated = null.lerp(pos, weight).image
+    assert max_difference(interpolated, image * weight[:, None, None, None]) < 1e-6
+    assert null.concat(null).image is None
+
+
+def test_other_texts_of_the_same_renders_keep_cameras_and_images():
+    image, camera = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 4)
+    pos = Condition(torch.ones(2, 6), camera=camera, image=image)
+    pos = replace(pos, view_free=Condition(torch.zeros(2, 6)))
+    plain = pos.without_view
+    assert torch.equal(plain.data, torch.zeros(2, 6))
+    assert torch.equal(plain.camera, camera) and torch.equal(plain.image, image)

@@ -26,6 +26,8 @@ class Condition:
             no view words.
         mask: whether an entry of ``data`` is a token of the text rather than padding. Networks that
             take it attend to no padding. None: the network attends to all entries.
+        image: latents ``[B, c, y, x]`` of an image, which networks with inputs for it take as
+            further channels of x_t. None: no image, for which such networks take zeros.
     """
 
     data: Float[Tensor, "b ..."]
@@ -35,6 +37,7 @@ class Condition:
     view_free: Condition | None = None
     camera: Float[Tensor, "b 4 4"] | None = None
     mask: Bool[Tensor, "b l"] | None = None
+    image: Float[Tensor, "b c y x"] | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -48,6 +51,7 @@ class Condition:
             view_free=None if self.view_free is None else self.view_free[rows],
             camera=None if self.camera is None else self.camera[rows],
             mask=None if self.mask is None else self.mask[rows],
+            image=None if self.image is None else self.image[rows],
         )
 
     @property
@@ -55,7 +59,11 @@ class Condition:
         """The same rows without view words, for critics that are conditioned on the camera."""
         if self.view_free is None:
             return self
-        return replace(self.view_free, adapters=self.adapters, pose=self.pose, camera=self.camera)
+        return replace(self.view_free.of_renders(self), adapters=self.adapters, pose=self.pose)
+
+    def of_renders(self, other: Condition) -> Condition:
+        """The same texts for the renders of ``other``: with its cameras and images."""
+        return replace(self, camera=other.camera, image=other.image)
 
     def with_adapters(self, adapters: object) -> Condition:
         """The same rows through ``adapters``, for a critic that shares the prior's network."""
@@ -96,11 +104,16 @@ class Condition:
         return self._combine(other, interpolate)
 
     def _combine(self, other: Condition, op: Callable[[Tensor, Tensor], Tensor]) -> Condition:
-        """Apply ``op`` to every tensor that both conditions have."""
+        """Apply ``op`` to every tensor that both conditions have; no image stands for zeros."""
 
         def combine(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             return None if a is None or b is None else op(a, b)
 
+        image, other_image = self.image, other.image
+        if image is None and other_image is not None:
+            image = other_image.new_zeros(len(self), *other_image.shape[1:])
+        elif other_image is None and image is not None:
+            other_image = image.new_zeros(len(other), *image.shape[1:])
         view_free = None
         if self.view_free is not None or other.view_free is not None:
             view_free = self.without_view._combine(other.without_view, op)
@@ -112,6 +125,7 @@ class Condition:
             view_free=view_free,
             camera=combine(self.camera, other.camera),
             mask=combine(self.mask, other.mask),
+            image=combine(image, other_image),
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 from typing import Protocol
 
@@ -86,8 +85,7 @@ class PromptEmbeddings(Stateless):
                 found.append(views.select(condition, rows))
             else:
                 found.append(condition[rows])
-        camera = inputs.conditions.pos.camera
-        return [replace(condition, camera=camera) for condition in found]
+        return [condition.of_renders(inputs.conditions.pos) for condition in found]
 
 
 def _uncut(text: str) -> ExtendedPrompt:

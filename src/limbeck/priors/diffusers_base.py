@@ -31,6 +31,7 @@ from limbeck.priors.lora_adapters import AdapterRows, LoRAAdapters
 from limbeck.priors.lora_merge import LoRAMerger
 from limbeck.priors.prompt_limits import TokenLimit, describe_cut, fit_prompt
 from limbeck.priors.runtime import place_module, swap_devices
+from limbeck.priors.stacked_conditions import stack_conditions
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
@@ -363,7 +364,7 @@ class DiffusersPrior(abc.ABC):
             output = self._forward(
                 xt.to(self.dtype).repeat(n, 1, 1, 1),
                 t.repeat(n),
-                self._stack_conditions(conditions, b),
+                stack_conditions(conditions, b, self.dtype),
             )
         finally:
             self.adapter_rows.clear()
@@ -387,17 +388,3 @@ class DiffusersPrior(abc.ABC):
         assert isinstance(owner, LoRAAdapters)
         total = len(conditions) * b
         self.adapter_rows.activate(owner, first, total, self.dtype, stack_poses(adapted, b))
-
-    def _stack_conditions(self, conditions: Sequence[Condition], b: int) -> Condition:
-        """Concatenate conditions of ``b`` rows each, or of one row that stands for all."""
-        data = torch.cat([c.data.expand(b, -1, -1) for c in conditions]).to(self.dtype)
-        pooled = [c.pooled.expand(b, -1) for c in conditions if c.pooled is not None]
-        masks = [c.mask.expand(b, -1) for c in conditions if c.mask is not None]
-        found = [c.camera for c in conditions if c.camera is not None]
-        return Condition(
-            data,
-            pooled=torch.cat(pooled).to(self.dtype) if pooled else None,
-            # the rows of all conditions have the same x_t, so the same cameras
-            camera=found[0].expand(b, -1, -1).repeat(len(conditions), 1, 1) if found else None,
-            mask=torch.cat(masks) if masks else None,
-        )

@@ -91,7 +91,7 @@ class ConditionTranslator:
         # a condition of no known text becomes NaN, which stops the run
         known = same.any(1).view(-1, *[1] * (translated.data.ndim - 1))
         data = torch.where(known, translated.data, torch.full_like(translated.data, torch.nan))
-        return replace(translated, data=data, pose=condition.pose, camera=condition.camera)
+        return replace(translated.of_renders(condition), data=data, pose=condition.pose)
 
 
 class _TranslatedPrior(PriorWrapper):

@@ -62,7 +62,7 @@ class _LearnedTextPrior(PriorWrapper, nn.Module):
         if self._is_offset:
             return replace(condition, data=condition.data + self.text)
         first = torch.zeros(len(condition), dtype=torch.long, device=self.text.device)
-        return replace(replace(self._empty, data=self.text)[first], camera=condition.camera)
+        return replace(self._empty, data=self.text)[first].of_renders(condition)
 
     def forward(
         self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"], *conditions: Condition
