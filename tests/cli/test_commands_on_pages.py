@@ -71,10 +71,10 @@ def block_on_page(name: str, language: str) -> str:
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
     import limbeck.cli.commands.eval
-    import limbeck.leaderboard.asset_folder
-    import limbeck.leaderboard.conduct
-    import limbeck.leaderboard.edit_folder
-    import limbeck.leaderboard.exact_conduct
+    import limbeck.leaderboard.assets.folder
+    import limbeck.leaderboard.edits.folder
+    import limbeck.leaderboard.exact_priors.conduct
+    import limbeck.leaderboard.images.conduct
     import limbeck.priors.loading
     import limbeck.runs.report.schedule_plots
     import limbeck.sweeps.engines.ray_cluster
@@ -90,10 +90,10 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
     monkeypatch.setattr(limbeck.priors.loading, "load", stop)
-    monkeypatch.setattr(limbeck.leaderboard.conduct, "check_leaderboard", stop)
-    monkeypatch.setattr(limbeck.leaderboard.edit_folder, "write_edit_leaderboard", stop)
-    monkeypatch.setattr(limbeck.leaderboard.exact_conduct, "check_exact_leaderboard", stop)
-    monkeypatch.setattr(limbeck.leaderboard.asset_folder, "check_runs", stop)
+    monkeypatch.setattr(limbeck.leaderboard.images.conduct, "check_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.edits.folder, "write_edit_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.exact_priors.conduct, "check_exact_leaderboard", stop)
+    monkeypatch.setattr(limbeck.leaderboard.assets.folder, "check_runs", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
     for kind in ("folders", "2d", "3d"):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)

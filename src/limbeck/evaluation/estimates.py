@@ -13,6 +13,7 @@ from limbeck.evaluation.image_sets import Key, is_pair
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
 from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.estimate import Estimate
 from limbeck.metrics.intervals import (
     SHARE,
     Interval,
@@ -29,20 +30,16 @@ from limbeck.metrics.set_metrics import SET_METRICS, SetMetric
 _BIASED_BY_SIZE = ("sliced_wasserstein", "mode_error")
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its interval.
+@dataclass(frozen=True, kw_only=True)
+class ImageSetEstimate(Estimate):
+    """A metric of a set of images with what a reader has to know of the set.
 
     Attributes:
-        value: its value.
-        interval: 95 % interval; None if there is only one unit.
         count: number of images, of a metric of the images of a prompt their number of sets.
         unit: what varies in the interval, such as "12 prompts".
         floor: the same of true images at the same sample sizes; None if there is no reference.
     """
 
-    value: float
-    interval: Interval | None
     count: int
     unit: str
     floor: float | None = None
@@ -50,7 +47,7 @@ class Estimate:
 
 def estimate_all(
     measured: MeasuredImages, truth: ReferenceImages | None = None
-) -> dict[str, Estimate]:
+) -> dict[str, ImageSetEstimate]:
     """Every metric of a set of images.
 
     Args:
@@ -72,19 +69,19 @@ def estimate_all(
         def statistic(kept: Tensor, m: SetMetric = metric) -> float:
             return _value(m, features[kept], reference)
 
-        estimates[metric.name] = Estimate(
+        estimates[metric.name] = ImageSetEstimate(
             statistic(torch.arange(len(rows))),
             _jackknife(metric, statistic, units),
-            len(rows),
-            _unit_text(units),
-            None if reference is None else _value(metric, reference.held_out, reference),
+            count=len(rows),
+            unit=_unit_text(units),
+            floor=None if reference is None else _value(metric, reference.held_out, reference),
         )
     return estimates
 
 
 def estimate_mean(
     values: Mapping[Key, float], bounds: Interval, floor: float | None = None
-) -> Estimate:
+) -> ImageSetEstimate:
     """Mean over prompts of the means over seeds, with its interval.
 
     Of a single prompt the seeds are the units.
@@ -101,12 +98,12 @@ def estimate_mean(
         interval: Interval | None = wilson_interval(value, len(own))
     else:
         interval = mean_interval(own, bounds)
-    return Estimate(value, interval, len(values), _unit_text(units), floor)
+    return ImageSetEstimate(value, interval, count=len(values), unit=_unit_text(units), floor=floor)
 
 
 def estimate_differences(
     a: MeasuredImages, b: MeasuredImages, truth: ReferenceImages | None = None
-) -> dict[str, Estimate]:
+) -> dict[str, ImageSetEstimate]:
     """Every metric of ``b`` minus that of ``a``, on the prompts and seeds that both have.
 
     Args:
@@ -143,7 +140,9 @@ def estimate_differences(
 
         interval = _jackknife(metric, difference, units, is_difference=True)
         value = difference(torch.arange(len(keep)))
-        estimates[metric.name] = Estimate(value, interval, len(keep), _unit_text(units))
+        estimates[metric.name] = ImageSetEstimate(
+            value, interval, count=len(keep), unit=_unit_text(units)
+        )
     return estimates
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.evaluation.estimates import Estimate
+from limbeck.evaluation.estimates import ImageSetEstimate
 from limbeck.evaluation.tables import markdown_lines
 from limbeck.runs.report.image_metrics import IMAGE_METRICS, image_metric_rows
 
@@ -14,7 +14,7 @@ WORLD_FEATURES = "the world's evaluator"  #: name of the network that knows the 
 _FEW_IMAGES = 256  #: fewer are few for KID
 
 
-def to_json(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def to_json(estimates: Mapping[str, ImageSetEstimate]) -> dict[str, Any]:
     """Estimates as plain values, unscaled; an end or floor that does not exist is null."""
     return {
         name: {
@@ -33,7 +33,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def estimate_table(estimates: Mapping[str, Estimate]) -> list[str]:
+def estimate_table(estimates: Mapping[str, ImageSetEstimate]) -> list[str]:
     """Lines of a table: metric, value, interval, floor, and what the interval is over."""
     rows = image_metric_rows(to_json(estimates))
     table = [["metric", "value", "95 % interval", "floor", "n", "over"], *rows]
@@ -42,7 +42,7 @@ def estimate_table(estimates: Mapping[str, Estimate]) -> list[str]:
     return markdown_lines(table)
 
 
-def difference_table(differences: Mapping[str, Estimate]) -> list[str]:
+def difference_table(differences: Mapping[str, ImageSetEstimate]) -> list[str]:
     """Lines of a table of differences, each with whether its interval excludes zero."""
     table = [["metric", "difference", "95 % interval", "zero excluded", "n", "over"]]
     for name in IMAGE_METRICS:
@@ -53,13 +53,15 @@ def difference_table(differences: Mapping[str, Estimate]) -> list[str]:
     return markdown_lines(table)
 
 
-def _excludes_zero(estimate: Estimate) -> str:
+def _excludes_zero(estimate: ImageSetEstimate) -> str:
     if estimate.interval is None:
         return "-"
-    return "yes" if estimate.interval[0] > 0 or estimate.interval[1] < 0 else "no"
+    return "yes" if estimate.excludes_zero else "no"
 
 
-def notes(estimates: Sequence[Mapping[str, Estimate]], total: int, features: str) -> list[str]:
+def notes(
+    estimates: Sequence[Mapping[str, ImageSetEstimate]], total: int, features: str
+) -> list[str]:
     """What a reader of the tables has to know.
 
     Args:

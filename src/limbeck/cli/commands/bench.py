@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     """Run ``limbeck bench``: compute what is missing, and write table and page."""
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse, value_of
-    from limbeck.leaderboard.protocol import Leaderboard
+    from limbeck.leaderboard.images.protocol import Leaderboard
 
     model, edits = value_of(argv, "--model") or _WORLD, _has_flag(argv, "--edits")
     if _has_flag(argv, "--in-3d"):
@@ -88,12 +88,9 @@ def main(argv: Sequence[str]) -> None:
     sections = [(Leaderboard, None), (BenchOptions, None)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
-    from limbeck.leaderboard.conduct import check_leaderboard
-    from limbeck.leaderboard.folder import (
-        joined_leaderboard,
-        open_leaderboard,
-        write_leaderboard,
-    )
+    from limbeck.leaderboard.execution.folder import joined_leaderboard, open_leaderboard
+    from limbeck.leaderboard.images.conduct import check_leaderboard
+    from limbeck.leaderboard.images.folder import write_leaderboard
     from limbeck.system.folder_lock import folder_lock
 
     board = joined_leaderboard(board, options.out)
@@ -112,7 +109,7 @@ def _has_flag(argv: Sequence[str], flag: str) -> bool:
 def _compare_edits(argv: Sequence[str]) -> None:
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
-    from limbeck.leaderboard.edit_protocol import EditLeaderboard
+    from limbeck.leaderboard.edits.protocol import EditLeaderboard
 
     about = (
         "Compare methods that edit images on the embedded model, on the same rendered pairs and "
@@ -122,8 +119,8 @@ def _compare_edits(argv: Sequence[str]) -> None:
     sections = [(EditLeaderboard, None), (BenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
-    from limbeck.leaderboard.edit_folder import write_edit_leaderboard
-    from limbeck.leaderboard.folder import open_leaderboard
+    from limbeck.leaderboard.edits.folder import write_edit_leaderboard
+    from limbeck.leaderboard.execution.folder import open_leaderboard
     from limbeck.system.folder_lock import folder_lock
 
     board = open_leaderboard(board, options.out)
@@ -137,7 +134,7 @@ def _compare_on_exact(argv: Sequence[str], model: str) -> None:
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
     from limbeck.config.yaml import slug
-    from limbeck.leaderboard.exact_protocol import ExactLeaderboard
+    from limbeck.leaderboard.exact_priors.protocol import ExactLeaderboard
 
     about = (
         "Compare all methods on an exact prior by their distances to its law, on the same seeds, "
@@ -147,10 +144,10 @@ def _compare_on_exact(argv: Sequence[str], model: str) -> None:
     sections = [(ExactLeaderboard, None), (BenchPlaces, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
-    from limbeck.leaderboard.exact_conduct import check_exact_leaderboard, law_digest
-    from limbeck.leaderboard.exact_folder import write_exact_leaderboard
-    from limbeck.leaderboard.exact_protocol import load_law
-    from limbeck.leaderboard.folder import open_leaderboard
+    from limbeck.leaderboard.exact_priors.conduct import check_exact_leaderboard, law_digest
+    from limbeck.leaderboard.exact_priors.folder import write_exact_leaderboard
+    from limbeck.leaderboard.exact_priors.protocol import load_law
+    from limbeck.leaderboard.execution.folder import open_leaderboard
     from limbeck.system.folder_lock import folder_lock
 
     board = check_exact_leaderboard(board)
@@ -168,7 +165,7 @@ def _compare_assets(argv: Sequence[str]) -> None:
 
     from limbeck.cli.run_folder import INCOMPLETE, resume_hint
     from limbeck.config.command_line import parse
-    from limbeck.leaderboard.asset_protocol import AssetLeaderboard
+    from limbeck.leaderboard.assets.protocol import AssetLeaderboard
 
     about = (
         "Compare 3D recipes on the embedded model: the same objects and seeds, judged from 32 "
@@ -179,8 +176,8 @@ def _compare_assets(argv: Sequence[str]) -> None:
 
     import sys
 
-    from limbeck.leaderboard import asset_folder
-    from limbeck.leaderboard.asset_judgment import AssetJudge
+    from limbeck.leaderboard.assets import folder as asset_folder
+    from limbeck.leaderboard.assets.judgment import AssetJudge
     from limbeck.sweeps.engines.process_pool import ProcessPool
     from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
     from limbeck.system.folder_lock import folder_lock

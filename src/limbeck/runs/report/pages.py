@@ -179,17 +179,17 @@ def save_page(out: Path, text: str) -> Path:
     return out
 
 
-def render_page(template: str, content: dict[str, Any], folder: Path = _TEMPLATES) -> str:
+def render_page(template: str, content: dict[str, Any], *folders: Path) -> str:
     """Fill a template of pages, which may extend ``base.html.j2``.
 
     Args:
         template: file name of the template.
         content: its variables.
-        folder: where it lies.
+        folders: where it and what it includes lie, if not beside this file.
     """
     # prompts may hold any text: everything but our own style and plots is escaped
     environment = Environment(
-        loader=FileSystemLoader([folder, _TEMPLATES]),
+        loader=FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

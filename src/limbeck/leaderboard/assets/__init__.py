@@ -1,0 +1,1 @@
+"""The leaderboard of 3D recipes, whose runs are a sweep."""

@@ -1,0 +1,1 @@
+"""The leaderboard of editing methods, on rendered pairs of the embedded world."""

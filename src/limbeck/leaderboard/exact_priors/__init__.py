@@ -1,0 +1,1 @@
+"""The leaderboard of methods from noise on priors whose law is known exactly."""

@@ -1,0 +1,1 @@
+"""What leaderboards share before the table: folders, cells in files, workers, budgets, tuning."""

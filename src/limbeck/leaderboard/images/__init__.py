@@ -1,0 +1,1 @@
+"""The leaderboard of images by methods from noise, on the embedded model."""

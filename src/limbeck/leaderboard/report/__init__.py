@@ -1,0 +1,1 @@
+"""What leaderboards share in tables, pages and figures."""

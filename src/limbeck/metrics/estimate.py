@@ -1,0 +1,42 @@
+"""A metric with its confidence interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric, or the difference of two, with its interval.
+
+    Attributes:
+        value: its value.
+        interval: 95 % interval; None if there are fewer than two units.
+        by_unit: the value of each unit that varies in the interval, a prompt or a seed, for paired
+            differences; empty for metrics of a whole set.
+    """
+
+    value: float
+    interval: Interval | None
+    by_unit: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero is outside the interval; never without an interval."""
+        low, high = self.interval or (0.0, 0.0)
+        return low > 0 or high < 0
+
+
+def mean_estimate(by_unit: Sequence[float], bounds: Interval = UNBOUNDED) -> Estimate:
+    """The mean over prompts or seeds, with its interval for others of the same kind.
+
+    Args:
+        by_unit: one value per prompt or seed, at least one.
+        bounds: smallest and largest possible value; (0, 1) for a share.
+    """
+    mean = math.fsum(by_unit) / len(by_unit)
+    return Estimate(mean, mean_interval(by_unit, bounds), tuple(by_unit))

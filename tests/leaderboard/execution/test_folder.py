@@ -1,0 +1,33 @@
+"""The folder of a leaderboard."""
+
+from dataclasses import replace
+
+import pytest
+
+from limbeck.leaderboard.execution import folder
+from limbeck.leaderboard.images.protocol import Leaderboard
+
+BOARD = Leaderboard(("sds", "vsd", "sampling"), num_prompts=3, seeds=2, tuning_prompts=2, passes=8)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file: name another folder with --out"):
+        folder.open_leaderboard(BOARD, tmp_path / "file")
+    (tmp_path / "file").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds files already \(notes.txt\)"):
+        folder.open_leaderboard(BOARD, tmp_path)
+
+
+def test_a_folder_keeps_its_options(tmp_path, monkeypatch):
+    out = tmp_path / "board"
+    assert folder.open_leaderboard(BOARD, out) == BOARD
+    more = folder.open_leaderboard(replace(BOARD, methods=("ism", "sds")), out)
+    assert more.rows == (*BOARD.rows, "ism")
+    assert folder.open_leaderboard(BOARD, out) == more  # no row is lost
+    with pytest.raises(ValueError, match="a leaderboard with passes 8, not 9"):
+        folder.open_leaderboard(replace(BOARD, passes=9), out)
+    monkeypatch.setattr(folder, "model_digest", lambda: "other")
+    with pytest.raises(ValueError, match="another version of the model"):
+        folder.open_leaderboard(BOARD, out)
