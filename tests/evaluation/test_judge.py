@@ -12,6 +12,7 @@ from limbeck.cli.main import main
 from limbeck.config import yaml as config
 from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
+from limbeck.evaluation.true_colors import true_object_colors
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
 from limbeck.metrics.intervals import mean_interval
 from limbeck.metrics.preference.hps import HPS
@@ -51,7 +52,8 @@ def test_a_run_is_evaluated_as_its_particles_are(tmp_path):
     evaluation = evaluate_run(run, prior, RunJudges(evaluator))
     report, features = evaluation.report, evaluation.features
     images = render_held_out(Object().build(prior, 1, 0), prior, 0, cameras)
-    single = evaluate_prompt("a yellow duck", [images], cameras, evaluator)
+    colors = true_object_colors("a yellow duck")
+    single = evaluate_prompt("a yellow duck", [images], cameras, evaluator, colors)
     row = report["prompts"][0]
     assert row["object"] == single.metrics["object"]
     assert row["verdicts"] == single.verdicts * 2
@@ -60,6 +62,7 @@ def test_a_run_is_evaluated_as_its_particles_are(tmp_path):
     assert row["particles"] == [single.metrics] * 2 == single.particles * 2
     assert row["diversity"] == 0 and len(features[0][0]) == 64 == len(features[0][1])
     assert row["reference"].keys() == single.metrics.keys()
+    assert 0.9 < row["true_color"] < row["reference"]["true_color"]
     assert report["mean"]["janus"] == row["janus"]
     assert report["views"][:2] == ["front", "front"] and report["views"][-1] == VIEWS[3]
 

@@ -27,6 +27,7 @@ from limbeck.evaluation.prompt_metrics import (
     render_true_object,
 )
 from limbeck.evaluation.run_intervals import run_intervals
+from limbeck.evaluation.true_colors import true_object_colors
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.clip import CLIPSimilarity
@@ -171,14 +172,16 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
         pixels = torch.stack([(p.images * 255).round().byte() for p in particles])
         images[prompt] = PromptImages(pixels)
         if judge is not None:
-            found = evaluate_prompt(prompt, particles, run.cameras, judge)
+            # numba renders the world: its absence costs the reference, not the evaluation
+            has_renders = find_spec("numba") is not None
+            colors = true_object_colors(prompt) if has_renders else None
+            found = evaluate_prompt(prompt, particles, run.cameras, judge, colors)
             row |= found.metrics | {"particles": found.particles, "verdicts": found.verdicts}
             images[prompt] = PromptImages(pixels, found.features.unflatten(0, pixels.shape[:2]))
-            # numba renders the world: its absence costs the reference, not the evaluation
-            if find_spec("numba") is not None:
+            if has_renders:
                 true_object = render_true_object(prompt, run.cameras, e.seed)
                 true_objects = [true_object] * len(particles)
-                reference = evaluate_prompt(prompt, true_objects, run.cameras, judge)
+                reference = evaluate_prompt(prompt, true_objects, run.cameras, judge, colors)
                 row["reference"] = reference.metrics
                 second = render_true_object(prompt, run.cameras, e.seed + _SECOND_DRAW).images
                 floor = judge.features(second).detach().repeat(len(particles), 1)

@@ -30,6 +30,7 @@ from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.prompt_agreement import agreement
 from limbeck.metrics.r_precision import candidate_log_probs, compared_texts, r_precision
 from limbeck.metrics.square_images import fit_squares
+from limbeck.metrics.true_color import MIN_ALPHA, color_overlap, object_colors, true_color
 from limbeck.metrics.view_consistency import (
     has_distinct_sides,
     has_distinct_views,
@@ -38,7 +39,14 @@ from limbeck.metrics.view_consistency import (
     view_metrics,
 )
 from limbeck.world.prompt_parser import judgeable_attributes
-from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, COLORS, Scenes, render_scenes
+from limbeck.world.scene import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    COLORS,
+    Scenes,
+    object_masks,
+    render_scenes,
+)
 
 _MIN_FRECHET_IMAGES = 256  #: below this a Fréchet distance in 160 features says little
 _WORLD_DISTANCE = 3.6  #: mean camera distance of the world's images
@@ -65,7 +73,11 @@ class PromptEvaluation:
 
 @torch.no_grad()
 def evaluate_prompt(
-    prompt: str, particles: Sequence[HeldOutImages], cameras: Camera, evaluator: Any
+    prompt: str,
+    particles: Sequence[HeldOutImages],
+    cameras: Camera,
+    evaluator: Any,
+    true_colors: Float[Tensor, "m 3"] | None = None,
 ) -> PromptEvaluation:
     """Evaluate the particles of a prompt with the world's evaluator.
 
@@ -74,6 +86,7 @@ def evaluate_prompt(
         particles: images of each particle, one per camera.
         cameras: the held-out cameras.
         evaluator: the world's evaluator.
+        true_colors: colors of true renders, in CIE L*a*b*; None: without ``true_color``.
     """
     metrics, verdicts, features = [], [], []
     named_object = judgeable_attributes(prompt)["object"]
@@ -94,6 +107,11 @@ def evaluate_prompt(
             shapes = evaluator(images.textureless[R_PRECISION_VIEWS])
             log_probs = candidate_log_probs(shapes, prompt, geometry=True)
             found["r_precision_shape"] = r_precision(log_probs, 0)
+        if true_colors is not None and images.alpha is not None:
+            colors = object_colors(images.images, images.alpha[:, 0] >= MIN_ALPHA)
+            found["true_color"] = true_color(colors, true_colors)
+            if "color" in judgeable_attributes(prompt):  # else the true ones are of all colors
+                found["color_overlap"] = color_overlap(colors, true_colors)
         metrics.append(found)
     return PromptEvaluation(mean_metrics(metrics), metrics, verdicts, torch.cat(features))
 
@@ -261,7 +279,8 @@ def render_true_object(prompt: str, cameras: Camera, seed: int = 0) -> HeldOutIm
     eye = world_cameras.eye.double().numpy()
     alpha, normal = map(torch.from_numpy, render_normals(scenes.object, eye, _WORLD_SIZE))
     textureless = render_textureless(alpha[:, None], normal.permute(0, 3, 1, 2), world_cameras)
-    return HeldOutImages(images_to_tensor(render_scenes(scenes)), textureless)
+    inside = torch.from_numpy(object_masks(scenes)[1])[:, None].float()
+    return HeldOutImages(images_to_tensor(render_scenes(scenes)), textureless, inside)
 
 
 def mean_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -19,6 +19,8 @@ class _Column(NamedTuple):
 _COLUMNS = {
     "object": _Column("object"),
     "color": _Column("color"),
+    "true_color": _Column("true color"),
+    "color_overlap": _Column("color overlap"),
     "pattern": _Column("pattern"),
     "background": _Column("background"),
     "view_accuracy": _Column("view accuracy"),

@@ -77,10 +77,12 @@ class HeldOutImages:
     Attributes:
         images: renders in color.
         textureless: white renders of the shape alone; None if the representation has no normals.
+        alpha: opacity of each pixel of ``images``; None if the representation has none.
     """
 
     images: Float[Tensor, "b 3 h w"]
     textureless: Float[Tensor, "b 3 y x"] | None
+    alpha: Float[Tensor, "b 1 h w"] | None = None
 
 
 @torch.no_grad()
@@ -96,16 +98,20 @@ def render_held_out(
         camera: the cameras.
         chunk: number of cameras per render.
     """
-    images, textureless = [], []
+    images, textureless, alphas = [], [], []
     for rows in torch.arange(len(camera)).split(chunk):
         cameras = camera[rows]
         request = RenderRequest(torch.full((len(rows),), particle), cameras)
         render = representation.render(request)
         images.append(to_images(render, prior).cpu())
+        if render.alpha is not None:  # of a render of latents it is smaller than the image
+            alpha = render.alpha.float().cpu()
+            alphas.append(torch.nn.functional.interpolate(alpha, images[-1].shape[2:]))
         if render.alpha is not None and render.normal is not None:
             shaded = render_textureless(render.alpha, render.normal, cameras)
             textureless.append(shaded.float().cpu())
-    return HeldOutImages(torch.cat(images), torch.cat(textureless) if textureless else None)
+    whole = [torch.cat(parts) if parts else None for parts in (textureless, alphas)]
+    return HeldOutImages(torch.cat(images), *whole)
 
 
 def to_images(render: Render, prior: Prior) -> Float[Tensor, "b 3 h w"]:

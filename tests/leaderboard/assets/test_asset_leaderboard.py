@@ -220,7 +220,8 @@ def fake_evaluation(run, prior, judges):
     e = run.experiment
     share = 0.0 if "chair" in e.prompts[0] else e.representation.faces / 32
     row = {"prompt": e.prompts[0], "object": share, "all": share, "rejected": 1 - share}
-    row |= {"color": 1.0, "view_accuracy": share, "janus": 0.25, "reference": {"object": 1.0}}
+    row |= {"color": 1.0, "true_color": share, "view_accuracy": share, "janus": 0.25}
+    row |= {"reference": {"object": 1.0, "true_color": 1.0}}
     report = {"step": e.steps, "views": ["front"] * 32, "prompts": [row]}
     pixels = torch.full(GRAY.shape, 40 * e.seed + e.representation.faces, dtype=torch.uint8)
     return RunEvaluation("", e.seed, report, images={e.prompts[0]: PromptImages(pixels)})
@@ -283,6 +284,7 @@ def test_the_command_compares_rows_and_the_same_one_completes_it(
     assert [float(values[row, "object"]["value"]) for row in ("eight", "sixteen")] == [0.125, 0.25]
     assert float(values["sixteen", "object_minus_baseline"]["value"]) == 0.125
     assert float(values["eight", "fidelity"]["value"]) == 0.125
+    assert float(values["eight", "true_color"]["value"]) == 0.125
     assert float(values["eight", "diversity"]["value"]) == pytest.approx(40 / 255, abs=1e-4)
     assert float(values["true objects", "object"]["value"]) == 1
     assert values["eight", "object"]["rows_through_network"] == "40"

@@ -37,6 +37,8 @@ _NAMES = {
     "all": "all",
     "object": "object",
     "color": "color",
+    "true_color": "true_color",
+    "color_overlap": "color_overlap",
     "view_accuracy": "view",
     "janus": "janus",
     "janus_side": "janus_side",
@@ -75,7 +77,7 @@ def stopped_metrics(name: str) -> dict[str, float]:
     Args:
         name: object of the world.
     """
-    names = ["all", "object", "color", "fidelity", "r_precision"]
+    names = ["all", "object", "color", "true_color", "color_overlap", "fidelity", "r_precision"]
     names += ["view", "janus", "janus_side"] * (name in ASYMMETRIC) + ["mirrored"] * (name in SIDED)
     return dict.fromkeys(names, 0.0)
 
@@ -173,7 +175,10 @@ def _known_report(folder: Path, experiment: Experiment) -> dict[str, Any] | None
         report = read_json_object(path)
     except ValueError:
         return None
-    is_whole = report.get("step") == experiment.steps and len(report.get("prompts", ())) == 1
+    rows = report.get("prompts", ())
+    is_whole = report.get("step") == experiment.steps and len(rows) == 1
+    if is_whole and "reference" in rows[0] and "true_color" not in rows[0]["reference"]:
+        return None  # judged before colors were
     return report if is_whole and len(report.get("views", ())) == _NUM_VIEWS else None
 
 

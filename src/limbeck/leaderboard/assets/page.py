@@ -47,6 +47,10 @@ _MEANINGS = {
     "better",
     "fidelity": "share of views in which it sees one of its objects at all; higher is better",
     "color": "share of views with the color of the prompt; higher is better",
+    "true_color": "share of the object's pixels within CIE Delta E 15 of the nearest color "
+    "that true renders of the prompt show; higher is better",
+    "color_overlap": "overlap of the histograms of these colors, which also sees a stain in a "
+    "color that the true object has elsewhere; higher is better",
     "r_precision": "share of views at 30 degrees that fit their prompt better than the same prompt "
     "with another object, by the evaluator; higher is better",
     "r_precision_shape": "the same of white renders of the shape alone",

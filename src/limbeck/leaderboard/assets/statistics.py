@@ -28,6 +28,8 @@ SHARES = (
     "janus",
     "fidelity",
     "color",
+    "true_color",
+    "color_overlap",
     "janus_side",
     "mirrored",
     "r_precision",

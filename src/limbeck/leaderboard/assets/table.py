@@ -19,8 +19,18 @@ from limbeck.leaderboard.assets.statistics import (
 from limbeck.leaderboard.report.markdown import difference_text, markdown_table, value_text
 
 #: metrics whose differences are in the Markdown table, and in which stages are compared
-COMPARED = ("object", "view", "janus", "fidelity", "all")
-SHOWN = ("all", "object", "view", "janus", "fidelity", "color", *DIVERSITIES)
+COMPARED = ("object", "view", "janus", "fidelity", "color_overlap", "all")
+SHOWN = (
+    "all",
+    "object",
+    "view",
+    "janus",
+    "fidelity",
+    "color",
+    "true_color",
+    "color_overlap",
+    *DIVERSITIES,
+)
 _POWER = 2.8 / 1.96  #: difference found in 80 % of tables, in half widths of a 95 % interval
 
 

@@ -38,6 +38,14 @@ SCORES = {
     "view": ScoreColumn(
         "view", "Share of images in which the evaluator sees the view of the prompt.", True
     ),
+    "true_color": ScoreColumn(
+        "true color",
+        "Share of the object's pixels within Delta E 15 of the nearest color of true renders.",
+        True,
+    ),
+    "color_overlap": ScoreColumn(
+        "color overlap", "Overlap of the histograms of colors of object and true renders.", True
+    ),
     "view_accuracy": ScoreColumn(
         "view accuracy",
         "Share of images in which the evaluator sees the view of the camera.",
