@@ -28,6 +28,8 @@ class Condition:
             take it attend to no padding. None: the network attends to all entries.
         image: latents ``[B, c, y, x]`` of an image, which networks with inputs for it take as
             further channels of x_t. None: no image, for which such networks take zeros.
+        control: images in [0, 1] for the ControlNet of a ``ControlledPrior``, made of the renders
+            of the rows. None: there is none, or it has an image of its own.
     """
 
     data: Float[Tensor, "b ..."]
@@ -38,6 +40,7 @@ class Condition:
     camera: Float[Tensor, "b 4 4"] | None = None
     mask: Bool[Tensor, "b l"] | None = None
     image: Float[Tensor, "b c y x"] | None = None
+    control: Float[Tensor, "b 3 h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -52,6 +55,7 @@ class Condition:
             camera=None if self.camera is None else self.camera[rows],
             mask=None if self.mask is None else self.mask[rows],
             image=None if self.image is None else self.image[rows],
+            control=None if self.control is None else self.control[rows],
         )
 
     @property
@@ -62,8 +66,8 @@ class Condition:
         return replace(self.view_free.of_renders(self), adapters=self.adapters, pose=self.pose)
 
     def of_renders(self, other: Condition) -> Condition:
-        """The same texts for the renders of ``other``: with its cameras and images."""
-        return replace(self, camera=other.camera, image=other.image)
+        """The same texts for the renders of ``other``: with its cameras and its images."""
+        return replace(self, camera=other.camera, image=other.image, control=other.control)
 
     def with_adapters(self, adapters: object) -> Condition:
         """The same rows through ``adapters``, for a critic that shares the prior's network."""
@@ -126,6 +130,7 @@ class Condition:
             camera=combine(self.camera, other.camera),
             mask=combine(self.mask, other.mask),
             image=combine(image, other_image),
+            control=combine(self.control, other.control),
         )
 
 
@@ -210,16 +215,20 @@ class Conditions:
 
     def with_camera(self, camera: Float[Tensor, "b 4 4"]) -> Conditions:
         """The conditions with the camera of each row, for a ``MultiViewPrior``."""
+        return self._map(lambda condition: replace(condition, camera=camera))
 
-        def seen(condition: Condition) -> Condition:
-            return replace(condition, camera=camera)
+    def with_control(self, control: Float[Tensor, "b 3 h w"]) -> Conditions:
+        """The conditions with the control image of each row, for a ``ControlledPrior``."""
+        return self._map(lambda condition: replace(condition, control=control))
 
+    def _map(self, change: Callable[[Condition], Condition]) -> Conditions:
+        """Change the condition of every text."""
         return replace(
             self,
-            pos=seen(self.pos),
-            null=seen(self.null),
-            perp_neg=tuple((seen(c), w) for c, w in self.perp_neg),
-            empty=None if self.empty is None else seen(self.empty),
+            pos=change(self.pos),
+            null=change(self.null),
+            perp_neg=tuple((change(c), w) for c, w in self.perp_neg),
+            empty=None if self.empty is None else change(self.empty),
         )
 
     def with_text(self, text: Condition) -> Conditions:

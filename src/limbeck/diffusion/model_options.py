@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prior import ControlKind, Prior
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  #: of frozen weights
+CONTROL_KINDS: tuple[ControlKind, ...] = ("depth", "normal")
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,21 @@ class Model:
         resolution: height and width of the images in pixels. 0: as the model's files say.
         guidance_embedding: guidance scale that a guidance-distilled network (Flux dev) takes as an
             input. None: that of its pipeline, 3.5 for Flux.1 and 4 for Flux.2.
+        control: ControlNet of Stable Diffusion 1, 2 or XL: a folder or hub id. In 3D its images are
+            depths or normals of the renders.
+        control_kind: what its images show in 3D; auto: what its name says.
+        control_scale: factor on what the ControlNet adds to the network. 0: the model alone.
+        control_image: image for the ControlNet in 2D, already in the form that it takes (depths,
+            edges, poses ...); scaled to cover the size of the images and cropped.
     """
 
     custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead
-    path_options: ClassVar = ("name", "vae", "config")  #: options that may be relative paths
+    path_options: ClassVar = (
+        "name",
+        "vae",
+        "config",
+        "control",
+    )  #: options that may be relative paths
 
     name: str = "world"
     lora: Path | None = None
@@ -40,6 +52,10 @@ class Model:
     config: str = ""
     resolution: int = 0
     guidance_embedding: float | None = None
+    control: str = ""
+    control_kind: Literal["auto", "depth", "normal"] = "auto"
+    control_scale: float = 1.0
+    control_image: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -50,9 +66,33 @@ class Model:
             raise ValueError(
                 f"guidance_embedding must not be negative, not {self.guidance_embedding}"
             )
+        if self.control_scale < 0:
+            raise ValueError(f"control_scale must not be negative, not {self.control_scale}")
+        given = ("control_kind", "control_scale", "control_image")
+        unused = [n for n in given if getattr(self, n) != getattr(type(self), n)]
+        if unused and not self.control:
+            raise ValueError(f"{unused[0]} needs a ControlNet: give it with --model.control")
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def rendered_control(self) -> ControlKind:
+        """What of a render the ControlNet is given.
+
+        Raises:
+            ValueError: if neither ``control_kind`` nor the name of the ControlNet says it.
+        """
+        if self.control_kind != "auto":
+            return self.control_kind
+        name = Path(self.control).name.lower()
+        kinds = [kind for kind in CONTROL_KINDS if kind in name]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"control {self.control}: its name does not say whether it takes depths or "
+                "normals: give --model.control-kind depth or normal"
+            )
+        return kinds[0]
 
 
 def as_model(model: Model | Prior | str) -> Model | Prior:
@@ -67,6 +107,32 @@ def as_model(model: Model | Prior | str) -> Model | Prior:
         lacking = [n for n in sorted(set(dir(Prior)) - set(dir(model))) if not n.startswith("_")]
         raise ValueError(f"{type(model).__name__} is not a prior: it lacks {', '.join(lacking)}")
     return model
+
+
+def check_control_image(model: Model | Prior | str, has_renders: bool) -> None:
+    """Check that a ControlNet has the images that it needs.
+
+    Args:
+        model: the model.
+        has_renders: whether its images come from the renders of a 3D representation.
+
+    Raises:
+        ValueError: if it has none, or one that would have no effect.
+    """
+    if not isinstance(model, Model) or not model.control:
+        return
+    if has_renders:
+        _ = model.rendered_control  # raises if it is not known
+        if model.control_image is not None:
+            raise ValueError(
+                f"control_image {model.control_image}: in 3D the ControlNet gets the "
+                f"{model.rendered_control} of the renders: leave it out"
+            )
+    elif model.control_image is None:
+        raise ValueError(
+            f"control {model.control}: images in 2D have no depth and no normals: give its image "
+            "with --model.control-image FILE"
+        )
 
 
 @dataclass(frozen=True)

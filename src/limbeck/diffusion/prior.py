@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,8 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.vocabulary import Vocabulary
+
+ControlKind = Literal["depth", "normal"]  #: what of a render a ControlNet is given
 
 
 @dataclass
@@ -138,6 +140,16 @@ class MultiViewPrior(Prior, Protocol):
     @property
     def group_size(self) -> int:
         """Views in a group."""
+        ...
+
+
+@runtime_checkable
+class ControlledPrior(Prior, Protocol):
+    """A prior that can be controlled by an image of each row, ``Condition.control``."""
+
+    @property
+    def control_kind(self) -> ControlKind | None:
+        """What of a render its rows are controlled by; None if they need no render."""
         ...
 
 

@@ -13,7 +13,13 @@ from torch import Tensor
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.inversion import posterior_std
-from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
+from limbeck.diffusion.model_options import (
+    Model,
+    Precision,
+    RuntimeOptions,
+    as_model,
+    check_control_image,
+)
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 
@@ -53,7 +59,9 @@ class Sampling:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", as_model(self.model))
+        model = as_model(self.model)
+        object.__setattr__(self, "model", model)
+        check_control_image(model, has_renders=False)
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
         if len(self.camera) not in (0, 3):

@@ -228,6 +228,14 @@ TINY_AUTOENCODERS = {
     "sd3": "madebyollin/taesd3",
     "flux": "madebyollin/taef1",
 }
+#: Published ControlNets whose images are made of renders, by the model that they control.
+CONTROL_NETS = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (
+        "lllyasviel/control_v11f1p_sd15_depth",
+        "lllyasviel/control_v11p_sd15_normalbae",
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": ("diffusers/controlnet-depth-sdxl-1.0",),
+}
 #: Hub ids that have moved.
 _REPO_ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 

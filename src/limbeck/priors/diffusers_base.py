@@ -59,6 +59,7 @@ class DiffusersPrior(abc.ABC):
         network_name: component that is the denoiser, ``unet`` or ``transformer``; also its prefix
             in LoRA files.
         extra_parts: required components besides denoiser, text encoder, tokenizer and scheduler.
+        takes_control: whether a ControlNet can be added to the denoiser.
         network: the denoiser.
         vocabulary: the words that the model knows; None if it knows any.
         adapter_rows: which rows of the current call pass through which adapters.
@@ -68,6 +69,7 @@ class DiffusersPrior(abc.ABC):
     pipeline_name: ClassVar[str]
     network_name: ClassVar[str]
     extra_parts: ClassVar[tuple[str, ...]] = ()
+    takes_control: ClassVar[bool] = False
 
     network: nn.Module
     prediction_type: PredictionType
@@ -89,6 +91,11 @@ class DiffusersPrior(abc.ABC):
         self.files, self.model, self.runtime = source, model, runtime
         self.device, self.dtype = device, dtype
         self._check_runtime()
+        if model.control and not self.takes_control:
+            raise ValueError(
+                f"control {model.control}: {self.files.name} is of the family "
+                f"{type(self).__name__}, for which no ControlNet is read: leave it out"
+            )
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.adapter_rows = AdapterRows()
@@ -129,6 +136,11 @@ class DiffusersPrior(abc.ABC):
     def takes_guidance(self) -> bool:
         """Whether the guidance scale is an input of the network."""
         return False
+
+    @property
+    def denoising_modules(self) -> list[nn.Module]:
+        """The modules that a prediction needs, which CPU offload moves together."""
+        return [self.network]
 
     @abc.abstractmethod
     def _load(self) -> None:
@@ -239,7 +251,7 @@ class DiffusersPrior(abc.ABC):
         # longest additions first: they cut most of the prompt, which the notice says
         missing = [by_key[key] for key in sorted(new, key=lambda key: (-len(key[1]), *key))]
         if missing:
-            offloaded = [self.network] if self.runtime.cpu_offload else []
+            offloaded = self.denoising_modules if self.runtime.cpu_offload else []
             what = f"the text encoder of {self.files.name}"
             reading = loading(what, passed_on=(ValueError,))
             with (
@@ -304,6 +316,7 @@ class DiffusersPrior(abc.ABC):
             zeros(1, 4, width, dtype=self.dtype),
             pooled=zeros(1, pooled, dtype=self.dtype) if pooled > 0 else None,
             mask=zeros(1, 4) == 0,
+            control=zeros(1, 3, size, size) if self.model.control else None,
         )
         place = self.files.place(self.network_name)
         with torch.no_grad(), silence_library_logs():

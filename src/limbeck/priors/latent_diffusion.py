@@ -135,7 +135,7 @@ class LatentDiffusion(DiffusersPrior):
         """Apply a function that uses the autoencoder, with CPU offload if the options say so."""
         if not self.runtime.cpu_offload:
             return function(x)
-        load_vae = partial(swap_devices, [self.network], [self.vae], self.device)
+        load_vae = partial(swap_devices, self.denoising_modules, [self.vae], self.device)
         output: Tensor = OffloadedFunction.apply(x, function, load_vae)
         return output
 

@@ -19,7 +19,7 @@ from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.exact import DataSet, colored_shapes, label_vocabulary
 from limbeck.system.environment import cpu_has_bfloat16
-from limbeck.system.image_files import IMAGE_SUFFIXES, read_image
+from limbeck.system.image_files import IMAGE_SUFFIXES, image_file_size, read_image
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
@@ -230,11 +230,16 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
             return EXACT_MODELS[name]()
         return load_dataset(_dataset_folder(name))
     from limbeck.priors.checkpoint_files import CheckpointFiles, loading
+    from limbeck.priors.controlnet import resolve_control
     from limbeck.priors.hub import resolve_config, resolve_model
 
     path = WORLD_FOLDER if name == "world" else resolve_model(name)
     if model.vae:
         model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
+    if model.control:
+        model = resolve_control(model)
+    if model.control_image is not None:
+        image_file_size(model.control_image)  # raises before the weights are read
     files = CheckpointFiles(path)
     if path.is_file():
         files = CheckpointFiles(resolve_config(path, model.config), path)

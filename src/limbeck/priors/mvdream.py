@@ -48,6 +48,7 @@ class MVDream(StableDiffusion):
     """
 
     group_size = 4
+    takes_control = False
 
     def _load(self) -> None:
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
@@ -61,8 +62,7 @@ class MVDream(StableDiffusion):
         )
         self.unet = self.network = self._place_network(network)
         self.folding = ViewFolding(self.unet)
-        factor = self._load_vae(config["in_channels"])
-        self._set_shapes(config["sample_size"], factor, 4 * factor, config["in_channels"])
+        self._load_vae_and_control(config)
 
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition

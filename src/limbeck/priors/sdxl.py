@@ -5,22 +5,18 @@ It is conditioned on the tokens of two CLIP text encoders, a pooled text, and si
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.schedule import DiscreteSchedule
-from limbeck.priors.attention_capture import capture_self_attention
-from limbeck.priors.latent_diffusion import LatentDiffusion
 from limbeck.priors.prompt_limits import clip_limit
 from limbeck.priors.scheduler_config import read_discrete_schedule
+from limbeck.priors.unet_diffusion import UNetDiffusion
 
 
-class SDXL(LatentDiffusion):
+class SDXL(UNetDiffusion):
     """A pipeline in the layout of Stable Diffusion XL.
 
     Size conditioning says that the image is neither scaled nor cropped: original and target size
@@ -28,9 +24,7 @@ class SDXL(LatentDiffusion):
     """
 
     pipeline_name = "StableDiffusionXLPipeline"
-    network_name = "unet"
     upcasts_vae_by_default = True
-    schedule: DiscreteSchedule
 
     def _load(self) -> None:
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
@@ -46,10 +40,7 @@ class SDXL(LatentDiffusion):
         )
         self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
         self._time_ids: dict[tuple[int, int], Tensor] = {}
-        self._factor = self._load_vae(config["in_channels"])
-        self._set_shapes(
-            config["sample_size"], self._factor, 4 * self._factor, config["in_channels"]
-        )
+        self._load_vae_and_control(config)
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._load_text_pipeline(add_watermarker=False)
@@ -63,14 +54,10 @@ class SDXL(LatentDiffusion):
             tokens, pooled = tokens * nonempty[:, None, None], pooled * nonempty[:, None]
         return Condition(tokens.float(), None, pooled.float())
 
-    def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
-        """See ``AttentionPrior``."""
-        return capture_self_attention(self.unet, self._eager())
-
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        height, width = xt.shape[2] * self._factor, xt.shape[3] * self._factor
+        height, width = self._pixel_size(xt)
         # cached, because copying them to a device would wait for it
         if (height, width) not in self._time_ids:
             self._time_ids[height, width] = xt.new_tensor([height, width, 0, 0, height, width])
@@ -78,5 +65,4 @@ class SDXL(LatentDiffusion):
             "text_embeds": condition.pooled,
             "time_ids": self._time_ids[height, width].expand(len(xt), -1),
         }
-        timestep = self.schedule.timestep_index(t)
-        return self._run_network(xt, timestep, condition.data, added_cond_kwargs=added_conditions)
+        return self._run_unet(xt, self.schedule.timestep_index(t), condition, added_conditions)

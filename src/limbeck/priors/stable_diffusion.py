@@ -5,26 +5,20 @@ Prediction type, betas and their rescaling to zero terminal SNR are read from th
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
-from limbeck.diffusion.schedule import DiscreteSchedule
-from limbeck.priors.attention_capture import capture_self_attention
-from limbeck.priors.latent_diffusion import LatentDiffusion
 from limbeck.priors.prompt_limits import clip_limit
 from limbeck.priors.scheduler_config import read_discrete_schedule
+from limbeck.priors.unet_diffusion import UNetDiffusion
 
 
-class StableDiffusion(LatentDiffusion):
+class StableDiffusion(UNetDiffusion):
     """A pipeline in the layout of Stable Diffusion 1 and 2."""
 
     pipeline_name = "StableDiffusionPipeline"
-    network_name = "unet"
-    schedule: DiscreteSchedule
 
     def _load(self) -> None:
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
@@ -37,9 +31,7 @@ class StableDiffusion(LatentDiffusion):
             time_cond_proj_dim=None,
         )
         self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
-        factor = self._load_vae(config["in_channels"])
-        # two halvings of the latent; diffusers fits odd sizes of U-Nets with more of them
-        self._set_shapes(config["sample_size"], factor, 4 * factor, config["in_channels"])
+        self._load_vae_and_control(config)
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._load_text_pipeline()
@@ -47,11 +39,7 @@ class StableDiffusion(LatentDiffusion):
         tokens, _ = pipe.encode_prompt(texts, self.device, 1, False)
         return Condition(tokens.float())
 
-    def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
-        """See ``AttentionPrior``."""
-        return capture_self_attention(self.unet, self._eager())
-
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        return self._run_network(xt, self.schedule.timestep_index(t), condition.data)
+        return self._run_unet(xt, self.schedule.timestep_index(t), condition)

@@ -22,14 +22,16 @@ def stack_conditions(conditions: Sequence[Condition], b: int, dtype: torch.dtype
     data = torch.cat([c.data.expand(b, -1, -1) for c in conditions]).to(dtype)
     pooled = [c.pooled.expand(b, -1) for c in conditions if c.pooled is not None]
     masks = [c.mask.expand(b, -1) for c in conditions if c.mask is not None]
-    # the rows of all conditions have the same x_t, so the same cameras
+    # the rows of all conditions have the same x_t, so the same cameras and control images
     cameras = [c.camera.expand(b, -1, -1) for c in conditions if c.camera is not None]
+    controls = [c.control.expand(b, -1, -1, -1) for c in conditions if c.control is not None]
     return Condition(
         data,
         pooled=torch.cat(pooled).to(dtype) if pooled else None,
         camera=cameras[0].repeat(len(conditions), 1, 1) if cameras else None,
         mask=torch.cat(masks) if masks else None,
         image=_stack_images(conditions, b, dtype),
+        control=controls[0].repeat(len(conditions), 1, 1, 1) if controls else None,
     )
 
 

@@ -16,7 +16,13 @@ from torch import Tensor
 from limbeck.config import yaml as config
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
-from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
+from limbeck.diffusion.model_options import (
+    Model,
+    Precision,
+    RuntimeOptions,
+    as_model,
+    check_control_image,
+)
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
@@ -86,7 +92,9 @@ class EditOptions:
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", as_model(self.model))
+        model = as_model(self.model)
+        object.__setattr__(self, "model", model)
+        check_control_image(model, has_renders=False)
         check_options(self)
 
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
 from limbeck.config.yaml import read_component
-from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
+from limbeck.diffusion.model_options import (
+    Model,
+    Precision,
+    RuntimeOptions,
+    as_model,
+    check_control_image,
+)
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
@@ -87,7 +93,8 @@ class Experiment:
         model = self.model
         if isinstance(model, str):
             model = read_component(Model, model, "model")
-        object.__setattr__(self, "model", as_model(model))
+        model = as_model(model)
+        object.__setattr__(self, "model", model)
         check_options(self)
         if not self.prompts or not all(p.strip() for p in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
@@ -120,6 +127,7 @@ class Experiment:
             raise ValueError(
                 f"cameras {chosen} do not suit the representation {name}; use {suited}"
             )
+        check_control_image(self.model, has_renders=is_3d)
         if self.source_prompt and is_3d:
             raise ValueError(f"source_prompt edits images, but the representation {name} is 3D")
         if self.method.optimizes == "noise" and self.representation.contents != "noise":

@@ -185,7 +185,7 @@ def _num_rows(run: Run) -> int:
 def _frozen_weights(prior: Prior, offload: bool) -> tuple[int, int]:
     """Bytes of frozen weights on the device: at most at once, and now.
 
-    With offload, network and autoencoder are never on the device together.
+    With offload, autoencoder and all that a prediction needs are never on the device together.
     """
     values = vars(prior).values()
     # by id, because some modules have two names
@@ -195,7 +195,9 @@ def _frozen_weights(prior: Prior, offload: bool) -> tuple[int, int]:
     }
     tensors = _size(value for value in values if isinstance(value, Tensor))
     if offload and isinstance(prior, NetworkPrior):
-        return tensors + max(sizes.values()), tensors + sizes[id(prior.network)]
+        encoding = sizes[id(vars(prior)["vae"])] if "vae" in vars(prior) else 0
+        denoising = sum(sizes.values()) - encoding
+        return tensors + max(denoising, encoding), tensors + denoising
     return tensors + sum(sizes.values()), tensors + sum(sizes.values())
 
 
@@ -229,25 +231,26 @@ def _trace_rows(run: Run, count: int) -> OpCounter:
     size = group_size(e, prior)
     request = run.eval_request(size)[torch.arange(size).repeat(count // size)]
     critic = e.method.critic_prior(prior, run.state)
-    conditions = run.prompts.conditions_for(request.particle, request.camera)
-    pos, null = conditions.pos, conditions.null
-    if critic is not None:
-        largest_call = [null, pos, pos]
-    elif vars(e.method).get("guidance", 0.0) == 1:
-        largest_call = [pos]
-    else:
-        largest_call = [null, pos]
     parameters = [p for p in run.representation.parameters() if p.requires_grad]
     with OpCounter(prior.device) as counter:
         with counter.part("render and encode"):
-            x0 = run.encode(run.render(request))
+            render = run.render(request)
+            x0 = run.encode(render)
             # not backward(), which would leave gradients behind
             torch.autograd.grad(x0.sum(), parameters, allow_unused=True, retain_graph=True)
+        conditions = run.conditions_for(request.particle, request.camera, render)
+        pos, null = conditions.pos, conditions.null
+        if critic is not None:
+            largest_call = [null, pos, pos]
+        elif vars(e.method).get("guidance", 0.0) == 1:
+            largest_call = [pos]
+        else:
+            largest_call = [null, pos]
         xt = x0.detach().clone()
         t = to_device(prior.schedule.snap(torch.full((count,), 0.5)), prior.device)
         with counter.part("method"), torch.no_grad():
             prior(xt, t, *largest_call)
-        del x0  # and its graph, as before the critic's step
+        del x0, render  # and its graph, as before the critic's step
         if critic is not None:
             with counter.part("critic"):
                 pose = None
@@ -296,9 +299,11 @@ def check_weights_fit(experiment: Experiment, device: str) -> None:
         return
     device = pick_device(device)
     dtype = pick_precision(experiment.precision, device)
-    counts, free = _parameter_counts(name).values(), free_bytes(device)
+    counts, free = _parameter_counts(name), free_bytes(device)
+    if experiment.model.control:
+        counts["network"] += _count_in_folder(Path(experiment.model.control).expanduser())
     # with offload, text encoders, network and autoencoder are on the device one after the other
-    count = max(counts) if experiment.runtime.cpu_offload else sum(counts)
+    count = (max if experiment.runtime.cpu_offload else sum)(counts.values())
     size = count * dtype.itemsize
     if free is not None and size > free:
         breakdown = "weights alone, with those of the text encoders"

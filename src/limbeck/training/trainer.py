@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
@@ -33,6 +34,7 @@ from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 from limbeck.system.processes import average_gradients, dividing
 from limbeck.system.random import RowRandom
 from limbeck.training.collapse import opacity_metrics
+from limbeck.training.control import control_of_render
 from limbeck.training.experiment import Experiment
 from limbeck.training.own_results import (
     check_own_direction,
@@ -165,6 +167,20 @@ class Run:
         rows = torch.arange(num_cameras).repeat(self.experiment.total)
         return RenderRequest(particle.repeat_interleave(num_cameras), camera[rows])
 
+    def conditions_for(
+        self, particle: Int[Tensor, "b"], camera: Camera | None, render: Render
+    ) -> Conditions:
+        """Return the conditions of rows: prompts, and what the model hears of their renders.
+
+        Args:
+            particle: particle of each row.
+            camera: camera of each row; None for 2D representations.
+            render: their renders.
+        """
+        conditions = self.prompts.conditions_for(particle, camera)
+        control = control_of_render(self.prior, render, camera)
+        return conditions if control is None else conditions.with_control(control)
+
     def _source_for(self, particle: Int[Tensor, "b"]) -> EditSource | None:
         """What particles are edits of; None if the run is no edit."""
         if self.source is None:
@@ -252,7 +268,7 @@ class Run:
             x0=x0,
             t=to_device(drawn_t, x0.device),
             eps=to_device(eps, x0.device).to(x0),
-            conditions=self.prompts.conditions_for(particle, camera),
+            conditions=self.conditions_for(particle, camera, render),
             particle=particle,
             rng=rng,
             schedule=self.prior.schedule,

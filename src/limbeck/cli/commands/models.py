@@ -6,7 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limbeck.priors.catalog import KNOWN_MODELS, RECOMMENDED_SETTINGS, TINY_AUTOENCODERS, KnownModel
+from limbeck.priors.catalog import (
+    CONTROL_NETS,
+    KNOWN_MODELS,
+    RECOMMENDED_SETTINGS,
+    TINY_AUTOENCODERS,
+    KnownModel,
+)
 from limbeck.priors.hub import find_cached
 
 
@@ -73,6 +79,8 @@ def describe_model(model: KnownModel) -> str:
         )
     if model.family in TINY_AUTOENCODERS:
         lines.append(f"  tiny autoencoder: --model.vae {TINY_AUTOENCODERS[model.family]}")
+    for control in CONTROL_NETS.get(model.repo_id, ()):
+        lines.append(f"  ControlNet for 3D, not tried: --model.control {control}")
     for method, options, source in RECOMMENDED_SETTINGS[model.family]:
         lines.append(f"  --method {method} {options}\n      {source}")
     return "\n".join(lines)

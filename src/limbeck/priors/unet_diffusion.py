@@ -1,0 +1,88 @@
+"""Base class of latent diffusion models whose denoiser is a U-Net, with or without a ControlNet."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.prior import ControlKind
+from limbeck.diffusion.schedule import DiscreteSchedule
+from limbeck.priors.attention_capture import capture_self_attention
+from limbeck.priors.controlnet import ControlNet
+from limbeck.priors.latent_diffusion import LatentDiffusion
+
+
+class UNetDiffusion(LatentDiffusion):
+    """A U-Net on latents, an ``AttentionPrior`` and a ``ControlledPrior``.
+
+    Attributes:
+        unet: the denoiser.
+        control_net: what controls it; None if the options name no ControlNet.
+    """
+
+    network_name = "unet"
+    takes_control = True
+    schedule: DiscreteSchedule
+    unet: Any
+    control_net: ControlNet | None = None
+
+    def _load_vae_and_control(self, config: dict[str, Any]) -> None:
+        """Load the autoencoder and the ControlNet of the options; set the shapes.
+
+        Args:
+            config: options of the U-Net.
+        """
+        self._factor = self._load_vae(config["in_channels"])
+        # two halvings of the latent; diffusers fits odd sizes of U-Nets with more of them
+        self._set_shapes(
+            config["sample_size"], self._factor, 4 * self._factor, config["in_channels"]
+        )
+        if self.model.control:
+            self.control_net = ControlNet(
+                self.model, config, self._factor, self.dtype, self.device, self.runtime
+            )
+
+    @property
+    def control_kind(self) -> ControlKind | None:
+        """See ``ControlledPrior``."""
+        return None if self.control_net is None else self.control_net.kind
+
+    @property
+    def denoising_modules(self) -> list[nn.Module]:
+        modules = super().denoising_modules
+        return modules if self.control_net is None else [*modules, self.control_net]
+
+    def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
+        """See ``AttentionPrior``."""
+        return capture_self_attention(self.unet, self._eager())
+
+    def _pixel_size(self, xt: Float[Tensor, "b c h w"]) -> tuple[int, int]:
+        """Height and width in pixels of the images of latents."""
+        return xt.shape[2] * self._factor, xt.shape[3] * self._factor
+
+    def _run_unet(
+        self,
+        xt: Float[Tensor, "b c h w"],
+        ticks: Tensor,
+        condition: Condition,
+        added_conditions: dict[str, Tensor | None] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the output of the U-Net, controlled if there is a ControlNet.
+
+        Args:
+            xt: x_t of each row.
+            ticks: timestep index of each row.
+            condition: text and control image of each row.
+            added_conditions: further inputs of the network, as diffusers' ``added_cond_kwargs``.
+        """
+        options: dict[str, Any] = {}
+        if added_conditions is not None:
+            options["added_cond_kwargs"] = added_conditions
+        if self.control_net is not None:
+            size = self._pixel_size(xt)
+            options |= self.control_net(xt, ticks, condition, size, options)
+        return self._run_network(xt, ticks, condition.data, **options)
