@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.metrics.estimate import Estimate
 from limbeck.runs.report.run_data import RunData
 from limbeck.runs.report.tables import difference_cell
 from limbeck.sweeps.differences import MAX_LEVELS, Comparison, compare_levels
@@ -63,11 +64,11 @@ def test_a_difference_is_of_the_same_prompt_seed_and_other_options():
     (row,) = comparison.rows["sds"]
     assert (row.level, row.baseline, row.pairs) == ("sjc", "sds", 3 * 2 * 2)
     found = row.scores["saturation"]
-    assert found.mean == pytest.approx(0.2) and found.count == 3
+    assert found.value == pytest.approx(0.2) and found.num_units == 3
     half = 4.302653 * 0.1 / math.sqrt(3)  # t quantile of 2 degrees of freedom, sd .1, 3 seeds
     assert found.interval == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
     (back,) = comparison.rows["sjc"]
-    assert back.scores["saturation"].mean == pytest.approx(-0.2)
+    assert back.scores["saturation"].value == pytest.approx(-0.2)
     assert back.scores["saturation"].interval == pytest.approx((-0.2 - half, -0.2 + half))
 
 
@@ -79,8 +80,8 @@ def test_a_failed_run_takes_its_pair_out():
         return None if failed else {"saturation": o["seed"] + 0.25 * (o["method"] == "sjc")}
 
     (row,) = one(compare_levels(results_of(sweep, score)), "method").rows["sds"]
-    assert row.pairs == 2 * 2 and row.scores["saturation"].count == 2
-    assert row.scores["saturation"].mean == pytest.approx(0.25)
+    assert row.pairs == 2 * 2 and row.scores["saturation"].num_units == 2
+    assert row.scores["saturation"].value == pytest.approx(0.25)
 
 
 def test_with_more_prompts_than_seeds_the_interval_is_over_prompts():
@@ -93,11 +94,11 @@ def test_with_more_prompts_than_seeds_the_interval_is_over_prompts():
     results = results_of(sweep, score)
     (row,) = one(compare_levels(results), "method").rows["sds"]
     found = row.scores["object"]
-    assert found.count == 3 and found.mean == pytest.approx(0.1)
+    assert found.num_units == 3 and found.value == pytest.approx(0.1)
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert found.interval == pytest.approx((0.1 - half, 0.1 + half), abs=1e-6)
     score_of_sjc = settings_of(results)[1].scores["object"]
-    assert score_of_sjc.count == 3 and score_of_sjc.mean == pytest.approx(0.3)
+    assert score_of_sjc.num_units == 3 and score_of_sjc.value == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2, 3)])
@@ -119,14 +120,14 @@ def test_prompts_of_runs_of_their_own_are_averaged_like_those_of_one_run(
     assert [s.options for s in settings_of(ours)] == [{"method": "sds"}, {"method": "sjc"}]
     for own, other in zip(settings_of(ours), settings_of(theirs), strict=True):
         found, expected = own.scores["saturation"], other.scores["saturation"]
-        assert found.count == expected.count == max(len(seeds), 3)
-        assert found.mean == pytest.approx(expected.mean)
+        assert found.num_units == expected.num_units == max(len(seeds), 3)
+        assert found.value == pytest.approx(expected.value)
         assert found.interval == pytest.approx(expected.interval, abs=1e-12)
     assert [c.option for c in compare_levels(ours)] == ["method"]
     (row,) = one(compare_levels(ours), "method").rows["sds"]
     (other_row,) = one(compare_levels(theirs), "method").rows["sds"]
     assert row.pairs == other_row.pairs == 3 * len(seeds)
-    assert row.scores["saturation"].mean == pytest.approx(other_row.scores["saturation"].mean)
+    assert row.scores["saturation"].value == pytest.approx(other_row.scores["saturation"].value)
     page = SweepPage(tmp_path).write(ours).read_text(encoding="utf-8")
     scores = page.split("<h2>Scores</h2>")[1].split("</section>")[0]
     assert "<th>method</th>" in scores and "<th>prompts</th>" not in scores
@@ -145,7 +146,7 @@ def test_options_that_were_varied_together_are_compared_as_settings():
     assert [comparison.option for comparison in found] == [""]
     assert found[0].levels == ["method sds, lr 0.1", "method sjc, lr 0.2"]
     (row,) = found[0].rows["method sds, lr 0.1"]
-    assert row.scores["saturation"].mean == pytest.approx(0.1)
+    assert row.scores["saturation"].value == pytest.approx(0.1)
 
 
 def test_many_values_and_missing_scores_have_no_comparison():
@@ -182,11 +183,11 @@ def test_the_page_marks_what_excludes_zero(tmp_path: Path):
 
 
 def test_differences_as_text():
-    assert difference_cell(0.125, None, "object") == ("+12", "", False)
+    assert difference_cell(Estimate(0.125, None), "object") == ("+12", "", False)
     minus = "\N{MINUS SIGN}"
-    assert difference_cell(-0.0123, (-0.02, -0.004), "saturation") == (
+    assert difference_cell(Estimate(-0.0123, (-0.02, -0.004)), "saturation") == (
         f"{minus}0.012",
         f"[{minus}0.020, {minus}0.004]",
         True,
     )
-    assert difference_cell(-0.0001, (-0.1, 0.1), "saturation").difference == "0.000"
+    assert difference_cell(Estimate(-0.0001, (-0.1, 0.1)), "saturation").difference == "0.000"

@@ -68,23 +68,27 @@ def effects(results: Sequence[RunResult]) -> list[Effect]:
 def test_effects_are_those_that_were_put_in_with_an_interval_over_prompts(tmp_path: Path):
     guidance, steps, both = effects(sweep_results(tmp_path, sweep_of()))
     # .3, .4, .5 by prompt, and half of the .04 of both
-    assert guidance.difference == pytest.approx(0.42) and guidance.count == len(PROMPTS)
+    assert guidance.difference.value == pytest.approx(
+        0.42
+    ) and guidance.difference.num_units == len(PROMPTS)
     half = T_2 * 0.1 / 3**0.5
-    assert guidance.interval == pytest.approx((0.42 - half, 0.42 + half), abs=1e-6)
+    assert guidance.difference.interval == pytest.approx((0.42 - half, 0.42 + half), abs=1e-6)
     assert guidance.change[1:] == ("1", "7.5") and guidance.unit == "prompts"
     # the same for all prompts
-    assert steps.difference == pytest.approx(0.12) and steps.interval is not None
-    assert steps.interval == pytest.approx((0.12, 0.12)) and steps.excludes_zero
-    assert both.difference == pytest.approx(0.04) and both.other is not None
+    assert steps.difference.value == pytest.approx(0.12) and steps.difference.interval is not None
+    assert (
+        steps.difference.interval == pytest.approx((0.12, 0.12)) and steps.difference.excludes_zero
+    )
+    assert both.difference.value == pytest.approx(0.04) and both.other is not None
     assert (both.change.option, both.other.option) == ("method.guidance", "steps")
 
 
 def test_seeds_are_the_unit_of_a_single_prompt(tmp_path: Path):
     _, _, both = effects(sweep_results(tmp_path, sweep_of(PROMPTS[:1])))
-    assert (both.unit, both.count) == ("seeds", 2)
+    assert (both.unit, both.difference.num_units) == ("seeds", 2)
     half = T_1 * 0.01  # .03 and .05: sd .01414, over sqrt(2)
-    assert both.interval == pytest.approx((0.04 - half, 0.04 + half), abs=1e-6)
-    assert not both.excludes_zero
+    assert both.difference.interval == pytest.approx((0.04 - half, 0.04 + half), abs=1e-6)
+    assert not both.difference.excludes_zero
 
 
 def test_several_levels_are_compared_with_the_smallest(tmp_path: Path):
@@ -93,7 +97,8 @@ def test_several_levels_are_compared_with_the_smallest(tmp_path: Path):
         tmp_path, sweep_of(grid=grid), lambda o, i, s: o["steps"] ** 2 * o["method.guidance"]
     )
     found = {
-        (e.change[1:], e.other[1:] if e.other else None): e.difference for e in effects(results)
+        (e.change[1:], e.other[1:] if e.other else None): e.difference.value
+        for e in effects(results)
     }
     assert found == {
         (("10", "20"), None): pytest.approx(300 * 4.25),
@@ -108,17 +113,19 @@ def test_prompts_that_vary_are_units_and_no_option(tmp_path: Path):
     grid = {**GRID, "prompts": tuple((prompt,) for prompt in PROMPTS[:3])}
     sweep = Sweep({"model": "gaussians"}, grid=grid, seeds=(0, 1))
     found = effects(sweep_results(tmp_path, sweep))
-    assert len(found) == 3 and {(e.unit, e.count) for e in found} == {("prompts", 3)}
+    assert len(found) == 3 and {(e.unit, e.difference.num_units) for e in found} == {("prompts", 3)}
 
 
 def test_with_more_seeds_than_prompts_seeds_are_units(tmp_path: Path):
     sweep = replace(sweep_of(PROMPTS[:2]), seeds=(0, 1, 2))
     found = effects(sweep_results(tmp_path, sweep))
-    assert {(e.unit, e.count) for e in found} == {("seeds", 3)}
+    assert {(e.unit, e.difference.num_units) for e in found} == {("seeds", 3)}
     interaction = next(effect for effect in found if effect.other is not None)
     # .03, .05, .05 by seed, the same for all prompts; t quantile of 2 degrees of freedom
     half = 4.302653 * 0.0115470 / 3**0.5
-    assert interaction.interval == pytest.approx((0.13 / 3 - half, 0.13 / 3 + half), abs=1e-6)
+    assert interaction.difference.interval == pytest.approx(
+        (0.13 / 3 - half, 0.13 / 3 + half), abs=1e-6
+    )
 
 
 def test_options_whose_values_go_together_count_as_the_first_one(tmp_path: Path):
@@ -127,7 +134,7 @@ def test_options_whose_values_go_together_count_as_the_first_one(tmp_path: Path)
     sweep = Sweep(fixed, grid={"steps": (10, 20)}, zip=zipped, seeds=(0, 1))
     found = effects(sweep_results(tmp_path, sweep))
     assert [e.change.option for e in found if e.other is None] == ["steps", "method.guidance"]
-    assert found[1].difference == pytest.approx(0.42)
+    assert found[1].difference.value == pytest.approx(0.42)
 
 
 def test_a_seed_that_is_not_finished_everywhere_is_left_out(tmp_path: Path):
@@ -135,7 +142,7 @@ def test_a_seed_that_is_not_finished_everywhere_is_left_out(tmp_path: Path):
     design = factorial_of(results)
     assert design is not None and design.left_out == len(PROMPTS)
     both = effects_of(design)[-1]
-    assert both.difference == pytest.approx(0.03)
+    assert both.difference.value == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +178,8 @@ def test_the_file_and_the_page_have_every_effect(tmp_path: Path):
         ("interaction", "method.guidance", "steps"),
     ]
     first = effects(results)[0]
-    assert float(rows[0]["difference"]) == first.difference
-    assert (float(rows[0]["low"]), float(rows[0]["high"])) == first.interval
+    assert float(rows[0]["difference"]) == first.difference.value
+    assert (float(rows[0]["low"]), float(rows[0]["high"])) == first.difference.interval
     page = SweepPage(tmp_path).write(results).read_text(encoding="utf-8")
     assert "<td>guidance: 1 → 7.5</td>\n<td><b>+0.420</b>" in page
     assert "<td>guidance \N{MULTIPLICATION SIGN} steps</td>" in page and "over 3 prompts" in page
@@ -208,7 +215,7 @@ def test_intervals_hold_the_true_effect_in_95_of_100_studies():
             for place in itertools.product(levels, levels)
         }
         found = effects_of(Factorial({"a": levels, "b": levels}, {"saturation": scores}, 0))
-        main, _, both = (effect.interval for effect in found)
+        main, _, both = (effect.difference.interval for effect in found)
         assert main is not None and both is not None
         held["main"] += main[0] <= 0.2 <= main[1]
         held["interaction"] += both[0] <= 0.0 <= both[1]

@@ -92,7 +92,7 @@ def test_the_parquet_file_is_the_same_table(progress: SweepProgress):
 def test_means_are_over_the_seeds_of_a_setting(progress: SweepProgress):
     settings = {s.options["method.guidance"]: s for s in settings_of(results_of(progress))}
     score = settings["1"].scores["saturation"]
-    assert score.mean == pytest.approx(0.35) and score.count == 2
+    assert score.value == pytest.approx(0.35) and score.num_units == 2
     # means .3 and .4 of two seeds: sd .0707, over sqrt(2), times 12.7062; never negative
     assert score.interval == pytest.approx((0.0, 0.35 + 0.635310), abs=1e-5)
     assert settings["30"].scores["saturation"].interval is None
@@ -129,7 +129,7 @@ def test_a_score_that_could_not_be_computed_is_left_out(progress: SweepProgress)
     path.write_text(json.dumps(scores), encoding="utf-8")
     results = results_of(progress)
     settings = {s.options["method.guidance"]: s for s in settings_of(results)}
-    assert settings["1"].scores["saturation"].count == 1
+    assert settings["1"].scores["saturation"].num_units == 1
     assert SweepPage(progress.root).write(results).is_file()
 
 

@@ -19,9 +19,9 @@ from run_folders import assert_same_run
 
 from limbeck.cli.main import main
 from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.estimate import mean_estimate
 from limbeck.metrics.intervals import t_quantile
 from limbeck.sweeps.execution import RunTask, execute_run, stage_texts
-from limbeck.sweeps.results import mean_score
 from limbeck.training.experiment import Experiment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -140,21 +140,21 @@ def test_two_sweeps_at_once_in_one_folder_are_refused(tmp_path, capsys):
 
 
 def test_the_interval_over_seeds_is_that_of_student():
-    score = mean_score([1.0, 2.0, 4.0])
-    assert score.mean == pytest.approx(7 / 3)
+    score = mean_estimate([1.0, 2.0, 4.0])
+    assert score.value == pytest.approx(7 / 3)
     # sd 1.527525, divided by sqrt(3), times 4.302653, the quantile for 2 degrees of freedom
     half = 4.302653 * 1.5275252 / math.sqrt(3)
     assert score.interval == pytest.approx((7 / 3 - half, 7 / 3 + half), rel=1e-6)
     assert t_quantile(2) == pytest.approx(4.302653, rel=1e-6)
-    assert mean_score([1.0]).interval is None
-    equal = mean_score([0.25] * 4, metric_bounds("clipped"))
+    assert mean_estimate([1.0]).interval is None
+    equal = mean_estimate([0.25] * 4, metric_bounds("clipped"))
     assert equal.interval == (0.25, 0.25)  # a measurement, no share of right images
-    assert mean_score([1.0] * 4, metric_bounds("object")).interval[0] < 0.6
+    assert mean_estimate([1.0] * 4, metric_bounds("object")).interval[0] < 0.6
 
 
 def test_the_interval_over_seeds_covers_the_mean_as_often_as_it_says():
     draws = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) + 3
-    scores = [mean_score(row.tolist()) for row in draws]
+    scores = [mean_estimate(row.tolist()) for row in draws]
     covered = sum(score.interval[0] <= 3 <= score.interval[1] for score in scores) / len(scores)
     assert abs(covered - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 4000)
 

@@ -25,6 +25,16 @@ class Estimate:
     by_unit: tuple[float, ...] = field(default=(), repr=False)
 
     @property
+    def num_units(self) -> int:
+        """Number of units of a mean; 0 for metrics of a whole set."""
+        return len(self.by_unit)
+
+    def __neg__(self) -> Estimate:
+        """The difference the other way round."""
+        ends = None if self.interval is None else (-self.interval[1], -self.interval[0])
+        return Estimate(-self.value, ends, tuple(-value for value in self.by_unit))
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether zero is outside the interval; never without an interval."""
         low, high = self.interval or (0.0, 0.0)

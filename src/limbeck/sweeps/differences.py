@@ -11,13 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import format_option, label_of
 from limbeck.sweeps.results import (
-    MeanScore,
     RunResult,
-    mean_score,
     option_values,
     setting_options,
     varies_more_in_prompts,
@@ -41,16 +40,12 @@ class Difference:
     level: str
     baseline: str
     pairs: int
-    scores: dict[str, MeanScore]
+    scores: dict[str, Estimate]
 
     @property
     def reversed(self) -> Difference:
         """The baseline minus the value."""
-        turned = {}
-        for name, score in self.scores.items():
-            ends = score.interval
-            interval = (-ends[1], -ends[0]) if ends is not None else None
-            turned[name] = MeanScore(-score.mean, interval, score.count)
+        turned = {name: -score for name, score in self.scores.items()}
         return Difference(self.baseline, self.level, self.pairs, turned)
 
 
@@ -98,7 +93,7 @@ class _ScoreTable:
     names: list[str]
     units: Int[Tensor, "pairs"]
 
-    def difference(self, level: int, baseline: int) -> tuple[int, dict[str, MeanScore]]:
+    def difference(self, level: int, baseline: int) -> tuple[int, dict[str, Estimate]]:
         """Number of pairs, and mean difference of each score over seeds or prompts."""
         difference = self.values[level] - self.values[baseline]
         known = ~difference.isnan()
@@ -108,7 +103,7 @@ class _ScoreTable:
             own = means[has_mean[:, column], column].tolist()
             low, high = metric_bounds(name)
             if own:
-                scores[name] = mean_score(own, (low - high, high - low))
+                scores[name] = mean_estimate(own, (low - high, high - low))
         return int(known.any(1).sum()), scores
 
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.metrics.bounds import metric_bounds
+from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.metrics.intervals import (
-    Interval,
-    mean_interval,
     paired_differences,
     prompt_means,
 )
@@ -64,23 +63,14 @@ class Effect:
         other: the second change of an interaction; None for a main effect.
         difference: main effect: ``high`` minus ``low``, mean over the other options. Interaction:
             that difference at the ``high`` of ``other`` minus that at its ``low``.
-        interval: its 95 % interval; None with a single unit.
         unit: ``prompts`` or ``seeds``: what the interval is over.
-        count: number of units.
     """
 
     score: str
     change: Change
     other: Change | None
-    difference: float
-    interval: Interval | None
+    difference: Estimate
     unit: str
-    count: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether all of the interval lies on one side of zero."""
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 @dataclass(frozen=True)
@@ -175,9 +165,9 @@ def write_effects(results: Sequence[RunResult], root: Path) -> Path | None:
     writer.writerow([*_COLUMNS, *_NUMBERS])
     for effect in effects_of(design):
         kind = "main" if effect.other is None else "interaction"
-        ends = effect.interval or (None, None)
+        ends = effect.difference.interval or (None, None)
         changes = [*effect.change, *(effect.other or (None, None, None))]
-        numbers = [effect.difference, *ends, effect.unit, effect.count]
+        numbers = [effect.difference.value, *ends, effect.unit, effect.difference.num_units]
         writer.writerow([effect.score, kind, *changes, *numbers])
     write_text(path, buffer.getvalue())
     return path
@@ -249,9 +239,7 @@ def _effect(
     units = units if unit == "prompts" else by_seed
     least, most = metric_bounds(score)
     bounds = sides * (least - most), sides * (most - least)
-    difference = math.fsum(units.values()) / len(units)
-    interval = mean_interval(list(units.values()), bounds)
-    return Effect(score, change, other, difference, interval, unit, len(units))
+    return Effect(score, change, other, mean_estimate(list(units.values()), bounds), unit)
 
 
 def _main_effect(scores: ScoresByPlace, options: Sequence[str], change: Change) -> dict[Key, float]:

@@ -41,14 +41,14 @@ def effects_section(results: Sequence[RunResult]) -> dict[str, Any] | None:
         "options": [names[option] for option in design.levels],
         "columns": list(design.scores),
         "rows": [
-            (label, [difference_cell(e.difference, e.interval, e.score) for e in own])
+            (label, [difference_cell(e.difference, e.score) for e in own])
             for label, own in by_label.items()
         ],
         "num_main": sum(own[0].other is None for own in by_label.values()),
         "plots": _plots(by_label, list(design.scores)),
         "unit": first.unit,
-        "count": first.count,
-        "has_intervals": first.interval is not None,
+        "count": first.difference.num_units,
+        "has_intervals": first.difference.interval is not None,
         "left_out": design.left_out,
         "hidden": hidden,
         "shown": count,
@@ -70,7 +70,7 @@ def _label(effect: Effect, design: Factorial, names: Mapping[str, str]) -> str:
 
 
 def _cell(effect: Effect) -> DifferenceCell:
-    return difference_cell(effect.difference, effect.interval, effect.score)
+    return difference_cell(effect.difference, effect.score)
 
 
 def _plots(by_label: Mapping[str, Sequence[Effect]], scores: Sequence[str]) -> list[Any]:
@@ -82,9 +82,9 @@ def _plots(by_label: Mapping[str, Sequence[Effect]], scores: Sequence[str]) -> l
         rows = []
         for label, own in by_label.items():
             effect = own[column]
-            low, high = effect.interval or (0.0, 0.0)
-            ends = (scale * low, scale * high) if effect.interval is not None else None
-            rows.append((label, scale * effect.difference, ends))
+            low, high = effect.difference.interval or (0.0, 0.0)
+            ends = (scale * low, scale * high) if effect.difference.interval is not None else None
+            rows.append((label, scale * effect.difference.value, ends))
         title = SCORES[name].label + (", percentage points" if SCORES[name].percent else "")
         plots.append((title, Markup(interval_plot(rows, num_main))))
     return plots

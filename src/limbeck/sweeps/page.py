@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.config.discovery import unknown_name
+from limbeck.metrics.estimate import Estimate
 from limbeck.runs.report.page_images import PageImage, embed_image
 from limbeck.runs.report.pages import write_page
 from limbeck.runs.report.tables import (
@@ -23,7 +24,6 @@ from limbeck.sweeps.planned_runs import format_option, label_of, short_names
 from limbeck.sweeps.ranking import search_section
 from limbeck.sweeps.results import (
     UNFINISHED,
-    MeanScore,
     RunResult,
     Setting,
     option_values,
@@ -110,7 +110,7 @@ class SweepPage:
             "search": None if self.sweep is None else search_section(results, self.sweep),
             "settings": [_score_row(setting, scores, filters) for setting in settings],
             "unit": "prompts" if varies_more_in_prompts(results) else "seeds",
-            "has_intervals": any(m.count > 1 for s in settings for m in s.scores.values()),
+            "has_intervals": any(m.num_units > 1 for s in settings for m in s.scores.values()),
             "comparisons": [_comparison(c, scores, names) for c in compare_levels(results)],
             # its plots take seconds, so they come when the sweep has ended
             "effects": None if reload_seconds else effects_section(results),
@@ -256,12 +256,12 @@ def _score_row(
     }
 
 
-def _score_cell(score: MeanScore | None, name: str) -> tuple[str, str]:
+def _score_cell(score: Estimate | None, name: str) -> tuple[str, str]:
     """The mean and the ends of its interval as text; the latter may be empty."""
     if score is None:
         return "\N{EN DASH}", ""
     ends = ", ".join(score_text(end, name).removesuffix(" %") for end in score.interval or ())
-    return score_text(score.mean, name), f"[{ends}]" if ends else ""
+    return score_text(score.value, name), f"[{ends}]" if ends else ""
 
 
 def _comparison(
@@ -278,7 +278,7 @@ def _comparison(
     return {"label": names.get(comparison.option, "all options together"), "tables": tables}
 
 
-def _difference_cell(score: MeanScore | None, name: str) -> DifferenceCell:
+def _difference_cell(score: Estimate | None, name: str) -> DifferenceCell:
     if score is None:
         return DifferenceCell("\N{EN DASH}", "", False)
-    return difference_cell(score.mean, score.interval, name)
+    return difference_cell(score, name)

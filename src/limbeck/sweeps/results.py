@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.metrics.bounds import metric_bounds
-from limbeck.metrics.intervals import UNBOUNDED, Interval, mean_interval
+from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
@@ -177,32 +177,6 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(table), part)
 
 
-@dataclass(frozen=True)
-class MeanScore:
-    """Mean of a score over seeds, or over prompts.
-
-    Attributes:
-        mean: the mean.
-        interval: its 95 % interval; None with a single value.
-        count: number of seeds or prompts.
-    """
-
-    mean: float
-    interval: Interval | None
-    count: int
-
-
-def mean_score(values: Sequence[float], bounds: Interval = UNBOUNDED) -> MeanScore:
-    """Mean and 95 % interval over seeds or prompts, for others of the same kind.
-
-    Args:
-        values: one value per seed or prompt, at least one.
-        bounds: smallest and largest possible value; (0, 1) for a share.
-    """
-    mean = math.fsum(values) / len(values)
-    return MeanScore(mean, mean_interval(values, bounds), len(values))
-
-
 def varies_more_in_prompts(results: Sequence[RunResult]) -> bool:
     """Whether intervals are over prompts: if the sweep has more prompts than seeds.
 
@@ -229,13 +203,13 @@ class Setting:
     over_prompts: bool = False
 
     @property
-    def scores(self) -> dict[str, MeanScore]:
+    def scores(self) -> dict[str, Estimate]:
         """Mean of each score over the finished runs."""
         values: dict[str, list[float]] = {}
         for row in self._prompt_means() if self.over_prompts else self._seed_means():
             for name, value in row.items():
                 values.setdefault(name, []).append(value)
-        return {name: mean_score(own, metric_bounds(name)) for name, own in values.items()}
+        return {name: mean_estimate(own, metric_bounds(name)) for name, own in values.items()}
 
     def _seed_means(self) -> list[dict[str, float]]:
         """Scores of each seed, means over its runs."""

@@ -87,7 +87,7 @@ def _shown(value: Estimate | None, is_difference: bool = False) -> dict[str, Any
         "text": short(value.value),
         "interval": f"[{', '.join(map(short, ends))}]" if ends else "",
         "number": min(value.value, 1e9),  # JavaScript writes infinity otherwise
-        "differs": is_difference and ends is not None and (ends[0] > 0 or ends[1] < 0),
+        "differs": is_difference and value.excludes_zero,
     }
 
 

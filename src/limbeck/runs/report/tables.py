@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from limbeck.metrics.estimate import Estimate  # imports torch, without which texts do
 
 
 class ScoreColumn(NamedTuple):
@@ -143,22 +146,19 @@ class DifferenceCell(NamedTuple):
     is_clear: bool
 
 
-def difference_cell(
-    difference: float, interval: tuple[float, float] | None, name: str
-) -> DifferenceCell:
+def difference_cell(difference: Estimate, name: str) -> DifferenceCell:
     """Format a difference of scores.
 
     Args:
-        difference: the difference.
-        interval: its interval; None if there is none.
+        difference: the difference, with its interval if there is one.
         name: name of the score.
     """
-    text = _signed_text(difference, name)
-    if interval is None:
+    text = _signed_text(difference.value, name)
+    if difference.interval is None:
         return DifferenceCell(text, "", False)
-    low, high = interval
+    low, high = difference.interval
     ends = f"[{_signed_text(low, name)}, {_signed_text(high, name)}]"
-    return DifferenceCell(text, ends, low > 0 or high < 0)
+    return DifferenceCell(text, ends, difference.excludes_zero)
 
 
 def _signed_text(value: float, name: str) -> str:
