@@ -21,6 +21,7 @@ IMPORTED = (
     "limbeck.runs.editing:EditOptions",
     "limbeck.runs.report.schedule_plots:SchedulePlotOptions",
     "limbeck.world.training_options:WorldTraining",
+    "limbeck.world.multi_view_options:MultiViewTraining",
 )
 
 

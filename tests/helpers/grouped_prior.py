@@ -7,8 +7,8 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.view_attention import ViewFolding
 from limbeck.priors.stable_diffusion import StableDiffusion
-from limbeck.priors.view_attention import ViewFolding
 
 RING = 4
 

@@ -13,6 +13,7 @@ from tiny_mvdream import LAYOUTS, change_json, make_unet, write_mvdream
 from tiny_pipeline import max_difference, normal
 
 from limbeck.cli.main import main
+from limbeck.diffusion.camera_input import camera_labels
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.guidance import rescale_x0
 from limbeck.diffusion.model_options import Model
@@ -26,7 +27,7 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.hub import detect_repo_id
 from limbeck.priors.loading import load
-from limbeck.priors.mvdream import MVDream, camera_labels
+from limbeck.priors.mvdream import MVDream
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment

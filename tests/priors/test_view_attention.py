@@ -7,11 +7,11 @@ from family_pipelines import load_family
 from grouped_prior import GroupedDiffusion
 from tiny_pipeline import max_difference, normal, write_pipeline
 
+from limbeck.diffusion.view_attention import ViewFolding
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.priors.loading import load
 from limbeck.priors.lora_adapters import LoRAAdapters
-from limbeck.priors.view_attention import ViewFolding
 
 
 @pytest.fixture(scope="module")

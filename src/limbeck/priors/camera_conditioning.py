@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from limbeck.diffusion.camera_input import POSE_DIM
 from limbeck.diffusion.condition import Condition
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ TIME_EMBEDDING_NAMES = (
     "adaln_single.emb.timestep_embedder",  # PixArt
     "time_caption_embed.timestep_embedder",  # Lumina 2
 )
-POSE_DIM = 16  #: numbers of a pose: the camera-to-world matrix, row by row
 
 
 def stack_poses(conditions: Sequence[Condition], rows: int) -> Float[Tensor, "r 16"] | None:

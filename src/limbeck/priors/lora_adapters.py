@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from limbeck.diffusion.camera_input import POSE_DIM
 from limbeck.diffusion.prior import Prior
-from limbeck.priors.camera_conditioning import POSE_DIM, PoseEmbedding, find_time_embedding
+from limbeck.priors.camera_conditioning import PoseEmbedding, find_time_embedding
 from limbeck.priors.lora_files import POSE_FILE, LoRAPair
 
 #: The projections of attention, as in the paper; the training scripts of diffusers adapt the same.

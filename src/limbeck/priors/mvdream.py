@@ -10,33 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.camera_input import camera_labels
 from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.view_attention import ViewFolding
 from limbeck.priors.mvdream_files import load_multi_view_unet
 from limbeck.priors.scheduler_config import read_discrete_schedule
 from limbeck.priors.stable_diffusion import StableDiffusion
-from limbeck.priors.view_attention import ViewFolding
-
-
-def camera_labels(pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 16"]:
-    """Return what the network is told of cameras: direction and rotation, not the distance.
-
-    MVDream's world has z up and the front of objects at +x; ours has y up and the front at +z. So
-    (x, y, z) becomes (z, x, y). Camera axes are the same.
-
-    Args:
-        pose: camera-to-world matrices of our world.
-
-    Returns:
-        Camera-to-world matrices of MVDream's world with the camera at distance 1, row by row.
-    """
-    turned = pose[:, [2, 0, 1, 3]]
-    position = torch.nn.functional.normalize(turned[:, :3, 3], dim=1)
-    position = torch.nn.functional.pad(position, (0, 1), value=1.0)
-    return torch.cat([turned[:, :, :3], position[:, :, None]], 2).flatten(1)
 
 
 class MVDream(StableDiffusion):

@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor
 
-from limbeck.priors.camera_conditioning import POSE_DIM
+from limbeck.diffusion.camera_input import CAMERA_OPTIONS
 from limbeck.priors.checkpoint_files import (
     CheckpointFiles,
     check_none_missing,
@@ -31,10 +31,6 @@ _NETWORK = "model.diffusion_model."  #: prefix of the U-Net in the original name
 _CAMERA_PART = "camera_proj"
 #: Height and width of the latents of both published models, which their pickles do not state.
 _LATENT_SIZE = 32
-_CAMERA_OPTIONS = {
-    "class_embed_type": "projection",
-    "projection_class_embeddings_input_dim": POSE_DIM,
-}
 
 
 def is_multi_view(files: CheckpointFiles) -> bool:
@@ -54,7 +50,7 @@ def is_multi_view(files: CheckpointFiles) -> bool:
     if name != "StableDiffusionPipeline" or not (files.folder / "unet" / "config.json").is_file():
         return False
     config = files.read_config("unet")
-    return all(config.get(key) == value for key, value in _CAMERA_OPTIONS.items())
+    return all(config.get(key) == value for key, value in CAMERA_OPTIONS.items())
 
 
 def load_multi_view_unet(files: CheckpointFiles, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -72,7 +68,7 @@ def load_multi_view_unet(files: CheckpointFiles, dtype: torch.dtype) -> UNet2DCo
     with silence_library_logs(), loading(place, passed_on=(ValueError,)):
         config, weights = _read(files)
         with torch.device("meta"):
-            network: Any = UNet2DConditionModel.from_config(config | _CAMERA_OPTIONS)
+            network: Any = UNet2DConditionModel.from_config(config | CAMERA_OPTIONS)
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
         report = network.load_state_dict(weights, strict=False, assign=True)
     check_none_missing(report.missing_keys, place)
@@ -138,7 +134,7 @@ def _from_original_names(
     layers = [f"{camera}{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")]
     check_none_missing([layer for layer in layers if layer not in names], place)
     renamed = {name.replace(camera, label): weight for name, weight in names.items()}
-    options = {"addition_embed_type": None} | config | _CAMERA_OPTIONS
+    options = {"addition_embed_type": None} | config | CAMERA_OPTIONS
     converted: dict[str, Tensor] = convert_ldm_unet_checkpoint(renamed, options)
     return converted
 

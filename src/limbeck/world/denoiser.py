@@ -137,10 +137,15 @@ class Denoiser(nn.Module):
 
     alphas_cumprod: Tensor
 
-    def __init__(self, tokenizer: CLIPTokenizer, prediction_type: str, snr_floor: float):
+    def __init__(
+        self,
+        text: CLIPTextModel,
+        unet: UNet2DConditionModel,
+        prediction_type: str,
+        snr_floor: float,
+    ):
         super().__init__()
-        self.text = build_text_encoder(tokenizer)
-        self.unet = build_unet()
+        self.text, self.unet = text, unet
         self.prediction_type, self.snr_floor = prediction_type, snr_floor
         alphas_cumprod = build_scheduler(prediction_type).alphas_cumprod.clone()
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
@@ -170,10 +175,38 @@ class Denoiser(nn.Module):
         Returns:
             ``loss``, and the unweighted error in the ``middle`` and ``late`` part of the times.
         """
+        out = self.unet(self.add_noise(z, noise, t), t, self.text(ids).last_hidden_state).sample
+        per_row, weight = self.errors(out.float(), z, noise, t)
+        return {
+            "loss": (weight * per_row).mean(),
+            "middle": per_row[(t > 300) & (t < 700)].mean(),
+            "late": per_row[t >= 800].mean(),
+        }
+
+    def add_noise(
+        self, z: Float[Tensor, "b 4 16 16"], noise: Float[Tensor, "b 4 16 16"], t: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b 4 16 16"]:
+        """Return noised latents."""
+        abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
+        return abar.sqrt() * z + (1 - abar).sqrt() * noise
+
+    def errors(
+        self,
+        out: Float[Tensor, "b 4 16 16"],
+        z: Float[Tensor, "b 4 16 16"],
+        noise: Float[Tensor, "b 4 16 16"],
+        t: Int[Tensor, "b"],
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """Return the mean squared error of each row, and its weight in the loss.
+
+        Args:
+            out: output of the U-Net.
+            z: clean latents.
+            noise: the noise in its input.
+            t: time steps, 0 to 999.
+        """
         abar = self.alphas_cumprod[t].view(-1, 1, 1, 1)
         alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-        zt = alpha * z + sigma * noise
-        out = self.unet(zt, t, self.text(ids).last_hidden_state).sample.float()
         snr = (abar / (1 - abar)).flatten()
         weight = (snr + self.snr_floor).clamp(max=5.0)
         if self.prediction_type == "epsilon":  # |x0 error|^2 = |eps error|^2 / snr
@@ -181,12 +214,7 @@ class Denoiser(nn.Module):
         else:  # |x0 error|^2 = sigma^2 |v error|^2
             error = (out - (alpha * noise - sigma * z)).square()
             weight = weight * (1 - abar).flatten()
-        per_row = error.mean((1, 2, 3))
-        return {
-            "loss": (weight * per_row).mean(),
-            "middle": per_row[(t > 300) & (t < 700)].mean(),
-            "late": per_row[t >= 800].mean(),
-        }
+        return error.mean((1, 2, 3)), weight
 
 
 @dataclass(frozen=True)
@@ -213,7 +241,9 @@ class DenoiserTask(Task[Denoiser]):
 
     def build(self) -> Denoiser:
         tokenizer = CLIPTokenizer.from_pretrained(str(self.folder / "tokenizer"))
-        model = Denoiser(tokenizer, self.prediction_type, self.snr_floor)
+        model = Denoiser(
+            build_text_encoder(tokenizer), build_unet(), self.prediction_type, self.snr_floor
+        )
         if self.init_from is not None:
             model.load(self.init_from)
         return model
@@ -240,11 +270,20 @@ class DenoiserTask(Task[Denoiser]):
         empty = torch.rand(size, generator=rng) < 0.1
         text = torch.from_numpy(ids[variant.numpy(), rows.numpy()].astype(np.int64))
         text[empty] = torch.from_numpy(ids[-1, 0].astype(np.int64))
-        # stratified times: every batch covers the whole range
-        u = (torch.arange(size) + torch.rand(size, generator=rng)) / size
-        t = (u * 1000).long().clamp(max=999)[torch.randperm(size, generator=rng)]
+        t = stratified_times(size, rng)
         latents = torch.from_numpy(z[rows.numpy()].astype(np.float32))
         return latents, text, t, torch.randn(latents.shape, generator=rng)
+
+
+def stratified_times(count: int, rng: torch.Generator) -> Int[Tensor, "n"]:
+    """Draw time steps that cover the whole range evenly, in random order.
+
+    Args:
+        count: number of time steps.
+        rng: source of all randomness.
+    """
+    u = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    return (u * 1000).long().clamp(max=999)[torch.randperm(count, generator=rng)]
 
 
 @torch.no_grad()
@@ -255,6 +294,7 @@ def preview_sample(
     steps: int,
     guidance: float,
     noise: Float[Tensor, "n 4 16 16"],
+    class_labels: Float[Tensor, "n d"] | None = None,
 ) -> Float[Tensor, "n 4 16 16"]:
     """Sample latents by DDIM with classifier-free guidance, for previews.
 
@@ -265,13 +305,16 @@ def preview_sample(
         steps: DDIM steps.
         guidance: guidance scale.
         noise: latents at t = 1.
+        class_labels: what the class embedding of the U-Net is told of each row, if it has one.
     """
     scheduler = build_scheduler(model.prediction_type)
     scheduler.set_timesteps(steps)
     text = model.text(torch.cat([empty.expand(len(ids), -1), ids])).last_hidden_state
+    labels = None if class_labels is None else class_labels.repeat(2, 1)
     z = noise
     for t in scheduler.timesteps:
-        uncond, cond = model.unet(z.repeat(2, 1, 1, 1), t, text).sample.chunk(2)
+        both = model.unet(z.repeat(2, 1, 1, 1), t, text, class_labels=labels).sample
+        uncond, cond = both.chunk(2)
         z = scheduler.step(uncond + guidance * (cond - uncond), t, z).prev_sample
     return z
 

@@ -310,10 +310,36 @@ def random_captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5)
     """
     draws = rng.random((len(scenes), 6))
     complete = draws[:, 5] < full
+    keep_view = np.where(scenes.shows_view, complete | (draws[:, 3] < 0.7), draws[:, 3] < 0.2)
+    return _random_captions(scenes, draws, complete, keep_view)
+
+
+def group_captions(
+    scenes: Scenes, group_size: int, rng: np.random.Generator, view_words: float, full: float = 0.5
+) -> list[str]:
+    """Return captions of groups of views, each with the same attributes dropped in all its views.
+
+    Args:
+        scenes: N scenes; each ``group_size`` that follow each other are views of one.
+        group_size: views in a group.
+        rng: source of all randomness.
+        view_words: probability that the captions of a group name the views. Those of objects that
+            look alike from all views name them in a fifth of these groups.
+        full: probability that the captions of a group have every other visible attribute.
+    """
+    draws = rng.random((len(scenes) // group_size, 6)).repeat(group_size, 0)
+    complete = draws[:, 5] < full
+    share = np.where(scenes.asymmetric, view_words, 0.2 * view_words)
+    return _random_captions(scenes, draws, complete, draws[:, 3] < share)
+
+
+def _random_captions(
+    scenes: Scenes, draws: np.ndarray, complete: np.ndarray, keep_view: np.ndarray
+) -> list[str]:
+    """Return captions from uniform draws ``[N, 6]``, complete ones with all but the view."""
     keep_color = complete | (draws[:, 0] < 0.9)
     keep_pattern = np.where(scenes.pattern == 0, draws[:, 1] < 0.5, complete | (draws[:, 1] < 0.93))
     keep_background = complete | (draws[:, 2] < 0.6)
-    keep_view = np.where(scenes.shows_view, complete | (draws[:, 3] < 0.7), draws[:, 3] < 0.2)
     keep = np.stack([keep_color, keep_pattern, keep_background, keep_view], 1)
     texts = [_caption_of(*row) for row in zip(scenes.labels(), keep, strict=True)]
     return [
@@ -322,9 +348,14 @@ def random_captions(scenes: Scenes, rng: np.random.Generator, full: float = 0.5)
     ]
 
 
-def full_captions(scenes: Scenes) -> list[str]:
-    """Return captions that name every attribute, the view only where it makes a difference."""
-    keep = np.stack([*[np.ones(len(scenes), bool)] * 3, scenes.shows_view], 1)
+def full_captions(scenes: Scenes, view_words: bool = True) -> list[str]:
+    """Return captions that name every attribute, the view only where it makes a difference.
+
+    Args:
+        scenes: N scenes.
+        view_words: whether to name the view.
+    """
+    keep = np.stack([*[np.ones(len(scenes), bool)] * 3, scenes.shows_view & view_words], 1)
     return [_caption_of(*row) for row in zip(scenes.labels(), keep, strict=True)]
 
 

@@ -1,7 +1,8 @@
 """Trainer of the world's networks: time budget, data parallelism, weight averaging, resuming.
 
-The learning rate follows the share of the time budget that is spent, so the same command fits two
-minutes or two hours.
+The learning rate follows the share of the budget that is spent, so the same command fits two
+minutes or two hours. A training with a budget of steps is the same, bit for bit, however often it
+is stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from limbeck.system.files import replacing
 from limbeck.system.interrupt import DeferredInterrupt, Stopped
+from limbeck.world.shared_gradients import SharedGradients
 
 _SIGNAL_SECONDS = 0.2  #: after which the workers get a signal, at most
 
@@ -31,12 +33,13 @@ class Budget:
 
     Attributes:
         minutes: wall time of the whole stage in minutes, previews included, summed over
-            interruptions.
+            interruptions; of no effect with steps.
         workers: processes that share the gradient (one thread each on a CPU).
         device: device of torch, as ``cpu`` or ``cuda``.
         checkpoint_every: seconds between checkpoints.
         preview_every: seconds between previews.
         last_preview: whether to preview at the end as well, after the minutes.
+        steps: optimizer steps of the whole stage. None: as many as the minutes allow.
     """
 
     minutes: float
@@ -45,6 +48,16 @@ class Budget:
     checkpoint_every: float = 60.0
     preview_every: float = 600.0
     last_preview: bool = True
+    steps: int | None = None
+
+    def progress(self, elapsed: float, step: int) -> float:
+        """Return the share that is spent, at least 1 at the end.
+
+        Args:
+            elapsed: seconds of training so far.
+            step: optimizer steps so far.
+        """
+        return elapsed / (60 * self.minutes) if self.steps is None else step / self.steps
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -65,6 +78,18 @@ class Task(abc.ABC, Generic[ModuleT]):
     @abc.abstractmethod
     def build(self) -> ModuleT:
         """Return a new module whose forward takes a batch and returns ``{"loss": scalar, ...}``."""
+
+    def parameter_groups(self, model: ModuleT) -> list[dict[str, Any]]:
+        """Return the parameter groups of AdamW; ``lr_factor`` multiplies the learning rate.
+
+        Args:
+            model: the module, whose parameters without gradient are left out.
+        """
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": 1e-3, "lr_factor": 1.0},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "lr_factor": 1.0},
+        ]
 
     @abc.abstractmethod
     def batch(self, rng: torch.Generator, progress: float) -> tuple[Tensor, ...]:
@@ -97,9 +122,19 @@ def lr_at(task: Task, step: int, progress: float) -> float:
         step: number of the step, from 0.
         progress: share of the budget that is spent, in [0, 1].
     """
-    warmup = min(1.0, (step + 1) / task.warmup_steps)
-    decay = 1.0 if progress < task.decay_start else (1.0 - progress) / (1.0 - task.decay_start)
-    return task.lr * warmup * max(decay, 0.0)
+    return task.lr * min(1.0, (step + 1) / task.warmup_steps) * decay_at(task, progress)
+
+
+def decay_at(task: Task, progress: float) -> float:
+    """Return the factor on the learning rate that falls linearly from 1 at the end, to 0.
+
+    Args:
+        task: what is trained.
+        progress: share of the budget that is spent, in [0, 1].
+    """
+    if progress < task.decay_start:
+        return 1.0
+    return max((1.0 - progress) / (1.0 - task.decay_start), 0.0)
 
 
 def _checkpoint_path(task: Task, folder: Path) -> Path:
@@ -126,15 +161,10 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 class _State:
     """Weights, their average and the optimizer, saved to and loaded from one file."""
 
-    def __init__(self, model: nn.Module, lr: float):
+    def __init__(self, model: nn.Module, task: Task):
         self.model = model
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": 1e-3},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), fused=True)
+        groups = task.parameter_groups(model)
+        self.optimizer = torch.optim.AdamW(groups, lr=task.lr, betas=(0.9, 0.99), fused=True)
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step, self.elapsed = 0, 0.0
 
@@ -166,49 +196,6 @@ class _State:
         self.step, self.elapsed = note["step"], note["elapsed"]
 
 
-class _SharedGradients:
-    """Gradient averaging through shared memory; a third faster here than a ring over sockets.
-
-    Every worker's ``.grad`` tensors are views of its row of ``gradients``
-    ``[workers, parameters]``; each worker averages one slice for all.
-    """
-
-    def __init__(self, workers: int, size: int):
-        context = torch.multiprocessing.get_context("spawn")
-        self.workers = workers
-        self.gradients = torch.zeros(workers, size).share_memory_()
-        self.clock = torch.zeros(1, dtype=torch.float64).share_memory_()
-        self.signal = torch.zeros(1, dtype=torch.int64).share_memory_()  #: set by the parent
-        self._signal_of_step = torch.zeros(1, dtype=torch.int64).share_memory_()
-        # the first worker may preview for minutes; one that waits longer has lost the others
-        self.barrier = context.Barrier(workers, timeout=1800)
-
-    def attach(self, rank: int, parameters: list[nn.Parameter]) -> None:
-        """Make the worker's row the gradient of its parameters."""
-        rows = self.gradients[rank].split([p.numel() for p in parameters])
-        for p, row in zip(parameters, rows, strict=True):
-            p.grad = row.view_as(p)
-
-    def average(self, rank: int) -> None:
-        """Replace every row by the mean over workers."""
-        self.barrier.wait()
-        width = -(-self.gradients.shape[1] // self.workers)
-        columns = slice(rank * width, (rank + 1) * width)
-        self.gradients[:, columns] = self.gradients[:, columns].mean(0, keepdim=True)
-        self.barrier.wait()
-
-    def agree(self, rank: int, seconds: float) -> tuple[float, int]:
-        """Return the first worker's clock and the signal it has seen.
-
-        All must see the same share of the budget, and stop at the same step.
-        """
-        if rank == 0:
-            self.clock[0] = seconds
-            self._signal_of_step[0] = self.signal[0]
-        self.barrier.wait()
-        return self.clock.item(), int(self._signal_of_step)
-
-
 @dataclass
 class _Worker:
     """One process of a training."""
@@ -219,7 +206,7 @@ class _Worker:
     budget: Budget
     seed: int
     state: _State
-    shared: _SharedGradients | None
+    shared: SharedGradients | None
     interrupt: DeferredInterrupt
 
     def run(self) -> None:
@@ -242,7 +229,7 @@ class _Worker:
             if self.shared is not None:
                 elapsed, stopping = self.shared.agree(self.rank, elapsed)
             self.state.elapsed = elapsed
-            progress = elapsed / (60 * self.budget.minutes)
+            progress = self.budget.progress(elapsed, self.state.step)
             done = progress >= 1
             due = done or stopping or elapsed - saved > self.budget.checkpoint_every
             if self.rank == 0 and due and num_steps:
@@ -264,7 +251,7 @@ class _Worker:
         state, device = self.state, self.budget.device
         rng = torch.Generator().manual_seed((self.seed * 1_000_003 + state.step) * 64 + self.rank)
         for group in state.optimizer.param_groups:
-            group["lr"] = lr_at(self.task, state.step, progress)
+            group["lr"] = lr_at(self.task, state.step, progress) * group["lr_factor"]
         batch = tuple(x.to(device) for x in self.task.batch(rng, progress))
         with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
             losses = state.model(*batch)
@@ -306,7 +293,7 @@ def _work(
     folder: Path,
     budget: Budget,
     seed: int,
-    shared: _SharedGradients | None = None,
+    shared: SharedGradients | None = None,
     interrupt: DeferredInterrupt | None = None,
 ) -> None:
     """Train in this process; a worker of several is stopped by its parent, never by a signal."""
@@ -316,7 +303,7 @@ def _work(
     if budget.device == "cpu":
         torch.set_num_threads(1)
     torch.manual_seed(seed)
-    state = _State(task.build().to(budget.device), task.lr)
+    state = _State(task.build().to(budget.device), task)
     path = _checkpoint_path(task, folder)
     if path.exists():
         state.load(path, budget.device)
@@ -330,7 +317,7 @@ def _work_in_processes(
 ) -> None:
     """Train in several processes, and hand a signal on to them."""
     size = sum(p.numel() for p in task.build().parameters() if p.requires_grad)
-    shared = _SharedGradients(budget.workers, size)
+    shared = SharedGradients(budget.workers, size)
     workers = torch.multiprocessing.spawn(
         _work, (task, folder, budget, seed, shared), budget.workers, join=False
     )
@@ -365,7 +352,8 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _checkpoint_path(task, folder)
-    if not path.exists() or _read_note(path)["elapsed"] < 60 * budget.minutes:
+    note = _read_note(path) if path.exists() else {"elapsed": 0.0, "step": 0}
+    if budget.progress(note["elapsed"], note["step"]) < 1:
         with DeferredInterrupt() as interrupt:
             if budget.workers > 1:
                 _work_in_processes(task, folder, budget, seed, interrupt)

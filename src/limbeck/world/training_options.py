@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -81,7 +82,16 @@ def _check_inputs(config: WorldTraining) -> None:
     for part in ("vae", "tokenizer") if config.init_from is not None else ():
         if not (Path(config.init_from or "") / part).is_dir():
             raise ValueError(f"--init-from {config.init_from} is not a pipeline: it has no {part}/")
-    if config.device == "cuda":
+    check_device(config.device)
+
+
+def check_device(device: str) -> None:
+    """Check that the device of a training is there.
+
+    Raises:
+        ValueError: if it is cuda and torch finds none.
+    """
+    if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
@@ -102,22 +112,38 @@ def open_training(config: WorldTraining) -> None:
     Raises:
         ValueError: if the folder holds other files, or a training with other options.
     """
-    path = config.out / "options.json"
     options = {name: str(value) for name, value in vars(config).items() if name in _FIXED_OPTIONS}
+    open_training_folder(config.out, options, lambda: _check_inputs(config))
+
+
+def open_training_folder(
+    out: Path, options: dict[str, str], check_inputs: Callable[[], None]
+) -> None:
+    """Make the folder of a training, or check that the one there is of the same training.
+
+    Args:
+        out: the folder.
+        options: options that a resumed training cannot change, as text.
+        check_inputs: called before a new folder is made; raises ValueError if it must not be.
+
+    Raises:
+        ValueError: if the folder holds other files, or a training with other options.
+    """
+    path = out / "options.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in options.items() if before.get(name) != value]
+        changed = [name for name in options | before if before.get(name) != options.get(name)]
         if changed:
             values = ", ".join(f"{name} was {before.get(name)}" for name in changed)
             raise ValueError(
-                f"{config.out} holds a training with other options ({values}): give another --out; "
-                f"--init-from {config.out / 'pipeline'} trains a finished model further"
+                f"{out} holds a training with other options ({values}): give another --out; "
+                f"--init-from {out / 'pipeline'} trains a finished model further"
             )
         return
-    if config.out.exists() and (not config.out.is_dir() or foreign_entries(config.out)):
-        raise ValueError(f"{config.out} holds files that are no training: give another --out")
-    _check_inputs(config)
+    if out.exists() and (not out.is_dir() or foreign_entries(out)):
+        raise ValueError(f"{out} holds files that are no training: give another --out")
+    check_inputs()
     from limbeck.system.checkpoint import write_text  # imported late: a finished one needs no torch
 
-    config.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(options, indent=1))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from limbeck.world.training_options import WorldTraining
 
+_MULTI_VIEW = "--multi-view"
 #: Of the time for the model card, what loading the model and rendering take before any sample.
 _LOADING_SECONDS = 12.0
 
@@ -21,7 +22,13 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.system.folder_lock import folder_lock
     from limbeck.world.training_options import WorldTraining, open_training
 
-    about = "Train a small model from scratch: the embedded world, or own images (--images)."
+    if _MULTI_VIEW in argv:
+        return _main_multi_view(argv)
+    about = (
+        "Train a small model from scratch: the embedded world, or own images (--images). "
+        f"{_MULTI_VIEW}: train it further to see four views of an object at once; options: "
+        f"limbeck train-world {_MULTI_VIEW} --help."
+    )
     (options,) = parse([(WorldTraining, None)], argv, "limbeck train-world", about)
     open_training(options)
     folder = options.out / "pipeline"
@@ -33,6 +40,32 @@ def main(argv: Sequence[str]) -> None:
     print(card.read_text(encoding="utf-8"))
     print(f"samples of the model: {folder / 'grid.png'}")
     print(f"the model is finished; try it: limbeck sample PROMPT --model {folder}")
+
+
+def _main_multi_view(argv: Sequence[str]) -> None:
+    """Train a multi-view model and print its folder."""
+    from limbeck.cli.run_folder import resume_hint
+    from limbeck.config.command_line import parse
+    from limbeck.system.folder_lock import folder_lock
+    from limbeck.world.multi_view_options import MultiViewTraining, open_multi_view_training
+
+    about = (
+        "Train the embedded world further to see four views of an object at once and to be told "
+        "their cameras."
+    )
+    words = [word for word in argv if word != _MULTI_VIEW]
+    prog = f"limbeck train-world {_MULTI_VIEW}"
+    (options,) = parse([(MultiViewTraining, None)], words, prog, about)
+    open_multi_view_training(options)
+    command = shlex.join(["limbeck", "train-world", *argv])
+    with resume_hint(command), folder_lock(options.out):
+        from limbeck.world.multi_view_training import train_multi_view
+
+        folder = train_multi_view(options)
+    print(
+        "the model is finished; try it: limbeck run PROMPT --representation nerf --cameras around "
+        f"--model {folder}"
+    )
 
 
 def _train(options: WorldTraining, folder: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.diffusion.camera_input import POSE_DIM
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import Prior, PriorWrapper
@@ -24,7 +25,7 @@ from limbeck.distillation.critics.base import (
     require_cameras,
 )
 from limbeck.distillation.inputs import SetupContext, StepInputs
-from limbeck.priors.camera_conditioning import POSE_DIM, stack_poses
+from limbeck.priors.camera_conditioning import stack_poses
 
 
 @dataclass(frozen=True)

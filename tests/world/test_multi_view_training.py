@@ -1,0 +1,70 @@
+"""The command that trains a multi-view model: its folder, options and pipeline."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_pipeline import write_pipeline
+
+from limbeck.cli.main import main
+from limbeck.priors.loading import load
+from limbeck.priors.mvdream import MVDream
+from limbeck.world import multi_view_data
+from limbeck.world.multi_view_options import MultiViewTraining, open_multi_view_training
+from limbeck.world.training_options import WorldTraining, open_training
+
+
+def test_a_trained_model_is_loaded_as_one_of_four_views(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(multi_view_data, "_SHARD_SIZE", 2)
+    monkeypatch.setattr("limbeck.world.multi_view_denoiser.MultiViewTask.preview", lambda *a: {})
+    pipeline = write_pipeline(tmp_path / "tiny", "v_prediction")
+    out = tmp_path / "out"
+    command = [
+        *["train-world", "--multi-view", f"--out={out}", f"--init-from={pipeline}"],
+        *["--num-groups=2", "--batch-size=1", "--workers=1"],
+    ]
+    main([*command, "--steps=1"])
+    main([*command, "--steps=2"])  # the number of steps may change
+    output = capfd.readouterr()
+    assert f"--model {out / 'pipeline'}" in output.out and "arning" not in output.err
+    prior = load(str(out / "pipeline"), device="cpu")
+    assert isinstance(prior, MVDream) and prior.group_size == 4
+    assert json.loads((out / "pipeline" / "training.json").read_text())["steps"] == 2
+    rows = (out / "multi-view.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
+def test_another_training_is_not_continued(tmp_path):
+    out = tmp_path / "out"
+    open_multi_view_training(MultiViewTraining(out=out))
+    open_multi_view_training(MultiViewTraining(out=out, steps=9, num_groups=5))
+    with pytest.raises(ValueError, match=r"lr was 0\.00015"):
+        open_multi_view_training(MultiViewTraining(out=out, lr=1e-3))
+    with pytest.raises(ValueError, match="multi_view was True"):
+        open_training(WorldTraining(out=out))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--steps=0", "steps must be at least 1, not 0"),
+        ("--view-words=1.5", "view_words must be in"),
+        ("--init-from=nowhere", "nowhere is not a pipeline: it has no vae/"),
+        ("--minutes=3", "no option is called '--minutes'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    option, message, tmp_path, capsys
+):
+    assert main(["train-world", "--multi-view", f"--out={tmp_path / 'out'}", option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_device_cuda_is_refused_without_one(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="torch finds no CUDA device"):
+        open_multi_view_training(MultiViewTraining(out=tmp_path / "out", device="cuda"))
