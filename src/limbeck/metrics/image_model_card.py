@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.metrics.model_card import sample_captions
 from limbeck.world.autoencoder import encode_means, psnr, reconstruct
-from limbeck.world.denoiser import Denoiser, save_grid, tokenize
+from limbeck.world.denoiser import Denoiser, DenoiserTask, save_grid, tokenize
 from limbeck.world.render_cache import images_to_tensor, load_captions, load_images
 
 _MAX_IMAGES = 256
@@ -115,8 +115,8 @@ def write_image_model_card(
     vae = AutoencoderKL.from_pretrained(training / "vae")
     tokenizer = CLIPTokenizer.from_pretrained(str(training / "tokenizer"))
     settings = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    model = Denoiser(tokenizer, settings["prediction_type"], settings["snr_floor"]).eval()
-    model.load(folder)
+    kind = {name: settings[name] for name in ("prediction_type", "snr_floor")}
+    model = DenoiserTask(training, init_from=folder, **kind).build().eval()
     losses = []
     for part, images in (("train", train), ("test", test)):
         captions = load_captions(training / part, 0, 1)[0][:_MAX_LOSS_IMAGES]

@@ -67,8 +67,9 @@ def around(scenes: Scenes, start: np.ndarray, elevation: np.ndarray) -> Scenes:
 
 def scene_cameras(scenes: Scenes) -> Float[Tensor, "n 16"]:
     """Return what a multi-view network is told of the cameras of scenes."""
-    angles = (torch.from_numpy(x) for x in (scenes.azimuth, scenes.elevation, scenes.distance))
-    return camera_labels(orbit_cameras(*angles, fov=_FOV).pose).float()
+    azimuth, elevation = torch.from_numpy(scenes.azimuth), torch.from_numpy(scenes.elevation)
+    cameras = orbit_cameras(azimuth, elevation, torch.from_numpy(scenes.distance), _FOV)
+    return camera_labels(cameras.pose).float()
 
 
 def prepare_groups(folder: Path, count: int, vae: Path) -> None:

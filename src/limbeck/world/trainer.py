@@ -352,7 +352,7 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = _checkpoint_path(task, folder)
-    note = _read_note(path) if path.exists() else {"elapsed": 0.0, "step": 0}
+    note: dict[str, Any] = _read_note(path) if path.exists() else {"elapsed": 0.0, "step": 0}
     if budget.progress(note["elapsed"], note["step"]) < 1:
         with DeferredInterrupt() as interrupt:
             if budget.workers > 1:
