@@ -18,7 +18,7 @@ import torch
 import trimesh
 from mesh_rays import rays
 from own_meshes import write_own_meshes
-from painted_ball import RADIUS, ball, cloud, paint
+from painted_ball import RADIUS, ball, cloud, fine_cloud, paint
 from PIL import Image
 
 from limbeck.graphics.cameras.camera import turntable_cameras
@@ -79,6 +79,9 @@ class BlenderResult:
         return pixels[..., :3], pixels[..., 3]
 
 
+SPLAT_FILES = ("splats.ply", "splats.glb")
+
+
 @pytest.fixture(scope="module")
 def blender(tmp_path_factory: pytest.TempPathFactory) -> BlenderResult:
     folder = tmp_path_factory.mktemp("blender")
@@ -88,12 +91,15 @@ def blender(tmp_path_factory: pytest.TempPathFactory) -> BlenderResult:
         )
         export_asset(ball_with_beam(), folder / name, kind, options)  # type: ignore[arg-type]
     export_asset(cloud(), folder / "splats.ply", "ply")
+    export_asset(fine_cloud(), folder / "splats.glb", "glb", MeshExportOptions("draft"))
     for name, path in write_own_meshes(folder / "own").items():
         if name in OWN_MESHES:
             mesh = Mesh(from_=path).build(colored_shapes(12), 1, 0)
             export_asset(mesh.asset(0), folder / name, "glb", MeshExportOptions("draft"))
     job = {
-        "files": [str(folder / name) for name in (*MESH_FILES, *OWN_MESHES, "splats.ply")],
+        "files": [
+            str(folder / name) for name in (*MESH_FILES, *OWN_MESHES, "splats.ply", "splats.glb")
+        ],
         "poses": CAMERAS.pose.tolist(),
         "fov": CAMERAS.fov[0].item(),
         "size": SIZE,
@@ -180,6 +186,15 @@ def test_vertex_colors_are_color_attributes(blender: BlenderResult) -> None:
         (item,) = blender.objects[name]
         assert len(item["color_attributes"]) == 1
         assert name == "vertices.glb" or item["materials"] == []
+
+
+def test_splats_become_a_textured_mesh_of_their_size(blender: BlenderResult) -> None:
+    (item,) = blender.objects["splats.glb"]
+    (material,) = item["materials"]
+    assert material == {"from": "TEX_IMAGE", "material": "surface", "images": [[512, 512, "sRGB"]]}
+    assert 0 < item["faces"] <= 8_000
+    assert np.abs(np.array(item["low"]) + RADIUS).max() < 0.04
+    assert np.abs(np.array(item["high"]) - RADIUS).max() < 0.04
 
 
 def test_splats_are_points_in_the_right_place(blender: BlenderResult) -> None:

@@ -619,7 +619,9 @@ def test_empty_and_unfinished_runs_are_refused(
     assert "has no checkpoint yet" in refused(capsys, "export", str(folder))
 
 
-def test_splats_are_exported_as_ply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_splats_are_exported_as_ply_and_their_surface_as_glb(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, splats = tmp_path / "run", Ball(kind="splats")
     experiment = Experiment(("red disc",), model="gaussians", representation=splats, steps=1)
     record(experiment, load("gaussians"), folder)
@@ -628,8 +630,10 @@ def test_splats_are_exported_as_ply(tmp_path: Path, capsys: pytest.CaptureFixtur
     back, expected = read_gaussian_ply(tmp_path / "a.ply"), cloud()
     assert max_difference(back.means, expected.means) < 1e-6
     assert max_difference(back.scales, expected.scales) < 1e-6
-    message = refused(capsys, "export", str(folder), "--format", "glb")
-    assert "splats have no surface that a .glb could hold" in message
+    assert main(["export", str(folder), "--quality", "draft"]) == 0
+    assert "watertight" in capsys.readouterr().err
+    radius = np.linalg.norm(open_mesh(folder / "export" / "00-00.glb").vertices, axis=1)
+    assert abs(np.median(radius) - RADIUS) < 0.06
     shapes = ((3,), (3,), (4,), (), (3,))
     with pytest.raises(ValueError, match="no Gaussians"):
         export_asset(

@@ -26,8 +26,10 @@ from torch.nn import functional as F
 from limbeck.graphics.rendering.gaussian_compositing import (
     LOW_PASS_VARIANCE,
     MIN_ALPHA,
+    ProjectedGaussians,
     composite_gsplat,
     composite_torch,
+    median_depths,
 )
 from limbeck.graphics.rendering.gaussian_projection import (
     GaussianBatch,
@@ -107,6 +109,24 @@ def test_tiles_agree_with_dense_compositing():
     difference = (torch.cat(tiles, 1).double() - exact).abs()
     assert float(difference.median()) < 1e-6
     assert float(difference.amax()) < 1e-2  # an alpha near 1/255 may be rounded to either side
+
+
+def test_the_median_depth_is_that_of_the_gaussian_behind_which_half_is_hidden():
+    gaussians, camera = random_gaussians(60, 2), cameras_around(2)
+    projected = project_gaussians(gaussians, camera, 21, 21)
+    depths = median_depths(projected, 21, 21)
+    for b in range(2):
+        order = projected.depths[b].argsort().tolist()
+        expected, transmittance = torch.zeros(21, 21).double(), torch.ones(21, 21).double()
+        for count in range(1, len(order) + 1):
+            first = order[:count]
+            some = ProjectedGaussians(*(x[b : b + 1, first] for x in vars(projected).values()))
+            now = composite_densely(some, 21, 21)[0, -1]
+            passed = (transmittance >= 0.5) & (now < 0.5)
+            expected[passed] = projected.depths[b, first[-1]]
+            transmittance = now
+        assert 0.2 < (expected > 0).double().mean() < 0.98
+        assert max_difference(depths[b, 0], expected) == 0
 
 
 def test_the_order_of_the_gaussians_does_not_matter():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import trimesh
@@ -31,6 +31,12 @@ def ball(
     mesh = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
     vertices, faces = torch.tensor(mesh.vertices).float(), torch.tensor(mesh.faces).long()
     return Surface(vertices, faces, lambda points: paint(points, tint))
+
+
+def fine_cloud() -> Splats:
+    """Enough flat splats on the surface of the ball that nothing shows through, and small ones."""
+    splats = cloud(2500)
+    return replace(splats, scales=torch.tensor([0.04, 0.04, 0.005]).repeat(2500, 1))
 
 
 def cloud(count: int = 400, tint: Float[Tensor, "3"] | float = 0.0) -> Splats:

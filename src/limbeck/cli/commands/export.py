@@ -22,8 +22,8 @@ class ExportOptions:
 
     Attributes:
         runs: run folder; with --benchmark one or more.
-        format: file format; by default the suffix of --out, or glb for surfaces and ply for
-            Gaussian splats.
+        format: file format; by default the suffix of --out, or glb. Of Gaussian splats, ply holds
+            the splats, and the others their surface.
         benchmark: write what a benchmark reads, into the folder --out: one result per prompt.
         particle: index of the particle from 0, prompt by prompt, or ``all``; with --benchmark the
             index among those of each prompt.
@@ -72,25 +72,24 @@ class ExportOptions:
             raise ValueError(f"--particle must be 0 to {total - 1} or all, not {self.particle}")
         return [self.particle]
 
-    def file_format(self, is_surface: bool) -> ExportFormat:
-        """The format of a surface, or of Gaussian splats."""
-        default: ExportFormat = "glb" if is_surface else "ply"
+    @property
+    def file_format(self) -> ExportFormat:
+        """The format: that of --format, else of --out, else glb."""
         if self.format is None and self.out is not None and self.out.suffix in SUFFIXES:
             return self.out.suffix[1:]  # type: ignore[return-value]
-        return self.format or default
+        return self.format or "glb"
 
-    def path(self, name: str, file_format: ExportFormat) -> Path:
+    def path(self, name: str) -> Path:
         """File to write, of the particle called ``name`` if there are several."""
         if self.particle != "all" and self.out is not None:
             return self.out
-        return (self.out or self.runs[0] / "export") / f"{name}.{file_format}"
+        return (self.out or self.runs[0] / "export") / f"{name}.{self.file_format}"
 
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck export``: write the files and print their paths."""
     from limbeck.config.command_line import parse
     from limbeck.graphics.export.export import MeshExportOptions, export_asset, export_paths
-    from limbeck.graphics.geometry.assets import Splats
 
     about = (
         "Export particles of the RUN folder as files that Blender and other programs open, or of "
@@ -103,7 +102,6 @@ def main(argv: Sequence[str]) -> None:
         return _export_benchmark(options, options.benchmark, mesh_options)
 
     from limbeck.cli.run_folder import check_new_file, find_folder
-    from limbeck.representations.gaussian_splats import GaussianSplats
     from limbeck.runs import reopen
 
     if options.out is not None and options.particle != "all":
@@ -114,17 +112,15 @@ def main(argv: Sequence[str]) -> None:
     reopen.require_3d(folder, experiment)
     particles = options.particles(experiment.total)
     names = reopen.particle_names(experiment)
-    has_surface = not isinstance(experiment.representation, GaussianSplats)
     for particle in particles:  # before the run is loaded
-        check_new_file(options.path(names[particle], options.file_format(has_surface)))
+        check_new_file(options.path(names[particle]))
     run = reopen.reopen_run(folder, options.device)
     for particle in particles:
         asset = run.representation.asset(particle)
-        file_format = options.file_format(not isinstance(asset, Splats))
-        path = options.path(names[particle], file_format)
-        summary = export_asset(asset, path, file_format, mesh_options)
+        path = options.path(names[particle])
+        summary = export_asset(asset, path, options.file_format, mesh_options)
         print(f"particle {particle} after step {run.step}: {summary}", file=sys.stderr)
-        for file in export_paths(path, file_format, asset):
+        for file in export_paths(path, options.file_format, asset):
             if file.exists():
                 print(file)
 

@@ -21,8 +21,9 @@ from limbeck.diffusion.tensors import to_unit_range
 from limbeck.graphics.cameras.camera import Camera, orbit_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.export.export import MeshExportOptions
+from limbeck.graphics.export.splat_surface import splats_to_surface
 from limbeck.graphics.export.writers import encode_obj, write_atomic
-from limbeck.graphics.geometry.assets import Surface
+from limbeck.graphics.geometry.assets import Splats, Surface
 from limbeck.runs.reopen import ReopenedRun
 
 VIEWS, SIZE = 120, 512
@@ -166,11 +167,13 @@ def write_model(run: ReopenedRun, particle: int, mesh: MeshExportOptions, folder
         folder: folder of the trial; the mesh is in ``save/itSTEP-export``.
 
     Raises:
-        ValueError: if the particle has no surface.
+        ValueError: if the particle has no surface, or it is a mesh of one's own.
     """
     asset = run.representation.asset(particle)
+    if isinstance(asset, Splats):
+        asset = splats_to_surface(asset)
     if not isinstance(asset, Surface):
-        raise ValueError("the benchmark reads a mesh made from text, not splats or one's own")
+        raise ValueError("the benchmark reads a mesh made from text, not one's own")
     exported, _ = mesh.to_mesh(to_threestudio(asset))
     path = folder / "save" / f"it{run.step}-export" / "model.obj"
     path.parent.mkdir(parents=True)

@@ -19,6 +19,7 @@ from limbeck.graphics.export.mesh_cleanup import (
     unit_vertex_normals,
     validate_surface,
 )
+from limbeck.graphics.export.splat_surface import splats_to_surface
 from limbeck.graphics.export.uv_atlas import MAX_TEXTURE_SIZE, MIN_TEXTURE_SIZE, bake_texture
 from limbeck.graphics.geometry.assets import MappedMesh, Splats, Surface
 
@@ -112,7 +113,7 @@ def export_paths(
         kind: file format.
         asset: the 3D asset.
     """
-    if kind == "obj" and isinstance(asset, Surface):
+    if kind == "obj" and isinstance(asset, Surface | Splats):
         return (path, path.with_suffix(".mtl"), path.with_suffix(".png"))
     if kind == "obj" and isinstance(asset, MappedMesh):
         textures = writers.obj_texture_paths(path, len(asset.parts))
@@ -126,7 +127,7 @@ def export_asset(
     kind: ExportFormat,
     options: MeshExportOptions = MeshExportOptions(),
 ) -> str:
-    """Write a 3D asset to a file.
+    """Write a 3D asset to a file; of splats a .ply holds the splats, other formats their surface.
 
     Args:
         asset: the 3D asset.
@@ -138,8 +139,7 @@ def export_asset(
         A summary of what was written.
 
     Raises:
-        ValueError: if a file exists, the surface is empty, or splats are to become anything but a
-            .ply.
+        ValueError: if a file exists, or the asset is empty.
     """
     for file in export_paths(path, kind, asset):
         if file.exists():
@@ -147,7 +147,9 @@ def export_asset(
                 f"{file} exists and is not overwritten; choose another file with --out"
             )
     if isinstance(asset, Splats):
-        return _export_splats(asset, path, kind)
+        if kind == "ply":
+            return _export_splats(asset, path)
+        asset = splats_to_surface(asset)
     if isinstance(asset, MappedMesh):
         return _export_mapped(asset, path, kind, options)
     mesh, num_dropped = options.to_mesh(asset, vertex_colors=kind == "ply")
@@ -209,11 +211,7 @@ def _mesh_summary(mesh: TexturedMesh, num_dropped: int) -> str:
     return summary
 
 
-def _export_splats(splats: Splats, path: Path, kind: ExportFormat) -> str:
-    if kind != "ply":
-        raise ValueError(
-            f"splats have no surface that a .{kind} could hold: export them with --format ply"
-        )
+def _export_splats(splats: Splats, path: Path) -> str:
     if not len(splats.means):
         raise ValueError("this particle has no Gaussians to write")
     path.parent.mkdir(parents=True, exist_ok=True)

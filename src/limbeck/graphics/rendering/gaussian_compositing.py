@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -23,6 +23,7 @@ MAX_OPACITY = 0.99
 LOW_PASS_VARIANCE = 0.3
 
 _GSPLAT_TILE_SIZE = 16
+_COLORS = slice(6, None)  #: columns of the colors in a table of Gaussians
 
 
 @dataclass(frozen=True)
@@ -82,30 +83,76 @@ def composite_torch(
     gaussians: ProjectedGaussians, height: int, width: int
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
     """``composite_gaussians`` in plain PyTorch."""
-    b, n = gaussians.opacities.shape
-    grid = TileGrid(b, height, width)
+    grid = TileGrid(len(gaussians.means), height, width)
+    tables = _tile_tables(gaussians, grid)
+    if not tables:  # every pixel is empty
+        b, channels = len(gaussians.means), gaussians.colors.shape[-1]
+        colors = (gaussians.colors.sum() * 0).expand(b, channels, height, width)
+        return colors, gaussians.means.new_ones(b, 1, height, width)
+    tiles = []
+    for batch, rows in tables:
+        alpha = _alphas(grid, batch, rows)
+        colors, transmittance = AlphaComposite.apply(alpha, rows[..., _COLORS])
+        tiles.append(torch.cat([colors, transmittance[..., None]], -1))
+    image = grid.assemble([batch for batch, _ in tables], tiles)
+    return image[:, :-1], image[:, -1:]
+
+
+@torch.no_grad()
+def median_depths(
+    gaussians: ProjectedGaussians, height: int, width: int
+) -> Float[Tensor, "b 1 h w"]:
+    """Depth of the Gaussian behind which less than half of the light comes from.
+
+    Unlike the mean depth it is that of a surface where a little of what is behind shows through.
+
+    Args:
+        gaussians: Gaussians of every image, with depths.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        The depths; 0 where the Gaussians are less than half opaque.
+    """
+    if gaussians.depths is None:
+        raise ValueError("these Gaussians have no depths")
+    grid = TileGrid(len(gaussians.means), height, width)
+    tables = _tile_tables(replace(gaussians, colors=gaussians.depths[..., None]), grid)
+    tiles = []
+    for batch, rows in tables:
+        is_behind = (1 - _alphas(grid, batch, rows)).cumprod(1) < 0.5
+        first = is_behind.byte().argmax(1)  # of the first maximum
+        depth = rows[..., _COLORS][..., 0].gather(1, first)
+        tiles.append((depth * is_behind.any(1))[..., None])
+    if not tiles:
+        return gaussians.means.new_zeros(len(gaussians.means), 1, height, width)
+    return grid.assemble([batch for batch, _ in tables], tiles)
+
+
+def _tile_tables(
+    gaussians: ProjectedGaussians, grid: TileGrid
+) -> list[tuple[TileBatch, Float[Tensor, "t k r"]]]:
+    """The Gaussians of each tile, front to back, as rows of what compositing reads.
+
+    Empty if there are no visible Gaussians.
+    """
+    n = gaussians.opacities.shape[1]
     with torch.no_grad():
         order = _front_to_back(gaussians)
         extent = gaussians.alpha_extent().flatten(0, 1)[order]
         means = gaussians.means.flatten(0, 1)[order]
         batches = grid.make_batches(order // n, means - extent, means + extent)
-    if not len(order):  # every pixel is empty
-        channels = gaussians.colors.shape[-1]
-        colors = (gaussians.colors.sum() * 0).expand(b, channels, height, width)
-        return colors, gaussians.means.new_ones(b, 1, height, width)
+    if not len(order):
+        return []
     log_opacities = gaussians.opacities.clamp_min(1e-12).log()[..., None]
     columns = [gaussians.means, gaussians.conics, log_opacities, gaussians.colors]
     table = torch.cat(columns, -1).flatten(0, 1)
     index = order[torch.cat([batch.primitive.flatten() for batch in batches])]
     rows = gather_rows(table, index).split([batch.primitive.numel() for batch in batches])
-    x, y = grid.pixel_offsets.to(gaussians.means).unbind(-1)
-    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
-    tiles = [
-        _composite_batch(grid, batch, values, basis)
+    return [
+        (batch, values.view(*batch.primitive.shape, -1))
         for batch, values in zip(batches, rows, strict=True)
     ]
-    image = grid.assemble(batches, tiles)
-    return image[:, :-1], image[:, -1:]
 
 
 def _front_to_back(gaussians: ProjectedGaussians) -> Int[Tensor, "m"]:
@@ -119,15 +166,16 @@ def _front_to_back(gaussians: ProjectedGaussians) -> Int[Tensor, "m"]:
     return visible[gaussians.depths.flatten()[visible].argsort(stable=True)]
 
 
-def _composite_batch(
-    grid: TileGrid, batch: TileBatch, rows: Float[Tensor, "m r"], basis: Float[Tensor, "6 p"]
-) -> Float[Tensor, "t p c"]:
-    """Colors and, as last channel, the transmittance of a batch of tiles.
+def _alphas(
+    grid: TileGrid, batch: TileBatch, rows: Float[Tensor, "t k r"]
+) -> Float[Tensor, "t k p"]:
+    """Alpha of each Gaussian at each pixel of a batch of tiles.
 
     The exponent is a quadratic polynomial of the pixel's position in its tile, so that one matrix
     product evaluates it.
     """
-    rows = rows.view(*batch.primitive.shape, -1)
+    x, y = grid.pixel_offsets.to(rows).unbind(-1)
+    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
     center = grid.tile_centers(batch.tile, rows)[:, None]
     dx, dy = (center - rows[..., :2]).unbind(-1)
     xx, xy, yy, log_opacity = rows[..., 2:6].unbind(-1)
@@ -137,9 +185,7 @@ def _composite_batch(
     # padding is far away, where its polynomial could overflow: exp of a constant instead
     padding = coefficients.new_tensor([-1e4, 0.0, 0.0, 0.0, 0.0, 0.0])
     coefficients = torch.where(batch.valid[..., None], coefficients, padding)
-    alpha = F.threshold((coefficients @ basis).exp(), MIN_ALPHA, 0.0)
-    colors, transmittance = AlphaComposite.apply(alpha, rows[..., 6:])
-    return torch.cat([colors, transmittance[..., None]], -1)
+    return F.threshold((coefficients @ basis).exp(), MIN_ALPHA, 0.0)
 
 
 def composite_gsplat(
