@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import limbeck as lb
-from limbeck.config.yaml import fingerprint
+from limbeck.config.comparison import fingerprint
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.export.png import to_uint8

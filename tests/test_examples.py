@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 import limbeck as lb
 from limbeck.cli.main import main
+from limbeck.config.comparison import differences
 from limbeck.config.discovery import find
-from limbeck.config.yaml import differences, read_yaml
+from limbeck.config.yaml import read_yaml
 from limbeck.distillation.state import Stateless
 from limbeck.distillation.weights import Weight
 from limbeck.methods.base import Method

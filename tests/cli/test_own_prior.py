@@ -9,7 +9,8 @@ import yaml
 from refusals import refused
 
 from limbeck.cli.main import main
-from limbeck.config.yaml import differences, from_yaml, read_yaml, to_yaml
+from limbeck.config.comparison import differences
+from limbeck.config.yaml import from_yaml, read_yaml, to_yaml
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.loading import load
 from limbeck.training.experiment import Experiment

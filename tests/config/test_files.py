@@ -10,18 +10,8 @@ from refusals import refused
 from small_2d import write_test_image
 
 from limbeck.cli.main import main
-from limbeck.config.yaml import (
-    absolute_paths,
-    differences,
-    fingerprint,
-    from_yaml,
-    read_yaml,
-    to_yaml,
-)
+from limbeck.config.yaml import from_yaml, read_yaml
 from limbeck.diffusion.model_options import Model
-from limbeck.distillation.critics.lora import LoRACritic
-from limbeck.methods.vsd import VSD
-from limbeck.representations.pixels import Pixels
 from limbeck.training.experiment import Experiment
 
 ALIAS_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -89,39 +79,6 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = from_yaml(Experiment, text)
     assert isinstance(experiment.model, Model)
     assert experiment.model.lora == Path("/home/me/x.safetensors")
-
-
-def test_a_configuration_is_the_same_from_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "pipe").mkdir()
-    (tmp_path / "pipe" / "model_index.json").write_text("{}")
-    experiment = Experiment(
-        ("a",),
-        model=Model("dataset:images", lora=Path("x.safetensors"), vae="pipe", config="pipe"),
-        representation=Pixels(images=(Path("a.png"), Path("b.png"))),
-        method=VSD(critic=LoRACritic(init_from=Path("critic"), model="./pipe")),
-    )
-    absolute = absolute_paths(experiment)
-    assert absolute.model == Model(
-        f"dataset:{tmp_path}/images",
-        lora=tmp_path / "x.safetensors",
-        vae=f"{tmp_path}/pipe",
-        config=f"{tmp_path}/pipe",
-    )
-    assert absolute.representation.images == (tmp_path / "a.png", tmp_path / "b.png")
-    assert isinstance(absolute.method, VSD) and isinstance(absolute.method.critic, LoRACritic)
-    assert absolute.method.critic.init_from == tmp_path / "critic"
-    assert absolute.method.critic.model == f"{tmp_path}/pipe"
-    assert differences(experiment, absolute) == []
-    assert fingerprint(experiment) == fingerprint(absolute)
-    assert absolute_paths(absolute) == absolute
-    assert from_yaml(Experiment, to_yaml(absolute)) == absolute
-    for name in ("world", "gaussians", "owner/name", "owner/name@revision"):
-        plain = Experiment(("a",), model=name)
-        assert absolute_paths(plain) == plain
 
 
 def test_a_run_of_relative_paths_is_resumed_and_reported_from_another_folder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_component import OWN_METHOD
 
+from limbeck.config.comparison import differences, fingerprint
 from limbeck.config.discovery import find
-from limbeck.config.yaml import differences, fingerprint, from_yaml, read_yaml, slug, to_yaml
+from limbeck.config.yaml import from_yaml, read_yaml, slug, to_yaml
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
@@ -175,30 +175,6 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"run.yaml"):
         read_yaml(Experiment, path)
-
-
-def test_differences_name_the_option_and_both_values() -> None:
-    a = Experiment(("a",), method=VSD())
-    assert differences(a, replace(a, steps=7)) == ["steps: 500 -> 7"]
-    assert differences(a, replace(a, method=VSD(critic=AutoCritic(rank=2)))) == [
-        "method.critic.rank: 8 -> 2"
-    ]
-    assert differences(a, replace(a, method=SDS())) == ["method: vsd -> sds"]
-    assert differences(a, replace(a, prompts=("b",))) == ['prompts: ["a"] -> ["b"]']
-
-
-def test_the_fingerprint_depends_on_every_option_and_on_no_spelling() -> None:
-    a = Experiment(("a",), optimizer=SGD(momentum=0.0))
-    assert fingerprint(a) == fingerprint(Experiment(("a",), optimizer=SGD(momentum=0))), (
-        "0 and 0.0 are equal"
-    )
-    others = [
-        replace(a, seed=1),
-        replace(a, prompts=("b",)),
-        replace(a, method=VSD()),
-        replace(a, method=VSD(critic=ExactCritic())),
-    ]
-    assert len({fingerprint(e) for e in (a, *others)}) == 5
 
 
 @given(st.text())

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from limbeck.config.command_line import documentation, parse
+from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import choices
-from limbeck.config.yaml import fingerprint, from_yaml, to_yaml
+from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.distillation.gradient_transforms import GradientTransform
 from limbeck.distillation.noise import AntitheticNoise, Noise
 from limbeck.distillation.timesteps.base import Timesteps

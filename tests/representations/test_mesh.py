@@ -14,7 +14,8 @@ from own_meshes import checkered, write_own_meshes
 from PIL import Image
 from tiny_pipeline import max_difference
 
-from limbeck.config.yaml import absolute_paths, from_yaml, to_yaml
+from limbeck.config.comparison import absolute_paths
+from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import Orbit

@@ -57,8 +57,9 @@ def default_run_folder(experiment: Experiment, preset: str = "") -> Path:
         experiment: what is run.
         preset: name of its preset, which takes the place of the method; empty without one.
     """
+    from limbeck.config.comparison import fingerprint
     from limbeck.config.discovery import component_name
-    from limbeck.config.yaml import fingerprint, slug
+    from limbeck.config.yaml import slug
 
     recipe = preset or component_name(type(experiment.method))
     what = component_name(type(experiment.representation))

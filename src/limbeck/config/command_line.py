@@ -8,11 +8,12 @@ import re
 import shutil
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
+from limbeck.config.comparison import format_value
 from limbeck.config.discovery import (
     base_of,
     choices,
@@ -23,14 +24,7 @@ from limbeck.config.discovery import (
     unknown_name,
 )
 from limbeck.config.renamed import current_option
-from limbeck.config.yaml import (
-    build,
-    component_class,
-    describe_type,
-    format_value,
-    join,
-    to_plain,
-)
+from limbeck.config.yaml import build, component_class, describe_type, join, to_plain
 
 
 class Option(NamedTuple):
@@ -133,6 +127,31 @@ def parse(
         SystemExit: after the help.
     """
     found = [o for cls, default in sections for o in list_options(cls, default, argv)]
+
+    def print_help(is_full: bool) -> NoReturn:
+        print(_help(found, argv, prog, about, positional, () if is_full else short))
+        raise SystemExit(0)
+
+    mapping, loose = _sort_words(found, argv, prog, positional, lenient, print_help)
+    if loose and not (positional or lenient):
+        raise ValueError(f"{loose[0]!r} belongs to no option; options are written --NAME VALUE")
+    if loose or any(o.name == positional and o.default is MISSING for o in found):
+        mapping[positional] = loose
+    return [
+        build(cls, {k: v for k, v in mapping.items() if k in options_of(cls)}, "--", default)
+        for cls, default in sections
+    ]
+
+
+def _sort_words(
+    found: Sequence[Option],
+    argv: Sequence[str],
+    prog: str,
+    positional: str,
+    lenient: bool,
+    print_help: Callable[[bool], NoReturn],
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of options in nested mappings, and the words that belong to no flag."""
     hints = {o.flag: o.hint for o in found if o.name != positional}
     negations = {_negation(o): o.flag for o in found if o.hint is bool}
     mapping, loose, words = dict[str, Any](), list[str](), list(argv)
@@ -153,23 +172,14 @@ def parse(
         elif lenient:
             continue
         elif word in ("-h", "--help", "--help-all"):
-            full = word == "--help-all" or words[:1] == ["all"]
-            print(_help(found, argv, prog, about, positional, () if full else short))
-            raise SystemExit(0)
+            print_help(word == "--help-all" or words[:1] == ["all"])
         elif re.match(r"-(?!\.?\d|$)", word):
             raise _refused_flag(flag, found, prog, positional)
         else:
-            if previous and not lenient:
+            if previous:
                 _refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)
             loose, previous = [*loose, word], ""
-    if loose and not (positional or lenient):
-        raise ValueError(f"{loose[0]!r} belongs to no option; options are written --NAME VALUE")
-    if loose or any(o.name == positional and o.default is MISSING for o in found):
-        mapping[positional] = loose
-    return [
-        build(cls, {k: v for k, v in mapping.items() if k in options_of(cls)}, "--", default)
-        for cls, default in sections
-    ]
+    return mapping, loose
 
 
 def _take_value(flag: str, hint: Any, words: list[str]) -> Any:

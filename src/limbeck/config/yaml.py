@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-import json
 import math
-import os
 import re
 import typing
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import MISSING, is_dataclass, replace
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,7 +30,6 @@ from limbeck.config.strict_yaml import parse_yaml
 
 T = TypeVar("T")
 
-_MODEL_FILES = ("model_index.json", "config.json")  #: of a folder that is a model
 _MAX_INT = 1 << 63  #: seeds and sizes are 64-bit integers
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 _TYPE_NAMES |= {Path: "a path", type(None): "none"}
@@ -332,75 +327,7 @@ def component_class(base: type, name: Any, path: str, default: Any) -> type | No
         raise ValueError(f"{path}: {error}") from error
 
 
-def absolute_paths(config: T) -> T:
-    """Return a configuration with absolute paths, which means the same from any folder.
-
-    Args:
-        config: a frozen dataclass. Its options named by ``path_options``, a class attribute, are
-            text that may be a path, such as the name of a model.
-    """
-    changes: dict[str, Any] = {}
-    for name in options_of(type(config)):
-        value = getattr(config, field_name(name))
-        is_name = name in getattr(config, "path_options", ())
-        absolute = _absolute_name(value) if is_name else _absolute(value)
-        if absolute is not value:
-            changes[field_name(name)] = absolute
-    return replace(typing.cast(Any, config), **changes) if changes else config
-
-
-def _absolute(value: Any) -> Any:
-    """A value with absolute paths; the value itself if it has no relative ones."""
-    if isinstance(value, Path):
-        return value if value.is_absolute() else value.expanduser().absolute()
-    if isinstance(value, tuple):
-        absolute = tuple(map(_absolute, value))
-        return value if all(a is b for a, b in zip(value, absolute, strict=True)) else absolute
-    return absolute_paths(value) if is_dataclass(value) else value
-
-
-def _absolute_name(text: str) -> str:
-    """The name of a model, absolute if it is a relative path."""
-    kind, name = ("dataset:", text[8:]) if text.startswith("dataset:") else ("", text)
-    path = os.path.expanduser(name)
-    # os.path says no to a name that is no possible path, where Path raises an error
-    is_folder = any(os.path.isfile(os.path.join(path, file)) for file in _MODEL_FILES)
-    if not kind and not (is_folder or "/" in name or name.endswith(".safetensors")):
-        return text
-    return f"{kind}{os.path.abspath(path)}" if name and os.path.exists(path) else text
-
-
-def fingerprint(config: Any) -> str:
-    """Eight hexadecimal digits of a frozen dataclass, which differ where any option differs."""
-    text = json.dumps(options(absolute_paths(config)), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def slug(text: str, max_length: int = 40) -> str:
     """``text`` as a folder name: lower-case ASCII words joined by hyphens, never empty."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return "-".join(re.findall(r"[a-z0-9]+", plain))[:max_length].strip("-") or "prompt"
-
-
-def differences(old: Any, new: Any) -> list[str]:
-    """Options in which two configurations differ, each as ``option: old -> new``.
-
-    A relative path and the absolute path that it stands for do not differ.
-    """
-    old, new = (options(absolute_paths(config)) for config in (old, new))
-    return list(_differences(old, new, ""))
-
-
-def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
-    dicts = isinstance(old, dict) and isinstance(new, dict)
-    if dicts and old.get("name") == new.get("name"):
-        for key in old | new:
-            yield from _differences(old.get(key), new.get(key), join(path, key))
-    elif old != new:  # the options of two different components cannot be compared
-        yield f"{path}: {format_value(old)} -> {format_value(new)}"
-
-
-def format_value(plain: Any) -> str:
-    """The value of an option in one line; a component is its name."""
-    is_component = isinstance(plain, dict) and "name" in plain
-    return str(plain["name"]) if is_component else json.dumps(plain, ensure_ascii=False)

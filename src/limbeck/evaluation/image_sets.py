@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from limbeck.config.yaml import fingerprint, read_yaml
+from limbeck.config.comparison import fingerprint
+from limbeck.config.yaml import read_yaml
 from limbeck.diffusion.sampling import Sampling
 from limbeck.evaluation.judge import run_family
 from limbeck.runs.folder_state import refuse_unfinished

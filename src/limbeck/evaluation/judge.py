@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.config import yaml as config
+from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
 from limbeck.evaluation.prompt_metrics import (
@@ -243,7 +243,7 @@ def run_family(experiment: Experiment) -> str:
         representation = replace(representation, init_from=None)  # type: ignore[call-arg]
         plain = replace(plain, representation=representation)
     names = (type(part).__name__ for part in (experiment.method, experiment.representation))
-    return f"{', '.join(names)}, {experiment.steps} steps ({config.fingerprint(plain)})"
+    return f"{', '.join(names)}, {experiment.steps} steps ({fingerprint(plain)})"
 
 
 def write_evaluation(run: FinishedRun, report: dict[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from limbeck.config import yaml as config
 from limbeck.config.checks import check_options
+from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.model_options import (
     Model,
@@ -195,7 +196,7 @@ def default_folder(inputs: EditInputs, options: EditOptions) -> Path:
     under the same names get another folder.
     """
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in (*inputs.images, *inputs.mask)))
-    digest.update((config.fingerprint(inputs) + config.fingerprint(options)).encode())
+    digest.update((fingerprint(inputs) + fingerprint(options)).encode())
     method = component_name(type(options.method))
     return Path("edits") / (
         f"{config.slug(inputs.target_prompt[0])}-{method}-{digest.hexdigest()[:8]}"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from limbeck.config import yaml as config
+from limbeck.config.comparison import differences
 from limbeck.runs.extending import refuse_other_steps
 from limbeck.runs.final_products import FAILURES
 from limbeck.runs.own_files import changed_own_files
@@ -77,14 +78,14 @@ def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
     path = folder / "run.yaml"
     if path.exists():
         old = config.read_yaml(Experiment, path)
-        differences = config.differences(old, experiment)
+        changed = differences(old, experiment)
         same = replace(old, steps=experiment.steps)
-        if differences and not config.differences(same, experiment):
+        if changed and not differences(same, experiment):
             refuse_other_steps(folder, old, experiment)
-        elif differences:
-            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        elif changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise ValueError(
-                f"{folder} holds another run: {differences[0]}{more}; choose another folder or "
+                f"{folder} holds another run: {changed[0]}{more}; choose another folder or "
                 "delete this one"
             )
     elif (folder / "sample.yaml").exists():

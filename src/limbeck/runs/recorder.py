@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from limbeck.config import yaml as config
+from limbeck.config.comparison import absolute_paths
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.geometry.assets import Splats
@@ -110,7 +111,7 @@ def record(
     """
     console = console or Console(stderr=True)
     folder = Path(folder)
-    experiment = config.absolute_paths(experiment)  # its run.yaml is read from other folders too
+    experiment = absolute_paths(experiment)  # its run.yaml is read from other folders too
     refuse_other_experiment(folder, experiment)
     report = folder / "report.html"
     if logger is not None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from limbeck.config.checks import check_options
-from limbeck.config.yaml import differences, from_yaml, read_yaml, to_yaml
+from limbeck.config.comparison import differences
+from limbeck.config.yaml import from_yaml, read_yaml, to_yaml
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior

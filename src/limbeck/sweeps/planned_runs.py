@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from limbeck.config.comparison import fingerprint
 from limbeck.config.option_types import option_type, takes_integers_only
-from limbeck.config.yaml import build, fingerprint, join, read_yaml, slug
+from limbeck.config.yaml import build, join, read_yaml, slug
 from limbeck.sweeps.expansion import Draw, Sweep, nest
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import CHOICES, default_experiment

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from limbeck.config import yaml as config
+from limbeck.config.comparison import absolute_paths
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.hub import resolve_model
@@ -144,7 +145,7 @@ def _refuse_other_run(folder: Path, experiment: Any) -> None:
     """Refuse a folder of another run; a hash of eight digits may occur twice."""
     path = folder / "run.yaml"
     if path.is_file():  # YAML of hundreds of runs that have not started would take seconds
-        text = config.to_yaml(config.absolute_paths(experiment))
+        text = config.to_yaml(absolute_paths(experiment))
         if path.read_text(encoding="utf-8") == text:
             return
     refuse_other_experiment(folder, experiment)

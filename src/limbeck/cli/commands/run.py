@@ -154,8 +154,9 @@ def run_stages(
         command: the command line.
     """
     from limbeck.cli.run_folder import exit_if_incomplete
+    from limbeck.config.comparison import fingerprint
     from limbeck.config.discovery import component_name
-    from limbeck.config.yaml import fingerprint, slug
+    from limbeck.config.yaml import slug
     from limbeck.metrics.run_scores import print_worse_stages
     from limbeck.runs.report.pages import write_recipe_report
 

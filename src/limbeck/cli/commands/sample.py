@@ -11,7 +11,8 @@ def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sample``: write samples into a folder and print its report."""
     from limbeck.cli.run_folder import OutputOptions, check_new_folder, find_folder
     from limbeck.config.command_line import parse
-    from limbeck.config.yaml import fingerprint, slug
+    from limbeck.config.comparison import fingerprint
+    from limbeck.config.yaml import slug
     from limbeck.diffusion.sampling import Sampling
 
     about = (

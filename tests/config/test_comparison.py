@@ -1,0 +1,77 @@
+"""Whether two configurations are the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from limbeck.config.comparison import absolute_paths, differences, fingerprint
+from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.diffusion.model_options import Model
+from limbeck.distillation.critics.auto import AutoCritic
+from limbeck.distillation.critics.exact import ExactCritic
+from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.methods.sds import SDS
+from limbeck.methods.vsd import VSD
+from limbeck.representations.pixels import Pixels
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import SGD
+
+
+def test_differences_name_the_option_and_both_values() -> None:
+    a = Experiment(("a",), method=VSD())
+    assert differences(a, replace(a, steps=7)) == ["steps: 500 -> 7"]
+    assert differences(a, replace(a, method=VSD(critic=AutoCritic(rank=2)))) == [
+        "method.critic.rank: 8 -> 2"
+    ]
+    assert differences(a, replace(a, method=SDS())) == ["method: vsd -> sds"]
+    assert differences(a, replace(a, prompts=("b",))) == ['prompts: ["a"] -> ["b"]']
+
+
+def test_the_fingerprint_depends_on_every_option_and_on_no_spelling() -> None:
+    a = Experiment(("a",), optimizer=SGD(momentum=0.0))
+    assert fingerprint(a) == fingerprint(Experiment(("a",), optimizer=SGD(momentum=0))), (
+        "0 and 0.0 are equal"
+    )
+    others = [
+        replace(a, seed=1),
+        replace(a, prompts=("b",)),
+        replace(a, method=VSD()),
+        replace(a, method=VSD(critic=ExactCritic())),
+    ]
+    assert len({fingerprint(e) for e in (a, *others)}) == 5
+
+
+def test_a_configuration_is_the_same_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "pipe" / "model_index.json").write_text("{}")
+    experiment = Experiment(
+        ("a",),
+        model=Model("dataset:images", lora=Path("x.safetensors"), vae="pipe", config="pipe"),
+        representation=Pixels(images=(Path("a.png"), Path("b.png"))),
+        method=VSD(critic=LoRACritic(init_from=Path("critic"), model="./pipe")),
+    )
+    absolute = absolute_paths(experiment)
+    assert absolute.model == Model(
+        f"dataset:{tmp_path}/images",
+        lora=tmp_path / "x.safetensors",
+        vae=f"{tmp_path}/pipe",
+        config=f"{tmp_path}/pipe",
+    )
+    assert absolute.representation.images == (tmp_path / "a.png", tmp_path / "b.png")
+    assert isinstance(absolute.method, VSD) and isinstance(absolute.method.critic, LoRACritic)
+    assert absolute.method.critic.init_from == tmp_path / "critic"
+    assert absolute.method.critic.model == f"{tmp_path}/pipe"
+    assert differences(experiment, absolute) == []
+    assert fingerprint(experiment) == fingerprint(absolute)
+    assert absolute_paths(absolute) == absolute
+    assert from_yaml(Experiment, to_yaml(absolute)) == absolute
+    for name in ("world", "gaussians", "owner/name", "owner/name@revision"):
+        plain = Experiment(("a",), model=name)
+        assert absolute_paths(plain) == plain
