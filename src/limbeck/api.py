@@ -38,9 +38,9 @@ from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.methods.base import EditMethod, Method
-from limbeck.metrics.run_scores import print_worse_stages
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.base import RepresentationConfig, read_image
+from limbeck.runs.best_stage import choose_stage
 from limbeck.runs.edit_inputs import EditInputs
 from limbeck.runs.editing import (
     default_options,
@@ -276,7 +276,7 @@ def distill(
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
         record(experiment, stage_prior, folder, **run_options)
         results.append(DistillResult(folder, experiment, stage_prior))
-    print_worse_stages([result.folder for result in results])
+    choose_stage([result.folder for result in results], device)
     return replace(results[-1], stages=tuple(results) if len(results) > 1 else ())
 
 

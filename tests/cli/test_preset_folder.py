@@ -68,7 +68,7 @@ def test_the_folder_is_held_in_each_stage_and_between(
     monkeypatch.setattr(limbeck.runs.recorder, "record", record)
     monkeypatch.setattr(limbeck.priors.loading, "load", load_in_use)
     monkeypatch.setattr("limbeck.runs.closing_summary.closing_lines", lambda *a: [])
-    monkeypatch.setattr("limbeck.metrics.run_scores.print_worse_stages", lambda folders: [])
+    monkeypatch.setattr("limbeck.runs.best_stage.choose_stage", lambda *a: [])
     monkeypatch.setattr("limbeck.runs.report.pages.write_recipe_report", lambda *a: Path("page"))
     assert main(command) == 0, capsys.readouterr().err
     assert held == ["1-first", "2-second"]
@@ -89,7 +89,22 @@ def test_a_page_above_the_stages_has_each_and_their_total(
     assert page.count("<td>2 of 2</td>") == 2
     evaluations = [run["evaluations"] for run in runs]
     assert evaluations[0] > 0 and f"<span>{sum(evaluations):,} network evaluations</span>" in page
+    assert "best stage: 2-second, the last" in page
     assert "2 of 2 stages" in page, re.findall("<div class=.facts.>.*?<.div>", page, re.S)
+
+
+def test_the_best_stage_is_exported(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def reopen_run(folder, device):
+        raise ValueError(f"opened {folder.name}")
+
+    assert main(command) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("limbeck.runs.reopen.reopen_run", reopen_run)
+    assert "opened 2-second" in refused(capsys, "export", "out")
+    Path("out/best-stage.json").write_text('{"best": "1-first"}', encoding="utf-8")
+    assert "opened 1-first" in refused(capsys, "export", "out")
 
 
 def test_a_prompt_that_is_refused_leaves_no_folder(

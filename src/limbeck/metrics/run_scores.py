@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -111,53 +108,3 @@ def score_run(
     except FileNotFoundError as error:
         scores = score_images(images, prompts, num_views=num_views)
         return scores | {"note": f"without agreement: {error}"}
-
-
-def worse_stages(scores: Mapping[Path, Mapping[str, float]]) -> list[str]:
-    """Say which stages the world's evaluator judges worse than an earlier one.
-
-    The last stage is compared by everything the prompt asks for, those between by the object alone,
-    since their renders may have no colors yet.
-
-    Args:
-        scores: means of the scores by the folder of each stage, in order. Stages without agreement
-            are left out.
-
-    Returns:
-        One message per stage that is worse than the best before it.
-    """
-    messages, stages = [], list(scores.items())
-    for i, (folder, own) in enumerate(stages):
-        metric = "all" if i == len(stages) - 1 else "object"
-        earlier = {before: mean[metric] for before, mean in stages[:i] if metric in mean}
-        if not earlier or metric not in own:
-            continue
-        best = max(earlier, key=lambda before: earlier[before])
-        if own[metric] < earlier[best]:
-            messages.append(
-                f"{folder.name} is worse than {best.name} by the evaluator: {metric} fell from "
-                f"{100 * earlier[best]:.0f} % to {100 * own[metric]:.0f} %. The earlier result is "
-                f"kept in {best}, where limbeck export and limbeck view find it; compare both from "
-                f"more views with: limbeck eval {best} {folder}"
-            )
-    return messages
-
-
-def print_worse_stages(folders: Sequence[Path]) -> list[str]:
-    """Say on stderr which finished stages are worse than an earlier one, by their scores.json.
-
-    Args:
-        folders: run folders of the stages, in order.
-
-    Returns:
-        What was said.
-    """
-    scores = {}
-    for folder in folders:
-        path = folder / "scores.json"
-        if path.exists():
-            scores[folder] = json.loads(path.read_text(encoding="utf-8")).get("mean", {})
-    messages = worse_stages(scores)
-    for message in messages:
-        print(message, file=sys.stderr)
-    return messages

@@ -17,9 +17,12 @@ from limbeck.priors.loading import load
 from limbeck.representations.base import Representation
 from limbeck.runs.images import particle_stems
 from limbeck.system.checkpoint import read_metadata
+from limbeck.system.files import read_json_object
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import draw_rows
 from limbeck.training.warm_start import load_representation
+
+BEST_STAGE = "best-stage.json"  #: beside the stages of a preset: the one with the best result
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,16 @@ def stage_folders(folder: Path) -> list[Path]:
 def last_stage(folder: Path) -> Path:
     """Run folder of the last stage that has started; ``folder`` if it has no stages."""
     return stage_folders(folder)[-1]
+
+
+def best_stage(folder: Path) -> Path:
+    """Run folder of the stage whose result is the best; ``folder`` if it has no stages.
+
+    While a stage still runs, and where the stages were not compared, it is the last one.
+    """
+    path, stages = folder / BEST_STAGE, stage_folders(folder)
+    name = read_json_object(path).get("best") if path.is_file() else None
+    return next((stage for stage in stages if stage.name == name), stages[-1])
 
 
 def require_3d(folder: Path, experiment: Experiment) -> None:

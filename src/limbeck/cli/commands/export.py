@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
     if options.out is not None and options.particle != "all":
         check_new_file(options.out)  # before the run is loaded
     options = replace(options, runs=(find_folder(options.runs[0]),))
-    folder = reopen.last_stage(options.runs[0])
+    folder = reopen.best_stage(options.runs[0])
     experiment = reopen.read_experiment(folder)
     reopen.require_3d(folder, experiment)
     particles = options.particles(experiment.total)
@@ -133,7 +133,7 @@ def _export_benchmark(
     from limbeck.runs import reopen
 
     assert options.out is not None and isinstance(options.particle, int)
-    folders, targets = [reopen.last_stage(find_folder(run)) for run in options.runs], set()
+    folders, targets = [reopen.best_stage(find_folder(run)) for run in options.runs], set()
     for folder in folders:  # before a run is loaded
         experiment = reopen.read_experiment(folder)
         reopen.require_3d(folder, experiment)

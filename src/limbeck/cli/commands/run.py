@@ -157,7 +157,7 @@ def run_stages(
     from limbeck.config.comparison import fingerprint
     from limbeck.config.discovery import component_name
     from limbeck.config.yaml import slug
-    from limbeck.metrics.run_scores import print_worse_stages
+    from limbeck.runs.best_stage import choose_stage
     from limbeck.runs.report.pages import write_recipe_report
 
     plain = replace(first, prompts=chosen.prompts)
@@ -187,8 +187,8 @@ def run_stages(
             run_one(stage, options, folder, command, False, position, lock_parent)
     if not options.dry_run:
         folders = [parent / f"{i}-{name}" for i, name in enumerate(stages, 1)]
-        worse = print_worse_stages(folders)
-        print(write_recipe_report(parent, folders, recipe.rpartition(":")[2], worse))
+        messages = choose_stage(folders, options.device)
+        print(write_recipe_report(parent, folders, recipe.rpartition(":")[2], messages))
         exit_if_incomplete(parent)
 
 

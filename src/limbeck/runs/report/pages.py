@@ -90,7 +90,7 @@ def _readable(runs: Sequence[RunData]) -> Iterator[None]:
 
 
 def write_recipe_report(
-    parent: Path, folders: Sequence[Path], recipe: str, worse: Sequence[str] = ()
+    parent: Path, folders: Sequence[Path], recipe: str, messages: Sequence[str] = ()
 ) -> Path:
     """Write the page above the stages of a preset: what each took and made, and all together.
 
@@ -98,7 +98,7 @@ def write_recipe_report(
         parent: folder of the recipe; gets report.html.
         folders: run folders of its stages, in order; those that have not started are left out.
         recipe: name of the preset.
-        worse: what is to be said of stages that are worse than an earlier one.
+        messages: which stage is the best, and what later ones have changed.
 
     Raises:
         ValueError: if no stage has started.
@@ -126,7 +126,7 @@ def write_recipe_report(
             "seconds": sum(run.elapsed() for run in runs),
             "evaluations": sum(run.evaluations() for run in runs),
             "columns": score_columns(means),
-            "worse": worse,
+            "messages": messages,
         }
         text = render_page("recipe.html.j2", content)
     return save_page(page, text)

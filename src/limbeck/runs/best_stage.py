@@ -1,0 +1,220 @@
+"""Which stage of a preset has the best result, from the held-out cameras."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from limbeck.diffusion.prior import Prior
+from limbeck.graphics.geometry.assets import Surface
+from limbeck.graphics.geometry.shape_facts import ShapeFacts, shape_facts
+from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
+from limbeck.metrics.intervals import Interval, mean_interval
+from limbeck.priors.loading import load
+from limbeck.representations.base import Representation
+from limbeck.runs.reopen import BEST_STAGE, read_experiment
+from limbeck.system.checkpoint import write_text
+from limbeck.system.files import one_line
+from limbeck.training.experiment import Experiment
+from limbeck.training.warm_start import load_representation
+from limbeck.world.pretrained import load_evaluator
+from limbeck.world.prompt_parser import judgeable_attributes
+from limbeck.world.scene import ATTRIBUTES
+
+_DIFFERENCE: Interval = (-1.0, 1.0)
+_MIN_CONTACT = 0.01  #: share of a surface at the sides of its box that counts as grown into it
+_MIN_OVERLAP = 0.8  #: overlap of silhouettes from which a shape counts as kept
+
+
+@dataclass(frozen=True)
+class JudgedViews:
+    """A stage, seen by all its particles through the held-out cameras.
+
+    Attributes:
+        folder: run folder.
+        right: which views show what the prompt asks for, by the world's evaluator; None: it cannot
+            judge them.
+        silhouettes: where the views are at least half opaque; None: there is no opacity.
+        shapes: facts of the surface of each particle; of splats and empty ones there are none.
+    """
+
+    folder: Path
+    right: Bool[Tensor, "n"] | None
+    silhouettes: Bool[Tensor, "n h w"] | None
+    shapes: tuple[ShapeFacts, ...]
+
+
+def choose_stage(folders: Sequence[Path], device: str = "auto") -> list[str]:
+    """Say on stderr which finished stage is the best and what later ones have spoiled; keep it.
+
+    Its name is written beside the stages, where ``reopen.best_stage`` finds it for exports.
+
+    Args:
+        folders: run folders of the stages, in order, all in one folder.
+        device: as for ``limbeck.load``.
+
+    Returns:
+        What was said; empty for a single stage and for runs in 2D.
+    """
+    experiments = [read_experiment(folder) for folder in folders]
+    if len(folders) < 2 or experiments[-1].camera_sampler.eval_cameras(1) is None:
+        return []
+    priors: dict[str, Prior] = {}
+    try:
+        stages = []
+        for folder, e in zip(folders, experiments, strict=True):
+            key = repr((e.model, e.precision, e.runtime))
+            if key not in priors:
+                priors[key] = load(e.model, device, e.precision, e.runtime)
+            stages.append(_judge(folder, e, priors[key]))
+    except (ValueError, OSError) as error:  # a recipe that has finished is not lost by this
+        messages = [f"stages could not be compared: {one_line(error)}"]
+    else:
+        best = best_of(stages)
+        messages = [_choice_message(best, stages[-1]), *_changes(stages)]
+        content = {"best": best.folder.name, "messages": messages}
+        write_text(folders[-1].parent / BEST_STAGE, json.dumps(content, indent=1) + "\n")
+    for message in messages:
+        print(message, file=sys.stderr)
+    return messages
+
+
+def best_of(stages: Sequence[JudgedViews]) -> JudgedViews:
+    """The last stage, unless an earlier one is better.
+
+    By the evaluator: if the share of right views is higher by an interval of 95 % over the views,
+    paired by camera, that excludes zero. Without it: if a later stage has lost its surface, or has
+    grown into the sides of its box and the earlier one has not.
+
+    Args:
+        stages: the stages, in order.
+    """
+    best = stages[-1]
+    for earlier in reversed(stages[:-1]):
+        if earlier.right is not None and best.right is not None:
+            interval = _gain(best, earlier)[1]
+            is_better = interval is not None and interval[0] > 0
+        else:
+            has_lost = len(best.shapes) < len(earlier.shapes)
+            is_better = has_lost or (_touches(best) and not _touches(earlier))
+        best = earlier if is_better else best
+    return best
+
+
+def _judge(folder: Path, e: Experiment, prior: Prior) -> JudgedViews:
+    """Render all particles of a stage through the held-out cameras and judge them."""
+    camera = e.camera_sampler.eval_cameras(1)
+    assert camera is not None
+    cameras = held_out_cameras(camera.distance[0].item(), math.degrees(camera.fov[0].item()))
+    representation, total = load_representation(folder, prior)
+    held = [render_held_out(representation, prior, i, cameras) for i in range(total)]
+    right = None
+    if prior.image_size == (64, 64) and all(judgeable_attributes(p) for p in e.prompts):
+        try:
+            evaluator: Any = load_evaluator()
+        except FileNotFoundError:
+            evaluator = None
+        if evaluator is not None:
+            pairs = [(held[i], e.prompts[i // e.particles]) for i in range(total)]
+            rows = [_right_views(evaluator.judge(own.images), prompt) for own, prompt in pairs]
+            right = torch.cat(rows)
+    alphas = [own.alpha for own in held if own.alpha is not None]
+    silhouettes = torch.cat(alphas)[:, 0] >= 0.5 if alphas else None
+    return JudgedViews(folder, right, silhouettes, _shapes(representation, total))
+
+
+def _right_views(verdicts: Tensor, prompt: str) -> Bool[Tensor, "n"]:
+    """Which views show all that the prompt names, but for the view it may name."""
+    named = judgeable_attributes(prompt)
+    columns = [i for i, name in enumerate(ATTRIBUTES) if name in named and name != "view"]
+    wanted = torch.tensor([named[list(ATTRIBUTES)[i]] for i in columns])
+    return (verdicts.cpu()[:, columns] == wanted).all(1)
+
+
+def _shapes(representation: Representation, total: int) -> tuple[ShapeFacts, ...]:
+    facts = []
+    for particle in range(total):
+        try:
+            asset = representation.asset(particle)
+        except (ValueError, NotImplementedError):  # empty, or a field of latents
+            continue
+        if isinstance(asset, Surface):
+            facts.append(shape_facts(asset, representation.box_bound))
+    return tuple(facts)
+
+
+def _gain(a: JudgedViews, b: JudgedViews) -> tuple[float, Interval | None]:
+    """How much more views of ``b`` are right than of ``a``, with its interval."""
+    assert a.right is not None and b.right is not None
+    difference = b.right.float() - a.right.float()
+    return difference.mean().item(), mean_interval(difference.tolist(), _DIFFERENCE)
+
+
+def _touches(stage: JudgedViews) -> bool:
+    return any(shape.box_contact >= _MIN_CONTACT for shape in stage.shapes)
+
+
+def _choice_message(best: JudgedViews, last: JudgedViews) -> str:
+    """Which stage is best and why, in one line."""
+    name, where = best.folder.name, f"limbeck export {best.folder.parent} takes it"
+    if best is last:
+        share = f", {100 * _share(best):.0f} % of its views right" if best.right is not None else ""
+        return f"best stage: {name}, the last{share}; no earlier one is clearly better"
+    if best.right is not None and last.right is not None:
+        gain, interval = _gain(last, best)
+        within = f" (95 % {100 * interval[0]:.0f} to {100 * interval[1]:.0f})" if interval else ""
+        reason = (
+            f"{100 * _share(best):.0f} % of its views are right, and of {last.folder.name} "
+            f"{100 * _share(last):.0f} %, {100 * gain:.0f} points less{within}"
+        )
+    else:
+        reason = f"the surface of {last.folder.name} is lost or has grown into its box"
+    return f"best stage: {name}; {reason}; {where}"
+
+
+def _share(stage: JudgedViews) -> float:
+    return stage.right.float().mean().item() if stage.right is not None else 0.0
+
+
+def _changes(stages: Sequence[JudgedViews]) -> list[str]:
+    """What each stage has changed in the shape of the one before, in one line a stage."""
+    messages = []
+    for before, after in pairwise(stages):
+        found = []
+        if before.silhouettes is not None and after.silhouettes is not None:
+            overlap = _overlap(before.silhouettes, after.silhouettes)
+            if overlap < _MIN_OVERLAP:
+                found.append(f"silhouettes overlap by {100 * overlap:.0f} % only")
+        if _touches(after) and not _touches(before):
+            share = max(shape.box_contact for shape in after.shapes)
+            found.append(f"{100 * share:.0f} % of the surface has grown into the sides of its box")
+        if before.shapes and not after.shapes:
+            found.append("the surface is lost")
+        if len(before.shapes) == len(after.shapes):
+            for name in ("pieces", "handles"):
+                a, b = ([getattr(s, name) for s in stage.shapes] for stage in (before, after))
+                if a != b and None not in (*a, *b):
+                    found.append(f"{_numbers(b)} {name} instead of {_numbers(a)}")
+        if found:
+            messages.append(f"{after.folder.name} beside {before.folder.name}: {'; '.join(found)}")
+    return messages
+
+
+def _overlap(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "n h w"]) -> float:
+    """Intersection over union of silhouettes, mean over the views."""
+    both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
+    return (both / either.clamp_min(1)).mean().item()
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

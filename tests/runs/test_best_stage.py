@@ -1,0 +1,116 @@
+"""Which stage of a preset is the best, by the evaluator and without it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ball_representation import Ball, Object
+
+from limbeck.config import yaml as config
+from limbeck.graphics.geometry.shape_facts import ShapeFacts
+from limbeck.priors.exact import colored_shapes
+from limbeck.runs import best_stage
+from limbeck.runs.best_stage import JudgedViews, best_of, choose_stage
+from limbeck.runs.reopen import BEST_STAGE
+from limbeck.runs.reopen import best_stage as find_best_stage
+from limbeck.system.checkpoint import write_checkpoint
+from limbeck.training.experiment import Experiment
+
+BALL = ShapeFacts(pieces=1, handles=0, box_contact=0.0)
+CUT = ShapeFacts(pieces=1, handles=0, box_contact=0.05)
+
+
+def judged(name, right=None, shapes=(BALL,)):
+    views = None if right is None else torch.arange(32) < right
+    return JudgedViews(Path("runs/chair") / name, views, None, shapes)
+
+
+def write_stage(folder, representation, prompt="a yellow duck", model="world"):
+    """Write what is needed of the run folder of a finished stage."""
+    e = Experiment((prompt,), model=model, representation=representation, steps=1)
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text(config.to_yaml(e), encoding="utf-8")
+    particles = representation.build(colored_shapes(size=64), 1, 0)
+    tensors = {f"representation.{name}": value for name, value in particles.state_dict().items()}
+    write_checkpoint(folder / "checkpoint.safetensors", tensors, {"step": 1})
+    return folder
+
+
+@pytest.fixture
+def quick_prior(monkeypatch):
+    """A model of the world's image size that loads at once."""
+    monkeypatch.setattr(best_stage, "load", lambda *a: colored_shapes(size=64))
+
+
+@pytest.mark.parametrize(
+    ("rights", "best"),
+    [
+        ((31, 0, 20), "0"),  # 11 of 32 views lost
+        ((32, 0, 31), "2"),  # one view is within the interval
+        ((20, 0, 31), "2"),
+        ((20, 31, 31), "2"),  # equal: the last
+        ((31, 31, 0), "1"),  # equal: the later
+        ((20, 31, 0), "1"),
+    ],
+)
+def test_an_earlier_stage_is_best_only_if_its_interval_says_so(rights, best):
+    stages = [judged(str(i), right) for i, right in enumerate(rights)]
+    assert best_of(stages).folder.name == best
+
+
+def test_without_the_evaluator_growth_into_the_box_and_lost_surfaces_decide():
+    before = judged("before")
+    assert best_of([before, judged("after", shapes=(CUT,))]) is before
+    assert best_of([before, judged("after", shapes=())]) is before
+    cut = judged("before", shapes=(CUT,))
+    assert best_of([cut, judged("after", shapes=(CUT,))]) is not cut
+    assert best_of([before, judged("after")]) is not before
+
+
+def test_a_spoiled_last_stage_is_said_and_not_exported(tmp_path, quick_prior, capsys):
+    """A duck that turns into a ball, and the other way round."""
+    duck, ball = Object(), Ball(radius=0.3)
+    first, last = (
+        write_stage(tmp_path / "a" / name, part)
+        for name, part in (("1-field", duck), ("2-texture", ball))
+    )
+    message, change = choose_stage([first, last])
+    assert message.startswith("best stage: 1-field; 100 % of its views are right, and of 2-texture")
+    assert f"limbeck export {tmp_path / 'a'} takes it" in message
+    assert change.startswith("2-texture beside 1-field: silhouettes overlap by")
+    assert capsys.readouterr().err.splitlines() == [message, change]
+    assert find_best_stage(tmp_path / "a") == first
+
+    stages = [write_stage(tmp_path / "b" / "1-field", ball)]
+    stages.append(write_stage(tmp_path / "b" / "2-texture", duck))
+    assert choose_stage(stages)[0].startswith(
+        "best stage: 2-texture, the last, 100 % of its views right; no earlier one"
+    )
+    assert find_best_stage(tmp_path / "b") == stages[1]
+
+
+def test_a_foreign_prompt_has_no_evaluator(tmp_path, quick_prior):
+    stages = [write_stage(tmp_path / f"{i}-s", Ball(), "a red disc") for i in (1, 2)]
+    assert choose_stage(stages) == ["best stage: 2-s, the last; no earlier one is clearly better"]
+
+
+def test_a_single_stage_is_not_compared(tmp_path):
+    assert choose_stage([write_stage(tmp_path / "1-field", Ball())]) == []
+    assert not (tmp_path / BEST_STAGE).exists()
+
+
+def test_a_comparison_that_fails_costs_nothing_else(tmp_path, quick_prior):
+    stages = [write_stage(tmp_path / f"{i}-s", Ball()) for i in (1, 2)]
+    (stages[0] / "checkpoint.safetensors").unlink()
+    (message,) = choose_stage(stages)
+    assert message.startswith("stages could not be compared: ")
+    assert find_best_stage(tmp_path) == stages[1]
+
+
+def test_the_best_stage_of_a_folder_without_a_choice_is_the_last(tmp_path):
+    stages = [write_stage(tmp_path / f"{i}-s", Ball()) for i in (1, 2)]
+    assert find_best_stage(tmp_path) == stages[1]
+    assert find_best_stage(stages[0]) == stages[0]
+    (tmp_path / BEST_STAGE).write_text(json.dumps({"best": "7-gone"}), encoding="utf-8")
+    assert find_best_stage(tmp_path) == stages[1]
