@@ -223,7 +223,7 @@ def test_other_folders_are_refused(folders, controls, tmp_path):
 def test_other_families_are_refused(folders, controls):
     net, image = controls("eps")
     for family in ("pixel", "sd3"):
-        with pytest.raises(ValueError, match="for which no ControlNet is read"):
+        with pytest.raises(ValueError, match="for which none is read"):
             load_family(family, folders(family), control=str(net), control_image=image)
 
 

@@ -30,6 +30,8 @@ class Condition:
             further channels of x_t. None: no image, for which such networks take zeros.
         control: images in [0, 1] for the ControlNet of a ``ControlledPrior``, made of the renders
             of the rows. None: there is none, or it has an image of its own.
+        image_prompt: features of an image that the network attends to beside the text; those of no
+            image beside the empty prompt. None: the network takes no image prompts, or no image.
     """
 
     data: Float[Tensor, "b ..."]
@@ -41,6 +43,7 @@ class Condition:
     mask: Bool[Tensor, "b l"] | None = None
     image: Float[Tensor, "b c y x"] | None = None
     control: Float[Tensor, "b 3 h w"] | None = None
+    image_prompt: Float[Tensor, "b ..."] | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -56,6 +59,7 @@ class Condition:
             mask=None if self.mask is None else self.mask[rows],
             image=None if self.image is None else self.image[rows],
             control=None if self.control is None else self.control[rows],
+            image_prompt=None if self.image_prompt is None else self.image_prompt[rows],
         )
 
     @property
@@ -68,6 +72,10 @@ class Condition:
     def of_renders(self, other: Condition) -> Condition:
         """The same texts for the renders of ``other``: with its cameras and its images."""
         return replace(self, camera=other.camera, image=other.image, control=other.control)
+
+    def with_image_prompt_of(self, other: Condition) -> Condition:
+        """The same texts beside the image prompt of ``other``, such as that of the empty prompt."""
+        return replace(self, image_prompt=other.image_prompt)
 
     def with_adapters(self, adapters: object) -> Condition:
         """The same rows through ``adapters``, for a critic that shares the prior's network."""
@@ -131,6 +139,7 @@ class Condition:
             mask=combine(self.mask, other.mask),
             image=combine(image, other_image),
             control=combine(self.control, other.control),
+            image_prompt=combine(self.image_prompt, other.image_prompt),
         )
 
 

@@ -11,6 +11,12 @@ from limbeck.diffusion.prior import ControlKind, Prior
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  #: of frozen weights
 CONTROL_KINDS: tuple[ControlKind, ...] = ("depth", "normal")
 
+#: Options that need another one, by that option and what it gives.
+_DEPENDENT_OPTIONS = (
+    ("control", "a ControlNet", ("control_kind", "control_scale", "control_image")),
+    ("ip_adapter", "an IP-Adapter", ("ip_image", "ip_scale", "ip_encoder")),
+)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -35,15 +41,17 @@ class Model:
         control_scale: factor on what the ControlNet adds to the network. 0: the model alone.
         control_image: image for the ControlNet in 2D, already in the form that it takes (depths,
             edges, poses ...); scaled to cover the size of the images and cropped.
+        ip_adapter: IP-Adapter of Stable Diffusion 1, 2 or XL, which shows the model an image beside
+            the prompt: a .safetensors file, or owner/name/FILE of the hub.
+        ip_image: the image.
+        ip_scale: factor on what the image adds to the attention. 0: the prompt alone.
+        ip_encoder: folder of the image encoder, or owner/name/FOLDER of the hub. Empty: the folder
+            image_encoder beside the adapter.
     """
 
     custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead
-    path_options: ClassVar = (
-        "name",
-        "vae",
-        "config",
-        "control",
-    )  #: options that may be relative paths
+    #: options that may be relative paths
+    path_options: ClassVar = ("name", "vae", "config", "control", "ip_adapter", "ip_encoder")
 
     name: str = "world"
     lora: Path | None = None
@@ -56,6 +64,10 @@ class Model:
     control_kind: Literal["auto", "depth", "normal"] = "auto"
     control_scale: float = 1.0
     control_image: Path | None = None
+    ip_adapter: str = ""
+    ip_image: Path | None = None
+    ip_scale: float = 1.0
+    ip_encoder: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -66,12 +78,18 @@ class Model:
             raise ValueError(
                 f"guidance_embedding must not be negative, not {self.guidance_embedding}"
             )
-        if self.control_scale < 0:
-            raise ValueError(f"control_scale must not be negative, not {self.control_scale}")
-        given = ("control_kind", "control_scale", "control_image")
-        unused = [n for n in given if getattr(self, n) != getattr(type(self), n)]
-        if unused and not self.control:
-            raise ValueError(f"{unused[0]} needs a ControlNet: give it with --model.control")
+        for name in ("control_scale", "ip_scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for owner, what, names in _DEPENDENT_OPTIONS:
+            unused = [n for n in names if getattr(self, n) != getattr(type(self), n)]
+            if unused and not getattr(self, owner):
+                flag = owner.replace("_", "-")
+                raise ValueError(f"{unused[0]} needs {what}: give it with --model.{flag}")
+        if self.ip_adapter and self.ip_image is None:
+            raise ValueError(
+                f"ip_adapter {self.ip_adapter} needs an image: give it with --model.ip-image FILE"
+            )
 
     def __str__(self) -> str:
         return self.name

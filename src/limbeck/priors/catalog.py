@@ -236,6 +236,15 @@ CONTROL_NETS = {
     ),
     "stabilityai/stable-diffusion-xl-base-1.0": ("diffusers/controlnet-depth-sdxl-1.0",),
 }
+#: Published IP-Adapters, by the model that they show an image.
+IP_ADAPTERS = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (
+        "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": (
+        "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
+    ),
+}
 #: Hub ids that have moved.
 _REPO_ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 

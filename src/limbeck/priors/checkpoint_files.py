@@ -169,7 +169,7 @@ class CheckpointFiles:
                 str(self.single_file), config=str(self.folder), dtype=dtype, **options
             )
         for part in self.text_encoders():
-            missing = _meta_tensors(getattr(pipe, part))
+            missing = meta_tensors(getattr(pipe, part))
             check_none_missing(missing, f"{self.single_file} ({part})")
         return pipe
 
@@ -326,7 +326,7 @@ def load_frozen_module(cls: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
             f"{place} does not fit {folder / 'config.json'}: {some(sorted(wrong))} would be left "
             "out"
         )
-    check_none_missing([*report["missing_keys"], *_meta_tensors(module)], place)
+    check_none_missing([*report["missing_keys"], *meta_tensors(module)], place)
     return module.eval().requires_grad_(False)
 
 
@@ -345,7 +345,7 @@ def _check_readable(folder: Path, weights: WeightFiles) -> None:
             raise ValueError(f"{folder / name} names {some(sorted(missing))}, which is missing")
 
 
-def _meta_tensors(module: nn.Module) -> list[str]:
+def meta_tensors(module: nn.Module) -> list[str]:
     """Parameters without data: their tensors are not in the file."""
     return [name for name, parameter in module.named_parameters() if parameter.is_meta]
 

@@ -59,7 +59,7 @@ class DiffusersPrior(abc.ABC):
         network_name: component that is the denoiser, ``unet`` or ``transformer``; also its prefix
             in LoRA files.
         extra_parts: required components besides denoiser, text encoder, tokenizer and scheduler.
-        takes_control: whether a ControlNet can be added to the denoiser.
+        takes_adapters: whether a ControlNet or an IP-Adapter can be added to the denoiser.
         network: the denoiser.
         vocabulary: the words that the model knows; None if it knows any.
         adapter_rows: which rows of the current call pass through which adapters.
@@ -69,7 +69,7 @@ class DiffusersPrior(abc.ABC):
     pipeline_name: ClassVar[str]
     network_name: ClassVar[str]
     extra_parts: ClassVar[tuple[str, ...]] = ()
-    takes_control: ClassVar[bool] = False
+    takes_adapters: ClassVar[bool] = False
 
     network: nn.Module
     prediction_type: PredictionType
@@ -91,11 +91,12 @@ class DiffusersPrior(abc.ABC):
         self.files, self.model, self.runtime = source, model, runtime
         self.device, self.dtype = device, dtype
         self._check_runtime()
-        if model.control and not self.takes_control:
-            raise ValueError(
-                f"control {model.control}: {self.files.name} is of the family "
-                f"{type(self).__name__}, for which no ControlNet is read: leave it out"
-            )
+        for option in () if self.takes_adapters else ("control", "ip_adapter"):
+            if getattr(model, option):
+                raise ValueError(
+                    f"{option} {getattr(model, option)}: {self.files.name} is of the family "
+                    f"{type(self).__name__}, for which none is read: leave it out"
+                )
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.adapter_rows = AdapterRows()

@@ -232,14 +232,18 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
     from limbeck.priors.checkpoint_files import CheckpointFiles, loading
     from limbeck.priors.controlnet import resolve_control
     from limbeck.priors.hub import resolve_config, resolve_model
+    from limbeck.priors.ip_adapter import resolve_ip_adapter
 
     path = WORLD_FOLDER if name == "world" else resolve_model(name)
     if model.vae:
         model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
     if model.control:
         model = resolve_control(model)
-    if model.control_image is not None:
-        image_file_size(model.control_image)  # raises before the weights are read
+    if model.ip_adapter:
+        model = resolve_ip_adapter(model)
+    for image in (model.control_image, model.ip_image):
+        if image is not None:
+            image_file_size(image)  # raises before the weights are read
     files = CheckpointFiles(path)
     if path.is_file():
         files = CheckpointFiles(resolve_config(path, model.config), path)

@@ -30,7 +30,7 @@ class MVDream(StableDiffusion):
     """
 
     group_size = 4
-    takes_control = False
+    takes_adapters = False
 
     def _load(self) -> None:
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
@@ -44,7 +44,7 @@ class MVDream(StableDiffusion):
         )
         self.unet = self.network = self._place_network(network)
         self.folding = ViewFolding(self.unet)
-        self._load_vae_and_control(config)
+        self._load_other_parts(config)
 
     def _forward(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], condition: Condition

@@ -40,7 +40,7 @@ class SDXL(UNetDiffusion):
         )
         self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
         self._time_ids: dict[tuple[int, int], Tensor] = {}
-        self._load_vae_and_control(config)
+        self._load_other_parts(config)
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._load_text_pipeline(add_watermarker=False)

@@ -31,7 +31,7 @@ class StableDiffusion(UNetDiffusion):
             time_cond_proj_dim=None,
         )
         self.unet = self.network = self._load_frozen_network(UNet2DConditionModel)
-        self._load_vae_and_control(config)
+        self._load_other_parts(config)
 
     def _encode(self, prompts: list[str]) -> Condition:
         pipe = self._load_text_pipeline()

@@ -24,6 +24,11 @@ def stack_conditions(conditions: Sequence[Condition], b: int, dtype: torch.dtype
     masks = [c.mask.expand(b, -1) for c in conditions if c.mask is not None]
     # the rows of all conditions have the same x_t, so the same cameras and control images
     cameras = [c.camera.expand(b, -1, -1) for c in conditions if c.camera is not None]
+    prompts = [
+        c.image_prompt.expand(b, *c.image_prompt.shape[1:])
+        for c in conditions
+        if c.image_prompt is not None
+    ]
     controls = [c.control.expand(b, -1, -1, -1) for c in conditions if c.control is not None]
     return Condition(
         data,
@@ -32,6 +37,7 @@ def stack_conditions(conditions: Sequence[Condition], b: int, dtype: torch.dtype
         mask=torch.cat(masks) if masks else None,
         image=_stack_images(conditions, b, dtype),
         control=controls[0].repeat(len(conditions), 1, 1, 1) if controls else None,
+        image_prompt=torch.cat(prompts).to(dtype) if prompts else None,
     )
 
 

@@ -1,8 +1,13 @@
-"""Base class of latent diffusion models whose denoiser is a U-Net, with or without a ControlNet."""
+"""Base class of latent diffusion models whose denoiser is a U-Net.
+
+It can have a ControlNet and an IP-Adapter.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
@@ -13,6 +18,7 @@ from limbeck.diffusion.prior import ControlKind
 from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.priors.attention_capture import capture_self_attention
 from limbeck.priors.controlnet import ControlNet
+from limbeck.priors.ip_adapter import ImagePrompt
 from limbeck.priors.latent_diffusion import LatentDiffusion
 
 
@@ -22,16 +28,18 @@ class UNetDiffusion(LatentDiffusion):
     Attributes:
         unet: the denoiser.
         control_net: what controls it; None if the options name no ControlNet.
+        image_prompt: the image that it is shown; None if the options name no IP-Adapter.
     """
 
     network_name = "unet"
-    takes_control = True
+    takes_adapters = True
     schedule: DiscreteSchedule
     unet: Any
     control_net: ControlNet | None = None
+    image_prompt: ImagePrompt | None = None
 
-    def _load_vae_and_control(self, config: dict[str, Any]) -> None:
-        """Load the autoencoder and the ControlNet of the options; set the shapes.
+    def _load_other_parts(self, config: dict[str, Any]) -> None:
+        """Load the autoencoder, the ControlNet and the IP-Adapter; set the shapes.
 
         Args:
             config: options of the U-Net.
@@ -45,6 +53,8 @@ class UNetDiffusion(LatentDiffusion):
             self.control_net = ControlNet(
                 self.model, config, self._factor, self.dtype, self.device, self.runtime
             )
+        if self.model.ip_adapter:
+            self.image_prompt = ImagePrompt(self.model, self.unet, self.dtype, self.device)
 
     @property
     def control_kind(self) -> ControlKind | None:
@@ -55,6 +65,12 @@ class UNetDiffusion(LatentDiffusion):
     def denoising_modules(self) -> list[nn.Module]:
         modules = super().denoising_modules
         return modules if self.control_net is None else [*modules, self.control_net]
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        condition = super().condition(prompts)
+        if self.image_prompt is None:
+            return condition
+        return replace(condition, image_prompt=self.image_prompt.embeddings(prompts))
 
     def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``AttentionPrior``."""
@@ -71,12 +87,12 @@ class UNetDiffusion(LatentDiffusion):
         condition: Condition,
         added_conditions: dict[str, Tensor | None] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the output of the U-Net, controlled if there is a ControlNet.
+        """Return the output of the U-Net, with ControlNet and IP-Adapter if there are.
 
         Args:
             xt: x_t of each row.
             ticks: timestep index of each row.
-            condition: text and control image of each row.
+            condition: text, control image and image prompt of each row.
             added_conditions: further inputs of the network, as diffusers' ``added_cond_kwargs``.
         """
         options: dict[str, Any] = {}
@@ -85,4 +101,10 @@ class UNetDiffusion(LatentDiffusion):
         if self.control_net is not None:
             size = self._pixel_size(xt)
             options |= self.control_net(xt, ticks, condition, size, options)
+        if self.image_prompt is not None:
+            shown = condition.image_prompt
+            if shown is None:
+                shown = self.image_prompt.embeddings([""] * len(xt))
+            added = {"image_embeds": [shown.to(xt.dtype)], **(added_conditions or {})}
+            options["added_cond_kwargs"] = added
         return self._run_network(xt, ticks, condition.data, **options)

@@ -86,9 +86,9 @@ def load_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
 def _conditions(sampling: Sampling, prior: Prior) -> Conditions:
     """Conditions of each prompt, with the camera pose if one is given."""
     count = len(sampling.prompts)
-    conditions = Conditions(
-        prior.condition(sampling.prompts), prior.condition([sampling.negative_prompt] * count)
-    )
+    empty = prior.condition([""] * count)
+    negative = prior.condition([sampling.negative_prompt] * count).with_image_prompt_of(empty)
+    conditions = Conditions(prior.condition(sampling.prompts), negative)
     if not sampling.camera:
         return conditions
     azimuth, elevation, distance = (torch.full((count,), value) for value in sampling.camera)

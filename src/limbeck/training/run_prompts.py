@@ -101,11 +101,17 @@ class RunPrompts:
         pos, empty = self.prior.condition(texts), self.prior.condition([""] * count)
         if not e.negative_prompt:
             return Conditions(pos, empty, denoise_steps=e.denoise_steps)
-        negative = self.prior.condition([e.negative_prompt] * count)
+        negative = self.prior.condition([e.negative_prompt] * count).with_image_prompt_of(empty)
         if not e.perp_neg:
             return Conditions(pos, negative, denoise_steps=e.denoise_steps, empty=empty)
         weight = torch.full((count,), e.perp_neg, device=self.prior.device)
         return Conditions(pos, empty, ((negative, weight),), e.denoise_steps)
+
+    def encode_sources(self) -> Conditions:
+        """Return the conditions of the source prompts of an edit, which have no image prompt."""
+        conditions = self.encode(self.experiment.source_prompts)
+        pos = conditions.pos.with_image_prompt_of(conditions.unconditional)
+        return replace(conditions, pos=pos)
 
     def check_distinct(self) -> None:
         """Refuse source or negative prompts that differ from the prompt only as texts.

@@ -123,7 +123,7 @@ class Run:
             x0 = self.encode(self.render(request))
             if e.source_prompt:
                 source_x0 = self.encode(self.representation.render_source(request))
-                self.source = EditSource(source_x0, self.prompts.encode(e.source_prompts))
+                self.source = EditSource(source_x0, self.prompts.encode_sources())
         self.prompts.check_distinct()
         context = SetupContext(
             particles=e.total,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from limbeck.priors.catalog import (
     CONTROL_NETS,
+    IP_ADAPTERS,
     KNOWN_MODELS,
     RECOMMENDED_SETTINGS,
     TINY_AUTOENCODERS,
@@ -81,6 +82,8 @@ def describe_model(model: KnownModel) -> str:
         lines.append(f"  tiny autoencoder: --model.vae {TINY_AUTOENCODERS[model.family]}")
     for control in CONTROL_NETS.get(model.repo_id, ()):
         lines.append(f"  ControlNet for 3D, not tried: --model.control {control}")
+    if model.repo_id in IP_ADAPTERS:
+        lines.append(f"  image prompts, not tried: --model.ip-adapter {IP_ADAPTERS[model.repo_id]}")
     for method, options, source in RECOMMENDED_SETTINGS[model.family]:
         lines.append(f"  --method {method} {options}\n      {source}")
     return "\n".join(lines)
