@@ -7,19 +7,14 @@ they have on the command line, ``method="vsd"``.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import yaml
-from jaxtyping import Float
-from torch import Tensor
 
 from limbeck.config.discovery import (
     OWN_FILE,
@@ -35,11 +30,9 @@ from limbeck.config.yaml import read_component, to_plain
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
-from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.methods.base import EditMethod, Method
 from limbeck.priors.loading import load, notify_unknown_words
-from limbeck.representations.base import RepresentationConfig, read_image
+from limbeck.representations.base import RepresentationConfig
 from limbeck.runs.best_stage import choose_stage
 from limbeck.runs.edit_inputs import EditInputs
 from limbeck.runs.editing import (
@@ -49,157 +42,18 @@ from limbeck.runs.editing import (
     edit_prompts,
     edit_to_folder,
 )
-from limbeck.runs.images import particle_stems
+from limbeck.runs.folder_results import DistillResult, EditResult, SampleResult
 from limbeck.runs.loggers import Logger
-from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.recorder import record
-from limbeck.runs.report.pages import notebook_html, write_report
-from limbeck.runs.report.run_data import read_run_data
 from limbeck.runs.sample_recorder import sample_to_folder
-from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
-from limbeck.training.trainer import Run
 
 T = TypeVar("T")
 ImagePath = str | Path
 
 _UNNAMED_MODEL = "made in Python"  #: recorded for a prior that no name can load again
-
-
-@dataclass(frozen=True, repr=False)
-class FolderResult:
-    """A result in a folder; in a notebook it displays itself.
-
-    Attributes:
-        folder: the folder.
-    """
-
-    folder: Path
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Mean scores of the final images, see docs/eval.md; empty if the model has no images."""
-        return dict(read_run_data(self.folder).scores.get("mean", {}))
-
-    def report(self) -> Path:
-        """Path of the HTML report."""
-        path = self.folder / "report.html"
-        return path if path.exists() else write_report([self.folder])
-
-    def save(self, folder: str | Path) -> Path:
-        """Copy the folder.
-
-        Raises:
-            FileExistsError: if ``folder`` exists.
-        """
-        return Path(shutil.copytree(self.folder, folder))
-
-    def __repr__(self) -> str:
-        data = read_run_data(self.folder)
-        facts = ", ".join([data.title, *data.facts])
-        return f"<{type(self).__name__}: {facts}, in {self.folder}>"
-
-    def _repr_html_(self) -> str:
-        return notebook_html([self.folder], self.report())
-
-
-@dataclass(frozen=True, repr=False)
-class DistillResult(FolderResult):
-    """A finished run.
-
-    Attributes:
-        experiment: what was run.
-        prior: its model.
-        stages: all stages if the run is the last one of a preset with several; else empty.
-    """
-
-    experiment: Experiment
-    prior: Prior
-    stages: tuple[DistillResult, ...] = ()
-
-    @cached_property
-    def run(self) -> Run:
-        """The run after its last step: representation, optimizer, critic."""
-        run = Run(self.experiment, self.prior)
-        tensors, metadata = read_checkpoint(self.folder / "checkpoint.safetensors")
-        run.load(tensors, metadata["step"])
-        return run
-
-    @property
-    def particles(self) -> Float[Tensor, "n ..."]:
-        """Raw values of 2D particles, sorted by prompt: latents, pixels, or the points of a toy.
-
-        Raises:
-            ValueError: if the particles are 3D; use ``run.representation`` then.
-        """
-        if not isinstance(self.experiment.camera_sampler, NoCamera):
-            raise ValueError("3D particles are not one tensor: use result.run.representation")
-        request = RenderRequest(torch.arange(self.experiment.total))
-        with torch.no_grad():
-            return self.run.representation.render(request).image.float().cpu()
-
-    @property
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """Images of all particles in [0, 1], sorted by prompt; four views of each 3D particle.
-
-        Raises:
-            ValueError: if the model has no images, as a mixture of points.
-        """
-        if len(self.prior.shape) != 3:
-            raise ValueError("this model has no images: use result.particles")
-        with torch.no_grad():
-            images = self.run.representation.images(self.prior, self.run.eval_request(4))
-        return images.float().cpu()
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Metrics of every step, as in metrics.jsonl."""
-        return read_metrics(self.folder / "metrics.jsonl")
-
-
-@dataclass(frozen=True, repr=False)
-class EditResult(FolderResult):
-    """Finished edits.
-
-    Attributes:
-        runs: one run per size that the images have in the model.
-    """
-
-    runs: tuple[DistillResult, ...]
-
-    @property
-    def images(self) -> list[Float[Tensor, "3 h w"]]:
-        """Edited images in [0, 1], run by run, in the order of the inputs."""
-        return [image for run in self.runs for image in run.images]
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self.images)} edits, in {self.folder}>"
-
-    def _repr_html_(self) -> str:
-        return notebook_html([run.folder for run in self.runs], self.report())
-
-
-@dataclass(frozen=True, repr=False)
-class SampleResult(FolderResult):
-    """Finished samples.
-
-    Attributes:
-        sampling: what was sampled.
-        prior: its model.
-    """
-
-    sampling: Sampling
-    prior: Prior
-
-    @property
-    def images(self) -> Float[Tensor, "n 3 h w"]:
-        """Images in [0, 1], sorted by prompt."""
-        count = len(self.sampling.prompts) * self.sampling.num_images
-        stems = particle_stems(count, self.sampling.num_images)
-        size = self.prior.image_size
-        return torch.stack([read_image(self.folder / "final" / f"{s}.png", size) for s in stems])
 
 
 def distill(
@@ -245,16 +99,11 @@ def distill(
     Raises:
         ValueError: if an option is unknown or its value cannot be used.
     """
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = _as_tuple(prompts)
     recipe = find(Preset, preset)() if isinstance(preset, str) else preset
     choices = {"model": model, "method": method, "representation": representation}
     stages = {"": default_experiment(texts, choices)} if recipe is None else recipe.stages(texts)
-    named = {
-        "method": method,
-        "representation": representation,
-        "steps": steps,
-        "particles": particles,
-    }
+    named = choices | {"steps": steps, "particles": particles}
     given = options | {name: value for name, value in named.items() if value is not None}
     prior = None
     if model is not None:
@@ -268,16 +117,28 @@ def distill(
         "logger": find(Logger, logger)() if isinstance(logger, str) else logger,
         "stop_on_collapse": stop_on_collapse,
     }
-    results: list[DistillResult] = []
-    for experiment, folder in _stage_runs(stages, chosen, _output_folder(out)):
+    runs = _stage_runs(stages, chosen, _output_folder(out))
+    results = _record_stages(runs, prior, device, run_options)
+    choose_stage([result.folder for result in results], device)
+    return replace(results[-1], stages=results if len(results) > 1 else ())
+
+
+def _record_stages(
+    runs: Iterable[tuple[Experiment, Path]],
+    prior: Prior | None,
+    device: str,
+    run_options: Mapping[str, Any],
+) -> tuple[DistillResult, ...]:
+    """Run experiments one after another, each in its folder; the prior is loaded if None."""
+    results = []
+    for experiment, folder in runs:
         stage_prior = prior
         notify_unknown_words(stage_prior or experiment.model, experiment.all_prompts)
         if stage_prior is None:
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
         record(experiment, stage_prior, folder, **run_options)
         results.append(DistillResult(folder, experiment, stage_prior))
-    choose_stage([result.folder for result in results], device)
-    return replace(results[-1], stages=tuple(results) if len(results) > 1 else ())
+    return tuple(results)
 
 
 def _stage_runs(
@@ -378,7 +239,7 @@ def sample(
     Raises:
         ValueError: if an option is unknown or its value cannot be used.
     """
-    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    texts = _as_tuple(prompts)
     recorded, prior = _recorded_model(model)
     sampling = _with_options(Sampling(texts), {**options, "model": recorded})
     notify_unknown_words(prior or sampling.model, (*sampling.prompts, sampling.negative_prompt))

@@ -6,56 +6,43 @@ docs/run-folder.md lists the files. A run that was stopped continues from its la
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from limbeck.config import yaml as config
 from limbeck.config.comparison import absolute_paths
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.export.mesh_cleanup import TexturedMesh
-from limbeck.graphics.geometry.assets import Splats
-from limbeck.graphics.geometry.box_contact import box_contact
+from limbeck.runs.box_contacts import BoxContacts
 from limbeck.runs.environment_file import record_environment
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
 from limbeck.runs.loggers import GuardedLogWriter, Logger, open_log
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
+from limbeck.runs.other_processes import take_part
+from limbeck.runs.profile_file import profile_content
 from limbeck.runs.report.live import LiveReport
 from limbeck.runs.results import write_results
+from limbeck.runs.run_checkpoint import RunCheckpoint
+from limbeck.runs.run_costs import RunCosts
 from limbeck.runs.run_progress import RunProgress, time_left
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
 from limbeck.runs.stage import ONLY_STAGE, StagePosition
-from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import (
-    read_checkpoint,
-    write_async_copies,
-    write_checkpoint,
-    write_text,
-)
-from limbeck.system.environment import peak_bytes
-from limbeck.system.files import one_line
-from limbeck.system.finite import NonFiniteError, check_finite
+from limbeck.system.checkpoint import write_checkpoint, write_text
+from limbeck.system.finite import NonFiniteError
 from limbeck.system.folder_lock import folder_lock
 from limbeck.system.interrupt import DeferredInterrupt, Stopped
 from limbeck.system.launch import launched_index
 from limbeck.system.notices import collect_notices
 from limbeck.system.processes import join_processes
 from limbeck.system.timing import synchronized_time
-from limbeck.training.collapse import (
-    CollapseDetector,
-    DegenerateRunError,
-    box_contact_message,
-)
+from limbeck.training.collapse import CollapseDetector, DegenerateRunError
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import plan_resources
 from limbeck.training.trainer import Run, Step
@@ -123,45 +110,9 @@ def record(
     if launched_index() > 0:
         take_part(experiment, prior, folder)
         return report
-    recorder = Recorder(
+    return Recorder(
         experiment, prior, folder, console, image_every, checkpoint_every, stop_on_collapse, stage
-    )
-    try:
-        recorder.plan.check_fits()
-        with folder_lock(folder):
-            refuse_other_experiment(folder, experiment)  # again: the folder was free until now
-            recorder.open(command, logger)
-            recorder.run_loop()
-            return recorder.finish()
-    finally:
-        recorder.close()
-
-
-def take_part(experiment: Experiment, prior: Prior, folder: Path) -> None:
-    """Take the steps of a run that process 0 records, from the same checkpoint.
-
-    Args:
-        experiment: what is run.
-        prior: its model.
-        folder: run folder, which is only read.
-    """
-    run, path = Run(experiment, prior), folder / "checkpoint.safetensors"
-    if path.exists():
-        tensors, metadata = read_checkpoint(path)
-        run.load(tensors, metadata["step"])
-    # process 0 decides when to stop, between steps, and this one then has no partner
-    with DeferredInterrupt() as interrupt:
-        try:
-            while run.step < experiment.steps:
-                run.advance()
-        except NonFiniteError:
-            raise  # every process has it
-        except RuntimeError as error:
-            if interrupt.requested:
-                raise Stopped(interrupt.requested) from None
-            raise ConnectionError(
-                f"a process of this run has stopped, see its message ({one_line(error, 120)})"
-            ) from error
+    ).record(command, logger)
 
 
 class Recorder:
@@ -195,37 +146,41 @@ class Recorder:
         with collect_notices() as self.notices:
             self.run = Run(experiment, prior)
         self.collapse = CollapseDetector(experiment.steps)
-        self.rows_before, self.elapsed_before, self.cpu_before = 0, 0.0, 0.0
-        self.rows_at_start, self.started_at = prior.call_counter.rows, time.perf_counter()
-        self.cpu_at_start = time.process_time()
-        self.saved_at = self.flushed_at = self.started_at
+        self.costs = RunCosts(prior.call_counter)
+        self.saved_at = self.flushed_at = time.perf_counter()
         self.plan = plan_resources(self.run)
         self.writer, self.stage = BackgroundWriter(), stage
         self.live_report = LiveReport(folder, self.writer)
         self.log_writer: GuardedLogWriter | None = None
-        self.box_touched: set[str] = set()
-        self.checkpoint_written = threading.Event()
-        self.checkpoint_written.set()
-
-    @property
-    def rows(self) -> int:
-        """Network evaluations of the run in all sessions, without those for recorded images."""
-        return self.rows_before + self.prior.call_counter.rows - self.rows_at_start
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of the run in all sessions."""
-        return self.elapsed_before + time.perf_counter() - self.started_at
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor seconds of this process during the run, in all sessions."""
-        return self.cpu_before + time.process_time() - self.cpu_at_start
+        self.box_contacts = BoxContacts(self.run.representation.box_bound, self._print)
+        path = folder / "checkpoint.safetensors"
+        self.checkpoint = RunCheckpoint(path, self.run, self.costs, self.writer)
 
     def _print(self, message: str, soft_wrap: bool = False) -> None:
         self.console.print(message, highlight=False, soft_wrap=soft_wrap)
 
-    def open(self, command: str, logger: Logger | None = None) -> None:
+    def record(self, command: str, logger: Logger | None = None) -> Path:
+        """The whole session, if the run fits into memory and no other process writes the folder.
+
+        Args:
+            command: command line, for the record.
+            logger: also gets metrics and images.
+
+        Returns:
+            The report.
+        """
+        try:
+            self.plan.check_fits()
+            with folder_lock(self.folder):
+                # again: the folder was free until now
+                refuse_other_experiment(self.folder, self.experiment)
+                self.begin(command, logger)
+                self.run_loop()
+                return self.finish()
+        finally:
+            self.close()
+
+    def begin(self, command: str, logger: Logger | None = None) -> None:
         """Create the folder, or continue the run in it, and open the logger.
 
         Args:
@@ -241,9 +196,11 @@ class Recorder:
         stage, report = str(self.stage), self.folder / "report.html"
         where = f"{stage}: {self.folder}" if stage else str(self.folder)
         self._print(f"{where}: open {report} while it runs", soft_wrap=True)
-        if (self.folder / "checkpoint.safetensors").exists():
-            self._resume()
         run = self.run
+        if self.checkpoint.path.exists():
+            self.checkpoint.load()
+            step, steps = run.step, self.experiment.steps
+            self._print(f"{self.folder}: continuing after step {step} of {steps}")
         self.first_step = run.step
         if run.step < self.experiment.steps:  # there if the run is longer than it was to be
             (self.folder / "profile.json").unlink(missing_ok=True)
@@ -281,39 +238,11 @@ class Recorder:
         if self.log_writer is not None:
             self.log_writer.close()
 
-    def _resume(self) -> None:
-        path = self.folder / "checkpoint.safetensors"
-        tensors, metadata = read_checkpoint(path)
-        try:
-            self.run.load(tensors, metadata["step"])
-            self.rows_before = int(metadata["rows"])
-            self.elapsed_before = float(metadata["elapsed"])
-            self.cpu_before = float(metadata.get("cpu_seconds", 0.0))  # checkpoints before 2026-12
-            self.run.profile.load_state_dict(metadata)
-        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path} was written by another version and does not fit: delete it to start the "
-                f"run over ({type(error).__name__}: {one_line(error, 120)})"
-            ) from error
-        steps = self.experiment.steps
-        self._print(f"{self.folder}: continuing after step {metadata['step']} of {steps}")
-
     def _save_assets(self, step: int) -> None:
         representation, submit = self.run.representation, self.writer.submit
         assets = save_snapshot(self.folder, self.experiment, representation, step, submit)
         if step >= self.experiment.steps / 2:
-            self._check_box(assets)
-
-    def _check_box(self, assets: Mapping[str, TexturedMesh | Splats]) -> None:
-        """Say once for each particle that it touches the box it is defined in."""
-        bound = self.run.representation.box_bound
-        for name, asset in assets.items():
-            if bound is None or isinstance(asset, Splats) or name in self.box_touched:
-                continue
-            contact = box_contact(asset.vertices, asset.faces, bound)
-            if message := box_contact_message(contact, bound):
-                self.box_touched.add(name)
-                self._print(f"particle {name}: {message}")
+            self.box_contacts.check(assets)
 
     def run_loop(self) -> None:
         """Take all remaining steps."""
@@ -346,7 +275,7 @@ class Recorder:
     def _step(self, progress: RunProgress) -> None:
         profile, step = self.run.profile, self._advance()
         with profile.part("metrics"):
-            self.metrics_log.add(step, self.rows, self.elapsed)
+            self.metrics_log.add(step, self.costs.rows, self.costs.elapsed)
         if step.step % self.image_every == 0 or step.step == self.experiment.steps:
             self._save_images(step)
             with profile.part("images"):
@@ -410,10 +339,11 @@ class Recorder:
             saved = self.images.save_step(step)
         if saved and not self.console.is_terminal:
             remaining = self.experiment.steps - step.step
-            left = time_left(self.stage, remaining, step.step / max(self.elapsed, 1e-9))
+            elapsed = self.costs.elapsed
+            left = time_left(self.stage, remaining, step.step / max(elapsed, 1e-9))
             stage = f"{self.stage}, " if str(self.stage) else ""
             self._print(
-                f"{stage}step {step.step} of {self.experiment.steps}, {self.elapsed:.0f} s{left}"
+                f"{stage}step {step.step} of {self.experiment.steps}, {elapsed:.0f} s{left}"
             )
 
     def save(self) -> None:
@@ -427,20 +357,7 @@ class Recorder:
                 the writer makes it in the background instead.
         """
         self.metrics_log.flush()
-        run, path = self.run, self.folder / "checkpoint.safetensors"
-        with run.profile.part("checkpoint"):
-            tensors = run.tensors()
-            if not run.monitor.deferred:
-                check_finite(tensors, run.step)
-            self.writer.wait(self.checkpoint_written)
-            self.metrics_log.sync()
-            metadata = {"step": run.step, "rows": self.rows, "elapsed": self.elapsed}
-            metadata["cpu_seconds"] = self.cpu_seconds
-            metadata |= run.profile.state_dict()
-            copies = AsyncCopies(tensors)
-            self.checkpoint_written = self.writer.submit(
-                partial(write_async_copies, path, copies, metadata, run.monitor)
-            )
+        self.checkpoint.save(self.metrics_log.sync)
         self.saved_at = time.perf_counter()
 
     def finish(self) -> Path:
@@ -470,34 +387,9 @@ class Recorder:
             if self.log_writer.error is not None:
                 products.fail("the log of --logger", self.log_writer.error)
         products.save_failures()
-        write_text(folder / "profile.json", json.dumps(self.profile(), indent=1) + "\n")
+        profile = profile_content(self.run, self.costs, self.image_every, self.writer)
+        write_text(folder / "profile.json", json.dumps(profile, indent=1) + "\n")
         products.write("report.html", partial(pages.write_report, [folder]))
         products.save_failures()
         products.raise_if_not_finite()
         return folder / "report.html"
-
-    def profile(self) -> dict[str, Any]:
-        """Content of profile.json.
-
-        Seconds and operations are of the whole run, operations extrapolated from one step.
-        Bytes are the peak of each part of one step beyond what stays allocated.
-        """
-        profile, steps = self.run.profile, self.experiment.steps
-        num_images = steps // self.image_every + (steps % self.image_every > 0)
-        repeats = {"images": num_images}
-        peak = peak_bytes(self.prior.device)
-        if "peak_device_bytes" in peak:
-            peak["peak_device_bytes"] = max(peak["peak_device_bytes"], profile.peak_device_bytes)
-        return {
-            "seconds": {part: round(value, 3) for part, value in profile.seconds.items()},
-            "elapsed": round(self.elapsed, 3),
-            "cpu_seconds": round(self.cpu_seconds, 3),
-            "evaluations": self.rows,
-            "flops": {part: n * repeats.get(part, steps) for part, n in profile.flops.items()},
-            "bytes": profile.bytes,
-            "background": {
-                "seconds": round(self.writer.busy_seconds, 3),
-                "blocked": round(self.writer.blocked_seconds, 3),
-            },
-            **peak,
-        }
