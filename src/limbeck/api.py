@@ -134,6 +134,7 @@ def _record_stages(
     for experiment, folder in runs:
         stage_prior = prior
         notify_unknown_words(stage_prior or experiment.model, experiment.all_prompts)
+        experiment.reference.read_images()  # refuses files before the model is loaded
         if stage_prior is None:
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
         record(experiment, stage_prior, folder, **run_options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from refusals import refused
 
 import limbeck.priors.loading
@@ -86,3 +87,30 @@ def test_a_billion_samples_are_refused_before_the_model_is_loaded(
     monkeypatch.setattr(limbeck.priors.loading, "load", None)
     message = refused(capsys, "sample", "red disc", "--num-images", "1000000000")
     assert "1,000,000,000 images" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--image nowhere.png", "no image file nowhere.png"),
+        ("--image text.png", "text.png is not an image that can be read"),
+        ("--image green.png", "green.png has neither transparent pixels nor a white background"),
+        ("--image red.png --reference.depth nowhere.png", "no image file nowhere.png"),
+        ("--image red.png --representation latents", "the representation latents is 2D"),
+        ("--image red.png --prompts", "--prompts has no name on the command line"),
+    ],
+)
+def test_the_image_of_a_run_is_read_before_the_model(
+    line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
+    for name in ("green", "red"):
+        image = Image.new("RGB", (9, 9), name if name == "green" else "white")
+        image.putpixel((4, 4), (255, 0, 0))
+        image.save(tmp_path / f"{name}.png")
+    files = sorted(tmp_path.iterdir())
+    words = line.split()
+    representation = [] if "--representation" in words else ["--representation", "nerf"]
+    assert message in refused(capsys, "run", "a duck", *words, *representation)
+    assert sorted(tmp_path.iterdir()) == files

@@ -154,6 +154,26 @@ class ControlledPrior(Prior, Protocol):
 
 
 @runtime_checkable
+class NovelViewPrior(MultiViewPrior, Protocol):
+    """A prior conditioned on one image of an object, and on where each row's camera is beside it.
+
+    It reads no text: ``condition`` gives every prompt the unconditional row. The camera of a row is
+    ``Condition.camera``; without cameras its rows are seen from the camera of the image.
+    """
+
+    def condition_on_view(
+        self, image: Float[Tensor, "b 3 h w"], camera: Float[Tensor, "b 4 4"]
+    ) -> Condition:
+        """Encode images of objects, one row each.
+
+        Args:
+            image: images in [0, 1] of ``image_size``, the object on white.
+            camera: camera-to-world matrix of each image.
+        """
+        ...
+
+
+@runtime_checkable
 class VocabularyPrior(Prior, Protocol):
     """A prior that can tell which words it knows."""
 

@@ -32,6 +32,7 @@ class Render:
         depth: mean depth along the axis of the camera, 0 where nothing is.
         normal: unit normals in world space.
         terms: scalars for ``Representation.regularize``.
+        background: what is behind the object, in the size of ``image``. None: not known.
     """
 
     image: Float[Tensor, "b ..."]
@@ -40,6 +41,7 @@ class Render:
     depth: Float[Tensor, "b 1 y x"] | None = None
     normal: Float[Tensor, "b 3 y x"] | None = None
     terms: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+    background: Float[Tensor, "b ..."] | None = None
 
 
 class Representation(nn.Module, abc.ABC):

@@ -149,7 +149,7 @@ class GaussianSplatParticles(ParticleParameters):
             "opacity": gaussians.opacities.mean(1).sum(),
             "scale": gaussians.scales.mean((1, 2)).sum(),
         }
-        return Render(image, "image", out.alpha, out.depth, normal, terms)
+        return Render(image, "image", out.alpha, out.depth, normal, terms, background)
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         weights = {"opacity": self.config.opacity_reg, "scale": self.config.scale_reg}

@@ -37,6 +37,7 @@ from limbeck.graphics.geometry.marching_tetrahedra import (
 from limbeck.graphics.geometry.mesh import remove_small_components
 from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import PointLight, Shading
+from limbeck.graphics.rendering.smoothness import normal_smoothness
 from limbeck.graphics.rendering.volume import (
     RaySamples,
     importance_resample,
@@ -262,7 +263,8 @@ class NeRFParticles(Representation):
         density, albedo = self.query(particle, samples.points, request.progress, rng)
         weights = samples.render_weights(density)
         normal, terms = None, {}
-        if not training or light is not None or c.orientation_weight > 0:
+        needs_normals = c.orientation_weight > 0 or c.normal_smooth_weight > 0
+        if not training or light is not None or needs_normals:
             visible = weights.detach() > _VISIBLE_WEIGHT
             surface = samples.select(visible)
             normals = self.normals(particle, surface.points, request.progress)
@@ -285,12 +287,17 @@ class NeRFParticles(Representation):
             directions, request.generator("background"), request.progress
         )
         image = (color + (1 - alpha) * background).permute(0, 3, 1, 2)
+        if c.normal_smooth_weight and normal is not None:
+            terms["normal_smooth"] = normal_smoothness(normal, alpha.permute(0, 3, 1, 2))
+        background = background.permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
         if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
             terms["tv"] = self.field(particle).encoding.total_variation()
         if training and size != self.canvas_size:
             image = F.interpolate(image, self.canvas_size, mode="bilinear", align_corners=False)
-        return Render(image, c.space, alpha.permute(0, 3, 1, 2), depth[:, None], normal, terms)
+            background = None  # nobody compares upsampled renders with it
+        alpha = alpha.permute(0, 3, 1, 2)
+        return Render(image, c.space, alpha, depth[:, None], normal, terms, background)
 
     def _sample_rays(
         self,
@@ -345,6 +352,7 @@ class NeRFParticles(Representation):
             "orientation": c.orientation_weight,
             "entropy": c.entropy_weight * ramp,
             "tv": c.tv_weight,
+            "normal_smooth": c.normal_smooth_weight,
         }
         return {
             name: value * weights[name] for name, value in render.terms.items() if weights[name]
@@ -376,8 +384,9 @@ def _concat_renders(parts: list[Render], order: Tensor) -> Render:
         name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms
     }
     normal = concat("normal") if parts[0].normal is not None else None
+    background = concat("background") if parts[0].background is not None else None
     image, alpha, depth = concat("image"), concat("alpha"), concat("depth")
-    return Render(image, parts[0].space, alpha, depth, normal, terms)
+    return Render(image, parts[0].space, alpha, depth, normal, terms, background)
 
 
 @dataclass(frozen=True)
@@ -408,6 +417,7 @@ class NeRF(RepresentationConfig):
             from the camera.
         entropy_weight: weight of the binary entropy of the opacities.
         tv_weight: weight of the total variation of the features of the encoding.
+        normal_smooth_weight: weight of the square difference of normals of neighboring pixels.
         entropy_warmup: fraction of the run over which ``entropy_weight`` ramps linearly from 0, so
             that thin parts form before opacities harden. 0: no ramp.
         occupancy_resolution: cells per side of the occupancy grid, which skips empty space; at
@@ -437,6 +447,7 @@ class NeRF(RepresentationConfig):
     orientation_weight: float = 0.0
     entropy_weight: float = 0.0
     tv_weight: float = 0.0
+    normal_smooth_weight: float = 0.0
     entropy_warmup: float = 0.0
     occupancy_resolution: int = 32
     occupancy_warmup: float = 0.05
@@ -457,6 +468,7 @@ class NeRF(RepresentationConfig):
             "orientation_weight",
             "entropy_weight",
             "tv_weight",
+            "normal_smooth_weight",
         )
         check_not_negative(self, *non_negative)
         for name in ("resolution_switch", "entropy_warmup", "occupancy_warmup"):

@@ -134,7 +134,8 @@ class SurfaceParticles(Representation):
             blended = antialias(fragments, torch.cat([depth, normal], 1))
             depth, normal = blended[:, :1] / rgba[:, 3:].clamp_min(1e-6), blended[:, 1:]
             normal = torch.nn.functional.normalize(normal, dim=1, eps=1e-6)
-        return Render(rgba[:, :3], "image", rgba[:, 3:], depth, normal, terms)
+        image, alpha = rgba.split([3, 1], 1)
+        return Render(image, "image", alpha, depth, normal, terms, background)
 
     def interpolate_surface(
         self, camera: Camera, fragments: Fragments, rows: SurfaceRows

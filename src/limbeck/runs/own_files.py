@@ -1,4 +1,4 @@
-"""Files of the user's own classes: results depend on their content, which no run.yaml holds."""
+"""Files of the user that results depend on: own classes and the images of a reference."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ ENVIRONMENT_FILE = "environment.json"  #: in a run folder: what the run was star
 
 
 def own_files(experiment: Experiment) -> dict[str, str]:
-    """Return the SHA-256 of each file of the user's own classes, by path."""
-    return {str(file): _sha256(file) for file in sorted(set(_own_files(experiment)))}
+    """Return the SHA-256 of each file of the user's own classes and reference, by path."""
+    images = [path for path in experiment.reference.files if path.is_file()]
+    files = sorted({*_own_files(experiment), *images})
+    return {str(file): _sha256(file) for file in files}
 
 
 def changed_files(environment: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from limbeck.config.discovery import component_name
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs import contact_sheets, images
 from limbeck.runs.final_products import FinalProducts
+from limbeck.runs.reference_renders import save_reference_renders
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.system.checkpoint import write_text
 from limbeck.training.trainer import Run
@@ -43,6 +44,9 @@ def write_results(
     products.write(name, lambda: representation.save(folder / "final", stems))
     products.write("scores.json", lambda: _save_scores(run, folder, final_images()))
     products.write("progress.webp", lambda: _save_animation(folder))
+    if run.reference is not None:
+        reference = folder / "reference"
+        products.write("reference/", lambda: save_reference_renders(run, reference))
     turntable = folder / "turntable"
     products.write("turntable", lambda: contact_sheets.save_turntables(run, turntable, tell))
 

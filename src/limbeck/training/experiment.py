@@ -27,6 +27,7 @@ from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.system.random import RunSeed
 from limbeck.training.optimizers import Adam, Optimizer
+from limbeck.training.reference import Reference
 
 _LEAST = {
     "particles": 1,
@@ -59,6 +60,7 @@ class Experiment:
         noise: noise that is added to x_0.
         grad_transform: transform of the gradient before the backward pass.
         optimizer: optimizer of the representation.
+        reference: image of the object, which a 3D run reproduces from its camera.
         particles: independent results per prompt.
         batch_size: particles drawn per step; 0 for all.
         denoise_steps: denoising steps behind every guided prediction.
@@ -82,6 +84,7 @@ class Experiment:
     noise: Noise = field(default_factory=IndependentNoise)
     grad_transform: GradientTransform = field(default_factory=NoTransform)
     optimizer: Optimizer = field(default_factory=Adam)
+    reference: Reference = field(default_factory=Reference)
     particles: int = 1
     batch_size: int = 0
     denoise_steps: int = 1
@@ -96,7 +99,8 @@ class Experiment:
         model = as_model(model)
         object.__setattr__(self, "model", model)
         check_options(self)
-        if not self.prompts or not all(p.strip() for p in self.prompts):
+        has_prompts = self.reference.image is not None or all(p.strip() for p in self.prompts)
+        if not self.prompts or not has_prompts:
             raise ValueError("a prompt is missing: give at least one text that is not empty")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
@@ -128,6 +132,11 @@ class Experiment:
                 f"cameras {chosen} do not suit the representation {name}; use {suited}"
             )
         check_control_image(self.model, has_renders=is_3d)
+        if self.reference.image is not None and not is_3d:
+            raise ValueError(
+                f"reference.image is seen by a camera, but the representation {name} is 2D: use a "
+                "3D one, or start from the image with --representation.images"
+            )
         if self.source_prompt and is_3d:
             raise ValueError(f"source_prompt edits images, but the representation {name} is 3D")
         if self.method.optimizes == "noise" and self.representation.contents != "noise":

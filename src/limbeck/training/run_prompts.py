@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.diffusion.condition import Conditions, same_rows
-from limbeck.diffusion.prior import MultiViewPrior, Prior
+from limbeck.diffusion.condition import Condition, Conditions, same_rows
+from limbeck.diffusion.prior import MultiViewPrior, NovelViewPrior, Prior
 from limbeck.diffusion.prompts import extend_prompt
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.row_views import RowViews
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.training.experiment import Experiment
+from limbeck.training.reference_view import ReferenceView
 
 
 def texts_by_view(cameras: CameraSampler, text: str) -> tuple[str, ...]:
@@ -63,6 +64,7 @@ class RunPrompts:
     Args:
         experiment: the options of the run.
         prior: its model.
+        reference: the image that a ``NovelViewPrior`` is conditioned on in place of the prompts.
 
     Attributes:
         view_prompts: every prompt with the words of every view.
@@ -71,8 +73,11 @@ class RunPrompts:
         conditions: one row per view prompt, those of a prompt next to each other.
     """
 
-    def __init__(self, experiment: Experiment, prior: Prior):
+    def __init__(
+        self, experiment: Experiment, prior: Prior, reference: ReferenceView | None = None
+    ):
         self.experiment, self.prior = experiment, prior
+        self._image_condition = _encode_reference(experiment, prior, reference)
         self.cameras = experiment.camera_sampler
         self.texts_by_view = view_texts_of(experiment, prior)
         self.num_views = len(self.texts_by_view(""))
@@ -99,6 +104,8 @@ class RunPrompts:
         """
         e, count = self.experiment, len(texts)
         pos, empty = self.prior.condition(texts), self.prior.condition([""] * count)
+        if self._image_condition is not None:
+            pos = self._image_condition[torch.zeros(count, dtype=torch.long)]
         if not e.negative_prompt:
             return Conditions(pos, empty, denoise_steps=e.denoise_steps)
         negative = self.prior.condition([e.negative_prompt] * count).with_image_prompt_of(empty)
@@ -185,3 +192,32 @@ class RunPrompts:
         if not self.cameras.interpolates_prompts:
             return RowViews(self.num_views, view[:, 0])
         return RowViews(self.num_views, view[:, 0], view[:, 1], weight[:, 1])
+
+
+def _encode_reference(
+    experiment: Experiment, prior: Prior, reference: ReferenceView | None
+) -> Condition | None:
+    """The condition of the reference image; None if the model reads the prompts instead.
+
+    Raises:
+        ValueError: if the model needs an image and there is none, or it has no use for a text.
+    """
+    e = experiment
+    if not isinstance(prior, NovelViewPrior):
+        if not all(prompt.strip() for prompt in e.prompts):
+            raise ValueError(
+                "a prompt is missing: this model reads the prompt, not the image; say what the "
+                "image shows"
+            )
+        return None
+    if reference is None:
+        raise ValueError(
+            "this model makes new views of the object of an image: give one with --image FILE, and "
+            "a 3D representation such as --representation nerf"
+        )
+    for name in ("negative_prompt", "perp_neg", "source_prompt"):
+        if value := getattr(e, name):
+            raise ValueError(f"{name} {value!r} has no effect, as this model reads no text")
+    image = reference.images.at(*prior.image_size).on_white[None]
+    with torch.no_grad():
+        return prior.condition_on_view(image, to_device(reference.camera.pose, prior.device))

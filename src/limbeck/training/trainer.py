@@ -42,6 +42,7 @@ from limbeck.training.own_results import (
     check_own_render,
 )
 from limbeck.training.profile import Profile
+from limbeck.training.reference_view import read_reference_view
 from limbeck.training.run_prompts import RunPrompts
 from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
@@ -90,6 +91,7 @@ class Run:
         experiment: the options of the run.
         prior: the diffusion model that is distilled.
         cameras: camera sampler of the run.
+        reference: image of the object that all particles reproduce; None if there is none.
         prompts: the encoded prompts.
         representation: the particles.
         optimizer: optimizer of the particles.
@@ -107,7 +109,8 @@ class Run:
         prior = divide_calls(prior)
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
-        self.prompts = RunPrompts(e, prior)
+        self.reference = read_reference_view(e, prior.device)
+        self.prompts = RunPrompts(e, prior, self.reference)
         self.representation = build_representation(e.representation, prior, e.total, e.run_seed)
         if not e.draws_all:
             self.representation.separate_particles()
@@ -120,7 +123,8 @@ class Run:
         request = self.eval_request(1)
         self.source: EditSource | None = None
         with torch.no_grad():
-            x0 = self.encode(self.render(request))
+            render = self.render(request)
+            x0 = self.encode(render)
             if e.source_prompt:
                 source_x0 = self.encode(self.representation.render_source(request))
                 self.source = EditSource(source_x0, self.prompts.encode_sources())
@@ -143,6 +147,7 @@ class Run:
         self.step = 0
         self.profile = Profile(prior.device, prior.call_counter)
         self.monitor = FiniteMonitor(deferred=prior.device.startswith("cuda"))
+        self._check_reference(render)
 
     def render(self, request: RenderRequest) -> Render:
         """Return renders of the particles, checked if the representation is one of the user."""
@@ -226,6 +231,9 @@ class Run:
             gradient, image_gradient = self._weighted_gradient(direction, weight)
         regularizers = self.representation.regularize(render, progress)
         check_own_metrics(self.representation, ".regularize", regularizers)
+        with profile.part("render"):
+            reference = self.reference_losses(particle, progress, render)
+        regularizers = {**regularizers, **reference}
         losses = [surrogate(x0, gradient, particle), *regularizers.values()]
         if image_gradient is not None and inputs.image is not None:
             losses.append(surrogate(inputs.image, image_gradient, particle))
@@ -246,6 +254,35 @@ class Run:
             metrics |= fitted
         self.step += 1
         return Step(self.step, inputs, gradient, metrics)
+
+    def reference_losses(
+        self, particle: Int[Tensor, "b"], progress: float, views: Render
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted losses of the reference view by name; none without a reference.
+
+        Args:
+            particle: the particles of the step.
+            progress: fraction of the run.
+            views: the other views of the step.
+        """
+        if self.reference is None:
+            return {}
+        return self.reference.losses(self.render(self.reference.request(particle, progress, views)))
+
+    def _check_reference(self, views: Render) -> None:
+        """Refuse a reference that the representation cannot be compared with.
+
+        Args:
+            views: a render.
+        """
+        if self.reference is None:
+            return
+        if views.space != "image":
+            raise ValueError(
+                "a reference is compared with images, but this representation renders latents: use "
+                "--representation.space image"
+            )
+        self.reference_losses(torch.zeros(1, dtype=torch.long), 0.0, views)
 
     def _set_lrs(self) -> None:
         factor = self.experiment.optimizer.lr_factor(self.step, self.experiment.steps)

@@ -30,6 +30,7 @@ SHORT_HELP = (
     "steps",
     "particles",
     "lr",
+    "image",
     "out",
     "logger",
     "viewer",
@@ -55,6 +56,7 @@ class RunOptions:
 
     Attributes:
         lr: peak learning rate of the representation, short for --representation.lr.
+        image: image of the object of a 3D run, cut out or on white, short for --reference.image.
         out: run folder; by default it is named after the prompt, the method and the options.
         image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
@@ -66,6 +68,7 @@ class RunOptions:
     """
 
     lr: float | None = field(default=None, metadata={"minimum": 0})
+    image: Path | None = None
     out: Path | None = None
     image_every: int = 0
     checkpoint_every: int = 0
@@ -99,14 +102,18 @@ def main(argv: Sequence[str]) -> None:
     if default is None:
         chosen = {part: value_of(argv, f"--{part}") for part in CHOICES}
         default = default_experiment(NO_PROMPTS, chosen)
+    image = value_of(argv, "--image")
+    words = [*argv] if image is None else ["--reference.image", image, *argv]
     experiment, _, options = parse(
         [(Experiment, default), (StartOptions, start), (RunOptions, None)],
-        argv,
+        words,
         "limbeck run",
         "Optimize particles for each PROMPT into a run folder. The same command resumes a run.",
         "prompts",
         SHORT_HELP,
     )
+    if experiment.prompts == NO_PROMPTS and experiment.reference.image is not None:
+        experiment = replace(experiment, prompts=("",))
     if experiment.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     experiment = _with_found_folder(experiment)
@@ -225,6 +232,7 @@ def run_one(
     if options.logger is not None and not options.dry_run:
         options.logger.check_package()  # before the model is loaded
     experiment.representation.check_files()
+    experiment.reference.read_images()  # refuses files before the model is loaded
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines

@@ -215,6 +215,7 @@ def _run_content(run: RunData, page: Path, reload_seconds: int = 0) -> dict[str,
     return {
         "run": run,
         "finals": run.finals(),
+        "reference": run.reference(),
         "turntables": run.turntables(page),
         "edit_rows": run.edits(),
         "animation": run.animation(),

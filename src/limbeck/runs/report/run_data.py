@@ -66,7 +66,11 @@ class RunData:
     @property
     def title(self) -> str:
         """The first prompts, quoted."""
-        first = ", ".join(f"“{prompt}”" for prompt in self.prompts[:3])
+        reference = self.config.get("reference")
+        image = str(reference.get("image")) if isinstance(reference, dict) else ""
+        first = ", ".join(
+            f"“{prompt}”" if prompt else Path(image).name for prompt in self.prompts[:3]
+        )
         return first + (f" and {len(self.prompts) - 3} more" if len(self.prompts) > 3 else "")
 
     @property
@@ -217,6 +221,19 @@ class RunData:
             drawing = path.with_suffix(".svg")
             images.append(with_svg(image, drawing) if drawing.exists() else image)
         return rows
+
+    def reference(self) -> list[PageImage]:
+        """The reference image and each particle from its camera; none without a reference."""
+        folder, scores = self.path / "reference", self._json("reference/scores.json")
+        if not (folder / "image.png").exists():
+            return []
+        images = [embed_image(folder / "image.png", 256, False, "the image")]
+        for stem, score in scores.items():
+            caption = f"PSNR {score['psnr']:.1f} dB, silhouette {100 * score['iou']:.0f} %"
+            if len(scores) > 1:
+                caption = f"{stem}: {caption}"
+            images.append(embed_image(folder / f"{stem}.png", 256, False, caption))
+        return images
 
     def turntables(self, page: Path) -> list[tuple[str, str, PageImage | None]]:
         """Turntable of every 3D particle.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.diffusion.prior import Prior
 from limbeck.training.experiment import Experiment
 
 #: the model of the papers' open re-implementations, at the mirror that still exists
@@ -17,6 +18,7 @@ SHARED_OPTIONS = (
     "negative_prompt",
     "perp_neg",
     "model",
+    "reference",
     "particles",
     "seed",
     "precision",
@@ -44,6 +46,17 @@ class Preset(abc.ABC):
     @abc.abstractmethod
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         """Return the stages by name, in order, with the numbers of the paper."""
+
+    def check_prior(self, prior: Prior) -> None:
+        """Check that a model is of the kind that the recipe is for.
+
+        Args:
+            prior: the model that was chosen.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        return None
 
     def stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
         """Return the chosen stages by name, in order.

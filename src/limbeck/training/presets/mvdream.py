@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from limbeck.diffusion.prior import MultiViewPrior, Prior
 from limbeck.distillation.timesteps.random import RandomDecayTimesteps
 from limbeck.distillation.weights import LambdaWeight
 from limbeck.graphics.cameras.samplers import Around
@@ -50,6 +51,13 @@ class MVDreamPreset(Preset):
             "preset mvdream needs a model that sees four views at once, which the embedded model "
             "does not: use --preset.size full, or --preset dreamfusion"
         )
+
+    def check_prior(self, prior: Prior) -> None:
+        if not isinstance(prior, MultiViewPrior) or prior.group_size == 1:
+            raise ValueError(
+                "preset mvdream needs a model that sees several views at once, which this one does "
+                "not: leave out --model, or use --preset dreamfusion"
+            )
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         field = NeRF(
