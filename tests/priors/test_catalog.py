@@ -13,6 +13,7 @@ from limbeck.cli.run_folder import OutputOptions
 from limbeck.config.command_line import parse
 from limbeck.priors.catalog import (
     _CLIP_L,
+    _CLIP_L_IMAGE,
     _GEMMA2,
     _MISTRAL3,
     _OPENCLIP_G,
@@ -123,6 +124,9 @@ def make_klein_transformer():
 
 
 NETWORKS = {
+    "Zero123-XL (one image to 3D)": partial(
+        diffusers.UNet2DConditionModel, in_channels=8, cross_attention_dim=768, attention_head_dim=8
+    ),
     "Stable Diffusion 1.5": partial(
         diffusers.UNet2DConditionModel, cross_attention_dim=768, attention_head_dim=8
     ),
@@ -185,6 +189,20 @@ def make_clip(cls, width, layers, heads):
             num_hidden_layers=layers,
             num_attention_heads=heads,
             projection_dim=width,
+        )
+    )
+
+
+def make_clip_image_encoder():
+    return transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=224,
+            patch_size=14,
+            projection_dim=768,
         )
     )
 
@@ -278,6 +296,7 @@ def make_mistral3():
         (partial(make_clip, transformers.CLIPTextModel, 768, 12, 12), _CLIP_L),
         (partial(make_clip, transformers.CLIPTextModel, 1024, 23, 16), _OPENCLIP_H),
         (partial(make_clip, transformers.CLIPTextModelWithProjection, 1280, 32, 20), _OPENCLIP_G),
+        (make_clip_image_encoder, _CLIP_L_IMAGE),
         (make_t5_xxl, _T5_XXL),
         (make_deep_compression_vae, 312.3),
         (diffusers.AutoencoderKLFlux2, 84.0),
@@ -288,7 +307,7 @@ def make_mistral3():
         (make_mistral3, _MISTRAL3),
     ],
     ids=[
-        *("vae-4", "vae-16", "clip-l", "openclip-h", "openclip-g", "t5-xxl"),
+        *("vae-4", "vae-16", "clip-l", "openclip-h", "openclip-g", "clip-l-image", "t5-xxl"),
         *("vae-sana", "vae-flux2", "vae-qwen", "gemma2", "qwen3", "qwen-vl", "mistral3"),
     ],
 )
@@ -299,5 +318,6 @@ def test_parameters_of_other_components_are_those_of_the_configurations(make_mod
 def test_autoencoders_are_those_of_the_families():
     params = {"if": 0.0, "sd": 83.7, "xl": 83.7, "sd3": 83.8, "flux": 83.8, "schnell": 83.8}
     params |= {"sana": 312.3, "pixart": 83.7, "lumina2": 83.8, "qwen": 126.9, "mvdream": 83.7}
+    params |= {"zero123": 83.7, "stable-zero123": 83.7}
     params |= dict.fromkeys(("flux2", "klein", "klein-base"), 84.0)
     assert all(model.vae_params == params[model.family] for model in KNOWN_MODELS)

@@ -47,6 +47,9 @@ class Model:
         ip_scale: factor on what the image adds to the attention. 0: the prompt alone.
         ip_encoder: folder of the image encoder, or owner/name/FOLDER of the hub. Empty: the folder
             image_encoder beside the adapter.
+        pose_input: what a model of the family of Zero123 is told besides the angles between two
+            cameras: distance, their difference (Zero123, Zero123-XL), or polar-angle, that of the
+            image's camera (Stable-Zero123). auto: by the hub id.
     """
 
     custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead
@@ -68,6 +71,7 @@ class Model:
     ip_image: Path | None = None
     ip_scale: float = 1.0
     ip_encoder: str = ""
+    pose_input: Literal["auto", "distance", "polar-angle"] = "auto"
 
     def __post_init__(self) -> None:
         if not self.name.strip():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from limbeck.priors.sd3 import SD3
     from limbeck.priors.sdxl import SDXL
     from limbeck.priors.stable_diffusion import StableDiffusion
+    from limbeck.priors.zero123 import Zero123
 
 __all__ = [
     "SD3",
@@ -37,6 +38,7 @@ __all__ = [
     "QwenImage",
     "Sana",
     "StableDiffusion",
+    "Zero123",
 ]
 
 _MODULES = {
@@ -54,6 +56,7 @@ _MODULES = {
     "SDXL": "sdxl",
     "Sana": "sana",
     "StableDiffusion": "stable_diffusion",
+    "Zero123": "zero123",
 }
 
 

