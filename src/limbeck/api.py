@@ -137,6 +137,8 @@ def _record_stages(
         experiment.reference.read_images()  # refuses files before the model is loaded
         if stage_prior is None:
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
+        if recipe is not None:
+            recipe.check_prior(stage_prior)
         record(experiment, stage_prior, folder, **run_options)
         results.append(DistillResult(folder, experiment, stage_prior))
     return tuple(results)

@@ -19,7 +19,7 @@ from limbeck.distillation.weights import (
 )
 from limbeck.graphics.cameras.samplers import Around
 from limbeck.graphics.fields.background import EnvironmentBackground
-from limbeck.graphics.fields.density_init import GaussianDensityInit
+from limbeck.graphics.fields.density_init import GaussianDensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
 from limbeck.methods.sds import SDS
 from limbeck.priors.loading import load
@@ -34,6 +34,7 @@ from limbeck.training.presets.magic3d import Magic3DPreset
 from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.presets.sjc import SJCPreset
+from limbeck.training.presets.zero123 import Zero123Preset
 
 PROMPTS = ("a yellow duck",)
 PRESETS = choices(Preset)
@@ -50,12 +51,13 @@ def full_stages(preset: type[Preset], **options) -> dict[str, Experiment]:
 
 def test_names_of_presets():
     expected = {"dreamfusion", "prolificdreamer", "magic3d", "latent-nerf", "lucid-splats", "sjc"}
-    expected |= {"mvdream"}
+    expected |= {"mvdream", "zero123"}
     assert set(PRESETS) == expected
 
 
 SIZES = [(name, size) for name in PRESETS for size in ("world", "full")]
 SIZES.remove(("mvdream", "world"))
+SIZES.remove(("zero123", "world"))
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
@@ -264,3 +266,36 @@ def test_options_of_a_preset_with_one_stage_can_be_changed(tmp_path):
     e = from_yaml(Experiment, (folder / "run.yaml").read_text())
     assert (e.steps, e.representation.resolution, e.method.guidance) == (1, 8, 15.0)
     assert Path(process.stdout.strip()) == folder / "report.html"
+
+
+def test_zero123_has_the_numbers_of_its_code():
+    e = full_stages(Zero123Preset)["field"]
+    cameras, nerf, reference = e.camera_sampler, e.representation, e.reference
+    assert str(e.model) == "ashawkey/zero123-xl-diffusers" and e.steps == 600
+    assert e.method == SDS(3.0) and e.weight == DreamFusionWeight()
+    assert e.timesteps.bounds(0, 600) == (0.4, 0.85)
+    for step in (200, 599):
+        assert e.timesteps.bounds(step, 600) == pytest.approx((0.2, 0.5), abs=2e-3)
+    assert (cameras.camera_distance_range, cameras.fovy_range) == ((3.8, 3.8), (20.0, 20.0))
+    assert cameras.elevation_range == (-10.0, 80.0)
+    assert reference.camera == (0.0, 5.0, 3.8, 20.0)
+    # the weights of the code belong to a weight of .1 of SDS
+    weights = (reference.color_weight, reference.mask_weight, nerf.normal_smooth_weight)
+    assert [0.1 * weight for weight in weights] == pytest.approx([500, 50, 8])
+    weights = (nerf.orientation_weight, nerf.opacity_weight, nerf.entropy_weight)
+    assert [0.1 * weight for weight in weights] == pytest.approx([1, 0.1, 0.1])
+    assert (nerf.bound, nerf.density_init) == (2.0, Magic3DDensityInit(10.0, 0.5))
+    assert (nerf.resolution, nerf.resolution_switch * e.steps) == (64, pytest.approx(200))
+    stable = full_stages(Zero123Preset, variant="stable-zero123")["field"]
+    assert str(stable.model) == "ashawkey/stable-zero123-diffusers"
+    assert stable.timesteps.bounds(0, 600) == (0.7, 0.98)
+    assert stable.timesteps.bounds(599, 600) == pytest.approx((0.3, 0.8))
+    assert 0.1 * stable.representation.opacity_weight == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("preset", [Zero123Preset, MVDreamPreset])
+def test_recipes_of_a_kind_of_model_refuse_others(preset):
+    with pytest.raises(ValueError, match=f"preset {preset.name} needs a model"):
+        preset().check_prior(load("gaussians"))
+    with pytest.raises(ValueError, match=f"preset {preset.name} needs a model"):
+        preset(size="world").stages(PROMPTS)

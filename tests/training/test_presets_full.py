@@ -1,14 +1,17 @@
 """The full presets, which need a GPU, on a tiny model: every choice but sizes and steps."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny_families import write_tiny_pipeline
 from tiny_mvdream import write_mvdream
 
 from limbeck.config.discovery import choices
+from limbeck.diffusion.model_options import Model
 from limbeck.graphics.fields.decoders import Decoder, MLPDecoder, ResidualDecoder
 from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
@@ -19,6 +22,7 @@ from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
+from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, start_stage_from
 from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
@@ -67,21 +71,36 @@ def shrink(config: RepresentationConfig) -> RepresentationConfig:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[bool, Path]:
-    """A tiny model, by whether it sees four views at once."""
+def folder_of(tmp_path_factory) -> Callable[[Preset], Path]:
+    """The folder of a tiny model of the kind that a preset is for."""
     several, _ = write_mvdream("original-names", tmp_path_factory.mktemp("mvdream"))
-    return {False: write_tiny_pipeline("eps", tmp_path_factory.mktemp("model")), True: several}
+    image = write_zero123(tmp_path_factory.mktemp("zero123"))
+    other = write_tiny_pipeline("eps", tmp_path_factory.mktemp("model"))
+    kinds = {MVDreamPreset: several, Zero123Preset: image}
+    return lambda preset: kinds.get(type(preset), other)
+
+
+def with_image(stage: Experiment, folder: Path) -> Experiment:
+    """The stage with an image of an object as its reference."""
+    image = Image.new("RGB", (32, 32), "white")
+    image.paste((200, 30, 20), (8, 8, 24, 24))
+    image.save(folder / "image.png")
+    return replace(stage, reference=replace(stage.reference, image=folder / "image.png"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, models, tmp_path):
-    model = models[isinstance(preset, MVDreamPreset)]
-    prior, previous = load(str(model), "cpu", "float32"), None
+def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, folder_of, tmp_path):
+    is_from_image = isinstance(preset, Zero123Preset)
+    model = Model(str(folder_of(preset)), pose_input="distance" if is_from_image else "auto")
+    prior, previous = load(model, "cpu", "float32"), None
+    preset.check_prior(prior)
     for name, full_stage in preset.stages(("a red mug",)).items():
         representation = shrink(full_stage.representation)
-        stage = replace(full_stage, model=str(model), representation=representation, steps=STEPS)
+        stage = replace(full_stage, model=model, representation=representation, steps=STEPS)
         stage = stage if previous is None else start_stage_from(stage, previous)
+        if is_from_image:
+            stage = with_image(stage, tmp_path)
         folder = tmp_path / name
         record(stage, prior, folder, stop_on_collapse=False)
         trained, count = load_representation(folder, prior)

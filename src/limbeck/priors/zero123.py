@@ -16,7 +16,7 @@ from limbeck.diffusion.condition import Condition
 from limbeck.priors.checkpoint_files import load_frozen_module, loading, silence_library_logs
 from limbeck.priors.runtime import swap_devices
 from limbeck.priors.scheduler_config import read_discrete_schedule
-from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.priors.unet_diffusion import UNetDiffusion
 from limbeck.priors.zero123_files import load_projection, pose_input
 
 #: mean and standard deviation of the pixels of CLIP's training images
@@ -57,7 +57,7 @@ def _spherical(position: Float[Tensor, "*b 3"]) -> tuple[Tensor, Tensor, Tensor]
     return torch.atan2(y, torch.hypot(x, z)), torch.atan2(x, z), position.norm(dim=-1)
 
 
-class Zero123(StableDiffusion):
+class Zero123(UNetDiffusion):
     """A ``NovelViewPrior``: the U-Net of Stable Diffusion with the latents of an image beside x_t.
 
     Its only token is a projection of the image embedding and the relative pose. The data of a
@@ -73,6 +73,7 @@ class Zero123(StableDiffusion):
     extra_parts = ("vae", "image_encoder")
     text_parts = ()
     takes_pose_input = True
+    takes_adapters = False
     group_size = 1
 
     def _load(self) -> None:

@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
     if first is None or len(stages) == 1:
         recipe = component_name(type(start.preset)) if start.preset is not None else ""
         folder = options.out or default_run_folder(experiment, recipe)
-        run_one(experiment, options, folder, command, options.viewer)
+        run_one(experiment, options, folder, command, options.viewer, preset=start.preset)
         exit_if_incomplete(folder)
     else:
         run_stages(start.preset, first, experiment, options, command)
@@ -191,7 +191,7 @@ def run_stages(
                 print(f"{folder.name}: ", end="", flush=True)
             else:
                 previous = folder
-            run_one(stage, options, folder, command, False, position, lock_parent)
+            run_one(stage, options, folder, command, False, position, lock_parent, preset)
     if not options.dry_run:
         folders = [parent / f"{i}-{name}" for i, name in enumerate(stages, 1)]
         messages = choose_stage(folders, options.device)
@@ -207,6 +207,7 @@ def run_one(
     viewer: bool,
     position: StagePosition = ONLY_STAGE,
     before_start: Callable[[], None] = lambda: None,
+    preset: Preset | None = None,
 ) -> None:
     """Start or resume one run and print its report, or the resources it needs if it is a dry run.
 
@@ -218,6 +219,7 @@ def run_one(
         viewer: show the run in the browser.
         position: which stage of a preset it is.
         before_start: called when all is checked and before anything is written.
+        preset: the recipe that the options come from.
     """
     from limbeck.cli.run_folder import check_run_folder, resume_hint
     from limbeck.runs.folder_state import finished_message, is_finished
@@ -241,6 +243,8 @@ def run_one(
     from limbeck.training.trainer import Run
 
     prior = _load_prior(experiment, options.device)
+    if preset is not None:
+        preset.check_prior(prior)
     if options.dry_run:
         print(rehearse(Run(experiment, prior)))
         return
