@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,7 +118,8 @@ def distill(
         "stop_on_collapse": stop_on_collapse,
     }
     runs = _stage_runs(stages, chosen, _output_folder(out))
-    results = _record_stages(runs, prior, device, run_options)
+    check = (lambda _: None) if recipe is None else recipe.check_prior
+    results = _record_stages(runs, prior, device, run_options, check)
     choose_stage([result.folder for result in results], device)
     return replace(results[-1], stages=results if len(results) > 1 else ())
 
@@ -128,6 +129,7 @@ def _record_stages(
     prior: Prior | None,
     device: str,
     run_options: Mapping[str, Any],
+    check_prior: Callable[[Prior], None],
 ) -> tuple[DistillResult, ...]:
     """Run experiments one after another, each in its folder; the prior is loaded if None."""
     results = []
@@ -137,8 +139,7 @@ def _record_stages(
         experiment.reference.read_images()  # refuses files before the model is loaded
         if stage_prior is None:
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
-        if recipe is not None:
-            recipe.check_prior(stage_prior)
+        check_prior(stage_prior)
         record(experiment, stage_prior, folder, **run_options)
         results.append(DistillResult(folder, experiment, stage_prior))
     return tuple(results)

@@ -32,7 +32,7 @@ class LatentDiffusion(DiffusersPrior):
         autoencoders: classes of autoencoders that the family reads.
     """
 
-    extra_parts = ("vae",)
+    extra_parts: ClassVar[tuple[str, ...]] = ("vae",)
     autoencoders: ClassVar[tuple[type, ...]] = (AutoencoderKL, AutoencoderTiny)
     #: Whether an autoencoder whose file does not mention force_upcast has the default of its class
     #: (true for AutoencoderKL), as in diffusers' pipelines of XL only.

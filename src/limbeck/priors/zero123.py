@@ -6,6 +6,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
@@ -137,9 +139,9 @@ class Zero123(UNetDiffusion):
         from transformers import CLIPVisionModelWithProjection
 
         folder = self.files.folder / "image_encoder"
-        encoder = load_frozen_module(CLIPVisionModelWithProjection, folder, self.dtype)
+        encoder: Any = load_frozen_module(CLIPVisionModelWithProjection, folder, self.dtype)
         encoder = encoder.to(self.device)
-        size = encoder.config.image_size  # type: ignore[union-attr]
+        size = encoder.config.image_size
         pixels = F.interpolate(image, (size, size), mode="bicubic", align_corners=True)
         mean, std = (image.new_tensor(value).view(3, 1, 1) for value in (_CLIP_MEAN, _CLIP_STD))
         embeds: Tensor = encoder(((pixels - mean) / std).to(self.dtype)).image_embeds

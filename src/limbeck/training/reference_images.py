@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +45,21 @@ class ReferenceImages:
             height: height of the frame.
             width: width to which the frame is padded or cropped.
         """
-        return ReferenceImages(*(_resized(image, height, width) for image in vars(self).values()))
+        return self._map(partial(_resized, height=height, width=width))
 
     def to(self, device: str) -> ReferenceImages:
         """Return the images on a device."""
-        moved = (None if image is None else image.to(device) for image in vars(self).values())
-        return ReferenceImages(*moved)
+        return self._map(lambda image: image.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ReferenceImages:
+        """Change all images that there are."""
+        depth, normal = self.depth, self.normal
+        return ReferenceImages(
+            change(self.color),
+            change(self.mask),
+            None if depth is None else change(depth),
+            None if normal is None else change(normal),
+        )
 
     @property
     def on_white(self) -> Float[Tensor, "3 h w"]:
@@ -174,11 +185,7 @@ def _frame(
     return _antialiased(F.pad(layers, pad), (_SIZE, _SIZE))
 
 
-def _resized(
-    image: Float[Tensor, "c s s"] | None, height: int, width: int
-) -> Float[Tensor, "c h w"] | None:
-    if image is None:
-        return None
+def _resized(image: Float[Tensor, "c s s"], height: int, width: int) -> Float[Tensor, "c h w"]:
     left = (width - height) // 2
     return F.pad(_antialiased(image, (height, height)), (left, width - height - left))
 
