@@ -124,7 +124,9 @@ def test_a_command_on_a_page_is_understood(command, stopped):
     for word in words:
         if word.endswith((".png", ".jpg")):
             Path(word).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (32, 32), "red").save(word)
+            image = Image.new("RGB", (32, 32), "white")
+            image.paste("red", (8, 8, 24, 24))
+            image.save(word)
         if word.endswith(".glb"):
             mapped_box().export(word)
     if words[0] == "eval":  # any run will do

@@ -37,7 +37,7 @@ from limbeck.priors.zero123 import Zero123, relative_pose
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
-from limbeck.training.reference import Reference
+from limbeck.training.reference import ImageReference
 from limbeck.training.trainer import Run
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -200,7 +200,7 @@ def experiment(image_file, **options):
         "representation": NeRF(samples=8, resolution=8),
         "cameras": Orbit(per_particle=2, elevation_range=(-10.0, 80.0)),
         "weight": UniformWeight(),
-        "reference": Reference(image_file, camera=(0.0, 5.0, 3.8, 20.0)),
+        "reference": ImageReference(image_file, camera=(0.0, 5.0, 3.8, 20.0)),
         "steps": 2,
     }
     return Experiment(**defaults | options)
@@ -249,7 +249,7 @@ def test_methods_take_steps_that_are_finite(method: Method, prior, image_file):
 
 def test_what_the_model_needs_is_said(prior, image_file):
     with pytest.raises(ValueError, match="give one with --image FILE"):
-        Run(experiment(image_file, prompts=("a mug",), reference=Reference()), prior)
+        Run(experiment(image_file, prompts=("a mug",), reference=ImageReference()), prior)
     e = Experiment(("a mug",), representation=Latents())
     with pytest.raises(ValueError, match="makes new views of the object of an image"):
         Run(e, prior)

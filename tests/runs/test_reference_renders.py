@@ -13,7 +13,7 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs.own_files import changed_own_files
 from limbeck.runs.recorder import Recorder
 from limbeck.system.image_files import read_whole_image
-from limbeck.training.reference import Reference
+from limbeck.training.reference import ImageReference
 
 
 def write_disc(path, color=(200, 30, 20)):
@@ -32,7 +32,7 @@ def recorded(tmp_path_factory):
         particles=1,
         steps=4,
         representation=GaussianSplats(num_gaussians=60, size=(12, 12)),
-        reference=Reference(folder / "disc.png"),
+        reference=ImageReference(folder / "disc.png"),
     )
     record_run(e, folder / "run")
     return e, folder

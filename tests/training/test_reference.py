@@ -21,8 +21,8 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
-from limbeck.training.reference import Reference
-from limbeck.training.reference_images import ReferenceImages, read_reference_images
+from limbeck.training.reference import ImageReference
+from limbeck.training.reference_images import ObjectImages, read_reference_images
 from limbeck.training.reference_losses import (
     color_loss,
     correlation_loss,
@@ -119,7 +119,7 @@ def test_the_framing_of_a_file_is_kept_and_padded_to_a_square(tmp_path):
 
 
 def test_wide_images_have_the_frame_in_their_middle():
-    images = ReferenceImages(torch.ones(3, 8, 8), torch.ones(1, 8, 8))
+    images = ObjectImages(torch.ones(3, 8, 8), torch.ones(1, 8, 8))
     wide, narrow = images.at(8, 12), images.at(8, 6)
     assert wide.mask[0, 0].tolist() == [0, 0, *[1] * 8, 0, 0] and narrow.mask.shape == (1, 8, 6)
     assert torch.equal(wide.on_white, torch.ones(3, 8, 12))
@@ -141,15 +141,15 @@ def test_colors_of_transparent_pixels_do_not_leak(cut_out):
 )
 def test_images_without_an_object_are_refused(pixels, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        Reference(save(tmp_path / "x.png", pixels)).read_images()
+        ImageReference(save(tmp_path / "x.png", pixels)).read_images()
 
 
 def test_files_that_are_no_images_are_refused(tmp_path):
     (tmp_path / "x.png").write_text("no image", encoding="utf-8")
     with pytest.raises(ValueError, match="is not an image that can be read"):
-        Reference(tmp_path / "x.png").read_images()
+        ImageReference(tmp_path / "x.png").read_images()
     with pytest.raises(ValueError, match="no image file"):
-        Reference(tmp_path / "y.png").read_images()
+        ImageReference(tmp_path / "y.png").read_images()
 
 
 def test_depth_and_normals_are_framed_as_the_image(tmp_path, cut_out):
@@ -247,8 +247,10 @@ def test_normals_are_compared_in_the_space_of_the_camera(world, seen):
     """From +x, what faces +x faces the camera (z), and what faces -z faces right (x)."""
     camera = orbit_cameras(torch.tensor([math.pi / 2]), torch.zeros(1), 3.0, 40.0)
     target = torch.tensor(seen).view(3, 1, 1).expand(3, 4, 4)
-    images = ReferenceImages(torch.zeros(3, 4, 4), torch.ones(1, 4, 4), None, target)
-    options = Reference(Path("x"), color_weight=0, mask_weight=0, normal_weight=1, normal=Path("n"))
+    images = ObjectImages(torch.zeros(3, 4, 4), torch.ones(1, 4, 4), None, target)
+    options = ImageReference(
+        Path("x"), color_weight=0, mask_weight=0, normal_weight=1, normal=Path("n")
+    )
     view = ReferenceView(options, images, camera)
     normal = torch.tensor(world).view(1, 3, 1, 1).expand(1, 3, 4, 4).clone().requires_grad_()
     render = Render(torch.zeros(1, 3, 4, 4), "image", torch.ones(1, 1, 4, 4), None, normal)
@@ -262,19 +264,19 @@ def test_normals_are_compared_in_the_space_of_the_camera(world, seen):
 
 def test_the_camera_takes_what_it_leaves_open_from_the_ranges():
     cameras = Orbit(camera_distance_range=(3.0, 4.0), fovy_range=(30.0, 50.0))
-    camera = Reference(camera=(90.0, 30.0, 0.0, 0.0)).camera_among(cameras)
+    camera = ImageReference(camera=(90.0, 30.0, 0.0, 0.0)).camera_among(cameras)
     half = math.radians(30)
     expected = 3.5 * torch.tensor([math.cos(half), math.sin(half), 0.0])
     assert max_difference(camera.eye[0], expected) < 1e-6
     assert camera.fov.item() == pytest.approx(math.radians(40))
-    camera = Reference(camera=(0.0, 0.0, 3.8, 20.0)).camera_among(cameras)
+    camera = ImageReference(camera=(0.0, 0.0, 3.8, 20.0)).camera_among(cameras)
     assert camera.distance.item() == pytest.approx(3.8)
     with pytest.raises(ValueError, match="needs a distance and a field of view"):
-        Reference().camera_among(NoCamera())
+        ImageReference().camera_among(NoCamera())
 
 
 def test_a_reference_reads_back_from_yaml(cut_out):
-    reference = Reference(cut_out, camera=(10.0, 5.0, 3.8, 20.0), depth_kind="disparity")
+    reference = ImageReference(cut_out, camera=(10.0, 5.0, 3.8, 20.0), depth_kind="disparity")
     e = Experiment(("",), representation=NeRF(), reference=reference)
     assert from_yaml(Experiment, to_yaml(e)) == e
 
@@ -289,12 +291,12 @@ def test_a_reference_reads_back_from_yaml(cut_out):
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Reference(**options)
+        ImageReference(**options)
 
 
 def test_a_reference_needs_a_3d_representation_of_images(cut_out):
     with pytest.raises(ValueError, match="the representation latents is 2D"):
-        Experiment(("a duck",), representation=Latents(), reference=Reference(cut_out))
+        Experiment(("a duck",), representation=Latents(), reference=ImageReference(cut_out))
     with pytest.raises(ValueError, match="a prompt is missing"):
         Experiment(("",), representation=NeRF())
 
@@ -306,7 +308,7 @@ def experiment(cut_out: Path, **options) -> Experiment:
     defaults = {
         "prompts": ("red disc",),
         "representation": Ball(),
-        "reference": Reference(cut_out),
+        "reference": ImageReference(cut_out),
         "steps": 4,
         "method": SDS(5.0),
     }
@@ -316,7 +318,7 @@ def experiment(cut_out: Path, **options) -> Experiment:
 def test_the_losses_are_those_of_the_view_of_the_image(cut_out):
     e = experiment(cut_out, representation=GaussianSplats(num_gaussians=300, size=(16, 16)))
     prior = colored_shapes(16)
-    run, without = Run(e, prior), Run(replace(e, reference=Reference()), prior)
+    run, without = Run(e, prior), Run(replace(e, reference=ImageReference()), prior)
     step = run.advance()
     assert {"reference_color", "reference_mask"} <= set(step.metrics)
     assert not any(name.startswith("reference") for name in without.advance().metrics)
@@ -337,7 +339,7 @@ def test_an_object_takes_the_color_and_the_size_of_its_image(tmp_path):
     y, x = np.mgrid[:64, :64] - 31.5
     disc = np.hypot(x, y) < 16
     image = save(tmp_path / "disc.png", with_alpha(np.full((64, 64, 3), RED), disc))
-    reference = Reference(image, camera=(0.0, 0.0, 3.6, 40.0), object_size=0.5)
+    reference = ImageReference(image, camera=(0.0, 0.0, 3.6, 40.0), object_size=0.5)
     e = experiment(
         image, representation=Ball(lr=0.1), reference=reference, method=SDS(1.0), steps=60
     )

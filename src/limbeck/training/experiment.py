@@ -27,7 +27,7 @@ from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.system.random import RunSeed
 from limbeck.training.optimizers import Adam, Optimizer
-from limbeck.training.reference import Reference
+from limbeck.training.reference import ImageReference
 
 _LEAST = {
     "particles": 1,
@@ -84,7 +84,7 @@ class Experiment:
     noise: Noise = field(default_factory=IndependentNoise)
     grad_transform: GradientTransform = field(default_factory=NoTransform)
     optimizer: Optimizer = field(default_factory=Adam)
-    reference: Reference = field(default_factory=Reference)
+    reference: ImageReference = field(default_factory=ImageReference)
     particles: int = 1
     batch_size: int = 0
     denoise_steps: int = 1

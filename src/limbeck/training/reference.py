@@ -10,13 +10,13 @@ import torch
 
 from limbeck.graphics.cameras.camera import Camera, orbit_cameras
 from limbeck.graphics.cameras.samplers import CameraSampler, ShellCameras
-from limbeck.training.reference_images import ReferenceImages, read_reference_images
+from limbeck.training.reference_images import ObjectImages, read_reference_images
 
 _NOT_NEGATIVE = ("color_weight", "mask_weight", "depth_weight", "normal_weight")
 
 
 @dataclass(frozen=True)
-class Reference:
+class ImageReference:
     """An image of the object, which every step of a 3D run compares with the render.
 
     The losses are added to that of the method, for each particle. A weight of 5,000 of the colors
@@ -78,7 +78,7 @@ class Reference:
         """The files that are given."""
         return tuple(path for path in (self.image, self.depth, self.normal) if path is not None)
 
-    def read_images(self) -> ReferenceImages | None:
+    def read_images(self) -> ObjectImages | None:
         """Read the files; None if there is no reference.
 
         Raises:

@@ -23,7 +23,7 @@ _WHITE_BORDER = 0.9  #: least fraction of the border that is white around an obj
 
 
 @dataclass(frozen=True)
-class ReferenceImages:
+class ObjectImages:
     """An object in a square frame. Values outside the object are zero.
 
     Attributes:
@@ -38,7 +38,7 @@ class ReferenceImages:
     depth: Float[Tensor, "1 h w"] | None = None
     normal: Float[Tensor, "3 h w"] | None = None
 
-    def at(self, height: int, width: int) -> ReferenceImages:
+    def at(self, height: int, width: int) -> ObjectImages:
         """Return the images in another size, of which the frame is the central square.
 
         Args:
@@ -47,14 +47,14 @@ class ReferenceImages:
         """
         return self._map(partial(_resized, height=height, width=width))
 
-    def to(self, device: str) -> ReferenceImages:
+    def to(self, device: str) -> ObjectImages:
         """Return the images on a device."""
         return self._map(lambda image: image.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> ReferenceImages:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ObjectImages:
         """Change all images that there are."""
         depth, normal = self.depth, self.normal
-        return ReferenceImages(
+        return ObjectImages(
             change(self.color),
             change(self.mask),
             None if depth is None else change(depth),
@@ -69,7 +69,7 @@ class ReferenceImages:
 
 def read_reference_images(
     image: Path, depth: Path | None, normal: Path | None, object_size: float
-) -> ReferenceImages:
+) -> ObjectImages:
     """Read an object and, if given, its depth and normals.
 
     Args:
@@ -93,10 +93,10 @@ def read_reference_images(
             layers.append(values * mask)
     framed = _frame(torch.cat(layers), covered, object_size)
     parts = list(framed.split([len(layer) for layer in layers]))
-    found = ReferenceImages(parts.pop(0), parts.pop(0))
+    found = ObjectImages(parts.pop(0), parts.pop(0))
     depth_map = parts.pop(0) if depth is not None else None
     normal_map = parts.pop(0) if normal is not None else None
-    return ReferenceImages(found.color, found.mask, depth_map, normal_map)
+    return ObjectImages(found.color, found.mask, depth_map, normal_map)
 
 
 def _cut_out(path: Path) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"]]:

@@ -13,8 +13,8 @@ from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render
 from limbeck.training.experiment import Experiment
-from limbeck.training.reference import Reference
-from limbeck.training.reference_images import ReferenceImages
+from limbeck.training.reference import ImageReference
+from limbeck.training.reference_images import ObjectImages
 from limbeck.training.reference_losses import (
     color_loss,
     correlation_loss,
@@ -34,8 +34,8 @@ class ReferenceView:
         camera: its camera.
     """
 
-    options: Reference
-    images: ReferenceImages
+    options: ImageReference
+    images: ObjectImages
     camera: Camera
 
     def request(self, particle: Int[Tensor, "b"], progress: float, views: Render) -> RenderRequest:
@@ -83,7 +83,7 @@ class ReferenceView:
         return {f"reference_{name}": value.sum() for name, value in found.items()}
 
     def _depth_loss(
-        self, render: Render, depth: Tensor, images: ReferenceImages, weight: Tensor
+        self, render: Render, depth: Tensor, images: ObjectImages, weight: Tensor
     ) -> Float[Tensor, "b"]:
         if render.depth is None:
             raise ValueError("reference.depth_weight needs the depth of the render, which has none")

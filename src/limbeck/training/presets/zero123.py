@@ -19,7 +19,7 @@ from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import Preset
-from limbeck.training.reference import Reference
+from limbeck.training.reference import ImageReference
 
 ZERO123_XL = "ashawkey/zero123-xl-diffusers"
 STABLE_ZERO123 = "ashawkey/stable-zero123-diffusers"
@@ -111,7 +111,7 @@ class Zero123Preset(Preset):
             ),
             weight=DreamFusionWeight(),
             optimizer=Adam(decay_start=1.0),
-            reference=Reference(
+            reference=ImageReference(
                 camera=(0.0, 5.0, 3.8, 20.0),
                 resolution_scale=2,
                 color_weight=500.0 / _SDS_WEIGHT,
