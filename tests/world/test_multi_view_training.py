@@ -9,6 +9,7 @@ import torch
 from tiny_pipeline import write_pipeline
 
 from limbeck.cli.main import main
+from limbeck.metrics import multi_view_card
 from limbeck.priors.loading import load
 from limbeck.priors.mvdream import MVDream
 from limbeck.world import multi_view_data
@@ -19,6 +20,7 @@ from limbeck.world.training_options import WorldTraining, open_training
 def test_a_trained_model_is_loaded_as_one_of_four_views(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(multi_view_data, "_SHARD_SIZE", 2)
     monkeypatch.setattr("limbeck.world.multi_view_denoiser.MultiViewTask.preview", lambda *a: {})
+    cards = write_short_cards(monkeypatch)
     pipeline = write_pipeline(tmp_path / "tiny", "v_prediction")
     out = tmp_path / "out"
     command = [
@@ -27,13 +29,37 @@ def test_a_trained_model_is_loaded_as_one_of_four_views(tmp_path, monkeypatch, c
     ]
     main([*command, "--steps=1"])
     main([*command, "--steps=2"])  # the number of steps may change
+    assert len(cards) == 2
+    main([*command, "--steps=2"])  # finished is finished
+    assert len(cards) == 2
     output = capfd.readouterr()
     assert f"--model {out / 'pipeline'}" in output.out and "arning" not in output.err
     prior = load(str(out / "pipeline"), device="cpu")
     assert isinstance(prior, MVDream) and prior.group_size == 4
+    assert "everything named: trained, cameras" in output.out
+    shares = json.loads((out / "pipeline" / "card.json").read_text())["shares"]
+    assert len(shares) == 8
+    for row in shares.values():
+        for mean, low, high in row.values():
+            assert 0 <= low <= mean <= high <= 1
     assert json.loads((out / "pipeline" / "training.json").read_text())["steps"] == 2
     rows = (out / "multi-view.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
+def write_short_cards(monkeypatch) -> list[dict]:
+    """Let cards be of two groups and one step; return those that are written."""
+    written = []
+
+    def short(folder, start):
+        images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr(multi_view_card, "sample_groups", lambda *args: images)
+        written.append(write_card(folder, start, count=2, steps=1))
+        return written[-1]
+
+    write_card = multi_view_card.write_multi_view_card
+    monkeypatch.setattr(multi_view_card, "write_multi_view_card", short)
+    return written
 
 
 def test_another_training_is_not_continued(tmp_path):

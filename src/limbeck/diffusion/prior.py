@@ -129,6 +129,19 @@ class AttentionPrior(Prior, Protocol):
 
 
 @runtime_checkable
+class FoldablePrior(Prior, Protocol):
+    """A prior whose self-attention can see several rows at once, though it is not trained to."""
+
+    def fold_views(self, size: int) -> AbstractContextManager[None]:
+        """Context manager in which each ``size`` rows that follow each other see each other.
+
+        Args:
+            size: rows of a group, of which every call must have whole ones.
+        """
+        ...
+
+
+@runtime_checkable
 class MultiViewPrior(Prior, Protocol):
     """A prior conditioned on the camera of each row, which sees several views of an object at once.
 

@@ -37,6 +37,10 @@ class Sampling:
         guidance: guidance scale s. 1: no guidance.
         sampler: ddim (deterministic) or ancestral.
         num_images: images per prompt.
+        views: images of one object that are drawn together, seen from around it: the front first,
+            then 360 / views degrees further each. Models of several views are given the cameras;
+            with other U-Nets this is experimental: view words are added to the prompts, and
+            self-attention sees the images of an object together. 1: every image is its own.
         seed: seed of the noise.
         critic: run folder whose critic is sampled instead of the prior.
         camera: azimuth and elevation in degrees, and distance, for which a camera-conditioned
@@ -53,6 +57,7 @@ class Sampling:
     guidance: float = 5.0
     sampler: Literal["ddim", "ancestral"] = "ddim"
     num_images: int = 4
+    views: int = field(default=1, metadata={"minimum": 1})
     seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
     critic: Path | None = None
     camera: tuple[float, ...] = ()
@@ -75,9 +80,16 @@ class Sampling:
                 f"negative_prompt {self.negative_prompt!r} changes nothing at guidance 1: "
                 "use another --guidance"
             )
-        for name in ("steps", "num_images"):
+        for name in ("steps", "num_images", "views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.num_images % self.views:
+            raise ValueError(
+                f"num_images must be a multiple of the {self.views} views of an object, "
+                f"not {self.num_images}"
+            )
+        if self.views > 1 and self.critic is not None:
+            raise ValueError(f"views {self.views} cannot be drawn from a critic: leave out --views")
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from diffusers.models.attention import BasicTransformerBlock
@@ -75,8 +75,14 @@ class ViewFolding:
                 f"{type(network).__name__} has no transformer blocks with self-attention, "
                 "which several views could share"
             )
+        self._layers = layers
         for layer in layers:
             layer.set_processor(_FoldedProcessor(layer.processor, self))
+
+    def remove(self) -> None:
+        """Give the network its own attention processors back."""
+        for layer in self._layers:
+            layer.set_processor(layer.processor.processor)
 
     @contextmanager
     def groups_of(self, size: int) -> Iterator[None]:
@@ -90,3 +96,25 @@ class ViewFolding:
             yield
         finally:
             self.group_size = before
+
+
+@contextmanager
+def folded_views(
+    network: nn.Module, size: int, eager: AbstractContextManager[None]
+) -> Iterator[None]:
+    """Let a network see each ``size`` rows together while the context is open.
+
+    Args:
+        network: a U-Net.
+        size: rows of a group, of which every call must have whole ones.
+        eager: context in which the layers are called one by one, not as a compiled graph.
+
+    Raises:
+        ValueError: if it has no transformer blocks with self-attention.
+    """
+    folding = ViewFolding(network)
+    try:
+        with eager, folding.groups_of(size):
+            yield
+    finally:
+        folding.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from limbeck.world.scene import (
     render_scenes,
 )
 
-_BATCH_SIZE = 28
+_BATCH_SIZE = 28  #: whole groups of four views
 _GRID_SIZE, _GRID_COLUMNS = 56, 14
 
 
@@ -84,6 +84,7 @@ def sample_captions(
     guidance: float,
     seed: int,
     seconds: float = math.inf,
+    cameras: Float[Tensor, "n 4 4"] | None = None,
 ) -> Float[Tensor, "n 3 h w"]:
     """Draw one sample for each caption, or for the first ones if the time does not suffice.
 
@@ -94,13 +95,17 @@ def sample_captions(
         guidance: guidance scale.
         seed: seed of the noise.
         seconds: time after which no further batch of 28 is begun.
+        cameras: camera-to-world matrices that a model of several views is told.
 
     Returns:
         Samples in [0, 1].
     """
     count = len(captions)
     deadline = time.monotonic() + seconds
-    conditions = Conditions(prior.condition(captions), prior.condition([""] * count))
+    both = (prior.condition(captions), prior.condition([""] * count))
+    if cameras is not None:
+        both = tuple(replace(c, camera=cameras.to(prior.device)) for c in both)
+    conditions = Conditions(*both)
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *prior.shape, generator=rng).to(prior.device)
     images: list[Tensor] = []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prior import ControlKind
 from limbeck.diffusion.schedule import DiscreteSchedule
+from limbeck.diffusion.view_attention import folded_views
 from limbeck.priors.attention_capture import capture_self_attention
 from limbeck.priors.controlnet import ControlNet
 from limbeck.priors.ip_adapter import ImagePrompt
@@ -23,7 +24,7 @@ from limbeck.priors.latent_diffusion import LatentDiffusion
 
 
 class UNetDiffusion(LatentDiffusion):
-    """A U-Net on latents, an ``AttentionPrior`` and a ``ControlledPrior``.
+    """A U-Net on latents, an ``AttentionPrior``, a ``FoldablePrior`` and a ``ControlledPrior``.
 
     Attributes:
         unet: the denoiser.
@@ -75,6 +76,10 @@ class UNetDiffusion(LatentDiffusion):
     def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``AttentionPrior``."""
         return capture_self_attention(self.unet, self._eager())
+
+    def fold_views(self, size: int) -> AbstractContextManager[None]:
+        """See ``FoldablePrior``."""
+        return folded_views(self.unet, size, self._eager())
 
     def _pixel_size(self, xt: Float[Tensor, "b c h w"]) -> tuple[int, int]:
         """Height and width in pixels of the images of latents."""

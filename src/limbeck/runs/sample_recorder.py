@@ -24,6 +24,12 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.runs.folder_state import foreign_files
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
+from limbeck.runs.view_samples import (
+    check_views,
+    condition_rows,
+    seen_together,
+    view_conditions,
+)
 from limbeck.system.checkpoint import read_checkpoint, write_text
 from limbeck.system.environment import free_bytes
 from limbeck.system.finite import NonFiniteError
@@ -84,7 +90,9 @@ def load_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
 
 
 def _conditions(sampling: Sampling, prior: Prior) -> Conditions:
-    """Conditions of each prompt, with the camera pose if one is given."""
+    """Conditions of each prompt, or of its views, with the camera pose if one is given."""
+    if sampling.views > 1:
+        return view_conditions(sampling, prior)
     count = len(sampling.prompts)
     empty = prior.condition([""] * count)
     negative = prior.condition([sampling.negative_prompt] * count).with_image_prompt_of(empty)
@@ -161,25 +169,28 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         )
     _check_fits(sampling, prior)
     refuse_other_samples(folder, sampling)
+    check_views(sampling, prior)
     source = (
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
     with collect_notices() as notices:
         conditions = _conditions(sampling, source)
-    rows = (
-        torch.arange(len(sampling.prompts)).repeat_interleave(sampling.num_images).to(prior.device)
-    )
+    rows = condition_rows(sampling).to(prior.device)
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
     rows_before, start = prior.call_counter.rows, time.perf_counter()
     eta = 1.0 if sampling.sampler == "ancestral" else 0.0
     batches = []
-    for row, eps in zip(rows.split(_BATCH), noise.split(_BATCH), strict=True):
-        x0 = sample_x0(source, conditions[row], eps, sampling.steps, sampling.guidance, eta, rng)
-        if not bool(x0.isfinite().all()):
-            raise NonFiniteError(None, "a sampled x0", {"x0": x0})
-        batches.append(prior.decode(x0).detach())
-        check_image_values(batches[-1])
+    size = max(_BATCH // sampling.views, 1) * sampling.views
+    with seen_together(sampling, source):
+        for row, eps in zip(rows.split(size), noise.split(size), strict=True):
+            x0 = sample_x0(
+                source, conditions[row], eps, sampling.steps, sampling.guidance, eta, rng
+            )
+            if not bool(x0.isfinite().all()):
+                raise NonFiniteError(None, "a sampled x0", {"x0": x0})
+            batches.append(prior.decode(x0).detach())
+            check_image_values(batches[-1])
     images = torch.cat(batches).cpu()
     seconds = time.perf_counter() - start
     folder.mkdir(parents=True, exist_ok=True)

@@ -65,11 +65,15 @@ def around(scenes: Scenes, start: np.ndarray, elevation: np.ndarray) -> Scenes:
     )
 
 
+def scene_poses(scenes: Scenes) -> Float[Tensor, "n 4 4"]:
+    """Return the camera-to-world matrices of scenes."""
+    azimuth, elevation = torch.from_numpy(scenes.azimuth), torch.from_numpy(scenes.elevation)
+    return orbit_cameras(azimuth, elevation, torch.from_numpy(scenes.distance), _FOV).pose.float()
+
+
 def scene_cameras(scenes: Scenes) -> Float[Tensor, "n 16"]:
     """Return what a multi-view network is told of the cameras of scenes."""
-    azimuth, elevation = torch.from_numpy(scenes.azimuth), torch.from_numpy(scenes.elevation)
-    cameras = orbit_cameras(azimuth, elevation, torch.from_numpy(scenes.distance), _FOV)
-    return camera_labels(cameras.pose).float()
+    return camera_labels(scene_poses(scenes))
 
 
 def prepare_groups(folder: Path, count: int, vae: Path) -> None:

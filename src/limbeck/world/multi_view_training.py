@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from limbeck.system.interrupt import Stopped
 from limbeck.world.multi_view_data import prepare_groups
 from limbeck.world.multi_view_denoiser import MultiViewTask
 from limbeck.world.multi_view_options import MultiViewTraining
-from limbeck.world.trainer import Budget, fit, load_averaged
+from limbeck.world.trainer import Budget, checkpoint_path, fit, is_finished, load_averaged
 
 #: Of a pipeline, what a model trained from it keeps.
 _KEPT_FOLDERS = ("vae", "text_encoder", "tokenizer", "scheduler")
@@ -44,7 +43,7 @@ def train_multi_view(config: MultiViewTraining) -> Path:
     A training that is stopped leaves the pipeline of its last checkpoint, too.
 
     Returns:
-        The pipeline folder.
+        The pipeline folder, without a card if it was trained further.
 
     Raises:
         Stopped: after a signal.
@@ -52,18 +51,21 @@ def train_multi_view(config: MultiViewTraining) -> Path:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    prepare_groups(config.out / "groups", config.num_groups, config.pipeline / "vae")
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers = (config.workers or os.cpu_count() or 1) if device == "cpu" else 1
-    budget = Budget(0.0, workers, device, _CHECKPOINT_SECONDS, _PREVIEW_SECONDS)
     task = multi_view_task(config)
-    try:
-        fit(task, config.out, replace(budget, steps=config.steps), config.seed)
-    except Stopped:
-        export_multi_view(config)
-        raise
+    workers = (config.workers or os.cpu_count() or 1) if device == "cpu" else 1
+    budget = Budget(0.0, workers, device, _CHECKPOINT_SECONDS, _PREVIEW_SECONDS, steps=config.steps)
+    if not is_finished(task, config.out, budget):
+        (config.out / "pipeline" / "card.json").unlink(missing_ok=True)
+        prepare_groups(config.out / "groups", config.num_groups, config.pipeline / "vae")
+        try:
+            fit(task, config.out, budget, config.seed)
+        except Stopped:
+            if checkpoint_path(task, config.out).exists():
+                export_multi_view(config)
+            raise
     return export_multi_view(config)
 
 
@@ -77,7 +79,7 @@ def export_multi_view(config: MultiViewTraining) -> Path:
         The pipeline folder.
     """
     task, folder = multi_view_task(config), config.out / "pipeline"
-    model = load_averaged(task, config.out / f"{task.name}.checkpoint.safetensors")
+    model = load_averaged(task, checkpoint_path(task, config.out))
     for part in _KEPT_FOLDERS:
         shutil.copytree(config.pipeline / part, folder / part, dirs_exist_ok=True)
     for name in _KEPT_FILES:

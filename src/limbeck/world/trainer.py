@@ -137,7 +137,8 @@ def decay_at(task: Task, progress: float) -> float:
     return max((1.0 - progress) / (1.0 - task.decay_start), 0.0)
 
 
-def _checkpoint_path(task: Task, folder: Path) -> Path:
+def checkpoint_path(task: Task, folder: Path) -> Path:
+    """Return the checkpoint of a task that is trained in a folder."""
     return folder / f"{task.name}.checkpoint.safetensors"
 
 
@@ -237,7 +238,7 @@ class _Worker:
                 preview |= done and self.budget.last_preview
                 preview &= not stopping  # it may take minutes, and who asked may not wait
                 self._record({k: float(v) / num_steps for k, v in sums.items()}, preview)
-                self.state.save(_checkpoint_path(self.task, self.folder))
+                self.state.save(checkpoint_path(self.task, self.folder))
                 saved, sums, num_steps = elapsed, {}, 0
                 previewed = elapsed if preview else previewed
             if done or stopping:
@@ -304,7 +305,7 @@ def _work(
         torch.set_num_threads(1)
     torch.manual_seed(seed)
     state = _State(task.build().to(budget.device), task)
-    path = _checkpoint_path(task, folder)
+    path = checkpoint_path(task, folder)
     if path.exists():
         state.load(path, budget.device)
     if shared is not None:
@@ -351,9 +352,7 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
         Stopped: after a signal.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = _checkpoint_path(task, folder)
-    note: dict[str, Any] = _read_note(path) if path.exists() else {"elapsed": 0.0, "step": 0}
-    if budget.progress(note["elapsed"], note["step"]) < 1:
+    if not is_finished(task, folder, budget):
         with DeferredInterrupt() as interrupt:
             if budget.workers > 1:
                 _work_in_processes(task, folder, budget, seed, interrupt)
@@ -361,7 +360,16 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
                 _work(0, task, folder, budget, seed, None, interrupt)
         if interrupt.requested:
             raise Stopped(interrupt.requested)
-    return load_averaged(task, path)
+    return load_averaged(task, checkpoint_path(task, folder))
+
+
+def is_finished(task: Task, folder: Path, budget: Budget) -> bool:
+    """Return whether a task has spent its budget; see ``fit``."""
+    path = checkpoint_path(task, folder)
+    if not path.exists():
+        return False
+    note = _read_note(path)
+    return budget.progress(note["elapsed"], note["step"]) >= 1
 
 
 def load_averaged(task: Task[ModuleT], checkpoint: Path) -> ModuleT:

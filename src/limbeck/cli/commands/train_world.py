@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _main_multi_view(argv: Sequence[str]) -> None:
-    """Train a multi-view model and print its folder."""
+    """Train a multi-view model, write its card, and print it and the folder."""
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
     from limbeck.system.folder_lock import folder_lock
@@ -59,9 +59,12 @@ def _main_multi_view(argv: Sequence[str]) -> None:
     open_multi_view_training(options)
     command = shlex.join(["limbeck", "train-world", *argv])
     with resume_hint(command), folder_lock(options.out):
+        from limbeck.metrics.multi_view_card import format_card, write_multi_view_card
         from limbeck.world.multi_view_training import train_multi_view
 
         folder = train_multi_view(options)
+        if not (folder / "card.json").exists():
+            print(format_card(write_multi_view_card(folder, options.pipeline)))
     print(
         "the model is finished; try it: limbeck run PROMPT --representation nerf --cameras around "
         f"--model {folder}"

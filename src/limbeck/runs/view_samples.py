@@ -1,0 +1,77 @@
+"""Samples of several views of one object, drawn together."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.prior import FoldablePrior, MultiViewPrior, Prior
+from limbeck.diffusion.sampling import Sampling
+from limbeck.graphics.cameras.camera import Camera, turntable_cameras
+from limbeck.graphics.cameras.samplers import Orbit
+
+_ELEVATION, _DISTANCE, _FOV = 15.0, 3.6, 40.0  #: the evaluation cameras of a run
+
+
+def view_cameras(views: int) -> Camera:
+    """Return the cameras of the views of a sampled object, the first in front of it."""
+    return turntable_cameras(views, _ELEVATION, _DISTANCE, _FOV)
+
+
+def check_views(sampling: Sampling, prior: Prior) -> None:
+    """Check that a model can draw the views that are asked for.
+
+    Raises:
+        ValueError: if it sees another number of views, or cannot see several.
+    """
+    if sampling.views == 1:
+        return
+    if isinstance(prior, MultiViewPrior):
+        if prior.group_size != sampling.views:
+            raise ValueError(
+                f"views must be {prior.group_size}, the number of views that this model sees at "
+                f"once, or 1, not {sampling.views}"
+            )
+    elif not isinstance(prior, FoldablePrior):
+        raise ValueError(
+            f"views {sampling.views} needs a model that is a U-Net of diffusers, whose "
+            f"self-attention can see several images, not {type(prior).__name__}: leave out --views"
+        )
+
+
+def condition_rows(sampling: Sampling) -> Int[Tensor, "n"]:
+    """Return which of the conditions each image has."""
+    count, views = len(sampling.prompts), sampling.views
+    groups = torch.arange(count).repeat_interleave(sampling.num_images // views)
+    return (groups[:, None] * views + torch.arange(views)).flatten()
+
+
+def view_conditions(sampling: Sampling, prior: Prior) -> Conditions:
+    """Return the conditions of each view of each prompt.
+
+    A model that is told cameras gets these, any other view words.
+    """
+    cameras = view_cameras(sampling.views)
+    null = prior.condition([sampling.negative_prompt] * len(sampling.prompts) * sampling.views)
+    if isinstance(prior, MultiViewPrior):
+        prompts = [prompt for prompt in sampling.prompts for _ in range(sampling.views)]
+        pose = cameras.pose.repeat(len(sampling.prompts), 1, 1).to(prior.device)
+        pos = prior.condition(prompts)
+        return Conditions(replace(pos, camera=pose), replace(null, camera=pose))
+    words = Orbit()
+    view = words.view_weights(cameras, len(cameras)).argmax(1).tolist()
+    prompts = [words.prompts_by_view(prompt)[v] for prompt in sampling.prompts for v in view]
+    return Conditions(prior.condition(prompts), null)
+
+
+def seen_together(sampling: Sampling, prior: Prior) -> AbstractContextManager[None]:
+    """Return the context in which the views of an object are sampled together."""
+    if sampling.views == 1 or isinstance(prior, MultiViewPrior):
+        return nullcontext()
+    assert isinstance(prior, FoldablePrior)
+    return prior.fold_views(sampling.views)
