@@ -102,10 +102,10 @@ def sample_captions(
     """
     count = len(captions)
     deadline = time.monotonic() + seconds
-    both = (prior.condition(captions), prior.condition([""] * count))
+    pos, null = prior.condition(captions), prior.condition([""] * count)
     if cameras is not None:
-        both = tuple(replace(c, camera=cameras.to(prior.device)) for c in both)
-    conditions = Conditions(*both)
+        pos, null = (replace(c, camera=cameras.to(prior.device)) for c in (pos, null))
+    conditions = Conditions(pos, null)
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *prior.shape, generator=rng).to(prior.device)
     images: list[Tensor] = []

@@ -85,8 +85,11 @@ def sample_groups(
     if isinstance(prior, MultiViewPrior):
         cameras = scene_poses(scenes)
         return sample_captions(prior, captions, steps, guidance, _SEED, cameras=cameras)
-    assert isinstance(prior, FoldablePrior) or not folded
-    with prior.fold_views(GROUP_SIZE) if folded else nullcontext():
+    together = nullcontext()
+    if folded:
+        assert isinstance(prior, FoldablePrior)
+        together = prior.fold_views(GROUP_SIZE)
+    with together:
         return sample_captions(prior, captions, steps, guidance, _SEED)
 
 
