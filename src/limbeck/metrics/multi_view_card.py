@@ -8,7 +8,7 @@ then color, pattern and background are left to the model, and four images drawn 
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from jaxtyping import Float
@@ -85,7 +85,7 @@ def sample_groups(
     if isinstance(prior, MultiViewPrior):
         cameras = scene_poses(scenes)
         return sample_captions(prior, captions, steps, guidance, _SEED, cameras=cameras)
-    together = nullcontext()
+    together: AbstractContextManager[None] = nullcontext()
     if folded:
         assert isinstance(prior, FoldablePrior)
         together = prior.fold_views(GROUP_SIZE)
