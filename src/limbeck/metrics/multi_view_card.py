@@ -134,7 +134,7 @@ def write_multi_view_card(
     return card
 
 
-def format_card(card: dict[str, GroupShares]) -> str:
+def format_multi_view_card(card: dict[str, GroupShares]) -> str:
     """Return a table of the main shares in percent, each with the half width of its interval."""
     width = max(map(len, card))
     lines = [" " * width + "".join(f"{name:>16}" for name in _COLUMNS)]

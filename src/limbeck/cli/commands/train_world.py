@@ -59,12 +59,12 @@ def _main_multi_view(argv: Sequence[str]) -> None:
     open_multi_view_training(options)
     command = shlex.join(["limbeck", "train-world", *argv])
     with resume_hint(command), folder_lock(options.out):
-        from limbeck.metrics.multi_view_card import format_card, write_multi_view_card
+        from limbeck.metrics.multi_view_card import format_multi_view_card, write_multi_view_card
         from limbeck.world.multi_view_training import train_multi_view
 
         folder = train_multi_view(options)
         if not (folder / "card.json").exists():
-            print(format_card(write_multi_view_card(folder, options.pipeline)))
+            print(format_multi_view_card(write_multi_view_card(folder, options.pipeline)))
     print(
         "the model is finished; try it: limbeck run PROMPT --representation nerf --cameras around "
         f"--model {folder}"
