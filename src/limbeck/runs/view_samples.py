@@ -18,7 +18,7 @@ from limbeck.graphics.cameras.samplers import Orbit
 _ELEVATION, _DISTANCE, _FOV = 15.0, 3.6, 40.0  #: the evaluation cameras of a run
 
 
-def view_cameras(views: int) -> Camera:
+def cameras_of_views(views: int) -> Camera:
     """Return the cameras of the views of a sampled object, the first in front of it."""
     return turntable_cameras(views, _ELEVATION, _DISTANCE, _FOV)
 
@@ -56,7 +56,7 @@ def view_conditions(sampling: Sampling, prior: Prior) -> Conditions:
 
     A model that is told cameras gets these, any other view words.
     """
-    cameras = view_cameras(sampling.views)
+    cameras = cameras_of_views(sampling.views)
     null = prior.condition([sampling.negative_prompt] * len(sampling.prompts) * sampling.views)
     if isinstance(prior, MultiViewPrior):
         prompts = [prompt for prompt in sampling.prompts for _ in range(sampling.views)]

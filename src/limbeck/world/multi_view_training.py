@@ -14,7 +14,7 @@ from limbeck.system.interrupt import Stopped
 from limbeck.world.multi_view_data import prepare_groups
 from limbeck.world.multi_view_denoiser import MultiViewTask
 from limbeck.world.multi_view_options import MultiViewTraining
-from limbeck.world.trainer import Budget, checkpoint_path, fit, is_finished, load_averaged
+from limbeck.world.trainer import Budget, checkpoint_path, fit, is_budget_spent, load_averaged
 
 #: Of a pipeline, what a model trained from it keeps.
 _KEPT_FOLDERS = ("vae", "text_encoder", "tokenizer", "scheduler")
@@ -57,7 +57,7 @@ def train_multi_view(config: MultiViewTraining) -> Path:
     task = multi_view_task(config)
     workers = (config.workers or os.cpu_count() or 1) if device == "cpu" else 1
     budget = Budget(0.0, workers, device, _CHECKPOINT_SECONDS, _PREVIEW_SECONDS, steps=config.steps)
-    if not is_finished(task, config.out, budget):
+    if not is_budget_spent(task, config.out, budget):
         (config.out / "pipeline" / "card.json").unlink(missing_ok=True)
         prepare_groups(config.out / "groups", config.num_groups, config.pipeline / "vae")
         try:

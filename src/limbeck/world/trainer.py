@@ -352,7 +352,7 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
         Stopped: after a signal.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not is_finished(task, folder, budget):
+    if not is_budget_spent(task, folder, budget):
         with DeferredInterrupt() as interrupt:
             if budget.workers > 1:
                 _work_in_processes(task, folder, budget, seed, interrupt)
@@ -363,7 +363,7 @@ def fit(task: Task[ModuleT], folder: Path, budget: Budget, seed: int = 0) -> Mod
     return load_averaged(task, checkpoint_path(task, folder))
 
 
-def is_finished(task: Task, folder: Path, budget: Budget) -> bool:
+def is_budget_spent(task: Task, folder: Path, budget: Budget) -> bool:
     """Return whether a task has spent its budget; see ``fit``."""
     path = checkpoint_path(task, folder)
     if not path.exists():
