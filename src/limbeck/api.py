@@ -36,6 +36,7 @@ from limbeck.representations.base import RepresentationConfig
 from limbeck.runs.best_stage import choose_stage
 from limbeck.runs.edit_inputs import EditInputs
 from limbeck.runs.editing import (
+    default_method,
     default_options,
     edit_experiments,
     edit_folders,
@@ -174,7 +175,7 @@ def edit(
     source_prompt: str | Sequence[str] = (),
     model: str | Model | Prior = "world",
     *,
-    method: str | EditMethod = "dds",
+    method: str | EditMethod | None = None,
     mask: ImagePath | Sequence[ImagePath] = (),
     out: str | Path | None = None,
     device: str = "auto",
@@ -186,10 +187,11 @@ def edit(
     Args:
         images: image files.
         target_prompt: what the images should show.
-        source_prompt: what the images show now. SDEdit needs none.
+        source_prompt: what the images show now. SDEdit and models that follow instructions need
+            none.
         model: as for ``distill``.
         method: editing method, such as ``"pds"``; the other defaults are those that suit it and
-            the model.
+            the model. None: ``"dds"``, or ``"sdedit"`` for a model that follows instructions.
         mask: image files, white where the image may change.
         out: run folder; an unfinished edit in it is continued. None: a temporary folder.
         device: as for ``distill``.
@@ -207,8 +209,10 @@ def edit(
         tuple(map(Path, _as_tuple(mask))),
     )
     recorded, prior = _recorded_model(model)
+    known = recorded if prior is None else prior
+    method = default_method(known) if method is None else method
     cls = find(EditMethod, method) if isinstance(method, str) else type(method)
-    defaults = default_options(cls, recorded if prior is None else prior)
+    defaults = default_options(cls, known)
     if not isinstance(method, str):
         defaults = replace(defaults, method=method)
     settings = _with_options(defaults, {**options, "model": recorded})

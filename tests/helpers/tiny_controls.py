@@ -113,3 +113,23 @@ def _plus_projection(width: int, random: Callable[..., Tensor]) -> dict[str, Ten
     for name, size in norms.items():
         weights |= {f"{name}.weight": torch.ones(size), f"{name}.bias": torch.zeros(size)}
     return {f"image_proj.{name}": value for name, value in weights.items()}
+
+
+def write_instruct_pix2pix(pipeline: Path, folder: Path) -> Path:
+    """Write a StableDiffusionInstructPix2PixPipeline whose other parts are those of a pipeline."""
+    from diffusers import (
+        StableDiffusionInstructPix2PixPipeline,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+
+    parts = StableDiffusionPipeline.from_pretrained(pipeline).components
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        unet = UNet2DConditionModel.from_config({**parts["unet"].config, "in_channels": 8})
+        for name, weight in unet.named_parameters():
+            if name.endswith(("to_v.weight", "to_out.0.weight")):
+                weight.data *= 4  # the text must matter
+    parts |= {"unet": unet.eval(), "requires_safety_checker": False}
+    StableDiffusionInstructPix2PixPipeline(**parts).save_pretrained(folder)
+    return folder

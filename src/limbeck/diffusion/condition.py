@@ -173,6 +173,9 @@ class Conditions:
         perp_neg: negative prompts of Perp-Neg, each with its weight per row.
         denoise_steps: DDIM steps per guided prediction, see ``guided_prediction``.
         empty: the empty prompt, where ``null`` is a negative one. None: ``null`` is empty.
+        no_image: ``null`` without the image that all others have, which guidance by the image moves
+            away from. None: there is no such guidance.
+        image_guidance: scale of that guidance.
     """
 
     pos: Condition
@@ -180,6 +183,8 @@ class Conditions:
     perp_neg: tuple[tuple[Condition, Float[Tensor, "b"]], ...] = ()
     denoise_steps: int = 1
     empty: Condition | None = None
+    no_image: Condition | None = None
+    image_guidance: float = 1.0
 
     def __getitem__(self, rows: Tensor | slice) -> Conditions:
         return Conditions(
@@ -188,14 +193,22 @@ class Conditions:
             tuple((c[rows], w[rows]) for c, w in self.perp_neg),
             self.denoise_steps,
             None if self.empty is None else self.empty[rows],
+            None if self.no_image is None else self.no_image[rows],
+            self.image_guidance,
         )
 
     def concat(self, other: Conditions) -> Conditions:
         """Append the rows of ``other``.
 
         Raises:
-            ValueError: if the two differ in ``denoise_steps`` or in the number of Perp-Neg prompts.
+            ValueError: if the two differ in ``denoise_steps``, in the number of Perp-Neg prompts,
+                or in the guidance by an image.
         """
+        if (self.no_image is None, self.image_guidance) != (
+            other.no_image is None,
+            other.image_guidance,
+        ):
+            raise ValueError("cannot concatenate conditions with and without guidance by an image")
         if (self.denoise_steps, len(self.perp_neg)) != (other.denoise_steps, len(other.perp_neg)):
             raise ValueError(
                 "cannot concatenate conditions: "
@@ -209,12 +222,17 @@ class Conditions:
         empty = None
         if self.empty is not None or other.empty is not None:
             empty = self.unconditional.concat(other.unconditional)
+        no_image = None
+        if self.no_image is not None and other.no_image is not None:
+            no_image = self.no_image.concat(other.no_image)
         return Conditions(
             self.pos.concat(other.pos),
             self.null.concat(other.null),
             perp_neg,
             self.denoise_steps,
             empty,
+            no_image,
+            self.image_guidance,
         )
 
     @property
@@ -230,6 +248,16 @@ class Conditions:
         """The conditions with the control image of each row, for a ``ControlledPrior``."""
         return self._map(lambda condition: replace(condition, control=control))
 
+    def with_image(self, image: Float[Tensor, "b c y x"], image_guidance: float) -> Conditions:
+        """The conditions with the source image of each row, for an ``InstructionPrior``.
+
+        Args:
+            image: latents of the images.
+            image_guidance: guidance scale of the image.
+        """
+        changed = self._map(lambda condition: replace(condition, image=image))
+        return replace(changed, no_image=self.null, image_guidance=image_guidance)
+
     def _map(self, change: Callable[[Condition], Condition]) -> Conditions:
         """Change the condition of every text."""
         return replace(
@@ -238,6 +266,7 @@ class Conditions:
             null=change(self.null),
             perp_neg=tuple((change(c), w) for c, w in self.perp_neg),
             empty=None if self.empty is None else change(self.empty),
+            no_image=None if self.no_image is None else change(self.no_image),
         )
 
     def with_text(self, text: Condition) -> Conditions:

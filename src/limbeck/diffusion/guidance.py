@@ -22,8 +22,13 @@ def required_conditions(conditions: Conditions, guidance: float) -> list[Conditi
 
     Returns:
         null alone at scale 0, pos alone at scale 1, null and pos at other scales; with Perp-Neg
-        null, pos and every negative prompt at every scale but 0.
+        null, pos and every negative prompt at every scale but 0. With guidance by an image those of
+        no_image, null and pos whose weight is not 0.
     """
+    if conditions.no_image is not None:
+        terms = (conditions.no_image, conditions.null, conditions.pos)
+        weights = _image_weights(conditions, guidance)
+        return [term for term, weight in zip(terms, weights, strict=True) if weight]
     if guidance == 0:
         return [conditions.null]
     if conditions.perp_neg:
@@ -31,10 +36,19 @@ def required_conditions(conditions: Conditions, guidance: float) -> list[Conditi
     return [conditions.pos] if guidance == 1 else [conditions.null, conditions.pos]
 
 
+def _image_weights(conditions: Conditions, guidance: float) -> tuple[float, float, float]:
+    """Weights of no_image, null and pos in a prediction that is guided by text and image."""
+    scale = conditions.image_guidance
+    return 1 - scale, scale - guidance, guidance
+
+
 def apply_guidance(
     conditions: Conditions, predictions: Sequence[Prediction], guidance: float
 ) -> Prediction:
-    """Classifier-free guidance, null + s (pos - null), or Perp-Neg if there are negative prompts.
+    """Classifier-free guidance, null + s (pos - null), by the image too, or Perp-Neg.
+
+    With an image it is no_image + s_I (null - no_image) + s (pos - null), where null and pos have
+    the image and s_I is its guidance scale.
 
     Perp-Neg is null + s (d - sum_i w_i (n_i - <n_i, d> / <d, d> d)) with d = pos - null and
     n_i = neg_i - null, the inner product over the eps of a row.
@@ -45,10 +59,15 @@ def apply_guidance(
         guidance: guidance scale s.
 
     References:
-        Armandpour et al. 2023, arXiv 2304.04968, eq. 7 (Perp-Neg).
+        Armandpour et al. 2023, arXiv 2304.04968, eq. 7 (Perp-Neg). Brooks et al. 2023, arXiv
+        2211.09800, eq. 3 (InstructPix2Pix).
     """
     if len(predictions) == 1:
         return predictions[0]
+    if conditions.no_image is not None:
+        ones = torch.ones_like(predictions[0].eps.flatten(1)[:, 0])
+        weights = [ones * weight for weight in _image_weights(conditions, guidance) if weight]
+        return Prediction.weighted_sum(predictions, weights)
     if not conditions.perp_neg:
         return predictions[0].lerp(predictions[1], guidance)
     null, pos, *negs = predictions

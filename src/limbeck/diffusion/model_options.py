@@ -50,6 +50,8 @@ class Model:
         pose_input: what a model of the family of Zero123 is told besides the angles between two
             cameras: distance, their difference (Zero123, Zero123-XL), or polar-angle, that of the
             image's camera (Stable-Zero123). auto: by the hub id.
+        image_guidance: guidance scale of the source image, for models that edit it by instructions
+            (InstructPix2Pix). None: 1.5.
     """
 
     custom_base: ClassVar[type] = Prior  #: what a class FILE.py:Class must implement instead
@@ -72,16 +74,17 @@ class Model:
     ip_scale: float = 1.0
     ip_encoder: str = ""
     pose_input: Literal["auto", "distance", "polar-angle"] = "auto"
+    image_guidance: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("the name of the model must not be empty")
         if self.resolution < 0:
             raise ValueError(f"resolution must be at least 0, not {self.resolution}")
-        if self.guidance_embedding is not None and self.guidance_embedding < 0:
-            raise ValueError(
-                f"guidance_embedding must not be negative, not {self.guidance_embedding}"
-            )
+        for name in ("guidance_embedding", "image_guidance"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, not {value}")
         for name in ("control_scale", "ip_scale"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")

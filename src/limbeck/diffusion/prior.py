@@ -187,6 +187,20 @@ class NovelViewPrior(MultiViewPrior, Protocol):
 
 
 @runtime_checkable
+class InstructionPrior(Prior, Protocol):
+    """A prior that edits an image as its prompt instructs, conditioned on ``Condition.image``."""
+
+    @property
+    def image_guidance(self) -> float:
+        """Guidance scale of the image."""
+        ...
+
+    def source_latents(self, x0: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """Return the latents of images, as ``Condition.image`` holds them, from their x0."""
+        ...
+
+
+@runtime_checkable
 class VocabularyPrior(Prior, Protocol):
     """A prior that can tell which words it knows."""
 

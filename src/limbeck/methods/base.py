@@ -194,11 +194,11 @@ class EditMethod(StatelessMethod):
     def source_rows(self, inputs: StepInputs) -> slice:
         """Rows of the sources under their prompts in the call of ``predict_target_and_source``.
 
-        The call has 2 B rows per condition, edited images first. The prompt is its second
-        condition, unless it is the only one.
+        The call has 2 B rows per condition, edited images first.
         """
-        count = len(inputs.x0)
-        prompt_index = min(len(required_conditions(inputs.conditions, self.guidance)) - 1, 1)
+        count, pos = len(inputs.x0), inputs.conditions.pos
+        required = required_conditions(inputs.conditions, self.guidance)
+        prompt_index = next((i for i, condition in enumerate(required) if condition is pos), 0)
         start = prompt_index * 2 * count + count
         return slice(start, start + count)
 

@@ -140,6 +140,16 @@ KNOWN_MODELS = (
         removed=True,
     ),
     KnownModel(
+        "timbrooks/instruct-pix2pix",
+        "InstructPix2Pix (edits images by instructions)",
+        family="instruct-pix2pix",
+        prediction_type="eps",
+        resolution=512,
+        network_params=859.5,
+        vae_params=83.7,
+        text_encoder_params=_CLIP_L,
+    ),
+    KnownModel(
         "stabilityai/stable-diffusion-xl-base-1.0",
         "Stable Diffusion XL",
         family="xl",
@@ -245,6 +255,7 @@ TINY_AUTOENCODERS = {
     "mvdream": "madebyollin/taesd",
     "zero123": "madebyollin/taesd",
     "stable-zero123": "madebyollin/taesd",
+    "instruct-pix2pix": "madebyollin/taesd",
     "xl": "madebyollin/taesdxl",
     "sd3": "madebyollin/taesd3",
     "flux": "madebyollin/taef1",
@@ -324,6 +335,18 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "zero123": _novel_views("zero123"),
     "stable-zero123": _novel_views("stable-zero123"),
+    "instruct-pix2pix": (
+        (
+            "sdedit",
+            "--method.guidance 7.5 --timesteps fixed --timesteps.t 1 --model.image-guidance 1.5",
+            "the sampler of its pipeline; the defaults of limbeck edit",
+        ),
+        (
+            "sds",
+            "--method.guidance 7.5 --model.image-guidance 1.5 --representation latents",
+            "with --representation.images FILE; the scales are those of its sampler",
+        ),
+    ),
     "xl": (
         (
             "vsd",

@@ -29,6 +29,7 @@ from limbeck.priors.camera_conditioning import stack_poses
 from limbeck.priors.checkpoint_files import CheckpointFiles, loading, silence_library_logs
 from limbeck.priors.lora_adapters import AdapterRows, LoRAAdapters
 from limbeck.priors.lora_merge import LoRAMerger
+from limbeck.priors.option_checks import check_model_options, check_runtime_options
 from limbeck.priors.prompt_limits import TokenLimit, describe_cut, fit_prompt
 from limbeck.priors.runtime import place_module, swap_devices
 from limbeck.priors.stacked_conditions import stack_conditions
@@ -62,6 +63,7 @@ class DiffusersPrior(abc.ABC):
         extra_parts: required components besides denoiser, texts and scheduler.
         text_parts: required components that encode texts.
         takes_pose_input: whether the option ``pose_input`` has an effect.
+        takes_image_guidance: whether the option ``image_guidance`` has an effect.
         network: the denoiser.
         vocabulary: the words that the model knows; None if it knows any.
         adapter_rows: which rows of the current call pass through which adapters.
@@ -74,6 +76,7 @@ class DiffusersPrior(abc.ABC):
     takes_adapters: ClassVar[bool] = False
     text_parts: ClassVar[tuple[str, ...]] = ("text_encoder", "tokenizer")
     takes_pose_input: ClassVar[bool] = False
+    takes_image_guidance: ClassVar[bool] = False
 
     network: nn.Module
     prediction_type: PredictionType
@@ -94,18 +97,8 @@ class DiffusersPrior(abc.ABC):
             source = CheckpointFiles(Path(source))
         self.files, self.model, self.runtime = source, model, runtime
         self.device, self.dtype = device, dtype
+        check_model_options(self)
         self._check_runtime()
-        for option in () if self.takes_adapters else ("control", "ip_adapter"):
-            if getattr(model, option):
-                raise ValueError(
-                    f"{option} {getattr(model, option)}: {self.files.name} is of the family "
-                    f"{type(self).__name__}, for which none is read: leave it out"
-                )
-        if model.pose_input != "auto" and not self.takes_pose_input:
-            raise ValueError(
-                f"pose_input {model.pose_input} is for models of the family of Zero123, which "
-                f"{self.files.name} is not: leave it out"
-            )
         self.index = self.files.read_config("", "model_index.json")
         self.call_counter = NetworkCallCounter()
         self.adapter_rows = AdapterRows()
@@ -128,19 +121,8 @@ class DiffusersPrior(abc.ABC):
             )
 
     def _check_runtime(self) -> None:
-        runtime = self.runtime
-        if runtime.cpu_offload and self.device == "cpu":
-            raise ValueError(
-                "cpu_offload moves weights between a GPU and host memory: "
-                "leave it out on device cpu"
-            )
-        if runtime.compile == "graphs" and not self.device.startswith("cuda"):
-            raise ValueError(
-                f"compile graphs needs device cuda, not {self.device}: use --runtime.compile on"
-            )
-        for option in ("vae_slicing", "vae_tiling", "gradient_checkpointing"):
-            if getattr(runtime, option) and "vae" not in self.extra_parts:
-                raise ValueError(f"{self.files.name} has no autoencoder for {option}: leave it out")
+        """Refuse ways of execution that the device or the family does not have."""
+        check_runtime_options(self)
 
     @property
     def takes_guidance(self) -> bool:

@@ -14,11 +14,12 @@ import torch
 
 from limbeck.config.yaml import read_component
 from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
-from limbeck.diffusion.prior import Prior, VocabularyPrior
+from limbeck.diffusion.prior import InstructionPrior, Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.exact import DataSet, colored_shapes, label_vocabulary
 from limbeck.system.environment import cpu_has_bfloat16
+from limbeck.system.files import read_json_object
 from limbeck.system.image_files import IMAGE_SUFFIXES, image_file_size, read_image
 from limbeck.system.notices import notify
 
@@ -34,9 +35,11 @@ EXACT_MODELS: dict[str, Callable[[], Prior]] = {
         colored_shapes, schedule=RectifiedFlowSchedule(), prediction_type="flow"
     ),
 }
+INSTRUCTION_PIPELINE = "StableDiffusionInstructPix2PixPipeline"
 #: Pipelines of a family, by pattern of ``_class_name``, and the class of ``limbeck.priors`` that
 #: reads them.
 _FAMILIES = {
+    INSTRUCTION_PIPELINE: "InstructPix2Pix",
     r"StableDiffusion(?!XL|3)\w*Pipeline": "StableDiffusion",
     r"StableDiffusionXL\w*Pipeline": "SDXL",
     r"IF(?!SuperResolution|\w+SuperResolution)\w*Pipeline": "DeepFloydIF",
@@ -57,6 +60,28 @@ def is_exact(model: Model | Prior | str) -> bool:
     return isinstance(model, Model | str) and (
         str(model) in EXACT_MODELS or str(model).startswith("dataset:")
     )
+
+
+def follows_instructions(model: Model | Prior | str) -> bool:
+    """Whether a model edits images by instructions; of one that is not loaded, by its files.
+
+    Args:
+        model: the model, as for ``load``. One of the hub that is neither cached nor in the list of
+            known models counts as none.
+    """
+    from limbeck.priors.catalog import find_model
+    from limbeck.priors.hub import REPO_ID_PATTERN, find_cached
+
+    if not isinstance(model, Model | str):
+        return isinstance(model, InstructionPrior)
+    folder, hub_id = Path(str(model)).expanduser(), REPO_ID_PATTERN.fullmatch(str(model))
+    if not folder.exists() and hub_id is not None:
+        known = find_model(hub_id["repo"])
+        if known is not None:
+            return known.family == "instruct-pix2pix"
+        folder = find_cached(hub_id["repo"], hub_id["revision"], weights=False) or folder
+    index = folder / "model_index.json"
+    return index.is_file() and read_json_object(index).get("_class_name") == INSTRUCTION_PIPELINE
 
 
 def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
@@ -164,7 +189,8 @@ def prior_class(files: CheckpointFiles) -> type[DiffusersPrior]:
         (family for pattern, family in _FAMILIES.items() if re.fullmatch(pattern, str(name))), ""
     )
     if not family:
-        known = ", ".join(family_class(family).pipeline_name for family in _FAMILIES.values())
+        names = dict.fromkeys(family_class(family).pipeline_name for family in _FAMILIES.values())
+        known = ", ".join([*names, INSTRUCTION_PIPELINE])
         raise ValueError(
             f"{files.folder / 'model_index.json'}: _class_name must be one of {known}, "
             f"{PIPELINE_NAME} or another pipeline of these families, not {name!r:.80}"

@@ -45,11 +45,10 @@ class UNetDiffusion(LatentDiffusion):
         Args:
             config: options of the U-Net.
         """
-        self._factor = self._load_vae(config["in_channels"])
+        channels = config["out_channels"]
+        self._factor = self._load_vae(channels)
         # two halvings of the latent; diffusers fits odd sizes of U-Nets with more of them
-        self._set_shapes(
-            config["sample_size"], self._factor, 4 * self._factor, config["in_channels"]
-        )
+        self._set_shapes(config["sample_size"], self._factor, 4 * self._factor, channels)
         if self.model.control:
             self.control_net = ControlNet(
                 self.model, config, self._factor, self.dtype, self.device, self.runtime

@@ -31,7 +31,8 @@ class EditInputs:
     Attributes:
         images: image files of any aspect ratio.
         target_prompt: what each image should show.
-        source_prompt: what each image shows now. SDEdit needs none.
+        source_prompt: what each image shows now. SDEdit needs none, and models that follow
+            instructions (InstructPix2Pix) need none with any method.
         mask: image files of the size of their images: white may change, black is kept, gray
             changes in part. Empty: everything may change.
     """
@@ -82,17 +83,18 @@ class EditInputs:
             return [None] * self.count
         return list(values) * (self.count if len(values) == 1 else 1)
 
-    def check(self, method: EditMethod) -> None:
+    def check(self, method: EditMethod, instructions: bool = False) -> None:
         """Check the image files, and that there are the prompts that a method needs.
 
         Args:
             method: the editing method.
+            instructions: whether the model follows instructions, so that no source is described.
 
         Raises:
             ValueError: if the source prompt is missing, a file is not an image, is too small or too
                 long, or a mask differs in size from its image.
         """
-        if method.needs_source and not self.source_prompt:
+        if method.needs_source and not self.source_prompt and not instructions:
             raise ValueError(
                 "--source-prompt is missing: say what the images show now; the method "
                 f"{component_name(type(method))} compares it with --target-prompt, and "

@@ -35,7 +35,7 @@ from limbeck.methods.base import EditMethod
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.priors.loading import find_vocabulary, is_exact
+from limbeck.priors.loading import find_vocabulary, follows_instructions, is_exact
 from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
@@ -108,6 +108,9 @@ def default_options(method: type[EditMethod], model: Model | Prior | str = "worl
             the embedded model; those of others are the published ones for Stable Diffusion.
     """
     small = is_exact(model) or find_vocabulary(model) is not None
+    if issubclass(method, SDEdit) and follows_instructions(model):
+        # from noise alone, as its pipeline samples
+        return EditOptions(method(guidance=7.5), steps=1, lr=1.0, timesteps=FixedTimesteps(1.0))
     if issubclass(method, SDEdit):
         return EditOptions(
             method(guidance=5.0 if small else 7.5), steps=1, lr=1.0, timesteps=FixedTimesteps(0.7)
@@ -117,6 +120,11 @@ def default_options(method: type[EditMethod], model: Model | Prior | str = "worl
     if small:
         return EditOptions(method(guidance=3.0))
     return EditOptions(method(guidance=7.5), steps=200, lr=0.05)
+
+
+def default_method(model: Model | Prior | str) -> str:
+    """The editing method of a model: dds, but sdedit for models that follow instructions."""
+    return "sdedit" if follows_instructions(model) else "dds"
 
 
 def edit_prompts(inputs: EditInputs, options: EditOptions) -> tuple[str, ...]:
@@ -318,7 +326,7 @@ def edit_to_folder(
     Raises:
         ValueError: if images, masks or prompts cannot be used; nothing is written in this case.
     """
-    inputs.check(options.method)
+    inputs.check(options.method, follows_instructions(prior))
     runs = edit_folders(folder, edit_experiments(inputs, options, prior))
     refuse_folder_in_use(folder)
     for run_folder, experiment in runs.items():
@@ -351,7 +359,7 @@ def rehearse_edits(
     Raises:
         ValueError: as ``edit_to_folder``.
     """
-    inputs.check(options.method)
+    inputs.check(options.method, follows_instructions(prior))
     notify_sizes(inputs, prior)
     runs = edit_folders(folder, edit_experiments(inputs, options, prior))
     for run_folder, experiment in runs.items():

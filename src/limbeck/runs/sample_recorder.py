@@ -15,7 +15,7 @@ from limbeck.config.comparison import differences
 from limbeck.config.yaml import from_yaml, read_yaml, to_yaml
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.model_options import Model
-from limbeck.diffusion.prior import NovelViewPrior, Prior
+from limbeck.diffusion.prior import InstructionPrior, NovelViewPrior, Prior
 from limbeck.diffusion.sampling import Sampling, sample_x0
 from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
@@ -166,6 +166,10 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         raise ValueError(
             "this model makes new views of the object of an image, not samples of a prompt: use it "
             "in limbeck run with --preset zero123 --image FILE"
+        )
+    if isinstance(prior, InstructionPrior):
+        raise ValueError(
+            "this model edits images by instructions: use limbeck edit IMAGE --target-prompt TEXT"
         )
     _check_fits(sampling, prior)
     refuse_other_samples(folder, sampling)

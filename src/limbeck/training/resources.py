@@ -246,6 +246,8 @@ def _trace_rows(run: Run, count: int) -> OpCounter:
             largest_call = [pos]
         else:
             largest_call = [null, pos]
+        if conditions.no_image is not None and conditions.image_guidance != 1:
+            largest_call = [conditions.no_image, *largest_call]
         xt = x0.detach().clone()
         t = to_device(prior.schedule.snap(torch.full((count,), 0.5)), prior.device)
         with counter.part("method"), torch.no_grad():

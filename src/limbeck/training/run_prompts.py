@@ -114,9 +114,13 @@ class RunPrompts:
         weight = torch.full((count,), e.perp_neg, device=self.prior.device)
         return Conditions(pos, empty, ((negative, weight),), e.denoise_steps)
 
-    def encode_sources(self) -> Conditions:
-        """Return the conditions of the source prompts of an edit, which have no image prompt."""
-        conditions = self.encode(self.experiment.source_prompts)
+    def encode_sources(self, source_prompts: tuple[str, ...]) -> Conditions:
+        """Return the conditions of the sources of an edit, which have no image prompt.
+
+        Args:
+            source_prompts: what they show, one text per prompt.
+        """
+        conditions = self.encode(source_prompts)
         pos = conditions.pos.with_image_prompt_of(conditions.unconditional)
         return replace(conditions, pos=pos)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
-from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
+from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.own_results import (
     check_own_metrics,
     check_own_object,
@@ -44,6 +44,7 @@ from limbeck.training.own_results import (
 from limbeck.training.profile import Profile
 from limbeck.training.reference_view import read_reference_view
 from limbeck.training.run_prompts import RunPrompts
+from limbeck.training.source_images import RunSource, check_source_images, source_prompts_of
 from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
 
@@ -106,6 +107,7 @@ class Run:
     def __init__(self, experiment: Experiment, prior: Prior):
         e = experiment
         check_view_groups(e, prior)
+        check_source_images(e, prior)
         prior = divide_calls(prior)
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
@@ -121,13 +123,14 @@ class Run:
         check_own_object(e.optimizer, ".build", self.optimizer, ("param_groups", "step"))
         self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
         request = self.eval_request(1)
-        self.source: EditSource | None = None
+        self.source: RunSource | None = None
         with torch.no_grad():
             render = self.render(request)
             x0 = self.encode(render)
-            if e.source_prompt:
+            source_prompts = source_prompts_of(e, prior)
+            if source_prompts:
                 source_x0 = self.encode(self.representation.render_source(request))
-                self.source = EditSource(source_x0, self.prompts.encode_sources())
+                self.source = RunSource(prior, self.prompts, source_x0, source_prompts)
         self.prompts.check_distinct()
         context = SetupContext(
             particles=e.total,
@@ -135,7 +138,7 @@ class Run:
             seed=e.run_seed,
             x0=x0,
             prompts=e.prompts,
-            source_prompts=e.source_prompts,
+            source_prompts=source_prompts,
             negative_prompt=e.negative_prompt,
             load_prior=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
             view_prompts=self.prompts.view_prompts,
@@ -183,16 +186,10 @@ class Run:
             render: their renders.
         """
         conditions = self.prompts.conditions_for(particle, camera)
+        if self.source is not None:
+            conditions = self.source.shown(conditions, particle)
         control = control_of_render(self.prior, render, camera)
         return conditions if control is None else conditions.with_control(control)
-
-    def _source_for(self, particle: Int[Tensor, "b"]) -> EditSource | None:
-        """What particles are edits of; None if the run is no edit."""
-        if self.source is None:
-            return None
-        rows = to_device(particle, self.source.x0.device)
-        conditions = self.source.conditions[self.prompts.prompt_of(particle)]
-        return EditSource(self.source.x0[rows], conditions)
 
     def advance(self) -> Step:
         """Run one step of the experiment.
@@ -312,7 +309,7 @@ class Run:
             step=self.step,
             steps=self.experiment.steps,
             image=render.image if render.space == "image" else None,
-            source=self._source_for(particle),
+            source=None if self.source is None else self.source.rows(particle),
             camera=camera,
             drawn_t=drawn_t,
             views=self.prompts.views_for(len(particle), camera),

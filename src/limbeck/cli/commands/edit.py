@@ -1,4 +1,4 @@
-"""edit images from a source prompt to a target prompt"""
+"""edit images from a source prompt to a target prompt, or by an instruction"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import find
     from limbeck.methods.base import EditMethod
-    from limbeck.priors.loading import load, notify_unknown_words
+    from limbeck.priors.loading import follows_instructions, load, notify_unknown_words
     from limbeck.runs import editing
     from limbeck.runs.closing_summary import edit_closing_lines
     from limbeck.runs.edit_inputs import EditInputs
@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> None:
         "Edit each IMAGE from --source-prompt to --target-prompt. "
         "The defaults are those that suit --method and --model."
     )
-    method = find(EditMethod, value_of(argv, "--method") or "dds")
     model = value_of(argv, "--model") or value_of(argv, "--model.name") or "world"
+    method = find(EditMethod, value_of(argv, "--method") or editing.default_method(model))
     inputs, options, output = parse(
         [
             (EditInputs, None),
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         about,
         "images",
     )
-    inputs.check(options.method)
+    inputs.check(options.method, follows_instructions(options.model))
     folder = output.out or editing.default_folder(inputs, options)
     is_begun = (folder / "run.yaml").is_file() or any(folder.glob("[0-9]*x[0-9]*/"))
     if not is_begun and (foreign_files(folder) or not folder.is_dir()):
