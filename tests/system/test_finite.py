@@ -25,8 +25,8 @@ def defer(run):
 
 
 def defer_recorded_runs(monkeypatch):
-    make_run = recorder_module.Run
-    monkeypatch.setattr(recorder_module, "Run", lambda *args: defer(make_run(*args)))
+    make = recorder_module.Run
+    monkeypatch.setattr(recorder_module, "Run", lambda *args, **kw: defer(make(*args, **kw)))
 
 
 def make_direction_nan(monkeypatch, step):

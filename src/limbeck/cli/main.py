@@ -83,6 +83,13 @@ def is_user_error(error: Exception) -> bool:
     return isinstance(error, NonFiniteError | DegenerateRunError)
 
 
+def _named_by_file(error: Exception) -> Exception:
+    """An error that is not meant for the user, by file and line if a file of one's own has it."""
+    from limbeck.config.own_errors import own_code_error
+
+    return own_code_error(error) or error
+
+
 def dispatch(argv: Sequence[str]) -> None:
     """Execute the command in ``argv``."""
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -164,9 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_reader_gone():
             return 141  # that of SIGPIPE; limbeck list | head has nothing to complain of
-        if os.environ.get("LIMBECK_TRACEBACK") or not is_user_error(error):
+        shown = error if is_user_error(error) else _named_by_file(error)
+        if os.environ.get("LIMBECK_TRACEBACK") or not is_user_error(shown):
             raise
-        print(f"limbeck: {describe_error(error)}", file=sys.stderr)
+        print(f"limbeck: {describe_error(shown)}", file=sys.stderr)
         return USER_ERROR
     return 0
 

@@ -21,6 +21,7 @@ from typing import Any
 from limbeck.config.renamed import renamed_component
 
 OWN_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<name>\w*))?")
+OWN_MODULE = "own_"  #: how the names of modules begin that are files of one's own
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -249,10 +250,10 @@ def _import_file(path: Path) -> types.ModuleType:
     if not full.is_file():
         raise ValueError(f"no file {path}: give path/to/file.py:ClassName")
     content = full.read_bytes()
-    name = f"own_{hashlib.sha256(bytes(full) + content).hexdigest()[:16]}"
+    name = f"{OWN_MODULE}{hashlib.sha256(bytes(full) + content).hexdigest()[:16]}"
     for key, module in list(sys.modules.items()):
         file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
-        if key == name or (file == str(full) and not key.startswith("own_")):
+        if key == name or (file == str(full) and not key.startswith(OWN_MODULE)):
             return module
     module = types.ModuleType(name)
     module.__file__ = str(full)

@@ -162,6 +162,8 @@ class SetupContext:
         view_prompts: the prompts with every view word, if they have view words.
         has_cameras: whether the particles are rendered by cameras.
         texts_by_view: the variants of a text with every view word; one, if there are no views.
+        pretrain: whether what is learned before the first step is needed. False: the state is
+            loaded from a checkpoint, or the results of the run do not count.
     """
 
     particles: int
@@ -175,6 +177,7 @@ class SetupContext:
     view_prompts: tuple[str, ...] = ()
     has_cameras: bool = False
     texts_by_view: Callable[[str], tuple[str, ...]] = _without_views
+    pretrain: bool = True
 
     def extended_prompts(self, suffix: str) -> list[str]:
         """Every prompt with a suffix, in 3D in its variants of the views.

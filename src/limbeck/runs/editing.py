@@ -333,7 +333,7 @@ def edit_to_folder(
         refuse_other_experiment(run_folder, experiment)
     notify_sizes(inputs, prior)
     for experiment in runs.values():
-        Run(experiment, prior)  # raises for any size before the first one is edited
+        Run(experiment, prior, pretrain=False)  # raises for any size before the first one is edited
     with folder_lock(folder) if len(runs) > 1 else nullcontext():  # a single one locks it itself
         for run_folder, experiment in runs.items():
             run_edit(experiment, prior, run_folder, image_every, command, console)

@@ -80,7 +80,7 @@ class DistillResult(FolderResult):
     @cached_property
     def run(self) -> Run:
         """The run after its last step: representation, optimizer, critic."""
-        run = Run(self.experiment, self.prior)
+        run = Run(self.experiment, self.prior, pretrain=False)
         tensors, metadata = read_checkpoint(self.folder / "checkpoint.safetensors")
         run.load(tensors, metadata["step"])
         return run

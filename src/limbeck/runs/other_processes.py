@@ -21,7 +21,8 @@ def take_part(experiment: Experiment, prior: Prior, folder: Path) -> None:
         prior: its model.
         folder: run folder, which is only read.
     """
-    run, path = Run(experiment, prior), folder / "checkpoint.safetensors"
+    path = folder / "checkpoint.safetensors"
+    run = Run(experiment, prior, pretrain=not path.exists())
     if path.exists():
         tensors, metadata = read_checkpoint(path)
         run.load(tensors, metadata["step"])

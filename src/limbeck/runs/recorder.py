@@ -39,11 +39,12 @@ from limbeck.system.finite import NonFiniteError
 from limbeck.system.folder_lock import folder_lock
 from limbeck.system.interrupt import DeferredInterrupt, Stopped
 from limbeck.system.launch import launched_index
-from limbeck.system.notices import collect_notices
+from limbeck.system.notices import collect_notices, notify
 from limbeck.system.processes import join_processes
 from limbeck.system.timing import synchronized_time
 from limbeck.training.collapse import CollapseDetector, DegenerateRunError
 from limbeck.training.experiment import Experiment
+from limbeck.training.own_results import IdleMethod
 from limbeck.training.resources import plan_resources
 from limbeck.training.trainer import Run, Step
 
@@ -144,8 +145,10 @@ class Recorder:
         self.image_every = image_every or max(1, round(experiment.steps / 10))
         self.checkpoint_every, self.stop_on_collapse = checkpoint_every, stop_on_collapse
         with collect_notices() as self.notices:
-            self.run = Run(experiment, prior)
+            is_new = not (folder / "checkpoint.safetensors").exists()
+            self.run = Run(experiment, prior, pretrain=is_new)
         self.collapse = CollapseDetector(experiment.steps)
+        self.idle = IdleMethod(experiment.method, experiment.steps)
         self.costs = RunCosts(prior.call_counter)
         self.saved_at = self.flushed_at = time.perf_counter()
         self.plan = plan_resources(self.run)
@@ -222,7 +225,8 @@ class Recorder:
             file.write((command or "(from Python)") + "\n")
         device = self.prior.device
         changes = record_environment(self.folder, self.experiment, device, run.step)
-        write_notices([*self.notices, *changes], self.folder)
+        self.notices += changes
+        write_notices(self.notices, self.folder)
         if run.step == 0:
             if run.representation.init_message:
                 self._print(f"{self.folder}: {run.representation.init_message}")
@@ -273,7 +277,12 @@ class Recorder:
         self._print(f"{error}; the inputs of the step are in {path}")
 
     def _step(self, progress: RunProgress) -> None:
-        profile, step = self.run.profile, self._advance()
+        profile, calls = self.run.profile, self.prior.call_counter.calls
+        step = self._advance()
+        if message := self.idle.update(self.prior.call_counter.calls - calls):
+            notify(message)
+            self.notices.append(message)
+            write_notices(self.notices, self.folder)
         with profile.part("metrics"):
             self.metrics_log.add(step, self.costs.rows, self.costs.elapsed)
         if step.step % self.image_every == 0 or step.step == self.experiment.steps:

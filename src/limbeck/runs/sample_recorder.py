@@ -77,7 +77,8 @@ def load_critic(folder: Path, prior: Prior, camera: bool = False) -> Prior:
     """
     if not (folder / "run.yaml").exists():
         raise ValueError(f"{folder} is not a run folder: it has no run.yaml")
-    run = Run(from_yaml(Experiment, (folder / "run.yaml").read_text(encoding="utf-8")), prior)
+    experiment = from_yaml(Experiment, (folder / "run.yaml").read_text(encoding="utf-8"))
+    run = Run(experiment, prior, pretrain=False)
     tensors, metadata = read_checkpoint(folder / "checkpoint.safetensors")
     run.load(tensors, metadata["step"])
     critic = run.experiment.method.critic_prior(prior, run.state)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+#: tensors of a step in the order in which they are computed; those of a run that has them
 _DESCRIPTIONS = {
     "x0": "the render or its encoding",
-    "gradient": "the direction the method returned",
+    "eps": "the noise",
+    "direction": "the direction the method returned",
+    "image_direction": "the direction in image space the method returned",
+    "weight": "the weight w(t)",
+    "gradient": "the direction after its weight and --grad-transform",
+    "losses": "a regularizer of the representation",
 }
 _PRECISION = "if the model runs in half precision, use --precision float32 or bfloat16"
 #: what helps, by description
 _REMEDIES = {
     _DESCRIPTIONS["x0"]: f"{_PRECISION}, or another --model.vae; else a lower --lr",
-    _DESCRIPTIONS["gradient"]: f"{_PRECISION}; else a lower guidance scale or --lr",
+    _DESCRIPTIONS["direction"]: f"{_PRECISION}; else a lower guidance scale or --lr",
 }
+_OWN_REMEDY = "look in it for a division by zero, a logarithm or root of numbers below zero; "
 
 
 class NonFiniteError(RuntimeError):
@@ -27,20 +35,28 @@ class NonFiniteError(RuntimeError):
         step: number of steps done before; None if there are no steps.
         cause: what is not finite.
         inputs: tensors of the step, for the failure file.
+        origin: component of one's own that the value is from, as FILE.py:Class; else empty.
     """
 
-    def __init__(self, step: int | None, cause: str, inputs: dict[str, Tensor]):
+    def __init__(self, step: int | None, cause: str, inputs: dict[str, Tensor], origin: str = ""):
         where = "" if step is None else f"step {step}: "
         remedy = _REMEDIES.get(cause, f"{_PRECISION}; else a lower --lr")
-        super().__init__(f"{where}{cause} is not finite: {remedy}")
-        self.step, self.cause, self.inputs = step, cause, inputs
+        named = f" ({origin})" if origin else ""
+        own_remedy = _OWN_REMEDY if origin else ""
+        super().__init__(f"{where}{cause}{named} is not finite: {own_remedy}{remedy}")
+        self.step, self.cause, self.inputs, self.origin = step, cause, inputs, origin
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[Any, ...]]:
+        return type(self), (self.step, self.cause, self.inputs, self.origin)
 
 
-def _non_finite_error(step: int, inputs: dict[str, Tensor]) -> NonFiniteError:
+def _non_finite_error(
+    step: int, inputs: dict[str, Tensor], origins: Mapping[str, str]
+) -> NonFiniteError:
     """Error of a step whose gradient is not finite; names the first of ``inputs`` that is not."""
     for name, description in _DESCRIPTIONS.items():
-        if not bool(inputs[name].isfinite().all()):
-            return NonFiniteError(step, description, inputs)
+        if name in inputs and not bool(inputs[name].isfinite().all()):
+            return NonFiniteError(step, description, inputs, origins.get(name, ""))
     return NonFiniteError(step, "the gradient of the parameters", inputs)
 
 
@@ -53,14 +69,16 @@ class FiniteMonitor:
         deferred: do not read the device at every step, as on CUDA, where that would wait for it.
             The result stays on the device with the inputs of the first bad step, until
             ``raise_if_bad``.
+        origins: components of one's own, as FILE.py:Class, by the name of the tensor of a step
+            that is from them.
 
     Attributes:
         found_inf: 1 after a bad step, else 0, on the device; None before the first step and if not
             deferred.
     """
 
-    def __init__(self, deferred: bool):
-        self.deferred = deferred
+    def __init__(self, deferred: bool, origins: Mapping[str, str] | None = None):
+        self.deferred, self.origins = deferred, origins or {}
         self.found_inf: Float[Tensor, ""] | None = None
         self._bad_step: Tensor | None = None
         self._inputs: dict[str, Tensor] = {}
@@ -71,14 +89,14 @@ class FiniteMonitor:
         Args:
             step: number of steps done before.
             grad_norm: norm of the gradient of all parameters.
-            inputs: tensors of the step, at least ``x0`` and ``gradient``.
+            inputs: tensors of the step, the same ones at each.
 
         Raises:
             NonFiniteError: if the norm is not finite, unless deferred.
         """
         if not self.deferred:
             if not bool(grad_norm.isfinite()):
-                raise _non_finite_error(step, inputs)
+                raise _non_finite_error(step, inputs, self.origins)
             return
         is_bad = (~grad_norm.isfinite()).float()
         if self.found_inf is None or self._changed_shapes(inputs):
@@ -102,7 +120,8 @@ class FiniteMonitor:
     def raise_if_bad(self) -> None:
         """Raise the ``NonFiniteError`` of the first bad step, if any; waits for the device."""
         if self.found_inf is not None and bool(self.found_inf):
-            raise _non_finite_error(int(self._bad_step), self._inputs)  # type: ignore[arg-type]
+            step = int(self._bad_step)  # type: ignore[arg-type]
+            raise _non_finite_error(step, self._inputs, self.origins)
 
 
 def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:

@@ -43,6 +43,26 @@ def occurrences(values: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
     return torch.empty_like(place).scatter_(0, order, place - start)
 
 
+def _row_size(function: str, purpose: object, shape: tuple[object, ...]) -> int:
+    """Numbers of one row.
+
+    Raises:
+        TypeError: if the purpose is no text or the shape not of integers; it says what is accepted.
+    """
+    sizes = [size for size in shape if isinstance(size, int | np.integer) and size >= 0]
+    if isinstance(purpose, str) and len(sizes) == len(shape):
+        return math.prod(sizes)
+    given = ", ".join(f"{value!r:.60}" for value in (purpose, *shape))
+    call = (
+        "rng.generator(purpose)" if function == "generator" else f"rng.{function}(purpose, *shape)"
+    )
+    sample = "" if function == "generator" else ", *inputs.x0.shape[1:]"
+    raise TypeError(
+        f"{call} takes a purpose in words and the shape of one row as integers, such as "
+        f'rng.{function}("second noise"{sample}), not ({given})'
+    )
+
+
 class RunSeed(int):
     """A seed of a run with several prompts, each with the same number of particles.
 
@@ -202,7 +222,8 @@ class RowRandom:
             purpose: what they are for.
             shape: shape of the numbers of one row.
         """
-        words = self.bits(purpose, math.prod(shape)) >> np.uint64(40)
+        count = _row_size("uniform", purpose, shape)
+        words = self.bits(purpose, count) >> np.uint64(40)
         values = words.astype(np.float32) * np.float32(2**-24)
         return torch.from_numpy(values).view(len(self), *shape)
 
@@ -213,7 +234,7 @@ class RowRandom:
             purpose: what they are for.
             shape: shape of the numbers of one row.
         """
-        count = math.prod(shape)
+        count = _row_size("normal", purpose, shape)
         words = self.bits(purpose, (count + 1) // 2)
         # half a unit is added before the logarithm, so that it is finite
         high = (words >> np.uint64(32)).astype(np.float32) + np.float32(0.5)
@@ -229,5 +250,6 @@ class RowRandom:
         Args:
             purpose: what it is for.
         """
+        _row_size("generator", purpose, ())
         word = self.per_particle[:1].bits(purpose, 1)[0, 0]
         return torch.Generator().manual_seed(int(word >> np.uint64(1)))

@@ -1,8 +1,8 @@
-"""Checks of what a method and a representation of one's own return in a run."""
+"""Checks of what a method and a representation of one's own return and do in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from limbeck.diffusion.prior import Prior
 from limbeck.distillation.own_results import check_own_tensor, result_error
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.representations.base import Render, Representation
+from limbeck.training.experiment import Experiment
+
+_IDLE_STEPS = 10  #: without a network call, after which a method is said to make none
 
 
 def check_own_direction(method: object, direction: Any, x0: Tensor, image: Tensor | None) -> None:
@@ -95,3 +98,80 @@ def check_own_groups(representation: Representation, groups: Any) -> Any:
         value = bad[0] if bad else found
         raise result_error(representation, ".param_groups", value, wanted)
     return [group | {"params": list(group["params"])} for group in found]
+
+
+def own_origins(experiment: Experiment, representation: Representation) -> dict[str, str]:
+    """Components of one's own by the tensor of a step that is from them, as FILE.py:Class.
+
+    Args:
+        experiment: the options of the run.
+        representation: its particles.
+    """
+    e = experiment
+    parts: dict[str, object] = {
+        "x0": representation,
+        "eps": e.noise,
+        "direction": e.method,
+        "image_direction": e.method,
+        "weight": e.weight,
+        "gradient": e.grad_transform,
+        "losses": representation,
+    }
+    return {name: name_of(type(part)) for name, part in parts.items() if is_own(type(part))}
+
+
+def computed_values(
+    direction: Tensor | LatentAndImageGradient,
+    weight: Tensor,
+    gradient: Tensor,
+    regularizers: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """What a step has computed, to say which of it is not finite.
+
+    Args:
+        direction: what the method returned.
+        weight: w(t).
+        gradient: w(t) times the direction, after the gradient transform.
+        regularizers: losses of the representation by name.
+    """
+    values = {"weight": weight, "gradient": gradient}
+    if isinstance(direction, LatentAndImageGradient):
+        values |= {"direction": direction.x0, "image_direction": direction.image}
+    else:
+        values["direction"] = direction
+    if regularizers:
+        values["losses"] = torch.stack([loss.detach() for loss in regularizers.values()])
+    return values
+
+
+class IdleMethod:
+    """Whether a method of one's own calls the network at all.
+
+    Args:
+        method: the method; those of Limbeck are not watched.
+        steps: steps of the run.
+    """
+
+    def __init__(self, method: object, steps: int):
+        self._name = name_of(type(method))
+        self._limit = min(_IDLE_STEPS, steps) if is_own(type(method)) else 0
+        self._idle = 0
+
+    def update(self, calls: int) -> str:
+        """Note a step.
+
+        Args:
+            calls: network calls of the step.
+
+        Returns:
+            What to say, once; else an empty text.
+        """
+        self._idle += 1
+        if calls:
+            self._limit = 0
+        if self._idle != self._limit:
+            return ""
+        return (
+            f"the method {self._name} has not called the network in {self._idle} steps, so that "
+            "neither model nor prompt has an effect: call prior or guided_prediction in it"
+        )

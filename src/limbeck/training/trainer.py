@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.config.own_errors import naming_own_code
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
@@ -40,6 +41,8 @@ from limbeck.training.own_results import (
     check_own_direction,
     check_own_groups,
     check_own_render,
+    computed_values,
+    own_origins,
 )
 from limbeck.training.profile import Profile
 from limbeck.training.reference_view import read_reference_view
@@ -88,6 +91,11 @@ def draw_rows(experiment: Experiment, step: int) -> RowRandom:
 class Run:
     """Particles, optimizer and critic of an experiment, advanced one step at a time.
 
+    Args:
+        experiment: the options of the run.
+        prior: the diffusion model.
+        pretrain: as in ``SetupContext``.
+
     Attributes:
         experiment: the options of the run.
         prior: the diffusion model that is distilled.
@@ -104,7 +112,11 @@ class Run:
         monitor: check for non-finite gradients.
     """
 
-    def __init__(self, experiment: Experiment, prior: Prior):
+    def __init__(self, experiment: Experiment, prior: Prior, pretrain: bool = True):
+        with naming_own_code():
+            self._build(experiment, prior, pretrain)
+
+    def _build(self, experiment: Experiment, prior: Prior, pretrain: bool) -> None:
         e = experiment
         check_view_groups(e, prior)
         check_source_images(e, prior)
@@ -144,12 +156,14 @@ class Run:
             view_prompts=self.prompts.view_prompts,
             has_cameras=request.camera is not None,
             texts_by_view=self.prompts.texts_by_view,
+            pretrain=pretrain,
         )
         self.state: State = e.method.init(prior, context)
         check_own_object(e.method, ".init", self.state, ("tensors", "load"))
         self.step = 0
         self.profile = Profile(prior.device, prior.call_counter)
-        self.monitor = FiniteMonitor(deferred=prior.device.startswith("cuda"))
+        deferred = prior.device.startswith("cuda")
+        self.monitor = FiniteMonitor(deferred, own_origins(e, self.representation))
         self._check_reference(render)
 
     def render(self, request: RenderRequest) -> Render:
@@ -199,7 +213,7 @@ class Run:
                 host runs ahead, the particles are not changed either, but it is
                 ``monitor.raise_if_bad`` that raises the error.
         """
-        with dividing():
+        with dividing(), naming_own_code():
             return self._advance()
 
     def _advance(self) -> Step:
@@ -240,7 +254,8 @@ class Run:
         metrics = self._step_metrics(inputs, direction, gradient, weight)
         metrics |= {name: loss.detach() for name, loss in regularizers.items()}
         metrics |= opacity_metrics(render)
-        self._check_finite(inputs, gradient, metrics["grad_norm"])
+        values = computed_values(direction, weight, gradient, regularizers)
+        self._check_finite(inputs, values, metrics["grad_norm"])
         with profile.part("optimizer"):
             self.optimizer.step()
             self.representation.after_step(self.step, e.steps, self.optimizer)
@@ -355,10 +370,12 @@ class Run:
         x0, image = joint.split([part[0].numel() for part in parts], 1)
         return x0.view_as(direction.x0), image.view_as(direction.image)
 
-    def _check_finite(self, inputs: StepInputs, gradient: Tensor, grad_norm: Tensor) -> None:
-        values = {"x0": inputs.x0.detach(), "t": inputs.t, "eps": inputs.eps, "gradient": gradient}
+    def _check_finite(
+        self, inputs: StepInputs, values: dict[str, Tensor], grad_norm: Tensor
+    ) -> None:
+        drawn = {"x0": inputs.x0.detach(), "t": inputs.t, "eps": inputs.eps}
         try:
-            self.monitor.update(self.step, grad_norm, values)
+            self.monitor.update(self.step, grad_norm, drawn | values)
         except NonFiniteError:
             self.optimizer.zero_grad(set_to_none=True)
             raise

@@ -51,7 +51,7 @@ class LearnedProjection(Projection):
 
     def build(self, prior: Prior, setup: SetupContext) -> Projector:
         projector = _LearnedProjector(self, prior, setup.seed)
-        if self.num_images and self.pretrain_steps:
+        if self.num_images and self.pretrain_steps and setup.pretrain:
             projector.pretrain(prior, setup)
         return projector
 

@@ -124,7 +124,7 @@ def trains_critic(cell: Cell, prior: Prior) -> bool:
         cell: a cell of the method.
         prior: the model.
     """
-    run = Run(experiment_of(cell, cell.prompts[:1]), prior)
+    run = Run(experiment_of(cell, cell.prompts[:1]), prior, pretrain=False)
     return run.experiment.method.critic_prior(prior, run.state) is not None
 
 
