@@ -110,6 +110,8 @@ def distill(
     if model is not None:
         given["model"], prior = _recorded_model(model)
     chosen = _with_options(next(iter(stages.values())), given)
+    if recipe is not None:
+        recipe.check_model(prior or chosen.model)
     if lr is not None:
         chosen = with_lr(chosen, lr)
     run_options: dict[str, Any] = {

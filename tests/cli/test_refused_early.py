@@ -13,6 +13,9 @@ import limbeck.runs.reopen
 from limbeck.config.yaml import to_yaml
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
+from limbeck.training.presets.dreamfusion import DreamFusionPreset
+from limbeck.training.presets.mvdream import MVDreamPreset
+from limbeck.training.presets.zero123 import Zero123Preset
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +117,52 @@ def test_the_image_of_a_run_is_read_before_the_model(
     representation = [] if "--representation" in words else ["--representation", "nerf"]
     assert message in refused(capsys, "run", "a duck", *words, *representation)
     assert sorted(tmp_path.iterdir()) == files
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+@pytest.mark.parametrize("model", ["world", "gaussians", "stabilityai/stable-diffusion-2-1-base"])
+@pytest.mark.parametrize(
+    ("preset", "fitting"),
+    [("mvdream", "ashawkey/mvdream-sd2.1-diffusers"), ("zero123", "kxic/zero123-xl")],
+)
+def test_a_recipe_for_another_kind_of_model_refuses_it_before_it_is_loaded(
+    preset: str,
+    fitting: str,
+    model: str,
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    message = refused(capsys, command, "a duck", "--preset", preset, "--model", model)
+    assert f"preset {preset} is for another kind of model than {model}: use --model " in message
+    assert fitting in message and not any(tmp_path.iterdir())
+
+
+def test_python_refuses_it_too(tmp_path: Path) -> None:
+    import limbeck as lb
+
+    with pytest.raises(ValueError, match="preset mvdream is for another kind of model than world"):
+        lb.distill("a duck", preset="mvdream", model="world", out=tmp_path / "run")
+    with pytest.raises(ValueError, match="needs a model that sees several views at once"):
+        lb.distill("a duck", preset="mvdream", model=lb.load("gaussians"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_models_that_nobody_knows_are_looked_at_after_loading() -> None:
+    for preset in (MVDreamPreset(), Zero123Preset()):
+        preset.check_model("nobody/unknown")
+        for stage in preset.stages(("a duck",)).values():
+            preset.check_model(stage.model)
+    DreamFusionPreset().check_model("world")
+
+
+def test_a_critic_that_splits_groups_of_views_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    line = "run duck --representation nerf --cameras around --method vsd"
+    message = refused(capsys, *line.split(), "--method.critic.training.batch-size", "6")
+    assert "batch_size 6 splits groups of 4 views: use a multiple of 4, or 0" in message
+    assert not any(tmp_path.iterdir())

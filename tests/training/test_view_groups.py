@@ -183,11 +183,16 @@ def test_parts_that_choose_rows_keep_groups(method, grouped):
     assert run.step == 2 and grouped.calls_of_groups >= 2
 
 
-def test_critic_rows_that_split_a_group_are_refused(prior):
+def test_critic_rows_that_split_a_group_are_refused_before_a_model_is_loaded():
     method = VSD(7.5, critic=LoRACritic(training=CriticTraining(batch_size=6)))
-    run = Run(experiment(method), prior)
     with pytest.raises(ValueError, match="batch_size 6 splits groups of 4 views"):
-        run.advance()
+        experiment(method)
+    experiment(VSD(7.5, critic=LoRACritic(training=CriticTraining(batch_size=4))))
+    plain = experiment(method, cameras=Orbit(per_particle=4))  # without groups any number is fine
+    rng = RowRandom.of_step(0, 0, torch.arange(8) // 4, group_size=4)
+    assert plain.camera_sampler.group_size == 1
+    with pytest.raises(ValueError, match="splits groups"):
+        method.critic.training.check_groups(rng.group_size, len(rng))
 
 
 def test_prompts_have_no_view_words(grouped):
@@ -237,9 +242,8 @@ class Uneven(Orbit):
 
 
 def test_groups_of_ones_own_cameras_must_divide_the_views():
-    e = Experiment(("red disc",), representation=Ball(), cameras=Uneven(per_particle=4))
     with pytest.raises(ValueError, match="per_particle 4 is no multiple of the 3 views"):
-        Run(e, colored_shapes(8))
+        Experiment(("red disc",), representation=Ball(), cameras=Uneven(per_particle=4))
     assert NoCamera().group_size == 1
 
 

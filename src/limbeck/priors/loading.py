@@ -84,6 +84,23 @@ def follows_instructions(model: Model | Prior | str) -> bool:
     return index.is_file() and read_json_object(index).get("_class_name") == INSTRUCTION_PIPELINE
 
 
+def known_family(model: Model | str) -> str | None:
+    """Family of a model by its name: world, exact, or that of a published model; None if unknown.
+
+    Args:
+        model: the model, of which nothing is loaded or downloaded.
+    """
+    from limbeck.priors.catalog import find_model
+    from limbeck.priors.hub import REPO_ID_PATTERN
+
+    name = str(model)
+    if name == "world" or is_exact(name):
+        return "world" if name == "world" else "exact"
+    hub_id = None if Path(name).expanduser().exists() else REPO_ID_PATTERN.fullmatch(name)
+    known = find_model(hub_id["repo"]) if hub_id is not None else None
+    return None if known is None else known.family
+
+
 def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
     """Return the words that a model knows, without loading it.
 

@@ -179,6 +179,8 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
     chosen = build(Experiment, own, path, default)
     if chosen.prompts == _NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
+    if extra.preset is not None:
+        extra.preset.check_model(chosen.model)
     if extra.lr is not None:
         chosen = with_lr(chosen, extra.lr)
     if first is None or len(stages) == 1:

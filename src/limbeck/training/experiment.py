@@ -15,13 +15,14 @@ from limbeck.diffusion.model_options import (
     check_control_image,
 )
 from limbeck.diffusion.prior import Prior
+from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
 from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, Weight
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
-from limbeck.methods.base import Method
+from limbeck.methods.base import CriticMethod, Method
 from limbeck.methods.sds import SDS
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
@@ -120,6 +121,7 @@ class Experiment:
                 "(prompts x particles); use 0 for all"
             )
         self._check_representation()
+        self._check_view_groups()
         self._check_guidance()
 
     def _check_representation(self) -> None:
@@ -145,6 +147,18 @@ class Experiment:
                 f"method {method} optimizes the noise of an image, which the representation {name} "
                 "does not hold: use --representation noise-map"
             )
+
+    def _check_view_groups(self) -> None:
+        """Refuse cameras and critics whose rows do not come in whole groups of views."""
+        cameras, size = self.camera_sampler, self.camera_sampler.group_size
+        if cameras.per_particle % size:
+            raise ValueError(
+                f"cameras {component_name(type(cameras))}: per_particle {cameras.per_particle} is "
+                f"no multiple of the {size} views of a group"
+            )
+        if isinstance(self.method, CriticMethod):
+            training = getattr(self.method.critic, "training", CriticTraining())
+            training.check_groups(size, self.rows_per_step)
 
     def _check_guidance(self) -> None:
         """Refuse negative prompts, Perp-Neg and denoising steps that change nothing."""
@@ -185,6 +199,11 @@ class Experiment:
     def total(self) -> int:
         """Number of particles, prompt by prompt: particle i belongs to prompt i // particles."""
         return len(self.prompts) * self.particles
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of a step: the views of all particles that are drawn."""
+        return (self.batch_size or self.total) * self.camera_sampler.per_particle
 
     @property
     def draws_all(self) -> bool:

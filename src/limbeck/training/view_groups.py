@@ -28,15 +28,10 @@ def check_view_groups(experiment: Experiment, prior: Prior) -> None:
         prior: its model.
 
     Raises:
-        ValueError: if the cameras have groups of another size, the views of a group differ in time,
-            or view words were chosen that the model is not given.
+        ValueError: if the cameras have groups of another size than the model, the views of a group
+            differ in time, or view words were chosen that the model is not given.
     """
     e, size, cameras = experiment, group_size(experiment, prior), experiment.camera_sampler
-    if cameras.per_particle % cameras.group_size:
-        raise ValueError(
-            f"cameras {component_name(type(cameras))}: per_particle {cameras.per_particle} is no "
-            f"multiple of the {cameras.group_size} views of a group"
-        )
     if not isinstance(prior, MultiViewPrior) or isinstance(cameras, NoCamera):
         return
     if cameras.group_size != size and size > 1:

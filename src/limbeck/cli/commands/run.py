@@ -116,6 +116,8 @@ def main(argv: Sequence[str]) -> None:
         experiment = replace(experiment, prompts=("",))
     if experiment.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
+    if start.preset is not None:
+        start.preset.check_model(experiment.model)
     experiment = _with_found_folder(experiment)
     if options.lr is not None:
         experiment = with_lr(experiment, options.lr)

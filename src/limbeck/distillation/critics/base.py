@@ -157,6 +157,23 @@ class CriticTraining:
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, not {value}")
 
+    def check_groups(self, size: int, rows: int) -> None:
+        """Check that a training step has whole groups of views.
+
+        Args:
+            size: views in a group; 1 without groups.
+            rows: rows of a step of the run.
+
+        Raises:
+            ValueError: if ``batch_size`` rows are no whole groups.
+        """
+        count = self.batch_size
+        if count not in (0, rows) and count % size:
+            raise ValueError(
+                f"critic.training.batch_size {count} splits groups of {size} views: use a multiple "
+                f"of {size}, or 0 for all rows"
+            )
+
     def check_prior(self, prior: Prior) -> None:
         """Check that the loss is finite for a network like that of ``prior``.
 
@@ -235,6 +252,7 @@ class CriticTrainer:
     def _step(self, prior: Prior, inputs: StepInputs, rng: RowRandom) -> Tensor:
         n, device, schedule = len(inputs.x0), inputs.x0.device, inputs.schedule
         rows = torch.arange(n)
+        self.training.check_groups(rng.group_size, n)
         if self.training.batch_size not in (0, n):
             rows = _draw_rows(self.training.batch_size, n, rng)
             n, rng = len(rows), rng.repeat(rows)
@@ -293,16 +311,8 @@ def _draw_rows(count: int, total: int, rng: RowRandom) -> Int[Tensor, "r"]:
         count: rows to draw, a multiple of the size of a group.
         total: rows of the step.
         rng: random numbers of the rows.
-
-    Raises:
-        ValueError: if ``count`` rows are no whole groups.
     """
     size = rng.group_size
-    if count % size:
-        raise ValueError(
-            f"critic.training.batch_size {count} splits groups of {size} views: use a multiple of "
-            f"{size}, or 0 for all rows"
-        )
     uniform = rng.per_step.uniform("rows", count // size)[0]
     groups = (uniform * (total // size)).long().clamp_max(total // size - 1)
     return (groups[:, None] * size + torch.arange(size)).flatten()

@@ -6,9 +6,13 @@ import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from limbeck.config.discovery import component_name
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
+from limbeck.priors.catalog import KNOWN_MODELS
+from limbeck.priors.loading import known_family
 from limbeck.training.experiment import Experiment
 
 #: the model of the papers' open re-implementations, at the mirror that still exists
@@ -39,6 +43,8 @@ class Preset(abc.ABC):
     size: Literal["world", "full"] = "world"
     stage: str = ""
 
+    model_families: ClassVar[tuple[str, ...]] = ()  #: published models it is for; empty: any
+
     @abc.abstractmethod
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         """Return the stages by name, in order, for the embedded model."""
@@ -57,6 +63,27 @@ class Preset(abc.ABC):
             ValueError: if it is not.
         """
         return None
+
+    def check_model(self, model: Model | Prior | str) -> None:
+        """Check what is known of a model before it is loaded.
+
+        Args:
+            model: the model that was chosen.
+
+        Raises:
+            ValueError: if it is not of the kind that the recipe is for; the message names models
+                that are.
+        """
+        if not isinstance(model, Model | str):
+            return self.check_prior(model)
+        family = known_family(model)
+        if not self.model_families or family is None or family in self.model_families:
+            return None
+        fitting = [known.repo_id for known in KNOWN_MODELS if known.family in self.model_families]
+        raise ValueError(
+            f"preset {component_name(type(self))} is for another kind of model than {model}: use "
+            f"--model {' or '.join(fitting)}, or another preset"
+        )
 
     def stages(self, prompts: Sequence[str]) -> dict[str, Experiment]:
         """Return the chosen stages by name, in order.

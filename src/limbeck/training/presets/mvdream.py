@@ -43,6 +43,7 @@ class MVDreamPreset(Preset):
     """
 
     name = "mvdream"
+    model_families = ("mvdream",)
 
     size: Literal["world", "full"] = "full"
 

@@ -46,6 +46,7 @@ class Zero123Preset(Preset):
     """
 
     name = "zero123"
+    model_families = ("zero123", "stable-zero123")
 
     size: Literal["world", "full"] = "full"
     variant: Literal["zero123", "stable-zero123"] = "zero123"
