@@ -15,7 +15,10 @@ def test_a_mean_has_the_t_interval_of_its_units():
 
 
 def test_an_interval_stays_within_its_bounds():
-    assert mean_estimate([0.0, 1.0], SHARE).interval == (0.0, 1.0)
+    assert mean_estimate([0.0, 1.0], SHARE).interval == pytest.approx((0.0, 1.0), abs=1e-9)
+    low, high = mean_estimate([0.99, 0.999, 0.6, 0.97], (-1.0, 1.0)).interval
+    assert -1 < low < high < 1
+    assert mean_estimate([1.0, 1.0, 0.2], SHARE, is_difference=True).interval[1] == 1.0
 
 
 def test_one_unit_has_no_interval_and_excludes_nothing():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from limbeck.metrics.intervals import (
+    POSITIVE,
     jackknife_interval,
     mean_interval,
     paired_differences,
@@ -44,7 +45,10 @@ def test_the_mean_of_few_prompts_has_a_t_interval() -> None:
     values = [0.2, 0.5, 0.6, 0.9]
     half = 3.182446 * torch.tensor(values, dtype=F64).std().item() / 2
     assert mean_interval(values) == pytest.approx((0.55 - half, 0.55 + half), abs=1e-6)
-    assert mean_interval(values, (0.3, 1.0)) == (0.3, 1.0)  # never outside of the range
+    odds, scale = 0.55 / 0.45, half / (0.55 * 0.45)  # of a share: on the logit scale
+    ends = [odds * math.exp(sign * scale) for sign in (-1, 1)]
+    found = mean_interval(values, (0.0, 1.0))
+    assert found == pytest.approx([end / (1 + end) for end in ends], abs=1e-6)
     assert mean_interval([0.3]) is None
 
 
@@ -62,7 +66,9 @@ def test_prompts_that_all_agree_leave_what_wilson_leaves() -> None:
         assert mean_interval([0.0] * count, (0, 1)) == pytest.approx(wilson_interval(0.0, count))
     # a difference of shares is -1 to 1
     low = wilson_interval(1.0, 14)[0]
-    assert mean_interval([0.0] * 14, (-1, 1)) == pytest.approx((low - 1, 1 - low))
+    assert mean_interval([0.0] * 14, (0, 1), is_difference=True) == pytest.approx(
+        (low - 1, 1 - low)
+    )
 
 
 def covered(prompts: int, seeds: int, repetitions: int) -> tuple[float, float]:
@@ -96,6 +102,49 @@ def test_intervals_over_prompts_cover_and_pooled_ones_do_not(prompts, seeds, poo
     ours, wilson = covered(prompts, seeds, 1500)
     assert 0.92 <= ours <= 0.98
     assert wilson < pooled_below
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sharpness", "count", "least"),
+    [
+        # mean .97 of 1 on [-1, 1], as of SSIM; then of a share of .9, and of a share of .5
+        ((-1.0, 1.0), (19.7, 0.3), 8, 0.88),
+        ((-1.0, 1.0), (19.7, 0.3), 24, 0.915),
+        ((0.0, 1.0), (0.9, 0.1), 14, 0.88),
+        ((0.0, 1.0), (2.0, 2.0), 14, 0.94),
+    ],
+)
+def test_intervals_near_a_bound_stay_within_it_and_cover_more(
+    bounds: tuple[float, float], sharpness: tuple[float, float], count: int, least: float
+) -> None:
+    """Against Student's t cut at the bounds, of values of a beta distribution."""
+    torch.manual_seed(count)
+    low, high = bounds
+    values = low + (high - low) * torch.distributions.Beta(
+        *(torch.tensor(own, dtype=F64) for own in sharpness)
+    ).sample((4000, count))
+    truth = low + (high - low) * sharpness[0] / sum(sharpness)
+    ours = cut = 0
+    for own in values:
+        found = mean_interval(own.tolist(), bounds)
+        plain = mean_interval(own.tolist())
+        assert found is not None and plain is not None
+        assert low <= found[0] < found[1] <= high
+        ours += found[0] <= truth <= found[1]
+        cut += plain[0] <= truth <= min(plain[1], high)
+    assert least <= ours / 4000 <= 0.97  # the standard error is .004 to .005
+    assert ours >= cut
+
+
+def test_far_from_its_bounds_a_metric_has_the_plain_interval() -> None:
+    values = [0.5 + 0.001 * i for i in range(-10, 11)]
+    assert mean_interval(values, (0, 1)) == pytest.approx(mean_interval(values), abs=1e-6)
+    assert mean_interval([0.1, 0.5, 0.1], POSITIVE)[0] == 0.0  # a single bound cuts
+    # a difference keeps equal halves, cut at its bounds
+    pairs = [1.0, 0.9, 1.0, 0.2, 1.0]
+    low, high = mean_interval(pairs)
+    assert mean_interval(pairs, (0, 1), is_difference=True) == pytest.approx((low, 1.0))
+    assert high > 1
 
 
 def test_paired_differences_cover_and_are_narrower_than_unpaired_ones() -> None:

@@ -171,10 +171,7 @@ def _jackknife(
     largest = max(units.count(unit) for unit in set(units))
     if (len(units) - largest <= NEIGHBORS and metric.equal_sizes) or len(units) - largest < 2:
         return None
-    low, high = metric.bounds
-    return jackknife_interval(
-        statistic, units, (low - high, high - low) if is_difference else metric.bounds
-    )
+    return jackknife_interval(statistic, units, metric.bounds, is_difference)
 
 
 def _units(keys: Sequence[Key]) -> list[object]:

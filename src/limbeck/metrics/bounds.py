@@ -23,7 +23,7 @@ _BOUNDS: dict[str, Interval] = {
     "energy_distance": UNBOUNDED,
     "sliced_wasserstein": POSITIVE,
     "psnr_outside": POSITIVE,
-    "ssim_outside": UNBOUNDED,
+    "ssim_outside": (-1.0, 1.0),
     "lpips_outside": POSITIVE,
     "structure_distance": POSITIVE,
     "structure_distance_published": POSITIVE,

@@ -41,12 +41,15 @@ class Estimate:
         return low > 0 or high < 0
 
 
-def mean_estimate(by_unit: Sequence[float], bounds: Interval = UNBOUNDED) -> Estimate:
+def mean_estimate(
+    by_unit: Sequence[float], bounds: Interval = UNBOUNDED, is_difference: bool = False
+) -> Estimate:
     """The mean over prompts or seeds, with its interval for others of the same kind.
 
     Args:
         by_unit: one value per prompt or seed, at least one.
-        bounds: smallest and largest possible value; (0, 1) for a share.
+        bounds: smallest and largest possible value of the metric; (0, 1) for a share.
+        is_difference: whether the values are differences of two values of the metric.
     """
     mean = math.fsum(by_unit) / len(by_unit)
-    return Estimate(mean, mean_interval(by_unit, bounds), tuple(by_unit))
+    return Estimate(mean, mean_interval(by_unit, bounds, is_difference), tuple(by_unit))

@@ -21,6 +21,7 @@ Z_95 = 1.959964  #: 97.5 % quantile of the standard normal distribution
 BOOTSTRAP_FROM = 40  #: prompts; below, a t interval covers better
 _RESAMPLES = 9_999
 _JACKKNIFE_GROUPS = 20
+_LARGEST_LOG = 700.0  #: of a number that is finite
 Interval = tuple[float, float]
 UNBOUNDED: Interval = (-math.inf, math.inf)
 SHARE: Interval = (0.0, 1.0)
@@ -90,16 +91,20 @@ def _bootstrap_weights(count: int) -> Float[Tensor, "resamples n"]:
     return weights.scatter_add_(1, drawn, torch.ones_like(weights)) / count
 
 
-def mean_interval(by_prompt: Sequence[float], bounds: Interval = UNBOUNDED) -> Interval | None:
+def mean_interval(
+    by_prompt: Sequence[float], bounds: Interval = UNBOUNDED, is_difference: bool = False
+) -> Interval | None:
     """95 % interval of a mean over prompts, for other prompts and seeds of the same kind.
 
-    Student's t below 40 prompts, the percentile bootstrap over prompts from 40 on. Where all
-    prompts have the same value, neither sees any spread: the value then has at least the share of
-    all prompts that a Wilson interval of n of n leaves, and the rest is anywhere within ``bounds``.
+    Student's t below 40 prompts, the percentile bootstrap over prompts from 40 on. The t interval
+    of a metric with two bounds is that of its logit, see ``_t_ends``. Where all prompts have the
+    same value, neither sees any spread: the value then has at least the share of all prompts that a
+    Wilson interval of n of n leaves, and the rest is anywhere within the bounds.
 
     Args:
         by_prompt: one value per prompt, its mean over seeds.
-        bounds: smallest and largest possible value; (0, 1) for a share.
+        bounds: smallest and largest possible value of the metric; (0, 1) for a share.
+        is_difference: whether the values are differences of two values of the metric.
 
     Returns:
         Lower and upper end; None with fewer than two prompts.
@@ -111,16 +116,45 @@ def mean_interval(by_prompt: Sequence[float], bounds: Interval = UNBOUNDED) -> I
     if count < 2:
         return None
     mean, std = values.mean().item(), values.std().item()
+    bounds = _difference_bounds(bounds) if is_difference else bounds
     if _is_constant(std, mean, bounds):
         return _constant_interval(mean, count, bounds)
     if count < BOOTSTRAP_FROM:
-        half = t_quantile(count - 1) * std / math.sqrt(count)
-        low, high = mean - half, mean + half
-    else:
-        means = _bootstrap_weights(count) @ (values - mean).float()
-        ends = means.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-        low, high = (mean + ends).tolist()
+        return _t_ends(mean, t_quantile(count - 1) * std / math.sqrt(count), bounds, is_difference)
+    means = _bootstrap_weights(count) @ (values - mean).float()
+    ends = means.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    low, high = (mean + ends).tolist()
     return max(low, bounds[0]), min(high, bounds[1])
+
+
+def _difference_bounds(bounds: Interval) -> Interval:
+    """Smallest and largest difference of two values within bounds."""
+    return bounds[0] - bounds[1], bounds[1] - bounds[0]
+
+
+def _t_ends(value: float, half: float, bounds: Interval, is_difference: bool) -> Interval:
+    """Ends of a t interval within bounds.
+
+    Near a bound values are skewed, and an interval of equal halves crosses the bound on one side
+    and ends too early on the other. So the half width is carried over to the logit of the value,
+    and the ends back: they stay within the bounds, and coverage is closer to 95 %
+    (tests/metrics/test_intervals.py). Of a single bound, whose logarithm has no upper end that is
+    of use with two or three values, and of differences, which are nearly symmetric, the interval is
+    the usual one, cut at the bounds: this loses no coverage.
+
+    Args:
+        value: the mean.
+        half: half width of its t interval.
+        bounds: smallest and largest possible value.
+        is_difference: whether it is a difference.
+    """
+    low, high = bounds
+    if is_difference or not low < value < high or math.isinf(high - low):
+        return max(value - half, low), min(value + half, high)
+    below, above = value - low, high - value
+    factor = math.exp(min(half / below + half / above, _LARGEST_LOG))  # of the odds
+    first, last = (low + (high - low) / (1 + above / below * by) for by in (factor, 1 / factor))
+    return first, last
 
 
 def _is_constant(std: float, value: float, bounds: Interval) -> bool:
@@ -151,6 +185,7 @@ def jackknife_interval(
     statistic: Callable[[Int[Tensor, "rows"]], float],
     units: Sequence[Hashable],
     bounds: Interval = UNBOUNDED,
+    is_difference: bool = False,
 ) -> Interval | None:
     """95 % interval of a statistic of a whole set, by leaving out groups of prompts.
 
@@ -162,7 +197,8 @@ def jackknife_interval(
     Args:
         statistic: its value on some rows, given their indices.
         units: the prompt of each row.
-        bounds: smallest and largest possible value.
+        bounds: smallest and largest possible value of the metric.
+        is_difference: whether the statistic is the difference of two values of the metric.
 
     Returns:
         Lower and upper end; None with fewer than two prompts.
@@ -182,6 +218,7 @@ def jackknife_interval(
     spread = (left_out - left_out.mean()).square().sum().item()
     half = t_quantile(groups - 1) * math.sqrt((groups - 1) / groups * spread)
     value = statistic(torch.arange(len(units)))
+    bounds = _difference_bounds(bounds) if is_difference else bounds
     if _is_constant(half, value, bounds):
         return _constant_interval(value, len(names), bounds)
-    return max(value - half, bounds[0]), min(value + half, bounds[1])
+    return _t_ends(value, half, bounds, is_difference)

@@ -101,9 +101,8 @@ class _ScoreTable:
         scores = {}
         for column, name in enumerate(self.names):
             own = means[has_mean[:, column], column].tolist()
-            low, high = metric_bounds(name)
             if own:
-                scores[name] = mean_estimate(own, (low - high, high - low))
+                scores[name] = mean_estimate(own, metric_bounds(name), is_difference=True)
         return int(known.any(1).sum()), scores
 
 

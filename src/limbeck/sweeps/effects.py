@@ -238,8 +238,9 @@ def _effect(
     unit = "prompts" if len(units) > len(by_seed) else "seeds"
     units = units if unit == "prompts" else by_seed
     least, most = metric_bounds(score)
-    bounds = sides * (least - most), sides * (most - least)
-    return Effect(score, change, other, mean_estimate(list(units.values()), bounds), unit)
+    bounds = (least, most) if sides == 1 else (least - most, most - least)
+    estimate = mean_estimate(list(units.values()), bounds, is_difference=True)
+    return Effect(score, change, other, estimate, unit)
 
 
 def _main_effect(scores: ScoresByPlace, options: Sequence[str], change: Change) -> dict[Key, float]:

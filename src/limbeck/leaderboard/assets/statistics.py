@@ -14,7 +14,6 @@ from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.metrics.intervals import (
     POSITIVE,
     SHARE,
-    UNBOUNDED,
     Interval,
     paired_differences,
     prompt_means,
@@ -36,7 +35,6 @@ SHARES = (
     "r_precision_shape",
 )
 DIVERSITIES = ("diversity", "feature_diversity")
-_DIFFERENCE: Interval = (-1.0, 1.0)
 Results = Mapping[tuple[str, int], JudgedStage]
 """Judged stages by object and seed."""
 Values = dict[tuple[str, int], float]
@@ -142,14 +140,15 @@ def _bounds(name: str) -> Interval:
     return SHARE if name in SHARES else POSITIVE
 
 
-def mean_over_objects(values: Values, bounds: Interval) -> Estimate:
+def mean_over_objects(values: Values, bounds: Interval, is_difference: bool = False) -> Estimate:
     """Mean and 95 % interval over objects of a metric by object and seed.
 
     Args:
         values: the metric, at least one value.
         bounds: its smallest and largest possible value.
+        is_difference: whether the values are differences of two values of the metric.
     """
-    return mean_estimate(list(prompt_means(values).values()), bounds)
+    return mean_estimate(list(prompt_means(values).values()), bounds, is_difference)
 
 
 def mean_change(own: Mapping[str, Values], other: Mapping[str, Values]) -> dict[str, Estimate]:
@@ -163,7 +162,7 @@ def mean_change(own: Mapping[str, Values], other: Mapping[str, Values]) -> dict[
     for name in own.keys() & other.keys():
         pairs = paired_differences(other[name], own[name])
         if pairs:
-            changes[name] = mean_over_objects(pairs, _DIFFERENCE if name in SHARES else UNBOUNDED)
+            changes[name] = mean_over_objects(pairs, _bounds(name), is_difference=True)
     return {name: changes[name] for name in (*SHARES, *DIVERSITIES) if name in changes}
 
 

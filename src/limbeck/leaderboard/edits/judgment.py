@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.leaderboard.edits.pairs import CHANGED, EditPairs, correct_attributes
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
-from limbeck.metrics.intervals import SHARE, UNBOUNDED
+from limbeck.metrics.intervals import SHARE
 from limbeck.metrics.masked_error import masked_mse, masked_psnr
 from limbeck.metrics.ssim import ssim
 from limbeck.world.evaluator import Evaluator
@@ -59,11 +60,7 @@ def judge_edits(
     by_pair = {
         name: column.reshape(len(pairs), repeats).mean(1) for name, column in columns.items()
     }
-    shares = ("reached", "kept", "both")
-    out = {
-        name: mean_estimate(own.tolist(), SHARE if name in shares else UNBOUNDED)
-        for name, own in by_pair.items()
-    }
+    out = {name: mean_estimate(own.tolist(), metric_bounds(name)) for name, own in by_pair.items()}
     changed = np.array(pairs.changed)
     for name in CHANGED:
         if (changed == name).any():

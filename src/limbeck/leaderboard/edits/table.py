@@ -19,8 +19,8 @@ from limbeck.leaderboard.edits.judgment import judge_edits
 from limbeck.leaderboard.edits.pairs import CHANGED, EditPairs
 from limbeck.leaderboard.edits.protocol import NO_EDIT, EditLeaderboard, EditSetting
 from limbeck.leaderboard.report.markdown import difference_text, markdown_table, value_text
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
-from limbeck.metrics.intervals import UNBOUNDED
 from limbeck.world.evaluator import Evaluator
 
 _AUTOENCODER = "autoencoder"
@@ -120,9 +120,8 @@ def _with_differences(rows: Sequence[JudgedEdits]) -> list[JudgedEdits]:
         differences = {}
         for name in _COMPARED if row is not reference and row.setting else ():
             own, other = row.values[name].by_unit, reference.values[name].by_unit
-            bounds = (-1.0, 1.0) if name in _SHARES else UNBOUNDED
             pairs = [a - b for a, b in zip(own, other, strict=True)]
-            differences[name] = mean_estimate(pairs, bounds)
+            differences[name] = mean_estimate(pairs, metric_bounds(name), is_difference=True)
         out.append(replace(row, differences=differences))
     return out
 

@@ -94,9 +94,8 @@ def _minus_sds(
     others = _by_seed(results["sds", budget])
     out = {}
     for metric, own in values.items():
-        low, high = _bounds(metric, num_modes)
-        pairs = zip(own, others[metric], strict=True)
-        out[metric] = mean_estimate([a - b for a, b in pairs], (low - high, high - low))
+        differences = [a - b for a, b in zip(own, others[metric], strict=True)]
+        out[metric] = mean_estimate(differences, _bounds(metric, num_modes), is_difference=True)
     return out
 
 

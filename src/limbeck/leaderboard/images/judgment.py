@@ -147,8 +147,7 @@ def distance_differences(
         def statistic(rows: Tensor, metric: SetMetric = metric) -> float:
             return metric.function(a[rows], true) - metric.function(b[rows], true)
 
-        low, high = metric.bounds
-        interval = jackknife_interval(statistic, units, (low - high, high - low))
+        interval = jackknife_interval(statistic, units, metric.bounds, is_difference=True)
         out[metric.name] = Estimate(statistic(torch.arange(len(a))), interval)
     return out
 
@@ -161,8 +160,8 @@ def mean_differences(
     for name, value in values.items():
         if value.by_unit and name in others:
             pairs = zip(value.by_unit, others[name].by_unit, strict=True)
-            low, high = metric_bounds(name)
-            out[name] = mean_estimate([a - b for a, b in pairs], (low - high, high - low))
+            differences = [a - b for a, b in pairs]
+            out[name] = mean_estimate(differences, metric_bounds(name), is_difference=True)
     return out
 
 
