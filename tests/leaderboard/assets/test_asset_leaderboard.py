@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,10 @@ def test_means_and_differences_are_over_objects_and_paired_by_object_and_seed():
     own = rows[1].values["object"]
     # objects .6, .9, .75: mean .75, deviation .15, t(2) = 4.302653
     assert own.value == pytest.approx(0.75) and own.by_unit == pytest.approx((0.6, 0.9, 0.75))
-    assert own.interval == pytest.approx((0.75 - 4.302653 * 0.15 / 3**0.5, 1.0), abs=1e-6)
+    # on the logit scale: log odds log 3, half width of the mean / (.75 x .25)
+    half = 4.302653 * 0.15 / 3**0.5 / (0.75 * 0.25)
+    odds = 3 * math.exp(-half), 3 * math.exp(half)
+    assert own.interval == pytest.approx([o / (1 + o) for o in odds], abs=1e-6)
     # pairs .1 .3 | .1 | -.2 .3: objects .2, .1, .05
     change = rows[1].differences["object"]
     assert change.value == pytest.approx(0.35 / 3)
