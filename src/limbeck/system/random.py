@@ -49,7 +49,7 @@ def _row_size(function: str, purpose: object, shape: tuple[object, ...]) -> int:
     Raises:
         TypeError: if the purpose is no text or the shape not of integers; it says what is accepted.
     """
-    sizes = [size for size in shape if isinstance(size, int | np.integer) and size >= 0]
+    sizes = [int(size) for size in shape if isinstance(size, int | np.integer) and size >= 0]
     if isinstance(purpose, str) and len(sizes) == len(shape):
         return math.prod(sizes)
     given = ", ".join(f"{value!r:.60}" for value in (purpose, *shape))
