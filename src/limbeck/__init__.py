@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from limbeck.priors.loading import load
     from limbeck.training import optimizers, presets
     from limbeck.training.experiment import Experiment
+    from limbeck.training.reference import ImageReference
     from limbeck.training.trainer import Run, steps
 
 __version__ = "0.1.0"
 __all__ = [
     "Experiment",
+    "ImageReference",
     "Run",
     "Sampling",
     "critics",
@@ -52,6 +54,7 @@ _MODULES = {
 }
 _MODULE_OF = {
     "Experiment": "training.experiment",
+    "ImageReference": "training.reference",
     "Run": "training.trainer",
     "Sampling": "diffusion.sampling",
     "distill": "api",

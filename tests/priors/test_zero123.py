@@ -16,6 +16,7 @@ from tiny_mvdream import change_json
 from tiny_pipeline import max_difference, normal
 from tiny_zero123 import LAYOUTS, make_image_encoder, make_projection, make_unet, write_zero123
 
+from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.model_options import Model
@@ -28,7 +29,6 @@ from limbeck.distillation.weights import UniformWeight
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.base import Method
-from limbeck.methods.ism import ISM
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.hub import pipeline_parts
@@ -223,9 +223,35 @@ def test_a_step_of_sds_is_guided_by_the_image_from_each_camera(prior, folders, i
     assert {"reference_color", "reference_mask"} <= set(step.metrics)
 
 
-METHODS = [
-    SDS(3.0),
-    ISM(3.0),
+#: methods without a meaning here: they edit, add texts, judge texts, or need view words
+REFUSED = {
+    "bridge": "adds texts to the prompts",
+    "cds": "edits images",
+    "dds": "edits images",
+    "esd": "needs a critic that gets the view",
+    "irfds": "optimizes the noise of an image",
+    "pds": "edits images",
+    "reward-sds": "cannot judge prompt ''",
+}
+
+
+METHODS = [pytest.param(n, marks=pytest.mark.slow) if n == "lmc" else n for n in choices(Method)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_steps_or_is_refused(name, prior, image_file):
+    options = {"method": choices(Method)[name](), "cameras": Orbit(per_particle=1)}
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            Run(experiment(image_file, **options), prior)
+        return
+    run = Run(experiment(image_file, **options), prior)
+    for _ in range(2):
+        step = run.advance()
+    assert step.gradient.isfinite().all() and step.gradient.abs().max() > 0
+
+
+CRITICS = [
     VSD(critic=LoRACritic(rank=2)),
     VSD(critic=LoRACritic(rank=2, camera=True)),
     VSD(critic=SmallUNetCritic(width=32)),
@@ -234,14 +260,28 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=range(len(METHODS)))
-def test_methods_take_steps_that_are_finite(method: Method, prior, image_file):
+@pytest.mark.parametrize("method", CRITICS, ids=range(len(CRITICS)))
+def test_critics_take_steps_that_are_finite(method: Method, prior, image_file):
     run = Run(experiment(image_file, method=method), prior)
     before = {k: v.detach().clone() for k, v in run.representation.state_dict().items()}
     for _ in range(2):
         step = run.advance()
     assert step.gradient.isfinite().all() and step.gradient.abs().max() > 0
     assert any(not torch.equal(v, before[k]) for k, v in run.representation.state_dict().items())
+
+
+def test_a_run_resumes_bit_identically(prior, image_file):
+    e = experiment(image_file, steps=3)
+    run = Run(e, prior)
+    for _ in range(2):
+        run.advance()
+    saved = {name: tensor.detach().clone() for name, tensor in run.tensors().items()}
+    run.advance()
+    resumed = Run(e, prior)
+    resumed.load(saved, 2)
+    resumed.advance()
+    expected = run.tensors()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.tensors().items())
 
 
 # refusals

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import fake_cuda
 import numpy as np
 import pytest
 import torch
@@ -363,3 +364,21 @@ def test_a_field_of_latents_is_refused(cut_out):
 def test_a_model_of_prompts_needs_one(cut_out):
     with pytest.raises(ValueError, match="this model reads the prompt, not the image"):
         Run(experiment(cut_out, prompts=("",)), colored_shapes(16))
+
+
+def test_the_losses_do_not_wait_for_the_device(tmp_path, cut_out):
+    ramp = np.tile(np.arange(64)[:, None, None] * 4, (1, 64, 3))
+    other = save(tmp_path / "other.png", ramp)
+    options = ImageReference(cut_out, other, other, depth_weight=1.0, normal_weight=1.0)
+    images = options.read_images()
+    assert images is not None
+    with fake_cuda.gpu() as notes:
+        view = ReferenceView(options, images.to(fake_cuda.GPU_NAME), options.camera_among(Orbit()))
+        image, normal = (torch.rand(1, 3, 16, 16, device=fake_cuda.GPU_NAME) for _ in range(2))
+        alpha, depth = (torch.rand(1, 1, 16, 16, device=fake_cuda.GPU_NAME) for _ in range(2))
+        render = Render(image, "image", alpha, depth, normal.requires_grad_(), {}, image)
+        notes.clear()
+        losses = view.losses(render)
+        view.request(torch.tensor([0, 0, 1]), 0.5, render)
+        assert list(notes) == []
+    assert set(losses) == {f"reference_{name}" for name in ("color", "mask", "depth", "normal")}

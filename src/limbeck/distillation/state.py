@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition, same_rows
-from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prior import NovelViewPrior, Prior
 from limbeck.diffusion.prompts import ExtendedPrompt, extend_prompt
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -58,6 +58,11 @@ class PromptEmbeddings(Stateless):
     """
 
     def __init__(self, prior: Prior, setup: SetupContext, *texts: Sequence[str]):
+        if texts and isinstance(prior, NovelViewPrior):
+            raise ValueError(
+                "this method adds texts to the prompts, but this model reads no text: use another, "
+                "such as --method sds"
+            )
         for sequence in texts:
             views = len(setup.texts_by_view(""))
             if len(sequence) not in (setup.num_prompts, setup.num_prompts * views):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,8 @@ from limbeck.training.reference_losses import (
     normal_loss,
     scale_shift_loss,
 )
+
+_CHECK_SIZE = (8, 8)  #: pixels of the render with which a reference is tried out
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,24 @@ class ReferenceView:
         scale = self.options.resolution_scale
         camera = self.camera[torch.zeros(len(particle), dtype=torch.long)]
         return RenderRequest(particle, camera, None, progress, (size[0] * scale, size[1] * scale))
+
+    def check(self, views: Render, render: Callable[[RenderRequest], Render]) -> None:
+        """Check that a representation can be compared with the reference.
+
+        Args:
+            views: a render.
+            render: renders the particles.
+
+        Raises:
+            ValueError: if it renders latents, or lacks what a loss compares.
+        """
+        if views.space != "image":
+            raise ValueError(
+                "a reference is compared with images, but this representation renders latents: use "
+                "--representation.space image"
+            )
+        request = self.request(torch.zeros(1, dtype=torch.long), 0.0, views)
+        self.losses(render(replace(request, size=_CHECK_SIZE)))
 
     def losses(self, render: Render) -> dict[str, Float[Tensor, ""]]:
         """Return the weighted losses by name, summed over the particles.

@@ -164,7 +164,8 @@ class Run:
         self.profile = Profile(prior.device, prior.call_counter)
         deferred = prior.device.startswith("cuda")
         self.monitor = FiniteMonitor(deferred, own_origins(e, self.representation))
-        self._check_reference(render)
+        if self.reference is not None:
+            self.reference.check(render, self.render)
 
     def render(self, request: RenderRequest) -> Render:
         """Return renders of the particles, checked if the representation is one of the user."""
@@ -280,21 +281,6 @@ class Run:
         if self.reference is None:
             return {}
         return self.reference.losses(self.render(self.reference.request(particle, progress, views)))
-
-    def _check_reference(self, views: Render) -> None:
-        """Refuse a reference that the representation cannot be compared with.
-
-        Args:
-            views: a render.
-        """
-        if self.reference is None:
-            return
-        if views.space != "image":
-            raise ValueError(
-                "a reference is compared with images, but this representation renders latents: use "
-                "--representation.space image"
-            )
-        self.reference_losses(torch.zeros(1, dtype=torch.long), 0.0, views)
 
     def _set_lrs(self) -> None:
         factor = self.experiment.optimizer.lr_factor(self.step, self.experiment.steps)
