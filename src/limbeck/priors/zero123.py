@@ -117,7 +117,7 @@ class Zero123(UNetDiffusion):
         # the latents of the image are not scaled as x_t is: so the models were trained
         latents = self._denormalize(self.encode(image))
         place = self.files.place("image_encoder")
-        offloaded = [self.network] if self.runtime.cpu_offload else []
+        offloaded = self.denoising_modules if self.runtime.cpu_offload else []
         with (
             torch.no_grad(),
             silence_library_logs(),
