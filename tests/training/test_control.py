@@ -10,7 +10,9 @@ from tiny_controls import write_control_image, write_control_net
 from tiny_pipeline import max_difference
 
 from limbeck.cli.main import main
+from limbeck.config.yaml import to_yaml
 from limbeck.diffusion.model_options import Model
+from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.null_text import NullTextCritic
@@ -28,6 +30,7 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.mesh import Mesh
 from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
+from limbeck.runs.sample_recorder import refuse_other_model
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import trace_step
 from limbeck.training.trainer import Run
@@ -153,6 +156,18 @@ def test_an_edit_in_2d_has_the_image_of_the_options(eps_folder, control) -> None
         run = Run(e, load(one, "cpu", "float32"))
         gradients.append([run.advance().gradient for _ in range(2)][1])
     assert max_difference(*gradients) > 1e-3
+
+
+def test_a_critic_is_sampled_with_an_image_or_without(eps_folder, control, tmp_path) -> None:
+    """In 3D its run has no image to sample with. Weights of another model are refused."""
+    model = model_of(eps_folder, control)
+    run = Experiment(("a red mug",), model=model, representation=NeRF(), method=VSD())
+    (tmp_path / "run.yaml").write_text(to_yaml(run), encoding="utf-8")
+    image = control.parent / "image.png"
+    for other in (Model(str(eps_folder)), model_of(eps_folder, control, control_image=image)):
+        refuse_other_model(Sampling(("a red mug",), model=other, critic=tmp_path))
+    with pytest.raises(ValueError, match="belongs to the model of its run"):
+        refuse_other_model(Sampling(("a red mug",), model="world", critic=tmp_path))
 
 
 # command line

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from tiny_controls import write_control_net, write_instruct_pix2pix, write_ip_adapter
 
 import limbeck.runs.recorder as recorder_module
 from limbeck.config.discovery import choices
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import CriticConfig, CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
@@ -31,6 +33,7 @@ from limbeck.methods.sdi import SDI
 from limbeck.methods.sds import SDS
 from limbeck.methods.stein import Stein
 from limbeck.methods.vsd import VSD
+from limbeck.priors.instruct_pix2pix import InstructPix2Pix
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
@@ -156,6 +159,28 @@ EXPERIMENTS: dict[str, tuple[Method, dict]] = {
 def test_no_option_synchronizes(method, options, gpu_prior):
     experiment = make_experiment(method, Latents(), **options)
     assert synchronizations(experiment, gpu_prior) == []
+
+
+def test_no_image_beside_the_prompt_synchronizes(eps_folder, image, tmp_path):
+    """A ControlNet and an IP-Adapter, and the source image of InstructPix2Pix."""
+    adapter = write_ip_adapter(eps_folder, tmp_path)
+    shown = Model(
+        control=str(write_control_net(eps_folder, tmp_path / "depth")),
+        control_image=image,
+        ip_adapter=str(adapter),
+        ip_image=image,
+        ip_encoder=str(adapter.parent / "image_encoder"),
+    )
+    instruct = write_instruct_pix2pix(eps_folder, tmp_path / "instruct")
+    for cls, folder, model in (
+        (StableDiffusion, eps_folder, shown),
+        (InstructPix2Pix, instruct, Model()),
+    ):
+        with fake_cuda.gpu():
+            prior = cls(str(folder), fake_cuda.GPU_NAME, model=model)
+        method, latents = VSD(critic=LoRACritic(2, TRAINING)), Latents(images=(image,))
+        experiment = make_experiment(method, latents, negative_prompt="low quality")
+        assert synchronizations(experiment, prior) == [], cls
 
 
 def test_the_fake_gpu_notes_synchronizations():

@@ -37,6 +37,21 @@ from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
+#: Options of a model that may differ when its critic is sampled: they are no weights of the network
+#: that the critic changes, or, as a ControlNet and an image prompt, inputs beside it.
+_NO_WEIGHTS = (
+    "vae",
+    "config",
+    "guidance_embedding",
+    "control",
+    "control_kind",
+    "control_scale",
+    "control_image",
+    "ip_adapter",
+    "ip_image",
+    "ip_scale",
+    "ip_encoder",
+)
 _LEAST_IMAGE_BYTES = 1024  #: of one image, its noise and its x0
 _BATCH = 32  #: images sampled at a time
 
@@ -55,11 +70,10 @@ def refuse_other_model(sampling: Sampling) -> None:
     model, other = read_yaml(Experiment, sampling.critic / "run.yaml").model, sampling.model
     if not (isinstance(model, Model) and isinstance(other, Model)):
         return
-    same_weights = {name: getattr(model, name) for name in ("vae", "config", "guidance_embedding")}
-    asked = replace(sampling, model=replace(other, **same_weights))
-    if found := differences(replace(sampling, model=model), asked):
+    same_weights = {name: getattr(model, name) for name in _NO_WEIGHTS}
+    if found := differences(model, replace(other, **same_weights)):
         raise ValueError(
-            f"the critic of {sampling.critic} belongs to the model of its run ({found[0]}): "
+            f"the critic of {sampling.critic} belongs to the model of its run (model.{found[0]}): "
             f"sample it with --model {model.name} and the same --model options"
         )
 
