@@ -21,9 +21,11 @@ from limbeck.graphics.cameras.samplers import Around
 from limbeck.graphics.fields.background import EnvironmentBackground
 from limbeck.graphics.fields.density_init import GaussianDensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
+from limbeck.methods.ism import ISM
 from limbeck.methods.sds import SDS
 from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
+from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
@@ -173,6 +175,16 @@ def test_lucid_splats_has_the_numbers_of_the_code():
     expected = (math.degrees(0.16), math.degrees(0.60))
     assert e.camera_sampler.fovy_range == pytest.approx(expected, abs=0.05)
     assert e.representation.means_lr == pytest.approx(1.6e-4 * 3.5)  # times their scene's scale
+
+
+def test_lucid_splats_of_the_world_start_from_the_field_of_dreamfusion():
+    stages = LucidSplatsPreset().stages(PROMPTS)
+    assert list(stages) == ["field", "splats"]
+    assert stages["field"] == DreamFusionPreset().stages(PROMPTS)["field"]
+    splats = stages["splats"]
+    assert isinstance(splats.representation, GaussianSplats) and isinstance(splats.method, ISM)
+    assert splats.timesteps.bounds(0, splats.steps) == (0.02, 0.5)  # what the field has stays
+    assert splats.representation.init_fit_steps == 100
 
 
 def test_mvdream_has_the_numbers_of_its_code():

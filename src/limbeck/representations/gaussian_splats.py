@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +28,6 @@ from limbeck.graphics.fields.background import Background
 from limbeck.graphics.geometry.assets import Splats
 from limbeck.graphics.geometry.gaussian_ply import write_gaussian_ply
 from limbeck.graphics.geometry.indexing import gather_rows
-from limbeck.graphics.geometry.surface_sampling import mean_neighbor_distance, sample_surface_points
 from limbeck.graphics.rendering.gaussian_compositing import MAX_OPACITY
 from limbeck.graphics.rendering.gaussian_projection import (
     GaussianBatch,
@@ -51,12 +49,15 @@ from limbeck.representations.base import (
     match_particles,
     render_backgrounds,
 )
-from limbeck.representations.image_init import color_logits
+from limbeck.representations.mesh import MeshParticles
+from limbeck.representations.splat_init import (
+    field_surface,
+    fit_to_renders,
+    mesh_surface,
+    surface_splats,
+)
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
-
-#: Opacity of Gaussians that are initialized on a surface.
-_SURFACE_OPACITY = 0.8
 
 
 class GaussianSplatParticles(ParticleParameters):
@@ -210,8 +211,8 @@ class GaussianSplatParticles(ParticleParameters):
     def initialize_from(
         self, other: Representation, particles: int, source: Path, seed: int
     ) -> None:
-        """See ``Representation``: copies Gaussians, or samples the surface of a 3D field."""
-        num_gaussians = self.config.num_gaussians
+        """See ``Representation``: copies Gaussians, or samples the surface of a field or mesh."""
+        num_gaussians, fitted = self.config.num_gaussians, ""
         rows = RowRandom.initial(seed, len(self.params["means"])).split()
         for i, j in enumerate(match_particles(particles, len(self.params["means"]), source)):
             if isinstance(other, GaussianSplatParticles):
@@ -222,29 +223,38 @@ class GaussianSplatParticles(ParticleParameters):
                     )
                 for name, tensors in self.params.items():
                     tensors[i].copy_(other.params[name][j])
-            elif isinstance(other, SpatialFields):
-                rng = rows[i].generator("surface")
-                self._initialize_on_surface(i, other, j, rng)
+            elif isinstance(other, SpatialFields | MeshParticles):
+                fitted = self._initialize_on_surface(i, other, j, rows[i].generator("surface"))
             else:
                 raise ValueError(
                     f"{source} is a run of {type(other).__name__}, which has no density and "
                     "colors in space"
                 )
-        self.init_message = f"initialized from {source}"
+        self.init_message = f"initialized from {source}{fitted}"
 
     def _initialize_on_surface(
-        self, i: int, other: SpatialFields, j: int, rng: torch.Generator
-    ) -> None:
-        """Place opaque Gaussians of particle i on the surface of particle j, in its colors."""
-        c, means = self.config, self.params["means"][i]
-        density = partial(other.density, particle=j)
-        points = sample_surface_points(density, c.num_gaussians, c.bound, rng, means.device)
-        means.copy_(points)
-        scales = (c.init_scale * mean_neighbor_distance(points)).clamp_max(c.max_scale)
-        self.params["scales"][i].copy_(scales.log()[:, None].expand(-1, 3))
-        opacity = _SURFACE_OPACITY
-        self.params["opacities"][i].fill_(math.log(opacity / (MAX_OPACITY - opacity)))
-        self.params["colors"][i].copy_(color_logits(other.albedo(points, j)))
+        self, i: int, other: Representation, j: int, rng: torch.Generator
+    ) -> str:
+        """Place Gaussians of particle i on the surface of particle j and fit them to its renders.
+
+        Returns:
+            What the message says of it.
+        """
+        c, device = self.config, self.params["means"][i].device
+        if isinstance(other, MeshParticles):
+            points, colors = mesh_surface(other.asset(j), c.num_gaussians, rng)
+        else:
+            assert isinstance(other, SpatialFields)
+            points, colors = field_surface(other, j, c.num_gaussians, c.bound, rng, device)
+        initial = surface_splats(points, colors, c.init_scale)
+        initial["scales"] = initial["scales"].clamp_max(math.log(c.max_scale))
+        for name, values in initial.items():
+            self.params[name][i].copy_(values)
+        if not c.init_fit_steps:
+            return ""
+        psnr = fit_to_renders(self, i, other, j, self.size, c.bound, c.init_fit_steps, rng)
+        self.num_relocated[i] = 0
+        return f", color PSNR {psnr:.1f} dB after {c.init_fit_steps} steps of fitting"
 
     @torch.no_grad()
     def asset(self, particle: int) -> Splats:
@@ -273,8 +283,10 @@ class GaussianSplats(RepresentationConfig):
         max_scale: largest standard deviation.
         antialiased: Mip-Splatting: Gaussians smaller than a pixel fade, rather than grow to a pixel
             (arXiv 2311.16493). Viewers of .ply files do not support it.
-        init_from: run folder or checkpoint of a NeRF, DMTet or Gaussian splats to start from, with
-            one particle, one per prompt, or one per particle. None: the ball.
+        init_from: run folder or checkpoint of a NeRF, DMTet, mesh or Gaussian splats to start from,
+            with one particle, one per prompt, or one per particle. None: the ball.
+        init_fit_steps: steps of fitting to renders of what ``init_from`` holds, after the Gaussians
+            were placed on its surface; of splats they are copies. 0: none.
         background: background behind the Gaussians.
         refine_every: steps between relocations. 0: none.
         refine_stop: fraction of the run after which there are no relocations.
@@ -301,6 +313,7 @@ class GaussianSplats(RepresentationConfig):
     max_scale: float = 0.1
     antialiased: bool = False
     init_from: Path | None = None
+    init_fit_steps: int = 100
     background: Background = field(default_factory=WorldBackground)
     refine_every: int = 10
     refine_stop: float = 0.8
@@ -324,7 +337,9 @@ class GaussianSplats(RepresentationConfig):
         lrs = ("means_lr", "scales_lr", "quats_lr", "opacities_lr", "colors_lr")
         check_positive(self, "init_radius", "init_scale", "bound", "max_scale", *lrs)
         regs = ("opacity_reg", "scale_reg")
-        check_not_negative(self, "init_color_std", "refine_every", "relocation_noise", *regs)
+        check_not_negative(
+            self, "init_color_std", "init_fit_steps", "refine_every", "relocation_noise", *regs
+        )
         if not 0 <= self.refine_stop <= 1:
             raise ValueError(f"refine_stop must be in [0, 1], not {self.refine_stop}")
         for name in ("init_opacity", "min_opacity"):

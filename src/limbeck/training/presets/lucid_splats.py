@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from limbeck.distillation.timesteps.random import ISMTimesteps, TwoStageTimesteps
+from limbeck.distillation.timesteps.random import ISMTimesteps, UniformTimesteps
 from limbeck.distillation.weights import LambdaWeight
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.graphics.fields.background import RandomBackground
@@ -13,12 +13,15 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import STABLE_DIFFUSION, Preset
-from limbeck.training.presets.dreamfusion import WORLD_CAMERAS
+from limbeck.training.presets.dreamfusion import DreamFusionPreset
 
 
 @dataclass(frozen=True)
 class LucidSplatsPreset(Preset):
     """LucidDreamer (Liang et al. 2023): Gaussian splats by interval score matching.
+
+    On the embedded model in two stages. field: a radiance field by SDS. splats: its surface as
+    Gaussian splats.
 
     References:
         Liang et al., LucidDreamer: Towards High-Fidelity Text-to-3D Generation via Interval Score
@@ -27,16 +30,25 @@ class LucidSplatsPreset(Preset):
     """
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
-        experiment = Experiment(
-            prompts,
-            method=ISM(guidance=7.5),
-            representation=GaussianSplats(),
-            cameras=WORLD_CAMERAS,
-            timesteps=TwoStageTimesteps(),
-            optimizer=Adam(decay_start=0.5),
-            steps=400,
+        # a field takes the place of Point-E's points: splats that start as a ball become a bush
+        field = DreamFusionPreset().world(prompts)["field"]
+        representation = GaussianSplats(
+            max_scale=0.06,
+            means_lr=5e-4,
+            scales_lr=5e-3,
+            quats_lr=5e-3,
+            opacities_lr=0.02,
+            colors_lr=0.01,
         )
-        return {"splats": experiment}
+        splats = replace(
+            field,
+            method=ISM(guidance=7.5),
+            representation=representation,
+            timesteps=UniformTimesteps(0.02, 0.5),
+            optimizer=Adam(decay_start=0.0),
+            steps=100,
+        )
+        return {"field": field, "splats": splats}
 
     def full(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         splats = GaussianSplats(
