@@ -21,7 +21,7 @@ PROMPT = "a red mug"
 
 def of_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path, **options: str) -> Experiment:
     seen: list[Experiment] = []
-    monkeypatch.setattr(run, "run_one", lambda experiment, *rest: seen.append(experiment))
+    monkeypatch.setattr(run, "run_one", lambda experiment, *rest, **more: seen.append(experiment))
     monkeypatch.setattr("limbeck.cli.run_folder.exit_if_incomplete", lambda folder: None)
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     run.main([PROMPT, "--out", str(tmp_path / "run"), *words])

@@ -1,4 +1,4 @@
-"""edit images from a source prompt to a target prompt, or by an instruction"""
+"""edit images by a source and a target prompt, or by an instruction"""
 
 from __future__ import annotations
 
