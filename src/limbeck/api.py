@@ -73,6 +73,7 @@ def distill(
     checkpoint_every: int = 0,
     logger: str | Logger | None = None,
     stop_on_collapse: bool = True,
+    films: bool = True,
     **options: Any,
 ) -> DistillResult:
     """Optimize particles for one or more prompts.
@@ -95,6 +96,7 @@ def distill(
         checkpoint_every: steps between checkpoints; 0 for every 30 seconds.
         logger: also send metrics and images to ``"tensorboard"`` or ``"wandb"``.
         stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        films: write turntables, stills and meshes over time of a 3D run.
         **options: other fields of ``Experiment``, such as ``timesteps="two-stage"`` or ``seed=1``.
 
     Raises:
@@ -119,6 +121,7 @@ def distill(
         "checkpoint_every": checkpoint_every,
         "logger": find(Logger, logger)() if isinstance(logger, str) else logger,
         "stop_on_collapse": stop_on_collapse,
+        "films": films,
     }
     runs = _stage_runs(stages, chosen, _output_folder(out))
     check = (lambda _: None) if recipe is None else recipe.check_prior

@@ -65,6 +65,7 @@ def record(
     logger: Logger | None = None,
     stop_on_collapse: bool = True,
     stage: StagePosition = ONLY_STAGE,
+    films: bool = True,
 ) -> Path:
     """Run an experiment into a folder, or continue it there; a finished run is not touched.
 
@@ -83,6 +84,7 @@ def record(
         logger: also gets metrics and images.
         stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
         stage: which stage of a preset it is, for the progress bar.
+        films: write turntables and stills of 3D particles, and their meshes also before the end.
 
     Returns:
         The report, ``folder/report.html``.
@@ -111,8 +113,9 @@ def record(
     if launched_index() > 0:
         take_part(experiment, prior, folder)
         return report
+    every = image_every, checkpoint_every
     return Recorder(
-        experiment, prior, folder, console, image_every, checkpoint_every, stop_on_collapse, stage
+        experiment, prior, folder, console, *every, stop_on_collapse, stage, films
     ).record(command, logger)
 
 
@@ -128,6 +131,7 @@ class Recorder:
         checkpoint_every: steps between checkpoints; 0 for every ``CHECKPOINT_SECONDS`` seconds.
         stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
         stage: which stage of a preset it is.
+        films: write turntables, stills and earlier meshes of 3D particles.
     """
 
     def __init__(
@@ -140,10 +144,12 @@ class Recorder:
         checkpoint_every: int = 0,
         stop_on_collapse: bool = True,
         stage: StagePosition = ONLY_STAGE,
+        films: bool = True,
     ):
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
         self.image_every = image_every or max(1, round(experiment.steps / 10))
         self.checkpoint_every, self.stop_on_collapse = checkpoint_every, stop_on_collapse
+        self.films = films
         with collect_notices() as self.notices:
             is_new = not (folder / "checkpoint.safetensors").exists()
             self.run = Run(experiment, prior, pretrain=is_new)
@@ -243,6 +249,8 @@ class Recorder:
             self.log_writer.close()
 
     def _save_assets(self, step: int) -> None:
+        if not self.films and step < self.experiment.steps:
+            return
         representation, submit = self.run.representation, self.writer.submit
         assets = save_snapshot(self.folder, self.experiment, representation, step, submit)
         if step >= self.experiment.steps / 2:
@@ -390,7 +398,7 @@ class Recorder:
         critic = partial(method.save_critic, self.prior, self.run.state, folder / "critic")
         products.write("the critic", critic)
         if len(self.prior.shape) == 3:
-            write_results(self.run, folder, self.images, products, self._print)
+            write_results(self.run, folder, self.images, products, self._print, self.films)
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:

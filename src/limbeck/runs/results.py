@@ -26,6 +26,7 @@ def write_results(
     snapshots: ImageSnapshots,
     products: FinalProducts,
     tell: Callable[[str], None],
+    films: bool = True,
 ) -> None:
     """Write the results of a run; one that cannot be written does not cost the others.
 
@@ -35,6 +36,7 @@ def write_results(
         snapshots: renders its particles.
         products: where failures are noted.
         tell: prints a message.
+        films: also write turntables and stills of 3D particles.
     """
     e, representation = run.experiment, run.representation
     stems = images.particle_stems(e.total, e.particles)
@@ -47,8 +49,9 @@ def write_results(
     if run.reference is not None:
         reference = folder / "reference"
         products.write("reference/", lambda: save_reference_renders(run, reference))
-    turntable = folder / "turntable"
-    products.write("turntable", lambda: contact_sheets.save_turntables(run, turntable, tell))
+    if films:
+        turntable = folder / "turntable"
+        products.write("turntable", lambda: contact_sheets.save_turntables(run, turntable, tell))
 
 
 def _save_images(run: Run, folder: Path, final_images: Float[Tensor, "n 3 h w"]) -> None:

@@ -38,6 +38,7 @@ class RunTask:
         image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
         command: command line, for the record.
+        films: whether turntables, stills and earlier meshes of 3D particles are written.
         uses_network: whether its model is a network; its modules take long to import.
     """
 
@@ -48,6 +49,7 @@ class RunTask:
     image_every: int = 0
     checkpoint_every: int = 0
     command: str = ""
+    films: bool = True
     uses_network: bool = True
 
 
@@ -133,6 +135,7 @@ def _execute_stages(task: RunTask) -> list[str]:
             checkpoint_every=task.checkpoint_every,
             command=task.command,
             stage=StagePosition(number, total, folder.name.partition("-")[2], later),
+            films=task.films,
         )
     return [problem for folder in experiments for problem in read_failures(folder)]
 

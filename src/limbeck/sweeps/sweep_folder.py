@@ -187,6 +187,7 @@ def run_sweep(
     checkpoint_every: int = 0,
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
+    films: bool = True,
 ) -> None:
     """Run what is not finished yet.
 
@@ -200,12 +201,14 @@ def run_sweep(
         command: command line, for the record.
         on_change: called several times a second with the state, and with the outcome of each run
             when it ends.
+        films: whether turntables, stills and earlier meshes of 3D particles are written.
     """
     root = progress.root
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
         study = None if sweep.search is None else OptunaStudy(sweep, root)
-        execute_runs(progress, engine, image_every, checkpoint_every, command, on_change, study)
+        every = image_every, checkpoint_every
+        execute_runs(progress, engine, *every, command, on_change, study, films)
 
 
 def execute_runs(
@@ -216,6 +219,7 @@ def execute_runs(
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
     study: OptunaStudy | None = None,
+    films: bool = True,
 ) -> None:
     """Execute the runs that are not finished, in a folder that the caller holds.
 
@@ -227,10 +231,11 @@ def execute_runs(
         command: command line, for the record.
         on_change: as for ``run_sweep``.
         study: chooses further runs; None without a search.
+        films: as for ``run_sweep``.
     """
     root = progress.root
     known = read_failed_runs(root)
-    template = RunTask("", (), engine.device, 0, image_every, checkpoint_every, command)
+    template = RunTask("", (), engine.device, 0, image_every, checkpoint_every, command, films)
     queue: list[RunTask] = []
 
     def add(runs: Sequence[PlannedRun]) -> None:

@@ -130,6 +130,9 @@ def test_passes_are_kept(world):
 def test_steps_follow_from_the_passes_of_a_step(name, steps, world):
     assert steps_within(600, name, TunedSetting(0.1, 7.5), world) == steps
     assert steps_within(600, SAMPLING, TunedSetting(0.0, 7.5), world) == 50
+    # fewer passes than those of 50 steps pay for fewer: two a step, one without guidance
+    assert steps_within(60, SAMPLING, TunedSetting(0.0, 7.5), world) == 30
+    assert steps_within(60, SAMPLING, TunedSetting(0.0, 1.0), world) == 50
 
 
 def test_equal_steps_share_the_cells_of_equal_passes(world):

@@ -54,12 +54,14 @@ class AssetBenchOptions(BenchPlaces):
         workers: runs at a time; 0 for one per GPU, or per core on a CPU.
         retries: further attempts for a run that is killed, runs out of memory or fails.
         device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
+        films: turntables, stills and meshes over time of each run, which the tables do not need.
     """
 
     in_3d: bool = True
     out: Path = Path("runs/leaderboard-3d")
     retries: int = field(default=0, metadata={"minimum": 0})
     device: str = "auto"
+    films: bool = False
 
 
 def main(argv: Sequence[str]) -> None:
@@ -189,7 +191,7 @@ def _compare_assets(argv: Sequence[str]) -> None:
     engine = ProcessPool(options.workers, options.retries, options.device)
     with folder_lock(out), resume_hint(command), LiveTable(Console(stderr=True)) as table:
         progress, page = asset_folder.run_asset_leaderboard(
-            opened, engine, judge, command, table.update
+            opened, engine, judge, command, table.update, options.films
         )
     for line in sweep_closing_lines(progress):
         print(line, file=sys.stderr)

@@ -64,6 +64,7 @@ class RunOptions:
         viewer: show a 3D run in the browser while it runs.
         logger: where metrics and images go besides the run folder.
         stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        films: turntables, stills and meshes over time of a 3D run, which take up to a minute.
         dry_run: take three steps in memory and print time and memory of the run; write nothing.
     """
 
@@ -76,12 +77,17 @@ class RunOptions:
     viewer: bool = False
     logger: Logger | None = None
     stop_on_collapse: bool = True
+    films: bool = True
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         for name in ("image_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.viewer and not self.films:
+            raise ValueError(
+                "--viewer shows the meshes over time, which --no-films leaves out: give one of them"
+            )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -262,6 +268,7 @@ def run_one(
             logger=options.logger,
             stop_on_collapse=options.stop_on_collapse,
             stage=position,
+            films=options.films,
         )
     print(report, flush=True)
     if position.number == position.total and launched_index() == 0:

@@ -91,6 +91,7 @@ class SweepOptions:
         device: auto, cpu, cuda, cuda:N or mps; auto and cuda take all GPUs in turn.
         image_every: steps between recorded images; 0 for about ten per run.
         checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
+        films: turntables, stills and meshes over time of 3D runs, which take up to a minute each.
         dry_run: list the runs and write nothing.
     """
 
@@ -114,6 +115,7 @@ class SweepOptions:
     device: str = "auto"
     image_every: int = field(default=0, metadata={"minimum": 0})
     checkpoint_every: int = field(default=0, metadata={"minimum": 0})
+    films: bool = True
     dry_run: bool = False
 
 
@@ -179,7 +181,7 @@ def _run(
                 report.update()
 
             every = options.image_every, options.checkpoint_every
-            run_sweep(sweep, progress, engine, *every, command, show)
+            run_sweep(sweep, progress, engine, *every, command, show, options.films)
     finally:
         progress.running.clear()
         if progress.runs:

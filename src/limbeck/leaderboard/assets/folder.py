@@ -254,6 +254,7 @@ def run_asset_leaderboard(
     judge: AssetJudge,
     command: str,
     on_change: Any,
+    films: bool = False,
 ) -> tuple[SweepProgress, Path]:
     """Make the runs that are missing, judge them, and write tables and page.
 
@@ -263,6 +264,8 @@ def run_asset_leaderboard(
         judge: judges them.
         command: command line, for the table and the record of each run.
         on_change: called with the state, and with the outcome of each run when it ends.
+        films: whether runs write turntables, stills and meshes over time, which the page does not
+            need.
 
     Returns:
         The state at the end, and the page.
@@ -277,7 +280,7 @@ def run_asset_leaderboard(
         report.update(progress)
 
     try:
-        execute_runs(progress, engine, command=command, on_change=show)
+        execute_runs(progress, engine, command=command, on_change=show, films=films)
     finally:
         progress.running.clear()
         report.update(progress)

@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import choices, unknown_name
 from limbeck.config.yaml import parse_yaml
+from limbeck.leaderboard.execution.quick_options import limit_with_quick
 from limbeck.sweeps.expansion import flatten, nest
 from limbeck.sweeps.planned_runs import PlannedRun, build_stages, planned_run
 from limbeck.system.files import read_text
@@ -76,8 +77,7 @@ class AssetLeaderboard:
                 raise unknown_name("object", name, OBJECTS)
         if self.quick:
             object.__setattr__(self, "objects", self.objects or _QUICK_OBJECTS)
-            object.__setattr__(self, "seeds", 1)
-            object.__setattr__(self, "steps_scale", min(self.steps_scale, _QUICK_SCALE))
+            limit_with_quick(self, seeds=1, steps_scale=_QUICK_SCALE)
 
     @property
     def compared_objects(self) -> tuple[str, ...]:

@@ -176,5 +176,5 @@ def _other_experiment(cell: EditCell, files: tuple[Path, ...], prior: Prior) -> 
 
 def _num_steps(cell: EditCell, method: Method, passes: int, prior: Prior) -> int:
     """As many steps as have these passes, by those of a step at t = 0.6."""
-    per_step = passes_per_step(count_network_calls(method, prior))
+    per_step = passes_per_step(cell.name, count_network_calls(method, prior))
     return affordable_steps(cell.name, passes, per_step)

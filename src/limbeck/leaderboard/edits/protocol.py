@@ -14,6 +14,7 @@ from limbeck.diffusion.model_options import Precision
 from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.leaderboard.edits.pairs import EditPairs, draw_pairs
+from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse_with_quick
 from limbeck.methods.base import EditMethod
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.irfds import IRFDS
@@ -81,8 +82,8 @@ class EditLeaderboard:
                 f"samples, not {self.passes}"
             )
         if self.quick:
-            object.__setattr__(self, "num_pairs", min(self.num_pairs, 16))
-            object.__setattr__(self, "seeds", 1)
+            refuse_with_quick(self, ("tuning_pairs",))
+            limit_with_quick(self, num_pairs=16, seeds=1)
             object.__setattr__(self, "tuning_pairs", 0)
 
     @property

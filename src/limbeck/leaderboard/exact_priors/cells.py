@@ -177,7 +177,7 @@ def exact_steps_within(
     if name == SAMPLING:
         return affordable_steps(name, passes, 1 if setting.guidance == 1 else 2)
     calls = count_network_calls(method_with(name, setting), prior, prompt, source="")
-    return affordable_steps(name, passes, passes_per_step(calls))
+    return affordable_steps(name, passes, passes_per_step(name, calls))
 
 
 def exact_experiment(cell: ExactCell) -> Experiment:

@@ -9,7 +9,7 @@ import numpy as np
 
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import unknown_name
-from limbeck.leaderboard.execution.quick_options import refuse_with_quick
+from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse_with_quick
 from limbeck.leaderboard.execution.text_to_image import (
     SAMPLING,
     TunedSetting,
@@ -83,8 +83,7 @@ class ExactLeaderboard:
                 raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
         if self.quick:
             refuse_with_quick(self, ("tuning_seeds", "iterations"))
-            object.__setattr__(self, "seeds", min(self.seeds, 3))
-            object.__setattr__(self, "passes", min(self.passes, 100))
+            limit_with_quick(self, seeds=3, passes=100)
             for name in ("tuning_seeds", "iterations"):
                 object.__setattr__(self, name, 0)
 

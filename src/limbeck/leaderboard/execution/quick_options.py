@@ -23,3 +23,24 @@ def refuse_with_quick(board: Any, names: Sequence[str]) -> None:
             raise ValueError(
                 f"{name} has no effect with quick, which leaves it out: leave out one of them"
             )
+
+
+def limit_with_quick(board: Any, **largest: float) -> None:
+    """Lower options of a quick leaderboard to what it takes at most.
+
+    Args:
+        board: options of a leaderboard, which are changed.
+        largest: largest value by option.
+
+    Raises:
+        ValueError: if a larger value is given, which would be ignored.
+    """
+    defaults = {option.name: option.default for option in fields(board)}
+    for name, most in largest.items():
+        value = getattr(board, name)
+        if value > most and value != defaults[name]:
+            raise ValueError(
+                f"{name} {value:g} has no effect with quick, which takes at most {most:g}: leave "
+                "out one of them"
+            )
+        object.__setattr__(board, name, min(value, most))

@@ -91,7 +91,7 @@ def steps_within(passes: int, name: str, setting: TunedSetting, prior: Prior) ->
 
     Args:
         passes: network passes per image.
-        name: the method, or sampling, whose steps are always the same.
+        name: the method, or sampling, which takes 50 steps if there are passes for them.
         setting: guidance scale and learning rate.
         prior: the model.
 
@@ -99,9 +99,10 @@ def steps_within(passes: int, name: str, setting: TunedSetting, prior: Prior) ->
         ValueError: if not even one step has so few passes.
     """
     if name == SAMPLING:
-        return _SAMPLING_STEPS
+        per_step = 1 if setting.guidance == 1 else 2
+        return min(_SAMPLING_STEPS, affordable_steps(name, passes, per_step))
     calls = count_network_calls(method_with(name, setting), prior)
-    return affordable_steps(name, passes, passes_per_step(calls))
+    return affordable_steps(name, passes, passes_per_step(name, calls))
 
 
 def experiment_of(cell: Cell, prompts: tuple[str, ...]) -> Experiment:

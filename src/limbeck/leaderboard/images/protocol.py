@@ -9,7 +9,7 @@ import numpy as np
 
 from limbeck.config.checks import check_options
 from limbeck.diffusion.model_options import Precision
-from limbeck.leaderboard.execution.quick_options import refuse_with_quick
+from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse_with_quick
 from limbeck.leaderboard.execution.text_to_image import (
     SAMPLING,
     TunedSetting,
@@ -77,8 +77,7 @@ class Leaderboard:
             object.__setattr__(self, "diverse_prompts", self.num_prompts)
         if self.quick:
             refuse_with_quick(self, ("tuning_prompts", "diverse_prompts", "iterations"))
-            object.__setattr__(self, "num_prompts", min(self.num_prompts, 16))
-            object.__setattr__(self, "passes", min(self.passes, 300))
+            limit_with_quick(self, num_prompts=16, passes=300)
             for name in ("tuning_prompts", "diverse_prompts", "iterations"):
                 object.__setattr__(self, name, 0)
 
