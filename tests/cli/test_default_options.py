@@ -35,6 +35,7 @@ def of_a_sweep(**options: str) -> Experiment:
 
 def of_python(monkeypatch: pytest.MonkeyPatch, **options: object) -> Experiment:
     monkeypatch.setattr(api, "record", lambda experiment, *rest, **more: None)
+    monkeypatch.setattr(api, "choose_stage", lambda folders, *rest: folders[-1])
     monkeypatch.setattr(api, "load", lambda *rest: SimpleNamespace())
     return limbeck.distill(PROMPT, **options).experiment
 
