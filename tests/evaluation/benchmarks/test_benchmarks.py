@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -208,6 +209,19 @@ def test_t3bench_finds_a_textured_mesh_with_z_up(tmp_path, group):
             ((1 - uv[:, 1]) * 255).round().astype(int), (uv[:, 0] * 255).round().astype(int)
         ]
         assert np.abs(texels / 255 - painted(mesh.vertices)).mean() < 0.01
+
+
+def test_t3bench_gets_the_surface_of_splats(tmp_path, monkeypatch):
+    coarse = partial(threestudio.splats_to_surface, resolution=24)
+    monkeypatch.setattr(threestudio, "splats_to_surface", coarse)
+    run, out = write_run(tmp_path / "run", Ball(kind="splats")), tmp_path / "T3Bench"
+    argv = ["export", str(run), "--benchmark", "t3bench", "--out", str(out), "--quality", "draft"]
+    assert main([*argv, "--texture-size", "64"]) == 0
+    found = sorted(out.glob("outputs_mesh_t3/*/*/save/it*-export/model.obj"))
+    assert len(found) == len(PROMPTS)
+    mesh = trimesh.load(found[0], force="mesh", process=False)
+    radius = np.linalg.norm(mesh.vertices, axis=1)
+    assert np.median(radius) == pytest.approx(RADIUS, abs=0.06)  # wide splats: their outline
 
 
 def test_what_a_benchmark_cannot_take_is_refused_before_the_run_is_loaded(tmp_path, capsys):
