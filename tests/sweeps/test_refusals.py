@@ -27,6 +27,10 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (f"{TOY} --steps 10 0", ["steps must be at least 1, not 0", "in the run with steps 0"]),
         (f"{TOY} --seed a", ["--seed must be an integer, not 'a'"]),
         (f"{TOY} --seed 5:2", ["5:2 is not a range"]),
+        (
+            f"{TOY} --lr 0.1:0.3",
+            ["0.1:0.3 is no range of integers: list the values, or", "uniform:0.1:0.3 or log:"],
+        ),
         (f"{TOY} --method.guidance", ["--method.guidance needs a value, a number"]),
         (f"{TOY} --method sds nosuch", ["no method is called 'nosuch'", "vsd"]),
         (f"{TOY} --method sds csd --method.guidance 1", ["'guidance'", "method csd"]),

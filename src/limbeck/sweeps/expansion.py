@@ -21,6 +21,7 @@ SEED = "seed"
 MAX_RUNS = 100_000  #: a sweep of more runs is a mistake
 _RANGE = re.compile(r"(?P<scale>uniform|log):(?P<low>[^:]+):(?P<high>[^:]+)")
 _INTEGERS = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
+_NUMBERS = re.compile(r"([-+.\deE]*\d[-+.\deE]*):([-+.\deE]*\d[-+.\deE]*)")
 _DIGITS = 4  #: significant digits of a random draw
 
 
@@ -246,7 +247,7 @@ def expand_values(values: Iterable[Any], integers: bool = True) -> tuple[Any, ..
         integers: whether ``A:B`` and ``A:B:STEP`` are integers from A to below B; else text.
 
     Raises:
-        ValueError: if a range is empty.
+        ValueError: if a range is empty, or one of numbers that are no integers.
     """
     found: list[Any] = []
     for value in values:
@@ -264,6 +265,12 @@ def expand_values(values: Iterable[Any], integers: bool = True) -> tuple[Any, ..
                     f"{text} is not a range of at most {MAX_RUNS:,} integers: A:B is A, ..., B - 1"
                 )
             found += range(first, end, step)
+        elif integers and (match := _NUMBERS.fullmatch(text)):
+            low, high = match.groups()
+            raise ValueError(
+                f"{text} is no range of integers: list the values, or draw them from "
+                f"uniform:{low}:{high} or log:{low}:{high} with --random N"
+            )
         else:
             found.append(value)
     return tuple(found)
