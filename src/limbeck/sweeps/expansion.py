@@ -265,11 +265,10 @@ def expand_values(values: Iterable[Any], integers: bool = True) -> tuple[Any, ..
                     f"{text} is not a range of at most {MAX_RUNS:,} integers: A:B is A, ..., B - 1"
                 )
             found += range(first, end, step)
-        elif integers and (match := _NUMBERS.fullmatch(text)):
-            low, high = match.groups()
+        elif integers and _NUMBERS.fullmatch(text):
             raise ValueError(
                 f"{text} is no range of integers: list the values, or draw them from "
-                f"uniform:{low}:{high} or log:{low}:{high} with --random N"
+                f"uniform:{text} or log:{text} with --random N"
             )
         else:
             found.append(value)
