@@ -15,10 +15,9 @@ import csv
 import json
 from pathlib import Path
 
-from limbeck.metrics.intervals import Interval, mean_interval
+from limbeck.metrics.intervals import SHARE, Interval, mean_interval
 
 METRICS = ("object", "view_accuracy", "janus", "r_precision_shape", "rejected")
-SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  #: possible values of a share, and of a difference
 #: columns of results.csv before and after those of the options that vary
 BEFORE, AFTER = ("run", "state", "prompt"), "seed"
 
@@ -39,10 +38,9 @@ def read_values(sweep: Path, metric: str) -> dict[str, dict[str, float]]:
     return values
 
 
-def formatted(values: list[float], bounds: Interval, sign: str = "") -> str:
+def formatted(values: list[float], interval: Interval | None, sign: str = "") -> str:
     """Mean and interval; the mean alone of a single seed."""
     mean = sum(values) / len(values)
-    interval = mean_interval(values, bounds)
     if interval is None:
         return f"{mean:{sign}.2f}"
     return f"{mean:{sign}.2f} [{interval[0]:{sign}.2f}, {interval[1]:{sign}.2f}]"
@@ -53,7 +51,8 @@ def difference(first: dict[str, float], other: dict[str, float]) -> str:
     values = [other[seed] - first[seed] for seed in first if seed in other]
     if not values:
         return ""
-    text, interval = formatted(values, DIFFERENCE, "+"), mean_interval(values, DIFFERENCE)
+    interval = mean_interval(values, SHARE, is_difference=True)
+    text = formatted(values, interval, "+")
     excluded = interval is not None and interval[0] * interval[1] > 0
     return f"**{text}**" if excluded else text
 
@@ -69,7 +68,8 @@ def main() -> None:
         first = next(iter(values.values()), {})
         for setting, by_seed in values.items():
             minus = "" if by_seed is first else difference(first, by_seed)
-            mean = formatted(list(by_seed.values()), SHARE)
+            own = list(by_seed.values())
+            mean = formatted(own, mean_interval(own, SHARE))
             print(f"| {metric} | {setting} | {mean} | {minus} | {len(by_seed)} |")
 
 

@@ -147,7 +147,8 @@ def test_the_own_representation_has_low_rank():
 
 def test_differences_of_a_sweep_are_paired_by_seed(tmp_path, capsys, monkeypatch):
     rows = ["run,state,prompt,guidance,seed,object"]
-    # the setting adds .10 and .30: mean .2, t interval .2 -+ 12.706 * .1414 / sqrt(2) = 1.27
+    # the setting adds .10 and .30: mean .2, t interval .2 -+ 12.706 * .1414 / sqrt(2) = 1.27;
+    # a mean of .3 has the logit -.847 -+ 1.27 / .21 = 6.05
     objects = {("1", 0): 0.2, ("1", 1): 0.4, ("30", 0): 0.3, ("30", 1): 0.7}
     # equal differences are no proof: Wilson's interval of 2 of 2 leaves .342 of .2 -+ .658
     objects |= {("60", 0): 0.4, ("60", 1): 0.6}
@@ -161,9 +162,9 @@ def test_differences_of_a_sweep_are_paired_by_seed(tmp_path, capsys, monkeypatch
     monkeypatch.setattr("sys.argv", ["sweep_differences.py", str(tmp_path), "object"])
     runpy.run_path(str(EXAMPLES / "sweep_differences.py"), run_name="__main__")
     *_, first, second, third = capsys.readouterr().out.splitlines()
-    assert first == "| object | 1 | 0.30 [0.00, 1.00] |  | 2 |"
+    assert first == "| object | 1 | 0.30 [0.00, 0.99] |  | 2 |"
     assert second == "| object | 30 | 0.50 [0.00, 1.00] | +0.20 [-1.00, +1.00] | 2 |"
-    assert third == "| object | 60 | 0.50 [0.00, 1.00] | +0.20 [-0.59, +0.73] | 2 |"
+    assert third == "| object | 60 | 0.50 [0.01, 0.99] | +0.20 [-0.59, +0.73] | 2 |"
 
 
 def test_the_plane_prior_runs_with_many_particles(tmp_path):

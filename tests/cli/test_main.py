@@ -328,6 +328,7 @@ def test_arguments_of_record(
         "logger": None,
         "stop_on_collapse": True,
         "stage": StagePosition(),
+        "films": True,
     }
     assert capsys.readouterr().out.strip() == str(default_run_folder(experiment) / "report.html")
 

@@ -19,7 +19,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.geometry.assets import Surface
 from limbeck.graphics.geometry.shape_facts import ShapeFacts, shape_facts
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
-from limbeck.metrics.intervals import Interval, mean_interval
+from limbeck.metrics.intervals import SHARE, Interval, mean_interval
 from limbeck.priors.loading import load
 from limbeck.representations.base import Representation
 from limbeck.runs.reopen import BEST_STAGE, read_experiment
@@ -31,7 +31,6 @@ from limbeck.world.pretrained import load_evaluator
 from limbeck.world.prompt_parser import judgeable_attributes
 from limbeck.world.scene import ATTRIBUTES
 
-_DIFFERENCE: Interval = (-1.0, 1.0)
 _MIN_CONTACT = 0.01  #: share of a surface at the sides of its box that counts as grown into it
 _MIN_OVERLAP = 0.8  #: overlap of silhouettes from which a shape counts as kept
 
@@ -157,7 +156,7 @@ def _gain(a: JudgedViews, b: JudgedViews) -> tuple[float, Interval | None]:
     """How much more views of ``b`` are right than of ``a``, with its interval."""
     assert a.right is not None and b.right is not None
     difference = b.right.float() - a.right.float()
-    return difference.mean().item(), mean_interval(difference.tolist(), _DIFFERENCE)
+    return difference.mean().item(), mean_interval(difference.tolist(), SHARE, is_difference=True)
 
 
 def _touches(stage: JudgedViews) -> bool:
