@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from ball_representation import Ball, Object
+from painted_ball import Ball as PaintedBall
+from painted_ball import ball
 
 from limbeck.config import yaml as config
 from limbeck.graphics.geometry.shape_facts import ShapeFacts
@@ -93,6 +95,19 @@ def test_a_spoiled_last_stage_is_said_and_not_exported(tmp_path, quick_prior, ca
 def test_a_foreign_prompt_has_no_evaluator(tmp_path, quick_prior):
     stages = [write_stage(tmp_path / f"{i}-s", Ball(), "a red disc") for i in (1, 2)]
     assert choose_stage(stages) == ["best stage: 2-s, the last; no earlier one is clearly better"]
+
+
+def test_splats_have_a_surface_of_their_own(tmp_path, quick_prior, monkeypatch):
+    monkeypatch.setattr(best_stage, "splats_to_surface", lambda splats: ball(1))  # takes seconds
+    folder = tmp_path / "a"
+    kinds = ("surface", "splats", "nothing")
+    stages = [
+        write_stage(folder / f"{i}-{kind}", PaintedBall(kind=kind), "a red disc")
+        for i, kind in enumerate(kinds)
+    ]
+    choice, change = choose_stage(stages)  # the splats are as good as the surface before them
+    assert choice.startswith("best stage: 1-splats; the surface of 2-nothing is lost")
+    assert change == "2-nothing beside 1-splats: the surface is lost"
 
 
 def test_a_single_stage_is_not_compared(tmp_path):

@@ -16,7 +16,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
-from limbeck.graphics.geometry.assets import Surface
+from limbeck.graphics.export.splat_surface import splats_to_surface
+from limbeck.graphics.geometry.assets import Splats, Surface
 from limbeck.graphics.geometry.shape_facts import ShapeFacts, shape_facts
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
 from limbeck.metrics.intervals import SHARE, Interval, mean_interval
@@ -145,9 +146,11 @@ def _shapes(representation: Representation, total: int) -> tuple[ShapeFacts, ...
     for particle in range(total):
         try:
             asset = representation.asset(particle)
+            if isinstance(asset, Splats):
+                asset = splats_to_surface(asset)
         except (ValueError, NotImplementedError):  # empty, or a field of latents
             continue
-        if isinstance(asset, Surface):
+        if isinstance(asset, Surface) and len(asset.faces):
             facts.append(shape_facts(asset, representation.box_bound))
     return tuple(facts)
 
