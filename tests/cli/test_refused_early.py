@@ -98,7 +98,10 @@ def test_a_billion_samples_are_refused_before_the_model_is_loaded(
         ("--image nowhere.png", "no image file nowhere.png"),
         ("--image text.png", "text.png is not an image that can be read"),
         ("--image green.png", "green.png has neither transparent pixels nor a white background"),
-        ("--image red.png --reference.depth nowhere.png", "no image file nowhere.png"),
+        (
+            "--image red.png --reference.depth nowhere.png --reference.depth-weight 1",
+            "no image file nowhere.png",
+        ),
         ("--image red.png --representation latents", "the representation latents is 2D"),
         ("--image red.png --prompts", "--prompts has no name on the command line"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from grouped_prior import GroupedDiffusion, check_rings
@@ -14,7 +16,12 @@ from limbeck.diffusion.view_attention import _FoldedProcessor
 from limbeck.priors.exact import colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.runs.sample_recorder import sample_to_folder
-from limbeck.runs.view_samples import condition_rows, seen_together, view_conditions
+from limbeck.runs.view_samples import (
+    check_views,
+    condition_rows,
+    seen_together,
+    view_conditions,
+)
 from limbeck.system.image_files import read_image
 
 
@@ -96,6 +103,11 @@ def test_a_prior_without_attention_is_refused(tmp_path):
 )
 def test_views_that_cannot_be_drawn_are_refused(options, message, capsys):
     assert message in refused(capsys, "sample", "a red mug", *options)
+
+
+def test_a_prompt_that_names_a_view_is_refused(prior):
+    with pytest.raises(ValueError, match='names the view "side view", but --views'):
+        check_views(replace(sampling(), prompts=("a mug, Side view",)), prior)
 
 
 def test_one_view_is_sampled_without_folding(prior):

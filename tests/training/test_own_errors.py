@@ -48,6 +48,11 @@ def run_words(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
+        (
+            "method",
+            METHOD.replace(", state):", "):") + "        return eps\n",
+            ":11, in Mine.__call__: TypeError: Mine.__call__() takes 3 positional arguments but 4",
+        ),
         ("method", NO_RESHAPE, ":13, in Mine.__call__: RuntimeError: The size of tensor a (2)"),
         (
             "method",

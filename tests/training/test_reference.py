@@ -1,6 +1,7 @@
 """References: cut out, framed and compared; analytic losses; what is refused."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -382,3 +383,19 @@ def test_the_losses_do_not_wait_for_the_device(tmp_path, cut_out):
         view.request(torch.tensor([0, 0, 1]), 0.5, render)
         assert list(notes) == []
     assert set(losses) == {f"reference_{name}" for name in ("color", "mask", "depth", "normal")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"camera": (50.0, 5.0, 0.0, 0.0)}, "reference.camera has no effect without an image"),
+        ({"depth_weight": 1.0}, "reference.depth_weight has no effect without an image"),
+        ({"image": "x", "depth": "x"}, "has no effect with the weight 0: give --reference.depth-w"),
+        ({"image": "x", "normal_weight": 2.0}, "reference.normal_weight 2.0 has no effect without"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, options, message):
+    path = save(tmp_path / "x.png", np.ones((8, 8, 4)))
+    options = {key: path if value == "x" else value for key, value in options.items()}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ImageReference(**options).read_images()

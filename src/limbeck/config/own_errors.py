@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CodeType, FunctionType
 
 from limbeck.config.discovery import OWN_MODULE
 from limbeck.system.finite import NonFiniteError
@@ -23,7 +25,7 @@ def own_code_error(error: Exception) -> ValueError | None:
     """
     if isinstance(error, NonFiniteError | ModuleNotFoundError) or is_out_of_memory(error):
         return None
-    entries = [
+    entries = _refused_call(error) or [
         (frame.f_code, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).startswith(OWN_MODULE)
@@ -35,6 +37,20 @@ def own_code_error(error: Exception) -> ValueError | None:
     if not isinstance(error, ValueError):  # which is written for the user in most places
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return ValueError(f"{code.co_filename}:{line}, in {code.co_qualname}: {text}")
+
+
+def _refused_call(error: Exception) -> list[tuple[CodeType, int]]:
+    """The function of one's own whose signature does not take the arguments of a call.
+
+    Python raises such errors where the function is called, so no line of the file is on the stack.
+    """
+    owner, _, name = str(error).partition("()")[0].rpartition(".")
+    if not isinstance(error, TypeError) or not owner:
+        return []
+    own = [m for key, m in sys.modules.items() if key.startswith(OWN_MODULE)]
+    functions = [vars(getattr(module, owner, object)).get(name) for module in own]
+    codes = [f.__code__ for f in functions if isinstance(f, FunctionType)]
+    return [(code, code.co_firstlineno) for code in codes]
 
 
 @contextmanager

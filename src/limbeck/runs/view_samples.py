@@ -31,6 +31,13 @@ def check_views(sampling: Sampling, prior: Prior) -> None:
     """
     if sampling.views == 1:
         return
+    views = Orbit().prompts_by_view("")
+    for prompt in sampling.prompts:
+        if named := [view.strip(" ,") for view in views if view.strip(" ,") in prompt.lower()]:
+            raise ValueError(
+                f'the prompt "{prompt}" names the view "{named[0]}", but --views shows the object '
+                "from several: leave the view out"
+            )
     if isinstance(prior, MultiViewPrior):
         if prior.group_size != sampling.views:
             raise ValueError(

@@ -102,6 +102,7 @@ class Experiment:
         check_options(self)
         has_prompts = self.reference.image is not None or all(p.strip() for p in self.prompts)
         if not self.prompts or not has_prompts:
+            self.reference.check_effect()  # a recipe from an image lacks the image
             raise ValueError("a prompt is missing: give at least one text that is not empty")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:

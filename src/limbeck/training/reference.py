@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -78,12 +78,40 @@ class ImageReference:
         """The files that are given."""
         return tuple(path for path in (self.image, self.depth, self.normal) if path is not None)
 
+    def check_effect(self) -> None:
+        """Refuse what has no effect.
+
+        Raises:
+            ValueError: if there are options but no image, a map of weight 0, or a weight without
+                its map.
+        """
+        if self.image is None:
+            changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+            if changed:
+                raise ValueError(
+                    f"reference.{changed[0]} has no effect without an image of the object: give "
+                    "--image FILE"
+                )
+        for name in ("depth", "normal"):
+            path, weight = getattr(self, name), getattr(self, f"{name}_weight")
+            if path is not None and not weight:
+                raise ValueError(
+                    f"reference.{name} {path} has no effect with the weight 0: give "
+                    f"--reference.{name}-weight a number above 0, or leave the file out"
+                )
+            if path is None and weight and self.image is not None:
+                raise ValueError(
+                    f"reference.{name}_weight {weight} has no effect without its file: give "
+                    f"--reference.{name} FILE, or leave the weight out"
+                )
+
     def read_images(self) -> ObjectImages | None:
         """Read the files; None if there is no reference.
 
         Raises:
-            ValueError: if one cannot be read or used.
+            ValueError: if one cannot be read or used, or an option has no effect.
         """
+        self.check_effect()
         if self.image is None:
             return None
         return read_reference_images(self.image, self.depth, self.normal, self.object_size)

@@ -121,6 +121,7 @@ def main(argv: Sequence[str]) -> None:
     if experiment.prompts == NO_PROMPTS and experiment.reference.image is not None:
         experiment = replace(experiment, prompts=("",))
     if experiment.prompts == NO_PROMPTS:
+        experiment.reference.check_effect()  # a recipe from an image lacks the image
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     if start.preset is not None:
         start.preset.check_model(experiment.model)
