@@ -25,11 +25,12 @@ def own_code_error(error: Exception) -> ValueError | None:
     """
     if isinstance(error, NonFiniteError | ModuleNotFoundError) or is_out_of_memory(error):
         return None
-    entries = _refused_call(error) or [
+    entries = [
         (frame.f_code, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).startswith(OWN_MODULE)
     ]
+    entries = entries or _refused_call(error)
     if not entries:
         return None
     code, line = entries[-1]
@@ -49,7 +50,8 @@ def _refused_call(error: Exception) -> list[tuple[CodeType, int]]:
         return []
     own = [m for key, m in sys.modules.items() if key.startswith(OWN_MODULE)]
     functions = [vars(getattr(module, owner, object)).get(name) for module in own]
-    codes = [f.__code__ for f in functions if isinstance(f, FunctionType)]
+    found = [f for f in functions if isinstance(f, FunctionType)]
+    codes = [f.__code__ for f in found if f.__module__.startswith(OWN_MODULE)]
     return [(code, code.co_firstlineno) for code in codes]
 
 
