@@ -1,4 +1,4 @@
-"""What a multi-view network is told of its cameras, and the layers of a U-Net that hear it.
+"""Cameras as numbers for a multi-view network, and the layers of a U-Net that take them.
 
 References:
     MVDream (Shi et al. 2023, arXiv 2308.16512).
@@ -19,7 +19,7 @@ CAMERA_OPTIONS = {
 
 
 def camera_labels(pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 16"]:
-    """Return what the network is told of cameras: direction and rotation, not the distance.
+    """Return cameras as the network takes them: direction and rotation, not the distance.
 
     MVDream's world has z up and the front of objects at +x; ours has y up and the front at +z. So
     (x, y, z) becomes (z, x, y). Camera axes are the same.

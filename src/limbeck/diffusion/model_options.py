@@ -47,7 +47,7 @@ class Model:
         ip_scale: factor on what the image adds to the attention. 0: the prompt alone.
         ip_encoder: folder of the image encoder, or owner/name/FOLDER of the hub. Empty: the folder
             image_encoder beside the adapter.
-        pose_input: what a model of the family of Zero123 is told besides the angles between two
+        pose_input: what a model of the family of Zero123 takes besides the angles between two
             cameras: distance, their difference (Zero123, Zero123-XL), or polar-angle, that of the
             image's camera (Stable-Zero123). auto: by the hub id.
         image_guidance: guidance scale of the source image, for models that edit it by instructions
@@ -113,6 +113,8 @@ class Model:
         name = Path(self.control).name.lower()
         kinds = [kind for kind in CONTROL_KINDS if kind in name]
         if len(kinds) != 1:
+            if self.control.startswith((".", "/", "~")) and not Path(self.control).exists():
+                raise ValueError(f"control {self.control}: there is no such folder")
             raise ValueError(
                 f"control {self.control}: its name does not say whether it takes depths or "
                 "normals: give --model.control-kind depth or normal"

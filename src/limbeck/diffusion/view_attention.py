@@ -1,7 +1,7 @@
 """Self-attention over the views of a group: their rows become one sequence.
 
-Any U-Net of diffusers can be made to do so, with the weights it has. Views are told apart by their
-content alone, so a permutation of the views permutes the outputs.
+Any U-Net of diffusers can be made to do so, with the weights it has. Only their
+content distinguishes views, so a permutation of the views permutes the outputs.
 
 References:
     MVDream (Shi et al. 2023, arXiv 2308.16512).

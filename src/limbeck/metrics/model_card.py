@@ -95,7 +95,7 @@ def sample_captions(
         guidance: guidance scale.
         seed: seed of the noise.
         seconds: time after which no further batch of 28 is begun.
-        cameras: camera-to-world matrices that a model of several views is told.
+        cameras: camera-to-world matrices that a model of several views takes.
 
     Returns:
         Samples in [0, 1].

@@ -75,7 +75,7 @@ def sample_groups(
     """Sample four views of each group.
 
     Args:
-        prior: the model; one of several views is told the cameras.
+        prior: the model; one of several views takes the cameras.
         scenes: what to show.
         captions: the prompt of each view.
         folded: whether the self-attention of another model sees the four views together.

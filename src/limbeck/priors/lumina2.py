@@ -20,7 +20,7 @@ class Lumina2(LatentDiffusion):
     """A pipeline in the layout of Lumina-Image 2.0.
 
     As in the pipeline, a system prompt stands before every prompt but the empty one. The network
-    is told the share of the image, 1 - sigma, and predicts x0 - eps, the negative of the flow.
+    takes the share of the image, 1 - sigma, and predicts x0 - eps, the negative of the flow.
     """
 
     pipeline_name = "Lumina2Pipeline"

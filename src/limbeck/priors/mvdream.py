@@ -1,4 +1,4 @@
-"""MVDream: Stable Diffusion that sees four views of an object at once and is told their cameras.
+"""MVDream: Stable Diffusion that sees four views of an object at once and takes their cameras.
 
 References:
     MVDream (Shi et al. 2023, arXiv 2308.16512).

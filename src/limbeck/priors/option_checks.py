@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from limbeck.priors.diffusers_base import DiffusersPrior
+from limbeck.diffusion.model_options import Model, RuntimeOptions
 
 
-def check_model_options(prior: DiffusersPrior) -> None:
+class OptionedPrior(Protocol):
+    """What of a ``DiffusersPrior`` the checks read; see there."""
+
+    model: Model
+    runtime: RuntimeOptions
+    device: str
+
+    @property
+    def takes_adapters(self) -> bool: ...
+    @property
+    def takes_pose_input(self) -> bool: ...
+    @property
+    def takes_image_guidance(self) -> bool: ...
+    @property
+    def extra_parts(self) -> tuple[str, ...]: ...
+
+
+def check_model_options(prior: OptionedPrior) -> None:
     """Refuse options of other model families, before the weights are read.
 
     Args:
@@ -17,7 +33,7 @@ def check_model_options(prior: DiffusersPrior) -> None:
     Raises:
         ValueError: if an option has no effect.
     """
-    model, name = prior.model, prior.files.name
+    model, name = prior.model, prior.model.name
     for option in () if prior.takes_adapters else ("control", "ip_adapter"):
         if getattr(model, option):
             raise ValueError(
@@ -36,7 +52,7 @@ def check_model_options(prior: DiffusersPrior) -> None:
         )
 
 
-def check_runtime_options(prior: DiffusersPrior) -> None:
+def check_runtime_options(prior: OptionedPrior) -> None:
     """Refuse ways of execution that the device or the family does not have.
 
     Args:
@@ -56,4 +72,4 @@ def check_runtime_options(prior: DiffusersPrior) -> None:
         )
     for option in ("vae_slicing", "vae_tiling", "gradient_checkpointing"):
         if getattr(runtime, option) and "vae" not in prior.extra_parts:
-            raise ValueError(f"{prior.files.name} has no autoencoder for {option}: leave it out")
+            raise ValueError(f"{prior.model.name} has no autoencoder for {option}: leave it out")

@@ -20,7 +20,7 @@ class PixArt(LatentDiffusion):
     """A pipeline in the layout of PixArt-alpha or PixArt-sigma.
 
     The learned variance is not used: it belongs to ancestral sampling, not to the score. Networks
-    of PixArt-alpha at 1024 pixels are also told height, width and aspect ratio of the image.
+    of PixArt-alpha at 1024 pixels also take height, width and aspect ratio of the image.
     """
 
     pipeline_name = "PixArtSigmaPipeline"

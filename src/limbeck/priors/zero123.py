@@ -29,7 +29,7 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def relative_pose(
     eye: Float[Tensor, "*b 3"], reference_eye: Float[Tensor, "*b 3"], polar_angle: bool
 ) -> Float[Tensor, "*b 4"]:
-    """Return what the network is told of where a camera stands beside that of the image.
+    """Return the position of a camera relative to that of the image, as the network takes it.
 
     Its world has z up and azimuths that grow from x to y, ours has y up and azimuths that grow from
     +z (front) to +x. The rotation (x, y, z) -> (z, x, y) takes ours to its: elevations and

@@ -1,4 +1,4 @@
-"""The layouts in which weights of Zero123 are published, and which models are told which pose.
+"""The layouts in which weights of Zero123 are published, and which models take which pose.
 
 Published are folders of two pipelines that diffusers does not have. Both hold the U-Net, the
 autoencoder and the image encoder of CLIP in the names of diffusers and transformers, and one linear
@@ -27,7 +27,7 @@ PoseInput = Literal["distance", "polar-angle"]  #: the fourth number of the pose
 
 
 def pose_input(model: str, chosen: str) -> PoseInput:
-    """Return the fourth number of the pose that a model is told.
+    """Return the fourth number of the pose that a model takes.
 
     Args:
         model: name of the model.
@@ -43,7 +43,7 @@ def pose_input(model: str, chosen: str) -> PoseInput:
     if known is not None and known.family in ("zero123", "stable-zero123"):
         return "distance" if known.family == "zero123" else "polar-angle"
     raise ValueError(
-        f"the files of {model} do not say which pose the model is told: give --model.pose-input "
+        f"the files of {model} do not say which pose the model takes: give --model.pose-input "
         "distance for Zero123 and Zero123-XL, polar-angle for Stable-Zero123"
     )
 

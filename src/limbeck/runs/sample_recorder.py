@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from limbeck.config.checks import check_options
 from limbeck.config.comparison import differences
@@ -177,6 +179,36 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """
     check_options(sampling)
     refuse_other_model(sampling)
+    _refuse_conditional(prior)
+    _check_fits(sampling, prior)
+    refuse_other_samples(folder, sampling)
+    check_views(sampling, prior)
+    source = (
+        load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
+    )
+    with collect_notices() as notices:
+        conditions = _conditions(sampling, source)
+    rows_before, start = prior.call_counter.rows, time.perf_counter()
+    images = _draw(sampling, source, prior, conditions)
+    seconds = time.perf_counter() - start
+    folder.mkdir(parents=True, exist_ok=True)
+    # first: a folder that was left after a kill is recognized by it
+    write_text(folder / "sample.yaml", to_yaml(sampling))
+    save_final_images(folder, images, sampling.num_images)
+    write_notices(notices, folder)
+    scores = score_run(images, sampling.prompts, sampling.num_images)
+    write_text(folder / "scores.json", json.dumps(scores, indent=1))
+    profile = {
+        "elapsed": seconds,
+        "seconds": {"sampling": seconds},
+        "evaluations": prior.call_counter.rows - rows_before,
+    }
+    write_text(folder / "profile.json", json.dumps(profile, indent=1))
+    return folder / "final.png"
+
+
+def _refuse_conditional(prior: Prior) -> None:
+    """Refuse models that need an image besides the prompt."""
     if isinstance(prior, NovelViewPrior):
         raise ValueError(
             "this model makes new views of the object of an image, not samples of a prompt: use it "
@@ -186,21 +218,18 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
         raise ValueError(
             "this model edits images by instructions: use limbeck edit IMAGE --target-prompt TEXT"
         )
-    _check_fits(sampling, prior)
-    refuse_other_samples(folder, sampling)
-    check_views(sampling, prior)
-    source = (
-        load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
-    )
-    with collect_notices() as notices:
-        conditions = _conditions(sampling, source)
+
+
+def _draw(
+    sampling: Sampling, source: Prior, prior: Prior, conditions: Conditions
+) -> Float[Tensor, "n 3 h w"]:
+    """Sample with the network of ``source`` and decode with ``prior``, a batch at a time."""
     rows = condition_rows(sampling).to(prior.device)
     rng = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(len(rows), *prior.shape, generator=rng).to(prior.device)
-    rows_before, start = prior.call_counter.rows, time.perf_counter()
     eta = 1.0 if sampling.sampler == "ancestral" else 0.0
-    batches = []
     size = max(_BATCH // sampling.views, 1) * sampling.views
+    batches = []
     with seen_together(sampling, source):
         for row, eps in zip(rows.split(size), noise.split(size), strict=True):
             x0 = sample_x0(
@@ -210,19 +239,4 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
                 raise NonFiniteError(None, "a sampled x0", {"x0": x0})
             batches.append(prior.decode(x0).detach())
             check_image_values(batches[-1])
-    images = torch.cat(batches).cpu()
-    seconds = time.perf_counter() - start
-    folder.mkdir(parents=True, exist_ok=True)
-    # first: a folder that was left after a kill is recognized by it
-    write_text(folder / "sample.yaml", to_yaml(sampling))
-    save_final_images(folder, images, sampling.num_images)
-    write_notices(notices, folder)
-    scores = score_run(images, sampling.prompts, sampling.num_images)
-    (folder / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
-    profile = {
-        "elapsed": seconds,
-        "seconds": {"sampling": seconds},
-        "evaluations": prior.call_counter.rows - rows_before,
-    }
-    (folder / "profile.json").write_text(json.dumps(profile, indent=1), encoding="utf-8")
-    return folder / "final.png"
+    return torch.cat(batches).cpu()

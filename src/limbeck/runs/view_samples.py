@@ -61,7 +61,7 @@ def condition_rows(sampling: Sampling) -> Int[Tensor, "n"]:
 def view_conditions(sampling: Sampling, prior: Prior) -> Conditions:
     """Return the conditions of each view of each prompt.
 
-    A model that is told cameras gets these, any other view words.
+    A model that takes cameras gets these, any other view words.
     """
     cameras = cameras_of_views(sampling.views)
     null = prior.condition([sampling.negative_prompt] * len(sampling.prompts) * sampling.views)

@@ -127,6 +127,17 @@ def build_scheduler(prediction_type: str) -> DDIMScheduler:
     )
 
 
+def mean_errors(
+    per_row: Float[Tensor, "b"], weight: Float[Tensor, "b"], t: Int[Tensor, "b"]
+) -> dict[str, Tensor]:
+    """Return the weighted loss, and the unweighted error in the middle and late time steps."""
+    return {
+        "loss": (weight * per_row).mean(),
+        "middle": per_row[(t > 300) & (t < 700)].mean(),
+        "late": per_row[t >= 800].mean(),
+    }
+
+
 class Denoiser(nn.Module):
     """Text encoder and U-Net, with the training loss.
 
@@ -177,11 +188,7 @@ class Denoiser(nn.Module):
         """
         out = self.unet(self.add_noise(z, noise, t), t, self.text(ids).last_hidden_state).sample
         per_row, weight = self.errors(out.float(), z, noise, t)
-        return {
-            "loss": (weight * per_row).mean(),
-            "middle": per_row[(t > 300) & (t < 700)].mean(),
-            "late": per_row[t >= 800].mean(),
-        }
+        return mean_errors(per_row, weight, t)
 
     def add_noise(
         self, z: Float[Tensor, "b 4 16 16"], noise: Float[Tensor, "b 4 16 16"], t: Int[Tensor, "b"]
@@ -305,7 +312,7 @@ def preview_sample(
         steps: DDIM steps.
         guidance: guidance scale.
         noise: latents at t = 1.
-        class_labels: what the class embedding of the U-Net is told of each row, if it has one.
+        class_labels: input of the class embedding of the U-Net for each row, if it has one.
     """
     scheduler = build_scheduler(model.prediction_type)
     scheduler.set_timesteps(steps)

@@ -25,7 +25,7 @@ _SCENES_SEED = 11
 _NAMED_SHARE = 0.5  #: of the groups, those that start near the front
 _NAMED_WIDTH = math.radians(10)
 _ELEVATIONS = (math.radians(-2), math.radians(35))  #: no overhead views
-_FOV = 40.0  #: degrees; cameras are told without it
+_FOV = 40.0  #: degrees; no input of the network
 
 
 def random_groups(count: int, rng: np.random.Generator, unseen: bool = False) -> Scenes:
@@ -72,7 +72,7 @@ def scene_poses(scenes: Scenes) -> Float[Tensor, "n 4 4"]:
 
 
 def scene_cameras(scenes: Scenes) -> Float[Tensor, "n 16"]:
-    """Return what a multi-view network is told of the cameras of scenes."""
+    """Return the cameras of scenes as a multi-view network takes them."""
     return camera_labels(scene_poses(scenes))
 
 

@@ -1,6 +1,6 @@
-"""A U-Net that sees four views of an object at once and is told their cameras.
+"""A U-Net that sees four views of an object at once and takes their cameras.
 
-It starts as the U-Net of a trained pipeline: what it is told of the cameras has no effect yet, and
+It starts as the U-Net of a trained pipeline: the cameras have no effect yet, and
 self-attention across the views needs no new weights. Learning what cameras mean takes long, because
 they matter at the noisiest times only; so in a share of the groups the captions go on naming the
 views, by which the network knows them already.
@@ -28,6 +28,7 @@ from limbeck.diffusion.camera_input import CAMERA_OPTIONS
 from limbeck.diffusion.view_attention import ViewFolding
 from limbeck.world.denoiser import (
     Denoiser,
+    mean_errors,
     preview_sample,
     save_grid,
     stratified_times,
@@ -103,12 +104,7 @@ class MultiViewDenoiser(Denoiser):
             text = self.text(ids).last_hidden_state
         out = self._predict(zt, t.masked_fill(known, 0), text, cameras)
         per_row, weight = self.errors(out.float(), z, noise, t)
-        per_row, weight, t = per_row[~known], weight[~known], t[~known]
-        return {
-            "loss": (weight * per_row).mean(),
-            "middle": per_row[(t > 300) & (t < 700)].mean(),
-            "late": per_row[t >= 800].mean(),
-        }
+        return mean_errors(per_row[~known], weight[~known], t[~known])
 
     def _predict(self, zt: Tensor, t: Tensor, text: Tensor, cameras: Tensor) -> Tensor:
         if len(cameras):
@@ -200,8 +196,8 @@ class MultiViewTask(Task[MultiViewDenoiser]):
         empty = (torch.rand(count, generator=rng) < _EMPTY_SHARE).repeat_interleave(size)
         texts = ["" if e else text for text, e in zip(texts, empty.tolist(), strict=True)]
         known = torch.zeros(count, size, dtype=torch.bool)
-        told = (torch.rand(count, generator=rng) < self.reference_views) & (not single)
-        known[torch.arange(count), torch.randint(size, (count,), generator=rng)] = told
+        has_known = (torch.rand(count, generator=rng) < self.reference_views) & (not single)
+        known[torch.arange(count), torch.randint(size, (count,), generator=rng)] = has_known
         z = torch.from_numpy(latents[rows].astype(np.float32))
         return (
             z,

@@ -25,7 +25,7 @@ _FIXED_OPTIONS = (
 
 @dataclass(frozen=True)
 class MultiViewTraining:
-    """Training of a model that sees four views of an object at once and is told their cameras.
+    """Training of a model that sees four views of an object at once and takes their cameras.
 
     Attributes:
         out: output folder; a stopped training resumes from it.

@@ -50,7 +50,7 @@ def _main_multi_view(argv: Sequence[str]) -> None:
     from limbeck.world.multi_view_options import MultiViewTraining, open_multi_view_training
 
     about = (
-        "Train the embedded world further to see four views of an object at once and to be told "
+        "Train the embedded world further to see four views of an object at once and to take "
         "their cameras."
     )
     words = [word for word in argv if word != _MULTI_VIEW]

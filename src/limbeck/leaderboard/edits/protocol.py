@@ -15,6 +15,7 @@ from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.leaderboard.edits.pairs import EditPairs, draw_pairs
 from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse_with_quick
+from limbeck.leaderboard.execution.tuning import check_candidates
 from limbeck.methods.base import EditMethod
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.irfds import IRFDS
@@ -72,10 +73,7 @@ class EditLeaderboard:
         check_options(self)
         for name in self.methods:
             edit_options(name)
-        for name in ("guidance_candidates", "lr_factors"):
-            values = getattr(self, name)
-            if not values or any(value <= 0 for value in values):
-                raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
+        check_candidates(self, ("guidance_candidates", "lr_factors"))
         if INVERSION in self.rows and self.passes < _LEAST_PASSES:
             raise ValueError(
                 f"passes must be at least {_LEAST_PASSES} with {INVERSION}, most of them for its "

@@ -13,10 +13,11 @@ from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse
 from limbeck.leaderboard.execution.text_to_image import (
     SAMPLING,
     TunedSetting,
+    check_methods,
     default_guidance,
-    find_method,
     text_to_image_methods,
 )
+from limbeck.leaderboard.execution.tuning import check_candidates
 from limbeck.metrics.true_law import ExactPrior
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import EXACT_MODELS, is_exact, load
@@ -74,13 +75,8 @@ class ExactLeaderboard:
             raise unknown_name("exact prior", self.model, names)
         if not self.prompt.strip():
             raise ValueError("prompt is missing: give a text that is not empty")
-        for name in self.methods:
-            if name != SAMPLING:
-                find_method(name)
-        for name in ("guidance_candidates", "lr_candidates"):
-            values = getattr(self, name)
-            if not values or any(value <= 0 for value in values):
-                raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
+        check_methods(self.methods)
+        check_candidates(self, ("guidance_candidates", "lr_candidates"))
         if self.quick:
             refuse_with_quick(self, ("tuning_seeds", "iterations"))
             limit_with_quick(self, seeds=3, passes=100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -51,6 +51,13 @@ def find_method(name: str) -> type[Method]:
             f"{known}, or FILE.py:Class"
         )
     return method
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Refuse names that are not rows; see ``find_method``."""
+    for name in names:
+        if name != SAMPLING:
+            find_method(name)
 
 
 def default_guidance(name: str) -> float | None:

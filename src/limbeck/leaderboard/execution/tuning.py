@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,22 @@ from limbeck.system.checkpoint import write_text
 from limbeck.system.files import read_json_object
 
 Setting = TypeVar("Setting", bound=Any)
+
+
+def check_candidates(board: Any, options: Sequence[str]) -> None:
+    """Check the settings that are tried.
+
+    Args:
+        board: options of a leaderboard.
+        options: those that hold candidates.
+
+    Raises:
+        ValueError: if one has no candidate, or one that is not positive.
+    """
+    for name in options:
+        values = getattr(board, name)
+        if not values or any(value <= 0 for value in values):
+            raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
 
 
 def choose_settings(

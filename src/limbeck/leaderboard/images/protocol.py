@@ -13,10 +13,11 @@ from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse
 from limbeck.leaderboard.execution.text_to_image import (
     SAMPLING,
     TunedSetting,
+    check_methods,
     default_guidance,
-    find_method,
     text_to_image_methods,
 )
+from limbeck.leaderboard.execution.tuning import check_candidates
 from limbeck.world.scene import Scenes, full_captions, random_scenes
 
 _PROMPT_SEED, _REFERENCE_SEED, _MEASURED_SEED = 20_011, 20_012, 20_013
@@ -66,13 +67,8 @@ class Leaderboard:
 
     def __post_init__(self) -> None:
         check_options(self)
-        for name in self.methods:
-            if name != SAMPLING:
-                find_method(name)
-        for name in ("guidance_candidates", "lr_candidates"):
-            values = getattr(self, name)
-            if not values or any(value <= 0 for value in values):
-                raise ValueError(f"{name} must be positive numbers, at least one, not {values}")
+        check_methods(self.methods)
+        check_candidates(self, ("guidance_candidates", "lr_candidates"))
         if self.diverse_prompts > self.num_prompts and not self.quick:
             object.__setattr__(self, "diverse_prompts", self.num_prompts)
         if self.quick:
