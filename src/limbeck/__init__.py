@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from limbeck import methods, priors, representations
     from limbeck.api import distill, edit, sample
+    from limbeck.config.scheduled_numbers import ScheduledNumber
     from limbeck.diffusion.sampling import Sampling
     from limbeck.distillation import critics, noise, timesteps, weights
     from limbeck.priors.loading import load
@@ -25,6 +26,7 @@ __all__ = [
     "ImageReference",
     "Run",
     "Sampling",
+    "ScheduledNumber",
     "critics",
     "distill",
     "edit",
@@ -57,6 +59,7 @@ _MODULE_OF = {
     "ImageReference": "training.reference",
     "Run": "training.trainer",
     "Sampling": "diffusion.sampling",
+    "ScheduledNumber": "config.scheduled_numbers",
     "distill": "api",
     "edit": "api",
     "load": "priors.loading",

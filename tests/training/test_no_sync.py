@@ -14,6 +14,7 @@ from tiny_controls import write_control_net, write_instruct_pix2pix, write_ip_ad
 
 import limbeck.runs.recorder as recorder_module
 from limbeck.config.discovery import choices
+from limbeck.config.scheduled_numbers import ScheduledNumber
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import CriticConfig, CriticTraining
@@ -139,7 +140,9 @@ def test_no_critic_synchronizes(critic, gpu_prior):
 
 
 SHORT_SDI = SDI(renoise_jitter=True, inversion_steps=3, refresh_every=2)
+SCHEDULED_TRAINING = CriticTraining(ScheduledNumber("exponential 1e-3 1e-4"))
 EXPERIMENTS: dict[str, tuple[Method, dict]] = {
+    "schedules": (VSD(ScheduledNumber("linear 9 2"), critic=LoRACritic(2, SCHEDULED_TRAINING)), {}),
     "drifting-noise": (SDS(7.5), {"noise": DriftingNoise()}),
     "antithetic-steps": (SDS(7.5), {"noise": AntitheticNoise()}),
     "antithetic-rows": (SDS(7.5), {"noise": AntitheticNoise("rows")}),

@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any, Literal
 
 from limbeck.config.discovery import option_name, union_members
-from limbeck.config.yaml import check_range, is_usable, join, refused_value
+from limbeck.config.scheduled_numbers import Schedulable, ScheduledNumber
+from limbeck.config.yaml import check_range, is_usable, join, refused_value, takes_schedule
 
 
 @cache
@@ -39,9 +40,16 @@ def check_options(config: Any, path: str = "") -> None:
             check_options(value, flag)
             continue
         has_type = any(_matches(value, member) for member in union_members(hint))
+        if isinstance(value, ScheduledNumber):
+            has_type = takes_schedule(type(config), hint)
         if not (has_type and is_usable(value, field.default)):
             raise refused_value(flag, value, hint)
         check_range(type(config), field.name, value, flag)
+    if isinstance(config, Schedulable):
+        try:
+            config.settings()
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}" if path.strip("-") else str(error)) from error
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -58,7 +66,7 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, bool)
     if hint in (int, float):
         numbers = (int,) if hint is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool)
+        return isinstance(value, numbers) and not isinstance(value, bool | ScheduledNumber)
     if hint is type(None):
         return value is None
     return not is_dataclass(hint) or isinstance(value, hint)  # type: ignore[arg-type]

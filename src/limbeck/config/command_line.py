@@ -24,7 +24,14 @@ from limbeck.config.discovery import (
     unknown_name,
 )
 from limbeck.config.renamed import current_option
-from limbeck.config.yaml import build, component_class, describe_type, join, to_plain
+from limbeck.config.yaml import (
+    build,
+    component_class,
+    describe_type,
+    join,
+    takes_schedule,
+    to_plain,
+)
 
 
 class Option(NamedTuple):
@@ -196,6 +203,12 @@ def _take_value(flag: str, hint: Any, words: list[str]) -> Any:
     return values if args else values[0]
 
 
+#: how a number that changes over the run is written
+_SCHEDULES = (
+    "SCHEDULE: a number that changes over the run, in quotes: 'linear 100 7.5' from the first step "
+    "to the last (or cosine, exponential), or parts: '15 until .5 then 7.5'"
+)
+
 #: values that are meant for an option of true or false but are neither
 _TRUTH_WORDS = ("yes", "no", "on", "off", "y", "n", "t", "f", "maybe", "none", "auto")
 
@@ -303,6 +316,8 @@ def _help(
                 usage = ""
             pairs = itertools.zip_longest([usage], text, fillvalue="")
             lines += [f"  {left:24}{right}".rstrip() for left, right in pairs]
+    if any(takes_schedule(option.owner, option.hint) for option in shown):
+        lines += ["", *textwrap.wrap(_SCHEDULES, width, break_on_hyphens=False)]
     if short:
         footer = f"All options: {prog} --help all. Those of a method: {prog} --method NAME --help"
         lines += ["", *textwrap.wrap(footer, width, break_on_hyphens=False)]
@@ -319,6 +334,8 @@ def _usage(option: Option) -> str:
         return f"{option.flag} {{{','.join(map(str, args))}}}"
     if typing.get_origin(kind) is tuple:
         return " ".join([option.flag, *("..." if a is ... else a.__name__.upper() for a in args)])
+    if kind is float and takes_schedule(option.owner, option.hint):
+        return f"{option.flag} FLOAT|SCHEDULE"
     return f"{option.flag} {'NAME' if base_of(kind) else kind.__name__.upper()}"
 
 

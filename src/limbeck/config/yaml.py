@@ -26,6 +26,7 @@ from limbeck.config.discovery import (
     unknown_name,
 )
 from limbeck.config.renamed import current_option
+from limbeck.config.scheduled_numbers import Schedulable, ScheduledNumber, looks_scheduled
 from limbeck.config.strict_yaml import parse_yaml
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ def to_plain(value: Any, hint: Any) -> Any:
         return [to_plain(v, h) for v, h in zip(value, _element_hints(hint, value), strict=True)]
     if hint is float and type(value) is int:
         return float(value)  # 7 and 7.0 are the same configuration
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | ScheduledNumber) else value
 
 
 def _element_hints(hint: Any, values: typing.Sized) -> tuple[Any, ...]:
@@ -144,7 +145,9 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
             raise unknown_name(noun, text[:60], found)
     for name, (hint, value) in found.items():
         if name in plain:
-            value = _read(plain[name], hint, join(path, name), value)
+            scheduled = takes_schedule(cls, hint) and looks_scheduled(plain[name])
+            read = _read_schedule if scheduled else _read
+            value = read(plain[name], hint, join(path, name), value)
             check_range(cls, field_name(name), value, join(path, name))
         elif value is MISSING:
             raise ValueError(f"{join(path, name)} is missing; it is {describe_type(hint)}")
@@ -158,6 +161,18 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
             raise
         reason = f"{name_of(cls)} cannot be made: {type(error).__name__}: {error}"
         raise ValueError(f"{path}: {reason}" if path.strip("-") else reason) from error
+
+
+def takes_schedule(cls: type, hint: Any) -> bool:
+    """Whether an option of this type of a class may be a schedule over the run."""
+    return issubclass(cls, Schedulable) and float in union_members(hint)
+
+
+def _read_schedule(value: str, hint: Any, path: str, default: Any = None) -> ScheduledNumber:
+    try:
+        return ScheduledNumber(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(value: Any, hint: Any, path: str, default: Any = None) -> Any:
@@ -182,7 +197,7 @@ def check_range(cls: type, name: str, value: Any, path: str) -> None:
     Args:
         cls: dataclass of the field.
         name: name of the field.
-        value: a number, several, or None.
+        value: a number, several, a schedule, or None.
         path: option, for the message.
 
     Raises:
@@ -192,7 +207,8 @@ def check_range(cls: type, name: str, value: Any, path: str) -> None:
     for part in reversed(cls.__mro__):
         if name in vars(part).get("__dataclass_fields__", {}):
             limits |= vars(part)["__dataclass_fields__"][name].metadata
-    for number in value if isinstance(value, tuple | list) else [value]:
+    several = value.values if isinstance(value, ScheduledNumber) else value
+    for number in several if isinstance(several, tuple | list) else [several]:
         if number is None:
             continue
         if "minimum" in limits and number < limits["minimum"]:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.config.scheduled_numbers import Schedulable
 from limbeck.diffusion.guidance import guided_prediction, required_conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig
@@ -41,8 +42,11 @@ class LatentAndImageGradient:
 
 
 @dataclass(frozen=True)
-class Method(abc.ABC, Generic[S]):
+class Method(Schedulable, abc.ABC, Generic[S]):
     """A score distillation method. A subclass is a frozen dataclass, and its fields are options.
+
+    An option of type float may be a schedule over the run. ``__call__`` and ``fit`` see its number
+    at the step, ``init`` its first number.
 
     Attributes:
         bibtex: citation of the paper, for the report.

@@ -51,7 +51,7 @@ class ESD(CriticMethod):
 
     def init(self, prior: Prior, setup: SetupContext) -> Critic:
         critic = super().init(prior, setup)
-        if self.entropy_weight > 0:
+        if any(setting.entropy_weight > 0 for setting in self.settings()):
             require_views(critic, setup)
         return critic
 

@@ -170,9 +170,11 @@ class Experiment:
             "cameras.perp_neg": views,
             "denoise_steps": self.denoise_steps if self.denoise_steps > 1 else 0,
         }
-        unused, scales = self.method.unused_options(), self.method.guidance_scales
-        if scales is not None:
-            scales = (*scales, *self.noise.guidance_scales)
+        unused = self.method.unused_options()
+        by_setting = [setting.guidance_scales for setting in self.method.settings()]
+        if None not in by_setting:
+            scales = [s for scales in by_setting for s in scales or ()]
+            scales = [*scales, *self.noise.guidance_scales]
             if scales and set(scales) == {1} and not views:
                 instead = "use a guidance scale other than 1, or weight it by --perp-neg"
                 unused = {"negative_prompt": instead, **unused}

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from limbeck.config.discovery import component_name, is_own
+from limbeck.config.scheduled_numbers import Schedulable
 from limbeck.diffusion.schedule import stable_diffusion_schedule
-from limbeck.distillation.timesteps.base import Timesteps
+from limbeck.distillation.timesteps.base import Timesteps, training_progress
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
@@ -53,7 +54,13 @@ def _schedules(e: Experiment) -> Iterator[tuple[str, Callable[[int, int], Any]]]
     gradient = torch.linspace(-30, 30, 64).view(2, -1)
     schedule, particle = stable_diffusion_schedule(), torch.arange(2)
     yield "the learning rate", e.optimizer.lr_factor
-    yield "the update rule", e.method.step_schedule
+    yield "the update rule", lambda k, n: e.method.at(training_progress(k, n)).step_schedule(k, n)
+    for part in _with_schedules(e.method):
+
+        def values(step: int, steps: int, part: Schedulable = part) -> dict[str, float]:
+            return part.values_at(training_progress(step, steps))
+
+        yield f"the schedule of {', '.join(part.scheduled)}", values
     yield "the gradient transform", lambda k, n: e.grad_transform(gradient, k, n).tolist()
     for timesteps in _timesteps(e):
 
@@ -62,6 +69,15 @@ def _schedules(e: Experiment) -> Iterator[tuple[str, Callable[[int, int], Any]]]
             return timesteps(step, steps, 2, schedule, rng).tolist()
 
         yield "t", times
+
+
+def _with_schedules(config: Any) -> Iterator[Schedulable]:
+    """A configuration and its components, where an option is a schedule."""
+    if isinstance(config, Schedulable) and config.scheduled:
+        yield config
+    if is_dataclass(config):
+        for field in fields(config):
+            yield from _with_schedules(getattr(config, field.name))
 
 
 def _timesteps(config: Any) -> Iterator[Timesteps]:

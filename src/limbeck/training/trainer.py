@@ -23,6 +23,7 @@ from limbeck.distillation.own_results import (
 )
 from limbeck.distillation.state import State
 from limbeck.distillation.surrogate import surrogate
+from limbeck.distillation.timesteps.base import training_progress
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.methods.base import LatentAndImageGradient
@@ -233,11 +234,12 @@ class Run:
         eps = e.noise(rng, tuple(x0.shape[1:]))
         check_own_tensor(e.noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
         inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
+        method = e.method.at(training_progress(self.step, e.steps))
         with profile.part("method"), torch.no_grad():
             inputs = replace(inputs, eps=e.noise.refine(prior, inputs))
             check_own_tensor(e.noise, ".refine", inputs.eps, x0.shape, "noise for each row")
-            direction = e.method(prior, inputs, self.state)
-            check_own_direction(e.method, direction, x0, inputs.image)
+            direction = method(prior, inputs, self.state)
+            check_own_direction(method, direction, x0, inputs.image)
             weight = e.weight(prior.schedule, inputs.t)
             check_own_tensor(e.weight, "", weight, (len(x0),), "a weight for each row")
             gradient, image_gradient = self._weighted_gradient(direction, weight)
@@ -262,9 +264,10 @@ class Run:
             self.representation.after_step(self.step, e.steps, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
         with profile.part("critic"):
-            fitted = e.method.fit(prior, inputs, self.state)
-            check_own_metrics(e.method, ".fit", fitted)
+            fitted = method.fit(prior, inputs, self.state)
+            check_own_metrics(method, ".fit", fitted)
             metrics |= fitted
+        metrics |= self._scheduled_options()
         self.step += 1
         return Step(self.step, inputs, gradient, metrics)
 
@@ -333,6 +336,13 @@ class Run:
             "weight": weight.mean(),
             "t": inputs.t.mean(),
         }
+
+    def _scheduled_options(self) -> dict[str, Tensor]:
+        """The numbers of the method that change over the run, at this step."""
+        e, device = self.experiment, self.prior.device
+        values = e.method.values_at(training_progress(self.step, e.steps))
+        # filled on the device: copying a number there would wait for it
+        return {f"method.{k}": torch.full((), v, device=device) for k, v in values.items()}
 
     def _weighted_gradient(
         self, direction: Tensor | LatentAndImageGradient, weight: Float[Tensor, "b"]

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.config.scheduled_numbers import Schedulable
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
-from limbeck.distillation.timesteps.base import Timesteps
+from limbeck.distillation.timesteps.base import Timesteps, training_progress
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
 from limbeck.system.processes import average_gradients
@@ -115,7 +116,7 @@ class Critic(abc.ABC):
 
 
 @dataclass(frozen=True)
-class CriticTraining:
+class CriticTraining(Schedulable):
     """How a critic is trained: AdamW without weight decay, on denoising score matching.
 
     Attributes:
@@ -227,6 +228,7 @@ class CriticTrainer:
         default_lr: float = 1e-3,
     ):
         self.training, self.prediction_type = training, prediction_type
+        self._options = training
         self.parameters, self.camera = parameters, camera
         lr = default_lr if training.lr is None else training.lr
         self.optimizer = torch.optim.AdamW(
@@ -243,6 +245,10 @@ class CriticTrainer:
         Returns:
             The mean loss as ``critic``; nothing if there are no steps.
         """
+        self.training = self._options.at(training_progress(inputs.step, inputs.steps))
+        if "lr" in self._options.scheduled and self.training.lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.training.lr
         losses = [
             self._step(prior, inputs, inputs.rng.fold(f"critic {i}"))
             for i in range(self.training.steps)
