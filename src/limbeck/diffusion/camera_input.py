@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 POSE_DIM = 16  #: numbers of a pose: the camera-to-world matrix, row by row
+TRAINING_FILE = "training.json"  #: of a pipeline folder: how its U-Net was trained
 #: Options of a U-Net of diffusers whose class embedding is that of a camera.
 CAMERA_OPTIONS = {
     "class_embed_type": "projection",

@@ -28,6 +28,8 @@ class Condition:
             take it attend to no padding. None: the network attends to all entries.
         image: latents ``[B, c, y, x]`` of an image, which networks with inputs for it take as
             further channels of x_t. None: no image, for which such networks take zeros.
+        known: rows whose view is known, for a ``KnownViewPrior``: it is given ``image`` in place of
+            x_t, at the first time step. None: no view is known.
         control: images in [0, 1] for the ControlNet of a ``ControlledPrior``, made of the renders
             of the rows. None: there is none, or it has an image of its own.
         image_prompt: features of an image that the network attends to beside the text; those of no
@@ -42,6 +44,7 @@ class Condition:
     camera: Float[Tensor, "b 4 4"] | None = None
     mask: Bool[Tensor, "b l"] | None = None
     image: Float[Tensor, "b c y x"] | None = None
+    known: Bool[Tensor, "b"] | None = None
     control: Float[Tensor, "b 3 h w"] | None = None
     image_prompt: Float[Tensor, "b ..."] | None = None
 
@@ -58,6 +61,7 @@ class Condition:
             camera=None if self.camera is None else self.camera[rows],
             mask=None if self.mask is None else self.mask[rows],
             image=None if self.image is None else self.image[rows],
+            known=None if self.known is None else self.known[rows],
             control=None if self.control is None else self.control[rows],
             image_prompt=None if self.image_prompt is None else self.image_prompt[rows],
         )
@@ -71,7 +75,13 @@ class Condition:
 
     def of_renders(self, other: Condition) -> Condition:
         """The same texts for the renders of ``other``: with its cameras and its images."""
-        return replace(self, camera=other.camera, image=other.image, control=other.control)
+        return replace(
+            self,
+            camera=other.camera,
+            image=other.image,
+            known=other.known,
+            control=other.control,
+        )
 
     def with_image_prompt_of(self, other: Condition) -> Condition:
         """The same texts beside the image prompt of ``other``, such as that of the empty prompt."""
@@ -138,6 +148,7 @@ class Condition:
             camera=combine(self.camera, other.camera),
             mask=combine(self.mask, other.mask),
             image=combine(image, other_image),
+            known=combine(self.known, other.known),
             control=combine(self.control, other.control),
             image_prompt=combine(self.image_prompt, other.image_prompt),
         )
@@ -247,6 +258,17 @@ class Conditions:
     def with_control(self, control: Float[Tensor, "b 3 h w"]) -> Conditions:
         """The conditions with the control image of each row, for a ``ControlledPrior``."""
         return self._map(lambda condition: replace(condition, control=control))
+
+    def with_known_views(
+        self, image: Float[Tensor, "b c y x"], known: Bool[Tensor, "b"]
+    ) -> Conditions:
+        """The conditions with the views that a ``KnownViewPrior`` is given.
+
+        Args:
+            image: latents of the views, of any value in rows that are not known.
+            known: rows whose view is known.
+        """
+        return self._map(lambda condition: replace(condition, image=image, known=known))
 
     def with_image(self, image: Float[Tensor, "b c y x"], image_guidance: float) -> Conditions:
         """The conditions with the source image of each row, for an ``InstructionPrior``.

@@ -157,6 +157,20 @@ class MultiViewPrior(Prior, Protocol):
 
 
 @runtime_checkable
+class KnownViewPrior(MultiViewPrior, Protocol):
+    """A multi-view prior that may be given some views of a group as they are.
+
+    In rows of ``Condition.known`` the network sees ``Condition.image`` at the first time step in
+    place of x_t, and the prediction of x0 is that image.
+    """
+
+    @property
+    def takes_known_views(self) -> bool:
+        """Whether it was trained so."""
+        ...
+
+
+@runtime_checkable
 class ControlledPrior(Prior, Protocol):
     """A prior that can be controlled by an image of each row, ``Condition.control``."""
 

@@ -41,6 +41,8 @@ class Sampling:
             then 360 / views degrees further each. Models of several views are given the cameras;
             with other U-Nets this is experimental: view words are added to the prompts, and
             self-attention sees the images of an object together. 1: every image is its own.
+        image: image file of the object, the first of the views as it is, with its background. Needs
+            a model of several views that was trained to be given one of them.
         seed: seed of the noise.
         critic: run folder whose critic is sampled instead of the prior.
         camera: azimuth and elevation in degrees, and distance, for which a camera-conditioned
@@ -58,6 +60,7 @@ class Sampling:
     sampler: Literal["ddim", "ancestral"] = "ddim"
     num_images: int = 4
     views: int = field(default=1, metadata={"minimum": 1})
+    image: Path | None = None
     seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
     critic: Path | None = None
     camera: tuple[float, ...] = ()
@@ -87,6 +90,11 @@ class Sampling:
             raise ValueError(
                 f"num_images must be a multiple of the {self.views} views of an object, "
                 f"not {self.num_images}"
+            )
+        if self.image is not None and self.views == 1:
+            raise ValueError(
+                f"image {self.image} is one of the views of an object: give their number with "
+                "--views"
             )
         if self.views > 1 and self.critic is not None:
             raise ValueError(f"views {self.views} cannot be drawn from a critic: leave out --views")

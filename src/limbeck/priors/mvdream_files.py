@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor
 
-from limbeck.diffusion.camera_input import CAMERA_OPTIONS
+from limbeck.diffusion.camera_input import CAMERA_OPTIONS, TRAINING_FILE
 from limbeck.priors.checkpoint_files import (
     CheckpointFiles,
     check_none_missing,
@@ -51,6 +51,20 @@ def is_multi_view(files: CheckpointFiles) -> bool:
         return False
     config = files.read_config("unet")
     return all(config.get(key) == value for key, value in CAMERA_OPTIONS.items())
+
+
+def trained_on_known_views(files: CheckpointFiles) -> bool:
+    """Whether the model was trained on groups of which one view is given as a clean image.
+
+    Only the folders of ``limbeck train-world --multi-view`` say so.
+
+    Args:
+        files: the files of the model.
+    """
+    if not (files.folder / TRAINING_FILE).is_file():
+        return False
+    share = files.read_config("", TRAINING_FILE).get("reference_views", 0)
+    return isinstance(share, int | float) and share > 0
 
 
 def load_multi_view_unet(files: CheckpointFiles, dtype: torch.dtype) -> UNet2DConditionModel:

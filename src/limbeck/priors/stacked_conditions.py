@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
@@ -36,6 +36,7 @@ def stack_conditions(conditions: Sequence[Condition], b: int, dtype: torch.dtype
         camera=cameras[0].repeat(len(conditions), 1, 1) if cameras else None,
         mask=torch.cat(masks) if masks else None,
         image=_stack_images(conditions, b, dtype),
+        known=_stack_known(conditions, b),
         control=controls[0].repeat(len(conditions), 1, 1, 1) if controls else None,
         image_prompt=torch.cat(prompts).to(dtype) if prompts else None,
     )
@@ -51,3 +52,12 @@ def _stack_images(
     zeros = conditions[0].data.new_zeros(1, *shape)
     images = [zeros if c.image is None else c.image for c in conditions]
     return torch.cat([image.expand(b, *shape).to(dtype) for image in images])
+
+
+def _stack_known(conditions: Sequence[Condition], b: int) -> Bool[Tensor, "r"] | None:
+    """Whether the view of each row is known, in no row of a condition without."""
+    first = next((c.known for c in conditions if c.known is not None), None)
+    if first is None:
+        return None
+    none = torch.zeros_like(first[:1])
+    return torch.cat([(none if c.known is None else c.known).expand(b) for c in conditions])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
-from limbeck.diffusion.prior import FoldablePrior, MultiViewPrior, Prior
+from limbeck.diffusion.prior import FoldablePrior, KnownViewPrior, MultiViewPrior, Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.camera import Camera, turntable_cameras
 from limbeck.graphics.cameras.samplers import Orbit
+from limbeck.system.image_files import read_image
 
 _ELEVATION, _DISTANCE, _FOV = 15.0, 3.6, 40.0  #: the evaluation cameras of a run
 
@@ -27,10 +27,17 @@ def check_views(sampling: Sampling, prior: Prior) -> None:
     """Check that a model can draw the views that are asked for.
 
     Raises:
-        ValueError: if it sees another number of views, or cannot see several.
+        ValueError: if it sees another number of views, cannot see several, or cannot be given one.
     """
     if sampling.views == 1:
         return
+    if sampling.image is not None and not (
+        isinstance(prior, KnownViewPrior) and prior.takes_known_views
+    ):
+        raise ValueError(
+            f"image {sampling.image} needs a model of several views that was trained to be given "
+            "one of them (limbeck train-world --multi-view), which this one was not"
+        )
     views = Orbit().prompts_by_view("")
     for prompt in sampling.prompts:
         if named := [view.strip(" ,") for view in views if view.strip(" ,") in prompt.lower()]:
@@ -68,12 +75,21 @@ def view_conditions(sampling: Sampling, prior: Prior) -> Conditions:
     if isinstance(prior, MultiViewPrior):
         prompts = [prompt for prompt in sampling.prompts for _ in range(sampling.views)]
         pose = cameras.pose.repeat(len(sampling.prompts), 1, 1).to(prior.device)
-        pos = prior.condition(prompts)
-        return Conditions(replace(pos, camera=pose), replace(null, camera=pose))
+        conditions = Conditions(prior.condition(prompts), null).with_camera(pose)
+        return conditions if sampling.image is None else _with_image(conditions, sampling, prior)
     words = Orbit()
     view = words.view_weights(cameras, len(cameras)).argmax(1).tolist()
     prompts = [words.prompts_by_view(prompt)[v] for prompt in sampling.prompts for v in view]
     return Conditions(prior.condition(prompts), null)
+
+
+def _with_image(conditions: Conditions, sampling: Sampling, prior: Prior) -> Conditions:
+    """The conditions with the image as the first view of every object."""
+    assert sampling.image is not None
+    image = read_image(sampling.image, prior.image_size)[None]
+    latents = prior.encode(image.to(prior.device)).expand(len(conditions.pos), -1, -1, -1)
+    known = torch.arange(len(latents), device=latents.device) % sampling.views == 0
+    return conditions.with_known_views(latents, known)
 
 
 def seen_together(sampling: Sampling, prior: Prior) -> AbstractContextManager[None]:

@@ -34,6 +34,10 @@ class ImageReference:
         object_size: longer side of the object as a fraction of the image, to which it is scaled and
             centered. 0: the framing of the file.
         resolution_scale: height of its render over that of the other views of the step.
+        group_prob: for a model of several views that was trained to be given one of them (`limbeck
+            train-world --multi-view`): probability that a group of views has the image as its
+            first, clean and without gradient, and the other views of the group the camera of the
+            image, turned around the object. Other models do not see the image. 0: nor does this.
         color_weight: weight of the mean square error of the colors.
         mask_weight: weight of the mean square error of the opacity.
         depth_weight: weight of the depth loss; without ``depth`` it has no effect.
@@ -50,6 +54,7 @@ class ImageReference:
     camera: tuple[float, float, float, float] = (0.0, 5.0, 0.0, 0.0)
     object_size: float = field(default=0.7, metadata={"minimum": 0, "maximum": 1})
     resolution_scale: int = field(default=1, metadata={"minimum": 1, "maximum": 8})
+    group_prob: float = field(default=0.5, metadata={"minimum": 0, "maximum": 1})
     color_weight: float = 5000.0
     mask_weight: float = 500.0
     depth_weight: float = 0.0

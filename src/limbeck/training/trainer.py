@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.config.own_errors import naming_own_code
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.tensors import expand, to_device
+from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.own_results import (
     check_own_metrics,
@@ -38,6 +38,7 @@ from limbeck.system.random import RowRandom
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.control import control_of_render
 from limbeck.training.experiment import Experiment
+from limbeck.training.known_view import known_view_of
 from limbeck.training.own_results import (
     check_own_direction,
     check_own_groups,
@@ -51,6 +52,7 @@ from limbeck.training.run_prompts import RunPrompts
 from limbeck.training.source_images import RunSource, check_source_images, source_prompts_of
 from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
+from limbeck.training.weighted_gradient import weighted_gradient
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Run:
         prior: the diffusion model that is distilled.
         cameras: camera sampler of the run.
         reference: image of the object that all particles reproduce; None if there is none.
+        known_view: the same image as a view that the model is given; None if it is given none.
         prompts: the encoded prompts.
         representation: the particles.
         optimizer: optimizer of the particles.
@@ -125,6 +128,7 @@ class Run:
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
         self.reference = read_reference_view(e, prior.device)
+        self.known_view = known_view_of(prior, self.reference)
         self.prompts = RunPrompts(e, prior, self.reference)
         self.representation = build_representation(e.representation, prior, e.total, e.run_seed)
         if not e.draws_all:
@@ -222,7 +226,7 @@ class Run:
         e, prior, profile = self.experiment, self.prior, self.profile
         rng = draw_rows(e, self.step)
         particle = rng.particle
-        camera = self.cameras.sample(len(particle), rng)
+        camera, known = self._sample_cameras(rng)
         progress = self.step / max(e.steps, 1)
         self._set_lrs()
         with profile.part("render"):
@@ -235,6 +239,9 @@ class Run:
         check_own_tensor(e.noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
         inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
         method = e.method.at(training_progress(self.step, e.steps))
+        if self.known_view is not None and known is not None:
+            given = self.known_view.given(inputs.conditions, known, render, prior.encode)
+            inputs = replace(inputs, conditions=given)
         with profile.part("method"), torch.no_grad():
             inputs = replace(inputs, eps=e.noise.refine(prior, inputs))
             check_own_tensor(e.noise, ".refine", inputs.eps, x0.shape, "noise for each row")
@@ -242,7 +249,9 @@ class Run:
             check_own_direction(method, direction, x0, inputs.image)
             weight = e.weight(prior.schedule, inputs.t)
             check_own_tensor(e.weight, "", weight, (len(x0),), "a weight for each row")
-            gradient, image_gradient = self._weighted_gradient(direction, weight)
+            if known is not None:
+                weight = weight.masked_fill(to_device(known, weight.device), 0.0)
+            gradient, image_gradient = weighted_gradient(e, self.step, direction, weight)
         regularizers = self.representation.regularize(render, progress)
         check_own_metrics(self.representation, ".regularize", regularizers)
         with profile.part("render"):
@@ -284,6 +293,13 @@ class Run:
         if self.reference is None:
             return {}
         return self.reference.losses(self.render(self.reference.request(particle, progress, views)))
+
+    def _sample_cameras(self, rng: RowRandom) -> tuple[Camera | None, Bool[Tensor, "b"] | None]:
+        """Cameras of the rows of a step, and the rows whose view the model is given."""
+        camera = self.cameras.sample(len(rng), rng)
+        if self.known_view is None or camera is None:
+            return camera, None
+        return self.known_view.place(camera, rng)
 
     def _set_lrs(self) -> None:
         factor = self.experiment.optimizer.lr_factor(self.step, self.experiment.steps)
@@ -343,28 +359,6 @@ class Run:
         values = e.method.values_at(training_progress(self.step, e.steps))
         # filled on the device: copying a number there would wait for it
         return {f"method.{k}": torch.full((), v, device=device) for k, v in values.items()}
-
-    def _weighted_gradient(
-        self, direction: Tensor | LatentAndImageGradient, weight: Float[Tensor, "b"]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Transform w(t) times the direction, in x0 space and, if the method says so, image space.
-
-        The transform sees both parts of a row as one vector, which keeps their proportion.
-        """
-        e = self.experiment
-
-        def transform(gradient: Tensor) -> Tensor:
-            changed = e.grad_transform(gradient, step=self.step, steps=e.steps)
-            shape = gradient.shape
-            check_own_tensor(e.grad_transform, "", changed, shape, "the shape of the gradient")
-            return changed
-
-        if not isinstance(direction, LatentAndImageGradient):
-            return transform(expand(weight, direction) * direction), None
-        parts = [expand(weight, part) * part for part in (direction.x0, direction.image)]
-        joint = transform(torch.cat([part.flatten(1) for part in parts], 1))
-        x0, image = joint.split([part[0].numel() for part in parts], 1)
-        return x0.view_as(direction.x0), image.view_as(direction.image)
 
     def _check_finite(
         self, inputs: StepInputs, values: dict[str, Tensor], grad_norm: Tensor

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from limbeck.diffusion.camera_input import TRAINING_FILE
 from limbeck.system.checkpoint import write_text
 from limbeck.system.interrupt import Stopped
 from limbeck.world.multi_view_data import prepare_groups
@@ -87,5 +88,5 @@ def export_multi_view(config: MultiViewTraining) -> Path:
             shutil.copy(config.pipeline / name, folder / name)
     model.unet.half().save_pretrained(folder / "unet")
     settings = {k: v for k, v in vars(task).items() if not isinstance(v, Path)}
-    write_text(folder / "training.json", json.dumps(settings | {"steps": config.steps}, indent=1))
+    write_text(folder / TRAINING_FILE, json.dumps(settings | {"steps": config.steps}, indent=1))
     return folder

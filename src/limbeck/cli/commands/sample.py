@@ -14,6 +14,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.comparison import fingerprint
     from limbeck.config.yaml import slug
     from limbeck.diffusion.sampling import Sampling
+    from limbeck.system.image_files import image_file_size
 
     about = (
         "Sample a model for each PROMPT with a diffusion sampler, as a reference for the results "
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
         check_new_folder(folder)
     if sampling.critic is not None and not sampling.critic.is_dir():
         raise ValueError(f"--critic {sampling.critic} is not a run folder")
+    if sampling.image is not None:
+        image_file_size(sampling.image)  # refuses files before the model is loaded
 
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.sample_recorder import (
