@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from ball_representation import Ball
 from tiny_pipeline import f64, max_difference, normal
 
 from limbeck.distillation.gradient_transforms import (
@@ -12,11 +13,14 @@ from limbeck.distillation.gradient_transforms import (
     Normalize,
     NormalizeBatch,
     NoTransform,
+    PixelClip,
 )
+from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.base import StatelessMethod
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.latents import Latents
+from limbeck.representations.pixels import Pixels
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD
@@ -110,3 +114,48 @@ def test_a_non_finite_gradient_stays_non_finite(transform, value):
 def test_options_out_of_range_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_pixel_clip_shortens_each_pixel_and_keeps_its_direction():
+    g = normal(2, 3, 5, 5) * 0.3
+    out = PixelClip(0.1).of_image(g)
+    largest = g.abs().amax(1)
+    assert max_difference(out.abs().amax(1), largest.clamp(max=0.1)) < 1e-15
+    assert max_difference(out * largest[:, None], g * out.abs().amax(1)[:, None]) < 1e-15
+    assert max_difference(PixelClip(2.0).of_image(g), g) == 0
+    assert max_difference(PixelClip(0.1).of_image(0 * g), 0 * g) == 0
+    g[0, 0, 0, 0] = torch.inf  # the run must stop at it
+    assert not bool(PixelClip(0.1).of_image(g).isfinite().all())
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_pixel_clip_bounds_the_gradient_of_each_rendered_image(views):
+    """Of pixels: the parameter is the image, so that one step of SGD shows its gradient."""
+    cameras = {"representation": Ball(), "cameras": Orbit(per_particle=views)} if views > 1 else {}
+    start = {"representation": Pixels(lr=1.0, num_levels=1)} | cameras
+    gradients = {}
+    for transform in (NoTransform(), PixelClip(1e9), PixelClip(0.01)):
+        options = {"method": SDS(30.0), "optimizer": SGD(), "grad_transform": transform}
+        run = Run(Experiment(("red disc",), steps=1, **start, **options), colored_shapes(8))
+        seen = []
+        render = run.render
+        run.render = lambda request: _seen(render(request), seen)  # noqa: B023
+        run.advance()
+        gradients[transform] = seen[-1].image.grad
+    free, loose, tight = gradients.values()
+    assert torch.equal(free, loose)
+    assert (views * free).abs().max() > 0.02
+    assert max_difference(tight * views, PixelClip(0.01).of_image(free * views)) < 1e-9
+
+
+def _seen(render, seen):
+    if render.image.requires_grad:
+        render.image.retain_grad()
+        seen.append(render)
+    return render
+
+
+def test_pixel_clip_needs_rendered_images():
+    experiment = Experiment(("red disc",), grad_transform=PixelClip(), representation=Latents())
+    with pytest.raises(ValueError, match="pixel-clip changes the gradients of rendered images"):
+        Run(experiment, colored_shapes(8))

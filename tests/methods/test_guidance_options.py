@@ -30,6 +30,7 @@ from limbeck.methods.hifa import HiFA
 from limbeck.methods.irfds import IRFDS
 from limbeck.methods.ism import ISM
 from limbeck.methods.lmc import LMC
+from limbeck.methods.msd import MSD
 from limbeck.methods.nfsd import NFSD
 from limbeck.methods.rfds_rev import RFDSRev
 from limbeck.methods.sdedit import SDEdit
@@ -63,9 +64,11 @@ VARIANTS = {
     "nfsd, low threshold": NFSD(t_threshold=0.0),
     "rfds-rev, unguided": RFDSRev(1.0),
     "sdi, cached": SDI(kappa="cached"),
+    "msd, sampled": MSD(sampler_steps=3),
     "sds, null": SDS(0.0),
     "sds, unguided": SDS(1.0),
     "stable-sd, unguided": StableSD(1.0),
+    "stable-sd, by time": StableSD(order="by-time"),
     "sdedit": SDEdit(denoise_steps=3),
     "vsd, guided critic": VSD(critic_guidance=0.5, critic=LoRACritic(2)),
 }
@@ -93,6 +96,7 @@ REFUSED = {
     ("lmc, corrective alone", "perp_neg"),
     ("lmc, corrective alone", "denoise_steps"),
     ("lmc, corrective alone", "cameras.perp_neg"),
+    ("msd, sampled", "denoise_steps"),
     ("sdedit", "denoise_steps"),
     ("sds, null", "perp_neg"),
     ("sds, null", "cameras.perp_neg"),

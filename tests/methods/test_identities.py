@@ -1,4 +1,4 @@
-"""The 33 numbered identities of score distillation with exact scores, checked on the real methods.
+"""The numbered identities of score distillation with exact scores, checked on the real methods.
 
 ``IDENTITIES`` is the index: number, statement, source and the files whose tests check it. A test
 has the number in its name (``test_identity_17_...``). docs/methods/identities.md shows the index.
@@ -276,6 +276,31 @@ IDENTITIES = {
         "derived here",
         (HERE, METHODS, PARTICLE),
     ),
+    34: Identity(
+        "The mean of MSD is -h grad log (p * N(0, h^2)) at x, h = lambda: zero exactly at the"
+        " extrema of the smoothed density. Drawn y have this mean. On a Gaussian it is the "
+        "mean of SDS, on a mixture it is not.",
+        "MSD (arXiv 2502.15989); Tweedie's formula",
+        ("methods/test_trajectory_methods.py",),
+    ),
+    35: Identity(
+        "JSD with k = 0 is SDI.",
+        "JSD (arXiv 2503.10660), its code",
+        ("methods/test_trajectory_methods.py",),
+    ),
+    36: Identity(
+        "Consistent3D is 0 at t = t', is (x0_hat(x_t') - x0_hat(x_t)) / lambda', and on a "
+        "Gaussian has the mean (x - m) C (lambda - lambda') / ((C + lambda^2) (C + "
+        "lambda'^2)) over the noise.",
+        "Consistent3D (arXiv 2401.09050); the mean is derived here",
+        ("methods/test_trajectory_methods.py",),
+    ),
+    37: Identity(
+        "SegmentDreamer with s' = e is s (x_e - x_e^cond). If the prompt equals null and s = "
+        "1, it vanishes linearly in the length of the segments.",
+        "SegmentDreamer (arXiv 2507.05256), its code",
+        ("methods/test_trajectory_methods.py",),
+    ),
 }
 
 
@@ -286,7 +311,7 @@ def test_every_identity_is_tested_where_the_index_says():
         for name in re.findall(pattern, path.read_text("utf-8"), re.M):
             for number in name.split("_and_"):
                 numbers.setdefault(int(number), set()).add(path.relative_to(TESTS).as_posix())
-    assert list(IDENTITIES) == list(range(1, 34)) == sorted(numbers)
+    assert list(IDENTITIES) == sorted(numbers) == list(range(1, 1 + len(IDENTITIES)))
     for number, identity in IDENTITIES.items():
         assert set(identity.tests) <= numbers[number], number
 

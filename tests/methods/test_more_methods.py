@@ -813,3 +813,22 @@ def test_each_method_has_its_cost_and_a_page_with_all_options():
             flag = f"--method.{option.replace('_', '-')}"
             assert re.search(rf"{re.escape(flag)}(?![\w-])", page), (name, flag)
         assert inspect.getdoc(cls)
+
+
+def test_stable_sd_by_time_has_one_term_at_a_time_of_one_norm():
+    prior = labeled_mixture()
+    s, _ = prompted_inputs(prior)
+    s = replace(s, t=SD.snap(f64([0.05, 0.09, 0.11, 0.3, 0.6, 0.9])))
+    y, guidance = s.conditions, 7.5
+    pos, null = (guided_prediction(prior, s.xt, s.t, y, scale).eps for scale in (1.0, 0.0))
+    h = guidance * (pos - null)
+    direction = StableSD(guidance, 0.1, "by-time")(prior, s, NO_STATE)
+    assert max_difference(direction[2:], h[2:]) < 1e-12
+    assert max_difference(direction.norm(dim=1), h.norm(dim=1)) < 1e-12
+    # below M it is orthogonal to the noise, in the direction of the seeking terms
+    assert (direction * s.eps)[:2].sum(1).abs().max() < 1e-10
+    seeking = StableSD(1.0)(prior, s, NO_STATE)
+    cosine = (direction * seeking).sum(1) / (direction.norm(dim=1) * seeking.norm(dim=1))
+    assert max_difference(cosine[:2], f64([1.0, 1.0])) < 1e-12
+    with pytest.raises(ValueError, match="order by-time has only terms that guidance 0 removes"):
+        StableSD(0.0, order="by-time")

@@ -38,6 +38,7 @@ from limbeck.system.random import RowRandom
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.control import control_of_render
 from limbeck.training.experiment import Experiment
+from limbeck.training.image_gradients import check_image_transform, transform_image_gradients
 from limbeck.training.known_view import known_view_of
 from limbeck.training.own_results import (
     check_own_direction,
@@ -143,6 +144,7 @@ class Run:
         self.source: RunSource | None = None
         with torch.no_grad():
             render = self.render(request)
+            check_image_transform(e, render)
             x0 = self.encode(render)
             source_prompts = source_prompts_of(e, prior)
             if source_prompts:
@@ -231,6 +233,7 @@ class Run:
         self._set_lrs()
         with profile.part("render"):
             render = self.render(RenderRequest(particle, camera, rng, progress))
+        transform_image_gradients(e, render)
         with profile.part("encode"):
             x0 = self.encode(render)
         t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
