@@ -39,8 +39,7 @@ from limbeck.training.experiment import Experiment
         ("--grad-transform clipped", "gradient transform 'clipped' is now 'clip'"),
         ("--method rsd", "method 'rsd': use --method repulsive"),
         ("--method collaborative", "method 'collaborative': use --method svgd"),
-        ("--method CFD", "use --method sds --noise fixed-per-particle --timesteps linear"),
-        ("--method fsd", "use --method sds --noise fixed-per-particle --timesteps linear"),
+        ("--method fsd", "use --method cfd"),
         ("--method debiased-sds", "use --method sds --grad-transform clip"),
     ],
 )

@@ -31,8 +31,7 @@ COMPONENTS: dict[str, dict[str, str]] = {
 SEARCH_NAMES = {
     "rsd": "--method repulsive",
     "collaborative": "--method svgd",
-    "cfd": "--method sds --noise fixed-per-particle --timesteps linear",
-    "fsd": "--method sds --noise fixed-per-particle --timesteps linear",
+    "fsd": "--method cfd",
     "debiasedsds": "--method sds --grad-transform clip",
 }
 

@@ -49,8 +49,10 @@ class StepInputs:
         steps: number of steps of the run.
         image: rendered image of each row. None: the representation renders x0 itself.
         source: source of each row of an edit. None: no edit.
-        camera: camera of each row, for critics; methods must not read it. None: a 2D
+        camera: camera of each row, for critics and noise; methods must not read it. None: a 2D
             representation.
+        depth: depth of each render along the axis of its camera, for noise. None: not rendered.
+        alpha: opacity of each render, for noise. None: not rendered.
         drawn_t: t on the CPU as it was drawn. None: t is copied from its device when needed.
         views: view prompt of each row, for texts of the method. None: prompts have no views.
     """
@@ -67,6 +69,8 @@ class StepInputs:
     image: Float[Tensor, "b 3 h w"] | None = None
     source: EditSource | None = None
     camera: Camera | None = None
+    depth: Float[Tensor, "b 1 y x"] | None = None
+    alpha: Float[Tensor, "b 1 y x"] | None = None
     drawn_t: Float[Tensor, "b"] | None = None
     views: RowViews | None = None
 
@@ -116,6 +120,8 @@ class StepInputs:
             image=image,
             source=source,
             camera=camera,
+            depth=None if self.depth is None else self.depth[device_rows],
+            alpha=None if self.alpha is None else self.alpha[device_rows],
             drawn_t=drawn_t,
             views=None if self.views is None else self.views[rows],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,8 @@ from limbeck.system.random import RowRandom
 @dataclass(frozen=True)
 class Noise(abc.ABC):
     """Noise eps of each row of a step."""
+
+    needs_views: ClassVar[bool] = False  #: whether it needs the cameras and depths of 3D
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
@@ -65,7 +67,7 @@ def _noise_at(rng: RowRandom, node: int, shape: tuple[int, ...]) -> Float[Tensor
 
 @dataclass(frozen=True)
 class FixedPerParticleNoise(Noise):
-    """One fixed noise per particle for the whole run (CFD; FSD in 2D)."""
+    """One fixed noise per particle for the whole run (CFD and FSD in 2D)."""
 
     def __call__(self, rng: RowRandom, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
         return _noise_at(rng, 0, shape)

@@ -10,9 +10,10 @@ alpha_t. A method returns the direction to descend in x, without the weight w(t)
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from limbeck.diffusion.guidance import guided_prediction, required_conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
+from limbeck.distillation.noise import Noise
 from limbeck.distillation.state import State, Stateless
 
 S = TypeVar("S", bound=State)
@@ -72,6 +74,26 @@ class Method(Schedulable, abc.ABC, Generic[S]):
 
     def unused_options(self) -> dict[str, str]:
         """Options of the experiment that the direction does not read, each with what to do."""
+        return {}
+
+    def noise_of_run(self, noise: Noise, is_3d: bool) -> Noise:
+        """Return the noise of a run; by default the one that was chosen.
+
+        Args:
+            noise: the noise of the experiment; independent noise if none was chosen.
+            is_3d: whether the representation is seen by cameras.
+        """
+        return noise
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        """Return options of the experiment that belong to the paper, as in run.yaml.
+
+        Limbeck's own defaults for the embedded model go before them.
+
+        Args:
+            is_3d: whether the representation is seen by cameras.
+        """
         return {}
 
     def step_schedule(self, step: int, steps: int) -> float:

@@ -135,6 +135,12 @@ class Experiment:
                 f"cameras {chosen} do not suit the representation {name}; use {suited}"
             )
         check_control_image(self.model, has_renders=is_3d)
+        if self.noise_of_run.needs_views and not is_3d:
+            noise = component_name(type(self.noise_of_run))
+            raise ValueError(
+                f"noise {noise} lies on a surface that cameras see, but the representation {name} "
+                "is 2D: use --noise fixed-per-particle, which is the same without cameras"
+            )
         if self.reference.image is not None and not is_3d:
             raise ValueError(
                 f"reference.image is seen by a camera, but the representation {name} is 2D: use a "
@@ -174,7 +180,7 @@ class Experiment:
         by_setting = [setting.guidance_scales for setting in self.method.settings()]
         if None not in by_setting:
             scales = [s for scales in by_setting for s in scales or ()]
-            scales = [*scales, *self.noise.guidance_scales]
+            scales = [*scales, *self.noise_of_run.guidance_scales]
             if scales and set(scales) == {1} and not views:
                 instead = "use a guidance scale other than 1, or weight it by --perp-neg"
                 unused = {"negative_prompt": instead, **unused}
@@ -192,6 +198,12 @@ class Experiment:
     def camera_sampler(self) -> CameraSampler:
         """The cameras, chosen or those of the representation."""
         return self.cameras or self.representation.cameras
+
+    @property
+    def noise_of_run(self) -> Noise:
+        """The noise, or what the method has in place of independent noise."""
+        is_3d = not isinstance(self.representation.cameras, NoCamera)
+        return self.method.noise_of_run(self.noise, is_3d)
 
     @property
     def run_seed(self) -> RunSeed:

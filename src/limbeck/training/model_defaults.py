@@ -12,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from limbeck.config.discovery import choices
 from limbeck.config.yaml import build
 from limbeck.diffusion.model_options import Model
+from limbeck.methods.base import Method
+from limbeck.representations.base import RepresentationConfig
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import WEIGHTS
 
@@ -45,12 +48,25 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     tuned = {_squash(name): name for name in embedded_defaults()}
     name = tuned.get(_squash(names["method"]))
     if names["model"] != _LEFT_OUT["model"] or name is None:
-        return Experiment(tuple(prompts))
+        recipe = _recipe(names["method"], names["representation"])
+        return build(Experiment, {"prompts": list(prompts)} | recipe)
     options = dict(embedded_defaults()[name])
     options["method"] = {"name": name, **options.get("method", {})}
     if names["representation"] != _LEFT_OUT["representation"]:
         options.pop("representation", None)  # learning rates of latents
     return build(Experiment, {"prompts": list(prompts)} | options)
+
+
+def _recipe(method: str, representation: str) -> Mapping[str, Any]:
+    """Options that belong to a method by its paper, with the method itself; often none."""
+    classes = {_squash(name): cls for name, cls in choices(Method).items()}
+    configs = {_squash(name): cls for name, cls in choices(RepresentationConfig).items()}
+    found, config = classes.get(_squash(method)), configs.get(_squash(representation))
+    if found is None:
+        return {}
+    is_3d = config is not None and config.cameras is not RepresentationConfig.cameras
+    recipe = found.recipe(is_3d)
+    return {"method": method, **recipe} if recipe else {}
 
 
 def _name(chosen: Any, default: str) -> str:

@@ -110,7 +110,7 @@ def own_origins(experiment: Experiment, representation: Representation) -> dict[
     e = experiment
     parts: dict[str, object] = {
         "x0": representation,
-        "eps": e.noise,
+        "eps": e.noise_of_run,
         "direction": e.method,
         "image_direction": e.method,
         "weight": e.weight,

@@ -226,7 +226,7 @@ class Run:
 
     def _advance(self) -> Step:
         e, prior, profile = self.experiment, self.prior, self.profile
-        rng = draw_rows(e, self.step)
+        rng, noise = draw_rows(e, self.step), e.noise_of_run
         particle = rng.particle
         camera, known = self._sample_cameras(rng)
         progress = self.step / max(e.steps, 1)
@@ -238,16 +238,16 @@ class Run:
             x0 = self.encode(render)
         t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
         check_own_times(e.timesteps, t, len(particle))
-        eps = e.noise(rng, tuple(x0.shape[1:]))
-        check_own_tensor(e.noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
+        eps = noise(rng, tuple(x0.shape[1:]))
+        check_own_tensor(noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
         inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
         method = e.method.at(training_progress(self.step, e.steps))
         if self.known_view is not None and known is not None:
             given = self.known_view.given(inputs.conditions, known, render, prior.encode)
             inputs = replace(inputs, conditions=given)
         with profile.part("method"), torch.no_grad():
-            inputs = replace(inputs, eps=e.noise.refine(prior, inputs))
-            check_own_tensor(e.noise, ".refine", inputs.eps, x0.shape, "noise for each row")
+            inputs = replace(inputs, eps=noise.refine(prior, inputs))
+            check_own_tensor(noise, ".refine", inputs.eps, x0.shape, "noise for each row")
             direction = method(prior, inputs, self.state)
             check_own_direction(method, direction, x0, inputs.image)
             weight = e.weight(prior.schedule, inputs.t)
@@ -334,6 +334,8 @@ class Run:
             image=render.image if render.space == "image" else None,
             source=None if self.source is None else self.source.rows(particle),
             camera=camera,
+            depth=render.depth,
+            alpha=render.alpha,
             drawn_t=drawn_t,
             views=self.prompts.views_for(len(particle), camera),
         )
