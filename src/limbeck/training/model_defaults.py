@@ -49,7 +49,7 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     name = tuned.get(_squash(names["method"]))
     if names["model"] != _LEFT_OUT["model"] or name is None:
         recipe = _recipe(names["method"], names["representation"])
-        return build(Experiment, {"prompts": list(prompts)} | recipe)
+        return build(Experiment, {"prompts": list(prompts), **recipe})
     options = dict(embedded_defaults()[name])
     options["method"] = {"name": name, **options.get("method", {})}
     if names["representation"] != _LEFT_OUT["representation"]:
@@ -59,8 +59,10 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
 
 def _recipe(method: str, representation: str) -> Mapping[str, Any]:
     """Options that belong to a method by its paper, with the method itself; often none."""
-    classes = {_squash(name): cls for name, cls in choices(Method).items()}
-    configs = {_squash(name): cls for name, cls in choices(RepresentationConfig).items()}
+    methods: Mapping[str, type[Method]] = choices(Method)
+    representations: Mapping[str, type[RepresentationConfig]] = choices(RepresentationConfig)
+    classes = {_squash(name): cls for name, cls in methods.items()}
+    configs = {_squash(name): cls for name, cls in representations.items()}
     found, config = classes.get(_squash(method)), configs.get(_squash(representation))
     if found is None:
         return {}
