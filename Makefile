@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow gpu lint install clean
+.PHONY: demo test slow gpu lint docs wheel install clean
 
 install: $(STAMP)
 
@@ -28,7 +29,7 @@ test: install lint
 	$(BIN)/python -m pytest
 
 slow: export HF_HUB_OFFLINE := 1
-slow: install
+slow: install $(DOCS_STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
 gpu: export HF_HUB_OFFLINE := 1
@@ -40,6 +41,20 @@ lint: install
 	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+# the site in docs/_build/html; a warning, such as a broken internal link, is an error
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $(DOCS_STAMP)
+
+# dist/*.whl, and the README's first command in an environment that has only the wheel
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pytest -m slow tests/docs/test_wheel.py --timeout 1800
 
 clean:
 	rm -rf $(VENV)

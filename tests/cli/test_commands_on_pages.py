@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_slurm import FakeSlurm
 from own_meshes import mapped_box
+from page_blocks import TUTORIALS, write_files
 from PIL import Image
 
 from limbeck.cli.main import main
@@ -108,6 +109,8 @@ def stopped(monkeypatch, tmp_path):
     Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
     own = METHOD + block_on_page("loggers.md", "python") + block_on_page("own-method.md", "python")
     Path("mine.py").write_text(own, encoding="utf-8")
+    for page in TUTORIALS:
+        write_files(page, Path())
     Path("examples").symlink_to(ROOT / "examples")
     monkeypatch.setattr(Logger, "check_package", lambda self: None)
     return tmp_path

@@ -1,0 +1,152 @@
+"""The site's sources: every page is reached, every relative link has a target, one version."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+import limbeck
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *ROOT.glob("C*.md"), *sorted(DOCS.rglob("*.md"))]
+PAGES = [page for page in PAGES if "_build" not in page.parts]
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of headings as GitHub and MyST make them, and those given in HTML."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S)
+    found = set(re.findall(r'<a id="([^"]+)"', text))
+    for heading in re.findall(r"^#+ (.+)$", text, re.M):
+        heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+        found.add(slug.replace(" ", "-"))
+    return found
+
+
+def broken_links(page: Path) -> list[str]:
+    broken = []
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = (page.parent / unquote(path)) if path else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_have_targets(page):
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n\n[1](#a-title) [2](#b) [3](no.md) [4](page.md#a-title)\n", "utf-8")
+    assert broken_links(page) == ["#b", "no.md"]
+
+
+def contents_entries(page: Path) -> set[str]:
+    entries = set()
+    for body in re.findall(r"^```\{toctree\}\n(.*?)^```", text_of(page), re.M | re.S):
+        for line in body.splitlines():
+            if line.strip() and not line.startswith(":"):
+                entries.add(re.sub(r"^.*<(.+)>$", r"\1", line.strip()))
+    return entries
+
+
+def test_every_entry_of_the_contents_is_a_page():
+    entries = contents_entries(DOCS / "index.md") - {"ALL OTHER PAGES"}
+    assert len(entries) > 25
+    assert [e for e in entries if not (DOCS / f"{e}.md").is_file()] == []
+
+
+def test_pages_are_picked_up_without_being_named(monkeypatch):
+    """Every folder has an index that lists what is in it, and this one has a place for others."""
+    assert "ALL OTHER PAGES" in contents_entries(DOCS / "index.md")
+    folders = {path.parent for path in DOCS.rglob("*.md")} - {DOCS}
+    for folder in sorted(folders):
+        if "_build" not in folder.parts:
+            assert "*" in contents_entries(folder / "index.md"), folder
+            relative = (folder / "index").relative_to(DOCS).as_posix()
+            assert relative in contents_entries(DOCS / "index.md")
+
+
+# Release files
+
+
+def workflow(name: str) -> dict:
+    return yaml.safe_load(text_of(ROOT / ".github" / "workflows" / name))
+
+
+WORKFLOWS = sorted(path.name for path in (ROOT / ".github" / "workflows").iterdir())
+TARGETS = set(re.search(r"^\.PHONY: (.+)$", text_of(ROOT / "Makefile"), re.M)[1].split())
+
+
+def commands(name: str) -> set[str]:
+    jobs = workflow(name)["jobs"].values()
+    return {step["run"] for job in jobs for step in job["steps"] if "run" in step}
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflows_say_what_the_makefile_says(name):
+    for command in commands(name):
+        make, target = command.split()
+        assert make == "make" and target in TARGETS, command
+    assert workflow(name)["permissions"] == {"contents": "read"}
+    assert True in workflow(name)  # YAML 1.1 reads the key `on` as true
+
+
+def test_the_workflow_runs_what_ci_run_runs_on_every_python():
+    last = text_of(ROOT / ".ci" / "run").splitlines()[-1]
+    assert last in commands("ci.yml")
+    assert {"make lint", "make docs", "make wheel"} <= commands("ci.yml")
+    versions = workflow("ci.yml")["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    project = text_of(ROOT / "pyproject.toml")
+    assert versions == re.findall(r"Python :: (3\.\d+)", project)
+    assert f'requires-python = ">={versions[0]}"' in project
+
+
+def test_lint_has_all_checks_of_the_house():
+    recipe = re.search(r"^lint: .*?\n\n", text_of(ROOT / "Makefile"), re.M | re.S)[0]
+    for tool in ("ruff check", "ruff format --check", "lint-imports", "mypy", "codespell"):
+        assert tool in recipe
+
+
+def test_publishing_needs_no_token():
+    publish = workflow("release.yml")["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"} and publish["environment"] == "pypi"
+    assert "secrets." not in text_of(ROOT / ".github" / "workflows" / "release.yml")
+
+
+def test_the_version_is_written_in_one_place():
+    assert 'dynamic = ["version"]' in text_of(ROOT / "pyproject.toml")
+    citation = yaml.safe_load(text_of(ROOT / "CITATION.cff"))
+    assert citation["version"] == limbeck.__version__
+    assert f"## {limbeck.__version__}" in text_of(ROOT / "CHANGELOG.md")
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+def test_issue_templates_are_forms():
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(text_of(path))
+        if path.name == "config.yml":
+            continue
+        assert {"name", "description", "body"} <= set(form)
+        ids = [part["id"] for part in form["body"]]
+        assert len(set(ids)) == len(ids)
+
+
+def test_the_image_installs_the_tested_versions():
+    text = text_of(ROOT / "Dockerfile")
+    for file in re.findall(r"^COPY (.+) \S+$", text, re.M):
+        assert all((ROOT / name).exists() for name in file.split())
+    assert "-c constraints.txt" in text

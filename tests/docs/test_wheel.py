@@ -1,0 +1,96 @@
+"""The wheel alone runs the README's first command.
+
+The wheel is installed into a new environment. Its required dependencies come from the environment
+of the tests, by a .pth file, so that the test needs no network; optional packages are hidden.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+import limbeck
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: optional packages by the name under which they are imported
+OPTIONAL = ["numba", "peft", "sentencepiece", "xatlas", "trimesh", "imageio", "av", "viser"]
+OPTIONAL += ["prdc", "vendi_score", "torchmetrics", "optuna", "ray", "submitit", "tensorboard"]
+OPTIONAL += ["wandb", "sphinx", "pytest", "hypothesis", "beartype"]
+HIDE = f"""import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    subprocess.run([*command, str(folder), str(ROOT)], check=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """An environment with the wheel, and without optional packages."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"], encoding="utf-8")
+    (site / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
+    return folder
+
+
+def run(environment: Path, folder: Path, *command: str) -> str:
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    variables["HF_HUB_OFFLINE"] = "1"
+    words = [str(environment / "bin" / command[0]), *command[1:]]
+    done = subprocess.run(
+        words, cwd=folder, env=variables, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_the_package_its_types_and_its_weights(wheel):
+    assert wheel.name.startswith(f"limbeck-{limbeck.__version__}-")
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
+    assert "limbeck/py.typed" in names
+    assert any(n.startswith("limbeck/world/weights/") for n in names)
+    assert not any(n.startswith(("tests/", "docs/")) for n in names)
+    assert wheel.stat().st_size < 100e6  # PyPI's limit
+    extras = set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M))
+    assert extras == set(PROJECT["optional-dependencies"])
+
+
+def test_the_wheel_is_what_is_imported_and_optional_packages_are_hidden(environment, tmp_path):
+    code = "import limbeck, importlib.util as u; print(limbeck.__file__)"
+    assert str(environment) in run(environment, tmp_path, "python", "-c", code)
+    doctor = run(environment, tmp_path, "limbeck", "doctor")
+    assert "absent, optional" in doctor and limbeck.__version__ in doctor
+
+
+def test_the_first_command_of_the_readme_runs_without_extras(environment, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Command line") :]
+    first = re.search(r"^(limbeck run .+)$", section, re.M)[1]
+    run(environment, tmp_path, *shlex.split(first, comments=True))
+    (report,) = tmp_path.glob("runs/*/report.html")
+    assert "striped red mug" in report.read_text(encoding="utf-8")
