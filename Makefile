@@ -37,8 +37,8 @@ gpu: install
 	$(BIN)/python -m pytest -m gpu --timeout 1800
 
 lint: install
-	$(BIN)/ruff check src tests examples benchmarks
-	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks docs/*.py
+	$(BIN)/ruff format --check src tests examples benchmarks docs/*.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell

@@ -1,7 +1,7 @@
 """Writes docs/notebooks/*.ipynb from tutorials: `python docs/notebooks.py`.
 
-Text becomes Markdown cells, Python code cells, and commands of a shell lines with `!`. A block whose first line
-names a file, such as ``# mine.py``, writes that file.
+Text becomes Markdown cells, Python code cells, and commands of a shell lines with `!`. A block
+whose first line names a file, such as ``# mine.py``, writes that file.
 """
 
 import json
