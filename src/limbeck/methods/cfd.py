@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.distillation.noise import FixedPerParticleNoise, IndependentNoise, Noise
-from limbeck.distillation.view_noise import TransportedNoise
+from limbeck.distillation.noise.views import TransportedNoise
 from limbeck.methods.sds import SDS
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera, look_at, turntable_cameras, unit_direction
+from limbeck.graphics.cameras.perp_neg import (
+    PerpNegRule,
+    stable_dreamfusion_weights,
+    threestudio_weights,
+)
 from limbeck.system.random import RowRandom
 
 ORBIT_VIEWS = ("front", "side", "back", "overhead")  #: order of the prompts of an orbit
@@ -140,6 +146,9 @@ class ShellCameras(CameraSampler):
             nearest view's prompt is used.
         perp_neg: Perp-Neg weight on the prompts of the other views, which costs two more network
             evaluations. 0 disables it.
+        perp_neg_rule: how the weight depends on the view. constant: the same on both other views.
+            stable-dreamfusion and threestudio: on front and side by the azimuth, with the prompt
+            interpolated as by ``blend_prompts``; ``perp_neg`` is 2 and 1 there.
     """
 
     camera_distance_range: tuple[float, float] = (3.4, 3.8)
@@ -157,6 +166,7 @@ class ShellCameras(CameraSampler):
     overhead_threshold: float = 60.0
     blend_prompts: bool = False
     perp_neg: float = 0.0
+    perp_neg_rule: PerpNegRule = "constant"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,6 +181,14 @@ class ShellCameras(CameraSampler):
             )
         if self.perp_neg < 0:
             raise ValueError(f"perp_neg must not be negative, not {self.perp_neg}")
+        if self.perp_neg_rule not in get_args(PerpNegRule):
+            accepted = ", ".join(get_args(PerpNegRule))
+            raise ValueError(f"perp_neg_rule must be one of {accepted}, not {self.perp_neg_rule!r}")
+        if self.perp_neg_rule != "constant" and not self.perp_neg:
+            raise ValueError(
+                f"perp_neg_rule {self.perp_neg_rule} has no effect at perp_neg 0: give its weight "
+                "with --cameras.perp-neg"
+            )
 
     def _sample_elevation(self, rng: RowRandom) -> Float[Tensor, "b"]:
         """Elevations in radians."""
@@ -186,7 +204,7 @@ class ShellCameras(CameraSampler):
 
     @property
     def interpolates_prompts(self) -> bool:
-        return self.blend_prompts
+        return self.blend_prompts or self.perp_neg_rule != "constant"
 
     @property
     def resolved_eval_camera(self) -> tuple[float, float, float]:
@@ -208,7 +226,7 @@ class ShellCameras(CameraSampler):
             )
         degrees_from_front = camera.azimuth.abs() * (180 / math.pi)
         overhead = (camera.elevation * (180 / math.pi) >= self.overhead_threshold)[:, None]
-        if self.blend_prompts:
+        if self.interpolates_prompts:
             weights = _blended_view_weights(degrees_from_front)
         else:
             past_front = (degrees_from_front > self.front_threshold).long()
@@ -223,6 +241,14 @@ class ShellCameras(CameraSampler):
             return ()
         nearest = self.view_weights(camera, len(camera)).argmax(1)
         weight = torch.where(nearest == 3, 0.0, self.perp_neg)
+        if self.perp_neg_rule != "constant":
+            by_name = {
+                "stable-dreamfusion": stable_dreamfusion_weights,
+                "threestudio": threestudio_weights,
+            }
+            front, side = by_name[self.perp_neg_rule](camera.azimuth.abs() * (180 / math.pi))
+            rows = torch.zeros_like(nearest)
+            return (rows, weight * front), (rows + 1, weight * side)
         return tuple(((nearest + k) % 3, weight) for k in (1, 2))
 
 

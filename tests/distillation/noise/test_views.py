@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,7 +18,7 @@ from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.noise import FixedPerParticleNoise, IndependentNoise, Noise
-from limbeck.distillation.view_noise import (
+from limbeck.distillation.noise.views import (
     RenderedSurface,
     TransportedNoise,
     ViewNoise,
@@ -322,3 +324,12 @@ def test_every_noise_that_needs_views_is_tested_here() -> None:
     assert {cls.__name__ for cls in VIEW_NOISES} == {"TransportedNoise", "WorldMapNoise"}
     solid = {name for name, c in choices(RepresentationConfig).items() if "cameras" in vars(c)}
     assert solid == {"nerf", "dmtet", "gaussian-splats", "mesh"}
+
+
+def test_the_command_line_finds_it_in_a_fresh_process() -> None:
+    code = (
+        "from limbeck.config.discovery import choices; "
+        "from limbeck.distillation.noise import Noise; "
+        "assert {'transported', 'world-map'} <= set(choices(Noise))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
