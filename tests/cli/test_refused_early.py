@@ -126,7 +126,11 @@ def test_the_image_of_a_run_is_read_before_the_model(
 @pytest.mark.parametrize("model", ["world", "gaussians", "stabilityai/stable-diffusion-2-1-base"])
 @pytest.mark.parametrize(
     ("preset", "fitting"),
-    [("mvdream", "ashawkey/mvdream-sd2.1-diffusers"), ("zero123", "kxic/zero123-xl")],
+    [
+        ("mvdream", "ashawkey/mvdream-sd2.1-diffusers"),
+        ("zero123", "kxic/zero123-xl"),
+        ("imagedream", "ashawkey/imagedream-ipmv-diffusers"),
+    ],
 )
 def test_a_recipe_for_another_kind_of_model_refuses_it_before_it_is_loaded(
     preset: str,

@@ -325,6 +325,6 @@ def test_autoencoders_are_those_of_the_families():
     params = {"if": 0.0, "sd": 83.7, "xl": 83.7, "sd3": 83.8, "flux": 83.8, "schnell": 83.8}
     params |= {"sana": 312.3, "pixart": 83.7, "lumina2": 83.8, "qwen": 126.9, "mvdream": 83.7}
     params |= {"zero123": 83.7, "stable-zero123": 83.7}
-    params |= {"instruct-pix2pix": 83.7}
+    params |= {"instruct-pix2pix": 83.7, "imagedream": 83.7}
     params |= dict.fromkeys(("flux2", "klein", "klein-base"), 84.0)
     assert all(model.vae_params == params[model.family] for model in KNOWN_MODELS)

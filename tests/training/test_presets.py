@@ -30,6 +30,7 @@ from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
+from limbeck.training.presets.imagedream import ImageDreamPreset
 from limbeck.training.presets.latent_nerf import LatentNeRFPreset
 from limbeck.training.presets.lucid_splats import LucidSplatsPreset
 from limbeck.training.presets.magic3d import Magic3DPreset
@@ -53,13 +54,14 @@ def full_stages(preset: type[Preset], **options) -> dict[str, Experiment]:
 
 def test_names_of_presets():
     expected = {"dreamfusion", "prolificdreamer", "magic3d", "latent-nerf", "lucid-splats", "sjc"}
-    expected |= {"mvdream", "zero123"}
+    expected |= {"mvdream", "zero123", "imagedream"}
     assert set(PRESETS) == expected
 
 
 SIZES = [(name, size) for name in PRESETS for size in ("world", "full")]
 SIZES.remove(("mvdream", "world"))
 SIZES.remove(("zero123", "world"))
+SIZES.remove(("imagedream", "world"))
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES)
@@ -208,6 +210,19 @@ def test_mvdream_has_the_numbers_of_its_code():
     assert field.background.random_aug_shared and field.background.random_aug_prob == 0.5
 
 
+def test_imagedream_has_the_numbers_of_its_code():
+    stage = ImageDreamPreset().stages(PROMPTS)["field"]
+    assert str(stage.model) == "ashawkey/imagedream-ipmv-diffusers" and stage.steps == 12_500
+    assert stage.method == SDS(5.0, rescale=0.2) and stage.weight == LambdaWeight()
+    assert stage.camera_sampler == Around(
+        4, (0.6, 0.75), (45.0, 50.0), (0.0, 5.0), 0.0, relative_distance=True
+    )
+    field, reference = stage.representation, stage.reference
+    assert (field.opacity_weight, field.orientation_weight) == (1.0, 10.0)
+    assert reference.color_weight == reference.mask_weight == 0
+    assert stage.negative_prompt == MVDreamPreset().stages(PROMPTS)["field"].negative_prompt
+
+
 def test_mvdream_has_no_size_for_the_embedded_model(tmp_path):
     with pytest.raises(ValueError, match="needs a model that sees four views at once"):
         MVDreamPreset(size="world").stages(PROMPTS)
@@ -305,7 +320,7 @@ def test_zero123_has_the_numbers_of_its_code():
     assert 0.1 * stable.representation.opacity_weight == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("preset", [Zero123Preset, MVDreamPreset])
+@pytest.mark.parametrize("preset", [Zero123Preset, MVDreamPreset, ImageDreamPreset])
 def test_recipes_of_a_kind_of_model_refuse_others(preset):
     with pytest.raises(ValueError, match=f"preset {preset.name} needs a model"):
         preset().check_prior(load("gaussians"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_families import write_tiny_pipeline
+from tiny_image_dream import write_image_dream
 from tiny_mvdream import write_mvdream
 
 from limbeck.config.discovery import choices
@@ -24,6 +25,7 @@ from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, start_stage_from
+from limbeck.training.presets.imagedream import ImageDreamPreset
 from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.warm_start import build_representation, load_representation
@@ -76,7 +78,8 @@ def folder_of(tmp_path_factory) -> Callable[[Preset], Path]:
     several, _ = write_mvdream("original-names", tmp_path_factory.mktemp("mvdream"))
     image = write_zero123(tmp_path_factory.mktemp("zero123"))
     other = write_tiny_pipeline("eps", tmp_path_factory.mktemp("model"))
-    kinds = {MVDreamPreset: several, Zero123Preset: image}
+    both, _ = write_image_dream("original-names", tmp_path_factory.mktemp("imagedream"))
+    kinds = {MVDreamPreset: several, Zero123Preset: image, ImageDreamPreset: both}
     return lambda preset: kinds.get(type(preset), other)
 
 
@@ -91,8 +94,9 @@ def with_image(stage: Experiment, folder: Path) -> Experiment:
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, folder_of, tmp_path):
-    is_from_image = isinstance(preset, Zero123Preset)
-    model = Model(str(folder_of(preset)), pose_input="distance" if is_from_image else "auto")
+    is_from_image = isinstance(preset, Zero123Preset | ImageDreamPreset)
+    pose_input = "distance" if isinstance(preset, Zero123Preset) else "auto"
+    model = Model(str(folder_of(preset)), pose_input=pose_input)
     prior, previous = load(model, "cpu", "float32"), None
     preset.check_prior(prior)
     for name, full_stage in preset.stages(("a red mug",)).items():

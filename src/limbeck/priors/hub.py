@@ -113,6 +113,8 @@ def pipeline_parts(index: Path) -> list[str]:
     found, unused = read_json_object(index), _UNUSED_PARTS
     if found.get("_class_name") in _IMAGE_PIPELINES:
         unused = ("safety_checker", "feature_extractor", "text_encoder", "tokenizer")
+    elif found.get("_class_name") == "MVDreamPipeline":  # ImageDream's, if there is one
+        unused = ("safety_checker", "feature_extractor")
     return [
         part
         for part, value in found.items()
@@ -270,6 +272,8 @@ def detect_repo_id(single_file: Path) -> str:
     weights = read_weights(single_file)
     if not weights:
         raise ValueError(f"{single_file} holds no tensors")
+    if CAMERA_WEIGHT in weights and any(name.endswith("to_k_ip.weight") for name in weights):
+        return "ashawkey/imagedream-ipmv-diffusers"
     model_type = infer_diffusers_model_type(weights)
     repo_id = DIFFUSERS_DEFAULT_PIPELINE_PATHS[model_type]["pretrained_model_name_or_path"]
     if CAMERA_WEIGHT in weights and model_type == "v2":

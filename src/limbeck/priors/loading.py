@@ -191,6 +191,7 @@ def prior_class(files: CheckpointFiles) -> type[DiffusersPrior]:
         ValueError: if it is no pipeline folder, or of an unsupported family.
     """
     from limbeck import priors
+    from limbeck.priors.image_dream_files import takes_image_prompts
     from limbeck.priors.mvdream_files import PIPELINE_NAME, is_multi_view
 
     def family_class(family: str) -> type[DiffusersPrior]:
@@ -198,7 +199,7 @@ def prior_class(files: CheckpointFiles) -> type[DiffusersPrior]:
         return cls
 
     if is_multi_view(files):
-        return family_class("MVDream")
+        return family_class("ImageDream" if takes_image_prompts(files) else "MVDream")
     name = files.read_config("", "model_index.json").get("_class_name")
     # image-to-image, inpainting and other pipelines have the same components; whether the network
     # has the inputs of the family is checked where it is read

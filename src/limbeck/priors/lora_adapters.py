@@ -81,7 +81,7 @@ class AdapterRows:
 
         Args:
             count: rows that the layer sees; fewer than those of the call if it sees groups of them
-                as one sequence.
+                as one sequence, more if the model adds some to each group.
         """
         return self.first * count // self.total
 
@@ -331,7 +331,7 @@ def _make_pose_hook(
         adapters = adapters_ref()
         if adapters is None or adapters.pose is None or adapter_rows.owner is not adapters:
             return out
-        first, pose = adapter_rows.first, adapter_rows.pose
+        first, pose = adapter_rows.first_of(len(out)), adapter_rows.pose
         if pose is None:
             pose = out.new_zeros(len(out) - first, POSE_DIM)
         rows = out[first:] + adapters.pose(pose.float()).to(out.dtype)

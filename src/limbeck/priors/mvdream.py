@@ -38,7 +38,7 @@ class MVDream(StableDiffusion):
 
     def _load(self) -> None:
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
-        network = load_multi_view_unet(self.files, self.dtype)
+        network = self._load_network()
         config = dict(network.config)
         self._require_config(
             config,
@@ -50,6 +50,10 @@ class MVDream(StableDiffusion):
         self.folding = ViewFolding(self.unet)
         self.takes_known_views = trained_on_known_views(self.files)
         self._load_other_parts(config)
+
+    def _load_network(self) -> Any:
+        """The U-Net as a frozen module."""
+        return load_multi_view_unet(self.files, self.dtype)
 
     def __call__(
         self, xt: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], *conditions: Condition
@@ -85,17 +89,20 @@ class MVDream(StableDiffusion):
         if condition.camera is None:
             with self._without_camera():
                 return self._run_network(xt, ticks, condition.data)
-        if len(xt) % self.group_size:
-            raise ValueError(
-                f"{len(xt)} rows are no whole groups of {self.group_size} views, which MVDream "
-                "sees at once"
-            )
+        self._check_groups(len(xt))
         labels = camera_labels(condition.camera).to(xt.dtype)
         if condition.known is not None and condition.image is not None:
             xt = torch.where(condition.known[:, None, None, None], condition.image, xt)
             ticks = ticks.masked_fill(condition.known, 0)
         with self.folding.groups_of(self.group_size):
             return self._run_network(xt, ticks, condition.data, labels)
+
+    def _check_groups(self, rows: int) -> None:
+        if rows % self.group_size:
+            raise ValueError(
+                f"{rows} rows are no whole groups of {self.group_size} views, which MVDream sees "
+                "at once"
+            )
 
     @contextmanager
     def _without_camera(self) -> Iterator[None]:

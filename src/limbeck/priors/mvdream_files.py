@@ -27,7 +27,7 @@ from limbeck.priors.checkpoint_files import (
 from limbeck.priors.weight_files import CAMERA_WEIGHT, preferred_weights, read_weights
 
 PIPELINE_NAME = "MVDreamPipeline"  #: ``_class_name`` of both folder layouts
-_NETWORK = "model.diffusion_model."  #: prefix of the U-Net in the original names
+NETWORK_PREFIX = "model.diffusion_model."  #: prefix of the U-Net in the original names
 _CAMERA_PART = "camera_proj"
 #: Height and width of the latents of both published models, which their pickles do not state.
 _LATENT_SIZE = 32
@@ -75,16 +75,32 @@ def load_multi_view_unet(files: CheckpointFiles, dtype: torch.dtype) -> UNet2DCo
         dtype: precision of the weights.
 
     Raises:
-        ValueError: if its files cannot be read, tensors are missing or left over, or it takes an
-            image prompt.
+        ValueError: if its files cannot be read, or tensors are missing or left over.
     """
     place = str(files.single_file or files.folder / "unet")
     with silence_library_logs(), loading(place, passed_on=(ValueError,)):
-        config, weights = _read(files)
-        with torch.device("meta"):
-            network: Any = UNet2DConditionModel.from_config(config | CAMERA_OPTIONS)
-        weights = {name: weight.to(dtype) for name, weight in weights.items()}
-        report = network.load_state_dict(weights, strict=False, assign=True)
+        config, weights, _ = read_unet(files)
+        return build_multi_view_unet(config, weights, dtype, place)
+
+
+def build_multi_view_unet(
+    config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype, place: str
+) -> UNet2DConditionModel:
+    """Build the U-Net with camera layers as a frozen module.
+
+    Args:
+        config: its options.
+        weights: its weights, with the names of diffusers.
+        dtype: precision of the weights.
+        place: where they are from, for messages.
+
+    Raises:
+        ValueError: if tensors are missing or left over.
+    """
+    with torch.device("meta"):
+        network: Any = UNet2DConditionModel.from_config(config | CAMERA_OPTIONS)
+    weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    report = network.load_state_dict(weights, strict=False, assign=True)
     check_none_missing(report.missing_keys, place)
     if report.unexpected_keys:
         raise ValueError(
@@ -95,34 +111,39 @@ def load_multi_view_unet(files: CheckpointFiles, dtype: torch.dtype) -> UNet2DCo
     return frozen
 
 
-def _read(files: CheckpointFiles) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Options and weights of the U-Net, both with the names of diffusers."""
+def read_unet(
+    files: CheckpointFiles,
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Read options and weights of the U-Net.
+
+    Args:
+        files: where they are read from, in any of the layouts.
+
+    Returns:
+        Options and weights with the names of diffusers, and all weights with the names of the
+        original code, if that is how they are stored.
+
+    Raises:
+        ValueError: if they cannot be read.
+    """
     config = files.read_config("unet")
     if files.single_file is not None:
-        names = {k: v for k, v in read_weights(files.single_file).items() if k.startswith(_NETWORK)}
-        _refuse_image_prompts(files.name, any(".to_k_ip." in name for name in names))
+        names = {
+            k: v for k, v in read_weights(files.single_file).items() if k.startswith(NETWORK_PREFIX)
+        }
         if "model_channels" in config:
             config = _from_original_options(config, names, files.place("unet"))
         config = config | {"sample_size": _LATENT_SIZE}
-        return config, _from_original_names(names, config, files.name)
+        return config, _from_original_names(names, config, files.name), names
     weights = _read_part(files, "unet")
     if "model_channels" in config:
-        _refuse_image_prompts(files.name, bool(config.get("ip_dim")))
-        names = {f"{_NETWORK}{name}": weight for name, weight in weights.items()}
+        names = {f"{NETWORK_PREFIX}{name}": weight for name, weight in weights.items()}
         config = _from_original_options(config, names, files.place("unet"))
-        return config, _from_original_names(names, config, files.name)
+        return config, _from_original_names(names, config, files.name), names
     if (files.folder / _CAMERA_PART).is_dir():
         camera = _read_part(files, _CAMERA_PART)
         weights |= {f"class_embedding.{name}": weight for name, weight in camera.items()}
-    return config, weights
-
-
-def _refuse_image_prompts(name: str, found: bool) -> None:
-    if found:
-        raise ValueError(
-            f"{name} takes an image besides the prompt (ImageDream), which is not supported: use a "
-            "model without image prompts, such as MVDream's own"
-        )
+    return config, weights, {}
 
 
 def _read_part(files: CheckpointFiles, part: str) -> dict[str, Tensor]:
@@ -144,7 +165,7 @@ def _from_original_names(
     Its converter knows a class embedding by the name that the original code has for it, which the
     camera layers are given first.
     """
-    camera, label = f"{_NETWORK}camera_embed.", f"{_NETWORK}label_emb.0."
+    camera, label = f"{NETWORK_PREFIX}camera_embed.", f"{NETWORK_PREFIX}label_emb.0."
     layers = [f"{camera}{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")]
     check_none_missing([layer for layer in layers if layer not in names], place)
     renamed = {name.replace(camera, label): weight for name, weight in names.items()}
@@ -165,7 +186,8 @@ def _from_original_options(
     attends = [2**i in original["attention_resolutions"] for i in range(len(channels))]
     head_width = original.get("num_head_channels", -1)
     heads: Any = [width // head_width for width in channels] if head_width > 0 else None
-    linear = next(w for name, w in names.items() if name.endswith(".proj_in.weight")).ndim == 2
+    projections = (w for k, w in names.items() if "_block" in k and k.endswith(".proj_in.weight"))
+    linear = next(projections).ndim == 2
     return {
         "sample_size": read("image_size"),
         "in_channels": read("in_channels"),

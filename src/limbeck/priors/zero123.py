@@ -59,6 +59,18 @@ def _spherical(position: Float[Tensor, "*b 3"]) -> tuple[Tensor, Tensor, Tensor]
     return torch.atan2(y, torch.hypot(x, z)), torch.atan2(x, z), position.norm(dim=-1)
 
 
+def clip_pixels(image: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 3 s s"]:
+    """Return images as an image encoder of CLIP takes them.
+
+    Args:
+        image: images in [0, 1].
+        size: height and width that it takes.
+    """
+    pixels = F.interpolate(image, (size, size), mode="bicubic", align_corners=True)
+    mean, std = (image.new_tensor(value).view(3, 1, 1) for value in (_CLIP_MEAN, _CLIP_STD))
+    return (pixels - mean) / std
+
+
 class Zero123(UNetDiffusion):
     """A ``NovelViewPrior``: the U-Net of Stable Diffusion with the latents of an image beside x_t.
 
@@ -141,10 +153,8 @@ class Zero123(UNetDiffusion):
         folder = self.files.folder / "image_encoder"
         encoder: Any = load_frozen_module(CLIPVisionModelWithProjection, folder, self.dtype)
         encoder = encoder.to(self.device)
-        size = encoder.config.image_size
-        pixels = F.interpolate(image, (size, size), mode="bicubic", align_corners=True)
-        mean, std = (image.new_tensor(value).view(3, 1, 1) for value in (_CLIP_MEAN, _CLIP_STD))
-        embeds: Tensor = encoder(((pixels - mean) / std).to(self.dtype)).image_embeds
+        pixels = clip_pixels(image, encoder.config.image_size)
+        embeds: Tensor = encoder(pixels.to(self.dtype)).image_embeds
         return embeds.float()
 
     def _forward(

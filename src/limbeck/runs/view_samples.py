@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.diffusion.condition import Conditions
-from limbeck.diffusion.prior import FoldablePrior, KnownViewPrior, MultiViewPrior, Prior
+from limbeck.diffusion.prior import (
+    FoldablePrior,
+    ImagePromptPrior,
+    KnownViewPrior,
+    MultiViewPrior,
+    Prior,
+)
 from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.camera import Camera, turntable_cameras
 from limbeck.graphics.cameras.samplers import Orbit
@@ -31,12 +38,16 @@ def check_views(sampling: Sampling, prior: Prior) -> None:
     """
     if sampling.views == 1:
         return
-    if sampling.image is not None and not (
-        isinstance(prior, KnownViewPrior) and prior.takes_known_views
-    ):
+    takes_known = isinstance(prior, KnownViewPrior) and prior.takes_known_views
+    if isinstance(prior, ImagePromptPrior) and sampling.image is None:
+        raise ValueError(
+            "this model reads an image of the object beside the prompt: give one with --image FILE"
+        )
+    if sampling.image is not None and not (takes_known or isinstance(prior, ImagePromptPrior)):
         raise ValueError(
             f"image {sampling.image} needs a model of several views that was trained to be given "
-            "one of them (limbeck train-world --multi-view), which this one was not"
+            "one of them (limbeck train-world --multi-view) or reads an image (ImageDream), which "
+            "this one was not"
         )
     views = Orbit().prompts_by_view("")
     for prompt in sampling.prompts:
@@ -84,10 +95,13 @@ def view_conditions(sampling: Sampling, prior: Prior) -> Conditions:
 
 
 def _with_image(conditions: Conditions, sampling: Sampling, prior: Prior) -> Conditions:
-    """The conditions with the image as the first view of every object."""
+    """The conditions with the image as the image prompt, or as the first view, of every object."""
     assert sampling.image is not None
-    image = read_image(sampling.image, prior.image_size)[None]
-    latents = prior.encode(image.to(prior.device)).expand(len(conditions.pos), -1, -1, -1)
+    image = read_image(sampling.image, prior.image_size)[None].to(prior.device)
+    if isinstance(prior, ImagePromptPrior):
+        shown = prior.encode_image_prompt(image).expand(len(conditions.pos), -1)
+        return replace(conditions, pos=replace(conditions.pos, image_prompt=shown))
+    latents = prior.encode(image).expand(len(conditions.pos), -1, -1, -1)
     known = torch.arange(len(latents), device=latents.device) % sampling.views == 0
     return conditions.with_known_views(latents, known)
 

@@ -26,6 +26,7 @@ from limbeck.distillation.surrogate import surrogate
 from limbeck.distillation.timesteps.base import training_progress
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.divided_calls import divide_calls
 from limbeck.priors.loading import load
@@ -39,6 +40,7 @@ from limbeck.training.collapse import opacity_metrics
 from limbeck.training.control import control_of_render
 from limbeck.training.experiment import Experiment
 from limbeck.training.image_gradients import check_image_transform, transform_image_gradients
+from limbeck.training.image_prompt import check_image_prompt, with_image_prompt
 from limbeck.training.known_view import known_view_of
 from limbeck.training.own_results import (
     check_own_direction,
@@ -129,6 +131,8 @@ class Run:
         self.experiment, self.prior = e, prior
         self.cameras = e.camera_sampler
         self.reference = read_reference_view(e, prior.device)
+        if not isinstance(self.cameras, NoCamera):
+            check_image_prompt(prior, self.reference)
         self.known_view = known_view_of(prior, self.reference)
         self.prompts = RunPrompts(e, prior, self.reference)
         self.representation = build_representation(e.representation, prior, e.total, e.run_seed)
@@ -211,7 +215,11 @@ class Run:
         if self.source is not None:
             conditions = self.source.shown(conditions, particle)
         control = control_of_render(self.prior, render, camera)
-        return conditions if control is None else conditions.with_control(control)
+        if control is not None:
+            conditions = conditions.with_control(control)
+        if camera is None:
+            return conditions
+        return with_image_prompt(conditions, self.prior, self.reference, render)
 
     def advance(self) -> Step:
         """Run one step of the experiment.
