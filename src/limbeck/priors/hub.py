@@ -17,7 +17,12 @@ from limbeck.system.files import read_json_object
 
 REPO_ID_PATTERN = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 #: Components of a pipeline that no prior uses.
-_UNUSED_PARTS: tuple[str, ...] = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+_UNUSED_PARTS: tuple[str, ...] = (
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+    "watermarker",
+)
 #: Pipelines whose image encoder is used, and no text encoder.
 _IMAGE_PIPELINES = ("Zero123Pipeline", "Zero1to3StableDiffusionPipeline")
 
