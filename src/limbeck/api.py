@@ -43,6 +43,7 @@ from limbeck.runs.editing import (
     edit_prompts,
     edit_to_folder,
 )
+from limbeck.runs.final_products import check_films
 from limbeck.runs.folder_results import DistillResult, EditResult, SampleResult
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recorder import record
@@ -116,6 +117,7 @@ def distill(
         recipe.check_model(prior or chosen.model)
     if lr is not None:
         chosen = with_lr(chosen, lr)
+    check_films(chosen, films)
     run_options: dict[str, Any] = {
         "image_every": image_every,
         "checkpoint_every": checkpoint_every,

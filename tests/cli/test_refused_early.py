@@ -92,6 +92,19 @@ def test_a_billion_samples_are_refused_before_the_model_is_loaded(
     assert "1,000,000,000 images" in message
 
 
+def test_films_are_not_left_out_of_a_run_of_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import limbeck as lb
+
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    message = refused(capsys, "run", "a duck", "--no-films")
+    assert "--no-films (films=False) has no effect: a run of images has no films" in message
+    with pytest.raises(ValueError, match="films=False"):
+        lb.distill("a duck", films=False, out=tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

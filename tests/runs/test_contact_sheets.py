@@ -33,7 +33,7 @@ from limbeck.runs.contact_sheets import (
 from limbeck.runs.images import VIEW_NAMES, save_final_images
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
-from limbeck.runs.report.run_data import read_run_data
+from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.system.checkpoint import read_metadata
 from limbeck.training.collapse import DegenerateRunError
 from limbeck.training.experiment import Experiment
@@ -264,3 +264,12 @@ def test_films_that_take_longer_have_256_pixels(monkeypatch: pytest.MonkeyPatch)
     ball = Painted((8, 8), 1, "surface")
     run = cast(Run, SimpleNamespace(prior=prior, representation=ball))
     assert contact_sheets.film_size(run, turntable_cameras(1, 15, 3.6, 40), 1) == (256, 256)
+
+
+@pytest.mark.parametrize(("count", "is_shown"), [(2, False), (3, True)])
+def test_the_page_shows_no_animation_of_two_images(count, is_shown, tmp_path):
+    (tmp_path / "images").mkdir()
+    for step in range(count):
+        (tmp_path / "images" / f"step-{step:04d}.png").touch()
+    (tmp_path / "progress.webp").write_bytes(b"frames")
+    assert bool(RunData(tmp_path, False, "", {}).animation()) == is_shown

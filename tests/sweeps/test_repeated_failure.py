@@ -96,9 +96,9 @@ def test_a_method_that_cannot_start_is_said_once(tmp_path, capsys):
     mine = f"{tmp_path / 'mine.py'}:Mine"
     code, states = sweep(tmp_path, "--method", mine, "--seed", "0:12")
     errors = capsys.readouterr().err
-    assert code == 1 and states == ["refused"] * 3 + ["waiting"] * 9
+    assert code == 2 and states == ["own code"] * 3 + ["waiting"] * 9
     closing = errors[errors.index("limbeck: seed-0-") :]
-    assert closing.count("nosuch") == 1 and " and 2 more refused: " in closing
+    assert closing.count("nosuch") == 1 and " and 2 more own code: " in closing
     assert "0 of 12 runs finished, 3 failed, 9 not started" in closing
 
 
@@ -107,5 +107,5 @@ def test_a_method_that_cannot_start_does_not_stop_another(tmp_path, capsys):
     mine = f"{tmp_path / 'mine.py'}:Mine"
     words = ["--method", mine, "sds", "--method.guidance", "1", "2", "3"]
     code, states = sweep(tmp_path, *words)
-    assert code == 1 and states == ["refused"] * 3 + ["finished"] * 3
+    assert code == 1 and states == ["own code"] * 3 + ["finished"] * 3
     assert "3 of 6 runs finished, 3 failed\n" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_families import write_tiny_pipeline
 from tiny_image_dream import write_image_dream
 from tiny_mvdream import write_mvdream
+from tiny_zero123 import write_zero123
 
 from limbeck.config.discovery import choices
 from limbeck.diffusion.model_options import Model

@@ -13,6 +13,10 @@ from limbeck.system.finite import NonFiniteError
 from limbeck.system.out_of_memory import is_out_of_memory
 
 
+class OwnCodeError(ValueError):
+    """A mistake in a file of one's own, not in the options."""
+
+
 def own_code_error(error: Exception) -> ValueError | None:
     """The error for the user, if the code of a file given as FILE.py:Class is where it occurred.
 
@@ -37,7 +41,7 @@ def own_code_error(error: Exception) -> ValueError | None:
     text = " ".join(str(error).split())
     if not isinstance(error, ValueError):  # which is written for the user in most places
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return ValueError(f"{code.co_filename}:{line}, in {code.co_qualname}: {text}")
+    return OwnCodeError(f"{code.co_filename}:{line}, in {code.co_qualname}: {text}")
 
 
 def _refused_call(error: Exception) -> list[tuple[CodeType, int]]:

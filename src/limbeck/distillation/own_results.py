@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.config.discovery import is_own, name_of
+from limbeck.config.own_errors import OwnCodeError
 
 
 def describe_result(value: object) -> str:
@@ -29,7 +30,7 @@ def result_error(component: object, call: str, value: object, wanted: str) -> Va
         wanted: what it must return.
     """
     name = name_of(type(component))
-    return ValueError(f"{name}{call} returned {describe_result(value)}; it must return {wanted}")
+    return OwnCodeError(f"{name}{call} returned {describe_result(value)}; it must return {wanted}")
 
 
 def check_own_tensor(

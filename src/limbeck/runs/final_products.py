@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.system.checkpoint import write_text
 from limbeck.system.files import one_line, read_json_object
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.notices import notify
+from limbeck.training.experiment import Experiment
 
 FAILURES = "failures.json"  #: in a run folder: products that could not be written, with the reason
 
@@ -76,3 +78,19 @@ def read_failures(folder: Path) -> list[str]:
     path = folder / FAILURES
     failures = read_json_object(path) if path.exists() else {}
     return [f"{product} could not be written: {reason}" for product, reason in failures.items()]
+
+
+def check_films(experiment: Experiment, films: bool) -> None:
+    """Refuse to leave out the films of a run that has none.
+
+    Args:
+        experiment: the options of the run.
+        films: whether turntables, stills and meshes over time are made.
+
+    Raises:
+        ValueError: if they are left out of a run of images.
+    """
+    if not films and isinstance(experiment.camera_sampler, NoCamera):
+        raise ValueError(
+            "--no-films (films=False) has no effect: a run of images has no films; leave it out"
+        )

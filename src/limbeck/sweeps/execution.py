@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from limbeck.config.own_errors import OwnCodeError
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.priors.loading import load
@@ -61,13 +62,18 @@ class RunOutcome:
         name: name of the run in its sweep.
         kind: ``finished``, ``interrupted`` by a signal that left a checkpoint, ``killed``,
             ``out of memory``, ``stopped`` by a value that is not finite or a collapse, ``refused``
-            input, or ``error``.
+            input, a mistake in ``own code``, or ``error``.
         message: why, in one line; empty if it finished.
     """
 
     name: str
     kind: str
     message: str = ""
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the fault is in what was given, and the same command cannot work."""
+        return self.kind in ("refused", "own code")
 
     @property
     def is_final(self) -> bool:
@@ -150,4 +156,6 @@ def _kind_of(error: Exception) -> str:
     numbers = (NonFiniteError, NonFiniteImageError, DegenerateRunError)
     if any(isinstance(link, numbers) for link in chain):
         return "stopped"
+    if any(isinstance(link, OwnCodeError) for link in chain):
+        return "own code"
     return "refused" if isinstance(error, ValueError) else "error"

@@ -48,7 +48,8 @@ class RepeatedFailure:
         """
         message = outcome.message.replace(run.name, "")
         is_same = self._message is None or message == self._message
-        self._is_over |= outcome.kind not in ("error", "refused") or steps > 0 or not is_same
+        may_repeat = outcome.is_input or outcome.kind == "error"
+        self._is_over |= not may_repeat or steps > 0 or not is_same
         self._message, self._count = message, self._count + 1
         self._untried.difference_update(_values(run))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -42,6 +43,7 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.image_gradients import check_image_transform, transform_image_gradients
 from limbeck.training.image_prompt import check_image_prompt, with_image_prompt
 from limbeck.training.known_view import known_view_of
+from limbeck.training.own_broadcasts import refusing_row_broadcasts
 from limbeck.training.own_results import (
     check_own_direction,
     check_own_groups,
@@ -253,7 +255,8 @@ class Run:
         if self.known_view is not None and known is not None:
             given = self.known_view.given(inputs.conditions, known, render, prior.encode)
             inputs = replace(inputs, conditions=given)
-        with profile.part("method"), torch.no_grad():
+        broadcasts = nullcontext() if self.step else refusing_row_broadcasts(e, x0.shape)
+        with profile.part("method"), torch.no_grad(), broadcasts:
             inputs = replace(inputs, eps=noise.refine(prior, inputs))
             check_own_tensor(noise, ".refine", inputs.eps, x0.shape, "noise for each row")
             direction = method(prior, inputs, self.state)

@@ -231,6 +231,7 @@ def run_one(
         preset: the recipe that the options come from.
     """
     from limbeck.cli.run_folder import check_run_folder, resume_hint
+    from limbeck.runs.final_products import check_films
     from limbeck.runs.folder_state import finished_message, is_finished
     from limbeck.runs.recorder import record
 
@@ -242,6 +243,7 @@ def run_one(
         return
     if options.logger is not None and not options.dry_run:
         options.logger.check_package()  # before the model is loaded
+    check_films(experiment, options.films)
     experiment.representation.check_files()
     experiment.reference.read_images()  # refuses files before the model is loaded
     watched = open_viewer(folder, experiment) if viewer else nullcontext()

@@ -121,7 +121,7 @@ class SweepOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sweep``: start or continue a sweep, and write its table and page."""
-    from limbeck.cli.run_folder import INCOMPLETE, resume_hint
+    from limbeck.cli.run_folder import resume_hint
     from limbeck.sweeps.optuna_study import check_search
     from limbeck.sweeps.page import matrix_axes
     from limbeck.sweeps.planned_runs import plan_runs, with_found_names
@@ -148,9 +148,9 @@ def main(argv: Sequence[str]) -> None:
     runs = check_sweep(runs, root, engine.device_here)
     command = shlex.join(["limbeck", "sweep", *argv])
     with resume_hint(command):
-        has_failed = _run(sweep, runs, root, options, engine, command)
-    if has_failed:
-        raise SystemExit(INCOMPLETE)
+        code = _run(sweep, runs, root, options, engine, command)
+    if code:
+        raise SystemExit(code)
 
 
 def _run(
@@ -160,10 +160,12 @@ def _run(
     options: SweepOptions,
     engine: Engine,
     command: str,
-) -> bool:
-    """Run a sweep, write its table and page, and say what failed; whether something did."""
+) -> int:
+    """Run a sweep, write its table and page, and say what failed; return the exit code."""
     from rich.console import Console
 
+    from limbeck.cli.main import USER_ERROR
+    from limbeck.cli.run_folder import INCOMPLETE
     from limbeck.sweeps.execution import RunOutcome
     from limbeck.sweeps.live_report import SweepReport
     from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
@@ -192,7 +194,10 @@ def _run(
         print(best, file=sys.stderr)
     print(csv)
     print(page, flush=True)
-    return bool(progress.failed)
+    if not progress.failed:
+        return 0
+    is_input = all(outcome.is_input for outcome in progress.failed.values())
+    return USER_ERROR if is_input and not progress.finished else INCOMPLETE
 
 
 def make_engine(options: SweepOptions) -> Engine:

@@ -46,6 +46,7 @@ class Leaderboard:
         guidance_candidates: guidance scales that are tried.
         lr_candidates: learning rates that are tried with each of them.
         quick: a comparison in about 15 minutes of two cores: 16 captions, 300 passes, defaults.
+            With --edits, --in-3d or another --model it is another one, which their --help states.
         precision: dtype of the model, as in a run.
         seed: seed of every run.
     """

@@ -24,6 +24,7 @@ from limbeck.system.files import read_json_object, read_text
 from limbeck.system.image_files import image_file_size
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
+_LEAST_FRAMES = 3  #: of an animation: the images beside it show two just as well
 _MAX_ANIMATION_BYTES = 900_000  #: larger animations are left out of the report
 _MAX_NOTEBOOK_VIDEO_BYTES = 4_000_000  #: larger turntables are left out of a notebook
 
@@ -296,9 +297,11 @@ class RunData:
         return any((self.path / "final").glob("*.svg"))
 
     def animation(self) -> str:
-        """progress.webp as a data URL; empty if there is none or it is too large."""
+        """progress.webp as a data URL; empty if it is too large or shows two images at most."""
         path = self.path / "progress.webp"
-        if not path.exists() or path.stat().st_size > _MAX_ANIMATION_BYTES:
+        if not path.exists() or len(self.image_steps()) < _LEAST_FRAMES:
+            return ""
+        if path.stat().st_size > _MAX_ANIMATION_BYTES:
             return ""
         return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode()
 
