@@ -46,8 +46,8 @@ def resolve_model(model: str, index: str = "model_index.json") -> Path:
     if path.is_file() and path.suffix != ".safetensors" and not _is_mvdream_pickle(path):
         raise ValueError(
             f"{path} is no .safetensors file; others are not read, because unpickling runs code "
-            "(of a .pt file of MVDream only tensors are read); Zero123's .ckpt files are published as "
-            "folders, too, such as kxic/zero123-xl"
+            "(of a .pt file of MVDream only tensors are read); what Zero123's .ckpt files hold is "
+            "published as folders, too, such as kxic/zero123-xl"
         )
     if path.exists():
         return path
