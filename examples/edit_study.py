@@ -34,13 +34,9 @@ from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.runs.editing import (
-    GRADIENT_MAP_STEPS,
-    EditInputs,
-    EditOptions,
-    default_options,
-    edit_experiments,
-)
+from limbeck.runs.edit_inputs import EditInputs
+from limbeck.runs.edit_options import EditOptions, default_options
+from limbeck.runs.editing import GRADIENT_MAP_STEPS, edit_experiments
 from limbeck.runs.images import heat_map
 from limbeck.training.trainer import Run
 from limbeck.world.pretrained import load_evaluator

@@ -35,9 +35,8 @@ from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.base import RepresentationConfig
 from limbeck.runs.best_stage import choose_stage
 from limbeck.runs.edit_inputs import EditInputs
+from limbeck.runs.edit_options import default_method, default_options
 from limbeck.runs.editing import (
-    default_method,
-    default_options,
     edit_experiments,
     edit_folders,
     edit_prompts,
@@ -203,7 +202,7 @@ def edit(
         out: run folder; an unfinished edit in it is continued. None: a temporary folder.
         device: as for ``distill``.
         image_every: steps between recorded images; 0 for about ten per run.
-        **options: other fields of ``limbeck.runs.editing.EditOptions``, such as ``steps`` or
+        **options: other fields of ``limbeck.runs.edit_options.EditOptions``, such as ``steps`` or
             ``lr``.
 
     Raises:

@@ -22,7 +22,7 @@ from limbeck.graphics.export.export import MeshExportOptions
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.representations.latents import Latents
-from limbeck.runs.editing import EditOptions
+from limbeck.runs.edit_options import EditOptions
 from limbeck.runs.report.schedule_plots import SchedulePlotOptions
 from limbeck.studies.base import Study
 from limbeck.training.experiment import Experiment

@@ -21,7 +21,8 @@ from limbeck.metrics.structure_distance import DinoKeys, structure_distance
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.latents import Latents
 from limbeck.runs.edit_inputs import EditInputs
-from limbeck.runs.editing import EditOptions, edit_to_folder
+from limbeck.runs.edit_options import EditOptions
+from limbeck.runs.editing import edit_to_folder
 from limbeck.runs.recorder import record
 from limbeck.system.image_files import read_whole_image
 from limbeck.training.experiment import Experiment

@@ -64,6 +64,8 @@ HERE = "methods/test_identities.py"
 METHODS = "methods/test_methods.py"
 MORE = "methods/test_more_methods.py"
 EDITING = "methods/test_editing_methods.py"
+FLOW_EDITING = "methods/test_flow_editing.py"
+MORE_EDITING = "methods/test_more_editing.py"
 FLOW = "methods/test_flow_methods.py"
 INVERSION = "methods/test_inversion_methods.py"
 PARTICLE = "methods/test_particle_methods.py"
@@ -300,6 +302,23 @@ IDENTITIES = {
         "1, it vanishes linearly in the length of the segments.",
         "SegmentDreamer (arXiv 2507.05256), its code",
         ("methods/test_trajectory_methods.py",),
+    ),
+    38: Identity(
+        "DDS with eta, divided by 1 - u, is DVRF at eta_i = eta, where u = sigma / (alpha + sigma)."
+        " At eta = 1 it is FlowEdit divided by u - u'.",
+        "DVRF (arXiv 2509.05342); for schedules that are no flows derived here",
+        (FLOW_EDITING,),
+    ),
+    39: Identity(
+        "Converged IDS is SDS with the noise that the source has.",
+        "IDS (arXiv 2502.19930); derived here",
+        (MORE_EDITING,),
+    ),
+    40: Identity(
+        "SSD-edit is s CSD with s alone, stage two of SDS-Bridge from the source prompt with b "
+        "alone, and 0 at the source if both prompts are null.",
+        "SSD-edit (arXiv 2507.09168); derived here",
+        (MORE_EDITING,),
     ),
 }
 

@@ -11,7 +11,7 @@ from limbeck.cli.main import main
 from limbeck.config.discovery import choices
 from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.lmc import LMC
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import RepresentationConfig
@@ -29,15 +29,21 @@ COSTS = {
     "cfd": (1, 2, 0),
     "consistent3d": (2, 4, 0),
     "csd": (1, 2, 0),
+    "csd-edit": (1, 4, 0),
     "dds": (1, 4, 0),
     "dsd": (7, 13, 0),
+    "dvrf": (2, 4, 0),
     "esd": (1, 2, 0),  # and 2 + 1 of the small U-Net that a small model gets as its critic
+    "flow-align": (2, 3, 0),
+    "flow-edit": (2, 4, 0),
     "hifa": (4, 8, 0),
+    "ids": (4, 4, 6),
     "irfds": (1, 1, 0),
     "ism": (5, 6, 0),
     "jsd": (8, 16, 0),
     "lmc": (1, 2, 0),
     "msd": (1, 2, 0),
+    "lusd": (1, 2, 0),
     "nfsd": (1, 2, 0),  # a small model cannot read the paper's negative prompt, a third row
     "pds": (1, 4, 0),
     "repulsive": (1, 2, 0),
@@ -49,6 +55,7 @@ COSTS = {
     "sds": (1, 2, 0),
     "sjc": (1, 2, 0),
     "segment-dreamer": (4, 5, 0),
+    "ssd-edit": (2, 4, 0),
     "stable-sd": (1, 2, 0),
     "stein": (1, 2, 0),
     "svgd": (1, 2, 0),
@@ -109,7 +116,7 @@ REJECTED = {
 
 
 #: Methods that edit images and so reject 3D representations.
-EDITS = {"dds", "pds", "cds"}
+EDITS = {name for name, cls in choices(EditMethod).items() if cls.needs_source}
 
 
 @pytest.mark.parametrize("kind", ["exact", "tiny"])

@@ -10,28 +10,34 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from tiny_families import write_tiny_pipeline
 
 import limbeck as lb
 from limbeck.cli import main as cli
 from limbeck.config import yaml as config
+from limbeck.config.discovery import choices
 from limbeck.diffusion.model_options import Model, RuntimeOptions
 from limbeck.diffusion.vocabulary import write_vocabulary
-from limbeck.distillation.timesteps.deterministic import FixedTimesteps
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps, TrailingTimesteps
+from limbeck.distillation.weights import AlphaSigmaWeight
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.methods.base import EditMethod
 from limbeck.methods.cds import CDS
 from limbeck.methods.dds import DDS
+from limbeck.methods.dvrf import DVRF
+from limbeck.methods.flow_edit import FlowEdit
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.priors.exact import colored_shapes
+from limbeck.priors.loading import flow_family, load
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
 from limbeck.runs import editing
 from limbeck.runs.edit_inputs import EditInputs
+from limbeck.runs.edit_options import EditOptions, default_method, default_options
 from limbeck.runs.editing import (
-    EditOptions,
     default_folder,
-    default_options,
     edit_experiments,
     gradient_map,
     notify_sizes,
@@ -45,7 +51,7 @@ from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.trainer import Run
 from limbeck.world.vocabulary import world_vocabulary
 
-METHODS = {"dds": DDS, "pds": PDS, "cds": CDS, "sdedit": SDEdit}
+METHODS = choices(EditMethod)
 KINDS = ("before", "after", "difference", "gradient")
 
 
@@ -406,6 +412,42 @@ def test_the_defaults_follow_the_model(v_folder, tmp_path):
     write_vocabulary(world_vocabulary(), tuned)
     for model in ("world", "gaussians", "dataset:photos", str(tuned), Model(str(tuned))):
         assert default_options(DDS, model) == small
+
+
+FLOWS = {
+    "sd3": (FlowEdit(), 33, 0.66, DVRF(), DDS(guidance=7.5)),
+    "flux": (FlowEdit(1.0, 1.0), 24, 24 / 28, DVRF(1.0, 1.0), DDS(guidance=1.0)),
+}
+
+
+@pytest.mark.parametrize("family", FLOWS)
+def test_flows_are_edited_in_their_own_form(family, tmp_path, photo):
+    folder = write_tiny_pipeline(family, tmp_path / family)
+    flow_edit, steps, start, dvrf, dds = FLOWS[family]
+    published = {"sd3": "stabilityai/stable-diffusion-3-medium-diffusers"}
+    published["flux"] = "black-forest-labs/FLUX.1-dev"
+    prior = load(Model(str(folder), resolution=16 if family == "flux" else 0), "cpu")
+    for model in (str(folder), Model(published[family]), prior):
+        assert default_method(model) == "flow-edit"
+        options = default_options(FlowEdit, model)
+        assert (options.method, options.steps, options.lr) == (flow_edit, steps, 1.0)
+        assert options.timesteps == TrailingTimesteps(start) and options.optimizer == SGD()
+        assert default_options(DVRF, model).method == dvrf
+        in_velocities = default_options(DDS, model)
+        assert in_velocities.method == dds
+        assert in_velocities.weight == AlphaSigmaWeight(-1.0, 0.0)
+    quick = replace(default_options(FlowEdit, prior), steps=2, model=prior)
+    edit_to_folder(edit_inputs(photo), quick, prior, tmp_path / "out")
+    after = pixels(tmp_path / "out" / "edit" / "00-00-after.png")
+    assert (after != pixels(photo)).any()
+
+
+def test_models_that_are_no_flows_keep_their_editing_method(v_folder):
+    for model in ("world", "gaussians", "gaussians-flow", str(v_folder), "owner/name"):
+        assert default_method(model) == "dds"
+    assert flow_family("black-forest-labs/FLUX.2-klein-base-4B") == "flow"
+    assert flow_family("black-forest-labs/FLUX.1-schnell") == "flux"
+    assert flow_family("stable-diffusion-v1-5/stable-diffusion-v1-5") is None
 
 
 def test_a_large_photo_is_noticed_before_the_edit(tmp_path, capsys):

@@ -19,7 +19,7 @@ from limbeck.distillation.noise import Noise
 from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.distillation.timesteps.base import RandomTimesteps, Timesteps
 from limbeck.graphics.cameras.samplers import Orbit
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.lmc import LMC
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
@@ -34,10 +34,10 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 #: Methods whose particles interact: a critic shared by the particles, or repulsion.
-COUPLED = {"esd", "repulsive", "svgd", "vsd"}
+COUPLED = {"csd-edit", "esd", "repulsive", "svgd", "vsd"}
 #: Methods that compare attention features, which an exact prior has none of.
 NETWORK_ONLY = {"cds"}
-EDITS = {"bridge", "cds", "dds", "pds"}
+EDITS = {"bridge"} | {n for n, cls in choices(EditMethod).items() if cls.needs_source}
 PROMPTS = ("red disc", "blue ring")
 #: Representations that start from images of the user's.
 FROM_IMAGES = {"inpainting", "noise-map"}
@@ -142,7 +142,9 @@ def test_timesteps(cls: type, prompts: tuple[str, ...], per_row: bool, prior) ->
 
 @pytest.mark.parametrize("name", sorted(COUPLED))
 def test_coupled_methods_draw_the_same_for_a_particle(name: str, prior) -> None:
-    e = Experiment(("red disc",), method=choices(Method)[name](), steps=1)
+    source = ("blue ring",) if name in EDITS else ()
+    method = choices(Method)[name]()
+    e = Experiment(("red disc",), source_prompt=source, method=method, steps=1)
     few, many = (Run(replace(e, particles=n), prior).advance().inputs for n in (2, 64))
     for key in ("t", "eps", "x0"):
         assert torch.equal(getattr(few, key)[0], getattr(many, key)[0])

@@ -74,3 +74,19 @@ def repulsion(
         h: bandwidth of the kernel.
     """
     return -2 / h * (weight.sum(1, keepdim=True) * f - weight @ f)
+
+
+def stein_direction(f: Float[Tensor, "n d"], score: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """(1/N) sum_j [k(f_j, f_i) score_j - grad_{f_j} k(f_j, f_i)], the direction of SVGD.
+
+    Args:
+        f: N particles that share a target.
+        score: what each descends by itself.
+
+    References:
+        Liu & Wang 2016, arXiv 1608.04471, eq. 8.
+    """
+    log_k, h = log_kernel(f)
+    k = log_k.exp()
+    # k depends on f_i - f_j alone: minus the gradient in f_j is the gradient in f_i
+    return (k @ score + repulsion(k, f, h)) / len(f)

@@ -23,6 +23,7 @@ from limbeck.config.scheduled_numbers import Schedulable
 from limbeck.diffusion.guidance import guided_prediction, required_conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig
+from limbeck.distillation.flow import coupled_noise
 from limbeck.distillation.inputs import EditSource, SetupContext, StepInputs
 from limbeck.distillation.noise import Noise
 from limbeck.distillation.state import State, Stateless
@@ -194,22 +195,27 @@ class EditMethod(StatelessMethod):
         return Stateless()
 
     def predict_target_and_source(
-        self, prior: Prior, inputs: StepInputs
+        self, prior: Prior, inputs: StepInputs, eta: float = 0.0
     ) -> tuple[Float[Tensor, "b ..."], Float[Tensor, "b ..."]]:
         """Predict eps_hat_s of the edited image and of its source, at one eps and t, in one call.
 
         Args:
             prior: the frozen prior.
             inputs: the current step.
+            eta: the noise of the edited image is eps + eta (x - x_source).
 
         Returns:
             eps_hat_s of the edited image under its prompt, and of the source under its own.
         """
         source = edit_source(inputs)
         source_xt = inputs.schedule.add_noise(source.x0, inputs.eps, inputs.t)
+        target_xt = inputs.xt
+        if eta != 0:
+            eps = coupled_noise(inputs, source.x0, eta)
+            target_xt = inputs.schedule.add_noise(inputs.x0.detach(), eps, inputs.t)
         prediction = guided_prediction(
             prior,
-            torch.cat([inputs.xt, source_xt]),
+            torch.cat([target_xt, source_xt]),
             inputs.t.repeat(2),
             inputs.conditions.concat(source.conditions),
             self.guidance,

@@ -10,15 +10,23 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
-from limbeck.methods.base import EditMethod
+from limbeck.methods.base import EditMethod, edit_source
 
 
 @dataclass(frozen=True)
 class DDS(EditMethod):
     """Delta denoising score: eps_hat_s(x_t, t, y) - eps_hat_s(x_t_source, t, y_source).
 
-    Both have the same eps and t.
+    Both have the same t, and the same eps unless eta is set.
+
+    Attributes:
+        guidance: guidance scale s of both predictions.
+        eta: the noise of x_t is eps + eta (x - x_source), and what is compared is what each
+            prediction has too much over its own noise. 0: DDS; 1: FlowEdit's inputs; in between the
+            couplings of DVRF (see ``dvrf``).
     """
+
+    eta: float = 0.0
 
     bibtex = """@inproceedings{hertz2023delta,
   title={Delta Denoising Score},
@@ -31,5 +39,9 @@ class DDS(EditMethod):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless
     ) -> Float[Tensor, "b ..."]:
-        eps_target, eps_source = self.predict_target_and_source(prior, inputs)
-        return eps_target - eps_source
+        eps_target, eps_source = self.predict_target_and_source(prior, inputs, self.eta)
+        if self.eta == 0:
+            return eps_target - eps_source
+        # (eps_hat - eps') - (eps_hat_source - eps) with eps' = eps + eta (x - x_source)
+        offset = inputs.x0.detach() - edit_source(inputs).x0
+        return eps_target - eps_source - self.eta * offset

@@ -15,16 +15,8 @@ from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.batching import apply_per_prompt
 from limbeck.distillation.inputs import SetupContext, StepInputs
-from limbeck.distillation.kernels import PromptGroups, log_kernel, repulsion
+from limbeck.distillation.kernels import PromptGroups, stein_direction
 from limbeck.methods.base import Method
-
-
-def _direction(x: Float[Tensor, "n d"], score: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """(1/N) sum_j [k(x_j, x_i) score_j - grad_{x_j} k(x_j, x_i)] of the N particles of a prompt."""
-    log_k, h = log_kernel(x)
-    k = log_k.exp()
-    # k depends on x_i - x_j alone: minus the gradient in x_j is the gradient in x_i
-    return (k @ score + repulsion(k, x, h)) / len(x)
 
 
 @dataclass(frozen=True)
@@ -60,5 +52,5 @@ class SVGD(Method[PromptGroups]):
         xt, t, eps = inputs.xt, inputs.t, inputs.eps
         sds = guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps - eps
         x = xt if self.kernel_space == "xt" else inputs.x0.detach()
-        direction = apply_per_prompt(state, inputs, _direction, x.flatten(1), sds.flatten(1))
+        direction = apply_per_prompt(state, inputs, stein_direction, x.flatten(1), sds.flatten(1))
         return direction.view_as(sds)

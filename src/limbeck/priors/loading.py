@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ from limbeck.system.image_files import IMAGE_SUFFIXES, image_file_size, read_ima
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
+    from limbeck.priors.catalog import KnownModel
     from limbeck.priors.checkpoint_files import CheckpointFiles
     from limbeck.priors.diffusers_base import DiffusersPrior
 
@@ -53,6 +54,10 @@ _FAMILIES = {
     r"QwenImage(?!Edit|Layered|21)\w*Pipeline": "QwenImage",
     r"Zero123Pipeline|Zero1to3StableDiffusionPipeline": "Zero123",
 }
+#: Families that are rectified flows, and those whose network has guidance of its own or needs none:
+#: both by the class of ``limbeck.priors`` and as in the list of known models.
+_FLOWS = frozenset({"SD3", "Flux", "Flux2", "Flux2Klein", "Sana", "Lumina2", "QwenImage"})
+_OWN_GUIDANCE = frozenset({"Flux", "Flux2", "flux", "schnell", "flux2", "klein"})
 
 
 def is_exact(model: Model | Prior | str) -> bool:
@@ -69,19 +74,57 @@ def follows_instructions(model: Model | Prior | str) -> bool:
         model: the model, as for ``load``. One of the hub that is neither cached nor in the list of
             known models counts as none.
     """
+    if not isinstance(model, Model | str):
+        return isinstance(model, InstructionPrior)
+    known, index = _find_pipeline(model)
+    if known is not None:
+        return known.family == "instruct-pix2pix"
+    return index.get("_class_name") == INSTRUCTION_PIPELINE
+
+
+def flow_family(model: Model | Prior | str) -> str | None:
+    """Which kind of rectified flow a model is; of one that is not loaded, by its files.
+
+    Args:
+        model: the model, as for ``load``. One of the hub that is neither cached nor in the list of
+            known models counts as none.
+
+    Returns:
+        ``flux`` for Flux, whose network has guidance of its own or needs none, ``flow`` for others,
+        and None for a model that is no flow.
+    """
+    if not isinstance(model, Model | str):
+        is_flow, family = isinstance(model.schedule, RectifiedFlowSchedule), type(model).__name__
+        return ("flux" if family in _OWN_GUIDANCE else "flow") if is_flow else None
+    known, index = _find_pipeline(model)
+    if known is not None:
+        is_flow, has_guidance = known.prediction_type == "flow", known.family in _OWN_GUIDANCE
+    else:
+        family = _family_of(str(index.get("_class_name")))
+        is_flow, has_guidance = family in _FLOWS, family in _OWN_GUIDANCE
+    return ("flux" if has_guidance else "flow") if is_flow else None
+
+
+def _family_of(pipeline: str) -> str:
+    """Family of a pipeline by its ``_class_name``; empty if it is of none."""
+    # image-to-image, inpainting and other pipelines have the same components; whether the network
+    # has the inputs of the family is checked where it is read
+    return next((f for pattern, f in _FAMILIES.items() if re.fullmatch(pattern, pipeline)), "")
+
+
+def _find_pipeline(model: Model | str) -> tuple[KnownModel | None, dict[str, Any]]:
+    """The published model of this name, or else the model_index.json of its files, {} if none."""
     from limbeck.priors.catalog import find_model
     from limbeck.priors.hub import REPO_ID_PATTERN, find_cached
 
-    if not isinstance(model, Model | str):
-        return isinstance(model, InstructionPrior)
     folder, hub_id = Path(str(model)).expanduser(), REPO_ID_PATTERN.fullmatch(str(model))
     if not folder.exists() and hub_id is not None:
         known = find_model(hub_id["repo"])
         if known is not None:
-            return known.family == "instruct-pix2pix"
+            return known, {}
         folder = find_cached(hub_id["repo"], hub_id["revision"], weights=False) or folder
     index = folder / "model_index.json"
-    return index.is_file() and read_json_object(index).get("_class_name") == INSTRUCTION_PIPELINE
+    return None, read_json_object(index) if index.is_file() else {}
 
 
 def known_family(model: Model | str) -> str | None:
@@ -201,11 +244,7 @@ def prior_class(files: CheckpointFiles) -> type[DiffusersPrior]:
     if is_multi_view(files):
         return family_class("ImageDream" if takes_image_prompts(files) else "MVDream")
     name = files.read_config("", "model_index.json").get("_class_name")
-    # image-to-image, inpainting and other pipelines have the same components; whether the network
-    # has the inputs of the family is checked where it is read
-    family = next(
-        (family for pattern, family in _FAMILIES.items() if re.fullmatch(pattern, str(name))), ""
-    )
+    family = _family_of(str(name))
     if not family:
         names = dict.fromkeys(family_class(family).pipeline_name for family in _FAMILIES.values())
         known = ", ".join([*names, INSTRUCTION_PIPELINE])

@@ -1,11 +1,10 @@
-"""Image editing: options with defaults per method, and the run folder of an edit."""
+"""Image editing: the run of an edit and its folder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,32 +13,15 @@ from rich.console import Console
 from torch import Tensor
 
 from limbeck.config import yaml as config
-from limbeck.config.checks import check_options
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
-from limbeck.diffusion.model_options import (
-    Model,
-    Precision,
-    RuntimeOptions,
-    as_model,
-    check_control_image,
-)
 from limbeck.diffusion.prior import Prior
-from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
-from limbeck.distillation.noise import IndependentNoise, Noise
-from limbeck.distillation.timesteps.base import Timesteps
-from limbeck.distillation.timesteps.deterministic import FixedTimesteps
-from limbeck.distillation.timesteps.random import UniformTimesteps
-from limbeck.distillation.weights import UniformWeight, Weight
-from limbeck.methods.base import EditMethod
-from limbeck.methods.dds import DDS
-from limbeck.methods.pds import PDS
-from limbeck.methods.sdedit import SDEdit
-from limbeck.priors.loading import find_vocabulary, follows_instructions, is_exact
+from limbeck.priors.loading import follows_instructions
 from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.runs.edit_inputs import EditInputs, EditItem
+from limbeck.runs.edit_options import EditOptions
 from limbeck.runs.folder_state import refuse_other_experiment
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record
@@ -48,83 +30,11 @@ from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.system.image_files import image_file_size, read_image
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
-from limbeck.training.optimizers import SGD, Adam, Optimizer
 from limbeck.training.resources import ResourcePlan, rehearse
 from limbeck.training.trainer import Run
 
 GRADIENT_MAP_STEPS = 16  #: the gradient map is the mean gradient over this many first steps
 _DIFFERENCE_MAX = 0.5  #: difference at the top of the color scale
-
-
-@dataclass(frozen=True)
-class EditOptions:
-    """How images are edited; ``default_options`` gives the defaults of each method.
-
-    Attributes:
-        method: editing method.
-        steps: number of optimization steps.
-        lr: peak learning rate of the latents.
-        timesteps: distribution of the diffusion times t.
-        weight: weight w(t) of the gradient.
-        optimizer: optimizer of the latents.
-        noise: noise added to x0 in each step.
-        grad_transform: transform of the gradient before the optimizer.
-        negative_prompt: negative prompt for the source and the target.
-        model: model whose latents are edited, as in a run.
-        particles: results per image.
-        seed: seed of all random draws.
-        precision: dtype of the frozen weights, as in a run.
-        runtime: execution options of the model, as in a run.
-    """
-
-    method: EditMethod = field(default_factory=lambda: DDS(guidance=3.0))
-    steps: int = field(default=40, metadata={"minimum": 1})
-    lr: float = field(default=0.2, metadata={"minimum": 0})
-    timesteps: Timesteps = field(default_factory=lambda: UniformTimesteps(0.05, 0.95))
-    weight: Weight = field(default_factory=UniformWeight)
-    optimizer: Optimizer = field(default_factory=SGD)
-    noise: Noise = field(default_factory=IndependentNoise)
-    grad_transform: GradientTransform = field(default_factory=NoTransform)
-    negative_prompt: str = ""
-    model: Model | Prior | str = field(default_factory=Model)
-    particles: int = field(default=1, metadata={"minimum": 1})
-    seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
-    precision: Precision = "auto"
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-
-    def __post_init__(self) -> None:
-        model = as_model(self.model)
-        object.__setattr__(self, "model", model)
-        check_control_image(model, has_renders=False)
-        check_options(self)
-
-
-def default_options(method: type[EditMethod], model: Model | Prior | str = "world") -> EditOptions:
-    """Options of a method that suit a model, see docs/editing.md.
-
-    Args:
-        method: the method; one of your own has the options of DDS.
-        model: the model. The options of small ones, which are exact or know few words, are tuned on
-            the embedded model; those of others are the published ones for Stable Diffusion.
-    """
-    small = is_exact(model) or find_vocabulary(model) is not None
-    if issubclass(method, SDEdit) and follows_instructions(model):
-        # from noise alone, as its pipeline samples
-        return EditOptions(method(guidance=7.5), steps=1, lr=1.0, timesteps=FixedTimesteps(1.0))
-    if issubclass(method, SDEdit):
-        return EditOptions(
-            method(guidance=5.0 if small else 7.5), steps=1, lr=1.0, timesteps=FixedTimesteps(0.7)
-        )
-    if issubclass(method, PDS):
-        return EditOptions(method(guidance=7.5), steps=60, lr=0.05, optimizer=Adam(decay_start=1.0))
-    if small:
-        return EditOptions(method(guidance=3.0))
-    return EditOptions(method(guidance=7.5), steps=200, lr=0.05)
-
-
-def default_method(model: Model | Prior | str) -> str:
-    """The editing method of a model: dds, but sdedit for models that follow instructions."""
-    return "sdedit" if follows_instructions(model) else "dds"
 
 
 def edit_prompts(inputs: EditInputs, options: EditOptions) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from limbeck.methods.dds import DDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.runs.edit_inputs import EditInputs
-from limbeck.runs.editing import EditOptions, default_options, edit_to_folder
+from limbeck.runs.edit_options import EditOptions, default_options
+from limbeck.runs.editing import edit_to_folder
 from limbeck.runs.images import save_png
 from limbeck.studies.base import Study, labeled_rows, read_rgb
 

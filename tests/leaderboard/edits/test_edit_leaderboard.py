@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from limbeck.cli.main import main
+from limbeck.config.discovery import choices
 from limbeck.leaderboard.edits import conduct as edit_conduct
 from limbeck.leaderboard.edits import pairs as edit_pairs
 from limbeck.leaderboard.edits.cells import EditCell, compute_edits
@@ -20,10 +21,12 @@ from limbeck.leaderboard.edits.pairs import CHANGED, EditPairs, draw_pairs
 from limbeck.leaderboard.edits.protocol import EditLeaderboard, edit_candidates
 from limbeck.leaderboard.edits.table import edit_rows_to_csv, edit_rows_to_markdown, judge_edit_rows
 from limbeck.leaderboard.execution.image_results import CellResult
+from limbeck.methods.base import EditMethod
 from limbeck.priors.loading import load
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.scene import is_held_out
 
+FLOWS = ("flow-edit", "flow-align")
 PASSES = 64  #: irfds needs 60 for its samples
 
 
@@ -75,9 +78,11 @@ def test_more_pairs_begin_with_the_same_and_another_seed_has_others(pairs, evalu
 def test_every_row_has_equally_many_candidates():
     board = EditLeaderboard()
     counts = {name: len(set(edit_candidates(board, name))) for name in board.rows}
-    assert set(counts) == {"cds", "dds", "pds", "sdedit", "pds-consistent", "bridge", "irfds"}
+    assert set(counts) == set(choices(EditMethod)) | {"pds-consistent", "bridge", "irfds"}
     assert set(counts.values()) == {6}
     assert all(0 < s.strength < 1 for s in edit_candidates(board, "sdedit"))
+    starts = {name: {s.strength for s in edit_candidates(board, name)} for name in FLOWS}
+    assert starts == {"flow-edit": {0.68, 0.935}, "flow-align": {0.8, 1.0}}
     untuned = replace(board, tuning_pairs=0)
     assert {len(edit_candidates(untuned, name)) for name in board.rows} == {1}
 
@@ -95,14 +100,14 @@ def test_a_board_that_cannot_be_computed_is_refused(changes, message):
         EditLeaderboard(**changes)
 
 
-@pytest.mark.parametrize("name", ["dds", "cds", "sdedit", "bridge", "irfds"])
+@pytest.mark.parametrize("name", ["dds", "cds", "sdedit", "bridge", "irfds", *FLOWS, "ids"])
 def test_every_row_has_the_passes_of_the_board_and_changes_the_image(name, pairs, world, tmp_path):
     board = EditLeaderboard((name,), 1, 1, 0, PASSES)
     save_pairs(pairs[:1], tmp_path / "pairs")
     (setting,) = edit_candidates(board, name)
     (cell,) = make_edit_cells(board, name, setting, pairs[:1])
     result = compute_edits(cell, world, tmp_path)
-    per_step = 7 if name == "cds" else 4
+    per_step = {"cds": 7, "ids": 22}.get(name, 4)
     assert abs(result.passes - PASSES) <= per_step / 2
     assert result.images.shape == (1, 3, 64, 64) and result.diverged == ()
     source = (pairs[:1].source_images() * 255).round().to(torch.uint8)

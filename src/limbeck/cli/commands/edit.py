@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.runs import editing
     from limbeck.runs.closing_summary import edit_closing_lines
     from limbeck.runs.edit_inputs import EditInputs
+    from limbeck.runs.edit_options import EditOptions, default_method, default_options
     from limbeck.runs.folder_state import foreign_files
 
     about = (
@@ -40,11 +41,11 @@ def main(argv: Sequence[str]) -> None:
         "The defaults are those that suit --method and --model."
     )
     model = value_of(argv, "--model") or value_of(argv, "--model.name") or "world"
-    method = find(EditMethod, value_of(argv, "--method") or editing.default_method(model))
+    method = find(EditMethod, value_of(argv, "--method") or default_method(model))
     inputs, options, output = parse(
         [
             (EditInputs, None),
-            (editing.EditOptions, editing.default_options(method, model)),
+            (EditOptions, default_options(method, model)),
             (EditOutputOptions, None),
         ],
         argv,

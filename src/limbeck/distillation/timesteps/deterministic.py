@@ -44,6 +44,24 @@ class QuadraticTimesteps(RangeTimesteps, ScheduledTimesteps):
 
 
 @dataclass(frozen=True)
+class TrailingTimesteps(ScheduledTimesteps):
+    """The times of a sampler from t_start to 0: t_start (N - k) / N at step k of N (FlowEdit).
+
+    Attributes:
+        t_start: first time, above 0; the last one is t_start / N.
+    """
+
+    t_start: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.t_start <= 1:
+            raise ValueError(f"t_start must lie in (0, 1], not {self.t_start}")
+
+    def time(self, step: int, steps: int, schedule: NoiseSchedule) -> float:
+        return self.t_start * (steps - step) / steps
+
+
+@dataclass(frozen=True)
 class HiFATimesteps(RangeTimesteps, ScheduledTimesteps):
     """t_max - (t_max - t_min) p^power, p the training progress (HiFA).
 

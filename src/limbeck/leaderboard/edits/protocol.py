@@ -11,7 +11,7 @@ import numpy as np
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import choices, find
 from limbeck.diffusion.model_options import Precision
-from limbeck.distillation.timesteps.deterministic import FixedTimesteps
+from limbeck.distillation.timesteps.deterministic import FixedTimesteps, TrailingTimesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.leaderboard.edits.pairs import EditPairs, draw_pairs
 from limbeck.leaderboard.execution.quick_options import limit_with_quick, refuse_with_quick
@@ -21,7 +21,7 @@ from limbeck.methods.bridge import Bridge
 from limbeck.methods.irfds import IRFDS
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
-from limbeck.runs.editing import EditOptions, default_options
+from limbeck.runs.edit_options import EditOptions, default_options
 from limbeck.world.evaluator import Evaluator
 
 CONSISTENT = "pds-consistent"  #: name of the row of PDS with consistent coefficients
@@ -30,6 +30,7 @@ NO_EDIT = "no edit"
 _COMPARISON_SEED, _TUNING_SEED = 20_021, 20_022
 _INVERSION_LR = 0.05
 _LEAST_PASSES = 64  #: with irfds, whose 30 sampling steps take 60
+_STARTS = (0.8, 1.1)  #: first and last factor of the time from which FlowEdit and others start
 _STRENGTHS = (0.55, 0.75)  #: first and last diffusion time that SDEdit is tried to start from
 
 
@@ -49,8 +50,8 @@ class EditLeaderboard:
         passes: network passes per edit: a row through the network is one pass, a row whose
             gradient is computed three.
         guidance_candidates: guidance scales that are tried.
-        lr_factors: factors of the default learning rate that are tried with each of them; SDEdit
-            has as many starting times in their place.
+        lr_factors: factors of the default learning rate that are tried with each of them; SDEdit,
+            FlowEdit and FlowAlign have as many starting times in their place.
         quick: a comparison in a few minutes: 16 pairs, one edit of each, defaults.
         precision: dtype of the model, as in a run.
         seed: seed of every run.
@@ -106,7 +107,8 @@ class EditSetting:
 
     Attributes:
         guidance: guidance scale.
-        strength: learning rate; of SDEdit the diffusion time it starts from.
+        strength: learning rate; of SDEdit, FlowEdit and FlowAlign the diffusion time they start
+            from.
     """
 
     guidance: float
@@ -140,6 +142,8 @@ def default_setting(name: str) -> EditSetting:
         return EditSetting(5.0, _INVERSION_LR) if name == INVERSION else EditSetting(3.0, 0.2)
     if isinstance(options.timesteps, FixedTimesteps):
         return EditSetting(options.method.guidance, options.timesteps.t)
+    if isinstance(options.timesteps, TrailingTimesteps):
+        return EditSetting(options.method.guidance, options.timesteps.t_start)
     return EditSetting(options.method.guidance, options.lr)
 
 
@@ -163,6 +167,9 @@ def edit_candidates(board: EditLeaderboard, name: str) -> tuple[EditSetting, ...
         return tuple(EditSetting(float(round(s, 2)), default.strength) for s in between)
     strengths = tuple(round(default.strength * factor, 6) for factor in factors)
     options = edit_options(name)
+    if options is not None and isinstance(options.timesteps, TrailingTimesteps):
+        between = np.linspace(*_STARTS, len(factors)) * default.strength
+        strengths = tuple(between.clip(max=1).round(3).tolist())
     if options is not None and isinstance(options.method, SDEdit):
         strengths = tuple(
             np.linspace(_STRENGTHS[0], _STRENGTHS[-1], len(factors)).round(3).tolist()
@@ -182,6 +189,8 @@ def row_options(name: str, setting: EditSetting) -> EditOptions:
     method = replace(options.method, guidance=setting.guidance)
     if isinstance(options.timesteps, FixedTimesteps):
         return replace(options, method=method, timesteps=FixedTimesteps(setting.strength))
+    if isinstance(options.timesteps, TrailingTimesteps):
+        return replace(options, method=method, timesteps=TrailingTimesteps(setting.strength))
     return replace(options, method=method, lr=setting.strength)
 
 
