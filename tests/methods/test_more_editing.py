@@ -11,11 +11,12 @@ from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_s
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import EditSource, SetupContext
 from limbeck.distillation.state import Stateless
+from limbeck.distillation.thresholds import Threshold
 from limbeck.methods.csd import CSD
 from limbeck.methods.csd_edit import CSDEdit, TargetGroups
 from limbeck.methods.dds import DDS
 from limbeck.methods.ids import IDS
-from limbeck.methods.lusd import LUSD, Threshold
+from limbeck.methods.lusd import LUSD
 from limbeck.methods.sds import SDS
 from limbeck.methods.ssd_edit import SSDEdit
 from limbeck.priors.exact import GaussianMixture

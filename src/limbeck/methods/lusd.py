@@ -5,51 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_predictions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.tensors import expand, to_device
+from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
+from limbeck.distillation.thresholds import Threshold
 from limbeck.methods.base import EditMethod, edit_source
 
-_FALL = 0.99  #: of the threshold at each refusal
 _GAIN_END, _GAIN_FALL = 0.01, 0.14  #: the gain falls from their sum to the first
 _MIN_STD = 1e-8  #: prompts of the same meaning have a difference of 0
-
-
-class Threshold(Stateless):
-    """The threshold of each particle, which falls whenever it refuses a draw.
-
-    Args:
-        particles: number of particles.
-        tau: threshold of the first draw.
-        device: where the particles are.
-    """
-
-    def __init__(self, particles: int, tau: float, device: torch.device):
-        self.tau = torch.full((particles,), tau, dtype=torch.float64, device=device)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"tau": self.tau}
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        self.tau = tensors["tau"].to(self.tau)
-
-    def accept(self, particle: Tensor, size: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-        """1 for rows whose size reaches the threshold, 0 for others, whose threshold falls.
-
-        Args:
-            particle: particle of each row, on the CPU.
-            size: what is compared with the threshold.
-        """
-        index = to_device(particle.cpu(), self.tau.device)
-        accepted = (size.double() >= self.tau[index]).double()
-        self.tau[index] = self.tau[index] * (accepted + _FALL * (1 - accepted))
-        return accepted
 
 
 @dataclass(frozen=True)
