@@ -175,6 +175,7 @@ def test_models_that_nobody_knows_are_looked_at_after_loading() -> None:
         preset.check_model("nobody/unknown")
         for stage in preset.stages(("a duck",)).values():
             preset.check_model(stage.model)
+    MVDreamPreset(size="full").check_model("world-mv")
     DreamFusionPreset().check_model("world")
 
 

@@ -197,6 +197,10 @@ def test_world_backgrounds_are_the_gradients_of_the_world() -> None:
     assert torch.equal(random(DIRECTIONS), WorldBackground(index=0).build(seeded())(DIRECTIONS))
     many = random(DIRECTIONS[:1].expand(200, 3, 5, 3), seeded(1))
     assert len(many[:, 0, 0].unique(dim=0)) == 6
+    shared = WorldBackground(shared=True).build(seeded())
+    draws = [shared(DIRECTIONS[:1].expand(4, 3, 5, 3), seeded(i)) for i in range(40)]
+    assert all(torch.equal(draw, draw[:1].expand_as(draw)) for draw in draws)
+    assert len({draw[0, 0, 0].sum().item() for draw in draws}) == 6
     with pytest.raises(ValueError, match=r"\[b, h, w, 3\], not \[5, 3\]"):
         random(DIRECTIONS[0, 0])
 

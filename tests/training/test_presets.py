@@ -59,7 +59,6 @@ def test_names_of_presets():
 
 
 SIZES = [(name, size) for name in PRESETS for size in ("world", "full")]
-SIZES.remove(("mvdream", "world"))
 SIZES.remove(("zero123", "world"))
 SIZES.remove(("imagedream", "world"))
 
@@ -68,7 +67,7 @@ SIZES.remove(("imagedream", "world"))
 def test_every_stage_of_every_preset_reads_back_from_yaml(name, size):
     for stage in PRESETS[name](size=size).stages(PROMPTS).values():
         assert from_yaml(Experiment, to_yaml(stage)) == stage and stage.prompts == PROMPTS
-        assert (str(stage.model) == "world") == (size == "world")
+        assert str(stage.model).startswith("world") == (size == "world")
 
 
 def test_dreamfusion_has_the_numbers_of_the_paper():
@@ -190,7 +189,7 @@ def test_lucid_splats_of_the_world_start_from_the_field_of_dreamfusion():
 
 
 def test_mvdream_has_the_numbers_of_its_code():
-    stage = MVDreamPreset().stages(PROMPTS)["field"]
+    stage = full_stages(MVDreamPreset)["field"]
     assert str(stage.model) == "ashawkey/mvdream-sd2.1-diffusers" and stage.steps == 10_000
     assert stage.method == SDS(50.0, rescale=0.5) and stage.weight == LambdaWeight()
     assert stage.negative_prompt.startswith("ugly, bad anatomy, blurry, pixelated obscure")
@@ -220,15 +219,18 @@ def test_imagedream_has_the_numbers_of_its_code():
     field, reference = stage.representation, stage.reference
     assert (field.opacity_weight, field.orientation_weight) == (1.0, 10.0)
     assert reference.color_weight == reference.mask_weight == 0
-    assert stage.negative_prompt == MVDreamPreset().stages(PROMPTS)["field"].negative_prompt
+    assert stage.negative_prompt == full_stages(MVDreamPreset)["field"].negative_prompt
 
 
-def test_mvdream_has_no_size_for_the_embedded_model(tmp_path):
-    with pytest.raises(ValueError, match="needs a model that sees four views at once"):
-        MVDreamPreset(size="world").stages(PROMPTS)
-    done = run_cli("a mug", "--preset", "mvdream", "--preset.size", "world", "--out", str(tmp_path))
-    assert done.returncode == 2 and "use --preset.size full" in done.stderr
-    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+def test_mvdream_on_the_embedded_model_of_four_views_differs_from_dreamfusion_in_little():
+    stage, single = MVDreamPreset().stages(PROMPTS)["field"], DreamFusionPreset().stages(PROMPTS)
+    assert str(stage.model) == "world-mv" and not stage.timesteps.per_row
+    cameras = stage.camera_sampler
+    assert cameras == Around(4, elevation_range=(-2.0, 35.0), uniform_sphere_prob=0.0)
+    same = ("model", "method", "cameras", "timesteps")  # what the model of four views asks for
+    assert replace(stage, **{name: getattr(single["field"], name) for name in same}) == (
+        single["field"]
+    )
 
 
 def test_shared_options_are_passed_on_and_others_are_refused():
@@ -324,5 +326,8 @@ def test_zero123_has_the_numbers_of_its_code():
 def test_recipes_of_a_kind_of_model_refuse_others(preset):
     with pytest.raises(ValueError, match=f"preset {preset.name} needs a model"):
         preset().check_prior(load("gaussians"))
-    with pytest.raises(ValueError, match=f"preset {preset.name} needs a model"):
-        preset(size="world").stages(PROMPTS)
+
+
+def test_zero123_has_no_size_for_the_embedded_model():
+    with pytest.raises(ValueError, match="preset zero123 needs a model"):
+        Zero123Preset(size="world").stages(PROMPTS)

@@ -43,6 +43,7 @@ def test_a_trained_model_is_loaded_as_one_of_four_views(tmp_path, monkeypatch, c
         for mean, low, high in row.values():
             assert 0 <= low <= mean <= high <= 1
     assert json.loads((out / "pipeline" / "training.json").read_text())["steps"] == 2
+    assert str(tmp_path) not in (out / "pipeline" / "unet" / "config.json").read_text()
     rows = (out / "multi-view.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from limbeck.world.evaluator import REJECT, corrupt
+from limbeck.priors.loading import EMBEDDED_MODELS, load
+from limbeck.priors.mvdream import MVDream
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
 from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, Scenes, random_scenes, render_scenes
@@ -18,8 +20,9 @@ def draw(n: int, seed: int) -> tuple[Scenes, Tensor]:
     return scenes, images_to_tensor(render_scenes(scenes))
 
 
-def test_the_weights_are_small_and_hold_no_pickle():
-    files = [p for p in WEIGHTS.rglob("*") if p.is_file()]
+@pytest.mark.parametrize("folder", EMBEDDED_MODELS.values(), ids=EMBEDDED_MODELS)
+def test_the_weights_are_small_and_hold_no_pickle(folder):
+    files = [p for p in folder.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 30e6
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".png"}
 
@@ -31,6 +34,16 @@ def test_diffusers_loads_the_pipeline():
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a red sphere", num_inference_steps=4, guidance_scale=3.0, output_type="pt").images
     assert image.shape == (1, 3, 64, 64) and bool(image.isfinite().all())
+
+
+def test_the_model_of_four_views_has_the_autoencoder_and_the_words_of_the_other():
+    several, single = EMBEDDED_MODELS["world-mv"], EMBEDDED_MODELS["world"]
+    for part in ("vae", "text_encoder", "tokenizer", "vocabulary.json"):
+        for path in sorted((single / part).rglob("*")) or [single / part]:
+            assert (several / path.relative_to(single)).read_bytes() == path.read_bytes(), path
+    assert "_name_or_path" not in (several / "unet" / "config.json").read_text()
+    prior = load("world-mv", "cpu")
+    assert isinstance(prior, MVDream) and prior.group_size == 4
 
 
 @pytest.mark.slow

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from limbeck.priors.checkpoint_files import CheckpointFiles
     from limbeck.priors.diffusers_base import DiffusersPrior
 
-WORLD_FOLDER = Path(__file__).parents[1] / "world" / "weights"  #: the embedded pipeline
+_WORLD = Path(__file__).parents[1] / "world"
+#: Embedded models and their pipeline folders: of single images, and of four views at once.
+EMBEDDED_MODELS = {"world": _WORLD / "weights", "world-mv": _WORLD / "weights_multi_view"}
 #: Models without files.
 EXACT_MODELS: dict[str, Callable[[], Prior]] = {
     "gaussians": colored_shapes,
@@ -130,6 +132,8 @@ def _find_pipeline(model: Model | str) -> tuple[KnownModel | None, dict[str, Any
 def known_family(model: Model | str) -> str | None:
     """Family of a model by its name: world, exact, or that of a published model; None if unknown.
 
+    That of ``world-mv`` is mvdream: it is read and used as MVDream is.
+
     Args:
         model: the model, of which nothing is loaded or downloaded.
     """
@@ -137,8 +141,10 @@ def known_family(model: Model | str) -> str | None:
     from limbeck.priors.hub import REPO_ID_PATTERN
 
     name = str(model)
-    if name == "world" or is_exact(name):
-        return "world" if name == "world" else "exact"
+    if name in EMBEDDED_MODELS:
+        return "world" if name == "world" else "mvdream"
+    if is_exact(name):
+        return "exact"
     hub_id = None if Path(name).expanduser().exists() else REPO_ID_PATTERN.fullmatch(name)
     known = find_model(hub_id["repo"]) if hub_id is not None else None
     return None if known is None else known.family
@@ -160,7 +166,7 @@ def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
     if name.startswith("dataset:"):
         folder = _dataset_folder(name)
         return label_vocabulary(_labels(folder, _image_files(folder)))
-    return read_vocabulary(WORLD_FOLDER if name == "world" else Path(name).expanduser())
+    return read_vocabulary(EMBEDDED_MODELS.get(name, Path(name).expanduser()))
 
 
 def notify_unknown_words(model: Model | Prior | str, prompts: Sequence[str]) -> None:
@@ -318,7 +324,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
     from limbeck.priors.hub import resolve_config, resolve_model
     from limbeck.priors.ip_adapter import resolve_ip_adapter
 
-    path = WORLD_FOLDER if name == "world" else resolve_model(name)
+    path = EMBEDDED_MODELS.get(name) or resolve_model(name)
     if model.vae:
         model = replace(model, vae=str(resolve_model(model.vae, "config.json")))
     if model.control:

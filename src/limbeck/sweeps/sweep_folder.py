@@ -17,7 +17,13 @@ from limbeck.config.comparison import absolute_paths
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.hub import resolve_model
-from limbeck.priors.loading import is_exact, load, notify_unknown_words, pick_device
+from limbeck.priors.loading import (
+    EMBEDDED_MODELS,
+    is_exact,
+    load,
+    notify_unknown_words,
+    pick_device,
+)
 from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
 from limbeck.runs.metrics_log import last_recorded_step
 from limbeck.runs.own_files import changed_own_files
@@ -174,7 +180,7 @@ def _check_models(runs: Sequence[PlannedRun], device: str | None) -> None:
             if model not in priors:
                 priors[model] = load(e.model, device or "cpu", e.precision, e.runtime)
             priors[model].condition(prompts_by_view(e, priors[model]))
-        elif model not in checked and str(e.model) != "world":
+        elif model not in checked and str(e.model) not in EMBEDDED_MODELS:
             resolve_model(str(e.model))
             checked.add(model)
 

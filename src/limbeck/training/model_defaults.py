@@ -16,6 +16,7 @@ from limbeck.config.discovery import choices
 from limbeck.config.yaml import build
 from limbeck.diffusion.model_options import Model
 from limbeck.methods.base import Method
+from limbeck.priors.loading import EMBEDDED_MODELS
 from limbeck.representations.base import RepresentationConfig
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import WEIGHTS
@@ -47,7 +48,7 @@ def default_experiment(prompts: Sequence[str], chosen: Mapping[str, Any]) -> Exp
     names = {part: _name(chosen.get(part), default) for part, default in _LEFT_OUT.items()}
     tuned = {_squash(name): name for name in embedded_defaults()}
     name = tuned.get(_squash(names["method"]))
-    if names["model"] != _LEFT_OUT["model"] or name is None:
+    if names["model"] not in EMBEDDED_MODELS or name is None:
         recipe = _recipe(names["method"], names["representation"])
         return build(Experiment, {"prompts": list(prompts), **recipe})
     options = dict(embedded_defaults()[name])

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
-from limbeck.priors.loading import EXACT_MODELS, pick_device, pick_precision
+from limbeck.priors.loading import (
+    EMBEDDED_MODELS,
+    EXACT_MODELS,
+    pick_device,
+    pick_precision,
+)
 from limbeck.priors.lora_adapters import NetworkPrior
 from limbeck.system.environment import free_bytes
 from limbeck.system.flops import OpCounter, format_si
@@ -296,7 +301,7 @@ def check_weights_fit(experiment: Experiment, device: str) -> None:
     e = experiment
     check_particles_fit(e.representation, e.total, (1, 1), pick_device(device))
     name = str(experiment.model)
-    is_small = name in (*EXACT_MODELS, "world") or name.startswith("dataset:")
+    is_small = name in (*EXACT_MODELS, *EMBEDDED_MODELS) or name.startswith("dataset:")
     if is_small or not isinstance(experiment.model, Model):
         return
     device = pick_device(device)

@@ -13,9 +13,9 @@ from limbeck.world.scene import GROUND_COLORS, SKY_COLORS
 
 
 class _WorldBackgroundModule(BackgroundModule):
-    def __init__(self, index: int):
+    def __init__(self, index: int, shared: bool):
         super().__init__()
-        self.index = index
+        self.index, self.shared = index, shared
 
     def forward(
         self,
@@ -30,7 +30,8 @@ class _WorldBackgroundModule(BackgroundModule):
             )
         views, height = directions.shape[:2]
         if rng is not None and self.index < 0:
-            index = torch.randint(len(SKY_COLORS), (views,), generator=rng)
+            count = 1 if self.shared else views
+            index = torch.randint(len(SKY_COLORS), (count,), generator=rng).expand(views)
         else:
             index = torch.full((views,), max(self.index, 0))
         top = torch.from_numpy(SKY_COLORS)[index][:, None, None]
@@ -46,14 +47,17 @@ class WorldBackground(Background):
     Attributes:
         index: 0 sky, 1 grass, 2 sand, 3 night, 4 snow, 5 brick. -1: random for every training view,
             and sky in evaluation renders.
+        shared: draw one background for all training views of a step, as a model of several views of
+            one object expects them.
         lr_scale: unused, since nothing is learned.
     """
 
     index: int = -1
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not -1 <= self.index < len(SKY_COLORS):
             raise ValueError(f"index must be in [-1, {len(SKY_COLORS) - 1}], not {self.index}")
 
     def build(self, generator: torch.Generator) -> BackgroundModule:
-        return _WorldBackgroundModule(self.index)
+        return _WorldBackgroundModule(self.index, self.shared)

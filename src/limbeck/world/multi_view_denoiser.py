@@ -51,7 +51,9 @@ def add_camera_layers(pipeline: Path) -> UNet2DConditionModel:
         pipeline: folder of a pipeline whose U-Net has no class embedding.
     """
     plain = UNet2DConditionModel.from_pretrained(pipeline / "unet").float()
-    net = UNet2DConditionModel.from_config(dict(plain.config) | CAMERA_OPTIONS)
+    # the path on the training machine is private
+    options = {name: value for name, value in plain.config.items() if name != "_name_or_path"}
+    net = UNet2DConditionModel.from_config(options | CAMERA_OPTIONS)
     net.load_state_dict(plain.state_dict(), strict=False)
     for parameter in net.class_embedding.linear_2.parameters():
         nn.init.zeros_(parameter)

@@ -12,7 +12,7 @@ from limbeck.config.discovery import component_name
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.priors.catalog import KNOWN_MODELS
-from limbeck.priors.loading import known_family
+from limbeck.priors.loading import EMBEDDED_MODELS, known_family
 from limbeck.training.experiment import Experiment
 
 #: the model of the papers' open re-implementations, at the mirror that still exists
@@ -79,7 +79,8 @@ class Preset(abc.ABC):
         family = known_family(model)
         if not self.model_families or family is None or family in self.model_families:
             return None
-        fitting = [known.repo_id for known in KNOWN_MODELS if known.family in self.model_families]
+        fitting = [name for name in EMBEDDED_MODELS if known_family(name) in self.model_families]
+        fitting += [known.repo_id for known in KNOWN_MODELS if known.family in self.model_families]
         raise ValueError(
             f"preset {component_name(type(self))} is for another kind of model than {model}: use "
             f"--model {' or '.join(fitting)}, or another preset"
