@@ -66,8 +66,7 @@ def _main_multi_view(argv: Sequence[str]) -> None:
         if not (folder / "card.json").exists():
             print(format_multi_view_card(write_multi_view_card(folder, options.pipeline)))
     print(
-        "the model is finished; try it: limbeck run PROMPT --representation nerf --cameras around "
-        f"--model {folder}"
+        f"the model is finished; try it: limbeck run PROMPT --preset mvdream --model {folder}"
     )
 
 
