@@ -38,6 +38,7 @@ from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.presets.sjc import SJCPreset
 from limbeck.training.presets.zero123 import Zero123Preset
+from limbeck.world.background import WorldBackground
 
 PROMPTS = ("a yellow duck",)
 PRESETS = choices(Preset)
@@ -227,9 +228,12 @@ def test_mvdream_on_the_embedded_model_of_four_views_differs_from_dreamfusion_in
     assert str(stage.model) == "world-mv" and not stage.timesteps.per_row
     cameras = stage.camera_sampler
     assert cameras == Around(4, elevation_range=(-2.0, 35.0), uniform_sphere_prob=0.0)
-    same = ("model", "method", "cameras", "timesteps")  # what the model of four views asks for
-    assert replace(stage, **{name: getattr(single["field"], name) for name in same}) == (
-        single["field"]
+    field = single["field"].representation
+    assert stage.representation == replace(field, background=WorldBackground(shared=True))
+    own = ("model", "method", "cameras", "timesteps", "representation")  # what four views ask for
+    assert (
+        replace(stage, **{name: getattr(single["field"], name) for name in own})
+        == (single["field"])
     )
 
 

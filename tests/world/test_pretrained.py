@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from limbeck.world.evaluator import REJECT, corrupt
 from limbeck.priors.loading import EMBEDDED_MODELS, load
 from limbeck.priors.mvdream import MVDream
+from limbeck.world.evaluator import REJECT, corrupt
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
 from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import ATTRIBUTES, BACKGROUNDS, Scenes, random_scenes, render_scenes

@@ -65,9 +65,7 @@ def _main_multi_view(argv: Sequence[str]) -> None:
         folder = train_multi_view(options)
         if not (folder / "card.json").exists():
             print(format_multi_view_card(write_multi_view_card(folder, options.pipeline)))
-    print(
-        f"the model is finished; try it: limbeck run PROMPT --preset mvdream --model {folder}"
-    )
+    print(f"the model is finished; try it: limbeck run PROMPT --preset mvdream --model {folder}")
 
 
 def _train(options: WorldTraining, folder: Path) -> None:
