@@ -29,6 +29,7 @@ from limbeck.training.presets.base import Preset, start_stage_from
 from limbeck.training.presets.imagedream import ImageDreamPreset
 from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
+from limbeck.training.presets.zero123 import Zero123Preset
 from limbeck.training.warm_start import build_representation, load_representation
 
 PRESETS = {name: preset(size="full") for name, preset in choices(Preset).items()}
