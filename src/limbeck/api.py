@@ -248,7 +248,7 @@ def sample(
         model: as for ``distill``.
         out: output folder. None: a temporary folder.
         device: as for ``distill``.
-        **options: other fields of ``Sampling``, such as ``count``, ``steps`` or ``guidance``.
+        **options: other fields of ``Sampling``, such as ``num_images`` or ``guidance``.
 
     Raises:
         ValueError: if an option is unknown or its value cannot be used.

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from page_blocks import TUTORIALS, blocks, write_files
+from page_blocks import ROOT, TUTORIALS, blocks, write_files
 
 from limbeck.cli.main import main
 
 #: what this machine cannot run: a large model, a cluster. Its commands are parsed by
 #: tests/cli/test_commands_on_pages.py.
 NOT_HERE = {"6-stable-diffusion.md", "8-clusters.md"}
-RUN_HERE = [page for page in TUTORIALS if page.name not in NOT_HERE]
+CONCEPTS = ROOT / "docs" / "concepts.md"
+RUN_HERE = [page for page in (*TUTORIALS, CONCEPTS) if page.name not in NOT_HERE]
 
 
 def run_page(page: Path, folder: Path) -> dict:
@@ -31,7 +32,7 @@ def run_page(page: Path, folder: Path) -> dict:
     return names
 
 
-def test_the_tutorials_are_numbered_without_holes_in_their_titles():
+def test_a_tutorial_has_the_number_of_its_file_in_its_title():
     titles = [page.read_text(encoding="utf-8").splitlines()[0] for page in TUTORIALS]
     for page, title in zip(TUTORIALS, titles, strict=True):
         assert title.startswith(f"# {page.name.split('-')[0]}. "), page.name
@@ -61,6 +62,7 @@ def test_a_tutorial_runs_as_printed(page, tmp_path, monkeypatch, capsys):
         assert list(Path("duck-glb").glob("*.glb"))
     if page.name == "3-own-method.md":
         assert "antithetic" in Path("runs/antithetic-sweep/report.html").read_text("utf-8").lower()
-    if page.name == "5-vsd-critic.md":
-        images = re.findall(r"images/(vsd-[a-z]+\.png)", page.read_text(encoding="utf-8"))
-        assert images and all(Path(name).is_file() for name in images)
+    # the pictures of a page are those that its code makes
+    images = re.findall(r"images/((?:vsd|concept)-[a-z]+\.png)", page.read_text(encoding="utf-8"))
+    assert all(Path(name).is_file() for name in images)
+    assert images or page.name not in ("5-vsd-critic.md", "concepts.md")

@@ -1,7 +1,7 @@
 """The wheel alone runs the README's first command.
 
-The wheel is installed into a new environment. Its required dependencies come from the environment
-of the tests, by a .pth file, so that the test needs no network; optional packages are hidden.
+The wheel is installed into a new environment. What it requires is linked from the environment of
+the tests, so that no network is needed; optional packages are not.
 """
 
 import os
@@ -21,17 +21,10 @@ import limbeck
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-#: optional packages by the name under which they are imported
-OPTIONAL = ["numba", "peft", "sentencepiece", "xatlas", "trimesh", "imageio", "av", "viser"]
-OPTIONAL += ["prdc", "vendi_score", "torchmetrics", "optuna", "ray", "submitit", "tensorboard"]
-OPTIONAL += ["wandb", "sphinx", "pytest", "hypothesis", "beartype"]
-HIDE = f"""import sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {OPTIONAL!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden())
-"""
+#: what the environment does not get: optional packages and tools, and the checkout itself
+HIDDEN = ["numba", "peft", "sentencepiece", "xatlas", "trimesh", "imageio", "av", "viser", "prdc"]
+HIDDEN += ["vendi_score", "torchmetrics", "optuna", "ray", "submitit", "tensorboard", "wandb"]
+HIDDEN += ["sphinx", "pytest", "_pytest", "hypothesis", "beartype", "limbeck", "_limbeck"]
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +44,10 @@ def environment(wheel, tmp_path_factory):
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"], encoding="utf-8")
-    (site / "sitecustomize.py").write_text(HIDE, encoding="utf-8")
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        name = re.split(r"[-.]", entry.name)[0].lower()
+        if name not in HIDDEN and not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
     return folder
 
 
