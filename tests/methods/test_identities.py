@@ -72,6 +72,7 @@ PARTICLE = "methods/test_particle_methods.py"
 GUIDANCE = "diffusion/test_guidance.py"
 TIMESTEPS = "distillation/test_timesteps.py"
 NOISE = "distillation/test_noise.py"
+ONE_STEP = "methods/test_one_step.py"
 CONTROL_VARIATES = "distillation/test_control_variates.py"
 
 
@@ -319,6 +320,34 @@ IDENTITIES = {
         "alone, and 0 at the source if both prompts are null.",
         "SSD-edit (arXiv 2507.09168); derived here",
         (MORE_EDITING,),
+    ),
+    41: Identity(
+        "DMD2's direction is VSD of weight lambda divided by the mean of |x - x0_hat| over a "
+        "sample, x0_hat that of the prior. It does not change if x and all x0_hat are "
+        "scaled, and its mean absolute value is 1 if the critic returns x.",
+        "DMD2 (arXiv 2405.14867), its code; the last two are derived here",
+        (ONE_STEP,),
+    ),
+    42: Identity(
+        "SiD with both networks detached is VSD of weight lambda over the same mean, for "
+        "every a. For x = a_g z, a prior N(0, C) and the exact critic, k_c = alpha c / "
+        "(alpha^2 c + sigma^2) and D = k_C - k_{a_g^2}, its gradient times w in a_g is 2 a_g "
+        "alpha D (alpha k_C - 1 - a alpha D): for a = 1.2 its sign is reversed at low noise "
+        "if a_g^2 > C, for a of 1 never. Its loss is (1 - a) E|f - psi|^2.",
+        "SiD (arXiv 2404.04057); the Gaussian case is derived here",
+        (ONE_STEP,),
+    ),
+    43: Identity(
+        "SIM with c = 0 and both networks detached is VSD divided by its norm.",
+        "SIM (arXiv 2410.16794) in the form of Dive3D (arXiv 2506.13594)",
+        (ONE_STEP,),
+    ),
+    44: Identity(
+        "An affine generator A z + b under a Gaussian prior and the exact critic comes to "
+        "rest at b = m, A A^T = C under VSD, DMD2, SiD with a = 1 and SIM; under SDS A "
+        "shrinks to 0.",
+        "derived here",
+        (ONE_STEP,),
     ),
 }
 

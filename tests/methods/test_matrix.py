@@ -31,6 +31,7 @@ COSTS = {
     "csd": (1, 2, 0),
     "csd-edit": (1, 4, 0),
     "dds": (1, 4, 0),
+    "dmd2": (3, 3, 1),
     "dsd": (7, 13, 0),
     "dvrf": (2, 4, 0),
     "esd": (1, 2, 0),  # and 2 + 1 of the small U-Net that a small model gets as its critic
@@ -53,6 +54,8 @@ COSTS = {
     "sdedit": (30, 60, 0),
     "sdi": (7, 14, 0),
     "sds": (1, 2, 0),
+    "sid": (3, 0, 4),
+    "sim": (3, 0, 4),
     "sjc": (1, 2, 0),
     "segment-dreamer": (4, 5, 0),
     "ssd-edit": (2, 4, 0),
@@ -84,6 +87,7 @@ SMALL = {
     "grid_resolution": 8,
     "resolution": 8,
     "init_steps": 0,
+    "critic_warmup": 0,
 }
 
 
@@ -115,8 +119,10 @@ REJECTED = {
 }
 
 
-#: Methods that edit images and so reject 3D representations.
+#: Methods that edit images and so reject 3D representations and generators.
 EDITS = {name for name, cls in choices(EditMethod).items() if cls.needs_source}
+#: Methods that keep something of each particle, which no generator has.
+OF_PARTICLES = {"sdi"}
 
 
 @pytest.mark.parametrize("kind", ["exact", "tiny"])
@@ -131,9 +137,10 @@ def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny
         method = LMC(projection=LearnedProjection(num_images=0))
     for representation_name, representation in small_representations(image_path).items():
         is_3d = not isinstance(representation.cameras, NoCamera)
+        has_source = not (is_3d or representation.fresh_samples)
         orbit = Orbit(per_particle=2, view_prompts=("", "", "", ""))
         options = {
-            "source_prompt": () if is_3d else (source,),
+            "source_prompt": (source,) if has_source else (),
             "method": method,
             "representation": representation,
             "cameras": orbit if is_3d else NoCamera(),
@@ -147,8 +154,10 @@ def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny
             continue
         experiment = Experiment((prompt,), **options)
         message = REJECTED.get((name, kind))
-        if message is None and is_3d and name in EDITS:
+        if message is None and not has_source and name in EDITS:
             message = "this method edits images"
+        if representation.fresh_samples and name in OF_PARTICLES:
+            message = "of each particle, but a generator renders new samples"
         if message is None and is_3d and name == "esd":
             message = "this method needs a critic that gets the view"
         if message is not None:

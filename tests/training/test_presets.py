@@ -55,7 +55,7 @@ def full_stages(preset: type[Preset], **options) -> dict[str, Experiment]:
 
 def test_names_of_presets():
     expected = {"dreamfusion", "prolificdreamer", "magic3d", "latent-nerf", "lucid-splats", "sjc"}
-    expected |= {"mvdream", "zero123", "imagedream"}
+    expected |= {"mvdream", "zero123", "imagedream", "one-step"}
     assert set(PRESETS) == expected
 
 

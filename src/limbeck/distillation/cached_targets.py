@@ -22,6 +22,7 @@ class CachedTargets:
     """
 
     def __init__(self, setup: SetupContext):
+        setup.require_lasting_samples("this method keeps a target")
         self.target, self.kappa = torch.zeros_like(setup.x0), torch.zeros_like(setup.x0)
         self.last_update = torch.full((setup.particles,), -1, dtype=torch.int64)
 

@@ -170,6 +170,8 @@ class SetupContext:
         texts_by_view: the variants of a text with every view word; one, if there are no views.
         pretrain: whether what is learned before the first step is needed. False: the state is
             loaded from a checkpoint, or the results of the run do not count.
+        fresh_samples: whether every step renders new samples, so that nothing of a particle lasts.
+        draws_prompts: whether these samples are of other prompts than those of the particles.
     """
 
     particles: int
@@ -184,6 +186,38 @@ class SetupContext:
     has_cameras: bool = False
     texts_by_view: Callable[[str], tuple[str, ...]] = _without_views
     pretrain: bool = True
+    fresh_samples: bool = False
+    draws_prompts: bool = False
+
+    def require_lasting_samples(self, what: str) -> None:
+        """Check that a particle stays the same sample from step to step.
+
+        Args:
+            what: what keeps something of each particle, for the message.
+
+        Raises:
+            ValueError: if every step renders new samples.
+        """
+        if self.fresh_samples:
+            raise ValueError(
+                f"{what} of each particle, but a generator renders new samples in every step: use "
+                "another method, such as --method dmd2"
+            )
+
+    def require_prompts_of_particles(self, what: str) -> None:
+        """Check that the samples of a step are of the prompts of its particles.
+
+        Args:
+            what: what goes by these prompts, for the message.
+
+        Raises:
+            ValueError: if other prompts are drawn.
+        """
+        if self.draws_prompts:
+            raise ValueError(
+                f"{what} the prompts of the run, but the generator draws captions: leave out its "
+                "captions, or use another method, such as --method dmd2"
+            )
 
     def extended_prompts(self, suffix: str) -> list[str]:
         """Every prompt with a suffix, in 3D in its variants of the views.

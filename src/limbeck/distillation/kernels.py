@@ -21,6 +21,7 @@ class PromptGroups(Stateless):
     """
 
     def __init__(self, setup: SetupContext):
+        setup.require_prompts_of_particles("this method groups samples by")
         self._prompt_index = setup.prompt_index
 
     def rows_by_prompt(

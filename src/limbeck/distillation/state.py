@@ -58,6 +58,8 @@ class PromptEmbeddings(Stateless):
     """
 
     def __init__(self, prior: Prior, setup: SetupContext, *texts: Sequence[str]):
+        if texts:
+            setup.require_prompts_of_particles("this method adds texts to")
         if texts and isinstance(prior, NovelViewPrior):
             raise ValueError(
                 "this method adds texts to the prompts, but this model reads no text: use another, "

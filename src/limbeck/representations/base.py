@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
@@ -33,6 +34,7 @@ class Render:
         normal: unit normals in world space.
         terms: scalars for ``Representation.regularize``.
         background: what is behind the object, in the size of ``image``. None: not known.
+        condition: the prompts that the images are of, if they are not those of the particles.
     """
 
     image: Float[Tensor, "b ..."]
@@ -42,13 +44,15 @@ class Render:
     normal: Float[Tensor, "b 3 y x"] | None = None
     terms: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
     background: Float[Tensor, "b ..."] | None = None
+    condition: Condition | None = None
 
 
 class Representation(nn.Module, abc.ABC):
     """The parameters of all particles.
 
     After ``separate_particles``, a particle that is not in a request must get no gradient (None),
-    so that the optimizer leaves it as it is.
+    so that the optimizer leaves it as it is. A generator has no parameters of particles; all its
+    samples share them.
     """
 
     #: One line on how the initialization went; "" if there is nothing to report.
@@ -65,6 +69,23 @@ class Representation(nn.Module, abc.ABC):
     @abc.abstractmethod
     def param_groups(self) -> Iterable[dict]:
         """Return optimizer groups, each with its peak learning rate as ``lr``."""
+
+    def set_prompts(self, prior: Prior, prompts: Sequence[str]) -> None:
+        """Receive the prompts of the run, before the first render; most have no use for them.
+
+        Args:
+            prior: the model of the run.
+            prompts: the prompts, each of equally many particles.
+        """
+        return None
+
+    def critic_only_steps(self, step: int) -> int:
+        """Return how often a critic is trained on renders of their own before a step.
+
+        Args:
+            step: number of the step, from 0.
+        """
+        return 0
 
     def separate_particles(self) -> None:
         """Give each particle parameters of its own.
@@ -206,6 +227,13 @@ class RepresentationConfig(abc.ABC):
 
     #: What x0 is: images, or noise for methods that optimize noise.
     contents: ClassVar[Literal["images", "noise"]] = "images"
+    #: Whether every step renders new samples, so that nothing of a particle lasts.
+    fresh_samples: ClassVar[bool] = False
+
+    @property
+    def draws_prompts(self) -> bool:
+        """Whether the samples of a step are of other prompts than those of the particles."""
+        return False
 
     @property
     def cameras(self) -> CameraSampler:

@@ -19,7 +19,13 @@ from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.metrics.heldout_views import to_images
 from limbeck.representations.base import Render
-from limbeck.runs.images import VIEW_NAMES, image_grid, particle_stems, scatter_images
+from limbeck.runs.images import (
+    VIEW_NAMES,
+    columns_of_prompts,
+    image_grid,
+    particle_stems,
+    scatter_images,
+)
 from limbeck.runs.turntable import TurntableCamera, save_stills, save_turntable
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.training.trainer import Run
@@ -172,7 +178,8 @@ def view_names(run: Run) -> tuple[str, ...]:
 
 def sheet_columns(run: Run) -> int:
     """Images per row of a ``contact_sheet``."""
-    return len(view_names(run)) or run.experiment.particles
+    e = run.experiment
+    return len(view_names(run)) or columns_of_prompts(e.total, e.particles)
 
 
 def arrange_step_images(
@@ -193,7 +200,7 @@ def arrange_step_images(
     """
     e = run.experiment
     if not view_names(run):
-        return scatter_images(images, particle, e.total), e.particles
+        return scatter_images(images, particle, e.total), columns_of_prompts(e.total, e.particles)
     per_particle = run.cameras.per_particle
     columns = per_particle if per_particle > 1 else min(len(images), len(VIEW_NAMES))
     return images.detach().float().cpu(), columns

@@ -24,6 +24,7 @@ seen from the front."""
 WEBP_MAX_SIDE = 16383  #: largest width and height of a WebP image
 _MAX_ANIMATION_PIXELS = 1 << 28  #: of all frames together, which are in memory at once
 _EMPTY_GRAY = 0.5  #: gray level of grid cells without an image
+_LONE_COLUMNS = 8  #: images per row where prompts have one image each
 
 
 def image_grid(images: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2) -> Image.Image:
@@ -116,6 +117,16 @@ def particle_stems(count: int, per_prompt: int) -> list[str]:
     return [f"{i // per_prompt:02d}-{i % per_prompt:02d}" for i in range(count)]
 
 
+def columns_of_prompts(count: int, per_prompt: int) -> int:
+    """Images per row of a sheet: those of a prompt, or of many prompts with one each, 8.
+
+    Args:
+        count: number of images.
+        per_prompt: images per prompt.
+    """
+    return _LONE_COLUMNS if per_prompt == 1 and count > _LONE_COLUMNS else per_prompt
+
+
 def save_final_images(
     folder: Path, images: Float[Tensor, "n 3 h w"], per_prompt: int, views: Sequence[str] = ()
 ) -> None:
@@ -126,11 +137,12 @@ def save_final_images(
         images: values in [0, 1], sorted by prompt, particle and view.
         per_prompt: images per prompt.
         views: names of the views of each particle; empty for 2D particles. The contact sheet has
-            one row per particle if there are views, else one row per prompt. In file names,
+            one row per particle if there are views, else ``columns_of_prompts``. In file names,
             spaces become hyphens.
     """
     (folder / "final").mkdir(parents=True, exist_ok=True)
-    save_png(image_grid(images, len(views) or per_prompt), folder / "final.png")
+    columns = len(views) or columns_of_prompts(len(images), per_prompt)
+    save_png(image_grid(images, columns), folder / "final.png")
     num_views = max(len(views), 1)
     stems = particle_stems(len(images) // num_views, per_prompt // num_views)
     if views:

@@ -148,6 +148,11 @@ class Experiment:
             )
         if self.source_prompt and is_3d:
             raise ValueError(f"source_prompt edits images, but the representation {name} is 3D")
+        if self.source_prompt and self.representation.fresh_samples:
+            raise ValueError(
+                f"source_prompt edits images, but the representation {name} renders new ones in "
+                "every step"
+            )
         if self.method.optimizes == "noise" and self.representation.contents != "noise":
             method = component_name(type(self.method))
             raise ValueError(

@@ -24,6 +24,7 @@ from limbeck.priors.lora_adapters import NetworkPrior
 from limbeck.system.environment import free_bytes
 from limbeck.system.flops import OpCounter, format_si
 from limbeck.system.out_of_memory import insufficient_memory_message
+from limbeck.system.random import RowRandom
 from limbeck.system.timing import elapsed_seconds
 from limbeck.training.experiment import Experiment
 from limbeck.training.profile import Profile
@@ -159,8 +160,11 @@ def plan_resources(run: Run, thorough: bool = False) -> ResourcePlan:
     """
     e, prior = run.experiment, run.prior
     weights, weights_now = _frozen_weights(prior, e.runtime.cpu_offload)
-    trained = _size(run.representation.parameters())
-    fixed = _size(run.representation.buffers())
+    parameters = list(run.representation.parameters())
+    trained = _size(p for p in parameters if p.requires_grad)
+    fixed = _size(run.representation.buffers()) + _size(
+        p for p in parameters if not p.requires_grad
+    )
     state = run.state.tensors().items()
     critic = _size(value for name, value in state if not name.startswith("optimizer."))
     # gradient and, for an optimizer such as Adam, two running means: four times the parameters
@@ -235,6 +239,8 @@ def _trace_rows(run: Run, count: int) -> OpCounter:
     calls_before = calls.calls, calls.rows, calls.grad_rows
     size = group_size(e, prior)
     request = run.eval_request(size)[torch.arange(size).repeat(count // size)]
+    if e.representation.fresh_samples:  # the network that is trained, not the mean that is shown
+        request = replace(request, rng=RowRandom.of_step(e.run_seed, 0, request.particle))
     critic = e.method.critic_prior(prior, run.state)
     parameters = [p for p in run.representation.parameters() if p.requires_grad]
     with OpCounter(prior.device) as counter:

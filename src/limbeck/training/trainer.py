@@ -39,6 +39,7 @@ from limbeck.system.processes import average_gradients, dividing
 from limbeck.system.random import RowRandom
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.control import control_of_render
+from limbeck.training.critic_steps import train_critic_only
 from limbeck.training.experiment import Experiment
 from limbeck.training.image_gradients import check_image_transform, transform_image_gradients
 from limbeck.training.image_prompt import check_image_prompt, with_image_prompt
@@ -138,6 +139,7 @@ class Run:
         self.known_view = known_view_of(prior, self.reference)
         self.prompts = RunPrompts(e, prior, self.reference)
         self.representation = build_representation(e.representation, prior, e.total, e.run_seed)
+        self.representation.set_prompts(prior, e.prompts)
         if not e.draws_all:
             self.representation.separate_particles()
         rows = e.batch_size or e.total
@@ -170,6 +172,8 @@ class Run:
             has_cameras=request.camera is not None,
             texts_by_view=self.prompts.texts_by_view,
             pretrain=pretrain,
+            fresh_samples=e.representation.fresh_samples,
+            draws_prompts=e.representation.draws_prompts,
         )
         self.state: State = e.method.init(prior, context)
         check_own_object(e.method, ".init", self.state, ("tensors", "load"))
@@ -214,6 +218,8 @@ class Run:
             render: their renders.
         """
         conditions = self.prompts.conditions_for(particle, camera)
+        if render.condition is not None:
+            conditions = replace(conditions, pos=render.condition)
         if self.source is not None:
             conditions = self.source.shown(conditions, particle)
         control = control_of_render(self.prior, render, camera)
@@ -237,6 +243,7 @@ class Run:
     def _advance(self) -> Step:
         e, prior, profile = self.experiment, self.prior, self.profile
         rng, noise = draw_rows(e, self.step), e.noise_of_run
+        train_critic_only(self, rng)
         particle = rng.particle
         camera, known = self._sample_cameras(rng)
         progress = self.step / max(e.steps, 1)
@@ -250,7 +257,7 @@ class Run:
         check_own_times(e.timesteps, t, len(particle))
         eps = noise(rng, tuple(x0.shape[1:]))
         check_own_tensor(noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
-        inputs = self._step_inputs(render, x0, t, eps, particle, camera, rng)
+        inputs = self.step_inputs(render, x0, t, eps, particle, camera, rng)
         method = e.method.at(training_progress(self.step, e.steps))
         if self.known_view is not None and known is not None:
             given = self.known_view.given(inputs.conditions, known, render, prior.encode)
@@ -320,7 +327,7 @@ class Run:
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * factor
 
-    def _step_inputs(
+    def step_inputs(
         self,
         render: Render,
         x0: Float[Tensor, "b ..."],
@@ -330,7 +337,17 @@ class Run:
         camera: Camera | None,
         rng: RowRandom,
     ) -> StepInputs:
-        """Everything drawn for the step, t and eps on the device of x0, with the conditions."""
+        """Return everything drawn for a step, t and eps on the device of x0, with the conditions.
+
+        Args:
+            render: the renders of the rows.
+            x0: their x0.
+            t: drawn time of each row.
+            eps: drawn noise of each row.
+            particle: particle of each row.
+            camera: camera of each row; None for 2D representations.
+            rng: random numbers of the rows.
+        """
         drawn_t = self.prior.schedule.snap(t)
         return StepInputs(
             x0=x0,

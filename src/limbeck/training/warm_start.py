@@ -37,6 +37,7 @@ def load_representation(source: Path, prior: Prior) -> tuple[Representation, int
         )
     e = read_yaml(Experiment, config)
     representation = e.representation.uninitialized.build(prior, e.total, e.run_seed)
+    representation.set_prompts(prior, e.prompts)
     tensors, _ = read_checkpoint(checkpoint)
     head = "representation."
     state = {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}

@@ -37,6 +37,7 @@ class ExactCritic(CriticConfig):
             raise ValueError(f"buffer must not be negative, not {self.buffer}")
 
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
+        setup.require_prompts_of_particles("an exact critic denoises the particles of")
         return _ExactCriticModel(prior, setup, self.buffer)
 
 

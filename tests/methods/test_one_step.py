@@ -1,0 +1,268 @@
+"""DMD2, SiD and SIM, the methods of one-step generators: identities and fixed points."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_pipeline import f64, make_inputs, max_difference, normal, prompt_conditions
+from torch import Tensor
+
+from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.prediction import Prediction
+from limbeck.diffusion.prior import Prior, PriorWrapper
+from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
+from limbeck.diffusion.tensors import expand
+from limbeck.distillation.critics.base import Critic, CriticConfig
+from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.weights import UniformWeight
+from limbeck.methods.dmd2 import DMD2
+from limbeck.methods.sds import SDS
+from limbeck.methods.sid import SiD
+from limbeck.methods.sim import SIM
+from limbeck.methods.vsd import VSD
+from limbeck.priors.exact import GaussianMixture
+from limbeck.representations.generator import Generator
+from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import Adam
+from limbeck.training.trainer import Run
+
+SCHEDULES = [stable_diffusion_schedule(), RectifiedFlowSchedule()]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=["sd", "flow"])
+every_time = pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+
+
+class GivenX0(PriorWrapper):
+    """A denoiser that predicts given x0 whatever it sees."""
+
+    def __init__(self, prior: Prior, x0: Tensor):
+        super().__init__(prior)
+        self.x0 = x0
+
+    def __call__(self, xt: Tensor, t: Tensor, *conditions: Condition) -> list[Prediction]:
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return [Prediction.from_output("x0", self.x0, xt, alpha, sigma) for _ in conditions]
+
+
+class GivenCritic(Critic):
+    """A critic that is a given denoiser and is not trained."""
+
+    def __init__(self, denoiser: Prior):
+        self._denoiser = denoiser
+
+    def prior(self) -> Prior:
+        return self._denoiser
+
+    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, tensors):
+        pass
+
+    def save(self, folder):
+        pass
+
+
+def given(schedule, t, scale=1.0):
+    """A prior and a critic of given x0, and the inputs of five rows, all times a scale."""
+    base = GaussianMixture(normal(3, 4, seed=1), f64([0.3, 0.6, 1.0]), schedule=schedule)
+    x, real, fake = (scale * normal(5, 4, seed=seed) for seed in (2, 3, 4))
+    inputs = make_inputs(schedule, x, t, normal(5, 4, seed=5), prompt_conditions(base, [""] * 5))
+    return GivenX0(base, real), GivenCritic(GivenX0(base, fake)), inputs, fake - real
+
+
+# Identity 41
+
+
+@every_schedule
+@every_time
+def test_identity_41_dmd2_is_vsd_of_weight_lambda_over_the_error_of_the_prior(schedule, t):
+    """Identity 41, the direction and its size."""
+    prior, critic, inputs, difference = given(schedule, t)
+    size = (inputs.x0 - prior.x0).abs().mean(1, keepdim=True)
+    direction = DMD2()(prior, inputs, critic)
+    assert max_difference(direction, difference / size) < 1e-11
+    lam = expand(schedule.sigma(inputs.t) / schedule.alpha(inputs.t), direction)
+    vsd = lam * VSD()(prior, inputs, critic)
+    assert max_difference(direction * size, vsd) < 1e-11
+    of_x = GivenCritic(GivenX0(prior, inputs.x0))
+    assert max_difference(DMD2()(prior, inputs, of_x).abs().mean(1), f64([1.0] * 5)) < 1e-12
+
+
+@every_time
+def test_identity_41_dmd2_does_not_depend_on_the_scale_of_x(t):
+    """Identity 41, invariance."""
+    directions = []
+    for scale in (1.0, 40.0):
+        prior, critic, inputs, _ = given(SCHEDULES[0], t, scale)
+        directions.append(DMD2()(prior, inputs, critic))
+    assert max_difference(*directions) < 1e-11
+
+
+def test_dmd2_is_0_where_the_prior_knows_the_sample():
+    prior, critic, inputs, _ = given(SCHEDULES[0], 0.5)
+    prior.x0 = inputs.x0.clone()
+    direction = DMD2()(prior, inputs, critic)
+    assert bool(direction.isfinite().all())
+
+
+# Identity 42
+
+
+@every_schedule
+@every_time
+@pytest.mark.parametrize("a", [0.0, 0.5, 1.0, 1.2])
+def test_identity_42_sid_with_detached_networks_is_vsd_for_every_a(schedule, t, a):
+    """Identity 42, networks that do not depend on x_t."""
+    prior, critic, inputs, difference = given(schedule, t)
+    size = (inputs.x0 - prior.x0).abs().mean(1, keepdim=True)
+    assert max_difference(SiD(a=a)(prior, inputs, critic), difference / size) < 1e-11
+
+
+def scalar_case(target: float, own: float, t: float):
+    """x = sqrt(own) z, exact prior N(0, target) and critic N(0, own), at z and eps of +-1.
+
+    The four rows have the second moments of independent normal numbers, so that means over them of
+    quadratic forms are exact.
+    """
+    prior, critic = (
+        GaussianMixture(f64([[0.0]]), f64([variance**0.5])) for variance in (target, own)
+    )
+    z, eps = f64([[1.0], [1.0], [-1.0], [-1.0]]), f64([[1.0], [-1.0], [1.0], [-1.0]])
+    x = own**0.5 * z
+    inputs = make_inputs(SCHEDULES[0], x, t, eps, prompt_conditions(prior, [""] * 4))
+    alpha, sigma = (float(f(inputs.t)[0]) for f in (SCHEDULES[0].alpha, SCHEDULES[0].sigma))
+    gain_p, gain_q = (alpha * c / (alpha**2 * c + sigma**2) for c in (target, own))
+    return prior, GivenCritic(critic), inputs, z, (alpha, gain_p, gain_q)
+
+
+@pytest.mark.parametrize("own", [0.25, 4.0, 9.0])
+@pytest.mark.parametrize("a", [0.0, 1.0, 1.2])
+@every_time
+def test_identity_42_sid_of_a_gaussian_generator(own, a, t):
+    """Identity 42, the gradient in the scale of x = a_g z, and the loss with an exact critic."""
+    prior, critic, inputs, z, (alpha, gain_p, gain_q) = scalar_case(1.0, own, t)
+    f = gain_p * inputs.xt
+    w = (inputs.x0 - f).abs().clamp_min(1e-5)
+    gradient = float((SiD(guidance=1.0, a=a)(prior, inputs, critic) * w * z).mean())
+    difference = gain_p - gain_q
+    expected = 2 * own**0.5 * alpha * difference * (alpha * gain_p - 1 - a * alpha * difference)
+    assert gradient == pytest.approx(expected, abs=1e-12)
+    psi = gain_q * inputs.xt
+    loss = (SiD(a=a).loss(inputs.x0, f, psi) * w.squeeze(1)).mean()
+    assert float(loss) == pytest.approx((1 - a) * float((f - psi).square().mean()), abs=1e-12)
+
+
+def test_identity_42_a_of_1_2_reverses_the_sign_at_low_noise():
+    """Identity 42, an over-dispersed generator: with a = 1.2 it is pushed further out."""
+    found = {}
+    for a in (1.0, 1.2):
+        prior, critic, inputs, z, (alpha, gain_p, gain_q) = scalar_case(1.0, 9.0, 0.02)
+        w = (inputs.x0 - gain_p * inputs.xt).abs().clamp_min(1e-5)
+        found[a] = float((SiD(guidance=1.0, a=a)(prior, inputs, critic) * w * z).mean())
+    assert 1.2 * alpha * gain_q > 1 + 0.2 * alpha * gain_p
+    assert found[1.0] > 0 > found[1.2]
+
+
+# Identity 43
+
+
+@every_schedule
+@every_time
+def test_identity_43_sim_with_detached_networks_is_vsd_of_unit_norm(schedule, t):
+    """Identity 43."""
+    prior, critic, inputs, difference = given(schedule, t)
+    unit = difference / difference.norm(dim=1, keepdim=True)
+    assert max_difference(SIM(c=0.0)(prior, inputs, critic), unit) < 1e-12
+    assert float(SIM(c=1.0)(prior, inputs, critic).norm(dim=1).max()) < 1
+
+
+def test_sim_is_0_if_the_critic_is_the_prior():
+    prior, _, inputs, _ = given(SCHEDULES[0], 0.5)
+    direction = SIM(c=0.0)(prior, inputs, GivenCritic(prior))
+    assert max_difference(direction, torch.zeros_like(direction)) == 0
+
+
+# Identity 44
+
+
+class Gaussian(PriorWrapper):
+    """The exact denoiser of N(mean, covariance)."""
+
+    def __init__(self, base: Prior, mean: Tensor, covariance: Tensor):
+        super().__init__(base)
+        self.mean, self.covariance = mean, covariance
+
+    def __call__(self, xt: Tensor, t: Tensor, *conditions: Condition) -> list[Prediction]:
+        a, s = (f(t).to(self.mean) for f in (self.schedule.alpha, self.schedule.sigma))
+        variance = (a**2)[:, None, None] * self.covariance
+        variance = variance + (s**2)[:, None, None] * torch.eye(len(self.mean))
+        centered = xt.to(self.mean) - a[:, None] * self.mean
+        eps = s[:, None] * torch.linalg.solve(variance, centered[..., None])[..., 0]
+        x0 = (xt - s[:, None] * eps) / a[:, None]
+        return [Prediction(x0.to(xt), eps.to(xt)) for _ in conditions]
+
+
+@dataclass(frozen=True)
+class MomentCritic(CriticConfig):
+    """The exact denoiser of a Gaussian with the moments of the samples of the step."""
+
+    def build(self, prior: Prior, setup: SetupContext) -> Critic:
+        critic = GivenCritic(Gaussian(prior, prior.mean, prior.covariance))
+
+        def observe(inputs: StepInputs) -> None:
+            x = inputs.x0.detach().to(prior.mean)
+            critic._denoiser.mean, critic._denoiser.covariance = x.mean(0), x.T.cov()
+
+        critic.observe = observe
+        return critic
+
+
+MEAN, COVARIANCE = f64([0.5, -0.3]), f64([[1.0, 0.4], [0.4, 0.5]])
+
+
+def moments_after(method, steps: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of an affine generator trained under a Gaussian prior."""
+    prior = Gaussian(GaussianMixture(f64([[0.0, 0.0]]), f64([1.0])), MEAN, COVARIANCE)
+    e = Experiment(
+        ("x",),
+        method=method,
+        representation=Generator(lr=0.02, ema=0.0, depth=0, critic_warmup=0),
+        weight=UniformWeight(),
+        optimizer=Adam(decay_start=0.3),
+        particles=400,
+        steps=steps,
+    )
+    run = Run(e, prior)
+    for _ in range(steps):
+        run.advance()
+    x = run.representation.render(run.eval_request(1)).image.detach().double()
+    return x.mean(0), x.T.cov()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        VSD(1.0, critic=MomentCritic()),
+        DMD2(1.0, critic=MomentCritic()),
+        SiD(1.0, critic=MomentCritic()),
+        SIM(1.0, critic=MomentCritic()),
+    ],
+    ids=["vsd", "dmd2", "sid", "sim"],
+)
+def test_identity_44_an_affine_generator_reaches_the_gaussian_of_the_prior(method):
+    """Identity 44, with a critic."""
+    mean, covariance = moments_after(method, 200)
+    assert max_difference(mean, MEAN) < 0.15  # of 400 samples
+    assert max_difference(covariance, COVARIANCE) < 0.2
+
+
+@pytest.mark.slow
+def test_identity_44_sds_shrinks_an_affine_generator_to_the_mean():
+    """Identity 44, SDS."""
+    mean, covariance = moments_after(SDS(1.0), 200)
+    assert max_difference(mean, MEAN) < 0.1
+    assert float(covariance.diagonal().max()) < 0.02

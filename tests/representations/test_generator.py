@@ -1,0 +1,208 @@
+"""One-step generators: noise and prompts of a step, mean weights, resuming, network passes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_pipeline import max_difference
+
+from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.network import NetworkCritic
+from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.methods.dmd2 import DMD2
+from limbeck.methods.sds import SDS
+from limbeck.methods.sid import SiD
+from limbeck.methods.svgd import SVGD
+from limbeck.priors.exact import colored_shapes
+from limbeck.priors.stable_diffusion import StableDiffusion
+from limbeck.representations.generator import Generator
+from limbeck.representations.latents import Latents
+from limbeck.system.random import RowRandom
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
+from limbeck.training.warm_start import load_representation
+from limbeck.world.caption_lists import combination_captions, spread_captions
+from limbeck.world.scene import COLORS, OBJECTS, PATTERNS, is_held_out
+
+PROMPTS = ("a red mug", "a blue chair")
+SMALL = Generator(critic_warmup=0, lr=1e-3)
+
+
+def experiment(representation=SMALL, method=None, prompts=PROMPTS, **options) -> Experiment:
+    options = {"particles": 2, "steps": 4} | options
+    return Experiment(prompts, method=method or SDS(2.0), representation=representation, **options)
+
+
+def train_request(step: int, particle: list[int]) -> RenderRequest:
+    rows = torch.tensor(particle)
+    return RenderRequest(rows, rng=RowRandom.of_step(0, step, rows))
+
+
+def samples(run: Run, request: RenderRequest) -> torch.Tensor:
+    with torch.no_grad():
+        return run.representation.render(request).image
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_it_starts_as_the_x0_prediction_of_pure_noise(rank, prior):
+    run = Run(experiment(replace(SMALL, lora_rank=rank)), prior)
+    request = train_request(0, [0, 3])
+    z = request.rng.normal("z", *prior.shape)
+    with torch.no_grad():
+        expected = prior(z, prior.schedule.snap(torch.ones(2)), prior.condition(PROMPTS))[0].x0
+    assert max_difference(samples(run, request), expected) < 1e-5
+
+
+def test_every_step_has_new_noise_which_does_not_depend_on_other_rows(prior):
+    run = Run(experiment(), prior)
+    first, second = (samples(run, train_request(step, [0, 1, 2])) for step in (0, 1))
+    assert min(float((first - second).abs().flatten(1).max(1).values.min()), 1) > 1e-3
+    alone = samples(run, train_request(0, [2]))
+    assert max_difference(alone[0], first[2]) < 1e-5
+
+
+def test_what_is_shown_has_one_noise_for_each_particle_and_the_mean_weights(prior):
+    run = Run(experiment(replace(SMALL, ema=0.5)), prior)
+    request = run.eval_request(1)
+    before = samples(run, request)
+    assert max_difference(samples(run, request[2:3])[0], before[2]) < 1e-5
+    weights = [p.detach().clone() for p in run.representation.trained.parameters()]
+    for decay in (0.1, 2 / 11, 3 / 12):  # the mean over the steps so far, until ema is larger
+        run.advance()
+        trained = list(run.representation.trained.parameters())
+        weights = [decay * w + (1 - decay) * p for w, p in zip(weights, trained, strict=True)]
+    means = list(run.representation.average.parameters())
+    assert max(map(max_difference, means, weights)) < 1e-6
+    assert max_difference(samples(run, request), before) > 1e-4
+
+
+def test_captions_are_drawn_for_each_row_and_reach_the_method(prior, tmp_path):
+    path = tmp_path / "captions.txt"
+    captions = ["a red mug", "two striped cats", "low quality"]
+    path.write_text("# captions\n" + "\n\n".join(captions) + "\n", encoding="utf-8")
+    run = Run(experiment(replace(SMALL, captions=path), particles=30), prior)
+    inputs = run.advance().inputs
+    encoded = prior.condition(captions).data
+    drawn = [
+        int((encoded - row).flatten(1).norm(dim=1).argmin()) for row in inputs.conditions.pos.data
+    ]
+    assert set(drawn) == {0, 1, 2}
+    assert max_difference(inputs.conditions.pos.data, encoded[drawn]) == 0
+    shown = run.representation.render(run.eval_request(1))
+    assert shown.condition is None
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_resumed_run_is_the_same_bit_by_bit(rank, eps_folder):
+    e = experiment(
+        replace(SMALL, lora_rank=rank, critic_steps=2, critic_warmup=1), DMD2(), batch_size=3
+    )
+    whole, half = (Run(e, StableDiffusion(str(eps_folder))) for _ in range(2))
+    for _ in range(4):
+        whole.advance()
+    for _ in range(2):
+        half.advance()
+    resumed = Run(e, StableDiffusion(str(eps_folder)), pretrain=False)
+    resumed.load({name: value.clone() for name, value in half.tensors().items()}, 2)
+    for _ in range(2):
+        resumed.advance()
+    expected, found = whole.tensors(), resumed.tensors()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("method", [DMD2(2.0), SiD(2.0)], ids=["dmd2", "sid"])
+def test_network_passes(method, prior):
+    """G, prior and critic of the direction, the critic's training; on two time scales three."""
+    run, b = Run(experiment(replace(SMALL, critic_steps=3), method), prior), 4
+    counter = prior.call_counter
+    rows, grad_rows = counter.rows, counter.grad_rows
+    run.advance()
+    through = isinstance(method, SiD)
+    direction = 2 * b + b  # of the prior and of the critic
+    generator_and_critic = b + 3 * b
+    assert counter.grad_rows - grad_rows == generator_and_critic + through * direction
+    assert counter.rows - rows == generator_and_critic + direction + 2 * b  # new samples of G
+
+
+def test_the_critic_is_trained_more_often_than_the_generator(prior):
+    """Warm-up and the two time scales, on new samples each time; the generator stands still."""
+    e = experiment(replace(SMALL, critic_steps=3, critic_warmup=5), DMD2())
+    run, seen = Run(e, prior), []
+    fit = run.state.fit
+    run.state.fit = lambda inputs: (seen.append(inputs.x0.detach().clone()), fit(inputs))[1]
+    run.advance()
+    assert len(seen) == 5 + 3
+    run.advance()
+    assert len(seen) == 5 + 3 + 3
+    assert len({float(x.sum()) for x in seen}) == len(seen)
+
+
+def test_a_critic_copy_starts_as_the_prior_and_leaves_it_alone(prior):
+    before = {name: value.clone() for name, value in prior.network.state_dict().items()}
+    run = Run(experiment(method=DMD2(1.0, critic=NetworkCritic(CriticTraining(lr=1e-2)))), prior)
+    first = run.advance()
+    assert float(first.metrics["residual"]) < 1e-4  # the critic is the prior: no direction
+    second = run.advance()
+    assert float(second.metrics["residual"]) > 1e-2
+    assert all(torch.equal(before[name], v) for name, v in prior.network.state_dict().items())
+
+
+def test_a_generator_starts_from_another_one(prior, tmp_path):
+    from limbeck.runs.recorder import record
+
+    folder = tmp_path / "first"
+    record(experiment(steps=2), prior, folder)
+    first, _ = load_representation(folder, prior)
+    second = Run(experiment(replace(SMALL, init_from=folder)), prior).representation
+    trained = list(second.trained.parameters())
+    assert all(map(torch.equal, trained, first.average.parameters()))
+    assert (folder / "final.png").is_file()
+    record(experiment(Latents(), steps=1), prior, tmp_path / "latents")
+    with pytest.raises(ValueError, match="a generator can start from a generator only"):
+        Run(experiment(replace(SMALL, init_from=tmp_path / "latents")), prior)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr must be positive, not 0"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), not 1"),
+        ({"images": ("a.png",)}, "leave out images"),
+        ({"captions": "a.txt", "world_captions": True}, "not both"),
+    ],
+)
+def test_refused_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Generator(**options)
+
+
+def test_refused_with_others(prior, tmp_path):
+    with pytest.raises(ValueError, match="source_prompt edits images"):
+        experiment(source_prompt=("a red mug",))
+    with pytest.raises(ValueError, match="no network to adapt"):
+        Run(experiment(replace(SMALL, lora_rank=2), prompts=("red disc",)), colored_shapes(16))
+    with pytest.raises(ValueError, match="cannot read"):
+        Run(experiment(replace(SMALL, captions=tmp_path / "none.txt")), prior)
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no line of text"):
+        Run(experiment(replace(SMALL, captions=empty)), prior)
+    empty.write_text("a red mug\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="the generator draws captions"):
+        Run(experiment(replace(SMALL, captions=empty), SVGD()), prior)
+
+
+def test_captions_of_the_world():
+    seen, unseen = combination_captions(), combination_captions(unseen=True)
+    assert len(seen) + len(unseen) == len(OBJECTS) * len(COLORS) * len(PATTERNS) * 7
+    assert len(set(seen) | set(unseen)) == len(seen) + len(unseen)
+    shown = spread_captions(28, unseen=True)
+    assert len(set(shown)) == 28 and set(shown) <= set(unseen)
+    with pytest.raises(ValueError, match="there are 234 captions, not 1000"):
+        spread_captions(1000, unseen=True)
+    words = [text.split() for text in unseen]
+    for row in words:
+        o, c = (next(i for i, w in enumerate(kind) if w in row) for kind in (OBJECTS, COLORS))
+        p = next((i for i, w in enumerate(PATTERNS) if w in row), PATTERNS.index("plain"))
+        assert bool(is_held_out(o, c, p))
