@@ -80,6 +80,7 @@ def test_network_passes_of_a_step(name, tiny):
 SMALL = {
     "num_gaussians": 12,
     "num_strokes": 12,
+    "num_paths": 12,
     "width": 8,
     "num_frequencies": 8,
     "samples": 12,
