@@ -28,7 +28,7 @@ from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.weights import UniformWeight
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.cameras.samplers import Orbit
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.hub import pipeline_parts
@@ -226,12 +226,10 @@ def test_a_step_of_sds_is_guided_by_the_image_from_each_camera(prior, folders, i
 #: methods without a meaning here: they edit, add texts, judge texts, or need view words
 REFUSED = {
     "bridge": "adds texts to the prompts",
-    "cds": "edits images",
-    "dds": "edits images",
     "esd": "needs a critic that gets the view",
     "irfds": "optimizes the noise of an image",
-    "pds": "edits images",
     "reward-sds": "cannot judge prompt ''",
+    **{n: "edits images" for n, cls in choices(EditMethod).items() if cls.needs_source},
 }
 
 

@@ -26,7 +26,7 @@ from limbeck.distillation.noise import AntitheticNoise, DriftingNoise, InvertedN
 from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.distillation.projections.sampled import SampledProjection
 from limbeck.distillation.rewards.image_statistics import ContrastReward
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.esd import ESD
 from limbeck.methods.lmc import LMC
 from limbeck.methods.reward_sds import RewardSDS
@@ -78,7 +78,9 @@ def synchronizations(
 
 
 def make_experiment(method: Method, representation: RepresentationConfig, **options) -> Experiment:
-    is_edit = type(method).__name__ in ("DDS", "PDS", "CDS", "IRFDS")
+    is_edit = method.optimizes == "noise" or (
+        isinstance(method, EditMethod) and method.needs_source
+    )
     return Experiment(
         ("a red mug",),
         method=method,

@@ -20,7 +20,7 @@ from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import Around, NoCamera, Orbit
 from limbeck.graphics.rendering.shading import Shading
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.lmc import LMC
 from limbeck.methods.reward_sds import RewardSDS
 from limbeck.methods.sdi import SDI
@@ -33,7 +33,8 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.resources import trace_step
 from limbeck.training.trainer import Run, draw_rows
 
-OF_IMAGES = {"cds", "dds", "pds", "irfds"}  #: edits, and a method of the noise of an image
+#: edits, and a method of the noise of an image
+OF_IMAGES = {n for n, cls in choices(EditMethod).items() if cls.needs_source} | {"irfds"}
 OPTIONS = {
     "esd": {"critic": LoRACritic(camera=True)},  # it must get the view
     "lmc": {"projection": SampledProjection(1)},
