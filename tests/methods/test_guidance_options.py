@@ -32,6 +32,7 @@ from limbeck.methods.ism import ISM
 from limbeck.methods.lmc import LMC
 from limbeck.methods.msd import MSD
 from limbeck.methods.nfsd import NFSD
+from limbeck.methods.reward_bridge import RewardBridge
 from limbeck.methods.rfds_rev import RFDSRev
 from limbeck.methods.sdedit import SDEdit
 from limbeck.methods.sdi import SDI
@@ -62,6 +63,7 @@ VARIANTS = {
     "nfsd, no text": NFSD(1.0, t_threshold=0.0, negative_prompt=""),
     "nfsd, text": NFSD(negative_prompt="blue"),
     "nfsd, low threshold": NFSD(t_threshold=0.0),
+    "reward-bridge": RewardBridge(**SUFFIXES),
     "rfds-rev, unguided": RFDSRev(1.0),
     "sdi, cached": SDI(kappa="cached"),
     "msd, sampled": MSD(sampler_steps=3),
@@ -99,6 +101,7 @@ REFUSED = {
     ("lmc, corrective alone", "denoise_steps"),
     ("lmc, corrective alone", "cameras.perp_neg"),
     ("msd, sampled", "denoise_steps"),
+    ("reward-bridge", "negative_prompt"),
     ("sdedit", "denoise_steps"),
     ("sds, null", "perp_neg"),
     ("sds, null", "cameras.perp_neg"),

@@ -349,6 +349,17 @@ IDENTITIES = {
         "derived here",
         (ONE_STEP,),
     ),
+    45: Identity(
+        "RewardVSD and RewardBridge with one noise are VSD and SDS-Bridge.",
+        "RewardSDS (arXiv 2503.09601), its code",
+        ("methods/test_reward_methods.py",),
+    ),
+    46: Identity(
+        "The baseline 1 + net of SteinDreamer starts as phi = 1, keeps E_eps[zeta] = 0 while "
+        "it learns, and lowers the second moment of d + mu zeta where phi = 1 cannot.",
+        "SteinDreamer (arXiv 2401.00604); derived here",
+        ("distillation/test_control_variates.py",),
+    ),
 }
 
 

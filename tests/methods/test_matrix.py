@@ -48,7 +48,9 @@ COSTS = {
     "nfsd": (1, 2, 0),  # a small model cannot read the paper's negative prompt, a third row
     "pds": (1, 4, 0),
     "repulsive": (1, 2, 0),
+    "reward-bridge": (2, 16, 0),
     "reward-sds": (1, 16, 0),
+    "reward-vsd": (2, 16, 0),  # and 4 + 1 of the small U-Net that a small model gets
     "rfds": (1, 2, 0),
     "rfds-rev": (2, 3, 0),
     "sdedit": (30, 60, 0),

@@ -34,8 +34,8 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.control_variates import (
     Baseline,
     ConstantBaseline,
+    ControlVariate,
     QuadraticBaseline,
-    stein_control_variate,
 )
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.projections.exact import ExactProjection
@@ -371,7 +371,7 @@ def test_identity_21_stein_control_variate_has_mean_zero(phi, t):
     z, sigma = SD.add_noise(x, eps, time), SD.sigma(time)
 
     def mean(sigma):
-        variate = stein_control_variate(phi, z, eps, time, sigma)
+        variate = ControlVariate(z, eps, time, sigma)(phi)
         return float((weights * variate).sum(0).abs().max())
 
     assert mean(sigma) < 1e-9
@@ -381,9 +381,9 @@ def test_identity_21_stein_control_variate_has_mean_zero(phi, t):
 
 def test_stein_control_variate_is_its_formula():
     z, eps, sigma = normal(5, 4, seed=2), normal(5, 4, seed=3), f64([0.1, 0.3, 0.5, 0.7, 0.9])
-    assert torch.equal(stein_control_variate(ConstantBaseline(), z, eps, sigma, sigma), eps)
+    assert torch.equal(ControlVariate(z, eps, sigma, sigma)(ConstantBaseline()), eps)
     expected = z.square().mean(1, keepdim=True) / 2 * eps - sigma[:, None] * z / 4
-    result = stein_control_variate(QuadraticBaseline(), z, eps, sigma, sigma)
+    result = ControlVariate(z, eps, sigma, sigma)(QuadraticBaseline())
     assert max_difference(result, expected) < 1e-15
 
 
@@ -397,8 +397,8 @@ def test_stein_mu_depends_on_earlier_steps_only():
     assert torch.equal(method(prior, s, state), sds)  # only fit changes mu
     method.fit(prior, s, state)
     other = replace(s, eps=normal(6, 4, seed=9))
-    zeta = stein_control_variate(QuadraticBaseline(), other.xt, other.eps, s.t, SD.sigma(s.t))
-    earlier = stein_control_variate(QuadraticBaseline(), s.xt, s.eps, s.t, SD.sigma(s.t))
+    zeta = ControlVariate(other.xt, other.eps, s.t, SD.sigma(s.t))(QuadraticBaseline())
+    earlier = ControlVariate(s.xt, s.eps, s.t, SD.sigma(s.t))(QuadraticBaseline())
     mu = -(sds * earlier).sum(1) / earlier.square().sum(1)
     expected = SDS(7.5)(prior, other, NO_STATE) + mu[:, None] * zeta
     assert max_difference(method(prior, other, state), expected) < 1e-12

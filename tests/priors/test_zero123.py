@@ -228,7 +228,7 @@ REFUSED = {
     "bridge": "adds texts to the prompts",
     "esd": "needs a critic that gets the view",
     "irfds": "optimizes the noise of an image",
-    "reward-sds": "cannot judge prompt ''",
+    **dict.fromkeys(("reward-bridge", "reward-sds", "reward-vsd"), "cannot judge prompt ''"),
     **{n: "edits images" for n, cls in choices(EditMethod).items() if cls.needs_source},
 }
 

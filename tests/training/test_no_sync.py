@@ -17,6 +17,7 @@ from limbeck.config.discovery import choices
 from limbeck.config.scheduled_numbers import ScheduledNumber
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
+from limbeck.distillation.control_variates import LearnedBaseline
 from limbeck.distillation.critics.base import CriticConfig, CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
@@ -99,6 +100,7 @@ SHORT: dict[str, dict] = {
     "sdi": {"inversion_steps": 3},
     "dsd": {"ddim_steps": 3},
     "reward-sds": {"num_noises": 4},
+    "reward-vsd": {"critic": LoRACritic(2)},
     "lmc": {"projection": LearnedProjection(num_images=0)},
 }
 
@@ -154,6 +156,7 @@ EXPERIMENTS: dict[str, tuple[Method, dict]] = {
     "sdi-cached": (replace(SHORT_SDI, kappa="cached"), {}),
     "lmc-sampled": (LMC(projection=SampledProjection(1)), {}),
     "reward-contrast": (RewardSDS(num_noises=4, reward_model=ContrastReward()), {}),
+    "stein-learned": (Stein(phi=LearnedBaseline()), {}),
     "stein-ema": (Stein(ema_decay=0.5), {}),
     "esd-batch": (ESD(entropy_weight=0.3), {"batch_size": 1}),
     "perp-neg": (SDS(7.5), {"perp_neg": 1.0, "negative_prompt": "low quality"}),

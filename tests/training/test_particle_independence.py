@@ -34,10 +34,12 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 #: Methods whose particles interact: a critic shared by the particles, or repulsion.
-COUPLED = {"csd-edit", "esd", "repulsive", "svgd", "vsd"}
+COUPLED = {"csd-edit", "esd", "repulsive", "reward-vsd", "svgd", "vsd"}
 #: Methods that compare attention features, which an exact prior has none of.
 NETWORK_ONLY = {"cds"}
-EDITS = {"bridge"} | {n for n, cls in choices(EditMethod).items() if cls.needs_source}
+EDITS = {"bridge", "reward-bridge"} | {
+    n for n, cls in choices(EditMethod).items() if cls.needs_source
+}
 PROMPTS = ("red disc", "blue ring")
 #: Representations that start from images of the user's.
 FROM_IMAGES = {"inpainting", "noise-map"}

@@ -16,6 +16,7 @@ from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import (
     apply_guidance,
     denoise_multistep,
+    guided_prediction,
     guided_predictions,
     required_conditions,
 )
@@ -26,6 +27,8 @@ from limbeck.distillation.cached_targets import CachedTargets
 from limbeck.distillation.critics.base import Critic, unconditional_rows
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.kernels import PromptGroups
+from limbeck.distillation.own_results import check_own_rewards
+from limbeck.distillation.rewards.base import RewardFunction
 
 
 def predict_prior_and_critic(
@@ -67,16 +70,51 @@ def draw_candidates(inputs: StepInputs, num_noises: int) -> StepInputs:
         num_noises: noises per row.
 
     Returns:
-        ``num_noises * B`` rows, noise by noise, without images, sources and cameras.
+        ``num_noises * B`` rows, noise by noise, without images and sources.
     """
     count, shape = len(inputs.x0), inputs.x0.shape[1:]
     fresh = inputs.rng.normal("candidates", num_noises - 1, *shape).transpose(0, 1).flatten(0, 1)
     eps = torch.cat([inputs.eps, to_device(fresh, inputs.eps.device).to(inputs.eps)])
     rows = torch.arange(count).repeat(num_noises)
     return replace(
-        replace(inputs, image=None, source=None, camera=None).select(rows),
+        replace(inputs, image=None, source=None).select(rows),
         eps=eps,
     )
+
+
+def rate_candidates(
+    prior: Prior,
+    candidates: StepInputs,
+    conditions: Conditions,
+    guidance: float,
+    reward_fn: RewardFunction,
+) -> Float[Tensor, "n"]:
+    """Rate the images that candidates are denoised to.
+
+    Args:
+        prior: the frozen prior.
+        candidates: rows with several noises.
+        conditions: conditions of the way to the images, with its number of DDIM steps.
+        guidance: guidance scale of this way.
+        reward_fn: rates x0 of each row.
+    """
+    x0_hat = guided_prediction(prior, candidates.xt, candidates.t, conditions, guidance).x0
+    rewards = reward_fn(x0_hat, candidates.conditions, candidates.particle)
+    check_own_rewards(reward_fn, rewards, len(x0_hat))
+    return rewards
+
+
+def average_candidates(
+    direction: Float[Tensor, "n ..."], weights: Float[Tensor, "k b"]
+) -> Float[Tensor, "b ..."]:
+    """Weighted sum over the candidates of each row.
+
+    Args:
+        direction: direction of every candidate, noise by noise.
+        weights: weight of each of k candidates for each of b rows.
+    """
+    by_noise = direction.unflatten(0, weights.shape)
+    return torch.einsum("kb,kb...->b...", weights.to(direction), by_noise)
 
 
 def predict_eps_and_x0(

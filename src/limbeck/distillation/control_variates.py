@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from limbeck.config.ranges import check_minimums
 from limbeck.diffusion.tensors import expand, to_device
+from limbeck.distillation.inputs import SetupContext
+from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
+from limbeck.system.processes import average_gradients
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,47 @@ class Baseline(abc.ABC):
             xt: x_t of each row.
             t: time of each row.
         """
+
+    def build(self, setup: SetupContext) -> BaselineModel:
+        """phi as a part of a run, with what it learns.
+
+        Args:
+            setup: particles and seed of the run.
+        """
+        return BaselineModel(self)
+
+
+class BaselineModel:
+    """phi during a run. This one is a fixed function; a subclass learns.
+
+    Args:
+        phi: the function.
+    """
+
+    def __init__(self, phi: Baseline):
+        self.phi = phi
+
+    def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        return self.phi(xt, t)
+
+    def fit(self, variate: ControlVariate, d: Float[Tensor, "b ..."], mu: Tensor) -> Tensor | None:
+        """Learn from a step after it.
+
+        Args:
+            variate: what the control variate of the step was made of.
+            d: direction of each row.
+            mu: its coefficient of each row.
+
+        Returns:
+            The mean square of d + mu zeta; None if nothing is learned.
+        """
+        return None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what ``tensors`` returned."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +88,119 @@ class QuadraticBaseline(Baseline):
         return 0.5 * xt.flatten(1).square().mean(1)
 
 
-def stein_control_variate(
-    phi: Baseline,
-    xt: Float[Tensor, "b ..."],
-    eps: Float[Tensor, "b ..."],
-    t: Float[Tensor, "b"],
-    sigma: Float[Tensor, "b"],
-) -> Float[Tensor, "b ..."]:
-    """zeta = eps phi(x_t) - sigma grad phi(x_t), of mean zero over eps.
+@dataclass(frozen=True)
+class LearnedBaseline(ConstantBaseline):
+    """phi = 1 + net(x_t, t), a small network that learns the phi of least second moment.
 
-    Args:
-        phi: the baseline.
+    The network starts at 0. It is trained after each step on mean (d + mu zeta)^2 of that step, so
+    that phi is independent of the noise of the next one and zeta keeps its mean of zero.
+
+    Attributes:
+        width: channels, or units where x0 is a vector.
+        lr: learning rate of Adam.
+    """
+
+    width: int = 16
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_minimums(self, width=1, lr=0)
+
+    def build(self, setup: SetupContext) -> BaselineModel:
+        return _LearnedBaselineModel(self, setup)
+
+
+class _BaselineNet(nn.Module):
+    """A scalar of x_t and t, 0 at first; twice differentiable."""
+
+    def __init__(self, shape: torch.Size, width: int):
+        super().__init__()
+        self.is_image, features = len(shape) == 3, shape[0] if len(shape) == 3 else shape.numel()
+        if self.is_image:
+            first, second = (nn.Conv2d(n, width, 3, padding=1) for n in (features + 1, width))
+            self.body = nn.Sequential(first, nn.SiLU(), second, nn.SiLU())
+        else:
+            sizes = (nn.Linear(n, width) for n in (features + 1, width))
+            self.body = nn.Sequential(*(layer for linear in sizes for layer in (linear, nn.SiLU())))
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        x = xt.float() if self.is_image else xt.flatten(1).float()
+        time = expand(t.float(), x).expand(-1, 1, *x.shape[2:])
+        hidden = self.body(torch.cat([x, time], 1))
+        if self.is_image:
+            hidden = hidden.mean((2, 3))
+        return self.head(hidden)[:, 0].to(xt)
+
+
+class _LearnedBaselineModel(BaselineModel):
+    def __init__(self, phi: LearnedBaseline, setup: SetupContext):
+        super().__init__(phi)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.seed)
+            self.net = _BaselineNet(setup.x0.shape[1:], phi.width).to(setup.x0.device)
+        self._parameters = list(self.net.parameters())
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=phi.lr, fused=can_fuse(self._parameters)
+        )
+
+    def __call__(self, xt: Float[Tensor, "b ..."], t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+        return super().__call__(xt, t) + self.net(xt, t)
+
+    def fit(self, variate: ControlVariate, d: Float[Tensor, "b ..."], mu: Tensor) -> Tensor | None:
+        with torch.enable_grad():
+            zeta = variate(self, for_training=True)
+            loss = (d + expand(mu, d) * zeta).square().mean()
+            loss.backward()
+        average_gradients(self._parameters)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        optimizer = optimizer_tensors(self._optimizer)
+        return self.net.state_dict() | {f"optimizer.{k}": v for k, v in optimizer.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        head = "optimizer."
+        self.net.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(head)})
+        states = {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+        load_optimizer(self._optimizer, states)
+
+
+@dataclass(frozen=True)
+class ControlVariate:
+    """What the control variate of a step is made of.
+
+    Attributes:
         xt: x_t = alpha x + sigma eps of each row.
         eps: noise of each row.
         t: time of each row.
         sigma: sigma(t) of each row.
     """
-    with torch.enable_grad():
-        x = xt.detach().requires_grad_()
-        value = phi(x, t)
-        gradient = torch.autograd.grad(value.sum(), x)[0]
-    return expand(value.detach(), eps) * eps - expand(sigma, eps) * gradient
+
+    xt: Float[Tensor, "b ..."]
+    eps: Float[Tensor, "b ..."]
+    t: Float[Tensor, "b"]
+    sigma: Float[Tensor, "b"]
+
+    def __call__(
+        self, phi: Baseline | BaselineModel, for_training: bool = False
+    ) -> Float[Tensor, "b ..."]:
+        """zeta = eps phi(x_t) - sigma grad phi(x_t), of mean zero over eps.
+
+        Args:
+            phi: the baseline.
+            for_training: keep the graph of what phi learns.
+        """
+        with torch.enable_grad():
+            x = self.xt.detach().requires_grad_()
+            value = phi(x, self.t)
+            gradient = torch.autograd.grad(value.sum(), x, create_graph=for_training)[0]
+        value = value if for_training else value.detach()
+        return expand(value, self.eps) * self.eps - expand(self.sigma, self.eps) * gradient
 
 
 class ControlVariateMoments:

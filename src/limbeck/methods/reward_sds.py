@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
-from limbeck.distillation.batching import draw_candidates, predict_eps_and_x0
+from limbeck.distillation.batching import average_candidates, draw_candidates, predict_eps_and_x0
 from limbeck.distillation.inputs import SetupContext, StepInputs
-from limbeck.distillation.own_results import check_own_object, check_own_rewards
+from limbeck.distillation.own_results import check_own_rewards
 from limbeck.distillation.rewards.auto import AutoReward
 from limbeck.distillation.rewards.base import (
     Reward,
     RewardState,
     WeightingScheme,
     candidate_weights,
-    min_candidates,
+    check_num_candidates,
 )
 from limbeck.methods.base import Method
 
@@ -55,23 +54,14 @@ class RewardSDS(Method[RewardState]):
     passes = "2NS in S calls, N noises and S steps to the image"
 
     def __post_init__(self) -> None:
-        needed = min_candidates(self.weighting_scheme)
-        if self.num_noises < needed:
-            raise ValueError(
-                f"num_noises must be at least {needed} for weighting_scheme "
-                f"{self.weighting_scheme}, not {self.num_noises}"
-            )
-        if self.reward_steps < 1:
-            raise ValueError(f"reward_steps must be at least 1, not {self.reward_steps}")
+        check_num_candidates(self.weighting_scheme, self.num_noises, self.reward_steps)
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance, self.reward_guidance)
 
     def init(self, prior: Prior, setup: SetupContext) -> RewardState:
-        reward_fn = self.reward_model.build(prior, setup)
-        check_own_object(self.reward_model, ".build", reward_fn, ("__call__",))
-        return RewardState(reward_fn)
+        return RewardState(self.reward_model.build_checked(prior, setup))
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: RewardState
@@ -83,6 +73,5 @@ class RewardSDS(Method[RewardState]):
         sds = eps_hat - candidates.eps
         rewards = state.reward_fn(x0_hat, candidates.conditions, candidates.particle)
         check_own_rewards(state.reward_fn, rewards, len(x0_hat))
-        by_noise = (self.num_noises, len(inputs.x0))
-        w = candidate_weights(self.weighting_scheme, rewards.view(by_noise)).to(sds)
-        return torch.einsum("nb,nb...->b...", w, sds.unflatten(0, by_noise))
+        w = candidate_weights(self.weighting_scheme, rewards.unflatten(0, (self.num_noises, -1)))
+        return average_candidates(sds, w)

@@ -12,16 +12,44 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.control_variates import (
     Baseline,
+    BaselineModel,
     ConstantBaseline,
+    ControlVariate,
     ControlVariateMoments,
-    stein_control_variate,
 )
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import Method
 
 
+class SteinState(ControlVariateMoments):
+    """The moments behind mu, and phi with what it has learned.
+
+    Args:
+        setup: particles and seed of the run.
+        bins: number of equal bins into which [0, 1] is divided.
+        phi: the baseline.
+
+    Attributes:
+        phi: the baseline.
+        last: control variate, direction and mu of the last step, from which phi learns.
+    """
+
+    def __init__(self, setup: SetupContext, bins: int, phi: BaselineModel):
+        super().__init__(setup.particles, bins, setup.x0.device)
+        self.phi = phi
+        self.last: tuple[ControlVariate, Tensor, Tensor] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {f"phi.{k}": v for k, v in self.phi.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        super().load(tensors)
+        learned = {k: v for k, v in tensors.items() if k.startswith("phi.")}
+        self.phi.load({k.removeprefix("phi."): v for k, v in learned.items()})
+
+
 @dataclass(frozen=True)
-class Stein(Method[ControlVariateMoments]):
+class Stein(Method[SteinState]):
     """SteinDreamer: eps_hat_s(x_t, t, y) - eps + mu zeta, zeta a control variate of mean 0.
 
     zeta = eps phi(x_t) - sigma_t grad phi(x_t), and mu is the multiple of least variance.
@@ -55,20 +83,21 @@ class Stein(Method[ControlVariateMoments]):
         if not 0 <= self.ema_decay <= 1:
             raise ValueError(f"ema_decay must be in [0, 1], not {self.ema_decay}")
 
-    def init(self, prior: Prior, setup: SetupContext) -> ControlVariateMoments:
-        return ControlVariateMoments(setup.particles, self.num_bins, setup.x0.device)
+    def init(self, prior: Prior, setup: SetupContext) -> SteinState:
+        return SteinState(setup, self.num_bins, self.phi.build(setup))
 
     def __call__(
-        self, prior: Prior, inputs: StepInputs, state: ControlVariateMoments
+        self, prior: Prior, inputs: StepInputs, state: SteinState
     ) -> Float[Tensor, "b ..."]:
         xt, t, eps = inputs.xt, inputs.t, inputs.eps
         sds = guided_prediction(prior, xt, t, inputs.conditions, self.guidance).eps - eps
-        zeta = stein_control_variate(self.phi, xt, eps, t, inputs.schedule.sigma(t))
+        variate = ControlVariate(xt, eps, t, inputs.schedule.sigma(t))
+        zeta = variate(state.phi)
         mu = state.mu(inputs.particle, t, sds, zeta)
+        state.last = variate, sds, mu
         return sds + expand(mu, sds) * zeta
 
-    def fit(
-        self, prior: Prior, inputs: StepInputs, state: ControlVariateMoments
-    ) -> dict[str, Tensor]:
+    def fit(self, prior: Prior, inputs: StepInputs, state: SteinState) -> dict[str, Tensor]:
         state.commit(self.ema_decay)
-        return {}
+        loss = None if state.last is None else state.phi.fit(*state.last)
+        return {} if loss is None else {"baseline": loss}

@@ -15,6 +15,7 @@ from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.own_results import check_own_object
 from limbeck.distillation.state import Stateless
 
 #: Maps x0 ``[n, ...]``, the conditions of each row and its particle index ``[n]`` to rewards
@@ -40,6 +41,12 @@ class Reward(abc.ABC):
             ValueError: if it cannot rate x0 of this prior, or these prompts.
         """
 
+    def build_checked(self, prior: Prior, setup: SetupContext) -> RewardFunction:
+        """Build the reward function, as ``build``; one of your own must be callable."""
+        reward_fn = self.build(prior, setup)
+        check_own_object(self, ".build", reward_fn, ("__call__",))
+        return reward_fn
+
 
 class RewardState(Stateless):
     """State of a method with a reward: the reward function, which does not change."""
@@ -55,6 +62,26 @@ _RANK_WEIGHTS = {
     "bestworst": (1, 0.9, 1, -0.1),
     "best": (1, 1.0, 0, 0.0),
 }
+
+
+def check_num_candidates(scheme: WeightingScheme, num_noises: int, reward_steps: int) -> None:
+    """Check how many candidates there are and how they are denoised.
+
+    Args:
+        scheme: how they are weighted.
+        num_noises: number of candidates.
+        reward_steps: DDIM steps to the image that is rated.
+
+    Raises:
+        ValueError: if there are too few of either.
+    """
+    needed = min_candidates(scheme)
+    if num_noises < needed:
+        raise ValueError(
+            f"num_noises must be at least {needed} for weighting_scheme {scheme}, not {num_noises}"
+        )
+    if reward_steps < 1:
+        raise ValueError(f"reward_steps must be at least 1, not {reward_steps}")
 
 
 def min_candidates(scheme: WeightingScheme) -> int:
