@@ -28,7 +28,7 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 highlight_language = "text"
 
@@ -58,7 +58,9 @@ def pages_of_no_contents(index: str) -> list[str]:
     return [page for page in pages if page != "index" and page not in named]
 
 
-def list_other_pages(app, docname: str, source: list[str]) -> None:
+def prepare_page(app, docname: str, source: list[str]) -> None:
+    # an anchor in HTML, which GitHub reads, as a target that MyST links to
+    source[0] = re.sub(r'<a id="([\w-]+)"></a>', r"[]{#\1}", source[0])
     if docname == "index":
         source[0] = source[0].replace(MORE_PAGES, "\n".join(pages_of_no_contents(source[0])))
 
@@ -88,4 +90,4 @@ def setup(app) -> None:
     write_api_pages(DOCS / "api")
     # before napoleon, whose priority is 500
     app.connect("autodoc-process-docstring", escape_formulas, priority=400)
-    app.connect("source-read", list_other_pages)
+    app.connect("source-read", prepare_page)
