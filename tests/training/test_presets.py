@@ -179,11 +179,12 @@ def test_lucid_splats_has_the_numbers_of_the_code():
     assert e.representation.means_lr == pytest.approx(1.6e-4 * 3.5)  # times their scene's scale
 
 
-def test_lucid_splats_of_the_world_start_from_the_field_of_dreamfusion():
+def test_lucid_splats_of_the_world_start_from_the_field_of_mvdream():
     stages = LucidSplatsPreset().stages(PROMPTS)
     assert list(stages) == ["field", "splats"]
-    assert stages["field"] == DreamFusionPreset().stages(PROMPTS)["field"]
+    assert stages["field"] == MVDreamPreset().stages(PROMPTS)["field"]
     splats = stages["splats"]
+    assert splats.representation.background.shared and not splats.timesteps.per_row
     assert isinstance(splats.representation, GaussianSplats) and isinstance(splats.method, ISM)
     assert splats.timesteps.bounds(0, splats.steps) == (0.02, 0.5)  # what the field has stays
     assert splats.representation.init_fit_steps == 100

@@ -13,14 +13,15 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import STABLE_DIFFUSION, Preset
-from limbeck.training.presets.dreamfusion import DreamFusionPreset
+from limbeck.training.presets.mvdream import MVDreamPreset
+from limbeck.world.background import WorldBackground
 
 
 @dataclass(frozen=True)
 class LucidSplatsPreset(Preset):
     """LucidDreamer (Liang et al. 2023): Gaussian splats by interval score matching.
 
-    On the embedded model in two stages. field: a radiance field by SDS. splats: its surface as
+    On the embedded model of four views in two stages. field: a radiance field by SDS. splats: its surface as
     Gaussian splats.
 
     References:
@@ -31,8 +32,9 @@ class LucidSplatsPreset(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         # a field takes the place of Point-E's points: splats that start as a ball become a bush
-        field = DreamFusionPreset().world(prompts)["field"]
+        field = MVDreamPreset().world(prompts)["field"]
         representation = GaussianSplats(
+            background=WorldBackground(shared=True),
             max_scale=0.06,
             means_lr=5e-4,
             scales_lr=5e-3,
@@ -44,7 +46,7 @@ class LucidSplatsPreset(Preset):
             field,
             method=ISM(guidance=7.5),
             representation=representation,
-            timesteps=UniformTimesteps(0.02, 0.5),
+            timesteps=UniformTimesteps(0.02, 0.5, per_row=False),
             optimizer=Adam(decay_start=0.0),
             steps=100,
         )
