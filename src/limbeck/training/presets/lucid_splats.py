@@ -21,8 +21,8 @@ from limbeck.world.background import WorldBackground
 class LucidSplatsPreset(Preset):
     """LucidDreamer (Liang et al. 2023): Gaussian splats by interval score matching.
 
-    On the embedded model of four views in two stages. field: a radiance field by SDS. splats: its surface as
-    Gaussian splats.
+    On the embedded model of four views in two stages. field: a radiance field by SDS. splats: its
+    surface as Gaussian splats.
 
     References:
         Liang et al., LucidDreamer: Towards High-Fidelity Text-to-3D Generation via Interval Score
