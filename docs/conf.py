@@ -36,6 +36,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # those of torch refer to its own pages
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
