@@ -12,7 +12,7 @@ from own_component import OWN_METHOD
 
 from limbeck.config.comparison import differences, fingerprint
 from limbeck.config.discovery import find
-from limbeck.config.yaml import from_yaml, read_yaml, slug, to_yaml
+from limbeck.config.yaml import from_yaml, read_yaml, to_yaml
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
@@ -175,18 +175,3 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"run.yaml"):
         read_yaml(Experiment, path)
-
-
-@given(st.text())
-def test_slug_is_a_safe_folder_name(text: str) -> None:
-    name = slug(text)
-    assert (
-        0 < len(name) <= 40
-        and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-        and not name.startswith("-")
-    )
-
-
-def test_slug_keeps_the_words() -> None:
-    assert slug("A striped, red Mug!") == "a-striped-red-mug"
-    assert slug("Café") == "cafe"

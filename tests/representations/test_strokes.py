@@ -19,13 +19,13 @@ from small_2d import image_to_tensor
 from tiny_pipeline import check_gradients, max_difference, normal
 from torch import Tensor
 
+from limbeck.graphics.rendering.polylines import bernstein_basis
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.strokes import (
     PixelStrokes,
     StrokeParticles,
     Strokes,
-    bernstein_basis,
     render_strokes,
     strokes_to_svg,
 )

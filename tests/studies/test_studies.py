@@ -12,13 +12,14 @@ from refusals import refused
 
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices, options_of
-from limbeck.config.yaml import from_yaml, slug, to_yaml
+from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import Model
 from limbeck.metrics.energy_distance import energy_distance
 from limbeck.studies.base import Study, labeled_rows
 from limbeck.studies.distribution import DistributionStudy, three_gaussians
 from limbeck.studies.edits import EditsStudy
 from limbeck.studies.guidance import GuidanceStudy
+from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment
 
 

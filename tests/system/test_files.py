@@ -1,4 +1,4 @@
-"""Files that others see old or new as a whole, whoever else writes them."""
+"""Names of files; files that others see old or new as a whole, whoever else writes them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import limbeck
-from limbeck.system.files import replacing
+from limbeck.system.files import replacing, slug
 
 
 def test_two_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
@@ -50,3 +52,18 @@ def test_one_place_replaces_files() -> None:
     assert set(temporary) <= {
         Path(name) for name in ("system/files.py", "runs/recorder.py", "runs/folder_state.py")
     }
+
+
+@given(st.text())
+def test_slug_is_a_safe_folder_name(text: str) -> None:
+    name = slug(text)
+    assert (
+        0 < len(name) <= 40
+        and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        and not name.startswith("-")
+    )
+
+
+def test_slug_keeps_the_words() -> None:
+    assert slug("A striped, red Mug!") == "a-striped-red-mug"
+    assert slug("Café") == "cafe"

@@ -59,7 +59,7 @@ def default_run_folder(experiment: Experiment, preset: str = "") -> Path:
     """
     from limbeck.config.comparison import fingerprint
     from limbeck.config.discovery import component_name
-    from limbeck.config.yaml import slug
+    from limbeck.system.files import slug
 
     recipe = preset or component_name(type(experiment.method))
     what = component_name(type(experiment.representation))

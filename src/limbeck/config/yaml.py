@@ -7,7 +7,6 @@ import inspect
 import math
 import re
 import typing
-import unicodedata
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -341,9 +340,3 @@ def component_class(base: type, name: Any, path: str, default: Any) -> type | No
         return None if name is None else find(getattr(base, "custom_base", base), str(name))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def slug(text: str, max_length: int = 40) -> str:
-    """``text`` as a folder name: lower-case ASCII words joined by hyphens, never empty."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return "-".join(re.findall(r"[a-z0-9]+", plain))[:max_length].strip("-") or "prompt"

@@ -48,7 +48,7 @@ from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
 from limbeck.runs.reopen import read_experiment
 from limbeck.runs.report.pages import write_report
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import load_evaluator
 

@@ -42,7 +42,7 @@ from limbeck.metrics.r_precision import candidate_objects, distractor_prompts
 from limbeck.metrics.view_consistency import view_labels
 from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.reopen import last_stage, read_experiment
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
 from limbeck.world.prompt_parser import judgeable_attributes

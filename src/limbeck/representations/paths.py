@@ -14,6 +14,11 @@ from torch import Tensor
 from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.geometry.indexing import gather_rows
+from limbeck.graphics.rendering.polylines import (
+    bernstein_basis,
+    distance_to_polyline,
+    nearest_on_polyline,
+)
 from limbeck.graphics.rendering.tiles import (
     MAX_BATCH_ELEMENTS,
     TILE_SIZE,
@@ -29,7 +34,8 @@ from limbeck.representations.image_init import (
     sobol_positions,
 )
 from limbeck.representations.primitives import PrimitiveParticles
-from limbeck.representations.strokes import bernstein_basis, nearest_on_polyline
+from limbeck.representations.svg import hex_color, svg_document
+from limbeck.system.files import write_text
 from limbeck.system.random import RowRandom
 
 _MAX_OPACITY = 0.99  #: Below 1, so that paths behind still get a gradient.
@@ -134,29 +140,18 @@ def _render_tiles(
     pixels: Float[Tensor, "p 2"],
     background: Float[Tensor, "b 3"],
 ) -> Float[Tensor, "t p 3"]:
-    """Return the colors of the pixels of a batch of tiles.
-
-    The nearest point needs no gradient: to first order the distance does not depend on it.
-    """
+    """Return the colors of the pixels of a batch of tiles."""
     centers = grid.tile_centers(batch.tile, line)[:, None, None]
     local = gather_rows(line, batch.primitive) - centers
     rows = gather_rows(table, batch.primitive)
     with torch.no_grad():
-        _, segment, fraction = nearest_on_polyline(local, pixels)
         sign = torch.where(winds_around(local, pixels), 1.0, -1.0).to(local)
-    x, y = local.unbind(-1)
-    dx = x.gather(-1, segment).lerp(x.gather(-1, segment + 1), fraction) - pixels[:, 0]
-    dy = y.gather(-1, segment).lerp(y.gather(-1, segment + 1), fraction) - pixels[:, 1]
-    distance = (dx.square() + dy.square() + 1e-12).sqrt()
+    distance = distance_to_polyline(local, pixels)
     coverage = (0.5 + sign * distance).clamp(0, 1)
     alpha = rows[..., :1] * coverage * batch.valid[..., None]
     color, transmittance = AlphaComposite.apply(alpha, rows[..., 1:4])
     behind = gather_rows(background, batch.tile // (grid.num_rows * grid.num_columns))
     return color + transmittance[..., None] * behind[:, None]
-
-
-def _hex_color(rgb: Sequence[float]) -> str:
-    return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
 
 
 def paths_to_svg(paths: PixelPaths, row: int, height: int, width: int) -> str:
@@ -168,20 +163,15 @@ def paths_to_svg(paths: PixelPaths, row: int, height: int, width: int) -> str:
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
-    size = f'width="{width}" height="{height}"'
-    background = _hex_color(paths.background[row].tolist())
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">',
-        f'<rect {size} fill="{background}"/>',
-    ]
     values = (paths.points, paths.colors, paths.opacities)
     rows = list(zip(*(value[row].tolist() for value in values), strict=True))
+    shapes = []
     for points, color, opacity in reversed(rows):
         start, *others = (f"{x:.3f} {y:.3f}" for x, y in [*points, points[0]])
         curves = " ".join(f"C{' '.join(others[i : i + 3])}" for i in range(0, len(others), 3))
-        style = f'fill="{_hex_color(color)}" fill-opacity="{opacity:.3f}"'
-        lines.append(f'<path d="M{start} {curves} Z" {style}/>')
-    return "\n".join([*lines, "</svg>", ""])
+        style = f'fill="{hex_color(color)}" fill-opacity="{opacity:.3f}"'
+        shapes.append(f'<path d="M{start} {curves} Z" {style}/>')
+    return svg_document(shapes, paths.background[row].tolist(), height, width)
 
 
 class PathParticles(PrimitiveParticles):
@@ -238,9 +228,7 @@ class PathParticles(PrimitiveParticles):
         """Write one SVG per particle; it renders the same in a browser, at any size."""
         paths = self.pixel_paths(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
-            (folder / f"{name}.svg").write_text(
-                paths_to_svg(paths, row, *self.size), encoding="utf-8"
-            )
+            write_text(folder / f"{name}.svg", paths_to_svg(paths, row, *self.size))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,11 @@ from torch import Tensor
 from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.geometry.indexing import gather_rows
+from limbeck.graphics.rendering.polylines import (
+    bernstein_basis,
+    distance_to_polyline,
+    nearest_on_polyline,
+)
 from limbeck.graphics.rendering.tiles import (
     MAX_BATCH_ELEMENTS,
     TILE_SIZE,
@@ -29,6 +34,8 @@ from limbeck.representations.image_init import (
     sobol_positions,
 )
 from limbeck.representations.primitives import PrimitiveParticles
+from limbeck.representations.svg import hex_color, svg_document
+from limbeck.system.files import write_text
 from limbeck.system.random import RowRandom
 
 _MAX_OPACITY = 0.99  #: Below 1, so that strokes behind still get a gradient.
@@ -54,12 +61,6 @@ class PixelStrokes:
     background: Float[Tensor, "b 3"]
 
 
-def bernstein_basis(num_segments: int) -> Float[Tensor, "s 4"]:
-    """Return the weights of the control points at num_segments + 1 uniform curve parameters."""
-    u = torch.linspace(0, 1, num_segments + 1, dtype=torch.float64)
-    return torch.stack([(1 - u) ** 3, 3 * u * (1 - u) ** 2, 3 * u**2 * (1 - u), u**3], -1)
-
-
 def stroke_coverage(
     distance: Float[Tensor, "*n"], width: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
@@ -74,32 +75,6 @@ def stroke_coverage(
     half, edge = width / 2, _EDGE_WIDTH / 2
     overlap = torch.minimum(distance + edge, half) - torch.maximum(distance - edge, -half)
     return overlap.clamp_min(0) / _EDGE_WIDTH
-
-
-def nearest_on_polyline(
-    line: Float[Tensor, "*n s 2"], pixels: Float[Tensor, "p 2"]
-) -> tuple[Float[Tensor, "*n p"], Int[Tensor, "*n p"], Float[Tensor, "*n p"]]:
-    """Return the nearest points of polylines.
-
-    Args:
-        line: vertices of the polylines.
-        pixels: points to measure from.
-
-    Returns:
-        Squared distance, index of the nearest segment, and position on that segment in [0, 1].
-    """
-    a, ab = line[..., :-1, :], line.diff(dim=-2)
-    squared_length = ab.square().sum(-1, keepdim=True).clamp_min(1e-12)
-    projection = ab @ pixels.T - (a * ab).sum(-1, keepdim=True)  # (p - a) . ab
-    fraction = (projection / squared_length).clamp(0, 1)
-    squared_distance = (
-        a.square().sum(-1, keepdim=True)
-        - 2 * a @ pixels.T
-        + pixels.square().sum(-1)
-        + fraction * (fraction * squared_length - 2 * projection)
-    )
-    nearest, segment = squared_distance.min(-2)
-    return nearest, segment, fraction.gather(-2, segment[..., None, :])[..., 0, :]
 
 
 def render_strokes(
@@ -155,27 +130,15 @@ def _render_tiles(
     pixels: Float[Tensor, "p 2"],
     background: Float[Tensor, "b 3"],
 ) -> Float[Tensor, "t p 3"]:
-    """Return the colors of the pixels of a batch of tiles.
-
-    The nearest point needs no gradient: to first order the distance does not depend on it.
-    """
+    """Return the colors of the pixels of a batch of tiles."""
     centers = grid.tile_centers(batch.tile, line)[:, None, None]
     local = gather_rows(line, batch.primitive) - centers
     rows = gather_rows(table, batch.primitive)
-    with torch.no_grad():
-        _, segment, fraction = nearest_on_polyline(local, pixels)
-    x, y = local.unbind(-1)
-    dx = x.gather(-1, segment).lerp(x.gather(-1, segment + 1), fraction) - pixels[:, 0]
-    dy = y.gather(-1, segment).lerp(y.gather(-1, segment + 1), fraction) - pixels[:, 1]
-    distance = (dx.square() + dy.square() + 1e-12).sqrt()
+    distance = distance_to_polyline(local, pixels)
     alpha = rows[..., 1:2] * stroke_coverage(distance, rows[..., :1]) * batch.valid[..., None]
     color, transmittance = AlphaComposite.apply(alpha, rows[..., 2:5])
     behind = gather_rows(background, batch.tile // (grid.num_rows * grid.num_columns))
     return color + transmittance[..., None] * behind[:, None]
-
-
-def _hex_color(rgb: Sequence[float]) -> str:
-    return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
 
 
 def strokes_to_svg(strokes: PixelStrokes, row: int, height: int, width: int) -> str:
@@ -187,20 +150,15 @@ def strokes_to_svg(strokes: PixelStrokes, row: int, height: int, width: int) -> 
         height: height of the image in pixels.
         width: width of the image in pixels.
     """
-    size = f'width="{width}" height="{height}"'
-    background = _hex_color(strokes.background[row].tolist())
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">',
-        f'<rect {size} fill="{background}"/>',
-        '<g fill="none" stroke-linecap="round" stroke-linejoin="round">',
-    ]
     values = (strokes.points, strokes.widths, strokes.colors, strokes.opacities)
     paths = list(zip(*(value[row].tolist() for value in values), strict=True))
+    shapes = []
     for points, stroke_width, color, opacity in reversed(paths):
         a, b, c, d = (f"{x:.3f} {y:.3f}" for x, y in points)
         style = f'stroke-width="{stroke_width:.3f}" stroke-opacity="{opacity:.3f}"'
-        lines.append(f'<path d="M{a} C{b} {c} {d}" stroke="{_hex_color(color)}" {style}/>')
-    return "\n".join([*lines, "</g>", "</svg>", ""])
+        shapes.append(f'<path d="M{a} C{b} {c} {d}" stroke="{hex_color(color)}" {style}/>')
+    group = '<g fill="none" stroke-linecap="round" stroke-linejoin="round">'
+    return svg_document([group, *shapes, "</g>"], strokes.background[row].tolist(), height, width)
 
 
 class StrokeParticles(PrimitiveParticles):
@@ -262,9 +220,7 @@ class StrokeParticles(PrimitiveParticles):
         """Write one SVG per particle; it renders the same in a browser, at any size."""
         strokes = self.pixel_strokes(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
-            (folder / f"{name}.svg").write_text(
-                strokes_to_svg(strokes, row, *self.size), encoding="utf-8"
-            )
+            write_text(folder / f"{name}.svg", strokes_to_svg(strokes, row, *self.size))
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from limbeck.metrics.intervals import SHARE, Interval, mean_interval
 from limbeck.priors.loading import load
 from limbeck.representations.base import Representation
 from limbeck.runs.reopen import BEST_STAGE, read_experiment
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import one_line
+from limbeck.system.files import one_line, write_text
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
 from limbeck.world.pretrained import load_evaluator

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from limbeck.config import yaml as config
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
@@ -26,6 +25,7 @@ from limbeck.runs.folder_state import refuse_other_experiment
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report import pages
+from limbeck.system.files import slug
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.system.image_files import image_file_size, read_image
 from limbeck.system.notices import notify
@@ -116,9 +116,7 @@ def default_folder(inputs: EditInputs, options: EditOptions) -> Path:
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in (*inputs.images, *inputs.mask)))
     digest.update((fingerprint(inputs) + fingerprint(options)).encode())
     method = component_name(type(options.method))
-    return Path("edits") / (
-        f"{config.slug(inputs.target_prompt[0])}-{method}-{digest.hexdigest()[:8]}"
-    )
+    return Path("edits") / (f"{slug(inputs.target_prompt[0])}-{method}-{digest.hexdigest()[:8]}")
 
 
 def image_config(representation: RepresentationConfig) -> RepresentationConfig:

@@ -9,9 +9,8 @@ from typing import Any
 
 from limbeck.priors.loading import pick_precision
 from limbeck.runs.own_files import ENVIRONMENT_FILE, changed_files, own_files
-from limbeck.system.checkpoint import write_text
 from limbeck.system.environment import describe_environment
-from limbeck.system.files import read_json_object
+from limbeck.system.files import read_json_object, write_text
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 

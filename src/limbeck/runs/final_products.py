@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from limbeck.graphics.cameras.samplers import NoCamera
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import one_line, read_json_object
+from limbeck.system.files import one_line, read_json_object, write_text
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment

@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from PIL import Image
 
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import one_line
+from limbeck.system.files import one_line, write_text
 from limbeck.system.notices import notify
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from limbeck.runs.loggers import LogWriter
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import sync, write_text
+from limbeck.system.checkpoint import sync
+from limbeck.system.files import write_text
 from limbeck.system.notices import notify
 from limbeck.training.trainer import Step
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 
 _FILE = "notices.json"
 

@@ -34,7 +34,8 @@ from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
 from limbeck.runs.stage import ONLY_STAGE, StagePosition
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import write_checkpoint, write_text
+from limbeck.system.checkpoint import write_checkpoint
+from limbeck.system.files import write_text
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.folder_lock import folder_lock
 from limbeck.system.interrupt import DeferredInterrupt, Stopped

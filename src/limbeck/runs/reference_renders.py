@@ -9,7 +9,7 @@ import torch
 
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.runs.images import image_grid, particle_stems, save_png
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.training.trainer import Run
 
 SIZE = 256  #: height and width of the images

@@ -16,7 +16,7 @@ from limbeck.runs import contact_sheets, images
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.reference_renders import save_reference_renders
 from limbeck.runs.snapshots_2d import ImageSnapshots
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.training.trainer import Run
 
 

@@ -32,8 +32,9 @@ from limbeck.runs.view_samples import (
     seen_together,
     view_conditions,
 )
-from limbeck.system.checkpoint import read_checkpoint, write_text
+from limbeck.system.checkpoint import read_checkpoint
 from limbeck.system.environment import free_bytes
+from limbeck.system.files import write_text
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment

@@ -27,7 +27,7 @@ from limbeck.runs.loggers import LogWriter
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.training.trainer import Run, Step
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
-from limbeck.config.yaml import slug
 from limbeck.diffusion.model_options import Model, Precision
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
@@ -29,7 +28,7 @@ from limbeck.runs.images import image_grid, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.sample_recorder import sample_to_folder
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import slug, write_text
 from limbeck.system.folder_lock import folder_lock
 from limbeck.system.image_files import open_image
 from limbeck.training.experiment import Experiment

@@ -26,7 +26,7 @@ from limbeck.metrics.intervals import (
 from limbeck.runs.report.tables import score_columns
 from limbeck.sweeps.planned_runs import format_option
 from limbeck.sweeps.results import RunResult, setting_options
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 
 EFFECTS_FILE = "effects.csv"
 _COLUMNS = ("score", "effect", "option", "from", "to", "other_option", "other_from", "other_to")

@@ -12,8 +12,9 @@ from typing import Any
 
 from limbeck.config.comparison import fingerprint
 from limbeck.config.option_types import option_type, takes_integers_only
-from limbeck.config.yaml import build, join, read_yaml, slug
+from limbeck.config.yaml import build, join, read_yaml
 from limbeck.sweeps.expansion import Draw, Sweep, nest
+from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import CHOICES, default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from

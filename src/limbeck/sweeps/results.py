@@ -18,8 +18,7 @@ from limbeck.runs.report.tables import SCORES
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED
 from limbeck.sweeps.planned_runs import PlannedRun, format_option
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import replacing
+from limbeck.system.files import replacing, write_text
 
 #: columns of the table that are neither options nor scores
 _FIRST_COLUMNS = ("run", "state", "prompt")

@@ -33,8 +33,7 @@ from limbeck.sweeps.expansion import SEED, Range, Sweep
 from limbeck.sweeps.optuna_study import OptunaStudy
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
 from limbeck.sweeps.repeated_failure import RepeatedFailure
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import one_line, read_json_object
+from limbeck.system.files import one_line, read_json_object, slug, write_text
 from limbeck.system.folder_lock import LOCK_FILE, folder_lock, refuse_folder_in_use
 from limbeck.training.resources import check_weights_fit
 from limbeck.training.run_prompts import prompts_by_view
@@ -389,8 +388,8 @@ def default_sweep_folder(sweep: Sweep, file: Path | None) -> Path:
     if file is not None and file.name == SWEEP_FILE and _is_sweep(file.parent):
         return file.parent
     if file is not None:
-        return Path("runs") / f"sweep-{config.slug(file.stem)}"
+        return Path("runs") / f"sweep-{slug(file.stem)}"
     prompts = sweep.fixed.get("prompts") or ["prompts"]
     first = prompts if isinstance(prompts, str) else str(prompts[0])
     names = [key.replace("_", "-").replace(".", "-") for key in sweep.varied if key != SEED]
-    return Path("runs") / "-".join(["sweep", config.slug(first), *names])[:120]
+    return Path("runs") / "-".join(["sweep", slug(first), *names])[:120]

@@ -23,12 +23,6 @@ SPARSE_MIN_SIZE = 1 << 16  #: number of elements from which a tensor may be stor
 _INDICES, _VALUES = "@indices", "@values"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small text file atomically."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk, if the system can do that."""
     if os.name == "nt" or not path.exists():

@@ -1,11 +1,13 @@
-"""Reading of text, JSON and safetensors files, with errors that name the file; atomic writing."""
+"""Names of files; atomic writing; reading, with errors that name the file."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a small text file atomically."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def creating_folder(path: Path) -> Iterator[Path]:
     """Fill a new folder so that others see it whole or not at all.
@@ -52,6 +60,12 @@ def creating_folder(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def slug(text: str, max_length: int = 40) -> str:
+    """``text`` as a folder name: lower-case ASCII words joined by hyphens, never empty."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return "-".join(re.findall(r"[a-z0-9]+", plain))[:max_length].strip("-") or "prompt"
 
 
 def one_line(error: Exception, max_length: int = 200) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from limbeck.diffusion.camera_input import TRAINING_FILE
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.system.interrupt import Stopped
 from limbeck.world.multi_view_data import prepare_groups
 from limbeck.world.multi_view_denoiser import MultiViewTask

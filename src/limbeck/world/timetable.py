@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 
 
 class Timetable:

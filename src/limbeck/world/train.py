@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.diffusion.vocabulary import write_vocabulary
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.world.autoencoder import (
     AutoencoderTask,
     encode_means,

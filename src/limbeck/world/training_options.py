@@ -10,6 +10,7 @@ from typing import Literal
 
 from limbeck.config.checks import check_options
 from limbeck.config.ranges import check_minimums, check_positive
+from limbeck.system.files import write_text
 from limbeck.system.folder_lock import LOCK_FILE
 
 #: Options that a resumed training cannot change.
@@ -143,7 +144,5 @@ def open_training_folder(
     if out.exists() and (not out.is_dir() or foreign_entries(out)):
         raise ValueError(f"{out} holds files that are no training: give another --out")
     check_inputs()
-    from limbeck.system.checkpoint import write_text  # imported late: a finished one needs no torch
-
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(options, indent=1))

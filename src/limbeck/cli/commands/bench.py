@@ -135,8 +135,8 @@ def _compare_edits(argv: Sequence[str]) -> None:
 def _compare_on_exact(argv: Sequence[str], model: str) -> None:
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
-    from limbeck.config.yaml import slug
     from limbeck.leaderboard.exact_priors.protocol import ExactLeaderboard
+    from limbeck.system.files import slug
 
     about = (
         "Compare all methods on an exact prior by their distances to its law, on the same seeds, "

@@ -207,7 +207,7 @@ def _read_texts(options: EvalOptions) -> tuple[str, ...]:
 
 def _evaluate_folders(options: EvalOptions) -> None:
     from limbeck.evaluation.image_evaluation import evaluate_folders
-    from limbeck.system.checkpoint import write_text
+    from limbeck.system.files import write_text
 
     assert options.prompts is not None
     text, report = evaluate_folders(

@@ -172,9 +172,9 @@ def run_stages(
     from limbeck.cli.run_folder import exit_if_incomplete
     from limbeck.config.comparison import fingerprint
     from limbeck.config.discovery import component_name
-    from limbeck.config.yaml import slug
     from limbeck.runs.best_stage import choose_stage
     from limbeck.runs.report.pages import write_recipe_report
+    from limbeck.system.files import slug
 
     plain = replace(first, prompts=chosen.prompts)
     prompt, recipe = slug(chosen.prompts[0]), component_name(type(preset))

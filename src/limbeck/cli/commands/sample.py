@@ -12,8 +12,8 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.cli.run_folder import OutputOptions, check_new_folder, find_folder
     from limbeck.config.command_line import parse
     from limbeck.config.comparison import fingerprint
-    from limbeck.config.yaml import slug
     from limbeck.diffusion.sampling import Sampling
+    from limbeck.system.files import slug
     from limbeck.system.image_files import image_file_size
 
     about = (

@@ -29,8 +29,7 @@ from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.planned_runs import PlannedRun
 from limbeck.sweeps.sweep_folder import SweepProgress, check_runs, execute_runs
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import one_line, read_text
+from limbeck.system.files import one_line, read_text, write_text
 from limbeck.system.folder_lock import refuse_folder_in_use
 
 BOARD_FILE = "asset-leaderboard.yaml"

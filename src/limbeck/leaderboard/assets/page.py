@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from limbeck.config.yaml import slug
 from limbeck.leaderboard.assets.judgment import SIDE_VIEWS, JudgedStage
 from limbeck.leaderboard.assets.protocol import OBJECT_PROMPTS, RowOptions
 from limbeck.leaderboard.assets.statistics import AssetRow, StageChange, StageResults
@@ -32,6 +31,7 @@ from limbeck.metrics.estimate import Estimate
 from limbeck.runs.images import save_png
 from limbeck.runs.report.svg_plots import interval_plot
 from limbeck.sweeps.planned_runs import label_of
+from limbeck.system.files import slug
 
 _SIDES = ("front", "right", "back", "left")
 _CELL, _GAP, _LEFT, _TOP = 64, 2, 70, 30  #: of a contact sheet, in pixels

@@ -25,7 +25,7 @@ from limbeck.leaderboard.execution.tuning import choose_settings
 from limbeck.leaderboard.execution.workers import load_prior, worker_pool
 from limbeck.methods.base import EditMethod
 from limbeck.runs.images import save_png
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.world.evaluator import Evaluator
 
 _CHUNK = 16  #: pairs per cell: what is lost if a cell is interrupted

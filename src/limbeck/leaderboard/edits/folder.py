@@ -10,7 +10,7 @@ from limbeck.leaderboard.edits.protocol import EditLeaderboard
 from limbeck.leaderboard.edits.table import edit_rows_to_csv, edit_rows_to_markdown, judge_edit_rows
 from limbeck.leaderboard.execution.workers import load_prior
 from limbeck.runs.images import save_png
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.world.pretrained import load_evaluator
 
 

@@ -21,7 +21,7 @@ from limbeck.leaderboard.report.judged_row import JudgedRow, to_csv
 from limbeck.metrics.true_law import ExactPrior, mode_weights
 from limbeck.priors.exact import GaussianMixture
 from limbeck.runs.images import save_png
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 
 
 def write_exact_leaderboard(board: ExactLeaderboard, out: Path, workers: int) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from limbeck.config.discovery import is_own, name_of
-from limbeck.config.yaml import slug
+from limbeck.system.files import slug
 
 
 class CellFile(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from limbeck.config.yaml import read_yaml, to_yaml
 from limbeck.runs.folder_state import foreign_files
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.system.folder_lock import refuse_folder_in_use
 from limbeck.world.pretrained import WEIGHTS
 

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import read_json_object
+from limbeck.system.files import read_json_object, write_text
 
 Setting = TypeVar("Setting", bound=Any)
 

@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from limbeck.config.yaml import slug
 from limbeck.leaderboard.execution.text_to_image import TunedSetting
 from limbeck.leaderboard.execution.workers import load_prior
 from limbeck.leaderboard.images.cells import Cell, trains_critic
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import read_json_object
+from limbeck.system.files import read_json_object, slug, write_text
 
 
 @dataclass(frozen=True)

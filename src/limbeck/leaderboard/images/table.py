@@ -28,7 +28,7 @@ from limbeck.leaderboard.images.row_measurements import load_row
 from limbeck.leaderboard.report.judged_row import JudgedRow, setting_text, to_csv
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.metrics.intervals import SHARE
-from limbeck.system.checkpoint import write_text
+from limbeck.system.files import write_text
 from limbeck.world.evaluator import Evaluator
 from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import Scenes, full_captions, render_scenes

@@ -31,8 +31,7 @@ from limbeck.runs.report.tables import (
     score_text,
     seconds_text,
 )
-from limbeck.system.checkpoint import write_text
-from limbeck.system.files import one_line
+from limbeck.system.files import one_line, write_text
 from limbeck.system.flops import format_si
 from limbeck.system.overwriting import refuse_foreign_file
 
