@@ -188,7 +188,8 @@ def arrange_step_images(
     """Order the images of the rows of a step for a contact sheet.
 
     2D images go to the cell of their particle, and particles that were not drawn are gray. 3D
-    images stay in the order of the rows, as a step may render a particle more than once.
+    images and new samples of a generator stay in the order of the rows, as a step may render a
+    particle more than once.
 
     Args:
         run: the run.
@@ -199,7 +200,7 @@ def arrange_step_images(
         The images and the number of images per row of the sheet.
     """
     e = run.experiment
-    if not view_names(run):
+    if not view_names(run) and not e.representation.fresh_samples:
         return scatter_images(images, particle, e.total), columns_of_prompts(e.total, e.particles)
     per_particle = run.cameras.per_particle
     columns = per_particle if per_particle > 1 else min(len(images), len(VIEW_NAMES))

@@ -63,7 +63,8 @@ class Experiment:
         optimizer: optimizer of the representation.
         reference: image of the object, which a 3D run reproduces from its camera.
         particles: independent results per prompt.
-        batch_size: particles drawn per step; 0 for all.
+        batch_size: particles drawn per step; 0 for all. A generator, whose rows are new samples of
+            the prompts anyway, draws as many rows as this says, more than particles if need be.
         denoise_steps: denoising steps behind every guided prediction.
         steps: optimization steps.
         seed: determines every random draw.
@@ -116,7 +117,7 @@ class Experiment:
                 "source_prompt must be one text for all or one for each of the "
                 f"{len(self.prompts)} prompts, not {self.source_prompt}"
             )
-        if self.batch_size > self.total:
+        if self.batch_size > self.total and not self.representation.fresh_samples:
             raise ValueError(
                 f"batch_size {self.batch_size} is more than the {self.total} particles "
                 "(prompts x particles); use 0 for all"

@@ -81,6 +81,9 @@ class Step:
 def draw_rows(experiment: Experiment, step: int) -> RowRandom:
     """Draw the sorted particles of a step, each repeated ``cameras.per_particle`` times.
 
+    Where a step has more rows than there are particles, as those of a generator may, the particles
+    take equal turns, and which ones have a turn more is drawn.
+
     Args:
         experiment: the options of the run.
         step: current step, from 0.
@@ -92,7 +95,7 @@ def draw_rows(experiment: Experiment, step: int) -> RowRandom:
     particles = torch.arange(e.total)
     if not e.draws_all:
         order = RowRandom.of_step(e.run_seed, step, particles).uniform("batch").argsort()
-        particles = order[: e.batch_size].sort().values
+        particles = order[torch.arange(e.batch_size) % e.total].sort().values
     particles = particles.repeat_interleave(e.camera_sampler.per_particle)
     return RowRandom.of_step(e.run_seed, step, particles, e.camera_sampler.group_size)
 
@@ -278,9 +281,11 @@ class Run:
         with profile.part("render"):
             reference = self.reference_losses(particle, progress, render)
         regularizers = {**regularizers, **reference}
-        losses = [surrogate(x0, gradient, particle), *regularizers.values()]
+        # rows of a generator are samples of their own, not views to be averaged over
+        sample = torch.arange(len(x0)) if e.representation.fresh_samples else particle
+        losses = [surrogate(x0, gradient, sample), *regularizers.values()]
         if image_gradient is not None and inputs.image is not None:
-            losses.append(surrogate(inputs.image, image_gradient, particle))
+            losses.append(surrogate(inputs.image, image_gradient, sample))
         with profile.part("backward"):
             torch.stack(losses).sum().backward()
         average_gradients(self.representation.parameters())

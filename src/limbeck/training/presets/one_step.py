@@ -14,16 +14,16 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import Preset
 
-BATCH_SIZE = 32  #: samples per step on the embedded model
+BATCH_SIZE = 32  #: new samples per step, however many prompts are shown
 
 
 @dataclass(frozen=True)
 class OneStepPreset(Preset):
     """DMD2 (Yin et al. 2024) without its GAN: a generator that draws an image in one pass.
 
-    The prompts are those that are shown while it trains. On the embedded model it is trained on the
-    captions of all combinations that this model was trained on; on other models on the prompts, or
-    on a file of them (--representation.captions).
+    The prompts are those that are shown while it trains, one sample of each. On the embedded model
+    it is trained on the captions of all combinations that this model was trained on; on other
+    models on the prompts, or on a file of them (--representation.captions).
 
     References:
         Yin et al., Improved Distribution Matching Distillation for Fast Image Synthesis, arXiv
@@ -38,7 +38,6 @@ class OneStepPreset(Preset):
             representation=Generator(lr=1e-4, ema=0.99, world_captions=True, critic_warmup=40),
             timesteps=UniformTimesteps(0.02, 0.98),
             optimizer=Adam(decay_start=0.5),
-            particles=-(-BATCH_SIZE // len(prompts)),
             batch_size=BATCH_SIZE,
             steps=450,
         )
@@ -53,7 +52,6 @@ class OneStepPreset(Preset):
             weight=UniformWeight(),
             representation=Generator(lr=1e-5, ema=0.999, critic_steps=10, critic_warmup=0),
             timesteps=UniformTimesteps(0.02, 0.98),
-            particles=-(-BATCH_SIZE // len(prompts)),
             batch_size=BATCH_SIZE,
             steps=40_000,
         )
