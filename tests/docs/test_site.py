@@ -54,6 +54,28 @@ def test_a_broken_link_is_found(tmp_path):
     assert broken_links(page) == ["#b", "no.md"]
 
 
+def uneven_rows(page: Path) -> list[str]:
+    """Rows of tables with another number of cells than the first row: a | wants a backslash."""
+    uneven, cells = [], None
+    for line in re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S).splitlines():
+        found = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else None
+        cells = found if cells is None or found is None else cells
+        if found != cells:
+            uneven.append(line)
+    return uneven
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rows_of_a_table_have_equally_many_cells(page):
+    assert uneven_rows(page) == []
+
+
+def test_an_uneven_row_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("| a | b |\n|---|---|\n| \\|x\\| | 1 |\n| |x| | 2 |\n\n| c |\n", "utf-8")
+    assert uneven_rows(page) == ["| |x| | 2 |"]
+
+
 def contents_entries(page: Path) -> set[str]:
     entries = set()
     for body in re.findall(r"^```\{toctree\}\n(.*?)^```", text_of(page), re.M | re.S):

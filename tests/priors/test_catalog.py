@@ -22,9 +22,9 @@ from limbeck.priors.catalog import (
     _QWEN_VL,
     _T5_XXL,
     KNOWN_MODELS,
-    RECOMMENDED_SETTINGS,
     find_model,
 )
+from limbeck.priors.recommended_settings import RECOMMENDED_SETTINGS
 from limbeck.training.experiment import Experiment
 
 

@@ -33,7 +33,8 @@ from limbeck.runs.view_samples import view_conditions
 from limbeck.system.image_files import read_image
 from limbeck.training.experiment import Experiment
 from limbeck.training.reference import ImageReference
-from limbeck.training.trainer import Run, draw_rows
+from limbeck.training.row_draws import draw_rows
+from limbeck.training.trainer import Run
 
 RED = (200, 30, 20)
 

@@ -37,7 +37,9 @@ from limbeck.representations.pixels import Pixels
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
-from limbeck.training.trainer import Run, draw_rows, steps
+from limbeck.training.row_draws import draw_rows
+from limbeck.training.trainer import Run, steps
+from limbeck.training.weighted_gradient import weighted_gradient
 
 
 def shapes_prior() -> GaussianMixture:
@@ -408,11 +410,10 @@ def test_the_gradient_transform_sees_both_parts_of_a_latent_and_image_gradient()
         torch.full((2, 1, 2, 2), 3.0), torch.full((2, 3, 2, 2), -6.0)
     )
     weight = torch.tensor([1.0, 2.0])
-    run = Run(recorded_experiment(grad_transform=NoTransform()), colored_shapes(size=12))
 
     def transformed(transform):
-        run.experiment = recorded_experiment(grad_transform=transform)
-        return run._weighted_gradient(direction, weight)
+        experiment = recorded_experiment(grad_transform=transform)
+        return weighted_gradient(experiment, 0, direction, weight)
 
     x0, image = transformed(NoTransform())
     assert torch.equal(x0[:, 0, 0, 0], torch.tensor([3.0, 6.0]))

@@ -31,7 +31,8 @@ from limbeck.representations.latents import Latents
 from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import trace_step
-from limbeck.training.trainer import Run, draw_rows
+from limbeck.training.row_draws import draw_rows
+from limbeck.training.trainer import Run
 
 #: edits, and a method of the noise of an image
 OF_IMAGES = {n for n, cls in choices(EditMethod).items() if cls.needs_source} | {"irfds"}

@@ -40,6 +40,7 @@ from limbeck.graphics.rendering.gaussian_relocation import (
     reset_optimizer_state,
     split_opacity_and_scale,
 )
+from limbeck.representations.backgrounds import render_backgrounds
 from limbeck.representations.base import (
     ParticleParameters,
     Render,
@@ -47,7 +48,6 @@ from limbeck.representations.base import (
     RepresentationConfig,
     SpatialFields,
     match_particles,
-    render_backgrounds,
 )
 from limbeck.representations.mesh import MeshParticles
 from limbeck.representations.splat_init import (

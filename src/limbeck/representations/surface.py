@@ -27,7 +27,8 @@ from limbeck.graphics.rendering.rasterizer import (
     project_homogeneous,
     rasterize,
 )
-from limbeck.representations.base import Render, Representation, render_backgrounds
+from limbeck.representations.backgrounds import render_backgrounds
+from limbeck.representations.base import Render, Representation
 
 MeshShading = Literal["texture", "lit", "clay", "normals", "facing"]
 COLOR_SHADINGS = ("texture", "lit")  #: the shadings that show the color field

@@ -19,7 +19,7 @@ from limbeck.runs.images import particle_stems
 from limbeck.system.checkpoint import read_metadata
 from limbeck.system.files import read_json_object
 from limbeck.training.experiment import Experiment
-from limbeck.training.trainer import draw_rows
+from limbeck.training.row_draws import draw_rows
 from limbeck.training.warm_start import load_representation
 
 BEST_STAGE = "best-stage.json"  #: beside the stages of a preset: the one with the best result

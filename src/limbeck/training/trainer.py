@@ -28,7 +28,6 @@ from limbeck.distillation.timesteps.base import training_progress
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera
-from limbeck.methods.base import LatentAndImageGradient
 from limbeck.priors.divided_calls import divide_calls
 from limbeck.priors.loading import load
 from limbeck.representations.base import Render
@@ -54,8 +53,10 @@ from limbeck.training.own_results import (
 )
 from limbeck.training.profile import Profile
 from limbeck.training.reference_view import read_reference_view
+from limbeck.training.row_draws import draw_rows
 from limbeck.training.run_prompts import RunPrompts
 from limbeck.training.source_images import RunSource, check_source_images, source_prompts_of
+from limbeck.training.step_metrics import scheduled_options, step_metrics
 from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
 from limbeck.training.weighted_gradient import weighted_gradient
@@ -76,28 +77,6 @@ class Step:
     inputs: StepInputs
     gradient: Float[Tensor, "b ..."]
     metrics: dict[str, Tensor]
-
-
-def draw_rows(experiment: Experiment, step: int) -> RowRandom:
-    """Draw the sorted particles of a step, each repeated ``cameras.per_particle`` times.
-
-    Where a step has more rows than there are particles, as those of a generator may, the particles
-    take equal turns, and which ones have a turn more is drawn.
-
-    Args:
-        experiment: the options of the run.
-        step: current step, from 0.
-
-    Returns:
-        The rows, as the source of all randomness of the step.
-    """
-    e = experiment
-    particles = torch.arange(e.total)
-    if not e.draws_all:
-        order = RowRandom.of_step(e.run_seed, step, particles).uniform("batch").argsort()
-        particles = order[torch.arange(e.batch_size) % e.total].sort().values
-    particles = particles.repeat_interleave(e.camera_sampler.per_particle)
-    return RowRandom.of_step(e.run_seed, step, particles, e.camera_sampler.group_size)
 
 
 class Run:
@@ -289,7 +268,7 @@ class Run:
         with profile.part("backward"):
             torch.stack(losses).sum().backward()
         average_gradients(self.representation.parameters())
-        metrics = self._step_metrics(inputs, direction, gradient, weight)
+        metrics = step_metrics(self.representation, direction, gradient, weight, inputs.t)
         metrics |= {name: loss.detach() for name, loss in regularizers.items()}
         metrics |= opacity_metrics(render)
         values = computed_values(direction, weight, gradient, regularizers)
@@ -302,7 +281,7 @@ class Run:
             fitted = method.fit(prior, inputs, self.state)
             check_own_metrics(method, ".fit", fitted)
             metrics |= fitted
-        metrics |= self._scheduled_options()
+        metrics |= scheduled_options(e, self.step, prior.device)
         self.step += 1
         return Step(self.step, inputs, gradient, metrics)
 
@@ -372,31 +351,6 @@ class Run:
             drawn_t=drawn_t,
             views=self.prompts.views_for(len(particle), camera),
         )
-
-    def _step_metrics(
-        self,
-        inputs: StepInputs,
-        direction: Tensor | LatentAndImageGradient,
-        gradient: Tensor,
-        weight: Tensor,
-    ) -> dict[str, Tensor]:
-        """RMS of direction and gradient, gradient norm of the parameters, mean weight and t."""
-        residual = direction.x0 if isinstance(direction, LatentAndImageGradient) else direction
-        grads = [p.grad for p in self.representation.parameters() if p.grad is not None]
-        return {
-            "residual": residual.square().mean().sqrt(),
-            "gradient": gradient.square().mean().sqrt(),
-            "grad_norm": torch.stack(torch._foreach_norm(grads)).norm(),
-            "weight": weight.mean(),
-            "t": inputs.t.mean(),
-        }
-
-    def _scheduled_options(self) -> dict[str, Tensor]:
-        """The numbers of the method that change over the run, at this step."""
-        e, device = self.experiment, self.prior.device
-        values = e.method.values_at(training_progress(self.step, e.steps))
-        # filled on the device: copying a number there would wait for it
-        return {f"method.{k}": torch.full((), v, device=device) for k, v in values.items()}
 
     def _check_finite(
         self, inputs: StepInputs, values: dict[str, Tensor], grad_norm: Tensor

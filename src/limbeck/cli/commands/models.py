@@ -10,11 +10,11 @@ from limbeck.priors.catalog import (
     CONTROL_NETS,
     IP_ADAPTERS,
     KNOWN_MODELS,
-    RECOMMENDED_SETTINGS,
     TINY_AUTOENCODERS,
     KnownModel,
 )
 from limbeck.priors.hub import find_cached
+from limbeck.priors.recommended_settings import RECOMMENDED_SETTINGS
 
 
 @dataclass(frozen=True)
