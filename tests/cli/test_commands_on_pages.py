@@ -14,6 +14,7 @@ from PIL import Image
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import to_yaml
+from limbeck.representations.generator import Generator
 from limbeck.runs.loggers import Logger
 from limbeck.studies.base import Study
 from limbeck.training.experiment import Experiment
@@ -107,6 +108,9 @@ def stopped(monkeypatch, tmp_path):
     Path("duck").mkdir()
     experiment = to_yaml(Experiment(("a red mug",)))
     Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
+    Path("runs/GENERATOR").mkdir()
+    experiment = to_yaml(Experiment(("a red mug",), representation=Generator()))
+    Path("runs/GENERATOR/run.yaml").write_text(experiment, encoding="utf-8")
     own = METHOD + block_on_page("loggers.md", "python") + block_on_page("own-method.md", "python")
     Path("mine.py").write_text(own, encoding="utf-8")
     for page in TUTORIALS:

@@ -1,8 +1,8 @@
-"""DDIM and ancestral sampling from a prior or from the critic of a run."""
+"""DDIM and ancestral sampling from a prior or a critic, and options of one-step samples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,18 @@ from limbeck.diffusion.model_options import (
 )
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
+
+#: Options of ``Sampling`` that a one-step generator does not have.
+_OF_SAMPLER = (
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "sampler",
+    "views",
+    "image",
+    "critic",
+    "camera",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Sampling:
             front beside the prompt with ImageDream.
         seed: seed of the noise.
         critic: run folder whose critic is sampled instead of the prior.
+        generator: run folder of a one-step generator, whose mean weights are sampled in one pass.
         camera: azimuth and elevation in degrees, and distance, for which a camera-conditioned
             critic is sampled. Left out: it is sampled without a camera, as it was trained on a
             fraction of its rows.
@@ -64,6 +77,7 @@ class Sampling:
     image: Path | None = None
     seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
     critic: Path | None = None
+    generator: Path | None = None
     camera: tuple[float, ...] = ()
     precision: Precision = "auto"
 
@@ -99,6 +113,18 @@ class Sampling:
             )
         if self.views > 1 and self.critic is not None:
             raise ValueError(f"views {self.views} cannot be drawn from a critic: leave out --views")
+        if self.generator is not None:
+            self._check_one_pass()
+
+    def _check_one_pass(self) -> None:
+        """Refuse options of a sampler, which a generator does not have."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in _OF_SAMPLER and value != option.default:
+                raise ValueError(
+                    f"{option.name} {value} changes nothing: a generator draws an image of its "
+                    f"prompt in one pass; leave out --{option.name.replace('_', '-')}"
+                )
 
 
 @torch.no_grad()

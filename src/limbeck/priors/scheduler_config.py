@@ -11,7 +11,9 @@ import math
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import (
+    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -135,6 +137,33 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
             "give another configuration with --model.config"
         )
     return prediction_type, DiscreteSchedule(tuple(alphas_cumprod.double().tolist()))
+
+
+def one_step_scheduler(files: CheckpointFiles) -> DDIMScheduler:
+    """Return the scheduler whose only step, at the last timestep, is the x0 prediction there.
+
+    Raises:
+        ValueError: if the scheduler of the pipeline has no betas.
+    """
+    prediction_type, schedule = read_discrete_schedule(files)
+    _, config = _scheduler_options(files)
+    names = {ours: name for name, ours in _PREDICTION_TYPES.items()}
+    betas = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    scheduler = DDIMScheduler(
+        **{key: config[key] for key in betas},
+        trained_betas=config.get("trained_betas"),
+        rescale_betas_zero_snr=bool(config.get("rescale_betas_zero_snr")),
+        prediction_type=names[prediction_type],
+        timestep_spacing="trailing",  # a single step begins at the last timestep
+        set_alpha_to_one=True,  # and ends at x0
+        clip_sample=False,
+    )
+    own = torch.tensor(schedule.alphas_cumprod)
+    if not torch.allclose(scheduler.alphas_cumprod, own, rtol=1e-5, atol=0):
+        raise ValueError(
+            f"{files.name}: its noise schedule cannot be written as a DDIM scheduler of diffusers"
+        )
+    return scheduler
 
 
 def read_flow_schedule(

@@ -40,6 +40,10 @@ class TrainableNetwork(PriorWrapper):
         """See ``Prior.__call__``."""
         raise NotImplementedError
 
+    def merged_module(self) -> nn.Module:
+        """Return one module with the weights of this network, for files of other programs."""
+        return self.module
+
     def save(self, folder: Path) -> None:
         """Write the weights, in a layout that diffusers reads if the network is one of its own."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +116,15 @@ class AdaptedNetwork(TrainableNetwork):
     ) -> list[Prediction]:
         """See ``Prior.__call__``."""
         return self._prior(xt, t, *(c.with_adapters(self.adapters) for c in conditions))
+
+    @torch.no_grad()
+    def merged_module(self) -> nn.Module:
+        """Return a float32 copy of the prior's network with B A added to the adapted layers."""
+        merged = copy.deepcopy(self._prior.network).float()
+        for name, (a, b) in zip(self.adapters.names, self.adapters.pairs, strict=True):
+            weight: Any = merged.get_submodule(name).weight
+            weight += (b.flatten(1) @ a.flatten(1)).view_as(weight)
+        return merged
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, as diffusers does."""

@@ -41,6 +41,10 @@ class OneStepGenerator(Representation):
         particles: number of particles.
         seed: seed of the z of evaluation renders.
         shape: shape of one z and x0.
+
+    Attributes:
+        average_network: the network of the mean weights.
+        shape: as above.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class OneStepGenerator(Representation):
         super().__init__()
         self.config, self.network, self.average_network = config, network, average
         self.trained, self.average = network.module, average.module.requires_grad_(False)
-        self._device, self._schedule, self._shape = prior.device, prior.schedule, shape
+        self._device, self._schedule, self.shape = prior.device, prior.schedule, shape
         self._particles, self._seed = particles, seed
         self._prompts: Condition | None = None
         self._captions: Condition | None = None
@@ -72,10 +76,10 @@ class OneStepGenerator(Representation):
         rng = request.rng
         if rng is None:
             z = RowRandom.initial(self._seed, self._particles)[request.particle]
-            x0 = self.sample(z.normal("z", *self._shape), self._condition(request))
+            x0 = self.sample(z.normal("z", *self.shape), self._condition(request))
             return Render(x0, "latent")
         condition = self._condition(request)
-        x0 = self._generate(self.network, rng.normal("z", *self._shape), condition)
+        x0 = self._generate(self.network, rng.normal("z", *self.shape), condition)
         return Render(x0, "latent", condition=condition if self._captions is not None else None)
 
     def _condition(self, request: RenderRequest) -> Condition:

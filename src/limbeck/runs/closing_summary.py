@@ -10,6 +10,7 @@ from typing import Any
 
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.metrics.intervals import wilson_interval
+from limbeck.representations.generator import Generator
 from limbeck.runs.report.tables import SCORES
 from limbeck.system.files import read_json_object
 from limbeck.training.experiment import Experiment
@@ -118,10 +119,12 @@ def next_commands(folder: Path, experiment: Experiment) -> list[str]:
     name = shlex.quote(str(folder))
     if isinstance(experiment.camera_sampler, NoCamera):
         commands = {f"limbeck report {name} OTHER": "compare with another run"}
+        prompt, model = shlex.quote(experiment.prompts[0]), str(experiment.model)
+        flag = "" if model == "world" else f" --model {shlex.quote(model)}"
+        if isinstance(experiment.representation, Generator):
+            commands[f"limbeck sample {prompt}{flag} --generator {name}"] = "more, in one pass each"
         is_exact = (folder / "critic" / "particles.safetensors").exists()  # nothing to sample
         if (folder / "critic").is_dir() and not is_exact:
-            prompt, model = shlex.quote(experiment.prompts[0]), str(experiment.model)
-            flag = "" if model == "world" else f" --model {shlex.quote(model)}"
             commands[f"limbeck sample {prompt}{flag} --critic {name}"] = "sample from its critic"
     else:
         commands = {

@@ -1,4 +1,4 @@
-"""Sample from a model, or from the critic of a run, into a folder."""
+"""Sample from a model, or from the critic or the generator of a run, into a folder."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.run_scores import score_run
 from limbeck.runs.folder_state import foreign_files
+from limbeck.runs.generator_samples import draw_from_generator, load_generator
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
 from limbeck.runs.view_samples import (
@@ -60,23 +61,25 @@ _BATCH = 32  #: images sampled at a time
 
 
 def refuse_other_model(sampling: Sampling) -> None:
-    """Raise ValueError if a critic is sampled with another model than that of its run.
+    """Raise ValueError if a critic or generator is sampled with another model than its run's.
 
-    A critic is a change of one model's weights: on another model of the same shape it would load
+    Both are a change of one model's weights: on another model of the same shape they would load
     and mean nothing.
 
     Args:
-        sampling: its settings, with or without a critic.
+        sampling: its settings, with or without a critic or generator.
     """
-    if sampling.critic is None or not (sampling.critic / "run.yaml").is_file():
+    what = "critic" if sampling.generator is None else "generator"
+    folder = sampling.critic or sampling.generator
+    if folder is None or not (folder / "run.yaml").is_file():
         return
-    model, other = read_yaml(Experiment, sampling.critic / "run.yaml").model, sampling.model
+    model, other = read_yaml(Experiment, folder / "run.yaml").model, sampling.model
     if not (isinstance(model, Model) and isinstance(other, Model)):
         return
     same_weights = {name: getattr(model, name) for name in _NO_WEIGHTS}
     if found := differences(model, replace(other, **same_weights)):
         raise ValueError(
-            f"the critic of {sampling.critic} belongs to the model of its run (model.{found[0]}): "
+            f"the {what} of {folder} belongs to the model of its run (model.{found[0]}): "
             f"sample it with --model {model.name} and the same --model options"
         )
 
@@ -187,10 +190,14 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     source = (
         load_critic(sampling.critic, prior, bool(sampling.camera)) if sampling.critic else prior
     )
+    generator = load_generator(sampling.generator, prior) if sampling.generator else None
     with collect_notices() as notices:
         conditions = _conditions(sampling, source)
     rows_before, start = prior.call_counter.rows, time.perf_counter()
-    images = _draw(sampling, source, prior, conditions)
+    if generator is None:
+        images = _draw(sampling, source, prior, conditions)
+    else:
+        images = draw_from_generator(sampling, generator, prior, conditions.pos)
     seconds = time.perf_counter() - start
     folder.mkdir(parents=True, exist_ok=True)
     # first: a folder that was left after a kill is recognized by it

@@ -1,10 +1,26 @@
-"""sample a model, or the critic of a run, for comparison"""
+"""sample a model, or the critic or one-step generator of a run"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from limbeck.diffusion.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class GeneratorExport:
+    """Where a generator is written besides its samples.
+
+    Attributes:
+        export: folder to create with the generator as a StableDiffusionPipeline of diffusers, which
+            draws an image in one step without guidance.
+    """
+
+    export: Path | None = None
 
 
 def main(argv: Sequence[str]) -> None:
@@ -20,20 +36,25 @@ def main(argv: Sequence[str]) -> None:
         "Sample a model for each PROMPT with a diffusion sampler, as a reference for the results "
         "of distillation."
     )
-    sections = [(Sampling, None), (OutputOptions, None)]
-    sampling, output = parse(sections, argv, "limbeck sample", about, "prompts")
+    sections = [(Sampling, None), (GeneratorExport, None), (OutputOptions, None)]
+    sampling, generator, output = parse(sections, argv, "limbeck sample", about, "prompts")
     if sampling.critic is not None:
         sampling = replace(sampling, critic=find_folder(sampling.critic))
+    if sampling.generator is not None:
+        sampling = replace(sampling, generator=find_folder(sampling.generator))
     name = f"{slug(sampling.prompts[0])}-{sampling.sampler}-{fingerprint(sampling)}"
     folder = output.out or Path("samples") / name
     if not (folder / "sample.yaml").exists():  # samples that were cut off are checked below
         check_new_folder(folder)
     if sampling.critic is not None and not sampling.critic.is_dir():
         raise ValueError(f"--critic {sampling.critic} is not a run folder")
+    if generator.export is not None:
+        _check_export(sampling, generator.export)
     if sampling.image is not None:
         image_file_size(sampling.image)  # refuses files before the model is loaded
 
     from limbeck.priors.loading import load, notify_unknown_words
+    from limbeck.runs.generator_samples import check_generator, export_generator
     from limbeck.runs.sample_recorder import (
         check_count_fits,
         refuse_other_model,
@@ -41,6 +62,8 @@ def main(argv: Sequence[str]) -> None:
         sample_to_folder,
     )
 
+    if sampling.generator is not None:
+        check_generator(sampling.generator)
     refuse_other_model(sampling)
     refuse_other_samples(folder, sampling)
     check_count_fits(sampling)
@@ -48,3 +71,14 @@ def main(argv: Sequence[str]) -> None:
     notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
     prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)
     print(sample_to_folder(sampling, prior, folder))
+    if sampling.generator is not None and generator.export is not None:
+        export_generator(sampling.generator, prior, generator.export)
+        print(generator.export)
+
+
+def _check_export(sampling: Sampling, folder: Path) -> None:
+    """Raise ValueError unless there is a generator to export, and the folder is new."""
+    if sampling.generator is None:
+        raise ValueError(f"--export {folder} writes a generator: give its run with --generator")
+    if folder.exists():
+        raise ValueError(f"{folder} exists and is not overwritten; choose another with --export")
