@@ -23,7 +23,8 @@ from limbeck.representations.latents import Latents
 from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.one_step import OneStepPreset
-from limbeck.training.trainer import Run, draw_rows
+from limbeck.training.row_draws import draw_rows
+from limbeck.training.trainer import Run
 from limbeck.training.warm_start import load_representation
 from limbeck.world.caption_lists import combination_captions, spread_captions
 from limbeck.world.scene import COLORS, OBJECTS, PATTERNS, is_held_out

@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import component_name
@@ -24,7 +21,7 @@ from limbeck.methods.base import Method
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.latents import Latents
 from limbeck.runs.folder_state import foreign_files
-from limbeck.runs.images import image_grid, save_png
+from limbeck.runs.images import save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.sample_recorder import sample_to_folder
@@ -218,8 +215,3 @@ def _strip(images: list[Image.Image], min_height: int) -> Image.Image:
         strip.paste(image.resize(size, Image.Resampling.NEAREST), (left, 0))
         left += size[0] + 2
     return strip
-
-
-def to_pil_images(images: Float[Tensor, "n 3 h w"]) -> list[Image.Image]:
-    """Convert images in [0, 1] to PIL images."""
-    return [image_grid(image[None], 1) for image in torch.as_tensor(images)]

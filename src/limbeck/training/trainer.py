@@ -255,11 +255,7 @@ class Run:
             if known is not None:
                 weight = weight.masked_fill(to_device(known, weight.device), 0.0)
             gradient, image_gradient = weighted_gradient(e, self.step, direction, weight)
-        regularizers = self.representation.regularize(render, progress)
-        check_own_metrics(self.representation, ".regularize", regularizers)
-        with profile.part("render"):
-            reference = self.reference_losses(particle, progress, render)
-        regularizers = {**regularizers, **reference}
+        regularizers = self._regularizers(particle, progress, render)
         # rows of a generator are samples of their own, not views to be averaged over
         sample = torch.arange(len(x0)) if e.representation.fresh_samples else particle
         losses = [surrogate(x0, gradient, sample), *regularizers.values()]
@@ -285,19 +281,17 @@ class Run:
         self.step += 1
         return Step(self.step, inputs, gradient, metrics)
 
-    def reference_losses(
-        self, particle: Int[Tensor, "b"], progress: float, views: Render
+    def _regularizers(
+        self, particle: Int[Tensor, "b"], progress: float, render: Render
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the weighted losses of the reference view by name; none without a reference.
-
-        Args:
-            particle: the particles of the step.
-            progress: fraction of the run.
-            views: the other views of the step.
-        """
+        """The weighted losses of the representation and of the reference view, by name."""
+        regularizers = self.representation.regularize(render, progress)
+        check_own_metrics(self.representation, ".regularize", regularizers)
         if self.reference is None:
-            return {}
-        return self.reference.losses(self.render(self.reference.request(particle, progress, views)))
+            return regularizers
+        with self.profile.part("render"):
+            view = self.render(self.reference.request(particle, progress, render))
+            return {**regularizers, **self.reference.losses(view)}
 
     def _sample_cameras(self, rng: RowRandom) -> tuple[Camera | None, Bool[Tensor, "b"] | None]:
         """Cameras of the rows of a step, and the rows whose view the model is given."""
