@@ -157,6 +157,7 @@ def one_step_scheduler(files: CheckpointFiles) -> DDIMScheduler:
         timestep_spacing="trailing",  # a single step begins at the last timestep
         set_alpha_to_one=True,  # and ends at x0
         clip_sample=False,
+        steps_offset=1,  # without effect on this spacing; diffusers warns of another value
     )
     own = torch.tensor(schedule.alphas_cumprod)
     if not torch.allclose(scheduler.alphas_cumprod, own, rtol=1e-5, atol=0):
