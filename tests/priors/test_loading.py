@@ -478,3 +478,10 @@ def test_the_default_precision_is_that_of_the_processor(monkeypatch, has, dtype)
     assert pick_precision("auto", "cpu") == dtype
     assert pick_precision("float32", "cpu") == torch.float32
     assert load("world").network.dtype == dtype
+
+
+@pytest.mark.parametrize("model", ["world", "world-mv"])
+def test_loading_an_embedded_model_prints_nothing(model):
+    code = f"from limbeck.priors.loading import load; load({model!r}, 'cpu')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.diffusion.condition import Condition
+from limbeck.priors.checkpoint_files import silence_library_logs
 from limbeck.priors.prompt_limits import clip_limit
 from limbeck.priors.scheduler_config import one_step_scheduler, read_discrete_schedule
 from limbeck.priors.unet_diffusion import UNetDiffusion
@@ -64,6 +65,9 @@ class StableDiffusion(UNetDiffusion):
                 "Stable Diffusion 1 and 2: this model is another"
             )
         texts = self._load_text_pipeline().components
+        with silence_library_logs():  # it warns of image processors that are not needed
+            from diffusers import StableDiffusionPipeline
+
         pipe = StableDiffusionPipeline(
             vae=copy.deepcopy(self.vae).float(),
             text_encoder=texts["text_encoder"].float(),
