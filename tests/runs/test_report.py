@@ -239,6 +239,14 @@ def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):
     assert 'class="pixelated"' not in path.read_text()
 
 
+def test_a_run_with_a_schedule_has_a_report(tmp_path):
+    from limbeck.cli.main import main
+
+    command = "run red --model gaussians --representation pixels --method sds --steps 2 --out"
+    main([*command.split(), str(tmp_path / "run"), "--method.guidance", "linear 15 7"])
+    assert "guidance linear 15 7" in (tmp_path / "run" / "report.html").read_text("utf-8")
+
+
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"not a run folder: it has no run.yaml"):
         write_report([tmp_path])

@@ -34,7 +34,7 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 #: Methods whose particles interact: a critic shared by the particles, or repulsion.
-COUPLED = {"csd-edit", "esd", "repulsive", "reward-vsd", "svgd", "vsd"}
+COUPLED = {"csd-edit", "dmd2", "esd", "repulsive", "reward-vsd", "sid", "sim", "svgd", "vsd"}
 #: Methods that compare attention features, which an exact prior has none of.
 NETWORK_ONLY = {"cds"}
 EDITS = {"bridge", "reward-bridge"} | {
@@ -43,6 +43,8 @@ EDITS = {"bridge", "reward-bridge"} | {
 PROMPTS = ("red disc", "blue ring")
 #: Representations that start from images of the user's.
 FROM_IMAGES = {"inpainting", "noise-map"}
+#: Representations with one network for all particles.
+ONE_NETWORK = {"generator"}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,9 @@ def test_noises(noise: type, prompts: tuple[str, ...], prior) -> None:
         assert float(((few_rows - many_rows[:2]).abs() < 1e-5).double().mean()) > 0.99
 
 
-@pytest.mark.parametrize("name", sorted(set(choices(RepresentationConfig)) - FROM_IMAGES))
+@pytest.mark.parametrize(
+    "name", sorted(set(choices(RepresentationConfig)) - FROM_IMAGES - ONE_NETWORK)
+)
 def test_initial_values_with_two_prompts(name: str, prior, tmp_path) -> None:
     options = {}
     if name == "mesh":

@@ -90,7 +90,8 @@ class RunData:
         count = self.config.get("num_images" if self.is_sampling else "particles", 1)
         facts = [self.method]
         if guidance is not None:
-            facts.append(f"guidance {guidance:g}")
+            text = guidance if isinstance(guidance, str) else f"{guidance:g}"  # or a schedule
+            facts.append(f"guidance {text}")
         if self.is_sampling and self.config.get("critic"):
             facts.append(f"critic of {Path(str(self.config['critic'])).name}")
         unit = ("image" if self.is_sampling else "particle") + ("s" if count != 1 else "")
