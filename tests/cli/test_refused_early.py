@@ -187,3 +187,13 @@ def test_a_critic_that_splits_groups_of_views_is_refused_before_the_model_is_loa
     message = refused(capsys, *line.split(), "--method.critic.training.batch-size", "6")
     assert "batch_size 6 splits groups of 4 views: use a multiple of 4, or 0" in message
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset", ["dreamfusion", "mvdream"])
+def test_a_prompt_that_names_a_view_is_refused_in_3d(
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    message = refused(capsys, "run", "a duck, side view", "--preset", preset)
+    assert 'names the view "side view", but a 3D run shows the object from all sides' in message
+    assert not any(tmp_path.iterdir())

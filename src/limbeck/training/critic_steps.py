@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic
-from limbeck.distillation.timesteps.base import training_progress
-from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.methods.base import CriticMethod
+from limbeck.distillation.inputs import StepInputs
+from limbeck.methods.base import CriticMethod, Method
 from limbeck.system.random import RowRandom
 
-if TYPE_CHECKING:
-    from limbeck.training.trainer import Run
 
-
-def train_critic_only(run: Run, rng: RowRandom) -> None:
-    """Train the critic before a step, as often as the representation says.
+def train_critic_only(
+    method: Method[Any],
+    prior: Prior,
+    state: Any,
+    count: int,
+    rng: RowRandom,
+    draw_samples: Callable[[RowRandom], StepInputs],
+) -> None:
+    """Train the critic before a step; does nothing for a method without one.
 
     Args:
-        run: the run.
+        method: the method, with its numbers of the step.
+        prior: the frozen model.
+        state: state of the method, of which a critic is trained.
+        count: number of training steps.
         rng: random numbers of the rows of the step.
+        draw_samples: makes new samples from random numbers; their t and eps are not used.
     """
-    e, state = run.experiment, run.state
-    count = run.representation.critic_only_steps(run.step)
-    if not isinstance(e.method, CriticMethod) or not isinstance(state, Critic):
+    if not isinstance(method, CriticMethod) or not isinstance(state, Critic):
         return
-    method = e.method.at(training_progress(run.step, e.steps))
-    with run.profile.part("critic"):
-        for i in range(count):
-            rows = rng.fold(f"critic only {i}")
-            with torch.no_grad():
-                camera = run.cameras.sample(len(rows), rows)
-                request = RenderRequest(rows.particle, camera, rows, run.step / max(e.steps, 1))
-                render = run.render(request)
-                x0 = run.encode(render)
-            t, eps = torch.zeros(len(rows)), torch.zeros_like(x0)  # a critic draws its own
-            inputs = run.step_inputs(render, x0, t, eps, rows.particle, camera, rows)
-            method.fit(run.prior, inputs, state)
+    for i in range(count):
+        with torch.no_grad():
+            inputs = draw_samples(rng.fold(f"critic only {i}"))
+        method.fit(prior, inputs, state)

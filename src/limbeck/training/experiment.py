@@ -147,6 +147,13 @@ class Experiment:
                 f"reference.image is seen by a camera, but the representation {name} is 2D: use a "
                 "3D one, or start from the image with --representation.images"
             )
+        views = [view.strip(" ,") for view in cameras.prompts_by_view("")] if is_3d else []
+        for prompt in self.prompts:
+            if named := [v for v in views if v and prompt.lower().rstrip(" .").endswith(v)]:
+                raise ValueError(
+                    f'the prompt "{prompt}" names the view "{named[0]}", but a 3D run shows the '
+                    "object from all sides: leave the view out"
+                )
         if self.source_prompt and is_3d:
             raise ValueError(f"source_prompt edits images, but the representation {name} is 3D")
         if self.source_prompt and self.representation.fresh_samples:

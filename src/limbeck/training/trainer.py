@@ -225,7 +225,10 @@ class Run:
     def _advance(self) -> Step:
         e, prior, profile = self.experiment, self.prior, self.profile
         rng, noise = draw_rows(e, self.step), e.noise_of_run
-        train_critic_only(self, rng)
+        method = e.method.at(training_progress(self.step, e.steps))
+        if count := self.representation.critic_only_steps(self.step):
+            with profile.part("critic"):
+                train_critic_only(method, prior, self.state, count, rng, self._samples_for_critic)
         particle = rng.particle
         camera, known = self._sample_cameras(rng)
         progress = self.step / max(e.steps, 1)
@@ -240,7 +243,6 @@ class Run:
         eps = noise(rng, tuple(x0.shape[1:]))
         check_own_tensor(noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
         inputs = self.step_inputs(render, x0, t, eps, particle, camera, rng)
-        method = e.method.at(training_progress(self.step, e.steps))
         if self.known_view is not None and known is not None:
             given = self.known_view.given(inputs.conditions, known, render, prior.encode)
             inputs = replace(inputs, conditions=given)
@@ -304,6 +306,15 @@ class Run:
         factor = self.experiment.optimizer.lr_factor(self.step, self.experiment.steps)
         for group, peak in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
             group["lr"] = peak * factor
+
+    def _samples_for_critic(self, rng: RowRandom) -> StepInputs:
+        """New samples for a training step of the critic alone, which draws its own t and eps."""
+        camera = self.cameras.sample(len(rng), rng)
+        progress = self.step / max(self.experiment.steps, 1)
+        render = self.render(RenderRequest(rng.particle, camera, rng, progress))
+        x0 = self.encode(render)
+        t, eps = torch.zeros(len(rng)), torch.zeros_like(x0)
+        return self.step_inputs(render, x0, t, eps, rng.particle, camera, rng)
 
     def step_inputs(
         self,

@@ -300,6 +300,8 @@ def _image_sections(run: RunData, steps: Sequence[int]) -> list[ImageSection]:
         step_sheet = " One image per row of the step."
     elif len(run.prompts) > 1:
         sheet = step_sheet = " One row per prompt, one column per particle."
+    if run.representation == "generator":
+        step_sheet = " New samples of the step, in the order of its rows."
     prior = "Denoised prediction x0 from the x_t of the step, with guidance."
     critic = "Denoised prediction x0 of the critic, which follows the particles."
     kinds = [

@@ -83,6 +83,11 @@ class RunData:
         return name.upper() if len(name) <= 5 else name
 
     @property
+    def representation(self) -> str:
+        """Name of the representation; empty for samples."""
+        return _component_name(self.config.get("representation", ""))
+
+    @property
     def facts(self) -> list[str]:
         """The settings named in captions: method, guidance, steps, number of images, model."""
         options = self.config if self.is_sampling else self.config.get("method", {})
