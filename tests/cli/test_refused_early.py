@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from refusals import refused
 
+import limbeck.api  # bound to the real load before it is replaced
 import limbeck.priors.loading
 import limbeck.runs.reopen
 from limbeck.config.yaml import to_yaml
