@@ -15,7 +15,6 @@ from limbeck.graphics.geometry.marching_tetrahedra import (
     ellipsoid_sdf,
     kuhn_tetrahedra,
     level_set_to_sdf,
-    silhouette_iso_level,
     triangle_table,
 )
 from limbeck.graphics.geometry.mesh import face_normals, mesh_volume
@@ -110,16 +109,3 @@ def test_first_order_distances_are_exact_for_a_sphere_and_a_plane():
     assert max_difference(ellipsoid_sdf(points, (0.6, 0.6, 0.6)), points.norm(dim=1) - 0.6) < 1e-6
     plane = points @ torch.tensor([0.6, 0.0, 0.8]) - 0.05
     assert max_difference(level_set_to_sdf(7 * plane, grid), plane.clamp(-0.2, 0.2)) < 1e-5
-
-
-def test_the_iso_level_of_a_gaussian_fog_has_its_half_opaque_silhouette():
-    """The optical depth of D exp(-r^2 / 2 s^2) along a line at distance b is
-    D s (2 pi)^.5 exp(-b^2 / 2 s^2); it is ln 2 at the level ln 2 / (s (2 pi)^.5)."""
-    grid, s = TetGrid(60, 1.5), 0.35
-    density = 8 * (-grid.vertices().square().sum(1) / (2 * s**2)).exp()
-    exact = math.log(2) / (s * math.sqrt(2 * math.pi))
-    assert abs(silhouette_iso_level(density, grid) / exact - 1) < 0.03
-    # half the maximum of a density with a sharp edge
-    assert silhouette_iso_level(torch.where(density > 1, 50.0, 0.0), grid) == 25.0
-    with pytest.raises(ValueError, match="nowhere half opaque"):
-        silhouette_iso_level(density / 50, grid)

@@ -344,6 +344,10 @@ class SpatialFields(Protocol):
         """Return the unlit color at points in world space, in [0, 1]."""
         ...
 
+    def asset(self, particle: int) -> Surface:
+        """Return the colored surface of a particle."""
+        ...
+
 
 def match_particles(num_source: int, num_target: int, source: Path) -> list[int]:
     """Return the particle of another run that each particle is initialized from.

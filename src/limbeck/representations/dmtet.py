@@ -30,12 +30,12 @@ from limbeck.graphics.geometry.marching_tetrahedra import (
     ellipsoid_sdf,
     gaussian_blur_matrix,
     level_set_to_sdf,
-    silhouette_iso_level,
 )
 from limbeck.graphics.geometry.mesh import (
     MeshTopology,
     remove_small_components,
 )
+from limbeck.graphics.geometry.opacity_field import density_to_sdf
 from limbeck.representations.base import (
     Representation,
     RepresentationConfig,
@@ -209,8 +209,12 @@ class DMTetParticles(SurfaceParticles):
             self.init_sdf[i] = other.signed_distance(points, j)
         else:
             density = torch.cat([other.density(chunk, j) for chunk in points.split(1 << 18)])
-            iso_level = self.config.iso_level or silhouette_iso_level(density, grid)
-            self.init_sdf[i] = level_set_to_sdf(iso_level - density, grid)
+            iso_level = self.config.iso_level
+            self.init_sdf[i] = (
+                level_set_to_sdf(iso_level - density, grid)
+                if iso_level
+                else density_to_sdf(density, grid)
+            )
 
     def _initialize_color(self, i: int, other: SpatialFields, j: int, rng: torch.Generator) -> None:
         """Copy the color field of particle j if it has the same parameters, else fit to it."""
@@ -220,7 +224,7 @@ class DMTetParticles(SurfaceParticles):
         if isinstance(other, DMTetParticles) and other.config.has_color_field_of(c):
             field.load_state_dict(other.color_field(j).state_dict())
             return
-        target = partial(other.albedo, particle=j)
+        target = partial(other.albedo, particle=j) if c.iso_level else other.asset(j).color
         lrs = (c.lr * c.encoding.lr_scale, c.lr * c.decoder.lr_scale)
         fit_color_field(field, target, vertices, self.grid.cell_size, lrs, c.init_steps, rng)
         field.requires_grad_(c.optimizes_color)
@@ -244,8 +248,8 @@ class DMTet(RepresentationConfig):
         init_radii: half axes of the initial ellipsoid, more than a cell and less than ``bound``.
         init_from: run folder or checkpoint of a NeRF or DMTet to start from, with one particle, one
             per prompt, or one per particle. None: the ellipsoid.
-        iso_level: density of the surface that is taken from a NeRF. 0: the level whose silhouette
-            is that of the half-opaque pixels.
+        iso_level: density of the surface that is taken from a NeRF. 0: the surface that the NeRF
+            shows, with the silhouette of the half-opaque pixels and the colors of frontal views.
         init_steps: steps that fit the color field to that of ``init_from``.
         geometry: whether the surface is optimized.
         texture: whether the colors are optimized, where the shading shows them.

@@ -28,13 +28,8 @@ from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder
 from limbeck.graphics.fields.density_init import DensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.surface import field_to_surface
 from limbeck.graphics.geometry.assets import Surface
-from limbeck.graphics.geometry.marching_tetrahedra import (
-    TetGrid,
-    level_set_to_sdf,
-    silhouette_iso_level,
-)
-from limbeck.graphics.geometry.mesh import remove_small_components
 from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import PointLight, Shading
 from limbeck.graphics.rendering.smoothness import normal_smoothness
@@ -48,8 +43,6 @@ from limbeck.representations.base import Render, Representation, RepresentationC
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
-_MESH_RESOLUTION = 96  #: Cells per side of the grid that surfaces are extracted from.
-_MIN_COMPONENT_SHARE = 0.01  #: Components with a smaller share of the faces are left out.
 _OCCUPANCY_EVERY = 16  #: Steps between updates of the occupancy grid.
 _EMPTY_ALPHA = 0.01  #: A cell is empty if a sample in it has at most this alpha (as in nerfacc).
 _VISIBLE_WEIGHT = 1e-3  #: Normals are computed for samples with at least this weight.
@@ -196,12 +189,16 @@ class NeRFParticles(Representation):
         Raises:
             ValueError: if the field holds latents.
         """
+        self.require_colors()
+        return self.query(particle, points)[1]
+
+    def require_colors(self) -> None:
+        """Raise a ValueError if the field holds latents."""
         if self.config.space == "latent":
             raise ValueError(
                 "a field of latents has no colors: render it, or train one with "
                 "--representation.space image"
             )
-        return self.query(particle, points)[1]
 
     def normals(
         self, particle: int, points: Float[Tensor, "n 3"], progress: float
@@ -321,28 +318,14 @@ class NeRFParticles(Representation):
             eye, directions, c.bound, samples, density, count, occupancy, jitter, rng
         )
 
-    @torch.no_grad()
     def asset(self, particle: int) -> Surface:
-        """Return the surface whose silhouette is that of the half-opaque pixels.
-
-        Extracted by marching tetrahedra, without small components.
+        """Return the surface that the field shows; see ``field_to_surface``.
 
         Raises:
             ValueError: if the field is nowhere half opaque, or holds latents.
         """
-        grid, device = TetGrid(_MESH_RESOLUTION, self.config.bound), self.device
-        points = grid.vertices(device)
-        self.albedo(points[:1], particle)  # raises if there are no colors
-        density = torch.cat([self.density(chunk, particle) for chunk in points.split(1 << 18)])
-        density[grid.boundary_mask().to(device)] = 0  # closes the surface
-        sdf = level_set_to_sdf(silhouette_iso_level(density, grid) - density, grid)
-        # vertices of edges that meet in a grid point would coincide if it lay on the surface
-        gap = 1e-3 * grid.cell_size
-        sdf = torch.where(sdf < 0, sdf.clamp_max(-gap), sdf.clamp_min(gap))
-        vertices, mesh = grid.extract_surface(sdf, points)
-        vertices, mesh = remove_small_components(vertices, mesh, _MIN_COMPONENT_SHARE)
-        color = torch.no_grad()(partial(self.albedo, particle=particle))
-        return Surface(vertices, mesh.faces, color)
+        self.require_colors()
+        return field_to_surface(partial(self.query, particle), self.config.bound, self.device)
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         c = self.config

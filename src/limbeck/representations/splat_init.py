@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.graphics.cameras.camera import Camera, orbit_cameras
+from limbeck.graphics.cameras.camera import Camera, orbit_cameras, spiral_angles
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.geometry.assets import MappedMesh
 from limbeck.graphics.geometry.surface_sampling import mean_neighbor_distance, sample_surface_points
@@ -177,9 +177,6 @@ def _alpha(render: Render) -> Float[Tensor, "b 1 h w"]:
 
 def _cameras(bound: float) -> Camera:
     """Cameras on a spiral from below to above, as many in equal areas of the sphere."""
-    low, high = (math.sin(math.radians(elevation)) for elevation in _ELEVATIONS)
-    index = torch.arange(_VIEWS) + 0.5
-    elevation = (low + (high - low) * index / _VIEWS).asin()
-    azimuth = index * (math.pi * (3 - math.sqrt(5)))  # the golden angle
+    azimuth, elevation = spiral_angles(_VIEWS, *_ELEVATIONS)
     distance = bound / math.sin(math.radians(_FOV / 2))
     return orbit_cameras(azimuth, elevation, distance, _FOV)

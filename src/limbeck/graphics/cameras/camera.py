@@ -143,6 +143,24 @@ def orbit_cameras(
     return look_at(eye, torch.zeros_like(eye), torch.full_like(azimuth, math.radians(fov)))
 
 
+def spiral_angles(
+    count: int, lowest: float = -90.0, highest: float = 90.0
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Azimuths and elevations in radians, as many in equal areas of a sphere.
+
+    They lie on a spiral from below to above, a golden angle apart.
+
+    Args:
+        count: number of directions.
+        lowest: lower end of the elevations in degrees.
+        highest: upper end of the elevations in degrees.
+    """
+    low, high = (math.sin(math.radians(elevation)) for elevation in (lowest, highest))
+    index = torch.arange(count) + 0.5
+    elevation = (low + (high - low) * index / count).asin()
+    return index * (math.pi * (3 - math.sqrt(5))), elevation
+
+
 def unit_direction(
     azimuth: Float[Tensor, "b"], elevation: Float[Tensor, "b"]
 ) -> Float[Tensor, "b 3"]:

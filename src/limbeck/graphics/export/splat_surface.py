@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.graphics.cameras.camera import Camera, orbit_cameras
+from limbeck.graphics.cameras.camera import Camera, orbit_cameras, spiral_angles
 from limbeck.graphics.geometry.assets import Splats, Surface
 from limbeck.graphics.geometry.marching_tetrahedra import TetGrid, gaussian_blur_matrix
 from limbeck.graphics.rendering.gaussian_compositing import median_depths
@@ -143,9 +143,7 @@ def _half_side(splats: Splats) -> float:
 
 def _render_maps(splats: Splats, radius: float, size: int) -> Iterator[_DepthMap]:
     """Depth maps of cameras on a spiral around the origin, which see a ball of this radius."""
-    index = torch.arange(_CAMERAS) + 0.5
-    elevation = (1 - 2 * index / _CAMERAS).asin()
-    azimuth = index * (math.pi * (3 - math.sqrt(5)))  # the golden angle
+    azimuth, elevation = spiral_angles(_CAMERAS)
     fov = math.degrees(2 * math.asin(1 / _DISTANCE))
     cameras = orbit_cameras(azimuth, elevation, _DISTANCE * radius, fov).to(splats.means.device)
     columns = (splats.means, splats.scales, splats.quats, splats.opacities, splats.colors)

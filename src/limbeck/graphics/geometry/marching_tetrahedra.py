@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -187,32 +186,6 @@ def level_set_to_sdf(
     slope = gradient.square().sum(0).sqrt().flatten()
     limit = max_cells * grid.cell_size
     return (values / slope.clamp_min(1e-12)).clamp(-limit, limit)
-
-
-def silhouette_iso_level(density: Float[Tensor, "v"], grid: TetGrid) -> float:
-    """Find the density level whose surface has the silhouette of the density itself.
-
-    Seen along the three axes, as many columns of the grid have a maximum above the level as have an
-    opacity above 1/2. The level is at most half the maximum density.
-
-    Args:
-        density: density at the grid's vertices, per unit of length.
-        grid: the grid.
-
-    Raises:
-        ValueError: if no column is half opaque.
-    """
-    cube = density.reshape((grid.vertices_per_side,) * 3)
-    threshold = math.log(2)  # optical depth of opacity 1/2
-    num_opaque = sum(int((cube.sum(axis) * grid.cell_size > threshold).sum()) for axis in range(3))
-    if not num_opaque:
-        raise ValueError(
-            "the density is nowhere half opaque: train the source run for longer, or set the "
-            "density level of the surface"
-        )
-    maxima = torch.cat([cube.amax(axis).flatten() for axis in range(3)])
-    maxima = maxima.sort(descending=True).values
-    return min(float(maxima[num_opaque - 1]), float(maxima[0]) / 2)
 
 
 def gaussian_blur_matrix(size: int, std: float) -> Float[Tensor, "n n"]:
