@@ -26,7 +26,7 @@ demo: install
 test: export HF_HUB_OFFLINE := 1
 test: export OMP_NUM_THREADS := 1
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 slow: export HF_HUB_OFFLINE := 1
 slow: install $(DOCS_STAMP)
