@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -36,19 +37,30 @@ def wheel(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def environment(wheel, tmp_path_factory):
-    """An environment with the wheel, and without optional packages."""
-    folder = tmp_path_factory.mktemp("environment")
+def make_environment(wheel: Path, folder: Path, shown: set[str] = frozenset()) -> Path:
+    """An environment with the wheel, and of the optional packages only those that are shown."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(wheel)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
+    hidden = set(HIDDEN) - shown
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
         name = re.split(r"[-.]", entry.name)[0].lower()
-        if name not in HIDDEN and not (site / entry.name).exists():
+        if name not in hidden and not (site / entry.name).exists():
             (site / entry.name).symlink_to(entry)
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(wheel, tmp_path_factory):
+    """An environment with the wheel, and without optional packages."""
+    return make_environment(wheel, tmp_path_factory.mktemp("environment"))
+
+
+def packages_of(extra: str) -> set[str]:
+    """Names of the packages of an extra, as they are imported."""
+    requirements = PROJECT["optional-dependencies"][extra]
+    return {re.split(r"[><=\[]", name)[0].replace("-", "_") for name in requirements}
 
 
 def run(environment: Path, folder: Path, *command: str) -> str:
@@ -89,3 +101,22 @@ def test_the_first_command_of_the_readme_runs_without_extras(environment, tmp_pa
     run(environment, tmp_path, *shlex.split(first, comments=True))
     (report,) = tmp_path.glob("runs/*/report.html")
     assert "striped red mug" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "extra", ["world", "lora", "mesh", "view", "optuna", "ray", "slurm", "log"]
+)
+def test_the_wheel_runs_with_each_extra_alone(wheel, extra, tmp_path):
+    """Its packages are found, those of the other extras are not, and a run works."""
+    shown = packages_of(extra)
+    missing = [name for name in shown if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"the environment of the tests lacks {', '.join(missing)}")
+    environment = make_environment(wheel, tmp_path / "environment", shown)
+    doctor = run(environment, tmp_path, "limbeck", "doctor")
+    states = {name: state for state, name in re.findall(r"^ *(ok|absent) +(\S+)", doctor, re.M)}
+    optional = (set(HIDDEN) - {"limbeck"} | shown) & set(states)
+    assert {name for name in optional if states[name] == "ok"} == shown & set(states)
+    command = ["run", "a striped red mug", "--method", "sds", "--steps", "2", "--out", "mug"]
+    run(environment, tmp_path, "limbeck", *command)
+    assert (tmp_path / "mug" / "report.html").is_file()
