@@ -151,9 +151,9 @@ def test_own_class(tmp_path: Path) -> None:
         ),
         (
             "{prompts: [a], method: {name: vsd, critic: {name: lora, rank: 0}}}",
-            "method.critic: rank must be at least 1, not 0",
+            "method.critic.rank must be at least 1, not 0",
         ),
-        ("{prompts: [a], timesteps: {name: fixed, t: 2}}", "timesteps: t must lie in"),
+        ("{prompts: [a], timesteps: {name: fixed, t: 2}}", "timesteps.t must lie in"),
         ("just text", "maps options to values"),
         ("{a: [", "not YAML"),
         ("", "maps options to values"),

@@ -437,7 +437,9 @@ def test_edits_support_perp_neg_and_denoise_steps(prior):
 
 @pytest.mark.parametrize("method", [DDS(), PDS()], ids=["dds", "pds"])
 def test_edits_need_a_source(method):
-    message = "this method edits images: describe them with --source-prompt"
+    message = (
+        "this method edits images: use limbeck edit IMAGE, or describe them with --source-prompt"
+    )
     with pytest.raises(ValueError, match=message):
         Run(Experiment(("a red disc",), method=method), colored_shapes(8))
     s = replace(edit_inputs(SD, 0.5), source=None)

@@ -154,12 +154,30 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}" if path.strip("-") else str(error)) from error
+        raise ValueError(_name_options(str(error), tuple(found), path)) from error
     except Exception as error:
         if not discovery.is_own(cls):
             raise
         reason = f"{name_of(cls)} cannot be made: {type(error).__name__}: {error}"
         raise ValueError(f"{path}: {reason}" if path.strip("-") else reason) from error
+
+
+def _name_options(message: str, names: tuple[str, ...], path: str) -> str:
+    """A message of a dataclass about its fields, with their names as options.
+
+    Args:
+        message: the message.
+        names: names of the fields. Words of a sentence, which have no underscore, are replaced
+            only as the subject that begins the message.
+        path: option that the dataclass belongs to; ``--`` for the command line.
+    """
+    words = "|".join(re.escape(field_name(name)) for name in names if "_" in name)
+    subjects = "|".join(re.escape(field_name(name)) for name in names if name != "prompts")
+    pattern = rf"^(?:{subjects})(?= must )"
+    if words:
+        pattern += rf"|(?<![\w.-])(?:{words})(?!\w)"
+    named = re.sub(pattern, lambda found: join(path, found[0]), message) if path else message
+    return named if named.startswith(path) or not path.strip("-") else f"{path}: {named}"
 
 
 def takes_schedule(cls: type, hint: Any) -> bool:

@@ -164,7 +164,7 @@ class StatelessMethod(Method[Stateless]):
 
 
 _NO_SOURCE = (
-    "this method edits images: describe them with --source-prompt, "
+    "this method edits images: use limbeck edit IMAGE, or describe them with --source-prompt "
     "and start from them with --representation.images"
 )
 

@@ -53,6 +53,10 @@ class LUSD(EditMethod):
     def guidance_scales(self) -> tuple[float, ...]:
         return (1.0,)
 
+    def unused_options(self) -> dict[str, str]:
+        instead = "--method.guidance is between the two prompts; weight it by --perp-neg"
+        return {"negative_prompt": instead}
+
     def init(self, prior: Prior, setup: SetupContext) -> Threshold:
         super().init(prior, setup)
         return Threshold(setup.particles, self.tau, setup.x0.device)
