@@ -159,7 +159,7 @@ OTHERS = [
     ("bench --tuning-prompts -1", "--tuning-prompts must be at least 0, not -1"),
     (
         "bench --lr-candidates 0",
-        "--lr-candidates must be positive numbers, at least one, not (0.0,)",
+        "--lr-candidates must be positive numbers, at least one, not",
     ),
     ("bench --guidance-candidates nan", "each a finite number, not ['nan']"),
     ("bench --num-prompts 100000000", "--num-prompts must be at most 1000, not 100000000"),
