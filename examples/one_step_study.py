@@ -2,8 +2,8 @@
 
     python examples/one_step_study.py runs/one-step-0 runs/one-step-1 runs/one-step-2
 
-draws one image for each of 234 captions of combinations that are held out from training, and eight for
-each of 14 of them, by every generator and by DDIM with 1, 2, 4, 10 and 50 network calls; then
+draws one image for each of 234 captions of combinations that are held out from training, and eight
+for each of 14 of them, by every generator and by DDIM with 1, 2, 4, 10 and 50 network calls; then
 
     limbeck eval runs/one-step-study/captions/* --reference world
     limbeck eval runs/one-step-study/noises/* --reference world

@@ -110,10 +110,7 @@ def test_without_a_source_prompt_there_is_no_source():
     run = Run(Experiment(("red disc",), method=SDS(5.0), steps=1), colored_shapes(8))
     assert run.source is None and run.advance().inputs.source is None
     experiment = Experiment(("red disc",), method=ReturnToSource(), steps=1)
-    with pytest.raises(
-        ValueError,
-        match="this method edits images: use limbeck edit IMAGE, or describe them with --source-prompt",
-    ):
+    with pytest.raises(ValueError, match="this method edits images: use limbeck edit IMAGE, or"):
         Run(experiment, colored_shapes(8)).advance()
     message = "source_prompt must be one text for all or one for each of the 3 prompts"
     with pytest.raises(ValueError, match=message):
