@@ -1,6 +1,7 @@
 """The site's sources: every page is reached, every relative link has a target, one version."""
 
 import re
+import runpy
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -100,6 +101,14 @@ def test_pages_are_picked_up_without_being_named(monkeypatch):
             assert "*" in contents_entries(folder / "index.md"), folder
             relative = (folder / "index").relative_to(DOCS).as_posix()
             assert relative in contents_entries(DOCS / "index.md")
+
+
+def test_the_tables_of_methods_are_those_of_the_code():
+    maker = runpy.run_path(str(DOCS / "method_tables.py"))
+    page = (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    assert page == maker["index"](), "run python docs/method_tables.py"
+    num_pages = len(list((DOCS / "methods").glob("*.md"))) - 2  # without index and identities
+    assert page.count("\n| [") == num_pages
 
 
 # Release files

@@ -89,6 +89,7 @@ def format_range(ends: tuple[float, float]) -> str:
 
 
 def paper(bibtex: str) -> str:
-    """First author and year, from a BibTeX key such as ``poole2022dreamfusion``."""
-    key = re.search(r"\{([a-z]+)(\d{4})", bibtex)
-    return f"{key[1].capitalize()} {key[2]}" if key else ""
+    """First author and year of a BibTeX entry."""
+    author = re.search(r"author\s*=\s*\{([^,}]+),", bibtex)
+    key = re.search(r"\{[a-z]+(\d{4})", bibtex)
+    return f"{author[1]} {key[1]}" if author and key else ""
