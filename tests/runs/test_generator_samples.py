@@ -12,10 +12,17 @@ from limbeck.cli.main import main
 from limbeck.config.yaml import to_yaml
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.sampling import Sampling, sample_x0
+from limbeck.evaluation.image_sets import sample_images
 from limbeck.methods.sds import SDS
+from limbeck.priors.exact import colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.generator import Generator
-from limbeck.runs.generator_samples import draw_from_generator, export_generator, load_generator
+from limbeck.runs.generator_samples import (
+    draw_from_generator,
+    export_generator,
+    load_generator,
+    require_pipeline,
+)
 from limbeck.runs.recorder import record
 from limbeck.training.experiment import Experiment
 
@@ -103,6 +110,8 @@ def test_the_command_line_samples_and_exports(run_of, tmp_path, capsys):
     assert lines == [str(tmp_path / "samples/final.png"), str(tmp_path / "exported")]
     assert len(list((tmp_path / "samples/final").iterdir())) == 2
     assert (tmp_path / "exported/model_index.json").is_file()
+    label = sample_images(tmp_path / "samples").label
+    assert label.startswith(f"samples of the generator {folder.name}, 1 pass")
 
 
 @pytest.mark.parametrize("name", ["steps", "guidance", "sampler", "negative_prompt", "views"])
@@ -135,3 +144,8 @@ def test_wrong_command_lines_are_refused_before_the_model_is_loaded(
     assert main(["sample", "red", *words.format(**names).split()]) == 2
     assert message.format(**names) in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["latents"]
+
+
+def test_a_model_without_such_a_pipeline_is_refused():
+    with pytest.raises(ValueError, match="this model is of another family"):
+        require_pipeline(colored_shapes(8))

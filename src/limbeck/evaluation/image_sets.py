@@ -203,6 +203,8 @@ def sample_images(folder: Path) -> ImageSet:
     plain = replace(sampling, prompts=("prompt",), seed=0)
     source = "samples of a critic" if sampling.critic else f"samples of {sampling.model}"
     label = f"{source}, {sampling.steps} steps, guidance {sampling.guidance:g}"
+    if sampling.generator is not None:
+        label = f"samples of the generator {sampling.generator.name}, 1 pass"
     return _final_images(
         folder,
         f"{label} ({fingerprint(plain)})",

@@ -87,6 +87,23 @@ def draw_from_generator(
     return torch.cat(images).cpu()
 
 
+def require_pipeline(prior: Prior) -> StableDiffusion:
+    """Return a model whose generators can be exported.
+
+    Args:
+        prior: the model.
+
+    Raises:
+        ValueError: if it is of another family.
+    """
+    if not isinstance(prior, StableDiffusion):
+        raise ValueError(
+            "--export writes a StableDiffusionPipeline, and this model is of another family: "
+            "leave it out"
+        )
+    return prior
+
+
 def export_generator(folder: Path, prior: Prior, target: Path) -> None:
     """Write the generator of a run as a pipeline that diffusers loads and draws from in one step.
 
@@ -98,10 +115,6 @@ def export_generator(folder: Path, prior: Prior, target: Path) -> None:
     Raises:
         ValueError: if the model has no such pipeline, or the folder is no run of a generator.
     """
-    if not isinstance(prior, StableDiffusion):
-        raise ValueError(
-            "--export writes a StableDiffusionPipeline, and this model is of another family: "
-            "leave it out"
-        )
+    pipeline = require_pipeline(prior)
     network = load_generator(folder, prior).average_network
-    prior.save_one_step_pipeline(network.merged_module(), target)
+    pipeline.save_one_step_pipeline(network.merged_module(), target)

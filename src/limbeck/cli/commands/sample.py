@@ -54,7 +54,11 @@ def main(argv: Sequence[str]) -> None:
         image_file_size(sampling.image)  # refuses files before the model is loaded
 
     from limbeck.priors.loading import load, notify_unknown_words
-    from limbeck.runs.generator_samples import check_generator, export_generator
+    from limbeck.runs.generator_samples import (
+        check_generator,
+        export_generator,
+        require_pipeline,
+    )
     from limbeck.runs.sample_recorder import (
         check_count_fits,
         refuse_other_model,
@@ -70,6 +74,8 @@ def main(argv: Sequence[str]) -> None:
 
     notify_unknown_words(sampling.model, (*sampling.prompts, sampling.negative_prompt))
     prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)
+    if generator.export is not None:
+        require_pipeline(prior)
     print(sample_to_folder(sampling, prior, folder))
     if sampling.generator is not None and generator.export is not None:
         export_generator(sampling.generator, prior, generator.export)

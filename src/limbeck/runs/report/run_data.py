@@ -77,6 +77,8 @@ class RunData:
     @property
     def method(self) -> str:
         """Display name of the method: abbreviations in capitals, custom classes without file."""
+        if self.is_sampling and self.config.get("generator"):
+            return "one-step samples"
         if self.is_sampling:
             return f"{self.config.get('sampler', 'ddim')} samples".replace("ddim", "DDIM")
         name = _component_name(self.config.get("method", "")).rsplit(":", 1)[-1]
@@ -101,6 +103,9 @@ class RunData:
             facts.append(f"critic of {Path(str(self.config['critic'])).name}")
         unit = ("image" if self.is_sampling else "particle") + ("s" if count != 1 else "")
         model = _component_name(self.config.get("model", ""))
+        if self.is_sampling and self.config.get("generator"):
+            name = Path(str(self.config["generator"])).name
+            return [self.method, f"generator {name}", f"{count} {unit}", model]
         return [*facts, f"{self.config.get('steps')} steps", f"{count} {unit}", model]
 
     @property
