@@ -197,7 +197,8 @@ def edit(
             none.
         model: as for ``distill``.
         method: editing method, such as ``"pds"``; the other defaults are those that suit it and
-            the model. None: ``"dds"``, or ``"sdedit"`` for a model that follows instructions.
+            the model. None: ``"flow-edit"`` for the embedded model and flows, ``"sdedit"`` for a
+            model that follows instructions, else ``"dds"``.
         mask: image files, white where the image may change.
         out: run folder; an unfinished edit in it is continued. None: a temporary folder.
         device: as for ``distill``.

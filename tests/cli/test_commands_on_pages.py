@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,9 @@ def test_a_command_on_a_page_is_understood(command, stopped):
         for word in words:
             if word.startswith(("runs/", "samples/")) and not Path(word).exists():
                 shutil.copytree("runs/RUN", word)
+    for flag, word in pairwise(words):
+        if flag == "--generator" and not Path(word).exists():
+            shutil.copytree("runs/GENERATOR", word)
     if words[0] == "plot":
         assert main(words) == 0
         return

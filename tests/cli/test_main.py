@@ -87,12 +87,12 @@ def test_default_folder() -> None:
         ("run a --steps 2.5", "--steps must be an integer, not '2.5'"),
         ("run a --method.guidance=big", "--method.guidance must be a number, not 'big'"),
         ("run a --steps 0", "steps must be at least 1, not 0"),
-        ("run a --image-every -1", "image_every must be at least 0, not -1"),
-        ("run a --checkpoint-every -1", "checkpoint_every must be at least 0, not -1"),
-        ("run a --timesteps fixed --timesteps.t 2", "--timesteps: t must lie in [0, 1], not 2"),
+        ("run a --image-every -1", "--image-every must be at least 0, not -1"),
+        ("run a --checkpoint-every -1", "--checkpoint-every must be at least 0, not -1"),
+        ("run a --timesteps fixed --timesteps.t 2", "--timesteps.t must lie in [0, 1], not 2"),
         (
             "run a --method vsd --method.critic.rank 0",
-            "--method.critic: rank must be at least 1, not 0",
+            "--method.critic.rank must be at least 1, not 0",
         ),
         ("run --steps 3", "a prompt is missing"),
         (

@@ -584,7 +584,7 @@ def test_all_particles_and_default_paths(
         (("RUN", "--format", "fbx"), "--format must be one of glb, obj, ply"),
         (("RUN", "--out", "a.stl"), "--out a.stl must end in .glb, .obj or .ply"),
         (("RUN", "--out", "a.glb", "--format", "obj"), "--out a.glb must end in .obj"),
-        (("RUN", "--texture-size", "9000"), "texture_size must be in [16, 8192]"),
+        (("RUN", "--texture-size", "9000"), "--texture-size must be in [16, 8192]"),
     ],
 )
 def test_the_command_refuses_in_one_line(

@@ -285,7 +285,7 @@ def test_wrong_options_are_refused_in_one_line(
     for argv, expected in (
         ([*edit, *plain], "--source-prompt is missing"),
         ([*edit, "--method", "sdedit", *plain, "--model.image-guidance", "2"], "leave it out"),
-        ([*edit, *own, "--model.image-guidance", "-1"], "image_guidance must not be negative"),
+        ([*edit, *own, "--model.image-guidance", "-1"], "image-guidance must not be negative"),
         ([*edit, *own, *image], "for which none is read"),
         (["sample", PROMPT, *own], "use limbeck edit IMAGE --target-prompt TEXT"),
     ):

@@ -307,14 +307,14 @@ TOY = ("--model", "gaussians")
 @pytest.mark.parametrize(
     ("argv", "options"),
     [
-        ([], default_options(DDS)),
+        (["--method", "dds"], default_options(DDS)),
         (["--method", "pds", "--lr", "0.5"], replace(default_options(PDS), lr=0.5)),
         (
             ["--method", "sdedit", "--timesteps.t", "0.4"],
             replace(default_options(SDEdit), timesteps=FixedTimesteps(0.4)),
         ),
         (
-            ["--runtime.vae-slicing"],
+            ["--method", "dds", "--runtime.vae-slicing"],
             replace(default_options(DDS), runtime=RuntimeOptions(vae_slicing=True)),
         ),
     ],
@@ -443,8 +443,9 @@ def test_flows_are_edited_in_their_own_form(family, tmp_path, photo):
 
 
 def test_models_that_are_no_flows_keep_their_editing_method(v_folder):
-    for model in ("world", "gaussians", "gaussians-flow", str(v_folder), "owner/name"):
+    for model in ("gaussians", "gaussians-flow", str(v_folder), "owner/name"):
         assert default_method(model) == "dds"
+    assert default_method("world") == "flow-edit"
     assert flow_family("black-forest-labs/FLUX.2-klein-base-4B") == "flow"
     assert flow_family("black-forest-labs/FLUX.1-schnell") == "flux"
     assert flow_family("stable-diffusion-v1-5/stable-diffusion-v1-5") is None

@@ -96,7 +96,7 @@ def test_a_prior_without_attention_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--views", "3"], "num_images must be a multiple of the 3 views of an object, not 4"),
+        (["--views", "3"], "--num-images must be a multiple of the 3 views of an object, not 4"),
         (["--views", "0"], "views"),
         (["--views", "4", "--critic", "somewhere"], "views 4 cannot be drawn from a critic"),
     ],

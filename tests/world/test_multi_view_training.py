@@ -77,7 +77,7 @@ def test_another_training_is_not_continued(tmp_path):
     ("option", "message"),
     [
         ("--steps=0", "steps must be at least 1, not 0"),
-        ("--view-words=1.5", "view_words must be in"),
+        ("--view-words=1.5", "--view-words must be in"),
         ("--init-from=nowhere", "nowhere is not a pipeline: it has no vae/"),
         ("--minutes=3", "no option is called '--minutes'"),
     ],

@@ -177,11 +177,14 @@ def _euler(method: EditMethod, steps: int, t_start: float) -> EditOptions:
 
 
 def default_method(model: Model | Prior | str) -> str:
-    """The editing method of a model: dds, sdedit if it follows instructions, flow-edit of a flow.
+    """The editing method of a model: sdedit if it follows instructions, else flow-edit or dds.
 
-    Flows that are exact have dds, as all small models.
+    flow-edit is that of flows and of models of few words, where it was measured to be the best
+    (docs/leaderboard.md); dds that of others and of exact models, also if they are flows.
     """
     if follows_instructions(model):
         return "sdedit"
-    small = is_exact(model) or find_vocabulary(model) is not None
-    return "dds" if small or flow_family(model) is None else "flow-edit"
+    if is_exact(model):
+        return "dds"
+    few_words = find_vocabulary(model) is not None
+    return "flow-edit" if few_words or flow_family(model) is not None else "dds"

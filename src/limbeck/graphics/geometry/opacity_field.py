@@ -25,7 +25,7 @@ from limbeck.graphics.geometry.marching_tetrahedra import (
     level_set_to_sdf,
 )
 
-_DIRECTIONS = 32  #: from which light comes, spread evenly over a sphere
+_DIRECTIONS = 32  #: from which light comes
 _EMPTY = 1e-3  #: of the largest density: less does not enlarge what rays pass through
 _HALF_OPAQUE = math.log(2)  #: optical depth of opacity 1/2
 _RANGE = 100.0  #: optical depths count up to this factor above and below that of the surface
@@ -69,25 +69,28 @@ def least_optical_depth(
     Args:
         density: density at the grid's vertices, per unit of length.
         grid: the grid.
-        num_directions: directions that are tried, spread evenly over a sphere.
+        num_directions: directions that are tried, in opposite pairs spread evenly over a sphere.
     """
     n = grid.vertices_per_side
     volume, points = density.view(1, 1, n, n, n), grid.vertices(density.device) / grid.bound
     occupied = points[density > _EMPTY * density.max()]
     # rays pass through a cube that holds the occupied part of the box, whichever way it is turned
     radius = float(occupied.norm(dim=1).max()) + 2 / n if len(occupied) else math.sqrt(3)
-    line = torch.linspace(-radius, radius, n, device=density.device)
-    step = 2 * radius / (n - 1) * grid.bound
+    num_samples = max(round(n * min(radius, 1)), 2)
+    line = torch.linspace(-radius, radius, num_samples, device=density.device)
+    step = 2 * radius / (num_samples - 1) * grid.bound
     local = torch.cartesian_prod(line, line, line)
-    least = torch.full_like(density, torch.inf)
-    for direction in unit_direction(*spiral_angles(num_directions)).to(density):
+    within = (points.norm(dim=1) <= radius).nonzero().squeeze(1)
+    least = torch.full_like(density[within], torch.inf)
+    # of every two opposite directions, one half of the sphere
+    for direction in unit_direction(*spiral_angles(num_directions // 2, lowest=0)).to(density):
         axes = _axes_along(direction)
-        along_rays = _look_up(volume, local @ axes).view(n, n, n)
-        depth = (along_rays.cumsum(2) - along_rays / 2) * step
-        turned = points @ axes.T / radius
-        seen = _look_up(depth[None, None], turned)
-        least = least.minimum(torch.where(turned.abs().amax(1) > 1, 0.0, seen))
-    return least
+        along = _look_up(volume, local @ axes).view((num_samples,) * 3)
+        passed = along.cumsum(2)
+        both_ways = torch.stack([passed - along / 2, passed[..., -1:] - passed + along / 2])
+        seen = _look_up((both_ways * step)[None], points[within] @ axes.T / radius)
+        least = least.minimum(seen.amin(0))
+    return torch.zeros_like(density).index_put((within,), least)
 
 
 def _axes_along(direction: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
@@ -99,11 +102,11 @@ def _axes_along(direction: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
 
 
 def _look_up(
-    volume: Float[Tensor, "1 1 n n n"], points: Float[Tensor, "m 3"]
-) -> Float[Tensor, "m"]:
+    volume: Float[Tensor, "1 c n n n"], points: Float[Tensor, "m 3"]
+) -> Float[Tensor, "c m"]:
     """Values at points in [-1, 1]^3, 0 outside of it; the first axis of the volume is x."""
     where = points.flip(-1)[None, :, None, None]
-    return F.grid_sample(volume, where, align_corners=True)[0, 0, :, 0, 0]
+    return F.grid_sample(volume, where, align_corners=True)[0, :, :, 0, 0]
 
 
 def _silhouette_level(
