@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from limbeck.config.discovery import choices
+from limbeck.distillation.timesteps.deterministic import LinearTimesteps
+from limbeck.distillation.weights import LambdaWeight, UniformWeight
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
@@ -61,3 +63,15 @@ def test_learning_rates_of_latents_are_for_latents(monkeypatch) -> None:
 )
 def test_others_keep_the_options_of_the_papers(chosen) -> None:
     assert default_experiment(PROMPTS, chosen) == PLAIN
+
+
+@pytest.mark.parametrize("method", ["dmd2", "sid", "sim"])
+def test_directions_with_a_size_of_their_own_get_no_weight(method) -> None:
+    assert default_experiment(PROMPTS, {"method": method}).weight == UniformWeight()
+    e = default_experiment(PROMPTS, {"method": method, "model": "some/folder"})
+    assert e.weight == UniformWeight()
+
+
+def test_jsd_has_the_times_and_the_weight_of_its_code() -> None:
+    e = default_experiment(PROMPTS, {"method": "jsd"})
+    assert (e.weight, e.timesteps) == (LambdaWeight(), LinearTimesteps())

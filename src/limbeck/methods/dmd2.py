@@ -5,7 +5,9 @@ The direction is that of DMD (Yin et al. 2023, arXiv 2311.18828) as the code of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -43,6 +45,11 @@ class DMD2(CriticMethod):
   year={2024}
 }"""
     passes = "2 of the prior, 1 + 1 with backward of the critic"
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        """The direction has its own size, so it gets no other weight."""
+        return {"weight": "uniform"}
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         eps_real, eps_fake = predict_prior_and_critic(

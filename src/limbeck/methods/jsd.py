@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -47,6 +49,11 @@ class JSD(StatelessMethod):
   year={2025}
 }"""
     passes = "2 per step up to t (at most 10), 2 at t, 2 at t again"
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        """Times and weight of the authors' code."""
+        return {"timesteps": "linear", "weight": "lambda"}
 
     def __post_init__(self) -> None:
         check_minimums(self, inversion_steps=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -46,6 +48,12 @@ class SiD(CriticMethod):
   year={2024}
 }"""
     passes = "2 of the prior and 1 of the critic, differentiated; 1 with backward of the critic"
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        """The loss has its own weight."""
+        return {"weight": "uniform"}
+
     backward = "the networks of prior and critic"
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:

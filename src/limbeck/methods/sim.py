@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,6 +47,12 @@ class SIM(CriticMethod):
   year={2024}
 }"""
     passes = "2 of the prior and 1 of the critic, differentiated; 1 with backward of the critic"
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        """No weight of t, as in the code of Dive3D."""
+        return {"weight": "uniform"}
+
     backward = "the networks of prior and critic"
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
