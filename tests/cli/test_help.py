@@ -7,11 +7,11 @@ import re
 import pytest
 from refusals import refused
 
-from limbeck.cli.commands.run import SHORT_HELP
 from limbeck.cli.main import commands, main
 from limbeck.config.discovery import choices
 from limbeck.distillation.critics.base import CriticConfig
 from limbeck.methods.base import Method
+from limbeck.runs.run_command import SHORT_HELP
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:

@@ -18,8 +18,8 @@ import limbeck
 import limbeck.runs.recorder
 import limbeck.runs.report.pages
 from limbeck.cli.main import main
-from limbeck.cli.run_folder import default_run_folder
 from limbeck.config.yaml import read_yaml
+from limbeck.runs.run_command import default_run_folder
 from limbeck.runs.stage import StagePosition
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment

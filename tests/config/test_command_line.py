@@ -13,7 +13,6 @@ from all_options import option_classes
 from own_component import OWN_METHOD
 
 from limbeck.cli.commands.report import ReportOptions
-from limbeck.cli.commands.run import RunOptions
 from limbeck.config.command_line import documentation, help_text, list_options, parse
 from limbeck.config.discovery import options_of
 from limbeck.distillation.critics.auto import AutoCritic
@@ -24,6 +23,7 @@ from limbeck.distillation.timesteps.random import TwoStageTimesteps, UniformTime
 from limbeck.distillation.weights import LambdaWeight, Weight
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
+from limbeck.runs.run_command import RunOptions
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from limbeck.cli.commands.export import ExportOptions
-from limbeck.cli.commands.run import RunOptions
 from limbeck.cli.commands.view import ViewOptions
 from limbeck.config.checks import check_options
 from limbeck.config.discovery import base_of, choices, field_name, options_of
@@ -24,6 +23,7 @@ from limbeck.methods.vsd import VSD
 from limbeck.representations.latents import Latents
 from limbeck.runs.edit_options import EditOptions
 from limbeck.runs.report.schedule_plots import SchedulePlotOptions
+from limbeck.runs.run_command import RunOptions
 from limbeck.studies.base import Study
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam

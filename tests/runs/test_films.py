@@ -4,10 +4,10 @@ import pytest
 from refusals import refused
 from run_folders import assert_same_run, metrics_lines, record_run
 
-from limbeck.cli.commands.run import RunOptions
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs import contact_sheets
 from limbeck.runs.report.run_data import read_run_data
+from limbeck.runs.run_command import RunOptions
 from limbeck.training.experiment import Experiment
 
 SPLATS = GaussianSplats(num_gaussians=20)

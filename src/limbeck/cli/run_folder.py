@@ -50,38 +50,6 @@ def exit_if_incomplete(folder: Path) -> None:
         raise SystemExit(INCOMPLETE)
 
 
-def default_run_folder(experiment: Experiment, preset: str = "") -> Path:
-    """``runs/PROMPT-METHOD-REPRESENTATION-FINGERPRINT``, always the same one per experiment.
-
-    Args:
-        experiment: what is run.
-        preset: name of its preset, which takes the place of the method; empty without one.
-    """
-    from limbeck.config.comparison import fingerprint
-    from limbeck.config.discovery import component_name
-    from limbeck.system.files import slug
-
-    recipe = preset or component_name(type(experiment.method))
-    what = component_name(type(experiment.representation))
-    name = f"{slug(experiment.prompts[0])}-{recipe}-{what}-{fingerprint(experiment)}"
-    return Path("runs") / name
-
-
-def find_folder(path: Path) -> Path:
-    """The folder that ``path`` names: for ``latest`` the newest run below runs/, which is printed.
-
-    Raises:
-        ValueError: if ``latest`` is asked for and there is no run.
-    """
-    if path != Path("latest") or path.exists():
-        return path
-    from limbeck.runs.find_runs import latest_run
-
-    found = latest_run()
-    print(f"limbeck: latest is {found}", file=sys.stderr, flush=True)
-    return found
-
-
 def check_distinct(folders: Sequence[Path]) -> None:
     """Raise ValueError if a folder is given twice, under one name or two."""
     names: dict[Path, Path] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,3 +79,16 @@ def latest_run(root: Path = RUNS) -> Path:
     if not runs:
         raise ValueError(f"latest: there is no run below {root}/; name a run folder")
     return runs[0].folder
+
+
+def find_folder(path: Path) -> Path:
+    """The folder that ``path`` names: for ``latest`` the newest run below runs/, which is printed.
+
+    Raises:
+        ValueError: if ``latest`` is asked for and there is no run.
+    """
+    if path != LATEST or path.exists():
+        return path
+    found = latest_run()
+    print(f"limbeck: latest is {found}", file=sys.stderr, flush=True)
+    return found

@@ -68,8 +68,9 @@ class EvalOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck eval``: print tables, and write eval.json of each run into its folder."""
-    from limbeck.cli.run_folder import check_distinct, check_new_file, find_folder
+    from limbeck.cli.run_folder import check_distinct, check_new_file
     from limbeck.config.command_line import parse
+    from limbeck.runs.find_runs import find_folder
 
     about = (
         "Evaluate finished runs in their FOLDERs: write eval.json into each, and print a table. "

@@ -101,8 +101,9 @@ def main(argv: Sequence[str]) -> None:
     if options.benchmark is not None:
         return _export_benchmark(options, options.benchmark, mesh_options)
 
-    from limbeck.cli.run_folder import check_new_file, find_folder
+    from limbeck.cli.run_folder import check_new_file
     from limbeck.runs import reopen
+    from limbeck.runs.find_runs import find_folder
 
     if options.out is not None and options.particle != "all":
         check_new_file(options.out)  # before the run is loaded
@@ -129,8 +130,8 @@ def _export_benchmark(
     options: ExportOptions, benchmark: Benchmark, mesh_options: MeshExportOptions
 ) -> None:
     """Write one particle of each prompt of the runs, and print the folders."""
-    from limbeck.cli.run_folder import find_folder
     from limbeck.runs import reopen
+    from limbeck.runs.find_runs import find_folder
 
     assert options.out is not None and isinstance(options.particle, int)
     folders, targets = [reopen.best_stage(find_folder(run)) for run in options.runs], set()

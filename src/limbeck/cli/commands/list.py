@@ -34,8 +34,8 @@ class ListOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck list``: two lines per run, the newest first."""
-    from limbeck.cli.run_folder import find_folder
     from limbeck.config.command_line import parse
+    from limbeck.runs.find_runs import find_folder
 
     about = "List the runs below a FOLDER, the newest first."
     (options,) = parse([(ListOptions, None)], argv, "limbeck list", about, "folders")

@@ -22,8 +22,9 @@ class ReportOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck report``: write the report and print its path."""
-    from limbeck.cli.run_folder import check_distinct, find_folder
+    from limbeck.cli.run_folder import check_distinct
     from limbeck.config.command_line import parse
+    from limbeck.runs.find_runs import find_folder
 
     about = "Write one HTML report of run FOLDERs."
     (options,) = parse([(ReportOptions, None)], argv, "limbeck report", about, "folders")

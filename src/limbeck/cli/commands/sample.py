@@ -25,10 +25,11 @@ class GeneratorExport:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sample``: write samples into a folder and print its report."""
-    from limbeck.cli.run_folder import OutputOptions, check_new_folder, find_folder
+    from limbeck.cli.run_folder import OutputOptions, check_new_folder
     from limbeck.config.command_line import parse
     from limbeck.config.comparison import fingerprint
     from limbeck.diffusion.sampling import Sampling
+    from limbeck.runs.find_runs import find_folder
     from limbeck.system.files import slug
     from limbeck.system.image_files import image_file_size
 

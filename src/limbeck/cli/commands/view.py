@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 def serve(options: ViewOptions, stop: threading.Event) -> None:
     """Serve the page until Ctrl-C, or until ``stop`` is set."""
-    from limbeck.cli.run_folder import find_folder
+    from limbeck.runs.find_runs import find_folder
     from limbeck.runs.reopen import last_stage, read_experiment, require_3d
     from limbeck.runs.snapshots_3d import SnapshotFolder
     from limbeck.runs.viewer import Viewer
