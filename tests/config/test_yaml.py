@@ -40,9 +40,11 @@ critics = st.one_of(
     ),
     st.builds(SmallUNetCritic, width=st.integers(1, 8).map(lambda n: 8 * n)),
 )
+#: none at which a negative prompt has no use, which an experiment refuses
+scales = st.floats(1.5, 1e3)
 methods = st.one_of(
-    st.builds(SDS, guidance=st.floats(-1e3, 1e3)),
-    st.builds(VSD, guidance=st.floats(0, 100), critic_guidance=fractions, critic=critics),
+    st.builds(SDS, guidance=scales),
+    st.builds(VSD, guidance=scales, critic_guidance=fractions, critic=critics),
 )
 experiments = st.builds(
     Experiment,

@@ -20,6 +20,8 @@ IMPORTED = (
     "limbeck.runs.editing:EditInputs",
     "limbeck.runs.editing:EditOptions",
     "limbeck.runs.report.schedule_plots:SchedulePlotOptions",
+    "limbeck.runs.run_command:RunOptions",
+    "limbeck.runs.run_command:StartOptions",
     "limbeck.world.training_options:WorldTraining",
     "limbeck.world.multi_view_options:MultiViewTraining",
 )
