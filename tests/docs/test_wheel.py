@@ -24,7 +24,16 @@ pytestmark = pytest.mark.slow
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: what the environment does not get: optional packages and tools, and the checkout itself
 HIDDEN = ["numba", "peft", "sentencepiece", "xatlas", "trimesh", "imageio", "av", "viser", "prdc"]
-HIDDEN += ["vendi_score", "torchmetrics", "optuna", "ray", "submitit", "tensorboard", "wandb"]
+HIDDEN += [
+    "vendi_score",
+    "torchmetrics",
+    "nicegui",
+    "optuna",
+    "ray",
+    "submitit",
+    "tensorboard",
+    "wandb",
+]
 HIDDEN += ["sphinx", "pytest", "_pytest", "hypothesis", "beartype", "limbeck", "_limbeck"]
 
 
@@ -104,7 +113,7 @@ def test_the_first_command_of_the_readme_runs_without_extras(environment, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "extra", ["world", "lora", "mesh", "view", "optuna", "ray", "slurm", "log"]
+    "extra", ["world", "lora", "mesh", "view", "ui", "optuna", "ray", "slurm", "log"]
 )
 def test_the_wheel_runs_with_each_extra_alone(wheel, extra, tmp_path):
     """Its packages are found, those of the other extras are not, and a run works."""

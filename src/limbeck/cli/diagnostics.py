@@ -48,6 +48,7 @@ OPTIONAL = {  #: and what needs each
     "imageio": "turntable videos, with av",
     "av": "turntable videos, with imageio",
     "viser": "the viewer",
+    "nicegui": "limbeck ui",
     "gsplat": "rendering Gaussians on CUDA, 1.5 or later",
 }
 

@@ -38,7 +38,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     *lines, rest = path.read_bytes().split(b"\n")
     rows, damaged = [], []
     for number, line in enumerate([*lines, rest] if rest else lines, 1):
-        row = _parse_row(line)
+        row = parse_row(line)
         if row is not None:
             rows.append(row)
         elif number <= len(lines):
@@ -52,7 +52,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _parse_row(line: bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes) -> dict[str, Any] | None:
     """The metrics of a line; None if it is damaged."""
     try:
         row = json.loads(line)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import io
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,16 @@ def to_opencv(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(quats), camera.eye.numpy()
 
 
+def prompts_html(prompts: Sequence[str]) -> str:
+    """Prompts as a list, numbered if there are several; their text is shown as it is."""
+    numbers = [f"{i:02d} " if len(prompts) > 1 else "" for i in range(len(prompts))]
+    lines = [
+        f"<div>{html.escape(number + prompt)}</div>"
+        for number, prompt in zip(numbers, prompts, strict=True)
+    ]
+    return f'<div style="padding: 0 0.75em; font-size: 0.875em">{"".join(lines)}</div>'
+
+
 def _to_numpy(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
@@ -172,10 +183,7 @@ class Viewer:
 
     def _add_controls(self) -> None:
         gui, e = self.server.gui, self.experiment
-        if len(e.prompts) > 1:
-            gui.add_markdown("\n".join(f"- {i:02d} {prompt}" for i, prompt in enumerate(e.prompts)))
-        else:
-            gui.add_markdown(e.prompts[0])
+        gui.add_html(prompts_html(e.prompts))
         stages = tuple(self.stages)
         self.stage = gui.add_dropdown(
             "stage", stages, initial_value=stages[-1], visible=len(stages) > 1

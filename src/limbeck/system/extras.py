@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 #: extra by package
-_EXTRAS = {"optuna": "optuna", "ray": "ray", "submitit": "slurm"}
+_EXTRAS = {"nicegui": "ui", "optuna": "optuna", "ray": "ray", "submitit": "slurm"}
 
 
 def require_package(package: str) -> None:

@@ -1,0 +1,155 @@
+"""The form that starts a run: prompts, a recipe or a method, and all other options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nicegui import ui
+from nicegui.events import ValueChangeEventArguments
+
+from limbeck.runs.run_command import RunCommand
+from limbeck.studio.options_form import BASICS, FormField, OptionsForm
+
+#: sections that are open at first, by the option that their options belong to
+_OPEN = ("--method",)
+_SECTION = "w-full border border-gray-300 rounded"
+_FIELD = "dense outlined stack-label hide-bottom-space"
+
+
+class NewRunPanel:
+    """The form on the page.
+
+    Args:
+        start: called with the command that the form asks for, and its words.
+    """
+
+    def __init__(self, start: Callable[[RunCommand, list[str]], None]):
+        self.form, self.start = OptionsForm(), start
+        self.opened = set(_OPEN)
+        ui.textarea("Prompts, one per line", placeholder="a striped red mug").props(
+            f"{_FIELD} autogrow"
+        ).classes("w-full").on_value_change(self._set_prompts).mark("prompts")
+        self.basics: dict[str, ui.element] = {}
+        self._add_basics()
+        self.message = ui.label().classes("text-negative text-sm").mark("message")
+        self.button = ui.button("Start", icon="play_arrow", on_click=self._start)
+        self.button.classes("w-full").mark("start")
+        self.command = ui.code("", language="bash").mark("command")
+        self.command.classes("w-full text-xs")
+        ui.label("All other options").classes("text-sm text-gray-500 mt-2")
+        self.sections()
+        self._show_command()
+
+    def _add_basics(self) -> None:
+        """Add the fields that a beginner needs, which stay while others come and go."""
+        fields = {field.flag: field for field in self.form.fields()}
+        with ui.element("div").classes("grid grid-cols-2 gap-3 w-full"):
+            for flag in BASICS:
+                self.basics[flag] = self._add_field(fields[flag])
+
+    def _update_basics(self) -> None:
+        """Show the defaults that the chosen preset, method and model have."""
+        for field in self.form.fields():
+            element = self.basics.get(field.flag)
+            if isinstance(element, ui.select):
+                shown = self._value(field) or None
+                if shown is not None and shown not in element.options:
+                    element.options.append(shown)
+                element.set_value(shown)
+                element.props["clearable"] = field.flag in self.form.values
+            elif element is not None:
+                element.props["placeholder"] = field.default or "none"
+
+    @ui.refreshable_method
+    def sections(self) -> None:
+        """All other fields, by the option that they belong to."""
+        groups = dict[str, list[FormField]]()
+        for field in self.form.fields():
+            if field.flag not in BASICS:
+                parent = field.flag.partition(".")[0] if "." in field.flag else ""
+                groups.setdefault(parent, []).append(field)
+        names = {field.flag: field for field in self.form.fields()}
+        for parent in sorted(groups, key=lambda group: group not in _OPEN):
+            chosen = self._value(names[parent]) if parent in names else ""
+            title = f"{parent.removeprefix('--')}: {chosen}".rstrip(": ") if parent else "more"
+            is_open = parent in self.opened
+            section = ui.expansion(title, value=is_open).classes(
+                "w-full border border-gray-300 rounded"
+            )
+            with section, ui.element("div").classes("grid grid-cols-2 gap-3 w-full"):
+                for field in groups[parent]:
+                    self._add_field(field)
+            section.on_value_change(lambda event, parent=parent: self._note_opened(parent, event))
+
+    def _add_field(self, field: FormField) -> ui.element:
+        """Add a field: empty means its default, which it shows."""
+        value, label = self.form.values.get(field.flag), field.label
+        if "." in field.flag:
+            parents = field.flag.removeprefix("--").split(".")[1:]
+            label = " ".join(part.replace("-", " ") for part in parents)
+        if field.kind == "switch":
+            element = ui.switch(label, value=(value or field.default) == "true")
+            element.props("dense").classes("text-xs")
+        elif field.kind == "choice":
+            shown = value or field.default or None
+            element = ui.select(
+                list(dict.fromkeys([*field.names, *([shown] if shown else [])])),
+                label=label,
+                value=shown,
+                with_input=field.is_open,
+                new_value_mode="add-unique" if field.is_open else None,
+                clearable=not field.default or value is not None,
+            ).props(_FIELD)
+        else:
+            element = ui.input(label, value=value or "").props(f"{_FIELD} debounce=300")
+            element.props["placeholder"] = field.default or "none"
+        element.classes("w-full").mark(field.flag).tooltip(f"{field.flag}: {field.help}")
+        element.on_value_change(lambda event: self._set(field, event.value))
+        return element
+
+    def _value(self, field: FormField) -> str:
+        return self.form.values.get(field.flag, field.default)
+
+    def _note_opened(self, parent: str, event: ValueChangeEventArguments) -> None:
+        (self.opened.add if event.value else self.opened.discard)(parent)
+
+    def _set_prompts(self, event: ValueChangeEventArguments) -> None:
+        lines = (event.value or "").splitlines()
+        self.form.prompts = tuple(line.strip() for line in lines if line.strip())
+        self._show_command()
+
+    def _set(self, field: FormField, value: object) -> None:
+        """Take the value of a field over; a choice changes what other options there are."""
+        text = str(value).lower() if isinstance(value, bool) else str(value or "")
+        before = dict(self.form.values)
+        try:
+            self.form.set(field.flag, text)
+        except ValueError as error:  # a class of one's own that cannot be read
+            self._show_error(str(error))
+            return
+        if field.kind == "choice":
+            self._update_basics()
+            if self.form.values != before:
+                self.sections.refresh()
+        self._show_command()
+
+    def _show_command(self) -> None:
+        self.command.content = self.form.command
+        try:
+            if self.form.prompts or self.form.values:
+                self.form.read()
+            self._show_error("")
+        except ValueError as error:
+            self._show_error("" if not self.form.prompts else str(error))
+
+    def _show_error(self, text: str) -> None:
+        self.message.text = text
+        self.button.set_enabled(not text)
+
+    def _start(self) -> None:
+        try:
+            command = self.form.read()
+        except ValueError as error:
+            self.message.text = str(error)
+            return
+        self.start(command, self.form.words)

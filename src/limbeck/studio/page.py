@@ -1,0 +1,133 @@
+"""The page: the form and the list of runs at the left, the run that is looked at beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from nicegui import ui
+from nicegui.events import GenericEventArguments
+
+from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.runs.report.pages import write_report
+from limbeck.runs.run_command import RunCommand
+from limbeck.studio.files import file_address
+from limbeck.studio.jobs import Jobs
+from limbeck.studio.new_run_panel import NewRunPanel
+from limbeck.studio.run_panel import RunPanel
+from limbeck.studio.runs_panel import RunsPanel
+from limbeck.studio.viewers import Viewers
+
+_WELCOME = (
+    "Write a prompt, choose a recipe or a method, and press Start. The run appears here while it "
+    "goes on: its images or its 3D asset, and its curves. It is an ordinary run folder, made by "
+    "the command that the form shows."
+)
+
+
+#: long lines of code are wrapped
+_CSS = ".nicegui-code pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }"
+_FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
+_IMAGES = 25  #: recorded images of a 2D run
+
+
+def often(command: RunCommand) -> list[str]:
+    """The words that let a 2D run record more images than otherwise, to be watched.
+
+    In 3D an image has meshes with it, which take longer.
+    """
+    is_3d = not isinstance(command.experiment.camera_sampler, NoCamera)
+    if is_3d or command.options.image_every:
+        return []
+    return ["--image-every", str(max(command.experiment.steps // _IMAGES, 1))]
+
+
+class StudioPage:
+    """What one browser window shows.
+
+    Args:
+        root: folder of the runs.
+        jobs: processes started by the Studio.
+        viewers: 3D viewers.
+        shown: name of the run below ``root`` to look at first; empty for none.
+    """
+
+    def __init__(self, root: Path, jobs: Jobs, viewers: Viewers, shown: str = ""):
+        self.root, self.jobs, self.viewers = root, jobs, viewers
+        ui.colors(primary="#b83b4d")
+        with ui.header().classes(
+            "items-center py-1 px-3 bg-white text-black border-b border-gray-300"
+        ):
+            menu = ui.button(icon="menu").props("flat dense color=black")
+            ui.label("Limbeck Studio").classes("text-lg font-medium")
+            ui.label(f"{root.resolve()}").classes("text-sm text-gray-500 break-all max-sm:hidden")
+        with ui.left_drawer(bordered=True).props("width=360 breakpoint=900") as self.drawer:
+            self._add_left()
+        self.is_beside = True  # on a narrow screen the drawer covers the run
+        self.drawer.on("on-layout", self._note_layout)
+        menu.on_click(self.drawer.toggle)
+        self.main = ui.column().classes("w-full max-w-screen-2xl p-2 gap-2")
+        folder = self._find(shown)
+        if folder is not None:
+            self.look(folder)
+        else:
+            with self.main:
+                ui.label(_WELCOME).classes("text-gray-600 max-w-prose")
+
+    def _add_left(self) -> None:
+        with ui.tabs().props("dense").classes("w-full") as tabs:
+            new, runs = ui.tab("New run"), ui.tab("Runs")
+        with ui.tab_panels(tabs, value=new).classes("w-full"):
+            with ui.tab_panel(new).classes("p-0 pt-3 gap-3"):
+                NewRunPanel(self.start)
+            with ui.tab_panel(runs).classes("p-0 pt-3 gap-2"):
+                RunsPanel(self.root, self.jobs, self.look, self.compare)
+
+    def _find(self, name: str) -> Path | None:
+        """The run folder of a name below the root; None if there is none, or it lies elsewhere."""
+        folder = (self.root / name).resolve()
+        return (
+            folder if name and self.root.resolve() in folder.parents and folder.is_dir() else None
+        )
+
+    def _note_layout(self, event: GenericEventArguments) -> None:
+        self.is_beside = bool(event.args)
+
+    def start(self, command: RunCommand, words: list[str]) -> None:
+        """Start a run, or show it if it goes on or has finished."""
+        folder = self.root / command.folder.name
+        if not self.jobs.is_running(folder):
+            self.jobs.start_run([*words, *often(command)], folder)
+        self.look(folder)
+
+    def look(self, folder: Path) -> None:
+        """Show a run."""
+        self.main.clear()
+        with self.main:
+            RunPanel(self.root, folder, self.jobs, self.viewers)
+        name = folder.resolve().relative_to(self.root.resolve()).as_posix()
+        ui.navigate.history.replace(f"/?run={name}")
+        self._uncover()
+
+    def _uncover(self) -> None:
+        if not self.is_beside:
+            self.drawer.hide()
+
+    async def compare(self, folders: Sequence[Path]) -> None:
+        """Show the comparison of several runs, the page of ``limbeck report``."""
+        try:
+            page = await asyncio.to_thread(write_report, list(folders))
+        except ValueError as error:
+            ui.notify(str(error), type="negative")
+            return
+        self._uncover()
+        self.main.clear()
+        with self.main:
+            frame = (
+                ui.element("iframe")
+                .classes("w-full border border-gray-300 rounded")
+                .style("height: 85vh")
+            )
+            frame.props("sandbox='allow-popups'").mark("comparison")
+            frame.props["src"] = file_address(self.root, page)

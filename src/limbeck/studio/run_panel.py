@@ -1,0 +1,228 @@
+"""The run that is looked at: its state, images or 3D asset, curves, report and output, live."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from nicegui import ui
+
+from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.runs.reopen import best_stage, read_experiment
+from limbeck.runs.report.tables import seconds_text
+from limbeck.runs.snapshots_3d import SnapshotFolder
+from limbeck.studio.curve_charts import CurveCharts
+from limbeck.studio.files import file_address
+from limbeck.studio.jobs import Jobs, continuing_words
+from limbeck.studio.run_watch import RunWatch
+from limbeck.studio.viewers import Viewers
+
+_COLORS = {"finished": "positive", "running": "primary", "starting": "primary"}
+_IN_3D = "3D"  #: the view that is a viewer and no image
+_NEWEST = -1
+
+
+class RunPanel:
+    """The panel of one run.
+
+    Args:
+        root: folder of the runs, whose files the page can show.
+        folder: run folder, or the parent of the stages of a preset.
+        jobs: processes started by the Studio.
+        viewers: 3D viewers.
+    """
+
+    def __init__(self, root: Path, folder: Path, jobs: Jobs, viewers: Viewers):
+        self.root, self.jobs, self.viewers = root, jobs, viewers
+        self.watch = RunWatch(folder)
+        self.is_3d = self.is_described = False
+        self.steps, self.shown_step = 0, _NEWEST
+        self._add_head()
+        with ui.tabs().props("dense align=left inline-label").classes("w-full") as self.tabs:
+            live = ui.tab("Live", icon="visibility")
+            report = ui.tab("Report", icon="description")
+            output = ui.tab("Output", icon="terminal")
+        with ui.tab_panels(self.tabs, value=live).classes("w-full"):
+            with ui.tab_panel(live).classes("p-0 pt-2"):
+                self._add_live()
+            with ui.tab_panel(report).classes("p-0 pt-2"):
+                self.report = ui.element("iframe").classes("w-full border border-gray-300 rounded")
+                self.report.style("height: 75vh").props("sandbox='allow-popups'").mark("report")
+            with ui.tab_panel(output).classes("p-0 pt-2"):
+                self.output = ui.code("nothing printed here: the run was not started on this page")
+                self.output.classes("w-full text-xs").mark("output")
+        self.tabs.on_value_change(self._show_report)
+        self.refresh()
+        ui.timer(1.0, self.refresh)
+
+    def _add_head(self) -> None:
+        with ui.row().classes("w-full items-center gap-3"):
+            self.title = ui.label(self.watch.folder.name).classes("text-xl font-medium break-words")
+            self.state = ui.badge("starting").mark("state")
+            ui.space()
+            self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline")
+            self.resume = ui.button("Continue", icon="play_arrow", on_click=self._continue)
+            self.resume.props("outline").mark("continue")
+            self.export = ui.button("Export .glb", icon="save_alt", on_click=self._export)
+            self.export.props("outline").mark("export")
+            self.download = ui.button("Images", icon="download", on_click=self._download)
+            self.download.props("outline").mark("download")
+        self.facts = ui.label().classes("text-sm text-gray-500").mark("facts")
+        self.notices = (
+            ui.label().classes("text-sm text-amber-800 whitespace-pre-line").mark("notices")
+        )
+        self.bar = ui.linear_progress(0, show_value=False).props("rounded size=8px")
+        self.progress = ui.label("waiting for the first step").classes("text-sm").mark("progress")
+
+    def _add_live(self) -> None:
+        with ui.element("div").classes("grid grid-cols-1 xl:grid-cols-2 gap-6 w-full"):
+            with ui.column().classes("w-full gap-2"):
+                self.kind = ui.toggle(["particles"], value="particles").props("dense no-caps")
+                self.kind.mark("kind").on_value_change(self._draw)
+                self.image = ui.image().classes("w-full").mark("image")
+                self.image.style("image-rendering: pixelated; max-height: 70vh")
+                self.image.props("fit=contain no-spinner no-transition")
+                self.viewer = ui.element("iframe").classes("w-full border border-gray-300 rounded")
+                self.viewer.style("height: 70vh").mark("viewer")
+                with ui.row().classes("w-full items-center no-wrap") as self.time:
+                    self.slider = ui.slider(min=0, max=1, step=1, value=0).props("snap")
+                    self.slider.on_value_change(self._pick_step)
+                    self.at = ui.label().classes("text-sm whitespace-nowrap").mark("at")
+            with ui.column().classes("w-full gap-2"):
+                self.charts = CurveCharts()
+
+    def refresh(self) -> None:
+        """Show what is new in the folder."""
+        has_metrics = self.watch.refresh()
+        self._describe()
+        self._show_state()
+        if has_metrics:
+            self.charts.show(self.watch.curves())
+        self._draw()
+        self._show_report()
+
+    def _describe(self) -> None:
+        """Show the prompts and settings once they are written."""
+        if not self.watch.has_started:
+            return
+        try:
+            data, experiment = self.watch.data, read_experiment(self.watch.stage)
+        except ValueError as error:
+            self.facts.text = str(error)
+            return
+        if not self.is_described:
+            self.title.text = data.title
+            self.is_3d = not isinstance(experiment.camera_sampler, NoCamera)
+            self.is_described = True
+            if self.is_3d:
+                self.image.style("image-rendering: auto")
+        stage = "" if self.watch.stage == self.watch.folder else f"stage {self.watch.stage.name} · "
+        self.facts.text = stage + " · ".join([*data.facts, data.representation])
+        self.notices.text = "\n".join(data.notices)
+        self.steps = int(data.config["steps"])
+
+    def _show_state(self) -> None:
+        watch, job = self.watch, self.jobs.find("run", self.watch.folder)
+        is_running = job is not None and job.is_running
+        state = "running" if is_running and watch.has_started else watch.state
+        if job is not None and job.has_failed:
+            state = "failed"
+        elif job is not None and not is_running and state != "finished":
+            state = "stopped"
+        self.state.text = state
+        self.state.props(f"color={_COLORS.get(state, 'negative' if state == 'failed' else 'grey')}")
+        self.stop.set_visibility(is_running)
+        self.resume.set_visibility(state in ("stopped", "failed") and watch.has_started)
+        self.export.set_visibility(self.is_3d and watch.step > 0 and not is_running)
+        self.download.set_visibility((watch.stage / "final.png").is_file())
+        if job is not None:
+            self.output.content = job.tail or "nothing printed yet"
+        if self.steps:
+            self.bar.value = watch.step / self.steps
+            left = watch.seconds_left(self.steps) if state == "running" else 0.0
+            more = f", about {seconds_text(left)} left" if left >= 1 else ""
+            self.progress.text = f"step {watch.step} of {self.steps}{more}"
+        if state == "failed" and job is not None and job.tail:
+            self.progress.text = job.tail.splitlines()[-1]
+
+    def _draw(self) -> None:
+        """Show the chosen kind of image, at the chosen step or the newest."""
+        images = self.watch.images()
+        kinds = list(images) or ["particles"]
+        if self.is_3d and SnapshotFolder(self.watch.stage).steps():
+            kinds = [_IN_3D, *kinds]
+        if kinds != self.kind.options:
+            first = _IN_3D in kinds and _IN_3D not in self.kind.options
+            self.kind.options = kinds
+            self.kind.value = _IN_3D if first else self.kind.value
+            self.kind.update()
+        is_viewer = self.kind.value == _IN_3D
+        if is_viewer and "src" not in self.viewer.props:
+            self.viewer.props["src"] = self.viewers.address(self.watch.folder)
+        self.viewer.set_visibility(is_viewer)
+        steps = list(images.get(self.kind.value, {}))
+        self.image.set_visibility(bool(steps) and not is_viewer)
+        self.time.set_visibility(len(steps) > 1 and not is_viewer)
+        if not steps or is_viewer:
+            return
+        step = self.shown_step if self.shown_step in steps else steps[-1]
+        self.slider.max = len(steps) - 1
+        self.slider.props["max"] = len(steps) - 1
+        self.slider.value = steps.index(step)
+        self.at.text = f"step {step}"
+        url = file_address(self.root, images[self.kind.value][step])
+        if self.image.source != url:
+            self.image.set_source(url)
+
+    def _pick_step(self) -> None:
+        steps = list(self.watch.images().get(self.kind.value, {}))
+        if not steps:
+            return
+        index = min(int(self.slider.value), len(steps) - 1)
+        self.shown_step = _NEWEST if index == len(steps) - 1 else steps[index]
+        self._draw()
+
+    def _show_report(self) -> None:
+        """Load the report, if it is looked at and is not the one that was loaded."""
+        pages = (self.watch.folder / "report.html", self.watch.stage / "report.html")
+        page = next((page for page in pages if page.is_file()), None)
+        if self.tabs.value == "Report" and page is not None:
+            self.report.props["src"] = file_address(self.root, page)
+
+    def _stop(self) -> None:
+        self.jobs.stop(self.watch.folder)
+        ui.notify("stopping after this step, with a checkpoint")
+
+    def _continue(self) -> None:
+        try:
+            self.jobs.start_run(continuing_words(self.watch.folder), self.watch.folder)
+        except ValueError as error:
+            ui.notify(str(error), type="warning")
+        self.refresh()
+
+    async def _export(self) -> None:
+        """Export the asset as .glb, unless that was done, and hand it to the browser."""
+        folder = self.watch.folder
+        files = self._exported()
+        if not files:
+            job = self.jobs.start_export(folder, "glb")
+            ui.notify("exporting, which takes some seconds")
+            while job.is_running:
+                await asyncio.sleep(0.2)
+            files = self._exported()
+            if not files:
+                ui.notify(job.tail.splitlines()[-1] if job.tail else "no file", type="negative")
+                return
+        self._send(files[0])
+
+    def _exported(self) -> list[Path]:
+        folder = best_stage(self.watch.folder)
+        return sorted({*folder.glob("export/*.glb"), *self.watch.folder.glob("export/*.glb")})
+
+    def _download(self) -> None:
+        self._send(self.watch.stage / "final.png")
+
+    def _send(self, path: Path) -> None:
+        """Let the browser save a file."""
+        name = f"{self.watch.folder.name}{path.suffix}"
+        ui.download.from_url(file_address(self.root, path), name)

@@ -1,0 +1,138 @@
+"""The list of runs: one is looked at, several are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nicegui import ui
+
+from limbeck.runs.find_runs import FoundRun, find_runs
+from limbeck.studio.files import file_address
+from limbeck.studio.jobs import Jobs
+
+_MAX_RUNS = 60  #: the newest runs that fit the filter
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run in the list.
+
+    Attributes:
+        folder: run folder, of a preset with stages that of the newest stage.
+        title: prompts.
+        setting: method, representation, model and steps.
+        state: finished, running or stopped.
+        image: its newest image; None before the first.
+    """
+
+    folder: Path
+    title: str
+    setting: str
+    state: str
+    image: Path | None = None
+
+
+def list_runs(root: Path, wanted: str = "", limit: int = _MAX_RUNS) -> list[ListedRun]:
+    """The newest runs below a folder.
+
+    Args:
+        root: the folder.
+        wanted: words, all of which the name, prompts or setting contain.
+        limit: at most so many.
+    """
+    listed = list[ListedRun]()
+    for run in find_runs(root):
+        if len(listed) >= limit:
+            break
+        item = _listed(run)
+        text = f"{item.folder} {item.title} {item.setting} {item.state}".lower()
+        if all(word in text for word in wanted.lower().split()):
+            listed.append(item)
+    return listed
+
+
+def _listed(run: FoundRun) -> ListedRun:
+    try:
+        data = run.data
+        steps = "" if data.is_sampling else f"{data.config['steps']} steps"
+        setting = ", ".join([*filter(None, data.setting), steps])
+        images = [*sorted(run.folder.glob("images/step-?????.png")), run.folder / "final.png"]
+        image = next((path for path in reversed(images) if path.is_file()), None)
+        return ListedRun(run.folder, data.title, setting, run.state, image)
+    except (ValueError, TypeError, KeyError):
+        return ListedRun(run.folder, run.folder.name, "unreadable", "stopped")
+
+
+class RunsPanel:
+    """The list on the page.
+
+    Args:
+        root: folder of the runs.
+        jobs: processes started by the Studio.
+        look: called with the folder of the run to look at.
+        compare: called with the folders of the runs to compare.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        jobs: Jobs,
+        look: Callable[[Path], None],
+        compare: Callable[[Sequence[Path]], Awaitable[None]],
+    ):
+        self.root, self.jobs, self.look, self.compare = root, jobs, look, compare
+        self.wanted = ""
+        self.marked: dict[Path, None] = {}
+        field = ui.input("Filter", on_change=lambda event: self._filter(event.value or ""))
+        field.props("dense outlined clearable debounce=300").classes("w-full").mark("filter")
+        self.button = ui.button("Compare", icon="compare", on_click=self._compare)
+        self.button.props("outline").classes("w-full").mark("compare")
+        self.rows()
+        ui.timer(5.0, self.rows.refresh)
+
+    @ui.refreshable_method
+    def rows(self) -> None:
+        """One row per run, the newest first."""
+        runs = list_runs(self.root, self.wanted)
+        self._show_button()
+        if not runs:
+            text = "no run fits the filter" if self.wanted else f"no runs in {self.root} yet"
+            ui.label(text).classes("text-sm text-gray-500")
+        for run in runs:
+            self._add_row(run)
+
+    def _add_row(self, run: ListedRun) -> None:
+        with ui.row().classes("w-full items-center no-wrap gap-1"):
+            box = ui.checkbox(value=run.folder in self.marked).props("dense")
+            box.mark(f"mark {run.folder.name}").tooltip("compare")
+            box.on_value_change(lambda event: self._mark(run.folder, event.value))
+            item = ui.item(on_click=lambda: self.look(run.folder)).classes("grow px-1 min-w-0")
+            if run.image is not None:
+                with item, ui.item_section().props("avatar").classes("pr-2"):
+                    picture = ui.image(file_address(self.root, run.image)).classes("w-12 h-12")
+                    picture.props("no-spinner no-transition fit=cover position='0 0'")
+            with item, ui.item_section().classes("min-w-0"):
+                ui.label(run.title).classes("text-sm break-words")
+                text = f"{run.setting} · {run.state}"
+                ui.label(text).classes("text-xs text-gray-500 break-words")
+
+    def _filter(self, wanted: str) -> None:
+        self.wanted = wanted
+        self.rows.refresh()
+
+    def _mark(self, folder: Path, is_marked: bool) -> None:
+        if is_marked:
+            self.marked[folder] = None
+        else:
+            self.marked.pop(folder, None)
+        self._show_button()
+
+    def _show_button(self) -> None:
+        count = len(self.marked)
+        self.button.text = f"Compare {count} runs" if count > 1 else "Compare: mark two runs"
+        self.button.set_enabled(count > 1)
+
+    async def _compare(self) -> None:
+        await self.compare(list(self.marked))

@@ -1,0 +1,122 @@
+"""The server of the Studio: on this machine only, for pages that it served itself."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from nicegui import app, ui
+
+from limbeck.studio.files import ROUTE
+from limbeck.studio.jobs import Jobs
+from limbeck.studio.page import StudioPage
+from limbeck.studio.viewers import Viewers
+
+HOST = "127.0.0.1"
+_NAMES = (HOST, "localhost")
+_PORTS_TRIED = 50
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class LocalRequests:
+    """Refuses requests that name another host, or come from a page of another site.
+
+    A page on the internet can send requests to programs on the machine of its reader; the Studio
+    starts processes, so it answers its own page only.
+
+    Args:
+        inner: the application behind it.
+    """
+
+    def __init__(self, inner: Callable[[Scope, Receive, Send], Awaitable[None]]):
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] in ("http", "websocket") and not is_local(dict(scope["headers"])):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"only for pages of this machine"})
+            return
+        await self.inner(scope, receive, send)
+
+
+def is_local(headers: dict[bytes, bytes]) -> bool:
+    """Whether a request was meant for this machine and comes from the Studio's page or no page.
+
+    Args:
+        headers: header lines by lower-case name.
+    """
+    host = headers.get(b"host", b"").decode("latin-1")
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    if urlsplit(f"//{host}").hostname not in _NAMES:
+        return False
+    return not origin or origin == f"http://{host}"
+
+
+def free_port(first: int) -> int:
+    """The first free port from ``first`` on.
+
+    Raises:
+        ValueError: if none of the next ones is free.
+    """
+    for port in range(first, min(first + _PORTS_TRIED, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise ValueError(f"no port from {first} on is free: choose another with --port")
+
+
+def page_of(root: Path, jobs: Jobs, viewers: Viewers) -> Callable[[], None]:
+    """The function that makes the page for each browser window.
+
+    Args:
+        root: folder of the runs.
+        jobs: processes started by the Studio.
+        viewers: 3D viewers.
+    """
+
+    def page() -> None:
+        request = ui.context.client.request
+        StudioPage(root, jobs, viewers, request.query_params.get("run", ""))
+
+    return page
+
+
+def serve(root: Path, port: int, show: bool) -> None:
+    """Serve the Studio until Ctrl-C; runs that it started are stopped then, with a checkpoint.
+
+    Args:
+        root: folder of the runs, which is created if it does not exist.
+        port: port of the page.
+        show: open the page in the browser.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    jobs, viewers = Jobs(), Viewers()
+    app.add_static_files(ROUTE, str(root))
+    app.add_middleware(LocalRequests)
+    app.on_shutdown(viewers.close)
+    try:
+        ui.run(
+            page_of(root, jobs, viewers),
+            host=HOST,
+            port=port,
+            title="Limbeck Studio",
+            reload=False,
+            show=show,
+            show_welcome_message=False,
+        )
+    finally:
+        jobs.close()

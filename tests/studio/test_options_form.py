@@ -1,0 +1,108 @@
+"""The form makes the command line that limbeck run understands."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limbeck.config.discovery import choices
+from limbeck.methods.base import Method
+from limbeck.methods.vsd import VSD
+from limbeck.runs.run_command import read_run_command
+from limbeck.studio.options_form import BASICS, OptionsForm
+from limbeck.training.presets.base import Preset
+
+
+def test_an_empty_form_is_the_command_without_options() -> None:
+    form = OptionsForm(("a red mug",))
+    assert form.command == "limbeck run 'a red mug'"
+    assert form.read() == read_run_command(["a red mug"])
+
+
+def test_values_are_options_of_the_command() -> None:
+    form = OptionsForm(("a red mug", "a yellow duck"))
+    form.set("--method", "vsd")
+    form.set("--method.critic-guidance", "2")
+    form.set("--method.guidance", "linear 100 7.5")
+    form.set("--particles", "4")
+    form.set("--films", "false")
+    form.set("--representation.size", "32 32")
+    assert shlex.split(form.command)[2:] == form.words
+    command = form.read()
+    method = command.experiment.method
+    assert isinstance(method, VSD) and method.critic_guidance == 2
+    assert str(method.guidance) == "linear 100 7.5"
+    assert command.experiment.prompts == ("a red mug", "a yellow duck")
+    assert command.experiment.particles == 4 and not command.options.films
+    assert command.experiment.representation.size == (32, 32)
+
+
+def test_a_value_that_is_the_default_or_empty_is_left_out() -> None:
+    form = OptionsForm(("a red mug",))
+    for value in ("500", " 500 ", "", "  "):
+        form.set("--steps", "7")
+        form.set("--steps", value)
+        assert form.values == {}
+
+
+def test_options_of_what_is_not_chosen_anymore_are_forgotten() -> None:
+    form = OptionsForm(("a red mug",))
+    form.set("--method", "vsd")
+    form.set("--method.critic", "small-unet")
+    form.set("--method.critic.width", "16")
+    form.set("--method", "sds")
+    assert form.values == {}  # sds is the default, and has no critic
+    form.read()
+
+
+@pytest.mark.parametrize("name", choices(Method))
+def test_every_method_has_a_form_with_its_own_defaults(name: str) -> None:
+    form = OptionsForm(("a red mug",))
+    form.set("--method", name)
+    fields = {field.flag: field for field in form.fields()}
+    assert set(BASICS) < set(fields)
+    assert all(field.help for field in fields.values()), [f.flag for f in fields.values()]
+    for field in fields.values():  # to fill in a default changes nothing
+        if field.flag != "--method":
+            form.set(field.flag, field.default)
+    assert form.values == ({} if name == "sds" else {"--method": name})
+
+
+@pytest.mark.parametrize("name", choices(Preset))
+def test_every_preset_fills_the_form(name: str) -> None:
+    form = OptionsForm(("a red mug",))
+    form.set("--preset", name)
+    fields = {field.flag: field for field in form.fields()}
+    first = next(iter(choices(Preset)[name]().stages(("a red mug",)).values()))
+    assert fields["--steps"].default == str(first.steps)
+    form.set("--seed", "3")
+    if name not in ("zero123", "imagedream"):  # which start from an image
+        assert form.read().experiment.seed == 3
+
+
+@given(st.lists(st.text(min_size=1).filter(lambda text: text.strip()), min_size=1, max_size=3))
+def test_any_prompt_survives_the_command_line(prompts: list[str]) -> None:
+    form = OptionsForm(tuple(prompts))
+    words = shlex.split(form.command)[2:]
+    assert words == form.words
+    assert read_run_command(words).experiment.prompts == tuple(prompts)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--particles", "many", "--particles must be an integer"),
+        ("--method", "vds", "Did you mean vsd"),
+        ("--weight", "nowhere.py:Mine", "nowhere.py"),
+    ],
+)
+def test_refusals_are_those_of_the_command_line(flag: str, value: str, message: str) -> None:
+    form = OptionsForm(("a red mug",))
+    with pytest.raises(ValueError, match=message):
+        form.set(flag, value)
+        form.read()
+    with pytest.raises(ValueError, match="a prompt is missing"):
+        OptionsForm().read()

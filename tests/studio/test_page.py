@@ -1,0 +1,172 @@
+"""The page without a browser: what is filled in, started, watched, compared and refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nicegui")
+
+from nicegui import app, ui
+from nicegui.testing import User
+from nicegui.testing.user_simulation import user_simulation
+
+import limbeck as lb
+from limbeck.studio.files import ROUTE
+from limbeck.studio.jobs import Jobs
+from limbeck.studio.server import page_of
+from limbeck.studio.viewers import Viewers
+
+Scenario = Callable[[User], Awaitable[None]]
+
+
+@pytest.fixture
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Jobs]]:
+    """The folder of the runs, and the processes of the page."""
+    monkeypatch.chdir(tmp_path)
+    jobs = Jobs()
+    yield Path("runs"), jobs
+    jobs.close()
+
+
+def visit(root: Path, jobs: Jobs, scenario: Scenario, address: str = "/") -> None:
+    """Open the page and act on it."""
+
+    async def act() -> None:
+        root.mkdir(exist_ok=True)
+        async with user_simulation(page_of(root, jobs, Viewers())) as user:
+            app.add_static_files(ROUTE, str(root))
+            await user.open(address)
+            await scenario(user)
+
+    asyncio.run(act())
+
+
+def text_of(user: User, marker: str) -> str:
+    (element,) = user.find(marker=marker).elements
+    return str(element.content if isinstance(element, ui.code) else element.text)
+
+
+async def fill(user: User, marker: str, value: str) -> None:
+    """Fill in a field, and wait until the fields that depend on it are there."""
+    (element,) = user.find(marker=marker).elements
+    element.value = value
+    await asyncio.sleep(0.05)
+
+
+def make_run(folder: Path, steps: int = 4, seed: int = 0) -> None:
+    lb.distill(
+        "a red disc", "gaussians", method=lb.methods.SDS(), steps=steps, seed=seed, out=folder
+    )
+
+
+def test_a_run_is_started_watched_and_finished(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        await fill(user, "prompts", "a red disc")
+        await fill(user, "--model", "gaussians")
+        await fill(user, "--method", "vsd")
+        await fill(user, "--method.critic", "exact")
+        await fill(user, "--steps", "40")
+        command = text_of(user, "command")
+        assert command.startswith("limbeck run 'a red disc'") and "--method.critic exact" in command
+        user.find(marker="start").click()
+        await user.should_see(marker="state")
+        for _ in range(600):
+            if text_of(user, "state") in ("finished", "failed"):
+                break
+            await asyncio.sleep(0.1)
+        assert text_of(user, "state") == "finished", text_of(user, "output")
+        assert text_of(user, "progress") == "step 40 of 40"
+        assert "VSD · guidance" in text_of(user, "facts")
+        (image,) = user.find(marker="image").elements
+        assert image.source.partition("?")[0].endswith("/images/step-00040.png")
+        (curves,) = user.find(marker="curves").elements
+        assert {"residual", "gradient"} <= set(curves.value)
+        (kinds,) = user.find(marker="kind").elements
+        assert kinds.options[0] == "particles" and "gradient" in kinds.options
+        user.find(marker="download").click()
+        assert (await user.download.next()).content[:4] == b"\x89PNG"
+
+    root, jobs = studio
+    visit(root, jobs, scenario)
+    (folder,) = root.iterdir()
+    assert len(list((folder / "images").glob("step-?????.png"))) == 41  # every step of forty
+
+
+def test_what_is_refused_is_said_and_cannot_be_started(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        user.find(marker="start").click()
+        assert text_of(user, "message").startswith("a prompt is missing")
+        await fill(user, "prompts", "a red disc")
+        await fill(user, "--particles", "many")
+        assert text_of(user, "message") == "--particles must be an integer, not 'many'"
+        (button,) = user.find(marker="start").elements
+        assert not button.enabled
+        await fill(user, "--particles", "2")
+        assert text_of(user, "message") == "" and button.enabled
+
+    root, jobs = studio
+    visit(root, jobs, scenario)
+    assert list(root.iterdir()) == []
+
+
+def test_a_finished_run_is_looked_at_by_its_address(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        assert text_of(user, "state") == "finished"
+        await user.should_not_see("Continue")
+        await fill(user, "kind", "gradient")
+        (image,) = user.find(marker="image").elements
+        assert "-gradient.png" in image.source
+
+    root, jobs = studio
+    make_run(root / "disc")
+    visit(root, jobs, scenario, "/?run=disc")
+
+
+@pytest.mark.parametrize("name", ["absent", "..", "../elsewhere", "/etc"])
+def test_only_runs_below_the_folder_are_looked_at(studio: tuple[Path, Jobs], name: str) -> None:
+    async def scenario(user: User) -> None:
+        await user.should_see("Write a prompt")
+        await user.should_not_see(marker="state")
+
+    root, jobs = studio
+    (root.parent / "elsewhere").mkdir()
+    visit(root, jobs, scenario, f"/?run={name}")
+
+
+def test_a_damaged_run_is_said_and_costs_no_other(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        assert "run.yaml" in text_of(user, "facts")
+        await user.should_see("“a red disc”")  # in the list
+        await user.should_see("unreadable · stopped")
+
+    root, jobs = studio
+    make_run(root / "disc")
+    (root / "damaged").mkdir()
+    (root / "damaged" / "run.yaml").write_text("prompts: [", encoding="utf-8")
+    visit(root, jobs, scenario, "/?run=damaged")
+
+
+def test_two_runs_are_compared_on_the_page_of_the_report(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        (button,) = user.find(marker="compare").elements
+        for name in ("one", "two"):
+            assert not button.enabled
+            user.find(marker=f"mark {name}").click()
+        assert button.enabled and button.text == "Compare 2 runs"
+        user.find(marker="compare").click()
+        await user.should_see(marker="comparison", retries=100)
+        (frame,) = user.find(marker="comparison").elements
+        assert frame.props["src"].startswith("/files/comparison.html?")
+        assert "allow-scripts" not in frame.props["sandbox"]
+        await fill(user, "filter", "three")
+        await user.should_see("no run fits the filter", retries=20)
+
+    root, jobs = studio
+    make_run(root / "one")
+    make_run(root / "two", seed=1)
+    visit(root, jobs, scenario)
+    assert "Comparison of 2 runs" in (root / "comparison.html").read_text(encoding="utf-8")
