@@ -122,6 +122,9 @@ FOLDERS = [
     ("view done", "latents are 2D"),
     ("view empty", "empty is not a run folder"),
     ("view done --port 99999", "port must be 1 to 65535, not 99999"),
+    ("ui --port 0", "port must be 1 to 65535, not 0"),
+    ("ui done empty", "give one folder of runs, not 2: limbeck ui runs"),
+    ("ui done/run.yaml", "is a file: give the folder that contains the runs"),
     ("list photo.png", "there is no folder photo.png"),
     ("models nosuch", "no known model has 'nosuch' in its name"),
 ]

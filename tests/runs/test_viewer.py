@@ -58,6 +58,7 @@ from limbeck.runs.viewer import (
     Viewer,
     inverse_tone_mapping,
     mesh_to_glb,
+    prompts_html,
     quaternions_to_matrices,
     splat_colors,
     splat_covariances,
@@ -391,6 +392,13 @@ def test_without_av_a_webp_is_written(
     assert len(messages) == 1 and "pip install imageio av" in messages[0]
     with Image.open(path) as animation:
         assert animation.n_frames == 3 and animation.size == (6 * 32 * 4, 6 * 32)
+
+
+def test_prompts_are_shown_as_they_are_and_are_no_code() -> None:
+    shown = prompts_html(["a {1 + 1} <b>mug</b>"])
+    assert "a {1 + 1} &lt;b&gt;mug&lt;/b&gt;" in shown and "<b>" not in shown
+    assert "00 a mug" not in prompts_html(["a mug"])
+    assert all(text in prompts_html(["a mug", "a car"]) for text in ("00 a mug", "01 a car"))
 
 
 def test_stills_have_a_column_per_view_and_a_row_per_channel(

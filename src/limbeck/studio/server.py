@@ -95,7 +95,7 @@ def page_of(root: Path, jobs: Jobs, viewers: Viewers) -> Callable[[], None]:
     return page
 
 
-def serve(root: Path, port: int, show: bool) -> None:
+def serve_studio(root: Path, port: int, show: bool) -> None:
     """Serve the Studio until Ctrl-C; runs that it started are stopped then, with a checkpoint.
 
     Args:

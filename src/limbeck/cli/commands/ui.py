@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> None:
 
     require_package("nicegui")
 
-    from limbeck.studio.server import HOST, free_port, serve
+    from limbeck.studio.server import HOST, free_port, serve_studio
 
     port = free_port(options.port)
     message = f"limbeck: Studio at http://{HOST}:{port}; stop with Ctrl-C"
     print(message, file=sys.stderr, flush=True)
-    serve(options.folder[0], port, options.browser)
+    serve_studio(options.folder[0], port, options.browser)
