@@ -1,10 +1,11 @@
 """DDS with eta, DVRF, FlowEdit and FlowAlign against closed-form velocities of a mixture."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
-from tiny_pipeline import class_conditions, f64, make_inputs, max_difference, normal
+from tiny_pipeline import class_conditions, f64, make_inputs, max_difference, normal, row_rng
 
 from limbeck.diffusion.schedule import (
     CosineSchedule,
@@ -12,6 +13,7 @@ from limbeck.diffusion.schedule import (
     stable_diffusion_schedule,
 )
 from limbeck.diffusion.tensors import expand
+from limbeck.distillation.batching import draw_candidates
 from limbeck.distillation.flow import euler_step, flow_time
 from limbeck.distillation.inputs import EditSource
 from limbeck.distillation.state import Stateless
@@ -223,3 +225,135 @@ def test_the_euler_steps_of_a_run_add_up_to_the_whole_way():
             total += float(euler_step(s)[0])
         start = flow_time(schedule, torch.tensor([0.9], dtype=torch.float64))
         assert total == pytest.approx(float(start), abs=1e-12)
+
+
+def solve(method, prior, source, t_start, steps):
+    """The particles after each step of a run of SGD at learning rate 1 and w = 1, in float64."""
+    x, found = source.x0, []
+    for i in range(steps):
+        t = t_start * (steps - i) / steps
+        eps = normal(5, 4, seed=100 + i)
+        s = make_inputs(prior.schedule, x, t, eps, class_conditions(5, NULL, TARGET))
+        s = replace(s, source=source, step=i, steps=steps, rng=row_rng(5, step=i))
+        x = x - method(prior, s, NO_STATE)
+        found.append(x)
+    return found
+
+
+def a_source() -> EditSource:
+    return EditSource(normal(5, 4, seed=4), class_conditions(5, NULL, SOURCE))
+
+
+def test_one_noise_and_no_sampling_are_bitwise_the_formula():
+    s, prior = edit_step(SHIFTED, 0.5), mixture(SHIFTED)
+    method = FlowEdit()
+    assert (method.num_noises, method.sampling_steps) == (1, 0)
+    delta = method.delta_velocity(prior, s, 1.0)
+    assert torch.equal(method(prior, s, NO_STATE), expand(euler_step(s), delta) * delta)
+
+
+@pytest.mark.parametrize("schedule", [FLOW, SHIFTED], ids=["flow", "shifted"])
+@every_time
+def test_flow_edit_averages_over_its_noises(schedule, t):
+    s = edit_step(schedule, t)
+    x, x_source, eps, u = as_flow(s)
+    end = float(schedule.sigma(s.t * (STEPS - STEP - 1) / (STEPS - STEP))[0])
+    noises = draw_candidates(s, 3).eps.unflatten(0, (3, 5))
+    assert torch.equal(noises[0], eps)
+    assert max_difference(noises[0], noises[1]) > 1 and max_difference(noises[1], noises[2]) > 1
+    expected = torch.zeros_like(x)
+    for noise in noises:
+        z_source = (1 - u) * x_source + u * noise
+        z = x + z_source - x_source
+        v = guided(z, u, NULL, TARGET, 13.5) - guided(z_source, u, NULL, SOURCE, 3.5)
+        expected += (u - end) * v / 3
+    prior = mixture(schedule)
+    result = FlowEdit(num_noises=3)(prior, s, NO_STATE)
+    assert max_difference(result, expected) < 1e-12 * max(1.0, float(expected.abs().max()))
+    assert (prior.call_counter.calls, prior.call_counter.rows) == (2, 4 * 3 * 5)
+
+
+@every_schedule
+@pytest.mark.parametrize("sampling", [1, 3, 8])
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_the_last_steps_of_flow_edit_sample_from_z_target(schedule, sampling, guidance):
+    """As in the authors' code: the edit, then the path of z_target = x + z_source - x_source."""
+    steps, t_start, source = 8, 0.8, a_source()  # multiples of a tick
+    times = [schedule.snap(f64([t_start * (steps - i) / steps])) for i in range(steps)]
+    u = [float(flow_time(schedule, t)) for t in times] + [0.0]
+    x = z = source.x0
+    for i in range(steps):
+        if i < steps - sampling:
+            z_source = (1 - u[i]) * source.x0 + u[i] * normal(5, 4, seed=100 + i)
+            v = guided(x + z_source - source.x0, u[i], NULL, TARGET, guidance)
+            x = x + (u[i + 1] - u[i]) * (v - guided(z_source, u[i], NULL, SOURCE, 2.0))
+            continue
+        if i == steps - sampling:
+            noise = row_rng(5, step=i).normal("sampling", 4).double()
+            z = x + (1 - u[i]) * source.x0 + u[i] * noise - source.x0
+        z = z + (u[i + 1] - u[i]) * guided(z, u[i], NULL, TARGET, guidance)
+    method = FlowEdit(guidance, 2.0, sampling_steps=sampling)
+    result = solve(method, mixture(schedule), source, t_start, steps)[-1]
+    assert max_difference(result, z) < 1e-10
+
+
+def test_a_run_that_only_samples_from_noise_has_forgotten_its_source():
+    """From u = 1 z_target is the noise alone, and the result is a sample of the prompt."""
+    sources = [a_source(), replace(a_source(), x0=normal(5, 4, seed=9))]
+    method = FlowEdit(1.0, 1.0, sampling_steps=30)
+    ends = [solve(method, mixture(FLOW), source, 1.0, 30)[-1] for source in sources]
+    assert max_difference(*ends) < 1e-12
+    edits = [solve(FlowEdit(1.0, 1.0), mixture(FLOW), source, 1.0, 30)[-1] for source in sources]
+    assert max_difference(*edits) > 0.1
+    # between editing and sampling the particle carries no noise that a preview would show
+    paths = solve(FlowEdit(1.0, 1.0, sampling_steps=15), mixture(FLOW), sources[0], 1.0, 30)
+    jumps = [max_difference(a, b) for a, b in pairwise(paths)]
+    assert jumps[14] < 3 * max(jumps[:14])
+
+
+def run_of_method(method, steps: int):
+    return Experiment(
+        ("red disc",),
+        source_prompt=("blue ring",),
+        method=method,
+        representation=Latents(lr=1.0),
+        timesteps=TrailingTimesteps(0.66),
+        weight=UniformWeight(),
+        optimizer=SGD(),
+        steps=steps,
+        particles=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("guidance", "source_guidance", "rows"),
+    [(4.0, 2.0, 4), (1.0, 2.0, 3), (4.0, 1.0, 3), (1, 1, 2)],
+)
+@pytest.mark.parametrize("num_noises", [1, 3])
+def test_passes_of_velocity_editing(guidance, source_guidance, rows, num_noises):
+    """Both predictions are a call of their own; a guidance of 1 saves a pass of its prediction."""
+    prior = colored_shapes(6)
+    flow_edit = FlowEdit(guidance, source_guidance, num_noises, sampling_steps=1)
+    run = Run(run_of_method(flow_edit, 3), prior)
+    counts = []
+    for _ in range(3):
+        before = prior.call_counter.calls, prior.call_counter.rows
+        run.advance()
+        counts.append((prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]))
+    sampling = (1, 3 * (1 if guidance == 1 else 2))
+    assert counts == [(2, 3 * rows * num_noises)] * 2 + [sampling]
+    before = prior.call_counter.calls, prior.call_counter.rows
+    Run(run_of_method(DVRF(guidance, source_guidance), 1), prior).advance()
+    calls, found = prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]
+    assert (calls, found) == (2, 3 * rows)
+
+
+def test_noises_and_sampling_steps_have_ranges():
+    with pytest.raises(ValueError, match=r"method.num_noises must be at least 1, not 0"):
+        run_of_method(FlowEdit(num_noises=0), 3)
+    with pytest.raises(ValueError, match=r"method.sampling_steps must be at least 0, not -1"):
+        run_of_method(FlowEdit(sampling_steps=-1), 3)
+    message = r"method.sampling_steps 4 is more than the 3 steps of the run: give at most as many"
+    with pytest.raises(ValueError, match=message):
+        run_of_method(FlowEdit(sampling_steps=4), 3)
+    run_of_method(FlowEdit(sampling_steps=3), 3)

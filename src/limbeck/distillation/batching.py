@@ -70,16 +70,13 @@ def draw_candidates(inputs: StepInputs, num_noises: int) -> StepInputs:
         num_noises: noises per row.
 
     Returns:
-        ``num_noises * B`` rows, noise by noise, without images and sources.
+        ``num_noises * B`` rows, noise by noise, without images.
     """
     count, shape = len(inputs.x0), inputs.x0.shape[1:]
     fresh = inputs.rng.normal("candidates", num_noises - 1, *shape).transpose(0, 1).flatten(0, 1)
     eps = torch.cat([inputs.eps, to_device(fresh, inputs.eps.device).to(inputs.eps)])
     rows = torch.arange(count).repeat(num_noises)
-    return replace(
-        replace(inputs, image=None, source=None).select(rows),
-        eps=eps,
-    )
+    return replace(replace(inputs, image=None).select(rows), eps=eps)
 
 
 def rate_candidates(

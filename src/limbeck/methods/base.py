@@ -77,6 +77,16 @@ class Method(Schedulable, abc.ABC, Generic[S]):
         """Options of the experiment that the direction does not read, each with what to do."""
         return {}
 
+    def check_steps(self, steps: int) -> None:
+        """Check that a run may have so many steps; by default it may have any number.
+
+        Args:
+            steps: number of steps of the run.
+
+        Raises:
+            ValueError: if an option of the method does not fit this number.
+        """
+
     def noise_of_run(self, noise: Noise, is_3d: bool) -> Noise:
         """Return the noise of a run; by default the one that was chosen.
 

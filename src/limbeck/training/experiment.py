@@ -122,6 +122,7 @@ class Experiment:
                 f"batch_size {self.batch_size} is more than the {self.total} particles "
                 "(prompts x particles); use 0 for all"
             )
+        self.method.check_steps(self.steps)
         self._check_representation()
         self._check_view_groups()
         self._check_guidance()
