@@ -327,11 +327,11 @@ def run_of_method(method, steps: int):
 
 @pytest.mark.parametrize(
     ("guidance", "source_guidance", "rows"),
-    [(4.0, 2.0, 4), (1.0, 2.0, 3), (4.0, 1.0, 3), (1, 1, 2)],
+    [(4.0, 2.0, 4), (1.0, 2.0, 3), (4.0, 1.0, 3), (1.0, 1.0, 2), (4.0, 0.0, 3), (0.0, 1.0, 2)],
 )
 @pytest.mark.parametrize("num_noises", [1, 3])
 def test_passes_of_velocity_editing(guidance, source_guidance, rows, num_noises):
-    """Both predictions are a call of their own; a guidance of 1 saves a pass of its prediction."""
+    """Both predictions are a call of their own; a guidance of 1 or 0 saves a pass of its own."""
     prior = colored_shapes(6)
     flow_edit = FlowEdit(guidance, source_guidance, num_noises, sampling_steps=1)
     run = Run(run_of_method(flow_edit, 3), prior)
@@ -340,7 +340,7 @@ def test_passes_of_velocity_editing(guidance, source_guidance, rows, num_noises)
         before = prior.call_counter.calls, prior.call_counter.rows
         run.advance()
         counts.append((prior.call_counter.calls - before[0], prior.call_counter.rows - before[1]))
-    sampling = (1, 3 * (1 if guidance == 1 else 2))
+    sampling = (1, 3 * (1 if guidance in (0, 1) else 2))
     assert counts == [(2, 3 * rows * num_noises)] * 2 + [sampling]
     before = prior.call_counter.calls, prior.call_counter.rows
     Run(run_of_method(DVRF(guidance, source_guidance), 1), prior).advance()

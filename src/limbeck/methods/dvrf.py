@@ -81,7 +81,7 @@ class DVRF(VelocityEditMethod):
   journal={arXiv:2509.05342},
   year={2025}
 }"""
-    passes = "4 in two calls (2 at guidance 1)"
+    passes = "4 in two calls (3 with one guidance at 1, 2 with both)"
 
     def step_schedule(self, step: int, steps: int) -> float:
         return self.eta * step / steps

@@ -44,7 +44,10 @@ class FlowEdit(VelocityEditMethod):
   booktitle={ICCV},
   year={2025}
 }"""
-    passes = "4N in two calls, N noises (2N at guidance 1); 2 in one call in a step that samples"
+    passes = (
+        "4N in two calls, N noises (3N with one guidance at 1, 2N with both); 2 in one call in a "
+        "step that samples"
+    )
 
     def check_steps(self, steps: int) -> None:
         if self.sampling_steps > steps:
