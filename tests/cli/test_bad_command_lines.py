@@ -33,6 +33,11 @@ RUN = [
     (f"run {TOY} --source-prompt a b c", "--source-prompt must be one text for all"),
     (f"run {TOY} --negative-prompt zebra", "prompt 'zebra' names nothing of this model"),
     (f"run {TOY} --method dds", "this method edits images"),
+    (
+        f"run {TOY} --method.guidance 0 --cameras orbit --cameras.perp-neg 2 --representation nerf",
+        "does not use --cameras.perp-neg: use a guidance scale other than 0",
+    ),
+    (f"run {TOY} --image photo.png", "--reference.image is seen by a camera"),
     (f"run {TOY} --viewer", "latents are 2D"),
     (f"run {TOY} --logger wandbb", "Did you mean wandb?"),
     (
@@ -89,6 +94,15 @@ EDITS = [
     (f"{EDIT} --out images", "images holds files already"),
     (f"{EDIT} --out one.txt", "one.txt is a file"),
     (f"{EDIT} --images photo.png", "--images has no name on the command line: limbeck edit IMAGE"),
+    (
+        f"{EDIT} --method lusd --negative-prompt c",
+        "method lusd does not use --negative-prompt c: leave it out",
+    ),
+    (f"{EDIT} --method.num-noises 0", "--method.num-noises must be at least 1, not 0"),
+    (
+        f"{EDIT} --steps 3 --method.sampling-steps 4",
+        "--method.sampling-steps 4 is more than the 3 steps of the run",
+    ),
     (
         "edit photo.png tall.png --target-prompt b --source-prompt a --mask a.png b.png c.png",
         "2 of images for 3 edits",
@@ -233,3 +247,24 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(
     before = contents(folder)
     assert message in refused(capsys, *shlex.split(line))
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    "options", ["--method lusd", "--method flow-align", "--method dds --method.guidance 1"]
+)
+def test_advice_on_a_negative_prompt_is_a_command_that_runs(
+    options: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    edit = "edit photo.png --source-prompt red --target-prompt blue --model gaussians --dry-run"
+    words = [*edit.split(), *options.split()]
+    message = refused(capsys, *words, "--negative-prompt", "green")
+    assert "does not use --negative-prompt green: " in message and "leave it out" in message
+    assert "--perp-neg" not in message  # which limbeck edit does not have
+    assert main(words) == 0, capsys.readouterr().err
+    if "other than 1" in message:
+        guided = [*words, "--method.guidance", "2"]
+        assert main([*guided, "--negative-prompt", "green"]) == 0, capsys.readouterr().err

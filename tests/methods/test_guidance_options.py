@@ -162,7 +162,9 @@ def test_an_option_of_3d_changes_the_gradient_or_is_refused(name, option, tiny):
         )
 
     if (name, option) in REFUSED:
-        with pytest.raises(ValueError, match=f"method {name.split(',')[0]} does not use {option} "):
+        with pytest.raises(
+            ValueError, match=f"method {name.split(',')[0]} does not use {option}: "
+        ):
             experiment(**options)
     elif method.optimizes == "noise":
         with pytest.raises(ValueError, match="method irfds optimizes the noise of an image"):

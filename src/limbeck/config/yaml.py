@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from limbeck.config.discovery import (
     field_name,
     find,
     name_of,
+    option_name,
     options_of,
     union_members,
     unknown_name,
@@ -154,7 +156,7 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
     try:
         return cls(**values)
     except ValueError as error:
-        raise ValueError(_name_options(str(error), tuple(found), path)) from error
+        raise ValueError(_name_options(str(error), _option_names(values), path)) from error
     except Exception as error:
         if not discovery.is_own(cls):
             raise
@@ -162,22 +164,52 @@ def build(cls: type[T], plain: dict[str, Any], path: str = "", default: Any = No
         raise ValueError(f"{path}: {reason}" if path.strip("-") else reason) from error
 
 
+@contextlib.contextmanager
+def naming_options(*sections: Any) -> Iterator[None]:
+    """Name the options of a command in errors of what is made from them, as ``build`` does.
+
+    Args:
+        sections: the dataclasses that were read from the command line.
+    """
+    try:
+        yield
+    except ValueError as error:
+        names = tuple(name for section in sections for name in _option_names(vars(section)))
+        raise ValueError(_name_options(str(error), names, "--")) from error
+
+
+def _option_names(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the options of the components of a dataclass, ``cameras.perp_neg``, and of its own.
+
+    Args:
+        values: values of its fields.
+    """
+    inner = (
+        f"{name}.{option}" for name, value in values.items() for option in options_of(type(value))
+    )
+    return (*inner, *map(option_name, values))
+
+
 def _name_options(message: str, names: tuple[str, ...], path: str) -> str:
     """A message of a dataclass about its fields, with their names as options.
 
     Args:
         message: the message.
-        names: names of the fields. Words of a sentence, which have no underscore, are replaced
-            only as the subject that begins the message.
+        names: names of the options. Words of a sentence, which have neither underscore nor dot, are
+            replaced only as the subject that begins the message.
         path: option that the dataclass belongs to; ``--`` for the command line.
     """
-    words = "|".join(re.escape(field_name(name)) for name in names if "_" in name)
+    words = "|".join(re.escape(field_name(name)) for name in names if re.search(r"[_.]", name))
     subjects = "|".join(re.escape(field_name(name)) for name in names if name != "prompts")
     pattern = rf"^(?:{subjects})(?= must )"
     if words:
         pattern += rf"|(?<![\w.-])(?:{words})(?!\w)"
-    named = re.sub(pattern, lambda found: join(path, found[0]), message) if path else message
-    return named if named.startswith(path) or not path.strip("-") else f"{path}: {named}"
+
+    def named(found: re.Match[str]) -> str:
+        return join(path, option_name(found[0]))
+
+    text = re.sub(pattern, named, message) if path else message
+    return text if text.startswith(path) or not path.strip("-") else f"{path}: {text}"
 
 
 def takes_schedule(cls: type, hint: Any) -> bool:

@@ -42,7 +42,7 @@ class FlowAlign(EditMethod):
     passes = "3 in two calls"
 
     def unused_options(self) -> dict[str, str]:
-        return {"negative_prompt": "the source prompt stands in its place: change that one"}
+        return {"negative_prompt": "leave it out, --source-prompt stands in its place"}
 
     def step_schedule(self, step: int, steps: int) -> float:
         return (steps - step - 1) / (steps - step)

@@ -54,7 +54,7 @@ class LUSD(EditMethod):
         return (1.0,)
 
     def unused_options(self) -> dict[str, str]:
-        instead = "--method.guidance is between the two prompts; weight it by --perp-neg"
+        instead = "leave it out, --method.guidance is between source and target prompt"
         return {"negative_prompt": instead}
 
     def init(self, prior: Prior, setup: SetupContext) -> Threshold:

@@ -84,6 +84,19 @@ def edit_experiments(
     return {size: _experiment(edits, options) for size, edits in sizes.items()}
 
 
+def check_edits(inputs: EditInputs, options: EditOptions) -> None:
+    """Check that options fit each other, without the model.
+
+    Args:
+        inputs: images, prompts and masks.
+        options: method and its settings.
+
+    Raises:
+        ValueError: if the experiment of the edits refuses them.
+    """
+    _experiment(inputs.edits(), options)
+
+
 def _experiment(edits: Sequence[EditItem], options: EditOptions) -> Experiment:
     images, sources, targets, masks = zip(*edits, strict=True)
     latents: RepresentationConfig = Latents(options.lr, images=images)

@@ -22,7 +22,7 @@ from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, Weight
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
-from limbeck.methods.base import CriticMethod, Method
+from limbeck.methods.base import CriticMethod, EditMethod, Method
 from limbeck.methods.sds import SDS
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
@@ -190,13 +190,15 @@ class Experiment:
             "cameras.perp_neg": views,
             "denoise_steps": self.denoise_steps if self.denoise_steps > 1 else 0,
         }
-        unused = self.method.unused_options()
+        unused, is_edit = self.method.unused_options(), isinstance(self.method, EditMethod)
         by_setting = [setting.guidance_scales for setting in self.method.settings()]
         if None not in by_setting:
             scales = [s for scales in by_setting for s in scales or ()]
             scales = [*scales, *self.noise_of_run.guidance_scales]
             if scales and set(scales) == {1} and not views:
-                instead = "use a guidance scale other than 1, or weight it by --perp-neg"
+                # limbeck edit has no Perp-Neg
+                other = "leave it out" if is_edit else "weight it by --perp-neg"
+                instead = f"use a guidance scale other than 1, or {other}"
                 unused = {"negative_prompt": instead, **unused}
             elif not scales:
                 unused = {**dict.fromkeys(given, "use a guidance scale other than 0"), **unused}
@@ -206,7 +208,8 @@ class Experiment:
         for name, instead in unused.items():
             if given[name]:
                 method = component_name(type(self.method))
-                raise ValueError(f"method {method} does not use {name} {given[name]}: {instead}")
+                option = name if given[name] is True else f"{name} {given[name]}"
+                raise ValueError(f"method {method} does not use {option}: {instead}")
 
     @property
     def camera_sampler(self) -> CameraSampler:

@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.cli.run_folder import check_new_folder, exit_if_incomplete, resume_hint
     from limbeck.config.command_line import parse, value_of
     from limbeck.config.discovery import find
+    from limbeck.config.yaml import naming_options
     from limbeck.methods.base import EditMethod
     from limbeck.priors.loading import follows_instructions, load, notify_unknown_words
     from limbeck.runs import editing
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
         "images",
     )
     inputs.check(options.method, follows_instructions(options.model))
+    with naming_options(inputs, options):
+        editing.check_edits(inputs, options)
     folder = output.out or editing.default_folder(inputs, options)
     is_begun = (folder / "run.yaml").is_file() or any(folder.glob("[0-9]*x[0-9]*/"))
     if not is_begun and (foreign_files(folder) or not folder.is_dir()):
