@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -48,12 +49,15 @@ def test_a_schedule_is_a_function_of_progress(text: str, values: list) -> None:
     ("text", "reason"),
     [
         ("linear 100", "linear takes two numbers, as in 'linear 100 7.5'"),
+        ("cosine 1 2 3", "as in 'cosine 100 7.5' (with the quotes), not 'cosine 1 2 3'"),
+        ("1 until .5 then exponential 2", "as in 'exponential 100 7.5' (with the quotes), not"),
+        ("15 until 7", "as in 'linear 100 7.5' or '15 until .5 then 7.5', not '15 until 7'"),
         ("5 until 2 then 3", "rise between 0 and 1"),
         ("5 until .5 then 4 until .5 then 3", "rise between 0 and 1"),
         ("linear a 4", "'a' in 'linear a 4' is no number"),
         ("linear 1 nan", "'nan' in 'linear 1 nan' is no finite number"),
         ("cosine 1 2 until .3", "the last part of a schedule has no 'until'"),
-        ("5 then 3", "ends with 'until FRACTION', not '5'"),
+        ("5 then 3", "ends with 'until FRACTION', not '5', in '5 then 3'"),
         ("exponential 1 0", "two numbers of one sign"),
         ("7 7", "a schedule has numbers or curves"),
     ],
@@ -62,6 +66,14 @@ def test_what_is_no_schedule_says_why(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=r"^--method\.guidance: ") as error:
         parse([(Experiment, Experiment(("x",)))], ["--method", "sds", "--method.guidance", text])
     assert reason in str(error.value)
+
+
+def test_every_curve_has_an_example_that_is_one() -> None:
+    for curve in ("linear", "cosine", "exponential"):
+        with pytest.raises(ValueError, match=f"{curve} takes two numbers") as error:
+            ScheduledNumber(f"{curve} 1")
+        example = re.findall(r"as in '([^']*)'", str(error.value))[0]
+        assert str(ScheduledNumber(example)) == f"{curve} 100 7.5"
 
 
 @pytest.mark.parametrize("text", ["linear 100 7.5", "0.1 until 0.25 then exponential 1e-05 1.0"])

@@ -116,18 +116,24 @@ def _parse(text: str) -> tuple[_Piece, ...]:
         end = 1.0
         if number < len(parts) - 1:
             if len(words) < 3 or words[-2] != "until":
-                raise ValueError(f"a part of a schedule ends with 'until FRACTION', not {part!r}")
+                raise ValueError(
+                    f"a part of a schedule ends with 'until FRACTION', not {part!r}, in {text!r}"
+                )
             end, words = _number(words[-1], text), words[:-2]
             if not start < end < 1:
                 raise ValueError(
                     f"the ends of the parts of a schedule rise between 0 and 1, in {text!r}"
                 )
         elif "until" in words:
-            raise ValueError(f"the last part of a schedule has no 'until', as in {_EXAMPLES}")
+            raise ValueError(
+                f"the last part of a schedule has no 'until', as in {_EXAMPLES}, not {text!r}"
+            )
         curve = words.pop(0) if words and words[0] in _CURVES else ""
         if len(words) != (2 if curve else 1):
-            needs = f"{curve} takes two numbers" if curve else "a schedule has numbers or curves"
-            raise ValueError(f"{needs}, as in {_EXAMPLES} (with the quotes), not {part!r}")
+            needs = f"a schedule has numbers or curves, as in {_EXAMPLES}"
+            if curve:
+                needs = f"{curve} takes two numbers, as in '{curve} 100 7.5'"
+            raise ValueError(f"{needs} (with the quotes), not {part!r}")
         values = [_number(word, text) for word in words]
         if curve == "exponential" and not values[0] * values[1] > 0:
             raise ValueError(f"exponential takes two numbers of one sign, not {part!r}")
