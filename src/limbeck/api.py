@@ -50,6 +50,7 @@ from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
+from limbeck.training.source_images import check_source_prompts
 
 T = TypeVar("T")
 ImagePath = str | Path
@@ -117,6 +118,7 @@ def distill(
     if lr is not None:
         chosen = with_lr(chosen, lr)
     check_films(chosen, films)
+    check_source_prompts(chosen, prior or chosen.model)
     run_options: dict[str, Any] = {
         "image_every": image_every,
         "checkpoint_every": checkpoint_every,

@@ -11,7 +11,9 @@ from refusals import refused
 import limbeck.api  # bound to the real load before it is replaced
 import limbeck.priors.loading
 import limbeck.runs.reopen
+from limbeck.config.discovery import choices
 from limbeck.config.yaml import to_yaml
+from limbeck.methods.base import EditMethod
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
@@ -103,6 +105,21 @@ def test_films_are_not_left_out_of_a_run_of_images(
     assert "--no-films (films=False) has no effect: a run of images has no films" in message
     with pytest.raises(ValueError, match="films=False"):
         lb.distill("a duck", films=False, out=tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, cls in choices(EditMethod).items() if cls.needs_source]
+)
+def test_a_run_of_a_method_that_edits_is_refused_before_anything_is_said(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    # neither the words that the model lacks nor the dtype of its weights have a line
+    message = refused(capsys, "run", "a red zebra", "--method", method)
+    assert message.startswith("this method edits images: use limbeck edit IMAGE")
+    with pytest.raises(ValueError, match="this method edits images"):
+        limbeck.api.distill("a red zebra", method=method, out=tmp_path / "run")
     assert not any(tmp_path.iterdir())
 
 

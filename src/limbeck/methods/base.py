@@ -200,9 +200,20 @@ class EditMethod(StatelessMethod):
     needs_source = True
 
     def init(self, prior: Prior, setup: SetupContext) -> Stateless:
-        if self.needs_source and not setup.source_prompts:
-            raise ValueError(_NO_SOURCE)
+        self.check_source(setup.source_prompts)
         return Stateless()
+
+    def check_source(self, source_prompts: tuple[str, ...]) -> None:
+        """Check that there are the source prompts that the method needs.
+
+        Args:
+            source_prompts: source prompts of the run; empty without any.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.needs_source and not source_prompts:
+            raise ValueError(_NO_SOURCE)
 
     def predict_target_and_source(
         self, prior: Prior, inputs: StepInputs, eta: float = 0.0

@@ -7,10 +7,13 @@ from torch import Tensor
 
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.condition import Conditions
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import InstructionPrior, Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import EditSource
 from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.methods.base import EditMethod
+from limbeck.priors.loading import follows_instructions
 from limbeck.representations.inpainting import Inpainting
 from limbeck.training.experiment import Experiment
 from limbeck.training.run_prompts import RunPrompts
@@ -76,6 +79,23 @@ def source_prompts_of(experiment: Experiment, prior: Prior) -> tuple[str, ...]:
     if not e.source_prompts and isinstance(prior, InstructionPrior):
         return ("",) * len(e.prompts)
     return e.source_prompts
+
+
+def check_source_prompts(experiment: Experiment, model: Model | Prior | str) -> None:
+    """Check that a method that edits has source prompts, without loading the model.
+
+    A model that follows instructions needs none.
+
+    Args:
+        experiment: the options of the run.
+        model: its model.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    method = experiment.method
+    if isinstance(method, EditMethod) and not follows_instructions(model):
+        method.check_source(experiment.source_prompts)
 
 
 def check_source_images(experiment: Experiment, prior: Prior) -> None:

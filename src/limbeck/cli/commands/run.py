@@ -106,6 +106,7 @@ def run_one(
     from limbeck.runs.final_products import check_films
     from limbeck.runs.folder_state import finished_message, is_finished
     from limbeck.runs.recorder import record
+    from limbeck.training.source_images import check_source_prompts
 
     folder = out
     check_run_folder(folder, experiment)
@@ -116,6 +117,7 @@ def run_one(
     if options.logger is not None and not options.dry_run:
         options.logger.check_package()  # before the model is loaded
     check_films(experiment, options.films)
+    check_source_prompts(experiment, experiment.model)
     experiment.representation.check_files()
     experiment.reference.read_images()  # refuses files before the model is loaded
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
