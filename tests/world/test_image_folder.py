@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,3 +88,36 @@ def test_an_unreadable_image_is_named_and_nothing_is_written(folder, tmp_path):
     with pytest.raises(ValueError, match=r"11\.png is not an image"):
         prepare_images(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "train" / "images.npy").exists()
+
+
+def stop(*args: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def stop_halfway(self: Path, text: str, **options: object) -> None:
+    """Write half of a text and stop, as a kill does."""
+    self.write_bytes(text.encode()[: len(text) // 2])
+    raise KeyboardInterrupt
+
+
+def test_captions_are_cached_wholly_or_not_at_all(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "write_text", stop_halfway)
+        prepare_images(folder, tmp_path)
+    prepare_images(folder, tmp_path)
+    assert len(load_captions(tmp_path / "train", 0, 1)[0]) == len(load_images(tmp_path / "train"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_images_of_other_captions_do_not_pass_for_these(folder, tmp_path, monkeypatch):
+    prepare_images(folder, tmp_path)
+    before = np.array(load_images(tmp_path / "train"))
+    other = write_images(tmp_path / "other")
+    for i in range(20):
+        (other / f"{i:02d}.txt").write_text("other", encoding="utf-8")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(image_folder, "write_text", stop)
+        patched.setattr(image_folder, "_read_square", lambda path: np.zeros((64, 64, 3), np.uint8))
+        prepare_images(other, tmp_path)
+    prepare_images(folder, tmp_path)
+    assert np.array_equal(load_images(tmp_path / "train"), before)

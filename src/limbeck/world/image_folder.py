@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from limbeck.system.files import write_text
+
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MIN_IMAGES = 200
 _HELD_OUT_SHARE = 0.05
@@ -130,8 +132,9 @@ def _cache_images(images: list[CaptionedImage], folder: Path) -> None:
         return
     pixels = np.stack([_read_square(image.path) for image in images])
     folder.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)  # from here on the images are not those of the old captions
     np.save(folder / "images.npy", pixels)
-    done.write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
+    write_text(done, json.dumps(captions, ensure_ascii=False))
 
 
 def _read_square(path: Path) -> UInt8[np.ndarray, "64 64 3"]:

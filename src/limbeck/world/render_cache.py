@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from limbeck.system.files import write_text
 from limbeck.world.scene import Scenes, random_captions, random_scenes, render_scenes
 
 
@@ -39,6 +40,7 @@ def prepare_renders(
     if done.exists() and json.loads(done.read_text(encoding="utf-8")) == settings:
         return
     folder.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)  # from here on the images are not those of the old settings
     scenes = random_scenes(count, np.random.default_rng(seed), unseen)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, 64, 64, 3))
     deadline = time.monotonic() + seconds
@@ -51,7 +53,7 @@ def prepare_renders(
     if num_rendered < count:
         np.save(folder / "images.npy", np.array(images[:num_rendered]))
     np.savez(folder / "scenes.npz", **vars(scenes[slice(0, num_rendered)]))
-    done.write_text(json.dumps(settings), encoding="utf-8")
+    write_text(done, json.dumps(settings))
 
 
 def load_scenes(folder: Path) -> Scenes:
