@@ -172,7 +172,7 @@ def test_normals_point_outward(prior):
     config = ball(encoding=SoftBall(), density_activation="softplus", samples=400)
     nerf = config.build(prior, 1, 0)
     outward = F.normalize(row_rng(50).normal("directions", 3), dim=1)
-    normals = nerf.normals(0, outward * 0.5, 1.0)
+    normals = nerf.field(0).normals(outward * 0.5)
     assert float((normals * outward).sum(1).min()) > 0.999
     request = views_of_first()
     with torch.no_grad():

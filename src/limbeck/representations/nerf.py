@@ -8,7 +8,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,70 +22,22 @@ from limbeck.config.ranges import check_not_negative, check_positive
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
-from limbeck.graphics.fields.background import Background, BackgroundModule
+from limbeck.graphics.fields.background import Background
 from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder
 from limbeck.graphics.fields.density_init import DensityInit, Magic3DDensityInit
-from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
+from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.graphics.fields.surface import field_to_surface
 from limbeck.graphics.geometry.assets import Surface
-from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import PointLight, Shading
 from limbeck.graphics.rendering.smoothness import normal_smoothness
-from limbeck.graphics.rendering.volume import (
-    RaySamples,
-    importance_resample,
-    ray_march,
-    step_size,
-)
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
+from limbeck.representations.radiance_field import RadianceField
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
 _OCCUPANCY_EVERY = 16  #: Steps between updates of the occupancy grid.
-_EMPTY_ALPHA = 0.01  #: A cell is empty if a sample in it has at most this alpha (as in nerfacc).
 _VISIBLE_WEIGHT = 1e-3  #: Normals are computed for samples with at least this weight.
-
-
-class _LatentBackground(BackgroundModule):
-    """One learned latent in all directions."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.value = nn.Parameter(torch.zeros(channels))
-
-    def forward(
-        self,
-        directions: Float[Tensor, "*n 3"],
-        rng: torch.Generator | None = None,
-        progress: float = 1.0,
-    ) -> Float[Tensor, "*n c"]:
-        return self.value.expand(*directions.shape[:-1], -1)
-
-
-class NeRFParticle(nn.Module):
-    """The modules of one particle.
-
-    Args:
-        config: options of the field.
-        channels: channels of a render.
-        generator: source of the initial parameters.
-    """
-
-    encoding: EncodingModule
-    background: BackgroundModule
-    occupancy: OccupancyGrid
-
-    def __init__(self, config: NeRF, channels: int, generator: torch.Generator):
-        super().__init__()
-        self.encoding = config.encoding.build(generator)
-        self.decoder = config.decoder.build(self.encoding.num_features, generator, 1 + channels)
-        if config.space == "latent":
-            self.background = _LatentBackground(channels)
-        else:
-            self.background = config.background.build(generator)
-        threshold = -math.log1p(-_EMPTY_ALPHA) / step_size(config.bound, config.samples)
-        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.bound, threshold)
 
 
 class NeRFParticles(Representation):
@@ -106,7 +57,7 @@ class NeRFParticles(Representation):
         self.config, self.channels, self.canvas_size = config, shape[0], shape[1:]
         self.seed = seed
         rngs = (row.generator("field") for row in RowRandom.initial(seed, particles).split())
-        self.particles = nn.ModuleList(NeRFParticle(config, self.channels, rng) for rng in rngs)
+        self.particles = nn.ModuleList(RadianceField(config, self.channels, rng) for rng in rngs)
         self.to(prior.device)
 
     @property
@@ -131,41 +82,11 @@ class NeRFParticles(Representation):
             if params:
                 yield {"params": params, "lr": c.lr * lr_scale}
 
-    def field(self, particle: int) -> NeRFParticle:
-        """Return the modules of a particle."""
+    def field(self, particle: int) -> RadianceField:
+        """Return the field of a particle."""
         module = self.particles[particle]
-        assert isinstance(module, NeRFParticle)
+        assert isinstance(module, RadianceField)
         return module
-
-    def query(
-        self,
-        particle: int,
-        points: Float[Tensor, "n 3"],
-        progress: float = 1.0,
-        rng: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
-        """Evaluate a field.
-
-        Args:
-            particle: index of the particle.
-            points: points in world space.
-            progress: fraction of the run, for encodings that change.
-            rng: source of the density noise; None: no noise.
-
-        Returns:
-            Density per unit of length, and albedo in [0, 1] or latents.
-        """
-        c, modules = self.config, self.field(particle)
-        raw = modules.decoder(modules.encoding(points / c.bound, progress))
-        raw_density = c.density_scale * raw[:, 0] + c.density_init(points)
-        if c.density_noise and rng is not None:
-            noise = torch.randn(len(points), generator=rng).to(raw_density)
-            raw_density = raw_density + c.density_noise * noise
-        if c.density_activation == "softplus":
-            density = F.softplus(raw_density)
-        else:
-            density = raw_density.clamp_max(15).exp()
-        return density, raw[:, 1:].sigmoid() if c.space == "image" else raw[:, 1:]
 
     def density(
         self, points: Float[Tensor, "n 3"], particle: int, progress: float = 1.0
@@ -177,7 +98,7 @@ class NeRFParticles(Representation):
             particle: index of the particle.
             progress: fraction of the run, for encodings that change.
         """
-        return self.query(particle, points, progress)[0]
+        return self.field(particle).density(points, progress)
 
     def albedo(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n 3"]:
         """Return the unlit color in [0, 1].
@@ -190,7 +111,7 @@ class NeRFParticles(Representation):
             ValueError: if the field holds latents.
         """
         self.require_colors()
-        return self.query(particle, points)[1]
+        return self.field(particle).query(points)[1]
 
     def require_colors(self) -> None:
         """Raise a ValueError if the field holds latents."""
@@ -199,24 +120,6 @@ class NeRFParticles(Representation):
                 "a field of latents has no colors: render it, or train one with "
                 "--representation.space image"
             )
-
-    def normals(
-        self, particle: int, points: Float[Tensor, "n 3"], progress: float
-    ) -> Float[Tensor, "n 3"]:
-        """Return unit normals, - grad density normalized.
-
-        Central differences, so that gradients of lit colors reach the density.
-
-        Args:
-            particle: index of the particle.
-            points: points in world space.
-            progress: fraction of the run, for encodings that change.
-        """
-        step = self.config.bound / 64
-        offsets = step * torch.cat([torch.eye(3), -torch.eye(3)]).to(points)
-        shifted = (points[:, None] + offsets).reshape(-1, 3)
-        plus, minus = self.density(shifted, particle, progress).view(-1, 2, 3).unbind(1)
-        return F.normalize(minus - plus, dim=1, eps=1e-8)
 
     def _training_size(self, progress: float) -> tuple[int, ...]:
         """Height and width of training renders at a fraction of the run."""
@@ -250,21 +153,22 @@ class NeRFParticles(Representation):
     ) -> Render:
         """Render one particle, which all rows of the request ask for."""
         assert request.camera is not None
-        c, b, training = self.config, len(request), request.rng is not None
+        c, field = self.config, self.field(particle)
+        b, training = len(request), request.rng is not None
         size = self._render_size(request)
         h, w = size
         camera = request.camera.to(self.device)
         directions = camera.directions(h, w)
-        samples = self._sample_rays(particle, camera.eye, directions, request)
+        samples = field.sample_rays(camera.eye, directions, request)
         rng = request.generator("density noise")
-        density, albedo = self.query(particle, samples.points, request.progress, rng)
+        density, albedo = field.query(samples.points, request.progress, rng)
         weights = samples.render_weights(density)
         normal, terms = None, {}
         needs_normals = c.orientation_weight > 0 or c.normal_smooth_weight > 0
         if not training or light is not None or needs_normals:
             visible = weights.detach() > _VISIBLE_WEIGHT
             surface = samples.select(visible)
-            normals = self.normals(particle, surface.points, request.progress)
+            normals = field.normals(surface.points, request.progress)
             normal = F.normalize(surface.accumulate(weights[visible], normals), dim=1, eps=1e-6)
             normal = normal.view(b, h, w, 3).permute(0, 3, 1, 2)
             cosine = (normals * directions.reshape(-1, 3)[surface.ray_index]).sum(1)
@@ -280,43 +184,19 @@ class NeRFParticles(Representation):
         # from distances along the rays to depths along the axis of the camera
         cos_axis = -(directions * camera.pose[:, None, None, :3, 2]).sum(-1)
         depth = distance[..., 0] * cos_axis / alpha[..., 0].clamp_min(1e-6)
-        background = self.field(particle).background(
-            directions, request.generator("background"), request.progress
-        )
+        background = field.background(directions, request.generator("background"), request.progress)
         image = (color + (1 - alpha) * background).permute(0, 3, 1, 2)
         if c.normal_smooth_weight and normal is not None:
             terms["normal_smooth"] = normal_smoothness(normal, alpha.permute(0, 3, 1, 2))
         background = background.permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
         if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
-            terms["tv"] = self.field(particle).encoding.total_variation()
+            terms["tv"] = field.encoding.total_variation()
         if training and size != self.canvas_size:
             image = F.interpolate(image, self.canvas_size, mode="bilinear", align_corners=False)
             background = None  # nobody compares upsampled renders with it
         alpha = alpha.permute(0, 3, 1, 2)
         return Render(image, c.space, alpha, depth[:, None], normal, terms, background)
-
-    def _sample_rays(
-        self,
-        particle: int,
-        eye: Float[Tensor, "b 3"],
-        directions: Float[Tensor, "b h w 3"],
-        request: RenderRequest,
-    ) -> RaySamples:
-        """Sample rays evenly, then where the field has weight."""
-        c, occupancy, rng = self.config, self.field(particle).occupancy, request.generator("rays")
-        shape = directions.shape[:3]
-        jitter = torch.full(shape, 0.5) if rng is None else torch.rand(shape, generator=rng)
-        jitter = jitter.to(directions)
-        samples = ray_march(eye, directions, c.bound, c.samples, jitter, occupancy)
-        if not c.importance_samples:
-            return samples
-        with torch.no_grad():
-            density = self.density(samples.points, particle, request.progress)
-        count = c.importance_samples
-        return importance_resample(
-            eye, directions, c.bound, samples, density, count, occupancy, jitter, rng
-        )
 
     def asset(self, particle: int) -> Surface:
         """Return the surface that the field shows; see ``field_to_surface``.
@@ -325,7 +205,7 @@ class NeRFParticles(Representation):
             ValueError: if the field is nowhere half opaque, or holds latents.
         """
         self.require_colors()
-        return field_to_surface(partial(self.query, particle), self.config.bound, self.device)
+        return field_to_surface(self.field(particle).query, self.config.bound, self.device)
 
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         c = self.config
@@ -346,9 +226,8 @@ class NeRFParticles(Representation):
             return
         every = RowRandom.of_step(self.seed, step, torch.arange(len(self.particles)))
         for i, row in enumerate(every.split()):
-            rng = row.generator("occupancy")
-            density = partial(self.density, particle=i, progress=step / steps)
-            self.field(i).occupancy.update(density, rng)
+            field, rng = self.field(i), row.generator("occupancy")
+            field.occupancy.update(partial(field.density, progress=step / steps), rng)
 
 
 def _entropy(alpha: Float[Tensor, "b h w 1"]) -> Float[Tensor, ""]:
