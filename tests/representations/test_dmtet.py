@@ -199,7 +199,9 @@ def test_signed_distance_density_and_asset_agree_with_the_surface():
     assert (asset.vertices.norm(dim=1) - 0.6).abs().max() < 0.01
     assert mesh_volume(asset.vertices, MeshTopology(asset.faces, 0)) > 0
     color = asset.color(points)
-    assert torch.equal(color, mesh.albedo(points, 0)) and not color.requires_grad
+    assert not color.requires_grad
+    with torch.no_grad():  # kernels that keep a gradient may round differently
+        assert torch.equal(color, mesh.albedo(points, 0))
 
 
 def test_a_lost_surface_raises():
