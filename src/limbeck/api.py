@@ -11,6 +11,7 @@ import tempfile
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ from limbeck.runs.final_products import check_films
 from limbeck.runs.folder_results import DistillResult, EditResult, SampleResult
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import default_experiment
@@ -109,36 +111,38 @@ def distill(
     stages = {"": default_experiment(texts, choices)} if recipe is None else recipe.stages(texts)
     named = choices | {"steps": steps, "particles": particles}
     given = options | {name: value for name, value in named.items() if value is not None}
-    prior = None
-    if model is not None:
-        given["model"], prior = _recorded_model(model)
-    chosen = _with_options(next(iter(stages.values())), given)
-    if recipe is not None:
-        recipe.check_model(prior or chosen.model)
-    if lr is not None:
-        chosen = with_lr(chosen, lr)
+    chosen, prior = _first_stage(next(iter(stages.values())), given, lr, recipe)
     check_films(chosen, films)
     check_source_prompts(chosen, prior or chosen.model)
-    run_options: dict[str, Any] = {
-        "image_every": image_every,
-        "checkpoint_every": checkpoint_every,
-        "logger": find(Logger, logger)() if isinstance(logger, str) else logger,
-        "stop_on_collapse": stop_on_collapse,
-        "films": films,
-    }
+    logger = find(Logger, logger)() if isinstance(logger, str) else logger
+    recording = RecordingOptions(image_every, checkpoint_every, stop_on_collapse, films)
+    recorder = partial(record, options=recording, logger=logger)
     runs = _stage_runs(stages, chosen, _output_folder(out))
-    check = (lambda _: None) if recipe is None else recipe.check_prior
-    results = _record_stages(runs, prior, device, run_options, check)
+    results = _record_stages(runs, prior, device, recorder, recipe)
     choose_stage([result.folder for result in results], device)
     return replace(results[-1], stages=results if len(results) > 1 else ())
+
+
+def _first_stage(
+    default: Experiment, given: Mapping[str, Any], lr: float | None, recipe: Preset | None
+) -> tuple[Experiment, Prior | None]:
+    """The first stage with the options of the call, and the prior if it is loaded already."""
+    prior = None
+    if "model" in given:
+        recorded, prior = _recorded_model(given["model"])
+        given = {**given, "model": recorded}
+    chosen = _with_options(default, given)
+    if recipe is not None:
+        recipe.check_model(prior or chosen.model)
+    return (chosen if lr is None else with_lr(chosen, lr)), prior
 
 
 def _record_stages(
     runs: Iterable[tuple[Experiment, Path]],
     prior: Prior | None,
     device: str,
-    run_options: Mapping[str, Any],
-    check_prior: Callable[[Prior], None],
+    recorder: Callable[[Experiment, Prior, Path], object],
+    recipe: Preset | None,
 ) -> tuple[DistillResult, ...]:
     """Run experiments one after another, each in its folder; the prior is loaded if None."""
     results = []
@@ -148,8 +152,9 @@ def _record_stages(
         experiment.reference.read_images()  # refuses files before the model is loaded
         if stage_prior is None:
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
-        check_prior(stage_prior)
-        record(experiment, stage_prior, folder, **run_options)
+        if recipe is not None:
+            recipe.check_prior(stage_prior)
+        recorder(experiment, stage_prior, folder)
         results.append(DistillResult(folder, experiment, stage_prior))
     return tuple(results)
 

@@ -19,6 +19,7 @@ import limbeck.runs.recorder
 import limbeck.runs.report.pages
 from limbeck.cli.main import main
 from limbeck.config.yaml import read_yaml
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.run_command import default_run_folder
 from limbeck.runs.stage import StagePosition
 from limbeck.system.finite import NonFiniteError
@@ -311,8 +312,15 @@ def test_arguments_of_record(
 ) -> None:
     arguments = {}
 
-    def fake(experiment: Experiment, prior: object, folder: Path, **options: object) -> Path:
-        arguments.update(options, folder=folder)
+    def fake(
+        experiment: Experiment,
+        prior: object,
+        folder: Path,
+        recording: RecordingOptions,
+        command: str,
+        **options: object,
+    ) -> Path:
+        arguments.update(options, folder=folder, recording=recording, command=command)
         return folder / "report.html"
 
     monkeypatch.setattr(limbeck.runs.recorder, "record", fake)
@@ -322,13 +330,10 @@ def test_arguments_of_record(
     command = "limbeck run 'red disc' --model gaussians --device cpu --steps 2 --image-every 25"
     assert arguments == {
         "folder": default_run_folder(experiment),
-        "image_every": 25,
-        "checkpoint_every": 0,
+        "recording": RecordingOptions(25, checkpoint_every=0, stop_on_collapse=True, films=True),
         "command": command,
         "logger": None,
-        "stop_on_collapse": True,
         "stage": StagePosition(),
-        "films": True,
     }
     assert capsys.readouterr().out.strip() == str(default_run_folder(experiment) / "report.html")
 

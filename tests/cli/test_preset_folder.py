@@ -51,7 +51,7 @@ def test_the_folder_is_held_in_each_stage_and_between(
 
     held: list[str] = []
 
-    def record(experiment, prior, folder, **options):
+    def record(experiment, prior, folder, recording, command, **options):
         with pytest.raises(ValueError, match="is in use"):
             refuse_folder_in_use(Path("out"))
         held.append(folder.name)

@@ -39,6 +39,7 @@ from limbeck.graphics.geometry.marching_tetrahedra import TetGrid
 from limbeck.graphics.geometry.mesh import MeshTopology, connected_components
 from limbeck.priors.loading import load
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.reopen import reopen_run
 
 CUBE_COLORS = torch.tensor(
@@ -534,7 +535,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         batch_size=3,
         steps=4,
     )
-    record(experiment, load("gaussians"), folder, image_every=2)
+    record(experiment, load("gaussians"), folder, RecordingOptions(image_every=2))
     return folder
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.training.experiment import Experiment
 
 PROMPTS = ("a red disc", "a blue ring")
@@ -39,10 +40,11 @@ def experiment(**changes):
     return Experiment(**settings | changes)
 
 
-def record_run(e, folder, **options):
+def record_run(e, folder, command="", **options):
     """Record an experiment on exact scores; returns the report and the printed text."""
     console = Console(file=io.StringIO(), width=200)
-    report = record(e, colored_shapes(size=12), folder, console=console, **options)
+    recording = RecordingOptions(**options)
+    report = record(e, colored_shapes(size=12), folder, recording, command, console)
     return report, console.file.getvalue()
 
 

@@ -298,7 +298,7 @@ def test_a_run_says_that_its_field_fills_the_box(tmp_path, prior, monkeypatch, r
     field = replace(SMALL, density_init=Magic3DDensityInit(10.0, radius))
     console = Console(file=io.StringIO(), width=1000)
     e = replace(experiment(field), prompts=("a red mug",), steps=2)
-    recorder = Recorder(e, prior, tmp_path, console, 0, 0, stop_on_collapse=False)
+    recorder = Recorder(e, prior, tmp_path, console)
     for step in range(3):
         recorder._save_assets(step)
     recorder.close()

@@ -32,6 +32,7 @@ from limbeck.runs.contact_sheets import (
 )
 from limbeck.runs.images import VIEW_NAMES, save_final_images
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.system.checkpoint import read_metadata
@@ -61,7 +62,8 @@ def experiment_2d(**changes):
 
 def record_run(e, folder, **options):
     console = Console(file=io.StringIO(), width=400)
-    return record(e, colored_shapes(size=12), folder, console=console, **options)
+    recording = RecordingOptions(**options)
+    return record(e, colored_shapes(size=12), folder, recording, console=console)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from run_folders import experiment, metrics_lines, record_run
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.system import checkpoint
 from limbeck.system.checkpoint import read_checkpoint, read_metadata, write_checkpoint
 from limbeck.system.notices import collect_notices, display_notices
@@ -75,7 +76,7 @@ def test_rows_are_synced_before_the_checkpoint_that_claims_them(tmp_path, monkey
         experiment(),
         colored_shapes(12),
         tmp_path,
-        checkpoint_every=3,
+        RecordingOptions(checkpoint_every=3),
         console=Console(file=io.StringIO()),
     )
     assert [step for step, _ in claimed] == [3, 6, 9, 12, 12]

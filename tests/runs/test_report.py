@@ -21,6 +21,7 @@ from limbeck.metrics.run_scores import score_run
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.images import save_final_images
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import differing_options, read_run_data
 from limbeck.runs.report.svg_plots import metric_plots
@@ -42,7 +43,7 @@ def record_run(folder, **changes):
         Experiment(**settings | changes),
         colored_shapes(size=12),
         folder,
-        image_every=2,
+        RecordingOptions(image_every=2),
         command="limbeck distill '<b>'",
         console=Console(file=io.StringIO()),
     )

@@ -40,6 +40,7 @@ from limbeck.metrics.heldout_views import LIGHT_DIRECTION
 from limbeck.priors.loading import load
 from limbeck.runs.images import image_grid
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.reopen import particle_names, reopen_run, step_cameras
 from limbeck.runs.report import pages
 from limbeck.runs.snapshots_3d import SnapshotFolder, read_snapshot, save_snapshot
@@ -86,7 +87,7 @@ def experiment() -> Experiment:
 @pytest.fixture(scope="module")
 def folder(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_folder = tmp_path_factory.mktemp("runs") / "ball"
-    record(experiment, load("gaussians"), run_folder, image_every=2)
+    record(experiment, load("gaussians"), run_folder, RecordingOptions(image_every=2))
     return run_folder
 
 

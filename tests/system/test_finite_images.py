@@ -20,6 +20,7 @@ from limbeck.metrics.run_scores import score_images
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.images import image_grid, save_final_images
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.system.finite import NonFiniteError
@@ -122,7 +123,7 @@ def test_previews_that_cannot_be_decoded_are_left_out_and_reported_once(tmp_path
             experiment(method=method, steps=6),
             colored_shapes(size=8),
             tmp_path / "run",
-            image_every=2,
+            RecordingOptions(image_every=2),
             console=Console(file=file, width=500),
         )
         file.seek(0)

@@ -42,6 +42,7 @@ from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
 from limbeck.representations.pixels import Pixels
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment
@@ -256,7 +257,8 @@ def test_recording_does_not_synchronize(gpu_prior, tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module.Recorder, "finish", finish)
     experiment = replace(make_experiment(VSD(7.5, critic=LoRACritic(2)), Pixels()), steps=5)
     with fake_cuda.gpu():
-        record(experiment, gpu_prior, folder, image_every=1, console=Console(quiet=True))
+        recording = RecordingOptions(image_every=1)
+        record(experiment, gpu_prior, folder, recording, console=Console(quiet=True))
     assert notes == []
     tensors, metadata = read_checkpoint(folder / "checkpoint.safetensors")
     assert metadata["step"] == 5

@@ -25,6 +25,7 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.generator import Generator
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, start_stage_from
 from limbeck.training.presets.imagedream import ImageDreamPreset
@@ -111,7 +112,7 @@ def test_every_full_stage_changes_its_particles_and_starts_the_next(preset, fold
         if is_from_image:
             stage = with_image(stage, tmp_path)
         folder = tmp_path / name
-        record(stage, prior, folder, stop_on_collapse=False)
+        record(stage, prior, folder, RecordingOptions(stop_on_collapse=False))
         trained, count = load_representation(folder, prior)
         initial = build_representation(stage.representation, prior, stage.total, stage.seed)
         changed = {

@@ -23,7 +23,7 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.svgd import SVGD
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import colored_shapes
-from limbeck.runs.recorder import record
+from limbeck.runs.recorder import Recorder, record
 from limbeck.system import processes
 
 STEPS = 4
@@ -79,22 +79,21 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     prior = colored_shapes(8)
     record(e, prior, tmp_path / "whole")
     half = tmp_path / "run"
-    from limbeck.runs.recorder import Recorder
 
     class StoppedError(Exception):
         pass
 
-    advance = Recorder._advance
+    take_step = Recorder._step
 
-    def stop(recorder):
+    def stop(recorder, progress):
         if recorder.run.step == 4:
             recorder.save()
             recorder.writer.drain()
             raise StoppedError
-        return advance(recorder)
+        return take_step(recorder, progress)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "_advance", stop)
+        patch.setattr(Recorder, "_step", stop)
         with pytest.raises(StoppedError):
             record(e, prior, half)
     torch.multiprocessing.spawn(record_experiment, (2, tmp_path, replace(e)), 2)

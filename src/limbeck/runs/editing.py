@@ -24,6 +24,7 @@ from limbeck.runs.edit_options import EditOptions
 from limbeck.runs.folder_state import refuse_other_experiment
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.report import pages
 from limbeck.system.files import slug
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
@@ -192,7 +193,8 @@ def run_edit(
     assert before is not None
     stems = particle_stems(experiment.total, experiment.particles)
     _save_before_images(before, stems, folder)
-    record(experiment, prior, folder, image_every=image_every, command=command, console=console)
+    recording = RecordingOptions(image_every)
+    record(experiment, prior, folder, recording, command, console)
     maps = gradient_map(experiment, prior)
     top = float(maps.flatten().quantile(0.99)) or 1.0
     for i, (stem, image) in enumerate(zip(stems, before, strict=True)):

@@ -21,10 +21,12 @@ from limbeck.runs.environment_file import record_environment
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
 from limbeck.runs.loggers import GuardedLogWriter, Logger, open_log
+from limbeck.runs.measured_steps import MeasuredSteps
 from limbeck.runs.metrics_log import MetricsLog
 from limbeck.runs.notices_file import write_notices
 from limbeck.runs.other_processes import take_part
 from limbeck.runs.profile_file import profile_content
+from limbeck.runs.recording_options import DEFAULT_RECORDING, RecordingOptions
 from limbeck.runs.report.live import LiveReport
 from limbeck.runs.results import write_results
 from limbeck.runs.run_checkpoint import RunCheckpoint
@@ -42,14 +44,13 @@ from limbeck.system.interrupt import DeferredInterrupt, Stopped
 from limbeck.system.launch import launched_index
 from limbeck.system.notices import collect_notices, notify
 from limbeck.system.processes import join_processes
-from limbeck.system.timing import synchronized_time
 from limbeck.training.collapse import CollapseDetector, DegenerateRunError
 from limbeck.training.experiment import Experiment
 from limbeck.training.own_results import IdleMethod
 from limbeck.training.resources import plan_resources
 from limbeck.training.trainer import Run, Step
 
-CHECKPOINT_SECONDS = 30.0  #: time between checkpoints unless ``checkpoint_every`` is set
+CHECKPOINT_SECONDS = 30.0  #: between checkpoints unless ``RecordingOptions`` sets their steps
 #: files that a killed run was writing, and that nothing but a run writes
 _LEFTOVERS = ("checkpoint.safetensors*.part", "images/*.part", "assets/*.part")
 FLUSH_SECONDS = 1.0  #: time between writes of metrics and updates of the progress bar
@@ -59,14 +60,11 @@ def record(
     experiment: Experiment,
     prior: Prior,
     folder: Path,
-    image_every: int = 0,
-    checkpoint_every: int = 0,
+    options: RecordingOptions = DEFAULT_RECORDING,
     command: str = "",
     console: Console | None = None,
     logger: Logger | None = None,
-    stop_on_collapse: bool = True,
     stage: StagePosition = ONLY_STAGE,
-    films: bool = True,
 ) -> Path:
     """Run an experiment into a folder, or continue it there; a finished run is not touched.
 
@@ -78,14 +76,11 @@ def record(
         experiment: what to run.
         prior: its model.
         folder: run folder.
-        image_every: steps between recorded images; 0 for about ten per run.
-        checkpoint_every: steps between checkpoints; 0 for every ``CHECKPOINT_SECONDS`` seconds.
+        options: what is written, and how often.
         command: command line, for the record.
         console: for messages and the progress bar; stderr if None.
         logger: also gets metrics and images.
-        stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
         stage: which stage of a preset it is, for the progress bar.
-        films: write turntables and stills of 3D particles, and their meshes also before the end.
 
     Returns:
         The report, ``folder/report.html``.
@@ -114,10 +109,8 @@ def record(
     if launched_index() > 0:
         take_part(experiment, prior, folder)
         return report
-    every = image_every, checkpoint_every
-    return Recorder(
-        experiment, prior, folder, console, *every, stop_on_collapse, stage, films
-    ).record(command, logger)
+    recorder = Recorder(experiment, prior, folder, console, options, stage)
+    return recorder.record(command, logger)
 
 
 class Recorder:
@@ -128,11 +121,8 @@ class Recorder:
         prior: its model.
         folder: run folder.
         console: for messages and the progress bar.
-        image_every: steps between recorded images; 0 for about ten per run.
-        checkpoint_every: steps between checkpoints; 0 for every ``CHECKPOINT_SECONDS`` seconds.
-        stop_on_collapse: abort a 3D run once its renders are empty or uniform fog.
+        options: what is written, and how often.
         stage: which stage of a preset it is.
-        films: write turntables, stills and earlier meshes of 3D particles.
     """
 
     def __init__(
@@ -141,16 +131,12 @@ class Recorder:
         prior: Prior,
         folder: Path,
         console: Console,
-        image_every: int = 0,
-        checkpoint_every: int = 0,
-        stop_on_collapse: bool = True,
+        options: RecordingOptions = DEFAULT_RECORDING,
         stage: StagePosition = ONLY_STAGE,
-        films: bool = True,
     ):
         self.experiment, self.prior, self.folder, self.console = experiment, prior, folder, console
-        self.image_every = image_every or max(1, round(experiment.steps / 10))
-        self.checkpoint_every, self.stop_on_collapse = checkpoint_every, stop_on_collapse
-        self.films = films
+        self.options = options
+        self.image_every = options.image_every or max(1, round(experiment.steps / 10))
         with collect_notices() as self.notices:
             is_new = not (folder / "checkpoint.safetensors").exists()
             self.run = Run(experiment, prior, pretrain=is_new)
@@ -211,7 +197,7 @@ class Recorder:
             self.checkpoint.load()
             step, steps = run.step, self.experiment.steps
             self._print(f"{self.folder}: continuing after step {step} of {steps}")
-        self.first_step = run.step
+        self.steps = MeasuredSteps(run, self.plan, partial(self._print, soft_wrap=True))
         if run.step < self.experiment.steps:  # there if the run is longer than it was to be
             (self.folder / "profile.json").unlink(missing_ok=True)
         if logger is not None:
@@ -250,7 +236,7 @@ class Recorder:
             self.log_writer.close()
 
     def _save_assets(self, step: int) -> None:
-        if not self.films and step < self.experiment.steps:
+        if not self.options.films and step < self.experiment.steps:
             return
         representation, submit = self.run.representation, self.writer.submit
         assets = save_snapshot(self.folder, self.experiment, representation, step, submit)
@@ -287,7 +273,7 @@ class Recorder:
 
     def _step(self, progress: RunProgress) -> None:
         profile, calls = self.run.profile, self.prior.call_counter.calls
-        step = self._advance()
+        step = self.steps.advance()
         if message := self.idle.update(self.prior.call_counter.calls - calls):
             notify(message)
             self.notices.append(message)
@@ -306,14 +292,14 @@ class Recorder:
             with profile.part("metrics"):
                 self.metrics_log.flush()
             progress.update(step.step, self.metrics_log.last)
-            if self.stop_on_collapse and step.step < self.experiment.steps:
+            if self.options.stop_on_collapse and step.step < self.experiment.steps:
                 self._check_collapse()
         if self._checkpoint_due(step.step, clock):
             self.save()
 
     def _checkpoint_due(self, step: int, clock: float) -> bool:
-        if self.checkpoint_every:
-            return step % self.checkpoint_every == 0
+        if self.options.checkpoint_every:
+            return step % self.options.checkpoint_every == 0
         return clock - self.saved_at > CHECKPOINT_SECONDS
 
     def _check_collapse(self) -> None:
@@ -327,27 +313,6 @@ class Recorder:
             f"{error}; {self.folder} holds the run so far, --no-stop-on-collapse continues it"
         )
         raise error
-
-    def _advance(self) -> Step:
-        """Take a step; count operations in the second one and time the third of a session."""
-        run, steps_taken = self.run, self.run.step - self.first_step
-        if run.step == 1:
-            # Counting runs the step without compiled graphs. It is always the second step of the
-            # run, not of the session, so that a continued run stays bit-identical.
-            with run.profile.count_ops():
-                return run.advance()
-        if steps_taken != 2:
-            return run.advance()
-        start, counter = synchronized_time(self.prior.device), self.prior.call_counter
-        if counter.compiled_graphs:
-            self._print(
-                f"compilation: compiled {counter.compiled_graphs} graphs in "
-                f"{counter.compile_seconds:.1f} s"
-            )
-        step = run.advance()
-        seconds = synchronized_time(self.prior.device) - start
-        self._print(str(self.plan.with_timing(seconds, run.profile)), soft_wrap=True)
-        return step
 
     def _save_images(self, step: Step) -> None:
         profile = self.run.profile
@@ -399,7 +364,8 @@ class Recorder:
         critic = partial(method.save_critic, self.prior, self.run.state, folder / "critic")
         products.write("the critic", critic)
         if len(self.prior.shape) == 3:
-            write_results(self.run, folder, self.images, products, self._print, self.films)
+            films = self.options.films
+            write_results(self.run, folder, self.images, products, self._print, films)
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:

@@ -13,6 +13,7 @@ from limbeck.config.discovery import component_name
 from limbeck.config.yaml import read_yaml
 from limbeck.runs.find_runs import RUNS, find_folder
 from limbeck.runs.loggers import Logger
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import CHOICES, default_experiment
@@ -86,6 +87,13 @@ class RunOptions:
             raise ValueError(
                 "--viewer shows the meshes over time, which --no-films leaves out: give one of them"
             )
+
+    @property
+    def recording(self) -> RecordingOptions:
+        """What is written into the run folder, and how often."""
+        return RecordingOptions(
+            self.image_every, self.checkpoint_every, self.stop_on_collapse, self.films
+        )
 
 
 class RunDefaults(NamedTuple):

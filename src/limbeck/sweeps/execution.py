@@ -17,6 +17,7 @@ from limbeck.priors.loading import load
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.folder_state import is_finished, refuse_other_experiment
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import DEFAULT_RECORDING, RecordingOptions
 from limbeck.runs.stage import StagePosition
 from limbeck.system.files import one_line
 from limbeck.system.finite import NonFiniteError
@@ -36,10 +37,8 @@ class RunTask:
         stages: folder and configuration (YAML of ``Experiment``) of each stage, in order.
         device: as for ``limbeck.load``.
         threads: threads of torch on the CPU; 0 leaves them.
-        image_every: steps between recorded images; 0 for about ten per run.
-        checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
+        recording: what is written into its folders, and how often.
         command: command line, for the record.
-        films: whether turntables, stills and earlier meshes of 3D particles are written.
         uses_network: whether its model is a network; its modules take long to import.
     """
 
@@ -47,10 +46,8 @@ class RunTask:
     stages: tuple[tuple[str, str], ...]
     device: str = "auto"
     threads: int = 0
-    image_every: int = 0
-    checkpoint_every: int = 0
+    recording: RecordingOptions = DEFAULT_RECORDING
     command: str = ""
-    films: bool = True
     uses_network: bool = True
 
 
@@ -137,11 +134,9 @@ def _execute_stages(task: RunTask) -> list[str]:
             experiment,
             prior,
             folder,
-            image_every=task.image_every,
-            checkpoint_every=task.checkpoint_every,
-            command=task.command,
+            task.recording,
+            task.command,
             stage=StagePosition(number, total, folder.name.partition("-")[2], later),
-            films=task.films,
         )
     return [problem for folder in experiments for problem in read_failures(folder)]
 

@@ -27,6 +27,7 @@ from limbeck.priors.loading import (
 from limbeck.runs.folder_state import foreign_files, is_finished, refuse_other_experiment
 from limbeck.runs.metrics_log import last_recorded_step
 from limbeck.runs.own_files import changed_own_files
+from limbeck.runs.recording_options import DEFAULT_RECORDING, RecordingOptions
 from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
@@ -188,11 +189,9 @@ def run_sweep(
     sweep: Sweep,
     progress: SweepProgress,
     engine: Engine,
-    image_every: int = 0,
-    checkpoint_every: int = 0,
+    recording: RecordingOptions = DEFAULT_RECORDING,
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
-    films: bool = True,
 ) -> None:
     """Run what is not finished yet.
 
@@ -201,46 +200,39 @@ def run_sweep(
         progress: its folder and its runs, as ``check_sweep`` returns them; kept up to date. Those
             of a search are added as they are chosen.
         engine: what executes them.
-        image_every: steps between recorded images; 0 for about ten per run.
-        checkpoint_every: steps between checkpoints; 0 for one every 30 seconds.
+        recording: what each run writes into its folder, and how often.
         command: command line, for the record.
         on_change: called several times a second with the state, and with the outcome of each run
             when it ends.
-        films: whether turntables, stills and earlier meshes of 3D particles are written.
     """
     root = progress.root
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
         study = None if sweep.search is None else OptunaStudy(sweep, root)
-        every = image_every, checkpoint_every
-        execute_runs(progress, engine, *every, command, on_change, study, films)
+        execute_runs(progress, engine, recording, command, on_change, study)
 
 
 def execute_runs(
     progress: SweepProgress,
     engine: Engine,
-    image_every: int = 0,
-    checkpoint_every: int = 0,
+    recording: RecordingOptions = DEFAULT_RECORDING,
     command: str = "",
     on_change: Callable[[SweepProgress, RunOutcome | None], None] = lambda progress, outcome: None,
     study: OptunaStudy | None = None,
-    films: bool = True,
 ) -> None:
     """Execute the runs that are not finished, in a folder that the caller holds.
 
     Args:
         progress: their folder and the runs, as ``check_runs`` returns them; kept up to date.
         engine: what executes them.
-        image_every: as for ``run_sweep``.
-        checkpoint_every: as for ``run_sweep``.
+        recording: as for ``run_sweep``.
         command: command line, for the record.
         on_change: as for ``run_sweep``.
         study: chooses further runs; None without a search.
-        films: as for ``run_sweep``.
     """
     root = progress.root
     known = read_failed_runs(root)
-    template = RunTask("", (), engine.device, 0, image_every, checkpoint_every, command, films)
+    template = RunTask("", (), engine.device, 0, recording, command)
     queue: list[RunTask] = []
 
     def add(runs: Sequence[PlannedRun]) -> None:

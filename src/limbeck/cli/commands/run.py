@@ -83,7 +83,7 @@ def run_stages(command: RunCommand, text: str) -> None:
 def run_one(
     experiment: Experiment,
     options: RunOptions,
-    out: Path,
+    folder: Path,
     command: str,
     viewer: bool,
     position: StagePosition = ONLY_STAGE,
@@ -95,7 +95,7 @@ def run_one(
     Args:
         experiment: what to run.
         options: how the run is recorded.
-        out: run folder.
+        folder: run folder.
         command: the command line.
         viewer: show the run in the browser.
         position: which stage of a preset it is.
@@ -103,23 +103,15 @@ def run_one(
         preset: the recipe that the options come from.
     """
     from limbeck.cli.run_folder import check_run_folder, resume_hint
-    from limbeck.runs.final_products import check_films
     from limbeck.runs.folder_state import finished_message, is_finished
     from limbeck.runs.recorder import record
-    from limbeck.training.source_images import check_source_prompts
 
-    folder = out
     check_run_folder(folder, experiment)
     if is_finished(folder, experiment) and not options.dry_run:  # before the model is loaded
         print(finished_message(folder, experiment), file=sys.stderr)
         print(folder / "report.html", flush=True)
         return
-    if options.logger is not None and not options.dry_run:
-        options.logger.check_package()  # before the model is loaded
-    check_films(experiment, options.films)
-    check_source_prompts(experiment, experiment.model)
-    experiment.representation.check_files()
-    experiment.reference.read_images()  # refuses files before the model is loaded
+    _refuse_early(experiment, options)
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines
@@ -139,17 +131,27 @@ def run_one(
             experiment,
             prior,
             folder,
-            image_every=options.image_every,
-            checkpoint_every=options.checkpoint_every,
-            command=command,
+            options.recording,
+            command,
             logger=options.logger,
-            stop_on_collapse=options.stop_on_collapse,
             stage=position,
-            films=options.films,
         )
     print(report, flush=True)
     if position.number == position.total and launched_index() == 0:
         print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
+
+
+def _refuse_early(experiment: Experiment, options: RunOptions) -> None:
+    """Refuse options and files that cannot be used, before the model is loaded."""
+    from limbeck.runs.final_products import check_films
+    from limbeck.training.source_images import check_source_prompts
+
+    if options.logger is not None and not options.dry_run:
+        options.logger.check_package()
+    check_films(experiment, options.films)
+    check_source_prompts(experiment, experiment.model)
+    experiment.representation.check_files()
+    experiment.reference.read_images()
 
 
 def _load_prior(experiment: Experiment, device: str) -> Prior:

@@ -166,6 +166,7 @@ def _run(
 
     from limbeck.cli.main import USER_ERROR
     from limbeck.cli.run_folder import INCOMPLETE
+    from limbeck.runs.recording_options import RecordingOptions
     from limbeck.sweeps.execution import RunOutcome
     from limbeck.sweeps.live_report import SweepReport
     from limbeck.sweeps.live_table import LiveTable, sweep_closing_lines
@@ -182,8 +183,10 @@ def _run(
                 table.update(progress, outcome)
                 report.update()
 
-            every = options.image_every, options.checkpoint_every
-            run_sweep(sweep, progress, engine, *every, command, show, options.films)
+            recording = RecordingOptions(
+                options.image_every, options.checkpoint_every, films=options.films
+            )
+            run_sweep(sweep, progress, engine, recording, command, show)
     finally:
         progress.running.clear()
         if progress.runs:

@@ -23,6 +23,7 @@ from limbeck.leaderboard.assets.statistics import StageResults, make_rows
 from limbeck.leaderboard.assets.table import asset_rows_to_csv, asset_rows_to_markdown, runs_to_csv
 from limbeck.leaderboard.execution.folder import model_digest
 from limbeck.runs.folder_state import foreign_files
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.report.live import RELOAD_SECONDS
 from limbeck.runs.report.run_data import read_run_data
 from limbeck.sweeps.engines.base import Engine
@@ -279,7 +280,7 @@ def run_asset_leaderboard(
         report.update(progress)
 
     try:
-        execute_runs(progress, engine, command=command, on_change=show, films=films)
+        execute_runs(progress, engine, RecordingOptions(films=films), command, show)
     finally:
         progress.running.clear()
         report.update(progress)
