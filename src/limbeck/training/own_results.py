@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -118,30 +118,6 @@ def own_origins(experiment: Experiment, representation: Representation) -> dict[
         "losses": representation,
     }
     return {name: name_of(type(part)) for name, part in parts.items() if is_own(type(part))}
-
-
-def computed_values(
-    direction: Tensor | LatentAndImageGradient,
-    weight: Tensor,
-    gradient: Tensor,
-    regularizers: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """What a step has computed, to say which of it is not finite.
-
-    Args:
-        direction: what the method returned.
-        weight: w(t).
-        gradient: w(t) times the direction, after the gradient transform.
-        regularizers: losses of the representation by name.
-    """
-    values = {"weight": weight, "gradient": gradient}
-    if isinstance(direction, LatentAndImageGradient):
-        values |= {"direction": direction.x0, "image_direction": direction.image}
-    else:
-        values["direction"] = direction
-    if regularizers:
-        values["losses"] = torch.stack([loss.detach() for loss in regularizers.values()])
-    return values
 
 
 class IdleMethod:

@@ -10,35 +10,31 @@ from limbeck.distillation.timesteps.base import training_progress
 from limbeck.methods.base import LatentAndImageGradient
 from limbeck.representations.base import Representation
 from limbeck.training.experiment import Experiment
+from limbeck.training.step_gradient import StepGradient
 
 
 def step_metrics(
-    representation: Representation,
-    direction: Float[Tensor, "b ..."] | LatentAndImageGradient,
-    gradient: Float[Tensor, "b ..."],
-    weight: Float[Tensor, "b"],
-    t: Float[Tensor, "b"],
+    representation: Representation, gradient: StepGradient, t: Float[Tensor, "b"]
 ) -> dict[str, Float[Tensor, ""]]:
     """Return scalars on the device of the run, after the backward pass of a step.
 
     Args:
         representation: the particles, with the gradients of the step.
-        direction: what the method returned.
-        gradient: w(t) times the direction, after the gradient transform.
-        weight: w(t) of each row.
+        gradient: the gradient of the step.
         t: time of each row.
 
     Returns:
         ``residual`` and ``gradient``, root mean squares of direction and gradient; ``grad_norm``
         of all parameters; ``weight`` and ``t``, means over the rows.
     """
+    direction = gradient.direction
     residual = direction.x0 if isinstance(direction, LatentAndImageGradient) else direction
     grads = [p.grad for p in representation.parameters() if p.grad is not None]
     return {
         "residual": residual.square().mean().sqrt(),
-        "gradient": gradient.square().mean().sqrt(),
+        "gradient": gradient.x0.square().mean().sqrt(),
         "grad_norm": torch.stack(torch._foreach_norm(grads)).norm(),
-        "weight": weight.mean(),
+        "weight": gradient.weight.mean(),
         "t": t.mean(),
     }
 

@@ -45,10 +45,8 @@ from limbeck.training.image_prompt import check_image_prompt, with_image_prompt
 from limbeck.training.known_view import known_view_of
 from limbeck.training.own_broadcasts import refusing_row_broadcasts
 from limbeck.training.own_results import (
-    check_own_direction,
     check_own_groups,
     check_own_render,
-    computed_values,
     own_origins,
 )
 from limbeck.training.profile import Profile
@@ -56,10 +54,10 @@ from limbeck.training.reference_view import read_reference_view
 from limbeck.training.row_draws import draw_rows
 from limbeck.training.run_prompts import RunPrompts
 from limbeck.training.source_images import RunSource, check_source_images, source_prompts_of
+from limbeck.training.step_gradient import computed_values, gradient_of_step
 from limbeck.training.step_metrics import scheduled_options, step_metrics
 from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
-from limbeck.training.weighted_gradient import weighted_gradient
 
 
 @dataclass(frozen=True)
@@ -250,26 +248,20 @@ class Run:
         with profile.part("method"), torch.no_grad(), broadcasts:
             inputs = replace(inputs, eps=noise.refine(prior, inputs))
             check_own_tensor(noise, ".refine", inputs.eps, x0.shape, "noise for each row")
-            direction = method(prior, inputs, self.state)
-            check_own_direction(method, direction, x0, inputs.image)
-            weight = e.weight(prior.schedule, inputs.t)
-            check_own_tensor(e.weight, "", weight, (len(x0),), "a weight for each row")
-            if known is not None:
-                weight = weight.masked_fill(to_device(known, weight.device), 0.0)
-            gradient, image_gradient = weighted_gradient(e, self.step, direction, weight)
+            gradient = gradient_of_step(e, prior, method, inputs, self.state, known)
         regularizers = self._regularizers(particle, progress, render)
         # rows of a generator are samples of their own, not views to be averaged over
         sample = torch.arange(len(x0)) if e.representation.fresh_samples else particle
-        losses = [surrogate(x0, gradient, sample), *regularizers.values()]
-        if image_gradient is not None and inputs.image is not None:
-            losses.append(surrogate(inputs.image, image_gradient, sample))
+        losses = [surrogate(x0, gradient.x0, sample), *regularizers.values()]
+        if gradient.image is not None and inputs.image is not None:
+            losses.append(surrogate(inputs.image, gradient.image, sample))
         with profile.part("backward"):
             torch.stack(losses).sum().backward()
         average_gradients(self.representation.parameters())
-        metrics = step_metrics(self.representation, direction, gradient, weight, inputs.t)
+        metrics = step_metrics(self.representation, gradient, inputs.t)
         metrics |= {name: loss.detach() for name, loss in regularizers.items()}
         metrics |= opacity_metrics(render)
-        values = computed_values(direction, weight, gradient, regularizers)
+        values = computed_values(gradient, regularizers)
         self._check_finite(inputs, values, metrics["grad_norm"])
         with profile.part("optimizer"):
             self.optimizer.step()
@@ -281,7 +273,7 @@ class Run:
             metrics |= fitted
         metrics |= scheduled_options(e, self.step, prior.device)
         self.step += 1
-        return Step(self.step, inputs, gradient, metrics)
+        return Step(self.step, inputs, gradient.x0, metrics)
 
     def _regularizers(
         self, particle: Int[Tensor, "b"], progress: float, render: Render
