@@ -22,8 +22,9 @@ from limbeck.priors.exact import colored_shapes
 from limbeck.runs.images import save_final_images
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
+from limbeck.runs.report.option_differences import differing_options
 from limbeck.runs.report.pages import write_report
-from limbeck.runs.report.run_data import differing_options, read_run_data
+from limbeck.runs.report.run_data import read_run_data
 from limbeck.runs.report.svg_plots import metric_plots
 from limbeck.runs.report.tables import seconds_text
 from limbeck.training.experiment import Experiment

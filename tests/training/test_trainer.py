@@ -38,8 +38,8 @@ from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.row_draws import draw_rows
-from limbeck.training.trainer import Run, steps
 from limbeck.training.step_gradient import weighted_gradient
+from limbeck.training.trainer import Run, steps
 
 
 def shapes_prior() -> GaussianMixture:

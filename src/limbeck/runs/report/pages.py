@@ -17,12 +17,9 @@ from markupsafe import Markup
 from limbeck.runs.images import VIEW_NAMES
 from limbeck.runs.report import svg_plots
 from limbeck.runs.report.image_metrics import image_metric_rows
+from limbeck.runs.report.option_differences import differing_options
 from limbeck.runs.report.page_images import PageImage, embed_image
-from limbeck.runs.report.run_data import (
-    RunData,
-    differing_options,
-    read_run_data,
-)
+from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.runs.report.tables import (
     PROFILE_LABELS,
     SCORES,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import yaml
@@ -359,44 +359,3 @@ def read_run_data(path: Path) -> RunData:
                 raise ValueError(f"{path / name} is not the configuration of a run: no prompts")
             return RunData(path, name == "sample.yaml", text, options)
     raise ValueError(f"{path} is not a run folder: it has no run.yaml and no sample.yaml")
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, str]:
-    """Options with dotted names, values as text."""
-    if not isinstance(value, dict):
-        return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
-    flat: dict[str, str] = {}
-    for key, part in value.items():
-        flat |= _flatten(part, f"{name}.{key}" if name else str(key))
-    return flat
-
-
-class OptionRow(NamedTuple):
-    """An option that differs between runs.
-
-    Attributes:
-        name: dotted name of the option.
-        values: its value in each run, None where it does not exist.
-        unusual: for each run, whether the value is not the most common one.
-    """
-
-    name: str
-    values: list[str | None]
-    unusual: list[bool]
-
-
-def differing_options(folders: Sequence[RunData]) -> list[OptionRow]:
-    """Options that differ between runs.
-
-    Options of samples, and options that only one component has, are not compared.
-    """
-    options = [_flatten(data.config) for data in folders]
-    runs = [flat for data, flat in zip(folders, options, strict=True) if not data.is_sampling]
-    rows = []
-    for name in dict.fromkeys(name for flat in runs or options for name in flat):
-        if len({flat[name] for flat in runs or options if name in flat}) > 1:
-            values = [flat.get(name) for flat in options]
-            usual = max(values, key=values.count)
-            unusual = [value is not None and value != usual for value in values]
-            rows.append(OptionRow(name, values, unusual))
-    return rows
