@@ -119,7 +119,6 @@ def distill(
     recorder = partial(record, options=recording, logger=logger)
     runs = _stage_runs(stages, chosen, _output_folder(out))
     results = _record_stages(runs, prior, device, recorder, recipe)
-    choose_stage([result.folder for result in results], device)
     return replace(results[-1], stages=results if len(results) > 1 else ())
 
 
@@ -144,7 +143,10 @@ def _record_stages(
     recorder: Callable[[Experiment, Prior, Path], object],
     recipe: Preset | None,
 ) -> tuple[DistillResult, ...]:
-    """Run experiments one after another, each in its folder; the prior is loaded if None."""
+    """Run experiments one after another, each in its folder, and choose the best of them.
+
+    The prior is loaded if it is None.
+    """
     results = []
     for experiment, folder in runs:
         stage_prior = prior
@@ -156,6 +158,7 @@ def _record_stages(
             recipe.check_prior(stage_prior)
         recorder(experiment, stage_prior, folder)
         results.append(DistillResult(folder, experiment, stage_prior))
+    choose_stage([result.folder for result in results], device)
     return tuple(results)
 
 

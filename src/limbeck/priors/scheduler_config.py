@@ -19,6 +19,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.utils import DummyObject
+from jaxtyping import Float
+from torch import Tensor
 
 from limbeck.diffusion.prediction import PredictionType
 from limbeck.diffusion.schedule import DiscreteSchedule, RectifiedFlowSchedule
@@ -99,6 +101,19 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
             f"not {type_name!r:.60}"
         )
     prediction_type = _PREDICTION_TYPES[type_name]
+    alphas_cumprod = _alphas_cumprod(files, config)
+    zero_snr = float(alphas_cumprod[-1]) == 0
+    if prediction_type == "eps" and zero_snr:
+        raise ValueError(
+            f"{files.name}: prediction_type epsilon does not determine x0 at zero terminal SNR, "
+            "which rescale_betas_zero_snr sets"
+        )
+    _check_weight_names(files, type_name, zero_snr)
+    return prediction_type, DiscreteSchedule(tuple(alphas_cumprod.double().tolist()))
+
+
+def _alphas_cumprod(files: CheckpointFiles, config: dict[str, Any]) -> Float[Tensor, "t"]:
+    """Return the products of 1 - beta up to each tick, which fall from 1 to 0 or above."""
     place = files.place("scheduler", _FILE)
     if positive_int(config, "num_train_timesteps", place) > _MAX_TIMESTEPS:
         raise ValueError(
@@ -118,15 +133,19 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
             f"{place}: beta_start {config['beta_start']!r:.40} and beta_end "
             f"{config['beta_end']!r:.40} must give betas between 0 and 1"
         )
-    zero_snr = float(alphas_cumprod[-1]) == 0
-    if prediction_type == "eps" and zero_snr:
-        raise ValueError(
-            f"{files.name}: prediction_type epsilon does not determine x0 at zero terminal SNR, "
-            "which rescale_betas_zero_snr sets"
-        )
-    # some single-file checkpoints have weights whose names say what the model is
+    return alphas_cumprod
+
+
+def _check_weight_names(files: CheckpointFiles, type_name: str, zero_snr: bool) -> None:
+    """Refuse a configuration that the weights of a single file contradict by their names.
+
+    Args:
+        files: the checkpoint.
+        type_name: prediction type of the configuration.
+        zero_snr: whether its schedule ends at zero terminal SNR.
+    """
     weight_names = files.weight_names()
-    if "v_pred" in weight_names and prediction_type != "v":
+    if "v_pred" in weight_names and _PREDICTION_TYPES[type_name] != "v":
         raise ValueError(
             f"{files.name} has a weight v_pred, but {files.folder} has prediction_type "
             f"{type_name}: give another configuration with --model.config"
@@ -136,7 +155,6 @@ def read_discrete_schedule(files: CheckpointFiles) -> tuple[PredictionType, Disc
             f"{files.name} has a weight ztsnr, but {files.folder} has no zero terminal SNR: "
             "give another configuration with --model.config"
         )
-    return prediction_type, DiscreteSchedule(tuple(alphas_cumprod.double().tolist()))
 
 
 def one_step_scheduler(files: CheckpointFiles) -> DDIMScheduler:

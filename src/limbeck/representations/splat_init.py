@@ -136,13 +136,7 @@ def fit_to_renders(
         Peak signal-to-noise ratio of the color where the other one is opaque, in dB.
     """
     cameras = _cameras(bound).to(next(splats.parameters()).device)
-    with torch.no_grad():
-        renders = [
-            other.render(RenderRequest(torch.full((len(rows),), j), cameras[rows], size=size))
-            for rows in torch.arange(_VIEWS).split(_ROWS)
-        ]
-    images = torch.cat([render.image for render in renders])
-    alphas = torch.cat([_alpha(render) for render in renders])
+    images, alphas = _render_views(other, j, cameras, size)
     groups = [{"params": [splats.params[name][i]], "lr": lr} for name, lr in _LRS.items()]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
@@ -168,6 +162,19 @@ def fit_to_renders(
         total = sum(float(errors(rows)[0].sum()) for rows in chunks)
     weight = 3 * float(alphas.square().sum())
     return 10 * math.log10(weight / max(total, 1e-10 * weight))
+
+
+@torch.no_grad()
+def _render_views(
+    other: Representation, j: int, cameras: Camera, size: tuple[int, int]
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
+    """Return image and alpha of a particle from each camera."""
+    renders = [
+        other.render(RenderRequest(torch.full((len(rows),), j), cameras[rows], size=size))
+        for rows in torch.arange(_VIEWS).split(_ROWS)
+    ]
+    images = torch.cat([render.image for render in renders])
+    return images, torch.cat([_alpha(render) for render in renders])
 
 
 def _alpha(render: Render) -> Float[Tensor, "b 1 h w"]:

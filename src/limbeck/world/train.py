@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,7 +197,7 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
     Returns:
         The pipeline folder.
     """
-    from diffusers import AutoencoderKL, __version__
+    from diffusers import AutoencoderKL
     from transformers import CLIPTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -210,7 +212,26 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
         "tokenizer": CLIPTokenizer.from_pretrained(str(out / "tokenizer")),
         "scheduler": build_scheduler(task.prediction_type),
     }
-    # not by a pipeline object, whose class loads slowly and warns of what is not needed here
+    _save_parts(parts, folder)
+    write_vocabulary(training_vocabulary(out, data, task.init_from), folder)
+    # the path on the training machine is private
+    _edit_json(folder / "vae" / "config.json", _name_or_path=None)
+    # transformers loads in the dtype given here, diffusers in float32; a pipeline must not mix them
+    _edit_json(folder / "text_encoder" / "config.json", dtype="float32")
+    # older transformers read these instead of tokenizer.json
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
+    _save_settings(task, data, folder)
+    return folder
+
+
+def _save_parts(parts: Mapping[str, Any], folder: Path) -> None:
+    """Write the parts of a StableDiffusionPipeline in fp16, and the index that lists them.
+
+    Not by a pipeline object, whose class loads slowly and warns of what is not needed here.
+    """
+    from diffusers import __version__
+
     index: dict[str, object] = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": __version__,
@@ -224,14 +245,10 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
         part.save_pretrained(folder / name)
         index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
     write_text(folder / "model_index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
-    write_vocabulary(training_vocabulary(out, data, task.init_from), folder)
-    # the path on the training machine is private
-    _edit_json(folder / "vae" / "config.json", _name_or_path=None)
-    # transformers loads in the dtype given here, diffusers in float32; a pipeline must not mix them
-    _edit_json(folder / "text_encoder" / "config.json", dtype="float32")
-    # older transformers read these instead of tokenizer.json
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(out / "tokenizer" / name, folder / "tokenizer" / name)
+
+
+def _save_settings(task: DenoiserTask, data: str, folder: Path) -> None:
+    """Write training.json, the settings of the training that made the weights."""
     names = (
         "batch_size",
         "prediction_type",
@@ -243,7 +260,6 @@ def export_pipeline(out: Path, task: DenoiserTask, data: str = "world") -> Path:
     )
     settings = {"data": data} | {name: getattr(task, name) for name in names}
     (folder / "training.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    return folder
 
 
 def _edit_json(path: Path, **changes: str | None) -> None:
