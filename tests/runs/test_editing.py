@@ -2,7 +2,7 @@
 
 import importlib
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -297,7 +297,52 @@ def test_each_method_has_its_own_defaults():
     sdedit = default_options(SDEdit)
     assert (sdedit.steps, sdedit.lr) == (1, 1.0)
     assert isinstance(sdedit.timesteps, FixedTimesteps)
-    assert all(type(default_options(method).method) is method for method in METHODS.values())
+
+
+MODELS = {
+    "small": "world",
+    "diffusion": "stabilityai/stable-diffusion-2-1-base",
+    "flow": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "flux": "black-forest-labs/FLUX.1-dev",
+    "instructions": "timbrooks/instruct-pix2pix",
+}
+
+
+@dataclass(frozen=True)
+class Bare(DDS):
+    """An editing method of one's own that declares nothing."""
+
+
+@dataclass(frozen=True)
+class Declared(DDS):
+    """One with options of its own for some kinds of models."""
+
+    edit_recipes = {
+        "small": {"method": {"eta": 0.5}, "steps": 8, "optimizer": "adam"},
+        "flow": {"timesteps": {"name": "fixed", "t": 0.5}},
+    }
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_a_method_of_ones_own_has_the_defaults_of_dds(model):
+    dds = default_options(DDS, model)
+    assert default_options(Bare, model) == replace(dds, method=Bare(dds.method.guidance))
+
+
+def test_a_method_declares_its_own_defaults():
+    small = default_options(Declared)
+    assert small == EditOptions(Declared(eta=0.5), steps=8, optimizer=Adam())
+    flow = EditOptions(Declared(), timesteps=FixedTimesteps(0.5))
+    assert default_options(Declared, MODELS["flow"]) == flow
+    assert default_options(Declared, MODELS["flux"]) == flow, "flux is the kind most like it"
+    for kind in ("diffusion", "instructions"):
+        assert default_options(Declared, MODELS[kind]).steps == 200, "that of DDS"
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_the_declared_options_of_all_methods_can_be_read(model):
+    for method in METHODS.values():
+        assert type(default_options(method, model).method) is method
 
 
 PROMPTS = ("--source-prompt", "a red disc", "--target-prompt", "a blue disc")

@@ -6,6 +6,8 @@ diffusion model is a rectified flow with time u. Its velocity is v = eps - x.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -50,6 +52,15 @@ def euler_step(inputs: StepInputs) -> Float[Tensor, "b"]:
     # the smallest time of a discrete schedule has noise, and the flow ends without
     end = torch.zeros_like(following) if remaining == 1 else following
     return flow_time(inputs.schedule, t) - end
+
+
+def euler_solver(t_start: float) -> dict[str, Any]:
+    """Options of a run that is the Euler solver of a flow, as in run.yaml; see ``euler_step``.
+
+    Args:
+        t_start: diffusion time that it starts from.
+    """
+    return {"lr": 1.0, "timesteps": {"name": "trailing", "t_start": t_start}}
 
 
 def coupled_noise(

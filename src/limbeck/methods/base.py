@@ -13,7 +13,7 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -186,6 +186,25 @@ def edit_source(inputs: StepInputs) -> EditSource:
     return inputs.source
 
 
+#: Models as the defaults of edits tell them apart: exact or of few words, diffusion models, flows,
+#: flows whose network has guidance, and those that follow instructions.
+EditedModel = Literal["small", "diffusion", "flow", "flux", "instructions"]
+#: Whose options a model has where a method has none for it.
+_SIMILAR_MODELS: Mapping[EditedModel, tuple[EditedModel, ...]] = {
+    "small": ("small", "diffusion"),
+    "diffusion": ("diffusion",),
+    "flow": ("flow", "diffusion"),
+    "flux": ("flux", "flow", "diffusion"),
+    "instructions": ("instructions", "diffusion"),
+}
+#: Velocities are compared, w = 1 / (1 - u), and the pace is that of DVRF with eta = 0.
+_IN_VELOCITIES = {
+    "steps": 50,
+    "lr": 0.044,
+    "weight": {"name": "alpha-sigma", "alpha_power": -1.0, "sigma_power": 0.0},
+}
+
+
 @dataclass(frozen=True)
 class EditMethod(StatelessMethod):
     """A method that edits images from what their source prompt says to what their prompt says.
@@ -193,11 +212,33 @@ class EditMethod(StatelessMethod):
     Attributes:
         guidance: guidance scale s of the predictions for the edited image and for its source.
         needs_source: whether it needs a source prompt.
+        edit_recipes: options of ``limbeck edit`` by kind of model, as in run.yaml, with those of
+            the method under ``method``. A kind that is left out has those of a similar one, and
+            what has none has these, those of DDS.
     """
 
     guidance: float = 7.5
 
     needs_source = True
+    edit_recipes: ClassVar[Mapping[EditedModel, Mapping[str, Any]]] = {
+        "small": {"method": {"guidance": 3.0}},
+        "diffusion": {"method": {"guidance": 7.5}, "steps": 200, "lr": 0.05},
+        "flow": {"method": {"guidance": 7.5}, **_IN_VELOCITIES},
+        "flux": {"method": {"guidance": 1.0}, **_IN_VELOCITIES},  # on top of its own
+    }
+
+    @classmethod
+    def edit_recipe(cls, model: EditedModel) -> Mapping[str, Any]:
+        """Return the options of an edit that suit a kind of model, from ``edit_recipes``.
+
+        Args:
+            model: kind of model.
+        """
+        for recipes in (cls.edit_recipes, EditMethod.edit_recipes):
+            for kind in _SIMILAR_MODELS[model]:
+                if kind in recipes:
+                    return recipes[kind]
+        raise AssertionError(f"EditMethod.edit_recipes has no options of {model} models")
 
     def init(self, prior: Prior, setup: SetupContext) -> Stateless:
         self.check_source(setup.source_prompts)

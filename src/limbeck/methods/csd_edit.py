@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,26 @@ class TargetGroups(PromptGroups):
         self._prompt_index = group
 
 
+def shared_times(t_min: float, t_max: float) -> dict[str, Any]:
+    """Times that all images share, as the kernel compares them; as in run.yaml.
+
+    Args:
+        t_min: smallest time.
+        t_max: largest time.
+    """
+    return {"name": "uniform", "t_min": t_min, "t_max": t_max, "per_row": False}
+
+
+#: Options of the authors' code.
+_CODE = {
+    "steps": 200,
+    "lr": 2.0,
+    "weight": "dreamfusion",
+    "timesteps": shared_times(0.02, 0.5),
+    "optimizer": {"name": "sgd", "decay_start": 0.0},
+}
+
+
 @dataclass(frozen=True)
 class CSDEdit(EditMethod):
     """CSD-Edit: (1/N) sum_j [k(x_j, x_i) DDS_j - grad_{x_j} k(x_j, x_i)], SVGD of edits.
@@ -55,6 +75,11 @@ class CSDEdit(EditMethod):
 
     bibtex = SVGD.bibtex
     passes = "4 in one call (2 at guidance 1); the kernel is N^2, the network is not"
+    edit_recipes = {
+        "small": {"method": {"guidance": 3.0}, "timesteps": shared_times(0.05, 0.95)},
+        "diffusion": {"method": {"guidance": 7.5}, **_CODE},
+        "flux": {"method": {"guidance": 1.0}, **_CODE},
+    }
 
     def init(self, prior: Prior, setup: SetupContext) -> TargetGroups:
         super().init(prior, setup)

@@ -58,6 +58,9 @@ class VelocityEditMethod(EditMethod):
         return difference + (1 - eta) * (x - source.x0)
 
 
+_SCHEDULE = {"steps": 50, "lr": 0.044, "timesteps": "trailing"}
+
+
 @dataclass(frozen=True)
 class DVRF(VelocityEditMethod):
     """Delta velocity of a flow: v_hat_s(z, u, y) - v_hat(z_source, u, y_source) + a pull.
@@ -82,6 +85,11 @@ class DVRF(VelocityEditMethod):
   year={2025}
 }"""
     passes = "4 in two calls (3 with one guidance at 1, 2 with both)"
+    edit_recipes = {
+        "small": {"method": {"guidance": 3.0, "source_guidance": 1.0}, "lr": 0.04},
+        "diffusion": _SCHEDULE,
+        "flux": {"method": {"guidance": 1.0, "source_guidance": 1.0}, **_SCHEDULE},
+    }
 
     def step_schedule(self, step: int, steps: int) -> float:
         return self.eta * step / steps

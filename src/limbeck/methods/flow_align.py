@@ -10,7 +10,7 @@ from torch import Tensor
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
-from limbeck.distillation.flow import coupled_noise, euler_step, velocity
+from limbeck.distillation.flow import coupled_noise, euler_solver, euler_step, velocity
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod, edit_source
@@ -40,6 +40,10 @@ class FlowAlign(EditMethod):
   year={2025}
 }"""
     passes = "3 in two calls"
+    edit_recipes = {
+        "small": {"method": {"guidance": 3.0}, "steps": 50, **euler_solver(1.0)},
+        "diffusion": {"steps": 33, **euler_solver(1.0)},
+    }
 
     def unused_options(self) -> dict[str, str]:
         return {"negative_prompt": "leave it out, --source-prompt stands in its place"}

@@ -11,7 +11,7 @@ from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.batching import draw_candidates
-from limbeck.distillation.flow import coupled_noise, euler_step, velocity
+from limbeck.distillation.flow import coupled_noise, euler_solver, euler_step, velocity
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import edit_source
@@ -48,6 +48,19 @@ class FlowEdit(VelocityEditMethod):
         "4N in two calls, N noises (3N with one guidance at 1, 2N with both); 2 in one call in a "
         "step that samples"
     )
+    edit_recipes = {
+        "small": {
+            "method": {"guidance": 5.0, "source_guidance": 1.0},
+            "steps": 40,
+            **euler_solver(0.85),
+        },
+        "diffusion": {"steps": 33, **euler_solver(0.66)},
+        "flux": {
+            "method": {"guidance": 1.0, "source_guidance": 1.0},
+            "steps": 24,
+            **euler_solver(24 / 28),
+        },
+    }
 
     def check_steps(self, steps: int) -> None:
         if self.sampling_steps > steps:

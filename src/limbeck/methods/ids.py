@@ -43,6 +43,7 @@ class IDS(EditMethod):
 }"""
     passes = "2K with backward in K calls + 4 in one call (half of both at guidance 1)"
     backward = "the network, down to its input"
+    edit_recipes = {"small": {"method": {"guidance": 3.0}, "steps": 8, "lr": 1.0}}
 
     def source_noise(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         """eps* of each row.

@@ -48,6 +48,10 @@ class LUSD(EditMethod):
   year={2025}
 }"""
     passes = "2"
+    edit_recipes = {
+        "small": {"method": {"guidance": 4.0}, "steps": 80, "lr": 0.2},
+        "diffusion": {"steps": 300, "lr": 0.5},
+    }
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:

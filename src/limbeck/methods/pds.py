@@ -16,6 +16,8 @@ from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod, edit_source
 
+_ADAM = {"steps": 60, "lr": 0.05, "optimizer": {"name": "adam", "decay_start": 1.0}}
+
 
 @dataclass(frozen=True)
 class PDS(EditMethod):
@@ -44,6 +46,10 @@ class PDS(EditMethod):
   year={2024}
 }"""
     passes = "4 in one call (2 at guidance 1)"
+    edit_recipes = {
+        "diffusion": {"method": {"guidance": 7.5}, **_ADAM},
+        "flux": {"method": {"guidance": 1.0}, **_ADAM},
+    }
 
     def __post_init__(self) -> None:
         if not 0 < self.stride < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +13,15 @@ from limbeck.diffusion.prior import Prior
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod
+
+
+def replaced_from(t: float) -> dict[str, Any]:
+    """Options of the one step that replaces an image, as in run.yaml.
+
+    Args:
+        t: the strength.
+    """
+    return {"steps": 1, "lr": 1.0, "timesteps": {"name": "fixed", "t": t}}
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,13 @@ class SDEdit(EditMethod):
   year={2022}
 }"""
     passes = "2K (K at guidance 1), in K calls"
+    edit_recipes = {
+        "small": {"method": {"guidance": 5.0}, **replaced_from(0.7)},
+        "diffusion": {"method": {"guidance": 7.5}, **replaced_from(0.7)},
+        "flux": {"method": {"guidance": 1.0}, **replaced_from(0.7)},
+        # from noise alone, as the pipeline samples
+        "instructions": {"method": {"guidance": 7.5}, **replaced_from(1.0)},
+    }
 
     def __post_init__(self) -> None:
         if self.denoise_steps < 1:

@@ -15,6 +15,8 @@ from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod, edit_source
 
+_DESCENT = {"timesteps": {"name": "linear", "t_min": 0.02, "t_max": 0.98}, "optimizer": "adam"}
+
 
 @dataclass(frozen=True)
 class SSDEdit(EditMethod):
@@ -46,6 +48,10 @@ class SSDEdit(EditMethod):
   year={2025}
 }"""
     passes = "4 in two calls"
+    edit_recipes = {
+        "small": {"method": {"guidance": 3.0}, "steps": 80, "lr": 0.035, **_DESCENT},
+        "diffusion": {"steps": 1500, "lr": 0.01, **_DESCENT},
+    }
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
