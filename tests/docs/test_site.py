@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 import limbeck
+from limbeck.config.discovery import choices
+from limbeck.training.presets.base import Preset
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -109,6 +111,20 @@ def test_the_tables_of_methods_are_those_of_the_code():
     assert page == maker["index"](), "run python docs/method_tables.py"
     num_pages = len(list((DOCS / "methods").glob("*.md"))) - 2  # without index and identities
     assert page.count("\n| [") == num_pages
+
+
+def test_the_table_of_presets_is_that_of_the_code():
+    maker = runpy.run_path(str(DOCS / "preset_tables.py"))
+    page = (DOCS / "presets" / "index.md").read_text(encoding="utf-8")
+    assert page == maker["index"](), "run python docs/preset_tables.py"
+    num_pages = len(list((DOCS / "presets").glob("*.md"))) - 1  # without the index
+    assert page.count("\n| [") == num_pages
+
+
+def test_the_page_of_recipes_names_every_3d_preset():
+    (row,) = re.findall(r"^\| `--preset` \| .*$", text_of(DOCS / "3d-recipes.md"), re.M)
+    named = set(re.findall(r"\[([\w-]+)\]\(presets/\1\.md\)", row))
+    assert named == {name for name in choices(Preset) if name != "one-step"}
 
 
 # Release files
