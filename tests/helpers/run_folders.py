@@ -40,11 +40,11 @@ def experiment(**changes):
     return Experiment(**settings | changes)
 
 
-def record_run(e, folder, command="", **options):
+def record_run(e, folder, command="", logger=None, **options):
     """Record an experiment on exact scores; returns the report and the printed text."""
     console = Console(file=io.StringIO(), width=200)
     recording = RecordingOptions(**options)
-    report = record(e, colored_shapes(size=12), folder, recording, command, console)
+    report = record(e, colored_shapes(size=12), folder, recording, command, console, logger)
     return report, console.file.getvalue()
 
 

@@ -176,8 +176,35 @@ def test_the_report_names_the_views_in_order(finished):
     page = HtmlPage(finished / "report.html")
     for text in ("Turntable", "Normals", "Depth", "Opacity"):
         assert text in page.text
-    assert "One row per particle: front, right side, back, left side." in page.text
+    assert page.text.count("One row per particle: front, right side, back, left side.") == 1
     assert "One row per prompt" not in page.text
+    assert "film of steps 0 to 6" in page.text
+
+
+def test_a_report_shows_few_sheets_of_views_and_many_single_images(tmp_path):
+    def headed(name: str, num_steps: int, kind: str) -> HtmlPage:
+        folder = tmp_path / name
+        (folder / "images").mkdir(parents=True)
+        (folder / "run.yaml").write_text("prompts: [a mug]\nsteps: 60\n", encoding="utf-8")
+        for step in range(num_steps):
+            for suffix in ("", kind):
+                image = Image.new("RGB", (8, 8))
+                image.save(folder / "images" / f"step-{step:05d}{suffix}.png")
+        return HtmlPage(write_report([folder]))
+
+    views = headed("views", 11, "-alpha")
+    assert views.tags.count("img") == 2 * 6
+    assert "step 0" in views.text and "step 10" in views.text and "step 1\n" not in views.text
+    single = headed("single", 11, "-x0")
+    assert single.tags.count("img") == 2 * 11
+
+
+def test_many_prompts_with_a_particle_each_make_wide_sheets(tmp_path):
+    prompts = [f"object {i}" for i in range(9)]
+    data = RunData(tmp_path, False, "", {"prompts": prompts, "particles": 1})
+    assert data.images_per_row == 8 and data.has_wide_sheets
+    lone = RunData(tmp_path, False, "", {"prompts": prompts[:1], "particles": 1})
+    assert lone.images_per_row == 1 and not lone.has_wide_sheets
 
 
 def test_the_report_links_to_the_videos(finished, tmp_path):

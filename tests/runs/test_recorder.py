@@ -53,7 +53,7 @@ def test_a_run_folder_is_complete(finished):
     assert evaluations == [8 * k for k in range(1, 13)]
     profile = json.loads((finished / "profile.json").read_text())
     assert profile["evaluations"] == 96 and profile["peak_bytes"] > 1e7
-    assert profile["seconds"]["method"] > 0
+    assert profile["seconds"]["method"] > 0 and profile["seconds"]["results"] > 0
     assert "poole2022" in (finished / "references.bib").read_text()
     expected = {"step-00000.png", "gradient-scale.json"}
     expected |= {f"step-{k:05d}{kind}.png" for k in (4, 8, 12) for kind in ("", "-x0", "-gradient")}

@@ -364,8 +364,9 @@ class Recorder:
         critic = partial(method.save_critic, self.prior, self.run.state, folder / "critic")
         products.write("the critic", critic)
         if len(self.prior.shape) == 3:
-            films = self.options.films
-            write_results(self.run, folder, self.images, products, self._print, films)
+            with self.run.profile.part("results"):
+                films = self.options.films
+                write_results(self.run, folder, self.images, products, self._print, films)
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:

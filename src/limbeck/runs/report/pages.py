@@ -33,7 +33,7 @@ from limbeck.system.flops import format_si
 from limbeck.system.overwriting import refuse_foreign_file
 
 _TEMPLATES = Path(__file__).parent
-_MAX_STEPS = 12  #: at most so many recorded steps are shown
+_MAX_STEPS, _MAX_SHEETS = 12, 6  #: at most so many recorded steps are shown; of wide sheets
 
 #: options already named in the caption of a run
 _CAPTION_OPTIONS = ("prompts", "model", "method.name", "method.guidance", "steps", "particles")
@@ -198,11 +198,11 @@ def render_page(template: str, content: dict[str, Any], *folders: Path) -> str:
 
 
 def _shown_steps(run: RunData) -> list[int]:
-    """At most ``_MAX_STEPS`` recorded steps, always with the first and the last."""
-    steps = run.image_steps()
-    if len(steps) <= _MAX_STEPS:
+    """As many recorded steps as are legible, always with the first and the last."""
+    steps, most = run.image_steps(), _MAX_SHEETS if run.has_wide_sheets else _MAX_STEPS
+    if len(steps) <= most:
         return steps
-    return [steps[round(i * (len(steps) - 1) / (_MAX_STEPS - 1))] for i in range(_MAX_STEPS)]
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
 def _run_content(run: RunData, page: Path, reload_seconds: int = 0) -> dict[str, Any]:
@@ -290,10 +290,11 @@ class ImageSection(NamedTuple):
 
 
 def _image_sections(run: RunData, steps: Sequence[int]) -> list[ImageSection]:
-    """Recorded images of the given steps by kind."""
+    """Recorded images of the given steps by kind; the first one says how sheets are arranged."""
     sheet = step_sheet = ""
     if run.has_views:
-        sheet = f" One row per particle: {', '.join(VIEW_NAMES)}."
+        rows = "One row per particle" if run.num_particles > 1 else "From left to right"
+        sheet = f" {rows}: {', '.join(VIEW_NAMES)}."
         step_sheet = " One image per row of the step."
     elif len(run.prompts) > 1:
         sheet = step_sheet = " One row per prompt, one column per particle."
@@ -303,13 +304,9 @@ def _image_sections(run: RunData, steps: Sequence[int]) -> list[ImageSection]:
     critic = "Denoised prediction x0 of the critic, which follows the particles."
     kinds = [
         ("Progress", "", "The particles." + sheet),
-        (
-            "Normals",
-            "-normal",
-            "Direction of the surface: red along x, green along y, blue along z." + sheet,
-        ),
-        ("Depth", "-depth", "Distance along the ray; yellow is near." + sheet),
-        ("Opacity", "-alpha", "White is opaque." + sheet),
+        ("Normals", "-normal", "Red where the surface faces x, green y, blue z."),
+        ("Depth", "-depth", "Distance along the ray; yellow is near."),
+        ("Opacity", "-alpha", "White is opaque."),
         ("Prediction of the prior", "-x0", prior + step_sheet),
         ("Prediction of the critic", "-critic", critic + step_sheet),
     ]

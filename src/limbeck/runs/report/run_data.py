@@ -16,7 +16,7 @@ import yaml
 
 from limbeck.config.strict_yaml import parse_yaml
 from limbeck.runs.final_products import read_failures
-from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES
+from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES, columns_of_prompts
 from limbeck.runs.metrics_log import last_recorded_step, read_metrics
 from limbeck.runs.notices_file import read_notices
 from limbeck.runs.report.page_images import PageImage, embed_image, with_svg
@@ -24,6 +24,8 @@ from limbeck.system.files import read_json_object, read_text
 from limbeck.system.image_files import image_file_size
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
+_MAX_SMALL_ROW = 2  #: contact sheets of more images in a row are wide ones
+_IMAGE_WIDTH, _SHEET_WIDTH = 384, 720  #: of recorded images and of wide sheets, at most
 _LEAST_FRAMES = 3  #: of an animation: the images beside it show two just as well
 _MAX_ANIMATION_BYTES = 900_000  #: larger animations are left out of the report
 _MAX_NOTEBOOK_VIDEO_BYTES = 4_000_000  #: larger turntables are left out of a notebook
@@ -211,7 +213,23 @@ class RunData:
     @property
     def images_per_row(self) -> int:
         """Images in a row of a contact sheet."""
-        return len(VIEW_NAMES) if self.has_views else max(int(self.config.get("particles", 1)), 1)
+        if self.has_views:
+            return len(VIEW_NAMES)
+        return columns_of_prompts(self.num_particles, self._per_prompt)
+
+    @property
+    def num_particles(self) -> int:
+        """Particles of all prompts."""
+        return self._per_prompt * len(self.prompts)
+
+    @property
+    def _per_prompt(self) -> int:
+        return max(int(self.config.get("particles", 1)), 1)
+
+    @property
+    def has_wide_sheets(self) -> bool:
+        """Whether contact sheets have too many images in a row to be shown small."""
+        return self.images_per_row > _MAX_SMALL_ROW
 
     def finals(self) -> list[tuple[str, list[PageImage]]]:
         """Final images by prompt; none for an unfinished run."""
@@ -330,9 +348,10 @@ class RunData:
             kind: suffix of the file names, such as ``""``, ``-x0``, ``-critic`` or ``-gradient``.
         """
         crop = COLORBAR_WIDTH if kind == "-gradient" else 0
+        max_width = _SHEET_WIDTH if self.has_wide_sheets else _IMAGE_WIDTH
         files = [(step, self.path / "images" / f"step-{step:05d}{kind}.png") for step in steps]
         return [
-            embed_image(path, 384, self._pixelated, f"step {step}", crop)
+            embed_image(path, max_width, self._pixelated, f"step {step}", crop)
             for step, path in files
             if path.exists()
         ]

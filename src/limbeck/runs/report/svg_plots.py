@@ -63,6 +63,18 @@ _OPACITY_TITLES = {
     "border": "Opacity at the image border",
     "contrast": "Image contrast",
 }
+_LOSS_TITLES = {
+    "critic": "Critic (loss)",
+    "opacity": "Opacity (loss)",
+    "orientation": "Orientation of normals (loss)",
+    "entropy": "Entropy of opacities (loss)",
+    "tv": "Total variation (loss)",
+    "normal_smooth": "Smoothness of normals (loss)",
+    "normal_consistency": "Consistency of normals (loss)",
+    "laplacian": "Laplacian (loss)",
+    "scale": "Scale of Gaussians (loss)",
+    "smoothness": "Smoothness (loss)",
+}
 _NOT_PLOTTED = {
     "step",
     "evaluations",
@@ -104,11 +116,18 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Use a log scale if the bulk of positive values spans more than a factor of 30."""
+    """Use a log scale if the bulk of positive values spans more than a factor of 30.
+
+    On a linear scale a common power of ten would stand above the axes, where there is no room.
+    """
     if len(values) and values.min() > 0:
         low, high = np.quantile(values, [0.02, 0.98])
         if high > 30 * low:
             axes.set_yscale("log")
+            return
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if len(values) and not 1e-3 < np.abs(values).max() < 1e5:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
 def _svg(figure: Figure) -> str:
@@ -171,9 +190,7 @@ def _time_plot(lines: Sequence[MetricsLine]) -> str:
 
 
 def _title(name: str) -> str:
-    if name == "critic":
-        return "Critic (loss)"
-    return _OPACITY_TITLES.get(name, name)
+    return (_OPACITY_TITLES | _LOSS_TITLES).get(name, name.replace("_", " "))
 
 
 def metric_plots(lines: Sequence[MetricsLine]) -> list[tuple[str, str]]:

@@ -111,6 +111,7 @@ PROFILE_LABELS = {
     "method": "direction (prior, critic)",
     "critic": "critic update",
     "images": "images (decode)",
+    "results": "results (final images, turntables)",
 }
 
 
