@@ -21,6 +21,7 @@ from limbeck.studies.edits import render_world_scene
 
 PAGES = Path(__file__).parent / "methods"
 PICTURES = Path(__file__).parent / "images" / "methods"
+GALLERY = Path(__file__).parent / "gallery.md"
 PARTICLES = 4
 EDITED = "a plain red mug on grass"  #: what mug.png and the other images of the pages show
 BEGIN, END = "<!-- picture -->\n", "<!-- end of picture -->\n"
@@ -31,6 +32,17 @@ def command_of(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     found = re.search(r"^(?:    )?(limbeck (?:run|edit) .+)$", text, re.M)
     return shlex.split(found[1])[1:] if found else []
+
+
+def picture(page: Path) -> Path:
+    """The picture of a page, which may not exist."""
+    return PICTURES / f"{page.stem}.png"
+
+
+def title(page: Path) -> str:
+    """The name of the method of a page."""
+    first = page.read_text(encoding="utf-8").splitlines()[0]
+    return re.split(r"[:,(]", first.removeprefix("# "))[0].strip()
 
 
 def make(name: str) -> None:
@@ -52,7 +64,7 @@ def make(name: str) -> None:
             images = [Image.open(path).convert("RGB") for path in paths]
         finally:
             os.chdir(before)
-    save_row(images, PICTURES / f"{name}.png")
+    save_row(images, picture(PAGES / f"{name}.md"))
 
 
 def save_row(images: list[Image.Image], path: Path) -> None:
@@ -73,19 +85,40 @@ def inserted(page: Path) -> str:
     text = re.sub(rf"{BEGIN}.*?{END}\n", "", text, flags=re.S)
     words = command_of(page)
     command = re.search(r"^(?:    )?limbeck (?:run|edit) .+\n(?:    .*\n)*", text, re.M)
-    if command is None or not (PICTURES / f"{page.stem}.png").is_file():
+    if command is None or not picture(page).is_file():
         return text
-    title = text.splitlines()[0].removeprefix("# ").partition(":")[0]
     if words[0] == "edit":
-        shown = f"The image before and after {title}"
+        shown = f"The image before and after {title(page)}"
         caption = "Before and after, by this command on the embedded model."
     else:
-        shown = f"Particles of {title}"
+        shown = f"Particles of {title(page)}"
         count = f"{PARTICLES} particles" if "--particles" not in words else "its particles"
         model = "" if "--model" in words else " on the embedded model"
         caption = f"The result of this command{model}, {count}."
     block = f"![{shown}](../images/methods/{page.stem}.png)\n\n*{caption}*\n"
     return f"{text[: command.end()]}\n{BEGIN}\n{block}\n{END}{text[command.end() :]}"
+
+
+def gallery() -> str:
+    """The gallery with all pictures: particles by methods from noise, then edits."""
+    pages = [page for page in sorted(PAGES.glob("*.md")) if picture(page).is_file()]
+    edits = [page for page in pages if command_of(page)[0] == "edit"]
+    others = [page for page in pages if page not in edits]
+    before, rest = GALLERY.read_text(encoding="utf-8").split(BEGIN)
+    text = f"{table(others, 2)}\nThe same image edited by each method:\n\n{table(edits, 4)}"
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+
+
+def table(pages: list[Path], columns: int) -> str:
+    """Pictures with their names, so many beside each other."""
+    cells = [
+        f"![{page.stem}](images/methods/{page.stem}.png)<br>[{title(page)}](methods/{page.name})"
+        for page in pages
+    ]
+    cells += [""] * (-len(cells) % columns)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    lines = ["| " + " | ".join(row) + " |" for row in [[""] * columns, ["---"] * columns, *rows]]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
@@ -95,3 +128,4 @@ if __name__ == "__main__":
             if "--insert" not in sys.argv:
                 make(page.stem)
             page.write_text(inserted(page), encoding="utf-8")
+    GALLERY.write_text(gallery(), encoding="utf-8")

@@ -27,7 +27,7 @@ _WELCOME = (
 
 
 #: long lines of code are wrapped
-_CSS = ".nicegui-code pre { white-space: pre-wrap !important; overflow-wrap: anywhere; }"
+_CSS = ".nicegui-code :is(pre, code) { white-space: pre-wrap; overflow-wrap: anywhere; }"
 _FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
 _IMAGES = 25  #: recorded images of a 2D run
 
@@ -56,12 +56,13 @@ class StudioPage:
     def __init__(self, root: Path, jobs: Jobs, viewers: Viewers, shown: str = ""):
         self.root, self.jobs, self.viewers = root, jobs, viewers
         ui.colors(primary="#b83b4d")
+        ui.add_css(_CSS)
         with ui.header().classes(
             "items-center py-1 px-3 bg-white text-black border-b border-gray-300"
         ):
             menu = ui.button(icon="menu").props("flat dense color=black")
             ui.label("Limbeck Studio").classes("text-lg font-medium")
-            ui.label(f"{root.resolve()}").classes("text-sm text-gray-500 break-all max-sm:hidden")
+            ui.label(str(root)).classes("text-sm text-gray-500 break-all max-sm:hidden")
         with ui.left_drawer(bordered=True).props("width=360 breakpoint=900") as self.drawer:
             self._add_left()
         self.is_beside = True  # on a narrow screen the drawer covers the run
