@@ -23,6 +23,7 @@ PAGES = Path(__file__).parent / "methods"
 PICTURES = Path(__file__).parent / "images" / "methods"
 GALLERY = Path(__file__).parent / "gallery.md"
 PARTICLES = 4
+SCALE = 2  #: screen pixels per pixel
 EDITED = "a plain red mug on grass"  #: what mug.png and the other images of the pages show
 BEGIN, END = "<!-- picture -->\n", "<!-- end of picture -->\n"
 
@@ -76,6 +77,7 @@ def save_row(images: list[Image.Image], path: Path) -> None:
         row.paste(image, (left, 0))
         left += image.width + gap
     path.parent.mkdir(parents=True, exist_ok=True)
+    row = row.resize((width * SCALE, height * SCALE), Image.Resampling.NEAREST)
     row.save(path, optimize=True)
 
 

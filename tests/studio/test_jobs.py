@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.cli.main import main
-from limbeck.studio.jobs import Jobs, continuing_words
+from limbeck.studio.jobs import Jobs, continuing_words, whole_run
 from limbeck.system.checkpoint import read_checkpoint
 
 WORDS = ["a red disc", "--model", "gaussians", "--method", "sds", "--steps", "1200"]
@@ -82,6 +82,11 @@ def test_only_runs_of_the_command_line_are_continued(tmp_path: Path) -> None:
     (stage / "run.yaml").touch()
     (stage / "command.txt").write_text("limbeck run a\nlimbeck run 'a b' --seed 1\n")
     assert continuing_words(tmp_path) == ["a b", "--seed", "1"]
+    assert whole_run(stage) == stage  # a run whose name begins with a number is no stage
+    (stage / "command.txt").write_text("limbeck run 'a b' --preset magic3d\n")
+    assert whole_run(stage) == tmp_path
+    (stage / "command.txt").write_text("limbeck run 'a b' --preset dreamfusion\n")
+    assert whole_run(stage) == stage
 
 
 def test_prompts_that_begin_with_a_dash_stay_prompts(tmp_path: Path) -> None:

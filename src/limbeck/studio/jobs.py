@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limbeck.runs.reopen import last_stage
+from limbeck.runs.run_command import run_defaults
 
 _TAIL = 6000  #: bytes of the output of a process that are shown
 _STOP_SECONDS = 20.0  #: time for a step and a checkpoint before a process is killed
@@ -132,10 +133,27 @@ def continuing_words(folder: Path) -> list[str]:
     Raises:
         ValueError: if it was not made by ``limbeck run``.
     """
-    path = last_stage(folder) / "command.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    command = shlex.split(lines[-1]) if lines else []
+    command = _last_command(last_stage(folder))
     if command[:2] != ["limbeck", "run"]:
         made_by = f"by {' '.join(command[:2])}" if command else "in Python"
         raise ValueError(f"{folder} was made {made_by}: continue it there")
     return command[2:]
+
+
+def whole_run(folder: Path) -> Path:
+    """The folder of a whole run: of a stage of a preset the parent, else the folder itself."""
+    command = _last_command(folder)
+    if command[:2] != ["limbeck", "run"]:
+        return folder
+    try:
+        stages = run_defaults(command[2:]).stages
+    except ValueError:  # a preset or file of one's own that is gone
+        return folder
+    return folder.parent if len(stages) > 1 else folder
+
+
+def _last_command(folder: Path) -> list[str]:
+    """The words of the command of the last session of a run folder; empty if none is known."""
+    path = folder / "command.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return shlex.split(lines[-1]) if lines else []

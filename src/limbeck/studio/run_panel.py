@@ -35,7 +35,8 @@ class RunPanel:
     def __init__(self, root: Path, folder: Path, jobs: Jobs, viewers: Viewers):
         self.root, self.jobs, self.viewers = root, jobs, viewers
         self.watch = RunWatch(folder)
-        self.is_3d = self.is_described = False
+        self.is_3d = False
+        self.described: Path | None = None  # the stage whose settings are shown
         self.steps, self.shown_step = 0, _NEWEST
         self._add_head()
         with ui.tabs().props("dense align=left inline-label").classes("w-full") as self.tabs:
@@ -80,7 +81,7 @@ class RunPanel:
                 self.kind = ui.toggle(["particles"], value="particles").props("dense no-caps")
                 self.kind.mark("kind").on_value_change(self._draw)
                 self.image = ui.image().classes("w-full").mark("image")
-                self.image.style("image-rendering: pixelated; max-height: 70vh")
+                self.image.style("max-height: 70vh")
                 self.image.props("fit=contain no-spinner no-transition")
                 self.viewer = ui.element("iframe").classes("w-full border border-gray-300 rounded")
                 self.viewer.style("height: 70vh").mark("viewer")
@@ -102,24 +103,22 @@ class RunPanel:
         self._show_report()
 
     def _describe(self) -> None:
-        """Show the prompts and settings once they are written."""
-        if not self.watch.has_started:
+        """Show the prompts and settings of a stage once they are written."""
+        stage = self.watch.stage
+        if not self.watch.has_started or self.described == stage:
             return
+        self.described = stage
         try:
-            data, experiment = self.watch.data, read_experiment(self.watch.stage)
+            data, experiment = self.watch.data, read_experiment(stage)
         except ValueError as error:
             self.facts.text = str(error)
             return
-        if not self.is_described:
-            self.title.text = data.title
-            self.is_3d = not isinstance(experiment.camera_sampler, NoCamera)
-            self.is_described = True
-            if self.is_3d:
-                self.image.style("image-rendering: auto")
-        stage = "" if self.watch.stage == self.watch.folder else f"stage {self.watch.stage.name} · "
-        self.facts.text = stage + " · ".join([*data.facts, data.representation])
-        self.notices.text = "\n".join(data.notices)
-        self.steps = int(data.config["steps"])
+        self.title.text = data.title
+        self.is_3d = not isinstance(experiment.camera_sampler, NoCamera)
+        self.image.style("image-rendering: auto" if self.is_3d else "image-rendering: pixelated")
+        prefix = "" if stage == self.watch.folder else f"stage {stage.name} · "
+        self.facts.text = prefix + " · ".join([*data.facts, data.representation])
+        self.steps = experiment.steps
 
     def _show_state(self) -> None:
         watch, job = self.watch, self.jobs.find("run", self.watch.folder)
@@ -135,6 +134,7 @@ class RunPanel:
         self.resume.set_visibility(state in ("stopped", "failed") and watch.has_started)
         self.export.set_visibility(self.is_3d and watch.step > 0 and not is_running)
         self.download.set_visibility((watch.stage / "final.png").is_file())
+        self.notices.text = "\n".join(watch.notices)
         if job is not None:
             self.output.content = job.tail or "nothing printed yet"
         if self.steps:

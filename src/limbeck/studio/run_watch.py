@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.runs.final_products import read_failures
 from limbeck.runs.find_runs import FoundRun
 from limbeck.runs.metrics_log import parse_row
+from limbeck.runs.notices_file import read_notices
 from limbeck.runs.reopen import last_stage
 from limbeck.runs.report.run_data import RunData, read_run_data
 
@@ -83,6 +85,11 @@ class RunWatch:
             ValueError: if its run.yaml cannot be read.
         """
         return read_run_data(self.stage)
+
+    @property
+    def notices(self) -> list[str]:
+        """Notices from before the first step, and about files that could not be written."""
+        return read_notices(self.stage) + read_failures(self.stage)
 
     @property
     def state(self) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from nicegui import ui
 
 from limbeck.runs.find_runs import FoundRun, find_runs
+from limbeck.runs.report.run_data import read_run_data
 from limbeck.studio.files import file_address
-from limbeck.studio.jobs import Jobs
+from limbeck.studio.jobs import Jobs, whole_run
 
 _MAX_RUNS = 60  #: the newest runs that fit the filter
 
@@ -20,7 +22,7 @@ class ListedRun:
     """A run in the list.
 
     Attributes:
-        folder: run folder, of a preset with stages that of the newest stage.
+        folder: run folder, or the parent of the stages of a preset.
         title: prompts.
         setting: method, representation, model and steps.
         state: finished, running or stopped.
@@ -42,11 +44,14 @@ def list_runs(root: Path, wanted: str = "", limit: int = _MAX_RUNS) -> list[List
         wanted: words, all of which the name, prompts or setting contain.
         limit: at most so many.
     """
-    listed = list[ListedRun]()
+    listed, folders = list[ListedRun](), set[Path]()
     for run in find_runs(root):
         if len(listed) >= limit:
             break
         item = _listed(run)
+        if item.folder in folders:  # an earlier stage
+            continue
+        folders.add(item.folder)
         text = f"{item.folder} {item.title} {item.setting} {item.state}".lower()
         if all(word in text for word in wanted.lower().split()):
             listed.append(item)
@@ -54,15 +59,22 @@ def list_runs(root: Path, wanted: str = "", limit: int = _MAX_RUNS) -> list[List
 
 
 def _listed(run: FoundRun) -> ListedRun:
+    folder, written = run.folder, (run.folder / "run.yaml").stat().st_mtime_ns
+    whole, title, setting = _described(folder, written)
+    images = [*sorted(folder.glob("images/step-?????.png")), folder / "final.png"]
+    image = next((path for path in reversed(images) if path.is_file()), None)
+    return ListedRun(whole, title, setting, run.state, image)
+
+
+@lru_cache(maxsize=1000)
+def _described(folder: Path, written: int) -> tuple[Path, str, str]:
+    """Folder of the whole run, prompts and setting, of a folder whose options were written then."""
     try:
-        data = run.data
+        data = read_run_data(folder)
         steps = "" if data.is_sampling else f"{data.config['steps']} steps"
-        setting = ", ".join([*filter(None, data.setting), steps])
-        images = [*sorted(run.folder.glob("images/step-?????.png")), run.folder / "final.png"]
-        image = next((path for path in reversed(images) if path.is_file()), None)
-        return ListedRun(run.folder, data.title, setting, run.state, image)
+        return whole_run(folder), data.title, ", ".join([*filter(None, data.setting), steps])
     except (ValueError, TypeError, KeyError):
-        return ListedRun(run.folder, run.folder.name, "unreadable", "stopped")
+        return folder, folder.name, "unreadable"
 
 
 class RunsPanel:
@@ -85,17 +97,18 @@ class RunsPanel:
         self.root, self.jobs, self.look, self.compare = root, jobs, look, compare
         self.wanted = ""
         self.marked: dict[Path, None] = {}
+        self.shown: list[ListedRun] = []
         field = ui.input("Filter", on_change=lambda event: self._filter(event.value or ""))
         field.props("dense outlined clearable debounce=300").classes("w-full").mark("filter")
         self.button = ui.button("Compare", icon="compare", on_click=self._compare)
         self.button.props("outline").classes("w-full").mark("compare")
         self.rows()
-        ui.timer(5.0, self.rows.refresh)
+        ui.timer(5.0, self._poll)
 
     @ui.refreshable_method
     def rows(self) -> None:
         """One row per run, the newest first."""
-        runs = list_runs(self.root, self.wanted)
+        runs = self.shown = list_runs(self.root, self.wanted)
         self._show_button()
         if not runs:
             text = "no run fits the filter" if self.wanted else f"no runs in {self.root} yet"
@@ -117,6 +130,11 @@ class RunsPanel:
                 ui.label(run.title).classes("text-sm break-words")
                 text = f"{run.setting} · {run.state}"
                 ui.label(text).classes("text-xs text-gray-500 break-words")
+
+    def _poll(self) -> None:
+        """Draw the list again if it has changed."""
+        if list_runs(self.root, self.wanted) != self.shown:
+            self.rows.refresh()
 
     def _filter(self, wanted: str) -> None:
         self.wanted = wanted
