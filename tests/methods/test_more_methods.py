@@ -3,7 +3,7 @@
 import copy
 import inspect
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import pi, sqrt
 from pathlib import Path
 
@@ -809,8 +809,8 @@ def test_each_method_has_its_cost_and_a_page_with_all_options():
     for name, cls in choices(Method).items():
         assert cls.passes and cls.bibtex.startswith("@") and isinstance(cls.backward, str), name
         page = (pages / f"{name}.md").read_text()
-        for option in cls.__dataclass_fields__:
-            flag = f"--method.{option.replace('_', '-')}"
+        for option in fields(cls):
+            flag = f"--method.{option.name.replace('_', '-')}"
             assert re.search(rf"{re.escape(flag)}(?![\w-])", page), (name, flag)
         assert inspect.getdoc(cls)
 

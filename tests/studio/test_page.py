@@ -141,7 +141,7 @@ def test_a_damaged_run_is_said_and_costs_no_other(studio: tuple[Path, Jobs]) -> 
     async def scenario(user: User) -> None:
         assert "run.yaml" in text_of(user, "facts")
         await user.should_see("“a red disc”")  # in the list
-        await user.should_see("unreadable · stopped")
+        await user.should_see("unreadable")
 
     root, jobs = studio
     make_run(root / "disc")

@@ -54,13 +54,14 @@ def euler_step(inputs: StepInputs) -> Float[Tensor, "b"]:
     return flow_time(inputs.schedule, t) - end
 
 
-def euler_solver(t_start: float) -> dict[str, Any]:
+def euler_solver(t_start: float, steps: int) -> dict[str, Any]:
     """Options of a run that is the Euler solver of a flow, as in run.yaml; see ``euler_step``.
 
     Args:
         t_start: diffusion time that it starts from.
+        steps: steps that it takes.
     """
-    return {"lr": 1.0, "timesteps": {"name": "trailing", "t_start": t_start}}
+    return {"steps": steps, "lr": 1.0, "timesteps": {"name": "trailing", "t_start": t_start}}
 
 
 def coupled_noise(

@@ -41,8 +41,8 @@ class FlowAlign(EditMethod):
 }"""
     passes = "3 in two calls"
     edit_recipes = {
-        "small": {"method": {"guidance": 3.0}, "steps": 50, **euler_solver(1.0)},
-        "diffusion": {"steps": 33, **euler_solver(1.0)},
+        "small": {"method": {"guidance": 3.0}, **euler_solver(1.0, 50)},
+        "diffusion": euler_solver(1.0, 33),
     }
 
     def unused_options(self) -> dict[str, str]:

@@ -49,17 +49,9 @@ class FlowEdit(VelocityEditMethod):
         "step that samples"
     )
     edit_recipes = {
-        "small": {
-            "method": {"guidance": 5.0, "source_guidance": 1.0},
-            "steps": 40,
-            **euler_solver(0.85),
-        },
-        "diffusion": {"steps": 33, **euler_solver(0.66)},
-        "flux": {
-            "method": {"guidance": 1.0, "source_guidance": 1.0},
-            "steps": 24,
-            **euler_solver(24 / 28),
-        },
+        "small": {"method": {"guidance": 5.0, "source_guidance": 1.0}, **euler_solver(0.85, 40)},
+        "diffusion": euler_solver(0.66, 33),
+        "flux": {"method": {"guidance": 1.0, "source_guidance": 1.0}, **euler_solver(24 / 28, 24)},
     }
 
     def check_steps(self, steps: int) -> None:

@@ -87,7 +87,8 @@ class RunPanel:
                 self.viewer.style("height: 70vh").mark("viewer")
                 with ui.row().classes("w-full items-center no-wrap") as self.time:
                     self.slider = ui.slider(min=0, max=1, step=1, value=0).props("snap")
-                    self.slider.on_value_change(self._pick_step)
+                    # by the user only: the page itself moves it to the newest step
+                    self.slider.on("update:model-value", self._pick_step, throttle=0.1)
                     self.at = ui.label().classes("text-sm whitespace-nowrap").mark("at")
             with ui.column().classes("w-full gap-2"):
                 self.charts = CurveCharts()
