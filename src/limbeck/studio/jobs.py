@@ -84,9 +84,9 @@ class Jobs:
         is_closed = "--" in words  # prompts that begin with a dash stand behind it
         return self._start("run", [*out, *words] if is_closed else [*words, *out], folder)
 
-    def start_export(self, folder: Path, file_format: str) -> Job:
-        """Start ``limbeck export`` of the first particle of a run."""
-        return self._start("export", [str(folder), "--format", file_format], folder)
+    def start_export(self, folder: Path, out: Path) -> Job:
+        """Start ``limbeck export`` of the first particle of a run into a new file."""
+        return self._start("export", [str(folder), "--out", str(out)], folder)
 
     def stop(self, folder: Path) -> None:
         """Ask a run that was started here to stop: it finishes its step and saves a checkpoint."""

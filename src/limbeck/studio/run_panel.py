@@ -8,7 +8,7 @@ from pathlib import Path
 from nicegui import ui
 
 from limbeck.graphics.cameras.samplers import NoCamera
-from limbeck.runs.reopen import best_stage, read_experiment
+from limbeck.runs.reopen import read_experiment
 from limbeck.runs.report.tables import seconds_text
 from limbeck.runs.snapshots_3d import SnapshotFolder
 from limbeck.studio.curve_charts import CurveCharts
@@ -167,7 +167,6 @@ class RunPanel:
         if not steps or is_viewer:
             return
         step = self.shown_step if self.shown_step in steps else steps[-1]
-        self.slider.max = len(steps) - 1
         self.slider.props["max"] = len(steps) - 1
         self.slider.value = steps.index(step)
         self.at.text = f"step {step}"
@@ -202,23 +201,17 @@ class RunPanel:
         self.refresh()
 
     async def _export(self) -> None:
-        """Export the asset as .glb, unless that was done, and hand it to the browser."""
-        folder = self.watch.folder
-        files = self._exported()
-        if not files:
-            job = self.jobs.start_export(folder, "glb")
+        """Export the asset as .glb, unless that was done at this step, and hand it over."""
+        file = self.watch.folder / "export" / f"step-{self.watch.step:05d}.glb"
+        if not file.is_file():
+            job = self.jobs.start_export(self.watch.folder, file)
             ui.notify("exporting, which takes some seconds")
             while job.is_running:
                 await asyncio.sleep(0.2)
-            files = self._exported()
-            if not files:
+            if not file.is_file():
                 ui.notify(job.tail.splitlines()[-1] if job.tail else "no file", type="negative")
                 return
-        self._send(files[0])
-
-    def _exported(self) -> list[Path]:
-        folder = best_stage(self.watch.folder)
-        return sorted({*folder.glob("export/*.glb"), *self.watch.folder.glob("export/*.glb")})
+        self._send(file)
 
     def _download(self) -> None:
         self._send(self.watch.stage / "final.png")
