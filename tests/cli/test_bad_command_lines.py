@@ -101,7 +101,7 @@ EDITS = [
     (f"{EDIT} --method.num-noises 0", "--method.num-noises must be at least 1, not 0"),
     (
         f"{EDIT} --steps 3 --method.sampling-steps 4",
-        "--method.sampling-steps 4 is more than the 3 steps of the run",
+        "--method.sampling-steps must be at most 3, the steps of the run, not 4",
     ),
     (
         "edit photo.png tall.png --target-prompt b --source-prompt a --mask a.png b.png c.png",

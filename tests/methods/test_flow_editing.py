@@ -353,7 +353,7 @@ def test_noises_and_sampling_steps_have_ranges():
         run_of_method(FlowEdit(num_noises=0), 3)
     with pytest.raises(ValueError, match=r"method.sampling_steps must be at least 0, not -1"):
         run_of_method(FlowEdit(sampling_steps=-1), 3)
-    message = r"method.sampling_steps 4 is more than the 3 steps of the run: give at most as many"
+    message = r"method.sampling_steps must be at most 3, the steps of the run, not 4"
     with pytest.raises(ValueError, match=message):
         run_of_method(FlowEdit(sampling_steps=4), 3)
     run_of_method(FlowEdit(sampling_steps=3), 3)

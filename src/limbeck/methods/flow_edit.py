@@ -26,8 +26,6 @@ class FlowEdit(VelocityEditMethod):
     and SGD at learning rate 1 the run is the Euler solver of the paper.
 
     Attributes:
-        guidance: guidance scale s of the velocity of the edited image.
-        source_guidance: guidance scale of the velocity of its source.
         num_noises: noises per step, over which the difference of the velocities is averaged.
         sampling_steps: last steps, which sample from the flow of the edited image alone.
     """
@@ -56,10 +54,8 @@ class FlowEdit(VelocityEditMethod):
 
     def check_steps(self, steps: int) -> None:
         if self.sampling_steps > steps:
-            raise ValueError(
-                f"method.sampling_steps {self.sampling_steps} is more than the {steps} steps of "
-                "the run: give at most as many"
-            )
+            most = f"at most {steps}, the steps of the run, not {self.sampling_steps}"
+            raise ValueError(f"method.sampling_steps must be {most}")
 
     def step_schedule(self, step: int, steps: int) -> float:
         return (steps - step - 1) / (steps - step)
