@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +48,27 @@ def test_the_newest_run_and_the_states_of_all(
     assert lines[0] == "runs/study/b" and lines[1].split()[:2] == ["running", "2/2"]
     assert lines[2] == "runs/a" and lines[3].split()[:5] == ["finished", "2/2", "1", "h", "ago"]
     assert "sds latents gaussians" in lines[3] and "“red disc”" in lines[3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are looked up on POSIX only")
+def test_a_run_whose_process_has_ended_is_stopped_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run("red disc", "runs/a", 0)
+    (folder / "profile.json").unlink()
+    (found,) = find_runs(Path("runs"))
+    assert found.state == "running"  # by this process, as far as the files tell
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    for text, state in (
+        (f"process {ended.pid} on {platform.node()}", "stopped"),
+        (f"process {ended.pid} on elsewhere", "running"),
+        (f"process {os.getpid()} on {platform.node()}", "running"),
+        ("", "running"),
+    ):
+        (folder / ".lock").write_text(text, encoding="utf-8")
+        assert found.state == state, text
 
 
 def test_verdicts_are_listed_in_one_column_with_a_legend(

@@ -91,7 +91,8 @@ def test_only_runs_of_the_command_line_are_continued(tmp_path: Path) -> None:
 
 def test_prompts_that_begin_with_a_dash_stay_prompts(tmp_path: Path) -> None:
     jobs = Jobs(("echo",))
-    job = jobs.start_run(["--seed", "1", "--", "-5 degrees"], tmp_path / "run")
+    words = ["--seed", "1", "--", "-5 degrees"]
+    job = jobs.start_run(words, tmp_path / "run", ["--image-every", "2"])
     wait_for(lambda: not job.is_running)
-    assert job.tail == f"run --out {tmp_path / 'run'} --seed 1 -- -5 degrees"
+    assert job.tail == f"run --image-every 2 --out {tmp_path / 'run'} --seed 1 -- -5 degrees"
     jobs.close()

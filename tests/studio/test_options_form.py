@@ -83,6 +83,39 @@ def test_every_preset_fills_the_form(name: str) -> None:
         assert form.read().experiment.seed == 3
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "'a red mug' 'a duck' --method vsd --method.critic-guidance 2 --particles 4",
+        "'a red mug' --method.guidance 'linear 100 7.5' --no-films --representation.size 32 32",
+        "'a red mug' --preset magic3d --seed 3 --timesteps.no-per-row",
+        "--seed 1 -- '--steps 9' @file",
+        "'a red mug' --films=false --steps 3 --steps 4 --out runs/x --image-every 2",
+        "'a red mug' --representation.images a.png 'b c.png' --lr 0.02",
+    ],
+)
+def test_the_form_of_a_command_line_makes_it_again(line: str) -> None:
+    words = shlex.split(line)
+    form = OptionsForm.of(words)
+    assert not {"--out", "--image-every"} & set(form.values)
+    made, asked = form.read(), read_run_command(words)
+    assert made.experiment == asked.experiment
+    assert made.options.films == asked.options.films
+    assert made.stages.keys() == asked.stages.keys()
+
+
+def test_another_method_starts_from_its_own_defaults() -> None:
+    form = OptionsForm(("a red mug",))
+    form.set("--method.guidance", "100")
+    form.set("--method", "sds")  # the same one
+    assert form.values == {"--method.guidance": "100"}
+    form.set("--method", "vsd")
+    assert form.values == {"--method": "vsd"}
+    form.set("--method.guidance", "3")
+    form.set("--method", "vsd")
+    assert form.values == {"--method": "vsd", "--method.guidance": "3"}
+
+
 @given(st.lists(st.text(min_size=1).filter(lambda text: text.strip()), min_size=1, max_size=3))
 def test_any_prompt_survives_the_command_line(prompts: list[str]) -> None:
     form = OptionsForm(tuple(prompts))
@@ -97,6 +130,7 @@ def test_any_prompt_survives_the_command_line(prompts: list[str]) -> None:
         ("--particles", "many", "--particles must be an integer"),
         ("--method", "vds", "Did you mean vsd"),
         ("--weight", "nowhere.py:Mine", "nowhere.py"),
+        ("--device", "gpu", "device must be auto, cpu, cuda, cuda:N or mps, not 'gpu'"),
     ],
 )
 def test_refusals_are_those_of_the_command_line(flag: str, value: str, message: str) -> None:

@@ -15,7 +15,7 @@ from nicegui.testing import User
 from nicegui.testing.user_simulation import user_simulation
 
 import limbeck as lb
-from limbeck.studio.files import ROUTE
+from limbeck.studio.files import ROUTE, file_address
 from limbeck.studio.jobs import Jobs
 from limbeck.studio.server import page_of
 from limbeck.studio.viewers import Viewers
@@ -126,7 +126,42 @@ def test_a_finished_run_is_looked_at_by_its_address(studio: tuple[Path, Jobs]) -
     visit(root, jobs, scenario, "/?run=disc")
 
 
-@pytest.mark.parametrize("name", ["absent", "..", "../elsewhere", "/etc"])
+def test_a_page_that_is_loaded_again_has_what_was_filled_in(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        await fill(user, "prompts", "a red disc")
+        await fill(user, "--steps", "40")
+        command = text_of(user, "command")
+        await user.open("/")
+        assert text_of(user, "command") == command
+        (prompts,) = user.find(marker="prompts").elements
+        assert prompts.value == "a red disc"
+
+    visit(*studio, scenario)
+
+
+def test_the_options_of_a_run_fill_the_form(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        user.find(marker="use options").click()
+        await asyncio.sleep(0.2)
+        words = "limbeck run 'a red disc' --model gaussians --method vsd --seed 5"
+        assert text_of(user, "command") == words
+
+    root, jobs = studio
+    make_run(root / "disc")
+    command = "limbeck run 'a red disc' --model gaussians --method vsd --seed 5 --out runs/disc"
+    (root / "disc" / "command.txt").write_text(f"{command}\n", encoding="utf-8")
+    visit(root, jobs, scenario, "/?run=disc")
+
+
+def test_names_of_folders_are_quoted_in_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "100% gut #1 ?" / "final.png"
+    path.parent.mkdir()
+    path.touch()
+    address = file_address(tmp_path, path)
+    assert address.startswith("/files/100%25%20gut%20%231%20%3F/final.png?")
+
+
+@pytest.mark.parametrize("name", ["absent", "..", "../elsewhere", "/etc", "no-run"])
 def test_only_runs_below_the_folder_are_looked_at(studio: tuple[Path, Jobs], name: str) -> None:
     async def scenario(user: User) -> None:
         await user.should_see("Write a prompt")
@@ -134,6 +169,7 @@ def test_only_runs_below_the_folder_are_looked_at(studio: tuple[Path, Jobs], nam
 
     root, jobs = studio
     (root.parent / "elsewhere").mkdir()
+    (root / "no-run").mkdir(parents=True)
     visit(root, jobs, scenario, f"/?run={name}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from limbeck.runs.report.live import is_live
 from limbeck.runs.report.run_data import RunData, read_run_data
+from limbeck.system.folder_lock import holder_has_ended
 
 LATEST = Path("latest")  #: stands for the newest run below ``RUNS``
 RUNS = Path("runs")
@@ -51,6 +52,8 @@ class FoundRun:
         page = self.folder / "report.html"
         if (self.folder / "profile.json").exists() and not (page.exists() and is_live(page)):
             return "finished"
+        if holder_has_ended(self.folder):
+            return "stopped"
         return "running" if time.time() - self.changed_at < _SILENT_SECONDS else "stopped"
 
 

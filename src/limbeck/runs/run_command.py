@@ -11,6 +11,7 @@ from limbeck.config.command_line import parse, value_of
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
 from limbeck.config.yaml import read_yaml
+from limbeck.priors.loading import pick_device
 from limbeck.runs.find_runs import RUNS, find_folder
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recording_options import RecordingOptions
@@ -209,6 +210,7 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     experiment = _with_found_folder(experiment)
     if options.lr is not None:
         experiment = with_lr(experiment, options.lr)
+    pick_device(options.device)  # refuses one that this machine lacks
     return RunCommand(experiment, options, start.preset, defaults.stages)
 
 

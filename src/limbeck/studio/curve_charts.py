@@ -64,10 +64,18 @@ def chart_options(name: str, curve: Curve) -> dict[str, Any]:
     is_log = low > 0 and high / low > _LOG_RATIO
     return {
         "animation": False,
-        "title": {"text": name.replace("_", " "), "textStyle": {"fontSize": 12}},
+        "title": {
+            "text": name.replace("_", " ") + (", log scale" if is_log else ""),
+            "textStyle": {"fontSize": 12},
+        },
         "grid": {"left": 8, "right": 12, "top": 30, "bottom": 8, "containLabel": True},
         "tooltip": {"trigger": "axis"},
-        "xAxis": {"type": "value", "max": "dataMax", "splitLine": {"show": False}},
+        "xAxis": {
+            "type": "value",
+            "max": "dataMax",
+            "splitLine": {"show": False},
+            "axisLabel": {"hideOverlap": True},
+        },
         "yAxis": {"type": "log" if is_log else "value", "scale": True, "splitNumber": 3},
         "series": [
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 ROUTE = "/files"  #: where the server offers the folder of the runs
 
@@ -15,4 +16,4 @@ def file_address(root: Path, path: Path) -> str:
         path: a file below it.
     """
     relative = path.resolve().relative_to(root.resolve()).as_posix()
-    return f"{ROUTE}/{relative}?{path.stat().st_mtime_ns}"
+    return f"{ROUTE}/{quote(relative)}?{path.stat().st_mtime_ns}"

@@ -72,17 +72,22 @@ class Jobs:
         job = self.find("run", folder)
         return job is not None and job.is_running
 
-    def start_run(self, words: Sequence[str], folder: Path) -> Job:
+    def start_run(self, words: Sequence[str], folder: Path, more: Sequence[str] = ()) -> Job:
         """Start ``limbeck run`` with these words, in this folder.
+
+        Args:
+            words: what stands behind ``limbeck run``.
+            folder: the run folder.
+            more: further options.
 
         Raises:
             ValueError: if a process that was started here writes the folder.
         """
         if self.is_running(folder):
             raise ValueError(f"{folder} is running already")
-        out = ["--out", str(folder)]
+        more = [*more, "--out", str(folder)]
         is_closed = "--" in words  # prompts that begin with a dash stand behind it
-        return self._start("run", [*out, *words] if is_closed else [*words, *out], folder)
+        return self._start("run", [*more, *words] if is_closed else [*words, *more], folder)
 
     def start_export(self, folder: Path, out: Path) -> Job:
         """Start ``limbeck export`` of the first particle of a run into a new file."""

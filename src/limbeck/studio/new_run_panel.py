@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
@@ -16,19 +18,31 @@ _SECTION = "w-full border border-gray-300 rounded"
 _FIELD = "dense outlined stack-label hide-bottom-space"
 
 
+@dataclass
+class Draft:
+    """What was filled in last, from which a window starts that is opened or loaded again.
+
+    Attributes:
+        form: the form.
+    """
+
+    form: OptionsForm
+
+
 class NewRunPanel:
     """The form on the page.
 
     Args:
         start: called with the command that the form asks for, and its words.
+        draft: what the fields show at first; every change is kept there.
     """
 
-    def __init__(self, start: Callable[[RunCommand, list[str]], None]):
-        self.form, self.start = OptionsForm(), start
+    def __init__(self, start: Callable[[RunCommand, list[str]], None], draft: Draft):
+        self.form, self.start, self.draft = deepcopy(draft.form), start, draft
         self.opened = set(_OPEN)
-        ui.textarea("Prompts, one per line", placeholder="a striped red mug").props(
-            f"{_FIELD} autogrow"
-        ).classes("w-full").on_value_change(self._set_prompts).mark("prompts")
+        prompts = ui.textarea("Prompts, one per line", value="\n".join(self.form.prompts))
+        prompts.props(f"{_FIELD} autogrow placeholder='a striped red mug'").classes("w-full")
+        prompts.mark("prompts").on_value_change(self._set_prompts)
         self.basics: dict[str, ui.element] = {}
         self._add_basics()
         self.message = ui.label().classes("text-negative text-sm").mark("message")
@@ -57,8 +71,9 @@ class NewRunPanel:
                     element.options.append(shown)
                 element.set_value(shown)
                 element.props["clearable"] = field.flag in self.form.values
-            elif element is not None:
-                element.props["placeholder"] = field.default or "none"
+            elif isinstance(element, ui.input):
+                element.set_value(self.form.values.get(field.flag, ""))
+                element.props["placeholder"] = field.default or "not set"
 
     @ui.refreshable_method
     def sections(self) -> None:
@@ -102,7 +117,7 @@ class NewRunPanel:
             ).props(_FIELD)
         else:
             element = ui.input(label, value=value or "").props(f"{_FIELD} debounce=300")
-            element.props["placeholder"] = field.default or "none"
+            element.props["placeholder"] = field.default or "not set"
         element.classes("w-full").mark(field.flag).tooltip(f"{field.flag}: {field.help}")
         element.on_value_change(lambda event: self._set(field, event.value))
         return element
@@ -135,6 +150,7 @@ class NewRunPanel:
 
     def _show_command(self) -> None:
         self.command.content = self.form.command
+        self.draft.form = deepcopy(self.form)
         try:
             if self.form.prompts or self.form.values:
                 self.form.read()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from limbeck.config.command_line import Option, help_text, list_options
+from limbeck.config.command_line import Option, help_text, list_options, value_of
 from limbeck.config.comparison import format_value
 from limbeck.config.discovery import base_of, choices
 from limbeck.config.yaml import to_plain
@@ -24,7 +24,7 @@ BASICS = (
     "--particles",
     "--steps",
     "--seed",
-    "--lr",
+    "--representation.lr",
     "--image",
 )
 #: options that the Studio decides itself
@@ -71,6 +71,24 @@ class OptionsForm:
     prompts: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, words: Sequence[str]) -> OptionsForm:
+        """The form that makes a command line, without what the Studio decides itself.
+
+        Args:
+            words: what stands behind ``limbeck run``.
+
+        Raises:
+            ValueError: if the command line is not understood.
+        """
+        form = cls(read_run_command(words).experiment.prompts)
+        listed = [o for c, d in run_defaults(words).sections for o in list_options(c, d, words)]
+        for option in listed:
+            text = _text_in(words, option)
+            if text and option.flag not in (*_DECIDED, "--image-every"):
+                form.values[option.flag] = text
+        return form
+
     @property
     def words(self) -> list[str]:
         """The words behind ``limbeck run``."""
@@ -94,12 +112,17 @@ class OptionsForm:
     def set(self, flag: str, text: str) -> None:
         """Fill in a field; an empty text, or the default, leaves the option out.
 
-        Options of a component that is not chosen anymore are forgotten.
+        Another component starts from its own defaults: what was filled in for the one before is
+        forgotten.
         """
-        self.values.pop(flag, None)
+        before = self.values.pop(flag, "")
         known = {option.flag: option for option in self._options()}
-        if text.strip() and text.strip() != _field(known[flag]).default:
-            self.values[flag] = text.strip()
+        default = _field(known[flag]).default
+        value = text.strip() or default
+        if value != (before or default):
+            self.values = {f: v for f, v in self.values.items() if not f.startswith(f"{flag}.")}
+        if value != default:
+            self.values[flag] = value
         known = {option.flag: option for option in self._options()}
         self.values = {flag: text for flag, text in self.values.items() if flag in known}
 
@@ -121,12 +144,30 @@ class OptionsForm:
 def _words(option: Option, text: str) -> Sequence[str]:
     """An option with its value as the words of a command line."""
     if option.hint is bool:
-        parent, _, name = option.flag.rpartition(".")
-        negation = f"{parent}.no-{name}" if parent else f"--no-{name.removeprefix('--')}"
-        return [option.flag if text == "true" else negation]
+        return [option.flag if text == "true" else _negation(option.flag)]
     if typing.get_origin(option.hint) is tuple:
         return [option.flag, *shlex.split(text)]
     return [f"{option.flag}={text}"] if text.startswith("--") else [option.flag, text]
+
+
+def _text_in(words: Sequence[str], option: Option) -> str:
+    """The value of an option in a command line, as it is typed; empty if it is absent."""
+    if option.hint is bool:
+        for word in reversed(words):
+            if word.partition("=")[0] in (option.flag, _negation(option.flag)):
+                return "true" if word == option.flag else word.partition("=")[2] or "false"
+        return ""
+    if typing.get_origin(option.hint) is tuple and option.flag in words:
+        values = words[len(words) - list(reversed(words)).index(option.flag) :]
+        end = next((i for i, word in enumerate(values) if word.startswith("--")), len(values))
+        return shlex.join(values[:end])
+    return value_of(words, option.flag) or ""
+
+
+def _negation(flag: str) -> str:
+    """The flag that makes an option of true or false false."""
+    parent, _, name = flag.rpartition(".")
+    return f"{parent}.no-{name}" if parent else f"--no-{name.removeprefix('--')}"
 
 
 def _field(option: Option) -> FormField:

@@ -10,11 +10,13 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.runs.reopen import last_stage
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.run_command import RunCommand
 from limbeck.studio.files import file_address
 from limbeck.studio.jobs import Jobs
-from limbeck.studio.new_run_panel import NewRunPanel
+from limbeck.studio.new_run_panel import Draft, NewRunPanel
+from limbeck.studio.options_form import OptionsForm
 from limbeck.studio.run_panel import RunPanel
 from limbeck.studio.runs_panel import RunsPanel
 from limbeck.studio.viewers import Viewers
@@ -27,7 +29,9 @@ _WELCOME = (
 
 
 #: long lines of code are wrapped
-_CSS = ".nicegui-code :is(pre, code) { white-space: pre-wrap; overflow-wrap: anywhere; }"
+_CSS = """.nicegui-code :is(pre, code) {
+  white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; padding-right: 24px;
+}"""
 _FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
 _IMAGES = 25  #: recorded images of a 2D run
 
@@ -50,21 +54,25 @@ class StudioPage:
         root: folder of the runs.
         jobs: processes started by the Studio.
         viewers: 3D viewers.
+        draft: what was filled in last, in any window.
         shown: name of the run below ``root`` to look at first; empty for none.
     """
 
-    def __init__(self, root: Path, jobs: Jobs, viewers: Viewers, shown: str = ""):
-        self.root, self.jobs, self.viewers = root, jobs, viewers
+    def __init__(
+        self, root: Path, jobs: Jobs, viewers: Viewers, draft: Draft, shown: str = ""
+    ) -> None:
+        self.root, self.jobs, self.viewers, self.draft = root, jobs, viewers, draft
         ui.colors(primary="#b83b4d")
         ui.add_css(_CSS)
         with ui.header().classes(
             "items-center py-1 px-3 bg-white text-black border-b border-gray-300"
         ):
-            menu = ui.button(icon="menu").props("flat dense color=black")
+            menu = ui.button(icon="menu").props("flat dense color=black aria-label=menu")
             ui.label("Limbeck Studio").classes("text-lg font-medium")
             ui.label(str(root)).classes("text-sm text-gray-500 break-all max-sm:hidden")
-        with ui.left_drawer(bordered=True).props("width=360 breakpoint=900") as self.drawer:
+        with ui.left_drawer(value=False, bordered=True) as self.drawer:
             self._add_left()
+        self.drawer.props("show-if-above width=360 breakpoint=900")
         self.is_beside = True  # on a narrow screen the drawer covers the run
         self.drawer.on("on-layout", self._note_layout)
         menu.on_click(self.drawer.toggle)
@@ -74,23 +82,47 @@ class StudioPage:
             self.look(folder)
         else:
             with self.main:
+                button = ui.button("New run", icon="add", on_click=self.drawer.show)
+                button.classes("min-[900px]:hidden")  # on a narrow screen the form is hidden
                 ui.label(_WELCOME).classes("text-gray-600 max-w-prose")
 
     def _add_left(self) -> None:
         with ui.tabs().props("dense").classes("w-full") as tabs:
             new, runs = ui.tab("New run"), ui.tab("Runs")
-        with ui.tab_panels(tabs, value=new).classes("w-full"):
+        with ui.tab_panels(tabs, value=new).classes("w-full") as self.left:
             with ui.tab_panel(new).classes("p-0 pt-3 gap-3"):
-                NewRunPanel(self.start)
+                self.form()
             with ui.tab_panel(runs).classes("p-0 pt-3 gap-2"):
                 RunsPanel(self.root, self.jobs, self.look, self.compare)
 
+    @ui.refreshable_method
+    def form(self) -> None:
+        """The form of a new run."""
+        NewRunPanel(self.start, self.draft)
+
+    def use_options(self, words: Sequence[str]) -> None:
+        """Fill the form in with the options of a run.
+
+        Args:
+            words: what stood behind ``limbeck run``.
+        """
+        try:
+            self.draft.form = OptionsForm.of(words)
+        except ValueError as error:
+            ui.notify(str(error), type="warning")
+            return
+        self.form.refresh()
+        self.left.value = "New run"
+        if not self.is_beside:
+            self.drawer.show()
+
     def _find(self, name: str) -> Path | None:
-        """The run folder of a name below the root; None if there is none, or it lies elsewhere."""
+        """The run folder of a name below the root; None if it is none, or lies elsewhere."""
         folder = (self.root / name).resolve()
-        return (
-            folder if name and self.root.resolve() in folder.parents and folder.is_dir() else None
-        )
+        is_below = bool(name) and self.root.resolve() in folder.parents
+        if is_below and (last_stage(folder) / "run.yaml").is_file():
+            return folder
+        return folder if is_below and self.jobs.find("run", folder) is not None else None
 
     def _note_layout(self, event: GenericEventArguments) -> None:
         self.is_beside = bool(event.args)
@@ -99,14 +131,14 @@ class StudioPage:
         """Start a run, or show it if it goes on or has finished."""
         folder = self.root / command.folder.name
         if not self.jobs.is_running(folder):
-            self.jobs.start_run([*words, *often(command)], folder)
+            self.jobs.start_run(words, folder, often(command))
         self.look(folder)
 
     def look(self, folder: Path) -> None:
         """Show a run."""
         self.main.clear()
         with self.main:
-            RunPanel(self.root, folder, self.jobs, self.viewers)
+            RunPanel(self.root, folder, self.jobs, self.viewers, self.use_options)
         name = folder.resolve().relative_to(self.root.resolve()).as_posix()
         ui.navigate.history.replace(f"/?run={name}")
         self._uncover()
@@ -130,5 +162,5 @@ class StudioPage:
                 .classes("w-full border border-gray-300 rounded")
                 .style("height: 85vh")
             )
-            frame.props("sandbox='allow-popups'").mark("comparison")
+            frame.props("sandbox='allow-same-origin allow-popups'").mark("comparison")
             frame.props["src"] = file_address(self.root, page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nicegui import ui
@@ -20,6 +21,7 @@ from limbeck.studio.viewers import Viewers
 _COLORS = {"finished": "positive", "running": "primary", "starting": "primary"}
 _IN_3D = "3D"  #: the view that is a viewer and no image
 _NEWEST = -1
+_NO_OUTPUT = "Kept until the Studio ends, for the runs that it has started since it began."
 
 
 class RunPanel:
@@ -30,12 +32,21 @@ class RunPanel:
         folder: run folder, or the parent of the stages of a preset.
         jobs: processes started by the Studio.
         viewers: 3D viewers.
+        use_options: called with the words behind ``limbeck run`` that made the run.
     """
 
-    def __init__(self, root: Path, folder: Path, jobs: Jobs, viewers: Viewers):
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        jobs: Jobs,
+        viewers: Viewers,
+        use_options: Callable[[Sequence[str]], None],
+    ) -> None:
         self.root, self.jobs, self.viewers = root, jobs, viewers
+        self.use_options = use_options
         self.watch = RunWatch(folder)
-        self.is_3d = False
+        self.is_3d = self.is_damaged = False
         self.described: Path | None = None  # the stage whose settings are shown
         self.steps, self.shown_step = 0, _NEWEST
         self._add_head()
@@ -48,9 +59,11 @@ class RunPanel:
                 self._add_live()
             with ui.tab_panel(report).classes("p-0 pt-2"):
                 self.report = ui.element("iframe").classes("w-full border border-gray-300 rounded")
-                self.report.style("height: 75vh").props("sandbox='allow-popups'").mark("report")
+                # same origin for its films, but no scripts
+                self.report.props("sandbox='allow-same-origin allow-popups'").mark("report")
+                self.report.style("height: 75vh")
             with ui.tab_panel(output).classes("p-0 pt-2"):
-                self.output = ui.code("nothing printed here: the run was not started on this page")
+                self.output = ui.code(_NO_OUTPUT, language="text")
                 self.output.classes("w-full text-xs").mark("output")
         self.tabs.on_value_change(self._show_report)
         self.refresh()
@@ -61,6 +74,8 @@ class RunPanel:
             self.title = ui.label(self.watch.folder.name).classes("text-xl font-medium break-words")
             self.state = ui.badge("starting").mark("state")
             ui.space()
+            again = ui.button("Use options", icon="content_copy", on_click=self._use_options)
+            again.props("flat").mark("use options").tooltip("fill the form in as for this run")
             self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline")
             self.resume = ui.button("Continue", icon="play_arrow", on_click=self._continue)
             self.resume.props("outline").mark("continue")
@@ -112,7 +127,7 @@ class RunPanel:
         try:
             data, experiment = self.watch.data, read_experiment(stage)
         except ValueError as error:
-            self.facts.text = str(error)
+            self.facts.text, self.is_damaged = str(error), True
             return
         self.title.text = data.title
         self.is_3d = not isinstance(experiment.camera_sampler, NoCamera)
@@ -129,6 +144,8 @@ class RunPanel:
             state = "failed"
         elif job is not None and not is_running and state != "finished":
             state = "stopped"
+        if self.is_damaged:
+            state = "unreadable"
         self.state.text = state
         self.state.props(f"color={_COLORS.get(state, 'negative' if state == 'failed' else 'grey')}")
         self.stop.set_visibility(is_running)
@@ -188,6 +205,12 @@ class RunPanel:
         page = next((page for page in pages if page.is_file()), None)
         if self.tabs.value == "Report" and page is not None:
             self.report.props["src"] = file_address(self.root, page)
+
+    def _use_options(self) -> None:
+        try:
+            self.use_options(continuing_words(self.watch.folder))
+        except ValueError as error:
+            ui.notify(str(error), type="warning")
 
     def _stop(self) -> None:
         self.jobs.stop(self.watch.folder)

@@ -130,6 +130,7 @@ class RunsPanel:
                 ui.label(run.title).classes("text-sm break-words")
                 text = f"{run.setting} · {run.state}"
                 ui.label(text).classes("text-xs text-gray-500 break-words")
+                ui.label(run.folder.name).classes("text-xs text-gray-400 break-all")
 
     def _poll(self) -> None:
         """Draw the list again if it has changed."""

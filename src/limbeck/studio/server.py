@@ -12,6 +12,8 @@ from nicegui import app, ui
 
 from limbeck.studio.files import ROUTE
 from limbeck.studio.jobs import Jobs
+from limbeck.studio.new_run_panel import Draft
+from limbeck.studio.options_form import OptionsForm
 from limbeck.studio.page import StudioPage
 from limbeck.studio.viewers import Viewers
 
@@ -88,9 +90,11 @@ def page_of(root: Path, jobs: Jobs, viewers: Viewers) -> Callable[[], None]:
         viewers: 3D viewers.
     """
 
+    draft = Draft(OptionsForm())
+
     def page() -> None:
         request = ui.context.client.request
-        StudioPage(root, jobs, viewers, request.query_params.get("run", ""))
+        StudioPage(root, jobs, viewers, draft, request.query_params.get("run", ""))
 
     return page
 

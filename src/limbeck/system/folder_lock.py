@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,25 @@ def folder_lock(folder: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
         yield
+
+
+def holder_has_ended(folder: Path) -> bool:
+    """Whether the last process that held a folder was one of this machine and does not exist.
+
+    Nothing is locked, so that a process that starts meanwhile is not refused.
+    """
+    path = folder / LOCK_FILE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = re.fullmatch(r"process (\d+) on (.+)", text.strip())
+    if found is None or found[2] != platform.node() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(found[1]), 0)  # no signal: only whether it exists
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def refuse_folder_in_use(folder: Path) -> None:

@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.studio.server import HOST, free_port, serve_studio
 
     port = free_port(options.port)
+    if port != options.port:
+        print(f"limbeck: port {options.port} is taken", file=sys.stderr)
     message = f"limbeck: Studio at http://{HOST}:{port}; stop with Ctrl-C"
     print(message, file=sys.stderr, flush=True)
     serve_studio(options.folder[0], port, options.browser)
