@@ -90,14 +90,16 @@ def inserted(page: Path) -> str:
     command = re.search(r"^(?:    )?limbeck (?:run|edit) .+\n(?:    .*\n)*", text, re.M)
     if command is None or not picture(page).is_file():
         return text
+    several = len(re.findall(r"^(?:    )?limbeck ", command[0], re.M)) > 1
+    this = "the first of these commands" if several else "this command"
     if words[0] == "edit":
         shown = f"The image before and after {title(page)}"
-        caption = "Before and after, by this command on the embedded model."
+        caption = f"Before and after, by {this}, on the embedded model."
     else:
         shown = f"Particles of {title(page)}"
-        count = f"{PARTICLES} particles" if "--particles" not in words else "its particles"
+        count = "" if "--particles" in words else f", with {PARTICLES} particles"
         model = "" if "--model" in words else " on the embedded model"
-        caption = f"The result of this command{model}, {count}."
+        caption = f"The result of {this}{model}{count}."
     block = f"![{shown}](../images/methods/{page.stem}.png)\n\n*{caption}*\n"
     return f"{text[: command.end()]}\n{BEGIN}\n{block}\n{END}{text[command.end() :]}"
 

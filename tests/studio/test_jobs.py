@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("nicegui")
+
 from limbeck.cli.main import main
 from limbeck.studio.jobs import Jobs, continuing_words, whole_run
+from limbeck.studio.runs_panel import list_runs
 from limbeck.system.checkpoint import read_checkpoint
 
 WORDS = ["a red disc", "--model", "gaussians", "--method", "sds", "--steps", "1200"]
@@ -96,3 +99,16 @@ def test_prompts_that_begin_with_a_dash_stay_prompts(tmp_path: Path) -> None:
     wait_for(lambda: not job.is_running)
     assert job.tail == f"run --image-every 2 --out {tmp_path / 'run'} --seed 1 -- -5 degrees"
     jobs.close()
+
+
+def test_a_list_of_runs_imports_no_code_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
+    stage = tmp_path / "run" / "1-field"
+    stage.mkdir(parents=True)
+    command = f"limbeck run 'a mug' --preset {tmp_path / 'mine.py'}:Mine\n"
+    (stage / "command.txt").write_text(command, encoding="utf-8")
+    (stage / "run.yaml").write_text("prompts: [a mug]\nsteps: 3\n", encoding="utf-8")
+    assert whole_run(stage) == stage
+    assert [run.folder for run in list_runs(tmp_path)] == [stage]
+    (tmp_path / "run" / "best-stage.json").write_text("{}", encoding="utf-8")
+    assert whole_run(stage) == tmp_path / "run"

@@ -49,6 +49,25 @@ class StartOptions:
     preset: Preset | None = None
     config: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.config is not None and self.preset is not None:
+            raise ValueError("config and preset exclude each other: give one of them")
+
+    def defaults(self, chosen: Mapping[str, Any]) -> RunDefaults:
+        """The defaults: of the preset's first stage, the file, or the model and the method.
+
+        Args:
+            chosen: what is chosen for ``CHOICES``, as ``default_experiment`` takes it.
+        """
+        stages = self.preset.stages(NO_PROMPTS) if self.preset is not None else {}
+        if self.config is not None:
+            default = read_yaml(Experiment, _config_file(self.config))
+        elif stages:
+            default = next(iter(stages.values()))
+        else:
+            default = default_experiment(NO_PROMPTS, chosen)
+        return RunDefaults(default, self, stages)
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -169,17 +188,7 @@ def run_defaults(argv: Sequence[str]) -> RunDefaults:
         ValueError: if there is no such preset, or the file cannot be read.
     """
     (start,) = parse([(StartOptions, None)], argv, lenient=True)
-    if start.config is not None and start.preset is not None:
-        raise ValueError("--config and --preset exclude each other: give one of them")
-    stages = start.preset.stages(NO_PROMPTS) if start.preset is not None else {}
-    if start.config is not None:
-        default = read_yaml(Experiment, _config_file(start.config))
-    elif stages:
-        default = next(iter(stages.values()))
-    else:
-        chosen = {part: value_of(argv, f"--{part}") for part in CHOICES}
-        default = default_experiment(NO_PROMPTS, chosen)
-    return RunDefaults(default, start, stages)
+    return start.defaults({part: value_of(argv, f"--{part}") for part in CHOICES})
 
 
 def read_run_command(argv: Sequence[str]) -> RunCommand:

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from limbeck.runs.reopen import last_stage
+from limbeck.config.command_line import value_of
+from limbeck.runs.reopen import BEST_STAGE, last_stage
 from limbeck.runs.run_command import run_defaults
 
 _TAIL = 6000  #: bytes of the output of a process that are shown
+_COMPONENTS = ("--preset", "--model", "--method", "--representation")  #: what defaults depend on
 _STOP_SECONDS = 20.0  #: time for a step and a checkpoint before a process is killed
 
 
@@ -146,13 +148,19 @@ def continuing_words(folder: Path) -> list[str]:
 
 
 def whole_run(folder: Path) -> Path:
-    """The folder of a whole run: of a stage of a preset the parent, else the folder itself."""
+    """The folder of a whole run: of a stage of a preset the parent, else the folder itself.
+
+    No code of one's own is imported for it, as a list of runs must not run any: stages of a preset
+    of one's own are known once they were compared.
+    """
     command = _last_command(folder)
     if command[:2] != ["limbeck", "run"]:
         return folder
+    if any(".py" in (value_of(command, flag) or "") for flag in _COMPONENTS):
+        return folder.parent if (folder.parent / BEST_STAGE).is_file() else folder
     try:
         stages = run_defaults(command[2:]).stages
-    except ValueError:  # a preset or file of one's own that is gone
+    except ValueError:  # a preset or file that is gone
         return folder
     return folder.parent if len(stages) > 1 else folder
 

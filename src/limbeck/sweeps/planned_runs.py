@@ -12,29 +12,25 @@ from typing import Any
 
 from limbeck.config.comparison import fingerprint
 from limbeck.config.option_types import option_type, takes_integers_only
-from limbeck.config.yaml import build, join, read_yaml
+from limbeck.config.yaml import build, join
+from limbeck.runs.run_command import NO_PROMPTS, StartOptions
 from limbeck.sweeps.expansion import Draw, Sweep, nest
 from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment, with_lr
-from limbeck.training.model_defaults import CHOICES, default_experiment
-from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
+from limbeck.training.model_defaults import CHOICES
+from limbeck.training.presets.base import apply_shared_options, start_stage_from
 
-_NO_PROMPTS = ("(a prompt)",)  #: prompts of a preset before the sweep gives some
 _MAX_NAME = 80  #: characters of the name of a run folder before its hash
 
 
 @dataclass(frozen=True)
-class ExtraOptions:
+class ExtraOptions(StartOptions):
     """Options of a run beside those of its experiment.
 
     Attributes:
-        preset: recipe of a paper, possibly in several stages, whose options are the defaults.
-        config: run.yaml of a run or its folder, whose options are the defaults.
         lr: peak learning rate of the representation, short for --representation.lr.
     """
 
-    preset: Preset | None = None
-    config: Path | None = None
     lr: float | None = field(default=None, metadata={"minimum": 0})
 
 
@@ -151,7 +147,7 @@ def with_numbers(
         return numbers
     plain = nest({k: v for k, v in {**fixed, **point}.items() if k not in draws})
     extra, own = _split_options(plain, path)
-    default = _default_experiment(extra, own)
+    default = extra.defaults({k: own[k] for k in CHOICES if k in own}).experiment
     for key, draw in draws.items():
         is_extra = key.partition(".")[0] in ExtraOptions.__dataclass_fields__
         instance: Any = extra if is_extra else default
@@ -174,38 +170,25 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
         ValueError: if an option is unknown or a value is refused.
     """
     extra, own = _split_options(plain, path)
-    stages = extra.preset.stages(_NO_PROMPTS) if extra.preset is not None else {}
-    first, default = next(iter(stages.values()), None), _default_experiment(extra, own)
+    default, _, stages = extra.defaults({k: own[k] for k in CHOICES if k in own})
     own.setdefault("prompts", default.prompts)
     chosen = build(Experiment, own, path, default)
-    if chosen.prompts == _NO_PROMPTS:
+    if chosen.prompts == NO_PROMPTS:
         raise ValueError("a prompt is missing: give at least one text that is not empty")
     if extra.preset is not None:
         extra.preset.check_model(chosen.model)
     if extra.lr is not None:
         chosen = with_lr(chosen, extra.lr)
-    if first is None or len(stages) == 1:
+    if len(stages) <= 1:
         return {"": chosen}
-    return {name: apply_shared_options(first, chosen, stage) for name, stage in stages.items()}
+    return {name: apply_shared_options(default, chosen, stage) for name, stage in stages.items()}
 
 
 def _split_options(plain: Mapping[str, Any], path: str) -> tuple[ExtraOptions, dict[str, Any]]:
     """The extra options, and those of the experiment."""
     names = ExtraOptions.__dataclass_fields__
     extra = build(ExtraOptions, {k: plain[k] for k in plain if k in names}, path)
-    if extra.preset is not None and extra.config is not None:
-        raise ValueError("config and preset exclude each other: give one of them")
     return extra, {k: v for k, v in plain.items() if k not in names}
-
-
-def _default_experiment(extra: ExtraOptions, own: Mapping[str, Any]) -> Experiment:
-    """The experiment whose options are the defaults: of a preset, a file, or the model."""
-    if extra.preset is not None:
-        return next(iter(extra.preset.stages(_NO_PROMPTS).values()))
-    if extra.config is not None:
-        file = extra.config / "run.yaml" if extra.config.is_dir() else extra.config
-        return read_yaml(Experiment, file)
-    return default_experiment(_NO_PROMPTS, {k: own[k] for k in CHOICES if k in own})
 
 
 def format_option(value: Any) -> str:
