@@ -62,7 +62,7 @@ RUN = [
     ("run red --model raises.py:Mine", "raises.py:1 cannot be imported: RuntimeError: no"),
     ("run red --method mine.py:Mine", "Mine in mine.py is not a method"),
     ("run red --method mine.py", "mine.py must be followed by :ClassName"),
-    ("run --config done --preset dreamfusion", "--config and --preset exclude each other"),
+    ("run --config done --preset dreamfusion", "--config must be left out where a preset is given"),
     ("run --config bad.yaml", "bad.yaml: this is not YAML: while parsing a flow sequence"),
     ("run --config steps.yaml", "steps.yaml: steps must be an integer, not 'many'"),
     ("run --config empty", "no configuration file empty/run.yaml"),

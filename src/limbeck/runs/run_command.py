@@ -51,7 +51,7 @@ class StartOptions:
 
     def __post_init__(self) -> None:
         if self.config is not None and self.preset is not None:
-            raise ValueError("config and preset exclude each other: give one of them")
+            raise ValueError("config must be left out where a preset is given: both bring defaults")
 
     def defaults(self, chosen: Mapping[str, Any]) -> RunDefaults:
         """The defaults: of the preset's first stage, the file, or the model and the method.
