@@ -68,8 +68,13 @@ def test_two_processes_equal_one(name, ended):
         # which Adam makes as large as others; its effect is in the particles, checked below
         if name != "vsd-unet" or not k.startswith("state."):
             assert max_difference(value.double(), first[k].double()) < 2e-4, k
+    # Adam divides a gradient by its own size, so an element whose gradient is near zero takes the
+    # rounding of the whole sum: moving the initial particles by one unit in the last place changes
+    # single elements by up to 5e-6, and their root mean square by 3e-7
     particles = [k for k in alone if k.startswith("representation.")]
-    assert max(max_difference(alone[k].double(), first[k].double()) for k in particles) < 1e-5
+    assert particles
+    for k in particles:
+        assert (alone[k].double() - first[k].double()).square().mean().sqrt() < 2e-6, k
 
 
 @pytest.mark.slow
