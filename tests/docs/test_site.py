@@ -121,6 +121,12 @@ def test_the_table_of_presets_is_that_of_the_code():
     assert page.count("\n| [") == num_pages
 
 
+def test_the_table_of_editing_defaults_is_that_of_the_code():
+    maker = runpy.run_path(str(DOCS / "editing_tables.py"))
+    page = (DOCS / "editing.md").read_text(encoding="utf-8")
+    assert page == maker["page"](), "run python docs/editing_tables.py"
+
+
 def test_the_page_of_recipes_names_every_3d_preset():
     (row,) = re.findall(r"^\| `--preset` \| .*$", text_of(DOCS / "3d-recipes.md"), re.M)
     named = set(re.findall(r"\[([\w-]+)\]\(presets/\1\.md\)", row))

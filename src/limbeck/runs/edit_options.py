@@ -77,7 +77,17 @@ def default_options(method: type[EditMethod], model: Model | Prior | str = "worl
             the embedded model; those of others are the published ones, of score distillation for
             Stable Diffusion, of flows for SD3 and Flux.
     """
-    recipe = dict(method.edit_recipe(_kind_of(model)))
+    return options_for(method, _kind_of(model))
+
+
+def options_for(method: type[EditMethod], kind: EditedModel) -> EditOptions:
+    """Options of a method that suit a kind of model.
+
+    Args:
+        method: the method, as in `default_options`.
+        kind: kind of model.
+    """
+    recipe = dict(method.edit_recipe(kind))
     own = build(method, recipe.pop("method", {}), "method")
     return replace(build(EditOptions, recipe), method=own)
 
