@@ -34,7 +34,10 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (f"{TOY} --method.guidance", ["--method.guidance needs a value, a number"]),
         (f"{TOY} --method sds nosuch", ["no method is called 'nosuch'", "vsd"]),
         (f"{TOY} --method sds csd --method.guidance 1", ["'guidance'", "method csd"]),
-        (f"{TOY} --method sds dds", ["edits images: use limbeck edit", "in the run with method dds"]),
+        (
+            f"{TOY} --method sds dds",
+            ["edits images: use limbeck edit", "in the run with method dds"],
+        ),
         (f"{TOY} --lr log:0.1:1", ["log:0.1:1", "--random N"]),
         (f"{TOY} --lr log:1:0.1 --random 3", ["log:1:0.1 is empty", "0 < LOW < HIGH"]),
         (f"{TOY} --steps uniform:0.5:9 --random 3", ["--steps: uniform:0.5:9", "takes integers"]),

@@ -7,12 +7,18 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from limbeck.cli.main import main
+from limbeck.world.autoencoder import AutoencoderTask
 from limbeck.world.denoiser import build_scheduler
+from limbeck.world.render_cache import prepare_renders
 from limbeck.world.scene import full_captions, random_scenes, render_scenes
 from limbeck.world.timetable import Timetable
+from limbeck.world.train import write_autoencoder
 from limbeck.world.training_options import WorldTraining, open_training
 
 
@@ -47,6 +53,25 @@ def test_a_training_with_other_options_is_not_continued(tmp_path):
     open_training(WorldTraining(out=tmp_path / "new", minutes=2.0, workers=1))
     with pytest.raises(ValueError, match=r"minutes was 2\.0.*--init-from .*pipeline"):
         open_training(WorldTraining(out=tmp_path / "new", minutes=3.0))
+
+
+def test_a_training_killed_while_it_writes_the_autoencoder_goes_on(tmp_path, monkeypatch):
+    prepare_renders(tmp_path / "train", 8, 1)
+    net = AutoencoderTask(tmp_path / "train", tmp_path / "train").build().net
+
+    def killed(folder):
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(net, "save_pretrained", killed)
+        write_autoencoder(net, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"train", "tokenizer"}
+    write_autoencoder(net, tmp_path)
+    assert len(CLIPTokenizer.from_pretrained(str(tmp_path / "tokenizer"))) > 512
+    latents = AutoencoderKL.from_pretrained(tmp_path / "vae").encode(torch.zeros(1, 3, 64, 64))
+    assert latents.latent_dist.mean.isfinite().all()
+    assert ".part" not in (tmp_path / "tokenizer" / "tokenizer_config.json").read_text()
 
 
 @pytest.mark.slow

@@ -9,14 +9,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from limbeck.diffusion.vocabulary import write_vocabulary
-from limbeck.system.files import write_text
+from limbeck.system.files import creating_folder, write_text
 from limbeck.world.autoencoder import (
     AutoencoderTask,
     encode_means,
@@ -43,6 +43,9 @@ from limbeck.world.timetable import Timetable
 from limbeck.world.trainer import Budget, fit, load_averaged
 from limbeck.world.training_options import WorldTraining
 from limbeck.world.vocabulary import training_vocabulary
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 #: Shares of the time, from what each stage needed to stop improving on two cores. The denoiser
 #: gets what the others leave.
@@ -134,13 +137,27 @@ def _train_autoencoder(config: WorldTraining, seconds: float) -> None:
     task = AutoencoderTask(out / "train", out / "test")
     budget = replace(_budget(config, seconds), preview_every=180)
     fit(task, out, budget, config.seed)
-    if (out / "vae").exists():
-        return
-    net = load_averaged(task, out / "autoencoder.checkpoint.safetensors").net
+    if not (out / "vae").exists():
+        net = load_averaged(task, out / "autoencoder.checkpoint.safetensors").net
+        write_autoencoder(net, out)
+
+
+def write_autoencoder(net: AutoencoderKL, out: Path) -> None:
+    """Write the tokenizer of the captions, then the autoencoder with standardized latents.
+
+    Each folder is there as a whole or not at all, so that a training that was killed goes on.
+
+    Args:
+        net: the trained autoencoder.
+        out: folder of the training, with its images.
+    """
+    if not (out / "tokenizer").exists():
+        captions = [text for variant in load_captions(out / "train", 5) for text in variant]
+        with creating_folder(out / "tokenizer") as folder:
+            build_tokenizer(captions, folder, _max_tokens(captions))
     standardize_latents(net, encode_means(net, load_images(out / "train")[:4000]))
-    net.save_pretrained(out / "vae")
-    captions = [text for variant in load_captions(out / "train", 5) for text in variant]
-    build_tokenizer(captions, out / "tokenizer", _max_tokens(captions))
+    with creating_folder(out / "vae") as folder:
+        net.save_pretrained(folder)
 
 
 def _max_tokens(captions: list[str]) -> int:
@@ -170,7 +187,7 @@ def encode_dataset(out: Path) -> None:
         "latent_std": latents.std((0, 2, 3)).tolist(),
         "vocabulary": len(tokenizer),
     }
-    (out / "encoded.json").write_text(json.dumps(metrics), encoding="utf-8")
+    write_text(out / "encoded.json", json.dumps(metrics))
 
 
 def _export_evaluator(net: Evaluator, out: Path) -> None:
