@@ -198,8 +198,20 @@ def test_issue_templates_are_forms():
         assert len(set(ids)) == len(ids)
 
 
-def test_the_image_installs_the_tested_versions():
+def test_the_image_is_built_from_the_sources_and_the_tested_versions():
     text = text_of(ROOT / "Dockerfile")
-    for file in re.findall(r"^COPY (.+) \S+$", text, re.M):
-        assert all((ROOT / name).exists() for name in file.split())
-    assert "-c constraints.txt" in text
+    assert "pip install $(grep '^torch==' /src/constraints.txt)" in text
+    assert "pip install -c /src/constraints.txt" in text
+    lines = text_of(ROOT / ".dockerignore").splitlines()
+    shown = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert "*" in lines  # all others are hidden
+    assert shown == {"LICENSE", "README.md", "constraints.txt", "pyproject.toml", "src"}
+    assert all((ROOT / name).exists() for name in shown)
+
+
+def test_the_builds_of_pytorch_are_of_the_tested_version_and_from_one_index():
+    (version,) = re.findall(r"^torch==(\S+)$", text_of(ROOT / "constraints.txt"), re.M)
+    install = text_of(DOCS / "install.md")
+    assert set(re.findall(r"pip install torch(\S*) --index-url", install)) == {f"=={version}"}
+    addresses = re.findall(r"whl/(\w+)", install + text_of(ROOT / "Dockerfile"))
+    assert len(set(addresses)) == 2 and "cpu" in addresses  # the other one is CUDA's
