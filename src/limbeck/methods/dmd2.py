@@ -17,7 +17,13 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.batching import predict_prior_and_critic
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.critics.network import NetworkCritic
-from limbeck.distillation.inputs import StepInputs
+from limbeck.distillation.discriminators.base import (
+    DiscriminatedCritic,
+    DiscriminatorConfig,
+    judge,
+)
+from limbeck.distillation.discriminators.none import NoDiscriminator
+from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import CriticMethod
 
 
@@ -25,17 +31,22 @@ from limbeck.methods.base import CriticMethod
 class DMD2(CriticMethod):
     """Distribution matching: (x0_fake - x0_real) / mean |x0 - x0_real|, for one-step generators.
 
-    x0_fake is the critic's prediction of the samples and x0_real that of the prior.
+    x0_fake is the critic's prediction of the samples and x0_real that of the prior. With a
+    discriminator the gradient of the GAN loss, softplus(-logit) at x_t, is added.
 
     Attributes:
         guidance: guidance scale s of the prior.
         critic_guidance: guidance scale of the critic. 1 costs one pass, others two.
         critic: what the critic is and how it is trained.
+        gan_weight: weight of the GAN loss, beside the mean square over the D values of x0.
+        discriminator: what the discriminator is and how it is trained; none for no GAN loss.
     """
 
     guidance: float = 4.0
     critic_guidance: float = 1.0
     critic: CriticConfig = field(default_factory=NetworkCritic)
+    gan_weight: float = field(default=1e-3, metadata={"minimum": 0})
+    discriminator: DiscriminatorConfig = field(default_factory=NoDiscriminator)
 
     bibtex = """@inproceedings{yin2024improved,
   title={Improved Distribution Matching Distillation for Fast Image Synthesis},
@@ -51,7 +62,17 @@ class DMD2(CriticMethod):
         """The direction has its own size, so it gets no other weight."""
         return {"weight": "uniform"}
 
-    def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
+    def init(self, prior: Prior, setup: SetupContext) -> Critic:
+        return self.discriminator.beside(super().init(prior, setup), prior, setup)
+
+    def matching(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
+        """(x0_fake - x0_real) / mean |x0 - x0_real|.
+
+        Args:
+            prior: the frozen prior.
+            inputs: the current step.
+            state: the critic.
+        """
         eps_real, eps_fake = predict_prior_and_critic(
             prior, state, inputs, self.guidance, self.critic_guidance
         )
@@ -61,3 +82,10 @@ class DMD2(CriticMethod):
         # the prior knows the sample exactly: no direction, as NaN is 0 in the authors' code
         scale = (size > 0).to(size) / size.clamp_min(1e-30)
         return expand(scale, eps_real) * (eps_real - eps_fake)
+
+    def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
+        direction = self.matching(prior, inputs, state)
+        if not isinstance(state, DiscriminatedCritic):
+            return direction
+        _, gan_gradient = judge(state.discriminator, inputs)
+        return direction + self.gan_weight * inputs.x0[0].numel() * gan_gradient

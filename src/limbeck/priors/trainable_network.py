@@ -146,7 +146,7 @@ class MLPDenoiser(TrainableNetwork):
 
     def __init__(self, prior: Prior, width: int, depth: int, seed: int):
         size = math.prod(prior.shape)
-        inputs = size + 2 * _TIME_FREQUENCIES + _features(prior.condition([""])).shape[1]
+        inputs = size + 2 * _TIME_FREQUENCIES + condition_features(prior.condition([""])).shape[1]
         widths = [inputs, *[width] * depth, size]
         with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             torch.manual_seed(int(seed))
@@ -169,7 +169,7 @@ class MLPDenoiser(TrainableNetwork):
         return [
             Prediction.from_output(
                 self.prediction_type,
-                self.module(torch.cat([*common, _features(condition)], 1)).view_as(xt),
+                self.module(torch.cat([*common, condition_features(condition)], 1)).view_as(xt),
                 xt.float(),
                 alpha,
                 sigma,
@@ -178,7 +178,7 @@ class MLPDenoiser(TrainableNetwork):
         ]
 
 
-def _features(condition: Condition) -> Float[Tensor, "b d"]:
+def condition_features(condition: Condition) -> Float[Tensor, "b d"]:
     """Weights of a mixture's components from their logarithms, or the mean of a text's tokens."""
     data = condition.data.float()
     return data.exp() if data.ndim == 2 else data.mean(1)
