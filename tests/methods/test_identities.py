@@ -360,6 +360,19 @@ IDENTITIES = {
         "SteinDreamer (arXiv 2401.00604); derived here",
         ("distillation/test_control_variates.py",),
     ),
+    47: Identity(
+        "f-distill with the reverse KL, or a ratio that is the same for all rows of a time, is "
+        "DMD2. Its weight is h(r) = r^2 f''(r), and the mean of h(r) VSD over x_t of q_t is "
+        "sigma times the gradient of D_f(p_t | q_t) in the mean of q_t.",
+        "f-distill (arXiv 2502.15681), its code; the Gaussian cases are derived here",
+        (ONE_STEP,),
+    ),
+    48: Identity(
+        "The gradient of softplus(-logit) in x with the optimal discriminator is VSD with the "
+        "exact critic, of weight alpha / sigma times the logistic function of -logit.",
+        "derived here",
+        ("distillation/test_discriminators.py",),
+    ),
 }
 
 

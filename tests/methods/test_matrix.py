@@ -35,6 +35,7 @@ COSTS = {
     "dsd": (7, 13, 0),
     "dvrf": (2, 4, 0),
     "esd": (1, 2, 0),  # and 2 + 1 of the small U-Net that a small model gets as its critic
+    "f-distill": (15, 25, 2),  # 10 calls and 20 rows are samples for the discriminator
     "flow-align": (2, 3, 0),
     "flow-edit": (2, 4, 0),
     "hifa": (4, 8, 0),

@@ -1,7 +1,10 @@
-"""DMD2, SiD and SIM, the methods of one-step generators: identities and fixed points."""
+"""DMD2, SiD, SIM and f-distill, the methods of one-step generators: identities and fixed points."""
 
+import math
 from dataclasses import dataclass
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from tiny_pipeline import f64, make_inputs, max_difference, normal, prompt_conditions
@@ -13,9 +16,12 @@ from limbeck.diffusion.prior import Prior, PriorWrapper
 from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.base import Critic, CriticConfig
+from limbeck.distillation.discriminators.base import DiscriminatedCritic, Discriminator
+from limbeck.distillation.discriminators.none import NoDiscriminator
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.weights import UniformWeight
 from limbeck.methods.dmd2 import DMD2
+from limbeck.methods.f_distill import Divergence, FDistill
 from limbeck.methods.sds import SDS
 from limbeck.methods.sid import SiD
 from limbeck.methods.sim import SIM
@@ -266,3 +272,126 @@ def test_identity_44_sds_shrinks_an_affine_generator_to_the_mean():
     mean, covariance = moments_after(SDS(1.0), 200)
     assert max_difference(mean, MEAN) < 0.1
     assert float(covariance.diagonal().max()) < 0.02
+
+
+# Identity 47
+
+#: f of each divergence D_f(p | q) = E_q[f(r)]
+F_OF_R = {
+    "reverse-kl": lambda r: -r.log(),
+    "forward-kl": lambda r: r * r.log(),
+    "js": lambda r: r * r.log() - (r + 1) * ((r + 1) / 2).log(),
+    "softened-reverse-kl": lambda r: (r + 1) * ((r + 1) / (2 * r)).log(),
+    "neyman": lambda r: (1 - r) ** 2 / r,
+    "hellinger": lambda r: (1 - r.sqrt()) ** 2,
+    "jeffreys": lambda r: (r - 1) * r.log(),
+}
+every_divergence = pytest.mark.parametrize("divergence", F_OF_R)
+
+
+class GivenLogit(Discriminator):
+    """A discriminator whose logit is a given function of x_t and t."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def logit(self, inputs: StepInputs, xt: Tensor) -> Tensor:
+        return self._function(xt, inputs.t)
+
+
+def test_identity_47_every_divergence_has_a_second_derivative():
+    """Identity 47, the cases below."""
+    assert set(F_OF_R) == set(get_args(Divergence))
+
+
+@every_divergence
+def test_identity_47_h_is_the_second_derivative_of_f(divergence):
+    """Identity 47, h(r) = r^2 f''(r) up to a factor."""
+    r = torch.linspace(0.2, 5.0, 30, dtype=torch.float64, requires_grad=True)
+    slope = torch.autograd.grad(F_OF_R[divergence](r).sum(), r, create_graph=True)[0]
+    second = torch.autograd.grad(slope.sum(), r)[0]
+    h = FDistill(divergence=divergence, normalize=False).h(r.detach().log(), f64([0.5] * 30))
+    factor = h / (r.detach() ** 2 * second)
+    assert max_difference(factor, factor[:1].expand(30)) < 1e-10 * float(factor[0])
+
+
+@every_schedule
+@every_time
+def test_identity_47_reverse_kl_is_dmd2_bit_for_bit(schedule, t):
+    """Identity 47, with and without a discriminator of unequal logits."""
+    prior, critic, inputs, _ = given(schedule, t)
+    without = FDistill(divergence="reverse-kl", discriminator=NoDiscriminator())
+    assert torch.equal(without(prior, inputs, critic), DMD2()(prior, inputs, critic))
+    both = DiscriminatedCritic(critic, GivenLogit(lambda xt, t: xt.sum(1)))
+    of_dmd2 = DMD2(gan_weight=0.3)(prior, inputs, both)
+    found = FDistill(divergence="reverse-kl", gan_weight=0.3)(prior, inputs, both)
+    assert torch.equal(found, of_dmd2)
+    assert not torch.equal(found, DMD2()(prior, inputs, critic))
+    js = FDistill(divergence="js", gan_weight=0.3)(prior, inputs, both)
+    assert max_difference(js, of_dmd2) > 1e-2
+
+
+@every_divergence
+def test_identity_47_a_constant_ratio_is_dmd2(divergence):
+    """Identity 47, r equal for all rows at times in several bins, and in each bin by itself."""
+    prior, critic, inputs, _ = given(SCHEDULES[0], f64([0.1, 0.1, 0.5, 0.9, 0.9]))
+    plain = DMD2(gan_weight=0.0)(prior, inputs, critic)
+    for of_t in (lambda t: 0 * t + 0.7, lambda t: 2 * t - 1):
+        both = DiscriminatedCritic(critic, GivenLogit(lambda xt, t, f=of_t: f(t) + 0 * xt.sum(1)))
+        found = FDistill(divergence=divergence, gan_weight=0.0)(prior, inputs, both)
+        assert max_difference(found, plain) < 1e-12 * float(plain.abs().max())
+
+
+#: derivative in the mean mu of q = N(mu, v) of a divergence from p = N(0, v), over mu / v, and
+#: divided by the factor between r^2 f''(r) and h(r)
+RATES = {
+    "reverse-kl": lambda mu, v: 1.0,
+    "forward-kl": lambda mu, v: 1.0,
+    "jeffreys": lambda mu, v: 2.0,
+    "neyman": lambda mu, v: math.exp(mu**2 / v),
+    "hellinger": lambda mu, v: math.exp(-(mu**2) / (8 * v)),
+}
+
+
+@pytest.mark.parametrize("divergence", RATES)
+@every_time
+def test_identity_47_the_mean_is_the_gradient_of_the_divergence_of_gaussians(divergence, t):
+    """Identity 47, over x_t of q_t by quadrature: sigma d/dmu D_f(p_t | q_t), mu = alpha theta."""
+    theta, variance = 0.15, 0.8
+    prior, own = (GaussianMixture(f64([[m]]), f64([variance**0.5])) for m in (0.0, theta))
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(40))
+    alpha, sigma = (float(f(SCHEDULES[0].snap(f64([t])))) for f in _levels(SCHEDULES[0]))
+    v = alpha**2 * variance + sigma**2
+    xt = (alpha * theta + v**0.5 * nodes)[:, None]
+    x0 = torch.full_like(xt, 0.4)  # of no effect: the mean over the noise is a function of x_t
+    eps = (xt - alpha * x0) / sigma
+    inputs = make_inputs(SCHEDULES[0], x0, t, eps, prompt_conditions(prior, [""] * 40))
+
+    def log_ratio(x: Tensor, t: Tensor) -> Tensor:
+        return ((x - alpha * theta) ** 2 - x**2).sum(1) / (2 * v)
+
+    state = DiscriminatedCritic(GivenCritic(own), GivenLogit(log_ratio))
+    method = FDistill(1.0, divergence=divergence, normalize=False, gan_weight=0.0)
+    assert float(log_ratio(xt, inputs.t).exp().min()) > 0.1  # no ratio is clamped
+    assert float(log_ratio(xt, inputs.t).exp().max()) < 20
+    size = (prior(xt, inputs.t, inputs.conditions.pos)[0].eps - eps).abs()
+    direction = (method(prior, inputs, state) * size)[:, 0]
+    mean = float((weights / weights.sum()) @ direction)
+    mu = alpha * theta
+    assert mean == pytest.approx(sigma * mu / v * RATES[divergence](mu, v), rel=1e-9)
+
+
+def _levels(schedule):
+    return schedule.alpha, schedule.sigma
+
+
+def test_f_distill_needs_a_ratio():
+    with pytest.raises(ValueError, match=r"divergence js needs the density ratio.*feature"):
+        FDistill(discriminator=NoDiscriminator())
+    with pytest.raises(ValueError, match=r"divergence must be one of reverse-kl, .*not 'kl'"):
+        FDistill(divergence="kl")
+
+
+def test_the_ratio_is_clamped_as_in_the_code():
+    h = FDistill(divergence="forward-kl", normalize=False).h(f64([-9.0, 0.0, 9.0]), f64([0.5] * 3))
+    assert max_difference(h, f64([0.1, 1.0, 20.0])) < 1e-12

@@ -65,7 +65,7 @@ def test_others_keep_the_options_of_the_papers(chosen) -> None:
     assert default_experiment(PROMPTS, chosen) == PLAIN
 
 
-@pytest.mark.parametrize("method", ["dmd2", "sid", "sim"])
+@pytest.mark.parametrize("method", ["dmd2", "f-distill", "sid", "sim"])
 def test_directions_with_a_size_of_their_own_get_no_weight(method) -> None:
     assert default_experiment(PROMPTS, {"method": method}).weight == UniformWeight()
     e = default_experiment(PROMPTS, {"method": method, "model": "some/folder"})

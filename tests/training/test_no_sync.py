@@ -23,6 +23,7 @@ from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.null_text import NullTextCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.discriminators.feature import FeatureDiscriminator
 from limbeck.distillation.noise import AntitheticNoise, DriftingNoise, InvertedNoise, PredictedNoise
 from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.distillation.projections.sampled import SampledProjection
@@ -103,6 +104,7 @@ SHORT: dict[str, dict] = {
     "reward-sds": {"num_noises": 4},
     "reward-vsd": {"critic": LoRACritic(2)},
     "lmc": {"projection": LearnedProjection(num_images=0)},
+    "f-distill": {"discriminator": FeatureDiscriminator(8, sampling_steps=2)},
 }
 
 #: methods that are always tested on pixels, because they do something of their own with images

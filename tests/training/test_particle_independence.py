@@ -34,7 +34,12 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 #: Methods whose particles interact: a critic shared by the particles, or repulsion.
-COUPLED = {"csd-edit", "dmd2", "esd", "repulsive", "reward-vsd", "sid", "sim", "svgd", "vsd"}
+COUPLED = {"csd-edit", "dmd2", "esd", "f-distill", "repulsive", "reward-vsd"} | {
+    "sid",
+    "sim",
+    "svgd",
+    "vsd",
+}
 #: Methods that compare attention features, which an exact prior has none of.
 NETWORK_ONLY = {"cds"}
 EDITS = {"bridge", "reward-bridge"} | {

@@ -21,7 +21,7 @@ from limbeck.diffusion.model_options import (
     check_control_image,
 )
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.tensors import expand
+from limbeck.diffusion.tensors import expand, to_device
 
 #: Options of ``Sampling`` that a one-step generator does not have.
 _OF_SAMPLER = (
@@ -155,7 +155,7 @@ def sample_x0(
     References:
         Song et al. 2020, arXiv 2010.02502, eq. 12, with the noise of eq. 16.
     """
-    times = prior.schedule.sampling_times(steps).to(noise.device)
+    times = to_device(prior.schedule.sampling_times(steps), noise.device)
     xt = noise
     for i, time in enumerate(times):
         t = time.expand(len(xt))
