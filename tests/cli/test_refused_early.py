@@ -109,7 +109,8 @@ def test_films_are_not_left_out_of_a_run_of_images(
 
 
 @pytest.mark.parametrize(
-    "method", [name for name, cls in choices(EditMethod).items() if cls.needs_source]
+    "method",
+    [n for n, c in choices(EditMethod).items() if c.needs_source and c.optimizes == "images"],
 )
 def test_a_run_of_a_method_that_edits_is_refused_before_anything_is_said(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -228,12 +228,21 @@ def test_irfds_passes_and_ignores_the_prompt():
 def test_irfds_rejects_bad_options(red_disc):
     with pytest.raises(ValueError, match="noise_reg must be at least 0, not -1"):
         IRFDS(noise_reg=-1.0)
+    with pytest.raises(ValueError, match="sampling_steps must be at least 1"):
+        Experiment(
+            ("red disc",),
+            source_prompt=("red disc",),
+            method=IRFDS(sampling_steps=0),
+            representation=NoiseMap(images=(red_disc,)),
+        )
     with pytest.raises(ValueError, match="describe them with --source-prompt"):
         IRFDS()(mixture(), five_rows(), NO_STATE)
     without_source = Experiment(
         ("red disc",), method=IRFDS(), representation=NoiseMap(images=(red_disc,))
     )
-    with pytest.raises(ValueError, match="describe the image with --source-prompt"):
+    with pytest.raises(
+        ValueError, match=r"limbeck edit IMAGE, or describe it with --source-prompt"
+    ):
         Run(without_source, colored_shapes(24))
     message = "method irfds optimizes the noise .* representation latents .* noise-map"
     with pytest.raises(ValueError, match=message):

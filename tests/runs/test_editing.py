@@ -218,7 +218,7 @@ def test_a_gradient_map_is_the_norm_of_the_mean_gradient_of_the_first_steps(prio
 # Masks
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"irfds"}))  # which refuses masks
 def test_masked_pixels_and_latents_do_not_change(prior, photo, mask, tmp_path, name):
     inputs, out = edit_inputs(photo, mask=(mask,)), tmp_path / "out"
     edit_to_folder(inputs, quick_options(name), prior, out)

@@ -31,9 +31,10 @@ class EditFiles:
 
 def is_edit(experiment: Experiment) -> bool:
     """Whether the final images of a run are edits of its initial images."""
-    if experiment.method.optimizes == "noise" or not _initial_files(experiment):
+    is_edited = isinstance(experiment.method, EditMethod)
+    if not _initial_files(experiment) or (experiment.method.optimizes == "noise" and not is_edited):
         return False
-    return bool(experiment.source_prompt) or isinstance(experiment.method, EditMethod)
+    return bool(experiment.source_prompt) or is_edited
 
 
 def run_edits(images: ImageSet, folder: Path, experiment: Experiment, files: EditFiles) -> ImageSet:

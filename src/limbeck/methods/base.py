@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.config.scheduled_numbers import Schedulable
+from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.guidance import guided_prediction, required_conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig
@@ -163,6 +164,18 @@ class Method(Schedulable, abc.ABC, Generic[S]):
 
     def save_critic(self, prior: Prior, state: S, folder: Path) -> None:
         """Write the weights of the critic, if there is one, for use elsewhere."""
+
+    def x0_of_noise(
+        self, prior: Prior, noise: Float[Tensor, "b ..."], conditions: Conditions
+    ) -> Float[Tensor, "b ..."]:
+        """Return what is shown of particles that are noise; by default the noise itself.
+
+        Args:
+            prior: the frozen prior.
+            noise: the particles.
+            conditions: conditions of their prompts.
+        """
+        return noise
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from limbeck.runs.images import (
 )
 from limbeck.runs.turntable import TurntableCamera, save_stills, save_turntable
 from limbeck.system.async_copy import AsyncCopies
+from limbeck.training.particle_images import particle_images
 from limbeck.training.trainer import Run
 
 FINAL_SIZE = 256  #: least side of the final images of 3D particles, in pixels
@@ -55,6 +56,15 @@ class ParticleImages:
         return channel_images(self.copies.to_cpu(), self.camera)
 
 
+def _uncounted_images(run: Run, request: RenderRequest) -> Float[Tensor, "b 3 h w"]:
+    """Images of particles; network calls that make them of noise are no cost of the run."""
+    counter = run.prior.call_counter
+    calls, rows = counter.calls, counter.rows
+    images = particle_images(run, request).float()
+    counter.calls, counter.rows = calls, rows
+    return images
+
+
 @torch.no_grad()
 def render_final_images(run: Run) -> Float[Tensor, "n 3 h w"]:
     """Images of all particles for people: those of 3D particles have at least FINAL_SIZE pixels.
@@ -66,7 +76,7 @@ def render_final_images(run: Run) -> Float[Tensor, "n 3 h w"]:
     for row in range(len(request)):
         part = request[row : row + 1]
         if part.camera is None:
-            images.append(run.representation.images(run.prior, part).float().cpu())
+            images.append(_uncounted_images(run, part).cpu())
         else:
             images.append(to_images(run.representation.render(part), run.prior).cpu())
     return torch.cat(images)
@@ -112,7 +122,7 @@ def render_particles(run: Run) -> ParticleImages:
     for rows in torch.arange(len(request)).split(_RENDER_BATCH):
         part = request[rows]
         if part.camera is None:
-            rendered = {"": run.representation.images(run.prior, part).float()}
+            rendered = {"": _uncounted_images(run, part)}
         else:
             rendered = render_channels(run.representation.render(part), run.prior)
         for name, images in rendered.items():

@@ -19,6 +19,7 @@ from limbeck.priors.loading import follows_instructions
 from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
+from limbeck.representations.noise import NoiseMap
 from limbeck.runs.edit_inputs import EditInputs, EditItem
 from limbeck.runs.edit_options import EditOptions
 from limbeck.runs.folder_state import refuse_other_experiment
@@ -100,7 +101,6 @@ def check_edits(inputs: EditInputs, options: EditOptions) -> None:
 
 def _experiment(edits: Sequence[EditItem], options: EditOptions) -> Experiment:
     images, sources, targets, masks = zip(*edits, strict=True)
-    latents: RepresentationConfig = Latents(options.lr, images=images)
     return Experiment(
         targets,
         negative_prompt=options.negative_prompt,
@@ -108,7 +108,7 @@ def _experiment(edits: Sequence[EditItem], options: EditOptions) -> Experiment:
         model=options.model,
         runtime=options.runtime,
         method=options.method,
-        representation=latents if masks[0] is None else Inpainting(latents, masks),
+        representation=_representation(images, masks, options),
         timesteps=options.timesteps,
         weight=options.weight,
         noise=options.noise,
@@ -119,6 +119,22 @@ def _experiment(edits: Sequence[EditItem], options: EditOptions) -> Experiment:
         seed=options.seed,
         precision=options.precision,
     )
+
+
+def _representation(
+    images: tuple[Path, ...], masks: tuple[Path | None, ...], options: EditOptions
+) -> RepresentationConfig:
+    """What is optimized: latents that start as the images, inside masks, or their noise."""
+    given = tuple(mask for mask in masks if mask is not None)
+    if options.method.optimizes == "noise":
+        if given:
+            raise ValueError(
+                f"--mask: the method {component_name(type(options.method))} samples whole images "
+                "from their noise; leave it out, or use another, such as --method flow-edit"
+            )
+        return NoiseMap(options.lr, images=images)
+    latents = Latents(options.lr, images=images)
+    return Inpainting(latents, given) if given else latents
 
 
 def default_folder(inputs: EditInputs, options: EditOptions) -> Path:
@@ -193,6 +209,8 @@ def run_edit(
     assert before is not None
     stems = particle_stems(experiment.total, experiment.particles)
     _save_before_images(before, stems, folder)
+    if experiment.method.optimizes == "noise":
+        image_every = image_every or experiment.steps  # an image takes many passes
     recording = RecordingOptions(image_every)
     record(experiment, prior, folder, recording, command, console)
     maps = gradient_map(experiment, prior)

@@ -23,6 +23,7 @@ from limbeck.runs.report.pages import notebook_html, write_report
 from limbeck.runs.report.run_data import read_run_data
 from limbeck.system.checkpoint import read_checkpoint
 from limbeck.training.experiment import Experiment
+from limbeck.training.particle_images import particle_images
 from limbeck.training.trainer import Run
 
 
@@ -108,7 +109,7 @@ class DistillResult(FolderResult):
         if len(self.prior.shape) != 3:
             raise ValueError("this model has no images: use result.particles")
         with torch.no_grad():
-            images = self.run.representation.images(self.prior, self.run.eval_request(4))
+            images = particle_images(self.run, self.run.eval_request(4))
         return images.float().cpu()
 
     @property

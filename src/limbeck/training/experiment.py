@@ -166,7 +166,7 @@ class Experiment:
             method = component_name(type(self.method))
             raise ValueError(
                 f"method {method} optimizes the noise of an image, which the representation {name} "
-                "does not hold: use --representation noise-map"
+                "does not hold: use limbeck edit IMAGE, or --representation noise-map"
             )
 
     def _check_view_groups(self) -> None:

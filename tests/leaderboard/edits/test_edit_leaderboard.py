@@ -78,7 +78,7 @@ def test_more_pairs_begin_with_the_same_and_another_seed_has_others(pairs, evalu
 def test_every_row_has_equally_many_candidates():
     board = EditLeaderboard()
     counts = {name: len(set(edit_candidates(board, name))) for name in board.rows}
-    assert set(counts) == set(choices(EditMethod)) | {"pds-consistent", "bridge", "irfds"}
+    assert set(counts) == set(choices(EditMethod)) | {"pds-consistent", "bridge"}
     assert set(counts.values()) == {6}
     assert all(0 < s.strength < 1 for s in edit_candidates(board, "sdedit"))
     starts = {name: {s.strength for s in edit_candidates(board, name)} for name in FLOWS}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
-from limbeck.diffusion.sampling import sample_x0
 from limbeck.distillation.weights import UniformWeight
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.leaderboard.edits.protocol import (
     INVERSION,
     OTHER_TIMESTEPS,
+    SAMPLING_STEPS,
     EditSetting,
     edit_options,
     other_method,
@@ -37,9 +35,9 @@ from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 from limbeck.training.network_calls import count_network_calls
 from limbeck.training.optimizers import SGD, Adam
+from limbeck.training.particle_images import particle_images
 from limbeck.training.trainer import Run
 
-_SAMPLING_STEPS = 30  #: of irfds, which samples from the noise that it found
 _DECODED_ROWS = 64  #: images that are decoded together
 
 
@@ -117,20 +115,8 @@ def _edit(cell: EditCell, experiment: Experiment, prior: Prior) -> Float[Tensor,
     with torch.no_grad():
         for rows in torch.arange(experiment.total).split(_DECODED_ROWS):
             request = RenderRequest(rows)
-            if cell.name == INVERSION:
-                noise = run.representation.render(request).image
-                targets = [experiment.prompts[row] for row in rows.tolist()]
-                images.append(prior.decode(_sample(prior, targets, noise, cell.setting.guidance)))
-            else:
-                images.append(run.representation.images(prior, request))
+            images.append(particle_images(run, request))
     return torch.cat(images).float()
-
-
-def _sample(
-    prior: Prior, prompts: Sequence[str], noise: Float[Tensor, "n ..."], guidance: float
-) -> Float[Tensor, "n ..."]:
-    conditions = Conditions(prior.condition(prompts), prior.condition([""] * len(prompts)))
-    return sample_x0(prior, conditions, noise, _SAMPLING_STEPS, guidance)
 
 
 def _experiment(cell: EditCell, files: tuple[Path, ...], prior: Prior) -> Experiment:
@@ -159,7 +145,7 @@ def _other_experiment(cell: EditCell, files: tuple[Path, ...], prior: Prior) -> 
     representation: Latents | NoiseMap = Latents(cell.setting.strength, images=files)
     if cell.name == INVERSION:
         representation = NoiseMap(cell.setting.strength, images=files)
-        passes -= _SAMPLING_STEPS * (1 if cell.setting.guidance == 1 else 2)
+        passes -= SAMPLING_STEPS * (1 if cell.setting.guidance == 1 else 2)
     return Experiment(
         cell.targets,
         source_prompt=cell.sources,

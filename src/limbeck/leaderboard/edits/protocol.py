@@ -25,10 +25,12 @@ from limbeck.runs.edit_options import EditOptions, default_options
 from limbeck.world.evaluator import Evaluator
 
 CONSISTENT = "pds-consistent"  #: name of the row of PDS with consistent coefficients
-BRIDGE, INVERSION = "bridge", "irfds"  #: rows of methods that are no editing methods by themselves
+BRIDGE = "bridge"  #: row of a method that is no editing method by itself
+INVERSION = "irfds"  #: row of the method whose guidance scale is that of its samples
 NO_EDIT = "no edit"
 _COMPARISON_SEED, _TUNING_SEED = 20_021, 20_022
 _INVERSION_LR = 0.05
+SAMPLING_STEPS = 30  #: of irfds, which samples from the noise that it found
 _LEAST_PASSES = 64  #: with irfds, whose 30 sampling steps take 60
 _STARTS = (0.8, 1.1)  #: first and last factor of the time from which FlowEdit and others start
 _STRENGTHS = (0.55, 0.75)  #: first and last diffusion time that SDEdit is tried to start from
@@ -88,8 +90,7 @@ class EditLeaderboard:
     @property
     def rows(self) -> tuple[str, ...]:
         """Names of the methods of the table."""
-        names = dict.fromkeys(self.methods) or (*choices(EditMethod), CONSISTENT, BRIDGE, INVERSION)
-        return tuple(names)
+        return tuple(dict.fromkeys(self.methods)) or (*choices(EditMethod), CONSISTENT, BRIDGE)
 
     def pairs(self, evaluator: Evaluator) -> tuple[EditPairs, EditPairs]:
         """The pairs of the comparison and those of the tuning.
@@ -196,7 +197,9 @@ def row_options(name: str, setting: EditSetting) -> EditOptions:
 
 def other_method(name: str, setting: EditSetting) -> Bridge | IRFDS:
     """The method of the rows bridge and irfds."""
-    return Bridge(setting.guidance, stage_two_start=0.0) if name == BRIDGE else IRFDS()
+    if name == BRIDGE:
+        return Bridge(setting.guidance, stage_two_start=0.0)
+    return IRFDS(sampling_steps=SAMPLING_STEPS, sampling_guidance=setting.guidance)
 
 
 #: diffusion times of the rows bridge and irfds: those of DDS, and those of the authors' code

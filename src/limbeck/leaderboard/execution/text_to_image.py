@@ -8,7 +8,6 @@ from typing import Literal
 
 from limbeck.config.discovery import choices, find
 from limbeck.methods.base import EditMethod, Method
-from limbeck.methods.irfds import IRFDS
 from limbeck.training.model_defaults import default_experiment
 
 SAMPLING = "sampling"  #: name of the row of plain samples
@@ -31,7 +30,7 @@ class TunedSetting:
 def text_to_image_methods() -> Mapping[str, type[Method]]:
     """The methods that start from noise, by name."""
     methods: Mapping[str, type[Method]] = choices(Method)
-    return {name: cls for name, cls in methods.items() if not issubclass(cls, EditMethod | IRFDS)}
+    return {name: cls for name, cls in methods.items() if not issubclass(cls, EditMethod)}
 
 
 def find_method(name: str) -> type[Method]:
@@ -44,7 +43,7 @@ def find_method(name: str) -> type[Method]:
         ValueError: if there is no such method, or it starts from an image.
     """
     method: type[Method] = find(Method, name)
-    if issubclass(method, EditMethod | IRFDS):
+    if issubclass(method, EditMethod):
         known = ", ".join((SAMPLING, *text_to_image_methods()))
         raise ValueError(
             f"{name} starts from an image, which the leaderboard does not give it; accepted: "

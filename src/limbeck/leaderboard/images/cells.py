@@ -20,6 +20,7 @@ from limbeck.representations.latents import Latents
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.experiment import Experiment
 from limbeck.training.network_calls import count_network_calls
+from limbeck.training.particle_images import particle_images
 from limbeck.training.trainer import Run
 
 _SAMPLING_STEPS = 50
@@ -150,4 +151,4 @@ def decoded_images(run: Run) -> Float[Tensor, "n 3 h w"]:
     request = run.eval_request(1)
     with torch.no_grad():
         parts = torch.arange(len(request)).split(_DECODED_ROWS)
-        return torch.cat([run.representation.images(run.prior, request[rows]) for rows in parts])
+        return torch.cat([particle_images(run, request[rows]) for rows in parts])
