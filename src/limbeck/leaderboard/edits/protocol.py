@@ -133,7 +133,7 @@ def edit_options(name: str) -> EditOptions | None:
     try:
         return default_options(find(EditMethod, name))
     except ValueError as error:
-        raise ValueError(f"{error}; also {CONSISTENT}, {BRIDGE} and {INVERSION}") from None
+        raise ValueError(f"{error}; also {CONSISTENT} and {BRIDGE}") from None
 
 
 def default_setting(name: str) -> EditSetting:
