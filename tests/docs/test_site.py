@@ -1,7 +1,9 @@
 """The site's sources: every page is reached, every relative link has a target, one version."""
 
+import os
 import re
 import runpy
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -140,6 +142,7 @@ def workflow(name: str) -> dict:
     return yaml.safe_load(text_of(ROOT / ".github" / "workflows" / name))
 
 
+THE_TAG_IS_THE_VERSION = 'test -f "dist/limbeck-${GITHUB_REF_NAME#v}-py3-none-any.whl"'
 WORKFLOWS = sorted(path.name for path in (ROOT / ".github" / "workflows").iterdir())
 TARGETS = set(re.search(r"^\.PHONY: (.+)$", text_of(ROOT / "Makefile"), re.M)[1].split())
 
@@ -151,7 +154,7 @@ def commands(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflows_say_what_the_makefile_says(name):
-    for command in commands(name):
+    for command in commands(name) - {THE_TAG_IS_THE_VERSION}:
         make, target = command.split()
         assert make == "make" and target in TARGETS, command
     assert workflow(name)["permissions"] == {"contents": "read"}
@@ -172,6 +175,19 @@ def test_lint_has_all_checks_of_the_house():
     recipe = re.search(r"^lint: .*?\n\n", text_of(ROOT / "Makefile"), re.M | re.S)[0]
     for tool in ("ruff check", "ruff format --check", "lint-imports", "mypy", "codespell"):
         assert tool in recipe
+
+
+@pytest.mark.parametrize(("tag", "is_published"), [("v1.2.0", True), ("v1.2", False)])
+def test_a_tag_publishes_its_own_version_only(tag, is_published, tmp_path):
+    steps = workflow("release.yml")["jobs"]["build"]["steps"]
+    order = [step.get("run", step.get("uses", "").partition("@")[0]) for step in steps]
+    assert order[-3:] == ["make wheel", THE_TAG_IS_THE_VERSION, "actions/upload-artifact"]
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "limbeck-1.2.0-py3-none-any.whl").touch()
+    environment = {**os.environ, "GITHUB_REF_NAME": tag}
+    shell = ["bash", "-ec", THE_TAG_IS_THE_VERSION]
+    found = subprocess.run(shell, cwd=tmp_path, env=environment, check=False)
+    assert (found.returncode == 0) is is_published
 
 
 def test_publishing_needs_no_token():
