@@ -20,7 +20,12 @@ from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
 from limbeck.priors.exact import DataSet, colored_shapes, label_vocabulary
 from limbeck.system.environment import cpu_has_bfloat16
 from limbeck.system.files import read_json_object
-from limbeck.system.image_files import IMAGE_SUFFIXES, image_file_size, read_image
+from limbeck.system.image_files import (
+    IMAGE_SUFFIXES,
+    check_image_exists,
+    image_file_size,
+    read_image,
+)
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
@@ -276,6 +281,26 @@ def check_layout(folder: Path) -> None:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
     if "tokenizer" in parts and not any((folder / "tokenizer").iterdir()):
         raise ValueError(f"{folder / 'tokenizer'} is empty: copy the files of the tokenizer")
+
+
+def check_model_files(model: Model) -> None:
+    """Check that the files exist that the options of a model name; none is read.
+
+    Args:
+        model: the model. Names of the hub are not looked up.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    from limbeck.priors.lora_files import find_lora_file
+
+    if model.name.startswith("dataset:"):
+        _image_files(_dataset_folder(model.name))
+    if model.lora is not None:
+        find_lora_file(model.lora)
+    for image in (model.control_image, model.ip_image):
+        if image is not None:
+            check_image_exists(image)
 
 
 def load(

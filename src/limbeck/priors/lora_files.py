@@ -93,7 +93,7 @@ def read_lora(path: Path, network_name: str, convert: LoRAConversion | None = No
         ValueError: if the file cannot be read, states no scale, has options that are not supported,
             or holds a tensor that would be left out.
     """
-    file = _find_file(path)
+    file = find_lora_file(path)
     with open_tensors(file) as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         metadata = parse_json_object(
@@ -146,7 +146,15 @@ def read_adapters(path: Path, network_name: str) -> dict[str, LoRAPair]:
     return contents[network_name]
 
 
-def _find_file(path: Path) -> Path:
+def find_lora_file(path: Path) -> Path:
+    """The file of a LoRA, which is not read.
+
+    Args:
+        path: a file, or a folder that holds one of ``LORA_FILES``.
+
+    Raises:
+        ValueError: if there is none.
+    """
     if path.is_file():
         return path
     for name in LORA_FILES:

@@ -250,6 +250,11 @@ class RepresentationConfig(abc.ABC):
         """The config without a costly initialization, for parameters that a checkpoint replaces."""
         return self
 
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """All image files that ``build`` reads."""
+        return self.images
+
     def check_files(self) -> None:
         """Check the files that ``build`` reads, before the model is loaded.
 

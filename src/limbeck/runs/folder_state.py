@@ -15,8 +15,9 @@ from limbeck.system.checkpoint import read_metadata
 from limbeck.system.folder_lock import LOCK_FILE
 from limbeck.training.experiment import Experiment
 
+OUTPUT_FILE = "output.txt"  #: what the process printed, of a run that the Studio has started
 #: what may be in a folder before its run.yaml
-_BEFORE_START = (LOCK_FILE, "edit")
+_BEFORE_START = (LOCK_FILE, "edit", OUTPUT_FILE)
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:

@@ -1,23 +1,30 @@
-"""Processes of ``limbeck`` that the Studio starts, and how they are stopped and continued."""
+"""Processes of ``limbeck`` that the Studio starts: in line, stopped, and continued."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from limbeck.config.command_line import value_of
+from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.runs.reopen import BEST_STAGE, last_stage
 from limbeck.runs.run_command import run_defaults
+from limbeck.studio.run_output import RunOutput, is_failure
 
-_TAIL = 6000  #: bytes of the output of a process that are shown
 _COMPONENTS = ("--preset", "--model", "--method", "--representation")  #: what defaults depend on
 _STOP_SECONDS = 20.0  #: time for a step and a checkpoint before a process is killed
+_FOLLOW_SECONDS = 0.2  #: between two looks at a process
 
 
 @dataclass
@@ -26,11 +33,11 @@ class Job:
 
     Attributes:
         process: the process.
-        output: file with all that it prints.
+        output: what it prints.
     """
 
     process: subprocess.Popen[bytes]
-    output: Path
+    output: RunOutput
 
     @property
     def is_running(self) -> bool:
@@ -41,29 +48,81 @@ class Job:
     def has_failed(self) -> bool:
         """Whether it has ended by an error; a stop is none."""
         code = self.process.poll()
-        return code is not None and 0 < code < 128
+        return code is not None and is_failure(code)
+
+    def kill(self) -> None:
+        """End it at once, with the processes that it has started."""
+        with suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class WaitingRun(NamedTuple):
+    """A run that has not started yet.
+
+    Attributes:
+        folder: its folder.
+        words: what stands behind ``limbeck``.
+    """
+
+    folder: Path
+    words: list[str]
 
     @property
-    def tail(self) -> str:
-        """The end of its output, of a progress bar the last state of each line."""
-        with self.output.open("rb") as file:
-            file.seek(max(self.output.stat().st_size - _TAIL, 0))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-        return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines).strip()
+    def command(self) -> str:
+        """The command line that does the same."""
+        return shlex.join(["limbeck", *self.words])
 
 
 class Jobs:
-    """The processes that one Studio has started, by kind and folder.
+    """The processes that one Studio has started, by kind and folder, and the runs that wait.
 
     Args:
         program: words that start Limbeck.
+        workers: runs that go on at the same time; others wait in line.
     """
 
-    def __init__(self, program: Sequence[str] = (sys.executable, "-m", "limbeck")):
+    def __init__(
+        self, program: Sequence[str] = (sys.executable, "-m", "limbeck"), workers: int = 1
+    ):
         self.program = list(program)
-        self._outputs = tempfile.TemporaryDirectory(prefix="limbeck-ui-")
+        self._outputs = tempfile.TemporaryDirectory(prefix="limbeck-ui-")  # of exports
         self._jobs: dict[tuple[str, Path], Job] = {}
-        self._count = 0
+        self._line: dict[Path, WaitingRun] = {}
+        self._followers: list[threading.Thread] = []
+        self._workers, self._count, self._is_closed = workers, 0, False
+        self._lock = threading.RLock()  # runs end in threads of their own
+
+    @property
+    def workers(self) -> int:
+        """Runs that go on at the same time; with more, those that wait start."""
+        return self._workers
+
+    @workers.setter
+    def workers(self, count: int) -> None:
+        with self._lock:
+            self._workers = max(count, 1)
+            self._advance()
+
+    @property
+    def running(self) -> int:
+        """Number of runs that go on."""
+        with self._lock:
+            return sum(kind == "run" and job.is_running for (kind, _), job in self._jobs.items())
+
+    @property
+    def waiting(self) -> list[WaitingRun]:
+        """The runs that wait, the next one first."""
+        with self._lock:
+            return list(self._line.values())
+
+    def place(self, folder: Path) -> int:
+        """Place of a run in the line, from 1; 0 if it does not wait there."""
+        folders = [run.folder.resolve() for run in self.waiting]
+        return folders.index(folder.resolve()) + 1 if folder.resolve() in folders else 0
 
     def find(self, kind: str, folder: Path) -> Job | None:
         """The newest process of a kind for a folder."""
@@ -74,26 +133,43 @@ class Jobs:
         job = self.find("run", folder)
         return job is not None and job.is_running
 
-    def start_run(self, words: Sequence[str], folder: Path, more: Sequence[str] = ()) -> Job:
-        """Start ``limbeck run`` with these words, in this folder.
+    def start_run(self, words: Sequence[str], folder: Path, more: Sequence[str] = ()) -> Job | None:
+        """Start ``limbeck run`` with these words, in this folder, or let it wait in line.
 
         Args:
             words: what stands behind ``limbeck run``.
             folder: the run folder.
             more: further options.
 
+        Returns:
+            The process; None if it waits.
+
         Raises:
-            ValueError: if a process that was started here writes the folder.
+            ValueError: if a process that was started here writes the folder, or waits to.
         """
-        if self.is_running(folder):
-            raise ValueError(f"{folder} is running already")
         more = [*more, "--out", str(folder)]
         is_closed = "--" in words  # prompts that begin with a dash stand behind it
-        return self._start("run", [*more, *words] if is_closed else [*words, *more], folder)
+        words = [*more, *words] if is_closed else [*words, *more]
+        with self._lock:
+            if self.is_running(folder):
+                raise ValueError(f"{folder} is running already")
+            if self.place(folder):
+                raise ValueError(f"{folder} waits in line already")
+            self._jobs.pop(("run", folder.resolve()), None)  # of which the output is replaced
+            self._line[folder.resolve()] = WaitingRun(folder, ["run", *words])
+            self._start_waiting()
+        return self.find("run", folder)
 
     def start_export(self, folder: Path, out: Path) -> Job:
         """Start ``limbeck export`` of the first particle of a run into a new file."""
-        return self._start("export", [str(folder), "--out", str(out)], folder)
+        self._count += 1
+        output = RunOutput(Path(self._outputs.name) / f"{self._count}.txt")
+        return self._start(["export", str(folder), "--out", str(out)], folder, output)
+
+    def remove(self, folder: Path) -> None:
+        """Remove a run from the line."""
+        with self._lock:
+            self._line.pop(folder.resolve(), None)
 
     def stop(self, folder: Path) -> None:
         """Ask a run that was started here to stop: it finishes its step and saves a checkpoint."""
@@ -102,37 +178,75 @@ class Jobs:
             job.process.terminate()
 
     def close(self) -> None:
-        """Stop all processes, which can be continued, and forget their output."""
-        jobs = [job for job in self._jobs.values() if job.is_running]
-        for job in jobs:
-            job.process.terminate()
-        for job in jobs:
-            try:
-                job.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                job.process.kill()
-                job.process.wait()
-        self._outputs.cleanup()
+        """Stop all processes, which can be continued, and drop the runs that wait.
 
-    def _start(self, kind: str, words: Sequence[str], folder: Path) -> Job:
-        self._count += 1
-        output = Path(self._outputs.name) / f"{self._count}.txt"
-        with output.open("wb") as file:
+        A process that does not end in time is killed, as are all after a second Ctrl-C.
+        """
+        with self._lock:
+            self._is_closed = True
+            self._line.clear()
+            jobs = [job for job in self._jobs.values() if job.is_running]
+        try:
+            for job in jobs:
+                job.process.terminate()
+            end = time.monotonic() + _STOP_SECONDS
+            for job in jobs:
+                with suppress(subprocess.TimeoutExpired):
+                    job.process.wait(max(end - time.monotonic(), 0.0))
+        finally:
+            for job in jobs:
+                if job.is_running:
+                    job.kill()
+            for follower in self._followers:
+                follower.join()
+            self._outputs.cleanup()
+
+    def _start_waiting(self) -> None:
+        """Start the runs at the head of the line, as many as may go on at the same time."""
+        while self._line and self.running < self._workers and not self._is_closed:
+            run = self._line.pop(next(iter(self._line)))
+            run.folder.mkdir(parents=True, exist_ok=True)
+            job = self._start(run.words, run.folder, RunOutput(run.folder / OUTPUT_FILE))
+            follower = threading.Thread(target=self._follow, args=(job,), daemon=True)
+            self._followers = [thread for thread in self._followers if thread.is_alive()]
+            self._followers.append(follower)
+            follower.start()
+
+    def _advance(self) -> None:
+        """Start the runs at the head of the line; those whose folder cannot be written are lost."""
+        while True:
+            try:
+                return self._start_waiting()
+            except (OSError, ValueError) as error:
+                print(f"limbeck: {error}", file=sys.stderr, flush=True)
+
+    def _follow(self, job: Job) -> None:
+        """Wait for the end of a run, and start the next one."""
+        while job.is_running:
+            job.output.shorten()
+            time.sleep(_FOLLOW_SECONDS)
+        job.output.end(job.process.returncode)
+        with self._lock:
+            self._advance()
+
+    def _start(self, words: Sequence[str], folder: Path, output: RunOutput) -> Job:
+        output.begin(["limbeck", *words])
+        with output.path.open("ab") as file:
             process = subprocess.Popen(
-                [*self.program, kind, *words],
+                [*self.program, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"COLUMNS": "100"},
+                env=os.environ | {"COLUMNS": "100", "PYTHONIOENCODING": "utf-8"},
                 start_new_session=True,  # Ctrl-C stops the Studio, which then stops its runs
             )
         job = Job(process, output)
-        self._jobs[kind, folder.resolve()] = job
+        self._jobs[words[0], folder.resolve()] = job
         return job
 
 
 def continuing_words(folder: Path) -> list[str]:
-    """The words behind ``limbeck run`` that continue a run folder.
+    """The words behind ``limbeck run`` that continue a run folder, or start it again.
 
     Args:
         folder: run folder, or the parent of the stages of a preset.
@@ -140,7 +254,7 @@ def continuing_words(folder: Path) -> list[str]:
     Raises:
         ValueError: if it was not made by ``limbeck run``.
     """
-    command = _last_command(last_stage(folder))
+    command = _last_command(last_stage(folder)) or RunOutput(folder / OUTPUT_FILE).words
     if command[:2] != ["limbeck", "run"]:
         made_by = f"by {' '.join(command[:2])}" if command else "in Python"
         raise ValueError(f"{folder} was made {made_by}: continue it there")

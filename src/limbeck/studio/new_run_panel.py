@@ -35,9 +35,15 @@ class NewRunPanel:
     Args:
         start: called with the command that the form asks for, and its words.
         draft: what the fields show at first; every change is kept there.
+        line_text: says how many runs the next one waits for.
     """
 
-    def __init__(self, start: Callable[[RunCommand, list[str]], None], draft: Draft):
+    def __init__(
+        self,
+        start: Callable[[RunCommand, list[str]], None],
+        draft: Draft,
+        line_text: Callable[[], str],
+    ):
         self.form, self.start, self.draft = deepcopy(draft.form), start, draft
         self.opened = set(_OPEN)
         prompts = ui.textarea("Prompts, one per line", value="\n".join(self.form.prompts))
@@ -48,6 +54,8 @@ class NewRunPanel:
         self.message = ui.label().classes("text-negative text-sm").mark("message")
         self.button = ui.button("Start", icon="play_arrow", on_click=self._start)
         self.button.classes("w-full").mark("start")
+        line = ui.label(line_text()).classes("text-xs text-gray-500").mark("line")
+        ui.timer(1.0, lambda: line.set_text(line_text()))
         self.command = ui.code("", language="bash").mark("command")
         self.command.classes("w-full text-xs")
         ui.label("All other options").classes("text-sm text-gray-500 mt-2")
@@ -88,9 +96,7 @@ class NewRunPanel:
             chosen = self._value(names[parent]) if parent in names else ""
             title = f"{parent.removeprefix('--')}: {chosen}".rstrip(": ") if parent else "more"
             is_open = parent in self.opened
-            section = ui.expansion(title, value=is_open).classes(
-                "w-full border border-gray-300 rounded"
-            )
+            section = ui.expansion(title, value=is_open).classes(_SECTION)
             with section, ui.element("div").classes("grid grid-cols-2 gap-3 w-full"):
                 for field in groups[parent]:
                     self._add_field(field)

@@ -13,6 +13,7 @@ from limbeck.config.comparison import format_value
 from limbeck.config.discovery import base_of, choices
 from limbeck.config.yaml import to_plain
 from limbeck.priors.loading import EMBEDDED_MODELS
+from limbeck.runs.early_checks import check_files_exist
 from limbeck.runs.run_command import RunCommand, read_run_command, run_defaults
 
 #: fields that a beginner needs, in their order; the prompts have a field of their own
@@ -130,9 +131,12 @@ class OptionsForm:
         """What the form asks for.
 
         Raises:
-            ValueError: if a value is refused or a prompt is missing, as on the command line.
+            ValueError: if a value is refused, or a prompt or a file is missing, as on the command
+                line.
         """
-        return read_run_command(self.words)
+        command = read_run_command(self.words)
+        check_files_exist(command.experiment)
+        return command
 
     def _options(self) -> list[Option]:
         """All options of the command for the components that are chosen."""

@@ -17,7 +17,8 @@ from limbeck.studio.files import file_address
 from limbeck.studio.jobs import Jobs
 from limbeck.studio.new_run_panel import Draft, NewRunPanel
 from limbeck.studio.options_form import OptionsForm
-from limbeck.studio.run_panel import RunPanel
+from limbeck.studio.run_panel import FRAME, RunPanel
+from limbeck.studio.run_states import is_unstarted, run_state
 from limbeck.studio.runs_panel import RunsPanel
 from limbeck.studio.viewers import Viewers
 
@@ -32,7 +33,6 @@ _WELCOME = (
 _CSS = """.nicegui-code :is(pre, code) {
   white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; padding-right: 24px;
 }"""
-_FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
 _IMAGES = 25  #: recorded images of a 2D run
 
 
@@ -81,10 +81,20 @@ class StudioPage:
         if folder is not None:
             self.look(folder)
         else:
-            with self.main:
-                button = ui.button("New run", icon="add", on_click=self.drawer.show)
-                button.classes("min-[900px]:hidden")  # on a narrow screen the form is hidden
-                ui.label(_WELCOME).classes("text-gray-600 max-w-prose")
+            self.welcome()
+
+    def welcome(self) -> None:
+        """Show no run."""
+        self.main.clear()
+        with self.main:
+            button = ui.button("New run", icon="add", on_click=self.drawer.show)
+            button.classes("min-[900px]:hidden")  # on a narrow screen the form is hidden
+            ui.label(_WELCOME).classes("text-gray-600 max-w-prose")
+
+    def leave(self) -> None:
+        """Show no run, as there is nothing left of the one that was looked at."""
+        self.welcome()
+        ui.navigate.history.replace("/")
 
     def _add_left(self) -> None:
         with ui.tabs().props("dense").classes("w-full") as tabs:
@@ -98,7 +108,7 @@ class StudioPage:
     @ui.refreshable_method
     def form(self) -> None:
         """The form of a new run."""
-        NewRunPanel(self.start, self.draft)
+        NewRunPanel(self.start, self.draft, self.line_text)
 
     def use_options(self, words: Sequence[str]) -> None:
         """Fill the form in with the options of a run.
@@ -122,23 +132,38 @@ class StudioPage:
         is_below = bool(name) and self.root.resolve() in folder.parents
         if is_below and (last_stage(folder) / "run.yaml").is_file():
             return folder
-        return folder if is_below and self.jobs.find("run", folder) is not None else None
+        if not is_below:
+            return None
+        is_known = self.jobs.place(folder) or self.jobs.find("run", folder) is not None
+        return folder if is_known or is_unstarted(folder) else None
 
     def _note_layout(self, event: GenericEventArguments) -> None:
         self.is_beside = bool(event.args)
 
     def start(self, command: RunCommand, words: list[str]) -> None:
-        """Start a run, or show it if it goes on or has finished."""
+        """Start a run or let it wait in line; show it if it goes on, waits or has finished."""
         folder = self.root / command.folder.name
-        if not self.jobs.is_running(folder):
-            self.jobs.start_run(words, folder, often(command))
+        if run_state(folder, self.jobs) in ("stopped", "failed"):
+            try:
+                self.jobs.start_run(words, folder, often(command))
+            except (ValueError, OSError) as error:
+                ui.notify(str(error), type="negative")
+                return
         self.look(folder)
+
+    def line_text(self) -> str:
+        """How many runs go on and wait, for the form; empty if a run starts at once."""
+        running, waiting = self.jobs.running, len(self.jobs.waiting)
+        if running < self.jobs.workers:
+            return ""
+        texts = [f"{running} running", f"{waiting} waiting"] if waiting else [f"{running} running"]
+        return f"{', '.join(texts)}: the next one waits in line"
 
     def look(self, folder: Path) -> None:
         """Show a run."""
         self.main.clear()
         with self.main:
-            RunPanel(self.root, folder, self.jobs, self.viewers, self.use_options)
+            RunPanel(self.root, folder, self.jobs, self.viewers, self.use_options, self.leave)
         name = folder.resolve().relative_to(self.root.resolve()).as_posix()
         ui.navigate.history.replace(f"/?run={name}")
         self._uncover()
@@ -157,10 +182,6 @@ class StudioPage:
         self._uncover()
         self.main.clear()
         with self.main:
-            frame = (
-                ui.element("iframe")
-                .classes("w-full border border-gray-300 rounded")
-                .style("height: 85vh")
-            )
+            frame = ui.element("iframe").classes(FRAME).style("height: 85vh")
             frame.props("sandbox='allow-same-origin allow-popups'").mark("comparison")
             frame.props["src"] = file_address(self.root, page)

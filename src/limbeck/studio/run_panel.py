@@ -9,19 +9,29 @@ from pathlib import Path
 from nicegui import ui
 
 from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.runs.reopen import read_experiment
 from limbeck.runs.report.tables import seconds_text
 from limbeck.runs.snapshots_3d import SnapshotFolder
 from limbeck.studio.curve_charts import CurveCharts
 from limbeck.studio.files import file_address
 from limbeck.studio.jobs import Jobs, continuing_words
+from limbeck.studio.run_output import RunOutput
+from limbeck.studio.run_states import is_unstarted, remove_unstarted, run_state, title_of
 from limbeck.studio.run_watch import RunWatch
 from limbeck.studio.viewers import Viewers
 
-_COLORS = {"finished": "positive", "running": "primary", "starting": "primary"}
+_COLORS = {
+    "finished": "positive",
+    "running": "primary",
+    "starting": "primary",
+    "waiting": "warning",
+    "failed": "negative",
+}
+FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
 _IN_3D = "3D"  #: the view that is a viewer and no image
 _NEWEST = -1
-_NO_OUTPUT = "Kept until the Studio ends, for the runs that it has started since it began."
+_NO_OUTPUT = f"What a run that the Studio has started prints, in {OUTPUT_FILE} of its folder."
 
 
 class RunPanel:
@@ -33,6 +43,7 @@ class RunPanel:
         jobs: processes started by the Studio.
         viewers: 3D viewers.
         use_options: called with the words behind ``limbeck run`` that made the run.
+        leave: called once there is nothing more to look at.
     """
 
     def __init__(
@@ -42,27 +53,28 @@ class RunPanel:
         jobs: Jobs,
         viewers: Viewers,
         use_options: Callable[[Sequence[str]], None],
+        leave: Callable[[], None],
     ) -> None:
         self.root, self.jobs, self.viewers = root, jobs, viewers
-        self.use_options = use_options
-        self.watch = RunWatch(folder)
-        self.is_3d = self.is_damaged = False
+        self.use_options, self.leave = use_options, leave
+        self.watch, self.printed = RunWatch(folder), RunOutput(folder / OUTPUT_FILE)
+        self.is_3d = self.is_damaged = self.has_shown_failure = False
         self.described: Path | None = None  # the stage whose settings are shown
         self.steps, self.shown_step = 0, _NEWEST
         self._add_head()
         with ui.tabs().props("dense align=left inline-label").classes("w-full") as self.tabs:
             live = ui.tab("Live", icon="visibility")
             report = ui.tab("Report", icon="description")
-            output = ui.tab("Output", icon="terminal")
+            ui.tab("Output", icon="terminal")
         with ui.tab_panels(self.tabs, value=live).classes("w-full"):
             with ui.tab_panel(live).classes("p-0 pt-2"):
                 self._add_live()
             with ui.tab_panel(report).classes("p-0 pt-2"):
-                self.report = ui.element("iframe").classes("w-full border border-gray-300 rounded")
+                self.report = ui.element("iframe").classes(FRAME)
                 # same origin for its films, but no scripts
                 self.report.props("sandbox='allow-same-origin allow-popups'").mark("report")
                 self.report.style("height: 75vh")
-            with ui.tab_panel(output).classes("p-0 pt-2"):
+            with ui.tab_panel("Output").classes("p-0 pt-2"):
                 self.output = ui.code(_NO_OUTPUT, language="text")
                 self.output.classes("w-full text-xs").mark("output")
         self.tabs.on_value_change(self._show_report)
@@ -79,6 +91,8 @@ class RunPanel:
             self.stop = ui.button("Stop", icon="stop", on_click=self._stop).props("outline")
             self.resume = ui.button("Continue", icon="play_arrow", on_click=self._continue)
             self.resume.props("outline").mark("continue")
+            self.remove = ui.button("Remove", icon="close", on_click=self._remove)
+            self.remove.props("outline").mark("remove")
             self.export = ui.button("Export .glb", icon="save_alt", on_click=self._export)
             self.export.props("outline").mark("export")
             self.download = ui.button("Images", icon="download", on_click=self._download)
@@ -98,7 +112,7 @@ class RunPanel:
                 self.image = ui.image().classes("w-full").mark("image")
                 self.image.style("max-height: 70vh")
                 self.image.props("fit=contain no-spinner no-transition")
-                self.viewer = ui.element("iframe").classes("w-full border border-gray-300 rounded")
+                self.viewer = ui.element("iframe").classes(FRAME)
                 self.viewer.style("height: 70vh").mark("viewer")
                 with ui.row().classes("w-full items-center no-wrap") as self.time:
                     self.slider = ui.slider(min=0, max=1, step=1, value=0).props("snap")
@@ -121,7 +135,10 @@ class RunPanel:
     def _describe(self) -> None:
         """Show the prompts and settings of a stage once they are written."""
         stage = self.watch.stage
-        if not self.watch.has_started or self.described == stage:
+        if not self.watch.has_started:
+            self.title.text = self._unstarted_title()
+            return
+        if self.described == stage:
             return
         self.described = stage
         try:
@@ -136,32 +153,46 @@ class RunPanel:
         self.facts.text = prefix + " · ".join([*data.facts, data.representation])
         self.steps = experiment.steps
 
+    def _unstarted_title(self) -> str:
+        """The prompts of a run that has not written its options, by its command."""
+        place = self.jobs.place(self.watch.folder)
+        words = self.jobs.waiting[place - 1].words[1:] if place else self.printed.words[2:]
+        return title_of(words) or self.watch.folder.name
+
     def _show_state(self) -> None:
-        watch, job = self.watch, self.jobs.find("run", self.watch.folder)
-        is_running = job is not None and job.is_running
-        state = "running" if is_running and watch.has_started else watch.state
-        if job is not None and job.has_failed:
-            state = "failed"
-        elif job is not None and not is_running and state != "finished":
-            state = "stopped"
-        if self.is_damaged:
-            state = "unreadable"
+        watch, folder = self.watch, self.watch.folder
+        state = "unreadable" if self.is_damaged else run_state(folder, self.jobs)
+        is_running, is_idle = state in ("starting", "running"), state in ("stopped", "failed")
         self.state.text = state
-        self.state.props(f"color={_COLORS.get(state, 'negative' if state == 'failed' else 'grey')}")
-        self.stop.set_visibility(is_running)
-        self.resume.set_visibility(state in ("stopped", "failed") and watch.has_started)
+        self.state.props(f"color={_COLORS.get(state, 'grey')}")
+        self.stop.set_visibility(self.jobs.is_running(folder))
+        self.resume.set_visibility(is_idle)
+        self.resume.text = "Continue" if watch.has_started else "Start again"
+        self.remove.set_visibility(state == "waiting" or (is_idle and is_unstarted(folder)))
         self.export.set_visibility(self.is_3d and watch.step > 0 and not is_running)
         self.download.set_visibility((watch.stage / "final.png").is_file())
         self.notices.text = "\n".join(watch.notices)
-        if job is not None:
-            self.output.content = job.tail or "nothing printed yet"
-        if self.steps:
-            self.bar.value = watch.step / self.steps
-            left = watch.seconds_left(self.steps) if state == "running" else 0.0
+        self.output.content = self.printed.tail or _NO_OUTPUT
+        self._show_progress(state)
+        if state == "failed" and not self.has_shown_failure:
+            self.tabs.value = "Output"
+        self.has_shown_failure = state == "failed"
+
+    def _show_progress(self, state: str) -> None:
+        """Show how far the run is, its place in line, or why it has failed."""
+        step, steps, place = self.watch.step, self.steps, self.jobs.place(self.watch.folder)
+        text = "before the first step"
+        if steps:
+            self.bar.value = step / steps
+            left = self.watch.seconds_left(steps) if state == "running" else 0.0
             more = f", about {seconds_text(left)} left" if left >= 1 else ""
-            self.progress.text = f"step {watch.step} of {self.steps}{more}"
-        if state == "failed" and job is not None and job.tail:
-            self.progress.text = job.tail.splitlines()[-1]
+            text = f"step {step} of {steps}{more}"
+        if place:
+            before = self.jobs.running + place - 1
+            text += f"; waits for {before} other {'run' if before == 1 else 'runs'}"
+        if state == "failed" and self.printed.last_line:
+            text = self.printed.last_line
+        self.progress.text = text
 
     def _draw(self) -> None:
         """Show the chosen kind of image, at the chosen step or the newest."""
@@ -219,9 +250,19 @@ class RunPanel:
     def _continue(self) -> None:
         try:
             self.jobs.start_run(continuing_words(self.watch.folder), self.watch.folder)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             ui.notify(str(error), type="warning")
         self.refresh()
+
+    def _remove(self) -> None:
+        """Take the run out of the line; if it has written nothing, nothing is left of it."""
+        folder = self.watch.folder
+        self.jobs.remove(folder)
+        remove_unstarted(folder)
+        if folder.exists():
+            self.refresh()
+        else:
+            self.leave()
 
     async def _export(self) -> None:
         """Export the asset as .glb, unless that was done at this step, and hand it over."""
@@ -232,7 +273,7 @@ class RunPanel:
             while job.is_running:
                 await asyncio.sleep(0.2)
             if not file.is_file():
-                ui.notify(job.tail.splitlines()[-1] if job.tail else "no file", type="negative")
+                ui.notify(job.output.last_line or "no file", type="negative")
                 return
         self._send(file)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.runs.final_products import read_failures
-from limbeck.runs.find_runs import FoundRun
 from limbeck.runs.metrics_log import parse_row
 from limbeck.runs.notices_file import read_notices
 from limbeck.runs.reopen import last_stage
@@ -90,11 +89,6 @@ class RunWatch:
     def notices(self) -> list[str]:
         """Notices from before the first step, and about files that could not be written."""
         return read_notices(self.stage) + read_failures(self.stage)
-
-    @property
-    def state(self) -> str:
-        """``finished``, ``running`` or ``stopped``, as its files tell."""
-        return FoundRun(self.stage).state if self.has_started else "starting"
 
     def refresh(self) -> bool:
         """Look for a new stage and for new metrics; returns whether there are any."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from limbeck.studio.viewers import Viewers
 HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
 _PORTS_TRIED = 50
+_CLOSING_SECONDS = 1  #: that open connections have when the Studio ends
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -99,16 +102,17 @@ def page_of(root: Path, jobs: Jobs, viewers: Viewers) -> Callable[[], None]:
     return page
 
 
-def serve_studio(root: Path, port: int, show: bool) -> None:
+def serve_studio(root: Path, port: int, show: bool, workers: int = 1) -> None:
     """Serve the Studio until Ctrl-C; runs that it started are stopped then, with a checkpoint.
 
     Args:
         root: folder of the runs, which is created if it does not exist.
         port: port of the page.
         show: open the page in the browser.
+        workers: runs that go on at the same time.
     """
     root.mkdir(parents=True, exist_ok=True)
-    jobs, viewers = Jobs(), Viewers()
+    jobs, viewers = Jobs(workers=workers), Viewers()
     app.add_static_files(ROUTE, str(root))
     app.add_middleware(LocalRequests)
     app.on_shutdown(viewers.close)
@@ -121,6 +125,20 @@ def serve_studio(root: Path, port: int, show: bool) -> None:
             reload=False,
             show=show,
             show_welcome_message=False,
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
     finally:
-        jobs.close()
+        _end_jobs(jobs)
+        # the interpreter would look through all objects for cycles when it ends, for seconds
+        gc.freeze()
+
+
+def _end_jobs(jobs: Jobs) -> None:
+    """Stop the runs that go on, and name those that wait and are dropped."""
+    for run in jobs.waiting:
+        print(f"limbeck: not started: {run.command}", file=sys.stderr, flush=True)
+    if running := jobs.running:
+        runs = f"{running} run, which writes" if running == 1 else f"{running} runs, which write"
+        message = f"limbeck: stopping {runs} a checkpoint; Ctrl-C again ends it at once"
+        print(message, file=sys.stderr, flush=True)
+    jobs.close()

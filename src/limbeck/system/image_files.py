@@ -25,14 +25,23 @@ _16_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 _LABEL_MODES = ("L", "I", *_16_BIT_MODES)  #: modes whose pixels can be labels 0 and 1
 
 
+def check_image_exists(path: Path) -> None:
+    """Check that there is such a file, which is not read.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"no image file {path}")
+
+
 def open_image(path: Path) -> Image.Image:
     """Read an image file as it is, after the orientation of its metadata.
 
     Raises:
         ValueError: if it cannot be read whole, or has too many pixels.
     """
-    if not path.is_file():
-        raise ValueError(f"no image file {path}")
+    check_image_exists(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes checked here

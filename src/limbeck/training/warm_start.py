@@ -15,6 +15,24 @@ from limbeck.training.experiment import Experiment
 _PARTICLE_BYTES = 1024  #: at least, if each is a parameter of its own
 
 
+def find_checkpoint(source: Path) -> Path:
+    """The checkpoint of a run to start from, which is not read.
+
+    Args:
+        source: the folder of the run, or a checkpoint in it.
+
+    Raises:
+        ValueError: if there is no run.
+    """
+    folder = source if source.is_dir() else source.parent
+    checkpoint = folder / "checkpoint.safetensors" if source.is_dir() else source
+    if not (folder / "run.yaml").is_file() or not checkpoint.is_file():
+        raise ValueError(
+            f"{source} holds no run to start from: give a run folder with run.yaml and checkpoint"
+        )
+    return checkpoint
+
+
 def load_representation(source: Path, prior: Prior) -> tuple[Representation, int]:
     """Read the representation of a run from its last checkpoint.
 
@@ -28,13 +46,8 @@ def load_representation(source: Path, prior: Prior) -> tuple[Representation, int
     Raises:
         ValueError: if there is no run, or if the checkpoint does not fit its run.yaml.
     """
-    folder = source if source.is_dir() else source.parent
-    checkpoint = folder / "checkpoint.safetensors" if source.is_dir() else source
-    config = folder / "run.yaml"
-    if not config.is_file() or not checkpoint.is_file():
-        raise ValueError(
-            f"{source} holds no run to start from: give a run folder with run.yaml and checkpoint"
-        )
+    checkpoint = find_checkpoint(source)
+    config = checkpoint.parent / "run.yaml"
     e = read_yaml(Experiment, config)
     representation = e.representation.uninitialized.build(prior, e.total, e.run_seed)
     representation.set_prompts(prior, e.prompts)

@@ -103,6 +103,7 @@ def run_one(
         preset: the recipe that the options come from.
     """
     from limbeck.cli.run_folder import check_run_folder, resume_hint
+    from limbeck.runs.early_checks import check_before_loading
     from limbeck.runs.folder_state import finished_message, is_finished
     from limbeck.runs.recorder import record
 
@@ -111,7 +112,7 @@ def run_one(
         print(finished_message(folder, experiment), file=sys.stderr)
         print(folder / "report.html", flush=True)
         return
-    _refuse_early(experiment, options)
+    check_before_loading(experiment, options, is_new=not (folder / "run.yaml").is_file())
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines
@@ -139,19 +140,6 @@ def run_one(
     print(report, flush=True)
     if position.number == position.total and launched_index() == 0:
         print("\n".join(closing_lines(folder, experiment)), file=sys.stderr, flush=True)
-
-
-def _refuse_early(experiment: Experiment, options: RunOptions) -> None:
-    """Refuse options and files that cannot be used, before the model is loaded."""
-    from limbeck.runs.final_products import check_films
-    from limbeck.training.source_images import check_source_prompts
-
-    if options.logger is not None and not options.dry_run:
-        options.logger.check_package()
-    check_films(experiment, options.films)
-    check_source_prompts(experiment, experiment.model)
-    experiment.representation.check_files()
-    experiment.reference.read_images()
 
 
 def _load_prior(experiment: Experiment, device: str) -> Prior:

@@ -16,11 +16,13 @@ class StudioOptions:
         folder: folder of the runs; by default runs.
         port: port of the page on this machine; the next free one if it is taken.
         browser: open the page in the browser.
+        workers: runs at the same time; others wait in line. The page can change it.
     """
 
     folder: tuple[Path, ...] = (Path("runs"),)
     port: int = 8090
     browser: bool = True
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if len(self.folder) != 1:
@@ -29,6 +31,8 @@ class StudioOptions:
             raise ValueError(f"{self.folder[0]} is a file: give the folder that contains the runs")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port must be 1 to 65535, not {self.port}")
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, not {self.workers}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,4 +53,4 @@ def main(argv: Sequence[str]) -> None:
         print(f"limbeck: port {options.port} is taken", file=sys.stderr)
     message = f"limbeck: Studio at http://{HOST}:{port}; stop with Ctrl-C"
     print(message, file=sys.stderr, flush=True)
-    serve_studio(options.folder[0], port, options.browser)
+    serve_studio(options.folder[0], port, options.browser, options.workers)
