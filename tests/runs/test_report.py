@@ -127,6 +127,7 @@ def test_a_comparison_has_a_row_per_run_and_a_column_per_prompt(runs):
     assert table.count("<tr>") == 4 and table.count("<td>") == 12
     assert table.count("<img") == 3 * 4 + 6
     page = HtmlPage(out)
+    assert "Last recorded values" not in page.headings  # all of them are finished
     for fact in ("DDIM samples", "guidance 3", "20 steps", "guidance 50", "VSD", "240", "1.50 s"):
         assert fact in page.text
     assert page.tags.count("svg") == 2
@@ -217,8 +218,16 @@ def test_an_unfinished_run_is_reported_up_to_its_last_step(runs, tmp_path):
     page = HtmlPage(write_report([folder]))
     assert "Unfinished: 4 of 6 steps." in page.text
     assert page.headings[:2] == ["Progress", "Curves"]
-    comparison = HtmlPage(write_report([folder, runs / "sds"], tmp_path / "two.html"))
-    assert "Unfinished" in comparison.text
+    out = write_report([folder, runs / "sds"], tmp_path / "two.html")
+    comparison, text = HtmlPage(out), out.read_text()
+    assert "Unfinished" in comparison.text and "Last recorded values" in comparison.headings
+    table = text[text.index("<tbody>") : text.index("</tbody>")]
+    assert "step 4</figcaption>" in table and table.count("<img") == 1 + 4
+    assert "<td>4 of 6</td>" in text and "<td>6</td>" in text
+    residual = json.loads(lines[3])["residual"]
+    assert f"<td>{residual:.4g}</td>" in text
+    last = json.loads(lines[-1])["residual"]
+    assert f"<td>{last:.4g}</td>" in text
 
 
 def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):

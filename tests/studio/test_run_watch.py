@@ -46,7 +46,7 @@ def test_stages_images_and_time_left(tmp_path: Path) -> None:
     for stage in (first, second):
         (stage / "images").mkdir(parents=True)
     watch = RunWatch(tmp_path)
-    assert not watch.has_started and watch.state == "starting"
+    assert not watch.has_started
     (first / "run.yaml").write_text("prompts: [a]\n")
     (first / "metrics.jsonl").write_bytes(line(10, seconds=5.0, loss=1.0))
     assert watch.refresh() and watch.stage == first and watch.step == 10

@@ -31,9 +31,9 @@ def check_files_exist(experiment: Experiment) -> None:
         find_checkpoint(representation.init_from)
     if isinstance(experiment.model, Model):
         check_model_files(experiment.model)
-    if isinstance(method, CriticMethod) and isinstance(method.critic, LoRACritic):
-        if method.critic.init_from is not None:
-            find_lora_file(method.critic.init_from)
+    critic = method.critic if isinstance(method, CriticMethod) else None
+    if isinstance(critic, LoRACritic) and critic.init_from is not None:
+        find_lora_file(critic.init_from)
 
 
 def check_before_loading(experiment: Experiment, options: RunOptions, is_new: bool) -> None:

@@ -10,7 +10,7 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from limbeck.graphics.cameras.samplers import NoCamera
-from limbeck.runs.reopen import last_stage
+from limbeck.runs.reopen import best_stage, last_stage
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.run_command import RunCommand
 from limbeck.studio.files import file_address
@@ -29,10 +29,12 @@ _WELCOME = (
 )
 
 
-#: long lines of code are wrapped
+#: long lines of code are wrapped, the icon that copies them is dark, and tooltips are narrow
 _CSS = """.nicegui-code :is(pre, code) {
   white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; padding-right: 24px;
-}"""
+}
+.nicegui-code-copy { color: #374151 !important; opacity: 1 !important; }
+.q-tooltip { max-width: min(360px, 90vw) !important; white-space: normal; font-size: 12px; }"""
 _IMAGES = 25  #: recorded images of a 2D run
 
 
@@ -175,7 +177,7 @@ class StudioPage:
     async def compare(self, folders: Sequence[Path]) -> None:
         """Show the comparison of several runs, the page of ``limbeck report``."""
         try:
-            page = await asyncio.to_thread(write_report, list(folders))
+            page = await asyncio.to_thread(write_report, [best_stage(f) for f in folders])
         except ValueError as error:
             ui.notify(str(error), type="negative")
             return

@@ -189,8 +189,24 @@ def _time_plot(lines: Sequence[MetricsLine]) -> str:
     return _svg(figure)
 
 
-def _title(name: str) -> str:
+def metric_title(name: str) -> str:
+    """Label of a metric."""
     return (_OPACITY_TITLES | _LOSS_TITLES).get(name, name.replace("_", " "))
+
+
+def last_values(lines: Sequence[MetricsLine]) -> dict[str, float]:
+    """The last value of every metric that is recorded as a finite number.
+
+    Args:
+        lines: lines of metrics.jsonl.
+    """
+    counts = ("step", "evaluations", "seconds")
+    return {
+        name: float(value)
+        for line in lines
+        for name, value in line.items()
+        if name not in counts and isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def metric_plots(lines: Sequence[MetricsLine]) -> list[tuple[str, str]]:
@@ -199,7 +215,7 @@ def metric_plots(lines: Sequence[MetricsLine]) -> list[tuple[str, str]]:
         return []
     names = dict.fromkeys(name for line in lines for name in line)
     others = [name for name in names if name not in _NOT_PLOTTED | _GRADIENT_TITLES.keys()]
-    titles = _GRADIENT_TITLES | {name: _title(name) for name in others}
+    titles = _GRADIENT_TITLES | {name: metric_title(name) for name in others}
     plots = []
     with matplotlib.rc_context(PLOT_STYLE):
         for name, title in titles.items():
