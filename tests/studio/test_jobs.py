@@ -206,10 +206,11 @@ def test_output_is_bounded_and_in_utf_8(tmp_path: Path, monkeypatch: pytest.Monk
     assert output.last_line == f"{MAX_BYTES // 5 - 1} größer"
 
 
-def test_a_process_that_does_not_end_is_killed_with_its_children(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_process_that_does_not_end_or_has_nothing_to_save_is_killed_with_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_begun: bool
 ) -> None:
-    monkeypatch.setattr("limbeck.studio.jobs._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("limbeck.studio.jobs._STOP_SECONDS", 0.2 if has_begun else 60)
     stubborn = (
         "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "child = os.fork()\nif child: print(child, flush=True)\ntime.sleep(60)"
@@ -218,6 +219,9 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(
     job = started(jobs.start_run(["a"], tmp_path / "run"))
     wait_for(lambda: job.output.last_line.isdigit())
     child = int(job.output.last_line)
+    if has_begun:
+        (tmp_path / "run" / "run.yaml").touch()
+    assert jobs.saving == has_begun
     jobs.close()
     assert not job.is_running and not is_alive(child)
 

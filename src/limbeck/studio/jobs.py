@@ -45,6 +45,11 @@ class Job:
         return self.process.poll() is None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its run has written its options, so that a stop writes a checkpoint."""
+        return (last_stage(self.output.path.parent) / "run.yaml").is_file()
+
+    @property
     def has_failed(self) -> bool:
         """Whether it has ended by an error; a stop is none."""
         code = self.process.poll()
@@ -110,8 +115,12 @@ class Jobs:
     @property
     def running(self) -> int:
         """Number of runs that go on."""
-        with self._lock:
-            return sum(kind == "run" and job.is_running for (kind, _), job in self._jobs.items())
+        return len(self._running())
+
+    @property
+    def saving(self) -> int:
+        """Number of runs that write a checkpoint when they are stopped."""
+        return sum(job.has_begun for job in self._running())
 
     @property
     def waiting(self) -> list[WaitingRun]:
@@ -180,7 +189,8 @@ class Jobs:
     def close(self) -> None:
         """Stop all processes, which can be continued, and drop the runs that wait.
 
-        A process that does not end in time is killed, as are all after a second Ctrl-C.
+        A process that has nothing to save is killed, and one that does not end in time, and all
+        of them after a second Ctrl-C.
         """
         with self._lock:
             self._is_closed = True
@@ -188,7 +198,10 @@ class Jobs:
             jobs = [job for job in self._jobs.values() if job.is_running]
         try:
             for job in jobs:
-                job.process.terminate()
+                if job.has_begun:
+                    job.process.terminate()
+                else:
+                    job.kill()
             end = time.monotonic() + _STOP_SECONDS
             for job in jobs:
                 with suppress(subprocess.TimeoutExpired):
@@ -200,6 +213,11 @@ class Jobs:
             for follower in self._followers:
                 follower.join()
             self._outputs.cleanup()
+
+    def _running(self) -> list[Job]:
+        with self._lock:
+            runs = [job for (kind, _), job in self._jobs.items() if kind == "run"]
+        return [job for job in runs if job.is_running]
 
     def _start_waiting(self) -> None:
         """Start the runs at the head of the line, as many as may go on at the same time."""

@@ -29,11 +29,11 @@ _WELCOME = (
 )
 
 
-#: long lines of code are wrapped, the icon that copies them is dark, and tooltips are narrow
+#: long lines of code are wrapped, the icon that copies them is not pale, and tooltips are narrow
 _CSS = """.nicegui-code :is(pre, code) {
   white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; padding-right: 24px;
 }
-.nicegui-code-copy { color: #374151 !important; opacity: 1 !important; }
+.nicegui-code-copy { opacity: 1 !important; }
 .q-tooltip { max-width: min(360px, 90vw) !important; white-space: normal; font-size: 12px; }"""
 _IMAGES = 25  #: recorded images of a 2D run
 

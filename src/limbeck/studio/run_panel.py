@@ -25,7 +25,7 @@ _COLORS = {
     "finished": "positive",
     "running": "primary",
     "starting": "primary",
-    "waiting": "warning",
+    "waiting": "blue-grey",
     "failed": "negative",
 }
 FRAME = "w-full border border-gray-300 rounded"  #: classes of what shows another page
@@ -181,7 +181,7 @@ class RunPanel:
     def _show_progress(self, state: str) -> None:
         """Show how far the run is, its place in line, or why it has failed."""
         step, steps, place = self.watch.step, self.steps, self.jobs.place(self.watch.folder)
-        text = "before the first step"
+        text = "" if place else "before the first step"
         if steps:
             self.bar.value = step / steps
             left = self.watch.seconds_left(steps) if state == "running" else 0.0
@@ -189,7 +189,8 @@ class RunPanel:
             text = f"step {step} of {steps}{more}"
         if place:
             before = self.jobs.running + place - 1
-            text += f"; waits for {before} other {'run' if before == 1 else 'runs'}"
+            waits = f"waits for {before} other {'run' if before == 1 else 'runs'}"
+            text = f"{text}; {waits}" if text else waits
         if state == "failed" and self.printed.last_line:
             text = self.printed.last_line
         self.progress.text = text
@@ -205,6 +206,7 @@ class RunPanel:
             self.kind.options = kinds
             self.kind.value = _IN_3D if first else self.kind.value
             self.kind.update()
+        self.kind.set_visibility(bool(images) or _IN_3D in kinds)
         is_viewer = self.kind.value == _IN_3D
         if is_viewer and "src" not in self.viewer.props:
             self.viewer.props["src"] = self.viewers.address(self.watch.folder)

@@ -127,16 +127,16 @@ class RunsPanel:
         self.wanted = ""
         self.marked: dict[Path, None] = {}
         self.shown: list[ListedRun] = []
-        field = ui.input("Filter", on_change=lambda event: self._filter(event.value or ""))
-        field.props("dense outlined clearable debounce=300").classes("w-full").mark("filter")
         workers = ui.number("Runs at the same time", value=jobs.workers, min=1, precision=0)
         workers.props("dense outlined").classes("w-full").mark("workers")
         workers.tooltip("others wait in line, and start as soon as one ends")
         workers.on_value_change(lambda event: self._set_workers(event.value))
+        field = ui.input("Filter", on_change=lambda event: self._filter(event.value or ""))
+        field.props("dense outlined clearable debounce=300").classes("w-full").mark("filter")
         self.button = ui.button("Compare", icon="compare", on_click=self._compare)
         self.button.props("outline").classes("w-full").mark("compare")
         self.rows()
-        ui.timer(5.0, self._poll)
+        ui.timer(2.0, self._poll)
 
     @ui.refreshable_method
     def rows(self) -> None:

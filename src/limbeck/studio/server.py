@@ -22,6 +22,7 @@ from limbeck.studio.viewers import Viewers
 HOST = "127.0.0.1"
 _NAMES = (HOST, "localhost")
 _PORTS_TRIED = 50
+_RECONNECT_SECONDS = 30  #: a machine that is busy with runs answers late, and loses no page for it
 _CLOSING_SECONDS = 1  #: that open connections have when the Studio ends
 
 Scope = MutableMapping[str, Any]
@@ -125,6 +126,7 @@ def serve_studio(root: Path, port: int, show: bool, workers: int = 1) -> None:
             reload=False,
             show=show,
             show_welcome_message=False,
+            reconnect_timeout=_RECONNECT_SECONDS,
             timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
     finally:
@@ -137,8 +139,8 @@ def _end_jobs(jobs: Jobs) -> None:
     """Stop the runs that go on, and name those that wait and are dropped."""
     for run in jobs.waiting:
         print(f"limbeck: not started: {run.command}", file=sys.stderr, flush=True)
-    if running := jobs.running:
-        runs = f"{running} run, which writes" if running == 1 else f"{running} runs, which write"
+    if saving := jobs.saving:
+        runs = f"{saving} run, which writes" if saving == 1 else f"{saving} runs, which write"
         message = f"limbeck: stopping {runs} a checkpoint; Ctrl-C again ends it at once"
         print(message, file=sys.stderr, flush=True)
     jobs.close()
