@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from nicegui.testing import User
 from nicegui.testing.user_simulation import user_simulation
 
 import limbeck as lb
+from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.studio.files import ROUTE, file_address
 from limbeck.studio.jobs import Jobs
+from limbeck.studio.run_output import RunOutput
 from limbeck.studio.server import page_of
 from limbeck.studio.viewers import Viewers
 
@@ -110,6 +113,83 @@ def test_what_is_refused_is_said_and_cannot_be_started(studio: tuple[Path, Jobs]
 
     root, jobs = studio
     visit(root, jobs, scenario)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"--representation.images": "no.png"}, "no image file no.png"),
+        ({"--model.lora": "no.safetensors"}, "no LoRA at no.safetensors: give a .safetensors file"),
+        ({"--method": "no.py:Mine"}, "--method: no file no.py: give path/to/file.py:ClassName"),
+        (
+            {"--representation": "gaussian-splats", "--representation.init-from": "no"},
+            "no holds no run to start from: give a run folder",
+        ),
+    ],
+)
+def test_missing_files_are_refused_before_anything_is_started(
+    studio: tuple[Path, Jobs], fields: dict[str, str], message: str
+) -> None:
+    async def scenario(user: User) -> None:
+        await fill(user, "prompts", "a red mug")
+        for flag, value in fields.items():
+            await fill(user, flag, value)
+        assert text_of(user, "message").startswith(message)
+        (button,) = user.find(marker="start").elements
+        assert not button.enabled
+
+    root, jobs = studio
+    visit(root, jobs, scenario)
+    assert list(root.iterdir()) == []
+
+
+def test_a_run_waits_in_line_and_is_removed(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        for prompt in ("a red disc", "--a blue disc", "a green disc"):
+            await fill(user, "prompts", prompt)
+            user.find(marker="start").click()
+            await user.should_see(marker="state")
+        assert text_of(user, "state") == "waiting"
+        assert text_of(user, "progress") == "waits for 2 other runs"
+        await user.should_see("1 running, 2 waiting: the next one waits in line", retries=30)
+        await user.should_see("waiting, number 2 in line", retries=50)
+        (title,) = [run.folder.name for run in jobs.waiting if "blue" in run.folder.name]
+        user.find(marker=f"remove {title}").click()
+        await user.should_see("waiting, number 1 in line", retries=50)
+        user.find(marker="remove").click()
+        await user.should_see("Write a prompt")
+        assert jobs.waiting == []
+        await fill(user, "workers", "2")
+        assert jobs.workers == 2
+
+    root, _ = studio
+    jobs = Jobs((sys.executable, "-c", "import time; time.sleep(60)"))
+    visit(root, jobs, scenario)
+    jobs.close()
+    (folder,) = root.iterdir()  # nothing is left of those that waited
+    assert folder.name.startswith("a-red-disc")
+
+
+def test_a_run_that_has_failed_says_why_after_a_restart_and_can_be_removed(
+    studio: tuple[Path, Jobs],
+) -> None:
+    async def scenario(user: User) -> None:
+        assert text_of(user, "state") == "failed"
+        assert text_of(user, "progress") == "limbeck: there is no such model"
+        assert "limbeck: there is no such model" in text_of(user, "output")
+        await user.should_see("Start again")
+        user.find(marker="remove").click()
+        await user.should_see("Write a prompt")
+
+    root, jobs = studio
+    (root / "disc").mkdir(parents=True)
+    output = RunOutput(root / "disc" / OUTPUT_FILE)
+    output.begin(["limbeck", "run", "a red disc", "--model", "nothing"])
+    with output.path.open("a", encoding="utf-8") as file:
+        file.write("limbeck: there is no such model\n")
+    output.end(2)
+    visit(root, jobs, scenario, "/?run=disc")
     assert list(root.iterdir()) == []
 
 

@@ -95,8 +95,8 @@ class StudioPage:
 
     def leave(self) -> None:
         """Show no run, as there is nothing left of the one that was looked at."""
+        ui.navigate.history.replace("/")  # before the button that was pressed is gone
         self.welcome()
-        ui.navigate.history.replace("/")
 
     def _add_left(self) -> None:
         with ui.tabs().props("dense").classes("w-full") as tabs:
