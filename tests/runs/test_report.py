@@ -230,6 +230,17 @@ def test_an_unfinished_run_is_reported_up_to_its_last_step(runs, tmp_path):
     assert f"<td>{last:.4g}</td>" in text
 
 
+def test_the_newest_image_of_an_unfinished_run_stands_below_its_prompt(runs, tmp_path):
+    folder = tmp_path / "cut"
+    (folder / "images").mkdir(parents=True)
+    (folder / "run.yaml").write_text("prompts: [another]\nsteps: 6\nmethod: {name: sds}\n")
+    shutil.copy(runs / "sds" / "images" / "step-00004.png", folder / "images")
+    text = write_report([runs / "sds", folder], tmp_path / "two.html").read_text()
+    table = text[text.index("<tbody>") : text.index("</tbody>")]
+    cells = table.rpartition("<tr>")[2].split("<td>")[1:]
+    assert ["step 4</figcaption>" in cell for cell in cells] == [False, False, True]
+
+
 def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):
     """Four images of 512 pixels, recorded 41 times with prior, critic and gradients."""
     rng = np.random.default_rng(0)

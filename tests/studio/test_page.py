@@ -160,7 +160,8 @@ def test_a_run_waits_in_line_and_is_removed(studio: tuple[Path, Jobs]) -> None:
         user.find(marker="remove").click()
         await user.should_see("Write a prompt")
         assert jobs.waiting == []
-        await fill(user, "workers", "2")
+        (workers,) = user.find(marker="workers").elements
+        workers.value = 2
         assert jobs.workers == 2
 
     root, _ = studio

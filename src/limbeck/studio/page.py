@@ -31,7 +31,7 @@ _WELCOME = (
 
 #: long lines of code are wrapped, the icon that copies them is not pale, and tooltips are narrow
 _CSS = """.nicegui-code :is(pre, code) {
-  white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; padding-right: 24px;
+  white-space: pre-wrap; word-break: keep-all; overflow-wrap: anywhere; padding-right: 36px;
 }
 .nicegui-code-copy { opacity: 1 !important; }
 .q-tooltip { max-width: min(360px, 90vw) !important; white-space: normal; font-size: 12px; }"""
