@@ -31,11 +31,12 @@ from limbeck.diffusion.schedule import (
     RectifiedFlowSchedule,
     stable_diffusion_schedule,
 )
-from limbeck.distillation.critics.base import CriticTrainer, CriticTraining
+from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.frozen import FrozenCritic, load_compatible_prior
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.null_text import NullTextCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.critics.trained import CriticTrainer
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.graphics.cameras.camera import orbit_cameras

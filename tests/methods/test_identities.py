@@ -373,6 +373,13 @@ IDENTITIES = {
         "derived here",
         ("distillation/test_discriminators.py",),
     ),
+    49: Identity(
+        "TraCe with a critic of 0 is std_fwd (x - x0_hat) / (std_fwd^2 + std_bwd^2) + std / "
+        "std_fwd n, whose mean over the noise n of the bridge is SDS of weight lambda times a "
+        "constant. With the critic E[b | x_tau] its mean is 0, at every x_tau.",
+        "TraCe (arXiv 2511.05609), its code; derived here",
+        ("methods/test_trace.py",),
+    ),
 }
 
 

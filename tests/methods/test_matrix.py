@@ -65,6 +65,7 @@ COSTS = {
     "stable-sd": (1, 2, 0),
     "stein": (1, 2, 0),
     "svgd": (1, 2, 0),
+    "trace": (1, 2, 0),  # and 1 + 1 of the small U-Net that a small model gets
     "vsd": (1, 2, 0),
 }
 
@@ -126,7 +127,7 @@ REJECTED = {
 #: Methods that edit images and so reject 3D representations and generators.
 EDITS = {name for name, cls in choices(EditMethod).items() if cls.needs_source}
 #: Methods that keep something of each particle, which no generator has.
-OF_PARTICLES = {"sdi"}
+OF_PARTICLES = {"sdi", "trace"}
 
 
 @pytest.mark.parametrize("kind", ["exact", "tiny"])

@@ -6,6 +6,7 @@ import pytest
 
 from limbeck.config.discovery import choices
 from limbeck.distillation.timesteps.deterministic import LinearTimesteps
+from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.distillation.weights import LambdaWeight, UniformWeight
 from limbeck.methods.base import Method
 from limbeck.methods.sds import SDS
@@ -70,6 +71,12 @@ def test_directions_with_a_size_of_their_own_get_no_weight(method) -> None:
     assert default_experiment(PROMPTS, {"method": method}).weight == UniformWeight()
     e = default_experiment(PROMPTS, {"method": method, "model": "some/folder"})
     assert e.weight == UniformWeight()
+
+
+def test_trace_has_the_times_and_the_weight_of_its_code() -> None:
+    e = default_experiment(PROMPTS, {"method": "trace"})
+    times = TwoStageTimesteps(t_max=0.7, late_t_max=0.5, switch_at=0.41)
+    assert (e.weight, e.timesteps) == (UniformWeight(), times)
 
 
 def test_jsd_has_the_times_and_the_weight_of_its_code() -> None:

@@ -10,10 +10,11 @@ from tiny_pipeline import make_inputs, max_difference, normal, row_rng
 from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.tensors import expand
-from limbeck.distillation.critics.base import CriticTrainer, CriticTraining
+from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
+from limbeck.distillation.critics.trained import CriticTrainer
 from limbeck.distillation.gradient_transforms import Clip, Normalize, NoTransform
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.noise import (

@@ -17,13 +17,16 @@ from limbeck.diffusion.prior import Prior, PriorWrapper
 from limbeck.distillation.critics.base import (
     Critic,
     CriticConfig,
-    CriticTrainer,
     CriticTraining,
-    critic_tensors,
-    load_critic_tensors,
     require_cameras,
 )
 from limbeck.distillation.critics.frozen import ConditionTranslator, load_compatible_prior
+from limbeck.distillation.critics.trained import (
+    CriticTrainer,
+    TrainedCritic,
+    critic_tensors,
+    load_critic_tensors,
+)
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, LoRAAdapters, NetworkPrior
 from limbeck.priors.lora_files import read_adapters, read_pose
@@ -111,7 +114,7 @@ class _AdaptedPrior(PriorWrapper):
         return self._base(xt, t, *map(self.adapt_condition, conditions))
 
 
-class _LoRACriticModel(Critic):
+class _LoRACriticModel(TrainedCritic):
     def __init__(self, config: LoRACritic, base: NetworkPrior, setup: SetupContext, prior: Prior):
         self.adapters = LoRAAdapters(
             base.network,
@@ -153,9 +156,6 @@ class _LoRACriticModel(Critic):
         adapted = [self._prior.adapt_condition(inputs.with_pose(c)) for c in critic_conditions]
         predictions = prior(inputs.xt, inputs.t, *prior_conditions, *adapted)
         return predictions[: len(prior_conditions)], predictions[len(prior_conditions) :]
-
-    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
-        return self._trainer.fit(self._prior, inputs)
 
     def tensors(self) -> dict[str, Tensor]:
         return critic_tensors(self.adapters, self._trainer, "adapters.")

@@ -11,12 +11,15 @@ from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import (
     Critic,
     CriticConfig,
-    CriticTrainer,
     CriticTraining,
+)
+from limbeck.distillation.critics.trained import (
+    CriticTrainer,
+    TrainedCritic,
     critic_tensors,
     load_critic_tensors,
 )
-from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.inputs import SetupContext
 from limbeck.priors.lora_adapters import NetworkPrior
 from limbeck.priors.trainable_network import copy_network
 
@@ -40,7 +43,7 @@ class NetworkCritic(CriticConfig):
         return _NetworkCriticModel(self, prior, setup.seed)
 
 
-class _NetworkCriticModel(Critic):
+class _NetworkCriticModel(TrainedCritic):
     def __init__(self, config: NetworkCritic, prior: Prior, seed: int):
         self._network = copy_network(prior, config.width, config.depth, seed)
         self._trainer = CriticTrainer(
@@ -52,9 +55,6 @@ class _NetworkCriticModel(Critic):
 
     def prior(self) -> Prior:
         return self._network
-
-    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
-        return self._trainer.fit(self._network, inputs)
 
     def tensors(self) -> dict[str, Tensor]:
         return critic_tensors(self._network.module, self._trainer, "network.")

@@ -17,8 +17,11 @@ from limbeck.diffusion.prior import Prior, PriorWrapper
 from limbeck.distillation.critics.base import (
     Critic,
     CriticConfig,
-    CriticTrainer,
     CriticTraining,
+)
+from limbeck.distillation.critics.trained import (
+    CriticTrainer,
+    TrainedCritic,
     critic_tensors,
     load_critic_tensors,
 )
@@ -70,7 +73,7 @@ class _LearnedTextPrior(PriorWrapper, nn.Module):
         return self._prior(xt, t, *map(self.learned_condition, conditions))
 
 
-class _NullTextCriticModel(Critic):
+class _NullTextCriticModel(TrainedCritic):
     def __init__(self, config: NullTextCritic, prior: Prior):
         self._prior = _LearnedTextPrior(prior, config.init_from)
         self._trainer = CriticTrainer([self._prior.text], config.training, prior.prediction_type)
@@ -88,9 +91,6 @@ class _NullTextCriticModel(Critic):
         learned = map(self._prior.learned_condition, critic_conditions)
         predictions = prior(inputs.xt, inputs.t, *prior_conditions, *learned)
         return predictions[: len(prior_conditions)], predictions[len(prior_conditions) :]
-
-    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
-        return self._trainer.fit(self._prior, inputs)
 
     def tensors(self) -> dict[str, Tensor]:
         return critic_tensors(self._prior, self._trainer, "text.")

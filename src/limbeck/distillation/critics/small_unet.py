@@ -18,13 +18,16 @@ from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.distillation.critics.base import (
     Critic,
     CriticConfig,
-    CriticTrainer,
     CriticTraining,
-    critic_tensors,
-    load_critic_tensors,
     require_cameras,
 )
-from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.critics.trained import (
+    CriticTrainer,
+    TrainedCritic,
+    critic_tensors,
+    load_critic_tensors,
+)
+from limbeck.distillation.inputs import SetupContext
 from limbeck.priors.camera_conditioning import stack_poses
 
 
@@ -128,7 +131,7 @@ def _text_features(condition: Condition) -> Float[Tensor, "b l d"]:
     return data.exp().unsqueeze(1) if data.ndim == 2 else data
 
 
-class _SmallUNetCriticModel(Critic):
+class _SmallUNetCriticModel(TrainedCritic):
     def __init__(self, config: SmallUNetCritic, prior: Prior, seed: int):
         self.camera = config.camera
         with torch.random.fork_rng(devices=[]):  # diffusers draws weights from the global generator
@@ -144,9 +147,6 @@ class _SmallUNetCriticModel(Critic):
 
     def prior(self) -> Prior:
         return self._prior
-
-    def fit(self, inputs: StepInputs) -> dict[str, Tensor]:
-        return self._trainer.fit(self._prior, inputs)
 
     def tensors(self) -> dict[str, Tensor]:
         return critic_tensors(self._prior.net, self._trainer, "net.")
