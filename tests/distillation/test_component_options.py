@@ -1,4 +1,4 @@
-"""Timesteps, weights, noise and gradient transforms as options: configuration, help and docs."""
+"""Timesteps, weights, noise, augmentations and gradient transforms as options: configuration, help and docs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from limbeck.config.command_line import documentation, parse
 from limbeck.config.comparison import fingerprint
-from limbeck.config.discovery import choices
+from limbeck.config.discovery import choices, component_name
 from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.distillation.augmentations import Augmentation
 from limbeck.distillation.gradient_transforms import GradientTransform
 from limbeck.distillation.noise import AntitheticNoise, Noise
 from limbeck.distillation.timesteps.base import Timesteps
@@ -27,6 +28,7 @@ from limbeck.distillation.timesteps.random import (
 )
 from limbeck.distillation.weights import MinSNRWeight, Weight
 from limbeck.representations.nerf import NeRF
+from limbeck.representations.strokes import Strokes
 from limbeck.training.experiment import Experiment
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,6 +37,7 @@ BASES = [
     ("weight", Weight),
     ("noise", Noise),
     ("grad_transform", GradientTransform),
+    ("augmentation", Augmentation),
 ]
 
 
@@ -46,11 +49,13 @@ def parse_experiment(line: str) -> Experiment:
 @pytest.mark.parametrize(("field", "base"), BASES)
 def test_every_component_is_read_from_yaml_and_command_line(field: str, base: type) -> None:
     fingerprints = set()
+    # some noises lie on a surface, and augmentations are of drawings
+    representation = Strokes() if base is Augmentation else NeRF()
+    shown = component_name(type(representation))
     for name, cls in choices(base).items():
-        # in 3D, since some noises lie on a surface
-        experiment = Experiment(("a",), representation=NeRF(), **{field: cls()})
-        plain = f"{{prompts: [a], representation: nerf, {field}: {name}}}"
-        line = f"a --representation nerf --{field.replace('_', '-')} {name}"
+        experiment = Experiment(("a",), representation=representation, **{field: cls()})
+        plain = f"{{prompts: [a], representation: {shown}, {field}: {name}}}"
+        line = f"a --representation {shown} --{field.replace('_', '-')} {name}"
         assert from_yaml(Experiment, to_yaml(experiment)) == experiment
         assert from_yaml(Experiment, plain) == experiment
         assert parse_experiment(line) == experiment
@@ -81,6 +86,7 @@ def test_the_help_of_run_lists_every_component(capsys: pytest.CaptureFixture[str
         ("weights.md", Weight),
         ("weights.md", Noise),
         ("weights.md", GradientTransform),
+        ("representations.md", Augmentation),
     ],
 )
 def test_the_docs_list_every_component_with_its_options(page: str, base: type) -> None:

@@ -232,7 +232,7 @@ def test_critics_without_weights_are_refused(critic, prior) -> None:
 
 def test_a_generator_and_sampling_of_the_critic_are_refused(prior, tmp_path) -> None:
     experiment = Experiment(("a red mug",), method=TraCe(), representation=Generator())
-    with pytest.raises(ValueError, match="the bridge of each particle, but a generator"):
+    with pytest.raises(ValueError, match="the bridges of its own steps, but a generator"):
         Run(experiment, prior)
     run = Run(Experiment(("a red mug",), method=TraCe()), prior)
     with pytest.raises(ValueError, match="predicts the drift of a bridge, which denoises nothing"):

@@ -172,6 +172,7 @@ class SetupContext:
             loaded from a checkpoint, or the results of the run do not count.
         fresh_samples: whether every step renders new samples, so that nothing of a particle lasts.
         draws_prompts: whether these samples are of other prompts than those of the particles.
+        is_augmented: whether every step shows another view of a drawing.
     """
 
     particles: int
@@ -188,6 +189,7 @@ class SetupContext:
     pretrain: bool = True
     fresh_samples: bool = False
     draws_prompts: bool = False
+    is_augmented: bool = False
 
     def require_lasting_samples(self, what: str) -> None:
         """Check that a particle stays the same sample from step to step.
@@ -196,8 +198,13 @@ class SetupContext:
             what: what keeps something of each particle, for the message.
 
         Raises:
-            ValueError: if every step renders new samples.
+            ValueError: if every step renders new samples, or augments them.
         """
+        if self.is_augmented:
+            raise ValueError(
+                f"{what} of each particle, but the augmentation shows another part of it in every "
+                "step: leave --augmentation out, or use another method, such as --method sds"
+            )
         if self.fresh_samples:
             raise ValueError(
                 f"{what} of each particle, but a generator renders new samples in every step: use "

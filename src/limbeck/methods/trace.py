@@ -172,7 +172,11 @@ class TraCe(CriticMethod):
         return {"weight": "uniform", "timesteps": {"name": "two-stage", **switch}}
 
     def init(self, prior: Prior, setup: SetupContext) -> BridgeCritic:
-        setup.require_lasting_samples("TraCe trains its critic on the bridge")
+        if setup.fresh_samples:  # whose critic is also trained between the steps
+            raise ValueError(
+                "TraCe trains its critic on the bridges of its own steps, but a generator trains "
+                "it on new samples too: use another method, such as --method dmd2"
+            )
         config = self.critic
         if isinstance(config, AutoCritic) and isinstance(config.choose(prior), ExactCritic):
             config = NetworkCritic(config.training)

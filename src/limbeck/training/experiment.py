@@ -15,6 +15,7 @@ from limbeck.diffusion.model_options import (
     check_control_image,
 )
 from limbeck.diffusion.prior import Prior
+from limbeck.distillation.augmentations import Augmentation, NoAugmentation
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
@@ -56,6 +57,8 @@ class Experiment:
         representation: what is optimized.
         cameras: distribution of the cameras of a 3D representation. None: the one that suits the
             representation.
+        augmentation: random change of the rendered images of a 2D representation before the
+            encoder.
         timesteps: distribution of the diffusion times t.
         weight: weight w(t) of the gradient.
         noise: noise that is added to x_0.
@@ -81,6 +84,7 @@ class Experiment:
     method: Method = field(default_factory=SDS)
     representation: RepresentationConfig = field(default_factory=Latents)
     cameras: CameraSampler | None = None
+    augmentation: Augmentation = field(default_factory=NoAugmentation)
     timesteps: Timesteps = field(default_factory=UniformTimesteps)
     weight: Weight = field(default_factory=DreamFusionWeight)
     noise: Noise = field(default_factory=IndependentNoise)
@@ -162,11 +166,32 @@ class Experiment:
                 f"source_prompt edits images, but the representation {name} renders new ones in "
                 "every step"
             )
+        self._check_augmentation(is_3d)
         if self.method.optimizes == "noise" and self.representation.contents != "noise":
             method = component_name(type(self.method))
             raise ValueError(
                 f"method {method} optimizes the noise of an image, which the representation {name} "
                 "does not hold: use limbeck edit IMAGE, or --representation noise-map"
+            )
+
+    def _check_augmentation(self, is_3d: bool) -> None:
+        """Refuse an augmentation of what is not a drawing that stands by itself."""
+        if not self.augmentation.changes_images:
+            return
+        chosen = f"augmentation {component_name(type(self.augmentation))}"
+        if is_3d:
+            raise ValueError(
+                f"{chosen} warps 2D drawings, but cameras look at the representation "
+                f"{component_name(type(self.representation))} from all sides anyway: leave it out"
+            )
+        if self.source_prompt or self.method.optimizes == "noise":
+            raise ValueError(
+                f"{chosen} shows another part of the image in every step, which an edit compares "
+                "with its whole source: leave it out"
+            )
+        if isinstance(self.model, Model) and self.model.control_image is not None:
+            raise ValueError(
+                f"{chosen} warps the render, but not model.control_image: leave one of them out"
             )
 
     def _check_view_groups(self) -> None:

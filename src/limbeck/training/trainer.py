@@ -36,6 +36,7 @@ from limbeck.system.finite import FiniteMonitor, NonFiniteError
 from limbeck.system.optimizer_state import load_optimizer, optimizer_tensors
 from limbeck.system.processes import average_gradients, dividing
 from limbeck.system.random import RowRandom
+from limbeck.training.augmented_renders import augment_render, check_augmentation
 from limbeck.training.collapse import opacity_metrics
 from limbeck.training.control import control_of_render
 from limbeck.training.critic_steps import train_critic_only
@@ -133,6 +134,7 @@ class Run:
         with torch.no_grad():
             render = self.render(request)
             check_image_transform(e, render)
+            check_augmentation(e, render)
             x0 = self.encode(render)
             source_prompts = source_prompts_of(e, prior)
             if source_prompts:
@@ -153,6 +155,7 @@ class Run:
             texts_by_view=self.prompts.texts_by_view,
             pretrain=pretrain,
             fresh_samples=e.representation.fresh_samples,
+            is_augmented=e.augmentation.changes_images,
             draws_prompts=e.representation.draws_prompts,
         )
         self.state: State = e.method.init(prior, context)
@@ -235,12 +238,13 @@ class Run:
             render = self.render(RenderRequest(particle, camera, rng, progress))
         transform_image_gradients(e, render)
         with profile.part("encode"):
-            x0 = self.encode(render)
+            shown = augment_render(e, render, rng)
+            x0 = self.encode(shown)
         t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
         check_own_times(e.timesteps, t, len(particle))
         eps = noise(rng, tuple(x0.shape[1:]))
         check_own_tensor(noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
-        inputs = self.step_inputs(render, x0, t, eps, particle, camera, rng)
+        inputs = self.step_inputs(shown, x0, t, eps, particle, camera, rng)
         if self.known_view is not None and known is not None:
             given = self.known_view.given(inputs.conditions, known, render, prior.encode)
             inputs = replace(inputs, conditions=given)
