@@ -1,4 +1,4 @@
-"""Timesteps, weights, noise, augmentations and gradient transforms as options: configuration, help and docs."""
+"""Components of a step as options, timesteps to augmentations: configuration, help and docs."""
 
 from __future__ import annotations
 
