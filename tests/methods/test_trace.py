@@ -19,14 +19,16 @@ from limbeck.diffusion.schedule import (
     stable_diffusion_schedule,
 )
 from limbeck.distillation.critics.base import CriticTraining
+from limbeck.distillation.critics.bridge import BridgeCritic
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.distillation.critics.null_text import NullTextCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.critics.trained import TrainedCritic
 from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.schrodinger_bridge import SchrodingerBridge
 from limbeck.methods.sds import SDS
-from limbeck.methods.trace import BridgeCritic, SchrodingerBridge, TraCe
+from limbeck.methods.trace import TraCe
 from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.representations.generator import Generator
 from limbeck.training.experiment import Experiment
