@@ -120,7 +120,7 @@ def test_the_bridge_starts_at_x0_and_ends_at_x1() -> None:
 
 @every_schedule
 @pytest.mark.parametrize("tau", TAUS)
-def test_identity_47_without_a_critic_the_mean_is_sds(schedule, tau: float) -> None:
+def test_identity_49_without_a_critic_the_mean_is_sds(schedule, tau: float) -> None:
     prior, t = gaussian(schedule), 0.6
     inputs = inputs_of(prior, normal(5, 1, seed=2), t)
     direction = method_at(tau)(prior, inputs, no_critic(prior))
@@ -136,7 +136,7 @@ def test_identity_47_without_a_critic_the_mean_is_sds(schedule, tau: float) -> N
 
 
 @pytest.mark.parametrize("tau", TAUS[:3])
-def test_identity_47_with_the_exact_critic_the_mean_is_zero(tau: float) -> None:
+def test_identity_49_with_the_exact_critic_the_mean_is_zero(tau: float) -> None:
     """All is linear: x0_hat, x_tau and b of one x are jointly Gaussian over both noises."""
     prior, count = gaussian(), 40_000
     x = f64([[1.3]])
