@@ -119,7 +119,7 @@ def test_own_class(tmp_path: Path) -> None:
     [
         (
             "{prompts: [a], stps: 3}",
-            r"no option of Experiment is called 'stps'. Did you mean steps\? Accepted: augmentation, batch",
+            r"no option of Experiment is called 'stps'. Did you mean steps\? Accepted: augment",
         ),
         ("{prompts: [a], steps: many}", "steps must be an integer, not 'many'"),
         ("{prompts: [a], steps: 2.5}", "steps must be an integer, not 2.5"),
