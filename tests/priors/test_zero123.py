@@ -227,9 +227,9 @@ def test_a_step_of_sds_is_guided_by_the_image_from_each_camera(prior, folders, i
 REFUSED = {
     "bridge": "adds texts to the prompts",
     "esd": "needs a critic that gets the view",
-    "irfds": "optimizes the noise of an image",
     **dict.fromkeys(("reward-bridge", "reward-sds", "reward-vsd"), "cannot judge prompt ''"),
     **{n: "edits images" for n, cls in choices(EditMethod).items() if cls.needs_source},
+    "irfds": "optimizes the noise of an image",
 }
 
 

@@ -34,8 +34,7 @@ from limbeck.training.resources import trace_step
 from limbeck.training.row_draws import draw_rows
 from limbeck.training.trainer import Run
 
-#: edits, and a method of the noise of an image
-OF_IMAGES = {n for n, cls in choices(EditMethod).items() if cls.needs_source} | {"irfds"}
+OF_IMAGES = {n for n, cls in choices(EditMethod).items() if cls.needs_source}
 OPTIONS = {
     "esd": {"critic": LoRACritic(camera=True)},  # it must get the view
     "lmc": {"projection": SampledProjection(1)},
