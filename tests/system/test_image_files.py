@@ -14,7 +14,7 @@ from PIL import Image
 from small_2d import image_to_tensor, write_test_image
 from tiny_pipeline import max_difference
 
-from limbeck.priors.loading import load_dataset
+from limbeck.priors.dataset_folder import load_dataset
 from limbeck.representations.gaussians_2d import Gaussians2D
 from limbeck.representations.pixels import Pixels
 from limbeck.system.image_files import (

@@ -17,15 +17,16 @@ from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as
 from limbeck.diffusion.prior import InstructionPrior, Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
-from limbeck.priors.exact import DataSet, colored_shapes, label_vocabulary
+from limbeck.priors.dataset_folder import (
+    dataset_files,
+    dataset_folder,
+    dataset_labels,
+    load_dataset,
+)
+from limbeck.priors.exact import colored_shapes, label_vocabulary
 from limbeck.system.environment import cpu_has_bfloat16
 from limbeck.system.files import read_json_object
-from limbeck.system.image_files import (
-    IMAGE_SUFFIXES,
-    check_image_exists,
-    image_file_size,
-    read_image,
-)
+from limbeck.system.image_files import check_image_exists, image_file_size
 from limbeck.system.notices import notify
 
 if TYPE_CHECKING:
@@ -169,8 +170,8 @@ def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
     if name in EXACT_MODELS:
         return find_vocabulary(EXACT_MODELS[name]())
     if name.startswith("dataset:"):
-        folder = _dataset_folder(name)
-        return label_vocabulary(_labels(folder, _image_files(folder)))
+        folder = dataset_folder(name)
+        return label_vocabulary(dataset_labels(folder, dataset_files(folder)))
     return read_vocabulary(EMBEDDED_MODELS.get(name, Path(name).expanduser()))
 
 
@@ -295,7 +296,7 @@ def check_model_files(model: Model) -> None:
     from limbeck.priors.lora_files import find_lora_file
 
     if model.name.startswith("dataset:"):
-        _image_files(_dataset_folder(model.name))
+        dataset_files(dataset_folder(model.name))
     if model.lora is not None:
         find_lora_file(model.lora)
     for image in (model.control_image, model.ip_image):
@@ -343,7 +344,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
             )
         if name in EXACT_MODELS:
             return EXACT_MODELS[name]()
-        return load_dataset(_dataset_folder(name))
+        return load_dataset(dataset_folder(name))
     from limbeck.priors.checkpoint_files import CheckpointFiles, loading
     from limbeck.priors.controlnet import resolve_control
     from limbeck.priors.hub import resolve_config, resolve_model
@@ -367,41 +368,3 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
         prior = prior_class(files)(files, device, pick_precision(precision, device), model, runtime)
         prior.check_runs()
         return prior
-
-
-def load_dataset(folder: Path, size: int = 64) -> DataSet:
-    """Load the images below a folder as an exact prior.
-
-    Args:
-        folder: searched recursively. The label of an image is its path in words:
-            ``cats/red_one.png`` is "cats/red one".
-        size: height and width to which images are cropped (to a centered square) and resized.
-
-    Raises:
-        ValueError: if there is no image, or one cannot be read.
-    """
-    files = _image_files(folder)
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    for i, path in enumerate(files):
-        images[i] = (read_image(path, (size, size)) * 255).round()
-    return DataSet(images, _labels(folder, files))
-
-
-def _dataset_folder(name: str) -> Path:
-    """The folder of a model ``dataset:FOLDER``."""
-    return Path(name.removeprefix("dataset:")).expanduser()
-
-
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ValueError(f"no data set: {folder} is not a folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise ValueError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)})")
-    return files
-
-
-def _labels(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    """The label of each image: its path in words."""
-    paths = [str(path.relative_to(folder).with_suffix("")) for path in files]
-    return tuple(path.replace("_", " ").replace("-", " ") for path in paths)

@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from limbeck.runs.images import VIEW_NAMES
 from limbeck.runs.report import svg_plots
+from limbeck.runs.report.comparison import comparison_content
 from limbeck.runs.report.image_metrics import image_metric_rows
-from limbeck.runs.report.option_differences import differing_options
 from limbeck.runs.report.page_images import PageImage, embed_image
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.runs.report.tables import (
@@ -34,9 +34,6 @@ from limbeck.system.overwriting import refuse_foreign_file
 
 _TEMPLATES = Path(__file__).parent
 _MAX_STEPS, _MAX_SHEETS = 12, 6  #: at most so many recorded steps are shown; of wide sheets
-
-#: options already named in the caption of a run
-_CAPTION_OPTIONS = ("prompts", "model", "method.name", "method.guidance", "steps", "particles")
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None, reload_seconds: int = 0) -> Path:
@@ -65,7 +62,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, reload_second
         return save_page(page, text)
     parent = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     with _readable(runs):
-        text = render_page("comparison.html.j2", _comparison_content(runs))
+        text = render_page("comparison.html.j2", comparison_content(runs))
     return save_page(out or parent / "comparison.html", text)
 
 
@@ -348,60 +345,3 @@ def _profile_rows(run: RunData) -> list[ProfileRow]:
 
 def _formatted(count: int | None, unit: str) -> str:
     return format_si(count, unit) if count else "\N{EN DASH}"
-
-
-class ComparisonRow(NamedTuple):
-    """A run in a comparison: its line color, final images by prompt and mean scores.
-
-    A run without final images has the newest recorded ones of all prompts in one.
-    """
-
-    run: RunData
-    color: str
-    images: dict[str, list[PageImage]]
-    mean: dict[str, float]
-    newest: list[PageImage]
-
-
-def _comparison_content(runs: list[RunData]) -> dict[str, Any]:
-    colors = svg_plots.line_colors(len(runs))
-    rows = [
-        ComparisonRow(
-            run, color, dict(run.finals()), run.scores.get("mean", {}), _newest_image(run)
-        )
-        for run, color in zip(runs, colors, strict=True)
-    ]
-    plots = svg_plots.comparison_plots([(row.run.metrics, row.color) for row in rows])
-    return {
-        "rows": rows,
-        "prompts": list(dict.fromkeys(prompt for run in runs for prompt in run.prompts)),
-        "columns": score_columns([row.mean for row in rows]),
-        "plots": [(title, Markup(svg)) for title, svg in plots],
-        "options": differing_options(runs),
-        "caption_options": _CAPTION_OPTIONS,
-        "last_values": _last_values(runs),
-    }
-
-
-def _newest_image(run: RunData) -> list[PageImage]:
-    """The newest recorded image of a run without final images; empty if there is none."""
-    has_finals = any(images for _, images in run.finals())
-    return [] if has_finals else run.images_at(run.image_steps()[-1:], "")
-
-
-def _last_values(runs: Sequence[RunData]) -> dict[str, Any]:
-    """The last recorded value of every metric of the runs; empty if all of them are finished.
-
-    An unfinished run has no scores, but what it has recorded can be compared.
-    """
-    if not any(run.unfinished for run in runs):
-        return {}
-    series = [svg_plots.last_values(run.metrics) for run in runs]
-    names = list(dict.fromkeys(name for values in series for name in values))
-    return {
-        "titles": [svg_plots.metric_title(name) for name in names],
-        "rows": [
-            [f"{values[name]:.4g}" if name in values else "\N{EN DASH}" for name in names]
-            for values in series
-        ],
-    }
