@@ -15,7 +15,7 @@ from limbeck.cli.main import main
 from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.studio.jobs import Job, Jobs, continuing_words, whole_run
 from limbeck.studio.run_output import MAX_BYTES, RunOutput
-from limbeck.studio.run_states import run_state, title_of
+from limbeck.studio.run_states import run_state, setting_of, title_of
 from limbeck.studio.runs_panel import list_runs
 from limbeck.system.checkpoint import read_checkpoint
 
@@ -37,7 +37,7 @@ def started(job: Job | None) -> Job:
     return job
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 200.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
@@ -135,6 +135,13 @@ def test_prompts_that_begin_with_a_dash_stay_prompts(tmp_path: Path) -> None:
         == f"run --image-every 2 --out {tmp_path / 'run'} --seed 1 -- -5 degrees"
     )
     assert title_of(words) == "“-5 degrees”"
+
+
+def test_runs_in_line_are_told_apart_by_the_options_that_were_chosen():
+    words = ["a red disc", "--seed", "2", "--image-every", "1", "--out", "x", "--method", "vsd"]
+    assert setting_of(words) == "--seed 2 --method vsd"
+    assert setting_of(["--steps", "9", "--out", "x", "--", "--dashes", "a"]) == "--steps 9"
+    assert setting_of(["a red disc"]) == ""
 
 
 def test_a_list_of_runs_imports_no_code_of_ones_own(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def int_tiff() -> bytes:
 
 
 UNREADABLE = {
-    "text": (b"not an image", "is not an image that can be read: cannot identify image file it"),
+    "text": (b"not an image", "is not an image that can be read: cannot identify image file$"),
     "empty": (b"", "is not an image that can be read"),
     "truncated": (png_bytes()[:1500], "is not an image that can be read: "),
     "broken chunk": (

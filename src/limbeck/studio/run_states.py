@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from limbeck.runs.find_runs import FoundRun
@@ -12,6 +12,8 @@ from limbeck.runs.reopen import last_stage
 from limbeck.studio.jobs import Jobs
 from limbeck.studio.run_output import RunOutput, is_failure
 from limbeck.system.folder_lock import LOCK_FILE
+
+_ADDED = ("--out", "--image-every")  #: options with a value that the Studio adds to a command
 
 
 def run_state(folder: Path, jobs: Jobs) -> str:
@@ -65,6 +67,22 @@ def unstarted_runs(root: Path) -> list[Path]:
     found = [path for path in root.glob(f"*/{OUTPUT_FILE}") if is_unstarted(path.parent)]
     newest = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in newest]
+
+
+def setting_of(words: Sequence[str]) -> str:
+    """The options of a command of the Studio, without those that the Studio adds.
+
+    Args:
+        words: what stands behind ``limbeck run``.
+    """
+    options = iter(takewhile(lambda word: word != "--", words))
+    kept = []
+    for word in dropwhile(lambda word: not word.startswith("--"), options):
+        if word in _ADDED:
+            next(options, None)
+        else:
+            kept.append(word)
+    return " ".join(kept)
 
 
 def title_of(words: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from limbeck.runs.report.run_data import read_run_data
 from limbeck.studio.files import file_address
 from limbeck.studio.jobs import Jobs, whole_run
 from limbeck.studio.run_output import RunOutput
-from limbeck.studio.run_states import run_state, title_of, unstarted_runs
+from limbeck.studio.run_states import run_state, setting_of, title_of, unstarted_runs
 
 _MAX_RUNS = 60  #: the newest runs that fit the filter
 
@@ -70,7 +70,8 @@ def _items(root: Path, jobs: Jobs) -> Iterator[ListedRun]:
         has_started = (stage / "run.yaml").is_file()
         item = _listed(stage, jobs) if has_started else _unstarted(waiting.folder, jobs)
         place = f"waiting, number {jobs.place(waiting.folder)} in line"
-        yield replace(item, title=item.title or title_of(waiting.words[1:]), state=place)
+        title, setting = title_of(waiting.words[1:]), setting_of(waiting.words[1:])
+        yield replace(item, title=item.title or title, setting=item.setting or setting, state=place)
     runs = [(run.changed_at, run.folder) for run in find_runs(root)]
     runs += [(_written(folder), folder) for folder in unstarted_runs(root)]
     for _, folder in sorted(runs, reverse=True):
@@ -83,8 +84,9 @@ def _written(folder: Path) -> float:
 
 
 def _unstarted(folder: Path, jobs: Jobs) -> ListedRun:
-    title = title_of(RunOutput(folder / OUTPUT_FILE).words[2:])
-    return ListedRun(folder, title, "", run_state(folder, jobs), has_started=False)
+    words = RunOutput(folder / OUTPUT_FILE).words[2:]
+    state = run_state(folder, jobs)
+    return ListedRun(folder, title_of(words), setting_of(words), state, has_started=False)
 
 
 def _listed(folder: Path, jobs: Jobs) -> ListedRun:
@@ -101,7 +103,9 @@ def _described(folder: Path, written: int) -> tuple[Path, str, str]:
     try:
         data = read_run_data(folder)
         steps = "" if data.is_sampling else f"{data.config['steps']} steps"
-        return whole_run(folder), data.title, ", ".join([*filter(None, data.setting), steps])
+        seed = "" if data.is_sampling else f"seed {data.config['seed']}"
+        setting = [text for text in (*data.setting, steps, seed) if text]
+        return whole_run(folder), data.title, ", ".join(setting)
     except (ValueError, TypeError, KeyError):
         return folder, folder.name, "unreadable"
 

@@ -53,7 +53,7 @@ def open_image(path: Path) -> Image.Image:
     # Pillow's decoders raise whatever they meet in a damaged file: OSError, SyntaxError,
     # struct.error, zlib.error, ValueError, OverflowError, DecompressionBombError ...
     except Exception as error:
-        reason = one_line(error).replace(repr(str(path)), "it")
+        reason = one_line(error).replace(f" {str(path)!r}", "")
         raise ValueError(f"{path} is not an image that can be read: {reason}") from error
     raise ValueError(
         f"{path} has {width} x {height} pixels; at most {MAX_IMAGE_PIXELS:,} in all are "

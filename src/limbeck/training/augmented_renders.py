@@ -26,7 +26,7 @@ def check_augmentation(experiment: Experiment, render: Render) -> None:
         names = [component_name(type(part)) for part in (augmentation, representation)]
         raise ValueError(
             f"augmentation {names[0]} warps rendered images, and the representation {names[1]} "
-            "renders none: use another, such as strokes, paths or pixels"
+            "renders none here: use one in image space, such as strokes, paths or pixels"
         )
 
 
