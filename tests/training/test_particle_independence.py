@@ -38,6 +38,7 @@ COUPLED = {"csd-edit", "dmd2", "esd", "f-distill", "repulsive", "reward-vsd"} | 
     "sid",
     "sim",
     "svgd",
+    "trace",
     "vsd",
 }
 #: Methods that compare attention features, which an exact prior has none of.

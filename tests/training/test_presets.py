@@ -282,7 +282,7 @@ PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer")
         ((*PROLIFICDREAMER, "--steps", "9"), "--preset.stage"),
         ((*PROLIFICDREAMER, "--preset.stage", "nerf"), "field, geometry, texture"),
         ((*PROLIFICDREAMER, "--preset.scene-type", "scene"), "objects only"),
-        ((*DREAMFUSION, "--config", "run.yaml"), "give one of them"),
+        ((*DREAMFUSION, "--config", "run.yaml"), "must be left out where a preset is given"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(args, message, tmp_path):

@@ -36,13 +36,12 @@ def check_files_exist(experiment: Experiment) -> None:
         find_lora_file(critic.init_from)
 
 
-def check_before_loading(experiment: Experiment, options: RunOptions, is_new: bool) -> None:
+def check_before_loading(experiment: Experiment, options: RunOptions) -> None:
     """Check what can be checked without the model: files are read, and packages looked for.
 
     Args:
         experiment: the options of the run.
         options: how it is recorded.
-        is_new: whether nothing of the run exists; one that goes on may not need all of its files.
 
     Raises:
         ValueError: if a file or an option cannot be used.
@@ -51,7 +50,5 @@ def check_before_loading(experiment: Experiment, options: RunOptions, is_new: bo
         options.logger.check_package()
     check_films(experiment, options.films)
     check_source_prompts(experiment, experiment.model)
-    if is_new:
-        check_files_exist(experiment)
     experiment.representation.check_files()
     experiment.reference.read_images()

@@ -112,7 +112,7 @@ def run_one(
         print(finished_message(folder, experiment), file=sys.stderr)
         print(folder / "report.html", flush=True)
         return
-    check_before_loading(experiment, options, is_new=not (folder / "run.yaml").is_file())
+    check_before_loading(experiment, options)
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines
