@@ -202,7 +202,14 @@ def check_two_steps(prior, method):
     assert all(bool(v.isfinite().all()) for v in after.values()), method
 
 
-@pytest.mark.parametrize("family", ["v", "xl", "pixel", "sd3", "flux", "sana"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "v",
+        "flux",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("xl", "pixel", "sd3", "sana")),
+    ],
+)
 def test_every_method_runs(family, folders):
     """CDS refuses what is no U-Net on latents. iRFDS is left out: its particles are noise."""
     prior = load_family(family, folders(family))
