@@ -18,7 +18,7 @@ RUN --mount=type=bind,target=/src \
 # where libraries keep their caches: any user of docker run --user may write there
 ENV HOME=/tmp
 
-# runs are written to /work: docker run -v "$PWD:/work" limbeck run "a striped red mug"
-WORKDIR /work
+# runs are written to /data: docker run -v "$PWD:/data" limbeck run "a striped red mug"
+WORKDIR /data
 ENTRYPOINT ["limbeck"]
 CMD ["--help"]
