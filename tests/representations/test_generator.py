@@ -48,6 +48,11 @@ def samples(run: Run, request: RenderRequest) -> torch.Tensor:
         return run.representation.render(request).image
 
 
+def rounding(x0: torch.Tensor) -> float:
+    """What other batch sizes may change: division by a small alpha enlarges the rounding of x0."""
+    return 1e-6 * float(x0.abs().max())
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_it_starts_as_the_x0_prediction_of_pure_noise(rank, prior):
     run = Run(experiment(replace(SMALL, lora_rank=rank)), prior)
@@ -63,15 +68,14 @@ def test_every_step_has_new_noise_which_does_not_depend_on_other_rows(prior):
     first, second = (samples(run, train_request(step, [0, 1, 2])) for step in (0, 1))
     assert min(float((first - second).abs().flatten(1).max(1).values.min()), 1) > 1e-3
     alone = samples(run, train_request(0, [2]))
-    # x0 is divided by a small alpha, and its rounding with it
-    assert max_difference(alone[0], first[2]) < 1e-6 * float(first.abs().max())
+    assert max_difference(alone[0], first[2]) < rounding(first)
 
 
 def test_what_is_shown_has_one_noise_for_each_particle_and_the_mean_weights(prior):
     run = Run(experiment(replace(SMALL, ema=0.5)), prior)
     request = run.eval_request(1)
     before = samples(run, request)
-    assert max_difference(samples(run, request[2:3])[0], before[2]) < 1e-5
+    assert max_difference(samples(run, request[2:3])[0], before[2]) < rounding(before)
     weights = [p.detach().clone() for p in run.representation.trained.parameters()]
     for decay in (0.1, 2 / 11, 3 / 12):  # the mean over the steps so far, until ema is larger
         run.advance()
@@ -95,7 +99,7 @@ def test_a_step_has_as_many_rows_as_batch_size_says_however_many_particles_are_s
     x0 = samples(run, RenderRequest(rng.particle, rng=rng))
     assert len({float(row.sum()) for row in x0}) == 7
     inputs = run.advance().inputs
-    assert max_difference(inputs.x0, x0) < 1e-5
+    assert max_difference(inputs.x0, x0) < rounding(x0)
     assert len({float(row.sum()) for row in inputs.eps}) == len(set(inputs.t.tolist())) == 7
     assert len(samples(run, run.eval_request(1))) == 2
 

@@ -144,6 +144,39 @@ def test_missing_files_are_refused_before_anything_is_started(
     assert list(root.iterdir()) == []
 
 
+def test_only_the_sections_that_change_are_built_anew(studio: tuple[Path, Jobs]) -> None:
+    """A field that is built anew while somebody types into it would lose the text."""
+
+    async def scenario(user: User) -> None:
+        def field_of(marker: str) -> ui.element:
+            (element,) = user.find(marker=marker).elements
+            return element
+
+        size, guidance = field_of("--representation.size"), field_of("--method.guidance")
+        await fill(user, "--method", "vsd")
+        assert field_of("--representation.size") is size
+        assert field_of("--method.guidance") is not guidance
+        await fill(user, "--method.guidance", "9")
+        guidance = field_of("--method.guidance")
+        await fill(user, "--logger", "tensorboard")
+        assert field_of("--method.guidance") is guidance and guidance.value == "9"
+        assert "--method.guidance 9" in text_of(user, "command")
+
+    visit(*studio, scenario)
+
+
+def test_words_that_the_model_does_not_know_are_named(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        await fill(user, "prompts", "a purple gnu")
+        await user.should_see('"a purple gnu": the model does not know "gnu"')
+        (button,) = user.find(marker="start").elements
+        assert button.enabled
+        await fill(user, "prompts", "a red mug")
+        await user.should_not_see("the model does not know")
+
+    visit(*studio, scenario)
+
+
 def test_a_run_waits_in_line_and_is_removed(studio: tuple[Path, Jobs]) -> None:
     async def scenario(user: User) -> None:
         for prompt in ("a red disc", "--a blue disc", "a green disc"):

@@ -285,6 +285,10 @@ def unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
     names = [o.name.replace("_", "-") for o in found if o.parent == parent]
     if parent and names:
         return unknown_name(f"option of {_title(parent, found)}", name, names)
+    component = next((o for o in found if o.flag == parent and base_of(o.hint)), None)
+    if component is not None:
+        which = describe_type(component.hint)
+        return ValueError(f"{_title(parent, found)} has no option {name!r}; choose {which}")
     if parent and all(o.flag != parent for o in found):
         return unknown_option(parent, found)  # --methd.guidance: it is --methd that is unknown
     return unknown_name("option", flag, [o.flag for o in found if not o.parent])
@@ -299,6 +303,7 @@ def _help(
     short: Sequence[str],
 ) -> str:
     words = f" [{positional.removesuffix('s').upper()} ...]" if positional else ""
+    found = [o._replace(default=MISSING) if o.name == positional else o for o in found]
     shown = [o for name in short for o in found if o.flag == f"--{name}"] or found
     named = tuple(f"{o.flag}." for o in found if short and value_of(argv, o.flag) is not None)
     shown = [*shown, *(o for o in found if o.flag.startswith(named))]

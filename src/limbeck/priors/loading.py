@@ -175,15 +175,28 @@ def find_vocabulary(model: Model | Prior | str) -> Vocabulary | None:
     return read_vocabulary(EMBEDDED_MODELS.get(name, Path(name).expanduser()))
 
 
+def unknown_word_notices(model: Model | Prior | str, prompts: Sequence[str]) -> list[str]:
+    """What a user should know about words that a model does not know, before it is loaded.
+
+    Args:
+        model: the model, as for ``load``.
+        prompts: prompts of any kind; empty ones are skipped.
+
+    Returns:
+        One line per notice; empty if the model knows all words.
+    """
+    vocabulary = find_vocabulary(model)
+    return vocabulary.notices(prompts) if vocabulary else []
+
+
 def notify_unknown_words(model: Model | Prior | str, prompts: Sequence[str]) -> None:
-    """Give notice of words that a model does not know, before it is loaded.
+    """Give these notices.
 
     Args:
         model: the model, as for ``load``.
         prompts: prompts of any kind; empty ones are skipped.
     """
-    vocabulary = find_vocabulary(model)
-    for text in vocabulary.notices(prompts) if vocabulary else ():
+    for text in unknown_word_notices(model, prompts):
         notify(text)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.metrics.intervals import wilson_interval
 from limbeck.representations.generator import Generator
@@ -56,6 +57,26 @@ def edit_closing_lines(
         f"limbeck report {shlex.quote(str(next(iter(runs))))} OTHER  # compare with another edit",
     ]
     return [*lines, "next:", *_indented(commands)]
+
+
+def sample_closing_lines(folder: Path, sampling: Sampling) -> list[str]:
+    """Lines to print after samples.
+
+    Args:
+        folder: their folder.
+        sampling: how they were drawn.
+    """
+    count = len(sampling.prompts) * sampling.num_images
+    lines = [f"finished: {count} {'sample' if count == 1 else 'samples'} in {folder}"]
+    if sampling.views == 1:  # the views of one object are no independent images
+        scores = read_json_object(folder / "scores.json")
+        lines += _indented(verdict_lines(scores, sampling.num_images, is_3d=False))
+    name = shlex.quote(str(folder))
+    commands = [
+        f"limbeck report RUN {name}  # compare a run with them",
+        f"limbeck eval {name}  # scores with intervals",
+    ]
+    return [*lines, f"  images: {folder / 'final'}", "next:", *_indented(commands)]
 
 
 def _without(argv: Sequence[str], *flags: str) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
+from limbeck.priors.loading import unknown_word_notices
 from limbeck.runs.run_command import RunCommand
 from limbeck.studio.options_form import BASICS, FormField, OptionsForm
 
@@ -27,6 +29,20 @@ class Draft:
     """
 
     form: OptionsForm
+
+
+class Section(NamedTuple):
+    """Fields that belong to one option, as they are shown.
+
+    Attributes:
+        title: its name, and the component that is chosen.
+        fields: the fields.
+        values: what they show.
+    """
+
+    title: str
+    fields: list[FormField]
+    values: list[str]
 
 
 class NewRunPanel:
@@ -52,6 +68,7 @@ class NewRunPanel:
         self.basics: dict[str, ui.element] = {}
         self._add_basics()
         self.message = ui.label().classes("text-negative text-sm").mark("message")
+        self.notices = ui.column().classes("text-xs text-amber-9 gap-1").mark("notices")
         self.button = ui.button("Start", icon="play_arrow", on_click=self._start)
         self.button.classes("w-full").mark("start")
         line = ui.label(line_text()).classes("text-xs text-gray-500").mark("line")
@@ -59,7 +76,9 @@ class NewRunPanel:
         self.command = ui.code("", language="bash").mark("command")
         self.command.classes("w-full text-xs")
         ui.label("All other options").classes("text-sm text-gray-500 mt-2")
-        self.sections()
+        self.container = ui.column().classes("w-full")
+        self.sections: dict[str, ui.element] = {}
+        self._show_sections({})
         self._show_command()
 
     def _add_basics(self) -> None:
@@ -83,24 +102,44 @@ class NewRunPanel:
                 element.set_value(self.form.values.get(field.flag, ""))
                 element.props["placeholder"] = field.default or "not set"
 
-    @ui.refreshable_method
-    def sections(self) -> None:
-        """All other fields, by the option that they belong to."""
+    def _sections(self) -> dict[str, Section]:
+        """The sections, by the option that their options belong to."""
+        fields = self.form.fields()
+        values = {field.flag: self._value(field) for field in fields}
         groups = dict[str, list[FormField]]()
-        for field in self.form.fields():
+        for field in fields:
+            parent = field.flag.partition(".")[0] if "." in field.flag else ""
             if field.flag not in BASICS:
-                parent = field.flag.partition(".")[0] if "." in field.flag else ""
                 groups.setdefault(parent, []).append(field)
-        names = {field.flag: field for field in self.form.fields()}
-        for parent in sorted(groups, key=lambda group: group not in _OPEN):
-            chosen = self._value(names[parent]) if parent in names else ""
-            title = f"{parent.removeprefix('--')}: {chosen}".rstrip(": ") if parent else "more"
-            is_open = parent in self.opened
-            section = ui.expansion(title, value=is_open).classes(_SECTION)
-            with section, ui.element("div").classes("grid grid-cols-2 gap-3 w-full"):
-                for field in groups[parent]:
-                    self._add_field(field)
-            section.on_value_change(lambda event, parent=parent: self._note_opened(parent, event))
+        return {
+            parent: Section(
+                f"{parent.removeprefix('--')}: {values.get(parent, '')}".rstrip(": ") or "more",
+                groups[parent],
+                [values[field.flag] for field in groups[parent]],
+            )
+            for parent in sorted(groups, key=lambda group: group not in _OPEN)
+        }
+
+    def _show_sections(self, before: dict[str, Section]) -> None:
+        """Build the sections that have changed; what is typed into others meanwhile is kept."""
+        after = self._sections()
+        if list(after) != list(before):
+            self.container.clear()
+            with self.container:
+                self.sections = {parent: ui.element("div").classes("w-full") for parent in after}
+            before = {}
+        for parent, section in after.items():
+            if section != before.get(parent):
+                self.sections[parent].clear()
+                with self.sections[parent]:
+                    self._add_section(parent, section)
+
+    def _add_section(self, parent: str, section: Section) -> None:
+        panel = ui.expansion(section.title, value=parent in self.opened).classes(_SECTION)
+        with panel, ui.element("div").classes("grid grid-cols-2 gap-3 w-full"):
+            for field in section.fields:
+                self._add_field(field)
+        panel.on_value_change(lambda event: self._note_opened(parent, event))
 
     def _add_field(self, field: FormField) -> ui.element:
         """Add a field: empty means its default, which it shows."""
@@ -142,7 +181,7 @@ class NewRunPanel:
     def _set(self, field: FormField, value: object) -> None:
         """Take the value of a field over; a choice changes what other options there are."""
         text = str(value).lower() if isinstance(value, bool) else str(value or "")
-        before = dict(self.form.values)
+        before = self._sections()
         try:
             self.form.set(field.flag, text)
         except ValueError as error:  # a class of one's own that cannot be read
@@ -150,19 +189,25 @@ class NewRunPanel:
             return
         if field.kind == "choice":
             self._update_basics()
-            if self.form.values != before:
-                self.sections.refresh()
+            self._show_sections(before)
         self._show_command()
 
     def _show_command(self) -> None:
         self.command.content = self.form.command
         self.draft.form = deepcopy(self.form)
+        self.notices.clear()
         try:
             if self.form.prompts or self.form.values:
-                self.form.read()
+                experiment = self.form.read().experiment
+                self._show_notices(unknown_word_notices(experiment.model, experiment.all_prompts))
             self._show_error("")
         except ValueError as error:
             self._show_error("" if not self.form.prompts else str(error))
+
+    def _show_notices(self, texts: Sequence[str]) -> None:
+        with self.notices:
+            for text in texts:
+                ui.label(text)
 
     def _show_error(self, text: str) -> None:
         self.message.text = text

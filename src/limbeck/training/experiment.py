@@ -53,7 +53,7 @@ class Experiment:
             per prompt.
         model: the diffusion model, a prior of your own, or the name of a model.
         runtime: how the model is executed.
-        method: score distillation method.
+        method: score distillation method; limbeck methods says which are for edits.
         representation: what is optimized.
         cameras: distribution of the cameras of a 3D representation. None: the one that suits the
             representation.

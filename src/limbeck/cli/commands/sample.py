@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
         image_file_size(sampling.image)  # refuses files before the model is loaded
 
     from limbeck.priors.loading import load, notify_unknown_words
+    from limbeck.runs.closing_summary import sample_closing_lines
     from limbeck.runs.generator_samples import (
         check_generator,
         export_generator,
@@ -77,10 +79,11 @@ def main(argv: Sequence[str]) -> None:
     prior = load(sampling.model, output.device, sampling.precision, sampling.runtime)
     if generator.export is not None:
         require_pipeline(prior)
-    print(sample_to_folder(sampling, prior, folder))
+    print(sample_to_folder(sampling, prior, folder), flush=True)
     if sampling.generator is not None and generator.export is not None:
         export_generator(sampling.generator, prior, generator.export)
-        print(generator.export)
+        print(generator.export, flush=True)
+    print("\n".join(sample_closing_lines(folder, sampling)), file=sys.stderr)
 
 
 def _check_export(sampling: Sampling, folder: Path) -> None:
