@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,14 @@ from rich.console import Console
 from run_folders import experiment
 
 import limbeck.runs.recorder
+from limbeck.diffusion.sampling import Sampling
 from limbeck.priors.loading import load
-from limbeck.runs.closing_summary import closing_lines, edit_closing_lines, verdict_lines
+from limbeck.runs.closing_summary import (
+    closing_lines,
+    edit_closing_lines,
+    sample_closing_lines,
+    verdict_lines,
+)
 from limbeck.runs.folder_state import is_finished
 from limbeck.runs.recorder import record
 from limbeck.runs.report.live import is_live, write_live_report
@@ -99,6 +106,20 @@ def test_the_end_of_edits_names_verdicts_images_and_next_commands(tmp_path: Path
         "next:",
         "  limbeck edit 'a b.png' --steps 2 --seed 1  # another result",
     ]
+
+
+def test_the_end_of_samples_names_verdicts_and_images(tmp_path: Path) -> None:
+    row = {"prompt": "a red mug", "object": 0.75}
+    (tmp_path / "scores.json").write_text(json.dumps({"prompts": [row]}))
+    sampling = Sampling(("a red mug",), num_images=4)
+    lines = sample_closing_lines(tmp_path, sampling)
+    assert lines[:2] == [
+        f"finished: 4 samples in {tmp_path}",
+        '  "a red mug", right images by the evaluator: object 3 of 4 (30 to 95 %)',
+    ]
+    assert lines[2:4] == [f"  images: {tmp_path / 'final'}", "next:"]
+    views = sample_closing_lines(tmp_path, replace(sampling, views=2))
+    assert views == [lines[0], *lines[2:]]  # two views of an object are no independent images
 
 
 def test_the_end_names_the_next_commands(tmp_path: Path) -> None:
