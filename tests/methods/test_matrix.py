@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from own_meshes import mapped_box
+from short_methods import short
 
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
@@ -137,7 +138,7 @@ def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny
     prompt, source = (
         ("red disc", "blue ring") if kind == "exact" else ("a red mug", "two striped cats")
     )
-    method = choices(Method)[name]()
+    method = short(choices(Method)[name])
     if name == "lmc":
         method = LMC(projection=LearnedProjection(num_images=0))
     for representation_name, representation in small_representations(image_path).items():

@@ -23,7 +23,13 @@ SHARE = 0.15
 StartStudio = Callable[[Path], AbstractContextManager[tuple["subprocess.Popen[str]", str]]]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_the_studio_ends_at_once(
     tmp_path: Path, start_studio: StartStudio, number: signal.Signals, code: int
 ) -> None:

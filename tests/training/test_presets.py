@@ -27,6 +27,7 @@ from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs.recorder import record
+from limbeck.runs.recording_options import RecordingOptions
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
@@ -264,7 +265,7 @@ def test_each_stage_is_initialized_from_the_one_before(tmp_path):
         stage = replace(stage, steps=1, representation=small)
         stage = stage if previous is None else start_stage_from(stage, previous)
         previous, stages[name] = tmp_path / name, stage
-        record(stage, prior, previous)
+        record(stage, prior, previous, RecordingOptions(films=False))
     assert stages["geometry"].representation.init_from == tmp_path / "field"
     assert stages["texture"].representation.init_from == tmp_path / "geometry"
 

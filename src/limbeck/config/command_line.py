@@ -10,6 +10,7 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -59,6 +60,7 @@ class Option(NamedTuple):
         return self.flag.rpartition(".")[0]
 
 
+@cache
 def documentation(cls: type) -> tuple[str, dict[str, str]]:
     """Summary of a class, and the text of each option in the ``Attributes:`` of its docstring."""
     import docstring_parser

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def options_of(cls: type, instance: Any = None) -> dict[str, tuple[Any, Any]]:
     Returns:
         Types and defaults by name; MISSING for an option without a default.
     """
-    found, hints = {}, typing.get_type_hints(cls)
+    found, hints = {}, _type_hints(cls)
     for field in fields(cls) if is_dataclass(cls) else ():
         default = field.default
         if type(instance) is cls:
@@ -90,6 +91,11 @@ def options_of(cls: type, instance: Any = None) -> dict[str, tuple[Any, Any]]:
         if field.init:
             found[option_name(field.name)] = hints[field.name], default
     return found
+
+
+@cache  # Studio and sweeps ask hundreds of times
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _kebab(name: str) -> str:
@@ -117,10 +123,7 @@ def choices(base: type) -> dict[str, type]:
     of ``base``, or all of its package if it is in ``base.py``.
     """
     package, _, last = base.__module__.rpartition(".")
-    top = importlib.import_module(package if last == "base" else base.__module__)
-    for module in pkgutil.iter_modules(getattr(top, "__path__", ()), top.__name__ + "."):
-        if not module.ispkg:
-            importlib.import_module(module.name)
+    _import_modules(package if last == "base" else base.__module__)
     found, classes = {}, [base]
     for cls in classes:  # grows
         classes += cls.__subclasses__()
@@ -128,6 +131,15 @@ def choices(base: type) -> dict[str, type]:
         if own and not inspect.isabstract(cls):
             found[component_name(cls)] = cls
     return dict(sorted(found.items()))
+
+
+@cache
+def _import_modules(name: str) -> None:
+    """Import a module, or all modules of a package."""
+    top = importlib.import_module(name)
+    for module in pkgutil.iter_modules(getattr(top, "__path__", ()), top.__name__ + "."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
 
 
 def find(base: type, name: str) -> type:
