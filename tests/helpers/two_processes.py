@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from limbeck import Experiment
 from limbeck.graphics.cameras.samplers import Around
-from limbeck.methods.base import Method
+from limbeck.methods.base import EditMethod, Method
 from limbeck.priors.exact import colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
@@ -35,8 +35,14 @@ def make_run(method: Method, prior, steps: int) -> Run:
         prior.needs_cameras = True
         return Run(Experiment(("a red mug",), method=method, steps=steps, **options), prior)
     prompt = "a red mug" if isinstance(prior, StableDiffusion) else "red disc"
+    source = ("two striped cats",) if isinstance(method, EditMethod) else ()
     experiment = Experiment(
-        (prompt,), method=method, representation=Latents(0.05), particles=3, steps=steps
+        (prompt,),
+        source_prompt=source,
+        method=method,
+        representation=Latents(0.05),
+        particles=3,
+        steps=steps,
     )
     return Run(experiment, prior)
 

@@ -9,9 +9,9 @@ from tiny_pipeline import class_conditions, f64, make_inputs, max_difference, no
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
+from limbeck.distillation.attention_masks import Unmasked
 from limbeck.distillation.inputs import EditSource, SetupContext
 from limbeck.distillation.state import Stateless
-from limbeck.distillation.thresholds import Threshold
 from limbeck.methods.csd import CSD
 from limbeck.methods.csd_edit import CSDEdit, TargetGroups
 from limbeck.methods.dds import DDS
@@ -149,7 +149,7 @@ def lusd_step(step=0, steps=300, **changes):
 
 
 def test_lusd_is_standardized_and_its_gain_falls():
-    prior, state = mixture(), Threshold(5, 0.0, torch.device("cpu"))
+    prior, state = mixture(), Unmasked(5, 0.0, torch.device("cpu"))
     s = lusd_step(0)
     difference = eps_hat(prior, s, s.x0, s.conditions, 1.0)
     difference = difference - eps_hat(prior, s, s.x0, s.source.conditions, 1.0)
@@ -184,7 +184,7 @@ def test_lusd_refuses_weak_draws_until_its_threshold_has_fallen():
 def test_lusd_of_prompts_with_one_meaning_stands_still():
     s = lusd_step(3)
     s = replace(s, x0=s.source.x0, source=EditSource(s.source.x0, s.conditions))
-    state = Threshold(5, 0.01, torch.device("cpu"))
+    state = Unmasked(5, 0.01, torch.device("cpu"))
     assert max_difference(LUSD()(mixture(), s, state), ZERO) == 0
     assert max_difference(LUSD(tau=0.0)(mixture(), s, state), ZERO) == 0
 

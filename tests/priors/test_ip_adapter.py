@@ -160,6 +160,16 @@ def test_two_steps_of_methods(method, folders, adapters):
     assert float(steps[1].gradient.abs().max()) > 0
 
 
+def test_attention_maps_are_of_the_text_alone(folders, adapters):
+    prior = prompted("eps", folders, adapters)
+    condition = prior.condition([PROMPT])
+    with torch.no_grad(), prior.capture_attention_maps() as maps:
+        prior(normal(1, *prior.shape).float(), torch.tensor([0.5]), condition)
+    found = maps[0].cross_attention
+    assert found.shape[1] == condition.data.shape[1]
+    assert max_difference(found.sum(1), torch.ones_like(found[:, 0])) < 1e-5
+
+
 def test_a_lora_critic_leaves_its_layers_alone(folders, adapters):
     prior = prompted("eps", folders, adapters)
     plain = load_family("eps", folders("eps"))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from limbeck.diffusion.attention_maps import AttentionMaps
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction, PredictionType
 from limbeck.diffusion.schedule import NoiseSchedule
@@ -124,6 +125,30 @@ class AttentionPrior(Prior, Protocol):
         While it is open, every network call appends the output of each self-attention layer of the
         decoder to the list, all rows, in the order of the layers. Gradients flow through them. On
         exit the network is restored.
+        """
+        ...
+
+
+@runtime_checkable
+class AttentionMapPrior(Prior, Protocol):
+    """A prior whose attention probabilities can be captured, and which reads texts as tokens."""
+
+    def capture_attention_maps(self) -> AbstractContextManager[list[AttentionMaps]]:
+        """Context manager that captures attention probabilities.
+
+        While it is open, every network call appends the maps of its rows to the list:
+        self-attention of the layers of half the height of x0 and cross-attention of those of a
+        quarter of it. Where there are none, those of the largest lesser height are taken, and
+        without any, those of the least height. Predictions are what they are without it.
+        """
+        ...
+
+    def changed_tokens(self, prompts: Sequence[str], sources: Sequence[str]) -> Bool[Tensor, "n l"]:
+        """Which tokens of each prompt are not in its source prompt, in the order of the texts.
+
+        Args:
+            prompts: prompts.
+            sources: another text for each.
         """
         ...
 

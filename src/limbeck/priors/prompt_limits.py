@@ -31,6 +31,11 @@ class TokenLimit:
         ids = self.tokenizer(text, truncation=False, verbose=False).input_ids
         return len(ids) <= self.tokens
 
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of as much of a text as the encoder reads, with those for start and end."""
+        ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.tokens).input_ids
+        return ids
+
 
 def clip_limit(pipe: Any, number: int = 1) -> TokenLimit:
     """The limit of a CLIP text encoder of a pipeline, by its number."""

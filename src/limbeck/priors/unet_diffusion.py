@@ -8,23 +8,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from limbeck.diffusion.attention_maps import AttentionMaps
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prior import ControlKind
+from limbeck.diffusion.prompts import prompt_parts
 from limbeck.diffusion.schedule import DiscreteSchedule
 from limbeck.diffusion.view_attention import folded_views
 from limbeck.priors.attention_capture import capture_self_attention
+from limbeck.priors.attention_maps import capture_maps, changed_positions
 from limbeck.priors.controlnet import ControlNet
 from limbeck.priors.ip_adapter import ImagePrompt
 from limbeck.priors.latent_diffusion import LatentDiffusion
+from limbeck.priors.prompt_limits import TokenLimit
 
 
 class UNetDiffusion(LatentDiffusion):
-    """A U-Net on latents, an ``AttentionPrior``, a ``FoldablePrior`` and a ``ControlledPrior``.
+    """A U-Net on latents whose attention can be captured and folded, and controlled by an image.
+
+    It is an ``AttentionPrior``, ``AttentionMapPrior``, ``FoldablePrior`` and ``ControlledPrior``.
 
     Attributes:
         unet: the denoiser.
@@ -75,6 +83,31 @@ class UNetDiffusion(LatentDiffusion):
     def capture_attention(self) -> AbstractContextManager[list[Float[Tensor, "r c h w"]]]:
         """See ``AttentionPrior``."""
         return capture_self_attention(self.unet, self._eager())
+
+    @cached_property
+    def _token_ids(self) -> dict[tuple[str, str], list[int]]:
+        """Token ids of the prompts that were encoded, by their parts."""
+        return {}
+
+    def capture_attention_maps(self) -> AbstractContextManager[list[AttentionMaps]]:
+        """See ``AttentionMapPrior``."""
+        return capture_maps(self.unet, self._eager())
+
+    def changed_tokens(self, prompts: Sequence[str], sources: Sequence[str]) -> Bool[Tensor, "n l"]:
+        """See ``AttentionMapPrior``. A model that reads no text has no tokens that change."""
+        tokens = self.condition([*prompts, *sources]).data.shape[1]
+        changed = torch.zeros(len(prompts), tokens, dtype=torch.bool)
+        for row, pair in zip(changed, zip(prompts, sources, strict=True), strict=True):
+            target_ids, source_ids = (self._token_ids.get(prompt_parts(p), []) for p in pair)
+            row[changed_positions(source_ids, target_ids)] = True
+        return changed.to(self.device)
+
+    def _fit_prompts(self, prompts: Sequence[str], *limits: TokenLimit) -> list[list[str]]:
+        """Also keep the token ids of the texts; all text encoders of a family have the same."""
+        texts = super()._fit_prompts(prompts, *limits)
+        for prompt, text in zip(prompts, texts[0], strict=True):
+            self._token_ids[prompt_parts(prompt)] = limits[0].token_ids(text)
+        return texts
 
     def fold_views(self, size: int) -> AbstractContextManager[None]:
         """See ``FoldablePrior``."""
