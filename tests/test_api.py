@@ -38,7 +38,8 @@ def same_parameters(a: lb.Run, b: lb.Run) -> bool:
 
 
 def test_dir_offers_the_public_names_and_they_exist():
-    classes = {"Experiment", "ImageReference", "Run", "Sampling", "ScheduledNumber"}
+    classes = {"Experiment", "ImageReference", "ParallelSteps", "Run", "Sampling"}
+    classes |= {"ScheduledNumber"}
     functions = {"distill", "edit", "load", "sample", "steps"}
     assert set(dir(lb)) == classes | functions | set(MODULES)
     assert all(callable(getattr(lb, name)) for name in classes | functions)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from limbeck.priors.loading import load
     from limbeck.training import optimizers, presets
     from limbeck.training.experiment import Experiment
+    from limbeck.training.parallel_steps import ParallelSteps
     from limbeck.training.reference import ImageReference
     from limbeck.training.trainer import Run, steps
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Experiment",
     "ImageReference",
+    "ParallelSteps",
     "Run",
     "Sampling",
     "ScheduledNumber",
@@ -57,6 +59,7 @@ _MODULES = {
 _MODULE_OF = {
     "Experiment": "training.experiment",
     "ImageReference": "training.reference",
+    "ParallelSteps": "training.parallel_steps",
     "Run": "training.trainer",
     "Sampling": "diffusion.sampling",
     "ScheduledNumber": "config.scheduled_numbers",

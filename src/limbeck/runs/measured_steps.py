@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from limbeck.system.timing import synchronized_time
 from limbeck.training.resources import ResourcePlan
-from limbeck.training.trainer import Run, Step
+from limbeck.training.step import Step
+from limbeck.training.trainer import Run
 
 
 class MeasuredSteps:

@@ -18,7 +18,7 @@ from limbeck.system.background_writer import BackgroundWriter
 from limbeck.system.checkpoint import sync
 from limbeck.system.files import write_text
 from limbeck.system.notices import notify
-from limbeck.training.trainer import Step
+from limbeck.training.step import Step
 
 MetricsListener = Callable[[Sequence[dict[str, Any]]], None]
 

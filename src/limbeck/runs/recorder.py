@@ -48,7 +48,8 @@ from limbeck.training.collapse import CollapseDetector, DegenerateRunError
 from limbeck.training.experiment import Experiment
 from limbeck.training.own_results import IdleMethod
 from limbeck.training.resources import plan_resources
-from limbeck.training.trainer import Run, Step
+from limbeck.training.step import Step
+from limbeck.training.trainer import Run
 
 CHECKPOINT_SECONDS = 30.0  #: between checkpoints unless ``RecordingOptions`` sets their steps
 #: files that a killed run was writing, and that nothing but a run writes

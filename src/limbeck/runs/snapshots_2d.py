@@ -28,7 +28,8 @@ from limbeck.runs.metrics_log import read_metrics
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
 from limbeck.system.files import write_text
-from limbeck.training.trainer import Run, Step
+from limbeck.training.step import Step
+from limbeck.training.trainer import Run
 
 
 class ImageSnapshots:

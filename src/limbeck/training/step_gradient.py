@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.own_results import check_own_tensor
+from limbeck.distillation.surrogate import surrogate
 from limbeck.methods.base import LatentAndImageGradient, Method
 from limbeck.training.experiment import Experiment
 from limbeck.training.own_results import check_own_direction
@@ -95,6 +96,22 @@ def weighted_gradient(
     joint = transform(torch.cat([part.flatten(1) for part in parts], 1))
     x0, image = joint.split([part[0].numel() for part in parts], 1)
     return x0.view_as(direction.x0), image.view_as(direction.image)
+
+
+def surrogates(
+    gradient: StepGradient, inputs: StepInputs, sample: Int[Tensor, "b"]
+) -> list[Float[Tensor, ""]]:
+    """Return scalars whose gradient in x0, and in the images if it has that part, is this one.
+
+    Args:
+        gradient: the gradient of the step.
+        inputs: what it was computed from.
+        sample: the sample of each row, over whose rows the gradient is averaged.
+    """
+    losses = [surrogate(inputs.x0, gradient.x0, sample)]
+    if gradient.image is not None and inputs.image is not None:
+        losses.append(surrogate(inputs.image, gradient.image, sample))
+    return losses
 
 
 def computed_values(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,7 +23,6 @@ from limbeck.distillation.own_results import (
     check_own_times,
 )
 from limbeck.distillation.state import State
-from limbeck.distillation.surrogate import surrogate
 from limbeck.distillation.timesteps.base import training_progress
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
@@ -45,37 +44,17 @@ from limbeck.training.image_gradients import check_image_transform, transform_im
 from limbeck.training.image_prompt import check_image_prompt, with_image_prompt
 from limbeck.training.known_view import known_view_of
 from limbeck.training.own_broadcasts import refusing_row_broadcasts
-from limbeck.training.own_results import (
-    check_own_groups,
-    check_own_render,
-    own_origins,
-)
+from limbeck.training.own_results import check_own_groups, check_own_render, own_origins
 from limbeck.training.profile import Profile
 from limbeck.training.reference_view import read_reference_view
 from limbeck.training.row_draws import draw_rows
 from limbeck.training.run_prompts import RunPrompts
 from limbeck.training.source_images import RunSource, check_source_images, source_prompts_of
-from limbeck.training.step_gradient import computed_values, gradient_of_step
+from limbeck.training.step import Step
+from limbeck.training.step_gradient import computed_values, gradient_of_step, surrogates
 from limbeck.training.step_metrics import scheduled_options, step_metrics
 from limbeck.training.view_groups import check_view_groups
 from limbeck.training.warm_start import build_representation
-
-
-@dataclass(frozen=True)
-class Step:
-    """Result of one training step.
-
-    Attributes:
-        step: number of steps done, this one included.
-        inputs: what was drawn for the step, with the refined noise.
-        gradient: w(t) times the direction, after the gradient transform; shape of x0.
-        metrics: scalars by name, still on the device.
-    """
-
-    step: int
-    inputs: StepInputs
-    gradient: Float[Tensor, "b ..."]
-    metrics: dict[str, Tensor]
 
 
 class Run:
@@ -224,23 +203,36 @@ class Run:
             return self._advance()
 
     def _advance(self) -> Step:
-        e, prior, profile = self.experiment, self.prior, self.profile
-        rng, noise = draw_rows(e, self.step), e.noise_of_run
-        method = e.method.at(training_progress(self.step, e.steps))
+        e = self.experiment
         if count := self.representation.critic_only_steps(self.step):
-            with profile.part("critic"):
-                train_critic_only(method, prior, self.state, count, rng, self._samples_for_critic)
-        particle = rng.particle
+            method = e.method.at(training_progress(self.step, e.steps))
+            rng = draw_rows(e, self.step)
+            samples = self._samples_for_critic
+            with self.profile.part("critic"):
+                train_critic_only(method, self.prior, self.state, count, rng, samples)
+        return self.apply_gradient(self.compute_gradient(self.step))
+
+    def compute_gradient(self, step: int) -> Step:
+        """Compute the gradient of a step at the present parameters; it is left in their ``grad``.
+
+        Args:
+            step: number of the step, from 0, which determines all its draws.
+
+        Raises:
+            NonFiniteError: as for ``advance``.
+        """
+        e, prior, profile = self.experiment, self.prior, self.profile
+        rng, noise = draw_rows(e, step), e.noise_of_run
+        method, particle = e.method.at(training_progress(step, e.steps)), rng.particle
         camera, known = self._sample_cameras(rng)
-        progress = self.step / max(e.steps, 1)
-        self._set_lrs()
+        progress = step / max(e.steps, 1)
         with profile.part("render"):
             render = self.render(RenderRequest(particle, camera, rng, progress))
         transform_image_gradients(e, render)
         with profile.part("encode"):
             shown = augment_render(e, render, rng)
             x0 = self.encode(shown)
-        t = e.timesteps(self.step, e.steps, len(particle), prior.schedule, rng)
+        t = e.timesteps(step, e.steps, len(particle), prior.schedule, rng)
         check_own_times(e.timesteps, t, len(particle))
         eps = noise(rng, tuple(x0.shape[1:]))
         check_own_tensor(noise, "", eps, x0.shape, "noise of the shape of x0, for each row")
@@ -248,7 +240,7 @@ class Run:
         if self.known_view is not None and known is not None:
             given = self.known_view.given(inputs.conditions, known, render, prior.encode)
             inputs = replace(inputs, conditions=given)
-        broadcasts = nullcontext() if self.step else refusing_row_broadcasts(e, x0.shape)
+        broadcasts = nullcontext() if step else refusing_row_broadcasts(e, x0.shape)
         with profile.part("method"), torch.no_grad(), broadcasts:
             inputs = replace(inputs, eps=noise.refine(prior, inputs))
             check_own_tensor(noise, ".refine", inputs.eps, x0.shape, "noise for each row")
@@ -256,28 +248,38 @@ class Run:
         regularizers = self._regularizers(particle, progress, render)
         # rows of a generator are samples of their own, not views to be averaged over
         sample = torch.arange(len(x0)) if e.representation.fresh_samples else particle
-        losses = [surrogate(x0, gradient.x0, sample), *regularizers.values()]
-        if gradient.image is not None and inputs.image is not None:
-            losses.append(surrogate(inputs.image, gradient.image, sample))
+        losses = [*surrogates(gradient, inputs, sample), *regularizers.values()]
         with profile.part("backward"):
             torch.stack(losses).sum().backward()
         average_gradients(self.representation.parameters())
         metrics = step_metrics(self.representation, gradient, inputs.t)
         metrics |= {name: loss.detach() for name, loss in regularizers.items()}
         metrics |= opacity_metrics(render)
-        values = computed_values(gradient, regularizers)
-        self._check_finite(inputs, values, metrics["grad_norm"])
-        with profile.part("optimizer"):
+        self._check_finite(inputs, computed_values(gradient, regularizers), metrics["grad_norm"])
+        return Step(step + 1, inputs, gradient.x0, metrics)
+
+    def apply_gradient(self, computed: Step) -> Step:
+        """Update the particles and what the method learns, with the gradient in ``grad``.
+
+        Args:
+            computed: what ``compute_gradient`` returned for the present step.
+
+        Returns:
+            The same with all metrics.
+        """
+        e, step = self.experiment, self.step
+        method = e.method.at(training_progress(step, e.steps))
+        self._set_lrs()
+        with self.profile.part("optimizer"):
             self.optimizer.step()
-            self.representation.after_step(self.step, e.steps, self.optimizer)
+            self.representation.after_step(step, e.steps, self.optimizer)
             self.optimizer.zero_grad(set_to_none=True)
-        with profile.part("critic"):
-            fitted = method.fit(prior, inputs, self.state)
+        with self.profile.part("critic"):
+            fitted = method.fit(self.prior, computed.inputs, self.state)
             check_own_metrics(method, ".fit", fitted)
-            metrics |= fitted
-        metrics |= scheduled_options(e, self.step, prior.device)
+        scheduled = scheduled_options(e, step, self.prior.device)
         self.step += 1
-        return Step(self.step, inputs, gradient.x0, metrics)
+        return replace(computed, metrics=computed.metrics | fitted | scheduled)
 
     def _regularizers(
         self, particle: Int[Tensor, "b"], progress: float, render: Render
@@ -342,7 +344,7 @@ class Run:
             particle=particle,
             rng=rng,
             schedule=self.prior.schedule,
-            step=self.step,
+            step=rng.step,
             steps=self.experiment.steps,
             image=render.image if render.space == "image" else None,
             source=None if self.source is None else self.source.rows(particle),
@@ -358,7 +360,7 @@ class Run:
     ) -> None:
         drawn = {"x0": inputs.x0.detach(), "t": inputs.t, "eps": inputs.eps}
         try:
-            self.monitor.update(self.step, grad_norm, drawn | values)
+            self.monitor.update(inputs.step, grad_norm, drawn | values)
         except NonFiniteError:
             self.optimizer.zero_grad(set_to_none=True)
             raise
