@@ -48,7 +48,13 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["TERM", "HUP"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="TERM"),
+        pytest.param(signal.SIGHUP, id="HUP", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_of_a_cluster_leaves_a_checkpoint_and_the_result_is_the_same(tmp_path, number):
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("the signal is ignored here, as under nohup, and so it is by a run")

@@ -44,6 +44,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 200.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_continued_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

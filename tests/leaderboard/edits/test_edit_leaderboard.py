@@ -32,7 +32,7 @@ PASSES = 64  #: irfds needs 60 for its samples
 
 @pytest.fixture(scope="module")
 def world():
-    return load("world", "cpu", "bfloat16")
+    return load("world", "cpu", "float32")
 
 
 @pytest.fixture(scope="module")
