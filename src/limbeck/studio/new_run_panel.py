@@ -68,7 +68,7 @@ class NewRunPanel:
         self.basics: dict[str, ui.element] = {}
         self._add_basics()
         self.message = ui.label().classes("text-negative text-sm").mark("message")
-        self.notices = ui.column().classes("text-xs text-amber-9 gap-1").mark("notices")
+        self.notices = ui.column().classes("text-xs text-amber-800 gap-1").mark("notices")
         self.button = ui.button("Start", icon="play_arrow", on_click=self._start)
         self.button.classes("w-full").mark("start")
         line = ui.label(line_text()).classes("text-xs text-gray-500").mark("line")
