@@ -65,7 +65,7 @@ def test_default_folder() -> None:
     [
         ("rum a", "no command is called 'rum'. Did you mean run?"),
         ("run a --stps 3", "no option is called '--stps'. Did you mean --steps?"),
-        ("run a --weight.x 3", "--weight dreamfusion has no option 'x'; choose one of alpha-sigma"),
+        ("run a --weight.x 3", "no option of --weight dreamfusion is called 'x'. Accepted: none"),
         ("run a -x", "no option is called '-x'"),
         ("run a --method vdd", "--method: no method is called 'vdd'. Did you mean vsd?"),
         (

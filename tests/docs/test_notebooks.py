@@ -35,7 +35,8 @@ def test_blocks_become_cells():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_its_results(path, tmp_path):
+def test_a_notebook_runs_and_shows_its_results(path, tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # with Agg a notebook shows no figure
     nbformat = pytest.importorskip("nbformat", reason="needs limbeck[docs]")
     nbclient = pytest.importorskip("nbclient", reason="needs limbeck[docs]")
     notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)

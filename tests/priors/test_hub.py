@@ -61,7 +61,7 @@ def test_an_incomplete_model_counts_as_missing(cache, folders):
         ("some/where@abc", "hf download some/where --revision abc"),
         (
             "stable-diffusion-v1-5/stable-difusion-v1-5",
-            "(limbeck models lists stable-diffusion-v1-5/stable-diffusion-v1-5) is not on this",
+            "did you mean stable-diffusion-v1-5/stable-diffusion-v1-5?",
         ),
         (
             "stabilityai/stable-diffusion-2-1",

@@ -40,7 +40,7 @@ from limbeck.runs.editing import (
     default_folder,
     edit_experiments,
     gradient_map,
-    notify_sizes,
+    notify_inputs,
     rehearse_edits,
 )
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
@@ -508,15 +508,24 @@ def test_a_large_photo_is_noticed_before_the_edit(tmp_path, capsys):
 
 def test_images_that_are_not_shrunk_give_no_notice(prior, photo, mask, tmp_path):
     with collect_notices() as notices:
-        notify_sizes(edit_inputs(photo), prior)
+        notify_inputs(edit_inputs(photo), prior)
     assert notices == []
     large = [save_noise(tmp_path / f"{i}.png", 64, 32) for i in range(3)]
     masks = (save_mask(tmp_path / "wide.png", 64, 32, 9),)
     with collect_notices() as notices:
-        notify_sizes(edit_inputs(photo, *large, mask=masks), prior)
+        notify_inputs(edit_inputs(photo, *large, mask=masks), prior)
     assert notices == [
         f"{large[0]} (64 x 32) and 2 more images: edited and written at 32 x 16 pixels, the size "
         "of this model"
+    ]
+
+
+def test_equal_prompts_give_a_notice(prior, photo):
+    same = EditInputs((photo,), ("a red mug",), ("a red mug",))
+    with collect_notices() as notices:
+        notify_inputs(same, prior)
+    assert notices == [
+        '"a red mug" is the source and the target prompt: there is nothing to change'
     ]
 
 

@@ -81,8 +81,8 @@ def test_verdicts_in_words_with_intervals() -> None:
     row = {"prompt": "a red mug", "object": 0.75, "color": 1.0, "rejected": 0.25, "saturation": 0.5}
     lines = verdict_lines({"prompts": [row, {"prompt": "abc", "saturation": 0.1}]}, 4, is_3d=False)
     assert lines == [
-        '"a red mug", right images by the evaluator: object 3 of 4 (30 to 95 %), '
-        "color 4 of 4 (51 to 100 %)",
+        '"a red mug", right images by the evaluator: object 3 of 4 (95 %: 30 to 95), '
+        "color 4 of 4 (95 %: 51 to 100)",
         "rejected: in 1 of 4 images the evaluator sees none of its objects",
     ]
     (solid, _) = verdict_lines({"prompts": [row]}, 1, is_3d=True)
@@ -115,7 +115,7 @@ def test_the_end_of_samples_names_verdicts_and_images(tmp_path: Path) -> None:
     lines = sample_closing_lines(tmp_path, sampling)
     assert lines[:2] == [
         f"finished: 4 samples in {tmp_path}",
-        '  "a red mug", right images by the evaluator: object 3 of 4 (30 to 95 %)',
+        '  "a red mug", right images by the evaluator: object 3 of 4 (95 %: 30 to 95)',
     ]
     assert lines[2:4] == [f"  images: {tmp_path / 'final'}", "next:"]
     views = sample_closing_lines(tmp_path, replace(sampling, views=2))

@@ -241,7 +241,8 @@ def test_fields_and_splats_are_refused(name, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 0, "threshold": 1.0}, "window must be at least 1, not 0"),
+        ({"window": 0, "threshold": 1.0}, "window must be an integer from 1, not 0"),
+        ({"window": 2.5, "threshold": 1.0}, "window must be an integer from 1, not 2.5"),
         ({"window": 2, "threshold": -1.0}, r"threshold must be at least 0, not -1\.0"),
         ({"window": 2, "threshold": float("nan")}, "threshold must be at least 0, not nan"),
         ({"window": 2, "threshold": 1.0, "ema_decay": 1.5}, r"ema_decay must be in \[0, 1\]"),

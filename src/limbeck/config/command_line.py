@@ -285,15 +285,26 @@ def unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
         return ValueError(f"{flag} is now {current}")
     parent, _, name = flag.rpartition(".")
     names = [o.name.replace("_", "-") for o in found if o.parent == parent]
-    if parent and names:
-        return unknown_name(f"option of {_title(parent, found)}", name, names)
     component = next((o for o in found if o.flag == parent and base_of(o.hint)), None)
     if component is not None:
-        which = describe_type(component.hint)
-        return ValueError(f"{_title(parent, found)} has no option {name!r}; choose {which}")
+        error = unknown_name(f"option of {_title(parent, found)}", name, names)
+        return ValueError(f"{error}{_owners(component, name)}")
+    if parent and names:
+        return unknown_name(f"option of {_title(parent, found)}", name, names)
     if parent and all(o.flag != parent for o in found):
         return unknown_option(parent, found)  # --methd.guidance: it is --methd that is unknown
     return unknown_name("option", flag, [o.flag for o in found if not o.parent])
+
+
+def _owners(component: Option, name: str) -> str:
+    """The choices for a component that have an option, as the end of a message; empty if none."""
+    base = base_of(component.hint)
+    owners = [
+        choice
+        for choice, cls in (choices(base) if base else {}).items()
+        if name.replace("-", "_") in options_of(cls)
+    ]
+    return f". {name!r} belongs to {component.flag} {' or '.join(owners)}" if owners else ""
 
 
 def _help(

@@ -54,8 +54,9 @@ def resolve_model(model: str, index: str = "model_index.json") -> Path:
     match = REPO_ID_PATTERN.fullmatch(model)
     if match is None or path.suffix in (".safetensors", ".pt"):
         raise ValueError(
-            f"no model {model!r}: give world, gaussians, dataset:FOLDER, an existing pipeline "
-            "folder, a .safetensors file, or a hub id like owner/name or owner/name@revision"
+            f"no model {model!r}: give world, world-mv, gaussians, dataset:FOLDER, an existing "
+            "pipeline folder, a .safetensors file, or a hub id like owner/name or "
+            "owner/name@revision"
         )
     repo_id, revision = match["repo"], match["revision"]
     return find_cached(repo_id, revision, index) or _download(repo_id, revision, index)
@@ -195,14 +196,15 @@ def _download(
     size = f" (about {model.download_gb:.1f} GB)" if model and not config_only else ""
     what = f"{repo_id} at {revision}" if revision else repo_id
     similar = similar_repo_ids(repo_id) if model is None else []
-    hint = f" (limbeck models lists {' and '.join(similar)})" if similar else ""
-    missing = f"{what}{size}{hint} is not on this machine, or not all of it"
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+    missing = f"{what}{size} is not on this machine, or not all of it"
     if model is not None and model.removed and repo_id == model.repo_id:
         raise ValueError(f"{repo_id} has left the hub; {_mirrors(model)}{size}")
     command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
     copying = f"run {command} where there is a network and give its folder instead of the name"
     if constants.HF_HUB_OFFLINE:
-        raise ValueError(f"{missing}, and HF_HUB_OFFLINE forbids downloads: unset it, or {copying}")
+        message = f"{missing}, and HF_HUB_OFFLINE forbids downloads: unset it, or {copying}"
+        raise ValueError(message + hint)
     try:
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -223,7 +225,7 @@ def _download(
             cure = "check the name, or hf auth login if it is private or has a license to accept"
         else:
             cause, cure = "the hub cannot be reached", f"connect and try again, or {copying}"
-        raise ValueError(f"{missing}, and {cause}: {cure}{mirrors} ({reason})") from error
+        raise ValueError(f"{missing}, and {cause}: {cure}{mirrors} ({reason}){hint}") from error
     if not (folder / index).is_file():
         kind = "it is another model" if only else "it is no diffusers pipeline"
         raise ValueError(f"{what} is on the hub but has no {index}: {kind}{hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -346,6 +347,14 @@ def load(
     return _load_model(model, device, precision, runtime)
 
 
+def _refuse_misspelled(name: str) -> None:
+    """Raise ValueError if this is no file and nearly the name of a model that has none."""
+    known = (*EMBEDDED_MODELS, *EXACT_MODELS)
+    similar = difflib.get_close_matches(name, known, 1)
+    if name not in known and similar and not Path(name).expanduser().exists():
+        raise ValueError(f"no model is called {name!r}. Did you mean {similar[0]}?")
+
+
 def _load_model(model: Model, device: str, precision: Precision, runtime: RuntimeOptions) -> Prior:
     name = model.name
     if is_exact(model):
@@ -363,6 +372,7 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
     from limbeck.priors.hub import resolve_config, resolve_model
     from limbeck.priors.ip_adapter import resolve_ip_adapter
 
+    _refuse_misspelled(name)
     path = EMBEDDED_MODELS.get(name) or resolve_model(name)
     if model.vae:
         model = replace(model, vae=str(resolve_model(model.vae, "config.json")))

@@ -125,7 +125,7 @@ def verdict_lines(scores: dict[str, Any], particles: int, is_3d: bool) -> list[s
             part = f"{SCORES[name].label} {round(row[name] * count)} of {count}"
             if not is_3d and count > 1:
                 low, high = wilson_interval(row[name], count)
-                part += f" ({100 * low:.0f} to {100 * high:.0f} %)"
+                part += f" (95 %: {100 * low:.0f} to {100 * high:.0f})"
             parts.append(part)
         text = json.dumps(row["prompt"], ensure_ascii=False)
         lines.append(f"{text}, right {unit}s by the evaluator: {', '.join(parts)}")

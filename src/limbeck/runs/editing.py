@@ -44,13 +44,17 @@ def edit_prompts(inputs: EditInputs, options: EditOptions) -> tuple[str, ...]:
     return (*inputs.target_prompt, *inputs.source_prompt, options.negative_prompt)
 
 
-def notify_sizes(inputs: EditInputs, prior: Prior) -> None:
-    """Give notice of images that the model shrinks, one line per size in the model.
+def notify_inputs(inputs: EditInputs, prior: Prior) -> None:
+    """Give notice of prompts that change nothing, and of images that the model shrinks.
 
     Args:
-        inputs: images and masks.
+        inputs: images, prompts and masks.
         prior: the model.
     """
+    for prompt in dict.fromkeys(
+        edit.target_prompt for edit in inputs.edits() if edit.target_prompt == edit.source_prompt
+    ):
+        notify(f'"{prompt}" is the source and the target prompt: there is nothing to change')
     shrunk: dict[tuple[int, int], list[tuple[Path, tuple[int, int]]]] = {}
     for path in dict.fromkeys(inputs.images):
         width, height = image_file_size(path)
@@ -272,7 +276,7 @@ def edit_to_folder(
     refuse_folder_in_use(folder)
     for run_folder, experiment in runs.items():
         refuse_other_experiment(run_folder, experiment)
-    notify_sizes(inputs, prior)
+    notify_inputs(inputs, prior)
     for experiment in runs.values():
         Run(experiment, prior, pretrain=False)  # raises for any size before the first one is edited
     with folder_lock(folder) if len(runs) > 1 else nullcontext():  # a single one locks it itself
@@ -301,7 +305,7 @@ def rehearse_edits(
         ValueError: as ``edit_to_folder``.
     """
     inputs.check(options.method, follows_instructions(prior))
-    notify_sizes(inputs, prior)
+    notify_inputs(inputs, prior)
     runs = edit_folders(folder, edit_experiments(inputs, options, prior))
     for run_folder, experiment in runs.items():
         refuse_other_experiment(run_folder, experiment)

@@ -59,8 +59,8 @@ class ParallelSteps:
     """
 
     def __init__(self, run: Run, window: int, threshold: float, ema_decay: float = 0.9):
-        if window < 1:
-            raise ValueError(f"window must be at least 1, not {window}")
+        if not isinstance(window, int) or window < 1:
+            raise ValueError(f"window must be an integer from 1, not {window!r}")
         if not threshold >= 0:
             raise ValueError(f"threshold must be at least 0, not {threshold}")
         if not 0 <= ema_decay <= 1:

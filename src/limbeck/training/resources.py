@@ -107,14 +107,14 @@ class ResourcePlan:
 
     @property
     def breakdown(self) -> str:
-        """The sizes in GB that are not 0, as text."""
+        """The sizes in GB of a megabyte or more, as text."""
         sizes = {
             "weights": self.weights,
             "particles": self.particles,
-            "critic": self.critic,
+            "state of the method": self.critic,
             "a step": self.step or 0,
         }
-        return ", ".join(f"{name} {format_gb(size)}" for name, size in sizes.items() if size)
+        return ", ".join(f"{name} {format_gb(size)}" for name, size in sizes.items() if size >= 1e6)
 
     def __str__(self) -> str:
         """One line for the console."""
