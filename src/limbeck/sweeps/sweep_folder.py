@@ -31,6 +31,7 @@ from limbeck.runs.recording_options import DEFAULT_RECORDING, RecordingOptions
 from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome, RunTask, stage_texts
 from limbeck.sweeps.expansion import SEED, Range, Sweep
+from limbeck.sweeps.guidance_notice import notify_different_guidance
 from limbeck.sweeps.optuna_study import OptunaStudy
 from limbeck.sweeps.planned_runs import PlannedRun, with_found_names
 from limbeck.sweeps.repeated_failure import RepeatedFailure
@@ -139,6 +140,8 @@ def check_runs(runs: Sequence[PlannedRun], root: Path, device: str | None) -> li
                     "two versions; choose another folder with --out, or delete these runs"
                 )
     _check_models(runs, device)
+    for stage in dict.fromkeys(name for run in runs for name in run.stages):
+        notify_different_guidance(run.stages[stage].method for run in runs if stage in run.stages)
     return runs
 
 
