@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def commands(page: Path) -> list[str]:
     """The indented or fenced lines that start with ``limbeck``, continued lines joined."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    names = "run|edit|sample|study|sweep|plot|eval|bench"
+    names = "run|edit|sample|study|sweep|plot|eval|bench|export|view|train-world"
     return re.findall(rf"^(?:    )?(?:\$ )?limbeck ((?:{names}) .+)$", text, re.M)
 
 
@@ -79,12 +79,15 @@ def stopped(monkeypatch, tmp_path):
     import limbeck.leaderboard.exact_priors.conduct
     import limbeck.leaderboard.images.conduct
     import limbeck.priors.loading
+    import limbeck.runs.reopen
     import limbeck.runs.report.schedule_plots
     import limbeck.sweeps.engines.ray_cluster
     import limbeck.sweeps.engines.slurm_cluster
     import limbeck.sweeps.optuna_study
     import limbeck.sweeps.sweep_folder
     import limbeck.training.resources
+    import limbeck.world.multi_view_options
+    import limbeck.world.training_options
 
     monkeypatch.setenv("PATH", FakeSlurm(tmp_path / "slurm").path)
     clusters = (limbeck.sweeps.engines.ray_cluster, limbeck.sweeps.engines.slurm_cluster)
@@ -98,6 +101,10 @@ def stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(limbeck.leaderboard.exact_priors.conduct, "check_exact_leaderboard", stop)
     monkeypatch.setattr(limbeck.leaderboard.assets.folder, "check_runs", stop)
     monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
+    for name in ("best_stage", "last_stage"):
+        monkeypatch.setattr(limbeck.runs.reopen, name, stop)
+    monkeypatch.setattr(limbeck.world.training_options, "open_training", stop)
+    monkeypatch.setattr(limbeck.world.multi_view_options, "open_multi_view_training", stop)
     for kind in ("folders", "2d", "3d"):
         monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
     for study in choices(Study).values():
@@ -135,11 +142,11 @@ def test_a_command_on_a_page_is_understood(command, stopped):
             image = Image.new("RGB", (32, 32), "white")
             image.paste("red", (8, 8, 24, 24))
             image.save(word)
-        if word.endswith(".glb"):
+        if word.endswith(".glb") and words[0] != "export":
             mapped_box().export(word)
-    if words[0] == "eval":  # any run will do
+    if words[0] in ("eval", "export", "view"):  # any run will do
         for word in words:
-            if word.startswith(("runs/", "samples/")) and not Path(word).exists():
+            if word.startswith(("runs/", "samples/", "RUN")) and not Path(word).exists():
                 shutil.copytree("runs/RUN", word)
     for flag, word in pairwise(words):
         if flag == "--generator" and not Path(word).exists():
