@@ -135,6 +135,7 @@ def test_samples_that_were_cut_off_are_drawn_again(tmp_path, capsys):
     folder = tmp_path / "samples"
     argv = ["sample", "red disc", "--model", "gaussians", "--steps", "4", "--out", str(folder)]
     assert main(argv) == 0
+    assert f"finished: 4 samples in {folder}" in capsys.readouterr().err
     assert "holds files already" in refused(capsys, *argv)
     (folder / "profile.json").unlink()
     assert "holds files already" in refused(capsys, *argv, "--seed", "1")
