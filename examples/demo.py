@@ -20,7 +20,7 @@ PROMPTS = (
     "a purple mushroom in the snow",
     "a blue car on sand",
 )
-COMMON = "--particles 2 --precision bfloat16 --optimizer.decay-start 0.5 --timesteps two-stage"
+COMMON = "--particles 2 --optimizer.decay-start 0.5 --timesteps two-stage"
 SDS = f"run --method sds --representation.lr 0.1 --steps 600 {COMMON}"
 VSD = f"run --method vsd --representation.lr 0.03 --steps 800 {COMMON}"
 CRITIC = "--method.critic small-unet --method.critic.training.lr 0.003"
@@ -29,7 +29,7 @@ JOBS = {
     "vsd-7.5": f"{VSD} {CRITIC}",
     "sds-100": f"{SDS} --method.guidance 100",
     "sds-7.5": f"{SDS} --method.guidance 7.5",
-    "sampling": "sample --guidance 5 --num-images 2 --precision bfloat16",
+    "sampling": "sample --guidance 5 --num-images 2",
 }
 
 

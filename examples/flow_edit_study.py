@@ -64,7 +64,7 @@ def edit(options: EditOptions, pairs: EditPairs, seeds: int, prior: Prior) -> tu
     inputs = EditInputs(files, pairs.target_prompts, pairs.source_prompts)
     by_seed, before = [], prior.call_counter.rows
     for seed in range(seeds):
-        seeded = replace(options, seed=seed, precision="bfloat16")
+        seeded = replace(options, seed=seed)
         (experiment,) = edit_experiments(inputs, seeded, prior).values()
         run = Run(experiment, prior)
         while run.step < experiment.steps:
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="edits of each pair")
     parser.add_argument("--only", nargs="*", help="parts of row names")
     arguments = parser.parse_args()
-    evaluator, prior = load_evaluator(), lb.load("world", precision="bfloat16")
+    evaluator, prior = load_evaluator(), lb.load("world")
     pairs, _ = EditLeaderboard(num_pairs=arguments.pairs, tuning_pairs=0).pairs(evaluator)
     save_pairs(pairs, OUT)
     head = ["", *METRICS.values(), *(f"{label} minus defaults" for label in METRICS.values())]

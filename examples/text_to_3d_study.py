@@ -41,7 +41,7 @@ def run_job(preset: str, prompt: str, seed: int, options: list[str]) -> None:
     subject = prompt.split(maxsplit=1)[1].replace(" ", "-")
     folder = OUT / f"{preset}-{subject}-{seed}"
     argv = [sys.executable, "-m", "limbeck", "run", prompt, "--preset", preset]
-    argv += ["--seed", str(seed), "--precision", "bfloat16", *options, "--out", str(folder)]
+    argv += ["--seed", str(seed), *options, "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (OUT / f"{folder.name}.log").open("w", encoding="utf-8") as log:
         subprocess.run(argv, stdout=log, stderr=log, check=True, env=environment)
