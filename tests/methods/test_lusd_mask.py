@@ -160,7 +160,7 @@ def test_attention_of_a_refused_draw_is_not_kept(prior):
 
 
 def test_without_its_mask_lusd_is_what_it_was(prior):
-    method = LUSD(guidance=3.0, tau=1.0, mask=False)
+    method = LUSD(guidance=3.0, tau=1.0, attention_mask=False)
     state, own = method.init(prior, setup(prior)), Threshold(3, 1.0, torch.device("cpu"))
     with torch.no_grad():
         for step in range(5):
@@ -172,7 +172,7 @@ def test_without_its_mask_lusd_is_what_it_was(prior):
 
 def test_the_first_step_and_prompts_without_new_words_are_not_masked(prior):
     """A target that only leaves words out has no W, and M = 1 in every step."""
-    masked, plain = LUSD(tau=0.0), LUSD(tau=0.0, mask=False)
+    masked, plain = LUSD(tau=0.0), LUSD(tau=0.0, attention_mask=False)
     for targets, sources, steps in ((TARGETS, SOURCES, (0,)), (SOURCES, SOURCES, (0, 2, 4))):
         states = [m.init(prior, setup(prior, targets, sources)) for m in (masked, plain)]
         with torch.no_grad():
@@ -187,12 +187,12 @@ def test_a_model_without_maps_gets_no_mask_and_a_notice():
     with collect_notices() as notices:
         state = LUSD().init(prior, setup(prior, **prompts))
     assert notices == [
-        "the mask is 1 everywhere, as with --method.no-mask: GaussianMixture has no maps of "
-        "attention to words"
+        "the mask is 1 everywhere, as with --method.no-attention-mask: GaussianMixture has no "
+        "maps of attention to words"
     ]
     assert type(state) is Unmasked
     with collect_notices() as notices:
-        LUSD(mask=False).init(prior, setup(prior, **prompts))
+        LUSD(attention_mask=False).init(prior, setup(prior, **prompts))
     assert notices == []
 
 

@@ -487,3 +487,16 @@ def test_loading_an_embedded_model_prints_nothing(model):
     code = f"from limbeck.priors.loading import load; load({model!r}, 'cpu')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("gausians", "gaussians"), ("wrld", "world")])
+def test_a_name_with_a_typing_error_is_told_the_one_like_it(name, meant):
+    with pytest.raises(ValueError, match=rf"no model is called '{name}'. Did you mean {meant}\?"):
+        load(name, "cpu")
+
+
+@pytest.mark.parametrize("name", ["world/model", "world.safetensors"])
+def test_a_hub_id_or_file_is_no_typing_error(name):
+    with pytest.raises(ValueError) as error:
+        load(name, "cpu")
+    assert "Did you mean world" not in str(error.value)

@@ -144,8 +144,8 @@ def masked_if_possible(prior: Prior, setup: SetupContext, tau: float) -> Unmaske
     """
     if not isinstance(prior, AttentionMapPrior):
         notify(
-            f"the mask is 1 everywhere, as with --method.no-mask: {type(prior).__name__} has no "
-            "maps of attention to words"
+            "the mask is 1 everywhere, as with --method.no-attention-mask: "
+            f"{type(prior).__name__} has no maps of attention to words"
         )
         return Unmasked(setup.particles, tau, setup.x0.device)
     changed = prior.changed_tokens(setup.prompts, setup.source_prompts)

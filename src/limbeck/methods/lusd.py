@@ -33,7 +33,7 @@ class LUSD(EditMethod):
         pull: c, share of the pull to the source, in [0, 1].
         tau: threshold of std(e) at the start, which falls by a hundredth at each refusal. 0: no
             draw is refused.
-        mask: whether there is a mask M; without it M_k = 1.
+        attention_mask: whether there is a mask M; without it M_k = 1.
     """
 
     name = "lusd"
@@ -41,7 +41,7 @@ class LUSD(EditMethod):
     guidance: float = 1.0
     pull: float = field(default=0.02, metadata={"minimum": 0, "maximum": 1})
     tau: float = field(default=0.01, metadata={"minimum": 0})
-    mask: bool = True
+    attention_mask: bool = True
 
     bibtex = """@inproceedings{chinchuthakun2025lusd,
   title={LUSD: Localized Update Score Distillation for Text-Guided Image Editing},
@@ -66,7 +66,7 @@ class LUSD(EditMethod):
 
     def init(self, prior: Prior, setup: SetupContext) -> Unmasked:
         super().init(prior, setup)
-        if self.mask:
+        if self.attention_mask:
             return masked_if_possible(prior, setup, self.tau)
         return Unmasked(setup.particles, self.tau, setup.x0.device)
 

@@ -348,9 +348,10 @@ def load(
 
 
 def _refuse_misspelled(name: str) -> None:
-    """Raise ValueError if this is no file and nearly the name of a model that has none."""
+    """Raise ValueError if this is no file, no hub id, and nearly the name of a small model."""
     known = (*EMBEDDED_MODELS, *EXACT_MODELS)
-    similar = difflib.get_close_matches(name, known, 1)
+    is_word = re.fullmatch(r"[\w-]+", name) is not None
+    similar = difflib.get_close_matches(name, known, 1) if is_word else []
     if name not in known and similar and not Path(name).expanduser().exists():
         raise ValueError(f"no model is called {name!r}. Did you mean {similar[0]}?")
 

@@ -181,7 +181,7 @@ class NewRunPanel:
     def _set(self, field: FormField, value: object) -> None:
         """Take the value of a field over; a choice changes what other options there are."""
         text = str(value).lower() if isinstance(value, bool) else str(value or "")
-        before = self._sections()
+        before = self._sections() if field.kind == "choice" else {}
         try:
             self.form.set(field.flag, text)
         except ValueError as error:  # a class of one's own that cannot be read
