@@ -2,6 +2,7 @@
 
 from limbeck.distillation.discriminators.feature import FeatureDiscriminator
 from limbeck.methods.base import Method
+from limbeck.methods.denoising_student import DenoisingStudent
 from limbeck.methods.dsd import DSD
 from limbeck.methods.f_distill import FDistill
 from limbeck.methods.ids import IDS
@@ -11,6 +12,7 @@ from limbeck.methods.sdi import SDI
 
 #: Those that are long by default.
 _SHORT: dict[type[Method], Method] = {
+    DenoisingStudent: DenoisingStudent(sampling_steps=2),
     DSD: DSD(ddim_steps=3),
     FDistill: FDistill(discriminator=FeatureDiscriminator(sampling_steps=2)),
     IDS: IDS(regularizations=1),

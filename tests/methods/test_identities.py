@@ -380,6 +380,13 @@ IDENTITIES = {
         "TraCe (arXiv 2511.05609), its code; derived here",
         ("methods/test_trace.py",),
     ),
+    50: Identity(
+        "The direction of the denoising student is 0 where the generator is the map of the "
+        "sampler. On a Gaussian this map is affine: a step of DDIM from t to t' multiplies x - "
+        "alpha m by (alpha alpha' C + sigma sigma') / S_t.",
+        "Denoising student (arXiv 2101.02388); derived here",
+        ("methods/test_one_step.py",),
+    ),
 }
 
 

@@ -32,6 +32,7 @@ COSTS = {
     "csd": (1, 2, 0),
     "csd-edit": (1, 4, 0),
     "dds": (1, 4, 0),
+    "denoising-student": (10, 20, 0),
     "dmd2": (3, 3, 1),
     "dsd": (7, 13, 0),
     "dvrf": (2, 4, 0),

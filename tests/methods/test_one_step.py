@@ -1,4 +1,4 @@
-"""DMD2, SiD, SIM and f-distill, the methods of one-step generators: identities and fixed points."""
+"""Methods of one-step generators: identities and fixed points."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.discriminators.base import DiscriminatedCritic, Discriminator
 from limbeck.distillation.discriminators.none import NoDiscriminator
 from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.state import Stateless
 from limbeck.distillation.weights import UniformWeight
+from limbeck.methods.denoising_student import DenoisingStudent
 from limbeck.methods.dmd2 import DMD2
 from limbeck.methods.f_distill import Divergence, FDistill
 from limbeck.methods.sds import SDS
@@ -395,3 +397,43 @@ def test_f_distill_needs_a_ratio():
 def test_the_ratio_is_clamped_as_in_the_code():
     h = FDistill(divergence="forward-kl", normalize=False).h(f64([-9.0, 0.0, 9.0]), f64([0.5] * 3))
     assert max_difference(h, f64([0.1, 1.0, 20.0])) < 1e-12
+
+
+# Identity 50
+
+
+@every_schedule
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_identity_50_denoising_student_is_0_at_the_map_of_the_sampler(schedule, steps):
+    """Identity 50, DDIM on a Gaussian as a product of gains."""
+    mean, variance = 0.7, 0.3
+    prior = GaussianMixture(f64([[mean] * 4]), f64([variance**0.5]), schedule=schedule)
+    times = schedule.sampling_times(steps)
+    alpha, sigma = schedule.alpha(times), schedule.sigma(times)
+    total = alpha**2 * variance + sigma**2
+    kept = (alpha[1:] * alpha[:-1] * variance + sigma[1:] * sigma[:-1]) / total[:-1]
+    gain = kept.prod() * alpha[-1] * variance / total[-1]
+    x0, eps = normal(5, 4, seed=2), normal(5, 4, seed=3)
+    inputs = make_inputs(schedule, x0, 0.5, eps, prompt_conditions(prior, [""] * 5))
+    z = inputs.rng.normal("z", 4).double()
+    sample = mean + gain * (z - alpha[0] * mean)
+    found = DenoisingStudent(1.0, steps)(prior, inputs, Stateless())
+    assert max_difference(found, inputs.x0 - sample) < 1e-11
+
+
+def test_identity_50_an_affine_generator_becomes_the_sampler():
+    """Identity 50, the noise is the one that the generator was given."""
+    prior = Gaussian(GaussianMixture(f64([[0.0, 0.0]]), f64([1.0])), MEAN, COVARIANCE)
+    e = Experiment(
+        ("x",),
+        method=DenoisingStudent(1.0, 4),
+        representation=Generator(lr=0.05, ema=0.0, depth=0),
+        weight=UniformWeight(),
+        optimizer=Adam(decay_start=0.3),
+        particles=16,
+        steps=150,
+    )
+    run = Run(e, prior)
+    sizes = [float(run.advance().gradient.abs().mean()) for _ in range(e.steps)]
+    assert sizes[0] > 0.3
+    assert sizes[-1] < 0.01

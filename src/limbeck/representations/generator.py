@@ -19,7 +19,7 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, NetworkPrior
 from limbeck.priors.trainable_network import AdaptedNetwork, TrainableNetwork, copy_network
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
-from limbeck.system.random import RowRandom
+from limbeck.system.random import GENERATOR_NOISE, RowRandom
 from limbeck.system.text_lines import read_text_lines
 from limbeck.world.caption_lists import combination_captions
 
@@ -76,10 +76,10 @@ class OneStepGenerator(Representation):
         rng = request.rng
         if rng is None:
             z = RowRandom.initial(self._seed, self._particles)[request.particle]
-            x0 = self.sample(z.normal("z", *self.shape), self._condition(request))
+            x0 = self.sample(z.normal(GENERATOR_NOISE, *self.shape), self._condition(request))
             return Render(x0, "latent")
         condition = self._condition(request)
-        x0 = self._generate(self.network, rng.normal("z", *self.shape), condition)
+        x0 = self._generate(self.network, rng.normal(GENERATOR_NOISE, *self.shape), condition)
         return Render(x0, "latent", condition=condition if self._captions is not None else None)
 
     def _condition(self, request: RenderRequest) -> Condition:

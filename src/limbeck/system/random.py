@@ -17,6 +17,8 @@ _LARGE = 1 << 26  #: numbers from which a draw is checked to fit into memory
 _PARTICLE, _VIEW = np.uint64(0xD1342543DE82EF95), np.uint64(0xAEF17502108EF2D9)
 #: step of the draws before the first step, such as initial values
 BEFORE_TRAINING = -1
+#: purpose of the noise z that a one-step generator turns into a sample
+GENERATOR_NOISE = "z"
 
 
 def _mix(z: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
