@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import limbeck as lb
+from limbeck.evaluation.image_sets import list_images
 from limbeck.world.caption_lists import spread_captions
 
 GUIDANCE = 4.0  #: of the sampler, and of the teacher of ``--preset one-step``
@@ -93,8 +94,7 @@ def _draw_one(
         captions, num_images=num_images, seed=seed, precision="float32", **options
     ).folder
     folder.mkdir(parents=True, exist_ok=True)
-    images = sorted((drawn / "final").iterdir())
-    for image, file in zip(images, files, strict=True):
+    for image, file in zip(list_images(drawn), files, strict=True):
         shutil.copyfile(image, folder / file)
     shutil.rmtree(drawn)
 
