@@ -37,6 +37,8 @@ def test_models_are_listed(cache, capsys, folders):
     description = capsys.readouterr().out
     for words in ("--model Manojb/stable-diffusion-2-1-base", "has left the hub", "5.2 GB"):
         assert words in description
+    assert main(["models", "sd15"]) == 0
+    assert capsys.readouterr().out.startswith("Stable Diffusion 1.5: --model stable-diffusion-v1-5")
     assert main(["models", "imagen"]) == 2 and "no known model" in capsys.readouterr().err
 
 

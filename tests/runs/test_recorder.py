@@ -132,6 +132,19 @@ def test_a_crashed_run_resumes_bit_identically(step, finished, tmp_path, monkeyp
     assert_same_run(finished, tmp_path / "cut")
 
 
+def test_a_run_without_a_checkpoint_starts_over_and_says_so(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        crash_at(patch, 5)
+        with pytest.raises(Crash):
+            record_run(experiment(), folder, image_every=4)
+    assert not (folder / "checkpoint.safetensors").exists()
+    _, text = record_run(experiment(), folder, image_every=4)
+    assert "left no checkpoint, so the run starts over" in text
+    assert_same_run(finished, folder)
+    assert "starts over" not in record_run(experiment(), folder, image_every=4)[1]
+
+
 def test_metrics_after_the_checkpoint_are_removed(finished, tmp_path, monkeypatch):
     """The checkpoint is older than the metrics, and the last line is incomplete."""
     folder = tmp_path / "cut"
@@ -143,6 +156,7 @@ def test_metrics_after_the_checkpoint_are_removed(finished, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(recorder, "FLUSH_SECONDS", 3600.0)  # a slow machine writes more lines
         patch.setattr(recorder.Recorder, "save", save_until_step_5)
         crash_at(patch, 10)
         with pytest.raises(Crash):

@@ -198,6 +198,9 @@ class Recorder:
             self.checkpoint.load()
             step, steps = run.step, self.experiment.steps
             self._print(f"{self.folder}: continuing after step {step} of {steps}")
+        elif (self.folder / "metrics.jsonl").exists():
+            text = "the session before left no checkpoint, so the run starts over"
+            self._print(f"{self.folder}: {text}", soft_wrap=True)
         self.steps = MeasuredSteps(run, self.plan, partial(self._print, soft_wrap=True))
         if run.step < self.experiment.steps:  # there if the run is longer than it was to be
             (self.folder / "profile.json").unlink(missing_ok=True)

@@ -101,17 +101,18 @@ def show(names: Sequence[str]) -> str:
             "limbeck models WORD describes one model and recommends settings."
         )
     matches = [
-        model
-        for model in KNOWN_MODELS
-        if all(
-            _plain(word) in _plain(f"{model.repo_id} {model.name} {model.family} {model.mirrors}")
-            for word in names
-        )
+        model for model in KNOWN_MODELS if all(_plain(word) in _known_as(model) for word in names)
     ]
     if not matches:
         words = " ".join(names)
         raise ValueError(f"no known model has {words!r} in its name; limbeck models lists all")
     return "\n\n".join(describe_model(model) for model in matches)
+
+
+def _known_as(model: KnownModel) -> str:
+    """What a model is called, also with SD for Stable Diffusion, as people write it."""
+    short = model.name.replace("Stable Diffusion", "SD")
+    return _plain(f"{model.repo_id} {model.name} {short} {model.family} {model.mirrors}")
 
 
 def _plain(text: str) -> str:
