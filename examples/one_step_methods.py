@@ -47,7 +47,7 @@ def generators(sweep: Path) -> dict[str, dict[int, Path]]:
     found: dict[str, dict[int, Path]] = {}
     with (sweep / "results.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["method"], {})[int(row["seed"])] = sweep / row["run"]
+            found.setdefault(row["method"].split(",")[0], {})[int(row["seed"])] = sweep / row["run"]
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ball_representation import Ball
 from mixture_inputs import GREEN, NEGATIVES, five_rows, mixture, perp_neg_conditions
+from short_methods import short
 from tiny_pipeline import f64, max_difference, normal
 
 from limbeck.config.discovery import choices
@@ -74,7 +75,7 @@ VARIANTS = {
     "sdedit": SDEdit(denoise_steps=3),
     "vsd, guided critic": VSD(critic_guidance=0.5, critic=LoRACritic(2)),
 }
-METHODS = {**{name: cls() for name, cls in choices(Method).items()}, **VARIANTS}
+METHODS = {**{name: short(cls) for name, cls in choices(Method).items()}, **VARIANTS}
 OPTIONS_2D = {
     "negative_prompt": {"negative_prompt": "a blue chair"},
     "perp_neg": {"negative_prompt": "a blue chair", "perp_neg": 2.0},

@@ -100,6 +100,7 @@ SHORT: dict[str, dict] = {
     "sdedit": {"denoise_steps": 2},
     "hifa": {"denoise_steps": 2},
     "sdi": {"inversion_steps": 3},
+    "denoising-student": {"sampling_steps": 2},
     "dsd": {"ddim_steps": 3},
     "reward-sds": {"num_noises": 4},
     "reward-vsd": {"critic": LoRACritic(2)},

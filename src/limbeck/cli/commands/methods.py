@@ -75,11 +75,12 @@ def print_counts(methods: dict[str, type[Method]]) -> None:
     from limbeck.training.network_calls import count_network_calls
 
     prior = load("world", "cpu")
-    print(f"{'counted':14s}{'calls':>10s}{'rows':>10s}{'trained':>10s}")
+    width = max(map(len, methods))
+    print(f"{'counted':{width}s}{'calls':>10s}{'rows':>10s}{'trained':>10s}")
     for name, cls in methods.items():
         counts = count_network_calls(cls(), prior)
         values = map(format_range, (counts.calls, counts.rows, counts.grad_rows))
-        print(f"{name:14s}" + "".join(f"{value:>10s}" for value in values), flush=True)
+        print(f"{name:{width}s}" + "".join(f"{value:>10s}" for value in values), flush=True)
 
 
 def format_range(ends: tuple[float, float]) -> str:
