@@ -36,7 +36,8 @@ def row_measurements(
 ) -> tuple[Measurement, ...]:
     """What to measure of a row.
 
-    Sampling has no gradients. A quick leaderboard has no curves and fewer gradients.
+    Sampling has no gradients. A quick leaderboard has fewer gradients, no curves, and no memory,
+    whose two processes of its own take longer than the images of a row.
 
     Args:
         board: the leaderboard.
@@ -47,7 +48,7 @@ def row_measurements(
     """
     prompts = board.measured_prompts()
     common = setting, prompts, steps, board.seed, board.precision, code
-    found: list[Measurement] = [PeakMemory(name, *common)]
+    found: list[Measurement] = [] if board.quick else [PeakMemory(name, *common)]
     if name != SAMPLING:
         draws = _QUICK_DRAWS if board.quick else GradientNoise.draws
         own = setting, prompts[:_NOISE_PROMPTS], *common[2:]
