@@ -115,8 +115,8 @@ class CriticTraining(Schedulable):
     """How a critic is trained: AdamW without weight decay, on denoising score matching.
 
     Attributes:
-        lr: learning rate of AdamW. None: that of the critic, 3e-3 for a small U-Net and 1e-3 for
-            others.
+        lr: learning rate of AdamW. None: that of the critic, 3e-3 for a small U-Net, 3e-4 for a
+            copy of the network, 1e-3 for others.
         steps: training steps per iteration.
         batch_size: rows per training step; whole groups of views, where rows have them. 0: as many
             as the particles of the iteration.
