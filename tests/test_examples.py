@@ -167,10 +167,12 @@ def test_differences_of_a_sweep_are_paired_by_seed(tmp_path, capsys, monkeypatch
     assert third == "| object | 60 | 0.50 [0.01, 0.99] | +0.20 [-0.59, +0.73] | 2 |"
 
 
-def test_the_plane_prior_runs_with_many_particles(tmp_path):
+def test_the_plane_prior_runs_with_many_particles(tmp_path, capsys):
     plane = f"{EXAMPLES / 'plane_prior.py'}:Plane"
     argv = ["all", "--model", plane, "--method", "vsd", "--method.critic", "exact"]
     folder = tmp_path / "run"
     assert main(["run", *argv, "--particles", "64", "--steps", "2", "--out", str(folder)]) == 0
     x = load_file(folder / "checkpoint.safetensors")
     assert (64, 2) in {tuple(value.shape) for value in x.values()}
+    assert main(["sample", "all", "--model", plane, "--out", str(tmp_path / "samples")]) == 2
+    assert "this model has no images" in capsys.readouterr().err

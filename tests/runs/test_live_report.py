@@ -26,6 +26,8 @@ from limbeck.runs.report.live import is_live, write_live_report
 from limbeck.runs.stage import StagePosition
 from limbeck.training.trainer import Run
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 def test_the_report_reloads_itself_until_the_run_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -136,5 +138,9 @@ def test_the_end_names_a_critic_only_if_it_can_be_sampled(tmp_path: Path) -> Non
     assert f"--model gaussians --critic {tmp_path}" in "\n".join(closing_lines(tmp_path, e))
     world = "\n".join(closing_lines(tmp_path, experiment(steps=2, model="world")))
     assert f" --critic {tmp_path}" in world and "--model" not in world
+    for name, is_named in (("own_prior.py:GaussianImages", True), ("plane_prior.py:Plane", False)):
+        own = experiment(steps=2, model=str(EXAMPLES / name))
+        text = "\n".join(closing_lines(tmp_path, own))
+        assert (f"{name} --critic {tmp_path}" in text) == is_named  # samples of Plane are no images
     (tmp_path / "critic" / "particles.safetensors").touch()  # an exact critic
     assert "--critic" not in "\n".join(closing_lines(tmp_path, e))

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck.config.discovery import name_of
+from limbeck.diffusion.model_options import Model
+from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.metrics.intervals import wilson_interval
@@ -135,17 +138,24 @@ def verdict_lines(scores: dict[str, Any], particles: int, is_3d: bool) -> list[s
     return lines
 
 
+def _model_name(model: Model | Prior | str) -> str:
+    """What --model takes; of a prior of the user's own its file and class."""
+    return str(model) if isinstance(model, str | Model) else name_of(type(model))
+
+
 def next_commands(folder: Path, experiment: Experiment) -> list[str]:
     """Commands that a user may type after a run, each with what it does."""
     name = shlex.quote(str(folder))
     if isinstance(experiment.camera_sampler, NoCamera):
         commands = {f"limbeck report {name} OTHER": "compare with another run"}
-        prompt, model = shlex.quote(experiment.prompts[0]), str(experiment.model)
+        prompt, model = shlex.quote(experiment.prompts[0]), _model_name(experiment.model)
+        own = experiment.model
+        has_images = isinstance(own, str | Model) or len(own.shape) == 3
         flag = "" if model == "world" else f" --model {shlex.quote(model)}"
-        if isinstance(experiment.representation, Generator):
+        if has_images and isinstance(experiment.representation, Generator):
             commands[f"limbeck sample {prompt}{flag} --generator {name}"] = "more, in one pass each"
         is_exact = (folder / "critic" / "particles.safetensors").exists()  # nothing to sample
-        if (folder / "critic").is_dir() and not is_exact:
+        if has_images and (folder / "critic").is_dir() and not is_exact:
             commands[f"limbeck sample {prompt}{flag} --critic {name}"] = "sample from its critic"
     else:
         commands = {

@@ -183,7 +183,7 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     """
     check_options(sampling)
     refuse_other_model(sampling)
-    _refuse_conditional(prior)
+    _refuse_unsuitable(prior)
     _check_fits(sampling, prior)
     refuse_other_samples(folder, sampling)
     check_views(sampling, prior)
@@ -215,8 +215,13 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     return folder / "final.png"
 
 
-def _refuse_conditional(prior: Prior) -> None:
-    """Refuse models that need an image besides the prompt."""
+def _refuse_unsuitable(prior: Prior) -> None:
+    """Refuse models without images, and those that need an image besides the prompt."""
+    if len(prior.shape) != 3:
+        raise ValueError(
+            f"this model has no images, its samples are vectors of {prior.shape[0]} numbers: draw "
+            "them in Python by limbeck.diffusion.sampling.sample_x0"
+        )
     if isinstance(prior, NovelViewPrior):
         raise ValueError(
             "this model makes new views of the object of an image, not samples of a prompt: use it "
