@@ -1,10 +1,13 @@
 """Examples of own components: short, in no package, used by FILE.py:Class."""
 
 import ast
+import importlib.util
+import json
 import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -176,3 +179,61 @@ def test_the_plane_prior_runs_with_many_particles(tmp_path, capsys):
     assert (64, 2) in {tuple(value.shape) for value in x.values()}
     assert main(["sample", "all", "--model", plane, "--out", str(tmp_path / "samples")]) == 2
     assert "this model has no images" in capsys.readouterr().err
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generators_of_a_known_law_are_compared_with_true_draws(monkeypatch, capsys):
+    example = load_example("one_step_exact.py")
+    methods = {"dmd2": example.METHODS["dmd2"], "sds": SDS(1.0)}
+    monkeypatch.setattr(example, "METHODS", methods)
+    monkeypatch.setattr(example, "COUNT", 512)
+    monkeypatch.setattr("sys.argv", ["one_step_exact.py", "--seeds", "2", "--steps", "3"])
+    example.main()
+    rows = {
+        line.split(" | ")[0]: line.split(" | ") for line in capsys.readouterr().out.splitlines()
+    }
+    assert rows["| dmd2"][3] == "" and rows["| sds"][3].strip("*")[0] in "+-"
+    energy = {name: float(rows[f"| {name}"][2].split()[0]) for name in ("true draws", "dmd2")}
+    assert abs(energy["true draws"]) < 0.1 < energy["dmd2"]
+
+
+def test_images_of_generators_are_pooled_over_the_seeds_of_a_sweep(tmp_path, monkeypatch):
+    example, drawn = load_example("one_step_methods.py"), []
+    table = ["run,state,prompt,method,steps,seed"]
+    for seed in range(3):
+        table += [f"run-{seed},finished,a red mug,'dmd2, guidance 4',158,{seed}".replace("'", '"')]
+    (tmp_path / "results.csv").write_text("\n".join(table) + "\n")
+
+    def sample(captions, num_images, seed, **options):
+        folder = tmp_path / f"drawn-{len(drawn)}"
+        (folder / "final").mkdir(parents=True)
+        for i in range(len(captions) * num_images):
+            text = f"{captions[i // num_images]} {seed} {options}"
+            (folder / "final" / f"{i // num_images}-{i % num_images}.png").write_text(text)
+        drawn.append(options)
+        return SimpleNamespace(folder=folder)
+
+    monkeypatch.setattr(lb, "sample", sample)
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), str(tmp_path / "images")])
+    example.main()
+    assert [job["generator"].name for job in drawn if "generator" in job] == [
+        "run-0",
+        "run-1",
+        "run-2",
+    ] * 2
+    for name, count in (("captions", 3 * 234), ("noises", 42 * 8)):
+        prompts = json.loads((tmp_path / "images" / f"{name}.json").read_text())
+        assert len(prompts) == count
+        for method in ("dmd2", "ddim-10", "step-0"):
+            folder = tmp_path / "images" / name / method
+            assert {file.name for file in folder.iterdir()} == set(prompts)
+            for file, prompt in prompts.items():
+                assert (folder / file).read_text().startswith(f"{prompt} {file[0]} ")
+    example.main()
+    assert len(drawn) == 2 * 3 * 6  # nothing is drawn again
