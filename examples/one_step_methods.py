@@ -43,10 +43,12 @@ SAMPLERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def generators(sweep: Path) -> dict[str, dict[int, Path]]:
-    """Run folders of a sweep by method and seed."""
+    """Run folders of a finished sweep by method and seed."""
     found: dict[str, dict[int, Path]] = {}
     with (sweep / "results.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
+            if row["state"] != "finished":
+                raise SystemExit(f"{row['run']} is {row['state']}: complete the sweep first")
             found.setdefault(row["method"].split(",")[0], {})[int(row["seed"])] = sweep / row["run"]
     return found
 
