@@ -11,12 +11,13 @@ method, by DDIM with 1, 2, 4 and 10 network calls, and by the generator before i
 
 The seed of a training is that of the noise. Then
 
-    limbeck eval runs/one-step-images/captions/* --prompts runs/one-step-images/captions.json \\
-        --reference world
-    limbeck eval runs/one-step-images/noises/* --prompts runs/one-step-images/noises.json
+    limbeck eval runs/one-step-images/captions/{dmd2,vsd,sds,ddim-10} \\
+        --prompts runs/one-step-images/captions.json --reference world
+    limbeck eval runs/one-step-images/noises/{dmd2,vsd,sds,ddim-10} \\
+        --prompts runs/one-step-images/noises.json
 
-print agreement and distances, and diversity, with differences to the first folder. Images that are
-there are kept.
+print agreement and distances, and diversity, with differences to the first folder; name those that
+are wanted. Images that are there are kept.
 """
 
 from __future__ import annotations
