@@ -1,6 +1,6 @@
 """Images of the generators of a sweep, pooled over its seeds, for the table of docs/one-step.md.
 
-    limbeck sweep examples/sweeps/one-step.yaml --out runs/one-step-methods
+    limbeck sweep examples/sweeps/one-step.yaml --seed 0:3 --out runs/one-step-methods
     python examples/one_step_methods.py runs/one-step-methods runs/one-step-images
 
 draws, for captions of combinations that are held out from training, by the generators of every
