@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,27 +90,33 @@ def stopped(monkeypatch, tmp_path):
     import limbeck.world.multi_view_options
     import limbeck.world.training_options
 
+    replaced = []
+
+    def replace(module, name, new):
+        replaced.append((name, getattr(module, name), new))
+        monkeypatch.setattr(module, name, new)
+
     monkeypatch.setenv("PATH", FakeSlurm(tmp_path / "slurm").path)
     clusters = (limbeck.sweeps.engines.ray_cluster, limbeck.sweeps.engines.slurm_cluster)
     for module in (*clusters, limbeck.sweeps.optuna_study):
-        monkeypatch.setattr(module, "require_package", lambda package: None)
+        replace(module, "require_package", lambda package: None)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(limbeck.training.resources, "check_weights_fit", stop)
-    monkeypatch.setattr(limbeck.priors.loading, "load", stop)
-    monkeypatch.setattr(limbeck.leaderboard.images.conduct, "check_leaderboard", stop)
-    monkeypatch.setattr(limbeck.leaderboard.edits.folder, "write_edit_leaderboard", stop)
-    monkeypatch.setattr(limbeck.leaderboard.exact_priors.conduct, "check_exact_leaderboard", stop)
-    monkeypatch.setattr(limbeck.leaderboard.assets.folder, "check_runs", stop)
-    monkeypatch.setattr(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
+    replace(limbeck.training.resources, "check_weights_fit", stop)
+    replace(limbeck.priors.loading, "load", stop)
+    replace(limbeck.leaderboard.images.conduct, "check_leaderboard", stop)
+    replace(limbeck.leaderboard.edits.folder, "write_edit_leaderboard", stop)
+    replace(limbeck.leaderboard.exact_priors.conduct, "check_exact_leaderboard", stop)
+    replace(limbeck.leaderboard.assets.folder, "check_runs", stop)
+    replace(limbeck.priors.loading, "notify_unknown_words", lambda *a: None)
     for name in ("best_stage", "last_stage"):
-        monkeypatch.setattr(limbeck.runs.reopen, name, stop)
-    monkeypatch.setattr(limbeck.world.training_options, "open_training", stop)
-    monkeypatch.setattr(limbeck.world.multi_view_options, "open_multi_view_training", stop)
+        replace(limbeck.runs.reopen, name, stop)
+    replace(limbeck.world.training_options, "open_training", stop)
+    replace(limbeck.world.multi_view_options, "open_multi_view_training", stop)
     for kind in ("folders", "2d", "3d"):
-        monkeypatch.setattr(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
+        replace(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
     for study in choices(Study).values():
         monkeypatch.setattr(study, "run", stop)
-    monkeypatch.setattr(limbeck.sweeps.sweep_folder, "check_sweep", stop)
+    replace(limbeck.sweeps.sweep_folder, "check_sweep", stop)
     Path("study.yaml").write_text(block_on_page("sweeps.md", "yaml"), encoding="utf-8")
     Path("rows.yaml").write_text(block_on_page("leaderboard-3d.md", "yaml"), encoding="utf-8")
     Path("runs/RUN").mkdir(parents=True)
@@ -125,7 +132,13 @@ def stopped(monkeypatch, tmp_path):
         write_files(page, Path())
     Path("examples").symlink_to(ROOT / "examples")
     monkeypatch.setattr(Logger, "check_package", lambda self: None)
-    return tmp_path
+    yield tmp_path
+    monkeypatch.undo()
+    # modules that were first imported meanwhile have taken the replacements by name
+    for module in [own for name, own in sys.modules.items() if name.startswith("limbeck")]:
+        for name, old, new in replaced:
+            if vars(module).get(name) is new:
+                setattr(module, name, old)
 
 
 def test_pages_have_commands():

@@ -92,6 +92,7 @@ REFUSED = {
     ("bridge, stage two only", "negative_prompt"),
     ("csd, negative", "negative_prompt"),
     ("csd, negative from the start", "negative_prompt"),
+    ("denoising-student", "denoise_steps"),
     ("flow-align", "negative_prompt"),
     ("hifa", "denoise_steps"),
     ("hifa, one step", "denoise_steps"),
