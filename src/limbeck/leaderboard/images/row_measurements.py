@@ -37,7 +37,7 @@ def row_measurements(
     """What to measure of a row.
 
     Sampling has no gradients. A quick leaderboard has fewer gradients, no curves, and no memory,
-    whose two processes of its own take longer than the images of a row.
+    which takes two processes of its own.
 
     Args:
         board: the leaderboard.
