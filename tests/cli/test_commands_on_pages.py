@@ -71,6 +71,24 @@ def block_on_page(name: str, language: str) -> str:
     return re.search(rf"```{language}\n(.*?)```", text, re.S).group(1)
 
 
+def write_named_files() -> None:
+    """Write the files and folders that pages name into the current folder."""
+    Path("study.yaml").write_text(block_on_page("sweeps.md", "yaml"), encoding="utf-8")
+    Path("rows.yaml").write_text(block_on_page("leaderboard-3d.md", "yaml"), encoding="utf-8")
+    Path("runs/RUN").mkdir(parents=True)
+    Path("duck").mkdir()
+    experiment = to_yaml(Experiment(("a red mug",)))
+    Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
+    Path("runs/GENERATOR").mkdir()
+    experiment = to_yaml(Experiment(("a red mug",), representation=Generator()))
+    Path("runs/GENERATOR/run.yaml").write_text(experiment, encoding="utf-8")
+    own = METHOD + block_on_page("loggers.md", "python") + block_on_page("own-method.md", "python")
+    Path("mine.py").write_text(own, encoding="utf-8")
+    for page in TUTORIALS:
+        write_files(page, Path())
+    Path("examples").symlink_to(ROOT / "examples")
+
+
 @pytest.fixture
 def stopped(monkeypatch, tmp_path):
     """A folder with the files that pages name; commands stop when all is understood."""
@@ -117,20 +135,7 @@ def stopped(monkeypatch, tmp_path):
     for study in choices(Study).values():
         monkeypatch.setattr(study, "run", stop)
     replace(limbeck.sweeps.sweep_folder, "check_sweep", stop)
-    Path("study.yaml").write_text(block_on_page("sweeps.md", "yaml"), encoding="utf-8")
-    Path("rows.yaml").write_text(block_on_page("leaderboard-3d.md", "yaml"), encoding="utf-8")
-    Path("runs/RUN").mkdir(parents=True)
-    Path("duck").mkdir()
-    experiment = to_yaml(Experiment(("a red mug",)))
-    Path("runs/RUN/run.yaml").write_text(experiment, encoding="utf-8")
-    Path("runs/GENERATOR").mkdir()
-    experiment = to_yaml(Experiment(("a red mug",), representation=Generator()))
-    Path("runs/GENERATOR/run.yaml").write_text(experiment, encoding="utf-8")
-    own = METHOD + block_on_page("loggers.md", "python") + block_on_page("own-method.md", "python")
-    Path("mine.py").write_text(own, encoding="utf-8")
-    for page in TUTORIALS:
-        write_files(page, Path())
-    Path("examples").symlink_to(ROOT / "examples")
+    write_named_files()
     monkeypatch.setattr(Logger, "check_package", lambda self: None)
     yield tmp_path
     monkeypatch.undo()
