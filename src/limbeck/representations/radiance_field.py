@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.fields.background import BackgroundModule
-from limbeck.graphics.fields.encodings.base import EncodingModule
+from limbeck.graphics.fields.background import Background, BackgroundModule
+from limbeck.graphics.fields.decoders import Decoder
+from limbeck.graphics.fields.density_init import DensityInit
+from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.volume import (
     RaySamples,
@@ -21,10 +23,47 @@ from limbeck.graphics.rendering.volume import (
     step_size,
 )
 
-if TYPE_CHECKING:
-    from limbeck.representations.nerf import NeRF
-
 _EMPTY_ALPHA = 0.01  #: A cell is empty if a sample in it has at most this alpha (as in nerfacc).
+
+
+class FieldOptions(Protocol):
+    """What a field reads of the options of its representation, such as ``NeRF``."""
+
+    @property
+    def encoding(self) -> Encoding: ...
+
+    @property
+    def decoder(self) -> Decoder: ...
+
+    @property
+    def density_init(self) -> DensityInit: ...
+
+    @property
+    def background(self) -> Background: ...
+
+    @property
+    def bound(self) -> float: ...
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def importance_samples(self) -> int: ...
+
+    @property
+    def space(self) -> Literal["image", "latent"]: ...
+
+    @property
+    def density_activation(self) -> Literal["softplus", "exp"]: ...
+
+    @property
+    def density_scale(self) -> float: ...
+
+    @property
+    def density_noise(self) -> float: ...
+
+    @property
+    def occupancy_resolution(self) -> int: ...
 
 
 class _LatentBackground(BackgroundModule):
@@ -62,7 +101,7 @@ class RadianceField(nn.Module):
     background: BackgroundModule
     occupancy: OccupancyGrid
 
-    def __init__(self, config: NeRF, channels: int, generator: torch.Generator):
+    def __init__(self, config: FieldOptions, channels: int, generator: torch.Generator):
         super().__init__()
         self.config = config
         self.encoding = config.encoding.build(generator)
