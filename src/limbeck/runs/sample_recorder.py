@@ -220,7 +220,7 @@ def _refuse_unsuitable(prior: Prior) -> None:
     if len(prior.shape) != 3:
         raise ValueError(
             f"this model has no images, its samples are vectors of {prior.shape[0]} numbers: draw "
-            "them in Python by limbeck.diffusion.sampling.sample_x0"
+            "them in Python, as examples/one_step_exact.py does"
         )
     if isinstance(prior, NovelViewPrior):
         raise ValueError(
