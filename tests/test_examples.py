@@ -203,12 +203,12 @@ def test_generators_of_a_known_law_are_compared_with_true_draws(monkeypatch, cap
     assert abs(energy["true draws"]) < 0.1 < energy["dmd2"]
 
 
-def test_images_of_generators_are_pooled_over_the_seeds_of_a_sweep(tmp_path, monkeypatch):
-    example, drawn = load_example("one_step_methods.py"), []
-    table = ["run,state,prompt,method,steps,seed"]
-    for seed in range(3):
-        table += [f"run-{seed},finished,a red mug,'dmd2, guidance 4',158,{seed}".replace("'", '"')]
-    (tmp_path / "results.csv").write_text("\n".join(table) + "\n")
+def test_images_of_generators_are_pooled_over_their_trainings(tmp_path, monkeypatch):
+    example, drawn = load_example("one_step_study.py"), []
+    for seed, name in enumerate("cab"):  # the order is that of the seeds
+        (tmp_path / f"run-{name}").mkdir()
+        (tmp_path / f"run-{name}" / "run.yaml").write_text(f"seed: {seed}\n")
+    monkeypatch.chdir(tmp_path)
 
     def sample(captions, num_images, seed, **options):
         folder = tmp_path / f"drawn-{len(drawn)}"
@@ -220,13 +220,10 @@ def test_images_of_generators_are_pooled_over_the_seeds_of_a_sweep(tmp_path, mon
         return SimpleNamespace(folder=folder)
 
     monkeypatch.setattr(lb, "sample", sample)
-    monkeypatch.setattr("sys.argv", ["x", str(tmp_path), str(tmp_path / "images")])
+    monkeypatch.setattr("sys.argv", ["x", str(tmp_path / "images"), "dmd2=run-*"])
     example.main()
-    assert [job["generator"].name for job in drawn if "generator" in job] == [
-        "run-0",
-        "run-1",
-        "run-2",
-    ] * 2
+    runs = [job["generator"].name for job in drawn if "generator" in job]
+    assert runs == ["run-c", "run-a", "run-b"] * 2
     for name, count in (("captions", 3 * 234), ("noises", 42 * 8)):
         prompts = json.loads((tmp_path / "images" / f"{name}.json").read_text())
         assert len(prompts) == count
@@ -237,3 +234,10 @@ def test_images_of_generators_are_pooled_over_the_seeds_of_a_sweep(tmp_path, mon
                 assert (folder / file).read_text().startswith(f"{prompt} {file[0]} ")
     example.main()
     assert len(drawn) == 2 * 3 * 6  # nothing is drawn again
+    for names, message in (
+        (["dmd2=run-*", "vsd=run-a"], "different numbers of trainings"),
+        (["vsd=nothing-*"], "no run folder fits"),
+    ):
+        monkeypatch.setattr("sys.argv", ["x", "images", *names])
+        with pytest.raises(SystemExit, match=message):
+            example.main()

@@ -45,7 +45,7 @@ class Leaderboard:
         iterations: steps of a second comparison at equally many steps. 0: no such comparison.
         guidance_candidates: guidance scales that are tried.
         lr_candidates: learning rates that are tried with each of them.
-        quick: a first look: 16 captions, an image of each, 300 passes, defaults, less measured.
+        quick: a first look: 16 captions, an image of each, 300 passes, defaults, images only.
             With --edits, --in-3d or another --model it is another one, which their --help states.
         precision: dtype of the model, as in a run.
         seed: seed of every run.

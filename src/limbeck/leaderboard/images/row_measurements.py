@@ -15,7 +15,7 @@ from limbeck.leaderboard.images.quality_curve import QualityCurve, curve_points
 from limbeck.leaderboard.report.judged_row import CurvePoint
 from limbeck.metrics.estimate import Estimate
 
-_NOISE_PROMPTS, _QUICK_DRAWS = 8, 8
+_NOISE_PROMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def row_measurements(
 ) -> tuple[Measurement, ...]:
     """What to measure of a row.
 
-    Sampling has no gradients. A quick leaderboard has fewer gradients, no curves, and no memory,
-    which takes two processes of its own.
+    Sampling has no gradients. Nothing is measured of the rows of a quick leaderboard.
 
     Args:
         board: the leaderboard.
@@ -46,16 +45,14 @@ def row_measurements(
         steps: optimization or sampling steps of an image.
         code: SHA-256 of the file of a method of the user's own; empty for others.
     """
+    if board.quick:
+        return ()
     prompts = board.measured_prompts()
     common = setting, prompts, steps, board.seed, board.precision, code
-    found: list[Measurement] = [] if board.quick else [PeakMemory(name, *common)]
+    found: list[Measurement] = [PeakMemory(name, *common)]
     if name != SAMPLING:
-        draws = _QUICK_DRAWS if board.quick else GradientNoise.draws
-        own = setting, prompts[:_NOISE_PROMPTS], *common[2:]
-        found.append(GradientNoise(name, *own, draws=draws))
-    if not board.quick:
-        found.append(QualityCurve(name, *common))
-    return tuple(found)
+        found.append(GradientNoise(name, setting, prompts[:_NOISE_PROMPTS], *common[2:]))
+    return (*found, QualityCurve(name, *common))
 
 
 def load_row(measurements: Sequence[Measurement], out: Path) -> RowMeasurements:
