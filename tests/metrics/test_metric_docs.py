@@ -1,7 +1,12 @@
 """Every metric says in its file what its range, sample size and source are."""
 
+import importlib
+import inspect
+import pkgutil
+
 import pytest
 
+from limbeck import metrics
 from limbeck.metrics import (
     clip_score,
     cmmd,
@@ -47,3 +52,26 @@ METRICS = (
 def test_a_metric_states_range_sample_size_and_source(metric):
     for word in ("Range", "Sample size", "References:"):
         assert word in " ".join(metric.__doc__.split()), word
+
+
+#: files of the package that hold no metric of their own
+OTHER_FILES = {
+    *("bounds", "estimate", "intervals"),  # intervals of means
+    *("clip", "inception", "mmd"),  # what metrics are computed with
+    *("heldout_views", "square_images", "run_scores", "set_metrics", "true_law"),
+    *("model_card", "image_model_card", "multi_view_card", "preference"),
+}
+FILES = sorted({module.name for module in pkgutil.iter_modules(metrics.__path__)} - OTHER_FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_a_metric_states_range_sample_size_and_source(name):
+    module = importlib.import_module(f"limbeck.metrics.{name}")
+    public = [
+        value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    ]
+    text = " ".join(" ".join(inspect.getdoc(value) or "" for value in public).split())
+    assert "Range" in text and "Sample size" in text
+    assert "References:" in text or "Our own measure" in text

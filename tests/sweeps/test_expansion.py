@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_the_name_of_a_run_says_its_options():
     sweep, _, _ = read_command([*TOY, "--method", "sds", "sjc", "--method.guidance", "1", "7.5"])
     names = [run.name.rpartition("-")[0] for run in plan_runs(sweep, "--")]
     assert names == ["sds-guidance-1", "sds-guidance-7.5", "sjc-guidance-1", "sjc-guidance-7.5"]
+
+
+def test_long_options_are_cut_in_the_name_of_a_run_and_its_seed_is_not():
+    text = "a very long prompt of a duck that sits on grass in the evening sun beside a pond"
+    words = ["a duck", "--method.guidance", "2", "3", "--negative-prompt", text, f"{text} again"]
+    sweep, _, _ = read_command([*words, "--seed", "3", "4", "--optimizer.eps", "1e-8", "1e-15"])
+    names = [run.name for run in plan_runs(sweep, "--")]
+    assert len(set(names)) == len(names) == 16
+    for name in names:
+        assert re.search("guidance-[23]-", name) and re.search("seed-[34]-", name), name
+        assert len(name) <= 80 + len("-01234567")
 
 
 def test_presets_are_options_too():

@@ -122,8 +122,10 @@ def test_a_sweep_grows_in_its_folder_and_keeps_what_it_has(tmp_path, capsys):
     before = files_of(run)
     capsys.readouterr()
     assert main([*command, "--seed", "0:3"]) == 0
-    names = [Path(line).name for line in capsys.readouterr().out.split()]
+    printed = capsys.readouterr()
+    names = [Path(line).name for line in printed.out.split()]
     assert names[0] == run.name and len(names) == 3 and files_of(run) == before
+    assert "limbeck: 3 runs; nothing was written" in printed.err
     assert main(["sweep", str(tmp_path / "s" / "sweep.yaml")]) == 0  # its file stands for it
     assert capsys.readouterr().out.split()[0] == str(tmp_path / "s" / "results.csv")
     assert files_of(run) == before

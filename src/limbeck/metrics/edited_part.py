@@ -19,7 +19,8 @@ def edited_part_scores(
     """Cosine of the CLIP embeddings of the edited part of each image and its target prompt.
 
     The rest is black, as in PIE-Bench, which prints 100 times the value. Range -1 to 1. Values of
-    different CLIP models are not comparable, nor are those of different masks.
+    different CLIP models are not comparable, nor are those of different masks. Sample size: a value
+    per image; a mean of any number.
 
     Args:
         images: square images in [0, 1].

@@ -15,13 +15,16 @@ def feature_diversity(
 ) -> float | None:
     """Mean cosine distance (1 - cosine) of the features over pairs of images.
 
+    Range [0, 2]; 0 if the features of all images point in the same direction. Sample size: two or
+    more images of a prompt; its expectation does not depend on how many. Values in the features of
+    different networks are not comparable. Our own measure; the Vendi score has a paper.
+
     Args:
         images: one image per particle of one prompt.
         features: network that maps images to feature vectors.
 
     Returns:
-        A value in [0, 2]; 0: the features of all images point in the same direction. None with
-        fewer than two images.
+        The mean. None with fewer than two images.
     """
     if len(images) < 2:
         return None
@@ -31,6 +34,6 @@ def feature_diversity(
 
 
 def feature_diversity_between(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
-    """Mean cosine distance over pairs of a row of ``a`` and a row of ``b``, in [0, 2]."""
+    """Mean cosine distance over pairs of a row of ``a`` and one of ``b``. Range [0, 2]."""
     a, b = (torch.nn.functional.normalize(features.double(), dim=1) for features in (a, b))
     return (1 - a @ b.T).mean().item()

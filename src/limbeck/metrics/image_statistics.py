@@ -14,14 +14,17 @@ IMAGE_STATISTICS = ("saturation", "clipped", "total_variation", "diversity", "hi
 def saturation(images: Float[Tensor, "n 3 h w"]) -> float:
     """Mean saturation S of HSV (Smith 1978): (max - min) / max of the channels, 0 for black.
 
-    Range [0, 1]. SDS at high guidance is known for values near 1.
+    Range [0, 1]. SDS at high guidance is known for values near 1. Sample size: any.
+
+    References:
+        Smith, "Color gamut transform pairs", SIGGRAPH 1978.
     """
     high, low = images.amax(1), images.amin(1)
     return torch.where(high > 0, (high - low) / high.clamp_min(1e-12), 0.0).mean().item()
 
 
 def clipped(images: Float[Tensor, "n 3 h w"]) -> float:
-    """Fraction of channel values that are 0 or 255 in 8 bits. Range [0, 1]."""
+    """Fraction of channel values that are 0 or 255 in 8 bits. Range [0, 1]. Sample size: any."""
     stored = (images * 255).round()
     return ((stored <= 0) | (stored >= 255)).float().mean().item()
 
@@ -29,7 +32,8 @@ def clipped(images: Float[Tensor, "n 3 h w"]) -> float:
 def total_variation(images: Float[Tensor, "n 3 h w"]) -> float:
     """Anisotropic total variation per pair: mean absolute difference of neighbors in x and y.
 
-    Range [0, 1], in units of the image range per pixel. Compare only images of one size.
+    Range [0, 1], in units of the image range per pixel. Compare only images of one size. Sample
+    size: any.
 
     References:
         Rudin, Osher and Fatemi 1992.
@@ -41,11 +45,14 @@ def total_variation(images: Float[Tensor, "n 3 h w"]) -> float:
 def diversity(images: Float[Tensor, "n 3 h w"]) -> float | None:
     """Mean over pairs of images of their root-mean-square pixel difference.
 
+    Range [0, 1]; 0 if all images are equal. Sample size: two or more images of a prompt; its
+    expectation does not depend on how many.
+
     Args:
         images: one image per particle of one prompt, values in [0, 1].
 
     Returns:
-        A value in [0, 1]; 0: all images are equal. None with fewer than two images.
+        The mean. None with fewer than two images.
     """
     if len(images) < 2:
         return None
@@ -57,7 +64,7 @@ def diversity(images: Float[Tensor, "n 3 h w"]) -> float | None:
 def diversity_between(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "m 3 h w"]) -> float:
     """Mean root-mean-square difference over pairs of an image of ``a`` and an image of ``b``.
 
-    Range [0, 1], in units of the image range.
+    Range [0, 1], in units of the image range. Sample size: any.
     """
     a, b = a.flatten(1).double(), b.flatten(1).double()
     # the matrix product, the shorter formula, loses half of the digits of similar images

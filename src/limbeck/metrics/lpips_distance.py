@@ -41,7 +41,8 @@ def lpips_distance(
     """Learned perceptual distance of two images.
 
     Range 0 to about 1; below .05 a difference is hard to see. What is not kept is black in both
-    images, as in PIE-Bench, and counts as equal: compare equal masks only.
+    images, as in PIE-Bench, and counts as equal: compare equal masks only. Sample size: a value per
+    pair of images; a mean of any number.
 
     Args:
         images: images in [0, 1].

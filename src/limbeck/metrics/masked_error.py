@@ -21,6 +21,7 @@ def masked_mse(
 
     Range 0 to 1 for images in [0, 1]. PIE-Bench multiplies both images by the mask and divides by
     the number of all pixels, so that its value shrinks with the edited part; this one does not.
+    Sample size: a value per pair of images; a mean of any number.
 
     Args:
         images: images.
@@ -29,6 +30,9 @@ def masked_mse(
 
     Returns:
         One value per image; NaN where no pixel counts.
+
+    References:
+        Ju et al., "PnP Inversion", 2023, arXiv 2310.01506, whose benchmark PIE-Bench has it.
     """
     error = (images.double() - others.double()).square().mean(1, keepdim=True)
     if keep is None:
@@ -46,7 +50,8 @@ def masked_psnr(
 
     Range 0 to 58.9 for images in [0, 1]: an error below that of rounding to 8 bits, as that of
     equal images, counts as that of rounding, so that means are finite. PIE-Bench counts the pixels
-    that it sets to zero as equal, which inflates its value by -10 log10 of the kept share.
+    that it sets to zero as equal, which inflates its value by -10 log10 of the kept share. Sample
+    size: a value per pair of images; a mean of any number.
 
     Args:
         images: images.
@@ -55,6 +60,9 @@ def masked_psnr(
 
     Returns:
         One value per image; NaN where no pixel counts.
+
+    References:
+        Ju et al., "PnP Inversion", 2023, arXiv 2310.01506, whose benchmark PIE-Bench has it.
     """
     error = masked_mse(images, others, keep)
     return -10 / math.log(10) * torch.where(error.isnan(), error, error.clamp(_ROUNDING_MSE)).log()

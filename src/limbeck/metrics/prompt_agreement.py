@@ -21,7 +21,8 @@ def agreement(verdicts: Int[Tensor, "n 5"], prompts: Sequence[str]) -> dict[str,
     Returns:
         For every attribute that a prompt names, the share over the images whose prompts name it.
         ``all``: every named attribute is correct. ``rejected``: the evaluator sees none of its
-        objects, which counts as a wrong object. Range [0, 1].
+        objects, which counts as a wrong object. Range [0, 1]. Sample size: any; the share of a
+        rare attribute is over few images. Our own measure, with the evaluator of the world.
     """
     correct: dict[str, list[bool]] = {}
     for row, prompt in zip(verdicts.tolist(), prompts, strict=True):

@@ -22,7 +22,8 @@ def ssim(
     happens in the edited part has no influence. PIE-Bench sets that part to zero in both images
     and averages over all of the image, which raises its value.
 
-    Range -1 to 1; 1 for equal images.
+    Range -1 to 1; 1 for equal images. Sample size: a value per pair of images; a mean of any
+    number.
 
     Args:
         images: images in [0, 1].

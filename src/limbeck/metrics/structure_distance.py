@@ -98,7 +98,8 @@ def structure_distance(
     """Mean square difference of the self-similarity of keys of two images.
 
     Range 0 (same structure) to 4; edits of PIE-Bench have .01 to .07, printed times 1000. It sees
-    layout and shape, and little of color.
+    layout and shape, and little of color. Sample size: a value per pair of images; a mean of any
+    number.
 
     Args:
         images: edited images, square, in [0, 1].

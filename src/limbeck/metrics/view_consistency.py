@@ -56,7 +56,7 @@ def mirror_metrics(
 
     Returns:
         ``mirrored``: share of the images from the side in which the object faces the wrong way.
-        Range [0, 1]; empty if no image is from the side.
+        Range [0, 1]; empty if no image is from the side. Sample size: any. Our own measure.
     """
     from_side = view_labels(camera) == SIDE
     if not bool(from_side.any()):
@@ -81,7 +81,8 @@ def view_metrics(verdicts: Int[Tensor, "n 5"], views: Int[Tensor, "n"]) -> dict[
         ``view_accuracy``: share of images whose view the evaluator names. ``janus``: share of the
         images from behind in which it sees a front. ``janus_side``: the same of those from the
         side.
-        Range [0, 1]; metrics without images are left out.
+        Range [0, 1]; metrics without images are left out. Sample size: eight views of 32 are from
+        behind, so that a single object has a coarse Janus rate. Our own measures.
     """
     is_object = verdicts[:, 0] < len(OBJECTS)
     named = verdicts[:, list(ATTRIBUTES).index("view")]

@@ -226,7 +226,16 @@ def _run_name(options: Mapping[str, Any], key: str) -> str:
         text = re.sub(r"[^A-Za-z0-9.]+", "-", format_option(value)).strip("-.")
         is_word = isinstance(value, str) and not re.fullmatch(r"[-+.\de]+|true|false|none", value)
         words.append(text if is_word else f"{slug(names[option])}-{text}")
-    return "-".join([*filter(None, ["-".join(words)[:_MAX_NAME].strip("-.")]), key])
+    return "-".join([*_shortened(words), key])
+
+
+def _shortened(words: Sequence[str]) -> list[str]:
+    """Words that fit into the name of a folder: the longest are cut, so that a seed stays whole."""
+    room = _MAX_NAME - len(words)
+    longest = max(map(len, words), default=0)
+    while longest > 1 and sum(min(len(word), longest) for word in words) > room:
+        longest -= 1
+    return [short for word in words if (short := word[:longest].strip("-."))]
 
 
 def with_found_names(runs: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:

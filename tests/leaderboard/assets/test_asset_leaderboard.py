@@ -14,6 +14,7 @@ import torch
 from ball_representation import Object
 
 from limbeck.cli.main import main
+from limbeck.config.discovery import choices
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.evaluation.judge import RunEvaluation
 from limbeck.evaluation.prompt_metrics import PromptImages
@@ -24,10 +25,10 @@ from limbeck.leaderboard.assets.page import draw_asset_sheet
 from limbeck.leaderboard.assets.protocol import AssetLeaderboard, plan_asset_runs
 from limbeck.leaderboard.assets.statistics import StageResults, make_rows
 from limbeck.leaderboard.assets.table import (
+    asset_power_sentence,
     asset_rows_to_csv,
     asset_rows_to_markdown,
     format_number,
-    power_sentence,
 )
 from limbeck.metrics.heldout_views import held_out_cameras
 from limbeck.metrics.image_statistics import diversity_between
@@ -37,6 +38,7 @@ from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.system.checkpoint import write_checkpoint
 from limbeck.training.experiment import Experiment
+from limbeck.training.presets.base import Preset
 from limbeck.world.pretrained import load_evaluator
 from limbeck.world.scene import OBJECTS
 
@@ -83,7 +85,7 @@ def test_means_and_differences_are_over_objects_and_paired_by_object_and_seed():
     assert rows[0].differences == {} and changes == []
     assert rows[0].objects == {"cube": [0.4, 0.4], "duck": [0.8], "car": [0.9, 0.5]}
     # 1.4286 half widths are found in four of five tables: 1.4286 * 18.97 = 27.1 points
-    assert "at least 27 points in object" in power_sentence(rows, "a")
+    assert "at least 27 points in object" in asset_power_sentence(rows, "a")
 
 
 def test_more_seeds_of_the_same_objects_do_not_narrow_an_interval():
@@ -152,9 +154,12 @@ def test_rows_are_planned_by_seed_and_object_with_all_their_stages(tmp_path):
 
 def test_all_presets_are_compared_by_default_and_quick_is_small():
     board = AssetLeaderboard(quick=True)
-    assert list(board.row_options())[:1] == ["dreamfusion"] and len(board.row_options()) == 6
+    # those that make an object of the embedded model from a text alone
+    others = {"one-step", "zero123", "imagedream"}
+    assert next(iter(board.row_options())) == "dreamfusion"
+    assert set(board.row_options()) == set(choices(Preset)) - others
     runs = plan_asset_runs(board, board.row_options())
-    assert len(runs) == 6 * 2 and {run.object for run in runs} == {"cube", "duck"}
+    assert len(runs) == 7 * 2 and {run.object for run in runs} == {"cube", "duck"}
     assert max(e.steps for run in runs for e in run.planned.stages.values()) <= 150
 
 
@@ -365,7 +370,7 @@ def test_rows_join_those_of_the_folder(stubs, tmp_path, monkeypatch, capsys):
         (["--presets", "dreamfusio"], "Did you mean dreamfusion"),
         (["--objects", "dog"], "no object is called 'dog'"),
         (["--seeds", "0"], "at least 1"),
-        (["--baseline", "x"], "'x' is no row; the rows are dreamfusion, sjc"),
+        (["--baseline", "x"], "'x' is no row; the rows are dreamfusion, mvdream, sjc"),
         (["--rows", "none.yaml"], "none.yaml: no such file"),
         (["--rows", "list.yaml"], "list.yaml: rows map a name to options"),
         (["--rows", "flat.yaml"], "row 'a' maps options to values"),

@@ -19,7 +19,7 @@ from limbeck.leaderboard.images.cells import Cell, compute_cell, steps_within
 from limbeck.leaderboard.images.conduct import RowCells, make_cells
 from limbeck.leaderboard.images.judgment import judge_distances, judge_retrieval, tuning_objective
 from limbeck.leaderboard.images.protocol import Leaderboard, candidates
-from limbeck.leaderboard.images.table import RowJudge, ordered, to_markdown
+from limbeck.leaderboard.images.table import RowJudge, ordered, short, to_markdown
 from limbeck.leaderboard.images.time_left import TimeLeft
 from limbeck.leaderboard.report.judged_row import to_csv
 from limbeck.priors.loading import load
@@ -322,7 +322,14 @@ def test_csv_and_markdown_hold_the_same(tmp_path, evaluator):
     line = next(x for x in lines if (x["row"], x["metric"]) == ("vsd", "all"))
     assert float(line["low"]) <= float(line["value"]) == pytest.approx(1 / 3, abs=1e-4)
     assert (line["guidance"], line["lr"], line["steps"]) == ("7.5", "0.1", "4")
-    assert "| vsd | .33 [" in to_markdown(BOARD, rows)
+    text = to_markdown(BOARD, rows)
+    assert "| vsd | .33 [" in text
+    low, high = next(row for row in rows if row.name == "vsd").differences["all"].interval
+    # a table finds 1.4286 half widths of its intervals in four of five cases
+    assert (
+        f"difference to SDS in four of five cases if it is at least {short(1.4286 * (high - low) / 2)} in all"
+        in text
+    )
 
 
 def test_the_page_needs_nothing_else(tmp_path, evaluator):

@@ -144,6 +144,8 @@ def main(argv: Sequence[str]) -> None:
         check_sweep(runs, root, engine.device_here)
         for run in with_found_names(runs, root):
             print(root / run.name)
+        count = "one run" if len(runs) == 1 else f"{len(runs)} runs"
+        print(f"limbeck: {count}; nothing was written", file=sys.stderr)
         return
     runs = check_sweep(runs, root, engine.device_here)
     command = shlex.join(["limbeck", "sweep", *argv])

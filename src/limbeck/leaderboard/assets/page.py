@@ -20,9 +20,9 @@ from limbeck.leaderboard.assets.statistics import AssetRow, StageChange, StageRe
 from limbeck.leaderboard.assets.table import (
     COMPARED,
     SHOWN,
+    asset_power_sentence,
     format_number,
     heading,
-    power_sentence,
     runs_text,
     shares_text,
 )
@@ -93,7 +93,7 @@ def write_asset_page(
         "seeds": len({seed for _, seed in keys}),
         "tables": _tables(rows, baseline) if rows else [],
         "forests": _forests(computed),
-        "power": power_sentence(rows, baseline),
+        "power": asset_power_sentence(rows, baseline),
         "changes": _changes(changes),
         "compared": [(heading(name), _MEANINGS[name]) for name in COMPARED],
         "columns": [(row.stage.name, f"sheets/{sheet_name(row.stage)}") for row in computed],

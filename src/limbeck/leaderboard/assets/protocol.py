@@ -35,7 +35,15 @@ OBJECT_PROMPTS = {
     "car": "a blue car",
     "house": "an orange house",
 }
-_PRESETS = ("dreamfusion", "sjc", "latent-nerf", "magic3d", "prolificdreamer", "lucid-splats")
+_PRESETS = (
+    "dreamfusion",
+    "mvdream",
+    "sjc",
+    "latent-nerf",
+    "magic3d",
+    "prolificdreamer",
+    "lucid-splats",
+)
 _QUICK_OBJECTS, _QUICK_SCALE = ("cube", "duck"), 0.1
 _OF_THE_BOARD = ("prompts", "seed")  #: options that a row leaves to the leaderboard
 
@@ -49,7 +57,7 @@ class AssetLeaderboard:
 
     Attributes:
         presets: presets to compare, each a row. Empty: those of --rows, or without these all that
-            have a recipe for the embedded model.
+            make an object from a text on the embedded model.
         rows: YAML file of further rows: it maps a name to options of limbeck run, such as
             {preset: dreamfusion, method.guidance: 30}.
         baseline: row that the others are compared with. Empty: the first one.

@@ -17,6 +17,7 @@ from limbeck.leaderboard.assets.statistics import (
     StageResults,
 )
 from limbeck.leaderboard.report.markdown import difference_text, markdown_table, value_text
+from limbeck.leaderboard.report.power import power_sentence
 
 #: metrics whose differences are in the Markdown table, and in which stages are compared
 COMPARED = ("object", "view", "janus", "fidelity", "color_overlap", "all")
@@ -31,7 +32,6 @@ SHOWN = (
     "color_overlap",
     *DIVERSITIES,
 )
-_POWER = 2.8 / 1.96  #: difference found in 80 % of tables, in half widths of a 95 % interval
 
 
 def asset_rows_to_csv(rows: Sequence[AssetRow], changes: Sequence[StageChange]) -> str:
@@ -126,7 +126,7 @@ def asset_rows_to_markdown(
         cells += [*costs, runs_text(row.stage)] if row.stage.planned else [""] * 4
         table.append([row.stage.name, *cells])
     parts = [f"    {command}" if command else "", title]
-    parts += [markdown_table(table), power_sentence(rows, baseline)]
+    parts += [markdown_table(table), asset_power_sentence(rows, baseline)]
     if changes:
         parts.append(_stages_to_markdown(changes))
     parts.append(_objects_to_markdown(rows))
@@ -177,23 +177,15 @@ def format_number(name: str, value: float) -> str:
     return f"{value:.3f}".replace("-0.000", "0.000")
 
 
-def power_sentence(rows: Sequence[AssetRow], baseline: str) -> str:
+def asset_power_sentence(rows: Sequence[AssetRow], baseline: str) -> str:
     """The difference that such a table finds in four of five cases; empty without any.
 
     Args:
         rows: the rows.
         baseline: row that the others are compared with.
     """
-    found = []
-    for name in COMPARED:
-        intervals = [row.differences[name].interval for row in rows if name in row.differences]
-        widths = sorted((high - low) / 2 for low, high in filter(None, intervals))
-        if widths:
-            typical = 100 * _POWER * widths[len(widths) // 2]
-            found.append(f"{typical:.0f} points in {heading(name)}")
-    if not found:
-        return ""
-    return (
-        f"A table of this size finds a difference to {baseline} in four of five cases if it is at "
-        f"least {', '.join(found)}."
-    )
+
+    def words(name: str, difference: float) -> str:
+        return f"{100 * difference:.0f} points in {heading(name)}"
+
+    return power_sentence([row.differences for row in rows], COMPARED, baseline, words)

@@ -19,6 +19,7 @@ from limbeck.leaderboard.edits.judgment import judge_edits
 from limbeck.leaderboard.edits.pairs import CHANGED, EditPairs
 from limbeck.leaderboard.edits.protocol import NO_EDIT, EditLeaderboard, EditSetting
 from limbeck.leaderboard.report.markdown import difference_text, markdown_table, value_text
+from limbeck.leaderboard.report.power import power_sentence
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.world.evaluator import Evaluator
@@ -28,7 +29,6 @@ _REFERENCE = "dds"  #: the row that others are compared with
 _COMPARED = ("both", "distance", "psnr_outside")
 _DECODED_ROWS = 16
 _SHARES = ("both", "reached", "kept", *CHANGED)
-_POWER = 2.8 / 1.96  #: difference found in 80 % of tables, in half widths of a 95 % interval
 _HEADINGS = {
     "both": "right",
     "psnr_outside": "PSNR outside, dB",
@@ -183,33 +183,13 @@ def edit_rows_to_markdown(board: EditLeaderboard, rows: Sequence[JudgedEdits]) -
         f"{board.num_pairs} pairs, {board.seeds} {'edit' if board.seeds == 1 else 'edits'} of "
         f"each, {board.passes} network passes per edit:"
     )
-    parts = [title, markdown_table(table), markdown_table(by_change), _NOTES, power_text(rows)]
+    power = power_sentence([row.differences for row in rows], _COMPARED, "DDS", _difference_words)
+    parts = [title, markdown_table(table), markdown_table(by_change), _NOTES, power]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def power_text(rows: Sequence[JudgedEdits]) -> str:
-    """The difference to DDS that such a table finds in four of five cases; empty without any.
-
-    Args:
-        rows: the judged rows.
-    """
-    found = []
-    for name in _COMPARED:
-        intervals = [
-            value.interval
-            for row in rows
-            if (value := row.differences.get(name)) is not None and value.interval is not None
-        ]
-        if intervals:
-            widths = sorted((high - low) / 2 for low, high in intervals)
-            typical = _POWER * widths[len(widths) // 2]
-            found.append(f"{_number(name, typical)} in {_heading(name)}")
-    if not found:
-        return ""
-    return (
-        "A table of this size finds a difference to DDS in four of five cases if it is at least "
-        f"{', '.join(found)}."
-    )
+def _difference_words(name: str, difference: float) -> str:
+    return f"{_number(name, difference)} in {_heading(name)}"
 
 
 def _heading(name: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from limbeck.leaderboard.execution.image_results import CellResult
 from limbeck.leaderboard.images.conduct import RowCells
 from limbeck.leaderboard.images.protocol import Leaderboard, candidates
-from limbeck.leaderboard.images.table import ordered, short
+from limbeck.leaderboard.images.table import image_power_sentence, ordered, short
 from limbeck.leaderboard.report.judged_row import JudgedRow, setting_text
 from limbeck.leaderboard.report.page import fill_page
 from limbeck.metrics.estimate import Estimate
@@ -216,7 +216,8 @@ def write_leaderboard_page(
         own = ordered(judged, budget)  # type: ignore[arg-type]
         if not own:
             continue
-        sections.append({"title": title, "tables": _tables(own), "forests": _forests(own)})
+        section = {"title": title, "tables": _tables(own), "forests": _forests(own)}
+        sections.append({**section, "power": image_power_sentence(own)})
     used = [name for name in _MEANINGS if any(name in row.values for row in judged)]
     by_name = {row.name: row for row in rows if row.budget == "passes"}
     order = [row.name for row in ordered(judged, "passes")]

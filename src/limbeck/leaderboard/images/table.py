@@ -26,6 +26,7 @@ from limbeck.leaderboard.images.judgment import (
 from limbeck.leaderboard.images.protocol import Leaderboard
 from limbeck.leaderboard.images.row_measurements import load_row
 from limbeck.leaderboard.report.judged_row import JudgedRow, setting_text, to_csv
+from limbeck.leaderboard.report.power import power_sentence
 from limbeck.metrics.estimate import Estimate, mean_estimate
 from limbeck.metrics.intervals import SHARE
 from limbeck.system.files import write_text
@@ -214,9 +215,25 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
             cells += costs if row.setting else [""] * 3
             lines.append(f"| {row.name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
+        if power := image_power_sentence(own):
+            parts.append(power + "\n")
     if curves := [row for row in ordered(rows, "passes") if row.curve]:
         parts.append(_curves_markdown(curves))
     return "\n".join(parts)
+
+
+def image_power_sentence(rows: Sequence[JudgedRow]) -> str:
+    """The difference to SDS that such a table finds in four of five cases; empty without any.
+
+    Args:
+        rows: the rows of one budget.
+    """
+
+    def words(name: str, difference: float) -> str:
+        return f"{short(difference)} in {name}"
+
+    differences = [row.differences for row in rows]
+    return power_sentence(differences, ("all", "object", "kid", "coverage"), "SDS", words)
 
 
 def _curves_markdown(rows: Sequence[JudgedRow]) -> str:
