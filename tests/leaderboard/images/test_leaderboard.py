@@ -326,10 +326,8 @@ def test_csv_and_markdown_hold_the_same(tmp_path, evaluator):
     assert "| vsd | .33 [" in text
     low, high = next(row for row in rows if row.name == "vsd").differences["all"].interval
     # a table finds 1.4286 half widths of its intervals in four of five cases
-    assert (
-        f"difference to SDS in four of five cases if it is at least {short(1.4286 * (high - low) / 2)} in all"
-        in text
-    )
+    found = short(1.4286 * (high - low) / 2)
+    assert f"difference to SDS in four of five cases if it is at least {found} in all" in text
 
 
 def test_the_page_needs_nothing_else(tmp_path, evaluator):
