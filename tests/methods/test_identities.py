@@ -338,8 +338,11 @@ IDENTITIES = {
         (ONE_STEP,),
     ),
     43: Identity(
-        "SIM with c = 0 and both networks detached is VSD divided by its norm.",
-        "SIM (arXiv 2410.16794) in the form of Dive3D (arXiv 2506.13594)",
+        "SIM with both networks detached is VSD of weight lambda over r, r^2 = |y|^2 + c^2. "
+        "Through networks of Gaussians, of slopes k_p and k_q in x_t, it is alpha (k_p - k_q) "
+        "(1 - u u^T) (psi - x) / r + (alpha k_q - 1) u, u = y / r.",
+        "SIM (arXiv 2410.16794) in the form of Dive3D (arXiv 2506.13594); the Gaussian case is "
+        "derived here",
         (ONE_STEP,),
     ),
     44: Identity(
