@@ -1,7 +1,10 @@
 """Methods of one-step generators: identities and fixed points."""
 
 import math
+import re
+import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -10,12 +13,14 @@ import torch
 from tiny_pipeline import f64, make_inputs, max_difference, normal, prompt_conditions
 from torch import Tensor
 
+from limbeck.config.command_line import parse
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.prior import Prior, PriorWrapper
 from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.base import Critic, CriticConfig
+from limbeck.distillation.critics.network import NetworkCritic
 from limbeck.distillation.discriminators.base import DiscriminatedCritic, Discriminator
 from limbeck.distillation.discriminators.none import NoDiscriminator
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -354,6 +359,36 @@ def test_identity_44_sds_shrinks_an_affine_generator_to_the_mean():
     a, b = trained_map(SDS(1.0), 200)
     assert max_difference(b, MEAN) < 0.05
     assert float((a @ a.T).diagonal().max()) < 1e-3
+
+
+# Diff-Instruct
+
+
+def test_diff_instruct_of_the_page_descends_the_difference_of_the_predictions():
+    """x0_hat_fake - x0_hat_real, of weight 1 at every t; prior and critic are known Gaussians."""
+    page = (Path(__file__).parents[2] / "docs/one-step.md").read_text(encoding="utf-8")
+    (options,) = re.findall(r"^Diff-Instruct is `(--method .+)`\.$", page, re.M)
+    more = "--model gaussians --representation generator --particles 64 --steps 1"
+    arguments = ["red disc", *shlex.split(options), *more.split()]
+    (e,) = parse([(Experiment, None)], arguments, "run", "", "prompts")
+    assert e.method == VSD(1.0, critic=NetworkCritic())
+    prior = Gaussian(BASE, MEAN, COVARIANCE)
+    run = Run(replace(e, method=replace(e.method, critic=LawCritic())), prior)
+    own = run.state.prior()
+    own.mean, own.covariance = f64([-0.2, 0.4]), f64([[0.3, -0.1], [-0.1, 0.8]])
+    step = run.advance()
+    alpha, sigma = (f(step.inputs.t.double())[:, None] for f in _levels(prior.schedule))
+
+    def x0_hat(mean: Tensor, covariance: Tensor) -> Tensor:
+        """m + alpha C S_t^-1 (x_t - alpha m), in the directions in which C is diagonal."""
+        variances, axes = torch.linalg.eigh(covariance)
+        centered = (step.inputs.xt - alpha * mean) @ axes
+        gain = alpha * variances / (alpha**2 * variances + sigma**2)
+        return mean + (gain * centered) @ axes.T
+
+    expected = x0_hat(own.mean, own.covariance) - x0_hat(MEAN, COVARIANCE)
+    assert float(step.inputs.t.max() - step.inputs.t.min()) > 0.8
+    assert max_difference(step.gradient, expected) < 1e-5
 
 
 # Identity 47
