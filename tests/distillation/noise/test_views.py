@@ -140,7 +140,7 @@ def test_texels_do_not_depend_on_the_radius_within_a_shell() -> None:
 
 
 @pytest.mark.parametrize("cls", VIEW_NOISES)
-def test_the_noise_of_a_view_is_white_with_variance_one(cls: type[ViewNoise]) -> None:
+def test_identity_52_the_noise_of_a_view_is_white_with_variance_one(cls: type[ViewNoise]) -> None:
     """W W^T = 1 for the linear map W from independent numbers to the noise of a view."""
     noise = COARSE if cls is TransportedNoise else cls()
     (w,) = linear_map(views(20.0), noise)
@@ -179,7 +179,7 @@ def test_texels_drift_as_the_recursion_says() -> None:
 # two views
 
 
-def test_transported_noise_is_correlated_by_the_overlap_of_texels() -> None:
+def test_identity_52_transported_noise_is_correlated_by_the_overlap_of_texels() -> None:
     """W_a W_b^T = |A and B| / sqrt(|A| |B|), between all pixels of two views."""
     camera, noise = views(0.0, 12.0), COARSE
     owner = noise.texel_owners(RenderedSurface(camera, *ball(camera)), SIDE, SIDE)
