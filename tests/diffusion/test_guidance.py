@@ -80,7 +80,7 @@ def perp_neg(null, pos, negs, weights, scale):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, -2.0])
 @pytest.mark.parametrize("negatives", [NEGATIVES[:1], NEGATIVES], ids=["one", "two"])
 @pytest.mark.parametrize("shape", [(6,), (3, 4, 4)])
-def test_perp_neg_equals_its_formula(scale, negatives, shape):
+def test_identity_56_perp_neg_equals_its_formula(scale, negatives, shape):
     predictions = [
         Prediction(normal(5, *shape, seed=2 * i), normal(5, *shape, seed=2 * i + 1))
         for i in range(2 + len(negatives))
@@ -114,7 +114,7 @@ def test_perp_neg_with_weight_zero_is_classifier_free_guidance(t):
 
 
 @every_time
-def test_perp_neg_with_the_prompt_as_negative_is_classifier_free_guidance(t):
+def test_identity_56_perp_neg_with_the_prompt_as_negative_is_classifier_free_guidance(t):
     prior, s = mixture(), five_rows(t=t)
     conditions = perp_neg_conditions(5, (NULL_AND_POS[1], [2.0] * 5))
     with_negative = guided_prediction(prior, s.xt, s.t, conditions, 7.5).eps

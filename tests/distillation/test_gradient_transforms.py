@@ -116,7 +116,7 @@ def test_options_out_of_range_are_refused(build, message):
         build()
 
 
-def test_pixel_clip_shortens_each_pixel_and_keeps_its_direction():
+def test_identity_55_pixel_clip_shortens_each_pixel_and_keeps_its_direction():
     g = normal(2, 3, 5, 5) * 0.3
     out = PixelClip(0.1).of_image(g)
     largest = g.abs().amax(1)

@@ -32,13 +32,13 @@ def weights_of(orbit: Orbit, azimuths: list[float], elevation: float = 0.0) -> T
 @pytest.mark.parametrize(
     ("azimuth", "front", "side"), [(0, 0.0, 2.0), (90, 2.0, 0.0), (180, 2.0, 1.0)]
 )
-def test_stable_dreamfusion_at_front_side_and_back(azimuth, front, side) -> None:
+def test_identity_56_stable_dreamfusion_at_front_side_and_back(azimuth, front, side) -> None:
     orbit = Orbit(perp_neg=2.0, perp_neg_rule="stable-dreamfusion")
     for sign in (1, -1):
         assert weights_of(orbit, [sign * azimuth])[:, 0].tolist() == pytest.approx([front, side])
 
 
-def test_the_front_weight_of_stable_dreamfusion_jumps_at_its_cut_and_the_side_hardly() -> None:
+def test_identity_56_the_front_weight_of_stable_dreamfusion_jumps_and_the_side_hardly() -> None:
     cut = 90 * 0.2  # r = .8
     front, _ = stable_dreamfusion_weights(f64(cut - EPSILON, cut + EPSILON))
     assert float(front[0]) == 0
@@ -52,13 +52,13 @@ def test_the_front_weight_of_stable_dreamfusion_jumps_at_its_cut_and_the_side_ha
     ("azimuth", "front", "side"),
     [(0, 0.0, 1.574), (90, 1.574, 0.0), (180, 1.967, 0.394), (45, 0.6892, 0.6892)],
 )
-def test_threestudio_at_front_side_and_back(azimuth, front, side) -> None:
+def test_identity_56_threestudio_at_front_side_and_back(azimuth, front, side) -> None:
     orbit = Orbit(perp_neg=1.0, perp_neg_rule="threestudio")
     found = weights_of(orbit, [azimuth])[:, 0].tolist()
     assert found == pytest.approx([front, side], abs=1e-3)
 
 
-def test_the_weights_of_threestudio_meet_at_90_degrees() -> None:
+def test_identity_56_the_weights_of_threestudio_meet_at_90_degrees() -> None:
     for found, value in zip(
         threestudio_weights(f64(90 - EPSILON, 90, 90 + EPSILON)), (1.574, 0.0), strict=True
     ):

@@ -119,10 +119,23 @@ def test_identity_38_flowedit_is_the_other_end(schedule, t):
     assert max_difference(flowedit, dds) > 1e-3 * float(expected.abs().max())
 
 
-def test_dds_is_what_it_was_without_eta():
+@pytest.mark.parametrize("schedule", [FLOW, SHIFTED], ids=["flow", "shifted"])
+@every_time
+def test_dds_without_eta_is_a_difference_of_two_predictions(schedule, t):
+    """Both at the drawn eps, eps_hat = z + (1 - u) v."""
+    s = edit_step(schedule, t)
+    x, x_source, eps, u = as_flow(s)
+    z, z_source = ((1 - u) * x0 + u * eps for x0 in (x, x_source))
+    target = z + (1 - u) * guided(z, u, NULL, TARGET, 7.5)
+    expected = target - (z_source + (1 - u) * guided(z_source, u, NULL, SOURCE, 7.5))
+    found = DDS(7.5)(mixture(schedule), s, NO_STATE)
+    assert max_difference(found, expected) < 1e-12 * max(1.0, float(expected.abs().max()))
+
+
+def test_eta_has_no_effect_at_the_source():
+    """There the noise is that of DDS."""
     s, prior = edit_step(FLOW, 0.5), mixture(FLOW)
     at_source = replace(s, x0=s.source.x0)
-    # at the source the noise is that of DDS, whatever eta is
     same = [DDS(7.5, eta)(prior, at_source, NO_STATE) for eta in (0.0, 0.5, 1.0)]
     assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
 
@@ -157,7 +170,7 @@ def test_flow_align_on_flows(schedule, t):
 
 
 @every_schedule
-def test_flow_align_without_its_pull_is_flowedit_from_the_source_prompt(schedule):
+def test_identity_53_flow_align_without_its_pull_is_flowedit_from_the_source_prompt(schedule):
     s, prior = edit_step(schedule, 0.6), mixture(schedule)
     y = replace(s.conditions, null=s.source.conditions.pos)
     expected = FlowEdit(5.0, 1.0)(prior, replace(s, conditions=y), NO_STATE)

@@ -338,8 +338,11 @@ IDENTITIES = {
         (ONE_STEP,),
     ),
     43: Identity(
-        "SIM with c = 0 and both networks detached is VSD divided by its norm.",
-        "SIM (arXiv 2410.16794) in the form of Dive3D (arXiv 2506.13594)",
+        "SIM with both networks detached is VSD of weight lambda over r, r^2 = |y|^2 + c^2. "
+        "Through networks of Gaussians, of slopes k_p and k_q in x_t, it is alpha (k_p - k_q) "
+        "(1 - u u^T) (psi - x) / r + (alpha k_q - 1) u, u = y / r.",
+        "SIM (arXiv 2410.16794) in the form of Dive3D (arXiv 2506.13594); the Gaussian case is "
+        "derived here",
         (ONE_STEP,),
     ),
     44: Identity(
@@ -386,6 +389,52 @@ IDENTITIES = {
         "alpha m by (alpha alpha' C + sigma sigma') / S_t.",
         "Denoising student (arXiv 2101.02388); derived here",
         ("methods/test_one_step.py",),
+    ),
+    51: Identity(
+        "LUSD without mask and pull is stage two of SDS-Bridge from the source prompt to the "
+        "prompt, over its standard deviation and times the gain g_k, whatever its guidance.",
+        "LUSD (arXiv 2503.11054), its code",
+        (MORE_EDITING,),
+    ),
+    52: Identity(
+        "Noise that views share is white in every view, W W^T = 1 for its linear map W from "
+        "independent numbers. Transported noise of pixels that see the texels A and B has the "
+        "correlation W_a W_b^T = |A and B| / sqrt(|A| |B|).",
+        "FSD (arXiv 2405.10988), CFD (arXiv 2501.05445), its code",
+        ("distillation/noise/test_views.py",),
+    ),
+    53: Identity(
+        "FlowAlign with zeta = 0 is FlowEdit from the source prompt in place of the null prompt, "
+        "with source guidance 1. It is 0 at the source under its own prompt.",
+        "FlowAlign (arXiv 2505.23145), its code; derived here",
+        (FLOW_EDITING,),
+    ),
+    54: Identity(
+        "CSD-Edit is SVGD of DDS over the n images of a prompt: (sum_j K_ij DDS_j + sum_j "
+        "grad_{x_i} K_ij) / n, whose repulsion sums to 0. With one image it is DDS.",
+        "CSD-Edit (arXiv 2307.04787), its code",
+        (MORE_EDITING,),
+    ),
+    55: Identity(
+        "Pixel gradient clipping multiplies the gradient of each pixel by min(1, c / m), m its "
+        "largest absolute value over channels.",
+        "PGC (arXiv 2310.12474), its code",
+        ("distillation/test_gradient_transforms.py",),
+    ),
+    56: Identity(
+        "Perp-Neg adds w_i (d_i - <d_i, d> d / |d|^2) to d = eps_y - eps_null, so that the prompt "
+        "itself as a negative prompt has no effect. The -w of front and side are (0, 2), (2, 0), "
+        "(2, 1) at azimuths of 0, 90 and 180 degrees by the rule of stable-dreamfusion, which "
+        "jumps by 2 e^-1.6 at 18 degrees, and (0, 1.574), (1.574, 0), (1.967, .394) by that of "
+        "threestudio, which is continuous at 90.",
+        "Perp-Neg (arXiv 2304.04968); the code of stable-dreamfusion and threestudio",
+        (GUIDANCE, "graphics/test_perp_neg.py"),
+    ),
+    57: Identity(
+        "Steps in parallel at threshold 0, and in windows of 1 at any threshold, are single "
+        "steps, bit for bit.",
+        "DreamPropeller (arXiv 2311.17082), its code",
+        ("training/test_parallel_steps.py",),
     ),
 }
 

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_pipeline import class_conditions, f64, make_inputs, max_difference, normal
+from tiny_pipeline import (
+    class_conditions,
+    f64,
+    make_inputs,
+    max_difference,
+    normal,
+    prompt_conditions,
+)
 
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.schedule import RectifiedFlowSchedule, stable_diffusion_schedule
@@ -12,6 +19,7 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.attention_masks import Unmasked
 from limbeck.distillation.inputs import EditSource, SetupContext
 from limbeck.distillation.state import Stateless
+from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
 from limbeck.methods.csd_edit import CSDEdit, TargetGroups
 from limbeck.methods.dds import DDS
@@ -19,7 +27,7 @@ from limbeck.methods.ids import IDS
 from limbeck.methods.lusd import LUSD
 from limbeck.methods.sds import SDS
 from limbeck.methods.ssd_edit import SSDEdit
-from limbeck.priors.exact import GaussianMixture
+from limbeck.priors.exact import GaussianMixture, colored_shapes
 
 SD, FLOW = stable_diffusion_schedule(), RectifiedFlowSchedule()
 NULL, TARGET, SOURCE = (1.0, 1.0, 1.0), (0.1, 0.2, 0.7), (0.8, 0.1, 0.1)
@@ -46,6 +54,17 @@ def edit_step(schedule=SD, t=0.5, rows=5, **changes):
 def eps_hat(prior, s, x0, conditions, guidance, eps=None):
     xt = s.schedule.add_noise(x0, s.eps if eps is None else eps, s.t)
     return guided_prediction(prior, xt, s.t, conditions, guidance).eps
+
+
+def prompts_step(schedule):
+    """A prior that reads prompts, its context, and a step of an edit from one prompt to another."""
+    prior = colored_shapes(4, schedule=schedule)
+    target, source = (prompt_conditions(prior, [y] * 5) for y in ("red disc", "blue ring"))
+    x0, eps, source_x0 = (normal(5, 3, 4, 4, seed=seed) for seed in (2, 3, 4))
+    s = make_inputs(schedule, x0, 0.5, eps, target)
+    s = replace(s, source=EditSource(source_x0, source), step=70, steps=200)
+    setup = SetupContext(5, 1, 0, x0, ("red disc",), ("blue ring",))
+    return prior, setup, s
 
 
 # IDS
@@ -129,8 +148,9 @@ def test_identity_40_terms_of_ssd_edit_alone():
     s, prior = edit_step(), mixture()
     csd = CSD(negative_prompt="")(prior, s, NO_STATE)
     third = SSDEdit(5.5, 0.0, 0.0, 0.0)(prior, s, NO_STATE)
-    factor = float((third * csd).sum() / (csd * csd).sum())
-    assert max_difference(third, factor * csd) < 1e-12 and factor > 0
+    # s (eps(x_t, y) - eps(x_t)), and CSD is this difference itself: the factor is s
+    assert max_difference(third, 5.5 * csd) < 1e-12
+    assert float(csd.abs().max()) > 0.1
     second = SSDEdit(0.0, 3.75, 0.0, 0.0)(prior, s, NO_STATE)
     difference = eps_hat(prior, s, s.x0, s.conditions, 1.0)
     difference = difference - eps_hat(prior, s, s.x0, s.source.conditions, 1.0)
@@ -141,7 +161,32 @@ def test_identity_40_terms_of_ssd_edit_alone():
     assert max_difference(SSDEdit()(prior, still, NO_STATE), ZERO) == 0
 
 
+@every_schedule
+def test_identity_40_the_second_term_of_ssd_edit_is_stage_two_of_bridge(schedule):
+    prior, setup, s = prompts_step(schedule)
+    bridge = Bridge(3.75, 0.0)
+    expected = bridge(prior, s, bridge.init(prior, setup))
+    assert float(expected.abs().max()) > 0.1
+    assert max_difference(SSDEdit(0.0, 3.75, 0.0, 0.0)(prior, s, NO_STATE), expected) < 1e-12
+
+
 # LUSD
+
+
+@every_schedule
+def test_identity_51_lusd_is_standardized_bridge_between_its_prompts(schedule):
+    """With M = 1 and no pull; whatever the factor of e is, the standard deviation takes it out."""
+    prior, setup, s = prompts_step(schedule)
+    bridge = Bridge(2.5, 0.0)
+    expected = bridge(prior, s, bridge.init(prior, setup))
+    gain = 0.01 + 0.14 * (1 - float(torch.sigmoid(f64([10 * 70 / 199 - 5]))))
+    expected = gain * expected / expand(expected.flatten(1).std(1), expected)
+    for factor in (1.0, 4.0):
+        lusd = LUSD(factor, pull=0.0, tau=0.0, attention_mask=False)
+        found = lusd(prior, s, lusd.init(prior, setup))
+        assert max_difference(found, expected) < 1e-12
+    pulled = LUSD(pull=0.02, tau=0.0, attention_mask=False)
+    assert max_difference(pulled(prior, s, pulled.init(prior, setup)), expected) > 1e-4
 
 
 def lusd_step(step=0, steps=300, **changes):
@@ -197,7 +242,7 @@ def groups(*prompts: str) -> TargetGroups:
     return TargetGroups(setup)
 
 
-def test_csd_edit_of_one_image_per_prompt_is_dds():
+def test_identity_54_csd_edit_of_one_image_per_prompt_is_dds():
     s, prior = edit_step(), mixture()
     state = groups("a", "b", "c", "d", "e")
     expected = DDS(5.0)(prior, s, NO_STATE)
@@ -205,7 +250,7 @@ def test_csd_edit_of_one_image_per_prompt_is_dds():
 
 
 @pytest.mark.parametrize("space", ["x0", "xt"])
-def test_csd_edit_is_svgd_of_dds_among_images_of_one_target(space):
+def test_identity_54_csd_edit_is_svgd_of_dds_among_images_of_one_target(space):
     s, prior = edit_step(), mixture()
     result = CSDEdit(5.0, space)(prior, s, groups("a", "b", "a", "a", "b"))
     dds = DDS(5.0)(prior, s, NO_STATE)
@@ -220,7 +265,7 @@ def test_csd_edit_is_svgd_of_dds_among_images_of_one_target(space):
         assert max_difference(repulsion.sum(0), torch.zeros(4)) < 1e-12
 
 
-def test_the_mean_of_two_images_of_csd_edit_is_not_repelled():
+def test_identity_54_the_mean_of_two_images_of_csd_edit_is_not_repelled():
     s, prior = edit_step(rows=2), mixture()
     x0 = torch.stack([s.x0[0], s.x0[0] + 0.1])
     pair = replace(s, x0=x0)

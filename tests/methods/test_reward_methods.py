@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from limbeck.diffusion.prediction import Prediction
 from limbeck.distillation.batching import draw_candidates
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
@@ -20,7 +23,6 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
 EXACT = ExactCritic()
-TEXTS = {"source_suffix": " ring", "target_suffix": " disc"}
 PAIRS = [
     (RewardVSD(3.0, critic=EXACT, num_noises=1, weighting_scheme="best"), VSD(3.0, critic=EXACT)),
     *(
@@ -35,6 +37,13 @@ class FirstValue(Reward):
 
     def build(self, prior, setup):
         return lambda x0, conditions, particle: x0.flatten(1)[:, 0]
+
+
+class TotalValue(Reward):
+    """The sum of the values of x0."""
+
+    def build(self, prior, setup):
+        return lambda x0, conditions, particle: x0.flatten(1).sum(1)
 
 
 def run_of(method: Method, steps: int = 3) -> Run:
@@ -82,6 +91,36 @@ def test_the_direction_is_the_weighted_sum_over_the_noises(kind: str) -> None:
     for row in range(4):
         expected = 0.9 * single[best[row], row] - 0.1 * single[worst[row], row]
         assert (whole[row] - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_stage_two_rates_away_from_the_source_text() -> None:
+    """The image that is rated is "red disc" away from "red", not "red" away from nothing."""
+    options = {"weighting_scheme": "softmax", "source_suffix": "", "target_suffix": " disc"}
+    method = RewardBridge(3.0, 0.0, reward_guidance=2.5, reward_model=TotalValue(), **options)
+    run = run_of(method)
+    # so much noise that the shape of a red thing is open, and directions differ between noises
+    t = run.prior.schedule.snap(torch.full((4,), 0.85))
+    inputs = replace(run.advance().inputs, t=t, drawn_t=None)
+    with torch.no_grad():
+        found = method(run.prior, inputs, run.state)
+        candidates = draw_candidates(inputs, 4)
+        source, target = (
+            run.prior.condition(4 * (2 * [f"red{shape}"] + 2 * [f"blue{shape}"]))
+            for shape in ("", " disc")
+        )
+        xt, null = candidates.xt, candidates.conditions.null
+        of_source, of_target, of_null = run.prior(xt, candidates.t, source, target, null)
+    single = (3.0 * (of_target.eps - of_source.eps)).unflatten(0, (4, 4))
+
+    def mean_away_from(other: Prediction) -> torch.Tensor:
+        """Mean by exp(reward), with rewards of x0_hat away from another prediction."""
+        rewards = (other.x0 + 2.5 * (of_target.x0 - other.x0)).flatten(1).sum(1)
+        w = rewards.unflatten(0, (4, 4)).softmax(0)
+        return (w[..., None, None, None] * single).sum(0)
+
+    size = found.abs().max()
+    assert (found - mean_away_from(of_source)).abs().max() < 1e-5 * size
+    assert (found - mean_away_from(of_null)).abs().max() > 1e-2 * size
 
 
 def test_reward_bridge_without_stage_two_is_reward_sds() -> None:

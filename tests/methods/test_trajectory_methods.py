@@ -102,12 +102,16 @@ def test_identity_34_only_several_modes_tell_mean_shift_from_sds() -> None:
 
 @every_schedule
 def test_identity_35_jsd_without_its_second_term_is_sdi(schedule) -> None:
+    """Bit by bit, in float32 and float64, with and without fresh noise in the inversion."""
     prior = mixture(schedule)
-    inputs = inputs_of(prior, normal(3, 2, seed=2), 0.6)
-    state = CachedTargets(SetupContext(3, 1, 0, inputs.x0))
-    sdi = SDI(2.0, inversion_guidance=-2.0)(prior, inputs, state)
-    assert max_difference(JSD(2.0, 0.0, -2.0)(prior, inputs, NO_STATE), sdi) < 1e-12
-    assert max_difference(JSD(2.0, 1.0, -2.0)(prior, inputs, NO_STATE), sdi) > 1e-3
+    for dtype, eta in ((torch.float32, 0.3), (torch.float64, 0.3), (torch.float64, 0.0)):
+        inputs = inputs_of(prior, normal(3, 2, seed=2, dtype=dtype), 0.6)
+        state = CachedTargets(SetupContext(3, 1, 0, inputs.x0))
+        sdi = SDI(2.0, inversion_guidance=-2.0, inversion_eta=eta)(prior, inputs, state)
+        jsd = JSD(2.0, 0.0, -2.0, inversion_eta=eta)(prior, inputs, NO_STATE)
+        assert torch.equal(jsd, sdi)
+        both = JSD(2.0, 1.0, -2.0, inversion_eta=eta)(prior, inputs, NO_STATE)
+        assert max_difference(both, sdi) > 1e-3
 
 
 def test_the_second_term_of_jsd_noises_the_first_prediction_anew() -> None:

@@ -53,9 +53,13 @@ def test_a_recipe_runs(method: str, prior) -> None:
 def test_the_recipes_have_the_numbers_of_their_code() -> None:
     sds = recipe("sds")
     assert sds.method == SDS(100.0)
+    assert (sds.timesteps.t_min, sds.timesteps.t_max) == (0.05, 0.95)
+    assert (sds.representation.num_paths, sds.steps) == (128, 1000)
     assert sds.augmentation == PerspectiveCrop(0.5, 0.7, 1 - 512 / 600, 0.0)
     vpsd = recipe("vsd")
     assert isinstance(vpsd.method, VSD) and isinstance(vpsd.method.critic, LoRACritic)
+    assert (vpsd.method.guidance, vpsd.method.critic.rank) == (7.5, 4)
+    assert (vpsd.representation.num_paths, vpsd.steps) == (256, 2000)
     training = vpsd.method.critic.training
     assert (vpsd.total, vpsd.batch_size, training.batch_size, training.lr) == (6, 4, 2, 1e-4)
     assert (vpsd.timesteps.t_max, vpsd.timesteps.late_t_max) == (0.98, 0.5)

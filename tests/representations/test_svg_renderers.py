@@ -32,7 +32,35 @@ def rasterize_by_inkscape(drawing: Path, image: Path, size: int) -> None:
     subprocess.run(["inkscape", *options], check=True, capture_output=True, timeout=300)
 
 
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+def rasterize_by_chromium(drawing: Path, image: Path, size: int) -> None:
+    scale, margin = size / SIZE, 200  # the bars of some versions are part of the window
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--force-device-scale-factor={scale}",
+        f"--window-size={SIZE + margin},{SIZE + margin}",
+        f"--user-data-dir={image.parent / 'profile'}",
+        f"--screenshot={image}",
+    ]
+    command = [str(CHROMIUM), *options, str(drawing)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    with Image.open(image) as window:
+        window.crop((0, 0, size, size)).save(image)
+
+
 RASTERIZERS = [
+    pytest.param(
+        rasterize_by_chromium,
+        id="chromium",
+        marks=[pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")],
+    ),
     pytest.param(
         rasterize_by_rsvg,
         id="rsvg-convert",
@@ -76,6 +104,7 @@ def difference(drawing: PrimitiveParticles, rasterize, folder: Path, size: int) 
     drawing.save(folder, ["drawing"])
     rasterize(folder / "drawing.svg", folder / "drawing.png", size)
     with Image.open(folder / "drawing.png") as image:
+        assert image.size == (size, size)
         theirs = image_to_tensor(image.convert("RGB"))
     ours = drawing.render_at(torch.arange(1), size, size)[0].detach().float()
     return (theirs - ours).abs()

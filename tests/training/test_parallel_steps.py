@@ -64,7 +64,7 @@ def assert_sequential(window: int, threshold: float, **options) -> ParallelSteps
 
 @pytest.mark.parametrize("window", [3, 40])
 @pytest.mark.parametrize("optimizer", [Adam(), SGD(), SGD(momentum=0.9)], ids=repr)
-def test_at_threshold_0_the_iterates_are_those_of_single_steps(optimizer, window):
+def test_identity_57_at_threshold_0_the_iterates_are_those_of_single_steps(optimizer, window):
     steps = assert_sequential(window, 0.0, optimizer=optimizer)
     assert steps.gradients > steps.run.step >= steps.rounds, "nothing was computed ahead"
 
@@ -84,14 +84,14 @@ def test_particles_that_a_step_does_not_draw_stay():
     assert len(steps.run.optimizer.param_groups[0]["params"]) == 6
 
 
-def test_a_window_of_1_takes_single_steps_at_any_threshold():
+def test_identity_57_a_window_of_1_takes_single_steps_at_any_threshold():
     steps = assert_sequential(1, float("inf"))
     assert steps.rounds == steps.gradients == 13
 
 
 #: CDS needs a network with attention; iRFDS optimizes noise
 @pytest.mark.parametrize("name", sorted(choices(Method).keys() - {"cds", "irfds"}))
-def test_a_method_is_exact_or_refused(name):
+def test_identity_57_a_method_is_exact_or_refused(name):
     cls = choices(Method)[name]
     source = ("red ring",) if issubclass(cls, EditMethod) else ()
     options = {"method": cls(), "prompts": ("red disc",), "source_prompt": source, "steps": 5}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from limbeck.distillation.discriminators.base import (
 from limbeck.distillation.discriminators.none import NoDiscriminator
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.methods.base import CriticMethod
+
+_ROUNDINGS = 4  #: bound of the rounding of eps_real, in units of that of its largest terms
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,13 @@ class DMD2(CriticMethod):
         # at one x_t, x0_fake - x0_real = lambda (eps_real - eps_fake) and
         # x0 - x0_real = lambda (eps_real - eps): lambda cancels, also where alpha is nearly 0
         size = (eps_real - inputs.eps).abs().flatten(1).mean(1)
-        # the prior knows the sample exactly: no direction, as NaN is 0 in the authors' code
-        scale = (size > 0).to(size) / size.clamp_min(1e-30)
+        # the prior knows the sample, up to the rounding of x_t over sigma: no direction, as NaN is
+        # 0 in the authors' code
+        x0, alpha = inputs.x0.detach(), inputs.schedule.alpha(inputs.t)
+        sigma = expand(inputs.schedule.sigma(inputs.t), x0)
+        terms = expand(alpha, x0) * x0.abs() / sigma + inputs.eps.abs()
+        rounding = _ROUNDINGS * torch.finfo(inputs.xt.dtype).eps * terms.flatten(1).mean(1)
+        scale = (size > rounding).to(size) / size.clamp_min(1e-30)
         return expand(scale, eps_real) * (eps_real - eps_fake)
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from ball_representation import Ball
 from small_3d import small_3d
 from tiny_pipeline import make_inputs, max_difference
 from torch import Tensor
+from torch.nn import functional as F
 
 from limbeck.config.discovery import choices
 from limbeck.diffusion.condition import Conditions
@@ -37,8 +39,7 @@ from limbeck.training.model_defaults import default_experiment
 from limbeck.training.trainer import Run
 
 RADIUS, SIDE = 0.7, 8
-N = 3000  #: channels, the samples of a pixel
-#: few texels, so that many channels are drawn quickly
+#: few texels, so that each can have a channel of its own
 COARSE = TransportedNoise(texels=8, shells=1)
 VIEW_NOISES = [cls for cls in choices(Noise).values() if issubclass(cls, ViewNoise)]
 
@@ -75,9 +76,40 @@ def noise_of(camera: Camera, noise: Noise, channels: int = 2, step: int = 0) -> 
     return noise.refine(colored_shapes(SIDE), inputs)
 
 
-def pixels_of(noise: Tensor) -> Tensor:
-    """Pixels as rows, channels as samples of each."""
-    return noise.flatten(2).transpose(1, 2).double()
+def unit_vectors(channels: int) -> Callable[..., Tensor]:
+    """In place of ``RowRandom.normal``: every number of every draw is 1 in a channel of its own.
+
+    The same draw, as of two views of one particle, has the same channels again.
+    """
+    first: dict[tuple, int] = {}
+    drawn = [0]
+
+    def normal(rng: RowRandom, purpose: str, *shape: int) -> Tensor:
+        count, rows = math.prod(shape[1:]), []
+        for particle, view in zip(rng.particle.tolist(), rng.view.tolist(), strict=True):
+            key = (rng.seed, rng.step, particle, view, rng.scope, purpose)
+            if key not in first:
+                first[key] = drawn[0]
+                drawn[0] += count
+            assert shape[0] == channels >= drawn[0]
+            rows.append(torch.zeros(channels, count))
+            rows[-1][first[key] : first[key] + count] = torch.eye(count)
+        return torch.stack(rows).view(-1, *shape)
+
+    return normal
+
+
+def linear_map(camera: Camera, noise: ViewNoise, steps: Sequence[int] = (0,)) -> Tensor:
+    """W of every view at every step [steps * views, pixels, numbers].
+
+    A noise is linear in the independent numbers that are drawn for it, so that W of what is given
+    unit vectors is all of it: the covariance of views a and b is W_a W_b^T.
+    """
+    channels = 3000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowRandom, "normal", unit_vectors(channels))
+        found = torch.cat([noise_of(camera, noise, channels, step) for step in steps])
+    return found.flatten(2).transpose(1, 2).double()
 
 
 # maps of the sphere
@@ -108,12 +140,11 @@ def test_texels_do_not_depend_on_the_radius_within_a_shell() -> None:
 
 
 @pytest.mark.parametrize("cls", VIEW_NOISES)
-def test_the_noise_of_a_view_is_white_with_variance_one(cls: type[ViewNoise]) -> None:
-    n = N
+def test_identity_52_the_noise_of_a_view_is_white_with_variance_one(cls: type[ViewNoise]) -> None:
+    """W W^T = 1 for the linear map W from independent numbers to the noise of a view."""
     noise = COARSE if cls is TransportedNoise else cls()
-    pixels = pixels_of(noise_of(views(20.0), noise, n))[0]
-    covariance = pixels @ pixels.T / n
-    assert max_difference(covariance, torch.eye(SIDE**2).double()) < 5.5 * math.sqrt(2 / n)
+    (w,) = linear_map(views(20.0), noise)
+    assert max_difference(w @ w.T, torch.eye(SIDE**2).double()) < 1e-6
 
 
 @pytest.mark.parametrize("background", ["fixed", "fresh"])
@@ -136,37 +167,33 @@ def test_without_drift_a_fixed_camera_keeps_its_noise() -> None:
 
 
 def test_texels_drift_as_the_recursion_says() -> None:
-    n, gamma, steps = N, 0.05, 6
+    gamma, start, steps = 0.05, 2, 6
     noise = replace(COARSE, gamma=gamma)
+    before, after = linear_map(views(20.0), noise, (start, start + steps))
     center = SIDE * SIDE // 2 + SIDE // 2
-    a, b = (pixels_of(noise_of(views(20.0), noise, n, step))[0, center] for step in (2, 2 + steps))
     expected = (1 - gamma) ** (steps / 2)
-    assert abs(float((a * b).mean()) - expected) < 5 * math.sqrt(2 / n)
+    assert float(before[center] @ after[center]) == pytest.approx(expected, abs=1e-6)
+    assert max_difference(after @ after.T, torch.eye(SIDE**2).double()) < 1e-6
 
 
 # two views
 
 
-def test_transported_noise_is_correlated_by_the_overlap_of_texels() -> None:
-    n, camera, noise = N, views(0.0, 12.0), COARSE
+def test_identity_52_transported_noise_is_correlated_by_the_overlap_of_texels() -> None:
+    """W_a W_b^T = |A and B| / sqrt(|A| |B|), between all pixels of two views."""
+    camera, noise = views(0.0, 12.0), COARSE
     owner = noise.texel_owners(RenderedSurface(camera, *ball(camera)), SIDE, SIDE)
-    sets = [[set((row == p).nonzero()[:, 0].tolist()) for p in range(SIDE**2)] for row in owner]
-    a, b = pixels_of(noise_of(camera, noise, n))
-    correlation = a @ b.T / n
-    seen = [[bool(s) for s in view] for view in sets]
-    expected = torch.tensor(
-        [
-            [len(s & q) / math.sqrt(max(len(s) * len(q), 1)) for q in sets[1]]  # |A and B|
-            for s in sets[0]
-        ],
-        dtype=torch.float64,
-    )
+    a, b = (F.one_hot(row, SIDE**2 + 1)[:, :-1].T.double() for row in owner)  # sets of texels
+    sizes = a.sum(1)[:, None] * b.sum(1)
+    expected = (a @ b.T) / sizes.clamp_min(1).sqrt()
     # the background is the same in both views
-    for p in range(SIDE**2):
-        if not (seen[0][p] or seen[1][p]):
-            expected[p, p] = 1
-    assert max_difference(correlation, expected) < 5.5 * math.sqrt(2 / n)
-    assert 0.3 < float(expected[SIDE * SIDE // 2 + SIDE // 2].max()) < 0.999  # neither all nor none
+    hidden = (a.sum(1) == 0) & (b.sum(1) == 0)
+    expected[hidden, hidden] = 1
+    w_a, w_b = linear_map(camera, noise)
+    assert max_difference(w_a @ w_b.T, expected) < 1e-6
+    center = expected[SIDE * SIDE // 2 + SIDE // 2]
+    assert 0.3 < float(center.max()) < 0.999  # neither all nor none
+    assert bool(hidden.any())
 
 
 def test_the_noise_moves_with_the_surface() -> None:
@@ -203,10 +230,10 @@ def test_a_full_turn_gives_the_same_noise(cls: type[ViewNoise]) -> None:
 
 @pytest.mark.parametrize("cls", VIEW_NOISES)
 def test_opposite_views_are_independent_on_the_surface(cls: type[ViewNoise]) -> None:
-    n, center = N, SIDE * SIDE // 2 + SIDE // 2
+    center = SIDE * SIDE // 2 + SIDE // 2
     noise = COARSE if cls is TransportedNoise else cls()
-    a, b = pixels_of(noise_of(views(0.0, 180.0), noise, n))
-    assert float((a[center] * b).mean(1).abs().max()) < 5 * math.sqrt(1 / n)
+    a, b = linear_map(views(0.0, 180.0), noise)
+    assert float((b @ a[center]).abs().max()) == 0
 
 
 def test_the_world_map_moves_as_the_front_of_the_object_does() -> None:
