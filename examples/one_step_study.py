@@ -10,7 +10,8 @@ its first step:
 - ``noises``: 42 captions, eight images of each, the captions shared out among the trainings.
 
 The trainings of a name are the run folders that fit its pattern, in the order of their seeds; all
-names have equally many, and the first training has the same noise for all names. Then
+names have equally many, and the first training has the same noise for all names. ``--repeats 3``
+draws from each training with three noises, as if it were three. Then
 
     limbeck eval runs/images/captions/{dmd2,vsd,ddim-10} \\
         --prompts runs/images/captions.json --reference world
@@ -117,8 +118,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the images")
     parser.add_argument("generators", nargs="+", metavar="NAME=PATTERN", help="run folders")
     parser.add_argument("--ddim", nargs="+", type=int, default=(1, 2, 4, 10), help="DDIM steps")
+    parser.add_argument("--repeats", type=int, default=1, help="noises of each training")
     arguments = parser.parse_args()
-    generators = trainings(arguments.generators)
+    found = trainings(arguments.generators)
+    generators = {name: runs * arguments.repeats for name, runs in found.items()}
     count = len(next(iter(generators.values())))
     jobs = {name: [{"generator": run} for run in runs] for name, runs in generators.items()}
     jobs |= {name: [options] * count for name, options in samplers(arguments.ddim).items()}

@@ -234,6 +234,10 @@ def test_images_of_generators_are_pooled_over_their_trainings(tmp_path, monkeypa
                 assert (folder / file).read_text().startswith(f"{prompt} {file[0]} ")
     example.main()
     assert len(drawn) == 2 * 3 * 6  # nothing is drawn again
+    drawn.clear()
+    monkeypatch.setattr("sys.argv", ["x", "again", "one=run-a", "--ddim", "2", "--repeats", "2"])
+    example.main()  # 2 sets of images, 2 noises, by the generator, DDIM and the start
+    assert len(drawn) == 2 * 2 * 3 and {job.get("steps") for job in drawn} == {None, 1, 2}
     for names, message in (
         (["dmd2=run-*", "vsd=run-a"], "different numbers of trainings"),
         (["vsd=nothing-*"], "no run folder fits"),
