@@ -164,7 +164,9 @@ def test_a_curve_of_sampling_has_samples_of_fewer_steps():
         probabilities = [
             logits[name][i].softmax(0)[words.index(word)].item()
             for i, prompt in enumerate((("red", "mug"), ("blue", "cube")))
-            for name, words, word in zip(("color", "object"), (COLORS, OBJECTS), prompt, strict=True)
+            for name, words, word in zip(
+                ("color", "object"), (COLORS, OBJECTS), prompt, strict=True
+            )
         ]
         assert point.objective.value == pytest.approx(sum(probabilities) / 4, abs=1e-6)
 
