@@ -12,11 +12,11 @@ from limbeck.cli.main import main
 from limbeck.config import yaml as config
 from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, run_family
 from limbeck.evaluation.prompt_metrics import evaluate_prompt
-from limbeck.evaluation.true_colors import true_object_colors
 from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
 from limbeck.metrics.intervals import mean_interval
 from limbeck.metrics.preference.hps import HPS
 from limbeck.metrics.preference.image_reward import ImageReward
+from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.priors.exact import colored_shapes
 from limbeck.priors.loading import load
 from limbeck.representations.dmtet import DMTet

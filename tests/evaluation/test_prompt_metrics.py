@@ -195,8 +195,33 @@ def test_clip_compares_colored_and_textureless_images(tmp_path, prior):
     metrics = clip_metrics("a yellow duck", [images], clip, ["a yellow duck", *others])
     texts = ["a yellow duck", *others]
     assert metrics["clip"] == r_precision(clip.similarity(images.images[:16], texts), 0)
-    assert 0 <= metrics["clip_shape"] <= 1
+    shown = clip.similarity(images.textureless[:16], texts)
+    assert metrics["clip_shape"] == r_precision(shown, 0)
     score = clip.similarity(images.images[:16], texts)[:, 0].mean().item()
     assert metrics["clip_score"] == pytest.approx(score, abs=1e-6)
     with pytest.raises(ValueError, match="needs other texts"):
         clip_metrics("a dream", [images], clip, ["a dream"])
+
+
+class BrightnessCLIP:
+    """A stand-in for CLIP: the first text fits as well as the image is bright, others by a half."""
+
+    def similarity(self, images, texts):
+        scores = torch.full((len(images), len(texts)), 0.5)
+        scores[:, 0] = images.mean((1, 2, 3))
+        return scores
+
+
+def test_clip_judges_the_shape_by_the_textureless_renders_of_all_particles():
+    """Of the first 16 cameras 4 renders of one particle and 12 of the other are bright."""
+    views = torch.arange(32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    dark = torch.zeros(32, 3, 4, 4)
+    particles = [HeldOutImages(dark, (views < count).float()) for count in (4, 12)]
+    found = clip_metrics("a", particles, BrightnessCLIP(), ["a", "b"])
+    assert (found["clip"], found["clip_shape"]) == (0, 0.5)
+    colored = [HeldOutImages(p.textureless, p.images) for p in particles]
+    found = clip_metrics("a", colored, BrightnessCLIP(), ["a", "b"])
+    assert (found["clip"], found["clip_shape"]) == (0.5, 0)
+    assert "clip_shape" not in clip_metrics(
+        "a", [HeldOutImages(dark, None)], BrightnessCLIP(), ["a", "b"]
+    )

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from limbeck.evaluation.prompt_metrics import evaluate_prompt, render_true_object
-from limbeck.evaluation.true_colors import true_object_colors
 from limbeck.metrics.heldout_views import held_out_cameras
 from limbeck.metrics.true_color import MIN_ALPHA, color_overlap, object_colors, true_color
+from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.world.pretrained import load_evaluator
 
 CAMERAS = held_out_cameras(3.6, 40.0)

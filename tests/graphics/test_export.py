@@ -378,10 +378,29 @@ def test_charts_are_looked_for_again_if_there_are_too_many(monkeypatch):
     """Limits grow until there are few enough, and the best attempt is kept."""
     surface = noisy_surface(24)
     assert len(surface.faces) >= uv_atlas.MIN_SMOOTHED_FACES
-    once = count_charts(bake_texture(surface, 128))
-    monkeypatch.setattr(uv_atlas, "MAX_CHARTS", 0)
-    again = count_charts(bake_texture(surface, 128))
-    assert again <= once
+    costs, attempts, find_charts = [], [], uv_atlas._find_charts
+
+    def recorded(vertices, faces, size, max_cost):
+        costs.append(max_cost)
+        attempts.append(find_charts(vertices, faces, size, max_cost))
+        return attempts[-1]
+
+    def attempts_with(max_charts):
+        """Numbers of charts of all attempts, and the number of the one that is kept."""
+        del costs[:], attempts[:]
+        monkeypatch.setattr(uv_atlas, "MAX_CHARTS", max_charts)
+        kept = bake_texture(surface, 128).faces
+        (number,) = (i for i, found in enumerate(attempts) if torch.equal(found[2], kept))
+        assert costs == [uv_atlas.MAX_CHART_COST * 4**i for i in range(len(attempts))]
+        return [found[0] for found in attempts], number
+
+    monkeypatch.setattr(uv_atlas, "_find_charts", recorded)
+    (once,), _ = attempts_with(uv_atlas.MAX_CHARTS)
+    counts, kept = attempts_with(once - 1)
+    assert kept == len(counts) - 1 > 0 and counts[kept] < once
+    assert all(count >= once for count in counts[:-1])
+    counts, kept = attempts_with(0)  # never few enough
+    assert len(counts) == uv_atlas._MAX_TRIES and counts[kept] == min(counts) < once
 
 
 def test_quality_chooses_faces_and_texels_unless_they_are_given():

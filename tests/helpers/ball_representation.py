@@ -95,6 +95,8 @@ class Objects(ParticleParameters):
         )
         alpha, normal = render_normals(scenes.object, camera.eye.double().numpy(), 64)
         image = torch.from_numpy(render_scenes(scenes)).permute(0, 3, 1, 2).float() / 255
+        if spec.stained:
+            image[:, :, :, 32:] = torch.tensor([0.1, 0.2, 0.9]).view(3, 1, 1)
         image = image + 0 * self.gather("nothing", request.particle)[..., None, None]
         return Render(
             image,
@@ -114,12 +116,14 @@ class Object(RepresentationConfig):
         color: which color.
         faces: 1 for the object itself; n repeats its front n times around, a Janus object.
         mirrored: whether left and right are swapped: what should face left faces right.
+        stained: whether the right half of its images is blue, in front of it and behind.
     """
 
     object: str = "duck"
     color: str = "yellow"
     faces: int = 1
     mirrored: bool = False
+    stained: bool = False
 
     @property
     def cameras(self) -> CameraSampler:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from ball_representation import Ball
@@ -17,7 +19,7 @@ from limbeck.methods.base import EditMethod, Method
 from limbeck.priors.exact import colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
-from limbeck.runs.recorder import record
+from limbeck.runs.recorder import Recorder, record
 from limbeck.training.trainer import Run
 
 
@@ -74,8 +76,36 @@ def run_methods(
     dist.destroy_process_group()
 
 
-def record_experiment(rank: int, count: int, folder: Path, experiment: Experiment) -> None:
-    """Record a run into ``folder/run``, whose last steps may be there already."""
+class StoppedError(Exception):
+    """The run was stopped by the test."""
+
+
+def record_part(experiment: Experiment, folder: Path, stop: int) -> None:
+    """Record a run into ``folder/run``, whose first steps may be there already, up to a step."""
+    take_step, advance = Recorder._step, Run.advance
+
+    def stopped_step(recorder, progress):
+        if recorder.run.step == stop:
+            recorder.save()
+            recorder.writer.drain()
+            raise StoppedError
+        return take_step(recorder, progress)
+
+    def stopped_advance(run):  # of a process that records nothing
+        if run.step == stop:
+            raise StoppedError
+        return advance(run)
+
+    with pytest.MonkeyPatch.context() as patch, suppress(StoppedError):
+        patch.setattr(Recorder, "_step", stopped_step)
+        patch.setattr(Run, "advance", stopped_advance)
+        record(experiment, colored_shapes(8), folder / "run")
+
+
+def record_experiment(
+    rank: int, count: int, folder: Path, experiment: Experiment, stop: int
+) -> None:
+    """``record_part`` in each of several processes."""
     _join(rank, count, folder)
-    record(experiment, colored_shapes(8), folder / "run")
+    record_part(experiment, folder, stop)
     dist.destroy_process_group()

@@ -59,6 +59,7 @@ OTHER_FILES = {
     *("bounds", "estimate", "intervals"),  # intervals of means
     *("clip", "inception", "mmd"),  # what metrics are computed with
     *("heldout_views", "square_images", "run_scores", "set_metrics", "true_law"),
+    "true_object_colors",
     *("model_card", "image_model_card", "multi_view_card", "preference"),
 }
 FILES = sorted({module.name for module in pkgutil.iter_modules(metrics.__path__)} - OTHER_FILES)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -264,9 +265,23 @@ def experiment(image, **options):
 
 
 @pytest.mark.parametrize("method", [SDS(5.0), ISM(), VSD(7.5, critic=LoRACritic(camera=True))])
-def test_methods_run(prior, image, method):
-    run = Run(experiment(image, method=method), prior)
-    assert all(math.isfinite(float(run.advance().metrics["grad_norm"])) for _ in range(2))
+def test_methods_run(prior, image, method, tmp_path):
+    """And what they descend along depends on the prompt and on the image."""
+    e = experiment(image, method=method)
+    run = Run(e, prior)
+    step = run.advance()
+    assert math.isfinite(float(run.advance().metrics["grad_norm"]))
+    size = float(step.gradient.norm())
+    assert math.isfinite(size) and size > 0
+    other = tmp_path / "other.png"
+    pixels = np.zeros((32, 32, 4), dtype=np.uint8)
+    pixels[4:28, 12:20] = (20, 60, 200, 255)
+    Image.fromarray(pixels).save(other)
+    others = (replace(e, prompts=("a blue chair",)), replace(e, reference=ImageReference(other)))
+    for changed in others:
+        found = Run(changed, prior).advance()
+        assert max_difference(found.inputs.xt, step.inputs.xt) == 0
+        assert float((found.gradient - step.gradient).norm()) > 1e-3 * size
 
 
 def test_the_image_stands_on_the_mean_background_beside_the_prompt_only(prior, image):

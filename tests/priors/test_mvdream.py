@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -279,7 +280,16 @@ def test_a_critic_on_its_network_trains_with_groups(prior):
         steps=2,
     )
     run = Run(e, prior)
-    assert all(math.isfinite(float(run.advance().metrics["critic"])) for _ in range(2))
+    before = {name: value.clone() for name, value in run.tensors().items()}
+    step = run.advance()
+    assert all(math.isfinite(float(s.metrics["critic"])) for s in (step, run.advance()))
+    state = {k: v for k, v in run.tensors().items() if k.startswith("state.")}
+    weights = [k for k, v in state.items() if k in before and v.is_floating_point()]
+    assert any(not torch.equal(before[k], state[k]) for k in weights)
+    size = float(step.gradient.norm())
+    other = Run(replace(e, prompts=("a blue chair",)), prior).advance()
+    assert max_difference(other.inputs.xt, step.inputs.xt) == 0
+    assert float((other.gradient - step.gradient).norm()) > 1e-3 * size > 0
 
 
 def test_images_have_no_cameras(prior):

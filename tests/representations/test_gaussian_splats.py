@@ -53,6 +53,37 @@ def test_gradients_are_finite_differences(antialiased):
     check_gradients(particles, loss, 2e-6)
 
 
+def test_initially_round_gray_gaussians_fill_a_ball():
+    config = GaussianSplats(num_gaussians=4000, init_radius=0.5, init_scale=0.6)
+    one, two = (splat_particles(config, 2).gaussians(torch.tensor([i])) for i in (0, 1))
+    assert not torch.equal(one.means, two.means) and not torch.equal(one.colors, two.colors)
+    distances = one.means[0].norm(dim=1) / 0.5
+    # the share of the volume within the distance of each of n is uniform in a filled ball:
+    # Kolmogorov's bound at a probability of error of 1e-3
+    steps = (torch.arange(4000) + 0.5) / 4000
+    assert max_difference(distances.sort().values ** 3, steps) < 1.95 / 4000**0.5
+    directions = F.normalize(one.means[0], dim=1)
+    assert max_difference(directions.mT @ directions / 4000, torch.eye(3) / 3) < 0.03
+    assert float(directions.mean(0).norm()) < 0.05
+    # the standard deviation is a multiple of the side of the cube that each has for itself
+    side = (4 / 3 * torch.pi * 0.5**3 / 4000) ** (1 / 3)
+    assert max_difference(one.scales, torch.full((1, 4000, 3), 0.6 * side)) < 1e-6
+    assert max_difference(one.opacities, torch.full((1, 4000), config.init_opacity)) < 1e-6
+    assert max_difference(one.colors.mean((0, 1)), torch.full((3,), 0.5)) < 0.005
+    assert float(one.colors.std()) == pytest.approx(0.25 * config.init_color_std, rel=0.05)
+
+
+def test_an_optimizer_without_moments_steps_and_relocates():
+    """Nothing of its state is to be reset."""
+    config = replace(SMALL, refine_every=1, init_opacity=0.051, min_opacity=0.0511)
+    run = Run(experiment(optimizer=SGD(), representation=config), colored_shapes(12))
+    before = [means.detach().clone() for means in run.representation.params["means"]]
+    run.advance()
+    for old, new in zip(before, run.representation.params["means"], strict=True):
+        assert not torch.equal(old, new)
+    assert int(run.representation.num_relocated.min()) > 0
+
+
 # Relocation
 
 
@@ -387,4 +418,3 @@ def test_cuda_agrees_with_the_cpu():
     on_cpu, on_cuda = particles.render(request), particles.cuda().render(request)
     for name in ("image", "alpha"):
         assert max_difference(getattr(on_cpu, name), getattr(on_cuda, name).cpu()) < 5e-3
-    assert Run(experiment(optimizer=SGD()), colored_shapes(12)).representation is not None

@@ -1,6 +1,7 @@
 """Which stage of a preset is the best, by the evaluator and without it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from painted_ball import ball
 
 from limbeck.config import yaml as config
 from limbeck.graphics.geometry.shape_facts import ShapeFacts
+from limbeck.metrics.intervals import mean_interval
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs import best_stage
 from limbeck.runs.best_stage import JudgedViews, best_of, choose_stage
@@ -80,7 +82,11 @@ def test_a_spoiled_last_stage_is_said_and_not_exported(tmp_path, quick_prior, ca
     message, change = choose_stage([first, last])
     assert message.startswith("best stage: 1-field; 100 % of its views are right, and of 2-texture")
     assert f"limbeck export {tmp_path / 'a'} takes it" in message
-    assert change.startswith("2-texture beside 1-field: silhouettes overlap by")
+    pattern = (
+        r"2-texture beside 1-field: object -100 points \(95 % -100 to -\d\d\); view -\d\d points "
+        r"\(95 % -\d\d to -\d\d\); silhouettes overlap by \d\d % only"
+    )
+    assert re.fullmatch(pattern, change), change
     assert capsys.readouterr().err.splitlines() == [message, change]
     assert find_best_stage(tmp_path / "a") == first
 
@@ -90,6 +96,49 @@ def test_a_spoiled_last_stage_is_said_and_not_exported(tmp_path, quick_prior, ca
         "best stage: 2-texture, the last, 100 % of its views right; no earlier one"
     )
     assert find_best_stage(tmp_path / "b") == stages[1]
+
+
+def test_each_stage_is_judged_against_the_one_before_with_an_interval():
+    """Nine of ten views lose their object, then nothing changes."""
+    before, after = torch.ones(30), (torch.arange(30) < 3).float()
+    low, high = mean_interval((after - before).tolist(), (0.0, 1.0), is_difference=True)
+    stages = [
+        JudgedViews(Path(f"runs/chair/{i}"), None, None, (BALL,), {"object": share})
+        for i, share in enumerate((before, after, after))
+    ]
+    low_zero, high_zero = mean_interval([0.0] * 30, (0.0, 1.0), is_difference=True)
+    assert best_stage._changes(stages) == [
+        f"1 beside 0: object -90 points (95 % {100 * low:.0f} to {100 * high:.0f})",
+        f"2 beside 1: object +0 points (95 % {100 * low_zero:.0f} to {100 * high_zero:.0f})",
+    ]
+    assert -1 <= low < -0.9 < high < -0.6 and low_zero < 0 < high_zero
+
+
+def test_stains_are_colors_that_true_renders_lack(tmp_path, quick_prior):
+    """The right half of a duck turns blue, and back."""
+    stages = [
+        write_stage(tmp_path / f"{i}-s", Object(stained=stained))
+        for i, stained in enumerate((False, True, False))
+    ]
+    _, stained, clean = choose_stage(stages)
+    pattern = r"(\d+) % of its pixels are stained, \+(\d+) points \(95 % (\d+) to (\d+)\)$"
+    share, more, low, high = map(int, re.search(pattern, stained).groups())
+    assert 40 < share < 60 and share - more <= 3 and low <= more <= high < low + 15
+    assert "stained" not in clean
+
+
+def test_views_without_pixels_have_no_stains():
+    """A view that shows nothing says nothing of colors, and a few percent are no stain."""
+
+    def stage(name, *shares):
+        return JudgedViews(Path(name), None, None, (), {"true_color": torch.tensor(shares)})
+
+    empty, full = float("nan"), stage("full", 1.0, 1.0, 1.0, 1.0)
+    (line,) = best_stage._changes([full, stage("half", 0.5, empty, 0.6, 0.55)])
+    assert line.startswith("half beside full: 45 % of its pixels are stained, +45 points (95 % ")
+    assert not best_stage._changes([full, stage("fog", empty, empty, empty, empty)])
+    assert not best_stage._changes([full, stage("nearly", 0.97, 0.96, 0.97, 0.96)])
+    assert not best_stage._changes([full, stage("one", 0.3, 1.0, 1.0, 1.0)])  # by chance
 
 
 def test_a_foreign_prompt_has_no_evaluator(tmp_path, quick_prior):

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from ball_representation import Ball
@@ -166,7 +167,21 @@ def test_a_3d_run_leaves_contact_sheets_turntables_and_stills(finished):
     assert min(path.stat().st_size for path in videos) > 1000
     with Image.open(finished / "progress.webp") as animation:
         assert animation.n_frames == 3
-    assert json.loads((finished / "scores.json").read_text())["prompts"][0]["diversity"] >= 0
+
+
+def test_the_diversity_of_a_3d_run_is_that_of_its_final_images(finished):
+    """RMS difference of the two particles of a prompt, mean over the four views."""
+    rows = json.loads((finished / "scores.json").read_text())["prompts"]
+    for prompt, row in enumerate(rows):
+        distances = []
+        for view in ("front", "right-side", "back", "left-side"):
+            paths = (finished / "final" / f"{prompt:02d}-{i:02d}-{view}.png" for i in range(2))
+            one, other = (np.asarray(Image.open(path), dtype=float) / 255 for path in paths)
+            distances.append(np.sqrt(np.mean((one - other) ** 2)))
+        # files are rounded to 8 bits
+        assert row["diversity"] == pytest.approx(np.mean(distances), abs=1 / 255)
+        assert row["diversity"] > 2 / 255
+    assert len(rows) == 2
 
 
 def test_the_report_names_the_views_in_order(finished):

@@ -8,19 +8,23 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from limbeck.config.yaml import to_yaml
+from limbeck.runs.report.page_images import embed_image
+from limbeck.runs.report.run_data import read_run_data
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Sweep
 from limbeck.sweeps.live_report import SweepReport
 from limbeck.sweeps.live_table import LiveTable
 from limbeck.sweeps.page import SweepPage, matrix_axes
-from limbeck.sweeps.planned_runs import plan_runs
+from limbeck.sweeps.planned_runs import PlannedRun, plan_runs
 from limbeck.sweeps.results import ResultReader, settings_of, write_table
 from limbeck.sweeps.sweep_folder import SweepProgress
 
@@ -41,21 +45,32 @@ def progress(tmp_path: Path) -> SweepProgress:
         if key not in SATURATION:
             progress.failed[run.name] = RunOutcome(run.name, "killed", "killed by SIGKILL")
             continue
-        folder = tmp_path / run.name
-        (folder / "final").mkdir(parents=True)
-        for stem in ("00-00", "00-01", "01-00"):
-            Image.new("RGB", (8, 8), "red").save(folder / "final" / f"{stem}.png")
-        (folder / "run.yaml").write_text(to_yaml(run.stages[""]), encoding="utf-8")
-        (folder / "report.html").write_text("a report", encoding="utf-8")
-        prompts = zip(PROMPTS, SATURATION[key], strict=True)
-        rows = [{"prompt": prompt, "saturation": value} for prompt, value in prompts]
-        mean = sum(SATURATION[key]) / 2
-        scores = {"prompts": rows, "mean": {"saturation": mean, "of another version": 1}}
-        (folder / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
-        profile = {"elapsed": 2.5, "evaluations": 20}
-        (folder / "profile.json").write_text(json.dumps(profile), encoding="utf-8")
-        progress.finished.add(run.name)
+        images = {stem: Image.new("RGB", (8, 8), "red") for stem in ("00-00", "00-01", "01-00")}
+        write_finished(progress, run, images, SATURATION[key])
     return progress
+
+
+def write_finished(
+    progress: SweepProgress,
+    run: PlannedRun,
+    images: dict[str, Image.Image],
+    scores: Sequence[float],
+) -> None:
+    """Write what the page reads of a finished run; scores are those of the prompts."""
+    folder = progress.root / run.name
+    (folder / "final").mkdir(parents=True)
+    for stem, image in images.items():
+        image.save(folder / "final" / f"{stem}.png")
+    (folder / "run.yaml").write_text(to_yaml(run.stages[""]), encoding="utf-8")
+    (folder / "report.html").write_text("a report", encoding="utf-8")
+    prompts = zip(PROMPTS, scores, strict=True)
+    rows = [{"prompt": prompt, "saturation": value} for prompt, value in prompts]
+    mean = {"saturation": sum(scores) / len(rows), "of another version": 1}
+    content = json.dumps({"prompts": rows, "mean": mean})
+    (folder / "scores.json").write_text(content, encoding="utf-8")
+    profile = {"elapsed": 2.5, "evaluations": 20}
+    (folder / "profile.json").write_text(json.dumps(profile), encoding="utf-8")
+    progress.finished.add(run.name)
 
 
 def results_of(progress: SweepProgress) -> list:
@@ -188,7 +203,7 @@ def test_the_page_of_a_sweep_that_goes_on_reloads_itself(progress: SweepProgress
 
 
 def test_what_has_ended_is_read_once(progress: SweepProgress):
-    """500 runs stay usable: a page that is written again reads only runs in progress."""
+    """A page that is written again reads only runs in progress."""
     reader = ResultReader(progress.runs, progress.root)
     first = reader.read(progress.finished, progress.failed)
     again = reader.read(progress.finished, progress.failed)
@@ -196,6 +211,46 @@ def test_what_has_ended_is_read_once(progress: SweepProgress):
     failed = progress.failed.popitem()[0]
     retried = reader.read(progress.finished, {}, {failed})
     assert [result.state for result in retried] == ["finished"] * 2 + ["running", "finished"]
+
+
+@pytest.mark.slow
+def test_500_runs_stay_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The page stays small, and writing it again reads only what has ended since."""
+    sweep = Sweep(FIXED, grid={"method.guidance": tuple(range(1, 51))}, seeds=tuple(range(10)))
+    runs = plan_runs(sweep)
+    progress, rng = SweepProgress(tmp_path, runs), np.random.default_rng(0)
+    for number, run in enumerate(runs[:-1]):
+        noise = rng.integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+        images = {f"{i:02d}-00": Image.fromarray(noise[i]) for i in range(2)}
+        write_finished(progress, run, images, (number / 500, 0.5))
+    progress.running = {runs[-1].name}
+    read, shrunk, embedded = [], [], []
+
+    def counted_read(folder):
+        read.append(folder)
+        return read_run_data(folder)
+
+    def counted_embed(path, *options):
+        shrunk.append(path)
+        embedded.append(embed_image(path, *options))
+        return embedded[-1]
+
+    monkeypatch.setattr("limbeck.sweeps.results.read_run_data", counted_read)
+    monkeypatch.setattr("limbeck.sweeps.page.embed_image", counted_embed)
+    report = SweepReport(progress, clock=lambda: 0.0)
+    report.update()
+    assert len(read) == len(set(read)) == 499 and len(shrunk) == len(set(shrunk)) == 2 * 499
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("<img") == 2 * 499 and "499 finished" in text
+    image = Image.new("RGB", (16, 16), "red")
+    write_finished(progress, runs[-1], {"00-00": image, "01-00": image}, (1.0, 0.5))
+    progress.running = set()
+    report.write()
+    last = tmp_path / runs[-1].name
+    assert read[499:] == [last] and {path.parents[1] for path in shrunk[998:]} == {last}
+    assert len(shrunk) == 1000
+    size = (tmp_path / "report.html").stat().st_size
+    assert size < sum(len(image.src) for image in embedded) + 500 * 1_000
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from limbeck.cli.main import main
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import mean_estimate
 from limbeck.metrics.intervals import t_quantile
+from limbeck.runs.report.live import is_live
 from limbeck.sweeps.execution import RunTask, execute_run, stage_texts
+from limbeck.system.checkpoint import read_metadata
 from limbeck.training.experiment import Experiment
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -58,7 +60,10 @@ def test_six_runs_of_which_one_is_killed_and_one_fails(tmp_path, capsys):
     assert set(states.values()) == {"finished"} and len(states) == 4
     assert (next(out.glob("lr-3e*")) / "failure.safetensors").is_file()
     killed = next(out.glob("lr-0.3-kills-1-*"))
-    assert not (killed / "report.html").exists() or not (killed / "profile.json").exists()
+    # what was written before the third of six steps, and nothing that is written at the end
+    assert read_metadata(killed / "checkpoint.safetensors")["step"] == 2
+    assert is_live(killed / "report.html")
+    assert not {"profile.json", "scores.json", "final"} & {path.name for path in killed.iterdir()}
 
     before = files_of(out)
     assert main(command) == 1  # one still fails

@@ -1,7 +1,7 @@
 """Two processes take the same steps as one."""
 
 import os
-from dataclasses import replace
+import re
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from two_processes import (
     load_prior,
     make_run,
     record_experiment,
+    record_part,
     run_methods,
     take_steps,
 )
@@ -24,8 +25,9 @@ from limbeck.methods.sds import SDS
 from limbeck.methods.svgd import SVGD
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import colored_shapes
-from limbeck.runs.recorder import Recorder, record
+from limbeck.runs.recorder import record
 from limbeck.system import processes
+from limbeck.system.checkpoint import read_metadata
 
 STEPS = 4
 
@@ -55,6 +57,25 @@ def ended(pipeline, tmp_path_factory):
     return methods, folder
 
 
+#: what is added to a channel before a normalization by groups, of one channel each at this width
+CANCELED = re.compile(
+    r"state\.net\.(down_blocks\.0|up_blocks\.2)\.resnets\.\d\."
+    r"((conv\d|conv_shortcut)\.bias|time_emb_proj\.(weight|bias))"
+)
+
+
+def tolerance(method: str, name: str) -> float:
+    """How far a tensor of a run of two processes may be from that of one."""
+    if method == "lusd" and name == "state.mask":
+        return 1e-3  # the rounding of its attention, divided by its range; 1.8e-4 were found
+    if method == "vsd-unet" and name.startswith("state."):
+        # the normalization takes a canceled value away, so that its gradient is rounding errors
+        # only, which Adam makes as large as others: each step takes it up to the learning rate
+        # of 3e-3 in some direction; 3.5e-3 were found, and 5.3e-7 in all other weights
+        return 2 * STEPS * 3e-3 if CANCELED.fullmatch(name) else 5e-6
+    return 2e-4
+
+
 @pytest.mark.parametrize(
     "name", ["sds", "vsd-lora", "vsd-unet", "groups", "lusd", "svgd", "vsd-exact"]
 )
@@ -68,11 +89,7 @@ def test_two_processes_equal_one(name, ended):
     assert set(alone) == set(first)
     assert torch.equal(alone["rows"], first["rows"])
     for k, value in alone.items():
-        # what a normalization of the small U-Net cancels has a gradient of rounding errors only,
-        # which Adam makes as large as others; its effect is in the particles, checked below
-        # a map of LUSD has the rounding of its attention, divided by its range
-        if name not in ("vsd-unet", "lusd") or not k.startswith("state."):
-            assert max_difference(value.double(), first[k].double()) < 2e-4, k
+        assert max_difference(value.double(), first[k].double()) < tolerance(name, k), k
     # Adam divides a gradient by its own size, so an element whose gradient is near zero takes the
     # rounding of the whole sum: moving the initial particles by one unit in the last place changes
     # single elements by up to 5e-6, and their root mean square by 3e-7
@@ -83,37 +100,29 @@ def test_two_processes_equal_one(name, ended):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    """Half of the steps by one process, the rest by two: the same particles and folder."""
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_another_number_of_processes(first, then, tmp_path):
+    """Half of the steps by one process, the rest by two, or reversed: the same run and folder."""
     e = Experiment(("red disc",), method=SDS(7.5), particles=3, steps=8)
-    prior = colored_shapes(8)
-    record(e, prior, tmp_path / "whole")
-    half = tmp_path / "run"
-
-    class StoppedError(Exception):
-        pass
-
-    take_step = Recorder._step
-
-    def stop(recorder, progress):
-        if recorder.run.step == 4:
-            recorder.save()
-            recorder.writer.drain()
-            raise StoppedError
-        return take_step(recorder, progress)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "_step", stop)
-        with pytest.raises(StoppedError):
-            record(e, prior, half)
-    torch.multiprocessing.spawn(record_experiment, (2, tmp_path, replace(e)), 2)
+    record(e, colored_shapes(8), tmp_path / "whole")
+    for count, stop in ((first, 4), (then, 8)):
+        if count == 1:
+            record_part(e, tmp_path, stop)
+        else:
+            environment = dict(os.environ)
+            torch.multiprocessing.spawn(record_experiment, (count, tmp_path, e, stop), count)
+            os.environ.clear()
+            os.environ |= environment
+        step = read_metadata(tmp_path / "run" / "checkpoint.safetensors")["step"]
+        assert step == stop
     whole, divided = (
-        load_file(folder / "checkpoint.safetensors") for folder in (tmp_path / "whole", half)
+        load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "run")
     )
     assert set(whole) == set(divided)
     for k in whole:
         assert max_difference(whole[k].double(), divided[k].double()) < 1e-5, k
-    assert {p.name for p in half.iterdir()} >= {p.name for p in (tmp_path / "whole").iterdir()}
+    names = ({path.name for path in (tmp_path / name).iterdir()} for name in ("whole", "run"))
+    assert next(names) <= next(names)
 
 
 def test_one_process_divides_nothing():

@@ -14,6 +14,8 @@ from limbeck.priors.loading import load
 from limbeck.priors.mvdream import MVDream
 from limbeck.world import multi_view_data
 from limbeck.world.multi_view_options import MultiViewTraining, open_multi_view_training
+from limbeck.world.render_cache import images_to_tensor
+from limbeck.world.scene import render_scenes
 from limbeck.world.training_options import WorldTraining, open_training
 
 
@@ -39,9 +41,10 @@ def test_a_trained_model_is_loaded_as_one_of_four_views(tmp_path, monkeypatch, c
     assert "everything named: trained, cameras" in output.out
     shares = json.loads((out / "pipeline" / "card.json").read_text())["shares"]
     assert len(shares) == 8
-    for row in shares.values():
-        for mean, low, high in row.values():
-            assert 0 <= low <= mean <= high <= 1
+    for label, row in shares.items():
+        # the trained model was given true renders and the other one noise, see below
+        is_true = ": trained" in label
+        assert (row["object"][0], row["rejected"][0]) == (is_true, not is_true), label
     assert json.loads((out / "pipeline" / "training.json").read_text())["steps"] == 2
     assert str(tmp_path) not in (out / "pipeline" / "unet" / "config.json").read_text()
     rows = (out / "multi-view.jsonl").read_text().splitlines()
@@ -49,12 +52,19 @@ def test_a_trained_model_is_loaded_as_one_of_four_views(tmp_path, monkeypatch, c
 
 
 def write_short_cards(monkeypatch) -> list[dict]:
-    """Let cards be of two groups and one step; return those that are written."""
+    """Let cards be of two groups and one step; return those that are written.
+
+    What trained models draw is replaced by true renders, and what others draw by noise.
+    """
     written = []
 
+    def draw(prior, scenes, *args):
+        if isinstance(prior, MVDream):
+            return images_to_tensor(render_scenes(scenes))
+        return torch.rand(len(scenes), 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
     def short(folder, start):
-        images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-        monkeypatch.setattr(multi_view_card, "sample_groups", lambda *args: images)
+        monkeypatch.setattr(multi_view_card, "sample_groups", draw)
         written.append(write_card(folder, start, count=2, steps=1))
         return written[-1]
 

@@ -27,7 +27,6 @@ from limbeck.evaluation.prompt_metrics import (
     render_true_object,
 )
 from limbeck.evaluation.run_intervals import run_intervals
-from limbeck.evaluation.true_colors import true_object_colors
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.clip import CLIPSimilarity
@@ -39,6 +38,7 @@ from limbeck.metrics.heldout_views import (
 )
 from limbeck.metrics.preference.base import PreferenceModel
 from limbeck.metrics.r_precision import candidate_objects, distractor_prompts
+from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.metrics.view_consistency import view_labels
 from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.reopen import last_stage, read_experiment

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.export.splat_surface import splats_to_surface
 from limbeck.graphics.geometry.assets import Splats, Surface
 from limbeck.graphics.geometry.shape_facts import ShapeFacts, shape_facts
-from limbeck.metrics.heldout_views import held_out_cameras, render_held_out
+from limbeck.metrics.heldout_views import HeldOutImages, held_out_cameras, render_held_out
 from limbeck.metrics.intervals import SHARE, Interval, mean_interval
+from limbeck.metrics.true_color import MIN_ALPHA, object_colors, true_color
+from limbeck.metrics.true_object_colors import true_object_colors
+from limbeck.metrics.view_consistency import has_distinct_views, view_labels
 from limbeck.priors.loading import load
 from limbeck.representations.base import Representation
 from limbeck.runs.reopen import BEST_STAGE, read_experiment
@@ -33,6 +37,8 @@ from limbeck.world.scene import ATTRIBUTES
 
 _MIN_CONTACT = 0.01  #: share of a surface at the sides of its box that counts as grown into it
 _MIN_OVERLAP = 0.8  #: overlap of silhouettes from which a shape counts as kept
+_MIN_STAINED = 0.05  #: share of the pixels from which new colors count as stains
+_OBJECT, _VIEW = (list(ATTRIBUTES).index(name) for name in ("object", "view"))
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,17 @@ class JudgedViews:
             judge them.
         silhouettes: where the views are at least half opaque; None: there is no opacity.
         shapes: facts of the surface of each particle; of splats and empty ones there are none.
+        shares: what is judged of each view besides: whether it shows the right ``object``, whether
+            it shows the side that its camera is at, ``view``, and the share of the pixels of the
+            object in colors of true renders, ``true_color``, NaN without such pixels. A name is
+            missing where that cannot be judged.
     """
 
     folder: Path
     right: Bool[Tensor, "n"] | None
     silhouettes: Bool[Tensor, "n h w"] | None
     shapes: tuple[ShapeFacts, ...]
+    shares: Mapping[str, Float[Tensor, "n"]] = field(default_factory=dict)
 
 
 def choose_stage(folders: Sequence[Path], device: str = "auto") -> list[str]:
@@ -117,19 +128,34 @@ def _judge(folder: Path, e: Experiment, prior: Prior) -> JudgedViews:
     cameras = held_out_cameras(camera.distance[0].item(), math.degrees(camera.fov[0].item()))
     representation, total = load_representation(folder, prior)
     held = [render_held_out(representation, prior, i, cameras) for i in range(total)]
-    right = None
+    right, shares = None, dict[str, Tensor]()
     if prior.image_size == (64, 64) and all(judgeable_attributes(p) for p in e.prompts):
         try:
             evaluator: Any = load_evaluator()
         except FileNotFoundError:
             evaluator = None
         if evaluator is not None:
-            pairs = [(held[i], e.prompts[i // e.particles]) for i in range(total)]
-            rows = [_right_views(evaluator.judge(own.images), prompt) for own, prompt in pairs]
-            right = torch.cat(rows)
+            prompts = [e.prompts[i // e.particles] for i in range(total)]
+            verdicts = [evaluator.judge(own.images).cpu() for own in held]
+            right = torch.cat(list(map(_right_views, verdicts, prompts)))
+            by_particle = [
+                _view_shares(*row, view_labels(cameras).cpu())
+                for row in zip(verdicts, prompts, strict=True)
+            ]
+            for name in ("object", "view"):
+                if all(name in row for row in by_particle):
+                    shares[name] = torch.cat([row[name] for row in by_particle])
+        # numba renders the world; without a color in the prompt true renders have nearly all colors
+        has_palette = find_spec("numba") and all(
+            "color" in judgeable_attributes(p) for p in e.prompts
+        )
+        if has_palette and all(own.alpha is not None for own in held):
+            palettes = [true_object_colors(prompt).round().unique(dim=0) for prompt in e.prompts]
+            colors = [_true_colors(held[i], palettes[i // e.particles]) for i in range(total)]
+            shares["true_color"] = torch.cat(colors)
     alphas = [own.alpha for own in held if own.alpha is not None]
     silhouettes = torch.cat(alphas)[:, 0] >= 0.5 if alphas else None
-    return JudgedViews(folder, right, silhouettes, _shapes(representation, total))
+    return JudgedViews(folder, right, silhouettes, _shapes(representation, total), shares)
 
 
 def _right_views(verdicts: Tensor, prompt: str) -> Bool[Tensor, "n"]:
@@ -137,7 +163,26 @@ def _right_views(verdicts: Tensor, prompt: str) -> Bool[Tensor, "n"]:
     named = judgeable_attributes(prompt)
     columns = [i for i, name in enumerate(ATTRIBUTES) if name in named and name != "view"]
     wanted = torch.tensor([named[list(ATTRIBUTES)[i]] for i in columns])
-    return (verdicts.cpu()[:, columns] == wanted).all(1)
+    return (verdicts[:, columns] == wanted).all(1)
+
+
+def _view_shares(verdicts: Tensor, prompt: str, views: Tensor) -> dict[str, Tensor]:
+    """Per view, 1 if the object is right, and if its side is, where its sides differ; else 0."""
+    named = judgeable_attributes(prompt)["object"]
+    shares = {"object": (verdicts[:, _OBJECT] == named).float()}
+    if has_distinct_views(named):
+        shares["view"] = (verdicts[:, _VIEW] == views).float()
+    return shares
+
+
+def _true_colors(held: HeldOutImages, palette: Float[Tensor, "m 3"]) -> Float[Tensor, "n"]:
+    """Share of the opaque pixels of each view in colors of true renders; NaN without any."""
+    assert held.alpha is not None
+    shares = []
+    for image, alpha in zip(held.images, held.alpha, strict=True):
+        colors = object_colors(image[None], alpha >= MIN_ALPHA)
+        shares.append(true_color(colors, palette) if len(colors) else math.nan)
+    return torch.tensor(shares)
 
 
 def _shapes(representation: Representation, total: int) -> tuple[ShapeFacts, ...]:
@@ -157,7 +202,15 @@ def _shapes(representation: Representation, total: int) -> tuple[ShapeFacts, ...
 def _gain(a: JudgedViews, b: JudgedViews) -> tuple[float, Interval | None]:
     """How much more views of ``b`` are right than of ``a``, with its interval."""
     assert a.right is not None and b.right is not None
-    difference = b.right.float() - a.right.float()
+    return _difference(a.right.float(), b.right.float())
+
+
+def _difference(a: Float[Tensor, "n"], b: Float[Tensor, "n"]) -> tuple[float, Interval | None]:
+    """Mean of b - a with its interval over the views in which both are known; 0 without any."""
+    known = ~(a.isnan() | b.isnan())
+    difference = (b - a)[known]
+    if not len(difference):
+        return 0.0, None
     return difference.mean().item(), mean_interval(difference.tolist(), SHARE, is_difference=True)
 
 
@@ -173,14 +226,17 @@ def _choice_message(best: JudgedViews, last: JudgedViews) -> str:
         return f"best stage: {name}, the last{share}; no earlier one is clearly better"
     if best.right is not None and last.right is not None:
         gain, interval = _gain(last, best)
-        within = f" (95 % {100 * interval[0]:.0f} to {100 * interval[1]:.0f})" if interval else ""
         reason = (
             f"{100 * _share(best):.0f} % of its views are right, and of {last.folder.name} "
-            f"{100 * _share(last):.0f} %, {100 * gain:.0f} points less{within}"
+            f"{100 * _share(last):.0f} %, {100 * gain:.0f} points less{_within(interval)}"
         )
     else:
         reason = f"the surface of {last.folder.name} is lost or has grown into its box"
     return f"best stage: {name}; {reason}; {where}"
+
+
+def _within(interval: Interval | None) -> str:
+    return f" (95 % {100 * interval[0]:.0f} to {100 * interval[1]:.0f})" if interval else ""
 
 
 def _share(stage: JudgedViews) -> float:
@@ -188,10 +244,19 @@ def _share(stage: JudgedViews) -> float:
 
 
 def _changes(stages: Sequence[JudgedViews]) -> list[str]:
-    """What each stage has changed in the shape of the one before, in one line a stage."""
+    """What each stage has changed beside the one before, in one line a stage.
+
+    First the differences of what the evaluator says of object and view, whatever they are, then
+    what has been spoiled in shape and colors.
+    """
     messages = []
     for before, after in pairwise(stages):
         found = []
+        for name in ("object", "view"):
+            if name in before.shares and name in after.shares:
+                gain, interval = _difference(before.shares[name], after.shares[name])
+                found.append(f"{name} {100 * gain:+.0f} points{_within(interval)}")
+        found += _stains(before, after)
         if before.silhouettes is not None and after.silhouettes is not None:
             overlap = _overlap(before.silhouettes, after.silhouettes)
             if overlap < _MIN_OVERLAP:
@@ -209,6 +274,21 @@ def _changes(stages: Sequence[JudgedViews]) -> list[str]:
         if found:
             messages.append(f"{after.folder.name} beside {before.folder.name}: {'; '.join(found)}")
     return messages
+
+
+def _stains(before: JudgedViews, after: JudgedViews) -> list[str]:
+    """Says that more pixels have colors that true renders lack; empty if none have.
+
+    Enough of them must, and an interval over the views must exclude that it is chance.
+    """
+    if "true_color" not in before.shares or "true_color" not in after.shares:
+        return []
+    stained, known = (1 - stage.shares["true_color"] for stage in (after, before))
+    more, interval = _difference(known, stained)
+    if more < _MIN_STAINED or interval is None or interval[0] <= 0:
+        return []
+    share = 100 * stained.nanmean().item()
+    return [f"{share:.0f} % of its pixels are stained, {100 * more:+.0f} points{_within(interval)}"]
 
 
 def _overlap(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "n h w"]) -> float:

@@ -28,7 +28,8 @@ from limbeck.leaderboard.report.judged_row import JudgedRow, to_csv
 from limbeck.metrics.estimate import mean_estimate
 from limbeck.system.memory_peak import can_measure_peak, peak_growth
 from limbeck.training.trainer import Run
-from limbeck.world.scene import full_captions
+from limbeck.world.pretrained import shared_evaluator
+from limbeck.world.scene import COLORS, OBJECTS, full_captions
 
 SETTING = TunedSetting(0.1, 7.5)
 PROMPTS = ("a red mug", "a blue cube")
@@ -155,7 +156,19 @@ def test_a_curve_of_sampling_has_samples_of_fewer_steps():
     curve = QualityCurve(SAMPLING, setting, PROMPTS, 8, 0, "float32", shares=(0.25, 0.5))
     points = curve_points(json.loads(json.dumps(curve.measure())))
     assert [(point.steps, point.passes) for point in points] == [(2, 4.0), (4, 8.0)]
-    assert all(0 < point.objective.value < 1 for point in points)
+    for point in points:
+        cell = replace(curve.cell(PROMPTS), steps=point.steps)
+        images = compute_cell(cell, load_prior("float32")).images.float() / 255
+        with torch.no_grad():
+            logits = shared_evaluator("cpu")(images)
+        probabilities = [
+            logits[name][i].softmax(0)[words.index(word)].item()
+            for i, prompt in enumerate((("red", "mug"), ("blue", "cube")))
+            for name, words, word in zip(
+                ("color", "object"), (COLORS, OBJECTS), prompt, strict=True
+            )
+        ]
+        assert point.objective.value == pytest.approx(sum(probabilities) / 4, abs=1e-6)
 
 
 def test_measured_prompts_are_none_of_the_comparison():
