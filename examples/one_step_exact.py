@@ -1,4 +1,4 @@
-"""One-step generators of a law that is known: the second table of docs/one-step.md.
+"""One-step generators of a law that is known: the table on exact priors of docs/one-step.md.
 
     python examples/one_step_exact.py                        # eight seeds: a quarter of an hour
     python examples/one_step_exact.py --seeds 2 --steps 200  # to try it
