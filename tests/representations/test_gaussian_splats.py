@@ -70,7 +70,7 @@ def test_initially_round_gray_gaussians_fill_a_ball():
     assert max_difference(one.scales, torch.full((1, 4000, 3), 0.6 * side)) < 1e-6
     assert max_difference(one.opacities, torch.full((1, 4000), config.init_opacity)) < 1e-6
     assert max_difference(one.colors.mean((0, 1)), torch.full((3,), 0.5)) < 0.005
-    assert float(one.colors.std()) == pytest.approx(0.25 * config.init_color_std, rel=0.05)
+    assert one.colors.std().item() == pytest.approx(0.25 * config.init_color_std, rel=0.05)
 
 
 def test_an_optimizer_without_moments_steps_and_relocates():
