@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
@@ -128,34 +128,44 @@ def _judge(folder: Path, e: Experiment, prior: Prior) -> JudgedViews:
     cameras = held_out_cameras(camera.distance[0].item(), math.degrees(camera.fov[0].item()))
     representation, total = load_representation(folder, prior)
     held = [render_held_out(representation, prior, i, cameras) for i in range(total)]
+    prompts = [e.prompts[i // e.particles] for i in range(total)]
     right, shares = None, dict[str, Tensor]()
     if prior.image_size == (64, 64) and all(judgeable_attributes(p) for p in e.prompts):
-        try:
-            evaluator: Any = load_evaluator()
-        except FileNotFoundError:
-            evaluator = None
-        if evaluator is not None:
-            prompts = [e.prompts[i // e.particles] for i in range(total)]
-            verdicts = [evaluator.judge(own.images).cpu() for own in held]
-            right = torch.cat(list(map(_right_views, verdicts, prompts)))
-            by_particle = [
-                _view_shares(*row, view_labels(cameras).cpu())
-                for row in zip(verdicts, prompts, strict=True)
-            ]
-            for name in ("object", "view"):
-                if all(name in row for row in by_particle):
-                    shares[name] = torch.cat([row[name] for row in by_particle])
-        # numba renders the world; without a color in the prompt true renders have nearly all colors
-        has_palette = find_spec("numba") and all(
-            "color" in judgeable_attributes(p) for p in e.prompts
-        )
-        if has_palette and all(own.alpha is not None for own in held):
-            palettes = [true_object_colors(prompt).round().unique(dim=0) for prompt in e.prompts]
-            colors = [_true_colors(held[i], palettes[i // e.particles]) for i in range(total)]
-            shares["true_color"] = torch.cat(colors)
+        right, shares = _evaluated(held, prompts, view_labels(cameras).cpu())
+        shares |= _true_color_shares(held, prompts)
     alphas = [own.alpha for own in held if own.alpha is not None]
     silhouettes = torch.cat(alphas)[:, 0] >= 0.5 if alphas else None
     return JudgedViews(folder, right, silhouettes, _shapes(representation, total), shares)
+
+
+def _evaluated(
+    held: Sequence[HeldOutImages], prompts: Sequence[str], views: Int[Tensor, "n"]
+) -> tuple[Bool[Tensor, "n"] | None, dict[str, Tensor]]:
+    """Which views are right, and ``object`` and ``view`` of each, by the world's evaluator.
+
+    Nothing where the evaluator's weights are missing.
+    """
+    try:
+        evaluator: Any = load_evaluator()
+    except FileNotFoundError:
+        return None, {}
+    verdicts = [evaluator.judge(own.images).cpu() for own in held]
+    right = torch.cat(list(map(_right_views, verdicts, prompts)))
+    rows = [_view_shares(*row, views) for row in zip(verdicts, prompts, strict=True)]
+    names = [name for name in ("object", "view") if all(name in row for row in rows)]
+    return right, {name: torch.cat([row[name] for row in rows]) for name in names}
+
+
+def _true_color_shares(held: Sequence[HeldOutImages], prompts: Sequence[str]) -> dict[str, Tensor]:
+    """``true_color`` of each view; nothing where it cannot be judged."""
+    if any("color" not in judgeable_attributes(prompt) for prompt in prompts):
+        return {}  # true renders then have nearly all colors
+    # numba renders the world
+    if not find_spec("numba") or any(own.alpha is None for own in held):
+        return {}
+    palettes = {p: true_object_colors(p).round().unique(dim=0) for p in dict.fromkeys(prompts)}
+    rows = [_true_colors(own, palettes[p]) for own, p in zip(held, prompts, strict=True)]
+    return {"true_color": torch.cat(rows)}
 
 
 def _right_views(verdicts: Tensor, prompt: str) -> Bool[Tensor, "n"]:
