@@ -17,7 +17,7 @@ def feature_diversity(
 
     Range [0, 2]; 0 if the features of all images point in the same direction. Sample size: two or
     more images of a prompt; its expectation does not depend on how many. Values in the features of
-    different networks are not comparable. Our own measure; the Vendi score has a paper.
+    different networks are not comparable. Our own measure.
 
     Args:
         images: one image per particle of one prompt.

@@ -12,7 +12,7 @@ def high_frequency(images: Float[Tensor, "n 3 h w"]) -> float:
 
     Noise and checkered patterns raise it, blur lowers it: compare with true images. Range [0, 1];
     white noise has about .80, a constant image has 0. Compare only images of one size. Sample size:
-    any. Our own measure: there is no published one of this name to compare with.
+    any. Our own measure.
     """
     gray = images.double().mean(1)
     energy = torch.fft.fft2(gray - gray.mean((1, 2), keepdim=True)).abs().square()
