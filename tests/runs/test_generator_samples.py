@@ -101,7 +101,7 @@ def test_diffusers_draws_the_same_from_the_exported_folder_in_one_step(
     assert max_difference(sample_x0(own, conditions, z, 1, 1.0), expected) < 1e-3
 
 
-def test_the_command_line_samples_and_exports(run_of, tmp_path, capsys):
+def test_the_command_line_samples_and_exports(run_of, tmp_path, monkeypatch, capsys):
     model, folder = run_of("epsilon")
     words = ["sample", "a red mug", "--model", str(model), "--generator", str(folder)]
     words += ["--num-images", "2", "--precision", "float32", "--out", str(tmp_path / "samples")]
@@ -112,6 +112,11 @@ def test_the_command_line_samples_and_exports(run_of, tmp_path, capsys):
     assert (tmp_path / "exported/model_index.json").is_file()
     label = sample_images(tmp_path / "samples").label
     assert label.startswith(f"samples of the generator {folder.name}, 1 pass")
+    # without --out the folder does not name a sampler that had no part in it
+    monkeypatch.chdir(tmp_path)
+    assert main(words[: words.index("--num-images")]) in (None, 0)
+    (own,) = (tmp_path / "samples").glob("a-red-mug-*")
+    assert own.name.startswith("a-red-mug-generator-")
 
 
 @pytest.mark.parametrize("name", ["steps", "guidance", "sampler", "negative_prompt", "views"])

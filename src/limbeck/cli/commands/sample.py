@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
         sampling = replace(sampling, critic=find_folder(sampling.critic))
     if sampling.generator is not None:
         sampling = replace(sampling, generator=find_folder(sampling.generator))
-    name = f"{slug(sampling.prompts[0])}-{sampling.sampler}-{fingerprint(sampling)}"
+    how = sampling.sampler if sampling.generator is None else "generator"
+    name = f"{slug(sampling.prompts[0])}-{how}-{fingerprint(sampling)}"
     folder = output.out or Path("samples") / name
     if not (folder / "sample.yaml").exists():  # samples that were cut off are checked below
         check_new_folder(folder)
