@@ -19,6 +19,7 @@ from rich.console import Console
 from limbeck.config.yaml import to_yaml
 from limbeck.runs.report.page_images import embed_image
 from limbeck.runs.report.run_data import read_run_data
+from limbeck.sweeps import score_plots
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Sweep
 from limbeck.sweeps.live_report import SweepReport
@@ -117,7 +118,7 @@ def test_the_page_shows_every_prompt_of_every_run_over_two_options(progress: Swe
     page = SweepPage(progress.root).write(results_of(progress))
     text = page.read_text(encoding="utf-8")
     assert text.count("<img") == 3 * 2 and text.count('report.html"') == 3
-    assert "<b>blue" not in text and "http" not in text.split("<main>")[1]
+    assert "<b>blue" not in text and not re.search(r"(src|href)=.http", text)
     heads = re.findall(r"<tr><th>([^<]+)</th>\n<td>", text)
     assert heads == ["1", "30"]  # by size, though 30 was given first
     assert "killed by SIGKILL" in text and "3 finished" in text and "1 failed" in text
@@ -125,6 +126,30 @@ def test_the_page_shows_every_prompt_of_every_run_over_two_options(progress: Swe
     turned = SweepPage(progress.root, rows="seed").write(results_of(progress))
     text = turned.read_text(encoding="utf-8")
     assert re.findall(r"<tr><th>([^<]+)</th>\n<td>", text) == ["0", "1"]
+
+
+def test_a_sweep_of_one_option_plots_the_scores_of_its_settings(
+    progress: SweepProgress, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list = []
+    draw = score_plots.interval_plot
+
+    def record(rows, **options):
+        drawn.append((rows, options))
+        return draw(rows, **options)
+
+    monkeypatch.setattr(score_plots, "interval_plot", record)
+    page = SweepPage(progress.root)
+    text = page.write(results_of(progress)).read_text(encoding="utf-8")
+    [(rows, options)] = drawn  # one score
+    values = {label: (value, ends) for label, value, ends in rows}
+    assert options == {"zero": False}
+    assert values["1"][0] == pytest.approx(0.35) and values["30"] == (pytest.approx(0.9), None)
+    assert values["1"][1] == pytest.approx((0.0, 0.35 + 0.635310), abs=1e-5)
+    [figure] = re.findall(r"<figure><figcaption>(.*?)</figcaption>(<svg.*?</svg>)", text, re.S)
+    assert figure[0] == "saturation" and all(f">{label}<" in figure[1] for label in values)
+    page.write(results_of(progress), reload_seconds=10)
+    assert len(drawn) == 1  # not while the sweep goes on
 
 
 def test_axes_by_their_short_name():

@@ -31,6 +31,7 @@ from limbeck.sweeps.results import (
     settings_of,
     varies_more_in_prompts,
 )
+from limbeck.sweeps.score_plots import score_plots
 from limbeck.system.image_files import image_file_size
 
 _PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
@@ -112,10 +113,14 @@ class SweepPage:
             "unit": "prompts" if varies_more_in_prompts(results) else "seeds",
             "has_intervals": any(m.num_units > 1 for s in settings for m in s.scores.values()),
             "comparisons": [_comparison(c, scores, names) for c in compare_levels(results)],
-            # its plots take seconds, so they come when the sweep has ended
-            "effects": None if reload_seconds else effects_section(results),
+            "score_plots": [],
+            "effects": None,
             "failed": [_failed_row(r, self.root, filters) for r in failed],
         }
+        if not reload_seconds:  # plots take seconds, so they come when the sweep has ended
+            content["effects"] = effects_section(results)
+            if content["effects"] is None and scores:
+                content["score_plots"] = score_plots(settings, scores)
         return write_page("sweep.html.j2", content, self.root / "report.html")
 
     def _matrix(

@@ -14,7 +14,7 @@ from limbeck.leaderboard.images.protocol import Leaderboard
     ("make", "options", "message"),
     [
         (Leaderboard, {"passes": 500}, "passes 500 has no effect with quick, .* at most 300"),
-        (Leaderboard, {"num_prompts": 11}, "num_prompts 11 .* at most 10"),
+        (Leaderboard, {"num_prompts": 9}, "num_prompts 9 .* at most 8"),
         (EditLeaderboard, {"num_pairs": 20}, "num_pairs 20 .* at most 16"),
         (EditLeaderboard, {"tuning_pairs": 3}, "tuning_pairs has no effect with quick"),
         (EditLeaderboard, {"seeds": 4}, "seeds 4 .* at most 1"),

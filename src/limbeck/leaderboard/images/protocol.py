@@ -45,7 +45,7 @@ class Leaderboard:
         iterations: steps of a second comparison at equally many steps. 0: no such comparison.
         guidance_candidates: guidance scales that are tried.
         lr_candidates: learning rates that are tried with each of them.
-        quick: a first look: 10 captions, an image of each, 300 passes, defaults, images only.
+        quick: a first look: 8 captions, an image of each, 300 passes, defaults, images only.
             With --edits, --in-3d or another --model it is another one, which their --help states.
         precision: dtype of the model, as in a run.
         seed: seed of every run.
@@ -74,7 +74,7 @@ class Leaderboard:
             object.__setattr__(self, "diverse_prompts", self.num_prompts)
         if self.quick:
             refuse_with_quick(self, ("tuning_prompts", "diverse_prompts", "iterations"))
-            limit_with_quick(self, num_prompts=10, seeds=1, passes=300)
+            limit_with_quick(self, num_prompts=8, seeds=1, passes=300)
             for name in ("tuning_prompts", "diverse_prompts", "iterations"):
                 object.__setattr__(self, name, 0)
 

@@ -248,15 +248,17 @@ def comparison_plots(runs: Sequence[tuple[Sequence[MetricsLine], str]]) -> list[
 
 
 def interval_plot(
-    rows: Sequence[tuple[str, float, tuple[float, float] | None]], gap_after: int = 0
+    rows: Sequence[tuple[str, float, tuple[float, float] | None]],
+    gap_after: int = 0,
+    zero: bool = True,
 ) -> str:
-    """SVG of values with their intervals, one below the other, beside a line at zero.
-
-    Rows whose interval excludes zero are in the accent color, the others are faint.
+    """SVG of values with their intervals, one below the other.
 
     Args:
         rows: label, value and interval of each row, from the top.
         gap_after: number of rows above a thin line; 0 for none.
+        zero: for differences: draw a line at zero, and rows whose interval excludes it in the
+            accent color, the others faint. Else all rows are in the accent color.
     """
     longest = max(len(label) for label, _, _ in rows)
     with matplotlib.rc_context(PLOT_STYLE):
@@ -264,9 +266,10 @@ def interval_plot(
         axes = figure.add_subplot()
         left, height = min(0.08 + 0.0128 * longest, 0.6), figure.get_figheight()
         figure.subplots_adjust(left=left, right=0.97, bottom=0.32 / height, top=1 - 0.05 / height)
-        axes.axvline(0, color=_TEXT_COLOR, linewidth=0.8)
+        if zero:
+            axes.axvline(0, color=_TEXT_COLOR, linewidth=0.8)
         for place, (_, value, ends) in enumerate(rows):
-            is_clear = ends is not None and (ends[0] > 0 or ends[1] < 0)
+            is_clear = not zero or (ends is not None and (ends[0] > 0 or ends[1] < 0))
             color, alpha = (ACCENT_COLOR, 1.0) if is_clear else (_TEXT_COLOR, 0.45)
             if ends is not None:
                 axes.plot(ends, (place, place), color=color, alpha=alpha, linewidth=1.6)
