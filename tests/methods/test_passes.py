@@ -43,7 +43,7 @@ def count_passes(prior, method, representation=None, batch_size=0):
     unet, encoder, decoder = map(CallLog, (prior.unet, prior.vae.encoder, prior.vae.decoder))
     has_small_unet = isinstance(method, VSD) and isinstance(method.critic, SmallUNetCritic)
     critic = run.state.prior() if has_small_unet else None
-    small_unet = CallLog(critic.net) if critic else None
+    small_unet = CallLog(critic.module) if critic else None
     before = prior.call_counter.calls, prior.call_counter.rows
     for _ in range(STEPS):
         run.advance()

@@ -239,9 +239,55 @@ def test_a_generator_starts_from_another_one(prior, tmp_path):
         Run(experiment(replace(SMALL, init_from=tmp_path / "latents")), prior)
 
 
+SMALL_UNET = replace(SMALL, network="small-unet", channels=8)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_small_unet_is_a_generator_of_any_prior_of_images(exact, prior, tmp_path):
+    from limbeck.runs.recorder import record
+
+    prior = colored_shapes(8) if exact else prior
+    own = experiment(SMALL_UNET, DMD2(1.0), ("red disc", "blue ring"), steps=2)
+    run, other = Run(own, prior), Run(replace(own, seed=1), prior)
+    network, rows = run.representation.network, prior.call_counter.rows
+    start = samples(run, train_request(0, [0, 3]))
+    assert prior.call_counter.rows == rows  # passes of the small U-Net are not the prior's
+    z = train_request(0, [0, 3]).rng.normal("z", *prior.shape)
+    t = prior.schedule.snap(torch.ones(2))
+    v = network.module(z, t * 1000, prior_features(prior, own.prompts), return_dict=False)[0]
+    alpha, sigma = (f(t).view(-1, 1, 1, 1) for f in (prior.schedule.alpha, prior.schedule.sigma))
+    assert max_difference(start, alpha * z - sigma * v) < 1e-5 * float(start.abs().max())
+    assert max_difference(start, samples(other, train_request(0, [0, 3]))) > 1e-2  # by the seed
+    before = [p.detach().clone() for p in run.representation.trained.parameters()]
+    run.advance()
+    run.advance()  # in the first step the critic of a model is the model, and there is no direction
+    changed = [
+        not torch.equal(a, b)
+        for a, b in zip(before, run.representation.trained.parameters(), strict=True)
+    ]
+    assert sum(changed) > 0.9 * len(changed)
+    folder = tmp_path / "first"
+    record(own, prior, folder)
+    first, _ = load_representation(folder, prior)
+    warm = Run(replace(own, representation=replace(SMALL_UNET, init_from=folder)), prior)
+    trained = list(warm.representation.trained.parameters())
+    assert all(map(torch.equal, trained, first.average.parameters()))
+    with pytest.raises(ValueError, match="is another network"):
+        wide = replace(SMALL_UNET, channels=16, init_from=folder)
+        Run(replace(own, representation=wide), prior)
+
+
+def prior_features(prior, prompts) -> torch.Tensor:
+    """What a small U-Net reads of prompts: tokens, or the weights of a mixture's components."""
+    data = prior.condition(prompts).data.float()
+    return data.exp()[:, None] if data.ndim == 2 else data
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"network": "small-unet", "channels": 12}, "channels must be a multiple of 8, not 12"),
+        ({"network": "small-unet", "lora_rank": 4}, "lora_rank 4 adapts the model's own network"),
         ({"lr": 0.0}, "lr must be positive, not 0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), not 1"),
         ({"images": ("a.png",)}, "leave out images"),

@@ -151,6 +151,17 @@ def test_wrong_command_lines_are_refused_before_the_model_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["latents"]
 
 
+def test_a_small_unet_is_no_pipeline(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    small = Generator(network="small-unet", captions=None)
+    text = to_yaml(Experiment(("a",), representation=small))
+    (tmp_path / "run/run.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "red", "--generator", "run", "--export", "exported"]) == 2
+    assert "the generator of run is a small-unet: leave it out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_model_without_such_a_pipeline_is_refused():
     with pytest.raises(ValueError, match="this model is of another family"):
         require_pipeline(colored_shapes(8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.priors.lora_adapters import DEFAULT_TARGET_MODULES, NetworkPrior
+from limbeck.priors.small_unet import SmallUNet
 from limbeck.priors.trainable_network import AdaptedNetwork, TrainableNetwork, copy_network
 from limbeck.representations.base import Render, Representation, RepresentationConfig, latent_shape
 from limbeck.system.random import GENERATOR_NOISE, RowRandom
@@ -144,11 +145,15 @@ class Generator(RepresentationConfig):
     """A network that turns noise into a sample of a prompt in one pass, in place of particles.
 
     It starts as the prior's own network, which reads pure noise at the last time and predicts x0;
-    on exact priors it is an MLP. Every step draws new noise for each row. The particles are what is
-    shown: each has a noise of its own that no step draws.
+    on exact priors it is an MLP, and with ``network`` small-unet a small U-Net. Every step draws
+    new noise for each row. The particles are what is shown: each has a noise of its own that no
+    step draws.
 
     Attributes:
         lr: peak learning rate; keep it below that of the critic.
+        network: own: the prior's network, or an MLP on exact priors. small-unet: a small U-Net with
+            random weights, for any prior of images.
+        channels: channels of the small U-Net at full resolution, a multiple of 8.
         lora_rank: rank of LoRA adapters that are trained in place of the whole network. 0: the
             whole network.
         target_modules: layers that LoRA adapts, by the ends of their names.
@@ -166,6 +171,8 @@ class Generator(RepresentationConfig):
     """
 
     lr: float = 1e-4
+    network: Literal["own", "small-unet"] = "own"
+    channels: int = field(default=32, metadata={"minimum": 8, "maximum": 2048})
     lora_rank: int = field(default=0, metadata={"minimum": 0, "maximum": 16_384})
     target_modules: tuple[str, ...] = DEFAULT_TARGET_MODULES
     ema: float = 0.99
@@ -189,6 +196,13 @@ class Generator(RepresentationConfig):
             raise ValueError(f"a {name} starts from noise: leave out images")
         if self.captions is not None and self.world_captions:
             raise ValueError("give captions or world_captions, not both")
+        if self.channels % 8:
+            raise ValueError(f"channels must be a multiple of 8, not {self.channels}")
+        if self.lora_rank and self.network != "own":
+            raise ValueError(
+                f"lora_rank {self.lora_rank} adapts the model's own network, and network is "
+                f"{self.network}: leave out one of them"
+            )
 
     @property
     def draws_prompts(self) -> bool:
@@ -212,12 +226,15 @@ class Generator(RepresentationConfig):
         return [] if self.captions is None else read_text_lines(self.captions)
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
-        _check_last_time(prior)
+        if self.network == "own":
+            _check_last_time(prior)
         network, average = (self._network(prior, seed) for _ in range(2))
         shape = latent_shape(prior, self.canvas_size(prior))
         return OneStepGenerator(self, network, average, prior, particles, seed, shape)
 
     def _network(self, prior: Prior, seed: int) -> TrainableNetwork:
+        if self.network == "small-unet":
+            return SmallUNet(prior, self.channels, seed)
         if not self.lora_rank:
             return copy_network(prior, self.width, self.depth, seed)
         if not isinstance(prior, NetworkPrior):

@@ -104,6 +104,23 @@ def require_pipeline(prior: Prior) -> StableDiffusion:
     return prior
 
 
+def check_exportable(folder: Path) -> None:
+    """Check that a pipeline can hold the generator of a run, before the model is loaded.
+
+    Args:
+        folder: run folder of a generator.
+
+    Raises:
+        ValueError: if the generator is no network of the model.
+    """
+    representation = read_experiment(folder).representation
+    if isinstance(representation, Generator) and representation.network != "own":
+        raise ValueError(
+            f"--export writes the model's own network as a pipeline, and the generator of {folder} "
+            f"is a {representation.network}: leave it out"
+        )
+
+
 def export_generator(folder: Path, prior: Prior, target: Path) -> None:
     """Write the generator of a run as a pipeline that diffusers loads and draws from in one step.
 
@@ -113,8 +130,9 @@ def export_generator(folder: Path, prior: Prior, target: Path) -> None:
         target: folder to create.
 
     Raises:
-        ValueError: if the model has no such pipeline, or the folder is no run of a generator.
+        ValueError: if the model has no such pipeline, or the generator is no network of the model.
     """
+    check_exportable(folder)
     pipeline = require_pipeline(prior)
     network = load_generator(folder, prior).average_network
     pipeline.save_one_step_pipeline(network.merged_module(), target)

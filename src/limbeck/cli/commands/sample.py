@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.closing_summary import sample_closing_lines
     from limbeck.runs.generator_samples import (
+        check_exportable,
         check_generator,
         export_generator,
         require_pipeline,
@@ -72,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
 
     if sampling.generator is not None:
         check_generator(sampling.generator)
+        if generator.export is not None:
+            check_exportable(sampling.generator)
     refuse_other_model(sampling)
     refuse_other_samples(folder, sampling)
     check_count_fits(sampling)
