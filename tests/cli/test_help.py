@@ -88,3 +88,21 @@ def test_help_is_at_most_100_columns_wide(
 def test_lr_is_short_for_that_of_the_representation(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "run", "a", "--lr", "1", "--representation", "gaussian-splats")
     assert message.startswith("--lr: the representation gaussian-splats has --representation.means")
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ("", "leaderboard"),
+        ("--edits", "edit-leaderboard"),
+        ("--in-3d", "leaderboard-3d"),
+        ("--model gaussians", "leaderboard-gaussians"),
+    ],
+)
+def test_a_quick_leaderboard_has_a_folder_of_its_own(
+    words: str, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that the full one can be computed after it without another --out."""
+    for quick, expected in ((["--quick"], f"runs/{folder}-quick)"), ([], f"runs/{folder})")):
+        text = " ".join(help_of(capsys, "bench", *words.split(), *quick, "--help").split())
+        assert f"(default: {expected}" in text

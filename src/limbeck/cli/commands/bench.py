@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_RUNS = Path("runs")  #: folder of the folders of leaderboards
 _WORLD = "world"  #: the embedded model, on which the main leaderboard is computed
 
 
@@ -19,7 +20,7 @@ class BenchPlaces:
         workers: processes of one thread each. 0: one per core.
     """
 
-    out: Path = Path("runs/leaderboard")
+    out: Path = _RUNS / "leaderboard"
     workers: int = field(default=0, metadata={"minimum": 0})
 
     @property
@@ -58,7 +59,7 @@ class AssetBenchOptions(BenchPlaces):
     """
 
     in_3d: bool = True
-    out: Path = Path("runs/leaderboard-3d")
+    out: Path = _RUNS / "leaderboard-3d"
     retries: int = field(default=0, metadata={"minimum": 0})
     device: str = "auto"
     films: bool = False
@@ -87,7 +88,8 @@ def main(argv: Sequence[str]) -> None:
         "Compare all methods on the embedded model, on the same prompts and seeds, at equal "
         "network passes and at equal steps."
     )
-    sections = [(Leaderboard, None), (BenchOptions, None)]
+    places = BenchOptions(out=_folder("leaderboard", argv))
+    sections = [(Leaderboard, None), (BenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
     from limbeck.leaderboard.execution.folder import joined_leaderboard, open_leaderboard
@@ -108,6 +110,11 @@ def _has_flag(argv: Sequence[str], flag: str) -> bool:
     return any(word.replace("_", "-") in (flag, f"{flag}=True") for word in argv)
 
 
+def _folder(name: str, argv: Sequence[str]) -> Path:
+    """Default folder of a leaderboard; a quick one has its own, and leaves the full one alone."""
+    return _RUNS / (f"{name}-quick" if _has_flag(argv, "--quick") else name)
+
+
 def _compare_edits(argv: Sequence[str]) -> None:
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
@@ -117,7 +124,7 @@ def _compare_edits(argv: Sequence[str]) -> None:
         "Compare methods that edit images on the embedded model, on the same rendered pairs and "
         "seeds, at equal network passes."
     )
-    places = BenchOptions(out=Path("runs/edit-leaderboard"))
+    places = BenchOptions(out=_folder("edit-leaderboard", argv))
     sections = [(EditLeaderboard, None), (BenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
@@ -142,7 +149,7 @@ def _compare_on_exact(argv: Sequence[str], model: str) -> None:
         "Compare all methods on an exact prior by their distances to its law, on the same seeds, "
         "at equal network passes and at equal steps."
     )
-    places = BenchPlaces(out=Path("runs") / f"leaderboard-{slug(model)}")
+    places = BenchPlaces(out=_folder(f"leaderboard-{slug(model)}", argv))
     sections = [(ExactLeaderboard, None), (BenchPlaces, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
@@ -173,7 +180,8 @@ def _compare_assets(argv: Sequence[str]) -> None:
         "Compare 3D recipes on the embedded model: the same objects and seeds, judged from 32 "
         "held-out cameras, with differences paired by object and seed."
     )
-    sections = [(AssetLeaderboard, None), (AssetBenchOptions, None)]
+    places = AssetBenchOptions(out=_folder("leaderboard-3d", argv))
+    sections = [(AssetLeaderboard, None), (AssetBenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
 
     import sys
