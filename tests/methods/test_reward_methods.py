@@ -12,11 +12,12 @@ from limbeck.distillation.batching import draw_candidates
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.rewards.base import Reward
-from limbeck.methods.base import Method
+from limbeck.methods.base import Method, Stateless
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.reward_bridge import RewardBridge
 from limbeck.methods.reward_sds import RewardSDS
 from limbeck.methods.reward_vsd import RewardVSD
+from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.exact import colored_shapes
 from limbeck.training.experiment import Experiment
@@ -75,6 +76,34 @@ def directions(run: Run, base: Method, state) -> tuple[torch.Tensor, torch.Tenso
             x0_hat = null.lerp(pos, method.reward_guidance).x0
             rewards.append(x0_hat.flatten(1)[:, 0])
     return whole, torch.stack(single), torch.stack(rewards)
+
+
+@pytest.mark.parametrize(
+    ("method", "base"),
+    [
+        (RewardSDS(3.0, num_noises=4), SDS(3.0)),
+        (RewardVSD(3.0, critic=EXACT, num_noises=4), VSD(3.0, critic=EXACT)),
+        (RewardBridge(3.0, 0.25, num_noises=4), Bridge(3.0, 0.25)),
+    ],
+    ids=["sds", "vsd", "bridge"],
+)
+def test_after_the_end_of_rewards_the_step_is_that_of_one_noise(method, base) -> None:
+    ended, always = run_of(replace(method, reward_end=0.5), 4), run_of(method, 4)
+    for step in range(4):
+        calls = ended.prior.call_counter.rows
+        inputs, other = ended.advance().inputs, always.advance().inputs
+        rows = ended.prior.call_counter.rows - calls
+        if step < 2:  # rated as ever
+            assert torch.equal(inputs.x0, other.x0) and rows >= 4 * len(inputs.x0)
+            continue
+        state = {"SDS": Stateless(), "VSD": getattr(ended.state, "critic", None)}
+        state = state.get(type(base).__name__, getattr(ended.state, "prompts", None))
+        before = ended.prior.call_counter.rows
+        expected = base(ended.prior, inputs, state)
+        assert rows == ended.prior.call_counter.rows - before  # no passes for rewards
+        assert torch.equal(ended.experiment.method(ended.prior, inputs, ended.state), expected)
+    method = ended.experiment.method
+    assert method.step_schedule(1, 4) != method.step_schedule(2, 4)  # such a run is not extended
 
 
 @pytest.mark.parametrize("kind", ["vsd", "bridge"])

@@ -17,7 +17,7 @@ from limbeck.distillation.rewards.base import (
     RewardState,
     WeightingScheme,
     candidate_weights,
-    check_num_candidates,
+    check_reward_options,
 )
 from limbeck.distillation.state import PromptEmbeddings
 from limbeck.methods.base import Method
@@ -51,6 +51,8 @@ class RewardBridge(Method[RatedPrompts]):
         reward_steps: DDIM steps to the image that is rated, at least 1.
         reward_guidance: guidance scale of these steps.
         reward_model: what rates the image.
+        reward_end: fraction of the run after which nothing is rated: the step is then that of
+            SDS-Bridge with one noise.
     """
 
     guidance: float = 40.0
@@ -62,6 +64,7 @@ class RewardBridge(Method[RatedPrompts]):
     reward_steps: int = 1
     reward_guidance: float = 7.5
     reward_model: Reward = field(default_factory=AutoReward)
+    reward_end: float = 1.0
 
     bibtex = """@article{chachy2025rewardsds,
   title={RewardSDS: Aligning Score Distillation via Reward-Weighted Sampling},
@@ -72,7 +75,9 @@ class RewardBridge(Method[RatedPrompts]):
     passes = "(2 + 2S)N, N noises and S steps to the image"
 
     def __post_init__(self) -> None:
-        check_num_candidates(self.weighting_scheme, self.num_noises, self.reward_steps)
+        check_reward_options(
+            self.weighting_scheme, self.num_noises, self.reward_steps, self.reward_end
+        )
         self.bridge()  # checks the options that are its own
 
     def bridge(self) -> Bridge:
@@ -87,7 +92,8 @@ class RewardBridge(Method[RatedPrompts]):
         return self.bridge().unused_options()
 
     def step_schedule(self, step: int, steps: int) -> float:
-        return self.bridge().step_schedule(step, steps)
+        has_ended = step >= self.reward_end * steps
+        return self.bridge().step_schedule(step, steps) + 2 * has_ended
 
     def init(self, prior: Prior, setup: SetupContext) -> RatedPrompts:
         reward_fn = self.reward_model.build_checked(prior, setup)
@@ -96,6 +102,8 @@ class RewardBridge(Method[RatedPrompts]):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: RatedPrompts
     ) -> Float[Tensor, "b ..."]:
+        if inputs.step >= self.reward_end * inputs.steps:
+            return self.bridge()(prior, inputs, state.prompts)
         candidates = draw_candidates(inputs, self.num_noises)
         y = replace(candidates.conditions, denoise_steps=self.reward_steps)
         if inputs.step >= self.stage_two_start * inputs.steps:

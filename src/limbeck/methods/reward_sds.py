@@ -17,9 +17,10 @@ from limbeck.distillation.rewards.base import (
     RewardState,
     WeightingScheme,
     candidate_weights,
-    check_num_candidates,
+    check_reward_options,
 )
-from limbeck.methods.base import Method
+from limbeck.methods.base import Method, Stateless
+from limbeck.methods.sds import SDS
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RewardSDS(Method[RewardState]):
         reward_steps: DDIM steps to the image that is rated, at least 1. 1 needs no further pass.
         reward_guidance: guidance scale of these steps.
         reward_model: what rates the image.
+        reward_end: fraction of the run after which nothing is rated: the step is then that of
+            SDS with one noise.
     """
 
     guidance: float = 100.0
@@ -44,6 +47,7 @@ class RewardSDS(Method[RewardState]):
     reward_steps: int = 1
     reward_guidance: float = 7.5
     reward_model: Reward = field(default_factory=AutoReward)
+    reward_end: float = 1.0
 
     bibtex = """@article{chachy2025rewardsds,
   title={RewardSDS: Aligning Score Distillation via Reward-Weighted Sampling},
@@ -54,11 +58,16 @@ class RewardSDS(Method[RewardState]):
     passes = "2NS in S calls, N noises and S steps to the image"
 
     def __post_init__(self) -> None:
-        check_num_candidates(self.weighting_scheme, self.num_noises, self.reward_steps)
+        check_reward_options(
+            self.weighting_scheme, self.num_noises, self.reward_steps, self.reward_end
+        )
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance, self.reward_guidance)
+
+    def step_schedule(self, step: int, steps: int) -> float:
+        return float(step >= self.reward_end * steps)
 
     def init(self, prior: Prior, setup: SetupContext) -> RewardState:
         return RewardState(self.reward_model.build_checked(prior, setup))
@@ -66,6 +75,8 @@ class RewardSDS(Method[RewardState]):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: RewardState
     ) -> Float[Tensor, "b ..."]:
+        if self.step_schedule(inputs.step, inputs.steps):
+            return SDS(self.guidance)(prior, inputs, Stateless())
         candidates = draw_candidates(inputs, self.num_noises)
         eps_hat, x0_hat = predict_eps_and_x0(
             prior, candidates, self.guidance, self.reward_guidance, self.reward_steps

@@ -16,7 +16,7 @@ from limbeck.distillation.rewards.base import (
     Reward,
     WeightingScheme,
     candidate_weights,
-    check_num_candidates,
+    check_reward_options,
 )
 from limbeck.distillation.rewards.rated_critic import RatedCritic
 from limbeck.methods.vsd import VSD
@@ -36,6 +36,8 @@ class RewardVSD(VSD):
         reward_steps: DDIM steps to the image that is rated, at least 1.
         reward_guidance: guidance scale of these steps.
         reward_model: what rates the image.
+        reward_end: fraction of the run after which nothing is rated: the step is then that of
+            VSD with one noise.
     """
 
     name = "reward-vsd"  # VSD is no noun to leave out
@@ -45,6 +47,7 @@ class RewardVSD(VSD):
     reward_steps: int = 1
     reward_guidance: float = 7.5
     reward_model: Reward = field(default_factory=AutoReward)
+    reward_end: float = 1.0
 
     bibtex = """@article{chachy2025rewardsds,
   title={RewardSDS: Aligning Score Distillation via Reward-Weighted Sampling},
@@ -55,17 +58,24 @@ class RewardVSD(VSD):
     passes = "(3 + 2S)N + 1 with backward, N noises and S steps to the image"
 
     def __post_init__(self) -> None:
-        check_num_candidates(self.weighting_scheme, self.num_noises, self.reward_steps)
+        check_reward_options(
+            self.weighting_scheme, self.num_noises, self.reward_steps, self.reward_end
+        )
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance, self.reward_guidance)
+
+    def step_schedule(self, step: int, steps: int) -> float:
+        return float(step >= self.reward_end * steps)
 
     def init(self, prior: Prior, setup: SetupContext) -> Critic:
         return RatedCritic(super().init(prior, setup), self.reward_model, prior, setup)
 
     def __call__(self, prior: Prior, inputs: StepInputs, state: Critic) -> Float[Tensor, "b ..."]:
         assert isinstance(state, RatedCritic)  # made by init
+        if self.step_schedule(inputs.step, inputs.steps):
+            return super().__call__(prior, inputs, state.critic)
         candidates = draw_candidates(inputs, self.num_noises)
         rewards = rate_candidates(
             prior,

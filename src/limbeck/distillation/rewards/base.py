@@ -64,16 +64,19 @@ _RANK_WEIGHTS = {
 }
 
 
-def check_num_candidates(scheme: WeightingScheme, num_noises: int, reward_steps: int) -> None:
-    """Check how many candidates there are and how they are denoised.
+def check_reward_options(
+    scheme: WeightingScheme, num_noises: int, reward_steps: int, reward_end: float
+) -> None:
+    """Check how many candidates there are, how they are denoised, and until when.
 
     Args:
         scheme: how they are weighted.
         num_noises: number of candidates.
         reward_steps: DDIM steps to the image that is rated.
+        reward_end: fraction of the run after which nothing is rated.
 
     Raises:
-        ValueError: if there are too few of either.
+        ValueError: if there are too few candidates or steps, or the end is not in [0, 1].
     """
     needed = min_candidates(scheme)
     if num_noises < needed:
@@ -82,6 +85,8 @@ def check_num_candidates(scheme: WeightingScheme, num_noises: int, reward_steps:
         )
     if reward_steps < 1:
         raise ValueError(f"reward_steps must be at least 1, not {reward_steps}")
+    if not 0 <= reward_end <= 1:
+        raise ValueError(f"reward_end must be in [0, 1], not {reward_end}")
 
 
 def min_candidates(scheme: WeightingScheme) -> int:
