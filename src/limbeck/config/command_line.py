@@ -337,7 +337,10 @@ def _help(
     if any(takes_schedule(option.owner, option.hint) for option in shown):
         lines += ["", *textwrap.wrap(_SCHEDULES, width, break_on_hyphens=False)]
     if short:
-        footer = f"All options: {prog} --help all. Those of a method: {prog} --method NAME --help"
+        footer = (
+            f"All options: {prog} --help all. Those of one choice: {prog} --method NAME --help; "
+            "likewise of a representation, a timestep schedule or any other, also beside --preset."
+        )
         lines += ["", *textwrap.wrap(footer, width, break_on_hyphens=False)]
     return "\n".join(lines)
 
