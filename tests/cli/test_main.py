@@ -66,6 +66,11 @@ def test_default_folder() -> None:
         ("rum a", "no command is called 'rum'. Did you mean run?"),
         ("run a --stps 3", "no option is called '--stps'. Did you mean --steps?"),
         ("run a --weight.x 3", "no option of --weight dreamfusion is called 'x'. Accepted: none"),
+        ("run a --guidance 3", "no option is called '--guidance'. Did you mean --method.guidance?"),
+        (
+            "run a --preset one-step --init-from b",
+            "'--init-from'. Did you mean --representation.init-from?",
+        ),
         ("run a -x", "no option is called '-x'"),
         ("run a --method vdd", "--method: no method is called 'vdd'. Did you mean vsd?"),
         (

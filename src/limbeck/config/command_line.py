@@ -205,6 +205,8 @@ def _take_value(flag: str, hint: Any, words: list[str]) -> Any:
     return values if args else values[0]
 
 
+_MAX_GUESSES = 3  #: options that an error suggests
+
 #: how a number that changes over the run is written
 _SCHEDULES = (
     "SCHEDULE: a number that changes over the run, in quotes: 'linear 100 7.5' from the first step "
@@ -293,6 +295,10 @@ def unknown_option(flag: str, found: Sequence[Option]) -> ValueError:
         return unknown_name(f"option of {_title(parent, found)}", name, names)
     if parent and all(o.flag != parent for o in found):
         return unknown_option(parent, found)  # --methd.guidance: it is --methd that is unknown
+    below = [o.flag for o in found if o.parent and o.flag.endswith(f".{flag.lstrip('-')}")]
+    if below:  # an option of a component without the flag of the component
+        nearest = sorted(below, key=lambda own: own.count("."))[:_MAX_GUESSES]
+        return ValueError(f"no option is called {flag!r}. Did you mean {' or '.join(nearest)}?")
     return unknown_name("option", flag, [o.flag for o in found if not o.parent])
 
 
