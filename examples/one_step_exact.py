@@ -71,7 +71,7 @@ def plane() -> type:
 
 
 def train(method: Method, steps: int, seed: int) -> Tensor:
-    """Train a generator and return samples of its mean weights."""
+    """Train a generator and return samples of its EMA weights."""
     experiment = Experiment(
         (PROMPT,),
         model=plane()(),

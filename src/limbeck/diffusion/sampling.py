@@ -58,7 +58,7 @@ class Sampling:
             front beside the prompt with ImageDream.
         seed: seed of the noise.
         critic: run folder whose critic is sampled instead of the prior.
-        generator: run folder of a one-step generator, whose mean weights are sampled in one pass.
+        generator: run folder of a one-step generator, whose EMA weights are sampled in one pass.
         camera: azimuth and elevation in degrees, and distance, for which a camera-conditioned
             critic is sampled. Left out: it is sampled without a camera, as it was trained on a
             fraction of its rows.

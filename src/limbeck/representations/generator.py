@@ -28,23 +28,23 @@ _EVAL_BATCH = 32  #: samples drawn at a time where no gradient is needed
 
 
 class OneStepGenerator(Representation):
-    """The network G of all prompts and the running mean of its weights.
+    """The network G of all prompts and the exponential moving average (EMA) of its weights.
 
     A render with random numbers, as in training, draws a new z and, if there are captions, a new
     caption for each row. Others, as for showing results, have one z for each particle, its own
-    prompt, and the mean weights.
+    prompt, and the EMA weights.
 
     Args:
         config: options.
         network: G before training.
-        average: the same network, for the running mean.
+        average: the same network, for the EMA of its weights.
         prior: the model of the run.
         particles: number of particles.
         seed: seed of the z of evaluation renders.
         shape: shape of one z and x0.
 
     Attributes:
-        average_network: the network of the mean weights.
+        average_network: the network with the EMA weights.
         shape: as above.
     """
 
@@ -93,7 +93,7 @@ class OneStepGenerator(Representation):
         return self._captions[to_device(rows, self._device)]
 
     def sample(self, z: Float[Tensor, "b ..."], condition: Condition) -> Float[Tensor, "b ..."]:
-        """Return samples of the mean weights, in one pass each.
+        """Return samples of the EMA weights, in one pass each.
 
         Args:
             z: standard normal noise of each row.
@@ -122,11 +122,11 @@ class OneStepGenerator(Representation):
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        # at first the mean is over the steps so far, so that it forgets the initial weights
+        # the decay is smaller at first, so that the average forgets the initial weights
         decay = min(self.config.ema, (1 + step) / (10 + step))
-        means: list[Tensor] = list(self.average.parameters())
+        averages: list[Tensor] = list(self.average.parameters())
         trained: list[Tensor] = list(self.trained.parameters())
-        torch._foreach_lerp_(means, trained, 1 - decay)
+        torch._foreach_lerp_(averages, trained, 1 - decay)
 
     def initialize_from(
         self, other: Representation, particles: int, source: Path, seed: int
@@ -157,7 +157,8 @@ class Generator(RepresentationConfig):
         lora_rank: rank of LoRA adapters that are trained in place of the whole network. 0: the
             whole network.
         target_modules: layers that LoRA adapts, by the ends of their names.
-        ema: decay of the running mean of the weights, which is what is shown, sampled and exported.
+        ema: decay of the exponential moving average (EMA) of the weights, which is what is shown,
+            sampled and exported.
         captions: text file with a prompt on each line, of which every step draws one for each row.
             None: the prompts of the run.
         world_captions: draw from the captions of all combinations that the embedded model was
