@@ -3,7 +3,7 @@
     python benchmarks/batched.py [--shape small] [--device cuda] [--batch-size 1] [--steps 5]
         [--precision bfloat16]
 
-Both take turns. Times are medians: processor time on a CPU, synchronized wall time on a GPU.
+Both take turns. Times are medians: CPU time on a CPU, synchronized wall time on a GPU.
 """
 
 from __future__ import annotations

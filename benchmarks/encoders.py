@@ -3,7 +3,7 @@
     python benchmarks/encoders.py [--device cuda] [--points 65536] [--repeats 9]
 
 Each encoding has the decoder it is meant for. All of them take turns, so that other work on the
-machine affects all. Times are medians over the repeats: processor time of one thread on a CPU,
+machine affects all. Times are medians over the repeats: CPU time of one thread on a CPU,
 synchronized wall time on a GPU.
 """
 

@@ -37,9 +37,9 @@ class BlankPrior:
 
 
 def clock(device: str) -> float:
-    """Seconds: synchronized wall time on a GPU, processor time of all threads on a CPU.
+    """Seconds: synchronized wall time on a GPU, CPU time of all threads on a CPU.
 
-    Unlike wall time, processor time does not grow with other work on the machine.
+    Unlike wall time, CPU time does not grow with other work on the machine.
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize()

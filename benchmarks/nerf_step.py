@@ -2,7 +2,7 @@
 
     python benchmarks/nerf_step.py [--steps 10] [--against PATH/src]
 
-Steps of the preset `dreamfusion` on the embedded model, in one thread, processor time. They are
+Steps of the preset `dreamfusion` on the embedded model, in one thread, CPU time. They are
 taken at the start of the run, with every cell occupied; later at its first size, with the cells
 around a trained object occupied; and so at the late size. With --against, another source
 tree takes turns with this one, and the ratio of the two is printed.
@@ -92,7 +92,7 @@ def main() -> None:
         for name, source in trees.items():
             runs[name].append(measure_tree(source, arguments.steps))
     print(
-        "| ms of processor time a step |", " | ".join([*PARTS, "rest", "sum"]), "| not the prior |"
+        "| ms of CPU time a step |", " | ".join([*PARTS, "rest", "sum"]), "| not the prior |"
     )
     print("|---" * (len(PARTS) + 4) + "|")
     for phase in PHASES:

@@ -2,7 +2,7 @@
 
     python benchmarks/render.py [--device cuda] [--only splats]
 
-Times are medians of several renders after one that warms up; on a CPU, processor time of one
+Times are medians of several renders after one that warms up; on a CPU, CPU time of one
 thread. Peaks are what PyTorch allocates during forward and backward pass beyond what was allocated
 before.
 """

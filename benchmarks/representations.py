@@ -2,7 +2,7 @@
 
     python benchmarks/representations.py [--device cuda] [--sizes 64 128 256] [--repeats 5]
 
-Times are medians over the repeats: processor time of one thread on a CPU, synchronized wall time
+Times are medians over the repeats: CPU time of one thread on a CPU, synchronized wall time
 on a GPU. Memory is what autograd saves for the backward pass of one render, and the parameters of
 a particle. No model is needed: latents have 4 channels at a quarter of the size, as in the
 embedded one.

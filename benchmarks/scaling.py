@@ -3,7 +3,7 @@
     python benchmarks/scaling.py [--device cuda] [--model world] [--max-particles 64]
         [--precision bfloat16] [--steps 3]
 
-Times are processor time on a CPU and synchronized wall time on a GPU; peaks are of the device, or
+Times are CPU time on a CPU and synchronized wall time on a GPU; peaks are of the device, or
 of the whole process.
 """
 

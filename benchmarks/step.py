@@ -9,7 +9,7 @@ A unit is one float32 forward pass of two rows through the same U-Net as diffuse
 memory layout, eager, diffusers' attention. "Bare" calls are the forward passes of a step (and the
 forward and backward pass of the critic) in the same precision, with inputs prepared beforehand and
 nothing else. All of them take turns, so that changes of the load of the machine affect all. Times
-are medians: processor time on a CPU, synchronized wall time on a GPU.
+are medians: CPU time on a CPU, synchronized wall time on a GPU.
 """
 
 from __future__ import annotations

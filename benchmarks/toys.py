@@ -2,7 +2,7 @@
 
     python benchmarks/toys.py [--steps 20]
 
-One core; medians of processor time. SDS runs on eight Gaussians in the plane, VSD on the twelve
+One core; medians of CPU time. SDS runs on eight Gaussians in the plane, VSD on the twelve
 images of 24 x 24 pixels of ``--model gaussians``.
 """
 
@@ -30,7 +30,7 @@ def ring() -> GaussianMixture:
 
 
 def step_times(prior: GaussianMixture, method: Method, particles: int, steps: int) -> list[float]:
-    """Return the processor time of each step in milliseconds, the first two left out."""
+    """Return the CPU time of each step in milliseconds, the first two left out."""
     run = Run(Experiment(("disc",), method=method, particles=particles, steps=steps + 2), prior)
     times = []
     for _ in range(steps + 2):

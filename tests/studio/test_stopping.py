@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("nicegui")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are read from /proc")
-#: processor time of the end, of that of the start: about 0.06, and 0.29 without ``gc.freeze`` in
+#: CPU time of the end, of that of the start: about 0.06, and 0.29 without ``gc.freeze`` in
 #: ``serve_studio``; other processes of a busy machine change little of it
 SHARE = 0.15
 

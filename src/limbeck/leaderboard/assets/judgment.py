@@ -57,7 +57,7 @@ class JudgedStage:
         reference: the same of true renders of the object; empty without numba.
         images: the views of each particle; None if the run was stopped by its own numbers.
         evaluations: rows through the network, those of earlier stages included.
-        cpu_seconds: processor seconds, those of earlier stages included.
+        cpu_seconds: CPU seconds, those of earlier stages included.
         steps: optimization steps, those of earlier stages included.
         folder: run folder.
     """

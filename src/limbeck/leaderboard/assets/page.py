@@ -152,7 +152,7 @@ def _costs(rows: Sequence[AssetRow]) -> dict[str, Any]:
             "rows through the network of the model, with those of earlier stages; a network "
             "that a critic trains counts in seconds only",
         ),
-        ("CPU s", "processor seconds of a run, with earlier stages, images and exports"),
+        ("CPU s", "CPU seconds of a run, with earlier stages, images and exports"),
         ("runs", "judged runs; one that its own numbers stopped shows nothing in any view"),
     ]
     shown = []

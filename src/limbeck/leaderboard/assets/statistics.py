@@ -106,7 +106,7 @@ class AssetRow:
         differences: metrics minus those of the baseline, paired by object and seed.
         objects: share of views with the right object, by object, of each seed.
         evaluations: rows through the network of a run, earlier stages included.
-        cpu_seconds: processor seconds of a run, earlier stages included.
+        cpu_seconds: CPU seconds of a run, earlier stages included.
         steps: steps of a run, earlier stages included.
     """
 

@@ -54,7 +54,7 @@ class JudgedEdits:
         differences: some metrics minus those of DDS, paired; empty for DDS and without it.
         steps: optimization steps.
         passes: network passes per edit.
-        seconds: processor time per edit.
+        seconds: CPU time per edit.
         diverged: share of pairs whose run was stopped by a value that is not finite.
     """
 

@@ -74,7 +74,7 @@ class ExactResult:
         values: metrics by name.
         steps: optimization or sampling steps.
         passes: network passes per particle.
-        seconds: processor time of the run.
+        seconds: CPU time of the run.
         diverged: whether the run was stopped by a value that is not finite; its particles are those
             before that step.
     """

@@ -92,7 +92,7 @@ def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
         ("guidance, lr", "what was tuned"),
         ("steps", "optimization or sampling steps"),
         ("passes", "network passes per particle"),
-        ("s", "processor seconds per run"),
+        ("s", "CPU seconds per run"),
     ]
     shown = []
     for row in rows:

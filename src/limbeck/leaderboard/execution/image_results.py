@@ -21,7 +21,7 @@ class CellResult:
         images: images, sorted by prompt.
         steps: optimization or sampling steps of each image.
         passes: network passes per image.
-        seconds: processor time per image.
+        seconds: CPU time per image.
         diverged: prompts, by number, whose run was stopped by a value that is not finite; their
             images are gray.
     """

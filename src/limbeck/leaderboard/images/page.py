@@ -117,7 +117,7 @@ def _tables(rows: Sequence[JudgedRow]) -> list[dict[str, Any]]:
 
 def _costs(rows: Sequence[JudgedRow]) -> dict[str, Any]:
     heads = [("guidance, lr", "what was tuned"), ("steps", "optimization steps")]
-    heads += [("passes", "network passes per image"), ("s", "processor seconds per image")]
+    heads += [("passes", "network passes per image"), ("s", "CPU seconds per image")]
     last = [name for name in ("diverged", "memory_mib") if any(name in r.values for r in rows)]
     heads += [(_NAMES.get(name, name), _MEANINGS[name]) for name in last]
     shown = []

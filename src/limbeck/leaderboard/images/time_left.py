@@ -20,7 +20,7 @@ class _Sum:
 
 @dataclass
 class TimeLeft:
-    """Estimates the time of tasks from the processor time that a step of their row takes.
+    """Estimates the time of tasks from the CPU time that a step of their row takes.
 
     A step of a method with a critic takes ten times as long as one of another, so that tasks are
     not counted alike.
@@ -39,7 +39,7 @@ class TimeLeft:
 
         Args:
             task: the task.
-            processor: processor seconds that it took.
+            processor: CPU seconds that it took.
             wall: seconds that it took; 0 if not known.
         """
         if not image_steps(task):

@@ -41,7 +41,7 @@ class JudgedRow:
         differences: metrics minus those of SDS, paired by prompt; empty for SDS itself.
         steps: optimization steps.
         passes: network passes per image.
-        seconds: processor time per image.
+        seconds: CPU time per image.
         curve: quality against network passes; empty if not measured.
     """
 
