@@ -91,9 +91,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, source in trees.items():
             runs[name].append(measure_tree(source, arguments.steps))
-    print(
-        "| ms of CPU time a step |", " | ".join([*PARTS, "rest", "sum"]), "| not the prior |"
-    )
+    print("| ms of CPU time a step |", " | ".join([*PARTS, "rest", "sum"]), "| not the prior |")
     print("|---" * (len(PARTS) + 4) + "|")
     for phase in PHASES:
         sums = []
