@@ -29,6 +29,7 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
 from limbeck.training.experiment import Experiment
+from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
 from limbeck.training.presets.imagedream import ImageDreamPreset
@@ -70,6 +71,14 @@ def test_every_stage_of_every_preset_reads_back_from_yaml(name, size):
     for stage in PRESETS[name](size=size).stages(PROMPTS).values():
         assert from_yaml(Experiment, to_yaml(stage)) == stage and stage.prompts == PROMPTS
         assert str(stage.model).startswith("world") == (size == "world")
+
+
+def test_learning_rates_of_full_recipes_are_constant_where_those_of_their_sources_are():
+    # DreamFusion: a warm-up of 3,000 of 15,000 steps, then a decay; LucidDreamer: a decay
+    decay_starts = {"dreamfusion": 0.2, "lucid-splats": 0.0}
+    for name, preset in PRESETS.items():
+        for stage in full_stages(preset).values():
+            assert stage.optimizer == Adam(decay_start=decay_starts.get(name, 1.0)), name
 
 
 def test_dreamfusion_has_the_numbers_of_the_paper():

@@ -95,6 +95,7 @@ class DreamFusionPreset(Preset):
             representation=field,
             cameras=cameras,
             timesteps=UniformTimesteps(0.02, 0.98),
+            optimizer=Adam(decay_start=0.2),  # where the warm-up of the paper ends
             steps=15_000,
         )
         return {"field": experiment}

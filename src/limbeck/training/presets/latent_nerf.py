@@ -83,6 +83,7 @@ class LatentNeRFPreset(Preset):
             representation=field,
             cameras=cameras,
             timesteps=UniformTimesteps(0.02, 0.98),
+            optimizer=Adam(decay_start=1.0),
             steps=5_000,
         )
         return {"field": experiment}

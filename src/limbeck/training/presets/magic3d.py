@@ -84,6 +84,7 @@ class Magic3DPreset(Preset):
             weight=UniformWeight(),
             representation=field,
             cameras=cameras,
+            optimizer=Adam(decay_start=1.0),
             steps=10_000,
         )
         mesh = DMTet(

@@ -52,6 +52,7 @@ class OneStepPreset(Preset):
             weight=UniformWeight(),
             representation=Generator(lr=1e-5, ema=0.999, critic_steps=10, critic_warmup=0),
             timesteps=UniformTimesteps(0.02, 0.98),
+            optimizer=Adam(decay_start=1.0),
             batch_size=BATCH_SIZE,
             steps=40_000,
         )

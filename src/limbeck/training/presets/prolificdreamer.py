@@ -177,6 +177,7 @@ class ProlificDreamerPreset(Preset):
             representation=nerf,
             cameras=cameras,
             timesteps=TwoStageTimesteps(0.02, 0.98, 0.5, 0.2 if is_object else 0.4),
+            optimizer=Adam(decay_start=1.0),
             batch_size=1,
             steps=25_000,
         )

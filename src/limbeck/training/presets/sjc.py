@@ -76,6 +76,7 @@ class SJCPreset(Preset):
             representation=field,
             cameras=cameras,
             timesteps=UniformTimesteps(0.01, 0.97),
+            optimizer=Adam(decay_start=1.0),
             steps=10_000,
         )
         return {"field": experiment}
