@@ -24,8 +24,8 @@ class ImageDreamPreset(Preset):
     Give the image, which shows the front, with --image, and a prompt that says what it is.
 
     Attributes:
-        size: full: the numbers of the code, on a GPU. world is refused: the embedded model reads
-            prompts.
+        size: full: the numbers of the code, on a GPU. world is refused: no embedded model has an
+            image encoder.
         stage: name of a single stage to run; there is one, field.
 
     References:
@@ -41,7 +41,7 @@ class ImageDreamPreset(Preset):
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         raise ValueError(
             "preset imagedream needs a model that reads an image beside the prompt, which the "
-            "embedded model does not: use --preset.size full, or --preset dreamfusion --image FILE"
+            "embedded models do not: use --preset.size full, or --preset mvdream --image FILE"
         )
 
     def check_prior(self, prior: Prior) -> None:
