@@ -195,6 +195,18 @@ def test_pds_coefficients_of_a_rectified_flow():
     assert max_difference(chi, gamma * 0.6 / 0.4 / std) < 1e-12
 
 
+@pytest.mark.parametrize("coefficients", ["published", "consistent"])
+def test_pds_is_finite_at_times_below_the_stride(coefficients):
+    """t - stride would be 0, where a rectified flow has no noise, and the posterior no width."""
+    method, t = PDS(stride=0.05, coefficients=coefficients), f64([0.02, 0.05, 0.06])
+    chi, psi = method.chi_and_psi(RectifiedFlowSchedule(), t)
+    assert bool(chi.isfinite().all()) and bool(psi.isfinite().all()) and bool((chi > 0).all())
+    half, _ = PDS(stride=0.01, coefficients=coefficients).chi_and_psi(
+        RectifiedFlowSchedule(), t[:1]
+    )
+    assert max_difference(chi[:1], half) < 1e-12  # t' is half of t
+
+
 def test_pds_rejects_a_stride_within_one_tick():
     prior = colored_shapes(8)
     prior.schedule = DiscreteSchedule(tuple(torch.linspace(0.99, 0.01, 50).tolist()))
@@ -375,6 +387,14 @@ def test_gradient_of_patch_nce_equals_finite_differences(prior):
         upper, lower = (patch_nce(prior, s, s.x0 + h * v, (1, 2), 0.3) for h in (1e-4, -1e-4))
     assert grad.dtype == torch.float64
     assert float((grad * v).sum()) == pytest.approx(float(upper - lower) / 2e-4, rel=1e-5)
+
+
+def test_cds_needs_a_patch_that_fits_a_layer(prior):
+    s = network_edit(prior)
+    with pytest.raises(ValueError, match=r"patch_sizes \(64, 128\) fit no layer of this model"):
+        CDS(7.5, patch_sizes=(64, 128))(prior, s, NO_STATE)
+    own, fitting = (CDS(7.5, patch_sizes=p)(prior, s, NO_STATE) for p in ((1, 64), (1,)))
+    assert max_difference(own, fitting) == 0  # sizes that fit no layer change nothing
 
 
 def test_cds_patches_are_drawn_with_the_generator_of_the_step(prior):

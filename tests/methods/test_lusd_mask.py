@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tiny_pipeline import make_inputs, max_difference, normal, prompt_conditions
 
+from limbeck.config.scheduled_numbers import ScheduledNumber
 from limbeck.diffusion.attention_maps import AttentionMaps
 from limbeck.distillation.attention_masks import Masked, Unmasked, word_map
 from limbeck.distillation.inputs import EditSource, SetupContext
@@ -228,3 +230,8 @@ def test_a_masked_step_is_one_call_of_two_rows(prior):
         run.advance()
         assert prior.call_counter.calls - before[0] == 1
         assert prior.call_counter.rows - before[1] == 2 * 3
+
+
+def test_a_schedule_of_tau_is_refused():
+    with pytest.raises(ValueError, match="tau is the first threshold, which adapts by itself"):
+        LUSD(tau=ScheduledNumber("linear 1 0"))

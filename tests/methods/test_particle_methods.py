@@ -1,7 +1,7 @@
 """SVGD, repulsive SD and RewardSDS, with their kernel, features and rewards."""
 
 from dataclasses import dataclass, replace
-from math import log
+from math import log, sqrt
 
 import numpy as np
 import pytest
@@ -76,6 +76,15 @@ def direction_of(method, prior, s, particles: int, prompts: int = 1):
 def log_k_of(f: Tensor, h: Tensor) -> Tensor:
     """log k(f_i, f_j) at a given width."""
     return -(f[:, None] - f[None]).square().sum(-1) / h
+
+
+def test_the_kernel_of_more_particles_than_quantile_takes():
+    """torch.quantile refuses more than 2^24 values, the pairs of 5,794 particles."""
+    f = torch.arange(5_800.0)[:, None] / 5_800
+    _, h = log_kernel(f)
+    # differences d of a uniform grid have the density 2 (1 - d): the median is 1 - sqrt(1/2)
+    expected = (1 - sqrt(0.5)) ** 2 / log(5_800)
+    assert float(h) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])

@@ -307,6 +307,14 @@ def test_a_run_says_that_its_field_fills_the_box(tmp_path, prior, monkeypatch, r
     assert ("touches" in output) == touched
 
 
+def test_regularizers_of_a_particle_do_not_depend_on_the_number_of_particles(prior):
+    """A term is summed over the particles, as the distillation loss is."""
+    render = SMALL.build(prior, 1, 0).render(views_of_first())
+    parts = [replace(render, terms={"entropy": torch.tensor(value)}) for value in (1.0, 3.0)]
+    joined = nerf._concat_renders(parts, torch.tensor([1, 0]))
+    assert float(joined.terms["entropy"]) == 4.0 and len(joined.image) == 2
+
+
 def test_a_field_that_is_not_drawn_does_not_move(prior):
     run = Run(experiment(batch_size=1), prior)
     before = [p.detach().clone() for p in run.representation.parameters()]

@@ -174,7 +174,7 @@ def test_every_call_of_every_method_is_one_of_whole_groups(name, grouped):
         VSD(7.5, critic=LoRACritic(training=CriticTraining(batch_size=RING, steps=3))),
         VSD(7.5, critic=NullTextCritic(), critic_guidance=1.0),
         RewardSDS(7.5, num_noises=4),
-        SDI(7.5, refresh_every=2),
+        SDI(7.5),
         LMC(projection=SampledProjection(2)),
     ],
     ids=lambda method: type(method).__name__,

@@ -163,6 +163,8 @@ def cached_x0(
         prediction = predict(rows, torch.where(is_new > 0, rows.eps, cache.kappa[index]))
         cache.target[index], cache.kappa[index] = prediction.x0, prediction.eps
         cache.last_update[due_particle] = period
+        if len(due) == len(particle):  # also where views of a particle have an x0_hat each
+            return prediction.x0
     return cache.target[to_device(particle, inputs.x0.device)]
 
 

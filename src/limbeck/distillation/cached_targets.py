@@ -19,9 +19,18 @@ class CachedTargets:
 
     Args:
         setup: context of the run.
+        lasting: whether a target or noise is used in a later step than its own.
+
+    Raises:
+        ValueError: if it is, and cameras change from step to step.
     """
 
-    def __init__(self, setup: SetupContext):
+    def __init__(self, setup: SetupContext, lasting: bool = True):
+        if lasting and setup.has_cameras:
+            raise ValueError(
+                "what is kept for later steps was predicted for another camera: in 3D use kappa "
+                "inverted and refresh_every 1"
+            )
         setup.require_lasting_samples("this method keeps a target")
         self.target, self.kappa = torch.zeros_like(setup.x0), torch.zeros_like(setup.x0)
         self.last_update = torch.full((setup.particles,), -1, dtype=torch.int64)

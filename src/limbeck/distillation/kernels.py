@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.state import Stateless
+from limbeck.system.random import occurrences
 
 
 class PromptGroups(Stateless):
@@ -22,22 +23,28 @@ class PromptGroups(Stateless):
 
     def __init__(self, setup: SetupContext):
         setup.require_prompts_of_particles("this method groups samples by")
-        self._prompt_index = setup.prompt_index
+        self._prompt_index, self._fresh_samples = setup.prompt_index, setup.fresh_samples
 
     def rows_by_prompt(
         self, particle: Int[Tensor, "b"], device: torch.device
     ) -> list[Int[Tensor, "n"]]:
-        """Group rows by prompt.
+        """Group rows by prompt, and views of a particle by their number among its rows.
+
+        So particles interact, and not the views of one of them. Of new samples in every step all
+        rows of a prompt are one group.
 
         Args:
             particle: particle index of each row, on the CPU, so that no device sync is needed.
             device: device of the result.
 
         Returns:
-            Row indices of each prompt among the rows, in the order of the prompts.
+            Row indices of each group among the rows, in the order of prompts and views.
         """
-        prompts = self._prompt_index(particle.cpu())
-        return [to_device((prompts == p).nonzero().flatten(), device) for p in prompts.unique()]
+        particle = particle.cpu()
+        prompt = self._prompt_index(particle)
+        view = torch.zeros_like(prompt) if self._fresh_samples else occurrences(particle)
+        groups = prompt * (int(view.max()) + 1) + view
+        return [to_device((groups == g).nonzero().flatten(), device) for g in groups.unique()]
 
 
 def log_kernel(f: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Tensor, ""]]:
@@ -59,7 +66,10 @@ def log_kernel(f: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n n"], Float[Ten
     if n == 1:
         return f.new_zeros(1, 1), f.new_ones(())
     square = torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist").square()
-    h = square[*torch.triu_indices(n, n, 1, device=f.device)].quantile(0.5) / math.log(n)
+    pairs = square[*torch.triu_indices(n, n, 1, device=f.device)]
+    # the median; quantile() is limited to 2^24 values
+    below, above = (pairs.kthvalue(k).values for k in ((len(pairs) + 1) // 2, len(pairs) // 2 + 1))
+    h = (below + above) / 2 / math.log(n)
     h = torch.where(h > 0, h, torch.ones_like(h))
     return -square / h, h
 

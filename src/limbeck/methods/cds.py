@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.diffusion.prior import AttentionPrior, Prior
 from limbeck.diffusion.tensors import to_device
+from limbeck.distillation.gradients import summed_gradient
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod
@@ -89,6 +90,6 @@ class CDS(EditMethod):
             # zip stops after the first denoising step
             pairs = enumerate(zip(source_features, features, strict=False))
             losses = [self.patch_nce(q, k, inputs.rng.fold(str(i))) for i, (q, k) in pairs]
-        grad_nce = torch.autograd.grad(losses, x, [torch.ones_like(loss) for loss in losses])[0]
+        grad_nce = summed_gradient(losses, x, f"patch_sizes {self.patch_sizes} fit no layer")
         height, width = x.shape[-2:]
         return eps_target - eps_source + self.w_cut * height * width / 2000 * grad_nce

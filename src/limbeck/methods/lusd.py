@@ -56,6 +56,10 @@ class LUSD(EditMethod):
         "diffusion": {"steps": 300, "lr": 0.5},
     }
 
+    def __post_init__(self) -> None:
+        if "tau" in self.scheduled:
+            raise ValueError("tau is the first threshold, which adapts by itself: give one number")
+
     @property
     def guidance_scales(self) -> tuple[float, ...]:
         return (1.0,)

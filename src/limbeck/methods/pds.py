@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import expand
+from limbeck.distillation.earlier_times import earlier_times
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod, edit_source
@@ -68,8 +69,7 @@ class PDS(EditMethod):
         self, schedule: NoiseSchedule, t: Float[Tensor, "b"]
     ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """chi(t) and psi(t), float64, of any Gaussian process (eq. 4 if alpha^2 + sigma^2 = 1)."""
-        prev = schedule.snap((t.double() - self.stride).clamp_min(0))
-        half = schedule.snap((t.double() - self.stride / 2).clamp_min(0))
+        prev, half = earlier_times(schedule, t, self.stride)
         beta_from = prev if self.coefficients == "consistent" else half
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         alpha_prev, sigma_prev = schedule.alpha(prev), schedule.sigma(prev)

@@ -51,8 +51,6 @@ class RewardBridge(Method[RatedPrompts]):
         reward_steps: DDIM steps to the image that is rated, at least 1.
         reward_guidance: guidance scale of these steps.
         reward_model: what rates the image.
-        reward_end: fraction of the run after which nothing is rated: the step is then that of
-            SDS-Bridge with one noise.
     """
 
     guidance: float = 40.0
@@ -64,7 +62,6 @@ class RewardBridge(Method[RatedPrompts]):
     reward_steps: int = 1
     reward_guidance: float = 7.5
     reward_model: Reward = field(default_factory=AutoReward)
-    reward_end: float = 1.0
 
     bibtex = """@article{chachy2025rewardsds,
   title={RewardSDS: Aligning Score Distillation via Reward-Weighted Sampling},
@@ -75,9 +72,7 @@ class RewardBridge(Method[RatedPrompts]):
     passes = "(2 + 2S)N, N noises and S steps to the image"
 
     def __post_init__(self) -> None:
-        check_reward_options(
-            self.weighting_scheme, self.num_noises, self.reward_steps, self.reward_end
-        )
+        check_reward_options(self.weighting_scheme, self.num_noises, self.reward_steps)
         self.bridge()  # checks the options that are its own
 
     def bridge(self) -> Bridge:
@@ -92,8 +87,7 @@ class RewardBridge(Method[RatedPrompts]):
         return self.bridge().unused_options()
 
     def step_schedule(self, step: int, steps: int) -> float:
-        has_ended = step >= self.reward_end * steps
-        return self.bridge().step_schedule(step, steps) + 2 * has_ended
+        return self.bridge().step_schedule(step, steps)
 
     def init(self, prior: Prior, setup: SetupContext) -> RatedPrompts:
         reward_fn = self.reward_model.build_checked(prior, setup)
@@ -102,8 +96,6 @@ class RewardBridge(Method[RatedPrompts]):
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: RatedPrompts
     ) -> Float[Tensor, "b ..."]:
-        if inputs.step >= self.reward_end * inputs.steps:
-            return self.bridge()(prior, inputs, state.prompts)
         candidates = draw_candidates(inputs, self.num_noises)
         y = replace(candidates.conditions, denoise_steps=self.reward_steps)
         if inputs.step >= self.stage_two_start * inputs.steps:

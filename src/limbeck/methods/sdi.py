@@ -28,12 +28,12 @@ class SDI(Method[CachedTargets]):
     Attributes:
         guidance: guidance scale s of x0_hat.
         kappa: inverted: by guided DDIM inversion of x; cached: the noise predicted last for the
-            particle, at first the drawn one.
+            particle, at first the drawn one; not in 3D, where cameras change.
         inversion_guidance: guidance scale of the inversion.
         inversion_steps: steps of an inversion of the whole schedule, at least 1.
         inversion_eta: scale of the fresh noise added by the inversion. 0: none.
         renoise_jitter: let the inversion end up to a step later than t, as in the authors' code.
-        refresh_every: steps for which x0_hat is kept, at least 1.
+        refresh_every: steps for which x0_hat is kept, at least 1; in 3D 1.
     """
 
     guidance: float = 8.5
@@ -69,7 +69,7 @@ class SDI(Method[CachedTargets]):
         )
 
     def init(self, prior: Prior, setup: SetupContext) -> CachedTargets:
-        return CachedTargets(setup)
+        return CachedTargets(setup, lasting=self.kappa == "cached" or self.refresh_every > 1)
 
     def invert(self, prior: Prior, inputs: StepInputs) -> Float[Tensor, "b ..."]:
         """x_t by DDIM inversion of x."""

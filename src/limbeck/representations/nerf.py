@@ -237,13 +237,13 @@ def _entropy(alpha: Float[Tensor, "b h w 1"]) -> Float[Tensor, ""]:
 
 
 def _concat_renders(parts: list[Render], order: Tensor) -> Render:
-    """Concatenate the rows of renders and reorder them; terms are averaged over the renders."""
+    """Concatenate the rows of renders and reorder them; terms are summed over the particles."""
 
     def concat(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])[order]
 
     terms = {
-        name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms
+        name: torch.stack([part.terms[name] for part in parts]).sum() for name in parts[0].terms
     }
     normal = concat("normal") if parts[0].normal is not None else None
     background = concat("background") if parts[0].background is not None else None

@@ -54,9 +54,13 @@ def build_tokenizer(
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    # the trainer numbers bytes that end a word at random: in their order, a training is repeatable
+    ends = sorted({letter + "</w>" for letter in alphabet})
+    known = [end for end in ends if end in vocabulary]
+    vocabulary |= zip(known, sorted(vocabulary[end] for end in known), strict=True)
     # as in CLIP: every byte also as the end of a word, and the two special tokens last
-    for letter in sorted(alphabet):
-        vocabulary.setdefault(letter + "</w>", len(vocabulary))
+    for end in ends:
+        vocabulary.setdefault(end, len(vocabulary))
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

@@ -16,6 +16,7 @@ from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.critics.base import Critic, CriticConfig
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.system.processes import is_divided, join_rows, own_rows, take_rows
+from limbeck.system.random import occurrences
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class ExactCritic(CriticConfig):
     """The optimal denoiser of the particles of a prompt, in closed form: nothing is trained.
 
     A particle outside the batch counts with its last known x0, at first its initial one. So q is
-    exact if every particle is in every batch.
+    exact if every particle is in every batch. Where a step has several rows of a particle, only the
+    rows of the step count: views with the views of the same number, so that one particle is known
+    exactly, and samples of a generator all together.
 
     Attributes:
         buffer: number of past x0 per prompt that count like the present particles; the oldest are
@@ -46,6 +49,9 @@ class _ExactCriticModel(Critic):
         self._prior, self.x0, self._prompt_of = prior, setup.x0.clone(), setup.prompt_index
         self._per_prompt = setup.particles // setup.num_prompts
         self._particle: Int[Tensor, "b"] = torch.arange(setup.particles)  # on the CPU
+        self._fresh_samples = setup.fresh_samples
+        # x0 of the step, if it has several rows of a particle
+        self._rows: Float[Tensor, "b ..."] | None = None
         self._past = self.x0.new_zeros(setup.num_prompts, buffer, *self.x0.shape[1:])
         # how many x0 each prompt has pushed, kept on the CPU, where particle indices are drawn
         self._num_pushed = torch.zeros(setup.num_prompts, dtype=torch.long)
@@ -53,8 +59,12 @@ class _ExactCriticModel(Critic):
     def observe(self, inputs: StepInputs) -> None:
         self._particle = inputs.particle.cpu()
         self.x0[to_device(self._particle, self.x0.device)] = inputs.x0.detach()
+        is_repeated = len(self._particle.unique()) < len(self._particle)
+        self._rows = inputs.x0.detach() if is_repeated else None
 
     def prior(self) -> Prior:
+        if self._rows is not None:
+            return self._prior_of_rows(self._rows)
         present = self.x0.unflatten(0, (-1, self._per_prompt))
         filled = torch.arange(self._past.shape[1])[None] < self._num_pushed[:, None]
         valid = torch.cat([torch.ones(present.shape[:2], dtype=torch.bool), filled], 1)
@@ -64,6 +74,21 @@ class _ExactCriticModel(Critic):
             to_device(valid, self.x0.device),
             self._particle // self._per_prompt,
         )
+
+    def _prior_of_rows(self, rows: Float[Tensor, "b ..."]) -> Prior:
+        """The denoiser of the rows of the step: of each prompt, and of each view by itself."""
+        prompt = self._prompt_of(self._particle)
+        view = torch.zeros_like(prompt) if self._fresh_samples else occurrences(self._particle)
+        num_views = int(view.max()) + 1
+        group, place = (prompt * num_views + view).unique(return_inverse=True)
+        x0 = rows.expand(len(group), *rows.shape)
+        present = place == torch.arange(len(group))[:, None]
+        prompts = group // num_views
+        filled = torch.arange(self._past.shape[1])[None] < self._num_pushed[prompts, None]
+        if filled.shape[1]:
+            past = self._past[to_device(prompts, rows.device)]
+            x0, present = torch.cat([x0, past.to(x0)], 1), torch.cat([present, filled], 1)
+        return _ParticleDenoiser(self._prior, x0, to_device(present, rows.device), place)
 
     def standalone(self) -> Prior:
         """Refused: it denoises the rows of the current batch, and its samples are particles."""

@@ -65,7 +65,7 @@ _RANK_WEIGHTS = {
 
 
 def check_reward_options(
-    scheme: WeightingScheme, num_noises: int, reward_steps: int, reward_end: float
+    scheme: WeightingScheme, num_noises: int, reward_steps: int, reward_end: float = 1.0
 ) -> None:
     """Check how many candidates there are, how they are denoised, and until when.
 
