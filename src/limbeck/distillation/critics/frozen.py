@@ -83,9 +83,13 @@ class ConditionTranslator:
         prior: the prior whose conditions are translated.
         other: the prior to translate to.
         setup: context of the run, which has the texts.
+
+    Raises:
+        ValueError: if rows have other prompts than the particles.
     """
 
     def __init__(self, prior: Prior, other: Prior, setup: SetupContext):
+        setup.require_prompts_of_particles("this critic translates")
         prompts = [*setup.prompts, *setup.view_prompts, *setup.source_prompts]
         texts = list(dict.fromkeys([*prompts, setup.negative_prompt, ""]))
         self._keys, self._conditions = (
