@@ -168,6 +168,9 @@ def test_an_option_of_3d_changes_the_gradient_or_is_refused(name, option, tiny):
             ValueError, match=f"method {name.split(',')[0]} does not use {option}: "
         ):
             experiment(**options)
+    elif isinstance(method, SDI) and method.kappa == "cached":
+        with pytest.raises(ValueError, match="predicted for another camera"):
+            Run(experiment(**options), tiny)
     elif method.optimizes == "noise":
         with pytest.raises(ValueError, match="method irfds optimizes the noise of an image"):
             experiment(**options)

@@ -16,6 +16,7 @@ from rich.console import Console
 from limbeck.config import yaml as config
 from limbeck.config.comparison import absolute_paths
 from limbeck.diffusion.prior import Prior
+from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.runs.box_contacts import BoxContacts
 from limbeck.runs.environment_file import record_environment
 from limbeck.runs.final_products import FinalProducts
@@ -266,6 +267,23 @@ class Recorder:
             except NonFiniteError as error:
                 self._save_failure(error)
                 raise
+            except ValueError as error:
+                if isinstance(error.__cause__, NonFiniteImageError):
+                    self._find_cause()
+                raise
+
+    def _find_cause(self) -> None:
+        """Where an image was not finite: the next step says whether the particles are.
+
+        Raises:
+            NonFiniteError: if they are not; its inputs are written.
+        """
+        try:
+            self.run.advance()
+            self.run.monitor.raise_if_bad()
+        except NonFiniteError as error:
+            self._save_failure(error)
+            raise
 
     def _save_failure(self, error: NonFiniteError) -> None:
         with suppress(NonFiniteError, ValueError):  # the writer may have failed over it too
