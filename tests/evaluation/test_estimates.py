@@ -9,6 +9,7 @@ from limbeck.evaluation.estimates import (
     estimate_mean,
 )
 from limbeck.evaluation.measured_images import MeasuredImages
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import jackknife_interval, mean_interval, wilson_interval
 from limbeck.metrics.set_metrics import SET_METRICS
 
@@ -47,6 +48,19 @@ def test_prompts_are_the_unit_unless_there_is_one():
     assert both.value == 0.375 and both.unit == "2 prompts"  # not 6 of 10
     assert both.interval == pytest.approx(mean_interval([0.75, 0.0], (0, 1)))
     assert estimate_all(measured(2))["vendi"].unit == "3 prompts"
+
+
+def test_a_difference_has_the_interval_of_paired_values():
+    """It splits its sweeps in equal halves, as those of the leaderboard, unlike a metric's own."""
+    prompts = ("duck", "mug", "car", "house")
+    a = {(prompt, (0, 0)): v for prompt, v in zip(prompts, (0.9, 1.0, 0.8, 0.9), strict=True)}
+    b = {(prompt, (0, 0)): v for prompt, v in zip(prompts, (0.2, 0.1, 0.0, 0.3), strict=True)}
+    features = torch.eye(4)
+    sets = [MeasuredImages("s", tuple(own), features, {"object": own}) for own in (b, a)]
+    found = estimate_differences(*sets)["object"]
+    expected = mean_interval([0.7, 0.9, 0.8, 0.6], metric_bounds("object"), is_difference=True)
+    assert found.value == pytest.approx(0.75) and found.interval == pytest.approx(expected)
+    assert found.interval != pytest.approx(mean_interval([0.7, 0.9, 0.8, 0.6], (-1, 1)))
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ def write_run(folder, representation, steps_done=1, **options):
     particles = representation.build(colored_shapes(size=64), e.total, e.seed)
     tensors = {f"representation.{name}": value for name, value in particles.state_dict().items()}
     write_checkpoint(folder / "checkpoint.safetensors", tensors, {"step": steps_done})
+    (folder / "profile.json").write_text("{}")
     return folder
 
 
@@ -60,7 +61,7 @@ def test_a_run_is_evaluated_as_its_particles_are(tmp_path):
     assert evaluation.seed == 0
     assert evaluation.images["a yellow duck"].images.shape == (2, 32, 3, 64, 64)
     assert row["particles"] == [single.metrics] * 2 == single.particles * 2
-    assert row["diversity"] == 0 and len(features[0][0]) == 64 == len(features[0][1])
+    assert row["diversity"] == 0 and len(features[0].images) == 64 == len(features[0].renders)
     assert row["reference"].keys() == single.metrics.keys()
     assert 0.9 < row["true_color"] < row["reference"]["true_color"]
     assert report["mean"]["janus"] == row["janus"]

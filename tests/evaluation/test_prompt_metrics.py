@@ -6,6 +6,7 @@ from ball_representation import Object
 from tiny_clip import write_clip
 
 from limbeck.evaluation.prompt_metrics import (
+    PromptFeatures,
     PromptImages,
     clip_metrics,
     evaluate_prompt,
@@ -176,16 +177,21 @@ def test_means_are_over_the_rows_that_have_the_metric():
 def test_the_frechet_distance_needs_enough_images():
     rng = torch.Generator().manual_seed(0)
 
-    def draws(n, shift):
-        return [torch.randn(n, 4, generator=rng) + s for s in (0, shift, shift)]
+    def draws(n, shift, prompt="a"):
+        parts = [torch.randn(n, 4, generator=rng) + s for s in (0, shift, shift)]
+        return PromptFeatures(prompt, *parts)
 
     assert frechet_metric([draws(100, 0.0), draws(100, 0.0)]) == {}
     assert frechet_metric([draws(4000, 0.0)])["frechet"] < 0.05
     found = frechet_metric([draws(4000, 2.0)])
     assert found["frechet"] == pytest.approx(16, rel=0.1) and found["frechet_floor"] < 0.05
     assert "frechet_interval" not in found  # of one prompt
-    low, high = frechet_metric([draws(1000, 2.0) for _ in range(4)])["frechet_interval"]
+    runs = [draws(1000, 2.0, prompt) for prompt in "abcd"]
+    low, high = frechet_metric(runs)["frechet_interval"]
     assert 12 < low < 16 < high < 20
+    # further runs of the same prompts are no further prompts
+    doubled = frechet_metric(runs * 2)["frechet_interval"]
+    assert doubled == pytest.approx((low, high), rel=0.01)
 
 
 def test_clip_compares_colored_and_textureless_images(tmp_path, prior):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import (
     POSITIVE,
     jackknife_interval,
@@ -69,6 +70,12 @@ def test_prompts_that_all_agree_leave_what_wilson_leaves() -> None:
     assert mean_interval([0.0] * 14, (0, 1), is_difference=True) == pytest.approx(
         (low - 1, 1 - low)
     )
+
+
+def test_equal_values_of_other_metrics_have_no_spread() -> None:
+    """Edits that leave the outside of a mask alone: an error of 0, a similarity of 1."""
+    assert mean_interval([0.0] * 14, metric_bounds("mse_outside")) == (0, 0)
+    assert mean_interval([1.0] * 14, metric_bounds("ssim_outside")) == (1, 1)
 
 
 def covered(prompts: int, seeds: int, repetitions: int) -> tuple[float, float]:

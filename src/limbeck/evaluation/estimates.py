@@ -80,7 +80,10 @@ def estimate_all(
 
 
 def estimate_mean(
-    values: Mapping[Key, float], bounds: Interval, floor: float | None = None
+    values: Mapping[Key, float],
+    bounds: Interval,
+    floor: float | None = None,
+    is_difference: bool = False,
 ) -> ImageSetEstimate:
     """Mean over prompts of the means over seeds, with its interval.
 
@@ -88,16 +91,18 @@ def estimate_mean(
 
     Args:
         values: value by prompt and seed.
-        bounds: range of a value.
+        bounds: smallest and largest possible value of the metric.
         floor: the same of true images.
+        is_difference: whether the values are differences of two values of the metric.
     """
     by_prompt, units = prompt_means(values), _units(list(values))
     value = sum(by_prompt.values()) / len(by_prompt)
     own = list(by_prompt.values()) if len(by_prompt) > 1 else list(values.values())
-    if len(by_prompt) == 1 and bounds == SHARE and len(own) > 1 and set(own) <= {0.0, 1.0}:
+    is_share = bounds == SHARE and not is_difference
+    if len(by_prompt) == 1 and is_share and len(own) > 1 and set(own) <= {0.0, 1.0}:
         interval: Interval | None = wilson_interval(value, len(own))
     else:
-        interval = mean_interval(own, bounds)
+        interval = mean_interval(own, bounds, is_difference)
     return ImageSetEstimate(value, interval, count=len(values), unit=_unit_text(units), floor=floor)
 
 
@@ -116,13 +121,12 @@ def estimate_differences(
     """
     estimates = {}
     for name in [name for name in a.values if name in b.values]:
-        low, high = metric_bounds(name)
         differences = paired_differences(a.values[name], b.values[name])
         if name in _BIASED_BY_SIZE:
             sizes = [_group_sizes(measured) for measured in (a, b)]
             differences = {k: v for k, v in differences.items() if sizes[0][k] == sizes[1][k]}
         if differences:
-            estimates[name] = estimate_mean(differences, (low - high, high - low))
+            estimates[name] = estimate_mean(differences, metric_bounds(name), is_difference=True)
     row_of = {key: row for row, key in enumerate(b.keys)}
     pairs = [(row, row_of[key]) for row, key in enumerate(a.keys) if key in row_of]
     if not pairs:

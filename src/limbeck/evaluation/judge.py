@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
 from limbeck.evaluation.prompt_metrics import (
+    PromptFeatures,
     PromptImages,
     clip_metrics,
     evaluate_prompt,
@@ -146,7 +146,7 @@ class RunEvaluation:
     family: str
     seed: int
     report: dict[str, Any]
-    features: Sequence[tuple[Tensor, Tensor, Tensor]] = ()
+    features: Sequence[PromptFeatures] = ()
     images: Mapping[str, PromptImages] = field(default_factory=dict)
 
 
@@ -185,7 +185,8 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
                 row["reference"] = reference.metrics
                 second = render_true_object(prompt, run.cameras, e.seed + _SECOND_DRAW).images
                 floor = judge.features(second).detach().repeat(len(particles), 1)
-                features.append((found.features, reference.features, floor))
+                own = PromptFeatures(prompt, found.features, reference.features, floor)
+                features.append(own)
         row |= particle_diversity(particles, judge)
         by_network = _judge_particles(prompt, particles, judges)
         if by_network[0]:

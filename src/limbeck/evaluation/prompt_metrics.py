@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -295,21 +295,38 @@ def mean_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return means
 
 
-def frechet_metric(features: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
+class PromptFeatures(NamedTuple):
+    """The evaluator's features of the views of a prompt in one run.
+
+    Attributes:
+        prompt: the prompt.
+        images: of the images.
+        renders: of true renders through the same cameras.
+        second: of a second draw of these.
+    """
+
+    prompt: str
+    images: Float[Tensor, "n d"]
+    renders: Float[Tensor, "n d"]
+    second: Float[Tensor, "n d"]
+
+
+def frechet_metric(features: Sequence[PromptFeatures]) -> dict[str, Any]:
     """Compute the Fréchet distance of images to true renders through the same cameras.
 
     Args:
-        features: the evaluator's features of the images, of the renders and of a second draw of
-            the renders, by prompt.
+        features: features of each prompt and run; several runs of a prompt are one unit.
 
     Returns:
         ``frechet``, ``frechet_floor``, that of the second draw, and from two prompts on
         ``frechet_interval``, of 95 %; empty with fewer than 256 images.
     """
-    if sum(len(images) for images, _, _ in features) < _MIN_FRECHET_IMAGES:
+    if sum(len(own.images) for own in features) < _MIN_FRECHET_IMAGES:
         return {}
-    images, renders, second = (torch.cat(rows) for rows in zip(*features, strict=True))
-    units = [prompt for prompt, rows in enumerate(features) for _ in range(len(rows[0]))]
+    units = [own.prompt for own in features for _ in range(len(own.images))]
+    images = torch.cat([own.images for own in features])
+    renders = torch.cat([own.renders for own in features])
+    second = torch.cat([own.second for own in features])
     interval = jackknife_interval(
         lambda kept: frechet_distance(images[kept], renders), units, (0.0, math.inf)
     )
