@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from limbeck.evaluation.image_sets import list_images, match_prompts, read_prompts
+from limbeck.evaluation.image_sets import list_images, match_prompts, numbered_keys, read_prompts
 
 
 def write_images(folder, *names):
@@ -33,6 +33,20 @@ def test_a_prompt_per_image_or_equally_many_images_per_prompt(tmp_path):
     assert pairs.keys == (("duck", (0, 0)), ("duck", (0, 1)), ("mug", (0, 0)), ("mug", (0, 1)))
     with pytest.raises(ValueError, match="4 images for 3 prompts"):
         match_prompts(folder, ["a", "b", "c"])
+
+
+def test_a_prompt_given_twice_keeps_all_of_its_images(tmp_path):
+    write_images(tmp_path, *(f"{i}.png" for i in range(4)))
+    keys = match_prompts(tmp_path, ["duck", "duck"]).keys
+    assert keys == tuple(("duck", (0, i)) for i in range(4))
+    assert numbered_keys(["duck", "mug", "duck"], 2, seed=7) == (
+        ("duck", (7, 0)),
+        ("duck", (7, 1)),
+        ("mug", (7, 0)),
+        ("mug", (7, 1)),
+        ("duck", (7, 2)),
+        ("duck", (7, 3)),
+    )
 
 
 def test_prompts_by_file_name(tmp_path):

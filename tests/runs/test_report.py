@@ -241,6 +241,49 @@ def test_the_newest_image_of_an_unfinished_run_stands_below_its_prompt(runs, tmp
     assert ["step 4</figcaption>" in cell for cell in cells] == [False, False, True]
 
 
+def test_a_continued_run_shows_nothing_of_its_shorter_self(runs, tmp_path):
+    from limbeck.cli.main import main
+
+    command = "run red --model gaussians --representation pixels --method sds --seed 1 --out"
+    main([*command.split(), str(tmp_path / "run"), "--steps", "2"])
+    assert main(["eval", str(tmp_path / "run")]) == 0
+    run = read_run_data(tmp_path / "run")
+    assert run.scores and run.evaluation and run.finals()[0][1]
+    settings = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(settings | {"steps": 4}))
+    (tmp_path / "run" / "profile.json").unlink()  # as a run of more steps does when it goes on
+    run = read_run_data(tmp_path / "run")
+    assert not run.scores and not run.evaluation and not run.finals()[0][1]
+    (tmp_path / "run" / "profile.json").write_text("{}")  # it has ended; the judgment is an old one
+    run = read_run_data(tmp_path / "run")
+    assert run.scores and not run.evaluation
+
+
+def test_images_of_others_among_the_final_ones_are_left_out(runs, tmp_path):
+    shutil.copytree(runs / "sds", tmp_path / "run")
+    final = tmp_path / "run" / "final"
+    shutil.copy(final / "00-00.png", final / "my-favorite.png")
+    assert read_run_data(tmp_path / "run").finals() == read_run_data(runs / "sds").finals()
+    write_report([tmp_path / "run"])
+
+
+def test_a_comparison_shows_both_rows_of_a_prompt_that_is_given_twice(tmp_path):
+    for name in ("a", "b"):
+        record_run(tmp_path / name, prompts=("a blue ring",) * 2, seed=len(name))
+    page = HtmlPage(write_report([tmp_path / "a", tmp_path / "b"]))
+    assert page.tags.count("img") == 8
+
+
+def test_a_comparison_can_be_written_again_with_its_own_page_among_the_folders(runs, tmp_path):
+    from limbeck.cli.main import main
+
+    for name in ("sds", "vsd"):
+        shutil.copytree(runs / name, tmp_path / name)
+    for _ in range(2):
+        assert main(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.html", "sds", "vsd"]
+
+
 def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):
     """Four images of 512 pixels, recorded 41 times with prior, critic and gradients."""
     rng = np.random.default_rng(0)
@@ -250,6 +293,7 @@ def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):
     noise = torch.from_numpy(rng.random((4, 3, 64, 64), np.float32))  # as detailed as gravel
     images = torch.nn.functional.interpolate(noise, (512, 512), mode="bicubic").clamp(0, 1)
     save_final_images(tmp_path, images, 4)
+    (tmp_path / "profile.json").write_text("{}")
     with Image.open(tmp_path / "final.png") as sheet:
         assert sheet.size == (2054, 512)
     for step in range(0, 401, 10):

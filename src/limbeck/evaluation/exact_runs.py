@@ -43,9 +43,12 @@ def add_law_metrics(
     values: dict[str, dict[Key, float]] = {}
     floors: dict[str, dict[Key, float]] = {}
     shares: dict[str, list[float]] = {}
-    for prompt, points in zip(
-        experiment.prompts, x0.flatten(1).double().cpu().split(experiment.particles), strict=True
-    ):
+    parts = x0.flatten(1).double().cpu().split(experiment.particles)
+    by_prompt: dict[str, list[Tensor]] = {}  # a prompt may be given twice
+    for prompt, part in zip(experiment.prompts, parts, strict=True):
+        by_prompt.setdefault(prompt, []).append(part)
+    for prompt, own_parts in by_prompt.items():
+        points = torch.cat(own_parts)
         rng = torch.Generator().manual_seed(experiment.seed + 1)
         true = draw_from_law(prior, prompt, len(points), rng)
         for columns, own in ((values, points), (floors, true)):

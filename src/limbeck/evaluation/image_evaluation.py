@@ -155,6 +155,8 @@ def report_sets(
         differences.append(entry)
     name = judges.network(load_evaluator()).name
     lines += notes(estimates, max(len(images.keys) for images in measured), name)
+    if truth is not None and not any("kid" in own for own in estimates):
+        lines.append("no distances: they need at least 4 images, and 8 reference images")
     if any("clip_r_precision" in own for own in estimates):
         texts = compared_texts(measured[0].prompts[0], judges.compared_with(measured))
         lines.append(

@@ -166,12 +166,24 @@ def match_prompts(folder: Path, prompts: Sequence[str] | Mapping[str, str]) -> I
         )
     else:
         own = [prompts[i * len(prompts) // len(paths)] for i in range(len(paths))]
-    seeds = dict.fromkeys(own, 0)
+    return ImageSet(str(folder), tuple(paths), numbered_keys(own, 1, 0))
+
+
+def numbered_keys(prompts: Sequence[str], per_prompt: int, seed: int) -> tuple[Key, ...]:
+    """Prompt, seed and number of each image; a prompt that is given twice is counted on.
+
+    Args:
+        prompts: the prompts, in the order of the images.
+        per_prompt: adjacent images of each.
+        seed: seed of all.
+    """
+    counts = dict.fromkeys(prompts, 0)
     keys = []
-    for prompt in own:
-        keys.append((prompt, (0, seeds[prompt])))
-        seeds[prompt] += 1
-    return ImageSet(str(folder), tuple(paths), tuple(keys))
+    for prompt in prompts:
+        for _ in range(per_prompt):
+            keys.append((prompt, (seed, counts[prompt])))
+            counts[prompt] += 1
+    return tuple(keys)
 
 
 def _prompts_by_name(paths: Sequence[Path], prompts: Mapping[str, str]) -> list[str]:
@@ -236,6 +248,10 @@ def run_images(folder: Path, experiment: Experiment) -> ImageSet:
     )
 
 
+def _again(folder: Path, command: str) -> str:
+    return f"delete {folder} and repeat {command}"
+
+
 def _final_images(
     folder: Path, label: str, prompts: Sequence[str], per_prompt: int, seed: int, command: str
 ) -> ImageSet:
@@ -254,10 +270,9 @@ def _final_images(
     missing = [path for path in paths if not path.is_file()]
     if len(missing) == len(paths):
         raise ValueError(
-            f"{folder / 'final'} holds no images to judge: the model has none, "
-            f"or they were removed and {command} writes them again"
+            f"{folder / 'final'} holds no images to judge: the model has none, or they were "
+            f"removed; {_again(folder, command)} to make them"
         )
     if missing:
-        raise ValueError(f"{missing[0]} is missing: {command} writes it again")
-    keys = [(prompt, (seed, i)) for prompt in prompts for i in range(per_prompt)]
-    return ImageSet(label, paths, tuple(keys))
+        raise ValueError(f"{missing[0]} is missing; {_again(folder, command)} to make it")
+    return ImageSet(label, paths, numbered_keys(prompts, per_prompt, seed))

@@ -39,7 +39,7 @@ def comparison_content(runs: Sequence[RunData]) -> dict[str, Any]:
     colors = svg_plots.line_colors(len(runs))
     rows = [
         ComparisonRow(
-            run, color, dict(run.finals()), run.scores.get("mean", {}), _newest_image(run)
+            run, color, _finals_by_prompt(run), run.scores.get("mean", {}), _newest_image(run)
         )
         for run, color in zip(runs, colors, strict=True)
     ]
@@ -53,6 +53,14 @@ def comparison_content(runs: Sequence[RunData]) -> dict[str, Any]:
         "caption_options": _CAPTION_OPTIONS,
         "last_values": _last_values(runs),
     }
+
+
+def _finals_by_prompt(run: RunData) -> dict[str, list[PageImage]]:
+    """Final images of each prompt, of which a run may have several, as edits of two photos."""
+    images: dict[str, list[PageImage]] = {}
+    for prompt, own in run.finals():
+        images.setdefault(prompt, []).extend(own)
+    return images
 
 
 def _newest_image(run: RunData) -> list[PageImage]:

@@ -24,6 +24,7 @@ from limbeck.system.files import read_json_object, read_text
 from limbeck.system.image_files import image_file_size
 
 _MAX_PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
+_OWN_IMAGE = re.compile(r"\d+-\d+(-|$)")  #: names of final images, among files of others
 _MAX_SMALL_ROW = 2  #: contact sheets of more images in a row are wide ones
 _IMAGE_WIDTH, _SHEET_WIDTH = 384, 720  #: of recorded images and of wide sheets, at most
 _LEAST_FRAMES = 3  #: of an animation: the images beside it show two just as well
@@ -131,13 +132,14 @@ class RunData:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """scores.json; empty if there is none."""
-        return self._json("scores.json")
+        """scores.json; empty if there is none, or the run has been continued since."""
+        return {} if self.unfinished else self._json("scores.json")
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """eval.json, written by ``limbeck eval``; empty if there is none."""
-        return self._json("eval.json")
+        """eval.json, written by ``limbeck eval``; empty without one of these steps."""
+        found, steps = self._json("eval.json"), self.config.get("steps")
+        return {} if self.unfinished or found.get("step", steps) != steps else found
 
     @cached_property
     def profile(self) -> dict[str, Any]:
@@ -235,7 +237,10 @@ class RunData:
         """Final images by prompt; none for an unfinished run."""
         order = {view.replace(" ", "-"): i for i, view in enumerate(VIEW_NAMES)}
         files = []
-        for path in (self.path / "final").glob("*-*.png"):
+        own = () if self.unfinished else (self.path / "final").glob("*-*.png")
+        for path in own:
+            if not _OWN_IMAGE.match(path.stem):
+                continue
             prompt, particle, *view = path.stem.split("-", 2)
             key = (int(prompt), int(particle), order.get(view[0], 0) if view else 0)
             files.append((key, " ".join(view).replace("-", " "), path))
