@@ -83,6 +83,7 @@ EDITS = [
     ("edit", "an image is missing"),
     ("edit photo.png", "--target-prompt is missing"),
     ("edit photo.png --target-prompt b", "--source-prompt is missing"),
+    (f"{EDIT} --mask", "--mask needs a value"),
     ("edit nowhere.png --target-prompt b --source-prompt a", "no image file nowhere.png"),
     ("edit text.png --target-prompt b --source-prompt a", "text.png is not an image"),
     ("edit empty --target-prompt b --source-prompt a", "no image file empty"),
@@ -223,6 +224,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "latin.txt").write_bytes(b"caf\xe9\n")
     return folder
+
+
+@pytest.mark.parametrize("flag", ["--in-3d", "--in_3d", "--in-3d=true", "--in-3d True"])
+def test_a_flag_that_chooses_the_comparison_is_read_as_any_other(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, "bench", "--edits", *flag.split())
+    assert message.endswith("--in-3d and --edits exclude each other: give one of them")
+    assert main(["bench", "--in-3d=false", "--edits", "false", "--help"]) == 0
+    assert "Compare all methods on the embedded model" in capsys.readouterr().out
 
 
 def contents(folder: Path) -> dict[str, int]:

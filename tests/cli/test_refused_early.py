@@ -63,6 +63,7 @@ def test_a_file_of_export_is_checked_before_the_run_is_loaded(
         ("guidance --guidance-scales nan", "--guidance-scales must be a list, each a finite"),
         ("overfit --critic-lr -1", "lr must not be negative, not -1"),
         ("guidance --prompts ''", "a prompt is missing"),
+        ("guidance --guidance-scales", "--guidance-scales is empty: give at least one value"),
     ],
 )
 def test_a_study_looks_at_its_options_before_it_loads_the_model(
@@ -101,8 +102,9 @@ def test_films_are_not_left_out_of_a_run_of_images(
     import limbeck as lb
 
     monkeypatch.setattr(limbeck.priors.loading, "load", None)
-    message = refused(capsys, "run", "a duck", "--no-films")
-    assert "--no-films (films=False) has no effect: a run of images has no films" in message
+    for word in ("--no-films", "--no_films"):
+        message = refused(capsys, "run", "a duck", word)
+        assert "--no-films (films=False) has no effect: a run of images has no films" in message
     with pytest.raises(ValueError, match="films=False"):
         lb.distill("a duck", films=False, out=tmp_path / "run")
     assert not any(tmp_path.iterdir())

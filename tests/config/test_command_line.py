@@ -158,6 +158,7 @@ def test_options_of_every_type() -> None:
         ("--source x --rates a b", "--rates must be a list, each a number, not ['a', 'b']"),
         ("--source x --kind c", "--kind must be one of a, b, not 'c'"),
         ("--source x --limit few", "--limit must be an integer or none, not 'few'"),
+        ("--source x --box", "--box must be 2 values, not []"),
         ("--source x --weight.power 2", "Accepted: none. 'power' belongs to --weight lambda"),
         ("--source x --wieght.power 2", "no option is called '--wieght'. Did you mean --weight?"),
         ("--source x --quietly", "no option is called '--quietly'. Did you mean --quiet?"),

@@ -60,6 +60,11 @@ def check_distinct(folders: Sequence[Path]) -> None:
             raise ValueError(f"{folder} is given twice{other}: name each folder once")
 
 
+def without_own_pages(given: Sequence[Path]) -> list[Path]:
+    """Leave out the page of an earlier comparison, which ``runs/*`` names beside the runs."""
+    return [path for path in given if path.name != "comparison.html" or not path.is_file()]
+
+
 def check_run_folder(folder: Path, experiment: Experiment) -> None:
     """Raise ValueError unless ``folder`` is new, empty, or holds a run that goes on as it."""
     from limbeck.runs.folder_state import foreign_files, refuse_other_experiment

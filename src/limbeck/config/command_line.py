@@ -162,6 +162,7 @@ def _sort_words(
 ) -> tuple[dict[str, Any], list[str]]:
     """The values of options in nested mappings, and the words that belong to no flag."""
     hints = {o.flag: o.hint for o in found if o.name != positional}
+    lists = {o.flag for o in found if isinstance(o.default, tuple) and o.default}  # can be emptied
     negations = {_negation(o): o.flag for o in found if o.hint is bool}
     mapping, loose, words = dict[str, Any](), list[str](), list(argv)
     previous = ""  # the option that the last word belonged to
@@ -172,12 +173,12 @@ def _sort_words(
         if word == "--":
             loose, words = loose + words, []
         elif flag in hints:
-            value = joined if equals else _take_value(flag, hints[flag], words)
+            value = joined if equals else _take_value(flag, hints[flag], words, flag in lists)
             _put(mapping, f"{flag}.name" if base_of(hints[flag]) else flag, value)
             previous = flag
-        elif word in negations:
-            _put(mapping, negations[word], "false")
-            previous = word
+        elif flag in negations and not equals:
+            _put(mapping, negations[flag], "false")
+            previous = flag
         elif lenient:
             continue
         elif word in ("-h", "--help", "--help-all"):
@@ -191,13 +192,13 @@ def _sort_words(
     return mapping, loose
 
 
-def _take_value(flag: str, hint: Any, words: list[str]) -> Any:
-    """Remove the value of an option from the front of ``words``."""
+def _take_value(flag: str, hint: Any, words: list[str], can_be_emptied: bool) -> Any:
+    """Remove the value of an option from the front of ``words``; a list by default may get none."""
     count = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
     args = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
     if hint is bool and not (count and words[0].lower() in ("true", "false")):
         return "true"
-    if not args and not count:
+    if not count and not can_be_emptied:
         cure = f"write {flag}=VALUE for one that begins with --"
         raise ValueError(f"{flag} needs a value, {describe_type(hint)}; {cure}")
     count = count if args[1:] == (...,) else min(count, len(args) or 1)

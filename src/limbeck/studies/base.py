@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,9 @@ class Study(abc.ABC):
         check_options(self)
         if not self.prompts or not all(text.strip() for text in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
+        for option in fields(self):
+            if getattr(self, option.name) == () and option.default:
+                raise ValueError(f"{option.name} is empty: give at least one value to compare")
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Experiment | Sampling]:

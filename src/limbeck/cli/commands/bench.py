@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _has_flag(argv: Sequence[str], flag: str) -> bool:
-    return any(word.replace("_", "-") in (flag, f"{flag}=True") for word in argv)
+    """Whether an option of true or false is given and true, before the options are parsed."""
+    found = False
+    for word, following in itertools.pairwise([*argv, ""]):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = (value if equals else following).lower() != "false"
+    return found
 
 
 def _folder(name: str, argv: Sequence[str]) -> Path:

@@ -68,7 +68,7 @@ class EvalOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck eval``: print tables, and write eval.json of each run into its folder."""
-    from limbeck.cli.run_folder import check_distinct, check_new_file
+    from limbeck.cli.run_folder import check_distinct, check_new_file, without_own_pages
     from limbeck.config.command_line import parse
     from limbeck.runs.find_runs import find_folder
 
@@ -93,7 +93,8 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.graphics.cameras.samplers import NoCamera
     from limbeck.runs.reopen import last_stage, read_experiment
 
-    folders = [last_stage(find_folder(folder)) for folder in options.folders]
+    given = without_own_pages(options.folders)
+    folders = [last_stage(find_folder(folder)) for folder in given]
     check_distinct(folders)
     is_2d = set()
     for folder in folders:
