@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.metrics.model_card import sample_captions
+from limbeck.system.files import write_text
 from limbeck.world.autoencoder import encode_means, psnr, reconstruct
 from limbeck.world.denoiser import Denoiser, DenoiserTask, save_grid, tokenize
 from limbeck.world.render_cache import images_to_tensor, load_captions, load_images
@@ -140,5 +141,5 @@ def write_image_model_card(
     save_grid(samples[:_GRID_SIZE], folder / "grid.png", _GRID_COLUMNS)
     content = {**asdict(card), "guidance": guidance}
     # last: a folder with a card is finished
-    (folder / "card.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(folder / "card.json", json.dumps(content, indent=1))
     return content

@@ -17,6 +17,7 @@ from limbeck.diffusion.condition import Conditions
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import sample_x0
 from limbeck.metrics.frechet import frechet_distance
+from limbeck.system.files import write_text
 from limbeck.world.denoiser import save_grid
 from limbeck.world.evaluator import REJECT, Evaluator
 from limbeck.world.render_cache import images_to_tensor
@@ -189,5 +190,5 @@ def write_model_card(
     shown = np.linspace(0, len(images) - 1, num_shown).round().astype(int)
     save_grid(images[by_object[shown]], folder / "grid.png", _GRID_COLUMNS)
     # last: a folder with a card is finished
-    (folder / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+    write_text(folder / "card.json", json.dumps(card, indent=1))
     return card

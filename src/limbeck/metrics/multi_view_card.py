@@ -17,6 +17,7 @@ from torch import Tensor
 from limbeck.diffusion.prior import FoldablePrior, MultiViewPrior, Prior
 from limbeck.metrics.intervals import SHARE, mean_interval
 from limbeck.metrics.model_card import sample_captions
+from limbeck.system.files import write_text
 from limbeck.world.denoiser import save_grid
 from limbeck.world.group_judge import judge_groups, judged_groups
 from limbeck.world.multi_view_data import GROUP_SIZE, scene_poses
@@ -130,7 +131,7 @@ def write_multi_view_card(
                 save_grid(images[: 12 * GROUP_SIZE], folder / "grid.png", 3 * GROUP_SIZE)
     content = {"groups": count, "steps": steps, "guidance": guidance, "shares": card}
     # last: a folder with a card is finished
-    (folder / "card.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(folder / "card.json", json.dumps(content, indent=1))
     return card
 
 

@@ -31,7 +31,8 @@ def closing_lines(folder: Path, experiment: Experiment) -> list[str]:
     """
     lines = [f"finished: {experiment.steps} steps in {folder}"]
     lines += _indented(_recorded_verdicts(folder, experiment))
-    lines.append(f"  images: {folder / 'final'}")
+    if (folder / "final").is_dir():
+        lines.append(f"  images: {folder / 'final'}")
     return [*lines, "next:", *_indented(next_commands(folder, experiment))]
 
 

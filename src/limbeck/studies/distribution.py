@@ -32,6 +32,7 @@ from limbeck.priors.loading import pick_device
 from limbeck.representations.latents import Latents
 from limbeck.runs.report.schedule_plots import save_figure
 from limbeck.studies.base import Study
+from limbeck.system.files import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.trainer import Run
@@ -98,7 +99,7 @@ class DistributionStudy(Study):
             points[label] = _final_points(row, prior)
         means = prior.means.float()
         metrics = {label: _measure(x, means, truth) for label, x in points.items()}
-        (out / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        write_text(out / "metrics.json", json.dumps(metrics, indent=1))
         figure = Figure(figsize=(2.6 * len(points), 3.9), layout="constrained")
         panels = figure.subplots(1, len(points), sharex=True, sharey=True)
         for panel, (label, x) in zip(panels, points.items(), strict=True):

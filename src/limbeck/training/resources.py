@@ -123,7 +123,7 @@ class ResourcePlan:
             text = f"about {format_gb(self.total)} GB"
             if self.free is not None:
                 text += f" of {format_gb(self.allocated + self.free)} GB"
-            text += f" ({self.breakdown})"
+            text += f" ({self.breakdown})" if self.breakdown else ""
         if self.flops:
             text += f", {format_si(self.flops, 'FLOP')} a step"
         if self.seconds:
