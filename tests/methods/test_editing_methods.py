@@ -471,7 +471,7 @@ def test_cds_needs_a_source_and_attention(prior):
     with pytest.raises(ValueError, match="this method edits images"):
         Run(Experiment(("a red mug",), method=CDS()), prior)
     experiment = Experiment(("a red disc",), source_prompt=("a blue ring",), method=CDS())
-    message = "CDS compares attention features, and GaussianMixture has none: use --method dds or"
+    message = "CDS reads attention features, and GaussianMixture has none: use --method dds"
     with pytest.raises(ValueError, match=message):
         Run(experiment, colored_shapes(8))
 

@@ -122,7 +122,7 @@ def default_of(fields, name):
 
 #: Errors of method and prior that do not fit; all others run.
 REJECTED = {
-    ("cds", "exact"): "CDS compares attention features",
+    ("cds", "exact"): "CDS reads attention features",
 }
 
 

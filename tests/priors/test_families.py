@@ -220,7 +220,7 @@ def test_every_method_runs(family, folders):
         if cls is IRFDS:
             continue
         if cls is CDS and not isinstance(prior, AttentionPrior):
-            with pytest.raises(ValueError, match="CDS compares attention features"):
+            with pytest.raises(ValueError, match="CDS reads attention features"):
                 check_two_steps(prior, cls())
             continue
         check_two_steps(prior, short(cls))

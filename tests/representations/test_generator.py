@@ -277,6 +277,12 @@ def test_a_small_unet_is_a_generator_of_any_prior_of_images(exact, prior, tmp_pa
         Run(replace(own, representation=wide), prior)
 
 
+def test_a_small_unet_makes_images_whose_size_it_cannot_halve():
+    run = Run(experiment(SMALL_UNET, DMD2(1.0), ("red disc",), steps=1), colored_shapes(9))
+    run.advance()
+    assert samples(run, train_request(0, [0])).shape == (1, 3, 9, 9)
+
+
 def prior_features(prior, prompts) -> torch.Tensor:
     """What a small U-Net reads of prompts: tokens, or the weights of a mixture's components."""
     data = prior.condition(prompts).data.float()
@@ -287,7 +293,12 @@ def prior_features(prior, prompts) -> torch.Tensor:
     ("options", "message"),
     [
         ({"network": "small-unet", "channels": 12}, "channels must be a multiple of 8, not 12"),
-        ({"network": "small-unet", "lora_rank": 4}, "lora_rank 4 adapts the model's own network"),
+        (
+            {"network": "small-unet", "lora_rank": 4},
+            "lora_rank 4 has no effect with network small-unet",
+        ),
+        ({"network": "small-unet", "depth": 4}, "depth 4 has no effect with network small-unet"),
+        ({"channels": 64}, "channels 64 has no effect with network own"),
         ({"lr": 0.0}, "lr must be positive, not 0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), not 1"),
         ({"images": ("a.png",)}, "leave out images"),

@@ -17,12 +17,12 @@ def summed_gradient(
     Args:
         losses: losses.
         x: what they depend on.
-        cause: why none of them does, if so.
+        cause: message of the error if none does.
 
     Raises:
         ValueError: if no loss depends on x.
     """
     used = [loss for loss in losses if loss.requires_grad]
     if not used:
-        raise ValueError(f"{cause} of this model: give smaller ones")
+        raise ValueError(cause)
     return torch.autograd.grad(used, x, [torch.ones_like(loss) for loss in used])[0]

@@ -57,10 +57,8 @@ class CDS(EditMethod):
 
     def init(self, prior: Prior, setup: SetupContext) -> Stateless:
         if not isinstance(prior, AttentionPrior):
-            raise ValueError(
-                f"CDS compares attention features, and {type(prior).__name__} has none: "
-                "use --method dds or pds"
-            )
+            name = type(prior).__name__
+            raise ValueError(f"CDS reads attention features, and {name} has none: use --method dds")
         return super().init(prior, setup)
 
     def patch_nce(
@@ -90,6 +88,7 @@ class CDS(EditMethod):
             # zip stops after the first denoising step
             pairs = enumerate(zip(source_features, features, strict=False))
             losses = [self.patch_nce(q, k, inputs.rng.fold(str(i))) for i, (q, k) in pairs]
-        grad_nce = summed_gradient(losses, x, f"patch_sizes {self.patch_sizes} fit no layer")
+        cause = f"patch_sizes {self.patch_sizes} fit no layer of this model: give smaller ones"
+        grad_nce = summed_gradient(losses, x, cause)
         height, width = x.shape[-2:]
         return eps_target - eps_source + self.w_cut * height * width / 2000 * grad_nce

@@ -24,22 +24,22 @@ class SmallUNet(TrainableNetwork):
     It predicts v, or flow on straight paths: both are bounded at both ends of the schedule.
 
     Args:
-        prior: the prior, whose x0 is ``[C, H, W]``.
+        prior: the prior, whose x0 is ``[C, H, W]``; the network takes images of any size.
         width: channels at full resolution, a multiple of 8.
         seed: seed of the initial weights.
         camera: read the camera of each row; its prompt then has no view prompt appended.
 
     Raises:
-        ValueError: if H or W is not divisible by 4, or x0 has another shape.
+        ValueError: if x0 has another shape.
     """
 
     def __init__(self, prior: Prior, width: int, seed: int, camera: bool = False):
         from diffusers import UNet2DConditionModel
 
-        if len(prior.shape) != 3 or prior.shape[-1] % 4 or prior.shape[-2] % 4:
+        if len(prior.shape) != 3:
             raise ValueError(
-                "a small U-Net needs x0 of [C, H, W] with H and W divisible by 4, "
-                f"not {list(prior.shape)}"
+                f"a small U-Net needs a model of images, whose x0 is [C, H, W], not "
+                f"{list(prior.shape)}"
             )
         camera_options: dict[str, Any] = {}
         if camera:

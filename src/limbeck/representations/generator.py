@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -153,7 +153,8 @@ class Generator(RepresentationConfig):
         lr: peak learning rate; keep it below that of the critic.
         network: own: the prior's network, or an MLP on exact priors. small-unet: a small U-Net with
             random weights, for any prior of images.
-        channels: channels of the small U-Net at full resolution, a multiple of 8.
+        channels: channels of the small U-Net at full resolution, a multiple of 8; for network
+            small-unet alone.
         lora_rank: rank of LoRA adapters that are trained in place of the whole network. 0: the
             whole network.
         target_modules: layers that LoRA adapts, by the ends of their names.
@@ -166,8 +167,8 @@ class Generator(RepresentationConfig):
         critic_steps: training steps of the critic per step of the generator, each on new samples
             (two time scales); those of its own options come on top.
         critic_warmup: training steps of the critic before the first step of the generator.
-        width: width of the MLP.
-        depth: hidden layers of the MLP. 0: an affine map.
+        width: width of the MLP; for exact priors alone.
+        depth: hidden layers of the MLP; for exact priors alone. 0: an affine map.
         init_from: run folder or checkpoint of a generator to start from.
     """
 
@@ -199,11 +200,20 @@ class Generator(RepresentationConfig):
             raise ValueError("give captions or world_captions, not both")
         if self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8, not {self.channels}")
-        if self.lora_rank and self.network != "own":
-            raise ValueError(
-                f"lora_rank {self.lora_rank} adapts the model's own network, and network is "
-                f"{self.network}: leave out one of them"
+        if self.network == "own":
+            self._refuse_given(
+                "with network own: give network small-unet, or leave it out", "channels"
             )
+        else:
+            cause = f"with network {self.network}: leave it out"
+            self._refuse_given(cause, "lora_rank", "width", "depth")
+
+    def _refuse_given(self, cause: str, *names: str) -> None:
+        """Raise ValueError if an option that has no effect is not at its default."""
+        defaults = {option.name: option.default for option in fields(self)}
+        for name in names:
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(f"{name} {value} has no effect {cause}")
 
     @property
     def draws_prompts(self) -> bool:
@@ -236,6 +246,8 @@ class Generator(RepresentationConfig):
     def _network(self, prior: Prior, seed: int) -> TrainableNetwork:
         if self.network == "small-unet":
             return SmallUNet(prior, self.channels, seed)
+        if isinstance(prior, NetworkPrior):
+            self._refuse_given("on a model that is a network: leave it out", "width", "depth")
         if not self.lora_rank:
             return copy_network(prior, self.width, self.depth, seed)
         if not isinstance(prior, NetworkPrior):

@@ -19,6 +19,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.runs.box_contacts import BoxContacts
 from limbeck.runs.environment_file import record_environment
+from limbeck.runs.failure_file import non_finite_step, write_failure
 from limbeck.runs.final_products import FinalProducts
 from limbeck.runs.folder_state import finished_message, is_finished, refuse_other_experiment
 from limbeck.runs.loggers import GuardedLogWriter, Logger, open_log
@@ -37,7 +38,6 @@ from limbeck.runs.snapshots_2d import ImageSnapshots
 from limbeck.runs.snapshots_3d import save_snapshot
 from limbeck.runs.stage import ONLY_STAGE, StagePosition
 from limbeck.system.background_writer import BackgroundWriter
-from limbeck.system.checkpoint import write_checkpoint
 from limbeck.system.files import write_text
 from limbeck.system.finite import NonFiniteError
 from limbeck.system.folder_lock import folder_lock
@@ -268,30 +268,18 @@ class Recorder:
                 self._save_failure(error)
                 raise
             except ValueError as error:
-                if isinstance(error.__cause__, NonFiniteImageError):
-                    self._find_cause()
+                # a bad image: the next step says whether the particles are not finite either
+                is_image = isinstance(error.__cause__, NonFiniteImageError)
+                if is_image and (cause := non_finite_step(self.run)) is not None:
+                    self._save_failure(cause)
+                    raise cause from error
                 raise
-
-    def _find_cause(self) -> None:
-        """Where an image was not finite: the next step says whether the particles are.
-
-        Raises:
-            NonFiniteError: if they are not; its inputs are written.
-        """
-        try:
-            self.run.advance()
-            self.run.monitor.raise_if_bad()
-        except NonFiniteError as error:
-            self._save_failure(error)
-            raise
 
     def _save_failure(self, error: NonFiniteError) -> None:
         with suppress(NonFiniteError, ValueError):  # the writer may have failed over it too
             self.metrics_log.flush()
             self.writer.drain()
-        path = self.folder / "failure.safetensors"
-        write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
-        self._print(f"{error}; the inputs of the step are in {path}")
+        self._print(write_failure(self.folder, error))
 
     def _step(self, progress: RunProgress) -> None:
         profile, calls = self.run.profile, self.prior.call_counter.calls

@@ -26,13 +26,9 @@ class GeneratorExport:
 
 def main(argv: Sequence[str]) -> None:
     """Run ``limbeck sample``: write samples into a folder and print its report."""
-    from limbeck.cli.run_folder import OutputOptions, check_new_folder
+    from limbeck.cli.run_folder import OutputOptions
     from limbeck.config.command_line import parse
-    from limbeck.config.comparison import fingerprint
     from limbeck.diffusion.sampling import Sampling
-    from limbeck.runs.find_runs import find_folder
-    from limbeck.system.files import slug
-    from limbeck.system.image_files import image_file_size
 
     about = (
         "Sample a model for each PROMPT with a diffusion sampler, as a reference for the results "
@@ -40,21 +36,9 @@ def main(argv: Sequence[str]) -> None:
     )
     sections = [(Sampling, None), (GeneratorExport, None), (OutputOptions, None)]
     sampling, generator, output = parse(sections, argv, "limbeck sample", about, "prompts")
-    if sampling.critic is not None:
-        sampling = replace(sampling, critic=find_folder(sampling.critic))
-    if sampling.generator is not None:
-        sampling = replace(sampling, generator=find_folder(sampling.generator))
-    how = sampling.sampler if sampling.generator is None else "generator"
-    name = f"{slug(sampling.prompts[0])}-{how}-{fingerprint(sampling)}"
-    folder = output.out or Path("samples") / name
-    if not (folder / "sample.yaml").exists():  # samples that were cut off are checked below
-        check_new_folder(folder)
-    if sampling.critic is not None and not sampling.critic.is_dir():
-        raise ValueError(f"--critic {sampling.critic} is not a run folder")
+    sampling, folder = _check_files(sampling, output.out)
     if generator.export is not None:
         _check_export(sampling, generator.export)
-    if sampling.image is not None:
-        image_file_size(sampling.image)  # refuses files before the model is loaded
 
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.closing_summary import sample_closing_lines
@@ -88,6 +72,38 @@ def main(argv: Sequence[str]) -> None:
         export_generator(sampling.generator, prior, generator.export)
         print(generator.export, flush=True)
     print("\n".join(sample_closing_lines(folder, sampling)), file=sys.stderr)
+
+
+def _check_files(sampling: Sampling, out: Path | None) -> tuple[Sampling, Path]:
+    """Find the runs and the image of the options, and the folder to write.
+
+    Args:
+        sampling: options as given.
+        out: folder as given.
+
+    Returns:
+        The options with the folders of the runs, and the folder to write.
+    """
+    from limbeck.cli.run_folder import check_new_folder
+    from limbeck.config.comparison import fingerprint
+    from limbeck.runs.find_runs import find_folder
+    from limbeck.system.files import slug
+    from limbeck.system.image_files import image_file_size
+
+    if sampling.critic is not None:
+        sampling = replace(sampling, critic=find_folder(sampling.critic))
+    if sampling.generator is not None:
+        sampling = replace(sampling, generator=find_folder(sampling.generator))
+    how = sampling.sampler if sampling.generator is None else "generator"
+    name = f"{slug(sampling.prompts[0])}-{how}-{fingerprint(sampling)}"
+    folder = out or Path("samples") / name
+    if not (folder / "sample.yaml").exists():  # samples that were cut off are checked later
+        check_new_folder(folder)
+    if sampling.critic is not None and not sampling.critic.is_dir():
+        raise ValueError(f"--critic {sampling.critic} is not a run folder")
+    if sampling.image is not None:
+        image_file_size(sampling.image)  # refuses files before the model is loaded
+    return sampling, folder
 
 
 def _check_export(sampling: Sampling, folder: Path) -> None:
