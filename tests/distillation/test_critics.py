@@ -386,6 +386,11 @@ def test_frozen_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="critic other has another noise schedule than the model"):
         setup = setup_with_loader(prior, ("disc",), lambda name: flow)
         FrozenCritic("other").build(prior, setup)
+    with pytest.raises(ValueError, match=r"leave out --cameras\.blend-prompts"):
+        setup = setup_with_loader(
+            prior, ("disc",), lambda name: colored_shapes(8), interpolates_prompts=True
+        )
+        FrozenCritic("other").build(prior, setup)
     with pytest.raises(ValueError, match="cannot load 'world'"):
         FrozenCritic().build(prior, SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("disc",)))
     with pytest.raises(ValueError, match="names nothing of this model"):

@@ -218,7 +218,8 @@ def test_features_are_those_of_the_decoder_of_a_network(prior):
 
 
 def experiment(method, prior_kind: str, **options) -> Experiment:
-    representation = Generator(width=8, depth=1, critic_warmup=1, critic_steps=2)
+    network = {"width": 8, "depth": 1} if prior_kind == "exact" else {}
+    representation = Generator(critic_warmup=1, critic_steps=2, **network)
     prompts = LABELS if prior_kind == "exact" else ("a red mug",)
     return Experiment(
         prompts,

@@ -107,6 +107,8 @@ def small_representations(image_path) -> dict[str, RepresentationConfig]:
             found[name] = cls(Latents(images=(image_path,)), (image_path,))
             continue
         options = {k: v for k, v in SMALL.items() if isinstance(default_of(fields, k), int)}
+        if cls.fresh_samples:
+            options = {}  # the network of the model, or a small MLP
         if name == "noise-map":
             options["images"] = (image_path,)
         if name == "mesh":

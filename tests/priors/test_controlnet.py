@@ -28,6 +28,8 @@ from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.model_options import Model, RuntimeOptions
 from limbeck.diffusion.prior import ControlledPrior
 from limbeck.diffusion.sampling import sample_x0
+from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.priors.loading import load
 from limbeck.priors.stacked_conditions import stack_conditions
 
@@ -164,6 +166,14 @@ def test_a_lora_critic_trains_beside_it(folders, controls):
     assert max_difference(adapted[0], plain) < 1e-5 and max_difference(adapted[1], plain) > 1e-3
     after = prior.control_net.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_projection_is_not_trained_on_samples_without_renders(folders, controls):
+    prior = controlled("eps", folders, controls, image=False)
+    setup = SetupContext(1, 1, 0, torch.zeros(1, *prior.shape), (PROMPT,))
+    with pytest.raises(ValueError, match="is shown the depth of renders"):
+        LearnedProjection().build(prior, setup)
+    LearnedProjection(num_images=0).build(prior, setup)
 
 
 def test_gradients_pass_through_it(folders, controls):

@@ -144,3 +144,10 @@ def test_errors_of_steps_name_the_remedy():
     ]:
         assert remedy in str(NonFiniteError(3, cause, {}))
         assert str(NonFiniteError(3, cause, {})).startswith(f"step 3: {cause} is not finite: ")
+
+
+def test_errors_at_an_end_of_a_flow_name_it():
+    cause = "the direction the method returned"
+    for t, remedy in ((0.0, "--timesteps.t-min 0.02; if the"), (1.0, "--timesteps.t-max 0.98; if")):
+        assert remedy in str(NonFiniteError(3, cause, {"t": torch.tensor([0.5, t])}))
+    assert "--timesteps" not in str(NonFiniteError(3, cause, {"t": torch.tensor([0.5])}))

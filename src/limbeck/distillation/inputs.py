@@ -173,6 +173,8 @@ class SetupContext:
         fresh_samples: whether every step renders new samples, so that nothing of a particle lasts.
         draws_prompts: whether these samples are of other prompts than those of the particles.
         is_augmented: whether every step shows another view of a drawing.
+        interpolates_prompts: whether a row may be conditioned on a mixture of the prompts of two
+            views.
     """
 
     particles: int
@@ -190,6 +192,7 @@ class SetupContext:
     fresh_samples: bool = False
     draws_prompts: bool = False
     is_augmented: bool = False
+    interpolates_prompts: bool = False
 
     def require_lasting_samples(self, what: str) -> None:
         """Check that a particle stays the same sample from step to step.

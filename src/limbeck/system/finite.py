@@ -42,12 +42,21 @@ class NonFiniteError(RuntimeError):
         where = "" if step is None else f"step {step}: "
         remedy = _REMEDIES.get(cause, f"{_PRECISION}; else a lower --lr")
         named = f" ({origin})" if origin else ""
-        own_remedy = _OWN_REMEDY if origin else ""
+        own_remedy = _OWN_REMEDY if origin else _end_of_schedule(inputs)
         super().__init__(f"{where}{cause}{named} is not finite: {own_remedy}{remedy}")
         self.step, self.cause, self.inputs, self.origin = step, cause, inputs, origin
 
     def __reduce__(self) -> tuple[type[NonFiniteError], tuple[Any, ...]]:
         return type(self), (self.step, self.cause, self.inputs, self.origin)
+
+
+def _end_of_schedule(inputs: Mapping[str, Tensor]) -> str:
+    """What helps at an end of a flow, where sigma or alpha is 0 and some methods divide by it."""
+    if "t" in inputs and bool((inputs["t"] == 0).any()):
+        return "at t = 0 a flow has no noise, so give --timesteps.t-min 0.02; "
+    if "t" in inputs and bool((inputs["t"] == 1).any()):
+        return "at t = 1 a flow has only noise, so give --timesteps.t-max 0.98; "
+    return ""
 
 
 def _non_finite_error(

@@ -136,6 +136,7 @@ class Run:
             fresh_samples=e.representation.fresh_samples,
             is_augmented=e.augmentation.changes_images,
             draws_prompts=e.representation.draws_prompts,
+            interpolates_prompts=e.camera_sampler.interpolates_prompts,
         )
         self.state: State = e.method.init(prior, context)
         check_own_object(e.method, ".init", self.state, ("tensors", "load"))

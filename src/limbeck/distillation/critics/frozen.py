@@ -85,11 +85,16 @@ class ConditionTranslator:
         setup: context of the run, which has the texts.
 
     Raises:
-        ValueError: if rows have other prompts than the particles.
+        ValueError: if rows have other prompts than the particles, or mixtures of prompts.
     """
 
     def __init__(self, prior: Prior, other: Prior, setup: SetupContext):
         setup.require_prompts_of_particles("this critic translates")
+        if setup.interpolates_prompts:
+            raise ValueError(
+                "this critic translates the prompt of each view, but the cameras interpolate "
+                "between them: leave out --cameras.blend-prompts and --cameras.perp-neg-rule"
+            )
         prompts = [*setup.prompts, *setup.view_prompts, *setup.source_prompts]
         texts = list(dict.fromkeys([*prompts, setup.negative_prompt, ""]))
         self._keys, self._conditions = (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.config.ranges import check_minimums, check_not_negative
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.inversion import run_ddim
-from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.prior import ControlledPrior, Prior
 from limbeck.diffusion.schedule import NoiseSchedule
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import SetupContext, StepInputs
@@ -50,6 +50,12 @@ class LearnedProjection(Projection):
         check_not_negative(self, "num_images", "pretrain_steps", "lr")
 
     def build(self, prior: Prior, setup: SetupContext) -> Projector:
+        if self.num_images and isinstance(prior, ControlledPrior) and prior.control_kind:
+            raise ValueError(
+                f"num_images {self.num_images} of the projection are sampled from the model "
+                f"alone, but its ControlNet is shown the {prior.control_kind} of renders: use "
+                "--method.projection.num-images 0"
+            )
         projector = _LearnedProjector(self, prior, setup.seed)
         if self.num_images and self.pretrain_steps and setup.pretrain:
             projector.pretrain(prior, setup)
