@@ -33,6 +33,8 @@ _PRELOAD_NETWORKS = [
     "limbeck.priors.deepfloyd_if",
     "limbeck.priors.flux",
     "limbeck.priors.hub",
+    "limbeck.priors.image_dream_files",
+    "limbeck.priors.mvdream_files",
     "limbeck.priors.sd3",
     "limbeck.priors.sdxl",
     "limbeck.priors.stable_diffusion",
