@@ -26,8 +26,8 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "sd": (
         (
             "sds",
-            "--method.guidance 100 --representation latents",
-            "DreamFusion's weight for Stable Diffusion, as in threestudio",
+            "--method.guidance 101 --representation latents",
+            "DreamFusion's guidance for Stable Diffusion in threestudio, whose 100 is 101 here",
         ),
         (
             "sds",

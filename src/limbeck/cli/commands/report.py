@@ -13,7 +13,8 @@ class ReportOptions:
 
     Attributes:
         folders: run folders to show side by side.
-        out: HTML file to write; by default report.html in the first folder.
+        out: HTML file to write; by default report.html in the folder, or comparison.html in the
+            common parent of several.
     """
 
     folders: tuple[Path, ...] = ()
