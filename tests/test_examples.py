@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from own_meshes import mapped_box
 from safetensors.torch import load_file
 
 import limbeck as lb
@@ -245,3 +246,12 @@ def test_images_of_generators_are_pooled_over_their_trainings(tmp_path, monkeypa
         monkeypatch.setattr("sys.argv", ["x", "images", *names])
         with pytest.raises(SystemExit, match=message):
             example.main()
+
+
+def test_exported_files_are_checked_as_another_program_reads_them(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "box.glb"
+    mapped_box().export(path)
+    monkeypatch.setattr("sys.argv", ["check_assets.py", str(path)])
+    runpy.run_path(str(EXAMPLES / "check_assets.py"), run_name="__main__")
+    cells = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert cells[:5] == ["| box", "12", "6", "1", "yes"]
