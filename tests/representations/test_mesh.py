@@ -25,7 +25,7 @@ from limbeck.graphics.fields.decoders import MLPDecoder
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
-from limbeck.representations.mesh import Mesh, MeshParticles
+from limbeck.representations.mesh import Mesh, MeshParticles, _changed_color
 from limbeck.runs.snapshots_3d import take_snapshot
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -123,6 +123,15 @@ def _corner_uvs(mesh: trimesh.Trimesh) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
 @pytest.mark.parametrize("name", NAMES)
+def test_white_and_black_points_keep_their_gradient() -> None:
+    initial = torch.tensor([[1.0, 0.0, 0.5]])
+    change = torch.tensor([[0.5, -0.5, 0.0]], requires_grad=True)  # white and black, outwards
+    color = _changed_color(initial, change)
+    assert torch.equal(color, initial)
+    color.sum().backward()
+    assert bool((change.grad > 0).all())
+
+
 def test_a_textured_mesh_comes_back_with_its_size_pose_and_faces(
     files: dict[str, Path], name: str, kind: str, tmp_path: Path
 ) -> None:

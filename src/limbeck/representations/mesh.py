@@ -269,9 +269,11 @@ def _changed_color(
     """Colors whose logits differ by ``change`` from the initial ones; exactly those where it is 0.
 
     Black and white have no finite logits: there the difference to a color just inside is added.
+    The gradient passes the limits of [0, 1], so that a color beyond them can come back.
     """
     inside = initial.clamp(_START_MARGIN, 1 - _START_MARGIN)
-    return ((inside.logit() + change).sigmoid() + (initial - inside)).clamp(0, 1)
+    color = (inside.logit() + change).sigmoid() + (initial - inside)
+    return color + (color.clamp(0, 1) - color).detach()
 
 
 def _grayed(part: MeshPart, config: Mesh) -> MeshPart:
