@@ -104,6 +104,15 @@ def test_before_the_first_step_a_mesh_has_the_colors_of_its_file(files: dict[str
     assert np.abs(found - expected)[:, :2].mean() < 0.02  # the checkerboard is blurred at edges
 
 
+def test_white_and_black_points_keep_their_gradient() -> None:
+    initial = torch.tensor([[1.0, 0.0, 0.5]])
+    change = torch.tensor([[0.5, -0.5, 0.0]], requires_grad=True)  # white and black, outwards
+    color = _changed_color(initial, change)
+    assert torch.equal(color, initial)
+    color.sum().backward()
+    assert bool((change.grad > 0).all())
+
+
 def test_a_white_material_starts_gray_unless_the_file_is_asked_for(files: dict[str, Path]) -> None:
     for start, level in (("auto", 0.5), ("gray", 0.5), ("file", 1.0)):
         mesh = built(files["plain.glb"], start=start)
@@ -123,15 +132,6 @@ def _corner_uvs(mesh: trimesh.Trimesh) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
 @pytest.mark.parametrize("name", NAMES)
-def test_white_and_black_points_keep_their_gradient() -> None:
-    initial = torch.tensor([[1.0, 0.0, 0.5]])
-    change = torch.tensor([[0.5, -0.5, 0.0]], requires_grad=True)  # white and black, outwards
-    color = _changed_color(initial, change)
-    assert torch.equal(color, initial)
-    color.sum().backward()
-    assert bool((change.grad > 0).all())
-
-
 def test_a_textured_mesh_comes_back_with_its_size_pose_and_faces(
     files: dict[str, Path], name: str, kind: str, tmp_path: Path
 ) -> None:
