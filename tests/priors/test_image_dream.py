@@ -284,8 +284,12 @@ def test_methods_run(prior, image, method, tmp_path):
         assert float((found.gradient - step.gradient).norm()) > 1e-3 * size
 
 
-def test_the_image_stands_on_the_mean_background_beside_the_prompt_only(prior, image):
-    run = Run(experiment(image, negative_prompt="low quality"), prior)
+@pytest.mark.parametrize("resolution", [16, 8])
+def test_the_image_stands_on_the_mean_background_beside_the_prompt_only(prior, image, resolution):
+    """Also where the renders are upsampled."""
+    field = NeRF(samples=12, resolution=resolution, occupancy_resolution=8)
+    e = experiment(image, negative_prompt="low quality", representation=field)
+    run = Run(e, prior)
     rendered, render = [], run.render
     run.render = lambda request: rendered.append(render(request)) or rendered[-1]
     conditions = run.advance().inputs.conditions

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from limbeck.graphics.cameras.camera import Camera, turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
-from limbeck.graphics.fields.background import SolidBackground
+from limbeck.graphics.fields.background import EnvironmentBackground, SolidBackground
 from limbeck.graphics.fields.density_init import Magic3DDensityInit, NoDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
@@ -343,6 +343,18 @@ def test_a_resumed_run_is_bit_identical(prior, config):
         resumed.advance()
     a, b = whole.tensors().values(), resumed.tensors().values()
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("resolution", [0, 16])
+def test_a_training_render_of_an_empty_field_is_its_background(prior, resolution):
+    """Also where both are upsampled to the size of the model."""
+    background = EnvironmentBackground()
+    field = ball(encoding=Ball(1e-9), samples=4, background=background, resolution=resolution)
+    request = replace(views_of_first(), rng=row_rng(1, seed=3), progress=0.0)
+    with torch.no_grad():
+        render = field.build(prior, 1, 0).render(request)
+    assert render.background.shape == render.image.shape == (1, 3, 64, 64)
+    assert (render.image - render.background).abs().max() < 1e-5
 
 
 def test_a_latent_field_renders_latents_and_has_no_colors(prior):

@@ -153,8 +153,11 @@ def test_a_group_with_the_image_is_its_camera_turned_around_the_object(prior, im
         assert condition.known.tolist() == [True, False, False, False] * 2
 
 
-def test_the_image_stands_on_the_background_of_its_row(prior, image):
-    run = Run(experiment(image), prior)
+@pytest.mark.parametrize("resolution", [16, 8])
+def test_the_image_stands_on_the_background_of_its_row(prior, image, resolution):
+    """Also where the renders are upsampled."""
+    field = NeRF(samples=12, resolution=resolution, occupancy_resolution=8)
+    run = Run(experiment(image, representation=field), prior)
     rendered = []
     render = run.render
     run.render = lambda request: rendered.append(render(request)) or rendered[-1]

@@ -193,8 +193,10 @@ class NeRFParticles(Representation):
         if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
             terms["tv"] = field.encoding.total_variation()
         if training and size != self.canvas_size:
-            image = F.interpolate(image, self.canvas_size, mode="bilinear", align_corners=False)
-            background = None  # nobody compares upsampled renders with it
+            image, background = (
+                F.interpolate(x, self.canvas_size, mode="bilinear", align_corners=False)
+                for x in (image, background)
+            )
         alpha = alpha.permute(0, 3, 1, 2)
         return Render(image, c.space, alpha, depth[:, None], normal, terms, background)
 
