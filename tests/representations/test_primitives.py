@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from refusals import refused
 
 import limbeck.representations.primitives as primitives_module
 import limbeck.system.allocation_guard as guard_module
+from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.gaussians_2d import Gaussians2D
@@ -21,6 +23,8 @@ from limbeck.representations.primitives import (
 from limbeck.representations.strokes import Strokes
 from limbeck.system.flops import OpCounter
 from limbeck.system.notices import collect_notices, display_notices
+from limbeck.training.experiment import Experiment
+from limbeck.training.trainer import Run
 
 
 def built(config: RepresentationConfig, particles: int = 1) -> PrimitiveParticles:
@@ -79,6 +83,16 @@ def test_slow_renders_give_notice_of_the_time_they_take(
     (notice,) = slow
     assert "4 images of 24 x 24 pixels with 1,000 strokes" in notice
     assert "3 s a step" in notice and "400 steps of the run take about 20 min" in notice
+
+
+def test_a_run_counts_all_rows_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where ``NoCamera`` draws each particle several times."""
+    cost = primitives_module.RenderCost(seconds=0.25, bytes=1000)
+    monkeypatch.setattr(primitives_module, "estimate_render_cost", lambda particles: cost)
+    e = Experiment(("red disc",), representation=Strokes(num_strokes=8), particles=2, batch_size=1)
+    with display_notices(lambda text: None), collect_notices() as notices:
+        Run(replace(e, cameras=NoCamera(16)), colored_shapes())
+    assert "16 images of 24 x 24 pixels with 8 strokes" in notices[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny_pipeline import max_difference
 
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.graphics.cameras.camera import orbit_cameras
-from limbeck.graphics.cameras.samplers import NoCamera, Orbit
+from limbeck.graphics.cameras.samplers import Around, NoCamera, Orbit
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import Render
@@ -131,6 +131,15 @@ def test_colors_of_transparent_pixels_do_not_leak(cut_out):
     found = read_reference_images(cut_out, None, None, 0).at(9, 9)
     red = torch.tensor(RED).view(3, 1, 1) / 255
     assert max_difference(found.color, red * found.mask) < 1e-6
+
+
+def test_colors_of_transparent_pixels_do_not_leak_where_a_large_file_is_scaled_down(tmp_path):
+    rows, columns = np.mgrid[:2048, :2048] - 1023.5
+    inside = rows**2 + columns**2 < 700**2
+    pixels = np.where(inside[..., None], (255, 0, 0), (0, 0, 0))
+    path = save(tmp_path / "x.png", with_alpha(pixels, inside))
+    found = read_reference_images(path, None, None, 0.7)
+    assert max_difference(found.color[0], found.mask[0]) < 1e-5 and not found.color[1:].any()
 
 
 @pytest.mark.parametrize(
@@ -275,6 +284,23 @@ def test_the_camera_takes_what_it_leaves_open_from_the_ranges():
     assert camera.distance.item() == pytest.approx(3.8)
     with pytest.raises(ValueError, match="needs a distance and a field of view"):
         ImageReference().camera_among(NoCamera())
+
+
+def test_the_camera_does_not_depend_on_the_evaluation_cameras():
+    cameras = Orbit(eval_camera=(15.0, 8.0, 20.0))
+    camera = ImageReference().camera_among(cameras)
+    assert camera.distance.item() == pytest.approx(3.6)
+    assert camera.fov.item() == pytest.approx(math.radians(40))
+
+
+def test_a_relative_distance_is_that_at_the_field_of_view_of_the_image():
+    options = {"camera_distance_range": (0.8, 1.2), "fovy_range": (30.0, 50.0)}
+    cameras = Around(**options, relative_distance=True, eval_camera=(15.0, 8.0, 20.0))
+    for fov, expected in ((0.0, 40.0), (60.0, 60.0)):
+        camera = ImageReference(camera=(0.0, 5.0, 0.0, fov)).camera_among(cameras)
+        assert camera.fov.item() == pytest.approx(math.radians(expected))
+        distance = 1 / math.tan(math.radians(expected) / 2)
+        assert camera.distance.item() == pytest.approx(distance, rel=1e-6)
 
 
 def test_a_reference_reads_back_from_yaml(cut_out):

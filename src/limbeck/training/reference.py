@@ -132,8 +132,8 @@ class ImageReference:
         """
         azimuth, elevation, distance, fov = self.camera
         if isinstance(cameras, ShellCameras):
-            _, middle_distance, middle_fov = cameras.resolved_eval_camera
-            distance, fov = distance or middle_distance, fov or middle_fov
+            fov = fov or cameras.middle_fovy
+            distance = distance or cameras.middle_distance(fov)
         if not (distance and fov):
             raise ValueError(
                 "reference.camera needs a distance and a field of view: these cameras have no "

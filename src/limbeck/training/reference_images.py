@@ -105,7 +105,7 @@ def _cut_out(path: Path) -> tuple[Float[Tensor, "3 h w"], Bool[Tensor, "1 h w"]]
     if image.has_transparency_data:
         rgba = torch.from_numpy(np.asarray(image.convert("RGBA")).copy()).permute(2, 0, 1)
         if rgba[3].min() < 128:
-            values = _limited(rgba.float() / 255)
+            values = _limited_rgba(rgba.float() / 255)
             covered = values[3:] > 0.5
             if not covered.any():
                 raise ValueError(f"{path} shows nothing: all of its pixels are transparent")
@@ -132,6 +132,16 @@ def _limited(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
         return image
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     return F.interpolate(image[None], size, mode="area")[0]
+
+
+def _limited_rgba(image: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
+    """As ``_limited``; transparent pixels, whose color is hidden, have no weight in the colors."""
+    color, alpha = image.split([3, 1])
+    limited = _limited(torch.cat([color * alpha, alpha]))
+    if limited.shape == image.shape:
+        return image
+    color, alpha = limited.split([3, 1])
+    return torch.cat([color / alpha.clamp_min(1e-6), alpha])
 
 
 def _read_beside(path: Path, image: Path, size: torch.Size) -> Float[Tensor, "3 h w"]:

@@ -102,8 +102,7 @@ class Run:
         self.representation.set_prompts(prior, e.prompts)
         if not e.draws_all:
             self.representation.separate_particles()
-        rows = e.batch_size or e.total
-        check_render_cost(self.representation, rows, e.steps, "the run")
+        check_render_cost(self.representation, e.rows_per_step, e.steps, "the run")
         groups = check_own_groups(self.representation, self.representation.param_groups())
         self.optimizer = e.optimizer.build(groups)
         check_own_object(e.optimizer, ".build", self.optimizer, ("param_groups", "step"))

@@ -210,8 +210,21 @@ class ShellCameras(CameraSampler):
     def resolved_eval_camera(self) -> tuple[float, float, float]:
         """``eval_camera`` with its zeros replaced by the middle of their ranges."""
         elevation, distance, fov = self.eval_camera
-        middle_distance = sum(self.camera_distance_range) / 2
-        return elevation, distance or middle_distance, fov or sum(self.fovy_range) / 2
+        fov = fov or self.middle_fovy
+        return elevation, distance or self.middle_distance(fov), fov
+
+    @property
+    def middle_fovy(self) -> float:
+        """Middle of the range of the vertical field of view, in degrees."""
+        return sum(self.fovy_range) / 2
+
+    def middle_distance(self, fovy: float) -> float:
+        """Return the middle of the range of the distance, in world units.
+
+        Args:
+            fovy: vertical field of view in degrees, on which a relative distance depends.
+        """
+        return sum(self.camera_distance_range) / 2
 
     def eval_cameras(self, count: int) -> Camera:
         return turntable_cameras(count, *self.resolved_eval_camera)
@@ -347,12 +360,9 @@ class Around(ShellCameras):
         eye = direction * distance[:, None]
         return look_at(eye, torch.zeros_like(eye), fov)
 
-    @property
-    def resolved_eval_camera(self) -> tuple[float, float, float]:
-        elevation, distance, fov = super().resolved_eval_camera
-        if self.relative_distance and not self.eval_camera[1]:
-            distance /= math.tan(math.radians(fov) / 2)
-        return elevation, distance, fov
+    def middle_distance(self, fovy: float) -> float:
+        distance = super().middle_distance(fovy)
+        return distance / math.tan(math.radians(fovy) / 2) if self.relative_distance else distance
 
 
 def _uniform(purpose: str, bounds: tuple[float, float], rng: RowRandom) -> Float[Tensor, "b"]:
