@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -325,6 +326,32 @@ def test_a_mesh_of_the_same_grid_is_copied_and_of_another_grid_resampled(tmp_pat
     assert abs(volumes[0] / volumes[1] - 1) < 0.05
     with pytest.raises(ValueError, match="2 particles for 3"):
         build_representation(replace(COARSE, init_from=folder), tiny_prior(), 3, 0)
+
+
+@pytest.mark.parametrize("grid_resolution", [8, 12], ids=["copied", "resampled"])
+@pytest.mark.parametrize("frozen", [{}, TEXTURE_ONLY], ids=["default", "texture"])
+def test_a_resumed_run_does_without_the_run_that_it_started_from(tmp_path, grid_resolution, frozen):
+    def change(mesh):
+        mesh.sdf[0].add_(0.05 * normal(729).float())
+        mesh.deform[0].add_(0.3 * normal(729, 3).float())
+
+    source = write_run(tmp_path / "mesh", COARSE, 1, change)
+    config = replace(
+        COARSE, init_from=source, grid_resolution=grid_resolution, init_steps=3, **frozen
+    )
+    e = Experiment(
+        ("a red disc",), model="gaussians", method=SDS(5.0), representation=config, steps=3
+    )
+    whole = Run(e, tiny_prior())
+    whole.advance()
+    saved = {name: value.clone() for name, value in whole.tensors().items()}
+    shutil.rmtree(source)
+    resumed = Run(e, tiny_prior(), pretrain=False)
+    resumed.load(saved, 1)
+    for _ in range(2):
+        assert torch.equal(whole.advance().gradient, resumed.advance().gradient)
+    a, b = whole.tensors(), resumed.tensors()
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_runs_that_a_mesh_cannot_start_from_are_refused(tmp_path):

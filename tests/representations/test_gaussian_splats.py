@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +309,24 @@ def test_gaussian_splats_are_copied(tmp_path):
         assert all(torch.equal(tensor, first.params[name][0]) for tensor in tensors)
     with pytest.raises(ValueError, match="has 25 Gaussians, not 26"):
         build_representation(replace(config, num_gaussians=26), prior, 1, 0)
+
+
+def test_a_resumed_run_does_without_the_run_that_it_started_from(tmp_path):
+    prior, source = colored_shapes(12), tmp_path / "source"
+    source.mkdir()
+    write_run(source, experiment(particles=1), prior)
+    e = experiment(representation=replace(SMALL, init_from=source))
+    whole = Run(e, prior)
+    whole.advance()
+    saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
+    shutil.rmtree(source)
+    resumed = Run(e, prior, pretrain=False)
+    resumed.load(saved, 1)
+    assert torch.equal(whole.advance().gradient, resumed.advance().gradient)
+    a, b = whole.tensors(), resumed.tensors()
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(ValueError, match="holds no run to start from"):
+        Run(e, prior)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """One-step generators: noise and prompts of a step, mean weights, resuming, network passes."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -235,6 +236,15 @@ def test_a_generator_starts_from_another_one(prior, tmp_path):
     assert all(map(torch.equal, trained, first.average.parameters()))
     assert (folder / "final.png").is_file()
     record(experiment(Latents(), steps=1), prior, tmp_path / "latents")
+    e = experiment(replace(SMALL, init_from=folder), steps=2)
+    whole = Run(e, prior)
+    whole.advance()
+    saved = {name: value.clone() for name, value in whole.tensors().items()}
+    shutil.rmtree(folder)  # a resumed run does without it
+    resumed = Run(e, prior, pretrain=False)
+    resumed.load(saved, 1)
+    whole.advance(), resumed.advance()
+    assert all(map(torch.equal, whole.tensors().values(), resumed.tensors().values()))
     with pytest.raises(ValueError, match="a generator can start from a generator only"):
         Run(experiment(replace(SMALL, init_from=tmp_path / "latents")), prior)
 

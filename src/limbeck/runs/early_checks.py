@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.base import CriticMethod
@@ -15,11 +17,12 @@ from limbeck.training.source_images import check_source_prompts
 from limbeck.training.warm_start import find_checkpoint
 
 
-def check_files_exist(experiment: Experiment) -> None:
+def check_files_exist(experiment: Experiment, folder: Path) -> None:
     """Check that the files that the options name exist; none is read.
 
     Args:
         experiment: the options of the run.
+        folder: its run folder, whose checkpoint takes the place of the run that it starts from.
 
     Raises:
         ValueError: if one is missing, as the run itself would say after its model is loaded.
@@ -27,7 +30,8 @@ def check_files_exist(experiment: Experiment) -> None:
     representation, method = experiment.representation, experiment.method
     for image in (*representation.image_files, *experiment.reference.files):
         check_image_exists(image)
-    if representation.init_from is not None:
+    is_new = not (folder / "checkpoint.safetensors").exists()
+    if representation.init_from is not None and is_new:
         find_checkpoint(representation.init_from)
     if isinstance(experiment.model, Model):
         check_model_files(experiment.model)

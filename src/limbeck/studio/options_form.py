@@ -135,7 +135,7 @@ class OptionsForm:
                 line.
         """
         command = read_run_command(self.words)
-        check_files_exist(command.experiment)
+        check_files_exist(command.experiment, command.folder)
         return command
 
     def _options(self) -> list[Option]:

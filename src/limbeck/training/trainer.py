@@ -63,7 +63,8 @@ class Run:
     Args:
         experiment: the options of the run.
         prior: the diffusion model.
-        pretrain: as in ``SetupContext``.
+        pretrain: as in ``SetupContext``; without it, particles are not initialized from another run
+            either, which need no longer exist then.
 
     Attributes:
         experiment: the options of the run.
@@ -98,7 +99,10 @@ class Run:
             check_image_prompt(prior, self.reference)
         self.known_view = known_view_of(prior, self.reference)
         self.prompts = RunPrompts(e, prior, self.reference)
-        self.representation = build_representation(e.representation, prior, e.total, e.run_seed)
+        # what an edit starts from is in no checkpoint
+        is_initialized = pretrain or e.source_prompts
+        config = e.representation if is_initialized else e.representation.uninitialized
+        self.representation = build_representation(config, prior, e.total, e.run_seed)
         self.representation.set_prompts(prior, e.prompts)
         if not e.draws_all:
             self.representation.separate_particles()
