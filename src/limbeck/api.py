@@ -147,11 +147,13 @@ def _record_stages(
 
     The prior is loaded if it is None.
     """
-    results = []
+    results, runs = [], list(runs)
+    for experiment, _ in runs:  # refuses files before the first model is loaded
+        experiment.reference.read_images()
+        experiment.reference.check_effect_on(experiment.representation)
     for experiment, folder in runs:
         stage_prior = prior
         notify_unknown_words(stage_prior or experiment.model, experiment.all_prompts)
-        experiment.reference.read_images()  # refuses files before the model is loaded
         if stage_prior is None:
             stage_prior = load(experiment.model, device, experiment.precision, experiment.runtime)
         if recipe is not None:

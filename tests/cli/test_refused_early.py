@@ -156,6 +156,28 @@ def test_the_image_of_a_run_is_read_before_the_model(
     assert sorted(tmp_path.iterdir()) == files
 
 
+@pytest.mark.parametrize(
+    ("preset", "stage"), [("lucid-splats", "splats"), ("prolificdreamer", "texture")]
+)
+def test_every_stage_of_a_recipe_is_checked_before_the_first_one(
+    preset: str, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr(limbeck.priors.loading, "load", None)
+    monkeypatch.setattr(limbeck.api, "load", None)
+    image = Image.new("RGB", (9, 9), "white")
+    image.putpixel((4, 4), (255, 0, 0))
+    image.save(tmp_path / "red.png")
+    files = ("--image", "red.png", "--reference.normal", "red.png")
+    words = ("--preset", preset, *files, "--reference.normal-weight", "1")
+    message = refused(capsys, "run", "a duck", *words)
+    assert f"stage {stage}: reference.normal_weight 1 has no effect" in message
+    given = Path("red.png")
+    reference = limbeck.ImageReference(given, normal=given, normal_weight=1.0)
+    with pytest.raises(ValueError, match=r"reference\.normal_weight 1 has no effect"):
+        limbeck.distill("a duck", preset=preset, reference=reference, out=tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["red.png"]
+
+
 @pytest.mark.parametrize("command", ["run", "sweep"])
 @pytest.mark.parametrize("model", ["world", "gaussians", "stabilityai/stable-diffusion-2-1-base"])
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from limbeck.graphics.cameras.samplers import Around, NoCamera, Orbit
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import Render
+from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
+from limbeck.system.notices import collect_notices, display_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.reference import ImageReference
 from limbeck.training.reference_images import ObjectImages, read_reference_images
@@ -380,6 +382,50 @@ def test_an_object_takes_the_color_and_the_size_of_its_image(tmp_path):
     expected = 3.6 * math.sin(math.atan(0.5 * math.tan(math.radians(20))))
     assert run.representation.params["radius"][0].item() == pytest.approx(expected, rel=0.05)
     assert step.metrics["reference_color"] < 40
+
+
+FROZEN_MESH = DMTet(grid_resolution=8, geometry=False, size=(16, 16))
+
+
+@pytest.mark.parametrize(
+    ("representation", "options", "message"),
+    [
+        (FROZEN_MESH, {"mask_weight": 7.0}, "reference.mask_weight 7 .* not optimize its shape"),
+        (FROZEN_MESH, {"depth_weight": 1.0}, "reference.depth_weight 1 .* not optimize its shape"),
+        (FROZEN_MESH, {"normal_weight": 1.0}, "reference.normal_weight 1 .* optimize its normals"),
+        (GaussianSplats(), {"normal_weight": 2.0}, "gaussian-splats does not optimize its normals"),
+    ],
+)
+def test_losses_of_what_is_not_optimized_are_refused(cut_out, representation, options, message):
+    for name in ("depth", "normal"):
+        if f"{name}_weight" in options:
+            options = options | {name: save(cut_out.parent / "m.png", np.ones((64, 64, 3)))}
+    e = experiment(
+        cut_out, representation=representation, reference=ImageReference(cut_out, **options)
+    )
+    with pytest.raises(ValueError, match=message):
+        Run(e, colored_shapes(16))
+    trained = DMTet(grid_resolution=8, size=(16, 16))
+    Run(replace(e, representation=trained), colored_shapes(16))
+
+
+def test_a_frozen_shape_records_the_loss_of_the_silhouette_and_says_that_it_is_idle(cut_out):
+    with display_notices(lambda text: None), collect_notices() as notices:
+        run = Run(experiment(cut_out, representation=FROZEN_MESH), colored_shapes(16))
+    assert any("reference.mask_weight 500 changes nothing here" in notice for notice in notices)
+    assert run.advance().metrics["reference_mask"] > 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_normals_of_a_field_are_rendered_for_their_loss_only(cut_out, weight):
+    options = {"normal": save(cut_out.parent / "n.png", np.ones((64, 64, 3)))} if weight else {}
+    reference = ImageReference(cut_out, normal_weight=weight, **options)
+    field = NeRF(samples=8, occupancy_resolution=8, size=(16, 16), orientation_weight=1.0)
+    run = Run(experiment(cut_out, representation=field, reference=reference), colored_shapes(16))
+    request = run.reference.request(torch.tensor([0]), 0.0, run.render(run.eval_request(1)))
+    assert (run.render(request).normal is not None) == bool(weight)
+    assert run.render(run.eval_request(1)).normal is not None
+    assert ("reference_normal" in run.advance().metrics) == bool(weight)
 
 
 def test_a_field_of_latents_is_refused(cut_out):

@@ -251,6 +251,16 @@ class RepresentationConfig(abc.ABC):
         return self
 
     @property
+    def optimizes_shape(self) -> bool:
+        """Whether opacity and depth of 3D renders are optimized."""
+        return True
+
+    @property
+    def optimizes_normals(self) -> bool:
+        """Whether the normals of deterministic 3D renders are optimized."""
+        return self.optimizes_shape
+
+    @property
     def image_files(self) -> tuple[Path, ...]:
         """All image files that ``build`` reads."""
         return self.images

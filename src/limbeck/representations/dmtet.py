@@ -320,6 +320,10 @@ class DMTet(RepresentationConfig):
         return TetGrid(self.grid_resolution, self.bound)
 
     @property
+    def optimizes_shape(self) -> bool:
+        return self.geometry
+
+    @property
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
         return self.texture and self.shading in COLOR_SHADINGS

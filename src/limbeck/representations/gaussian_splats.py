@@ -347,6 +347,10 @@ class GaussianSplats(RepresentationConfig):
                 raise ValueError(f"{name} must be in (0, {MAX_OPACITY}), not {getattr(self, name)}")
 
     @property
+    def optimizes_normals(self) -> bool:
+        return False  # they are those of the depths, without gradient
+
+    @property
     def uninitialized(self) -> GaussianSplats:
         return replace(self, init_from=None)
 

@@ -354,6 +354,10 @@ class Mesh(RepresentationConfig):
         check_surface_options(self, self.texture)
 
     @property
+    def optimizes_shape(self) -> bool:
+        return self.geometry
+
+    @property
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
         return self.texture and self.shading in COLOR_SHADINGS

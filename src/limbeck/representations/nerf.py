@@ -164,8 +164,8 @@ class NeRFParticles(Representation):
         density, albedo = field.query(samples.points, request.progress, rng)
         weights = samples.render_weights(density)
         normal, terms = None, {}
-        needs_normals = c.orientation_weight > 0 or c.normal_smooth_weight > 0
-        if not training or light is not None or needs_normals:
+        has_normal_terms = c.orientation_weight > 0 or c.normal_smooth_weight > 0
+        if (light is not None or has_normal_terms) if training else request.normals:
             visible = weights.detach() > _VISIBLE_WEIGHT
             surface = samples.select(visible)
             normals = field.normals(surface.points, request.progress)

@@ -56,3 +56,4 @@ def check_before_loading(experiment: Experiment, options: RunOptions) -> None:
     check_source_prompts(experiment, experiment.model)
     experiment.representation.check_files()
     experiment.reference.read_images()
+    experiment.reference.check_effect_on(experiment.representation)

@@ -8,10 +8,13 @@ from typing import Literal
 
 import torch
 
+from limbeck.config.discovery import component_name
 from limbeck.graphics.cameras.camera import Camera, orbit_cameras
 from limbeck.graphics.cameras.samplers import CameraSampler, ShellCameras
+from limbeck.representations.base import RepresentationConfig
 from limbeck.training.reference_images import ObjectImages, read_reference_images
 
+_OF_SHAPE = ("mask_weight", "depth_weight")  #: weights of losses of the shape alone
 _NOT_NEGATIVE = ("color_weight", "mask_weight", "depth_weight", "normal_weight")
 
 
@@ -39,7 +42,8 @@ class ImageReference:
             first, clean and without gradient, and the other views of the group the camera of the
             image, turned around the object. Other models do not see the image. 0: nor does this.
         color_weight: weight of the mean square error of the colors.
-        mask_weight: weight of the mean square error of the opacity.
+        mask_weight: weight of the mean square error of the opacity; without effect where the shape
+            is not optimized.
         depth_weight: weight of the depth loss; without ``depth`` it has no effect.
         normal_weight: weight of 1 - cosine of the normals; without ``normal`` it has no effect.
         depth_loss: scale-shift: mean square error after the scale and the shift that fit best.
@@ -108,6 +112,29 @@ class ImageReference:
                 raise ValueError(
                     f"reference.{name}_weight {weight} has no effect without its file: give "
                     f"--reference.{name} FILE, or leave the weight out"
+                )
+
+    def check_effect_on(self, representation: RepresentationConfig) -> None:
+        """Refuse a loss that was asked for and compares what a representation does not optimize.
+
+        Args:
+            representation: options of the representation of the run.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        if self.image is None:
+            return
+        missing = {} if representation.optimizes_shape else dict.fromkeys(_OF_SHAPE, "shape")
+        if not representation.optimizes_normals:
+            missing["normal_weight"] = "normals"
+        for name, what in missing.items():
+            weight = getattr(self, name)
+            if weight and weight != ImageReference.__dataclass_fields__[name].default:
+                raise ValueError(
+                    f"reference.{name} {weight:g} has no effect, because the representation "
+                    f"{component_name(type(representation))} does not optimize its {what} here: "
+                    "leave it out"
                 )
 
     def read_images(self) -> ObjectImages | None:

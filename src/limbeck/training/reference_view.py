@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.config.discovery import component_name
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render
+from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 from limbeck.training.reference import ImageReference
 from limbeck.training.reference_images import ObjectImages
@@ -50,10 +52,12 @@ class ReferenceView:
             views: the other views of the step, whose resolution it has or a multiple of it.
         """
         particle = particle.unique()
-        size = (views.image if views.alpha is None else views.alpha).shape[2:]
+        height, width = (views.image if views.alpha is None else views.alpha).shape[2:]
         scale = self.options.resolution_scale
         camera = self.camera[torch.zeros(len(particle), dtype=torch.long)]
-        return RenderRequest(particle, camera, None, progress, (size[0] * scale, size[1] * scale))
+        size = (height * scale, width * scale)
+        has_normals = self.options.normal_weight > 0 and self.images.normal is not None
+        return RenderRequest(particle, camera, None, progress, size, has_normals)
 
     def check(self, views: Render, render: Callable[[RenderRequest], Render]) -> None:
         """Check that a representation can be compared with the reference.
@@ -134,10 +138,18 @@ def read_reference_view(experiment: Experiment, device: str) -> ReferenceView | 
         device: device of the run.
 
     Raises:
-        ValueError: if a file cannot be read or used.
+        ValueError: if a file cannot be read or used, or a loss has no effect.
     """
-    images = experiment.reference.read_images()
+    options, representation = experiment.reference, experiment.representation
+    images = options.read_images()
     if images is None:
         return None
-    camera = experiment.reference.camera_among(experiment.camera_sampler)
-    return ReferenceView(experiment.reference, images.to(device), camera)
+    options.check_effect_on(representation)
+    if options.mask_weight and not representation.optimizes_shape:
+        notify(
+            f"reference.mask_weight {options.mask_weight:g} changes nothing here, where the "
+            f"representation {component_name(type(representation))} does not optimize its shape: "
+            "its loss is only recorded"
+        )
+    camera = options.camera_among(experiment.camera_sampler)
+    return ReferenceView(options, images.to(device), camera)

@@ -48,36 +48,60 @@ def run_stages(command: RunCommand, text: str) -> None:
     from limbeck.runs.best_stage import choose_stage
     from limbeck.runs.report.pages import write_recipe_report
 
-    chosen, options, preset = command.experiment, command.options, command.preset
+    options, preset = command.options, command.preset
     assert preset is not None
     parent, recipe = command.folder, component_name(type(preset))
-    first = next(iter(command.stages.values()))
     show = options.viewer and not options.dry_run
-    previous, stages = None, command.stages
-    later = sum(stage.steps for stage in stages.values())
     refuse_folder_in_use(parent)
+    stages = _checked_stages(command)
+    later = sum(stage.steps for stage in stages.values())
     with ExitStack() as stack:
         if show:  # one page for all stages
-            stack.enter_context(open_viewer(parent, chosen))
+            stack.enter_context(open_viewer(parent, command.experiment))
         # held from the first stage that starts to the end, also while the next model is loaded
         lock_parent = cache(lambda: stack.enter_context(folder_lock(parent)))
-        for number, (name, stage) in enumerate(stages.items(), 1):
+        for number, (folder, stage) in enumerate(stages.items(), 1):
             later -= stage.steps
-            position = StagePosition(number, len(stages), name, later)
-            folder = parent / f"{number}-{name}"
-            stage = apply_shared_options(first, chosen, stage)
-            if previous is not None:
-                stage = start_stage_from(stage, previous)
-            if options.dry_run:  # nothing is written that the next stage could start from
+            position = StagePosition(number, len(stages), folder.name.partition("-")[2], later)
+            if options.dry_run:
                 print(f"{folder.name}: ", end="", flush=True)
-            else:
-                previous = folder
             run_one(stage, options, folder, text, False, position, lock_parent, preset)
     if not options.dry_run:
-        folders = [parent / f"{i}-{name}" for i, name in enumerate(stages, 1)]
+        folders = list(stages)
         messages = choose_stage(folders, options.device)
         print(write_recipe_report(parent, folders, recipe.rpartition(":")[2], messages))
         exit_if_incomplete(parent)
+
+
+def _checked_stages(command: RunCommand) -> dict[Path, Experiment]:
+    """Return the stages by folder, all of them checked before the first one starts."""
+    chosen, options = command.experiment, command.options
+    first = next(iter(command.stages.values()))
+    stages: dict[Path, Experiment] = {}
+    for number, (name, stage) in enumerate(command.stages.items(), 1):
+        folder = command.folder / f"{number}-{name}"
+        try:
+            stage = apply_shared_options(first, chosen, stage)
+            if stages and not options.dry_run:  # which writes nothing that a stage could start from
+                stage = start_stage_from(stage, list(stages)[-1])
+            _check_start(stage, options, folder)
+        except ValueError as error:
+            if not stages:
+                raise
+            raise ValueError(f"stage {name}: {error}") from error
+        stages[folder] = stage
+    return stages
+
+
+def _check_start(experiment: Experiment, options: RunOptions, folder: Path) -> None:
+    """Check the folder and, unless it holds the finished run, what needs no model."""
+    from limbeck.cli.run_folder import check_run_folder
+    from limbeck.runs.early_checks import check_before_loading
+    from limbeck.runs.folder_state import is_finished
+
+    check_run_folder(folder, experiment)
+    if options.dry_run or not is_finished(folder, experiment):
+        check_before_loading(experiment, options)
 
 
 def run_one(
@@ -102,17 +126,15 @@ def run_one(
         before_start: called when all is checked and before anything is written.
         preset: the recipe that the options come from.
     """
-    from limbeck.cli.run_folder import check_run_folder, resume_hint
-    from limbeck.runs.early_checks import check_before_loading
+    from limbeck.cli.run_folder import resume_hint
     from limbeck.runs.folder_state import finished_message, is_finished
     from limbeck.runs.recorder import record
 
-    check_run_folder(folder, experiment)
+    _check_start(experiment, options, folder)
     if is_finished(folder, experiment) and not options.dry_run:  # before the model is loaded
         print(finished_message(folder, experiment), file=sys.stderr)
         print(folder / "report.html", flush=True)
         return
-    check_before_loading(experiment, options)
     watched = open_viewer(folder, experiment) if viewer else nullcontext()
 
     from limbeck.runs.closing_summary import closing_lines

@@ -24,6 +24,8 @@ class RenderRequest:
         progress: fraction of training that is done, for schedules.
         size: height and width of a deterministic 3D render in pixels; None for those of the model.
             Renders in latent space keep theirs.
+        normals: whether the normals of a deterministic 3D render are needed; a representation whose
+            normals cost much leaves them out otherwise.
     """
 
     particle: Int[Tensor, "b"]
@@ -31,6 +33,7 @@ class RenderRequest:
     rng: RowRandom | None = None
     progress: float = 1.0
     size: tuple[int, int] | None = None
+    normals: bool = True
 
     def __len__(self) -> int:
         return len(self.particle)
@@ -38,7 +41,8 @@ class RenderRequest:
     def __getitem__(self, rows: Tensor | slice) -> RenderRequest:
         camera = None if self.camera is None else self.camera[rows]
         rng = None if self.rng is None else self.rng[rows]
-        return RenderRequest(self.particle[rows], camera, rng, self.progress, self.size)
+        particle = self.particle[rows]
+        return RenderRequest(particle, camera, rng, self.progress, self.size, self.normals)
 
     def generator(self, purpose: str) -> torch.Generator | None:
         """Generator of the particle of the first row; None for an evaluation render.
