@@ -427,3 +427,11 @@ def test_the_variance_falls_over_a_third_of_training() -> None:
 def test_bad_options_are_refused(encoding: type, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encoding(**options)
+
+
+def test_a_dense_grid_of_no_points_has_no_features():
+    module = DenseGridEncoding(resolutions=(4, 8)).build(seeded())
+    points = torch.zeros(0, 3)
+    assert module(points).shape == (0, 4)
+    with torch.no_grad():
+        assert module(points).shape == (0, 4)

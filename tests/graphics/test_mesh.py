@@ -54,3 +54,7 @@ def test_components_are_separated_and_small_ones_removed():
     assert is_closed(rest) and euler_characteristic(rest) == 2
     assert rest.num_vertices == len(kept) and kept[:, 0].max() < 0.5
     assert len(remove_small_components(vertices, mesh, 0.0)[1].faces) == len(mesh.faces)
+    _, largest = remove_small_components(vertices, mesh, 1.0)
+    assert torch.equal(largest.faces, rest.faces)
+    no_faces = MeshTopology(mesh.faces[:0], mesh.num_vertices)
+    assert len(remove_small_components(vertices, no_faces, 0.1)[1].faces) == 0

@@ -94,6 +94,8 @@ def remove_small_components(
 ) -> tuple[Float[Tensor, "u 3"], MeshTopology]:
     """Remove connected components with too few faces, and vertices without a face.
 
+    The largest component always stays, so that many small ones do not all vanish.
+
     Args:
         vertices: positions.
         mesh: connectivity.
@@ -101,7 +103,8 @@ def remove_small_components(
     """
     component = connected_components(mesh)[mesh.faces[:, 0]]
     size = torch.bincount(component, minlength=mesh.num_vertices)[component]
-    faces = mesh.faces[size >= min_fraction * len(mesh.faces)]
+    largest = size.max() if len(size) else 0
+    faces = mesh.faces[(size >= min_fraction * len(mesh.faces)) | (size == largest)]
     used, faces = torch.unique(faces, return_inverse=True)
     return vertices[used], MeshTopology(faces, len(used))
 

@@ -69,7 +69,7 @@ def _grid_sample(
     """Features at points in [-1, 1]^3 by torch's kernel."""
     grid, table = points[None, :, None, None], level.permute(3, 0, 1, 2)[None]
     features = F.grid_sample(table, grid, align_corners=True, padding_mode="border")
-    return features.view(-1, len(points)).t()
+    return features.view(level.shape[3], -1).t()  # points may be none, features never
 
 
 class _TrilinearLookup(torch.autograd.Function):
