@@ -26,6 +26,7 @@ from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations import splat_init
 from limbeck.representations.base import Representation
+from limbeck.representations.dmtet import DMTet
 from limbeck.representations.gaussian_splats import GaussianSplatParticles, GaussianSplats
 from limbeck.representations.mesh import Mesh
 from limbeck.representations.nerf import NeRF
@@ -403,6 +404,30 @@ def test_a_mesh_of_ones_own_becomes_splats(tmp_path, few_views):
     low, high = surface.vertices.amin(0), surface.vertices.amax(0)
     means = placed.params["means"][0]
     assert max_difference(means.amin(0), low) < 0.05 and max_difference(means.amax(0), high) < 0.05
+
+
+def test_any_number_of_gaussians_lies_on_the_surface_of_a_dmtet():
+    """Its density is soft: over the distance of many neighbors, nothing is opaque."""
+    prior = colored_shapes(12)
+    source = DMTet(grid_resolution=24, init_radii=(0.6, 0.6, 0.6)).build(prior, 1, 0)
+    for count in (500, 9000):
+        config = GaussianSplats(num_gaussians=count, init_fit_steps=0)
+        splats = config.build(prior, 1, 0)
+        splats.initialize_from(source, 1, Path("run"), 0)
+        distance = splats.params["means"][0].detach().norm(dim=1) - 0.6
+        assert float(distance.abs().max()) < 0.1 * source.grid.cell_size
+
+
+@pytest.mark.parametrize("shading", ["lit", "normals"])
+def test_the_shading_of_a_source_does_not_stay_in_the_colors(few_views, shading):
+    prior = colored_shapes(32)
+    source = DMTet(grid_resolution=12, shading=shading, ambient=0.0).build(prior, 1, 0)
+    config = GaussianSplats(num_gaussians=200, init_fit_steps=25)
+    splats = config.build(prior, 1, 0)
+    splats.initialize_from(source, 1, Path("run"), 0)
+    asset = splats.asset(0)
+    albedo = source.albedo(asset.means, 0).detach()
+    assert float((asset.colors - albedo).abs().mean()) < 0.02
 
 
 def test_particles_are_fitted_independently(nerf_run, few_views):

@@ -102,6 +102,14 @@ class Representation(nn.Module, abc.ABC):
         """
         return self.render(request)
 
+    def render_unlit(self, request: RenderRequest) -> Render:
+        """Render the colors themselves, for what is fitted to them; most have no light.
+
+        Args:
+            request: one particle and one camera per row, without random numbers.
+        """
+        return self.render(request)
+
     def regularize(self, render: Render, progress: float) -> dict[str, Float[Tensor, ""]]:
         """Return weighted loss terms by name, which are added to that of the method.
 

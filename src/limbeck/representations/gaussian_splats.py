@@ -49,13 +49,13 @@ from limbeck.representations.base import (
     SpatialFields,
     match_particles,
 )
-from limbeck.representations.mesh import MeshParticles
 from limbeck.representations.splat_init import (
     field_surface,
     fit_to_renders,
     mesh_surface,
     surface_splats,
 )
+from limbeck.representations.surface import SurfaceParticles
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
@@ -223,7 +223,7 @@ class GaussianSplatParticles(ParticleParameters):
                     )
                 for name, tensors in self.params.items():
                     tensors[i].copy_(other.params[name][j])
-            elif isinstance(other, SpatialFields | MeshParticles):
+            elif isinstance(other, SpatialFields | SurfaceParticles):
                 fitted = self._initialize_on_surface(i, other, j, rows[i].generator("surface"))
             else:
                 raise ValueError(
@@ -241,7 +241,7 @@ class GaussianSplatParticles(ParticleParameters):
             What the message says of it.
         """
         c, device = self.config, self.params["means"][i].device
-        if isinstance(other, MeshParticles):
+        if isinstance(other, SurfaceParticles):
             points, colors = mesh_surface(other.asset(j), c.num_gaussians, rng)
         else:
             assert isinstance(other, SpatialFields)
@@ -285,7 +285,7 @@ class GaussianSplats(RepresentationConfig):
             (arXiv 2311.16493). Viewers of .ply files do not support it.
         init_from: run folder or checkpoint of a NeRF, DMTet, mesh or Gaussian splats to start from,
             with one particle, one per prompt, or one per particle. None: the ball.
-        init_fit_steps: steps of fitting to renders of what ``init_from`` holds, after the Gaussians
+        init_fit_steps: steps of fitting to unlit renders of what ``init_from`` holds, after the Gaussians
             were placed on its surface; of splats they are copies. 0: none.
         background: background behind the Gaussians.
         refine_every: steps between relocations. 0: none.

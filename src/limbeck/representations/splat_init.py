@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.graphics.cameras.camera import Camera, orbit_cameras, spiral_angles
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.graphics.geometry.assets import MappedMesh
+from limbeck.graphics.geometry.assets import MappedMesh, Surface
 from limbeck.graphics.geometry.surface_sampling import mean_neighbor_distance, sample_surface_points
 from limbeck.graphics.rendering.gaussian_compositing import MAX_OPACITY
 from limbeck.representations.base import ParticleParameters, Render, Representation, SpatialFields
@@ -55,32 +55,42 @@ def field_surface(
 
 
 def mesh_surface(
-    mesh: MappedMesh, count: int, rng: torch.Generator
+    mesh: Surface | MappedMesh, count: int, rng: torch.Generator
 ) -> tuple[Float[Tensor, "k 3"], Float[Tensor, "k 3"]]:
-    """Points in world space on a mesh of one's own, evenly by area, and their colors.
+    """Points in world space on a mesh, evenly by area, and their colors.
 
     Args:
         mesh: the mesh.
         count: number of points.
         rng: source of the points.
     """
-    matrix = mesh.world.float()
-    corners = [
-        (part.vertices.cpu() @ matrix[:3, :3].T + matrix[:3, 3])[part.faces.cpu()]
-        for part in mesh.parts
-    ]
-    a, b, c = torch.cat(corners).unbind(1)
+    corners = _corners(mesh)
+    a, b, c = corners.unbind(1)
     areas = torch.linalg.cross(b - a, c - a).norm(dim=1).double()
     chosen = torch.multinomial(areas, count, replacement=True, generator=rng)
     weights = -torch.rand(count, 3, generator=rng).clamp_min(1e-9).log()
     weights = weights / weights.sum(1, keepdim=True)  # uniform on a triangle
-    points = (torch.cat(corners)[chosen] * weights[..., None]).sum(1)
+    points = (corners[chosen] * weights[..., None]).sum(1)
+    if isinstance(mesh, Surface):
+        return points, mesh.color(points.to(mesh.vertices)).float().cpu()
     colors, start = torch.zeros(count, 3), 0
-    for part, own in zip(mesh.parts, corners, strict=True):
-        rows = ((chosen >= start) & (chosen < start + len(own))).nonzero().squeeze(1)
+    for part in mesh.parts:
+        rows = ((chosen >= start) & (chosen < start + len(part.faces))).nonzero().squeeze(1)
         colors[rows] = part.color(chosen[rows] - start, weights[rows]).float().cpu()
-        start += len(own)
+        start += len(part.faces)
     return points, colors
+
+
+def _corners(mesh: Surface | MappedMesh) -> Float[Tensor, "f 3 3"]:
+    """Corners of all faces in world space, on the CPU."""
+    if isinstance(mesh, Surface):
+        return mesh.vertices.float().cpu()[mesh.faces.cpu()]
+    matrix = mesh.world.float()
+    parts = [
+        (part.vertices.cpu() @ matrix[:3, :3].T + matrix[:3, 3])[part.faces.cpu()]
+        for part in mesh.parts
+    ]
+    return torch.cat(parts)
 
 
 def surface_splats(
@@ -117,10 +127,11 @@ def fit_to_renders(
     steps: int,
     rng: torch.Generator,
 ) -> float:
-    """Fit particle i to renders of another 3D representation from all around.
+    """Fit particle i to unlit renders of another 3D representation from all around.
 
-    Adam on the squared error of alpha, and of the color where the other one is opaque, with a
-    cosine schedule to 0.
+    Light and normals would stay in the colors of the splats, which have no shading. Adam on the
+    squared error of alpha, and of the color where the other one is opaque, with a cosine schedule
+    to 0.
 
     Args:
         splats: the particles, fitted in place; their backgrounds stay.
@@ -168,9 +179,9 @@ def fit_to_renders(
 def _render_views(
     other: Representation, j: int, cameras: Camera, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 h w"]]:
-    """Return image and alpha of a particle from each camera."""
+    """Return unlit image and alpha of a particle from each camera."""
     renders = [
-        other.render(RenderRequest(torch.full((len(rows),), j), cameras[rows], size=size))
+        other.render_unlit(RenderRequest(torch.full((len(rows),), j), cameras[rows], size=size))
         for rows in torch.arange(_VIEWS).split(_ROWS)
     ]
     images = torch.cat([render.image for render in renders])

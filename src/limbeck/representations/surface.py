@@ -111,6 +111,13 @@ class SurfaceParticles(Representation):
         return module
 
     def render(self, request: RenderRequest) -> Render:
+        return self._render(request, self.config.shading)
+
+    def render_unlit(self, request: RenderRequest) -> Render:
+        return self._render(request, "texture")
+
+    def _render(self, request: RenderRequest, shading: MeshShading) -> Render:
+        """Render in a shading, whatever that of the options is."""
         if request.camera is None:
             raise ValueError(f"{type(self.config).__name__} needs cameras: --cameras orbit")
         particles = request.particle.tolist()
@@ -120,7 +127,7 @@ class SurfaceParticles(Representation):
         size = request.size or self.canvas_size
         fragments = _rasterize_rows(camera, rows, size)
         points, normals = self.interpolate_surface(camera, fragments, rows)
-        color = self._shade(camera, request, fragments, points, normals)
+        color = self._shade(camera, request, fragments, points, normals, shading)
         alpha = fragments.to_image(torch.ones_like(color[:, :1]))
         directions = camera.directions(*size)
         background = render_backgrounds(self.backgrounds, directions, request)
@@ -186,11 +193,11 @@ class SurfaceParticles(Representation):
         fragments: Fragments,
         points: Float[Tensor, "p 3"],
         normals: Float[Tensor, "p 3"],
+        shading: MeshShading,
     ) -> Float[Tensor, "p 3"]:
         """Return the colors of the covered pixels."""
         height, width = request.size or self.canvas_size
         row = fragments.pixel // (height * width)
-        shading = self.config.shading
         if shading == "normals":
             return (normals + 1) / 2
         if shading == "facing":
