@@ -17,9 +17,10 @@ from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
 from limbeck.graphics.fields.background import SolidBackground
-from limbeck.graphics.fields.decoders import MLPDecoder
+from limbeck.graphics.fields.decoders import IdentityDecoder, MLPDecoder
 from limbeck.graphics.fields.density_init import Magic3DDensityInit
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.encodings.frequency import FrequencyEncoding
 from limbeck.graphics.geometry.mesh import MeshTopology, mesh_volume
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
@@ -218,6 +219,10 @@ def test_a_lost_surface_raises():
         ({"grid_resolution": 3}, "grid_resolution must be at least 4, not 3"),
         ({"bound": 0.5}, "init_radii must be more than a cell, 0.03125, and less than bound, 0.5"),
         ({"init_radii": (0.7, 0.7, 0.01)}, "more than a cell"),
+        (
+            {"encoding": FrequencyEncoding(), "decoder": IdentityDecoder()},
+            "decoder identity learns nothing",
+        ),
         ({"ambient": 1.5}, r"ambient must be in \[0, 1\], not 1.5"),
         ({"sdf_lr": 0.0}, "sdf_lr must be positive, not 0"),
         ({"laplacian_weight": -1.0}, "laplacian_weight must not be negative"),

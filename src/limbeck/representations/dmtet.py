@@ -21,7 +21,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
 from limbeck.graphics.fields.color import ColorField, fit_color_field
-from limbeck.graphics.fields.decoders import Decoder, MLPDecoder
+from limbeck.graphics.fields.decoders import Decoder, MLPDecoder, check_decoder_learns
 from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.graphics.geometry.assets import Surface
@@ -312,6 +312,7 @@ class DMTet(RepresentationConfig):
         for name in ("init_steps", "iso_level", "sdf_blur", *weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_decoder_learns(self.encoding, self.decoder)
         check_surface_options(self, self.texture)
 
     @property

@@ -285,8 +285,8 @@ class GaussianSplats(RepresentationConfig):
             (arXiv 2311.16493). Viewers of .ply files do not support it.
         init_from: run folder or checkpoint of a NeRF, DMTet, mesh or Gaussian splats to start from,
             with one particle, one per prompt, or one per particle. None: the ball.
-        init_fit_steps: steps of fitting to unlit renders of what ``init_from`` holds, after the Gaussians
-            were placed on its surface; of splats they are copies. 0: none.
+        init_fit_steps: steps of fitting to unlit renders of what ``init_from`` holds, after the
+            Gaussians were placed on its surface; of splats they are copies. 0: none.
         background: background behind the Gaussians.
         refine_every: steps between relocations. 0: none.
         refine_stop: fraction of the run after which there are no relocations.

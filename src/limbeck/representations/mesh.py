@@ -21,7 +21,7 @@ from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.export.uv_checks import uv_problem
 from limbeck.graphics.fields.background import Background
 from limbeck.graphics.fields.color import ColorField
-from limbeck.graphics.fields.decoders import Decoder, MLPDecoder
+from limbeck.graphics.fields.decoders import Decoder, MLPDecoder, check_decoder_learns
 from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.graphics.geometry.assets import MappedMesh, MappedPart
@@ -351,6 +351,7 @@ class Mesh(RepresentationConfig):
         for name in ("offset_smoothing", "laplacian_weight", "normal_consistency_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_decoder_learns(self.encoding, self.decoder)
         check_surface_options(self, self.texture)
 
     @property

@@ -23,7 +23,7 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.fields.background import Background
-from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder
+from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder, check_decoder_learns
 from limbeck.graphics.fields.density_init import DensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
@@ -264,7 +264,8 @@ class NeRF(RepresentationConfig):
         background: background behind the field; unused with space latent.
         shading: lighting of training renders.
         bound: half the side of the box, in world units.
-        samples: samples per ray, along the diagonal of the box; at least 2.
+        samples: samples per ray, along the diagonal of the box; at least 2, and 3 with
+            ``importance_samples``.
         importance_samples: additional samples per ray, where the first ones have weight (NeRF). 0:
             none.
         space: what is rendered: image, or latent (Latent-NeRF).
@@ -322,6 +323,11 @@ class NeRF(RepresentationConfig):
         for name in ("samples", "occupancy_resolution"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} must be at least 2, not {getattr(self, name)}")
+        if self.importance_samples and self.samples < 3:  # the first and the last have no weight
+            raise ValueError(
+                f"samples must be at least 3 with importance_samples, not {self.samples}"
+            )
+        check_decoder_learns(self.encoding, self.decoder)
         non_negative = (
             "importance_samples",
             "resolution",

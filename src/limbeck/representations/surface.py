@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.fields.color import ColorField
+from limbeck.graphics.geometry.assets import MappedMesh, Surface
 from limbeck.graphics.geometry.mesh import (
     MeshTopology,
     concat_topologies,
@@ -103,6 +104,10 @@ class SurfaceParticles(Representation):
     @abc.abstractmethod
     def surface(self, particle: int) -> tuple[Float[Tensor, "v 3"], MeshTopology]:
         """Return vertices in world space and the faces of a surface."""
+
+    @abc.abstractmethod
+    def asset(self, particle: int) -> Surface | MappedMesh:
+        """See ``Representation``."""
 
     def color_field(self, particle: int) -> ColorField:
         """Return the color field of a particle."""

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.graphics.fields.encodings.base import Encoding
+from limbeck.graphics.fields.encodings.frequency import FrequencyEncoding
+
 #: Gain of the last layer, small so that a field starts near its density init and near gray.
 _OUTPUT_GAIN = 0.1
 
@@ -100,6 +103,23 @@ class IdentityDecoder(Decoder):
                 f"not {num_features}; choose one with more features or decoder mlp"
             )
         return _FirstFeatures(num_outputs)
+
+
+def check_decoder_learns(encoding: Encoding, decoder: Decoder) -> None:
+    """Refuse a field without parameters.
+
+    Args:
+        encoding: options of its encoding.
+        decoder: options of its decoder.
+
+    Raises:
+        ValueError: if neither of them learns anything.
+    """
+    if isinstance(encoding, FrequencyEncoding) and isinstance(decoder, IdentityDecoder):
+        raise ValueError(
+            "decoder identity learns nothing on encoding frequency: use "
+            "--representation.decoder mlp or residual, or another encoding"
+        )
 
 
 @dataclass(frozen=True)
