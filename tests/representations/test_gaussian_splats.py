@@ -32,6 +32,7 @@ from limbeck.representations.mesh import Mesh
 from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
 from limbeck.system.checkpoint import write_checkpoint
+from limbeck.system.notices import collect_notices, display_notices
 from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
@@ -328,6 +329,18 @@ def test_a_resumed_run_does_without_the_run_that_it_started_from(tmp_path):
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(ValueError, match="holds no run to start from"):
         Run(e, prior)
+
+
+def test_a_prompt_that_starts_from_another_one_gives_a_notice(tmp_path):
+    """Only if the source has it too: a new one has to start from some other."""
+    prior, two = colored_shapes(12), ("red disc", "blue ring")
+    write_run(tmp_path, experiment(prompts=two), prior)
+    config = replace(SMALL, init_from=tmp_path)
+    for prompts, given in ((two, False), (("green disc", two[1]), False), (two[::-1], True)):
+        with display_notices(lambda text: None), collect_notices() as notices:
+            Run(experiment(prompts=prompts, representation=config, particles=4), prior)
+        named = [text for text in notices if '"blue ring" starts from "red disc"' in text]
+        assert len(named) == given
 
 
 @pytest.fixture(scope="module")

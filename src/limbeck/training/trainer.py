@@ -102,7 +102,7 @@ class Run:
         # what an edit starts from is in no checkpoint
         is_initialized = pretrain or e.source_prompts
         config = e.representation if is_initialized else e.representation.uninitialized
-        self.representation = build_representation(config, prior, e.total, e.run_seed)
+        self.representation = build_representation(config, prior, e.total, e.run_seed, e.prompts)
         self.representation.set_prompts(prior, e.prompts)
         if not e.draws_all:
             self.representation.separate_particles()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from limbeck.config.yaml import read_yaml
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.own_results import check_own_object
-from limbeck.representations.base import Representation, RepresentationConfig
+from limbeck.representations.base import Representation, RepresentationConfig, match_particles
 from limbeck.system.allocation_guard import AllocationGuard, check_allocation
 from limbeck.system.checkpoint import read_checkpoint
+from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 
 _PARTICLE_BYTES = 1024  #: at least, if each is a parameter of its own
@@ -84,7 +86,11 @@ def check_particles_fit(
 
 
 def build_representation(
-    config: RepresentationConfig, prior: Prior, particles: int, seed: int
+    config: RepresentationConfig,
+    prior: Prior,
+    particles: int,
+    seed: int,
+    prompts: Sequence[str] = (),
 ) -> Representation:
     """Build a representation and, if ``config.init_from`` is set, initialize it from that run.
 
@@ -93,6 +99,7 @@ def build_representation(
         prior: the model of the run; the other run is rebuilt with it.
         particles: number of particles.
         seed: seed of the run.
+        prompts: prompts of the run, each of equally many particles; (): not known.
 
     Raises:
         ValueError: if ``init_from`` holds no run, or one that does not suit this representation.
@@ -104,4 +111,24 @@ def build_representation(
     if config.init_from is not None:
         other, count = load_representation(config.init_from, prior)
         representation.initialize_from(other, count, config.init_from, seed)
+        if prompts and not config.fresh_samples:
+            _notify_other_prompts(config.init_from, count, prompts, particles)
     return representation
+
+
+def _notify_other_prompts(
+    source: Path, num_source: int, prompts: Sequence[str], particles: int
+) -> None:
+    """Give a notice if a prompt starts from another one although the source has it too.
+
+    A prompt that the source lacks starts from another one on purpose.
+    """
+    theirs = read_yaml(Experiment, find_checkpoint(source).parent / "run.yaml").prompts
+    for i, j in enumerate(match_particles(num_source, particles, source)):
+        ours, other = prompts[i * len(prompts) // particles], theirs[j * len(theirs) // num_source]
+        if ours != other and ours in theirs:
+            notify(
+                f'the prompt "{ours}" starts from "{other}" of {source}, whose particles are taken '
+                "in their order: give the prompts in the order of that run"
+            )
+            return
