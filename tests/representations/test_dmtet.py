@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from limbeck.representations.dmtet import DMTet, DMTetParticles
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.system.checkpoint import write_checkpoint
+from limbeck.system.notices import collect_notices, display_notices
 from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -357,6 +359,24 @@ def test_a_resumed_run_does_without_the_run_that_it_started_from(tmp_path, grid_
         assert torch.equal(whole.advance().gradient, resumed.advance().gradient)
     a, b = whole.tensors(), resumed.tensors()
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        replace(COARSE, grid_resolution=16, bound=2.0, init_radii=(1.2, 1.2, 1.2)),
+        NeRF(encoding=FLAT_GRID, density_init=Magic3DDensityInit(20.0, 1.5), bound=2.0),
+    ],
+)
+def test_a_source_that_the_grid_cuts_off_gives_a_notice(larger):
+    source = larger.build(tiny_prior(), 1, 0)
+    for bound, given in ((1.0, True), (1.8, False)):
+        mesh = replace(COARSE, bound=bound, iso_level=4.0, init_steps=0).build(tiny_prior(), 1, 0)
+        with display_notices(lambda text: None), collect_notices() as notices:
+            mesh.initialize_from(source, 1, Path("run"), 0)
+        cut = [text for text in notices if " % of particle 0 of run lies outside" in text]
+        assert len(cut) == given
+        assert not cut or re.search(r"set --representation.bound 1\.[23], not 1$", cut[0])
 
 
 def test_runs_that_a_mesh_cannot_start_from_are_refused(tmp_path):

@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -48,10 +49,13 @@ from limbeck.representations.surface import (
     SurfaceParticles,
     check_surface_options,
 )
+from limbeck.system.notices import notify
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
 _MIN_COMPONENT_SHARE = 0.01  #: Components with a smaller share of the faces are left out of files.
+
+_REACH_CELLS = 64  #: Cells per side of the grid that tells how far an iso-surface reaches.
 
 
 class DMTetParticles(SurfaceParticles):
@@ -193,6 +197,8 @@ class DMTetParticles(SurfaceParticles):
         for i, j in enumerate(match_particles(particles, len(self.sdf), source)):
             rng = rows[i].generator("color fit")
             self._initialize_geometry(i, other, j)
+            if other.box_bound is not None and other.box_bound > self.config.bound:
+                self._notify_cut(other, j, other.box_bound, source)
             self._initialize_color(i, other, j, rng)
         counts = [f"{len(self.surface(i)[1].faces):,}" for i in range(len(self.sdf))]
         self.init_message = f"initialized from {source}: {', '.join(counts)} faces"
@@ -214,6 +220,25 @@ class DMTetParticles(SurfaceParticles):
                 level_set_to_sdf(iso_level - density, grid)
                 if iso_level
                 else density_to_sdf(density, grid)
+            )
+
+    @torch.no_grad()
+    def _notify_cut(self, other: SpatialFields, j: int, bound: float, source: Path) -> None:
+        """Give a notice if particle j, in a box of this bound, reaches beyond the grid."""
+        iso_level = self.config.iso_level
+        if isinstance(other, DMTetParticles) or not iso_level:
+            points = other.asset(j).vertices
+        else:
+            points = TetGrid(_REACH_CELLS, bound).vertices().to(self.init_sdf)
+            density = torch.cat([other.density(chunk, j) for chunk in points.split(1 << 18)])
+            points = points[density > iso_level]
+        reach = points.abs().amax(1)
+        share = float((reach > self.config.bound).float().mean())
+        if share > 0:
+            notify(
+                f"{100 * share:.2g} % of particle {j} of {source} lies outside of the grid and is "
+                f"cut off: set --representation.bound {math.ceil(10 * float(reach.max())) / 10:g}, "
+                f"not {self.config.bound:g}"
             )
 
     def _initialize_color(self, i: int, other: SpatialFields, j: int, rng: torch.Generator) -> None:
