@@ -122,6 +122,12 @@ def _glb(document: dict) -> bytes:
     return head + text
 
 
+def _textured(transform: dict) -> bytes:
+    texture = {"index": 0, "extensions": {"KHR_texture_transform": transform}}
+    material = {"name": "paint", "pbrMetallicRoughness": {"baseColorTexture": texture}}
+    return _glb({"extensionsUsed": ["KHR_texture_transform"], "materials": [material]})
+
+
 _PLY = "ply\nformat ascii 1.0\nelement vertex 3\n"
 _PLY += "".join(f"property float {name}\n" for name in "xyz")
 _PLY_FACE = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
@@ -134,6 +140,7 @@ REFUSED = {
         _glb({"extensionsRequired": ["KHR_draco_mesh_compression"]}),
         "needs the glTF extension KHR_draco_mesh_compression, which is not read: export it without",
     ),
+    "moved.glb": (_textured({"offset": [0.5, 0]}), "texture of the material paint (KHR_texture_tr"),
     "points.ply": ((_PLY + "end_header\n0 0 0\n1 0 0\n0 1 0\n").encode(), "has no faces"),
     "nan.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n").encode(), "not finite"),
     "line.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n").encode(), "the area zero"),
@@ -155,6 +162,13 @@ def test_what_is_no_mesh_is_refused_in_one_line(name: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=name) as caught:
         read_mesh_file(tmp_path / name)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_texture_transform_that_moves_nothing_is_not_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "mesh.glb").write_bytes(_textured({"offset": [0.0, 0.0], "scale": [1.0, 1.0]}))
+    with pytest.raises(ValueError) as caught:  # it has no faces
+        read_mesh_file(tmp_path / "mesh.glb")
+    assert "KHR_texture_transform" not in str(caught.value)
 
 
 def test_missing_and_huge_files_are_refused(

@@ -97,7 +97,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_extensions(path: Path) -> None:
-    """Refuse a glTF file that needs what is not read, such as compressed geometry."""
+    """Refuse a glTF file that needs what is not read: compressed geometry, moved textures."""
     with path.open("rb") as file:
         head = file.read(20)
         if path.suffix.lower() == ".glb":
@@ -107,7 +107,9 @@ def _check_extensions(path: Path) -> None:
         else:
             text = file.read()
     try:
-        required = set(json.loads(head + text).get("extensionsRequired", ()))
+        description = json.loads(head + text)
+        required = set(description.get("extensionsRequired", ()))
+        moved = [m for m in description.get("materials", ()) if _moves_texture(m)]
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged: its description is not JSON") from error
     if unread := sorted(required - _READ_EXTENSIONS):
@@ -115,6 +117,23 @@ def _check_extensions(path: Path) -> None:
             f"{path} needs the glTF extension {', '.join(unread)}, which is not read: export it "
             "without compression"
         )
+    if moved:
+        raise ValueError(
+            f"{path} shifts, turns or scales the texture of the material "
+            f"{moved[0].get('name', 'without a name')} (KHR_texture_transform), which is not read: "
+            "apply it to the texture coordinates before the export"
+        )
+
+
+def _moves_texture(material: dict[str, Any]) -> bool:
+    """Whether a material of glTF transforms the coordinates of its base color texture.
+
+    Files name this extension as used, not as required, although colors are wrong without it.
+    """
+    texture = material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
+    transform = texture.get("extensions", {}).get("KHR_texture_transform", {})
+    identity = {"offset": [0, 0], "rotation": 0, "scale": [1, 1]}
+    return any(transform.get(name, value) != value for name, value in identity.items())
 
 
 def _read_piece(scene: Any, node: str, path: Path) -> tuple[Any, MeshPart] | None:
