@@ -76,6 +76,18 @@ def test_initially_round_gray_gaussians_fill_a_ball():
     assert one.colors.std().item() == pytest.approx(0.25 * config.init_color_std, rel=0.05)
 
 
+def test_round_gaussians_are_not_rotated_by_rounding_noise():
+    """Adam would make full steps of it, and a particle would depend on the number of others."""
+    particles = splat_particles(GaussianSplats(num_gaussians=100, init_color_std=1.0))
+    request = RenderRequest(torch.tensor([0]), float_camera(front_camera()))
+    for stretch, is_zero in ((0.0, True), (0.1, False)):
+        particles.params["scales"][0].data[:, 0] += stretch
+        particles.zero_grad()
+        particles.render(request).image.square().sum().backward()
+        grad = particles.params["quats"][0].grad
+        assert bool((grad == 0).all()) == is_zero
+
+
 def test_an_optimizer_without_moments_steps_and_relocates():
     """Nothing of its state is to be reset."""
     config = replace(SMALL, refine_every=1, init_opacity=0.051, min_opacity=0.0511)

@@ -59,6 +59,8 @@ from limbeck.representations.surface import SurfaceParticles
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
+_ROUND = 1e-5  #: Largest difference of the logarithms of the scales of a Gaussian that is round.
+
 
 class GaussianSplatParticles(ParticleParameters):
     """Particles of K Gaussians each.
@@ -107,10 +109,13 @@ class GaussianSplatParticles(ParticleParameters):
             particle: particle of each row.
         """
         params = {name: self.gather(name, particle) for name in self.params}
+        quats, scales = F.normalize(params["quats"], dim=-1), params["scales"]
+        # Adam would turn the rounding noise of gradients that are 0 into steps of full length
+        is_round = scales.amax(-1, keepdim=True) - scales.amin(-1, keepdim=True) < _ROUND
         return GaussianBatch(
             params["means"],
-            params["scales"].exp(),
-            F.normalize(params["quats"], dim=-1),
+            scales.exp(),
+            torch.where(is_round, quats.detach(), quats),
             MAX_OPACITY * params["opacities"].sigmoid(),
             params["colors"].sigmoid(),
         )
