@@ -16,13 +16,14 @@ from limbeck.graphics.rendering.gaussian_compositing import (
     composite_torch,
 )
 from limbeck.representations.gaussians_2d import Gaussian2DParticles, Gaussians2D
+from limbeck.system.random import RowRandom
 
 
 def gaussian_particles(
     num_gaussians: int, size: tuple[int, int], particles: int = 1, seed: int = 0
 ) -> Gaussian2DParticles:
     config = Gaussians2D(num_gaussians=num_gaussians, init_color_std=1.0)
-    initial = config._initial_params(particles, size, seed)
+    initial = config._initial_params(RowRandom.initial(seed, particles), size)
     return Gaussian2DParticles(initial, config._lrs(), size, config.max_scale)
 
 

@@ -22,6 +22,7 @@ from limbeck.representations.paths import (
     render_paths,
     winds_around,
 )
+from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -29,7 +30,7 @@ from limbeck.training.trainer import Run
 def path_particles(num_paths: int, size: tuple[int, int], particles: int = 1) -> PathParticles:
     """Paths with bent contours and other colors."""
     config = Paths(num_paths=num_paths, init_color_std=1.0, init_radius=(0.1, 0.3))
-    initial = config._initial_params(particles, size, 1)
+    initial = config._initial_params(RowRandom.initial(1, particles), size)
     paths = PathParticles(initial, config._lrs(), size, config.num_segments).double()
     for i, p in enumerate(paths.parameters()):
         p.data += (0.03 if p.shape[-1] == 2 else 0.8) * normal(*p.shape, seed=i)
@@ -84,7 +85,7 @@ def test_the_svg_rasterized_by_another_program_is_the_render() -> None:
 
 def test_the_area_of_an_initial_disc_is_that_of_a_circle() -> None:
     config = Paths(num_paths=1, num_curves=4, init_radius=(0.2, 0.2))
-    points = config._initial_params(1, (64, 64), 0)["points"][0, 0].double() * 64
+    points = config._initial_params(RowRandom.initial(0, 1), (64, 64))["points"][0, 0].double() * 64
     points = points - points[::3].mean(0) + 32
     white = PixelPaths(
         points[None, None],

@@ -26,6 +26,7 @@ from limbeck.representations.strokes import (
 )
 from limbeck.runs.recorder import record
 from limbeck.runs.report.run_data import read_run_data
+from limbeck.system.random import RowRandom
 from limbeck.training.experiment import Experiment
 
 
@@ -34,7 +35,7 @@ def stroke_particles(
 ) -> StrokeParticles:
     """Strokes with perturbed parameters."""
     config = Strokes(num_strokes=num_strokes, init_color_std=1.0, num_segments=num_segments)
-    initial = config._initial_params(particles, (height, width), 1)
+    initial = config._initial_params(RowRandom.initial(1, particles), (height, width))
     strokes = StrokeParticles(
         initial, config._lrs(), (height, width), num_segments, config.max_width
     ).double()

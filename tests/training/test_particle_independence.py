@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from own_meshes import mapped_box
-from small_2d import write_noise_image
+from small_2d import write_noise_image, write_test_image
 from tiny_pipeline import max_difference
 
 from limbeck.config.discovery import choices
@@ -142,6 +142,15 @@ def test_initial_values_with_two_prompts(name: str, prior, tmp_path) -> None:
     compared = {key: other for key, other in compared.items() if key != other}
     assert len(compared) == len(few) / 2
     assert all(torch.equal(few[key], many[other]) for key, other in compared.items())
+
+
+@pytest.mark.parametrize("name", ["strokes", "paths", "gaussians-2d", "siren", "fourier"])
+def test_initial_values_with_an_image_per_prompt(name: str, prior, tmp_path) -> None:
+    images = tuple(write_test_image(tmp_path / f"{i}.png", 16, 16, 0.4 * i) for i in range(2))
+    config = choices(RepresentationConfig)[name](images=images, init_steps=0)
+    few, many = (config.build(prior, 2 * n, RunSeed(5, n)) for n in (1, 3))
+    for key in few.params:
+        assert torch.equal(few.params[key][1], many.params[key][3]), key
 
 
 @pytest.mark.parametrize("per_row", [True, False])

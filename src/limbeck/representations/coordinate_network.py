@@ -29,7 +29,7 @@ from limbeck.representations.base import (
     RepresentationConfig,
     latent_shape,
 )
-from limbeck.representations.image_init import fit_to_images
+from limbeck.representations.image_init import fit_to_images, initial_rows
 from limbeck.system.random import RowRandom
 
 Space = Literal["image", "latent"]
@@ -144,11 +144,11 @@ class _CoordinateNetworkConfig(RepresentationConfig):
         """Return the bounds of the uniform initial weights and biases of a layer."""
 
     def _new_networks(
-        self, particles: int, shape: tuple[int, ...], seed: int, omega: float
+        self, rng: RowRandom, shape: tuple[int, ...], seed: int, omega: float
     ) -> CoordinateNetworks:
         """Return untrained networks for renders of a shape (channels, height, width)."""
         channels, height, width = shape
-        rng, frequencies = RowRandom.initial(seed, particles), self._frequencies(seed)
+        frequencies = self._frequencies(seed)
         sizes = [2 * len(frequencies) or 2, *[self.width] * self.depth, channels]
         initial = {}
         for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
@@ -171,8 +171,8 @@ class _CoordinateNetworkConfig(RepresentationConfig):
         if target is not None and self.space == "latent":
             with torch.no_grad():
                 target = prior.encode(target.to(prior.device))
-        count = particles if target is None else len(target)
-        networks = self._new_networks(count, shape, seed, omega).to(prior.device)
+        rng = initial_rows(self, particles, seed)
+        networks = self._new_networks(rng, shape, seed, omega).to(prior.device)
         return fit_to_images(networks, target, particles, self.init_steps, _INIT_LR / self.lr)
 
 

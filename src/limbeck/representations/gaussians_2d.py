@@ -18,7 +18,12 @@ from limbeck.graphics.rendering.gaussian_compositing import (
     composite_gaussians,
 )
 from limbeck.representations.base import Representation, RepresentationConfig
-from limbeck.representations.image_init import color_logits_at, fit_to_images, sobol_positions
+from limbeck.representations.image_init import (
+    color_logits_at,
+    fit_to_images,
+    initial_rows,
+    sobol_positions,
+)
 from limbeck.representations.primitives import PrimitiveParticles
 from limbeck.system.random import RowRandom
 
@@ -141,17 +146,14 @@ class Gaussians2D(RepresentationConfig):
             "background": self.colors_lr,
         }
 
-    def _initial_params(
-        self, particles: int, size: tuple[int, int], seed: int
-    ) -> dict[str, Tensor]:
-        rng = RowRandom.initial(seed, particles)
+    def _initial_params(self, rng: RowRandom, size: tuple[int, int]) -> dict[str, Tensor]:
+        particles, n = len(rng), self.num_gaussians
         height, width = size
-        n = self.num_gaussians
         std = self.init_scale * math.sqrt(height * width / n) / min(size)
         fraction = torch.tensor(min(std / self.max_scale, 0.9))
         opacity = torch.tensor(self.init_opacity / MAX_OPACITY)
         return {
-            "means": sobol_positions(particles, n, size, seed),
+            "means": sobol_positions(rng, n, size),
             "scales": fraction.logit().expand(particles, n, 2).clone(),
             "rotations": torch.zeros(particles, n),
             "colors": self.init_color_std * rng.normal("colors", n, 3),
@@ -161,7 +163,7 @@ class Gaussians2D(RepresentationConfig):
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
-        initial = self._initial_params(particles if images is None else len(images), size, seed)
+        initial = self._initial_params(initial_rows(self, particles, seed), size)
         if images is not None:
             initial["colors"] = color_logits_at(images, initial["means"])
             # nearly opaque, so that each is seen in its own color

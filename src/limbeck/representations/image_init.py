@@ -11,27 +11,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.representations.base import ParticleParameters, Render
+from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
 from limbeck.representations.primitives import check_render_cost
 from limbeck.system.random import RowRandom
 
 
-def sobol_positions(
-    particles: int, count: int, size: tuple[int, int], seed: int
-) -> Float[Tensor, "n k 2"]:
+def initial_rows(config: RepresentationConfig, particles: int, seed: int) -> RowRandom:
+    """Return random numbers for the initial values that are repeated or fitted.
+
+    A particle that is fitted to an image has the numbers of the first particle of that image, which
+    belong to its prompt whatever the number of particles of a prompt is.
+
+    Args:
+        config: options with the initial images.
+        particles: number of particles, a multiple of that of images.
+        seed: seed of the run.
+
+    Returns:
+        A row for each image of ``config``; without images, for each particle.
+    """
+    rows = RowRandom.initial(seed, particles)
+    return rows[:: particles // len(config.images)] if config.images else rows
+
+
+def sobol_positions(rng: RowRandom, count: int, size: tuple[int, int]) -> Float[Tensor, "n k 2"]:
     """Return positions that cover the canvas evenly, from scrambled Sobol sequences.
 
     Args:
-        particles: number N of particles, each with its own sequence.
+        rng: random numbers of N particles, each with its own sequence.
         count: number K of positions.
         size: height and width of the canvas in pixels.
-        seed: seed of the sequences.
     """
     height, width = size
     unit = min(size)
     sequences = [
         torch.quasirandom.SobolEngine(2, scramble=True, seed=s % 2**31).draw(count)
-        for s in RowRandom.initial(seed, particles).bits("sobol", 1)[:, 0].tolist()
+        for s in rng.bits("sobol", 1)[:, 0].tolist()
     ]
     return (torch.stack(sequences) - 0.5) * torch.tensor([width / unit, height / unit])
 

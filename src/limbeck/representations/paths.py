@@ -31,6 +31,7 @@ from limbeck.representations.image_init import (
     color_logits,
     color_logits_at,
     fit_to_images,
+    initial_rows,
     sobol_positions,
 )
 from limbeck.representations.primitives import PrimitiveParticles
@@ -284,13 +285,10 @@ class Paths(RepresentationConfig):
             "background": self.colors_lr,
         }
 
-    def _initial_params(
-        self, particles: int, size: tuple[int, int], seed: int
-    ) -> dict[str, Tensor]:
+    def _initial_params(self, rng: RowRandom, size: tuple[int, int]) -> dict[str, Tensor]:
         """Discs at evenly distributed positions, which grow from front to back."""
-        rng = RowRandom.initial(seed, particles)
-        n, curves = self.num_paths, self.num_curves
-        centers = sobol_positions(particles, n, size, seed)
+        particles, n, curves = len(rng), self.num_paths, self.num_curves
+        centers = sobol_positions(rng, n, size)
         front, back = (math.log(radius) for radius in self.init_radius)
         radius = torch.linspace(front, back, n).exp()[:, None, None]
         # handles of a circle of S arcs have the length 4/3 tan(pi / (2 S))
@@ -310,7 +308,7 @@ class Paths(RepresentationConfig):
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
-        initial = self._initial_params(particles if images is None else len(images), size, seed)
+        initial = self._initial_params(initial_rows(self, particles, seed), size)
         if images is not None:
             # the color of the pixel at the center of the path; background: the mean color
             initial["colors"] = color_logits_at(images, initial["points"].mean(2))

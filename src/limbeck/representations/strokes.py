@@ -31,6 +31,7 @@ from limbeck.representations.image_init import (
     color_logits,
     color_logits_at,
     fit_to_images,
+    initial_rows,
     sobol_positions,
 )
 from limbeck.representations.primitives import PrimitiveParticles
@@ -274,13 +275,10 @@ class Strokes(RepresentationConfig):
             "background": self.colors_lr,
         }
 
-    def _initial_params(
-        self, particles: int, size: tuple[int, int], seed: int
-    ) -> dict[str, Tensor]:
+    def _initial_params(self, rng: RowRandom, size: tuple[int, int]) -> dict[str, Tensor]:
         """Slightly bent curves of ``init_length`` at evenly distributed positions."""
-        rng = RowRandom.initial(seed, particles)
-        n = self.num_strokes
-        centers = sobol_positions(particles, n, size, seed)
+        particles, n = len(rng), self.num_strokes
+        centers = sobol_positions(rng, n, size)
         angle = 2 * math.pi * rng.uniform("angles", n, 1)
         direction = self.init_length * torch.cat([angle.cos(), angle.sin()], -1)[:, :, None]
         points = centers[:, :, None] + direction * torch.linspace(-0.5, 0.5, 4)[:, None]
@@ -297,7 +295,7 @@ class Strokes(RepresentationConfig):
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         size, images = self.canvas_size(prior), self.distinct_initial_images(prior, particles)
-        initial = self._initial_params(particles if images is None else len(images), size, seed)
+        initial = self._initial_params(initial_rows(self, particles, seed), size)
         if images is not None:
             # the color of the pixel at the center of the stroke; background: the mean color
             initial["colors"] = color_logits_at(images, initial["points"].mean(2))
