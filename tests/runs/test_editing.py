@@ -33,6 +33,7 @@ from limbeck.priors.loading import flow_family, load
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels
+from limbeck.representations.strokes import Strokes
 from limbeck.runs import editing
 from limbeck.runs.edit_inputs import EditInputs
 from limbeck.runs.edit_options import EditOptions, default_method, default_options
@@ -45,7 +46,7 @@ from limbeck.runs.editing import (
 )
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.system.image_files import read_image
-from limbeck.system.notices import collect_notices
+from limbeck.system.notices import Notice, collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD, Adam
 from limbeck.training.trainer import Run
@@ -258,6 +259,20 @@ def test_pixels_can_be_masked_too(prior, photo, mask):
     original = read_image(photo, (16, 16))
     assert torch.equal(image[..., :9], original[..., :9])
     assert bool((image[..., 9:] != original[..., 9:]).any())
+
+
+def test_a_masked_drawing_reports_its_fit_and_writes_its_files(prior, photo, mask, tmp_path):
+    strokes = Strokes(num_strokes=6, init_steps=3, images=(photo,))
+    masked = Inpainting(strokes, (mask,)).build(prior, 1, 0)
+    inner = strokes.build(prior, 1, 0)
+    assert masked.init_message == inner.init_message != ""
+    with pytest.warns(Notice, match="without its mask"):
+        masked.save(tmp_path / "final", ["00-00"])
+    inner.save(tmp_path, ["00-00"])
+    svg = (tmp_path / "final" / "inner" / "00-00.svg").read_bytes()
+    assert svg == (tmp_path / "00-00.svg").read_bytes()
+    Inpainting(Latents(images=(photo,)), (mask,)).build(prior, 1, 0).save(tmp_path, ["00-00"])
+    assert not (tmp_path / "inner").exists()  # latents have no files of their own
 
 
 def test_a_masked_run_resumes_bit_identically(prior, photo, mask):

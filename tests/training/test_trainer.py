@@ -27,6 +27,7 @@ from limbeck.distillation.timesteps.deterministic import FixedTimesteps
 from limbeck.distillation.timesteps.random import TwoStageTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, UniformWeight
 from limbeck.graphics.cameras.request import RenderRequest
+from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.methods.base import LatentAndImageGradient, StatelessMethod
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
@@ -135,6 +136,17 @@ def test_pixels_receive_the_gradient_through_render_and_encode():
     lrs = [0.25] * 6 + [0.5] * 6  # a level has half the learning rate of the next coarser one
     for p, old, grad, lr in zip(run.representation.parameters(), before, grads, lrs, strict=True):
         assert max_difference(p, old - lr * grad) < 1e-6
+
+
+@pytest.mark.parametrize("per_particle", [2, 4])
+def test_the_smoothness_of_pixels_does_not_grow_with_the_rows_of_a_particle(per_particle):
+    def smoothness(rows: int) -> float:
+        experiment = make_experiment(
+            representation=Pixels(num_levels=2), cameras=NoCamera(per_particle=rows)
+        )
+        return float(Run(experiment, shapes_prior()).advance().metrics["smoothness"])
+
+    assert smoothness(per_particle) == pytest.approx(smoothness(1), rel=1e-6)
 
 
 def test_rendered_pixels_are_images():

@@ -35,6 +35,7 @@ class Render:
         terms: scalars for ``Representation.regularize``.
         background: what is behind the object, in the size of ``image``. None: not known.
         condition: the prompts that the images are of, if they are not those of the particles.
+        particle: particle of each row, on the CPU, for ``Representation.regularize``.
     """
 
     image: Float[Tensor, "b ..."]
@@ -45,6 +46,7 @@ class Render:
     terms: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
     background: Float[Tensor, "b ..."] | None = None
     condition: Condition | None = None
+    particle: Int[Tensor, "b"] | None = None
 
 
 class Representation(nn.Module, abc.ABC):

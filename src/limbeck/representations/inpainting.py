@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.system.image_files import read_mask
+from limbeck.system.notices import notify
 
 
 class InpaintingParticles(Representation):
@@ -42,7 +43,7 @@ class InpaintingParticles(Representation):
         originals: Float[Tensor, "n 3 h w"],
     ):
         super().__init__()
-        self.inner = inner
+        self.inner, self.init_message = inner, inner.init_message
         with torch.no_grad():
             first = inner.render(RenderRequest(torch.arange(len(masks)))).image
         # a latent pixel may change if any pixel of its patch may
@@ -62,7 +63,7 @@ class InpaintingParticles(Representation):
     def render(self, request: RenderRequest) -> Render:
         render, rows = self.inner.render(request), to_device(request.particle, self.first.device)
         image = self._blend(render.image, self.first[rows], self.latent_masks[rows])
-        return Render(image, render.space)
+        return replace(render, image=image)
 
     def param_groups(self) -> Iterable[dict]:
         return self.inner.param_groups()
@@ -77,6 +78,22 @@ class InpaintingParticles(Representation):
         render, rows = self.render(request), to_device(request.particle, self.first.device)
         image = render.image if render.space == "image" else prior.decode(render.image)
         return self._blend(image, self.originals[rows], self.masks[rows])
+
+    def save(self, folder: Path, names: Sequence[str]) -> None:
+        """Write the files of the inner representation into a folder of their own.
+
+        They have no mask, so that they are not the image, as which a report shows its SVG.
+        """
+        drawings = folder / "inner"
+        drawings.mkdir(parents=True, exist_ok=True)
+        self.inner.save(drawings, names)
+        if not any(drawings.iterdir()):
+            drawings.rmdir()
+            return
+        notify(
+            f"{drawings} holds the inner representation without its mask: outside of the mask, "
+            "only the .png files are the original image"
+        )
 
 
 @dataclass(frozen=True)

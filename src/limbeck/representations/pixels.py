@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.diffusion.prior import Prior
+from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import Render, Representation, RepresentationConfig
 from limbeck.representations.image_init import color_logits
@@ -46,7 +47,7 @@ class PixelParticles(Representation):
         total = levels[0]
         for level in levels[1:]:
             total = total + F.interpolate(level, size, mode="bilinear", align_corners=False)
-        return Render(total.sigmoid(), "image")
+        return Render(total.sigmoid(), "image", particle=request.particle)
 
     def param_groups(self) -> list[dict]:
         coarsest = len(self.names) - 1
@@ -61,7 +62,11 @@ class PixelParticles(Representation):
         x = render.image
         differences = x.diff(dim=-1), x.diff(dim=-2)
         horizontal, vertical = (d.square().sum((1, 2, 3)) for d in differences)
-        return {"smoothness": self.smoothness_weight * (horizontal + vertical).sum()}
+        energy = horizontal + vertical
+        if render.particle is not None:  # rows of a particle are the same image: their mean
+            views = render.particle.bincount()[render.particle]
+            energy = energy / to_device(views, energy.device)
+        return {"smoothness": self.smoothness_weight * energy.sum()}
 
 
 @dataclass(frozen=True)
