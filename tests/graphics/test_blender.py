@@ -87,7 +87,9 @@ def blender(tmp_path_factory: pytest.TempPathFactory) -> BlenderResult:
     folder = tmp_path_factory.mktemp("blender")
     for name, (kind, vertex_colors) in MESH_FILES.items():
         options = MeshExportOptions(
-            texture_size=256, vertex_colors=vertex_colors, min_component_fraction=0
+            texture_size=None if vertex_colors or kind == "ply" else 256,
+            vertex_colors=vertex_colors,
+            min_component_fraction=0,
         )
         export_asset(ball_with_beam(), folder / name, kind, options)  # type: ignore[arg-type]
     export_asset(cloud(), folder / "splats.ply", "ply")

@@ -22,7 +22,12 @@ from limbeck import Experiment
 from limbeck.cli.main import main
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.export import decimation, uv_atlas
-from limbeck.graphics.export.export import DEFAULT_MAX_FACES, MeshExportOptions, export_asset
+from limbeck.graphics.export.export import (
+    DEFAULT_MAX_FACES,
+    ExportFormat,
+    MeshExportOptions,
+    export_asset,
+)
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
     count_charts,
@@ -33,7 +38,7 @@ from limbeck.graphics.export.mesh_cleanup import (
 )
 from limbeck.graphics.export.uv_atlas import bake_texture, dilate_texture, rasterize_uv
 from limbeck.graphics.export.writers import decode_ply, encode_glb, encode_ply, srgb_to_linear
-from limbeck.graphics.geometry.assets import Splats, Surface
+from limbeck.graphics.geometry.assets import MappedMesh, Splats, Surface
 from limbeck.graphics.geometry.gaussian_ply import read_gaussian_ply
 from limbeck.graphics.geometry.marching_tetrahedra import TetGrid
 from limbeck.graphics.geometry.mesh import MeshTopology, connected_components
@@ -128,7 +133,8 @@ def test_a_camera_sees_the_exported_ball_in_the_file(
     tmp_path: Path, kind: str, vertex_colors: bool
 ) -> None:
     """Color, position, size and orientation: each of four cameras sees the paint it looks at."""
-    options = MeshExportOptions(texture_size=128, vertex_colors=vertex_colors)
+    textured = kind != "ply" and not vertex_colors
+    options = MeshExportOptions(texture_size=128 if textured else None, vertex_colors=vertex_colors)
     export_asset(ball(), tmp_path / f"ball.{kind}", kind, options)
     mesh = open_mesh(tmp_path / f"ball.{kind}")
     assert (tmp_path / "ball.png").exists() == (kind == "obj" and not vertex_colors)
@@ -533,11 +539,57 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
         ({"max_faces": 3}, "max_faces must be at least 4"),
         ({"max_faces": -1}, "max_faces must be at least 4"),
         ({"min_component_fraction": 1.0}, r"min_component_fraction must be in \[0, 1\), not 1"),
+        (
+            {"texture_size": 64, "vertex_colors": True},
+            "texture_size 64 has no effect with vertex_colors: leave one of the two out",
+        ),
     ],
 )
 def test_bad_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MeshExportOptions(**options)
+
+
+OWN_MESH = MappedMesh((), torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("asset", "kind", "options", "message"),
+    [
+        (ball(0), "ply", {"texture_size": 64}, "texture_size 64 .* which has no texture"),
+        (cloud(4), "ply", {"max_faces": 50}, "max_faces 50 .* which holds the splats"),
+        (cloud(4), "ply", {"vertex_colors": True}, "vertex_colors True .* which holds the splats"),
+        (cloud(4), "ply", {"quality": "high"}, "quality high .* which holds the splats"),
+        (
+            OWN_MESH,
+            "glb",
+            {"max_faces": 50},
+            "max_faces 50 .* which keeps its faces",
+        ),
+        (
+            OWN_MESH,
+            "obj",
+            {"min_component_fraction": 0.5},
+            "min_component_fraction 0.5 .* which keeps its faces",
+        ),
+        (
+            OWN_MESH,
+            "ply",
+            {"quality": "high"},
+            "quality high .* with vertex colors",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(
+    asset: Surface | MappedMesh | Splats,
+    kind: ExportFormat,
+    options: dict,
+    message: str,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_asset(asset, tmp_path / f"a.{kind}", kind, MeshExportOptions(**options))
+    assert not list(tmp_path.iterdir())
 
 
 # the command

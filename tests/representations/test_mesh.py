@@ -37,7 +37,9 @@ SMALL = Mesh(
     decoder=MLPDecoder(hidden_dim=8),
     background=SolidBackground(color=(0.2, 0.4, 0.6)),
 )
-TEXELS = MeshExportOptions(texture_size=256)
+TEXELS = {kind: MeshExportOptions(texture_size=256) for kind in ("glb", "obj")} | {
+    "ply": MeshExportOptions()
+}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,7 @@ def test_a_textured_mesh_comes_back_with_its_size_pose_and_faces(
     run = trained(files[name], steps=1)
     asset = run.representation.asset(0)
     path = tmp_path / f"back.{kind}"
-    summary = export_asset(asset, path, kind, TEXELS)
+    summary = export_asset(asset, path, kind, TEXELS[kind])
     before = trimesh.load_scene(files[name], process=False).to_geometry()
     after = trimesh.load_scene(path, process=False).to_geometry()
     assert len(after.faces) == len(before.faces) and f"all {len(before.faces):,} faces" in summary
@@ -156,7 +158,7 @@ def test_the_texture_that_comes_back_is_the_one_that_is_rendered(
     """By ray casting in the written file; it is no longer the texture of the file that was read."""
     particles, request = trained(files["uvs.glb"], lr=0.3).representation, four_views(64)
     path = tmp_path / f"back.{kind}"
-    export_asset(particles.asset(0), path, kind, TEXELS)
+    export_asset(particles.asset(0), path, kind, TEXELS[kind])
     mesh = world_mesh(path)
     assert request.camera is not None
     face, weights, _ = rays(mesh, request.camera[:1], 64)
@@ -181,7 +183,7 @@ def test_the_texture_that_comes_back_is_the_one_that_is_rendered(
 def test_texture_coordinates_come_back(
     files: dict[str, Path], name: str, kind: str, tmp_path: Path
 ) -> None:
-    export_asset(built(files[name]).asset(0), tmp_path / f"back.{kind}", kind, TEXELS)
+    export_asset(built(files[name]).asset(0), tmp_path / f"back.{kind}", kind, TEXELS[kind])
     before = trimesh.load_scene(files[name], process=False).to_geometry()
     after = trimesh.load_scene(tmp_path / f"back.{kind}", process=False).to_geometry()
     assert np.abs(_corner_uvs(before) - _corner_uvs(after)).max() < 1e-5
@@ -202,7 +204,7 @@ def test_every_material_keeps_its_texture_and_coordinates(
 ) -> None:
     mesh = built(files["nodes.glb"])
     assert "new texture coordinates (surface has none)" in mesh.init_message
-    export_asset(mesh.asset(0), tmp_path / "back.glb", "glb", TEXELS)
+    export_asset(mesh.asset(0), tmp_path / "back.glb", "glb", TEXELS["glb"])
     parts = trimesh.load_scene(tmp_path / "back.glb", process=False).geometry.values()
     names = {part.visual.material.name: part for part in parts}
     assert set(names) == {"a", "b", "surface"}
@@ -218,7 +220,7 @@ def test_every_material_keeps_its_texture_and_coordinates(
 def test_a_closed_mesh_without_coordinates_comes_back_closed(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
-    export_asset(built(files["plain.glb"]).asset(0), tmp_path / "back.glb", "glb", TEXELS)
+    export_asset(built(files["plain.glb"]).asset(0), tmp_path / "back.glb", "glb", TEXELS["glb"])
     back = trimesh.load(tmp_path / "back.glb", force="mesh")
     back.merge_vertices(merge_tex=True, merge_norm=True)
     assert back.is_watertight and back.visual.uv.min() >= 0 and back.visual.uv.max() <= 1

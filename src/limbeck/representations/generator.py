@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.config.discovery import component_name
+from limbeck.config.ranges import refuse_given
 from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
@@ -201,19 +202,11 @@ class Generator(RepresentationConfig):
         if self.channels % 8:
             raise ValueError(f"channels must be a multiple of 8, not {self.channels}")
         if self.network == "own":
-            self._refuse_given(
-                "with network own: give network small-unet, or leave it out", "channels"
-            )
+            cause = "with network own: give network small-unet, or leave it out"
+            refuse_given(self, cause, "channels")
         else:
             cause = f"with network {self.network}: leave it out"
-            self._refuse_given(cause, "lora_rank", "width", "depth")
-
-    def _refuse_given(self, cause: str, *names: str) -> None:
-        """Raise ValueError if an option that has no effect is not at its default."""
-        defaults = {option.name: option.default for option in fields(self)}
-        for name in names:
-            if (value := getattr(self, name)) != defaults[name]:
-                raise ValueError(f"{name} {value} has no effect {cause}")
+            refuse_given(self, cause, "lora_rank", "width", "depth")
 
     @property
     def draws_prompts(self) -> bool:
@@ -247,7 +240,7 @@ class Generator(RepresentationConfig):
         if self.network == "small-unet":
             return SmallUNet(prior, self.channels, seed)
         if isinstance(prior, NetworkPrior):
-            self._refuse_given("on a model that is a network: leave it out", "width", "depth")
+            refuse_given(self, "on a model that is a network: leave it out", "width", "depth")
         if not self.lora_rank:
             return copy_network(prior, self.width, self.depth, seed)
         if not isinstance(prior, NetworkPrior):

@@ -8,9 +8,10 @@ References:
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from limbeck.config.ranges import refuse_given
 from limbeck.evaluation.benchmarks.base import Benchmark
 from limbeck.evaluation.benchmarks.threestudio import render_views
 from limbeck.evaluation.image_sets import read_prompts
@@ -51,6 +52,8 @@ class GPTEval3D(Benchmark):
         return root / self.method / str(texts.index(prompt))
 
     def write(self, run: ReopenedRun, particle: int, mesh: MeshExportOptions, folder: Path) -> None:
+        names = (option.name for option in fields(mesh))
+        refuse_given(mesh, "on GPTEval3D, which reads images: leave it out", *names)
         seed = folder / "0"
         seed.mkdir()
         for i, view in enumerate(render_views(run, particle)):

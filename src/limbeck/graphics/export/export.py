@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from limbeck.config.ranges import refuse_given
 from limbeck.graphics.export import writers
 from limbeck.graphics.export.mapped_mesh import bake_part, color_vertices
 from limbeck.graphics.export.mesh_cleanup import (
@@ -41,7 +42,8 @@ class MeshExportOptions:
         vertex_colors: store vertex colors instead of a texture.
         max_faces: decimate to at most this many faces. 0: keep all. None: those of ``quality``.
         min_component_fraction: drop connected components with fewer than this fraction of the
-            faces. 0: keep all, of splats; the surfaces of nerf and dmtet have none below 0.01.
+            faces. 0: keep all, of splats; the surfaces of nerf and dmtet have none below 0.01. A
+            mesh of one's own keeps its faces, whatever their number, and all of its components.
     """
 
     quality: Literal["draft", "standard", "high"] = "standard"
@@ -62,6 +64,34 @@ class MeshExportOptions:
             raise ValueError(
                 f"min_component_fraction must be in [0, 1), not {self.min_component_fraction}"
             )
+        if self.vertex_colors:
+            refuse_given(self, "with vertex_colors: leave one of the two out", "texture_size")
+
+    def check_effects(self, kind: ExportFormat, asset: Surface | MappedMesh | Splats) -> None:
+        """Refuse options that have no effect on a file.
+
+        Args:
+            kind: file format.
+            asset: the 3D asset.
+
+        Raises:
+            ValueError: names the first of them.
+        """
+        faces = ("max_faces", "min_component_fraction")
+        if isinstance(asset, Splats) and kind == "ply":
+            cause = "on a .ply, which holds the splats: leave it out, or export their surface as "
+            names = ("quality", "texture_size", "vertex_colors", *faces)
+            refuse_given(self, cause + "glb or obj", *names)
+        if kind == "ply":
+            cause = "on a .ply, which has no texture: leave it out, or export glb or obj"
+            refuse_given(self, cause, "texture_size")
+        if isinstance(asset, MappedMesh):
+            own = "on a mesh of your own, which keeps its faces: leave it out"
+            # 0 keeps all, as is done here
+            refuse_given(self, own, *(name for name in faces if getattr(self, name)))
+            if kind == "ply" or self.vertex_colors:
+                cause = "on a mesh of your own with vertex colors: leave it out"
+                refuse_given(self, cause, "quality")
 
     @property
     def texels(self) -> int:
@@ -139,8 +169,9 @@ def export_asset(
         A summary of what was written.
 
     Raises:
-        ValueError: if a file exists, or the asset is empty.
+        ValueError: if a file exists, the asset is empty, or an option has no effect on it.
     """
+    options.check_effects(kind, asset)
     for file in export_paths(path, kind, asset):
         if file.exists():
             raise ValueError(
