@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from tiny_pipeline import check_gradients, max_difference, normal
 from torch import Tensor
 
+from limbeck.graphics.rendering.polylines import distance_to_polyline
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.paths import (
@@ -43,6 +44,16 @@ def polygon_coverage(line: Tensor, height: int, width: int, scale: int = 16) -> 
     ImageDraw.Draw(image).polygon([(x * scale - 0.5, y * scale - 0.5) for x, y in line.tolist()], 1)
     points = torch.tensor(list(image.getdata()), dtype=torch.float64)
     return points.view(height, scale, width, scale).mean((1, 3))
+
+
+def polygon_render(corners: list[list[float]], height: int, width: int) -> Tensor:
+    """Our coverage of a polygon."""
+    a = torch.tensor(corners).double()
+    b = a.roll(-1, 0)
+    points = torch.stack([a, a.lerp(b, 1 / 3), a.lerp(b, 2 / 3)], 1).view(1, 1, -1, 2)
+    ones = torch.ones(1, 1, 3).double()
+    paths = PixelPaths(points, ones, ones[..., 0], torch.zeros(1, 3).double())
+    return render_paths(paths, height, width, 1)[0, 0]
 
 
 def svg_contours(svg: str, num_points: int = 400) -> list[tuple[Tensor, list[float], float]]:
@@ -107,15 +118,33 @@ def test_the_winding_number_is_nonzero_inside_a_loop_that_is_wound_twice() -> No
 
 
 def test_an_edge_along_the_grid_is_covered_by_its_fraction() -> None:
-    corners = torch.tensor([[4.25, 4], [20, 4], [20, 20], [4.25, 20]]).double()
-    following = corners.roll(-1, 0)
-    points = torch.stack(
-        [corners, corners.lerp(following, 1 / 3), corners.lerp(following, 2 / 3)], 1
-    )
-    ones = torch.ones(1, 1, 3).double()
-    paths = PixelPaths(points.view(1, 1, 12, 2), ones, ones[..., 0], torch.zeros(1, 3).double())
-    image = render_paths(paths, 24, 24, 1)[0, 0]
+    image = polygon_render([[4.25, 4], [20, 4], [20, 20], [4.25, 20]], 24, 24)
     assert image[12, 3:6].tolist() == pytest.approx([0, 0.75, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("thickness", [1, 0.5, 0.2, 0.05, 0])
+@pytest.mark.parametrize("row", [8.0, 8.5])
+def test_a_thin_shape_covers_too_much_on_pixel_centers_only(thickness: float, row: float) -> None:
+    top, bottom = row - thickness / 2, row + thickness / 2
+    image = polygon_render([[4, top], [44, top], [44, bottom], [4, bottom]], 16, 48)
+    excess = (1 - thickness) / 2 if row == 8.5 else 0
+    assert float(image.sum()) == pytest.approx(40 * (thickness + excess), abs=1e-3)
+
+
+def test_the_crossing_part_of_a_contour_is_a_seam_and_all_else_the_filled_shape() -> None:
+    angle = torch.arange(48) / 12 * math.pi  # two turns, of two radii
+    radius = 10 + 4 * torch.cos(angle / 2)
+    corners = torch.stack([radius * angle.cos(), radius * angle.sin()], 1).double() + 16
+    image = polygon_render(corners.tolist(), 32, 32)
+    grid = (torch.arange(32 * 8) + 0.5).double() / 8
+    samples = torch.cartesian_prod(grid, grid).flip(1)
+    line = torch.cat([corners, corners[:1]])
+    filled = winds_around(line, samples).double().view(32, 8, 32, 8).mean((1, 3))
+    excess = image - filled
+    assert 0.4 < float(-excess.min()) <= 0.5 and float(excess.max()) < 0.15
+    centers = (torch.cartesian_prod(*[torch.arange(32)] * 2).flip(1) + 0.5).double()
+    far = distance_to_polyline(line, centers).view(32, 32) > 0.75
+    assert float(excess[far].abs().max()) < 1e-6
 
 
 def test_contours_are_closed_and_pass_their_points() -> None:

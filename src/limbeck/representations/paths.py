@@ -97,7 +97,11 @@ def render_paths(
     """Composite filled paths front to back; alpha is opacity times the covered part of the pixel.
 
     A pixel whose center is at the signed distance d from the contour, positive inside, is covered
-    to the fraction d + 1/2, clamped to [0, 1], which is exact for straight edges along the grid.
+    to the fraction d + 1/2, clamped to [0, 1]. This is exact where the pixel contains one straight
+    edge along the grid. Two parts of the contour within a pixel are not told apart. A shape of
+    thickness h < 1 covers too much where pixel centers are inside: by up to (1 - h) / 2 per pixel
+    of its length, by ((1 - h) / 2)^2 in the mean over its place. Where a contour crosses itself, a
+    part with the inside on both sides shows as a seam of coverage 1/2.
 
     Args:
         paths: the paths in pixel units.
@@ -226,7 +230,10 @@ class PathParticles(PrimitiveParticles):
 
     @torch.no_grad()
     def save(self, folder: Path, names: Sequence[str]) -> None:
-        """Write one SVG per particle; it renders the same in a browser, at any size."""
+        """Write one SVG per particle, for any size.
+
+        In a browser it differs along thin shapes and crossings, see ``render_paths``.
+        """
         paths = self.pixel_paths(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
             write_text(folder / f"{name}.svg", paths_to_svg(paths, row, *self.size))
