@@ -109,6 +109,8 @@ def small_representations(image_path) -> dict[str, RepresentationConfig]:
         options = {k: v for k, v in SMALL.items() if isinstance(default_of(fields, k), int)}
         if cls.fresh_samples:
             options = {}  # the network of the model, or a small MLP
+        if "init_from" not in fields:  # the steps fit images, of which there are none
+            options.pop("init_steps", None)
         if name == "noise-map":
             options["images"] = (image_path,)
         if name == "mesh":

@@ -286,6 +286,14 @@ def test_regularization_is_a_weighted_sum_over_the_rendered_particles():
         ({"init_radius": 0.0}, "init_radius must be positive, not 0"),
         ({"init_opacity": 1.0}, "init_opacity must be in"),
         ({"min_opacity": 0.0}, "min_opacity must be in"),
+        (
+            {"refine_every": 0, "relocation_noise": 1.0},
+            "relocation_noise 1.0 has no effect with refine_every 0",
+        ),
+        (
+            {"init_from": Path("run"), "init_color_std": 1.0},
+            "init_color_std 1.0 has no effect with init_from: leave it out",
+        ),
         ({"refine_every": -1}, "refine_every must not be negative, not -1"),
         ({"refine_stop": 1.5}, r"refine_stop must be in \[0, 1\], not 1.5"),
         ({"means_lr": 0.0}, "means_lr must be positive, not 0"),
@@ -317,7 +325,7 @@ def write_run(folder, e: Experiment, prior) -> Run:
 def test_gaussian_splats_are_copied(tmp_path):
     prior = colored_shapes(12)
     first = write_run(tmp_path, experiment(particles=1), prior).representation
-    config = replace(SMALL, init_from=tmp_path)
+    config = replace(SMALL, init_from=tmp_path, init_color_std=0.1)
     second = Run(experiment(representation=config), prior).representation
     for name, tensors in second.params.items():
         assert all(torch.equal(tensor, first.params[name][0]) for tensor in tensors)
@@ -468,7 +476,7 @@ def test_a_2d_run_is_refused(tmp_path):
     prior = colored_shapes(12)
     write_run(tmp_path, experiment(representation=Pixels(), cameras=None, particles=1), prior)
     with pytest.raises(ValueError, match="no density and colors in space"):
-        build_representation(replace(SMALL, init_from=tmp_path), prior, 1, 0)
+        build_representation(replace(SMALL, init_from=tmp_path, init_color_std=0.1), prior, 1, 0)
 
 
 def test_each_particle_is_saved_as_ply(tmp_path):

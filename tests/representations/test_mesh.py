@@ -283,6 +283,8 @@ def test_the_file_is_written_as_an_absolute_path(
         ({"shading": "normals"}, "nothing is optimized"),
         ({"ambient": 2.0}, "ambient must be in"),
         ({"offset_smoothing": -1}, "must not be negative, not -1"),
+        ({"offset_lr": 0.1}, "offset_lr 0.1 has no effect without geometry: leave it out, or give"),
+        ({"laplacian_weight": 1.0}, "laplacian_weight 1.0 has no effect without geometry"),
         ({"images": (Path("x.png"),)}, "cannot start from images"),
     ],
 )

@@ -29,7 +29,7 @@ from limbeck.representations.base import (
     RepresentationConfig,
     latent_shape,
 )
-from limbeck.representations.image_init import fit_to_images, initial_rows
+from limbeck.representations.image_init import check_image_options, fit_to_images, initial_rows
 from limbeck.system.random import RowRandom
 
 Space = Literal["image", "latent"]
@@ -134,6 +134,7 @@ class _CoordinateNetworkConfig(RepresentationConfig):
         check_minimums(self, width=1, depth=1, init_steps=0)
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
+        check_image_options(self)
 
     @abc.abstractmethod
     def _frequencies(self, seed: int) -> Float[Tensor, "m 2"]:

@@ -20,7 +20,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.config.ranges import check_minimums, check_not_negative, check_positive
+from limbeck.config.ranges import (
+    check_minimums,
+    check_not_negative,
+    check_positive,
+    refuse_given,
+)
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
@@ -350,6 +355,12 @@ class GaussianSplats(RepresentationConfig):
         for name in ("init_opacity", "min_opacity"):
             if not 0 < getattr(self, name) < MAX_OPACITY:
                 raise ValueError(f"{name} must be in (0, {MAX_OPACITY}), not {getattr(self, name)}")
+        # presets set init_radius, init_opacity, refine_stop and min_opacity: these are let through
+        if self.init_from is not None:
+            refuse_given(self, "with init_from: leave it out", "init_color_std")
+        if not self.refine_every:
+            cause = "with refine_every 0, which relocates none: leave it out"
+            refuse_given(self, cause, "relocation_weight", "relocation_noise")
 
     @property
     def optimizes_normals(self) -> bool:

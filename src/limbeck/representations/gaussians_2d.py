@@ -19,6 +19,7 @@ from limbeck.graphics.rendering.gaussian_compositing import (
 )
 from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.representations.image_init import (
+    check_image_options,
     color_logits_at,
     fit_to_images,
     initial_rows,
@@ -103,7 +104,7 @@ class Gaussians2D(RepresentationConfig):
         num_gaussians: Gaussians per particle.
         init_scale: initial standard deviation, as a multiple of the distance of neighbors.
         init_opacity: initial opacity, in (0, 0.99); .9 with ``images``.
-        init_color_std: standard deviation of the initial color logits; unused with ``images``.
+        init_color_std: standard deviation of the initial color logits; refused with ``images``.
         max_scale: largest standard deviation, as a fraction of the short side of the image; bounds
             the cost of a render.
         init_steps: steps that fit the Gaussians to ``images``.
@@ -135,6 +136,7 @@ class Gaussians2D(RepresentationConfig):
         check_positive(self, "init_scale", "max_scale", *lrs)
         if not 0 < self.init_opacity < MAX_OPACITY:
             raise ValueError(f"init_opacity must be in (0, {MAX_OPACITY}), not {self.init_opacity}")
+        check_image_options(self, "init_color_std", "init_opacity")
 
     def _lrs(self) -> dict[str, float]:
         return {

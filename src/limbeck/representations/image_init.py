@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.config.ranges import refuse_given
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
 from limbeck.representations.primitives import check_render_cost
@@ -32,6 +33,22 @@ def initial_rows(config: RepresentationConfig, particles: int, seed: int) -> Row
     """
     rows = RowRandom.initial(seed, particles)
     return rows[:: particles // len(config.images)] if config.images else rows
+
+
+def check_image_options(config: RepresentationConfig, *replaced: str) -> None:
+    """Refuse options of the initial values that have no effect with, or without, images.
+
+    Args:
+        config: options with ``images`` and ``init_steps``.
+        replaced: options whose initial values come from the images if there are any.
+
+    Raises:
+        ValueError: names the first that has no effect.
+    """
+    if config.images:
+        refuse_given(config, "with images: leave it out", *replaced)
+    else:
+        refuse_given(config, "without images: leave it out, or give images", "init_steps")
 
 
 def sobol_positions(rng: RowRandom, count: int, size: tuple[int, int]) -> Float[Tensor, "n k 2"]:

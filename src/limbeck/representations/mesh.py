@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.config.ranges import refuse_given
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.camera import Camera
 from limbeck.graphics.cameras.request import RenderRequest
@@ -348,10 +349,14 @@ class Mesh(RepresentationConfig):
         for name in ("half_size", "lr", "offset_lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("offset_smoothing", "laplacian_weight", "normal_consistency_weight"):
+        weights = ("laplacian_weight", "normal_consistency_weight")
+        for name in ("offset_smoothing", *weights):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         check_decoder_learns(self.encoding, self.decoder)
+        if not self.geometry:
+            moving = ("offset_smoothing", "offset_lr", *weights)
+            refuse_given(self, "without geometry: leave it out, or give geometry", *moving)
         check_surface_options(self, self.texture)
 
     @property

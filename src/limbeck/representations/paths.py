@@ -28,6 +28,7 @@ from limbeck.graphics.rendering.tiles import (
 )
 from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.representations.image_init import (
+    check_image_options,
     color_logits,
     color_logits_at,
     fit_to_images,
@@ -251,7 +252,7 @@ class Paths(RepresentationConfig):
         init_radius: initial radius of the path in front and of the one at the back, in short sides;
             those between are in geometric progression.
         init_opacity: initial opacity, in (0, 0.99).
-        init_color_std: standard deviation of the initial color logits; unused with ``images``.
+        init_color_std: standard deviation of the initial color logits; refused with ``images``.
         num_segments: line segments that approximate a curve.
         init_steps: steps that fit the paths to ``images``.
         points_lr: peak learning rate of the control points, in short sides.
@@ -283,6 +284,7 @@ class Paths(RepresentationConfig):
             raise ValueError(
                 f"init_opacity must be in (0, {_MAX_OPACITY}), not {self.init_opacity}"
             )
+        check_image_options(self, "init_color_std")
 
     def _lrs(self) -> dict[str, float]:
         return {

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.config.ranges import check_minimums, check_positive
+from limbeck.config.ranges import check_minimums, check_positive, refuse_given
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import to_device
 from limbeck.graphics.cameras.request import RenderRequest
@@ -80,7 +80,7 @@ class Pixels(RepresentationConfig):
     Attributes:
         lr: peak learning rate of the logits at the coarsest level.
         num_levels: scales of the pyramid. 1: plain pixels.
-        init_std: standard deviation of the initial logits at the coarsest level; unused with
+        init_std: standard deviation of the initial logits at the coarsest level; refused with
             ``images``.
         smoothness_weight: weight of the squared differences of neighboring pixels. 0: off, which
             leaves a faint grid at the stride of the autoencoder.
@@ -94,6 +94,8 @@ class Pixels(RepresentationConfig):
     def __post_init__(self) -> None:
         check_positive(self, "lr")
         check_minimums(self, num_levels=1, init_std=0, smoothness_weight=0)
+        if self.images:
+            refuse_given(self, "with images: leave it out", "init_std")
 
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         rng = RowRandom.initial(seed, particles)

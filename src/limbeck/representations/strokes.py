@@ -28,6 +28,7 @@ from limbeck.graphics.rendering.tiles import (
 )
 from limbeck.representations.base import Representation, RepresentationConfig
 from limbeck.representations.image_init import (
+    check_image_options,
     color_logits,
     color_logits_at,
     fit_to_images,
@@ -236,7 +237,7 @@ class Strokes(RepresentationConfig):
         init_width: initial width of a stroke in short sides, less than ``max_width``.
         max_width: largest width in short sides.
         init_opacity: initial opacity, in (0, 0.99).
-        init_color_std: standard deviation of the initial color logits; unused with ``images``.
+        init_color_std: standard deviation of the initial color logits; refused with ``images``.
         num_segments: line segments that approximate a curve.
         init_steps: steps that fit the strokes to ``images``.
         points_lr: peak learning rate of the control points, in short sides.
@@ -265,6 +266,7 @@ class Strokes(RepresentationConfig):
         for name, maximum in maximums.items():
             if not 0 < getattr(self, name) < maximum:
                 raise ValueError(f"{name} must be in (0, {maximum}), not {getattr(self, name)}")
+        check_image_options(self, "init_color_std")
 
     def _lrs(self) -> dict[str, float]:
         return {
