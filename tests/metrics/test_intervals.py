@@ -72,7 +72,16 @@ def test_prompts_that_all_agree_leave_what_wilson_leaves() -> None:
     )
 
 
-def test_equal_values_of_other_metrics_have_no_spread() -> None:
+def test_equal_counts_are_as_uncertain_as_equal_shares() -> None:
+    """Such as the number of modes, of which 4 are possible, and interactions of shares."""
+    for bounds in ((0.0, 4.0), (-1.0, 1.0)):
+        low, high = mean_interval([bounds[1]] * 8, bounds)
+        assert low < bounds[1] - 0.1 and high == bounds[1]
+        low, high = mean_interval([0.0] * 8, bounds, is_difference=True)
+        assert low < -0.1 and high > 0.1
+
+
+def test_equal_values_of_unbounded_metrics_have_no_spread() -> None:
     """Edits that leave the outside of a mask alone: an error of 0, a similarity of 1."""
     assert mean_interval([0.0] * 14, metric_bounds("mse_outside")) == (0, 0)
     assert mean_interval([1.0] * 14, metric_bounds("ssim_outside")) == (1, 1)

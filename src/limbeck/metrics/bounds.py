@@ -26,7 +26,7 @@ _BOUNDS: dict[str, Interval] = {
     "distance": POSITIVE,
     "mse_outside": POSITIVE,
     "psnr_outside": POSITIVE,
-    "ssim_outside": (-1.0, 1.0),
+    "ssim_outside": (-math.inf, 1.0),  # -1 is never near, and equal values are no share
     "lpips_outside": POSITIVE,
     "structure_distance": POSITIVE,
     "structure_distance_published": POSITIVE,

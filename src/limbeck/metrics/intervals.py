@@ -98,7 +98,7 @@ def mean_interval(
 
     Student's t below 40 prompts, the percentile bootstrap over prompts from 40 on. The t interval
     of a metric with two bounds is that of its logit, see ``_t_ends``. Where all prompts have the
-    same share, neither sees any spread: the value then has at least the part of all prompts that a
+    same value, neither sees any spread: the value then has at least the share of all prompts that a
     Wilson interval of n of n leaves, and the rest is anywhere within the bounds.
 
     Args:
@@ -116,8 +116,8 @@ def mean_interval(
     if count < 2:
         return None
     mean, std = values.mean().item(), values.std().item()
-    is_share, bounds = bounds == SHARE, _difference_bounds(bounds) if is_difference else bounds
-    if is_share and _is_constant(std, mean):
+    bounds = _difference_bounds(bounds) if is_difference else bounds
+    if _is_constant(std, mean, bounds):
         return _constant_interval(mean, count, bounds)
     if count < BOOTSTRAP_FROM:
         return _t_ends(mean, t_quantile(count - 1) * std / math.sqrt(count), bounds, is_difference)
@@ -157,8 +157,8 @@ def _t_ends(value: float, half: float, bounds: Interval, is_difference: bool) ->
     return first, last
 
 
-def _is_constant(std: float, value: float) -> bool:
-    return std <= 1e-12 * max(abs(value), 1.0)
+def _is_constant(std: float, value: float, bounds: Interval) -> bool:
+    return std <= 1e-12 * max(abs(value), 1.0) and all(map(math.isfinite, bounds))
 
 
 def _constant_interval(value: float, count: int, bounds: Interval) -> Interval:
@@ -218,7 +218,7 @@ def jackknife_interval(
     spread = (left_out - left_out.mean()).square().sum().item()
     half = t_quantile(groups - 1) * math.sqrt((groups - 1) / groups * spread)
     value = statistic(torch.arange(len(units)))
-    is_share, bounds = bounds == SHARE, _difference_bounds(bounds) if is_difference else bounds
-    if is_share and _is_constant(half, value):
+    bounds = _difference_bounds(bounds) if is_difference else bounds
+    if _is_constant(half, value, bounds):
         return _constant_interval(value, len(names), bounds)
     return _t_ends(value, half, bounds, is_difference)
