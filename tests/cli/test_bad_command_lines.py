@@ -24,6 +24,10 @@ RUN = [
     ("run --prompts a", "--prompts has no name on the command line: limbeck run PROMPT"),
     (f"run {TOY} --particles 0", "particles must be at least 1, not 0"),
     (f"run {TOY} --lr -1", "--lr must be at least 0, not -1.0"),
+    (
+        f"run {TOY} --lr 0.1 --representation.lr 0.2",
+        "--lr is short for --representation.lr: give one of them",
+    ),
     (f"run {TOY} --lr nan", "--lr must be a finite number or none, not 'nan'"),
     (f"run {TOY} --lr 1e400", "--lr must be a finite number or none, not '1e400'"),
     (f"run {TOY} --seed -1", "--seed must be at least 0, not -1"),

@@ -133,6 +133,16 @@ def test_a_file_and_the_command_line_over_it(tmp_path: Path):
     assert {s.method.guidance for s in stages} == {3}
 
 
+def test_a_learning_rate_of_the_command_line_replaces_its_other_name(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    for given, option in (("lr: 0.1", "representation.lr"), ("representation.lr: 0.1", "lr")):
+        path.write_text(f"prompts: [red disc]\nmodel: gaussians\n{given}\n", encoding="utf-8")
+        sweep, _, _ = read_command([str(path), f"--{option}", "0.2", "0.3"])
+        runs = plan_runs(sweep)
+        assert [run.stages[""].representation.lr for run in runs] == [0.2, 0.3]
+        assert [run.options[option] for run in runs] == [0.2, 0.3]
+
+
 def test_the_written_file_is_the_same_sweep(tmp_path: Path):
     sweep, _, _ = read_command(
         [*TOY, "--lr", "log:0.01:1", "--random", "3", "--seed", "0:2", "--method", "sds", "sjc"]

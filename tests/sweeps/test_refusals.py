@@ -31,6 +31,11 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             f"{TOY} --lr 0.1:0.3",
             ["0.1:0.3 is no range of integers: list the values, or", "uniform:0.1:0.3 or log:"],
         ),
+        (
+            f"{TOY} --lr 0.1 --representation.lr 0.2 0.3",
+            ["--lr is short for --representation.lr: give one of them"],
+        ),
+        ("twice.yaml", ["twice.yaml: lr is short for representation.lr: give one of them"]),
         (f"{TOY} --method.guidance", ["--method.guidance needs a value, a number"]),
         (f"{TOY} --method sds nosuch", ["no method is called 'nosuch'", "vsd"]),
         (f"{TOY} --method sds csd --method.guidance 1", ["'guidance'", "method csd"]),
@@ -72,6 +77,8 @@ def test_bad_input(words: str, parts: list[str], capsys: pytest.CaptureFixture[s
     study = "method: {guidance: 1}\ngrid: {method.guidance: [1, 2]}\n"
     Path("study.yaml").write_text(study, encoding="utf-8")
     Path("step.yaml").write_text("prompts: red disc\nstep: 3\n", encoding="utf-8")
+    twice = "prompts: red disc\nmodel: gaussians\nlr: 1\nrepresentation: {lr: 2}\n"
+    Path("twice.yaml").write_text(twice, encoding="utf-8")
     Path("own").mkdir()
     Path("own/sweep.yaml").write_text("prompts: red disc\nmodel: gaussians\n", encoding="utf-8")
     Path("list.yaml").write_text("- 1\n", encoding="utf-8")

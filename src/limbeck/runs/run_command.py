@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from limbeck.config.command_line import parse, value_of
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
-from limbeck.config.yaml import read_yaml
+from limbeck.config.yaml import join, read_yaml
 from limbeck.priors.loading import pick_device
 from limbeck.runs.find_runs import RUNS, find_folder
 from limbeck.runs.loggers import Logger
@@ -218,9 +218,21 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
         start.preset.check_model(experiment.model)
     experiment = _with_found_folder(experiment)
     if options.lr is not None:
+        if value_of(argv, "--representation.lr") is not None:
+            raise lr_given_twice("--")
         experiment = with_lr(experiment, options.lr)
     pick_device(options.device)  # refuses one that this machine lacks
     return RunCommand(experiment, options, start.preset, defaults.stages)
+
+
+def lr_given_twice(path: str) -> ValueError:
+    """The error for ``lr`` beside ``representation.lr``, as one of them would have no effect.
+
+    Args:
+        path: ``--`` if they are options of a command line; empty for those of a file.
+    """
+    short, full = join(path, "lr"), join(path, "representation.lr")
+    return ValueError(f"{short} is short for {full}: give one of them")
 
 
 def _config_file(path: Path) -> Path:

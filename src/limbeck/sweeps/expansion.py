@@ -18,6 +18,7 @@ Axes = dict[str, tuple[Any, ...]]
 """Values by dotted option with underscores, such as ``method.guidance``."""
 
 SEED = "seed"
+_SAME = (("lr", "representation.lr"),)  #: a short name and the option that it stands for
 MAX_RUNS = 100_000  #: a sweep of more runs is a mistake
 _RANGE = re.compile(r"(?P<scale>uniform|log):(?P<low>[^:]+):(?P<high>[^:]+)")
 _INTEGERS = re.compile(r"(-?\d+):(-?\d+)(?::(\d+))?")
@@ -216,10 +217,11 @@ class Sweep:
         Args:
             fixed: options of all runs.
             **changes: other fields; those left out keep their value, without the options that are
-                given anew.
+                given anew, also if by another name.
         """
         axes = ("grid", "zip", "random")
         new = {*fixed, *(key for name in axes for key in changes.get(name, {}))}
+        new |= {other for pair in _SAME for key, other in (pair, pair[::-1]) if key in new}
         merged: dict[str, Any] = {
             name: {k: v for k, v in getattr(self, name).items() if k not in new}
             | changes.get(name, {})
