@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,19 @@ def test_the_table_has_a_row_per_run_and_prompt(progress: SweepProgress):
         for prompt, value in zip(PROMPTS, values, strict=True)
     }
     assert [r["error"] for r in rows if r["state"] == "killed"] == ["killed by SIGKILL"]
+
+
+def test_the_cost_of_a_run_is_that_of_all_its_stages(progress: SweepProgress):
+    run = progress.runs[0]
+    shutil.rmtree(progress.root / run.name)
+    staged = replace(run, stages={"field": run.stages[""], "splats": run.stages[""]})
+    for folder in staged.folders(progress.root):
+        write_finished(progress, replace(run, name=f"{run.name}/{folder.name}"), {}, (0.1, 0.2))
+    (result,) = ResultReader([staged], progress.root).read({run.name}, {})
+    path = write_table([result], progress.root)
+    with path.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["evaluations"], row["seconds"]) for row in rows] == [("40", "5.0")] * 2
 
 
 def test_the_parquet_file_is_the_same_table(progress: SweepProgress):

@@ -37,6 +37,7 @@ class RunResult:
         message: why it failed; empty if it did not.
         folder: run folder of the last stage that has started.
         data: contents of the folder; None before the run has started.
+        earlier: contents of the folders of the stages before it.
     """
 
     run: PlannedRun
@@ -44,6 +45,18 @@ class RunResult:
     message: str
     folder: Path
     data: RunData | None
+    earlier: tuple[RunData, ...] = ()
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Network evaluations and seconds of all stages; empty before the run has started."""
+        if self.data is None:
+            return {}
+        stages = (*self.earlier, self.data)
+        return {
+            "evaluations": sum(stage.evaluations() for stage in stages),
+            "seconds": sum(stage.elapsed() for stage in stages),
+        }
 
     @property
     def mean_scores(self) -> dict[str, float]:
@@ -112,9 +125,10 @@ class ResultReader:
         started = [f for f in run.folders(self.root) if (f / "run.yaml").is_file()]
         folder = started[-1] if started else run.folders(self.root)[0]
         message = outcome.message if outcome is not None else ""
-        if state == "waiting":  # there may be thousands
+        if state == "waiting" or not started:  # there may be thousands that wait
             return RunResult(run, state, message, folder, None)
-        return RunResult(run, state, message, folder, read_run_data(folder) if started else None)
+        *earlier, last = [read_run_data(stage) for stage in started]
+        return RunResult(run, state, message, folder, last, tuple(earlier))
 
 
 def table_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -126,8 +140,7 @@ def table_rows(results: Sequence[RunResult]) -> list[dict[str, Any]]:
         last: dict[str, Any] = {"error": result.message}
         prompts: list[dict[str, Any]] = [{}]
         if result.state == "finished" and result.data is not None:
-            cost = {"evaluations": result.data.evaluations(), "seconds": result.data.elapsed()}
-            last = {**cost, **last}
+            last = {**result.cost, **last}
             prompts = result.data.scores.get("prompts") or [{}]
         rows += [first | prompt | last for prompt in prompts]
     columns = table_columns(results, rows)
