@@ -143,6 +143,22 @@ def test_a_learning_rate_of_the_command_line_replaces_its_other_name(tmp_path: P
         assert [run.options[option] for run in runs] == [0.2, 0.3]
 
 
+def test_the_draws_of_a_file_keep_their_seed_unless_another_is_given(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    draws = "random: {draws: 2, draw_seed: 5, lr: 'log:0.01:1'}"
+    path.write_text(f"prompts: [red disc]\nmodel: gaussians\n{draws}\n", encoding="utf-8")
+
+    def rates(*words: str) -> list[float]:
+        sweep, _, _ = read_command([str(path), *words])
+        return [run.options["lr"] for run in plan_runs(sweep)]
+
+    assert rates("--random", "3")[:2] == rates() == rates("--random-seed", "5")
+    other = rates("--random-seed", "6")
+    assert len(other) == 2 and not set(other) & set(rates())
+    assert rates("--random", "3", "--random-seed", "6")[:2] == other
+    assert rates("--random-seed", "0") != rates()
+
+
 def test_the_written_file_is_the_same_sweep(tmp_path: Path):
     sweep, _, _ = read_command(
         [*TOY, "--lr", "log:0.01:1", "--random", "3", "--seed", "0:2", "--method", "sds", "sjc"]

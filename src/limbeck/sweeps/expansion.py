@@ -231,9 +231,10 @@ class Sweep:
         if changes.get("seeds") or SEED in fixed:
             kept.pop(SEED, None)
             merged["seeds"] = changes.get("seeds", ())
+        if "draw_seed" in changes:
+            merged["draw_seed"] = changes["draw_seed"]
         if changes.get("draws"):
             merged["draws"] = changes["draws"]
-            merged["draw_seed"] = changes.get("draw_seed", 0)
         elif not merged["random"]:
             merged["draws"], merged["search"] = 0, None
         if "search" in changes:

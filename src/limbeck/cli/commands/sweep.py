@@ -68,7 +68,7 @@ class SweepOptions:
         zip: options with several values go together, the first with the first, and so on.
         random: number of random draws from the options with several values or a range, such as
             log:0.01:1 or uniform:1:10; 0 for every combination.
-        random_seed: seed of the random draws, or of Optuna.
+        random_seed: seed of the random draws, or of Optuna; by default that of the file, or 0.
         optuna: number of settings that Optuna tries to find the best one, from the options with
             several values or a range; 0 not to search.
         maximize: score of results.csv that the search is for, such as object.
@@ -97,7 +97,7 @@ class SweepOptions:
 
     zip: bool = False
     random: int = field(default=0, metadata={"minimum": 0})
-    random_seed: int = 0
+    random_seed: int | None = None
     optuna: int = field(default=0, metadata={"minimum": 0})
     maximize: str = ""
     minimize: str = ""
@@ -270,14 +270,16 @@ def read_command(argv: Sequence[str]) -> tuple[Sweep, SweepOptions, Path | None]
     if options.zip and options.random:
         raise ValueError("--zip and --random exclude each other: give one of them")
     search = _search_of(options)
-    if "--random-seed" in words and not (options.random or search or base.draws):
+    if options.random_seed is not None and not (options.random or search or base.draws):
         raise ValueError("--random-seed needs --random N or --optuna N: nothing is drawn without")
     kind = "zip" if options.zip else "random" if options.random or search else "grid"
     if options.zip and not varied:
         raise ValueError("--zip needs options with several values")
     draws: dict[str, Any] = {}
     if number := options.random or options.optuna:
-        draws = {"draws": number, "draw_seed": options.random_seed, "search": search}
+        draws = {"draws": number, "search": search}
+    if options.random_seed is not None:
+        draws["draw_seed"] = options.random_seed
     return base.with_options(fixed, **{kind: varied}, seeds=seeds, **draws), options, file
 
 
