@@ -88,6 +88,20 @@ def test_a_trial_that_diverged_has_the_worst_value_and_a_killed_one_is_asked_aga
     assert len(killed) == 2 and again == killed
 
 
+@needs_optuna
+def test_a_search_is_not_continued_with_another_version_of_ones_own_method(tmp_path, capsys):
+    mine, out = tmp_path / "mine.py", tmp_path / "runs"
+    text = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"
+    mine.write_text(text, encoding="utf-8")
+    words = ["sweep", *TOY[:-1], "1", "--method", f"{mine}:Mine", "--lr", "log:0.01:1"]
+    words += ["--minimize", "saturation", "--out", str(out), "--workers", "1", "--optuna"]
+    assert main([*words, "1"]) == 0
+    mine.write_text(text + "\n# another formula\n", encoding="utf-8")
+    assert main([*words, "2"]) == 2
+    assert "one table must not mix two versions" in " ".join(capsys.readouterr().err.split())
+    assert len(list(out.glob("*/run.yaml"))) == 1
+
+
 def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):
     words = ["sweep", *TOY, "--lr", "log:0.01:1"]
     for more, message in (

@@ -85,6 +85,10 @@ class OptunaStudy:
         """Number of seeds."""
         return len(self.sweep.seeds) or 1
 
+    def earlier_runs(self) -> list[PlannedRun]:
+        """The runs of all trials of earlier sessions, also of those that will be continued."""
+        return [run for trial in [*self._known, *self._left] for run in self._runs(trial.params)]
+
     def known_runs(self) -> list[PlannedRun]:
         """The runs of the trials of earlier sessions that are complete."""
         return [run for trial in self._known for run in self._runs(trial.params)]

@@ -134,15 +134,22 @@ def check_runs(runs: Sequence[PlannedRun], root: Path, device: str | None) -> li
         for folder, experiment in run.experiments(root).items():
             refuse_folder_in_use(folder)
             _refuse_other_run(folder, experiment)
+    _refuse_changed_files(runs, root)
+    _check_models(runs, device)
+    for stage in dict.fromkeys(name for run in runs for name in run.stages):
+        notify_different_guidance(run.stages[stage].method for run in runs if stage in run.stages)
+    return runs
+
+
+def _refuse_changed_files(runs: Sequence[PlannedRun], root: Path) -> None:
+    """Refuse runs that were started before a file of the user's own has changed."""
+    for run in runs:
+        for folder, experiment in run.experiments(root).items():
             if changed := changed_own_files(folder, experiment):
                 raise ValueError(
                     f"{folder} was run before {changed[0]} has changed: one table must not mix "
                     "two versions; choose another folder with --out, or delete these runs"
                 )
-    _check_models(runs, device)
-    for stage in dict.fromkeys(name for run in runs for name in run.stages):
-        notify_different_guidance(run.stages[stage].method for run in runs if stage in run.stages)
-    return runs
 
 
 def _is_sweep(folder: Path) -> bool:
@@ -211,7 +218,10 @@ def run_sweep(
     root = progress.root
     with folder_lock(root):
         write_text(root / SWEEP_FILE, sweep_to_yaml(sweep))
-        study = None if sweep.search is None else OptunaStudy(sweep, root)
+        study = None
+        if sweep.search is not None:
+            study = OptunaStudy(sweep, root)
+            _refuse_changed_files(study.earlier_runs(), root)
         execute_runs(progress, engine, recording, command, on_change, study)
 
 
