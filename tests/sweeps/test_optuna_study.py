@@ -15,6 +15,7 @@ from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Range, Search, Sweep, read_sweep
 from limbeck.sweeps.optuna_study import OptunaStudy, check_search
 from limbeck.sweeps.sweep_folder import sweep_to_yaml
+from limbeck.system.notices import Notice
 
 needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None,
@@ -86,6 +87,22 @@ def test_a_trial_that_diverged_has_the_worst_value_and_a_killed_one_is_asked_aga
     killed = run_all(OptunaStudy(search_of(6), tmp_path), peak, monkeypatch, ["killed"])
     again = run_all(OptunaStudy(search_of(6), tmp_path), peak, monkeypatch)
     assert len(killed) == 2 and again == killed
+
+
+@needs_optuna
+def test_a_setting_without_the_score_does_not_end_the_search(tmp_path, monkeypatch):
+    def score(options):
+        return None if options["method.guidance"] < 3 else peak(options)
+
+    with pytest.warns(Notice, match="has no saturation: the search goes on") as notices:
+        trials = run_all(OptunaStudy(search_of(8), tmp_path), score, monkeypatch)
+    lacking = sum(options["method.guidance"] < 3 for options in trials)
+    assert len(trials) == 8 and 0 < lacking < 8
+    assert len(notices) == lacking
+    more = OptunaStudy(search_of(9), tmp_path)
+    assert len(more.known_runs()) == 2 * 8
+    monkeypatch.setattr("limbeck.sweeps.optuna_study.notify", lambda text: None)
+    assert len(run_all(more, score, monkeypatch)) == 1
 
 
 @needs_optuna

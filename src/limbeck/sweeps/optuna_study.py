@@ -16,6 +16,7 @@ from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import SEED, Draw, Range, Sweep
 from limbeck.sweeps.planned_runs import PlannedRun, format_option, plan_points, with_found_names
 from limbeck.system.extras import require_package
+from limbeck.system.notices import notify
 
 STUDY_FILE = "optuna.journal"
 
@@ -43,8 +44,8 @@ class OptunaStudy:
 
     A trial is complete when all of its runs are finished, and its value is the mean score. One that
     a run with numbers that are not finite has stopped gets the worst value so far, so that the
-    sampler avoids its neighborhood. One with runs that failed otherwise stays open: the same
-    command completes them.
+    sampler avoids its neighborhood. One whose runs lack the score has failed for good. One with
+    runs that failed otherwise stays open: the same command completes them.
 
     Args:
         sweep: the sweep, with a ``search``.
@@ -113,9 +114,6 @@ class OptunaStudy:
         Args:
             finished: names of the runs that are finished.
             failed: outcome by name of the runs that failed.
-
-        Raises:
-            ValueError: if a run lacks the score.
         """
         for number, runs in list(self._open.items()):
             names = {run.name for run in runs}
@@ -124,9 +122,22 @@ class OptunaStudy:
             del self._open[number]
             outcomes = [failed[name] for name in names & failed.keys()]
             if not outcomes:
-                self._study.tell(number, math.fsum(map(self._score, runs)) / len(runs))
+                self._tell_score(number, runs)
             elif all(outcome.is_final for outcome in outcomes):
                 self._study.tell(number, self._worst())
+
+    def _tell_score(self, number: int, runs: Sequence[PlannedRun]) -> None:
+        """Tell the mean score of a trial, or that it has none, as that of diversity needs two."""
+        import optuna
+
+        scores = [self._score(run) for run in runs]
+        found = [score for score in scores if score is not None]
+        if len(found) == len(runs):
+            self._study.tell(number, math.fsum(found) / len(runs))
+            return
+        self._study.tell(number, state=optuna.trial.TrialState.FAIL)
+        lacking = runs[scores.index(None)].name
+        notify(f"{lacking} has no {self.search.score}: the search goes on without this setting")
 
     def _worst(self) -> float:
         """The worst value so far, or the worst possible one before the first."""
@@ -136,15 +147,11 @@ class OptunaStudy:
         bound = metric_bounds(self.search.score)[0 if self.search.maximize else 1]
         return worst(values) if values else bound if math.isfinite(bound) else 0.0
 
-    def _score(self, run: PlannedRun) -> float:
+    def _score(self, run: PlannedRun) -> float | None:
+        """The score of a run; None if it has none, or one that could not be computed."""
         mean = read_run_data(run.folders(self.root)[-1]).scores.get("mean", {})
-        if self.search.score not in mean:
-            known = ", ".join(name for name in SCORES if name in mean) or "none"
-            raise ValueError(
-                f"{run.name} has no score {self.search.score}, so nothing can be searched for; it "
-                f"has {known}"
-            )
-        return float(mean[self.search.score])
+        value = mean.get(self.search.score)
+        return None if value is None else float(value)
 
     def _runs(self, params: Mapping[str, Any]) -> list[PlannedRun]:
         setting = {key: _value(values, params[key]) for key, values in self.sweep.random.items()}
