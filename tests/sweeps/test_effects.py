@@ -52,6 +52,7 @@ def sweep_results(
         ]
         text = json.dumps({"prompts": rows, "mean": {"saturation": 0.0}})
         (folder / "scores.json").write_text(text, encoding="utf-8")
+        (folder / "profile.json").write_text("{}", encoding="utf-8")  # as of a finished run
     return ResultReader(runs, root).read(finished, {})
 
 
@@ -143,6 +144,40 @@ def test_a_seed_that_is_not_finished_everywhere_is_left_out(tmp_path: Path):
     assert design is not None and design.left_out == len(PROMPTS)
     both = effects_of(design)[-1]
     assert both.difference.value == pytest.approx(0.03)
+
+
+def rewrite_scores(results: Sequence[RunResult], change: Callable[[int, int, dict], None]) -> None:
+    """Change the rows of scores.json: called with the numbers of run and row, and the row."""
+    for number, result in enumerate(results):
+        path = result.folder / "scores.json"
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        for i, row in enumerate(scores["prompts"]):
+            change(number, i, row)
+        path.write_text(json.dumps(scores), encoding="utf-8")
+
+
+def test_copies_of_a_prompt_count_each(tmp_path: Path):
+    (first, *_) = effects(sweep_results(tmp_path, sweep_of(["red disc"] * 3)))
+    assert first.difference.value == pytest.approx(0.4 + (0.03 + 0.05) / 4)
+    assert first.unit == "prompts" and first.difference.num_units == 3
+
+
+def test_scores_that_some_setting_lacks_are_named(tmp_path: Path):
+    def change(run: int, prompt: int, row: dict) -> None:
+        row["diversity"] = None if run % 4 == 0 else 0.5
+        row["object"] = None if (run, prompt) == (0, 0) else 0.5
+
+    results = sweep_results(tmp_path, sweep_of())
+    rewrite_scores(results, change)
+    design = factorial_of(results)
+    assert design is not None and list(design.lacking) == ["object", "diversity"]
+    assert set(design.scores) == {"saturation", "object"}
+    keys = {place: set(own) for place, own in design.scores["object"].items()}
+    assert all(("red disc", "0") not in own and len(own) == 5 for own in keys.values())
+    page = " ".join(SweepPage(tmp_path).write(results).read_text(encoding="utf-8").split())
+    assert "diversity is left out, as no prompt has it in every setting." in page
+    assert "is without 1 pair of prompt and seed that lack it in some setting." in page
+    assert "of 6 intervals, less than one would be so by chance" in page
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,13 +79,17 @@ class Factorial:
 
     Attributes:
         levels: levels by option, numbers by size and others in the order of the runs.
-        scores: score by name, setting, prompt and seed; the same prompts and seeds everywhere.
+        scores: score by name, setting, prompt and seed; those of a score are the same in every
+            setting.
         left_out: pairs of prompt and seed that are not finished in every setting.
+        lacking: further pairs that a score lacks in some setting, by its name; if these are all
+            pairs, it is not in ``scores``.
     """
 
     levels: Mapping[str, Sequence[str]]
     scores: Mapping[str, ScoresByPlace]
     left_out: int
+    lacking: Mapping[str, int] = field(default_factory=dict)
 
 
 def factorial_of(results: Sequence[RunResult]) -> Factorial | None:
@@ -108,18 +112,24 @@ def factorial_of(results: Sequence[RunResult]) -> Factorial | None:
         by_place[_place(result, options)] |= _prompt_scores(result)
     everywhere = set.intersection(*(set(rows) for rows in by_place.values()))
     rows = [row for own in by_place.values() for key, row in own.items() if key in everywhere]
-    scores: dict[str, ScoresByPlace] = {
-        name: {
-            place: {key: own[key][name] for key in sorted(everywhere)}
-            for place, own in by_place.items()
-        }
-        for name in score_columns(rows)
-        if all(_is_number(row.get(name)) for row in rows)
-    }
+    scores: dict[str, ScoresByPlace] = {}
+    lacking: dict[str, int] = {}
+    for name in score_columns(rows):
+        shared = [
+            key
+            for key in sorted(everywhere)
+            if all(_is_number(own[key].get(name)) for own in by_place.values())
+        ]
+        if shared:
+            scores[name] = {
+                place: {key: own[key][name] for key in shared} for place, own in by_place.items()
+            }
+        if number := len(everywhere) - len(shared):
+            lacking[name] = number
     if not scores:
         return None
     found = set.union(*(set(rows) for rows in by_place.values()))
-    return Factorial(levels, scores, len(found - everywhere))
+    return Factorial(levels, scores, len(found - everywhere), lacking)
 
 
 def effects_of(design: Factorial) -> list[Effect]:
@@ -209,10 +219,8 @@ def _is_number(value: Any) -> bool:
 
 def _prompt_scores(result: RunResult) -> dict[Key, Mapping[str, Any]]:
     """Scores by prompt and seed of a finished run."""
-    if result.state != "finished" or result.data is None:
-        return {}
     seed = str(next(iter(result.run.stages.values())).seed)
-    return {(row["prompt"], seed): row for row in result.data.scores.get("prompts", [])}
+    return {(prompt, seed): row for prompt, row in result.prompt_scores.items()}
 
 
 def _effect(

@@ -37,6 +37,7 @@ def effects_section(results: Sequence[RunResult]) -> dict[str, Any] | None:
         hidden, by_label = len(by_label) - len(shown), shown
     first = effects[0]
     count = sum(map(len, by_label.values()))
+    by_chance = round(_CHANCE * count)
     return {
         "options": [names[option] for option in design.levels],
         "columns": list(design.scores),
@@ -50,11 +51,25 @@ def effects_section(results: Sequence[RunResult]) -> dict[str, Any] | None:
         "count": first.difference.num_units,
         "has_intervals": first.difference.interval is not None,
         "left_out": design.left_out,
+        "lacking": _lacking(design),
         "hidden": hidden,
         "shown": count,
-        "by_chance": round(_CHANCE * count),
+        "by_chance": f"about {by_chance}" if by_chance else "less than one",
         "file": EFFECTS_FILE,
     }
+
+
+def _lacking(design: Factorial) -> list[str]:
+    """A sentence on each score that some setting lacks."""
+    found = []
+    for name, number in design.lacking.items():
+        label = SCORES[name].label
+        if name not in design.scores:
+            found.append(f"{label} is left out, as no prompt has it in every setting.")
+            continue
+        pairs = "1 pair of prompt and seed" if number == 1 else f"{number} pairs of prompt and seed"
+        found.append(f"{label} is without {pairs} that lack it in some setting.")
+    return found
 
 
 def _label(effect: Effect, design: Factorial, names: Mapping[str, str]) -> str:
