@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import limbeck
-from limbeck.system.files import replacing, slug
+from limbeck.system.files import one_line, replacing, slug
 
 
 def test_two_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
@@ -67,3 +67,8 @@ def test_slug_is_a_safe_folder_name(text: str) -> None:
 def test_slug_keeps_the_words() -> None:
     assert slug("A striped, red Mug!") == "a-striped-red-mug"
     assert slug("Café") == "cafe"
+
+
+def test_a_message_that_is_cut_ends_with_an_ellipsis():
+    assert one_line(ValueError("too\n long"), 8) == "too long"
+    assert one_line(ValueError("far too long"), 8) == "far t..."

@@ -27,6 +27,8 @@ from limbeck.training.collapse import DegenerateRunError
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import check_weights_fit
 
+_MAX_REASON = 600  #: characters of why a run failed; advice stands at the end of a message
+
 
 @dataclass(frozen=True)
 class RunTask:
@@ -114,9 +116,10 @@ def execute_run(task: RunTask) -> RunOutcome:
 def _describe(error: Exception) -> str:
     """The message of an error, and where it comes from if it was not raised for the user."""
     if isinstance(error, ValueError | OSError | RuntimeError | MemoryError):
-        return one_line(error)
+        return one_line(error, _MAX_REASON)
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {one_line(error)} ({Path(last.filename).name}:{last.lineno})"
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return f"{type(error).__name__}: {one_line(error, _MAX_REASON)} ({where})"
 
 
 def _execute_stages(task: RunTask) -> list[str]:

@@ -69,8 +69,9 @@ def slug(text: str, max_length: int = 40) -> str:
 
 
 def one_line(error: Exception, max_length: int = 200) -> str:
-    """The message of an error in one line; its type if it has none."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:max_length]
+    """The message of an error in one line; its type if it has none. An ellipsis says it is cut."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= max_length else f"{text[: max_length - 3].rstrip()}..."
 
 
 def read_text(path: Path) -> str:
