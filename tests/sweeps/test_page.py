@@ -25,7 +25,7 @@ from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Sweep
 from limbeck.sweeps.live_report import SweepReport
 from limbeck.sweeps.live_table import LiveTable
-from limbeck.sweeps.page import SweepPage, matrix_axes
+from limbeck.sweeps.page import SweepPage, _title, matrix_axes
 from limbeck.sweeps.planned_runs import PlannedRun, plan_runs
 from limbeck.sweeps.results import ResultReader, settings_of, write_table
 from limbeck.sweeps.sweep_folder import SweepProgress
@@ -164,6 +164,17 @@ def test_a_sweep_of_one_option_plots_the_scores_of_its_settings(
     assert figure[0] == "saturation" and all(f">{label}<" in figure[1] for label in values)
     page.write(results_of(progress), reload_seconds=10)
     assert len(drawn) == 1  # not while the sweep goes on
+
+
+def test_the_title_names_the_prompts_of_all_runs(progress: SweepProgress):
+    for axis, title in (
+        ([["red disc"], ["blue ring"]], "“red disc”, “blue ring”"),
+        ([["red disc", "blue ring"], ["green bar"], ["a"]], "“blue ring”, “green bar” and 1 more"),
+    ):
+        sweep = Sweep({"model": "gaussians"}, grid={"prompts": tuple(axis)})
+        results = results_of(progress)
+        started = [replace(results[0], run=run) for run in plan_runs(sweep)]
+        assert _title(started, progress.root).endswith(title)
 
 
 def test_axes_by_their_short_name():

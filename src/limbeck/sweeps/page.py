@@ -38,6 +38,7 @@ _PIXELATED_WIDTH = 128  #: images up to this width are shown without smoothing
 _MAX_IMAGE_WIDTH = 192  #: larger images are shrunk to this width
 _MANY_RUNS = 100  #: from here on, images are shrunk further so that the page stays small
 _SMALL_WIDTH = 96
+_TITLE_PROMPTS = 3  #: prompts in the title of the page
 _MAX_PROMPTS = 4  #: prompts of a run whose images are shown
 STATE = "state"  #: key of the filter by state, which no option is called
 _MAX_FILTER_VALUES = 40  #: an option of more values, such as a random draw, has no filter
@@ -180,7 +181,16 @@ def _choices(result: RunResult, filters: Sequence[Filter]) -> str:
 
 
 def _title(results: Sequence[RunResult], root: Path) -> str:
-    return next((r.data.title for r in results if r.data is not None), root.name)
+    """The prompts of all runs, at most three; before one has begun, the name of the folder."""
+    if all(result.data is None for result in results):
+        return root.name
+    stages = [next(iter(result.run.stages.values())) for result in results]
+    prompts = list(dict.fromkeys(prompt for stage in stages for prompt in stage.prompts))
+    if "" in prompts:  # of an object from an image
+        return next(result.data.title for result in results if result.data is not None)
+    more = len(prompts) - _TITLE_PROMPTS
+    shown = ", ".join(f"“{prompt}”" for prompt in prompts[:_TITLE_PROMPTS])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def matrix_axes(varied: Sequence[str], rows: str = "", columns: str = "") -> tuple[str, str]:
