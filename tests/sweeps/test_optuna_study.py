@@ -119,6 +119,15 @@ def test_a_search_is_not_continued_with_another_version_of_ones_own_method(tmp_p
     assert len(list(out.glob("*/run.yaml"))) == 1
 
 
+@needs_optuna
+def test_a_dry_run_of_a_search_lists_no_runs(tmp_path, capsys):
+    words = ["sweep", *TOY, "--lr", "log:0.01:1", "--seed", "0", "1", "--maximize", "object"]
+    assert main([*words, "--optuna", "3", "--dry-run", "--out", str(tmp_path / "s")]) == 0
+    output, errors = capsys.readouterr()
+    assert output == "" and not (tmp_path / "s").exists()
+    assert "up to 3 settings x 2 seeds, which Optuna chooses one after another" in errors
+
+
 def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):
     words = ["sweep", *TOY, "--lr", "log:0.01:1"]
     for more, message in (

@@ -142,6 +142,11 @@ def main(argv: Sequence[str]) -> None:
         print(text, file=sys.stderr)
     if options.dry_run:
         check_sweep(runs, root, engine.device_here)
+        if sweep.search is not None:  # the planned runs are of random settings
+            seeds = f" x {len(sweep.seeds)} seeds" if len(sweep.seeds) > 1 else ""
+            text = f"limbeck: up to {sweep.draws} settings{seeds}, which Optuna chooses one after "
+            print(f"{text}another; nothing was written", file=sys.stderr)
+            return
         for run in with_found_names(runs, root):
             print(root / run.name)
         count = "one run" if len(runs) == 1 else f"{len(runs)} runs"
