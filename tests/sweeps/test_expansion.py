@@ -159,6 +159,22 @@ def test_the_draws_of_a_file_keep_their_seed_unless_another_is_given(tmp_path: P
     assert rates("--random-seed", "0") != rates()
 
 
+def test_another_component_drops_the_options_of_the_one_of_the_file(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    method = "method: {name: vsd, critic: exact, guidance: 3}"
+    path.write_text(f"prompts: [red disc]\nmodel: gaussians\n{method}\n", encoding="utf-8")
+    for words, fixed in (
+        (["sds"], {"method": "sds"}),
+        (["sds", "--method.guidance", "2"], {"method": "sds", "method.guidance": 2}),
+        (["vsd"], {"method": "vsd", "method.critic": "exact", "method.guidance": 3}),
+    ):
+        sweep, _, _ = read_command([str(path), "--method", *words])
+        assert {k: v for k, v in sweep.fixed.items() if k.startswith("method")} == fixed
+        assert len(plan_runs(sweep)) == 1
+    sweep, _, _ = read_command([str(path), "--method", "sds", "sjc"])
+    assert len(plan_runs(sweep)) == 2 and "method.critic" not in sweep.fixed
+
+
 def test_the_written_file_is_the_same_sweep(tmp_path: Path):
     sweep, _, _ = read_command(
         [*TOY, "--lr", "log:0.01:1", "--random", "3", "--seed", "0:2", "--method", "sds", "sjc"]

@@ -217,7 +217,8 @@ class Sweep:
         Args:
             fixed: options of all runs.
             **changes: other fields; those left out keep their value, without the options that are
-                given anew, also if by another name.
+                given anew, also if by another name, and without fixed options of a component that
+                another one replaces.
         """
         axes = ("grid", "zip", "random")
         new = {*fixed, *(key for name in axes for key in changes.get(name, {}))}
@@ -227,7 +228,11 @@ class Sweep:
             | changes.get(name, {})
             for name in axes
         }
-        kept = {k: v for k, v in self.fixed.items() if k not in new}
+        given = {k: (v,) for k, v in fixed.items()}
+        given |= {k: v for name in axes for k, v in changes.get(name, {}).items()}
+        # options of a component belong to it, and another one is chosen in its place
+        gone = tuple(f"{k}." for k, v in given.items() if self.fixed.get(k, v[0]) not in v)
+        kept = {k: v for k, v in self.fixed.items() if k not in new and not k.startswith(gone)}
         if changes.get("seeds") or SEED in fixed:
             kept.pop(SEED, None)
             merged["seeds"] = changes.get("seeds", ())
