@@ -187,6 +187,16 @@ def test_samples_are_a_set_of_their_own(runs, tmp_path, capsys):
     assert "Metrics with intervals" in (runs / "a" / "report.html").read_text()
 
 
+def test_metrics_that_another_evaluation_leaves_out_are_named(world, runs, capsys):
+    folder = runs / "c"
+    assert main(["eval", str(folder), "--reference", str(world / "true")]) == 0
+    assert "kid" in json.loads((folder / "eval.json").read_text())["metrics"]
+    assert "no longer" not in capsys.readouterr().err
+    assert main(["eval", str(folder)]) == 0
+    (notice,) = capsys.readouterr().err.splitlines()
+    assert "eval.json had kid, cmmd" in notice and "no longer" in notice
+
+
 def test_vendi_scores_of_other_numbers_of_images_are_not_compared(tmp_path, capsys):
     """The score grows with the number: five seeds against eight say nothing about diversity."""
     rng, prompts = np.random.default_rng(0), tmp_path / "prompts.txt"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from limbeck.evaluation.edit_sets import EditFiles, folder_edits, is_edit, run_edits
 from limbeck.evaluation.estimates import estimate_all, estimate_differences
+from limbeck.evaluation.evaluation_files import notify_dropped, write_evaluation
 from limbeck.evaluation.exact_runs import add_law_metrics, named_modes
 from limbeck.evaluation.image_sets import (
     ImageSet,
@@ -48,7 +48,6 @@ from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import is_exact, load
 from limbeck.runs.reopen import read_experiment
 from limbeck.runs.report.pages import write_report
-from limbeck.system.files import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.world.pretrained import load_evaluator
 
@@ -289,7 +288,9 @@ def _exact_prior(experiment: Experiment, device: str) -> ExactPrior:
 
 def write_evaluations(reports: Mapping[Path, Mapping[str, Any]]) -> None:
     """Write eval.json into each folder atomically, and its table into the report of a run."""
+    dropped = {}
     for folder, report in reports.items():
-        write_text(folder / "eval.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        dropped[folder] = write_evaluation(folder, report)
         if not is_sample_folder(folder):
             write_report([folder])
+    notify_dropped(dropped)

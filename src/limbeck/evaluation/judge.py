@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -42,7 +41,6 @@ from limbeck.metrics.true_object_colors import true_object_colors
 from limbeck.metrics.view_consistency import view_labels
 from limbeck.runs.folder_state import refuse_unfinished
 from limbeck.runs.reopen import last_stage, read_experiment
-from limbeck.system.files import write_text
 from limbeck.training.experiment import Experiment
 from limbeck.training.warm_start import load_representation
 from limbeck.world.prompt_parser import judgeable_attributes
@@ -245,10 +243,3 @@ def run_family(experiment: Experiment) -> str:
         plain = replace(plain, representation=representation)
     names = (type(part).__name__ for part in (experiment.method, experiment.representation))
     return f"{', '.join(names)}, {experiment.steps} steps ({fingerprint(plain)})"
-
-
-def write_evaluation(run: FinishedRun, report: dict[str, Any]) -> Path:
-    """Write eval.json into a run folder atomically and return its path."""
-    path = run.folder / "eval.json"
-    write_text(path, json.dumps(report, indent=1) + "\n")
-    return path

@@ -239,6 +239,7 @@ def _evaluate_2d(options: EvalOptions, folders: Sequence[Path]) -> None:
 def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.config.yaml import options as options_of
     from limbeck.evaluation import judge
+    from limbeck.evaluation.evaluation_files import notify_dropped, write_evaluation
     from limbeck.evaluation.tables import comparison_table, summary_line
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.report.pages import write_report
@@ -260,12 +261,13 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
             loaded[key] = load(run.experiment.model, options.device, run.experiment.precision)
         priors.append(loaded[key])
         judge.check_evaluable(run, priors[-1], judges)
-    evaluations = []
+    evaluations, dropped = [], {}
     for run, prior in zip(runs, priors, strict=True):
         evaluation = judge.evaluate_run(run, prior, judges)
         evaluations.append(evaluation)
-        path = judge.write_evaluation(run, evaluation.report)
-        print(f"{path}: {summary_line(evaluation.report)}", flush=True)
+        dropped[run.folder] = write_evaluation(run.folder, evaluation.report)
+        print(f"{run.folder / 'eval.json'}: {summary_line(evaluation.report)}", flush=True)
         write_report([run.folder])
+    notify_dropped(dropped)
     if len(runs) > 1:
         print(comparison_table(evaluations))

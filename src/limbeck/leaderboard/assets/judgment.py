@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.diffusion.prior import Prior
-from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run, write_evaluation
+from limbeck.evaluation.evaluation_files import write_evaluation
+from limbeck.evaluation.judge import RunJudges, evaluate_run, open_finished_run
 from limbeck.evaluation.prompt_metrics import PromptImages
 from limbeck.metrics.heldout_views import CAMERA_RINGS
 from limbeck.priors.loading import load
@@ -142,7 +143,7 @@ class AssetJudge:
             (images,) = found.images.values()
             self.views.mkdir(parents=True, exist_ok=True)
             save_png(_sheet_of_views(images.images), path)
-            write_evaluation(run, found.report)  # last: it says that both are there
+            write_evaluation(run.folder, found.report)  # last: it says that both are there
             report = found.report
         row, data = report["prompts"][0], read_run_data(folder)
         return JudgedStage(
