@@ -8,6 +8,7 @@ from limbeck.evaluation.estimates import (
     estimate_differences,
     estimate_mean,
 )
+from limbeck.evaluation.image_sets import pair_unit
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import jackknife_interval, mean_interval, wilson_interval
@@ -42,12 +43,26 @@ def test_sets_without_a_common_image_have_no_difference():
 def test_prompts_are_the_unit_unless_there_is_one():
     values = {("duck", (0, i)): float(i < 6) for i in range(8)}
     single = estimate_mean(values, (0, 1))
-    assert single.unit == "8 seeds of 1 prompt"
+    assert single.unit == "8 images of 1 prompt"
     assert single.interval == pytest.approx(wilson_interval(0.75, 8))
     both = estimate_mean(values | {("mug", (0, i)): 0.0 for i in range(2)}, (0, 1))
     assert both.value == 0.375 and both.unit == "2 prompts"  # not 6 of 10
     assert both.interval == pytest.approx(mean_interval([0.75, 0.0], (0, 1)))
     assert estimate_all(measured(2))["vendi"].unit == "3 prompts"
+
+
+def test_particles_of_one_run_are_no_independent_seeds():
+    """Of one prompt the runs are counted, each with the mean over its particles."""
+    values = {("duck", (seed, i)): seed + 0.1 * i for seed in range(2) for i in range(4)}
+    found = estimate_mean(values, (-10, 10))
+    assert found.unit == "2 seeds of 1 prompt" and found.count == 8
+    assert found.value == pytest.approx(0.65)
+    assert found.interval == pytest.approx(mean_interval([0.15, 1.15], (-10, 10)))
+    images = MeasuredImages("set", tuple(values), torch.randn(8, 4), {})
+    assert estimate_all(images)["vendi"].unit == "2 seeds of 1 prompt"
+    edits = {(pair_unit("a", "b", "c"), key[1]): value for key, value in values.items()}
+    assert estimate_mean(edits, (-10, 10)).unit == "2 seeds of 1 pair"
+    assert estimate_mean({("duck", (0, 0)): 1.0}, (0, 1)).unit == "1 prompt"
 
 
 def test_a_difference_has_the_interval_of_paired_values():

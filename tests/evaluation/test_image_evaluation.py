@@ -85,7 +85,7 @@ def test_clip_gives_scores_and_features(world, tmp_path, capsys):
     one.write_text("a duck")
     assert main(["eval", str(world / "true"), "--prompts", str(one), "--clip", str(folder)]) == 0
     table = capsys.readouterr().out
-    assert "CLIP R-Precision" not in table and "24 seeds of 1 prompt" in table
+    assert "CLIP R-Precision" not in table and "24 images of 1 prompt" in table
 
 
 def test_texts_are_what_clip_compares_with(world, tmp_path, capsys):

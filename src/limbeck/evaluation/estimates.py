@@ -85,9 +85,10 @@ def estimate_mean(
     floor: float | None = None,
     is_difference: bool = False,
 ) -> ImageSetEstimate:
-    """Mean over prompts of the means over seeds, with its interval.
+    """Mean over prompts of the means over their images, with its interval.
 
-    Of a single prompt the seeds are the units.
+    Of a single prompt the seeds are the units, each with the mean over its images, as particles of
+    one run depend on each other; of a single seed, its images.
 
     Args:
         values: value by prompt and seed.
@@ -95,11 +96,15 @@ def estimate_mean(
         floor: the same of true images.
         is_difference: whether the values are differences of two values of the metric.
     """
-    by_prompt, units = prompt_means(values), _units(list(values))
-    value = sum(by_prompt.values()) / len(by_prompt)
-    own = list(by_prompt.values()) if len(by_prompt) > 1 else list(values.values())
+    units = _units(list(values))
+    by_unit: dict[object, list[float]] = {}
+    for unit, value in zip(units, values.values(), strict=True):
+        by_unit.setdefault(unit, []).append(value)
+    own = [sum(group) / len(group) for group in by_unit.values()]
+    value = sum(own) / len(own)
     is_share = bounds == SHARE and not is_difference
-    if len(by_prompt) == 1 and is_share and len(own) > 1 and set(own) <= {0.0, 1.0}:
+    is_single = isinstance(units[0], tuple)
+    if is_single and is_share and len(own) > 1 and set(own) <= {0.0, 1.0}:
         interval: Interval | None = wilson_interval(value, len(own))
     else:
         interval = mean_interval(own, bounds, is_difference)
@@ -179,14 +184,24 @@ def _jackknife(
 
 
 def _units(keys: Sequence[Key]) -> list[object]:
-    """What varies independently: the prompt of each image, or the image if there is one prompt."""
+    """What varies independently: the prompt of each image.
+
+    Of one prompt it is the seed, as particles of one run depend on each other; of one seed, the
+    image. Both are tuples.
+    """
     prompts: list[object] = [prompt for prompt, _ in keys]
-    return prompts if len(set(prompts)) > 1 else list(keys)
+    if len(set(prompts)) > 1:
+        return prompts
+    seeds: list[object] = [(prompt, seed) for prompt, (seed, _) in keys]
+    return seeds if len(set(seeds)) > 1 else list(keys)
 
 
 def _unit_text(units: Sequence[object]) -> str:
     count, first = len(set(units)), units[0]
-    noun = "pair" if is_pair(str(first[0] if isinstance(first, tuple) else first)) else "prompt"
-    if isinstance(first, tuple):
-        return f"{count} seeds of 1 {noun}" if count > 1 else f"1 {noun}"
-    return f"{count} {noun}s"
+    if not isinstance(first, tuple):
+        return f"{count} {'pair' if is_pair(str(first)) else 'prompt'}s"
+    unit, varied = first
+    noun = "pair" if is_pair(unit) else "prompt"
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {'seeds' if isinstance(varied, int) else 'images'} of 1 {noun}"
