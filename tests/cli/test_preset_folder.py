@@ -114,3 +114,16 @@ def test_a_prompt_that_is_refused_leaves_no_folder(
     assert "zebra" in refused(capsys, *command)
     assert not Path("out").exists()
     assert main([*command, "--dry-run"]) == 2 and not Path("out").exists()
+
+
+def test_the_report_of_a_preset_is_that_of_its_last_stage(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(["report", "out"]) == 0
+    assert capsys.readouterr().out.strip() == str(Path("out/2-second/report.html"))
+    assert "given twice" in refused(capsys, "report", "out", "out/2-second")
+    Path("sweep").mkdir()
+    Path("sweep/sweep.yaml").write_text("", encoding="utf-8")
+    assert f"its page is {Path('sweep/report.html')}" in refused(capsys, "report", "sweep")

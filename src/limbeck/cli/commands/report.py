@@ -12,7 +12,7 @@ class ReportOptions:
     """What a report shows and where it is written.
 
     Attributes:
-        folders: run folders to show side by side.
+        folders: run folders to show side by side; of a preset's the last stage is shown.
         out: HTML file to write; by default report.html in the folder, or comparison.html in the
             common parent of several.
     """
@@ -35,8 +35,15 @@ def main(argv: Sequence[str]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"no run folder {folder}")
-    check_distinct(folders)
+        if (folder / "sweep.yaml").is_file():
+            raise ValueError(
+                f"{folder} holds a sweep: its page is {folder / 'report.html'}; for a report of "
+                "runs name their folders in it"
+            )
 
+    from limbeck.runs.reopen import last_stage
     from limbeck.runs.report.pages import write_report
 
+    folders = [last_stage(folder) for folder in folders]
+    check_distinct(folders)
     print(write_report(folders, options.out))
