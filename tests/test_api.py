@@ -220,11 +220,24 @@ def test_lr_is_that_of_the_representation():
         ({"preset": "dreamfussion"}, "Did you mean dreamfusion?"),
         ({"logger": "wandbb"}, "Did you mean wandb?"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"image_every": -1}, "image_every must be at least 0, not -1"),
+        ({"checkpoint_every": -1}, "checkpoint_every must be at least 0, not -1"),
+        ({"image_every": 1.5}, "image_every must be an integer, not 1.5"),
+        ({"lr": "0.1"}, "lr must be a number, not"),
+        ({"prompts": None}, "prompts must be a text or a list, not None"),
+        ({"prompts": ["a red disc", 3]}, "prompts must be a text or several, not 3"),
+        ({"out": __file__}, "test_api.py is a file; give another out"),
     ],
 )
 def test_wrong_options_are_answered(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        lb.distill("a red disc", "gaussians", **options)
+        lb.distill(**{"prompts": "a red disc", "model": "gaussians"} | options)
+
+
+def test_samples_are_not_written_over_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; give another out"):
+        lb.sample("a red disc", "gaussians", out=tmp_path / "file" / "samples")
 
 
 # Display

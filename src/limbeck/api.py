@@ -27,7 +27,7 @@ from limbeck.config.discovery import (
     unknown_name,
 )
 from limbeck.config.renamed import current_option
-from limbeck.config.yaml import read_component, to_plain
+from limbeck.config.yaml import read_component, refused_value, to_plain
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
@@ -105,7 +105,7 @@ def distill(
     Raises:
         ValueError: if an option is unknown or its value cannot be used.
     """
-    texts = _as_tuple(prompts)
+    texts = _texts(prompts, "prompts")
     recipe = find(Preset, preset)() if isinstance(preset, str) else preset
     choices = {"model": model, "method": method, "representation": representation}
     stages = {"": default_experiment(texts, choices)} if recipe is None else recipe.stages(texts)
@@ -131,6 +131,8 @@ def _first_stage(
         recorded, prior = _recorded_model(given["model"])
         given = {**given, "model": recorded}
     chosen = _with_options(default, given)
+    if lr is not None and (isinstance(lr, bool) or not isinstance(lr, int | float)):
+        raise refused_value("lr", lr, float)
     if recipe is not None:
         recipe.check_model(prior or chosen.model)
     return (chosen if lr is None else with_lr(chosen, lr)), prior
@@ -222,10 +224,10 @@ def edit(
         ValueError: if an image, a mask, a prompt or an option cannot be used.
     """
     inputs = EditInputs(
-        tuple(map(Path, _as_tuple(images))),
-        _as_tuple(target_prompt),
-        _as_tuple(source_prompt),
-        tuple(map(Path, _as_tuple(mask))),
+        tuple(map(Path, _as_tuple(images, "images"))),
+        _texts(target_prompt, "target_prompt"),
+        _texts(source_prompt, "source_prompt"),
+        tuple(map(Path, _as_tuple(mask, "mask"))),
     )
     recorded, prior = _recorded_model(model)
     known = recorded if prior is None else prior
@@ -266,7 +268,7 @@ def sample(
     Raises:
         ValueError: if an option is unknown or its value cannot be used.
     """
-    texts = _as_tuple(prompts)
+    texts = _texts(prompts, "prompts")
     recorded, prior = _recorded_model(model)
     sampling = _with_options(Sampling(texts), {**options, "model": recorded})
     notify_unknown_words(prior or sampling.model, (*sampling.prompts, sampling.negative_prompt))
@@ -306,14 +308,32 @@ def _with_options(config: T, options: Mapping[str, Any]) -> T:
         if base is not None and isinstance(value, str | Mapping):
             value = read_component(base, value, name, default)
         elif typing.get_origin(hint) is tuple:
-            value = _as_tuple(value)
+            value = _as_tuple(value, name)
         values[field_name(name)] = value
     return replace(config, **values)  # type: ignore[type-var]
 
 
 def _output_folder(out: str | Path | None) -> Path:
-    return Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix="limbeck-"))
+    folder = Path(out)
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"out {folder} cannot be a folder: {path} is a file; give another out")
+    return folder
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return (value,) if isinstance(value, str | Path) else tuple(value)
+def _texts(value: str | Sequence[str], name: str) -> tuple[str, ...]:
+    texts = _as_tuple(value, name)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{name} must be a text or several, not {text!r}")
+    return texts
+
+
+def _as_tuple(value: Any, name: str) -> tuple[Any, ...]:
+    if isinstance(value, str | Path):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a text or a list, not {value!r}")
+    return tuple(value)

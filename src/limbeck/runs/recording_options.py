@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from limbeck.config.checks import check_options
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,13 @@ class RecordingOptions:
         films: write turntables and stills of 3D particles, and their meshes also before the end.
     """
 
-    image_every: int = 0
-    checkpoint_every: int = 0
+    image_every: int = field(default=0, metadata={"minimum": 0})
+    checkpoint_every: int = field(default=0, metadata={"minimum": 0})
     stop_on_collapse: bool = True
     films: bool = True
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 DEFAULT_RECORDING = RecordingOptions()
