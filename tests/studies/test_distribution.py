@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from limbeck.metrics.energy_distance import energy_distance
@@ -29,3 +30,14 @@ def test_a_mode_without_points_has_no_width() -> None:
     assert metrics["shares"] == [0.5, 0.5, 0.0] and metrics["widths"] == [0.0, 0.0, None]
     json.dumps(metrics, allow_nan=False)
     assert "widths 0.00 0.00 -" in _caption(metrics)
+
+
+def test_results_of_other_options_are_not_replaced(tmp_path) -> None:
+    DistributionStudy(particles=4, steps=1).run(tmp_path)
+    before = (tmp_path / "metrics.json").read_text()
+    with pytest.raises(ValueError, match="holds this study with particles 4, not 5"):
+        DistributionStudy(particles=5, steps=1).run(tmp_path)
+    DistributionStudy(particles=4, steps=1).run(tmp_path)
+    assert (tmp_path / "metrics.json").read_text() == before
+    with pytest.raises(ValueError, match="particles must be at least 2"):
+        DistributionStudy(particles=1)

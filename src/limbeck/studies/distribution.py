@@ -32,7 +32,7 @@ from limbeck.priors.loading import pick_device
 from limbeck.representations.latents import Latents
 from limbeck.runs.report.schedule_plots import save_figure
 from limbeck.studies.base import Study
-from limbeck.system.files import write_text
+from limbeck.system.files import read_json_object, write_text
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.trainer import Run
@@ -55,7 +55,7 @@ class DistributionStudy(Study):
     measured.
     """
 
-    particles: int = 2048
+    particles: int = field(default=2048, metadata={"minimum": 2})  # a distance needs pairs
     steps: int = 1000
     lr: float = 0.02
     prompts: tuple[str, ...] = field(default=("all",), init=False)
@@ -92,6 +92,7 @@ class DistributionStudy(Study):
 
     def _run(self, out: Path, prior: Prior) -> Path:
         assert isinstance(prior, GaussianMixture)
+        self._refuse_other_options(out)
         truth = self._samples(prior, draw=0)  # another draw than the one that is shown
         points = {"samples": self._samples(prior, draw=1)}
         for label, row in self.rows().items():
@@ -108,6 +109,22 @@ class DistributionStudy(Study):
             panel.set_xlabel(_caption(metrics[label]))
         save_figure(figure, out / "study.png")
         return out / "study.png"
+
+    def _refuse_other_options(self, out: Path) -> None:
+        """Note the options in the folder; raise ValueError if it holds results of others.
+
+        The runs have no folders of their own that would refuse them.
+        """
+        names = ("particles", "steps", "lr", "seed")
+        path, own = out / "options.json", {name: getattr(self, name) for name in names}
+        before = read_json_object(path) if path.is_file() else own
+        for name, value in own.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"{out} holds this study with {name} {before.get(name)}, not {value}: choose "
+                    "another folder"
+                )
+        write_text(path, json.dumps(own) + "\n")
 
     def _samples(self, prior: GaussianMixture, draw: int) -> Float[Tensor, "n 2"]:
         """An independent draw of samples of the mixture, as many as particles."""
