@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ pytest.importorskip("nicegui")
 
 from limbeck.cli.main import main
 from limbeck.runs.folder_state import OUTPUT_FILE
+from limbeck.studio.files import file_address, name_below
 from limbeck.studio.jobs import Job, Jobs, continuing_words, whole_run
 from limbeck.studio.run_output import MAX_BYTES, RunOutput
 from limbeck.studio.run_states import run_state, setting_of, title_of
@@ -238,3 +240,23 @@ def is_alive(number: int) -> bool:
     """Whether a process goes on; one that nobody has waited for does not."""
     path = Path(f"/proc/{number}/stat")
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_a_prompt_of_several_lines_is_one_command(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("")
+    command = shlex.join(["limbeck", "run", "it's a\nred disc", "--seed", "1"])
+    (tmp_path / "command.txt").write_text(f"(from Python)\n{command}\n{command}\n")
+    assert continuing_words(tmp_path) == ["it's a\nred disc", "--seed", "1"]
+
+
+def test_a_run_folder_may_be_a_link(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "report.html").write_text("")
+    (root / "linked").symlink_to(elsewhere)
+    address = file_address(root, root / "linked" / "report.html")
+    assert address.startswith("/files/linked/report.html?")
+    assert name_below(root, root / "linked") == "linked"
+    with pytest.raises(ValueError, match="subpath"):
+        name_below(root, elsewhere)

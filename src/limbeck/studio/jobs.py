@@ -300,5 +300,12 @@ def whole_run(folder: Path) -> Path:
 def _last_command(folder: Path) -> list[str]:
     """The words of the command of the last session of a run folder; empty if none is known."""
     path = folder / "command.txt"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return shlex.split(lines[-1]) if lines else []
+    text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    words, command = list[str](), ""
+    for line in text.split("\n"):
+        command += line
+        try:
+            words, command = shlex.split(command), ""
+        except ValueError:  # the line ends within the quotes of a prompt
+            command += "\n"
+    return words

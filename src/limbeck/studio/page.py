@@ -13,7 +13,7 @@ from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.runs.reopen import best_stage, last_stage
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.run_command import RunCommand
-from limbeck.studio.files import file_address
+from limbeck.studio.files import file_address, name_below
 from limbeck.studio.jobs import Jobs
 from limbeck.studio.new_run_panel import Draft, NewRunPanel
 from limbeck.studio.options_form import OptionsForm
@@ -166,7 +166,7 @@ class StudioPage:
         self.main.clear()
         with self.main:
             RunPanel(self.root, folder, self.jobs, self.viewers, self.use_options, self.leave)
-        name = folder.resolve().relative_to(self.root.resolve()).as_posix()
+        name = name_below(self.root, folder)
         ui.navigate.history.replace(f"/?run={name}")
         self._uncover()
 
