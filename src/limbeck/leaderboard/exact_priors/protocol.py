@@ -17,7 +17,7 @@ from limbeck.leaderboard.execution.text_to_image import (
     default_guidance,
     text_to_image_methods,
 )
-from limbeck.leaderboard.execution.tuning import check_candidates
+from limbeck.leaderboard.execution.tuning import check_candidates, rounded_lr
 from limbeck.metrics.true_law import ExactPrior
 from limbeck.priors.exact import DataSet, GaussianMixture
 from limbeck.priors.loading import EXACT_MODELS, is_exact, load
@@ -146,5 +146,5 @@ def exact_candidates(
         return (TunedSetting(_PLAIN_LR, unguided),)
     if unguided is None or not has_guidance:
         between = np.geomspace(min(lrs) / 2, 2 * max(lrs), count)
-        return tuple(TunedSetting(float(round(lr, 4)), unguided) for lr in between)
+        return tuple(TunedSetting(rounded_lr(lr), unguided) for lr in between)
     return tuple(TunedSetting(lr, scale) for scale in scales for lr in lrs)

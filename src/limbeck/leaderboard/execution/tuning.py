@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,3 +61,11 @@ def write_tuning(report: Mapping[str, Any], out: Path) -> None:
     path = out / "tuning.json"
     held = read_json_object(path) if path.exists() else {}
     write_text(path, json.dumps(held | dict(report), indent=1))
+
+
+def rounded_lr(lr: float) -> float:
+    """A learning rate as tables show it: with four decimals, or two significant digits.
+
+    A small one would be 0 with four decimals.
+    """
+    return float(round(lr, max(4, 1 - math.floor(math.log10(lr)))))

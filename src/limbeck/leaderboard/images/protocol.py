@@ -17,7 +17,7 @@ from limbeck.leaderboard.execution.text_to_image import (
     default_guidance,
     text_to_image_methods,
 )
-from limbeck.leaderboard.execution.tuning import check_candidates
+from limbeck.leaderboard.execution.tuning import check_candidates, rounded_lr
 from limbeck.world.scene import Scenes, full_captions, random_scenes
 
 _PROMPT_SEED, _REFERENCE_SEED, _MEASURED_SEED = 20_011, 20_012, 20_013
@@ -139,5 +139,5 @@ def candidates(board: Leaderboard, name: str) -> tuple[TunedSetting, ...]:
         return tuple(TunedSetting(0.0, float(round(scale, 2))) for scale in between)
     if default_guidance(name) is None:
         between = np.geomspace(min(lrs) / 2, 2 * max(lrs), count)
-        return tuple(TunedSetting(float(round(lr, 4)), None) for lr in between)
+        return tuple(TunedSetting(rounded_lr(lr), None) for lr in between)
     return tuple(TunedSetting(lr, scale) for scale in scales for lr in lrs)
