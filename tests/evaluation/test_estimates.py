@@ -9,6 +9,7 @@ from limbeck.evaluation.estimates import (
     estimate_mean,
 )
 from limbeck.evaluation.image_sets import pair_unit
+from limbeck.evaluation.image_tables import difference_table
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.intervals import jackknife_interval, mean_interval, wilson_interval
@@ -99,3 +100,9 @@ def test_intervals_of_set_metrics_cover_their_expectation(name):
         )
         hits += low <= truth <= high
     assert 0.90 <= hits / 400 <= 0.99
+
+
+def test_differences_of_shares_are_points():
+    own = estimate_mean({("a", (0, 0)): -0.053, ("b", (0, 0)): -0.02}, (0, 1), is_difference=True)
+    text = "\n".join(difference_table({"object": own}))
+    assert "points" in text and " % " not in text.replace("95 % interval", "")

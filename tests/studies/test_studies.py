@@ -138,3 +138,8 @@ def test_labeled_rows_enlarge_small_images_and_keep_colors():
 def test_the_guidance_study_has_a_run_per_scale():
     study = GuidanceStudy(guidance_scales=(2.0,))
     assert list(study.rows()) == ["sampling, s = 7.5", "SDS, s = 2"]
+
+
+def test_scales_of_one_label_are_refused():
+    with pytest.raises(ValueError, match="guidance_scales has 1 twice"):
+        GuidanceStudy(guidance_scales=(1.0, 1.0000001))

@@ -43,13 +43,17 @@ def estimate_table(estimates: Mapping[str, ImageSetEstimate]) -> list[str]:
 
 
 def difference_table(differences: Mapping[str, ImageSetEstimate]) -> list[str]:
-    """Lines of a table of differences, each with whether its interval excludes zero."""
+    """Lines of a table of differences, each with whether its interval excludes zero.
+
+    Those of shares are in percentage points.
+    """
     table = [["metric", "difference", "95 % interval", "zero excluded", "n", "over"]]
     for name in IMAGE_METRICS:
         if name in differences:
             own = differences[name]
             (row,) = image_metric_rows(to_json({name: own}))
-            table.append([*row[:3], _excludes_zero(own), *row[4:]])
+            shown = [cell.replace(" %", " points") for cell in row[1:3]]  # no relative change
+            table.append([row[0], *shown, _excludes_zero(own), *row[4:]])
     return markdown_lines(table)
 
 

@@ -73,6 +73,12 @@ class Study(abc.ABC):
         for option in fields(self):
             if getattr(self, option.name) == () and option.default:
                 raise ValueError(f"{option.name} is empty: give at least one value to compare")
+        scales = [f"{scale:g}" for scale in getattr(self, "guidance_scales", ())]
+        if twice := [label for label in scales if scales.count(label) > 1]:
+            raise ValueError(
+                f"guidance_scales has {twice[0]} twice to six digits, which names a row: give "
+                "scales that differ more"
+            )
 
     @abc.abstractmethod
     def rows(self) -> Mapping[str, Experiment | Sampling]:

@@ -275,7 +275,7 @@ def test_csv_and_markdown_hold_the_same(judged):
     columns = {line.count(" | ") for line in text.splitlines() if line.startswith("| ")}
     assert len(columns) == 1
     assert "**" in next(line for line in text.splitlines() if line.startswith("| sampling |"))
-    assert "Of 9 differences" in text and "one at most would by chance" in text
+    assert "Of 9 differences" in text and "fewer than one would by chance" in text
     assert chance_text([], BOARD) == ""
     assert "*Spread*" in text and "*Diverged*" not in text
     flat = [

@@ -104,7 +104,8 @@ def chance_text(rows: Sequence[JudgedRow], board: ExactLeaderboard) -> str:
     if not found or board.seeds < 2:
         return ""
     clear, expected = sum(value.excludes_zero for value in found), len(found) / 20
-    by_chance = "one at most" if expected < 1.5 else f"about {expected:.0f}"
+    by_chance = "about one" if expected < 1.5 else f"about {expected:.0f}"
+    by_chance = "fewer than one" if expected < 0.75 else by_chance
     return (
         f"Of {len(found)} differences {clear} exclude zero; if no method differed, {by_chance} "
         "would by chance."
