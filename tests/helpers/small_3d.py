@@ -26,6 +26,8 @@ def small_3d(name: str, folder: Path) -> RepresentationConfig:
     options = {
         k: v for k, v in _OPTIONS.items() if k in given and isinstance(given[k].default, int)
     }
+    if name == "paths":
+        options.pop("init_steps")  # those of an image
     if name == "mesh":
         options["from_"] = folder / "box.glb"
         mapped_box().export(options["from_"])

@@ -337,7 +337,7 @@ def test_a_resumed_run_does_without_the_run_that_it_started_from(tmp_path):
     prior, source = colored_shapes(12), tmp_path / "source"
     source.mkdir()
     write_run(source, experiment(particles=1), prior)
-    e = experiment(representation=replace(SMALL, init_from=source))
+    e = experiment(representation=replace(SMALL, init_from=source, init_color_std=0.1))
     whole = Run(e, prior)
     whole.advance()
     saved = {name: tensor.clone() for name, tensor in whole.tensors().items()}
@@ -355,7 +355,7 @@ def test_a_prompt_that_starts_from_another_one_gives_a_notice(tmp_path):
     """Only if the source has it too: a new one has to start from some other."""
     prior, two = colored_shapes(12), ("red disc", "blue ring")
     write_run(tmp_path, experiment(prompts=two), prior)
-    config = replace(SMALL, init_from=tmp_path)
+    config = replace(SMALL, init_from=tmp_path, init_color_std=0.1)
     for prompts, given in ((two, False), (("green disc", two[1]), False), (two[::-1], True)):
         with display_notices(lambda text: None), collect_notices() as notices:
             Run(experiment(prompts=prompts, representation=config, particles=4), prior)
