@@ -144,3 +144,13 @@ def test_refusals_are_those_of_the_command_line(flag: str, value: str, message: 
         form.read()
     with pytest.raises(ValueError, match="a prompt is missing"):
         OptionsForm().read()
+
+
+def test_the_options_of_a_file_are_kept(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("prompts: [a red disc]\nmodel: gaussians\nsteps: 7\n", encoding="utf-8")
+    form = OptionsForm.of(["--config", str(path), "--seed", "1"])
+    assert form.words == ["a red disc", "--seed", "1", "--config", str(path)]
+    form.set("--steps", "9")
+    experiment = form.read().experiment
+    assert (experiment.model.name, experiment.steps, experiment.seed) == ("gaussians", 9, 1)

@@ -86,7 +86,8 @@ class OptionsForm:
         listed = [o for c, d in run_defaults(words).sections for o in list_options(c, d, words)]
         for option in listed:
             text = _text_in(words, option)
-            if text and option.flag not in (*_DECIDED, "--image-every"):
+            is_kept = option.flag == "--config" or option.flag not in (*_DECIDED, "--image-every")
+            if text and is_kept:  # the file of --config has what the words leave out
                 form.values[option.flag] = text
         return form
 
