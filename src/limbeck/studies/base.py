@@ -71,13 +71,20 @@ class Study(abc.ABC):
         if not self.prompts or not all(text.strip() for text in self.prompts):
             raise ValueError("a prompt is missing: give at least one text that is not empty")
         for option in fields(self):
-            if getattr(self, option.name) == () and option.default:
-                raise ValueError(f"{option.name} is empty: give at least one value to compare")
-        scales = [f"{scale:g}" for scale in getattr(self, "guidance_scales", ())]
-        if twice := [label for label in scales if scales.count(label) > 1]:
+            self._check_list(option.name, getattr(self, option.name), option.default)
+
+    @staticmethod
+    def _check_list(name: str, values: Any, default: Any) -> None:
+        """Refuse a list that compares nothing, and numbers that would name the same row."""
+        if values == () and default:
+            raise ValueError(f"{name} is empty: give at least one value to compare")
+        if not isinstance(values, tuple) or not all(isinstance(v, float) for v in values):
+            return
+        labels = [f"{value:g}" for value in values]
+        if twice := [label for label in labels if labels.count(label) > 1]:
             raise ValueError(
-                f"guidance_scales has {twice[0]} twice to six digits, which names a row: give "
-                "scales that differ more"
+                f"{name} has {twice[0]} twice to six digits, which names a row: give values that "
+                "differ more"
             )
 
     @abc.abstractmethod
