@@ -123,7 +123,22 @@ class Run:
                 source_x0 = self.encode(self.representation.render_source(request))
                 self.source = RunSource(prior, self.prompts, source_x0, source_prompts)
         self.prompts.check_distinct()
-        context = SetupContext(
+        context = self._setup_context(x0, source_prompts, pretrain)
+        self.state: State = e.method.init(prior, context)
+        check_own_object(e.method, ".init", self.state, ("tensors", "load"))
+        self.step = 0
+        self.profile = Profile(prior.device, prior.call_counter)
+        deferred = prior.device.startswith("cuda")
+        self.monitor = FiniteMonitor(deferred, own_origins(e, self.representation))
+        if self.reference is not None:
+            self.reference.check(render, self.render)
+
+    def _setup_context(
+        self, x0: Float[Tensor, "n ..."], source_prompts: tuple[str, ...], pretrain: bool
+    ) -> SetupContext:
+        """What the method builds its state from."""
+        e, prior = self.experiment, self.prior
+        return SetupContext(
             particles=e.total,
             num_prompts=len(e.prompts),
             seed=e.run_seed,
@@ -133,7 +148,7 @@ class Run:
             negative_prompt=e.negative_prompt,
             load_prior=partial(load, device=prior.device, precision=e.precision, runtime=e.runtime),
             view_prompts=self.prompts.view_prompts,
-            has_cameras=request.camera is not None,
+            has_cameras=not isinstance(self.cameras, NoCamera),
             texts_by_view=self.prompts.texts_by_view,
             pretrain=pretrain,
             fresh_samples=e.representation.fresh_samples,
@@ -141,14 +156,6 @@ class Run:
             draws_prompts=e.representation.draws_prompts,
             interpolates_prompts=e.camera_sampler.interpolates_prompts,
         )
-        self.state: State = e.method.init(prior, context)
-        check_own_object(e.method, ".init", self.state, ("tensors", "load"))
-        self.step = 0
-        self.profile = Profile(prior.device, prior.call_counter)
-        deferred = prior.device.startswith("cuda")
-        self.monitor = FiniteMonitor(deferred, own_origins(e, self.representation))
-        if self.reference is not None:
-            self.reference.check(render, self.render)
 
     def render(self, request: RenderRequest) -> Render:
         """Return renders of the particles, checked if the representation is one of the user."""
