@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.config.comparison import absolute_paths, differences, fingerprint
+from limbeck.config.comparison import (
+    absolute_paths,
+    differences,
+    distinguishing_options,
+    fingerprint,
+)
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.auto import AutoCritic
@@ -28,6 +33,17 @@ def test_differences_name_the_option_and_both_values() -> None:
     ]
     assert differences(a, replace(a, method=SDS())) == ["method: vsd -> sds"]
     assert differences(a, replace(a, prompts=("b",))) == ['prompts: ["a"] -> ["b"]']
+
+
+def test_options_in_which_any_of_several_differ_have_a_value_for_each() -> None:
+    a = Experiment(("a",), method=VSD())
+    others = [replace(a, steps=7), replace(a, method=VSD(guidance=3.0)), a]
+    assert distinguishing_options([a, *others]) == [
+        {"steps": "500", "method.guidance": "7.5"},
+        {"steps": "7", "method.guidance": "7.5"},
+        {"steps": "500", "method.guidance": "3.0"},
+        {"steps": "500", "method.guidance": "7.5"},
+    ]
 
 
 def test_the_fingerprint_depends_on_every_option_and_on_no_spelling() -> None:

@@ -21,6 +21,7 @@ from limbeck.metrics.vendi import vendi_score
 from limbeck.priors.exact import colored_shapes
 from limbeck.runs.recorder import record
 from limbeck.system.image_files import read_whole_image
+from limbeck.training.optimizers import SGD
 from limbeck.world.pretrained import load_evaluator
 
 
@@ -119,9 +120,9 @@ def test_images_of_any_size_and_shape(tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs on the exact prior, of two seeds, and one of another guidance."""
+    """Two runs on the exact prior, of two seeds, and two that differ in an option each."""
     folder = tmp_path_factory.mktemp("runs")
-    changes: dict[str, dict] = {"a": {}, "b": {"seed": 1}, "c": {"steps": 14}}
+    changes: dict[str, dict] = {"a": {}, "b": {"seed": 1}, "c": {"steps": 14}, "d": {"optimizer": SGD()}}
     for name, own in changes.items():
         console = Console(file=io.StringIO())
         record(experiment(**own), colored_shapes(), folder / name, console=console)
@@ -129,9 +130,14 @@ def runs(tmp_path_factory):
 
 
 def test_runs_are_judged_by_the_same_metrics_and_by_the_true_law(runs, capsys):
-    assert main(["eval", *(str(runs / name) for name in "abc"), "--device", "cpu"]) == 0
+    assert main(["eval", *(str(runs / name) for name in "abcd"), "--device", "cpu"]) == 0
     text, report = capsys.readouterr().out, json.loads((runs / "a" / "eval.json").read_text())
-    assert "8 images, 2 prompts" in text and "4 images, 2 prompts" in text  # a and b are one set
+    headings = [line for line in text.splitlines() if line.endswith("images, 2 prompts")]
+    assert headings == [  # a and b are one set; only the last differs in more than its steps
+        "SDS, Latents, 12 steps; optimizer adam: 8 images, 2 prompts",
+        "SDS, Latents, 14 steps: 4 images, 2 prompts",
+        "SDS, Latents, 12 steps; optimizer sgd: 4 images, 2 prompts",
+    ]
     assert report["step"] == 12 and report["metrics"]["saturation"]["n"] == 4
     metrics = report["metrics"]
     assert {"vendi", "diversity", "log_p", "energy_distance", "sliced_wasserstein"} <= set(metrics)
@@ -182,7 +188,7 @@ def test_samples_are_a_set_of_their_own(runs, tmp_path, capsys):
     capsys.readouterr()
     assert main(["eval", str(runs / "a"), str(samples)]) == 0
     text = capsys.readouterr().out
-    assert "samples of gaussians, 5 steps, guidance 5 " in text
+    assert "samples of gaussians, 5 steps, guidance 5: 4 images" in text
     assert "minus SDS" in text and "saturation" in (samples / "eval.json").read_text()
     assert "Metrics with intervals" in (runs / "a" / "report.html").read_text()
 

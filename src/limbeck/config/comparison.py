@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,16 +69,30 @@ def differences(old: Any, new: Any) -> list[str]:
     A relative path and the absolute path that it stands for do not differ.
     """
     old, new = (options(absolute_paths(config)) for config in (old, new))
-    return list(_differences(old, new, ""))
+    found = _differences(old, new, "")
+    return [f"{path}: {format_value(a)} -> {format_value(b)}" for path, a, b in found]
 
 
-def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     dicts = isinstance(old, dict) and isinstance(new, dict)
     if dicts and old.get("name") == new.get("name"):
         for key in old | new:
             yield from _differences(old.get(key), new.get(key), join(path, key))
     elif old != new:  # the options of two different components cannot be compared
-        yield f"{path}: {format_value(old)} -> {format_value(new)}"
+        yield path, old, new
+
+
+def distinguishing_options(configs: Sequence[Any]) -> list[dict[str, str]]:
+    """Return the options in which any of some configurations differ, for each with its value.
+
+    Args:
+        configs: frozen dataclasses of one class.
+    """
+    first, *others = (options(absolute_paths(config)) for config in configs)
+    found = [{path: (a, b) for path, a, b in _differences(first, own, "")} for own in others]
+    of_first = {path: pair[0] for own in found for path, pair in own.items()}
+    values = [of_first, *(of_first | {path: b for path, (_, b) in own.items()} for own in found)]
+    return [{path: format_value(value) for path, value in own.items()} for own in values]
 
 
 def format_value(plain: Any) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from limbeck.diffusion.sampling import Sampling
 from limbeck.evaluation.edit_sets import EditFiles, folder_edits, is_edit, run_edits
 from limbeck.evaluation.estimates import estimate_all, estimate_differences
 from limbeck.evaluation.evaluation_files import notify_dropped, write_evaluation
@@ -17,8 +18,10 @@ from limbeck.evaluation.image_sets import (
     is_sample_folder,
     match_prompts,
     read_prompts,
+    read_sampling,
     run_images,
     sample_images,
+    sampling_without_prompts,
 )
 from limbeck.evaluation.image_tables import (
     WORLD_FEATURES,
@@ -27,6 +30,7 @@ from limbeck.evaluation.image_tables import (
     notes,
     to_json,
 )
+from limbeck.evaluation.judge import without_prompts
 from limbeck.evaluation.measured_edits import add_edit_values
 from limbeck.evaluation.measured_images import (
     FeatureNetwork,
@@ -38,6 +42,7 @@ from limbeck.evaluation.measured_images import (
     merge_measured,
 )
 from limbeck.evaluation.references import ReferenceImages, open_reference
+from limbeck.evaluation.set_names import name_sets
 from limbeck.metrics.clip import CLIPSimilarity
 from limbeck.metrics.inception import InceptionFeatures
 from limbeck.metrics.preference.base import PreferenceModel
@@ -236,6 +241,7 @@ def evaluate_runs(
     _check_edit_options(sets, judges, edits)
     truth = open_reference(reference, judges.network(load_evaluator()))
     families: dict[str, list[MeasuredImages]] = {}
+    made_by: dict[str, Experiment | Sampling] = {}
     reports = {}
     measured_sets = measure_sets(sets, judges)
     for (folder, experiment), measured in zip(runs.items(), measured_sets, strict=True):
@@ -247,10 +253,20 @@ def evaluate_runs(
             measured, shares = add_law_metrics(measured, folder, experiment, prior)
             own |= {"mode_shares": named_modes(prior, shares)} if shares else {}
         families.setdefault(measured.label, []).append(measured)
+        made_by[measured.label] = _without_prompts(folder, experiment)
         _, report = report_sets([measured], judges, truth)
         reports[folder] = own | {"features": report["features"], **report["sets"][0]}
-    text, _ = report_sets([merge_measured(family) for family in families.values()], judges, truth)
+    names = name_sets(made_by)
+    merged = [merge_measured(family) for family in families.values()]
+    named = [replace(images, label=names[images.label]) for images in merged]
+    text, _ = report_sets(named, judges, truth)
     return text, reports
+
+
+def _without_prompts(folder: Path, experiment: Experiment | None) -> Experiment | Sampling:
+    if experiment is None:
+        return sampling_without_prompts(read_sampling(folder))
+    return without_prompts(experiment)
 
 
 def _images_of(folder: Path, experiment: Experiment | None, edits: EditFiles) -> ImageSet:

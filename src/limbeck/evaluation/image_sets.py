@@ -202,6 +202,16 @@ def is_sample_folder(folder: Path) -> bool:
     return (folder / "sample.yaml").is_file() and not (folder / "run.yaml").exists()
 
 
+def read_sampling(folder: Path) -> Sampling:
+    """Read what made a folder of ``limbeck sample``."""
+    return read_yaml(Sampling, folder / "sample.yaml")
+
+
+def sampling_without_prompts(sampling: Sampling) -> Sampling:
+    """Return a sampling that is equal for folders that differ only in prompts and seed."""
+    return replace(sampling, prompts=("prompt",), seed=0)
+
+
 def sample_images(folder: Path) -> ImageSet:
     """Return the images of a folder of ``limbeck sample``.
 
@@ -211,15 +221,14 @@ def sample_images(folder: Path) -> ImageSet:
     Raises:
         ValueError: if images are missing.
     """
-    sampling = read_yaml(Sampling, folder / "sample.yaml")
-    plain = replace(sampling, prompts=("prompt",), seed=0)
+    sampling = read_sampling(folder)
     source = "samples of a critic" if sampling.critic else f"samples of {sampling.model}"
     label = f"{source}, {sampling.steps} steps, guidance {sampling.guidance:g}"
     if sampling.generator is not None:
         label = f"samples of the generator {sampling.generator.name}, 1 pass"
     return _final_images(
         folder,
-        f"{label} ({fingerprint(plain)})",
+        f"{label} ({fingerprint(sampling_without_prompts(sampling))})",
         sampling.prompts,
         sampling.num_images,
         sampling.seed,

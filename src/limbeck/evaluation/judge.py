@@ -233,13 +233,19 @@ def _render_prompts(run: FinishedRun, prior: Prior) -> list[list[HeldOutImages]]
     return [images[i : i + e.particles] for i in range(0, e.total, e.particles)]
 
 
-def run_family(experiment: Experiment) -> str:
-    """Return a text that is the same for runs that differ only in prompts and seed."""
+def without_prompts(experiment: Experiment) -> Experiment:
+    """Return an experiment that is equal for runs that differ only in prompts and seed."""
     plain = replace(experiment, prompts=("prompt",), seed=0, source_prompt=())
     representation = plain.representation
     if any(option.name == "init_from" for option in fields(representation)):
         # the run before differs with the prompt
         representation = replace(representation, init_from=None)  # type: ignore[call-arg]
         plain = replace(plain, representation=representation)
+    return plain
+
+
+def run_family(experiment: Experiment) -> str:
+    """Return a text that is the same for runs that differ only in prompts and seed."""
     names = (type(part).__name__ for part in (experiment.method, experiment.representation))
+    plain = without_prompts(experiment)
     return f"{', '.join(names)}, {experiment.steps} steps ({fingerprint(plain)})"

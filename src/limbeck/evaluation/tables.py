@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from limbeck.evaluation.judge import RunEvaluation
@@ -73,16 +74,22 @@ def summary_line(report: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)}; {over}"
 
 
-def comparison_table(evaluations: Sequence[RunEvaluation]) -> str:
+def comparison_table(
+    evaluations: Sequence[RunEvaluation], names: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """Return a Markdown table for every family of runs.
 
     It has a row per prompt, the mean over seeds, then the mean over prompts with its interval and
     the metrics of the true objects.
+
+    Args:
+        evaluations: the runs.
+        names: headings of families, instead of their labels.
     """
     lines: list[str] = []
     for family in dict.fromkeys(evaluation.family for evaluation in evaluations):
         runs = [evaluation for evaluation in evaluations if evaluation.family == family]
-        lines += ["", f"{family}:", "", *_family_table(runs)]
+        lines += ["", f"{names.get(family, family)}:", "", *_family_table(runs)]
     return "\n".join(lines)
 
 

@@ -240,6 +240,7 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     from limbeck.config.yaml import options as options_of
     from limbeck.evaluation import judge
     from limbeck.evaluation.evaluation_files import notify_dropped, write_evaluation
+    from limbeck.evaluation.set_names import name_sets
     from limbeck.evaluation.tables import comparison_table, summary_line
     from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs.report.pages import write_report
@@ -270,4 +271,7 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
         write_report([run.folder])
     notify_dropped(dropped)
     if len(runs) > 1:
-        print(comparison_table(evaluations))
+        experiments = [judge.without_prompts(run.experiment) for run in runs]
+        families = (evaluation.family for evaluation in evaluations)
+        names = name_sets(dict(zip(families, experiments, strict=True)))
+        print(comparison_table(evaluations, names))
