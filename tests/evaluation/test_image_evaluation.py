@@ -122,7 +122,12 @@ def test_images_of_any_size_and_shape(tmp_path):
 def runs(tmp_path_factory):
     """Two runs on the exact prior, of two seeds, and two that differ in an option each."""
     folder = tmp_path_factory.mktemp("runs")
-    changes: dict[str, dict] = {"a": {}, "b": {"seed": 1}, "c": {"steps": 14}, "d": {"optimizer": SGD()}}
+    changes: dict[str, dict] = {
+        "a": {},
+        "b": {"seed": 1},
+        "c": {"steps": 14},
+        "d": {"optimizer": SGD()},
+    }
     for name, own in changes.items():
         console = Console(file=io.StringIO())
         record(experiment(**own), colored_shapes(), folder / name, console=console)

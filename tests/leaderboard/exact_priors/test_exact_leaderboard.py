@@ -36,6 +36,7 @@ from limbeck.leaderboard.exact_priors.judgment import (
     ordered_exact_rows,
 )
 from limbeck.leaderboard.exact_priors.protocol import (
+    TUNING_SEEDS,
     ExactLeaderboard,
     exact_candidates,
     load_law,
@@ -294,7 +295,10 @@ def _inline_pool(workers):
     class Inline:
         def submit(self, function, *args):
             future: Future = Future()
-            future.set_result(function(*args))
+            try:
+                future.set_result(function(*args))
+            except Exception as error:
+                future.set_exception(error)
             return future
 
     yield Inline()
@@ -332,6 +336,31 @@ def test_the_command_tunes_compares_and_continues(monkeypatch, tmp_path, capsys)
     assert "mine.py:Mine |" in capsys.readouterr().out  # rows of the folder stay
     assert main([*argv, "--methods", "sds", "--seeds", "3"]) == 2
     assert "holds a leaderboard with seeds 2, not 3" in capsys.readouterr().err
+
+
+def test_a_row_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
+    """Whether in the tuning or in the comparison; and the same command tries it again."""
+    monkeypatch.setattr(exact_conduct, "worker_pool", _inline_pool)
+    fails_in = {"tuning": True}
+
+    def compute(own, prior) -> ExactResult:
+        if own.name == "csd" and (own.seed >= TUNING_SEEDS) == fails_in["tuning"]:
+            raise ValueError("too small a step")
+        return compute_exact(own, prior)
+
+    monkeypatch.setattr(exact_conduct, "compute_exact", compute)
+    argv = ["bench", "--model", "gaussians", "--out", str(tmp_path), "--passes", "6"]
+    argv += ["--iterations", "0", "--seeds", "2", "--tuning-seeds", "1", "--particles", "8"]
+    argv += ["--lr-candidates", "0.05", "--guidance-candidates", "2"]
+    for is_tuning in (True, False):
+        fails_in["tuning"] = is_tuning
+        assert main([*argv, "--methods", "sds", "csd"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "rows without a result: csd: too small a step. The table" in error
+        text = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+        assert "| sds |" in text and "csd" not in text
+    monkeypatch.setattr(exact_conduct, "compute_exact", compute_exact)
+    assert main([*argv, "--methods", "sds"]) == 0 and "| csd |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from limbeck.leaderboard.execution.image_results import CellResult
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.leaderboard.execution.text_to_image import (
     SAMPLING,
     TunedSetting,
@@ -206,7 +207,7 @@ def test_tuning_takes_the_best_setting(tmp_path):
         images = renders if setting == best else torch.full_like(renders, 127)
         result(images).save(tmp_path / group.path, group)
     pool, clock = None, TimeLeft(1)
-    chosen = conduct._tune(board, prompts, tmp_path, pool, clock)  # type: ignore[arg-type]
+    chosen = conduct._tune(board, prompts, tmp_path, pool, clock, RowFailures())  # type: ignore[arg-type]
     assert chosen == {"sds": best}
     assert (tmp_path / "tuning.json").read_text().count('"chosen": true') == 1
 
@@ -297,7 +298,7 @@ def test_rows_are_reported_when_they_are_complete(tmp_path, monkeypatch):
     ]
     gray = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 
-    def compute(cells, out, pool, what, clock, computed):
+    def compute(cells, out, pool, what, clock, failures, computed):
         for own in cells:
             if not (out / own.path).exists():
                 result(gray).save(out / own.path, own)
@@ -312,6 +313,7 @@ def test_rows_are_reported_when_they_are_complete(tmp_path, monkeypatch):
         None,
         lambda found, total: seen.append(([r.name for r in found], total)),
         TimeLeft(1),
+        RowFailures(),
     )
     assert seen == [(["vsd"], 3), (["sds", "vsd"], 3), (["sds", "vsd", "sjc"], 3)]
 
@@ -383,7 +385,7 @@ def test_the_row_that_is_first_complete_may_be_at_equal_steps(tmp_path, monkeypa
     monkeypatch.setattr(folder, "RowJudge", lambda *_: SimpleNamespace(judge=lambda rows: rows))
     monkeypatch.setattr(folder, "write_leaderboard_table", lambda *_: written.append("table"))
     monkeypatch.setattr(folder, "write_leaderboard_page", lambda *_: written.append("page"))
-    monkeypatch.setattr(folder, "run_leaderboard", lambda *args: args[-1]([row], 2))
+    monkeypatch.setattr(folder, "run_leaderboard", lambda *args: args[-2]([row], 2))
     folder.write_leaderboard(BOARD, tmp_path, 1)
     assert written == ["table", "page"] and not (tmp_path / "leaderboard.png").exists()
 

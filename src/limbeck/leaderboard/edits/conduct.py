@@ -21,6 +21,7 @@ from limbeck.leaderboard.edits.pairs import EditPairs
 from limbeck.leaderboard.edits.protocol import EditLeaderboard, EditSetting, edit_candidates
 from limbeck.leaderboard.execution.cell_files import code_digest, compute_missing
 from limbeck.leaderboard.execution.image_results import CellResult
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.leaderboard.execution.tuning import choose_settings
 from limbeck.leaderboard.execution.workers import load_prior, worker_pool
 from limbeck.methods.base import EditMethod
@@ -117,7 +118,11 @@ def _code(name: str) -> str:
 
 
 def run_edit_leaderboard(
-    board: EditLeaderboard, folder: Path, workers: int, evaluator: Evaluator
+    board: EditLeaderboard,
+    folder: Path,
+    workers: int,
+    evaluator: Evaluator,
+    failures: RowFailures,
 ) -> tuple[EditPairs, list[EditRow]]:
     """Compute every cell that has no file yet.
 
@@ -126,9 +131,10 @@ def run_edit_leaderboard(
         folder: its folder.
         workers: processes of one thread each.
         evaluator: the world's evaluator.
+        failures: receives the rows that failed.
 
     Returns:
-        The pairs of the comparison, and the rows of the table.
+        The pairs of the comparison, and the rows of the table, without those that failed.
     """
     print("rendering pairs that the evaluator recognizes", file=sys.stderr, flush=True)
     pairs, tuning_pairs = board.pairs(evaluator)
@@ -136,17 +142,17 @@ def run_edit_leaderboard(
     if board.tuning_pairs:
         save_pairs(tuning_pairs, folder / _TUNING_PAIRS)
     with worker_pool(workers) as pool:
-        chosen = _tune(board, tuning_pairs, folder, pool, evaluator)
+        chosen = _tune(board, tuning_pairs, folder, pool, evaluator, failures)
         rows = [
             EditRow(
                 name, chosen[name], make_edit_cells(board, name, chosen[name], pairs), board.seeds
             )
-            for name in board.rows
+            for name in chosen
         ]
         by_pairs = zip(*(row.cells for row in rows), strict=True)
         cells = [cell for own in by_pairs for cell in own]
-        compute_missing(cells, folder, pool, _compute_file, "comparison")
-    return pairs, rows
+        compute_missing(cells, folder, pool, _compute_file, "comparison", failures)
+    return pairs, [row for row in rows if row.name not in failures]
 
 
 def _tune(
@@ -155,8 +161,9 @@ def _tune(
     folder: Path,
     pool: ProcessPoolExecutor,
     evaluator: Evaluator,
+    failures: RowFailures,
 ) -> Mapping[str, EditSetting]:
-    """Choose the setting of each row by the evaluator on the tuning pairs."""
+    """Choose the setting of each row by the evaluator on the tuning pairs; no failed rows."""
     tried = {
         name: {
             setting: make_edit_cells(board, name, setting, pairs, is_tuning=True)
@@ -167,7 +174,8 @@ def _tune(
     if not board.tuning_pairs:
         return {name: next(iter(settings)) for name, settings in tried.items()}
     cells = [cell for settings in tried.values() for own in settings.values() for cell in own]
-    compute_missing(cells, folder, pool, _compute_file, "tuning")
+    compute_missing(cells, folder, pool, _compute_file, "tuning", failures)
+    tried = {name: settings for name, settings in tried.items() if name not in failures}
     objectives: dict[str, dict[EditSetting, float]] = {name: {} for name in tried}
     for name, settings in tried.items():
         for setting, own in settings.items():

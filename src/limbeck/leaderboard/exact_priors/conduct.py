@@ -27,6 +27,7 @@ from limbeck.leaderboard.exact_priors.protocol import (
     reads_prompt,
 )
 from limbeck.leaderboard.execution.cell_files import code_digest, compute_missing
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.leaderboard.execution.text_to_image import SAMPLING, Budget, TunedSetting, find_method
 from limbeck.leaderboard.execution.tuning import choose_settings
 from limbeck.leaderboard.execution.workers import worker_pool
@@ -160,36 +161,43 @@ def make_exact_cells(
     )
 
 
-def run_exact_leaderboard(board: ExactLeaderboard, folder: Path, workers: int) -> list[ExactRow]:
+def run_exact_leaderboard(
+    board: ExactLeaderboard, folder: Path, workers: int, failures: RowFailures
+) -> list[ExactRow]:
     """Compute every cell that has no file yet.
 
     Args:
         board: the leaderboard, as ``check_exact_leaderboard`` returns it.
         folder: its folder.
         workers: processes of one thread each.
+        failures: receives the rows that failed.
 
     Returns:
-        The rows of the tables, true draws and no step first.
+        The rows of the tables without those that failed, true draws and no step first.
     """
     with worker_pool(workers) as pool:
-        chosen = _tune(board, folder, pool)
+        chosen = _tune(board, folder, pool, failures)
         budgets: tuple[Budget, ...] = ("passes", "iterations") if board.iterations else ("passes",)
         rows = []
         for budget in budgets:
             for name in (TRUE_DRAWS, NO_STEP):
                 cells = make_exact_cells(board, name, _NO_SETTING)
                 rows.append(ExactRow(name, budget, None, cells))
-            for name in board.rows:
+            for name in chosen:
                 cells = make_exact_cells(board, name, chosen[name], budget)
                 rows.append(ExactRow(name, budget, chosen[name], cells))
-        _compute([cell for row in rows for cell in row.cells], board, folder, pool, "comparison")
-    return rows
+        wanted = [cell for row in rows for cell in row.cells]
+        _compute(wanted, board, folder, pool, "comparison", failures)
+    return [row for row in rows if row.name not in failures]
 
 
 def _tune(
-    board: ExactLeaderboard, folder: Path, pool: ProcessPoolExecutor
+    board: ExactLeaderboard, folder: Path, pool: ProcessPoolExecutor, failures: RowFailures
 ) -> Mapping[str, TunedSetting]:
-    """Choose the setting of each row by the energy distance at the seeds of the tuning."""
+    """Choose the setting of each row by the energy distance at the seeds of the tuning.
+
+    Rows that failed have none.
+    """
     has_guidance = reads_prompt(_law(board.model), board.prompt)
     tried = {
         name: {
@@ -201,13 +209,14 @@ def _tune(
     if not board.tuning_seeds:
         return {name: next(iter(settings)) for name, settings in tried.items()}
     cells = [cell for settings in tried.values() for own in settings.values() for cell in own]
-    _compute(cells, board, folder, pool, "tuning")
+    _compute(cells, board, folder, pool, "tuning", failures)
     objectives = {
         name: {
             setting: -_mean_distance([ExactResult.load(folder / cell.path) for cell in own])
             for setting, own in settings.items()
         }
         for name, settings in tried.items()
+        if name not in failures
     }
     return choose_settings(objectives, folder)
 
@@ -222,8 +231,9 @@ def _compute(
     folder: Path,
     pool: ProcessPoolExecutor,
     what: str,
+    failures: RowFailures,
 ) -> None:
-    compute_missing(cells, folder, pool, partial(_compute_file, board.model), what)
+    compute_missing(cells, folder, pool, partial(_compute_file, board.model), what, failures)
 
 
 def _compute_file(model: str, cell: ExactCell, folder: Path) -> None:

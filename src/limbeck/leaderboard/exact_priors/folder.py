@@ -16,6 +16,7 @@ from limbeck.leaderboard.exact_priors.protocol import (
     reads_prompt,
 )
 from limbeck.leaderboard.exact_priors.table import exact_rows_to_markdown
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.leaderboard.execution.text_to_image import SAMPLING
 from limbeck.leaderboard.report.judged_row import JudgedRow, to_csv
 from limbeck.metrics.true_law import ExactPrior, mode_weights
@@ -34,12 +35,16 @@ def write_exact_leaderboard(board: ExactLeaderboard, out: Path, workers: int) ->
 
     Returns:
         The page.
+
+    Raises:
+        ValueError: if rows failed, after all others are written.
     """
     prior = load_law(board.model)
     num_modes = 0
     if isinstance(prior, GaussianMixture):
         num_modes = int((mode_weights(prior, board.prompt) > 0).sum())
-    rows = run_exact_leaderboard(board, out, workers)
+    failures = RowFailures()
+    rows = run_exact_leaderboard(board, out, workers, failures)
     judged = judge_exact_rows(rows, num_modes, out)
     write_text(out / "leaderboard.csv", to_csv(judged))
     write_text(out / "leaderboard.md", exact_rows_to_markdown(board, judged))
@@ -47,7 +52,9 @@ def write_exact_leaderboard(board: ExactLeaderboard, out: Path, workers: int) ->
     has_guidance = reads_prompt(prior, board.prompt)
     methods = [name for name in board.rows if name != SAMPLING]
     count = len(exact_candidates(board, methods[0], has_guidance)) if methods else 1
-    return write_exact_page(board, judged, count, out)
+    page = write_exact_page(board, judged, count, out)
+    failures.raise_if_any(out / board.options_file)
+    return page
 
 
 def _draw(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from limbeck.config.discovery import is_own, name_of
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.system.files import slug
 
 
@@ -60,9 +61,11 @@ def compute_missing(
     pool: ProcessPoolExecutor,
     compute_file: Callable[[AnyCell, Path], object],
     what: str,
-    computed: Callable[[], object] = lambda: None,
+    failures: RowFailures,
 ) -> None:
     """Compute the cells that have no file, and say how far it is.
+
+    Those of failed rows are left out.
 
     Args:
         cells: the cells.
@@ -70,13 +73,16 @@ def compute_missing(
         pool: where they are computed.
         compute_file: computes a cell and writes its file, given the folder.
         what: what they are for, in the messages.
-        computed: called after each.
+        failures: the failed rows, to which others are added.
     """
-    missing = {cell.path: cell for cell in cells if not (folder / cell.path).exists()}
+    wanted = [cell for cell in cells if cell.name not in failures]
+    missing = {cell.path: cell for cell in wanted if not (folder / cell.path).exists()}
     start = time.monotonic()
     futures = {pool.submit(compute_file, cell, folder): cell for cell in missing.values()}
     for done, future in enumerate(as_completed(futures), 1):
-        future.result()
+        if failures.has_failed(futures[future].name, future):
+            failures.cancel((cell.name, other) for other, cell in futures.items())
+            continue
         minutes = (time.monotonic() - start) / 60
         left = minutes / done * (len(futures) - done)
         print(
@@ -85,4 +91,3 @@ def compute_missing(
             file=sys.stderr,
             flush=True,
         )
-        computed()

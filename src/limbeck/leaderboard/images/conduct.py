@@ -14,6 +14,7 @@ import torch
 
 from limbeck.leaderboard.execution.cell_files import code_digest
 from limbeck.leaderboard.execution.image_results import CellResult
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.leaderboard.execution.text_to_image import SAMPLING, Budget, TunedSetting, find_method
 from limbeck.leaderboard.execution.tuning import choose_settings
 from limbeck.leaderboard.execution.workers import load_prior, worker_pool
@@ -122,6 +123,7 @@ def run_leaderboard(
     out: Path,
     workers: int,
     finished: Callable[[Sequence[RowCells], int], object],
+    failures: RowFailures,
 ) -> None:
     """Compute every cell that has no file yet.
 
@@ -131,20 +133,21 @@ def run_leaderboard(
         workers: processes of one thread each.
         finished: called whenever rows become complete, with all complete rows and the number of
             rows of the whole table.
+        failures: receives the rows that failed, whose other cells are not computed.
     """
     scenes, tuning_scenes = board.scenes()
     prompts, tuning_prompts = full_captions(scenes), full_captions(tuning_scenes)
     with worker_pool(workers) as pool:
         clock = TimeLeft(workers)
-        chosen = _tune(board, tuning_prompts, out, pool, clock)
-        names = sorted(board.rows, key=lambda name: name != "sds")  # others are compared with it
+        chosen = _tune(board, tuning_prompts, out, pool, clock, failures)
+        names = sorted(chosen, key=lambda name: name != "sds")  # others are compared with it
         rows = [
             _row(board, name, chosen[name], prompts, budget)
             for budget in _budgets(board)
             for name in names
             if budget == "passes" or name != SAMPLING
         ]
-        _compute_rows(rows, out, pool, finished, clock)
+        _compute_rows(rows, out, pool, finished, clock, failures)
 
 
 def _compute_rows(
@@ -153,6 +156,7 @@ def _compute_rows(
     pool: ProcessPoolExecutor,
     finished: Callable[[Sequence[RowCells], int], object],
     clock: TimeLeft,
+    failures: RowFailures,
 ) -> None:
     """Compute the cells of rows, and report complete rows; at least all of them at the end."""
     reported: list[tuple[str, Budget, bool]] = []
@@ -168,7 +172,7 @@ def _compute_rows(
     tasks: list[Task] = []
     for row in rows:
         tasks += [*row.all_cells, *row.measurements]
-    _compute(tasks, out, pool, "comparison", clock, report)
+    _compute(tasks, out, pool, "comparison", clock, failures, report)
 
 
 def _budgets(board: Leaderboard) -> tuple[Budget, ...]:
@@ -195,8 +199,9 @@ def _tune(
     out: Path,
     pool: ProcessPoolExecutor,
     clock: TimeLeft,
+    failures: RowFailures,
 ) -> Mapping[str, TunedSetting]:
-    """Choose the setting of each row by the evaluator on the tuning prompts."""
+    """Choose the setting of each row by the evaluator on the tuning prompts; no failed rows."""
     if not board.tuning_prompts:
         return {name: candidates(board, name)[0] for name in board.rows}
     tried = {
@@ -207,7 +212,8 @@ def _tune(
         for name in board.rows
     }
     cells = [cell for row in tried.values() for group in row.values() for cell in group]
-    _compute(interleaved(cells), out, pool, "tuning", clock)
+    _compute(interleaved(cells), out, pool, "tuning", clock, failures)
+    tried = {name: row for name, row in tried.items() if name not in failures}
     evaluator = load_evaluator()
     objectives: dict[str, dict[TunedSetting, float]] = {name: {} for name in tried}
     for name, row in tried.items():
@@ -233,6 +239,7 @@ def _compute(
     pool: ProcessPoolExecutor,
     what: str,
     clock: TimeLeft,
+    failures: RowFailures,
     computed: Callable[[], object] = lambda: None,
 ) -> None:
     """Compute what has no file, and say how far it is; ``computed`` follows each task."""
@@ -244,10 +251,14 @@ def _compute(
             seconds = read_metadata(out / task.path)["seconds"]  # of one image
             clock.add(task, seconds * task.images * len(task.prompts))
     start, total = time.monotonic(), len(missing)
-    futures = {pool.submit(_compute_file, task, out / path): path for path, task in missing.items()}
+    futures = {pool.submit(_compute_file, task, out / path): task for path, task in missing.items()}
     for done, future in enumerate(as_completed(futures), 1):
+        task = futures[future]
+        del missing[task.path]
+        if failures.has_failed(task.name, future):
+            failures.cancel((other.name, part) for part, other in futures.items())
+            continue
         seconds, wall = future.result()
-        task = missing.pop(futures[future])
         clock.add(task, seconds, wall)
         left = clock.minutes(list(missing.values()))
         text = "" if left is None else f", about {left:.0f} minutes left of the {what}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from limbeck.leaderboard.execution.row_failures import RowFailures
 from limbeck.leaderboard.images.conduct import RowCells, run_leaderboard
 from limbeck.leaderboard.images.figure import draw_leaderboard_figure
 from limbeck.leaderboard.images.page import Missing, write_leaderboard_page
@@ -26,6 +27,9 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
 
     Returns:
         The page.
+
+    Raises:
+        ValueError: if rows failed, after all others are written.
     """
     judge = RowJudge(board, out, load_evaluator())
 
@@ -40,5 +44,7 @@ def write_leaderboard(board: Leaderboard, out: Path, workers: int) -> Path:
             order = [row.name for row in ordered(judged, "passes")]
             save_png(draw_leaderboard_figure(board, by_name, order, out), out / "leaderboard.png")
 
-    run_leaderboard(board, out, workers, write)
+    failures = RowFailures()
+    run_leaderboard(board, out, workers, write, failures)
+    failures.raise_if_any(out / board.options_file)
     return out / "leaderboard.html"
