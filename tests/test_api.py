@@ -224,6 +224,10 @@ def test_lr_is_that_of_the_representation():
         ({"checkpoint_every": -1}, "checkpoint_every must be at least 0, not -1"),
         ({"image_every": 1.5}, "image_every must be an integer, not 1.5"),
         ({"lr": "0.1"}, "lr must be a number, not"),
+        (
+            {"lr": 0.1, "representation": {"name": "latents", "lr": 0.2}},
+            "lr is short for the lr of the representation: give one of them",
+        ),
         ({"prompts": None}, "prompts must be a text or a list, not None"),
         ({"prompts": ["a red disc", 3]}, "prompts must be a text or several, not 3"),
         ({"out": __file__}, "test_api.py is a file; give another out"),

@@ -48,6 +48,7 @@ from limbeck.runs.folder_results import DistillResult, EditResult, SampleResult
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
+from limbeck.runs.run_command import given_twice
 from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import default_experiment
@@ -111,6 +112,9 @@ def distill(
     stages = {"": default_experiment(texts, choices)} if recipe is None else recipe.stages(texts)
     named = choices | {"steps": steps, "particles": particles}
     given = options | {name: value for name, value in named.items() if value is not None}
+    own = given.get("representation")
+    if lr is not None and isinstance(own, Mapping) and "lr" in own:
+        raise given_twice("lr", "the lr of the representation")
     chosen, prior = _first_stage(next(iter(stages.values())), given, lr, recipe)
     check_films(chosen, films)
     check_source_prompts(chosen, prior or chosen.model)

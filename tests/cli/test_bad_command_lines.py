@@ -28,6 +28,10 @@ RUN = [
         f"run {TOY} --lr 0.1 --representation.lr 0.2",
         "--lr is short for --representation.lr: give one of them",
     ),
+    (
+        f"run {TOY} --image a.png --reference.image b.png",
+        "--image is short for --reference.image: give one of them",
+    ),
     (f"run {TOY} --lr nan", "--lr must be a finite number or none, not 'nan'"),
     (f"run {TOY} --lr 1e400", "--lr must be a finite number or none, not '1e400'"),
     (f"run {TOY} --seed -1", "--seed must be at least 0, not -1"),

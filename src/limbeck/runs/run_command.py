@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from limbeck.config.command_line import parse, value_of
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
-from limbeck.config.yaml import join, read_yaml
+from limbeck.config.yaml import read_yaml
 from limbeck.priors.loading import pick_device
 from limbeck.runs.find_runs import RUNS, find_folder
 from limbeck.runs.loggers import Logger
@@ -200,6 +200,8 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     """
     defaults = run_defaults(argv)
     image = value_of(argv, "--image")
+    if image is not None and value_of(argv, "--reference.image") is not None:
+        raise given_twice("--image", "--reference.image")
     words = [*argv] if image is None else ["--reference.image", image, *argv]
     experiment, start, options = parse(
         defaults.sections,
@@ -219,19 +221,19 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     experiment = _with_found_folder(experiment)
     if options.lr is not None:
         if value_of(argv, "--representation.lr") is not None:
-            raise lr_given_twice("--")
+            raise given_twice("--lr", "--representation.lr")
         experiment = with_lr(experiment, options.lr)
     pick_device(options.device)  # refuses one that this machine lacks
     return RunCommand(experiment, options, start.preset, defaults.stages)
 
 
-def lr_given_twice(path: str) -> ValueError:
-    """The error for ``lr`` beside ``representation.lr``, as one of them would have no effect.
+def given_twice(short: str, full: str) -> ValueError:
+    """The error for an option beside its short form, as one of them would have no effect.
 
     Args:
-        path: ``--`` if they are options of a command line; empty for those of a file.
+        short: the short form, such as ``--lr``.
+        full: the option, such as ``--representation.lr``.
     """
-    short, full = join(path, "lr"), join(path, "representation.lr")
     return ValueError(f"{short} is short for {full}: give one of them")
 
 

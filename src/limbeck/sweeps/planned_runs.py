@@ -13,7 +13,7 @@ from typing import Any
 from limbeck.config.comparison import fingerprint
 from limbeck.config.option_types import option_type, takes_integers_only
 from limbeck.config.yaml import build, join
-from limbeck.runs.run_command import NO_PROMPTS, StartOptions, lr_given_twice
+from limbeck.runs.run_command import NO_PROMPTS, StartOptions, given_twice
 from limbeck.sweeps.expansion import Draw, Sweep, nest
 from limbeck.system.files import slug
 from limbeck.training.experiment import Experiment, with_lr
@@ -173,7 +173,7 @@ def build_stages(plain: dict[str, Any], path: str = "") -> dict[str, Experiment]
     extra, own = _split_options(plain, path)
     representation = own.get("representation")
     if extra.lr is not None and isinstance(representation, dict) and "lr" in representation:
-        raise lr_given_twice(path)
+        raise given_twice(join(path, "lr"), join(path, "representation.lr"))
     default, _, stages = extra.defaults({k: own[k] for k in CHOICES if k in own})
     own.setdefault("prompts", default.prompts)
     chosen = build(Experiment, own, path, default)
