@@ -416,6 +416,19 @@ def test_a_frozen_shape_records_the_loss_of_the_silhouette_and_says_that_it_is_i
     assert run.advance().metrics["reference_mask"] > 0
 
 
+def test_normals_as_colors_are_not_compared_with_the_colors_of_the_image(cut_out):
+    """As in the geometry stages of Fantasia3D and ProlificDreamer."""
+    stage = DMTet(grid_resolution=8, size=(16, 16), shading="normals", texture=False)
+    with display_notices(lambda text: None), collect_notices() as notices:
+        run = Run(experiment(cut_out, representation=stage), colored_shapes(16))
+    assert any("reference.color_weight 5000 is not used here" in notice for notice in notices)
+    metrics = run.advance().metrics
+    assert "reference_color" not in metrics and metrics["reference_mask"] > 0
+    colored = replace(stage, shading="texture", texture=True)
+    run = Run(experiment(cut_out, representation=colored), colored_shapes(16))
+    assert run.advance().metrics["reference_color"] > 0
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_the_normals_of_a_field_are_rendered_for_their_loss_only(cut_out, weight):
     options = {"normal": save(cut_out.parent / "n.png", np.ones((64, 64, 3)))} if weight else {}

@@ -266,6 +266,11 @@ class RepresentationConfig(abc.ABC):
         return True
 
     @property
+    def shows_color(self) -> bool:
+        """Whether 3D renders show colors, not normals or a gray surface."""
+        return True
+
+    @property
     def optimizes_normals(self) -> bool:
         """Whether the normals of deterministic 3D renders are optimized."""
         return self.optimizes_shape

@@ -350,9 +350,13 @@ class DMTet(RepresentationConfig):
         return self.geometry
 
     @property
+    def shows_color(self) -> bool:
+        return self.shading in COLOR_SHADINGS
+
+    @property
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
-        return self.texture and self.shading in COLOR_SHADINGS
+        return self.texture and self.shows_color
 
     def has_color_field_of(self, other: DMTet) -> bool:
         """Return whether the color fields of both configs have the same parameters."""

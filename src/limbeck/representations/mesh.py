@@ -364,9 +364,13 @@ class Mesh(RepresentationConfig):
         return self.geometry
 
     @property
+    def shows_color(self) -> bool:
+        return self.shading in COLOR_SHADINGS
+
+    @property
     def optimizes_color(self) -> bool:
         """Whether colors are optimized."""
-        return self.texture and self.shading in COLOR_SHADINGS
+        return self.texture and self.shows_color
 
     @property
     def cameras(self) -> CameraSampler:

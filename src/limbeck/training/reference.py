@@ -41,7 +41,8 @@ class ImageReference:
             train-world --multi-view`): probability that a group of views has the image as its
             first, clean and without gradient, and the other views of the group the camera of the
             image, turned around the object. Other models do not see the image. 0: nor does this.
-        color_weight: weight of the mean square error of the colors.
+        color_weight: weight of the mean square error of the colors; not used where renders show
+            none, as in a geometry stage.
         mask_weight: weight of the mean square error of the opacity; without effect where the shape
             is not optimized.
         depth_weight: weight of the depth loss; without ``depth`` it has no effect.

@@ -151,5 +151,11 @@ def read_reference_view(experiment: Experiment, device: str) -> ReferenceView | 
             f"representation {component_name(type(representation))} does not optimize its shape: "
             "its loss is only recorded"
         )
+    if options.color_weight and not representation.shows_color:
+        notify(
+            f"reference.color_weight {options.color_weight:g} is not used here, where renders of "
+            f"the representation {component_name(type(representation))} show no colors"
+        )
+        options = replace(options, color_weight=0.0)
     camera = options.camera_among(experiment.camera_sampler)
     return ReferenceView(options, images.to(device), camera)
