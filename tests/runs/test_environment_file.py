@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 from own_component import OWN_METHOD
+from PIL import Image
 from run_folders import experiment, record_run
 
 from limbeck.cli.main import main
 from limbeck.config.discovery import find
 from limbeck.methods.base import Method
 from limbeck.runs import environment_file
+from limbeck.runs.own_files import changed_files, own_files
 from limbeck.runs.recorder import is_finished
+from limbeck.runs.run_command import read_run_command
 from limbeck.system.notices import collect_notices, display_notices
 
 
@@ -116,3 +119,23 @@ def test_a_finished_run_of_other_code_is_noticed(tmp_path, capsys):
     assert f"but {mine} has changed since then; to run it as it is now" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def test_a_data_set_and_initial_images_are_files_of_ones_own(tmp_path: Path) -> None:
+    """A finished run of another version of them is not the one that a command asks for."""
+    data, start = tmp_path / "data", tmp_path / "start.png"
+    data.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64), "red").save(data / f"{name}.png")
+    Image.new("RGB", (64, 64), "red").save(start)
+    command = ["run", "a", "--model", f"dataset:{data}", "--representation", "pixels"]
+    command += ["--representation.images", str(start)]
+    e = read_run_command(command[1:]).experiment
+    before = own_files(e)
+    assert set(before) == {str(data), str(start)}
+    Image.new("RGB", (64, 64), "blue").save(data / "b.png")
+    assert changed_files({"own_files": before}, own_files(e)) == [str(data)]
+    (data / "b.png").rename(data / "c.png")  # the label is another
+    assert own_files(e)[str(data)] != before[str(data)]
+    Image.new("RGB", (64, 64), "blue").save(start)
+    assert set(changed_files({"own_files": before}, own_files(e))) == {str(data), str(start)}

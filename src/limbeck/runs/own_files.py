@@ -1,15 +1,18 @@
-"""Files of the user that results depend on: own classes and the images of a reference."""
+"""Files of the user that results depend on: own classes, images, and those of a data set."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from limbeck.config.discovery import field_name, is_own, name_of, options_of
+from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
+from limbeck.priors.dataset_folder import dataset_files, dataset_folder
 from limbeck.system.files import read_json_object
 from limbeck.training.experiment import Experiment
 
@@ -17,10 +20,18 @@ ENVIRONMENT_FILE = "environment.json"  #: in a run folder: what the run was star
 
 
 def own_files(experiment: Experiment) -> dict[str, str]:
-    """Return the SHA-256 of each file of the user's own classes and reference, by path."""
-    images = [path for path in experiment.reference.files if path.is_file()]
-    files = sorted({*_own_files(experiment), *images})
-    return {str(file): _sha256(file) for file in files}
+    """Return the SHA-256 of each file of the user's own classes and images, by path.
+
+    A data set as the model is one entry, that of its folder.
+    """
+    named = (*experiment.reference.files, *experiment.representation.image_files)
+    files = sorted({*_own_files(experiment), *(path for path in named if path.is_file())})
+    found = {str(file): _sha256(file) for file in files}
+    model = experiment.model
+    if isinstance(model, Model) and model.name.startswith("dataset:"):
+        folder = dataset_folder(model.name)
+        found |= {str(folder): _folder_sha256(folder)} if folder.is_dir() else {}
+    return found
 
 
 def changed_files(environment: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
@@ -63,5 +74,19 @@ def _own_files(config: Any) -> Iterator[Path]:
         yield from _own_files(getattr(config, field_name(name)))
 
 
+def _folder_sha256(folder: Path) -> str:
+    """The SHA-256 of the names and contents of the images of a data set."""
+    digest = hashlib.sha256()
+    for path in dataset_files(folder):
+        digest.update(f"{path.relative_to(folder)} {_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def _sha256(path: Path) -> str:
+    found = path.stat()
+    return _sha256_as_of(path, found.st_mtime_ns, found.st_size)
+
+
+@cache  # the runs of a sweep have the same files
+def _sha256_as_of(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
