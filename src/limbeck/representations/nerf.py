@@ -161,7 +161,10 @@ class NeRFParticles(Representation):
         directions = camera.directions(h, w)
         samples = field.sample_rays(camera.eye, directions, request)
         rng = request.generator("density noise")
-        density, albedo = field.query(samples.points, request.progress, rng)
+        seen_from = None
+        if c.view_dependence != "none":
+            seen_from = directions.reshape(-1, 3)[samples.ray_index]
+        density, albedo = field.query(samples.points, request.progress, rng, seen_from)
         weights = samples.render_weights(density)
         normal, terms = None, {}
         has_normal_terms = c.orientation_weight > 0 or c.normal_smooth_weight > 0
@@ -288,6 +291,10 @@ class NeRF(RepresentationConfig):
         occupancy_resolution: cells per side of the occupancy grid, which skips empty space; at
             least 2.
         occupancy_warmup: fraction of the run before the occupancy grid is first updated.
+        view_dependence: brightness: the brightness of a point, added to its color before the
+            sigmoid, is linear in the horizontal part of the direction from which it is seen, as
+            under a light that moves with the camera; exports have the color between opposite
+            directions.
     """
 
     name = "nerf"
@@ -316,6 +323,7 @@ class NeRF(RepresentationConfig):
     entropy_warmup: float = 0.0
     occupancy_resolution: int = 32
     occupancy_warmup: float = 0.05
+    view_dependence: Literal["none", "brightness"] = "none"
 
     def __post_init__(self) -> None:
         if self.images:
@@ -348,6 +356,11 @@ class NeRF(RepresentationConfig):
         if self.space == "latent" and self.shading.diffuse_prob:
             raise ValueError(
                 "latents cannot be lit: set --representation.shading.diffuse-prob 0, or "
+                "--representation.space image"
+            )
+        if self.space == "latent" and self.view_dependence != "none":
+            raise ValueError(
+                "latents have no brightness: set --representation.view-dependence none, or "
                 "--representation.space image"
             )
 

@@ -65,6 +65,9 @@ class FieldOptions(Protocol):
     @property
     def occupancy_resolution(self) -> int: ...
 
+    @property
+    def view_dependence(self) -> Literal["none", "brightness"]: ...
+
 
 class _LatentBackground(BackgroundModule):
     """One learned latent in all directions."""
@@ -103,9 +106,10 @@ class RadianceField(nn.Module):
 
     def __init__(self, config: FieldOptions, channels: int, generator: torch.Generator):
         super().__init__()
-        self.config = config
+        self.config, self.channels = config, channels
         self.encoding = config.encoding.build(generator)
-        self.decoder = config.decoder.build(self.encoding.num_features, generator, 1 + channels)
+        outputs = 1 + channels + (2 if config.view_dependence == "brightness" else 0)
+        self.decoder = config.decoder.build(self.encoding.num_features, generator, outputs)
         if config.space == "latent":
             self.background = _LatentBackground(channels)
         else:
@@ -118,6 +122,7 @@ class RadianceField(nn.Module):
         points: Float[Tensor, "n 3"],
         progress: float = 1.0,
         rng: torch.Generator | None = None,
+        directions: Float[Tensor, "n 3"] | None = None,
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
         """Evaluate the field.
 
@@ -125,6 +130,8 @@ class RadianceField(nn.Module):
             points: points in world space.
             progress: fraction of the run, for encodings that change.
             rng: source of the density noise; None: no noise.
+            directions: unit directions from which the points are seen. None: colors are those in
+                the middle between opposite directions.
 
         Returns:
             Density per unit of length, and albedo in [0, 1] or latents.
@@ -139,7 +146,10 @@ class RadianceField(nn.Module):
             density = F.softplus(raw_density)
         else:
             density = raw_density.clamp_max(15).exp()
-        return density, raw[:, 1:].sigmoid() if c.space == "image" else raw[:, 1:]
+        color, slope = raw[:, 1 : 1 + self.channels], raw[:, 1 + self.channels :]
+        if directions is not None and slope.shape[1]:
+            color = color + (slope * directions[:, ::2]).sum(1, keepdim=True)  # x and z: no height
+        return density, color.sigmoid() if c.space == "image" else color
 
     def density(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n"]:
         """Return the density per unit of length.

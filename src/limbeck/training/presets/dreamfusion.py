@@ -25,8 +25,9 @@ WORLD_CAMERAS = Orbit(
 )
 #: a field in a box that fits the objects of the embedded model, with smooth features and outlines
 #: that sharpen during training (docs/3d-recipes.md)
+WORLD_ENCODING = DenseGridEncoding(resolutions=(12, 24, 48))
 WORLD_NERF = NeRF(
-    encoding=DenseGridEncoding(resolutions=(12, 24, 48)),
+    encoding=WORLD_ENCODING,
     density_scale=10.0,
     tv_weight=100.0,
     entropy_weight=600.0,

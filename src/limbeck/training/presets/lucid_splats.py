@@ -13,6 +13,7 @@ from limbeck.representations.gaussian_splats import GaussianSplats
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import STABLE_DIFFUSION, Preset
+from limbeck.training.presets.dreamfusion import WORLD_NERF
 from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.world.background import WorldBackground
 
@@ -32,9 +33,14 @@ class LucidSplatsPreset(Preset):
 
     def world(self, prompts: tuple[str, ...]) -> dict[str, Experiment]:
         # a field takes the place of Point-E's points: splats that start as a ball become a bush
-        field = MVDreamPreset().world(prompts)["field"]
+        # whose colors do not depend on the view, as those of splats
+        shared = WorldBackground(shared=True)
+        field = replace(
+            MVDreamPreset().world(prompts)["field"],
+            representation=replace(WORLD_NERF, background=shared),
+        )
         representation = GaussianSplats(
-            background=WorldBackground(shared=True),
+            background=shared,
             max_scale=0.06,
             means_lr=5e-4,
             scales_lr=5e-3,

@@ -18,7 +18,7 @@ from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import Adam
 from limbeck.training.presets.base import Preset
-from limbeck.training.presets.dreamfusion import WORLD_NERF
+from limbeck.training.presets.dreamfusion import WORLD_ENCODING, WORLD_NERF
 from limbeck.world.background import WorldBackground
 
 #: groups of cameras like those the embedded model was trained on; see ``WORLD_CAMERAS``
@@ -54,7 +54,14 @@ class MVDreamPreset(Preset):
             prompts,
             model=Model("world-mv"),
             method=SDS(guidance=7.5),
-            representation=replace(WORLD_NERF, background=WorldBackground(shared=True)),
+            representation=replace(
+                WORLD_NERF,
+                # the light of the embedded world moves with its camera: without it edges between
+                # faces have no contrast, and the evaluator rejects half the views of a pyramid
+                view_dependence="brightness",
+                encoding=replace(WORLD_ENCODING, features_per_level=6),
+                background=WorldBackground(shared=True),
+            ),
             cameras=WORLD_GROUPS,
             timesteps=TwoStageTimesteps(per_row=False),
             optimizer=Adam(decay_start=0.5),
