@@ -95,6 +95,22 @@ class Shell(Encoding):
         return ShellModule()
 
 
+class LitBallModule(BallModule):
+    """A gray ball that is brighter the more along x it is seen."""
+
+    num_features = 6
+
+    def forward(self, points: Tensor, progress: float) -> Tensor:
+        density, zeros = super().forward(points, progress)[:, 0], torch.zeros(len(points))
+        return torch.stack([density, zeros, zeros, zeros, zeros + 2.0, zeros], 1)
+
+
+@dataclass(frozen=True)
+class LitBall(Encoding):
+    def build(self, generator: torch.Generator) -> EncodingModule:
+        return LitBallModule(1e3)
+
+
 @pytest.fixture(scope="module")
 def prior():
     return load("world", "cpu")
@@ -137,6 +153,37 @@ def test_alpha_of_a_ball_of_constant_density_is_that_of_its_chords(prior):
     step = 2 * 3**0.5 / 2000
     assert float((alpha - exact).abs().max()) <= 1.5 * SIGMA * step
     assert float(alpha.max()) > 0.9 and float(alpha.min()) == 0
+
+
+def test_brightness_is_linear_in_the_horizontal_direction_of_sight(prior):
+    """In the logits of the colors; the color of exports is that between opposite directions."""
+    particles = ball(encoding=LitBall(), view_dependence="brightness").build(prior, 1, 0)
+    request = views_of_first(8)
+    render = particles.render(request)
+    height, width = render.image.shape[2:]
+    directions = request.camera.directions(height, width)
+    opaque = render.alpha[:, 0] > 0.999
+    expected = (2 * directions[..., 0]).sigmoid()[opaque]
+    found = render.image.permute(0, 2, 3, 1)[opaque]
+    assert opaque.sum() > 1000 and float(expected.max() - expected.min()) > 0.5
+    assert torch.allclose(found, expected[:, None].expand(-1, 3), atol=2e-3)
+    points = torch.zeros(3, 3)
+    assert torch.equal(particles.albedo(points, 0), torch.full((3, 3), 0.5))
+    up = torch.tensor([[0.0, 1.0, 0.0]]).expand(3, 3)
+    assert torch.equal(particles.field(0).query(points, directions=up)[1], torch.full((3, 3), 0.5))
+
+
+def test_the_dependence_on_the_view_is_learned_and_has_its_place(prior):
+    grid = DenseGridEncoding(resolutions=(4,), features_per_level=6)
+    lit = NeRF(encoding=grid, samples=8, view_dependence="brightness", size=(16, 16))
+    particles = lit.build(prior, 1, 0)
+    particles.render(views_of_first(2)).image[:, :, :, :8].sum().backward()
+    gradient = particles.field(0).encoding.levels[0].grad
+    assert gradient[..., 4:].abs().amax((0, 1, 2)).min() > 0
+    with pytest.raises(ValueError, match="at least 6 features, not 4"):
+        NeRF(view_dependence="brightness").build(prior, 1, 0)
+    with pytest.raises(ValueError, match="latents have no brightness"):
+        replace(lit, space="latent")
 
 
 def test_depth_of_an_opaque_ball_is_that_of_its_surface(prior):

@@ -190,9 +190,14 @@ def test_lucid_splats_has_the_numbers_of_the_code():
 
 
 def test_lucid_splats_of_the_world_start_from_the_field_of_mvdream():
+    """Whose colors are those of every view, like those of splats."""
     stages = LucidSplatsPreset().stages(PROMPTS)
     assert list(stages) == ["field", "splats"]
-    assert stages["field"] == MVDreamPreset().stages(PROMPTS)["field"]
+    field, other = stages["field"], MVDreamPreset().stages(PROMPTS)["field"]
+    assert replace(field, representation=other.representation) == other
+    grid = replace(other.representation.encoding, features_per_level=4)
+    plain = replace(other.representation, encoding=grid, view_dependence="none")
+    assert field.representation == plain
     splats = stages["splats"]
     assert splats.representation.background.shared and not splats.timesteps.per_row
     assert isinstance(splats.representation, GaussianSplats) and isinstance(splats.method, ISM)
@@ -240,7 +245,13 @@ def test_mvdream_on_the_embedded_model_of_four_views_differs_from_dreamfusion_in
     cameras = stage.camera_sampler
     assert cameras == Around(4, elevation_range=(-2.0, 35.0), uniform_sphere_prob=0.0)
     field = single["field"].representation
-    assert stage.representation == replace(field, background=WorldBackground(shared=True))
+    grid = replace(field.encoding, features_per_level=6)
+    assert stage.representation == replace(
+        field,
+        background=WorldBackground(shared=True),
+        encoding=grid,
+        view_dependence="brightness",
+    )
     own = ("model", "method", "cameras", "timesteps", "representation")  # what four views ask for
     assert (
         replace(stage, **{name: getattr(single["field"], name) for name in own})
