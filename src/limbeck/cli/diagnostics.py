@@ -36,7 +36,7 @@ REQUIRED = (
     "jaxtyping",
 )
 OPTIONAL = {  #: and what needs each
-    "numba": "rendering the images of the world for train-world",
+    "numba": "renders of the world: bench, eval --reference world, true colors of 3D runs",
     "tensorboard": "--logger tensorboard",
     "wandb": "--logger wandb",
     "optuna": "limbeck sweep --optuna",

@@ -136,7 +136,10 @@ def open_reference(folder: Path | None, network: FeatureNetwork) -> ReferenceIma
         return None
     if folder == WORLD and not folder.exists():
         if find_spec("numba") is None:
-            raise ValueError("--reference world renders the world, for which numba is missing")
+            raise ValueError(
+                "--reference world renders the world, for which numba is missing: pip install "
+                "'limbeck[world]', or give a folder of true images"
+            )
         return WorldReference(network)
     return FolderReference(embed_files(list_images(folder), network))
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib.util
 
 #: extra by package
-_EXTRAS = {"nicegui": "ui", "optuna": "optuna", "ray": "ray", "submitit": "slurm"}
+_EXTRAS = {
+    "nicegui": "ui",
+    "numba": "world",
+    "optuna": "optuna",
+    "ray": "ray",
+    "submitit": "slurm",
+}
 
 
 def require_package(package: str) -> None:
