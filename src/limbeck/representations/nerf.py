@@ -291,10 +291,9 @@ class NeRF(RepresentationConfig):
         occupancy_resolution: cells per side of the occupancy grid, which skips empty space; at
             least 2.
         occupancy_warmup: fraction of the run before the occupancy grid is first updated.
-        view_dependence: brightness: the brightness of a point, added to its color before the
-            sigmoid, is linear in the horizontal part of the direction from which it is seen, as
-            under a light that moves with the camera; exports have the color between opposite
-            directions.
+        view_dependence: brightness: colors are multiplied by a brightness, a sigmoid that is linear
+            in the horizontal part of the direction from which the point is seen, as under a light
+            that moves with the camera; exports have that between opposite directions.
     """
 
     name = "nerf"

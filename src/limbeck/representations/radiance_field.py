@@ -69,6 +69,19 @@ class FieldOptions(Protocol):
     def view_dependence(self) -> Literal["none", "brightness"]: ...
 
 
+def _brightness(
+    slope: Float[Tensor, "n 2"], directions: Float[Tensor, "n 3"] | None
+) -> Float[Tensor, "n 1"] | float:
+    """A factor in (0, 1) of the colors of points that are seen from some directions.
+
+    It is .73 where the direction does not matter, and 1 or almost 0 at the most: as under a light
+    from the side of the camera, which leaves .4 to 1 of the color.
+    """
+    if directions is None:
+        return 1 / (1 + math.exp(-1))
+    return (1 + (slope * directions[:, ::2]).sum(1, keepdim=True)).sigmoid()  # no height, y
+
+
 class _LatentBackground(BackgroundModule):
     """One learned latent in all directions."""
 
@@ -146,10 +159,12 @@ class RadianceField(nn.Module):
             density = F.softplus(raw_density)
         else:
             density = raw_density.clamp_max(15).exp()
-        color, slope = raw[:, 1 : 1 + self.channels], raw[:, 1 + self.channels :]
-        if directions is not None and slope.shape[1]:
-            color = color + (slope * directions[:, ::2]).sum(1, keepdim=True)  # x and z: no height
-        return density, color.sigmoid() if c.space == "image" else color
+        if c.space == "latent":
+            return density, raw[:, 1:]
+        color, slope = raw[:, 1 : 1 + self.channels].sigmoid(), raw[:, 1 + self.channels :]
+        if c.view_dependence == "brightness":
+            color = color * _brightness(slope, directions)
+        return density, color
 
     def density(self, points: Float[Tensor, "n 3"], progress: float = 1.0) -> Float[Tensor, "n"]:
         """Return the density per unit of length.
