@@ -32,6 +32,7 @@ from limbeck.methods.vsd import VSD
 from limbeck.priors.hub import detect_repo_id, pipeline_parts
 from limbeck.priors.image_dream import ImageDream
 from limbeck.priors.loading import load
+from limbeck.priors.trainable_network import NetworkCopy
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.sample_recorder import sample_to_folder
 from limbeck.training.experiment import Experiment
@@ -203,6 +204,7 @@ def test_every_layout_answers_by_the_formulas(layout, image_view, written, weigh
         latents.view(1, 4, 8, 8) if image_view else None,
     )
     assert max_difference(found, expected) < 1e-4  # in float32, after weights that are large
+    assert torch.equal(NetworkCopy(prior)(xt, t, condition)[0].eps, found)
     nothing = prior(xt, t, condition.__class__(condition.data, camera=condition.camera))[0].eps
     assert max_difference(found, nothing) > 1e-2
 

@@ -29,6 +29,7 @@ from limbeck.methods.vsd import VSD
 from limbeck.priors.hub import detect_repo_id
 from limbeck.priors.loading import load
 from limbeck.priors.mvdream import MVDream
+from limbeck.priors.trainable_network import NetworkCopy
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
@@ -290,6 +291,21 @@ def test_a_critic_on_its_network_trains_with_groups(prior):
     other = Run(replace(e, prompts=("a blue chair",)), prior).advance()
     assert max_difference(other.inputs.xt, step.inputs.xt) == 0
     assert float((other.gradient - step.gradient).norm()) > 1e-3 * size > 0
+
+
+def test_a_copy_of_its_network_sees_the_views_of_a_group_together(prior):
+    copied = NetworkCopy(prior)
+    xt, t, condition = inputs_of_two_groups(prior)
+    changed = xt.clone()
+    changed[3] += 1
+    with torch.no_grad():
+        found, expected, other = (
+            predict(x, t, condition)[0].eps
+            for predict, x in ((copied, xt), (prior, xt), (copied, changed))
+        )
+    assert torch.equal(found, expected)
+    assert max_difference(other[0], found[0]) > 1e-2  # of another view
+    assert torch.equal(other[4:], found[4:])
 
 
 def test_images_have_no_cameras(prior):

@@ -62,11 +62,13 @@ class NetworkCopy(TrainableNetwork):
     """
 
     def __init__(self, prior: NetworkPrior):
-        super().__init__(prior, copy.deepcopy(prior.network).float().requires_grad_(True))
+        copies: dict[int, Any] = {}
+        super().__init__(prior, copy.deepcopy(prior.network, copies).float().requires_grad_(True))
         inner: Any = copy.copy(prior)
-        for name, value in vars(prior).items():  # a family may call its network by two names
-            if value is prior.network:
-                setattr(inner, name, self.module)
+        # a family may call its network by two names, and what layers refer to is copied with them
+        for name, value in vars(prior).items():
+            if id(value) in copies:
+                setattr(inner, name, copies[id(value)])
         inner.dtype, inner.compiled_network = torch.float32, None
         inner.adapter_rows = AdapterRows()
         # a pass costs as much as one of the prior, and is counted with them
