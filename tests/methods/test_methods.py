@@ -332,9 +332,9 @@ def test_bridge_without_readable_suffixes_goes_from_the_empty_prompt_to_the_prom
         setup = SetupContext(6, 1, 0, torch.zeros(6, 4), (prompt,))
         rows, _ = last_step_inputs(prior, (prompt,))
         with collect_notices() as notices:
-            source, target = Bridge().init(prior, setup).for_rows(rows)
-        assert torch.equal(source.data, prior.condition([""] * 6).data)
-        assert torch.equal(target.data, prior.condition([prompt] * 6).data)
+            y = Bridge().init(prior, setup).transition(rows)
+        assert torch.equal(y.null.data, prior.condition([""] * 6).data)
+        assert torch.equal(y.pos.data, prior.condition([prompt] * 6).data)
         assert [text for text in notices if text.startswith("bridge: this model cannot read")]
 
 

@@ -24,9 +24,12 @@ from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import ImagePromptPrior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.rewards.image_statistics import SaturationReward
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.cameras.samplers import Around
+from limbeck.methods.bridge import Bridge
 from limbeck.methods.ism import ISM
+from limbeck.methods.reward_bridge import RewardBridge
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.priors.hub import detect_repo_id, pipeline_parts
@@ -284,6 +287,21 @@ def test_methods_run(prior, image, method, tmp_path):
         found = Run(changed, prior).advance()
         assert max_difference(found.inputs.xt, step.inputs.xt) == 0
         assert float((found.gradient - step.gradient).norm()) > 1e-3 * size
+
+
+@pytest.mark.parametrize("kind", [Bridge, RewardBridge])
+def test_stage_two_of_bridge_shows_the_image_to_source_and_target(prior, image, kind, monkeypatch):
+    own = {"reward_steps": 2, "reward_model": SaturationReward()} if kind is RewardBridge else {}
+    run = Run(experiment(image, method=kind(4.0, 0.0, ", low quality", **own)), prior)
+    seen, predict = [], prior._forward
+
+    def forward(xt, t, condition):
+        seen.append(condition.image_prompt)
+        return predict(xt, t, condition)
+
+    monkeypatch.setattr(prior, "_forward", forward)
+    run.advance()
+    assert seen and all(bool(shown.abs().amax(1).gt(0).all()) for shown in seen)
 
 
 @pytest.mark.parametrize("resolution", [16, 8])

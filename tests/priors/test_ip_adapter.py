@@ -28,6 +28,7 @@ from limbeck.diffusion.condition import Condition
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.sampling import Sampling, sample_x0
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.methods.bridge import Bridge
 from limbeck.methods.dds import DDS
 from limbeck.methods.ism import ISM
 from limbeck.methods.nfsd import NFSD
@@ -136,6 +137,21 @@ def test_only_prompts_see_the_image(folders, adapters):
     sampling = Sampling((PROMPT,), negative_prompt="low quality")
     conditions = _conditions(sampling, prior)
     assert bool(sees(conditions.pos).all()) and not bool(sees(conditions.null).any())
+
+
+@pytest.mark.parametrize("source_prompt", [(), (OTHER,)])
+def test_stage_two_of_bridge_compares_texts_beside_the_image(source_prompt, folders, adapters):
+    """The source of an edit, and the empty prompt in place of unreadable suffixes, without it."""
+    prior = prompted("eps", folders, adapters)
+    image = prior.condition([PROMPT]).image_prompt
+    for suffix in (", low quality", None):
+        method = Bridge(stage_two_start=0.0, source_suffix=suffix)
+        e = Experiment((PROMPT,), method=method, source_prompt=source_prompt, steps=1)
+        run = Run(e, prior)
+        y = run.state.transition(run.advance().inputs)
+        assert torch.equal(y.pos.image_prompt, image)
+        seen = suffix is not None and not source_prompt
+        assert torch.equal(y.null.image_prompt, image * seen)
 
 
 def test_conditions_keep_their_image_prompts():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Protocol
 
 from torch import Tensor
 
-from limbeck.diffusion.condition import Condition, same_rows
+from limbeck.diffusion.condition import Condition, Conditions, same_rows
 from limbeck.diffusion.prior import NovelViewPrior, Prior
 from limbeck.diffusion.prompts import ExtendedPrompt, extend_prompt
 from limbeck.diffusion.tensors import to_device
@@ -93,6 +94,20 @@ class PromptEmbeddings(Stateless):
             else:
                 found.append(condition[rows])
         return [condition.of_renders(inputs.conditions.pos) for condition in found]
+
+    def transition(self, inputs: StepInputs) -> Conditions:
+        """Conditions of the way from the first sequence of texts, ``null``, to the last, ``pos``.
+
+        Both texts are beside the image that the prompt is shown, so that only the texts differ; the
+        source of an edit is beside none. With one sequence the way starts at the empty prompt.
+
+        Args:
+            inputs: the current step.
+        """
+        y, (*sources, target) = inputs.conditions, self.for_rows(inputs)
+        shown = y.pos if inputs.source is None else y.unconditional
+        source = sources[0].with_image_prompt_of(shown) if sources else y.unconditional
+        return replace(y, pos=target.with_image_prompt_of(y.pos), null=source)
 
 
 def _uncut(text: str) -> ExtendedPrompt:

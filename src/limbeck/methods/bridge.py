@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -75,8 +75,7 @@ class Bridge(Method[PromptEmbeddings]):
             if not papers:
                 raise
             notify(_UNREADABLE)
-            targets = setup.extended_prompts("")
-            return PromptEmbeddings(prior, setup, [""] * len(targets), targets)
+            return PromptEmbeddings(prior, setup, setup.extended_prompts(""))
 
     def step_schedule(self, step: int, steps: int) -> float:
         return float(step < self.stage_two_start * steps)
@@ -87,7 +86,6 @@ class Bridge(Method[PromptEmbeddings]):
         xt, t, y = inputs.xt, inputs.t, inputs.conditions
         if inputs.step < self.stage_two_start * inputs.steps:
             return guided_prediction(prior, xt, t, y, self.guidance).eps - inputs.eps
-        source, target = state.for_rows(inputs)
-        y = replace(y, pos=target, null=source)
+        y = state.transition(inputs)
         eps_source, eps_target = guided_predictions(prior, xt, t, (y, 0.0), (y, 1.0))
         return self.guidance * (eps_target.eps - eps_source.eps)

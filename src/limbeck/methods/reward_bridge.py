@@ -97,10 +97,10 @@ class RewardBridge(Method[RatedPrompts]):
         self, prior: Prior, inputs: StepInputs, state: RatedPrompts
     ) -> Float[Tensor, "b ..."]:
         candidates = draw_candidates(inputs, self.num_noises)
-        y = replace(candidates.conditions, denoise_steps=self.reward_steps)
+        y = candidates.conditions
         if inputs.step >= self.stage_two_start * inputs.steps:
-            source, target = state.prompts.for_rows(candidates)
-            y = replace(y, pos=target, null=source)
+            y = state.prompts.transition(candidates)
+        y = replace(y, denoise_steps=self.reward_steps)
         rewards = rate_candidates(prior, candidates, y, self.reward_guidance, state.reward_fn)
         w = candidate_weights(self.weighting_scheme, rewards.unflatten(0, (self.num_noises, -1)))
         return average_candidates(self.bridge()(prior, candidates, state.prompts), w)
