@@ -40,6 +40,7 @@ from limbeck.methods.sdedit import SDEdit
 from limbeck.priors.exact import GaussianMixture, colored_shapes
 from limbeck.priors.stable_diffusion import StableDiffusion
 from limbeck.representations.latents import Latents
+from limbeck.system import processes
 from limbeck.training.experiment import Experiment
 from limbeck.training.optimizers import SGD
 from limbeck.training.trainer import Run
@@ -474,6 +475,12 @@ def test_cds_needs_a_source_and_attention(prior):
     message = "CDS reads attention features, and GaussianMixture has none: use --method dds"
     with pytest.raises(ValueError, match=message):
         Run(experiment, colored_shapes(8))
+
+
+def test_cds_needs_one_process(prior, monkeypatch):
+    monkeypatch.setattr(processes, "num_processes", lambda: 2)
+    with pytest.raises(ValueError, match="features of all rows, which 2 processes divide: use one"):
+        CDS().init(prior, SetupContext(1, 1, 0, torch.zeros(1, 4, 8, 8), ("a",), ("b",)))
 
 
 @pytest.mark.parametrize(

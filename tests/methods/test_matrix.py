@@ -11,6 +11,7 @@ from short_methods import short
 from limbeck.cli.main import main
 from limbeck.config.discovery import choices
 from limbeck.distillation.projections.learned import LearnedProjection
+from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
 from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.lmc import LMC
@@ -165,6 +166,8 @@ def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny
             "particles": 2,
             "steps": 2,
         }
+        if method.needs_shared_times:
+            options["timesteps"] = UniformTimesteps(per_row=False)
         if name == "irfds" and representation_name != "noise-map":
             message = f"method irfds optimizes the noise .* {representation_name} does not hold"
             with pytest.raises(ValueError, match=message):

@@ -19,6 +19,7 @@ from limbeck.diffusion.tensors import expand
 from limbeck.distillation.attention_masks import Unmasked
 from limbeck.distillation.inputs import EditSource, SetupContext
 from limbeck.distillation.state import Stateless
+from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
 from limbeck.methods.csd_edit import CSDEdit, TargetGroups
@@ -27,7 +28,10 @@ from limbeck.methods.ids import IDS
 from limbeck.methods.lusd import LUSD
 from limbeck.methods.sds import SDS
 from limbeck.methods.ssd_edit import SSDEdit
+from limbeck.methods.svgd import SVGD
 from limbeck.priors.exact import GaussianMixture, colored_shapes
+from limbeck.training.experiment import Experiment
+from limbeck.training.model_defaults import default_experiment
 
 SD, FLOW = stable_diffusion_schedule(), RectifiedFlowSchedule()
 NULL, TARGET, SOURCE = (1.0, 1.0, 1.0), (0.1, 0.2, 0.7), (0.8, 0.1, 0.1)
@@ -263,6 +267,24 @@ def test_identity_54_csd_edit_is_svgd_of_dds_among_images_of_one_target(space):
         repulsion = (-2 / h * k[..., None] * (x[:, None] - x[None])).sum(1)
         assert max_difference(result[rows], (k @ dds[rows] + repulsion) / n) < 1e-12
         assert max_difference(repulsion.sum(0), torch.zeros(4)) < 1e-12
+
+
+@pytest.mark.parametrize("method", [CSDEdit(), SVGD(kernel_space="xt")])
+def test_a_kernel_of_noised_images_needs_one_time_for_all(method):
+    options = {"method": method, "source_prompt": ("a mug",)}
+    with pytest.raises(ValueError, match=r"one time for all of them: use --timesteps\.no-per-row"):
+        Experiment(("a red mug",), particles=2, **options)
+    shared = {"timesteps": UniformTimesteps(per_row=False)}
+    Experiment(("a red mug",), particles=2, **options | shared)
+    Experiment(("a red mug",), **options)  # one row
+    Experiment(
+        ("a red mug",), particles=2, **options | {"method": replace(method, kernel_space="x0")}
+    )
+
+
+def test_a_run_of_csd_edit_has_one_time_for_all():
+    e = default_experiment(["a red mug"], {"method": "csd-edit"})
+    assert e.timesteps == UniformTimesteps(per_row=False)
 
 
 def test_identity_54_the_mean_of_two_images_of_csd_edit_is_not_repelled():

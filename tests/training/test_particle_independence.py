@@ -18,6 +18,7 @@ from limbeck.config.discovery import choices
 from limbeck.distillation.noise import Noise
 from limbeck.distillation.projections.learned import LearnedProjection
 from limbeck.distillation.timesteps.base import RandomTimesteps, Timesteps
+from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.lmc import LMC
@@ -71,7 +72,8 @@ def experiment_of(name: str, image) -> Experiment:
         noise = NoiseMap(images=(image,))
         start = {"representation": noise, "source_prompt": ("blue ring",)}
         return Experiment(("red disc",), method=method, steps=3, **start)
-    e = Experiment(("red disc",), method=method, steps=3)
+    times = UniformTimesteps(per_row=not method.needs_shared_times)
+    e = Experiment(("red disc",), method=method, steps=3, timesteps=times)
     if name in EDITS:
         start = Latents(images=(image,), init_std=0.1)
         return replace(e, source_prompt=("blue ring",), representation=start)
@@ -166,6 +168,8 @@ def test_coupled_methods_draw_the_same_for_a_particle(name: str, prior) -> None:
     source = ("blue ring",) if name in EDITS else ()
     method = choices(Method)[name]()
     e = Experiment(("red disc",), source_prompt=source, method=method, steps=1)
+    if method.needs_shared_times:
+        e = replace(e, timesteps=UniformTimesteps(per_row=False))
     few, many = (Run(replace(e, particles=n), prior).advance().inputs for n in (2, 64))
     for key in ("t", "eps", "x0"):
         assert torch.equal(getattr(few, key)[0], getattr(many, key)[0])

@@ -78,6 +78,11 @@ class Method(Schedulable, abc.ABC, Generic[S]):
         """Options of the experiment that the direction does not read, each with what to do."""
         return {}
 
+    @property
+    def needs_shared_times(self) -> bool:
+        """Whether all rows of a step must have one time, as their x_t are compared."""
+        return False
+
     def check_steps(self, steps: int) -> None:
         """Check that a run may have so many steps; by default it may have any number.
 

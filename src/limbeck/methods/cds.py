@@ -15,6 +15,7 @@ from limbeck.distillation.gradients import summed_gradient
 from limbeck.distillation.inputs import SetupContext, StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod
+from limbeck.system.processes import require_one_process
 from limbeck.system.random import RowRandom
 
 
@@ -59,6 +60,7 @@ class CDS(EditMethod):
         if not isinstance(prior, AttentionPrior):
             name = type(prior).__name__
             raise ValueError(f"CDS reads attention features, and {name} has none: use --method dds")
+        require_one_process("CDS reads the features of all rows")
         return super().init(prior, setup)
 
     def patch_nce(

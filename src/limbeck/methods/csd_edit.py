@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,22 +37,13 @@ class TargetGroups(PromptGroups):
         self._prompt_index = group
 
 
-def shared_times(t_min: float, t_max: float) -> dict[str, Any]:
-    """Times that all images share, as the kernel compares them; as in run.yaml.
-
-    Args:
-        t_min: smallest time.
-        t_max: largest time.
-    """
-    return {"name": "uniform", "t_min": t_min, "t_max": t_max, "per_row": False}
-
-
+_SHARED = {"name": "uniform", "per_row": False}  #: one time for all images
 #: Options of the authors' code.
 _CODE = {
     "steps": 200,
     "lr": 2.0,
     "weight": "dreamfusion",
-    "timesteps": shared_times(0.02, 0.5),
+    "timesteps": _SHARED | {"t_min": 0.02, "t_max": 0.5},
     "optimizer": {"name": "sgd", "decay_start": 0.0},
 }
 
@@ -76,10 +68,21 @@ class CSDEdit(EditMethod):
     bibtex = SVGD.bibtex
     passes = "4 in one call (2 at guidance 1); the kernel is N^2, the network is not"
     edit_recipes = {
-        "small": {"method": {"guidance": 3.0}, "timesteps": shared_times(0.05, 0.95)},
+        "small": {
+            "method": {"guidance": 3.0},
+            "timesteps": _SHARED | {"t_min": 0.05, "t_max": 0.95},
+        },
         "diffusion": {"method": {"guidance": 7.5}, **_CODE},
         "flux": {"method": {"guidance": 1.0}, **_CODE},
     }
+
+    @property
+    def needs_shared_times(self) -> bool:
+        return self.kernel_space == "xt"
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        return {"timesteps": _SHARED}
 
     def init(self, prior: Prior, setup: SetupContext) -> TargetGroups:
         super().init(prior, setup)

@@ -43,6 +43,10 @@ class SVGD(Method[PromptGroups]):
 }"""
     passes = "2 (1 at guidance 1); the kernel is N^2, the network is not"
 
+    @property
+    def needs_shared_times(self) -> bool:
+        return self.kernel_space == "xt"
+
     def init(self, prior: Prior, setup: SetupContext) -> PromptGroups:
         return PromptGroups(setup)
 

@@ -38,6 +38,19 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def require_one_process(reason: str) -> None:
+    """Check that there are no several processes, between which rows are divided.
+
+    Args:
+        reason: why one is needed, as the start of the message.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if num_processes() > 1:
+        raise ValueError(f"{reason}, which {num_processes()} processes divide: use one process")
+
+
 @contextmanager
 def dividing() -> Iterator[None]:
     """Divide network calls inside: every process must come here and make the same calls."""

@@ -19,7 +19,7 @@ from limbeck.distillation.augmentations import Augmentation, NoAugmentation
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.gradient_transforms import GradientTransform, NoTransform
 from limbeck.distillation.noise import IndependentNoise, Noise
-from limbeck.distillation.timesteps.base import Timesteps
+from limbeck.distillation.timesteps.base import RandomTimesteps, Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import DreamFusionWeight, Weight
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
@@ -127,9 +127,20 @@ class Experiment:
                 "(prompts x particles); use 0 for all"
             )
         self.method.check_steps(self.steps)
+        self._check_times()
         self._check_representation()
         self._check_view_groups()
         self._check_guidance()
+
+    def _check_times(self) -> None:
+        """Refuse a time of each row where the method compares the x_t of rows."""
+        draws_each = isinstance(self.timesteps, RandomTimesteps) and self.timesteps.per_row
+        if self.method.needs_shared_times and draws_each and self.rows_per_step > 1:
+            raise ValueError(
+                f"method {component_name(type(self.method))} compares x_t of the rows of a step, "
+                "which needs one time for all of them: use --timesteps.no-per-row, or "
+                "--method.kernel-space x0"
+            )
 
     def _check_representation(self) -> None:
         """Refuse cameras, edits and methods that the representation does not support."""

@@ -21,7 +21,7 @@ from limbeck.distillation.timesteps.base import Timesteps
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.priors.trainable_network import condition_features
 from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
-from limbeck.system.processes import num_processes
+from limbeck.system.processes import require_one_process
 
 _TIME_FREQUENCIES = 4  #: pairs of sine and cosine that t is read as
 
@@ -49,8 +49,7 @@ class FeatureDiscriminator(DiscriminatorConfig):
     timesteps: Timesteps = field(default_factory=lambda: UniformTimesteps(0.02, 0.98))
 
     def build(self, prior: Prior, setup: SetupContext) -> Discriminator:
-        if num_processes() > 1:
-            raise ValueError("a discriminator of features is trained in one process: use one")
+        require_one_process("a discriminator of features is trained on all rows")
         return _FeatureDiscriminatorModel(self, prior, setup)
 
 
