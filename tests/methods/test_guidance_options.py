@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.discriminators.feature import FeatureDiscriminator
 from limbeck.distillation.inputs import SetupContext
 from limbeck.distillation.noise import PredictedNoise
 from limbeck.distillation.projections.identity import IdentityProjection
@@ -26,6 +28,9 @@ from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.base import EditMethod, Method
 from limbeck.methods.bridge import Bridge
 from limbeck.methods.csd import CSD
+from limbeck.methods.denoising_student import DenoisingStudent
+from limbeck.methods.dmd2 import DMD2
+from limbeck.methods.dsd import DSD
 from limbeck.methods.esd import ESD
 from limbeck.methods.hifa import HiFA
 from limbeck.methods.irfds import IRFDS
@@ -43,6 +48,7 @@ from limbeck.methods.vsd import VSD
 from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
 from limbeck.training.experiment import Experiment
+from limbeck.training.particle_images import particle_images
 from limbeck.training.trainer import Run
 
 STEPS = 10
@@ -57,6 +63,7 @@ VARIANTS = {
     "esd, no entropy": ESD(entropy_weight=0.0),
     "hifa, one step": HiFA(denoise_steps=1),
     "irfds, guided": IRFDS(7.5),
+    "irfds, unguided": IRFDS(sampling_guidance=1.0),
     "lmc": LMC(projection=LearnedProjection(num_images=0)),
     "lmc, identity": LMC(projection=IdentityProjection()),
     "lmc, sampled": LMC(1.0, SampledProjection()),
@@ -96,7 +103,7 @@ REFUSED = {
     ("flow-align", "negative_prompt"),
     ("hifa", "denoise_steps"),
     ("hifa, one step", "denoise_steps"),
-    ("irfds", "negative_prompt"),
+    ("irfds, unguided", "negative_prompt"),
     ("lusd", "negative_prompt"),
     ("lmc, corrective alone", "negative_prompt"),
     ("lmc, corrective alone", "perp_neg"),
@@ -111,6 +118,8 @@ REFUSED = {
     ("rfds-rev, unguided", "negative_prompt"),
     ("stable-sd, unguided", "negative_prompt"),
 }
+#: options that the images of the particles depend on, not the gradient
+OF_IMAGES = {("irfds", "negative_prompt")}
 #: guidance scale 0 and LMC's corrective alone read no prompt, which is what their options say
 WITHOUT_PROMPT = {"sds, null", "lmc, corrective alone"}
 
@@ -146,6 +155,11 @@ def test_an_option_of_2d_changes_the_gradient_or_is_refused(name, option, tiny, 
         representation=NoiseMap(images=(image_path,)) if is_noise else Latents(),
         steps=STEPS,
     )
+    if (name, option) in OF_IMAGES:
+        runs = (Run(e, tiny) for e in (experiment, replace(experiment, **options)))
+        one, other = (particle_images(run, run.eval_request(1)) for run in runs)
+        assert max_difference(one, other) > 1e-4
+        return None
     if (name, option) not in REFUSED:
         return assert_changed(experiment, options, tiny)
     with pytest.raises(ValueError, match=f"method {name.split(',')[0]} does not use {option} "):
@@ -189,6 +203,34 @@ def test_a_noise_that_is_predicted_with_guidance_reads_the_negative_prompt(tiny)
     options = {"method": SDS(1.0), "steps": STEPS, "noise": PredictedNoise(7.5)}
     experiment = Experiment(("a red mug",), **options)
     assert_changed(experiment, OPTIONS_2D["negative_prompt"], tiny)
+
+
+def test_a_discriminator_reads_the_negative_prompt_for_its_samples(tiny):
+    discriminator = FeatureDiscriminator(8, sampling_steps=2)
+    method = DMD2(1.0, critic=LoRACritic(2), discriminator=discriminator)
+    runs = [
+        Run(Experiment(("a red mug",), text, method=method, steps=1), tiny)
+        for text in ("", "a blue chair")
+    ]
+    one, other = (float(run.advance().metrics["discriminator"]) for run in runs)
+    assert one == pytest.approx(math.log(4))  # heads of zeros
+    assert one == other
+    weights = [run.state.tensors() for run in runs]
+    differences = [max_difference(weights[0][k], weights[1][k]) for k in weights[0]]
+    assert max(differences) > 1e-6
+
+
+@pytest.mark.parametrize(
+    "method", [MSD(), SDI(), DSD(), IRFDS(), DenoisingStudent()], ids=lambda m: type(m).__name__
+)
+def test_a_noise_that_a_method_draws_none_of_is_refused(method, image_path):
+    options = {"method": method, "source_prompt": ("two striped cats",)}
+    if method.optimizes == "noise":
+        options["representation"] = NoiseMap(images=(image_path,))
+    Experiment(("a red mug",), **options)
+    with pytest.raises(ValueError, match=r"does not use noise predicted: .*leave it out"):
+        Experiment(("a red mug",), noise=PredictedNoise(), **options)
+    Experiment(("a red mug",), noise=PredictedNoise(), method=SDI(kappa="cached"))
 
 
 @pytest.mark.parametrize("name", METHODS)

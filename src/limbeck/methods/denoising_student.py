@@ -51,7 +51,10 @@ class DenoisingStudent(StatelessMethod):
         check_minimums(self, sampling_steps=1)
 
     def unused_options(self) -> dict[str, str]:
-        return {"denoise_steps": "it has its own number of them, --method.sampling-steps"}
+        return {
+            "denoise_steps": "it has its own number of them, --method.sampling-steps",
+            "noise": "it takes that of the generator; leave it out",
+        }
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless

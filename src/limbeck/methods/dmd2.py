@@ -60,6 +60,10 @@ class DMD2(CriticMethod):
 }"""
     passes = "2 of the prior, 1 + 1 with backward of the critic"
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance, *self.discriminator.guidance_scales)
+
     @classmethod
     def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
         """The direction has its own size, so it gets no other weight."""

@@ -68,6 +68,9 @@ class DSD(Method[SeedNoise]):
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance, self.later_guidance)
 
+    def unused_options(self) -> dict[str, str]:
+        return {"noise": "each particle has noise of its own; leave it out"}
+
     def init(self, prior: Prior, setup: SetupContext) -> SeedNoise:
         return SeedNoise(setup)
 

@@ -20,10 +20,9 @@ from limbeck.methods.base import EditMethod, edit_source
 from limbeck.methods.rfds import RFDS, velocity_error
 
 #: Times that the authors' code draws for InstaFlow, and its optimizer but for weight decay.
-_FROM_THE_CODE: Mapping[str, Any] = {
-    "timesteps": {"name": "uniform", "t_min": 0.2, "t_max": 0.9},
-    "optimizer": "adam",
-}
+_TIMES = {"name": "uniform", "t_min": 0.2, "t_max": 0.9}
+_FROM_THE_CODE: Mapping[str, Any] = {"timesteps": _TIMES, "optimizer": "adam"}
+_LARGE: Mapping[str, Any] = {"steps": 1000, "lr": 0.003, **_FROM_THE_CODE}
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,20 @@ class IRFDS(EditMethod):
     passes = "1 (2 at another guidance than 1); 2K for the images, K sampling steps"
     edit_recipes = {
         "small": {"steps": 100, "lr": 0.03, **_FROM_THE_CODE},
-        "diffusion": {"steps": 1000, "lr": 0.003, **_FROM_THE_CODE},
-        "flux": {
-            "method": {"sampling_guidance": 1.0},
-            "steps": 1000,
-            "lr": 0.003,
-            **_FROM_THE_CODE,
-        },
+        "diffusion": _LARGE,
+        "flux": {"method": {"sampling_guidance": 1.0}, **_LARGE},
     }
 
     def __post_init__(self) -> None:
         if self.noise_reg < 0:
             raise ValueError(f"noise_reg must be at least 0, not {self.noise_reg}")
+
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance, self.sampling_guidance)
+
+    def unused_options(self) -> dict[str, str]:
+        return {"noise": "the particles are the noise; leave it out"}
 
     def check_source(self, source_prompts: tuple[str, ...]) -> None:
         if not source_prompts:

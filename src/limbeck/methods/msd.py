@@ -47,8 +47,9 @@ class MSD(StatelessMethod):
         check_minimums(self, sampler_steps=1)
 
     def unused_options(self) -> dict[str, str]:
+        unused = {"noise": "it adds none to x; leave it out"}
         own = "it draws y by steps of its own, --method.sampler-steps"
-        return {"denoise_steps": own} if self.sampler_steps > 1 else {}
+        return {**unused, "denoise_steps": own} if self.sampler_steps > 1 else unused
 
     def __call__(
         self, prior: Prior, inputs: StepInputs, state: Stateless

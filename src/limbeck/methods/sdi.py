@@ -62,11 +62,12 @@ class SDI(Method[CachedTargets]):
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
-        return (
-            (self.guidance, self.inversion_guidance)
-            if self.kappa == "inverted"
-            else (self.guidance,)
-        )
+        scales = (self.guidance, self.inversion_guidance)
+        return scales if self.kappa == "inverted" else scales[:1]
+
+    def unused_options(self) -> dict[str, str]:
+        own = {"noise": "it inverts x to its noise; leave it out, or use --method.kappa cached"}
+        return own if self.kappa == "inverted" else {}
 
     def init(self, prior: Prior, setup: SetupContext) -> CachedTargets:
         return CachedTargets(setup, lasting=self.kappa == "cached" or self.refresh_every > 1)

@@ -218,13 +218,14 @@ class Experiment:
             training.check_groups(size, self.rows_per_step)
 
     def _check_guidance(self) -> None:
-        """Refuse negative prompts, Perp-Neg and denoising steps that change nothing."""
+        """Refuse negative prompts, Perp-Neg, denoising steps and noise that change nothing."""
         views = self.camera_sampler.has_perp_neg
         given = {
             "negative_prompt": self.negative_prompt if not self.perp_neg else "",
             "perp_neg": self.perp_neg,
             "cameras.perp_neg": views,
             "denoise_steps": self.denoise_steps if self.denoise_steps > 1 else 0,
+            "noise": "" if self.noise == IndependentNoise() else component_name(type(self.noise)),
         }
         unused, is_edit = self.method.unused_options(), isinstance(self.method, EditMethod)
         by_setting = [setting.guidance_scales for setting in self.method.settings()]
@@ -237,7 +238,8 @@ class Experiment:
                 instead = f"use a guidance scale other than 1, or {other}"
                 unused = {"negative_prompt": instead, **unused}
             elif not scales:
-                unused = {**dict.fromkeys(given, "use a guidance scale other than 0"), **unused}
+                read = [name for name in given if name != "noise"]
+                unused = {**dict.fromkeys(read, "use a guidance scale other than 0"), **unused}
             elif set(scales) == {0}:
                 instead = "use a guidance scale other than 0"
                 unused = {"perp_neg": instead, "cameras.perp_neg": instead, **unused}

@@ -60,6 +60,11 @@ class Discriminator(abc.ABC):
 class DiscriminatorConfig(abc.ABC):
     """Options of a discriminator."""
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        """Scales of the guided predictions in its training; by default there are none."""
+        return ()
+
     @abc.abstractmethod
     def build(self, prior: Prior, setup: SetupContext) -> Discriminator | None:
         """Build the discriminator of a run; None for none.

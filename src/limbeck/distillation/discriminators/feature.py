@@ -48,6 +48,10 @@ class FeatureDiscriminator(DiscriminatorConfig):
     guidance: float = 4.0
     timesteps: Timesteps = field(default_factory=lambda: UniformTimesteps(0.02, 0.98))
 
+    @property
+    def guidance_scales(self) -> tuple[float, ...]:
+        return (self.guidance,)
+
     def build(self, prior: Prior, setup: SetupContext) -> Discriminator:
         require_one_process("a discriminator of features is trained on all rows")
         return _FeatureDiscriminatorModel(self, prior, setup)
