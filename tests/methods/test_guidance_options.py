@@ -69,6 +69,7 @@ VARIANTS = {
     "lmc, sampled": LMC(1.0, SampledProjection()),
     "lmc, corrective alone": LMC(0.0, SampledProjection()),
     "nfsd, no text": NFSD(1.0, t_threshold=0.0, negative_prompt=""),
+    "nfsd, unread text": NFSD(1.0, t_threshold=0.0),
     "nfsd, text": NFSD(negative_prompt="blue"),
     "nfsd, low threshold": NFSD(t_threshold=0.0),
     "reward-bridge": RewardBridge(**SUFFIXES),

@@ -808,6 +808,8 @@ def test_each_method_has_its_cost_and_a_page_with_all_options():
     pages = Path(__file__).parents[2] / "docs" / "methods"
     for name, cls in choices(Method).items():
         assert cls.passes and cls.bibtex.startswith("@") and isinstance(cls.backward, str), name
+        assert cls.bibtex.replace("\n", "").isprintable(), name
+        assert cls.bibtex.count("{") == cls.bibtex.count("}"), name
         page = (pages / f"{name}.md").read_text()
         for option in fields(cls):
             flag = f"--method.{option.name.replace('_', '-')}"

@@ -428,7 +428,7 @@ def test_model_options_round_trip_through_yaml(tmp_path):
     assert from_yaml(Experiment, to_yaml(experiment)) == experiment
     assert from_yaml(Experiment, "prompts: [a red mug]").model == Model()
     with pytest.raises(ValueError, match="takes no other --model options"):
-        load(Model("gaussians", lora_scale=0.5))
+        load(Model("gaussians", resolution=32))
     for option, value in (("resolution", -1), ("guidance_embedding", -1.0)):
         with pytest.raises(ValueError, match=option):
             Model(**{option: value})
@@ -500,3 +500,13 @@ def test_a_hub_id_or_file_is_no_typing_error(name):
     with pytest.raises(ValueError) as error:
         load(name, "cpu")
     assert "Did you mean world" not in str(error.value)
+
+
+def test_options_that_nothing_reads_are_refused(folders):
+    with pytest.raises(ValueError, match=r"lora_scale needs a LoRA: give it with --model\.lora"):
+        Model(lora_scale=0.3)
+    with pytest.raises(ValueError, match="config /none is for a single-file checkpoint, but world"):
+        load(Model("world", config="/none"), "cpu")
+    vae = str(folders("eps") / "vae")
+    with pytest.raises(ValueError, match="has no autoencoder to replace: leave it out"):
+        load(Model(str(folders("pixel")), vae=vae), "cpu")

@@ -13,6 +13,7 @@ CONTROL_KINDS: tuple[ControlKind, ...] = ("depth", "normal")
 
 #: Options that need another one, by that option and what it gives.
 _DEPENDENT_OPTIONS = (
+    ("lora", "a LoRA", ("lora_scale",)),
     ("control", "a ControlNet", ("control_kind", "control_scale", "control_image")),
     ("ip_adapter", "an IP-Adapter", ("ip_image", "ip_scale", "ip_encoder")),
 )

@@ -37,7 +37,7 @@ class MSD(StatelessMethod):
     bibtex = """@article{thamizharasan2025msd,
   title={Mean-Shift Distillation for Diffusion Mode Seeking},
   author={Thamizharasan, Vikas and Chatzis, Nikitas and Georgiev, Iliyan and Fisher, Matthew and
-    Liu, Difan and Zhao, Nanxuan and Kalogerakis, Evangelos and Luk{\'a}{\v{c}}, Michal},
+    Liu, Difan and Zhao, Nanxuan and Kalogerakis, Evangelos and Luk{\\'a}{\\v{c}}, Michal},
   journal={arXiv:2502.15989},
   year={2025}
 }"""

@@ -58,7 +58,7 @@ class NFSD(Method[PromptEmbeddings]):
 
     @property
     def guidance_scales(self) -> tuple[float, ...]:
-        return (self.guidance, 0.0) if self.negative_prompt == "" else (self.guidance,)
+        return (self.guidance,) if self.negative_prompt else (self.guidance, 0.0)
 
     def init(self, prior: Prior, setup: SetupContext) -> PromptEmbeddings:
         if self.negative_prompt is not None:

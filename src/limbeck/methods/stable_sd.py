@@ -43,7 +43,7 @@ class StableSD(StatelessMethod):
   journal={arXiv:2312.09305},
   year={2023}
 }"""
-    passes = "2 (1 at guidance 1)"
+    passes = "2 (1 at guidance 1 in the order sum)"
 
     def __post_init__(self) -> None:
         if not 0 <= self.t_seeking <= 1:

@@ -387,6 +387,11 @@ def _load_model(model: Model, device: str, precision: Precision, runtime: Runtim
     files = CheckpointFiles(path)
     if path.is_file():
         files = CheckpointFiles(resolve_config(path, model.config), path)
+    elif model.config:
+        raise ValueError(
+            f"config {model.config} is for a single-file checkpoint, but {name} has configurations "
+            "of its own: leave it out"
+        )
     check_layout(files.folder)
     with loading(files.name, passed_on=(ValueError,)):
         prior = prior_class(files)(files, device, pick_precision(precision, device), model, runtime)

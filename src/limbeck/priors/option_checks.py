@@ -40,6 +40,8 @@ def check_model_options(prior: OptionedPrior) -> None:
                 f"{option} {getattr(model, option)}: {name} is of the family "
                 f"{type(prior).__name__}, for which none is read: leave it out"
             )
+    if model.vae and "vae" not in prior.extra_parts:
+        raise ValueError(f"vae {model.vae}: {name} has no autoencoder to replace: leave it out")
     if model.pose_input != "auto" and not prior.takes_pose_input:
         raise ValueError(
             f"pose_input {model.pose_input} is for models of the family of Zero123, which {name} "
