@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import trimesh
 from mesh_rays import rays
 from own_meshes import checkered, write_own_meshes
 from PIL import Image
+from run_folders import record_run
 from tiny_pipeline import max_difference
 
 from limbeck.config.comparison import absolute_paths
@@ -26,6 +29,7 @@ from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.mesh import Mesh, MeshParticles, _changed_color
+from limbeck.runs.own_files import changed_own_files
 from limbeck.runs.snapshots_3d import take_snapshot
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -263,6 +267,21 @@ def test_a_run_recognizes_its_mesh(files: dict[str, Path]) -> None:
     built(files["uvs.glb"]).load_state_dict(state)
     with pytest.raises(ValueError, match="is not the mesh that this run was started with"):
         built(files["plain.glb"]).load_state_dict(state)
+
+
+def test_a_run_of_another_mesh_asks_for_the_file_and_not_for_its_checkpoint(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    path, folder = tmp_path / "own.glb", tmp_path / "run"
+    shutil.copy(files["uvs.glb"], path)
+    e = Experiment(("red disc",), representation=replace(SMALL, from_=path), steps=1)
+    record_run(e, folder, films=False)
+    assert changed_own_files(folder, e) == []
+    shutil.copy(files["plain.glb"], path)
+    assert changed_own_files(folder, e) == [str(path)]
+    (folder / "profile.json").unlink()
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is not the mesh .*: put that"):
+        record_run(e, folder, films=False)
 
 
 def test_the_file_is_written_as_an_absolute_path(

@@ -11,6 +11,7 @@ from run_folders import experiment, record_run
 from limbeck.cli.main import main
 from limbeck.config.discovery import find
 from limbeck.methods.base import Method
+from limbeck.representations.generator import Generator
 from limbeck.runs import environment_file
 from limbeck.runs.own_files import changed_files, own_files
 from limbeck.runs.recorder import is_finished
@@ -101,6 +102,16 @@ def test_an_environment_of_an_earlier_version_is_compared_where_it_can_be(folder
     assert resume(experiment(steps=2), folder) == []
     path.write_text(before)
     assert environment_file.read_json_object(path)["versions"]
+
+
+def test_the_captions_of_a_generator_are_a_file_of_ones_own(tmp_path: Path) -> None:
+    captions = tmp_path / "captions.txt"
+    captions.write_text("red disc\nblue ring\n", encoding="utf-8")
+    e = experiment(representation=Generator(captions=captions))
+    before = own_files(e)
+    assert set(before) == {str(captions)}
+    captions.write_text("red disc\ngreen ring\n", encoding="utf-8")
+    assert changed_files({"own_files": before}, own_files(e)) == [str(captions)]
 
 
 SDS_SUBCLASS = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"

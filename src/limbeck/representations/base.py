@@ -280,6 +280,11 @@ class RepresentationConfig(abc.ABC):
         """All image files that ``build`` reads."""
         return self.images
 
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        """All files that results depend on: images, and those of the representation's own."""
+        return self.image_files
+
     def check_files(self) -> None:
         """Check the files that ``build`` reads, before the model is loaded.
 

@@ -216,6 +216,10 @@ class Generator(RepresentationConfig):
     def uninitialized(self) -> RepresentationConfig:
         return replace(self, init_from=None)
 
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        return () if self.captions is None else (self.captions,)
+
     def check_files(self) -> None:
         self.training_captions()
 

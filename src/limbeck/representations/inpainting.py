@@ -125,6 +125,10 @@ class Inpainting(RepresentationConfig):
     def image_files(self) -> tuple[Path, ...]:
         return (*self.inner.image_files, *self.masks)
 
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        return (*self.inner.input_files, *self.masks)
+
     def build(self, prior: Prior, particles: int, seed: int) -> Representation:
         originals = self.inner.initial_images(prior, particles)
         assert originals is not None  # there are as many images as masks

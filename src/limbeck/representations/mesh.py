@@ -44,6 +44,7 @@ from limbeck.representations.surface import (
     SurfaceRows,
     check_surface_options,
 )
+from limbeck.system.files import OtherFileError
 from limbeck.system.random import RowRandom
 from limbeck.world.background import WorldBackground
 
@@ -131,7 +132,7 @@ class MeshParticles(SurfaceParticles):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
         found = state_dict.get(f"{prefix}digest")
         if found is not None and not torch.equal(found.cpu(), self.digest.cpu()):
-            raise ValueError(
+            raise OtherFileError(
                 f"{self.config.from_} is not the mesh that this run was started with: put that "
                 "file back, or start a new run"
             )
@@ -375,6 +376,10 @@ class Mesh(RepresentationConfig):
     @property
     def cameras(self) -> CameraSampler:
         return Orbit()
+
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        return () if self.from_ is None else (self.from_,)
 
     def check_files(self) -> None:
         self._read()

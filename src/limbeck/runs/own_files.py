@@ -1,4 +1,4 @@
-"""Files of the user that results depend on: own classes, images, and those of a data set."""
+"""Files of the user that results depend on: own classes, images, meshes, captions, data sets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ENVIRONMENT_FILE = "environment.json"  #: in a run folder: what the run was star
 
 
 def own_files(experiment: Experiment) -> dict[str, str]:
-    """Return the SHA-256 of each file of the user's own classes and images, by path.
+    """Return the SHA-256 of each file that is the user's own, by path.
 
     A data set as the model is one entry, that of its folder.
     """
-    named = (*experiment.reference.files, *experiment.representation.image_files)
+    named = (*experiment.reference.files, *experiment.representation.input_files)
     files = sorted({*_own_files(experiment), *(path for path in named if path.is_file())})
     found = {str(file): _sha256(file) for file in files}
     model = experiment.model

@@ -11,7 +11,7 @@ from limbeck.runs.run_costs import RunCosts
 from limbeck.system.async_copy import AsyncCopies
 from limbeck.system.background_writer import BackgroundWriter
 from limbeck.system.checkpoint import read_checkpoint, write_async_copies
-from limbeck.system.files import one_line
+from limbeck.system.files import OtherFileError, one_line
 from limbeck.system.finite import check_finite
 from limbeck.training.trainer import Run
 
@@ -35,6 +35,7 @@ class RunCheckpoint:
         """Continue after the step of the file.
 
         Raises:
+            OtherFileError: if a file of the run is not the one that it was started with.
             ValueError: if it does not fit the run.
         """
         tensors, metadata = read_checkpoint(self.path)
@@ -42,6 +43,8 @@ class RunCheckpoint:
             self._run.load(tensors, metadata["step"])
             self._costs.load_state_dict(metadata)
             self._run.profile.load_state_dict(metadata)
+        except OtherFileError:
+            raise
         except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{self.path} was written by another version and does not fit: delete it to start "

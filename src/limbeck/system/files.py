@@ -16,6 +16,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 
+class OtherFileError(ValueError):
+    """A file is not the one that a run was started with."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file so that others see the old or the whole new one.
