@@ -16,14 +16,16 @@ from PIL import Image
 from rich.console import Console
 
 from limbeck.cli.main import main
+from limbeck.config.scheduled_numbers import ScheduledNumber
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.methods.sds import SDS
 from limbeck.metrics.run_scores import score_run
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import Render
+from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
-from limbeck.runs import contact_sheets, recorder
+from limbeck.runs import contact_sheets, recorder, snapshots_2d
 from limbeck.runs.contact_sheets import (
     arrange_step_images,
     channel_images,
@@ -74,6 +76,19 @@ def finished(tmp_path_factory):
     return folder
 
 
+def test_the_x0_of_a_step_are_those_of_its_guidance_scale(tmp_path, monkeypatch):
+    predict, scales = snapshots_2d.guided_prediction, []
+
+    def predicted(*args):
+        scales.append(args[-1])
+        return predict(*args)
+
+    monkeypatch.setattr(snapshots_2d, "guided_prediction", predicted)
+    method = SDS(ScheduledNumber("linear 50 1"))
+    record_run(experiment_2d(method=method, steps=5), tmp_path / "run", image_every=2)
+    assert scales == [method.at(progress).guidance for progress in (0.25, 0.75, 1.0)]
+
+
 # Contact sheets
 
 
@@ -88,6 +103,24 @@ def test_3d_particles_are_rendered_from_all_views_particle_by_particle():
     coverage = images["alpha"].mean((1, 2, 3)).view(4, 4)
     assert coverage[1].max() < coverage[[0, 2, 3]].min() / 2
     assert torch.equal(images["alpha"][:, 0], images["alpha"][:, 1])
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "expected"),
+    [
+        ((64, 64), (0, 0), (256, 256)),
+        ((64, 64), (64, 96), (256, 384)),
+        ((64, 64), (512, 256), (512, 256)),
+    ],
+)
+def test_final_images_have_the_aspect_ratio_of_the_scored_ones(model, own, expected):
+    assert contact_sheets.final_size(sized_run(model, NeRF(size=own))) == expected
+
+
+def sized_run(model_size, representation, particles=None) -> Run:
+    prior = SimpleNamespace(image_size=model_size, size_multiple=8)
+    e = SimpleNamespace(representation=representation)
+    return cast(Run, SimpleNamespace(prior=prior, experiment=e, representation=particles))
 
 
 def test_2d_particles_have_one_image_each():
@@ -295,8 +328,7 @@ def test_films_have_512_pixels_if_they_take_no_minute(
     model, seconds, expected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contact_sheets, "_FILM_SECONDS", seconds)
-    ball, prior = Painted((8, 8), 1, "surface"), SimpleNamespace(image_size=model)
-    run = cast(Run, SimpleNamespace(prior=prior, representation=ball))
+    run = sized_run(model, NeRF(), Painted((8, 8), 1, "surface"))
     assert contact_sheets.film_size(run, turntable_cameras(1, 15, 3.6, 40), 1) == expected
 
 
@@ -304,9 +336,7 @@ def test_films_that_take_longer_have_256_pixels(monkeypatch: pytest.MonkeyPatch)
     """A frame of 512 takes 2 s here, a smaller one nothing."""
     clock = iter([0.0, 0.0, 0.0, 2.0])
     monkeypatch.setattr(contact_sheets.time, "perf_counter", lambda: next(clock))
-    prior = SimpleNamespace(image_size=(64, 64))
-    ball = Painted((8, 8), 1, "surface")
-    run = cast(Run, SimpleNamespace(prior=prior, representation=ball))
+    run = sized_run((64, 64), NeRF(), Painted((8, 8), 1, "surface"))
     assert contact_sheets.film_size(run, turntable_cameras(1, 15, 3.6, 40), 1) == (256, 256)
 
 

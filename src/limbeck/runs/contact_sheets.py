@@ -33,9 +33,9 @@ from limbeck.training.trainer import Run
 
 FINAL_SIZE = 256  #: least side of the final images of 3D particles, in pixels
 FILM_SIZE = 512  #: the same of turntables and stills, where that is fast enough
-_MAX_ENLARGEMENT = 8  #: of films relative to the images of the model
+_MAX_ENLARGEMENT = 8  #: of films relative to the scored images
 _FILM_FRAMES = 56  #: of a turntable with its stills
-_FILM_SECONDS = 60.0  #: films that would take longer keep the size of the model
+_FILM_SECONDS = 60.0  #: films that would take longer keep the size of the scored images
 _RENDER_BATCH = 8  #: images rendered at a time, which bounds the memory of a large decoder
 
 
@@ -71,7 +71,9 @@ def render_final_images(run: Run) -> Float[Tensor, "n 3 h w"]:
 
     Larger than the images that are scored, one at a time, as memory grows with the pixels.
     """
-    request = replace(run.eval_request(len(VIEW_NAMES)), size=final_size(run))
+    request = run.eval_request(len(VIEW_NAMES))
+    if request.camera is not None:
+        request = replace(request, size=final_size(run))
     images = []
     for row in range(len(request)):
         part = request[row : row + 1]
@@ -83,19 +85,23 @@ def render_final_images(run: Run) -> Float[Tensor, "n 3 h w"]:
 
 
 def final_size(run: Run) -> tuple[int, int]:
-    """Size of the model, enlarged by an integer factor to at least FINAL_SIZE."""
+    """Size of the scored images, enlarged by an integer factor to at least FINAL_SIZE."""
     return _enlarged_size(run, FINAL_SIZE)
 
 
 def _enlarged_size(run: Run, least: int) -> tuple[int, int]:
-    height, width = run.prior.image_size
+    height, width = _canvas_size(run)
     factor = max(1, -(-least // min(height, width)))
     return height * factor, width * factor
 
 
+def _canvas_size(run: Run) -> tuple[int, int]:
+    return run.experiment.representation.canvas_size(run.prior)
+
+
 @torch.no_grad()
 def film_size(run: Run, camera: Camera, particles: int) -> tuple[int, int] | None:
-    """FILM_SIZE or half of it, or None (the size of the model) if such films take too long.
+    """FILM_SIZE or half of it, or None (the size of the scored images) if such films take too long.
 
     Args:
         run: the run.
@@ -104,7 +110,7 @@ def film_size(run: Run, camera: Camera, particles: int) -> tuple[int, int] | Non
     """
     fitting = None
     for least in (FILM_SIZE // 2, FILM_SIZE):
-        size = _enlarged_size(run, min(least, _MAX_ENLARGEMENT * min(run.prior.image_size)))
+        size = _enlarged_size(run, min(least, _MAX_ENLARGEMENT * min(_canvas_size(run))))
         start = time.perf_counter()
         row = RenderRequest(torch.zeros(1).long(), camera, size=size)
         to_images(run.representation.render(row), run.prior).cpu()

@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.diffusion.guidance import guided_prediction
+from limbeck.distillation.timesteps.base import training_progress
 from limbeck.graphics.export.png import NonFiniteImageError
+from limbeck.methods.base import Method
 from limbeck.runs.contact_sheets import (
     ParticleImages,
     arrange_step_images,
@@ -58,9 +60,6 @@ class ImageSnapshots:
         self._reported: set[str] = set()
         self.run, self.prior, self.folder = run, run.prior, folder
         self.writer, self.log_writer = writer, log_writer
-        method = run.experiment.method
-        has_guidance = "guidance" in {f.name for f in dataclasses.fields(method)}
-        self.guidance = method.guidance if has_guidance else 1.0  # type: ignore[attr-defined]
 
     def particle_images(self) -> Float[Tensor, "n 3 h w"]:
         """Images of all particles, each from the views ``VIEW_NAMES`` if it is 3D."""
@@ -87,12 +86,13 @@ class ImageSnapshots:
         if not self.save_particles(step.step):
             return False
         inputs, counter = step.inputs, self.prior.call_counter
+        method = self.run.experiment.method.at(training_progress(inputs.step, inputs.steps))
         calls, rows = counter.calls, counter.rows
         prediction = guided_prediction(
-            self.prior, inputs.xt, inputs.t, inputs.conditions, self.guidance
+            self.prior, inputs.xt, inputs.t, inputs.conditions, _guidance_scale(method)
         )
         x0 = {"x0": prediction.x0}
-        critic = self.run.experiment.method.critic_prior(self.prior, self.run.state)
+        critic = method.critic_prior(self.prior, self.run.state)
         if critic is not None:
             condition = inputs.with_pose(inputs.conditions.pos)
             x0["critic"] = critic(inputs.xt, inputs.t, condition)[0].x0
@@ -158,3 +158,9 @@ class ImageSnapshots:
         top = float(f"{scaled.item():.2g}") or 1.0
         write_text(path, json.dumps({"top": top, "colormap": "viridis"}) + "\n")
         return top
+
+
+def _guidance_scale(method: Method) -> float:
+    """The guidance scale of a method; 1 if it has none."""
+    has_guidance = "guidance" in {f.name for f in dataclasses.fields(method)}
+    return method.guidance if has_guidance else 1.0  # type: ignore[attr-defined]
