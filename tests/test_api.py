@@ -13,6 +13,7 @@ from html_page import HtmlPage
 import limbeck as lb
 from limbeck.graphics.cameras.samplers import Orbit
 from limbeck.priors.exact import GaussianMixture, colored_shapes
+from limbeck.representations.generator import Generator
 from limbeck.training.presets.base import Preset
 
 ROOT = Path(__file__).parents[1]
@@ -265,6 +266,13 @@ def test_samples_have_images_scores_and_a_report(tmp_path):
     assert result.images.shape == (4, 3, 24, 24) and result.folder == tmp_path
     assert "saturation" in result.scores and result.report().is_file()
     assert "data:image" in result._repr_html_()
+
+
+def test_samples_of_a_generator_have_its_size(tmp_path):
+    representation = Generator(network="small-unet", channels=8, size=(64, 96), critic_warmup=0)
+    run = lb.distill("red mug", representation=representation, steps=1, out=tmp_path / "run")
+    result = lb.sample("red mug", generator=run.folder, num_images=2, out=tmp_path / "samples")
+    assert result.images.shape == (2, 3, 64, 96)
 
 
 # Types

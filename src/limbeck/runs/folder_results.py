@@ -16,12 +16,12 @@ from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera
-from limbeck.representations.base import read_image
 from limbeck.runs.images import particle_stems
 from limbeck.runs.metrics_log import read_metrics
 from limbeck.runs.report.pages import notebook_html, write_report
 from limbeck.runs.report.run_data import read_run_data
 from limbeck.system.checkpoint import read_checkpoint
+from limbeck.system.image_files import read_whole_image
 from limbeck.training.experiment import Experiment
 from limbeck.training.particle_images import particle_images
 from limbeck.training.trainer import Run
@@ -157,5 +157,4 @@ class SampleResult(FolderResult):
         """Images in [0, 1], sorted by prompt."""
         count = len(self.sampling.prompts) * self.sampling.num_images
         stems = particle_stems(count, self.sampling.num_images)
-        size = self.prior.image_size
-        return torch.stack([read_image(self.folder / "final" / f"{s}.png", size) for s in stems])
+        return torch.stack([read_whole_image(self.folder / "final" / f"{s}.png") for s in stems])
