@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -136,6 +137,8 @@ def test_only_prompts_see_the_image(folders, adapters):
             assert not any(bool(sees(c).any()) for c in run.state.for_rows(inputs))
     sampling = Sampling((PROMPT,), negative_prompt="low quality")
     conditions = _conditions(sampling, prior)
+    assert bool(sees(conditions.pos).all()) and not bool(sees(conditions.null).any())
+    conditions = _conditions(replace(sampling, views=4), prior)
     assert bool(sees(conditions.pos).all()) and not bool(sees(conditions.null).any())
 
 

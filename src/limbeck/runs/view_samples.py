@@ -82,7 +82,9 @@ def view_conditions(sampling: Sampling, prior: Prior) -> Conditions:
     A model that takes cameras gets these, any other view words.
     """
     cameras = cameras_of_views(sampling.views)
-    null = prior.condition([sampling.negative_prompt] * len(sampling.prompts) * sampling.views)
+    count = len(sampling.prompts) * sampling.views
+    empty = prior.condition([""] * count)
+    null = prior.condition([sampling.negative_prompt] * count).with_image_prompt_of(empty)
     if isinstance(prior, MultiViewPrior):
         prompts = [prompt for prompt in sampling.prompts for _ in range(sampling.views)]
         pose = cameras.pose.repeat(len(sampling.prompts), 1, 1).to(prior.device)
