@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_without_the_evaluator_growth_into_the_box_and_lost_surfaces_decide():
     cut = judged("before", shapes=(CUT,))
     assert best_of([cut, judged("after", shapes=(CUT,))]) is not cut
     assert best_of([before, judged("after")]) is not before
+
+
+def test_stages_of_other_sizes_and_numbers_of_particles_are_compared_where_they_can_be():
+    """A stage of one particle in 8 x 8 pixels, and one of two in 16 x 16."""
+    first, last = (
+        JudgedViews(
+            Path("runs/chair") / name,
+            torch.ones(count, dtype=torch.bool),
+            torch.ones(count, size, size, dtype=torch.bool),
+            shapes,
+            {name: torch.ones(count) for name in ("object", "view", "true_color")},
+        )
+        for name, count, size, shapes in (("1-a", 32, 8, (BALL,)), ("2-b", 64, 16, ()))
+    )
+    assert best_of([first, last]) is first
+    reason = "the surface of 2-b is lost or has grown into its box"
+    assert reason in best_stage._choice_message(first, last)
+    assert best_stage._changes([first, last]) == ["2-b beside 1-a: the surface is lost"]
+    kept = replace(last, shapes=(BALL, BALL))
+    assert best_of([first, kept]) is kept
 
 
 def test_a_spoiled_last_stage_is_said_and_not_exported(tmp_path, quick_prior, capsys):

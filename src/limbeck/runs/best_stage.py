@@ -103,7 +103,8 @@ def best_of(stages: Sequence[JudgedViews]) -> JudgedViews:
     """The last stage, unless an earlier one is better.
 
     By the evaluator: if the share of right views is higher by an interval of 95 % over the views,
-    paired by camera, that excludes zero. Without it: if a later stage has lost its surface, or has
+    paired by camera, that excludes zero. Without it, or between stages of different numbers of
+    particles: if a later stage has lost its surface, or has
     grown into the sides of its box and the earlier one has not.
 
     Args:
@@ -111,7 +112,7 @@ def best_of(stages: Sequence[JudgedViews]) -> JudgedViews:
     """
     best = stages[-1]
     for earlier in reversed(stages[:-1]):
-        if earlier.right is not None and best.right is not None:
+        if _is_paired(earlier.right, best.right):
             interval = _gain(best, earlier)[1]
             is_better = interval is not None and interval[0] > 0
         else:
@@ -209,6 +210,11 @@ def _shapes(representation: Representation, total: int) -> tuple[ShapeFacts, ...
     return tuple(facts)
 
 
+def _is_paired(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two stages have a value of the same views; they may differ in particles or size."""
+    return a is not None and b is not None and a.shape == b.shape
+
+
 def _gain(a: JudgedViews, b: JudgedViews) -> tuple[float, Interval | None]:
     """How much more views of ``b`` are right than of ``a``, with its interval."""
     assert a.right is not None and b.right is not None
@@ -234,7 +240,7 @@ def _choice_message(best: JudgedViews, last: JudgedViews) -> str:
     if best is last:
         share = f", {100 * _share(best):.0f} % of its views right" if best.right is not None else ""
         return f"best stage: {name}, the last{share}; no earlier one is clearly better"
-    if best.right is not None and last.right is not None:
+    if _is_paired(best.right, last.right):
         gain, interval = _gain(last, best)
         reason = (
             f"{100 * _share(best):.0f} % of its views are right, and of {last.folder.name} "
@@ -263,12 +269,12 @@ def _changes(stages: Sequence[JudgedViews]) -> list[str]:
     for before, after in pairwise(stages):
         found = []
         for name in ("object", "view"):
-            if name in before.shares and name in after.shares:
+            if _is_paired(before.shares.get(name), after.shares.get(name)):
                 gain, interval = _difference(before.shares[name], after.shares[name])
                 found.append(f"{name} {100 * gain:+.0f} points{_within(interval)}")
         found += _stains(before, after)
-        if before.silhouettes is not None and after.silhouettes is not None:
-            overlap = _overlap(before.silhouettes, after.silhouettes)
+        if _is_paired(before.silhouettes, after.silhouettes):
+            overlap = _overlap(before, after)
             if overlap < _MIN_OVERLAP:
                 found.append(f"silhouettes overlap by {100 * overlap:.0f} % only")
         if _touches(after) and not _touches(before):
@@ -291,7 +297,7 @@ def _stains(before: JudgedViews, after: JudgedViews) -> list[str]:
 
     Enough of them must, and an interval over the views must exclude that it is chance.
     """
-    if "true_color" not in before.shares or "true_color" not in after.shares:
+    if not _is_paired(before.shares.get("true_color"), after.shares.get("true_color")):
         return []
     stained, known = (1 - stage.shares["true_color"] for stage in (after, before))
     more, interval = _difference(known, stained)
@@ -301,8 +307,10 @@ def _stains(before: JudgedViews, after: JudgedViews) -> list[str]:
     return [f"{share:.0f} % of its pixels are stained, {100 * more:+.0f} points{_within(interval)}"]
 
 
-def _overlap(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "n h w"]) -> float:
+def _overlap(before: JudgedViews, after: JudgedViews) -> float:
     """Intersection over union of silhouettes, mean over the views."""
+    a, b = before.silhouettes, after.silhouettes
+    assert a is not None and b is not None
     both, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return (both / either.clamp_min(1)).mean().item()
 
