@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from run_folders import assert_same_run, experiment, metrics_lines, record_run
 
 from limbeck.cli.main import main
@@ -116,6 +117,25 @@ def test_methods_that_read_the_number_of_steps_state_their_schedule() -> None:
         reads = re.search(pattern, inspect.getsource(cls.__call__))
         stated = cls.step_schedule is not Method.step_schedule
         assert bool(reads) == stated, cls
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "pixels"])
+def test_a_representation_that_refuses_images_starts_over(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = tmp_path / "white.png", tmp_path / "run"
+    Image.new("RGB", (24, 24), "white").save(path)
+    run = ["run", "red disc", "--model", "gaussians", "--device", "cpu", "--timesteps", "linear"]
+    run += ["--representation", kind, "--out", str(folder)]
+    if kind == "pixels":
+        run += ["--representation.init-std", "0.1"]
+    else:
+        run += ["--representation.inner.images", str(path), "--representation.masks", str(path)]
+    assert main([*run, "--steps", "2"]) == 0
+    capsys.readouterr()
+    assert main([*run, "--steps", "3"]) == 2
+    command = capsys.readouterr().err.strip().rpartition("to start over: limbeck ")[2]
+    assert main(shlex.split(command)) == 0
 
 
 def test_what_to_do_instead_is_a_command_that_works(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from limbeck.graphics.cameras.samplers import NoCamera
+from limbeck.representations.base import RepresentationConfig
 from limbeck.system.checkpoint import read_metadata
 from limbeck.training.experiment import Experiment
 from limbeck.training.extension import dependence_on_steps
@@ -40,6 +42,17 @@ def refuse_other_steps(folder: Path, old: Experiment, new: Experiment) -> None:
         )
 
 
+def _takes_images(representation: RepresentationConfig, files: Sequence[Path]) -> bool:
+    """Whether a representation with these options can start from images, as its own."""
+    if representation.contents != "images":
+        return False
+    try:
+        replace(representation, images=tuple(files))
+    except ValueError:
+        return False
+    return True
+
+
 def _instead(folder: Path, new: Experiment, steps_left: int) -> str:
     """What to do where a run cannot go on."""
     run, other = shlex.quote(str(folder / "run.yaml")), shlex.quote(f"{folder}-{new.steps}-steps")
@@ -48,7 +61,7 @@ def _instead(folder: Path, new: Experiment, steps_left: int) -> str:
     representation, finals = new.representation, sorted((folder / "final").glob("*.png"))
     if "init_from" in [f.name for f in fields(representation)]:
         start = f"--representation.init-from {shlex.quote(str(folder))}"
-    elif isinstance(new.camera_sampler, NoCamera) and representation.contents == "images":
+    elif isinstance(new.camera_sampler, NoCamera) and _takes_images(representation, finals):
         start = f"--representation.images {shlex.join(map(str, finals))}"
     else:
         start = ""
