@@ -10,6 +10,7 @@ import pytest
 
 from limbeck.config.discovery import choices
 from limbeck.config.yaml import from_yaml, to_yaml
+from limbeck.diffusion.model_options import RuntimeOptions
 from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import (
     DreamFusionWeight,
@@ -263,7 +264,9 @@ def test_shared_options_are_passed_on_and_others_are_refused():
     stages = ProlificDreamerPreset().stages(PROMPTS)
     first, last = stages["field"], stages["texture"]
     chosen = replace(first, prompts=("a red mug",), seed=3, particles=2, perp_neg=0.0)
+    chosen = replace(chosen, runtime=RuntimeOptions(vae_slicing=True))
     later = apply_shared_options(first, chosen, last)
+    assert later.runtime == chosen.runtime
     assert (later.prompts, later.seed, later.particles) == (("a red mug",), 3, 2)
     assert later.steps == last.steps
     message = (

@@ -26,6 +26,7 @@ SHARED_OPTIONS = (
     "particles",
     "seed",
     "precision",
+    "runtime",
 )
 
 
