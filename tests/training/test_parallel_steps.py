@@ -175,6 +175,18 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit():
 # Refusals
 
 
+def test_a_checkpoint_with_too_few_guesses_is_refused_and_changes_nothing():
+    narrow, wide = ParallelSteps(make_run(), 3, 1.0), ParallelSteps(make_run(), 5, 1.0)
+    before = copy_tensors(wide)
+    narrow.advance()
+    message = "holds guesses for 3 steps, and window 5 needs 5: use window 3"
+    with pytest.raises(ValueError, match=message):
+        wide.load(copy_tensors(narrow), narrow.run.step)
+    with pytest.raises(ValueError, match="of a run without parallel steps: load it"):
+        wide.load(copy_tensors(narrow.run), narrow.run.step)
+    assert same(wide.tensors(), before) and wide.run.step == 0
+
+
 class RememberedStep(Stateless):
     """A state that is empty until the method has been called."""
 

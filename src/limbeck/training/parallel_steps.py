@@ -152,7 +152,11 @@ class ParallelSteps:
         Args:
             tensors: what ``tensors`` returned.
             step: number of steps that were done then.
+
+        Raises:
+            ValueError: if it holds fewer guesses than the window needs; nothing is changed then.
         """
+        self._check_guesses(tensors, step)
         own = ("threshold", _GUESSES)
         self.run.load({k: v for k, v in tensors.items() if not k.startswith(own)}, step)
         self.threshold = float(tensors["threshold"])
@@ -161,6 +165,20 @@ class ParallelSteps:
             [tensors[f"{_GUESSES}{i}.{j}"].to(self._parameters[j]) for j in numbers]
             for i in range(self._num_guesses())
         ]
+
+    def _check_guesses(self, tensors: dict[str, Tensor], step: int) -> None:
+        if "threshold" not in tensors:
+            raise ValueError(
+                "the checkpoint is of a run without parallel steps: load it with Run.load, and "
+                "make ParallelSteps of that run"
+            )
+        needed = min(self.window, self.run.experiment.steps - step)
+        found = sum(f"{_GUESSES}{i}.0" in tensors for i in range(needed))
+        if found < needed:
+            raise ValueError(
+                f"the checkpoint holds guesses for {found} steps, and window {self.window} needs "
+                f"{needed}: use window {found}"
+            )
 
 
 def _refuse_other_state(run: Run) -> None:
