@@ -70,6 +70,24 @@ def test_a_sample_is_one_pass_of_the_mean_weights(run_of):
     assert max_difference(images, others) > 1e-2
 
 
+def test_samples_need_no_captions_of_the_training(tmp_path, monkeypatch):
+    captions, prior = tmp_path / "captions.txt", colored_shapes(size=8)
+    captions.write_text("red disc\nblue ring\n", encoding="utf-8")
+    config = Generator(captions=captions, critic_warmup=0)
+    e = Experiment(("red disc",), model="gaussians", representation=config, steps=1)
+    record(e, prior, tmp_path / "run")
+    captions.unlink()
+    texts, condition = [], prior.condition
+
+    def encoded(prompts):
+        texts.extend(prompts)
+        return condition(prompts)
+
+    monkeypatch.setattr(prior, "condition", encoded)
+    load_generator(tmp_path / "run", prior)
+    assert "red disc" in texts and "blue ring" not in texts
+
+
 @pytest.mark.parametrize(
     ("kind", "rank"), [("epsilon", 0), ("v_prediction", 0), ("v_prediction", 2)]
 )

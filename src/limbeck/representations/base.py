@@ -261,6 +261,11 @@ class RepresentationConfig(abc.ABC):
         return self
 
     @property
+    def for_display(self) -> RepresentationConfig:
+        """The config of particles that no step changes anymore, without what training reads."""
+        return self.uninitialized
+
+    @property
     def optimizes_shape(self) -> bool:
         """Whether opacity and depth of 3D renders are optimized."""
         return True

@@ -220,6 +220,10 @@ class Generator(RepresentationConfig):
     def input_files(self) -> tuple[Path, ...]:
         return () if self.captions is None else (self.captions,)
 
+    @property
+    def for_display(self) -> RepresentationConfig:
+        return replace(self, init_from=None, captions=None, world_captions=False)
+
     def check_files(self) -> None:
         self.training_captions()
 

@@ -51,7 +51,7 @@ def load_representation(source: Path, prior: Prior) -> tuple[Representation, int
     checkpoint = find_checkpoint(source)
     config = checkpoint.parent / "run.yaml"
     e = read_yaml(Experiment, config)
-    representation = e.representation.uninitialized.build(prior, e.total, e.run_seed)
+    representation = e.representation.for_display.build(prior, e.total, e.run_seed)
     representation.set_prompts(prior, e.prompts)
     tensors, _ = read_checkpoint(checkpoint)
     head = "representation."
