@@ -247,6 +247,9 @@ def test_irfds_rejects_bad_options(red_disc):
     message = "method irfds optimizes the noise .* representation latents .* noise-map"
     with pytest.raises(ValueError, match=message):
         Experiment(("red disc",), source_prompt=("red disc",), method=IRFDS())
+    message = "noise-map holds the noise of images, which method sds does not .* --method irfds"
+    with pytest.raises(ValueError, match=message):
+        Experiment(("red disc",), representation=NoiseMap(images=(red_disc,)))
     with pytest.raises(ValueError, match="a noise map belongs to images"):
         NoiseMap().build(colored_shapes(8), 2, 0)
     with pytest.raises(ValueError, match="lr must be positive"):

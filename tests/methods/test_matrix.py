@@ -173,6 +173,11 @@ def test_each_method_runs_on_each_representation_or_is_rejected(name, kind, tiny
             with pytest.raises(ValueError, match=message):
                 Experiment((prompt,), **options)
             continue
+        if name != "irfds" and representation_name == "noise-map":
+            message = f"noise-map holds the noise of images, which method {name} does not optimize"
+            with pytest.raises(ValueError, match=message):
+                Experiment((prompt,), **options)
+            continue
         experiment = Experiment((prompt,), **options)
         message = REJECTED.get((name, kind))
         if message is None and not has_source and name in EDITS:

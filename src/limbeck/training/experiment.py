@@ -184,6 +184,12 @@ class Experiment:
                 f"method {method} optimizes the noise of an image, which the representation {name} "
                 "does not hold: use limbeck edit IMAGE, or --representation noise-map"
             )
+        if self.representation.contents == "noise" and self.method.optimizes != "noise":
+            method = component_name(type(self.method))
+            raise ValueError(
+                f"representation {name} holds the noise of images, which method {method} does not "
+                "optimize: use --method irfds, or --representation latents"
+            )
 
     def _check_augmentation(self, is_3d: bool) -> None:
         """Refuse an augmentation of what is not a drawing that stands by itself."""
