@@ -15,6 +15,7 @@ from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.priors.exact import colored_shapes
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.gaussians_2d import Gaussians2D
+from limbeck.representations.inpainting import InpaintingParticles
 from limbeck.representations.primitives import (
     PrimitiveParticles,
     check_render_cost,
@@ -83,6 +84,16 @@ def test_slow_renders_give_notice_of_the_time_they_take(
     (notice,) = slow
     assert "4 images of 24 x 24 pixels with 1,000 strokes" in notice
     assert "3 s a step" in notice and "400 steps of the run take about 20 min" in notice
+
+
+def test_the_drawing_of_an_inpainting_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = primitives_module.RenderCost(seconds=3.0, bytes=1000)
+    monkeypatch.setattr(primitives_module, "estimate_render_cost", lambda particles: cost)
+    particles = built(Strokes(num_strokes=1000))
+    painted = InpaintingParticles(particles, torch.ones(1, 1, 24, 24), torch.ones(1, 3, 24, 24))
+    with display_notices(lambda text: None), collect_notices() as notices:
+        check_render_cost(painted, 1, 400, "the run")
+    assert "an image of 24 x 24 pixels with 1,000 strokes" in notices[0]
 
 
 def test_a_run_counts_all_rows_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

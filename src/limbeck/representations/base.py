@@ -160,6 +160,11 @@ class Representation(nn.Module, abc.ABC):
         raise ValueError(f"{type(self).__name__} cannot be initialized from another run ({source})")
 
     @property
+    def drawing(self) -> Representation:
+        """What is rendered, without what is done with the render afterwards, such as a mask."""
+        return self
+
+    @property
     def box_bound(self) -> float | None:
         """Half the side of the box that cuts the particles off; None if there is none."""
         return None

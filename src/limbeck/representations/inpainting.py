@@ -65,6 +65,10 @@ class InpaintingParticles(Representation):
         image = self._blend(render.image, self.first[rows], self.latent_masks[rows])
         return replace(render, image=image)
 
+    @property
+    def drawing(self) -> Representation:
+        return self.inner
+
     def param_groups(self) -> Iterable[dict]:
         return self.inner.param_groups()
 

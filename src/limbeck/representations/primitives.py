@@ -133,21 +133,22 @@ def check_render_cost(representation: Representation, rows: int, steps: int, wha
     Raises:
         ValueError: if the renders of a step need more memory than is free.
     """
-    if not isinstance(representation, PrimitiveParticles) or steps == 0:
+    drawing = representation.drawing
+    if not isinstance(drawing, PrimitiveParticles) or steps == 0:
         return
-    cost = estimate_render_cost(representation)
-    height, width = representation.size
-    count = f"{representation.num_primitives:,} {representation.primitives}"
+    cost = estimate_render_cost(drawing)
+    height, width = drawing.size
+    count = f"{drawing.num_primitives:,} {drawing.primitives}"
     images = f"{rows} images" if rows > 1 else "an image"
     subject = f"{images} of {height} x {width} pixels with {count}"
-    device = str(next(representation.parameters()).device)
+    device = str(next(drawing.parameters()).device)
     check_allocation(rows * cost.bytes, device, f"a step of {subject}")
     seconds = rows * cost.seconds
     if seconds > _SLOW_SECONDS:
         notify(
             f"{subject}: rendering takes about {seconds:.2g} s a step, so the {steps} steps of "
             f"{what} take about {_format_minutes(steps * seconds)} besides the model; fewer "
-            f"{representation.primitives} are faster in proportion"
+            f"{drawing.primitives} are faster in proportion"
         )
 
 
