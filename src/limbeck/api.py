@@ -50,6 +50,8 @@ from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.run_command import given_twice
 from limbeck.runs.sample_recorder import sample_to_folder
+from limbeck.system.launch import launched_index
+from limbeck.system.processes import wait_for_processes
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import default_experiment
 from limbeck.training.presets.base import Preset, apply_shared_options, start_stage_from
@@ -166,7 +168,10 @@ def _record_stages(
             recipe.check_prior(stage_prior)
         recorder(experiment, stage_prior, folder)
         results.append(DistillResult(folder, experiment, stage_prior))
-    choose_stage([result.folder for result in results], device)
+        if len(runs) > 1:
+            wait_for_processes()  # the next stage reads the result, which process 0 has written
+    if launched_index() == 0:
+        choose_stage([result.folder for result in results], device)
     return tuple(results)
 
 

@@ -43,3 +43,15 @@ def test_the_same_process_cannot_hold_a_folder_twice(tmp_path):
 def test_checking_creates_nothing(tmp_path):
     refuse_folder_in_use(tmp_path / "new")
     assert not any(tmp_path.iterdir())
+
+
+def test_the_first_process_of_torchrun_holds_a_folder_for_all(tmp_path, monkeypatch):
+    with folder_lock(tmp_path):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        refuse_folder_in_use(tmp_path)
+        with folder_lock(tmp_path):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(ValueError, match="is in use by"):
+            refuse_folder_in_use(tmp_path)

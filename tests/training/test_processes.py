@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -123,6 +125,35 @@ def test_a_run_goes_on_with_another_number_of_processes(first, then, tmp_path):
         assert max_difference(whole[k].double(), divided[k].double()) < 1e-5, k
     names = ({path.name for path in (tmp_path / name).iterdir()} for name in ("whole", "run"))
     assert next(names) <= next(names)
+
+
+TWO_STAGES = """
+from limbeck.representations.generator import Generator
+from limbeck.training.experiment import Experiment
+from limbeck.training.presets.base import Preset
+
+
+class Two(Preset):
+    def world(self, prompts):
+        stage = Experiment(prompts, steps=2, representation=Generator(critic_warmup=0))
+        return {"first": stage, "second": stage}
+
+    full = world
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_stages_of_a_preset_one_after_another(tmp_path):
+    (tmp_path / "mine.py").write_text(TWO_STAGES, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "limbeck", "run", "red disc", "--device", "cpu"]
+    command += ["--preset", f"{tmp_path / 'mine.py'}:Two", "--model", "gaussians"]
+    command += ["--out", str(tmp_path / "run")]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    for name in ("1-first", "2-second"):
+        assert read_metadata(tmp_path / "run" / name / "checkpoint.safetensors")["step"] == 2
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_one_process_divides_nothing():

@@ -30,6 +30,7 @@ from limbeck.runs.report import pages
 from limbeck.system.files import slug
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 from limbeck.system.image_files import image_file_size, read_image
+from limbeck.system.launch import launched_index
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 from limbeck.training.resources import ResourcePlan, rehearse
@@ -218,6 +219,8 @@ def run_edit(
     recording = RecordingOptions(image_every)
     record(experiment, prior, folder, recording, command, console)
     maps = gradient_map(experiment, prior)
+    if launched_index() > 0:  # process 0 writes
+        return folder / "report.html"
     top = float(maps.flatten().quantile(0.99)) or 1.0
     for i, (stem, image) in enumerate(zip(stems, before, strict=True)):
         size = tuple(image.shape[1:])
@@ -282,7 +285,7 @@ def edit_to_folder(
     with folder_lock(folder) if len(runs) > 1 else nullcontext():  # a single one locks it itself
         for run_folder, experiment in runs.items():
             run_edit(experiment, prior, run_folder, image_every, command, console)
-        if len(runs) > 1:
+        if len(runs) > 1 and launched_index() == 0:
             pages.write_edit_report(list(runs), folder / "report.html")
     return folder / "report.html"
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from limbeck.system.launch import launched_index
 from limbeck.system.notices import notify
 
 try:
@@ -37,6 +38,7 @@ def _lock(file: IO[str]) -> None:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process during the context; it is created if it does not exist.
 
+    Of the processes of torchrun, process 0 holds it for all, as it alone writes the folder.
     The system releases the lock when the process ends, however it ends. The file ``.lock`` stays.
 
     Args:
@@ -45,6 +47,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if another process, or this one, holds it.
     """
+    if launched_index() > 0:
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
         _acquire(file, folder)
@@ -83,7 +88,7 @@ def refuse_folder_in_use(folder: Path) -> None:
     path = folder / LOCK_FILE
     if folder.is_file():
         raise ValueError(f"{folder} is a file: name another folder with --out")
-    if path.is_file():
+    if path.is_file() and launched_index() == 0:  # others may find the lock of their process 0
         with path.open("a+", encoding="utf-8") as file:
             _acquire(file, folder)
 

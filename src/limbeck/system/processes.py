@@ -51,6 +51,12 @@ def require_one_process(reason: str) -> None:
         raise ValueError(f"{reason}, which {num_processes()} processes divide: use one process")
 
 
+def wait_for_processes() -> None:
+    """Wait until every process comes here, such as for a file that process 0 writes."""
+    if num_processes() > 1:
+        dist.barrier()
+
+
 @contextmanager
 def dividing() -> Iterator[None]:
     """Divide network calls inside: every process must come here and make the same calls."""

@@ -47,6 +47,8 @@ def run_stages(command: RunCommand, text: str) -> None:
     from limbeck.config.discovery import component_name
     from limbeck.runs.best_stage import choose_stage
     from limbeck.runs.report.pages import write_recipe_report
+    from limbeck.system.launch import launched_index
+    from limbeck.system.processes import wait_for_processes
 
     options, preset = command.options, command.preset
     assert preset is not None
@@ -66,7 +68,8 @@ def run_stages(command: RunCommand, text: str) -> None:
             if options.dry_run:
                 print(f"{folder.name}: ", end="", flush=True)
             run_one(stage, options, folder, text, False, position, lock_parent, preset)
-    if not options.dry_run:
+            wait_for_processes()  # the next stage reads the result, which process 0 has written
+    if not options.dry_run and launched_index() == 0:
         folders = list(stages)
         messages = choose_stage(folders, options.device)
         print(write_recipe_report(parent, folders, recipe.rpartition(":")[2], messages))
