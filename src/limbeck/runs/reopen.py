@@ -133,6 +133,9 @@ def particle_names(experiment: Experiment) -> list[str]:
 def step_cameras(experiment: Experiment, step: int) -> tuple[Int[Tensor, "b"], Camera | None]:
     """Draw the particles and cameras of a step again from the seed of the run.
 
+    Without its model, which alone tells whether groups of views are given the image of the run:
+    such groups were rendered around the camera of the image, see ``training.known_view``.
+
     Args:
         experiment: the run's experiment.
         step: index of the step, from 0.
