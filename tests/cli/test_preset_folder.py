@@ -8,22 +8,24 @@ import pytest
 from refusals import refused
 
 from limbeck.cli.main import main
+from limbeck.runs.run_command import read_run_command
 from limbeck.system.folder_lock import folder_lock, refuse_folder_in_use
 
 STAGES = ("1-first", "2-second")
 TWO_STAGES = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from limbeck.config.yaml import build
 from limbeck.training.experiment import Experiment
 from limbeck.training.presets.base import Preset
 
 @dataclass(frozen=True)
 class TwoStages(Preset):
+    last_steps: int = 2
     def world(self, prompts):
         options = {"prompts": prompts, "model": "gaussians", "steps": 2}
         splats = {"name": "gaussian-splats", "num_gaussians": 64}
         experiment = build(Experiment, options | {"representation": splats})
-        return {"first": experiment, "second": experiment}
+        return {"first": experiment, "second": replace(experiment, steps=self.last_steps)}
     def full(self, prompts):
         return self.world(prompts)
 """
@@ -34,6 +36,22 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     Path("stages.py").write_text(TWO_STAGES, encoding="utf-8")
     return ["run", "red disc", "--preset", "stages.py:TwoStages", "--out", "out"]
+
+
+def test_the_default_folder_has_every_option(command: list[str]):
+    words = command[1:4]
+    options = [
+        [],
+        ["--seed", "1"],
+        ["--particles", "2"],
+        ["--model", "world"],
+        ["--negative-prompt", "blue"],
+        ["--preset.last-steps", "3"],
+        ["--preset.last-steps", "3", "--seed", "1"],
+    ]
+    folders = [read_run_command([*words, *own]).folder for own in options]
+    assert len(set(folders)) == len(folders), folders
+    assert read_run_command([*words, "--seed", "0"]).folder == folders[0]
 
 
 def test_a_second_command_is_refused(command: list[str], capsys: pytest.CaptureFixture[str]):

@@ -162,10 +162,12 @@ class RunCommand:
         if self.options.out is not None:
             return self.options.out
         recipe = component_name(type(self.preset)) if self.preset is not None else ""
-        if not self.has_stages:
+        if self.preset is None or not self.has_stages:
             return default_run_folder(self.experiment, recipe)
-        plain = replace(next(iter(self.stages.values())), prompts=self.experiment.prompts)
-        return RUNS / f"{slug(self.experiment.prompts[0])}-{recipe}-{fingerprint(plain)}"
+        digest = fingerprint(self.experiment)  # has the options that all stages share
+        if self.preset != type(self.preset)(size=self.preset.size):
+            digest += f"-{fingerprint(self.preset)}"  # its options may change later stages only
+        return RUNS / f"{slug(self.experiment.prompts[0])}-{recipe}-{digest}"
 
 
 def default_run_folder(experiment: Experiment, preset: str = "") -> Path:
