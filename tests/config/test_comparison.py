@@ -18,6 +18,7 @@ from limbeck.diffusion.model_options import Model
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.timesteps import TwoStageTimesteps, UniformTimesteps
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
 from limbeck.representations.pixels import Pixels
@@ -43,6 +44,21 @@ def test_options_in_which_any_of_several_differ_have_a_value_for_each() -> None:
         {"steps": "7", "method.guidance": "7.5"},
         {"steps": "500", "method.guidance": "3.0"},
         {"steps": "500", "method.guidance": "7.5"},
+    ]
+
+
+def test_options_of_a_component_are_compared_where_it_is() -> None:
+    a, b = (Experiment(("a",), timesteps=UniformTimesteps(t_min)) for t_min in (0.1, 0.3))
+    other = replace(a, timesteps=TwoStageTimesteps())
+    first, second = ({"timesteps": "uniform", "timesteps.t_min": t_min} for t_min in ("0.1", "0.3"))
+    third = {"timesteps": "two-stage"}
+    assert distinguishing_options([a, b, other]) == [first, second, third]
+    assert distinguishing_options([other, a, b]) == [third, first, second]
+    sources = [replace(a, method=VSD(critic=critic)) for critic in (AutoCritic(), ExactCritic())]
+    assert distinguishing_options([*sources, replace(a, method=SDS())]) == [
+        {"method": "vsd", "method.critic": "auto"},
+        {"method": "vsd", "method.critic": "exact"},
+        {"method": "sds"},
     ]
 
 

@@ -85,14 +85,30 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]
 def distinguishing_options(configs: Sequence[Any]) -> list[dict[str, str]]:
     """Return the options in which any of some configurations differ, for each with its value.
 
+    Options of a component are compared among the configurations that have it.
+
     Args:
         configs: frozen dataclasses of one class.
     """
-    first, *others = (options(absolute_paths(config)) for config in configs)
-    found = [{path: (a, b) for path, a, b in _differences(first, own, "")} for own in others]
-    of_first = {path: pair[0] for own in found for path, pair in own.items()}
-    values = [of_first, *(of_first | {path: b for path, (_, b) in own.items()} for own in found)]
-    return [{path: format_value(value) for path, value in own.items()} for own in values]
+    return _distinguishing([options(absolute_paths(config)) for config in configs], "")
+
+
+def _distinguishing(values: Sequence[Any], path: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = [{} for _ in values]
+    if all(value == values[0] for value in values):
+        return found
+    groups: dict[Any, list[int]] = {}  # by component
+    for i, value in enumerate(values):
+        if isinstance(value, dict):
+            groups.setdefault(value.get("name"), []).append(i)
+    if [len(group) for group in groups.values()] != [len(values)]:
+        found = [{path: format_value(value)} for value in values]
+    for group in groups.values():
+        for key in dict.fromkeys(key for i in group for key in values[i]):
+            own = _distinguishing([values[i].get(key) for i in group], join(path, key))
+            for i, more in zip(group, own, strict=True):
+                found[i] |= more
+    return found
 
 
 def format_value(plain: Any) -> str:
