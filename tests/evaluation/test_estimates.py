@@ -35,6 +35,24 @@ def test_what_depends_on_the_number_of_particles_is_compared_at_one_number():
     assert "sliced_wasserstein" in estimate_differences(few, measured(2, sliced_wasserstein=2.0))
 
 
+def test_edits_of_a_prompt_are_compared_to_its_law_together():
+    def edits(count, **values):
+        units = [pair_unit("dog", "cat", f"cat-{i}.png") for i in range(count)]
+        keys = tuple((unit, (0, i)) for i, unit in enumerate(units))
+        by_prompt = {name: {("dog", (0, 0)): value} for name, value in values.items()}
+        return MeasuredImages(
+            "edits",
+            keys,
+            torch.randn(count, 4, generator=torch.Generator().manual_seed(count)),
+            by_prompt,
+        )
+
+    few = edits(2, sliced_wasserstein=3.0)
+    same, more = (edits(count, sliced_wasserstein=2.0) for count in (2, 3))
+    assert estimate_differences(few, same)["sliced_wasserstein"].value == pytest.approx(-1.0)
+    assert "sliced_wasserstein" not in estimate_differences(few, more)
+
+
 def test_sets_without_a_common_image_have_no_difference():
     a = measured(2, energy_distance=1.0)
     b = MeasuredImages("b", (("cone", (0, 0)),), torch.zeros(1, 4), {})

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.evaluation.image_sets import Key, is_pair
+from limbeck.evaluation.image_sets import Key, is_pair, prompt_of
 from limbeck.evaluation.measured_images import MeasuredImages
 from limbeck.evaluation.references import Reference, ReferenceImages, compared_rows
 from limbeck.metrics.bounds import metric_bounds
@@ -158,7 +158,8 @@ def estimate_differences(
 def _group_sizes(measured: MeasuredImages) -> dict[Key, int]:
     """Number of images of each prompt of each run, with index 0 as the metrics of a prompt have."""
     sizes: dict[Key, int] = {}
-    for prompt, (seed, _) in measured.keys:
+    for unit, (seed, _) in measured.keys:
+        prompt = prompt_of(unit)  # the law of an exact prior is one of prompts, also for edits
         sizes[prompt, (seed, 0)] = sizes.get((prompt, (seed, 0)), 0) + 1
     return sizes
 
