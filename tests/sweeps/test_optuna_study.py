@@ -106,6 +106,39 @@ def test_a_setting_without_the_score_does_not_end_the_search(tmp_path, monkeypat
 
 
 @needs_optuna
+def test_a_combination_that_is_refused_does_not_end_the_search(tmp_path, monkeypatch):
+    ends = {"timesteps.t_min": (Range("uniform", 0.0, 0.6),)}
+    ends["timesteps.t_max"] = (Range("uniform", 0.0, 0.6),)
+
+    def score(options):
+        return options["timesteps.t_max"]
+
+    with pytest.warns(Notice, match="the search goes on without this setting") as notices:
+        trials = run_all(OptunaStudy(search_of(8, random=ends), tmp_path), score, monkeypatch)
+    assert 0 < len(trials) < 8 and len(trials) + len(notices) == 8
+    more = OptunaStudy(search_of(8, random=ends), tmp_path)
+    assert len(more.earlier_runs()) == len(more.known_runs()) == 2 * len(trials)
+    assert more.ask() == []
+
+
+@needs_optuna
+def test_an_interrupted_trial_that_is_refused_is_passed_over(tmp_path, monkeypatch):
+    study = OptunaStudy(search_of(2), tmp_path)
+    assert study.ask()
+    monkeypatch.setattr(OptunaStudy, "_runs", refuse)
+    again = OptunaStudy(search_of(2), tmp_path)
+    assert again.earlier_runs() == []
+    with pytest.warns(Notice, match="refused: the search goes on"):
+        assert again.ask() == []
+    monkeypatch.undo()
+    assert OptunaStudy(search_of(3), tmp_path).ask()  # a new one
+
+
+def refuse(self, params):
+    raise ValueError("refused")
+
+
+@needs_optuna
 def test_a_search_is_not_continued_with_another_version_of_ones_own_method(tmp_path, capsys):
     mine, out = tmp_path / "mine.py", tmp_path / "runs"
     text = "from limbeck.methods.sds import SDS\n\n\nclass Mine(SDS):\n    pass\n"

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,25 +89,40 @@ class OptunaStudy:
 
     def earlier_runs(self) -> list[PlannedRun]:
         """The runs of all trials of earlier sessions, also of those that will be continued."""
-        return [run for trial in [*self._known, *self._left] for run in self._runs(trial.params)]
+        return self._accepted_runs([*self._known, *self._left])
 
     def known_runs(self) -> list[PlannedRun]:
         """The runs of the trials of earlier sessions that are complete."""
-        return [run for trial in self._known for run in self._runs(trial.params)]
+        return self._accepted_runs(self._known)
 
     def ask(self) -> list[PlannedRun]:
-        """The runs of the next trial, those of an interrupted one first; empty at the end."""
+        """The runs of the next trial, those of an interrupted one first; empty at the end.
+
+        A trial with a combination of values that is refused has failed for good.
+        """
+        import optuna
+
+        while (trial := self._next_trial()) is not None:
+            try:
+                runs = self._runs(trial.params)
+            except ValueError as error:
+                self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                notify(f"{error}: the search goes on without this setting")
+                continue
+            self._open[trial.number] = runs
+            return runs
+        return []
+
+    def _next_trial(self) -> Any:
+        """An interrupted trial, or a new one with its values; None at the end."""
         if self._left:
-            trial = self._left.pop(0)
-            self._open[trial.number] = self._runs(trial.params)
-            return self._open[trial.number]
+            return self._left.pop(0)
         if len(self._study.get_trials(deepcopy=False)) >= self.sweep.draws:
-            return []
+            return None
         asked = self._study.ask()
         for key, values in self.sweep.random.items():
             _suggest(asked, key, values)
-        self._open[asked.number] = self._runs(asked.params)
-        return self._open[asked.number]
+        return asked
 
     def settle(self, finished: Collection[str], failed: Mapping[str, RunOutcome]) -> None:
         """Tell Optuna of the trials whose runs have all ended.
@@ -152,6 +168,14 @@ class OptunaStudy:
         mean = read_run_data(run.folders(self.root)[-1]).scores.get("mean", {})
         value = mean.get(self.search.score)
         return None if value is None else float(value)
+
+    def _accepted_runs(self, trials: Sequence[Any]) -> list[PlannedRun]:
+        """The runs of trials, without the trials whose combination of values is refused."""
+        runs: list[PlannedRun] = []
+        for trial in trials:
+            with suppress(ValueError):
+                runs += self._runs(trial.params)
+        return runs
 
     def _runs(self, params: Mapping[str, Any]) -> list[PlannedRun]:
         setting = {key: _value(values, params[key]) for key, values in self.sweep.random.items()}

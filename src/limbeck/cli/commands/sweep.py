@@ -198,6 +198,11 @@ def _run(
         progress.running.clear()
         if progress.runs:
             csv, page = report.write()
+    if not progress.runs:
+        raise ValueError(
+            f"none of {sweep.draws} settings of the search is accepted: give other values of "
+            f"{', '.join(sweep.random)}"
+        )
     for line in sweep_closing_lines(progress):
         print(line, file=sys.stderr)
     if best := best_line(report.read(), sweep):
