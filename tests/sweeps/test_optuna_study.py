@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 import re
@@ -10,10 +11,11 @@ import shlex
 import pytest
 from mortal_method import files_of, method_file, table_of
 
+from limbeck.cli.commands.sweep import read_command
 from limbeck.cli.main import main
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Range, Search, Sweep, read_sweep
-from limbeck.sweeps.optuna_study import OptunaStudy, check_search
+from limbeck.sweeps.optuna_study import OptunaStudy, _study_name, check_search
 from limbeck.sweeps.sweep_folder import sweep_to_yaml
 from limbeck.system.notices import Notice
 
@@ -195,6 +197,31 @@ def test_a_search_is_read_from_the_file_that_it_writes(tmp_path):
     path.write_text(sweep_to_yaml(sweep), encoding="utf-8")
     assert "trials: 7" in path.read_text(encoding="utf-8")
     assert read_sweep(path) == sweep
+
+
+@needs_optuna
+def test_a_search_of_a_command_line_is_continued_from_its_file(tmp_path, monkeypatch):
+    words = ["red disc", "blue ring", "--model", "gaussians", "--representation", "latents"]
+    words += ["--representation.size", "8", "8", "--timesteps.t-max", "uniform:0.5:0.9999999"]
+    typed = read_command([*words, "--optuna", "3", "--maximize", "saturation"])[0]
+    path = tmp_path / "sweep.yaml"
+    path.write_text(sweep_to_yaml(typed), encoding="utf-8")
+    assert read_sweep(path).random == typed.random, "all digits are written"
+
+    def score(options):
+        return options["timesteps.t_max"]
+
+    assert len(run_all(OptunaStudy(typed, tmp_path), score, monkeypatch)) == 3
+    assert run_all(OptunaStudy(read_sweep(path), tmp_path), score, monkeypatch) == []
+
+
+@needs_optuna
+def test_a_search_of_an_earlier_version_keeps_its_name():
+    parts = (sorted((FIXED | {"prompts": ("red disc",)}).items()), sorted(AXES.items()), (0, 1))
+    digest = hashlib.sha256(repr((*parts, Search("saturation"))).encode()).hexdigest()
+    earlier = f"limbeck-{digest[:16]}"
+    assert _study_name(search_of(3), [earlier]) == earlier
+    assert _study_name(search_of(3), []) != earlier
 
 
 @needs_optuna

@@ -47,7 +47,13 @@ class Range:
             raise ValueError(f"{self} is empty: write {self.scale}:LOW:HIGH with {positive}")
 
     def __str__(self) -> str:
-        return f"{self.scale}:{self.low:g}:{self.high:g}"
+        return f"{self.scale}:{_exact_text(self.low)}:{_exact_text(self.high)}"
+
+
+def _exact_text(number: float) -> str:
+    """A number in six digits, or in all where they do not say it."""
+    text = f"{number:g}"
+    return text if float(text) == number else repr(number)
 
 
 @dataclass(frozen=True)

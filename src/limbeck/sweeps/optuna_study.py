@@ -64,7 +64,7 @@ class OptunaStudy:
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(root / STUDY_FILE)))
         self._study = optuna.create_study(
             storage=storage,
-            study_name=_study_name(sweep),
+            study_name=_study_name(sweep, optuna.get_all_study_names(storage)),
             direction=self.search.word,
             load_if_exists=True,
         )
@@ -184,10 +184,25 @@ class OptunaStudy:
         return with_found_names(runs, self.root)
 
 
-def _study_name(sweep: Sweep) -> str:
-    """A name that is another one if the search has other options, values, seeds or scores."""
-    parts = (sorted(sweep.fixed.items()), sorted(sweep.random.items()), sweep.seeds, sweep.search)
-    return f"limbeck-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+def _study_name(sweep: Sweep, known: Collection[str]) -> str:
+    """A name that is another one if the search has other options, values, seeds or scores.
+
+    It is the same for a command line and for the file that it writes, which has lists for tuples.
+
+    Args:
+        sweep: the sweep.
+        known: names of the studies that there are. One of an earlier version, which hashed prompts
+            of the command line as a tuple, keeps its name.
+    """
+    fixed = {k: list(v) if isinstance(v, tuple) else v for k, v in sweep.fixed.items()}
+    earlier = dict(fixed)
+    if isinstance(prompts := fixed.get("prompts"), list):
+        earlier["prompts"] = tuple(prompts)
+    names = []
+    for options in (fixed, earlier):
+        parts = (sorted(options.items()), sorted(sweep.random.items()), sweep.seeds, sweep.search)
+        names.append(f"limbeck-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}")
+    return names[1] if names[1] in known else names[0]
 
 
 def _suggest(trial: Any, key: str, values: Sequence[Any]) -> None:
