@@ -52,6 +52,10 @@ def nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         (f"{TOY} --zip --random 3 --steps 1 2", ["exclude each other"]),
         (f"{TOY} --zip --steps 1 2 --lr 1 2 3", ["steps has 2, lr has 3"]),
         (f"{TOY} --representation.size 8 8 9", ["takes 2 words a value, and 3 are given"]),
+        (
+            f"{TOY} --timesteps.t-max 0.9999999 1 --seed 0:2",
+            ["--timesteps.t-max has 1 twice to six digits", "give values that differ more"],
+        ),
         (f"{TOY} --workers -1", ["--workers must be at least 0, not -1"]),
         (f"{TOY} --dry-run 3", ["--dry-run must be true or false, not '3'"]),
         (f"{TOY} --steps 1 2 --rows method", ["'method'", "Accepted: steps"]),

@@ -21,6 +21,7 @@ from limbeck.training.model_defaults import CHOICES
 from limbeck.training.presets.base import apply_shared_options, start_stage_from
 from limbeck.training.source_images import check_source_prompts
 
+_ALL_DIGITS = 17  #: of a number in double precision
 _MAX_NAME = 80  #: characters of the name of a run folder before its hash
 
 
@@ -88,8 +89,17 @@ def plan_runs(sweep: Sweep, path: str = "") -> list[PlannedRun]:
         path: ``--`` if the options are those of a command line, for messages.
 
     Raises:
-        ValueError: if an option is unknown or a value is refused, in any of the runs.
+        ValueError: if an option is unknown or a value is refused, in any of the runs, or if two
+            values of an option would name the same row of a table.
     """
+    for key, values in (sweep.grid | sweep.zip | sweep.random).items():
+        exact = {format_option(value, _ALL_DIGITS): format_option(value) for value in values}
+        labels = list(exact.values())
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(
+                f"{join(path, key)} has {twice[0]} twice to six digits, which names a row: give "
+                "values that differ more"
+            )
     return plan_points(sweep, sweep.points(), path)
 
 
@@ -196,16 +206,21 @@ def _split_options(plain: Mapping[str, Any], path: str) -> tuple[ExtraOptions, d
     return extra, {k: v for k, v in plain.items() if k not in names}
 
 
-def format_option(value: Any) -> str:
-    """The value of an option in a name or a table."""
+def format_option(value: Any, digits: int = 6) -> str:
+    """The value of an option in a name or a table.
+
+    Args:
+        value: the value, also of several words or of a component with options.
+        digits: significant digits of a number that is no integer.
+    """
     if isinstance(value, dict):
-        rest = [f"{key} {format_option(v)}" for key, v in value.items() if key != "name"]
+        rest = [f"{key} {format_option(v, digits)}" for key, v in value.items() if key != "name"]
         return ", ".join([*([str(value["name"])] if "name" in value else []), *rest])
     if isinstance(value, list | tuple):
-        return " ".join(map(format_option, value))
+        return " ".join(format_option(item, digits) for item in value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def short_names(options: Sequence[str]) -> dict[str, str]:
