@@ -175,6 +175,14 @@ def test_another_component_drops_the_options_of_the_one_of_the_file(tmp_path: Pa
     assert len(plan_runs(sweep)) == 2 and "method.critic" not in sweep.fixed
 
 
+def test_seeds_of_the_command_line_replace_those_of_a_grid(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    path.write_text("prompts: [red disc]\nmodel: gaussians\ngrid: {seed: [0, 1]}\n", "utf-8")
+    for words, seeds in ((["5:8"], [5, 6, 7]), (["5"], [5])):
+        sweep, _, _ = read_command([str(path), "--seed", *words])
+        assert [run.stages[""].seed for run in plan_runs(sweep)] == seeds
+
+
 def test_the_written_file_is_the_same_sweep(tmp_path: Path):
     sweep, _, _ = read_command(
         [*TOY, "--lr", "log:0.01:1", "--random", "3", "--seed", "0:2", "--method", "sds", "sjc"]

@@ -163,6 +163,13 @@ def test_a_dry_run_of_a_search_lists_no_runs(tmp_path, capsys):
     assert "up to 3 settings x 2 seeds, which Optuna chooses one after another" in errors
 
 
+@needs_optuna
+def test_a_search_says_nothing_of_runs_that_it_does_not_make(tmp_path, capsys):
+    words = ["sweep", *TOY, "--method.guidance", "1", "2", "--maximize", "object"]
+    assert main([*words, "--optuna", "9", "--dry-run", "--out", str(tmp_path / "s")]) == 0
+    assert "identical" not in capsys.readouterr().err
+
+
 def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):
     words = ["sweep", *TOY, "--lr", "log:0.01:1"]
     for more, message in (

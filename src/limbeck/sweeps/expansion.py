@@ -228,6 +228,8 @@ class Sweep:
         """
         axes = ("grid", "zip", "random")
         new = {*fixed, *(key for name in axes for key in changes.get(name, {}))}
+        if changes.get("seeds"):
+            new.add(SEED)
         new |= {other for pair in _SAME for key, other in (pair, pair[::-1]) if key in new}
         merged: dict[str, Any] = {
             name: {k: v for k, v in getattr(self, name).items() if k not in new}

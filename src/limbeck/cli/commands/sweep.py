@@ -137,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"{file}: {error}" if file is not None else str(error)) from error
     matrix_axes(sweep.varied, options.rows, options.columns)
     root = options.out or default_sweep_folder(sweep, file)
-    if repeated := sweep.count - len(runs):
+    if sweep.search is None and (repeated := sweep.count - len(runs)):
         text = f"limbeck: {repeated} of {sweep.count} runs are identical with others and run once"
         print(text, file=sys.stderr)
     if options.dry_run:
