@@ -93,6 +93,10 @@ def test_every_preset_fills_the_form(name: str) -> None:
         "--seed 1 -- '--steps 9' @file",
         "'a red mug' --films=false --steps 3 --steps 4 --out runs/x --image-every 2",
         "'a red mug' --representation.images a.png 'b c.png' --lr 0.02",
+        "'a red mug' --films false",
+        "'a red mug' --no_films --image_every 3 --timesteps.per_row false",
+        "--representation latents --representation.size 64 64 'a red mug'",
+        "--films 'a red mug' --source-prompt \"it's red\"",
     ],
 )
 def test_the_form_of_a_command_line_makes_it_again(line, tmp_path, monkeypatch) -> None:
@@ -144,6 +148,17 @@ def test_refusals_are_those_of_the_command_line(flag: str, value: str, message: 
         form.read()
     with pytest.raises(ValueError, match="a prompt is missing"):
         OptionsForm().read()
+
+
+def test_an_apostrophe_in_a_field_of_several_values_is_part_of_a_word():
+    form = OptionsForm(("a red mug",))
+    form.set("--source-prompt", "it's red")
+    assert form.words == ["a red mug", "--source-prompt", "it's red"]
+    assert shlex.split(form.command)[2:] == form.words
+    form.set("--source-prompt", "")
+    form.set("--representation.size", "8'")
+    with pytest.raises(ValueError, match=r"representation\.size"):
+        form.read()
 
 
 def test_the_options_of_a_file_are_kept(tmp_path):

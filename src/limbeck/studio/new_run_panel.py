@@ -193,10 +193,10 @@ class NewRunPanel:
         self._show_command()
 
     def _show_command(self) -> None:
-        self.command.content = self.form.command
         self.draft.form = deepcopy(self.form)
         self.notices.clear()
         try:
+            self.command.content = self.form.command
             if self.form.prompts or self.form.values:
                 experiment = self.form.read().experiment
                 self._show_notices(unknown_word_notices(experiment.model, experiment.all_prompts))

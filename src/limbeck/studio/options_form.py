@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from limbeck.config.command_line import Option, help_text, list_options, value_of
+from limbeck.config.command_line import Option, help_text, list_options
 from limbeck.config.comparison import format_value
 from limbeck.config.discovery import base_of, choices
 from limbeck.config.yaml import to_plain
@@ -151,22 +152,43 @@ def _words(option: Option, text: str) -> Sequence[str]:
     if option.hint is bool:
         return [option.flag if text == "true" else _negation(option.flag)]
     if typing.get_origin(option.hint) is tuple:
-        return [option.flag, *shlex.split(text)]
+        return [option.flag, *_split(text)]
     return [f"{option.flag}={text}"] if text.startswith("--") else [option.flag, text]
+
+
+def _split(text: str) -> list[str]:
+    """The words of a text; a single one where a quotation mark is not closed, as in: it's red."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return [text]
 
 
 def _text_in(words: Sequence[str], option: Option) -> str:
     """The value of an option in a command line, as it is typed; empty if it is absent."""
-    if option.hint is bool:
-        for word in reversed(words):
-            if word.partition("=")[0] in (option.flag, _negation(option.flag)):
-                return "true" if word == option.flag else word.partition("=")[2] or "false"
-        return ""
-    if typing.get_origin(option.hint) is tuple and option.flag in words:
-        values = words[len(words) - list(reversed(words)).index(option.flag) :]
-        end = next((i for i, word in enumerate(values) if word.startswith("--")), len(values))
-        return shlex.join(values[:end])
-    return value_of(words, option.flag) or ""
+    text = ""
+    for number, word in enumerate(words):
+        if word == "--":
+            break
+        flag, equals, joined = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag == option.flag:
+            behind = itertools.takewhile(lambda w: not w.startswith("--"), words[number + 1 :])
+            text = _value_text(option.hint, [joined] if equals else list(behind))
+        elif option.hint is bool and flag == _negation(option.flag):
+            text = "false"
+    return text
+
+
+def _value_text(hint: Any, values: Sequence[str]) -> str:
+    """The first of some words that are the value of an option of a type, as it is typed."""
+    first = values[0] if values else ""
+    if hint is bool:
+        return first.lower() if first.lower() in ("true", "false") else "true"
+    if typing.get_origin(hint) is tuple:
+        args = typing.get_args(hint)
+        return shlex.join(values if args[1:] == (...,) else values[: len(args)])
+    return first
 
 
 def _negation(flag: str) -> str:
