@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -238,6 +239,21 @@ def test_a_finished_run_is_looked_at_by_its_address(studio: tuple[Path, Jobs]) -
     root, jobs = studio
     make_run(root / "disc")
     visit(root, jobs, scenario, "/?run=disc")
+
+
+def test_a_run_folder_that_is_a_link_is_looked_at_by_its_own_name(
+    studio: tuple[Path, Jobs],
+) -> None:
+    async def scenario(user: User) -> None:
+        assert text_of(user, "state") == "finished"
+        (image,) = user.find(marker="image").elements
+        assert image.source.startswith("/files/100%25%20%231/")
+
+    root, jobs = studio
+    make_run(root.parent / "disk" / "disc")
+    root.mkdir()
+    (root / "100% #1").symlink_to(root.parent.absolute() / "disk" / "disc")
+    visit(root, jobs, scenario, f"/?run={quote('100% #1')}")
 
 
 def test_a_page_that_is_loaded_again_has_what_was_filled_in(studio: tuple[Path, Jobs]) -> None:

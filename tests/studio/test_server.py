@@ -70,3 +70,13 @@ def test_files_are_those_of_the_runs_only(studio_process: Studio) -> None:
         except urllib.error.HTTPError as error:
             body = error.read()
         assert b"secret" not in body
+
+
+def test_a_run_folder_that_is_a_link_is_served(studio_process: Studio) -> None:
+    address, folder = studio_process
+    (folder / "disk").mkdir()
+    (folder / "disk" / "page.html").write_text("hello")
+    (folder / "secret-2.txt").write_text("secret")
+    (folder / "runs" / "linked").symlink_to(folder / "disk")
+    assert status(f"{address}/files/linked/page.html") == 200
+    assert status(f"{address}/files/linked/..%2f..%2fsecret-2.txt") == 404

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
@@ -129,9 +131,10 @@ class StudioPage:
             self.drawer.show()
 
     def _find(self, name: str) -> Path | None:
-        """The run folder of a name below the root; None if it is none, or lies elsewhere."""
-        folder = (self.root / name).resolve()
-        is_below = bool(name) and self.root.resolve() in folder.parents
+        """The run folder of a name below the root, also a link; None if it is none."""
+        root = self.root.absolute()
+        folder = Path(os.path.normpath(root / name))  # of a name with .. it lies elsewhere
+        is_below = bool(name) and Path(os.path.normpath(root)) in folder.parents
         if is_below and (last_stage(folder) / "run.yaml").is_file():
             return folder
         if not is_below:
@@ -167,7 +170,7 @@ class StudioPage:
         with self.main:
             RunPanel(self.root, folder, self.jobs, self.viewers, self.use_options, self.leave)
         name = name_below(self.root, folder)
-        ui.navigate.history.replace(f"/?run={name}")
+        ui.navigate.history.replace(f"/?run={quote(name)}")
         self._uncover()
 
     def _uncover(self) -> None:

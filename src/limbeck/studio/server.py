@@ -114,7 +114,7 @@ def serve_studio(root: Path, port: int, show: bool, workers: int = 1) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     jobs, viewers = Jobs(workers=workers), Viewers()
-    app.add_static_files(ROUTE, str(root))
+    app.add_static_files(ROUTE, str(root), follow_symlink=True)  # a run folder may be a link
     app.add_middleware(LocalRequests)
     app.on_shutdown(viewers.close)
     try:
