@@ -13,9 +13,12 @@ from mortal_method import files_of, method_file, table_of
 
 from limbeck.cli.commands.sweep import read_command
 from limbeck.cli.main import main
+from limbeck.runs.run_command import read_run_command
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Range, Search, Sweep, read_sweep
 from limbeck.sweeps.optuna_study import OptunaStudy, _study_name, check_search
+from limbeck.sweeps.planned_runs import plan_points
+from limbeck.sweeps.ranking import RankedSetting, run_command
 from limbeck.sweeps.sweep_folder import sweep_to_yaml
 from limbeck.system.notices import Notice
 
@@ -229,6 +232,17 @@ def test_a_search_of_an_earlier_version_keeps_its_name():
     earlier = f"limbeck-{digest[:16]}"
     assert _study_name(search_of(3), [earlier]) == earlier
     assert _study_name(search_of(3), []) != earlier
+
+
+def test_the_command_of_a_setting_is_read_as_its_run():
+    fixed = {"prompts": ["a red mug"], "model": "gaussians", "steps": 3}
+    fixed |= {"timesteps": "two-stage", "timesteps.late_t_min": None}
+    fixed |= {"method.guidance": 7.123456789, "representation.size": (8, 8)}
+    options = {"method": {"name": "vsd", "guidance": 1, "critic": {"name": "lora", "rank": 4}}}
+    sweep = Sweep(fixed, random={"method": (options["method"], "sds")}, draws=2, seeds=(3, 4))
+    words = shlex.split(run_command(sweep, RankedSetting(options, 0.5, 2)))
+    (run,) = plan_points(sweep, [options | {"seed": 3}])
+    assert read_run_command(words[2:]).experiment == run.stages[""]
 
 
 @needs_optuna

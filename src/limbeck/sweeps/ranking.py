@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.runs.report.tables import SCORES, score_text
-from limbeck.sweeps.expansion import SEED, Search, Sweep
+from limbeck.sweeps.expansion import SEED, Search, Sweep, flatten, nest
 from limbeck.sweeps.planned_runs import format_option, label_of
 from limbeck.sweeps.results import RunResult
 
@@ -58,23 +58,22 @@ def run_command(sweep: Sweep, setting: RankedSetting) -> str:
         sweep: the sweep.
         setting: the setting.
     """
-    options = dict(sweep.fixed) | dict(setting.options)
+    options = flatten(nest({**sweep.fixed, **setting.options}))
     prompts = options.pop("prompts", ())
     words = ["limbeck", "run", *([prompts] if isinstance(prompts, str) else map(str, prompts))]
     if sweep.seeds:
         options[SEED] = sweep.seeds[0]
     for key, value in options.items():
-        flag = f"--{key.replace('_', '-')}"
-        if isinstance(value, dict):
-            words += [flag, str(value.get("name", ""))]
-            for name, inner in value.items():
-                if name != "name":
-                    words += [f"{flag}.{name.replace('_', '-')}", format_option(inner)]
-        elif isinstance(value, list | tuple):
-            words += [flag, *map(str, value)]
-        else:
-            words += [flag, repr(value) if isinstance(value, float) else format_option(value)]
+        values = value if isinstance(value, list | tuple) else [value]
+        words += [f"--{key.replace('_', '-')}", *map(_word, values)]
     return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    """A value as a word of the command line, a number with all digits."""
+    if value is None:
+        return "none"
+    return repr(value) if isinstance(value, float) else format_option(value)
 
 
 def best_line(results: Sequence[RunResult], sweep: Sweep) -> str:
