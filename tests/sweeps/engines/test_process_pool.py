@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from limbeck.sweeps.engines.process_pool import modules_to_preload
+from limbeck.runs.recording_options import DEFAULT_RECORDING
+from limbeck.sweeps.engines.process_pool import ProcessPool, modules_to_preload
+from limbeck.sweeps.execution import RunTask
 
 LOADING = """
 import importlib, sys
@@ -28,6 +31,30 @@ def test_what_is_imported_once_exists_and_has_the_components_of_the_runs():
     assert all(importlib.util.find_spec(name) is not None for name in networks)
     assert set(plain) <= set(networks) and "limbeck.priors.sdxl" in networks
     assert {name for name in sys.modules if name.startswith("limbeck.")} <= set(plain)
+
+
+class NoProcess:
+    """Stands for a process that is never started."""
+
+    def __init__(self, target, args):
+        self.threads = args[0].threads
+
+    def start(self) -> None:
+        return None
+
+
+def test_runs_that_a_search_adds_later_use_all_workers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("limbeck.sweeps.engines.process_pool.available_cores", lambda: 8)
+    pool = ProcessPool(workers=4, device="cpu")
+    monkeypatch.setattr(pool._context, "Process", NoProcess, raising=False)
+    task = RunTask("first", (), "cpu", 0, DEFAULT_RECORDING, "")
+    pool.prepare([task])
+    for name in ("first", "b", "c", "d"):
+        assert pool.has_room()
+        pool.start(replace(task, name=name))
+    assert not pool.has_room()
+    assert [running.slot for running in pool._processes] == [0, 1, 2, 3]
+    assert [running.process.threads for running in pool._processes] == [8, 4, 2, 2]
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ class ProcessPool(Engine):
     def __init__(self, workers: int = 0, retries: int = 0, device: str = "auto"):
         super().__init__(workers, retries, device)
         self._processes: list[RunningProcess] = []
-        self._slots = self._threads = 1
+        self._slots = 1
         self._method = "spawn" if os.name == "nt" else "forkserver"
         self._context: Any = multiprocessing.get_context(self._method)
 
@@ -119,20 +119,22 @@ class ProcessPool(Engine):
 
     def prepare(self, tasks: list[RunTask]) -> None:
         self._slots = min(self.capacity, len(tasks))
-        self._threads = max(1, available_cores() // self._slots)
         if self._method == "forkserver":
             uses_networks = any(task.uses_network for task in tasks)
             self._context.set_forkserver_preload(modules_to_preload(uses_networks))
 
     def has_room(self) -> bool:
-        return len(self._processes) < self._slots
+        return len(self._processes) < self.capacity
 
     def running(self) -> set[str]:
         return {running.task.name for running in self._processes}
 
     def start(self, task: RunTask) -> None:
+        # a search adds runs later, perhaps more at a time than there were at first
+        self._slots = max(self._slots, len(self._processes) + 1)
+        threads = max(1, available_cores() // self._slots)
         slot = min(set(range(self._slots)) - {running.slot for running in self._processes})
-        task = replace(task, device=device_of_slot(task.device, slot), threads=self._threads)
+        task = replace(task, device=device_of_slot(task.device, slot), threads=threads)
         ours, theirs = self._context.Pipe()
         log = str(self.logs / f"{task.name}.log")
         process = self._context.Process(target=_run_in_process, args=(task, theirs, log))
