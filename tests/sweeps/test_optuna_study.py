@@ -14,12 +14,13 @@ from mortal_method import files_of, method_file, table_of
 from limbeck.cli.commands.sweep import read_command
 from limbeck.cli.main import main
 from limbeck.runs.run_command import read_run_command
+from limbeck.sweeps.engines.process_pool import ProcessPool
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Range, Search, Sweep, read_sweep
 from limbeck.sweeps.optuna_study import OptunaStudy, _study_name, check_search
 from limbeck.sweeps.planned_runs import plan_points
 from limbeck.sweeps.ranking import RankedSetting, run_command
-from limbeck.sweeps.sweep_folder import sweep_to_yaml
+from limbeck.sweeps.sweep_folder import SweepProgress, run_sweep, sweep_to_yaml
 from limbeck.system.notices import Notice
 
 needs_optuna = pytest.mark.skipif(
@@ -171,6 +172,21 @@ def test_a_search_says_nothing_of_runs_that_it_does_not_make(tmp_path, capsys):
     words = ["sweep", *TOY, "--method.guidance", "1", "2", "--maximize", "object"]
     assert main([*words, "--optuna", "9", "--dry-run", "--out", str(tmp_path / "s")]) == 0
     assert "identical" not in capsys.readouterr().err
+
+
+@needs_optuna
+def test_a_search_on_a_cluster_without_room_waits_with_one_trial(tmp_path):
+    class FullCluster(ProcessPool):
+        capacity = 0
+        queued = 0
+
+        def run(self, queue, logs, on_poll):
+            self.queued = len(queue)
+            yield from ()
+
+    engine, progress = FullCluster(device="cpu"), SweepProgress(tmp_path, [])
+    run_sweep(search_of(3), progress, engine)
+    assert engine.queued == len(progress.runs) == 2  # the seeds of a trial
 
 
 def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):

@@ -287,7 +287,8 @@ def _ask(
 ) -> None:
     """Tell of the trials that have ended, and start as many new ones as there is room for."""
     study.settle(progress.finished, progress.failed)
-    num_trials = math.ceil(engine.capacity / study.runs_per_trial)
+    # a cluster that is full has no room now, and one trial waits for it
+    num_trials = max(1, math.ceil(engine.capacity / study.runs_per_trial))
     while study.num_open < num_trials and not progress.is_hopeless and (runs := study.ask()):
         add(runs)
         study.settle(progress.finished, progress.failed)
