@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from limbeck.cli.commands.sweep import read_command
-from limbeck.sweeps.expansion import Draw, Range, Sweep, expand_values, nest, read_sweep
+from limbeck.sweeps.expansion import Draw, Range, Sweep, expand_values, nest
 from limbeck.sweeps.planned_runs import plan_runs
+from limbeck.sweeps.sweep_file import read_sweep
 from limbeck.sweeps.sweep_folder import sweep_to_yaml
 
 TOY = ["red disc", "--model", "gaussians", "--steps", "3"]
@@ -181,6 +182,17 @@ def test_seeds_of_the_command_line_replace_those_of_a_grid(tmp_path: Path):
     for words, seeds in ((["5:8"], [5, 6, 7]), (["5"], [5])):
         sweep, _, _ = read_command([str(path), "--seed", *words])
         assert [run.stages[""].seed for run in plan_runs(sweep)] == seeds
+
+
+def test_texts_of_a_file_are_no_ranges(tmp_path: Path):
+    path = tmp_path / "study.yaml"
+    grid = "prompts: ['16:9', 'uniform:1:2', a mug], negative_prompt: ['1:3', '0.1:0.2']"
+    numbers = "method.guidance: ['2:4'], method: [sds, vsd], particles: ['1:3']"
+    path.write_text(f"grid: {{{grid}, {numbers}}}\n", "utf-8")
+    found = read_sweep(path).grid
+    assert found["prompts"] == ("16:9", "uniform:1:2", "a mug")
+    assert found["negative_prompt"] == ("1:3", "0.1:0.2")
+    assert found["method.guidance"] == (2, 3) and found["particles"] == (1, 2)
 
 
 def test_the_written_file_is_the_same_sweep(tmp_path: Path):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.sweeps.expansion import read_sweep
 from limbeck.sweeps.planned_runs import plan_runs
+from limbeck.sweeps.sweep_file import read_sweep
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "examples" / "sweeps").glob("*.yaml"))

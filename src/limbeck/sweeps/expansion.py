@@ -8,11 +8,9 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from limbeck.config.checks import check_options
-from limbeck.config.strict_yaml import parse_yaml
 
 Axes = dict[str, tuple[Any, ...]]
 """Values by dotted option with underscores, such as ``method.guidance``."""
@@ -289,66 +287,6 @@ def expand_values(values: Iterable[Any], integers: bool = True) -> tuple[Any, ..
         else:
             found.append(value)
     return tuple(found)
-
-
-def read_sweep(path: Path) -> Sweep:
-    """Read a sweep from a YAML file: options of all runs, and grid, zip, random and seeds.
-
-    Raises:
-        ValueError: if it cannot be read; the message names the file.
-    """
-    if not path.is_file():
-        raise ValueError(f"no file {path}: give a YAML file of a sweep, or prompts")
-    try:
-        plain = parse_yaml(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(plain, dict):
-            raise ValueError(f"a sweep maps options to values (steps: 500), not {plain!r:.60}")
-        return _sweep_of(plain)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: byte {error.start} is invalid") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
-    rest = {str(key): value for key, value in plain.items()}
-    if "optuna" in rest and "random" in rest:
-        raise ValueError("optuna and random exclude each other: give one of them")
-    searches = "optuna" in rest
-    if searches:
-        rest["random"] = rest.pop("optuna")
-    sections = {name: rest.pop(name, None) or {} for name in ("grid", "zip", "random")}
-    for name, section in sections.items():
-        if not isinstance(section, dict):
-            raise ValueError(f"{name} maps options to lists of values, not {section!r:.60}")
-    search = _search_of(sections["random"]) if searches else None
-    draws, draw_seed = sections["random"].pop("draws", 0), sections["random"].pop("draw_seed", 0)
-    for name, value in (("draws", draws), ("draw_seed", draw_seed)):
-        if type(value) is not int:
-            raise ValueError(f"random.{name} must be an integer, not {value!r}")
-    seeds = rest.pop("seeds", ())
-    seeds = expand_values(seeds if isinstance(seeds, list | tuple) else [seeds])
-    axes = {name: _axes(section) for name, section in sections.items()}
-    return Sweep(
-        flatten(rest), **axes, draws=draws, draw_seed=draw_seed, seeds=seeds, search=search
-    )
-
-
-def _search_of(section: dict[str, Any]) -> Search:
-    """What a section ``optuna`` searches for; taken out of it."""
-    words = [word for word in ("maximize", "minimize") if word in section]
-    if len(words) != 1:
-        raise ValueError("optuna needs one score to search for: write maximize: SCORE, or minimize")
-    section["draws"] = section.pop("trials", 0)
-    return Search(str(section.pop(words[0])), words[0] == "maximize")
-
-
-def _axes(section: Mapping[str, Any]) -> Axes:
-    axes = {}
-    for key, values in section.items():
-        values = values if isinstance(values, list) else [values]
-        axes[option_key(str(key))] = expand_values(values)
-    return axes
 
 
 def option_key(name: str) -> str:

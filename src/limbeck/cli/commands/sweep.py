@@ -23,9 +23,9 @@ from limbeck.sweeps.expansion import (
     Sweep,
     expand_values,
     option_key,
-    read_sweep,
 )
 from limbeck.sweeps.planned_runs import ExtraOptions, PlannedRun
+from limbeck.sweeps.sweep_file import read_sweep
 from limbeck.training.experiment import Experiment
 
 if TYPE_CHECKING:

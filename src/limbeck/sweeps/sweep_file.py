@@ -1,0 +1,112 @@
+"""A sweep from a YAML file, as ``limbeck sweep`` writes it and as users do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from limbeck.config.discovery import union_members
+from limbeck.config.option_types import option_type
+from limbeck.config.strict_yaml import parse_yaml
+from limbeck.sweeps.expansion import (
+    Axes,
+    Search,
+    Sweep,
+    expand_values,
+    flatten,
+    nest,
+    option_key,
+)
+from limbeck.sweeps.planned_runs import ExtraOptions
+from limbeck.training.experiment import Experiment
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep from a YAML file: options of all runs, and grid, zip, random and seeds.
+
+    Raises:
+        ValueError: if it cannot be read; the message names the file.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}: give a YAML file of a sweep, or prompts")
+    try:
+        plain = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(plain, dict):
+            raise ValueError(f"a sweep maps options to values (steps: 500), not {plain!r:.60}")
+        return _sweep_of(plain)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: byte {error.start} is invalid") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
+    rest = {str(key): value for key, value in plain.items()}
+    if "optuna" in rest and "random" in rest:
+        raise ValueError("optuna and random exclude each other: give one of them")
+    searches = "optuna" in rest
+    if searches:
+        rest["random"] = rest.pop("optuna")
+    sections = {name: rest.pop(name, None) or {} for name in ("grid", "zip", "random")}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"{name} maps options to lists of values, not {section!r:.60}")
+    search = _search_of(sections["random"]) if searches else None
+    draws, draw_seed = sections["random"].pop("draws", 0), sections["random"].pop("draw_seed", 0)
+    for name, value in (("draws", draws), ("draw_seed", draw_seed)):
+        if type(value) is not int:
+            raise ValueError(f"random.{name} must be an integer, not {value!r}")
+    seeds = rest.pop("seeds", ())
+    seeds = expand_values(seeds if isinstance(seeds, list | tuple) else [seeds])
+    fixed = flatten(rest)
+    values = {name: _values(section) for name, section in sections.items()}
+    together = values["grid"] | values["zip"] | values["random"]
+    axes = {
+        name: {
+            key: own if _takes_text(key, fixed, together) else expand_values(own)
+            for key, own in section.items()
+        }
+        for name, section in values.items()
+    }
+    return Sweep(fixed, **axes, draws=draws, draw_seed=draw_seed, seeds=seeds, search=search)
+
+
+def _search_of(section: dict[str, Any]) -> Search:
+    """What a section ``optuna`` searches for; taken out of it."""
+    words = [word for word in ("maximize", "minimize") if word in section]
+    if len(words) != 1:
+        raise ValueError("optuna needs one score to search for: write maximize: SCORE, or minimize")
+    section["draws"] = section.pop("trials", 0)
+    return Search(str(section.pop(words[0])), words[0] == "maximize")
+
+
+def _values(section: Mapping[str, Any]) -> Axes:
+    """The values of each option of a section."""
+    return {
+        option_key(str(key)): tuple(values) if isinstance(values, list) else (values,)
+        for key, values in section.items()
+    }
+
+
+def _takes_text(key: str, fixed: Mapping[str, Any], axes: Axes) -> bool:
+    """Whether an option takes no number in any of the components that it may belong to.
+
+    Args:
+        key: the option.
+        fixed: options of all runs.
+        axes: values of the others.
+    """
+    head = key.partition(".")[0]
+    cls: type = ExtraOptions if head in ExtraOptions.__dataclass_fields__ else Experiment
+    parents = {name: own for name, own in axes.items() if key.startswith(f"{name}.")}
+    hints = []
+    for chosen in itertools.product(*parents.values()):
+        with suppress(ValueError):  # no such component, which is refused where runs are planned
+            plain = nest({**fixed, **dict(zip(parents, chosen, strict=True))})
+            hint = option_type(cls, key, plain)
+            hints += [] if hint is None else [hint]
+    members = {member for hint in hints for member in union_members(hint)}
+    return bool(members) and not {int, float} & members
