@@ -11,7 +11,8 @@ from torch import Tensor
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
-from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
+from limbeck.representations.base import Render, RepresentationConfig
+from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.world.scene import COLORS, OBJECTS, Scenes, render_scenes
 
 

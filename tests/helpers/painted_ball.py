@@ -13,7 +13,8 @@ from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import CameraSampler, Orbit
 from limbeck.graphics.geometry.assets import Splats, Surface
-from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
+from limbeck.representations.base import Render, RepresentationConfig
+from limbeck.representations.particle_parameters import ParticleParameters
 
 RADIUS = 0.8
 

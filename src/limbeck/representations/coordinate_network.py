@@ -23,13 +23,13 @@ from limbeck.config.ranges import check_minimums
 from limbeck.diffusion.prior import Prior
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.representations.base import (
-    ParticleParameters,
     Render,
     Representation,
     RepresentationConfig,
     latent_shape,
 )
 from limbeck.representations.image_init import check_image_options, fit_to_images, initial_rows
+from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.system.random import RowRandom
 
 Space = Literal["image", "latent"]

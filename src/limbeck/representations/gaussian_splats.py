@@ -47,13 +47,13 @@ from limbeck.graphics.rendering.gaussian_relocation import (
 )
 from limbeck.representations.backgrounds import render_backgrounds
 from limbeck.representations.base import (
-    ParticleParameters,
     Render,
     Representation,
     RepresentationConfig,
     SpatialFields,
     match_particles,
 )
+from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.representations.splat_init import (
     field_surface,
     fit_to_renders,

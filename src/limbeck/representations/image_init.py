@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from limbeck.config.ranges import refuse_given
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.representations.base import ParticleParameters, Render, RepresentationConfig
+from limbeck.representations.base import Render, RepresentationConfig
+from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.representations.primitives import check_render_cost
 from limbeck.system.random import RowRandom
 

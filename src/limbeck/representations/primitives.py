@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.graphics.cameras.request import RenderRequest
-from limbeck.representations.base import ParticleParameters, Render, Representation
+from limbeck.representations.base import Render, Representation
+from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.system.allocation_guard import check_allocation
 from limbeck.system.flops import OpCounter
 from limbeck.system.notices import notify

@@ -14,8 +14,9 @@ from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.geometry.assets import MappedMesh, Surface
 from limbeck.graphics.geometry.surface_sampling import mean_neighbor_distance, sample_surface_points
 from limbeck.graphics.rendering.gaussian_compositing import MAX_OPACITY
-from limbeck.representations.base import ParticleParameters, Render, Representation, SpatialFields
+from limbeck.representations.base import Render, Representation, SpatialFields
 from limbeck.representations.image_init import color_logits
+from limbeck.representations.particle_parameters import ParticleParameters
 
 _SURFACE_OPACITY = 0.8  #: initial opacity on a surface
 _VIEWS = 64  #: renders that splats are fitted to
