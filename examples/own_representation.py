@@ -5,8 +5,8 @@ limbeck run "a red mug" --representation examples/own_representation.py:LowRank
 
 from dataclasses import dataclass
 
-from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.representations.base import Render, RepresentationConfig
+from limbeck.representations.particle_parameters import ParticleParameters
 from limbeck.system.random import RowRandom
 
 
