@@ -125,6 +125,11 @@ def test_an_imported_class_is_found_by_its_file() -> None:
             "lacks __call__",
         ),
         (OWN_METHOD.replace("@dataclass(frozen=True)\n", ""), "Mine", "is not a dataclass"),
+        (
+            OWN_METHOD.replace("(frozen=True)", ""),
+            "Mine",
+            r"from a frozen one; decorate the class with @dataclass\(frozen=True\)",
+        ),
         ("import nowhere_at_all", "Mine", "cannot be imported: ModuleNotFoundError"),
         ("def broken(:", "Mine", "cannot be imported: SyntaxError"),
         ("x = 1", "", "must be followed by :ClassName; it defines no method"),

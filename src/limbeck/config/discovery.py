@@ -205,7 +205,9 @@ def _misfit(cls: type, base: type) -> str:
         methods = [n for n, value in vars(base).items() if inspect.isfunction(value)]
         lacking = [n for n in methods if not any(n in vars(part) for part in cls.__mro__)]
     elif not issubclass(cls, base):
-        return f"is not a {_noun(base)}: inherit from {base.__module__}.{base.__qualname__}"
+        noun = _noun(base)
+        article = "an" if noun[0] in "aeiou" else "a"
+        return f"is not {article} {noun}: inherit from {base.__module__}.{base.__qualname__}"
     elif vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
         return "has options but is not a dataclass: decorate it with @dataclass(frozen=True)"
     if not lacking:
@@ -276,5 +278,7 @@ def _import_file(path: Path) -> types.ModuleType:
         del sys.modules[name]
         line = _last_line(error, str(full))
         reason = f"{type(error).__name__}: {error}"
+        if "cannot inherit non-frozen dataclass" in str(error):
+            reason += "; decorate the class with @dataclass(frozen=True)"
         raise ValueError(f"{path}{line} cannot be imported: {reason}") from error
     return module

@@ -143,13 +143,19 @@ def check_runs(runs: Sequence[PlannedRun], root: Path, device: str | None) -> li
 
 def _refuse_changed_files(runs: Sequence[PlannedRun], root: Path) -> None:
     """Refuse runs that were started before a file of the user's own has changed."""
+    changed: dict[str, str] = {}
     for run in runs:
         for folder, experiment in run.experiments(root).items():
-            if changed := changed_own_files(folder, experiment):
-                raise ValueError(
-                    f"{folder} was run before {changed[0]} has changed: one table must not mix "
-                    "two versions; choose another folder with --out, or delete these runs"
-                )
+            if files := changed_own_files(folder, experiment):
+                changed[folder.relative_to(root).parts[0]] = files[0]
+    if changed:
+        names = list(changed)
+        others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(
+            f"{changed[names[0]]} has changed since {len(names)} of these runs: one table must not "
+            f"mix two versions; choose another folder with --out, or delete from {root} "
+            f"{', '.join(names[:3])}{others}"
+        )
 
 
 def _is_sweep(folder: Path) -> bool:

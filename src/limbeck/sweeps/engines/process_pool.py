@@ -40,6 +40,7 @@ _PRELOAD_NETWORKS = [
     "limbeck.priors.stable_diffusion",
     "limbeck.world.evaluator",
 ]
+_SAFE_PATH = "PYTHONSAFEPATH"  #: environment variable that Python reads at its start
 
 
 @dataclass
@@ -97,6 +98,24 @@ def modules_to_preload(uses_networks: bool) -> list[str]:
     return [*_PRELOAD, *(_PRELOAD_NETWORKS if uses_networks else []), *sorted(planned)]
 
 
+def _start_server() -> None:
+    """Start the server that forks processes, which does not import from the current folder.
+
+    Python looks there first, and a user's random.py would stand for Python's own.
+    """
+    from multiprocessing import forkserver  # which Windows lacks
+
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
+
+
 class ProcessPool(Engine):
     """Runs in processes of this machine: one per GPU, or per core on a CPU.
 
@@ -122,6 +141,7 @@ class ProcessPool(Engine):
         if self._method == "forkserver":
             uses_networks = any(task.uses_network for task in tasks)
             self._context.set_forkserver_preload(modules_to_preload(uses_networks))
+            _start_server()
 
     def has_room(self) -> bool:
         return len(self._processes) < self.capacity
