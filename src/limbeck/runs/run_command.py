@@ -218,6 +218,7 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     if experiment.prompts == NO_PROMPTS:
         experiment.reference.check_effect()  # a recipe from an image lacks the image
         raise ValueError("a prompt is missing: give at least one text that is not empty")
+    _refuse_loose_words(experiment.prompts)
     if start.preset is not None:
         start.preset.check_model(experiment.model)
     experiment = _with_found_folder(experiment)
@@ -227,6 +228,17 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
         experiment = with_lr(experiment, options.lr)
     pick_device(options.device)  # refuses one that this machine lacks
     return RunCommand(experiment, options, start.preset, defaults.stages)
+
+
+def _refuse_loose_words(prompts: Sequence[str]) -> None:
+    """Refuse a prompt without quotes, each word of which would be a prompt of its own."""
+    words = {prompt.lower() for prompt in prompts}
+    has_article = bool(words & {"a", "an", "the"})
+    if len(prompts) > 1 and has_article and not any(" " in prompt for prompt in prompts):
+        raise ValueError(
+            f"{len(prompts)} prompts of one word each, such as {prompts[0]!r}: put a prompt of "
+            f'several words in quotes, as in limbeck run "{" ".join(prompts)}"'
+        )
 
 
 def given_twice(short: str, full: str) -> ValueError:
