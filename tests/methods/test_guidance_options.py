@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from allowed_times import times_for
 from ball_representation import Ball
 from mixture_inputs import GREEN, NEGATIVES, five_rows, mixture, perp_neg_conditions
 from short_methods import short
@@ -175,7 +176,12 @@ def test_an_option_of_3d_changes_the_gradient_or_is_refused(name, option, tiny):
 
     def experiment(cameras):
         return Experiment(
-            ("a red mug",), method=method, representation=Ball(), cameras=cameras, steps=STEPS
+            ("a red mug",),
+            method=method,
+            representation=Ball(),
+            cameras=cameras,
+            timesteps=times_for(method),
+            steps=STEPS,
         )
 
     if (name, option) in REFUSED:

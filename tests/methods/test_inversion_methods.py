@@ -324,8 +324,8 @@ def test_resumed_run_equals_uninterrupted_one(method):
 def test_sds_with_inverted_noise_is_sdi():
     """In runs, with the same draws."""
     ends = []
-    for method, noise in ((SDI(8.5), FixedPerParticleNoise()), (SDS(8.5), InvertedNoise())):
-        run = Run(Experiment(("x",), method=method, noise=noise, particles=2, steps=3), mixture())
+    for options in ({"method": SDI(8.5)}, {"method": SDS(8.5), "noise": InvertedNoise()}):
+        run = Run(Experiment(("x",), particles=2, steps=3, **options), mixture())
         while run.step < 3:
             run.advance()
         ends.append(torch.stack(list(run.representation.particles)).detach())

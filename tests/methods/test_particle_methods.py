@@ -6,6 +6,7 @@ from math import log, sqrt
 import numpy as np
 import pytest
 import torch
+from allowed_times import times_for
 from tiny_pipeline import (
     class_conditions,
     count_calls,
@@ -332,7 +333,14 @@ def test_identity_33_direction_is_equivariant(method):
 @pytest.mark.parametrize("method", [*INTERACTING[:4], RewardSDS(7.5, 4)], ids=[*ids[:4], "reward"])
 def test_identity_31_resumed_run_equals_uninterrupted_one(method):
     prior, prompts = colored_shapes(8), ("red disc", "blue ring")
-    experiment = Experiment(prompts, method=method, particles=3, batch_size=4, steps=6)
+    experiment = Experiment(
+        prompts,
+        method=method,
+        particles=3,
+        batch_size=4,
+        timesteps=times_for(method),
+        steps=6,
+    )
     whole, again = Run(experiment, prior), Run(experiment, prior)
     for _ in range(3):
         whole.advance()

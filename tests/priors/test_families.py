@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from allowed_times import times_for
 from diffusers import SanaPipeline, StableDiffusionPipeline
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from family_pipelines import (
@@ -192,6 +193,7 @@ def check_two_steps(prior, method):
         particles=2,
         steps=2,
         source_prompt=(OTHER,),
+        timesteps=times_for(method),
     )
     run = Run(experiment, prior)
     before = {k: v.clone() for k, v in run.representation.state_dict().items()}

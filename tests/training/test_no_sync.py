@@ -8,6 +8,7 @@ from dataclasses import replace
 import fake_cuda
 import pytest
 import torch
+from allowed_times import times_for
 from PIL import Image
 from rich.console import Console
 from tiny_controls import write_control_net, write_instruct_pix2pix, write_ip_adapter
@@ -91,7 +92,7 @@ def make_experiment(method: Method, representation: RepresentationConfig, **opti
         particles=2,
         source_prompt=("a blue chair, on grey",) if is_edit else (),
         steps=4,
-        **options,
+        **{"timesteps": times_for(method)} | options,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from allowed_times import times_for
 from page_blocks import blocks
 from small_2d import ALL
 from small_3d import small_3d
@@ -95,6 +96,7 @@ def test_identity_57_a_method_is_exact_or_refused(name):
     cls = choices(Method)[name]
     source = ("red ring",) if issubclass(cls, EditMethod) else ()
     options = {"method": cls(), "prompts": ("red disc",), "source_prompt": source, "steps": 5}
+    options["timesteps"] = times_for(cls())
     if make_run(**options).state.tensors():
         with pytest.raises(ValueError, match=f"method {name} keeps a state between steps"):
             ParallelSteps(make_run(**options), 3, 0.0)
