@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from limbeck.runs.folder_state import FAILED_STEP
 from limbeck.system.checkpoint import write_checkpoint
 from limbeck.system.finite import NonFiniteError
 from limbeck.training.trainer import Run
@@ -19,7 +20,7 @@ def write_failure(folder: Path, error: NonFiniteError) -> str:
     Returns:
         Step and cause, and where the inputs are.
     """
-    path = folder / "failure.safetensors"
+    path = folder / FAILED_STEP
     write_checkpoint(path, error.inputs, {"step": error.step, "cause": error.cause})
     return f"{error}; the inputs of the step are in {path}"
 

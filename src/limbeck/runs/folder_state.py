@@ -15,6 +15,7 @@ from limbeck.system.checkpoint import read_metadata
 from limbeck.system.folder_lock import LOCK_FILE
 from limbeck.training.experiment import Experiment
 
+FAILED_STEP = "failure.safetensors"  #: inputs of the step in which a value was not finite
 OUTPUT_FILE = "output.txt"  #: what the process printed, of a run that the Studio has started
 #: what may be in a folder before its run.yaml
 _BEFORE_START = (LOCK_FILE, "edit", OUTPUT_FILE)
@@ -55,6 +56,12 @@ def refuse_unfinished(folder: Path, experiment: Experiment) -> None:
     checkpoint = folder / "checkpoint.safetensors"
     step = read_metadata(checkpoint)["step"] if checkpoint.exists() else 0
     if step < experiment.steps:
+        if (folder / FAILED_STEP).exists():
+            failed = read_metadata(folder / FAILED_STEP)
+            raise ValueError(
+                f"{folder} was stopped at step {failed['step']} of {experiment.steps}, because "
+                f"{failed['cause']} was not finite: mend that, and run it in another folder"
+            )
         raise ValueError(
             f"{folder} is unfinished, {step} of {experiment.steps} steps: resume it with the "
             "command in its command.txt"
