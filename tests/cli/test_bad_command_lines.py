@@ -22,7 +22,6 @@ RUN = [
     ("run ''", "a prompt is missing"),
     ("run '  '", "a prompt is missing"),
     ("run --prompts a", "--prompts has no name on the command line: limbeck run PROMPT"),
-    ("run a red mug", 'in quotes, as in limbeck run "a red mug"'),
     (f"run {TOY} --particles 0", "particles must be at least 1, not 0"),
     (f"run {TOY} --lr -1", "--lr must be at least 0, not -1.0"),
     (

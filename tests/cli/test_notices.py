@@ -21,8 +21,9 @@ from limbeck.priors.exact import GaussianMixture
 from limbeck.representations.nerf import NeRF
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import read_run_data
+from limbeck.runs.run_command import read_run_command
 from limbeck.system.checkpoint import write_checkpoint
-from limbeck.system.notices import Notice
+from limbeck.system.notices import Notice, collect_notices, display_notices
 from limbeck.training.experiment import Experiment
 
 DRAGON = "a purple dragon riding a bicycle"
@@ -209,3 +210,13 @@ def test_a_known_prompt_leaves_no_notices(captioned: str, tmp_path: Path) -> Non
     assert main(["run", "a red mug", "--model", captioned, "--steps", "1", "--out", str(out)]) == 0
     assert not (out / "notices.json").exists()
     assert '<div class="note">' not in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_prompt_without_quotes_is_noticed() -> None:
+    """Each of its words would be a prompt."""
+    with display_notices(lambda text: None), collect_notices() as notices:
+        assert read_run_command(["a", "red", "mug"]).experiment.prompts == ("a", "red", "mug")
+        assert 'in quotes, as in limbeck run "a red mug"' in notices[0]
+        read_run_command(["a red mug", "a"])
+        read_run_command(["duck", "mug"])
+    assert len(notices) == 1

@@ -16,6 +16,7 @@ from limbeck.runs.find_runs import RUNS, find_folder
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recording_options import RecordingOptions
 from limbeck.system.files import slug
+from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment, with_lr
 from limbeck.training.model_defaults import CHOICES, default_experiment
 from limbeck.training.presets.base import Preset
@@ -218,7 +219,7 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     if experiment.prompts == NO_PROMPTS:
         experiment.reference.check_effect()  # a recipe from an image lacks the image
         raise ValueError("a prompt is missing: give at least one text that is not empty")
-    _refuse_loose_words(experiment.prompts)
+    _notify_loose_words(experiment.prompts)
     if start.preset is not None:
         start.preset.check_model(experiment.model)
     experiment = _with_found_folder(experiment)
@@ -230,12 +231,12 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     return RunCommand(experiment, options, start.preset, defaults.stages)
 
 
-def _refuse_loose_words(prompts: Sequence[str]) -> None:
-    """Refuse a prompt without quotes, each word of which would be a prompt of its own."""
+def _notify_loose_words(prompts: Sequence[str]) -> None:
+    """Say it if a prompt seems to lack quotes, so that each of its words is a prompt."""
     words = {prompt.lower() for prompt in prompts}
     has_article = bool(words & {"a", "an", "the"})
     if len(prompts) > 1 and has_article and not any(" " in prompt for prompt in prompts):
-        raise ValueError(
+        notify(
             f"{len(prompts)} prompts of one word each, such as {prompts[0]!r}: put a prompt of "
             f'several words in quotes, as in limbeck run "{" ".join(prompts)}"'
         )
