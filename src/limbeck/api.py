@@ -114,9 +114,6 @@ def distill(
     stages = {"": default_experiment(texts, choices)} if recipe is None else recipe.stages(texts)
     named = choices | {"steps": steps, "particles": particles}
     given = options | {name: value for name, value in named.items() if value is not None}
-    own = given.get("representation")
-    if lr is not None and isinstance(own, Mapping) and "lr" in own:
-        raise given_twice("lr", "the lr of the representation")
     chosen, prior = _first_stage(next(iter(stages.values())), given, lr, recipe)
     check_films(chosen, films)
     check_source_prompts(chosen, prior or chosen.model)
@@ -132,7 +129,9 @@ def _first_stage(
     default: Experiment, given: Mapping[str, Any], lr: float | None, recipe: Preset | None
 ) -> tuple[Experiment, Prior | None]:
     """The first stage with the options of the call, and the prior if it is loaded already."""
-    prior = None
+    prior, own = None, given.get("representation")
+    if lr is not None and isinstance(own, Mapping) and "lr" in own:
+        raise given_twice("lr", "the lr of the representation")
     if "model" in given:
         recorded, prior = _recorded_model(given["model"])
         given = {**given, "model": recorded}

@@ -161,10 +161,10 @@ class NeRFParticles(Representation):
         directions = camera.directions(h, w)
         samples = field.sample_rays(camera.eye, directions, request)
         rng = request.generator("density noise")
-        seen_from = None
+        view_directions = None
         if c.view_dependence != "none":
-            seen_from = directions.reshape(-1, 3)[samples.ray_index]
-        density, albedo = field.query(samples.points, request.progress, rng, seen_from)
+            view_directions = directions.reshape(-1, 3)[samples.ray_index]
+        density, albedo = field.query(samples.points, request.progress, rng, view_directions)
         weights = samples.render_weights(density)
         normal, terms = None, {}
         has_normal_terms = c.orientation_weight > 0 or c.normal_smooth_weight > 0
@@ -291,9 +291,9 @@ class NeRF(RepresentationConfig):
         occupancy_resolution: cells per side of the occupancy grid, which skips empty space; at
             least 2.
         occupancy_warmup: fraction of the run before the occupancy grid is first updated.
-        view_dependence: brightness: colors are multiplied by a brightness, a sigmoid that is linear
-            in the horizontal part of the direction from which the point is seen, as under a light
-            that moves with the camera; exports have that between opposite directions.
+        view_dependence: brightness: colors are multiplied by the sigmoid of a linear function of
+            the horizontal viewing direction, learned at each point, as under a light that moves
+            with the camera. Exports, and runs that start from the field, do not depend on the view.
     """
 
     name = "nerf"

@@ -72,10 +72,10 @@ class FieldOptions(Protocol):
 def _brightness(
     slope: Float[Tensor, "n 2"], directions: Float[Tensor, "n 3"] | None
 ) -> Float[Tensor, "n 1"] | float:
-    """A factor in (0, 1) of the colors of points that are seen from some directions.
+    """The brightness in (0, 1) of points by viewing direction.
 
-    It is .73 where the direction does not matter, and 1 or almost 0 at the most: as under a light
-    from the side of the camera, which leaves .4 to 1 of the color.
+    It is .73 for a slope of 0, near the mean over directions under a light that moves with the
+    camera, as in the embedded world, where it is .4 to 1.
     """
     if directions is None:
         return 1 / (1 + math.exp(-1))
@@ -143,8 +143,8 @@ class RadianceField(nn.Module):
             points: points in world space.
             progress: fraction of the run, for encodings that change.
             rng: source of the density noise; None: no noise.
-            directions: unit directions from which the points are seen. None: colors are those in
-                the middle between opposite directions.
+            directions: unit viewing directions of the points. None: colors without their
+                dependence on the view.
 
         Returns:
             Density per unit of length, and albedo in [0, 1] or latents.
