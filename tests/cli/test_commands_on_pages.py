@@ -103,7 +103,7 @@ def stopped(monkeypatch, tmp_path):
     import limbeck.sweeps.engines.ray_cluster
     import limbeck.sweeps.engines.slurm_cluster
     import limbeck.sweeps.optuna_study
-    import limbeck.sweeps.sweep_folder
+    import limbeck.sweeps.sweep_checks
     import limbeck.training.resources
     import limbeck.world.multi_view_options
     import limbeck.world.training_options
@@ -134,7 +134,7 @@ def stopped(monkeypatch, tmp_path):
         replace(limbeck.cli.commands.eval, f"_evaluate_{kind}", stop)
     for study in choices(Study).values():
         monkeypatch.setattr(study, "run", stop)
-    replace(limbeck.sweeps.sweep_folder, "check_sweep", stop)
+    replace(limbeck.sweeps.sweep_checks, "check_sweep", stop)
     write_named_files()
     monkeypatch.setattr(Logger, "check_package", lambda self: None)
     yield tmp_path

@@ -273,6 +273,15 @@ def test_perp_neg_is_refused(prior, photos):
         run_of(prior, photos, negative_prompt="low quality", perp_neg=1.0)
 
 
+def test_negative_prompts_are_refused_where_the_null_prompt_has_no_weight(model, photos):
+    """At the guidance scale of the image, 1.5, and not at 1."""
+    settings = {"model": Model(str(model)), "negative_prompt": "low quality"}
+    settings["representation"] = Pixels(images=photos[:1])
+    Experiment((PROMPT,), method=SDS(guidance=1.0), **settings)
+    with pytest.raises(ValueError, match="use a guidance scale other than 1.5, or leave it out"):
+        Experiment((PROMPT,), method=SDS(guidance=1.5), **settings)
+
+
 def test_wrong_options_are_refused_in_one_line(
     model, folders, photos, tmp_path, monkeypatch, capsys
 ):

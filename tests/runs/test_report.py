@@ -305,6 +305,12 @@ def test_reports_of_large_images_stay_below_five_megabytes(tmp_path):
     assert 'class="pixelated"' not in path.read_text()
 
 
+def test_own_code_is_named_by_its_file_without_the_folders(tmp_path):
+    own = "method: {name: /home/a/own.py:Mine}\nmodel: {name: /data/sd15}\n"
+    (tmp_path / "run.yaml").write_text(f"prompts: [a]\nrepresentation: {{name: pixels}}\n{own}")
+    assert read_run_data(tmp_path).setting == ["own.py:Mine", "pixels", "sd15"]
+
+
 def test_a_run_with_a_schedule_has_a_report(tmp_path):
     from limbeck.cli.main import main
 

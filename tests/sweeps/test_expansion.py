@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.cli.commands.sweep import read_command
+from limbeck.cli.sweep_command_line import read_command
 from limbeck.sweeps.expansion import Draw, Range, Sweep, expand_values, nest
 from limbeck.sweeps.planned_runs import plan_runs
-from limbeck.sweeps.sweep_file import read_sweep
-from limbeck.sweeps.sweep_folder import sweep_to_yaml
+from limbeck.sweeps.sweep_file import read_sweep, sweep_to_yaml
 
 TOY = ["red disc", "--model", "gaussians", "--steps", "3"]
 FILE = """

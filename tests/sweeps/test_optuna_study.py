@@ -11,17 +11,18 @@ import shlex
 import pytest
 from mortal_method import files_of, method_file, table_of
 
-from limbeck.cli.commands.sweep import read_command
 from limbeck.cli.main import main
+from limbeck.cli.sweep_command_line import read_command
 from limbeck.runs.run_command import read_run_command
 from limbeck.sweeps.engines.process_pool import ProcessPool
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.expansion import Range, Search, Sweep
 from limbeck.sweeps.optuna_study import OptunaStudy, _study_name, check_search
 from limbeck.sweeps.planned_runs import plan_points
+from limbeck.sweeps.progress import SweepProgress
 from limbeck.sweeps.ranking import RankedSetting, run_command
-from limbeck.sweeps.sweep_file import read_sweep
-from limbeck.sweeps.sweep_folder import SweepProgress, run_sweep, sweep_to_yaml
+from limbeck.sweeps.sweep_file import read_sweep, sweep_to_yaml
+from limbeck.sweeps.sweep_folder import run_sweep
 from limbeck.system.notices import Notice
 
 needs_optuna = pytest.mark.skipif(

@@ -27,8 +27,8 @@ from limbeck.sweeps.live_report import SweepReport
 from limbeck.sweeps.live_table import LiveTable
 from limbeck.sweeps.page import SweepPage, _title, matrix_axes
 from limbeck.sweeps.planned_runs import PlannedRun, plan_runs
+from limbeck.sweeps.progress import SweepProgress
 from limbeck.sweeps.results import ResultReader, settings_of, write_table
-from limbeck.sweeps.sweep_folder import SweepProgress
 
 PROMPTS = ("red disc", "<b>blue</b> ring")
 FIXED = {"prompts": PROMPTS, "model": "gaussians", "steps": 10}

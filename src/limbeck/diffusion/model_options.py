@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from limbeck.diffusion.prior import ControlKind, Prior
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]  #: of frozen weights
+IMAGE_GUIDANCE = 1.5  #: of InstructPix2Pix, where none is given
 CONTROL_KINDS: tuple[ControlKind, ...] = ("depth", "normal")
 
 #: Options that need another one, by that option and what it gives.

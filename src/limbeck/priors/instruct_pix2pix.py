@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.diffusion.condition import Condition
+from limbeck.diffusion.model_options import IMAGE_GUIDANCE
 from limbeck.priors.scheduler_config import read_discrete_schedule
 from limbeck.priors.stable_diffusion import StableDiffusion
-
-_IMAGE_GUIDANCE = 1.5  #: of the pipeline
 
 
 class InstructPix2Pix(StableDiffusion):
@@ -33,7 +32,7 @@ class InstructPix2Pix(StableDiffusion):
 
     def _load(self) -> None:
         scale = self.model.image_guidance
-        self.image_guidance = _IMAGE_GUIDANCE if scale is None else scale
+        self.image_guidance = IMAGE_GUIDANCE if scale is None else scale
         self.prediction_type, self.schedule = read_discrete_schedule(self.files)
         config = self.files.full_config(UNet2DConditionModel, self.network_name)
         self._require_config(

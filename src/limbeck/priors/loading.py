@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from limbeck.config.yaml import read_component
-from limbeck.diffusion.model_options import Model, Precision, RuntimeOptions, as_model
+from limbeck.diffusion.model_options import (
+    IMAGE_GUIDANCE,
+    Model,
+    Precision,
+    RuntimeOptions,
+    as_model,
+)
 from limbeck.diffusion.prior import InstructionPrior, Prior, VocabularyPrior
 from limbeck.diffusion.schedule import RectifiedFlowSchedule
 from limbeck.diffusion.vocabulary import Vocabulary, read_vocabulary
@@ -89,6 +95,23 @@ def follows_instructions(model: Model | Prior | str) -> bool:
     if known is not None:
         return known.family == "instruct-pix2pix"
     return index.get("_class_name") == INSTRUCTION_PIPELINE
+
+
+def scale_without_null(model: Model | Prior | str) -> float:
+    """The guidance scale at which a model does not read the null prompt.
+
+    1, or with guidance by an image that of the image: the three predictions have the weights
+    1 - s_I, s_I - s and s.
+
+    Args:
+        model: the model, as for ``follows_instructions``.
+    """
+    if not follows_instructions(model):
+        return 1.0
+    if isinstance(model, InstructionPrior):
+        return model.image_guidance
+    own = model.image_guidance if isinstance(model, Model) else None
+    return IMAGE_GUIDANCE if own is None else own
 
 
 def flow_family(model: Model | Prior | str) -> str | None:

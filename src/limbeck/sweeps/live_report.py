@@ -12,8 +12,8 @@ from limbeck.runs.report.tables import seconds_text
 from limbeck.sweeps.effects import write_effects
 from limbeck.sweeps.expansion import Sweep
 from limbeck.sweeps.page import SweepPage
+from limbeck.sweeps.progress import SweepProgress
 from limbeck.sweeps.results import ResultReader, RunResult, write_table
-from limbeck.sweeps.sweep_folder import SweepProgress
 
 _MAX_SHARE = 0.02  #: of the time of a sweep that is spent on its page
 

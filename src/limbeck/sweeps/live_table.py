@@ -12,7 +12,7 @@ from rich.text import Text
 from limbeck.runs.report.tables import seconds_text
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.planned_runs import label_of
-from limbeck.sweeps.sweep_folder import SweepProgress
+from limbeck.sweeps.progress import SweepProgress
 
 _REFRESH_SECONDS = 1.0
 _MAX_FAILED = 5  #: failed runs in the live table; the page lists all

@@ -1,4 +1,4 @@
-"""A sweep from a YAML file, as ``limbeck sweep`` writes it and as users do."""
+"""The YAML file of a sweep, which ``limbeck sweep`` writes and users do."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from limbeck.config.discovery import union_members
 from limbeck.config.option_types import option_type
 from limbeck.config.strict_yaml import parse_yaml
 from limbeck.sweeps.expansion import (
+    SEED,
     Axes,
+    Range,
     Search,
     Sweep,
     expand_values,
@@ -21,7 +25,11 @@ from limbeck.sweeps.expansion import (
     option_key,
 )
 from limbeck.sweeps.planned_runs import ExtraOptions
+from limbeck.system.files import slug
+from limbeck.system.folder_lock import LOCK_FILE
 from limbeck.training.experiment import Experiment
+
+SWEEP_FILE = "sweep.yaml"
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -110,3 +118,48 @@ def _takes_text(key: str, fixed: Mapping[str, Any], axes: Axes) -> bool:
             hints += [] if hint is None else [hint]
     members = {member for hint in hints for member in union_members(hint)}
     return bool(members) and not {int, float} & members
+
+
+def sweep_to_yaml(sweep: Sweep) -> str:
+    """A sweep as a file that ``limbeck sweep`` reads."""
+    plain: dict[str, Any] = dict(sweep.fixed)
+    for name in ("grid", "zip", "random"):
+        axes = {
+            key: [_plain_value(v) for v in values] for key, values in getattr(sweep, name).items()
+        }
+        if axes and name == "random":
+            number = "trials" if sweep.search is not None else "draws"
+            axes |= {number: sweep.draws, "draw_seed": sweep.draw_seed}  # type: ignore[dict-item]
+            if sweep.search is not None:
+                name = "optuna"
+                axes |= {sweep.search.word: sweep.search.score}  # type: ignore[dict-item]
+        if axes:
+            plain[name] = axes
+    if sweep.seeds:
+        plain["seeds"] = list(sweep.seeds)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _plain_value(value: Any) -> Any:
+    return str(value) if isinstance(value, Range) else value
+
+
+def is_sweep_folder(folder: Path) -> bool:
+    """Whether a folder is one of a sweep: beside a file of the user's own there is no lock."""
+    return (folder / SWEEP_FILE).is_file() and (folder / LOCK_FILE).is_file()
+
+
+def default_sweep_folder(sweep: Sweep, file: Path | None) -> Path:
+    """``runs/sweep-NAME``: after the file, or after the first prompt and the varied options.
+
+    Values and seeds are not part of it, so that a sweep grows in its folder. The file that a sweep
+    wrote stands for its folder.
+    """
+    if file is not None and file.name == SWEEP_FILE and is_sweep_folder(file.parent):
+        return file.parent
+    if file is not None:
+        return Path("runs") / f"sweep-{slug(file.stem)}"
+    prompts = sweep.fixed.get("prompts") or ["prompts"]
+    first = prompts if isinstance(prompts, str) else str(prompts[0])
+    names = [key.replace("_", "-").replace(".", "-") for key in sweep.varied if key != SEED]
+    return Path("runs") / "-".join(["sweep", slug(first), *names])[:120]

@@ -25,6 +25,7 @@ from limbeck.distillation.weights import DreamFusionWeight, Weight
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.methods.base import CriticMethod, EditMethod, Method
 from limbeck.methods.sds import SDS
+from limbeck.priors.loading import scale_without_null
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.system.random import RunSeed
@@ -238,10 +239,13 @@ class Experiment:
         if None not in by_setting:
             scales = [s for scales in by_setting for s in scales or ()]
             scales = [*scales, *self.noise_of_run.guidance_scales]
-            if scales and set(scales) == {1} and not views:
-                # limbeck edit has no Perp-Neg
-                other = "leave it out" if is_edit else "weight it by --perp-neg"
-                instead = f"use a guidance scale other than 1, or {other}"
+            without_null = scale_without_null(self.model) if self.negative_prompt else 1
+            if scales and set(scales) == {without_null} and not views:
+                # limbeck edit has no Perp-Neg, nor have models with guidance by an image
+                other = (
+                    "leave it out" if is_edit or without_null != 1 else "weight it by --perp-neg"
+                )
+                instead = f"use a guidance scale other than {without_null:g}, or {other}"
                 unused = {"negative_prompt": instead, **unused}
             elif not scales:
                 read = [name for name in given if name != "noise"]

@@ -29,7 +29,9 @@ from limbeck.runs.report.run_data import read_run_data
 from limbeck.sweeps.engines.base import Engine
 from limbeck.sweeps.execution import RunOutcome
 from limbeck.sweeps.planned_runs import PlannedRun
-from limbeck.sweeps.sweep_folder import SweepProgress, check_runs, execute_runs
+from limbeck.sweeps.progress import SweepProgress
+from limbeck.sweeps.sweep_checks import check_runs
+from limbeck.sweeps.sweep_folder import execute_runs
 from limbeck.system.files import one_line, read_text, write_text
 from limbeck.system.folder_lock import refuse_folder_in_use
 

@@ -37,8 +37,12 @@ def _as_list(value: str | Sequence[str]) -> list[str]:
 
 
 def _component_name(value: Any) -> str:
-    """Name of a component in run.yaml, which is a name or a mapping with a name."""
-    return str(value.get("name", "") if isinstance(value, dict) else value)
+    """Name of a component in run.yaml, which is a name or a mapping with a name.
+
+    Of a file of the user's own, or a local model, the last part of its path.
+    """
+    name = str(value.get("name", "") if isinstance(value, dict) else value)
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 @dataclass(frozen=True)
