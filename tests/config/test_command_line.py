@@ -13,7 +13,13 @@ from all_options import option_classes
 from own_component import OWN_METHOD
 
 from limbeck.cli.commands.report import ReportOptions
-from limbeck.config.command_line import documentation, help_text, list_options, parse
+from limbeck.config.command_line import (
+    documentation,
+    help_text,
+    list_options,
+    parse,
+    without_options,
+)
 from limbeck.config.discovery import options_of
 from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import CriticTraining
@@ -93,9 +99,28 @@ def test_values_that_begin_with_a_hyphen() -> None:
     assert experiment_of(*argv).optimizer == SGD(momentum=1e-3)
 
 
-def test_the_last_of_two_values_counts() -> None:
-    line = "a --steps 3 --steps 4 --method vsd --method sds"
-    assert experiment_of(*line.split()) == Experiment(("a",), steps=4)
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a --steps 3 --steps=4", "--steps is given twice (3 and 4): give it once"),
+        ("a --method vsd --method sds", "--method is given twice (vsd and sds): give it once"),
+        ("a --films --no-films", "--films is given twice (true and false): give it once"),
+        ("a --representation.size 32 32 --representation.size 64 64", "write all of its values"),
+    ],
+)
+def test_an_option_has_one_value(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        experiment_of(*line.split())
+
+
+def test_an_option_may_be_repeated() -> None:
+    line = "a --steps 3 --steps=3 --no-films --films false"
+    assert experiment_of(*line.split()) == Experiment(("a",), steps=3)
+
+
+def test_words_without_some_options() -> None:
+    words = ["a", "--out", "x", "--seed=1", "--out=y", "--", "--out"]
+    assert without_options(words, "--out") == ["a", "--seed=1", "--", "--out"]
 
 
 def test_a_method_from_a_file(tmp_path: Path) -> None:
@@ -183,11 +208,33 @@ def test_refused_values(line: str, message: str) -> None:
         ("a --steps 3 b", "'b' follows --steps, but the prompts stand elsewhere"),
         ("a --negative-prompt bad hair", "'hair' follows --negative-prompt, but the prompts stand"),
         ("a --method=sds b", "'b' follows --method, but the prompts stand elsewhere"),
+        ("a --method.guidance linear 50 1", "in quotes, --method.guidance 'linear 50 1'"),
+        ("--method.guidance 15 until .5 then 7 --seed 1", "--method.guidance '15 until .5 then 7'"),
+        ("--no-films false a", "--no-films takes no value: give --films true or --films false"),
+        ("a --no-films 1", "--no-films takes no value: give --films true or --films false"),
+        ("a --no-films=x", "--no-films takes no value: give --films true or --films false"),
+        (
+            "a \u2013seed 3",
+            "'\u2013seed' begins with a dash that is no hyphen: options are written",
+        ),
+        ("a --steps 3 \u2014-seed 3", "'\u2014-seed' begins with a dash that is no hyphen"),
+        (
+            "-dark",
+            "no option is called '-dark'; a prompt that begins with - stands behind --: limb",
+        ),
+        ("-seed 3", "no option is called '-seed'. Did you mean --seed?"),
     ],
 )
 def test_a_value_behind_an_option_is_not_taken_for_a_prompt(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         experiment_of(*line.split())
+
+
+def test_a_prompt_that_begins_with_a_dash() -> None:
+    with pytest.raises(ValueError, match="stands behind --: limbeck run -- '-dark mug'"):
+        experiment_of("-dark mug")
+    dashes = ("\u2013", "\u2014 a mug", "\u22123 degrees")
+    assert experiment_of(*dashes, "--no-films", "--", "\u2013mug").prompts == (*dashes, "\u2013mug")
 
 
 @pytest.mark.parametrize(

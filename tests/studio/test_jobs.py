@@ -99,7 +99,7 @@ def test_a_run_that_is_refused_has_failed_and_says_why_later_too(tmp_path: Path)
 
 def test_closing_stops_what_runs(tmp_path: Path) -> None:
     jobs = Jobs()
-    job = started(jobs.start_run([*WORDS, "--steps", "100000"], tmp_path / "run"))
+    job = started(jobs.start_run([*WORDS[:-1], "100000"], tmp_path / "run"))
     assert jobs.start_run(WORDS, tmp_path / "next") is None
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.is_file() and metrics.stat().st_size > 0)

@@ -91,7 +91,7 @@ def test_every_preset_fills_the_form(name: str) -> None:
         "'a red mug' --method.guidance 'linear 100 7.5' --no-films --representation.size 32 32",
         "'a red mug' --preset magic3d --seed 3 --timesteps.no-per-row",
         "--seed 1 -- '--steps 9' @file",
-        "'a red mug' --films=false --steps 3 --steps 4 --out runs/x --image-every 2",
+        "'a red mug' --films=false --steps 4 --out runs/x --image-every 2",
         "'a red mug' --representation.images a.png 'b c.png' --lr 0.02",
         "'a red mug' --films false",
         "'a red mug' --no_films --image_every 3 --timesteps.per_row false",

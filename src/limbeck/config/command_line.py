@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import shlex
 import shutil
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from limbeck.config.comparison import format_value
@@ -25,6 +25,13 @@ from limbeck.config.discovery import (
     unknown_name,
 )
 from limbeck.config.renamed import current_option
+from limbeck.config.stray_words import (
+    refuse_dash,
+    refuse_negated_value,
+    refuse_open_schedule,
+    refuse_second_value,
+    refuse_stray,
+)
 from limbeck.config.yaml import (
     build,
     component_class,
@@ -110,6 +117,21 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
     return value
 
 
+def without_options(argv: Sequence[str], *flags: str) -> list[str]:
+    """The words of a command line without some options, each of one value."""
+    kept, words = [], list(argv)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*kept, word, *words]
+        flag, equals, _ = word.partition("=")
+        if flag.replace("_", "-") not in flags:
+            kept.append(word)
+        elif not equals:
+            del words[:1]
+    return kept
+
+
 def parse(
     sections: Sequence[tuple[type, Any]],
     argv: Sequence[str],
@@ -162,9 +184,11 @@ def _sort_words(
 ) -> tuple[dict[str, Any], list[str]]:
     """The values of options in nested mappings, and the words that belong to no flag."""
     hints = {o.flag: o.hint for o in found if o.name != positional}
+    scheduled = {o.flag for o in found if takes_schedule(o.owner, o.hint)}
     lists = {o.flag for o in found if isinstance(o.default, tuple) and o.default}  # can be emptied
     negations = {_negation(o): o.flag for o in found if o.hint is bool}
     mapping, loose, words = dict[str, Any](), list[str](), list(argv)
+    given = dict[str, Any]()
     previous = ""  # the option that the last word belonged to
     while words:
         word = words.pop(0)
@@ -174,9 +198,14 @@ def _sort_words(
             loose, words = loose + words, []
         elif flag in hints:
             value = joined if equals else _take_value(flag, hints[flag], words, flag in lists)
+            if flag in scheduled and not lenient:
+                refuse_open_schedule(flag, value, words)
+            refuse_second_value(given, flag, value)
             _put(mapping, f"{flag}.name" if base_of(hints[flag]) else flag, value)
             previous = flag
-        elif flag in negations and not equals:
+        elif flag in negations:
+            refuse_negated_value(flag, negations[flag], words, bool(equals))
+            refuse_second_value(given, negations[flag], "false")
             _put(mapping, negations[flag], "false")
             previous = flag
         elif lenient:
@@ -184,10 +213,11 @@ def _sort_words(
         elif word in ("-h", "--help", "--help-all"):
             print_help(word == "--help-all" or words[:1] == ["all"])
         elif re.match(r"-(?!\.?\d|$)", word):
-            raise _refused_flag(flag, found, prog, positional)
+            raise _refused_flag(word, found, prog, positional)
         else:
+            refuse_dash(word)
             if previous:
-                _refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)
+                refuse_stray(word, previous, hints.get(previous, bool), bool(loose), positional)
             loose, previous = [*loose, word], ""
     return mapping, loose
 
@@ -214,33 +244,6 @@ _SCHEDULES = (
     "to the last (or cosine, exponential), or parts: '15 until .5 then 7.5'"
 )
 
-#: values that are meant for an option of true or false but are neither
-_TRUTH_WORDS = ("yes", "no", "on", "off", "y", "n", "t", "f", "maybe", "none", "auto")
-
-
-def _refuse_stray(word: str, flag: str, hint: Any, has_texts: bool, positional: str) -> None:
-    """Refuse a word behind a complete option that is more likely its value than a prompt.
-
-    Args:
-        word: the first word that belongs to no option after ``flag``.
-        flag: the option before it.
-        hint: type of its value.
-        has_texts: whether words that belong to no option came before ``flag``.
-        positional: option that takes them.
-    """
-    is_number = re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)", word.lower())
-    takes = typing.get_args(hint) if typing.get_origin(hint) is tuple else (hint,)
-    if bool in takes and (is_number or word.lower() in _TRUTH_WORDS):
-        raise ValueError(f"{flag} must be true or false, not {word!r}")
-    if is_number and str not in takes and Path not in takes:
-        count = f"{len(takes)} values" if len(takes) > 1 else "one value"
-        raise ValueError(f"{flag} takes {count}, and {word!r} follows; put prompts in quotes")
-    if has_texts and positional == "prompts":
-        raise ValueError(
-            f"{word!r} follows {flag}, but the prompts stand elsewhere: put values with spaces in "
-            "quotes, and all prompts before the options"
-        )
-
 
 def _put(mapping: dict[str, Any], flag: str, value: Any) -> None:
     """Set the value of a dotted flag in nested mappings."""
@@ -262,12 +265,18 @@ def _title(parent: str, found: Sequence[Option]) -> str:
     return f"{parent} {component_name(chosen)}" if chosen else parent
 
 
-def _refused_flag(flag: str, found: Sequence[Option], prog: str, positional: str) -> ValueError:
-    """The error for a flag that is not among the options, or is written without its name."""
+def _refused_flag(word: str, found: Sequence[Option], prog: str, positional: str) -> ValueError:
+    """The error for a word that begins with - and is no option of the command."""
+    flag = word.partition("=")[0].replace("_", "-")
+    noun = positional.removesuffix("s")
     if positional and flag == f"--{positional}":
-        noun = positional.removesuffix("s").upper()
-        return ValueError(f"{flag} has no name on the command line: {prog} {noun} ...")
-    return unknown_option(flag, [o for o in found if o.name != positional])
+        return ValueError(f"{flag} has no name on the command line: {prog} {noun.upper()} ...")
+    error = unknown_option(flag, [o for o in found if o.name != positional])
+    is_text = " " in flag or (word[:2] != "--" and "Did you mean" not in str(error))
+    if positional and is_text:
+        cure = f"a {noun} that begins with - stands behind --: {prog} -- {shlex.quote(word)}"
+        return ValueError(f"no option is called {word!r}; {cure}")
+    return error
 
 
 def unknown_option(flag: str, found: Sequence[Option]) -> ValueError:

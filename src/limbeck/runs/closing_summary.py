@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from limbeck.config.command_line import without_options
 from limbeck.config.discovery import name_of
 from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
@@ -55,7 +56,7 @@ def edit_closing_lines(
         lines.append(
             f"  images: {run_folder / 'edit'}/*-after.png, beside before, difference and gradient"
         )
-    again = shlex.join(["limbeck", "edit", *_without(argv, "--out", "--seed")])
+    again = shlex.join(["limbeck", "edit", *without_options(argv, "--out", "--seed")])
     commands = [
         f"{again} --seed {first.seed + 1}  # another result",
         f"limbeck report {shlex.quote(str(next(iter(runs))))} OTHER  # compare with another edit",
@@ -81,19 +82,6 @@ def sample_closing_lines(folder: Path, sampling: Sampling) -> list[str]:
         f"limbeck eval {name}  # scores with intervals",
     ]
     return [*lines, f"  images: {folder / 'final'}", "next:", *_indented(commands)]
-
-
-def _without(argv: Sequence[str], *flags: str) -> list[str]:
-    """The words of a command line without some options, each of one value."""
-    kept, words = [], list(argv)
-    while words:
-        word = words.pop(0)
-        flag, equals, _ = word.partition("=")
-        if flag not in flags:
-            kept.append(word)
-        elif not equals:
-            del words[:1]
-    return kept
 
 
 def _indented(lines: Iterable[str]) -> list[str]:

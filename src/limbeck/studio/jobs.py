@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from limbeck.config.command_line import value_of
+from limbeck.config.command_line import value_of, without_options
 from limbeck.runs.folder_state import OUTPUT_FILE
 from limbeck.runs.reopen import BEST_STAGE, last_stage
 from limbeck.runs.run_command import run_defaults
@@ -157,6 +157,7 @@ class Jobs:
             ValueError: if a process that was started here writes the folder, or waits to.
         """
         more = [*more, "--out", str(folder)]
+        words = without_options(words, "--out")  # of the command that is continued
         is_closed = "--" in words  # prompts that begin with a dash stand behind it
         words = [*more, *words] if is_closed else [*words, *more]
         with self._lock:
