@@ -14,6 +14,12 @@ from limbeck.distillation.control_variates import (
     LearnedBaseline,
 )
 from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.noise import (
+    AntitheticNoise,
+    FixedPerParticleNoise,
+    InvertedNoise,
+    PredictedNoise,
+)
 from limbeck.distillation.state import Stateless
 from limbeck.methods.sds import SDS
 from limbeck.methods.sjc import SJC
@@ -94,6 +100,20 @@ def test_identity_46_a_learned_baseline_has_mean_zero_with_any_weights():
     zeta = variate(phi)
     assert max_difference(zeta, inputs.eps) > 0.1
     assert zeta.mean().abs() < 4 * zeta.std() / len(zeta) ** 0.5
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [FixedPerParticleNoise(), InvertedNoise(), PredictedNoise(), AntitheticNoise("steps")],
+    ids=["fixed", "inverted", "predicted", "antithetic-steps"],
+)
+def test_stein_refuses_noise_over_which_its_control_variate_has_a_mean(noise):
+    with pytest.raises(ValueError, match="needs fresh noise in every step"):
+        Experiment(("a",), method=Stein(), noise=noise)
+
+
+def test_stein_takes_antithetic_rows():
+    Experiment(("a",), method=Stein(), noise=AntitheticNoise("rows"))
 
 
 def test_a_run_with_a_learned_baseline_goes_on_from_its_tensors():

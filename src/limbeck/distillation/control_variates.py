@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.config.discovery import component_name
 from limbeck.config.ranges import check_minimums
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.inputs import SetupContext
+from limbeck.distillation.noise import AntitheticNoise, IndependentNoise, Noise
 from limbeck.system.optimizer_state import can_fuse, load_optimizer, optimizer_tensors
 from limbeck.system.processes import average_gradients
 
@@ -201,6 +203,21 @@ class ControlVariate:
             gradient = torch.autograd.grad(value.sum(), x, create_graph=for_training)[0]
         value = value if for_training else value.detach()
         return expand(value, self.eps) * self.eps - expand(self.sigma, self.eps) * gradient
+
+
+def require_fresh_noise(noise: Noise) -> Noise:
+    """The noise of a run with control variates, which have mean zero over a fresh normal eps.
+
+    Raises:
+        ValueError: if it lasts over steps, or depends on x0 or on the prior.
+    """
+    is_paired = isinstance(noise, AntitheticNoise) and noise.pairing == "rows"
+    if not (is_paired or isinstance(noise, IndependentNoise)):
+        raise ValueError(
+            f"noise {component_name(type(noise))}: this method needs fresh noise in every step, "
+            "over which its control variate has mean 0: leave --noise out"
+        )
+    return noise
 
 
 class ControlVariateMoments:

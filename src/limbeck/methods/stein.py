@@ -16,8 +16,10 @@ from limbeck.distillation.control_variates import (
     ConstantBaseline,
     ControlVariate,
     ControlVariateMoments,
+    require_fresh_noise,
 )
 from limbeck.distillation.inputs import SetupContext, StepInputs
+from limbeck.distillation.noise import Noise
 from limbeck.methods.base import Method
 
 
@@ -82,6 +84,9 @@ class Stein(Method[SteinState]):
             raise ValueError(f"num_bins must be at least 1, not {self.num_bins}")
         if not 0 <= self.ema_decay <= 1:
             raise ValueError(f"ema_decay must be in [0, 1], not {self.ema_decay}")
+
+    def noise_of_run(self, noise: Noise, is_3d: bool) -> Noise:
+        return require_fresh_noise(noise)
 
     def init(self, prior: Prior, setup: SetupContext) -> SteinState:
         return SteinState(setup, self.num_bins, self.phi.build(setup))
