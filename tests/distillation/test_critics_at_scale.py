@@ -337,7 +337,8 @@ def test_conditions_of_prior_and_critic(camera, prior, monkeypatch):
     A camera-conditioned critic has the pose and the prompt without a view, another critic the same
     prompt as the prior.
     """
-    critic = LoRACritic(2, replace(FAST, camera_dropout=0.0), camera=camera)
+    training = replace(FAST, camera_dropout=0.0) if camera else FAST
+    critic = LoRACritic(2, training, camera=camera)
     run = Run(camera_experiment(critic), prior)
     recorded = record_conditions(monkeypatch)
     inputs = run.advance().inputs
@@ -463,7 +464,8 @@ def test_only_a_camera_conditioned_critic_learns_views_apart(prior):
     noise = normal(1, 4, 8, 8, seed=2, dtype=torch.float32).expand(2, -1, -1, -1)
     difference = {}
     for has_camera in (True, False):
-        critic = SmallUNetCritic(8, training, camera=has_camera).build(prior, setup)
+        used = training if has_camera else replace(training, camera_dropout=0.1)
+        critic = SmallUNetCritic(8, used, camera=has_camera).build(prior, setup)
         critic.fit(replace(inputs, rng=row_rng(len(inputs.x0), 1)))
         with torch.no_grad():
             t, condition = torch.full((2,), 0.95), inputs.with_pose(conditions.pos)

@@ -559,8 +559,8 @@ def test_learned_projection_approximates_the_exact_one(num_images):
     prior = gaussian(mean, 0.5)
     x = mean + 0.5 * normal(64, 4, seed=2)
     start = SetupContext(64, 1, 0, x)
-    options = {"ddim_steps": 10, "pretrain_steps": 250, "batch_size": 32, "lr": 5e-3}
-    b = LearnedProjection(num_images, **options).build(prior, start)
+    pretraining = {"ddim_steps": 10, "pretrain_steps": 250, "batch_size": 32} if num_images else {}
+    b = LearnedProjection(num_images, **pretraining, lr=5e-3).build(prior, start)
     for seed in range(0 if num_images else 250):
         t = 0.02 + 0.96 * torch.rand(64, generator=rng(seed)).double()
         s = make_inputs(SD, x, t, normal(64, 4, seed=seed), one_class(64))
@@ -571,6 +571,11 @@ def test_learned_projection_approximates_the_exact_one(num_images):
         exact = ExactProjection().build(prior, start)(prior, s)
         error = (b(prior, s) - exact).square().mean()
         assert float(error) < 0.2 * float((x - exact).square().mean())
+
+
+def test_options_of_a_pretraining_that_is_left_out_are_refused():
+    with pytest.raises(ValueError, match="pretrain_steps 500 has no effect with num_images 0"):
+        LearnedProjection(num_images=0, pretrain_steps=500)
 
 
 def test_pretrained_projection_is_not_trained_further():

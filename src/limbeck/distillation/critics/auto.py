@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
+from limbeck.config.discovery import component_name
+from limbeck.config.ranges import refuse_given
 from limbeck.diffusion.prior import Prior
 from limbeck.distillation.critics.base import Critic, CriticConfig, CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
@@ -36,7 +38,20 @@ class AutoCritic(CriticConfig):
         LoRACritic(self.rank, self.training)  # checks the same bounds
 
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
-        return self.choose(prior).build(prior, setup)
+        critic = self.choose(prior)
+        if not isinstance(critic, LoRACritic):
+            cause = f"on this model, whose critic is {component_name(type(critic))}"
+            refuse_given(self, f"{cause}: give --method.critic lora, or leave it out", "rank")
+            if isinstance(critic, ExactCritic):
+                # methods bring a probability of their own, such as ESD
+                names = {option.name for option in fields(CriticTraining)} - {"unconditional_prob"}
+                default = CriticTraining(unconditional_prob=self.training.unconditional_prob)
+                given = sorted(n for n in names if vars(self.training)[n] != vars(default)[n])
+                if given:
+                    raise ValueError(
+                        f"method.critic.training.{given[0]} has no effect {cause}: leave it out"
+                    )
+        return critic.build(prior, setup)
 
     def choose(self, prior: Prior) -> CriticConfig:
         """Return the critic that suits a prior."""

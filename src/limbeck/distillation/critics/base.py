@@ -170,6 +170,21 @@ class CriticTraining(Schedulable):
                 f"of {size}, or 0 for all rows"
             )
 
+    def check_camera(self, has_camera: bool) -> None:
+        """Refuse a dropout of the camera in a critic without it.
+
+        Args:
+            has_camera: whether the critic is conditioned on the camera.
+
+        Raises:
+            ValueError: if there is none, and ``camera_dropout`` is not at its default.
+        """
+        if not has_camera and self.camera_dropout != CriticTraining.camera_dropout:
+            raise ValueError(
+                f"training.camera_dropout {self.camera_dropout} has no effect without the camera: "
+                "leave it out"
+            )
+
     def check_prior(self, prior: Prior) -> None:
         """Check that the loss is finite for a network like that of ``prior``.
 

@@ -65,6 +65,7 @@ class LoRACritic(CriticConfig):
         if not 1 <= self.rank <= _MAX_RANK:
             bound = "at least 1" if self.rank < 1 else f"at most {_MAX_RANK}"
             raise ValueError(f"rank must be {bound}, not {self.rank}")
+        self.training.check_camera(self.camera)
 
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
         base = load_compatible_prior(self.model, prior, setup) if self.model else prior

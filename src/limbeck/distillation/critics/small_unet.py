@@ -46,6 +46,7 @@ class SmallUNetCritic(CriticConfig):
     def __post_init__(self) -> None:
         if self.width < 8 or self.width % 8:
             raise ValueError(f"width must be a positive multiple of 8, not {self.width}")
+        self.training.check_camera(self.camera)
 
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
         require_cameras(self.camera, setup)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.config.ranges import check_minimums, check_not_negative
+from limbeck.config.ranges import check_minimums, check_not_negative, refuse_given
 from limbeck.diffusion.condition import Condition, Conditions
 from limbeck.diffusion.inversion import run_ddim
 from limbeck.diffusion.prior import ControlledPrior, Prior
@@ -48,6 +48,9 @@ class LearnedProjection(Projection):
     def __post_init__(self) -> None:
         check_minimums(self, ddim_steps=1, batch_size=1, width=1)
         check_not_negative(self, "num_images", "pretrain_steps", "lr")
+        if not self.num_images:
+            names = ("pretrain_steps", "ddim_steps", "batch_size")
+            refuse_given(self, "with num_images 0: leave it out", *names)
 
     def build(self, prior: Prior, setup: SetupContext) -> Projector:
         if self.num_images and isinstance(prior, ControlledPrior) and prior.control_kind:
