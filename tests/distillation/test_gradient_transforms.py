@@ -48,6 +48,13 @@ def test_normalize_scales_every_row_and_keeps_zeros():
         assert max_difference(a / a.norm(), b / b.norm()) < 1e-12
 
 
+@pytest.mark.parametrize("size", [1e20, 1e-24])
+def test_squares_neither_overflow_nor_underflow(size):
+    g = torch.full((1, 4), size)
+    assert torch.allclose(Normalize()(g, 0, 1), torch.ones(1, 4))
+    assert torch.allclose(NormalizeBatch(2.0)(g, 0, 1), torch.ones(1, 4))
+
+
 def test_normalize_batch_is_the_l2_norm_over_all_rows_as_in_csds_code():
     """Rows of length 3 and 4 together have length 5."""
     g = f64([[3.0, 0.0], [0.0, -4.0]])

@@ -88,6 +88,14 @@ class Clip(GradientTransform):
         return gradient.clamp(-c, c) + 0 * gradient
 
 
+def _largest_size(sizes: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The largest absolute value, so that squares of quotients neither over- nor underflow.
+
+    1 instead of 0, where nothing is to be divided; the quotients of an infinite value are NaN.
+    """
+    return sizes.where(sizes != 0, 1.0)
+
+
 @dataclass(frozen=True)
 class Normalize(GradientTransform):
     """Scale each row to a fixed root mean square; rows of zeros stay zero.
@@ -107,8 +115,9 @@ class Normalize(GradientTransform):
     def __call__(
         self, gradient: Float[Tensor, "b ..."], step: int, steps: int
     ) -> Float[Tensor, "b ..."]:
-        rms = gradient.flatten(1).square().mean(1).sqrt()
-        return gradient * expand((self.rms / rms).where(rms > 0, 0.0), gradient)
+        scaled = gradient / expand(_largest_size(gradient.flatten(1).abs().amax(1)), gradient)
+        rms = scaled.flatten(1).square().mean(1).sqrt()
+        return scaled * expand((self.rms / rms).where(rms != 0, 0.0), gradient)
 
 
 @dataclass(frozen=True)
@@ -134,8 +143,9 @@ class NormalizeBatch(GradientTransform):
     def __call__(
         self, gradient: Float[Tensor, "b ..."], step: int, steps: int
     ) -> Float[Tensor, "b ..."]:
-        norm = gradient.norm()
-        return gradient * (self.norm / norm).where(norm > 0, 0.0)
+        scaled = gradient / _largest_size(gradient.abs().amax())
+        norm = scaled.norm()
+        return scaled * (self.norm / norm).where(norm != 0, 0.0)
 
 
 @dataclass(frozen=True)
