@@ -240,6 +240,17 @@ def test_the_euler_steps_of_a_run_add_up_to_the_whole_way():
         assert total == pytest.approx(float(start), abs=1e-12)
 
 
+@pytest.mark.parametrize(("t_start", "steps"), [(0.85, 40), (0.66, 28), (0.7, 30), (1.0, 50)])
+def test_the_euler_steps_of_a_run_meet_on_a_discrete_schedule(t_start, steps):
+    timesteps, schedule, total = TrailingTimesteps(t_start), stable_diffusion_schedule(), 0.0
+    for step in range(steps):
+        t = timesteps(step, steps, 5, schedule, row_rng(5, step=step))
+        s = replace(edit_step(schedule, schedule.snap(t)), step=step, steps=steps, exact_t=t)
+        total += float(euler_step(s)[0])
+    start = flow_time(schedule, schedule.snap(torch.tensor([t_start])))
+    assert total == pytest.approx(float(start), abs=1e-6)
+
+
 def solve(method, prior, source, t_start, steps):
     """The particles after each step of a run of SGD at learning rate 1 and w = 1, in float64."""
     x, found = source.x0, []

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.diffusion.prediction import Prediction
 from limbeck.diffusion.schedule import NoiseSchedule
+from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import StepInputs
 
 
@@ -40,15 +41,23 @@ def velocity(prediction: Prediction) -> Float[Tensor, "b ..."]:
 def euler_step(inputs: StepInputs) -> Float[Tensor, "b"]:
     """u - u', how far the Euler step of this step goes in the time of the flow; float64.
 
-    t' = t (N - i - 1) / (N - i) at step i of N: the next time of ``--timesteps trailing``, and 0
-    after the last step.
+    t' = t (N - i - 1) / (N - i) at step i of N: the next time of ``--timesteps trailing``, rounded
+    to a time of the schedule as that will be, and 0 after the last step.
 
     Args:
         inputs: the current step.
     """
     remaining = inputs.steps - inputs.step
     t = inputs.t.double()
-    following = flow_time(inputs.schedule, t * (remaining - 1) / remaining)
+    if inputs.exact_t is None:
+        next_t = t * (remaining - 1) / remaining
+    else:
+        # as TrailingTimesteps computes it, from the first time, which 6 digits of a float32 give
+        # back: a time halfway between two of the schedule is then rounded alike in both steps
+        t_start = (inputs.exact_t.double() * inputs.steps / remaining).round(decimals=6)
+        next_t = (t_start * (remaining - 1) / inputs.steps).to(inputs.exact_t.dtype)
+        next_t = to_device(inputs.schedule.snap(next_t).double(), t.device)
+    following = flow_time(inputs.schedule, next_t)
     # the smallest time of a discrete schedule has noise, and the flow ends without
     end = torch.zeros_like(following) if remaining == 1 else following
     return flow_time(inputs.schedule, t) - end

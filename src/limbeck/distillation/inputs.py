@@ -54,6 +54,7 @@ class StepInputs:
         depth: depth of each render along the axis of its camera, for noise. None: not rendered.
         alpha: opacity of each render, for noise. None: not rendered.
         drawn_t: t on the CPU as it was drawn. None: t is copied from its device when needed.
+        exact_t: t on the CPU before it was rounded to a time of the schedule. None: it was not.
         views: view prompt of each row, for texts of the method. None: prompts have no views.
     """
 
@@ -72,6 +73,7 @@ class StepInputs:
     depth: Float[Tensor, "b 1 y x"] | None = None
     alpha: Float[Tensor, "b 1 y x"] | None = None
     drawn_t: Float[Tensor, "b"] | None = None
+    exact_t: Float[Tensor, "b"] | None = None
     views: RowViews | None = None
 
     @cached_property
@@ -123,6 +125,7 @@ class StepInputs:
             depth=None if self.depth is None else self.depth[device_rows],
             alpha=None if self.alpha is None else self.alpha[device_rows],
             drawn_t=drawn_t,
+            exact_t=None if self.exact_t is None else self.exact_t[rows],
             views=None if self.views is None else self.views[rows],
         )
 

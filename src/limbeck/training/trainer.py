@@ -363,6 +363,7 @@ class Run:
             depth=render.depth,
             alpha=render.alpha,
             drawn_t=drawn_t,
+            exact_t=t,
             views=self.prompts.views_for(len(particle), camera),
         )
 

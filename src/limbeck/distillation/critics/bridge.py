@@ -85,7 +85,7 @@ def on_bridge(
     t = to_device(drawn, inputs.t.device)
     alpha, sigma = inputs.schedule.alpha(t), inputs.schedule.sigma(t)
     x0 = Prediction.from_output("eps", b, x_tau, alpha, sigma).x0
-    return replace(inputs, x0=x0, t=t, eps=b, drawn_t=drawn)
+    return replace(inputs, x0=x0, t=t, eps=b, drawn_t=drawn, exact_t=None)
 
 
 def build_bridge_critic(config: CriticConfig, prior: Prior, setup: SetupContext) -> BridgeCritic:
