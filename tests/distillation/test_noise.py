@@ -27,7 +27,7 @@ from limbeck.methods.rfds import RFDS
 from limbeck.methods.rfds_rev import RFDSRev
 from limbeck.methods.sds import SDS
 from limbeck.priors.exact import GaussianMixture, colored_shapes
-from limbeck.system.random import RowRandom
+from limbeck.system.random import RowRandom, RunSeed
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
 
@@ -111,6 +111,18 @@ def test_antithetic_rows_are_paired_and_the_last_may_be_alone(rows: int) -> None
     eps = AntitheticNoise("rows")(row_rng(rows, 1), (3, 2))
     assert eps.shape == (rows, 3, 2)
     assert all(torch.equal(eps[i], -eps[i + 1]) for i in range(0, rows - 1, 2))
+
+
+@pytest.mark.parametrize("per_prompt", [3, 4])
+def test_antithetic_rows_are_paired_within_a_prompt(per_prompt: int) -> None:
+    def draw(number: int) -> torch.Tensor:
+        rng = RowRandom.of_step(RunSeed(1, number), 0, torch.arange(2 * number))
+        return AntitheticNoise("rows")(rng, (4,)).reshape(2, number, 4)
+
+    few, more = draw(2), draw(per_prompt)
+    assert torch.equal(more[:, :2], few), "more particles per prompt do not change the first"
+    assert torch.equal(more[:, 1], -more[:, 0])
+    assert not torch.equal(more[1, 0], -more[0, -1]), "a pair of two prompts"
 
 
 def test_identity_22_a_pair_has_no_variance_with_a_linear_denoiser() -> None:

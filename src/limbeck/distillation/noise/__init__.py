@@ -16,7 +16,7 @@ from limbeck.diffusion.inversion import ddim_times, implied_noise, run_ddim
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
 from limbeck.distillation.inputs import StepInputs
-from limbeck.system.random import RowRandom
+from limbeck.system.random import RowRandom, RunSeed
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class AntitheticNoise(Noise):
     Attributes:
         pairing: steps: each particle gets eps at an even step and -eps at the next one. rows: views
             1 and 2, 3 and 4, ... of a particle get eps and -eps; with one view per particle,
-            particles 0 and 1, 2 and 3, ... do.
+            particles 0 and 1, 2 and 3, ... of a prompt do.
     """
 
     pairing: Literal["steps", "rows"] = "steps"
@@ -145,7 +145,9 @@ class AntitheticNoise(Noise):
         if len(rng) and int(rng.view.max()):
             number, paired = rng.view, replace(rng, view=rng.view // 2)
         else:
-            number, paired = rng.particle, replace(rng, particle=rng.particle // 2)
+            per_prompt = rng.seed.per_prompt if isinstance(rng.seed, RunSeed) else None
+            number = rng.particle if per_prompt is None else rng.particle % per_prompt
+            paired = replace(rng, particle=rng.particle - number + number // 2)
         eps = paired.normal("antithetic rows", *shape)
         return eps * expand(1.0 - 2 * (number % 2), eps)
 
