@@ -239,6 +239,29 @@ def test_wrong_options_are_answered(options, message):
         lb.distill(**{"prompts": "a red disc", "model": "gaussians"} | options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"critic": "nowhere"}, "critic nowhere is not a run folder"),
+        ({"generator": "nowhere"}, "there is no folder nowhere"),
+        ({"critic": ""}, "critic must be a path, not ''"),
+        ({"critic": 3}, "critic must be a path or none, not 3"),
+        ({"views": 4, "num_images": 4, "image": 3}, "image must be a path or none, not 3"),
+        ({"out": ""}, "out must be a path, not ''"),
+    ],
+)
+def test_a_path_may_be_text(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        lb.sample("a red disc", "gaussians", **options)
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file; give another out"):
+        lb.sample("a red disc", "gaussians", steps=1, num_images=1, out="~/file")
+
+
 def test_samples_are_not_written_over_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; give another out"):

@@ -24,6 +24,7 @@ from limbeck.config.discovery import (
     find,
     name_of,
     options_of,
+    union_members,
     unknown_name,
 )
 from limbeck.config.renamed import current_option
@@ -49,7 +50,7 @@ from limbeck.runs.loggers import Logger
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.run_command import given_twice
-from limbeck.runs.sample_recorder import sample_to_folder
+from limbeck.runs.sample_recorder import find_sampled_run, sample_to_folder
 from limbeck.system.launch import launched_index
 from limbeck.system.processes import wait_for_processes
 from limbeck.training.experiment import Experiment, with_lr
@@ -278,7 +279,7 @@ def sample(
     """
     texts = _texts(prompts, "prompts")
     recorded, prior = _recorded_model(model)
-    sampling = _with_options(Sampling(texts), {**options, "model": recorded})
+    sampling = find_sampled_run(_with_options(Sampling(texts), {**options, "model": recorded}))
     notify_unknown_words(prior or sampling.model, (*sampling.prompts, sampling.negative_prompt))
     if prior is None:
         prior = load(sampling.model, device, sampling.precision, sampling.runtime)
@@ -317,6 +318,8 @@ def _with_options(config: T, options: Mapping[str, Any]) -> T:
             value = read_component(base, value, name, default)
         elif typing.get_origin(hint) is tuple:
             value = _as_tuple(value, name)
+        elif isinstance(value, str) and {Path, str} & {*union_members(hint)} == {Path}:
+            value = _as_path(value, name)
         values[field_name(name)] = value
     return replace(config, **values)  # type: ignore[type-var]
 
@@ -324,11 +327,20 @@ def _with_options(config: T, options: Mapping[str, Any]) -> T:
 def _output_folder(out: str | Path | None) -> Path:
     if out is None:
         return Path(tempfile.mkdtemp(prefix="limbeck-"))
-    folder = Path(out)
+    folder = _as_path(out, "out")
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"out {folder} cannot be a folder: {path} is a file; give another out")
     return folder
+
+
+def _as_path(value: str | Path, name: str) -> Path:
+    """A path as on the command line, where ``~`` is expanded and no path is empty."""
+    if value == "":
+        raise ValueError(f"{name} must be a path, not ''")
+    with contextlib.suppress(RuntimeError):  # no user of this name: a file may be called ~x
+        return Path(value).expanduser()
+    return Path(value)
 
 
 def _texts(value: str | Sequence[str], name: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.config.discovery import option_name, union_members
@@ -53,7 +54,7 @@ def check_options(config: Any, path: str = "") -> None:
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a number, a name or a tuple of these; others all match."""
+    """Whether a value has the type of a number, name, path or tuple of these; others all match."""
     args = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return value in args
@@ -69,4 +70,6 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, numbers) and not isinstance(value, bool | ScheduledNumber)
     if hint is type(None):
         return value is None
+    if hint is Path:
+        return isinstance(value, Path)
     return not is_dataclass(hint) or isinstance(value, hint)  # type: ignore[arg-type]

@@ -23,8 +23,9 @@ from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.run_scores import score_run
+from limbeck.runs.find_runs import find_folder
 from limbeck.runs.folder_state import foreign_files
-from limbeck.runs.generator_samples import draw_from_generator, load_generator
+from limbeck.runs.generator_samples import check_generator, draw_from_generator, load_generator
 from limbeck.runs.images import save_final_images
 from limbeck.runs.notices_file import write_notices
 from limbeck.runs.view_samples import (
@@ -58,6 +59,23 @@ _NO_WEIGHTS = (
 )
 _LEAST_IMAGE_BYTES = 1024  #: of one image, its noise and its x0
 _BATCH = 32  #: images sampled at a time
+
+
+def find_sampled_run(sampling: Sampling) -> Sampling:
+    """The settings with the run that ``latest`` stands for as their critic or generator.
+
+    Raises:
+        ValueError: if the run of the critic is no folder, or that of the generator has none.
+    """
+    check_options(sampling)
+    if sampling.critic is not None:
+        sampling = replace(sampling, critic=find_folder(sampling.critic))
+        if not sampling.critic.is_dir():
+            raise ValueError(f"critic {sampling.critic} is not a run folder")
+    if sampling.generator is not None:
+        sampling = replace(sampling, generator=find_folder(sampling.generator))
+        check_generator(sampling.generator)
+    return sampling
 
 
 def refuse_other_model(sampling: Sampling) -> None:
