@@ -19,6 +19,9 @@ from limbeck.training.experiment import Experiment
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
 from limbeck.training.presets.mvdream import MVDreamPreset
 from limbeck.training.presets.zero123 import Zero123Preset
+from limbeck.world.pretrained import WEIGHTS
+
+MULTI_VIEW = WEIGHTS.with_name("weights_multi_view")
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,13 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--init-from nowhere", "--init-from nowhere is not a folder"),
         ("--init-from .", "--init-from . is not a pipeline: it has no vae/"),
+        (f"--init-from {MULTI_VIEW}", "class_embed_type of its U-Net is projection, not"),
+        (
+            f"--init-from {WEIGHTS} --prediction-type epsilon",
+            "predicts v_prediction; give --prediction-type v_prediction",
+        ),
+        (f"--init-from {WEIGHTS} --multi_view --minutes 3", "no option is called '--minutes'"),
+        ("--images . --num-images 5000", "--num-images 5000 has no effect with images: leave it"),
         ("--images nowhere", "--images nowhere is not a folder"),
         ("--device tpu", "--device must be one of auto, cpu, cuda, not 'tpu'"),
         ("--seed -1", "--seed must be at least 0, not -1"),

@@ -20,7 +20,7 @@ from limbeck.world.multi_view_data import (
     random_groups,
     scene_cameras,
 )
-from limbeck.world.multi_view_denoiser import MultiViewTask
+from limbeck.world.multi_view_denoiser import MultiViewTask, add_camera_layers
 from limbeck.world.pretrained import WEIGHTS, load_evaluator
 from limbeck.world.render_cache import images_to_tensor
 from limbeck.world.scene import (
@@ -60,6 +60,14 @@ def test_a_group_is_four_orthogonal_views_of_one_scene_and_never_of_a_held_out_o
     judged = judged_groups(12)
     assert is_held_out(judged.object, judged.color, judged.pattern).all()
     assert judged.asymmetric.all() and (judged.view.reshape(-1, 4) == [0, 1, 2, 1]).all()
+
+
+def test_learned_cameras_are_kept(task: MultiViewTask, tmp_path):
+    net = add_camera_layers(task.pipeline)
+    assert not net.class_embedding.linear_2.weight.any()
+    torch.nn.init.ones_(net.class_embedding.linear_2.weight)
+    net.save_pretrained(tmp_path / "unet")
+    assert (add_camera_layers(tmp_path).class_embedding.linear_2.weight == 1).all()
 
 
 def test_the_network_is_told_the_camera_that_a_model_for_3d_is_told_at_the_same_place():

@@ -45,18 +45,21 @@ _PREVIEW_GROUPS, _PREVIEW_STEPS, _PREVIEW_GUIDANCE = 12, 20, 5.0
 
 
 def add_camera_layers(pipeline: Path) -> UNet2DConditionModel:
-    """Return the U-Net of a pipeline with layers for the camera, whose output is still zero.
+    """Return the U-Net of a pipeline with layers for the camera.
+
+    Their output is still zero, unless the U-Net has learned cameras already.
 
     Args:
-        pipeline: folder of a pipeline whose U-Net has no class embedding.
+        pipeline: folder of a pipeline.
     """
     plain = UNet2DConditionModel.from_pretrained(pipeline / "unet").float()
     # the path on the training machine is private
     options = {name: value for name, value in plain.config.items() if name != "_name_or_path"}
     net = UNet2DConditionModel.from_config(options | CAMERA_OPTIONS)
     net.load_state_dict(plain.state_dict(), strict=False)
-    for parameter in net.class_embedding.linear_2.parameters():
-        nn.init.zeros_(parameter)
+    if plain.class_embedding is None:
+        for parameter in net.class_embedding.linear_2.parameters():
+            nn.init.zeros_(parameter)
     # the backward of the fused kernel is slow on CPUs at this size
     net.set_attn_processor(AttnProcessor())
     return net

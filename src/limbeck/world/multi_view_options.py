@@ -9,7 +9,7 @@ from typing import Literal
 from limbeck.config.checks import check_options
 from limbeck.config.ranges import check_minimums, check_positive
 from limbeck.world.pretrained import WEIGHTS
-from limbeck.world.training_options import check_device, open_training_folder
+from limbeck.world.training_options import check_device, check_pipeline, open_training_folder
 
 #: Options that a resumed training cannot change.
 _FIXED_OPTIONS = (
@@ -89,7 +89,5 @@ def open_multi_view_training(config: MultiViewTraining) -> None:
 
 
 def _check_inputs(config: MultiViewTraining) -> None:
-    for part in ("vae", "tokenizer", "text_encoder", "unet", "scheduler"):
-        if not (config.pipeline / part).is_dir():
-            raise ValueError(f"--init-from {config.pipeline} is not a pipeline: it has no {part}/")
+    check_pipeline(config.pipeline)
     check_device(config.device)

@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from limbeck.config.checks import check_options
-from limbeck.config.ranges import check_minimums, check_positive
-from limbeck.system.files import write_text
+from limbeck.config.ranges import check_minimums, check_positive, refuse_given
+from limbeck.system.files import parse_json_object, read_text, write_text
 from limbeck.system.folder_lock import LOCK_FILE
+from limbeck.world.pretrained import WEIGHTS
 
 #: Options that a resumed training cannot change.
 _FIXED_OPTIONS = (
@@ -65,6 +66,8 @@ class WorldTraining:
         check_minimums(self, workers=0, num_images=100, batch_size=1)
         if self.snr_floor < 0:
             raise ValueError(f"snr_floor must not be negative, not {self.snr_floor}")
+        if self.images is not None:
+            refuse_given(self, "with images: leave it out", "num_images")
 
 
 def _check_inputs(config: WorldTraining) -> None:
@@ -80,10 +83,49 @@ def _check_inputs(config: WorldTraining) -> None:
         from limbeck.world.image_folder import find_captioned_images
 
         find_captioned_images(config.images)
-    for part in ("vae", "tokenizer") if config.init_from is not None else ():
-        if not (Path(config.init_from or "") / part).is_dir():
-            raise ValueError(f"--init-from {config.init_from} is not a pipeline: it has no {part}/")
+    if config.init_from is not None:
+        check_pipeline(config.init_from)
+        _check_denoiser(config.init_from, config.prediction_type)
     check_device(config.device)
+
+
+def check_pipeline(folder: Path) -> None:
+    """Check that a folder has all parts of a pipeline.
+
+    Raises:
+        ValueError: names the first that is missing.
+    """
+    for part in ("vae", "tokenizer", "text_encoder", "unet", "scheduler"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"--init-from {folder} is not a pipeline: it has no {part}/")
+
+
+def _check_denoiser(pipeline: Path, prediction_type: str) -> None:
+    """Check that the denoiser of a pipeline can be trained further.
+
+    Raises:
+        ValueError: if its U-Net differs from that of the embedded world, or it predicts another
+            quantity.
+    """
+    unet, expected = (_read_json(p / "unet" / "config.json") for p in (pipeline, WEIGHTS))
+    for name in sorted(unet.keys() & expected.keys()):
+        if unet[name] != expected[name] and name[:1] != "_":
+            raise ValueError(
+                f"--init-from {pipeline} is not a model of limbeck train-world: {name} of its "
+                f"U-Net is {unet[name]}, not {expected[name]}"
+            )
+    found = _read_json(pipeline / "scheduler" / "scheduler_config.json").get("prediction_type")
+    if found != prediction_type:
+        raise ValueError(
+            f"--prediction-type {prediction_type}: the model in {pipeline} predicts {found}; give "
+            f"--prediction-type {found}"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"--init-from {path.parent.parent} is not a pipeline: it has no {path}")
+    return parse_json_object(read_text(path), path)
 
 
 def check_device(device: str) -> None:

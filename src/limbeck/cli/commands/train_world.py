@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.system.folder_lock import folder_lock
     from limbeck.world.training_options import WorldTraining, open_training
 
-    if _MULTI_VIEW in argv:
+    if any(map(_is_multi_view, argv)):
         return _main_multi_view(argv)
     about = (
         "Train a small model from scratch: the embedded world, or own images (--images). "
@@ -42,6 +42,10 @@ def main(argv: Sequence[str]) -> None:
     print(f"the model is finished; try it: limbeck sample PROMPT --model {folder}")
 
 
+def _is_multi_view(word: str) -> bool:
+    return word.replace("_", "-").lower() in (_MULTI_VIEW, f"{_MULTI_VIEW}=true")
+
+
 def _main_multi_view(argv: Sequence[str]) -> None:
     """Train a multi-view model, write its card, and print it and the folder."""
     from limbeck.cli.run_folder import resume_hint
@@ -53,7 +57,7 @@ def _main_multi_view(argv: Sequence[str]) -> None:
         "Train the embedded world further to see four views of an object at once and to take "
         "their cameras."
     )
-    words = [word for word in argv if word != _MULTI_VIEW]
+    words = [word for word in argv if not _is_multi_view(word)]
     prog = f"limbeck train-world {_MULTI_VIEW}"
     (options,) = parse([(MultiViewTraining, None)], words, prog, about)
     open_multi_view_training(options)
