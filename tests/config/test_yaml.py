@@ -177,3 +177,17 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"run.yaml"):
         read_yaml(Experiment, path)
+
+
+@pytest.mark.parametrize("word", ["on", "off", "graphs"])
+def test_the_words_on_and_off_need_no_quotes(word: str) -> None:
+    experiment = from_yaml(Experiment, f"{{prompts: [a], runtime: {{compile: {word}}}}}")
+    assert experiment.runtime.compile == word
+
+
+def test_a_number_with_a_zero_in_front_is_decimal() -> None:
+    assert from_yaml(Experiment, "{prompts: [a], seed: 010}").seed == 10
+
+
+def test_an_integer_and_a_float_are_the_same_configuration() -> None:
+    assert fingerprint(CriticTraining(lr=1)) == fingerprint(CriticTraining(lr=1.0))

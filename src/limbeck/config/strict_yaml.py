@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -36,10 +37,15 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def construct_number(self, node: Any) -> Any:
-        """A number; YAML 1.1 reads 1:30 as 90, which here is text, such as a range of seeds."""
+        """A number; YAML 1.1 reads 1:30 as 90, which here is text, such as a range of seeds.
+
+        It also reads 010 as octal, 8, which here is 10, as on the command line.
+        """
         text = self.construct_scalar(node)
         if ":" in str(text):
             return text
+        if re.fullmatch(r"[-+]?0[0-9]+", str(text)):
+            return int(text)
         is_int = node.tag == "tag:yaml.org,2002:int"
         return self.construct_yaml_int(node) if is_int else self.construct_yaml_float(node)
 

@@ -68,7 +68,8 @@ def to_plain(value: Any, hint: Any) -> Any:
         return named | options(value)
     if isinstance(value, tuple):
         return [to_plain(v, h) for v, h in zip(value, _element_hints(hint, value), strict=True)]
-    if hint is float and type(value) is int:
+    members = union_members(hint)
+    if float in members and int not in members and type(value) is int:
         return float(value)  # 7 and 7.0 are the same configuration
     return str(value) if isinstance(value, Path | ScheduledNumber) else value
 
@@ -318,7 +319,10 @@ def _shortened(value: Any) -> str:
 def _convert(value: Any, hint: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return {str(accepted): accepted for accepted in args}[str(value)]
+        word = str(value)
+        if isinstance(value, bool) and {"on", "off"} & {*args}:
+            word = "on" if value else "off"  # YAML 1.1 reads on and off as true and false
+        return {str(accepted): accepted for accepted in args}[word]
     if origin is tuple:
         values = [value] if isinstance(value, str) and args[1:] == (...,) else value
         if not isinstance(values, list | tuple):
