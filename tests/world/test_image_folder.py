@@ -75,12 +75,28 @@ def test_a_twentieth_is_held_out_and_all_images_are_squares_of_64(folder, tmp_pa
             "line 1 of .* has no text",
         ),
         (lambda f: (f / "metadata.jsonl").write_text("{"), "line 1 of .* is not JSON"),
+        (
+            lambda f: (f / "metadata.jsonl").write_text('{"file_name": "../a.png", "text": "x"}'),
+            "line 1 of .* names .*: file_name must be a path below",
+        ),
+        (
+            lambda f: (f / "07.txt").write_bytes(b"a caf\xe9\n"),
+            r"07\.txt is not text in UTF-8: byte 5 is invalid",
+        ),
     ],
 )
 def test_what_is_missing_is_named(folder, break_it, message):
     break_it(folder)
     with pytest.raises(ValueError, match=message):
         find_captioned_images(folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(folder):
+    (folder / "00.txt").write_text("a red mug\n", encoding="utf-8-sig")
+    assert find_captioned_images(folder)[0].captions == ("a red mug",)
+    rows = [json.dumps({"file_name": f"{i:02d}.png", "text": "a"}) for i in range(20)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8-sig")
+    assert len(find_captioned_images(folder)) == 20
 
 
 def test_an_unreadable_image_is_named_and_nothing_is_written(folder, tmp_path):

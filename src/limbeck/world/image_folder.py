@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from limbeck.system.files import write_text
+from limbeck.system.files import read_text, write_text
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _MIN_IMAGES = 200
@@ -60,8 +60,8 @@ def find_captioned_images(folder: Path) -> list[CaptionedImage]:
 
 
 def _listed_images(listing: Path) -> list[CaptionedImage]:
-    images = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+    images, folder = [], listing.parent
+    for number, line in enumerate(read_text(listing).splitlines(), 1):
         if not line.strip():
             continue
         place = f"line {number} of {listing}"
@@ -75,7 +75,9 @@ def _listed_images(listing: Path) -> list[CaptionedImage]:
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"{place} has no text: write a caption, or a list of captions")
-        path = listing.parent / row["file_name"]
+        path = folder / row["file_name"]
+        if Path(row["file_name"]).is_absolute() or ".." in Path(row["file_name"]).parts:
+            raise ValueError(f"{place} names {path}: file_name must be a path below {folder}")
         if not path.is_file():
             raise ValueError(f"{place} names {path}, which is no file")
         images.append(CaptionedImage(path, _captions(texts, place)))
@@ -93,7 +95,7 @@ def _images_with_text_files(folder: Path) -> list[CaptionedImage]:
         )
     images = []
     for path in paths:
-        text = path.with_suffix(".txt").read_text(encoding="utf-8")
+        text = read_text(path.with_suffix(".txt"))
         images.append(CaptionedImage(path, _captions(text.splitlines(), str(path))))
     return images
 
