@@ -1,7 +1,9 @@
 """One process at a time in a folder; a kill leaves the lock harmless."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,13 @@ def test_the_first_process_of_torchrun_holds_a_folder_for_all(tmp_path, monkeypa
         monkeypatch.setenv("RANK", "0")
         with pytest.raises(ValueError, match="is in use by"):
             refuse_folder_in_use(tmp_path)
+
+
+def test_nobody_writes_a_folder_that_is_read_only(tmp_path, monkeypatch):
+    def refuse(path, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with folder_lock(tmp_path):
+        pass
+    monkeypatch.setattr(Path, "open", refuse)
+    refuse_folder_in_use(tmp_path)

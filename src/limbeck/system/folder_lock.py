@@ -89,7 +89,13 @@ def refuse_folder_in_use(folder: Path) -> None:
     if folder.is_file():
         raise ValueError(f"{folder} is a file: name another folder with --out")
     if path.is_file() and launched_index() == 0:  # others may find the lock of their process 0
-        with path.open("a+", encoding="utf-8") as file:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return  # nobody writes there: it may be an archive that holds a finished run
+        with file:
             _acquire(file, folder)
 
 
