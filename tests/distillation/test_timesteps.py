@@ -267,6 +267,7 @@ def test_an_exponential_decay_falls_by_a_constant_factor() -> None:
         (HiFATimesteps, {"power": 0.0}, "power must be positive and finite, not 0.0"),
         (TwoStageTimesteps, {"switch_at": 2.0}, "switch_at must be a fraction of training"),
         (TwoStageTimesteps, {"late_t_min": 0.9}, "late_t_min 0.9, late_t_max 0.5"),
+        (TwoStageTimesteps, {"t_min": 0.6}, "late_t_max 0.5 is below t_min 0.6: give a larger"),
         (NStageTimesteps, {"num_stages": 0}, "num_stages must be at least 1, not 0"),
         (RandomDownTimesteps, {"radius": -1.0}, "radius must be a fraction"),
         (RandomDecayTimesteps, {"late_t_min": 0.0, "exponential": True}, "needs times above 0"),

@@ -46,6 +46,11 @@ class TwoStageTimesteps(RangeTimesteps, RandomTimesteps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.late_t_min is None and self.late_t_max < self.t_min:
+            raise ValueError(
+                f"late_t_max {self.late_t_max} is below t_min {self.t_min}: give a larger "
+                "late_t_max, or late_t_min"
+            )
         check_ordered(*self._late_bounds(), "late_")
         check_fraction("switch_at", self.switch_at)
 
@@ -157,13 +162,13 @@ class RandomDecayTimesteps(RangeTimesteps, RandomTimesteps):
 
 @dataclass(frozen=True)
 class ISMTimesteps(RangeTimesteps, RandomTimesteps):
-    """U over a range whose upper end falls linearly from t_max to late_t_max (LucidDreamer).
+    """U over a range whose upper end moves linearly from t_max to late_t_max (LucidDreamer).
 
     Attributes:
         t_min: smallest time.
         t_max: largest time at the first step.
         late_t_max: largest time after the warm-up.
-        warmup: fraction of training over which the largest time falls; 1500 of 5000 steps in
+        warmup: fraction of training over which the largest time moves; 1500 of 5000 steps in
             LucidDreamer. 0: late_t_max from the start.
     """
 
