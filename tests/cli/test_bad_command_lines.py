@@ -24,6 +24,7 @@ RUN = [
     ("run --prompts a", "--prompts has no name on the command line: limbeck run PROMPT"),
     (f"run {TOY} --particles 0", "particles must be at least 1, not 0"),
     (f"run {TOY} --lr -1", "--lr must be at least 0, not -1.0"),
+    (f"run {TOY} --lr 0", "--lr must be positive, not 0.0"),
     (
         f"run {TOY} --lr 0.1 --representation.lr 0.2",
         "--lr is short for --representation.lr: give one of them",

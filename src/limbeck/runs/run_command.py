@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from limbeck.config.command_line import parse, value_of
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
-from limbeck.config.yaml import read_yaml
+from limbeck.config.yaml import naming_options, read_yaml
 from limbeck.priors.loading import pick_device
 from limbeck.runs.find_runs import RUNS, find_folder
 from limbeck.runs.loggers import Logger
@@ -226,7 +226,8 @@ def read_run_command(argv: Sequence[str]) -> RunCommand:
     if options.lr is not None:
         if value_of(argv, "--representation.lr") is not None:
             raise given_twice("--lr", "--representation.lr")
-        experiment = with_lr(experiment, options.lr)
+        with naming_options(options):
+            experiment = with_lr(experiment, options.lr)
     pick_device(options.device)  # refuses one that this machine lacks
     return RunCommand(experiment, options, start.preset, defaults.stages)
 
