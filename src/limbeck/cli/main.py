@@ -105,7 +105,8 @@ def dispatch(argv: Sequence[str]) -> None:
 
         raise unknown_name("command", argv[0], commands())
     module = importlib.import_module(f"limbeck.cli.commands.{name.replace('-', '_')}")
-    module.main(argv[1:])
+    asks_help = argv[1:] == ["help"] and name in ("run", "sample", "sweep")  # no prompt is meant
+    module.main(["--help"] if asks_help else argv[1:])
 
 
 def process_arguments() -> list[str]:

@@ -42,9 +42,17 @@ def main(argv: Sequence[str]) -> None:
     sections = [(cls, None), (OutputOptions, None)]
     study, output = parse(sections, rest, f"limbeck study {name}", documentation(cls)[0])
     study.rows()  # refuses options before anything is loaded or written
-    folder = output.out or Path("runs") / f"study-{name.lower()}"
+    folder = output.out or Path("runs") / f"study-{_folder_name(cls)}"
     print(study.run(folder, output.device))
     exit_if_incomplete(folder)
+
+
+def _folder_name(cls: type) -> str:
+    """The name of a study, however it is spelled on the command line; of one's own, its class."""
+    from limbeck.config.discovery import component_name, is_own
+    from limbeck.system.files import slug
+
+    return slug(cls.__name__) if is_own(cls) else component_name(cls)
 
 
 def question(cls: type) -> str:

@@ -50,6 +50,9 @@ def serve(options: ViewOptions, stop: threading.Event) -> None:
     from limbeck.runs.viewer import Viewer
 
     root = find_folder(options.runs[0])
+    if options.live and not (last_stage(root) / "run.yaml").is_file():
+        message = f"limbeck: waiting for a run in {root}; stop with Ctrl-C"
+        print(message, file=sys.stderr, flush=True)
     while options.live and not (last_stage(root) / "run.yaml").is_file():
         time.sleep(0.2)
     folder = last_stage(root)
