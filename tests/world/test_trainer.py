@@ -14,8 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.world.trainer import Budget, Task, _read_note, fit, lr_at
+from limbeck.world.trainer import Budget, Task, _read_note, batch_seed, fit, lr_at
 from limbeck.world.training_options import WorldTraining
+
+
+def test_more_than_64_workers_have_batches_of_their_own() -> None:
+    seeds = [batch_seed(0, step, rank) % 2**32 for step in range(500) for rank in range(200)]
+    assert len(set(seeds)) == len(seeds)
+    assert batch_seed(2, 5, 63) == (2 * 1_000_003 + 5) * 64 + 63, "as in earlier trainings"
 
 
 class Line(nn.Module):

@@ -137,6 +137,18 @@ def decay_at(task: Task, progress: float) -> float:
     return max((1.0 - progress) / (1.0 - task.decay_start), 0.0)
 
 
+def batch_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of the batch of a worker, another one for every step and worker.
+
+    Args:
+        seed: seed of the training.
+        step: steps that are done.
+        rank: number of the worker.
+    """
+    # without the last term, worker 64 of a step would draw what worker 0 draws in the next
+    return (seed * 1_000_003 + step) * 64 + rank % 64 + rank // 64 * 0x9E3779B9
+
+
 def checkpoint_path(task: Task, folder: Path) -> Path:
     """Return the checkpoint of a task that is trained in a folder."""
     return folder / f"{task.name}.checkpoint.safetensors"
@@ -250,7 +262,7 @@ class _Worker:
     def step(self, progress: float) -> dict[str, Tensor]:
         """Do one optimizer step; return the losses and the norm of the gradient."""
         state, device = self.state, self.budget.device
-        rng = torch.Generator().manual_seed((self.seed * 1_000_003 + state.step) * 64 + self.rank)
+        rng = torch.Generator().manual_seed(batch_seed(self.seed, state.step, self.rank))
         for group in state.optimizer.param_groups:
             group["lr"] = lr_at(self.task, state.step, progress) * group["lr_factor"]
         batch = tuple(x.to(device) for x in self.task.batch(rng, progress))
