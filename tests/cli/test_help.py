@@ -85,6 +85,10 @@ def test_help_is_at_most_100_columns_wide(
     assert all(any(name in line for line in lines) for name in names), "no name is broken"
 
 
+def test_the_word_help_is_no_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    assert help_of(capsys, "run", "help") == help_of(capsys, "run", "--help")
+
+
 def test_lr_is_short_for_that_of_the_representation(capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "run", "a", "--lr", "1", "--representation", "gaussian-splats")
     assert message.startswith("--lr: the representation gaussian-splats has --representation.means")

@@ -575,3 +575,13 @@ def test_a_run_with_viewer_serves_a_page_while_it_runs(tmp_path: Path) -> None:
     assert process.returncode == 130
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=2)
+
+
+def test_a_page_that_waits_for_a_run_says_so(tmp_path, monkeypatch, capsys):
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
+    with pytest.raises(KeyboardInterrupt):
+        serve(ViewOptions((tmp_path / "typo",), live=True), threading.Event())
+    assert f"waiting for a run in {tmp_path / 'typo'}" in capsys.readouterr().err

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from refusals import refused
 
+from limbeck.cli.commands.study import _folder_name
 from limbeck.cli.main import main
-from limbeck.config.discovery import choices, options_of
+from limbeck.config.discovery import choices, find, options_of
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import Model
 from limbeck.metrics.energy_distance import energy_distance
@@ -30,6 +31,13 @@ def test_every_study_has_rows_with_distinct_folders_and_readable_experiments(nam
     for row in rows.values():
         if isinstance(row, Experiment):
             assert from_yaml(Experiment, to_yaml(row)) == row
+
+
+def test_the_default_folder_of_a_study_does_not_depend_on_how_it_is_written():
+    assert {_folder_name(find(Study, name)) for name in ("overfit", "over_fit", "OverFit")} == {
+        "overfit"
+    }
+    assert _folder_name(type("Mine", (), {"__module__": "mine"})) == "mine"
 
 
 def _other(value: Any) -> Any:
