@@ -8,6 +8,7 @@ from limbeck.distillation.critics.auto import AutoCritic
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.exact import ExactCritic
 from limbeck.distillation.critics.lora import LoRACritic
+from limbeck.distillation.critics.network import NetworkCritic
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.inputs import SetupContext
 from limbeck.methods.esd import ESD
@@ -50,7 +51,7 @@ def test_options_without_effect_are_refused():
     ESD().critic.build(prior, setup)
 
 
-@pytest.mark.parametrize("critic", [AutoCritic, LoRACritic, SmallUNetCritic])
+@pytest.mark.parametrize("critic", [AutoCritic, LoRACritic, NetworkCritic, SmallUNetCritic])
 def test_dropout_of_a_camera_that_is_not_there_is_refused(critic):
     with pytest.raises(ValueError, match=r"training.camera_dropout 0.5 has no effect without the"):
         critic(training=CriticTraining(camera_dropout=0.5))

@@ -119,7 +119,7 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
 
 def without_options(argv: Sequence[str], *flags: str) -> list[str]:
     """The words of a command line without some options, each of one value."""
-    kept, words = [], list(argv)
+    kept, words = list[str](), list(argv)
     while words:
         word = words.pop(0)
         if word == "--":

@@ -69,12 +69,14 @@ def find_sampled_run(sampling: Sampling) -> Sampling:
     """
     check_options(sampling)
     if sampling.critic is not None:
-        sampling = replace(sampling, critic=find_folder(sampling.critic))
-        if not sampling.critic.is_dir():
-            raise ValueError(f"critic {sampling.critic} is not a run folder")
+        folder = find_folder(sampling.critic)
+        if not folder.is_dir():
+            raise ValueError(f"critic {folder} is not a run folder")
+        sampling = replace(sampling, critic=folder)
     if sampling.generator is not None:
-        sampling = replace(sampling, generator=find_folder(sampling.generator))
-        check_generator(sampling.generator)
+        folder = find_folder(sampling.generator)
+        check_generator(folder)
+        sampling = replace(sampling, generator=folder)
     return sampling
 
 

@@ -38,6 +38,9 @@ class NetworkCritic(CriticConfig):
     width: int = field(default=128, metadata={"minimum": 1})
     depth: int = field(default=3, metadata={"minimum": 0})
 
+    def __post_init__(self) -> None:
+        self.training.check_camera(False)
+
     def build(self, prior: Prior, setup: SetupContext) -> Critic:
         self.training.check_prior(prior)
         return _NetworkCriticModel(self, prior, setup.seed)
