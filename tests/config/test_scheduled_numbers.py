@@ -115,7 +115,7 @@ def test_both_ends_of_every_part_are_checked_as_constants_are() -> None:
         Experiment(("x",), method=ESD(entropy_weight=ScheduledNumber("linear 0 2")))
     with pytest.raises(ValueError, match=r"critic.training: camera_dropout .* not 3.0"):
         dropout = CriticTraining(camera_dropout=ScheduledNumber("0 until .1 then 3"))
-        Experiment(("x",), method=VSD(critic=LoRACritic(training=dropout)))
+        Experiment(("x",), method=VSD(critic=LoRACritic(training=dropout, camera=True)))
 
 
 def test_an_equality_that_is_met_between_the_ends_does_not_stop_a_run() -> None:
