@@ -1,5 +1,6 @@
 """CLIP similarities against transformers' own, on a model of random weights."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,18 @@ def test_images_are_prepared_as_by_the_processor_of_transformers(clip_folder, tm
             expected = clip.model(**tokens, pixel_values=pixels).image_embeds
         found = embed_files([tmp_path / "x.png"], network)
         assert torch.nn.functional.cosine_similarity(found, expected).item() > 0.9999
+
+
+def test_weights_in_half_precision_are_evaluated_in_float32(clip_folder, tmp_path):
+    from transformers import CLIPModel
+
+    folder = shutil.copytree(clip_folder, tmp_path / "half")
+    CLIPModel.from_pretrained(clip_folder).to(torch.bfloat16).save_pretrained(folder)
+    clip = CLIPSimilarity(folder)
+    assert {weight.dtype for weight in clip.model.parameters()} == {torch.float32}
+
+
+def test_long_texts_are_cut_without_a_length_in_the_tokenizer(clip_folder):
+    clip = CLIPSimilarity(clip_folder)
+    clip.tokenizer.model_max_length = int(1e30)  # as transformers reads a file without it
+    assert clip.embed_texts(["a yellow duck " * 40]).shape == (1, 16)

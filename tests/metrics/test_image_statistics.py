@@ -44,3 +44,20 @@ def test_feature_diversity_is_a_cosine_distance():
     colors = ((1.0, 0.0, 0.0), (0.0, 0.5, 0.0), (0.2, 0.0, 0.0))
     images = torch.cat([uniform_image(*rgb) for rgb in colors])
     assert feature_diversity(images, lambda x: x.mean((2, 3))) == pytest.approx(2 / 3, abs=1e-6)
+
+
+def test_feature_diversity_is_the_mean_over_pairs_in_memory_that_does_not_grow_with_them():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(7, 5, generator=generator)
+    features[3] = 0.0
+    pairs = [
+        1 - torch.nn.functional.cosine_similarity(features[i], features[j], 0).item()
+        for i in range(7)
+        for j in range(i)
+    ]
+    images = torch.zeros(7, 3, 1, 1)
+    found = feature_diversity(images, lambda x: features)
+    assert found == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+    many = torch.randn(200_000, 4, generator=generator)  # 2e10 pairs
+    found = feature_diversity(torch.zeros(200_000, 3, 1, 1), lambda x: many)
+    assert found == pytest.approx(1.0, abs=1e-2)

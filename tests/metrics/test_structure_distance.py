@@ -70,3 +70,11 @@ def test_another_model_is_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}', encoding="utf-8")
     with pytest.raises(ValueError, match="holds no vision transformer of DINO: give a folder"):
         DinoKeys(tmp_path)
+
+
+def test_weights_in_half_precision_are_evaluated_in_float32(folder, tmp_path):
+    from transformers import ViTModel
+
+    model = ViTModel.from_pretrained(folder, add_pooling_layer=False)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    assert {weight.dtype for weight in DinoKeys(tmp_path).model.parameters()} == {torch.float32}

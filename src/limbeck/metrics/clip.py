@@ -62,7 +62,11 @@ class CLIPSimilarity:
         disable_progress_bar()  # of the few tensors of a file
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self.model: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
+            self.model: Any = CLIPModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,  # else that of the file, whose rounding is seen in scores
+            )
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{folder}: CLIP could not be read: {reason}") from error
@@ -129,8 +133,15 @@ class CLIPSimilarity:
         return torch.cat(embeds).float().cpu()
 
     def _call(self, pixels: Float[Tensor, "n 3 s s"], texts: Sequence[str]) -> Any:
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        tokens = tokens.to(self.device)
+        # a tokenizer without a length of its own would cut nothing
+        positions = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=min(positions, self.tokenizer.model_max_length),
+            return_tensors="pt",
+        ).to(self.device)
         return self.model(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=pixels
         )

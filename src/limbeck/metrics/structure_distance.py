@@ -47,7 +47,7 @@ class DinoKeys:
 
         try:
             self.model: Any = ViTModel.from_pretrained(
-                folder, local_files_only=True, add_pooling_layer=False
+                folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
             )
         except OSError as error:
             reason = str(error).splitlines()[0]
