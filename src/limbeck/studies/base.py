@@ -12,7 +12,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from limbeck.config.checks import check_options
+from limbeck.config.comparison import differences
 from limbeck.config.discovery import component_name
+from limbeck.config.yaml import read_yaml
 from limbeck.diffusion.model_options import Model, Precision
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
@@ -144,11 +146,19 @@ class Study(abc.ABC):
             row: what to run.
             prior: the model.
             folder: output folder.
+
+        Raises:
+            ValueError: if the folder holds something else.
         """
         if isinstance(row, Experiment):
             record(row, prior, folder, command=f"limbeck study {component_name(type(self))}")
         elif not (folder / "profile.json").exists():
             sample_to_folder(row, prior, folder)
+        elif changed := differences(read_yaml(Sampling, folder / "sample.yaml"), row):
+            raise ValueError(
+                f"{folder} holds other samples: {changed[0]}; choose another folder or delete this "
+                "one"
+            )
 
     def draw(self, folders: Mapping[str, Path], path: Path) -> None:
         """Draw the final images of each run in one row, with its label and mean scores.
