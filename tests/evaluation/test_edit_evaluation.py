@@ -146,7 +146,9 @@ def test_clip_and_dino_judge_edits_of_any_tool(edits, tmp_path):
     argv += ["--source-images", tmp_path / "sources", "--masks", mask, "--device", "cpu"]
     argv += ["--out", tmp_path / "out.json"]
     assert main(list(map(str, argv))) == 0
-    metrics = json.loads((tmp_path / "out.json").read_text())["sets"][0]["metrics"]
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["judges"] == {"clip": str(clip), "dino": str(dino)} and report["texts"] == 2
+    metrics = report["sets"][0]["metrics"]
     own, other = (torch.stack(list(map(read_whole_image, paths))) for paths in (images, sources))
     expected = structure_distance(own, other, DinoKeys(dino)).mean().item()
     assert metrics["structure_distance"]["value"] == pytest.approx(expected, rel=1e-5)
@@ -155,6 +157,42 @@ def test_clip_and_dino_judge_edits_of_any_tool(edits, tmp_path):
     cosines = CLIPSimilarity(clip).similarity(own, ["a yellow duck", "a yellow cube"]).diagonal()
     assert metrics["clip_edited"]["value"] == pytest.approx(cosines.mean().item(), abs=1e-6)
     assert metrics["clip_score"]["over"] == "2 pairs"
+
+
+def test_an_edit_without_an_edited_part_has_no_score_of_it(tmp_path):
+    clip = write_clip(tmp_path / "clip")
+    for name, seed in (("images", 10), ("sources", 20)):
+        for i in range(2):
+            save_noise(tmp_path / name / f"{i}.png", seed + i, 32)
+    for i, left in enumerate((32, 20)):  # the first one is black
+        save_mask(tmp_path / "masks" / f"{i}.png", left, 32)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a yellow duck\na yellow cube\n", encoding="utf-8")
+    argv = ["eval", tmp_path / "images", "--prompts", prompts, "--clip", clip]
+    argv += ["--source-images", tmp_path / "sources", "--masks", tmp_path / "masks"]
+    argv += ["--device", "cpu", "--out", tmp_path / "out.json"]
+    assert main(list(map(str, argv))) == 0
+    metrics = json.loads((tmp_path / "out.json").read_text())["sets"][0]["metrics"]
+    assert metrics["clip_edited"]["n"] == 1 and metrics["psnr_outside"]["n"] == 2
+
+
+def test_a_scaled_mask_keeps_its_size(tmp_path):
+    edited, source = save_noise(tmp_path / "x" / "0.png", 0), save_noise(tmp_path / "y.png", 1)
+    mask = save_mask(tmp_path / "mask.png", 9 * 8, 24 * 8)
+    (tmp_path / "prompts.txt").write_text("a yellow duck\n", encoding="utf-8")
+    argv = [
+        "eval",
+        tmp_path / "x",
+        "--prompts",
+        tmp_path / "prompts.txt",
+        "--source-images",
+        source,
+    ]
+    argv += ["--masks", mask, "--device", "cpu", "--out", tmp_path / "out.json"]
+    assert main(list(map(str, argv))) == 0
+    metrics = json.loads((tmp_path / "out.json").read_text())["sets"][0]["metrics"]
+    mse, _, _ = by_hand(edited, source, np.broadcast_to(np.arange(24) < 9, (24, 24)))
+    assert metrics["mse_outside"]["value"] == pytest.approx(mse, rel=1e-5)
 
 
 @pytest.mark.parametrize(

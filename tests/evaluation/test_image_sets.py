@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from limbeck.evaluation.image_sets import list_images, match_prompts, numbered_keys, read_prompts
+from limbeck.system.text_lines import read_text_lines
 
 
 def write_images(folder, *names):
@@ -80,8 +81,13 @@ def test_prompt_files(tmp_path):
     table.write_text('Prompt\tCategory\n42\tAbstract\na "red" mug, # 1\tArts\n')
     assert read_prompts(table) == ["42", 'a "red" mug, # 1']
     table = tmp_path / "prompts.csv"
-    table.write_text('id,prompt\n1,"a mug, red"\n2,\n')
+    table.write_text('id,prompt\n1,"a mug, red"\n\n,\n')
     assert read_prompts(table) == ["a mug, red"]
+    table.write_text('id,prompt\n1,"a mug, red"\n2,\n3,a duck\n')  # a duck is the third image
+    with pytest.raises(ValueError, match="the prompt of row 2 is empty"):
+        read_prompts(table)
+    text.write_text("a duck\u2028on grass\na cat\x85here\r\n", encoding="utf-8")
+    assert read_prompts(text) == read_text_lines(text) == ["a duck\u2028on grass", "a cat\x85here"]
     table.write_text("id,text\n1,a\n")
     with pytest.raises(ValueError, match="no column Prompt, only: id, text"):
         read_prompts(table)

@@ -68,6 +68,16 @@ def test_a_run_is_evaluated_as_its_particles_are(tmp_path):
     assert report["views"][:2] == ["front", "front"] and report["views"][-1] == VIEWS[3]
 
 
+def test_a_prompt_given_twice_is_one_unit_with_all_of_its_particles(tmp_path):
+    folder = write_run(tmp_path / "run", Object(), prompts=("a yellow duck",) * 2)
+    judges = RunJudges(load_evaluator())
+    evaluation = evaluate_run(open_finished_run(folder), colored_shapes(size=64), judges)
+    (row,) = evaluation.report["prompts"]
+    assert len(row["particles"]) == 2 and row["diversity"] == 0
+    assert evaluation.report["interval_over"] == "2 particles of 1 prompt"
+    assert evaluation.images["a yellow duck"].images.shape[0] == 2
+
+
 def test_eval_prints_a_line_per_run_and_a_table_and_writes_a_file(tmp_path, capsys):
     a = write_run(tmp_path / "a", Object())
     b = write_run(tmp_path / "b", Object(), seed=1)
@@ -152,6 +162,7 @@ def test_of_a_single_prompt_the_particles_are_the_unit_of_clip_too(tmp_path, cap
     assert main([*argv, "--texts", str(texts)]) == 0
     assert "; 95 % intervals over 3 particles of 1 prompt" in capsys.readouterr().out
     report = json.loads((run / "eval.json").read_text())
+    assert report["judges"] == {"clip": str(tmp_path / "clip")}
     (row,) = report["prompts"]
     scores = [particle["clip_score"] for particle in row["particles"]]
     assert len(set(scores)) == 3 and row["clip_score"] == pytest.approx(sum(scores) / 3)

@@ -135,6 +135,15 @@ def test_a_true_duck_reaches_nearly_everything(evaluator, prior):
     assert "duck yellow plain" in found.verdicts[0][0]
 
 
+def test_the_view_that_a_prompt_names_is_not_that_of_every_camera(evaluator, prior):
+    images = render_held_out(Object().build(prior, 1, 0), prior, 0, CAMERAS)
+    plain, front = (
+        evaluate_prompt(prompt, [images], CAMERAS, evaluator).metrics
+        for prompt in ("a yellow duck", "a yellow duck, front view")
+    )
+    assert front["all"] == plain["all"] > 0.8 and "view" not in front
+
+
 def test_a_duck_with_many_faces_is_detected(evaluator, prior):
     eight = evaluate_object(evaluator, prior, faces=8).metrics
     assert eight["object"] >= 0.8 and eight["janus"] >= 0.9 and eight["view_accuracy"] <= 0.6

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from limbeck.evaluation import references
 from limbeck.evaluation.measured_images import FeatureNetwork
 from limbeck.evaluation.references import (
     FolderReference,
@@ -39,6 +40,13 @@ def test_scenes_are_those_of_the_prompt():
     assert len(set(free.color)) > 5 and len(set(free.view)) == 4 and len(free) == 60
     with pytest.raises(ValueError, match="'a dream' names none"):
         true_scenes("a dream", 1, rng)
+
+
+def test_scenes_of_a_view_are_as_many_as_asked(monkeypatch):
+    monkeypatch.setattr(references, "_DRAWS_PER_VIEW", 2)  # usually too few in one draw
+    for seed in range(10):
+        scenes = true_scenes("a duck, back view", 3, np.random.default_rng(seed))
+        assert len(scenes) == 3 and {VIEWS[i] for i in scenes.view} == {"back"}
 
 
 def test_two_renders_stand_for_each_image():

@@ -162,11 +162,15 @@ def report_sets(
     if truth is not None and not any("kid" in own for own in estimates):
         lines.append("no distances: they need at least 4 images, and 8 reference images")
     if any("clip_r_precision" in own for own in estimates):
-        texts = compared_texts(measured[0].prompts[0], judges.compared_with(measured))
-        lines.append(
-            f"CLIP R-Precision is among {len(texts)} texts: chance is {100 / len(texts):.2g} %"
-        )
+        texts = _num_texts(measured, judges)
+        lines.append(f"CLIP R-Precision is among {texts} texts: chance is {100 / texts:.2g} %")
     return "\n".join(lines), {"features": name, "sets": sets, "differences": differences}
+
+
+def _num_texts(measured: Sequence[MeasuredImages], judges: ImageJudges) -> int:
+    """Number of texts that CLIP chooses from; the largest if some prompts are not among them."""
+    texts = judges.compared_with(measured)
+    return max(len(compared_texts(text, texts)) for own in measured for text in own.prompts)
 
 
 def _count(number: int, noun: str) -> str:
@@ -201,7 +205,10 @@ def evaluate_folders(
         sets = [folder_edits(own, edits) for own in sets]
     _check_edit_options(sets, judges, edits)
     truth = open_reference(reference, judges.network(load_evaluator()))
-    text, report = report_sets(measure_sets(sets, judges), judges, truth)
+    measured = measure_sets(sets, judges)
+    text, report = report_sets(measured, judges, truth)
+    if judges.clip is not None:
+        report["texts"] = _num_texts(measured, judges)
     report["prompts"] = {
         "file": str(prompts),
         "sha256": hashlib.sha256(prompts.read_bytes()).hexdigest(),
@@ -248,6 +255,8 @@ def evaluate_runs(
         own: dict[str, Any] = {"reference": None if reference is None else str(reference)}
         if experiment is not None:
             own |= {"step": experiment.steps}
+        if judges.clip is not None:
+            own["texts"] = _num_texts(measured_sets, judges)
         if experiment is not None and is_exact(experiment.model):
             prior = _exact_prior(experiment, device)
             measured, shares = add_law_metrics(measured, folder, experiment, prior)

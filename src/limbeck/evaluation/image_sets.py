@@ -119,7 +119,8 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[str] | dict[str,
             (only,) = prompts.values()
             prompts = only if isinstance(only, list) else prompts
     else:
-        lines = [line.strip() for line in text.splitlines()]
+        # not splitlines: a prompt may hold line separators of Unicode
+        lines = [line.strip() for line in text.split("\n")]
         prompts = [line for line in lines if line and not line.startswith("#")]
     texts: object = list(prompts.values()) if isinstance(prompts, dict) else prompts
     if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
@@ -141,7 +142,17 @@ def _prompt_column(path: Path, text: str) -> list[str]:
     if "prompt" not in names:
         found = ", ".join(names) or "none"
         raise ValueError(f"{path} has no column Prompt, only: {found}")
-    return [value for row in rows if (value := (row[names["prompt"]] or "").strip())]
+    prompts = []
+    for number, row in enumerate(rows, 1):
+        if not any(row.values()):
+            continue  # as an empty line
+        prompts.append((row[names["prompt"]] or "").strip())
+        if not prompts[-1]:
+            raise ValueError(
+                f"{path}: the prompt of row {number} is empty, and prompts are those of the images "
+                "in their order: fill it in, or delete the row"
+            )
+    return prompts
 
 
 def match_prompts(folder: Path, prompts: Sequence[str] | Mapping[str, str]) -> ImageSet:

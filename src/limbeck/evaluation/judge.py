@@ -161,7 +161,7 @@ def evaluate_run(run: FinishedRun, prior: Prior, judges: RunJudges) -> RunEvalua
     """
     e = run.experiment
     rows, features, images = [], [], {}
-    for prompt, particles in zip(e.prompts, _render_prompts(run, prior), strict=True):
+    for prompt, particles in _render_prompts(run, prior).items():
         in_world = bool(candidate_objects(prompt)) and prior.image_size == (64, 64)
         judge = judges.evaluator if in_world else None
         row: dict[str, Any] = {"prompt": prompt}
@@ -225,12 +225,15 @@ def _judge_particles(
 
 
 @torch.no_grad()
-def _render_prompts(run: FinishedRun, prior: Prior) -> list[list[HeldOutImages]]:
-    """Every particle through the cameras, by prompt."""
+def _render_prompts(run: FinishedRun, prior: Prior) -> dict[str, list[HeldOutImages]]:
+    """Every particle through the cameras, by prompt; those of a prompt given twice are together."""
     e = run.experiment
     representation, _ = load_representation(run.folder, prior)
-    images = [render_held_out(representation, prior, i, run.cameras) for i in range(e.total)]
-    return [images[i : i + e.particles] for i in range(0, e.total, e.particles)]
+    particles: dict[str, list[HeldOutImages]] = {}
+    for i in range(e.total):
+        images = render_held_out(representation, prior, i, run.cameras)
+        particles.setdefault(e.prompts[i // e.particles], []).append(images)
+    return particles
 
 
 def without_prompts(experiment: Experiment) -> Experiment:

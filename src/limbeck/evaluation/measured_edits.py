@@ -30,8 +30,8 @@ def add_edit_values(
 ) -> MeasuredImages:
     """Add the metrics of edits to images that have source images.
 
-    Sources and masks are scaled and cropped to the size of their edit. Where a mask is not black,
-    the image may change.
+    Sources and masks are scaled and cropped to the size of their edit. A pixel is edited where the
+    mask is then at least half white.
 
     Args:
         measured: the images.
@@ -47,10 +47,11 @@ def add_edit_values(
         source = read_image(images.sources[row], size)
         own = _comparison(image[None], source[None], dino)
         if images.masks:
-            edited = read_mask(images.masks[row], size)[None] > 0
+            # not above 0: around an edge that was scaled or compressed there is a faint ring
+            edited = read_mask(images.masks[row], size)[None] >= 0.5
             own |= _masked(image[None], source[None], edited, lpips)
-            if clip is not None:
-                square, part = center_square(image)[None], center_square(edited[0])[None]
+            square, part = center_square(image)[None], center_square(edited[0])[None]
+            if clip is not None and bool(part.any()):
                 score = edited_part_scores(square, part, [prompt_of(key[0])], clip)
                 own["clip_edited"] = score.item()
         for name, value in own.items():

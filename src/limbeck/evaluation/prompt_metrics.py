@@ -95,8 +95,8 @@ def evaluate_prompt(
         features.append(evaluator.features(images.images))
         verdict = torch.stack([logits[name].argmax(1) for name in ATTRIBUTES], 1)
         verdicts.append(_verdict_texts(verdict))
-        found = agreement(verdict, [prompt] * len(verdict))
-        found.pop("view", None)  # the prompt's own view is not that of every camera
+        # the prompt's own view is not that of every camera
+        found = agreement(verdict, [prompt] * len(verdict), ignored=("view",))
         if has_distinct_views(named_object):
             found |= view_metrics(verdict, view_labels(cameras))
         if has_distinct_sides(named_object):

@@ -115,11 +115,21 @@ def true_scenes(prompt: str, count: int, rng: np.random.Generator) -> Scenes:
             f"--reference world renders the world's objects ({', '.join(OBJECTS)}), and "
             f"{prompt!r} names none: give a folder of true images"
         )
-    scenes = random_scenes(count * (_DRAWS_PER_VIEW if "view" in named else 1), rng)
     if "view" in named:
-        scenes = scenes[(scenes.view == named["view"]).nonzero()[0][:count]]
+        scenes = _scenes_from(named["view"], count, rng)
+    else:
+        scenes = random_scenes(count, rng)
     fixed = {"pattern": 0} | {name: i for name, i in named.items() if name != "view"}
     return replace(scenes, **{name: np.full(count, value) for name, value in fixed.items()})
+
+
+def _scenes_from(view: int, count: int, rng: np.random.Generator) -> Scenes:
+    """Random scenes seen from one view."""
+    while True:  # a draw that has too few of them is rare, and independent of what they show
+        scenes = random_scenes(count * _DRAWS_PER_VIEW, rng)
+        fitting = (scenes.view == view).nonzero()[0]
+        if len(fitting) >= count:
+            return scenes[fitting[:count]]
 
 
 def open_reference(folder: Path | None, network: FeatureNetwork) -> ReferenceImages | None:

@@ -102,7 +102,10 @@ def _family_table(runs: Sequence[RunEvaluation]) -> list[str]:
         prompt: mean_metrics(seeds) | _seed_diversity(runs, prompt)
         for prompt, seeds in by_prompt.items()
     }
-    references = [row["reference"] for row in rows if "reference" in row]
+    references = [
+        mean_metrics([row["reference"] for row in seeds if "reference" in row])
+        for seeds in by_prompt.values()
+    ]
     footer = {"mean": mean_metrics(list(means.values())), "true objects": mean_metrics(references)}
     names = [name for name in _COLUMNS if any(name in metrics for metrics in means.values())]
     table = [["prompt", "runs", *(_COLUMNS[name].heading for name in names)]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jaxtyping import Int
 from torch import Tensor
@@ -11,12 +11,15 @@ from limbeck.world.prompt_parser import judgeable_attributes
 from limbeck.world.scene import ATTRIBUTES, OBJECTS
 
 
-def agreement(verdicts: Int[Tensor, "n 5"], prompts: Sequence[str]) -> dict[str, float]:
+def agreement(
+    verdicts: Int[Tensor, "n 5"], prompts: Sequence[str], ignored: Collection[str] = ()
+) -> dict[str, float]:
     """Share of images whose verdict equals what their prompt says, by attribute.
 
     Args:
         verdicts: what ``Evaluator.judge`` returns, in the order of ``ATTRIBUTES``.
         prompts: one prompt per image.
+        ignored: attributes that are not judged, also not in ``all``.
 
     Returns:
         For every attribute that a prompt names, the share over the images whose prompts name it.
@@ -30,7 +33,7 @@ def agreement(verdicts: Int[Tensor, "n 5"], prompts: Sequence[str]) -> dict[str,
         if not named:
             continue
         verdict = dict(zip(ATTRIBUTES, row, strict=True))
-        hits = {name: verdict[name] == i for name, i in named.items()}
+        hits = {name: verdict[name] == i for name, i in named.items() if name not in ignored}
         hits |= {"all": all(hits.values()), "rejected": verdict["object"] >= len(OBJECTS)}
         for name, hit in hits.items():
             correct.setdefault(name, []).append(hit)

@@ -19,7 +19,8 @@ def read_text_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ValueError(f"cannot read {path}: {reason}; give a text file") from error
-    lines = [line.strip() for line in text.splitlines()]
+    # not splitlines: a text may hold line separators of Unicode
+    lines = [line.strip() for line in text.split("\n")]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise ValueError(f"{path} has no line of text: put one prompt on each line")

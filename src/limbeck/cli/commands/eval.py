@@ -162,6 +162,19 @@ def _load_preferences(options: EvalOptions) -> tuple[PreferenceModel, ...]:
     )
 
 
+def _judge_names(options: EvalOptions) -> dict[str, str]:
+    """What was given as each network: values of two models are not comparable."""
+    given = {
+        "clip": options.clip,
+        "pick_score": options.pick_score,
+        "hps": options.hps,
+        "image_reward": options.image_reward,
+        "inception": options.inception,
+        "dino": options.dino,
+    }
+    return {name: str(model) for name, model in given.items() if model is not None}
+
+
 def _load_judges(options: EvalOptions) -> ImageJudges:
     from limbeck.evaluation.image_evaluation import ImageJudges
 
@@ -220,6 +233,7 @@ def _evaluate_folders(options: EvalOptions) -> None:
         _edit_files(options),
     )
     print(text)
+    report["judges"] = _judge_names(options)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
@@ -232,6 +246,8 @@ def _evaluate_2d(options: EvalOptions, folders: Sequence[Path]) -> None:
     text, reports = evaluate_runs(
         folders, options.reference, judges, options.device, _edit_files(options)
     )
+    for report in reports.values():
+        report["judges"] = _judge_names(options)
     write_evaluations(reports)
     print(text)
 
@@ -265,6 +281,7 @@ def _evaluate_3d(options: EvalOptions, folders: Sequence[Path]) -> None:
     evaluations, dropped = [], {}
     for run, prior in zip(runs, priors, strict=True):
         evaluation = judge.evaluate_run(run, prior, judges)
+        evaluation.report["judges"] = _judge_names(options)
         evaluations.append(evaluation)
         dropped[run.folder] = write_evaluation(run.folder, evaluation.report)
         print(f"{run.folder / 'eval.json'}: {summary_line(evaluation.report)}", flush=True)
