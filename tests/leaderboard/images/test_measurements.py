@@ -151,6 +151,12 @@ def test_a_curve_ends_with_the_images_of_a_cell(name):
     assert not torch.equal(points[0][2], cell.images)
 
 
+def test_a_curve_counts_the_passes_of_the_setup():
+    """LMC learns its projection from samples before the first step."""
+    (point,) = QualityCurve("lmc", SETTING, PROMPTS[:1], 1, 0, "float32", shares=(1.0,))._distill()
+    assert point[1] > 1000
+
+
 def test_a_curve_of_sampling_has_samples_of_fewer_steps():
     setting = TunedSetting(0.0, 5.0)
     curve = QualityCurve(SAMPLING, setting, PROMPTS, 8, 0, "float32", shares=(0.25, 0.5))

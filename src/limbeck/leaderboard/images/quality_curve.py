@@ -83,8 +83,8 @@ class QualityCurve(Measurement):
     def _run(self, prompts: tuple[str, ...]) -> list[tuple[int, UInt8[Tensor, "n 3 h w"]]]:
         """Passes so far and images of a run at every stop; gray images from a bad value on."""
         prior = load_prior(self.precision)
+        before, out = network_passes(prior), []  # first: the setup of a run may call the network
         run = Run(experiment_of(self.cell(prompts), prompts), prior)
-        before, out = network_passes(prior), []
         for stop in self._stops():
             try:
                 while run.step < stop:
