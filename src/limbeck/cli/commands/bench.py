@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
     """Run ``limbeck bench``: compute what is missing, and write table and page."""
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse, value_of
+    from limbeck.leaderboard.execution.quick_options import notify_lowered
     from limbeck.leaderboard.images.protocol import Leaderboard
 
     model, edits = value_of(argv, "--model") or _WORLD, _has_flag(argv, "--edits")
@@ -92,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
     places = BenchOptions(out=_folder("leaderboard", argv))
     sections = [(Leaderboard, None), (BenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
+    notify_lowered(board, argv)
 
     from limbeck.leaderboard.execution.folder import joined_leaderboard, open_leaderboard
     from limbeck.leaderboard.images.conduct import check_leaderboard
@@ -126,6 +128,7 @@ def _compare_edits(argv: Sequence[str]) -> None:
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
     from limbeck.leaderboard.edits.protocol import EditLeaderboard
+    from limbeck.leaderboard.execution.quick_options import notify_lowered
 
     about = (
         "Compare methods that edit images on the embedded model, on the same rendered pairs and "
@@ -134,6 +137,7 @@ def _compare_edits(argv: Sequence[str]) -> None:
     places = BenchOptions(out=_folder("edit-leaderboard", argv))
     sections = [(EditLeaderboard, None), (BenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
+    notify_lowered(board, argv)
 
     from limbeck.leaderboard.edits.folder import write_edit_leaderboard
     from limbeck.leaderboard.execution.folder import open_leaderboard
@@ -150,6 +154,7 @@ def _compare_on_exact(argv: Sequence[str], model: str) -> None:
     from limbeck.cli.run_folder import resume_hint
     from limbeck.config.command_line import parse
     from limbeck.leaderboard.exact_priors.protocol import ExactLeaderboard
+    from limbeck.leaderboard.execution.quick_options import notify_lowered
     from limbeck.system.files import slug
 
     about = (
@@ -159,6 +164,7 @@ def _compare_on_exact(argv: Sequence[str], model: str) -> None:
     places = BenchPlaces(out=_folder(f"leaderboard-{slug(model)}", argv))
     sections = [(ExactLeaderboard, None), (BenchPlaces, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
+    notify_lowered(board, argv)
 
     from limbeck.leaderboard.exact_priors.conduct import check_exact_leaderboard, law_digest
     from limbeck.leaderboard.exact_priors.folder import write_exact_leaderboard
@@ -182,6 +188,7 @@ def _compare_assets(argv: Sequence[str]) -> None:
     from limbeck.cli.run_folder import INCOMPLETE, resume_hint
     from limbeck.config.command_line import parse
     from limbeck.leaderboard.assets.protocol import AssetLeaderboard
+    from limbeck.leaderboard.execution.quick_options import notify_lowered
 
     about = (
         "Compare 3D recipes on the embedded model: the same objects and seeds, judged from 32 "
@@ -190,6 +197,7 @@ def _compare_assets(argv: Sequence[str]) -> None:
     places = AssetBenchOptions(out=_folder("leaderboard-3d", argv))
     sections = [(AssetLeaderboard, None), (AssetBenchOptions, places)]
     board, options = parse(sections, argv, "limbeck bench", about)
+    notify_lowered(board, argv)
 
     import sys
 

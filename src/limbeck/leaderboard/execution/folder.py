@@ -7,10 +7,13 @@ from dataclasses import Field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from limbeck import __version__
 from limbeck.config.yaml import read_yaml, to_yaml
+from limbeck.priors.loading import pick_precision
 from limbeck.runs.folder_state import foreign_files
 from limbeck.system.files import write_text
 from limbeck.system.folder_lock import refuse_folder_in_use
+from limbeck.system.notices import notify
 from limbeck.world.pretrained import WEIGHTS
 
 
@@ -93,9 +96,26 @@ def open_leaderboard(board: AnyBoard, out: Path, digest: str = "") -> AnyBoard:
     """
     board = joined_leaderboard(board, out, digest)
     out.mkdir(parents=True, exist_ok=True)
+    _check_computed_by(board, out / "computed-by.txt")
     write_text(out / "model.txt", (digest or model_digest()) + "\n")
     write_text(out / board.options_file, to_yaml(board))
     return board
+
+
+def _check_computed_by(board: MethodComparison, path: Path) -> None:
+    """Write version and dtype of a new leaderboard; give a notice if they are other ones now."""
+    # what a leaderboard computes, it computes on CPUs; laws have no precision
+    precision = vars(board).get("precision", "float32")
+    dtype = str(pick_precision(precision, "cpu")).removeprefix("torch.")
+    now = f"limbeck {__version__}, {dtype}"
+    if not path.exists():
+        write_text(path, now + "\n")
+    elif (before := path.read_text(encoding="utf-8").strip()) != now:
+        notify(
+            f"{path.parent} was begun with {before}, and what is computed now is with {now}: rows "
+            "of both differ by more than their methods, so finish a table where it was begun, or "
+            "give another --out"
+        )
 
 
 def model_digest() -> str:

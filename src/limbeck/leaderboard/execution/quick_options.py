@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from limbeck.config.command_line import value_of
+from limbeck.system.notices import notify
+
 
 def refuse_with_quick(board: Any, names: Sequence[str]) -> None:
     """Refuse options of what a quick leaderboard leaves out.
@@ -44,3 +47,22 @@ def limit_with_quick(board: Any, **largest: float) -> None:
                 "out one of them"
             )
         object.__setattr__(board, name, min(value, most))
+
+
+def notify_lowered(board: Any, argv: Sequence[str]) -> None:
+    """Give a notice for each number of the command line that a leaderboard has lowered.
+
+    Options cannot tell a default that was given from one that was not.
+
+    Args:
+        board: options of a leaderboard.
+        argv: words of the command line.
+    """
+    for option in fields(board):
+        given, used = (
+            value_of(argv, f"--{option.name.replace('_', '-')}"),
+            getattr(board, option.name),
+        )
+        is_number = isinstance(used, int | float) and not isinstance(used, bool)
+        if is_number and given is not None and float(given) != used:
+            notify(f"{option.name} {given} has no effect with the other options: it is {used:g}")
