@@ -106,7 +106,8 @@ def test_stages_are_rows_that_are_compared_with_the_one_before_and_the_first():
     assert found == [("2", "1", 0.1), ("3", "2", -0.05), ("3", "1", 0.05)]
     text = asset_rows_to_markdown(rows, changes, "d")
     assert "-0 %" not in text and format_number("object", -0.001) == "0 %"
-    assert "| p, 2 geometry | 1 field | 10 % [" in text and "| p, 3 texture | 1 field |" in text
+    assert "| p, 2 geometry | 1 field | 10 points [" in text
+    assert "-0 points" not in text and "| p, 3 texture | 1 field |" in text
     lines = list(csv.DictReader(io.StringIO(asset_rows_to_csv(rows, changes))))
     values = {(line["row"], line["stage"], line["metric"]): line for line in lines}
     worse = values["p", "3 texture", "object_minus_stage_2 geometry"]
@@ -341,6 +342,7 @@ def test_a_run_that_its_numbers_stop_shows_nothing_and_counts(stubs, tmp_path, m
     lines = list(csv.DictReader(io.StringIO((out / "runs.csv").read_text(encoding="utf-8"))))
     (stopped,) = (line for line in lines if line["state"] == "stopped")
     assert (stopped["object"], stopped["seed"], stopped["fidelity"]) == ("0", "0", "0")
+    assert stopped["r_precision"] == stopped["r_precision_shape"] == "0"
     assert stopped["object_name"] == "duck"
 
 

@@ -93,6 +93,7 @@ def test_every_row_has_equally_many_candidates():
         ({"methods": ("sds",)}, "sds"),
         ({"lr_factors": ()}, "lr_factors must be positive numbers, at least one"),
         ({"guidance_candidates": (0.0,)}, "guidance_candidates must be positive"),
+        ({"seed": 2**32 - 1}, "seed 4294967295 is too large for 2 edits of each pair"),
     ],
 )
 def test_a_board_that_cannot_be_computed_is_refused(changes, message):

@@ -79,6 +79,7 @@ def stopped_metrics(name: str) -> dict[str, float]:
         name: object of the world.
     """
     names = ["all", "object", "color", "true_color", "color_overlap", "fidelity", "r_precision"]
+    names.append("r_precision_shape")
     names += ["view", "janus", "janus_side"] * (name in ASYMMETRIC) + ["mirrored"] * (name in SIDED)
     return dict.fromkeys(names, 0.0)
 

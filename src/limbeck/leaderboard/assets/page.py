@@ -110,8 +110,9 @@ def _shown(name: str, value: Estimate | None, is_difference: bool = False) -> di
     if value is None:
         return {"text": "", "interval": "", "number": "", "differs": False}
     ends = [format_number(name, end).removesuffix(" %") for end in value.interval or ()]
+    text = format_number(name, value.value)
     return {
-        "text": format_number(name, value.value),
+        "text": text.replace(" %", " points") if is_difference else text,
         "interval": f"[{', '.join(ends)}]" if ends else "",
         "number": value.value,
         "differs": is_difference and value.excludes_zero,

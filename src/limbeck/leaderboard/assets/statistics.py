@@ -71,10 +71,16 @@ class StageResults:
         return sum(stage.images is None for stage in self.results.values())
 
     def values(self, name: str) -> Values:
-        """A metric by object and seed, where it is known."""
-        return {
+        """A metric by object and seed, where it is known.
+
+        Without normals no run has a shape to judge; that of stopped runs is then left out too.
+        """
+        known = {
             key: stage.metrics[name] for key, stage in self.results.items() if name in stage.metrics
         }
+        if name == "r_precision_shape" and len(known) == self.stopped < len(self.results):
+            return {}
+        return known
 
     def diversities(self, featurize: Featurize) -> dict[str, Values]:
         """Diversity between seeds, in pixels and in features, by object.

@@ -29,6 +29,7 @@ BRIDGE = "bridge"  #: row of a method that is no editing method by itself
 INVERSION = "irfds"  #: row of the method whose guidance scale is that of its samples
 NO_EDIT = "no edit"
 _COMPARISON_SEED, _TUNING_SEED = 20_021, 20_022
+_LARGEST_SEED = 2**32 - 1
 _INVERSION_LR = 0.05
 SAMPLING_STEPS = 30  #: of irfds, which samples from the noise that it found
 _LEAST_PASSES = 64  #: with irfds, whose 30 sampling steps take 60
@@ -70,7 +71,7 @@ class EditLeaderboard:
     lr_factors: tuple[float, ...] = (0.6, 1.2)
     quick: bool = False
     precision: Precision = "auto"
-    seed: int = field(default=0, metadata={"minimum": 0, "maximum": 2**32 - 1})
+    seed: int = field(default=0, metadata={"minimum": 0, "maximum": _LARGEST_SEED})
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -86,6 +87,11 @@ class EditLeaderboard:
             refuse_with_quick(self, ("tuning_pairs",))
             limit_with_quick(self, num_pairs=16, seeds=1)
             object.__setattr__(self, "tuning_pairs", 0)
+        if self.seed + self.seeds - 1 > _LARGEST_SEED:
+            raise ValueError(
+                f"seed {self.seed} is too large for {self.seeds} edits of each pair, whose seeds "
+                f"follow it: give at most {_LARGEST_SEED - self.seeds + 1}"
+            )
 
     @property
     def rows(self) -> tuple[str, ...]:

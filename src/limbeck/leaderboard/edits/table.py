@@ -18,7 +18,12 @@ from limbeck.leaderboard.edits.conduct import EditRow
 from limbeck.leaderboard.edits.judgment import judge_edits
 from limbeck.leaderboard.edits.pairs import CHANGED, EditPairs
 from limbeck.leaderboard.edits.protocol import NO_EDIT, EditLeaderboard, EditSetting
-from limbeck.leaderboard.report.markdown import difference_text, markdown_table, value_text
+from limbeck.leaderboard.report.markdown import (
+    difference_text,
+    markdown_table,
+    value_text,
+    without_negative_zero,
+)
 from limbeck.leaderboard.report.power import power_sentence
 from limbeck.metrics.bounds import metric_bounds
 from limbeck.metrics.estimate import Estimate, mean_estimate
@@ -87,15 +92,15 @@ def judge_edit_rows(
     ]
     for row in rows:
         results, images = row.load(folder)
-        count = len(results)
+        count = len(images)
         judged.append(
             JudgedEdits(
                 row.name,
                 row.setting,
                 judge_edits(pairs, images, evaluator),
                 steps=results[0].steps,
-                passes=sum(result.passes for result in results) / count,
-                seconds=sum(result.seconds for result in results) / count,
+                passes=sum(result.passes * len(result.images) for result in results) / count,
+                seconds=sum(result.seconds * len(result.images) for result in results) / count,
                 diverged=sum(len(result.diverged) for result in results) / len(images),
             )
         )
@@ -189,7 +194,7 @@ def edit_rows_to_markdown(board: EditLeaderboard, rows: Sequence[JudgedEdits]) -
 
 
 def _difference_words(name: str, difference: float) -> str:
-    return f"{_number(name, difference)} in {_heading(name)}"
+    return f"{_number(name, difference).replace(' %', ' points')} in {_heading(name)}"
 
 
 def _heading(name: str) -> str:
@@ -198,5 +203,5 @@ def _heading(name: str) -> str:
 
 def _number(name: str, value: float) -> str:
     if name in _SHARES:
-        return f"{100 * value:.0f} %"
-    return f"{value:.1f}" if name == "psnr_outside" else f"{value:.3f}"
+        return without_negative_zero(f"{100 * value:.0f} %")
+    return without_negative_zero(f"{value:.1f}" if name == "psnr_outside" else f"{value:.3f}")

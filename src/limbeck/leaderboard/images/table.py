@@ -124,7 +124,7 @@ class RowJudge:
             differences |= distance_differences(
                 images, others, prompts, self._reference, self._evaluator
             )
-        count = len(results)
+        count = len(images)
         return JudgedRow(
             row.name,
             row.budget,
@@ -132,8 +132,8 @@ class RowJudge:
             values | distances,
             differences,
             steps=results[0].steps,
-            passes=sum(result.passes for result in results) / count,
-            seconds=sum(result.seconds for result in results) / count,
+            passes=sum(result.passes * len(result.images) for result in results) / count,
+            seconds=sum(result.seconds * len(result.images) for result in results) / count,
         )
 
     def _prompt_values(self, row: RowCells) -> dict[str, Estimate]:

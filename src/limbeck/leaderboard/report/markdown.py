@@ -34,11 +34,35 @@ def value_text(value: Estimate | None, number: Callable[[float], str]) -> str:
 
 
 def difference_text(value: Estimate | None, number: Callable[[float], str]) -> str:
-    """The same, bold if its interval excludes zero.
+    """The same of a difference, in points if it is one of shares; bold if it excludes zero.
+
+    An end of a bold interval that would be shown as zero has more digits.
 
     Args:
         value: the difference.
         number: a number as text, possibly with its unit.
     """
-    text = value_text(value, number)
-    return f"**{text}**" if value is not None and value.excludes_zero else text
+    if value is None:
+        return ""
+    own = number(value.value)
+    text = own.replace(" %", " points")
+    if value.interval is None:
+        return text
+    ends = [number(end).removesuffix(" %") for end in value.interval]
+    if value.excludes_zero:
+        scale = 100 if own.endswith(" %") else 1
+        ends = [
+            end if end.strip("-0.") else f"{scale * exact:.1g}"
+            for end, exact in zip(ends, value.interval, strict=True)
+        ]
+    text = f"{text} [{', '.join(ends)}]"
+    return f"**{text}**" if value.excludes_zero else text
+
+
+def without_negative_zero(text: str) -> str:
+    """A number as text, without the sign of one that is rounded to zero.
+
+    Args:
+        text: the number, possibly with its unit.
+    """
+    return text if text.strip("-0. %") else text.removeprefix("-")
