@@ -278,7 +278,7 @@ def test_negative_prompts_are_refused_where_the_null_prompt_has_no_weight(model,
     settings = {"model": Model(str(model)), "negative_prompt": "low quality"}
     settings["representation"] = Pixels(images=photos[:1])
     Experiment((PROMPT,), method=SDS(guidance=1.0), **settings)
-    with pytest.raises(ValueError, match="use a guidance scale other than 1.5, or leave it out"):
+    with pytest.raises(ValueError, match=r"use a guidance scale other than 1\.5, or leave it out"):
         Experiment((PROMPT,), method=SDS(guidance=1.5), **settings)
 
 

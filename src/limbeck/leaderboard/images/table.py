@@ -204,7 +204,8 @@ def to_markdown(board: Leaderboard, rows: Sequence[JudgedRow]) -> str:
         if not own:
             continue
         names = [name for name in METRICS if any(name in row.values for row in own)]
-        equal = f"about {board.passes} passes" if budget == "passes" else f"{board.iterations} steps"
+        is_passes = budget == "passes"
+        equal = f"about {board.passes} passes" if is_passes else f"{board.iterations} steps"
         head = ["", *names, "all minus SDS", "guidance, lr", "steps", "passes", "s"]
         lines = [f"At {equal} per image (sampling: 50 steps of two passes):", ""]
         lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
