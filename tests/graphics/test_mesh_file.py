@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,12 +123,23 @@ def _glb(document: dict) -> bytes:
     return head + text
 
 
-def _textured(transform: dict) -> bytes:
+def _textured(transform: dict, required: Sequence[str] = ()) -> bytes:
     texture = {"index": 0, "extensions": {"KHR_texture_transform": transform}}
     material = {"name": "paint", "pbrMetallicRoughness": {"baseColorTexture": texture}}
-    return _glb({"extensionsUsed": ["KHR_texture_transform"], "materials": [material]})
+    extensions = {
+        "extensionsUsed": ["KHR_texture_transform"],
+        "extensionsRequired": list(required),
+    }
+    return _glb({**extensions, "materials": [material]})
 
 
+def _vertices(accessor: dict, attribute: str) -> bytes:
+    mesh = {"primitives": [{"attributes": {attribute: 0}}]}
+    return _glb({"accessors": [{"count": 3, **accessor}], "meshes": [mesh]})
+
+
+_SHORTS = {"componentType": 5123, "normalized": True}
+_SECOND = {"baseColorTexture": {"index": 0, "texCoord": 1}}
 _PLY = "ply\nformat ascii 1.0\nelement vertex 3\n"
 _PLY += "".join(f"property float {name}\n" for name in "xyz")
 _PLY_FACE = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
@@ -141,6 +153,20 @@ REFUSED = {
         "needs the glTF extension KHR_draco_mesh_compression, which is not read: export it without",
     ),
     "moved.glb": (_textured({"offset": [0.5, 0]}), "texture of the material paint (KHR_texture_tr"),
+    "needed.glb": (
+        _textured({"scale": [2, 2]}, ["KHR_texture_transform"]),
+        "apply it to the texture coordinates before the export",
+    ),
+    "webp.glb": (_glb({"extensionsRequired": ["EXT_texture_webp"]}), "without this extension"),
+    "second.glb": (
+        _glb({"materials": [{"name": "paint", "pbrMetallicRoughness": _SECOND}]}),
+        "the texture of the material paint from TEXCOORD_1, and only TEXCOORD_0 is read",
+    ),
+    "second_moved.glb": (_textured({"texCoord": 1}), "from TEXCOORD_1"),
+    "short_uv.glb": (_vertices(_SHORTS, "TEXCOORD_0"), "stores texture coordinates as integers"),
+    "short_xyz.glb": (_vertices(_SHORTS, "POSITION"), "stores positions as integers"),
+    "short_rgb.glb": (_vertices(_SHORTS, "COLOR_0"), "stores vertex colors as integers"),
+    "accessor.glb": (_vertices({}, "NORMAL").replace(b": 0}", b": 7}"), "is damaged"),
     "points.ply": ((_PLY + "end_header\n0 0 0\n1 0 0\n0 1 0\n").encode(), "has no faces"),
     "nan.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n").encode(), "not finite"),
     "line.ply": ((_PLY + _PLY_FACE + "0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n").encode(), "the area zero"),
@@ -165,7 +191,8 @@ def test_what_is_no_mesh_is_refused_in_one_line(name: str, tmp_path: Path) -> No
 
 
 def test_a_texture_transform_that_moves_nothing_is_not_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "mesh.glb").write_bytes(_textured({"offset": [0.0, 0.0], "scale": [1.0, 1.0]}))
+    content = _textured({"offset": [0.0, 0.0], "scale": [1.0, 1.0]}, ["KHR_texture_transform"])
+    (tmp_path / "mesh.glb").write_bytes(content)
     with pytest.raises(ValueError) as caught:  # it has no faces
         read_mesh_file(tmp_path / "mesh.glb")
     assert "KHR_texture_transform" not in str(caught.value)

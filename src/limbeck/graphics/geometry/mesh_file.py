@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.graphics.geometry.gltf_checks import check_gltf
+
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 _MIN_EXTENT = 1e-5  #: areas below 1e-10 are lost in single precision
 MAX_MESH_FACES = 1_000_000  #: faces of a file; a CPU rasterizes them in about 0.2 s per view
 MAX_MESH_BYTES = 1 << 30  #: size of a file
 MAX_SOURCE_TEXTURE = 4096  #: larger textures are reduced to this side
 _GLTF_SUFFIXES = (".glb", ".gltf")
-#: glTF extensions without which a file cannot be shown, and that change nothing that is read
-_READ_EXTENSIONS = {"KHR_materials_unlit", "KHR_mesh_quantization"}
 
 
 @dataclass(frozen=True)
@@ -93,47 +91,7 @@ def _check_file(path: Path) -> None:
             "reduce its faces first, for example with the Decimate modifier of Blender"
         )
     if path.suffix.lower() in _GLTF_SUFFIXES:
-        _check_extensions(path)
-
-
-def _check_extensions(path: Path) -> None:
-    """Refuse a glTF file that needs what is not read: compressed geometry, moved textures."""
-    with path.open("rb") as file:
-        head = file.read(20)
-        if path.suffix.lower() == ".glb":
-            if len(head) < 20 or head[:4] != b"glTF":
-                raise ValueError(f"{path} is no .glb: it does not begin with a glTF header")
-            head, text = b"", file.read(struct.unpack("<I", head[12:16])[0])
-        else:
-            text = file.read()
-    try:
-        description = json.loads(head + text)
-        required = set(description.get("extensionsRequired", ()))
-        moved = [m for m in description.get("materials", ()) if _moves_texture(m)]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: its description is not JSON") from error
-    if unread := sorted(required - _READ_EXTENSIONS):
-        raise ValueError(
-            f"{path} needs the glTF extension {', '.join(unread)}, which is not read: export it "
-            "without compression"
-        )
-    if moved:
-        raise ValueError(
-            f"{path} shifts, turns or scales the texture of the material "
-            f"{moved[0].get('name', 'without a name')} (KHR_texture_transform), which is not read: "
-            "apply it to the texture coordinates before the export"
-        )
-
-
-def _moves_texture(material: dict[str, Any]) -> bool:
-    """Whether a material of glTF transforms the coordinates of its base color texture.
-
-    Files name this extension as used, not as required, although colors are wrong without it.
-    """
-    texture = material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
-    transform = texture.get("extensions", {}).get("KHR_texture_transform", {})
-    identity = {"offset": [0, 0], "rotation": 0, "scale": [1, 1]}
-    return any(transform.get(name, value) != value for name, value in identity.items())
+        check_gltf(path)
 
 
 def _read_piece(scene: Any, node: str, path: Path) -> tuple[Any, MeshPart] | None:
