@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 import trimesh
 from own_meshes import checkered, mapped_box, node_scene, write_own_meshes
+from trimesh.visual import TextureVisuals
 
 from limbeck.graphics.export.uv_checks import uv_problem
 from limbeck.graphics.geometry import mesh_file
@@ -71,6 +73,50 @@ def test_two_nodes_of_one_material_are_one_part(tmp_path: Path) -> None:
     (part,) = read_mesh_file(tmp_path / "twice.glb")
     assert len(part.faces) == 24
     assert uv_problem(part.uv, part.faces) == "uses parts of its texture twice"
+
+
+def test_a_mesh_without_texture_coordinates_leaves_those_of_its_material(tmp_path: Path) -> None:
+    scene, box = trimesh.Scene(), mapped_box()
+    bare = box.copy()
+    bare.visual = TextureVisuals(material=box.visual.material)
+    _ = box.vertex_normals  # which the export then writes
+    scene.add_geometry(box, node_name="a")
+    scene.add_geometry(bare, node_name="b")
+    scene.export(tmp_path / "mixed.glb")
+    parts = read_mesh_file(tmp_path / "mixed.glb")
+    plain, mapped = sorted(parts, key=lambda part: part.uv is not None)
+    assert mapped.uv is not None and mapped.texture is not None and plain.uv is None
+    assert {part.name for part in parts} == {"paint", "paint-2"}
+
+
+def test_a_piece_without_normals_leaves_those_of_the_others() -> None:
+    (part,) = pieces = [mesh_file.MeshPart("a", *_triangle())]
+    normals = torch.tensor([[0.0, 0.0, 1.0]]).expand(3, 3)
+    both = mesh_file._concat_parts([replace(part, normals=normals), *pieces])
+    assert both.normals is not None and torch.equal(both.normals[:3], normals)
+    assert not both.normals[3:].any()  # computed ones take their place
+
+
+def _triangle() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
+    return corners, torch.tensor([[0, 1, 2]]), torch.ones(3, 3)
+
+
+def test_texture_coordinates_without_a_material_leave_the_vertex_colors(tmp_path: Path) -> None:
+    """trimesh's gray for a missing material is no color of the file."""
+    rows = ["0 0 0 0 0 255 0 0", "1 0 0 1 0 0 255 0", "0 1 0 0 1 0 0 255"]
+    names = [f"property float {name}\n" for name in "xyzst"]
+    names += [f"property uchar {name}\n" for name in ("red", "green", "blue")]
+    head = "ply\nformat ascii 1.0\nelement vertex 3\n" + "".join(names) + _PLY_FACE
+    (tmp_path / "colored.ply").write_text(head + "\n".join(rows) + "\n3 2 0 1\n")
+    (part,) = read_mesh_file(tmp_path / "colored.ply")
+    expected = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    place = (part.vertices[:, :2] @ torch.tensor([1.0, 2.0]).double()).long()
+    assert torch.equal(part.colors, expected[place]) and part.uv is not None
+    points = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
+    (tmp_path / "plain.obj").write_text("mtllib gone.mtl\nusemtl red\n" + points)
+    (part,) = read_mesh_file(tmp_path / "plain.obj")
+    assert not part.has_colors and part.uv is not None
 
 
 def test_vertex_colors_are_srgb(files: dict[str, Path]) -> None:

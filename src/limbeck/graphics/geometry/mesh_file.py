@@ -30,7 +30,7 @@ class MeshPart:
         vertices: ``[V, 3]`` positions.
         faces: ``[F, 3]`` vertex indices.
         colors: ``[V, 3]`` sRGB in [0, 1]; the texture, if there is one, is multiplied by them.
-        normals: ``[V, 3]`` unit normals; None if the file has none.
+        normals: ``[V, 3]`` unit normals, or zeros where the file has none; None if nowhere.
         uv: ``[V, 2]`` texture coordinates from the top left corner, as glTF; None: none.
         texture: ``[3, H, W]`` sRGB; None if there is none.
     """
@@ -69,7 +69,8 @@ def read_mesh_file(path: Path) -> tuple[MeshPart, ...]:
         raise ValueError(f"{path} cannot be read as a mesh ({reason})") from error
     by_material: dict[Any, list[MeshPart]] = {}
     for key, piece in (item for item in pieces if item is not None):
-        by_material.setdefault(key, []).append(piece)
+        # pieces without texture coordinates are apart: beside them the others would lose theirs
+        by_material.setdefault((key, piece.uv is None), []).append(piece)
     parts = tuple(_concat_parts(group) for group in by_material.values())
     _check_parts(path, parts)
     return _with_distinct_names(parts)
@@ -128,6 +129,8 @@ def _appearance(
     mesh: Any, is_linear: bool
 ) -> tuple[tuple[Any, ...], Tensor, Tensor | None, Tensor | None]:
     """Key of the material, vertex colors, texture coordinates and texture of a trimesh mesh."""
+    from trimesh.visual.material import empty_material
+
     count, visual = len(mesh.vertices), mesh.visual
     colors, uv, texture = torch.ones(count, 3), None, None
     key: tuple[Any, ...] = (None,)
@@ -135,18 +138,34 @@ def _appearance(
         colors = _unit_rgb(visual.vertex_colors, is_linear)
     elif visual.kind == "texture":
         material = visual.material
-        key = (material.name, hash(material))
-        factor, image = _material_colors(material)
-        texture = None if image is None else _read_texture(image)
-        # .mtl files repeat a gray diffuse color that no program multiplies the texture by
-        if factor is not None and not (texture is not None and not is_linear):
-            colors = colors * _unit_rgb(factor, is_linear)
+        if hash(material) == hash(empty_material()):  # trimesh's gray, of a file without any
+            if (own := _colors_beside_uv(mesh)) is not None and len(own) == count:
+                colors = _unit_rgb(own, is_linear)
+        else:
+            key = (material.name, hash(material))
+            factor, image = _material_colors(material)
+            texture = None if image is None else _read_texture(image)
+            # .mtl files repeat a gray diffuse color that no program multiplies the texture by
+            if factor is not None and not (texture is not None and not is_linear):
+                colors = colors * _unit_rgb(factor, is_linear)
         if "color" in visual.vertex_attributes:
             colors = colors * _unit_rgb(visual.vertex_attributes["color"], is_linear)
         if visual.uv is not None and len(visual.uv) == count:
             uv = torch.tensor(np.asarray(visual.uv, np.float64)[:, :2]).float()
             uv = torch.stack([uv[:, 0], 1 - uv[:, 1]], 1)
     return key, colors, uv, texture if uv is not None else None
+
+
+def _colors_beside_uv(mesh: Any) -> Any:
+    """Vertex colors of a mesh with texture coordinates and no material; None if there are none."""
+    colors, raw = mesh.vertex_attributes.get("color"), mesh.metadata.get("_ply_raw")
+    if colors is None or raw is None:
+        return colors
+    # trimesh divides and reorders the vertices of such a .ply, and leaves the colors as they were
+    places = np.column_stack([raw["vertex"]["data"][axis] for axis in "xyz"])
+    both = np.concatenate([places, np.asarray(mesh.vertices)])
+    _, first, index = np.unique(both, axis=0, return_index=True, return_inverse=True)
+    return colors[first[index.reshape(-1)[len(places) :]]]
 
 
 def _material_colors(material: Any) -> tuple[Any, Any]:
@@ -179,17 +198,21 @@ def _unit_rgb(values: Any, is_linear: bool) -> Tensor:
 
 
 def _concat_parts(parts: list[MeshPart]) -> MeshPart:
-    """The pieces of one material as one part."""
+    """The pieces of one material as one part; where one lacks normals, its are zeros."""
     starts = np.cumsum([0] + [len(part.vertices) for part in parts]).tolist()
     uvs = [part.uv for part in parts]
-    normals = [part.normals for part in parts if part.normals is not None]
+    normals = [
+        torch.zeros(len(part.vertices), 3) if part.normals is None else part.normals
+        for part in parts
+    ]
+    has_normals = any(part.normals is not None for part in parts)
     has_uv = all(uv is not None for uv in uvs)
     return MeshPart(
         parts[0].name,
         torch.cat([part.vertices for part in parts]),
         torch.cat([part.faces + start for part, start in zip(parts, starts, strict=False)]),
         torch.cat([part.colors for part in parts]),
-        torch.cat(normals) if len(normals) == len(parts) else None,
+        torch.cat(normals) if has_normals else None,
         torch.cat([uv for uv in uvs if uv is not None]) if has_uv else None,
         parts[0].texture if has_uv else None,
     )
