@@ -18,10 +18,12 @@ from limbeck.graphics.cameras.camera import Camera, turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
 from limbeck.graphics.fields.background import EnvironmentBackground, SolidBackground
+from limbeck.graphics.fields.decoders import MLPDecoder
 from limbeck.graphics.fields.density_init import Magic3DDensityInit, NoDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding, EncodingModule
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
 from limbeck.graphics.fields.encodings.frequency import FrequencyEncoding
+from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
 from limbeck.graphics.fields.surface import field_to_surface
 from limbeck.graphics.rendering.occupancy_grid import OccupancyGrid
 from limbeck.graphics.rendering.shading import Shading
@@ -424,6 +426,10 @@ def test_a_latent_field_renders_latents_and_has_no_colors(prior):
         ({"samples": 1}, "samples must be at least 2, not 1"),
         ({"samples": 2, "importance_samples": 4}, "at least 3 with importance_samples, not 2"),
         ({"encoding": FrequencyEncoding()}, "decoder identity learns nothing on encoding freq"),
+        (
+            {"encoding": HashGridEncoding(), "decoder": MLPDecoder(), "tv_weight": 100.0},
+            "tv_weight 100.0 has no effect with encoding hash-grid or frequency",
+        ),
         ({"bound": 0.0}, "bound must be positive, not 0"),
         ({"opacity_weight": -1.0}, "opacity_weight must not be negative, not -1"),
         ({"resolution_switch": 2.0}, r"resolution_switch must be in \[0, 1\], not 2"),

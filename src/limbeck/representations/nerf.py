@@ -27,6 +27,8 @@ from limbeck.graphics.fields.decoders import Decoder, IdentityDecoder, check_dec
 from limbeck.graphics.fields.density_init import DensityInit, Magic3DDensityInit
 from limbeck.graphics.fields.encodings.base import Encoding
 from limbeck.graphics.fields.encodings.dense_grid import DenseGridEncoding
+from limbeck.graphics.fields.encodings.frequency import FrequencyEncoding
+from limbeck.graphics.fields.encodings.hash_grid import HashGridEncoding
 from limbeck.graphics.fields.surface import field_to_surface
 from limbeck.graphics.geometry.assets import Surface
 from limbeck.graphics.rendering.shading import PointLight, Shading
@@ -194,7 +196,7 @@ class NeRFParticles(Representation):
         background = background.permute(0, 3, 1, 2)
         terms |= {"opacity": (alpha.square() + 0.01).sqrt().mean(), "entropy": _entropy(alpha)}
         if c.tv_weight:  # it passes over every feature of the grid: a sixth of a small render
-            terms["tv"] = field.encoding.total_variation()
+            terms["tv"] = field.encoding.total_variation().to(self.device)
         if training and size != self.canvas_size:
             image, background = (
                 F.interpolate(x, self.canvas_size, mode="bilinear", align_corners=False)
@@ -284,7 +286,8 @@ class NeRF(RepresentationConfig):
         orientation_weight: weight of DreamFusion's orientation term: visible normals that face away
             from the camera.
         entropy_weight: weight of the binary entropy of the opacities.
-        tv_weight: weight of the total variation of the features of the encoding.
+        tv_weight: weight of the total variation of the features of the encoding, with encoding
+            dense-grid or triplane.
         normal_smooth_weight: weight of the square difference of normals of neighboring pixels.
         entropy_warmup: fraction of the run over which ``entropy_weight`` ramps linearly from 0, so
             that thin parts form before opacities harden. 0: no ramp.
@@ -335,6 +338,12 @@ class NeRF(RepresentationConfig):
                 f"samples must be at least 3 with importance_samples, not {self.samples}"
             )
         check_decoder_learns(self.encoding, self.decoder)
+        if self.tv_weight and isinstance(self.encoding, (FrequencyEncoding, HashGridEncoding)):
+            raise ValueError(
+                f"tv_weight {self.tv_weight} has no effect with encoding hash-grid or frequency, "
+                "whose features have no neighbors: set --representation.tv-weight 0, or use "
+                "--representation.encoding dense-grid or triplane"
+            )
         non_negative = (
             "importance_samples",
             "resolution",
