@@ -15,7 +15,9 @@ import trimesh
 from own_meshes import checkered, mapped_box, node_scene, write_own_meshes
 from trimesh.visual import TextureVisuals
 
+from limbeck.graphics.export.mesh_cleanup import TexturedMesh
 from limbeck.graphics.export.uv_checks import uv_problem
+from limbeck.graphics.export.writers import encode_obj_parts
 from limbeck.graphics.geometry import mesh_file
 from limbeck.graphics.geometry.mesh import (
     MeshTopology,
@@ -117,6 +119,22 @@ def test_texture_coordinates_without_a_material_leave_the_vertex_colors(tmp_path
     (tmp_path / "plain.obj").write_text("mtllib gone.mtl\nusemtl red\n" + points)
     (part,) = read_mesh_file(tmp_path / "plain.obj")
     assert not part.has_colors and part.uv is not None
+
+
+def test_names_of_materials_stay_distinct_without_their_spaces(tmp_path: Path) -> None:
+    vertices, faces, _ = _triangle()
+    vertices, uv = vertices.float(), vertices[:, :2].float()
+    normals = torch.tensor([[0.0, 0.0, 1.0]]).expand(3, 3)
+    parts = [
+        TexturedMesh(vertices + i, normals, faces, None, uv, torch.full((3, 4, 4), i / 2), name)
+        for i, name in enumerate(("a b", "a_b"))
+    ]
+    for path, data in encode_obj_parts(parts, tmp_path / "two.obj").items():
+        path.write_bytes(data)
+    found = read_mesh_file(tmp_path / "two.obj")
+    assert {part.name for part in found} == {"a_b", "a_b-2"}
+    textures = {float(part.texture.mean()) for part in found if part.texture is not None}
+    assert len(textures) == 2
 
 
 def test_vertex_colors_are_srgb(files: dict[str, Path]) -> None:

@@ -26,6 +26,7 @@ from limbeck.graphics.geometry.assets import MappedMesh, Splats, Surface
 
 DEFAULT_MAX_FACES = 30_000  #: as many as a person can still edit, and enough for any silhouette
 ExportFormat = Literal["glb", "obj", "ply"]
+_AXES_OF_FILE = "axes of the mesh that it was made from"  #: of a mesh of one's own
 #: faces and texels along a side of the texture
 _QUALITIES = {"draft": (8_000, 512), "standard": (DEFAULT_MAX_FACES, 1024), "high": (100_000, 2048)}
 
@@ -206,11 +207,11 @@ def _export_mapped(
     else:
         parts = [bake_part(part, options.texels) for part in asset.parts]
     if kind == "obj":
-        files = writers.encode_obj_parts(parts, path, "axes of the mesh that it was made from")
+        files = writers.encode_obj_parts(parts, path, _AXES_OF_FILE)
     elif kind == "glb":
         files = {path: writers.encode_glb_parts(parts)}
     else:
-        files = {path: writers.encode_ply(parts[0])}
+        files = {path: writers.encode_ply(parts[0], _AXES_OF_FILE)}
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, data in files.items():
         writers.write_atomic(file, data)

@@ -256,14 +256,15 @@ def encode_obj_parts(
     Returns:
         The contents of the files, in the order in which they are to be written.
     """
-    mtl, materials = path.with_suffix(".mtl"), list[str]()
+    mtl, materials, names = path.with_suffix(".mtl"), list[str](), _obj_names(parts)
     lines, files, start = [f"# limbeck {__version__}: {axes}"], dict[Path, bytes](), 1
     if parts[0].texture is not None:
         lines.append(f"mtllib {mtl.name}")
-    for part, png in zip(parts, obj_texture_paths(path, len(parts)), strict=True):
+    textures = obj_texture_paths(path, len(parts))
+    for part, png, name in zip(parts, textures, names, strict=True):
         positions, corner = part.vertices, "{0}//{0}"
         if part.texture is not None and part.uv is not None:
-            corner, name = "{0}/{0}/{0}", "_".join(part.name.split())
+            corner = "{0}/{0}/{0}"
             files[png] = encode_png(part.texture)
             materials.append(_mtl(name, png.name))
             uv_upwards = torch.stack([part.uv[:, 0], 1 - part.uv[:, 1]], 1)
@@ -279,8 +280,24 @@ def encode_obj_parts(
     return files | {path: ("\n".join(lines) + "\n").encode()}
 
 
-def encode_ply(mesh: TexturedMesh) -> bytes:
+def _obj_names(parts: Sequence[TexturedMesh]) -> list[str]:
+    """Names of materials without spaces, which an .mtl cannot have, and distinct without them."""
+    names: list[str] = []
+    for part in parts:
+        base = name = "_".join(part.name.split())
+        number = 2
+        while name in names:
+            name, number = f"{base}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def encode_ply(mesh: TexturedMesh, axes: str = "y up, front towards +z") -> bytes:
     """Encode a mesh with vertex colors as binary .ply.
+
+    Args:
+        mesh: mesh with vertex colors.
+        axes: what the header says of its axes; ``decode_ply`` reads the default alone.
 
     Raises:
         ValueError: if the mesh has a texture.
@@ -295,11 +312,11 @@ def encode_ply(mesh: TexturedMesh) -> bytes:
         for name, column in zip(names, values.T, strict=True):
             vertices[name] = column
     faces["count"], faces["corners"] = 3, mesh.faces.numpy()
-    return _ply_header(len(vertices), len(faces)) + vertices.tobytes() + faces.tobytes()
+    return _ply_header(len(vertices), len(faces), axes) + vertices.tobytes() + faces.tobytes()
 
 
-def _ply_header(num_vertices: int, num_faces: int) -> bytes:
-    lines = ["ply", "format binary_little_endian 1.0", "comment limbeck: y up, front towards +z"]
+def _ply_header(num_vertices: int, num_faces: int, axes: str = "y up, front towards +z") -> bytes:
+    lines = ["ply", "format binary_little_endian 1.0", f"comment limbeck: {axes}"]
     lines += [f"element vertex {num_vertices}"]
     lines += [f"property float {name}" for name in _PLY_POSITION]
     lines += [f"property uchar {name}" for name in _PLY_COLOR]
@@ -316,7 +333,7 @@ def decode_ply(data: bytes) -> TexturedMesh:
     end = data.find(b"end_header\n") + len(b"end_header\n")
     elements = [line.split() for line in data[:end].splitlines() if line.startswith(b"element ")]
     counts = [int(words[2]) for words in elements if len(words) == 3]
-    if len(counts) != 2 or data[:end] != _ply_header(*counts):
+    if len(counts) != 2 or data[:end] != _ply_header(counts[0], counts[1]):
         raise ValueError("this .ply is not a mesh written by limbeck")
     num_vertices, num_faces = counts
     size = end + num_vertices * _PLY_VERTEX.itemsize + num_faces * _PLY_FACE.itemsize
