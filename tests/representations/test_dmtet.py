@@ -17,6 +17,7 @@ from limbeck.config.yaml import to_yaml
 from limbeck.graphics.cameras.camera import turntable_cameras
 from limbeck.graphics.cameras.request import RenderRequest
 from limbeck.graphics.cameras.samplers import NoCamera, Orbit
+from limbeck.graphics.export.mesh_cleanup import is_closed_surface
 from limbeck.graphics.fields.background import SolidBackground
 from limbeck.graphics.fields.decoders import IdentityDecoder, MLPDecoder
 from limbeck.graphics.fields.density_init import Magic3DDensityInit
@@ -377,6 +378,31 @@ def test_a_source_that_the_grid_cuts_off_gives_a_notice(larger):
         cut = [text for text in notices if " % of particle 0 of run lies outside" in text]
         assert len(cut) == given
         assert not cut or re.search(r"set --representation.bound 1\.[23], not 1$", cut[0])
+
+
+@pytest.mark.parametrize("iso_level", [0.0, 1.0])
+def test_what_the_box_of_a_source_cuts_off_does_not_go_on_in_a_larger_grid(iso_level):
+    """A density that fills its box, and a ball that reaches to it, end there."""
+    full = NeRF(encoding=FLAT_GRID, density_init=Magic3DDensityInit(20.0, 1.5), bound=0.8)
+    cut = replace(COARSE, grid_resolution=9, bound=0.8, init_radii=(0.6,) * 3)
+    for source in (full.build(tiny_prior(), 1, 0), cut.build(tiny_prior(), 1, 0)):
+        if isinstance(source, DMTetParticles):
+            source.init_sdf.fill_(-0.3)  # inside everywhere
+        config = replace(COARSE, grid_resolution=16, iso_level=iso_level, init_steps=0)
+        mesh = config.build(tiny_prior(), 1, 0)
+        mesh.initialize_from(source, 1, Path("run"), 0)
+        assert mesh.surface(0)[0].abs().max() < 0.8 + mesh.grid.cell_size
+
+
+def test_distances_of_zero_leave_the_surface_closed_and_no_face_without_area():
+    """A ball of radius .5 passes through vertices of a grid whose cells are 1/4."""
+    config = replace(COARSE, bound=1.0, init_radii=(0.5, 0.5, 0.5))
+    mesh = config.build(tiny_prior(), 1, 0)
+    assert (mesh.vertex_sdf(0).abs() < 1e-7).any()
+    vertices, topology = mesh.surface(0)
+    assert is_closed_surface(vertices, topology.faces)
+    vertices.square().sum().backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in mesh.parameters())
 
 
 def test_runs_that_a_mesh_cannot_start_from_are_refused(tmp_path):

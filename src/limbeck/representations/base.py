@@ -342,6 +342,11 @@ def latent_shape(prior: Prior, canvas_size: tuple[int, int]) -> tuple[int, ...]:
 class SpatialFields(Protocol):
     """A representation with a density and a color at every point of space."""
 
+    @property
+    def box_bound(self) -> float | None:
+        """Half the side of the box that cuts the particles off; None if there is none."""
+        ...
+
     def density(self, points: Float[Tensor, "n 3"], particle: int) -> Float[Tensor, "n"]:
         """Return the density at points in world space, per unit of length."""
         ...

@@ -138,6 +138,10 @@ class DMTetParticles(SurfaceParticles):
             return self._cache[particle]
         sdf = self.vertex_sdf(particle)
         sdf = torch.where(self.boundary, sdf.clamp_min(0.1 * self.grid.cell_size), sdf)
+        # vertices of edges that meet in a grid point would coincide if it lay on the surface
+        gap = 1e-3 * self.grid.cell_size
+        apart = torch.where(sdf < 0, sdf.clamp_max(-gap), sdf.clamp_min(gap))
+        sdf = sdf + (apart - sdf).detach()  # the gradient passes
         surface = self.grid.extract_surface(sdf, self.grid.deform(self.deform[particle]))
         if not len(surface[1].faces):
             raise ValueError(
@@ -208,13 +212,18 @@ class DMTetParticles(SurfaceParticles):
         """Copy the mesh of particle j if the grids agree, else resample its surface."""
         grid = self.grid
         points = grid.vertices().to(self.sdf[i])
+        bound = math.inf if other.box_bound is None else (1 + 1e-6) * other.box_bound
+        beyond = (points.abs() > bound).any(1)  # where the other one is cut off
         if isinstance(other, DMTetParticles) and other.grid == grid:
             self.init_sdf[i] = other.vertex_sdf(j)
             self.deform[i].copy_(other.deform[j])
         elif isinstance(other, DMTetParticles):
-            self.init_sdf[i] = other.signed_distance(points, j)
+            sdf = other.signed_distance(points, j)
+            to_box = points.abs().amax(1) - other.grid.bound
+            self.init_sdf[i] = torch.where(beyond, sdf.maximum(to_box), sdf)
         else:
             density = torch.cat([other.density(chunk, j) for chunk in points.split(1 << 18)])
+            density = torch.where(beyond, 0, density)
             iso_level = self.config.iso_level
             self.init_sdf[i] = (
                 level_set_to_sdf(iso_level - density, grid)
