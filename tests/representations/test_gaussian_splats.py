@@ -11,7 +11,7 @@ import pytest
 import torch
 from gaussians import cameras_around, float_camera, front_camera, perturb, splat_particles
 from own_meshes import write_own_meshes
-from tiny_pipeline import check_gradients, max_difference, normal
+from tiny_pipeline import check_gradients, max_difference, normal, rng
 from torch.nn import functional as F
 
 from limbeck.config.yaml import to_yaml
@@ -31,6 +31,7 @@ from limbeck.representations.gaussian_splats import GaussianSplatParticles, Gaus
 from limbeck.representations.mesh import Mesh
 from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels
+from limbeck.representations.splat_init import field_surface
 from limbeck.system.checkpoint import write_checkpoint
 from limbeck.system.notices import collect_notices, display_notices
 from limbeck.system.random import RowRandom
@@ -390,6 +391,16 @@ def silhouette_and_color_errors(run: Run, splats: Representation) -> tuple[float
     assert float(opaque.float().mean()) > 0.05
     color = (a.image - b.image).abs()[opaque.expand_as(a.image)]
     return float((a.alpha - b.alpha).abs().mean()), float(color.mean())
+
+
+def test_gaussians_cover_the_sides_where_the_box_cuts_a_field_off():
+    nerf = NeRF(density_init=Magic3DDensityInit(20.0, 1.5), bound=0.8)
+    field = nerf.build(colored_shapes(12), 1, 0)
+    points, _ = field_surface(field, 0, 300, 1.3, rng(0), "cpu")
+    assert points.abs().max() <= 0.8001
+    for axis in range(3):
+        for sign in (-1, 1):
+            assert int((sign * points[:, axis] > 0.5).sum()) > 10
 
 
 def test_gaussians_cover_the_surface_of_a_nerf(nerf_run):

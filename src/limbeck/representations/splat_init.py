@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -50,7 +49,13 @@ def field_surface(
     Raises:
         ValueError: if there is no surface.
     """
-    density = partial(field.density, particle=particle)
+    box = math.inf if field.box_bound is None else (1 + 1e-6) * field.box_bound
+
+    def density(points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+        # outside of the box of the field its density means nothing, and no render shows it
+        is_inside = (points.abs() <= box).all(1)
+        return torch.where(is_inside, field.density(points, particle), 0)
+
     points = sample_surface_points(density, count, bound, rng, device)
     return points, field.albedo(points, particle)
 
