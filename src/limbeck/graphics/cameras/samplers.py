@@ -173,6 +173,12 @@ class ShellCameras(CameraSampler):
         check_bounds("camera_distance_range", *self.camera_distance_range, 1e-3, math.inf)
         check_bounds("fovy_range", *self.fovy_range, 1, 170)
         check_bounds("elevation_range", *self.elevation_range, -90, 90)
+        elevation, distance, fov = self.eval_camera
+        if not (-90 <= elevation <= 90 and distance >= 0 and (fov == 0 or 1 <= fov <= 170)):
+            raise ValueError(
+                "eval_camera takes an elevation in [-90, 90], a distance of at least 0 and a field "
+                f"of view of 0 or in [1, 170], not {self.eval_camera}"
+            )
         if not 0.5 <= self.front_threshold <= 89.5:
             raise ValueError(f"front_threshold must be in [0.5, 89.5], not {self.front_threshold}")
         if not 0 <= self.uniform_sphere_prob <= 1:
