@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from dataclasses import replace
@@ -152,6 +153,8 @@ def test_a_textured_mesh_comes_back_with_its_size_pose_and_faces(
     assert after.volume == pytest.approx(abs(before.volume), rel=1e-5)
     centers = (np.sort(mesh.triangles_center, 0) for mesh in (after, before))
     assert np.abs(np.subtract(*centers)).max() < 1e-5
+    # "y up" would be wrong for a file with z up, which stays as it is
+    assert b"y up" not in path.read_bytes()[:200]
     assert {p.suffix for p in tmp_path.iterdir()} <= {".glb", ".obj", ".ply", ".mtl", ".png"}
 
 
@@ -267,6 +270,23 @@ def test_a_run_recognizes_its_mesh(files: dict[str, Path]) -> None:
     built(files["uvs.glb"]).load_state_dict(state)
     with pytest.raises(ValueError, match="is not the mesh that this run was started with"):
         built(files["plain.glb"]).load_state_dict(state)
+
+
+def test_a_run_recognizes_the_colors_of_its_mesh(tmp_path: Path) -> None:
+    """They are the start of what is learned; runs that stored no digest of them are resumed."""
+    paths = [tmp_path / "red.obj", tmp_path / "blue.obj"]
+    for path, rgb in zip(paths, ("1 0 0", "0 0 1"), strict=True):
+        corners = ("0 0 0", "1 0 0", "0 1 0")
+        path.write_text("".join(f"v {p} {rgb}\n" for p in corners) + "f 1 2 3\n")
+    red, blue = (built(path) for path in paths)
+    state = red.state_dict()
+    built(paths[0]).load_state_dict(state)
+    with pytest.raises(ValueError, match="is not the mesh that this run was started with"):
+        blue.load_state_dict(state)
+    data = red.mesh.points.numpy().tobytes() + red.mesh.faces.numpy().tobytes()
+    before = torch.tensor(list(hashlib.sha256(data).digest()), dtype=torch.uint8)
+    red.load_state_dict(state | {"digest": before})
+    assert torch.equal(red.digest, state["digest"])
 
 
 def test_a_run_of_another_mesh_asks_for_the_file_and_not_for_its_checkpoint(

@@ -86,7 +86,7 @@ class MeshParticles(SurfaceParticles):
         self.config, self.canvas_size, self.mesh = config, canvas_size, mesh
         for name in ("points", "normals", "shading_point", "shading", "faces"):
             self.register_buffer(name, getattr(mesh, name), persistent=False)
-        self.register_buffer("digest", _digest(mesh))
+        self.register_buffer("digest", _digest(mesh, with_colors=True))
         self._topology = MeshTopology(self.faces, len(self.points))
         self.starts_from_file = config.start == "file" or (
             config.start == "auto" and any(part.has_colors for part in mesh.parts)
@@ -131,7 +131,10 @@ class MeshParticles(SurfaceParticles):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
         found = state_dict.get(f"{prefix}digest")
-        if found is not None and not torch.equal(found.cpu(), self.digest.cpu()):
+        if found is not None and torch.equal(found.cpu(), _digest(self.mesh)):
+            # a run of a version that compared places and faces alone
+            state_dict[f"{prefix}digest"] = self.digest.to(found)
+        elif found is not None and not torch.equal(found.cpu(), self.digest.cpu()):
             raise OtherFileError(
                 f"{self.config.from_} is not the mesh that this run was started with: put that "
                 "file back, or start a new run"
@@ -285,10 +288,14 @@ def _grayed(part: MeshPart, config: Mesh) -> MeshPart:
     return replace(part, colors=torch.full_like(part.colors, _GRAY))
 
 
-def _digest(mesh: FittedMesh) -> Tensor:
-    """SHA-256 of places and faces, by which a run recognizes its mesh."""
-    data = mesh.points.numpy().tobytes() + mesh.faces.numpy().tobytes()
-    return torch.tensor(list(hashlib.sha256(data).digest()), dtype=torch.uint8)
+def _digest(mesh: FittedMesh, with_colors: bool = False) -> Tensor:
+    """SHA-256 of places and faces, and of the colors, by which a run recognizes its mesh."""
+    digest = hashlib.sha256(mesh.points.numpy().tobytes())
+    digest.update(mesh.faces.numpy().tobytes())
+    for part in mesh.parts if with_colors else ():
+        for values in (part.colors, part.uv, part.texture):
+            digest.update(b"none" if values is None else values.contiguous().numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
