@@ -103,7 +103,8 @@ class Gaussians2D(RepresentationConfig):
     Attributes:
         num_gaussians: Gaussians per particle.
         init_scale: initial standard deviation, as a multiple of the distance of neighbors.
-        init_opacity: initial opacity, in (0, 0.99); .9 with ``images``.
+        init_opacity: initial opacity, in (0, 0.99); refused with ``images``,
+            where it is 0.9 of 0.99.
         init_color_std: standard deviation of the initial color logits; refused with ``images``.
         max_scale: largest standard deviation, as a fraction of the short side of the image; bounds
             the cost of a render.

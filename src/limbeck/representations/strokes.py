@@ -219,7 +219,7 @@ class StrokeParticles(PrimitiveParticles):
 
     @torch.no_grad()
     def save(self, folder: Path, names: Sequence[str]) -> None:
-        """Write one SVG per particle; it renders the same in a browser, at any size."""
+        """Write one SVG per particle, for any size; browsers differ in antialiasing."""
         strokes = self.pixel_strokes(torch.arange(len(names)), *self.size)
         for row, name in enumerate(names):
             write_text(folder / f"{name}.svg", strokes_to_svg(strokes, row, *self.size))
