@@ -7,6 +7,7 @@ import json
 import math
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -521,6 +522,12 @@ def test_empty_and_broken_surfaces_are_refused(tmp_path: Path) -> None:
     broken.vertices[3, 1] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         export_asset(broken, tmp_path / "a.glb", "glb")
+    unpainted = replace(ball(0), color=lambda points: torch.full_like(points, math.nan))
+    with pytest.raises(ValueError, match="the asset has colors that are not finite"):
+        export_asset(unpainted, tmp_path / "a.glb", "glb", MeshExportOptions(vertex_colors=True))
+    splats = replace(cloud(), opacities=torch.full_like(cloud().opacities, math.nan))
+    with pytest.raises(ValueError, match="the asset has Gaussians that are not finite"):
+        export_asset(splats, tmp_path / "a.ply", "ply")
     assert not list(tmp_path.iterdir())
 
 

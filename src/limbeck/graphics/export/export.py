@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from limbeck.graphics.export import writers
 from limbeck.graphics.export.mapped_mesh import bake_part, color_vertices
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
+    check_finite,
     count_charts,
     decimate,
     drop_small_components,
@@ -179,16 +180,25 @@ def export_asset(
                 f"{file} exists and is not overwritten; choose another file with --out"
             )
     if isinstance(asset, Splats):
+        check_finite("Gaussians", *(getattr(asset, item.name) for item in fields(asset)))
         if kind == "ply":
             return _export_splats(asset, path)
         asset = splats_to_surface(asset)
     if isinstance(asset, MappedMesh):
+        check_finite("vertices", *(part.vertices for part in asset.parts))
         return _export_mapped(asset, path, kind, options)
     mesh, num_dropped = options.to_mesh(asset, vertex_colors=kind == "ply")
+    _check_colors(mesh)
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, data in _encode(mesh, path, kind).items():
         writers.write_atomic(file, data)
     return _mesh_summary(mesh, num_dropped)
+
+
+def _check_colors(mesh: TexturedMesh) -> None:
+    """Refuse vertex colors that are not finite, which a .glb would take; textures refuse theirs."""
+    if mesh.colors is not None:
+        check_finite("colors", mesh.colors)
 
 
 def _encode(mesh: TexturedMesh, path: Path, kind: ExportFormat) -> dict[Path, bytes]:
@@ -204,6 +214,7 @@ def _export_mapped(
     """Write a mesh of one's own with all of its faces."""
     if kind == "ply" or options.vertex_colors:
         parts = [color_vertices(asset)]
+        _check_colors(parts[0])
     else:
         parts = [bake_part(part, options.texels) for part in asset.parts]
     if kind == "obj":

@@ -62,6 +62,20 @@ def validate_surface(surface: Surface) -> Surface:
     return Surface(surface.vertices.detach().float(), surface.faces.long(), surface.color)
 
 
+def check_finite(what: str, *values: Tensor) -> None:
+    """Refuse what no file should hold.
+
+    Args:
+        what: what the values are, for the message.
+        values: the values.
+
+    Raises:
+        ValueError: if one is NaN or infinite.
+    """
+    if not all(bool(value.isfinite().all()) for value in values):
+        raise ValueError(f"the asset has {what} that are not finite: export an earlier checkpoint")
+
+
 def count_charts(mesh: TexturedMesh) -> int:
     """Number of parts that are connected in the texture.
 
