@@ -94,6 +94,7 @@ def test_a_study_runs_draws_and_resumes(tmp_path, capsys):
     before = (out / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns
     assert main(argv) == 0
     assert (out / "sds-s-2" / "metrics.jsonl").stat().st_mtime_ns == before
+    capsys.readouterr()
     argv[argv.index("2") : argv.index("5") + 1] = ["3"]  # only new runs beside the old samples
     error = refused(capsys, *argv, "--seed", "1")
     assert "sampling-s-7-5 holds other samples: seed: 0 -> 1; choose another folder" in error
