@@ -91,10 +91,10 @@ def refuse_other_experiment(folder: Path, experiment: Experiment) -> None:
         if changed and not differences(same, experiment):
             refuse_other_steps(folder, old, experiment)
         elif changed:
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise ValueError(
-                f"{folder} holds another run: {changed[0]}{more}; choose another folder or "
-                "delete this one"
+                f"{folder} holds another run: {', '.join(changed[:3])}{more}; choose another "
+                "folder or delete this one"
             )
     elif (folder / "sample.yaml").exists():
         raise ValueError(f"{folder} holds samples, not a run: choose another folder")
