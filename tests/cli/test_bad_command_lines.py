@@ -286,5 +286,5 @@ def test_advice_on_a_negative_prompt_is_a_command_that_runs(
     assert "--perp-neg" not in message  # which limbeck edit does not have
     assert main(words) == 0, capsys.readouterr().err
     if "other than 1" in message:
-        guided = [*words, "--method.guidance", "2"]
+        guided = [*edit.split(), *options.replace("guidance 1", "guidance 2").split()]
         assert main([*guided, "--negative-prompt", "green"]) == 0, capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_texts_are_what_clip_compares_with(world, tmp_path, capsys):
     similarity[0, 0] = similarity[1, 2] = -1.0  # no prompt is compared with itself
     expected = (own > similarity.amax(1)).float().mean().item()
     assert len(set(prompts)) == 24
-    assert "CLIP R-Precision is among 4 texts: chance is 25 %" in capsys.readouterr().out
+    assert "CLIP R-Precision is among 5 texts: chance is 20 %" in capsys.readouterr().out
     assert found["value"] == pytest.approx(expected)
 
 

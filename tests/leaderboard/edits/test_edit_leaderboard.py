@@ -173,7 +173,7 @@ def test_differences_to_dds_are_paired(pairs, world, evaluator, tmp_path):
     assert by_name["autoencoder"].values["psnr_outside"].value < 50
     table = edit_rows_to_markdown(board, judged)
     first = next(line for line in table.splitlines() if line.startswith("| pds |"))
-    assert "| 100 % [" in first and "| 25 % [" in first
+    assert "| 100 % [" in first and "| 25 points [" in first
     assert "8 pairs, 2 edits of each, 160 network passes per edit:" in table
     assert "finds a difference to DDS in four of five cases if it is at least" in table
     lines = list(csv.DictReader(io.StringIO(edit_rows_to_csv(judged))))

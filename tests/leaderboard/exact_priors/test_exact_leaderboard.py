@@ -334,7 +334,8 @@ def test_the_command_tunes_compares_and_continues(monkeypatch, tmp_path, capsys)
     victim.unlink()
     assert main([*argv, "--methods", "sds"]) == 0 and len(computed) == before + 1
     assert "mine.py:Mine |" in capsys.readouterr().out  # rows of the folder stay
-    assert main([*argv, "--methods", "sds", "--seeds", "3"]) == 2
+    argv[argv.index("--seeds") + 1] = "3"
+    assert main([*argv, "--methods", "sds"]) == 2
     assert "holds a leaderboard with seeds 2, not 3" in capsys.readouterr().err
 
 

@@ -358,8 +358,8 @@ def test_what_cannot_be_compared_leaves_nothing(options, message, tmp_path, caps
     from limbeck.cli.main import main
 
     out = tmp_path / "board"
-    words = ["bench", "--methods", "sds", "--out", str(out)]
-    words += ["--tuning-prompts", "2"] if "--edits" not in options else []
+    words = ["bench", "--out", str(out)]
+    words += ["--methods", "sds", "--tuning-prompts", "2"] if "--edits" not in options else []
     assert main([*words, *options.split()]) == 2
     assert message in capsys.readouterr().err and not out.exists()
 
