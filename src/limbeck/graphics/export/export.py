@@ -12,7 +12,7 @@ from limbeck.graphics.export import writers
 from limbeck.graphics.export.mapped_mesh import bake_part, color_vertices
 from limbeck.graphics.export.mesh_cleanup import (
     TexturedMesh,
-    check_finite,
+    check_finite_asset,
     count_charts,
     decimate,
     drop_small_components,
@@ -180,12 +180,12 @@ def export_asset(
                 f"{file} exists and is not overwritten; choose another file with --out"
             )
     if isinstance(asset, Splats):
-        check_finite("Gaussians", *(getattr(asset, item.name) for item in fields(asset)))
+        check_finite_asset("Gaussians", *(getattr(asset, item.name) for item in fields(asset)))
         if kind == "ply":
             return _export_splats(asset, path)
         asset = splats_to_surface(asset)
     if isinstance(asset, MappedMesh):
-        check_finite("vertices", *(part.vertices for part in asset.parts))
+        check_finite_asset("vertices", *(part.vertices for part in asset.parts))
         return _export_mapped(asset, path, kind, options)
     mesh, num_dropped = options.to_mesh(asset, vertex_colors=kind == "ply")
     _check_colors(mesh)
@@ -198,7 +198,7 @@ def export_asset(
 def _check_colors(mesh: TexturedMesh) -> None:
     """Refuse vertex colors that are not finite, which a .glb would take; textures refuse theirs."""
     if mesh.colors is not None:
-        check_finite("colors", mesh.colors)
+        check_finite_asset("colors", mesh.colors)
 
 
 def _encode(mesh: TexturedMesh, path: Path, kind: ExportFormat) -> dict[Path, bytes]:

@@ -62,7 +62,7 @@ def validate_surface(surface: Surface) -> Surface:
     return Surface(surface.vertices.detach().float(), surface.faces.long(), surface.color)
 
 
-def check_finite(what: str, *values: Tensor) -> None:
+def check_finite_asset(what: str, *values: Tensor) -> None:
     """Refuse what no file should hold.
 
     Args:
