@@ -109,7 +109,8 @@ def _check_computed_by(board: MethodComparison, path: Path) -> None:
     dtype = str(pick_precision(precision, "cpu")).removeprefix("torch.")
     now = f"limbeck {__version__}, {dtype}"
     if not path.exists():
-        write_text(path, now + "\n")
+        if not (path.parent / "model.txt").exists():  # else of a version that is not known
+            write_text(path, now + "\n")
     elif (before := path.read_text(encoding="utf-8").strip()) != now:
         notify(
             f"{path.parent} was begun with {before}, and what is computed now is with {now}: rows "
