@@ -30,7 +30,8 @@ from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.priors.loading import follows_instructions, load
+from limbeck.priors.families import follows_instructions
+from limbeck.priors.loading import load
 from limbeck.representations.latents import Latents
 from limbeck.representations.nerf import NeRF
 from limbeck.representations.pixels import Pixels

@@ -29,7 +29,8 @@ from limbeck.methods.flow_edit import FlowEdit
 from limbeck.methods.pds import PDS
 from limbeck.methods.sdedit import SDEdit
 from limbeck.priors.exact import colored_shapes
-from limbeck.priors.loading import flow_family, load
+from limbeck.priors.families import flow_family
+from limbeck.priors.loading import load
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents
 from limbeck.representations.pixels import Pixels

@@ -21,7 +21,8 @@ from limbeck.distillation.timesteps.random import UniformTimesteps
 from limbeck.distillation.weights import UniformWeight, Weight
 from limbeck.methods.base import EditedModel, EditMethod
 from limbeck.methods.dds import DDS
-from limbeck.priors.loading import find_vocabulary, flow_family, follows_instructions, is_exact
+from limbeck.priors.families import flow_family, follows_instructions
+from limbeck.priors.loading import find_vocabulary, is_exact
 from limbeck.training.optimizers import SGD, Optimizer
 
 

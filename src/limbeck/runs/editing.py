@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.config.comparison import fingerprint
 from limbeck.config.discovery import component_name
 from limbeck.diffusion.prior import Prior
-from limbeck.priors.loading import follows_instructions
+from limbeck.priors.families import follows_instructions
 from limbeck.representations.base import RepresentationConfig, fitted_size
 from limbeck.representations.inpainting import Inpainting
 from limbeck.representations.latents import Latents

@@ -25,7 +25,7 @@ from limbeck.distillation.weights import DreamFusionWeight, Weight
 from limbeck.graphics.cameras.samplers import CameraSampler, NoCamera
 from limbeck.methods.base import CriticMethod, EditMethod, Method
 from limbeck.methods.sds import SDS
-from limbeck.priors.loading import scale_without_null
+from limbeck.priors.families import scale_without_null
 from limbeck.representations.base import RepresentationConfig
 from limbeck.representations.latents import Latents
 from limbeck.system.random import RunSeed

@@ -13,7 +13,7 @@ from limbeck.diffusion.tensors import to_device
 from limbeck.distillation.inputs import EditSource
 from limbeck.graphics.cameras.samplers import NoCamera
 from limbeck.methods.base import EditMethod
-from limbeck.priors.loading import follows_instructions
+from limbeck.priors.families import follows_instructions
 from limbeck.representations.inpainting import Inpainting
 from limbeck.training.experiment import Experiment
 from limbeck.training.run_prompts import RunPrompts

@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> None:
     from limbeck.config.discovery import find
     from limbeck.config.yaml import naming_options
     from limbeck.methods.base import EditMethod
-    from limbeck.priors.loading import follows_instructions, load, notify_unknown_words
+    from limbeck.priors.families import follows_instructions
+    from limbeck.priors.loading import load, notify_unknown_words
     from limbeck.runs import editing
     from limbeck.runs.closing_summary import edit_closing_lines
     from limbeck.runs.edit_inputs import EditInputs
