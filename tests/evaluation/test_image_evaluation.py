@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def test_a_folder_and_its_prompts_are_enough(world, tmp_path, capsys):
     assert report["features"] == "the world's evaluator" and len(report["prompts"]["sha256"]) == 64
     assert "paired by prompt and seed" in text and "| KID x 1000 " in text
     assert main(argv) == 2  # nothing is overwritten
+
+
+def test_images_that_the_evaluator_does_not_judge_are_counted(world, tmp_path, capsys):
+    mixed = shutil.copytree(world / "true", tmp_path / "mixed")
+    for i in range(4):
+        Image.open(mixed / f"img-{i}.png").resize((128, 128)).save(mixed / f"img-{i}.png")
+    prompts = ["--prompts", str(world / "prompts.txt")]
+    assert main(["eval", str(mixed), *prompts]) == 0
+    assert "the evaluator judges 20 of 24 images: " in capsys.readouterr().out
+    assert main(["eval", str(world / "true"), *prompts]) == 0
+    assert "the evaluator judges" not in capsys.readouterr().out
 
 
 def test_clip_gives_scores_and_features(world, tmp_path, capsys):

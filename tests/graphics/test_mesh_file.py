@@ -29,6 +29,7 @@ from limbeck.graphics.geometry.mesh_file import read_mesh_file
 from limbeck.graphics.geometry.mesh_fit import fit_mesh
 from limbeck.graphics.rendering.mesh_colors import MeshFileColors
 from limbeck.graphics.rendering.texture_sampling import build_mipmaps, sample_texture
+from limbeck.system.notices import Notice
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,13 @@ def test_texture_coordinates_without_a_material_leave_the_vertex_colors(tmp_path
     assert torch.equal(part.colors, expected[place]) and part.uv is not None
     points = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
     (tmp_path / "plain.obj").write_text("mtllib gone.mtl\nusemtl red\n" + points)
-    (part,) = read_mesh_file(tmp_path / "plain.obj")
+    with pytest.warns(Notice, match="gone.mtl, but there is no such file"):
+        (part,) = read_mesh_file(tmp_path / "plain.obj")
     assert not part.has_colors and part.uv is not None
+    (tmp_path / "gone.mtl").write_text("newmtl red\nKd 1 0 0\nmap_Kd gone.png\n")
+    with pytest.warns(Notice, match="gone.png, but there is no such file"):
+        (part,) = read_mesh_file(tmp_path / "plain.obj")
+    assert part.texture is None
 
 
 def test_names_of_materials_stay_distinct_without_their_spaces(tmp_path: Path) -> None:

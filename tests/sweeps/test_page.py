@@ -215,6 +215,17 @@ def test_the_live_table_counts_runs_and_the_time_left(progress: SweepProgress):
     assert "killed by SIGKILL" in text
 
 
+def test_without_a_terminal_the_start_is_said_once(progress: SweepProgress):
+    console = Console(width=100, record=True, file=io.StringIO())
+    table = LiveTable(console)
+    table.update(progress, None)
+    progress.running = {progress.runs[-1].name}
+    for _ in range(3):
+        table.update(progress, None)
+    text = console.export_text()
+    assert text.count("\n") == 1 and "1 running" in text and "a line follows" in text
+
+
 def test_a_run_carries_its_place_in_each_filter(progress: SweepProgress):
     text = SweepPage(progress.root).write(results_of(progress)).read_text(encoding="utf-8")
     filters = re.findall(r'<select name="([^"]+)">(.*?)</select>', text, re.S)

@@ -80,6 +80,12 @@ def notes(
             "no image is one of the world's, whose evaluator knows nothing else: judge others in "
             "the features of CLIP, with --clip FOLDER"
         )
+    for own in estimates:
+        if "object" in own and own["object"].count < own["saturation"].count:
+            lines.append(
+                f"the evaluator judges {own['object'].count} of {own['saturation'].count} images: "
+                "those of 64 x 64 pixels whose prompt names an object of its world"
+            )
     compared = max((own["kid"].count for own in estimates if "kid" in own), default=total)
     if compared < total:
         lines.append(

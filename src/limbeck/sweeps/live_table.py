@@ -42,7 +42,10 @@ def sweep_closing_lines(progress: SweepProgress) -> list[str]:
 
 
 class LiveTable:
-    """Shows a sweep while it goes on; where there is no terminal, one line per run that ends.
+    """Shows a sweep while it goes on.
+
+    Where there is no terminal, it prints one line when the first runs have started, and one per run
+    that ends.
 
     Args:
         console: where to print.
@@ -52,6 +55,7 @@ class LiveTable:
         self.console, self.started_at = console, time.monotonic()
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self._shown_at = 0.0
+        self._has_announced = False
 
     def __enter__(self) -> LiveTable:
         if self.console.is_terminal:
@@ -68,13 +72,20 @@ class LiveTable:
             progress: the state.
             outcome: that of a run that has just ended, or None.
         """
-        if outcome is not None and not self.console.is_terminal:
-            ending = f"{outcome.kind}: {outcome.message}" if outcome.message else outcome.kind
-            self._print(f"{self.counts(progress)}  {outcome.name} {ending}")
+        if not self.console.is_terminal:
+            self._print_line(progress, outcome)
         now = time.monotonic()
         if self.console.is_terminal and (outcome or now - self._shown_at > _REFRESH_SECONDS):
             self._shown_at = now
             self.live.update(self.render(progress), refresh=True)
+
+    def _print_line(self, progress: SweepProgress, outcome: RunOutcome | None) -> None:
+        if outcome is not None:
+            ending = f"{outcome.kind}: {outcome.message}" if outcome.message else outcome.kind
+            self._print(f"{self.counts(progress)}  {outcome.name} {ending}")
+        elif progress.running and not self._has_announced:
+            self._print(f"{self.counts(progress)}; a line follows for each run that ends")
+        self._has_announced = self._has_announced or bool(progress.running)
 
     def _print(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.graphics.geometry.gltf_checks import check_gltf
+from limbeck.graphics.geometry.obj_checks import notify_missing_obj_files
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 _MIN_EXTENT = 1e-5  #: areas below 1e-10 are lost in single precision
@@ -93,6 +94,8 @@ def _check_file(path: Path) -> None:
         )
     if path.suffix.lower() in _GLTF_SUFFIXES:
         check_gltf(path)
+    if path.suffix.lower() == ".obj":
+        notify_missing_obj_files(path)
 
 
 def _read_piece(scene: Any, node: str, path: Path) -> tuple[Any, MeshPart] | None:
