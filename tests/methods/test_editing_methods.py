@@ -208,13 +208,24 @@ def test_pds_is_finite_at_times_below_the_stride(coefficients):
     assert max_difference(chi[:1], half) < 1e-12  # t' is half of t
 
 
+@pytest.mark.parametrize("stride", [0.003, 0.0015, 0.0025])
+def test_pds_takes_the_same_step_at_neighboring_times(stride):
+    """Half of an odd number of ticks is always rounded to the same side."""
+    chi, psi = PDS(stride=stride).chi_and_psi(SD, f64([0.499, 0.5, 0.501, 0.502]))
+    ratio = psi / chi
+    assert bool((ratio.diff().abs() < 0.02 * ratio[0]).all()) and bool((ratio > 0).all())
+
+
 def test_pds_rejects_a_stride_within_one_tick():
     prior = colored_shapes(8)
     prior.schedule = DiscreteSchedule(tuple(torch.linspace(0.99, 0.01, 50).tolist()))
     start = SetupContext(1, 1, 0, torch.zeros(1, 3, 8, 8), ("a red disc",), ("a blue ring",))
-    with pytest.raises(ValueError, match=r"stride 0\.002 is less than a tick"):
+    with pytest.raises(ValueError, match=r"stride 0\.002 is less than two ticks"):
         PDS().init(prior, start)
     PDS(stride=0.05).init(prior, start)
+    with pytest.raises(ValueError, match=r"stride 0\.02 is less than two ticks"):
+        PDS(stride=0.02).init(prior, start)
+    PDS(stride=0.02, coefficients="consistent").init(prior, start)
     with pytest.raises(ValueError, match="stride must be between 0 and 1, not 0"):
         PDS(stride=0)
 

@@ -413,6 +413,20 @@ def test_the_shift_of_flux2_is_that_of_50_steps(family, folders):
     assert max_difference(ours, scheduler.sigmas[:-1]) < 1e-6
 
 
+@pytest.mark.parametrize("family", ["flux2", "klein"])
+def test_positions_of_flux2_stay_apart_in_16_bits(family, folders):
+    """bfloat16 rounds odd integers above 256, and tokens would share their position."""
+    model = Model(str(folders(family)), resolution=16)
+    prior = load(model, "cpu", "bfloat16")
+    seen = []
+    hook = lambda module, args: seen.append(args[0])  # noqa: E731
+    prior.network.pos_embed.register_forward_pre_hook(hook)
+    xt = normal(1, *prior.shape, dtype=torch.float32)
+    prior(xt, TIMES[:1], prior.condition([PROMPT]))
+    assert sorted(len(ids.unique(dim=0)) for ids in seen) == sorted(map(len, seen))
+    assert max(map(len, seen)) == 512
+
+
 def test_the_sampler_of_qwen_ends_at_the_terminal_sigma_of_its_file(folders):
     prior = load_family("qwen", folders("qwen"))
     scheduler = diffusers_pipeline(prior, folders("qwen")).scheduler

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -510,6 +511,15 @@ def test_models_that_are_no_flows_keep_their_editing_method(v_folder):
     assert flow_family("black-forest-labs/FLUX.2-klein-base-4B") == "flow"
     assert flow_family("black-forest-labs/FLUX.1-schnell") == "flux"
     assert flow_family("stable-diffusion-v1-5/stable-diffusion-v1-5") is None
+
+
+@pytest.mark.parametrize(("is_distilled", "kind"), [(True, "flux"), (False, "flow")])
+def test_the_distilled_klein_is_told_from_its_base_by_its_files(is_distilled, kind, tmp_path):
+    folder = write_tiny_pipeline("klein", tmp_path / "klein")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"is_distilled": is_distilled}))
+    assert flow_family(str(folder)) == kind
+    assert flow_family(load(Model(str(folder), resolution=16), "cpu")) == kind
 
 
 def test_a_large_photo_is_noticed_before_the_edit(tmp_path, capsys):

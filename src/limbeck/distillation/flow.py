@@ -6,6 +6,7 @@ diffusion model is a rectified flow with time u. Its velocity is v = eps - x.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,6 +72,15 @@ def euler_solver(t_start: float, steps: int) -> dict[str, Any]:
         steps: steps that it takes.
     """
     return {"steps": steps, "lr": 1.0, "timesteps": {"name": "trailing", "t_start": t_start}}
+
+
+#: Options of an experiment that is the Euler solver of a flow, as in run.yaml.
+EULER_RECIPE: Mapping[str, Any] = {
+    "timesteps": "trailing",
+    "weight": "uniform",
+    "optimizer": {"name": "sgd"},
+    "representation": {"lr": 1.0},
+}
 
 
 def coupled_noise(

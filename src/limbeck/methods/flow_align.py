@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +12,13 @@ from torch import Tensor
 from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand
-from limbeck.distillation.flow import coupled_noise, euler_solver, euler_step, velocity
+from limbeck.distillation.flow import (
+    EULER_RECIPE,
+    coupled_noise,
+    euler_solver,
+    euler_step,
+    velocity,
+)
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import EditMethod, edit_source
@@ -47,6 +55,10 @@ class FlowAlign(EditMethod):
 
     def unused_options(self) -> dict[str, str]:
         return {"negative_prompt": "leave it out, --source-prompt stands in its place"}
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        return EULER_RECIPE
 
     def step_schedule(self, step: int, steps: int) -> float:
         return (steps - step - 1) / (steps - step)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +13,13 @@ from limbeck.diffusion.guidance import guided_prediction
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.tensors import expand, to_device
 from limbeck.distillation.batching import draw_candidates
-from limbeck.distillation.flow import coupled_noise, euler_solver, euler_step, velocity
+from limbeck.distillation.flow import (
+    EULER_RECIPE,
+    coupled_noise,
+    euler_solver,
+    euler_step,
+    velocity,
+)
 from limbeck.distillation.inputs import StepInputs
 from limbeck.distillation.state import Stateless
 from limbeck.methods.base import edit_source
@@ -56,6 +64,10 @@ class FlowEdit(VelocityEditMethod):
         if self.sampling_steps > steps:
             most = f"at most {steps}, the steps of the run, not {self.sampling_steps}"
             raise ValueError(f"method.sampling_steps must be {most}")
+
+    @classmethod
+    def recipe(cls, is_3d: bool) -> Mapping[str, Any]:
+        return EULER_RECIPE
 
     def step_schedule(self, step: int, steps: int) -> float:
         return (steps - step - 1) / (steps - step)

@@ -61,6 +61,12 @@ class ISM(StatelessMethod):
         if self.inversion_steps < 0:
             raise ValueError(f"inversion_steps must be at least 0, not {self.inversion_steps}")
 
+    def unused_options(self) -> dict[str, str]:
+        # strides that reach from 0 to any s start there, from x itself
+        starts_at_x = not self.noisy_start and self.inversion_steps * self.delta_s >= 1
+        instead = "it inverts x to its noise; leave it out, or use --method.noisy-start true"
+        return {"noise": instead} if starts_at_x else {}
+
     def interval(self, step: int, steps: int) -> float:
         """delta_t at ``step`` of ``steps``."""
         rest = max(0.0, 1 - step / (self.warmup * steps)) if self.warmup > 0 else 0.0

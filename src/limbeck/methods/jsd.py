@@ -59,6 +59,9 @@ class JSD(StatelessMethod):
         check_minimums(self, inversion_steps=1)
         check_not_negative(self, "k", "inversion_eta")
 
+    def unused_options(self) -> dict[str, str]:
+        return {} if self.k > 0 else {"noise": "leave it out, or use --method.k above 0"}
+
     @property
     def guidance_scales(self) -> tuple[float, ...]:
         return (self.guidance, self.inversion_guidance)

@@ -57,12 +57,13 @@ class PDS(EditMethod):
             raise ValueError(f"stride must be between 0 and 1, not {self.stride}")
 
     def init(self, prior: Prior, setup: SetupContext) -> Stateless:
-        chi, _ = self.chi_and_psi(prior.schedule, torch.tensor([0.5], dtype=torch.float64))
-        if not bool(chi > 0):
-            raise ValueError(
-                f"stride {self.stride} is less than a tick of this model's schedule, so that t' "
-                "would be t: use a longer stride"
-            )
+        t = prior.schedule.snap(torch.tensor([0.5], dtype=torch.float64))
+        prev, half = earlier_times(prior.schedule, t, self.stride)
+        is_published = self.coefficients == "published"  # with half of the stride
+        if bool(prev == t) or (is_published and bool((half == prev) | (half == t))):
+            least = "two ticks" if is_published else "a tick"
+            text = f"stride {self.stride} is less than {least} of this model's schedule"
+            raise ValueError(f"{text}: use a longer stride")
         return super().init(prior, setup)
 
     def chi_and_psi(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,15 +83,30 @@ def flow_family(model: Model | Prior | str) -> str | None:
         and None for a model that is no flow.
     """
     if not isinstance(model, Model | str):
-        is_flow, family = isinstance(model.schedule, RectifiedFlowSchedule), type(model).__name__
-        return ("flux" if family in _OWN_GUIDANCE else "flow") if is_flow else None
+        from limbeck.priors.diffusers_base import DiffusersPrior
+
+        if not isinstance(model.schedule, RectifiedFlowSchedule):
+            return None
+        index = model.index if isinstance(model, DiffusersPrior) else {}
+        return "flux" if _has_own_guidance(type(model).__name__, index) else "flow"
     known, index = _find_pipeline(model)
     if known is not None:
         is_flow, has_guidance = known.prediction_type == "flow", known.family in _OWN_GUIDANCE
     else:
         family = family_of(str(index.get("_class_name")))
-        is_flow, has_guidance = family in _FLOWS, family in _OWN_GUIDANCE
+        is_flow, has_guidance = family in _FLOWS, _has_own_guidance(family, index)
     return ("flux" if has_guidance else "flow") if is_flow else None
+
+
+def _has_own_guidance(family: str, index: Mapping[str, Any]) -> bool:
+    """Whether the network has guidance of its own or needs none.
+
+    Args:
+        family: class of ``limbeck.priors``.
+        index: its model_index.json, by which klein is told from klein base.
+    """
+    is_distilled = family == "Flux2Klein" and bool(index.get("is_distilled", False))
+    return is_distilled or family in _OWN_GUIDANCE
 
 
 def family_of(pipeline: str) -> str:

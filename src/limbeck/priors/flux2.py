@@ -82,9 +82,9 @@ class Flux2Base(LatentDiffusion):
         b, _, h, w = xt.shape
         length = condition.data.shape[1]
         # positions are frame, row, column and index in the text
-        text_ids = xt.new_zeros(length, 4)
+        text_ids = torch.zeros(length, 4, device=xt.device)  # 16 bits do not hold all positions
         text_ids[:, 3] = torch.arange(length, device=xt.device)
-        image_ids = xt.new_zeros(h, w, 4)
+        image_ids = torch.zeros(h, w, 4, device=xt.device)
         image_ids[:, :, 1] = torch.arange(h, device=xt.device)[:, None]
         image_ids[:, :, 2] = torch.arange(w, device=xt.device)
         guidance = None

@@ -252,7 +252,7 @@ def load(
         model: name of a model, as ``Model.name`` or ``FILE.py:CLASS``; or a ``Model``, which can
             also add a LoRA or replace the autoencoder. A prior is returned as it is.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        precision: of the frozen weights; ``auto`` is float32 on a CPU and 16 bits on a GPU.
+        precision: of the frozen weights, see ``pick_precision``.
         runtime: how the network and the autoencoder are executed.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_CFD_OPTIONS = "--noise fixed-per-particle --timesteps linear"
+_CFD_OPTIONS = "--noise fixed-per-particle --timesteps linear --weight lambda"
 _CLIP_OPTIONS = (
     "--grad-transform clip --grad-transform.start-value 0.5 --grad-transform.end-value 2"
 )
@@ -40,7 +40,7 @@ RECOMMENDED_SETTINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
             "--method.guidance 7.5 --method.critic.training.lr 1e-4 --particles 4",
             "ProlificDreamer",
         ),
-        ("ism", "--method.guidance 7.5", "LucidDreamer"),
+        ("ism", "--method.guidance 7.5 --timesteps ism --weight lambda", "LucidDreamer"),
     ),
     "mvdream": (
         (

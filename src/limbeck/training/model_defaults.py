@@ -68,7 +68,9 @@ def _recipe(method: str, representation: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     is_3d = config is not None and config.cameras is not RepresentationConfig.cameras
-    recipe = found.recipe(is_3d)
+    recipe = dict(found.recipe(is_3d))
+    if representation != _LEFT_OUT["representation"]:
+        recipe.pop("representation", None)  # learning rates of latents
     return {"method": method, **recipe} if recipe else {}
 
 

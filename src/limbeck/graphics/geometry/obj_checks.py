@@ -29,6 +29,4 @@ def notify_missing_obj_files(path: Path) -> None:
     text = materials.read_text(encoding="utf-8", errors="replace")
     for texture in dict.fromkeys(match[1] for match in _TEXTURE.finditer(text)):
         if not (path.parent / texture).is_file():
-            notify(
-                f"{materials} names the texture {texture}, but there is no such file: it is missing"
-            )
+            notify(f"{materials} names the texture {texture}, but there is no such file")
