@@ -121,6 +121,14 @@ def test_distill_resumes_in_its_folder_and_refuses_another_experiment(tmp_path):
         lb.distill("a red disc", "gaussians", steps=4, out=out, seed=1)
 
 
+def test_a_folder_knows_the_prior_that_it_was_made_with(tmp_path):
+    run = lb.distill("a red disc", lb.load("gaussians"), steps=1, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"model: .*made in Python"):
+        lb.distill("a red disc", lb.load("gaussians-flow"), steps=1, out=tmp_path / "run")
+    again = lb.distill("a red disc", lb.load("gaussians"), steps=2, out=tmp_path / "run")
+    assert again.experiment.model == run.experiment.model
+
+
 def test_the_default_model_is_the_embedded_one():
     result = lb.distill("a red mug", steps=1)
     assert str(result.experiment.model) == "world" and result.images.shape == (1, 3, 64, 64)
@@ -178,6 +186,7 @@ def test_distill_runs_the_stages_of_a_preset(tmp_path, monkeypatch):
     result = lb.distill("a red disc", preset=TinyPreset(), out=tmp_path, seed=3)
     assert [stage.folder.name for stage in result.stages] == ["1-one", "2-two"]
     assert result.folder == tmp_path / "2-two" and starts == [tmp_path / "1-one"]
+    assert "2-two/report.html" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(stage.experiment.seed == 3 for stage in result.stages)
     with pytest.raises(ValueError, match="--steps would change one stage of several"):
         lb.distill("a red disc", preset=TinyPreset(), steps=3)

@@ -20,6 +20,7 @@ import yaml
 from limbeck.config.discovery import (
     OWN_FILE,
     base_of,
+    component_name,
     field_name,
     find,
     name_of,
@@ -33,6 +34,7 @@ from limbeck.diffusion.model_options import Model
 from limbeck.diffusion.prior import Prior
 from limbeck.diffusion.sampling import Sampling
 from limbeck.methods.base import EditMethod, Method
+from limbeck.priors.digest import prior_digest
 from limbeck.priors.loading import load, notify_unknown_words
 from limbeck.representations.base import RepresentationConfig
 from limbeck.runs.best_stage import choose_stage
@@ -49,6 +51,7 @@ from limbeck.runs.folder_results import DistillResult, EditResult, SampleResult
 from limbeck.runs.loggers import Logger
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
+from limbeck.runs.report.pages import write_recipe_report
 from limbeck.runs.run_command import given_twice
 from limbeck.runs.sample_recorder import find_sampled_run, sample_to_folder
 from limbeck.system.launch import launched_index
@@ -61,7 +64,7 @@ from limbeck.training.source_images import check_source_prompts
 T = TypeVar("T")
 ImagePath = str | Path
 
-_UNNAMED_MODEL = "made in Python"  #: recorded for a prior that no name can load again
+_UNNAMED_MODEL = "made in Python"  #: recorded, with its digest, for a prior without a name
 
 
 def distill(
@@ -171,7 +174,11 @@ def _record_stages(
         if len(runs) > 1:
             wait_for_processes()  # the next stage reads the result, which process 0 has written
     if launched_index() == 0:
-        choose_stage([result.folder for result in results], device)
+        folders = [result.folder for result in results]
+        messages = choose_stage(folders, device)
+        if recipe is not None and len(folders) > 1:
+            name = component_name(type(recipe)).rpartition(":")[2]
+            write_recipe_report(folders[0].parent, folders, name, messages)
     return tuple(results)
 
 
@@ -296,7 +303,7 @@ def _recorded_model(model: str | Model | Prior) -> tuple[str | Model | Prior, Pr
         with contextlib.suppress(yaml.YAMLError):  # an option is a tensor, for instance
             yaml.safe_dump(to_plain(model, Model))
             return model, model
-    return _UNNAMED_MODEL, model
+    return f"{_UNNAMED_MODEL}, {prior_digest(model)}", model
 
 
 def _with_options(config: T, options: Mapping[str, Any]) -> T:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ import limbeck.runs.recorder
 import limbeck.runs.report.pages
 from limbeck.cli.main import main
 from limbeck.config.yaml import read_yaml
+from limbeck.runs import sample_recorder
 from limbeck.runs.recording_options import RecordingOptions
 from limbeck.runs.run_command import default_run_folder
 from limbeck.runs.stage import StagePosition
@@ -214,6 +216,27 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
         capsys, "run", "red disc", *TOY, "--out", str(tmp_path / "precious.txt" / "below")
     )
     assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_samples_do_not_join_others_that_are_being_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, messages = sample_recorder._draw, []
+    argv = ["--model", "gaussians", "--device", "cpu", "--steps", "2", "--out", str(tmp_path / "x")]
+
+    def draw_beside_others(*args: Any) -> torch.Tensor:
+        messages.append(refused(capsys, "sample", "blue ring", *argv))
+        return draw(*args)
+
+    monkeypatch.setattr(sample_recorder, "_draw", draw_beside_others)
+    assert main(["sample", "red disc", *argv]) == 0
+    assert "is in use" in messages[0]
+    left = tmp_path / "left"  # by a process that was killed while it drew
+    left.mkdir()
+    (left / ".lock").touch()
+    monkeypatch.undo()
+    assert main(["sample", "red disc", *argv[:-1], str(left)]) == 0
+    assert "red disc" in (tmp_path / "x" / "sample.yaml").read_text(encoding="utf-8")
 
 
 def test_a_folder_without_permission(

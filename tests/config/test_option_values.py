@@ -151,6 +151,7 @@ def test_python_refuses_what_the_command_line_refuses(make: Any, option: str, ba
         ({"steps": 1e3}, "steps must be an integer, not 1000.0"),
         ({"steps": True}, "steps must be an integer, not True"),
         ({"steps": 10**20}, "steps must be an integer of at most 64 bits, not 1000"),
+        ({"steps": [0, 1]}, "steps must be an integer of at most 64 bits, not [0, 1]"),
         ({"precision": "float8"}, "precision must be one of auto, float32"),
         ({"method": "sds"}, "method must be one of asd, "),
     ],

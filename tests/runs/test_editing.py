@@ -218,6 +218,15 @@ def test_a_gradient_map_is_the_norm_of_the_mean_gradient_of_the_first_steps(prio
     assert torch.allclose(gradient_map(e, prior), mean.norm(dim=1), atol=1e-6)
 
 
+def test_a_finished_edit_is_left_alone(prior, photo, tmp_path, monkeypatch):
+    edit_to_folder(edit_inputs(photo), quick_options(), prior, tmp_path / "out")
+    monkeypatch.delattr("limbeck.runs.editing.gradient_map")  # not computed again
+    edit_to_folder(edit_inputs(photo), quick_options(), prior, tmp_path / "out")
+    (tmp_path / "out" / "edit" / "00-00-gradient.png").unlink()
+    with pytest.raises(NameError, match="gradient_map"):  # what was cut off is completed
+        edit_to_folder(edit_inputs(photo), quick_options(), prior, tmp_path / "out")
+
+
 # Masks
 
 

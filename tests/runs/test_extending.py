@@ -3,7 +3,7 @@
 import inspect
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from limbeck.config.discovery import choices
 from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.small_unet import SmallUNetCritic
 from limbeck.distillation.gradient_transforms import Clip
+from limbeck.distillation.noise import IndependentNoise
 from limbeck.distillation.timesteps.deterministic import LinearTimesteps
 from limbeck.distillation.timesteps.random import NStageTimesteps, TwoStageTimesteps
 from limbeck.methods.base import Method
@@ -109,6 +110,18 @@ def test_schedules_over_the_run_cannot_be_extended(changes: dict[str, object], r
     old = experiment(**{"steps": 50, "optimizer": Adam(1.0)} | changes)
     assert reason in dependence_on_steps(old, replace(old, steps=60), 50)
     assert not dependence_on_steps(old, replace(old, steps=60), 0) or "3D" in reason
+
+
+@dataclass(frozen=True)
+class OwnNoise(IndependentNoise):
+    """Noise that could read the number of steps."""
+
+
+def test_noise_of_ones_own_may_read_the_number_of_steps() -> None:
+    old = experiment(steps=5, optimizer=Adam(1.0), noise=OwnNoise())
+    assert "is your own and may use" in dependence_on_steps(old, replace(old, steps=10), 5)
+    old = experiment(steps=5, optimizer=Adam(1.0), noise=IndependentNoise())
+    assert dependence_on_steps(old, replace(old, steps=10), 5) == ""
 
 
 def test_methods_that_read_the_number_of_steps_state_their_schedule() -> None:

@@ -204,6 +204,14 @@ def test_the_written_file_is_the_same_sweep(tmp_path: Path):
     assert plan_runs(again) == plan_runs(sweep) and len(plan_runs(again)) == 6
 
 
+def test_runs_with_the_same_hash_by_chance_are_refused(monkeypatch):
+    monkeypatch.setattr("limbeck.sweeps.planned_runs.fingerprint", lambda stage: "01234567")
+    sweep = Sweep({"prompts": ["a"], "model": "gaussians"}, grid={"steps": (1, 2)})
+    with pytest.raises(ValueError, match="differ and have the same hash"):
+        plan_runs(sweep)
+    plan_runs(Sweep({"prompts": ["a"], "model": "gaussians"}, grid={"steps": (1, 1)}))
+
+
 def test_identical_experiments_are_planned_once():
     sweep, _, _ = read_command([*TOY, "--method.guidance", "7.5", "7.50", "1", "--seed", "0", "0"])
     assert sweep.count == 6 and len(plan_runs(sweep, "--")) == 2

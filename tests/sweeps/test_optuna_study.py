@@ -98,6 +98,26 @@ def test_a_trial_that_diverged_has_the_worst_value_and_a_killed_one_is_asked_aga
 
 
 @needs_optuna
+def test_a_trial_that_diverged_first_is_not_the_best(tmp_path, monkeypatch):
+    """Total variation has no worst value that could be told in its place."""
+    study = OptunaStudy(search_of(2, search=Search("total_variation", False)), tmp_path)
+    run_all(study, peak, monkeypatch, ["stopped"])
+    assert [trial.value for trial in study._study.trials] == [None, None]
+    more = OptunaStudy(search_of(3, search=Search("total_variation", False)), tmp_path)
+    run_all(more, lambda options: 0.3, monkeypatch)
+    assert more._study.best_trial.number == 2
+
+
+@needs_optuna
+def test_a_trial_that_was_killed_before_its_values_were_chosen_has_no_runs(tmp_path, monkeypatch):
+    OptunaStudy(search_of(3), tmp_path)._study.ask()
+    for _ in range(2):  # the second time it has failed
+        study = OptunaStudy(search_of(3), tmp_path)
+        assert study.earlier_runs() == study.known_runs() == []
+    assert len(run_all(study, peak, monkeypatch)) == 2
+
+
+@needs_optuna
 def test_a_setting_without_the_score_does_not_end_the_search(tmp_path, monkeypatch):
     def score(options):
         return None if options["method.guidance"] < 3 else peak(options)
@@ -207,6 +227,13 @@ def test_what_cannot_be_searched_for_is_refused(capsys, tmp_path, monkeypatch):
         check_search(search_of(2, search=Search("object"), random={"lr": (Range("log", 1, 2), 3)}))
     with pytest.raises(ValueError, match="method is in grid or zip"):
         search_of(2, grid={"method": ("sds", "vsd")})
+
+
+def test_errors_of_a_search_file_name_its_own_options(tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text("prompts: [a]\noptuna: {maximize: saturation, trials: x, lr: [1, 2]}\n")
+    with pytest.raises(ValueError, match=r"optuna\.trials must be an integer, not 'x'"):
+        read_sweep(file)
 
 
 def test_without_optuna_one_line_names_the_extra(tmp_path, capsys, monkeypatch):

@@ -261,6 +261,7 @@ def test_presets_of_several_stages(tmp_path, monkeypatch, capsys):
     for run in Path("s").glob("seed-*"):
         config = (run / "2-splats" / "run.yaml").read_text(encoding="utf-8")
         assert f"init_from: {run.absolute() / '1-field'}" in config
+        assert json.loads((run / "best-stage.json").read_text(encoding="utf-8"))
     before = files_of(tmp_path / "s" / run.name)
     capsys.readouterr()
     assert main([*command, "--out", "s", "--device", "cpu"]) == 0

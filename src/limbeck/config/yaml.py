@@ -299,9 +299,9 @@ def refused_value(path: str, value: Any, hint: Any) -> ValueError:
     for item in value if isinstance(value, tuple | list) else [value]:
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             if not is_usable(float(item)):
-                accepted = accepted.replace("a number", "a finite number")
+                accepted = re.sub("a number", "a finite number", accepted)
             if type(item) is int or re.fullmatch(r"[-+]?\d+", str(item).strip()):
-                accepted = accepted.replace("an integer", "an integer of at most 64 bits")
+                accepted = re.sub("an integer(?! of)", "an integer of at most 64 bits", accepted)
     is_text = isinstance(value, str)
     quotes = "; put text in quotes" if "text" in accepted and not is_text else ""
     return ValueError(f"{path} must be {accepted}, not {_shortened(value)}{quotes}")

@@ -22,7 +22,7 @@ from limbeck.representations.latents import Latents
 from limbeck.representations.noise import NoiseMap
 from limbeck.runs.edit_inputs import EditInputs, EditItem
 from limbeck.runs.edit_options import EditOptions
-from limbeck.runs.folder_state import refuse_other_experiment
+from limbeck.runs.folder_state import is_finished, refuse_other_experiment
 from limbeck.runs.images import heat_map, image_grid, particle_stems, save_png
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
@@ -216,8 +216,12 @@ def run_edit(
     _save_before_images(before, stems, folder)
     if experiment.method.optimizes == "noise":
         image_every = image_every or experiment.steps  # an image takes many passes
+    last_images = [folder / "edit" / f"{stem}-gradient.png" for stem in stems]
+    is_left_alone = is_finished(folder, experiment) and all(map(Path.is_file, last_images))
     recording = RecordingOptions(image_every)
     record(experiment, prior, folder, recording, command, console)
+    if is_left_alone:
+        return folder / "report.html"
     maps = gradient_map(experiment, prior)
     if launched_index() > 0:  # process 0 writes
         return folder / "report.html"

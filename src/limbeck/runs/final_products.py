@@ -12,6 +12,7 @@ from limbeck.system.finite import NonFiniteError
 from limbeck.system.notices import notify
 from limbeck.training.experiment import Experiment
 
+_TRIED_AGAIN = "the same command tries it again"
 FAILURES = "failures.json"  #: in a run folder: products that could not be written, with the reason
 
 
@@ -45,12 +46,18 @@ class FinalProducts:
         except Exception as error:
             self.fail(product, error)
 
-    def fail(self, product: str, error: Exception) -> None:
-        """Say that a product could not be written, and remember it."""
+    def fail(self, product: str, error: Exception, next_step: str = _TRIED_AGAIN) -> None:
+        """Say that a product could not be written, and remember it.
+
+        Args:
+            product: what was to be written.
+            error: the reason.
+            next_step: what happens next, for the message.
+        """
         self.failures[product] = one_line(error)
         notify(
             f"{self.folder}: {product} could not be written ({self.failures[product]}); the rest "
-            "of the run is complete, and the same command tries it again"
+            f"of the run is complete, and {next_step}"
         )
 
     def save_failures(self) -> None:

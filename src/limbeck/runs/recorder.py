@@ -380,7 +380,8 @@ class Recorder:
         if self.log_writer is not None:
             self.log_writer.close()
             if self.log_writer.error is not None:
-                products.fail("the log of --logger", self.log_writer.error)
+                kept = "metrics.jsonl has all of its numbers"
+                products.fail("the log of --logger", self.log_writer.error, kept)
         products.save_failures()
         profile = profile_content(self.run, self.costs, self.image_every, self.writer)
         write_text(folder / "profile.json", json.dumps(profile, indent=1) + "\n")

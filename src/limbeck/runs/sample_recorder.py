@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from limbeck.distillation.critics.base import Critic
 from limbeck.graphics.cameras.camera import orbit_cameras
 from limbeck.graphics.export.png import check_image_values
 from limbeck.metrics.run_scores import score_run
+from limbeck.representations.generator import OneStepGenerator
 from limbeck.runs.find_runs import find_folder
 from limbeck.runs.folder_state import foreign_files
 from limbeck.runs.generator_samples import check_generator, draw_from_generator, load_generator
@@ -38,6 +40,7 @@ from limbeck.system.checkpoint import read_checkpoint
 from limbeck.system.environment import free_bytes
 from limbeck.system.files import write_text
 from limbeck.system.finite import NonFiniteError
+from limbeck.system.folder_lock import folder_lock
 from limbeck.system.notices import collect_notices
 from limbeck.training.experiment import Experiment
 from limbeck.training.trainer import Run
@@ -213,13 +216,27 @@ def sample_to_folder(sampling: Sampling, prior: Prior, folder: Path) -> Path:
     generator = load_generator(sampling.generator, prior) if sampling.generator else None
     with collect_notices() as notices:
         conditions = _conditions(sampling, source)
+    with folder_lock(folder):  # held while the images are drawn, so that no others join them
+        refuse_other_samples(folder, sampling)
+        return _write_samples(sampling, prior, source, generator, conditions, notices, folder)
+
+
+def _write_samples(
+    sampling: Sampling,
+    prior: Prior,
+    source: Prior,
+    generator: OneStepGenerator | None,
+    conditions: Conditions,
+    notices: Sequence[str],
+    folder: Path,
+) -> Path:
+    """Draw the images of ``sample_to_folder`` and write all files."""
     rows_before, start = prior.call_counter.rows, time.perf_counter()
     if generator is None:
         images = _draw(sampling, source, prior, conditions)
     else:
         images = draw_from_generator(sampling, generator, prior, conditions.pos)
     seconds = time.perf_counter() - start
-    folder.mkdir(parents=True, exist_ok=True)
     # first: a folder that was left after a kill is recognized by it
     write_text(folder / "sample.yaml", to_yaml(sampling))
     save_final_images(folder, images, sampling.num_images)

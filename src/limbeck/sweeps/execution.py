@@ -14,6 +14,7 @@ from limbeck.config.own_errors import OwnCodeError
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.graphics.export.png import NonFiniteImageError
 from limbeck.priors.loading import load
+from limbeck.runs.best_stage import choose_stage
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.folder_state import is_finished, refuse_other_experiment
 from limbeck.runs.recorder import record
@@ -141,6 +142,7 @@ def _execute_stages(task: RunTask) -> list[str]:
             task.command,
             stage=StagePosition(number, total, folder.name.partition("-")[2], later),
         )
+    choose_stage(list(experiments), task.device)  # which exports take
     return [problem for folder in experiments for problem in read_failures(folder)]
 
 

@@ -73,6 +73,12 @@ class OptunaStudy:
         seed = sweep.draw_seed + len(trials)
         self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         states = optuna.trial.TrialState
+        # a trial that was killed while its values were chosen lacks some, and has no run
+        cut = [trial for trial in trials if trial.params.keys() != sweep.random.keys()]
+        for trial in cut:
+            if trial.state == states.RUNNING:
+                self._study.tell(trial.number, state=states.FAIL)
+        trials = [trial for trial in trials if trial not in cut]
         self._left = [trial for trial in trials if trial.state == states.RUNNING]
         self._known = [trial for trial in trials if trial.state != states.RUNNING]
         self._open: dict[int, list[PlannedRun]] = {}
@@ -140,7 +146,7 @@ class OptunaStudy:
             if not outcomes:
                 self._tell_score(number, runs)
             elif all(outcome.is_final for outcome in outcomes):
-                self._study.tell(number, self._worst())
+                self._tell_worst(number)
 
     def _tell_score(self, number: int, runs: Sequence[PlannedRun]) -> None:
         """Tell the mean score of a trial, or that it has none, as that of diversity needs two."""
@@ -155,13 +161,18 @@ class OptunaStudy:
         lacking = runs[scores.index(None)].name
         notify(f"{lacking} has no {self.search.score}: the search goes on without this setting")
 
-    def _worst(self) -> float:
-        """The worst value so far, or the worst possible one before the first."""
+    def _tell_worst(self, number: int) -> None:
+        """Tell the worst value so far; before the first the worst possible, or none without one."""
+        import optuna
+
         trials = self._study.get_trials(deepcopy=False)
         worst = min if self.search.maximize else max
         values = [trial.value for trial in trials if trial.value is not None]
         bound = metric_bounds(self.search.score)[0 if self.search.maximize else 1]
-        return worst(values) if values else bound if math.isfinite(bound) else 0.0
+        if values or math.isfinite(bound):
+            self._study.tell(number, worst(values) if values else bound)
+        else:
+            self._study.tell(number, state=optuna.trial.TrialState.FAIL)
 
     def _score(self, run: PlannedRun) -> float | None:
         """The score of a run; None if it has none, or one that could not be computed."""

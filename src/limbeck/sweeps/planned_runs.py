@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.config.comparison import fingerprint
+from limbeck.config.comparison import differences, fingerprint
 from limbeck.config.option_types import option_type, takes_integers_only
 from limbeck.config.yaml import build, join
 from limbeck.runs.run_command import NO_PROMPTS, StartOptions, given_twice
@@ -123,8 +123,18 @@ def plan_points(
             where = f"; this is in the run with {label_of(varied)}" if varied else ""
             raise ValueError(f"{error}{where}") from error
         run = planned_run({name: point[name] for name in sweep.varied}, stages)
-        planned.setdefault(run.key, run)
+        _check_identical(planned.setdefault(run.key, run), run)
     return list(planned.values())
+
+
+def _check_identical(first: PlannedRun, second: PlannedRun) -> None:
+    """Refuse two runs that differ and have the same hash, as the second would be left out."""
+    pairs = [(stage, second.stages.get(name)) for name, stage in first.stages.items()]
+    if first is not second and any(other is None or differences(a, other) for a, other in pairs):
+        raise ValueError(
+            f"{first.name} and {second.name} differ and have the same hash by chance: run one of "
+            "them in a sweep of its own"
+        )
 
 
 def planned_run(options: Mapping[str, Any], stages: Mapping[str, Experiment]) -> PlannedRun:

@@ -64,9 +64,11 @@ def _sweep_of(plain: Mapping[str, Any]) -> Sweep:
             raise ValueError(f"{name} maps options to lists of values, not {section!r:.60}")
     search = _search_of(sections["random"]) if searches else None
     draws, draw_seed = sections["random"].pop("draws", 0), sections["random"].pop("draw_seed", 0)
-    for name, value in (("draws", draws), ("draw_seed", draw_seed)):
+    draws_name = "optuna.trials" if searches else "random.draws"
+    seed_name = "optuna.draw_seed" if searches else "random.draw_seed"
+    for name, value in ((draws_name, draws), (seed_name, draw_seed)):
         if type(value) is not int:
-            raise ValueError(f"random.{name} must be an integer, not {value!r}")
+            raise ValueError(f"{name} must be an integer, not {value!r}")
     seeds = rest.pop("seeds", ())
     seeds = expand_values(seeds if isinstance(seeds, list | tuple) else [seeds])
     fixed = flatten(rest)

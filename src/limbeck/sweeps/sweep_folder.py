@@ -100,7 +100,8 @@ def execute_runs(
                 progress.finished.add(outcome.name)
             else:
                 progress.failed[outcome.name] = outcome
-            write_failed_runs(root, progress.failed, known)
+            unfinished = {n: o for n, o in known.items() if n not in progress.finished}
+            write_failed_runs(root, progress.failed, unfinished)
             run = next(run for run in progress.runs if run.name == outcome.name)
             watch.add(run, outcome, progress.steps_taken(run))
             _react(watch, queue, progress)

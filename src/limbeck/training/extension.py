@@ -33,13 +33,23 @@ def dependence_on_steps(old: Experiment, new: Experiment, done: int) -> str:
     """
     if not isinstance(old.camera_sampler, NoCamera):
         return "a 3D representation changes with the share of the run that is done"
-    for component in (old.representation, old.method, old.grad_transform):
-        if is_own(type(component)):
+    for part in (old.representation, old.method, old.grad_transform, old.noise_of_run):
+        for component in _own_components(part):
             return f"{component_name(type(component))} is your own and may use the number of steps"
     for name, value in _schedules(old):
         if _differs(value, old.steps, new.steps, done):
             return f"{name} would have been different in the first {done} steps"
     return ""
+
+
+def _own_components(config: Any) -> Iterator[Any]:
+    """The components of one's own in a configuration, without timesteps, which are compared."""
+    if not is_dataclass(config) or isinstance(config, Timesteps):
+        return
+    if is_own(type(config)):
+        yield config
+    for field in fields(config):
+        yield from _own_components(getattr(config, field.name))
 
 
 def _differs(value: Callable[[int, int], Any], old: int, new: int, done: int) -> bool:

@@ -43,9 +43,15 @@ class NoProcess:
         return None
 
 
-def test_runs_that_a_search_adds_later_use_all_workers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("limbeck.sweeps.engines.process_pool.available_cores", lambda: 8)
-    pool = ProcessPool(workers=4, device="cpu")
+@pytest.mark.parametrize(("workers", "threads"), [(0, [8, 4, 2, 2]), (4, [2, 2, 2, 2])])
+def test_runs_that_a_search_adds_later_use_all_workers(
+    workers: int, threads: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    """With --workers a run has the same threads however many are left, as bits depend on them."""
+    module = "limbeck.sweeps.engines.process_pool"
+    monkeypatch.setattr(f"{module}.available_cores", lambda: 8)
+    monkeypatch.setattr(f"{module}.default_workers", lambda device: 4)
+    pool = ProcessPool(workers=workers, device="cpu")
     monkeypatch.setattr(pool._context, "Process", NoProcess, raising=False)
     task = RunTask("first", (), "cpu", 0, DEFAULT_RECORDING, "")
     pool.prepare([task])
@@ -54,7 +60,7 @@ def test_runs_that_a_search_adds_later_use_all_workers(monkeypatch: pytest.Monke
         pool.start(replace(task, name=name))
     assert not pool.has_room()
     assert [running.slot for running in pool._processes] == [0, 1, 2, 3]
-    assert [running.process.threads for running in pool._processes] == [8, 4, 2, 2]
+    assert [running.process.threads for running in pool._processes] == threads
 
 
 @pytest.mark.slow

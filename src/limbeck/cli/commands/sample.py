@@ -87,7 +87,9 @@ def _check_files(sampling: Sampling, out: Path | None) -> tuple[Sampling, Path]:
     from limbeck.cli.run_folder import check_new_folder
     from limbeck.config.comparison import fingerprint
     from limbeck.runs.find_runs import find_folder
+    from limbeck.runs.folder_state import foreign_files
     from limbeck.system.files import slug
+    from limbeck.system.folder_lock import refuse_folder_in_use
     from limbeck.system.image_files import image_file_size
 
     if sampling.critic is not None:
@@ -97,7 +99,10 @@ def _check_files(sampling: Sampling, out: Path | None) -> tuple[Sampling, Path]:
     how = sampling.sampler if sampling.generator is None else "generator"
     name = f"{slug(sampling.prompts[0])}-{how}-{fingerprint(sampling)}"
     folder = out or Path("samples") / name
-    if not (folder / "sample.yaml").exists():  # samples that were cut off are checked later
+    refuse_folder_in_use(folder)
+    is_left = folder.is_dir() and not foreign_files(folder)  # by a process that was killed
+    # samples that were cut off are checked later
+    if not is_left and not (folder / "sample.yaml").exists():
         check_new_folder(folder)
     if sampling.critic is not None and not sampling.critic.is_dir():
         raise ValueError(f"--critic {sampling.critic} is not a run folder")

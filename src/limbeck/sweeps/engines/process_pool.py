@@ -137,7 +137,8 @@ class ProcessPool(Engine):
         return self.workers or default_workers(self.device)
 
     def prepare(self, tasks: list[RunTask]) -> None:
-        self._slots = min(self.capacity, len(tasks))
+        # with --workers also where fewer runs are left: a resumed run has the same threads
+        self._slots = self.workers or min(self.capacity, len(tasks))
         if self._method == "forkserver":
             uses_networks = any(task.uses_network for task in tasks)
             self._context.set_forkserver_preload(modules_to_preload(uses_networks))
