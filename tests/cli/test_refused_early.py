@@ -11,13 +11,16 @@ from refusals import refused
 import limbeck.api  # bound to the real load before it is replaced
 import limbeck.priors.loading
 import limbeck.runs.reopen
-from limbeck.config.discovery import choices
+from limbeck.config.discovery import choices, component_name
 from limbeck.config.yaml import to_yaml
 from limbeck.methods.base import EditMethod
 from limbeck.representations.nerf import NeRF
 from limbeck.training.experiment import Experiment
+from limbeck.training.presets.base import Preset
 from limbeck.training.presets.dreamfusion import DreamFusionPreset
+from limbeck.training.presets.lucid_splats import LucidSplatsPreset
 from limbeck.training.presets.mvdream import MVDreamPreset
+from limbeck.training.presets.prolificdreamer import ProlificDreamerPreset
 from limbeck.training.presets.zero123 import Zero123Preset
 from limbeck.world.pretrained import WEIGHTS
 
@@ -167,10 +170,11 @@ def test_the_image_of_a_run_is_read_before_the_model(
 
 
 @pytest.mark.parametrize(
-    ("preset", "stage"), [("lucid-splats", "splats"), ("prolificdreamer", "texture")]
+    ("preset", "stage"),
+    [(LucidSplatsPreset(), "splats"), (ProlificDreamerPreset(last_stage="texture"), "texture")],
 )
 def test_every_stage_of_a_recipe_is_checked_before_the_first_one(
-    preset: str, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+    preset: Preset, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     monkeypatch.setattr(limbeck.priors.loading, "load", None)
     monkeypatch.setattr(limbeck.api, "load", None)
@@ -178,7 +182,9 @@ def test_every_stage_of_a_recipe_is_checked_before_the_first_one(
     image.putpixel((4, 4), (255, 0, 0))
     image.save(tmp_path / "red.png")
     files = ("--image", "red.png", "--reference.normal", "red.png")
-    words = ("--preset", preset, *files, "--reference.normal-weight", "1")
+    last = ("--preset.last-stage", preset.last_stage) if preset.last_stage else ()
+    words = ("--preset", component_name(type(preset)), *last, *files)
+    words = (*words, "--reference.normal-weight", "1")
     message = refused(capsys, "run", "a duck", *words)
     assert f"stage {stage}: reference.normal_weight 1 has no effect" in message
     given = Path("red.png")

@@ -291,7 +291,8 @@ def test_a_preset_with_several_stages_has_one_viewer(
     monkeypatch.setattr(pages, "write_recipe_report", lambda *_: None)
     monkeypatch.setattr("limbeck.runs.best_stage.choose_stage", lambda *_: [])
     car = tmp_path / "car"
-    argv = ["run", "a red car", "--preset", "prolificdreamer", "--out", str(car), "--viewer"]
+    argv = ["run", "a red car", "--preset", "prolificdreamer", "--preset.last-stage", "texture"]
+    argv += ["--out", str(car), "--viewer"]
     assert main(argv) == 0
     assert events[0] == "open car" and events[-1] == "close"
     stages = [event.removesuffix(" False") for event in events[1:-1]]

@@ -261,7 +261,7 @@ def test_mvdream_on_the_embedded_model_of_four_views_differs_from_dreamfusion_in
 
 
 def test_shared_options_are_passed_on_and_others_are_refused():
-    stages = ProlificDreamerPreset().stages(PROMPTS)
+    stages = ProlificDreamerPreset(last_stage="texture").stages(PROMPTS)
     first, last = stages["field"], stages["texture"]
     chosen = replace(first, prompts=("a red mug",), seed=3, particles=2, perp_neg=0.0)
     chosen = replace(chosen, runtime=RuntimeOptions(vae_slicing=True))
@@ -277,9 +277,17 @@ def test_shared_options_are_passed_on_and_others_are_refused():
         apply_shared_options(first, replace(first, steps=5), last)
 
 
+def test_prolificdreamer_stops_on_the_embedded_model_where_later_stages_do_not_help():
+    assert list(ProlificDreamerPreset().stages(PROMPTS)) == ["field"]
+    assert list(ProlificDreamerPreset(stage="texture").stages(PROMPTS)) == ["texture"]
+    two = ProlificDreamerPreset(last_stage="geometry").stages(PROMPTS)
+    assert list(two) == ["field", "geometry"]
+    assert len(ProlificDreamerPreset(size="full").stages(PROMPTS)) == 3
+
+
 def test_each_stage_is_initialized_from_the_one_before(tmp_path):
     prior, previous, stages = load("world", "cpu", "float32"), None, {}
-    for name, stage in ProlificDreamerPreset().stages(PROMPTS).items():
+    for name, stage in ProlificDreamerPreset(last_stage="texture").stages(PROMPTS).items():
         representation = stage.representation
         if isinstance(representation, DMTet):
             small = replace(representation, grid_resolution=12, init_steps=2)
@@ -294,7 +302,7 @@ def test_each_stage_is_initialized_from_the_one_before(tmp_path):
 
 
 DREAMFUSION = ("a duck", "--preset", "dreamfusion")
-PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer")
+PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer", "--preset.last-stage", "texture")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +312,9 @@ PROLIFICDREAMER = ("a duck", "--preset", "prolificdreamer")
         (("a duck", "--preset", "dreamfuson"), "Did you mean dreamfusion?"),
         ((*DREAMFUSION, "--preset.size", "huge"), "--preset.size"),
         ((*PROLIFICDREAMER, "--steps", "9"), "--preset.stage"),
-        ((*PROLIFICDREAMER, "--preset.stage", "nerf"), "field, geometry, texture"),
+        ((*PROLIFICDREAMER[:-1], "nerf"), "last_stage must be one of field, geometry, texture"),
+        ((*PROLIFICDREAMER[:-2], "--preset.stage", "nerf"), "field, geometry, texture"),
+        ((*PROLIFICDREAMER, "--preset.stage", "field"), "exclude each other"),
         ((*PROLIFICDREAMER, "--preset.scene-type", "scene"), "objects only"),
         ((*DREAMFUSION, "--config", "run.yaml"), "must be left out where a preset is given"),
     ],

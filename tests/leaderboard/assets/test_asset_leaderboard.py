@@ -133,15 +133,17 @@ def test_diversity_is_between_the_seeds_of_an_object():
 
 def test_rows_are_planned_by_seed_and_object_with_all_their_stages(tmp_path):
     file = tmp_path / "rows.yaml"
-    file.write_text("strong: {preset: dreamfusion, method.guidance: 60}\n", encoding="utf-8")
-    board = AssetLeaderboard(("dreamfusion", "prolificdreamer"), file, seeds=2, steps_scale=0.1)
+    rows = ["strong: {preset: dreamfusion, method.guidance: 60}"]
+    rows += ["stages: {preset: prolificdreamer, preset.last_stage: texture}"]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    board = AssetLeaderboard(("dreamfusion",), file, seeds=2, steps_scale=0.1)
     rows = board.row_options()
     runs = plan_asset_runs(board, rows)
     assert len(runs) == 3 * 14 * 2 == len({run.planned.key for run in runs})
     assert [run.row for run in runs[:4]] == [*rows, "dreamfusion"]
     assert [run.object for run in runs[::3]] == [*OBJECTS, *OBJECTS]
     assert [run.seed for run in runs] == [0] * 42 + [1] * 42
-    first, second, strong = (run.planned.stages for run in runs[42:45])
+    first, strong, second = (run.planned.stages for run in runs[42:45])
     assert first[""].prompts == ("a red sphere",) and first[""].seed == 1
     assert [(name, e.steps) for name, e in second.items()] == [
         ("field", 60),
@@ -150,7 +152,7 @@ def test_rows_are_planned_by_seed_and_object_with_all_their_stages(tmp_path):
     ]
     assert strong[""].method.guidance == 60
     assert replace(strong[""], method=first[""].method) == first[""]
-    assert "prolificdreamer-sphere-seed-1-" in runs[43].planned.name
+    assert "stages-sphere-seed-1-" in runs[44].planned.name
 
 
 def test_all_presets_are_compared_by_default_and_quick_is_small():

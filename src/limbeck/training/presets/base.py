@@ -39,11 +39,16 @@ class Preset(abc.ABC):
             of the paper, on a GPU.
         stage: name of a single stage to run, so that its options can be changed. Initialize it with
             --representation.init-from RUN. Empty: all stages.
+        last_stage: name of the stage after which the recipe stops. Empty: its last one, unless a
+            comparison on the embedded model has shown that those after an earlier one do not make
+            objects better; the page of the recipe says so.
     """
 
     size: Literal["world", "full"] = "world"
     stage: str = ""
+    last_stage: str = ""
 
+    best_world_stage: ClassVar[str] = ""  #: where ``world`` stops by default; empty: at its end
     model_families: ClassVar[tuple[str, ...]] = ()  #: published models it is for; empty: any
 
     @abc.abstractmethod
@@ -91,17 +96,25 @@ class Preset(abc.ABC):
         """Return the chosen stages by name, in order.
 
         Raises:
-            ValueError: if ``size`` or ``stage`` is unknown.
+            ValueError: if ``size``, ``stage`` or ``last_stage`` is unknown, or if both stages are
+                given.
         """
         if self.size not in ("world", "full"):
             raise ValueError(f"size must be world or full, not {self.size!r}")
         make_stages = self.world if self.size == "world" else self.full
         stages = make_stages(tuple(prompts))
-        if not self.stage:
-            return stages
-        if self.stage not in stages:
-            raise ValueError(f"stage must be one of {', '.join(stages)}, not {self.stage!r}")
-        return {self.stage: stages[self.stage]}
+        for option in ("stage", "last_stage"):
+            if (name := getattr(self, option)) and name not in stages:
+                raise ValueError(f"{option} must be one of {', '.join(stages)}, not {name!r}")
+        if self.stage and self.last_stage:
+            raise ValueError(
+                f"stage {self.stage} and last_stage {self.last_stage} exclude each other: give one"
+            )
+        if self.stage:
+            return {self.stage: stages[self.stage]}
+        last = self.last_stage or (self.best_world_stage if self.size == "world" else "")
+        names = list(stages)
+        return {name: stages[name] for name in names[: names.index(last) + 1 if last else None]}
 
 
 def start_stage_from(stage: Experiment, folder: Path) -> Experiment:

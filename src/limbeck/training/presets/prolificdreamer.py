@@ -45,7 +45,7 @@ class ProlificDreamerPreset(Preset):
     """ProlificDreamer (Wang et al. 2023) in three stages.
 
     field: a radiance field by VSD. geometry: its surface by SDS. texture: the colors of the surface
-    by VSD. A scene has the first stage only.
+    by VSD. A scene has the first stage only, and so has the size world unless last_stage is given.
 
     Attributes:
         scene_type: initial density of the field. object: a ball. scene: a shell around the camera.
@@ -59,6 +59,7 @@ class ProlificDreamerPreset(Preset):
     """
 
     name = "prolificdreamer"
+    best_world_stage = "field"
 
     scene_type: str = "object"
 
