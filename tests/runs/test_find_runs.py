@@ -14,6 +14,7 @@ import pytest
 
 from limbeck.cli.main import main
 from limbeck.runs.find_runs import find_runs, latest_run
+from limbeck.runs.report.live import write_live_report
 
 TOY = ["--model", "gaussians", "--device", "cpu", "--steps", "2"]
 
@@ -48,6 +49,27 @@ def test_the_newest_run_and_the_states_of_all(
     assert lines[0] == "runs/study/b" and lines[1].split()[:2] == ["running", "2/2"]
     assert lines[2] == "runs/a" and lines[3].split()[:5] == ["finished", "2/2", "1", "h", "ago"]
     assert "sds latents gaussians" in lines[3] and "“red disc”" in lines[3]
+
+
+def test_a_run_that_lacks_a_product_has_failed_until_its_command_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run("red disc", "runs/a")
+    failures = folder / "failures.json"
+    failures.write_text(json.dumps({"scores.json": "no luck"}), encoding="utf-8")
+    (found,) = find_runs(Path("runs"))
+    assert found.state == "failed"
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["failed", "2/2"]
+    write_live_report(folder)
+    assert found.state == "running"  # the command is repeated, by this process
+    run("red disc", "runs/a", 300)
+    assert not failures.exists() and found.state == "finished"
+    failures.write_text("{}", encoding="utf-8")
+    (folder / "profile.json").unlink()  # more steps were asked for, and it was stopped on the way
+    assert found.state == "stopped"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are looked up on POSIX only")

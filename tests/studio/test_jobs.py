@@ -18,6 +18,7 @@ from limbeck.studio.files import file_address, name_below
 from limbeck.studio.jobs import Job, Jobs, continuing_words, whole_run
 from limbeck.studio.run_output import MAX_BYTES, RunOutput
 from limbeck.studio.run_states import run_state, setting_of, title_of
+from limbeck.studio.run_watch import RunWatch
 from limbeck.studio.runs_panel import list_runs
 from limbeck.system.checkpoint import read_checkpoint
 
@@ -95,6 +96,19 @@ def test_a_run_that_is_refused_has_failed_and_says_why_later_too(tmp_path: Path)
     main(["run", *words[:-1], "2", "--out", str(folder)])  # its folder is that of no other run
     assert run_state(folder, later) == "finished"
     later.close()
+
+
+def test_a_preset_has_failed_if_any_of_its_stages_lacks_a_product(tmp_path: Path) -> None:
+    jobs = Jobs()
+    for name in ("1-field", "2-mesh"):
+        (tmp_path / name).mkdir()
+        for file in ("run.yaml", "profile.json"):
+            (tmp_path / name / file).write_text("{}", encoding="utf-8")
+    assert run_state(tmp_path, jobs) == "finished"
+    failures = tmp_path / "1-field" / "failures.json"
+    failures.write_text('{"turntable": "no luck"}', encoding="utf-8")
+    assert run_state(tmp_path, jobs) == "failed"
+    assert RunWatch(tmp_path).notices == ["turntable could not be written: no luck"]
 
 
 def test_closing_stops_what_runs(tmp_path: Path) -> None:

@@ -228,6 +228,19 @@ def test_a_run_that_has_failed_says_why_after_a_restart_and_can_be_removed(
     assert list(root.iterdir()) == []
 
 
+def test_a_run_that_lacks_a_product_is_continued(studio: tuple[Path, Jobs]) -> None:
+    async def scenario(user: User) -> None:
+        assert text_of(user, "state") == "failed"
+        await user.should_see("progress.webp could not be written: no luck")
+        await user.should_see("Continue")
+
+    root, jobs = studio
+    make_run(root / "disc")
+    text = '{"progress.webp": "no luck"}'
+    (root / "disc" / "failures.json").write_text(text, encoding="utf-8")
+    visit(root, jobs, scenario, "/?run=disc")
+
+
 def test_a_finished_run_is_looked_at_by_its_address(studio: tuple[Path, Jobs]) -> None:
     async def scenario(user: User) -> None:
         assert text_of(user, "state") == "finished"

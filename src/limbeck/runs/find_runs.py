@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from limbeck.runs.final_products import FAILURES
 from limbeck.runs.report.live import is_live
 from limbeck.runs.report.run_data import RunData, read_run_data
 from limbeck.system.folder_lock import holder_has_ended
@@ -48,13 +49,19 @@ class FoundRun:
 
     @property
     def state(self) -> str:
-        """``finished``, ``running`` or ``stopped``."""
-        page = self.folder / "report.html"
-        if (self.folder / "profile.json").exists() and not (page.exists() and is_live(page)):
-            return "finished"
-        if holder_has_ended(self.folder):
-            return "stopped"
-        return "running" if time.time() - self.changed_at < _SILENT_SECONDS else "stopped"
+        """``finished``, ``failed``, ``running`` or ``stopped``.
+
+        A run has failed if it has taken all steps, but a product of its end could not be written.
+        """
+        page, has_ended = self.folder / "report.html", (self.folder / "profile.json").exists()
+        has_failed = has_ended and (self.folder / FAILURES).exists()
+        if has_ended and not (page.exists() and is_live(page)):
+            return "failed" if has_failed else "finished"
+        # also while the same command tries again what has failed
+        is_silent = time.time() - self.changed_at >= _SILENT_SECONDS
+        if not is_silent and not holder_has_ended(self.folder):
+            return "running"
+        return "failed" if has_failed else "stopped"
 
 
 def find_runs(root: Path) -> list[FoundRun]:

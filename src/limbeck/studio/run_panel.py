@@ -174,7 +174,7 @@ class RunPanel:
         self.notices.text = "\n".join(watch.notices)
         self.output.content = self.printed.tail or _NO_OUTPUT
         self._show_progress(state)
-        if state == "failed" and not self.has_shown_failure:
+        if state == "failed" and not self.has_shown_failure and self.printed.tail:
             self.tabs.value = "Output"
         self.has_shown_failure = state == "failed"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limbeck.runs.find_runs import FoundRun
 from limbeck.runs.folder_state import OUTPUT_FILE
-from limbeck.runs.reopen import last_stage
+from limbeck.runs.reopen import stage_folders
 from limbeck.studio.jobs import Jobs
 from limbeck.studio.run_output import RunOutput, is_failure
 from limbeck.system.folder_lock import LOCK_FILE
@@ -25,14 +25,17 @@ def run_state(folder: Path, jobs: Jobs) -> str:
     """
     if jobs.place(folder):
         return "waiting"
-    run, job = FoundRun(last_stage(folder)), jobs.find("run", folder)
+    stages, job = [FoundRun(stage) for stage in stage_folders(folder)], jobs.find("run", folder)
+    run = stages[-1]
     has_started = (run.folder / "run.yaml").is_file()
     if job is not None and job.is_running:
         return "running" if has_started else "starting"
     if job is not None and job.has_failed:
         return "failed"
     state = run.state if has_started else "stopped"
-    if state == "finished" or (state == "running" and job is None):
+    if state == "finished" and any(stage.state == "failed" for stage in stages):
+        return "failed"
+    if state in ("finished", "failed") or (state == "running" and job is None):
         return state
     return "failed" if job is None and _has_failed_before(folder, run) else "stopped"
 

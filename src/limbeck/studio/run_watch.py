@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from limbeck.runs.final_products import read_failures
 from limbeck.runs.metrics_log import parse_row
 from limbeck.runs.notices_file import read_notices
-from limbeck.runs.reopen import last_stage
+from limbeck.runs.reopen import last_stage, stage_folders
 from limbeck.runs.report.run_data import RunData, read_run_data
 
 _POINTS = 200  #: points of a curve
@@ -88,7 +88,9 @@ class RunWatch:
     @property
     def notices(self) -> list[str]:
         """Notices from before the first step, and about files that could not be written."""
-        return read_notices(self.stage) + read_failures(self.stage)
+        stages = stage_folders(self.folder)  # the end of an earlier one may have failed, too
+        failures = [failure for stage in stages for failure in read_failures(stage)]
+        return read_notices(self.stage) + failures
 
     def refresh(self) -> bool:
         """Look for a new stage and for new metrics; returns whether there are any."""
