@@ -22,6 +22,7 @@ from limbeck.priors.exact import colored_shapes
 from limbeck.runs.images import save_final_images
 from limbeck.runs.recorder import record
 from limbeck.runs.recording_options import RecordingOptions
+from limbeck.runs.report import svg_plots
 from limbeck.runs.report.option_differences import differing_options
 from limbeck.runs.report.pages import write_report
 from limbeck.runs.report.run_data import read_run_data
@@ -336,6 +337,17 @@ def test_plots_survive_gaps_and_long_runs():
     assert all("currentColor" in svg and "#123456" not in svg for svg in plots.values())
     assert not any(re.search(r"<svg[^>]*(width|height)=", svg) for svg in plots.values())
     assert metric_plots([]) == []
+
+
+@pytest.mark.parametrize("steps", [0, 1, 39, 800, 801, 5000])
+def test_the_running_median_is_computed_where_it_is_drawn(steps, monkeypatch):
+    values = np.random.default_rng(0).standard_normal(steps)
+    half, stride = max(1, steps // 40), max(1, -(-steps // 800))
+    medians = [np.median(values[max(0, i - half) : i + half + 1]) for i in range(steps)]
+    calls, median = [], np.median
+    monkeypatch.setattr(np, "median", lambda part: calls.append(1) or median(part))
+    assert svg_plots._smooth(values).tolist() == medians[::stride]
+    assert len(calls) <= 800
 
 
 def test_small_values_have_whole_labels():
