@@ -74,6 +74,41 @@ def test_counts_survive_an_interruption(tmp_path, monkeypatch, eps_folder):
     assert flops["method"] == 5 * saved["method"] > 0 and flops["images"] == 5 * saved["images"]
 
 
+def test_events_do_not_pile_up_where_nobody_reads_the_seconds(monkeypatch):
+    class Event:
+        alive, finished = 0, False
+
+        def __init__(self, **_):
+            Event.alive += 1
+
+        def __del__(self):
+            Event.alive -= 1
+
+        def record(self):
+            pass
+
+        def query(self):
+            return Event.finished
+
+        def elapsed_time(self, end):
+            return 1.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    profile = Profile("cuda:0")
+
+    def time_parts(count):
+        for _ in range(count):
+            with profile.part("render"):
+                pass
+
+    time_parts(1500)
+    assert Event.alive >= 3000  # the device has finished none of them
+    Event.finished = True
+    time_parts(3500)
+    assert Event.alive <= 2010
+    assert profile.seconds == {"render": pytest.approx(5.0)}
+
+
 def test_compilation_is_a_part_of_its_own():
     counter = NetworkCallCounter()
     profile = Profile("cpu", counter)

@@ -13,6 +13,7 @@ import torch
 from limbeck.diffusion.prior import NetworkCallCounter
 from limbeck.system.flops import OpCounter
 
+_MAX_PENDING = 1000  #: timed parts whose events are kept before the finished ones are released
 COMPILATION = "compilation"  #: the part of torch.compile, wherever it happens
 
 
@@ -56,6 +57,8 @@ class Profile:
             yield
             end.record()
             self._pending.append((name, self._add_compilation(compiled), start, end))
+            if len(self._pending) > _MAX_PENDING:  # nobody may read the seconds for long
+                self._add_finished()
         else:
             start_time = time.perf_counter()
             yield
@@ -89,10 +92,14 @@ class Profile:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by part so far, without what the device has yet to finish."""
+        self._add_finished()
+        return self._seconds
+
+    def _add_finished(self) -> None:
+        """Add what the device has finished, and release its events; nothing is waited for."""
         while self._pending and self._pending[0][3].query():
             part, compilation, start, end = self._pending.popleft()
             self._add(part, max(0.0, start.elapsed_time(end) / 1000 - compilation))
-        return self._seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Return the values that a checkpoint stores."""
