@@ -129,6 +129,19 @@ def test_a_film_wider_than_webp_is_shrunk_with_a_notice(tmp_path: Path) -> None:
         assert film.size == (16383, 62) and film.n_frames == 2
 
 
+def test_the_frames_of_a_long_run_are_in_the_order_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("step-100000", "step-99990", "step-00000", "step-00000-x0", "step-1000000"):
+        (tmp_path / "images" / f"{name}.png").touch()
+    frames: list[Path] = []
+    monkeypatch.setattr(images, "save_animation", lambda paths, _: frames.extend(paths))
+    results._save_animation(tmp_path)
+    names = ["step-00000", "step-99990", "step-100000", "step-1000000"]
+    assert [path.stem for path in frames] == names
+
+
 @pytest.mark.parametrize(
     ("size", "num_frames", "expected"),
     [

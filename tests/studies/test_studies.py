@@ -16,6 +16,7 @@ from limbeck.config.discovery import choices, find, options_of
 from limbeck.config.yaml import from_yaml, to_yaml
 from limbeck.diffusion.model_options import Model
 from limbeck.metrics.energy_distance import energy_distance
+from limbeck.studies import gradients
 from limbeck.studies.base import Study, labeled_rows
 from limbeck.studies.distribution import DistributionStudy, three_gaussians
 from limbeck.studies.edits import EditsStudy
@@ -150,6 +151,19 @@ def test_labeled_rows_enlarge_small_images_and_keep_colors():
 def test_the_guidance_study_has_a_run_per_scale():
     study = GuidanceStudy(guidance_scales=(2.0,))
     assert list(study.rows()) == ["sampling, s = 7.5", "SDS, s = 2"]
+
+
+def test_gradient_maps_of_a_long_study_are_in_the_order_of_its_steps(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for step in (5, 99_990, 100_000):
+        image = Image.new("RGB", (8, 8), (step % 256, 0, 0))
+        for suffix in ("", "-gradient"):
+            image.save(tmp_path / "images" / f"step-{step:05d}{suffix}.png")
+    shown = {}
+    monkeypatch.setattr(gradients, "labeled_rows", lambda rows: shown.update(rows) or image)
+    gradients.GradientsStudy().draw({"SDS": tmp_path}, tmp_path / "figure.png")
+    levels = [[picture.getpixel((0, 0))[0] for picture in row] for _, row in shown.values()]
+    assert levels == [[step % 256 for step in (5, 99_990, 100_000)]] * 2
 
 
 def test_scales_of_one_label_are_refused():

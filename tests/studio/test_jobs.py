@@ -174,6 +174,16 @@ def test_a_list_of_runs_imports_no_code_of_ones_own(tmp_path: Path) -> None:
     assert whole_run(stage) == tmp_path / "run"
 
 
+def test_the_newest_image_of_a_long_run_is_listed(tmp_path: Path) -> None:
+    images = tmp_path / "run" / "images"
+    images.mkdir(parents=True)
+    (tmp_path / "run" / "run.yaml").write_text("prompts: [a mug]\nsteps: 3\n", encoding="utf-8")
+    for name in ("step-99990", "step-100000", "step-100000-x0"):
+        (images / f"{name}.png").touch()
+    (listed,) = list_runs(tmp_path, Jobs())
+    assert listed.image == images / "step-100000.png"
+
+
 def test_runs_wait_in_line_and_start_in_order(tmp_path: Path) -> None:
     jobs = Jobs((sys.executable, "-c", WAITER))
     folders = [tmp_path / name for name in "abcd"]

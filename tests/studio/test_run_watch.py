@@ -57,6 +57,9 @@ def test_stages_images_and_time_left(tmp_path: Path) -> None:
     found = {kind: list(steps) for kind, steps in watch.images().items()}
     assert list(found) == ["particles", "gradient", "x0"]
     assert found == {"particles": [0, 10], "gradient": [10], "x0": [10]}
+    for name in ("step-100000", "step-99990"):  # in the order of the steps, not of the names
+        (first / "images" / f"{name}.png").touch()
+    assert list(watch.images()["particles"]) == [0, 10, 99_990, 100_000]
     (second / "run.yaml").write_text("prompts: [a]\n")
     assert not watch.refresh()
     assert watch.stage == second and watch.step == 0 and watch.images() == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ VIEW_NAMES = ("front", "right side", "back", "left side")
 seen from the front."""
 WEBP_MAX_SIDE = 16383  #: largest width and height of a WebP image
 _MAX_ANIMATION_PIXELS = 1 << 28  #: of all frames together, which are in memory at once
+_RECORDED = re.compile(r"step-(\d+)(?:-([a-z0-9]+))?\.png")  #: step and kind
 _EMPTY_GRAY = 0.5  #: gray level of grid cells without an image
 _LONE_COLUMNS = 8  #: images per row where prompts have one image each
 
@@ -105,6 +107,26 @@ def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically, so that a killed run leaves no partial file."""
     with replacing(path) as part:
         image.save(part, "PNG")
+
+
+def recorded_images(folder: Path) -> dict[str, dict[int, Path]]:
+    """Images that a run has recorded, by kind and by step, in ascending order of the steps.
+
+    The order of the names is another one from step 100,000 on, which has a sixth digit.
+
+    Args:
+        folder: run folder.
+
+    Returns:
+        Files by step for each kind, such as ``x0`` or ``gradient``; of the particles themselves the
+        kind is empty.
+    """
+    files = (folder / "images").glob("step-*.png")
+    found = [(match, path) for path in files if (match := _RECORDED.fullmatch(path.name))]
+    images: dict[str, dict[int, Path]] = {}
+    for step, kind, path in sorted((int(match[1]), match[2] or "", path) for match, path in found):
+        images.setdefault(kind, {})[step] = path
+    return images
 
 
 def particle_stems(count: int, per_prompt: int) -> list[str]:

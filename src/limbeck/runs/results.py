@@ -69,6 +69,5 @@ def _save_scores(run: Run, folder: Path, final_images: Float[Tensor, "n 3 h w"])
 
 
 def _save_animation(folder: Path) -> None:
-    frames = sorted((folder / "images").glob("step-*.png"))
-    frames = [path for path in frames if path.stem.count("-") == 1]
-    images.save_animation(frames, folder / "progress.webp")
+    frames = images.recorded_images(folder).get("", {})
+    images.save_animation(list(frames.values()), folder / "progress.webp")

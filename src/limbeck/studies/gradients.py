@@ -13,7 +13,7 @@ from limbeck.distillation.critics.base import CriticTraining
 from limbeck.distillation.critics.lora import LoRACritic
 from limbeck.methods.sds import SDS
 from limbeck.methods.vsd import VSD
-from limbeck.runs.images import save_png
+from limbeck.runs.images import recorded_images, save_png
 from limbeck.studies.base import Study, labeled_rows, read_rgb
 from limbeck.training.experiment import Experiment
 
@@ -43,11 +43,10 @@ class GradientsStudy(Study):
     def draw(self, folders: Mapping[str, Path], path: Path) -> None:
         rows = {}
         for label, folder in folders.items():
-            files = sorted((folder / "images").glob("step-*-gradient.png"))
-            particles = [
-                read_rgb(file.with_name(file.name.replace("-gradient", ""))) for file in files
-            ]
-            maps = [read_rgb(file) for file in files]
+            images = recorded_images(folder)
+            files = images.get("gradient", {})
+            particles = [read_rgb(images[""][step]) for step in files]
+            maps = [read_rgb(file) for file in files.values()]
             nearest = Image.Resampling.NEAREST
             rows[label] = "particle", [image.resize(_SIZE, nearest) for image in particles]
             cropped = [image.crop((0, 0, image.height, image.height)) for image in maps]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.runs.final_products import read_failures
+from limbeck.runs.images import recorded_images
 from limbeck.runs.metrics_log import parse_row
 from limbeck.runs.notices_file import read_notices
 from limbeck.runs.reopen import last_stage, stage_folders
@@ -16,7 +16,6 @@ from limbeck.runs.report.run_data import RunData, read_run_data
 
 _POINTS = 200  #: points of a curve
 _NOT_CURVES = ("step", "evaluations", "seconds", "row_t", "row_gradient")
-_IMAGE = re.compile(r"step-(\d+)(?:-([a-z0-9]+))?\.png")
 
 
 class Curve(NamedTuple):
@@ -124,11 +123,8 @@ class RunWatch:
 
     def images(self) -> dict[str, dict[int, Path]]:
         """Recorded images by kind (``particles``, ``x0``, ``normal``, ...) and step."""
-        found = dict[str, dict[int, Path]]()
-        for path in sorted((self.stage / "images").glob("step-*.png")):
-            if match := _IMAGE.fullmatch(path.name):
-                found.setdefault(match[2] or "particles", {})[int(match[1])] = path
-        first = {"particles": found.pop("particles")} if "particles" in found else {}
+        found = recorded_images(self.stage)
+        first = {"particles": found.pop("")} if "" in found else {}
         return first | found
 
 

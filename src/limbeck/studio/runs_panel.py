@@ -11,6 +11,7 @@ from nicegui import ui
 
 from limbeck.runs.find_runs import find_runs
 from limbeck.runs.folder_state import OUTPUT_FILE
+from limbeck.runs.images import recorded_images
 from limbeck.runs.reopen import last_stage
 from limbeck.runs.report.run_data import read_run_data
 from limbeck.studio.files import file_address
@@ -92,7 +93,7 @@ def _unstarted(folder: Path, jobs: Jobs) -> ListedRun:
 def _listed(folder: Path, jobs: Jobs) -> ListedRun:
     written = (folder / "run.yaml").stat().st_mtime_ns
     whole, title, setting = _described(folder, written)
-    images = [*sorted(folder.glob("images/step-?????.png")), folder / "final.png"]
+    images = [*recorded_images(folder).get("", {}).values(), folder / "final.png"]
     image = next((path for path in reversed(images) if path.is_file()), None)
     return ListedRun(whole, title, setting, run_state(whole, jobs), image)
 

@@ -16,7 +16,12 @@ import yaml
 
 from limbeck.config.strict_yaml import parse_yaml
 from limbeck.runs.final_products import read_failures
-from limbeck.runs.images import COLORBAR_WIDTH, VIEW_NAMES, columns_of_prompts
+from limbeck.runs.images import (
+    COLORBAR_WIDTH,
+    VIEW_NAMES,
+    columns_of_prompts,
+    recorded_images,
+)
 from limbeck.runs.metrics_log import last_recorded_step, read_metrics
 from limbeck.runs.notices_file import read_notices
 from limbeck.runs.report.page_images import PageImage, embed_image, with_svg
@@ -345,9 +350,7 @@ class RunData:
 
     def image_steps(self) -> list[int]:
         """Steps with recorded images."""
-        files = (self.path / "images").glob("step-*.png")
-        matches = (re.fullmatch(r"step-(\d+)", path.stem) for path in files)
-        return sorted(int(match[1]) for match in matches if match)
+        return list(recorded_images(self.path).get("", {}))
 
     def images_at(self, steps: Sequence[int], kind: str) -> list[PageImage]:
         """Recorded images of one kind, for those steps that have one.
